@@ -1,0 +1,49 @@
+"""The bands of a stack: their names, groups, and the values that they can take at all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Group(StrEnum):
+    """Bands that come from one sensor, and are valid or invalid together."""
+
+    OPTICAL = "optical"
+    TERRAIN = "terrain"
+    SAR = "sar"
+
+
+@dataclass(frozen=True)
+class Band:
+    """A band by name: its group, its unit where it is fixed, and the values that physics allows."""
+
+    name: str
+    group: Group
+    unit: str | None = None
+    lowest: float = -math.inf
+    highest: float = math.inf
+
+
+TERRAIN_BANDS = (
+    Band("elevation", Group.TERRAIN, "m", -500.0, 9000.0),
+    Band("slope", Group.TERRAIN, "degree", 0.0, 90.0),
+    # Stored per 100 m, so that values are of order one; a 12.5 m grid holds no sharper bend than this.
+    Band("curvature", Group.TERRAIN, "1/100m", -100.0, 100.0),
+)
+# In dB; in amplitude the stack states its own unit and the contract its own range.
+SAR_BANDS = tuple(
+    Band(f"{polarisation}_{time}", Group.SAR) for polarisation in ("vv", "vh") for time in ("pre", "post")
+)
+_KNOWN = {band.name: band for band in (*TERRAIN_BANDS, *SAR_BANDS)}
+
+
+def band(name: str) -> Band:
+    """The band of that name; every name that is not terrain or SAR is a band of the optical source."""
+    return _KNOWN.get(name, Band(name, Group.OPTICAL))
+
+
+def groups(names: tuple[str, ...]) -> tuple[Group, ...]:
+    """The groups that the named bands belong to, in the order of their first band."""
+    return tuple(dict.fromkeys(band(name).group for name in names))

@@ -1,0 +1,1 @@
+"""From source rasters and inventories to stacks, masks and patches."""

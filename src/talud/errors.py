@@ -1,0 +1,46 @@
+"""What can go wrong for a user, as one tree of exceptions.
+
+    TaludError
+    ├── ParamsError      params.yaml or a value given by hand is not usable
+    ├── SourceError      a source raster or vector cannot be read or used
+    ├── ModelError       a model file is not one that talud can run
+    ├── MismatchError    a raster does not fit the contract of a model
+    ├── StudyError       a study cannot run, or has no usable result
+    ├── RegistryError    the model registry has not what was asked for
+    └── OutputError      a result cannot be written
+
+Each message is one line for a person: what was found, what was expected, what to do. The command line prints
+it on stderr and exits with 1; anything that is not a TaludError is a bug and shows its traceback.
+"""
+
+
+class TaludError(Exception):
+    """Anything that a user can cause and mend."""
+
+
+class ParamsError(TaludError):
+    """params.yaml, or a value given by hand, is not usable."""
+
+
+class SourceError(TaludError):
+    """A source raster or vector cannot be read or used."""
+
+
+class ModelError(TaludError):
+    """A model file is not one that talud can run."""
+
+
+class MismatchError(TaludError):
+    """A raster does not fit the contract of a model."""
+
+
+class StudyError(TaludError):
+    """A study cannot run, or has no usable result."""
+
+
+class RegistryError(TaludError):
+    """The model registry has not what was asked for."""
+
+
+class OutputError(TaludError):
+    """A result cannot be written."""

@@ -1,0 +1,1 @@
+"""Scores of shipped models, promotion, and the report."""

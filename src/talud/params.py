@@ -1,0 +1,214 @@
+"""params.yaml as one frozen object: every choice of a project, checked once."""
+
+from __future__ import annotations
+
+import difflib
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from talud.errors import ParamsError
+
+SlopeMethod = Literal["zevenbergen_thorne", "horn"]
+CurvatureKind = Literal["profile", "contour", "total"]
+SarUnit = Literal["amplitude", "power", "db"]
+Source = Literal["optical", "dtm", "sar_pre", "sar_post", "inventory", "boundary", "cloud", "sar_mask"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Acquired(_Frozen):
+    """The dates on which an area's images were taken."""
+
+    optical: date | None = None
+    sar_pre: date | None = None
+    sar_post: date | None = None
+
+
+class Area(_Frozen):
+    """A basin with its sources."""
+
+    role: Literal["training", "gate", "transfer"] = Field(
+        description="training; gate: labelled, decides promotion; transfer: labelled or not, never decides"
+    )
+    folder: str = Field(description="where its sources lie: optical.*, dtm.*, sar_pre.*, inventory.* and so on")
+    files: dict[Source, str] = Field(
+        {}, description="a source's own file, relative to the folder, where its name differs"
+    )
+    optical_bands: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {"red": 1, "green": 2, "blue": 3}, description="band name → band number in the optical source"
+    )
+    sar_bands: dict[Literal["vv", "vh"], Annotated[int, Field(ge=1)]] = Field(
+        {"vv": 1}, description="polarisation → band number in sar_pre and sar_post"
+    )
+    sar_unit: SarUnit | None = Field(None, description="of the SAR sources; default: what their tags say")
+    crs: str | None = Field(None, description="of the stack; default: that of the first source present")
+    bounds: tuple[float, float, float, float] | None = Field(
+        None, description="left, bottom, right, top of the stack in its CRS; default: the first source's extent"
+    )
+    inventory_filter: str | None = Field(None, description="which features count, as an OGR SQL where clause")
+    acquired: Acquired = Acquired()
+    event: date | None = Field(None, description="when the landslides happened")
+
+    @model_validator(mode="after")
+    def _dates_in_order(self) -> Self:
+        pre, post = self.acquired.sar_pre, self.acquired.sar_post
+        if self.event and pre and pre >= self.event:
+            raise ValueError(f"sar_pre was acquired on {pre}, not before the event of {self.event}")
+        for name, day in (("sar_post", post), ("optical", self.acquired.optical)):
+            if self.event and day and day < self.event:
+                raise ValueError(f"{name} was acquired on {day}, before the event of {self.event}")
+        if pre and post and pre >= post:
+            raise ValueError(f"sar_pre was acquired on {pre}, not before sar_post on {post}")
+        return self
+
+
+class StackOptions(_Frozen):
+    """How the sources of an area become its stack."""
+
+    resolution: float = Field(12.5, gt=0, description="side of a pixel in metres")
+    slope: SlopeMethod = "zevenbergen_thorne"
+    curvature: CurvatureKind = "profile"
+    sar_unit: SarUnit = Field("db", description="the unit of the SAR bands in the stack")
+    lee_window: int = Field(0, ge=0, description="side of the Lee speckle filter in SAR pixels, odd; 0 leaves speckle")
+    inventory_rule: Literal["centre", "all_touched"] = Field(
+        "centre", description="which pixels a polygon marks: those whose centre it holds, or all it touches"
+    )
+
+    @model_validator(mode="after")
+    def _lee_window_is_odd(self) -> Self:
+        if self.lee_window and self.lee_window % 2 == 0:
+            raise ValueError(f"lee_window is {self.lee_window}, it must be odd or 0")
+        return self
+
+
+class SplitOptions(_Frozen):
+    """How the training areas are split into blocks, and blocks into patches."""
+
+    block: int = Field(128, gt=0, description="side of a spatial block in pixels; a block goes to one part whole")
+    validation: float = Field(0.2, gt=0, lt=1, description="share of the blocks")
+    test: float = Field(0.2, gt=0, lt=1, description="share of the blocks")
+    guard: int = Field(0, ge=0, description="pixels left out along each block's border")
+    patch: int = Field(64, gt=0, description="side of a patch in pixels")
+    stride: int = Field(32, gt=0, description="from one training patch to the next, in pixels")
+    empty_share: float = Field(0.3, ge=0, le=1, description="largest share of training patches without a landslide")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test leave no block for training")
+        if self.patch > self.block - 2 * self.guard:
+            raise ValueError(f"a patch of {self.patch} pixels does not fit a block of {self.block} with its guard")
+        return self
+
+
+class Search(_Frozen):
+    """A grid of hyperparameters: every combination is one trial."""
+
+    filters: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Len(1)] = Field(description="of the first level")
+    learning_rate: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Len(1)]
+    batch_size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Len(1)]
+    epochs: int = Field(ge=1)
+
+
+class TrainingOptions(_Frozen):
+    """What all trials of a study share."""
+
+    depth: int = Field(4, ge=1, le=6, description="poolings of the U-Net")
+    augment: bool = Field(True, description="turn and mirror the training patches (the dihedral group D4)")
+
+
+class Params(_Frozen):
+    """Everything that params.yaml says."""
+
+    seed: int = Field(ge=0)
+    areas: dict[str, Area]
+    band_sets: dict[str, Annotated[tuple[str, ...], Len(1)]]
+    stack: StackOptions
+    split: SplitOptions
+    training: TrainingOptions
+    search: str = Field(description="the name of one of `searches`")
+    searches: dict[str, Search]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        if self.search not in self.searches:
+            raise ValueError(f"search: '{self.search}' is none of the searches: {', '.join(self.searches)}")
+        for name, bands in self.band_sets.items():
+            if len(set(bands)) < len(bands):
+                raise ValueError(f"band_sets.{name} names a band twice")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Params:
+        """Read and check params.yaml.
+
+        Raises:
+            ParamsError: it is missing, not YAML, or a key or value is wrong (all allowed keys are named).
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ParamsError(
+                f"{path}: not found; run talud inside a project, or see the README to start one"
+            ) from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ParamsError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise ParamsError(f"{path}: {_explain(error, cls)}") from error
+
+    def area(self, name: str) -> Area:
+        """The area of that name.
+
+        Raises:
+            ParamsError: there is none.
+        """
+        if name not in self.areas:
+            raise ParamsError(f"no area '{name}' in params.yaml; it has: {', '.join(self.areas)}")
+        return self.areas[name]
+
+    def band_set(self, name: str) -> tuple[str, ...]:
+        """The bands of the band set of that name.
+
+        Raises:
+            ParamsError: there is none.
+        """
+        if name not in self.band_sets:
+            raise ParamsError(f"no band set '{name}' in params.yaml; it has: {', '.join(self.band_sets)}")
+        return self.band_sets[name]
+
+    def areas_of(self, role: str) -> tuple[str, ...]:
+        """The names of the areas of a role, in the order of params.yaml."""
+        return tuple(name for name, area in self.areas.items() if area.role == role)
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first fault, on one line, with the allowed keys where a key is wrong."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"] if part != "[key]"]
+    where = ".".join(location) or "the file"
+    if first["type"] != "extra_forbidden":
+        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+    allowed = sorted(_fields_at(model, location[:-1]))
+    close = difflib.get_close_matches(location[-1], allowed, n=1)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"unknown key '{where}'{hint} (allowed: {', '.join(allowed)})"
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """The keys that are allowed at a location of the file."""
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            current = current.model_fields[part].annotation
+        else:  # a mapping of names to models
+            current = current.__args__[-1]
+    return list(current.model_fields)

@@ -1,0 +1,78 @@
+"""A project folder: params.yaml, and where each result lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from talud.errors import ParamsError
+from talud.params import Area, Params
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project's root folder (absolute) and its params; all paths below follow from them."""
+
+    root: Path
+    params: Params
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Project:
+        """The project that `start` (default: the working folder) lies in.
+
+        Raises:
+            ParamsError: there is none, or its params.yaml is wrong.
+        """
+        folder = (start or Path.cwd()).resolve()
+        for root in (folder, *folder.parents):
+            if (root / "params.yaml").is_file():
+                return cls(root, Params.read(root / "params.yaml"))
+        raise ParamsError(f"{folder}: no params.yaml here or above; change into a talud project")
+
+    def folder(self, area: Area) -> Path:
+        """Where an area's sources lie."""
+        return self.root / area.folder
+
+    def stack(self, area: str) -> Path:
+        """The stack of an area: float32 bands, NaN where invalid."""
+        return self.root / "stacks" / f"{area}.tif"
+
+    def mask(self, area: str) -> Path:
+        """The inventory mask of an area: 1 landslide, 0 not, 255 unknown."""
+        return self.root / "stacks" / f"{area}.mask.tif"
+
+    def record(self, area: str) -> Path:
+        """The record of an area's stack: what it was made from, and the MD5s of stack and mask.
+
+        Records lie in a folder for each role, so that training depends on the training areas alone.
+        """
+        return self.root / "stacks" / self.params.area(area).role / f"{area}.json"
+
+    def model(self, band_set: str) -> Path:
+        """The best trial's ONNX file."""
+        return self.root / "models" / f"{band_set}.onnx"
+
+    def trials(self, band_set: str) -> Path:
+        """The table of a study's trials."""
+        return self.root / "models" / f"{band_set}.trials.json"
+
+    def prediction(self, band_set: str, area: str) -> Path:
+        """The folder of the maps of an area."""
+        return self.root / "predictions" / band_set / area
+
+    def scores(self, band_set: str) -> Path:
+        """The scores of a band set's model on every labelled area."""
+        return self.root / "evaluation" / f"{band_set}.json"
+
+    def outcome(self, band_set: str, area: str) -> Path:
+        """The map of true and false positives and negatives of an area."""
+        return self.root / "evaluation" / band_set / f"{area}.tif"
+
+    def registration(self, band_set: str) -> Path:
+        """What registering a band set's model came to."""
+        return self.root / "registered" / f"{band_set}.json"
+
+    @property
+    def report(self) -> Path:
+        """The report page."""
+        return self.root / "reports" / "index.html"

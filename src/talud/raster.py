@@ -1,0 +1,113 @@
+"""Rasters on disk: Cloud-Optimised GeoTIFFs that appear only when they are whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import rasterio
+import rasterio.shutil
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader, DatasetWriter
+
+from talud.errors import OutputError, SourceError
+from talud.files import replacing
+from talud.grid import Grid
+
+BLOCK = 512  # pixels a side of a block on disk
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a raster holds, apart from its pixels.
+
+    Attributes:
+        bands: the name of each band.
+        units: the unit of each band, or empty.
+        tags: the tags of the dataset, such as a map's lineage.
+        colours: class value → (red, green, blue, alpha) for a one-band class raster, or empty.
+        overviews: how GDAL makes the overviews: "average" for quantities, "mode" or "nearest" for classes.
+    """
+
+    dtype: str
+    nodata: float | None
+    bands: Sequence[str]
+    units: Sequence[str] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    colours: Mapping[int, tuple[int, int, int, int]] = field(default_factory=dict)
+    overviews: str = "average"
+
+
+@contextmanager
+def open_raster(path: str | Path) -> Iterator[DatasetReader]:
+    """Open any raster that GDAL reads.
+
+    Raises:
+        SourceError: it cannot be opened, or a read inside the block fails (a truncated file, say).
+    """
+    try:
+        with rasterio.open(path) as dataset:
+            yield dataset
+    except RasterioError as error:
+        reason = error.__cause__ or error
+        raise SourceError(f"{path}: cannot be read as a raster: {str(reason).splitlines()[0]}") from error
+
+
+@contextmanager
+def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWriter]:
+    """A tiled raster to fill window by window, which becomes a Cloud-Optimised GeoTIFF at `path` at the end.
+
+    After an error nothing is left, and an earlier file at `path` is untouched.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with replacing(path) as cog:
+        scratch = cog.with_name("scratch.tif")
+        try:
+            with rasterio.open(scratch, "w", **_profile(grid, layout)) as writer:
+                _describe(writer, layout)
+                yield writer
+            rasterio.shutil.copy(
+                scratch,
+                cog,
+                driver="COG",
+                blocksize=BLOCK,
+                compress="DEFLATE",
+                predictor="YES",
+                overview_resampling=layout.overviews,
+                bigtiff="IF_SAFER",
+            )
+        except RasterioError as error:
+            raise OutputError(f"{path}: cannot be written: {str(error.__cause__ or error).splitlines()[0]}") from error
+
+
+def _profile(grid: Grid, layout: Layout) -> dict[str, object]:
+    return {
+        "driver": "GTiff",
+        "crs": grid.crs,
+        "transform": grid.transform,
+        "height": grid.height,
+        "width": grid.width,
+        "count": len(layout.bands),
+        "dtype": layout.dtype,
+        "nodata": layout.nodata,
+        "tiled": True,
+        "blockxsize": BLOCK,
+        "blockysize": BLOCK,
+        "interleave": "band",
+        "bigtiff": "IF_SAFER",
+        "sparse_ok": False,
+    }
+
+
+def _describe(writer: DatasetWriter, layout: Layout) -> None:
+    writer.update_tags(**layout.tags)
+    for index, name in enumerate(layout.bands, start=1):
+        writer.set_band_description(index, name)
+        if layout.units:
+            writer.set_band_unit(index, layout.units[index - 1])
+    if layout.colours:
+        writer.write_colormap(1, dict(layout.colours))
