@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
 
+from talud import cli
 from talud.cli.app import app
 from talud.errors import TaludError
 
-COMMANDS = ("sample", "stack", "train", "predict", "evaluate", "register", "report", "ui")
-
-for name in COMMANDS:
-    importlib.import_module(f"talud.cli.{name}")
+for module in pkgutil.iter_modules(cli.__path__):
+    if module.name != "main":
+        importlib.import_module(f"talud.cli.{module.name}")
 
 
 def main() -> None:
