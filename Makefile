@@ -1,0 +1,57 @@
+# make demo: from a fresh clone to registered models that have mapped a new basin.
+# make test: all checks and tests.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Nothing calls out: the usage statistics of MLflow and DVC are off.
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := true
+# The pipeline's commands find this environment's talud without its being activated.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test lint docs clean
+
+demo: $(BIN)/.train
+	@echo "== sample data (synthetic)"
+	@dvc pull --quiet data.dvc
+	@echo "== pipeline: stack, train, predict, evaluate, register, report"
+	@dvc repro
+	@talud register
+	@echo
+	@echo "report     reports/index.html"
+	@echo "maps       predictions/BAND_SET/AREA/: quicklook.png to look at, landslides.gpkg for a GIS"
+	@echo "trials     .venv/bin/talud ui"
+
+test: lint
+	@pytest
+
+lint: $(BIN)/.dev
+	@ruff check
+	@ruff format --check
+	@mypy
+	@lint-imports
+
+# The reference of the command line is written by the command line.
+docs: $(BIN)/.dev
+	@typer talud.cli.main utils docs --name talud --output docs/cli.md
+
+clean:
+	@rm -rf .venv
+
+$(BIN)/pip:
+	@echo "== virtual environment in .venv"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+	  { echo "talud needs Python 3.11 or 3.12, and '$(PYTHON)' is another; try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+
+$(BIN)/.train: $(BIN)/pip requirements.lock pyproject.toml
+	@echo "== pinned dependencies (about 1.5 GB once unpacked)"
+	@pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[train]'
+	@touch $@
+
+$(BIN)/.dev: $(BIN)/.train
+	@echo "== pinned dependencies of the tests"
+	@pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[train,dev]'
+	@touch $@
