@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from talud.bands import Group
+from talud.contract import METADATA_KEY, BandContract, Contract
+from talud.errors import ModelError
+
+
+def contract() -> Contract:
+    slope = BandContract(
+        name="slope",
+        group=Group.TERRAIN,
+        unit="degree",
+        lowest=0,
+        highest=90,
+        mean=30,
+        deviation=10,
+        minimum=0,
+        maximum=80,
+    )
+    return Contract.model_validate(
+        dict.fromkeys(())
+        | {
+            "name": "terrain",
+            "bands": (slope,),
+            "required_groups": (Group.TERRAIN,),
+            "pixel_size": 12.5,
+            "halo": 112,
+            "alignment": 16,
+            "threshold": 0.5,
+            "stack": {"slope": "horn"},
+            "data_version": "abc",
+            "areas": ("here",),
+            "commit": "def",
+            "run_id": "1",
+            "hyperparameters": {"filters": 16},
+            "scores": {"f1": 0.7},
+        }
+        | ({"weights": "0" * 64} if "weights" in Contract.model_fields else {})
+    )
+
+
+def test_a_contract_survives_the_way_through_a_file() -> None:
+    assert Contract.from_metadata(contract().to_metadata(), "a.onnx") == contract()
+
+
+def test_a_file_without_a_contract_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ModelError, match=r"a\.onnx: carries no talud contract"):
+        Contract.from_metadata({"author": "me"}, "a.onnx")
+
+
+@pytest.mark.parametrize("change", [{"threshold": 2}, {"halo": -1}, {"bands": None}, {"surprise": 1}])
+def test_a_damaged_contract_is_refused_and_the_place_named(change: dict[str, object]) -> None:
+    content = json.loads(contract().to_metadata()[METADATA_KEY]) | change
+    with pytest.raises(ModelError, match=f"damaged at '{next(iter(change))}'"):
+        Contract.from_metadata({METADATA_KEY: json.dumps(content)}, "a.onnx")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
+
+from talud.metrics import Confusion, best_threshold, confusion
+
+
+def test_study_table_4_gives_the_scores_that_follow_from_its_counts() -> None:
+    three = Confusion(tp=1258, fp=1113, fn=2021, tn=38441)
+    five = Confusion(tp=873, fp=683, fn=2406, tn=38871)
+    seven = Confusion(tp=922, fp=682, fn=2357, tn=38872)
+    assert [round(table.f1, 3) for table in (three, five, seven)] == [0.445, 0.361, 0.378]
+
+
+@given(
+    hnp.arrays(np.bool_, (7, 5)),
+    hnp.arrays(np.uint8, (7, 5), elements=st.sampled_from([0, 1, 255])),
+    hnp.arrays(np.bool_, (7, 5)),
+)
+def test_scores_are_those_of_scikit_learn_over_known_and_valid_pixels(
+    predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray
+) -> None:
+    counted = (truth != 255) & valid
+    counts = confusion(predicted, truth, valid)
+    assert counts.tp + counts.fp + counts.fn + counts.tn == counted.sum()
+    if not counted.any():
+        return
+    expected, given_ = truth[counted], predicted[counted]
+    for name, score in (
+        ("precision", precision_score),
+        ("recall", recall_score),
+        ("f1", f1_score),
+        ("iou", jaccard_score),
+    ):
+        assert counts.scores()[name] == pytest.approx(score(expected, given_, zero_division=0))
+
+
+def test_counts_of_two_halves_add_up_to_the_whole() -> None:
+    generator = np.random.default_rng(1)
+    predicted = generator.random((40, 40)) > 0.5
+    truth = (generator.random((40, 40)) > 0.9).astype(np.uint8)
+    halves = confusion(predicted[:20], truth[:20]) + confusion(predicted[20:], truth[20:])
+    assert halves == confusion(predicted, truth)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_no_other_threshold_has_a_higher_f1(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    truth = (generator.random(400) > 0.8).astype(np.uint8)
+    probability = np.clip(0.3 * truth + generator.random(400) * 0.7, 0, 1).astype(np.float32)
+    probability[generator.random(400) > 0.9] = np.nan
+    truth[generator.random(400) > 0.9] = 255
+
+    def f1(threshold: float) -> float:
+        return confusion(probability >= threshold, truth, np.isfinite(probability)).f1
+
+    best = f1(best_threshold(probability, truth))
+    assert best == pytest.approx(max(f1(step / 100) for step in range(1, 100)), abs=1e-9)
+
+
+def test_where_thresholds_are_equal_the_middle_one_is_taken() -> None:
+    assert best_threshold(np.array([0.0, 1.0], np.float32), np.array([0, 1], np.uint8)) == 0.5

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from talud.errors import ParamsError
+from talud.params import Params
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def changed(tmp_path: Path, **edits: object) -> Path:
+    """The project's params.yaml with dotted keys set to other values."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for dotted, value in edits.items():
+        *parents, last = dotted.split("__")
+        target = content
+        for parent in parents:
+            target = target[parent]
+        target[last] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_the_study_search_is_table_1_in_full() -> None:
+    study = Params.read(ROOT / "params.yaml").searches["study"]
+    assert set(study.filters) == {16, 32, 64}
+    assert set(study.learning_rate) == {5e-4, 10e-4, 5e-5, 10e-5, 5e-6, 10e-6}
+    assert set(study.batch_size) == {16, 32, 64}
+    assert study.epochs == 150
+
+
+def test_a_misspelt_key_is_named_with_the_allowed_ones(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"unknown key 'split\.strid'; did you mean 'stride'\? \(allowed: block, "):
+        Params.read(changed(tmp_path, split__strid=3))
+
+
+def test_a_misspelt_key_of_an_area_is_named_with_the_allowed_ones(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"'areas\.synthetic_argelia\.rol'; did you mean 'role'\?.*inventory_filter"):
+        Params.read(changed(tmp_path, areas__synthetic_argelia__rol="gate"))
+
+
+@pytest.mark.parametrize(
+    ("edits", "said"),
+    [
+        ({"search": "studdy"}, "'studdy' is none of the searches: demo, study"),
+        ({"split__patch": 0}, "split.patch: Input should be greater than 0"),
+        ({"split__patch": 512}, "does not fit a block"),
+        ({"split__validation": 0.9}, "leave no block for training"),
+        ({"searches__demo__filters": []}, "searches.demo.filters"),
+        ({"searches__demo__learning_rate": [-1.0]}, "searches.demo.learning_rate.0"),
+        ({"stack__lee_window": 4}, "must be odd"),
+        ({"band_sets__3band": ["red", "red", "blue"]}, "names a band twice"),
+        ({"areas__synthetic_argelia__event": "2014-10-01"}, "not before the event"),
+        ({"areas__synthetic_argelia__event": "2014-12-01"}, "before the event"),
+    ],
+)
+def test_a_wrong_value_is_said_in_one_line(tmp_path: Path, edits: dict[str, object], said: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        Params.read(changed(tmp_path, **edits))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "", "\x00"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "params.yaml").write_text(content)
+    with pytest.raises(ParamsError) as caught:
+        Params.read(tmp_path / "params.yaml")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,45 @@
+"""The rooms: which way imports point, and what the light installation does without."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("tensorflow", "keras", "tf2onnx", "dvc", "matplotlib", "sklearn")
+
+BLOCKER = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", BLOCKER + code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_the_blocker_blocks(name: str) -> None:
+    assert f"No module named '{name}'" in run(f"import {name}").stderr
+
+
+@pytest.mark.parametrize(
+    "code", ["import talud.inference.prediction", "import talud.registry", "import talud.cli.main", "import talud"]
+)
+def test_the_runtime_needs_no_tensorflow_dvc_or_matplotlib(code: str) -> None:
+    result = run(code)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_help_comes_without_loading_any_heavy_library() -> None:
+    code = "import talud.cli.main, sys; print([m for m in ('tensorflow', 'mlflow', 'onnxruntime', 'geopandas', 'scipy') if m in sys.modules])"
+    assert run(code).stdout.strip() == "[]"
