@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from fresh_clone import ROOT, Demo, clone
+
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -23,3 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def real_data() -> Path:
     """The folder of the real data."""
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The one run of the demo that all tests marked `demo` share."""
+    root = clone(tmp_path_factory.mktemp("demo") / "talud")
+    result = subprocess.run(["make", "demo"], cwd=root, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
+    return Demo(root, result.stdout)

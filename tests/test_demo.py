@@ -1,0 +1,123 @@
+"""What a newcomer has after `make demo` in a fresh clone. All tests share one run, in the order given here."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from rio_cogeo import cog_validate
+
+from fresh_clone import Demo
+
+pytestmark = [pytest.mark.demo, pytest.mark.slow]
+
+BAND_SETS = ("3band", "5band", "7band")
+
+
+def running(output: str) -> set[str]:
+    """The stages that a `dvc repro` ran."""
+    return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def test_it_says_where_the_results_lie_and_they_lie_there(demo: Demo) -> None:
+    assert "reports/index.html" in demo.output
+    assert "talud ui" in demo.output
+    assert (demo.root / "reports" / "index.html").stat().st_size > 100_000
+    for band_set in BAND_SETS:
+        folder = demo.root / "predictions" / band_set / "synthetic_liboriana"
+        assert {file.name for file in folder.iterdir()} >= {
+            "probability.tif",
+            "landslides.tif",
+            "landslides.gpkg",
+            "quicklook.png",
+            "prediction.json",
+        }
+
+
+def test_a_second_run_does_nothing(demo: Demo) -> None:
+    result = demo.run("make demo")
+    assert result.returncode == 0, result.stderr
+    assert not running(result.stdout)
+
+
+@pytest.mark.parametrize("band_set", BAND_SETS)
+def test_the_champion_maps_the_new_basin_as_the_pipeline_did(demo: Demo, band_set: str, tmp_path: Path) -> None:
+    uri = f"models:/landslide-unet-{band_set}@champion"
+    result = demo.run(f"talud predict {uri} stacks/synthetic_liboriana.tif --out {tmp_path}/map")
+    assert result.returncode == 0, result.stderr
+    first, second = (
+        rasterio.open(folder / "probability.tif").read(1)
+        for folder in (tmp_path / "map", demo.root / "predictions" / band_set / "synthetic_liboriana")
+    )
+    assert np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
+    stated = json.loads((tmp_path / "map" / "prediction.json").read_text())
+    assert stated["model"]["name"] == f"landslide-unet-{band_set}"
+    assert cog_validate(tmp_path / "map" / "landslides.tif")[0]
+    assert len(gpd.read_file(tmp_path / "map" / "landslides.gpkg", layer="landslides")) > 10
+
+
+def test_more_bands_than_colours_find_more_than_chance(demo: Demo) -> None:
+    for band_set in BAND_SETS:
+        scores = json.loads((demo.root / "evaluation" / f"{band_set}.json").read_text())
+        transfer = scores["areas"]["synthetic_liboriana"]
+        share = (transfer["tp"] + transfer["fn"]) / sum(transfer[count] for count in ("tp", "fp", "fn", "tn"))
+        everything = 2 * share / (1 + share)  # F1 of the map that calls every pixel a landslide
+        assert transfer["f1"] > 2 * everything
+
+
+def test_metrics_and_plots_are_dvc_ones(demo: Demo) -> None:
+    shown = demo.run("dvc metrics show --json")
+    assert "evaluation/7band.json" in shown.stdout
+    plots = demo.run("dvc plots show --open=false --out plots_here 2>&1 || dvc plots show --out plots_here")
+    assert (demo.root / "plots_here" / "index.html").is_file(), plots.stdout + plots.stderr
+    shutil.rmtree(demo.root / "plots_here")
+
+
+def test_the_readme_runs(demo: Demo) -> None:
+    text = (demo.root / "README.md").read_text()
+    blocks = re.findall(r"```(bash|python)\n(.*?)```", text, flags=re.DOTALL)
+    commands = [(language, code) for language, code in blocks if "make demo" not in code]
+    assert {language for language, _ in commands} == {"bash", "python"}
+    for language, code in commands:
+        (demo.root / "readme_block").write_text(code)
+        result = demo.run("bash -euo pipefail readme_block" if language == "bash" else "python readme_block")
+        assert result.returncode == 0, code + result.stderr
+    (demo.root / "readme_block").unlink()
+
+
+def test_a_changed_inventory_of_the_transfer_area_trains_nothing(demo: Demo) -> None:
+    path = demo.root / "data" / "synthetic_liboriana" / "inventory.gpkg"
+    inventory = gpd.read_file(path)
+    path.unlink()
+    inventory.iloc[:-5].to_file(path, driver="GPKG")
+    result = demo.run("dvc repro")
+    assert result.returncode == 0, result.stderr
+    evaluations = {f"evaluate@{band_set}" for band_set in BAND_SETS}
+    registrations = {f"register@{band_set}" for band_set in BAND_SETS}
+    assert running(result.stdout) == {"stack@synthetic_liboriana", "report"} | evaluations | registrations
+
+
+def test_a_wiped_store_gets_back_what_dvc_has(demo: Demo) -> None:
+    (demo.root / "mlflow.db").unlink()
+    shutil.rmtree(demo.root / "mlartifacts")
+    result = demo.run("talud register")
+    assert result.returncode == 0, result.stderr
+    for band_set in BAND_SETS:
+        registration = json.loads((demo.root / "registered" / f"{band_set}.json").read_text())
+        assert (registration["version"], registration["alias"]) == ("1", "champion")
+
+
+def test_a_store_that_was_copied_with_its_project_is_noticed(demo: Demo, tmp_path: Path) -> None:
+    shutil.copytree(demo.root, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns(".venv", ".dvc", "data"))
+    command = "talud predict models:/landslide-unet-3band@champion stacks/synthetic_liboriana.tif --out maps"
+    result = demo.run(f"cd {tmp_path}/copy && {command}")
+    assert result.returncode == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "mlflow.db" in result.stderr
+    assert not (tmp_path / "copy" / "maps").exists()
