@@ -11,6 +11,7 @@ from pathlib import Path
 import pyogrio
 import pytest
 import yaml
+
 from fresh_clone import ROOT, clone, run_shell
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

@@ -41,5 +41,9 @@ def test_the_runtime_needs_no_tensorflow_dvc_or_matplotlib(code: str) -> None:
 
 
 def test_help_comes_without_loading_any_heavy_library() -> None:
-    code = "import talud.cli.main, sys; print([m for m in ('tensorflow', 'mlflow', 'onnxruntime', 'geopandas', 'scipy') if m in sys.modules])"
+    code = """
+import sys
+import talud.cli.main
+print([name for name in ("tensorflow", "mlflow", "onnxruntime", "geopandas", "scipy") if name in sys.modules])
+"""
     assert run(code).stdout.strip() == "[]"
