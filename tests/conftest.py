@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from fresh_clone import ROOT, Demo, clone
+from talud.bands import Group
+from talud.contract import BandContract, Contract
 
 REAL_DATA = ROOT.parent / "shared" / "data"
 
@@ -34,3 +36,51 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     result = subprocess.run(["make", "demo"], cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     return Demo(root, result.stdout)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real exported model that nobody trained: red, green and blue, depth 2, 4 filters, seeded weights."""
+    import numpy as np
+
+    from talud.training import export, unet
+    from talud.training.onnx_graph import to_onnx, weights_digest
+    from talud.training.receptive_field import receptive_field
+
+    mean, deviation = np.array([90, 110, 70], np.float32), np.array([30, 40, 20], np.float32)
+    graph = to_onnx(unet.build(filters=4, depth=2, mean=mean, deviation=deviation, seed=3))
+    field = receptive_field(graph)
+    bands = tuple(
+        BandContract(
+            name=name,
+            group=Group.OPTICAL,
+            unit="DN",
+            lowest=-250,
+            highest=500,
+            mean=centre,
+            deviation=spread,
+            minimum=0,
+            maximum=250,
+        )
+        for name, centre, spread in zip(("red", "green", "blue"), mean.tolist(), deviation.tolist(), strict=True)
+    )
+    contract = Contract(
+        name="3band",
+        bands=bands,
+        required_groups=(Group.OPTICAL,),
+        pixel_size=12.5,
+        halo=field.halo,
+        alignment=field.alignment,
+        threshold=0.5,
+        stack={"resolution": "12.5"},
+        weights=weights_digest(graph),
+        data_version="0" * 32,
+        areas=("nowhere",),
+        commit="unknown",
+        run_id="0" * 32,
+        hyperparameters={"filters": 4, "depth": 2},
+        scores={"precision": 0.0, "recall": 0.0, "f1": 0.0, "iou": 0.0},
+    )
+    path = tmp_path_factory.mktemp("tiny_model") / "tiny.onnx"
+    export.save(graph, contract, path)
+    return path

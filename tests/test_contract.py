@@ -32,6 +32,7 @@ def contract() -> Contract:
             "alignment": 16,
             "threshold": 0.5,
             "stack": {"slope": "horn"},
+            "weights": "0" * 64,
             "data_version": "abc",
             "areas": ("here",),
             "commit": "def",

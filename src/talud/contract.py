@@ -40,10 +40,11 @@ class Contract(_Frozen):
     bands: tuple[BandContract, ...]
     required_groups: tuple[Group, ...] = Field(description="where one of these is invalid, nothing is mapped")
     pixel_size: float = Field(gt=0, description="metres")
-    halo: int = Field(ge=0, description="pixels of context that an output pixel can depend on, each side")
+    halo: int = Field(ge=0, description="pixels of context that a tile on the lattice can depend on, each side")
     alignment: int = Field(ge=1, description="tile origins lie on multiples of this: 2^depth")
     threshold: float = Field(gt=0, lt=1, description="landslide where the probability is at least this")
     stack: dict[str, str] = Field(description="how the stack was made: slope, curvature, SAR unit, speckle filter")
+    weights: str = Field(description="SHA-256 over the graph's constants: the same for two exports of one model")
     data_version: str = Field(description="MD5 over the MD5s of the stacks and masks trained on")
     areas: tuple[str, ...] = Field(description="the areas trained on")
     commit: str = Field(description="of the project's repository, with +changes where it was not clean")

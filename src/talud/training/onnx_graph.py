@@ -1,0 +1,124 @@
+"""A Keras U-Net as an ONNX graph: one node for each layer, in the layout (batch, bands, height, width).
+
+The graph is written node by node because what the runtime relies on is its form: the halo is derived from it, and
+a converter that traces TensorFlow spells one up-sampling of free size in forty nodes of shape arithmetic, which hide
+the receptive field and cost time. Written so, the same model gives the same bytes, holds no name but its layers',
+and needs no TensorFlow. Whether it says the same as the Keras model is checked on real patches at every export.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+from keras import layers
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from talud.errors import StudyError
+from talud.training.unet import Scaling
+
+OPSET = 18
+IR_VERSION = 10  # the newest that every supported ONNX Runtime reads
+INPUT, OUTPUT = "stack", "probability"
+_ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid"}
+
+
+@dataclass
+class _Graph:
+    """The nodes and constants written so far."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+
+    def constant(self, name: str, values: NDArray[np.float32]) -> str:
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+        return name
+
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+
+def to_onnx(model: keras.Model) -> onnx.ModelProto:
+    """The ONNX form of a model of `talud.training.unet`.
+
+    Input `stack`, float32 (batch, bands, height, width); output `probability`, float32 (batch, 1, height, width);
+    batch, height and width are free.
+
+    Raises:
+        StudyError: the model holds a layer that has no form here.
+    """
+    graph = _Graph()
+    tensors = {id(model.inputs[0]): INPUT}
+    for layer in model.layers[1:]:
+        sources = layer.input if isinstance(layer.input, list) else [layer.input]
+        tensors[id(layer.output)] = _write(graph, layer, [tensors[id(source)] for source in sources])
+    bands = model.inputs[0].shape[-1]
+    body = helper.make_graph(
+        graph.nodes,
+        model.name,
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", bands, "height", "width"])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", 1, "height", "width"])],
+        graph.constants,
+    )
+    opset = [helper.make_opsetid("", OPSET)]
+    result = helper.make_model(body, opset_imports=opset, ir_version=IR_VERSION, producer_name="talud")
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def weights_digest(model: onnx.ModelProto) -> str:
+    """SHA-256 over the constants of a graph, in its order: equal for two exports of the same weights."""
+    digest = hashlib.sha256()
+    for constant in model.graph.initializer:
+        values = numpy_helper.to_array(constant)
+        digest.update(f"{values.dtype.str}{values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def _write(graph: _Graph, layer: keras.Layer, inputs: list[str]) -> str:
+    """Append a layer's nodes; the name of its output."""
+    match layer:
+        case Scaling():
+            return _scaling(graph, layer, inputs[0])
+        case layers.Conv2D():
+            return _convolution(graph, layer, inputs[0])
+        case layers.MaxPooling2D():
+            side = list(layer.pool_size)
+            return graph.node("MaxPool", inputs, layer.name, kernel_shape=side, strides=list(layer.strides))
+        case layers.UpSampling2D():
+            return _up_sampling(graph, layer, inputs[0])
+        case layers.Concatenate():
+            return graph.node("Concat", inputs, layer.name, axis=1)
+    raise StudyError(f"the layer '{layer.name}' ({type(layer).__name__}) has no ONNX form in talud")
+
+
+def _scaling(graph: _Graph, layer: Scaling, stack: str) -> str:
+    mean, deviation = (np.reshape(values, (1, -1, 1, 1)) for values in layer.get_weights())
+    shifted = graph.node("Sub", [stack, graph.constant("mean", mean)], "shifted")
+    scaled = graph.node("Div", [shifted, graph.constant("deviation", deviation)], "scaled")
+    invalid = graph.node("IsNaN", [stack], "invalid")
+    neutral = graph.constant("neutral", np.zeros((), np.float32))
+    return graph.node("Where", [invalid, neutral, scaled], layer.name)
+
+
+def _convolution(graph: _Graph, layer: layers.Conv2D, x: str) -> str:
+    kernel, bias = layer.get_weights()  # kernel (height, width, in, out)
+    weights = graph.constant(f"{layer.name}_kernel", kernel.transpose(3, 2, 0, 1))
+    offset = graph.constant(f"{layer.name}_bias", bias)
+    margin = [(side - 1) // 2 for side in layer.kernel_size]
+    form = {"kernel_shape": list(layer.kernel_size), "pads": margin * 2}
+    linear = graph.node("Conv", [x, weights, offset], f"{layer.name}_linear", **form)
+    return graph.node(_ACTIVATIONS[layer.activation.__name__], [linear], layer.name)
+
+
+def _up_sampling(graph: _Graph, layer: layers.UpSampling2D, x: str) -> str:
+    scales = graph.constant(f"{layer.name}_scales", np.array([1, 1, *layer.size], np.float32))
+    repeat = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return graph.node("Resize", [x, "", scales], layer.name, **repeat)
