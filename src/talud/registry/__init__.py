@@ -1,0 +1,26 @@
+"""Trials and registered models, kept in MLflow: the only room that imports mlflow.
+
+A project keeps its own store, `mlflow.db` and the folder `mlartifacts`, in its root; where the environment sets
+`MLFLOW_TRACKING_URI`, a team's server takes their place. Whoever imports this package imports mlflow (about a
+second), so commands that may do without import it inside their functions.
+"""
+
+from __future__ import annotations
+
+import os
+
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # usage statistics: off, also in the processes started from here
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",  # what a user must know, talud says itself
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_PRINT_MODEL_URLS_ON_CREATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}.items():
+    os.environ.setdefault(_name, _value)  # read by mlflow when it is imported, below
+
+from talud.registry.store import EXPERIMENT, connect, location  # noqa: E402
+from talud.registry.tracking import Trial, commit, note, study, trial  # noqa: E402
+
+__all__ = ["EXPERIMENT", "Trial", "commit", "connect", "location", "note", "study", "trial"]

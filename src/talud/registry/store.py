@@ -1,0 +1,149 @@
+"""Where trials and models are kept, and how it is reached."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # mlflow's own use of deprecated interfaces
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+    from mlflow.exceptions import MlflowException
+
+from talud.errors import RegistryError
+from talud.files import replacing
+
+EXPERIMENT = "landslide-unet"
+
+_connected: MlflowClient | None = None
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """What goes wrong inside mlflow becomes a RegistryError of one line, and its warnings stay inside."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (MlflowException, SQLAlchemyError) as error:
+        raise RegistryError(f"MLflow: {' '.join(str(error).split())}") from error
+
+
+def location(root: Path | None) -> str:
+    """The URI of the store: `MLFLOW_TRACKING_URI`, else `mlflow.db` in the project's root.
+
+    Raises:
+        RegistryError: neither is there.
+    """
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    if root is None:
+        raise RegistryError("no model store: run talud inside a project, or set MLFLOW_TRACKING_URI")
+    return f"sqlite:///{(root / 'mlflow.db').as_posix()}"
+
+
+def connect(root: Path | None, *, create: bool = False) -> MlflowClient:
+    """Reach the store that `location` names; what follows in this process uses it.
+
+    Args:
+        root: the project's root, absolute.
+        create: make the project's own store where there is none. Without it, nothing is ever created.
+
+    Raises:
+        RegistryError: there is no store, it does not answer, it was written by another version of MLflow, or it
+            was moved: its artifact paths are absolute and lead elsewhere.
+    """
+    global _connected
+    uri = location(root)
+    own = None if "MLFLOW_TRACKING_URI" in os.environ else root
+    if own is not None and not (own / "mlflow.db").exists():
+        if not create:
+            raise RegistryError(f"{own / 'mlflow.db'}: not found, nothing was trained here yet; run talud train first")
+        _create(own)
+    client, experiment = _reach(uri)
+    if own is not None and experiment is not None:
+        _check_in_place(own, experiment)
+    _connected = client
+    return client
+
+
+def connected() -> MlflowClient:
+    """The client that `connect` made.
+
+    Raises:
+        RegistryError: `connect` was not called.
+    """
+    if _connected is None:
+        raise RegistryError("no model store is connected; call talud.registry.connect first")
+    return _connected
+
+
+def experiment_id() -> str:
+    """The id of the experiment `landslide-unet`, made where a team's server has none yet."""
+    client = connected()
+    with speaking():
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        return str(experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT))
+
+
+def _artifacts(root: Path) -> str:
+    return (root / "mlartifacts").as_uri()
+
+
+def _create(root: Path) -> None:
+    """Make an empty store; it appears under its name only when its tables and experiment are there."""
+    with speaking(), replacing(root / "mlflow.db") as scratch:
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        store = SqlAlchemyStore(f"sqlite:///{scratch.as_posix()}", _artifacts(root))
+        store.create_experiment(EXPERIMENT, artifact_location=_artifacts(root))
+        store.delete_experiment(SqlAlchemyStore.DEFAULT_EXPERIMENT_ID)  # always empty, and the UI would list it first
+        store.engine.dispose()
+
+
+def _reach(uri: str) -> tuple[MlflowClient, Experiment | None]:
+    """A client that has been answered once, and the experiment if there is one."""
+    try:
+        with speaking(), _impatient():
+            client = MlflowClient(uri)
+            return client, client.get_experiment_by_name(EXPERIMENT)
+    except RegistryError as error:
+        parts = urlsplit(uri)
+        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
+        if "out-of-date database schema" in str(error):
+            advice = f"another version of MLflow wrote it; copy it aside, then run: mlflow db upgrade {shown}"
+            raise RegistryError(f"{shown}: {advice}") from error
+        raise RegistryError(f"the model store {shown} cannot be used: {error}") from error
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """For the first call to a server, which would otherwise be tried for minutes: a few seconds.
+
+    Limits that the user has set hold.
+    """
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    ours = {name: value for name, value in limits.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def _check_in_place(root: Path, experiment: Experiment) -> None:
+    """Refuse a store that was copied or moved with its project: its artifacts are not where it says."""
+    if experiment.artifact_location.rstrip("/") != _artifacts(root):
+        raise RegistryError(
+            f"{root / 'mlflow.db'} was made elsewhere and keeps its models in {experiment.artifact_location}; move the"
+            " project back there, or remove mlflow.db and mlartifacts here and run talud register, which fills a new"
+            " store from models/"
+        )

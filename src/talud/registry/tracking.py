@@ -1,0 +1,191 @@
+"""Studies and trials as MLflow runs: a parent run for each study, a child run for each of its trials."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.utils import mlflow_tags
+
+from talud.registry.store import connect, connected, experiment_id, speaking
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial's run, while it is open."""
+
+    run_id: str
+
+    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Log an epoch's metrics: one point on each learning curve, at step `epoch`."""
+        _log_metrics(self.run_id, metrics, epoch)
+
+    def log_scores(self, metrics: Mapping[str, float]) -> None:
+        """Log what the whole trial came to; the names differ from those of the learning curves."""
+        _log_metrics(self.run_id, metrics, 0)
+
+    def log_dataset(self, name: str, digest: str, source: str) -> None:
+        """Log what the trial was trained on, as an MLflow input.
+
+        Args:
+            name: of the data, as the UI shows it.
+            digest: the data version (an MD5 in hex; MLflow keeps 36 characters).
+            source: where it lies, relative to the project's root.
+        """
+        dataset = Dataset(name, digest, source_type="local", source=json.dumps({"uri": source}))
+        context = [InputTag(mlflow_tags.MLFLOW_DATASET_CONTEXT, "training")]
+        with speaking():
+            connected().log_inputs(self.run_id, [DatasetInput(dataset, context)])
+
+
+@contextmanager
+def study(root: Path, name: str, tags: Mapping[str, str], note: str = "") -> Iterator[str]:
+    """The parent run of a study, open while the block runs; its id is what `trial` asks for.
+
+    When the block ends, the note gets a leaderboard of the trials. A block that raises leaves the run FAILED, with the
+    reason as its tag `error`; Ctrl-C leaves it KILLED.
+
+    Args:
+        root: the project's root, absolute. Its store is made if there is none.
+        name: as `7band · demo`.
+        tags: such as band_set, search, data_version, commit.
+        note: Markdown, shown as the run's description.
+
+    Raises:
+        RegistryError: the store cannot be used.
+    """
+    connect(root, create=True)
+    with _run(name, tags, {}, parent=None) as run_id:
+        _set_note(run_id, note)
+        try:
+            yield run_id
+        finally:
+            _set_note(run_id, f"{note}\n\n{leaderboard(run_id)}".strip())
+
+
+@contextmanager
+def trial(
+    parent_run_id: str, name: str, hyperparameters: Mapping[str, float | int | str], tags: Mapping[str, str]
+) -> Iterator[Trial]:
+    """The run of a trial, open while the block runs; it ends as that of a study does.
+
+    Args:
+        parent_run_id: what `study` gave.
+        name: the configuration, as `16 filters · lr 1e-3 · batch 8`.
+        hyperparameters: logged as MLflow parameters.
+        tags: such as band_set, search, data_version, commit.
+
+    Raises:
+        RegistryError: the store cannot be used.
+    """
+    with _run(name, tags, hyperparameters, parent=parent_run_id) as run_id:
+        yield Trial(run_id)
+
+
+def note(run_id: str, markdown: str) -> None:
+    """Set a run's description."""
+    _set_note(run_id, markdown)
+
+
+def leaderboard(parent_run_id: str) -> str:
+    """The finished trials of a study by validation F1, best first, as a Markdown table."""
+    client = connected()
+    with speaking():
+        runs = client.search_runs(
+            [experiment_id()],
+            f"tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and attributes.status = 'FINISHED'",
+            order_by=["metrics.f1 DESC"],
+        )
+    rows = [
+        "| " + " | ".join([run.info.run_name, *(f"{run.data.metrics[score]:.3f}" for score in _SCORES)]) + " |"
+        for run in runs
+        if all(score in run.data.metrics for score in _SCORES)
+    ]
+    if not rows:
+        return "No trial has finished."
+    heading = ["| trial | F1 | precision | recall | IoU |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join(["**Trials, by F1 on the validation blocks**", "", *heading, *rows])
+
+
+def commit(root: Path) -> str:
+    """The git commit of the project, with `+changes` where tracked files differ from it; `unknown` outside git.
+
+    What the pipeline itself writes (dvc.lock, evaluation) does not count as a change.
+    """
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        changes = _git(
+            root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!evaluation"
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{head}+changes" if changes else head
+
+
+_SCORES = ("f1", "precision", "recall", "iou")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@contextmanager
+def _run(
+    name: str, tags: Mapping[str, str], parameters: Mapping[str, float | int | str], parent: str | None
+) -> Iterator[str]:
+    """A run that never stays open: FINISHED, FAILED or KILLED when the block has ended."""
+    client = connected()
+    family = {mlflow_tags.MLFLOW_PARENT_RUN_ID: parent} if parent else {}
+    with speaking():
+        run = client.create_run(experiment_id(), run_name=name, tags={**_origin(tags), **tags, **family})
+        run_id = str(run.info.run_id)
+    try:
+        with speaking():
+            client.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
+        yield run_id
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+        with speaking():
+            reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+            client.log_batch(run_id, tags=[RunTag("error", reason[:500])])
+            client.set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED if stopped else RunStatus.FAILED))
+        raise
+    with speaking():
+        client.set_terminated(run_id)
+
+
+def _origin(tags: Mapping[str, str]) -> dict[str, str]:
+    """What the UI's columns Source, Version and User show."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        user = "unknown"
+    origin = {
+        mlflow_tags.MLFLOW_SOURCE_NAME: f"talud train {tags.get('band_set', '')}".strip(),
+        mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
+        mlflow_tags.MLFLOW_USER: user,
+        "talud": version("talud"),
+    }
+    if sha := tags.get("commit", "").removesuffix("+changes"):
+        origin[mlflow_tags.MLFLOW_GIT_COMMIT] = sha
+    return origin
+
+
+def _log_metrics(run_id: str, metrics: Mapping[str, float], step: int) -> None:
+    now = int(time.time() * 1000)
+    with speaking():
+        connected().log_batch(run_id, [Metric(name, float(value), now, step) for name, value in metrics.items()])
+
+
+def _set_note(run_id: str, markdown: str) -> None:
+    with speaking():
+        connected().set_tag(run_id, mlflow_tags.MLFLOW_RUN_NOTE, markdown)
