@@ -60,7 +60,7 @@ def connect(root: Path | None, *, create: bool = False) -> MlflowClient:
         RegistryError: there is no store, it does not answer, it was written by another version of MLflow, or it
             was moved: its artifact paths are absolute and lead elsewhere.
     """
-    global _connected
+    global _connected  # noqa: PLW0603 - a process works on one store
     uri = location(root)
     own = None if "MLFLOW_TRACKING_URI" in os.environ else root
     if own is not None and not (own / "mlflow.db").exists():
@@ -100,12 +100,9 @@ def _artifacts(root: Path) -> str:
 def _create(root: Path) -> None:
     """Make an empty store; it appears under its name only when its tables and experiment are there."""
     with speaking(), replacing(root / "mlflow.db") as scratch:
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        store = SqlAlchemyStore(f"sqlite:///{scratch.as_posix()}", _artifacts(root))
-        store.create_experiment(EXPERIMENT, artifact_location=_artifacts(root))
-        store.delete_experiment(SqlAlchemyStore.DEFAULT_EXPERIMENT_ID)  # always empty, and the UI would list it first
-        store.engine.dispose()
+        client = MlflowClient(f"sqlite:///{scratch.as_posix()}")
+        client.create_experiment(EXPERIMENT, artifact_location=_artifacts(root))
+        client.delete_experiment("0")  # mlflow's "Default", always empty: the UI would list it first
 
 
 def _reach(uri: str) -> tuple[MlflowClient, Experiment | None]:

@@ -122,9 +122,7 @@ def commit(root: Path) -> str:
     """
     try:
         head = _git(root, "rev-parse", "HEAD")
-        changes = _git(
-            root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!evaluation"
-        )
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!evaluation")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}+changes" if changes else head
