@@ -20,7 +20,46 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)  # read by mlflow when it is imported, below
 
+from talud.registry.models import (  # noqa: E402
+    Fetched,
+    Version,
+    champion,
+    describe,
+    fetch,
+    find,
+    register,
+    set_alias,
+)
 from talud.registry.store import EXPERIMENT, connect, location  # noqa: E402
-from talud.registry.tracking import Trial, commit, note, study, trial  # noqa: E402
+from talud.registry.tracking import (  # noqa: E402
+    Trial,
+    commit,
+    leaderboard,
+    locate,
+    note,
+    restore,
+    study,
+    trial,
+)
 
-__all__ = ["EXPERIMENT", "Trial", "commit", "connect", "location", "note", "study", "trial"]
+__all__ = [
+    "EXPERIMENT",
+    "Fetched",
+    "Trial",
+    "Version",
+    "champion",
+    "commit",
+    "connect",
+    "describe",
+    "fetch",
+    "find",
+    "leaderboard",
+    "locate",
+    "location",
+    "note",
+    "register",
+    "restore",
+    "set_alias",
+    "study",
+    "trial",
+]

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mlflow's own use of deprecated interfaces
+    import mlflow
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
     from mlflow.exceptions import MlflowException
@@ -19,8 +20,6 @@ from talud.errors import RegistryError
 from talud.files import replacing
 
 EXPERIMENT = "landslide-unet"
-
-_connected: MlflowClient | None = None
 
 
 @contextmanager
@@ -60,7 +59,6 @@ def connect(root: Path | None, *, create: bool = False) -> MlflowClient:
         RegistryError: there is no store, it does not answer, it was written by another version of MLflow, or it
             was moved: its artifact paths are absolute and lead elsewhere.
     """
-    global _connected  # noqa: PLW0603 - a process works on one store
     uri = location(root)
     own = None if "MLFLOW_TRACKING_URI" in os.environ else root
     if own is not None and not (own / "mlflow.db").exists():
@@ -70,19 +68,19 @@ def connect(root: Path | None, *, create: bool = False) -> MlflowClient:
     client, experiment = _reach(uri)
     if own is not None and experiment is not None:
         _check_in_place(own, experiment)
-    _connected = client
+    _use(uri)
     return client
 
 
 def connected() -> MlflowClient:
-    """The client that `connect` made.
+    """A client of the store that `connect` reached.
 
     Raises:
         RegistryError: `connect` was not called.
     """
-    if _connected is None:
+    if not mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
         raise RegistryError("no model store is connected; call talud.registry.connect first")
-    return _connected
+    return MlflowClient()
 
 
 def experiment_id() -> str:
@@ -103,6 +101,17 @@ def _create(root: Path) -> None:
         client = MlflowClient(f"sqlite:///{scratch.as_posix()}")
         client.create_experiment(EXPERIMENT, artifact_location=_artifacts(root))
         client.delete_experiment("0")  # mlflow's "Default", always empty: the UI would list it first
+
+
+def _use(uri: str) -> None:
+    """Make a store the one that this process uses, without the environment variable that mlflow also sets.
+
+    There, the variable would hide the next project's own store.
+    """
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if before is None:
+        del os.environ["MLFLOW_TRACKING_URI"]
 
 
 def _reach(uri: str) -> tuple[MlflowClient, Experiment | None]:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 
+from talud import __version__
 from talud.registry.store import connect, connected, experiment_id, speaking
 
 
@@ -25,11 +27,15 @@ class Trial:
     run_id: str
 
     def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Log an epoch's metrics: one point on each learning curve, at step `epoch`."""
-        _log_metrics(self.run_id, metrics, epoch)
+        """Log an epoch's metrics: one point on each learning curve, at step `epoch`, counted from 1.
+
+        What Keras calls `val_f1` becomes `validation/f1` and `f1` becomes `training/f1`: the UI groups the curves so,
+        and the bare names are left to the scores.
+        """
+        _log_metrics(self.run_id, {_curve(name): value for name, value in metrics.items()}, epoch)
 
     def log_scores(self, metrics: Mapping[str, float]) -> None:
-        """Log what the whole trial came to; the names differ from those of the learning curves."""
+        """Log what the trial came to: precision, recall, f1 and iou on the validation blocks, and such."""
         _log_metrics(self.run_id, metrics, 0)
 
     def log_dataset(self, name: str, digest: str, source: str) -> None:
@@ -95,6 +101,34 @@ def note(run_id: str, markdown: str) -> None:
     _set_note(run_id, markdown)
 
 
+def locate(run_id: str) -> str | None:
+    """The id of a run, or of the one that `restore` made in its place; None where the store has neither."""
+    client = connected()
+    with speaking():
+        try:
+            if client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE:
+                return run_id
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+        found = client.search_runs([experiment_id()], f"tags.{RESTORED} = '{run_id}'", max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+
+def restore(
+    run_id: str,
+    name: str,
+    hyperparameters: Mapping[str, float | int | str],
+    scores: Mapping[str, float],
+    tags: Mapping[str, str],
+    parent: str | None = None,
+) -> str:
+    """Make a run in place of one that the store has lost; its tag `restored_from` says so. The new run's id."""
+    with _run(name, {**tags, RESTORED: run_id}, hyperparameters, parent) as made:
+        _log_metrics(made, scores, 0)
+    return made
+
+
 def leaderboard(parent_run_id: str) -> str:
     """The finished trials of a study by validation F1, best first, as a Markdown table."""
     client = connected()
@@ -105,9 +139,9 @@ def leaderboard(parent_run_id: str) -> str:
             order_by=["metrics.f1 DESC"],
         )
     rows = [
-        "| " + " | ".join([run.info.run_name, *(f"{run.data.metrics[score]:.3f}" for score in _SCORES)]) + " |"
+        "| " + " | ".join([run.info.run_name, *(f"{run.data.metrics[score]:.3f}" for score in SCORES)]) + " |"
         for run in runs
-        if all(score in run.data.metrics for score in _SCORES)
+        if all(score in run.data.metrics for score in SCORES)
     ]
     if not rows:
         return "No trial has finished."
@@ -128,7 +162,8 @@ def commit(root: Path) -> str:
     return f"{head}+changes" if changes else head
 
 
-_SCORES = ("f1", "precision", "recall", "iou")
+RESTORED = "restored_from"
+SCORES = ("f1", "precision", "recall", "iou")  # of a trial, on the validation blocks
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -171,7 +206,7 @@ def _origin(tags: Mapping[str, str]) -> dict[str, str]:
         mlflow_tags.MLFLOW_SOURCE_NAME: f"talud train {tags.get('band_set', '')}".strip(),
         mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
         mlflow_tags.MLFLOW_USER: user,
-        "talud": version("talud"),
+        "talud": __version__,
     }
     if sha := tags.get("commit", "").removesuffix("+changes"):
         origin[mlflow_tags.MLFLOW_GIT_COMMIT] = sha
@@ -182,6 +217,10 @@ def _log_metrics(run_id: str, metrics: Mapping[str, float], step: int) -> None:
     now = int(time.time() * 1000)
     with speaking():
         connected().log_batch(run_id, [Metric(name, float(value), now, step) for name, value in metrics.items()])
+
+
+def _curve(name: str) -> str:
+    return f"validation/{name.removeprefix('val_')}" if name.startswith("val_") else f"training/{name}"
 
 
 def _set_note(run_id: str, markdown: str) -> None:

@@ -1,0 +1,258 @@
+"""Registered models: versions with their tags, the aliases that point to them, and the files inside."""
+
+from __future__ import annotations
+
+import atexit
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlflow.artifacts
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model as Manifest
+
+from talud.errors import RegistryError
+from talud.registry.store import connect, connected, speaking
+from talud.registry.tracking import SCORES
+
+if TYPE_CHECKING:
+    import onnx
+    from mlflow.models import ModelSignature
+
+FINGERPRINT = "fingerprint"  # the tag that keeps one model from being registered twice
+FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, models:/MODEL_ID, runs:/RUN_ID/PATH, or where its files lie"
+_NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+|latest))")
+_LOGGED = re.compile(r"models:/(?P<model_id>m-[0-9a-f]+)")
+_ELSEWHERE = re.compile(r"(runs|mlflow-artifacts|file|s3|gs|wasbs|abfss|hdfs|dbfs|https?):/.+")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A model of the registry, on this machine.
+
+    Attributes:
+        path: the ONNX file.
+        name: of the registered model; the URI where that names no registered version.
+        version: of the registered model; empty likewise.
+        run_id: the run that made it; empty where MLflow does not know.
+    """
+
+    path: Path
+    name: str
+    version: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model, as it was when it was looked up."""
+
+    name: str
+    version: str
+    run_id: str
+    tags: Mapping[str, str]
+
+    @property
+    def uri(self) -> str:
+        """The URI that names this version wherever the aliases go."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def fetch(uri: str, root: Path | None) -> Fetched:
+    """Bring a model to this machine. Files that lie on it already are used where they are.
+
+    Args:
+        uri: one of `FORMS`.
+        root: the project's root, absolute; may be None where `MLFLOW_TRACKING_URI` names a server.
+
+    Raises:
+        RegistryError: the store cannot be used, has no such model, version or alias (those it has are named), or
+            the model is not ONNX.
+    """
+    named, logged = _NAMED.fullmatch(uri), _LOGGED.fullmatch(uri)
+    if not (named or logged or _ELSEWHERE.fullmatch(uri)):
+        raise RegistryError(f"'{uri}' is no model URI; the forms are: {FORMS}")
+    client = connect(root)
+    name, version, run_id, place = uri, "", "", uri
+    with speaking():
+        if named:
+            found = _resolve(client, **named.groupdict())
+            name, version, run_id = found.name, found.version, found.run_id
+            place = client.get_model_version_download_uri(name, version)
+        elif logged:
+            place = f"models:/{logged['model_id']}"
+        if place.startswith("models:/"):  # mlflow would write a file beside the model when it downloads such a URI
+            model = client.get_logged_model(place.removeprefix("models:/"))
+            run_id, place = model.source_run_id or run_id, model.artifact_location
+        folder = _download(place, uri)
+        manifest = _manifest(folder, uri)
+    path = folder / manifest.flavors["onnx"]["data"]
+    if not path.is_file():
+        raise RegistryError(f"{uri}: its file {path} is missing from the store; register the model again")
+    return Fetched(path, name, version, run_id or manifest.run_id or "")
+
+
+def champion(name: str) -> Version | None:
+    """The version that the alias `champion` points to, if there is one."""
+    client = connected()
+    with speaking():
+        model = _registered(client, name)
+        number = model.aliases.get("champion") if model else None
+        return _version(client.get_model_version(name, number)) if number else None
+
+
+def aliases(version: Version) -> tuple[str, ...]:
+    """The aliases that point to a version now."""
+    with speaking():
+        model = _registered(connected(), version.name)
+        return tuple(alias for alias, number in (model.aliases if model else {}).items() if number == version.version)
+
+
+def set_alias(version: Version, alias: str) -> None:
+    """Point `champion` or `challenger` to a version, which then bears no other of the two."""
+    client = connected()
+    with speaking():
+        client.set_registered_model_alias(version.name, alias, version.version)
+        for other in set(aliases(version)) & {"champion", "challenger"} - {alias}:
+            client.delete_registered_model_alias(version.name, other)
+
+
+def find(name: str, fingerprint: str) -> Version | None:
+    """The version of a registered model that holds the model of that fingerprint."""
+    with speaking():
+        found = connected().search_model_versions(f"name = '{name}' and tags.`{FINGERPRINT}` = '{fingerprint}'")
+        return _version(found[0]) if found else None
+
+
+def register(name: str, model: onnx.ModelProto, run_id: str, fingerprint: str, summary: str) -> Version:
+    """Log an ONNX model to a run and make it a version of a registered model, which is made where there is none.
+
+    Args:
+        name: of the registered model.
+        model: with its weights inside.
+        run_id: of the trial; the run's scores become the model's.
+        fingerprint: tells this model from others.
+        summary: Markdown, the version's description.
+
+    Raises:
+        RegistryError: the store cannot be used.
+    """
+    client = connected()
+    with speaking():
+        if _registered(client, name) is None:
+            client.create_registered_model(name)
+        model_id = _log(client, name, model, run_id)
+        made = client.create_model_version(
+            name, f"models:/{model_id}", run_id, {FINGERPRINT: fingerprint}, description=summary, model_id=model_id
+        )
+        return _version(made)
+
+
+def describe(version: Version, tags: Mapping[str, str]) -> None:
+    """Set a version's tags; those that it has and that are not named here stay."""
+    client = connected()
+    with speaking():
+        for key, value in tags.items():
+            if version.tags.get(key) != value:
+                client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def _log(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) -> str:
+    """Log a model as mlflow.onnx.log_model does, which however works on a global run and experiment; its id."""
+    import mlflow.onnx
+    import onnx
+    import onnxruntime
+
+    run = client.get_run(run_id)
+    logged = client.create_logged_model(run.info.experiment_id, name, run_id, params=run.data.params, model_type="onnx")
+    manifest = Manifest(logged.artifact_location, run_id, model_uuid=logged.model_id, model_id=logged.model_id)
+    with tempfile.TemporaryDirectory(prefix="talud-") as folder:
+        mlflow.onnx.save_model(
+            model,
+            str(Path(folder) / "model"),
+            mlflow_model=manifest,
+            signature=_signature(model),
+            pip_requirements=[f"onnx=={onnx.__version__}", f"onnxruntime=={onnxruntime.__version__}"],
+            save_as_external_data=False,
+        )
+        client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    scores = [client.get_metric_history(run_id, score)[-1] for score in run.data.metrics if score in SCORES]
+    client.log_batch(
+        run_id, [Metric(m.key, m.value, m.timestamp, m.step, model_id=logged.model_id, run_id=run_id) for m in scores]
+    )
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return str(logged.model_id)
+
+
+def _signature(model: onnx.ModelProto) -> ModelSignature:
+    """What goes in and comes out: names, float32, and shapes with -1 where a side is free."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def schema(values: list[onnx.ValueInfoProto]) -> Schema:
+        shapes = {value.name: [side.dim_value or -1 for side in value.type.tensor_type.shape.dim] for value in values}
+        return Schema([TensorSpec(np.dtype(np.float32), tuple(shape), name) for name, shape in shapes.items()])
+
+    return ModelSignature(schema(model.graph.input), schema(model.graph.output))
+
+
+def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _version(found: ModelVersion) -> Version:
+    return Version(found.name, str(found.version), found.run_id or "", dict(found.tags))
+
+
+def _resolve(client: MlflowClient, name: str, alias: str | None, version: str | None) -> Version:
+    model = _registered(client, name)
+    if model is None:
+        names = [found.name for found in client.search_registered_models()]
+        raise RegistryError(f"no registered model '{name}'; there are: {', '.join(names) or 'none'}")
+    if alias is not None and alias not in model.aliases:
+        there = ", ".join(f"{known} (version {number})" for known, number in sorted(model.aliases.items()))
+        raise RegistryError(f"'{name}' has no alias '{alias}'; it has: {there or 'none'}")
+    versions = {str(found.version): found for found in client.search_model_versions(f"name = '{name}'")}
+    number = model.aliases[alias] if alias else version
+    if number == "latest":
+        number = max(versions, key=int, default=number)
+    if str(number) not in versions:
+        there = ", ".join(sorted(versions, key=int))
+        raise RegistryError(f"'{name}' has no version {number}; it has: {there or 'none'}")
+    return _version(versions[str(number)])
+
+
+def _download(place: str, uri: str) -> Path:
+    """The folder of a model: itself where it lies on this machine, else a copy that goes when the process ends."""
+    local = place.startswith("file:") or ":/" not in place
+    folder = None if local else tempfile.mkdtemp(prefix="talud-")
+    if folder is not None:
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=folder))
+    except OSError as error:
+        raise RegistryError(f"{uri}: its files cannot be read from {place}: {error.strerror or error}") from error
+
+
+def _manifest(folder: Path, uri: str) -> Manifest:
+    if not (folder / "MLmodel").is_file():
+        raise RegistryError(f"{uri}: no MLflow model lies at {folder}")
+    manifest = Manifest.load(str(folder / "MLmodel"))
+    if "onnx" not in manifest.flavors:
+        flavors = ", ".join(sorted(manifest.flavors))
+        raise RegistryError(f"{uri}: is a model of flavor {flavors}, not onnx; name one that talud register made")
+    return manifest
