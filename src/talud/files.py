@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from talud.errors import OutputError
@@ -18,14 +19,33 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be made or written to, or the disk is full.
     """
+    with replacing_together(path) as (scratch,):
+        yield scratch
+
+
+@contextmanager
+def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """A scratch path beside each of `paths`; all take their places when the block ends without an error, else none.
+
+    Raises:
+        OutputError: a folder cannot be made or written to, or the disk is full.
+    """
+    current = paths[0]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            scratch = Path(folder) / path.name
-            yield scratch
-            scratch.replace(path)
+        with ExitStack() as folders:
+            scratch = []
+            for current in paths:
+                current.parent.mkdir(parents=True, exist_ok=True)
+                folder = tempfile.TemporaryDirectory(prefix=f".{current.name}.", dir=current.parent)
+                scratch.append(Path(folders.enter_context(folder)) / current.name)
+            yield tuple(scratch)
+            for current in paths:
+                if current.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
+            for current, made in zip(paths, scratch, strict=True):
+                made.replace(current)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{current}: cannot be written: {error.strerror or error}") from error
 
 
 def md5(path: Path) -> str:

@@ -32,14 +32,14 @@ class Grid:
         """The grid of an open dataset.
 
         Raises:
-            SourceError: the dataset has no CRS, or is rotated.
+            SourceError: the dataset has no CRS, is rotated, or upside down (south up).
         """
         if dataset.crs is None:
             raise SourceError(
                 f"{dataset.name}: no coordinate reference system; assign one, for example with gdal_edit.py -a_srs"
             )
-        if dataset.transform.b or dataset.transform.d:
-            raise SourceError(f"{dataset.name}: the raster is rotated; warp it north up first, with gdalwarp")
+        if dataset.transform.b or dataset.transform.d or dataset.transform.e > 0:
+            raise SourceError(f"{dataset.name}: the raster is rotated or upside down; warp it north up first, with gdalwarp")
         return cls(dataset.crs, dataset.transform, dataset.height, dataset.width)
 
     @classmethod

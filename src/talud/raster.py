@@ -41,18 +41,28 @@ class Layout:
 
 
 @contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Whatever GDAL cannot read inside the block (a truncated file, say) is a fault of the source at `path`.
+
+    Raises:
+        SourceError: a read failed.
+    """
+    try:
+        yield
+    except RasterioError as error:
+        reason = error.__cause__ or error
+        raise SourceError(f"{path}: cannot be read as a raster: {str(reason).splitlines()[0]}") from error
+
+
+@contextmanager
 def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     """Open any raster that GDAL reads.
 
     Raises:
         SourceError: it cannot be opened, or a read inside the block fails (a truncated file, say).
     """
-    try:
-        with rasterio.open(path) as dataset:
-            yield dataset
-    except RasterioError as error:
-        reason = error.__cause__ or error
-        raise SourceError(f"{path}: cannot be read as a raster: {str(reason).splitlines()[0]}") from error
+    with reading(path), rasterio.open(path) as dataset:
+        yield dataset
 
 
 @contextmanager
