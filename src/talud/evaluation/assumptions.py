@@ -1,0 +1,93 @@
+"""What the study leaves unsaid, and what this project assumed instead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from talud.bands import Group, groups
+from talud.evaluation.results import Result
+from talud.params import Params
+
+_SLOPE = {"zevenbergen_thorne": "Zevenbergen and Thorne's derivatives", "horn": "Horn's derivatives"}
+_CURVATURE = {
+    "profile": "profile curvature, along the line of steepest slope",
+    "contour": "contour curvature, along the contour line",
+    "total": "total curvature",
+}
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """A choice that the study does not state, and the one made here."""
+
+    choice: str
+    made: str
+
+
+def assumptions(params: Params, results: Sequence[Result]) -> list[Assumption]:
+    """The choices behind the results, as params.yaml and the models' contracts state them."""
+    stated = [
+        *_patches(params),
+        Assumption("Depth of the U-Net", f"{params.training.depth} poolings"),
+        Assumption(
+            "Augmentation",
+            "each training patch may be turned and mirrored (the eight symmetries of the square)"
+            if params.training.augment
+            else "none",
+        ),
+        Assumption(
+            "Threshold",
+            "the one of the highest F1 on the validation blocks: "
+            + ", ".join(f"{result.scores.threshold:.2f} for {result.name}" for result in results),
+        ),
+        Assumption("Which epoch", "the one of the highest F1 on the validation blocks"),
+    ]
+    used = {group for result in results for group in groups(result.contract.band_names)}
+    terrain = _terrain(params) if Group.TERRAIN in used else []
+    radar = _radar(params) if Group.SAR in used else []
+    return [*stated, *terrain, *radar, *_inventory(params)]
+
+
+def _patches(params: Params) -> list[Assumption]:
+    split, metres = params.split, params.stack.resolution
+    guard = f", {split.guard} pixels left out along each border" if split.guard else ""
+    return [
+        Assumption(
+            "Patch size",
+            f"{split.patch} × {split.patch} pixels ({split.patch * metres:g} m), a new one every {split.stride} pixels; "
+            f"at most {split.empty_share:.0%} of them without a landslide",
+        ),
+        Assumption(
+            "Split",
+            f"whole blocks of {split.block} × {split.block} pixels ({split.block * metres / 1000:g} km): "
+            f"{split.validation:.0%} for validation, {split.test:.0%} for test, the rest for training{guard}; seed "
+            f"{params.seed}",
+        ),
+    ]
+
+
+def _terrain(params: Params) -> list[Assumption]:
+    slope, curvature = params.stack.slope, params.stack.curvature
+    return [
+        Assumption("Slope", _SLOPE[slope]),
+        Assumption("Which curvature", f"{_CURVATURE[curvature]}; {_SLOPE[slope]}"),
+    ]
+
+
+def _radar(params: Params) -> list[Assumption]:
+    unit = {"db": "decibels", "amplitude": "amplitude", "power": "power"}[params.stack.sar_unit]
+    window = params.stack.lee_window
+    speckle = f"a Lee filter of {window} × {window} pixels" if window else "no speckle filter"
+    return [Assumption("SAR processing", f"backscatter resampled as power, then in {unit}; {speckle}")]
+
+
+def _inventory(params: Params) -> list[Assumption]:
+    rule = {
+        "centre": "a pixel is landslide where a polygon holds its centre",
+        "all_touched": "a pixel is landslide where a polygon touches it",
+    }
+    return [
+        Assumption("Inventory as mask", rule[params.stack.inventory_rule]),
+        Assumption("Clouds and missing data", "not mapped, counted apart, and in none of TP, FP, FN and TN"),
+    ]

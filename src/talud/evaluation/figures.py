@@ -1,0 +1,104 @@
+"""Arrays become pictures: encoded images as data URIs, which need no file beside the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from talud.evaluation.outcome import COLOURS, NO_OUTCOME, NOT_MAPPED, Outcome
+from talud.metrics import LANDSLIDE, UNKNOWN
+
+Colour = tuple[int, int, int, int]
+
+INVENTORY = (255, 221, 51, 255)
+MAPPED = (213, 70, 0, 255)
+_CLEAR = (0, 0, 0, 0)
+_HATCH = {252: (150, 150, 150, 255), 253: (196, 196, 196, 255)}  # not mapped: two greys in stripes
+_LEVELS = 100  # probabilities are shown in hundredths
+PROBABILITY_RAMP = tuple(
+    tuple(int(round(255 * part)) for part in mpl.colormaps["magma_r"](level / _LEVELS)) for level in range(_LEVELS + 1)
+)
+
+
+def photograph(bands: NDArray[np.float32], *, grey: bool = False) -> str:
+    """A picture of three bands (3, height, width), each stretched between its 1st and 99th percentile.
+
+    Pixels that are NaN in any band are clear. With `grey` the picture is a pale grey one, to lay classes over.
+    """
+    valid = np.isfinite(bands).all(axis=0)
+    colours = np.stack([_stretch(band, valid) for band in bands])
+    if grey:
+        luminance = np.tensordot(np.array([0.299, 0.587, 0.114]), colours, axes=1)
+        colours = np.broadcast_to(0.45 + 0.55 * luminance, colours.shape)
+    pixels = np.concatenate([colours, valid[np.newaxis]]) * 255
+    return _webp(Image.fromarray(np.moveaxis(pixels.round().astype(np.uint8), 0, -1), "RGBA"))
+
+
+def relief(slope: NDArray[np.float32]) -> str:
+    """A picture of slope in degrees (height, width): the steeper, the darker; NaN is clear."""
+    flat_is_light = 0.95 - 0.65 * np.clip(slope / 60, 0, 1)
+    valid = np.isfinite(slope)
+    pixels = np.stack([np.where(valid, flat_is_light, 0)] * 3 + [valid]) * 255
+    return _webp(Image.fromarray(np.moveaxis(pixels.round().astype(np.uint8), 0, -1), "RGBA"))
+
+
+def probability(levels: NDArray[np.float32]) -> str:
+    """Probabilities (height, width) in hundredths on a ramp from light to dark; NaN is hatched."""
+    mapped = np.isfinite(levels)
+    classes = np.where(mapped, np.nan_to_num(levels) * _LEVELS, 0).round().clip(0, _LEVELS).astype(np.uint8)
+    return _classes(_hatched(classes, ~mapped), dict(enumerate(PROBABILITY_RAMP)) | _HATCH)
+
+
+def landslides(mapped: NDArray[np.uint8]) -> str:
+    """A class map (1 landslide, 0 background, 255 not mapped): background is clear, not mapped is hatched."""
+    return _classes(_hatched(mapped, mapped == NOT_MAPPED), {0: _CLEAR, LANDSLIDE: MAPPED} | _HATCH)
+
+
+def inventory(truth: NDArray[np.uint8]) -> str:
+    """An inventory mask (1 landslide, 0 background, 255 unknown): background is clear, unknown is hatched."""
+    return _classes(_hatched(truth, truth == UNKNOWN), {0: _CLEAR, LANDSLIDE: INVENTORY} | _HATCH)
+
+
+def outcome(outcomes: NDArray[np.uint8]) -> str:
+    """The four outcomes; true negatives are clear, no outcome is hatched."""
+    colours = COLOURS | {Outcome.TRUE_NEGATIVE: _CLEAR}
+    return _classes(_hatched(outcomes, outcomes == NO_OUTCOME), colours | _HATCH)
+
+
+def _stretch(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    if not valid.any():
+        return np.zeros(band.shape)
+    low, high = np.percentile(band[valid], [1, 99])
+    return np.where(valid, np.clip((band - low) / max(high - low, 1e-12), 0, 1), 0.0)
+
+
+def _hatched(classes: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Put the two hatching classes, in diagonal stripes, where the map says nothing."""
+    rows, columns = np.indices(classes.shape, sparse=True)
+    stripes = np.where((rows + columns) % 16 < 5, min(_HATCH), max(_HATCH)).astype(np.uint8)
+    return np.where(where, stripes, classes)
+
+
+def _classes(classes: NDArray[np.uint8], colours: Mapping[int, Colour]) -> str:
+    """An indexed PNG of uint8 classes (height, width) in their colours; a class without one is clear."""
+    image = Image.fromarray(classes, "L").copy()
+    image.putpalette([part for value in range(256) for part in colours.get(value, _CLEAR)], "RGBA")
+    stream = io.BytesIO()
+    image.convert("RGBA").save(stream, "WEBP", lossless=True, method=4, exact=False)
+    return _uri(stream, "webp")
+
+
+def _webp(image: Image.Image) -> str:
+    stream = io.BytesIO()
+    image.save(stream, "WEBP", quality=82, method=4)
+    return _uri(stream, "webp")
+
+
+def _uri(stream: io.BytesIO, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

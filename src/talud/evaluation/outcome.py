@@ -1,0 +1,52 @@
+"""The four outcomes of a mapped pixel: true and false positive, false and true negative."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talud.metrics import LANDSLIDE, UNKNOWN
+
+NOT_MAPPED = 255  # in a class map: the model had no data here
+NO_OUTCOME = 255  # truth unknown, or not mapped
+
+
+class Outcome(IntEnum):
+    """What a pixel of the map came to; the values of the outcome raster."""
+
+    TRUE_NEGATIVE = 0
+    TRUE_POSITIVE = 1
+    FALSE_POSITIVE = 2
+    FALSE_NEGATIVE = 3
+
+    @property
+    def label(self) -> str:
+        """The name for a reader."""
+        return self.name.replace("_", " ").lower()
+
+
+# Okabe and Ito's palette (2008), which readers of every kind of colour vision tell apart.
+COLOURS: dict[int, tuple[int, int, int, int]] = {
+    Outcome.TRUE_NEGATIVE: (226, 226, 222, 255),
+    Outcome.TRUE_POSITIVE: (0, 114, 178, 255),
+    Outcome.FALSE_POSITIVE: (230, 159, 0, 255),
+    Outcome.FALSE_NEGATIVE: (204, 61, 139, 255),
+}
+
+
+def classify(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The outcome of each pixel, uint8, 255 where the truth is unknown or nothing was mapped.
+
+    Args:
+        mapped: 1 landslide, 0 background, 255 not mapped; any shape.
+        truth: 1 landslide, 0 background, 255 unknown; same shape.
+    """
+    found, real = mapped == LANDSLIDE, truth == LANDSLIDE
+    outcome = np.full(mapped.shape, Outcome.TRUE_NEGATIVE, dtype=np.uint8)
+    outcome[found & real] = Outcome.TRUE_POSITIVE
+    outcome[found & ~real] = Outcome.FALSE_POSITIVE
+    outcome[~found & real] = Outcome.FALSE_NEGATIVE
+    outcome[(mapped == NOT_MAPPED) | (truth == UNKNOWN)] = NO_OUTCOME
+    return outcome

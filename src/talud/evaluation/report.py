@@ -1,0 +1,183 @@
+"""The report: one page that holds the study's tables and figures beside ours, and needs no other file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import jinja2
+
+from talud.errors import StudyError
+from talud.evaluation import figures, study, summary
+from talud.evaluation.assumptions import Assumption, assumptions
+from talud.evaluation.maps import Viewer, view
+from talud.evaluation.outcome import COLOURS, Outcome
+from talud.evaluation.results import Result
+from talud.files import replacing
+from talud.grid import Grid
+from talud.project import Project
+from talud.raster import open_raster
+
+
+@dataclass(frozen=True)
+class AreaFacts:
+    """What a reader must know of an area before its scores.
+
+    Attributes:
+        dates: what happened or was acquired → when.
+        square_kilometres: of its grid.
+    """
+
+    name: str
+    role: str
+    synthetic: bool
+    dates: dict[str, date]
+    width: int
+    height: int
+    resolution: float
+    square_kilometres: float
+
+    @classmethod
+    def read(cls, project: Project, name: str) -> AreaFacts:
+        """Read an area's facts from params.yaml and its stack.
+
+        Raises:
+            SourceError: the stack is missing or cannot be read.
+        """
+        area = project.params.area(name)
+        with open_raster(project.stack(name)) as stack:
+            grid, tags = Grid.of(stack), stack.tags()
+        dates = {
+            "event": area.event,
+            "optical": area.acquired.optical,
+            "SAR before": area.acquired.sar_pre,
+            "SAR after": area.acquired.sar_post,
+        }
+        return cls(
+            name=name,
+            role=area.role,
+            synthetic=tags.get("TALUD_SYNTHETIC") == "yes",
+            dates={what: day for what, day in dates.items() if day},
+            width=grid.width,
+            height=grid.height,
+            resolution=grid.resolution,
+            square_kilometres=grid.width * grid.height * grid.pixel_area / 1e6,
+        )
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that the template shows.
+
+    Attributes:
+        missing: the band sets that have not been evaluated.
+        labelled: the areas beside the training areas that have been scored.
+    """
+
+    version: str
+    areas: list[AreaFacts]
+    results: list[Result]
+    missing: list[str]
+    labelled: list[str]
+    summary: list[str]
+    study_summary: list[str]
+    assumptions: list[Assumption]
+    viewers: list[Viewer]
+
+    @classmethod
+    def gather(cls, project: Project) -> Page:
+        """Read all results of a project.
+
+        Raises:
+            StudyError: no band set has been evaluated, or a result is damaged.
+            SourceError: a raster is missing or cannot be read.
+        """
+        evaluated = [name for name in project.params.band_sets if project.scores(name).is_file()]
+        if not evaluated:
+            raise StudyError(f"{project.root / 'evaluation'}: holds no scores; run talud evaluate BAND_SET first")
+        results = [Result.read(project, name) for name in evaluated]
+        scored = {area for result in results for area in result.scores.areas}
+        labelled = [area for area in project.params.areas if area in scored]
+        transfer = [area for area in labelled if project.params.area(area).role == "transfer"]
+        return cls(
+            version=version("talud"),
+            areas=[AreaFacts.read(project, area) for area in project.params.areas],
+            results=results,
+            missing=[name for name in project.params.band_sets if name not in evaluated],
+            labelled=labelled,
+            summary=summary.sentences(results, transfer),
+            study_summary=summary.study_sentences(),
+            assumptions=assumptions(project.params, results),
+            viewers=[view(project, area, evaluated) for area in _last_first(project)],
+        )
+
+    @property
+    def synthetic(self) -> list[str]:
+        """The areas that are not of this world."""
+        return [area.name for area in self.areas if area.synthetic]
+
+    @property
+    def compared(self) -> bool:
+        """Whether any band set is one of the study's image models."""
+        return any(result.name in study.IMAGE_MODELS for result in self.results)
+
+    def facts(self, area: str) -> AreaFacts:
+        """The facts of an area."""
+        return next(facts for facts in self.areas if facts.name == area)
+
+    def scored(self, area: str) -> list[Result]:
+        """The band sets that have scores on an area."""
+        return [result for result in self.results if area in result.scores.areas]
+
+
+def _last_first(project: Project) -> list[str]:
+    """The areas with transfer before gate before training: the reader wants the unseen basin first."""
+    roles = ("transfer", "gate", "training")
+    return [area for role in roles for area in project.params.areas_of(role)]
+
+
+def write(project: Project) -> Path:
+    """Write the report of a project and return its path. The same results give the same bytes.
+
+    Raises:
+        StudyError: no band set has been evaluated, or a result is damaged.
+        SourceError: a raster is missing or cannot be read.
+        OutputError: the page cannot be written.
+    """
+    html = render(Page.gather(project))
+    with replacing(project.report) as scratch:
+        scratch.write_text(html, encoding="utf-8")
+    return project.report
+
+
+def render(page: Page) -> str:
+    """The page as HTML."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("talud.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"thousands": _thousands, "score": "{:.3f}".format, "percent": _percent, "css": _css}
+    return environment.get_template("report.html").render(
+        page=page,
+        study=study,
+        Outcome=Outcome,
+        outcome_colours=COLOURS,
+        figures=figures,
+    )
+
+
+def _thousands(count: int) -> str:
+    return f"{count:,}".replace(",", "\u202f")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}\u202f%".replace("-", "−")
+
+
+def _css(colour: tuple[int, int, int, int]) -> str:
+    return "#" + "".join(f"{part:02x}" for part in colour[:3])

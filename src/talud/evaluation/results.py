@@ -1,0 +1,212 @@
+"""The results that lie in files: the score table of a band set, the trials of its study, its curves."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from talud.contract import Contract
+from talud.errors import StudyError
+from talud.evaluation.tally import Tally
+from talud.files import replacing
+from talud.inference.runtime import Model
+from talud.metrics import Confusion
+from talud.project import Project
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Scores(BaseModel):
+    """Counts and scores of a set of pixels; the scores cover what was mapped, and the rest is counted beside them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    role: str | None = Field(None, description="of the area, where a whole area was scored")
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+    precision: float
+    recall: float
+    f1: float
+    iou: float
+    not_mapped_pixels: int = Field(description="truth known, and nothing mapped: under cloud, for example")
+    not_mapped_landslide_pixels: int
+    not_mapped_share: float = Field(description="not mapped pixels / pixels whose truth is known")
+
+    @classmethod
+    def of(cls, tally: Tally, role: str | None = None) -> Self:
+        """The scores that follow from a tally, to six decimals."""
+        counts = tally.confusion
+        return cls(
+            role=role,
+            tp=counts.tp,
+            fp=counts.fp,
+            fn=counts.fn,
+            tn=counts.tn,
+            **{name: round(score, 6) for name, score in counts.scores().items()},
+            not_mapped_pixels=tally.not_mapped,
+            not_mapped_landslide_pixels=tally.not_mapped_landslide,
+            not_mapped_share=round(tally.not_mapped_share, 6),
+        )
+
+    @property
+    def tally(self) -> Tally:
+        """The counts."""
+        counts = Confusion(self.tp, self.fp, self.fn, self.tn)
+        return Tally(counts, self.not_mapped_pixels, self.not_mapped_landslide_pixels)
+
+
+class ScoreTable(BaseModel):
+    """The scores of a band set's model: `test` blocks of each training area, and each other labelled area's map."""
+
+    model_config = ConfigDict(frozen=True)
+
+    band_set: str
+    threshold: float
+    test: dict[str, Scores]
+    areas: dict[str, Scores]
+
+    @property
+    def test_tally(self) -> Tally:
+        """The test blocks of all training areas together."""
+        return Tally.total(scores.tally for scores in self.test.values())
+
+    def rows(self) -> list[tuple[str, Scores]]:
+        """Where was scored, for a reader, and the scores there."""
+        test = [(f"{area}, test blocks", scores) for area, scores in self.test.items()]
+        return test + [(f"{area}, {scores.role} map", scores) for area, scores in self.areas.items()]
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        with replacing(path) as scratch:
+            scratch.write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote.
+
+        Raises:
+            StudyError: it is missing or damaged.
+        """
+        return _read(cls, path, "talud evaluate")
+
+
+class Trial(BaseModel):
+    """One trial of a study."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    run_id: str
+    name: str
+    filters: int
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    best_epoch: int = Field(description="whose weights were kept: the highest validation F1")
+    seconds: float
+    parameters: int = Field(description="weights of the network")
+    scores: dict[str, float] = Field(description="precision, recall, f1 and iou on validation blocks, threshold 0.5")
+
+
+class Trials(BaseModel):
+    """The trials of a study, and which of them was best."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    band_set: str
+    search: str
+    data_version: str
+    seed: int
+    best: str = Field(description="the run of the best trial")
+    trials: tuple[Trial, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read a trials table.
+
+        Raises:
+            StudyError: it is missing or damaged, or has no best trial.
+        """
+        table = _read(cls, path, "talud train")
+        if table.best not in {trial.run_id for trial in table.trials}:
+            raise StudyError(f"{path}: the best run '{table.best}' is none of its trials; run talud train again")
+        return table
+
+    @property
+    def best_trial(self) -> Trial:
+        """The trial whose model was exported."""
+        return next(trial for trial in self.trials if trial.run_id == self.best)
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """The trials, highest validation F1 first."""
+        return sorted(self.trials, key=lambda trial: -trial.scores["f1"])
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that is known of a band set: its model's contract, its study's trials, and its scores.
+
+    Attributes:
+        curves: "test" or an area's name → rows of threshold, precision, recall and F1.
+    """
+
+    contract: Contract
+    trials: Trials
+    scores: ScoreTable
+    curves: Mapping[str, Sequence[Mapping[str, float]]]
+
+    @classmethod
+    def read(cls, project: Project, band_set: str) -> Self:
+        """Read the results of a band set.
+
+        Raises:
+            StudyError: its scores or trials are missing or damaged.
+            ModelError: its model cannot be opened.
+        """
+        scores = ScoreTable.read(project.scores(band_set))
+        return cls(
+            Model.load(project.model(band_set)).contract,
+            Trials.read(project.trials(band_set)),
+            scores,
+            {part: _read_curve(project.curve(band_set, part)) for part in ("test", *scores.areas)},
+        )
+
+    @property
+    def name(self) -> str:
+        """The band set."""
+        return self.scores.band_set
+
+    @property
+    def test(self) -> Confusion:
+        """The counts over the test blocks of all training areas."""
+        return self.scores.test_tally.confusion
+
+    def fall(self, area: str) -> float:
+        """The part of the test blocks' F1 that is lost in an area; 0 where there was nothing to lose."""
+        home = self.test.f1
+        return 1 - self.scores.areas[area].tally.confusion.f1 / home if home else 0.0
+
+
+def _read_curve(path: Path) -> list[dict[str, float]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+    except FileNotFoundError as error:
+        raise StudyError(f"{path}: not found; run talud evaluate again") from error
+
+
+def _read(model: type[_Model], path: Path, command: str) -> _Model:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StudyError(f"{path}: not found; run {command} {path.name.partition('.')[0]} first") from error
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
+        raise StudyError(f"{path}: damaged at '{where}': {error.errors()[0]['msg']}; run {command} again") from error
