@@ -68,6 +68,10 @@ class Project:
         """The map of true and false positives and negatives of an area."""
         return self.root / "evaluation" / band_set / f"{area}.tif"
 
+    def curve(self, band_set: str, part: str) -> Path:
+        """Scores over the threshold as CSV; `part` is "test", for the test blocks, or an area's name."""
+        return self.root / "evaluation" / f"{band_set}.curves" / f"{part}.csv"
+
     def registration(self, band_set: str) -> Path:
         """What registering a band set's model came to."""
         return self.root / "registered" / f"{band_set}.json"
