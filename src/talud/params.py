@@ -11,6 +11,7 @@ import yaml
 from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from talud.bands import Group, band
 from talud.errors import ParamsError
 
 SlopeMethod = Literal["zevenbergen_thorne", "horn"]
@@ -55,6 +56,27 @@ class Area(_Frozen):
     inventory_filter: str | None = Field(None, description="which features count, as an OGR SQL where clause")
     acquired: Acquired = Acquired()
     event: date | None = Field(None, description="when the landslides happened")
+
+    @classmethod
+    def given(cls, **fields: object) -> Self:
+        """An area from values given by hand.
+
+        Raises:
+            ParamsError: a value is not usable.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            raise ParamsError(_explain(error, cls)) from error
+
+    @model_validator(mode="after")
+    def _optical_names_are_optical(self) -> Self:
+        for name in self.optical_bands:
+            if band(name).group is not Group.OPTICAL:
+                raise ValueError(
+                    f"optical_bands: '{name}' is a band of another source; give the optical band its own name"
+                )
+        return self
 
     @model_validator(mode="after")
     def _dates_in_order(self) -> Self:

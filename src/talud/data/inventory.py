@@ -1,0 +1,112 @@
+"""Polygons of an area: the inventory of landslides, the surveyed boundary, clouds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pyogrio
+import shapely
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+
+from talud.errors import SourceError
+from talud.grid import Grid
+
+
+@dataclass(frozen=True)
+class Polygons:
+    """Polygons in the CRS of a grid, and what became of those that were no valid polygons.
+
+    Attributes:
+        geometries: valid, non-empty polygons and multipolygons, shape (n,).
+        repaired: how many of them were invalid in the file.
+        skipped: how many features held no polygon, or an empty one.
+    """
+
+    geometries: NDArray[np.object_]
+    repaired: int
+    skipped: int
+
+    @classmethod
+    def read(cls, path: Path, layer: str, crs: CRS, where: str | None = None) -> Polygons:
+        """Read the polygons of a GeoPackage, Shapefile or GeoJSON into another CRS.
+
+        Args:
+            path: the file; with several layers of polygons, the one called `layer` is read.
+            layer: what the polygons are: inventory, boundary, cloud …
+            crs: the CRS to bring them to.
+            where: which features count, as an OGR SQL where clause.
+
+        Raises:
+            SourceError: the file cannot be read, has no CRS, or the clause does not fit it.
+        """
+        frame = _frame(path, layer, where)
+        if frame.crs is None:
+            raise SourceError(f"{path}: no coordinate reference system; assign one, for example with ogr2ogr -a_srs")
+        raw = frame.geometry.to_numpy()
+        invalid = ~shapely.is_valid(raw) & ~shapely.is_missing(raw)
+        frame.geometry = [_polygonal(geometry) for geometry in shapely.force_2d(raw)]
+        moved = frame.geometry.to_crs(crs.to_wkt()).to_numpy()
+        usable = ~(shapely.is_missing(moved) | shapely.is_empty(moved))
+        usable &= np.isfinite(shapely.bounds(moved)).all(axis=1)
+        return cls(moved[usable], int((invalid & usable).sum()), int((~usable).sum()))
+
+    def within(self, grid: Grid) -> Polygons:
+        """Those that touch the extent of a grid."""
+        touching = shapely.intersects(self.geometries, shapely.box(*grid.bounds))
+        return Polygons(self.geometries[touching], self.repaired, self.skipped)
+
+    def cover(self, grid: Grid, all_touched: bool) -> NDArray[np.bool_]:
+        """Which pixels of a grid they mark, (height, width): all they touch, or those whose centre they hold."""
+        near = self.within(grid).geometries
+        if not len(near):
+            return np.zeros(grid.shape, bool)
+        burnt = rasterize(near, out_shape=grid.shape, transform=grid.transform, all_touched=all_touched, dtype="uint8")
+        marked: NDArray[np.bool_] = burnt.astype(bool)
+        return marked
+
+
+def _frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataFrame:
+    try:
+        with warnings.catch_warnings():
+            # OGR's remarks (a Shapefile's ring order, say) concern what is repaired and counted here.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return pyogrio.read_dataframe(path, layer=_layer(path, layer), where=where, columns=[])
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        clause = f" with the filter {where!r}" if where else ""
+        raise SourceError(f"{path}: cannot be read as polygons{clause}: {reason}") from error
+
+
+def _layer(path: Path, wanted: str) -> str:
+    layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is None or "Poly" in kind or "Geom" in kind]
+    if wanted in layers:
+        return wanted
+    if len(layers) != 1:
+        found = (
+            f"has {len(layers)} layers of polygons ({', '.join(layers)})" if layers else "holds no layer of polygons"
+        )
+        raise SourceError(f"{path}: {found}; keep one, or call the right one '{wanted}'")
+    return layers[0]
+
+
+def _polygonal(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
+    """The polygons that a geometry consists of, or becomes when repaired; None where there are none."""
+    if geometry is None or shapely.is_empty(geometry):
+        return None
+    parts: Iterable[shapely.Geometry] = shapely.get_parts(shapely.make_valid(geometry))
+    polygons = [part for part in _flat(parts) if isinstance(part, shapely.Polygon) and part.area > 0]
+    if not polygons:
+        return None
+    return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
+
+
+def _flat(parts: Iterable[shapely.Geometry]) -> list[shapely.Geometry]:
+    """Single geometries: make_valid may return a multipolygon within a collection."""
+    return [single for part in parts for single in shapely.get_parts(part)]

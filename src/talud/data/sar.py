@@ -1,0 +1,131 @@
+"""SAR backscatter: its units, and speckle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+from scipy.ndimage import uniform_filter
+
+from talud.data import sources
+from talud.data.sources import Layer
+from talud.errors import SourceError
+from talud.grid import Grid
+from talud.params import SarUnit
+
+UNIT_NAMES: Mapping[SarUnit, str] = {"amplitude": "amplitude", "power": "power", "db": "dB"}
+# As producers write them in a band's unit, or in one of the tags below.
+_SPELLINGS: Mapping[str, SarUnit] = {
+    "amplitude": "amplitude",
+    "power": "power",
+    "linear power": "power",
+    "intensity": "power",
+    "linear backscatter intensity": "power",
+    "db": "db",
+    "decibel": "db",
+    "decibels": "db",
+}
+_UNIT_TAGS = ("SAR_UNIT", "UNIT", "UNITS", "unit", "units", "OUTPUT_BACKSCATTER_EXPRESSION_CONVENTION")
+_LOOKS = 4.4  # equivalent number of looks of Sentinel-1 IW GRD in high resolution, by its product specification
+
+Values = NDArray[np.floating]
+
+
+def to_power(values: Values, unit: SarUnit) -> Values:
+    """Backscatter as power (the square of amplitude); NaN where it is not positive, as no echo is no measurement."""
+    if unit == "db":
+        return np.power(10.0, values / 10)
+    power = values**2 if unit == "amplitude" else values
+    return np.where(values > 0, power, np.nan)
+
+
+def from_power(power: Values, unit: SarUnit) -> Values:
+    """Power, above 0 or NaN, in another unit: amplitude is its root, decibels are 10 log₁₀ of it."""
+    if unit == "db":
+        decibels: Values = 10 * np.log10(power)
+        return decibels
+    return np.sqrt(power) if unit == "amplitude" else power
+
+
+def lee(power: Values, window: int) -> Values:
+    """Lee's speckle filter on power (height, width), over windows of `window` pixels; NaN pixels take no part.
+
+    The estimate is m + k (z − m), with m the mean of the window and k the share of its variance that is not speckle,
+    (1 − Cu² / Ci²) / (1 + Cu²), between 0 and 1; Ci = standard deviation / m, Cu² = 1 / 4.4 (the equivalent number of
+    looks of Sentinel-1 GRD). J. S. Lee, Digital image enhancement and noise filtering by use of local statistics,
+    IEEE Transactions on Pattern Analysis and Machine Intelligence 2 (1980) 165-168.
+    """
+    valid = np.isfinite(power)
+    values = np.where(valid, power, 0.0).astype(np.float64)
+    share, total, squares = (
+        uniform_filter(part, window, mode="constant") for part in (valid.astype(np.float64), values, values**2)
+    )
+    speckle = 1 / _LOOKS
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / share
+        variation = np.maximum(squares / share - mean**2, 0) / mean**2
+        weight = np.clip((1 - speckle / variation) / (1 + speckle), 0, 1)
+    return np.where(valid, mean + weight * (values - mean), np.nan)
+
+
+def stated_unit(dataset: DatasetReader, index: int) -> SarUnit | None:
+    """The unit that a file states for a band, in the band's unit or in a tag."""
+    tags = {**dataset.tags(), **dataset.tags(index)}
+    for text in (dataset.units[index - 1], *(tags.get(name) for name in _UNIT_TAGS)):
+        unit = _SPELLINGS.get((text or "").strip().lower())
+        if unit:
+            return unit
+    return None
+
+
+def layer(
+    dataset: DatasetReader,
+    numbers: Mapping[Literal["vv", "vh"], int],
+    time: Literal["pre", "post"],
+    unit: SarUnit | None,
+    stack_unit: SarUnit,
+    lee_window: int,
+) -> Layer:
+    """The named polarisations of a scene: power for resampling, `stack_unit` in the end.
+
+    Args:
+        dataset: a terrain-corrected scene.
+        numbers: polarisation → band number.
+        time: before or after the event.
+        unit: of the scene, or None for what the file states.
+        stack_unit: of the bands in the stack.
+        lee_window: side of the Lee filter in pixels of the scene, or 0.
+
+    Raises:
+        SourceError: a band is not there, the unit is not known, or the values contradict it.
+    """
+    for name, number in numbers.items():
+        if number > dataset.count:
+            raise SourceError(f"{dataset.name}: has {dataset.count} band(s), but {name} is expected in band {number}")
+    indexes = tuple(numbers.values())
+    unit = unit or stated_unit(dataset, indexes[0])
+    if unit is None:
+        raise SourceError(
+            f"{dataset.name}: neither its unit nor its tags say whether it is amplitude, power or dB; set sar_unit "
+            "(for the area in params.yaml, or --sar-unit)"
+        )
+    margin = lee_window // 2
+
+    def read(window: Window) -> Values:
+        values = sources.read(dataset, indexes, sources.grown(window, margin))
+        power = to_power(values, unit)
+        power[:, ~np.isfinite(power).all(axis=0)] = np.nan
+        if not lee_window:
+            return power
+        rows = slice(margin, margin + int(window.height))
+        columns = slice(margin, margin + int(window.width))
+        return np.stack([lee(band, lee_window)[rows, columns] for band in power])
+
+    bands = tuple(f"{polarisation}_{time}" for polarisation in numbers)
+    units = (UNIT_NAMES[stack_unit],) * len(bands)
+    return Layer(Path(dataset.name), Grid.of(dataset), bands, units, read, lambda power: from_power(power, stack_unit))

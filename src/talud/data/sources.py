@@ -1,0 +1,349 @@
+"""The sources of an area: found by name, checked, and read as physical values on a grid of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyproj
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader, MemoryFile
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform, transform_bounds
+from rasterio.windows import Window
+
+from talud.errors import SourceError
+from talud.files import md5
+from talud.grid import Bounds, Grid
+from talud.params import Source
+from talud.raster import open_raster, reading
+
+VECTOR_SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json"})
+_RASTERS: frozenset[Source] = frozenset({"optical", "dtm", "sar_pre", "sar_post"})
+_VECTORS: frozenset[Source] = frozenset({"inventory", "boundary"})
+# What lies beside a raster or Shapefile under its name and is no source itself.
+_SIDECARS = frozenset(
+    {".aux", ".cpg", ".csv", ".dbf", ".dvc", ".hdr", ".jgw", ".md", ".md5", ".msk", ".ovr", ".pgw", ".prj"}
+    | {".qix", ".qmd", ".qml", ".rrd", ".sbn", ".sbx", ".shx", ".tfw", ".txt", ".wld", ".xml", ".zip"}
+)
+_SCALE_TOLERANCE = 0.02  # a metre of the CRS may be this far from a metre on the ground
+_EDGE = 3  # source pixels around a window, beyond what the resampling kernel spans
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The bands of one source on a grid of its own, ready to be resampled.
+
+    Attributes:
+        path: the file they come from.
+        grid: the grid that windows are counted on.
+        bands: the name of each band.
+        units: the unit of each band after `finish`.
+        read: a window of `grid`, which may overhang it, to floating (bands, height, width); a pixel is NaN in all
+            bands or in none; values can be averaged (SAR backscatter is power, say).
+        finish: from averaged values to values in `units`.
+        resampling: of pixels finer than the source's, where no average is taken.
+    """
+
+    path: Path
+    grid: Grid
+    bands: tuple[str, ...]
+    units: tuple[str, ...]
+    read: Callable[[Window], NDArray[np.floating]]
+    finish: Callable[[NDArray[np.floating]], NDArray[np.floating]] = lambda values: values
+    resampling: Resampling = Resampling.bilinear
+
+
+def find(folder: Path, files: Mapping[Source, str]) -> dict[Source, Path]:
+    """The sources of an area: those that `files` names, else by name in `folder` (`optical.tif`, `dtm.img` …).
+
+    Raises:
+        SourceError: there is no such folder or named file, or two files could be one source.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: no such folder; bring the sources there (dvc pull, for those under version)")
+    found: dict[Source, Path] = {}
+    for source in (*sorted(_RASTERS), *sorted(_VECTORS), "cloud", "sar_mask"):
+        path = _named(folder, source, files[source]) if source in files else _lying_in(folder, source)
+        if path:
+            found[source] = path
+    return found
+
+
+def _named(folder: Path, source: Source, name: str) -> Path:
+    path = folder / name
+    if not path.exists():
+        raise SourceError(f"{path}: no such file, though params.yaml names it as {source}")
+    return path
+
+
+def _lying_in(folder: Path, source: Source) -> Path | None:
+    candidates = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.stem.lower() == source and path.suffix.lower() not in _SIDECARS and not path.is_dir()
+    ]
+    if source in _VECTORS:
+        candidates = [path for path in candidates if path.suffix.lower() in VECTOR_SUFFIXES]
+    if source in _RASTERS:
+        candidates = [path for path in candidates if path.suffix.lower() not in VECTOR_SUFFIXES]
+    if len(candidates) > 1:
+        names = ", ".join(path.name for path in candidates)
+        raise SourceError(f"{folder}: {names} could all be {source}; name the right one under 'files' in params.yaml")
+    return candidates[0] if candidates else None
+
+
+def fingerprint(path: Path) -> str:
+    """The MD5 of a source: of the file, or of all files that make it up (a Shapefile's table, a VRT's tiles)."""
+    parts = _parts(path)
+    if parts == [path]:
+        return md5(path)
+    digest = hashlib.md5(usedforsecurity=False)
+    for part in parts:
+        digest.update(f"{part.name} {md5(part)}\n".encode())
+    return digest.hexdigest()
+
+
+def _parts(path: Path) -> list[Path]:
+    if path.suffix.lower() == ".shp":
+        tables = (path.with_suffix(suffix) for suffix in (".shp", ".dbf", ".prj", ".cpg"))
+        return [part for part in tables if part.exists()]
+    if path.suffix.lower() in VECTOR_SUFFIXES:
+        return [path]
+    with open_source(path) as dataset:
+        return [part for part in map(Path, dataset.files) if part.is_file()]
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[DatasetReader]:
+    """Open a source raster.
+
+    Raises:
+        SourceError: it cannot be read; or has ground control points alone, as raw radar scenes do.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a missing CRS is an error of ours, later
+        with open_raster(path) as dataset:
+            points, _ = dataset.gcps
+            if points and dataset.crs is None:
+                raise SourceError(
+                    f"{path}: a raw scene, located by ground control points alone; terrain-correct it first "
+                    "(Range-Doppler terrain correction in SNAP, say, or order an RTC product)"
+                )
+            yield dataset
+
+
+def read(dataset: DatasetReader, indexes: Sequence[int], window: Window) -> NDArray[np.float64]:
+    """Values with scale and offset applied, (bands, height, width), NaN where invalid or outside the dataset.
+
+    A pixel that is invalid in one band is NaN in all.
+
+    Raises:
+        SourceError: the pixels cannot be read.
+    """
+    values = np.full((len(indexes), int(window.height), int(window.width)), np.nan)
+    inner = _overlap(window, dataset.height, dataset.width)
+    if inner is None:
+        return values
+    with reading(dataset.name):
+        pixels = dataset.read(list(indexes), window=inner)
+        masks = dataset.read_masks(list(indexes), window=inner) > 0
+    if np.iscomplexobj(pixels):
+        raise SourceError(f"{dataset.name}: complex values, a single-look scene; detect and terrain-correct it first")
+    scale, offset = (
+        np.array([numbers[index - 1] for index in indexes])[:, None, None]
+        for numbers in (dataset.scales, dataset.offsets)
+    )
+    physical = pixels * scale + offset
+    # 0 as nodata also occurs in single bands of dark pixels; only black in all bands is the image's border.
+    valid = masks.any(axis=0) if dataset.nodata == 0 else masks.all(axis=0)
+    physical[:, ~(valid & np.isfinite(physical).all(axis=0))] = np.nan
+    top, left = int(inner.row_off - window.row_off), int(inner.col_off - window.col_off)
+    values[:, top : top + int(inner.height), left : left + int(inner.width)] = physical
+    return values
+
+
+def _overlap(window: Window, height: int, width: int) -> Window | None:
+    left, top = max(window.col_off, 0), max(window.row_off, 0)
+    right = min(window.col_off + window.width, width)
+    bottom = min(window.row_off + window.height, height)
+    return Window(left, top, right - left, bottom - top) if right > left and bottom > top else None
+
+
+def grown(window: Window, margin: int) -> Window:
+    """The window with `margin` more pixels on each side."""
+    return Window(
+        window.col_off - margin, window.row_off - margin, window.width + 2 * margin, window.height + 2 * margin
+    )
+
+
+def colour_bands(dataset: DatasetReader) -> int:
+    """How many bands a dataset has beside alpha."""
+    return sum(meaning is not ColorInterp.alpha for meaning in dataset.colorinterp)
+
+
+def optical(dataset: DatasetReader, numbers: Mapping[str, int]) -> Layer:
+    """The named bands of an optical image; `numbers` gives each band's number in the file.
+
+    Raises:
+        SourceError: a band is not there, or the file looks like a mask.
+    """
+    for name, number in numbers.items():
+        if number > colour_bands(dataset):
+            raise SourceError(
+                f"{dataset.name}: has {colour_bands(dataset)} band(s), but optical_bands expects {name} in band "
+                f"{number}; give the image itself, not a mask or a single band of it"
+            )
+    _refuse_mask(dataset, list(numbers.values()))
+    units = tuple(
+        dataset.units[number - 1] or ("DN" if dataset.scales[number - 1] == 1 else "reflectance")
+        for number in numbers.values()
+    )
+    indexes = tuple(numbers.values())
+
+    def pixels(window: Window) -> NDArray[np.floating]:
+        return read(dataset, indexes, window).astype(np.float32)
+
+    return Layer(Path(dataset.name), Grid.of(dataset), tuple(numbers), units, pixels)
+
+
+def _refuse_mask(dataset: DatasetReader, indexes: list[int]) -> None:
+    height, width = min(dataset.height, 512), min(dataset.width, 512)
+    with reading(dataset.name):
+        sample = np.unique(dataset.read(indexes, out_shape=(len(indexes), height, width)))
+    for values in ((0, 1), (0, 255)):
+        if len(sample) > 1 and np.isin(sample, values).all():
+            raise SourceError(
+                f"{dataset.name}: holds only the values {values[0]} and {values[1]}, like a mask; "
+                "give the optical image itself"
+            )
+
+
+def pixel_side(source: Grid, target: Grid) -> float:
+    """The side of a pixel of `source` at the centre of `target`, in the units of the CRS of `target`.
+
+    Raises:
+        SourceError: `target` cannot be located in the CRS of `source`.
+    """
+    left, bottom, right, top = target.bounds
+    (x,), (y,) = transform(target.crs, source.crs, [(left + right) / 2], [(bottom + top) / 2])
+    steps_x, steps_y = [x, x + source.transform.a, x], [y, y, y + source.transform.e]
+    xs, ys = transform(source.crs, target.crs, steps_x, steps_y)
+    area = abs((xs[1] - xs[0]) * (ys[2] - ys[0]) - (xs[2] - xs[0]) * (ys[1] - ys[0]))
+    if not (math.isfinite(area) and area > 0):
+        raise SourceError(f"the area cannot be located in {source.crs}, the reference system of a source")
+    return math.sqrt(area)
+
+
+def bounds_in(crs: CRS, grid: Grid) -> Bounds:
+    """The bounds of a grid in another CRS.
+
+    Raises:
+        SourceError: they cannot be expressed in it.
+    """
+    try:
+        left, bottom, right, top = transform_bounds(grid.crs, crs, *grid.bounds, densify_pts=21)
+    except (RasterioError, CRSError) as error:
+        raise SourceError(f"an extent in {grid.crs} cannot be expressed in {crs}: {error}") from error
+    if not (all(map(math.isfinite, (left, bottom, right, top))) and left < right and bottom < top):
+        raise SourceError(f"an extent in {grid.crs} cannot be expressed in {crs}, it crosses its edge; reproject it")
+    return left, bottom, right, top
+
+
+def resample(layer: Layer, target: Grid, ratio: float) -> NDArray[np.float32]:
+    """A layer's bands on the grid `target`, float32 (bands, height, width), in the layer's units.
+
+    Coarser pixels are area-weighted averages of the valid source pixels that they touch; equal or finer ones are
+    interpolated. A pixel is valid where valid source pixels cover half of it or more.
+
+    Args:
+        layer: the source.
+        target: a grid, or a window of one.
+        ratio: the side of a pixel of the whole target grid in source pixels, which decides the method.
+    """
+    left, bottom, right, top = bounds_in(layer.grid.crs, target)
+    into_pixels = ~layer.grid.transform
+    (first_column, first_row), (last_column, last_row) = into_pixels * (left, top), into_pixels * (right, bottom)
+    margin = math.ceil(2 * ratio) + _EDGE
+    column, row = math.floor(first_column) - margin, math.floor(first_row) - margin
+    window = Window(column, row, math.ceil(last_column) + margin - column, math.ceil(last_row) + margin - row)
+    values = layer.read(window)
+    coarser = ratio > 1.001  # grids of one resolution differ by rounding
+    source = layer.grid.crop(window)
+    valid = np.isfinite(values[:1])
+    if not valid.any():
+        return np.full((len(values), *target.shape), np.nan, np.float32)
+    method = Resampling.average if coarser else layer.resampling
+    with reading(layer.path):
+        warped = layer.finish(_warp(values, source, target, method))
+    if not valid.all():
+        covered = _warp(
+            valid.astype(np.float32), source, target, Resampling.average if coarser else Resampling.bilinear
+        )
+        warped[:, ~(covered[0] >= 0.499)] = np.nan  # a half, and rounding
+    warped[~np.isfinite(warped)] = np.nan
+    return warped.astype(np.float32)
+
+
+def _warp(values: NDArray[np.floating], source: Grid, target: Grid, method: Resampling) -> NDArray[np.floating]:
+    """GDAL's warp from grid to grid, with NaN as nodata and exact coordinates (rasterio.warp.reproject rounds them)."""
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff",
+            count=len(values),
+            height=source.height,
+            width=source.width,
+            dtype=values.dtype,
+            crs=source.crs,
+            transform=source.transform,
+            nodata=np.nan,
+        ) as writer:
+            writer.write(values)
+        with (
+            memory.open() as dataset,
+            WarpedVRT(
+                dataset,
+                crs=target.crs,
+                transform=target.transform,
+                height=target.height,
+                width=target.width,
+                resampling=method,
+                tolerance=1e-6,
+                nodata=np.nan,
+            ) as warped,
+        ):
+            result: NDArray[np.floating] = warped.read()
+    return result
+
+
+def true_to_scale(crs: CRS, longitude: float, latitude: float) -> bool:
+    """Whether a CRS counts metres that are metres on the ground there: UTM does, geographic and Web Mercator do not."""
+    if not crs.is_projected or not math.isclose(crs.linear_units_factor[1], 1):
+        return False
+    factors = pyproj.Proj(pyproj.CRS.from_wkt(crs.to_wkt())).get_factors(longitude, latitude)
+    scales = (float(factors.meridional_scale), float(factors.parallel_scale))
+    return all(abs(scale - 1) < _SCALE_TOLERANCE for scale in scales)
+
+
+def utm(longitude: float, latitude: float) -> CRS:
+    """The UTM zone of a place in degrees of WGS 84."""
+    zone = min(int((longitude + 180) // 6) + 1, 60)
+    return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
+
+
+def centre(grid: Grid) -> tuple[float, float]:
+    """Longitude and latitude (WGS 84) of a grid's centre."""
+    left, bottom, right, top = grid.bounds
+    (longitude,), (latitude,) = transform(grid.crs, CRS.from_epsg(4326), [(left + right) / 2], [(bottom + top) / 2])
+    if not (math.isfinite(longitude) and math.isfinite(latitude)):
+        raise SourceError(f"the centre of the extent in {grid.crs} has no longitude and latitude")
+    return longitude, latitude

@@ -1,0 +1,172 @@
+"""Slope and curvature from a DTM.
+
+Elevation z in a 3 × 3 window is written, with x to the east, y to the north, and pixels of dx by dy:
+
+    z1 z2 z3
+    z4 z5 z6
+    z7 z8 z9
+
+Its partial derivatives (Zevenbergen and Thorne 1987) are
+
+    p = ∂z/∂x   = (z6 − z4) / 2dx              r = ∂²z/∂x²  = (z4 − 2 z5 + z6) / dx²
+    q = ∂z/∂y   = (z2 − z8) / 2dy              t = ∂²z/∂y²  = (z2 − 2 z5 + z8) / dy²
+                                               s = ∂²z/∂x∂y = (z3 + z7 − z1 − z9) / 4dx dy
+
+Curvature is positive where the ground is convex (a ridge, a spur), negative where it is concave (a hollow).
+
+Sources: L. W. Zevenbergen and C. R. Thorne, Quantitative analysis of land surface topography, Earth Surface
+Processes and Landforms 12 (1987) 47-56; B. K. P. Horn, Hill shading and the reflectance map, Proceedings of the
+IEEE 69 (1981) 14-47; J. Minár, I. S. Evans and M. Jenčo, A comprehensive system of definitions of land surface
+(topographic) curvatures, Earth-Science Reviews 211 (2020) 103414, for the curvatures and their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from talud.bands import TERRAIN_BANDS
+from talud.data import sources
+from talud.data.sources import Layer
+from talud.errors import SourceError
+from talud.grid import Grid
+from talud.params import CurvatureKind, SlopeMethod
+
+Elevation = NDArray[np.float64]
+_ELEVATION, _SLOPE, _CURVATURE = TERRAIN_BANDS
+_PER_100_M = 100.0
+
+
+@dataclass(frozen=True)
+class Derivatives:
+    """The partial derivatives of elevation at the inner pixels of a raster, (height - 2, width - 2)."""
+
+    p: Elevation
+    q: Elevation
+    r: Elevation
+    s: Elevation
+    t: Elevation
+
+
+def derivatives(elevation: Elevation, dx: float, dy: float) -> Derivatives:
+    """Zevenbergen and Thorne's derivatives of elevation (height, width) in metres; see the module."""
+    z1, z2, z3 = elevation[:-2, :-2], elevation[:-2, 1:-1], elevation[:-2, 2:]
+    z4, z5, z6 = elevation[1:-1, :-2], elevation[1:-1, 1:-1], elevation[1:-1, 2:]
+    z7, z8, z9 = elevation[2:, :-2], elevation[2:, 1:-1], elevation[2:, 2:]
+    return Derivatives(
+        p=(z6 - z4) / (2 * dx),
+        q=(z2 - z8) / (2 * dy),
+        r=(z4 - 2 * z5 + z6) / dx**2,
+        s=(z3 + z7 - z1 - z9) / (4 * dx * dy),
+        t=(z2 - 2 * z5 + z8) / dy**2,
+    )
+
+
+def slope(elevation: Elevation, dx: float, dy: float, method: SlopeMethod) -> Elevation:
+    """Slope in degrees, arctan √(p² + q²), at the inner pixels, (height - 2, width - 2).
+
+    Args:
+        elevation: (height, width) in metres, north up.
+        dx: width of a pixel in metres.
+        dy: height of a pixel in metres.
+        method: "zevenbergen_thorne": p and q of the module, from the four neighbours. "horn" (1981): from all eight,
+            p = (z3 + 2 z6 + z9 − z1 − 2 z4 − z7) / 8dx and q = (z1 + 2 z2 + z3 − z7 − 2 z8 − z9) / 8dy, smoother.
+    """
+    if method == "horn":
+        east = elevation[:-2, 2:] + 2 * elevation[1:-1, 2:] + elevation[2:, 2:]
+        west = elevation[:-2, :-2] + 2 * elevation[1:-1, :-2] + elevation[2:, :-2]
+        north = elevation[:-2, :-2] + 2 * elevation[:-2, 1:-1] + elevation[:-2, 2:]
+        south = elevation[2:, :-2] + 2 * elevation[2:, 1:-1] + elevation[2:, 2:]
+        p, q = (east - west) / (8 * dx), (north - south) / (8 * dy)
+    else:
+        first = derivatives(elevation, dx, dy)
+        p, q = first.p, first.q
+    degrees: Elevation = np.degrees(np.arctan(np.hypot(p, q)))
+    return degrees
+
+
+def curvature(elevation: Elevation, dx: float, dy: float, kind: CurvatureKind) -> Elevation:
+    """Curvature per 100 m, convex positive, at the inner pixels, (height - 2, width - 2).
+
+    Values are bounded to ±100 per 100 m (a bend of 1 m radius), which contour curvature exceeds on nearly flat
+    ground, where its denominator vanishes. On level ground profile and contour curvature are not defined: 0.
+
+    Args:
+        elevation: (height, width) in metres, north up.
+        dx: width of a pixel in metres.
+        dy: height of a pixel in metres.
+        kind: "profile", the true curvature of the normal section along the fall line,
+            −(p² r + 2 p q s + q² t) / ((p² + q²) (1 + p² + q²)^1.5); "contour", the true curvature of the contour line
+            (plan curvature), −(q² r − 2 p q s + p² t) / (p² + q²)^1.5; "total", −(r + t), the sum that ArcGIS calls
+            standard and SAGA general curvature.
+    """
+    d = derivatives(elevation, dx, dy)
+    steepness = d.p**2 + d.q**2
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        if kind == "profile":
+            bend = d.p**2 * d.r + 2 * d.p * d.q * d.s + d.q**2 * d.t
+            value = -bend / (steepness * (1 + steepness) ** 1.5)
+        elif kind == "contour":
+            bend = d.q**2 * d.r - 2 * d.p * d.q * d.s + d.p**2 * d.t
+            value = -bend / steepness**1.5
+        else:
+            value = -(d.r + d.t)
+    if kind != "total":
+        value = np.where(steepness == 0, 0.0, value)
+    value = np.where(np.isfinite(d.r + d.s + d.t), np.nan_to_num(value, nan=0.0), np.nan)
+    bounded: Elevation = np.clip(value * _PER_100_M, _CURVATURE.lowest, _CURVATURE.highest)
+    return bounded
+
+
+def layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMethod, kind: CurvatureKind) -> Layer:
+    """Elevation, slope and curvature on the DTM's own metric grid.
+
+    A DTM whose CRS does not count metres that are metres on the ground (geographic, Web Mercator, feet) is first
+    projected, cubic, to the CRS of `target` at its own resolution.
+
+    Raises:
+        SourceError: the file is no DTM in metres.
+    """
+    if sources.colour_bands(dataset) != 1:
+        raise SourceError(
+            f"{dataset.name}: has {sources.colour_bands(dataset)} bands, but a DTM has one, elevation; extract it "
+            "with gdal_translate -b"
+        )
+    if (dataset.units[0] or "m").lower() not in {"m", "metre", "metres", "meter", "meters"}:
+        raise SourceError(f"{dataset.name}: elevation in '{dataset.units[0]}'; convert it to metres")
+    grid, elevation = _metric(dataset, target)
+    dx, dy = grid.transform.a, -grid.transform.e
+
+    def read(window: Window) -> NDArray[np.floating]:
+        z = elevation(sources.grown(window, 1))
+        values = np.stack([z[1:-1, 1:-1], slope(z, dx, dy, slope_method), curvature(z, dx, dy, kind)])
+        values[:, ~np.isfinite(values).all(axis=0)] = np.nan
+        return values
+
+    names = tuple(band.name for band in TERRAIN_BANDS)
+    units = tuple(band.unit or "" for band in TERRAIN_BANDS)
+    return Layer(Path(dataset.name), grid, names, units, read)
+
+
+def _metric(dataset: DatasetReader, target: Grid) -> tuple[Grid, Callable[[Window], Elevation]]:
+    """The grid on which the terrain is derived, and elevation on a window of it."""
+    own = Grid.of(dataset)
+
+    def measured(window: Window) -> Elevation:
+        z = sources.read(dataset, (1,), window)
+        # A void that no nodata value declares, such as -32768, is no elevation on Earth.
+        z[(z < _ELEVATION.lowest) | (z > _ELEVATION.highest)] = np.nan
+        return z
+
+    if sources.true_to_scale(own.crs, *sources.centre(target)):
+        return own, lambda window: measured(window)[0]
+    raw = Layer(Path(dataset.name), own, ("elevation",), ("m",), measured, resampling=Resampling.cubic)
+    projected = Grid.from_bounds(target.crs, target.bounds, sources.pixel_side(own, target))
+    return projected, lambda window: sources.resample(raw, projected.crop(window), 1.0)[0].astype(np.float64)
