@@ -1,0 +1,115 @@
+"""What sets one sample basin apart from another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PIXEL = 12.5  # metres
+EPSG = 32618  # WGS 84 / UTM 18N: Colombia
+
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Character:
+    """A basin's place, light, cover, radar and landslides.
+
+    Attributes:
+        name: of the basin and of its folder.
+        corner: easting and northing of the upper left corner, in metres.
+        valley_floor: elevation of the lowest point, in metres.
+        steepness: U / K of the stream power law: the uplift that the rivers must balance.
+        repose: mean tangent of the steepest slope that holds.
+        farmland: share of the area that is farmed.
+        bare: share of the fields that lie bare.
+        forest, pasture, soil: reflectance in red, green and blue.
+        sun_azimuth, sun_elevation: where the sun stands, in degrees.
+        haze: path reflectance in the valleys in red, green and blue.
+        gain: of the optical sensor in red, green and blue.
+        cloud: share of the area under cloud.
+        sar_gain: of the radar, in dB.
+        look_azimuth, incidence: from the ground to the radar, in degrees from north and from the vertical.
+        slides: number of landslides.
+        slide_length, slide_width: median length and width in metres.
+        slide_vv: mean change of VV where a landslide took the cover away, in dB.
+        old_scars: number of scars of earlier landslides, bare but unchanged.
+    """
+
+    name: str
+    corner: tuple[float, float]
+    valley_floor: float
+    steepness: float
+    repose: float
+    farmland: float
+    bare: float
+    forest: Colour
+    pasture: Colour
+    soil: Colour
+    sun_azimuth: float
+    sun_elevation: float
+    haze: Colour
+    gain: Colour
+    cloud: float
+    sar_gain: float
+    look_azimuth: float
+    incidence: float
+    slides: int
+    slide_length: float
+    slide_width: float
+    slide_vv: float
+    old_scars: int
+
+
+ARGELIA = Character(
+    name="synthetic_argelia",
+    corner=(350_000.0, 640_000.0),
+    valley_floor=1180.0,
+    steepness=56.0,
+    repose=0.70,
+    farmland=0.30,
+    bare=0.11,
+    forest=(0.030, 0.052, 0.026),
+    pasture=(0.085, 0.112, 0.050),
+    soil=(0.205, 0.150, 0.098),
+    sun_azimuth=135.0,
+    sun_elevation=52.0,
+    haze=(0.010, 0.015, 0.026),
+    gain=(1.0, 1.0, 1.0),
+    cloud=0.015,
+    sar_gain=0.0,
+    look_azimuth=102.0,
+    incidence=39.0,
+    slides=160,
+    slide_length=420.0,
+    slide_width=95.0,
+    slide_vv=-4.5,
+    old_scars=24,
+)
+
+LIBORIANA = Character(
+    name="synthetic_liboriana",
+    corner=(380_000.0, 664_000.0),
+    valley_floor=1320.0,
+    steepness=62.0,
+    repose=0.75,
+    farmland=0.36,
+    bare=0.10,
+    forest=(0.040, 0.060, 0.030),
+    pasture=(0.105, 0.115, 0.058),
+    soil=(0.200, 0.138, 0.086),
+    sun_azimuth=58.0,
+    sun_elevation=46.0,
+    haze=(0.020, 0.026, 0.040),
+    gain=(1.06, 1.04, 1.02),
+    cloud=0.16,
+    sar_gain=1.2,
+    look_azimuth=102.0,
+    incidence=34.0,
+    slides=210,
+    slide_length=300.0,
+    slide_width=72.0,
+    slide_vv=-4.0,
+    old_scars=40,
+)
+
+BASINS = (ARGELIA, LIBORIANA)

@@ -1,0 +1,133 @@
+"""Landslides: they begin on steep hollows and run along the flow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from talud.data.sample.character import PIXEL, Character
+from talud.data.sample.noise import Field, fractal
+from talud.data.sample.terrain import RIVER, Terrain
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One landslide.
+
+    Attributes:
+        start: row and column of its head.
+        rows, columns: int64 (pixels,), what it covers.
+        tone: brightness of its debris, 1 on average.
+        change: of VV, in dB.
+    """
+
+    start: tuple[int, int]
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    tone: float
+    change: float
+
+
+@dataclass(frozen=True)
+class Landslides:
+    """All landslides of a basin.
+
+    Attributes:
+        slides: those of the event.
+        label: int32 (height, width), 1 + the index of the slide that covers a pixel, 0 elsewhere.
+        bareness: float64 (height, width), share of bare ground after the event: 1 in fresh debris, less where
+            vegetation survived or came back.
+        tone: float64 (height, width), brightness of the debris, 1 on average.
+        change: float64 (height, width), of VV in dB.
+    """
+
+    slides: tuple[Slide, ...]
+    label: NDArray[np.int32]
+    bareness: Field
+    tone: Field
+    change: Field
+
+
+def release(character: Character, terrain: Terrain, rng: np.random.Generator) -> Landslides:
+    """The landslides of the event, and the scars that earlier ones left."""
+    shape = terrain.elevation.shape
+    share = terrain.elevation.size / 900**2  # a small basin has as many landslides for its size
+    fresh, old = (max(4, round(number * share)) for number in (character.slides, character.old_scars))
+    ragged = fractal(shape, 1.0, rng, 8)
+    slides = [_run(character, terrain, start, ragged, rng) for start in _starts(terrain, fresh + old, rng)]
+    rng.shuffle(slides)  # type: ignore[arg-type]
+    label = np.zeros(shape, dtype=np.int32)
+    bareness, tone, change = np.zeros(shape), np.ones(shape), np.zeros(shape)
+    patchy = fractal(shape, 1.0, rng, 12)
+    for slide in slides[fresh:]:
+        at = slide.rows, slide.columns
+        bareness[at] = np.clip(rng.uniform(0.25, 0.7) + 0.22 * patchy[at], 0, 1)
+        tone[at] = slide.tone
+    for number, slide in enumerate(slides[:fresh], start=1):
+        at = slide.rows, slide.columns
+        label[at] = number
+        bareness[at] = np.clip(rng.uniform(0.7, 1.0) + 0.18 * patchy[at], 0.2, 1)
+        tone[at] = slide.tone
+        change[at] = slide.change
+    return Landslides(tuple(slides[:fresh]), label, bareness, tone, change)
+
+
+def _starts(terrain: Terrain, number: int, rng: np.random.Generator) -> list[int]:
+    """Flat indices of heads: steep, in a hollow, well above the rivers, clustered where the storm was heaviest."""
+    rain = fractal(terrain.elevation.shape, 2.0, rng, 300)
+    steep = ndimage.gaussian_filter(terrain.slope, 1.5)
+    weight = np.exp(0.9 * rain) * np.clip((steep - 28) / 6, 0, 1) * np.clip(terrain.hollow * 400, 0.02, 1)
+    weight *= (terrain.drained > 3) & (terrain.drained < 150) & (terrain.river_distance > 12)
+    weight[:3], weight[-3:], weight[:, :3], weight[:, -3:] = 0, 0, 0, 0
+    draws = rng.choice(weight.size, size=min(number * 12, np.count_nonzero(weight)), replace=False, p=weight.ravel() / weight.sum())
+    points = np.column_stack(np.divmod(draws, weight.shape[1]))
+    near = cKDTree(points).query_ball_point(points, 14.0)
+    kept: list[int] = []
+    blocked = np.zeros(len(draws), dtype=bool)
+    for draw, neighbours in enumerate(near):
+        if not blocked[draw]:
+            kept.append(int(draws[draw]))
+            blocked[neighbours] = True
+    return kept[:number]
+
+
+def _run(character: Character, terrain: Terrain, start: int, ragged: Field, rng: np.random.Generator) -> Slide:
+    """One landslide: a wide scar, a narrower track, and a toe where the ground grows flat or the run is spent."""
+    width = character.slide_width / PIXEL * np.exp(0.35 * rng.standard_normal())
+    length = character.slide_length / PIXEL * np.exp(0.5 * rng.standard_normal()) * (width * PIXEL / character.slide_width) ** 0.5
+    cells = terrain.drainage.path(start, max(6, round(length)))
+    cells = cells[: _stop(terrain, cells)]
+    columns_of = terrain.elevation.shape[1]
+    track = np.column_stack(np.divmod(cells, columns_of)).astype(np.float64)
+    track = ndimage.gaussian_filter1d(track, 2.0, axis=0, mode="nearest")  # D8 turns by 45 degrees, debris does not
+    done = np.linspace(0, 1, len(track))
+    half = width / 2 * (0.62 + 0.45 * np.exp(-((done - 0.12) ** 2) / 0.03) + 0.25 * np.exp(-((done - 1) ** 2) / 0.02))
+    rows, columns = _cover(track, half, ragged)
+    if not rows.size:
+        rows, columns = (np.array([value]) for value in divmod(start, columns_of))
+    tone, change = float(np.exp(0.25 * rng.standard_normal())), float(rng.normal(character.slide_vv, 1.0))
+    row, column = divmod(start, columns_of)
+    return Slide((row, column), rows, columns, tone, change)
+
+
+def _stop(terrain: Terrain, cells: NDArray[np.int64]) -> int:
+    """How many pixels a landslide runs: to a river, or some pixels onto ground under 10 degrees."""
+    flat = np.cumsum(ndimage.uniform_filter1d(terrain.slope.ravel()[cells], 5) < 10)
+    in_river = terrain.drained.ravel()[cells] > RIVER
+    stopped = (flat > 5) | in_river
+    return int(np.argmax(stopped)) + 1 if stopped.any() else len(cells)
+
+
+def _cover(track: Field, half: Field, ragged: Field) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns within half a width of a track, with a ragged rim."""
+    margin = int(np.ceil(half.max() * 1.5)) + 1
+    low = np.maximum(np.floor(track.min(axis=0)).astype(int) - margin, 0)
+    high = np.minimum(np.ceil(track.max(axis=0)).astype(int) + margin + 1, ragged.shape)
+    rows, columns = np.mgrid[low[0] : high[0], low[1] : high[1]]
+    distance = np.hypot(rows[..., None] - track[:, 0], columns[..., None] - track[:, 1])
+    inside = (distance / half).min(axis=-1) * np.exp(0.22 * ragged[rows, columns]) < 1
+    return rows[inside], columns[inside]

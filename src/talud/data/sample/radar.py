@@ -1,0 +1,56 @@
+"""What a C-band radar sees: VV with speckle, bright slopes that face it, and what the storm changed."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from talud.data.sample.character import Character
+from talud.data.sample.land_cover import Cover, LandCover
+from talud.data.sample.landslides import Landslides
+from talud.data.sample.noise import Field, fractal
+from talud.data.sample.terrain import Terrain
+
+SCALE = 0.005  # amplitude of one count
+_NOISE_FLOOR = 10 ** (-22 / 10)  # power
+_BACKSCATTER = {  # dB
+    Cover.FOREST: -7.0,
+    Cover.PASTURE: -9.5,
+    Cover.CROP: -8.5,
+    Cover.BARE: -10.5,
+    Cover.WATER: -17.0,
+    Cover.GRAVEL: -9.5,
+    Cover.ROAD: -11.0,
+}
+
+
+def scan(
+    character: Character, terrain: Terrain, cover: LandCover, landslides: Landslides, rng: np.random.Generator
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Counts of VV before and after the event, each (height, width); amplitude is counts × SCALE."""
+    shape = cover.kind.shape
+    table = np.array([_BACKSCATTER[kind] for kind in Cover])
+    before = table[cover.kind] + character.sar_gain + 0.5 * fractal(shape, 1.3, rng, 30)
+    before = before + 10 * np.log10(_relief(character, terrain))
+    damp = 0.4 + 0.5 * fractal(shape, 2.0, rng, 300)  # rain wets the ground
+    scar = landslides.change * landslides.bareness
+    after = before + damp + cover.tilled * (landslides.label == 0) + scar
+    return _speckle(before, rng), _speckle(after, rng)
+
+
+def _relief(character: Character, terrain: Terrain) -> Field:
+    """How much ground falls into one range cell, 1 on level ground: foreshortening, up to layover."""
+    azimuth, incidence = np.radians(character.look_azimuth), np.radians(character.incidence)
+    toward = np.arctan(-terrain.east * np.sin(azimuth) - terrain.north * np.cos(azimuth))
+    local = np.clip(incidence - toward, np.radians(9), np.radians(88))
+    gain = np.sin(incidence) / np.sin(local) * np.cos(local) / np.cos(incidence)
+    return np.asarray(np.clip(ndimage.gaussian_filter(gain, 0.7), 0.02, None))
+
+
+def _speckle(decibel: Field, rng: np.random.Generator) -> NDArray[np.uint16]:
+    """One look: a complex Gaussian field, a little wider than a pixel, whose power averages to the backscatter."""
+    parts = ndimage.gaussian_filter(rng.standard_normal((2, *decibel.shape)), (0, 0.45, 0.45))
+    parts /= parts.std()
+    power = (parts**2).sum(axis=0) / 2 * 10 ** (decibel / 10) + _NOISE_FLOOR
+    return np.clip(np.rint(np.sqrt(power) / SCALE), 1, 65535).astype(np.uint16)
