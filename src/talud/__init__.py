@@ -1,1 +1,38 @@
 """talud: U-Nets that map landslides, from versioned satellite stacks to a registered model and a map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from talud.inference.runtime import Model
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_model"]
+
+
+def load_model(uri: str | Path) -> Model:
+    """Open a model: `talud.load_model("models:/landslide-unet-7band@champion").predict(raster, out)`.
+
+    Args:
+        uri: an `.onnx` file, or any MLflow model URI (`models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/…`). A URI
+            is looked up in the store of the project around the working folder, or in `MLFLOW_TRACKING_URI`.
+
+    Raises:
+        ModelError: the file is missing or is not a talud model.
+        RegistryError: the registry does not have it.
+    """
+    from pathlib import Path
+
+    from talud.inference.runtime import Model, Origin
+
+    if isinstance(uri, Path) or ":/" not in uri:
+        return Model.load(Path(uri))
+
+    from talud import registry
+
+    root = next((folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "params.yaml").is_file()), None)
+    fetched = registry.fetch(uri, root)
+    return Model.load(fetched.path, Origin(fetched.name, fetched.version))

@@ -1,0 +1,106 @@
+"""The products of a map, and its rasters, which are written window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.io import DatasetWriter
+from rasterio.windows import Window
+
+from talud.files import replacing_together
+from talud.grid import Grid
+from talud.metrics import BACKGROUND, LANDSLIDE
+from talud.raster import Layout, writing_cog
+
+NODATA = 255  # in the class raster
+COLOURS = {BACKGROUND: (244, 242, 236, 255), LANDSLIDE: (214, 40, 57, 255), NODATA: (150, 150, 150, 255)}
+
+
+@dataclass(frozen=True)
+class Products:
+    """Where each product of a map lies."""
+
+    probability: Path
+    classes: Path
+    polygons: Path
+    quicklook: Path
+    record: Path
+
+    @classmethod
+    @contextmanager
+    def replacing(cls, out: Path) -> Iterator[Products]:
+        """Scratch paths of the products, which appear in `out` together when the block ends without an error.
+
+        After an error an earlier result in `out` is as before.
+
+        Raises:
+            OutputError: the folder cannot be made or written to, or the disk is full.
+        """
+        names = ("probability.tif", "landslides.tif", "landslides.gpkg", "quicklook.png", "prediction.json")
+        with replacing_together(*(out / name for name in names)) as paths:
+            yield cls(*paths)
+        for name in names:
+            (out / f"{name}.aux.xml").unlink(missing_ok=True)  # statistics that a GIS kept of an earlier map
+
+    @property
+    def parts(self) -> Path:
+        """Only in the making: the raster that the polygons are traced from."""
+        return self.classes.with_name("parts.tif")
+
+
+@dataclass(frozen=True)
+class MapRasters:
+    """The open rasters of a map.
+
+    `probability.tif` is float32 with NaN where the map says nothing. uint16 would halve the file, but what lies at
+    the threshold could then fall on either side of it: as float32, the probabilities that anybody reads give the
+    classes of `landslides.tif` again, at any threshold, without a scale to know of.
+
+    `landslides.tif` holds 0 background, 1 landslide, 255 nodata.
+
+    `parts.tif` holds 0 where nothing is to be traced, 1 landslide, 1 + code where a pixel is not mapped for the
+    reason of that code (see `coverage`).
+    """
+
+    threshold: float
+    _probability: DatasetWriter
+    _classes: DatasetWriter
+    _parts: DatasetWriter
+
+    @classmethod
+    @contextmanager
+    def writing(cls, products: Products, grid: Grid, threshold: float, tags: Mapping[str, str]) -> Iterator[MapRasters]:
+        """Rasters to fill window by window, which become COGs at the end.
+
+        Raises:
+            OutputError: one cannot be written.
+        """
+        probability = Layout("float32", float("nan"), ("probability",), tags=tags)
+        classes = Layout("uint8", NODATA, ("landslides",), tags=tags, colours=COLOURS, overviews="mode")
+        parts = Layout("uint8", None, ("parts",), overviews="nearest")
+        with ExitStack() as rasters:
+            yield cls(
+                threshold,
+                rasters.enter_context(writing_cog(products.probability, grid, probability)),
+                rasters.enter_context(writing_cog(products.classes, grid, classes)),
+                rasters.enter_context(writing_cog(products.parts, grid, parts)),
+            )
+
+    def write(self, window: Window, probability: NDArray[np.float32], blocked: NDArray[np.uint8]) -> None:
+        """Fill a window.
+
+        Args:
+            window: of whole pixels.
+            probability: (height, width) of the window; not looked at where `blocked`.
+            blocked: code of the reason why a pixel is not mapped, 0 where it is; same shape.
+        """
+        mapped = blocked == 0
+        landslide = mapped & (probability >= self.threshold)
+        self._probability.write(np.where(mapped, probability, np.float32(np.nan)), 1, window=window)
+        self._classes.write(np.where(mapped, landslide, NODATA).astype(np.uint8), 1, window=window)
+        self._parts.write(np.where(mapped, landslide, blocked + 1).astype(np.uint8), 1, window=window)

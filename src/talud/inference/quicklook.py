@@ -1,0 +1,185 @@
+"""A picture of a map for a first look: landslides and what is not mapped, over the image or the relief."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from rasterio.features import rasterize
+from scipy import ndimage
+
+from talud.inference.polygons import Landslides, NotMapped
+from talud.inference.reader import StackReader
+
+LONGEST = 1200  # pixels of the map's longer side
+LARGEST_ZOOM = 8  # picture pixels for one of the raster
+MARGIN = 24
+NARROWEST = 760  # of the picture, so that the text has room
+_LANDSLIDE = (230, 30, 60)
+_NOT_MAPPED, _HATCH = (196, 196, 196), (128, 128, 128)
+_INK, _FAINT, _WARNING = (30, 30, 30), (95, 95, 95), (170, 80, 0)
+
+Picture = NDArray[np.uint8]  # (height, width, 3)
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What the picture says in words.
+
+    Attributes:
+        title: what is mapped.
+        lines: under the title: dates, model.
+        warning: at the title's side, such as that the data are synthetic; or empty.
+        landslides: for the legend.
+        not_mapped: for the legend.
+    """
+
+    title: str
+    lines: Sequence[str]
+    warning: str
+    landslides: str
+    not_mapped: str
+
+
+def draw(path: Path, stack: StackReader, landslides: Landslides, not_mapped: NotMapped, caption: Caption) -> None:
+    """Draw the picture as PNG."""
+    grid = stack.grid
+    zoom = min(LONGEST / max(grid.shape), LARGEST_ZOOM)
+    shape = max(round(grid.height * zoom), 1), max(round(grid.width * zoom), 1)
+    transform = grid.transform * Affine.scale(grid.width / shape[1], grid.height / shape[0])
+    base, legend = _base(stack, shape)
+    hidden = _burn(not_mapped.outlines, shape, transform, touched=False)
+    slides = _burn(landslides.outlines, shape, transform, touched=zoom < 1)
+    picture = _hatched(base, hidden)
+    picture = _outlined(picture, slides)
+    metres = grid.resolution * grid.crs.linear_units_factor[1] * grid.width / shape[1]
+    _page(picture, caption, f"Background: {legend}", metres).save(path, optimize=True)
+
+
+def _base(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str]:
+    """What lies under the map, and its name: the optical image, else the slope, else the first band."""
+    colour = stack.image(("red", "green", "blue"), shape)
+    if colour is not None:
+        return np.stack([_stretched(band) for band in colour], axis=-1), "optical image, 2 to 98 % stretch"
+    slope = stack.image(("slope",), shape)
+    if slope is not None:
+        return np.repeat(255 - _stretched(slope[0])[..., np.newaxis], 3, axis=-1), "slope, steep is dark"
+    name = stack.contract.band_names[0]
+    first = stack.image((name,), shape)
+    assert first is not None  # the reader found every band of the contract
+    return np.repeat(_stretched(first[0])[..., np.newaxis], 3, axis=-1), name
+
+
+def _stretched(band: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A band from its 2nd to its 98th percentile as 0 to 255; white where it is invalid."""
+    valid = np.isfinite(band)
+    if not valid.any():
+        return np.full(band.shape, 255, np.uint8)
+    low, high = np.percentile(band[valid], (2, 98))
+    scaled = (np.where(valid, band, high) - low) / max(high - low, 1e-6)
+    return np.where(valid, scaled.clip(0, 1) * 255, 255).astype(np.uint8)
+
+
+def _burn(outlines: NDArray[np.object_], shape: tuple[int, int], transform: Affine, touched: bool) -> NDArray[np.bool_]:
+    """Pixels of the picture under the polygons; with `touched`, the smallest still shows."""
+    if not len(outlines):
+        return np.zeros(shape, np.bool_)
+    burnt: NDArray[np.uint8] = rasterize(outlines, shape, transform=transform, all_touched=touched, dtype="uint8")
+    return burnt.astype(np.bool_)
+
+
+def _hatched(picture: Picture, where: NDArray[np.bool_]) -> Picture:
+    rows, columns = np.indices(where.shape)
+    washed = _blend(picture, where, _NOT_MAPPED, 0.75)
+    return _blend(washed, where & ((rows + columns) % 8 < 2), _HATCH, 1.0)
+
+
+def _outlined(picture: Picture, where: NDArray[np.bool_]) -> Picture:
+    inner = ndimage.binary_erosion(where, border_value=1)
+    casing = ndimage.binary_dilation(where) & ~where  # a pale line around the red one: seen on any background
+    filled = _blend(picture, where, _LANDSLIDE, 0.35)
+    return _blend(_blend(filled, where & ~inner, _LANDSLIDE, 1.0), casing, (255, 255, 255), 0.6)
+
+
+def _blend(picture: Picture, where: NDArray[np.bool_], colour: tuple[int, int, int], share: float) -> Picture:
+    blended = picture.copy()
+    blended[where] = (picture[where] * (1 - share) + np.array(colour) * share).astype(np.uint8)
+    return blended
+
+
+def _page(picture: Picture, caption: Caption, background: str, metres: float) -> Image.Image:
+    """The map between its title and its legend.
+
+    Args:
+        picture: the map.
+        caption: the words.
+        background: name of what lies under the map.
+        metres: on the ground for one pixel of the picture.
+    """
+    height, width = picture.shape[:2]
+    page_width = max(width, NARROWEST) + 2 * MARGIN
+    top = MARGIN + 40 + 24 * len(caption.lines) + 12
+    page = Image.new("RGB", (page_width, top + height + 128 + MARGIN), "white")
+    pen = ImageDraw.Draw(page)
+    _text(pen, (MARGIN, MARGIN), caption.title, 28, _INK)
+    for row, line in enumerate(caption.lines):
+        _text(pen, (MARGIN, MARGIN + 40 + 24 * row), line, 16, _FAINT)
+    if caption.warning:
+        _text(pen, (page_width - MARGIN, MARGIN + 6), caption.warning, 18, _WARNING, anchor="ra")
+    left = (page_width - width) // 2
+    page.paste(Image.fromarray(picture), (left, top))
+    pen.rectangle((left - 1, top - 1, left + width, top + height), outline=_INK)
+    _legend(page, pen, top + height + 16, caption, background)
+    _scale_bar(pen, (page_width - MARGIN, top + height + 24), metres, page_width // 4)
+    return page
+
+
+def _legend(page: Image.Image, pen: ImageDraw.ImageDraw, top: int, caption: Caption, background: str) -> None:
+    pale = np.full((22, 36, 3), 255, np.uint8)
+    everywhere = np.ones(pale.shape[:2], np.bool_)
+    slide = _blend(pale, everywhere, _LANDSLIDE, 0.35)
+    for row, (swatch, outline, words) in enumerate(
+        ((slide, _LANDSLIDE, caption.landslides), (_hatched(pale, everywhere), _HATCH, caption.not_mapped))
+    ):
+        corner = MARGIN, top + 34 * row
+        page.paste(Image.fromarray(swatch), corner)
+        pen.rectangle((*corner, corner[0] + 35, corner[1] + 21), outline=outline, width=2)
+        _text(pen, (MARGIN + 48, corner[1] + 1), words, 17, _INK)
+    _text(pen, (MARGIN, top + 74), f"{background}. North is up.", 15, _FAINT)
+
+
+def _scale_bar(pen: ImageDraw.ImageDraw, right_top: tuple[int, int], metres: float, longest: int) -> None:
+    """A bar of a round length, at most `longest` pixels."""
+    length = _round_length(longest * metres)
+    right, top = right_top
+    left = right - max(round(length / metres), 1)
+    pen.rectangle((left, top, right, top + 6), fill=_INK)
+    pen.rectangle((left + (right - left) // 2, top + 1, right - 1, top + 5), fill="white")
+    label = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
+    _text(pen, (right, top + 12), label, 15, _INK, anchor="ra")
+
+
+def _round_length(longest: float) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is not above `longest`."""
+    power = 10.0 ** math.floor(math.log10(longest))
+    return max(step * power for step in (1, 2, 5) if step * power <= longest)
+
+
+def _text(
+    pen: ImageDraw.ImageDraw,
+    position: tuple[int, int],
+    words: str,
+    size: int,
+    colour: tuple[int, int, int],
+    anchor: str = "la",
+) -> None:
+    """Write in Pillow's own font, the same on every machine; it has no accents, so they are left off."""
+    plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
+    pen.text(position, plain, fill=colour, font=ImageFont.load_default(size), anchor=anchor)

@@ -1,0 +1,209 @@
+"""A raster as the model wants it: checked against the contract, bands by name, NaN where invalid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from talud.bands import Group
+from talud.contract import BandContract, Contract
+from talud.errors import MismatchError
+from talud.grid import Grid
+from talud.raster import open_raster, reading
+
+PROVENANCE = (
+    "TALUD_AREA",
+    "TALUD_EVENT",
+    "TALUD_ACQUIRED_OPTICAL",
+    "TALUD_ACQUIRED_SAR_PRE",
+    "TALUD_ACQUIRED_SAR_POST",
+    "TALUD_SYNTHETIC",
+)
+PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
+IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
+_FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
+SAMPLE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
+
+
+@dataclass(frozen=True)
+class StackReader:
+    """An open raster that fits a contract.
+
+    Attributes:
+        name: of the file, without its folders.
+        grid: of the raster.
+        tags: of the raster; a stack's hold area and dates.
+        contract: what the raster was checked against.
+    """
+
+    name: str
+    grid: Grid
+    tags: Mapping[str, str]
+    contract: Contract
+    _dataset: DatasetReader = field(repr=False)
+    _indexes: tuple[int, ...] = field(repr=False)
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Those tags that say what the raster shows: area, dates, and whether it is synthetic."""
+        return {tag: self.tags[tag] for tag in PROVENANCE if tag in self.tags}
+
+    def read(self, window: Window) -> NDArray[np.float32]:
+        """The bands in contract order, (bands, height, width), of a window of whole pixels.
+
+        NaN where the raster is invalid, where a value is infinite or implausible, and past the raster's edge.
+
+        Raises:
+            SourceError: the file is damaged there.
+        """
+        inside = window.intersection(Window(0, 0, self.grid.width, self.grid.height))
+        stack = np.full((len(self._indexes), window.height, window.width), np.nan, np.float32)
+        rows, columns = (slice(0, inside.height), slice(0, inside.width))
+        for index, band, values in zip(self._indexes, self.contract.bands, stack, strict=True):
+            values[rows, columns] = _plausible(_read_band(self._dataset, index, inside), band)
+        return stack
+
+    def image(self, bands: tuple[str, ...], shape: tuple[int, int]) -> NDArray[np.float32] | None:
+        """Bands of that name shrunk or enlarged to (height, width), NaN where invalid; None where one is missing."""
+        names = self._dataset.descriptions
+        if not set(bands) <= set(names):
+            return None
+        way = Resampling.average if shape[0] < self.grid.height else Resampling.nearest
+        return np.stack(
+            [_read_band(self._dataset, names.index(band) + 1, None, shape=shape, resampling=way) for band in bands]
+        )
+
+
+@contextmanager
+def open_stack(raster: Path, contract: Contract) -> Iterator[StackReader]:
+    """Open a raster and check that it fits a contract.
+
+    Raises:
+        SourceError: it cannot be read, has no CRS, or is rotated.
+        MismatchError: bands, units, pixel size, the way it was made, or its values are not what the contract expects.
+    """
+    with open_raster(raster) as dataset:
+        grid = Grid.of(dataset)
+        _check_grid(grid, contract, raster)
+        indexes = _band_indexes(dataset, contract, raster)
+        _check_units(dataset, indexes, contract, raster)
+        _check_making(dataset.tags(), contract, raster)
+        for index, band in zip(indexes, contract.bands, strict=True):
+            _check_values(dataset, index, band, raster)
+        yield StackReader(raster.name, grid, dataset.tags(), contract, dataset, indexes)
+
+
+def _read_band(
+    dataset: DatasetReader,
+    index: int,
+    window: Window | None,
+    shape: tuple[int, int] | None = None,
+    resampling: Resampling = Resampling.nearest,
+) -> NDArray[np.float32]:
+    """One band as float32 in physical units, NaN where the dataset's mask, or the band itself, says invalid."""
+    with reading(dataset.name):
+        band = dataset.read(
+            index, window=window, out_shape=shape, masked=True, out_dtype="float32", resampling=resampling
+        )
+    values: NDArray[np.float32] = band.filled(np.nan)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is implausible, and treated so
+        return values * np.float32(dataset.scales[index - 1]) + np.float32(dataset.offsets[index - 1])
+
+
+def _plausible(values: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
+    return np.where((values >= band.lowest) & (values <= band.highest), values, np.float32(np.nan))
+
+
+def _check_grid(grid: Grid, contract: Contract, raster: Path) -> None:
+    if not grid.crs.is_projected:
+        raise MismatchError(
+            f"{raster}: its CRS ({grid.crs}) is not projected, the model expects pixels of {contract.pixel_size:g} m; "
+            "warp it to a metric CRS, such as the UTM zone, with gdalwarp"
+        )
+    metre = grid.crs.linear_units_factor[1]
+    width, height = grid.transform.a * metre, -grid.transform.e * metre
+    if max(abs(side - contract.pixel_size) for side in (width, height)) > PIXEL_SIZE_TOLERANCE * contract.pixel_size:
+        raise MismatchError(
+            f"{raster}: its pixels are {width:g} × {height:g} m, the model expects {contract.pixel_size:g} m; "
+            "make the stack at that resolution"
+        )
+
+
+def _band_indexes(dataset: DatasetReader, contract: Contract, raster: Path) -> tuple[int, ...]:
+    """The band numbers in contract order, found by name."""
+    names = dataset.descriptions
+    found = ", ".join(name or "(unnamed)" for name in names)
+    expected = ", ".join(contract.band_names)
+    missing = [name for name in contract.band_names if name not in names]
+    if missing:
+        raise MismatchError(
+            f"{raster}: has no band {', '.join(missing)}; it has {found}, the model expects {expected} "
+            "(the band descriptions count, not the order)"
+        )
+    twice = [name for name in contract.band_names if names.count(name) > 1]
+    if twice:
+        raise MismatchError(f"{raster}: has several bands {', '.join(twice)}; it has {found}; name each band once")
+    return tuple(names.index(name) + 1 for name in contract.band_names)
+
+
+def _check_units(dataset: DatasetReader, indexes: tuple[int, ...], contract: Contract, raster: Path) -> None:
+    for index, band in zip(indexes, contract.bands, strict=True):
+        found = dataset.units[index - 1]
+        if found and found.casefold() != band.unit.casefold():
+            raise MismatchError(
+                f"{raster}: band '{band.name}' is in {found}, the model expects {band.unit}; "
+                "make the stack in that unit"
+            )
+
+
+def _check_making(tags: Mapping[str, str], contract: Contract, raster: Path) -> None:
+    """That a stack which says how it was made was made as those that the model learned from."""
+    names, groups = contract.band_names, {band.group for band in contract.bands}
+    concerned = {
+        "slope": "slope" in names,
+        "curvature": "curvature" in names,
+        "sar_unit": Group.SAR in groups,
+        "lee_window": Group.SAR in groups,
+    }
+    for key in (key for key, matters in concerned.items() if matters):
+        found, expected = tags.get(f"TALUD_{key.upper()}"), contract.stack.get(key)
+        if found is not None and expected is not None and found.casefold() != expected.casefold():
+            raise MismatchError(
+                f"{raster}: was made with {key} {found}, the model expects {key} {expected}; "
+                f"set stack.{key}: {expected} and make the stack again"
+            )
+
+
+def _check_values(dataset: DatasetReader, index: int, band: BandContract, raster: Path) -> None:
+    shape = min(dataset.height, SAMPLE), min(dataset.width, SAMPLE)
+    values = _read_band(dataset, index, None, shape=shape)
+    values = values[~np.isnan(values)]
+    outside = np.count_nonzero((values < band.lowest) | (values > band.highest))
+    if outside > IMPLAUSIBLE_SHARE * values.size:
+        low, high = np.percentile(np.clip(values, *_FINITE), (1, 99))
+        raise MismatchError(
+            f"{raster}: band '{band.name}' holds {low:g} to {high:g} (1st to 99th percentile), the model expects "
+            f"{band.lowest:g} to {band.highest:g} {band.unit}, and {outside / values.size:.0%} of the values lie "
+            f"outside; {_probable_cause(band, float(low), float(high))}"
+        )
+
+
+def _probable_cause(band: BandContract, low: float, high: float) -> str:
+    unit = band.unit.casefold()
+    if unit == "db" and low >= 0:
+        return "these look like amplitude or power: convert to dB"
+    if unit in {"amplitude", "power"} and low < 0:
+        return f"these look like dB: convert to {band.unit}"
+    if unit == "degree" and low >= 0:
+        return "these look like percent: convert to degrees"
+    if band.group is Group.OPTICAL and high > band.highest:
+        return "these look like another scale, such as 16-bit numbers where the model learned from 8-bit ones"
+    return "is it another unit, or an undeclared nodata value?"

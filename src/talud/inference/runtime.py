@@ -1,0 +1,214 @@
+"""A model file opened in ONNX Runtime, checked against the contract that it carries."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from talud.contract import Contract
+from talud.errors import ModelError
+from talud.inference.tiling import Tiling
+
+if TYPE_CHECKING:
+    from talud.inference.prediction import Prediction
+
+INPUT, OUTPUT = "stack", "probability"
+MEMORY = 2 * 10**9  # bytes that one pass of the network may take; fixed, so that a map does not depend on the hour
+_SILENT = 4  # only what is fatal
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model came from, beyond what its contract says: its name and version in the registry."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A landslide model that is ready to run.
+
+    Attributes:
+        path: of the ONNX file.
+        contract: what it expects and states about itself.
+        origin: its place in the registry; None for a file that was named directly.
+    """
+
+    path: Path
+    contract: Contract
+    origin: Origin | None
+    _session: Any = field(repr=False)
+
+    @classmethod
+    def load(cls, path: Path, origin: Origin | None = None) -> Model:
+        """Open an ONNX file on CUDA where a device can be used, else on the CPU.
+
+        Raises:
+            ModelError: it is missing, not ONNX, carries no contract, or does not keep its own contract.
+        """
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file; name an .onnx file or a registered model (models:/NAME@ALIAS)")
+        onnxruntime.set_default_logger_severity(_SILENT)
+        try:
+            session = onnxruntime.InferenceSession(
+                path,
+                _options(),
+                providers=_providers(),
+                enable_fallback=0,  # a silent change of provider is none
+            )
+            metadata = session.get_modelmeta().custom_metadata_map
+        except Exception as error:  # whatever a damaged file sets off: ONNX Runtime's exceptions have no common base
+            raise ModelError(f"{path}: is not a model that ONNX Runtime can open: {_first_line(error)}") from error
+        model = cls(path, Contract.from_metadata(metadata, str(path)), origin, session)
+        model._check()
+        return model
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs the network, such as CPUExecutionProvider."""
+        return str(self._session.get_providers()[0])
+
+    @property
+    def name(self) -> str:
+        """The registered model's name, or the band set's."""
+        return self.origin.name if self.origin else self.contract.name
+
+    @property
+    def version(self) -> str:
+        """The registered version, or "unregistered" for a file that was named directly."""
+        return self.origin.version if self.origin and self.origin.version else "unregistered"
+
+    @property
+    def window_pixels(self) -> int:
+        """The most pixels that one pass may hold.
+
+        Measured without ONNX Runtime's memory arena, windows of 1024² take 410, 620 and 1050 bytes a pixel for 4, 16
+        and 32 filters of the first level; where the contract does not say the filters, 64 are assumed.
+        """
+        filters = self.contract.hyperparameters.get("filters", 64)
+        known = filters if isinstance(filters, int) and filters > 0 else 64
+        return MEMORY // (4 * (96 + 8 * known))
+
+    def run(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
+        """One pass of the network.
+
+        Args:
+            stack: (bands, height, width) in contract order and physical units, NaN where invalid; height and width
+                are multiples of the alignment.
+
+        Returns:
+            The probability of a landslide, (height, width). It has a value at invalid pixels too, which says nothing.
+
+        Raises:
+            ModelError: the network fails, or gives no probability.
+        """
+        try:
+            output = self._session.run([OUTPUT], {INPUT: stack[np.newaxis]})[0]
+        except Exception as error:  # as above
+            raise ModelError(f"{self.path}: the network fails: {_first_line(error)}") from error
+        if output.shape != (1, 1, *stack.shape[1:]):
+            raise ModelError(f"{self.path}: the network turns {stack.shape} into {output.shape}; export it again")
+        probability: NDArray[np.float32] = output[0, 0]
+        if not (probability.min() >= 0 and probability.max() <= 1):  # so written, NaN fails too
+            raise ModelError(f"{self.path}: the network gives values that are no probability; the file is damaged")
+        return probability
+
+    def tiling(self, shape: tuple[int, int], tile: int | None = None) -> Tiling:
+        """How a raster of (height, width) is cut: into cores of at most `tile` pixels a side, or as memory allows."""
+        halo, alignment = self.contract.halo, self.contract.alignment
+        if tile is None:
+            return Tiling.within(shape, self.window_pixels, halo, alignment)
+        return Tiling.of(shape, tile, halo, alignment)
+
+    def probability(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The probability of a landslide over a whole array, tiled where it is large: exact either way.
+
+        Args:
+            stack: (bands, height, width) of any height and width, in contract order and physical units, NaN where
+                invalid.
+
+        Returns:
+            (height, width), with a value at invalid pixels too.
+
+        Raises:
+            ModelError: the network fails.
+        """
+        tiling = self.tiling((stack.shape[1], stack.shape[2]))
+        padded = np.full((len(stack), *tiling.padded), np.nan, np.float32)
+        padded[:, : stack.shape[1], : stack.shape[2]] = stack
+        probability = np.empty(stack.shape[1:], np.float32)
+        for tile in tiling:
+            window = np.ascontiguousarray(padded[:, *tile.window.toslices()])
+            probability[tile.core.toslices()] = self.run(window)[tile.inner]
+        return probability
+
+    def predict(self, raster: str | Path, out: str | Path) -> Prediction:
+        """Map a raster into a folder: `talud.inference.prediction.predict` with its defaults."""
+        from talud.inference.prediction import predict
+
+        return predict(self, Path(raster), Path(out))
+
+    def _check(self) -> None:
+        """That the graph has the input and output of the contract, and runs.
+
+        Raises:
+            ModelError: it does not.
+        """
+        bands = len(self.contract.bands)
+        for found, name, channels in (
+            (self._session.get_inputs(), INPUT, bands),
+            (self._session.get_outputs(), OUTPUT, 1),
+        ):
+            shapes = ", ".join(f"{value.name} {value.type} {value.shape}" for value in found)
+            expected = f"one tensor(float) '{name}' (batch, {channels}, height, width), height and width free"
+            fits = len(found) == 1 and (found[0].name, found[0].type) == (name, "tensor(float)")
+            if not fits or not _free_image(found[0].shape, channels):
+                raise ModelError(f"{self.path}: has {shapes}, its contract says {expected}; export it again")
+        cell = self.contract.alignment
+        self.run(np.full((bands, cell, cell), np.nan, np.float32))
+
+
+def _free_image(shape: list[Any], channels: int) -> bool:
+    """Whether a shape is (batch, channels, height, width), with height and width free."""
+    return len(shape) == 4 and shape[1] == channels and not any(isinstance(side, int) for side in shape[2:])
+
+
+def _options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SILENT
+    options.intra_op_num_threads = physical_cores()
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_cpu_mem_arena = False  # the arena nearly doubles the memory of a pass
+    return options
+
+
+def _providers() -> list[Any]:
+    """CUDA before the CPU, unless TensorFlow is in this process: the two load different builds of CUDA."""
+    cpu = "CPUExecutionProvider"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or "tensorflow" in sys.modules:
+        return [cpu]
+    # TF32 keeps 10 bits of mantissa: tiles would no longer equal the whole to 1e-6.
+    return [("CUDAExecutionProvider", {"use_tf32": "0"}), cpu]
+
+
+def physical_cores() -> int:
+    """The physical cores that this process may run on; two threads of one core share its arithmetic."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
+    return len(cores)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
