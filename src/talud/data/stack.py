@@ -32,7 +32,7 @@ from talud.project import Project
 from talud.raster import Layout, writing_cog
 
 LANDSLIDE, BACKGROUND, UNKNOWN = 1, 0, 255
-Progress = Callable[[int, int], None]  # told how many windows are done, and how many there are
+Progress = Callable[[int, int], None]
 _RASTERS: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post")
 _SHADES: Mapping[Source, Group] = {"cloud": Group.OPTICAL, "sar_mask": Group.SAR}
 _WINDOW = 512  # stack pixels a side of what is worked on at once; fewer where a source is much finer
@@ -365,7 +365,8 @@ def _shade(path: Path, source: Source, grid: Grid, opened: ExitStack) -> Callabl
     ratio = grid.resolution / sources.pixel_side(layer.grid, grid)
 
     def touched(target: Grid) -> NDArray[np.bool_]:
-        return np.greater(sources.resample(layer, target, ratio)[0], _TOUCHED)
+        cover: NDArray[np.bool_] = sources.resample(layer, target, ratio)[0] > _TOUCHED
+        return cover
 
     return touched
 
