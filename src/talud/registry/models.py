@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import onnx
     from mlflow.models import ModelSignature
 
+ALIASES = ("champion", "challenger")
 FINGERPRINT = "fingerprint"  # the tag that keeps one model from being registered twice
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, models:/MODEL_ID, runs:/RUN_ID/PATH, or where its files lie"
 _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+|latest))")
@@ -81,7 +82,7 @@ def fetch(uri: str, root: Path | None) -> Fetched:
         raise RegistryError(f"'{uri}' is no model URI; the forms are: {FORMS}")
     client = connect(root)
     name, version, run_id, place = uri, "", "", uri
-    with speaking():
+    with speaking(uri):
         if named:
             found = _resolve(client, **named.groupdict())
             name, version, run_id = found.name, found.version, found.run_id
@@ -108,20 +109,16 @@ def champion(name: str) -> Version | None:
         return _version(client.get_model_version(name, number)) if number else None
 
 
-def aliases(version: Version) -> tuple[str, ...]:
-    """The aliases that point to a version now."""
-    with speaking():
-        model = _registered(connected(), version.name)
-        return tuple(alias for alias, number in (model.aliases if model else {}).items() if number == version.version)
-
-
 def set_alias(version: Version, alias: str) -> None:
-    """Point `champion` or `challenger` to a version, which then bears no other of the two."""
+    """Point one of the `ALIASES` to a version, which then bears no other of them."""
     client = connected()
     with speaking():
-        client.set_registered_model_alias(version.name, alias, version.version)
-        for other in set(aliases(version)) & {"champion", "challenger"} - {alias}:
-            client.delete_registered_model_alias(version.name, other)
+        model = client.get_registered_model(version.name)
+        if model.aliases.get(alias) != version.version:
+            client.set_registered_model_alias(version.name, alias, version.version)
+        for other in ALIASES:
+            if other != alias and model.aliases.get(other) == version.version:
+                client.delete_registered_model_alias(version.name, other)
 
 
 def find(name: str, fingerprint: str) -> Version | None:
@@ -131,15 +128,14 @@ def find(name: str, fingerprint: str) -> Version | None:
         return _version(found[0]) if found else None
 
 
-def register(name: str, model: onnx.ModelProto, run_id: str, fingerprint: str, summary: str) -> Version:
+def register(name: str, model: onnx.ModelProto, run_id: str, fingerprint: str) -> Version:
     """Log an ONNX model to a run and make it a version of a registered model, which is made where there is none.
 
     Args:
         name: of the registered model.
         model: with its weights inside.
         run_id: of the trial; the run's scores become the model's.
-        fingerprint: tells this model from others.
-        summary: Markdown, the version's description.
+        fingerprint: tells this model from others; `find` finds it by that.
 
     Raises:
         RegistryError: the store cannot be used.
@@ -150,18 +146,20 @@ def register(name: str, model: onnx.ModelProto, run_id: str, fingerprint: str, s
             client.create_registered_model(name)
         model_id = _log(client, name, model, run_id)
         made = client.create_model_version(
-            name, f"models:/{model_id}", run_id, {FINGERPRINT: fingerprint}, description=summary, model_id=model_id
+            name, f"models:/{model_id}", run_id, {FINGERPRINT: fingerprint}, model_id=model_id
         )
         return _version(made)
 
 
-def describe(version: Version, tags: Mapping[str, str]) -> None:
-    """Set a version's tags; those that it has and that are not named here stay."""
+def describe(version: Version, tags: Mapping[str, str], description: str | None = None) -> None:
+    """Set tags of a version, and its description (Markdown); tags that are not named here stay."""
     client = connected()
     with speaking():
         for key, value in tags.items():
             if version.tags.get(key) != value:
                 client.set_model_version_tag(version.name, version.version, key, value)
+        if description is not None:
+            client.update_model_version(version.name, version.version, description)
 
 
 def _log(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) -> str:

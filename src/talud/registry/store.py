@@ -23,8 +23,12 @@ EXPERIMENT = "landslide-unet"
 
 
 @contextmanager
-def speaking() -> Iterator[None]:
-    """What goes wrong inside mlflow becomes a RegistryError of one line, and its warnings stay inside."""
+def speaking(about: str = "MLflow") -> Iterator[None]:
+    """What goes wrong inside mlflow becomes a RegistryError of one line, and its warnings stay inside.
+
+    Args:
+        about: what the line begins with.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
@@ -32,7 +36,7 @@ def speaking() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except (MlflowException, SQLAlchemyError) as error:
-        raise RegistryError(f"MLflow: {' '.join(str(error).split())}") from error
+        raise RegistryError(f"{about}: {' '.join(str(error).split())}") from error
 
 
 def location(root: Path | None) -> str:
@@ -91,7 +95,8 @@ def experiment_id() -> str:
         return str(experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT))
 
 
-def _artifacts(root: Path) -> str:
+def artifacts(root: Path) -> str:
+    """The URI of the folder beside the project's own store that holds the files of runs and models."""
     return (root / "mlartifacts").as_uri()
 
 
@@ -99,7 +104,7 @@ def _create(root: Path) -> None:
     """Make an empty store; it appears under its name only when its tables and experiment are there."""
     with speaking(), replacing(root / "mlflow.db") as scratch:
         client = MlflowClient(f"sqlite:///{scratch.as_posix()}")
-        client.create_experiment(EXPERIMENT, artifact_location=_artifacts(root))
+        client.create_experiment(EXPERIMENT, artifact_location=artifacts(root))
         client.delete_experiment("0")  # mlflow's "Default", always empty: the UI would list it first
 
 
@@ -111,7 +116,7 @@ def _use(uri: str) -> None:
     before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)
     if before is None:
-        del os.environ["MLFLOW_TRACKING_URI"]
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def _reach(uri: str) -> tuple[MlflowClient, Experiment | None]:
@@ -147,7 +152,7 @@ def _impatient() -> Iterator[None]:
 
 def _check_in_place(root: Path, experiment: Experiment) -> None:
     """Refuse a store that was copied or moved with its project: its artifacts are not where it says."""
-    if experiment.artifact_location.rstrip("/") != _artifacts(root):
+    if experiment.artifact_location.rstrip("/") != artifacts(root):
         raise RegistryError(
             f"{root / 'mlflow.db'} was made elsewhere and keeps its models in {experiment.artifact_location}; move the"
             " project back there, or remove mlflow.db and mlartifacts here and run talud register, which fills a new"

@@ -123,7 +123,7 @@ def restore(
     parent: str | None = None,
 ) -> str:
     """Make a run in place of one that the store has lost; its tag `restored_from` says so. The new run's id."""
-    with _run(name, {**tags, RESTORED: run_id}, hyperparameters, parent) as made:
+    with _run(name, {**tags, RESTORED: run_id}, hyperparameters, parent, "register") as made:
         _log_metrics(made, scores, 0)
     return made
 
@@ -157,11 +157,12 @@ def commit(root: Path) -> str:
         head = _git(root, "rev-parse", "HEAD")
         changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!evaluation")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return UNKNOWN
     return f"{head}+changes" if changes else head
 
 
 RESTORED = "restored_from"
+UNKNOWN = "unknown"
 SCORES = ("f1", "precision", "recall", "iou")  # of a trial, on the validation blocks
 
 
@@ -172,13 +173,17 @@ def _git(root: Path, *arguments: str) -> str:
 
 @contextmanager
 def _run(
-    name: str, tags: Mapping[str, str], parameters: Mapping[str, float | int | str], parent: str | None
+    name: str,
+    tags: Mapping[str, str],
+    parameters: Mapping[str, float | int | str],
+    parent: str | None,
+    command: str = "train",
 ) -> Iterator[str]:
     """A run that never stays open: FINISHED, FAILED or KILLED when the block has ended."""
     client = connected()
     family = {mlflow_tags.MLFLOW_PARENT_RUN_ID: parent} if parent else {}
     with speaking():
-        run = client.create_run(experiment_id(), run_name=name, tags={**_origin(tags), **tags, **family})
+        run = client.create_run(experiment_id(), run_name=name, tags={**_origin(command, tags), **tags, **family})
         run_id = str(run.info.run_id)
     try:
         with speaking():
@@ -195,19 +200,20 @@ def _run(
         client.set_terminated(run_id)
 
 
-def _origin(tags: Mapping[str, str]) -> dict[str, str]:
+def _origin(command: str, tags: Mapping[str, str]) -> dict[str, str]:
     """What the UI's columns Source, Version and User show."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # a container's user without a name
         user = "unknown"
     origin = {
-        mlflow_tags.MLFLOW_SOURCE_NAME: f"talud train {tags.get('band_set', '')}".strip(),
+        mlflow_tags.MLFLOW_SOURCE_NAME: f"talud {command} {tags.get('band_set', '')}".strip(),
         mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
         mlflow_tags.MLFLOW_USER: user,
         "talud": __version__,
     }
-    if sha := tags.get("commit", "").removesuffix("+changes"):
+    sha = tags.get("commit", UNKNOWN).removesuffix("+changes")
+    if sha != UNKNOWN:
         origin[mlflow_tags.MLFLOW_GIT_COMMIT] = sha
     return origin
 

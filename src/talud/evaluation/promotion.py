@@ -1,0 +1,237 @@
+"""Registering a trained model, and deciding whether it takes the champion's place.
+
+The model and the champion are scored again on the same pixels as they are now: the validation blocks of the training
+areas, and every gate area as a whole. The model is promoted where it is worse on none of them and better on one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from talud import registry
+from talud.contract import Contract
+from talud.errors import MismatchError, ModelError, RegistryError
+from talud.evaluation.restoration import run_of
+from talud.evaluation.results import ScoreTable
+from talud.evaluation.scoring import score_blocks
+from talud.files import replacing
+from talud.grid import Grid
+from talud.inference.prediction import predict
+from talud.inference.runtime import Model, Origin
+from talud.metrics import LANDSLIDE, Confusion, confusion
+from talud.project import Project
+from talud.raster import BLOCK, open_raster
+
+VALIDATION = "validation blocks"
+NOT_MAPPED = 255
+REASON, COMPARED = "alias_reason", "alias_f1"  # tags of a version: why it has its alias
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What registering a model came to.
+
+    Attributes:
+        name: of the registered model.
+        version: that holds the model.
+        alias: `champion` or `challenger`.
+        reason: of the alias, in words.
+        f1: the model's F1 and the champion's on each set of pixels that decided, as {"model": …, "champion": …};
+            empty where there was no champion to compare with.
+        run_id: the MLflow run of the trial.
+    """
+
+    name: str
+    version: str
+    alias: str
+    reason: str
+    f1: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    run_id: str = ""
+
+
+def register(project: Project, band_set: str) -> Registration:
+    """Register a band set's model, unless the same model is registered already, and give it its alias.
+
+    Two models are the same if weights, training data, and everything else that their contracts say is equal, but for
+    run, commit and scores. The alias moves last, after the registered version has been fetched and opened. Writes
+    what it came to to `registered/BAND_SET.json`.
+
+    Raises:
+        ParamsError: no such band set.
+        ModelError: its model is missing, or is not one that talud can run.
+        RegistryError: the store cannot be used, or what it gives back is not what was registered.
+        SourceError: there is a champion, and a stack or mask to compare on is missing.
+    """
+    project.params.band_set(band_set)
+    path = project.model(band_set)
+    if not path.is_file():
+        raise ModelError(f"{path}: not found; run talud train {band_set} first")
+    model = Model.load(path)
+    if model.contract.name != band_set:
+        raise ModelError(f"{path}: its contract says '{model.contract.name}', not '{band_set}'; train it again")
+    registry.connect(project.root, create=True)
+    version = _version(project, model)
+    registered = _open(version, project)
+    _check_same(model, registered)
+    registration = _promote(project, version, registered)
+    with replacing(project.registration(band_set)) as scratch:
+        scratch.write_text(json.dumps(asdict(registration), indent=2) + "\n", encoding="utf-8")
+    return registration
+
+
+def registered_name(band_set: str) -> str:
+    """The name of a band set's registered model."""
+    return f"{registry.EXPERIMENT}-{band_set}"
+
+
+def fingerprint(contract: Contract) -> str:
+    """SHA-256 of what makes a model what it is: weights, data, and all that its contract asks of a raster."""
+    content = contract.model_dump_json(exclude={"run_id", "commit", "scores"})
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _version(project: Project, model: Model) -> registry.Version:
+    """The version that holds the model, made where there is none, its tags and description as they should be now."""
+    import onnx
+
+    contract = model.contract
+    name, key = registered_name(contract.name), fingerprint(contract)
+    version = registry.find(name, key)
+    if version is None:
+        version = registry.register(name, onnx.load(model.path), run_of(project, contract), key)
+    scores = _scores(project, contract)
+    tags = {f"f1_{place.replace(' ', '_')}": f"{score['f1']:.4f}" for place, score in scores.items()} | {
+        "band_set": contract.name,
+        "data_version": contract.data_version,
+        "commit": contract.commit,
+        "weights": contract.weights,
+        "threshold": f"{contract.threshold:g}",
+    }
+    registry.describe(version, tags, _description(contract, scores))
+    return version
+
+
+def _scores(project: Project, contract: Contract) -> dict[str, dict[str, float]]:
+    """Precision, recall and F1 by place: those of training, and those of evaluation where it has been done."""
+    scores = {"validation": dict(contract.scores)}
+    if project.scores(contract.name).is_file():
+        table = ScoreTable.read(project.scores(contract.name))
+        scores["test"] = table.test_tally.confusion.scores()
+        scores |= {area: found.tally.confusion.scores() for area, found in table.areas.items()}
+    return scores
+
+
+def _description(contract: Contract, scores: Mapping[str, Mapping[str, float]]) -> str:
+    choice = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in contract.hyperparameters.items())
+    rows = [
+        f"| {place} | {score['f1']:.3f} | {score['precision']:.3f} | {score['recall']:.3f} |"
+        for place, score in scores.items()
+    ]
+    return "\n".join(
+        [
+            f"U-Net over {', '.join(contract.band_names)} at {contract.pixel_size:g} m, "
+            f"trained on {', '.join(contract.areas)} ({choice}). Landslide where the probability is at least "
+            f"{contract.threshold:g}.",
+            "",
+            "| pixels | F1 | precision | recall |",
+            "| --- | --- | --- | --- |",
+            *rows,
+        ]
+    )
+
+
+def _open(version: registry.Version, project: Project) -> Model:
+    """The registered model, fetched as anybody would fetch it."""
+    fetched = registry.fetch(version.uri, project.root)
+    return Model.load(fetched.path, Origin(fetched.name, fetched.version))
+
+
+def _check_same(model: Model, registered: Model) -> None:
+    """That the registered model is the one that was to be registered, by what it says and by what it computes.
+
+    Raises:
+        RegistryError: it is not.
+    """
+    cell = 2 * model.contract.alignment
+    noise = np.random.default_rng(0).standard_normal((len(model.contract.bands), cell, cell), np.float32)
+    bands = model.contract.bands
+    scale = np.array([[band.mean, band.deviation] for band in bands], np.float32)[:, :, np.newaxis, np.newaxis]
+    stack = scale[:, 0] + noise * scale[:, 1]
+    same = fingerprint(model.contract) == fingerprint(registered.contract)
+    if not (same and np.array_equal(model.run(stack), registered.run(stack))):
+        raise RegistryError(
+            f"{registered.path}: the registered model is not that of {model.path}; no alias was moved; delete the "
+            f"version {registered.version} of {registered.name} and register again"
+        )
+
+
+def _promote(project: Project, version: registry.Version, model: Model) -> Registration:
+    """Compare with the champion, and move the alias."""
+    champion = registry.champion(version.name)
+    f1: dict[str, dict[str, float]] = {}
+    if champion is None:
+        alias, reason = "champion", f"the first version of {version.name}"
+    elif champion.version == version.version:
+        alias, reason, f1 = "champion", version.tags.get(REASON, "the champion already"), _compared(version)
+    else:
+        alias, reason, f1 = _challenge(project, model, champion)
+    registry.describe(version, {REASON: reason, COMPARED: json.dumps(f1)})
+    registry.set_alias(version, alias)
+    return Registration(version.name, version.version, alias, reason, f1, version.run_id)
+
+
+def _challenge(
+    project: Project, model: Model, champion: registry.Version
+) -> tuple[str, str, dict[str, dict[str, float]]]:
+    """The alias that a model deserves beside the champion, why, and the F1 of both."""
+    named = f"the champion, version {champion.version}"
+    try:
+        scores = _f1(project, _open(champion, project))
+    except (MismatchError, ModelError) as error:
+        return "champion", f"{named}, cannot be run on the present stacks: {error}", {}
+    f1 = {place: {"model": score, "champion": scores[place]} for place, score in _f1(project, model).items()}
+    worse = [place for place, pair in f1.items() if pair["model"] < pair["champion"]]
+    better = [place for place, pair in f1.items() if pair["model"] > pair["champion"]]
+    deciding = worse or better or list(f1)
+    numbers = ", ".join(
+        f"F1 {f1[place]['model']:.3f} against {f1[place]['champion']:.3f} on {place}" for place in deciding
+    )
+    if worse or not better:
+        return "challenger", f"{'worse than' if worse else 'no better than'} {named}: {numbers}", f1
+    return "champion", f"better than {named}: {numbers}", f1
+
+
+def _f1(project: Project, model: Model) -> dict[str, float]:
+    """F1 on each set of pixels that decides, to six decimals."""
+    training, gates = project.params.areas_of("training"), project.params.areas_of("gate")
+    counts = {VALIDATION: score_blocks(model, project, training, "validation")}
+    counts |= {area: _score_map(project, model, area) for area in gates}
+    return {place: round(found.f1, 6) for place, found in counts.items()}
+
+
+def _score_map(project: Project, model: Model, area: str) -> Confusion:
+    """Count the map of a whole area against its mask; the map itself is not kept."""
+    with tempfile.TemporaryDirectory(prefix="talud-") as folder:
+        predict(model, project.stack(area), Path(folder) / "map")
+        with (
+            open_raster(Path(folder) / "map" / "landslides.tif") as classes,
+            open_raster(project.mask(area)) as truths,
+        ):
+            total = Confusion()
+            for window in Grid.of(truths).windows(BLOCK):
+                mapped = classes.read(1, window=window)
+                total += confusion(mapped == LANDSLIDE, truths.read(1, window=window), mapped != NOT_MAPPED)
+            return total
+
+
+def _compared(version: registry.Version) -> dict[str, dict[str, float]]:
+    """The F1 values by which a version became champion."""
+    found: dict[str, dict[str, float]] = json.loads(version.tags.get(COMPARED, "{}"))
+    return found

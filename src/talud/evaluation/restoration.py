@@ -1,0 +1,49 @@
+"""A study's runs, made again from the files that DVC keeps where the MLflow store has lost them."""
+
+from __future__ import annotations
+
+from talud import registry
+from talud.contract import Contract
+from talud.evaluation.results import Trial, Trials
+from talud.project import Project
+
+
+def run_of(project: Project, contract: Contract) -> str:
+    """The run of the trial that a model came from.
+
+    Where the store does not have it, wiped for example, the whole study is restored: each trial with its
+    hyperparameters and scores, from the table of trials. Learning curves are not kept there.
+
+    Raises:
+        StudyError: the table of trials is damaged.
+        RegistryError: the store cannot be used.
+    """
+    if found := registry.locate(contract.run_id):
+        return found
+    tags = {"band_set": contract.name, "data_version": contract.data_version, "commit": contract.commit}
+    if not project.trials(contract.name).is_file():
+        return registry.restore(contract.run_id, contract.name, contract.hyperparameters, contract.scores, tags)
+    table = Trials.read(project.trials(contract.name))
+    tags["search"] = table.search
+    parent = registry.locate(table.parent_run_id) or registry.restore(
+        table.parent_run_id, f"{table.band_set} · {table.search}", {}, {}, tags
+    )
+    for trial in sorted(table.trials, key=lambda trial: trial.run_id == table.best):  # the best last: it is looked for
+        if registry.locate(trial.run_id) is None:
+            _restore(trial, tags, parent)
+    note = f"Restored from models/{table.band_set}.trials.json, which keeps no learning curves."
+    registry.note(parent, f"{note}\n\n{registry.leaderboard(parent)}")
+    return registry.locate(contract.run_id) or registry.restore(
+        contract.run_id, contract.name, contract.hyperparameters, contract.scores, tags, parent
+    )
+
+
+def _restore(trial: Trial, tags: dict[str, str], parent: str) -> None:
+    choice = {
+        "filters": trial.filters,
+        "learning_rate": trial.learning_rate,
+        "batch_size": trial.batch_size,
+        "epochs": trial.epochs,
+    }
+    facts = {"best_epoch": float(trial.best_epoch), "seconds": trial.seconds, "parameters": float(trial.parameters)}
+    registry.restore(trial.run_id, trial.name, choice, {**trial.scores, **facts}, tags, parent)

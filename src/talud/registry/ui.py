@@ -1,0 +1,44 @@
+"""The MLflow UI over a project's own store."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from talud.errors import RegistryError
+from talud.registry.store import artifacts, connect, location
+
+
+def server(root: Path) -> str | None:
+    """The address of the server that `MLFLOW_TRACKING_URI` names, whose UI is there already.
+
+    Raises:
+        RegistryError: it does not answer; or, where none is named, the project has no store.
+    """
+    connect(root)
+    uri = location(root)
+    return uri if uri.startswith(("http://", "https://")) else None
+
+
+def serve(root: Path, host: str, port: int) -> NoReturn:
+    """Become the MLflow server: this process is replaced, and Ctrl-C ends it.
+
+    Raises:
+        RegistryError: only mlflow-skinny is installed, or the port is taken.
+    """
+    if importlib.util.find_spec("flask") is None:
+        raise RegistryError("the MLflow UI needs the whole of mlflow; run: pip install 'talud[train]'")
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise RegistryError(f"{host}:{port} cannot be used: {error.strerror or error}; name another --port") from error
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # what evaluates language models; not needed to look
+    arguments = ["--backend-store-uri", location(root), "--default-artifact-root", artifacts(root)]
+    network = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    command = [sys.executable, "-m", "mlflow", "server", *arguments, *network]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, os.environ | quiet)
