@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 PAUSE = 10.0  # seconds, at least, between two plain lines
 
 
+class Tell(Protocol):
+    """How far the work is, and, where there is more to say than a number, a note."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Show it."""
+
+
 @contextmanager
-def shown(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A function to tell (done, total) to, which shows it on stderr.
+def shown(title: str, unit: str) -> Iterator[Tell]:
+    """A function to tell (done, total) to, and perhaps a note, which shows them on stderr.
 
     Args:
         title: what goes on, such as "mapping".
@@ -24,19 +32,24 @@ def shown(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    note_column = TextColumn("{task.fields[note]}")
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with Progress(*columns, note_column, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, note="")
+
+        def tell(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield tell
 
 
-def _plain_lines(title: str, unit: str) -> Callable[[int, int], None]:
+def _plain_lines(title: str, unit: str) -> Tell:
     last = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def tell(done: int, total: int, note: str = "") -> None:
         nonlocal last
         if time.monotonic() - last >= PAUSE:
             last = time.monotonic()
-            print(f"{title}: {done} of {total} {unit}", file=sys.stderr, flush=True)
+            print(f"{title}: {done} of {total} {unit}{note and ', '}{note}", file=sys.stderr, flush=True)
 
     return tell

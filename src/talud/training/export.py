@@ -1,26 +1,153 @@
-"""From a trained Keras model to the file that ships: ONNX, with its contract inside."""
+"""From a trained Keras model to the file that ships: ONNX, checked against Keras, with its contract inside."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
+import keras
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper
 
-from talud.contract import Contract
-from talud.errors import OutputError
+from talud import metrics
+from talud.bands import band, groups
+from talud.contract import BandContract, Contract
+from talud.data.patches import Patches
+from talud.errors import OutputError, StudyError
+from talud.inference.prediction import probabilities
+from talud.inference.runtime import Model
+from talud.project import Project
+from talud.raster import open_raster
+from talud.training.dataset import Dataset
+from talud.training.onnx_graph import to_onnx, weights_digest
+from talud.training.receptive_field import receptive_field
+
+TOLERANCE = 1e-5  # between Keras and ONNX Runtime, in probability
+_BATCH = 16
 
 
-def save(model: onnx.ModelProto, contract: Contract, path: Path) -> None:
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from."""
+
+    band_set: str
+    commit: str
+    run_id: str
+    hyperparameters: dict[str, float | int | str]
+
+
+def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origin, path: Path) -> Contract:
+    """Write a model and its contract, having checked the file on the validation blocks.
+
+    The threshold is the one of the highest F1 there, found with the file itself; the contract's scores are those at
+    this threshold.
+
+    Args:
+        model: trained.
+        dataset: what it was trained on.
+        project: where the validation blocks' stacks and masks lie.
+        origin: where the model comes from.
+        path: of the ONNX file.
+
+    Raises:
+        StudyError: file and model differ on a validation patch by more than 1e-5.
+        OutputError: the file cannot be written.
+    """
+    graph = to_onnx(model)
+    save(graph, _draft(graph, dataset, origin), path)
+    shipped = Model.load(path)
+    _check_parity(model, shipped, dataset.validation)
+    probability, truth = _validation(shipped, dataset, project)
+    threshold = metrics.best_threshold(probability, truth)
+    counts = metrics.confusion(probability >= threshold, truth, np.isfinite(probability))
+    contract = shipped.contract.model_copy(update={"threshold": threshold, "scores": counts.scores()})
+    save(graph, contract, path)
+    return contract
+
+
+def save(graph: onnx.ModelProto, contract: Contract, path: Path) -> None:
     """Write a graph and its contract, weights inside, as one ONNX file.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    metadata: Mapping[str, str] = contract.to_metadata()
-    helper.set_model_props(model, dict(metadata))
+    helper.set_model_props(graph, contract.to_metadata())
     try:
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        path.write_bytes(graph.SerializeToString(deterministic=True))
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _draft(graph: onnx.ModelProto, dataset: Dataset, origin: Origin) -> Contract:
+    """The contract, before threshold and scores are known."""
+    field = receptive_field(graph)
+    return Contract(
+        name=origin.band_set,
+        bands=_bands(dataset),
+        required_groups=groups(dataset.bands),
+        pixel_size=dataset.form.pixel_size,
+        halo=field.halo,
+        alignment=field.alignment,
+        threshold=0.5,
+        stack=dict(dataset.form.making),
+        weights=weights_digest(graph),
+        data_version=dataset.version,
+        areas=tuple(dataset.blocks),
+        commit=origin.commit,
+        run_id=origin.run_id,
+        hyperparameters=origin.hyperparameters,
+        scores={},
+    )
+
+
+def _bands(dataset: Dataset) -> tuple[BandContract, ...]:
+    """Each band's entry; where physics sets no limit, a plausible value lies within one span of the training range."""
+    entries = []
+    statistics = dataset.statistics
+    for index, name in enumerate(dataset.bands):
+        known = band(name)
+        minimum, maximum = float(statistics.minimum[index]), float(statistics.maximum[index])
+        span = maximum - minimum
+        entries.append(
+            BandContract(
+                name=name,
+                group=known.group,
+                unit=dataset.form.units[index],
+                lowest=known.lowest if math.isfinite(known.lowest) else minimum - span,
+                highest=known.highest if math.isfinite(known.highest) else maximum + span,
+                mean=float(statistics.mean[index]),
+                deviation=float(statistics.deviation[index]),
+                minimum=minimum,
+                maximum=maximum,
+            )
+        )
+    return tuple(entries)
+
+
+def _check_parity(model: keras.Model, shipped: Model, patches: Patches) -> None:
+    """Compare the file with the Keras model on every validation patch."""
+    largest = 0.0
+    for start in range(0, len(patches), _BATCH):
+        stack = patches.stack[start : start + _BATCH]
+        expected = keras.ops.convert_to_numpy(model(stack, training=False))[..., 0]
+        found = np.stack([shipped.run(np.ascontiguousarray(np.moveaxis(patch, -1, 0))) for patch in stack])
+        largest = max(largest, float(np.abs(found - expected).max()))
+    if not largest <= TOLERANCE:  # so written, NaN fails too
+        raise StudyError(
+            f"the exported model differs from the Keras model by {largest:.2g} on validation patches, more than "
+            f"{TOLERANCE:g}; nothing was written. Please report this with params.yaml"
+        )
+
+
+def _validation(shipped: Model, dataset: Dataset, project: Project) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """The file's probabilities on all validation blocks (NaN where nothing is mapped), and the truth, both flat."""
+    found, truth = [], []
+    for area, blocks in dataset.blocks.items():
+        windows = [block.window for block in blocks if block.part == "validation"]
+        found += [block.ravel() for block in probabilities(shipped, project.stack(area), windows)]
+        with open_raster(project.mask(area)) as mask:
+            truth += [mask.read(1, window=window).ravel() for window in windows]
+    return np.concatenate(found), np.concatenate(truth)

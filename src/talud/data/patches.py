@@ -1,0 +1,248 @@
+"""The spatial split: blocks of the training areas, and the patches that lie inside them.
+
+Landslides cluster, and neighbouring pixels look alike. So whole blocks, not pixels or patches, go to training,
+validation or test, and no patch reaches across a block's border.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from talud.errors import StudyError
+from talud.grid import Grid
+from talud.metrics import LANDSLIDE, UNKNOWN
+from talud.params import SplitOptions
+from talud.raster import open_raster
+
+Part = Literal["training", "validation", "test"]
+PARTS: tuple[Part, ...] = ("training", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A square of an area, without its guard, and the part of the data that it belongs to."""
+
+    window: Window
+    part: Part
+    landslide_pixels: int = 0
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Samples for the network.
+
+    Attributes:
+        stack: float32 (patches, height, width, bands), physical units, NaN where a band is invalid.
+        mask: uint8 (patches, height, width): 1 landslide, 0 background, 255 where the truth is unknown or some band is
+            invalid, since nothing is mapped there.
+    """
+
+    stack: NDArray[np.float32]
+    mask: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Patches]) -> Patches:
+        """The patches of several areas, one after the other."""
+        return cls(np.concatenate([part.stack for part in parts]), np.concatenate([part.mask for part in parts]))
+
+    @property
+    def landslide_pixels(self) -> int:
+        """How many pixels of the patches are landslide; those of overlapping patches count more than once."""
+        return int(np.count_nonzero(self.mask == LANDSLIDE))
+
+
+def split(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, ...]:
+    """Deal the blocks of an area to the three parts, the same way for the same seed.
+
+    Blocks that hold no known pixel, or too small for a patch at the raster's edge, belong to no part. The others are
+    sorted by their landslide share and dealt out along that order, so that each part gets its share of blocks with
+    many landslides, with few, and with none.
+
+    Args:
+        mask: 1 landslide, 0 background, 255 unknown.
+        options: the side and the guard of the blocks, and the shares of the parts.
+        seed: decides between blocks of about the same landslide share.
+
+    Raises:
+        StudyError: fewer than three blocks hold landslides, so that some part would hold none.
+        SourceError: the mask cannot be read.
+    """
+    windows, counts, shares = _blocks(mask, options)
+    with_landslides = [index for index, count in enumerate(counts) if count]
+    if len(with_landslides) < len(PARTS):
+        raise StudyError(
+            f"{mask}: {len(with_landslides)} of {len(windows)} blocks hold landslides, but training, validation and "
+            f"test need one each; make split.block ({options.block} pixels) smaller, or the area larger"
+        )
+    ranked = sorted(with_landslides, key=lambda index: -shares[index])
+    without = [index for index, count in enumerate(counts) if not count]
+    order = _shuffled_in_strata(ranked, options, seed) + _shuffled_in_strata(without, options, seed + 1)
+    part_of = dict(zip(order, _deal(len(order), options), strict=True))
+    return tuple(Block(window, part_of[index], counts[index]) for index, window in enumerate(windows))
+
+
+def patch_windows(block: Block, options: SplitOptions) -> list[Window]:
+    """Where the patches of a block lie, all inside it.
+
+    Training patches follow each other by the stride; those of validation and test lie side by side. Where a block's
+    side is no multiple of that step, the last patch moves back to the block's border.
+    """
+    step = options.stride if block.part == "training" else options.patch
+    window = block.window
+    return [
+        Window(window.col_off + column, window.row_off + row, options.patch, options.patch)
+        for row in _offsets(int(window.height), options.patch, step)
+        for column in _offsets(int(window.width), options.patch, step)
+    ]
+
+
+def read(
+    stack: Path,
+    mask: Path,
+    bands: Sequence[str],
+    blocks: Sequence[Block],
+    part: Part,
+    options: SplitOptions,
+    seed: int,
+) -> Patches:
+    """Cut the patches of a part.
+
+    Patches without a pixel that is both known and valid are dropped. Of training patches without a landslide, as many
+    are drawn as `options.empty_share` allows. In validation and test, each pixel of a block counts once: where
+    patches overlap, all but the first have 255 there.
+
+    Args:
+        stack: float32 raster whose band descriptions are their names; NaN = invalid.
+        mask: uint8 raster on the same grid: 1 landslide, 0 background, 255 unknown.
+        bands: names of bands that the stack holds, in the order of the result's last axis.
+        blocks: the split of the area.
+        part: which of its parts to read.
+        options: the size and stride of patches, and the share of empty ones.
+        seed: decides which empty patches are drawn.
+
+    Raises:
+        StudyError: stack and mask differ in grid.
+        SourceError: a raster cannot be read.
+    """
+    chosen = [block for block in blocks if block.part == part]
+    kept = []
+    for number, block in enumerate(chosen):
+        _, truth = _read_block(stack, mask, bands, block)
+        kept += [
+            (number, place, bool(np.any(cut == LANDSLIDE)))
+            for place, cut in enumerate(_cut_masks(truth, block, options))
+            if np.any(cut != UNKNOWN)
+        ]
+    if part == "training":
+        kept = _thin(kept, options.empty_share, seed)
+    stacks, masks = [], []
+    for number, block in enumerate(chosen):
+        places = [place for owner, place, _ in kept if owner == number]
+        pixels, truth = _read_block(stack, mask, bands, block)
+        cuts = list(_cut_masks(truth, block, options))
+        windows = patch_windows(block, options)
+        masks += [cuts[place] for place in places]
+        stacks += [pixels[_inside(block, windows[place])] for place in places]
+    side = options.patch
+    return Patches(
+        np.array(stacks, np.float32).reshape(-1, side, side, len(bands)),
+        np.array(masks, np.uint8).reshape(-1, side, side),
+    )
+
+
+def _blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int], list[float]]:
+    """The usable blocks of an area, row by row; how many landslide pixels each holds; their share of the known ones."""
+    windows: list[Window] = []
+    counts: list[int] = []
+    shares: list[float] = []
+    with open_raster(mask) as dataset:
+        for cell in Grid.of(dataset).windows(options.block):
+            inner = Window(
+                cell.col_off + options.guard,
+                cell.row_off + options.guard,
+                cell.width - 2 * options.guard,
+                cell.height - 2 * options.guard,
+            )
+            if min(inner.width, inner.height) < options.patch:
+                continue
+            truth = dataset.read(1, window=inner)
+            known = int(np.count_nonzero(truth != UNKNOWN))
+            if known:
+                windows.append(inner)
+                counts.append(int(np.count_nonzero(truth == LANDSLIDE)))
+                shares.append(counts[-1] / known)
+    return windows, counts, shares
+
+
+def _shuffled_in_strata(ranked: list[int], options: SplitOptions, seed: int) -> list[int]:
+    """Shuffle runs of neighbours in rank, each long enough to hold a block of the smallest part."""
+    length = max(len(PARTS), math.ceil(1 / min(options.validation, options.test)))
+    generator = np.random.default_rng(seed)
+    runs = [ranked[start : start + length] for start in range(0, len(ranked), length)]
+    return [int(index) for run in runs for index in generator.permutation(run)]
+
+
+def _deal(count: int, options: SplitOptions) -> list[Part]:
+    """Name a part for each of `count` blocks in turn: one each first, then whichever is furthest below its share."""
+    share = {
+        "training": 1 - options.validation - options.test,
+        "validation": options.validation,
+        "test": options.test,
+    }
+    dealt = list(PARTS)
+    while len(dealt) < count:
+        dealt.append(max(PARTS, key=lambda part: share[part] * (len(dealt) + 1) - dealt.count(part)))
+    return dealt
+
+
+def _offsets(length: int, size: int, step: int) -> list[int]:
+    last = length - size
+    return [*range(0, last, step), last]
+
+
+def _read_block(
+    stack: Path, mask: Path, bands: Sequence[str], block: Block
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """A block's pixels (height, width, bands), and its mask (height, width) with 255 where a band is invalid."""
+    with open_raster(stack) as dataset, open_raster(mask) as truth:
+        if Grid.of(dataset) != Grid.of(truth):
+            raise StudyError(f"{stack} and {mask} lie on different grids; run talud stack (or dvc repro) again")
+        numbers = [dataset.descriptions.index(name) + 1 for name in bands]
+        pixels = np.moveaxis(dataset.read(numbers, window=block.window, out_dtype="float32"), 0, -1)
+        known = truth.read(1, window=block.window)
+    return pixels, np.where(np.isnan(pixels).any(axis=-1), UNKNOWN, known).astype(np.uint8)
+
+
+def _inside(block: Block, window: Window) -> tuple[slice, slice]:
+    row, column = int(window.row_off - block.window.row_off), int(window.col_off - block.window.col_off)
+    return slice(row, row + int(window.height)), slice(column, column + int(window.width))
+
+
+def _cut_masks(truth: NDArray[np.uint8], block: Block, options: SplitOptions) -> Iterator[NDArray[np.uint8]]:
+    """The mask of each patch of a block; outside training, a pixel that an earlier patch holds is unknown."""
+    left = truth.copy()
+    for window in patch_windows(block, options):
+        place = _inside(block, window)
+        yield left[place].copy()
+        if block.part != "training":
+            left[place] = UNKNOWN
+
+
+def _thin(kept: list[tuple[int, int, bool]], empty_share: float, seed: int) -> list[tuple[int, int, bool]]:
+    """Draw from the patches without a landslide until they are at most `empty_share` of all."""
+    empty = [index for index, (_, _, landslide) in enumerate(kept) if not landslide]
+    full = len(kept) - len(empty)
+    allowed = len(empty) if empty_share == 1 else min(len(empty), math.floor(full * empty_share / (1 - empty_share)))
+    drawn = set(np.random.default_rng(seed).choice(empty, allowed, replace=False).tolist()) if allowed else set()
+    return [entry for index, entry in enumerate(kept) if entry[2] or index in drawn]

@@ -1,0 +1,181 @@
+"""What a study learns from: the training areas' patches, and all that the contract says about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talud.data.patches import PARTS, Block, Part, Patches, patch_windows, read, split
+from talud.errors import StudyError
+from talud.grid import Grid
+from talud.params import SplitOptions
+from talud.project import Project
+from talud.raster import open_raster
+
+MAKING = ("resolution", "slope", "curvature", "sar_unit", "lee_window")  # tags that say how a stack was made
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of each band over the valid training pixels, each of shape (bands,)."""
+
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    minimum: NDArray[np.float64]
+    maximum: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, stack: NDArray[np.float32], bands: tuple[str, ...]) -> Statistics:
+        """The statistics of patches (patches, height, width, bands); NaN is left out.
+
+        A constant band gets the deviation 1, so that it is centred and no more.
+
+        Raises:
+            StudyError: a band has no valid pixel.
+        """
+        rows = []
+        for name, values in zip(bands, np.moveaxis(stack, -1, 0), strict=True):
+            valid = values[~np.isnan(values)].astype(np.float64)
+            if not valid.size:
+                raise StudyError(f"the band '{name}' has no valid pixel in the training patches; look at its source")
+            rows.append((valid.mean(), valid.std() or 1.0, valid.min(), valid.max()))
+        return cls(*np.array(rows).T)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the stacks of all training areas must share.
+
+    Attributes:
+        units: of each band.
+        pixel_size: in metres.
+        making: how the stacks were made: "slope", "curvature", "sar_unit" and so on.
+    """
+
+    units: tuple[str, ...]
+    pixel_size: float
+    making: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The training areas as a study sees them.
+
+    Attributes:
+        bands: in the order in which the network reads them.
+        version: MD5 over the MD5s of all stacks and masks.
+        blocks: the split of each area.
+        training: patches to fit to.
+        validation: patches to choose by.
+        statistics: of the bands over the training patches.
+    """
+
+    bands: tuple[str, ...]
+    form: Form
+    version: str
+    blocks: Mapping[str, tuple[Block, ...]]
+    training: Patches
+    validation: Patches
+    statistics: Statistics
+
+    @classmethod
+    def load(cls, project: Project, band_set: str) -> Dataset:
+        """Split the training areas and read their patches.
+
+        Raises:
+            ParamsError: there is no such band set.
+            StudyError: a stack is missing or lacks a band, the areas' stacks differ in form, or training or validation
+                would hold no landslide.
+            SourceError: a raster cannot be read.
+        """
+        params = project.params
+        bands, areas = params.band_set(band_set), params.areas_of("training")
+        if not areas:
+            raise StudyError("params.yaml names no area of the role training; a study needs one")
+        version = _version(project, areas)
+        form = _common_form(project, areas, bands)
+        blocks = {area: split(project.mask(area), params.split, params.seed) for area in areas}
+        training, validation = (_patches(project, bands, blocks, part) for part in ("training", "validation"))
+        return cls(bands, form, version, blocks, training, validation, Statistics.of(training.stack, bands))
+
+    def counts(self, options: SplitOptions) -> dict[str, int]:
+        """How many blocks, patches and landslide pixels (of the mask) each part holds, such as `test_blocks`."""
+        counts = {}
+        for part in PARTS:
+            blocks = [block for split in self.blocks.values() for block in split if block.part == part]
+            used = {"training": self.training, "validation": self.validation}.get(part)
+            counts[f"{part}_blocks"] = len(blocks)
+            counts[f"{part}_patches"] = (
+                sum(len(patch_windows(block, options)) for block in blocks) if used is None else len(used)
+            )
+            counts[f"{part}_landslide_pixels"] = sum(block.landslide_pixels for block in blocks)
+        return counts
+
+
+def _version(project: Project, areas: tuple[str, ...]) -> str:
+    """MD5 over the sorted MD5s that the records of the stacks hold."""
+    digests = []
+    for area in areas:
+        path = project.record(area)
+        try:
+            record = json.loads(path.read_bytes())
+            digests += [str(record["stack_md5"]), str(record["mask_md5"])]
+        except FileNotFoundError as error:
+            raise StudyError(
+                f"{path}: not found, so '{area}' has no stack; run talud stack {area} (or dvc repro)"
+            ) from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise StudyError(f"{path}: is damaged; run talud stack {area} (or dvc repro) again") from error
+    return hashlib.md5("\n".join(sorted(digests)).encode(), usedforsecurity=False).hexdigest()
+
+
+def _common_form(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) -> Form:
+    forms = {area: _form(project, area, bands) for area in areas}
+    first = forms[areas[0]]
+    for area, form in forms.items():
+        for name in ("units", "pixel_size", "making"):
+            if getattr(form, name) != getattr(first, name):
+                raise StudyError(
+                    f"the stacks of '{areas[0]}' and '{area}' differ in {name}: {getattr(first, name)} and "
+                    f"{getattr(form, name)}; run talud stack (or dvc repro) for all training areas"
+                )
+    return first
+
+
+def _form(project: Project, area: str, bands: tuple[str, ...]) -> Form:
+    path = project.stack(area)
+    if not path.is_file():
+        raise StudyError(f"{path}: not found; run talud stack {area} (or dvc repro)")
+    with open_raster(path) as dataset:
+        units = dict(zip(dataset.descriptions, dataset.units, strict=True))
+        missing = [name for name in bands if name not in units]
+        if missing:
+            raise StudyError(
+                f"{path}: has no band {', '.join(missing)}; it holds {', '.join(map(str, units))}; change the band set "
+                "in params.yaml, or add the source of the band and run talud stack (or dvc repro)"
+            )
+        tags = dataset.tags()
+        making = {name: tags[f"TALUD_{name.upper()}"] for name in MAKING if f"TALUD_{name.upper()}" in tags}
+        metre = dataset.crs.linear_units_factor[1]
+        return Form(tuple(units[name] or "" for name in bands), Grid.of(dataset).resolution * metre, making)
+
+
+def _patches(project: Project, bands: tuple[str, ...], blocks: Mapping[str, tuple[Block, ...]], part: Part) -> Patches:
+    params = project.params
+    patches = Patches.joined(
+        [
+            read(project.stack(area), project.mask(area), bands, split, part, params.split, params.seed)
+            for area, split in blocks.items()
+        ]
+    )
+    if not patches.landslide_pixels:
+        raise StudyError(
+            f"the {part} blocks hold no landslide where all of {', '.join(bands)} are valid; look at clouds and "
+            "invalid pixels, or make split.block smaller"
+        )
+    return patches
