@@ -123,6 +123,7 @@ class Trials(BaseModel):
     search: str
     data_version: str
     seed: int
+    parent_run_id: str = Field(description="the run of the study")
     best: str = Field(description="the run of the best trial")
     trials: tuple[Trial, ...]
 
