@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from talud.cli.app import app
+from talud.cli.progress import shown
 
 
 @app.command("evaluate")
@@ -30,7 +32,8 @@ def evaluate(
     from talud.project import Project
 
     project = Project.find()
-    scores = scoring.evaluate(project, band_set)
+    with shown("evaluating", "windows") as progress:
+        scores = scoring.evaluate(project, band_set, progress)
     table = Table("where", title=f"{band_set}, threshold {scores.threshold:.2f}", title_justify="left")
     for column in ("TP", "FP", "FN", "TN", "precision", "recall", "F1", "IoU", "not mapped"):
         table.add_column(column, justify="right")
@@ -38,4 +41,4 @@ def evaluate(
         counts = (f"{count:,}" for count in (row.tp, row.fp, row.fn, row.tn))
         ratios = (f"{ratio:.3f}" for ratio in (row.precision, row.recall, row.f1, row.iou))
         table.add_row(where, *counts, *ratios, f"{row.not_mapped_share:.1%}")
-    Console(width=None if Console().is_terminal else 140).print(table)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)

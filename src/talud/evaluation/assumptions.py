@@ -9,7 +9,7 @@ from talud.bands import Group, groups
 from talud.evaluation.results import Result
 from talud.params import Params
 
-_SLOPE = {"zevenbergen_thorne": "Zevenbergen and Thorne's derivatives", "horn": "Horn's derivatives"}
+_SLOPE = {"zevenbergen_thorne": "Zevenbergen and Thorne’s derivatives", "horn": "Horn’s derivatives"}
 _CURVATURE = {
     "profile": "profile curvature, along the line of steepest slope",
     "contour": "contour curvature, along the contour line",
@@ -55,8 +55,8 @@ def _patches(params: Params) -> list[Assumption]:
     return [
         Assumption(
             "Patch size",
-            f"{split.patch} × {split.patch} pixels ({split.patch * metres:g} m), a new one every {split.stride} pixels; "
-            f"at most {split.empty_share:.0%} of them without a landslide",
+            f"{split.patch} × {split.patch} pixels ({split.patch * metres:g} m), a new one every "
+            f"{split.stride} pixels; at most {split.empty_share:.0%} of them without a landslide",
         ),
         Assumption(
             "Split",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -22,7 +23,8 @@ _CLEAR = (0, 0, 0, 0)
 _HATCH = {252: (150, 150, 150, 255), 253: (196, 196, 196, 255)}  # not mapped: two greys in stripes
 _LEVELS = 100  # probabilities are shown in hundredths
 PROBABILITY_RAMP = tuple(
-    tuple(int(round(255 * part)) for part in mpl.colormaps["magma_r"](level / _LEVELS)) for level in range(_LEVELS + 1)
+    cast(Colour, tuple(round(255 * part) for part in mpl.colormaps["magma_r"](level / _LEVELS)))
+    for level in range(_LEVELS + 1)
 )
 
 
@@ -31,21 +33,19 @@ def photograph(bands: NDArray[np.float32], *, grey: bool = False) -> str:
 
     Pixels that are NaN in any band are clear. With `grey` the picture is a pale grey one, to lay classes over.
     """
-    valid = np.isfinite(bands).all(axis=0)
+    valid = np.asarray(np.isfinite(bands).all(axis=0))
     colours = np.stack([_stretch(band, valid) for band in bands])
     if grey:
         luminance = np.tensordot(np.array([0.299, 0.587, 0.114]), colours, axes=1)
-        colours = np.broadcast_to(0.45 + 0.55 * luminance, colours.shape)
-    pixels = np.concatenate([colours, valid[np.newaxis]]) * 255
-    return _webp(Image.fromarray(np.moveaxis(pixels.round().astype(np.uint8), 0, -1), "RGBA"))
+        colours = np.stack([0.45 + 0.55 * luminance] * 3)
+    return _lossy(colours, valid)
 
 
 def relief(slope: NDArray[np.float32]) -> str:
     """A picture of slope in degrees (height, width): the steeper, the darker; NaN is clear."""
-    flat_is_light = 0.95 - 0.65 * np.clip(slope / 60, 0, 1)
     valid = np.isfinite(slope)
-    pixels = np.stack([np.where(valid, flat_is_light, 0)] * 3 + [valid]) * 255
-    return _webp(Image.fromarray(np.moveaxis(pixels.round().astype(np.uint8), 0, -1), "RGBA"))
+    light = 0.95 - 0.65 * np.clip(np.nan_to_num(slope) / 60, 0, 1)
+    return _lossy(np.stack([light] * 3), valid)
 
 
 def probability(levels: NDArray[np.float32]) -> str:
@@ -80,25 +80,26 @@ def _stretch(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.
 
 def _hatched(classes: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Put the two hatching classes, in diagonal stripes, where the map says nothing."""
-    rows, columns = np.indices(classes.shape, sparse=True)
-    stripes = np.where((rows + columns) % 16 < 5, min(_HATCH), max(_HATCH)).astype(np.uint8)
+    height, width = classes.shape
+    diagonals = np.add.outer(np.arange(height), np.arange(width))
+    stripes = np.where(diagonals % 16 < 5, min(_HATCH), max(_HATCH)).astype(np.uint8)
     return np.where(where, stripes, classes)
 
 
 def _classes(classes: NDArray[np.uint8], colours: Mapping[int, Colour]) -> str:
-    """An indexed PNG of uint8 classes (height, width) in their colours; a class without one is clear."""
-    image = Image.fromarray(classes, "L").copy()
-    image.putpalette([part for value in range(256) for part in colours.get(value, _CLEAR)], "RGBA")
+    """A picture of uint8 classes (height, width) in exactly their colours; a class without one is clear."""
+    palette = np.array([colours.get(value, _CLEAR) for value in range(256)], dtype=np.uint8)
+    return _uri(palette[classes], lossless=True)
+
+
+def _lossy(colours: NDArray[np.floating[Any]], valid: NDArray[np.bool_]) -> str:
+    """A picture of colours (3, height, width) between 0 and 1, clear where not valid."""
+    pixels = np.concatenate([colours, valid[np.newaxis]]) * 255
+    return _uri(np.moveaxis(pixels.round().astype(np.uint8), 0, -1), lossless=False)
+
+
+def _uri(pixels: NDArray[np.uint8], *, lossless: bool) -> str:
+    """Red, green, blue and alpha (height, width, 4) as WebP in a data URI."""
     stream = io.BytesIO()
-    image.convert("RGBA").save(stream, "WEBP", lossless=True, method=4, exact=False)
-    return _uri(stream, "webp")
-
-
-def _webp(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.save(stream, "WEBP", quality=82, method=4)
-    return _uri(stream, "webp")
-
-
-def _uri(stream: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "WEBP", lossless=lossless, quality=82, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

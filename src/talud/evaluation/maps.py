@@ -12,11 +12,14 @@ from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 
 from talud.bands import Group, band
+from talud.data.patches import split
 from talud.evaluation import figures
 from talud.grid import Grid
 from talud.metrics import LANDSLIDE
 from talud.project import Project
 from talud.raster import open_raster
+
+Box = tuple[float, float, float, float]
 
 LONGEST = 1200  # pixels a side of a picture; a larger area is shown coarser, and the page says so
 
@@ -40,6 +43,7 @@ class Viewer:
         images: name → data URI.
         outlines: the landslides of the inventory as SVG path data, in pixels.
         places: (left, top, right, bottom) of each landslide of the inventory in pixels, the largest first.
+        blocks: (left, top, right, bottom) of each test block of a training area in pixels.
         comparison: the panels of what was seen and what is known.
         results: band set → its panels.
     """
@@ -51,7 +55,8 @@ class Viewer:
     reduced: bool
     images: dict[str, str]
     outlines: str
-    places: list[tuple[int, int, int, int]]
+    places: list[Box]
+    blocks: list[Box]
     comparison: list[Panel]
     results: dict[str, list[Panel]]
 
@@ -72,13 +77,13 @@ def view(project: Project, area: str, band_sets: Sequence[str]) -> Viewer:
         shape = _picture_shape(grid)
         title, caption, images = _base(stack, shape)
     comparison = [Panel(title, caption, ("base",))]
-    outlines, places = "", list[tuple[int, int, int, int]]()
+    outlines, places = "", list[Box]()
     if project.mask(area).is_file():
         with open_raster(project.mask(area)) as mask:
             truth = _read_classes(mask, shape)
         images["inventory"] = figures.inventory(truth)
         outlines, places = _landslides(truth)
-        comparison.append(Panel("Inventory", "Landslides as they were digitised", ("grey", "inventory")))
+        comparison.append(Panel("Inventory", "as digitised", ("grey", "inventory")))
     results = {}
     for band_set in band_sets:
         pictures = _pictures(project, area, band_set, shape)
@@ -89,13 +94,25 @@ def view(project: Project, area: str, band_sets: Sequence[str]) -> Viewer:
         ]
     height, width = shape
     metres = grid.resolution * grid.width / width
-    return Viewer(area, width, height, metres, shape != grid.shape, images, outlines, places, comparison, results)
+    return Viewer(
+        area=area,
+        width=width,
+        height=height,
+        metres=metres,
+        reduced=shape != grid.shape,
+        images=images,
+        outlines=outlines,
+        places=places,
+        blocks=_test_blocks(project, area, width / grid.width),
+        comparison=comparison,
+        results=results,
+    )
 
 
 _PANELS = {
-    "probability": ("Probability", "What the model gives each pixel"),
-    "landslides": ("Landslides", "Probability at or above the threshold"),
-    "outcome": ("Four classes", "The map against the inventory"),
+    "probability": ("Probability", "of a landslide, by pixel"),
+    "landslides": ("Landslides", "at or above the threshold"),
+    "outcome": ("Four classes", "map against inventory"),
 }
 
 
@@ -113,7 +130,7 @@ def _base(stack: DatasetReader, shape: tuple[int, int]) -> tuple[str, str, dict[
     if not shown and "slope" in names:
         slope = _read(stack, [names.index("slope") + 1], shape, Resampling.average)[0]
         picture = figures.relief(slope)
-        return "Slope", "The steeper, the darker", {"base": picture, "grey": picture}
+        return "Slope", "the steeper, the darker", {"base": picture, "grey": picture}
     shown = shown or [names[0]] * 3
     bands = _read(stack, [names.index(name) + 1 for name in shown], shape, Resampling.average)
     title = "Optical image" if optical else names[0]
@@ -135,6 +152,17 @@ def _pictures(project: Project, area: str, band_set: str, shape: tuple[int, int]
     return pictures
 
 
+def _test_blocks(project: Project, area: str, scale: float) -> list[Box]:
+    if project.params.area(area).role != "training":
+        return []
+    blocks = split(project.mask(area), project.params.split, project.params.seed)
+    windows = [block.window for block in blocks if block.part == "test"]
+    return [
+        (scale * left, scale * top, scale * (left + width), scale * (top + height))
+        for left, top, width, height in (window.flatten() for window in windows)
+    ]
+
+
 def _read(dataset: DatasetReader, indexes: list[int], shape: tuple[int, int], how: Resampling) -> NDArray[np.float32]:
     """Bands at a picture's shape, float32 (bands, height, width), NaN where there is no data."""
     bands = dataset.read(indexes, out_shape=(len(indexes), *shape), resampling=how, masked=True)
@@ -145,7 +173,7 @@ def _read_classes(dataset: DatasetReader, shape: tuple[int, int]) -> NDArray[np.
     return np.asarray(dataset.read(1, out_shape=shape, resampling=Resampling.nearest))
 
 
-def _landslides(truth: NDArray[np.uint8]) -> tuple[str, list[tuple[int, int, int, int]]]:
+def _landslides(truth: NDArray[np.uint8]) -> tuple[str, list[Box]]:
     """The outlines of the landslides as one SVG path, and their bounding boxes, the largest first."""
     paths, boxes = [], []
     for shape, _ in rasterio.features.shapes(truth, mask=truth == LANDSLIDE, connectivity=8):

@@ -176,7 +176,7 @@ def _thousands(count: int) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\u202f%".replace("-", "−")
+    return f"{100 * share:.1f}%".replace("-", "−")
 
 
 def _css(colour: tuple[int, int, int, int]) -> str:

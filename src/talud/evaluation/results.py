@@ -75,7 +75,7 @@ class ScoreTable(BaseModel):
     @property
     def test_tally(self) -> Tally:
         """The test blocks of all training areas together."""
-        return Tally.total(scores.tally for scores in self.test.values())
+        return sum((scores.tally for scores in self.test.values()), start=Tally())
 
     def rows(self) -> list[tuple[str, Scores]]:
         """Where was scored, for a reader, and the scores there."""
@@ -114,6 +114,15 @@ class Trial(BaseModel):
     scores: dict[str, float] = Field(description="precision, recall, f1 and iou on validation blocks, threshold 0.5")
 
 
+class Failure(BaseModel):
+    """A trial that came to nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    reason: str
+
+
 class Trials(BaseModel):
     """The trials of a study, and which of them was best."""
 
@@ -126,6 +135,7 @@ class Trials(BaseModel):
     parent_run_id: str = Field(description="the run of the study")
     best: str = Field(description="the run of the best trial")
     trials: tuple[Trial, ...]
+    failed: tuple[Failure, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Self:

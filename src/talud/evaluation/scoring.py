@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -27,14 +27,15 @@ from talud.project import Project
 from talud.raster import BLOCK, Layout, open_raster, writing_cog
 
 Part = Literal["training", "validation", "test"]
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class _Score:
     """A tally with the levels that its curve is drawn from."""
 
-    tally: Tally
-    levels: Levels
+    tally: Tally = field(default_factory=Tally)
+    levels: Levels = field(default_factory=Levels)
 
     def __add__(self, other: _Score) -> _Score:
         return _Score(self.tally + other.tally, self.levels + other.levels)
@@ -50,57 +51,62 @@ def score_blocks(model: Model, project: Project, areas: Iterable[str], part: Par
         SourceError: a stack or mask is missing or cannot be read.
         MismatchError: a stack does not fit the model's contract.
     """
-    scores = (_block_score(model, project, area, part) for area in areas)
-    return Tally.total(score.tally for score in scores).confusion
+    scores = (
+        _score_windows(model, project, area, _block_windows(project, area, part), _steps(None, 0)) for area in areas
+    )
+    return sum(scores, start=_Score()).tally.confusion
 
 
-def evaluate(project: Project, band_set: str) -> ScoreTable:
+def evaluate(project: Project, band_set: str, progress: Progress | None = None) -> ScoreTable:
     """Score a band set's model: on the test blocks of the training areas, and on each other labelled area's map.
 
     Writes the score table, a curve of scores over the threshold for the test blocks and for each area, and the
-    outcome map of every labelled area that has been predicted, training areas too.
+    outcome map of every labelled area that has been mapped, training areas too.
+
+    Args:
+        project: with stacks, model and maps in place.
+        band_set: of params.yaml.
+        progress: told, after each window, how many are done and how many there are.
 
     Raises:
-        StudyError: a gate or transfer area with an inventory has not been predicted.
+        StudyError: a gate or transfer area with an inventory has no map.
         MismatchError: a map does not lie on the grid of its area's mask.
         SourceError: a stack, mask or map is missing or cannot be read.
     """
     project.params.band_set(band_set)
     model = Model.load(project.model(band_set))
     training = project.params.areas_of("training")
-    blocks = {area: _block_score(model, project, area, "test") for area in training}
-    areas = {area: _area_score(project, band_set, area) for area in _labelled(project) if area not in training}
-    for area in training:
-        if project.prediction(band_set, area).is_dir():
-            _area_score(project, band_set, area)
+    maps = {area: _map_windows(project, band_set, area) for area in _labelled(project)}
+    blocks = {area: _block_windows(project, area, "test") for area in training}
+    step = _steps(progress, sum(map(len, [*maps.values(), *blocks.values()])))
+    tests = {area: _score_windows(model, project, area, windows, step) for area, windows in blocks.items()}
+    areas = {area: _score_map(project, band_set, area, windows, step) for area, windows in maps.items() if windows}
     table = ScoreTable(
         band_set=band_set,
         threshold=model.contract.threshold,
-        test={area: Scores.of(score.tally) for area, score in blocks.items()},
-        areas={area: Scores.of(score.tally, project.params.area(area).role) for area, score in areas.items()},
+        test={area: Scores.of(score.tally) for area, score in tests.items()},
+        areas={
+            area: Scores.of(score.tally, project.params.area(area).role)
+            for area, score in areas.items()
+            if area not in training
+        },
     )
-    _write_curve(project.curve(band_set, "test"), _sum(blocks.values()).levels)
-    for area, score in areas.items():
-        _write_curve(project.curve(band_set, area), score.levels)
+    curves = {"test": sum(tests.values(), start=_Score())} | {area: areas[area] for area in table.areas}
+    for part, score in curves.items():
+        _write_curve(project.curve(band_set, part), score.levels)
     table.write(project.scores(band_set))
     return table
 
 
-def _sum(scores: Iterable[_Score]) -> _Score:
-    return sum(scores, start=_Score(Tally(), Levels()))
+def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
+    """What to call after each of the windows."""
+    done = itertools.count(1)
 
+    def step() -> None:
+        if progress:
+            progress(next(done), total)
 
-def _block_score(model: Model, project: Project, area: str, part: Part) -> _Score:
-    mask = project.mask(area)
-    blocks = split(mask, project.params.split, project.params.seed)
-    windows = [block.window for block in blocks if block.part == part]
-    score = _Score(Tally(), Levels())
-    with open_raster(mask) as truths:
-        for window, probability in zip(windows, probabilities(model, project.stack(area), windows), strict=True):
-            truth = truths.read(1, window=window)
-            mapped = np.where(np.isfinite(probability), probability >= model.contract.threshold, NOT_MAPPED)
-            score += _Score(Tally.of(mapped.astype(np.uint8), truth), Levels.of(probability, truth))
-    return score
+    return step
 
 
 def _labelled(project: Project) -> list[str]:
@@ -113,15 +119,43 @@ def _knows_truth(mask: Path) -> bool:
         return any((truths.read(1, window=window) != UNKNOWN).any() for window in Grid.of(truths).windows(BLOCK))
 
 
-def _area_score(project: Project, band_set: str, area: str) -> _Score:
-    """Score an area's map from its files, and write its outcome map."""
-    score = _Score(Tally(), Levels())
+def _block_windows(project: Project, area: str, part: Part) -> list[Window]:
+    blocks = split(project.mask(area), project.params.split, project.params.seed)
+    return [block.window for block in blocks if block.part == part]
+
+
+def _map_windows(project: Project, band_set: str, area: str) -> list[Window]:
+    """The windows of an area's map; none for a training area that has not been mapped, which is scored by blocks."""
     folder = project.prediction(band_set, area)
-    if not (folder / "landslides.tif").is_file():
-        raise StudyError(
-            f"{folder}: holds no map; run: talud predict {project.model(band_set).relative_to(project.root)} "
-            f"{project.stack(area).relative_to(project.root)} --out {folder.relative_to(project.root)}"
-        )
+    if (folder / "landslides.tif").is_file():
+        with open_raster(project.mask(area)) as truths:
+            return Grid.of(truths).windows(BLOCK)
+    if project.params.area(area).role == "training":
+        return []
+    model, stack, out = (
+        path.relative_to(project.root) for path in (project.model(band_set), project.stack(area), folder)
+    )
+    raise StudyError(f"{out}: holds no map of {area}; run: talud predict {model} {stack} --out {out}")
+
+
+def _score_windows(
+    model: Model, project: Project, area: str, windows: list[Window], step: Callable[[], None]
+) -> _Score:
+    """Score the model on windows of an area's stack, each read alone."""
+    score = _Score()
+    with open_raster(project.mask(area)) as truths:
+        for window, probability in zip(windows, probabilities(model, project.stack(area), windows), strict=True):
+            truth = truths.read(1, window=window)
+            mapped = np.where(np.isfinite(probability), probability >= model.contract.threshold, NOT_MAPPED)
+            score += _Score(Tally.of(mapped.astype(np.uint8), truth), Levels.of(probability, truth))
+            step()
+    return score
+
+
+def _score_map(project: Project, band_set: str, area: str, windows: list[Window], step: Callable[[], None]) -> _Score:
+    """Score an area's map from its files, and write its outcome map."""
+    score = _Score()
+    folder = project.prediction(band_set, area)
     with (
         open_raster(folder / "landslides.tif") as classes,
         open_raster(folder / "probability.tif") as levels,
@@ -129,18 +163,13 @@ def _area_score(project: Project, band_set: str, area: str) -> _Score:
     ):
         grid = _common_grid(truths, classes, levels)
         with writing_cog(project.outcome(band_set, area), grid, _layout(classes, project, band_set, area)) as writer:
-            for window, mapped, probability, truth in _windows(grid, classes, levels, truths):
+            for window in windows:
+                mapped, truth = classes.read(1, window=window), truths.read(1, window=window)
+                probability = levels.read(1, window=window, masked=True).filled(np.nan)
                 writer.write(classify(mapped, truth), 1, window=window)
                 score += _Score(Tally.of(mapped, truth), Levels.of(probability, truth))
+                step()
     return score
-
-
-def _windows(
-    grid: Grid, classes: DatasetReader, levels: DatasetReader, truths: DatasetReader
-) -> Iterator[tuple[Window, NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]]:
-    for window in grid.windows(BLOCK):
-        probability = levels.read(1, window=window, masked=True).filled(np.nan)
-        yield window, classes.read(1, window=window), probability, truths.read(1, window=window)
 
 
 def _common_grid(mask: DatasetReader, *maps: DatasetReader) -> Grid:

@@ -27,9 +27,9 @@ def study_sentences() -> list[str]:
     scores = {name: model.inference.f1 for name, model in IMAGE_MODELS.items()}
     falls = [model.fall for model in IMAGE_MODELS.values()]
     return [
-        f"In the study's own inference zone {INFERENCE_BASIN}, by the counts of its Table 4, {ranking(scores)}",
+        f"In the study’s own inference zone {INFERENCE_BASIN}, by the counts of its Table 4, {ranking(scores)}",
         change(falls, INFERENCE_BASIN),
-        'The "around 0.70" of its text is the training zone\'s F1.',
+        "The “around 0.70” of its text is the training zone’s F1, not this one.",
     ]
 
 
@@ -49,10 +49,10 @@ def change(falls: Sequence[float], area: str) -> str:
     """The loss of F1 between the test blocks and an area, over the band sets."""
     low, high = round(100 * min(falls)), round(100 * max(falls))
     if high <= 0:
-        return f"Transfer to {area} costs no F1: it is {_span(-high, -low)} % higher there than at home."
+        return f"Transfer to {area} costs no F1: it is {_span(-high, -low)}% higher there than at home."
     if low < 0:
-        return f"Transfer to {area} changes F1 by between +{-low} % and −{high} % of what it was at home."
-    return f"Transfer to {area} costs {_span(low, high)} % of the F1."
+        return f"Transfer to {area} changes F1 by between +{-low}% and −{high}% of what it was at home."
+    return f"Transfer to {area} costs {_span(low, high)}% of the F1."
 
 
 def floor(counts: Confusion, area: str) -> str:

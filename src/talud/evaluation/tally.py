@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +24,7 @@ class Tally:
         not_mapped_landslide: those of them that are landslide.
     """
 
-    confusion: Confusion = Confusion()
+    confusion: Confusion = field(default_factory=Confusion)
     not_mapped: int = 0
     not_mapped_landslide: int = 0
 
@@ -44,11 +44,6 @@ class Tally:
             self.not_mapped + other.not_mapped,
             self.not_mapped_landslide + other.not_mapped_landslide,
         )
-
-    @classmethod
-    def total(cls, tallies: Iterable[Tally]) -> Tally:
-        """The sum of tallies of disjoint sets of pixels."""
-        return sum(tallies, start=cls())
 
     @property
     def pixels(self) -> int:

@@ -3,14 +3,17 @@
 for (const viewer of document.querySelectorAll(".viewer")) {
   const width = Number(viewer.dataset.width), height = Number(viewer.dataset.height);
   const metres = Number(viewer.dataset.metres), places = JSON.parse(viewer.dataset.places);
+  const blocks = JSON.parse(viewer.dataset.blocks);
   const canvases = [...viewer.querySelectorAll("canvas")];
   const outlines = new Path2D(viewer.querySelector("path.outlines").getAttribute("d"));
   const output = viewer.querySelector("output"), outlined = viewer.querySelector("[data-do=outlines]");
+  const blocked = viewer.querySelector("[data-do=blocks]");
   const whole = { x: width / 2, y: height / 2, zoom: 1 };
   let view = { ...whole }, place = -1, queued = false;
 
+  const images = new Map([...viewer.querySelectorAll("img")].map((image) => [image.dataset.name, image]));
   const layers = new Map(canvases.map((canvas) =>
-    [canvas, canvas.dataset.layers.trim().split(" ").map((id) => document.getElementById(id))]));
+    [canvas, JSON.parse(canvas.dataset.layers).map((name) => images.get(name))]));
 
   const scale = (canvas, zoom = view.zoom) => zoom * Math.min(canvas.clientWidth / width, canvas.clientHeight / height);
 
@@ -40,6 +43,7 @@ for (const viewer of document.querySelectorAll(".viewer")) {
     drawHatch(pen, k / ratio);
     for (const image of layers.get(canvas)) pen.drawImage(image, 0, 0, width, height);
     if (outlined?.checked) drawOutlines(pen, k / ratio);
+    if (blocked?.checked) drawBlocks(pen, k / ratio);
     drawScaleBar(pen, canvas, ratio);
   }
 
@@ -62,6 +66,16 @@ for (const viewer of document.querySelectorAll(".viewer")) {
       pen.lineWidth = points / k;
       pen.stroke(outlines);
     }
+  }
+
+  function drawBlocks(pen, k) {
+    for (const [colour, points, dash] of [["rgb(255 255 255 / 0.8)", 3, []], ["#111", 1.5, [5 / k, 4 / k]]]) {
+      pen.strokeStyle = colour;
+      pen.lineWidth = points / k;
+      pen.setLineDash(dash);
+      for (const [left, top, right, bottom] of blocks) pen.strokeRect(left, top, right - left, bottom - top);
+    }
+    pen.setLineDash([]);
   }
 
   function drawScaleBar(pen, canvas, ratio) {
@@ -115,6 +129,7 @@ for (const viewer of document.querySelectorAll(".viewer")) {
     next: () => goTo(1),
     previous: () => goTo(place < 0 ? 0 : -1),
     outlines: () => show({}),
+    blocks: () => show({}),
   };
   const keys = {
     "+": actions.in, "=": actions.in, "-": actions.out, 0: actions.whole, Escape: () => viewer.blur(),
@@ -166,7 +181,7 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   viewer.addEventListener("touchmove", (event) => event.touches.length > 1 && event.preventDefault(), { passive: false });
 
   new ResizeObserver(() => show({})).observe(viewer);
-  Promise.all([...viewer.querySelectorAll("img")].map((image) => image.decode())).then(() => {
+  Promise.all([...images.values()].map((image) => image.decode())).then(() => {
     viewer.dataset.ready = "yes";
     show({});
   });
