@@ -31,6 +31,7 @@ from talud.raster import BLOCK, open_raster
 
 VALIDATION = "validation blocks"
 NOT_MAPPED = 255
+CHOICE = ("filters", "learning_rate", "batch_size", "epochs")  # the hyperparameters that a description names
 REASON, COMPARED = "alias_reason", "alias_f1"  # tags of a version: why it has its alias
 
 
@@ -129,7 +130,9 @@ def _scores(project: Project, contract: Contract) -> dict[str, dict[str, float]]
 
 
 def _description(contract: Contract, scores: Mapping[str, Mapping[str, float]]) -> str:
-    choice = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in contract.hyperparameters.items())
+    choice = ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in contract.hyperparameters.items() if name in CHOICE
+    )
     rows = [
         f"| {place} | {score['f1']:.3f} | {score['precision']:.3f} | {score['recall']:.3f} |"
         for place, score in scores.items()

@@ -30,7 +30,7 @@ def run_of(project: Project, contract: Contract) -> str:
     )
     for trial in sorted(table.trials, key=lambda trial: trial.run_id == table.best):  # the best last: it is looked for
         if registry.locate(trial.run_id) is None:
-            _restore(trial, tags, parent)
+            _restore(trial, contract, tags, parent)
     note = f"Restored from models/{table.band_set}.trials.json, which keeps no learning curves."
     registry.note(parent, f"{note}\n\n{registry.leaderboard(parent)}")
     return registry.locate(contract.run_id) or registry.restore(
@@ -38,8 +38,9 @@ def run_of(project: Project, contract: Contract) -> str:
     )
 
 
-def _restore(trial: Trial, tags: dict[str, str], parent: str) -> None:
-    choice = {
+def _restore(trial: Trial, contract: Contract, tags: dict[str, str], parent: str) -> None:
+    choice = {  # the other hyperparameters are those of the whole study
+        **contract.hyperparameters,
         "filters": trial.filters,
         "learning_rate": trial.learning_rate,
         "batch_size": trial.batch_size,

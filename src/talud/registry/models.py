@@ -94,9 +94,9 @@ def fetch(uri: str, root: Path | None) -> Fetched:
             run_id, place = model.source_run_id or run_id, model.artifact_location
         folder = _download(place, uri)
         manifest = _manifest(folder, uri)
-    path = folder / manifest.flavors["onnx"]["data"]
-    if not path.is_file():
-        raise RegistryError(f"{uri}: its file {path} is missing from the store; register the model again")
+    path = (folder / str(manifest.flavors["onnx"].get("data"))).resolve()
+    if not (path.is_file() and path.is_relative_to(folder.resolve())):
+        raise RegistryError(f"{uri}: its file {path} is missing from the store; put it back, or name another version")
     return Fetched(path, name, version, run_id or manifest.run_id or "")
 
 
@@ -114,10 +114,10 @@ def set_alias(version: Version, alias: str) -> None:
     client = connected()
     with speaking():
         model = client.get_registered_model(version.name)
-        if model.aliases.get(alias) != version.version:
+        if str(model.aliases.get(alias)) != version.version:
             client.set_registered_model_alias(version.name, alias, version.version)
         for other in ALIASES:
-            if other != alias and model.aliases.get(other) == version.version:
+            if other != alias and str(model.aliases.get(other)) == version.version:
                 client.delete_registered_model_alias(version.name, other)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mlflow's own use of deprecated interfaces
@@ -36,7 +36,7 @@ def speaking(about: str = "MLflow") -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except (MlflowException, SQLAlchemyError) as error:
-        raise RegistryError(f"{about}: {' '.join(str(error).split())}") from error
+        raise RegistryError(f"{about}: {_without_password(' '.join(str(error).split()))}") from error
 
 
 def location(root: Path | None) -> str:
@@ -108,6 +108,10 @@ def _create(root: Path) -> None:
         client.delete_experiment("0")  # mlflow's "Default", always empty: the UI would list it first
 
 
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
 def _use(uri: str) -> None:
     """Make a store the one that this process uses, without the environment variable that mlflow also sets.
 
@@ -126,8 +130,7 @@ def _reach(uri: str) -> tuple[MlflowClient, Experiment | None]:
             client = MlflowClient(uri)
             return client, client.get_experiment_by_name(EXPERIMENT)
     except RegistryError as error:
-        parts = urlsplit(uri)
-        shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
+        shown = _without_password(uri)
         if "out-of-date database schema" in str(error):
             advice = f"another version of MLflow wrote it; copy it aside, then run: mlflow db upgrade {shown}"
             raise RegistryError(f"{shown}: {advice}") from error
@@ -140,7 +143,7 @@ def _impatient() -> Iterator[None]:
 
     Limits that the user has set hold.
     """
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
     ours = {name: value for name, value in limits.items() if name not in os.environ}
     os.environ.update(ours)
     try:

@@ -1,0 +1,242 @@
+"""Studies and trials in a real MLflow store; what the registry says where something is missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+
+from talud import registry
+from talud.errors import RegistryError, StudyError
+from talud.inference.runtime import Model
+
+TAGS = {"band_set": "7band", "search": "demo", "data_version": "ab" * 16, "commit": "cd" * 20 + "+changes"}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a store, which the tests of this module share."""
+    folder = tmp_path_factory.mktemp("project")
+    registry.connect(folder, create=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def version(root: Path, tiny_model: Path) -> registry.Version:
+    """A registered model, version 1 and champion."""
+    with registry.study(root, "3band · demo", TAGS) as parent, registry.trial(parent, "one", {}, TAGS) as trial:
+        trial.log_epoch(1, {"f1": 0.9, "val_f1": 0.1})
+        trial.log_scores({"f1": 0.5, "precision": 0.5, "recall": 0.5, "iou": 0.3})
+    made = registry.register("landslide-unet-3band", onnx.load(tiny_model), trial.run_id, "a" * 64)
+    registry.set_alias(made, "champion")
+    return made
+
+
+def test_a_study_is_a_parent_run_and_its_trials_are_children(root: Path) -> None:
+    with registry.study(root, "7band · demo", TAGS, "Seed 7.") as parent:
+        for f1, batch in ((0.4, 8), (0.6, 16)):
+            choice = {"filters": 16, "learning_rate": 1e-3, "batch_size": batch}
+            with registry.trial(parent, f"batch {batch}", choice, TAGS) as trial:
+                trial.log_dataset("argelia", TAGS["data_version"], "stacks/training")
+                for epoch in (1, 2):
+                    trial.log_epoch(epoch, {"loss": 1 / epoch, "f1": 0.99, "val_f1": f1 / 3 * epoch})
+                trial.log_scores({"f1": f1, "precision": 0.7, "recall": 0.5, "iou": 0.3, "seconds": 2.5})
+    client = registry.connect(root)
+    study, run = client.get_run(parent), client.get_run(trial.run_id)
+
+    assert (study.info.run_name, study.info.status, run.info.status) == ("7band · demo", "FINISHED", "FINISHED")
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert {key: float(value) for key, value in run.data.params.items()} == {
+        "filters": 16,
+        "learning_rate": 0.001,
+        "batch_size": 16,
+    }
+    assert run.data.metrics["f1"] == 0.6  # the score, not the last epoch's F1 on training patches
+    curve = client.get_metric_history(trial.run_id, "validation/f1")
+    assert [(point.step, round(point.value, 6)) for point in curve] == [(1, 0.2), (2, 0.4)]
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("argelia", TAGS["data_version"])
+    note = study.data.tags["mlflow.note.content"]
+    assert note.startswith("Seed 7.")
+    assert re.findall(r"\| (batch \d+) \| ([\d.]+) \|", note) == [("batch 16", "0.600"), ("batch 8", "0.400")]
+    assert run.data.tags["mlflow.source.git.commit"] == "cd" * 20
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(StudyError("the loss is not a number"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_no_run_stays_open_when_a_trial_breaks(root: Path, error: BaseException, status: str) -> None:
+    def broken() -> None:
+        with registry.study(root, "broken", TAGS) as parent, registry.trial(parent, "trial", {}, TAGS) as trial:
+            runs.extend([parent, trial.run_id])
+            raise error
+
+    runs: list[str] = []
+    with pytest.raises(type(error)):
+        broken()
+    found = [registry.connect(root).get_run(run) for run in runs]
+    assert [run.info.status for run in found] == [status, status]
+    assert all(run.data.tags["error"].startswith(type(error).__name__) for run in found)
+
+
+def test_reading_creates_no_store(tmp_path: Path) -> None:
+    for read in (lambda: registry.connect(tmp_path), lambda: registry.fetch("models:/any@champion", tmp_path)):
+        with pytest.raises(RegistryError, match="talud train"):
+            read()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copied_store_is_noticed(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(root, copy)
+    for use in (lambda: registry.fetch("models:/any@champion", copy), lambda: registry.connect(copy, create=True)):
+        with pytest.raises(RegistryError, match="was made elsewhere") as caught:
+            use()
+        assert root.as_uri() in str(caught.value)
+
+
+def test_the_environment_names_another_store(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    with registry.study(tmp_path, "elsewhere", TAGS) as parent:
+        pass
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert registry.connect(root).get_run(parent).info.run_name == "elsewhere"
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def test_a_server_that_does_not_answer_is_said_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{port}")
+    started = time.monotonic()
+    with pytest.raises(RegistryError, match=f"127.0.0.1:{port} cannot be used") as caught:
+        registry.fetch("models:/any@champion", None)
+    assert time.monotonic() - started < 15
+    assert "secret" not in str(caught.value)
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_a_model_is_fetched_by_any_uri(root: Path, version: registry.Version, tiny_model: Path) -> None:
+    model_id = re.escape(str(root)) + r"/mlartifacts/models/(m-\w+)/"
+    by_alias = registry.fetch("models:/landslide-unet-3band@champion", root)
+    found = re.match(model_id, str(by_alias.path))
+    assert found
+    assert (by_alias.name, by_alias.version, by_alias.run_id) == (version.name, "1", version.run_id)
+    for uri in (
+        "models:/landslide-unet-3band/1",
+        "models:/landslide-unet-3band/latest",
+        f"models:/{found[1]}",
+        f"runs:/{version.run_id}/landslide-unet-3band",
+        by_alias.path.parent.as_uri(),
+    ):
+        other = registry.fetch(uri, root)
+        assert other.run_id == version.run_id
+        assert other.path.read_bytes() == tiny_model.read_bytes()
+    assert Model.load(by_alias.path).contract == Model.load(tiny_model).contract
+    assert not list(by_alias.path.parent.glob("*.data"))  # the weights are inside
+
+
+def test_a_registered_model_bears_the_scores_of_its_trial(root: Path, version: registry.Version) -> None:
+    client = registry.connect(root)
+    (output,) = client.get_run(version.run_id).outputs.model_outputs
+    logged = client.get_logged_model(output.model_id)
+    assert {metric.key: metric.value for metric in logged.metrics} == {
+        "f1": 0.5,
+        "precision": 0.5,
+        "recall": 0.5,
+        "iou": 0.3,
+    }
+    assert len(client.get_metric_history(version.run_id, "f1")) == 1
+    assert str(logged.status) == "READY"
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("models:/nothing@champion", "no registered model 'nothing'; there are: landslide-unet-3band"),
+        ("models:/landslide-unet-3band@best", r"no alias 'best'; it has: champion \(version 1\)"),
+        ("models:/landslide-unet-3band/9", "no version 9; it has: 1"),
+        ("models:/landslide-unet-3band", "the forms are: models:/NAME@ALIAS"),
+        ("landslide-unet-3band@champion", "the forms are: models:/NAME@ALIAS"),
+        ("models:/m-" + "0" * 32, "not found"),
+        ("runs:/nothing/model", "runs:/nothing/model: Run with id=nothing not found"),
+    ],
+)
+def test_what_is_not_there_is_said_with_what_is(root: Path, version: registry.Version, uri: str, message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
+        registry.fetch(uri, root)
+
+
+def test_a_model_that_is_not_onnx_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "MLmodel").write_text("flavors:\n  sklearn:\n    pickled_model: model.pkl\n")
+    with pytest.raises(RegistryError, match="flavor sklearn, not onnx"):
+        registry.fetch(tmp_path.as_uri(), root)
+    (tmp_path / "MLmodel").write_text("flavors:\n  onnx:\n    data: ../outside.onnx\n")
+    (tmp_path.parent / "outside.onnx").write_bytes(b"another file of this machine")
+    with pytest.raises(RegistryError, match=r"outside\.onnx is missing"):
+        registry.fetch(tmp_path.as_uri(), root)
+
+
+def test_an_alias_leaves_the_version_that_had_the_other(root: Path, version: registry.Version) -> None:
+    registry.set_alias(version, "challenger")
+    assert registry.connect(root).get_registered_model(version.name).aliases == {"challenger": 1}
+    assert registry.champion(version.name) is None
+    registry.set_alias(version, "champion")
+    assert registry.champion(version.name) == registry.find(version.name, "a" * 64)
+
+
+FETCH = """
+import importlib.abc, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in {"tensorflow", "keras", "onnx", "matplotlib", "flask", "sklearn", "pyarrow", "dvc"}:
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+def hook(event, arguments):
+    assert event not in ("socket.connect", "socket.getaddrinfo"), f"calls out: {arguments}"
+
+sys.meta_path.insert(0, Missing())
+sys.addaudithook(hook)
+from pathlib import Path
+from talud import registry
+from mlflow.telemetry.client import get_telemetry_client
+assert get_telemetry_client() is None
+assert registry.fetch("models:/landslide-unet-3band@champion", Path(sys.argv[1])).path.is_file()
+"""
+
+
+def test_a_small_installation_fetches_in_silence_and_calls_nobody(root: Path, version: registry.Version) -> None:
+    without_ci = {name: value for name, value in os.environ.items() if name not in ("CI", "PYTEST_CURRENT_TEST")}
+    command = [sys.executable, "-c", FETCH, str(root)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=without_ci, cwd=root)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_commit_says_whether_the_project_was_changed(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    assert registry.commit(tmp_path) == "unknown"
+    git("init", "-q")
+    for name in ("params.yaml", "dvc.lock"):
+        (tmp_path / name).write_text("1")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    (tmp_path / "dvc.lock").write_text("written by dvc repro")
+    (tmp_path / "notes.txt").write_text("not tracked")
+    assert registry.commit(tmp_path) == git("rev-parse", "HEAD")
+    (tmp_path / "params.yaml").write_text("2")
+    assert registry.commit(tmp_path) == git("rev-parse", "HEAD") + "+changes"
