@@ -77,7 +77,9 @@ def _frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataFrame:
         with warnings.catch_warnings():
             # OGR's remarks (a Shapefile's ring order, say) concern what is repaired and counted here.
             warnings.simplefilter("ignore", RuntimeWarning)
-            return pyogrio.read_dataframe(path, layer=_layer(path, layer), where=where, columns=[])
+            # OGR's filter sees no column that is left out of the reading.
+            columns = None if where else []
+            return pyogrio.read_dataframe(path, layer=_layer(path, layer), where=where, columns=columns)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         clause = f" with the filter {where!r}" if where else ""

@@ -36,6 +36,8 @@ _SIDECARS = frozenset(
     | {".qix", ".qmd", ".qml", ".rrd", ".sbn", ".sbx", ".shx", ".tfw", ".txt", ".wld", ".xml", ".zip"}
 )
 _SCALE_TOLERANCE = 0.02  # a metre of the CRS may be this far from a metre on the ground
+# Interpolate between neighbours even where a grid is coarser in one direction; GDAL would blur along it.
+_NO_WIDENING = {"XSCALE": 1, "YSCALE": 1}
 _EDGE = 3  # source pixels around a window, beyond what the resampling kernel spans
 
 
@@ -319,6 +321,7 @@ def _warp(values: NDArray[np.floating], source: Grid, target: Grid, method: Resa
                 resampling=method,
                 tolerance=1e-6,
                 nodata=np.nan,
+                **({} if method is Resampling.average else _NO_WIDENING),
             ) as warped,
         ):
             result: NDArray[np.floating] = warped.read()

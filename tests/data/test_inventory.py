@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from rasterio.crs import CRS
+from shapely.geometry import Point, Polygon, box
+
+from talud.data.inventory import Polygons
+from talud.errors import SourceError
+from talud.grid import Grid
+
+UTM = CRS.from_epsg(32618)
+GRID = Grid(UTM, Affine(10, 0, 400_000, 0, -10, 600_000), 20, 30)  # 400000 to 400300 east, 599800 to 600000 north
+
+
+def square(left: float, bottom: float, side: float) -> Polygon:
+    return box(400_000 + left, 599_800 + bottom, 400_000 + left + side, 599_800 + bottom + side)
+
+
+def write(path: Path, geometries: list[shapely.Geometry | None], layer: str | None = None, **columns: list) -> Path:
+    frame = geopandas.GeoDataFrame(columns, geometry=geometries, crs="EPSG:32618")
+    frame.to_file(path, **({"layer": layer} if layer else {}))
+    return path
+
+
+def test_the_two_rules_mark_the_pixels_of_a_hand_drawn_square(tmp_path: Path) -> None:
+    # From 14 to 36: touches the pixels from 10 to 40, holds the centres 15, 25 and 35.
+    path = write(tmp_path / "inventory.gpkg", [square(14, 14, 22), square(103, 103, 4)])
+    polygons = Polygons.read(path, "inventory", UTM)
+    centre = polygons.cover(GRID, all_touched=False)
+    expected = np.zeros(GRID.shape, bool)
+    expected[16:19, 1:4] = True
+    expected[9, 10] = True  # its only pixel: the centre at 105, 105 lies inside
+    assert np.array_equal(centre, expected)
+    wide = write(tmp_path / "wide.gpkg", [square(16, 16, 18)])  # holds the centre 25 alone, touches three each way
+    polygons = Polygons.read(wide, "inventory", UTM)
+    assert polygons.cover(GRID, all_touched=False).sum() == 1
+    assert polygons.cover(GRID, all_touched=True).sum() == 9
+
+
+def test_windows_together_are_the_whole(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    geometries = [
+        Point(*p).buffer(r)
+        for p, r in zip(
+            random.uniform((400_000, 599_800), (400_300, 600_000), (40, 2)), random.uniform(2, 30, 40), strict=True
+        )
+    ]
+    polygons = Polygons.read(write(tmp_path / "inventory.gpkg", geometries), "inventory", UTM)
+    whole = polygons.cover(GRID, all_touched=True)
+    pieces = np.zeros_like(whole)
+    for window in GRID.windows(7):
+        pieces[window.toslices()] = polygons.cover(GRID.crop(window), all_touched=True)
+    assert np.array_equal(pieces, whole)
+
+
+def test_another_crs_is_brought_over(tmp_path: Path) -> None:
+    frame = geopandas.GeoDataFrame(geometry=[square(50, 50, 100)], crs=32618).to_crs(4326)
+    frame.to_file(tmp_path / "inventory.geojson")
+    polygons = Polygons.read(tmp_path / "inventory.geojson", "inventory", UTM)
+    assert polygons.cover(GRID, all_touched=False).sum() == 100
+
+
+def test_invalid_geometry_is_repaired_and_what_is_no_polygon_is_counted(tmp_path: Path) -> None:
+    bow = Polygon([(400_010, 599_810), (400_110, 599_910), (400_110, 599_810), (400_010, 599_910)])
+    line = Polygon([(400_010, 599_810), (400_110, 599_910), (400_010, 599_810)])
+    path = write(tmp_path / "inventory.gpkg", [square(150, 50, 40), bow, Polygon(), None, line])
+    polygons = Polygons.read(path, "inventory", UTM)
+    assert (len(polygons.geometries), polygons.repaired, polygons.skipped) == (2, 1, 3)
+    assert polygons.cover(GRID, all_touched=False)[:, :12].sum() == pytest.approx(50, abs=6)  # half of 10 by 10
+
+
+def test_a_filter_chooses_features(tmp_path: Path) -> None:
+    path = write(tmp_path / "inventory.shp", [square(0, 0, 10), square(50, 0, 10)], year=[2015, 1999])
+    polygons = Polygons.read(path, "inventory", UTM, "year >= 2015")
+    assert polygons.geometries[0].bounds[0] == 400_000
+    assert len(polygons.geometries) == 1
+    with pytest.raises(SourceError, match=r"inventory\.shp.*age > 1"):
+        Polygons.read(path, "inventory", UTM, "age > 1")
+
+
+def test_of_several_layers_the_named_one_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "all.gpkg"
+    write(path, [square(0, 0, 10)], layer="parcels")
+    assert len(Polygons.read(path, "inventory", UTM).geometries) == 1
+    write(path, [square(0, 0, 10)] * 3, layer="inventory")
+    assert len(Polygons.read(path, "inventory", UTM).geometries) == 3
+    with pytest.raises(SourceError, match=r"2 layers of polygons .parcels, inventory.; keep one"):
+        Polygons.read(path, "boundary", UTM)
+
+
+def test_points_are_no_polygons(tmp_path: Path) -> None:
+    path = write(tmp_path / "inventory.gpkg", [Point(400_010, 599_900)])
+    with pytest.raises(SourceError, match="holds no layer of polygons"):
+        Polygons.read(path, "inventory", UTM)
+
+
+def test_a_file_that_is_no_vector_is_a_source_error(tmp_path: Path) -> None:
+    path = tmp_path / "inventory.gpkg"
+    path.write_bytes(b"not a GeoPackage")
+    with pytest.raises(SourceError, match="cannot be read as polygons"):
+        Polygons.read(path, "inventory", UTM)
+
+
+def test_a_shapefile_without_prj_is_a_source_error(tmp_path: Path) -> None:
+    path = write(tmp_path / "inventory.shp", [square(0, 0, 10)])
+    path.with_suffix(".prj").unlink()
+    with pytest.raises(SourceError, match="no coordinate reference system"):
+        Polygons.read(path, "inventory", UTM)

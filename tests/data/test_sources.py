@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.windows import Window
+
+from source_files import CORNER, write_raster
+from talud.data import sources
+from talud.errors import SourceError
+from talud.grid import Grid
+
+UTM = CRS.from_epsg(32618)
+
+
+def layer_of(values: np.ndarray, side: float, corner: tuple[float, float] = CORNER) -> sources.Layer:
+    """A layer straight from an array (height, width)."""
+
+    def read(window: Window) -> np.ndarray:
+        rows = np.arange(window.row_off, window.row_off + window.height)
+        columns = np.arange(window.col_off, window.col_off + window.width)
+        inside = ((rows >= 0) & (rows < values.shape[0]))[:, None] & ((columns >= 0) & (columns < values.shape[1]))
+        picked = values[np.ix_(rows.clip(0, values.shape[0] - 1), columns.clip(0, values.shape[1] - 1))]
+        return np.where(inside, picked, np.nan)[None]
+
+    grid = Grid(UTM, Affine(side, 0, corner[0], 0, -side, corner[1]), *values.shape)
+    return sources.Layer(Path("x.tif"), grid, ("x",), ("",), read)
+
+
+def test_files_are_found_by_name_beside_their_sidecars(tmp_path: Path) -> None:
+    for name in (
+        "optical.TIF", "optical.TIF.aux.xml", "optical.tfw", "dtm.img", "inventory.shp", "inventory.dbf",
+        "inventory.prj", "cloud.geojson", "sar_mask.tif", "notes.txt", "Boundary.gpkg",
+    ):  # fmt: skip
+        (tmp_path / name).touch()
+    found = sources.find(tmp_path, {})
+    assert {source: path.name for source, path in found.items()} == {
+        "optical": "optical.TIF",
+        "dtm": "dtm.img",
+        "inventory": "inventory.shp",
+        "boundary": "Boundary.gpkg",
+        "cloud": "cloud.geojson",
+        "sar_mask": "sar_mask.tif",
+    }
+
+
+def test_a_named_file_goes_before_the_one_found(tmp_path: Path) -> None:
+    for name in ("dtm.tif", "other.tif"):
+        (tmp_path / name).touch()
+    assert sources.find(tmp_path, {"dtm": "other.tif"})["dtm"].name == "other.tif"
+    with pytest.raises(SourceError, match=r"gone\.tif: no such file, though params\.yaml names it as dtm"):
+        sources.find(tmp_path, {"dtm": "gone.tif"})
+    (tmp_path / "dtm.img").touch()
+    with pytest.raises(SourceError, match=r"dtm.img, dtm.tif could all be dtm"):
+        sources.find(tmp_path, {})
+    with pytest.raises(SourceError, match="no such folder"):
+        sources.find(tmp_path / "nowhere", {})
+
+
+def test_scale_offset_nodata_and_infinity(tmp_path: Path) -> None:
+    values = np.array([[[100, 7, 300]], [[10, 20, 30]]], np.uint16)
+    path = write_raster(tmp_path / "a.tif", values, scale=0.01, offset=-1, nodata=7)
+    with sources.open_source(path) as dataset:
+        read = sources.read(dataset, (2, 1), Window(-1, 0, 5, 1))
+    nan = np.nan
+    assert read == pytest.approx(np.array([[[nan, -0.9, nan, -0.7, nan]], [[nan, 0, nan, 2, nan]]]), nan_ok=True)
+    path = write_raster(tmp_path / "b.tif", np.array([[1, np.inf, -np.inf, np.nan]], np.float32))
+    with sources.open_source(path) as dataset:
+        assert np.array_equal(sources.read(dataset, (1,), Window(0, 0, 4, 1)), [[[1, nan, nan, nan]]], equal_nan=True)
+
+
+def test_zero_as_nodata_means_black_in_all_bands(tmp_path: Path) -> None:
+    values = np.array([[[0, 0, 5]], [[0, 9, 5]], [[0, 0, 5]]], np.uint8)
+    path = write_raster(tmp_path / "a.tif", values, nodata=0)
+    with sources.open_source(path) as dataset:
+        read = sources.read(dataset, (1, 2, 3), Window(0, 0, 3, 1))
+    assert np.array_equal(read[:, 0], [[np.nan, 0, 5], [np.nan, 9, 5], [np.nan, 0, 5]], equal_nan=True)
+
+
+def test_alpha_is_validity_and_no_band(tmp_path: Path) -> None:
+    values = np.full((4, 2, 2), 50, np.uint8)
+    values[3] = [[255, 0], [255, 255]]
+    path = write_raster(tmp_path / "a.tif", values, photometric="RGB", alpha="YES")
+    with sources.open_source(path) as dataset:
+        assert sources.colour_bands(dataset) == 3
+        assert np.array_equal(
+            np.isnan(sources.read(dataset, (1,), Window(0, 0, 2, 2)))[0], [[False, True], [False] * 2]
+        )
+        with pytest.raises(SourceError, match=r"has 3 band.s., but optical_bands expects nir in band 4"):
+            sources.optical(dataset, {"red": 1, "nir": 4})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.eye(8, dtype=np.uint8)[None], "expects green in band 2"),
+        (np.stack([np.eye(8, dtype=np.uint8)] * 3), "only the values 0 and 1, like a mask"),
+        (np.stack([np.eye(8, dtype=np.uint8) * 255] * 3), "only the values 0 and 255, like a mask"),
+    ],
+)
+def test_a_mask_is_no_optical_image(tmp_path: Path, values: np.ndarray, said: str) -> None:
+    path = write_raster(tmp_path / "optical.tif", values)
+    with sources.open_source(path) as dataset, pytest.raises(SourceError, match=said):
+        sources.optical(dataset, {"red": 1, "green": 2, "blue": 3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "unit"), [({}, "DN"), ({"scale": 1e-4}, "reflectance"), ({"units": ("W/m2",)}, "W/m2")]
+)
+def test_the_unit_of_an_optical_band(tmp_path: Path, changes: dict, unit: str) -> None:
+    path = write_raster(tmp_path / "a.tif", np.full((1, 4, 4), 9, np.uint16), **changes)
+    with sources.open_source(path) as dataset:
+        assert sources.optical(dataset, {"red": 1}).units == (unit,)
+
+
+def test_coarser_pixels_are_area_weighted_averages() -> None:
+    values = np.arange(20.0).reshape(4, 5) ** 2
+    target = Grid(UTM, Affine(12.5, 0, *CORNER[:1], 0, -12.5, CORNER[1]), 3, 4)
+    coarse = sources.resample(layer_of(values, 10), target, 1.25)
+    fine = np.kron(values, np.ones((4, 4)))[:15, :20]  # 2.5 m
+    for row in range(3):
+        for column in range(4):
+            expected = fine[row * 5 : row * 5 + 5, column * 5 : column * 5 + 5].mean()
+            assert coarse[0, row, column] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_coarser_pixel_is_valid_where_half_of_it_is() -> None:
+    values = np.ones((8, 8))
+    values[:4, 1:4] = np.nan  # of the first target pixel 4 of 16 are left
+    values[4:, :1] = np.nan  # of the one below 12 of 16
+    target = Grid(UTM, Affine(40, 0, CORNER[0], 0, -40, CORNER[1]), 2, 2)
+    assert np.array_equal(
+        np.isnan(sources.resample(layer_of(values, 10), target, 4.0)[0]), [[True, False], [False] * 2]
+    )
+
+
+def test_finer_pixels_are_interpolated_and_one_of_the_same_grid_is_itself() -> None:
+    values = np.random.default_rng(1).random((6, 7))
+    same = Grid(UTM, Affine(30, 0, CORNER[0], 0, -30, CORNER[1]), 6, 7)
+    assert sources.resample(layer_of(values, 30), same, 1.0)[0] == pytest.approx(values, rel=1e-6)
+    half = Grid(UTM, Affine(15, 0, CORNER[0], 0, -15, CORNER[1]), 12, 14)
+    fine = sources.resample(layer_of(values, 30), half, 0.5)[0]
+    expected = (9 * values[2, 3] + 3 * values[2, 4] + 3 * values[3, 3] + values[3, 4]) / 16
+    assert fine[5, 7] == pytest.approx(expected, rel=1e-6)
+
+
+def test_outside_the_source_nothing_is_valid() -> None:
+    target = Grid(UTM, Affine(10, 0, CORNER[0] - 50, 0, -10, CORNER[1] + 50), 20, 20)
+    valid = np.isfinite(sources.resample(layer_of(np.ones((10, 10)), 10), target, 1.0)[0])
+    expected = np.zeros((20, 20), bool)
+    expected[5:15, 5:15] = True
+    assert np.array_equal(valid, expected)
+
+
+@given(st.integers(5, 40), st.floats(3, 40), st.floats(-15, 15), st.integers(0, 2**31))
+def test_windows_together_are_the_whole(size: int, side: float, shift: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    values = random.random((24, 25))
+    values[random.random(values.shape) < 0.1] = np.nan
+    layer = layer_of(values, side, (CORNER[0] + shift, CORNER[1] + shift))
+    target = Grid(UTM, Affine(12.5, 0, CORNER[0], 0, -12.5, CORNER[1]), 30, 31)
+    whole = sources.resample(layer, target, 12.5 / side)
+    pieces = np.full_like(whole, 9)
+    for window in target.windows(size):
+        pieces[(slice(None), *window.toslices())] = sources.resample(layer, target.crop(window), 12.5 / side)
+    assert pieces == pytest.approx(whole, nan_ok=True, rel=1e-5)
+
+
+def test_true_metres() -> None:
+    assert sources.true_to_scale(CRS.from_epsg(32618), -75, 6)
+    assert sources.true_to_scale(CRS.from_epsg(9377), -75, 6)  # MAGNA-SIRGAS, Colombia's national grid
+    assert not sources.true_to_scale(CRS.from_epsg(3857), 12, 47)
+    assert not sources.true_to_scale(CRS.from_epsg(4326), -75, 6)
+    assert not sources.true_to_scale(CRS.from_epsg(2263), -74, 40.7)  # US survey feet
+    assert not sources.true_to_scale(CRS.from_epsg(32618), 30, 6)
+
+
+@given(st.floats(-180, 180), st.floats(-80, 84))
+def test_the_utm_zone_is_that_of_the_place(longitude: float, latitude: float) -> None:
+    crs = sources.utm(longitude, latitude)
+    assert crs.to_dict()["proj"] == "utm"
+    central = crs.to_dict()["zone"] * 6 - 183
+    assert abs(longitude - central) <= 3 + 1e-9
+    assert bool(crs.to_dict().get("south")) == (latitude < 0)
+
+
+def test_a_shapefiles_table_is_part_of_its_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "a.shp").write_bytes(b"shapes")
+    (tmp_path / "a.dbf").write_bytes(b"one table")
+    before = sources.fingerprint(tmp_path / "a.shp")
+    (tmp_path / "a.dbf").write_bytes(b"another")
+    assert sources.fingerprint(tmp_path / "a.shp") != before
+
+
+def test_a_file_cut_short_is_an_error_when_it_is_read(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((600, 600)).astype(np.float32)
+    path = tmp_path / "a.tif"
+    rasterio.shutil.copy(write_raster(tmp_path / "whole.tif", values), path, driver="COG")  # its directory comes first
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with sources.open_source(path) as dataset, pytest.raises(SourceError, match=r"a\.tif: cannot be read"):
+        sources.read(dataset, (1,), Window(0, 500, 600, 100))
+
+
+def test_complex_values_are_refused(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "slc.tif", np.ones((3, 3), np.complex64))
+    with rasterio.open(path), sources.open_source(path) as dataset, pytest.raises(SourceError, match="single-look"):
+        sources.read(dataset, (1,), Window(0, 0, 3, 3))

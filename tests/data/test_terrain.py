@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.warp import transform
+from scipy import ndimage
+
+from source_files import write_raster
+from talud.data import sources, terrain
+from talud.errors import SourceError
+from talud.grid import Grid
+
+gradients = st.floats(-3, 3)
+sides = st.floats(0.5, 90)
+
+
+def surface(height: int, width: int, dx: float, dy: float) -> tuple[np.ndarray, np.ndarray]:
+    """x to the east and y to the north of the middle pixel."""
+    rows, columns = np.indices((height, width))
+    return (columns - width // 2) * dx, (height // 2 - rows) * dy
+
+
+@given(gradients, gradients, sides, sides, st.sampled_from(["horn", "zevenbergen_thorne"]))
+def test_a_plane_has_the_slope_of_its_gradient_and_no_curvature(
+    p: float, q: float, dx: float, dy: float, method: str
+) -> None:
+    x, y = surface(5, 6, dx, dy)
+    z = 100 + p * x + q * y
+    assert terrain.slope(z, dx, dy, method) == pytest.approx(np.degrees(np.arctan(np.hypot(p, q))), abs=1e-6)
+    for kind in ("profile", "total"):
+        assert terrain.curvature(z, dx, dy, kind) == pytest.approx(0, abs=1e-6)
+
+
+def test_horn_is_the_sobel_gradient() -> None:
+    z = np.random.default_rng(2).random((30, 40)) * 50
+    p, q = ndimage.sobel(z, axis=1) / (8 * 10), -ndimage.sobel(z, axis=0) / (8 * 20)
+    expected = np.degrees(np.arctan(np.hypot(p, q)))[1:-1, 1:-1]
+    assert terrain.slope(z, 10, 20, "horn") == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_sphere_bends_as_its_radius_says_and_convex_is_positive() -> None:
+    radius = 1000.0
+    x, y = surface(401, 401, 2, 2)
+    dome = np.sqrt(radius**2 - x**2 - y**2)
+    beside_the_top = np.s_[:, 260:]
+    profile = terrain.curvature(dome, 2, 2, "profile")[beside_the_top]
+    assert profile == pytest.approx(100 / radius, rel=1e-3)
+    bowl = terrain.curvature(-dome, 2, 2, "profile")[beside_the_top]
+    assert bowl == pytest.approx(-100 / radius, rel=1e-3)
+    distance = np.hypot(x, y)[1:-1, 1:-1][beside_the_top]
+    contour = terrain.curvature(dome, 2, 2, "contour")[beside_the_top]
+    assert contour == pytest.approx(100 / distance, rel=1e-3)
+    slope = terrain.slope(dome, 2, 2, "zevenbergen_thorne")[beside_the_top]
+    assert slope == pytest.approx(np.degrees(np.arcsin(distance / radius)), abs=0.01)
+
+
+def test_total_curvature_is_the_laplacian() -> None:
+    x, y = surface(9, 9, 5, 4)
+    z = 0.01 * x**2 - 0.03 * y**2 + 0.02 * x * y
+    assert terrain.curvature(z, 5, 4, "total") == pytest.approx(-100 * (2 * 0.01 - 2 * 0.03))
+
+
+def test_a_cone_is_straight_downhill_and_round_along_its_contours() -> None:
+    x, y = surface(201, 201, 1, 1)
+    distance = np.hypot(x, y)
+    away = distance[1:-1, 1:-1] > 40
+    cone = -0.7 * distance
+    assert terrain.curvature(cone, 1, 1, "profile")[away] == pytest.approx(0, abs=2e-3)
+    contour = terrain.curvature(cone, 1, 1, "contour")[away]
+    assert contour == pytest.approx(100 / distance[1:-1, 1:-1][away], rel=2e-3)
+
+
+def test_contour_curvature_is_bounded_on_nearly_flat_ground_and_zero_on_level_ground() -> None:
+    x, y = surface(21, 21, 10, 10)
+    summit = -1e-3 * ((x - 0.01) ** 2 + y**2)
+    assert terrain.curvature(summit, 10, 10, "contour").max() == 100
+    for kind in ("profile", "contour", "total"):
+        assert np.array_equal(terrain.curvature(np.zeros((3, 3)), 10, 10, kind), [[0]])
+
+
+def test_a_void_spoils_its_neighbours_and_nothing_else(tmp_path: Path) -> None:
+    z = np.full((9, 9), 250, np.int16)
+    z[4, 4] = -32768  # undeclared
+    path = write_raster(tmp_path / "dtm.tif", z)
+    with sources.open_source(path) as dataset:
+        layer = terrain.layer(dataset, Grid.of(dataset), "horn", "profile")
+        values = layer.read(rasterio.windows.Window(0, 0, 9, 9))
+    expected = np.zeros((9, 9), bool)
+    expected[1:-1, 1:-1] = True
+    expected[3:6, 3:6] = False
+    assert np.array_equal(np.isfinite(values), np.stack([expected] * 3))
+
+
+@pytest.mark.parametrize(("crs", "off"), [("EPSG:4326", 0.001), ("EPSG:3857", 1.1)])  # 20.5 m pixels are averaged
+def test_a_dtm_that_is_not_true_to_scale_is_projected_first(tmp_path: Path, crs: str, off: float) -> None:
+    target = Grid(CRS.from_epsg(32632), Affine(25, 0, 500_000, 0, -25, 5_200_000), 40, 40)  # at 47° north
+    left, _, _, top = sources.bounds_in(CRS.from_string(crs), target)
+    side = 1 / 3600 if crs == "EPSG:4326" else 30.0
+    height, width = (80, 100) if crs == "EPSG:4326" else (80, 80)
+    corner = left - 12 * side, top + 12 * side
+    columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    xs, ys = corner[0] + columns * side, corner[1] - rows * side
+    east, north = transform(crs, target.crs, xs.ravel(), ys.ravel())
+    plane = 0.4 * (np.reshape(east, xs.shape) - 500_000) + 0.3 * (np.reshape(north, xs.shape) - 5_200_000) + 2000
+    path = write_raster(tmp_path / "dtm.tif", plane, side, corner, crs)
+    with sources.open_source(path) as dataset:
+        layer = terrain.layer(dataset, target, "zevenbergen_thorne", "profile")
+        assert layer.grid.crs == target.crs
+        own = sources.pixel_side(Grid.of(dataset), target)
+        assert layer.grid.resolution == pytest.approx(own)
+        elevation, slope, curvature = sources.resample(layer, target, target.resolution / layer.grid.resolution)
+    assert slope == pytest.approx(np.degrees(np.arctan(0.5)), abs=0.001)
+    assert curvature == pytest.approx(0, abs=0.001)
+    rows, columns = np.indices(target.shape) + 0.5
+    assert elevation == pytest.approx(2000 + 0.4 * columns * 25 - 0.3 * rows * 25, abs=off)
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "said"),
+    [(np.zeros((5, 4, 4)), "", "has 5 bands"), (np.zeros((4, 4)), "ft", "'ft'")],
+)
+def test_what_is_no_dtm_in_metres_is_refused(tmp_path: Path, values: np.ndarray, unit: str, said: str) -> None:
+    path = write_raster(tmp_path / "dtm.tif", values, units=(unit,))
+    with sources.open_source(path) as dataset, pytest.raises(SourceError, match=said):
+        terrain.layer(dataset, Grid.of(dataset), "horn", "profile")
+
+
+@pytest.mark.real
+def test_slope_and_curvatures_of_ecuador_are_those_that_saga_computed(real_data: Path) -> None:
+    with rasterio.open(real_data / "ecuador" / "ta.tif") as dataset:
+        bands = dict(zip(dataset.descriptions, dataset.read().astype(np.float64), strict=True))
+    z = bands["elev"]
+    expected = {name: band[1:-1, 1:-1] for name, band in bands.items()}
+    slope = terrain.slope(z, 10, 10, "zevenbergen_thorne")
+    profile, contour = (terrain.curvature(z, 10, 10, kind) / 100 for kind in ("profile", "contour"))
+    inner = np.isfinite(slope + profile) & np.isfinite(expected["slope"] + expected["cprof"])
+    assert inner.sum() > 156_000
+    assert np.abs(slope - expected["slope"])[inner].max() < 0.001
+    assert np.abs(profile - expected["cprof"])[inner].max() < 5e-5
+    # Beyond 1/m, on 0.07 % of the pixels, contour curvature is bounded.
+    bounded = np.clip(expected["cplan"], -1, 1)
+    assert np.abs(contour - bounded)[inner].max() < 5e-5
+    assert (np.abs(expected["cplan"]) > 1)[inner].mean() < 1e-3
+    horn = terrain.slope(z, 10, 10, "horn")
+    assert np.nanmax(np.abs(horn - expected["slope"])) == pytest.approx(14.3, abs=0.05)
