@@ -168,14 +168,11 @@ def _blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int],
     shares: list[float] = []
     with open_raster(mask) as dataset:
         for cell in Grid.of(dataset).windows(options.block):
-            inner = Window(
-                cell.col_off + options.guard,
-                cell.row_off + options.guard,
-                cell.width - 2 * options.guard,
-                cell.height - 2 * options.guard,
-            )
-            if min(inner.width, inner.height) < options.patch:
+            guard = options.guard
+            height, width = cell.height - 2 * guard, cell.width - 2 * guard
+            if min(height, width) < options.patch:
                 continue
+            inner = Window(cell.col_off + guard, cell.row_off + guard, width, height)
             truth = dataset.read(1, window=inner)
             known = int(np.count_nonzero(truth != UNKNOWN))
             if known:
@@ -243,6 +240,8 @@ def _thin(kept: list[tuple[int, int, bool]], empty_share: float, seed: int) -> l
     """Draw from the patches without a landslide until they are at most `empty_share` of all."""
     empty = [index for index, (_, _, landslide) in enumerate(kept) if not landslide]
     full = len(kept) - len(empty)
-    allowed = len(empty) if empty_share == 1 else min(len(empty), math.floor(full * empty_share / (1 - empty_share)))
+    slack = 1e-9  # 2 × 0.6 / 0.4 must be 3
+    most = math.floor(full * empty_share / (1 - empty_share) + slack) if empty_share < 1 else len(empty)
+    allowed = min(len(empty), most)
     drawn = set(np.random.default_rng(seed).choice(empty, allowed, replace=False).tolist()) if allowed else set()
     return [entry for index, entry in enumerate(kept) if entry[2] or index in drawn]

@@ -1,0 +1,205 @@
+"""Blocks and patches: nothing of validation or test lies in a training patch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+
+from talud.data.patches import Block, patch_windows, read, split
+from talud.errors import StudyError
+from talud.params import SplitOptions
+
+
+def write(path: Path, bands: np.ndarray, names: tuple[str, ...] = ()) -> Path:
+    count, height, width = bands.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=bands.dtype,
+        crs=CRS.from_epsg(32618), transform=from_origin(400_000, 650_000, 12.5, 12.5),
+    ) as writer:  # fmt: skip
+        writer.write(bands)
+        for index, name in enumerate(names, start=1):
+            writer.set_band_description(index, name)
+    return path
+
+
+def scattered(height: int, width: int, seed: int, share: float = 0.02) -> np.ndarray:
+    """A mask of scattered landslides and some unknown pixels."""
+    generator = np.random.default_rng(seed)
+    mask = (generator.random((height, width)) < share).astype(np.uint8)
+    mask[generator.random((height, width)) < 0.05] = 255
+    return mask
+
+
+def area(path: Path, mask: np.ndarray) -> Path:
+    return write(path, mask[np.newaxis])
+
+
+def pixels(windows: list[Window], shape: tuple[int, int]) -> np.ndarray:
+    """How often each pixel of a raster lies in one of the windows."""
+    count = np.zeros(shape, int)
+    for window in windows:
+        assert window.row_off >= 0
+        assert window.col_off >= 0
+        assert window.row_off + window.height <= shape[0]
+        assert window.col_off + window.width <= shape[1]
+        count[window.toslices()] += 1
+    return count
+
+
+@st.composite
+def options(draw: st.DrawFn) -> SplitOptions:
+    patch = draw(st.integers(1, 12))
+    guard = draw(st.integers(0, 3))
+    return SplitOptions(
+        block=draw(st.integers(patch + 2 * guard, 30)),
+        validation=draw(st.floats(0.05, 0.45)),
+        test=draw(st.floats(0.05, 0.45)),
+        guard=guard,
+        patch=patch,
+        stride=draw(st.integers(1, 20)),
+    )
+
+
+@given(options(), st.integers(30, 120), st.integers(30, 120), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_no_validation_or_test_pixel_lies_in_a_training_patch(
+    tmp_path_factory: pytest.TempPathFactory, chosen: SplitOptions, height: int, width: int, seed: int
+) -> None:
+    mask = area(tmp_path_factory.getbasetemp() / "property.tif", scattered(height, width, seed))
+    try:
+        blocks = split(mask, chosen, seed)
+    except StudyError:
+        return  # too few blocks for three parts
+    seen = {
+        part: pixels([w for b in blocks if b.part == part for w in patch_windows(b, chosen)], (height, width))
+        for part in ("training", "validation", "test")
+    }
+    held_out = pixels([block.window for block in blocks if block.part != "training"], (height, width))
+    assert not np.any((seen["training"] > 0) & (held_out > 0))
+    assert not np.any((seen["validation"] > 0) & (seen["test"] > 0))
+    for block in blocks:  # every pixel of a block is used, and none across its border
+        own = pixels(patch_windows(block, chosen), (height, width))
+        if block.part != "training" or chosen.stride <= chosen.patch:
+            np.testing.assert_array_equal(own > 0, pixels([block.window], (height, width)) > 0)
+    for part in seen:
+        assert any(block.landslide_pixels for block in blocks if block.part == part)
+
+
+def test_a_guard_keeps_parts_apart(tmp_path: Path) -> None:
+    chosen = SplitOptions(block=20, guard=3, patch=8, stride=3)
+    blocks = split(area(tmp_path / "mask.tif", scattered(100, 100, 1)), chosen, seed=5)
+    owner = np.zeros((100, 100), int)
+    for block in blocks:
+        owner[block.window.toslices()] = 1 if block.part == "training" else 2
+    for row, column in np.argwhere(owner == 1):
+        near = owner[max(row - 6, 0) : row + 7, max(column - 6, 0) : column + 7]
+        assert not (near == 2).any()
+
+
+def test_a_split_follows_its_seed_and_its_shares(tmp_path: Path) -> None:
+    mask = area(tmp_path / "mask.tif", scattered(200, 200, 2))
+    chosen = SplitOptions(block=20, patch=10, stride=10, validation=0.2, test=0.1)
+    blocks = split(mask, chosen, seed=5)
+    assert blocks == split(mask, chosen, seed=5)
+    assert blocks != split(mask, chosen, seed=6)
+    parts = [block.part for block in blocks]
+    assert [parts.count(part) for part in ("training", "validation", "test")] == [70, 20, 10]
+
+
+def test_each_part_gets_blocks_of_many_landslides_and_of_few(tmp_path: Path) -> None:
+    mask = np.zeros((200, 200), np.uint8)
+    for index in range(100):  # the block in row r, column c holds 10 r + c landslide pixels
+        row, column = divmod(index, 10)
+        mask[row * 20 : row * 20 + 10, column * 20 : column * 20 + 10].flat[:index] = 1
+    chosen = SplitOptions(block=20, patch=10, stride=10)
+    for seed in range(20):
+        blocks = split(area(tmp_path / "mask.tif", mask), chosen, seed)
+        assert sum(block.landslide_pixels for block in blocks) == mask.sum()
+        for part in ("training", "validation", "test"):
+            mean = np.mean([block.landslide_pixels for block in blocks if block.part == part])
+            assert abs(mean - 49.5) < 4  # chance alone would miss by 6 in one of three splits
+
+
+def test_an_area_with_too_few_landslides_is_refused(tmp_path: Path) -> None:
+    mask = np.zeros((100, 100), np.uint8)
+    mask[5:90, 5] = 1
+    mask[45:99, 5] = 0
+    with pytest.raises(StudyError, match=r"2 of 16 blocks hold landslides.*split.block"):
+        split(area(tmp_path / "mask.tif", mask), SplitOptions(block=25, patch=20, stride=10), 1)
+
+
+def test_blocks_of_unknown_truth_belong_to_no_part(tmp_path: Path) -> None:
+    mask = scattered(100, 100, 3)
+    mask[:, 50:] = 255
+    blocks = split(area(tmp_path / "mask.tif", mask), SplitOptions(block=25, patch=20, stride=10), 1)
+    assert len(blocks) == 8
+    assert max(block.window.col_off for block in blocks) == 25
+
+
+@pytest.fixture
+def rasters(tmp_path: Path) -> tuple[Path, Path, np.ndarray, np.ndarray]:
+    stack = np.random.default_rng(4).normal(size=(3, 60, 90)).astype(np.float32)
+    stack[1, 10:30, 5:40] = np.nan
+    mask = scattered(60, 90, 6, share=0.01)
+    return (
+        write(tmp_path / "a.tif", stack, ("slope", "red", "vv_pre")),
+        area(tmp_path / "a.mask.tif", mask),
+        stack,
+        mask,
+    )
+
+
+def test_patches_hold_the_named_bands_and_no_truth_where_one_is_invalid(
+    rasters: tuple[Path, Path, np.ndarray, np.ndarray],
+) -> None:
+    stack, mask, values, truth = rasters
+    block = Block(Window(30, 0, 30, 30), "training")
+    chosen = SplitOptions(block=30, patch=20, stride=5, empty_share=1)
+    patches = read(stack, mask, ("red", "slope"), [block], "training", chosen, seed=1)
+    assert patches.stack.shape == (9, 20, 20, 2)
+    first = patches.stack[0]
+    np.testing.assert_array_equal(first[..., 0], values[1, :20, 30:50])
+    np.testing.assert_array_equal(first[..., 1], values[0, :20, 30:50])
+    invalid = np.isnan(values[1, :20, 30:50])
+    assert 0 < invalid.sum() < 400
+    np.testing.assert_array_equal(patches.mask[0], np.where(invalid, 255, truth[:20, 30:50]))
+
+
+def test_every_validation_pixel_counts_once(rasters: tuple[Path, Path, np.ndarray, np.ndarray]) -> None:
+    stack, mask, values, truth = rasters
+    block = Block(Window(30, 30, 30, 30), "validation")
+    chosen = SplitOptions(block=30, patch=20, stride=5, empty_share=0)
+    patches = read(stack, mask, ("red",), [block], "validation", chosen, seed=1)
+    inside = truth[30:60, 30:60][~np.isnan(values[1, 30:60, 30:60])]
+    assert len(patches) == 4
+    for label in (0, 1):
+        assert (patches.mask == label).sum() == (inside == label).sum()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
+def test_patches_without_a_landslide_are_at_most_their_share(tmp_path: Path, share: float) -> None:
+    mask = np.zeros((80, 80), np.uint8)
+    mask[3, 3] = mask[55, 70] = 1
+    mask[60:, :20] = 255
+    stack = write(tmp_path / "a.tif", np.ones((1, 80, 80), np.float32), ("red",))
+    blocks = [Block(Window(0, 0, 80, 80), "training")]
+    chosen = SplitOptions(block=80, patch=20, stride=20, empty_share=share)
+    patches = read(stack, area(tmp_path / "m.tif", mask), ("red",), blocks, "training", chosen, seed=1)
+    empty = sum(1 for one in patches.mask if not (one == 1).any())
+    assert len(patches) - empty == 2
+    assert empty == {0.0: 0, 0.3: 0, 0.6: 3, 1.0: 13}[share]  # of 16 patches 2 hold landslides, 1 nothing known
+
+
+def test_stack_and_mask_of_different_grids_are_refused(tmp_path: Path) -> None:
+    stack = write(tmp_path / "a.tif", np.ones((1, 40, 40), np.float32), ("red",))
+    mask = area(tmp_path / "m.tif", np.zeros((40, 41), np.uint8))
+    with pytest.raises(StudyError, match="different grids"):
+        read(stack, mask, ("red",), [Block(Window(0, 0, 40, 40), "test")], "test", SplitOptions(block=40, patch=8), 1)

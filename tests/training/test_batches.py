@@ -1,0 +1,57 @@
+"""Training batches: every patch once an epoch, truth and stack turned together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from talud.data.patches import Patches
+from talud.training.batches import SYMMETRIES, TrainingBatches, turned
+
+
+def numbered(count: int, side: int = 4) -> Patches:
+    """Patches whose mask repeats the first band, so that they can be told apart and compared."""
+    values = np.arange(count * side * side).reshape(count, side, side)
+    return Patches(np.stack([values, -values], axis=-1).astype(np.float32), values.astype(np.uint8))
+
+
+def test_the_symmetries_are_the_eight_of_the_square() -> None:
+    square = np.arange(9).reshape(3, 3)
+    images = {turned(square, symmetry).tobytes() for symmetry in range(SYMMETRIES)}
+    assert len(images) == 8
+    for first in range(SYMMETRIES):  # a group: one after another is again one of them
+        for second in range(SYMMETRIES):
+            assert turned(turned(square, first), second).tobytes() in images
+
+
+def test_an_epoch_holds_every_patch_once_with_its_own_truth_and_its_nan() -> None:
+    patches = numbered(11)
+    patches.stack[3, 0, 1, 1] = np.nan
+    batches = TrainingBatches(patches, 4, augment=True, seed=1)
+    orders = []
+    for _ in range(2):
+        pairs = [batches[index] for index in range(len(batches))]
+        assert [len(stack) for stack, _ in pairs] == [4, 4, 3]
+        stack = np.concatenate([stack for stack, _ in pairs])
+        truth = np.concatenate([truth for _, truth in pairs])
+        assert truth.shape == (11, 4, 4, 1)
+        np.testing.assert_array_equal(stack[..., 0], truth[..., 0])  # turned the same way
+        assert np.argwhere(np.isnan(stack)).shape == (1, 4)
+        assert sorted(stack[..., 0].ravel()) == list(range(11 * 16))
+        orders.append(stack[..., 0].tobytes())
+        batches.on_epoch_end()
+    assert orders[0] != orders[1]
+
+
+def test_without_augmentation_no_patch_is_turned() -> None:
+    patches = numbered(9)
+    for stack, _ in (TrainingBatches(patches, 9, augment=False, seed=3)[0],):
+        for one in stack:
+            number = int(one[0, 0, 0]) // 16
+            np.testing.assert_array_equal(one, patches.stack[number])
+
+
+def test_a_seed_decides_the_batches() -> None:
+    def first(seed: int) -> bytes:
+        return TrainingBatches(numbered(30), 30, augment=True, seed=seed)[0][0].tobytes()
+
+    assert first(1) == first(1) != first(2)
