@@ -12,7 +12,7 @@ import os
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # usage statistics: off, also in the processes started from here
     "DO_NOT_TRACK": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",  # what a user must know, talud says itself
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what a user must know, talud says itself
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_PRINT_MODEL_URLS_ON_CREATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
