@@ -21,7 +21,7 @@ from talud.data.sample.noise import Field, fractal
 from talud.data.sample.terrain import Terrain
 from talud.grid import Grid
 
-DTM_SCALE = 0.1  # metres of one count
+DTM_SCALE = 0.2  # metres of one count
 _CLOUD_SEEN = 0.2  # opacity from which a cloud is drawn
 
 

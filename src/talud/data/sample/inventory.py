@@ -16,6 +16,7 @@ from talud.data.sample.landslides import Landslides
 _TINY = 5_000.0  # m²: landslides that are easily overlooked or drawn as one with a neighbour
 _OFF = 5.0  # metres: deviation of the shift in each direction
 _NEAR = 30.0  # metres
+_SMALLEST = 500.0  # m²: what is smaller is not drawn
 
 
 def digitise(landslides: Landslides, transform: Affine, rng: np.random.Generator) -> tuple[Polygon, ...]:
@@ -24,9 +25,9 @@ def digitise(landslides: Landslides, transform: Affine, rng: np.random.Generator
     for outline in _outlines(landslides.label, transform):
         if outline.area < _TINY and rng.random() < 0.2:
             continue
-        smooth = outline.buffer(9).buffer(-14).buffer(6).simplify(4)
+        smooth = outline.buffer(15).buffer(-27).buffer(13).simplify(3)
         if smooth.is_empty:
-            smooth = outline.simplify(4)
+            smooth = outline.buffer(15).buffer(-15).simplify(3)
         east, north = rng.normal(0, _OFF, 2)
         drawn.append(affinity.translate(smooth, east, north))
     return tuple(part for whole in _merge(drawn) for part in _polygons(whole))
@@ -55,10 +56,10 @@ def _merge(drawn: list[BaseGeometry]) -> list[BaseGeometry]:
 
 
 def _polygons(geometry: BaseGeometry) -> list[Polygon]:
-    """The parts of a geometry that have an area, without holes under two pixels."""
+    """The parts of a geometry that have an area, without small holes."""
     parts = getattr(make_valid(geometry), "geoms", [make_valid(geometry)])
     return [
-        Polygon(part.exterior, [hole for hole in part.interiors if Polygon(hole).area > 320])
+        Polygon(part.exterior, [hole for hole in part.interiors if Polygon(hole).area > _SMALLEST])
         for part in parts
-        if isinstance(part, Polygon) and part.area > 150
+        if isinstance(part, Polygon) and part.area > _SMALLEST
     ]

@@ -21,8 +21,8 @@ _GRAVEL: Colour = (0.215, 0.185, 0.140)
 _ROAD: Colour = (0.185, 0.150, 0.110)
 _CROP: Colour = (0.075, 0.088, 0.044)
 # Deviation of the logarithm of the reflectance from pixel to pixel.
-_TEXTURE = {Cover.FOREST: 0.22, Cover.PASTURE: 0.16, Cover.CROP: 0.20, Cover.WATER: 0.08}
-_ROUGH = 0.24  # of all bare ground
+_TEXTURE = {Cover.FOREST: 0.26, Cover.PASTURE: 0.16, Cover.CROP: 0.20, Cover.WATER: 0.08}
+_ROUGH = 0.30  # of all bare ground
 
 
 def photograph(

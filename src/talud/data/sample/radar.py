@@ -12,7 +12,7 @@ from talud.data.sample.landslides import Landslides
 from talud.data.sample.noise import Field, fractal
 from talud.data.sample.terrain import Terrain
 
-SCALE = 0.005  # amplitude of one count
+SCALE = 0.01  # amplitude of one count
 _NOISE_FLOOR = 10 ** (-22 / 10)  # power
 _BACKSCATTER = {  # dB
     Cover.FOREST: -7.0,

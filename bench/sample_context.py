@@ -1,0 +1,115 @@
+"""Do the sample basins need context? A per-pixel classifier against the U-Net, on the same bands and blocks.
+
+    python bench/sample_context.py [BAND_SET ...]
+
+Run it in a project whose sample basins have stacks (talud sample, then talud stack). Both learn from the training
+blocks and take their threshold from the validation blocks; the F1 printed are those of the test blocks, and of the
+valid pixels of each transfer area. The per-pixel classifier is the better of scikit-learn's random forest and
+histogram gradient boosting, by validation F1. The U-Net trains on the first trial of the search `demo`. The sample
+basins are made so that the U-Net with seven bands is at least 0.10 ahead on the test blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+
+from talud.data.patches import Patches, read
+from talud.metrics import LANDSLIDE, UNKNOWN, best_threshold, confusion
+from talud.project import Project
+from talud.training.dataset import Dataset
+from talud.training.trial import Hyperparameters, build, train
+
+Classifier = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (n, height, width, bands) → (n, height, width)
+
+
+def per_pixel(dataset: Dataset, seed: int) -> Classifier:
+    """The better per-pixel classifier."""
+    known = dataset.training.mask != UNKNOWN
+    pixels, truth = dataset.training.stack[known], dataset.training.mask[known] == LANDSLIDE
+    forest = RandomForestClassifier(100, min_samples_leaf=5, n_jobs=-1, random_state=seed).fit(pixels, truth)
+    boosting = HistGradientBoostingClassifier(random_state=seed).fit(pixels, truth)
+
+    def classifier(model: RandomForestClassifier | HistGradientBoostingClassifier) -> Classifier:
+        def probability(stack: NDArray[np.float32]) -> NDArray[np.float32]:
+            flat = stack.reshape(-1, stack.shape[-1])
+            return model.predict_proba(flat)[:, 1].reshape(stack.shape[:-1]).astype(np.float32)
+
+        return probability
+
+    return max((classifier(model) for model in (forest, boosting)), key=lambda one: score(one, dataset)[0])
+
+
+def network(dataset: Dataset, project: Project) -> Classifier:
+    """The trained U-Net."""
+    demo, options, seed = project.params.searches["demo"], project.params.training, project.params.seed
+    choice = Hyperparameters(demo.filters[0], demo.learning_rate[0], demo.batch_size[0], demo.epochs)
+    trained = train(
+        dataset.training,
+        dataset.validation,
+        choice,
+        dataset.statistics,
+        depth=options.depth,
+        augment=options.augment,
+        seed=seed,
+        on_epoch=lambda _epoch, _metrics: None,
+    )
+    model = build(choice, dataset.statistics, options.depth, seed)
+    model.set_weights(trained.weights)
+    print(f"  U-Net: {trained.seconds:.0f} s, best epoch {trained.best_epoch} of {choice.epochs}")
+    return lambda stack: np.asarray(model.predict(stack, batch_size=16, verbose=0))[..., 0]
+
+
+def score(classifier: Classifier, dataset: Dataset) -> tuple[float, float]:
+    """Validation F1 at the best threshold, and that threshold."""
+    probability = classifier(dataset.validation.stack)
+    threshold = best_threshold(probability.ravel(), dataset.validation.mask.ravel())
+    return confusion(probability >= threshold, dataset.validation.mask).f1, threshold
+
+
+def whole(project: Project, area: str, bands: tuple[str, ...], multiple: int) -> Patches:
+    """A whole area as one patch, padded with NaN; pixels that are invalid in some band count nowhere."""
+    with rasterio.open(project.stack(area)) as stack, rasterio.open(project.mask(area)) as mask:
+        values = stack.read([stack.descriptions.index(name) + 1 for name in bands])
+        truth = mask.read(1)
+    truth[~np.isfinite(values).all(axis=0)] = UNKNOWN
+    pad = [(0, -side % multiple) for side in truth.shape]
+    values = np.pad(values, [(0, 0), *pad], constant_values=np.nan)
+    return Patches(np.moveaxis(values, 0, -1)[np.newaxis], np.pad(truth, pad, constant_values=UNKNOWN)[np.newaxis])
+
+
+def main(band_sets: list[str]) -> None:
+    """Print the F1 of both."""
+    project = Project.find(Path.cwd())
+    params = project.params
+    for band_set in band_sets or list(params.band_sets):
+        dataset = Dataset.load(project, band_set)
+        print(f"{band_set}: {len(dataset.training)} training patches")
+        tests = {
+            f"test blocks of {area}": read(
+                project.stack(area), project.mask(area), dataset.bands, blocks, "test", params.split, params.seed
+            )
+            for area, blocks in dataset.blocks.items()
+        }
+        tests |= {area: whole(project, area, dataset.bands, 2**params.training.depth) for area in params.areas_of("transfer")}
+        for name, classifier in (("per pixel", per_pixel(dataset, params.seed)), ("U-Net", network(dataset, project))):
+            validation, threshold = score(classifier, dataset)
+            scores = {
+                place: confusion(classifier(patches.stack) >= threshold, patches.mask) for place, patches in tests.items()
+            }
+            found = ", ".join(f"{place} {counts.f1:.3f}" for place, counts in scores.items())
+            print(f"  {name}: validation {validation:.3f} (threshold {threshold:.2f}), {found}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
