@@ -1,0 +1,344 @@
+"""The report holds the numbers of the results, shows the maps' own pixels, and works alone in a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from talud.errors import StudyError
+from talud.evaluation import report, study, summary
+from talud.evaluation.maps import view
+from talud.evaluation.outcome import COLOURS, Outcome
+from talud.evaluation.scoring import evaluate
+from talud.project import Project
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, made_project: Path) -> Project:
+    """The small project with both band sets evaluated and the report written."""
+    import shutil
+
+    root = tmp_path_factory.mktemp("report") / "project"
+    shutil.copytree(made_project, root)
+    found = Project.find(root)
+    for band_set in found.params.band_sets:
+        evaluate(found, band_set)
+    report.write(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def html(project: Project) -> str:
+    return project.report.read_text(encoding="utf-8")
+
+
+def text_of(html: str) -> str:
+    """What a reader reads."""
+    without = re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", without).replace("\u202f", "").split())
+
+
+def picture(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGBA"))
+
+
+def test_the_studys_scores_follow_from_its_counts():
+    inference = {name: round(model.inference.f1, 3) for name, model in study.IMAGE_MODELS.items()}
+    assert inference == {"3band": 0.445, "5band": 0.361, "7band": 0.378}
+    falls = [round(100 * model.fall) for model in study.IMAGE_MODELS.values()]
+    assert (min(falls), max(falls)) == (36, 46)
+    # The printed precision and recall of the training zone give the printed F1.
+    for model in study.IMAGE_MODELS.values():
+        assert 2 * model.precision * model.recall / (model.precision + model.recall) == pytest.approx(
+            model.f1, abs=0.006
+        )
+        assert model.inference.tp + model.inference.fn == 3279
+
+
+def test_a_ranking_names_the_best_first_and_does_not_invent_a_winner():
+    assert summary.ranking({"a": 0.3, "b": 0.5}) == "b has the highest F1, 0.500, before a 0.300."
+    assert summary.ranking({"a": 0.5001, "b": 0.5004}) == "no band set stands out by F1: b 0.500, a 0.500."
+    assert summary.ranking({"a": 0.5}) == "a reaches an F1 of 0.500."
+
+
+def test_a_change_is_a_cost_only_where_it_is_one():
+    assert summary.change([0.36, 0.46], "x") == "Transfer to x costs 36 to 46% of the F1."
+    assert summary.change([0.25], "x") == "Transfer to x costs 25% of the F1."
+    assert "costs no F1" in summary.change([-0.1, -0.05], "x")
+    assert "between +10% and −20%" in summary.change([-0.1, 0.2], "x")
+
+
+def test_the_tables_hold_the_numbers_of_the_results(project: Project, html: str):
+    text = text_of(html)
+    for band_set in ("3band", "terrain"):
+        scores = json.loads(project.scores(band_set).read_text())
+        away, home = scores["areas"]["away"], scores["test"]["home"]
+        row = (
+            f"{band_set} {away['tp']} {away['fp']} {away['fn']} {away['tn']} {away['precision']:.3f} "
+            f"{away['recall']:.3f} {away['f1']:.3f} {away['iou']:.3f}"
+        )
+        assert row in text
+        assert f"0.60 {home['precision']:.3f} {home['recall']:.3f} {home['f1']:.3f} {home['iou']:.3f}" in text
+        change = away["f1"] / home["f1"] - 1
+        assert f"{row} {100 * change:.1f}%".replace("-", "−") in text
+        assert f"{100 * away['not_mapped_share']:.1f}% {away['not_mapped_landslide_pixels']}" in text
+
+
+def test_the_studys_numbers_stand_beside_ours_for_its_band_sets_alone(html: str):
+    text = text_of(html)
+    assert "3band 1258 1113 2021 38441 0.531 0.384 0.445 0.286 −36.4%" in text
+    assert "7band 922 682 2357 38872 0.575 0.281 0.378 0.233" in text
+    assert "0.67 0.73 0.70" in text  # Table 3, 3 bands
+    assert re.search(r"terrain \d+ \d+ 0\.60 [\d. ]+ – – –", text)
+    assert "training zone’s F1" in text
+
+
+def test_the_page_says_what_was_assumed_and_where_it_came_from(html: str):
+    text = text_of(html)
+    for words in (
+        "16 × 16 pixels (200 m)",
+        "32 × 32 pixels (0.4 km)",
+        "4 poolings",
+        "0.60 for 3band",
+        "profile curvature",
+    ):
+        assert words in text
+    assert "SAR processing" not in text  # no band set here reads it
+    for words in ("9e107d9d372b", "0123456789", "2014-12-20", "2015-05-18"):
+        assert words in text
+
+
+def test_synthetic_areas_are_called_so_and_real_ones_are_not(project: Project, html: str):
+    assert "Synthetic data. home and away were generated by a program." in text_of(html)
+    page = report.Page.gather(project)
+    real = report.render(replace(page, areas=[replace(area, synthetic=False) for area in page.areas]))
+    assert "ynthetic" not in text_of(real)
+
+
+def test_the_same_results_give_the_same_bytes(project: Project, html: str):
+    report.write(project)
+    assert project.report.read_text(encoding="utf-8") == html
+
+
+def test_the_page_names_no_outside_address_and_is_small(html: str):
+    assert not re.search(r"(?:src|href|url\()\s*=?\s*[\"']?(?:https?:)?//", html)
+    assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in html
+    assert len(html) < 2_000_000
+
+
+def test_names_cannot_break_the_page(project: Project):
+    page = report.Page.gather(project)
+    hostile = replace(page, missing=["<script>alert(1)</script>"])
+    assert "<script>alert(1)" not in report.render(hostile)
+
+
+def test_pictures_hold_the_pixels_of_the_maps(project: Project):
+    viewer = view(project, "away", ["3band"])
+    with rasterio.open(project.outcome("3band", "away")) as raster:
+        outcomes = raster.read(1)
+    shown = picture(viewer.images["outcome-3band"])
+    assert shown.shape == (*outcomes.shape, 4)
+    for outcome in (Outcome.TRUE_POSITIVE, Outcome.FALSE_POSITIVE, Outcome.FALSE_NEGATIVE):
+        assert ((shown == COLOURS[outcome]).all(axis=-1) == (outcomes == outcome)).all()
+    assert (shown[outcomes == Outcome.TRUE_NEGATIVE, 3] == 0).all()
+    hatched = shown[outcomes == 255]
+    assert (hatched[:, 3] == 255).all()
+    assert len(np.unique(hatched[:, 0])) == 2
+    with rasterio.open(project.stack("away")) as raster:
+        clear = ~np.isfinite(raster.read([1, 2, 3])).all(axis=0)
+    assert ((picture(viewer.images["base"])[..., 3] == 0) == clear).all()
+
+
+def test_landslides_can_be_visited_one_by_one_the_largest_first(project: Project):
+    viewer = view(project, "away", ["3band"])
+    with rasterio.open(project.mask("away")) as raster:
+        truth = raster.read(1) == 1
+    assert len(viewer.places) > 5
+    sizes = [(right - left) * (bottom - top) for left, top, right, bottom in viewer.places]
+    assert sizes == sorted(sizes, reverse=True)
+    covered = np.zeros_like(truth)
+    for left, top, right, bottom in viewer.places:
+        covered[int(top) : int(bottom), int(left) : int(right)] = True
+    assert covered[truth].all()
+    assert viewer.outlines.count("M") >= len(viewer.places)
+
+
+def test_large_areas_are_shown_coarser_and_the_page_says_so(project: Project, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("talud.evaluation.maps.LONGEST", 96)
+    page = report.Page.gather(project)
+    assert (page.viewers[0].width, page.viewers[0].metres) == (96, 25.0)
+    assert picture(page.viewers[0].images["outcome-3band"]).shape == (96, 96, 4)
+    assert "Shown at 25.0 m a pixel; the files hold 12.5 m." in text_of(report.render(page))
+
+
+def test_a_project_of_terrain_bands_without_transfer_has_a_report(small_project: Project):
+    import yaml
+
+    params = yaml.safe_load((small_project.root / "params.yaml").read_text())
+    del params["areas"]["away"], params["band_sets"]["3band"]
+    (small_project.root / "params.yaml").write_text(yaml.safe_dump(params))
+    project = Project.find(small_project.root)
+    evaluate(project, "terrain")
+    text = text_of(report.write(project).read_text(encoding="utf-8"))
+    assert "terrain reaches an F1 of" in text
+    assert "nothing can be scored outside the training areas" in text
+    assert "Table 4" not in text
+    assert study.INFERENCE_BASIN not in text
+
+
+def test_without_scores_there_is_no_report(small_project: Project):
+    with pytest.raises(StudyError, match="run talud evaluate BAND_SET first"):
+        report.write(small_project)
+    assert not small_project.report.exists()
+
+
+def test_a_damaged_score_table_is_named(small_project: Project):
+    evaluate(small_project, "3band")
+    small_project.scores("3band").write_text('{"band_set": "3band"}')
+    with pytest.raises(StudyError, match=r"3band\.json: damaged at 'threshold'"):
+        report.write(small_project)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    if not CHROMIUM.is_file():
+        pytest.skip(f"{CHROMIUM} is not installed")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        yield running
+        running.close()
+
+
+@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def page(request, browser, project: Project) -> Iterator[Page]:
+    """The report in a browser; a console message or an outside request fails the test."""
+    width, height = request.param
+    faults: list[str] = []
+    context = browser.new_context(viewport={"width": width, "height": height})
+    tab = context.new_page()
+    tab.on("console", lambda message: faults.append(message.text))
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    address = project.report.as_uri()
+    tab.on("request", lambda made: None if made.url.startswith(("data:", address)) else faults.append(made.url))
+    tab.goto(address)
+    tab.wait_for_selector(".viewer[data-ready]")
+    yield tab
+    context.close()
+    assert faults == []
+
+
+def pixels(page: Page, number: int) -> bytes:
+    """What the first viewer's canvas of that number shows."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return base64.b64decode(
+        page.locator(".viewer").first.locator("canvas").nth(number).evaluate("(c) => c.toDataURL()").partition(",")[2]
+    )
+
+
+def state(page: Page) -> tuple[float, float, float]:
+    x, y, zoom = page.locator(".viewer").first.get_attribute("data-view").split()
+    return float(x), float(y), float(zoom)
+
+
+def test_the_page_fits_its_width(page: Page):
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_maps_zoom_and_move_together_and_come_back(page: Page):
+    canvas = page.locator(".viewer canvas").first
+    canvas.scroll_into_view_if_needed()
+    before = [pixels(page, number) for number in (0, 2)]
+    assert state(page) == (96, 96, 1)
+    canvas.hover()
+    page.mouse.wheel(0, -100)  # not yet clicked: the wheel belongs to the page
+    assert state(page)[2] == 1
+    canvas.scroll_into_view_if_needed()
+    canvas.click()
+    for _ in range(4):
+        page.mouse.wheel(0, -100)
+    page.wait_for_function("Number(document.querySelector('.viewer').dataset.view.split(' ')[2]) > 2")
+    x, y, zoom = state(page)
+    assert (x, y) == pytest.approx((96, 96), abs=2)
+    box = canvas.bounding_box()
+    centre = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*centre)
+    page.mouse.down()
+    page.mouse.move(centre[0] - 20, centre[1] - 10)
+    page.mouse.up()
+    moved = state(page)
+    k = zoom * box["width"] / 192
+    assert moved[0] - x == pytest.approx(20 / k, abs=0.5)
+    assert moved[1] - y == pytest.approx(10 / k, abs=0.5)
+    assert all(pixels(page, number) != image for number, image in zip((0, 2), before, strict=True))
+    page.keyboard.press("0")
+    assert state(page) == (96, 96, 1)
+    assert [pixels(page, number) for number in (0, 2)] == before
+
+
+def test_the_point_under_the_pointer_stays_where_it_is(page: Page):
+    canvas = page.locator(".viewer canvas").first
+    canvas.click(position={"x": 40, "y": 60})
+    box = canvas.bounding_box()
+
+    def under_pointer() -> tuple[float, float]:
+        x, y, zoom = state(page)
+        k = zoom * box["width"] / 192
+        return x + (40 - box["width"] / 2) / k, y + (60 - box["height"] / 2) / k
+
+    before = under_pointer()
+    page.mouse.wheel(0, -80)
+    page.wait_for_function("Number(document.querySelector('.viewer').dataset.view.split(' ')[2]) > 1.2")
+    assert under_pointer() == pytest.approx(before, abs=0.5)  # a screen pixel
+
+
+def test_buttons_and_keys_reach_everything(page: Page):
+    viewer = page.locator(".viewer").first
+    viewer.get_by_role("button", name="Zoom in").click()
+    assert state(page)[2] == 1.5
+    viewer.focus()
+    page.keyboard.press("ArrowRight")
+    assert state(page)[0] > 96
+    page.keyboard.press("-")
+    assert state(page) == (96, 96, 1)
+    viewer.get_by_role("button", name="Next landslide").click()
+    assert viewer.locator("output").text_content().startswith("1 of ")
+    left, top, right, bottom = json.loads(viewer.get_attribute("data-places"))[0]
+    x, y, zoom = state(page)
+    half = 96 / zoom
+    assert x - half <= left < right <= x + half
+    assert y - half <= top < bottom <= y + half
+    plain = pixels(page, 0)
+    viewer.get_by_label("Inventory outlines").check()
+    assert pixels(page, 0) != plain
+
+
+def test_a_map_can_be_enlarged(page: Page):
+    viewer = page.locator(".viewer").first
+    button = viewer.get_by_role("button", name="Enlarge Landslides 3band")
+    canvas = viewer.get_by_role("img", name="Landslides of 3band")
+    before = canvas.bounding_box()["width"]
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    assert canvas.bounding_box()["width"] > 1.5 * before

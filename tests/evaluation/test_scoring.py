@@ -1,0 +1,190 @@
+"""Scores agree with an independent count, and cover what they say."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from rio_cogeo.cogeo import cog_validate
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from talud.data.patches import split
+from talud.errors import MismatchError, ParamsError, StudyError
+from talud.evaluation.outcome import COLOURS, Outcome, classify
+from talud.evaluation.scoring import evaluate, score_blocks
+from talud.evaluation.tally import Levels, Tally
+from talud.inference.runtime import Model
+from talud.metrics import Confusion, confusion
+from talud.project import Project
+
+BIAS, THRESHOLD = -2.0, 0.6
+WEIGHTS = np.array([9.0, -4.0, 0.0])[:, np.newaxis, np.newaxis]
+
+
+def read(path):
+    with rasterio.open(path) as raster:
+        return raster.read()
+
+
+def logistic(project: Project, area: str):
+    """The small model's answer, by NumPy alone."""
+    return 1 / (1 + np.exp(-((read(project.stack(area))[:3] * WEIGHTS).sum(axis=0) + BIAS)))
+
+
+def counted(truth, found, where) -> Confusion:
+    """The confusion by scikit-learn."""
+    tn, fp, fn, tp = confusion_matrix(truth[where] == 1, found[where], labels=[False, True]).ravel()
+    return Confusion(int(tp), int(fp), int(fn), int(tn))
+
+
+def test_block_scores_are_those_of_the_contracts_threshold_within_the_blocks_of_that_part(small_project: Project):
+    truth, probability = read(small_project.mask("home"))[0], logistic(small_project, "home")
+    model = Model.load(small_project.model("3band"))
+    blocks = split(small_project.mask("home"), small_project.params.split, small_project.params.seed)
+    for part in ("validation", "test"):
+        inside = np.zeros(truth.shape, dtype=bool)
+        for block in blocks:
+            if block.part == part:
+                inside[block.window.toslices()] = True
+        where = inside & (truth != 255) & np.isfinite(probability)
+        expected = counted(truth, probability >= THRESHOLD, where)
+        assert expected.tp > 0
+        assert expected.fp + expected.fn > 0
+        assert score_blocks(model, small_project, ["home"], part) == expected
+        assert score_blocks(model, small_project, ["home", "away"], part) != expected
+
+
+def test_area_scores_come_from_the_map_files(small_project: Project):
+    table = evaluate(small_project, "3band")
+    truth = read(small_project.mask("away"))[0]
+    mapped = read(small_project.prediction("3band", "away") / "landslides.tif")[0]
+    where = (truth != 255) & (mapped != 255)
+    expected = counted(truth, mapped == 1, where)
+    scores = table.areas["away"]
+    assert scores.tally.confusion == expected
+    precision, recall, f1, _ = precision_recall_fscore_support(truth[where], mapped[where], average="binary")
+    assert (scores.precision, scores.recall, scores.f1) == pytest.approx((precision, recall, f1), abs=1e-6)
+    cloud = (truth != 255) & (mapped == 255)
+    assert scores.not_mapped_pixels == cloud.sum() > 1000
+    assert scores.not_mapped_landslide_pixels == (truth[cloud] == 1).sum() > 0
+    assert scores.not_mapped_share == pytest.approx(cloud.sum() / (truth != 255).sum(), abs=1e-6)
+
+
+def test_training_areas_are_scored_by_their_test_blocks_only_and_mapped_whole(small_project: Project):
+    table = evaluate(small_project, "3band")
+    model = Model.load(small_project.model("3band"))
+    assert table.test["home"].tally.confusion == score_blocks(model, small_project, ["home"], "test")
+    assert list(table.areas) == ["away"]
+    assert small_project.outcome("3band", "home").is_file()
+    written = json.loads(small_project.scores("3band").read_text())
+    assert written["threshold"] == THRESHOLD
+    assert written["areas"]["away"]["role"] == "transfer"
+    assert written["test"]["home"]["f1"] == pytest.approx(table.test_tally.confusion.f1, abs=1e-6)
+
+
+def test_the_outcome_map_holds_the_four_counts_and_says_what_they_are(small_project: Project):
+    scores = evaluate(small_project, "3band").areas["away"]
+    path = small_project.outcome("3band", "away")
+    assert cog_validate(path, quiet=True)[0]
+    with rasterio.open(path) as raster:
+        pixels, colours, tags = raster.read(1), raster.colormap(1), raster.tags()
+        assert raster.nodata == 255
+        assert all(outcome.label in raster.descriptions[0] for outcome in Outcome)
+    counts = {outcome: int((pixels == outcome).sum()) for outcome in Outcome}
+    assert counts[Outcome.TRUE_POSITIVE] == scores.tp
+    assert counts[Outcome.FALSE_POSITIVE] == scores.fp
+    assert counts[Outcome.FALSE_NEGATIVE] == scores.fn
+    assert counts[Outcome.TRUE_NEGATIVE] == scores.tn
+    assert set(np.unique(pixels)) <= {0, 1, 2, 3, 255}
+    assert {value: colours[value] for value in COLOURS} == COLOURS
+    assert tags["CLASS_2"] == "false positive"
+    assert tags["TALUD_BAND_SET"] == "3band"
+
+
+def test_the_curve_passes_through_the_scores_at_the_threshold(small_project: Project):
+    scores = evaluate(small_project, "3band").areas["away"]
+    with small_project.curve("3band", "away").open() as stream:
+        rows = {float(row["threshold"]): row for row in csv.DictReader(stream)}
+    assert len(rows) == 99
+    assert float(rows[THRESHOLD]["f1"]) == pytest.approx(scores.f1, abs=1e-6)
+    recalls = [float(row["recall"]) for row in rows.values()]
+    assert recalls == sorted(recalls, reverse=True)
+    assert small_project.curve("3band", "test").is_file()
+    assert not small_project.curve("3band", "home").exists()
+
+
+def test_an_area_without_an_inventory_has_no_scores(small_project: Project):
+    with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
+        mask.write(np.full((1, mask.height, mask.width), 255, np.uint8))
+    assert evaluate(small_project, "3band").areas == {}
+    assert not small_project.outcome("3band", "away").exists()
+
+
+def test_evaluating_again_changes_no_byte_and_tells_how_far_it_is(small_project: Project):
+    evaluate(small_project, "3band")
+    before = {path: path.read_bytes() for path in (small_project.root / "evaluation").rglob("*") if path.is_file()}
+    told: list[tuple[int, int]] = []
+    evaluate(small_project, "3band", lambda done, total: told.append((done, total)))
+    assert len(before) == 5
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
+
+
+def test_what_is_missing_is_named_and_earlier_scores_stay(small_project: Project):
+    evaluate(small_project, "3band")
+    before = small_project.scores("3band").read_bytes()
+    (small_project.prediction("3band", "away") / "landslides.tif").unlink()
+    with pytest.raises(StudyError, match=r"no map of away; run: talud predict models/3band.onnx stacks/away.tif"):
+        evaluate(small_project, "3band")
+    assert small_project.scores("3band").read_bytes() == before
+    with pytest.raises(ParamsError, match="no band set '4band'"):
+        evaluate(small_project, "4band")
+
+
+def test_a_map_on_another_grid_is_refused(small_project: Project):
+    path = small_project.prediction("3band", "away") / "landslides.tif"
+    with rasterio.open(path) as raster:
+        profile, pixels = raster.profile, raster.read()
+    profile |= {"driver": "GTiff", "transform": Affine.translation(12.5, 0) * profile["transform"]}
+    with rasterio.open(path, "w", **profile) as raster:
+        raster.write(pixels)
+    with pytest.raises(MismatchError, match="run talud predict on the present stack again"):
+        evaluate(small_project, "3band")
+    assert not small_project.scores("3band").exists()
+
+
+pixels = arrays.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 255]))
+
+
+@given(mapped=pixels, truth=pixels)
+def test_outcomes_and_tallies_count_each_pixel_once(mapped, truth):
+    outcome, tally = classify(mapped, truth), Tally.of(mapped, truth)
+    counts = tally.confusion
+    assert (outcome == Outcome.TRUE_POSITIVE).sum() == counts.tp == ((mapped == 1) & (truth == 1)).sum()
+    assert (outcome == Outcome.FALSE_POSITIVE).sum() == counts.fp
+    assert (outcome == Outcome.FALSE_NEGATIVE).sum() == counts.fn
+    assert (outcome == Outcome.TRUE_NEGATIVE).sum() == counts.tn
+    assert tally.pixels == (truth != 255).sum()
+    assert tally.landslide_pixels == (truth == 1).sum()
+    assert Tally.of(mapped[:2], truth[:2]) + Tally.of(mapped[2:], truth[2:]) == tally
+
+
+@given(
+    hundredths=arrays.arrays(np.int64, 40, elements=st.integers(0, 99)),
+    truth=arrays.arrays(np.uint8, 40, elements=st.sampled_from([0, 1, 255])),
+    step=st.integers(1, 99),
+)
+def test_a_curve_holds_the_confusion_of_every_threshold(hundredths, truth, step):
+    probability = ((hundredths + 0.5) / 100).astype(np.float32)
+    probability[::9] = np.nan
+    levels = Levels.of(probability[:11], truth[:11]) + Levels.of(probability[11:], truth[11:])
+    threshold, counts = list(levels.curve())[step - 1]
+    assert threshold == step / 100
+    assert counts == confusion(probability >= threshold, truth, np.isfinite(probability))
