@@ -87,14 +87,16 @@ def _frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataFrame:
 
 
 def _layer(path: Path, wanted: str) -> str:
-    layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is None or "Poly" in kind or "Geom" in kind]
+    """The layer called `wanted`, or the only one that can hold polygons."""
+    kinds = ("Poly", "Geometry", "Unknown")
+    layers = [str(name) for name, kind in pyogrio.list_layers(path) if any(word in str(kind) for word in kinds)]
     if wanted in layers:
         return wanted
-    if len(layers) != 1:
-        found = (
-            f"has {len(layers)} layers of polygons ({', '.join(layers)})" if layers else "holds no layer of polygons"
-        )
-        raise SourceError(f"{path}: {found}; keep one, or call the right one '{wanted}'")
+    if not layers:
+        raise SourceError(f"{path}: holds no layer of polygons")
+    if len(layers) > 1:
+        names = ", ".join(layers)
+        raise SourceError(f"{path}: has {len(layers)} layers of polygons ({names}); keep one, or call it '{wanted}'")
     return layers[0]
 
 

@@ -70,7 +70,8 @@ def lee(power: Values, window: int) -> Values:
         mean = total / share
         variation = np.maximum(squares / share - mean**2, 0) / mean**2
         weight = np.clip((1 - speckle / variation) / (1 + speckle), 0, 1)
-    return np.where(valid, mean + weight * (values - mean), np.nan)
+        estimate = mean + weight * (values - mean)
+    return np.where(valid, estimate, np.nan)
 
 
 def stated_unit(dataset: DatasetReader, index: int) -> SarUnit | None:

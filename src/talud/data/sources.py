@@ -200,9 +200,9 @@ def optical(dataset: DatasetReader, numbers: Mapping[str, int]) -> Layer:
         SourceError: a band is not there, or the file looks like a mask.
     """
     for name, number in numbers.items():
-        if number > colour_bands(dataset):
+        if number > dataset.count:  # one that calls itself alpha counts: GDAL calls any fourth band of 8 bits so
             raise SourceError(
-                f"{dataset.name}: has {colour_bands(dataset)} band(s), but optical_bands expects {name} in band "
+                f"{dataset.name}: has {dataset.count} band(s), but optical_bands expects {name} in band "
                 f"{number}; give the image itself, not a mask or a single band of it"
             )
     _refuse_mask(dataset, list(numbers.values()))

@@ -312,7 +312,7 @@ def _grid(recipe: Recipe, first: DatasetReader) -> Grid:
     if recipe.area.crs:
         try:
             crs = CRS.from_user_input(recipe.area.crs)
-        except CRSError as error:
+        except (CRSError, ValueError) as error:
             raise ParamsError(f"areas.{recipe.name}.crs: '{recipe.area.crs}' is no coordinate system") from error
         if not sources.true_to_scale(crs, *place):
             raise ParamsError(

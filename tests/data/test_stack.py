@@ -1,0 +1,545 @@
+from __future__ import annotations
+
+import json
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from rasterio.warp import transform
+from rio_cogeo import cog_validate
+from shapely.geometry import Polygon, box
+
+import talud
+from source_files import CORNER, UTM, write_project, write_raster
+from talud.bands import band
+from talud.cli.main import main
+from talud.contract import BandContract, Contract
+from talud.data.stack import build, build_like
+from talud.errors import MismatchError, OutputError, ParamsError, SourceError, TaludError
+from talud.files import md5
+from talud.params import Area
+from talud.project import Project
+
+LEFT, TOP = CORNER
+SHAPE = (60, 80)  # 12.5 m: 1000 m by 750 m
+EVERYTHING = ["red", "green", "blue", "elevation", "slope", "curvature", "vv_pre", "vv_post"]
+
+
+def polygons(path: Path, *boxes: tuple[float, float, float, float], crs: str = UTM) -> Path:
+    """Rectangles given by their left, bottom, right and top in metres from the upper left corner (south negative)."""
+    shapes = [box(LEFT + left, TOP + bottom, LEFT + right, TOP + top) for left, bottom, right, top in boxes]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    geopandas.GeoDataFrame(geometry=shapes, crs=UTM).to_crs(crs).to_file(path)
+    return path
+
+
+def fill(folder: Path) -> Path:
+    """All sources of an area; north facing slope of 30 degrees."""
+    random = np.random.default_rng(8)
+    image = random.integers(200, 3000, (3, 75, 100)).astype(np.uint16)
+    write_raster(folder / "optical.tif", image, 10, scale=1e-4, nodata=0)
+    rows = np.arange(150)[:, None] * np.ones(200)
+    write_raster(folder / "dtm.tif", (1000 + rows * 5 * np.tan(np.radians(30))).astype(np.float32), 5)
+    for time in ("pre", "post"):
+        amplitude = random.uniform(0.1, 0.9, (60, 80)).astype(np.float32)
+        write_raster(folder / f"sar_{time}.tif", amplitude, units=("amplitude",))
+    polygons(folder / "inventory.gpkg", (100, -200, 200, -100), (500, -500, 550, -400))
+    return folder
+
+
+AREA: dict[str, Any] = {"role": "training", "folder": "data/here"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project with one training area that has every source that a band can come from, and its inventory."""
+    fill(tmp_path / "data" / "here")
+    dates = {"event": "2015-05-18", "acquired": {"optical": "2015-07-09", "sar_pre": "2015-05-11"}}
+    return write_project(tmp_path, {"here": {**AREA, **dates}}, band_sets={"all": EVERYTHING})
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    with rasterio.open(path) as dataset:
+        return dict(zip(dataset.descriptions, dataset.read(), strict=True))
+
+
+def test_a_stack_is_a_cog_that_says_what_it_holds_and_how_it_was_made(project: Project) -> None:
+    record = build(project, "here")
+    for path in (project.stack("here"), project.mask("here")):
+        assert cog_validate(path, strict=True) == (True, [], [])
+    with rasterio.open(project.stack("here")) as dataset:
+        assert dataset.descriptions == tuple(EVERYTHING)
+        assert dataset.units == (*["reflectance"] * 3, "m", "degree", "1/100m", "dB", "dB")
+        assert dataset.dtypes[0] == "float32"
+        assert np.isnan(dataset.nodata)
+        assert (dataset.crs.to_epsg(), dataset.transform) == (32618, Affine(12.5, 0, LEFT, 0, -12.5, TOP))
+        assert dataset.shape == SHAPE
+        tags = {key: value for key, value in dataset.tags().items() if key.startswith("TALUD")}
+    assert tags == {
+        "TALUD_AREA": "here",
+        "TALUD_EVENT": "2015-05-18",
+        "TALUD_ACQUIRED_OPTICAL": "2015-07-09",
+        "TALUD_ACQUIRED_SAR_PRE": "2015-05-11",
+        "TALUD_SLOPE": "zevenbergen_thorne",
+        "TALUD_CURVATURE": "profile",
+        "TALUD_SAR_UNIT": "db",
+        "TALUD_LEE_WINDOW": "0",
+        "TALUD_RESOLUTION": "12.5",
+    }
+    content = json.loads(project.record("here").read_text())
+    assert content["stack_md5"] == record.stack_md5 == md5(project.stack("here"))
+    assert content["mask_md5"] == md5(project.mask("here"))
+    assert content["sources"]["optical"] == md5(project.root / "data" / "here" / "optical.tif")
+    assert set(content["sources"]) == {"optical", "dtm", "sar_pre", "sar_post", "inventory"}
+    assert content["dates"] == {
+        "event": "2015-05-18", "optical": "2015-07-09", "sar_pre": "2015-05-11", "sar_post": None,
+    }  # fmt: skip
+    assert (content["polygons"], content["skipped_polygons"], content["landslide_pixels"]) == (2, 0, 64 + 32)
+
+
+def test_each_band_is_resampled_as_suits_it(project: Project) -> None:
+    build(project, "here")
+    folder, bands = project.root / "data" / "here", read(project.stack("here"))
+    with rasterio.open(folder / "optical.tif") as dataset:
+        fine = np.kron(dataset.read(2) * 1e-4, np.ones((4, 4)))  # 2.5 m
+    averages = fine.reshape(60, 5, 80, 5).mean(axis=(1, 3))
+    assert bands["green"] == pytest.approx(averages, rel=1e-5)
+    with rasterio.open(folder / "sar_post.tif") as dataset:
+        assert bands["vv_post"] == pytest.approx(20 * np.log10(dataset.read(1)), abs=1e-4)
+    inner = np.s_[1:-1, 1:-1]
+    assert bands["slope"][inner] == pytest.approx(30, abs=1e-3)
+    assert bands["curvature"][inner] == pytest.approx(0, abs=1e-2)
+    rows = np.arange(60)[inner[0], None] + 0.5
+    expected = 1000 + (rows * 12.5 - 2.5) * np.tan(np.radians(30)) + np.zeros((1, 78))
+    assert bands["elevation"][inner] == pytest.approx(expected, abs=1)  # averages of 2.5 pixels
+
+
+def test_coarser_sar_is_averaged_as_power(project: Project) -> None:
+    coarse = write_project(
+        project.root, {"here": AREA}, band_sets={"radar": ["vv_pre"]}, stack={"resolution": 25, "sar_unit": "amplitude"}
+    )
+    build(coarse, "here")
+    with rasterio.open(project.root / "data" / "here" / "sar_pre.tif") as dataset:
+        power = dataset.read(1).astype(np.float64) ** 2
+    expected = np.sqrt(power.reshape(30, 2, 40, 2).mean(axis=(1, 3)))
+    assert read(coarse.stack("here"))["vv_pre"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_same_sources_make_the_same_bytes(project: Project) -> None:
+    first = build(project, "here")
+    assert build(project, "here") == first
+
+
+def test_clouds_and_radar_shadow_blank_their_own_bands(project: Project) -> None:
+    folder = project.root / "data" / "here"
+    cloud = np.zeros((75, 100), np.uint8)
+    cloud[0, 0] = 3  # 10 m: within the first stack pixel
+    cloud[10, 10] = 1  # from 100 m to 110 m: within pixel 8
+    write_raster(folder / "cloud.tif", cloud, 10)
+    polygons(folder / "sar_mask.geojson", (501, -20, 510, -13), crs="EPSG:4326")
+    build(project, "here")
+    bands = read(project.stack("here"))
+    expected = np.zeros(SHAPE, bool)
+    expected[[0, 8], [0, 8]] = True
+    for name in ("red", "green", "blue"):
+        assert np.array_equal(np.isnan(bands[name]), expected)
+    shadow = np.zeros(SHAPE, bool)
+    shadow[1, 40] = True
+    for name in ("vv_pre", "vv_post"):
+        assert np.array_equal(np.isnan(bands[name]), shadow)
+    assert np.isfinite(bands["slope"][[8, 1], [8, 40]]).all()
+
+
+def test_outside_the_boundary_the_mask_is_unknown(project: Project) -> None:
+    polygons(project.root / "data" / "here" / "boundary.shp", (0, -250, 500, 0))
+    record = build(project, "here")
+    mask = read(project.mask("here"))["landslide"]
+    expected = np.full(SHAPE, 255)
+    expected[:20, :40] = 0
+    expected[8:16, 8:16] = 1
+    assert np.array_equal(mask, expected)
+    assert (record.landslide_pixels, record.polygons) == (64, 2)
+
+
+def test_an_unlabelled_transfer_area_has_a_mask_that_knows_nothing(project: Project) -> None:
+    (project.root / "data" / "here" / "inventory.gpkg").unlink()
+    unlabelled = write_project(project.root, {"here": {**AREA, "role": "transfer"}})
+    record = build(unlabelled, "here")
+    assert np.array_equal(np.unique(read(unlabelled.mask("here"))["landslide"]), [255])
+    assert (record.polygons, record.landslide_pixels) == (None, None)
+
+
+def test_skipped_and_repaired_polygons_are_said(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bow = Polygon([(LEFT + x, TOP + y) for x, y in ((0, -100), (100, 0), (100, -100), (0, 0))])
+    frame = geopandas.GeoDataFrame(
+        geometry=[bow, Polygon(), box(LEFT + 300, TOP - 300, LEFT + 400, TOP - 200)], crs=UTM
+    )
+    frame.to_file(project.root / "data" / "here" / "inventory.gpkg")
+    assert run(project, monkeypatch, "stack", "here") == 0
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    for part in ("2 polygons", "1 invalid polygon(s) repaired", "1 feature(s) without a polygon skipped"):
+        assert part in said
+    content = json.loads(project.record("here").read_text())
+    assert (content["polygons"], content["repaired_polygons"], content["skipped_polygons"]) == (2, 1, 1)
+
+
+def test_a_record_lies_in_the_folder_of_its_role_alone(project: Project) -> None:
+    build(project, "here")
+    moved = write_project(project.root, {"here": {**AREA, "role": "gate"}}, band_sets={"all": EVERYTHING})
+    build(moved, "here")
+    found = [str(path.relative_to(project.root)) for path in project.root.glob("stacks/*/*.json")]
+    assert found == ["stacks/gate/here.json"]
+
+
+def test_geographic_sources_make_a_stack_in_utm(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(1, 255, (3, 60, 60)).astype(np.uint8)
+    write_raster(tmp_path / "data" / "here" / "optical.tif", image, 1e-4, (-75.01, 6.01), "EPSG:4326")
+    project = write_project(tmp_path, {"here": {**AREA, "role": "transfer"}})
+    build(project, "here")
+    with rasterio.open(project.stack("here")) as dataset:
+        values = dataset.read(1)
+        assert dataset.crs.to_epsg() == 32618
+        assert dataset.transform.c % 12.5 == dataset.transform.f % 12.5 == 0
+        rows, columns = 20, 30
+        x, y = dataset.xy(rows, columns)
+    (longitude,), (latitude,) = transform("EPSG:32618", "EPSG:4326", [x], [y])
+    column, row = (longitude + 75.01) / 1e-4, (6.01 - latitude) / 1e-4
+    half = 12.5 / 2 / 110_574 / 1e-4  # of a stack pixel, in source pixels
+
+    def cover(at: float) -> np.ndarray:
+        """How much of each source pixel a stack pixel at `at` covers, along one axis."""
+        return np.clip(np.minimum(np.arange(60) + 1, at + half) - np.maximum(np.arange(60), at - half), 0, None)
+
+    expected = (cover(row)[:, None] * cover(column) * image[0]).sum() / (cover(row).sum() * cover(column).sum())
+    assert values[rows, columns] == pytest.approx(expected, abs=2)
+    assert np.isfinite(values).mean() > 0.95
+
+
+def test_two_areas_share_files_by_bounds(project: Project) -> None:
+    halves = {
+        "west": {**AREA, "bounds": [LEFT, TOP - 750, LEFT + 450, TOP]},
+        "east": {**AREA, "role": "transfer", "bounds": [LEFT + 450, TOP - 750, LEFT + 1000, TOP]},
+    }
+    whole = write_project(project.root, {"here": AREA, **halves}, band_sets={"all": EVERYTHING})
+    for area in whole.params.areas:
+        build(whole, area)
+    parts = [read(whole.stack(area)) for area in ("west", "east")]
+    together = {name: np.hstack([part[name] for part in parts]) for name in EVERYTHING}
+    for name, values in read(whole.stack("here")).items():
+        assert together[name] == pytest.approx(values, rel=1e-5, abs=1e-3, nan_ok=True)
+
+
+# --- bad input ---------------------------------------------------------------------------------------------------
+
+
+def no_crs(folder: Path) -> None:
+    write_raster(folder / "dtm.tif", np.ones((150, 200), np.float32), 5, crs=None)
+
+
+def elsewhere(folder: Path) -> None:
+    write_raster(folder / "dtm.tif", np.ones((150, 200), np.float32), 5, (LEFT + 9000, TOP))
+
+
+def all_nodata(folder: Path) -> None:
+    write_raster(folder / "sar_post.tif", np.full((60, 80), -1, np.float32), units=("amplitude",), nodata=-1)
+
+
+def cut_short(folder: Path) -> None:
+    whole = write_raster(folder / "whole.tif", np.random.default_rng(0).random((600, 800)).astype(np.float32), 1.25)
+    rasterio.shutil.copy(whole, folder / "dtm.tif", driver="COG", overviews="NONE")  # its directory comes first
+    content = (folder / "dtm.tif").read_bytes()
+    (folder / "dtm.tif").write_bytes(content[: int(len(content) * 0.9)])
+
+
+def mask_as_image(folder: Path) -> None:
+    write_raster(folder / "optical.tif", np.eye(75, 100, dtype=np.uint8), 10)
+
+
+def no_raster(folder: Path) -> None:
+    (folder / "optical.tif").write_text("not a raster")
+
+
+def no_inventory(folder: Path) -> None:
+    (folder / "inventory.gpkg").unlink()
+
+
+def empty_inventory(folder: Path) -> None:
+    polygons(folder / "inventory.gpkg")
+
+
+def inventory_elsewhere(folder: Path) -> None:
+    polygons(folder / "inventory.gpkg", (5000, 5000, 6000, 6000))
+
+
+def inventory_too_fine(folder: Path) -> None:
+    polygons(folder / "inventory.gpkg", (100, -103, 103, -100))
+
+
+def unreadable_inventory(folder: Path) -> None:
+    (folder / "inventory.gpkg").write_text("not a vector")
+
+
+def unreadable_cloud(folder: Path) -> None:
+    (folder / "cloud.geojson").write_text("{")
+
+
+def no_unit(folder: Path) -> None:
+    write_raster(folder / "sar_pre.tif", np.ones((60, 80), np.float32))
+
+
+def no_sar(folder: Path) -> None:
+    (folder / "sar_pre.tif").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_crs, r"dtm\.tif: no coordinate reference system"),
+        (elsewhere, r"dtm\.tif: does not overlap area 'here'"),
+        (all_nodata, r"sar_post\.tif: has no valid pixel"),
+        (cut_short, r"dtm\.tif: cannot be read"),
+        (mask_as_image, r"optical\.tif: has 1 band"),
+        (no_raster, r"optical\.tif: cannot be read as a raster"),
+        (no_inventory, "area 'here' is for training but has no inventory"),
+        (empty_inventory, r"inventory\.gpkg: holds no polygons"),
+        (inventory_elsewhere, r"none of its 1 polygons lies in area 'here'"),
+        (inventory_too_fine, "marks no pixel inside the boundary by the rule 'centre'"),
+        (unreadable_inventory, r"inventory\.gpkg: cannot be read as polygons"),
+        (unreadable_cloud, r"cloud\.geojson: cannot be read as polygons"),
+        (no_unit, r"sar_pre\.tif: neither its unit nor its tags"),
+        (no_sar, "area 'here' has no sar_pre, but band set 'all' needs its band vv_pre"),
+    ],
+)
+def test_a_bad_source_is_one_line_and_earlier_results_stay(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Any,
+    said: str,
+) -> None:
+    build(project, "here")
+    before = {path: path.read_bytes() for path in project.root.glob("stacks/**/*") if path.is_file()}
+    spoil(project.root / "data" / "here")
+    with pytest.raises(SourceError, match=said):
+        build(project, "here")
+    assert run(project, monkeypatch, "stack", "here") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("talud: ")
+    assert captured.err.count("\n") == 1
+    assert {path: path.read_bytes() for path in project.root.glob("stacks/**/*") if path.is_file()} == before
+
+
+def test_when_one_output_cannot_be_written_none_is_replaced(project: Project) -> None:
+    build(project, "here")
+    before = project.stack("here").read_bytes()
+    project.mask("here").unlink()
+    project.mask("here").mkdir()
+    write_raster(project.root / "data" / "here" / "sar_pre.tif", np.ones((60, 80), np.float32), units=("dB",))
+    with pytest.raises(OutputError, match=r"here\.mask\.tif: cannot be written"):
+        build(project, "here")
+    assert project.stack("here").read_bytes() == before
+    assert not list(project.root.glob("stacks/.*"))
+
+
+def test_an_unwritable_folder_is_an_output_error(project: Project) -> None:
+    (project.root / "stacks").write_text("a file where the folder should be")
+    with pytest.raises(OutputError, match="cannot be written"):
+        build(project, "here")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"crs": "EPSG:4326"}, "does not count true metres at the area; take its UTM zone, EPSG:32618"),
+        ({"crs": "EPSG:nonsense"}, "is no coordinate system"),
+        ({"bounds": [0, 0, 100, 100]}, "does not overlap area 'here'.*the bounds that params.yaml sets"),
+        ({"optical_bands": {"red": 1}}, "band set 'rgb' needs green, but optical_bands does not say which band"),
+    ],
+)
+def test_a_bad_area_is_said(project: Project, changes: dict[str, Any], said: str) -> None:
+    wrong = write_project(project.root, {"here": {**AREA, **changes}})
+    with pytest.raises(TaludError, match=said):
+        build(wrong, "here")
+
+
+def test_an_optical_band_cannot_take_the_name_of_another_source(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="'slope' is a band of another source"):
+        write_project(tmp_path, {"here": {**AREA, "optical_bands": {"slope": 1}}})
+
+
+# --- the stack that a model asks for -----------------------------------------------------------------------------
+
+
+def contract(*names: str, unit: str = "reflectance", **stack: str) -> Contract:
+    """A contract that asks for these bands."""
+    optical = {"optical": unit, "sar": {"db": "dB"}.get(stack.get("sar_unit", "db"), stack.get("sar_unit"))}
+    bands = [
+        BandContract(
+            name=name,
+            group=band(name).group,
+            unit=band(name).unit or optical[band(name).group],
+            lowest=-1e9,
+            highest=1e9,
+            mean=0,
+            deviation=1,
+            minimum=0,
+            maximum=1,
+        )
+        for name in names
+    ]
+    return Contract.model_construct(name="asked", bands=tuple(bands), pixel_size=25.0, stack=stack)
+
+
+def test_a_model_gets_its_bands_resolution_and_methods(project: Project, tmp_path: Path) -> None:
+    folder, out = project.root / "data" / "here", tmp_path / "out" / "new.tif"
+    files = {name: folder / f"{name}.tif" for name in ("optical", "dtm", "sar_pre", "sar_post")}
+    asked = contract(
+        "vv_post", "slope", "blue", slope="horn", curvature="contour", sar_unit="amplitude", lee_window="5"
+    )
+    area = Area.given(role="transfer", folder=".", event="2015-05-18")
+    build_like(asked, area, files, out)
+    with rasterio.open(out) as dataset:
+        assert dataset.descriptions == ("vv_post", "slope", "blue")
+        assert dataset.units == ("amplitude", "degree", "reflectance")
+        assert dataset.res == (25, 25)
+        tags = dataset.tags()
+    expected = {"SLOPE": "horn", "CURVATURE": "contour", "SAR_UNIT": "amplitude", "LEE_WINDOW": "5", "RESOLUTION": "25"}
+    assert {key: tags[f"TALUD_{key}"] for key in expected} == expected
+    assert tags["TALUD_EVENT"] == "2015-05-18"
+
+
+def test_a_stack_for_a_model_is_that_of_the_project(project: Project, tmp_path: Path) -> None:
+    same = write_project(project.root, {"here": AREA}, band_sets={"all": EVERYTHING}, stack={"resolution": 25})
+    build(same, "here")
+    folder = project.root / "data" / "here"
+    files = {name: folder / f"{name}.tif" for name in ("optical", "dtm", "sar_pre", "sar_post")}
+    build_like(contract(*EVERYTHING), Area.given(role="transfer", folder="."), files, tmp_path / "new.tif")
+    for (name, ours), theirs in zip(read(tmp_path / "new.tif").items(), read(same.stack("here")).values(), strict=True):
+        assert np.array_equal(ours, theirs, equal_nan=True), name
+
+
+def test_image_bands_are_found_by_their_names(tmp_path: Path) -> None:
+    image = np.arange(1, 5, dtype=np.uint8)[:, None, None] * np.ones((4, 8, 8), np.uint8)
+    named = write_raster(tmp_path / "named.tif", image, 25, descriptions=("Blue", "Green", "Red", "NIR"))
+    area = Area.given(role="transfer", folder=".")
+    build_like(contract("red", "nir", unit="DN"), area, {"optical": named}, tmp_path / "out.tif")
+    assert {name: values[4, 4] for name, values in read(tmp_path / "out.tif").items()} == {"red": 3, "nir": 4}
+    bare = write_raster(tmp_path / "bare.tif", image, 25)
+    build_like(contract("blue", unit="DN"), area, {"optical": bare}, tmp_path / "out.tif")
+    assert read(tmp_path / "out.tif")["blue"][4, 4] == 3
+    with pytest.raises(SourceError, match="say it with --optical-bands"):
+        build_like(contract("red", "nir", unit="DN"), area, {"optical": bare}, tmp_path / "out.tif")
+    told = Area.given(role="transfer", folder=".", optical_bands={"red": 2, "nir": 1})
+    build_like(contract("red", "nir", unit="DN"), told, {"optical": bare}, tmp_path / "out.tif")
+    assert read(tmp_path / "out.tif")["red"][4, 4] == 2
+
+
+def test_what_a_model_lacks_or_cannot_read_is_said(project: Project, tmp_path: Path) -> None:
+    folder, area = project.root / "data" / "here", Area.given(role="transfer", folder=".")
+    with pytest.raises(SourceError, match="needs vv_pre: give --sar-pre FILE"):
+        build_like(contract("slope", "vv_pre"), area, {"dtm": folder / "dtm.tif"}, tmp_path / "out.tif")
+    with pytest.raises(MismatchError, match="red comes in reflectance, but the model 'asked' was trained on DN"):
+        build_like(contract("red", unit="DN"), area, {"optical": folder / "optical.tif"}, tmp_path / "out.tif")
+    assert not (tmp_path / "out.tif").exists()
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def run(project: Project, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of `talud ARGUMENTS` in a project."""
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(sys, "argv", ["talud", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+def test_away_from_a_project_the_command_makes_what_a_real_model_asks_for(
+    project: Project, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = np.random.default_rng(1).integers(1, 250, (4, 60, 80)).astype(np.uint8)
+    write_raster(project.root / "image.tif", image)
+    arguments = ("stack", "--optical", "image.tif", "--like", str(tiny_model), "--out", "new.tif")
+    assert (
+        run(project, monkeypatch, *arguments, "--optical-bands", "red=4,green=3,blue=2", "--event", "2015-05-18") == 0
+    )
+    assert "red, green, blue; 60 × 80 pixels of 12.5 m" in capsys.readouterr().out
+    bands = read(project.root / "new.tif")
+    assert tuple(bands) == talud.load_model(tiny_model).contract.band_names
+    assert np.array_equal(np.stack(list(bands.values())), image[[3, 2, 1]])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("here", "--like", "x.onnx", "--out", "new.tif"),
+        ("--like", "x.onnx"),
+        ("--like", "x.onnx", "--out", "new.tif", "--sar-unit", "volts"),
+        ("--like", "x.onnx", "--out", "new.tif", "--event", "yesterday"),
+        ("--like", "x.onnx", "--out", "new.tif", "--optical-bands", "3,2,1"),
+    ],
+)
+def test_usage_errors_exit_with_2(
+    project: Project, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    assert run(project, monkeypatch, "stack", *arguments) == 2
+
+
+def test_dates_out_of_order_are_said(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--like", "x.onnx", "--out", "new.tif", "--event", "2015-05-18", "--sar-pre-date", "2015-05-20")
+    assert run(project, monkeypatch, "stack", *arguments) == 1
+    assert "sar_pre was acquired on 2015-05-20, not before the event" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_area(tmp_path: Path) -> None:
+    peaks = []
+    for pixels in (600, 1700):
+        folder = tmp_path / str(pixels)
+        write_raster(folder / "dtm.tif", np.random.default_rng(0).random((pixels, pixels), np.float32), tiled=True)
+        area = {"role": "transfer", "folder": str(folder)}
+        project = write_project(tmp_path / f"p{pixels}", {"here": area}, band_sets={"terrain": ["slope"]})
+        tracemalloc.start()
+        build(project, "here")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+@pytest.mark.real
+def test_kashmir_is_two_areas_that_share_their_files(tmp_path: Path, real_data: Path) -> None:
+    shared = {"folder": str(real_data / "kashmir"), "files": {"dtm": "AW3D30.tif", "inventory": "landslides.shp"}}
+    west = {"role": "training", **shared, "bounds": [342_000, 3_819_300, 349_800, 3_843_500]}
+    east = {"role": "transfer", **shared, "bounds": [349_800, 3_819_300, 357_500, 3_843_500]}
+    project = write_project(
+        tmp_path,
+        {"west": west, "east": east},
+        band_sets={"terrain": ["slope", "curvature"]},
+        stack={"resolution": 50, "inventory_rule": "all_touched"},
+    )
+    records = [build(project, area) for area in ("west", "east")]
+    frame = geopandas.read_file(real_data / "kashmir" / "landslides.shp")
+    for record, area in zip(records, (west, east), strict=True):
+        assert record.polygons == frame.intersects(box(*area["bounds"])).sum()
+        assert record.skipped_polygons == 0
+        slope = read(project.stack(record.area))["slope"]
+        assert np.isfinite(slope).mean() > 0.97
+        assert 25 < np.nanmean(slope) < 35
+    together = sum(record.polygons or 0 for record in records)
+    assert len(frame) <= together < len(frame) + 100  # those on the line are in both
