@@ -101,11 +101,14 @@ def main(band_sets: list[str]) -> None:
             )
             for area, blocks in dataset.blocks.items()
         }
-        tests |= {area: whole(project, area, dataset.bands, 2**params.training.depth) for area in params.areas_of("transfer")}
+        tests |= {
+            area: whole(project, area, dataset.bands, 2**params.training.depth) for area in params.areas_of("transfer")
+        }
         for name, classifier in (("per pixel", per_pixel(dataset, params.seed)), ("U-Net", network(dataset, project))):
             validation, threshold = score(classifier, dataset)
             scores = {
-                place: confusion(classifier(patches.stack) >= threshold, patches.mask) for place, patches in tests.items()
+                place: confusion(classifier(patches.stack) >= threshold, patches.mask)
+                for place, patches in tests.items()
             }
             found = ", ".join(f"{place} {counts.f1:.3f}" for place, counts in scores.items())
             print(f"  {name}: validation {validation:.3f} (threshold {threshold:.2f}), {found}", flush=True)

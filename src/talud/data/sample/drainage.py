@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,4 +96,4 @@ def _levels(receiver: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         steps, ancestor = further, ancestor[ancestor]
     order = np.argsort(steps, kind="stable")
     bounds = np.searchsorted(steps[order], np.arange(1, steps.max() + 2))
-    return tuple(order[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True))
+    return tuple(order[low:high] for low, high in pairwise(bounds))

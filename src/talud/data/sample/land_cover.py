@@ -53,7 +53,8 @@ def grow(character: Character, terrain: Terrain, rng: np.random.Generator) -> La
     shares = (0.72 * (1 - character.bare), 0.28 * (1 - character.bare), character.bare)
     crop = rng.choice([Cover.PASTURE, Cover.CROP, Cover.BARE], size=count, p=shares)
     kind = np.where(farmed & ~hedge, crop[field], Cover.FOREST).astype(np.uint8)
-    tone = np.where(farmed, np.exp(0.20 * rng.standard_normal(count))[field], np.exp(0.13 * fractal(shape, 1.2, rng, 50)))
+    tended, wild = 0.20 * rng.standard_normal(count), 0.13 * fractal(shape, 1.2, rng, 50)
+    tone = np.exp(np.where(farmed, tended[field], wild))
     tilled = np.where(crop == Cover.PASTURE, 0.4, 1.6) * rng.standard_normal(count)
     harvested = (crop == Cover.BARE) & (rng.random(count) < 0.35)
     tilled[harvested] = rng.normal(-3.0, 0.8, count)[harvested]

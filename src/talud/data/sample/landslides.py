@@ -59,7 +59,7 @@ def release(character: Character, terrain: Terrain, rng: np.random.Generator) ->
     fresh, old = (max(4, round(number * share)) for number in (character.slides, character.old_scars))
     ragged = fractal(shape, 1.0, rng, 8)
     slides = [_run(character, terrain, start, ragged, rng) for start in _starts(terrain, fresh + old, rng)]
-    rng.shuffle(slides)  # type: ignore[arg-type]
+    rng.shuffle(slides)
     label = np.zeros(shape, dtype=np.int32)
     bareness, tone, change = np.zeros(shape), np.ones(shape), np.zeros(shape)
     patchy = fractal(shape, 1.0, rng, 12)
@@ -83,7 +83,8 @@ def _starts(terrain: Terrain, number: int, rng: np.random.Generator) -> list[int
     weight = np.exp(0.9 * rain) * np.clip((steep - 28) / 6, 0, 1) * np.clip(terrain.hollow * 400, 0.02, 1)
     weight *= (terrain.drained > 3) & (terrain.drained < 150) & (terrain.river_distance > 12)
     weight[:3], weight[-3:], weight[:, :3], weight[:, -3:] = 0, 0, 0, 0
-    draws = rng.choice(weight.size, size=min(number * 12, np.count_nonzero(weight)), replace=False, p=weight.ravel() / weight.sum())
+    chance = (weight / weight.sum()).ravel()
+    draws = rng.choice(chance.size, size=min(number * 12, int(np.count_nonzero(chance))), replace=False, p=chance)
     points = np.column_stack(np.divmod(draws, weight.shape[1]))
     near = cKDTree(points).query_ball_point(points, 14.0)
     kept: list[int] = []
@@ -97,8 +98,9 @@ def _starts(terrain: Terrain, number: int, rng: np.random.Generator) -> list[int
 
 def _run(character: Character, terrain: Terrain, start: int, ragged: Field, rng: np.random.Generator) -> Slide:
     """One landslide: a wide scar, a narrower track, and a toe where the ground grows flat or the run is spent."""
-    width = character.slide_width / PIXEL * np.exp(0.35 * rng.standard_normal())
-    length = character.slide_length / PIXEL * np.exp(0.5 * rng.standard_normal()) * (width * PIXEL / character.slide_width) ** 0.5
+    larger = rng.standard_normal()  # a wide landslide also tends to be long
+    width = character.slide_width / PIXEL * np.exp(0.35 * larger)
+    length = character.slide_length / PIXEL * np.exp(0.175 * larger + 0.5 * rng.standard_normal())
     cells = terrain.drainage.path(start, max(6, round(length)))
     cells = cells[: _stop(terrain, cells)]
     columns_of = terrain.elevation.shape[1]

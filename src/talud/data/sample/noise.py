@@ -15,6 +15,7 @@ def fractal(shape: tuple[int, int], exponent: float, rng: np.random.Generator, l
     Args:
         shape: (height, width).
         exponent: the amplitude falls with frequency ** -exponent; 0 is white noise, 2 a mountain range.
+        rng: where the randomness comes from.
         longest: wavelength in pixels beyond which the amplitude no longer grows.
     """
     squared = fft.fftfreq(shape[0])[:, None] ** 2 + fft.rfftfreq(shape[1])[None, :] ** 2
@@ -22,4 +23,5 @@ def fractal(shape: tuple[int, int], exponent: float, rng: np.random.Generator, l
     squared[0, 0] = np.inf  # no mean
     spectrum = fft.rfft2(rng.standard_normal(shape)) * squared ** (-exponent / 2)
     field = np.asarray(fft.irfft2(spectrum, s=shape), dtype=np.float64)
-    return field / field.std()
+    field /= field.std()
+    return field

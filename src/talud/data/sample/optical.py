@@ -44,7 +44,8 @@ def photograph(
     bulge = 1 + 0.12 * fractal(height.shape, 1.9, rng, 40)
     scene = scene * (1 - clouds.cover) + clouds.cover * bulge * _stack(_CLOUD)
     scene = scene * _stack(character.gain) + 0.0035 * rng.standard_normal(scene.shape)
-    return np.clip(np.rint(scene / SCALE), 1, 255).astype(np.uint8)
+    counts: NDArray[np.uint8] = np.clip(np.rint(scene / SCALE), 1, 255).astype(np.uint8)
+    return counts
 
 
 def _stack(colour: Colour) -> Field:

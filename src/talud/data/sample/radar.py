@@ -53,4 +53,5 @@ def _speckle(decibel: Field, rng: np.random.Generator) -> NDArray[np.uint16]:
     parts = ndimage.gaussian_filter(rng.standard_normal((2, *decibel.shape)), (0, 0.45, 0.45))
     parts /= parts.std()
     power = (parts**2).sum(axis=0) / 2 * 10 ** (decibel / 10) + _NOISE_FLOOR
-    return np.clip(np.rint(np.sqrt(power) / SCALE), 1, 65535).astype(np.uint16)
+    counts: NDArray[np.uint16] = np.clip(np.rint(np.sqrt(power) / SCALE), 1, 65535).astype(np.uint16)
+    return counts

@@ -20,7 +20,8 @@ from talud.grid import Grid
 
 SOURCE = "synthetic: made by talud sample, not observed"
 FILES = ("optical.tif", "dtm.tif", "sar_pre.tif", "sar_post.tif", "inventory.gpkg", "cloud.gpkg")
-_CLOCK = "2015-01-01T00:00:00Z"  # GeoPackages hold the time of writing: fixed, so that the same seed gives the same bytes
+# A GeoPackage holds the time of writing, which would change its bytes each time.
+_CLOCK = "2015-01-01T00:00:00Z"
 
 
 def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
@@ -40,9 +41,7 @@ def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
     return paths
 
 
-def _raster(
-    path: Path, grid: Grid, counts: NDArray[np.integer], names: Sequence[str], unit: str, scale: float
-) -> None:
+def _raster(path: Path, grid: Grid, counts: NDArray[np.integer], names: Sequence[str], unit: str, scale: float) -> None:
     """A GeoTIFF as small as DEFLATE makes it; a count × scale is a value in `unit`."""
     profile = {
         "driver": "GTiff",

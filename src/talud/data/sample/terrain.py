@@ -96,7 +96,7 @@ def _measure(character: Character, elevation: Field, size: int, rng: np.random.G
     elevation, drained = elevation[inner], drained[inner]
     elevation = elevation - elevation.min() + character.valley_floor
     distance, (row, column) = ndimage.distance_transform_edt(drained < RIVER, return_indices=True)
-    south, east = np.gradient(elevation, PIXEL)
+    south, east = (np.asarray(rise) for rise in np.gradient(elevation, PIXEL))
     return Terrain(
         elevation=elevation,
         slope=np.degrees(np.arctan(np.hypot(south, east))),

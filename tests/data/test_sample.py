@@ -1,0 +1,226 @@
+"""The sample basins: made alike each time, and like the mountains that they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from numpy.typing import NDArray
+from rasterio.features import rasterize
+from typer.testing import CliRunner
+
+from talud.cli.main import app
+from talud.data import sample
+from talud.data.sample import storage
+from talud.data.sample.basin import Basin, make
+from talud.data.sample.character import ARGELIA, BASINS, LIBORIANA
+from talud.data.sample.drainage import Drainage
+from talud.data.sample.land_cover import Cover, grow
+from talud.errors import OutputError
+from talud.files import md5
+
+SIZE = 240
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def argelia() -> Basin:
+    return make(ARGELIA, SEED, SIZE)
+
+
+@pytest.fixture(scope="module")
+def liboriana() -> Basin:
+    return make(LIBORIANA, SEED, SIZE)
+
+
+@pytest.fixture(scope="module")
+def folder(argelia: Basin, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sample") / argelia.character.name
+    storage.write(argelia, folder)
+    return folder
+
+
+def burnt(basin: Basin, polygons: tuple[shapely.Polygon, ...]) -> NDArray[np.bool_]:
+    return rasterize(polygons, out_shape=basin.grid.shape, transform=basin.grid.transform).astype(bool)
+
+
+def test_the_same_seed_makes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    again = storage.write(make(ARGELIA, SEED, SIZE), tmp_path)
+    assert [md5(path) for path in again] == [md5(folder / path.name) for path in again]
+
+
+def test_another_seed_makes_another_basin() -> None:
+    other = make(ARGELIA, SEED + 1, 40)
+    same = make(ARGELIA, SEED, 40)
+    assert not np.array_equal(other.dtm, same.dtm)
+    assert not np.array_equal(other.optical, same.optical)
+
+
+def test_every_file_says_that_it_is_synthetic(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted(storage.FILES)
+    for path in folder.glob("*.tif"):
+        with rasterio.open(path) as dataset:
+            assert dataset.tags()["TALUD_SYNTHETIC"] == "yes"
+            assert dataset.tags()["TIFFTAG_IMAGEDESCRIPTION"].startswith("synthetic")
+    for path in folder.glob("*.gpkg"):
+        assert geopandas.read_file(path)["source"].str.startswith("synthetic").all()
+
+
+def test_the_rasters_hold_physical_values_with_scale_and_unit(folder: Path, argelia: Basin) -> None:
+    expected = {"optical": "reflectance", "dtm": "m", "sar_pre": "amplitude", "sar_post": "amplitude"}
+    values = {}
+    for name, unit in expected.items():
+        with rasterio.open(folder / f"{name}.tif") as dataset:
+            assert set(dataset.units) == {unit}
+            assert dataset.crs.to_epsg() == 32618
+            assert dataset.res == (12.5, 12.5)
+            values[name] = dataset.read() * dataset.scales[0] + dataset.offsets[0]
+            if name == "optical":
+                assert dataset.descriptions == ("red", "green", "blue")
+    assert np.abs(values["dtm"][0] - argelia.terrain.elevation).max() < 6  # metres
+    assert 0.02 < np.median(values["optical"]) < 0.15
+    assert -12 < 20 * np.log10(np.median(values["sar_pre"])) < -5  # dB: forest
+
+
+def test_landslides_begin_on_steep_ground_and_run_downhill(argelia: Basin, liboriana: Basin) -> None:
+    for basin in (argelia, liboriana):
+        assert 0.01 < np.mean(basin.landslides.label > 0) < 0.08
+        for slide in basin.landslides.slides:
+            row, column = slide.start
+            around = np.s_[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
+            assert basin.terrain.slope[around].mean() > 25
+            # The scar's own rim reaches a little above its start.
+            assert basin.terrain.elevation[slide.rows, slide.columns].mean() < basin.terrain.elevation[row, column] + 5
+        heads = np.array([basin.terrain.elevation[slide.start] for slide in basin.landslides.slides])
+        toes = np.array([basin.terrain.elevation[slide.rows, slide.columns].min() for slide in basin.landslides.slides])
+        assert np.median(heads - toes) > 50
+
+
+def test_the_inventory_is_drawn_well_but_not_perfectly(argelia: Basin, liboriana: Basin) -> None:
+    for basin in (argelia, liboriana):
+        assert all(polygon.is_valid and not polygon.is_empty for polygon in basin.inventory)
+        drawn, true = burnt(basin, basin.inventory), basin.landslides.label > 0
+        f1 = 2 * np.sum(drawn & true) / (np.sum(drawn) + np.sum(true))
+        assert 0.75 < f1 < 0.98
+
+
+def test_clouds_hide_little_of_the_training_basin_and_much_of_the_other(argelia: Basin, liboriana: Basin) -> None:
+    few, many = burnt(argelia, argelia.cloud), burnt(liboriana, liboriana.cloud)
+    assert few.mean() < 0.06
+    assert 0.15 < many.mean() < 0.30
+    blue = liboriana.optical[2] * 0.002
+    assert np.median(blue[many]) > 3 * np.median(blue[~many])
+    thick = liboriana.clouds.cover > 0.5
+    assert np.mean(many[thick]) > 0.9  # what is seen as cloud is outlined
+
+
+def test_cloud_shadows_lie_away_from_the_sun(liboriana: Basin) -> None:
+    cover, shadow = liboriana.clouds.cover, liboriana.clouds.shadow
+    # The sun stands in the north-east, so a shadow lies south-west of its cloud.
+    shift = round(900 / np.tan(np.radians(46)) / 12.5)
+    south, west = round(shift * np.cos(np.radians(58))), round(shift * np.sin(np.radians(58)))
+    moved = shadow[south:, : SIZE - west]
+    assert np.corrcoef(moved.ravel(), cover[: SIZE - south, west:].ravel())[0, 1] > 0.95
+
+
+def test_slopes_that_face_the_sun_are_bright(argelia: Basin) -> None:
+    terrain, azimuth = argelia.terrain, np.radians(ARGELIA.sun_azimuth)
+    toward = -terrain.east * np.sin(azimuth) - terrain.north * np.cos(azimuth)
+    clear = ~burnt(argelia, argelia.cloud)
+    green = argelia.optical[1]
+    assert np.median(green[clear & (toward > 0.4)]) > 1.5 * np.median(green[clear & (toward < -0.4)])
+
+
+def test_landslides_lower_vv_and_slopes_that_face_the_radar_are_bright(argelia: Basin) -> None:
+    before, after = (20 * np.log10(scene * 0.01) for scene in (argelia.sar_pre, argelia.sar_post))
+    fresh = argelia.landslides.label > 0
+    fall = np.mean((after - before)[fresh]) - np.mean((after - before)[~fresh])
+    assert -6 < fall < -1.5
+    azimuth = np.radians(ARGELIA.look_azimuth)
+    toward = -argelia.terrain.east * np.sin(azimuth) - argelia.terrain.north * np.cos(azimuth)
+    assert np.mean(before[toward > 0.4]) > np.mean(before[toward < -0.4]) + 4
+
+
+def test_speckle_is_that_of_one_look() -> None:
+    from talud.data.sample import radar
+
+    counts = radar._speckle(np.full((400, 400), -7.0), np.random.default_rng(1))
+    power = (counts * radar.SCALE) ** 2
+    assert 10 * np.log10(power.mean()) == pytest.approx(-7, abs=0.25)
+    # Amplitude of one look is Rayleigh: deviation / mean = sqrt(4 / pi - 1).
+    assert counts.std() / counts.mean() == pytest.approx(np.sqrt(4 / np.pi - 1), abs=0.04)
+
+
+def test_bare_fields_and_river_beds_are_as_bright_as_landslides(argelia: Basin) -> None:
+    root = np.random.default_rng([SEED, 0])
+    cover = grow(ARGELIA, argelia.terrain, root)
+    assert set(np.unique(cover.kind)) >= {Cover.FOREST, Cover.PASTURE, Cover.CROP, Cover.BARE}
+    clear = ~burnt(argelia, argelia.cloud)
+    red = argelia.optical[0].astype(float)
+    fresh = (argelia.landslides.label > 0) & clear
+    bright = clear & ~fresh & (red > np.median(red[fresh]))
+    assert bright.sum() > 0.3 * fresh.sum()  # a threshold on red alone finds as many look-alikes
+
+
+def test_water_on_a_tilted_plane_runs_straight_down() -> None:
+    plane = np.repeat(np.arange(20.0)[:, None], 12, axis=1)
+    drainage = Drainage.over(plane, 10.0)
+    inner = drainage.receiver.reshape(plane.shape)[1:-1, 1:-1]
+    assert np.array_equal(inner, np.arange(plane.size).reshape(plane.shape)[:-2, 1:-1])
+    assert np.array_equal(drainage.accumulate()[1:-1, 1:-1], np.repeat(np.arange(18, 0, -1.0)[:, None], 10, axis=1))
+
+
+def test_a_sink_drains_over_its_lowest_pass() -> None:
+    bowl = np.full((9, 9), 5.0)
+    bowl[2:7, 2:7] = 1.0 + 0.01 * np.arange(25).reshape(5, 5)
+    bowl[0], bowl[-1], bowl[:, 0], bowl[:, -1] = 9, 9, 9, 9
+    bowl[4, 7], bowl[4, 8] = 2.0, 0.0  # the pass, in the east
+    drainage = Drainage.over(bowl, 10.0)
+    for start in (2 * 9 + 2, 6 * 9 + 6, 4 * 9 + 4):
+        path = drainage.path(start, 100)
+        assert 4 * 9 + 7 in path
+        assert path[-1] == 4 * 9 + 8
+
+
+def test_all_water_leaves_over_the_border(argelia: Basin) -> None:
+    drained = argelia.terrain.drainage.accumulate()
+    outlets = argelia.terrain.drainage.distance.reshape(drained.shape) == 0
+    assert drained[outlets].sum() == drained.size
+    assert not outlets[1:-1, 1:-1].any()
+
+
+def test_the_basins_differ(argelia: Basin, liboriana: Basin) -> None:
+    def median_area(basin: Basin) -> float:
+        return float(np.median([slide.rows.size for slide in basin.landslides.slides]))
+
+    assert median_area(liboriana) < median_area(argelia)
+    assert {character.name for character in BASINS} == {"synthetic_argelia", "synthetic_liboriana"}
+    clear = [~burnt(basin, basin.cloud) for basin in (argelia, liboriana)]
+    blue = [np.percentile(basin.optical[2][seen], 5) for basin, seen in zip((argelia, liboriana), clear, strict=True)]
+    assert blue[1] > 1.3 * blue[0]  # haze
+
+
+def test_a_file_in_the_way_is_an_error_and_stays(argelia: Basin, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("mine")
+    with pytest.raises(OutputError, match="data"):
+        storage.write(argelia, tmp_path / "data")
+    assert (tmp_path / "data").read_text() == "mine"
+
+
+def test_the_command_refuses_a_negative_seed() -> None:
+    assert CliRunner().invoke(app, ["sample", "--seed", "-1"]).exit_code == 2
+
+
+@pytest.mark.slow
+def test_the_command_writes_both_basins_small_enough_for_a_repository(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["sample", "--out", str(tmp_path)])
+    assert result.exit_code == 0
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 2 * len(storage.FILES)
+    assert sum(path.stat().st_size for path in files) < 12e6
+    assert all(str(tmp_path / character.name) in result.output.replace("\n", "") for character in BASINS)
+    assert sample.SEED == 20150518
