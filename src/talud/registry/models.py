@@ -9,14 +9,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mlflow.artifacts
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model as Manifest
 
 from talud.errors import RegistryError
 from talud.registry.store import connect, connected, speaking
@@ -94,10 +94,10 @@ def fetch(uri: str, root: Path | None) -> Fetched:
             run_id, place = model.source_run_id or run_id, model.artifact_location
         folder = _download(place, uri)
         manifest = _manifest(folder, uri)
-    path = (folder / str(manifest.flavors["onnx"].get("data"))).resolve()
+    path = (folder / str(manifest.get("data"))).resolve()
     if not (path.is_file() and path.is_relative_to(folder.resolve())):
         raise RegistryError(f"{uri}: its file {path} is missing from the store; put it back, or name another version")
-    return Fetched(path, name, version, run_id or manifest.run_id or "")
+    return Fetched(path, name, version, run_id or str(manifest.get("run_id") or ""))
 
 
 def champion(name: str) -> Version | None:
@@ -167,6 +167,7 @@ def _log(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) -
     import mlflow.onnx
     import onnx
     import onnxruntime
+    from mlflow.models import Model as Manifest
 
     run = client.get_run(run_id)
     logged = client.create_logged_model(run.info.experiment_id, name, run_id, params=run.data.params, model_type="onnx")
@@ -246,11 +247,15 @@ def _download(place: str, uri: str) -> Path:
         raise RegistryError(f"{uri}: its files cannot be read from {place}: {error.strerror or error}") from error
 
 
-def _manifest(folder: Path, uri: str) -> Manifest:
-    if not (folder / "MLmodel").is_file():
-        raise RegistryError(f"{uri}: no MLflow model lies at {folder}")
-    manifest = Manifest.load(str(folder / "MLmodel"))
-    if "onnx" not in manifest.flavors:
-        flavors = ", ".join(sorted(manifest.flavors))
-        raise RegistryError(f"{uri}: is a model of flavor {flavors}, not onnx; name one that talud register made")
-    return manifest
+def _manifest(folder: Path, uri: str) -> dict[str, Any]:
+    """What MLflow's file MLmodel says of an ONNX model."""
+    try:
+        manifest = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+        flavors = dict(manifest["flavors"])
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
+        raise RegistryError(f"{uri}: no MLflow model lies at {folder}") from error
+    if "onnx" not in flavors:
+        raise RegistryError(
+            f"{uri}: is a model of flavor {', '.join(sorted(flavors))}, not onnx; name one that talud register made"
+        )
+    return {**manifest, **flavors["onnx"]}
