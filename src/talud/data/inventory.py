@@ -78,7 +78,7 @@ def _frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataFrame:
             # OGR's remarks (a Shapefile's ring order, say) concern what is repaired and counted here.
             warnings.simplefilter("ignore", RuntimeWarning)
             # OGR's filter sees no column that is left out of the reading.
-            columns = None if where else []
+            columns: list[str] | None = None if where else []
             return pyogrio.read_dataframe(path, layer=_layer(path, layer), where=where, columns=columns)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
