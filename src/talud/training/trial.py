@@ -92,7 +92,7 @@ def train(
     # XLA only where the backend needs it: on two cores TensorFlow compiles for 14 s and then trains no faster.
     jit = keras.backend.backend() != "tensorflow"
     model.compile(optimizer=adam, loss=Dice(), metrics=[PixelScores()], jit_compile=jit)
-    best = _Best(on_epoch)
+    best = BestEpoch(on_epoch)
     started = time.monotonic()
     model.fit(
         TrainingBatches(training, choice.batch_size, augment=augment, seed=seed),
@@ -114,7 +114,7 @@ def build(choice: Hyperparameters, statistics: Statistics, depth: int, seed: int
     return unet.build(choice.filters, depth, mean, deviation, seed)
 
 
-class _Best(keras.callbacks.Callback):  # type: ignore[misc]
+class BestEpoch(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps the weights of the epoch of the highest validation F1; of equal ones, of the lower validation loss."""
 
     def __init__(self, on_epoch: OnEpoch) -> None:

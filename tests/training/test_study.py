@@ -1,0 +1,271 @@
+"""A whole study on a small synthetic project: files, contract, runs, and what happens when something fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+from mlflow import MlflowClient
+from rasterio.crs import CRS
+from rasterio.transform import from_origin
+
+from talud import metrics
+from talud.contract import Contract
+from talud.data.patches import read, split
+from talud.errors import ParamsError, StudyError
+from talud.files import md5
+from talud.grid import Grid
+from talud.inference.prediction import probabilities
+from talud.inference.runtime import Model
+from talud.project import Project
+from talud.raster import Layout, open_raster, writing_cog
+from talud.training import export, study
+from talud.training.dataset import Dataset
+
+PARAMS = {
+    "seed": 7,
+    "areas": {"hill": {"role": "training", "folder": "data/hill"}},
+    "band_sets": {"both": ["slope", "red"], "more": ["red", "near_infrared"]},
+    "stack": {},
+    "split": {"block": 32, "patch": 16, "stride": 16},
+    "training": {"depth": 1},
+    "search": "small",
+    "searches": {
+        "small": {"filters": [2], "learning_rate": [0.01, 0.001], "batch_size": [8], "epochs": 2},
+        "partly": {"filters": [2], "learning_rate": [1.0e38, 0.01], "batch_size": [8], "epochs": 1},
+        "hopeless": {"filters": [2], "learning_rate": [1.0e38], "batch_size": [8], "epochs": 1},
+    },
+}
+
+
+def make_stack(project: Project, area: str) -> None:
+    """Write a synthetic stack, mask and record as talud stack does."""
+    generator = np.random.default_rng(1)
+    mask = np.zeros((160, 160), np.uint8)
+    for row, column in generator.integers(0, 150, (60, 2)):
+        mask[row : row + 8, column : column + 6] = 1
+    stack = generator.normal(30, 5, (2, 160, 160)).astype(np.float32)
+    stack[0] = stack[0] * 3 + 60 * mask
+    stack[:, 40:60, 70:90] = np.nan
+    grid = Grid(CRS.from_epsg(32618), from_origin(400_000, 650_000, 12.5, 12.5), 160, 160)
+    tags = {"TALUD_SLOPE": "horn", "TALUD_RESOLUTION": "12.5"}
+    layout = Layout("float32", np.nan, ("red", "slope"), ("DN", "degree"), tags)
+    with writing_cog(project.stack(area), grid, layout) as writer:
+        writer.write(stack)
+    with writing_cog(project.mask(area), grid, Layout("uint8", None, ("landslide",))) as writer:
+        writer.write(mask, 1)
+    record = {"stack_md5": md5(project.stack(area)), "mask_md5": md5(project.mask(area))}
+    project.record(area).parent.mkdir(parents=True)
+    project.record(area).write_text(json.dumps(record))
+
+
+def make_project(root: Path, **changes: object) -> Project:
+    root.mkdir(exist_ok=True)
+    (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, **changes}))
+    project = Project.find(root)
+    for area in project.params.areas:
+        make_stack(project, area)
+    return project
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return make_project(tmp_path_factory.mktemp("study") / "project")
+
+
+@pytest.fixture(scope="module")
+def finished(project: Project) -> tuple[Project, study.Study, list[study.Progress]]:
+    seen: list[study.Progress] = []
+    return project, study.run(project, "both", watch=seen.append), seen
+
+
+def client(project: Project) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+
+
+def contract_of(path: Path) -> Contract:
+    return Contract.from_metadata({item.key: item.value for item in onnx.load(path).metadata_props}, str(path))
+
+
+def test_the_table_of_trials(finished: tuple[Project, study.Study, list[study.Progress]]) -> None:
+    project, result, seen = finished
+    table = json.loads(project.trials("both").read_text())
+    assert [trial["learning_rate"] for trial in table["trials"]] == [0.01, 0.001]
+    best = max(table["trials"], key=lambda trial: trial["scores"]["f1"])
+    assert table["best"] == best["run_id"] == result.best.run_id
+    assert table["failed"] == []
+    assert [(one.trial, one.trials, one.epoch, one.epochs) for one in seen] == [
+        (1, 2, 1, 2), (1, 2, 2, 2), (2, 2, 1, 2), (2, 2, 2, 2),
+    ]  # fmt: skip
+
+
+def test_the_contract_says_what_the_model_saw(finished: tuple[Project, study.Study, list[study.Progress]]) -> None:
+    project, result, _ = finished
+    contract = contract_of(project.model("both"))
+    assert contract.band_names == ("slope", "red")
+    assert [band.unit for band in contract.bands] == ["degree", "DN"]
+    assert (contract.bands[0].lowest, contract.bands[0].highest) == (0, 90)
+    red = contract.bands[1]
+    span = red.maximum - red.minimum
+    assert (red.lowest, red.highest) == pytest.approx((red.minimum - span, red.maximum + span))
+    assert contract.required_groups == ("terrain", "optical")
+    assert (contract.pixel_size, contract.halo, contract.alignment) == (12.5, 10, 2)
+    assert contract.stack == {"slope": "horn", "resolution": "12.5"}
+    assert contract.run_id == result.best.run_id
+    assert contract.areas == ("hill",)
+    assert contract.commit == "unknown"  # the project of this test is in no repository
+
+
+def test_the_statistics_are_of_training_patches_alone(
+    finished: tuple[Project, study.Study, list[study.Progress]],
+) -> None:
+    project, _, _ = finished
+    options, seed = project.params.split, project.params.seed
+    blocks = split(project.mask("hill"), options, seed)
+    patches = read(project.stack("hill"), project.mask("hill"), ("slope", "red"), blocks, "training", options, seed)
+    for index, band in enumerate(contract_of(project.model("both")).bands):
+        values = patches.stack[..., index].astype(np.float64)
+        assert band.mean == pytest.approx(np.nanmean(values))
+        assert band.deviation == pytest.approx(np.nanstd(values))
+
+
+def test_threshold_and_scores_are_those_of_the_file_on_validation_blocks(
+    finished: tuple[Project, study.Study, list[study.Progress]],
+) -> None:
+    project, _, _ = finished
+    model = Model.load(project.model("both"))
+    blocks = split(project.mask("hill"), project.params.split, project.params.seed)
+    windows = [block.window for block in blocks if block.part == "validation"]
+    counts = {step: metrics.Confusion() for step in range(1, 100)}
+    with open_raster(project.mask("hill")) as mask:
+        for window, found in zip(windows, probabilities(model, project.stack("hill"), windows), strict=True):
+            truth = mask.read(1, window=window)
+            for step in counts:
+                counts[step] += metrics.confusion(found >= np.float32(step / 100), truth, np.isfinite(found))
+    chosen = counts[round(model.contract.threshold * 100)]
+    assert chosen.f1 == max(one.f1 for one in counts.values())
+    assert model.contract.scores == pytest.approx(chosen.scores())
+
+
+def test_runs_are_on_record(finished: tuple[Project, study.Study, list[study.Progress]]) -> None:
+    project, result, _ = finished
+    store = client(project)
+    parent = store.get_run(result.parent_run_id)
+    children = store.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result.parent_run_id}'")
+    version = contract_of(project.model("both")).data_version
+    assert len(children) == 2
+    for run in children:
+        assert run.info.status == "FINISHED"
+        assert run.data.params["filters"] == "2"
+        assert run.data.params["split_block"] == "32"
+        assert run.data.tags["data_version"] == version
+        assert run.data.tags["split_validation"].startswith("5 blocks, 20 patches, ")
+        assert [one.step for one in store.get_metric_history(run.info.run_id, "validation/f1")] == [1, 2]
+        assert run.inputs.dataset_inputs[0].dataset.digest == version
+
+
+@pytest.mark.slow
+def test_a_repeated_study_gives_the_same_weights(
+    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+) -> None:
+    project, _, _ = finished
+    study.run(again := make_project(tmp_path / "again"), "both")
+    first, second = contract_of(project.model("both")), contract_of(again.model("both"))
+    assert first.weights == second.weights
+    assert first.data_version == second.data_version
+    assert first.threshold == second.threshold
+
+
+def test_the_data_version_follows_the_data(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "one")
+    record = json.loads(project.record("hill").read_text())
+    before = Dataset.load(project, "both").version
+    project.record("hill").write_text(json.dumps({**record, "mask_md5": "0" * 32, "area": "hill"}))
+    assert Dataset.load(project, "both").version != before
+
+
+@pytest.mark.slow
+def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "partly")
+    result = study.run(project, "both", search="partly")
+    assert result.best.choice.learning_rate == 0.01
+    table = json.loads(project.trials("both").read_text())
+    assert len(table["trials"]) == len(table["failed"]) == 1
+    assert "not a number" in table["failed"][0]["reason"]
+    assert client(project).get_run(table["failed"][0]["run_id"]).info.status == "FAILED"
+
+
+@pytest.mark.slow
+def test_where_all_trials_fail_earlier_results_stay(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "hopeless")
+    project.model("both").parent.mkdir()
+    project.model("both").write_text("earlier")
+    with pytest.raises(StudyError, match=r"all 1 trials failed.*not a number"):
+        study.run(project, "both", search="hopeless")
+    assert project.model("both").read_text() == "earlier"
+    assert [path.name for path in project.model("both").parent.iterdir()] == ["both.onnx"]
+
+
+@pytest.mark.slow
+def test_a_file_that_differs_from_keras_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = make_project(tmp_path / "differs")
+    written = export.to_onnx
+
+    def faulty(model: object) -> onnx.ModelProto:
+        graph = written(model)
+        bias = graph.graph.initializer[-1]
+        bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
+        return graph
+
+    monkeypatch.setattr(export, "to_onnx", faulty)
+    with pytest.raises(StudyError, match="differs from the Keras model"):
+        study.run(project, "both")
+    assert not list(project.model("both").parent.iterdir())
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    with pytest.raises(StudyError, match=r"hill\.tif: has no band near_infrared; it holds red, slope"):
+        study.run(project, "more")
+    with pytest.raises(ParamsError, match=r"no search 'none'.*small"):
+        study.run(project, "both", search="none")
+    project.stack("hill").unlink()
+    with pytest.raises(StudyError, match="run talud stack hill"):
+        study.run(project, "both")
+    project.record("hill").unlink()
+    with pytest.raises(StudyError, match="run talud stack hill"):
+        study.run(project, "both")
+
+
+def test_a_patch_that_the_network_cannot_halve_is_refused(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", split={"block": 32, "patch": 18}, training={"depth": 2})
+    with pytest.raises(ParamsError, match=r"split.patch is 18 pixels.*multiple of 4"):
+        study.run(project, "both")
+
+
+@pytest.mark.slow
+def test_the_command_prints_its_result_and_nothing_of_its_libraries(tmp_path: Path) -> None:
+    make_project(tmp_path / "project")
+    command = [sys.executable, "-m", "talud.cli.main", "train", "both"]
+    done = subprocess.run(command, cwd=tmp_path / "project", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("train both: ") for line in done.stderr.splitlines()), done.stderr
+    assert done.stdout.splitlines()[-1].startswith("models/both.onnx")
+    wrong = subprocess.run(
+        [*command[:-1], "none"], cwd=tmp_path / "project", capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 1
+    assert wrong.stderr == "talud: no band set 'none' in params.yaml; it has: both, more\n"
