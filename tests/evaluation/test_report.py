@@ -208,6 +208,19 @@ def test_a_project_of_terrain_bands_without_transfer_has_a_report(small_project:
     assert study.INFERENCE_BASIN not in text
 
 
+def test_an_area_without_an_inventory_is_shown_without_scores(small_project: Project):
+    with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
+        mask.write(np.full((1, mask.height, mask.width), 255, np.uint8))
+    evaluate(small_project, "3band")
+    page = report.Page.gather(small_project)
+    text = text_of(report.render(page))
+    assert "no inventory, so no scores" in text
+    assert "Not evaluated yet, and so not shown: terrain." in text
+    away = next(viewer for viewer in page.viewers if viewer.area == "away")
+    assert [panel.title for panel in away.comparison] == ["Optical image"]
+    assert [panel.title for panel in away.results["3band"]] == ["Probability", "Landslides"]
+
+
 def test_without_scores_there_is_no_report(small_project: Project):
     with pytest.raises(StudyError, match="run talud evaluate BAND_SET first"):
         report.write(small_project)
@@ -236,7 +249,7 @@ def page(request, browser, project: Project) -> Iterator[Page]:
     """The report in a browser; a console message or an outside request fails the test."""
     width, height = request.param
     faults: list[str] = []
-    context = browser.new_context(viewport={"width": width, "height": height})
+    context = browser.new_context(viewport={"width": width, "height": height}, has_touch=width < 500)
     tab = context.new_page()
     tab.on("console", lambda message: faults.append(message.text))
     tab.on("pageerror", lambda error: faults.append(str(error)))
@@ -342,3 +355,27 @@ def test_a_map_can_be_enlarged(page: Page):
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
     assert canvas.bounding_box()["width"] > 1.5 * before
+
+
+@pytest.mark.parametrize("page", [(390, 844)], ids=["phone"], indirect=True)
+def test_two_fingers_zoom_and_one_finger_scrolls_the_page_until_then(page: Page):
+    canvas = page.locator(".viewer canvas").first
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    assert canvas.evaluate("(c) => getComputedStyle(c).touchAction") == "pan-y"
+    session = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *apart: float) -> None:
+        points = (
+            [{"x": x + sign * apart[0], "y": y, "id": number} for number, sign in enumerate((-1, 1))] if apart else []
+        )
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", 20)
+    for distance in (24, 30, 40):
+        touch("touchMove", distance)
+    touch("touchEnd")
+    page.wait_for_function("Number(document.querySelector('.viewer').dataset.view.split(' ')[2]) > 1.5")
+    assert state(page) == pytest.approx((96, 96, 2), rel=0.1)
+    assert canvas.evaluate("(c) => getComputedStyle(c).touchAction") == "none"

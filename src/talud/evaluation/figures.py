@@ -20,7 +20,8 @@ Colour = tuple[int, int, int, int]
 INVENTORY = (255, 221, 51, 255)
 MAPPED = (213, 70, 0, 255)
 _CLEAR = (0, 0, 0, 0)
-_HATCH = {252: (150, 150, 150, 255), 253: (196, 196, 196, 255)}  # not mapped: two greys in stripes
+_HATCH = {252: (196, 196, 202, 255), 253: (222, 222, 226, 255)}  # not mapped: two greys in stripes
+_GAMMA = 0.7  # forest is dark, and a screen's dark end is narrow
 _LEVELS = 100  # probabilities are shown in hundredths
 PROBABILITY_RAMP = tuple(
     cast(Colour, tuple(round(255 * part) for part in mpl.colormaps["magma_r"](level / _LEVELS)))
@@ -29,7 +30,7 @@ PROBABILITY_RAMP = tuple(
 
 
 def photograph(bands: NDArray[np.float32], *, grey: bool = False) -> str:
-    """A picture of three bands (3, height, width), each stretched between its 1st and 99th percentile.
+    """A picture of three bands (3, height, width), each stretched between its 1st and 99th percentile and lightened.
 
     Pixels that are NaN in any band are clear. With `grey` the picture is a pale grey one, to lay classes over.
     """
@@ -75,7 +76,7 @@ def _stretch(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.
     if not valid.any():
         return np.zeros(band.shape)
     low, high = np.percentile(band[valid], [1, 99])
-    return np.where(valid, np.clip((band - low) / max(high - low, 1e-12), 0, 1), 0.0)
+    return np.where(valid, np.clip((band - low) / max(high - low, 1e-12), 0, 1), 0.0) ** _GAMMA
 
 
 def _hatched(classes: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:

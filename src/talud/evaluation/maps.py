@@ -15,7 +15,7 @@ from talud.bands import Group, band
 from talud.data.patches import split
 from talud.evaluation import figures
 from talud.grid import Grid
-from talud.metrics import LANDSLIDE
+from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.project import Project
 from talud.raster import open_raster
 
@@ -78,9 +78,9 @@ def view(project: Project, area: str, band_sets: Sequence[str]) -> Viewer:
         title, caption, images = _base(stack, shape)
     comparison = [Panel(title, caption, ("base",))]
     outlines, places = "", list[Box]()
-    if project.mask(area).is_file():
-        with open_raster(project.mask(area)) as mask:
-            truth = _read_classes(mask, shape)
+    with open_raster(project.mask(area)) as mask:
+        truth = _read_classes(mask, shape)
+    if (truth != UNKNOWN).any():
         images["inventory"] = figures.inventory(truth)
         outlines, places = _landslides(truth)
         comparison.append(Panel("Inventory", "as digitised", ("grey", "inventory")))

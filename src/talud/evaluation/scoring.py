@@ -111,7 +111,7 @@ def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
 
 def _labelled(project: Project) -> list[str]:
     """The areas whose mask knows the truth of any pixel."""
-    return [area for area in project.params.areas if project.mask(area).is_file() and _knows_truth(project.mask(area))]
+    return [area for area in project.params.areas if _knows_truth(project.mask(area))]
 
 
 def _knows_truth(mask: Path) -> bool:

@@ -57,6 +57,11 @@ class Tally:
         return self.confusion.tp + self.confusion.fn + self.not_mapped_landslide
 
     @property
+    def not_mapped_landslide_share(self) -> float:
+        """The part of the landslide pixels where the map says nothing."""
+        return self.not_mapped_landslide / self.landslide_pixels if self.landslide_pixels else 0.0
+
+    @property
     def not_mapped_share(self) -> float:
         """The part of the pixels with known truth where the map says nothing."""
         return self.not_mapped / self.pixels if self.pixels else 0.0

@@ -1,4 +1,13 @@
 "use strict";
+// The same stripes as in the pictures.
+const hatch = document.createElement("canvas");
+hatch.width = hatch.height = 16;
+const ink = hatch.getContext("2d");
+ink.fillStyle = "#dedee2";
+ink.fillRect(0, 0, 16, 16);
+ink.fillStyle = "#c4c4ca";
+for (let row = 0; row < 16; row += 1) for (let i = 0; i < 5; i += 1) ink.fillRect((i - row + 16) % 16, row, 1, 1);
+
 // Every viewer has one view (centre in picture pixels, zoom over the whole area) that all its canvases draw.
 for (const viewer of document.querySelectorAll(".viewer")) {
   const width = Number(viewer.dataset.width), height = Number(viewer.dataset.height);
@@ -40,23 +49,12 @@ for (const viewer of document.querySelectorAll(".viewer")) {
     pen.setTransform(k, 0, 0, k, canvas.width / 2 - view.x * k, canvas.height / 2 - view.y * k);
     pen.imageSmoothingEnabled = k < 1;
     pen.imageSmoothingQuality = "high";
-    drawHatch(pen, k / ratio);
+    pen.fillStyle = pen.createPattern(hatch, "repeat"); // what no picture covers has no data
+    pen.fillRect(0, 0, width, height);
     for (const image of layers.get(canvas)) pen.drawImage(image, 0, 0, width, height);
     if (outlined?.checked) drawOutlines(pen, k / ratio);
     if (blocked?.checked) drawBlocks(pen, k / ratio);
     drawScaleBar(pen, canvas, ratio);
-  }
-
-  function drawHatch(pen, k) { // what no picture covers has no data
-    const tile = document.createElement("canvas");
-    tile.width = tile.height = 16;
-    const ink = tile.getContext("2d");
-    ink.fillStyle = "#c4c4c4";
-    ink.fillRect(0, 0, 16, 16);
-    ink.fillStyle = "#969696";
-    for (let row = 0; row < 16; row += 1) for (let i = 0; i < 5; i += 1) ink.fillRect((i - row + 32) % 16, row, 1, 1);
-    pen.fillStyle = pen.createPattern(tile, "repeat");
-    pen.fillRect(0, 0, width, height);
   }
 
   function drawOutlines(pen, k) {
