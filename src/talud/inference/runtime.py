@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "stack", "probability"
 MEMORY = 2 * 10**9  # bytes that one pass of the network may take; fixed, so that a map does not depend on the hour
+ROUNDING = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is sure
 _SILENT = 4  # only what is fatal
 
 
@@ -117,9 +118,9 @@ class Model:
         if output.shape != (1, 1, *stack.shape[1:]):
             raise ModelError(f"{self.path}: the network turns {stack.shape} into {output.shape}; export it again")
         probability: NDArray[np.float32] = output[0, 0]
-        if not (probability.min() >= 0 and probability.max() <= 1):  # so written, NaN fails too
+        if not (probability.min() >= -ROUNDING and probability.max() <= 1 + ROUNDING):  # so written, NaN fails too
             raise ModelError(f"{self.path}: the network gives values that are no probability; the file is damaged")
-        return probability
+        return np.clip(probability, 0, 1, out=probability)
 
     def tiling(self, shape: tuple[int, int], tile: int | None = None) -> Tiling:
         """How a raster of (height, width) is cut: into cores of at most `tile` pixels a side, or as memory allows."""
