@@ -39,7 +39,9 @@ class Grid:
                 f"{dataset.name}: no coordinate reference system; assign one, for example with gdal_edit.py -a_srs"
             )
         if dataset.transform.b or dataset.transform.d or dataset.transform.e > 0:
-            raise SourceError(f"{dataset.name}: the raster is rotated or upside down; warp it north up first, with gdalwarp")
+            raise SourceError(
+                f"{dataset.name}: the raster is rotated or upside down; warp it north up first, with gdalwarp"
+            )
         return cls(dataset.crs, dataset.transform, dataset.height, dataset.width)
 
     @classmethod
