@@ -5,11 +5,16 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from fresh_clone import ROOT, Demo, clone
 from talud.bands import Group
 from talud.contract import BandContract, Contract
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("talud", deadline=None)
+hypothesis.settings.load_profile("talud")
 
 REAL_DATA = ROOT.parent / "shared" / "data"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.windows import Window
 from scipy.ndimage import map_coordinates
@@ -16,7 +16,6 @@ from talud.data.stack import build
 from talud.errors import SourceError
 
 
-@settings(deadline=None)
 @given(st.floats(1e-6, 1e3), st.sampled_from(["amplitude", "power", "db"]))
 def test_units_convert_back(power: float, unit: str) -> None:
     values = np.array([[power]])

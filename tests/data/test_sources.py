@@ -159,7 +159,7 @@ def test_outside_the_source_nothing_is_valid() -> None:
     assert np.array_equal(valid, expected)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(5, 40), st.floats(3, 40), st.floats(-15, 15), st.integers(0, 2**31))
 def test_windows_together_are_the_whole(size: int, side: float, shift: float, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -183,7 +183,6 @@ def test_true_metres() -> None:
     assert not sources.true_to_scale(CRS.from_epsg(32618), 30, 6)
 
 
-@settings(deadline=None)
 @given(st.floats(-180, 180), st.floats(-80, 84))
 def test_the_utm_zone_is_that_of_the_place(longitude: float, latitude: float) -> None:
     crs = sources.utm(longitude, latitude)

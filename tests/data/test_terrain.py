@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.warp import transform
@@ -27,7 +27,6 @@ def surface(height: int, width: int, dx: float, dy: float) -> tuple[np.ndarray, 
     return (columns - width // 2) * dx, (height // 2 - rows) * dy
 
 
-@settings(deadline=None)
 @given(gradients, gradients, sides, sides, st.sampled_from(["horn", "zevenbergen_thorne"]))
 def test_a_plane_has_the_slope_of_its_gradient_and_no_curvature(
     p: float, q: float, dx: float, dy: float, method: str
