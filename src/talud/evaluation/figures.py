@@ -38,7 +38,7 @@ def photograph(bands: NDArray[np.float32], *, grey: bool = False) -> str:
     colours = np.stack([_stretch(band, valid) for band in bands])
     if grey:
         luminance = np.tensordot(np.array([0.299, 0.587, 0.114]), colours, axes=1)
-        colours = np.stack([0.45 + 0.55 * luminance] * 3)
+        colours = np.stack([0.3 + 0.55 * luminance] * 3)
     return _lossy(colours, valid)
 
 
