@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from talud.cli.app import app
+from talud.cli.progress import shown
 
 
 @app.command("sample")
@@ -28,8 +29,11 @@ def sample(
     `talud sample --out /tmp/basins --seed 7`
     """
     from talud.data.sample import write
+    from talud.data.sample.character import BASINS
 
-    print("making two synthetic basins, about 15 seconds each", flush=True)
-    for paths in write(out, seed):
-        size = sum(path.stat().st_size for path in paths) / 1e6
-        print(f"{paths[0].parent}: {', '.join(path.name for path in paths)} ({size:.1f} MB)", flush=True)
+    with shown("making synthetic basins", "basins") as tell:
+        tell(0, len(BASINS))
+        for done, paths in enumerate(write(out, seed), start=1):
+            tell(done, len(BASINS))
+            size = sum(path.stat().st_size for path in paths) / 1e6
+            print(f"{paths[0].parent}: {', '.join(path.name for path in paths)} ({size:.1f} MB, synthetic)", flush=True)
