@@ -151,7 +151,8 @@ def _trial(
     """Run a trial on record; one whose loss is not finite is recorded as failed, and the study goes on."""
     options, entry = project.params.training, Entry("", choice)
     try:
-        with registry.trial(parent, choice.name, _hyperparameters(project, choice), tags) as record:
+        name = f"{tags['band_set']} · {choice.name}"
+        with registry.trial(parent, name, _hyperparameters(project, choice), tags) as record:
             entry = Entry(record.run_id, choice)
             record.log_dataset("+".join(dataset.blocks), dataset.version, "stacks/training")
 

@@ -37,7 +37,7 @@ class Hyperparameters:
     @property
     def name(self) -> str:
         """A short name, unique in a study."""
-        return f"filters {self.filters}, rate {self.learning_rate:g}, batch {self.batch_size}"
+        return f"{self.filters} filters · lr {self.learning_rate:g} · batch {self.batch_size}"
 
 
 @dataclass(frozen=True)

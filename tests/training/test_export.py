@@ -1,0 +1,63 @@
+"""The file is compared with the Keras model: rounding passes, a fault does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import pytest
+
+from talud.contract import Contract
+from talud.data.patches import Patches
+from talud.errors import StudyError
+from talud.inference.runtime import Model
+from talud.training import export, unet
+from talud.training.onnx_graph import to_onnx
+
+PATCHES = Patches(
+    np.random.default_rng(1).normal(90, 30, (6, 32, 32, 3)).astype(np.float32), np.zeros((6, 32, 32), np.uint8)
+)
+
+
+def steep() -> keras.Model:
+    """A model whose logits are huge and cancel, as those of long training with the Dice loss."""
+    mean, deviation = np.full(3, 90, np.float32), np.full(3, 30, np.float32)
+    model = unet.build(4, 2, mean, deviation, seed=3)
+    kernel, _ = model.layers[-1].get_weights()
+    logits = keras.ops.convert_to_numpy(keras.Model(model.inputs[0], model.layers[-1].input)(PATCHES.stack)) @ kernel
+    kernel *= 2e4 / np.ptp(logits)
+    model.layers[-1].set_weights([kernel, np.array([-2e4 / np.ptp(logits) * np.median(logits)], np.float32)])
+    return model
+
+
+def shipped(graph: onnx.ModelProto, tiny_model: Path, folder: Path) -> Model:
+    metadata = {entry.key: entry.value for entry in onnx.load(tiny_model).metadata_props}
+    export.save(graph, Contract.from_metadata(metadata, "tiny"), folder / "model.onnx")
+    return Model.load(folder / "model.onnx")
+
+
+def test_double_precision_changes_the_arithmetic_and_not_the_model() -> None:
+    model = steep()
+    exact = export.in_double_precision(model)
+    wide = np.asarray(exact(PATCHES.stack.astype(np.float64)))
+    assert wide.dtype == np.float64
+    rounding = np.abs(wide - np.asarray(model(PATCHES.stack))).max()
+    assert 1e-5 < rounding < 1e-2  # the setting of these tests: single precision alone misses the tolerance
+
+
+def test_rounding_is_no_fault(tiny_model: Path, tmp_path: Path) -> None:
+    model = steep()
+    export._check_parity(model, shipped(to_onnx(model), tiny_model, tmp_path), PATCHES)
+
+
+def test_a_fault_is_found_even_in_a_steep_model(tiny_model: Path, tmp_path: Path) -> None:
+    model = steep()
+    graph = to_onnx(model)
+    for constant in graph.graph.initializer:
+        if constant.name == "bottom_second_kernel":
+            values = onnx.numpy_helper.to_array(constant)
+            constant.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.01), constant.name))
+    with pytest.raises(StudyError, match="more than the"):
+        export._check_parity(model, shipped(graph, tiny_model, tmp_path), PATCHES)
