@@ -231,16 +231,17 @@ def test_a_wiped_store_gets_back_the_whole_study(
     train(SOMETHING, run_id="b" * 32, hyperparameters={"filters": 4, "seed": 7})
     project.trials(tmp_path.name).write_text(json.dumps(table))
     done = register(project)
-    study = [f"{tmp_path.name} · demo", "trial b", "trial c"]
+    study = [f"{tmp_path.name} · {run}" for run in ("demo", "trial b", "trial c")]
     assert (done.version, done.alias, runs(project)) == ("1", "champion", study)
     assert (register(project), runs(project)) == (done, study)
 
     client = registry.connect(project.root)
     run = client.get_run(done.run_id)
-    assert (run.info.run_name, run.data.metrics["f1"], run.data.params["seed"]) == ("trial b", 0.7, "7")
+    assert (run.info.run_name, run.data.metrics["f1"], run.data.params["seed"]) == (study[1], 0.7, "7")
     parent = client.get_run(run.data.tags["mlflow.parentRunId"])
     assert parent.data.tags["restored_from"] == "a" * 32
-    assert "| trial b | 0.700 |" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.metrics["f1"] == 0.7
+    assert "trial b | 0.700 |" in parent.data.tags["mlflow.note.content"]
 
 
 def test_no_alias_moves_to_a_version_whose_file_is_another(project: Project, train: Train) -> None:

@@ -31,7 +31,7 @@ def ui(
 
     root = Project.find().root
     if address := ui.server(root):
-        print(f"MLFLOW_TRACKING_URI names a server; its UI is at {address}")
+        print(f"MLFLOW_TRACKING_URI names a server; its UI is there already: {ui.page(address)}")
         return
-    print(f"MLflow UI: http://{host}:{port} (Ctrl-C ends it)")
+    print(f"MLflow UI, until Ctrl-C: {ui.page(f'http://{host}:{port}')}")
     ui.serve(root, host, port)

@@ -185,7 +185,7 @@ def _promote(project: Project, version: registry.Version, model: Model) -> Regis
         alias, reason, f1 = "champion", version.tags.get(REASON, "the champion already"), _compared(version)
     else:
         alias, reason, f1 = _challenge(project, model, champion)
-    registry.describe(version, {REASON: reason, COMPARED: json.dumps(f1)})
+    registry.describe(version, {REASON: reason} | ({COMPARED: json.dumps(f1)} if f1 else {}))
     registry.set_alias(version, alias)
     return Registration(version.name, version.version, alias, reason, f1, version.run_id)
 

@@ -31,8 +31,7 @@ def run_of(project: Project, contract: Contract) -> str:
     for trial in sorted(table.trials, key=lambda trial: trial.run_id == table.best):  # the best last: it is looked for
         if registry.locate(trial.run_id) is None:
             _restore(trial, contract, tags, parent)
-    note = f"Restored from models/{table.band_set}.trials.json, which keeps no learning curves."
-    registry.note(parent, f"{note}\n\n{registry.leaderboard(parent)}")
+    registry.summarise(parent, f"Restored from models/{table.band_set}.trials.json, which keeps no learning curves.")
     return registry.locate(contract.run_id) or registry.restore(
         contract.run_id, contract.name, contract.hyperparameters, contract.scores, tags, parent
     )
@@ -47,4 +46,5 @@ def _restore(trial: Trial, contract: Contract, tags: dict[str, str], parent: str
         "epochs": trial.epochs,
     }
     facts = {"best_epoch": float(trial.best_epoch), "seconds": trial.seconds, "parameters": float(trial.parameters)}
-    registry.restore(trial.run_id, trial.name, choice, {**trial.scores, **facts}, tags, parent)
+    name = f"{contract.name} · {trial.name}"
+    registry.restore(trial.run_id, name, choice, {**trial.scores, **facts}, tags, parent)

@@ -34,11 +34,11 @@ from talud.registry.store import EXPERIMENT, connect, location  # noqa: E402
 from talud.registry.tracking import (  # noqa: E402
     Trial,
     commit,
-    leaderboard,
     locate,
     note,
     restore,
     study,
+    summarise,
     trial,
 )
 
@@ -53,7 +53,6 @@ __all__ = [
     "describe",
     "fetch",
     "find",
-    "leaderboard",
     "locate",
     "location",
     "note",
@@ -61,5 +60,6 @@ __all__ = [
     "restore",
     "set_alias",
     "study",
+    "summarise",
     "trial",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import warnings
@@ -15,11 +16,32 @@ with warnings.catch_warnings():
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
     from mlflow.exceptions import MlflowException
+    from mlflow.utils import mlflow_tags
 
 from talud.errors import RegistryError
 from talud.files import replacing
 
 EXPERIMENT = "landslide-unet"
+VIEW = "trials"  # the view of the experiment that `talud ui` opens
+_VIEW_STATE = {
+    "searchFilter": "tags.`mlflow.parentRunId` != ''",
+    "orderByKey": "metrics.`f1`",
+    "orderByAsc": False,
+    "selectedColumns": [
+        "attributes.`Models`",
+        *(f"metrics.`{score}`" for score in ("f1", "iou", "precision", "recall")),
+        *(f"params.`{choice}`" for choice in ("batch_size", "filters", "learning_rate")),
+    ],
+    "columnOrder": ["0", "attributes.`Run Name`"],
+    "columnWidths": {"attributes.`Run Name`": 300},
+}
+_EXPERIMENT_TAGS = {  # by which the UI chooses what it shows first
+    "mlflow.experimentKind": "custom_model_development",
+    f"mlflow.sharedViewState.{VIEW}": json.dumps(_VIEW_STATE),
+    mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "f1",
+    mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
+    mlflow_tags.MLFLOW_RUN_NOTE: "U-Nets that map landslides: a run for each study, and below it one for each trial.",
+}
 
 
 @contextmanager
@@ -92,7 +114,9 @@ def experiment_id() -> str:
     client = connected()
     with speaking():
         experiment = client.get_experiment_by_name(EXPERIMENT)
-        return str(experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT))
+        return str(
+            experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, tags=_EXPERIMENT_TAGS)
+        )
 
 
 def artifacts(root: Path) -> str:
@@ -104,7 +128,7 @@ def _create(root: Path) -> None:
     """Make an empty store; it appears under its name only when its tables and experiment are there."""
     with speaking(), replacing(root / "mlflow.db") as scratch:
         client = MlflowClient(f"sqlite:///{scratch.as_posix()}")
-        client.create_experiment(EXPERIMENT, artifact_location=artifacts(root))
+        client.create_experiment(EXPERIMENT, artifacts(root), _EXPERIMENT_TAGS)
         client.delete_experiment("0")  # mlflow's "Default", always empty: the UI would list it first
 
 

@@ -6,7 +6,7 @@ import getpass
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,8 @@ class Trial:
         _log_metrics(self.run_id, {_curve(name): value for name, value in metrics.items()}, epoch)
 
     def log_scores(self, metrics: Mapping[str, float]) -> None:
-        """Log what the trial came to: precision, recall, f1 and iou on the validation blocks, and such."""
-        _log_metrics(self.run_id, metrics, 0)
+        """Log what the trial came to, to 6 decimals: f1 and the like on the validation blocks, seconds, best epoch."""
+        _log_metrics(self.run_id, {name: round(value, 6) for name, value in metrics.items()}, 0)
 
     def log_dataset(self, name: str, digest: str, source: str) -> None:
         """Log what the trial was trained on, as an MLflow input.
@@ -55,7 +55,7 @@ class Trial:
 def study(root: Path, name: str, tags: Mapping[str, str], note: str = "") -> Iterator[str]:
     """The parent run of a study, open while the block runs; its id is what `trial` asks for.
 
-    When the block ends, the note gets a leaderboard of the trials. A block that raises leaves the run FAILED, with the
+    When the block ends, the run is summarised. A block that raises leaves the run FAILED, with the
     reason as its tag `error`; Ctrl-C leaves it KILLED.
 
     Args:
@@ -73,7 +73,7 @@ def study(root: Path, name: str, tags: Mapping[str, str], note: str = "") -> Ite
         try:
             yield run_id
         finally:
-            _set_note(run_id, f"{note}\n\n{leaderboard(run_id)}".strip())
+            summarise(run_id, note)
 
 
 @contextmanager
@@ -124,12 +124,12 @@ def restore(
 ) -> str:
     """Make a run in place of one that the store has lost; its tag `restored_from` says so. The new run's id."""
     with _run(name, {**tags, RESTORED: run_id}, hyperparameters, parent, "register") as made:
-        _log_metrics(made, scores, 0)
+        Trial(made).log_scores(scores)
     return made
 
 
-def leaderboard(parent_run_id: str) -> str:
-    """The finished trials of a study by validation F1, best first, as a Markdown table."""
+def summarise(parent_run_id: str, note: str) -> None:
+    """Give a study the scores of its best trial, so that lists show them, and a note with a leaderboard of all."""
     client = connected()
     with speaking():
         runs = client.search_runs(
@@ -137,13 +137,19 @@ def leaderboard(parent_run_id: str) -> str:
             f"tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and attributes.status = 'FINISHED'",
             order_by=["metrics.f1 DESC"],
         )
-    rows = [
-        "| " + " | ".join([run.info.run_name, *(f"{run.data.metrics[score]:.3f}" for score in SCORES)]) + " |"
-        for run in runs
-        if all(score in run.data.metrics for score in SCORES)
-    ]
-    if not rows:
+    scored = [(run.info.run_name, run.data.metrics) for run in runs if set(SCORES) <= set(run.data.metrics)]
+    if scored:
+        _log_metrics(parent_run_id, {score: scored[0][1][score] for score in SCORES}, 0)
+    _set_note(parent_run_id, f"{_leaderboard(scored)}\n\n{note}".strip())
+
+
+def _leaderboard(trials: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+    """Trials by F1 as a Markdown table."""
+    if not trials:
         return "No trial has finished."
+    rows = [
+        "| " + " | ".join([name, *(f"{metrics[score]:.3f}" for score in SCORES)]) + " |" for name, metrics in trials
+    ]
     heading = ["| trial | F1 | precision | recall | IoU |", "| --- | --- | --- | --- | --- |"]
     return "\n".join(["**Trials, by F1 on the validation blocks**", "", *heading, *rows])
 

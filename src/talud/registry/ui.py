@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from talud.errors import RegistryError
-from talud.registry.store import artifacts, connect, location
+from talud.registry.store import EXPERIMENT, VIEW, artifacts, connect, connected, location, speaking
 
 
 def server(root: Path) -> str | None:
@@ -21,7 +21,17 @@ def server(root: Path) -> str | None:
     """
     connect(root)
     uri = location(root)
-    return uri if uri.startswith(("http://", "https://")) else None
+    return uri.rstrip("/") if uri.startswith(("http://", "https://")) else None
+
+
+def page(address: str) -> str:
+    """The page of a server that lists the trials, best first; its first page where there are none yet."""
+    with speaking():
+        experiment = connected().get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return address
+    view = f"viewStateShareKey={VIEW}&workflowType=machine_learning"
+    return f"{address}/#/experiments/{experiment.experiment_id}/runs?{view}"
 
 
 def serve(root: Path, host: str, port: int) -> NoReturn:
@@ -35,10 +45,16 @@ def serve(root: Path, host: str, port: int) -> NoReturn:
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        raise RegistryError(f"{host}:{port} cannot be used: {error.strerror or error}; name another --port") from error
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # what evaluates language models; not needed to look
-    arguments = ["--backend-store-uri", location(root), "--default-artifact-root", artifacts(root)]
+        reason = (error.strerror or str(error)).partition(" (")[0]
+        raise RegistryError(f"{host}:{port} cannot be used: {reason}; name another --port") from error
+    off = {  # what serves and evaluates language models; and warnings about mlflow's own dependencies
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ENABLE_AI_GATEWAY": "false",
+        "PYTHONWARNINGS": "ignore",
+    }
+    uri = location(root)
+    arguments = ["--backend-store-uri", uri, "--registry-store-uri", uri, "--default-artifact-root", artifacts(root)]
     network = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     command = [sys.executable, "-m", "mlflow", "server", *arguments, *network]
     sys.stdout.flush()
-    os.execve(sys.executable, command, os.environ | quiet)
+    os.execve(sys.executable, command, os.environ | off)
