@@ -44,7 +44,7 @@ PARAMS = {
 }
 
 
-def make_stack(project: Project, area: str) -> None:
+def make_stack(project: Project, area: str, slope: str = "horn") -> None:
     """Write a synthetic stack, mask and record as talud stack does."""
     generator = np.random.default_rng(1)
     mask = np.zeros((160, 160), np.uint8)
@@ -54,20 +54,20 @@ def make_stack(project: Project, area: str) -> None:
     stack[0] = stack[0] * 3 + 60 * mask
     stack[:, 40:60, 70:90] = np.nan
     grid = Grid(CRS.from_epsg(32618), from_origin(400_000, 650_000, 12.5, 12.5), 160, 160)
-    tags = {"TALUD_SLOPE": "horn", "TALUD_RESOLUTION": "12.5"}
+    tags = {"TALUD_SLOPE": slope, "TALUD_RESOLUTION": "12.5"}
     layout = Layout("float32", np.nan, ("red", "slope"), ("DN", "degree"), tags)
     with writing_cog(project.stack(area), grid, layout) as writer:
         writer.write(stack)
     with writing_cog(project.mask(area), grid, Layout("uint8", None, ("landslide",))) as writer:
         writer.write(mask, 1)
     record = {"stack_md5": md5(project.stack(area)), "mask_md5": md5(project.mask(area))}
-    project.record(area).parent.mkdir(parents=True)
+    project.record(area).parent.mkdir(parents=True, exist_ok=True)
     project.record(area).write_text(json.dumps(record))
 
 
 def make_project(root: Path, **changes: object) -> Project:
     root.mkdir(exist_ok=True)
-    (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, **changes}))
+    (root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, **changes}, sort_keys=False))
     project = Project.find(root)
     for area in project.params.areas:
         make_stack(project, area)
@@ -197,6 +197,30 @@ def test_the_data_version_follows_the_data(tmp_path: Path) -> None:
     assert Dataset.load(project, "both").version != before
 
 
+def test_areas_are_joined_only_where_their_stacks_are_made_alike(tmp_path: Path) -> None:
+    areas = {name: {"role": "training", "folder": name} for name in ("hill", "dale")}
+    project = make_project(tmp_path / "two", areas=areas)
+    one = Dataset.load(make_project(tmp_path / "one"), "both")
+    two = Dataset.load(project, "both")
+    assert len(two.training) == 2 * len(one.training)
+    assert two.counts(project.params.split)["test_blocks"] == 2 * one.counts(project.params.split)["test_blocks"] == 10
+    make_stack(project, "dale", slope="zevenbergen_thorne")
+    with pytest.raises(StudyError, match=r"'hill' and 'dale' differ in making: .*horn.*zevenbergen_thorne"):
+        Dataset.load(project, "both")
+
+
+def test_landslides_that_no_valid_pixel_shows_are_missed_before_training(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "cloudy")
+    with open_raster(project.stack("hill")) as dataset:
+        grid, stack = Grid.of(dataset), dataset.read()
+    with open_raster(project.mask("hill")) as dataset:
+        stack[0][dataset.read(1) == 1] = np.nan
+    with writing_cog(project.stack("hill"), grid, Layout("float32", np.nan, ("red", "slope"))) as writer:
+        writer.write(stack)
+    with pytest.raises(StudyError, match="training blocks hold no landslide where all of slope, red are valid"):
+        Dataset.load(project, "both")
+
+
 @pytest.mark.slow
 def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(tmp_path: Path) -> None:
     project = make_project(tmp_path / "partly")
@@ -240,7 +264,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     with pytest.raises(StudyError, match=r"hill\.tif: has no band near_infrared; it holds red, slope"):
         study.run(project, "more")
-    with pytest.raises(ParamsError, match=r"no search 'none'.*small"):
+    with pytest.raises(ParamsError, match=r"no search 'none'.*small, partly, hopeless"):
         study.run(project, "both", search="none")
     project.stack("hill").unlink()
     with pytest.raises(StudyError, match="run talud stack hill"):
