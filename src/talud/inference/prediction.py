@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
@@ -21,6 +22,7 @@ from talud.inference.reader import StackReader, open_stack
 from talud.inference.runtime import Model
 from talud.inference.tiling import Tiling
 
+CACHE = 256 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
 Progress = Callable[[int, int], None]
 
 
@@ -93,7 +95,11 @@ def predict(
     if tile is not None and tile < 1:
         raise ParamsError(f"the tile is {tile} pixels; it must be at least 1")
     clock = _Clock()
-    with open_stack(raster, model.contract) as stack, Products.replacing(out) as products:
+    with (
+        rasterio.Env(GDAL_CACHEMAX=CACHE),
+        open_stack(raster, model.contract) as stack,
+        Products.replacing(out) as products,
+    ):
         tiling = model.tiling(stack.grid.shape, tile)
         tags = _lineage(model, threshold) | stack.provenance
         with MapRasters.writing(products, stack.grid, threshold, tags) as rasters:

@@ -60,7 +60,7 @@ def draw(path: Path, stack: StackReader, landslides: Landslides, not_mapped: Not
     picture = _hatched(base, hidden)
     picture = _outlined(picture, slides)
     metres = grid.resolution * grid.crs.linear_units_factor[1] * grid.width / shape[1]
-    _page(picture, caption, f"Background: {legend}", metres).save(path, optimize=True)
+    _page(picture, caption, f"Background: {legend}", metres).save(path)
 
 
 def _base(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str]:

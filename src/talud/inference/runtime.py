@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "stack", "probability"
 MEMORY = 2 * 10**9  # bytes that one pass of the network may take; fixed, so that a map does not depend on the hour
+LARGEST_STEP = 4096  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
 ROUNDING = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is sure
 _SILENT = 4  # only what is fatal
 
@@ -173,7 +174,12 @@ class Model:
             fits = len(found) == 1 and (found[0].name, found[0].type) == (name, "tensor(float)")
             if not fits or not _free_image(found[0].shape, channels):
                 raise ModelError(f"{self.path}: has {shapes}, its contract says {expected}; export it again")
-        cell = self.contract.alignment
+        cell, halo = self.contract.alignment, self.contract.halo
+        if max(cell, halo) > LARGEST_STEP:
+            raise ModelError(
+                f"{self.path}: states an alignment of {cell} and a halo of {halo} pixels, more than the {LARGEST_STEP} "
+                "that any network here can have; export it again"
+            )
         self.run(np.full((bands, cell, cell), np.nan, np.float32))
 
 

@@ -1,0 +1,63 @@
+"""Models for the tests of inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stack_files import RGB
+from talud.bands import Group, band, groups
+from talud.contract import Contract
+from talud.inference.runtime import Model
+
+Exporter = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def model(tiny_model: Path) -> Model:
+    return Model.load(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def exporter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporter:
+    """Exports a U-Net of seeded random weights with the project's own exporter."""
+    contract = Model.load(tiny_model).contract
+
+    def export(depth: int, names: Sequence[str] = RGB, required: Sequence[Group] | None = None, **stated: Any) -> Path:
+        from talud.training import export as exporting
+        from talud.training import unet
+        from talud.training.onnx_graph import to_onnx, weights_digest
+        from talud.training.receptive_field import receptive_field
+
+        mean, deviation = (np.full(len(names), value, np.float32) for value in (125, 70))
+        graph = to_onnx(unet.build(filters=3, depth=depth, mean=mean, deviation=deviation, seed=depth))
+        field = receptive_field(graph)
+        like = contract.bands[0]
+        bands = tuple(
+            like.model_copy(update={"name": name, "group": band(name).group, "unit": band(name).unit or like.unit})
+            for name in names
+        )
+        stated = {
+            "bands": bands,
+            "required_groups": tuple(required) if required is not None else groups(tuple(names)),
+            "halo": field.halo,
+            "alignment": field.alignment,
+            "weights": weights_digest(graph),
+            "hyperparameters": {"filters": 3, "depth": depth},
+            **stated,
+        }
+        path = tmp_path_factory.mktemp("model") / f"depth{depth}.onnx"
+        exporting.save(graph, Contract.model_validate(contract.model_copy(update=stated).model_dump()), path)
+        return path
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def unets(exporter: Exporter) -> dict[int, Model]:
+    """Depth → model of three bands."""
+    return {depth: Model.load(exporter(depth)) for depth in (2, 3, 4)}

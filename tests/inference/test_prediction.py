@@ -1,0 +1,353 @@
+"""From a raster to the files of a map."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import rasterio.features
+import rasterio.shutil
+from PIL import Image
+from rasterio.windows import Window
+from rio_cogeo import cog_validate
+
+from stack_files import grid_of, noise, write_stack
+from talud.bands import Group
+from talud.errors import OutputError, ParamsError, SourceError
+from talud.inference.prediction import Prediction, predict, probabilities
+from talud.inference.runtime import Model
+
+FILES = {"probability.tif", "landslides.tif", "landslides.gpkg", "quicklook.png", "prediction.json"}
+BANDS = ("red", "green", "blue", "slope", "vv_pre", "vv_post")
+
+
+@pytest.fixture(scope="module")
+def wide(exporter, tmp_path_factory) -> Model:
+    """A model of three groups of which optical and SAR are required."""
+    return Model.load(exporter(2, BANDS, required=(Group.OPTICAL, Group.SAR)))
+
+
+def holes(values: np.ndarray) -> np.ndarray:
+    """Optical invalid in one place, SAR in another that overlaps, terrain in a third, all at the end."""
+    values[1, 10:40, 10:40] = np.nan
+    values[5, 30:60, 30:60] = np.nan
+    values[3, 70:80, 10:50] = np.nan
+    values[:, 90:, 100:] = np.nan
+    return values
+
+
+@pytest.fixture(scope="module")
+def mapped(wide: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Prediction]:
+    """Stack, folder and outcome of one map; the stack's bands are in another order than the contract's."""
+    folder = tmp_path_factory.mktemp("mapped")
+    values = holes(noise(123, 157, bands=6))
+    order = (3, 0, 5, 2, 1, 4)
+    stack = write_stack(
+        folder / "stack.tif",
+        values[list(order)],
+        [BANDS[index] for index in order],
+        tags={"TALUD_AREA": "somewhere", "TALUD_EVENT": "2015-05-18", "TALUD_SYNTHETIC": "yes"},
+    )
+    return stack, folder / "out", predict(wide, stack, folder / "out", tile=48)
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read(1)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_map_is_that_of_one_pass_with_bands_in_contract_order(
+    mapped: tuple[Path, Path, Prediction], wide: Model
+) -> None:
+    _, out, outcome = mapped
+    values = holes(noise(123, 157, bands=6))
+    padded = np.full((6, 124, 160), np.nan, np.float32)
+    padded[:, :123, :157] = values
+    whole = wide.run(padded)[:123, :157]
+    invalid = np.isnan(values)
+    left_out = invalid[:3].any(axis=0) | invalid[4:].any(axis=0)
+    assert outcome.tiles > 4
+    assert np.array_equal(read(out / "probability.tif"), np.where(left_out, np.nan, whole), equal_nan=True)
+    assert np.array_equal(
+        read(out / "landslides.tif"), np.where(left_out, 255, whole >= wide.contract.threshold).astype(np.uint8)
+    )
+    assert outcome.share_not_mapped == left_out.mean()
+
+
+@pytest.mark.parametrize("tile", [None, 7, 20, 100])
+def test_the_map_does_not_depend_on_the_tile(
+    mapped: tuple[Path, Path, Prediction], wide: Model, tmp_path: Path, tile: int | None
+) -> None:
+    stack, out, _ = mapped
+    predict(wide, stack, tmp_path / "out", tile=tile)
+    before, after = contents(out), contents(tmp_path / "out")
+    assert before.keys() == after.keys() == FILES
+    for name in FILES - {"prediction.json"}:
+        assert before[name] == after[name], name
+
+
+def test_a_second_run_gives_the_same_bytes_and_the_same_record_but_for_the_seconds(
+    mapped: tuple[Path, Path, Prediction], wide: Model
+) -> None:
+    stack, out, outcome = mapped
+    before = contents(out)
+    assert predict(wide, stack, out, tile=48) == outcome
+    after = contents(out)
+    records = [json.loads(files.pop("prediction.json")) for files in (before, after)]
+    assert before == after
+    seconds = [record.pop("seconds") for record in records]
+    assert records[0] == records[1]
+    assert seconds[0].keys() == {"rasters", "polygons", "quicklook", "total"}
+
+
+def test_both_rasters_are_cogs_that_say_where_they_come_from(
+    mapped: tuple[Path, Path, Prediction], wide: Model
+) -> None:
+    _, out, _ = mapped
+    contract = wide.contract
+    lineage = {
+        "TALUD_MODEL": "3band",
+        "TALUD_VERSION": "unregistered",
+        "TALUD_RUN": contract.run_id,
+        "TALUD_DATA_VERSION": contract.data_version,
+        "TALUD_COMMIT": contract.commit,
+        "TALUD_WEIGHTS": contract.weights,
+        "TALUD_THRESHOLD": "0.5",
+        "TALUD_AREA": "somewhere",
+        "TALUD_EVENT": "2015-05-18",
+        "TALUD_SYNTHETIC": "yes",
+    }
+    for name in ("probability.tif", "landslides.tif"):
+        assert cog_validate(out / name, strict=True) == (True, [], [])
+        with rasterio.open(out / name) as dataset:
+            assert lineage.items() <= dataset.tags().items()
+            assert (dataset.crs.to_epsg(), dataset.transform) == (32618, grid_of(1, 1).transform)
+    with rasterio.open(out / "probability.tif") as dataset:
+        assert (dataset.dtypes, np.isnan(dataset.nodata)) == (("float32",), True)
+    with rasterio.open(out / "landslides.tif") as dataset:
+        assert (dataset.dtypes, dataset.nodata) == (("uint8",), 255)
+        assert dataset.colormap(1)[1] == (214, 40, 57, 255)
+    assert lineage.items() <= pyogrio.read_info(out / "landslides.gpkg", layer="landslides")["dataset_metadata"].items()
+
+
+def test_landslide_polygons_are_the_landslide_pixels(mapped: tuple[Path, Path, Prediction]) -> None:
+    _, out, outcome = mapped
+    classes, probability = read(out / "landslides.tif"), read(out / "probability.tif")
+    slides = pyogrio.read_dataframe(out / "landslides.gpkg", layer="landslides")
+    assert slides.crs.to_epsg() == 32618
+    assert slides.geometry.is_valid.all()
+    assert list(slides.columns) == ["id", "area_m2", "mean_probability", "geometry"]
+    assert slides["id"].tolist() == list(range(1, outcome.landslides + 1))
+    assert slides["area_m2"].is_monotonic_decreasing
+    assert np.allclose(slides["area_m2"], slides.area, rtol=1e-9)
+    assert slides["area_m2"].sum() == outcome.landslide_area == (classes == 1).sum() * 12.5**2
+    transform = grid_of(1, 1).transform
+    back = rasterio.features.rasterize(
+        zip(slides.geometry, slides["id"], strict=True), classes.shape, transform=transform
+    )
+    assert np.array_equal(back > 0, classes == 1)
+    for number, mean in zip(slides["id"], slides["mean_probability"], strict=True):
+        assert mean == pytest.approx(probability[back == number].astype(np.float64).mean(), rel=1e-9)
+
+
+def test_not_mapped_polygons_say_why(mapped: tuple[Path, Path, Prediction]) -> None:
+    _, out, outcome = mapped
+    rest = pyogrio.read_dataframe(out / "landslides.gpkg", layer="not_mapped")
+    by_reason = rest.groupby("reason")["area_m2"].sum() / 12.5**2
+    corner = 33 * 57
+    assert by_reason.to_dict() == {
+        "optical invalid": 800,
+        "sar invalid": 800,
+        "optical and sar invalid": 100,
+        "optical, terrain and sar invalid": corner,
+    }
+    assert outcome.not_mapped == by_reason.to_dict()
+    left_out = rasterio.features.rasterize(rest.geometry, (123, 157), transform=grid_of(1, 1).transform)
+    assert np.array_equal(left_out == 1, read(out / "landslides.tif") == 255)
+
+
+def test_the_record_holds_the_lineage_and_no_path(mapped: tuple[Path, Path, Prediction], wide: Model) -> None:
+    stack, out, outcome = mapped
+    text = (out / "prediction.json").read_text(encoding="utf-8")
+    record = json.loads(text)
+    assert str(stack.parent) not in text
+    assert record["raster"] == "stack.tif"
+    assert record["model"]["commit"] == wide.contract.commit
+    assert record["model"]["weights"] == wide.contract.weights
+    assert record["provider"] == wide.provider
+    assert (record["landslides"], record["landslide_area"]) == (outcome.landslides, outcome.landslide_area)
+    assert (record["halo"], record["tile"]) == (wide.contract.halo, [44, 40])
+
+
+def test_tiles_without_a_pixel_to_map_are_skipped(wide: Model, tmp_path: Path) -> None:
+    values = noise(64, 200, bands=6)
+    values[0, :, 60:] = np.nan
+    outcome = predict(wide, write_stack(tmp_path / "s.tif", values, BANDS), tmp_path / "out", tile=40)
+    assert (outcome.tiles, outcome.skipped) == (10, 6)
+    assert outcome.share_not_mapped == 0.7
+
+
+def test_a_raster_without_a_valid_pixel_gives_a_map_that_says_so(model: Model, tmp_path: Path) -> None:
+    stack = write_stack(tmp_path / "s.tif", np.full((3, 20, 30), np.nan, np.float32))
+    outcome = predict(model, stack, tmp_path / "out")
+    assert (outcome.landslides, outcome.share_not_mapped, outcome.skipped) == (0, 1.0, 1)
+    assert pyogrio.read_info(tmp_path / "out/landslides.gpkg", layer="landslides")["features"] == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 4000), (4000, 7)])
+def test_rasters_of_any_shape(model: Model, tmp_path: Path, size: tuple[int, int]) -> None:
+    values = noise(*size)
+    predict(model, write_stack(tmp_path / "s.tif", values), tmp_path / "out", tile=512)
+    assert np.array_equal(read(tmp_path / "out/probability.tif"), model.probability(values))
+
+
+def test_infinite_and_implausible_values_are_invalid(model: Model, tmp_path: Path) -> None:
+    values = noise(60, 60)
+    values[0, 5, 5], values[1, 20, 20], values[2, 40, 40] = np.inf, -np.inf, 501
+    outcome = predict(model, write_stack(tmp_path / "s.tif", values), tmp_path / "out")
+    assert outcome.not_mapped == {"optical invalid": 3}
+    assert np.isnan(read(tmp_path / "out/probability.tif")[[5, 20, 40], [5, 20, 40]]).all()
+
+
+def test_integers_with_nodata_and_scale_are_read_as_what_they_mean(model: Model, tmp_path: Path) -> None:
+    values = np.round(noise(40, 50))
+    values[:, 3:9, 4:8] = np.nan
+    predict(model, write_stack(tmp_path / "float.tif", values), tmp_path / "float")
+    with rasterio.open(
+        tmp_path / "scaled.tif", "w", driver="GTiff", dtype="int16", count=3, height=40, width=50, nodata=-32768,
+        crs="EPSG:32618", transform=grid_of(1, 1).transform,
+    ) as dataset:  # fmt: skip
+        dataset.write(np.where(np.isnan(values), -32768, values * 2 + 20).astype(np.int16))
+        dataset.descriptions = ("red", "green", "blue")
+        dataset.scales, dataset.offsets = (0.5,) * 3, (-10.0,) * 3
+    predict(model, tmp_path / "scaled.tif", tmp_path / "scaled")
+    maps = [read(tmp_path / name / "probability.tif") for name in ("float", "scaled")]
+    assert np.array_equal(*maps, equal_nan=True)
+
+
+def test_a_threshold_given_by_hand_decides(model: Model, tmp_path: Path) -> None:
+    stack = write_stack(tmp_path / "s.tif", noise(64, 64))
+    probability = model.probability(noise(64, 64))
+    middle = float(np.median(probability))
+    predict(model, stack, tmp_path / "out", threshold=middle)
+    assert np.array_equal(read(tmp_path / "out/landslides.tif"), probability >= middle)
+    for wrong in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(ParamsError, match="between 0 and 1"):
+            predict(model, stack, tmp_path / "other", threshold=wrong)
+    assert not (tmp_path / "other").exists()
+
+
+def test_probabilities_of_windows_are_each_read_alone(model: Model, tmp_path: Path) -> None:
+    values = noise(70, 90)
+    values[1, 20:25, 20:25] = np.nan
+    stack = write_stack(tmp_path / "s.tif", values)
+    windows = [Window(0, 0, 33, 30), Window(17, 13, 50, 41)]
+    for window, found in zip(windows, probabilities(model, stack, windows), strict=True):
+        part = values[:, *window.toslices()]
+        assert np.array_equal(
+            found, np.where(np.isnan(part[1]), np.nan, model.probability(part)).astype(np.float32), equal_nan=True
+        )
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_raster(tiny_model: Path, tmp_path: Path) -> None:
+    """Peak memory, in MB, of processes that map rasters of 600 and of 2400 pixels a side in the same tiles."""
+    code = """
+import sys
+from pathlib import Path
+import talud
+from talud.inference import prediction
+prediction.CACHE = 16 * 10**6
+model = talud.load_model(sys.argv[1])
+prediction.predict(model, Path(sys.argv[2]), Path(sys.argv[3]), threshold=0.999999, tile=256)
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak.split()[1]) // 1024)
+"""
+    peaks = []
+    for side in (600, 2400):
+        stack = write_stack(tmp_path / f"{side}.tif", np.tile(noise(600, 600), (1, side // 600, side // 600)))
+        command = [sys.executable, "-c", code, tiny_model, stack, tmp_path / f"out{side}"]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    assert peaks[1] < peaks[0] + 40, peaks  # MB; the larger stack takes 69 MB, its map 23 MB
+
+
+# What must not happen to an earlier result.
+
+
+def earlier(folder: Path, model: Model) -> dict[str, bytes]:
+    predict(model, write_stack(folder / "earlier.tif", noise(40, 40)), folder / "out")
+    return contents(folder / "out")
+
+
+def test_a_file_that_breaks_off_leaves_the_earlier_result(model: Model, tmp_path: Path) -> None:
+    before = earlier(tmp_path, model)
+    whole = write_stack(tmp_path / "whole.tif", noise(700, 700)).read_bytes()
+    (tmp_path / "cut.tif").write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(SourceError, match=r"cut\.tif") as caught:
+        predict(model, tmp_path / "cut.tif", tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_network_that_fails_midway_leaves_the_earlier_result(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = earlier(tmp_path, model)
+    stack = write_stack(tmp_path / "s.tif", noise(90, 90))
+    run, runs = Model.run, []
+
+    def third_fails(self: Model, window: np.ndarray) -> np.ndarray:
+        runs.append(window)
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+        return run(self, window)
+
+    monkeypatch.setattr(Model, "run", third_fails)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, stack, tmp_path / "out", tile=32)
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("limit", [10_000, 150_000, 600_000])
+def test_a_full_disk_leaves_the_earlier_result(model: Model, tmp_path: Path, limit: int) -> None:
+    before = earlier(tmp_path, model)
+    stack = write_stack(tmp_path / "s.tif", noise(300, 300))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(OutputError) as caught:
+            predict(model, stack, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_folder_that_cannot_be_made_is_refused(model: Model, tmp_path: Path) -> None:
+    stack = write_stack(tmp_path / "s.tif", noise(30, 30))
+    (tmp_path / "file").write_text("in the way")
+    for out in (tmp_path / "file", tmp_path / "file/below", Path("/proc/talud")):
+        with pytest.raises(OutputError, match="cannot be written"):
+            predict(model, stack, out)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_the_quicklook_is_a_picture(mapped: tuple[Path, Path, Prediction]) -> None:
+    _, out, _ = mapped
+    with Image.open(out / "quicklook.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width >= 760

@@ -1,0 +1,197 @@
+"""What does not fit a model's contract is refused, and the message says what was found and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.windows import Window
+
+from stack_files import grid_of, noise, write_stack
+from talud.bands import Group
+from talud.contract import Contract
+from talud.errors import MismatchError, SourceError, TaludError
+from talud.grid import Grid
+from talud.inference.reader import open_stack
+from talud.inference.runtime import Model
+
+
+def refusal(raster: Path, contract: Contract, kind: type[TaludError] = MismatchError) -> str:
+    with pytest.raises(kind) as caught, open_stack(raster, contract):
+        pass
+    message = str(caught.value)
+    assert raster.name in message
+    assert "\n" not in message
+    return message
+
+
+def contract_of(model: Model, **changes: object) -> Contract:
+    """The model's contract with its first band changed."""
+    first, *others = model.contract.bands
+    return model.contract.model_copy(update={"bands": (first.model_copy(update=changes), *others)})
+
+
+def test_a_missing_band_is_named_with_those_found_and_expected(model: Model, tmp_path: Path) -> None:
+    raster = write_stack(tmp_path / "s.tif", noise(20, 20), ("red", "nir", "blue"))
+    message = refusal(raster, model.contract)
+    assert "no band green" in message
+    assert "it has red, nir, blue" in message
+    assert "expects red, green, blue" in message
+
+
+def test_bands_without_names_are_no_bands(model: Model, tmp_path: Path) -> None:
+    raster = tmp_path / "s.tif"
+    with rasterio.open(
+        raster, "w", driver="GTiff", dtype="float32", count=3, height=9, width=9, crs="EPSG:32618",
+        transform=grid_of(1, 1).transform,
+    ) as dataset:  # fmt: skip
+        dataset.write(noise(9, 9))
+    assert "(unnamed), (unnamed), (unnamed)" in refusal(raster, model.contract)
+
+
+def test_a_name_that_stands_twice_is_refused(model: Model, tmp_path: Path) -> None:
+    raster = write_stack(tmp_path / "s.tif", noise(9, 9, bands=4), ("red", "green", "blue", "red"))
+    assert "several bands red" in refusal(raster, model.contract)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "said"),
+    [
+        ("EPSG:32618", Affine(10, 0, 0, 0, -10, 0), "10 × 10 m, the model expects 12.5 m"),
+        ("EPSG:32618", Affine(12.5, 0, 0, 0, -12.6, 0), "12.5 × 12.6 m"),
+        ("EPSG:32618", Affine(12.52, 0, 0, 0, -12.52, 0), "12.52"),
+        ("EPSG:2263", Affine(12.5, 0, 0, 0, -12.5, 0), "3.81001 × 3.81001 m"),  # US survey feet
+        ("EPSG:4326", Affine(0.0001, 0, -76, 0, -0.0001, 6), "is not projected"),
+    ],
+)
+def test_another_pixel_size_is_refused(model: Model, tmp_path: Path, crs: str, transform: Affine, said: str) -> None:
+    grid = Grid(CRS.from_string(crs), transform, 20, 20)
+    assert said in refusal(write_stack(tmp_path / "s.tif", noise(20, 20), grid=grid), model.contract)
+
+
+@pytest.mark.parametrize("side", [12.5 * 1.0005, 12.5 / 0.3048006096])
+def test_a_pixel_size_within_a_thousandth_in_any_unit_is_taken(model: Model, tmp_path: Path, side: float) -> None:
+    grid = grid_of(20, 20, epsg=2263 if side > 20 else 32618, pixel=side)
+    with open_stack(write_stack(tmp_path / "s.tif", noise(20, 20), grid=grid), model.contract) as stack:
+        assert stack.grid == grid
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "said"),
+    [
+        (None, Affine(12.5, 0, 0, 0, -12.5, 0), "no coordinate reference system"),
+        ("EPSG:32618", Affine(12.5, 1, 0, 1, -12.5, 0), "rotated"),
+    ],
+)
+def test_a_raster_without_crs_or_turned_is_refused(
+    model: Model, tmp_path: Path, crs: str | None, transform: Affine, said: str
+) -> None:
+    raster = tmp_path / "s.tif"
+    with rasterio.open(
+        raster, "w", driver="GTiff", dtype="float32", count=3, height=9, width=9, crs=crs, transform=transform
+    ) as dataset:
+        dataset.write(noise(9, 9))
+        dataset.descriptions = ("red", "green", "blue")
+    assert said in refusal(raster, model.contract, SourceError)
+
+
+def test_another_unit_is_refused_where_the_raster_states_one(model: Model, tmp_path: Path) -> None:
+    stated = write_stack(tmp_path / "stated.tif", noise(20, 20), units=("reflectance", "dn", ""))
+    assert "'red' is in reflectance, the model expects DN" in refusal(stated, model.contract)
+    silent = write_stack(tmp_path / "silent.tif", noise(20, 20), units=("", "dn", "DN"))
+    with open_stack(silent, model.contract):
+        pass
+
+
+def test_a_stack_made_in_another_way_is_refused(model: Model, tmp_path: Path) -> None:
+    made = {"curvature": "profile", "slope": "zevenbergen_thorne", "lee_window": "0"}
+    contract = contract_of(model, name="curvature", group=Group.TERRAIN).model_copy(update={"stack": made})
+    bands = ("curvature", "green", "blue")
+    for tags, said in (
+        ({"TALUD_CURVATURE": "contour"}, "made with curvature contour, the model expects curvature profile"),
+        ({"TALUD_CURVATURE": "profile", "TALUD_SLOPE": "horn", "TALUD_LEE_WINDOW": "5"}, None),  # bands it has not
+        ({}, None),
+    ):
+        raster = write_stack(tmp_path / "s.tif", noise(20, 20), bands, tags=tags)
+        if said:
+            assert said in refusal(raster, contract)
+        else:
+            with open_stack(raster, contract):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("unit", "group", "lowest", "highest", "values", "cause"),
+    [
+        ("dB", Group.SAR, -60, 20, (25, 900), "amplitude or power"),
+        ("amplitude", Group.SAR, 0, 2000, (-20, -5), "look like dB"),
+        ("degree", Group.TERRAIN, 0, 90, (0, 300), "percent"),
+        ("DN", Group.OPTICAL, -250, 500, (2000, 9000), "another scale"),
+        ("m", Group.TERRAIN, -500, 9000, (-9999, -9000), "undeclared nodata"),
+    ],
+)
+def test_values_of_another_unit_are_refused_with_the_probable_cause(
+    model: Model, tmp_path: Path, unit: str, group: Group, lowest: float, highest: float,
+    values: tuple[float, float], cause: str,
+) -> None:  # fmt: skip
+    contract = contract_of(model, unit=unit, group=group, lowest=lowest, highest=highest)
+    stack = noise(80, 80)
+    stack[0] = np.random.default_rng(1).uniform(*values, (80, 80))
+    message = refusal(write_stack(tmp_path / "s.tif", stack), contract)
+    assert f"expects {lowest} to {highest} {unit}" in message
+    assert cause in message
+    found = [float(word) for word in message.split("holds ")[1].split(" (")[0].split(" to ")]
+    assert found == pytest.approx(np.percentile(stack[0], (1, 99)), rel=1e-4)
+
+
+def test_a_hundredth_of_implausible_values_is_let_pass_and_more_is_not(model: Model, tmp_path: Path) -> None:
+    stack = noise(100, 100)
+    stack[2].flat[:100] = 1e20
+    with open_stack(write_stack(tmp_path / "few.tif", stack), model.contract) as reader:
+        assert np.isnan(reader.read(Window(0, 0, 100, 100))[2]).sum() == 100
+    stack[2].flat[:101] = np.inf
+    assert "'blue' holds" in refusal(write_stack(tmp_path / "more.tif", stack), model.contract)
+
+
+def test_values_are_looked_for_everywhere_in_a_large_raster(model: Model, tmp_path: Path) -> None:
+    stack = noise(1500, 1500)
+    stack[0, 1300:] = 40_000
+    assert "13%" in refusal(write_stack(tmp_path / "s.tif", stack), model.contract)
+
+
+def test_past_the_edge_and_where_invalid_the_stack_is_nan(model: Model, tmp_path: Path) -> None:
+    values = noise(30, 40)
+    values[1, 20, 35] = np.nan
+    raster = write_stack(tmp_path / "s.tif", values[::-1], ("blue", "green", "red"))
+    with open_stack(raster, model.contract) as stack:
+        read = stack.read(Window(32, 16, 16, 16))
+    expected = np.full((3, 16, 16), np.nan, np.float32)
+    expected[:, :14, :8] = values[:, 16:, 32:]
+    assert np.array_equal(read, expected, equal_nan=True)
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_text(path: Path) -> None:
+    path.write_text("red green blue")
+
+
+def a_complex_raster(path: Path) -> None:
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype="complex64", count=3, height=9, width=9, crs="EPSG:32618",
+        transform=grid_of(1, 1).transform,
+    ) as dataset:  # fmt: skip
+        dataset.descriptions = ("red", "green", "blue")
+
+
+@pytest.mark.parametrize("make", [a_folder, a_text, a_complex_raster, lambda path: None])
+def test_what_is_no_raster_of_numbers_is_refused(model: Model, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "s.tif")
+    refusal(tmp_path / "s.tif", model.contract, TaludError)

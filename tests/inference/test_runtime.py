@@ -1,0 +1,218 @@
+"""Opening model files, and running them."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from stack_files import noise
+from talud import load_model
+from talud.contract import METADATA_KEY
+from talud.errors import ModelError
+from talud.inference.runtime import Model, Origin, physical_cores
+from talud.inference.tiling import Tiling, round_up
+
+ODD_SIZES = [(1, 1), (5, 203), (131, 97)]
+
+
+def in_one_pass(model: Model, stack: np.ndarray) -> np.ndarray:
+    """The reference: a bare session over the whole raster, padded with NaN to a multiple of the alignment."""
+    height, width = stack.shape[1:]
+    cell = model.contract.alignment
+    padded = np.full((len(stack), round_up(height, cell), round_up(width, cell)), np.nan, np.float32)
+    padded[:, :height, :width] = stack
+    session = onnxruntime.InferenceSession(model.path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"stack": padded[np.newaxis]})[0][0, 0, :height, :width]
+
+
+def tiled(model: Model, stack: np.ndarray, tiling: Tiling) -> np.ndarray:
+    padded = np.full((len(stack), *tiling.padded), np.nan, np.float32)
+    padded[:, : stack.shape[1], : stack.shape[2]] = stack
+    result = np.full(stack.shape[1:], np.nan, np.float32)
+    for tile in tiling:
+        window = np.ascontiguousarray(padded[:, *tile.window.toslices()])
+        result[tile.core.toslices()] = model.run(window)[tile.inner]
+    return result
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("size", [*ODD_SIZES, (301, 345)])
+def test_tiles_equal_one_pass_over_the_whole_raster(unets: dict[int, Model], depth: int, size: tuple[int, int]) -> None:
+    model, stack = unets[depth], noise(*size)
+    stack[0, size[0] // 3 : size[0] // 2, : size[1] // 2] = np.nan
+    whole = in_one_pass(model, stack)
+    for core in (1, 40, 64):
+        if core == 1 and size[0] * size[1] > 20_000:
+            continue  # a core of one lattice cell, on the small rasters only
+        assert np.abs(tiled(model, stack, model.tiling(size, core)) - whole).max() == 0
+    assert np.abs(model.probability(stack) - whole).max() == 0
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_less_halo_or_a_shifted_lattice_would_show(unets: dict[int, Model], depth: int) -> None:
+    """That the test above can fail: these networks do depend on all that the contract asks for."""
+    model, stack = unets[depth], noise(301, 345)
+    whole = in_one_pass(model, stack)
+    contract = model.contract
+    short = Tiling.of((301, 345), 64, contract.halo // 2, contract.alignment)
+    assert np.abs(tiled(model, stack, short) - whole).max() > 1e-4
+    aside = model.probability(stack[:, :, 1:])
+    far = slice(contract.halo, -contract.halo) if depth < 4 else slice(None)
+    assert np.abs(aside - whole[:, 1:])[:, far].max() > 1e-4
+
+
+def test_a_large_array_is_cut_by_itself(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, stack = unets[2], noise(150, 170)
+    monkeypatch.setattr("talud.inference.runtime.MEMORY", 5 * 10**6)
+    assert len(model.tiling((150, 170))) > 1
+    assert np.array_equal(model.probability(stack), in_one_pass(model, stack))
+
+
+def test_provider_is_what_the_session_says(model: Model) -> None:
+    assert model.provider == model._session.get_providers()[0]
+    assert (model.name, model.version) == ("3band", "unregistered")
+
+
+def test_a_registered_model_has_its_registry_name(tiny_model: Path) -> None:
+    model = Model.load(tiny_model, Origin("landslide-unet-3band", "7"))
+    assert (model.name, model.version) == ("landslide-unet-3band", "7")
+
+
+def test_load_model_takes_paths(tiny_model: Path) -> None:
+    assert load_model(tiny_model).contract == load_model(str(tiny_model)).contract
+
+
+def test_threads_are_the_cores_of_this_process() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "from talud.inference.runtime import physical_cores; print(physical_cores())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+    assert physical_cores() >= 1
+
+
+def test_opening_a_model_says_nothing(tiny_model: Path) -> None:
+    """ONNX Runtime warns about a CUDA library that is absent; nobody without a GPU wants to read that."""
+    code = f"import talud; print(talud.load_model({str(tiny_model)!r}).provider)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [result.stdout.strip()]
+
+
+def no_contract(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
+
+
+def broken_contract(model: onnx.ModelProto) -> None:
+    helper.set_model_props(model, {METADATA_KEY: '{"version": 1'})
+
+
+def another_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = "x"
+    for node in model.graph.node:
+        node.input[:] = ["x" if name == "stack" else name for name in node.input]
+
+
+def fixed_size(model: onnx.ModelProto) -> None:
+    for side in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        side.dim_value = 64
+
+
+def fewer_bands_in_contract(model: onnx.ModelProto) -> None:
+    stated = Model.load(Path(model.doc_string)).contract
+    helper.set_model_props(model, stated.model_copy(update={"bands": stated.bands[:2]}).to_metadata())
+
+
+def wrong_alignment(model: onnx.ModelProto) -> None:
+    stated = Model.load(Path(model.doc_string)).contract
+    helper.set_model_props(model, stated.model_copy(update={"alignment": 3}).to_metadata())
+
+
+def huge_alignment(model: onnx.ModelProto) -> None:
+    stated = Model.load(Path(model.doc_string)).contract
+    helper.set_model_props(model, stated.model_copy(update={"alignment": 10**9}).to_metadata())
+
+
+def weights_gone(model: onnx.ModelProto) -> None:
+    kernel = next(value for value in model.graph.initializer if value.name == "probability_kernel")
+    kernel.raw_data = np.full(len(kernel.raw_data) // 4, np.nan, np.float32).tobytes()
+
+
+def another_output(model: onnx.ModelProto) -> None:
+    model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, None))
+    model.graph.node.append(helper.make_node("Identity", ["stack"], ["more"]))
+
+
+def newer_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 99
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (no_contract, "carries no talud contract"),
+        (broken_contract, "contract is damaged"),
+        (another_input, "'stack'"),
+        (fixed_size, "height and width free"),
+        (fewer_bands_in_contract, "(batch, 2, height, width)"),
+        (wrong_alignment, "the network fails"),
+        (huge_alignment, "alignment"),
+        (weights_gone, "no probability"),
+        (another_output, "'probability'"),
+        (newer_opset, "opset"),
+    ],
+)
+def test_a_model_that_is_not_ours_is_refused_in_one_line(
+    tiny_model: Path, tmp_path: Path, change: Callable[[onnx.ModelProto], None], said: str
+) -> None:
+    proto = onnx.load(tiny_model)
+    proto.doc_string = str(tiny_model)
+    change(proto)
+    path = tmp_path / "changed.onnx"
+    path.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError) as caught:
+        Model.load(path)
+    message = str(caught.value)
+    assert said in message
+    assert str(path) in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", bytes(1000), "½".encode() * 500, None])
+def test_what_is_no_model_at_all_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "file.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"file\.onnx") as caught:
+        Model.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_is_refused_or_still_gives_probabilities(
+    tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A flipped bit in a weight leaves a model that runs; anything else must end in a ModelError."""
+    content, chance = tiny_model.read_bytes(), random.Random(1)
+    refused = 0
+    for number in range(60):
+        damaged = bytearray(content)
+        for _ in range(20):
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        if number % 3 == 0:
+            del damaged[chance.randrange(len(damaged)) :]
+        path = tmp_path / "damaged.onnx"
+        path.write_bytes(damaged)
+        try:
+            probability = Model.load(path).probability(noise(20, 20))
+            assert ((probability >= 0) & (probability <= 1)).all()
+        except ModelError:
+            refused += 1
+    assert refused >= 20
+    assert capfd.readouterr() == ("", "")

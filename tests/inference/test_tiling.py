@@ -1,0 +1,89 @@
+"""The geometry of tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from talud.inference.tiling import Tiling, round_up
+
+lengths = st.integers(1, 90)
+cases = st.tuples(
+    st.tuples(lengths, lengths), st.integers(1, 120), st.integers(0, 60), st.sampled_from([1, 2, 4, 8, 16])
+)
+
+
+@settings(deadline=None)
+@given(cases)
+@example(((1, 1), 1, 0, 1))
+@example(((7, 4000), 512, 112, 16))
+@example(((4000, 7), 1, 28, 4))
+def test_every_pixel_is_written_once(case: tuple[tuple[int, int], int, int, int]) -> None:
+    shape, *rest = case
+    written = np.zeros(shape, np.int32)
+    tiling = Tiling.of(shape, *rest)
+    for tile in tiling:
+        written[tile.core.toslices()] += 1
+        assert 0 < tile.core.height <= tiling.rows.core
+        assert 0 < tile.core.width <= tiling.columns.core
+    assert (written == 1).all()
+    assert len(list(tiling)) == len(tiling)
+
+
+@settings(deadline=None)
+@given(cases)
+@example(((1, 1), 1, 0, 1))
+@example(((7, 4000), 512, 112, 16))
+def test_windows_are_aligned_of_one_shape_and_inside_the_padded_raster(
+    case: tuple[tuple[int, int], int, int, int],
+) -> None:
+    shape, size, halo, alignment = case
+    tiling = Tiling.of(shape, size, halo, alignment)
+    height, width = tiling.padded
+    assert (height, width) == tuple(round_up(side, alignment) for side in shape)
+    for tile in tiling:
+        window = tile.window
+        assert (window.height, window.width) == tiling.window
+        assert window.row_off % alignment == window.col_off % alignment == 0
+        assert window.height % alignment == window.width % alignment == 0
+        assert 0 <= window.row_off <= height - window.height
+        assert 0 <= window.col_off <= width - window.width
+
+
+@settings(deadline=None)
+@given(cases)
+@example(((1, 1), 1, 0, 1))
+@example(((7, 4000), 512, 112, 16))
+def test_a_window_holds_its_core_and_the_halo_as_far_as_the_padded_raster_goes(
+    case: tuple[tuple[int, int], int, int, int],
+) -> None:
+    shape, size, halo, alignment = case
+    tiling = Tiling.of(shape, size, halo, alignment)
+    height, width = tiling.padded
+    for tile in tiling:
+        core, window = tile.core, tile.window
+        assert window.row_off <= max(core.row_off - halo, 0)
+        assert window.col_off <= max(core.col_off - halo, 0)
+        assert window.row_off + window.height >= min(core.row_off + core.height + halo, height)
+        assert window.col_off + window.width >= min(core.col_off + core.width + halo, width)
+        rows, columns = tile.inner
+        assert (rows.start, columns.start) == (core.row_off - window.row_off, core.col_off - window.col_off)
+        assert (rows.stop - rows.start, columns.stop - columns.start) == (core.height, core.width)
+
+
+@settings(deadline=None)
+@given(st.tuples(lengths, lengths), st.integers(1, 12_000), st.integers(0, 60), st.sampled_from([1, 4, 16]))
+def test_windows_keep_within_the_pixels_allowed_unless_a_single_cell_needs_more(
+    shape: tuple[int, int], pixels: int, halo: int, alignment: int
+) -> None:
+    tiling = Tiling.within(shape, pixels, halo, alignment)
+    height, width = tiling.window
+    assert height * width <= pixels or (tiling.rows.core, tiling.columns.core) == (alignment, alignment)
+
+
+def test_a_raster_that_fits_is_one_tile_and_a_larger_one_is_cut_evenly() -> None:
+    assert len(Tiling.within((900, 900), 1_000_000, 112, 16)) == 1
+    assert len(Tiling.within((7, 4000), 1_000_000, 112, 16)) == 1
+    cut = Tiling.of((900, 900), 864, 112, 16)  # not 864 and a rest of 36, whose windows would all be 912
+    assert (cut.rows.core, cut.window) == (464, (688, 688))

@@ -1,0 +1,40 @@
+"""Small stacks for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+
+from talud.grid import Grid
+from talud.raster import Layout, writing_cog
+
+RGB = ("red", "green", "blue")
+
+
+def grid_of(height: int, width: int, epsg: int = 32618, pixel: float = 12.5) -> Grid:
+    return Grid(CRS.from_epsg(epsg), Affine(pixel, 0, 400_000, 0, -pixel, 650_000), height, width)
+
+
+def write_stack(
+    path: Path,
+    values: NDArray[np.float32],
+    bands: Sequence[str] = RGB,
+    grid: Grid | None = None,
+    units: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
+) -> Path:
+    """A stack as `talud stack` writes it."""
+    layout = Layout("float32", float("nan"), bands, units, tags or {})
+    with writing_cog(path, grid or grid_of(*values.shape[1:]), layout) as raster:
+        raster.write(values)
+    return path
+
+
+def noise(height: int, width: int, bands: int = 3, seed: int = 0) -> NDArray[np.float32]:
+    """Values in the range of the tiny model's contract, without any smoothness that could hide a seam."""
+    return np.random.default_rng(seed).uniform(0, 250, (bands, height, width)).astype(np.float32)
