@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
 
     from talud.inference.runtime import Model
 
-__version__ = "0.1.0"
+__version__ = version("talud")
 __all__ = ["__version__", "load_model"]
 
 

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 
-from talud import __version__
 from talud.registry.store import connect, connected, experiment_id, speaking
 
 
@@ -216,7 +216,7 @@ def _origin(command: str, tags: Mapping[str, str]) -> dict[str, str]:
         mlflow_tags.MLFLOW_SOURCE_NAME: f"talud {command} {tags.get('band_set', '')}".strip(),
         mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
         mlflow_tags.MLFLOW_USER: user,
-        "talud": __version__,
+        "talud": version("talud"),
     }
     sha = tags.get("commit", UNKNOWN).removesuffix("+changes")
     if sha != UNKNOWN:
