@@ -6,9 +6,11 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import onnx
@@ -24,7 +26,7 @@ TAGS = {"band_set": "7band", "search": "demo", "data_version": "ab" * 16, "commi
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a store, which the tests of this module share."""
-    folder = tmp_path_factory.mktemp("project")
+    folder = tmp_path_factory.mktemp("mi proyecto ñ")
     registry.connect(folder, create=True)
     return folder
 
@@ -93,6 +95,23 @@ def test_reading_creates_no_store(tmp_path: Path) -> None:
         with pytest.raises(RegistryError, match="talud train"):
             read()
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mlflow.db").touch()
+    with pytest.raises(RegistryError, match="talud train"):
+        registry.connect(tmp_path)
+    assert (tmp_path / "mlflow.db").stat().st_size == 0
+
+
+def test_a_store_that_cannot_be_read_is_said(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is no database" * 100)
+    with pytest.raises(RegistryError, match=r"cannot be used: MLflow: .*not a database"):
+        registry.connect(tmp_path)
+    shutil.copy(root / "mlflow.db", tmp_path / "older.db")
+    shutil.move(tmp_path / "older.db", tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
+        store.execute("UPDATE alembic_version SET version_num = 'cc1f77228345'")
+        store.commit()
+    with pytest.raises(RegistryError, match="another version of MLflow wrote it"):
+        registry.connect(tmp_path / ".." / tmp_path.name)
 
 
 def test_a_copied_store_is_noticed(root: Path, tmp_path: Path) -> None:

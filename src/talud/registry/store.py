@@ -79,21 +79,26 @@ def connect(root: Path | None, *, create: bool = False) -> MlflowClient:
 
     Args:
         root: the project's root, absolute.
-        create: make the project's own store where there is none. Without it, nothing is ever created.
+        create: make the project's own store, and the experiment, where there is none. Without it, nothing is created.
 
     Raises:
         RegistryError: there is no store, it does not answer, it was written by another version of MLflow, or it
             was moved: its artifact paths are absolute and lead elsewhere.
     """
     uri = location(root)
-    own = None if "MLFLOW_TRACKING_URI" in os.environ else root
-    if own is not None and not (own / "mlflow.db").exists():
+    own = None if os.environ.get("MLFLOW_TRACKING_URI") else root
+    if own is not None and not _holds_anything(own / "mlflow.db"):
         if not create:
-            raise RegistryError(f"{own / 'mlflow.db'}: not found, nothing was trained here yet; run talud train first")
+            raise RegistryError(
+                f"{own / 'mlflow.db'}: there is no store yet; run talud train first, or talud register to fill it "
+                "from models/"
+            )
         _create(own)
     client, experiment = _reach(uri)
     if own is not None and experiment is not None:
         _check_in_place(own, experiment)
+    if experiment is None and create:
+        _create_experiment(client, artifacts(own) if own else None)
     _use(uri)
     return client
 
@@ -110,13 +115,16 @@ def connected() -> MlflowClient:
 
 
 def experiment_id() -> str:
-    """The id of the experiment `landslide-unet`, made where a team's server has none yet."""
-    client = connected()
+    """The id of the experiment `landslide-unet`.
+
+    Raises:
+        RegistryError: the store has none.
+    """
     with speaking():
-        experiment = client.get_experiment_by_name(EXPERIMENT)
-        return str(
-            experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, tags=_EXPERIMENT_TAGS)
-        )
+        experiment = connected().get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        raise RegistryError(f"the model store has no experiment '{EXPERIMENT}'; run talud train first")
+    return str(experiment.experiment_id)
 
 
 def artifacts(root: Path) -> str:
@@ -124,12 +132,21 @@ def artifacts(root: Path) -> str:
     return (root / "mlartifacts").as_uri()
 
 
+def _holds_anything(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
 def _create(root: Path) -> None:
     """Make an empty store; it appears under its name only when its tables and experiment are there."""
     with speaking(), replacing(root / "mlflow.db") as scratch:
         client = MlflowClient(f"sqlite:///{scratch.as_posix()}")
-        client.create_experiment(EXPERIMENT, artifacts(root), _EXPERIMENT_TAGS)
+        _create_experiment(client, artifacts(root))
         client.delete_experiment("0")  # mlflow's "Default", always empty: the UI would list it first
+
+
+def _create_experiment(client: MlflowClient, files: str | None) -> None:
+    with speaking():
+        client.create_experiment(EXPERIMENT, files, _EXPERIMENT_TAGS)
 
 
 def _without_password(text: str) -> str:
