@@ -116,7 +116,7 @@ def run(project: Project, band_set: str, search: str | None = None, watch: Watch
             origin = Origin(band_set, commit, study.best.run_id, _hyperparameters(project, study.best.choice))
             export(_rebuilt(project, dataset, study.best), dataset, project, origin, model)
             content = _table(study, band_set, dataset.version, project.params.seed)
-            table.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            table.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return study
 
 
