@@ -48,20 +48,31 @@ def test_counts_of_two_halves_add_up_to_the_whole() -> None:
     assert halves == confusion(predicted, truth)
 
 
+def f1_by_threshold(probability: np.ndarray, truth: np.ndarray) -> dict[float, float]:
+    valid = np.isfinite(probability)
+    thresholds = [step / 100 for step in range(1, 100)]
+    return {threshold: confusion(probability >= np.float32(threshold), truth, valid).f1 for threshold in thresholds}
+
+
 @given(st.integers(0, 2**32 - 1))
-def test_no_other_threshold_has_a_higher_f1(seed: int) -> None:
+def test_the_threshold_is_the_one_nearest_to_the_middle_of_the_good_ones(seed: int) -> None:
     generator = np.random.default_rng(seed)
     truth = (generator.random(400) > 0.8).astype(np.uint8)
-    probability = np.clip(0.3 * truth + generator.random(400) * 0.7, 0, 1).astype(np.float32)
+    probability = np.clip(0.3 * truth + generator.random(400) * 0.7, 0, 1).round(2).astype(np.float32)
     probability[generator.random(400) > 0.9] = np.nan
     truth[generator.random(400) > 0.9] = 255
+    f1 = f1_by_threshold(probability, truth)
+    chosen = best_threshold(probability, truth, tie=0.01)
+    good = [threshold for threshold, score in f1.items() if score >= max(f1.values()) - 0.01 - 1e-12]
+    assert chosen in good
+    assert abs(chosen - 0.5) == pytest.approx(min(abs(threshold - 0.5) for threshold in good))
 
-    def f1(threshold: float) -> float:
-        return confusion(probability >= threshold, truth, np.isfinite(probability)).f1
 
-    best = f1(best_threshold(probability, truth))
-    assert best == pytest.approx(max(f1(step / 100) for step in range(1, 100)), abs=1e-9)
-
-
-def test_where_thresholds_are_equal_the_middle_one_is_taken() -> None:
+def test_where_all_thresholds_are_equal_the_middle_one_is_taken() -> None:
     assert best_threshold(np.array([0.0, 1.0], np.float32), np.array([0, 1], np.uint8)) == 0.5
+
+
+def test_a_threshold_that_pays_is_taken_however_far_from_the_middle() -> None:
+    probability = np.array([0.10] * 50 + [0.05] * 50, np.float32)
+    truth = np.array([1] * 50 + [0] * 50, np.uint8)
+    assert best_threshold(probability, truth) == 0.1

@@ -77,17 +77,26 @@ def confusion(
     return Confusion(tp, fp, fn, int(np.count_nonzero(known)) - tp - fp - fn)
 
 
-def best_threshold(probability: NDArray[np.float32], truth: NDArray[np.uint8], steps: int = 100) -> float:
-    """The threshold k / `steps`, 0 < k < `steps`, of the highest F1; of equal ones, that nearest to 0.5.
+def best_threshold(probability: NDArray[np.float32], truth: NDArray[np.uint8], tie: float = 0.005) -> float:
+    """The threshold nearest to 0.5 of those k / 100, 0 < k < 100, whose F1 is within `tie` of the highest.
 
-    A pixel is landslide where its probability is at least the threshold; NaN and unknown pixels do not count.
+    A network trained on Dice says 0 or 1 nearly everywhere, so its F1 hardly depends on the threshold; the exact
+    maximum then sits anywhere, by chance, and an extreme threshold does not carry over to another area.
+
+    Args:
+        probability: of a landslide, any shape; a pixel is landslide where it is at least the threshold. NaN does not
+            count.
+        truth: 1 landslide, 0 background, 255 unknown (does not count); same shape.
+        tie: the difference in F1 that is not worth an extreme threshold.
     """
+    thresholds = np.arange(1, 100) / 100
     known = (truth != UNKNOWN) & np.isfinite(probability)
-    level = np.floor(probability[known].astype(np.float64) * steps).clip(0, steps).astype(np.int64)
+    passed = np.searchsorted(thresholds.astype(np.float32), probability[known], side="right")
     positive = truth[known] == LANDSLIDE
-    hits = np.bincount(level[positive], minlength=steps + 1)[::-1].cumsum()[::-1]
-    alarms = np.bincount(level[~positive], minlength=steps + 1)[::-1].cumsum()[::-1]
-    f1 = 2 * hits / np.maximum(hits + alarms + hits[0], 1)
-    candidates = np.arange(1, steps)
-    order = np.lexsort((np.abs(candidates - steps / 2), -f1[candidates]))
-    return float(candidates[order[0]] / steps)
+    hits, alarms = (
+        np.bincount(passed[chosen], minlength=len(thresholds) + 1)[::-1].cumsum()[::-1][1:]
+        for chosen in (positive, ~positive)
+    )
+    f1 = 2 * hits / np.maximum(hits + alarms + np.count_nonzero(positive), 1)
+    good = thresholds[f1 >= f1.max() - tie]
+    return float(good[np.argmin(np.abs(good - 0.5))])
