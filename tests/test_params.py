@@ -53,6 +53,8 @@ def test_a_misspelt_key_of_an_area_is_named_with_the_allowed_ones(tmp_path: Path
         ({"searches__demo__filters": []}, "searches.demo.filters"),
         ({"searches__demo__learning_rate": [-1.0]}, "searches.demo.learning_rate.0"),
         ({"stack__lee_window": 4}, "must be odd"),
+        ({"areas": {"a/b": {"role": "transfer", "folder": "data"}}}, "the name 'a/b' may hold letters"),
+        ({"band_sets": {"3.band": ["red"]}}, "the name '3.band' may hold letters"),
         ({"band_sets__3band": ["red", "red", "blue"]}, "names a band twice"),
         ({"areas__synthetic_argelia__event": "2014-10-01"}, "not before the event"),
         ({"areas__synthetic_argelia__event": "2014-12-01"}, "before the event"),

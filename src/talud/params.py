@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from talud.bands import Group, band
 from talud.errors import ParamsError
@@ -18,6 +19,16 @@ SlopeMethod = Literal["zevenbergen_thorne", "horn"]
 CurvatureKind = Literal["profile", "contour", "total"]
 SarUnit = Literal["amplitude", "power", "db"]
 Source = Literal["optical", "dtm", "sar_pre", "sar_post", "inventory", "boundary", "cloud", "sar_mask"]
+
+
+def _checked_name(name: str) -> str:
+    """A name becomes a file, a DVC stage and a registered model, so it holds nothing that one of them would refuse."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ValueError(f"the name '{name}' may hold letters, digits, _ and -, and begins with a letter or digit")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
 
 
 class _Frozen(BaseModel):
@@ -150,13 +161,13 @@ class Params(_Frozen):
     """Everything that params.yaml says."""
 
     seed: int = Field(ge=0)
-    areas: dict[str, Area]
-    band_sets: dict[str, Annotated[tuple[str, ...], Len(1)]]
+    areas: dict[Name, Area]
+    band_sets: dict[Name, Annotated[tuple[str, ...], Len(1)]]
     stack: StackOptions
     split: SplitOptions
     training: TrainingOptions
     search: str = Field(description="the name of one of `searches`")
-    searches: dict[str, Search]
+    searches: dict[Name, Search]
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
