@@ -46,5 +46,5 @@ def predict(
     print(f"not mapped: {result.share_not_mapped:.1%} of the raster")
     for reason, pixels in result.not_mapped.items():
         print(f"  {reason}: {pixels / result.pixels:.1%}")
-    print(f"model: {loaded.name}, {loaded.version}; ran on {result.provider}")
+    print(f"model: {loaded.title}; ran on {result.provider}")
     print(f"files: {out}")

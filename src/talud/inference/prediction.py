@@ -208,18 +208,18 @@ def _caption(model: Model, stack: StackReader, prediction: Prediction) -> quickl
         "SAR": " and ".join(sar),
     }
     known = ", ".join(f"{name} {day}" for name, day in dates.items() if day)
+    shares = [f"{why} {pixels / prediction.pixels:.1%}" for why, pixels in prediction.not_mapped.items()]
     hectares = prediction.landslide_area / 10_000
     return quicklook.Caption(
         title=f"Landslides in {tags.get('TALUD_AREA', Path(stack.name).stem).replace('_', ' ')}",
         lines=(
             known[:1].upper() + known[1:] if known else "Dates unknown",
-            f"Model {model.name}, version {model.version}; landslide where the probability is at least "
-            f"{prediction.threshold:g}",
+            f"Model {model.title}; landslide where the probability is at least {prediction.threshold:g}",
         ),
-        warning="SYNTHETIC DATA" if tags.get("TALUD_SYNTHETIC") == "yes" else "",
+        warning="SYNTHETIC DATA, no real place" if tags.get("TALUD_SYNTHETIC") == "yes" else "",
         landslides=f"Landslide: {prediction.landslides:,} mapped, {hectares:,.1f} ha",
-        not_mapped=f"Not mapped: {prediction.share_not_mapped:.1%} of the raster"
-        + (f" ({', '.join(prediction.not_mapped)})" if prediction.not_mapped else ""),
+        not_mapped=f"Not mapped: {prediction.share_not_mapped:.1%} of the raster",
+        reasons="Why not mapped: " + "; ".join(shares) if shares else "",
     )
 
 

@@ -20,6 +20,7 @@ from talud.inference.reader import StackReader
 
 LONGEST = 1200  # pixels of the map's longer side
 LARGEST_ZOOM = 8  # picture pixels for one of the raster
+GAMMA = 0.7  # forest in the shadow of a slope is dark in a linear stretch
 MARGIN = 24
 NARROWEST = 760  # of the picture, so that the text has room
 _LANDSLIDE = (230, 30, 60)
@@ -39,6 +40,7 @@ class Caption:
         warning: at the title's side, such as that the data are synthetic; or empty.
         landslides: for the legend.
         not_mapped: for the legend.
+        reasons: why it is not mapped, or empty.
     """
 
     title: str
@@ -46,6 +48,7 @@ class Caption:
     warning: str
     landslides: str
     not_mapped: str
+    reasons: str
 
 
 def draw(path: Path, stack: StackReader, landslides: Landslides, not_mapped: NotMapped, caption: Caption) -> None:
@@ -78,13 +81,13 @@ def _base(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str]:
 
 
 def _stretched(band: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A band from its 2nd to its 98th percentile as 0 to 255; white where it is invalid."""
+    """A band from its 2nd to its 98th percentile as 0 to 255, shadows lifted; white where it is invalid."""
     valid = np.isfinite(band)
     if not valid.any():
         return np.full(band.shape, 255, np.uint8)
     low, high = np.percentile(band[valid], (2, 98))
     scaled = (np.where(valid, band, high) - low) / max(high - low, 1e-6)
-    return np.where(valid, scaled.clip(0, 1) * 255, 255).astype(np.uint8)
+    return np.where(valid, scaled.clip(0, 1) ** GAMMA * 255, 255).astype(np.uint8)
 
 
 def _burn(outlines: NDArray[np.object_], shape: tuple[int, int], transform: Affine, touched: bool) -> NDArray[np.bool_]:
@@ -126,7 +129,7 @@ def _page(picture: Picture, caption: Caption, background: str, metres: float) ->
     height, width = picture.shape[:2]
     page_width = max(width, NARROWEST) + 2 * MARGIN
     top = MARGIN + 40 + 24 * len(caption.lines) + 12
-    page = Image.new("RGB", (page_width, top + height + 128 + MARGIN), "white")
+    page = Image.new("RGB", (page_width, top + height + 136 + MARGIN), "white")
     pen = ImageDraw.Draw(page)
     _text(pen, (MARGIN, MARGIN), caption.title, 28, _INK)
     for row, line in enumerate(caption.lines):
@@ -152,7 +155,9 @@ def _legend(page: Image.Image, pen: ImageDraw.ImageDraw, top: int, caption: Capt
         page.paste(Image.fromarray(swatch), corner)
         pen.rectangle((*corner, corner[0] + 35, corner[1] + 21), outline=outline, width=2)
         _text(pen, (MARGIN + 48, corner[1] + 1), words, 17, _INK)
-    _text(pen, (MARGIN, top + 74), f"{background}. North is up.", 15, _FAINT)
+    notes = (caption.reasons, f"{background}. North is up.")
+    for row, note in enumerate(note for note in notes if note):
+        _text(pen, (MARGIN, top + 74 + 22 * row), note, 15, _FAINT)
 
 
 def _scale_bar(pen: ImageDraw.ImageDraw, right_top: tuple[int, int], metres: float, longest: int) -> None:
@@ -169,7 +174,7 @@ def _scale_bar(pen: ImageDraw.ImageDraw, right_top: tuple[int, int], metres: flo
 def _round_length(longest: float) -> float:
     """The largest of 1, 2 and 5 times a power of ten that is not above `longest`."""
     power = 10.0 ** math.floor(math.log10(longest))
-    return max(step * power for step in (1, 2, 5) if step * power <= longest)
+    return max(step * power for step in (0.5, 1, 2, 5) if step * power <= longest)  # 0.5: the logarithm was rounded up
 
 
 def _text(

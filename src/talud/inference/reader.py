@@ -151,7 +151,10 @@ def _band_indexes(dataset: DatasetReader, contract: Contract, raster: Path) -> t
     twice = [name for name in contract.band_names if names.count(name) > 1]
     if twice:
         raise MismatchError(f"{raster}: has several bands {', '.join(twice)}; it has {found}; name each band once")
-    return tuple(names.index(name) + 1 for name in contract.band_names)
+    indexes = tuple(names.index(name) + 1 for name in contract.band_names)
+    if any(dataset.dtypes[index - 1].startswith("complex") for index in indexes):
+        raise MismatchError(f"{raster}: holds complex numbers; bring it to the unit that the model expects first")
+    return indexes
 
 
 def _check_units(dataset: DatasetReader, indexes: tuple[int, ...], contract: Contract, raster: Path) -> None:

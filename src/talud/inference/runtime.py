@@ -89,6 +89,11 @@ class Model:
         return self.origin.version if self.origin and self.origin.version else "unregistered"
 
     @property
+    def title(self) -> str:
+        """Name and version for a reader: "landslide-unet-7band, version 3", or "7band, unregistered"."""
+        return f"{self.name}, {'version ' if self.version.isdecimal() else ''}{self.version}"
+
+    @property
     def window_pixels(self) -> int:
         """The most pixels that one pass may hold.
 

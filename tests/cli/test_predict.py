@@ -1,0 +1,144 @@
+"""`talud predict` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import rasterio
+
+from stack_files import noise, write_stack
+from talud import registry
+from talud.cli.main import main
+
+PRODUCTS = {"probability.tif", "landslides.tif", "landslides.gpkg", "quicklook.png", "prediction.json"}
+ABSENT = ("tensorflow", "keras", "tf2onnx", "onnx", "dvc", "matplotlib")
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    values = noise(60, 70)
+    values[0, :15] = float("nan")
+    return write_stack(tmp_path / "stack.tif", values)
+
+
+@pytest.fixture
+def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs the command line; gives exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        said = capsys.readouterr()
+        return int(exit_.value.code or 0), said.out, said.err
+
+    return run
+
+
+def test_it_writes_the_products_and_says_what_they_hold(talud, tiny_model: Path, stack: Path, tmp_path: Path) -> None:
+    code, out, err = talud("predict", tiny_model, stack, "--out", tmp_path / "map", "--tile", 32, "--threshold", 0.4)
+    assert (code, err) == (0, "")
+    assert {path.name for path in (tmp_path / "map").iterdir()} == PRODUCTS
+    record = json.loads((tmp_path / "map/prediction.json").read_text())
+    assert record["threshold"] == 0.4
+    assert record["tiles"] == 6
+    assert f"{record['landslides']:,} landslides, {record['landslide_area'] / 10_000:,.1f} ha" in out
+    assert "not mapped: 25.0% of the raster" in out
+    assert "optical invalid: 25.0%" in out
+    assert "ran on CPUExecutionProvider" in out
+    assert str(tmp_path / "map") in out
+
+
+@pytest.mark.parametrize(
+    ("model", "raster", "said"),
+    [
+        ("missing.onnx", "stack.tif", "missing.onnx: no such file"),
+        ("stack.tif", "stack.tif", "stack.tif: is not a model"),
+        (None, "missing.tif", "missing.tif: cannot be read"),
+        (None, "other.tif", "has no band green"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_on_stderr(
+    talud, tiny_model: Path, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    model: str | None, raster: str, said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    write_stack(tmp_path / "other.tif", noise(9, 9), ("red", "nir", "blue"))
+    code, out, err = talud("predict", model or tiny_model, raster, "--out", "map")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("talud: ")
+    assert said in err
+    assert not (tmp_path / "map").exists()
+
+
+@pytest.mark.parametrize("wrong", [["--tile", "0"], ["--tile", "much"], ["--threshold", "high"], ["--halo", "3"]])
+def test_usage_errors_exit_2(talud, tiny_model: Path, stack: Path, wrong: list[str]) -> None:
+    code, out, err = talud("predict", tiny_model, stack, "--out", "map", *wrong)
+    assert (code, out) == (2, "")
+    assert wrong[0] in err
+
+
+def test_a_registered_model_is_found_by_its_uri_from_within_the_project(
+    talud, tiny_model: Path, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    project = tmp_path / "project"
+    (project / "below").mkdir(parents=True)
+    (project / "params.yaml").write_text("seed: 1\n")
+    registry.connect(project, create=True)
+    tags = {"band_set": "3band"}
+    with registry.study(project, "3band", tags) as parent, registry.trial(parent, "one", {}, tags) as trial:
+        trial.log_scores({"f1": 0.5})
+    made = registry.register("landslide-unet-3band", onnx.load(tiny_model), trial.run_id, "a" * 64)
+    registry.set_alias(made, "champion")
+
+    monkeypatch.chdir(project / "below")
+    code, out, _ = talud("predict", "models:/landslide-unet-3band@champion", stack, "--out", "map")
+    assert code == 0
+    assert "model: landslide-unet-3band, version 1;" in out
+    with rasterio.open("map/probability.tif") as dataset:
+        tags = dataset.tags()
+    assert (tags["TALUD_MODEL"], tags["TALUD_VERSION"]) == ("landslide-unet-3band", "1")
+
+    code, _, err = talud("predict", "models:/landslide-unet-3band@best", stack, "--out", "map")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "champion" in err
+
+
+def test_it_works_where_only_the_runtime_is_installed(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
+    """In a process of its own that cannot import what training needs, as the last lines see."""
+    code = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {ABSENT!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import talud, talud.inference.prediction
+from talud.cli.main import main
+outcome = talud.load_model({str(tiny_model)!r}).predict({str(stack)!r}, {str(tmp_path / "python")!r})
+sys.argv = ["talud", "predict", {str(tiny_model)!r}, {str(stack)!r}, "--out", {str(tmp_path / "command")!r}]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+for name in {ABSENT!r}:
+    try:
+        __import__(name)
+    except ModuleNotFoundError:
+        continue
+    raise AssertionError(name)
+print("done")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1] == "done"
+    for folder in ("python", "command"):
+        assert {path.name for path in (tmp_path / folder).iterdir()} == PRODUCTS
