@@ -74,6 +74,13 @@ def test_another_pixel_size_is_refused(model: Model, tmp_path: Path, crs: str, t
     assert said in refusal(write_stack(tmp_path / "s.tif", noise(20, 20), grid=grid), model.contract)
 
 
+def test_metres_of_web_mercator_are_no_metres_on_the_ground(model: Model, tmp_path: Path) -> None:
+    """At 45 degrees north they are cos 45° = 0.71 of one."""
+    grid = Grid(CRS.from_epsg(3857), Affine(12.5, 0, 800_000, 0, -12.5, 5_621_521), 20, 20)
+    message = refusal(write_stack(tmp_path / "s.tif", noise(20, 20), grid=grid), model.contract)
+    assert "12.5 m on the map but 8.8" in message
+
+
 @pytest.mark.parametrize("side", [12.5 * 1.0005, 12.5 / 0.3048006096])
 def test_a_pixel_size_within_a_thousandth_in_any_unit_is_taken(model: Model, tmp_path: Path, side: float) -> None:
     grid = grid_of(20, 20, epsg=2263 if side > 20 else 32618, pixel=side)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -157,21 +158,22 @@ def _map(
 ) -> tuple[NDArray[np.int64], int]:
     """Fill the rasters tile by tile; how many pixels have each code of `coverage`, and how many tiles were skipped."""
     codes, skipped = np.zeros(256, np.int64), 0
-    for done, (tile, window) in enumerate(zip(tiling, _read_ahead(stack, tiling), strict=True), start=1):
-        blocked = coverage.blocked(window, model.contract)[tile.inner]
-        if blocked.all():
-            skipped += 1
-            probability = np.full(blocked.shape, np.nan, np.float32)
-        else:
-            probability = model.run(window)[tile.inner]
-        rasters.write(tile.core, probability, blocked)
-        codes += np.bincount(blocked.ravel(), minlength=len(codes))
-        if progress:
-            progress(done, len(tiling))
+    with closing(_read_ahead(stack, tiling)) as windows:  # so that no read goes on when the stack is closed
+        for done, (tile, window) in enumerate(zip(tiling, windows, strict=True), start=1):
+            blocked = coverage.blocked(window, model.contract)[tile.inner]
+            if blocked.all():
+                skipped += 1
+                probability = np.full(blocked.shape, np.nan, np.float32)
+            else:
+                probability = model.run(window)[tile.inner]
+            rasters.write(tile.core, probability, blocked)
+            codes += np.bincount(blocked.ravel(), minlength=len(codes))
+            if progress:
+                progress(done, len(tiling))
     return codes, skipped
 
 
-def _read_ahead(stack: StackReader, tiling: Tiling) -> Iterator[NDArray[np.float32]]:
+def _read_ahead(stack: StackReader, tiling: Tiling) -> Generator[NDArray[np.float32]]:
     """The window of each tile, read while the network runs on the one before."""
     with ThreadPoolExecutor(max_workers=1) as reader:  # one, for a GDAL dataset serves one thread at a time
         ahead: Future[NDArray[np.float32]] | None = None

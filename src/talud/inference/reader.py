@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyproj
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
@@ -28,6 +30,7 @@ PROVENANCE = (
     "TALUD_SYNTHETIC",
 )
 PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
+GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
 IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
 _FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
 SAMPLE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
@@ -135,6 +138,20 @@ def _check_grid(grid: Grid, contract: Contract, raster: Path) -> None:
             f"{raster}: its pixels are {width:g} × {height:g} m, the model expects {contract.pixel_size:g} m; "
             "make the stack at that resolution"
         )
+    ground = grid.resolution * metre / _scale(grid)
+    if abs(ground - contract.pixel_size) > GROUND_TOLERANCE * contract.pixel_size:
+        raise MismatchError(
+            f"{raster}: its pixels are {width:g} m on the map but {ground:.3g} m on the ground, for {grid.crs} "
+            f"stretches lengths there; the model expects {contract.pixel_size:g} m; warp it to the UTM zone"
+        )
+
+
+def _scale(grid: Grid) -> float:
+    """How many times longer a length is on the map than on the ground, at the raster's centre."""
+    crs = pyproj.CRS.from_wkt(grid.crs.to_wkt())
+    centre = grid.transform * (grid.width / 2, grid.height / 2)
+    longitude, latitude = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(*centre)
+    return math.sqrt(pyproj.Proj(crs).get_factors(longitude, latitude).areal_scale)
 
 
 def _band_indexes(dataset: DatasetReader, contract: Contract, raster: Path) -> tuple[int, ...]:
