@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from talud.errors import OutputError, SourceError
 from talud.files import replacing
 from talud.grid import Grid
 from talud.raster import Layout, open_raster, writing_cog
+from talud.terminal import hushed
 
 GRID = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 4e5, 0, -12.5, 6e5), 700, 1100)
 LAYOUT = Layout("float32", float("nan"), ["slope", "red"], ["degree", "1"], {"TALUD_AREA": "here"})
@@ -91,3 +94,26 @@ def test_a_class_raster_keeps_its_colours(tmp_path: Path) -> None:
         writer.write(np.ones((1, *GRID.shape), np.uint8))
     with rasterio.open(tmp_path / "a.tif") as dataset:
         assert dataset.colormap(1)[1] == (200, 30, 30, 255)
+
+
+@pytest.mark.parametrize("limit", [1_000_000, 4_500_000, 5_000_000, 5_200_000, 5_244_000])
+def test_a_disk_that_fills_at_any_point_leaves_no_raster_cut_short(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], limit: int
+) -> None:
+    """Bits without pattern, so that the COG, 5.24 MB, is larger than the scratch file it is made from, 4.19 MB."""
+    grid, layout = Grid(GRID.crs, GRID.transform, 1024, 1024), Layout("uint32", None, ["red"])
+    values = np.random.default_rng(1).integers(0, 2**32, grid.shape, np.uint32)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with (
+            pytest.raises(OutputError, match="cannot be written"),
+            writing_cog(tmp_path / "a.tif", grid, layout) as writer,
+            hushed(),
+        ):
+            writer.write(values, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr().err == ""

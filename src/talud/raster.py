@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import rasterio
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 
 from talud.errors import OutputError, SourceError
 from talud.files import replacing
 from talud.grid import Grid
+from talud.terminal import hushed
 
 BLOCK = 512  # pixels a side of a block on disk
 
@@ -77,21 +80,36 @@ def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWrite
     with replacing(path) as cog:
         scratch = cog.with_name("scratch.tif")
         try:
-            with rasterio.open(scratch, "w", **_profile(grid, layout)) as writer:
+            writer = rasterio.open(scratch, "w", **_profile(grid, layout))
+            try:
                 _describe(writer, layout)
                 yield writer
-            rasterio.shutil.copy(
-                scratch,
-                cog,
-                driver="COG",
-                blocksize=BLOCK,
-                compress="DEFLATE",
-                predictor="YES",
-                overview_resampling=layout.overviews,
-                bigtiff="IF_SAFER",
-            )
-        except RasterioError as error:
-            raise OutputError(f"{path}: cannot be written: {str(error.__cause__ or error).splitlines()[0]}") from error
+            finally:
+                with hushed():  # libtiff tells of a full disk on stderr as well
+                    writer.close()
+            with hushed():
+                rasterio.shutil.copy(
+                    scratch,
+                    cog,
+                    driver="COG",
+                    blocksize=BLOCK,
+                    compress="DEFLATE",
+                    predictor="YES",
+                    overview_resampling=layout.overviews,
+                    bigtiff="IF_SAFER",
+                )
+                _read_through(cog)
+        except (RasterioError, CPLE_BaseError) as error:
+            free = shutil.disk_usage(cog.parent).free // 10**6
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise OutputError(f"{path}: cannot be written: {reason} ({free} MB are free there)") from error
+
+
+def _read_through(cog: Path) -> None:
+    """Read every block: GDAL may close a file on a full disk without a word, and leave it short."""
+    with rasterio.open(cog) as dataset:
+        for band in dataset.indexes:
+            dataset.checksum(band)
 
 
 def _profile(grid: Grid, layout: Layout) -> dict[str, object]:

@@ -16,6 +16,7 @@ from talud.files import replacing_together
 from talud.grid import Grid
 from talud.metrics import BACKGROUND, LANDSLIDE
 from talud.raster import Layout, writing_cog
+from talud.terminal import hushed
 
 NODATA = 255  # in the class raster
 COLOURS = {BACKGROUND: (244, 242, 236, 255), LANDSLIDE: (214, 40, 57, 255), NODATA: (150, 150, 150, 255)}
@@ -101,6 +102,7 @@ class MapRasters:
         """
         mapped = blocked == 0
         landslide = mapped & (probability >= self.threshold)
-        self._probability.write(np.where(mapped, probability, np.float32(np.nan)), 1, window=window)
-        self._classes.write(np.where(mapped, landslide, NODATA).astype(np.uint8), 1, window=window)
-        self._parts.write(np.where(mapped, landslide, blocked + 1).astype(np.uint8), 1, window=window)
+        with hushed():  # as in `writing_cog`
+            self._probability.write(np.where(mapped, probability, np.float32(np.nan)), 1, window=window)
+            self._classes.write(np.where(mapped, landslide, NODATA).astype(np.uint8), 1, window=window)
+            self._parts.write(np.where(mapped, landslide, blocked + 1).astype(np.uint8), 1, window=window)
