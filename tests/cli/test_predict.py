@@ -47,7 +47,7 @@ def test_it_writes_the_products_and_says_what_they_hold(talud, tiny_model: Path,
     record = json.loads((tmp_path / "map/prediction.json").read_text())
     assert record["threshold"] == 0.4
     assert record["tiles"] == 6
-    assert f"{record['landslides']:,} landslides, {record['landslide_area'] / 10_000:,.1f} ha" in out
+    assert f"{record['landslides']:,} landslides, {record['landslide_area_m2'] / 10_000:,.1f} ha" in out
     assert "not mapped: 25.0% of the raster" in out
     assert "optical invalid: 25.0%" in out
     assert "ran on CPUExecutionProvider" in out

@@ -152,7 +152,7 @@ def test_landslide_polygons_are_the_landslide_pixels(mapped: tuple[Path, Path, P
     assert slides["id"].tolist() == list(range(1, outcome.landslides + 1))
     assert slides["area_m2"].is_monotonic_decreasing
     assert np.allclose(slides["area_m2"], slides.area, rtol=1e-9)
-    assert slides["area_m2"].sum() == outcome.landslide_area == (classes == 1).sum() * 12.5**2
+    assert slides["area_m2"].sum() == outcome.landslide_area_m2 == (classes == 1).sum() * 12.5**2
     transform = grid_of(1, 1).transform
     back = rasterio.features.rasterize(
         zip(slides.geometry, slides["id"], strict=True), classes.shape, transform=transform
@@ -187,7 +187,7 @@ def test_the_record_holds_the_lineage_and_no_path(mapped: tuple[Path, Path, Pred
     assert record["model"]["commit"] == wide.contract.commit
     assert record["model"]["weights"] == wide.contract.weights
     assert record["provider"] == wide.provider
-    assert (record["landslides"], record["landslide_area"]) == (outcome.landslides, outcome.landslide_area)
+    assert (record["landslides"], record["landslide_area_m2"]) == (outcome.landslides, outcome.landslide_area_m2)
     assert (record["halo"], record["tile"]) == (wide.contract.halo, [44, 40])
 
 

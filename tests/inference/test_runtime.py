@@ -98,6 +98,10 @@ def test_threads_are_the_cores_of_this_process() -> None:
     assert physical_cores() >= 1
 
 
+def test_the_session_runs_on_those_cores(model: Model) -> None:
+    assert model._session.get_session_options().intra_op_num_threads == physical_cores()
+
+
 def test_opening_a_model_says_nothing(tiny_model: Path) -> None:
     """ONNX Runtime warns about a CUDA library that is absent; nobody without a GPU wants to read that."""
     code = f"import talud; print(talud.load_model({str(tiny_model)!r}).provider)"

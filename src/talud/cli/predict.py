@@ -42,7 +42,7 @@ def predict(
     loaded = load_model(model)
     with shown("mapping", "tiles") as progress:
         result = prediction.predict(loaded, raster, out, threshold, tile, progress)
-    print(f"{result.landslides:,} landslides, {result.landslide_area / 10_000:,.1f} ha, in {result.raster}")
+    print(f"{result.landslides:,} landslides, {result.landslide_area_m2 / 10_000:,.1f} ha, in {result.raster}")
     print(f"not mapped: {result.share_not_mapped:.1%} of the raster")
     for reason, pixels in result.not_mapped.items():
         print(f"  {reason}: {pixels / result.pixels:.1%}")

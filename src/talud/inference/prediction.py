@@ -36,7 +36,7 @@ class Prediction:
         pixels: of the whole raster.
         not_mapped: why pixels are left out, in words → how many are for that reason.
         landslides: their number.
-        landslide_area: their area in m².
+        landslide_area_m2: of all of them.
         threshold: landslide where the probability is at least this.
         provider: the execution provider that ran the network.
         tile: (height, width) of a tile's core.
@@ -50,7 +50,7 @@ class Prediction:
     pixels: int
     not_mapped: dict[str, int]
     landslides: int
-    landslide_area: float
+    landslide_area_m2: float
     threshold: float
     provider: str
     tile: tuple[int, int]
@@ -115,7 +115,7 @@ def predict(
             pixels=stack.grid.height * stack.grid.width,
             not_mapped={words: int(codes[code]) for code, words in reasons.items()},
             landslides=len(landslides.area),
-            landslide_area=float(landslides.area.sum()),
+            landslide_area_m2=float(landslides.area.sum()),
             threshold=threshold,
             provider=model.provider,
             tile=(tiling.rows.core, tiling.columns.core),
@@ -211,7 +211,7 @@ def _caption(model: Model, stack: StackReader, prediction: Prediction) -> quickl
     }
     known = ", ".join(f"{name} {day}" for name, day in dates.items() if day)
     shares = [f"{why} {pixels / prediction.pixels:.1%}" for why, pixels in prediction.not_mapped.items()]
-    hectares = prediction.landslide_area / 10_000
+    hectares = prediction.landslide_area_m2 / 10_000
     return quicklook.Caption(
         title=f"Landslides in {tags.get('TALUD_AREA', Path(stack.name).stem).replace('_', ' ')}",
         lines=(
@@ -243,7 +243,7 @@ def _record(path: Path, model: Model, prediction: Prediction, provenance: Mappin
         **asdict(prediction),
         "share_not_mapped": prediction.share_not_mapped,
         "stack": dict(provenance),
-        "seconds": clock.laps,
+        "seconds": clock.laps | {"total": round(sum(clock.laps.values()), 3)},
     }
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -253,10 +253,10 @@ class _Clock:
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
-        self._start = self._last = time.monotonic()
+        self._last = time.monotonic()
 
     def lap(self, name: str) -> None:
-        """Note the seconds since the lap before, and since the start."""
+        """Note the seconds since the lap before."""
         now = time.monotonic()
-        self.laps |= {name: round(now - self._last, 3), "total": round(now - self._start, 3)}
+        self.laps[name] = round(now - self._last, 3)
         self._last = now
