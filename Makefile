@@ -47,11 +47,11 @@ $(BIN)/pip:
 	@$(PYTHON) -m venv .venv
 
 $(BIN)/.train: $(BIN)/pip requirements.lock pyproject.toml
-	@echo "== pinned dependencies (about 1.5 GB once unpacked)"
-	@pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[train]'
+	@echo "== pinned dependencies (3.6 GB once unpacked)"
+	@pip install --disable-pip-version-check --constraint requirements.lock --editable '.[train]'
 	@touch $@
 
 $(BIN)/.dev: $(BIN)/.train
 	@echo "== pinned dependencies of the tests"
-	@pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[train,dev]'
+	@pip install --disable-pip-version-check --constraint requirements.lock --editable '.[train,dev]'
 	@touch $@

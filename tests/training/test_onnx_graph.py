@@ -38,6 +38,20 @@ def test_onnx_and_keras_agree_on_any_shape_and_on_nan(bands: int, filters: int, 
         np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
 
 
+def test_the_graph_says_what_an_independent_converter_makes_of_the_model() -> None:
+    import tensorflow as tf
+    import tf2onnx
+
+    model = unet.build(4, 4, np.full(7, 3, np.float32), np.full(7, 2, np.float32), seed=3)
+    signature = [tf.TensorSpec((None, None, None, 7), tf.float32, name="stack")]
+    converted, _ = tf2onnx.convert.from_keras(model, input_signature=signature, opset=18)
+    session = onnxruntime.InferenceSession(converted.SerializeToString(), providers=["CPUExecutionProvider"])
+    stack = np.random.default_rng(1).normal(3, 2, (2, 64, 96, 7)).astype(np.float32)
+    stack[:, :9, :, 0] = np.nan
+    theirs = session.run(None, {"stack": stack})[0]
+    np.testing.assert_allclose(run(to_onnx(model), stack), theirs, atol=1e-6, rtol=0)
+
+
 def test_two_exports_of_one_model_are_one_file_and_other_weights_another_digest() -> None:
     scale = np.zeros(2, np.float32), np.ones(2, np.float32)
     first, again, other = (to_onnx(unet.build(3, 1, *scale, seed)) for seed in (1, 1, 2))

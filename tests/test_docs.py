@@ -1,0 +1,43 @@
+"""The documents: what is generated is current, what is linked exists, what is locked has no address."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fresh_clone import ROOT
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def test_the_reference_of_the_command_line_is_current(tmp_path: Path) -> None:
+    out = tmp_path / "cli.md"
+    command = [
+        sys.executable,
+        "-m",
+        "typer",
+        "talud.cli.main",
+        "utils",
+        "docs",
+        "--name",
+        "talud",
+        "--output",
+        str(out),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    assert out.read_text() == (ROOT / "docs" / "cli.md").read_text(), "run make docs"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_the_lock_holds_names_and_versions_alone() -> None:
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        assert re.fullmatch(r"[a-z0-9.-]+==[^\s/:]+( ; [^/]+)?", line), line
