@@ -218,6 +218,11 @@ class Params(_Frozen):
             raise ParamsError(f"no band set '{name}' in params.yaml; it has: {', '.join(self.band_sets)}")
         return self.band_sets[name]
 
+    @property
+    def split_choices(self) -> dict[str, float | int]:
+        """The seed and all of `split`, under the names that a contract's hyperparameters have for them."""
+        return {"seed": self.seed} | {f"split_{name}": value for name, value in self.split.model_dump().items()}
+
     def areas_of(self, role: str) -> tuple[str, ...]:
         """The names of the areas of a role, in the order of params.yaml."""
         return tuple(name for name, area in self.areas.items() if area.role == role)

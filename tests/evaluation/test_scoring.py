@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
+import onnx
 import pytest
 import rasterio
 from affine import Affine
@@ -20,9 +22,11 @@ from talud.errors import MismatchError, ParamsError, StudyError
 from talud.evaluation.outcome import COLOURS, Outcome, classify
 from talud.evaluation.scoring import evaluate, score_blocks
 from talud.evaluation.tally import Levels, Tally
+from talud.inference.prediction import predict
 from talud.inference.runtime import Model
 from talud.metrics import Confusion, confusion
 from talud.project import Project
+from talud.training import export
 
 BIAS, THRESHOLD = -2.0, 0.6
 WEIGHTS = np.array([9.0, -4.0, 0.0])[:, np.newaxis, np.newaxis]
@@ -146,6 +150,29 @@ def test_what_is_missing_is_named_and_earlier_scores_stay(small_project: Project
     assert small_project.scores("3band").read_bytes() == before
     with pytest.raises(ParamsError, match="no band set '4band'"):
         evaluate(small_project, "4band")
+
+
+def test_a_map_that_another_model_or_threshold_made_is_not_scored_as_this_ones(small_project: Project):
+    model, away = Model.load(small_project.model("3band")), small_project.prediction("3band", "away")
+    predict(model, small_project.stack("away"), away, threshold=0.3)
+    with pytest.raises(MismatchError, match=r"not the map that 3band.onnx makes at its threshold of 0.6"):
+        evaluate(small_project, "3band")
+    changed = model.contract.model_copy(update={"weights": "1" * 64})
+    predict(dataclasses.replace(model, contract=changed), small_project.stack("away"), away)
+    with pytest.raises(MismatchError, match="run talud predict"):
+        evaluate(small_project, "3band")
+    assert not small_project.scores("3band").exists()
+
+
+@pytest.mark.parametrize(("choice", "words"), [("seed", "seed"), ("split_block", "split.block")])
+def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Project, choice: str, words: str):
+    path, present = small_project.model("3band"), small_project.params.split_choices
+    graph, contract = onnx.load(path), Model.load(path).contract
+    export.save(graph, contract.model_copy(update={"hyperparameters": {**present, choice: 64}}), path)
+    with pytest.raises(StudyError, match=rf"was trained with {words} 64, params.yaml says .* run talud train 3band"):
+        evaluate(small_project, "3band")
+    export.save(graph, contract.model_copy(update={"hyperparameters": present}), path)
+    assert evaluate(small_project, "3band").test_tally.confusion.tp > 0
 
 
 def test_a_map_on_another_grid_is_refused(small_project: Project):

@@ -7,13 +7,12 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from talud.data.patches import split
+from talud.data.patches import Part, split
 from talud.errors import MismatchError, StudyError
 from talud.evaluation.outcome import COLOURS, NO_OUTCOME, NOT_MAPPED, Outcome, classify
 from talud.evaluation.results import Scores, ScoreTable
@@ -26,7 +25,6 @@ from talud.metrics import UNKNOWN, Confusion
 from talud.project import Project
 from talud.raster import BLOCK, Layout, open_raster, writing_cog
 
-Part = Literal["training", "validation", "test"]
 Progress = Callable[[int, int], None]
 
 
@@ -69,18 +67,22 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
         progress: told, after each window, how many are done and how many there are.
 
     Raises:
-        StudyError: a gate or transfer area with an inventory has no map.
-        MismatchError: a map does not lie on the grid of its area's mask.
+        StudyError: a gate or transfer area with an inventory has no map, or the present test blocks are not those
+            that the model's training left out.
+        MismatchError: a map does not lie on the grid of its area's mask, or another model or threshold made it.
         SourceError: a stack, mask or map is missing or cannot be read.
     """
     project.params.band_set(band_set)
     model = Model.load(project.model(band_set))
+    _check_held_out(model, project)
     training = project.params.areas_of("training")
     maps = {area: _map_windows(project, band_set, area) for area in _labelled(project)}
     blocks = {area: _block_windows(project, area, "test") for area in training}
     step = _steps(progress, sum(map(len, [*maps.values(), *blocks.values()])))
     tests = {area: _score_windows(model, project, area, windows, step) for area, windows in blocks.items()}
-    areas = {area: _score_map(project, band_set, area, windows, step) for area, windows in maps.items() if windows}
+    areas = {
+        area: _score_map(model, project, band_set, area, windows, step) for area, windows in maps.items() if windows
+    }
     table = ScoreTable(
         band_set=band_set,
         threshold=model.contract.threshold,
@@ -152,7 +154,9 @@ def _score_windows(
     return score
 
 
-def _score_map(project: Project, band_set: str, area: str, windows: list[Window], step: Callable[[], None]) -> _Score:
+def _score_map(
+    model: Model, project: Project, band_set: str, area: str, windows: list[Window], step: Callable[[], None]
+) -> _Score:
     """Score an area's map from its files, and write its outcome map."""
     score = _Score()
     folder = project.prediction(band_set, area)
@@ -162,6 +166,7 @@ def _score_map(project: Project, band_set: str, area: str, windows: list[Window]
         open_raster(project.mask(area)) as truths,
     ):
         grid = _common_grid(truths, classes, levels)
+        _check_maker(model, classes)
         with writing_cog(project.outcome(band_set, area), grid, _layout(classes, project, band_set, area)) as writer:
             for window in windows:
                 mapped, truth = classes.read(1, window=window), truths.read(1, window=window)
@@ -181,6 +186,27 @@ def _common_grid(mask: DatasetReader, *maps: DatasetReader) -> Grid:
                 f"({mask.width} × {mask.height}); run talud predict on the present stack again"
             )
     return grid
+
+
+def _check_maker(model: Model, classes: DatasetReader) -> None:
+    """That the model made the map, at its own threshold: an earlier model's map lies in the same place."""
+    tags, contract = classes.tags(), model.contract
+    if (tags.get("TALUD_WEIGHTS"), tags.get("TALUD_THRESHOLD")) != (contract.weights, f"{contract.threshold:g}"):
+        raise MismatchError(
+            f"{classes.name}: is not the map that {model.path.name} makes at its threshold of {contract.threshold:g}; "
+            "run talud predict (or dvc repro) again"
+        )
+
+
+def _check_held_out(model: Model, project: Project) -> None:
+    """That the model was trained on the present split: else test blocks may hold what it learned from."""
+    stated, present = model.contract.hyperparameters, project.params.split_choices
+    for name in (name for name in present if name in stated and stated[name] != present[name]):
+        raise StudyError(
+            f"{model.path}: was trained with {name.replace('_', '.', 1)} {stated[name]}, params.yaml says "
+            f"{present[name]}, so its training may have seen the test blocks; run talud train {model.contract.name} "
+            "(or dvc repro) again"
+        )
 
 
 def _layout(classes: DatasetReader, project: Project, band_set: str, area: str) -> Layout:

@@ -214,9 +214,8 @@ def _rebuilt(project: Project, dataset: Dataset, entry: Entry) -> keras.Model:
 def _hyperparameters(project: Project, choice: Hyperparameters) -> dict[str, float | int | str]:
     """All that decides a trial's weights, apart from the data."""
     options = project.params.training
-    split = {f"split_{name}": value for name, value in project.params.split.model_dump().items()}
-    shared = {"depth": options.depth, "augment": "D4" if options.augment else "none", "seed": project.params.seed}
-    return {**asdict(choice), "optimizer": "Adam", "loss": "Dice", **shared, **split}
+    shared = {"depth": options.depth, "augment": "D4" if options.augment else "none"}
+    return {**asdict(choice), "optimizer": "Adam", "loss": "Dice", **shared, **project.params.split_choices}
 
 
 def _split_tags(counts: Mapping[str, int]) -> dict[str, str]:
