@@ -36,6 +36,11 @@ COLOURS: dict[int, tuple[int, int, int, int]] = {
 }
 
 
+def at_threshold(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """The class map of probabilities (NaN where not mapped): 1 landslide, 0 background, 255 not mapped."""
+    return np.where(np.isfinite(probability), probability >= threshold, NOT_MAPPED).astype(np.uint8)
+
+
 def classify(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The outcome of each pixel, uint8, 255 where the truth is unknown or nothing was mapped.
 

@@ -1,36 +1,32 @@
 """Registering a trained model, and deciding whether it takes the champion's place.
 
-The model and the champion are scored again on the same pixels as they are now: the validation blocks of the training
-areas, and every gate area as a whole. The model is promoted where it is worse on none of them and better on one.
+The model and the champion are scored again on the same pixels as they are now, those that both map: the validation
+blocks of the training areas, and every gate area as a whole. The model is promoted where it is worse on none of them
+and better on one. The validation blocks are kinder to the new model, whose epoch, trial and threshold were chosen on
+them; gate areas chose nothing, so that a team that has the labels should name one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from talud import registry
 from talud.contract import Contract
 from talud.errors import MismatchError, ModelError, RegistryError
+from talud.evaluation.comparison import compare_blocks, compare_maps
 from talud.evaluation.restoration import run_of
 from talud.evaluation.results import ScoreTable
-from talud.evaluation.scoring import score_blocks
 from talud.files import replacing
-from talud.grid import Grid
-from talud.inference.prediction import predict
+from talud.inference.reader import open_stack
 from talud.inference.runtime import Model, Origin
-from talud.metrics import LANDSLIDE, Confusion, confusion
 from talud.project import Project
-from talud.raster import BLOCK, open_raster
 
 VALIDATION = "validation blocks"
-NOT_MAPPED = 255
 CHOICE = ("filters", "learning_rate", "batch_size", "epochs")  # the hyperparameters that a description names
 REASON, COMPARED = "alias_reason", "alias_f1"  # tags of a version: why it has its alias
 
@@ -196,10 +192,13 @@ def _challenge(
     """The alias that a model deserves beside the champion, why, and the F1 of both."""
     named = f"the champion, version {champion.version}"
     try:
-        scores = _f1(project, _open(champion, project))
+        present = _open(champion, project)
+        for area in (*project.params.areas_of("training"), *project.params.areas_of("gate")):
+            with open_stack(project.stack(area), present.contract):
+                pass
     except (MismatchError, ModelError) as error:
         return "champion", f"{named}, cannot be run on the present stacks: {error}", {}
-    f1 = {place: {"model": score, "champion": scores[place]} for place, score in _f1(project, model).items()}
+    f1 = _f1(project, model, present)
     worse = [place for place, pair in f1.items() if pair["model"] < pair["champion"]]
     better = [place for place, pair in f1.items() if pair["model"] > pair["champion"]]
     deciding = worse or better or list(f1)
@@ -211,27 +210,15 @@ def _challenge(
     return "champion", f"better than {named}: {numbers}", f1
 
 
-def _f1(project: Project, model: Model) -> dict[str, float]:
-    """F1 on each set of pixels that decides, to six decimals."""
+def _f1(project: Project, model: Model, champion: Model) -> dict[str, dict[str, float]]:
+    """F1 of both on each set of pixels that decides, to six decimals."""
     training, gates = project.params.areas_of("training"), project.params.areas_of("gate")
-    counts = {VALIDATION: score_blocks(model, project, training, "validation")}
-    counts |= {area: _score_map(project, model, area) for area in gates}
-    return {place: round(found.f1, 6) for place, found in counts.items()}
-
-
-def _score_map(project: Project, model: Model, area: str) -> Confusion:
-    """Count the map of a whole area against its mask; the map itself is not kept."""
-    with tempfile.TemporaryDirectory(prefix="talud-") as folder:
-        predict(model, project.stack(area), Path(folder) / "map")
-        with (
-            open_raster(Path(folder) / "map" / "landslides.tif") as classes,
-            open_raster(project.mask(area)) as truths,
-        ):
-            total = Confusion()
-            for window in Grid.of(truths).windows(BLOCK):
-                mapped = classes.read(1, window=window)
-                total += confusion(mapped == LANDSLIDE, truths.read(1, window=window), mapped != NOT_MAPPED)
-            return total
+    both = (model, champion)
+    counts = {VALIDATION: compare_blocks(both, project, training, "validation")}
+    counts |= {area: compare_maps(both, project, area) for area in gates}
+    return {
+        place: {"model": round(ours.f1, 6), "champion": round(theirs.f1, 6)} for place, (ours, theirs) in counts.items()
+    }
 
 
 def _compared(version: registry.Version) -> dict[str, dict[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from rasterio.windows import Window
 
 from talud.data.patches import Part, split
 from talud.errors import MismatchError, StudyError
-from talud.evaluation.outcome import COLOURS, NO_OUTCOME, NOT_MAPPED, Outcome, classify
+from talud.evaluation.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.evaluation.results import Scores, ScoreTable
 from talud.evaluation.tally import Levels, Tally
 from talud.files import replacing
 from talud.grid import Grid
 from talud.inference.prediction import probabilities
 from talud.inference.runtime import Model
-from talud.metrics import UNKNOWN, Confusion
+from talud.metrics import UNKNOWN
 from talud.project import Project
 from talud.raster import BLOCK, Layout, open_raster, writing_cog
 
@@ -37,22 +37,6 @@ class _Score:
 
     def __add__(self, other: _Score) -> _Score:
         return _Score(self.tally + other.tally, self.levels + other.levels)
-
-
-def score_blocks(model: Model, project: Project, areas: Iterable[str], part: Part) -> Confusion:
-    """Count the model's map against the masks, over the blocks of one part of the areas' split.
-
-    Each block is read alone, so no pixel outside it helps; a pixel is landslide where its probability is at least
-    the contract's threshold. Pixels of unknown truth, and those that cannot be mapped, are in none of the counts.
-
-    Raises:
-        SourceError: a stack or mask is missing or cannot be read.
-        MismatchError: a stack does not fit the model's contract.
-    """
-    scores = (
-        _score_windows(model, project, area, _block_windows(project, area, part), _steps(None, 0)) for area in areas
-    )
-    return sum(scores, start=_Score()).tally.confusion
 
 
 def evaluate(project: Project, band_set: str, progress: Progress | None = None) -> ScoreTable:
@@ -77,7 +61,7 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     _check_held_out(model, project)
     training = project.params.areas_of("training")
     maps = {area: _map_windows(project, band_set, area) for area in _labelled(project)}
-    blocks = {area: _block_windows(project, area, "test") for area in training}
+    blocks = {area: block_windows(project, area, "test") for area in training}
     step = _steps(progress, sum(map(len, [*maps.values(), *blocks.values()])))
     tests = {area: _score_windows(model, project, area, windows, step) for area, windows in blocks.items()}
     areas = {
@@ -121,7 +105,8 @@ def _knows_truth(mask: Path) -> bool:
         return any((truths.read(1, window=window) != UNKNOWN).any() for window in Grid.of(truths).windows(BLOCK))
 
 
-def _block_windows(project: Project, area: str, part: Part) -> list[Window]:
+def block_windows(project: Project, area: str, part: Part) -> list[Window]:
+    """The blocks of one part of an area's split."""
     blocks = split(project.mask(area), project.params.split, project.params.seed)
     return [block.window for block in blocks if block.part == part]
 
@@ -148,8 +133,8 @@ def _score_windows(
     with open_raster(project.mask(area)) as truths:
         for window, probability in zip(windows, probabilities(model, project.stack(area), windows), strict=True):
             truth = truths.read(1, window=window)
-            mapped = np.where(np.isfinite(probability), probability >= model.contract.threshold, NOT_MAPPED)
-            score += _Score(Tally.of(mapped.astype(np.uint8), truth), Levels.of(probability, truth))
+            mapped = at_threshold(probability, model.contract.threshold)
+            score += _Score(Tally.of(mapped, truth), Levels.of(probability, truth))
             step()
     return score
 
