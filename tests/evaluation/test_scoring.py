@@ -189,6 +189,16 @@ def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Proj
     assert evaluate(small_project, "3band").test_tally.confusion.tp > 0
 
 
+def test_a_model_that_learned_from_a_former_training_area_is_refused(small_project: Project):
+    path = small_project.model("3band")
+    contract = Model.load(path).contract.model_copy(update={"areas": ("home", "former")})
+    export.save(onnx.load(path), contract, path)
+    with pytest.raises(
+        StudyError, match=r"was trained on former, .* remove stacks/training/former.json and run dvc repro"
+    ):
+        evaluate(small_project, "3band")
+
+
 def test_a_map_on_another_grid_is_refused(small_project: Project):
     path = small_project.prediction("3band", "away") / "landslides.tif"
     with rasterio.open(path) as raster:

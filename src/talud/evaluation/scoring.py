@@ -184,7 +184,14 @@ def _check_maker(model: Model, classes: DatasetReader) -> None:
 
 
 def _check_held_out(model: Model, project: Project) -> None:
-    """That the model was trained on the present split: else test blocks may hold what it learned from."""
+    """That the model was trained on the present areas and split: else test blocks may hold what it learned from."""
+    gone = [area for area in model.contract.areas if area not in project.params.areas_of("training")]
+    if gone:  # DVC cannot see this: a record that nothing makes any more stays where it was
+        records = " ".join(f"stacks/training/{area}.json" for area in gone)
+        raise StudyError(
+            f"{model.path}: was trained on {', '.join(gone)}, no training area of params.yaml any more; remove "
+            f"{records} and run dvc repro"
+        )
     stated, present = model.contract.hyperparameters, project.params.split_choices
     for name in (name for name in present if name in stated and stated[name] != present[name]):
         raise StudyError(
