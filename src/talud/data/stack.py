@@ -27,11 +27,11 @@ from talud.data.sources import Layer
 from talud.errors import MismatchError, ModelError, ParamsError, SourceError
 from talud.files import md5, replacing_together
 from talud.grid import Grid
+from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.params import Area, Source, StackOptions
 from talud.project import Project
 from talud.raster import Layout, writing_cog
 
-LANDSLIDE, BACKGROUND, UNKNOWN = 1, 0, 255
 Progress = Callable[[int, int], None]
 _RASTERS: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post")
 _SHADES: Mapping[Source, Group] = {"cloud": Group.OPTICAL, "sar_mask": Group.SAR}

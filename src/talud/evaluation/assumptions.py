@@ -38,7 +38,7 @@ def assumptions(params: Params, results: Sequence[Result]) -> list[Assumption]:
         ),
         Assumption(
             "Threshold",
-            "the one of the highest F1 on the validation blocks: "
+            "nearest to 0.5 of those whose F1 on the validation blocks is within 0.005 of the highest: "
             + ", ".join(f"{result.scores.threshold:.2f} for {result.name}" for result in results),
         ),
         Assumption("Which epoch", "the one of the highest F1 on the validation blocks"),

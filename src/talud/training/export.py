@@ -43,8 +43,8 @@ class Origin:
 def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origin, path: Path) -> Contract:
     """Write a model and its contract, having checked the file on the validation blocks.
 
-    The threshold is the one of the highest F1 there, found with the file itself; the contract's scores are those at
-    this threshold.
+    The threshold is `talud.metrics.best_threshold` there, found with the file itself; the contract's scores are those
+    at this threshold.
 
     Args:
         model: trained.
