@@ -156,7 +156,7 @@ def test_threshold_and_scores_are_those_of_the_file_on_validation_blocks(
             for step in counts:
                 counts[step] += metrics.confusion(found >= np.float32(step / 100), truth, np.isfinite(found))
     chosen = counts[round(model.contract.threshold * 100)]
-    assert chosen.f1 == max(one.f1 for one in counts.values())
+    assert chosen.f1 >= max(one.f1 for one in counts.values()) - 0.005  # see metrics.best_threshold
     assert model.contract.scores == pytest.approx(chosen.scores())
 
 
