@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
 from talud.data.patches import Patches, read
-from talud.metrics import LANDSLIDE, UNKNOWN, best_threshold, confusion
+from talud.metrics import LANDSLIDE, UNKNOWN, Levels, best_threshold, confusion
 from talud.project import Project
 from talud.training.dataset import Dataset
 from talud.training.trial import Hyperparameters, build, train
@@ -73,7 +73,7 @@ def network(dataset: Dataset, project: Project) -> Classifier:
 def score(classifier: Classifier, dataset: Dataset) -> tuple[float, float]:
     """Validation F1 at the best threshold, and that threshold."""
     probability = classifier(dataset.validation.stack)
-    threshold = best_threshold(probability.ravel(), dataset.validation.mask.ravel())
+    threshold = best_threshold(Levels.of(probability, dataset.validation.mask))
     return confusion(probability >= threshold, dataset.validation.mask).f1, threshold
 
 

@@ -6,7 +6,7 @@ that a map left out, are in none of the four.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 LANDSLIDE = 1
 BACKGROUND = 0
 UNKNOWN = 255
+THRESHOLDS = np.arange(1, 100) / 100
 
 
 def _ratio(numerator: float, denominator: float) -> float:
@@ -77,26 +78,55 @@ def confusion(
     return Confusion(tp, fp, fn, int(np.count_nonzero(known)) - tp - fp - fn)
 
 
-def best_threshold(probability: NDArray[np.float32], truth: NDArray[np.uint8], tie: float = 0.005) -> float:
-    """The threshold nearest to 0.5 of those k / 100, 0 < k < 100, whose F1 is within `tie` of the highest.
+def _no_pixels() -> NDArray[np.int64]:
+    return np.zeros(len(THRESHOLDS) + 1, np.int64)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How many pixels reach how many of the `THRESHOLDS`, 0 to 99: int64 (100,) each. Counts of disjoint sets add up.
+
+    A probability reaches a threshold where it is at least as high, as a map of float32 probabilities has it.
+    """
+
+    landslide: NDArray[np.int64] = field(default_factory=_no_pixels)
+    background: NDArray[np.int64] = field(default_factory=_no_pixels)
+
+    @classmethod
+    def of(cls, probability: NDArray[np.float32], truth: NDArray[np.uint8]) -> Levels:
+        """Count probabilities (NaN where not mapped, which does not count) by level.
+
+        Args:
+            probability: of a landslide; any shape.
+            truth: 1 landslide, 0 background, 255 unknown (does not count); same shape.
+        """
+        known = (truth != UNKNOWN) & np.isfinite(probability)
+        reached = np.searchsorted(THRESHOLDS.astype(np.float32), probability[known], side="right")
+        positive = truth[known] == LANDSLIDE
+        landslide, background = (
+            np.bincount(reached[chosen], minlength=len(THRESHOLDS) + 1) for chosen in (positive, ~positive)
+        )
+        return cls(landslide, background)
+
+    def __add__(self, other: Levels) -> Levels:
+        return Levels(self.landslide + other.landslide, self.background + other.background)
+
+    def curve(self) -> list[Confusion]:
+        """The confusion at each of the `THRESHOLDS`."""
+        hits, alarms = (counts[::-1].cumsum()[::-1].tolist() for counts in (self.landslide, self.background))
+        return [Confusion(tp, fp, hits[0] - tp, alarms[0] - fp) for tp, fp in zip(hits[1:], alarms[1:], strict=True)]
+
+
+def best_threshold(levels: Levels, tie: float = 0.005) -> float:
+    """The one of the `THRESHOLDS` nearest to 0.5 of those whose F1 is within `tie` of the highest.
 
     A network trained on Dice says 0 or 1 nearly everywhere, so its F1 hardly depends on the threshold; the exact
     maximum then sits anywhere, by chance, and an extreme threshold does not carry over to another area.
 
     Args:
-        probability: of a landslide, any shape; a pixel is landslide where it is at least the threshold. NaN does not
-            count.
-        truth: 1 landslide, 0 background, 255 unknown (does not count); same shape.
+        levels: of the pixels to choose by.
         tie: the difference in F1 that is not worth an extreme threshold.
     """
-    thresholds = np.arange(1, 100) / 100
-    known = (truth != UNKNOWN) & np.isfinite(probability)
-    passed = np.searchsorted(thresholds.astype(np.float32), probability[known], side="right")
-    positive = truth[known] == LANDSLIDE
-    hits, alarms = (
-        np.bincount(passed[chosen], minlength=len(thresholds) + 1)[::-1].cumsum()[::-1][1:]
-        for chosen in (positive, ~positive)
-    )
-    f1 = 2 * hits / np.maximum(hits + alarms + np.count_nonzero(positive), 1)
-    good = thresholds[f1 >= f1.max() - tie]
+    f1 = np.array([counts.f1 for counts in levels.curve()])
+    good = THRESHOLDS[f1 >= f1.max() - tie]
     return float(good[np.argmin(np.abs(good - 0.5))])

@@ -22,10 +22,10 @@ from talud.errors import MismatchError, ParamsError, StudyError
 from talud.evaluation.comparison import compare_blocks, compare_maps
 from talud.evaluation.outcome import COLOURS, Outcome, classify
 from talud.evaluation.scoring import evaluate
-from talud.evaluation.tally import Levels, Tally
+from talud.evaluation.tally import Tally
 from talud.inference.prediction import predict
 from talud.inference.runtime import Model
-from talud.metrics import Confusion, confusion
+from talud.metrics import Confusion
 from talud.project import Project
 from talud.training import export
 
@@ -225,17 +225,3 @@ def test_outcomes_and_tallies_count_each_pixel_once(mapped, truth):
     assert tally.pixels == (truth != 255).sum()
     assert tally.landslide_pixels == (truth == 1).sum()
     assert Tally.of(mapped[:2], truth[:2]) + Tally.of(mapped[2:], truth[2:]) == tally
-
-
-@given(
-    hundredths=arrays.arrays(np.int64, 40, elements=st.integers(0, 99)),
-    truth=arrays.arrays(np.uint8, 40, elements=st.sampled_from([0, 1, 255])),
-    step=st.integers(1, 99),
-)
-def test_a_curve_holds_the_confusion_of_every_threshold(hundredths, truth, step):
-    probability = ((hundredths + 0.5) / 100).astype(np.float32)
-    probability[::9] = np.nan
-    levels = Levels.of(probability[:11], truth[:11]) + Levels.of(probability[11:], truth[11:])
-    threshold, counts = list(levels.curve())[step - 1]
-    assert threshold == step / 100
-    assert counts == confusion(probability >= threshold, truth, np.isfinite(probability))

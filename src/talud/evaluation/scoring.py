@@ -16,12 +16,12 @@ from talud.data.patches import Part, split
 from talud.errors import MismatchError, StudyError
 from talud.evaluation.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.evaluation.results import Scores, ScoreTable
-from talud.evaluation.tally import Levels, Tally
+from talud.evaluation.tally import Tally
 from talud.files import replacing
 from talud.grid import Grid
 from talud.inference.prediction import probabilities
 from talud.inference.runtime import Model
-from talud.metrics import UNKNOWN
+from talud.metrics import THRESHOLDS, UNKNOWN, Levels
 from talud.project import Project
 from talud.raster import BLOCK, Layout, open_raster, writing_cog
 
@@ -225,6 +225,6 @@ def _write_curve(path: Path, levels: Levels) -> None:
     with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["threshold", "precision", "recall", "f1"])
-        for threshold, counts in levels.curve():
+        for threshold, counts in zip(THRESHOLDS, levels.curve(), strict=True):
             scores = (counts.precision, counts.recall, counts.f1)
             writer.writerow([f"{threshold:.2f}", *(f"{score:.6f}" for score in scores)])

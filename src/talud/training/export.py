@@ -62,7 +62,7 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
     shipped = Model.load(path)
     _check_parity(model, shipped, dataset.validation)
     probability, truth = _validation(shipped, dataset, project)
-    threshold = metrics.best_threshold(probability, truth)
+    threshold = metrics.best_threshold(metrics.Levels.of(probability, truth))
     counts = metrics.confusion(probability >= threshold, truth, np.isfinite(probability))
     contract = shipped.contract.model_copy(update={"threshold": threshold, "scores": counts.scores()})
     save(graph, contract, path)
