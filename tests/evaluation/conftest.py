@@ -17,6 +17,8 @@ from scipy import ndimage
 
 from talud.bands import band, groups
 from talud.contract import BandContract, Contract
+from talud.data.record import data_version
+from talud.files import md5
 from talud.grid import Grid
 from talud.inference.prediction import predict
 from talud.inference.runtime import Model
@@ -58,7 +60,7 @@ def write_raster(
         writer.write(pixels)
 
 
-def write_model(path: Path, name: str, names: tuple[str, ...], weights: dict[str, float]) -> None:
+def write_model(path: Path, name: str, names: tuple[str, ...], weights: dict[str, float], version: str) -> None:
     """A real ONNX file: the logistic function of a weighted sum of a pixel's bands, NaN read as 0."""
     kernel = np.array([weights.get(band_name, 0.0) for band_name in names], np.float32).reshape(1, -1, 1, 1)
     nodes = [
@@ -76,12 +78,12 @@ def write_model(path: Path, name: str, names: tuple[str, ...], weights: dict[str
         [numpy_helper.from_array(value, key) for key, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    helper.set_model_props(model, _contract(name, names).to_metadata())
+    helper.set_model_props(model, _contract(name, names, version).to_metadata())
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
 
 
-def _contract(name: str, names: tuple[str, ...]) -> Contract:
+def _contract(name: str, names: tuple[str, ...], version: str) -> Contract:
     bands = tuple(
         BandContract(
             name=band_name,
@@ -106,7 +108,7 @@ def _contract(name: str, names: tuple[str, ...]) -> Contract:
         threshold=THRESHOLD,
         stack={"resolution": "12.5"},
         weights="0" * 64,
-        data_version="9e107d9d372bb6826bd81d3542a419d6",
+        data_version=version,
         areas=("home",),
         commit="0123456789abcdef",
         run_id="f" * 32,
@@ -134,6 +136,14 @@ def write_area(project: Project, area: str, seed: int, *, synthetic: bool = True
     with writing_cog(project.stack(area), grid, Layout("float32", float("nan"), names, units, tags)) as writer:
         writer.write(bands)
     write_raster(project.mask(area), truth[np.newaxis], 255, ["landslide"])
+    write_record(project, area)
+
+
+def write_record(project: Project, area: str) -> None:
+    """What the data version is made of."""
+    project.record(area).parent.mkdir(parents=True, exist_ok=True)
+    digests = {"stack_md5": md5(project.stack(area)), "mask_md5": md5(project.mask(area))}
+    project.record(area).write_text(json.dumps(digests), encoding="utf-8")
 
 
 def write_trials(project: Project, band_set: str) -> None:
@@ -168,7 +178,7 @@ def make_project(root: Path, params: dict[str, object] = PARAMS, *, synthetic: b
         write_area(project, area, seed, synthetic=synthetic)
     for band_set, names in project.params.band_sets.items():
         weights = WEIGHTS if "red" in names else {"slope": 0.08}
-        write_model(project.model(band_set), band_set, names, weights)
+        write_model(project.model(band_set), band_set, names, weights, data_version(project, ("home",)))
         write_trials(project, band_set)
         model = Model.load(project.model(band_set))
         for area in project.params.areas:

@@ -21,6 +21,7 @@ from talud.evaluation import report, study, summary
 from talud.evaluation.maps import view
 from talud.evaluation.outcome import COLOURS, Outcome
 from talud.evaluation.scoring import evaluate
+from talud.inference.runtime import Model
 from talud.project import Project
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -115,8 +116,8 @@ def test_the_studys_numbers_stand_beside_ours_for_its_band_sets_alone(html: str)
     assert "training zone’s F1" in text
 
 
-def test_the_page_says_what_was_assumed_and_where_it_came_from(html: str):
-    text = text_of(html)
+def test_the_page_says_what_was_assumed_and_where_it_came_from(project: Project, html: str):
+    text, version = text_of(html), Model.load(project.model("3band")).contract.data_version
     for words in (
         "16 × 16 pixels (200 m)",
         "32 × 32 pixels (0.4 km)",
@@ -126,7 +127,7 @@ def test_the_page_says_what_was_assumed_and_where_it_came_from(html: str):
     ):
         assert words in text
     assert "SAR processing" not in text  # no band set here reads it
-    for words in ("9e107d9d372b", "0123456789", "2014-12-20", "2015-05-18"):
+    for words in (version[:12], "0123456789", "2014-12-20", "2015-05-18"):
         assert words in text
 
 

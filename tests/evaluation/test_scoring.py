@@ -189,6 +189,15 @@ def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Proj
     assert evaluate(small_project, "3band").test_tally.confusion.tp > 0
 
 
+def test_an_inventory_that_changed_since_the_training_is_noticed(small_project: Project):
+    record = small_project.record("home")
+    stated = json.loads(record.read_text()) | {"mask_md5": "0" * 32}
+    record.write_text(json.dumps(stated))
+    with pytest.raises(StudyError, match="other stacks or inventories than the present ones of home"):
+        evaluate(small_project, "3band")
+    assert not small_project.scores("3band").exists()
+
+
 def test_a_model_that_learned_from_a_former_training_area_is_refused(small_project: Project):
     path = small_project.model("3band")
     contract = Model.load(path).contract.model_copy(update={"areas": ("home", "former")})

@@ -12,7 +12,7 @@ from talud.cli.app import app
 from talud.cli.progress import shown
 
 if TYPE_CHECKING:
-    from talud.data.stack import Record
+    from talud.data.record import Record
     from talud.params import Source
 
 _PANEL = "The sources, with --like"

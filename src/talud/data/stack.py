@@ -23,6 +23,7 @@ from talud.bands import SAR_BANDS, TERRAIN_BANDS, Group, band, groups
 from talud.contract import Contract
 from talud.data import sar, sources, terrain
 from talud.data.inventory import Polygons
+from talud.data.record import Record
 from talud.data.sources import Layer
 from talud.errors import MismatchError, ModelError, ParamsError, SourceError
 from talud.files import md5, replacing_together
@@ -58,25 +59,6 @@ class Recipe:
     files: Mapping[Source, Path]
     options: StackOptions
     bands: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a stack and its mask were made from, and what they hold; None where an area has no inventory."""
-
-    area: str
-    role: str
-    stack_md5: str
-    mask_md5: str
-    sources: dict[str, str]
-    dates: dict[str, str | None]
-    bands: tuple[str, ...]
-    height: int
-    width: int
-    landslide_pixels: int | None
-    polygons: int | None
-    repaired_polygons: int | None
-    skipped_polygons: int | None
 
 
 @dataclass(frozen=True)

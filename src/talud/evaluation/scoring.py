@@ -13,6 +13,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from talud.data.patches import Part, split
+from talud.data.record import data_version
 from talud.errors import MismatchError, StudyError
 from talud.evaluation.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.evaluation.results import Scores, ScoreTable
@@ -184,13 +185,19 @@ def _check_maker(model: Model, classes: DatasetReader) -> None:
 
 
 def _check_held_out(model: Model, project: Project) -> None:
-    """That the model was trained on the present areas and split: else test blocks may hold what it learned from."""
+    """That the model was trained on the present data and split: else test blocks may hold what it learned from."""
     gone = [area for area in model.contract.areas if area not in project.params.areas_of("training")]
     if gone:  # DVC cannot see this: a record that nothing makes any more stays where it was
         records = " ".join(f"stacks/training/{area}.json" for area in gone)
         raise StudyError(
             f"{model.path}: was trained on {', '.join(gone)}, no training area of params.yaml any more; remove "
             f"{records} and run dvc repro"
+        )
+    if data_version(project, model.contract.areas) != model.contract.data_version:
+        raise StudyError(
+            f"{model.path}: was trained on other stacks or inventories than the present ones of "
+            f"{', '.join(model.contract.areas)}, so the blocks may be dealt otherwise; run talud train "
+            f"{model.contract.name} (or dvc repro) again"
         )
     stated, present = model.contract.hyperparameters, project.params.split_choices
     for name in (name for name in present if name in stated and stated[name] != present[name]):

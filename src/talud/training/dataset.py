@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talud.data.patches import PARTS, Block, Part, Patches, patch_windows, read, split
+from talud.data.record import data_version
 from talud.errors import StudyError
 from talud.grid import Grid
 from talud.params import SplitOptions
@@ -97,7 +96,7 @@ class Dataset:
         bands, areas = params.band_set(band_set), params.areas_of("training")
         if not areas:
             raise StudyError("params.yaml names no area of the role training; a study needs one")
-        version = _version(project, areas)
+        version = data_version(project, areas)
         form = _common_form(project, areas, bands)
         blocks = {area: split(project.mask(area), params.split, params.seed) for area in areas}
         training, validation = (_patches(project, bands, blocks, part) for part in ("training", "validation"))
@@ -115,23 +114,6 @@ class Dataset:
             )
             counts[f"{part}_landslide_pixels"] = sum(block.landslide_pixels for block in blocks)
         return counts
-
-
-def _version(project: Project, areas: tuple[str, ...]) -> str:
-    """MD5 over the sorted MD5s that the records of the stacks hold."""
-    digests = []
-    for area in areas:
-        path = project.record(area)
-        try:
-            record = json.loads(path.read_bytes())
-            digests += [str(record["stack_md5"]), str(record["mask_md5"])]
-        except FileNotFoundError as error:
-            raise StudyError(
-                f"{path}: not found, so '{area}' has no stack; run talud stack {area} (or dvc repro)"
-            ) from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise StudyError(f"{path}: is damaged; run talud stack {area} (or dvc repro) again") from error
-    return hashlib.md5("\n".join(sorted(digests)).encode(), usedforsecurity=False).hexdigest()
 
 
 def _common_form(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) -> Form:
