@@ -77,7 +77,8 @@ def _polygons(path: Path, grid: Grid, polygons: Sequence[Polygon]) -> None:
         crs=grid.crs.to_wkt(),
     )
     with _stopped_clock():
-        table.to_file(path, driver="GPKG", layer=path.stem)
+        # Not every build of SQLite can make a spatial index, and so few polygons need none.
+        table.to_file(path, driver="GPKG", layer=path.stem, SPATIAL_INDEX="NO")
 
 
 @contextmanager

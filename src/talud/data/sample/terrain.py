@@ -16,6 +16,8 @@ _STAGES = ((8, 60), (4, 25), (2, 10), (1, 4))  # (pixels a cell, steps): the pat
 _STEP = 40.0  # metres of uplift a step
 _CREEP = 0.45  # soil creep a step, as the deviation of a smoothing, in cells
 _EXPONENT = 0.45  # of the drained area in the stream power law
+_STEEPEST = 1.3  # metres a metre, of bare rock
+_FALLS = 12  # two pixels wide, each
 _MARGIN = 64  # pixels around the basin, so that rivers also come in from outside
 
 
@@ -80,6 +82,14 @@ def _erode(elevation: Field, steepness: Field, repose: Field, pixel: float, rng:
     return np.asarray(ndimage.gaussian_filter(raised.reshape(elevation.shape), _CREEP), dtype=np.float64)
 
 
+def _crumble(elevation: Field) -> Field:
+    """Walls steeper than rock stands fall: they stay where two valleys wear away the ridge between them."""
+    reach = np.hypot(*np.mgrid[-2:3, -2:3])
+    for _ in range(_FALLS):
+        elevation = ndimage.grey_erosion(elevation, structure=-_STEEPEST * PIXEL * reach, mode="nearest")
+    return elevation
+
+
 def _measure(character: Character, elevation: Field, size: int, rng: np.random.Generator) -> Terrain:
     """Valley floors, roughness, and the quantities that follow from the elevation."""
     drained = Drainage.over(elevation, PIXEL).accumulate()
@@ -87,7 +97,7 @@ def _measure(character: Character, elevation: Field, size: int, rng: np.random.G
     floor = 1.2 * (drained[row, column] / RIVER) ** 0.45  # half the width of the valley floor, in pixels
     flat = np.exp(-((distance / floor) ** 2))
     elevation = elevation + flat * (elevation[row, column] + 0.4 * distance - elevation)
-    elevation = ndimage.gaussian_filter(elevation, 0.8) + 1.2 * fractal(elevation.shape, 1.6, rng, 60)
+    elevation = ndimage.gaussian_filter(_crumble(elevation), 0.8) + 1.2 * fractal(elevation.shape, 1.6, rng, 60)
     elevation = np.maximum(elevation, 0)
     drainage = Drainage.over(elevation, PIXEL)
     drained = drainage.accumulate()
