@@ -148,6 +148,16 @@ def test_registering_again_changes_nothing(project: Project, train: Train) -> No
     assert len(registry.connect(project.root).search_model_versions(f"name='{name(project)}'")) == 1
 
 
+@pytest.mark.parametrize("change", [{"data_version": "1" * 32}, {"hyperparameters": {"filters": 4, "seed": 8}}])
+def test_other_data_or_parameters_make_another_version_of_equal_weights(
+    project: Project, train: Train, change: dict[str, object]
+) -> None:
+    train(SOMETHING)
+    assert register(project).version == "1"
+    train(SOMETHING, **change)
+    assert (register(project).version, register(project).version) == ("2", "2")
+
+
 def test_the_better_map_of_todays_blocks_is_the_champion(project: Project, train: Train) -> None:
     train(NOTHING)
     register(project)
