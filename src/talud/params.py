@@ -191,7 +191,7 @@ class Params(_Frozen):
             raise ParamsError(
                 f"{path}: not found; run talud inside a project, or see the README to start one"
             ) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: no such day, or no UTF-8
             raise ParamsError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
         try:
             return cls.model_validate(content)
@@ -229,12 +229,15 @@ class Params(_Frozen):
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first fault, on one line, with the allowed keys where a key is wrong."""
-    first = error.errors()[0]
+    """The first fault, on one line, with the allowed keys where a key is wrong: a typo may make another key missing."""
+    first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     location = [str(part) for part in first["loc"] if part != "[key]"]
-    where = ".".join(location) or "the file"
+    where = ".".join(location)
     if first["type"] != "extra_forbidden":
-        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "model_type":
+            message = "expected keys, each with its value"
+        return f"{where}: {message}" if where else message
     allowed = sorted(_fields_at(model, location[:-1]))
     close = difflib.get_close_matches(location[-1], allowed, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
