@@ -77,15 +77,16 @@ def stack(
         talud stack --optical image.tif --dtm dtm.tif --sar-pre before.tif --sar-post after.tif --sar-unit amplitude
         --event 2015-05-18 --like models:/landslide-unet-7band@champion --out stack.tif
     """
+    files: dict[Source, Path | None] = {
+        "optical": optical, "dtm": dtm, "sar_pre": sar_pre, "sar_post": sar_post, "cloud": cloud, "sar_mask": sar_mask,
+    }  # fmt: skip
+    dates = {"optical": optical_date, "sar_pre": sar_pre_date, "sar_post": sar_post_date}
     if like:
         if areas or out is None:
             raise typer.BadParameter("with --like give sources and --out, and no areas", param_hint="--like")
-        files: dict[Source, Path | None] = {
-            "optical": optical, "dtm": dtm, "sar_pre": sar_pre, "sar_post": sar_post,
-            "cloud": cloud, "sar_mask": sar_mask,
-        }  # fmt: skip
-        dates = {"optical": optical_date, "sar_pre": sar_pre_date, "sar_post": sar_post_date}
         _like(like, out, files, optical_bands, sar_bands, sar_unit, event, dates)
+    elif any((out, *files.values(), optical_bands, sar_bands, sar_unit, event, *dates.values())):
+        raise typer.BadParameter("params.yaml names the sources of areas; options go with --like", param_hint="AREAS")
     elif areas:
         _areas(areas)
     else:

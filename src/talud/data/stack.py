@@ -25,13 +25,14 @@ from talud.data import sar, sources, terrain
 from talud.data.inventory import Polygons
 from talud.data.record import Record
 from talud.data.sources import Layer
-from talud.errors import MismatchError, ModelError, ParamsError, SourceError
+from talud.errors import MismatchError, ModelError, OutputError, ParamsError, SourceError
 from talud.files import md5, replacing_together
 from talud.grid import Grid
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.params import Area, Source, StackOptions
 from talud.project import Project
 from talud.raster import Layout, writing_cog
+from talud.terminal import hushed
 
 Progress = Callable[[int, int], None]
 _RASTERS: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post")
@@ -167,8 +168,10 @@ def build_like(
     Raises:
         SourceError: a source that the model needs is missing, cannot be read, or cannot be used.
         MismatchError: a band comes in another unit than the model was trained on.
-        OutputError: the stack cannot be written.
+        OutputError: the stack cannot be written, or would take the place of a source.
     """
+    if any(out.exists() and path.exists() and out.samefile(path) for path in files.values()):
+        raise OutputError(f"{out}: is one of the sources, which the stack would replace; give the stack another name")
     names = contract.band_names
     needed = [source for source in _RASTERS if any(source == _source_of(name) for name in names)]
     for source in needed:
@@ -396,11 +399,13 @@ def _write(
         for done, window in enumerate(windows, start=1):
             values, here = mixer.mix(window)
             seen |= here
-            writer.write(values, window=window)
+            with hushed():  # as in `writing_cog`
+                writer.write(values, window=window)
             if mask:
                 pixels = labels.mask(mixer.grid.crop(window))
                 landslides += int(np.count_nonzero(pixels == LANDSLIDE))
-                mask_writer.write(pixels, 1, window=window)
+                with hushed():
+                    mask_writer.write(pixels, 1, window=window)
             if progress:
                 progress(done, len(windows))
         for layer in mixer.layers:
