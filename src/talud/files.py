@@ -31,9 +31,9 @@ def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
         OutputError: a folder cannot be made or written to, or the disk is full.
     """
     current = paths[0]
+    scratch: list[Path] = []
     try:
         with ExitStack() as folders:
-            scratch = []
             for current in paths:
                 current.parent.mkdir(parents=True, exist_ok=True)
                 folder = tempfile.TemporaryDirectory(prefix=f".{current.name}.", dir=current.parent)
@@ -44,6 +44,11 @@ def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
                     raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
             for current, made in zip(paths, scratch, strict=True):
                 made.replace(current)
+    except OutputError as error:  # who wrote to a scratch path knows no other
+        message = str(error)
+        for path, made in zip(paths, scratch, strict=False):
+            message = message.replace(str(made.parent), str(path.parent))
+        raise OutputError(message) from error
     except OSError as error:
         raise OutputError(f"{current}: cannot be written: {error.strerror or error}") from error
 
