@@ -142,6 +142,19 @@ def test_the_statistics_are_of_training_patches_alone(
         assert band.deviation == pytest.approx(np.nanstd(values))
 
 
+def test_no_value_of_the_training_areas_is_implausible_whatever_part_it_lies_in(
+    finished: tuple[Project, study.Study, list[study.Progress]],
+) -> None:
+    project, _, _ = finished
+    red = next(band for band in contract_of(project.model("both")).bands if band.name == "red")
+    with open_raster(project.stack("hill")) as dataset:
+        values = dataset.read(dataset.descriptions.index("red") + 1)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    assert (red.minimum, red.maximum) != (low, high)  # the training blocks do not hold the extremes
+    assert red.lowest == pytest.approx(low - (high - low))
+    assert red.highest == pytest.approx(high + (high - low))
+
+
 def test_threshold_and_scores_are_those_of_the_file_on_validation_blocks(
     finished: tuple[Project, study.Study, list[study.Progress]],
 ) -> None:

@@ -89,8 +89,8 @@ def registered_name(band_set: str) -> str:
 
 
 def fingerprint(contract: Contract) -> str:
-    """SHA-256 of what makes a model what it is: weights, data, and all that its contract asks of a raster."""
-    content = contract.model_dump_json(exclude={"run_id", "commit", "scores"})
+    """SHA-256 of what makes a model what it is: weights, data, parameters, and the threshold that goes with them."""
+    content = contract.model_dump_json(include={"name", "weights", "data_version", "hyperparameters", "threshold"})
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -103,6 +103,8 @@ def _version(project: Project, model: Model) -> registry.Version:
     version = registry.find(name, key)
     if version is None:
         version = registry.register(name, onnx.load(model.path), run_of(project, contract), key)
+    else:
+        registry.put_back(version, onnx.load(model.path))
     scores = _scores(project, contract)
     tags = {f"f1_{place.replace(' ', '_')}": f"{score['f1']:.4f}" for place, score in scores.items()} | {
         "band_set": contract.name,

@@ -14,7 +14,7 @@ from talud.errors import StudyError
 from talud.grid import Grid
 from talud.params import SplitOptions
 from talud.project import Project
-from talud.raster import open_raster
+from talud.raster import BLOCK, open_raster
 
 MAKING = ("resolution", "slope", "curvature", "sar_unit", "lee_window")  # tags that say how a stack was made
 
@@ -72,6 +72,8 @@ class Dataset:
         training: patches to fit to.
         validation: patches to choose by.
         statistics: of the bands over the training patches.
+        extremes: lowest and highest valid value of each band in the whole training areas, (2, bands): what a raster
+            may hold without being implausible. No training sees it.
     """
 
     bands: tuple[str, ...]
@@ -81,6 +83,7 @@ class Dataset:
     training: Patches
     validation: Patches
     statistics: Statistics
+    extremes: NDArray[np.float32]
 
     @classmethod
     def load(cls, project: Project, band_set: str) -> Dataset:
@@ -100,7 +103,8 @@ class Dataset:
         form = _common_form(project, areas, bands)
         blocks = {area: split(project.mask(area), params.split, params.seed) for area in areas}
         training, validation = (_patches(project, bands, blocks, part) for part in ("training", "validation"))
-        return cls(bands, form, version, blocks, training, validation, Statistics.of(training.stack, bands))
+        statistics, extremes = Statistics.of(training.stack, bands), _extremes(project, areas, bands)
+        return cls(bands, form, version, blocks, training, validation, statistics, extremes)
 
     def counts(self, options: SplitOptions) -> dict[str, int]:
         """How many blocks, patches and landslide pixels (of the mask) each part holds, such as `test_blocks`."""
@@ -114,6 +118,19 @@ class Dataset:
             )
             counts[f"{part}_landslide_pixels"] = sum(block.landslide_pixels for block in blocks)
         return counts
+
+
+def _extremes(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) -> NDArray[np.float32]:
+    """The lowest and highest value of each band in the stacks, read window by window; every band has valid pixels."""
+    lowest, highest = np.full(len(bands), np.inf, np.float32), np.full(len(bands), -np.inf, np.float32)
+    for area in areas:
+        with open_raster(project.stack(area)) as dataset:
+            numbers = [dataset.descriptions.index(name) + 1 for name in bands]
+            for window in Grid.of(dataset).windows(BLOCK):
+                values = dataset.read(numbers, window=window, out_dtype="float32").reshape(len(bands), -1)
+                lowest = np.fmin(lowest, np.fmin.reduce(values, axis=1))
+                highest = np.fmax(highest, np.fmax.reduce(values, axis=1))
+    return np.stack([lowest, highest])
 
 
 def _common_form(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) -> Form:

@@ -105,24 +105,23 @@ def _draft(graph: onnx.ModelProto, dataset: Dataset, origin: Origin) -> Contract
 
 
 def _bands(dataset: Dataset) -> tuple[BandContract, ...]:
-    """Each band's entry; where physics sets no limit, a plausible value lies within one span of the training range."""
+    """Each band's entry; where physics sets no limit, plausible is the range of the training areas and a span more."""
     entries = []
     statistics = dataset.statistics
     for index, name in enumerate(dataset.bands):
         known = band(name)
-        minimum, maximum = float(statistics.minimum[index]), float(statistics.maximum[index])
-        span = maximum - minimum
+        low, high = map(float, dataset.extremes[:, index])
         entries.append(
             BandContract(
                 name=name,
                 group=known.group,
                 unit=dataset.form.units[index],
-                lowest=known.lowest if math.isfinite(known.lowest) else minimum - span,
-                highest=known.highest if math.isfinite(known.highest) else maximum + span,
+                lowest=known.lowest if math.isfinite(known.lowest) else low - (high - low),
+                highest=known.highest if math.isfinite(known.highest) else high + (high - low),
                 mean=float(statistics.mean[index]),
                 deviation=float(statistics.deviation[index]),
-                minimum=minimum,
-                maximum=maximum,
+                minimum=float(statistics.minimum[index]),
+                maximum=float(statistics.maximum[index]),
             )
         )
     return tuple(entries)
