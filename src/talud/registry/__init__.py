@@ -27,6 +27,7 @@ from talud.registry.models import (  # noqa: E402
     describe,
     fetch,
     find,
+    put_back,
     register,
     set_alias,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "locate",
     "location",
     "note",
+    "put_back",
     "register",
     "restore",
     "set_alias",

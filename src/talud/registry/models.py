@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import mlflow.artifacts
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
 
 from talud.errors import RegistryError
 from talud.registry.store import connect, connected, speaking
@@ -151,6 +152,20 @@ def register(name: str, model: onnx.ModelProto, run_id: str, fingerprint: str) -
         return _version(made)
 
 
+def put_back(version: Version, model: onnx.ModelProto) -> None:
+    """Log the files of a version again where the store has lost them; `model` is what it holds.
+
+    Raises:
+        RegistryError: the store cannot be used.
+    """
+    client = connected()
+    with speaking(version.uri):
+        source = client.get_model_version(version.name, version.version).source
+        logged = client.get_logged_model(str(source).removeprefix("models:/"))
+        if not client.list_logged_model_artifacts(logged.model_id):
+            _upload(client, logged, model, version.run_id)
+
+
 def describe(version: Version, tags: Mapping[str, str], description: str | None = None) -> None:
     """Set tags of a version, and its description (Markdown); tags that are not named here stay."""
     client = connected()
@@ -164,13 +179,25 @@ def describe(version: Version, tags: Mapping[str, str], description: str | None 
 
 def _log(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) -> str:
     """Log a model as mlflow.onnx.log_model does, which however works on a global run and experiment; its id."""
+    run = client.get_run(run_id)
+    logged = client.create_logged_model(run.info.experiment_id, name, run_id, params=run.data.params, model_type="onnx")
+    _upload(client, logged, model, run_id)
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    scores = [client.get_metric_history(run_id, score)[-1] for score in run.data.metrics if score in SCORES]
+    client.log_batch(
+        run_id, [Metric(m.key, m.value, m.timestamp, m.step, model_id=logged.model_id, run_id=run_id) for m in scores]
+    )
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return str(logged.model_id)
+
+
+def _upload(client: MlflowClient, logged: LoggedModel, model: onnx.ModelProto, run_id: str) -> None:
+    """Bring the files of a logged model to the store."""
     import mlflow.onnx
     import onnx
     import onnxruntime
     from mlflow.models import Model as Manifest
 
-    run = client.get_run(run_id)
-    logged = client.create_logged_model(run.info.experiment_id, name, run_id, params=run.data.params, model_type="onnx")
     manifest = Manifest(logged.artifact_location, run_id, model_uuid=logged.model_id, model_id=logged.model_id)
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         mlflow.onnx.save_model(
@@ -182,13 +209,6 @@ def _log(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) -
             save_as_external_data=False,
         )
         client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    scores = [client.get_metric_history(run_id, score)[-1] for score in run.data.metrics if score in SCORES]
-    client.log_batch(
-        run_id, [Metric(m.key, m.value, m.timestamp, m.step, model_id=logged.model_id, run_id=run_id) for m in scores]
-    )
-    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    return str(logged.model_id)
 
 
 def _signature(model: onnx.ModelProto) -> ModelSignature:
@@ -238,6 +258,11 @@ def _resolve(client: MlflowClient, name: str, alias: str | None, version: str | 
 def _download(place: str, uri: str) -> Path:
     """The folder of a model: itself where it lies on this machine, else a copy that goes when the process ends."""
     local = place.startswith("file:") or ":/" not in place
+    if local and not Path(local_file_uri_to_path(place)).exists():  # type: ignore[no-untyped-call]
+        raise RegistryError(
+            f"{uri}: its files are missing from {place}; put them back, or run talud register, which brings those of "
+            "models/ to the store again"
+        )
     folder = None if local else tempfile.mkdtemp(prefix="talud-")
     if folder is not None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
