@@ -204,7 +204,8 @@ def test_a_value_that_only_a_test_block_holds_is_plausible_but_no_training_value
     blocks = split(project.mask("hill"), project.params.split, project.params.seed)
     window = next(block.window for block in blocks if block.part == "test")
     with rasterio.open(project.stack("hill"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as stack:
-        stack.write(np.full((1, 1), 900, np.float32), 2, window=Window(window.col_off, window.row_off, 1, 1))
+        red = stack.descriptions.index("red") + 1
+        stack.write(np.full((1, 1), 900, np.float32), red, window=Window(window.col_off, window.row_off, 1, 1))
     dataset = Dataset.load(project, "both")
     assert dataset.extremes[1, 1] == 900
     assert dataset.statistics.maximum[1] < 900
