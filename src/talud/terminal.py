@@ -1,12 +1,15 @@
-"""What reaches the terminal."""
+"""What reaches the terminal, and the Ctrl-C that comes from it."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 
 @contextmanager
@@ -21,3 +24,30 @@ def hushed() -> Iterator[None]:
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Hold a first Ctrl-C back until the block has ended; a second one breaks it.
+
+    For what must not be cut short: a transaction, which would leave a database locked, or an import, which may
+    swallow the interrupt.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield
+        return
+    held = False
+
+    def hold(number: int, _: FrameType | None) -> None:
+        nonlocal held
+        held = True
+        signal.signal(number, before)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held:
+            signal.raise_signal(signal.SIGINT)

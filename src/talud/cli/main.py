@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import pkgutil
 import sys
+import threading
 
 from talud import cli
 from talud.cli.app import app
@@ -16,12 +18,24 @@ for module in pkgutil.iter_modules(cli.__path__):
 
 
 def main() -> None:
-    """Run the command line: a TaludError becomes one line on stderr and exit code 1."""
+    """Run the command line: a TaludError, or a lack of memory, becomes one line on stderr and exit code 1."""
+    sys.unraisablehook = _unraisable
     try:
         app()
     except TaludError as error:
         print(f"talud: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+    except MemoryError as error:
+        print(f"talud: not enough memory: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _unraisable(dropped: sys.UnraisableHookArgs) -> None:
+    """Send a Ctrl-C again that fell into a finaliser or a callback of the garbage collector, where Python drops it."""
+    if dropped.exc_type is KeyboardInterrupt:
+        threading.Timer(0.1, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 if __name__ == "__main__":

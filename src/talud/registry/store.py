@@ -20,6 +20,7 @@ with warnings.catch_warnings():
 
 from talud.errors import RegistryError
 from talud.files import replacing
+from talud.terminal import unbroken
 
 EXPERIMENT = "landslide-unet"
 VIEW = "trials"  # the view of the experiment that `talud ui` opens
@@ -46,7 +47,7 @@ _EXPERIMENT_TAGS = {  # by which the UI chooses what it shows first
 
 @contextmanager
 def speaking(about: str = "MLflow") -> Iterator[None]:
-    """What goes wrong inside mlflow becomes a RegistryError of one line, and its warnings stay inside.
+    """What goes wrong inside mlflow becomes a RegistryError of one line, its warnings stay inside, and Ctrl-C waits.
 
     Args:
         about: what the line begins with.
@@ -54,7 +55,7 @@ def speaking(about: str = "MLflow") -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), unbroken():
             warnings.simplefilter("ignore")
             yield
     except (MlflowException, SQLAlchemyError) as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from talud.terminal import hushed
+from talud.terminal import hushed, unbroken
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # TensorFlow greets before its own log level counts, so its first import is done here, in silence.
-with hushed():
+with hushed(), unbroken():
     import keras as _keras  # noqa: F401
