@@ -91,6 +91,20 @@ def test_the_readme_runs(demo: Demo) -> None:
     (demo.root / "readme_block").unlink()
 
 
+def test_only_the_search_that_is_run_and_the_code_that_splits_set_off_a_training(demo: Demo) -> None:
+    trainings = {f"train@{band_set}" for band_set in BAND_SETS}
+    for file, change, expected in (
+        (demo.root / "params.yaml", ("epochs: 150", "epochs: 151"), set()),
+        (demo.root / "src" / "talud" / "data" / "patches.py", ('"""The', '"""  The'), trainings),
+    ):
+        before = file.read_text()
+        assert change[0] in before
+        file.write_text(before.replace(*change, 1))
+        changed = json.loads(demo.run("dvc status --json").stdout)
+        file.write_text(before)
+        assert trainings & set(changed) == expected
+
+
 def test_a_changed_inventory_of_the_transfer_area_trains_nothing(demo: Demo) -> None:
     path = demo.root / "data" / "synthetic_liboriana" / "inventory.gpkg"
     inventory = gpd.read_file(path)
