@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,6 +147,17 @@ def test_registering_again_changes_nothing(project: Project, train: Train) -> No
     assert register(project) == first
     assert (runs(project), record(project)) == before
     assert len(registry.connect(project.root).search_model_versions(f"name='{name(project)}'")) == 1
+
+
+def test_files_that_the_store_has_lost_are_put_back(project: Project, train: Train) -> None:
+    path = train(SOMETHING)
+    done = register(project)
+    uri = f"models:/{done.name}@champion"
+    shutil.rmtree(registry.fetch(uri, project.root).path.parent)
+    with pytest.raises(RegistryError, match=r"files are missing from file:.*, or run talud register"):
+        registry.fetch(uri, project.root)
+    assert register(project) == done
+    assert Model.load(registry.fetch(uri, project.root).path).contract == Model.load(path).contract
 
 
 @pytest.mark.parametrize("change", [{"data_version": "1" * 32}, {"hyperparameters": {"filters": 4, "seed": 8}}])
