@@ -311,7 +311,7 @@ def no_sar(folder: Path) -> None:
         (cut_short, r"dtm\.tif: cannot be read"),
         (mask_as_image, r"optical\.tif: has 1 band"),
         (no_raster, r"optical\.tif: cannot be read as a raster"),
-        (no_inventory, "area 'here' is for training but has no inventory"),
+        (no_inventory, "area 'here' has the role training but no inventory"),
         (empty_inventory, r"inventory\.gpkg: holds no polygons"),
         (inventory_elsewhere, r"none of its 1 polygons lies in area 'here'"),
         (inventory_too_fine, "marks no pixel inside the boundary by the rule 'centre'"),

@@ -206,7 +206,7 @@ def _recipe(project: Project, name: str) -> Recipe:
         _refuse_missing(dataclasses.replace(recipe, bands=bands), f"band set '{band_set}'")
     if area.role != "transfer" and "inventory" not in files:
         raise SourceError(
-            f"{project.folder(area)}: area '{name}' is for {area.role} but has no inventory "
+            f"{project.folder(area)}: area '{name}' has the role {area.role} but no inventory "
             "(inventory.gpkg, .shp or .geojson)"
         )
     return recipe

@@ -163,7 +163,7 @@ def _band_indexes(dataset: DatasetReader, contract: Contract, raster: Path) -> t
     if missing:
         raise MismatchError(
             f"{raster}: has no band {', '.join(missing)}; it has {found}, the model expects {expected} "
-            "(the band descriptions count, not the order)"
+            "(the band descriptions count, not the order); talud stack --like makes such a raster"
         )
     twice = [name for name in contract.band_names if names.count(name) > 1]
     if twice:
