@@ -176,7 +176,9 @@ def _reach(uri: str) -> tuple[MlflowClient, Experiment | None]:
         if "out-of-date database schema" in str(error):
             advice = f"another version of MLflow wrote it; copy it aside, then run: mlflow db upgrade {shown}"
             raise RegistryError(f"{shown}: {advice}") from error
-        raise RegistryError(f"the model store {shown} cannot be used: {error}") from error
+        silent = "failed with exception" in str(error)  # what mlflow says of a connection; the rest is urllib3's
+        reason = "it does not answer; is the server up, and MLFLOW_TRACKING_URI right?" if silent else error
+        raise RegistryError(f"the model store {shown} cannot be used: {reason}") from error
 
 
 @contextmanager
