@@ -37,6 +37,7 @@ def test_it_says_where_the_results_lie_and_they_lie_there(demo: Demo) -> None:
             "landslides.gpkg",
             "quicklook.png",
             "prediction.json",
+            "timings.json",
         }
 
 

@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from talud.inference.runtime import Model
+    from talud.inference.runtime import Model, Provider
 
 __version__ = version("talud")
 __all__ = ["__version__", "load_model"]
 
 
-def load_model(uri: str | Path) -> Model:
+def load_model(uri: str | Path, provider: Provider = "auto") -> Model:
     """Open a model: `talud.load_model("models:/landslide-unet-7band@champion").predict(raster, out)`.
 
     Args:
         uri: an `.onnx` file, or any MLflow model URI (`models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/…`). A URI
             is looked up in the store of the project around the working folder, or in `MLFLOW_TRACKING_URI`.
+        provider: what the network runs on: `cpu`, `cuda`, or `auto`, which is CUDA where it can be used.
 
     Raises:
         ModelError: the file is missing or is not a talud model.
+        ParamsError: CUDA is asked for and cannot be used.
         RegistryError: the registry does not have it.
     """
     from pathlib import Path
@@ -30,10 +32,10 @@ def load_model(uri: str | Path) -> Model:
     from talud.inference.runtime import Model, Origin
 
     if isinstance(uri, Path) or ":/" not in uri:
-        return Model.load(Path(uri))
+        return Model.load(Path(uri), provider=provider)
 
     from talud import registry
 
     root = next((folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "params.yaml").is_file()), None)
     fetched = registry.fetch(uri, root)
-    return Model.load(fetched.path, Origin(fetched.name, fetched.version))
+    return Model.load(fetched.path, Origin(fetched.name, fetched.version), provider)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -51,6 +52,25 @@ def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
         raise OutputError(message) from error
     except OSError as error:
         raise OutputError(f"{current}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever the operating system refuses inside the block (a full disk, say) is a fault of the result at `path`.
+
+    Raises:
+        OutputError: it refused something.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def synchronise(path: Path) -> None:
+    """Wait until a file's bytes are on the disk, so that a power cut cannot leave its name without them."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def md5(path: Path) -> str:

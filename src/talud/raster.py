@@ -11,6 +11,7 @@ from pathlib import Path
 import rasterio
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError
+from rasterio.env import get_gdal_config
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 
@@ -20,6 +21,13 @@ from talud.grid import Grid
 from talud.terminal import hushed
 
 BLOCK = 512  # pixels a side of a block on disk
+PATIENCE = {
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",  # seconds
+    "GDAL_HTTP_LOW_SPEED_TIME": "30",  # seconds at less than the next
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "100",  # bytes a second; a limit on the whole answer would punish slow networks
+    "GDAL_HTTP_MAX_RETRY": "3",  # after what passes: too many requests, a gateway that is away
+    "GDAL_HTTP_RETRY_DELAY": "1",  # seconds before the first, more before those that follow
+}
 
 
 @dataclass(frozen=True)
@@ -59,13 +67,18 @@ def reading(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def open_raster(path: str | Path) -> Iterator[DatasetReader]:
-    """Open any raster that GDAL reads.
+    """Open any raster that GDAL reads: a path, a VRT, `/vsicurl/https://…`, `/vsizip/…`, `/vsis3/…`, `https://…`.
 
     Raises:
         SourceError: it cannot be opened, or a read inside the block fails (a truncated file, say).
     """
-    with reading(path), rasterio.open(path) as dataset:
+    with reading(path), rasterio.Env(**_patience()), rasterio.open(path) as dataset:
         yield dataset
+
+
+def _patience() -> dict[str, str]:
+    """How long GDAL waits for a network, where the user has not said it: by itself for minutes, or for ever."""
+    return {option: value for option, value in PATIENCE.items() if get_gdal_config(option) is None}
 
 
 @contextmanager

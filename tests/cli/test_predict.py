@@ -15,7 +15,10 @@ from stack_files import noise, write_stack
 from talud import registry
 from talud.cli.main import main
 
-PRODUCTS = {"probability.tif", "landslides.tif", "landslides.gpkg", "quicklook.png", "prediction.json"}
+PRODUCTS = {
+    "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",
+    "prediction.json", "timings.json",
+}  # fmt: skip
 ABSENT = ("tensorflow", "keras", "tf2onnx", "onnx", "dvc", "matplotlib")
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio.features
 import shapely
@@ -22,13 +28,12 @@ from talud.raster import Layout, writing_cog
 PIXEL = 12.5**2
 
 
-def traced(folder: Path, parts: np.ndarray, grid: Grid | None = None) -> tuple[polygons.Landslides, polygons.NotMapped]:
-    probability = np.arange(parts.size, dtype=np.float32).reshape(parts.shape) / parts.size
-    paths = folder / "parts.tif", folder / "probability.tif"
-    for path, values in zip(paths, (parts, probability), strict=True):
-        with writing_cog(path, grid or grid_of(*parts.shape), Layout(values.dtype.name, None, (path.stem,))) as raster:
-            raster.write(values, 1)
-    return polygons.trace(*paths, {1: "optical invalid", 2: "sar invalid"})
+def traced(
+    folder: Path, parts: np.ndarray, grid: Grid | None = None, minimum_area: float = 0
+) -> tuple[polygons.Landslides, polygons.NotMapped]:
+    with writing_cog(folder / "parts.tif", grid or grid_of(*parts.shape), Layout("uint8", None, ("parts",))) as raster:
+        raster.write(parts, 1)
+    return polygons.trace(folder / "parts.tif", {1: "optical invalid", 2: "sar invalid"}, minimum_area)
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -59,16 +64,23 @@ def test_a_diagonal_run_is_one_landslide_without_its_corners(tmp_path: Path) -> 
     assert slides.outlines[0].geom_type == "MultiPolygon"
 
 
-def test_the_mean_is_over_the_pixels_of_each_landslide_across_windows(tmp_path: Path) -> None:
+def test_each_has_its_area_perimeter_and_reason(tmp_path: Path) -> None:
     parts = np.zeros((40, 2100), np.uint8)
-    parts[5:9, 1000:1060] = 1  # across the border of two windows
+    parts[5:9, 1000:1060] = 1
+    parts[6, 1010:1013] = 0  # a hole
     parts[20, 3], parts[20, 2090] = 1, 2
     slides, rest = traced(tmp_path, parts)
-    probability = np.arange(parts.size).reshape(parts.shape) / parts.size
-    expected = [probability[5:9, 1000:1060].mean(), probability[20, 3]]
-    assert slides.mean_probability == pytest.approx(expected, rel=1e-6)
-    assert slides.area.tolist() == [240 * PIXEL, PIXEL]
+    assert slides.area.tolist() == [237 * PIXEL, PIXEL]
+    assert slides.perimeter.tolist() == [(2 * 64 + 8) * 12.5, 4 * 12.5]
     assert (rest.area.tolist(), rest.reason.tolist()) == ([PIXEL], ["optical invalid"])
+
+
+def test_landslides_below_the_minimum_area_are_left_out_and_counted(tmp_path: Path) -> None:
+    parts = np.zeros((9, 9), np.uint8)
+    parts[0, 0], parts[2:4, 2], parts[6, 2:5], parts[8, 8] = 1, 1, 1, 2
+    slides, rest = traced(tmp_path, parts, minimum_area=2 * PIXEL)
+    assert (slides.area.tolist(), slides.left_out) == ([3 * PIXEL, 2 * PIXEL], 1)
+    assert rest.area.tolist() == [PIXEL]  # what is not mapped is said however small it is
 
 
 def test_areas_are_square_metres_in_a_grid_of_feet(tmp_path: Path) -> None:
@@ -76,9 +88,63 @@ def test_areas_are_square_metres_in_a_grid_of_feet(tmp_path: Path) -> None:
     assert slides.area == pytest.approx([6 * 30.48006096**2])
 
 
+def attributes(slides: polygons.Landslides) -> dict[str, np.ndarray]:
+    return {"mean_probability": np.where(slides.area > PIXEL, 0.75, np.nan)}
+
+
 def test_the_file_has_the_same_bytes_whenever_it_is_written(tmp_path: Path) -> None:
-    layers = traced(tmp_path, np.array([[1, 0, 2], [0, 0, 2], [1, 1, 3]], np.uint8))
+    slides, rest = traced(tmp_path, np.array([[1, 0, 2], [0, 0, 2], [1, 1, 3]], np.uint8))
     for name in ("first", "second"):
-        polygons.write(tmp_path / f"{name}.gpkg", *layers, grid_of(3, 3), {"TALUD_MODEL": "3band"})
+        tags = {"TALUD_MODEL": "3band"}
+        polygons.write(tmp_path / f"{name}.gpkg", slides, attributes(slides), rest, grid_of(3, 3), tags)
+        polygons.write_geojson(tmp_path / f"{name}.geojson", slides, attributes(slides), grid_of(3, 3))
         time.sleep(1.1)  # the clock of GDAL counts seconds
-    assert (tmp_path / "first.gpkg").read_bytes() == (tmp_path / "second.gpkg").read_bytes()
+    for suffix in ("gpkg", "geojson"):
+        assert (tmp_path / f"first.{suffix}").read_bytes() == (tmp_path / f"second.{suffix}").read_bytes()
+
+
+def test_the_styles_of_both_layers_travel_in_the_table_where_qgis_looks(tmp_path: Path) -> None:
+    """The columns are those of QGIS's own table; the query is that with which QGIS looks for a layer's style."""
+    slides, rest = traced(tmp_path, np.array([[1, 0, 2]], np.uint8))
+    polygons.write(tmp_path / "l.gpkg", slides, attributes(slides), rest, grid_of(1, 3), {})
+    with closing(sqlite3.connect(tmp_path / "l.gpkg")) as database:
+        geometry = dict(database.execute("SELECT table_name, column_name FROM gpkg_geometry_columns"))
+        assert geometry.keys() == {"landslides", "not_mapped"}
+        kinds = dict(database.execute("SELECT table_name, data_type FROM gpkg_contents"))
+        assert kinds["layer_styles"] == "attributes"
+        for layer, column in geometry.items():
+            [(style, default)] = database.execute(
+                "SELECT styleQML, useAsDefault FROM layer_styles "
+                "WHERE f_table_schema='' AND f_table_name=? AND f_geometry_column=?",
+                (layer, column),
+            )
+            root = ElementTree.fromstring(style)
+            assert (root.tag, default) == ("qgis", 1)
+            assert root.find("renderer-v2/symbols/symbol[@type='fill']/layer") is not None
+            fields = {name for _, name, *_ in database.execute(f"PRAGMA table_info({layer})")}
+            asked = set(re.findall(r'"(\w+)"', root.findtext("mapTip") or ""))
+            assert asked - {"model", "version"} <= fields
+
+
+def test_geojson_is_in_longitude_and_latitude_as_the_standard_has_it(tmp_path: Path) -> None:
+    """RFC 7946: no `crs`, exterior rings counterclockwise, at most 7 decimals; checked against pyproj."""
+    slides, _ = traced(tmp_path, np.array([[1, 1, 0, 1]], np.uint8))
+    polygons.write_geojson(tmp_path / "l.geojson", slides, attributes(slides), grid_of(1, 4))
+    content = json.loads((tmp_path / "l.geojson").read_text())
+    assert "crs" not in content
+    assert [feature["properties"]["area_m2"] for feature in content["features"]] == slides.area.tolist()
+    assert content["features"][1]["properties"]["mean_probability"] is None
+    to_degrees = pyproj.Transformer.from_crs(32618, 4326, always_xy=True)
+    for feature, outline in zip(content["features"], slides.outlines, strict=True):
+        found = shapely.geometry.shape(feature["geometry"])
+        expected = shapely.transform(outline, to_degrees.transform, interleaved=False)
+        assert shapely.hausdorff_distance(found, expected) < 1e-7
+        for part in found.geoms:
+            assert part.exterior.is_ccw
+
+
+def test_a_file_of_no_landslides_is_a_file(tmp_path: Path) -> None:
+    slides, rest = traced(tmp_path, np.zeros((2, 2), np.uint8))
+    polygons.write(tmp_path / "l.gpkg", slides, attributes(slides), rest, grid_of(2, 2), {})
+    polygons.write_geojson(tmp_path / "l.geojson", slides, attributes(slides), grid_of(2, 2))
+    assert json.loads((tmp_path / "l.geojson").read_text())["features"] == []

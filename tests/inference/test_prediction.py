@@ -25,7 +25,10 @@ from talud.errors import OutputError, ParamsError, SourceError
 from talud.inference.prediction import Prediction, predict, probabilities
 from talud.inference.runtime import Model
 
-FILES = {"probability.tif", "landslides.tif", "landslides.gpkg", "quicklook.png", "prediction.json"}
+FILES = {
+    "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",
+    "prediction.json", "timings.json",
+}  # fmt: skip
 BANDS = ("red", "green", "blue", "slope", "vv_pre", "vv_post")
 
 
@@ -94,22 +97,21 @@ def test_the_map_does_not_depend_on_the_tile(
     predict(wide, stack, tmp_path / "out", tile=tile)
     before, after = contents(out), contents(tmp_path / "out")
     assert before.keys() == after.keys() == FILES
-    for name in FILES - {"prediction.json"}:
+    for name in FILES - {"prediction.json", "timings.json"}:
         assert before[name] == after[name], name
 
 
-def test_a_second_run_gives_the_same_bytes_and_the_same_record_but_for_the_seconds(
+def test_a_second_run_gives_the_same_bytes_but_for_the_seconds(
     mapped: tuple[Path, Path, Prediction], wide: Model
 ) -> None:
     stack, out, outcome = mapped
     before = contents(out)
     assert predict(wide, stack, out, tile=48) == outcome
     after = contents(out)
-    records = [json.loads(files.pop("prediction.json")) for files in (before, after)]
+    timings = [json.loads(files.pop("timings.json")) for files in (before, after)]
     assert before == after
-    seconds = [record.pop("seconds") for record in records]
-    assert records[0] == records[1]
-    assert seconds[0].keys() == {"rasters", "polygons", "quicklook", "total"}
+    assert timings[0]["seconds"].keys() == {"tiles", "rasters", "polygons", "quicklook", "total"}
+    assert timings[0]["tiles_taken_over"] == 0
 
 
 def test_both_rasters_are_cogs_that_say_where_they_come_from(
@@ -148,7 +150,12 @@ def test_landslide_polygons_are_the_landslide_pixels(mapped: tuple[Path, Path, P
     slides = pyogrio.read_dataframe(out / "landslides.gpkg", layer="landslides")
     assert slides.crs.to_epsg() == 32618
     assert slides.geometry.is_valid.all()
-    assert list(slides.columns) == ["id", "area_m2", "mean_probability", "geometry"]
+    assert list(slides.columns) == [
+        "id", "area_m2", "perimeter_m", "mean_probability", "maximum_probability", "mean_slope_degrees", "model",
+        "version", "geometry",
+    ]  # fmt: skip
+    assert set(zip(slides["model"], slides["version"], strict=True)) == {("3band", "unregistered")}
+    assert np.allclose(slides["perimeter_m"], slides.length, rtol=1e-9)
     assert slides["id"].tolist() == list(range(1, outcome.landslides + 1))
     assert slides["area_m2"].is_monotonic_decreasing
     assert np.allclose(slides["area_m2"], slides.area, rtol=1e-9)
@@ -158,8 +165,14 @@ def test_landslide_polygons_are_the_landslide_pixels(mapped: tuple[Path, Path, P
         zip(slides.geometry, slides["id"], strict=True), classes.shape, transform=transform
     )
     assert np.array_equal(back > 0, classes == 1)
-    for number, mean in zip(slides["id"], slides["mean_probability"], strict=True):
-        assert mean == pytest.approx(probability[back == number].astype(np.float64).mean(), rel=1e-9)
+    slope = holes(noise(123, 157, bands=6))[3]
+    slope = np.where(slope <= 90, slope, np.nan)  # what is steeper is no slope
+    for row in slides.itertuples():
+        inside = back == row.id
+        assert row.mean_probability == pytest.approx(probability[inside].astype(np.float64).mean(), rel=1e-9)
+        assert row.maximum_probability == probability[inside].max()
+        valid = slope[inside][~np.isnan(slope[inside])].astype(np.float64)
+        assert row.mean_slope_degrees == pytest.approx(valid.mean() if len(valid) else np.nan, rel=1e-9, nan_ok=True)
 
 
 def test_not_mapped_polygons_say_why(mapped: tuple[Path, Path, Prediction]) -> None:

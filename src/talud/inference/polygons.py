@@ -21,10 +21,13 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, Geomet
 
 from talud.errors import OutputError
 from talud.grid import Grid
+from talud.inference.styles import qml
 from talud.metrics import LANDSLIDE
 
-_ZONE = 1024  # side of the windows in which polygons and probabilities meet
+_ROUNDING = 1e-9  # of an area, which is a sum
 _DATE = "2000-01-01T00:00:00.000Z"  # GDAL's clock while a GeoPackage is written: the same map gives the same bytes
+
+Columns = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,16 @@ class Landslides:
     """The landslides of a map, the largest first.
 
     Attributes:
-        outlines: polygons or multipolygons, in the CRS of the map.
+        outlines: polygons or multipolygons along the edges of pixels, in the CRS of the map.
         area: of each, in m².
-        mean_probability: over the pixels of each.
+        perimeter: of each, holes included, in m; it follows the steps of the pixels.
+        left_out: how many more are smaller than the minimum area.
     """
 
     outlines: NDArray[np.object_]
     area: NDArray[np.float64]
-    mean_probability: NDArray[np.float64]
+    perimeter: NDArray[np.float64]
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,59 +62,111 @@ class NotMapped:
     reason: NDArray[np.object_]
 
 
-def trace(parts: Path, probability: Path, reasons: Mapping[int, str]) -> tuple[Landslides, NotMapped]:
+def trace(parts: Path, reasons: Mapping[int, str], minimum_area: float = 0) -> tuple[Landslides, NotMapped]:
     """Trace the polygons of a map.
 
-    Memory grows with the polygons, not with the rasters.
+    Memory grows with the polygons, not with the raster.
 
     Args:
         parts: raster of 0 (nothing), 1 (landslide) and 1 + code (not mapped).
-        probability: raster on the same grid.
         reasons: code → why, in words.
+        minimum_area: in m², of a landslide that is kept: the minimum mapping unit.
     """
     with rasterio.open(parts) as dataset:
         grid, band = Grid.of(dataset), rasterio.band(dataset, 1)
         shapes = list(rasterio.features.shapes(band, mask=band, connectivity=8, transform=dataset.transform))
     values = np.array([value for _, value in shapes], dtype=np.int64)
     outlines = _valid(np.array([shapely.geometry.shape(shape) for shape, _ in shapes], dtype=np.object_))
-    area = shapely.area(outlines) * grid.crs.linear_units_factor[1] ** 2
+    metre = grid.crs.linear_units_factor[1]
+    area = shapely.area(outlines) * metre**2
     order = _largest_first(outlines, area)
     values, outlines, area = values[order], outlines[order], area[order]
     slides, rest = values == LANDSLIDE, values > LANDSLIDE
+    kept = slides & (area >= minimum_area * (1 - _ROUNDING))
     why = np.array([reasons[int(value) - 1] for value in values[rest]], dtype=np.object_)
-    means = _means(outlines[slides], probability)
-    return Landslides(outlines[slides], area[slides], means), NotMapped(outlines[rest], area[rest], why)
+    perimeter = shapely.length(outlines[kept]) * metre
+    landslides = Landslides(outlines[kept], area[kept], perimeter, int(slides.sum() - kept.sum()))
+    return landslides, NotMapped(outlines[rest], area[rest], why)
 
 
-def write(path: Path, landslides: Landslides, not_mapped: NotMapped, grid: Grid, tags: Mapping[str, str]) -> None:
-    """Write both layers as one GeoPackage, which is byte-identical for the same polygons and tags.
+def write(
+    path: Path,
+    landslides: Landslides,
+    attributes: Columns,
+    not_mapped: NotMapped,
+    grid: Grid,
+    tags: Mapping[str, str],
+) -> None:
+    """Write both layers, and how QGIS shows them, as one GeoPackage: the same bytes for the same content.
+
+    Args:
+        path: of the file.
+        landslides: the layer `landslides`.
+        attributes: its columns beyond number, area and perimeter.
+        not_mapped: the layer of that name.
+        grid: of the map.
+        tags: of the file.
 
     Raises:
         OutputError: it cannot be written.
     """
+    slides = _columns(landslides, attributes)
+    rest: Columns = {"reason": not_mapped.reason, "area_m2": not_mapped.area}
+    common = {"driver": "GPKG", "dataset_metadata": dict(tags)}
+    spatial = common | {"geometry_type": "MultiPolygon", "promote_to_multi": True, "crs": grid.crs.to_wkt()}
+    _write(path, shapely.to_wkb(landslides.outlines), slides, layer="landslides", **spatial)
+    _write(path, shapely.to_wkb(not_mapped.outlines), rest, layer="not_mapped", **spatial)
+    _write(path, None, _styles("landslides", "not_mapped"), layer="layer_styles", **common)
+
+
+def write_geojson(path: Path, landslides: Landslides, attributes: Columns, grid: Grid) -> None:
+    """Write the landslides as GeoJSON: longitude and latitude (EPSG:4326), as RFC 7946 has it.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    columns = _columns(landslides, attributes)
+    outlines, crs = shapely.to_wkb(landslides.outlines), grid.crs.to_wkt()
+    options = {"RFC7946": "YES"}  # with it, GDAL converts the coordinates
+    _write(
+        path, outlines, columns, driver="GeoJSON", layer="landslides", geometry_type="MultiPolygon", crs=crs, layer_options=options,
+        promote_to_multi=True,
+    )  # fmt: skip
+
+
+def _columns(landslides: Landslides, attributes: Columns) -> Columns:
     ids = np.arange(1, len(landslides.area) + 1)
-    layers: dict[str, tuple[NDArray[np.object_], dict[str, NDArray[Any]]]] = {
-        "landslides": (
-            landslides.outlines,
-            {"id": ids, "area_m2": landslides.area, "mean_probability": landslides.mean_probability},
-        ),
-        "not_mapped": (not_mapped.outlines, {"reason": not_mapped.reason, "area_m2": not_mapped.area}),
+    return {"id": ids, "area_m2": landslides.area, "perimeter_m": landslides.perimeter} | dict(attributes)
+
+
+def _styles(*layers: str) -> Columns:
+    """The rows of the table in which QGIS keeps the styles of the layers of a GeoPackage, as QGIS itself makes it."""
+    count = len(layers)
+
+    def same(value: str) -> NDArray[np.object_]:
+        return np.full(count, value, np.object_)
+
+    names = np.array(layers, np.object_)
+    return {
+        "f_table_catalog": same(""),
+        "f_table_schema": same(""),
+        "f_table_name": names,
+        "f_geometry_column": same("geom"),
+        "styleName": names,
+        "styleQML": np.array([qml(layer) for layer in layers], np.object_),
+        "styleSLD": same(""),
+        "useAsDefault": np.ones(count, np.bool_),
+        "description": same("talud"),
+        "owner": same(""),
+        "ui": same(""),
+        "update_time": np.full(count, np.datetime64(_DATE.removesuffix("Z"), "ms")),
     }
+
+
+def _write(path: Path, geometry: NDArray[Any] | None, columns: Columns, **options: Any) -> None:
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _DATE})
     try:
-        for layer, (outlines, columns) in layers.items():
-            pyogrio.raw.write(
-                path,
-                geometry=shapely.to_wkb(outlines),
-                field_data=list(columns.values()),
-                fields=list(columns),
-                layer=layer,
-                driver="GPKG",
-                geometry_type="MultiPolygon",
-                promote_to_multi=True,
-                crs=grid.crs.to_wkt(),
-                dataset_metadata=dict(tags),
-            )
+        pyogrio.raw.write(path, geometry=geometry, field_data=list(columns.values()), fields=list(columns), **options)
     except (DataSourceError, DataLayerError, FeatureError, GeometryError) as error:
         raise OutputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
     finally:
@@ -127,24 +184,3 @@ def _largest_first(outlines: NDArray[np.object_], area: NDArray[np.float64]) -> 
     """An order that depends on the map alone: by area; of equal ones, the northernmost, then the westernmost first."""
     left, _, _, top = shapely.bounds(outlines).reshape(-1, 4).T
     return np.lexsort((left, -top, -area))
-
-
-def _means(outlines: NDArray[np.object_], probability: Path) -> NDArray[np.float64]:
-    """The mean probability over the pixels of each polygon."""
-    total, count = np.zeros(len(outlines)), np.zeros(len(outlines))
-    tree = shapely.STRtree(outlines)
-    with rasterio.open(probability) as dataset:
-        grid = Grid.of(dataset)
-        for window in grid.windows(_ZONE):
-            zone = grid.crop(window)
-            near = tree.query(shapely.box(*zone.bounds))
-            if not len(near):
-                continue
-            owner = rasterio.features.rasterize(
-                zip(outlines[near], near + 1, strict=True), zone.shape, transform=zone.transform, dtype="int32"
-            )
-            inside = owner > 0
-            index = owner[inside] - 1
-            total += np.bincount(index, dataset.read(1, window=window)[inside], len(outlines))
-            count += np.bincount(index, minlength=len(outlines))
-    return total / count

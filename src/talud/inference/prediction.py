@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
 import talud
-from talud.errors import ParamsError
-from talud.inference import coverage, polygons, quicklook
+from talud.errors import OutputError, ParamsError, TaludError
+from talud.files import md5
+from talud.inference import coverage, polygons, quicklook, zonal
+from talud.inference.journal import Block, Journal
 from talud.inference.products import MapRasters, Products
 from talud.inference.reader import StackReader, open_stack
 from talud.inference.runtime import Model
-from talud.inference.tiling import Tiling
+from talud.inference.tiling import Tile, Tiling
 
 CACHE = 256 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
 Progress = Callable[[int, int], None]
@@ -44,6 +48,9 @@ class Prediction:
         halo: pixels of context around a core.
         tiles: number of tiles.
         skipped: tiles without a pixel to map, for which the network did not run.
+        minimum_area_m2: of a landslide that counts; 0 where none was set.
+        left_out: landslides that are smaller, and neither counted nor among the polygons.
+        taken_over: tiles that an earlier run had finished before it was interrupted. The files do not show it.
     """
 
     raster: str
@@ -58,6 +65,9 @@ class Prediction:
     halo: int
     tiles: int
     skipped: int
+    minimum_area_m2: float
+    left_out: int
+    taken_over: int = 0
 
     @property
     def share_not_mapped(self) -> float:
@@ -67,70 +77,60 @@ class Prediction:
 
 def predict(
     model: Model,
-    raster: Path,
+    raster: str | Path,
     out: Path,
     threshold: float | None = None,
     tile: int | None = None,
     progress: Progress | None = None,
+    *,
+    minimum_area: float = 0,
+    geojson: bool = False,
 ) -> Prediction:
     """Map the landslides of a raster; memory does not grow with it, apart from what the polygons need.
 
+    A run that breaks off, however, leaves its finished tiles beside `out`; the same call goes on from them, and makes
+    the same files as a run that was not disturbed (see `journal`).
+
     Args:
         model: to run.
-        raster: a stack, or any raster of named bands that fits the model's contract.
+        raster: a stack, or any raster of named bands that fits the model's contract: a path, or whatever else GDAL
+            opens, such as `/vsicurl/https://…`, `/vsizip/…` or `/vsis3/…`.
         out: folder of the products (see `Products`); they appear there together, when all are whole.
         threshold: landslide where the probability is at least this. Default: the contract's.
         tile: longest side of a tile's core in pixels. Default: what memory allows. The map is the same.
         progress: told, after each tile, how many are done and how many there are.
+        minimum_area: in m²: smaller landslides are left out of the polygons (not of the rasters).
+        geojson: whether the landslides are written as GeoJSON too.
 
     Raises:
         SourceError: the raster cannot be read.
         MismatchError: it does not fit the model's contract.
         ModelError: the network fails.
-        OutputError: a product cannot be written; an earlier result is untouched.
-        ParamsError: threshold or tile make no sense.
+        OutputError: a product cannot be written, another process makes this map, or one that was begun with something
+            else is unfinished; an earlier result is untouched.
+        ParamsError: threshold, tile or minimum area make no sense.
     """
-    threshold = model.contract.threshold if threshold is None else threshold
-    if not 0 < threshold < 1:
-        raise ParamsError(f"the threshold is {threshold:g}; it must lie between 0 and 1")
+    options = _Options.checked(model, threshold, minimum_area, geojson)
     if tile is not None and tile < 1:
         raise ParamsError(f"the tile is {tile} pixels; it must be at least 1")
     clock = _Clock()
-    with (
-        rasterio.Env(GDAL_CACHEMAX=CACHE),
-        open_stack(raster, model.contract) as stack,
-        Products.replacing(out) as products,
-    ):
+    with rasterio.Env(GDAL_CACHEMAX=CACHE), open_stack(raster, model.contract) as stack:
         tiling = model.tiling(stack.grid.shape, tile)
-        tags = _lineage(model, threshold) | stack.provenance
-        with MapRasters.writing(products, stack.grid, threshold, tags) as rasters:
-            codes, skipped = _map(model, stack, tiling, rasters, progress)
-        clock.lap("rasters")
-        reasons = {int(code): coverage.reason(int(code), model.contract) for code in codes.nonzero()[0] if code}
-        landslides, not_mapped = polygons.trace(products.parts, products.probability, reasons)
-        polygons.write(products.polygons, landslides, not_mapped, stack.grid, tags)
-        clock.lap("polygons")
-        prediction = Prediction(
-            raster=stack.name,
-            pixels=stack.grid.height * stack.grid.width,
-            not_mapped={words: int(codes[code]) for code, words in reasons.items()},
-            landslides=len(landslides.area),
-            landslide_area_m2=float(landslides.area.sum()),
-            threshold=threshold,
-            provider=model.provider,
-            tile=(tiling.rows.core, tiling.columns.core),
-            window=tiling.window,
-            halo=tiling.rows.halo,
-            tiles=len(tiling),
-            skipped=skipped,
-        )
-        quicklook.draw(products.quicklook, stack, landslides, not_mapped, _caption(model, stack, prediction))
-        clock.lap("quicklook")
-        _record(products.record, model, prediction, stack.provenance, clock)
+        with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
+            taken_over = _map(model, stack, tiling, journal, progress)
+            clock.lap("tiles")
+            products = Products.within(journal.products)
+            prediction = _finish(model, stack, tiling, journal, products, options, clock)
+            prediction = replace(prediction, taken_over=taken_over)
+            _write_json(
+                products.timings,
+                {"seconds": clock.laps | {"total": round(sum(clock.laps.values()), 3)}, "tiles_taken_over": taken_over},
+            )
+            products.publish(out)
     return prediction
 
 
-def probabilities(model: Model, raster: Path, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
+def probabilities(model: Model, raster: str | Path, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
     """The probabilities of windows of a raster, each read alone: what lies around a window is not seen.
 
     Args:
@@ -153,37 +153,158 @@ def probabilities(model: Model, raster: Path, windows: Iterable[Window]) -> Iter
             yield np.where(mapped, model.probability(values), np.float32(np.nan))
 
 
-def _map(
-    model: Model, stack: StackReader, tiling: Tiling, rasters: MapRasters, progress: Progress | None
-) -> tuple[NDArray[np.int64], int]:
-    """Fill the rasters tile by tile; how many pixels have each code of `coverage`, and how many tiles were skipped."""
-    codes, skipped = np.zeros(256, np.int64), 0
-    with closing(_read_ahead(stack, tiling)) as windows:  # so that no read goes on when the stack is closed
-        for done, (tile, window) in enumerate(zip(tiling, windows, strict=True), start=1):
-            blocked = coverage.blocked(window, model.contract)[tile.inner]
-            if blocked.all():
-                skipped += 1
-                probability = np.full(blocked.shape, np.nan, np.float32)
-            else:
-                probability = model.run(window)[tile.inner]
-            rasters.write(tile.core, probability, blocked)
-            codes += np.bincount(blocked.ravel(), minlength=len(codes))
+@dataclass(frozen=True)
+class _Options:
+    """What a user may choose about the products."""
+
+    threshold: float
+    minimum_area: float
+    geojson: bool
+
+    @classmethod
+    def checked(cls, model: Model, threshold: float | None, minimum_area: float, geojson: bool) -> _Options:
+        threshold = model.contract.threshold if threshold is None else threshold
+        if not 0 < threshold < 1:
+            raise ParamsError(f"the threshold is {threshold:g}; it must lie between 0 and 1")
+        if not 0 <= minimum_area < math.inf:
+            raise ParamsError(f"the minimum area is {minimum_area:g} m²; it must be 0 or more")
+        return cls(threshold, minimum_area, geojson)
+
+
+def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) -> dict[str, Any]:
+    """What the bytes of a map depend on, by name."""
+    return {
+        "talud": talud.__version__,
+        "ONNX Runtime": onnxruntime.__version__,
+        "model": model.title,
+        "model file": md5(model.path),
+        "provider": model.provider,
+        **stack.identity,
+        "tile": [tiling.rows.core, tiling.columns.core],
+        "halo": tiling.rows.halo,
+        "threshold": options.threshold,
+        "minimum area": options.minimum_area,
+        "GeoJSON": options.geojson,
+    }
+
+
+def _map(model: Model, stack: StackReader, tiling: Tiling, journal: Journal, progress: Progress | None) -> int:
+    """Finish the tiles that are not; how many were."""
+    missing = [tile for tile in tiling if journal.read(tile) is None]
+    taken_over = len(tiling) - len(missing)
+    with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
+        written: Future[None] | None = None
+        for done, (tile, window) in enumerate(_read_ahead(stack, missing, reader), start=taken_over + 1):
+            block = _block_at_second_try(model, stack, tile, window, reader)
+            if written:
+                written.result()
+            written = writer.submit(journal.write, tile, block)
             if progress:
                 progress(done, len(tiling))
-    return codes, skipped
+        if written:
+            written.result()
+    return taken_over
 
 
-def _read_ahead(stack: StackReader, tiling: Tiling) -> Generator[NDArray[np.float32]]:
-    """The window of each tile, read while the network runs on the one before."""
-    with ThreadPoolExecutor(max_workers=1) as reader:  # one, for a GDAL dataset serves one thread at a time
-        ahead: Future[NDArray[np.float32]] | None = None
-        for tile in tiling:
-            coming = reader.submit(stack.read, tile.window)
-            if ahead:
-                yield ahead.result()
-            ahead = coming
+def _read_ahead(
+    stack: StackReader, tiles: Iterable[Tile], reader: Executor
+) -> Iterator[tuple[Tile, Future[NDArray[np.float32]]]]:
+    """Each tile and its window, which is read while the network runs on the one before.
+
+    The reader has one thread, for a GDAL dataset serves one at a time.
+    """
+    ahead = None
+    for tile in tiles:
+        coming = tile, reader.submit(stack.read, tile.window)
         if ahead:
-            yield ahead.result()
+            yield ahead
+        ahead = coming
+    if ahead:
+        yield ahead
+
+
+def _block_at_second_try(
+    model: Model, stack: StackReader, tile: Tile, window: Future[NDArray[np.float32]], reader: Executor
+) -> Block:
+    """What is found for a tile. A network share, or a GPU that others use, may fail once: then all is done again."""
+    try:
+        return _block(model, tile, window.result())
+    except TaludError:
+        again = reader.submit(stack.read, tile.window)
+    try:
+        return _block(model, tile, again.result())
+    except TaludError as error:
+        core = tile.core
+        rows, columns = core.row_off + core.height, core.col_off + core.width
+        raise type(error)(
+            f"{error} (twice, at rows {core.row_off} to {rows} and columns {core.col_off} to {columns})"
+        ) from error
+
+
+def _block(model: Model, tile: Tile, window: NDArray[np.float32]) -> Block:
+    blocked = coverage.blocked(window, model.contract)[tile.inner]
+    if blocked.all():
+        return Block(np.full(blocked.shape, np.nan, np.float32), blocked)
+    return Block(model.run(window)[tile.inner], blocked)
+
+
+def _finish(
+    model: Model,
+    stack: StackReader,
+    tiling: Tiling,
+    journal: Journal,
+    products: Products,
+    options: _Options,
+    clock: _Clock,
+) -> Prediction:
+    """Make the products from the finished tiles, the same bytes whenever and in how many runs those were found."""
+    tags = _lineage(model, options.threshold) | stack.provenance
+    with MapRasters.writing(products, stack.grid, options.threshold, tags) as rasters:
+        codes, skipped = _fill(rasters, tiling, journal)
+    clock.lap("rasters")
+    reasons = {int(code): coverage.reason(int(code), model.contract) for code in codes.nonzero()[0] if code}
+    landslides, not_mapped = polygons.trace(products.parts, reasons, options.minimum_area)
+    origin = {"model": model.name, "version": model.version}
+    attributes = zonal.statistics(landslides.outlines, products.probability, stack) | {
+        name: np.full(len(landslides.area), value, np.object_) for name, value in origin.items()
+    }
+    polygons.write(products.polygons, landslides, attributes, not_mapped, stack.grid, tags)
+    if options.geojson:
+        polygons.write_geojson(products.geojson, landslides, attributes, stack.grid)
+    clock.lap("polygons")
+    prediction = Prediction(
+        raster=stack.name,
+        pixels=stack.grid.height * stack.grid.width,
+        not_mapped={words: int(codes[code]) for code, words in reasons.items()},
+        landslides=len(landslides.area),
+        landslide_area_m2=float(landslides.area.sum()),
+        threshold=options.threshold,
+        provider=model.provider,
+        tile=(tiling.rows.core, tiling.columns.core),
+        window=tiling.window,
+        halo=tiling.rows.halo,
+        tiles=len(tiling),
+        skipped=skipped,
+        minimum_area_m2=options.minimum_area,
+        left_out=landslides.left_out,
+    )
+    quicklook.draw(products.quicklook, stack, landslides, not_mapped, _caption(model, stack, prediction))
+    clock.lap("quicklook")
+    _write_json(products.record, _record(model, prediction, stack.provenance))
+    return prediction
+
+
+def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> tuple[NDArray[np.int64], int]:
+    """Fill the rasters; how many pixels have each code of `coverage`, and how many tiles were skipped."""
+    codes, skipped = np.zeros(256, np.int64), 0
+    for tile in tiling:
+        block = journal.read(tile)
+        if block is None:
+            raise OutputError(f"{journal.folder}: a finished tile is damaged or gone; is the disk sound?")
+        rasters.write(tile.core, block.probability, block.blocked)
+        codes += np.bincount(block.blocked.ravel(), minlength=len(codes))
+        skipped += bool(block.blocked.all())
+    return codes, skipped
 
 
 def _lineage(model: Model, threshold: float) -> dict[str, str]:
@@ -225,10 +346,11 @@ def _caption(model: Model, stack: StackReader, prediction: Prediction) -> quickl
     )
 
 
-def _record(path: Path, model: Model, prediction: Prediction, provenance: Mapping[str, str], clock: _Clock) -> None:
-    """Write prediction.json: equal for the same model and raster, apart from `seconds`."""
-    contract = model.contract
-    record = {
+def _record(model: Model, prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
+    """What prediction.json holds: the same for the same model, raster and options."""
+    contract, facts = model.contract, asdict(prediction)
+    del facts["taken_over"]
+    return {
         "model": {
             "name": model.name,
             "version": model.version,
@@ -240,16 +362,18 @@ def _record(path: Path, model: Model, prediction: Prediction, provenance: Mappin
             "trained_on": contract.areas,
         },
         "talud": talud.__version__,
-        **asdict(prediction),
+        **facts,
         "share_not_mapped": prediction.share_not_mapped,
         "stack": dict(provenance),
-        "seconds": clock.laps | {"total": round(sum(clock.laps.values()), 3)},
     }
-    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class _Clock:
-    """How long each part of a run took."""
+    """How many seconds each part of a run took, and all of them."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
-from talud.files import replacing_together
+from talud.files import synchronise
 from talud.grid import Grid
+from talud.inference.styles import qml
 from talud.metrics import BACKGROUND, LANDSLIDE
 from talud.raster import Layout, writing_cog
 from talud.terminal import hushed
@@ -24,34 +26,60 @@ COLOURS = {BACKGROUND: (244, 242, 236, 255), LANDSLIDE: (214, 40, 57, 255), NODA
 
 @dataclass(frozen=True)
 class Products:
-    """Where each product of a map lies."""
+    """The files of a map, in the order in which they appear."""
 
     probability: Path
+    probability_style: Path
     classes: Path
+    classes_style: Path
     polygons: Path
+    geojson: Path
     quicklook: Path
+    timings: Path
     record: Path
 
     @classmethod
-    @contextmanager
-    def replacing(cls, out: Path) -> Iterator[Products]:
-        """Scratch paths of the products, which appear in `out` together when the block ends without an error.
-
-        After an error an earlier result in `out` is as before.
-
-        Raises:
-            OutputError: the folder cannot be made or written to, or the disk is full.
-        """
-        names = ("probability.tif", "landslides.tif", "landslides.gpkg", "quicklook.png", "prediction.json")
-        with replacing_together(*(out / name for name in names)) as paths:
-            yield cls(*paths)
-        for name in names:
-            (out / f"{name}.aux.xml").unlink(missing_ok=True)  # statistics that a GIS kept of an earlier map
+    def within(cls, folder: Path) -> Products:
+        """Where they lie in a folder."""
+        return cls(
+            folder / "probability.tif",
+            folder / "probability.qml",
+            folder / "landslides.tif",
+            folder / "landslides.qml",
+            folder / "landslides.gpkg",
+            folder / "landslides.geojson",
+            folder / "quicklook.png",
+            folder / "timings.json",
+            folder / "prediction.json",
+        )
 
     @property
     def parts(self) -> Path:
         """Only in the making: the raster that the polygons are traced from."""
         return self.classes.with_name("parts.tif")
+
+    def publish(self, out: Path) -> None:
+        """Move the files to the folder `out`, on the same disk, where nothing of an earlier map is left.
+
+        The record is taken away first and put there last: a folder that holds it holds a whole map.
+
+        Raises:
+            OSError: the folder cannot be made or written to, or a folder is in the way; then nothing was moved.
+        """
+        files = list(zip(astuple(self), astuple(Products.within(out)), strict=True))
+        for made, path in files:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"a folder named {path.name} is in the way")
+            if made.exists():
+                synchronise(made)
+        out.mkdir(parents=True, exist_ok=True)
+        self.within(out).record.unlink(missing_ok=True)
+        for made, path in files:
+            if made.exists():
+                made.replace(path)
+            else:
+                path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}.aux.xml").unlink(missing_ok=True)  # statistics that a GIS kept
 
 
 @dataclass(frozen=True)
@@ -76,7 +104,7 @@ class MapRasters:
     @classmethod
     @contextmanager
     def writing(cls, products: Products, grid: Grid, threshold: float, tags: Mapping[str, str]) -> Iterator[MapRasters]:
-        """Rasters to fill window by window, which become COGs at the end.
+        """Rasters to fill window by window, which become COGs at the end; the styles of QGIS lie beside them.
 
         Raises:
             OutputError: one cannot be written.
@@ -84,6 +112,8 @@ class MapRasters:
         probability = Layout("float32", float("nan"), ("probability",), tags=tags)
         classes = Layout("uint8", NODATA, ("landslides",), tags=tags, colours=COLOURS, overviews="mode")
         parts = Layout("uint8", None, ("parts",), overviews="nearest")
+        products.probability_style.write_text(qml("probability"), encoding="utf-8")
+        products.classes_style.write_text(qml("classes"), encoding="utf-8")
         with ExitStack() as rasters:
             yield cls(
                 threshold,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyproj
@@ -15,7 +17,8 @@ from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from talud.bands import Group
+from talud import bands
+from talud.bands import Band, Group
 from talud.contract import BandContract, Contract
 from talud.errors import MismatchError
 from talud.grid import Grid
@@ -45,12 +48,14 @@ class StackReader:
         grid: of the raster.
         tags: of the raster; a stack's hold area and dates.
         contract: what the raster was checked against.
+        identity: by what the raster would be known again (see `_identity`).
     """
 
     name: str
     grid: Grid
     tags: Mapping[str, str]
     contract: Contract
+    identity: Mapping[str, Any]
     _dataset: DatasetReader = field(repr=False)
     _indexes: tuple[int, ...] = field(repr=False)
 
@@ -74,20 +79,32 @@ class StackReader:
             values[rows, columns] = _plausible(_read_band(self._dataset, index, inside), band)
         return stack
 
-    def image(self, bands: tuple[str, ...], shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    def has(self, name: str) -> bool:
+        """Whether there is a band of that name, in the unit that talud gives it; the contract need not hold it."""
+        if name not in self._dataset.descriptions:
+            return False
+        stated, expected = self._dataset.units[self._dataset.descriptions.index(name)], bands.band(name).unit
+        return not stated or not expected or stated.casefold() == expected.casefold()
+
+    def band(self, name: str, window: Window) -> NDArray[np.float32]:
+        """A band that it `has`, (height, width) of a window inside the raster; NaN where invalid or implausible."""
+        index = self._dataset.descriptions.index(name) + 1
+        return _plausible(_read_band(self._dataset, index, window), bands.band(name))
+
+    def image(self, names: tuple[str, ...], shape: tuple[int, int]) -> NDArray[np.float32] | None:
         """Bands of that name shrunk or enlarged to (height, width), NaN where invalid; None where one is missing."""
-        names = self._dataset.descriptions
-        if not set(bands) <= set(names):
+        present = self._dataset.descriptions
+        if not set(names) <= set(present):
             return None
         way = Resampling.average if shape[0] < self.grid.height else Resampling.nearest
         return np.stack(
-            [_read_band(self._dataset, names.index(band) + 1, None, shape=shape, resampling=way) for band in bands]
+            [_read_band(self._dataset, present.index(name) + 1, None, shape=shape, resampling=way) for name in names]
         )
 
 
 @contextmanager
-def open_stack(raster: Path, contract: Contract) -> Iterator[StackReader]:
-    """Open a raster and check that it fits a contract.
+def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
+    """Open a raster, at a path or at whatever else GDAL opens (`/vsicurl/…`), and check that it fits a contract.
 
     Raises:
         SourceError: it cannot be read, has no CRS, or is rotated.
@@ -99,9 +116,34 @@ def open_stack(raster: Path, contract: Contract) -> Iterator[StackReader]:
         indexes = _band_indexes(dataset, contract, raster)
         _check_units(dataset, indexes, contract, raster)
         _check_making(dataset.tags(), contract, raster)
+        pixels = hashlib.sha256()
         for index, band in zip(indexes, contract.bands, strict=True):
-            _check_values(dataset, index, band, raster)
-        yield StackReader(raster.name, grid, dataset.tags(), contract, dataset, indexes)
+            sample = _sample(dataset, index)
+            pixels.update(sample.tobytes())
+            _check_values(sample, band, raster)
+        name = str(raster).split("?")[0].rsplit("/", 1)[-1]  # without the signature that a signed address ends with
+        identity = _identity(name, dataset, pixels.hexdigest())
+        yield StackReader(name, grid, dataset.tags(), contract, identity, dataset, indexes)
+
+
+def _identity(name: str, dataset: DatasetReader, pixels: str) -> dict[str, Any]:
+    """By what a raster is known again, without reading all of it and wherever it lies.
+
+    Its name, its grid, all that its header says, digests of a sample of its pixels (of each band, at most 1024 × 1024,
+    from the overviews where it has some), and, of those files that lie on a local disk, a VRT's sources among them,
+    sizes and times of change.
+    """
+    described = dataset.descriptions, dataset.dtypes, dataset.nodatavals, dataset.scales, dataset.offsets, dataset.units
+    header = repr((described, sorted(dataset.tags().items()), dataset.mask_flag_enums))
+    files = [Path(file) for file in sorted(dataset.files) if not file.endswith(".aux.xml")]  # a GIS's statistics
+    changed = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return {
+        "raster": name,
+        "grid": f"{dataset.height} × {dataset.width} at {dataset.transform.to_gdal()} in {dataset.crs.to_string()}",
+        "bands and tags": hashlib.sha256(header.encode()).hexdigest(),
+        "pixels": pixels,
+        "size and time of change": hashlib.sha256(repr(changed).encode()).hexdigest(),
+    }
 
 
 def _read_band(
@@ -121,11 +163,11 @@ def _read_band(
         return values * np.float32(dataset.scales[index - 1]) + np.float32(dataset.offsets[index - 1])
 
 
-def _plausible(values: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
+def _plausible(values: NDArray[np.float32], band: BandContract | Band) -> NDArray[np.float32]:
     return np.where((values >= band.lowest) & (values <= band.highest), values, np.float32(np.nan))
 
 
-def _check_grid(grid: Grid, contract: Contract, raster: Path) -> None:
+def _check_grid(grid: Grid, contract: Contract, raster: str | Path) -> None:
     if not grid.crs.is_projected:
         raise MismatchError(
             f"{raster}: its CRS ({grid.crs}) is not projected, the model expects pixels of {contract.pixel_size:g} m; "
@@ -154,7 +196,7 @@ def _scale(grid: Grid) -> float:
     return math.sqrt(pyproj.Proj(crs).get_factors(longitude, latitude).areal_scale)
 
 
-def _band_indexes(dataset: DatasetReader, contract: Contract, raster: Path) -> tuple[int, ...]:
+def _band_indexes(dataset: DatasetReader, contract: Contract, raster: str | Path) -> tuple[int, ...]:
     """The band numbers in contract order, found by name."""
     names = dataset.descriptions
     found = ", ".join(name or "(unnamed)" for name in names)
@@ -174,7 +216,7 @@ def _band_indexes(dataset: DatasetReader, contract: Contract, raster: Path) -> t
     return indexes
 
 
-def _check_units(dataset: DatasetReader, indexes: tuple[int, ...], contract: Contract, raster: Path) -> None:
+def _check_units(dataset: DatasetReader, indexes: tuple[int, ...], contract: Contract, raster: str | Path) -> None:
     for index, band in zip(indexes, contract.bands, strict=True):
         found = dataset.units[index - 1]
         if found and found.casefold() != band.unit.casefold():
@@ -184,7 +226,7 @@ def _check_units(dataset: DatasetReader, indexes: tuple[int, ...], contract: Con
             )
 
 
-def _check_making(tags: Mapping[str, str], contract: Contract, raster: Path) -> None:
+def _check_making(tags: Mapping[str, str], contract: Contract, raster: str | Path) -> None:
     """That a stack which says how it was made was made as those that the model learned from."""
     names, groups = contract.band_names, {band.group for band in contract.bands}
     concerned = {
@@ -202,10 +244,12 @@ def _check_making(tags: Mapping[str, str], contract: Contract, raster: Path) -> 
             )
 
 
-def _check_values(dataset: DatasetReader, index: int, band: BandContract, raster: Path) -> None:
-    shape = min(dataset.height, SAMPLE), min(dataset.width, SAMPLE)
-    values = _read_band(dataset, index, None, shape=shape)
-    values = values[~np.isnan(values)]
+def _sample(dataset: DatasetReader, index: int) -> NDArray[np.float32]:
+    return _read_band(dataset, index, None, shape=(min(dataset.height, SAMPLE), min(dataset.width, SAMPLE)))
+
+
+def _check_values(sample: NDArray[np.float32], band: BandContract, raster: str | Path) -> None:
+    values = sample[~np.isnan(sample)]
     outside = np.count_nonzero((values < band.lowest) | (values > band.highest))
     if outside > IMPLAUSIBLE_SHARE * values.size:
         low, high = np.percentile(np.clip(values, *_FINITE), (1, 99))

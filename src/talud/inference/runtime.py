@@ -6,19 +6,21 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from talud.contract import Contract
-from talud.errors import ModelError
+from talud.errors import ModelError, ParamsError
 from talud.inference.tiling import Tiling
 
 if TYPE_CHECKING:
     from talud.inference.prediction import Prediction
 
+Provider = Literal["auto", "cpu", "cuda"]
+CUDA = "CUDAExecutionProvider"
 INPUT, OUTPUT = "stack", "probability"
 MEMORY = 2 * 10**9  # bytes that one pass of the network may take; fixed, so that a map does not depend on the hour
 LARGEST_STEP = 4096  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
@@ -50,12 +52,15 @@ class Model:
     _session: Any = field(repr=False)
 
     @classmethod
-    def load(cls, path: Path, origin: Origin | None = None) -> Model:
-        """Open an ONNX file on CUDA where a device can be used, else on the CPU.
+    def load(cls, path: Path, origin: Origin | None = None, provider: Provider = "auto") -> Model:
+        """Open an ONNX file on CUDA where a device can be used, else on the CPU; or on the one that is asked for.
 
         Raises:
             ModelError: it is missing, not ONNX, carries no contract, or does not keep its own contract.
+            ParamsError: there is no such provider, or CUDA is asked for and cannot be used.
         """
+        if provider not in get_args(Provider):
+            raise ParamsError(f"the provider is {provider}; it must be one of {', '.join(get_args(Provider))}")
         if not path.is_file():
             raise ModelError(f"{path}: no such file; name an .onnx file or a registered model (models:/NAME@ALIAS)")
         onnxruntime.set_default_logger_severity(_SILENT)
@@ -63,13 +68,18 @@ class Model:
             session = onnxruntime.InferenceSession(
                 path,
                 _options(),
-                providers=_providers(),
+                providers=_providers(provider),
                 enable_fallback=0,  # a silent change of provider is none
             )
             metadata = session.get_modelmeta().custom_metadata_map
         except Exception as error:  # whatever a damaged file sets off: ONNX Runtime's exceptions have no common base
             raise ModelError(f"{path}: is not a model that ONNX Runtime can open: {_first_line(error)}") from error
         model = cls(path, Contract.from_metadata(metadata, str(path)), origin, session)
+        if provider == "cuda" and model.provider != CUDA:
+            raise ParamsError(
+                "the provider cuda was asked for, but ONNX Runtime can use no CUDA device here: look for the device, "
+                "its driver and onnxruntime-gpu, or ask for auto or cpu"
+            )
         model._check()
         return model
 
@@ -161,7 +171,7 @@ class Model:
         """Map a raster into a folder: `talud.inference.prediction.predict` with its defaults."""
         from talud.inference.prediction import predict
 
-        return predict(self, Path(raster), Path(out))
+        return predict(self, raster, Path(out))
 
     def _check(self) -> None:
         """That the graph has the input and output of the contract, and runs.
@@ -203,13 +213,13 @@ def _options() -> onnxruntime.SessionOptions:
     return options
 
 
-def _providers() -> list[Any]:
+def _providers(wanted: Provider) -> list[Any]:
     """CUDA before the CPU, unless TensorFlow is in this process: the two load different builds of CUDA."""
     cpu = "CPUExecutionProvider"
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or "tensorflow" in sys.modules:
+    if wanted == "cpu" or CUDA not in onnxruntime.get_available_providers() or "tensorflow" in sys.modules:
         return [cpu]
     # TF32 keeps 10 bits of mantissa: tiles would no longer equal the whole to 1e-6.
-    return [("CUDAExecutionProvider", {"use_tf32": "0"}), cpu]
+    return [(CUDA, {"use_tf32": "0"}), cpu]
 
 
 def physical_cores() -> int:

@@ -1,0 +1,192 @@
+"""What an interrupted map goes on from: its finished tiles, in a hidden working folder beside the map's own.
+
+A tile is finished once its file lies under its own name: it is written under another one, brought to the disk, and
+renamed. Whatever ends a run (a power cut, a full disk, kill -9), the next one finds whole tiles or none. What the run
+was begun with lies beside them, so that tiles of another raster, model or option are never mixed in.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talud.errors import OutputError, TaludError
+from talud.files import synchronise, writing
+from talud.inference.tiling import Tile
+
+_BEGUN, _LOCK, _TILES = "journal.json", "lock", "tiles"
+
+
+@dataclass(frozen=True)
+class Block:
+    """What was found for the core of a tile.
+
+    Attributes:
+        probability: of a landslide, (height, width) float32; without meaning where `blocked`.
+        blocked: uint8 code of why a pixel is not mapped (see `coverage`), 0 where it is; same shape.
+    """
+
+    probability: NDArray[np.float32]
+    blocked: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The finished tiles of a map in the making.
+
+    Attributes:
+        folder: where they lie. Nothing else may write there while the journal is open.
+    """
+
+    folder: Path
+
+    @classmethod
+    @contextmanager
+    def opened(cls, out: Path, begun: Mapping[str, Any]) -> Iterator[Journal]:
+        """Go on with the map in the making for the folder `out`, or begin it.
+
+        At the end of the block the journal is gone. After an error it is kept if a tile is finished.
+
+        Args:
+            out: folder of the map.
+            begun: whatever the bytes of the map depend on, by name, as JSON would hold it.
+
+        Raises:
+            OutputError: another process makes that map, it was begun with something else, or nothing can be written.
+        """
+        journal = cls(_beside(out))
+        with writing(out):
+            if out.exists() and not out.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "a file of that name is in the way")
+            lock = _lock(journal.folder)
+        with lock:
+            journal._refuse_others(begun)
+            try:
+                with writing(out):
+                    journal._begin(begun)
+                    yield journal
+            except BaseException as error:
+                kept = len(journal)
+                if not kept:
+                    shutil.rmtree(journal.folder)
+                elif isinstance(error, TaludError):
+                    raise type(error)(f"{error}; {kept} finished tiles are kept, the same command goes on") from error
+                raise
+            with writing(out):
+                (journal.folder / _BEGUN).unlink()  # first: what a kill leaves of the rest is then taken for nothing
+                shutil.rmtree(journal.folder)
+
+    @property
+    def products(self) -> Path:
+        """A folder for the files of the map, empty when the journal is opened."""
+        return self.folder / "products"
+
+    def __len__(self) -> int:
+        """The number of finished tiles."""
+        return sum(1 for _ in (self.folder / _TILES).glob("*.npz"))
+
+    def read(self, tile: Tile) -> Block | None:
+        """What was found for a tile; None where it is not finished, or its file is damaged."""
+        try:
+            with np.load(self._path(tile), allow_pickle=False) as arrays:  # compares the checksums of the zip format
+                block = Block(arrays["probability"], arrays["blocked"])
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+        shape = tile.core.height, tile.core.width
+        return block if block.probability.shape == block.blocked.shape == shape else None
+
+    def write(self, tile: Tile, block: Block) -> None:
+        """Keep what was found for a tile, which is then finished.
+
+        Raises:
+            OutputError: the disk is full, or fails.
+        """
+        path = self._path(tile)
+        scratch = path.with_suffix(".part")
+        with writing(path):
+            with scratch.open("wb") as stream:
+                np.savez(stream, probability=block.probability, blocked=block.blocked)
+            synchronise(scratch)
+            scratch.replace(path)
+
+    def _path(self, tile: Tile) -> Path:
+        return self.folder / _TILES / f"{tile.core.row_off}_{tile.core.col_off}.npz"
+
+    def _refuse_others(self, begun: Mapping[str, Any]) -> None:
+        before, now = self._begun(), json.loads(json.dumps(begun))  # as it will be read again
+        changes = [
+            f"{name} {_shown(before.get(name))} (now {_shown(now.get(name))})"
+            for name in before | now
+            if before.get(name) != now.get(name)
+        ]
+        if before and changes and len(self):
+            raise OutputError(
+                f"{self.folder}: holds {len(self)} finished tiles of a map that was begun with {', '.join(changes)}; "
+                "go on with what it was begun with, or delete that folder to start over"
+            )
+
+    def _begin(self, begun: Mapping[str, Any]) -> None:
+        if not (self._begun() and len(self)):
+            shutil.rmtree(self.folder / _TILES, ignore_errors=True)
+        shutil.rmtree(self.products, ignore_errors=True)  # an interrupted run's
+        for folder in (self.folder / _TILES, self.products):
+            folder.mkdir(exist_ok=True)
+        scratch = self.folder / f"{_BEGUN}.part"
+        scratch.write_text(json.dumps(begun, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        scratch.replace(self.folder / _BEGUN)
+
+    def _begun(self) -> dict[str, Any]:
+        """What the tiles were found with; empty where nothing says so."""
+        try:
+            begun = json.loads((self.folder / _BEGUN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return begun if isinstance(begun, dict) else {}
+
+
+def _beside(out: Path) -> Path:
+    """The working folder of a map: beside its own, which DVC empties before a run; on the same disk in any case."""
+    out = out.resolve()
+    return out / ".partial" if out.is_mount() else out.with_name(f".{out.name}.partial")
+
+
+def _lock(folder: Path) -> IO[str]:
+    """The open file whose lock ends with the process, however that ends.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / _LOCK
+        lock = path.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise OutputError(
+                f"{folder}: another process is making this map; wait for it, or name another --out"
+            ) from error
+        if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+            return lock
+        lock.close()  # the one who held it was just done, and took the folder away
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: lists as 1 × 2, digests and the like cut short."""
+    if isinstance(value, list):
+        return " × ".join(map(_shown, value))
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:12]}…"

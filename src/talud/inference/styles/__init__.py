@@ -1,0 +1,10 @@
+"""The styles with which QGIS shows a map, as QML: of the rasters `probability` and `classes`, and of both layers."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+
+def qml(name: str) -> str:
+    """The style of a raster or layer: `probability`, `classes`, `landslides` or `not_mapped`."""
+    return (files(__name__) / f"{name}.qml").read_text(encoding="utf-8")
