@@ -23,9 +23,9 @@ from talud.terminal import hushed
 BLOCK = 512  # pixels a side of a block on disk
 PATIENCE = {
     "GDAL_HTTP_CONNECTTIMEOUT": "10",  # seconds
-    "GDAL_HTTP_LOW_SPEED_TIME": "30",  # seconds at less than the next
+    "GDAL_HTTP_LOW_SPEED_TIME": "15",  # seconds at less than the next
     "GDAL_HTTP_LOW_SPEED_LIMIT": "100",  # bytes a second; a limit on the whole answer would punish slow networks
-    "GDAL_HTTP_MAX_RETRY": "3",  # after what passes: too many requests, a gateway that is away
+    "GDAL_HTTP_MAX_RETRY": "2",  # after what passes: too many requests, a gateway that is away
     "GDAL_HTTP_RETRY_DELAY": "1",  # seconds before the first, more before those that follow
 }
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -100,7 +101,8 @@ class Journal:
     def read(self, tile: Tile) -> Block | None:
         """What was found for a tile; None where it is not finished, or its file is damaged."""
         try:
-            with np.load(self._path(tile), allow_pickle=False) as arrays:  # compares the checksums of the zip format
+            # NumPy compares the checksums that the zip format holds.
+            with self._path(tile).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 block = Block(arrays["probability"], arrays["blocked"])
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
@@ -126,12 +128,9 @@ class Journal:
 
     def _refuse_others(self, begun: Mapping[str, Any]) -> None:
         before, now = self._begun(), json.loads(json.dumps(begun))  # as it will be read again
-        changes = [
-            f"{name} {_shown(before.get(name))} (now {_shown(now.get(name))})"
-            for name in before | now
-            if before.get(name) != now.get(name)
-        ]
-        if before and changes and len(self):
+        names = [name for name in before | now if before.get(name) != now.get(name)]
+        changes = [_change(name, before.get(name), now.get(name)) for name in names]
+        if changes and before and len(self):
             raise OutputError(
                 f"{self.folder}: holds {len(self)} finished tiles of a map that was begun with {', '.join(changes)}; "
                 "go on with what it was begun with, or delete that folder to start over"
@@ -184,9 +183,12 @@ def _lock(folder: Path) -> IO[str]:
         lock.close()  # the one who held it was just done, and took the folder away
 
 
+def _change(name: str, before: Any, now: Any) -> str:
+    """What differs, in words; of digests there is nothing to show."""
+    if re.fullmatch("[0-9a-f]{32,}", str(before)):
+        return f"different {name}"
+    return f"{name} {_shown(before)} (now {_shown(now)})"
+
+
 def _shown(value: Any) -> str:
-    """A value in a message: lists as 1 × 2, digests and the like cut short."""
-    if isinstance(value, list):
-        return " × ".join(map(_shown, value))
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:12]}…"
+    return " × ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -125,13 +125,17 @@ def write_geojson(path: Path, landslides: Landslides, attributes: Columns, grid:
     Raises:
         OutputError: it cannot be written.
     """
-    columns = _columns(landslides, attributes)
-    outlines, crs = shapely.to_wkb(landslides.outlines), grid.crs.to_wkt()
-    options = {"RFC7946": "YES"}  # with it, GDAL converts the coordinates
     _write(
-        path, outlines, columns, driver="GeoJSON", layer="landslides", geometry_type="MultiPolygon", crs=crs, layer_options=options,
+        path,
+        shapely.to_wkb(landslides.outlines),
+        _columns(landslides, attributes),
+        driver="GeoJSON",
+        layer="landslides",
+        layer_options={"RFC7946": "YES"},  # with it, GDAL converts the coordinates
+        geometry_type="MultiPolygon",
         promote_to_multi=True,
-    )  # fmt: skip
+        crs=grid.crs.to_wkt(),
+    )
 
 
 def _columns(landslides: Landslides, attributes: Columns) -> Columns:

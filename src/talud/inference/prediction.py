@@ -168,7 +168,7 @@ class _Options:
             raise ParamsError(f"the threshold is {threshold:g}; it must lie between 0 and 1")
         if not 0 <= minimum_area < math.inf:
             raise ParamsError(f"the minimum area is {minimum_area:g} m²; it must be 0 or more")
-        return cls(threshold, minimum_area, geojson)
+        return cls(threshold, float(minimum_area), geojson)
 
 
 def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) -> dict[str, Any]:
@@ -183,8 +183,8 @@ def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) 
         "tile": [tiling.rows.core, tiling.columns.core],
         "halo": tiling.rows.halo,
         "threshold": options.threshold,
-        "minimum area": options.minimum_area,
-        "GeoJSON": options.geojson,
+        "minimum area": f"{options.minimum_area:g} m²",
+        "GeoJSON": "yes" if options.geojson else "no",
     }
 
 

@@ -66,14 +66,15 @@ class Products:
         Raises:
             OSError: the folder cannot be made or written to, or a folder is in the way; then nothing was moved.
         """
-        files = list(zip(astuple(self), astuple(Products.within(out)), strict=True))
+        there = Products.within(out.resolve())  # a link may lead to a folder that is yet to be made
+        files = list(zip(astuple(self), astuple(there), strict=True))
         for made, path in files:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, f"a folder named {path.name} is in the way")
             if made.exists():
                 synchronise(made)
-        out.mkdir(parents=True, exist_ok=True)
-        self.within(out).record.unlink(missing_ok=True)
+        there.record.parent.mkdir(parents=True, exist_ok=True)
+        there.record.unlink(missing_ok=True)
         for made, path in files:
             if made.exists():
                 made.replace(path)

@@ -1,0 +1,430 @@
+"""A map that is interrupted goes on, and comes out as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+import talud
+from stack_files import noise, write_stack
+from talud.errors import ModelError, OutputError, SourceError
+from talud.inference import prediction
+from talud.inference.journal import Block, Journal
+from talud.inference.reader import StackReader
+from talud.inference.runtime import Model
+from talud.inference.tiling import Tiling
+
+TILES = Tiling.of((100, 140), 64, 8, 4)
+RUN = Model.run
+
+
+def products(folder: Path) -> dict[str, bytes]:
+    """All files of a map but the one that says how long it took."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timings.json"}
+
+
+def working(out: Path) -> Path:
+    return out.with_name(f".{out.name}.partial")
+
+
+def predict(model: Model, stack: Path, out: Path, **options: Any) -> prediction.Prediction:
+    return prediction.predict(model, stack, out, **{"tile": 32, **options})
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six tiles of at most 32 pixels a side."""
+    values = noise(60, 90)
+    values[1, 10:20, 30:50] = np.nan
+    return write_stack(tmp_path_factory.mktemp("stack") / "stack.tif", values)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: Model, stack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed") / "map"
+    assert predict(model, stack, out).tiles == 6
+    assert not working(out).exists()
+    return products(out)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Lets chosen passes of the network fail; gives the number of each pass that was tried."""
+
+    def fail(*numbers: int, error: type[BaseException] = KeyboardInterrupt) -> list[int]:
+        tried: list[int] = []
+
+        def run(self: Model, window: np.ndarray) -> np.ndarray:
+            tried.append(len(tried) + 1)
+            if tried[-1] in numbers:
+                raise error("the network fails")
+            return RUN(self, window)
+
+        monkeypatch.setattr(Model, "run", run)
+        return tried
+
+    return fail
+
+
+def interrupted(model: Model, stack: Path, out: Path, runs: Callable[..., list[int]], **options: Any) -> None:
+    """Leave a map of which four tiles are finished."""
+    runs(5)
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, stack, out, **options)
+    runs()
+
+
+def test_finished_tiles_are_not_computed_again_and_the_files_are_the_same(
+    model: Model, stack: Path, undisturbed: dict[str, bytes], runs: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    interrupted(model, stack, tmp_path / "map", runs)
+    assert not (tmp_path / "map").exists()
+    tried, told = runs(), []
+    outcome = predict(model, stack, tmp_path / "map", progress=lambda done, total: told.append((done, total)))
+    assert (len(tried), outcome.taken_over) == (2, 4)
+    assert told == [(5, 6), (6, 6)]
+    assert products(tmp_path / "map") == undisturbed
+    assert json.loads((tmp_path / "map/timings.json").read_text())["tiles_taken_over"] == 4
+    assert not working(tmp_path / "map").exists()
+
+
+def test_a_tile_that_fails_once_is_tried_again(
+    model: Model, stack: Path, undisturbed: dict[str, bytes], runs: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    tried = runs(3, error=ModelError)
+    predict(model, stack, tmp_path / "map")
+    assert len(tried) == 7
+    assert products(tmp_path / "map") == undisturbed
+
+
+def test_a_read_that_fails_once_is_tried_again(
+    model: Model, stack: Path, undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read, reads = StackReader.read, []
+
+    def sometimes(self: StackReader, window: Any) -> np.ndarray:
+        reads.append(window)
+        if len(reads) == 4:
+            raise SourceError("the share is away")
+        return read(self, window)
+
+    monkeypatch.setattr(StackReader, "read", sometimes)
+    predict(model, stack, tmp_path / "map")
+    assert len(reads) == 7
+    assert products(tmp_path / "map") == undisturbed
+
+
+def test_a_tile_that_fails_twice_stops_the_run_which_says_where_and_goes_on_later(
+    model: Model, stack: Path, undisturbed: dict[str, bytes], runs: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    runs(5, 6, error=ModelError)
+    with pytest.raises(ModelError) as caught:
+        predict(model, stack, tmp_path / "map")
+    message = str(caught.value)
+    assert "the network fails (twice, at rows 32 to 60 and columns 32 to 64)" in message
+    assert "4 finished tiles are kept, the same command goes on" in message
+    assert "\n" not in message
+    assert not (tmp_path / "map").exists()
+    assert len(runs()) == 0
+    assert predict(model, stack, tmp_path / "map").taken_over == 4
+    assert products(tmp_path / "map") == undisturbed
+
+
+def test_nothing_is_left_where_no_tile_was_finished(
+    model: Model, stack: Path, runs: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    runs(1, 2, error=ModelError)
+    with pytest.raises(ModelError) as caught:
+        predict(model, stack, tmp_path / "map")
+    assert "kept" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"threshold": 0.4}, "threshold 0.5 (now 0.4)"),
+        ({"tile": 20}, "tile 32 × 32 (now 20 × 20)"),
+        ({"minimum_area": 900.0}, "minimum area 0 m² (now 900 m²)"),
+        ({"geojson": True}, "GeoJSON no (now yes)"),
+    ],
+)
+def test_a_map_begun_with_other_options_is_refused_and_can_be_started_over(
+    model: Model, stack: Path, runs: Callable[..., list[int]], tmp_path: Path, options: dict[str, Any], named: str
+) -> None:
+    out = tmp_path / "map"
+    interrupted(model, stack, out, runs)
+    before = {path: path.stat() for path in working(out).rglob("*.npz")}
+    with pytest.raises(OutputError) as caught:
+        predict(model, stack, out, **options)
+    assert f"4 finished tiles of a map that was begun with {named};" in str(caught.value)
+    assert f"{working(out)}: " in str(caught.value)
+    assert "delete that folder to start over" in str(caught.value)
+    assert {path: path.stat() for path in working(out).rglob("*.npz")} == before
+    shutil.rmtree(working(out))
+    assert predict(model, stack, out, **options).taken_over == 0
+
+
+def test_a_map_begun_with_another_raster_is_refused(
+    model: Model, stack: Path, runs: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    own, out = tmp_path / "stack.tif", tmp_path / "map"
+    shutil.copy2(stack, own)
+    interrupted(model, own, out, runs)
+
+    def said() -> str:
+        with pytest.raises(OutputError, match="begun with") as caught:
+            predict(model, own, out)
+        return str(caught.value)
+
+    os.utime(own, ns=(0, 1))
+    assert "begun with different size and time of change;" in said()
+    values = noise(60, 90)
+    write_stack(own, values)
+    assert "different pixels, different size" in said()
+    write_stack(own, values[:, :50])
+    assert "grid 60 × 90 at (400000.0, 12.5, 0.0, 650000.0, 0.0, -12.5) in EPSG:32618 (now 60 × 50" in said()
+    write_stack(own, noise(60, 90), tags={"TALUD_EVENT": "2015-05-18"})
+    assert "different bands and tags" in said()
+    shutil.copy2(stack, own)
+    assert predict(model, own, out).taken_over == 4
+
+
+def test_a_map_begun_with_another_model_or_release_is_refused(
+    model: Model, unets: dict[int, Model], stack: Path, runs: Callable[..., list[int]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    interrupted(model, stack, tmp_path / "map", runs)
+    with pytest.raises(OutputError, match="begun with different model file"):
+        predict(unets[2], stack, tmp_path / "map")
+    monkeypatch.setattr(talud, "__version__", "99")
+    with pytest.raises(OutputError, match=r"begun with talud .* \(now 99\)"):
+        predict(model, stack, tmp_path / "map")
+
+
+def test_the_raster_may_lie_elsewhere_when_the_run_goes_on(
+    model: Model, stack: Path, runs: Callable[..., list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(model, stack, tmp_path / "map", runs)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy2(stack, tmp_path / "elsewhere" / stack.name)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert predict(model, Path(stack.name), tmp_path / "map").taken_over == 4
+
+
+@pytest.mark.parametrize("harm", ["cut", "flipped", "empty"])
+def test_a_damaged_tile_is_computed_again(
+    model: Model, stack: Path, undisturbed: dict[str, bytes], runs: Callable[..., list[int]], tmp_path: Path, harm: str
+) -> None:
+    out = tmp_path / "map"
+    interrupted(model, stack, out, runs)
+    tile = sorted(working(out).rglob("*.npz"))[1]
+    content = bytearray(tile.read_bytes())
+    content[len(content) // 2] ^= 1
+    tile.write_bytes({"cut": content[:2000], "flipped": content, "empty": b""}[harm])
+    assert predict(model, stack, out).taken_over == 3
+    assert products(out) == undisturbed
+
+
+def test_two_processes_cannot_make_one_map(model: Model, stack: Path, tmp_path: Path) -> None:
+    out = tmp_path / "map"
+    code = f"""
+import sys
+from pathlib import Path
+from talud.inference.journal import Journal
+with Journal.opened(Path({str(out)!r}), {{}}):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(OutputError, match="another process is making this map"):
+            predict(model, stack, out)
+        assert working(out).exists()
+        other.kill()
+    assert predict(model, stack, out).tiles == 6
+
+
+def test_files_of_an_earlier_map_do_not_stay_beside_a_new_one(model: Model, stack: Path, tmp_path: Path) -> None:
+    predict(model, stack, tmp_path / "map", geojson=True)
+    (tmp_path / "map/probability.tif.aux.xml").write_text("statistics that a GIS kept")
+    (tmp_path / "map/notes.txt").write_text("a user's own")
+    assert (tmp_path / "map/landslides.geojson").exists()
+    predict(model, stack, tmp_path / "map")
+    assert not (tmp_path / "map/landslides.geojson").exists()
+    assert not (tmp_path / "map/probability.tif.aux.xml").exists()
+    assert (tmp_path / "map/notes.txt").exists()
+
+
+def test_blocks_come_back_as_they_were_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    blocks = {}
+    with Journal.opened(tmp_path / "map", {"a": 1}) as journal:
+        for tile in TILES:
+            shape = tile.core.height, tile.core.width
+            blocks[tile] = Block(rng.random(shape, np.float32), rng.integers(0, 9, shape, np.uint8))
+            assert journal.read(tile) is None
+            journal.write(tile, blocks[tile])
+        assert len(journal) == len(TILES)
+        for tile, block in blocks.items():
+            found = journal.read(tile)
+            assert found is not None
+            assert np.array_equal(found.probability, block.probability)
+            assert np.array_equal(found.blocked, block.blocked)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Killed, in processes of their own.
+
+KILLED_AT = """
+import os, pathlib, signal, sys
+calls, last = 0, int(sys.argv.pop(1))
+
+def counted(function):
+    def call(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+
+from talud.cli.main import main
+for owner, name in ((pathlib.Path, "replace"), (pathlib.Path, "unlink"), (os, "rmdir")):
+    setattr(owner, name, counted(getattr(owner, name)))
+main()
+"""
+
+
+@pytest.mark.slow
+def test_killed_before_any_change_of_a_name_it_leaves_whole_files_and_goes_on(
+    tiny_model: Path, model: Model, tmp_path: Path
+) -> None:
+    """Each run is killed one change of a name further than the one before, until one gets through."""
+    stack, earlier_stack = tmp_path / "stack.tif", tmp_path / "earlier.tif"
+    write_stack(stack, noise(40, 40))
+    write_stack(earlier_stack, noise(40, 40, seed=1))
+    predict(model, stack, tmp_path / "undisturbed")
+    predict(model, earlier_stack, tmp_path / "map", geojson=True)
+    earlier, wanted = products(tmp_path / "map"), products(tmp_path / "undisturbed")
+    for last in range(1, 200):
+        command = [sys.executable, "-c", KILLED_AT, str(last), "predict", tiny_model, stack, "--out", tmp_path / "map"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = products(tmp_path / "map")
+        for name, content in found.items():
+            assert content in (earlier.get(name), wanted.get(name)), (last, name)
+        if "prediction.json" in found:
+            assert found in (earlier, wanted), last
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert last > 20
+    assert found == wanted
+    assert {path.name for path in tmp_path.iterdir()} == {"stack.tif", "earlier.tif", "undisturbed", "map"}
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_at_random_it_makes_the_files_of_an_undisturbed_run(
+    exporter: Callable[..., Path], tmp_path: Path
+) -> None:
+    model, seed = exporter(4), random.randrange(10**6)
+    chance = random.Random(seed)
+    values = noise(500, 700)
+    values[0, 100:300, 200:600] = np.nan
+    command = [
+        *(sys.executable, "-m", "talud.cli.main", "predict", model, write_stack(tmp_path / "stack.tif", values)),
+        *("--tile", "32", "--geojson", "--minimum-area", "400", "--provider", "cpu", "--out"),
+    ]
+    subprocess.run([*command, tmp_path / "undisturbed"], check=True, capture_output=True)
+    out, kills, finished = tmp_path / "map", 0, {}
+    total = json.loads((tmp_path / "undisturbed/prediction.json").read_text())["tiles"]
+    assert total > 300
+    for target in [*sorted(chance.sample(range(1, total), 5)), total, total]:
+        run = subprocess.Popen([*command, out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while run.poll() is None and len(tiles(out)) < target:
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.3 if target == total else 0.03))
+        run.kill()
+        kills += run.wait() == -signal.SIGKILL
+        if not working(out).exists():
+            break  # it was done
+        now = tiles(out)
+        assert finished.items() <= now.items(), seed  # not written again
+        finished = now
+        assert not out.exists() or set(products(out)) <= set(products(tmp_path / "undisturbed"))
+    result = subprocess.run([*command, out], check=True, capture_output=True, text=True)
+    assert kills >= 5, seed
+    if finished:
+        assert f"went on with {len(finished)} of {total} tiles" in result.stdout, seed
+    assert products(out) == products(tmp_path / "undisturbed"), seed
+    assert not working(out).exists()
+
+
+def tiles(out: Path) -> dict[str, tuple[int, int]]:
+    """Name of each finished tile's file → its inode and time of change."""
+    try:
+        return {
+            entry.name: (entry.stat().st_ino, entry.stat().st_mtime_ns)
+            for entry in os.scandir(working(out) / "tiles")
+            if entry.name.endswith(".npz")
+        }
+    except FileNotFoundError:
+        return {}
+
+
+# A full disk.
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here: that takes root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("within", [True, False], ids=["folder on the disk", "the disk itself"])
+def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
+    model: Model, small_disk: Path, tmp_path: Path, within: bool
+) -> None:
+    stack, out = write_stack(tmp_path / "stack.tif", noise(500, 500)), small_disk / "map" if within else small_disk
+    predict(model, stack, tmp_path / "undisturbed", tile=100)
+    with pytest.raises(OutputError, match=r"finished tiles are kept, the same command goes on") as caught:
+        predict(model, stack, out, tile=100)
+    assert "No space left on device" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not out.exists() or {path.name for path in out.iterdir()} == {".partial"}
+    # Room for the tiles, not for the rasters.
+    subprocess.run(["mount", "-o", "remount,size=2500k", str(small_disk)], check=True)
+    with pytest.raises(OutputError, match=r"25 finished tiles are kept, the same command goes on"):
+        predict(model, stack, out, tile=100)
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    assert predict(model, stack, out, tile=100).taken_over == 25
+    assert products(out) == products(tmp_path / "undisturbed")
+
+
+def test_a_working_folder_lies_on_the_disk_of_the_map(model: Model, stack: Path, small_disk: Path) -> None:
+    """A link to another disk is followed: files can be moved on one disk only."""
+    link = small_disk.with_name("link")
+    link.symlink_to(small_disk / "map")
+    subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
+    predict(model, stack, link)
+    with rasterio.open(small_disk / "map/probability.tif") as dataset:
+        assert dataset.shape == (60, 90)
