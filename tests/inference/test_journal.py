@@ -196,7 +196,7 @@ def test_a_map_begun_with_another_raster_is_refused(
     write_stack(own, values)
     assert "different pixels, different size" in said()
     write_stack(own, values[:, :50])
-    assert "grid 60 × 90 at (400000.0, 12.5, 0.0, 650000.0, 0.0, -12.5) in EPSG:32618 (now 60 × 50" in said()
+    assert "grid 60 × 90 at (400000.0, 12.5, 0.0, 650000.0, 0.0, -12.5) in EPSG:32618 (now 50 × 90" in said()
     write_stack(own, noise(60, 90), tags={"TALUD_EVENT": "2015-05-18"})
     assert "different bands and tags" in said()
     shutil.copy2(stack, own)
@@ -318,8 +318,8 @@ def test_killed_before_any_change_of_a_name_it_leaves_whole_files_and_goes_on(
     stack, earlier_stack = tmp_path / "stack.tif", tmp_path / "earlier.tif"
     write_stack(stack, noise(40, 40))
     write_stack(earlier_stack, noise(40, 40, seed=1))
-    predict(model, stack, tmp_path / "undisturbed")
-    predict(model, earlier_stack, tmp_path / "map", geojson=True)
+    predict(model, stack, tmp_path / "undisturbed", tile=None)
+    predict(model, earlier_stack, tmp_path / "map", tile=None, geojson=True)
     earlier, wanted = products(tmp_path / "map"), products(tmp_path / "undisturbed")
     for last in range(1, 200):
         command = [sys.executable, "-c", KILLED_AT, str(last), "predict", tiny_model, stack, "--out", tmp_path / "map"]
