@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import onnx
+import pyogrio
 import pytest
 import rasterio
 
 from stack_files import noise, write_stack
-from talud import registry
+from talud import load_model, registry
 from talud.cli.main import main
 
 PRODUCTS = {
@@ -79,7 +80,51 @@ def test_what_a_user_can_mend_is_one_line_on_stderr(
     assert not (tmp_path / "map").exists()
 
 
-@pytest.mark.parametrize("wrong", [["--tile", "0"], ["--tile", "much"], ["--threshold", "high"], ["--halo", "3"]])
+def test_small_landslides_are_left_out_on_demand_and_geojson_holds_the_same(
+    talud, tiny_model: Path, stack: Path, tmp_path: Path
+) -> None:
+    options = ["--threshold", 0.45, "--geojson", "--minimum-area"]
+    talud("predict", tiny_model, stack, "--out", tmp_path / "all", *options, 0)
+    code, out, _ = talud("predict", tiny_model, stack, "--out", tmp_path / "map", *options, 400)
+    everything, kept = (pyogrio.read_dataframe(tmp_path / name / "landslides.gpkg") for name in ("all", "map"))
+    assert code == 0
+    assert 0 < len(kept) < len(everything)
+    assert kept["area_m2"].tolist() == [area for area in everything["area_m2"] if area >= 400]
+    assert f"left out: {len(everything) - len(kept)} of less than 400 m²" in out
+    geojson = json.loads((tmp_path / "map/landslides.geojson").read_text())
+    assert [each["properties"]["area_m2"] for each in geojson["features"]] == kept["area_m2"].tolist()
+    record = json.loads((tmp_path / "map/prediction.json").read_text())
+    found = record["landslides"], record["minimum_area_m2"], record["left_out"]
+    assert found == (len(kept), 400, len(everything) - len(kept))
+    rasters = [(tmp_path / name / "landslides.tif").read_bytes() for name in ("all", "map")]
+    assert rasters[0] == rasters[1]  # a minimum area is one of the polygons
+
+
+def test_a_provider_that_is_asked_for_and_absent_is_an_error(
+    talud, tiny_model: Path, stack: Path, tmp_path: Path
+) -> None:
+    code, out, _ = talud("predict", tiny_model, stack, "--out", tmp_path / "cpu", "--provider", "cpu")
+    assert code == 0
+    assert "ran on CPUExecutionProvider" in out
+    if load_model(tiny_model).provider == "CUDAExecutionProvider":
+        pytest.skip("there is a CUDA device here")
+    code, out, err = talud("predict", tiny_model, stack, "--out", tmp_path / "map", "--provider", "cuda")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "the provider cuda was asked for, but" in err
+    assert not (tmp_path / "map").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--tile", "0"],
+        ["--tile", "much"],
+        ["--threshold", "high"],
+        ["--minimum-area", "-1"],
+        ["--provider", "tpu"],
+        ["--nothing", "3"],
+    ],
+)
 def test_usage_errors_exit_2(talud, tiny_model: Path, stack: Path, wrong: list[str]) -> None:
     code, out, err = talud("predict", tiny_model, stack, "--out", "map", *wrong)
     assert (code, out) == (2, "")

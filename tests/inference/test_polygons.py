@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import resource
+import signal
 import sqlite3
 import time
 from contextlib import closing
@@ -21,6 +23,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from stack_files import grid_of
+from talud.errors import OutputError
 from talud.grid import Grid
 from talud.inference import polygons
 from talud.raster import Layout, writing_cog
@@ -141,6 +144,23 @@ def test_geojson_is_in_longitude_and_latitude_as_the_standard_has_it(tmp_path: P
         assert shapely.hausdorff_distance(found, expected) < 1e-7
         for part in found.geoms:
             assert part.exterior.is_ccw
+
+
+@pytest.mark.parametrize("missing", [1, 2, 40, 2000])
+def test_geojson_that_a_full_disk_cuts_short_is_an_error(tmp_path: Path, missing: int) -> None:
+    slides, _ = traced(tmp_path, np.eye(40, dtype=np.uint8)[::-1] | np.eye(40, dtype=np.uint8, k=-9))
+    path = tmp_path / "l.geojson"
+    polygons.write_geojson(path, slides, attributes(slides), grid_of(40, 40))
+    size = path.stat().st_size
+    path.unlink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, hard))
+    try:
+        with pytest.raises(OutputError, match="cannot be written"):
+            polygons.write_geojson(path, slides, attributes(slides), grid_of(40, 40))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_file_of_no_landslides_is_a_file(tmp_path: Path) -> None:

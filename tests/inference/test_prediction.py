@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pyogrio
@@ -112,6 +113,21 @@ def test_a_second_run_gives_the_same_bytes_but_for_the_seconds(
     assert before == after
     assert timings[0]["seconds"].keys() == {"tiles", "rasters", "polygons", "quicklook", "total"}
     assert timings[0]["tiles_taken_over"] == 0
+
+
+def test_the_styles_of_the_rasters_lie_beside_them_in_the_colours_of_the_file(
+    mapped: tuple[Path, Path, Prediction],
+) -> None:
+    _, out, _ = mapped
+    classes = ElementTree.parse(out / "landslides.qml").findall("pipe/rasterrenderer[@type='paletted']//paletteEntry")
+    with rasterio.open(out / "landslides.tif") as dataset:
+        colours = {value: "#" + bytes(dataset.colormap(1)[value][:3]).hex() for value in (0, 1)}
+    assert {int(entry.attrib["value"]): entry.attrib["color"] for entry in classes} == colours
+    ramp = ElementTree.parse(out / "probability.qml").findall(
+        "pipe/rasterrenderer[@type='singlebandpseudocolor']/rastershader/colorrampshader/item"
+    )
+    values = [float(item.attrib["value"]) for item in ramp]
+    assert (values[0], values[-1], values) == (0, 1, sorted(values))
 
 
 def test_both_rasters_are_cogs_that_say_where_they_come_from(
@@ -260,6 +276,9 @@ def test_a_threshold_given_by_hand_decides(model: Model, tmp_path: Path) -> None
     for wrong in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(ParamsError, match="between 0 and 1"):
             predict(model, stack, tmp_path / "other", threshold=wrong)
+    for area in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ParamsError, match="minimum area"):
+            predict(model, stack, tmp_path / "other", minimum_area=area)
     assert not (tmp_path / "other").exists()
 
 

@@ -81,13 +81,13 @@ class Journal:
             except BaseException as error:
                 kept = len(journal)
                 if not kept:
-                    shutil.rmtree(journal.folder)
+                    shutil.rmtree(journal.folder, ignore_errors=True)
                 elif isinstance(error, TaludError):
                     raise type(error)(f"{error}; {kept} finished tiles are kept, the same command goes on") from error
                 raise
             with writing(out):
                 (journal.folder / _BEGUN).unlink()  # first: what a kill leaves of the rest is then taken for nothing
-                shutil.rmtree(journal.folder)
+                shutil.rmtree(journal.folder, ignore_errors=True)  # a network share may hold on to the lock
 
     @property
     def products(self) -> Path:
@@ -156,9 +156,10 @@ class Journal:
 
 
 def _beside(out: Path) -> Path:
-    """The working folder of a map: beside its own, which DVC empties before a run; on the same disk in any case."""
+    """The working folder of a map: on the same disk, and beside its own folder, which DVC empties before a run."""
     out = out.resolve()
-    return out / ".partial" if out.is_mount() else out.with_name(f".{out.name}.partial")
+    within = out.is_dir() and (out.is_mount() or not os.access(out.parent, os.W_OK))
+    return out / ".partial" if within else out.with_name(f".{out.name}.partial")
 
 
 def _lock(folder: Path) -> IO[str]:

@@ -6,6 +6,7 @@ is one event, and counting it by its edges alone would break it into dozens.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from talud.grid import Grid
 from talud.inference.styles import qml
 from talud.metrics import LANDSLIDE
 
+_UTC = 100  # GDAL's number for it
 _ROUNDING = 1e-9  # of an area, which is a sum
 _DATE = "2000-01-01T00:00:00.000Z"  # GDAL's clock while a GeoPackage is written: the same map gives the same bytes
 
@@ -116,7 +118,9 @@ def write(
     spatial = common | {"geometry_type": "MultiPolygon", "promote_to_multi": True, "crs": grid.crs.to_wkt()}
     _write(path, shapely.to_wkb(landslides.outlines), slides, layer="landslides", **spatial)
     _write(path, shapely.to_wkb(not_mapped.outlines), rest, layer="not_mapped", **spatial)
-    _write(path, None, _styles("landslides", "not_mapped"), layer="layer_styles", **common)
+    styles = _styles("landslides", "not_mapped")
+    utc = {"update_time": np.full(len(styles["update_time"]), _UTC)}
+    _write(path, None, styles, layer="layer_styles", gdal_tz_offsets=utc, **common)
 
 
 def write_geojson(path: Path, landslides: Landslides, attributes: Columns, grid: Grid) -> None:
@@ -136,6 +140,10 @@ def write_geojson(path: Path, landslides: Landslides, attributes: Columns, grid:
         promote_to_multi=True,
         crs=grid.crs.to_wkt(),
     )
+    with path.open("rb") as stream:
+        stream.seek(-2, os.SEEK_END)
+        if stream.read() != b"}\n":  # GDAL closes it on a full disk without a word
+            raise OutputError(f"{path}: cannot be written: it ends too early; is the disk full?")
 
 
 def _columns(landslides: Landslides, attributes: Columns) -> Columns:

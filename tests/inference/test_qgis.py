@@ -1,0 +1,53 @@
+"""The map as QGIS itself reads it, where QGIS is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stack_files import noise, write_stack
+from talud.inference.prediction import predict
+from talud.inference.runtime import Model
+
+PYTHON = "/usr/bin/python3"  # the one that a package of QGIS is made for
+LOOK = """
+import json, sys
+from qgis.core import QgsApplication, QgsRasterLayer, QgsVectorLayer
+
+application = QgsApplication([], False)
+application.initQgis()
+found = {}
+for name in ("probability.tif", "landslides.tif"):
+    layer = QgsRasterLayer(sys.argv[1] + "/" + name, name)
+    found[name] = layer.isValid(), layer.renderer().type(), layer.loadDefaultStyle()[1]
+for name in ("landslides", "not_mapped"):
+    layer = QgsVectorLayer(sys.argv[1] + "/landslides.gpkg|layername=" + name, name, "ogr")
+    colour = layer.renderer().symbol().symbolLayer(0).properties()["color"]
+    found[name] = layer.isValid(), colour, layer.loadDefaultStyle()[0]
+print(json.dumps(found))
+application.exitQgis()
+"""
+
+
+@pytest.mark.slow
+def test_qgis_shows_rasters_and_layers_in_their_styles(model: Model, tmp_path: Path) -> None:
+    if subprocess.run([PYTHON, "-c", "import qgis.core"], capture_output=True, check=False).returncode:
+        pytest.skip("QGIS is not installed here")
+    values = noise(60, 80)
+    values[0, :20] = np.nan
+    predict(model, write_stack(tmp_path / "stack.tif", values), tmp_path / "map")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "QT_QPA_PLATFORM": "offscreen"}
+    command = [PYTHON, "-c", LOOK, str(tmp_path / "map")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "Non-conformant" not in result.stderr
+    assert json.loads(result.stdout.splitlines()[-1]) == {
+        "probability.tif": [True, "singlebandpseudocolor", True],
+        "landslides.tif": [True, "paletted", True],
+        "landslides": [True, "230,30,60,89", "Loaded from Provider"],
+        "not_mapped": [True, "196,196,196,190", "Loaded from Provider"],
+    }
