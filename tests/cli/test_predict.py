@@ -86,7 +86,9 @@ def test_small_landslides_are_left_out_on_demand_and_geojson_holds_the_same(
     options = ["--threshold", 0.45, "--geojson", "--minimum-area"]
     talud("predict", tiny_model, stack, "--out", tmp_path / "all", *options, 0)
     code, out, _ = talud("predict", tiny_model, stack, "--out", tmp_path / "map", *options, 400)
-    everything, kept = (pyogrio.read_dataframe(tmp_path / name / "landslides.gpkg") for name in ("all", "map"))
+    everything, kept = (
+        pyogrio.read_dataframe(tmp_path / name / "landslides.gpkg", layer="landslides") for name in ("all", "map")
+    )
     assert code == 0
     assert 0 < len(kept) < len(everything)
     assert kept["area_m2"].tolist() == [area for area in everything["area_m2"] if area >= 400]

@@ -30,6 +30,7 @@ for name in ("landslides", "not_mapped"):
     colour = layer.renderer().symbol().symbolLayer(0).properties()["color"]
     found[name] = layer.isValid(), colour, layer.loadDefaultStyle()[0]
 print(json.dumps(found))
+del layer  # before the application that it belongs to
 application.exitQgis()
 """
 

@@ -120,7 +120,8 @@ def write(
     _write(path, shapely.to_wkb(not_mapped.outlines), rest, layer="not_mapped", **spatial)
     styles = _styles("landslides", "not_mapped")
     utc = {"update_time": np.full(len(styles["update_time"]), _UTC)}
-    _write(path, None, styles, layer="layer_styles", gdal_tz_offsets=utc, **common)
+    precise = {"DATETIME_PRECISION": "MILLISECOND"}  # as the standard had it until version 1.4
+    _write(path, None, styles, layer="layer_styles", gdal_tz_offsets=utc, layer_options=precise, **common)
 
 
 def write_geojson(path: Path, landslides: Landslides, attributes: Columns, grid: Grid) -> None:
