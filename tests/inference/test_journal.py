@@ -25,10 +25,10 @@ from talud.inference import prediction
 from talud.inference.journal import Block, Journal
 from talud.inference.reader import StackReader
 from talud.inference.runtime import Model
-from talud.inference.tiling import Tiling
+from talud.inference.tiling import Tile, Tiling
 
 TILES = Tiling.of((100, 140), 64, 8, 4)
-RUN = Model.run
+BLOCK = prediction._block
 
 
 def products(folder: Path) -> dict[str, bytes]:
@@ -62,18 +62,18 @@ def undisturbed(model: Model, stack: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
-    """Lets chosen passes of the network fail; gives the number of each pass that was tried."""
+    """Lets the work on chosen tiles fail; gives the number of each that was tried."""
 
     def fail(*numbers: int, error: type[BaseException] = KeyboardInterrupt) -> list[int]:
         tried: list[int] = []
 
-        def run(self: Model, window: np.ndarray) -> np.ndarray:
+        def block(model: Model, tile: Tile, window: np.ndarray) -> Block:
             tried.append(len(tried) + 1)
             if tried[-1] in numbers:
                 raise error("the network fails")
-            return RUN(self, window)
+            return BLOCK(model, tile, window)
 
-        monkeypatch.setattr(Model, "run", run)
+        monkeypatch.setattr(prediction, "_block", block)
         return tried
 
     return fail
@@ -268,6 +268,20 @@ def test_files_of_an_earlier_map_do_not_stay_beside_a_new_one(model: Model, stac
     assert not (tmp_path / "map/landslides.geojson").exists()
     assert not (tmp_path / "map/probability.tif.aux.xml").exists()
     assert (tmp_path / "map/notes.txt").exists()
+
+
+def test_where_the_folder_above_is_closed_to_the_user_the_work_is_done_within(
+    model: Model, stack: Path, undisturbed: dict[str, bytes], runs: Callable[..., list[int]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "map"
+    out.mkdir()
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and may(path, mode))
+    interrupted(model, stack, out, runs)
+    assert [path.name for path in out.iterdir()] == [".partial"]
+    assert predict(model, stack, out).taken_over == 4
+    assert products(out) == undisturbed
 
 
 def test_blocks_come_back_as_they_were_written(tmp_path: Path) -> None:
