@@ -67,6 +67,7 @@ def test_an_overloaded_server_is_asked_again(model: Model, stack: Path, local: P
     assert same(local, tmp_path / "map")
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away_costs_nothing_that_was_finished(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

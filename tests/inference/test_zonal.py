@@ -80,6 +80,16 @@ def test_the_aspect_of_a_plane_is_the_direction_in_which_it_falls(
     assert np.abs((found - degrees + 180) % 360 - 180).max() < 0.1
 
 
+def test_the_aspect_sees_across_the_borders_of_windows(terrain_model: Model, tmp_path: Path) -> None:
+    """A column of pixels at a border, on rough ground: NumPy's gradient of the whole raster says which way it falls."""
+    height = np.random.default_rng(2).uniform(0, 400, SHAPE).astype(np.float32)
+    inside = np.s_[10:13, 1024:1025]
+    to_south, to_east = np.gradient(height)
+    expected = np.degrees(np.arctan2(-to_east[inside].mean(), to_south[inside].mean())) % 360
+    found = measured(tmp_path, terrain_model, polygons(inside), {"elevation": height}, np.zeros(SHAPE))
+    assert found["aspect_degrees"][0] == pytest.approx(expected, abs=1e-3)
+
+
 def test_level_ground_has_no_aspect(terrain_model: Model, tmp_path: Path) -> None:
     found = measured(
         tmp_path, terrain_model, polygons(np.s_[3:9, 3:9]), {"elevation": np.full(SHAPE, 7.0)}, np.zeros(SHAPE)

@@ -103,11 +103,9 @@ class Journal:
         try:
             # NumPy compares the checksums that the zip format holds.
             with self._path(tile).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                block = Block(arrays["probability"], arrays["blocked"])
+                return Block(arrays["probability"], arrays["blocked"])
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
-        shape = tile.core.height, tile.core.width
-        return block if block.probability.shape == block.blocked.shape == shape else None
 
     def write(self, tile: Tile, block: Block) -> None:
         """Keep what was found for a tile, which is then finished.
