@@ -1,5 +1,6 @@
 # make demo: from a fresh clone to registered models that have mapped a new basin.
 # make test: all checks and tests.
+# make bench: how fast inference is, beside what it should reach; half an hour on a machine that does nothing else.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +12,7 @@ export DVC_NO_ANALYTICS := true
 # The pipeline's commands find this environment's talud without its being activated.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(BIN)/.train
 	@echo "== sample data (synthetic)"
@@ -36,6 +37,9 @@ lint: $(BIN)/.dev
 # The reference of the command line is written by the command line.
 docs: $(BIN)/.dev
 	@typer talud.cli.main utils docs --name talud --output docs/cli.md
+
+bench: $(BIN)/.dev
+	@python bench/run.py
 
 clean:
 	@rm -rf .venv

@@ -20,7 +20,7 @@ PRODUCTS = {
     "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",
     "prediction.json", "timings.json",
 }  # fmt: skip
-ABSENT = ("tensorflow", "keras", "tf2onnx", "onnx", "dvc", "matplotlib")
+ABSENT = ("tensorflow", "keras", "tf2onnx", "dvc", "matplotlib")
 
 
 @pytest.fixture

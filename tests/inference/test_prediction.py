@@ -25,6 +25,7 @@ from talud.bands import Group
 from talud.errors import OutputError, ParamsError, SourceError
 from talud.inference.prediction import Prediction, predict, probabilities
 from talud.inference.runtime import Model
+from talud.inference.tiling import Tile
 
 FILES = {
     "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",
@@ -339,15 +340,15 @@ def test_a_network_that_fails_midway_leaves_the_earlier_result(
 ) -> None:
     before = earlier(tmp_path, model)
     stack = write_stack(tmp_path / "s.tif", noise(90, 90))
-    run, runs = Model.run, []
+    core, tiles = Model.core, []
 
-    def third_fails(self: Model, window: np.ndarray) -> np.ndarray:
-        runs.append(window)
-        if len(runs) == 3:
+    def third_fails(self: Model, window: np.ndarray, tile: Tile) -> np.ndarray:
+        tiles.append(tile)
+        if len(tiles) == 3:
             raise KeyboardInterrupt
-        return run(self, window)
+        return core(self, window, tile)
 
-    monkeypatch.setattr(Model, "run", third_fails)
+    monkeypatch.setattr(Model, "core", third_fails)
     with pytest.raises(KeyboardInterrupt):
         predict(model, stack, tmp_path / "out", tile=32)
     assert contents(tmp_path / "out") == before

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -72,18 +74,49 @@ def test_a_window_holds_its_core_and_the_halo_as_far_as_the_padded_raster_goes(
         assert (rows.stop - rows.start, columns.stop - columns.start) == (core.height, core.width)
 
 
+def holds(pixels: int) -> Callable[[Tiling], bool]:
+    return lambda tiling: tiling.window[0] * tiling.window[1] <= pixels
+
+
 @settings(deadline=None)
 @given(st.tuples(lengths, lengths), st.integers(1, 12_000), st.integers(0, 60), st.sampled_from([1, 4, 16]))
-def test_windows_keep_within_the_pixels_allowed_unless_a_single_cell_needs_more(
+def test_tiles_are_as_large_as_fits_unless_a_single_cell_is_too_large(
     shape: tuple[int, int], pixels: int, halo: int, alignment: int
 ) -> None:
-    tiling = Tiling.within(shape, pixels, halo, alignment)
-    height, width = tiling.window
-    assert height * width <= pixels or (tiling.rows.core, tiling.columns.core) == (alignment, alignment)
+    tiling = Tiling.within(shape, holds(pixels), halo, alignment)
+    assert holds(pixels)(tiling) or (tiling.rows.core, tiling.columns.core) == (alignment, alignment)
+    larger = Tiling.of(shape, max(tiling.rows.core, tiling.columns.core) + alignment, halo, alignment)
+    assert larger.window == tiling.window or not holds(pixels)(larger)
+
+
+@given(cases)
+@example(((1, 1), 1, 0, 1))
+@example(((7, 4000), 512, 112, 16))
+@example(((130, 4000), 64, 112, 16))
+def test_a_side_is_on_the_rim_or_has_its_whole_halo(case: tuple[tuple[int, int], int, int, int]) -> None:
+    shape, size, halo, alignment = case
+    tiling = Tiling.of(shape, size, halo, alignment)
+    height, width = tiling.padded
+    for tile in tiling:
+        core = tile.core
+        last_row, last_column = (
+            round_up(stop, alignment) for stop in (core.row_off + core.height, core.col_off + core.width)
+        )
+        room = (core.row_off, core.col_off, height - last_row, width - last_column)
+        if tile.rim is None:
+            assert any(0 < side < halo for side in room)
+            continue
+        assert tile.rim == tuple(side == 0 for side in room)
+        assert all(side == 0 or side >= halo for side in room)
+        margins = tuple(0 if at_rim else halo for at_rim in tile.rim)
+        rows, columns = tile.within(margins, alignment)
+        assert 0 <= rows.start <= rows.stop <= tile.window.height
+        assert 0 <= columns.start <= columns.stop <= tile.window.width
+        assert rows.stop - rows.start == last_row - core.row_off + margins[0] + margins[2]
 
 
 def test_a_raster_that_fits_is_one_tile_and_a_larger_one_is_cut_evenly() -> None:
-    assert len(Tiling.within((900, 900), 1_000_000, 112, 16)) == 1
-    assert len(Tiling.within((7, 4000), 1_000_000, 112, 16)) == 1
+    assert len(Tiling.within((900, 900), holds(1_000_000), 112, 16)) == 1
+    assert len(Tiling.within((7, 4000), holds(1_000_000), 112, 16)) == 1
     cut = Tiling.of((900, 900), 864, 112, 16)  # not 864 and a rest of 36, whose windows would all be 912
     assert (cut.rows.core, cut.window) == (464, (688, 688))

@@ -245,7 +245,7 @@ def _block(model: Model, tile: Tile, window: NDArray[np.float32]) -> Block:
     blocked = coverage.blocked(window, model.contract)[tile.inner]
     if blocked.all():
         return Block(np.full(blocked.shape, np.nan, np.float32), blocked)
-    return Block(model.run(window)[tile.inner], blocked)
+    return Block(model.core(window, tile), blocked)
 
 
 def _finish(

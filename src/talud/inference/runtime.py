@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
 from talud.contract import Contract
 from talud.errors import ModelError, ParamsError
-from talud.inference.tiling import Tiling
+from talud.inference.cropping import Sides, cropped, without_weights
+from talud.inference.margins import Margin, Network
+from talud.inference.tiling import Rim, Tile, Tiling
 
 if TYPE_CHECKING:
     from talud.inference.prediction import Prediction
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
 Provider = Literal["auto", "cpu", "cuda"]
 CUDA = "CUDAExecutionProvider"
 INPUT, OUTPUT = "stack", "probability"
-MEMORY = 2 * 10**9  # bytes that one pass of the network may take; fixed, so that a map does not depend on the hour
+MEMORY = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
 LARGEST_STEP = 4096  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
 ROUNDING = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is sure
 _SILENT = 4  # only what is fatal
@@ -50,6 +55,7 @@ class Model:
     contract: Contract
     origin: Origin | None
     _session: Any = field(repr=False)
+    _croppings: _Croppings = field(repr=False)
 
     @classmethod
     def load(cls, path: Path, origin: Origin | None = None, provider: Provider = "auto") -> Model:
@@ -65,16 +71,12 @@ class Model:
             raise ModelError(f"{path}: no such file; name an .onnx file or a registered model (models:/NAME@ALIAS)")
         onnxruntime.set_default_logger_severity(_SILENT)
         try:
-            session = onnxruntime.InferenceSession(
-                path,
-                _options(),
-                providers=_providers(provider),
-                enable_fallback=0,  # a silent change of provider is none
-            )
+            content = path.read_bytes()
+            session, croppings = open_session(content, provider), _Croppings(content, provider)
             metadata = session.get_modelmeta().custom_metadata_map
         except Exception as error:  # whatever a damaged file sets off: ONNX Runtime's exceptions have no common base
             raise ModelError(f"{path}: is not a model that ONNX Runtime can open: {_first_line(error)}") from error
-        model = cls(path, Contract.from_metadata(metadata, str(path)), origin, session)
+        model = cls(path, Contract.from_metadata(metadata, str(path)), origin, session, croppings)
         if provider == "cuda" and model.provider != CUDA:
             raise ParamsError(
                 "the provider cuda was asked for, but ONNX Runtime can use no CUDA device here: look for the device, "
@@ -103,17 +105,6 @@ class Model:
         """Name and version for a reader: "landslide-unet-7band, version 3", or "7band, unregistered"."""
         return f"{self.name}, {'version ' if self.version.isdecimal() else ''}{self.version}"
 
-    @property
-    def window_pixels(self) -> int:
-        """The most pixels that one pass may hold.
-
-        Measured without ONNX Runtime's memory arena, windows of 1024² take 410, 620 and 1050 bytes a pixel for 4, 16
-        and 32 filters of the first level; where the contract does not say the filters, 64 are assumed.
-        """
-        filters = self.contract.hyperparameters.get("filters", 64)
-        known = filters if isinstance(filters, int) and filters > 0 else 64
-        return MEMORY // (4 * (96 + 8 * known))
-
     def run(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
         """One pass of the network.
 
@@ -127,11 +118,42 @@ class Model:
         Raises:
             ModelError: the network fails, or gives no probability.
         """
+        return self._probability(self._session, stack, (stack.shape[1], stack.shape[2]))
+
+    def core(self, stack: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
+        """The probability over a tile's core: that of one pass over the whole raster, for no more work than it needs.
+
+        Args:
+            stack: (bands, height, width) of the tile's window, as for `run`.
+            tile: one of `tiling`.
+
+        Returns:
+            (height, width) of the core, with a value at invalid pixels too.
+
+        Raises:
+            ModelError: the network fails, or gives no probability.
+        """
+        margin = self._croppings.margin
+        if tile.rim is None or all(tile.rim) or margin is None or max(margin) > self.contract.halo:
+            return self.run(stack)[tile.inner]
+        rows, columns = tile.within(Sides.of(margin, margin).off(tile.rim), self.contract.alignment)
+        cells = tile.within((0, 0, 0, 0), self.contract.alignment)
+        shape = tuple(side.stop - side.start for side in cells)
+        needed = np.ascontiguousarray(stack[:, rows, columns])
         try:
-            output = self._session.run([OUTPUT], {INPUT: stack[np.newaxis]})[0]
-        except Exception as error:  # as above
+            session = self._croppings.session(tile.rim)
+        except Exception as error:  # as in `load`
+            raise ModelError(f"{self.path}: the network cannot be cropped: {_first_line(error)}") from error
+        probability = self._probability(session, needed, shape)
+        return probability[: tile.core.height, : tile.core.width]
+
+    def _probability(self, session: Any, stack: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """What a session makes of a stack, checked: probabilities of (height, width) `shape`."""
+        try:
+            output = session.run([OUTPUT], {INPUT: stack[np.newaxis]})[0]
+        except Exception as error:  # as in `load`
             raise ModelError(f"{self.path}: the network fails: {_first_line(error)}") from error
-        if output.shape != (1, 1, *stack.shape[1:]):
+        if output.shape != (1, 1, *shape):
             raise ModelError(f"{self.path}: the network turns {stack.shape} into {output.shape}; export it again")
         probability: NDArray[np.float32] = output[0, 0]
         if not (probability.min() >= -ROUNDING and probability.max() <= 1 + ROUNDING):  # so written, NaN fails too
@@ -142,8 +164,22 @@ class Model:
         """How a raster of (height, width) is cut: into cores of at most `tile` pixels a side, or as memory allows."""
         halo, alignment = self.contract.halo, self.contract.alignment
         if tile is None:
-            return Tiling.within(shape, self.window_pixels, halo, alignment)
+            return Tiling.within(shape, lambda tiling: self.memory(tiling) <= MEMORY, halo, alignment)
         return Tiling.of(shape, tile, halo, alignment)
+
+    def memory(self, tiling: Tiling) -> int:
+        """The bytes that the network takes at most while it runs on the tiles of a raster: its weights and one pass.
+
+        Measured without ONNX Runtime's memory arena: a pixel of a window of 1024² takes 264, 328, 427 and 660 bytes
+        for 4, 8, 16 and 32 filters of the first level, one of a cropped tile 188, 183, 239 and 391 to 501. Where the
+        contract does not say the filters, 64 are assumed. The weights are held once as they are, twice by the plain
+        session, and once by each of three cropped ones.
+        """
+        filters = self.contract.hyperparameters.get("filters", 64)
+        known = filters if isinstance(filters, int) and filters > 0 else 64
+        crops = tiling.crops and self._croppings.margin is not None
+        pixel = 160 + 12 * known if crops else 192 + 24 * known
+        return 6 * self._croppings.weight_bytes + pixel * tiling.window[0] * tiling.window[1]
 
     def probability(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
         """The probability of a landslide over a whole array, tiled where it is large: exact either way.
@@ -164,7 +200,7 @@ class Model:
         probability = np.empty(stack.shape[1:], np.float32)
         for tile in tiling:
             window = np.ascontiguousarray(padded[:, *tile.window.toslices()])
-            probability[tile.core.toslices()] = self.run(window)[tile.inner]
+            probability[tile.core.toslices()] = self.core(window, tile)
         return probability
 
     def predict(self, raster: str | Path, out: str | Path) -> Prediction:
@@ -195,7 +231,58 @@ class Model:
                 f"{self.path}: states an alignment of {cell} and a halo of {halo} pixels, more than the {LARGEST_STEP} "
                 "that any network here can have; export it again"
             )
-        self.run(np.full((bands, cell, cell), np.nan, np.float32))
+        # Oblong, for ONNX Runtime keeps one memory plan for all square shapes, which is that of the first it meets.
+        self.run(np.full((bands, cell, 2 * cell), np.nan, np.float32))
+
+
+class _Croppings:
+    """A network cropped for tiles (see `cropping`), opened when a tile first asks for it.
+
+    Tiles come row by row, and a row has a left, a middle and a right one, so three sessions are kept. They read the
+    same weights; what ONNX Runtime makes of them for its blocked convolutions, each holds for itself.
+
+    Attributes:
+        margin: what the network needs around a core; None where it holds an operator of unknown reach, and can only be
+            run whole.
+    """
+
+    def __init__(self, content: bytes, provider: Provider) -> None:
+        self._provider = provider
+        self._graph, self._weights = without_weights(onnx.load_model_from_string(content))
+        network = Network(self._graph)
+        try:
+            self.margin: Margin | None = network.margins()[network.input]
+        except ModelError:
+            self.margin = None
+        self.session = lru_cache(maxsize=3)(self._open)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights take, once."""
+        return sum(values.nbytes for values in self._weights.values())
+
+    def _open(self, rim: Rim) -> Any:
+        return open_session(cropped(self._graph, rim).SerializeToString(), self._provider, self._weights)
+
+
+def open_session(model: bytes, provider: Provider, weights: Mapping[str, NDArray[Any]] | None = None) -> Any:
+    """An ONNX Runtime session on the provider and with the options of talud.
+
+    Args:
+        model: the ONNX file's content.
+        provider: the one that is asked for.
+        weights: of a model `without_weights`.
+    """
+    options = _options()
+    if weights:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        options.add_external_initializers(list(weights), values)
+    return onnxruntime.InferenceSession(
+        model,
+        options,
+        providers=_providers(provider),
+        enable_fallback=0,  # a silent change of provider is none
+    )
 
 
 def _free_image(shape: list[Any], channels: int) -> bool:

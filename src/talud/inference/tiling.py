@@ -11,8 +11,9 @@ Everything here is integer geometry; nothing reads or writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rasterio.windows import Window
 
@@ -22,6 +23,15 @@ def round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
+class Rim(NamedTuple):
+    """The sides on which a tile's core, filled up to whole lattice cells, reaches the padded raster's rim."""
+
+    top: bool
+    left: bool
+    bottom: bool
+    right: bool
+
+
 @dataclass(frozen=True)
 class Tile:
     """One step of a tiled prediction.
@@ -29,10 +39,13 @@ class Tile:
     Attributes:
         core: the pixels that this tile alone writes, inside the raster.
         window: the pixels that the network is given; may reach past the raster's bottom and right into its padding.
+        rim: the sides on which the core reaches the rim, if it has its whole halo on all others; None where the rim
+            runs through the halo.
     """
 
     core: Window
     window: Window
+    rim: Rim | None
 
     @property
     def inner(self) -> tuple[slice, slice]:
@@ -40,6 +53,19 @@ class Tile:
         top = self.core.row_off - self.window.row_off
         left = self.core.col_off - self.window.col_off
         return slice(top, top + self.core.height), slice(left, left + self.core.width)
+
+    def within(self, margins: tuple[int, int, int, int], alignment: int) -> tuple[slice, slice]:
+        """Rows and columns, in an array of the window, of the core's lattice cells and a margin around them.
+
+        Args:
+            margins: pixels above, left of, below and right of the cells; no more than the window holds.
+            alignment: side of a cell.
+        """
+        rows, columns = (
+            slice(inner.start - before, inner.start + round_up(inner.stop - inner.start, alignment) + after)
+            for inner, before, after in zip(self.inner, margins[:2], margins[2:], strict=True)
+        )
+        return rows, columns
 
 
 @dataclass(frozen=True)
@@ -83,6 +109,13 @@ class Axis:
             first = min(max(start - self.halo, 0), self.padded - self.window)
             yield range(start, min(start + self.core, self.length)), range(first, first + self.window)
 
+    def rim(self, core: range) -> tuple[bool, bool] | None:
+        """Whether a core begins at the padded raster's rim, and ends there; None where a rim is nearer than a halo."""
+        distances = core.start, self.padded - round_up(core.stop, self.alignment)
+        if any(0 < distance < self.halo for distance in distances):
+            return None
+        return distances[0] == 0, distances[1] == 0
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -98,22 +131,24 @@ class Tiling:
         return cls(Axis.balanced(height, tile, halo, alignment), Axis.balanced(width, tile, halo, alignment))
 
     @classmethod
-    def within(cls, shape: tuple[int, int], pixels: int, halo: int, alignment: int) -> Tiling:
-        """Cut a raster into the fewest tiles whose windows hold at most `pixels`; a lattice cell is the smallest."""
-        most = round_up(max(shape), alignment) // alignment
-        smallest, largest = 1, most  # in lattice cells; a window grows with its core, so halving finds the largest
-        while smallest < largest:
-            middle = (smallest + largest + 1) // 2
-            if cls._window_pixels(shape, middle * alignment, halo, alignment) <= pixels:
-                smallest = middle
-            else:
-                largest = middle - 1
-        return cls.of(shape, smallest * alignment, halo, alignment)
+    def within(cls, shape: tuple[int, int], fits: Callable[[Tiling], bool], halo: int, alignment: int) -> Tiling:
+        """Cut a raster into the largest tiles that fit; a lattice cell is the smallest.
 
-    @staticmethod
-    def _window_pixels(shape: tuple[int, int], core: int, halo: int, alignment: int) -> int:
-        height, width = (Axis(length, core, round_up(halo, alignment), alignment).window for length in shape)
-        return height * width
+        Args:
+            shape: (height, width) of the raster.
+            fits: whether there is memory for a tiling.
+            halo: pixels of context.
+            alignment: the lattice.
+        """
+        most = round_up(max(shape), alignment) // alignment
+        tilings = (cls.of(shape, cells * alignment, halo, alignment) for cells in range(most, 1, -1))
+        return next(filter(fits, tilings), cls.of(shape, alignment, halo, alignment))
+
+    @property
+    def crops(self) -> bool:
+        """Whether there are several tiles, and each has a rim: reaches the raster's rim or has its whole halo."""
+        ends = [axis.rim(core) for axis in (self.rows, self.columns) for core, _ in axis]
+        return len(self) > 1 and None not in ends
 
     @property
     def window(self) -> tuple[int, int]:
@@ -133,8 +168,13 @@ class Tiling:
         """The tiles, row by row."""
         for core_rows, window_rows in self.rows:
             for core_columns, window_columns in self.columns:
-                yield Tile(_window(core_rows, core_columns), _window(window_rows, window_columns))
+                rim = _rim(self.rows.rim(core_rows), self.columns.rim(core_columns))
+                yield Tile(_window(core_rows, core_columns), _window(window_rows, window_columns), rim)
 
 
 def _window(rows: range, columns: range) -> Window:
     return Window(columns.start, rows.start, len(columns), len(rows))
+
+
+def _rim(rows: tuple[bool, bool] | None, columns: tuple[bool, bool] | None) -> Rim | None:
+    return Rim(rows[0], columns[0], rows[1], columns[1]) if rows and columns else None

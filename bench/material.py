@@ -1,0 +1,123 @@
+"""What the benchmarks run on: a U-Net of random weights, and rasters of random values.
+
+    python bench/material.py FOLDER SIDE
+
+writes into FOLDER `unet.onnx` (7 bands, 32 filters, depth 4), `stack.tif` (a COG of SIDE × SIDE pixels), `half.tif`
+of half the side, and `double.vrt`, which repeats `stack.tif` to twice the side. Random weights cost what trained ones
+cost; the threshold is set so that one pixel in a thousand is a landslide.
+"""
+
+from __future__ import annotations
+
+import sys
+from copy import deepcopy
+from itertools import product
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.shutil import copy
+from rasterio.windows import Window
+
+from talud.bands import band, groups
+from talud.contract import BandContract, Contract
+from talud.grid import Grid
+from talud.inference.runtime import Model
+from talud.raster import Layout, writing_cog
+
+BANDS = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")
+FILTERS, DEPTH = 32, 4
+MEAN, DEVIATION = 40.0, 10.0  # of every band: within all that physics allows of slope and curvature
+STRIP = 512  # rows that are made at once
+LANDSLIDES = 0.001  # share of the pixels
+
+
+def values(height: int, width: int, seed: int) -> NDArray[np.float32]:
+    """A stack of random values, (bands, height, width)."""
+    chance = np.random.default_rng(seed)
+    stack = chance.standard_normal((len(BANDS), height, width), np.float32) * np.float32(DEVIATION) + np.float32(MEAN)
+    return np.clip(stack, 0, 2 * MEAN, out=stack)
+
+
+def write_model(path: Path) -> None:
+    """A U-Net as `talud train` exports it, which nobody trained."""
+    from talud.training import export, unet
+    from talud.training.onnx_graph import to_onnx, weights_digest
+    from talud.training.receptive_field import receptive_field
+
+    mean, deviation = (np.full(len(BANDS), value, np.float32) for value in (MEAN, DEVIATION))
+    graph = to_onnx(unet.build(FILTERS, DEPTH, mean, deviation, seed=1))
+    field = receptive_field(graph)
+    bands = tuple(
+        BandContract(
+            name=name, group=band(name).group, unit=band(name).unit or "1", lowest=0, highest=2 * MEAN,
+            mean=MEAN, deviation=DEVIATION, minimum=0, maximum=2 * MEAN,
+        )
+        for name in BANDS
+    )  # fmt: skip
+    contract = Contract(
+        name="7band",
+        bands=bands,
+        required_groups=groups(BANDS),
+        pixel_size=12.5,
+        halo=field.halo,
+        alignment=field.alignment,
+        threshold=0.5,
+        stack={},
+        weights=weights_digest(graph),
+        data_version="0" * 32,
+        areas=("random values",),
+        commit="unknown",
+        run_id="0" * 32,
+        hyperparameters={"filters": FILTERS, "depth": DEPTH},
+        scores={},
+    )
+    export.save(graph, contract, path)
+    probability = Model.load(path).run(values(512, 512, seed=0))
+    threshold = float(np.quantile(probability, 1 - LANDSLIDES))
+    export.save(graph, contract.model_copy(update={"threshold": threshold}), path)
+
+
+def write_stack(path: Path, side: int) -> None:
+    """A stack as `talud stack` writes it."""
+    grid = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 400_000, 0, -12.5, 650_000), side, side)
+    units = tuple(band(name).unit or "1" for name in BANDS)
+    with writing_cog(path, grid, Layout("float32", float("nan"), BANDS, units)) as raster:
+        for top in range(0, side, STRIP):
+            rows = min(STRIP, side - top)
+            raster.write(values(rows, side, seed=top), window=Window(0, top, side, rows))
+
+
+def repeat(stack: Path, times: int, path: Path) -> None:
+    """A VRT of `times` × `times` copies of a stack, side by side."""
+    copy(stack, path, driver="VRT")
+    tree = ElementTree.parse(path)
+    root = tree.getroot()
+    height, width = int(root.attrib["rasterYSize"]), int(root.attrib["rasterXSize"])
+    root.attrib |= {"rasterYSize": str(height * times), "rasterXSize": str(width * times)}
+    for raster_band in root.findall("VRTRasterBand"):
+        source = raster_band.find("SimpleSource")
+        assert source is not None
+        raster_band.remove(source)
+        for row, column in product(range(times), repeat=2):
+            placed = deepcopy(source)
+            rectangle = placed.find("DstRect")
+            assert rectangle is not None
+            rectangle.attrib |= {"xOff": str(column * width), "yOff": str(row * height)}
+            raster_band.append(placed)
+    tree.write(path)
+
+
+def main(folder: Path, side: int) -> None:
+    """Write everything: `stack.tif`, and one of half and one of twice its sides."""
+    write_model(folder / "unet.onnx")
+    write_stack(folder / "stack.tif", side)
+    write_stack(folder / "half.tif", side // 2)
+    repeat(folder / "stack.tif", 2, folder / "double.vrt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

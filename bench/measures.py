@@ -1,0 +1,244 @@
+"""How the figures of `run.py` are measured: each function takes the material and gives one figure or more."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from material import values
+from numpy.typing import NDArray
+from tiler import Merger, Tiler
+
+from talud.inference.runtime import Model, open_session
+
+REPEATS = 5
+PATCH, BATCH = 256, 4  # of the usual way, whose speed hardly depends on either
+
+COMMAND = "from talud.cli.main import main; main()"
+NOTE_START = """
+import sys, time
+from talud.inference.runtime import Model
+def core(*_):
+    print(time.time(), flush=True)
+    sys.exit()
+Model.core = core
+"""
+NOTE_PEAK = """
+import atexit
+from pathlib import Path
+def peak():
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(line.split()[1])
+atexit.register(peak)
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of the table.
+
+    Attributes:
+        name: what is measured.
+        value: the figure.
+        target: what it should reach, such as "≤ 1.30".
+        met: whether it does.
+        unit: of the value.
+        how: in a line, how it was measured, and on what.
+    """
+
+    name: str
+    value: float
+    target: str
+    met: bool
+    unit: str
+    how: str
+
+    @classmethod
+    def at_most(cls, name: str, value: float, limit: float, unit: str, how: str) -> Figure:
+        """A figure that should be small."""
+        return cls(name, round(value, 3), f"≤ {limit:g}", value <= limit, unit, how)
+
+    @classmethod
+    def at_least(cls, name: str, value: float, limit: float, unit: str, how: str) -> Figure:
+        """A figure that should be large."""
+        return cls(name, round(value, 3), f"≥ {limit:g}", value >= limit, unit, how)
+
+
+@dataclass(frozen=True)
+class Material:
+    """The files of `material.py` in a folder, for rasters of `side` pixels."""
+
+    folder: Path
+    side: int
+
+    @property
+    def model_file(self) -> Path:
+        """The network."""
+        return self.folder / "unet.onnx"
+
+    @cached_property
+    def model(self) -> Model:
+        """The same, loaded."""
+        return Model.load(self.model_file)
+
+
+class Watch:
+    """The wall times of repeated runs, and how many cores they kept busy."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.busy: list[float] = []
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Run something once and note its time."""
+        wall, busy = time.perf_counter(), _cpu_seconds()
+        work()
+        self.seconds.append(time.perf_counter() - wall)
+        self.busy.append(_cpu_seconds() - busy)
+
+    @property
+    def median(self) -> float:
+        """Of the wall times, in seconds."""
+        return statistics.median(self.seconds)
+
+
+def cost_of_exactness(material: Material) -> Iterator[Figure]:
+    """Time per output pixel against the bare network, each kind of tile counted as often as the raster has it."""
+    model, side = material.model, 2 * material.side
+    tiling = model.tiling((side, side))
+    window = values(*tiling.window, seed=0)
+    exact, bare, watches = 0.0, 0.0, []
+    for rim, count in Counter(tile.rim for tile in tiling).items():
+        tile = next(tile for tile in tiling if tile.rim == rim)
+        patch = np.ascontiguousarray(window[np.newaxis, :, *tile.within((0, 0, 0, 0), model.contract.alignment)])
+        bare_run = partial(_session(material).run, None, {"stack": patch})
+        ours, theirs = _in_turn(partial(model.core, window, tile), bare_run)
+        exact, bare = exact + count * ours.median, bare + count * theirs.median
+        watches += [ours, theirs]
+    core = f"{tiling.rows.core}²"
+    yield Figure.at_most(
+        "time per output pixel against the bare network on the core alone",
+        exact / bare,
+        1.30,
+        "×",
+        f"raster of {side}², default tile {core}, depth 4; every kind of tile, {REPEATS} runs in turn with the bare "
+        f"network, medians, weighted by their number; {_cores(*watches)}",
+    )
+
+
+def end_to_end(material: Material) -> Iterator[Figure]:
+    """`talud predict` against its network alone, fed the same tiles from memory."""
+    model, side = material.model, material.side
+    tiling = model.tiling((side, side))
+    window = values(*tiling.window, seed=0)
+    command, network = _in_turn(
+        partial(_predict, material, "stack.tif"),
+        lambda: [model.core(window, tile) for tile in tiling],
+        repeats=3,
+    )
+    yield Figure.at_least(
+        "end to end against ONNX Runtime alone, fed the same tiles from memory",
+        network.median / command.median,
+        0.92,
+        "×",
+        f"`talud predict` on a COG of {side}², all products, {command.median:.1f} s; the same sessions alone "
+        f"{network.median:.1f} s; {len(command.seconds)} runs in turn, medians; {_cores(command, network)}",
+    )
+
+
+def against_blending(material: Material) -> Iterator[Figure]:
+    """Exact tiles against the usual way: tiles that overlap by half, blended."""
+    model, side = material.model, material.side // 2
+    stack, session = values(side, side, seed=0), _session(material)
+    ours, theirs = _in_turn(partial(model.probability, stack), partial(_blended, session, stack), repeats=3)
+    yield Figure.at_least(
+        "speed against tiles that overlap by half, blended (tiler)",
+        theirs.median / ours.median,
+        2.7,
+        "×",
+        f"{side}² from memory to memory: {ours.median:.1f} s against {theirs.median:.1f} s in tiles of {PATCH}², "
+        f"batches of {BATCH}; {len(ours.seconds)} runs in turn, medians; {_cores(ours, theirs)}",
+    )
+
+
+def peak_memory(material: Material) -> Iterator[Figure]:
+    """Peak memory of `talud predict`, on a small and on a large raster."""
+    small, large = (int(_predict(material, raster, NOTE_PEAK)) * 1024 / 1e9 for raster in ("half.tif", "double.vrt"))
+    sides = f"{material.side // 2}² and {material.side * 2}²"
+    how = f"`talud predict`, VmHWM: {small:.2f} GB and {large:.2f} GB for rasters of {sides}; one run each"
+    yield Figure.at_most("peak memory, growth with the raster", abs(large / small - 1), 0.15, "of the smaller", how)
+    yield Figure.at_most("peak memory", max(small, large), 3.0, "GB", how)
+
+
+def start(material: Material) -> Iterator[Figure]:
+    """From the start of the command to the start of the first tile's computation."""
+    seconds = []
+    for _ in range(REPEATS):
+        begun = time.time()
+        seconds.append(float(_predict(material, "half.tif", NOTE_START)) - begun)
+    yield Figure.at_most(
+        "time from the start of the command to the first tile",
+        statistics.median(seconds),
+        3.0,
+        "s",
+        f"`talud predict` with an .onnx file on {material.side // 2}², {REPEATS} runs, median",
+    )
+
+
+def _predict(material: Material, raster: str, before: str = "") -> str:
+    """Run `talud predict` in a process of its own; the last line that it prints."""
+    command = [sys.executable, "-c", before + COMMAND, "predict", material.model_file, material.folder / raster]
+    command += ["--out", material.folder / "map"]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    return result.stdout.splitlines()[-1]
+
+
+def _blended(session: Any, stack: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The usual way: tiles that overlap by half, blended with a Hann window."""
+    shapes = ((len(stack), *stack.shape[1:]), (1, *stack.shape[1:]))
+    source, target = (
+        Tiler(shape, (shape[0], PATCH, PATCH), overlap=(0, PATCH // 2, PATCH // 2), channel_dimension=0)
+        for shape in shapes
+    )
+    merger = Merger(target, window="hann")
+    for number, batch in source(stack, batch_size=BATCH):
+        merger.add_batch(number, BATCH, session.run(None, {"stack": batch})[0])
+    merged: NDArray[np.float32] = merger.merge(dtype=np.float32)[0]
+    return merged
+
+
+def _session(material: Material) -> Any:
+    """A bare session, set up as talud's own."""
+    return open_session(material.model_file.read_bytes(), "cpu")
+
+
+def _in_turn(ours: Callable[[], object], theirs: Callable[[], object], repeats: int = REPEATS) -> tuple[Watch, Watch]:
+    """Both, run in turn after a first time that does not count."""
+    watches = Watch(), Watch()
+    for work in (ours, theirs):
+        work()
+    for _ in range(repeats):
+        for watch, work in zip(watches, (ours, theirs), strict=True):
+            watch.run(work)
+    return watches
+
+
+def _cpu_seconds() -> float:
+    """What this process and those that it waited for have used."""
+    return sum(os.times()[:4])
+
+
+def _cores(*watches: Watch) -> str:
+    """How many cores were busy; where it is far from their number, others used the machine."""
+    busy = sum(sum(watch.busy) for watch in watches) / sum(sum(watch.seconds) for watch in watches)
+    return f"CPU / wall {busy:.2f}"

@@ -1,0 +1,210 @@
+"""A network that computes a tile's core and, in each layer, no more around it than the core needs.
+
+A plain halo pays for the whole window in every layer. Most layers need far less of it: of the described U-Net of
+depth 4, the output needs 3 pixels around the core of the up-sampled map at full resolution, then 5, 6 and 6 pixels
+in the coarser levels, and only the first convolution needs all 110. So the graph is derived once more, with the same
+weights, for a window that reaches just so far:
+
+- A convolution pads nothing, and so loses what its kernel reaches: no pixel is computed to be thrown away, and no
+  copy is made.
+- Where two tensors meet, at a skip, the wider one is cropped to the narrower. The crop is a depth-wise convolution
+  whose kernel is a single 1, its zeros a dilation apart: it stays in the blocked layout in which ONNX Runtime keeps a
+  convolution's output, whereas a Slice costs two reorderings of the whole tensor beside its copy.
+- The few pixels that are left around the output are sliced off at the end.
+
+Where the core reaches the raster's rim, the window ends there, and the layers pad as they did: zeros beyond the rim
+are what one pass over the whole raster sees there. Each layer's value at a pixel is then the same sum of the same
+numbers as in that pass.
+
+Multiply-adds per output pixel, in those of the bare core (7 bands, 32 filters, depth 4: 250,880, of which the encoder
+has 27 %; a tile that no rim is near):
+
+| core | plain halo | decoder cropped | decoder and encoder cropped |
+| ---- | ---------- | --------------- | --------------------------- |
+|  256 |       3.52 |            1.87 |                        1.70 |
+|  512 |       2.07 |            1.38 |                        1.31 |
+| 1024 |       1.49 |            1.18 |                        1.15 |
+| 2048 |       1.23 |            1.08 |                        1.07 |
+
+The crops themselves have 0.2 % of them.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper, shape_inference
+
+from talud.inference.margins import Margin, Network
+from talud.inference.tiling import Rim
+
+_LARGE = 1024  # bytes
+
+
+class Sides(NamedTuple):
+    """Pixels on the four sides of a core, in the order of ONNX's `pads`."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @classmethod
+    def of(cls, rows: Margin, columns: Margin) -> Sides:
+        """The sides of a margin of rows and one of columns."""
+        return cls(rows.before, columns.before, rows.after, columns.after)
+
+    @property
+    def rows(self) -> Margin:
+        """The margin of the rows."""
+        return Margin(self.top, self.bottom)
+
+    @property
+    def columns(self) -> Margin:
+        """The margin of the columns."""
+        return Margin(self.left, self.right)
+
+    def off(self, rim: Rim) -> Sides:
+        """The same, and none on the sides where the core reaches the rim."""
+        return Sides(*(0 if at_rim else side for side, at_rim in zip(self, rim, strict=True)))
+
+    def on(self, rim: Rim) -> Sides:
+        """The same on the sides where the core reaches the rim, and none on the others."""
+        return Sides(*(side if at_rim else 0 for side, at_rim in zip(self, rim, strict=True)))
+
+
+def cropped(model: onnx.ModelProto, rim: Rim) -> onnx.ModelProto:
+    """The graph that turns a core and the margin that it needs into the probability of the core.
+
+    Args:
+        model: of one input and one output, which have the same scale; it is left as it is.
+        rim: the sides on which the core reaches the raster's rim, where there is no margin.
+
+    Returns:
+        A graph whose input is the core, its corners on the lattice, with the input's margin (`Network.margins`) on
+        the sides that are not on the rim; its output is the core.
+
+    Raises:
+        ModelError: the graph holds an operator whose reach is not known.
+    """
+    network = Network(model)
+    writer = _Writer(network, rim)
+    for node in network.nodes:
+        writer.append(node)
+    return writer.finished()
+
+
+def without_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
+    """A graph that keeps of its large constants only name, shape and type, and the values of these.
+
+    Such a graph is derived and parsed in milliseconds, and the sessions that run it can be given the same arrays.
+    """
+    light, weights = onnx.ModelProto(), {}
+    light.CopyFrom(model)
+    for constant in light.graph.initializer:
+        if len(constant.raw_data) < _LARGE:
+            continue
+        weights[constant.name] = numpy_helper.to_array(constant)
+        constant.ClearField("raw_data")
+        constant.data_location = onnx.TensorProto.EXTERNAL
+        constant.external_data.add(key="location", value="in memory")
+    return light, weights
+
+
+class _Writer:
+    """Writes the cropped graph node by node, in the order of the plain one."""
+
+    def __init__(self, network: Network, rim: Rim) -> None:
+        self.network, self.rim = network, rim
+        needed = network.margins()[network.input]
+        self.margins = {network.input: Sides.of(needed, needed).off(rim)}
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        inferred = shape_inference.infer_shapes(network.model).graph
+        self.types = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
+
+    def append(self, node: onnx.NodeProto) -> None:
+        """Write a node, whose output is as wide as its narrowest input allows."""
+        step, names = self.network.step(node), self.network.tensors(node)
+        narrowest = Sides(*map(min, zip(*(self.margins[name] for name in names), strict=True)))
+        given = Sides.of(step.given(narrowest.rows), step.given(narrowest.columns)).off(self.rim)
+        needed = Sides.of(step.needed(given.rows), step.needed(given.columns)).off(self.rim)
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [self._crop(name, needed) if name in names else name for name in node.input]
+        for attribute in copy.attribute:
+            if attribute.name == "pads":
+                attribute.ints[:] = Sides(*attribute.ints).on(self.rim)
+        self.nodes.append(copy)
+        self.margins[node.output[0]] = given
+
+    def finished(self) -> onnx.ModelProto:
+        """The graph, with what is left around the core sliced off."""
+        plain = self.network.model.graph
+        self._slice_output()
+        body = helper.make_graph(
+            [*self.network.constant_nodes, *self.nodes],
+            plain.name,
+            plain.input,
+            plain.output,
+            [*plain.initializer, *self.constants],
+        )
+        opset = self.network.model.opset_import
+        return helper.make_model(body, opset_imports=opset, ir_version=self.network.model.ir_version)
+
+    def _crop(self, name: str, sides: Sides) -> str:
+        """The name of a tensor once it is cropped to a margin."""
+        margin = self.margins[name]
+        if margin == sides:
+            return name
+        result = f"{name}_within_{'_'.join(map(str, sides))}"
+        if result in self.margins:
+            return result
+        cuts = (_cut(margin.rows, sides.rows), _cut(margin.columns, sides.columns))
+        channels, dtype = self._form(name)
+        kernel = np.zeros((channels, 1, *(cut.taps for cut in cuts)), dtype)
+        kernel[:, :, cuts[0].tap, cuts[1].tap] = 1
+        inputs = [name, self._constant(f"{result}_kernel", kernel)]
+        dilations = [cut.dilation for cut in cuts]
+        self.nodes.append(helper.make_node("Conv", inputs, [result], name=result, group=channels, dilations=dilations))
+        self.margins[result] = sides
+        return result
+
+    def _slice_output(self) -> None:
+        output = self.network.output
+        left = self.margins[output]
+        if not any(left):
+            return
+        wide = f"{output}_wide"
+        self.nodes[-1].output[0] = wide
+        ends = [-side or np.iinfo(np.int64).max for side in (left.bottom, left.right)]
+        bounds = {"starts": [left.top, left.left], "ends": ends, "axes": [2, 3]}
+        inputs = [self._constant(f"{output}_{name}", np.array(values)) for name, values in bounds.items()]
+        self.nodes.append(helper.make_node("Slice", [wide, *inputs], [output], name=f"{output}_core"))
+
+    def _constant(self, name: str, values: NDArray[Any]) -> str:
+        self.constants.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _form(self, name: str) -> tuple[int, np.dtype[Any]]:
+        """The channels of a tensor, and its type."""
+        known = self.types[name]
+        return known.shape.dim[1].dim_value, helper.tensor_dtype_to_np_dtype(known.elem_type)
+
+
+class _Cut(NamedTuple):
+    """A kernel along one axis that crops: a single 1 among zeros that lie a dilation apart."""
+
+    taps: int
+    tap: int
+    dilation: int
+
+
+def _cut(wide: Margin, narrow: Margin) -> _Cut:
+    before, after = wide.before - narrow.before, wide.after - narrow.after
+    dilation = gcd(before, after) or 1
+    return _Cut((before + after) // dilation + 1, before // dilation, dilation)

@@ -1,0 +1,157 @@
+"""How far around a tile's core each tensor of a network is needed, derived from its ONNX graph.
+
+The graph is walked from its output to its input: what a node needs of its input follows from what is needed of its
+output. A core's corners lie on the lattice of the poolings, so the answer holds for a core of any size. All operators
+here treat rows and columns alike, so one dimension stands for both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any, NamedTuple
+
+import onnx
+from onnx import helper, numpy_helper
+
+from talud.errors import ModelError
+
+_POINTWISE = {"Add", "Sub", "Mul", "Div", "Relu", "Sigmoid", "Clip", "IsNaN", "Where", "Identity", "Cast"}
+_POINTWISE |= {"QuantizeLinear", "DequantizeLinear"}
+
+
+class Margin(NamedTuple):
+    """Pixels beyond a core, in a tensor's own pixels: before its first row or column, and after its last."""
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an operator needs of its input.
+
+    For a margin m of its output, a convolution or pooling of stride s needs a margin of s·m, and a few pixels more;
+    a repetition of each pixel f times needs m / f, rounded up.
+
+    Attributes:
+        scale: the pixel size of its output, in pixels of its input: s, or 1 / f.
+        more: the few pixels more.
+    """
+
+    scale: Fraction
+    more: Margin
+
+    def needed(self, wanted: Margin) -> Margin:
+        """The margin of the input that a margin of the output needs."""
+        return Margin(*(ceil(side * self.scale) + more for side, more in zip(wanted, self.more, strict=True)))
+
+    def given(self, margin: Margin) -> Margin:
+        """The widest margin of the output that a margin of the input gives."""
+        return Margin(*(floor((side - more) / self.scale) for side, more in zip(margin, self.more, strict=True)))
+
+
+class Network:
+    """A graph of one input and one output, as far as its geometry goes.
+
+    Attributes:
+        model: the graph.
+        input: name of the input.
+        output: name of the output.
+        nodes: those that depend on the input, in the graph's order.
+        constant_nodes: the others.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.input, self.output = model.graph.input[0].name, model.graph.output[0].name
+        self._constants = {constant.name: constant for constant in model.graph.initializer}
+        self.nodes: list[onnx.NodeProto] = []
+        self.constant_nodes: list[onnx.NodeProto] = []
+        self._tensors = {self.input}
+        for node in model.graph.node:
+            if self.tensors(node):
+                self.nodes.append(node)
+                self._tensors.update(node.output)
+            else:
+                self.constant_nodes.append(node)
+
+    def tensors(self, node: onnx.NodeProto) -> list[str]:
+        """Those inputs of a node that are no constants."""
+        return [name for name in node.input if name in self._tensors]
+
+    def step(self, node: onnx.NodeProto) -> Step:
+        """What a node needs of its input.
+
+        Raises:
+            ModelError: it is not known here.
+        """
+        if node.op_type in _POINTWISE or (node.op_type == "Concat" and attributes(node).get("axis") == 1):
+            return Step(Fraction(1), Margin(0, 0))
+        if node.op_type == "Resize":
+            return Step(Fraction(1, self._repetition(node)), Margin(0, 0))
+        if node.op_type in {"Conv", "MaxPool"}:
+            return _sliding(node)
+        raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
+
+    def scales(self) -> dict[str, int]:
+        """How many pixels of the input one pixel of each tensor spans.
+
+        Raises:
+            ModelError: tensors of different scale meet, or an operator's scale is not known here.
+        """
+        scales = {self.input: Fraction(1)}
+        for node in self.nodes:
+            incoming = {scales[name] for name in self.tensors(node)}
+            if len(incoming) != 1:
+                raise ModelError(f"the graph's node '{node.name}' joins tensors of different scale")
+            scale = incoming.pop() * self.step(node).scale
+            if scale.denominator != 1:
+                raise ModelError(f"the graph's node '{node.name}' makes pixels smaller than the input's")
+            scales[node.output[0]] = scale
+        return {name: int(scale) for name, scale in scales.items()}
+
+    def margins(self) -> dict[str, Margin]:
+        """The margin at which each tensor is needed, so that the core of the output can be computed.
+
+        Raises:
+            ModelError: an operator's reach is not known here.
+        """
+        wanted = {self.output: Margin(0, 0)}
+        for node in reversed(self.nodes):
+            if node.output[0] not in wanted:
+                continue
+            needed = self.step(node).needed(wanted[node.output[0]])
+            for name in self.tensors(node):
+                wanted[name] = Margin(*map(max, wanted.get(name, needed), needed))
+        return wanted
+
+    def _repetition(self, node: onnx.NodeProto) -> int:
+        """How often a Resize repeats each pixel."""
+        form = attributes(node)
+        repeats = (
+            form.get("mode") == b"nearest"
+            and form.get("coordinate_transformation_mode") == b"asymmetric"
+            and form.get("nearest_mode") == b"floor"
+        )
+        if not repeats or len(node.input) != 3 or node.input[2] not in self._constants:
+            raise ModelError(f"the graph's node '{node.name}' is not an up-sampling by constant repetition")
+        return int(numpy_helper.to_array(self._constants[node.input[2]])[-1])
+
+
+def _sliding(node: onnx.NodeProto) -> Step:
+    """What a convolution or pooling needs of its input."""
+    form = attributes(node)
+    sides = [form.get(name, [default] * 2) for name, default in (("kernel_shape", 0), ("strides", 1), ("dilations", 1))]
+    pads = form.get("pads", [0] * 4)
+    alike = all(side == [side[0]] * 2 for side in (*sides, pads[:2], pads[2:]))
+    if not alike or not sides[0][0] or form.get("auto_pad", b"NOTSET") != b"NOTSET" or form.get("ceil_mode"):
+        raise ModelError(f"the graph's node '{node.name}' does not treat rows and columns alike, or hides its form")
+    kernel, stride, dilation = (side[0] for side in sides)
+    return Step(Fraction(stride), Margin(pads[0], (kernel - 1) * dilation - pads[0] - (stride - 1)))
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes by name."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

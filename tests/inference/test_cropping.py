@@ -1,0 +1,161 @@
+"""The network cropped for tiles gives what one pass over the whole raster gives."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from stack_files import noise
+from talud.inference.cropping import Sides, cropped
+from talud.inference.margins import Margin, Network
+from talud.inference.runtime import Model
+from talud.inference.tiling import Rim, Tiling, round_up
+
+
+def probability(graph: onnx.ModelProto | Path, stack: np.ndarray) -> np.ndarray:
+    """What a bare session makes of a stack."""
+    source = graph if isinstance(graph, Path) else graph.SerializeToString()
+    session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
+    return session.run(None, {"stack": np.ascontiguousarray(stack)[np.newaxis]})[0][0, 0]
+
+
+def padded(stack: np.ndarray, alignment: int) -> np.ndarray:
+    height, width = stack.shape[1:]
+    margins = ((0, 0), (0, round_up(height, alignment) - height), (0, round_up(width, alignment) - width))
+    return np.pad(stack, margins, constant_values=np.nan)
+
+
+def tiled(model: Model, stack: np.ndarray, tiling: Tiling) -> np.ndarray:
+    whole, result = padded(stack, model.contract.alignment), np.full(stack.shape[1:], np.nan, np.float32)
+    for tile in tiling:
+        result[tile.core.toslices()] = model.core(whole[:, *tile.window.toslices()], tile)
+    return result
+
+
+@pytest.fixture
+def plain_runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shape of each window that the plain network is given."""
+    shapes: list[tuple[int, ...]] = []
+    run = Model.run
+
+    def noted(self: Model, stack: np.ndarray) -> np.ndarray:
+        shapes.append(stack.shape)
+        return run(self, stack)
+
+    monkeypatch.setattr(Model, "run", noted)
+    return shapes
+
+
+def test_margins_of_the_described_u_net(unets: dict[int, Model]) -> None:
+    """As counted by hand: 3 pixels of the up-sampled map at full resolution, then 5, 6 and 6 in the coarser levels."""
+    margins = Network(onnx.load(unets[4].path)).margins()
+    assert [margins[f"up_{level}"] for level in range(4)] == [Margin(side, side) for side in (3, 5, 6, 6)]
+    assert [margins[f"skip_{level}"] for level in range(4)] == [Margin(side, side) for side in (2, 4, 5, 5)]
+    assert [margins[f"pool_{level}"] for level in range(4)] == [Margin(side, side) for side in (54, 26, 12, 5)]
+    assert margins["stack"] == Margin(110, 110)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("size", [(379, 383), (381, 13), (9, 383)])
+def test_cropped_tiles_equal_one_pass_to_the_last_bit(
+    unets: dict[int, Model], depth: int, size: tuple[int, int], plain_runs: list[tuple[int, ...]]
+) -> None:
+    """Tiles of at least a halo: each side is on the rim or has its whole halo, so that all of them are cropped."""
+    model, stack = unets[depth], noise(*size)
+    stack[1, size[0] // 3 : size[0] // 2, : size[1] // 2] = np.nan
+    whole = probability(model.path, padded(stack, model.contract.alignment))[: size[0], : size[1]]
+    tiling = model.tiling(size, 128)
+    rims = [tile.rim for tile in tiling]
+    assert len(set(rims)) == (9 if min(size) > 128 else 3)
+    assert np.array_equal(tiled(model, stack, tiling), whole)
+    assert not plain_runs
+
+
+@settings(max_examples=15)
+@given(st.integers(1, 150), st.integers(1, 150), st.integers(10, 90), st.integers(0, 2**32 - 1))
+@example(1, 1, 1, 0)
+@example(149, 150, 28, 0)
+@example(150, 61, 32, 0)
+def test_any_geometry_equals_one_pass(unets: dict[int, Model], height: int, width: int, tile: int, seed: int) -> None:
+    model, stack = unets[2], np.random.default_rng(seed).normal(125, 70, (3, height, width)).astype(np.float32)
+    stack[stack > 300] = np.nan
+    whole = probability(model.path, padded(stack, 4))[:height, :width]
+    assert np.array_equal(tiled(model, stack, model.tiling((height, width), tile)), whole)
+
+
+@pytest.mark.parametrize("rim", list(itertools.product([False, True], repeat=4)))
+def test_every_rim_makes_a_valid_graph_from_just_the_margin_to_the_core(
+    unets: dict[int, Model], rim: tuple[bool, bool, bool, bool]
+) -> None:
+    """The reference pads the raster's whole surroundings, so that the core's sides lie on its rim or far from it."""
+    model = unets[3]
+    graph = onnx.load(model.path)
+    network, core = cropped(graph, Rim(*rim)), (24, 40)
+    onnx.checker.check_model(network, full_check=True)
+    margin = Network(graph).margins()["stack"]
+    top, left, bottom, right = Sides(56, 56, 56, 56).off(Rim(*rim))
+    image = noise(top + core[0] + bottom, left + core[1] + right)
+    inner = Sides.of(margin, margin).off(Rim(*rim))
+    rows = slice(top - inner.top, top + core[0] + inner.bottom)
+    columns = slice(left - inner.left, left + core[1] + inner.right)
+    expected = probability(model.path, image)[top : top + core[0], left : left + core[1]]
+    assert np.array_equal(probability(network, image[:, rows, columns]), expected)
+
+
+def test_no_margin_is_wider_than_it_must_be(unets: dict[int, Model]) -> None:
+    """The outermost pixels of the input count: were one pixel less taken, this would show."""
+    graph = onnx.load(unets[2].path)
+    network = cropped(graph, Rim(False, False, False, False))
+    side = 64 + 2 * Network(graph).margins()["stack"].before
+    image = noise(side, side)
+    before = probability(network, image)
+    for edge in (np.s_[:, 0], np.s_[:, -1], np.s_[:, :, 0], np.s_[:, :, -1]):
+        changed = image.copy()
+        changed[edge] = -1e6
+        assert (probability(network, changed) != before).any()
+
+
+def test_every_layer_shrinks(unets: dict[int, Model]) -> None:
+    """That the cropping is real: every convolution's output is no wider than the core needs and its lattice makes."""
+    graph = onnx.load(unets[4].path)
+    network = cropped(graph, Rim(False, False, False, False))
+    plain, core = Network(graph), 64
+    margins, scales = plain.margins(), plain.scales()
+    for value, side in ((network.graph.input[0], core + sum(margins["stack"])), (network.graph.output[0], core)):
+        for dimension in value.type.tensor_type.shape.dim[2:]:
+            dimension.dim_value = side
+    inferred = onnx.shape_inference.infer_shapes(network, strict_mode=True).graph.value_info
+    heights = {value.name: value.type.tensor_type.shape.dim[2].dim_value for value in inferred}
+    for name in (node.output[0] for node in graph.graph.node[:-1]):
+        left_over = heights[name] - core // scales[name] - sum(margins[name])
+        assert 0 <= left_over <= 2 * 3, name
+
+
+def test_a_network_with_an_unknown_operator_runs_whole(
+    unets: dict[int, Model], tmp_path: Path, plain_runs: list[tuple[int, ...]]
+) -> None:
+    graph = onnx.load(unets[2].path)
+    for node in graph.graph.node:
+        node.op_type = "Abs" if node.op_type == "Relu" else node.op_type
+    onnx.save(graph, tmp_path / "abs.onnx")
+    model, stack = Model.load(tmp_path / "abs.onnx"), noise(90, 120)
+    tiling = model.tiling((90, 120), 32)
+    whole = probability(model.path, padded(stack, 4))[:90]
+    assert np.array_equal(tiled(model, stack, tiling), whole)
+    assert plain_runs[1:] == [(3, *tiling.window)] * len(tiling)  # the first checks the file when it is loaded
+
+
+def test_a_tile_nearer_to_the_rim_than_a_halo_runs_whole(
+    unets: dict[int, Model], plain_runs: list[tuple[int, ...]]
+) -> None:
+    tiling = unets[2].tiling((90, 120), 8)
+    near = [tile for tile in tiling if tile.rim is None]
+    tiled(unets[2], noise(90, 120), tiling)
+    assert 0 < len(plain_runs) == len(near) < len(tiling)
