@@ -21,7 +21,7 @@ from tiler import Merger, Tiler
 
 from talud.inference.runtime import Model, open_session
 
-REPEATS = 5
+REPEATS = 3
 PATCH, BATCH = 256, 4  # of the usual way, whose speed hardly depends on either
 
 COMMAND = "from talud.cli.main import main; main()"
@@ -144,7 +144,6 @@ def end_to_end(material: Material) -> Iterator[Figure]:
     command, network = _in_turn(
         partial(_predict, material, "stack.tif"),
         lambda: [model.core(window, tile) for tile in tiling],
-        repeats=3,
     )
     yield Figure.at_least(
         "end to end against ONNX Runtime alone, fed the same tiles from memory",
@@ -160,7 +159,7 @@ def against_blending(material: Material) -> Iterator[Figure]:
     """Exact tiles against the usual way: tiles that overlap by half, blended."""
     model, side = material.model, material.side // 2
     stack, session = values(side, side, seed=0), _session(material)
-    ours, theirs = _in_turn(partial(model.probability, stack), partial(_blended, session, stack), repeats=3)
+    ours, theirs = _in_turn(partial(model.probability, stack), partial(_blended, session, stack))
     yield Figure.at_least(
         "speed against tiles that overlap by half, blended (tiler)",
         theirs.median / ours.median,
@@ -222,12 +221,12 @@ def _session(material: Material) -> Any:
     return open_session(material.model_file.read_bytes(), "cpu")
 
 
-def _in_turn(ours: Callable[[], object], theirs: Callable[[], object], repeats: int = REPEATS) -> tuple[Watch, Watch]:
+def _in_turn(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[Watch, Watch]:
     """Both, run in turn after a first time that does not count."""
     watches = Watch(), Watch()
     for work in (ours, theirs):
         work()
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         for watch, work in zip(watches, (ours, theirs), strict=True):
             watch.run(work)
     return watches

@@ -44,7 +44,9 @@ def main() -> None:
         material = measures.Material(Path(folder), arguments.size)
         for name in arguments.names or MEASUREMENTS:
             print(f"measuring: {name}", file=sys.stderr)
-            figures += MEASUREMENTS[name](material)
+            for figure in MEASUREMENTS[name](material):
+                print(f"  {figure.name}: {figure.value:g} {figure.unit} ({figure.how})", file=sys.stderr)
+                figures.append(figure)
     show(figures)
     if arguments.names:
         return

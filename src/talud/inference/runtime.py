@@ -28,6 +28,7 @@ Provider = Literal["auto", "cpu", "cuda"]
 CUDA = "CUDAExecutionProvider"
 INPUT, OUTPUT = "stack", "probability"
 MEMORY = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
+LARGEST_CORE = 1024  # a larger one saves less arithmetic than the first pass of each kind of tile costs, unplanned
 LARGEST_STEP = 4096  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
 ROUNDING = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is sure
 _SILENT = 4  # only what is fatal
@@ -161,11 +162,20 @@ class Model:
         return np.clip(probability, 0, 1, out=probability)
 
     def tiling(self, shape: tuple[int, int], tile: int | None = None) -> Tiling:
-        """How a raster of (height, width) is cut: into cores of at most `tile` pixels a side, or as memory allows."""
+        """How a raster of (height, width) is cut: not at all where memory allows, else into cores that cost least.
+
+        Args:
+            shape: (height, width) of the raster.
+            tile: longest side of a core, to set it by hand.
+        """
         halo, alignment = self.contract.halo, self.contract.alignment
         if tile is None:
-            return Tiling.within(shape, lambda tiling: self.memory(tiling) <= MEMORY, halo, alignment)
+            return Tiling.within(shape, self._suits, halo, alignment)
         return Tiling.of(shape, tile, halo, alignment)
+
+    def _suits(self, tiling: Tiling) -> bool:
+        small = len(tiling) == 1 or max(tiling.rows.core, tiling.columns.core) <= LARGEST_CORE
+        return small and self.memory(tiling) <= MEMORY
 
     def memory(self, tiling: Tiling) -> int:
         """The bytes that the network takes at most while it runs on the tiles of a raster: its weights and one pass.
