@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-import talud
 from talud.errors import OutputError, ParamsError, TaludError
 from talud.files import md5
 from talud.inference import coverage, polygons, quicklook, zonal
@@ -174,7 +174,7 @@ class _Options:
 def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) -> dict[str, Any]:
     """What the bytes of a map depend on, by name."""
     return {
-        "talud": talud.__version__,
+        "talud": version("talud"),
         "ONNX Runtime": onnxruntime.__version__,
         "model": model.title,
         "model file": md5(model.path),
@@ -361,7 +361,7 @@ def _record(model: Model, prediction: Prediction, provenance: Mapping[str, str])
             "bands": contract.band_names,
             "trained_on": contract.areas,
         },
-        "talud": talud.__version__,
+        "talud": version("talud"),
         **facts,
         "share_not_mapped": prediction.share_not_mapped,
         "stack": dict(provenance),
