@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import rasterio
 
-import talud
 from stack_files import noise, write_stack
 from talud.errors import ModelError, OutputError, SourceError
 from talud.inference import prediction
@@ -210,7 +209,7 @@ def test_a_map_begun_with_another_model_or_release_is_refused(
     interrupted(model, stack, tmp_path / "map", runs)
     with pytest.raises(OutputError, match="begun with different model file"):
         predict(unets[2], stack, tmp_path / "map")
-    monkeypatch.setattr(talud, "__version__", "99")
+    monkeypatch.setattr("talud.inference.prediction.version", lambda _: "99")
     with pytest.raises(OutputError, match=r"begun with talud .* \(now 99\)"):
         predict(model, stack, tmp_path / "map")
 
