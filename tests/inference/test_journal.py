@@ -20,14 +20,14 @@ import rasterio
 
 from stack_files import noise, write_stack
 from talud.errors import ModelError, OutputError, SourceError
-from talud.inference import prediction
+from talud.inference import mapping, prediction
 from talud.inference.journal import Block, Journal
 from talud.inference.reader import StackReader
 from talud.inference.runtime import Model
 from talud.inference.tiling import Tile, Tiling
 
 TILES = Tiling.of((100, 140), 64, 8, 4)
-BLOCK = prediction._block
+BLOCK = mapping._block
 
 
 def products(folder: Path) -> dict[str, bytes]:
@@ -72,7 +72,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
                 raise error("the network fails")
             return BLOCK(model, tile, window)
 
-        monkeypatch.setattr(prediction, "_block", block)
+        monkeypatch.setattr(mapping, "_block", block)
         return tried
 
     return fail

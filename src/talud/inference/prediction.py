@@ -1,12 +1,11 @@
-"""From a model and a raster to a map: tiles read ahead, run, and written window by window."""
+"""From a model and a raster to a map: its tiles, and the products that are made of them."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,17 +17,17 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from talud.errors import OutputError, ParamsError, TaludError
+from talud.errors import OutputError, ParamsError
 from talud.files import md5
 from talud.inference import coverage, polygons, quicklook, zonal
-from talud.inference.journal import Block, Journal
+from talud.inference.journal import Journal
+from talud.inference.mapping import Progress, finish_tiles
 from talud.inference.products import MapRasters, Products
 from talud.inference.reader import StackReader, open_stack
 from talud.inference.runtime import Model
-from talud.inference.tiling import Tile, Tiling
+from talud.inference.tiling import Tiling
 
 CACHE = 256 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def predict(
     with rasterio.Env(GDAL_CACHEMAX=CACHE), open_stack(raster, model.contract) as stack:
         tiling = model.tiling(stack.grid.shape, tile)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
-            taken_over = _map(model, stack, tiling, journal, progress)
+            taken_over = finish_tiles(model, stack, tiling, journal, progress)
             clock.lap("tiles")
             products = Products.within(journal.products)
             prediction = _finish(model, stack, tiling, journal, products, options, clock)
@@ -186,66 +185,6 @@ def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) 
         "minimum area": f"{options.minimum_area:g} m²",
         "GeoJSON": "yes" if options.geojson else "no",
     }
-
-
-def _map(model: Model, stack: StackReader, tiling: Tiling, journal: Journal, progress: Progress | None) -> int:
-    """Finish the tiles that are not; how many were."""
-    missing = [tile for tile in tiling if journal.read(tile) is None]
-    taken_over = len(tiling) - len(missing)
-    with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
-        written: Future[None] | None = None
-        for done, (tile, window) in enumerate(_read_ahead(stack, missing, reader), start=taken_over + 1):
-            block = _block_at_second_try(model, stack, tile, window, reader)
-            if written:
-                written.result()
-            written = writer.submit(journal.write, tile, block)
-            if progress:
-                progress(done, len(tiling))
-        if written:
-            written.result()
-    return taken_over
-
-
-def _read_ahead(
-    stack: StackReader, tiles: Iterable[Tile], reader: Executor
-) -> Iterator[tuple[Tile, Future[NDArray[np.float32]]]]:
-    """Each tile and its window, which is read while the network runs on the one before.
-
-    The reader has one thread, for a GDAL dataset serves one at a time.
-    """
-    ahead = None
-    for tile in tiles:
-        coming = tile, reader.submit(stack.read, tile.window)
-        if ahead:
-            yield ahead
-        ahead = coming
-    if ahead:
-        yield ahead
-
-
-def _block_at_second_try(
-    model: Model, stack: StackReader, tile: Tile, window: Future[NDArray[np.float32]], reader: Executor
-) -> Block:
-    """What is found for a tile. A network share, or a GPU that others use, may fail once: then all is done again."""
-    try:
-        return _block(model, tile, window.result())
-    except TaludError:
-        again = reader.submit(stack.read, tile.window)
-    try:
-        return _block(model, tile, again.result())
-    except TaludError as error:
-        core = tile.core
-        rows, columns = core.row_off + core.height, core.col_off + core.width
-        raise type(error)(
-            f"{error} (twice, at rows {core.row_off} to {rows} and columns {core.col_off} to {columns})"
-        ) from error
-
-
-def _block(model: Model, tile: Tile, window: NDArray[np.float32]) -> Block:
-    blocked = coverage.blocked(window, model.contract)[tile.inner]
-    if blocked.all():
-        return Block(np.full(blocked.shape, np.nan, np.float32), blocked)
-    return Block(model.core(window, tile), blocked)
 
 
 def _finish(
