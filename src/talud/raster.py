@@ -107,6 +107,7 @@ def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWrite
                     driver="COG",
                     blocksize=BLOCK,
                     compress="DEFLATE",
+                    level=1,  # 2 to 10 % larger than by default, in less than half of the time
                     predictor="YES",
                     overview_resampling=layout.overviews,
                     bigtiff="IF_SAFER",

@@ -27,7 +27,8 @@ from talud.inference.reader import StackReader, open_stack
 from talud.inference.runtime import Model
 from talud.inference.tiling import Tiling
 
-CACHE = 256 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
+CACHE = 192 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
+THREADS = "ALL_CPUS"  # of GDAL, which packs and unpacks blocks in them; the bytes of a file do not depend on it
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def predict(
     if tile is not None and tile < 1:
         raise ParamsError(f"the tile is {tile} pixels; it must be at least 1")
     clock = _Clock()
-    with rasterio.Env(GDAL_CACHEMAX=CACHE), open_stack(raster, model.contract) as stack:
+    with rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_NUM_THREADS=THREADS), open_stack(raster, model.contract) as stack:
         tiling = model.tiling(stack.grid.shape, tile)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
             taken_over = finish_tiles(model, stack, tiling, journal, progress)

@@ -96,7 +96,9 @@ class StackReader:
         present = self._dataset.descriptions
         if not set(names) <= set(present):
             return None
-        way = Resampling.average if shape[0] < self.grid.height else Resampling.nearest
+        # Without overviews an average takes every pixel; a VRT's nearest come from the overviews of its sources.
+        averages = shape[0] < self.grid.height and self._dataset.overviews(1)
+        way = Resampling.average if averages else Resampling.nearest
         return np.stack(
             [_read_band(self._dataset, present.index(name) + 1, None, shape=shape, resampling=way) for name in names]
         )
