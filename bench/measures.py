@@ -148,7 +148,8 @@ def end_to_end(material: Material) -> Iterator[Figure]:
         lambda: [session.run(None, {"stack": window[np.newaxis]}) for _ in tiling],
         lambda: [model.core(window, tile) for tile in tiling],
     )
-    ours = f"`talud predict` on a COG of {side}², all products, {command.median:.1f} s; {len(command.seconds)} runs in turn"
+    runs = f"{len(command.seconds)} runs in turn"
+    ours = f"`talud predict` on a COG of {side}², all products, {command.median:.1f} s; {runs}"
     for name, watch, what in (
         ("end to end against a bare session fed the same tiles from memory, halo included", whole, "the model's file"),
         ("end to end against the cropped networks alone, fed the same tiles from memory", cropped, "cropped networks"),
