@@ -166,7 +166,7 @@ def _finish(
         codes, skipped = _fill(rasters, tiling, journal)
     clock.lap("rasters")
     reasons = {int(code): coverage.reason(int(code), model.contract) for code in codes.nonzero()[0] if code}
-    landslides, not_mapped = polygons.trace(products.parts, reasons, options.minimum_area)
+    landslides, not_mapped = polygons.trace(products.parts, products.classes, reasons, options.minimum_area)
     origin = {"model": model.name, "version": model.version}
     attributes = zonal.statistics(landslides.outlines, products.probability, stack) | {
         name: np.full(len(landslides.area), value, np.object_) for name, value in origin.items()

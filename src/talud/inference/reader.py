@@ -272,14 +272,14 @@ def _distances(
     """
     pixels = samples
     if samples[0].shape != dataset.shape:
-        windows = _places(np.isfinite(samples).all(axis=0), dataset.shape)
+        windows = _places(np.logical_and.reduce([~np.isnan(sample) for sample in samples]), dataset.shape)
         read = [[_read_band(dataset, index, window).ravel() for index in indexes] for window in windows]
         pixels = [np.concatenate(parts) for parts in zip(*read, strict=True)]
     return tuple(Distance.of(values, band) for values, band in zip(pixels, contract.bands, strict=True))
 
 
 def _places(valid: NDArray[np.bool_], shape: tuple[int, int]) -> list[Window]:
-    """Blocks on disk of a raster of that shape, spread evenly over the valid pixels of its sample; over all if none is."""
+    """Blocks on disk of a raster of that shape, spread evenly over the valid pixels of its sample."""
     rows, columns = np.nonzero(valid if valid.any() else np.ones_like(valid))
     chosen = ((np.arange(PLACES) + 0.5) * len(rows) / PLACES).astype(int)
     scale = np.array(shape) / valid.shape

@@ -31,14 +31,15 @@ def smoothed(outlines: NDArray[np.object_], pixel: float) -> NDArray[np.object_]
     steps = shapely.segmentize(outlines, pixel * (1 + _ROUNDING))
     parts, owners = shapely.get_parts(steps, return_index=True)
     whole = np.asarray(shapely.multipolygons(parts, indices=owners), np.object_)
-    _, points, (rings, polygons, wholes) = shapely.to_ragged_array(whole)
+    _, points, (ends, polygons, wholes) = shapely.to_ragged_array(whole)
+    rings = ends.astype(np.int64)
     for _ in range(ROUNDS):
         points, rings = _cut(points, rings)
     curves = shapely.from_ragged_array(shapely.GeometryType.MULTIPOLYGON, points, (rings, polygons, wholes))
     return np.asarray(shapely.simplify(curves, pixel * _ROUNDING), np.object_)  # drops points on straight edges
 
 
-def _cut(points: NDArray[np.float64], rings: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.integer]]:
+def _cut(points: NDArray[np.float64], rings: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Cut the corners of closed rings once.
 
     Args:
