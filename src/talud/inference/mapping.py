@@ -16,7 +16,7 @@ from talud.inference.runtime import Model
 from talud.inference.tiling import Tile, Tiling
 
 Progress = Callable[[int, int], None]
-Pixels = tuple[NDArray[np.float32], NDArray[np.uint16]]
+Pixels = tuple[NDArray[np.float32], NDArray[np.uint16]]  # of a tile's window, and the codes of its core
 
 
 def finish_tiles(
@@ -72,11 +72,11 @@ def _block_at_second_try(
 ) -> Block:
     """What is found for a tile. A network share, or a GPU that others use, may fail once: then all is done again."""
     try:
-        return _block(model, tile, *pixels.result())
+        return _block(model, tile, pixels.result())
     except TaludError:
         again = reader.submit(_read, stack, tile)
     try:
-        return _block(model, tile, *again.result())
+        return _block(model, tile, again.result())
     except TaludError as error:
         core = tile.core
         rows, columns = core.row_off + core.height, core.col_off + core.width
@@ -91,7 +91,8 @@ def _read(stack: StackReader, tile: Tile) -> Pixels:
     return window, coverage.blocked(window[:, *tile.inner], stack.contract, stack.shades(tile.core))
 
 
-def _block(model: Model, tile: Tile, window: NDArray[np.float32], blocked: NDArray[np.uint16]) -> Block:
+def _block(model: Model, tile: Tile, pixels: Pixels) -> Block:
+    window, blocked = pixels
     if blocked.all():
         return Block(np.full(blocked.shape, np.nan, np.float32), blocked)
     return Block(model.core(window, tile), blocked)
