@@ -38,7 +38,7 @@ GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far f
 IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
 _FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
 SAMPLE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
-PLACES = 8  # blocks, at most, at which a large raster is compared with the training areas
+PLACES = 4, 8  # blocks, at least and at most, by which a large raster is compared with the training areas
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,8 @@ def _distances(
 def _places(valid: NDArray[np.bool_], shape: tuple[int, int]) -> list[Window]:
     """Blocks on disk of a raster of that shape, spread evenly over the valid pixels of its sample."""
     rows, columns = np.nonzero(valid if valid.any() else np.ones_like(valid))
-    chosen = ((np.arange(PLACES) + 0.5) * len(rows) / PLACES).astype(int)
+    places = int(np.clip(math.prod(shape) // (3 * BLOCK) ** 2, *PLACES))
+    chosen = ((np.arange(places) + 0.5) * len(rows) / places).astype(int)
     scale = np.array(shape) / valid.shape
     corners = {
         tuple((np.array((rows[one], columns[one])) * scale // BLOCK * BLOCK).astype(int).tolist()) for one in chosen
