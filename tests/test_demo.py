@@ -36,6 +36,7 @@ def test_it_says_where_the_results_lie_and_they_lie_there(demo: Demo) -> None:
             "landslides.tif",
             "landslides.gpkg",
             "quicklook.png",
+            "summary.html",
             "prediction.json",
             "timings.json",
         }

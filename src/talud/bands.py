@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,6 +14,7 @@ class Group(StrEnum):
     OPTICAL = "optical"
     TERRAIN = "terrain"
     SAR = "sar"
+    SHADE = "shade"  # where something hides another group; no model reads it
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,14 @@ TERRAIN_BANDS = (
 SAR_BANDS = tuple(
     Band(f"{polarisation}_{time}", Group.SAR) for polarisation in ("vv", "vh") for time in ("pre", "post")
 )
-_KNOWN = {band.name: band for band in (*TERRAIN_BANDS, *SAR_BANDS)}
+# 1 where cloud, or radar layover or shadow, hides the bands of a group, 0 elsewhere.
+SHADES: Mapping[str, Group] = {"cloud": Group.OPTICAL, "sar_mask": Group.SAR}
+SHADE_BANDS = tuple(Band(name, Group.SHADE, "", 0.0, 1.0) for name in SHADES)
+_KNOWN = {band.name: band for band in (*TERRAIN_BANDS, *SAR_BANDS, *SHADE_BANDS)}
 
 
 def band(name: str) -> Band:
-    """The band of that name; every name that is not terrain or SAR is a band of the optical source."""
+    """The band of that name; every name that is not known here is a band of the optical source."""
     return _KNOWN.get(name, Band(name, Group.OPTICAL))
 
 

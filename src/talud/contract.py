@@ -6,7 +6,9 @@ model's preprocessing, threshold or origin is kept.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from talud.bands import Group
 from talud.errors import ModelError
@@ -30,6 +32,18 @@ class BandContract(_Frozen):
     deviation: float
     minimum: float
     maximum: float
+    edges: tuple[FiniteFloat, ...] = Field(
+        (), description="of the bins of their histogram, ascending; empty in older files"
+    )
+    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (), description="of the pixels in each bin, one fewer than edges"
+    )
+
+    @model_validator(mode="after")
+    def _histogram_is_one(self) -> Self:
+        if len(self.edges) != (len(self.shares) + 1 if self.shares else 0) or sorted(self.edges) != list(self.edges):
+            raise ValueError("edges and shares are no histogram")
+        return self
 
 
 class Contract(_Frozen):

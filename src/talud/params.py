@@ -176,6 +176,11 @@ class Params(_Frozen):
         for name, bands in self.band_sets.items():
             if len(set(bands)) < len(bands):
                 raise ValueError(f"band_sets.{name} names a band twice")
+            shades = [one for one in bands if band(one).group is Group.SHADE]
+            if shades:
+                raise ValueError(
+                    f"band_sets.{name} names {shades[0]}, which says what hides other bands: no model reads it"
+                )
         return self
 
     @classmethod

@@ -18,7 +18,7 @@ from talud.cli.main import main
 
 PRODUCTS = {
     "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",
-    "prediction.json", "timings.json",
+    "summary.html", "prediction.json", "timings.json",
 }  # fmt: skip
 ABSENT = ("tensorflow", "keras", "tf2onnx", "dvc", "matplotlib")
 
@@ -53,7 +53,8 @@ def test_it_writes_the_products_and_says_what_they_hold(talud, tiny_model: Path,
     assert record["tiles"] == 6
     assert f"{record['landslides']:,} landslides, {record['landslide_area_m2'] / 10_000:,.1f} ha" in out
     assert "not mapped: 25.0% of the raster" in out
-    assert "optical invalid: 25.0%" in out
+    assert "no data: red: 25.0%" in out
+    assert "domain: the model holds no histograms" in out
     assert "ran on CPUExecutionProvider" in out
     assert str(tmp_path / "map") in out
 

@@ -155,6 +155,23 @@ def test_clouds_and_radar_shadow_blank_their_own_bands(project: Project) -> None
     for name in ("vv_pre", "vv_post"):
         assert np.array_equal(np.isnan(bands[name]), shadow)
     assert np.isfinite(bands["slope"][[8, 1], [8, 40]]).all()
+    assert list(bands) == [*EVERYTHING, "cloud", "sar_mask"]  # that a map can say why it is silent there
+    assert np.array_equal(bands["cloud"], expected)
+    assert np.array_equal(bands["sar_mask"], shadow)
+
+
+def test_a_mask_of_what_the_stack_does_not_hold_is_no_band_of_it(project: Project) -> None:
+    folder = project.root / "data" / "here"
+    polygons(folder / "cloud.gpkg", (0, -50, 50, 0))
+    polygons(folder / "sar_mask.gpkg", (0, -50, 50, 0))
+    files = {"dtm": folder / "dtm.tif", "cloud": folder / "cloud.gpkg", "sar_mask": folder / "sar_mask.gpkg"}
+    like = contract("slope")
+    build_like(like, Area.given(role="transfer", folder="."), files, project.root / "new.tif")
+    assert list(read(project.root / "new.tif")) == ["slope"]
+    (folder / "optical.tif").unlink()
+    radar = write_project(project.root, {"here": AREA}, band_sets={"radar": ["vv_pre", "vv_post"]})
+    build(radar, "here")
+    assert list(read(radar.stack("here")))[3:] == ["vv_pre", "vv_post", "sar_mask"]
 
 
 def test_outside_the_boundary_the_mask_is_unknown(project: Project) -> None:
@@ -377,6 +394,10 @@ def test_a_bad_area_is_said(project: Project, changes: dict[str, Any], said: str
 def test_an_optical_band_cannot_take_the_name_of_another_source(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="'slope' is a band of another source"):
         write_project(tmp_path, {"here": {**AREA, "optical_bands": {"slope": 1}}})
+    with pytest.raises(ParamsError, match="'cloud' is a band of another source"):
+        write_project(tmp_path, {"here": {**AREA, "optical_bands": {"cloud": 1}}})
+    with pytest.raises(ParamsError, match=r"band_sets\.clear names cloud, which says what hides other bands"):
+        write_project(tmp_path, {"here": AREA}, band_sets={"clear": ["red", "cloud"]})
 
 
 # --- the stack that a model asks for -----------------------------------------------------------------------------

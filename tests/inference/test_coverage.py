@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from talud.bands import Group, band
+from talud.bands import SHADES, Group, band
 from talud.contract import Contract
 from talud.inference.coverage import blocked, reason
 from talud.inference.runtime import Model
@@ -23,13 +23,13 @@ def contract(model: Model, *required: Group) -> Contract:
     ("required", "invalid", "why"),
     [
         ((), (), None),
-        ((), BANDS[:4], "terrain, optical and sar invalid"),
-        ((), BANDS, "terrain, optical and sar invalid"),
+        ((), BANDS[:4], "no data: slope, red, vv_pre, blue"),
+        ((), BANDS, "no data: slope, red, vv_pre, blue, vv_post"),
         ((), ("slope", "red", "blue"), None),
-        ((Group.OPTICAL,), ("blue",), "optical invalid"),
+        ((Group.OPTICAL,), ("blue",), "no data: blue"),
         ((Group.OPTICAL,), ("slope", "vv_pre", "vv_post"), None),
-        ((Group.OPTICAL,), ("slope", "red"), "terrain and optical invalid"),
-        ((Group.OPTICAL, Group.SAR), ("vv_post",), "sar invalid"),
+        ((Group.OPTICAL,), ("slope", "red"), "no data: red"),  # the slope leaves nothing out
+        ((Group.OPTICAL, Group.SAR), ("vv_post",), "no data: vv_post"),
     ],
 )
 def test_a_pixel_is_left_out_for_want_of_a_required_group_or_of_all(
@@ -41,3 +41,43 @@ def test_a_pixel_is_left_out_for_want_of_a_required_group_or_of_all(
     mapped, code = blocked(stack, stated)[0]
     assert mapped == 0
     assert (reason(int(code), stated) if code else None) == why
+
+
+@pytest.mark.parametrize(
+    ("invalid", "shades", "why"),
+    [
+        (("red", "blue"), ("cloud",), "cloud"),
+        (("red", "vv_pre"), ("cloud",), "cloud and no data: vv_pre"),
+        (("red", "vv_pre"), ("sar_mask",), "radar layover or shadow and no data: red"),
+        (("red", "vv_pre"), ("cloud", "sar_mask"), "cloud and radar layover or shadow"),
+        (("red",), ("sar_mask",), "no data: red"),
+        ((), ("cloud", "sar_mask"), None),  # a mask alone leaves no pixel out
+        (("slope",), ("cloud",), None),
+    ],
+)
+def test_what_hides_a_group_is_named_in_place_of_its_bands(
+    model: Model, invalid: tuple[str, ...], shades: tuple[str, ...], why: str | None
+) -> None:
+    stated = contract(model, Group.OPTICAL, Group.SAR)
+    stack = np.zeros((5, 1, 2), np.float32)
+    stack[[BANDS.index(name) for name in invalid], 0, 1] = np.nan
+    hidden = {name: np.array([[False, name in shades]]) for name in SHADES}
+    mapped, code = blocked(stack, stated, hidden)[0]
+    assert mapped == 0
+    assert (reason(int(code), stated) if code else None) == why
+
+
+@pytest.mark.parametrize(
+    ("count", "why"), [(13, "no data: b0, b12"), (14, "no data: optical"), (40, "no data: optical")]
+)
+def test_more_bands_than_a_code_has_bits_are_named_by_their_group(model: Model, count: int, why: str) -> None:
+    like = model.contract.bands[0]
+    bands = tuple(like.model_copy(update={"name": f"b{index}"}) for index in range(count))
+    stated = model.contract.model_copy(update={"bands": bands})
+    stack = np.zeros((count, 1, 2), np.float32)
+    stack[[0, 12], 0, 1] = np.nan
+    code = int(blocked(stack, stated)[0, 1])
+    assert reason(code, stated) == why
+    stack[:] = np.nan
+    everything = blocked(stack, stated, {name: np.ones((1, 2), np.bool_) for name in SHADES}).max()
+    assert everything < 2**16 - 1  # the polygons are traced from codes that are one more

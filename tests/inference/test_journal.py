@@ -158,6 +158,7 @@ def test_nothing_is_left_where_no_tile_was_finished(
         ({"threshold": 0.4}, "threshold 0.5 (now 0.4)"),
         ({"tile": 20}, "tile 32 × 32 (now 20 × 20)"),
         ({"minimum_area": 900.0}, "minimum area 0 m² (now 900 m²)"),
+        ({"smooth": True}, "outlines along the pixels (now smoothed)"),
         ({"geojson": True}, "GeoJSON no (now yes)"),
     ],
 )
@@ -289,7 +290,7 @@ def test_blocks_come_back_as_they_were_written(tmp_path: Path) -> None:
     with Journal.opened(tmp_path / "map", {"a": 1}) as journal:
         for tile in TILES:
             shape = tile.core.height, tile.core.width
-            blocks[tile] = Block(rng.random(shape, np.float32), rng.integers(0, 9, shape, np.uint8))
+            blocks[tile] = Block(rng.random(shape, np.float32), rng.integers(0, 900, shape, np.uint16))
             assert journal.read(tile) is None
             journal.write(tile, blocks[tile])
         assert len(journal) == len(TILES)

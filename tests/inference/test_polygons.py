@@ -36,7 +36,7 @@ def traced(
 ) -> tuple[polygons.Landslides, polygons.NotMapped]:
     with writing_cog(folder / "parts.tif", grid or grid_of(*parts.shape), Layout("uint8", None, ("parts",))) as raster:
         raster.write(parts, 1)
-    return polygons.trace(folder / "parts.tif", {1: "optical invalid", 2: "sar invalid"}, minimum_area)
+    return polygons.trace(*[folder / "parts.tif"] * 2, {1: "optical invalid", 2: "sar invalid"}, minimum_area)
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -30,7 +31,7 @@ from talud.inference.tiling import Tile
 
 FILES = {
     "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",
-    "prediction.json", "timings.json",
+    "summary.html", "prediction.json", "timings.json",
 }  # fmt: skip
 BANDS = ("red", "green", "blue", "slope", "vv_pre", "vv_post")
 
@@ -113,7 +114,7 @@ def test_a_second_run_gives_the_same_bytes_but_for_the_seconds(
     after = contents(out)
     timings = [json.loads(files.pop("timings.json")) for files in (before, after)]
     assert before == after
-    assert timings[0]["seconds"].keys() == {"tiles", "rasters", "polygons", "quicklook", "total"}
+    assert timings[0]["seconds"].keys() == {"tiles", "rasters", "polygons", "quicklook", "summary", "total"}
     assert timings[0]["tiles_taken_over"] == 0
 
 
@@ -199,12 +200,13 @@ def test_not_mapped_polygons_say_why(mapped: tuple[Path, Path, Prediction]) -> N
     by_reason = rest.groupby("reason")["area_m2"].sum() / 12.5**2
     corner = 33 * 57
     assert by_reason.to_dict() == {
-        "optical invalid": 800,
-        "sar invalid": 800,
-        "optical and sar invalid": 100,
-        "optical, terrain and sar invalid": corner,
+        "no data: green": 800,
+        "no data: vv_post": 800,
+        "no data: green, vv_post": 100,
+        "no data: red, green, blue, vv_pre, vv_post": corner,  # the slope is not required
     }
     assert outcome.not_mapped == by_reason.to_dict()
+    assert list(outcome.not_mapped.values()) == [corner, 800, 800, 100]
     left_out = rasterio.features.rasterize(rest.geometry, (123, 157), transform=grid_of(1, 1).transform)
     assert np.array_equal(left_out == 1, read(out / "landslides.tif") == 255)
 
@@ -220,6 +222,38 @@ def test_the_record_holds_the_lineage_and_no_path(mapped: tuple[Path, Path, Pred
     assert record["provider"] == wide.provider
     assert (record["landslides"], record["landslide_area_m2"]) == (outcome.landslides, outcome.landslide_area_m2)
     assert (record["halo"], record["tile"]) == (wide.contract.halo, [44, 40])
+
+
+def test_the_record_tells_each_band_of_the_domain(mapped: tuple[Path, Path, Prediction]) -> None:
+    _, out, outcome = mapped
+    domain = json.loads((out / "prediction.json").read_text(encoding="utf-8"))["domain"]
+    assert domain["verdict"] == "the model holds no histograms"
+    assert [band["band"] for band in domain["bands"]] == list(BANDS)
+    assert [band["outside"] for band in domain["bands"]] == [one.outside for one in outcome.distances]
+
+
+def test_smoothing_changes_outlines_and_no_number(
+    mapped: tuple[Path, Path, Prediction], wide: Model, tmp_path: Path
+) -> None:
+    stack, out, outcome = mapped
+    smooth = predict(wide, stack, tmp_path / "out", tile=48, smooth=True, geojson=True)
+    assert smooth == replace(outcome, smooth=True)
+    for name in ("probability.tif", "landslides.tif", "quicklook.png"):
+        assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
+    layers = {
+        (folder, layer): pyogrio.read_dataframe(folder / "landslides.gpkg", layer=layer)
+        for folder in (out, tmp_path / "out")
+        for layer in ("landslides", "not_mapped")
+    }
+    assert layers[out, "not_mapped"].equals(layers[tmp_path / "out", "not_mapped"])
+    before, after = layers[out, "landslides"], layers[tmp_path / "out", "landslides"]
+    assert before.drop(columns="geometry").equals(after.drop(columns="geometry"))
+    assert after.geometry.is_valid.all()
+    assert 0 < (before.area - after.area).abs().max() < 12.5**2 * before.geometry.count_geometries().max()
+    content = json.loads((tmp_path / "out/landslides.geojson").read_text())
+    corners = [len(ring) for ring in content["features"][0]["geometry"]["coordinates"][0]]
+    assert max(corners) > 8
+    assert [each["properties"]["area_m2"] for each in content["features"]] == after["area_m2"].tolist()
 
 
 def test_tiles_without_a_pixel_to_map_are_skipped(wide: Model, tmp_path: Path) -> None:
@@ -249,7 +283,7 @@ def test_infinite_and_implausible_values_are_invalid(model: Model, tmp_path: Pat
     values = noise(60, 60)
     values[0, 5, 5], values[1, 20, 20], values[2, 40, 40] = np.inf, -np.inf, 501
     outcome = predict(model, write_stack(tmp_path / "s.tif", values), tmp_path / "out")
-    assert outcome.not_mapped == {"optical invalid": 3}
+    assert outcome.not_mapped == {"no data: red": 1, "no data: green": 1, "no data: blue": 1}
     assert np.isnan(read(tmp_path / "out/probability.tif")[[5, 20, 40], [5, 20, 40]]).all()
 
 

@@ -34,7 +34,7 @@ def drawn(folder: Path, model: Model, values: np.ndarray, caption: quicklook.Cap
     not_mapped = NotMapped(np.array([rectangle(30, 30, 40, 40)]), np.ones(1), np.array(["optical invalid"]))
     stack = write_stack(folder / "s.tif", values, model.contract.band_names)
     with open_stack(stack, model.contract) as reader:
-        quicklook.draw(folder / "q.png", reader, landslides, not_mapped, caption)
+        quicklook.draw(folder / "q.png", quicklook.scene(reader, landslides, not_mapped), caption)
     return np.asarray(Image.open(folder / "q.png")).astype(int)
 
 
@@ -89,6 +89,6 @@ def test_letters_with_accents_are_written_without(model: Model, tmp_path: Path) 
 
 @given(st.floats(1e-3, 1e7))
 def test_a_scale_bar_has_a_round_length_that_fills_at_least_two_fifths(longest: float) -> None:
-    length = quicklook._round_length(longest)
+    length = quicklook.round_length(longest)
     assert longest * 0.399 < length <= longest
     assert f"{length:.0e}"[0] in "125"

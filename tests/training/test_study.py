@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,11 @@ def test_the_statistics_are_of_training_patches_alone(
         values = patches.stack[..., index].astype(np.float64)
         assert band.mean == pytest.approx(np.nanmean(values))
         assert band.deviation == pytest.approx(np.nanstd(values))
+        valid = values[~np.isnan(values)]
+        assert (band.edges[0], band.edges[-1]) == (band.minimum, band.maximum) == (valid.min(), valid.max())
+        counted = [np.mean((valid >= low) & (valid < high)) for low, high in pairwise(band.edges)]
+        counted[-1] += np.mean(valid == band.maximum)
+        assert band.shares == pytest.approx(counted)
 
 
 def test_threshold_and_scores_are_those_of_the_file_on_validation_blocks(

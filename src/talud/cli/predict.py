@@ -30,6 +30,9 @@ def predict(
             metavar="M2", min=0, help="leave landslides of less than this many square metres out of the polygons"
         ),
     ] = 0,
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="round the corners of the landslides' outlines; their numbers stay")
+    ] = False,
     geojson: Annotated[
         bool, typer.Option("--geojson", help="write landslides.geojson too, in longitude and latitude")
     ] = False,
@@ -45,9 +48,11 @@ def predict(
     """Map the landslides of a raster.
 
     Writes probability.tif, landslides.tif (0 background, 1 landslide, 255 not mapped), landslides.gpkg (layers
-    landslides and not_mapped), quicklook.png, prediction.json and timings.json; QGIS shows rasters and layers in the
-    styles that lie beside and within them. The raster must fit what the model expects: bands by name, unit, pixel
-    size, plausible values.
+    landslides and not_mapped), summary.html (all that is to be said of the map on one page), quicklook.png,
+    prediction.json and timings.json; QGIS shows rasters and layers in the styles that lie beside and within them.
+
+    The raster must fit what the model expects: bands by name, unit, pixel size, plausible values. How far its values
+    lie from those that the model learned from stands in summary.html.
 
     Finished tiles are kept in a hidden folder beside the map's until all is done. When a run was interrupted, the
     same command goes on from them and makes the same files.
@@ -62,12 +67,12 @@ def predict(
     """
     from talud import load_model
     from talud.cli.progress import shown
-    from talud.inference import prediction
+    from talud.inference import domain, prediction
 
     loaded = load_model(model, provider)
     with shown("mapping", "tiles") as progress:
         result = prediction.predict(
-            loaded, raster, out, threshold, tile, progress, minimum_area=minimum_area, geojson=geojson
+            loaded, raster, out, threshold, tile, progress, minimum_area=minimum_area, smooth=smooth, geojson=geojson
         )
     if result.taken_over:
         print(f"went on with {result.taken_over} of {result.tiles} tiles, which an interrupted run had finished")
@@ -77,5 +82,7 @@ def predict(
     print(f"not mapped: {result.share_not_mapped:.1%} of the raster")
     for reason, pixels in result.not_mapped.items():
         print(f"  {reason}: {pixels / result.pixels:.1%}")
+    for line in domain.lines(result.distances):
+        print(line)
     print(f"model: {loaded.title}; ran on {result.provider}")
     print(f"files: {out}")

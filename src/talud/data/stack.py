@@ -19,7 +19,7 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
 
-from talud.bands import SAR_BANDS, TERRAIN_BANDS, Group, band, groups
+from talud.bands import SAR_BANDS, SHADES, TERRAIN_BANDS, Group, band, groups
 from talud.contract import Contract
 from talud.data import sar, sources, terrain
 from talud.data.inventory import Polygons
@@ -36,7 +36,7 @@ from talud.terminal import hushed
 
 Progress = Callable[[int, int], None]
 _RASTERS: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post")
-_SHADES: Mapping[Source, Group] = {"cloud": Group.OPTICAL, "sar_mask": Group.SAR}
+_SHADES: tuple[Source, ...] = ("cloud", "sar_mask")
 _WINDOW = 512  # stack pixels a side of what is worked on at once; fewer where a source is much finer
 _SOURCE_WINDOW = 1536  # and about so many source pixels a side, at most
 _TOUCHED = 1e-3  # share of a pixel under cloud from which it counts as cloud; less is rounding
@@ -86,7 +86,7 @@ class Mixer:
 
     grid: Grid
     layers: Mapping[Layer, float]  # → the side of a stack pixel in source pixels
-    shades: Mapping[Group, Callable[[Grid], NDArray[np.bool_]]]
+    shades: Mapping[Source, Callable[[Grid], NDArray[np.bool_]]]
     bands: tuple[str, ...]
     synthetic: bool
 
@@ -94,7 +94,7 @@ class Mixer:
     def units(self) -> tuple[str, ...]:
         """The unit of each band."""
         known = {name: unit for layer in self.layers for name, unit in zip(layer.bands, layer.units, strict=True)}
-        return tuple(known[name] for name in self.bands)
+        return tuple(known.get(name, "") for name in self.bands)  # a shade has none
 
     @property
     def windows(self) -> list[Window]:
@@ -114,10 +114,12 @@ class Mixer:
             if np.isfinite(pixels).any():
                 seen.add(layer.path)
             values.update(zip(layer.bands, pixels, strict=True))
-        shaded = {group: shade(target) for group, shade in self.shades.items()}
-        for name in self.bands:
-            if band(name).group in shaded:
-                values[name][shaded[band(name).group]] = np.nan
+        for shade, cover in self.shades.items():
+            hidden = cover(target)
+            for name in self.bands:
+                if band(name).group is SHADES[shade]:
+                    values[name][hidden] = np.nan
+            values[shade] = hidden.astype(np.float32)
         return np.stack([values[name] for name in self.bands]), seen
 
 
@@ -178,14 +180,14 @@ def build_like(
         if source not in files:
             wanted = ", ".join(name for name in names if _source_of(name) == source)
             raise SourceError(f"the model '{contract.name}' needs {wanted}: give --{source.replace('_', '-')} FILE")
-    used = {s: path for s, path in files.items() if s in needed or _SHADES.get(s) in groups(names)}
+    used = {s: path for s, path in files.items() if s in needed or SHADES.get(s) in groups(names)}
     wanted_optical = tuple(name for name in names if band(name).group is Group.OPTICAL)
     if wanted_optical and "optical_bands" not in area.model_fields_set:
         area = area.model_copy(update={"optical_bands": _optical_numbers(files["optical"], wanted_optical)})
-    recipe = Recipe(out.stem, area, used, _options(contract), names)
+    recipe = Recipe(out.stem, area, used, _options(contract), _with_shades(names, files))
     _refuse_missing(recipe, f"the model '{contract.name}'")
     with _mixer(recipe) as mixer:
-        for asked, unit in zip(contract.bands, mixer.units, strict=True):
+        for asked, unit in zip(contract.bands, mixer.units, strict=False):  # shades follow
             if unit != asked.unit:
                 raise MismatchError(
                     f"{asked.name} comes in {unit}, but the model '{contract.name}' was trained on {asked.unit}; "
@@ -216,11 +218,18 @@ def _available(area: Area, files: Mapping[Source, Path]) -> tuple[str, ...]:
     optical = tuple(area.optical_bands) if "optical" in files else ()
     elevation = tuple(one.name for one in TERRAIN_BANDS) if "dtm" in files else ()
     radar = tuple(one.name for one in SAR_BANDS if _source_of(one.name) in files and one.name[:2] in area.sar_bands)
-    return (*optical, *elevation, *radar)
+    return _with_shades((*optical, *elevation, *radar), files)
+
+
+def _with_shades(names: tuple[str, ...], files: Mapping[Source, Path]) -> tuple[str, ...]:
+    """The named bands, and after them what says where cloud, or layover or shadow, hides some of them."""
+    return (*names, *(shade for shade in _SHADES if shade in files and SHADES[shade] in groups(names)))
 
 
 def _source_of(name: str) -> Source:
     group = band(name).group
+    if group is Group.SHADE:
+        return "cloud" if name == "cloud" else "sar_mask"
     if group is Group.SAR:
         return "sar_pre" if name.endswith("_pre") else "sar_post"
     return "dtm" if group is Group.TERRAIN else "optical"
@@ -281,9 +290,7 @@ def _mixer(recipe: Recipe) -> Iterator[Mixer]:
             _refuse_disjoint(recipe, dataset, grid)
         layers = [_layer(recipe, source, dataset, grid) for source, dataset in datasets.items()]
         shades = {
-            group: _shade(recipe.files[source], source, grid, opened)
-            for source, group in _SHADES.items()
-            if source in recipe.files
+            source: _shade(recipe.files[source], source, grid, opened) for source in _SHADES if source in recipe.bands
         }
         ratios = {layer: grid.resolution / sources.pixel_side(layer.grid, grid) for layer in layers}
         synthetic = any(dataset.tags().get("TALUD_SYNTHETIC") == "yes" for dataset in datasets.values())

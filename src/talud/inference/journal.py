@@ -36,11 +36,11 @@ class Block:
 
     Attributes:
         probability: of a landslide, (height, width) float32; without meaning where `blocked`.
-        blocked: uint8 code of why a pixel is not mapped (see `coverage`), 0 where it is; same shape.
+        blocked: uint16 code of why a pixel is not mapped (see `coverage`), 0 where it is; same shape.
     """
 
     probability: NDArray[np.float32]
-    blocked: NDArray[np.uint8]
+    blocked: NDArray[np.uint16]
 
 
 @dataclass(frozen=True)

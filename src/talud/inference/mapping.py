@@ -16,6 +16,7 @@ from talud.inference.runtime import Model
 from talud.inference.tiling import Tile, Tiling
 
 Progress = Callable[[int, int], None]
+Pixels = tuple[NDArray[np.float32], NDArray[np.uint16]]  # of a tile's window, and the codes of its core
 
 
 def finish_tiles(
@@ -39,8 +40,8 @@ def finish_tiles(
     taken_over = len(tiling) - len(missing)
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
         written: Future[None] | None = None
-        for done, (tile, window) in enumerate(_read_ahead(stack, missing, reader), start=taken_over + 1):
-            block = _block_at_second_try(model, stack, tile, window, reader)
+        for done, (tile, pixels) in enumerate(_read_ahead(stack, missing, reader), start=taken_over + 1):
+            block = _block_at_second_try(model, stack, tile, pixels, reader)
             if written:
                 written.result()
             written = writer.submit(journal.write, tile, block)
@@ -51,16 +52,14 @@ def finish_tiles(
     return taken_over
 
 
-def _read_ahead(
-    stack: StackReader, tiles: Iterable[Tile], reader: Executor
-) -> Iterator[tuple[Tile, Future[NDArray[np.float32]]]]:
-    """Each tile and its window, which is read while the network runs on the one before.
+def _read_ahead(stack: StackReader, tiles: Iterable[Tile], reader: Executor) -> Iterator[tuple[Tile, Future[Pixels]]]:
+    """Each tile and its pixels, which are read while the network runs on the one before.
 
     The reader has one thread, for a GDAL dataset serves one at a time.
     """
     ahead = None
     for tile in tiles:
-        coming = tile, reader.submit(stack.read, tile.window)
+        coming = tile, reader.submit(_read, stack, tile)
         if ahead:
             yield ahead
         ahead = coming
@@ -69,13 +68,13 @@ def _read_ahead(
 
 
 def _block_at_second_try(
-    model: Model, stack: StackReader, tile: Tile, window: Future[NDArray[np.float32]], reader: Executor
+    model: Model, stack: StackReader, tile: Tile, pixels: Future[Pixels], reader: Executor
 ) -> Block:
     """What is found for a tile. A network share, or a GPU that others use, may fail once: then all is done again."""
     try:
-        return _block(model, tile, window.result())
+        return _block(model, tile, pixels.result())
     except TaludError:
-        again = reader.submit(stack.read, tile.window)
+        again = reader.submit(_read, stack, tile)
     try:
         return _block(model, tile, again.result())
     except TaludError as error:
@@ -86,8 +85,14 @@ def _block_at_second_try(
         ) from error
 
 
-def _block(model: Model, tile: Tile, window: NDArray[np.float32]) -> Block:
-    blocked = coverage.blocked(window, model.contract)[tile.inner]
+def _read(stack: StackReader, tile: Tile) -> Pixels:
+    """What the network is given for a tile, and why pixels of its core are not mapped."""
+    window = stack.read(tile.window)
+    return window, coverage.blocked(window[:, *tile.inner], stack.contract, stack.shades(tile.core))
+
+
+def _block(model: Model, tile: Tile, pixels: Pixels) -> Block:
+    window, blocked = pixels
     if blocked.all():
         return Block(np.full(blocked.shape, np.nan, np.float32), blocked)
     return Block(model.core(window, tile), blocked)

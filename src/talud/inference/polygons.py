@@ -64,19 +64,22 @@ class NotMapped:
     reason: NDArray[np.object_]
 
 
-def trace(parts: Path, reasons: Mapping[int, str], minimum_area: float = 0) -> tuple[Landslides, NotMapped]:
+def trace(
+    parts: Path, classes: Path, reasons: Mapping[int, str], minimum_area: float = 0
+) -> tuple[Landslides, NotMapped]:
     """Trace the polygons of a map.
 
     Memory grows with the polygons, not with the raster.
 
     Args:
         parts: raster of 0 (nothing), 1 (landslide) and 1 + code (not mapped).
+        classes: uint8 raster on the same grid, 0 where `parts` is.
         reasons: code → why, in words.
         minimum_area: in m², of a landslide that is kept: the minimum mapping unit.
     """
-    with rasterio.open(parts) as dataset:
-        grid, band = Grid.of(dataset), rasterio.band(dataset, 1)
-        shapes = list(rasterio.features.shapes(band, mask=band, connectivity=8, transform=dataset.transform))
+    with rasterio.open(parts) as dataset, rasterio.open(classes) as mask:
+        grid, bands = Grid.of(dataset), (rasterio.band(dataset, 1), rasterio.band(mask, 1))
+        shapes = list(rasterio.features.shapes(*bands, connectivity=8, transform=dataset.transform))
     values = np.array([value for _, value in shapes], dtype=np.int64)
     outlines = _valid(np.array([shapely.geometry.shape(shape) for shape, _ in shapes], dtype=np.object_))
     metre = grid.crs.linear_units_factor[1]

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,60 +19,18 @@ from rasterio.windows import Window
 
 from talud.errors import OutputError, ParamsError
 from talud.files import md5
-from talud.inference import coverage, polygons, quicklook, zonal
+from talud.inference import coverage, polygons, quicklook, record, summary, zonal
 from talud.inference.journal import Journal
 from talud.inference.mapping import Progress, finish_tiles
 from talud.inference.products import MapRasters, Products
 from talud.inference.reader import StackReader, open_stack
+from talud.inference.record import Prediction
 from talud.inference.runtime import Model
+from talud.inference.smoothing import smoothed
 from talud.inference.tiling import Tiling
 
 CACHE = 192 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
 THREADS = "ALL_CPUS"  # of GDAL, which packs and unpacks blocks in them; the bytes of a file do not depend on it
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a map came to; `prediction.json` holds the same, and where the model came from.
-
-    Attributes:
-        raster: name of the raster's file, without its folders.
-        pixels: of the whole raster.
-        not_mapped: why pixels are left out, in words → how many are for that reason.
-        landslides: their number.
-        landslide_area_m2: of all of them.
-        threshold: landslide where the probability is at least this.
-        provider: the execution provider that ran the network.
-        tile: (height, width) of a tile's core.
-        window: (height, width) of what the network is given at once.
-        halo: pixels of context around a core.
-        tiles: number of tiles.
-        skipped: tiles without a pixel to map, for which the network did not run.
-        minimum_area_m2: of a landslide that counts; 0 where none was set.
-        left_out: landslides that are smaller, and neither counted nor among the polygons.
-        taken_over: tiles that an earlier run had finished before it was interrupted. The files do not show it.
-    """
-
-    raster: str
-    pixels: int
-    not_mapped: dict[str, int]
-    landslides: int
-    landslide_area_m2: float
-    threshold: float
-    provider: str
-    tile: tuple[int, int]
-    window: tuple[int, int]
-    halo: int
-    tiles: int
-    skipped: int
-    minimum_area_m2: float
-    left_out: int
-    taken_over: int = 0
-
-    @property
-    def share_not_mapped(self) -> float:
-        """The part of the raster that the map leaves out, 0 to 1."""
-        return sum(self.not_mapped.values()) / self.pixels
 
 
 def predict(
@@ -84,6 +42,7 @@ def predict(
     progress: Progress | None = None,
     *,
     minimum_area: float = 0,
+    smooth: bool = False,
     geojson: bool = False,
 ) -> Prediction:
     """Map the landslides of a raster; memory does not grow with it, apart from what the polygons need.
@@ -100,6 +59,7 @@ def predict(
         tile: longest side of a tile's core in pixels. Default: what memory allows. The map is the same.
         progress: told, after each tile, how many are done and how many there are.
         minimum_area: in m²: smaller landslides are left out of the polygons (not of the rasters).
+        smooth: whether the outlines of the landslides are smoothed, instead of following the pixels' edges.
         geojson: whether the landslides are written as GeoJSON too.
 
     Raises:
@@ -110,7 +70,7 @@ def predict(
             else is unfinished; an earlier result is untouched.
         ParamsError: threshold, tile or minimum area make no sense.
     """
-    options = _Options.checked(model, threshold, minimum_area, geojson)
+    options = _Options.checked(model, threshold, minimum_area, smooth, geojson)
     if tile is not None and tile < 1:
         raise ParamsError(f"the tile is {tile} pixels; it must be at least 1")
     clock = _Clock()
@@ -159,16 +119,19 @@ class _Options:
 
     threshold: float
     minimum_area: float
+    smooth: bool
     geojson: bool
 
     @classmethod
-    def checked(cls, model: Model, threshold: float | None, minimum_area: float, geojson: bool) -> _Options:
+    def checked(
+        cls, model: Model, threshold: float | None, minimum_area: float, smooth: bool, geojson: bool
+    ) -> _Options:
         threshold = model.contract.threshold if threshold is None else threshold
         if not 0 < threshold < 1:
             raise ParamsError(f"the threshold is {threshold:g}; it must lie between 0 and 1")
         if not 0 <= minimum_area < math.inf:
             raise ParamsError(f"the minimum area is {minimum_area:g} m²; it must be 0 or more")
-        return cls(threshold, float(minimum_area), geojson)
+        return cls(threshold, float(minimum_area), smooth, geojson)
 
 
 def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) -> dict[str, Any]:
@@ -184,6 +147,7 @@ def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) 
         "halo": tiling.rows.halo,
         "threshold": options.threshold,
         "minimum area": f"{options.minimum_area:g} m²",
+        "outlines": "smoothed" if options.smooth else "along the pixels",
         "GeoJSON": "yes" if options.geojson else "no",
     }
 
@@ -198,24 +162,31 @@ def _finish(
     clock: _Clock,
 ) -> Prediction:
     """Make the products from the finished tiles, the same bytes whenever and in how many runs those were found."""
-    tags = _lineage(model, options.threshold) | stack.provenance
+    tags = record.lineage(model, options.threshold) | stack.provenance
     with MapRasters.writing(products, stack.grid, options.threshold, tags) as rasters:
         codes, skipped = _fill(rasters, tiling, journal)
     clock.lap("rasters")
     reasons = {int(code): coverage.reason(int(code), model.contract) for code in codes.nonzero()[0] if code}
-    landslides, not_mapped = polygons.trace(products.parts, reasons, options.minimum_area)
+    landslides, not_mapped = polygons.trace(products.parts, products.classes, reasons, options.minimum_area)
     origin = {"model": model.name, "version": model.version}
     attributes = zonal.statistics(landslides.outlines, products.probability, stack) | {
         name: np.full(len(landslides.area), value, np.object_) for name, value in origin.items()
     }
-    polygons.write(products.polygons, landslides, attributes, not_mapped, stack.grid, tags)
+    drawn = (
+        replace(landslides, outlines=smoothed(landslides.outlines, stack.grid.resolution))
+        if options.smooth
+        else landslides
+    )
+    polygons.write(products.polygons, drawn, attributes, not_mapped, stack.grid, tags)
     if options.geojson:
-        polygons.write_geojson(products.geojson, landslides, attributes, stack.grid)
+        polygons.write_geojson(products.geojson, drawn, attributes, stack.grid)
     clock.lap("polygons")
     prediction = Prediction(
         raster=stack.name,
         pixels=stack.grid.height * stack.grid.width,
-        not_mapped={words: int(codes[code]) for code, words in reasons.items()},
+        not_mapped={
+            words: int(codes[code]) for code, words in sorted(reasons.items(), key=lambda one: (-codes[one[0]], one[1]))
+        },
         landslides=len(landslides.area),
         landslide_area_m2=float(landslides.area.sum()),
         threshold=options.threshold,
@@ -227,16 +198,21 @@ def _finish(
         skipped=skipped,
         minimum_area_m2=options.minimum_area,
         left_out=landslides.left_out,
+        smooth=options.smooth,
+        distances=stack.distances,
     )
-    quicklook.draw(products.quicklook, stack, landslides, not_mapped, _caption(model, stack, prediction))
+    scene = quicklook.scene(stack, landslides, not_mapped)
+    quicklook.draw(products.quicklook, scene, record.caption(model, stack, prediction))
     clock.lap("quicklook")
-    _write_json(products.record, _record(model, prediction, stack.provenance))
+    summary.write(products.summary, summary.Page.of(model, stack, prediction, scene, landslides.area))
+    clock.lap("summary")
+    _write_json(products.record, record.content(model, prediction, stack.provenance))
     return prediction
 
 
 def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> tuple[NDArray[np.int64], int]:
     """Fill the rasters; how many pixels have each code of `coverage`, and how many tiles were skipped."""
-    codes, skipped = np.zeros(256, np.int64), 0
+    codes, skipped = np.zeros(1 << 16, np.int64), 0
     for tile in tiling:
         block = journal.read(tile)
         if block is None:
@@ -245,67 +221,6 @@ def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> tuple[NDArra
         codes += np.bincount(block.blocked.ravel(), minlength=len(codes))
         skipped += bool(block.blocked.all())
     return codes, skipped
-
-
-def _lineage(model: Model, threshold: float) -> dict[str, str]:
-    """Where a map came from, as the tags of its files."""
-    contract = model.contract
-    return {
-        "TALUD_MODEL": model.name,
-        "TALUD_VERSION": model.version,
-        "TALUD_RUN": contract.run_id,
-        "TALUD_DATA_VERSION": contract.data_version,
-        "TALUD_COMMIT": contract.commit,
-        "TALUD_WEIGHTS": contract.weights,
-        "TALUD_THRESHOLD": f"{threshold:g}",
-    }
-
-
-def _caption(model: Model, stack: StackReader, prediction: Prediction) -> quicklook.Caption:
-    """The words of the quicklook."""
-    tags = stack.provenance
-    sar = [tags[tag] for tag in ("TALUD_ACQUIRED_SAR_PRE", "TALUD_ACQUIRED_SAR_POST") if tag in tags]
-    dates = {
-        "event": tags.get("TALUD_EVENT"),
-        "optical image": tags.get("TALUD_ACQUIRED_OPTICAL"),
-        "SAR": " and ".join(sar),
-    }
-    known = ", ".join(f"{name} {day}" for name, day in dates.items() if day)
-    shares = [f"{why} {pixels / prediction.pixels:.1%}" for why, pixels in prediction.not_mapped.items()]
-    hectares = prediction.landslide_area_m2 / 10_000
-    return quicklook.Caption(
-        title=f"Landslides in {tags.get('TALUD_AREA', Path(stack.name).stem).replace('_', ' ')}",
-        lines=(
-            known[:1].upper() + known[1:] if known else "Dates unknown",
-            f"Model {model.title}; landslide where the probability is at least {prediction.threshold:g}",
-        ),
-        warning="SYNTHETIC DATA, no real place" if tags.get("TALUD_SYNTHETIC") == "yes" else "",
-        landslides=f"Landslide: {prediction.landslides:,} mapped, {hectares:,.1f} ha",
-        not_mapped=f"Not mapped: {prediction.share_not_mapped:.1%} of the raster",
-        reasons="Why not mapped: " + "; ".join(shares) if shares else "",
-    )
-
-
-def _record(model: Model, prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
-    """What prediction.json holds: the same for the same model, raster and options."""
-    contract, facts = model.contract, asdict(prediction)
-    del facts["taken_over"]
-    return {
-        "model": {
-            "name": model.name,
-            "version": model.version,
-            "run": contract.run_id,
-            "data_version": contract.data_version,
-            "commit": contract.commit,
-            "weights": contract.weights,
-            "bands": contract.band_names,
-            "trained_on": contract.areas,
-        },
-        "talud": version("talud"),
-        **facts,
-        "share_not_mapped": prediction.share_not_mapped,
-        "stack": dict(provenance),
-    }
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

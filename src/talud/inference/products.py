@@ -35,6 +35,7 @@ class Products:
     polygons: Path
     geojson: Path
     quicklook: Path
+    summary: Path
     timings: Path
     record: Path
 
@@ -49,6 +50,7 @@ class Products:
             folder / "landslides.gpkg",
             folder / "landslides.geojson",
             folder / "quicklook.png",
+            folder / "summary.html",
             folder / "timings.json",
             folder / "prediction.json",
         )
@@ -112,7 +114,7 @@ class MapRasters:
         """
         probability = Layout("float32", float("nan"), ("probability",), tags=tags)
         classes = Layout("uint8", NODATA, ("landslides",), tags=tags, colours=COLOURS, overviews="mode")
-        parts = Layout("uint8", None, ("parts",), overviews="nearest")
+        parts = Layout("uint16", None, ("parts",), overviews="nearest")
         products.probability_style.write_text(qml("probability"), encoding="utf-8")
         products.classes_style.write_text(qml("classes"), encoding="utf-8")
         with ExitStack() as rasters:
@@ -123,7 +125,7 @@ class MapRasters:
                 rasters.enter_context(writing_cog(products.parts, grid, parts)),
             )
 
-    def write(self, window: Window, probability: NDArray[np.float32], blocked: NDArray[np.uint8]) -> None:
+    def write(self, window: Window, probability: NDArray[np.float32], blocked: NDArray[np.uint16]) -> None:
         """Fill a window.
 
         Args:
@@ -136,4 +138,4 @@ class MapRasters:
         with hushed():  # as in `writing_cog`
             self._probability.write(np.where(mapped, probability, np.float32(np.nan)), 1, window=window)
             self._classes.write(np.where(mapped, landslide, NODATA).astype(np.uint8), 1, window=window)
-            self._parts.write(np.where(mapped, landslide, blocked + 1).astype(np.uint8), 1, window=window)
+            self._parts.write(np.where(mapped, landslide, blocked + 1).astype(np.uint16), 1, window=window)

@@ -51,8 +51,23 @@ class Caption:
     reasons: str
 
 
-def draw(path: Path, stack: StackReader, landslides: Landslides, not_mapped: NotMapped, caption: Caption) -> None:
-    """Draw the picture as PNG."""
+@dataclass(frozen=True)
+class Scene:
+    """The map as a picture, without words.
+
+    Attributes:
+        picture: the map.
+        background: what lies under it.
+        metres: on the ground, for one pixel of the picture.
+    """
+
+    picture: Picture
+    background: str
+    metres: float
+
+
+def scene(stack: StackReader, landslides: Landslides, not_mapped: NotMapped) -> Scene:
+    """Paint the landslides and what is not mapped over the image or the relief."""
     grid = stack.grid
     zoom = min(LONGEST / max(grid.shape), LARGEST_ZOOM)
     shape = max(round(grid.height * zoom), 1), max(round(grid.width * zoom), 1)
@@ -63,7 +78,23 @@ def draw(path: Path, stack: StackReader, landslides: Landslides, not_mapped: Not
     picture = _hatched(base, hidden)
     picture = _outlined(picture, slides)
     metres = grid.resolution * grid.crs.linear_units_factor[1] * grid.width / shape[1]
-    _page(picture, caption, f"Background: {legend}", metres).save(path)
+    return Scene(picture, legend, metres)
+
+
+def draw(path: Path, scene: Scene, caption: Caption) -> None:
+    """Draw the map between its title and its legend, as PNG."""
+    _page(scene, caption).save(path)
+
+
+def round_length(longest: float) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is not above `longest`: of a scale bar."""
+    power = 10.0 ** math.floor(math.log10(longest))
+    return max(step * power for step in (0.5, 1, 2, 5) if step * power <= longest)  # 0.5: the logarithm was rounded up
+
+
+def length_in_words(metres: float) -> str:
+    """Such as "500 m" or "2 km"."""
+    return f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
 
 
 def _base(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str]:
@@ -117,16 +148,8 @@ def _blend(picture: Picture, where: NDArray[np.bool_], colour: tuple[int, int, i
     return blended
 
 
-def _page(picture: Picture, caption: Caption, background: str, metres: float) -> Image.Image:
-    """The map between its title and its legend.
-
-    Args:
-        picture: the map.
-        caption: the words.
-        background: name of what lies under the map.
-        metres: on the ground for one pixel of the picture.
-    """
-    height, width = picture.shape[:2]
+def _page(scene: Scene, caption: Caption) -> Image.Image:
+    height, width = scene.picture.shape[:2]
     page_width = max(width, NARROWEST) + 2 * MARGIN
     top = MARGIN + 40 + 24 * len(caption.lines) + 12
     page = Image.new("RGB", (page_width, top + height + 136 + MARGIN), "white")
@@ -137,10 +160,10 @@ def _page(picture: Picture, caption: Caption, background: str, metres: float) ->
     if caption.warning:
         _text(pen, (page_width - MARGIN, MARGIN + 6), caption.warning, 18, _WARNING, anchor="ra")
     left = (page_width - width) // 2
-    page.paste(Image.fromarray(picture), (left, top))
+    page.paste(Image.fromarray(scene.picture), (left, top))
     pen.rectangle((left - 1, top - 1, left + width, top + height), outline=_INK)
-    _legend(page, pen, top + height + 16, caption, background)
-    _scale_bar(pen, (page_width - MARGIN, top + height + 24), metres, page_width // 4)
+    _legend(page, pen, top + height + 16, caption, f"Background: {scene.background}")
+    _scale_bar(pen, (page_width - MARGIN, top + height + 24), scene.metres, page_width // 4)
     return page
 
 
@@ -162,19 +185,12 @@ def _legend(page: Image.Image, pen: ImageDraw.ImageDraw, top: int, caption: Capt
 
 def _scale_bar(pen: ImageDraw.ImageDraw, right_top: tuple[int, int], metres: float, longest: int) -> None:
     """A bar of a round length, at most `longest` pixels."""
-    length = _round_length(longest * metres)
+    length = round_length(longest * metres)
     right, top = right_top
     left = right - max(round(length / metres), 1)
     pen.rectangle((left, top, right, top + 6), fill=_INK)
     pen.rectangle((left + (right - left) // 2, top + 1, right - 1, top + 5), fill="white")
-    label = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
-    _text(pen, (right, top + 12), label, 15, _INK, anchor="ra")
-
-
-def _round_length(longest: float) -> float:
-    """The largest of 1, 2 and 5 times a power of ten that is not above `longest`."""
-    power = 10.0 ** math.floor(math.log10(longest))
-    return max(step * power for step in (0.5, 1, 2, 5) if step * power <= longest)  # 0.5: the logarithm was rounded up
+    _text(pen, (right, top + 12), length_in_words(length), 15, _INK, anchor="ra")
 
 
 def _text(

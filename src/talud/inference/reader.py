@@ -22,7 +22,8 @@ from talud.bands import Band, Group
 from talud.contract import BandContract, Contract
 from talud.errors import MismatchError
 from talud.grid import Grid
-from talud.raster import open_raster, reading
+from talud.inference.domain import Distance
+from talud.raster import BLOCK, open_raster, reading
 
 PROVENANCE = (
     "TALUD_AREA",
@@ -37,6 +38,7 @@ GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far f
 IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
 _FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
 SAMPLE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
+PLACES = 4, 8  # blocks, at least and at most, by which a large raster is compared with the training areas
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class StackReader:
         tags: of the raster; a stack's hold area and dates.
         contract: what the raster was checked against.
         identity: by what the raster would be known again (see `_identity`).
+        distances: how far each band lies from what the model learned from, in contract order.
     """
 
     name: str
@@ -56,6 +59,7 @@ class StackReader:
     tags: Mapping[str, str]
     contract: Contract
     identity: Mapping[str, Any]
+    distances: tuple[Distance, ...]
     _dataset: DatasetReader = field(repr=False)
     _indexes: tuple[int, ...] = field(repr=False)
 
@@ -91,6 +95,13 @@ class StackReader:
         index = self._dataset.descriptions.index(name) + 1
         return _plausible(_read_band(self._dataset, index, window), bands.band(name))
 
+    def shades(self, window: Window) -> dict[str, NDArray[np.bool_]]:
+        """Where the raster says that cloud, or radar layover or shadow, hides a group's bands: name → (height, width).
+
+        Those of `talud.bands.SHADES` that it holds, in a window inside the raster.
+        """
+        return {name: self.band(name, window) > 0 for name in bands.SHADES if self.has(name)}
+
     def image(self, names: tuple[str, ...], shape: tuple[int, int]) -> NDArray[np.float32] | None:
         """Bands of that name shrunk or enlarged to (height, width), NaN where invalid; None where one is missing."""
         present = self._dataset.descriptions
@@ -118,14 +129,17 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         indexes = _band_indexes(dataset, contract, raster)
         _check_units(dataset, indexes, contract, raster)
         _check_making(dataset.tags(), contract, raster)
-        pixels = hashlib.sha256()
-        for index, band in zip(indexes, contract.bands, strict=True):
-            sample = _sample(dataset, index)
+        pixels, samples = hashlib.sha256(), [_sample(dataset, index) for index in indexes]
+        for sample, band in zip(samples, contract.bands, strict=True):
             pixels.update(sample.tobytes())
             _check_values(sample, band, raster)
+        for index, description in enumerate(dataset.descriptions, start=1):
+            if description in bands.SHADES:
+                pixels.update(_sample(dataset, index).tobytes())
+        distances = _distances(dataset, indexes, samples, contract)
         name = str(raster).split("?")[0].rsplit("/", 1)[-1]  # without the signature that a signed address ends with
         identity = _identity(name, dataset, pixels.hexdigest())
-        yield StackReader(name, grid, dataset.tags(), contract, identity, dataset, indexes)
+        yield StackReader(name, grid, dataset.tags(), contract, identity, distances, dataset, indexes)
 
 
 def _identity(name: str, dataset: DatasetReader, pixels: str) -> dict[str, Any]:
@@ -248,6 +262,34 @@ def _check_making(tags: Mapping[str, str], contract: Contract, raster: str | Pat
 
 def _sample(dataset: DatasetReader, index: int) -> NDArray[np.float32]:
     return _read_band(dataset, index, None, shape=(min(dataset.height, SAMPLE), min(dataset.width, SAMPLE)))
+
+
+def _distances(
+    dataset: DatasetReader, indexes: tuple[int, ...], samples: list[NDArray[np.float32]], contract: Contract
+) -> tuple[Distance, ...]:
+    """How far the bands lie from the training areas.
+
+    Where the sample is not the whole raster, it may come from overviews, whose averages spread less than pixels do:
+    from its valid part, a few places are then chosen at which the pixels themselves are read.
+    """
+    pixels = samples
+    if samples[0].shape != dataset.shape:
+        windows = _places(np.logical_and.reduce([~np.isnan(sample) for sample in samples]), dataset.shape)
+        read = [[_read_band(dataset, index, window).ravel() for index in indexes] for window in windows]
+        pixels = [np.concatenate(parts) for parts in zip(*read, strict=True)]
+    return tuple(Distance.of(values, band) for values, band in zip(pixels, contract.bands, strict=True))
+
+
+def _places(valid: NDArray[np.bool_], shape: tuple[int, int]) -> list[Window]:
+    """Blocks on disk of a raster of that shape, spread evenly over the valid pixels of its sample."""
+    rows, columns = np.nonzero(valid if valid.any() else np.ones_like(valid))
+    places = int(np.clip(math.prod(shape) // (3 * BLOCK) ** 2, *PLACES))
+    chosen = ((np.arange(places) + 0.5) * len(rows) / places).astype(int)
+    scale = np.array(shape) / valid.shape
+    corners = {
+        tuple((np.array((rows[one], columns[one])) * scale // BLOCK * BLOCK).astype(int).tolist()) for one in chosen
+    }
+    return [Window(left, top, min(BLOCK, shape[1] - left), min(BLOCK, shape[0] - top)) for top, left in sorted(corners)]
 
 
 def _check_values(sample: NDArray[np.float32], band: BandContract, raster: str | Path) -> None:

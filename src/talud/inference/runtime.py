@@ -22,7 +22,7 @@ from talud.inference.margins import Margin, Network
 from talud.inference.tiling import Rim, Tile, Tiling
 
 if TYPE_CHECKING:
-    from talud.inference.prediction import Prediction
+    from talud.inference.record import Prediction
 
 Provider = Literal["auto", "cpu", "cuda"]
 CUDA = "CUDAExecutionProvider"

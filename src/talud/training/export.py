@@ -17,6 +17,7 @@ from talud.bands import band, groups
 from talud.contract import BandContract, Contract
 from talud.data.patches import Patches
 from talud.errors import OutputError, StudyError
+from talud.inference.domain import histogram
 from talud.inference.prediction import probabilities
 from talud.inference.runtime import Model
 from talud.project import Project
@@ -111,6 +112,8 @@ def _bands(dataset: Dataset) -> tuple[BandContract, ...]:
     for index, name in enumerate(dataset.bands):
         known = band(name)
         low, high = map(float, dataset.extremes[:, index])
+        pixels = dataset.training.stack[..., index]
+        edges, shares = histogram(pixels[~np.isnan(pixels)])
         entries.append(
             BandContract(
                 name=name,
@@ -122,6 +125,8 @@ def _bands(dataset: Dataset) -> tuple[BandContract, ...]:
                 deviation=float(statistics.deviation[index]),
                 minimum=float(statistics.minimum[index]),
                 maximum=float(statistics.maximum[index]),
+                edges=edges,
+                shares=shares,
             )
         )
     return tuple(entries)

@@ -1,0 +1,114 @@
+"""How far a raster lies from what a model learned from: the domain report.
+
+For each band, the histogram of the valid training pixels, which the contract holds, is compared with that of the
+raster by their intersection: the sum over the bins of the smaller of both shares (M. J. Swain and D. H. Ballard, Color
+Indexing, International Journal of Computer Vision 7, 1991, equation 1; for densities, the overlapping coefficient).
+It is the share of the raster's values that the training data account for: 1 where both are distributed alike, 0 where
+they have no value in common. Two normal distributions of one width, d widths apart, overlap by 2 Φ(−d / 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talud.contract import BandContract
+
+BINS = 32  # at most, of a training histogram
+LIKE = 0.6  # overlap of normal distributions about one width apart, from which a band counts as alike
+FAR = 0.3  # about two widths apart, below which it counts as far
+OUTSIDE = 0.05  # share of values outside the training range, above which a band differs
+COUNTED = 1 << 17  # pixels of a band, at most: a share is then known to 0.003
+
+
+class Verdict(StrEnum):
+    """On a band, or, as the worst of its bands, on a raster; the worse, the later."""
+
+    NO_VALUES = "no valid values"
+    NO_HISTOGRAM = "the model holds no histograms"
+    LIKE = "like the training areas"
+    DIFFERS = "differs from the training areas"
+    FAR = "far from the training areas"
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a band of a raster lies from the training areas.
+
+    Attributes:
+        band: its name.
+        overlap: intersection of both histograms, 0 to 1; None where the model holds no histogram of the band, or the
+            raster no valid value.
+        outside: share of the raster's values below the lowest or above the highest of the training pixels, 0 to 1;
+            None where the raster holds no valid value.
+    """
+
+    band: str
+    overlap: float | None
+    outside: float | None
+
+    @classmethod
+    def of(cls, pixels: NDArray[np.float32], band: BandContract) -> Distance:
+        """Compare pixels of a raster's band, of any shape and NaN where invalid, with those of the training areas.
+
+        Implausible values count as invalid. Of many pixels, every so many are counted.
+        """
+        thinned = pixels.ravel()[:: -(-pixels.size // COUNTED)]
+        values = thinned[(thinned >= band.lowest) & (thinned <= band.highest)]
+        if not values.size:
+            return cls(band.name, None, None)
+        outside = float(np.mean((values < band.minimum) | (values > band.maximum)))
+        if not band.shares:
+            return cls(band.name, None, outside)
+        shares = _counts(values, band.edges) / values.size
+        return cls(band.name, float(np.minimum(shares, band.shares).sum()), outside)
+
+    @property
+    def verdict(self) -> Verdict:
+        """In plain words."""
+        if self.outside is None:
+            return Verdict.NO_VALUES
+        if self.overlap is None:
+            return Verdict.NO_HISTOGRAM
+        if self.overlap < FAR:
+            return Verdict.FAR
+        return Verdict.DIFFERS if self.overlap < LIKE or self.outside > OUTSIDE else Verdict.LIKE
+
+
+def verdict(distances: Sequence[Distance]) -> Verdict:
+    """The worst verdict of all bands, of which there is at least one."""
+    return max((distance.verdict for distance in distances), key=list(Verdict).index)
+
+
+def lines(distances: Sequence[Distance]) -> list[str]:
+    """The verdict on the raster, and the bands that are not alike, in a line each."""
+    unlike = [distance for distance in distances if distance.verdict in (Verdict.DIFFERS, Verdict.FAR)]
+    return [
+        f"domain: {verdict(distances)}",
+        *(f"  {one.band}: overlap {one.overlap:.0%}, outside the training range {one.outside:.1%}" for one in unlike),
+    ]
+
+
+def histogram(values: NDArray[np.floating]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The edges and shares of a histogram whose bins hold about as many values each.
+
+    Args:
+        values: finite, at least one.
+
+    Returns:
+        Edges, from the lowest value to the highest, at most 33; the share of the values in each bin, which holds its
+        lower edge, the last one both. Fewer bins where values repeat; one of no width where all are equal.
+    """
+    quantiles = np.quantile(values, np.linspace(0, 1, BINS + 1), method="lower")
+    edges = np.unique(quantiles.astype(np.float64))
+    edges = edges if len(edges) > 1 else np.repeat(edges, 2)
+    shares = _counts(values, tuple(edges)) / values.size
+    return tuple(edges.tolist()), tuple(shares.tolist())
+
+
+def _counts(values: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int64]:
+    return np.histogram(values, np.array(edges))[0]

@@ -1,0 +1,151 @@
+"""What a map says about itself: the tags of its files, the words of its picture, and its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from talud.inference import domain, quicklook
+from talud.inference.domain import Distance
+from talud.inference.reader import StackReader
+from talud.inference.runtime import Model
+
+SHOWN = 3  # reasons, at most, under the quicklook: it has one line for them
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a map came to; `prediction.json` holds the same, and where the model came from.
+
+    Attributes:
+        raster: name of the raster's file, without its folders.
+        pixels: of the whole raster.
+        not_mapped: why pixels are left out, in words → how many are for that reason, the most frequent first.
+        landslides: their number.
+        landslide_area_m2: of all of them.
+        threshold: landslide where the probability is at least this.
+        provider: the execution provider that ran the network.
+        tile: (height, width) of a tile's core.
+        window: (height, width) of what the network is given at once.
+        halo: pixels of context around a core.
+        tiles: number of tiles.
+        skipped: tiles without a pixel to map, for which the network did not run.
+        minimum_area_m2: of a landslide that counts; 0 where none was set.
+        left_out: landslides that are smaller, and neither counted nor among the polygons.
+        smooth: whether the outlines of the landslides are smoothed; their numbers are those of the pixels.
+        distances: how far each band lies from the training areas.
+        taken_over: tiles that an earlier run had finished before it was interrupted. The files do not show it.
+    """
+
+    raster: str
+    pixels: int
+    not_mapped: dict[str, int]
+    landslides: int
+    landslide_area_m2: float
+    threshold: float
+    provider: str
+    tile: tuple[int, int]
+    window: tuple[int, int]
+    halo: int
+    tiles: int
+    skipped: int
+    minimum_area_m2: float
+    left_out: int
+    smooth: bool
+    distances: tuple[Distance, ...]
+    taken_over: int = 0
+
+    @property
+    def share_not_mapped(self) -> float:
+        """The part of the raster that the map leaves out, 0 to 1."""
+        return sum(self.not_mapped.values()) / self.pixels
+
+
+def lineage(model: Model, threshold: float) -> dict[str, str]:
+    """Where a map came from, as the tags of its files."""
+    contract = model.contract
+    return {
+        "TALUD_MODEL": model.name,
+        "TALUD_VERSION": model.version,
+        "TALUD_RUN": contract.run_id,
+        "TALUD_DATA_VERSION": contract.data_version,
+        "TALUD_COMMIT": contract.commit,
+        "TALUD_WEIGHTS": contract.weights,
+        "TALUD_THRESHOLD": f"{threshold:g}",
+    }
+
+
+def dates(provenance: Mapping[str, str]) -> dict[str, str]:
+    """What happened or was acquired → when, as far as the stack says."""
+    sar = [provenance[tag] for tag in ("TALUD_ACQUIRED_SAR_PRE", "TALUD_ACQUIRED_SAR_POST") if tag in provenance]
+    known = {
+        "event": provenance.get("TALUD_EVENT"),
+        "optical image": provenance.get("TALUD_ACQUIRED_OPTICAL"),
+        "SAR": " and ".join(sar),
+    }
+    return {what: day for what, day in known.items() if day}
+
+
+def title(stack: StackReader) -> str:
+    """What is mapped."""
+    area = stack.provenance.get("TALUD_AREA", Path(stack.name).stem)
+    return f"Landslides in {area.replace('_', ' ')}"
+
+
+def synthetic(provenance: Mapping[str, str]) -> bool:
+    """Whether what is mapped was made by a program."""
+    return provenance.get("TALUD_SYNTHETIC") == "yes"
+
+
+def caption(model: Model, stack: StackReader, prediction: Prediction) -> quicklook.Caption:
+    """The words of the quicklook."""
+    known = ", ".join(f"{what} {day}" for what, day in dates(stack.provenance).items())
+    shares = [f"{pixels / prediction.pixels:.1%} {why}" for why, pixels in prediction.not_mapped.items()]
+    if len(shares) > SHOWN:
+        shares = [*shares[:SHOWN], f"{len(shares) - SHOWN} more reasons"]
+    hectares = prediction.landslide_area_m2 / 10_000
+    return quicklook.Caption(
+        title=title(stack),
+        lines=(
+            known[:1].upper() + known[1:] if known else "Dates unknown",
+            f"Model {model.title}; landslide where the probability is at least {prediction.threshold:g}",
+        ),
+        warning="SYNTHETIC DATA, no real place" if synthetic(stack.provenance) else "",
+        landslides=f"Landslide: {prediction.landslides:,} mapped, {hectares:,.1f} ha",
+        not_mapped=f"Not mapped: {prediction.share_not_mapped:.1%} of the raster",
+        reasons="Why not mapped: " + "; ".join(shares) if shares else "",
+    )
+
+
+def content(model: Model, prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
+    """What prediction.json holds: the same for the same model, raster and options."""
+    contract, facts = model.contract, asdict(prediction)
+    del facts["taken_over"], facts["distances"]
+    return {
+        "model": {
+            "name": model.name,
+            "version": model.version,
+            "run": contract.run_id,
+            "data_version": contract.data_version,
+            "commit": contract.commit,
+            "weights": contract.weights,
+            "bands": contract.band_names,
+            "trained_on": contract.areas,
+        },
+        "talud": version("talud"),
+        **facts,
+        "share_not_mapped": prediction.share_not_mapped,
+        "domain": {
+            "verdict": domain.verdict(prediction.distances),
+            "measure": "overlap: intersection of the histograms of training pixels and raster; outside: share of the "
+            "raster's values beyond the training range",
+            "bands": [
+                {"band": one.band, "overlap": one.overlap, "outside": one.outside, "verdict": one.verdict}
+                for one in prediction.distances
+            ],
+        },
+        "stack": dict(provenance),
+    }

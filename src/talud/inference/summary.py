@@ -1,0 +1,161 @@
+"""The summary: one page about a map that needs no other file, to be read, printed or mailed."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from talud.inference import domain, record
+from talud.inference.domain import Distance, Verdict
+from talud.inference.quicklook import Picture, Scene, length_in_words, round_length
+from talud.inference.reader import StackReader
+from talud.inference.record import Prediction
+from talud.inference.runtime import Model
+
+_BAR = 0.3  # of the map's width, at most, for the scale bar
+
+
+@dataclass(frozen=True)
+class NotMapped:
+    """A reason why pixels are not mapped.
+
+    Attributes:
+        why: in words.
+        share: of the raster, 0 to 1.
+        square_kilometres: of those pixels.
+    """
+
+    why: str
+    share: float
+    square_kilometres: float
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that the page shows.
+
+    Attributes:
+        dates: what happened or was acquired → when.
+        picture: the map, as the address of a picture that holds it.
+        background: what lies under the map.
+        bar: length of the scale bar in words, and in percent of the map's width.
+        hectares: of each landslide.
+        square_kilometres: of the whole raster.
+        origin: where the map came from: what → which.
+    """
+
+    title: str
+    synthetic: bool
+    dates: dict[str, str]
+    picture: str
+    background: str
+    bar: tuple[str, float]
+    hectares: NDArray[np.float64]
+    square_kilometres: float
+    not_mapped: Sequence[NotMapped]
+    prediction: Prediction
+    model: str
+    areas: Sequence[str]
+    origin: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, model: Model, stack: StackReader, prediction: Prediction, scene: Scene, area: NDArray[np.float64]
+    ) -> Page:
+        """Gather what there is to say of a map.
+
+        Args:
+            model: that made it.
+            stack: what it was made of.
+            prediction: what came of it.
+            scene: how it looks.
+            area: of each landslide, in m².
+        """
+        grid, contract = stack.grid, model.contract
+        pixel = grid.pixel_area * grid.crs.linear_units_factor[1] ** 2 / 1e6
+        width = scene.picture.shape[1] * scene.metres
+        length = round_length(_BAR * width)
+        return cls(
+            title=record.title(stack),
+            synthetic=record.synthetic(stack.provenance),
+            dates=record.dates(stack.provenance),
+            picture=_address(scene.picture),
+            background=scene.background,
+            bar=(length_in_words(length), 100 * length / width),
+            hectares=area / 10_000,
+            square_kilometres=prediction.pixels * pixel,
+            not_mapped=[
+                NotMapped(why, pixels / prediction.pixels, pixels * pixel)
+                for why, pixels in prediction.not_mapped.items()
+            ],
+            prediction=prediction,
+            model=model.title,
+            areas=contract.areas,
+            origin={
+                "Raster": stack.name,
+                "Grid": f"{grid.height} × {grid.width} pixels of {contract.pixel_size:g} m, {grid.crs.to_string()}",
+                "Bands": ", ".join(contract.band_names),
+                "Trained on": ", ".join(contract.areas),
+                "MLflow run": contract.run_id,
+                "Data version": contract.data_version,
+                "Commit": contract.commit,
+                "Weights (SHA-256)": contract.weights,
+                "Ran on": prediction.provider,
+                "Made by": f"talud {version('talud')}",
+            },
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        """On the raster as a whole."""
+        return domain.verdict(self.prediction.distances)
+
+    @property
+    def median(self) -> float:
+        """Of the landslides' areas in hectares; there must be one."""
+        return float(np.median(self.hectares))
+
+    @property
+    def compared(self) -> list[Distance]:
+        """The bands of which there is something to compare."""
+        return [one for one in self.prediction.distances if one.overlap is not None]
+
+
+def write(path: Path, page: Page) -> None:
+    """Write the page as HTML: the same bytes for the same map."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("talud.inference"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "percent": _percent}
+    html = environment.get_template("summary.html").render(page=page, Verdict=Verdict, domain=domain)
+    path.write_text(html, encoding="utf-8")
+
+
+def _address(picture: Picture) -> str:
+    """A picture within its own address, in 256 colours: less than half the bytes to mail, and as clear."""
+    stream = io.BytesIO()
+    colours = Image.fromarray(picture).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    colours.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _number(value: float, decimals: int = 0) -> str:
+    return f"{value:,.{decimals}f}"
+
+
+def _percent(share: float) -> str:
+    """A share in percent; what is more than nothing is never called 0.0 %."""
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")

@@ -1,0 +1,174 @@
+"""How far a raster lies from the training areas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stack_files import noise, write_stack
+from talud.contract import BandContract, Contract
+from talud.errors import ModelError
+from talud.inference.domain import BINS, FAR, LIKE, Distance, Verdict, histogram, lines, verdict
+from talud.inference.reader import open_stack
+from talud.inference.runtime import Model
+
+
+def learned(model: Model, values: np.ndarray, name: str = "red") -> BandContract:
+    """A band that was trained on these values."""
+    edges, shares = histogram(values)
+    stated = {"name": name, "edges": edges, "shares": shares, "minimum": values.min(), "maximum": values.max()}
+    return BandContract.model_validate(model.contract.bands[0].model_dump() | stated)
+
+
+def normal(count: int, shift: float = 0, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(100 + 10 * shift, 10, count).astype(np.float32)
+
+
+@pytest.mark.parametrize("shift", [0, 0.5, 1, 2, 3])
+def test_normal_distributions_overlap_as_the_closed_form_says(model: Model, shift: float) -> None:
+    """2 Φ(−d / 2); the bins round it up a little."""
+    found = Distance.of(normal(100_000, shift, seed=2), learned(model, normal(100_000)))
+    expected = 2 * NormalDist().cdf(-shift / 2)
+    assert expected - 0.015 < found.overlap < expected + 0.03
+
+
+@pytest.mark.parametrize("part", [0, 0.25, 0.5, 1])
+def test_uniform_distributions_overlap_by_what_they_share(model: Model, part: float) -> None:
+    trained, seen = np.linspace(0, 100, 32_001), np.linspace(100 * (1 - part), 100 * (2 - part), 32_001)
+    found = Distance.of(seen.astype(np.float32), learned(model, trained))
+    assert found.overlap == pytest.approx(part, abs=0.002)
+    assert found.outside == pytest.approx(1 - part, abs=0.002)
+
+
+@given(st.lists(st.floats(-200, 400, width=32), min_size=1, max_size=300))
+def test_a_histogram_accounts_for_all_of_its_own_values(values: list[float]) -> None:
+    pixels = np.array(values, np.float32)
+    edges, shares = histogram(pixels)
+    assert len(edges) == len(shares) + 1 <= BINS + 1
+    assert sum(shares) == pytest.approx(1)
+    assert (edges[0], edges[-1]) == (pixels.min(), pixels.max())
+    stated = {
+        "name": "red", "group": "optical", "unit": "DN", "lowest": -300, "highest": 500, "mean": 0, "deviation": 1,
+        "minimum": edges[0], "maximum": edges[-1], "edges": edges, "shares": shares,
+    }  # fmt: skip
+    band = BandContract.model_validate(stated)
+    assert BandContract.model_validate_json(band.model_dump_json()) == band
+    found = Distance.of(pixels, band)
+    assert (found.overlap, found.outside) == (pytest.approx(1), 0)
+
+
+def test_bins_of_many_values_hold_equal_shares() -> None:
+    shares = histogram(normal(320_000))[1]
+    assert len(shares) == BINS
+    assert np.allclose(shares, 1 / BINS, atol=1e-4)
+    assert len(histogram(np.repeat(np.arange(5.0), 7))[1]) == 4  # of 8-bit water, say
+
+
+@pytest.mark.parametrize(
+    ("shift", "found"),
+    [(0, Verdict.LIKE), (0.8, Verdict.LIKE), (1.5, Verdict.DIFFERS), (2.5, Verdict.FAR), (-2.5, Verdict.FAR)],
+)
+def test_the_farther_the_worse_the_verdict(model: Model, shift: float, found: Verdict) -> None:
+    """The thresholds are those of normal distributions one and two widths apart."""
+    assert 2 * NormalDist().cdf(-0.5) == pytest.approx(LIKE, abs=0.02)
+    assert 2 * NormalDist().cdf(-1) == pytest.approx(FAR, abs=0.02)
+    assert Distance.of(normal(50_000, shift), learned(model, normal(50_000))).verdict is found
+
+
+def test_values_that_no_training_saw_make_a_band_differ_whatever_the_rest(model: Model) -> None:
+    pixels = normal(50_000)
+    pixels[:5000] = 300
+    found = Distance.of(pixels, learned(model, normal(50_000)))
+    assert found.outside == pytest.approx(0.1, abs=0.001)
+    assert found.overlap > LIKE
+    assert found.verdict is Verdict.DIFFERS
+
+
+def test_the_worst_band_decides_and_only_bands_that_are_unlike_are_told() -> None:
+    like, differs = Distance("slope", 0.9, 0.0), Distance("vv_pre", 0.5, 0.125)
+    empty, unknown = Distance("red", None, None), Distance("red", None, 0.0)
+    assert verdict([like, differs, empty]) is Verdict.DIFFERS
+    assert lines([like, differs]) == [
+        "domain: differs from the training areas",
+        "  vv_pre: overlap 50%, outside the training range 12.5%",
+    ]
+    assert lines([like, Distance("vv_pre", 0.1, 0.0)])[0] == "domain: far from the training areas"
+    assert lines([like, empty]) == ["domain: like the training areas"]
+    assert lines([empty, unknown]) == ["domain: the model holds no histograms"]
+    assert lines([empty]) == ["domain: no valid values"]
+
+
+def stated(model: Model) -> Contract:
+    """A contract whose bands were trained on uniform values from 0 to 250."""
+    values = np.linspace(0, 250, 10_001)
+    bands = tuple(learned(model, values, band.name) for band in model.contract.bands)
+    return model.contract.model_copy(update={"bands": bands})
+
+
+def compared(path: Path, contract: Contract) -> dict[str, Distance]:
+    with open_stack(path, contract) as stack:
+        return {one.band: one for one in stack.distances}
+
+
+def test_a_band_that_is_shifted_is_the_one_that_differs(model: Model, tmp_path: Path) -> None:
+    values = noise(200, 200)
+    values[1] = values[1] / 2 + 200
+    values[2, :50] = np.nan
+    values[2, 50:60] = 1e30  # implausible: the map takes it for invalid
+    values[2, 50:60, 4:] = np.nan
+    found = compared(write_stack(tmp_path / "s.tif", values), stated(model))
+    assert found["red"].overlap > 0.95
+    assert found["green"].overlap == pytest.approx(0.2, abs=0.02)  # from 200 to 250 of 250
+    assert found["green"].outside == pytest.approx(0.6, abs=0.02)
+    assert found["blue"].overlap > 0.95
+    assert [one.verdict for one in found.values()] == [Verdict.LIKE, Verdict.FAR, Verdict.LIKE]
+
+
+@pytest.mark.parametrize("hole", [None, np.s_[:, :1400], np.s_[:, :, :1000]])
+def test_overviews_whose_averages_spread_less_do_not_mislead(
+    model: Model, tmp_path: Path, hole: tuple[slice, ...] | None
+) -> None:
+    """Averages of four uniform values overlap with single ones by about 0.7; of sixteen, by less than half."""
+    values = noise(1500, 1500)
+    if hole:
+        values[hole] = np.nan
+    found = compared(write_stack(tmp_path / "s.tif", values), stated(model))
+    assert min(one.overlap for one in found.values()) > 0.95
+
+
+def test_without_histograms_or_values_nothing_is_claimed(model: Model, tmp_path: Path) -> None:
+    stack = write_stack(tmp_path / "s.tif", noise(20, 20))
+    assert {one.verdict for one in compared(stack, model.contract).values()} == {Verdict.NO_HISTOGRAM}
+    empty = write_stack(tmp_path / "empty.tif", np.full((3, 1100, 20), np.nan, np.float32))
+    assert {one.verdict for one in compared(empty, stated(model)).values()} == {Verdict.NO_VALUES}
+
+
+@pytest.fixture
+def damaged(model: Model) -> Callable[..., str]:
+    """The message for a contract whose first band's histogram was changed."""
+
+    def message(**changes: object) -> str:
+        content = stated(model).model_dump(mode="json")
+        content["bands"][0] |= changes
+        with pytest.raises(ModelError) as caught:
+            Contract.from_metadata(Contract.model_construct(**content).to_metadata(), "m.onnx")
+        return str(caught.value)
+
+    return message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"edges": [1.0, 2.0]}, {"shares": []}, {"edges": [3.0, 2.0], "shares": [1.0]}, {"edges": [1.0], "shares": []}],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_histogram_that_is_none_is_a_damaged_contract(
+    damaged: Callable[..., str], changes: dict[str, object]
+) -> None:
+    assert "its contract is damaged at 'bands.0" in damaged(**changes)

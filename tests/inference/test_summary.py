@@ -1,0 +1,128 @@
+"""The page about a map."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stack_files import noise, write_stack
+from talud.inference.domain import histogram
+from talud.inference.prediction import Prediction, predict
+from talud.inference.runtime import Model
+
+TAGS = {"TALUD_AREA": "peñón_<b>alto</b>", "TALUD_EVENT": "2015-05-18", "TALUD_SYNTHETIC": "yes"}
+
+
+@pytest.fixture(scope="module")
+def described(model: Model) -> Model:
+    """A model with histograms of uniform values from 0 to 250; blue was trained on darker ones."""
+    contract = model.contract
+    bands = []
+    for band in contract.bands:
+        edges, shares = histogram(np.linspace(0, 50 if band.name == "blue" else 250, 5001))
+        bands.append(band.model_copy(update={"edges": edges, "shares": shares, "maximum": edges[-1]}))
+    return replace(model, contract=contract.model_copy(update={"bands": tuple(bands)}))
+
+
+def page(model: Model, folder: Path, tags: dict[str, str] | None = None, **options: float) -> tuple[str, Prediction]:
+    values = noise(60, 80)
+    values[0, :12] = np.nan
+    outcome = predict(
+        model, write_stack(folder / "s.tif", values, tags=TAGS if tags is None else tags), folder / "out", **options
+    )
+    return (folder / "out" / "summary.html").read_text(encoding="utf-8"), outcome
+
+
+class Reader(HTMLParser):
+    """The words of a page, the addresses that it would fetch, and whether each tag is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "action", "data"}]
+        if tag not in {"meta", "link", "img"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+
+def test_it_says_what_the_record_says(described: Model, tmp_path: Path) -> None:
+    html, outcome = page(described, tmp_path)
+    read = Reader(html)
+    assert read.open == []
+    for said in (
+        "Landslides in peñón <b>alto</b> Event 2015-05-18",  # a name is no markup
+        "SYNTHETIC DATA.",
+        f"Landslides {outcome.landslides:,} Their area {outcome.landslide_area_m2 / 1e4:,.1f} ha",
+        "Area of the raster 0.8 km² Not mapped 20.0 %",
+        "no data: red 0.15 km² 20.0 %",
+        "Far from the training areas",
+        f"red {100 * outcome.distances[0].overlap:.1f} % 0.0 %",
+        "Model 3band, unregistered. A pixel is a landslide where the probability is at least 0.5.",
+        described.contract.weights,
+        "s.tif",
+    ):
+        assert said in read.text
+    bars = [float(width) for width in re.findall(r'class="bar"><i style="width: ([\d.]+)%', html)]
+    assert bars == pytest.approx([100 * one.overlap for one in outcome.distances], abs=0.051)
+    assert bars[2] < 30 < 90 < bars[1]
+
+
+def test_it_fetches_nothing_and_holds_the_map(described: Model, tmp_path: Path) -> None:
+    html, _ = page(described, tmp_path)
+    [icon, picture] = Reader(html).addresses
+    assert icon == "data:,"
+    assert "://" not in html.replace(picture, "")
+    assert not re.search(r"url\(|@import|<script", html)
+    kind, _, content = picture.partition(",")
+    assert kind == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        assert image.size == (80 * 8, 60 * 8)
+        colours = np.asarray(image.convert("RGB")).reshape(-1, 3).astype(int)
+    red = np.abs(colours - (230, 30, 60)).max(axis=1) < 25
+    assert red.any()
+
+
+def test_the_same_map_gives_the_same_bytes(described: Model, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    first, second = (page(described, tmp_path / name)[0] for name in ("first", "second"))
+    assert first == second
+
+
+def test_what_is_not_known_is_not_said(model: Model, tmp_path: Path) -> None:
+    html, _ = page(model, tmp_path, tags={}, threshold=0.999999)
+    text = Reader(html).text
+    assert "SYNTHETIC" not in text
+    assert "Landslides in s Dates unknown" in text
+    assert "The model holds no histograms" in text
+    assert "Overlap" not in text
+    assert "The largest" not in text
+    assert "Landslides 0 Their area 0.0 ha" in text
+
+
+def test_a_map_of_nothing_has_a_page(model: Model, tmp_path: Path) -> None:
+    stack = write_stack(tmp_path / "s.tif", np.full((3, 20, 30), np.nan, np.float32))
+    predict(model, stack, tmp_path / "out")
+    text = Reader((tmp_path / "out/summary.html").read_text(encoding="utf-8")).text
+    assert "no data: red, green, blue 0.09 km² 100.0 %" in text
+    assert "No valid values" in text
