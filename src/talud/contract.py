@@ -59,7 +59,9 @@ class Contract(_Frozen):
     run_id: str = Field(description="the MLflow run of the trial")
     hyperparameters: dict[str, float | int | str]
     scores: dict[str, float] = Field(description="precision, recall, f1 and iou on the validation blocks")
-    precision: Precision = Field("float32", description="of weights and arithmetic, but for the layers that scale bands")
+    precision: Precision = Field(
+        "float32", description="of weights and arithmetic, but for the layers that scale bands"
+    )
     loss: dict[str, float] = Field(
         default_factory=dict,
         description="what a reduced precision costs on the validation blocks: f1, how much lower it is than that of "
@@ -70,6 +72,11 @@ class Contract(_Frozen):
     def band_names(self) -> tuple[str, ...]:
         """The names of the bands, in the order in which the network reads them."""
         return tuple(band.name for band in self.bands)
+
+    def is_variant_of(self, other: Contract) -> bool:
+        """Whether this is the contract of the same model in another precision."""
+        mine, its = ((each.weights, each.threshold, each.data_version) for each in (self, other))
+        return mine == its and self.precision != other.precision
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], origin: str) -> Contract:

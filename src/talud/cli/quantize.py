@@ -36,6 +36,5 @@ def quantize(
     made = variant.make(Project.find(), model, precision)
     loss, f1 = made.contract.loss, made.contract.scores["f1"]
     print(f"{made.path}: F1 {f1:.4f} on the validation blocks, {f1 + loss['f1']:.4f} in float32")
-    print(
-        f"probabilities differ by {loss['mean_difference']:.2g} in the mean, by {loss['largest_difference']:.2g} at most"
-    )
+    mean, largest = loss["mean_difference"], loss["largest_difference"]
+    print(f"probabilities differ by {mean:.2g} in the mean, by {largest:.2g} at most")

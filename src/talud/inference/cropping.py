@@ -177,7 +177,7 @@ class _Writer:
         return result
 
     def _dequantize_cropped(self, maker: onnx.NodeProto, sides: Sides, result: str) -> None:
-        """Crop what is dequantised: ONNX Runtime fuses an operator whose inputs come from a DequantizeLinear at once."""
+        """Crop what is dequantised: ONNX Runtime fuses an operator only with a DequantizeLinear right before it."""
         copy = onnx.NodeProto()
         copy.CopyFrom(maker)
         copy.name = copy.output[0] = result

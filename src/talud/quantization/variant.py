@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +58,9 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
     """
     model = Model.load(path)
     if model.contract.precision != "float32":
-        raise ModelError(f"{path}: is a variant already, of precision {model.contract.precision}; name the float32 file")
+        raise ModelError(
+            f"{path}: is a variant already, of precision {model.contract.precision}; name the float32 file"
+        )
     check_held_out(model.contract, path, project)
     graph = _reduced(onnx.load(path), precision, project, model.contract)
     draft, out = model.contract.model_copy(update={"precision": precision}), variant_path(path, precision)
@@ -108,8 +110,8 @@ class _Comparison:
         largest: of them.
     """
 
-    model: Confusion = Confusion()
-    variant: Confusion = Confusion()
+    model: Confusion = field(default_factory=Confusion)
+    variant: Confusion = field(default_factory=Confusion)
     pixels: int = 0
     sum: float = 0.0
     largest: float = 0.0
@@ -119,9 +121,9 @@ class _Comparison:
         cls, found: tuple[NDArray[np.float32], NDArray[np.float32]], truth: NDArray[np.uint8], threshold: float
     ) -> _Comparison:
         mapped = np.isfinite(found[0])
-        counts = (metrics.confusion(probability >= threshold, truth, mapped) for probability in found)
+        model, variant = (metrics.confusion(probability >= threshold, truth, mapped) for probability in found)
         difference = np.abs(found[0] - found[1])[mapped].astype(np.float64)
-        return cls(*counts, int(difference.size), float(difference.sum()), float(difference.max(initial=0)))
+        return cls(model, variant, int(difference.size), float(difference.sum()), float(difference.max(initial=0)))
 
     def __add__(self, other: _Comparison) -> _Comparison:
         return _Comparison(
