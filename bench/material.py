@@ -2,9 +2,9 @@
 
     python bench/material.py FOLDER SIDE
 
-writes into FOLDER `unet.onnx` (7 bands, 32 filters, depth 4), `stack.tif` (a COG of SIDE × SIDE pixels), `half.tif`
-of half the side, and `double.vrt`, which repeats `stack.tif` to twice the side. Random weights cost what trained ones
-cost; the threshold is set so that one pixel in a thousand is a landslide.
+writes into FOLDER `unet.onnx` (7 bands, 32 filters, depth 4) and its variant `unet.int8.onnx`, `stack.tif` (a COG of
+SIDE × SIDE pixels), `half.tif` of half the side, and `double.vrt`, which repeats `stack.tif` to twice the side. Random
+weights cost what trained ones cost; the threshold is set so that one pixel in a thousand is a landslide.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import sys
 from copy import deepcopy
 from itertools import product
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
@@ -23,9 +25,10 @@ from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from talud.bands import band, groups
-from talud.contract import BandContract, Contract
+from talud.contract import BandContract, Contract, variant_path
 from talud.grid import Grid
 from talud.inference.runtime import Model
+from talud.quantization.int8 import quantized
 from talud.raster import Layout, writing_cog
 
 BANDS = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")
@@ -42,14 +45,21 @@ def values(height: int, width: int, seed: int) -> NDArray[np.float32]:
     return np.clip(stack, 0, 2 * MEAN, out=stack)
 
 
+def network() -> Any:
+    """The Keras model, which nobody trained."""
+    from talud.training import unet
+
+    mean, deviation = (np.full(len(BANDS), value, np.float32) for value in (MEAN, DEVIATION))
+    return unet.build(FILTERS, DEPTH, mean, deviation, seed=1)
+
+
 def write_model(path: Path) -> None:
-    """A U-Net as `talud train` exports it, which nobody trained."""
-    from talud.training import export, unet
+    """The same as `talud train` exports it, and its 8-bit variant, calibrated on random values."""
+    from talud.training import export
     from talud.training.onnx_graph import to_onnx, weights_digest
     from talud.training.receptive_field import receptive_field
 
-    mean, deviation = (np.full(len(BANDS), value, np.float32) for value in (MEAN, DEVIATION))
-    graph = to_onnx(unet.build(FILTERS, DEPTH, mean, deviation, seed=1))
+    graph = to_onnx(network())
     field = receptive_field(graph)
     bands = tuple(
         BandContract(
@@ -78,7 +88,10 @@ def write_model(path: Path) -> None:
     export.save(graph, contract, path)
     probability = Model.load(path).run(values(512, 512, seed=0))
     threshold = float(np.quantile(probability, 1 - LANDSLIDES))
-    export.save(graph, contract.model_copy(update={"threshold": threshold}), path)
+    contract = contract.model_copy(update={"threshold": threshold})
+    export.save(graph, contract, path)
+    variant = quantized(onnx.load(path), np.stack([values(128, 128, seed) for seed in range(8)]))
+    export.save(variant, contract.model_copy(update={"precision": "int8"}), variant_path(path, "int8"))
 
 
 def write_stack(path: Path, side: int) -> None:

@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from material import values
+from material import network, values
 from numpy.typing import NDArray
 from tiler import Merger, Tiler
 
+from talud.contract import variant_path
 from talud.inference.runtime import Model, open_session
 
 REPEATS = 3
+ATTEMPTS = 10  # at repeats that count
+BUSY = 1.8  # cores that Keras must have had in a repeat that counts: its two threads sometimes share one
 PATCH, BATCH = 256, 4  # of the usual way, whose speed hardly depends on either
 
 COMMAND = "from talud.cli.main import main; main()"
@@ -91,6 +94,11 @@ class Material:
         """The same, loaded."""
         return Model.load(self.model_file)
 
+    @cached_property
+    def int8(self) -> Model:
+        """Its 8-bit variant, loaded."""
+        return Model.load(variant_path(self.model_file, "int8"))
+
 
 class Watch:
     """The wall times of repeated runs, and how many cores they kept busy."""
@@ -99,12 +107,14 @@ class Watch:
         self.seconds: list[float] = []
         self.busy: list[float] = []
 
-    def run(self, work: Callable[[], object]) -> None:
-        """Run something once and note its time."""
+    def run(self, work: Callable[[], object], at_least: float = 0) -> None:
+        """Run something once and note its time, if it kept as many cores busy."""
         wall, busy = time.perf_counter(), _cpu_seconds()
         work()
-        self.seconds.append(time.perf_counter() - wall)
-        self.busy.append(_cpu_seconds() - busy)
+        wall, busy = time.perf_counter() - wall, _cpu_seconds() - busy
+        if busy >= at_least * wall:
+            self.seconds.append(wall)
+            self.busy.append(busy)
 
     @property
     def median(self) -> float:
@@ -173,6 +183,56 @@ def against_blending(material: Material) -> Iterator[Figure]:
     )
 
 
+def int8_against_float32(material: Material) -> Iterator[Figure]:
+    """The 8-bit variant against the model itself: one pass, and the tiles that large rasters are made of."""
+    stack = values(512, 512, seed=0)
+    tiling = material.model.tiling((8192, 8192))
+    tile = next(tile for tile in tiling if tile.rim is not None and not any(tile.rim))
+    window = values(*tiling.window, seed=0)
+    for what, work in (
+        ("one pass of 512²", lambda model: model.run(stack)),
+        (f"the core of a default tile, {tiling.rows.core}²", lambda model: model.core(window, tile)),
+    ):
+        ours, theirs = _in_turn(partial(work, material.int8), partial(work, material.model))
+        yield Figure.at_least(
+            f"int8 against float32, {what}",
+            theirs.median / ours.median,
+            2.8,
+            "×",
+            f"{ours.median:.2f} s against {theirs.median:.2f} s; {REPEATS} runs in turn, medians; "
+            f"{_cores(ours, theirs)}",
+        )
+
+
+def int8_against_keras(material: Material) -> Iterator[Figure]:
+    """The 8-bit variant, exact, against Keras's predict over bare patches, and the seams that those leave."""
+    side = material.side // 2
+    stack, keras_model = values(side, side, seed=0), network()
+    patches = _patches(stack)
+    work = partial(keras_model.predict, patches, batch_size=BATCH, verbose=0)
+    ours, theirs, attempts = Watch(), Watch(), 0
+    material.int8.probability(stack)
+    work()
+    while len(theirs.seconds) < REPEATS and attempts < ATTEMPTS:
+        attempts += 1
+        ours.run(partial(material.int8.probability, stack))
+        theirs.run(work, at_least=BUSY)
+    seams = np.abs(_joined(work()) - material.model.probability(stack)).max()
+    name = "int8 against Keras predict over bare patches (the study's way)"
+    how = f"{side}² from memory to memory, patches of {PATCH}²; {len(theirs.seconds)} of {attempts} runs of Keras count"
+    if not theirs.seconds:
+        yield Figure.at_least(name, 0, 2.0, "×", f"{how}: it never had {BUSY} cores, so nothing was measured")
+        return
+    yield Figure.at_least(
+        name,
+        theirs.median / ours.median,
+        2.0,
+        "×",
+        f"{how}; {ours.median:.1f} s against {theirs.median:.1f} s, medians; {_cores(ours, theirs)}; its seams err "
+        f"by up to {seams:.2g}, ours by none",
+    )
+
+
 def peak_memory(material: Material) -> Iterator[Figure]:
     """Peak memory of `talud predict`, on a small and on a large raster."""
     small, large = (int(_predict(material, raster, NOTE_PEAK)) * 1024 / 1e9 for raster in ("half.tif", "double.vrt"))
@@ -217,6 +277,19 @@ def _blended(session: Any, stack: NDArray[np.float32]) -> NDArray[np.float32]:
         merger.add_batch(number, BATCH, session.run(None, {"stack": batch})[0])
     merged: NDArray[np.float32] = merger.merge(dtype=np.float32)[0]
     return merged
+
+
+def _patches(stack: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A square stack, its side a multiple of the patch's, cut into bare patches (patches, height, width, bands)."""
+    bands, count = len(stack), stack.shape[1] // PATCH
+    cut = stack.reshape(bands, count, PATCH, count, PATCH).transpose(1, 3, 2, 4, 0)
+    return np.ascontiguousarray(cut.reshape(-1, PATCH, PATCH, bands))
+
+
+def _joined(patches: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Patches of one band put together again, (height, width)."""
+    count = int(len(patches) ** 0.5)
+    return patches.reshape(count, count, PATCH, PATCH).transpose(0, 2, 1, 3).reshape(count * PATCH, count * PATCH)
 
 
 def _session(material: Material) -> Any:

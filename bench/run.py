@@ -28,6 +28,8 @@ MEASUREMENTS = {  # one line for each; a new figure is a function in measures.py
     "blending": measures.against_blending,
     "memory": measures.peak_memory,
     "start": measures.start,
+    "int8": measures.int8_against_float32,
+    "keras": measures.int8_against_keras,  # last, for it brings TensorFlow into the process
 }
 
 

@@ -8,34 +8,38 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from talud.contract import Precision
     from talud.inference.runtime import Model, Provider
 
 __version__ = version("talud")
 __all__ = ["__version__", "load_model"]
 
 
-def load_model(uri: str | Path, provider: Provider = "auto") -> Model:
+def load_model(uri: str | Path, provider: Provider = "auto", precision: Precision | None = None) -> Model:
     """Open a model: `talud.load_model("models:/landslide-unet-7band@champion").predict(raster, out)`.
 
     Args:
         uri: an `.onnx` file, or any MLflow model URI (`models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/…`). A URI
             is looked up in the store of the project around the working folder, or in `MLFLOW_TRACKING_URI`.
         provider: what the network runs on: `cpu`, `cuda`, or `auto`, which is CUDA where it can be used.
+        precision: `int8` or `float16`: the variant of that precision, which lies beside the file or in the same
+            registered version. Default: the file itself, which is float32 in the registry.
 
     Raises:
-        ModelError: the file is missing or is not a talud model.
+        ModelError: the file is missing or is not a talud model, or there is no such variant of it.
         ParamsError: CUDA is asked for and cannot be used.
         RegistryError: the registry does not have it.
     """
     from pathlib import Path
 
-    from talud.inference.runtime import Model, Origin
+    from talud.inference.runtime import Origin
+    from talud.inference.variant import open_variant
 
     if isinstance(uri, Path) or ":/" not in uri:
-        return Model.load(Path(uri), provider=provider)
+        return open_variant(Path(uri), precision, None, provider)
 
     from talud import registry
 
     root = next((folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "params.yaml").is_file()), None)
     fetched = registry.fetch(uri, root)
-    return Model.load(fetched.path, Origin(fetched.name, fetched.version), provider)
+    return open_variant(fetched.path, precision, Origin(fetched.name, fetched.version), provider)

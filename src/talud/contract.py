@@ -6,7 +6,8 @@ model's preprocessing, threshold or origin is kept.
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -14,6 +15,8 @@ from talud.bands import Group
 from talud.errors import ModelError
 
 METADATA_KEY = "talud.contract"
+Precision = Literal["float32", "float16", "int8"]
+Reduced = Literal["float16", "int8"]
 
 
 class _Frozen(BaseModel):
@@ -58,18 +61,34 @@ class Contract(_Frozen):
     alignment: int = Field(ge=1, description="tile origins lie on multiples of this: 2^depth")
     threshold: float = Field(gt=0, lt=1, description="landslide where the probability is at least this")
     stack: dict[str, str] = Field(description="how the stack was made: slope, curvature, SAR unit, speckle filter")
-    weights: str = Field(description="SHA-256 over the graph's constants: the same for two exports of one model")
+    weights: str = Field(
+        description="SHA-256 over the constants of the float32 graph: the same for two exports of one model, and for "
+        "its variants of reduced precision"
+    )
     data_version: str = Field(description="MD5 over the MD5s of the stacks and masks trained on")
     areas: tuple[str, ...] = Field(description="the areas trained on")
     commit: str = Field(description="of the project's repository, with +changes where it was not clean")
     run_id: str = Field(description="the MLflow run of the trial")
     hyperparameters: dict[str, float | int | str]
     scores: dict[str, float] = Field(description="precision, recall, f1 and iou on the validation blocks")
+    precision: Precision = Field(
+        "float32", description="of weights and arithmetic, but for the layers that scale bands"
+    )
+    loss: dict[str, float] = Field(
+        default_factory=dict,
+        description="what a reduced precision costs on the validation blocks: f1, how much lower it is than that of "
+        "the float32 file; largest_difference and mean_difference, of the probabilities",
+    )
 
     @property
     def band_names(self) -> tuple[str, ...]:
         """The names of the bands, in the order in which the network reads them."""
         return tuple(band.name for band in self.bands)
+
+    def is_variant_of(self, other: Contract) -> bool:
+        """Whether this is the contract of the same model in another precision."""
+        mine, its = ((each.weights, each.threshold, each.data_version) for each in (self, other))
+        return mine == its and self.precision != other.precision
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], origin: str) -> Contract:
@@ -93,3 +112,8 @@ class Contract(_Frozen):
     def to_metadata(self) -> dict[str, str]:
         """The metadata entry that holds the contract."""
         return {METADATA_KEY: self.model_dump_json()}
+
+
+def variant_path(path: Path, precision: Precision) -> Path:
+    """Where the variant of a model file lies: `7band.onnx` → `7band.int8.onnx`; float32 is the file itself."""
+    return path if precision == "float32" else path.with_suffix(f".{precision}.onnx")

@@ -15,14 +15,16 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from talud import registry
-from talud.contract import Contract
+from stack_files import noise, write_stack
+from talud import load_model, registry
+from talud.contract import Contract, variant_path
 from talud.errors import ModelError, RegistryError
 from talud.evaluation import promotion
 from talud.grid import Grid
 from talud.inference.runtime import Model
 from talud.project import Project
-from talud.raster import Layout, writing_cog
+from talud.quantization.int8 import quantized
+from talud.raster import Layout, open_raster, writing_cog
 from talud.training import export
 
 EVERYTHING, SOMETHING, NOTHING = 0.001, 0.5, 0.999  # thresholds: what the model of random weights calls landslide
@@ -94,6 +96,19 @@ def train(project: Project, tiny_model: Path) -> Train:
     return put
 
 
+def quantize(path: Path, seed: int, **changes: object) -> bytes:
+    """Put an int8 variant beside a model, calibrated on noise."""
+    stated = {
+        "precision": "int8",
+        "loss": {"f1": 0.0123, "largest_difference": 0.5, "mean_difference": 0.001},
+        **changes,
+    }
+    contract = Contract.model_validate(Model.load(path).contract.model_dump() | stated)
+    graph = quantized(onnx.load(path), noise(32, 32, seed=seed)[np.newaxis])
+    export.save(graph, contract, variant_path(path, "int8"))
+    return variant_path(path, "int8").read_bytes()
+
+
 def band_set(project: Project) -> str:
     return next(iter(project.params.band_sets))
 
@@ -158,6 +173,49 @@ def test_files_that_the_store_has_lost_are_put_back(project: Project, train: Tra
         registry.fetch(uri, project.root)
     assert register(project) == done
     assert Model.load(registry.fetch(uri, project.root).path).contract == Model.load(path).contract
+
+
+def test_a_variant_joins_the_version_of_its_model(
+    project: Project, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = train(SOMETHING)
+    uri = f"models:/{name(project)}@champion"
+    monkeypatch.chdir(tmp_path)
+    assert register(project).variants == ()
+    with pytest.raises(
+        ModelError,
+        match=f"version 1: holds no variant of precision int8; run talud quantize models/{band_set(project)}.onnx",
+    ):
+        load_model(uri, precision="int8")
+
+    content = quantize(path, seed=1)
+    done = register(project)
+    assert (done.version, done.variants, register(project)) == ("1", ("int8",), done)
+    model = load_model(uri, precision="int8")
+    assert model.path.read_bytes() == content
+    assert model.title == f"{name(project)}, version 1, int8"
+    assert load_model(uri).contract == load_model(uri, precision="float32").contract == Model.load(path).contract
+    version = registry.connect(project.root).get_model_version(name(project), "1")
+    assert version.tags["int8_f1_loss"] == "0.0123"
+    assert "int8 variant loses 0.0123 of the F1" in version.description
+
+    predicted = model.predict(write_stack(tmp_path / "stack.tif", noise(40, 50)), tmp_path / "map")
+    record = json.loads((tmp_path / "map/prediction.json").read_text())
+    assert (record["model"]["version"], record["model"]["precision"]) == ("1", "int8")
+    with open_raster(tmp_path / "map/landslides.tif") as classes:
+        assert classes.tags()["TALUD_PRECISION"] == "int8"
+    assert predicted.landslides > 0
+
+
+def test_a_variant_of_another_model_stays_out_and_a_new_one_takes_its_place(project: Project, train: Train) -> None:
+    quantize(train(SOMETHING), seed=1)
+    register(project)
+    content = quantize(train(SOMETHING), seed=2)
+    assert register(project).variants == ("int8",)
+    stored = registry.fetch(f"models:/{name(project)}/1", project.root).path
+    assert variant_path(stored, "int8").read_bytes() == content
+    train(NOTHING)  # the variant that lies beside it has another threshold
+    assert (register(project).version, register(project).variants) == ("2", ())
 
 
 @pytest.mark.parametrize("change", [{"data_version": "1" * 32}, {"hyperparameters": {"filters": 4, "seed": 8}}])

@@ -13,10 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stack_files import noise
+from talud.contract import Reduced
 from talud.inference.cropping import Sides, cropped
 from talud.inference.margins import Margin, Network
 from talud.inference.runtime import Model
 from talud.inference.tiling import Rim, Tiling, round_up
+from talud.quantization.float16 import halved
+from talud.quantization.int8 import quantized
 
 
 def probability(graph: onnx.ModelProto | Path, stack: np.ndarray) -> np.ndarray:
@@ -159,3 +162,29 @@ def test_a_tile_nearer_to_the_rim_than_a_halo_runs_whole(
     near = [tile for tile in tiling if tile.rim is None]
     tiled(unets[2], noise(90, 120), tiling)
     assert 0 < len(plain_runs) == len(near) < len(tiling)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_a_variant_of_reduced_precision_is_as_exact(
+    unets: dict[int, Model], depth: int, precision: Reduced, tmp_path: Path, plain_runs: list[tuple[int, ...]]
+) -> None:
+    """Tiles of the variant equal one pass of the variant to the last bit."""
+    graph = onnx.load(unets[depth].path)
+    patches = np.stack([noise(64, 64, seed=seed) for seed in range(4)])
+    variant = quantized(graph, patches) if precision == "int8" else halved(graph)
+    onnx.helper.set_model_props(variant, unets[depth].contract.to_metadata())
+    onnx.save(variant, tmp_path / "variant.onnx")
+    model, size = Model.load(tmp_path / "variant.onnx"), (307, 290)
+    stack = noise(*size, seed=9)
+    stack[1, 100:150, :90] = np.nan
+    whole = probability(model.path, padded(stack, model.contract.alignment))[: size[0], : size[1]]
+    assert (
+        whole != probability(unets[depth].path, padded(stack, model.contract.alignment))[: size[0], : size[1]]
+    ).any()
+    for tile in (128, 151):
+        plain_runs.clear()
+        tiling = model.tiling(size, tile)
+        assert np.array_equal(tiled(model, stack, tiling), whole)
+        assert len({tile.rim for tile in tiling}) > 3
+        assert len(plain_runs) < len(tiling)

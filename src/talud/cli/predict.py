@@ -44,6 +44,13 @@ def predict(
         Literal["auto", "cpu", "cuda"],
         typer.Option(help="what the network runs on; auto takes CUDA where it can be used"),
     ] = "auto",
+    precision: Annotated[
+        Literal["float32", "int8", "float16"] | None,
+        typer.Option(
+            help="the model's variant of that precision, made by talud quantize; default: the file that is named, "
+            "float32 in the registry"
+        ),
+    ] = None,
 ) -> None:
     """Map the landslides of a raster.
 
@@ -63,13 +70,15 @@ def predict(
 
     `talud predict models/7band.onnx stacks/liboriana.tif --out maps/liboriana --threshold 0.3 --minimum-area 1000`
 
+    `talud predict models:/landslide-unet-7band@champion stacks/liboriana.tif --out maps/liboriana --precision int8`
+
     `talud predict models/7band.onnx /vsicurl/https://example.org/liboriana.tif --out maps/liboriana`
     """
     from talud import load_model
     from talud.cli.progress import shown
     from talud.inference import domain, prediction
 
-    loaded = load_model(model, provider)
+    loaded = load_model(model, provider, precision)
     with shown("mapping", "tiles") as progress:
         result = prediction.predict(
             loaded, raster, out, threshold, tile, progress, minimum_area=minimum_area, smooth=smooth, geojson=geojson

@@ -19,7 +19,8 @@ def register(
 
     It becomes the champion if it beats the present one on the validation blocks and is not worse on any gate area,
     both scored again on the pixels as they are now; else the challenger. A model that is registered already is not
-    registered twice, and a store that was wiped gets back what lies in models/.
+    registered twice, and a store that was wiped gets back what lies in models/. What talud quantize made of the model
+    goes into the same version.
 
     **Examples**
 
@@ -38,3 +39,5 @@ def register(
     for name in [band_set] if band_set else trained:
         done = promotion.register(project, name)
         print(f"{done.name} version {done.version} is {done.alias}: {done.reason}")
+        if done.variants:
+            print(f"{done.name} version {done.version} holds the model in {' and '.join(done.variants)} too")

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import get_args
 
 import numpy as np
 
 from talud import registry
-from talud.contract import Contract
+from talud.contract import Contract, Reduced, variant_path
 from talud.errors import MismatchError, ModelError, RegistryError
 from talud.evaluation.comparison import compare_blocks, compare_maps
 from talud.evaluation.restoration import run_of
@@ -43,6 +44,7 @@ class Registration:
         f1: the model's F1 and the champion's on each set of pixels that decided, as {"model": …, "champion": …};
             empty where there was no champion to compare with.
         run_id: the MLflow run of the trial.
+        variants: the reduced precisions in which the version holds the model too.
     """
 
     name: str
@@ -51,14 +53,16 @@ class Registration:
     reason: str
     f1: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     run_id: str = ""
+    variants: tuple[str, ...] = ()
 
 
 def register(project: Project, band_set: str) -> Registration:
     """Register a band set's model, unless the same model is registered already, and give it its alias.
 
     Two models are the same if weights, training data, and everything else that their contracts say is equal, but for
-    run, commit and scores. The alias moves last, after the registered version has been fetched and opened. Writes
-    what it came to to `registered/BAND_SET.json`.
+    run, commit and scores. Variants of reduced precision that lie beside the model and belong to it go into the same
+    version, also into one that was registered without them. The alias moves last, after the registered version has
+    been fetched and opened. Writes what it came to to `registered/BAND_SET.json`.
 
     Raises:
         ParamsError: no such band set.
@@ -77,7 +81,9 @@ def register(project: Project, band_set: str) -> Registration:
     version = _version(project, model)
     registered = _open(version, project)
     _check_same(model, registered)
-    registration = _promote(project, version, registered)
+    variants = _variants(project, version, model)
+    _describe(project, version, model.contract, variants)
+    registration = _promote(project, version, registered, tuple(variant.precision for variant in variants))
     with replacing(project.registration(band_set)) as scratch:
         scratch.write_text(json.dumps(asdict(registration), indent=2) + "\n", encoding="utf-8")
     return registration
@@ -95,7 +101,7 @@ def fingerprint(contract: Contract) -> str:
 
 
 def _version(project: Project, model: Model) -> registry.Version:
-    """The version that holds the model, made where there is none, its tags and description as they should be now."""
+    """The version that holds the model, made where there is none; files that the store has lost are put back."""
     import onnx
 
     contract = model.contract
@@ -105,6 +111,32 @@ def _version(project: Project, model: Model) -> registry.Version:
         version = registry.register(name, onnx.load(model.path), run_of(project, contract), key)
     else:
         registry.put_back(version, onnx.load(model.path))
+    return version
+
+
+def _variants(project: Project, version: registry.Version, model: Model) -> list[Contract]:
+    """The contracts of the variants that the version holds, once those that lie beside the model are among them.
+
+    Raises:
+        RegistryError: the store gives back something else than was put there.
+    """
+    found = []
+    for precision in get_args(Reduced):
+        ours = variant_path(model.path, precision)
+        theirs = variant_path(registry.fetch(version.uri, project.root).path, precision)
+        if ours.is_file() and Model.load(ours).contract.is_variant_of(model.contract):
+            if not theirs.is_file() or theirs.read_bytes() != ours.read_bytes():
+                registry.add_file(version, ours, theirs.name)
+                theirs = variant_path(registry.fetch(version.uri, project.root).path, precision)
+            if theirs.read_bytes() != ours.read_bytes():
+                raise RegistryError(f"{theirs}: is not the file that was registered, {ours}; is the store sound?")
+        if theirs.is_file():
+            found.append(Model.load(theirs).contract)
+    return found
+
+
+def _describe(project: Project, version: registry.Version, contract: Contract, variants: Sequence[Contract]) -> None:
+    """Give the version the tags and the description that it should have now."""
     scores = _scores(project, contract)
     tags = {f"f1_{place.replace(' ', '_')}": f"{score['f1']:.4f}" for place, score in scores.items()} | {
         "band_set": contract.name,
@@ -113,8 +145,8 @@ def _version(project: Project, model: Model) -> registry.Version:
         "weights": contract.weights,
         "threshold": f"{contract.threshold:g}",
     }
-    registry.describe(version, tags, _description(contract, scores))
-    return version
+    tags |= {f"{variant.precision}_f1_loss": f"{variant.loss['f1']:.4f}" for variant in variants}
+    registry.describe(version, tags, _description(contract, scores, variants))
 
 
 def _scores(project: Project, contract: Contract) -> dict[str, dict[str, float]]:
@@ -127,13 +159,18 @@ def _scores(project: Project, contract: Contract) -> dict[str, dict[str, float]]
     return scores
 
 
-def _description(contract: Contract, scores: Mapping[str, Mapping[str, float]]) -> str:
+def _description(contract: Contract, scores: Mapping[str, Mapping[str, float]], variants: Sequence[Contract]) -> str:
     choice = ", ".join(
         f"{name.replace('_', ' ')} {value}" for name, value in contract.hyperparameters.items() if name in CHOICE
     )
     rows = [
         f"| {place} | {score['f1']:.3f} | {score['precision']:.3f} | {score['recall']:.3f} |"
         for place, score in scores.items()
+    ]
+    losses = [
+        f"The {variant.precision} variant loses {variant.loss['f1']:.4f} of the F1 on the validation blocks; its "
+        f"probabilities differ by {variant.loss['mean_difference']:.2g} in the mean."
+        for variant in variants
     ]
     return "\n".join(
         [
@@ -144,6 +181,7 @@ def _description(contract: Contract, scores: Mapping[str, Mapping[str, float]]) 
             "| pixels | F1 | precision | recall |",
             "| --- | --- | --- | --- |",
             *rows,
+            *(["", *losses] if losses else []),
         ]
     )
 
@@ -173,7 +211,7 @@ def _check_same(model: Model, registered: Model) -> None:
         )
 
 
-def _promote(project: Project, version: registry.Version, model: Model) -> Registration:
+def _promote(project: Project, version: registry.Version, model: Model, variants: tuple[str, ...]) -> Registration:
     """Compare with the champion, and move the alias."""
     champion = registry.champion(version.name)
     f1: dict[str, dict[str, float]] = {}
@@ -185,7 +223,7 @@ def _promote(project: Project, version: registry.Version, model: Model) -> Regis
         alias, reason, f1 = _challenge(project, model, champion)
     registry.describe(version, {REASON: reason} | ({COMPARED: json.dumps(f1)} if f1 else {}))
     registry.set_alias(version, alias)
-    return Registration(version.name, version.version, alias, reason, f1, version.run_id)
+    return Registration(version.name, version.version, alias, reason, f1, version.run_id, variants)
 
 
 def _challenge(

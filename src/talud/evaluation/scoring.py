@@ -12,8 +12,8 @@ import numpy as np
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from talud.data.held_out import check_held_out
 from talud.data.patches import Part, split
-from talud.data.record import data_version
 from talud.errors import MismatchError, StudyError
 from talud.evaluation.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.evaluation.results import Scores, ScoreTable
@@ -59,7 +59,7 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     """
     project.params.band_set(band_set)
     model = Model.load(project.model(band_set))
-    _check_held_out(model, project)
+    check_held_out(model.contract, model.path, project)
     training = project.params.areas_of("training")
     maps = {area: _map_windows(project, band_set, area) for area in _labelled(project)}
     blocks = {area: block_windows(project, area, "test") for area in training}
@@ -177,34 +177,11 @@ def _common_grid(mask: DatasetReader, *maps: DatasetReader) -> Grid:
 def _check_maker(model: Model, classes: DatasetReader) -> None:
     """That the model made the map, at its own threshold: an earlier model's map lies in the same place."""
     tags, contract = classes.tags(), model.contract
-    if (tags.get("TALUD_WEIGHTS"), tags.get("TALUD_THRESHOLD")) != (contract.weights, f"{contract.threshold:g}"):
+    made_by = tuple(tags.get(f"TALUD_{tag}") for tag in ("WEIGHTS", "THRESHOLD", "PRECISION"))
+    if made_by != (contract.weights, f"{contract.threshold:g}", contract.precision):
         raise MismatchError(
             f"{classes.name}: is not the map that {model.path.name} makes at its threshold of {contract.threshold:g}; "
             "run talud predict (or dvc repro) again"
-        )
-
-
-def _check_held_out(model: Model, project: Project) -> None:
-    """That the model was trained on the present data and split: else test blocks may hold what it learned from."""
-    gone = [area for area in model.contract.areas if area not in project.params.areas_of("training")]
-    if gone:  # DVC cannot see this: a record that nothing makes any more stays where it was
-        records = " ".join(f"stacks/training/{area}.json" for area in gone)
-        raise StudyError(
-            f"{model.path}: was trained on {', '.join(gone)}, no training area of params.yaml any more; remove "
-            f"{records} and run dvc repro"
-        )
-    if data_version(project, model.contract.areas) != model.contract.data_version:
-        raise StudyError(
-            f"{model.path}: was trained on other stacks or inventories than the present ones of "
-            f"{', '.join(model.contract.areas)}, so the blocks may be dealt otherwise; run talud train "
-            f"{model.contract.name} (or dvc repro) again"
-        )
-    stated, present = model.contract.hyperparameters, project.params.split_choices
-    for name in (name for name in present if name in stated and stated[name] != present[name]):
-        raise StudyError(
-            f"{model.path}: was trained with {name.replace('_', '.', 1)} {stated[name]}, params.yaml says "
-            f"{present[name]}, so its training may have seen the test blocks; run talud train {model.contract.name} "
-            "(or dvc repro) again"
         )
 
 

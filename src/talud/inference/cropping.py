@@ -9,7 +9,8 @@ weights, for a window that reaches just so far:
   copy is made.
 - Where two tensors meet, at a skip, the wider one is cropped to the narrower. The crop is a depth-wise convolution
   whose kernel is a single 1, its zeros a dilation apart: it stays in the blocked layout in which ONNX Runtime keeps a
-  convolution's output, whereas a Slice costs two reorderings of the whole tensor beside its copy.
+  convolution's output, whereas a Slice costs two reorderings of the whole tensor beside its copy. Tensors of other
+  types than float32 are not kept so, and are sliced.
 - The few pixels that are left around the output are sliced off at the end.
 
 Where the core reaches the raster's rim, the window ends there, and the layers pad as they did: zeros beyond the rim
@@ -124,6 +125,7 @@ class _Writer:
         self.margins = {network.input: Sides.of(needed, needed).off(rim)}
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
+        self.makers = {node.output[0]: node for node in network.nodes}
         inferred = shape_inference.infer_shapes(network.model).graph
         self.types = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
 
@@ -164,6 +166,26 @@ class _Writer:
         result = f"{name}_within_{'_'.join(map(str, sides))}"
         if result in self.margins:
             return result
+        maker = self.makers.get(name)
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            self._dequantize_cropped(maker, sides, result)
+        elif self._form(name)[1] == np.float32:
+            self._convolve(name, sides, result)
+        else:
+            self._slice(name, Sides(*(wide - narrow for wide, narrow in zip(margin, sides, strict=True))), result)
+        self.margins[result] = sides
+        return result
+
+    def _dequantize_cropped(self, maker: onnx.NodeProto, sides: Sides, result: str) -> None:
+        """Crop what is dequantised: ONNX Runtime fuses an operator only with a DequantizeLinear right before it."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(maker)
+        copy.name = copy.output[0] = result
+        copy.input[0] = self._crop(maker.input[0], sides)
+        self.nodes.append(copy)
+
+    def _convolve(self, name: str, sides: Sides, result: str) -> None:
+        margin = self.margins[name]
         cuts = (_cut(margin.rows, sides.rows), _cut(margin.columns, sides.columns))
         channels, dtype = self._form(name)
         kernel = np.zeros((channels, 1, *(cut.taps for cut in cuts)), dtype)
@@ -171,8 +193,12 @@ class _Writer:
         inputs = [name, self._constant(f"{result}_kernel", kernel)]
         dilations = [cut.dilation for cut in cuts]
         self.nodes.append(helper.make_node("Conv", inputs, [result], name=result, group=channels, dilations=dilations))
-        self.margins[result] = sides
-        return result
+
+    def _slice(self, name: str, off: Sides, result: str) -> None:
+        ends = [-side or np.iinfo(np.int64).max for side in (off.bottom, off.right)]
+        bounds = {"starts": [off.top, off.left], "ends": ends, "axes": [2, 3]}
+        inputs = [self._constant(f"{result}_{bound}", np.array(values)) for bound, values in bounds.items()]
+        self.nodes.append(helper.make_node("Slice", [name, *inputs], [result], name=f"{result}_slice"))
 
     def _slice_output(self) -> None:
         output = self.network.output
@@ -181,10 +207,7 @@ class _Writer:
             return
         wide = f"{output}_wide"
         self.nodes[-1].output[0] = wide
-        ends = [-side or np.iinfo(np.int64).max for side in (left.bottom, left.right)]
-        bounds = {"starts": [left.top, left.left], "ends": ends, "axes": [2, 3]}
-        inputs = [self._constant(f"{output}_{name}", np.array(values)) for name, values in bounds.items()]
-        self.nodes.append(helper.make_node("Slice", [wide, *inputs], [output], name=f"{output}_core"))
+        self._slice(wide, left, output)
 
     def _constant(self, name: str, values: NDArray[Any]) -> str:
         self.constants.append(numpy_helper.from_array(values, name))

@@ -74,6 +74,7 @@ def lineage(model: Model, threshold: float) -> dict[str, str]:
         "TALUD_DATA_VERSION": contract.data_version,
         "TALUD_COMMIT": contract.commit,
         "TALUD_WEIGHTS": contract.weights,
+        "TALUD_PRECISION": contract.precision,
         "TALUD_THRESHOLD": f"{threshold:g}",
     }
 
@@ -132,6 +133,7 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
             "data_version": contract.data_version,
             "commit": contract.commit,
             "weights": contract.weights,
+            "precision": contract.precision,
             "bands": contract.band_names,
             "trained_on": contract.areas,
         },

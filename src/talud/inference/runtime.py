@@ -103,8 +103,9 @@ class Model:
 
     @property
     def title(self) -> str:
-        """Name and version for a reader: "landslide-unet-7band, version 3", or "7band, unregistered"."""
-        return f"{self.name}, {'version ' if self.version.isdecimal() else ''}{self.version}"
+        """For a reader: "landslide-unet-7band, version 3", "7band, unregistered", or the latter with ", int8"."""
+        title = f"{self.name}, {'version ' if self.version.isdecimal() else ''}{self.version}"
+        return title if self.contract.precision == "float32" else f"{title}, {self.contract.precision}"
 
     def run(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
         """One pass of the network.

@@ -23,6 +23,7 @@ for _name, _value in {
 from talud.registry.models import (  # noqa: E402
     Fetched,
     Version,
+    add_file,
     champion,
     describe,
     fetch,
@@ -48,6 +49,7 @@ __all__ = [
     "Fetched",
     "Trial",
     "Version",
+    "add_file",
     "champion",
     "commit",
     "connect",

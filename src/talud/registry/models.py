@@ -166,6 +166,19 @@ def put_back(version: Version, model: onnx.ModelProto) -> None:
             _upload(client, logged, model, version.run_id)
 
 
+def add_file(version: Version, path: Path, name: str) -> None:
+    """Put a file beside the model of a version, under a name, in the place of one that has it already.
+
+    Raises:
+        RegistryError: the store cannot be used.
+    """
+    client = connected()
+    with speaking(version.uri), tempfile.TemporaryDirectory(prefix="talud-") as folder:
+        shutil.copy(path, Path(folder) / name)
+        source = client.get_model_version(version.name, version.version).source
+        client.log_model_artifacts(str(source).removeprefix("models:/"), folder)
+
+
 def describe(version: Version, tags: Mapping[str, str], description: str | None = None) -> None:
     """Set tags of a version, and its description (Markdown); tags that are not named here stay."""
     client = connected()

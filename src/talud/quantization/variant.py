@@ -1,0 +1,158 @@
+"""Making the variant of a model in reduced precision, and measuring what it loses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from talud import metrics
+from talud.contract import Contract, Reduced, variant_path
+from talud.data.held_out import check_held_out
+from talud.data.patches import Patches, read, split
+from talud.errors import ModelError
+from talud.files import replacing
+from talud.inference.prediction import probabilities
+from talud.inference.runtime import Model
+from talud.metrics import Confusion
+from talud.project import Project
+from talud.quantization.float16 import halved
+from talud.quantization.int8 import quantized
+from talud.raster import open_raster
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A variant that was made.
+
+    Attributes:
+        path: of its file.
+        contract: with its scores, and what it loses against the float32 file.
+    """
+
+    path: Path
+    contract: Contract
+
+
+def make(project: Project, path: Path, precision: Reduced) -> Variant:
+    """Write the variant of a model beside it; the same bytes for the same model and stacks.
+
+    It is calibrated on the patches that the model was trained on, and measured on the validation blocks. The threshold
+    stays that of the float32 file, so that the two make the same map but for rounding, and share the decision which
+    of two versions is the better one: the variant's F1 hardly depends on it (see `metrics.best_threshold`).
+
+    Args:
+        project: that the model was trained in, its stacks as they were then.
+        path: of the float32 file.
+        precision: of the variant.
+
+    Raises:
+        ModelError: the file is missing, or is no float32 model of talud.
+        StudyError: stacks, inventories or split are not those that the model was trained on.
+        SourceError: a raster cannot be read.
+        OutputError: the file cannot be written.
+    """
+    model = Model.load(path)
+    if model.contract.precision != "float32":
+        raise ModelError(
+            f"{path}: is a variant already, of precision {model.contract.precision}; name the float32 file"
+        )
+    check_held_out(model.contract, path, project)
+    graph = _reduced(onnx.load(path), precision, project, model.contract)
+    draft, out = model.contract.model_copy(update={"precision": precision}), variant_path(path, precision)
+    with replacing(out) as scratch:
+        _save(graph, draft, scratch)
+        comparison = _compare(model, Model.load(scratch), project)
+        contract = draft.model_copy(update={"scores": comparison.variant.scores(), "loss": comparison.loss})
+        _save(graph, contract, scratch)
+    return Variant(out, contract)
+
+
+def _reduced(graph: onnx.ModelProto, precision: Reduced, project: Project, contract: Contract) -> onnx.ModelProto:
+    if precision == "float16":
+        return halved(graph)
+    params = project.params
+    patches = Patches.joined(
+        [
+            read(
+                project.stack(area),
+                project.mask(area),
+                contract.band_names,
+                split(project.mask(area), params.split, params.seed),
+                "training",
+                params.split,
+                params.seed,
+            )
+            for area in contract.areas
+        ]
+    )
+    return quantized(graph, np.ascontiguousarray(np.moveaxis(patches.stack, -1, 1)))
+
+
+def _save(graph: onnx.ModelProto, contract: Contract, path: Path) -> None:
+    helper.set_model_props(graph, contract.to_metadata())
+    path.write_bytes(graph.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Model and variant on the same pixels. Comparisons of disjoint sets add up.
+
+    Attributes:
+        model: counts of the float32 file.
+        variant: counts of the variant.
+        pixels: that are mapped.
+        sum: of the differences of probability there.
+        largest: of them.
+    """
+
+    model: Confusion = field(default_factory=Confusion)
+    variant: Confusion = field(default_factory=Confusion)
+    pixels: int = 0
+    sum: float = 0.0
+    largest: float = 0.0
+
+    @classmethod
+    def of(
+        cls, found: tuple[NDArray[np.float32], NDArray[np.float32]], truth: NDArray[np.uint8], threshold: float
+    ) -> _Comparison:
+        mapped = np.isfinite(found[0])
+        model, variant = (metrics.confusion(probability >= threshold, truth, mapped) for probability in found)
+        difference = np.abs(found[0] - found[1])[mapped].astype(np.float64)
+        return cls(model, variant, int(difference.size), float(difference.sum()), float(difference.max(initial=0)))
+
+    def __add__(self, other: _Comparison) -> _Comparison:
+        return _Comparison(
+            self.model + other.model,
+            self.variant + other.variant,
+            self.pixels + other.pixels,
+            self.sum + other.sum,
+            max(self.largest, other.largest),
+        )
+
+    @property
+    def loss(self) -> dict[str, float]:
+        """What the contract says of the variant."""
+        return {
+            "f1": self.model.f1 - self.variant.f1,
+            "largest_difference": self.largest,
+            "mean_difference": self.sum / self.pixels if self.pixels else 0.0,
+        }
+
+
+def _compare(model: Model, variant: Model, project: Project) -> _Comparison:
+    """Both on the validation blocks of the areas that the model was trained on, each block read alone."""
+    total, params = _Comparison(), project.params
+    for area in model.contract.areas:
+        blocks = split(project.mask(area), params.split, params.seed)
+        windows = [block.window for block in blocks if block.part == "validation"]
+        answers = (probabilities(each, project.stack(area), windows) for each in (model, variant))
+        with open_raster(project.mask(area)) as mask:
+            for window, *found in zip(windows, *answers, strict=True):
+                truth = mask.read(1, window=window)
+                total += _Comparison.of((found[0], found[1]), truth, model.contract.threshold)
+    return total

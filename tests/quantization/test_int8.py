@@ -1,0 +1,74 @@
+"""The 8-bit network says what the float32 one says, and runs in whole numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from talud.inference.cropping import cropped
+from talud.inference.tiling import Rim
+from talud.quantization.int8 import quantized
+from talud.training import unet
+from talud.training.onnx_graph import to_onnx
+
+# Of bands as unlike as reflectance, slope, curvature and digital numbers.
+MEAN, DEVIATION = np.array([0.2, 30, 0, 5000], np.float32), np.array([0.05, 12, 0.01, 1500], np.float32)
+
+
+@pytest.fixture(scope="module")
+def network() -> onnx.ModelProto:
+    return to_onnx(unet.build(8, 2, MEAN, DEVIATION, seed=3))
+
+
+@pytest.fixture(scope="module")
+def reduced(network: onnx.ModelProto) -> onnx.ModelProto:
+    return quantized(network, patches(24, 1))
+
+
+def patches(count: int, seed: int) -> np.ndarray:
+    chance = np.random.default_rng(seed)
+    stack = chance.normal(MEAN, DEVIATION, (count, 32, 32, len(MEAN))).astype(np.float32)
+    stack[:, 4:9, 10:20] = np.nan
+    stack[:, 20:24, :, 0] = np.nan
+    return np.ascontiguousarray(np.moveaxis(stack, -1, 1))
+
+
+def run(graph: onnx.ModelProto, stack: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"stack": stack})[0]
+
+
+def operators(graph: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """What ONNX Runtime makes of a graph."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(folder / "optimised.onnx"), 3
+    onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+def test_nan_and_bands_of_unlike_scale_cost_nothing(network: onnx.ModelProto, reduced: onnx.ModelProto) -> None:
+    """Quantised along with the rest, the layers that scale the bands lose all but the band of the largest numbers."""
+    stack = patches(8, 2)
+    expected, found = run(network, stack), run(reduced, stack)
+    assert np.isfinite(found).all()
+    assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.995
+
+
+def test_all_convolutions_but_the_first_run_in_whole_numbers(
+    reduced: onnx.ModelProto, network: onnx.ModelProto, tmp_path: Path
+) -> None:
+    """Cropped or not: one change to whole numbers, one back, and no float32 copy of a large tensor between them."""
+    convolutions = sum(node.op_type == "Conv" for node in network.graph.node)
+    for graph in (
+        reduced,
+        cropped(reduced, Rim(False, False, False, False)),
+        cropped(reduced, Rim(True, False, False, True)),
+    ):
+        found = operators(graph, tmp_path)
+        assert (found["QLinearConv"], found["Conv"], found["QLinearConcat"]) == (convolutions - 1, 1, 2)
+        assert (found["QuantizeLinear"], found["DequantizeLinear"], found["Transpose"]) == (1, 1, 2)

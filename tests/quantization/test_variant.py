@@ -1,0 +1,145 @@
+"""What `talud quantize` writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+
+from stack_files import noise
+from talud import load_model, metrics
+from talud.cli.main import main
+from talud.contract import variant_path
+from talud.data.patches import split
+from talud.errors import ModelError, StudyError
+from talud.inference.prediction import probabilities
+from talud.inference.runtime import Model
+from talud.project import Project
+from talud.quantization import variant
+from talud.raster import open_raster
+
+Retrain = Callable[[np.ndarray], None]
+QUANTIZE = "from talud.cli.main import main; main()"
+
+
+def validation(project: Project, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A model's probabilities on the validation blocks, and the truth, both flat."""
+    params = project.params
+    windows = [
+        block.window for block in split(project.mask("basin"), params.split, params.seed) if block.part == "validation"
+    ]
+    found = probabilities(Model.load(path), project.stack("basin"), windows)
+    with open_raster(project.mask("basin")) as mask:
+        truth = [mask.read(1, window=window).ravel() for window in windows]
+    return np.concatenate([block.ravel() for block in found]), np.concatenate(truth)
+
+
+@pytest.mark.parametrize("precision", ["int8", "float16"])
+def test_the_contract_states_what_was_lost(project: Project, precision: str) -> None:
+    path = project.model("3band")
+    made = variant.make(project, path, precision)
+    assert made.path == path.with_name(f"3band.{precision}.onnx")
+    assert made.path.stat().st_size < path.stat().st_size
+    contract, original = Model.load(made.path).contract, Model.load(path).contract
+    assert contract == made.contract
+    assert contract.precision == precision
+    assert contract.is_variant_of(original)
+    own = {"precision", "scores", "loss"}
+    assert contract.model_dump(exclude=own) == original.model_dump(exclude=own)
+
+    (ours, truth), (theirs, _) = validation(project, made.path), validation(project, path)
+    f1 = [metrics.confusion(found >= original.threshold, truth, np.isfinite(found)).f1 for found in (ours, theirs)]
+    assert contract.scores["f1"] == f1[0] > 0
+    assert contract.loss["f1"] == f1[1] - f1[0]
+    difference = np.abs(ours.astype(np.float64) - theirs)
+    assert contract.loss["largest_difference"] == pytest.approx(np.nanmax(difference), rel=1e-6)
+    assert contract.loss["mean_difference"] == pytest.approx(np.nanmean(difference), rel=1e-6)
+    assert 0 < contract.loss["mean_difference"] < 0.01
+
+
+@pytest.mark.slow
+def test_two_runs_make_the_same_bytes(project: Project) -> None:
+    """In two processes that hash strings differently."""
+    path, made = project.model("3band"), []
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", QUANTIZE, "quantize", str(path)]
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        result = subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False)
+        assert (result.returncode, result.stderr) == (0, "")
+        made.append(variant_path(path, "int8").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_calibration_sees_no_validation_or_test_block(project: Project, retrain: Retrain) -> None:
+    """Whatever stands in the other blocks, the graph is the same; what stands in the training blocks changes it."""
+    graphs = []
+    blocks = split(project.mask("basin"), project.params.split, project.params.seed)
+    for brightened in ((), ("validation", "test"), ("training",)):
+        stack = noise(128, 128)
+        for block in blocks:
+            if block.part in brightened:
+                stack[:, *block.window.toslices()] *= 2
+        retrain(stack)
+        graphs.append(onnx.load(variant.make(project, project.model("3band"), "int8").path).graph)
+    plain, others, training = (graph.SerializeToString(deterministic=True) for graph in graphs)
+    assert plain == others
+    assert plain != training
+
+
+@pytest.mark.parametrize("name", ["missing.onnx", "params.yaml", "models/3band.int8.onnx"])
+def test_what_is_no_float32_model_is_one_line(
+    project: Project, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variant.make(project, project.model("3band"), "int8")
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(sys, "argv", ["talud", "quantize", name])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    said = capsys.readouterr()
+    assert (exit_.value.code, said.out, said.err.count("\n")) == (1, "", 1)
+    assert said.err.startswith(f"talud: {name}: ")
+
+
+def test_other_data_or_another_split_are_refused(project: Project) -> None:
+    path = project.model("3band")
+    params = yaml.safe_load((project.root / "params.yaml").read_text())
+    (project.root / "params.yaml").write_text(yaml.safe_dump(params | {"seed": 8}))
+    with pytest.raises(StudyError, match="was trained with seed 7"):
+        variant.make(Project.find(project.root), path, "int8")
+    project.record("basin").write_text(json.dumps({"stack_md5": "0" * 32, "mask_md5": "0" * 32}))
+    with pytest.raises(StudyError, match="was trained on other stacks"):
+        variant.make(project, path, "int8")
+    assert not variant_path(path, "int8").exists()
+
+
+def test_a_variant_is_chosen_by_its_precision(project: Project) -> None:
+    path = project.model("3band")
+    with pytest.raises(ModelError, match=r"3band\.int8\.onnx: no such file; make it with talud quantize .*3band.onnx"):
+        load_model(path, precision="int8")
+    made = variant.make(project, path, "int8")
+    for named, precision in ((path, "int8"), (made.path, "int8"), (made.path, None)):
+        model = load_model(named, precision=precision)
+        assert (model.path, model.title) == (made.path, "3band, unregistered, int8")
+    assert load_model(path).path == load_model(path, precision="float32").path == path
+    for wrong in ("float32", "float16"):
+        with pytest.raises(ModelError, match=f"is of precision int8, not {wrong}; name the float32 file"):
+            load_model(made.path, precision=wrong)
+
+
+def test_the_variant_of_another_model_is_refused(project: Project) -> None:
+    path = project.model("3band")
+    variant.make(project, path, "int8")
+    graph = onnx.load(path)
+    contract = Model.load(path).contract.model_copy(update={"weights": "1" * 64})
+    onnx.helper.set_model_props(graph, contract.to_metadata())
+    onnx.save(graph, path)
+    with pytest.raises(ModelError, match=r"is not the int8 variant of 3band\.onnx; run talud quantize"):
+        load_model(path, precision="int8")
