@@ -122,7 +122,7 @@ def cost_of_exactness(material: Material) -> Iterator[Figure]:
         tile = next(tile for tile in tiling if tile.rim == rim)
         patch = np.ascontiguousarray(window[np.newaxis, :, *tile.within((0, 0, 0, 0), model.contract.alignment)])
         bare_run = partial(_session(material).run, None, {"stack": patch})
-        ours, theirs = _in_turn(partial(model.core, window, tile), bare_run)
+        ours, theirs = _in_turn(partial(model.cores, [window], [tile]), bare_run)
         exact, bare = exact + count * ours.median, bare + count * theirs.median
         for whole, part in zip(total, (ours, theirs), strict=True):
             whole.seconds += part.seconds
@@ -145,7 +145,7 @@ def end_to_end(material: Material) -> Iterator[Figure]:
     window = values(*tiling.window, seed=0)
     command, network = _in_turn(
         partial(_predict, material, "stack.tif"),
-        lambda: [model.core(window, tile) for tile in tiling],
+        lambda: [model.cores([window], [tile])[0] for tile in tiling],
     )
     yield Figure.at_least(
         "end to end against ONNX Runtime alone, fed the same tiles from memory",

@@ -35,7 +35,7 @@ def padded(stack: np.ndarray, alignment: int) -> np.ndarray:
 def tiled(model: Model, stack: np.ndarray, tiling: Tiling) -> np.ndarray:
     whole, result = padded(stack, model.contract.alignment), np.full(stack.shape[1:], np.nan, np.float32)
     for tile in tiling:
-        result[tile.core.toslices()] = model.core(whole[:, *tile.window.toslices()], tile)
+        result[tile.core.toslices()] = model.cores([whole[:, *tile.window.toslices()]], [tile])[0]
     return result
 
 
@@ -97,7 +97,7 @@ def test_every_rim_makes_a_valid_graph_from_just_the_margin_to_the_core(
     """The reference pads the raster's whole surroundings, so that the core's sides lie on its rim or far from it."""
     model = unets[3]
     graph = onnx.load(model.path)
-    network, core = cropped(graph, Rim(*rim)), (24, 40)
+    network, core = cropped(graph, Rim(*rim), 56), (24, 40)
     onnx.checker.check_model(network, full_check=True)
     margin = Network(graph).margins()["stack"]
     top, left, bottom, right = Sides(56, 56, 56, 56).off(Rim(*rim))
@@ -112,7 +112,7 @@ def test_every_rim_makes_a_valid_graph_from_just_the_margin_to_the_core(
 def test_no_margin_is_wider_than_it_must_be(unets: dict[int, Model]) -> None:
     """The outermost pixels of the input count: were one pixel less taken, this would show."""
     graph = onnx.load(unets[2].path)
-    network = cropped(graph, Rim(False, False, False, False))
+    network = cropped(graph, Rim(False, False, False, False), 112)
     side = 64 + 2 * Network(graph).margins()["stack"].before
     image = noise(side, side)
     before = probability(network, image)
@@ -125,7 +125,7 @@ def test_no_margin_is_wider_than_it_must_be(unets: dict[int, Model]) -> None:
 def test_every_layer_shrinks(unets: dict[int, Model]) -> None:
     """That the cropping is real: every convolution's output is no wider than the core needs and its lattice makes."""
     graph = onnx.load(unets[4].path)
-    network = cropped(graph, Rim(False, False, False, False))
+    network = cropped(graph, Rim(False, False, False, False), 112)
     plain, core = Network(graph), 64
     margins, scales = plain.margins(), plain.scales()
     for value, side in ((network.graph.input[0], core + sum(margins["stack"])), (network.graph.output[0], core)):

@@ -27,7 +27,7 @@ from talud.inference.runtime import Model
 from talud.inference.tiling import Tile, Tiling
 
 TILES = Tiling.of((100, 140), 64, 8, 4)
-BLOCK = mapping._block
+BLOCKS = mapping._blocks
 
 
 def products(folder: Path) -> dict[str, bytes]:
@@ -66,13 +66,13 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     def fail(*numbers: int, error: type[BaseException] = KeyboardInterrupt) -> list[int]:
         tried: list[int] = []
 
-        def block(model: Model, tile: Tile, window: np.ndarray) -> Block:
+        def blocks(model: Model, tiles: list[Tile], windows: list[np.ndarray]) -> list[Block]:
             tried.append(len(tried) + 1)
             if tried[-1] in numbers:
                 raise error("the network fails")
-            return BLOCK(model, tile, window)
+            return BLOCKS(model, tiles, windows)
 
-        monkeypatch.setattr(mapping, "_block", block)
+        monkeypatch.setattr(mapping, "_blocks", blocks)
         return tried
 
     return fail

@@ -340,15 +340,15 @@ def test_a_network_that_fails_midway_leaves_the_earlier_result(
 ) -> None:
     before = earlier(tmp_path, model)
     stack = write_stack(tmp_path / "s.tif", noise(90, 90))
-    core, tiles = Model.core, []
+    cores, passes = Model.cores, []
 
-    def third_fails(self: Model, window: np.ndarray, tile: Tile) -> np.ndarray:
-        tiles.append(tile)
-        if len(tiles) == 3:
+    def third_fails(self: Model, windows: list[np.ndarray], tiles: list[Tile]) -> list[np.ndarray]:
+        passes.append(tiles)
+        if len(passes) == 3:
             raise KeyboardInterrupt
-        return core(self, window, tile)
+        return cores(self, windows, tiles)
 
-    monkeypatch.setattr(Model, "core", third_fails)
+    monkeypatch.setattr(Model, "cores", third_fails)
     with pytest.raises(KeyboardInterrupt):
         predict(model, stack, tmp_path / "out", tile=32)
     assert contents(tmp_path / "out") == before

@@ -40,7 +40,7 @@ def tiled(model: Model, stack: np.ndarray, tiling: Tiling, plain: bool = False) 
     result = np.full(stack.shape[1:], np.nan, np.float32)
     for tile in tiling:
         window = np.ascontiguousarray(padded[:, *tile.window.toslices()])
-        result[tile.core.toslices()] = model.run(window)[tile.inner] if plain else model.core(window, tile)
+        result[tile.core.toslices()] = model.run(window)[tile.inner] if plain else model.cores([window], [tile])[0]
     return result
 
 

@@ -13,13 +13,14 @@ from talud.inference import coverage
 from talud.inference.journal import Block, Journal
 from talud.inference.reader import StackReader
 from talud.inference.runtime import Model
-from talud.inference.tiling import Tile, Tiling
+from talud.inference.tiling import Tile, Tiling, batched
 
 Progress = Callable[[int, int], None]
+Pixels = NDArray[np.float32]  # of a tile's window, (bands, height, width)
 
 
 def finish_tiles(
-    model: Model, stack: StackReader, tiling: Tiling, journal: Journal, progress: Progress | None = None
+    model: Model, stack: StackReader, tiling: Tiling, journal: Journal, batch: int, progress: Progress | None = None
 ) -> int:
     """Finish the tiles of a map that are not; how many were.
 
@@ -28,7 +29,8 @@ def finish_tiles(
         stack: the raster, open.
         tiling: of the raster.
         journal: of the map; what is found for each tile is kept there.
-        progress: told, after each tile, how many are done and how many there are.
+        batch: how many tiles of one kind one pass of the network takes.
+        progress: told, after each batch, how many tiles are done and how many there are.
 
     Raises:
         SourceError: the raster cannot be read.
@@ -39,11 +41,13 @@ def finish_tiles(
     taken_over = len(tiling) - len(missing)
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
         written: Future[None] | None = None
-        for done, (tile, window) in enumerate(_read_ahead(stack, missing, reader), start=taken_over + 1):
-            block = _block_at_second_try(model, stack, tile, window, reader)
+        done = taken_over
+        for tiles, windows in _read_ahead(stack, batched(missing, batch), reader):
+            blocks = _blocks_at_second_try(model, stack, tiles, windows, reader)
             if written:
                 written.result()
-            written = writer.submit(journal.write, tile, block)
+            written = writer.submit(_write, journal, tiles, blocks)
+            done += len(tiles)
             if progress:
                 progress(done, len(tiling))
         if written:
@@ -52,15 +56,15 @@ def finish_tiles(
 
 
 def _read_ahead(
-    stack: StackReader, tiles: Iterable[Tile], reader: Executor
-) -> Iterator[tuple[Tile, Future[NDArray[np.float32]]]]:
-    """Each tile and its window, which is read while the network runs on the one before.
+    stack: StackReader, batches: Iterable[list[Tile]], reader: Executor
+) -> Iterator[tuple[list[Tile], list[Future[Pixels]]]]:
+    """Each batch and its windows, which are read while the network runs on the one before.
 
     The reader has one thread, for a GDAL dataset serves one at a time.
     """
     ahead = None
-    for tile in tiles:
-        coming = tile, reader.submit(stack.read, tile.window)
+    for tiles in batches:
+        coming = tiles, [reader.submit(stack.read, tile.window) for tile in tiles]
         if ahead:
             yield ahead
         ahead = coming
@@ -68,16 +72,25 @@ def _read_ahead(
         yield ahead
 
 
-def _block_at_second_try(
-    model: Model, stack: StackReader, tile: Tile, window: Future[NDArray[np.float32]], reader: Executor
-) -> Block:
-    """What is found for a tile. A network share, or a GPU that others use, may fail once: then all is done again."""
+def _blocks_at_second_try(
+    model: Model, stack: StackReader, tiles: list[Tile], windows: list[Future[Pixels]], reader: Executor
+) -> list[Block]:
+    """What is found for a batch. A network share, or a GPU that others use, may fail once: then all is done again.
+
+    The second time tile by tile, so that an error is that of one tile, and a batch that takes too much memory may yet
+    pass.
+    """
     try:
-        return _block(model, tile, window.result())
+        return _blocks(model, tiles, [window.result() for window in windows])
     except TaludError:
-        again = reader.submit(stack.read, tile.window)
+        again = [reader.submit(stack.read, tile.window) for tile in tiles]
+    return [_block_or_where(model, tile, window) for tile, window in zip(tiles, again, strict=True)]
+
+
+def _block_or_where(model: Model, tile: Tile, window: Future[Pixels]) -> Block:
+    """What is found for a tile; an error says where it is."""
     try:
-        return _block(model, tile, again.result())
+        return _blocks(model, [tile], [window.result()])[0]
     except TaludError as error:
         core = tile.core
         rows, columns = core.row_off + core.height, core.col_off + core.width
@@ -86,8 +99,25 @@ def _block_at_second_try(
         ) from error
 
 
-def _block(model: Model, tile: Tile, window: NDArray[np.float32]) -> Block:
-    blocked = coverage.blocked(window, model.contract)[tile.inner]
-    if blocked.all():
-        return Block(np.full(blocked.shape, np.nan, np.float32), blocked)
-    return Block(model.core(window, tile), blocked)
+def _blocks(model: Model, tiles: list[Tile], windows: list[Pixels]) -> list[Block]:
+    """What is found for a batch; the network does not run on a tile without a pixel to map.
+
+    A batch that such tiles leave incomplete runs tile by tile, for ONNX Runtime would plan its memory anew.
+    """
+    blocked = [
+        coverage.blocked(window, model.contract)[tile.inner] for tile, window in zip(tiles, windows, strict=True)
+    ]
+    if not any(codes.all() for codes in blocked):
+        return [Block(*found) for found in zip(model.cores(windows, tiles), blocked, strict=True)]
+    return [
+        Block(
+            np.full(codes.shape, np.nan, np.float32) if codes.all() else model.cores([window], [tile])[0],
+            codes,
+        )
+        for tile, window, codes in zip(tiles, windows, blocked, strict=True)
+    ]
+
+
+def _write(journal: Journal, tiles: list[Tile], blocks: list[Block]) -> None:
+    for tile, block in zip(tiles, blocks, strict=True):
+        journal.write(tile, block)

@@ -45,6 +45,9 @@ class Prediction:
         tile: (height, width) of a tile's core.
         window: (height, width) of what the network is given at once.
         halo: pixels of context around a core.
+        exact_halo: those with which the map equals that of one pass over the whole raster.
+        halo_error: what a smaller halo costs: how far probabilities differ from the exact ones, at most, on windows of
+            the training areas; 0 where the map is exact, None where the model's contract does not hold it.
         tiles: number of tiles.
         skipped: tiles without a pixel to map, for which the network did not run.
         minimum_area_m2: of a landslide that counts; 0 where none was set.
@@ -62,6 +65,8 @@ class Prediction:
     tile: tuple[int, int]
     window: tuple[int, int]
     halo: int
+    exact_halo: int
+    halo_error: float | None
     tiles: int
     skipped: int
     minimum_area_m2: float
@@ -82,6 +87,8 @@ def predict(
     tile: int | None = None,
     progress: Progress | None = None,
     *,
+    halo: int | None = None,
+    batch: int | None = None,
     minimum_area: float = 0,
     geojson: bool = False,
 ) -> Prediction:
@@ -97,7 +104,12 @@ def predict(
         out: folder of the products (see `Products`); they appear there together, when all are whole.
         threshold: landslide where the probability is at least this. Default: the contract's.
         tile: longest side of a tile's core in pixels. Default: what memory allows. The map is the same.
-        progress: told, after each tile, how many are done and how many there are.
+        progress: told, after each batch of tiles, how many are done and how many there are.
+        halo: pixels of context around a tile's core, rounded up to the model's alignment. Default, and most: the exact
+            one. A smaller one saves arithmetic; what it costs is measured when a model is exported
+            (`Prediction.halo_error`).
+        batch: how many tiles one pass of the network takes. Default: one on the CPU, as many as memory allows on CUDA.
+            The map is the same.
         minimum_area: in m²: smaller landslides are left out of the polygons (not of the rasters).
         geojson: whether the landslides are written as GeoJSON too.
 
@@ -107,16 +119,17 @@ def predict(
         ModelError: the network fails.
         OutputError: a product cannot be written, another process makes this map, or one that was begun with something
             else is unfinished; an earlier result is untouched.
-        ParamsError: threshold, tile or minimum area make no sense.
+        ParamsError: threshold, tile, halo, batch or minimum area make no sense.
     """
     options = _Options.checked(model, threshold, minimum_area, geojson)
-    if tile is not None and tile < 1:
-        raise ParamsError(f"the tile is {tile} pixels; it must be at least 1")
+    for name, value, least in (("tile", tile, 1), ("halo", halo, 0), ("batch", batch, 1)):
+        if value is not None and value < least:
+            raise ParamsError(f"the {name} is {value}; it must be at least {least}")
     clock = _Clock()
     with rasterio.Env(GDAL_CACHEMAX=CACHE), open_stack(raster, model.contract) as stack:
-        tiling = model.tiling(stack.grid.shape, tile)
+        tiling = model.tiling(stack.grid.shape, tile, halo, batch or 1)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
-            taken_over = finish_tiles(model, stack, tiling, journal, progress)
+            taken_over = finish_tiles(model, stack, tiling, journal, batch or model.batch(tiling), progress)
             clock.lap("tiles")
             products = Products.within(journal.products)
             prediction = _finish(model, stack, tiling, journal, products, options, clock)
@@ -222,6 +235,8 @@ def _finish(
         tile=(tiling.rows.core, tiling.columns.core),
         window=tiling.window,
         halo=tiling.rows.halo,
+        exact_halo=model.halo,
+        halo_error=model.halo_error(tiling),
         tiles=len(tiling),
         skipped=skipped,
         minimum_area_m2=options.minimum_area,
