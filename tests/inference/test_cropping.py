@@ -109,6 +109,49 @@ def test_every_rim_makes_a_valid_graph_from_just_the_margin_to_the_core(
     assert np.array_equal(probability(network, image[:, rows, columns]), expected)
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("rim", [(False, False, False, False), (True, False, False, True), (False, True, False, False)])
+def test_with_less_halo_it_is_the_plain_graph_on_a_smaller_window(
+    unets: dict[int, Model], depth: int, rim: tuple[bool, bool, bool, bool]
+) -> None:
+    """To the last bit, for every halo on the lattice; the plain graph pads at the window's border."""
+    model, cell = unets[depth], 2**depth
+    graph, core = onnx.load(model.path), (3 * cell, 5 * cell)
+    needed = max(Network(graph).margins()["stack"])
+    for halo in range(0, model.halo + cell, cell):
+        around = Sides(halo, halo, halo, halo).off(Rim(*rim))
+        image = noise(around.top + core[0] + around.bottom, around.left + core[1] + around.right)
+        rows, columns = slice(around.top, around.top + core[0]), slice(around.left, around.left + core[1])
+        expected = probability(model.path, image)[rows, columns]
+        cut = [max(side - needed, 0) for side in around]  # what even the exact network does not read
+        read = image[:, cut[0] : image.shape[1] - cut[2], cut[1] : image.shape[2] - cut[3]]
+        assert np.array_equal(probability(cropped(graph, Rim(*rim), halo), read), expected), halo
+
+
+def test_less_halo_is_less_arithmetic(unets: dict[int, Model]) -> None:
+    """And less than the plain graph has on the same window."""
+    graph, core = onnx.load(unets[4].path), 256
+    inside = Rim(False, False, False, False)
+    costs = {halo: multiply_adds(cropped(graph, inside, halo), core + 2 * min(halo, 110)) for halo in range(0, 128, 16)}
+    plain = {halo: multiply_adds(graph, core + 2 * halo) for halo in costs}
+    assert list(costs.values()) == sorted(costs.values())
+    assert costs[0] == plain[0]
+    assert all(costs[halo] < plain[halo] for halo in costs if halo)
+    assert costs[32] < 0.8 * costs[112]
+
+
+def multiply_adds(graph: onnx.ModelProto, side: int) -> int:
+    """Of the convolutions, for a square input."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(graph)
+    for dimension in sized.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_value = side
+    inferred = onnx.shape_inference.infer_shapes(sized).graph.value_info
+    pixels = {value.name: value.type.tensor_type.shape.dim[2].dim_value ** 2 for value in inferred}
+    kernels = {constant.name: int(np.prod(constant.dims)) for constant in graph.graph.initializer}
+    return sum(pixels[node.output[0]] * kernels[node.input[1]] for node in graph.graph.node if node.op_type == "Conv")
+
+
 def test_no_margin_is_wider_than_it_must_be(unets: dict[int, Model]) -> None:
     """The outermost pixels of the input count: were one pixel less taken, this would show."""
     graph = onnx.load(unets[2].path)
