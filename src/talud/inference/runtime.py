@@ -160,7 +160,7 @@ class Model:
         device = "cuda" if self.provider == CUDA else "cpu"
         try:
             binding = session.io_binding()
-            # A copy on the device; on the CPU the array itself, which must outlive the pass.
+            # A copy on the device; on the CPU the array itself.
             stack = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(batch), device, 0)
             binding.bind_ortvalue_input(INPUT, stack)
             binding.bind_output(OUTPUT, device)
