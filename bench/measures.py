@@ -132,7 +132,7 @@ def cost_of_exactness(material: Material) -> Iterator[Figure]:
         tile = next(tile for tile in tiling if tile.rim == rim)
         patch = np.ascontiguousarray(window[np.newaxis, :, *tile.within((0, 0, 0, 0), model.contract.alignment)])
         bare_run = partial(_session(material).run, None, {"stack": patch})
-        ours, theirs = _in_turn(partial(model.core, window, tile), bare_run)
+        ours, theirs = _in_turn(partial(model.cores, [window], [tile]), bare_run)
         exact, bare = exact + count * ours.median, bare + count * theirs.median
         for whole, part in zip(total, (ours, theirs), strict=True):
             whole.seconds += part.seconds
@@ -156,7 +156,7 @@ def end_to_end(material: Material) -> Iterator[Figure]:
     command, whole, cropped = _in_turn(
         partial(_predict, material, "stack.tif"),
         lambda: [session.run(None, {"stack": window[np.newaxis]}) for _ in tiling],
-        lambda: [model.core(window, tile) for tile in tiling],
+        lambda: [model.cores([window], [tile])[0] for tile in tiling],
     )
     runs = f"{len(command.seconds)} runs in turn"
     ours = f"`talud predict` on a COG of {side}², all products, {command.median:.1f} s; {runs}"
@@ -191,7 +191,7 @@ def int8_against_float32(material: Material) -> Iterator[Figure]:
     window = values(*tiling.window, seed=0)
     for what, work in (
         ("one pass of 512²", lambda model: model.run(stack)),
-        (f"the core of a default tile, {tiling.rows.core}²", lambda model: model.core(window, tile)),
+        (f"the core of a default tile, {tiling.rows.core}²", lambda model: model.cores([window], [tile])),
     ):
         ours, theirs = _in_turn(partial(work, material.int8), partial(work, material.model))
         yield Figure.at_least(

@@ -52,8 +52,28 @@ def test_a_file_without_a_contract_is_refused_with_what_to_do() -> None:
         Contract.from_metadata({"author": "me"}, "a.onnx")
 
 
-@pytest.mark.parametrize("change", [{"threshold": 2}, {"halo": -1}, {"bands": None}, {"surprise": 1}])
+def test_errors_of_smaller_halos_are_read_again_and_may_be_missing() -> None:
+    assert contract().halo_errors == {}
+    measured = contract().model_copy(update={"halo_errors": {0: 0.5, 16: 0.031}})
+    assert Contract.from_metadata(measured.to_metadata(), "a.onnx").halo_errors == {0: 0.5, 16: 0.031}
+    older = json.loads(contract().to_metadata()[METADATA_KEY])
+    del older["halo_errors"]
+    assert Contract.from_metadata({METADATA_KEY: json.dumps(older)}, "a.onnx") == contract()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": 2},
+        {"halo": -1},
+        {"bands": None},
+        {"surprise": 1},
+        {"halo_errors": {"16": -1}},
+        {"halo_errors": {"16": "NaN"}},
+        {"halo_errors": {"-8": 0.5}},
+    ],
+)
 def test_a_damaged_contract_is_refused_and_the_place_named(change: dict[str, object]) -> None:
     content = json.loads(contract().to_metadata()[METADATA_KEY]) | change
-    with pytest.raises(ModelError, match=f"damaged at '{next(iter(change))}'"):
+    with pytest.raises(ModelError, match=rf"damaged at '{next(iter(change))}\b"):
         Contract.from_metadata({METADATA_KEY: json.dumps(content)}, "a.onnx")

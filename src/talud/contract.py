@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError, model_validator
 
 from talud.bands import Group
 from talud.errors import ModelError
@@ -58,6 +58,11 @@ class Contract(_Frozen):
     required_groups: tuple[Group, ...] = Field(description="where one of these is invalid, nothing is mapped")
     pixel_size: float = Field(gt=0, description="metres")
     halo: int = Field(ge=0, description="pixels of context that a tile on the lattice can depend on, each side")
+    halo_errors: dict[NonNegativeInt, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default={},
+        description="a smaller halo in pixels, and how far probabilities differ with it, at most, on windows of the "
+        "training areas; empty where that was not measured",
+    )
     alignment: int = Field(ge=1, description="tile origins lie on multiples of this: 2^depth")
     threshold: float = Field(gt=0, lt=1, description="landslide where the probability is at least this")
     stack: dict[str, str] = Field(description="how the stack was made: slope, curvature, SAR unit, speckle filter")

@@ -38,7 +38,7 @@ def padded(stack: np.ndarray, alignment: int) -> np.ndarray:
 def tiled(model: Model, stack: np.ndarray, tiling: Tiling) -> np.ndarray:
     whole, result = padded(stack, model.contract.alignment), np.full(stack.shape[1:], np.nan, np.float32)
     for tile in tiling:
-        result[tile.core.toslices()] = model.core(whole[:, *tile.window.toslices()], tile)
+        result[tile.core.toslices()] = model.cores([whole[:, *tile.window.toslices()]], [tile])[0]
     return result
 
 
@@ -100,7 +100,7 @@ def test_every_rim_makes_a_valid_graph_from_just_the_margin_to_the_core(
     """The reference pads the raster's whole surroundings, so that the core's sides lie on its rim or far from it."""
     model = unets[3]
     graph = onnx.load(model.path)
-    network, core = cropped(graph, Rim(*rim)), (24, 40)
+    network, core = cropped(graph, Rim(*rim), 56), (24, 40)
     onnx.checker.check_model(network, full_check=True)
     margin = Network(graph).margins()["stack"]
     top, left, bottom, right = Sides(56, 56, 56, 56).off(Rim(*rim))
@@ -112,10 +112,53 @@ def test_every_rim_makes_a_valid_graph_from_just_the_margin_to_the_core(
     assert np.array_equal(probability(network, image[:, rows, columns]), expected)
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("rim", [(False, False, False, False), (True, False, False, True), (False, True, False, False)])
+def test_with_less_halo_it_is_the_plain_graph_on_a_smaller_window(
+    unets: dict[int, Model], depth: int, rim: tuple[bool, bool, bool, bool]
+) -> None:
+    """To the last bit, for every halo on the lattice; the plain graph pads at the window's border."""
+    model, cell = unets[depth], 2**depth
+    graph, core = onnx.load(model.path), (3 * cell, 5 * cell)
+    needed = max(Network(graph).margins()["stack"])
+    for halo in range(0, model.halo + cell, cell):
+        around = Sides(halo, halo, halo, halo).off(Rim(*rim))
+        image = noise(around.top + core[0] + around.bottom, around.left + core[1] + around.right)
+        rows, columns = slice(around.top, around.top + core[0]), slice(around.left, around.left + core[1])
+        expected = probability(model.path, image)[rows, columns]
+        cut = [max(side - needed, 0) for side in around]  # what even the exact network does not read
+        read = image[:, cut[0] : image.shape[1] - cut[2], cut[1] : image.shape[2] - cut[3]]
+        assert np.array_equal(probability(cropped(graph, Rim(*rim), halo), read), expected), halo
+
+
+def test_less_halo_is_less_arithmetic(unets: dict[int, Model]) -> None:
+    """And less than the plain graph has on the same window."""
+    graph, core = onnx.load(unets[4].path), 256
+    inside = Rim(False, False, False, False)
+    costs = {halo: multiply_adds(cropped(graph, inside, halo), core + 2 * min(halo, 110)) for halo in range(0, 128, 16)}
+    plain = {halo: multiply_adds(graph, core + 2 * halo) for halo in costs}
+    assert list(costs.values()) == sorted(costs.values())
+    assert costs[0] == plain[0]
+    assert all(costs[halo] < plain[halo] for halo in costs if halo)
+    assert costs[32] < 0.8 * costs[112]
+
+
+def multiply_adds(graph: onnx.ModelProto, side: int) -> int:
+    """Of the convolutions, for a square input."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(graph)
+    for dimension in sized.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_value = side
+    inferred = onnx.shape_inference.infer_shapes(sized).graph.value_info
+    pixels = {value.name: value.type.tensor_type.shape.dim[2].dim_value ** 2 for value in inferred}
+    kernels = {constant.name: int(np.prod(constant.dims)) for constant in graph.graph.initializer}
+    return sum(pixels[node.output[0]] * kernels[node.input[1]] for node in graph.graph.node if node.op_type == "Conv")
+
+
 def test_no_margin_is_wider_than_it_must_be(unets: dict[int, Model]) -> None:
     """The outermost pixels of the input count: were one pixel less taken, this would show."""
     graph = onnx.load(unets[2].path)
-    network = cropped(graph, Rim(False, False, False, False))
+    network = cropped(graph, Rim(False, False, False, False), 112)
     side = 64 + 2 * Network(graph).margins()["stack"].before
     image = noise(side, side)
     before = probability(network, image)
@@ -128,7 +171,7 @@ def test_no_margin_is_wider_than_it_must_be(unets: dict[int, Model]) -> None:
 def test_every_layer_shrinks(unets: dict[int, Model]) -> None:
     """That the cropping is real: every convolution's output is no wider than the core needs and its lattice makes."""
     graph = onnx.load(unets[4].path)
-    network = cropped(graph, Rim(False, False, False, False))
+    network = cropped(graph, Rim(False, False, False, False), 112)
     plain, core = Network(graph), 64
     margins, scales = plain.margins(), plain.scales()
     for value, side in ((network.graph.input[0], core + sum(margins["stack"])), (network.graph.output[0], core)):

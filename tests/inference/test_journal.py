@@ -27,7 +27,7 @@ from talud.inference.runtime import Model
 from talud.inference.tiling import Tile, Tiling
 
 TILES = Tiling.of((100, 140), 64, 8, 4)
-BLOCK = mapping._block
+BLOCKS = mapping._blocks
 
 
 def products(folder: Path) -> dict[str, bytes]:
@@ -66,13 +66,13 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     def fail(*numbers: int, error: type[BaseException] = KeyboardInterrupt) -> list[int]:
         tried: list[int] = []
 
-        def block(model: Model, tile: Tile, window: np.ndarray) -> Block:
+        def blocks(model: Model, tiles: list[Tile], windows: list[np.ndarray]) -> list[Block]:
             tried.append(len(tried) + 1)
             if tried[-1] in numbers:
                 raise error("the network fails")
-            return BLOCK(model, tile, window)
+            return BLOCKS(model, tiles, windows)
 
-        monkeypatch.setattr(mapping, "_block", block)
+        monkeypatch.setattr(mapping, "_blocks", blocks)
         return tried
 
     return fail
@@ -142,6 +142,39 @@ def test_a_tile_that_fails_twice_stops_the_run_which_says_where_and_goes_on_late
     assert products(tmp_path / "map") == undisturbed
 
 
+# The windows of 60 × 240 pixels in tiles of 24 that no rim is near are nine of one kind in a row.
+ROW = {"tile": 24, "batch": 3}
+
+
+def test_a_batch_that_fails_is_tried_again_tile_by_tile_and_the_error_names_its_tile(
+    model: Model, runs: Callable[..., list[int]], tmp_path: Path
+) -> None:
+    stack = write_stack(tmp_path / "stack.tif", noise(60, 240))
+    predict(model, stack, tmp_path / "undisturbed", tile=24)
+    tried = runs(1, error=ModelError)
+    predict(model, stack, tmp_path / "once", **ROW)
+    assert products(tmp_path / "once") == products(tmp_path / "undisturbed")
+    passes = len(tried) - 4  # but for the failing one, and those that its three tiles took
+    runs(2, 4, error=ModelError)
+    with pytest.raises(ModelError, match=r"twice, at rows \d+ to \d+ and columns \d+ to \d+") as caught:
+        predict(model, stack, tmp_path / "map", **ROW)
+    assert "the network fails (twice, at rows 0 to 20 and columns 144 to 168)" in str(caught.value)
+    assert 0 < passes < predict(model, stack, tmp_path / "again", tile=24).tiles
+    runs()
+    assert predict(model, stack, tmp_path / "map", **ROW | {"batch": 2}).taken_over == 3
+    assert products(tmp_path / "map") == products(tmp_path / "undisturbed")
+
+
+def test_tiles_without_a_pixel_to_map_are_skipped_in_a_batch(model: Model, tmp_path: Path) -> None:
+    values = noise(60, 240)
+    values[:, :, 100:170] = np.nan
+    stack = write_stack(tmp_path / "stack.tif", values)
+    outcomes = [predict(model, stack, tmp_path / str(batch), tile=24, batch=batch) for batch in (1, 3)]
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].skipped > 0
+    assert products(tmp_path / "1") == products(tmp_path / "3")
+
+
 def test_nothing_is_left_where_no_tile_was_finished(
     model: Model, stack: Path, runs: Callable[..., list[int]], tmp_path: Path
 ) -> None:
@@ -157,6 +190,7 @@ def test_nothing_is_left_where_no_tile_was_finished(
     [
         ({"threshold": 0.4}, "threshold 0.5 (now 0.4)"),
         ({"tile": 20}, "tile 32 × 32 (now 20 × 20)"),
+        ({"halo": 8}, "halo 28 (now 8)"),
         ({"minimum_area": 900.0}, "minimum area 0 m² (now 900 m²)"),
         ({"smooth": True}, "outlines along the pixels (now smoothed)"),
         ({"geojson": True}, "GeoJSON no (now yes)"),

@@ -93,12 +93,20 @@ def test_the_map_is_that_of_one_pass_with_bands_in_contract_order(
     assert outcome.share_not_mapped == left_out.mean()
 
 
-@pytest.mark.parametrize("tile", [None, 7, 20, 100])
-def test_the_map_does_not_depend_on_the_tile(
-    mapped: tuple[Path, Path, Prediction], wide: Model, tmp_path: Path, tile: int | None
+@pytest.mark.parametrize(
+    ("tile", "batch", "halo"),
+    [(None, None, None), (7, None, None), (20, 3, None), (100, None, None), (32, 5, 28), (48, 2, 999)],
+)
+def test_the_map_does_not_depend_on_tile_batch_or_more_halo_than_needed(
+    mapped: tuple[Path, Path, Prediction],
+    wide: Model,
+    tmp_path: Path,
+    tile: int | None,
+    batch: int | None,
+    halo: int | None,
 ) -> None:
     stack, out, _ = mapped
-    predict(wide, stack, tmp_path / "out", tile=tile)
+    predict(wide, stack, tmp_path / "out", tile=tile, batch=batch, halo=halo)
     before, after = contents(out), contents(tmp_path / "out")
     assert before.keys() == after.keys() == FILES
     for name in FILES - {"prediction.json", "timings.json"}:
@@ -318,6 +326,30 @@ def test_a_threshold_given_by_hand_decides(model: Model, tmp_path: Path) -> None
     assert not (tmp_path / "other").exists()
 
 
+def test_less_halo_costs_what_the_record_says(exporter, tmp_path: Path) -> None:
+    """The map is then that of each core with just so much context; the contract says how far it may differ."""
+    model = Model.load(exporter(3, halo_errors={16: 0.25}))
+    values = noise(160, 200)
+    stack = write_stack(tmp_path / "s.tif", values)
+    assert (model.halo, model.contract.alignment) == (56, 8)
+    outcome = predict(model, stack, tmp_path / "map", tile=72, halo=12)
+    exact = model.probability(values)
+    found = read(tmp_path / "map/probability.tif")
+    middle = model.run(np.ascontiguousarray(values[:, 40:128, 56:160]))[16:72, 16:88]
+    assert outcome.tile == (56, 72)
+    assert np.array_equal(found[56:112, 72:144], middle)
+    assert np.abs(found - exact).max() > 1e-6
+    record = json.loads((tmp_path / "map/prediction.json").read_text())
+    assert (record["halo"], record["exact_halo"], record["halo_error"]) == (16, 56, 0.25)
+    assert predict(model, stack, tmp_path / "unknown", tile=72, halo=24).halo_error is None
+    assert predict(model, stack, tmp_path / "exact", tile=72, halo=56).halo_error == 0
+    assert predict(model, stack, tmp_path / "one", halo=0).halo_error == 0  # a single tile
+    assert np.array_equal(read(tmp_path / "one/probability.tif"), exact)
+    for wrong in ({"halo": -1}, {"batch": 0}):
+        with pytest.raises(ParamsError, match=f"the {next(iter(wrong))} is"):
+            predict(model, stack, tmp_path / "other", **wrong)
+
+
 def test_probabilities_of_windows_are_each_read_alone(model: Model, tmp_path: Path) -> None:
     values = noise(70, 90)
     values[1, 20:25, 20:25] = np.nan
@@ -378,15 +410,15 @@ def test_a_network_that_fails_midway_leaves_the_earlier_result(
 ) -> None:
     before = earlier(tmp_path, model)
     stack = write_stack(tmp_path / "s.tif", noise(90, 90))
-    core, tiles = Model.core, []
+    cores, passes = Model.cores, []
 
-    def third_fails(self: Model, window: np.ndarray, tile: Tile) -> np.ndarray:
-        tiles.append(tile)
-        if len(tiles) == 3:
+    def third_fails(self: Model, windows: list[np.ndarray], tiles: list[Tile]) -> list[np.ndarray]:
+        passes.append(tiles)
+        if len(passes) == 3:
             raise KeyboardInterrupt
-        return core(self, window, tile)
+        return cores(self, windows, tiles)
 
-    monkeypatch.setattr(Model, "core", third_fails)
+    monkeypatch.setattr(Model, "cores", third_fails)
     with pytest.raises(KeyboardInterrupt):
         predict(model, stack, tmp_path / "out", tile=32)
     assert contents(tmp_path / "out") == before

@@ -19,7 +19,7 @@ from talud import load_model
 from talud.contract import METADATA_KEY
 from talud.errors import ModelError
 from talud.inference.runtime import Model, Origin, physical_cores
-from talud.inference.tiling import Tiling, round_up
+from talud.inference.tiling import Tiling, batched, round_up
 
 ODD_SIZES = [(1, 1), (5, 203), (131, 97)]
 
@@ -40,7 +40,7 @@ def tiled(model: Model, stack: np.ndarray, tiling: Tiling, plain: bool = False) 
     result = np.full(stack.shape[1:], np.nan, np.float32)
     for tile in tiling:
         window = np.ascontiguousarray(padded[:, *tile.window.toslices()])
-        result[tile.core.toslices()] = model.run(window)[tile.inner] if plain else model.core(window, tile)
+        result[tile.core.toslices()] = model.run(window)[tile.inner] if plain else model.cores([window], [tile])[0]
     return result
 
 
@@ -56,6 +56,60 @@ def test_tiles_equal_one_pass_over_the_whole_raster(unets: dict[int, Model], dep
         for plain in (True, False):
             assert np.abs(tiled(model, stack, model.tiling(size, core), plain) - whole).max() == 0
     assert np.abs(model.probability(stack) - whole).max() == 0
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("size", [(131, 97), (301, 345)])
+def test_tiles_in_batches_equal_one_pass_over_the_whole_raster(
+    unets: dict[int, Model], depth: int, size: tuple[int, int]
+) -> None:
+    model, stack = unets[depth], noise(*size)
+    stack[2, size[0] // 3 : size[0] // 2, : size[1] // 2] = np.nan
+    whole = in_one_pass(model, stack)
+    for core, batch in ((32, 3), (64, 2)):
+        tiling = model.tiling(size, core)
+        padded = np.full((3, *tiling.padded), np.nan, np.float32)
+        padded[:, : size[0], : size[1]] = stack
+        result = np.full(size, np.nan, np.float32)
+        for tiles in batched(tiling, batch):
+            cores = model.cores([padded[:, *tile.window.toslices()] for tile in tiles], tiles)
+            for tile, core_ in zip(tiles, cores, strict=True):
+                result[tile.core.toslices()] = core_
+        assert np.array_equal(result, whole)
+
+
+def test_a_batch_takes_one_pass(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the tiles of the others, which a rim is too near to, one each."""
+    passes: list[int] = []
+    probability = Model._probability
+
+    def noted(self: Model, session: object, batch: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        passes.append(len(batch))
+        return probability(self, session, batch, shape)
+
+    monkeypatch.setattr(Model, "_probability", noted)
+    tiling = unets[2].tiling((64, 320), 32)
+    for tiles in batched(tiling, 4):
+        unets[2].cores([np.zeros((3, *tiling.window), np.float32)] * len(tiles), tiles)
+    assert sorted(passes) == [1] * 4 + [4] * 4
+
+
+def test_the_halo_is_rounded_up_to_the_lattice_and_never_more_than_the_exact_one(unets: dict[int, Model]) -> None:
+    model = unets[4]
+    halos = {wanted: model.tiling((999, 999), 256, wanted).rows.halo for wanted in (None, 0, 1, 32, 33, 112, 113, 9999)}
+    assert halos == {None: 112, 0: 0, 1: 16, 32: 32, 33: 48, 112: 112, 113: 112, 9999: 112}
+    assert model.tiling((999, 999), 256, 9999) == model.tiling((999, 999), 256)
+
+
+def test_memory_counts_the_batch(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("talud.inference.runtime.MEMORY", 5 * 10**8)
+    model = unets[4]
+    tiling = model.tiling((9000, 9000), batch=4)
+    assert model.memory(tiling, 4) <= 5 * 10**8 < model.memory(model.tiling((9000, 9000)), 4)
+    fixed = model.memory(tiling, 0)
+    assert model.memory(tiling, 4) - fixed == 4 * (model.memory(tiling) - fixed)
+    assert model.batch(tiling) == 1  # on the CPU
+    assert model.memory(model.tiling((50, 50)), 4) == model.memory(model.tiling((50, 50)))  # which is one tile
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from talud.inference.tiling import Tiling, round_up
+from talud.inference.tiling import Tiling, batched, round_up
 
 lengths = st.integers(1, 90)
 cases = st.tuples(
@@ -72,6 +73,27 @@ def test_a_window_holds_its_core_and_the_halo_as_far_as_the_padded_raster_goes(
         rows, columns = tile.inner
         assert (rows.start, columns.start) == (core.row_off - window.row_off, core.col_off - window.col_off)
         assert (rows.stop - rows.start, columns.stop - columns.start) == (core.height, core.width)
+
+
+@settings(deadline=None)
+@given(cases, st.integers(1, 7))
+@example(((9, 200), 8, 4, 4), 3)
+def test_batches_hold_each_tile_once_and_are_full_or_single(
+    case: tuple[tuple[int, int], int, int, int], size: int
+) -> None:
+    tiling = Tiling.of(case[0], *case[1:])
+    batches = list(batched(tiling, size))
+    assert sorted(tile.core.toslices() for tiles in batches for tile in tiles) == sorted(
+        tile.core.toslices() for tile in tiling
+    )
+    kinds = [{tile.kind for tile in tiles} for tiles in batches]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert {len(tiles) for tiles in batches} <= {1, size}
+    if size > 1:  # as few single ones as can be
+        single = Counter(tiles[0].kind for tiles in batches if len(tiles) == 1)
+        assert all(count < size for count in single.values())
+    if size == 1:
+        assert [tiles[0] for tiles in batches] == list(tiling)
 
 
 def holds(pixels: int) -> Callable[[Tiling], bool]:

@@ -126,6 +126,7 @@ def test_the_contract_says_what_the_model_saw(finished: tuple[Project, study.Stu
     assert (red.lowest, red.highest) == pytest.approx((red.minimum - span, red.maximum + span))
     assert contract.required_groups == ("terrain", "optical")
     assert (contract.pixel_size, contract.halo, contract.alignment) == (12.5, 10, 2)
+    assert set(contract.halo_errors) == {0, 2, 4, 6, 8}
     assert contract.stack == {"slope": "horn", "resolution": "12.5"}
     assert contract.run_id == result.best.run_id
     assert contract.areas == ("hill",)

@@ -40,6 +40,22 @@ def predict(
         int | None,
         typer.Option(min=1, help="longest side of a tile in pixels; default: what 2 GB allow. The map is the same."),
     ] = None,
+    halo: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="pixels of context around a tile, rounded up to the model's lattice; default, and most: the exact "
+            "one. With fewer it is faster, and says how far probabilities may differ.",
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="tiles in one pass of the network; default: 1 on the CPU, what 2 GB allow on CUDA. The map is the "
+            "same.",
+        ),
+    ] = None,
     provider: Annotated[
         Literal["auto", "cpu", "cuda"],
         typer.Option(help="what the network runs on; auto takes CUDA where it can be used"),
@@ -72,6 +88,8 @@ def predict(
 
     `talud predict models:/landslide-unet-7band@champion stacks/liboriana.tif --out maps/liboriana --precision int8`
 
+    `talud predict models/7band.onnx stacks/liboriana.tif --out maps/first_look --halo 32`
+
     `talud predict models/7band.onnx /vsicurl/https://example.org/liboriana.tif --out maps/liboriana`
     """
     from talud import load_model
@@ -81,7 +99,17 @@ def predict(
     loaded = load_model(model, provider, precision)
     with shown("mapping", "tiles") as progress:
         result = prediction.predict(
-            loaded, raster, out, threshold, tile, progress, minimum_area=minimum_area, smooth=smooth, geojson=geojson
+            loaded,
+            raster,
+            out,
+            threshold,
+            tile,
+            progress,
+            halo=halo,
+            batch=batch,
+            minimum_area=minimum_area,
+            smooth=smooth,
+            geojson=geojson,
         )
     if result.taken_over:
         print(f"went on with {result.taken_over} of {result.tiles} tiles, which an interrupted run had finished")
@@ -93,5 +121,16 @@ def predict(
         print(f"  {reason}: {pixels / result.pixels:.1%}")
     for line in domain.lines(result.distances):
         print(line)
+    if result.halo < result.exact_halo:
+        print(f"halo {result.halo} instead of {result.exact_halo}: {_cost(result.halo_error)}")
     print(f"model: {loaded.title}; ran on {result.provider}")
     print(f"files: {out}")
+
+
+def _cost(error: float | None) -> str:
+    """What a smaller halo costs, in words."""
+    if error is None:
+        return "probabilities differ; how far was not measured for this model"
+    if error == 0:
+        return "probabilities are exact, for the raster is one tile"
+    return f"probabilities differ by up to {error:.1e} on windows of the training areas"

@@ -73,27 +73,25 @@ class Sides(NamedTuple):
         """The same, and none on the sides where the core reaches the rim."""
         return Sides(*(0 if at_rim else side for side, at_rim in zip(self, rim, strict=True)))
 
-    def on(self, rim: Rim) -> Sides:
-        """The same on the sides where the core reaches the rim, and none on the others."""
-        return Sides(*(side if at_rim else 0 for side, at_rim in zip(self, rim, strict=True)))
 
-
-def cropped(model: onnx.ModelProto, rim: Rim) -> onnx.ModelProto:
+def cropped(model: onnx.ModelProto, rim: Rim, halo: int) -> onnx.ModelProto:
     """The graph that turns a core and the margin that it needs into the probability of the core.
 
     Args:
         model: of one input and one output, which have the same scale; it is left as it is.
         rim: the sides on which the core reaches the raster's rim, where there is no margin.
+        halo: pixels of context on the other sides, a multiple of the alignment. Where they are fewer than the network
+            needs, the result is that of the plain graph on the core with just these.
 
     Returns:
-        A graph whose input is the core, its corners on the lattice, with the input's margin (`Network.margins`) on
-        the sides that are not on the rim; its output is the core.
+        A graph whose input is the core, its corners on the lattice, with the input's margin (`Network.margins`), or
+        the halo where that is less, on the sides that are not on the rim; its output is the core.
 
     Raises:
         ModelError: the graph holds an operator whose reach is not known.
     """
     network = Network(model)
-    writer = _Writer(network, rim)
+    writer = _Writer(network, Sides(halo, halo, halo, halo).off(rim))
     for node in network.nodes:
         writer.append(node)
     return writer.finished()
@@ -119,10 +117,11 @@ def without_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, 
 class _Writer:
     """Writes the cropped graph node by node, in the order of the plain one."""
 
-    def __init__(self, network: Network, rim: Rim) -> None:
-        self.network, self.rim = network, rim
-        needed = network.margins()[network.input]
-        self.margins = {network.input: Sides.of(needed, needed).off(rim)}
+    def __init__(self, network: Network, room: Sides) -> None:
+        self.network = network
+        rows, columns = network.margins(room.rows), network.margins(room.columns)
+        self.wanted = {name: Sides.of(rows[name], columns[name]) for name in rows}
+        self.margins = {network.input: self.wanted[network.input]}
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self.makers = {node.output[0]: node for node in network.nodes}
@@ -130,17 +129,21 @@ class _Writer:
         self.types = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
 
     def append(self, node: onnx.NodeProto) -> None:
-        """Write a node, whose output is as wide as its narrowest input allows."""
+        """Write a node, whose output is as wide as its narrowest input allows, or padded to what is wanted of it."""
+        if node.output[0] not in self.wanted:
+            return
         step, names = self.network.step(node), self.network.tensors(node)
         narrowest = Sides(*map(min, zip(*(self.margins[name] for name in names), strict=True)))
-        given = Sides.of(step.given(narrowest.rows), step.given(narrowest.columns)).off(self.rim)
-        needed = Sides.of(step.needed(given.rows), step.needed(given.columns)).off(self.rim)
+        unpadded = Sides.of(step.given(narrowest.rows), step.given(narrowest.columns))
+        given = Sides(*map(max, unpadded, self.wanted[node.output[0]]))
+        needed = Sides.of(step.needed(given.rows), step.needed(given.columns))
+        held = Sides(*map(min, needed, narrowest))
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        copy.input[:] = [self._crop(name, needed) if name in names else name for name in node.input]
+        copy.input[:] = [self._crop(name, held) if name in names else name for name in node.input]
         for attribute in copy.attribute:
             if attribute.name == "pads":
-                attribute.ints[:] = Sides(*attribute.ints).on(self.rim)
+                attribute.ints[:] = [side - there for side, there in zip(needed, held, strict=True)]
         self.nodes.append(copy)
         self.margins[node.output[0]] = given
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +14,20 @@ from talud.inference import coverage
 from talud.inference.journal import Block, Journal
 from talud.inference.reader import StackReader
 from talud.inference.runtime import Model
-from talud.inference.tiling import Tile, Tiling
+from talud.inference.tiling import Tile, Tiling, batched
 
 Progress = Callable[[int, int], None]
-Pixels = tuple[NDArray[np.float32], NDArray[np.uint16]]  # of a tile's window, and the codes of its core
+
+
+class Pixels(NamedTuple):
+    """What the network is given for a tile, (bands, height, width) of its window, and why pixels are not mapped."""
+
+    window: NDArray[np.float32]
+    blocked: NDArray[np.uint16]
 
 
 def finish_tiles(
-    model: Model, stack: StackReader, tiling: Tiling, journal: Journal, progress: Progress | None = None
+    model: Model, stack: StackReader, tiling: Tiling, journal: Journal, batch: int, progress: Progress | None = None
 ) -> int:
     """Finish the tiles of a map that are not; how many were.
 
@@ -29,7 +36,8 @@ def finish_tiles(
         stack: the raster, open.
         tiling: of the raster.
         journal: of the map; what is found for each tile is kept there.
-        progress: told, after each tile, how many are done and how many there are.
+        batch: how many tiles of one kind one pass of the network takes.
+        progress: told, after each batch, how many tiles are done and how many there are.
 
     Raises:
         SourceError: the raster cannot be read.
@@ -40,11 +48,13 @@ def finish_tiles(
     taken_over = len(tiling) - len(missing)
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
         written: Future[None] | None = None
-        for done, (tile, pixels) in enumerate(_read_ahead(stack, missing, reader), start=taken_over + 1):
-            block = _block_at_second_try(model, stack, tile, pixels, reader)
+        done = taken_over
+        for tiles, coming in _read_ahead(stack, batched(missing, batch), reader):
+            blocks = _blocks_at_second_try(model, stack, tiles, coming, reader)
             if written:
                 written.result()
-            written = writer.submit(journal.write, tile, block)
+            written = writer.submit(_write, journal, tiles, blocks)
+            done += len(tiles)
             if progress:
                 progress(done, len(tiling))
         if written:
@@ -52,14 +62,16 @@ def finish_tiles(
     return taken_over
 
 
-def _read_ahead(stack: StackReader, tiles: Iterable[Tile], reader: Executor) -> Iterator[tuple[Tile, Future[Pixels]]]:
-    """Each tile and its pixels, which are read while the network runs on the one before.
+def _read_ahead(
+    stack: StackReader, batches: Iterable[list[Tile]], reader: Executor
+) -> Iterator[tuple[list[Tile], list[Future[Pixels]]]]:
+    """Each batch and its pixels, which are read while the network runs on the one before.
 
     The reader has one thread, for a GDAL dataset serves one at a time.
     """
     ahead = None
-    for tile in tiles:
-        coming = tile, reader.submit(_read, stack, tile)
+    for tiles in batches:
+        coming = tiles, [reader.submit(_read, stack, tile) for tile in tiles]
         if ahead:
             yield ahead
         ahead = coming
@@ -67,16 +79,30 @@ def _read_ahead(stack: StackReader, tiles: Iterable[Tile], reader: Executor) -> 
         yield ahead
 
 
-def _block_at_second_try(
-    model: Model, stack: StackReader, tile: Tile, pixels: Future[Pixels], reader: Executor
-) -> Block:
-    """What is found for a tile. A network share, or a GPU that others use, may fail once: then all is done again."""
+def _read(stack: StackReader, tile: Tile) -> Pixels:
+    window = stack.read(tile.window)
+    return Pixels(window, coverage.blocked(window[:, *tile.inner], stack.contract, stack.shades(tile.core)))
+
+
+def _blocks_at_second_try(
+    model: Model, stack: StackReader, tiles: list[Tile], coming: list[Future[Pixels]], reader: Executor
+) -> list[Block]:
+    """What is found for a batch. A network share, or a GPU that others use, may fail once: then all is done again.
+
+    The second time tile by tile, so that an error is that of one tile, and a batch that takes too much memory may yet
+    pass.
+    """
     try:
-        return _block(model, tile, pixels.result())
+        return _blocks(model, tiles, [pixels.result() for pixels in coming])
     except TaludError:
-        again = reader.submit(_read, stack, tile)
+        again = [reader.submit(_read, stack, tile) for tile in tiles]
+    return [_block_or_where(model, tile, pixels) for tile, pixels in zip(tiles, again, strict=True)]
+
+
+def _block_or_where(model: Model, tile: Tile, pixels: Future[Pixels]) -> Block:
+    """What is found for a tile; an error says where it is."""
     try:
-        return _block(model, tile, again.result())
+        return _blocks(model, [tile], [pixels.result()])[0]
     except TaludError as error:
         core = tile.core
         rows, columns = core.row_off + core.height, core.col_off + core.width
@@ -85,14 +111,23 @@ def _block_at_second_try(
         ) from error
 
 
-def _read(stack: StackReader, tile: Tile) -> Pixels:
-    """What the network is given for a tile, and why pixels of its core are not mapped."""
-    window = stack.read(tile.window)
-    return window, coverage.blocked(window[:, *tile.inner], stack.contract, stack.shades(tile.core))
+def _blocks(model: Model, tiles: list[Tile], batch: list[Pixels]) -> list[Block]:
+    """What is found for a batch; the network does not run on a tile without a pixel to map.
+
+    A batch that such tiles leave incomplete runs tile by tile, for ONNX Runtime would plan its memory anew.
+    """
+    if not any(pixels.blocked.all() for pixels in batch):
+        cores = model.cores([pixels.window for pixels in batch], tiles)
+        return [Block(core, pixels.blocked) for core, pixels in zip(cores, batch, strict=True)]
+    return [_block(model, tile, pixels) for tile, pixels in zip(tiles, batch, strict=True)]
 
 
 def _block(model: Model, tile: Tile, pixels: Pixels) -> Block:
-    window, blocked = pixels
-    if blocked.all():
-        return Block(np.full(blocked.shape, np.nan, np.float32), blocked)
-    return Block(model.core(window, tile), blocked)
+    if pixels.blocked.all():
+        return Block(np.full(pixels.blocked.shape, np.nan, np.float32), pixels.blocked)
+    return Block(model.cores([pixels.window], [tile])[0], pixels.blocked)
+
+
+def _write(journal: Journal, tiles: list[Tile], blocks: list[Block]) -> None:
+    for tile, block in zip(tiles, blocks, strict=True):
+        journal.write(tile, block)

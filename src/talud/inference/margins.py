@@ -112,19 +112,26 @@ class Network:
             scales[node.output[0]] = scale
         return {name: int(scale) for name, scale in scales.items()}
 
-    def margins(self) -> dict[str, Margin]:
+    def margins(self, limit: Margin | None = None) -> dict[str, Margin]:
         """The margin at which each tensor is needed, so that the core of the output can be computed.
 
+        Args:
+            limit: pixels that the input has beyond the core, multiples of the alignment; the layers pad beyond. None
+                where it has as many as are needed.
+
         Raises:
-            ModelError: an operator's reach is not known here.
+            ModelError: an operator's reach is not known here, or its scale where there is a limit.
         """
+        scales = self.scales() if limit else {}
         wanted = {self.output: Margin(0, 0)}
         for node in reversed(self.nodes):
             if node.output[0] not in wanted:
                 continue
             needed = self.step(node).needed(wanted[node.output[0]])
             for name in self.tensors(node):
-                wanted[name] = Margin(*map(max, wanted.get(name, needed), needed))
+                there = Margin(*(side // scales[name] for side in limit)) if limit else needed
+                within = Margin(*map(min, needed, there))
+                wanted[name] = Margin(*map(max, wanted.get(name, within), within))
         return wanted
 
     def _repetition(self, node: onnx.NodeProto) -> int:

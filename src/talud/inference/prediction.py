@@ -30,7 +30,6 @@ from talud.inference.smoothing import smoothed
 from talud.inference.tiling import Tiling
 
 CACHE = 192 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
-THREADS = "ALL_CPUS"  # of GDAL, which packs and unpacks blocks in them; the bytes of a file do not depend on it
 
 
 def predict(
@@ -41,6 +40,8 @@ def predict(
     tile: int | None = None,
     progress: Progress | None = None,
     *,
+    halo: int | None = None,
+    batch: int | None = None,
     minimum_area: float = 0,
     smooth: bool = False,
     geojson: bool = False,
@@ -57,7 +58,12 @@ def predict(
         out: folder of the products (see `Products`); they appear there together, when all are whole.
         threshold: landslide where the probability is at least this. Default: the contract's.
         tile: longest side of a tile's core in pixels. Default: what memory allows. The map is the same.
-        progress: told, after each tile, how many are done and how many there are.
+        progress: told, after each batch of tiles, how many are done and how many there are.
+        halo: pixels of context around a tile's core, rounded up to the model's alignment. Default, and most: the exact
+            one. A smaller one saves arithmetic; what it costs is measured when a model is exported
+            (`Prediction.halo_error`).
+        batch: how many tiles one pass of the network takes. Default: one on the CPU, as many as memory allows on CUDA.
+            The map is the same.
         minimum_area: in m²: smaller landslides are left out of the polygons (not of the rasters).
         smooth: whether the outlines of the landslides are smoothed, instead of following the pixels' edges.
         geojson: whether the landslides are written as GeoJSON too.
@@ -68,16 +74,17 @@ def predict(
         ModelError: the network fails.
         OutputError: a product cannot be written, another process makes this map, or one that was begun with something
             else is unfinished; an earlier result is untouched.
-        ParamsError: threshold, tile or minimum area make no sense.
+        ParamsError: threshold, tile, halo, batch or minimum area make no sense.
     """
     options = _Options.checked(model, threshold, minimum_area, smooth, geojson)
-    if tile is not None and tile < 1:
-        raise ParamsError(f"the tile is {tile} pixels; it must be at least 1")
+    for name, value, least in (("tile", tile, 1), ("halo", halo, 0), ("batch", batch, 1)):
+        if value is not None and value < least:
+            raise ParamsError(f"the {name} is {value}; it must be at least {least}")
     clock = _Clock()
-    with rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_NUM_THREADS=THREADS), open_stack(raster, model.contract) as stack:
-        tiling = model.tiling(stack.grid.shape, tile)
+    with rasterio.Env(GDAL_CACHEMAX=CACHE), open_stack(raster, model.contract) as stack:
+        tiling = model.tiling(stack.grid.shape, tile, halo, batch or 1)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
-            taken_over = finish_tiles(model, stack, tiling, journal, progress)
+            taken_over = finish_tiles(model, stack, tiling, journal, batch or model.batch(tiling), progress)
             clock.lap("tiles")
             products = Products.within(journal.products)
             prediction = _finish(model, stack, tiling, journal, products, options, clock)
@@ -194,6 +201,8 @@ def _finish(
         tile=(tiling.rows.core, tiling.columns.core),
         window=tiling.window,
         halo=tiling.rows.halo,
+        exact_halo=model.halo,
+        halo_error=model.halo_error(tiling),
         tiles=len(tiling),
         skipped=skipped,
         minimum_area_m2=options.minimum_area,

@@ -31,6 +31,9 @@ class Prediction:
         tile: (height, width) of a tile's core.
         window: (height, width) of what the network is given at once.
         halo: pixels of context around a core.
+        exact_halo: those with which the map equals that of one pass over the whole raster.
+        halo_error: what a smaller halo costs: how far probabilities differ from the exact ones, at most, on windows of
+            the training areas; 0 where the map is exact, None where the model's contract does not hold it.
         tiles: number of tiles.
         skipped: tiles without a pixel to map, for which the network did not run.
         minimum_area_m2: of a landslide that counts; 0 where none was set.
@@ -50,6 +53,8 @@ class Prediction:
     tile: tuple[int, int]
     window: tuple[int, int]
     halo: int
+    exact_halo: int
+    halo_error: float | None
     tiles: int
     skipped: int
     minimum_area_m2: float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from talud.contract import Contract
 from talud.errors import ModelError, ParamsError
 from talud.inference.cropping import Sides, cropped, without_weights
 from talud.inference.margins import Margin, Network
-from talud.inference.tiling import Rim, Tile, Tiling
+from talud.inference.tiling import Rim, Tile, Tiling, round_up
 
 if TYPE_CHECKING:
     from talud.inference.record import Prediction
@@ -120,65 +120,105 @@ class Model:
         Raises:
             ModelError: the network fails, or gives no probability.
         """
-        return self._probability(self._session, stack, (stack.shape[1], stack.shape[2]))
+        probability: NDArray[np.float32] = self._probability(self._session, stack[np.newaxis], stack.shape[1:])[0]
+        return probability
 
-    def core(self, stack: NDArray[np.float32], tile: Tile) -> NDArray[np.float32]:
-        """The probability over a tile's core: that of one pass over the whole raster, for no more work than it needs.
+    def cores(self, windows: Sequence[NDArray[np.float32]], tiles: Sequence[Tile]) -> list[NDArray[np.float32]]:
+        """The probability over the cores of tiles, in one pass of the network, for no more work than they need.
+
+        With a tile's whole halo it is that of one pass over the whole raster. The plain network, which runs the few
+        tiles that cannot be cropped, takes them one by one.
 
         Args:
-            stack: (bands, height, width) of the tile's window, as for `run`.
-            tile: one of `tiling`.
+            windows: (bands, height, width) of each tile's window, as for `run`.
+            tiles: of one kind (`Tile.kind`).
 
         Returns:
-            (height, width) of the core, with a value at invalid pixels too.
+            (height, width) of each core, with a value at invalid pixels too.
 
         Raises:
             ModelError: the network fails, or gives no probability.
         """
-        margin = self._croppings.margin
-        if tile.rim is None or all(tile.rim) or margin is None or max(margin) > self.contract.halo:
-            return self.run(stack)[tile.inner]
-        rows, columns = tile.within(Sides.of(margin, margin).off(tile.rim), self.contract.alignment)
-        cells = tile.within((0, 0, 0, 0), self.contract.alignment)
-        shape = tuple(side.stop - side.start for side in cells)
-        needed = np.ascontiguousarray(stack[:, rows, columns])
+        first, needed = tiles[0], self._croppings.margin
+        if first.rim is None or all(first.rim) or needed is None:
+            return [self.run(window)[tile.inner] for window, tile in zip(windows, tiles, strict=True)]
+        margin = Margin(*(min(side, first.halo) for side in needed))
+        sides, cell = Sides.of(margin, margin).off(first.rim), self.contract.alignment
+        insides = [window[:, *tile.within(sides, cell)] for window, tile in zip(windows, tiles, strict=True)]
+        shape = tuple(side.stop - side.start for side in first.within((0, 0, 0, 0), cell))
         try:
-            session = self._croppings.session(tile.rim)
+            session = self._croppings.session(first.rim, first.halo)
         except Exception as error:  # as in `load`
             raise ModelError(f"{self.path}: the network cannot be cropped: {_first_line(error)}") from error
-        probability = self._probability(session, needed, shape)
-        return probability[: tile.core.height, : tile.core.width]
+        probability = self._probability(session, np.stack(insides), shape)
+        return list(probability[:, : first.core.height, : first.core.width])
 
-    def _probability(self, session: Any, stack: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """What a session makes of a stack, checked: probabilities of (height, width) `shape`."""
+    def _probability(self, session: Any, batch: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """What a session makes of (batch, bands, height, width), checked: (batch, height, width), the last two `shape`.
+
+        Input and output are bound to the session's device: what the network makes there is copied once, at its end.
+        """
+        device = "cuda" if self.provider == CUDA else "cpu"
         try:
-            output = session.run([OUTPUT], {INPUT: stack[np.newaxis]})[0]
+            binding = session.io_binding()
+            # A copy on the device; on the CPU the array itself.
+            stack = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(batch), device, 0)
+            binding.bind_ortvalue_input(INPUT, stack)
+            binding.bind_output(OUTPUT, device)
+            session.run_with_iobinding(binding)
+            output = binding.copy_outputs_to_cpu()[0]
         except Exception as error:  # as in `load`
             raise ModelError(f"{self.path}: the network fails: {_first_line(error)}") from error
-        if output.shape != (1, 1, *shape):
-            raise ModelError(f"{self.path}: the network turns {stack.shape} into {output.shape}; export it again")
-        probability: NDArray[np.float32] = output[0, 0]
+        if output.shape != (len(batch), 1, *shape):
+            raise ModelError(f"{self.path}: the network turns {batch.shape} into {output.shape}; export it again")
+        probability: NDArray[np.float32] = output[:, 0]
         if not (probability.min() >= -ROUNDING and probability.max() <= 1 + ROUNDING):  # so written, NaN fails too
             raise ModelError(f"{self.path}: the network gives values that are no probability; the file is damaged")
         return np.clip(probability, 0, 1, out=probability)
 
-    def tiling(self, shape: tuple[int, int], tile: int | None = None) -> Tiling:
+    @property
+    def halo(self) -> int:
+        """Pixels of context, a multiple of the alignment, with which a tile equals one pass over the whole raster."""
+        return round_up(self.contract.halo, self.contract.alignment)
+
+    def tiling(
+        self, shape: tuple[int, int], tile: int | None = None, halo: int | None = None, batch: int = 1
+    ) -> Tiling:
         """How a raster of (height, width) is cut: not at all where memory allows, else into cores that cost least.
 
         Args:
             shape: (height, width) of the raster.
             tile: longest side of a core, to set it by hand.
+            halo: pixels of context, rounded up to the lattice. Default, and most: the exact one.
+            batch: how many tiles one pass is to take.
         """
-        halo, alignment = self.contract.halo, self.contract.alignment
+        alignment = self.contract.alignment
+        halo = self.halo if halo is None else min(round_up(halo, alignment), self.halo)
         if tile is None:
-            return Tiling.within(shape, self._suits, halo, alignment)
+            return Tiling.within(shape, lambda tiling: self._suits(tiling, batch), halo, alignment)
         return Tiling.of(shape, tile, halo, alignment)
 
-    def _suits(self, tiling: Tiling) -> bool:
+    def _suits(self, tiling: Tiling, batch: int) -> bool:
         small = len(tiling) == 1 or max(tiling.rows.core, tiling.columns.core) <= LARGEST_CORE
-        return small and self.memory(tiling) <= MEMORY
+        return small and self.memory(tiling, batch) <= MEMORY
 
-    def memory(self, tiling: Tiling) -> int:
+    def halo_error(self, tiling: Tiling) -> float | None:
+        """How far a tiled map's probabilities lie from the exact ones, at most: 0 with the exact halo, or one tile.
+
+        With a smaller halo it is what the contract holds, measured on windows of the training areas; None where it
+        holds nothing.
+        """
+        exact = tiling.rows.halo >= self.halo or len(tiling) == 1
+        return 0.0 if exact else self.contract.halo_errors.get(tiling.rows.halo)
+
+    def batch(self, tiling: Tiling) -> int:
+        """How many tiles one pass takes: one on the CPU, where more were no faster, else as many as memory allows."""
+        if self.provider != CUDA:
+            return 1
+        fixed = self.memory(tiling, 0)
+        return max(min((MEMORY - fixed) // (self.memory(tiling) - fixed), len(tiling)), 1)
+
+    def memory(self, tiling: Tiling, batch: int = 1) -> int:
         """The bytes that the network takes at most while it runs on the tiles of a raster: its weights and one pass.
 
         Measured without ONNX Runtime's memory arena: a pixel of a window of 1024² takes 264, 328, 427 and 660 bytes
@@ -190,7 +230,7 @@ class Model:
         known = filters if isinstance(filters, int) and filters > 0 else 64
         crops = tiling.crops and self._croppings.margin is not None
         pixel = 160 + 12 * known if crops else 192 + 24 * known
-        return 6 * self._croppings.weight_bytes + pixel * tiling.window[0] * tiling.window[1]
+        return 6 * self._croppings.weight_bytes + pixel * tiling.window[0] * tiling.window[1] * min(batch, len(tiling))
 
     def probability(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
         """The probability of a landslide over a whole array, tiled where it is large: exact either way.
@@ -211,7 +251,7 @@ class Model:
         probability = np.empty(stack.shape[1:], np.float32)
         for tile in tiling:
             window = np.ascontiguousarray(padded[:, *tile.window.toslices()])
-            probability[tile.core.toslices()] = self.core(window, tile)
+            probability[tile.core.toslices()] = self.cores([window], [tile])[0]
         return probability
 
     def predict(self, raster: str | Path, out: str | Path) -> Prediction:
@@ -272,8 +312,8 @@ class _Croppings:
         """What the weights take, once."""
         return sum(values.nbytes for values in self._weights.values())
 
-    def _open(self, rim: Rim) -> Any:
-        return open_session(cropped(self._graph, rim).SerializeToString(), self._provider, self._weights)
+    def _open(self, rim: Rim, halo: int) -> Any:
+        return open_session(cropped(self._graph, rim, halo).SerializeToString(), self._provider, self._weights)
 
 
 def open_session(model: bytes, provider: Provider, weights: Mapping[str, NDArray[Any]] | None = None) -> Any:
@@ -317,7 +357,8 @@ def _providers(wanted: Provider) -> list[Any]:
     if wanted == "cpu" or CUDA not in onnxruntime.get_available_providers() or "tensorflow" in sys.modules:
         return [cpu]
     # TF32 keeps 10 bits of mantissa: tiles would no longer equal the whole to 1e-6.
-    return [(CUDA, {"use_tf32": "0"}), cpu]
+    # The exhaustive search tries every algorithm at each new shape.
+    return [(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), cpu]
 
 
 def physical_cores() -> int:

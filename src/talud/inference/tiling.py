@@ -11,7 +11,7 @@ Everything here is integer geometry; nothing reads or writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -41,11 +41,18 @@ class Tile:
         window: the pixels that the network is given; may reach past the raster's bottom and right into its padding.
         rim: the sides on which the core reaches the rim, if it has its whole halo on all others; None where the rim
             runs through the halo.
+        halo: pixels of context on the sides that are not on the rim.
     """
 
     core: Window
     window: Window
     rim: Rim | None
+    halo: int
+
+    @property
+    def kind(self) -> tuple[Rim | None, int, int]:
+        """What tiles that one pass of the network can take together have in common: rim and shape of the core."""
+        return self.rim, self.core.height, self.core.width
 
     @property
     def inner(self) -> tuple[slice, slice]:
@@ -169,7 +176,19 @@ class Tiling:
         for core_rows, window_rows in self.rows:
             for core_columns, window_columns in self.columns:
                 rim = _rim(self.rows.rim(core_rows), self.columns.rim(core_columns))
-                yield Tile(_window(core_rows, core_columns), _window(window_rows, window_columns), rim)
+                yield Tile(_window(core_rows, core_columns), _window(window_rows, window_columns), rim, self.rows.halo)
+
+
+def batched(tiles: Iterable[Tile], size: int) -> Iterator[list[Tile]]:
+    """Tiles in batches of one kind and of exactly `size`, as each becomes full; at the end those left over, singly."""
+    waiting: dict[tuple[Rim | None, int, int], list[Tile]] = {}
+    for tile in tiles:
+        batch = waiting.setdefault(tile.kind, [])
+        batch.append(tile)
+        if len(batch) == size:
+            yield waiting.pop(tile.kind)
+    for batch in waiting.values():
+        yield from ([tile] for tile in batch)
 
 
 def _window(rows: range, columns: range) -> Window:
