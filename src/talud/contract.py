@@ -6,16 +6,19 @@ model's preprocessing, threshold or origin is kept.
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from talud.bands import Group
 from talud.errors import ModelError
 
 METADATA_KEY = "talud.contract"
+_LARGEST = 3.4e38  # of a float32, in which bands are read
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BandContract(_Frozen):
@@ -35,7 +38,7 @@ class BandContract(_Frozen):
 class Contract(_Frozen):
     """What a model states about its input and itself."""
 
-    version: int = Field(1, description="of this form of contract")
+    version: Literal[1] = Field(1, description="of this form of contract")
     name: str = Field(description="the band set")
     bands: tuple[BandContract, ...]
     required_groups: tuple[Group, ...] = Field(description="where one of these is invalid, nothing is mapped")
@@ -57,6 +60,20 @@ class Contract(_Frozen):
         """The names of the bands, in the order in which the network reads them."""
         return tuple(band.name for band in self.bands)
 
+    @model_validator(mode="after")
+    def _bands_make_sense(self) -> Self:
+        names = self.band_names
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError("a band has no name, or stands twice")
+        for band in self.bands:
+            numbers = (band.lowest, band.highest, band.minimum, band.maximum)
+            upside_down = band.lowest > band.highest or band.minimum > band.maximum or band.deviation < 0
+            if upside_down or max(map(abs, numbers)) > _LARGEST:
+                raise ValueError(f"the numbers of band '{band.name}' are no range that values can have")
+        if not set(self.required_groups) <= {band.group for band in self.bands}:
+            raise ValueError("a required group has no bands")
+        return self
+
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], origin: str) -> Contract:
         """Read the contract from an ONNX file's metadata.
@@ -71,10 +88,9 @@ class Contract(_Frozen):
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ModelError(
-                f"{origin}: its contract is damaged at '{where}': {first['msg']}; export it again"
-            ) from error
+            where = ".".join(str(part) for part in first["loc"]) or "bands"
+            said = first["msg"].removeprefix("Value error, ")
+            raise ModelError(f"{origin}: its contract is damaged at '{where}': {said}; export it again") from error
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata entry that holds the contract."""

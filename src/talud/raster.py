@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import rasterio
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError
 from rasterio.env import get_gdal_config
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 
 from talud.errors import OutputError, SourceError
@@ -72,8 +73,12 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     Raises:
         SourceError: it cannot be opened, or a read inside the block fails (a truncated file, say).
     """
-    with reading(path), rasterio.Env(**_patience()), rasterio.open(path) as dataset:
-        yield dataset
+    with reading(path), rasterio.Env(**_patience()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` says it in an error
+            dataset = rasterio.open(path)
+        with dataset:
+            yield dataset
 
 
 def _patience() -> dict[str, str]:

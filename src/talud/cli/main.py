@@ -12,6 +12,8 @@ from talud import cli
 from talud.cli.app import app
 from talud.errors import TaludError
 
+LONGEST = 1000  # characters of an error
+
 for module in pkgutil.iter_modules(cli.__path__):
     if module.name != "main":
         importlib.import_module(f"talud.cli.{module.name}")
@@ -23,11 +25,17 @@ def main() -> None:
     try:
         app()
     except TaludError as error:
-        print(f"talud: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"talud: {_line(error)}", file=sys.stderr)
         sys.exit(1)
     except MemoryError as error:
-        print(f"talud: not enough memory: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"talud: not enough memory: {_line(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _line(error: Exception) -> str:
+    """What an error says, on one line that a person can read: what a file holds (10,000 names, say) may be quoted."""
+    said = " ".join(str(error).split())
+    return said if len(said) <= LONGEST else f"{said[: LONGEST * 2 // 3]} … {said[-LONGEST // 3 :]}"
 
 
 def _unraisable(dropped: sys.UnraisableHookArgs) -> None:

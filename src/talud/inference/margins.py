@@ -87,6 +87,8 @@ class Network:
         Raises:
             ModelError: it is not known here.
         """
+        if node.domain not in {"", "ai.onnx"}:  # a known name may mean another thing there
+            raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
         if node.op_type in _POINTWISE or (node.op_type == "Concat" and attributes(node).get("axis") == 1):
             return Step(Fraction(1), Margin(0, 0))
         if node.op_type == "Resize":

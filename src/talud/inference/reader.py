@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pyproj
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
+from rasterio.enums import Interleaving, Resampling
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from talud import bands
 from talud.bands import Band, Group
 from talud.contract import BandContract, Contract
-from talud.errors import MismatchError
+from talud.errors import MismatchError, SourceError
 from talud.grid import Grid
 from talud.raster import open_raster, reading
 
@@ -36,6 +36,7 @@ PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
 GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
 IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
 _FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
+LARGEST_BLOCK = 10**9  # bytes
 SAMPLE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
 
 
@@ -114,6 +115,7 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         grid = Grid.of(dataset)
         _check_grid(grid, contract, raster)
         indexes = _band_indexes(dataset, contract, raster)
+        _check_blocks(dataset, indexes, raster)
         _check_units(dataset, indexes, contract, raster)
         _check_making(dataset.tags(), contract, raster)
         pixels = hashlib.sha256()
@@ -154,12 +156,11 @@ def _read_band(
     resampling: Resampling = Resampling.nearest,
 ) -> NDArray[np.float32]:
     """One band as float32 in physical units, NaN where the dataset's mask, or the band itself, says invalid."""
-    with reading(dataset.name):
+    with reading(dataset.name), np.errstate(over="ignore", invalid="ignore"):  # what overflows is implausible
         band = dataset.read(
             index, window=window, out_shape=shape, masked=True, out_dtype="float32", resampling=resampling
         )
-    values: NDArray[np.float32] = band.filled(np.nan)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is implausible, and treated so
+        values: NDArray[np.float32] = band.filled(np.nan)
         return values * np.float32(dataset.scales[index - 1]) + np.float32(dataset.offsets[index - 1])
 
 
@@ -214,6 +215,19 @@ def _band_indexes(dataset: DatasetReader, contract: Contract, raster: str | Path
     if any(dataset.dtypes[index - 1].startswith("complex") for index in indexes):
         raise MismatchError(f"{raster}: holds complex numbers; bring it to the unit that the model expects first")
     return indexes
+
+
+def _check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str | Path) -> None:
+    """That the raster can be read in parts: GDAL unpacks whole blocks, and those of a damaged file may be gigabytes."""
+    together = dataset.count if dataset.interleaving is Interleaving.pixel else 1
+    for index in indexes:
+        height, width = dataset.block_shapes[index - 1]
+        size = height * width * np.dtype(dataset.dtypes[index - 1]).itemsize * together
+        if size > LARGEST_BLOCK:
+            raise SourceError(
+                f"{raster}: is stored in blocks of {size / 10**9:.1f} GB, each of which must be read whole; "
+                "store it in tiles first, for example with gdal_translate -of COG"
+            )
 
 
 def _check_units(dataset: DatasetReader, indexes: tuple[int, ...], contract: Contract, raster: str | Path) -> None:
