@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import pickle
@@ -113,7 +114,9 @@ def before_output(*operators: onnx.NodeProto) -> Change:
     return change
 
 
-def operator(kind: str, inputs: tuple[str, ...] = ("inner",), output: str = "probability", **form: Any) -> onnx.NodeProto:
+def operator(
+    kind: str, inputs: tuple[str, ...] = ("inner",), output: str = "probability", **form: Any
+) -> onnx.NodeProto:
     return helper.make_node(kind, list(inputs), [output], name=output + kind, **form)
 
 
@@ -224,7 +227,7 @@ def own_function(model: onnx.ModelProto) -> None:
 def many_nodes(model: onnx.ModelProto) -> None:
     before_output()(model)
     names = ["inner", *(f"step{n}" for n in range(2_000)), "probability"]
-    chain = zip(names[:-1], names[1:], strict=True)
+    chain = itertools.pairwise(names)
     model.graph.node.extend(helper.make_node("Identity", [a], [b]) for a, b in chain)
 
 
@@ -340,7 +343,7 @@ MAPPED: dict[str, Make] = {
     "bands swapped in the contract": contract(swapped),
     "no group is required": states([], "required_groups"),
     "a larger halo": states(32, "halo"),
-    "a halo off the lattice": states(21, "halo"),
+    "a halo off the lattice": states(27, "halo"),
     "an alignment twice as large": states(8, "alignment"),
     "another threshold": states(0.4, "threshold"),
     "filters that say nothing": states("many", "hyperparameters", "filters"),
@@ -359,8 +362,14 @@ REFUSED: dict[str, Make] = {
     **{f"null as a band's {name}": states(None, "bands", 2, name) for name in BAND_FIELDS},
     **{f"NaN as a band's {name}": states(NAN, "bands", 2, name) for name in BAND_FIELDS[3:]},
     **{f"infinity as a band's {name}": states(-INF, "bands", 2, name) for name in BAND_FIELDS[3:]},
-    **{f"{value} as {name}": states(value, name) for name in ("pixel_size", "threshold") for value in (NAN, INF, -1, 0)},
-    **{f"{value} as {name}": states(value, name) for name in ("halo", "alignment") for value in (-4, 1.5, 10**9, 10**30)},
+    **{
+        f"{value} as {name}": states(value, name) for name in ("pixel_size", "threshold") for value in (NAN, INF, -1, 0)
+    },
+    **{
+        f"{value} as {name}": states(value, name)
+        for name in ("halo", "alignment")
+        for value in (-4, 1.5, 10**9, 10**30)
+    },
     "no contract": graph(lambda model: model.ClearField("metadata_props")),
     "an empty contract": contract(lambda content: ""),
     "a contract of text": contract(lambda content: "trust me"),
@@ -409,22 +418,37 @@ REFUSED: dict[str, Make] = {
     "a function of its own": graph(own_function),
     "a circle": graph(circle),
     "a tensor of terabytes": graph(
-        with_constant("size", [1, 1, 10**6, 10**6], before_output(
-            operator("ConstantOfShape", ("size",), "space"), operator("Add", ("inner", "space"))
-        ))
+        with_constant(
+            "size",
+            [1, 1, 10**6, 10**6],
+            before_output(operator("ConstantOfShape", ("size",), "space"), operator("Add", ("inner", "space"))),
+        )
     ),
-    "a million times enlarged": graph(
-        with_constant("times", np.array([1, 1, 1000, 1000], np.float32), before_output(
-            operator("Resize", ("inner", "", "times"), mode="nearest", nearest_mode="floor",
-                     coordinate_transformation_mode="asymmetric")
-        ))
+    "a hundred times enlarged on each side": graph(
+        with_constant(
+            "times",
+            np.array([1, 1, 100, 100], np.float32),
+            before_output(
+                operator(
+                    "Resize",
+                    ("inner", "", "times"),
+                    mode="nearest",
+                    nearest_mode="floor",
+                    coordinate_transformation_mode="asymmetric",
+                )
+            ),
+        )
     ),
     "no probability": graph(before_output(operator("Log"))),
-    "more than a probability": graph(with_constant("much", np.float32(99), before_output(operator("Mul", ("inner", "much"))))),
+    "more than a probability": graph(
+        with_constant("much", np.float32(99), before_output(operator("Mul", ("inner", "much"))))
+    ),
     "NaN everywhere": graph(
-        with_constant("nought", np.float32(0), before_output(
-            operator("Mul", ("inner", "nought"), "none"), operator("Div", ("none", "nought"))
-        ))
+        with_constant(
+            "nought",
+            np.float32(0),
+            before_output(operator("Mul", ("inner", "nought"), "none"), operator("Div", ("none", "nought"))),
+        )
     ),
     "a network that sees farther than its contract says": graph(first("Conv", dilations=[9, 9], pads=[9] * 4)),
     "no strides": graph(first("MaxPool", strides=[0, 0])),

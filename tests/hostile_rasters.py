@@ -19,7 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.vrt import WarpedVRT
 
 from hostile_bytes import cut, flipped
-from stack_files import RGB, grid_of, noise, write_stack
+from stack_files import RGB, noise, write_stack
 
 Make = Callable[[Path, np.random.Generator], str]  # a folder to write in, and chance → what is named to talud
 
@@ -125,7 +125,8 @@ def vrt(source: str, **changes: str) -> Make:
         bands = "".join(
             f'<VRTRasterBand dataType="{texts["bands"]}" band="{index}"><Description>{name}</Description>'
             f"<{texts['source']}><SourceFilename>{source.format(folder=folder)}</SourceFilename>"
-            f"<SourceBand>{texts['number'] or index}</SourceBand>{texts['more']}</{texts['source']}>{texts['after']}</VRTRasterBand>"
+            f"<SourceBand>{texts['number'] or index}</SourceBand>{texts['more']}</{texts['source']}>"
+            f"{texts['after']}</VRTRasterBand>"
             for index, name in enumerate(RGB, start=1)
         )
         path = folder / "stack.vrt"
@@ -140,9 +141,11 @@ def vrt(source: str, **changes: str) -> Make:
 
 def enlarged(height: int, width: int) -> Make:
     """A small raster stretched to a huge one."""
+    equal_area = "EPSG:6933"  # of one scale everywhere
     whole = '<SrcRect xOff="0" yOff="0" xSize="28" ySize="20"/>'
     there = f'<DstRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>'
-    return vrt("{folder}/stack.tif", size=f'rasterXSize="{width}" rasterYSize="{height}"', more=whole + there)
+    size = f'rasterXSize="{width}" rasterYSize="{height}"'
+    return vrt("{folder}/stack.tif", size=size, crs=equal_area, more=whole + there)
 
 
 def complex_integers(folder: Path, chance: np.random.Generator) -> str:
@@ -210,17 +213,11 @@ def stack_with_holes(folder: Path, chance: np.random.Generator) -> str:
 
 
 def a_bomb(folder: Path, chance: np.random.Generator) -> str:
-    """60,000 × 60,000 zeros in one block: some megabytes of file, 14 GB once unpacked."""
-    path = folder / "stack.vrt"
-    bands = "".join(
-        f'<VRTRasterBand dataType="Float32" band="{index}" blockXSize="60000" blockYSize="60000">'
-        f"<Description>{name}</Description></VRTRasterBand>"
-        for index, name in enumerate(RGB, start=1)
-    )
-    path.write_text(
-        f'<VRTDataset rasterXSize="60000" rasterYSize="60000"><SRS>{UTM}</SRS>'
-        f"<GeoTransform>400000, 12.5, 0, 650000, 0, -12.5</GeoTransform>{bands}</VRTDataset>"
-    )
+    """Kilobytes of file, but gigabytes once any part of it is read: all of a band is one block."""
+    form = {"driver": "GTiff", "dtype": "float32", "count": 3, "height": 20_000, "width": 30_000, "blockysize": 20_000}
+    path = folder / "stack.tif"
+    with rasterio.open(path, "w", **form, crs=UTM, transform=NORTH_UP, sparse_ok=True, compress="deflate") as dataset:
+        dataset.descriptions = RGB
     return str(path)
 
 
@@ -247,7 +244,9 @@ MAPPED: dict[str, Make] = {
     "minus infinite in one pixel": Written(values=lambda v: np.where(np.arange(560).reshape(20, 28) == 3, -INF, v)),
     "nodata infinite": Written(values=put(0, slice(0, 3), INF), nodata=INF),
     "nodata minus infinite": Written(values=put(0, slice(0, 3), -INF), nodata=-INF),
-    "nodata the largest float": Written(values=put(0, slice(0, 3), 3.4028234663852886e38), nodata=3.4028234663852886e38),
+    "nodata the largest float": Written(
+        values=put(0, slice(0, 3), 3.4028234663852886e38), nodata=3.4028234663852886e38
+    ),
     "nodata the lowest double": Written(
         dtype="float64", values=put(0, slice(0, 3), -1.7976931348623157e308), nodata=-1.7976931348623157e308
     ),
@@ -261,7 +260,9 @@ MAPPED: dict[str, Make] = {
     "a scale and an offset": Written(
         dtype="int16", values=lambda v: v * 10 - 1000, scales=(0.1,) * 3, offsets=(100.0,) * 3
     ),
-    "a scale of one band alone": Written(dtype="uint16", values=lambda v: v * [[[1]], [[10]], [[1]]], scales=(1, 0.1, 1)),
+    "a scale of one band alone": Written(
+        dtype="uint16", values=lambda v: v * [[[1]], [[10]], [[1]]], scales=(1, 0.1, 1)
+    ),
     "a negative scale": Written(scales=(-1.0, 1.0, 1.0), values=lambda v: v * [[[-1]], [[1]], [[1]]]),
     "a scale of nought": Written(scales=(0.0, 1.0, 1.0)),
     "a scale and nodata": Written(dtype="uint16", values=put(0, slice(0, 4), 7), scales=(0.5,) * 3, nodata=7),
@@ -275,16 +276,18 @@ MAPPED: dict[str, Make] = {
     "sparse": Written(profile={"sparse_ok": True, "tiled": True}, values=put(0, slice(0, 3), 0)),
     "tags of a map of elsewhere": Written(tags={"TALUD_AREA": "Ñuble / " + "x" * 3000, "TALUD_EVENT": "never\nat all"}),
     "a VRT": vrt("{folder}/stack.tif"),
-    "a VRT with nodata that the type cannot hold": vrt("{folder}/stack.tif", bands="Byte", after="<NoDataValue>-9999.5</NoDataValue>"),
+    "a VRT with nodata that the type cannot hold": vrt(
+        "{folder}/stack.tif", bands="Byte", after="<NoDataValue>-9999.5</NoDataValue>"
+    ),
     "a warped VRT": warped,
     "a name with an accent": named("cañón de la Liboriana.tif".encode()),
     "a name with a line break": named(b"two\nlines.tif"),
-    "a name of Latin-1": named("ca\u00f1\u00f3n.tif".encode("latin-1")),
     "a PNG": of_driver("PNG", "stack.png"),
     "a JPEG": of_driver("JPEG", "stack.jpg"),
     "10,000 bands": Written(shape=(3, 5), names=(*RGB, *(None for _ in range(9997))), dtype="uint8"),
 }
 REFUSED: dict[str, Make] = {
+    "a name in Latin-1": named("cañón.tif".encode("latin-1")),
     "of complex64": Written(dtype="complex64"),
     "of complex128": Written(dtype="complex128"),
     "of complex integers": complex_integers,

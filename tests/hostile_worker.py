@@ -17,7 +17,6 @@ from typing import IO
 
 from talud.cli.main import main
 
-
 MEMORY = 6 * 10**9  # bytes of address space: what asks for more fails, and is seen
 
 
@@ -49,10 +48,14 @@ def captured(arguments: list[str], sinks: tuple[IO[bytes], IO[bytes]]) -> tuple[
 
 
 def serve(requests: int, answers: int) -> None:
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        with os.fdopen(requests) as lines, os.fdopen(answers, "w") as replies:
-            for line in lines:
-                print(json.dumps(captured(json.loads(line), (out, err))), file=replies, flush=True)
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+        os.fdopen(requests) as lines,
+        os.fdopen(answers, "w") as replies,
+    ):
+        for line in lines:
+            print(json.dumps(captured(json.loads(line), (out, err))), file=replies, flush=True)
 
 
 if __name__ == "__main__":

@@ -88,9 +88,10 @@ class Contract(_Frozen):
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "bands"
+            where = ".".join(str(part) for part in first["loc"])
+            at = f" at '{where}'" if where else ""
             said = first["msg"].removeprefix("Value error, ")
-            raise ModelError(f"{origin}: its contract is damaged at '{where}': {said}; export it again") from error
+            raise ModelError(f"{origin}: its contract is damaged{at}: {said}; export it again") from error
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata entry that holds the contract."""

@@ -40,7 +40,7 @@ class Grid:
             )
         if dataset.transform.is_identity or not all(map(math.isfinite, dataset.transform)):
             raise SourceError(
-                f"{dataset.name}: says not where its pixels lie; warp it with gdalwarp if it has ground control points, "
+                f"{dataset.name}: says not where its pixels lie; warp it with gdalwarp if it has control points, "
                 "or assign its corners, for example with gdal_edit.py -a_ullr"
             )
         if dataset.transform.b or dataset.transform.d or dataset.transform.e > 0:

@@ -76,7 +76,10 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     with reading(path), rasterio.Env(**_patience()):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` says it in an error
-            dataset = rasterio.open(path)
+            try:
+                dataset = rasterio.open(path)
+            except UnicodeError as error:  # rasterio speaks UTF-8 alone; Windows of old did not
+                raise SourceError(f"{path}: its name, or one within it, is not UTF-8; rename it") from error
         with dataset:
             yield dataset
 
@@ -117,7 +120,7 @@ def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWrite
                     bigtiff="IF_SAFER",
                 )
                 _read_through(cog)
-        except (RasterioError, CPLE_BaseError) as error:
+        except (RasterioError, CPLE_BaseError, UnicodeError) as error:
             free = shutil.disk_usage(cog.parent).free // 10**6
             reason = str(error.__cause__ or error).splitlines()[0]
             raise OutputError(f"{path}: cannot be written: {reason} ({free} MB are free there)") from error

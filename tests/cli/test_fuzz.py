@@ -37,7 +37,7 @@ PRODUCTS = {
 }  # fmt: skip
 
 Ends = Literal["map", "refusal", "either"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")]
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,13 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    rasters = (("map", hostile_rasters.MAPPED), ("refusal", hostile_rasters.REFUSED), ("either", hostile_rasters.EITHER))
+    rasters = (
+        ("map", hostile_rasters.MAPPED),
+        ("refusal", hostile_rasters.REFUSED),
+        ("either", hostile_rasters.EITHER),
+    )
     models = (("map", hostile_models.MAPPED), ("refusal", hostile_models.REFUSED), ("either", hostile_models.EITHER))
-    usual = hostile_rasters.Written(shape=(50, 60))
+    usual = hostile_rasters.Written(shape=(33, 40))
     for ends, makes in rasters:
         for name, raster in makes.items():
             yield Case(f"raster-{name}", ends, raster)

@@ -27,6 +27,8 @@ def parsed(content: bytes) -> onnx.ModelProto:
         Exception: it is not ONNX.
     """
     model = onnx.load_model_from_string(content)
+    if len(model.graph.input) == 0 or len(model.graph.output) == 0:
+        raise ModelError("it has no input or no output")
     if model.functions:
         raise ModelError(f"it defines an operator of its own, '{model.functions[0].name}'; export it again without")
     for tensor in _tensors(model.graph):

@@ -22,7 +22,7 @@ from talud.files import md5
 from talud.inference import coverage, polygons, quicklook, zonal
 from talud.inference.journal import Journal
 from talud.inference.mapping import Progress, finish_tiles
-from talud.inference.products import MapRasters, Products
+from talud.inference.products import MapRasters, Products, check_space
 from talud.inference.reader import StackReader, open_stack
 from talud.inference.runtime import Model
 from talud.inference.tiling import Tiling
@@ -114,6 +114,7 @@ def predict(
         raise ParamsError(f"the tile is {tile} pixels; it must be at least 1")
     clock = _Clock()
     with rasterio.Env(GDAL_CACHEMAX=CACHE), open_stack(raster, model.contract) as stack:
+        check_space(out, stack.grid)
         tiling = model.tiling(stack.grid.shape, tile)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
             taken_over = finish_tiles(model, stack, tiling, journal, progress)

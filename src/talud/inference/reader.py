@@ -34,8 +34,10 @@ PROVENANCE = (
 )
 PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
 GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
+BEYOND_SENSORS = 1e9  # no band is measured in such numbers
 IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
 _FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
+EQUATOR = 40.1e6  # metres
 LARGEST_BLOCK = 10**9  # bytes
 SAMPLE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
 
@@ -181,7 +183,14 @@ def _check_grid(grid: Grid, contract: Contract, raster: str | Path) -> None:
             f"{raster}: its pixels are {width:g} × {height:g} m, the model expects {contract.pixel_size:g} m; "
             "make the stack at that resolution"
         )
+    length = max(grid.shape) * contract.pixel_size
+    if length > EQUATOR:
+        raise MismatchError(f"{raster}: is {length / 1000:,.0f} km long, longer than the Earth is round")
     ground = grid.resolution * metre / _scale(grid)
+    if not 0 < ground < math.inf:
+        raise MismatchError(
+            f"{raster}: its centre lies where {grid.crs} has no place on the ground; is the geotransform right?"
+        )
     if abs(ground - contract.pixel_size) > GROUND_TOLERANCE * contract.pixel_size:
         raise MismatchError(
             f"{raster}: its pixels are {width:g} m on the map but {ground:.3g} m on the ground, for {grid.crs} "
@@ -276,6 +285,8 @@ def _check_values(sample: NDArray[np.float32], band: BandContract, raster: str |
 
 def _probable_cause(band: BandContract, low: float, high: float) -> str:
     unit = band.unit.casefold()
+    if max(-low, high) > BEYOND_SENSORS:
+        return "is there an undeclared nodata value, or a scale or offset that is wrong?"
     if unit == "db" and low >= 0:
         return "these look like amplitude or power: convert to dB"
     if unit in {"amplitude", "power"} and low < 0:
