@@ -9,14 +9,18 @@ import sys
 import threading
 
 from talud import cli
-from talud.cli.app import app
 from talud.errors import TaludError
+from talud.terminal import ended_by_ctrl_c
+
+with ended_by_ctrl_c():  # no command has begun, so there is nothing to tidy up, or to tell
+    from talud.cli.app import app
+
+    for module in pkgutil.iter_modules(cli.__path__):
+        if module.name != "main":
+            importlib.import_module(f"talud.cli.{module.name}")
 
 LONGEST = 1000  # characters of an error
-
-for module in pkgutil.iter_modules(cli.__path__):
-    if module.name != "main":
-        importlib.import_module(f"talud.cli.{module.name}")
+INTERRUPTED = 130  # the exit code that shells give a command which Ctrl-C has ended
 
 
 def main() -> None:
@@ -24,6 +28,8 @@ def main() -> None:
     sys.unraisablehook = _unraisable
     try:
         app()
+    except KeyboardInterrupt:  # before or after the command itself, where typer sees to it
+        sys.exit(INTERRUPTED)
     except TaludError as error:
         print(f"talud: {_line(error)}", file=sys.stderr)
         sys.exit(1)
