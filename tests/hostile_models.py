@@ -242,6 +242,14 @@ def dims(*sides: int) -> Change:
     return change
 
 
+def up_sampling(*scales: float) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        (constant,) = (each for each in model.graph.initializer if each.name == "up_0_scales")
+        constant.raw_data = np.array(scales, np.float32).tobytes()
+
+    return change
+
+
 def no_weights(model: onnx.ModelProto) -> None:
     model.graph.initializer.remove(largest(model))
 
@@ -451,6 +459,10 @@ REFUSED: dict[str, Make] = {
         )
     ),
     "a network that sees farther than its contract says": graph(first("Conv", dilations=[9, 9], pads=[9] * 4)),
+    "an up-sampling of the batch": graph(up_sampling(0.25, 1, 2, 2)),
+    "an up-sampling of the channels": graph(up_sampling(1, 2, 2, 2)),
+    "an up-sampling of rows and columns unlike": graph(up_sampling(1, 1, 2, 4)),
+    "an up-sampling by less than whole pixels": graph(up_sampling(1, 1, 2, 2.5)),
     "no strides": graph(first("MaxPool", strides=[0, 0])),
     "negative strides": graph(first("MaxPool", strides=[-2, -2])),
     "a kernel of nothing": graph(first("MaxPool", kernel_shape=[0, 0])),

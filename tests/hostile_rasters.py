@@ -312,6 +312,8 @@ REFUSED: dict[str, Make] = {
     "an origin of NaN": Written(transform=ground(12.5, 0, NAN, 0, -12.5, NAN)),
     "an origin of infinity": Written(transform=ground(12.5, 0, INF, 0, -12.5, -INF)),
     "an origin off the world": Written(transform=ground(12.5, 0, 1e15, 0, -12.5, 1e15)),
+    "an origin where float64 has no metres": Written(transform=ground(12.5, 0, 4e5, 0, -12.5, 1e87)),
+    "an origin far out": Written(transform=ground(12.5, 0, 4e5, 0, -12.5, -2e9)),
     "pixels of 10 m": Written(transform=ground(10, 0, 4e5, 0, -10, 6.5e5)),
     "oblong pixels": Written(transform=ground(12.5, 0, 4e5, 0, -13, 6.5e5)),
     "longitude and latitude": Written(crs="EPSG:4326", transform=ground(0.0001, 0, -76, 0, -0.0001, 6)),

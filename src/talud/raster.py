@@ -74,7 +74,8 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
         SourceError: it cannot be opened, or a read inside the block fails (a truncated file, say).
     """
     with reading(path), rasterio.Env(**_patience()):
-        with warnings.catch_warnings():
+        # rasterio shows a traceback where GDAL says of a damaged file what is not UTF-8.
+        with warnings.catch_warnings(), hushed():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` says it in an error
             try:
                 dataset = rasterio.open(path)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import onnx
+from onnx import numpy_helper
 
 from talud.contract import Contract
 from talud.errors import ModelError
@@ -39,7 +40,17 @@ def parsed(content: bytes) -> onnx.ModelProto:
     for node in model.graph.node:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise ModelError(f"its operator '{node.op_type}' runs a graph of its own; export it again without")
+    _check_resizing(model.graph)
     return model
+
+
+def _check_resizing(graph: onnx.GraphProto) -> None:
+    constants = {constant.name: constant for constant in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Resize" and len(node.input) > 2 and node.input[2] in constants:
+            scales = numpy_helper.to_array(constants[node.input[2]]).ravel()[:2].tolist()
+            if scales not in ([], [1, 1]):  # ONNX Runtime was seen to answer with memory that nobody had written
+                raise ModelError(f"its operator '{node.name}' enlarges batch or bands; export it again")
 
 
 def check_lattice(model: onnx.ModelProto, contract: Contract) -> None:

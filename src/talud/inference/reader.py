@@ -38,6 +38,7 @@ BEYOND_SENSORS = 1e9  # no band is measured in such numbers
 IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
 _FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
 EQUATOR = 40.1e6  # metres
+FARTHEST = 1e9  # metres; no system of coordinates counts so far, and float64 would not resolve pixels for ever
 LARGEST_BLOCK = 10**9  # bytes
 SAMPLE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
 
@@ -187,9 +188,9 @@ def _check_grid(grid: Grid, contract: Contract, raster: str | Path) -> None:
     if length > EQUATOR:
         raise MismatchError(f"{raster}: is {length / 1000:,.0f} km long, longer than the Earth is round")
     ground = grid.resolution * metre / _scale(grid)
-    if not 0 < ground < math.inf:
+    if not 0 < ground < math.inf or max(map(abs, grid.bounds)) * metre > FARTHEST:
         raise MismatchError(
-            f"{raster}: its centre lies where {grid.crs} has no place on the ground; is the geotransform right?"
+            f"{raster}: it lies where {grid.crs} has no place on the ground; is the geotransform right?"
         )
     if abs(ground - contract.pixel_size) > GROUND_TOLERANCE * contract.pixel_size:
         raise MismatchError(
