@@ -34,11 +34,11 @@ def check_space(out: Path, grid: Grid) -> None:
         OutputError: it has not.
     """
     folder = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
-    needed, free = IN_THE_MAKING * grid.height * grid.width, shutil.disk_usage(folder).free
-    if needed > free:
+    needed, disk = IN_THE_MAKING * grid.height * grid.width, shutil.disk_usage(folder)
+    if disk.total and needed > disk.free:  # some file systems do not say
         raise OutputError(
             f"{out}: a map of {grid.height:,} × {grid.width:,} pixels takes at least {needed / 10**9:,.0f} GB while it "
-            f"is made, and {free / 10**9:,.0f} GB are free there; map a part of the raster, or name another --out"
+            f"is made, and {disk.free / 10**9:,.0f} GB are free there; map a part of the raster, or name another --out"
         )
 
 
