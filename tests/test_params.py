@@ -67,6 +67,38 @@ def test_a_wrong_value_is_said_in_one_line(tmp_path: Path, edits: dict[str, obje
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seed:", "seed: 1\nseed:", "the key 'seed' in line {second} stands in line {first} already"),
+        ("  stride:", "  stride: 8\n  stride:", "the key 'stride' in line {second} stands in line {first} already"),
+    ],
+)
+def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text().replace(old, new, 1))
+    first = next(number for number, line in enumerate(path.read_text().splitlines(), 1) if line.startswith(old))
+    with pytest.raises(ParamsError) as caught:
+        Params.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said.format(first=first, second=first + 1) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_stands_twice_in_one_line_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("split: {patch: 64, patch: 32}\n")
+    with pytest.raises(ParamsError, match="the key 'patch' in line 1 stands in line 1 already"):
+        Params.read(tmp_path / "params.yaml")
+
+
+def test_a_key_that_overrides_a_merged_one_stands_once(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = "x: &shared {patch: 1}\n" + (ROOT / "params.yaml").read_text()
+    path.write_text(text.replace("split:", "split:\n  <<: *shared", 1))
+    with pytest.raises(ParamsError, match=r"unknown key 'x'"):  # nothing but the anchor's own place is wrong
+        Params.read(path)
+
+
 @pytest.mark.parametrize("content", ["a: [", "- 1", "", "\x00"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "params.yaml").write_text(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 
@@ -42,6 +43,25 @@ def test_the_second_ctrl_c_breaks_the_block() -> None:
     with pytest.raises(KeyboardInterrupt):
         work()
     assert done == ["after the first"]
+
+
+@pytest.mark.parametrize("imported", ["typer", "numpy", "onnxruntime"])
+def test_a_ctrl_c_while_a_command_is_imported_ends_it_without_a_word(imported: str) -> None:
+    code = f"""
+import signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {imported!r}:
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["talud", "predict", "none.onnx", "none.tif", "--out", "none"]
+from talud.cli.main import main
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_a_ctrl_c_that_falls_into_a_finaliser_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:

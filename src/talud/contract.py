@@ -17,10 +17,11 @@ from talud.errors import ModelError
 METADATA_KEY = "talud.contract"
 Precision = Literal["float32", "float16", "int8"]
 Reduced = Literal["float16", "int8"]
+_LARGEST = 3.4e38  # of a float32, in which bands are read
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BandContract(_Frozen):
@@ -52,7 +53,7 @@ class BandContract(_Frozen):
 class Contract(_Frozen):
     """What a model states about its input and itself."""
 
-    version: int = Field(1, description="of this form of contract")
+    version: Literal[1] = Field(1, description="of this form of contract")
     name: str = Field(description="the band set")
     bands: tuple[BandContract, ...]
     required_groups: tuple[Group, ...] = Field(description="where one of these is invalid, nothing is mapped")
@@ -90,6 +91,20 @@ class Contract(_Frozen):
         """The names of the bands, in the order in which the network reads them."""
         return tuple(band.name for band in self.bands)
 
+    @model_validator(mode="after")
+    def _bands_make_sense(self) -> Self:
+        names = self.band_names
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError("a band has no name, or stands twice")
+        for band in self.bands:
+            numbers = (band.lowest, band.highest, band.minimum, band.maximum)
+            upside_down = band.lowest > band.highest or band.minimum > band.maximum or band.deviation < 0
+            if upside_down or max(map(abs, numbers)) > _LARGEST:
+                raise ValueError(f"the numbers of band '{band.name}' are no range that values can have")
+        if not set(self.required_groups) <= {band.group for band in self.bands}:
+            raise ValueError("a required group has no bands")
+        return self
+
     def is_variant_of(self, other: Contract) -> bool:
         """Whether this is the contract of the same model in another precision."""
         mine, its = ((each.weights, each.threshold, each.data_version) for each in (self, other))
@@ -110,9 +125,9 @@ class Contract(_Frozen):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ModelError(
-                f"{origin}: its contract is damaged at '{where}': {first['msg']}; export it again"
-            ) from error
+            at = f" at '{where}'" if where else ""
+            said = first["msg"].removeprefix("Value error, ")
+            raise ModelError(f"{origin}: its contract is damaged{at}: {said}; export it again") from error
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata entry that holds the contract."""

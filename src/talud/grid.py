@@ -32,11 +32,16 @@ class Grid:
         """The grid of an open dataset.
 
         Raises:
-            SourceError: the dataset has no CRS, is rotated, or upside down (south up).
+            SourceError: the dataset has no CRS, no place in it, is rotated, or upside down (south up).
         """
         if dataset.crs is None:
             raise SourceError(
                 f"{dataset.name}: no coordinate reference system; assign one, for example with gdal_edit.py -a_srs"
+            )
+        if dataset.transform.is_identity or not all(map(math.isfinite, dataset.transform)):
+            raise SourceError(
+                f"{dataset.name}: says not where its pixels lie; warp it with gdalwarp if it has control points, "
+                "or assign its corners, for example with gdal_edit.py -a_ullr"
             )
         if dataset.transform.b or dataset.transform.d or dataset.transform.e > 0:
             raise SourceError(

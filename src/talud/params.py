@@ -191,7 +191,9 @@ class Params(_Frozen):
             ParamsError: it is missing, not YAML, or a key or value is wrong (all allowed keys are named).
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            _refuse_twins(text)
+            content = yaml.safe_load(text)
         except FileNotFoundError as error:
             raise ParamsError(
                 f"{path}: not found; run talud inside a project, or see the README to start one"
@@ -231,6 +233,31 @@ class Params(_Frozen):
     def areas_of(self, role: str) -> tuple[str, ...]:
         """The names of the areas of a role, in the order of params.yaml."""
         return tuple(name for name, area in self.areas.items() if area.role == role)
+
+
+def _refuse_twins(text: str) -> None:
+    """That each key of a YAML text stands once: the standard says so, and PyYAML takes the last without a word.
+
+    Raises:
+        yaml.YAMLError: one stands twice, or the text is not YAML.
+    """
+    nodes, seen = [yaml.compose(text, yaml.SafeLoader)], set()
+    for node in nodes:
+        if node is None or id(node) in seen:  # an alias
+            continue
+        seen.add(id(node))
+        lines: dict[str, int] = {}
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                nodes.append(value)
+                name, line = key.value, key.start_mark.line + 1
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                if name in lines:
+                    raise yaml.YAMLError(f"the key '{name}' in line {line} stands in line {lines[name]} already")
+                lines[name] = line
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:

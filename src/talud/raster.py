@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import rasterio
 import rasterio.shutil
 from rasterio._err import CPLE_BaseError
 from rasterio.env import get_gdal_config
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 
 from talud.errors import OutputError, SourceError
@@ -72,8 +73,16 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     Raises:
         SourceError: it cannot be opened, or a read inside the block fails (a truncated file, say).
     """
-    with reading(path), rasterio.Env(**_patience()), rasterio.open(path) as dataset:
-        yield dataset
+    with reading(path), rasterio.Env(**_patience()):
+        # rasterio shows a traceback where GDAL says of a damaged file what is not UTF-8.
+        with warnings.catch_warnings(), hushed():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` says it in an error
+            try:
+                dataset = rasterio.open(path)
+            except UnicodeError as error:  # rasterio speaks UTF-8 alone; Windows of old did not
+                raise SourceError(f"{path}: its name, or one within it, is not UTF-8; rename it") from error
+        with dataset:
+            yield dataset
 
 
 def _patience() -> dict[str, str]:
@@ -114,7 +123,7 @@ def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWrite
                     bigtiff="IF_SAFER",
                 )
                 _read_through(cog)
-        except (RasterioError, CPLE_BaseError) as error:
+        except (RasterioError, CPLE_BaseError, UnicodeError) as error:
             free = shutil.disk_usage(cog.parent).free // 10**6
             reason = str(error.__cause__ or error).splitlines()[0]
             raise OutputError(f"{path}: cannot be written: {reason} ({free} MB are free there)") from error

@@ -27,6 +27,19 @@ def hushed() -> Iterator[None]:
 
 
 @contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """Let a Ctrl-C inside the block end the process at once, as it ends programs that are not in Python."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+
+
+@contextmanager
 def unbroken() -> Iterator[None]:
     """Hold a first Ctrl-C back until the block has ended; a second one breaks it.
 

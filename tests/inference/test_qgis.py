@@ -29,6 +29,10 @@ for name in ("landslides", "not_mapped"):
     layer = QgsVectorLayer(sys.argv[1] + "/landslides.gpkg|layername=" + name, name, "ogr")
     colour = layer.renderer().symbol().symbolLayer(0).properties()["color"]
     found[name] = layer.isValid(), colour, layer.loadDefaultStyle()[0]
+for name in ("landslides.gpkg|layername=landslides", "landslides.gpkg|layername=not_mapped", "landslides.geojson"):
+    layer = QgsVectorLayer(sys.argv[1] + "/" + name, name, "ogr")
+    valid = all(feature.geometry().isGeosValid() for feature in layer.getFeatures())
+    found[name] = layer.featureCount(), layer.crs().authid(), valid
 print(json.dumps(found))
 del layer  # before the application that it belongs to
 application.exitQgis()
@@ -36,12 +40,15 @@ application.exitQgis()
 
 
 @pytest.mark.slow
-def test_qgis_shows_rasters_and_layers_in_their_styles(model: Model, tmp_path: Path) -> None:
+def test_qgis_shows_rasters_and_layers_in_their_styles_and_reads_every_polygon(model: Model, tmp_path: Path) -> None:
     if subprocess.run([PYTHON, "-c", "import qgis.core"], capture_output=True, check=False).returncode:
-        pytest.skip("QGIS is not installed here")
+        pytest.skip(f"{PYTHON} has no QGIS (python3-qgis on Debian)")
     values = noise(60, 80)
     values[0, :20] = np.nan
-    predict(model, write_stack(tmp_path / "stack.tif", values), tmp_path / "map")
+    outcome = predict(
+        model, write_stack(tmp_path / "stack.tif", values), tmp_path / "map", threshold=0.48, geojson=True
+    )
+    assert outcome.landslides > 1
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "QT_QPA_PLATFORM": "offscreen"}
     command = [PYTHON, "-c", LOOK, str(tmp_path / "map")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -51,4 +58,7 @@ def test_qgis_shows_rasters_and_layers_in_their_styles(model: Model, tmp_path: P
         "landslides.tif": [True, "paletted", True],
         "landslides": [True, "230,30,60,89", "Loaded from Provider"],
         "not_mapped": [True, "196,196,196,190", "Loaded from Provider"],
+        "landslides.gpkg|layername=landslides": [outcome.landslides, "EPSG:32618", True],
+        "landslides.gpkg|layername=not_mapped": [1, "EPSG:32618", True],
+        "landslides.geojson": [outcome.landslides, "EPSG:4326", True],
     }

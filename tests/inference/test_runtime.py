@@ -234,7 +234,7 @@ def newer_opset(model: onnx.ModelProto) -> None:
         (another_input, "'stack'"),
         (fixed_size, "height and width free"),
         (fewer_bands_in_contract, "(batch, 2, height, width)"),
-        (wrong_alignment, "the network fails"),
+        (wrong_alignment, "alignment of 3"),
         (huge_alignment, "alignment"),
         (weights_gone, "no probability"),
         (another_output, "'probability'"),

@@ -9,12 +9,18 @@ import sys
 import threading
 
 from talud import cli
-from talud.cli.app import app
 from talud.errors import TaludError
+from talud.terminal import ended_by_ctrl_c
 
-for module in pkgutil.iter_modules(cli.__path__):
-    if module.name != "main":
-        importlib.import_module(f"talud.cli.{module.name}")
+with ended_by_ctrl_c():  # no command has begun, so there is nothing to tidy up, or to tell
+    from talud.cli.app import app
+
+    for module in pkgutil.iter_modules(cli.__path__):
+        if module.name != "main":
+            importlib.import_module(f"talud.cli.{module.name}")
+
+LONGEST = 1000  # characters of an error
+INTERRUPTED = 130  # the exit code that shells give a command which Ctrl-C has ended
 
 
 def main() -> None:
@@ -22,12 +28,20 @@ def main() -> None:
     sys.unraisablehook = _unraisable
     try:
         app()
+    except KeyboardInterrupt:  # before or after the command itself, where typer sees to it
+        sys.exit(INTERRUPTED)
     except TaludError as error:
-        print(f"talud: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"talud: {_line(error)}", file=sys.stderr)
         sys.exit(1)
     except MemoryError as error:
-        print(f"talud: not enough memory: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"talud: not enough memory: {_line(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _line(error: Exception) -> str:
+    """What an error says, on one line that a person can read: what a file holds (10,000 names, say) may be quoted."""
+    said = " ".join(str(error).split())
+    return said if len(said) <= LONGEST else f"{said[: LONGEST * 2 // 3]} … {said[-LONGEST // 3 :]}"
 
 
 def _unraisable(dropped: sys.UnraisableHookArgs) -> None:

@@ -92,9 +92,12 @@ def predict(
 
     `talud predict models/7band.onnx /vsicurl/https://example.org/liboriana.tif --out maps/liboriana`
     """
-    from talud import load_model
-    from talud.cli.progress import shown
-    from talud.inference import domain, prediction
+    from talud.terminal import ended_by_ctrl_c
+
+    with ended_by_ctrl_c():  # an extension module that is being imported would make an ImportError of it
+        from talud import load_model
+        from talud.cli.progress import shown
+        from talud.inference import domain, prediction
 
     loaded = load_model(model, provider, precision)
     with shown("mapping", "tiles") as progress:

@@ -87,6 +87,8 @@ class Network:
         Raises:
             ModelError: it is not known here.
         """
+        if node.domain not in {"", "ai.onnx"}:  # a known name may mean another thing there
+            raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
         if node.op_type in _POINTWISE or (node.op_type == "Concat" and attributes(node).get("axis") == 1):
             return Step(Fraction(1), Margin(0, 0))
         if node.op_type == "Resize":
@@ -144,7 +146,10 @@ class Network:
         )
         if not repeats or len(node.input) != 3 or node.input[2] not in self._constants:
             raise ModelError(f"the graph's node '{node.name}' is not an up-sampling by constant repetition")
-        return int(numpy_helper.to_array(self._constants[node.input[2]])[-1])
+        scales = numpy_helper.to_array(self._constants[node.input[2]]).ravel().tolist()
+        if len(scales) != 4 or scales != [1, 1, scales[3], scales[3]] or not 1 <= scales[3] == int(scales[3]):
+            raise ModelError(f"the graph's node '{node.name}' repeats pixels {scales} times, not alike or not whole")
+        return int(scales[3])
 
 
 def _sliding(node: onnx.NodeProto) -> Step:

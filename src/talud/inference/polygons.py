@@ -25,6 +25,7 @@ from talud.grid import Grid
 from talud.inference.styles import qml
 from talud.metrics import LANDSLIDE
 
+_GEOPACKAGE = "1.2"  # of the standard: QGIS and GDAL of some years ago warn of a later one
 _UTC = 100  # GDAL's number for it
 _ROUNDING = 1e-9  # of an area, which is a sum
 _DATE = "2000-01-01T00:00:00.000Z"  # GDAL's clock while a GeoPackage is written: the same map gives the same bytes
@@ -117,13 +118,13 @@ def write(
     """
     slides = _columns(landslides, attributes)
     rest: Columns = {"reason": not_mapped.reason, "area_m2": not_mapped.area}
-    common = {"driver": "GPKG", "dataset_metadata": dict(tags)}
+    common = {"driver": "GPKG", "dataset_metadata": dict(tags), "dataset_options": {"VERSION": _GEOPACKAGE}}
     spatial = common | {"geometry_type": "MultiPolygon", "promote_to_multi": True, "crs": grid.crs.to_wkt()}
     _write(path, shapely.to_wkb(landslides.outlines), slides, layer="landslides", **spatial)
     _write(path, shapely.to_wkb(not_mapped.outlines), rest, layer="not_mapped", **spatial)
     styles = _styles("landslides", "not_mapped")
     utc = {"update_time": np.full(len(styles["update_time"]), _UTC)}
-    precise = {"DATETIME_PRECISION": "MILLISECOND"}  # as the standard had it until version 1.4
+    precise = {"DATETIME_PRECISION": "MILLISECOND"}  # as the standard has it
     _write(path, None, styles, layer="layer_styles", gdal_tz_offsets=utc, layer_options=precise, **common)
 
 

@@ -22,7 +22,7 @@ from talud.files import md5
 from talud.inference import coverage, polygons, quicklook, record, summary, zonal
 from talud.inference.journal import Journal
 from talud.inference.mapping import Progress, finish_tiles
-from talud.inference.products import MapRasters, Products
+from talud.inference.products import MapRasters, Products, check_space
 from talud.inference.reader import StackReader, open_stack
 from talud.inference.record import Prediction
 from talud.inference.runtime import Model
@@ -82,6 +82,7 @@ def predict(
             raise ParamsError(f"the {name} is {value}; it must be at least {least}")
     clock = _Clock()
     with rasterio.Env(GDAL_CACHEMAX=CACHE), open_stack(raster, model.contract) as stack:
+        check_space(out, stack.grid)
         tiling = model.tiling(stack.grid.shape, tile, halo, batch or 1)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
             taken_over = finish_tiles(model, stack, tiling, journal, batch or model.batch(tiling), progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
+from talud.errors import OutputError
 from talud.files import synchronise
 from talud.grid import Grid
 from talud.inference.styles import qml
@@ -20,8 +22,24 @@ from talud.metrics import BACKGROUND, LANDSLIDE
 from talud.raster import Layout, writing_cog
 from talud.terminal import hushed
 
+IN_THE_MAKING = 6  # bytes a pixel of the three rasters before they are compressed
 NODATA = 255  # in the class raster
 COLOURS = {BACKGROUND: (244, 242, 236, 255), LANDSLIDE: (214, 40, 57, 255), NODATA: (150, 150, 150, 255)}
+
+
+def check_space(out: Path, grid: Grid) -> None:
+    """That the disk has room for the rasters of a map while they are made: better now than after days of computing.
+
+    Raises:
+        OutputError: it has not.
+    """
+    folder = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    needed, disk = IN_THE_MAKING * grid.height * grid.width, shutil.disk_usage(folder)
+    if disk.total and needed > disk.free:  # some file systems do not say
+        raise OutputError(
+            f"{out}: a map of {grid.height:,} × {grid.width:,} pixels takes at least {needed / 10**9:,.0f} GB while it "
+            f"is made, and {disk.free / 10**9:,.0f} GB are free there; map a part of the raster, or name another --out"
+        )
 
 
 @dataclass(frozen=True)

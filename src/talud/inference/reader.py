@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pyproj
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
+from rasterio.enums import Interleaving, Resampling
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from talud import bands
 from talud.bands import Band, Group
 from talud.contract import BandContract, Contract
-from talud.errors import MismatchError
+from talud.errors import MismatchError, SourceError
 from talud.grid import Grid
 from talud.inference.domain import Distance
 from talud.raster import BLOCK, open_raster, reading
@@ -35,8 +35,12 @@ PROVENANCE = (
 )
 PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
 GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
+BEYOND_SENSORS = 1e9  # no band is measured in such numbers
 IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
 _FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
+EQUATOR = 40.1e6  # metres
+FARTHEST = 1e9  # metres; no system of coordinates counts so far, and float64 would not resolve pixels for ever
+LARGEST_BLOCK = 10**9  # bytes
 SAMPLE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
 PLACES = 4, 8  # blocks, at least and at most, by which a large raster is compared with the training areas
 
@@ -127,6 +131,7 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         grid = Grid.of(dataset)
         _check_grid(grid, contract, raster)
         indexes = _band_indexes(dataset, contract, raster)
+        _check_blocks(dataset, indexes, raster)
         _check_units(dataset, indexes, contract, raster)
         _check_making(dataset.tags(), contract, raster)
         pixels, samples = hashlib.sha256(), [_sample(dataset, index) for index in indexes]
@@ -170,12 +175,11 @@ def _read_band(
     resampling: Resampling = Resampling.nearest,
 ) -> NDArray[np.float32]:
     """One band as float32 in physical units, NaN where the dataset's mask, or the band itself, says invalid."""
-    with reading(dataset.name):
+    with reading(dataset.name), np.errstate(over="ignore", invalid="ignore"):  # what overflows is implausible
         band = dataset.read(
             index, window=window, out_shape=shape, masked=True, out_dtype="float32", resampling=resampling
         )
-    values: NDArray[np.float32] = band.filled(np.nan)
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is implausible, and treated so
+        values: NDArray[np.float32] = band.filled(np.nan)
         return values * np.float32(dataset.scales[index - 1]) + np.float32(dataset.offsets[index - 1])
 
 
@@ -196,7 +200,14 @@ def _check_grid(grid: Grid, contract: Contract, raster: str | Path) -> None:
             f"{raster}: its pixels are {width:g} × {height:g} m, the model expects {contract.pixel_size:g} m; "
             "make the stack at that resolution"
         )
+    length = max(grid.shape) * contract.pixel_size
+    if length > EQUATOR:
+        raise MismatchError(f"{raster}: is {length / 1000:,.0f} km long, longer than the Earth is round")
     ground = grid.resolution * metre / _scale(grid)
+    if not 0 < ground < math.inf or max(map(abs, grid.bounds)) * metre > FARTHEST:
+        raise MismatchError(
+            f"{raster}: it lies where {grid.crs} has no place on the ground; is the geotransform right?"
+        )
     if abs(ground - contract.pixel_size) > GROUND_TOLERANCE * contract.pixel_size:
         raise MismatchError(
             f"{raster}: its pixels are {width:g} m on the map but {ground:.3g} m on the ground, for {grid.crs} "
@@ -230,6 +241,19 @@ def _band_indexes(dataset: DatasetReader, contract: Contract, raster: str | Path
     if any(dataset.dtypes[index - 1].startswith("complex") for index in indexes):
         raise MismatchError(f"{raster}: holds complex numbers; bring it to the unit that the model expects first")
     return indexes
+
+
+def _check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str | Path) -> None:
+    """That the raster can be read in parts: GDAL unpacks whole blocks, and those of a damaged file may be gigabytes."""
+    together = dataset.count if dataset.interleaving is Interleaving.pixel else 1
+    for index in indexes:
+        height, width = dataset.block_shapes[index - 1]
+        size = height * width * np.dtype(dataset.dtypes[index - 1]).itemsize * together
+        if size > LARGEST_BLOCK:
+            raise SourceError(
+                f"{raster}: is stored in blocks of {size / 10**9:.1f} GB, each of which must be read whole; "
+                "store it in tiles first, for example with gdal_translate -of COG"
+            )
 
 
 def _check_units(dataset: DatasetReader, indexes: tuple[int, ...], contract: Contract, raster: str | Path) -> None:
@@ -306,6 +330,8 @@ def _check_values(sample: NDArray[np.float32], band: BandContract, raster: str |
 
 def _probable_cause(band: BandContract, low: float, high: float) -> str:
     unit = band.unit.casefold()
+    if max(-low, high) > BEYOND_SENSORS:
+        return "is there an undeclared nodata value, or a scale or offset that is wrong?"
     if unit == "db" and low >= 0:
         return "these look like amplitude or power: convert to dB"
     if unit in {"amplitude", "power"} and low < 0:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from talud.contract import Contract
 from talud.errors import ModelError, ParamsError
+from talud.inference import model_file
 from talud.inference.cropping import Sides, cropped, without_weights
 from talud.inference.margins import Margin, Network
 from talud.inference.tiling import Rim, Tile, Tiling, round_up
@@ -29,7 +30,7 @@ CUDA = "CUDAExecutionProvider"
 INPUT, OUTPUT = "stack", "probability"
 MEMORY = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
 LARGEST_CORE = 1024  # a larger one saves less arithmetic than the first pass of each kind of tile costs, unplanned
-LARGEST_STEP = 4096  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
+LARGEST_STEP = 512  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
 ROUNDING = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is sure
 _SILENT = 4  # only what is fatal
 
@@ -73,7 +74,8 @@ class Model:
         onnxruntime.set_default_logger_severity(_SILENT)
         try:
             content = path.read_bytes()
-            session, croppings = open_session(content, provider), _Croppings(content, provider)
+            graph = model_file.parsed(content)
+            session, croppings = open_session(content, provider), _Croppings(graph, provider)
             metadata = session.get_modelmeta().custom_metadata_map
         except Exception as error:  # whatever a damaged file sets off: ONNX Runtime's exceptions have no common base
             raise ModelError(f"{path}: is not a model that ONNX Runtime can open: {_first_line(error)}") from error
@@ -83,7 +85,7 @@ class Model:
                 "the provider cuda was asked for, but ONNX Runtime can use no CUDA device here: look for the device, "
                 "its driver and onnxruntime-gpu, or ask for auto or cpu"
             )
-        model._check()
+        model._check(graph)
         return model
 
     @property
@@ -260,8 +262,8 @@ class Model:
 
         return predict(self, raster, Path(out))
 
-    def _check(self) -> None:
-        """That the graph has the input and output of the contract, and runs.
+    def _check(self, graph: onnx.ModelProto) -> None:
+        """That the graph has the input, output, halo and alignment of the contract, and runs.
 
         Raises:
             ModelError: it does not.
@@ -282,6 +284,10 @@ class Model:
                 f"{self.path}: states an alignment of {cell} and a halo of {halo} pixels, more than the {LARGEST_STEP} "
                 "that any network here can have; export it again"
             )
+        try:
+            model_file.check_lattice(graph, self.contract)
+        except ModelError as error:
+            raise ModelError(f"{self.path}: {error}") from error
         # Oblong, for ONNX Runtime keeps one memory plan for all square shapes, which is that of the first it meets.
         self.run(np.full((bands, cell, 2 * cell), np.nan, np.float32))
 
@@ -297,9 +303,9 @@ class _Croppings:
             run whole.
     """
 
-    def __init__(self, content: bytes, provider: Provider) -> None:
+    def __init__(self, graph: onnx.ModelProto, provider: Provider) -> None:
         self._provider = provider
-        self._graph, self._weights = without_weights(onnx.load_model_from_string(content))
+        self._graph, self._weights = without_weights(graph)
         network = Network(self._graph)
         try:
             self.margin: Margin | None = network.margins()[network.input]

@@ -1,0 +1,86 @@
+"""What a model file holds, checked before anything of it runs: a model is data, and all of it lies in its one file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import onnx
+from onnx import numpy_helper
+
+from talud.contract import Contract
+from talud.errors import ModelError
+from talud.inference.margins import Network
+from talud.inference.tiling import round_up
+
+
+def parsed(content: bytes) -> onnx.ModelProto:
+    """The graph of a model file, which reads no other file, and ends.
+
+    ONNX lets a constant lie in another file, named by a path of the author's choice, or at an address in memory; lets
+    operators hold graphs that run over and over; and lets a file define operators under the names of known ones.
+
+    Args:
+        content: of the file.
+
+    Raises:
+        ModelError: it does any of this.
+        Exception: it is not ONNX.
+    """
+    model = onnx.load_model_from_string(content)
+    if len(model.graph.input) == 0 or len(model.graph.output) == 0:
+        raise ModelError("it has no input or no output")
+    if model.functions:
+        raise ModelError(f"it defines an operator of its own, '{model.functions[0].name}'; export it again without")
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+            raise ModelError(
+                f"its constant '{tensor.name}' lies outside the file; save it again with all weights inside"
+            )
+    for node in model.graph.node:
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            raise ModelError(f"its operator '{node.op_type}' runs a graph of its own; export it again without")
+    _check_resizing(model.graph)
+    return model
+
+
+def _check_resizing(graph: onnx.GraphProto) -> None:
+    constants = {constant.name: constant for constant in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Resize" and len(node.input) > 2 and node.input[2] in constants:
+            scales = numpy_helper.to_array(constants[node.input[2]]).ravel()[:2].tolist()
+            if scales not in ([], [1, 1]):  # ONNX Runtime was seen to answer with memory that nobody had written
+                raise ModelError(f"its operator '{node.name}' enlarges batch or bands; export it again")
+
+
+def check_lattice(model: onnx.ModelProto, contract: Contract) -> None:
+    """That a contract's halo and alignment are those of the graph or wider, so that tiles equal the whole.
+
+    Of a graph that holds an operator of unknown reach, nothing but the contract can say it.
+
+    Raises:
+        ModelError: they are not.
+    """
+    network = Network(model)
+    try:
+        reach, lattice = max(network.margins()[network.input]), math.lcm(*network.scales().values())
+    except ModelError:
+        return
+    if contract.alignment % lattice or round_up(contract.halo, contract.alignment) < reach:
+        raise ModelError(
+            f"its contract states an alignment of {contract.alignment} and a halo of {contract.halo} pixels, the "
+            f"network has {lattice} and sees {reach} pixels far; export it again"
+        )
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All constants of a graph, in nodes too."""
+    yield from graph.initializer
+    sparse = list(graph.sparse_initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield attribute.t
+            yield from attribute.tensors
+            sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+    for tensor in sparse:
+        yield from (tensor.values, tensor.indices)

@@ -1,0 +1,63 @@
+"""A process that runs the command line again and again, so that a crash of it is seen and costs no more than a case.
+
+Reads lines of JSON, each a list of arguments, from the file descriptor that is named first; answers with
+[exit code, stdout, stderr] on the second. What C libraries print counts too. An exception that leaves `main` is
+answered as its traceback on stderr and exit code 70.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import traceback
+from typing import IO
+
+from talud.cli.main import main
+
+MEMORY = 6 * 10**9  # bytes of address space: what asks for more fails, and is seen
+
+
+def run(arguments: list[str]) -> int:
+    sys.argv = ["talud", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 70
+    return 0
+
+
+def captured(arguments: list[str], sinks: tuple[IO[bytes], IO[bytes]]) -> tuple[int, str, str]:
+    for number, sink in enumerate(sinks, start=1):
+        sink.seek(0)
+        sink.truncate()
+        os.dup2(sink.fileno(), number)
+    code = run(arguments)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    said = []
+    for sink in sinks:
+        sink.seek(0)
+        said.append(sink.read().decode(errors="replace"))
+    return code, said[0], said[1]
+
+
+def serve(requests: int, answers: int) -> None:
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+        os.fdopen(requests) as lines,
+        os.fdopen(answers, "w") as replies,
+    ):
+        for line in lines:
+            print(json.dumps(captured(json.loads(line), (out, err))), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    serve(int(sys.argv[1]), int(sys.argv[2]))
