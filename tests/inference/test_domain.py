@@ -130,14 +130,10 @@ def test_a_band_that_is_shifted_is_the_one_that_differs(model: Model, tmp_path: 
     assert [one.verdict for one in found.values()] == [Verdict.LIKE, Verdict.FAR, Verdict.LIKE]
 
 
-@pytest.mark.parametrize("hole", [None, np.s_[:, :1400], np.s_[:, :, :1000]])
-def test_overviews_whose_averages_spread_less_do_not_mislead(
-    model: Model, tmp_path: Path, hole: tuple[slice, ...] | None
-) -> None:
-    """Averages of four uniform values overlap with single ones by about 0.7; of sixteen, by less than half."""
-    values = noise(1500, 1500)
-    if hole:
-        values[hole] = np.nan
+def test_overviews_whose_averages_spread_less_do_not_mislead(model: Model, tmp_path: Path) -> None:
+    """Averages of four uniform values overlap with single ones by less than 0.7; most of the raster is void."""
+    values = np.full((3, 2100, 2100), np.nan, np.float32)
+    values[:, 1100:, 1000:] = noise(1000, 1100)
     found = compared(write_stack(tmp_path / "s.tif", values), stated(model))
     assert min(one.overlap for one in found.values()) > 0.95
 
