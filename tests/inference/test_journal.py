@@ -66,11 +66,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     def fail(*numbers: int, error: type[BaseException] = KeyboardInterrupt) -> list[int]:
         tried: list[int] = []
 
-        def block(model: Model, tile: Tile, window: np.ndarray) -> Block:
+        def block(model: Model, tile: Tile, window: np.ndarray, tta: bool) -> Block:
             tried.append(len(tried) + 1)
             if tried[-1] in numbers:
                 raise error("the network fails")
-            return BLOCK(model, tile, window)
+            return BLOCK(model, tile, window, tta)
 
         monkeypatch.setattr(mapping, "_block", block)
         return tried
@@ -159,6 +159,7 @@ def test_nothing_is_left_where_no_tile_was_finished(
         ({"tile": 20}, "tile 32 × 32 (now 20 × 20)"),
         ({"minimum_area": 900.0}, "minimum area 0 m² (now 900 m²)"),
         ({"geojson": True}, "GeoJSON no (now yes)"),
+        ({"tta": True}, "test-time augmentation no (now yes)"),
     ],
 )
 def test_a_map_begun_with_other_options_is_refused_and_can_be_started_over(

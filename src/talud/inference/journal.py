@@ -37,10 +37,13 @@ class Block:
     Attributes:
         probability: of a landslide, (height, width) float32; without meaning where `blocked`.
         blocked: uint8 code of why a pixel is not mapped (see `coverage`), 0 where it is; same shape.
+        disagreement: with test-time augmentation, the standard deviation of the probabilities whose mean the first is,
+            float32 of the same shape; else None.
     """
 
     probability: NDArray[np.float32]
     blocked: NDArray[np.uint8]
+    disagreement: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ class Journal:
         try:
             # NumPy compares the checksums that the zip format holds.
             with self._path(tile).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                return Block(arrays["probability"], arrays["blocked"])
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+                return Block(**arrays)
+        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile):
             return None
 
     def write(self, tile: Tile, block: Block) -> None:
@@ -117,7 +120,7 @@ class Journal:
         scratch = path.with_suffix(".part")
         with writing(path):
             with scratch.open("wb") as stream:
-                np.savez(stream, probability=block.probability, blocked=block.blocked)
+                np.savez(stream, **{name: array for name, array in vars(block).items() if array is not None})
             synchronise(scratch)
             scratch.replace(path)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talud.errors import TaludError
-from talud.inference import coverage
+from talud.inference import coverage, symmetry
 from talud.inference.journal import Block, Journal
 from talud.inference.reader import StackReader
 from talud.inference.runtime import Model
@@ -19,7 +19,13 @@ Progress = Callable[[int, int], None]
 
 
 def finish_tiles(
-    model: Model, stack: StackReader, tiling: Tiling, journal: Journal, progress: Progress | None = None
+    model: Model,
+    stack: StackReader,
+    tiling: Tiling,
+    journal: Journal,
+    progress: Progress | None = None,
+    *,
+    tta: bool = False,
 ) -> int:
     """Finish the tiles of a map that are not; how many were.
 
@@ -29,6 +35,7 @@ def finish_tiles(
         tiling: of the raster.
         journal: of the map; what is found for each tile is kept there.
         progress: told, after each tile, how many are done and how many there are.
+        tta: test-time augmentation, see `symmetry`.
 
     Raises:
         SourceError: the raster cannot be read.
@@ -40,7 +47,7 @@ def finish_tiles(
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
         written: Future[None] | None = None
         for done, (tile, window) in enumerate(_read_ahead(stack, missing, reader), start=taken_over + 1):
-            block = _block_at_second_try(model, stack, tile, window, reader)
+            block = _block_at_second_try(model, stack, tile, window, reader, tta)
             if written:
                 written.result()
             written = writer.submit(journal.write, tile, block)
@@ -69,15 +76,15 @@ def _read_ahead(
 
 
 def _block_at_second_try(
-    model: Model, stack: StackReader, tile: Tile, window: Future[NDArray[np.float32]], reader: Executor
+    model: Model, stack: StackReader, tile: Tile, window: Future[NDArray[np.float32]], reader: Executor, tta: bool
 ) -> Block:
     """What is found for a tile. A network share, or a GPU that others use, may fail once: then all is done again."""
     try:
-        return _block(model, tile, window.result())
+        return _block(model, tile, window.result(), tta)
     except TaludError:
         again = reader.submit(stack.read, tile.window)
     try:
-        return _block(model, tile, again.result())
+        return _block(model, tile, again.result(), tta)
     except TaludError as error:
         core = tile.core
         rows, columns = core.row_off + core.height, core.col_off + core.width
@@ -86,8 +93,12 @@ def _block_at_second_try(
         ) from error
 
 
-def _block(model: Model, tile: Tile, window: NDArray[np.float32]) -> Block:
+def _block(model: Model, tile: Tile, window: NDArray[np.float32], tta: bool) -> Block:
     blocked = coverage.blocked(window, model.contract)[tile.inner]
     if blocked.all():
-        return Block(np.full(blocked.shape, np.nan, np.float32), blocked)
-    return Block(model.core(window, tile), blocked)
+        nothing = np.full(blocked.shape, np.nan, np.float32)
+        return Block(nothing, blocked, nothing if tta else None)
+    if not tta:
+        return Block(model.core(window, tile), blocked)
+    probability, disagreement = symmetry.averaged(model, window, tile)
+    return Block(probability, blocked, disagreement)

@@ -49,6 +49,7 @@ class Prediction:
         skipped: tiles without a pixel to map, for which the network did not run.
         minimum_area_m2: of a landslide that counts; 0 where none was set.
         left_out: landslides that are smaller, and neither counted nor among the polygons.
+        tta: whether the probability is the mean over eight turned and mirrored passes (test-time augmentation).
         taken_over: tiles that an earlier run had finished before it was interrupted. The files do not show it.
     """
 
@@ -66,6 +67,7 @@ class Prediction:
     skipped: int
     minimum_area_m2: float
     left_out: int
+    tta: bool
     taken_over: int = 0
 
     @property
@@ -84,6 +86,7 @@ def predict(
     *,
     minimum_area: float = 0,
     geojson: bool = False,
+    tta: bool = False,
 ) -> Prediction:
     """Map the landslides of a raster; memory does not grow with it, apart from what the polygons need.
 
@@ -100,6 +103,8 @@ def predict(
         progress: told, after each tile, how many are done and how many there are.
         minimum_area: in m²: smaller landslides are left out of the polygons (not of the rasters).
         geojson: whether the landslides are written as GeoJSON too.
+        tta: test-time augmentation: whether the probability is the mean over the raster turned and mirrored in all
+            eight ways, and a raster of their disagreement is written too. It takes eight times as long.
 
     Raises:
         SourceError: the raster cannot be read.
@@ -109,14 +114,14 @@ def predict(
             else is unfinished; an earlier result is untouched.
         ParamsError: threshold, tile or minimum area make no sense.
     """
-    options = _Options.checked(model, threshold, minimum_area, geojson)
+    options = _Options.checked(model, threshold, minimum_area, geojson, tta)
     if tile is not None and tile < 1:
         raise ParamsError(f"the tile is {tile} pixels; it must be at least 1")
     clock = _Clock()
     with rasterio.Env(GDAL_CACHEMAX=CACHE), open_stack(raster, model.contract) as stack:
         tiling = model.tiling(stack.grid.shape, tile)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
-            taken_over = finish_tiles(model, stack, tiling, journal, progress)
+            taken_over = finish_tiles(model, stack, tiling, journal, progress, tta=tta)
             clock.lap("tiles")
             products = Products.within(journal.products)
             prediction = _finish(model, stack, tiling, journal, products, options, clock)
@@ -159,15 +164,18 @@ class _Options:
     threshold: float
     minimum_area: float
     geojson: bool
+    tta: bool
 
     @classmethod
-    def checked(cls, model: Model, threshold: float | None, minimum_area: float, geojson: bool) -> _Options:
+    def checked(
+        cls, model: Model, threshold: float | None, minimum_area: float, geojson: bool, tta: bool
+    ) -> _Options:
         threshold = model.contract.threshold if threshold is None else threshold
         if not 0 < threshold < 1:
             raise ParamsError(f"the threshold is {threshold:g}; it must lie between 0 and 1")
         if not 0 <= minimum_area < math.inf:
             raise ParamsError(f"the minimum area is {minimum_area:g} m²; it must be 0 or more")
-        return cls(threshold, float(minimum_area), geojson)
+        return cls(threshold, float(minimum_area), geojson, tta)
 
 
 def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) -> dict[str, Any]:
@@ -184,6 +192,7 @@ def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) 
         "threshold": options.threshold,
         "minimum area": f"{options.minimum_area:g} m²",
         "GeoJSON": "yes" if options.geojson else "no",
+        "test-time augmentation": "yes" if options.tta else "no",
     }
 
 
@@ -198,13 +207,14 @@ def _finish(
 ) -> Prediction:
     """Make the products from the finished tiles, the same bytes whenever and in how many runs those were found."""
     tags = _lineage(model, options.threshold) | stack.provenance
-    with MapRasters.writing(products, stack.grid, options.threshold, tags) as rasters:
+    with MapRasters.writing(products, stack.grid, options.threshold, tags, disagreement=options.tta) as rasters:
         codes, skipped = _fill(rasters, tiling, journal)
     clock.lap("rasters")
     reasons = {int(code): coverage.reason(int(code), model.contract) for code in codes.nonzero()[0] if code}
     landslides, not_mapped = polygons.trace(products.parts, reasons, options.minimum_area)
+    disagreement = products.disagreement if options.tta else None
     origin = {"model": model.name, "version": model.version}
-    attributes = zonal.statistics(landslides.outlines, products.probability, stack) | {
+    attributes = zonal.statistics(landslides.outlines, products.probability, stack, disagreement) | {
         name: np.full(len(landslides.area), value, np.object_) for name, value in origin.items()
     }
     polygons.write(products.polygons, landslides, attributes, not_mapped, stack.grid, tags)
@@ -226,6 +236,7 @@ def _finish(
         skipped=skipped,
         minimum_area_m2=options.minimum_area,
         left_out=landslides.left_out,
+        tta=options.tta,
     )
     quicklook.draw(products.quicklook, stack, landslides, not_mapped, _caption(model, stack, prediction))
     clock.lap("quicklook")
@@ -240,7 +251,7 @@ def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> tuple[NDArra
         block = journal.read(tile)
         if block is None:
             raise OutputError(f"{journal.folder}: a finished tile is damaged or gone; is the disk sound?")
-        rasters.write(tile.core, block.probability, block.blocked)
+        rasters.write(tile.core, block.probability, block.blocked, block.disagreement)
         codes += np.bincount(block.blocked.ravel(), minlength=len(codes))
         skipped += bool(block.blocked.all())
     return codes, skipped
