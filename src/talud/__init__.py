@@ -35,7 +35,7 @@ def load_model(uri: str | Path, provider: Provider = "auto") -> Model:
         return Model.load(Path(uri), provider=provider)
 
     from talud import registry
+    from talud.project import root_around
 
-    root = next((folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "params.yaml").is_file()), None)
-    fetched = registry.fetch(uri, root)
+    fetched = registry.fetch(uri, root_around(Path.cwd()))
     return Model.load(fetched.path, Origin(fetched.name, fetched.version), provider)

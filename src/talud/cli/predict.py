@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from talud.cli import mapping
 from talud.cli.app import app
 
 
 @app.command("predict")
 def predict(
-    model: Annotated[str, typer.Argument(help="an .onnx file, or an MLflow URI such as models:/NAME@champion")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="an .onnx file, an MLflow URI such as models:/NAME@champion, or auto: the registered champion with "
+            "most bands that fits the stack"
+        ),
+    ],
     raster: Annotated[
         str,
         typer.Argument(
@@ -20,34 +26,20 @@ def predict(
             "opens: /vsicurl/https://…, /vsizip/…, /vsis3/…"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="folder of the map's files; made where it is missing")],
-    threshold: Annotated[
-        float | None, typer.Option(help="landslide where the probability is at least this; default: the model's own")
-    ] = None,
-    minimum_area: Annotated[
-        float,
-        typer.Option(
-            metavar="M2", min=0, help="leave landslides of less than this many square metres out of the polygons"
-        ),
-    ] = 0,
-    geojson: Annotated[
-        bool, typer.Option("--geojson", help="write landslides.geojson too, in longitude and latitude")
-    ] = False,
-    tile: Annotated[
-        int | None,
-        typer.Option(min=1, help="longest side of a tile in pixels; default: what 2 GB allow. The map is the same."),
-    ] = None,
-    provider: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="what the network runs on; auto takes CUDA where it can be used"),
-    ] = "auto",
+    out: mapping.Out,
+    threshold: mapping.Threshold = None,
+    minimum_area: mapping.MinimumArea = 0,
+    geojson: mapping.Geojson = False,
+    tta: mapping.Tta = False,
+    tile: mapping.Tile = None,
+    provider: mapping.Provider = "auto",
 ) -> None:
     """Map the landslides of a raster.
 
     Writes probability.tif, landslides.tif (0 background, 1 landslide, 255 not mapped), landslides.gpkg (layers
     landslides and not_mapped), quicklook.png, prediction.json and timings.json; QGIS shows rasters and layers in the
     styles that lie beside and within them. The raster must fit what the model expects: bands by name, unit, pixel
-    size, plausible values.
+    size, plausible values. With --tta: disagreement.tif too, the standard deviation of eight probabilities.
 
     Finished tiles are kept in a hidden folder beside the map's until all is done. When a run was interrupted, the
     same command goes on from them and makes the same files.
@@ -58,24 +50,22 @@ def predict(
 
     `talud predict models/7band.onnx stacks/liboriana.tif --out maps/liboriana --threshold 0.3 --minimum-area 1000`
 
+    `talud predict auto stacks/liboriana.tif --out maps/liboriana --tta`
+
     `talud predict models/7band.onnx /vsicurl/https://example.org/liboriana.tif --out maps/liboriana`
     """
     from talud import load_model
     from talud.cli.progress import shown
     from talud.inference import prediction
 
-    loaded = load_model(model, provider)
+    if model == "auto":
+        from talud.selection import for_stack
+
+        loaded = for_stack(raster, provider)
+    else:
+        loaded = load_model(model, provider)
     with shown("mapping", "tiles") as progress:
         result = prediction.predict(
-            loaded, raster, out, threshold, tile, progress, minimum_area=minimum_area, geojson=geojson
+            loaded, raster, out, threshold, tile, progress, minimum_area=minimum_area, geojson=geojson, tta=tta
         )
-    if result.taken_over:
-        print(f"went on with {result.taken_over} of {result.tiles} tiles, which an interrupted run had finished")
-    print(f"{result.landslides:,} landslides, {result.landslide_area_m2 / 10_000:,.1f} ha, in {result.raster}")
-    if result.left_out:
-        print(f"left out: {result.left_out:,} of less than {minimum_area:g} m²")
-    print(f"not mapped: {result.share_not_mapped:.1%} of the raster")
-    for reason, pixels in result.not_mapped.items():
-        print(f"  {reason}: {pixels / result.pixels:.1%}")
-    print(f"model: {loaded.title}; ran on {result.provider}")
-    print(f"files: {out}")
+    mapping.say(result, loaded, out)

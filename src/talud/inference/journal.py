@@ -92,6 +92,11 @@ class Journal:
                 (journal.folder / _BEGUN).unlink()  # first: what a kill leaves of the rest is then taken for nothing
                 shutil.rmtree(journal.folder, ignore_errors=True)  # a network share may hold on to the lock
 
+    @classmethod
+    def finished(cls, out: Path) -> int:
+        """How many tiles of a map in the making for the folder `out` are finished."""
+        return len(cls(_beside(out)))
+
     @property
     def products(self) -> Path:
         """A folder for the files of the map, empty when the journal is opened."""
@@ -130,7 +135,7 @@ class Journal:
     def _refuse_others(self, begun: Mapping[str, Any]) -> None:
         before, now = self._begun(), json.loads(json.dumps(begun))  # as it will be read again
         names = [name for name in before | now if before.get(name) != now.get(name)]
-        changes = [_change(name, before.get(name), now.get(name)) for name in names]
+        changes = [change(name, before.get(name), now.get(name)) for name in names]
         if changes and before and len(self):
             raise OutputError(
                 f"{self.folder}: holds {len(self)} finished tiles of a map that was begun with {', '.join(changes)}; "
@@ -185,7 +190,7 @@ def _lock(folder: Path) -> IO[str]:
         lock.close()  # the one who held it was just done, and took the folder away
 
 
-def _change(name: str, before: Any, now: Any) -> str:
+def change(name: str, before: Any, now: Any) -> str:
     """What differs, in words; of digests there is nothing to show."""
     if re.fullmatch("[0-9a-f]{32,}", str(before)):
         return f"different {name}"

@@ -167,9 +167,7 @@ class _Options:
     tta: bool
 
     @classmethod
-    def checked(
-        cls, model: Model, threshold: float | None, minimum_area: float, geojson: bool, tta: bool
-    ) -> _Options:
+    def checked(cls, model: Model, threshold: float | None, minimum_area: float, geojson: bool, tta: bool) -> _Options:
         threshold = model.contract.threshold if threshold is None else threshold
         if not 0 < threshold < 1:
             raise ParamsError(f"the threshold is {threshold:g}; it must lie between 0 and 1")
@@ -310,7 +308,8 @@ def _record(model: Model, prediction: Prediction, provenance: Mapping[str, str])
             "weights": contract.weights,
             "bands": contract.band_names,
             "trained_on": contract.areas,
-        },
+        }
+        | ({"chosen": model.origin.chosen} if model.origin and model.origin.chosen else {}),
         "talud": version("talud"),
         **facts,
         "share_not_mapped": prediction.share_not_mapped,

@@ -159,5 +159,5 @@ class MapRasters:
             self._probability.write(np.where(mapped, probability, np.float32(np.nan)), 1, window=window)
             self._classes.write(np.where(mapped, landslide, NODATA).astype(np.uint8), 1, window=window)
             self._parts.write(np.where(mapped, landslide, blocked + 1).astype(np.uint8), 1, window=window)
-            if self._disagreement is not None:
+            if self._disagreement is not None and disagreement is not None:
                 self._disagreement.write(np.where(mapped, disagreement, np.float32(np.nan)), 1, window=window)

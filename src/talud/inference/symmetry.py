@@ -94,12 +94,15 @@ def averaged(model: Model, stack: NDArray[np.float32], tile: Tile) -> tuple[NDAr
         probability = model.core(symmetry.turned(stack), symmetry.tile(tile, alignment))
         values[:] = symmetry.turned_back(probability)[:height, :width]
     found.sort(axis=0)
-    mean = _total(found) / np.float32(len(found))
-    return mean, np.sqrt(_total((found - mean) ** 2) / np.float32(len(found)))
+    count = np.float32(len(found))
+    mean = _total(found) / count
+    spread: NDArray[np.float32] = np.sqrt(_total((found - mean) ** 2) / count)
+    return mean, spread
 
 
 def _total(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """The sum of eight arrays, pair by pair: NumPy's own order depends on the shape; of equal values it is exact."""
     while len(values) > 1:
         values = values[::2] + values[1::2]
-    return values[0]
+    total: NDArray[np.float32] = values[0]
+    return total

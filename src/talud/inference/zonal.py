@@ -24,10 +24,10 @@ def statistics(
 ) -> dict[str, NDArray[np.float64]]:
     """Probability and terrain inside each polygon, as columns by name.
 
-    `mean_probability` and `maximum_probability`; where there is one, the mean `disagreement`; where the stack has a slope, `mean_slope_degrees`; where it has an
-    elevation, `minimum_elevation_m`, `maximum_elevation_m`, and `aspect_degrees`: the direction in which the ground
-    falls on the whole, clockwise from north, which is that of the mean gradient. NaN where every pixel is invalid, or
-    the ground does not fall.
+    `mean_probability` and `maximum_probability`; where there is one, the mean `disagreement`; where the stack has a
+    slope, `mean_slope_degrees`; where it has an elevation, `minimum_elevation_m`, `maximum_elevation_m`, and
+    `aspect_degrees`: the direction in which the ground falls on the whole, clockwise from north, which is that of the
+    mean gradient. NaN where every pixel is invalid, or the ground does not fall.
 
     Args:
         outlines: polygons of whole pixels that do not overlap.

@@ -1,5 +1,4 @@
-"""The styles with which QGIS shows a map, as QML: of the rasters `probability`, `classes`
-and `disagreement`, and of both layers."""
+"""The styles with which QGIS shows a map, as QML: of its rasters and of both layers."""
 
 from __future__ import annotations
 
