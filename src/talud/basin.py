@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from talud.contract import Contract
 from talud.data.stack import build_like, origin_like, origin_of, refuse_source
 from talud.errors import MismatchError, OutputError
-from talud.files import replacing, writing
+from talud.files import replacing
 from talud.inference.journal import Journal, change
 from talud.inference.products import Products
 from talud.inference.reader import misfit
@@ -46,19 +47,19 @@ def prepare(
     before, now = origin_of(stack), origin_like(contract, area, files, name)
     if before == now:
         return stack
-    finished = Journal.finished(out)
-    if before and finished:
-        changes = [
-            change(key, before.get(key), now.get(key)) for key in before | now if before.get(key) != now.get(key)
-        ]
-        raise OutputError(
-            f"{stack}: {finished} finished tiles are kept of a map of it, and it was made with {', '.join(changes)}; "
-            "go on with what it was made with, or delete it and the folder of the tiles to start over"
-        )
-    with replacing(stack) as scratch:
-        build_like(contract, area, files, scratch, progress, name=name, origin=now)
-        if why_not := misfit(scratch, contract):
-            raise MismatchError(f"{stack}: {why_not}")
-        with writing(out):
+    with Journal.awaited(out) as journal:
+        if before and len(journal):
+            names = [key for key in before | now if before.get(key) != now.get(key)]
+            changes = ", ".join(change(key, before.get(key), now.get(key)) for key in names)
+            raise OutputError(
+                f"{stack}: was made with {changes}, and {len(journal)} finished tiles of its map are kept; go on with "
+                f"what it was made with, or delete {journal.folder} to start over"
+            )
+        for left_behind in out.glob(f".{stack.name}.*"):  # by a run that was killed; `replacing` names them so
+            shutil.rmtree(left_behind, ignore_errors=True)
+        with replacing(stack) as scratch:
+            build_like(contract, area, files, scratch, progress, name=name, origin=now)
+            if why_not := misfit(scratch, contract):
+                raise MismatchError(f"{stack}: {why_not}")
             Products.within(out).record.unlink(missing_ok=True)
     return stack

@@ -83,7 +83,7 @@ def _champions() -> list[tuple[registry.Version, Path | None]]:
         registry.connect(root)
         found = registry.champions()
     except RegistryError as error:
-        raise RegistryError(f"{error}; or name a model: an .onnx file") from error
+        raise RegistryError(f"{error} (or name a model: an .onnx file)") from error
     if not found:
         raise RegistryError(
             "the registry holds no champion that talud made; name a model: an .onnx file or models:/NAME/VERSION"

@@ -226,10 +226,14 @@ def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
         SourceError: a source that the model needs is missing, or cannot be read.
     """
     recipe = _recipe_like(contract, area, files, name)
-    asked = [(band.name, band.unit) for band in contract.bands]
-    stated = {"area": name, "talud": version("talud"), "bands": asked, **dict(recipe.options), **dict(recipe.area)}
+    bands = ", ".join(f"{band.name} in {band.unit}" for band in contract.bands)
+    options = recipe.options.model_dump(mode="json", exclude={"inventory_rule"})
+    said = recipe.area.model_dump(mode="json", include={"optical_bands", "sar_bands", "sar_unit", "acquired", "event"})
+    if "sar_unit" in said:
+        said["unit of the SAR scenes"] = said.pop("sar_unit")  # that of the stack is among the options
+    stated = {"area": name, "talud": version("talud"), "bands": bands, **options, **said}
     contents = {source: sources.fingerprint(path) for source, path in recipe.files.items()}
-    return {key: str(value) for key, value in stated.items() if value is not None} | contents
+    return {key: str(value) for key, value in stated.items()} | contents
 
 
 def origin_of(stack: Path) -> dict[str, str]:

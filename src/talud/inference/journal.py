@@ -71,11 +71,7 @@ class Journal:
             OutputError: another process makes that map, it was begun with something else, or nothing can be written.
         """
         journal = cls(_beside(out))
-        with writing(out):
-            if out.exists() and not out.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, "a file of that name is in the way")
-            lock = _lock(journal.folder)
-        with lock:
+        with journal._locked(out):
             journal._refuse_others(begun)
             try:
                 with writing(out):
@@ -93,9 +89,20 @@ class Journal:
                 shutil.rmtree(journal.folder, ignore_errors=True)  # a network share may hold on to the lock
 
     @classmethod
-    def finished(cls, out: Path) -> int:
-        """How many tiles of a map in the making for the folder `out` are finished."""
-        return len(cls(_beside(out)))
+    @contextmanager
+    def awaited(cls, out: Path) -> Iterator[Journal]:
+        """Keep other processes from the map of the folder `out` while something is made ready for it.
+
+        Raises:
+            OutputError: another process makes that map, or nothing can be written.
+        """
+        journal = cls(_beside(out))
+        with journal._locked(out):
+            try:
+                yield journal
+            finally:
+                if not len(journal):
+                    shutil.rmtree(journal.folder, ignore_errors=True)
 
     @property
     def products(self) -> Path:
@@ -128,6 +135,15 @@ class Journal:
                 np.savez(stream, **{name: array for name, array in vars(block).items() if array is not None})
             synchronise(scratch)
             scratch.replace(path)
+
+    @contextmanager
+    def _locked(self, out: Path) -> Iterator[None]:
+        with writing(out):
+            if out.exists() and not out.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "a file of that name is in the way")
+            lock = _lock(self.folder)
+        with lock:
+            yield
 
     def _path(self, tile: Tile) -> Path:
         return self.folder / _TILES / f"{tile.core.row_off}_{tile.core.col_off}.npz"
