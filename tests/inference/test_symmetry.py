@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pyogrio
@@ -121,6 +122,8 @@ def test_a_map_holds_the_disagreement_and_does_not_depend_on_the_tile(model: Mod
             assert (dataset.dtypes, dataset.descriptions) == (("float32",), (name,))
         assert np.array_equal(np.isnan(found), left_out)
         assert np.allclose(found[~left_out], expected[~left_out], atol=1e-6, rtol=0)
+    ramp = ElementTree.parse(one / "disagreement.qml").findall(".//colorrampshader/item")
+    assert [float(ramp[end].attrib["value"]) for end in (0, -1)] == [0, 0.5]  # 0.5: four say 0, four say 1
     slides = pyogrio.read_dataframe(one / "landslides.gpkg", layer="landslides")
     largest = geometry_mask([slides.geometry[0]], found.shape, transform, invert=True)
     assert slides["disagreement"][0] == pytest.approx(spread[largest].mean(), abs=1e-6)
