@@ -39,7 +39,7 @@ def load_model(uri: str | Path, provider: Provider = "auto", precision: Precisio
         return open_variant(Path(uri), precision, None, provider)
 
     from talud import registry
+    from talud.project import root_around
 
-    root = next((folder for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "params.yaml").is_file()), None)
-    fetched = registry.fetch(uri, root)
+    fetched = registry.fetch(uri, root_around(Path.cwd()))
     return open_variant(fetched.path, precision, Origin(fetched.name, fetched.version), provider)

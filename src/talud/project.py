@@ -9,6 +9,11 @@ from talud.errors import ParamsError
 from talud.params import Area, Params
 
 
+def root_around(folder: Path) -> Path | None:
+    """The root of the project that an absolute folder lies in, if it lies in one."""
+    return next((root for root in (folder, *folder.parents) if (root / "params.yaml").is_file()), None)
+
+
 @dataclass(frozen=True)
 class Project:
     """A project's root folder (absolute) and its params; all paths below follow from them."""
@@ -24,10 +29,10 @@ class Project:
             ParamsError: there is none, or its params.yaml is wrong.
         """
         folder = (start or Path.cwd()).resolve()
-        for root in (folder, *folder.parents):
-            if (root / "params.yaml").is_file():
-                return cls(root, Params.read(root / "params.yaml"))
-        raise ParamsError(f"{folder}: no params.yaml here or above; change into a talud project")
+        root = root_around(folder)
+        if root is None:
+            raise ParamsError(f"{folder}: no params.yaml here or above; change into a talud project")
+        return cls(root, Params.read(root / "params.yaml"))
 
     def folder(self, area: Area) -> Path:
         """Where an area's sources lie."""

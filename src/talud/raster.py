@@ -122,18 +122,22 @@ def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWrite
                     overview_resampling=layout.overviews,
                     bigtiff="IF_SAFER",
                 )
-                _read_through(cog)
+                with rasterio.open(cog) as dataset:
+                    read_through(dataset)  # GDAL may close a file on a full disk without a word, and leave it short
         except (RasterioError, CPLE_BaseError, UnicodeError) as error:
             free = shutil.disk_usage(cog.parent).free // 10**6
             reason = str(error.__cause__ or error).splitlines()[0]
             raise OutputError(f"{path}: cannot be written: {reason} ({free} MB are free there)") from error
 
 
-def _read_through(cog: Path) -> None:
-    """Read every block: GDAL may close a file on a full disk without a word, and leave it short."""
-    with rasterio.open(cog) as dataset:
-        for band in dataset.indexes:
-            dataset.checksum(band)
+def read_through(dataset: DatasetReader) -> None:
+    """Read every block of the full resolution, to know that the file is whole.
+
+    Raises:
+        RasterioError, CPLE_BaseError: it is not.
+    """
+    for band in dataset.indexes:
+        dataset.checksum(band)
 
 
 def _profile(grid: Grid, layout: Layout) -> dict[str, object]:

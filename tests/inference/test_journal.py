@@ -66,11 +66,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     def fail(*numbers: int, error: type[BaseException] = KeyboardInterrupt) -> list[int]:
         tried: list[int] = []
 
-        def blocks(model: Model, tiles: list[Tile], windows: list[np.ndarray]) -> list[Block]:
+        def blocks(model: Model, tiles: list[Tile], batch: list[mapping.Pixels], tta: bool) -> list[Block]:
             tried.append(len(tried) + 1)
             if tried[-1] in numbers:
                 raise error("the network fails")
-            return BLOCKS(model, tiles, windows)
+            return BLOCKS(model, tiles, batch, tta)
 
         monkeypatch.setattr(mapping, "_blocks", blocks)
         return tried
@@ -194,6 +194,7 @@ def test_nothing_is_left_where_no_tile_was_finished(
         ({"minimum_area": 900.0}, "minimum area 0 m² (now 900 m²)"),
         ({"smooth": True}, "outlines along the pixels (now smoothed)"),
         ({"geojson": True}, "GeoJSON no (now yes)"),
+        ({"tta": True}, "test-time augmentation no (now yes)"),
     ],
 )
 def test_a_map_begun_with_other_options_is_refused_and_can_be_started_over(

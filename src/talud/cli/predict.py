@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from talud.cli import mapping
 from talud.cli.app import app
 
 
 @app.command("predict")
 def predict(
-    model: Annotated[str, typer.Argument(help="an .onnx file, or an MLflow URI such as models:/NAME@champion")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="an .onnx file, an MLflow URI such as models:/NAME@champion, or auto: the registered champion with "
+            "most bands that fits the stack"
+        ),
+    ],
     raster: Annotated[
         str,
         typer.Argument(
@@ -20,59 +26,24 @@ def predict(
             "opens: /vsicurl/https://…, /vsizip/…, /vsis3/…"
         ),
     ],
-    out: Annotated[Path, typer.Option(help="folder of the map's files; made where it is missing")],
-    threshold: Annotated[
-        float | None, typer.Option(help="landslide where the probability is at least this; default: the model's own")
-    ] = None,
-    minimum_area: Annotated[
-        float,
-        typer.Option(
-            metavar="M2", min=0, help="leave landslides of less than this many square metres out of the polygons"
-        ),
-    ] = 0,
-    smooth: Annotated[
-        bool, typer.Option("--smooth", help="round the corners of the landslides' outlines; their numbers stay")
-    ] = False,
-    geojson: Annotated[
-        bool, typer.Option("--geojson", help="write landslides.geojson too, in longitude and latitude")
-    ] = False,
-    tile: Annotated[
-        int | None,
-        typer.Option(min=1, help="longest side of a tile in pixels; default: what 2 GB allow. The map is the same."),
-    ] = None,
-    halo: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="pixels of context around a tile, rounded up to the model's lattice; default, and most: the exact "
-            "one. With fewer it is faster, and says how far probabilities may differ.",
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="tiles in one pass of the network; default: 1 on the CPU, what 2 GB allow on CUDA. The map is the "
-            "same.",
-        ),
-    ] = None,
-    provider: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="what the network runs on; auto takes CUDA where it can be used"),
-    ] = "auto",
-    precision: Annotated[
-        Literal["float32", "int8", "float16"] | None,
-        typer.Option(
-            help="the model's variant of that precision, made by talud quantize; default: the file that is named, "
-            "float32 in the registry"
-        ),
-    ] = None,
+    out: mapping.Out,
+    threshold: mapping.Threshold = None,
+    minimum_area: mapping.MinimumArea = 0,
+    smooth: mapping.Smooth = False,
+    geojson: mapping.Geojson = False,
+    tta: mapping.Tta = False,
+    tile: mapping.Tile = None,
+    halo: mapping.Halo = None,
+    batch: mapping.Batch = None,
+    provider: mapping.Provider = "auto",
+    precision: mapping.Precision = None,
 ) -> None:
     """Map the landslides of a raster.
 
     Writes probability.tif, landslides.tif (0 background, 1 landslide, 255 not mapped), landslides.gpkg (layers
     landslides and not_mapped), summary.html (all that is to be said of the map on one page), quicklook.png,
     prediction.json and timings.json; QGIS shows rasters and layers in the styles that lie beside and within them.
+    With --tta: disagreement.tif too, the standard deviation of eight probabilities.
 
     The raster must fit what the model expects: bands by name, unit, pixel size, plausible values. How far its values
     lie from those that the model learned from stands in summary.html.
@@ -88,6 +59,8 @@ def predict(
 
     `talud predict models:/landslide-unet-7band@champion stacks/liboriana.tif --out maps/liboriana --precision int8`
 
+    `talud predict auto stacks/liboriana.tif --out maps/liboriana --tta`
+
     `talud predict models/7band.onnx stacks/liboriana.tif --out maps/first_look --halo 32`
 
     `talud predict models/7band.onnx /vsicurl/https://example.org/liboriana.tif --out maps/liboriana`
@@ -95,11 +68,13 @@ def predict(
     from talud.terminal import ended_by_ctrl_c
 
     with ended_by_ctrl_c():  # an extension module that is being imported would make an ImportError of it
-        from talud import load_model
+        from talud import load_model, selection
         from talud.cli.progress import shown
-        from talud.inference import domain, prediction
+        from talud.inference import prediction
 
-    loaded = load_model(model, provider, precision)
+    loaded = (
+        selection.for_stack(raster, provider, precision) if model == "auto" else load_model(model, provider, precision)
+    )
     with shown("mapping", "tiles") as progress:
         result = prediction.predict(
             loaded,
@@ -113,27 +88,6 @@ def predict(
             minimum_area=minimum_area,
             smooth=smooth,
             geojson=geojson,
+            tta=tta,
         )
-    if result.taken_over:
-        print(f"went on with {result.taken_over} of {result.tiles} tiles, which an interrupted run had finished")
-    print(f"{result.landslides:,} landslides, {result.landslide_area_m2 / 10_000:,.1f} ha, in {result.raster}")
-    if result.left_out:
-        print(f"left out: {result.left_out:,} of less than {minimum_area:g} m²")
-    print(f"not mapped: {result.share_not_mapped:.1%} of the raster")
-    for reason, pixels in result.not_mapped.items():
-        print(f"  {reason}: {pixels / result.pixels:.1%}")
-    for line in domain.lines(result.distances):
-        print(line)
-    if result.halo < result.exact_halo:
-        print(f"halo {result.halo} instead of {result.exact_halo}: {_cost(result.halo_error)}")
-    print(f"model: {loaded.title}; ran on {result.provider}")
-    print(f"files: {out}")
-
-
-def _cost(error: float | None) -> str:
-    """What a smaller halo costs, in words."""
-    if error is None:
-        return "probabilities differ; how far was not measured for this model"
-    if error == 0:
-        return "probabilities are exact, for the raster is one tile"
-    return f"probabilities differ by up to {error:.1e} on windows of the training areas"
+    mapping.say(result, loaded, out)

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from talud.cli import sources
 from talud.cli.app import app
 from talud.cli.progress import shown
 
 if TYPE_CHECKING:
     from talud.data.record import Record
-    from talud.params import Source
-
-_PANEL = "The sources, with --like"
-
-
-def _numbers(text: str) -> dict[str, int]:
-    try:
-        return {name.strip(): int(number) for name, number in (part.split("=") for part in text.split(","))}
-    except ValueError as error:
-        raise typer.BadParameter("expected NAME=NUMBER, with commas between: red=3,green=2,blue=1") from error
-
-
-def _option(text: str, metavar: str | None = None) -> Any:
-    return typer.Option(help=text, metavar=metavar, rich_help_panel=_PANEL)
-
-
-def _date(text: str) -> Any:
-    return typer.Option(help=text, metavar="YYYY-MM-DD", formats=["%Y-%m-%d"], rich_help_panel=_PANEL)
-
-
-def _bands(text: str) -> Any:
-    return typer.Option(help=text, metavar="NAME=NUMBER,…", parser=_numbers, rich_help_panel=_PANEL)
+    from talud.params import Area, Source
 
 
 @app.command("stack")
@@ -44,23 +23,19 @@ def stack(
         str | None, typer.Option(metavar="MODEL", help="Make the stack that this .onnx file or MLflow model asks for.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="STACK", help="With --like: the stack to write.")] = None,
-    optical: Annotated[Path | None, _option("Optical image.")] = None,
-    dtm: Annotated[Path | None, _option("Digital terrain model; slope and curvature come from it.")] = None,
-    sar_pre: Annotated[Path | None, _option("SAR scene before the event.")] = None,
-    sar_post: Annotated[Path | None, _option("SAR scene after the event.")] = None,
-    cloud: Annotated[Path | None, _option("Clouds, as non-zero pixels or polygons.")] = None,
-    sar_mask: Annotated[Path | None, _option("Radar layover and shadow, as non-zero pixels or polygons.")] = None,
-    sar_unit: Annotated[
-        Literal["amplitude", "power", "db"] | None, _option("Unit of the SAR scenes, where their tags do not say it.")
-    ] = None,
-    optical_bands: Annotated[
-        Any, _bands("Bands of the image, where it does not name them: red=3,green=2,blue=1")
-    ] = None,
-    sar_bands: Annotated[Any, _bands("Bands of the SAR scenes, where VV is not the first: vv=2,vh=1")] = None,
-    event: Annotated[datetime | None, _date("When the landslides happened.")] = None,
-    optical_date: Annotated[datetime | None, _date("When the image was taken.")] = None,
-    sar_pre_date: Annotated[datetime | None, _date("When the scene before the event was taken.")] = None,
-    sar_post_date: Annotated[datetime | None, _date("When the scene after the event was taken.")] = None,
+    optical: sources.Optical = None,
+    dtm: sources.Dtm = None,
+    sar_pre: sources.SarPre = None,
+    sar_post: sources.SarPost = None,
+    cloud: sources.Cloud = None,
+    sar_mask: sources.SarMask = None,
+    sar_unit: sources.SarUnit = None,
+    optical_bands: sources.OpticalBands = None,
+    sar_bands: sources.SarBands = None,
+    event: sources.Event = None,
+    optical_date: sources.OpticalDate = None,
+    sar_pre_date: sources.SarPreDate = None,
+    sar_post_date: sources.SarPostDate = None,
 ) -> None:
     """Bring sources onto one grid: areas of the project, or, away from any project, what a model asks for.
 
@@ -84,7 +59,8 @@ def stack(
     if like:
         if areas or out is None:
             raise typer.BadParameter("with --like give sources and --out, and no areas", param_hint="--like")
-        _like(like, out, files, optical_bands, sar_bands, sar_unit, event, dates)
+        given = {name: path for name, path in files.items() if path}
+        _like(like, out, given, sources.area(optical_bands, sar_bands, sar_unit, event, dates))
     elif any((out, *files.values(), optical_bands, sar_bands, sar_unit, event, *dates.values())):
         raise typer.BadParameter("params.yaml names the sources of areas; options go with --like", param_hint="AREAS")
     elif areas:
@@ -118,30 +94,11 @@ def _said(record: Record) -> str:
     return "; ".join(parts)
 
 
-def _like(
-    model: str,
-    out: Path,
-    files: dict[Source, Path | None],
-    optical_bands: dict[str, int] | None,
-    sar_bands: dict[str, int] | None,
-    sar_unit: str | None,
-    event: datetime | None,
-    dates: dict[str, datetime | None],
-) -> None:
+def _like(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
     import talud
     from talud.data.stack import build_like
-    from talud.params import Area
 
-    said = {
-        "optical_bands": optical_bands,
-        "sar_bands": sar_bands,
-        "sar_unit": sar_unit,
-        "event": event and event.date(),
-        "acquired": {name: day.date() for name, day in dates.items() if day},
-    }
-    area = Area.given(role="transfer", folder=".", **{key: value for key, value in said.items() if value})
     contract = talud.load_model(model).contract
-    given = {name: path for name, path in files.items() if path}
     with shown("stack", "windows") as progress:
-        grid = build_like(contract, area, given, out, progress)
+        grid = build_like(contract, area, files, out, progress)
     print(f"{out}: {', '.join(contract.band_names)}; {grid.height} × {grid.width} pixels of {grid.resolution:g} m")

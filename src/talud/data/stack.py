@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -26,12 +27,12 @@ from talud.data.inventory import Polygons
 from talud.data.record import Record
 from talud.data.sources import Layer
 from talud.errors import MismatchError, ModelError, OutputError, ParamsError, SourceError
-from talud.files import md5, replacing_together
+from talud.files import md5, replacing_together, synchronise
 from talud.grid import Grid
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.params import Area, Source, StackOptions
 from talud.project import Project
-from talud.raster import Layout, writing_cog
+from talud.raster import Layout, read_through, writing_cog
 from talud.terminal import hushed
 
 Progress = Callable[[int, int], None]
@@ -40,7 +41,12 @@ _SHADES: tuple[Source, ...] = ("cloud", "sar_mask")
 _WINDOW = 512  # stack pixels a side of what is worked on at once; fewer where a source is much finer
 _SOURCE_WINDOW = 1536  # and about so many source pixels a side, at most
 _TOUCHED = 1e-3  # share of a pixel under cloud from which it counts as cloud; less is rounding
+_ORIGIN = "TALUD_ORIGIN"  # the tag of what `origin_like` says
 _COLOURS = {BACKGROUND: (224, 224, 224, 255), LANDSLIDE: (204, 51, 17, 255), UNKNOWN: (0, 0, 0, 0)}
+
+
+class MissingBandError(SourceError):
+    """The sources of an area lack a band that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,14 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
 
 
 def build_like(
-    contract: Contract, area: Area, files: Mapping[Source, Path], out: Path, progress: Progress | None = None
+    contract: Contract,
+    area: Area,
+    files: Mapping[Source, Path],
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    name: str | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> Grid:
     """Make the stack that a model asks for, with its bands, resolution and methods; returns its grid.
 
@@ -166,36 +179,107 @@ def build_like(
         files: the sources; those that the model does not need are left aside.
         out: the stack.
         progress: told, after each window, how many are done and how many there are.
+        name: of the area; default: that of the file.
+        origin: what `origin_like` says, to be kept in the stack, where `origin_of` finds it.
 
     Raises:
         SourceError: a source that the model needs is missing, cannot be read, or cannot be used.
         MismatchError: a band comes in another unit than the model was trained on.
         OutputError: the stack cannot be written, or would take the place of a source.
     """
+    refuse_source(out, files)
+    recipe = _recipe_like(contract, area, files, name or out.stem)
+    with _mixer(recipe) as mixer:
+        _refuse_other_units(mixer, contract)
+        with replacing_together(out) as (stack,):
+            _write(recipe, mixer, progress, stack, None, {_ORIGIN: json.dumps(origin)} if origin else {})
+            synchronise(stack)
+    return mixer.grid
+
+
+def refuse_source(out: Path, files: Mapping[Source, Path]) -> None:
+    """Refuse to write a stack over one of its sources.
+
+    Raises:
+        OutputError: it would be.
+    """
     if any(out.exists() and path.exists() and out.samefile(path) for path in files.values()):
         raise OutputError(f"{out}: is one of the sources, which the stack would replace; give the stack another name")
+
+
+def misfit(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str | None:
+    """Why sources do not make the stack that a model asks for, in words: what is missing. None where they do.
+
+    Raises:
+        SourceError: a source that the model would read cannot be read or used.
+    """
+    try:
+        with _mixer(_recipe_like(contract, area, files, "")) as mixer:
+            _refuse_other_units(mixer, contract)
+    except (MissingBandError, MismatchError) as error:
+        return str(error).removeprefix(f"the model '{contract.name}' ")
+    return None
+
+
+def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], name: str) -> dict[str, str]:
+    """By what it is known whether `build_like` would make the same stack again: contents, not names, of the sources.
+
+    Raises:
+        SourceError: a source that the model needs is missing, or cannot be read.
+    """
+    recipe = _recipe_like(contract, area, files, name)
+    bands = ", ".join(f"{band.name} in {band.unit}" for band in contract.bands)
+    options = recipe.options.model_dump(mode="json", exclude={"inventory_rule"})
+    said = recipe.area.model_dump(mode="json", include={"optical_bands", "sar_bands", "sar_unit", "acquired", "event"})
+    if "sar_unit" in said:
+        said["unit of the SAR scenes"] = said.pop("sar_unit")  # that of the stack is among the options
+    stated = {"area": name, "talud": version("talud"), "bands": bands, **options, **said}
+    contents = {source: sources.fingerprint(path) for source, path in recipe.files.items()}
+    return {key: str(value) for key, value in stated.items()} | contents
+
+
+def origin_of(stack: Path) -> dict[str, str]:
+    """What `origin_like` said when a stack was made; empty where there is none, none that says it, or it is damaged."""
+    try:
+        with sources.open_source(stack) as dataset:
+            origin = json.loads(dataset.tags().get(_ORIGIN, "{}"))
+            if origin:
+                read_through(dataset)
+    except (SourceError, ValueError):
+        return {}
+    return origin if isinstance(origin, dict) else {}
+
+
+def _recipe_like(contract: Contract, area: Area, files: Mapping[Source, Path], name: str) -> Recipe:
+    """What the stack that a model asks for is made from.
+
+    Raises:
+        MissingBandError: the sources lack a band.
+        SourceError: the optical image cannot be read.
+    """
     names = contract.band_names
     needed = [source for source in _RASTERS if any(source == _source_of(name) for name in names)]
-    for source in needed:
-        if source not in files:
-            wanted = ", ".join(name for name in names if _source_of(name) == source)
-            raise SourceError(f"the model '{contract.name}' needs {wanted}: give --{source.replace('_', '-')} FILE")
+    lacking = [source for source in needed if source not in files]
+    if lacking:
+        wanted = ", ".join(name for name in names if _source_of(name) in lacking)
+        options = " ".join(f"--{source.replace('_', '-')} FILE" for source in lacking)
+        raise MissingBandError(f"the model '{contract.name}' needs {wanted}: give {options}")
     used = {s: path for s, path in files.items() if s in needed or SHADES.get(s) in groups(names)}
     wanted_optical = tuple(name for name in names if band(name).group is Group.OPTICAL)
     if wanted_optical and "optical_bands" not in area.model_fields_set:
         area = area.model_copy(update={"optical_bands": _optical_numbers(files["optical"], wanted_optical)})
-    recipe = Recipe(out.stem, area, used, _options(contract), _with_shades(names, files))
+    recipe = Recipe(name, area, used, _options(contract), _with_shades(names, files))
     _refuse_missing(recipe, f"the model '{contract.name}'")
-    with _mixer(recipe) as mixer:
-        for asked, unit in zip(contract.bands, mixer.units, strict=False):  # shades follow
-            if unit != asked.unit:
-                raise MismatchError(
-                    f"{asked.name} comes in {unit}, but the model '{contract.name}' was trained on {asked.unit}; "
-                    "bring the source to that unit (gdal_edit.py -scale, -offset or -units, where only the label lacks)"
-                )
-        with replacing_together(out) as (stack,):
-            _write(recipe, mixer, progress, stack, None)
-    return mixer.grid
+    return recipe
+
+
+def _refuse_other_units(mixer: Mixer, contract: Contract) -> None:
+    for asked, unit in zip(contract.bands, mixer.units, strict=False):  # shades follow
+        if unit != asked.unit:
+            raise MismatchError(
+                f"{asked.name} comes in {unit}, but the model '{contract.name}' was trained on {asked.unit}; "
+                "bring the source to that unit (gdal_edit.py -scale, -offset or -units, where only the label lacks)"
+            )
 
 
 def _recipe(project: Project, name: str) -> Recipe:
@@ -241,13 +325,13 @@ def _refuse_missing(recipe: Recipe, needs: str) -> None:
     for name in recipe.bands:
         source = _source_of(name)
         if source not in recipe.files:
-            raise SourceError(
+            raise MissingBandError(
                 f"area '{recipe.name}' has no {source}, but {needs} needs its band {name}; add the file, or take the "
                 "band out of the set"
             )
         if name not in available:
             key = "sar_bands" if band(name).group is Group.SAR else "optical_bands"
-            raise SourceError(
+            raise MissingBandError(
                 f"area '{recipe.name}': {needs} needs {name}, but {key} does not say which band of {source} it is"
             )
 
@@ -270,7 +354,7 @@ def _optical_numbers(path: Path, names: tuple[str, ...]) -> dict[str, int]:
     for labels in (described, coloured, default):
         if set(names) <= set(labels):
             return {name: labels.index(name) + 1 for name in names}
-    raise SourceError(
+    raise MissingBandError(
         f"{path}: which bands are {', '.join(names)}? Its bands are not named so; say it with --optical-bands, "
         "for example red=3,green=2,blue=1"
     )
@@ -389,10 +473,15 @@ def _labels(recipe: Recipe, grid: Grid) -> Labels:
 
 
 def _write(
-    recipe: Recipe, mixer: Mixer, progress: Progress | None, stack: Path, mask: tuple[Path, Labels] | None
+    recipe: Recipe,
+    mixer: Mixer,
+    progress: Progress | None,
+    stack: Path,
+    mask: tuple[Path, Labels] | None,
+    more_tags: Mapping[str, str] | None = None,
 ) -> int:
     """Write a stack, and a mask where asked for, window by window; returns the landslide pixels."""
-    tags = _tags(recipe, mixer)
+    tags = _tags(recipe, mixer) | dict(more_tags or {})
     layout = Layout("float32", float("nan"), mixer.bands, mixer.units, tags)
     seen: set[Path] = set()
     landslides = 0

@@ -37,10 +37,13 @@ class Block:
     Attributes:
         probability: of a landslide, (height, width) float32; without meaning where `blocked`.
         blocked: uint16 code of why a pixel is not mapped (see `coverage`), 0 where it is; same shape.
+        disagreement: with test-time augmentation, the standard deviation of the probabilities whose mean the first is,
+            float32 of the same shape; else None.
     """
 
     probability: NDArray[np.float32]
     blocked: NDArray[np.uint16]
+    disagreement: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,7 @@ class Journal:
             OutputError: another process makes that map, it was begun with something else, or nothing can be written.
         """
         journal = cls(_beside(out))
-        with writing(out):
-            if out.exists() and not out.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, "a file of that name is in the way")
-            lock = _lock(journal.folder)
-        with lock:
+        with journal._locked(out):
             journal._refuse_others(begun)
             try:
                 with writing(out):
@@ -89,6 +88,22 @@ class Journal:
                 (journal.folder / _BEGUN).unlink()  # first: what a kill leaves of the rest is then taken for nothing
                 shutil.rmtree(journal.folder, ignore_errors=True)  # a network share may hold on to the lock
 
+    @classmethod
+    @contextmanager
+    def awaited(cls, out: Path) -> Iterator[Journal]:
+        """Keep other processes from the map of the folder `out` while something is made ready for it.
+
+        Raises:
+            OutputError: another process makes that map, or nothing can be written.
+        """
+        journal = cls(_beside(out))
+        with journal._locked(out):
+            try:
+                yield journal
+            finally:
+                if not len(journal):
+                    shutil.rmtree(journal.folder, ignore_errors=True)
+
     @property
     def products(self) -> Path:
         """A folder for the files of the map, empty when the journal is opened."""
@@ -103,8 +118,8 @@ class Journal:
         try:
             # NumPy compares the checksums that the zip format holds.
             with self._path(tile).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                return Block(arrays["probability"], arrays["blocked"])
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+                return Block(**arrays)
+        except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile):
             return None
 
     def write(self, tile: Tile, block: Block) -> None:
@@ -117,9 +132,18 @@ class Journal:
         scratch = path.with_suffix(".part")
         with writing(path):
             with scratch.open("wb") as stream:
-                np.savez(stream, probability=block.probability, blocked=block.blocked)
+                np.savez(stream, **{name: array for name, array in vars(block).items() if array is not None})
             synchronise(scratch)
             scratch.replace(path)
+
+    @contextmanager
+    def _locked(self, out: Path) -> Iterator[None]:
+        with writing(out):
+            if out.exists() and not out.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "a file of that name is in the way")
+            lock = _lock(self.folder)
+        with lock:
+            yield
 
     def _path(self, tile: Tile) -> Path:
         return self.folder / _TILES / f"{tile.core.row_off}_{tile.core.col_off}.npz"
@@ -127,7 +151,7 @@ class Journal:
     def _refuse_others(self, begun: Mapping[str, Any]) -> None:
         before, now = self._begun(), json.loads(json.dumps(begun))  # as it will be read again
         names = [name for name in before | now if before.get(name) != now.get(name)]
-        changes = [_change(name, before.get(name), now.get(name)) for name in names]
+        changes = [change(name, before.get(name), now.get(name)) for name in names]
         if changes and before and len(self):
             raise OutputError(
                 f"{self.folder}: holds {len(self)} finished tiles of a map that was begun with {', '.join(changes)}; "
@@ -182,7 +206,7 @@ def _lock(folder: Path) -> IO[str]:
         lock.close()  # the one who held it was just done, and took the folder away
 
 
-def _change(name: str, before: Any, now: Any) -> str:
+def change(name: str, before: Any, now: Any) -> str:
     """What differs, in words; of digests there is nothing to show."""
     if re.fullmatch("[0-9a-f]{32,}", str(before)):
         return f"different {name}"

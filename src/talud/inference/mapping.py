@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talud.errors import TaludError
-from talud.inference import coverage
+from talud.inference import coverage, symmetry
 from talud.inference.journal import Block, Journal
 from talud.inference.reader import StackReader
 from talud.inference.runtime import Model
@@ -27,7 +27,14 @@ class Pixels(NamedTuple):
 
 
 def finish_tiles(
-    model: Model, stack: StackReader, tiling: Tiling, journal: Journal, batch: int, progress: Progress | None = None
+    model: Model,
+    stack: StackReader,
+    tiling: Tiling,
+    journal: Journal,
+    batch: int,
+    progress: Progress | None = None,
+    *,
+    tta: bool = False,
 ) -> int:
     """Finish the tiles of a map that are not; how many were.
 
@@ -38,6 +45,7 @@ def finish_tiles(
         journal: of the map; what is found for each tile is kept there.
         batch: how many tiles of one kind one pass of the network takes.
         progress: told, after each batch, how many tiles are done and how many there are.
+        tta: test-time augmentation, see `symmetry`; tiles then run one by one.
 
     Raises:
         SourceError: the raster cannot be read.
@@ -50,7 +58,7 @@ def finish_tiles(
         written: Future[None] | None = None
         done = taken_over
         for tiles, coming in _read_ahead(stack, batched(missing, batch), reader):
-            blocks = _blocks_at_second_try(model, stack, tiles, coming, reader)
+            blocks = _blocks_at_second_try(model, stack, tiles, coming, reader, tta)
             if written:
                 written.result()
             written = writer.submit(_write, journal, tiles, blocks)
@@ -85,7 +93,7 @@ def _read(stack: StackReader, tile: Tile) -> Pixels:
 
 
 def _blocks_at_second_try(
-    model: Model, stack: StackReader, tiles: list[Tile], coming: list[Future[Pixels]], reader: Executor
+    model: Model, stack: StackReader, tiles: list[Tile], coming: list[Future[Pixels]], reader: Executor, tta: bool
 ) -> list[Block]:
     """What is found for a batch. A network share, or a GPU that others use, may fail once: then all is done again.
 
@@ -93,16 +101,16 @@ def _blocks_at_second_try(
     pass.
     """
     try:
-        return _blocks(model, tiles, [pixels.result() for pixels in coming])
+        return _blocks(model, tiles, [pixels.result() for pixels in coming], tta)
     except TaludError:
         again = [reader.submit(_read, stack, tile) for tile in tiles]
-    return [_block_or_where(model, tile, pixels) for tile, pixels in zip(tiles, again, strict=True)]
+    return [_block_or_where(model, tile, pixels, tta) for tile, pixels in zip(tiles, again, strict=True)]
 
 
-def _block_or_where(model: Model, tile: Tile, pixels: Future[Pixels]) -> Block:
+def _block_or_where(model: Model, tile: Tile, pixels: Future[Pixels], tta: bool) -> Block:
     """What is found for a tile; an error says where it is."""
     try:
-        return _blocks(model, [tile], [pixels.result()])[0]
+        return _blocks(model, [tile], [pixels.result()], tta)[0]
     except TaludError as error:
         core = tile.core
         rows, columns = core.row_off + core.height, core.col_off + core.width
@@ -111,21 +119,25 @@ def _block_or_where(model: Model, tile: Tile, pixels: Future[Pixels]) -> Block:
         ) from error
 
 
-def _blocks(model: Model, tiles: list[Tile], batch: list[Pixels]) -> list[Block]:
+def _blocks(model: Model, tiles: list[Tile], batch: list[Pixels], tta: bool) -> list[Block]:
     """What is found for a batch; the network does not run on a tile without a pixel to map.
 
     A batch that such tiles leave incomplete runs tile by tile, for ONNX Runtime would plan its memory anew.
     """
-    if not any(pixels.blocked.all() for pixels in batch):
+    if not (tta or any(pixels.blocked.all() for pixels in batch)):
         cores = model.cores([pixels.window for pixels in batch], tiles)
         return [Block(core, pixels.blocked) for core, pixels in zip(cores, batch, strict=True)]
-    return [_block(model, tile, pixels) for tile, pixels in zip(tiles, batch, strict=True)]
+    return [_block(model, tile, pixels, tta) for tile, pixels in zip(tiles, batch, strict=True)]
 
 
-def _block(model: Model, tile: Tile, pixels: Pixels) -> Block:
+def _block(model: Model, tile: Tile, pixels: Pixels, tta: bool) -> Block:
     if pixels.blocked.all():
-        return Block(np.full(pixels.blocked.shape, np.nan, np.float32), pixels.blocked)
-    return Block(model.cores([pixels.window], [tile])[0], pixels.blocked)
+        nothing = np.full(pixels.blocked.shape, np.nan, np.float32)
+        return Block(nothing, pixels.blocked, nothing if tta else None)
+    if not tta:
+        return Block(model.cores([pixels.window], [tile])[0], pixels.blocked)
+    probability, disagreement = symmetry.averaged(model, pixels.window, tile)
+    return Block(probability, pixels.blocked, disagreement)
 
 
 def _write(journal: Journal, tiles: list[Tile], blocks: list[Block]) -> None:

@@ -45,6 +45,7 @@ def predict(
     minimum_area: float = 0,
     smooth: bool = False,
     geojson: bool = False,
+    tta: bool = False,
 ) -> Prediction:
     """Map the landslides of a raster; memory does not grow with it, apart from what the polygons need.
 
@@ -67,6 +68,8 @@ def predict(
         minimum_area: in m²: smaller landslides are left out of the polygons (not of the rasters).
         smooth: whether the outlines of the landslides are smoothed, instead of following the pixels' edges.
         geojson: whether the landslides are written as GeoJSON too.
+        tta: test-time augmentation: whether the probability is the mean over the raster turned and mirrored in all
+            eight ways, and a raster of their disagreement is written too. It takes eight times as long.
 
     Raises:
         SourceError: the raster cannot be read.
@@ -76,7 +79,7 @@ def predict(
             else is unfinished; an earlier result is untouched.
         ParamsError: threshold, tile, halo, batch or minimum area make no sense.
     """
-    options = _Options.checked(model, threshold, minimum_area, smooth, geojson)
+    options = _Options.checked(model, threshold, minimum_area, smooth, geojson, tta)
     for name, value, least in (("tile", tile, 1), ("halo", halo, 0), ("batch", batch, 1)):
         if value is not None and value < least:
             raise ParamsError(f"the {name} is {value}; it must be at least {least}")
@@ -85,7 +88,8 @@ def predict(
         check_space(out, stack.grid)
         tiling = model.tiling(stack.grid.shape, tile, halo, batch or 1)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
-            taken_over = finish_tiles(model, stack, tiling, journal, batch or model.batch(tiling), progress)
+            size = batch or model.batch(tiling)
+            taken_over = finish_tiles(model, stack, tiling, journal, size, progress, tta=tta)
             clock.lap("tiles")
             products = Products.within(journal.products)
             prediction = _finish(model, stack, tiling, journal, products, options, clock)
@@ -129,17 +133,18 @@ class _Options:
     minimum_area: float
     smooth: bool
     geojson: bool
+    tta: bool
 
     @classmethod
     def checked(
-        cls, model: Model, threshold: float | None, minimum_area: float, smooth: bool, geojson: bool
+        cls, model: Model, threshold: float | None, minimum_area: float, smooth: bool, geojson: bool, tta: bool
     ) -> _Options:
         threshold = model.contract.threshold if threshold is None else threshold
         if not 0 < threshold < 1:
             raise ParamsError(f"the threshold is {threshold:g}; it must lie between 0 and 1")
         if not 0 <= minimum_area < math.inf:
             raise ParamsError(f"the minimum area is {minimum_area:g} m²; it must be 0 or more")
-        return cls(threshold, float(minimum_area), smooth, geojson)
+        return cls(threshold, float(minimum_area), smooth, geojson, tta)
 
 
 def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) -> dict[str, Any]:
@@ -157,6 +162,7 @@ def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) 
         "minimum area": f"{options.minimum_area:g} m²",
         "outlines": "smoothed" if options.smooth else "along the pixels",
         "GeoJSON": "yes" if options.geojson else "no",
+        "test-time augmentation": "yes" if options.tta else "no",
     }
 
 
@@ -171,13 +177,14 @@ def _finish(
 ) -> Prediction:
     """Make the products from the finished tiles, the same bytes whenever and in how many runs those were found."""
     tags = record.lineage(model, options.threshold) | stack.provenance
-    with MapRasters.writing(products, stack.grid, options.threshold, tags) as rasters:
+    with MapRasters.writing(products, stack.grid, options.threshold, tags, disagreement=options.tta) as rasters:
         codes, skipped = _fill(rasters, tiling, journal)
     clock.lap("rasters")
     reasons = {int(code): coverage.reason(int(code), model.contract) for code in codes.nonzero()[0] if code}
     landslides, not_mapped = polygons.trace(products.parts, products.classes, reasons, options.minimum_area)
+    disagreement = products.disagreement if options.tta else None
     origin = {"model": model.name, "version": model.version}
-    attributes = zonal.statistics(landslides.outlines, products.probability, stack) | {
+    attributes = zonal.statistics(landslides.outlines, products.probability, stack, disagreement) | {
         name: np.full(len(landslides.area), value, np.object_) for name, value in origin.items()
     }
     drawn = (
@@ -210,6 +217,7 @@ def _finish(
         left_out=landslides.left_out,
         smooth=options.smooth,
         distances=stack.distances,
+        tta=options.tta,
     )
     scene = quicklook.scene(stack, landslides, not_mapped)
     quicklook.draw(products.quicklook, scene, record.caption(model, stack, prediction))
@@ -227,7 +235,7 @@ def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> tuple[NDArra
         block = journal.read(tile)
         if block is None:
             raise OutputError(f"{journal.folder}: a finished tile is damaged or gone; is the disk sound?")
-        rasters.write(tile.core, block.probability, block.blocked)
+        rasters.write(tile.core, block.probability, block.blocked, block.disagreement)
         codes += np.bincount(block.blocked.ravel(), minlength=len(codes))
         skipped += bool(block.blocked.all())
     return codes, skipped

@@ -6,7 +6,7 @@ import errno
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,8 @@ class Products:
     probability_style: Path
     classes: Path
     classes_style: Path
+    disagreement: Path
+    disagreement_style: Path
     polygons: Path
     geojson: Path
     quicklook: Path
@@ -65,6 +67,8 @@ class Products:
             folder / "probability.qml",
             folder / "landslides.tif",
             folder / "landslides.qml",
+            folder / "disagreement.tif",
+            folder / "disagreement.qml",
             folder / "landslides.gpkg",
             folder / "landslides.geojson",
             folder / "quicklook.png",
@@ -113,6 +117,8 @@ class MapRasters:
 
     `landslides.tif` holds 0 background, 1 landslide, 255 nodata.
 
+    `disagreement.tif`, with test-time augmentation alone, is float32 with NaN where the map says nothing.
+
     `parts.tif` holds 0 where nothing is to be traced, 1 landslide, 1 + code where a pixel is not mapped for the
     reason of that code (see `coverage`).
     """
@@ -121,10 +127,13 @@ class MapRasters:
     _probability: DatasetWriter
     _classes: DatasetWriter
     _parts: DatasetWriter
+    _disagreement: DatasetWriter | None
 
     @classmethod
     @contextmanager
-    def writing(cls, products: Products, grid: Grid, threshold: float, tags: Mapping[str, str]) -> Iterator[MapRasters]:
+    def writing(
+        cls, products: Products, grid: Grid, threshold: float, tags: Mapping[str, str], *, disagreement: bool = False
+    ) -> Iterator[MapRasters]:
         """Rasters to fill window by window, which become COGs at the end; the styles of QGIS lie beside them.
 
         Raises:
@@ -136,20 +145,33 @@ class MapRasters:
         products.probability_style.write_text(qml("probability"), encoding="utf-8")
         products.classes_style.write_text(qml("classes"), encoding="utf-8")
         with ExitStack() as rasters:
+            spread = None
+            if disagreement:
+                layout = replace(probability, bands=("disagreement",))
+                products.disagreement_style.write_text(qml("disagreement"), encoding="utf-8")
+                spread = rasters.enter_context(writing_cog(products.disagreement, grid, layout))
             yield cls(
                 threshold,
                 rasters.enter_context(writing_cog(products.probability, grid, probability)),
                 rasters.enter_context(writing_cog(products.classes, grid, classes)),
                 rasters.enter_context(writing_cog(products.parts, grid, parts)),
+                spread,
             )
 
-    def write(self, window: Window, probability: NDArray[np.float32], blocked: NDArray[np.uint16]) -> None:
+    def write(
+        self,
+        window: Window,
+        probability: NDArray[np.float32],
+        blocked: NDArray[np.uint16],
+        disagreement: NDArray[np.float32] | None = None,
+    ) -> None:
         """Fill a window.
 
         Args:
             window: of whole pixels.
             probability: (height, width) of the window; not looked at where `blocked`.
             blocked: code of the reason why a pixel is not mapped, 0 where it is; same shape.
+            disagreement: of the probabilities, where that is written; same shape, not looked at where `blocked`.
         """
         mapped = blocked == 0
         landslide = mapped & (probability >= self.threshold)
@@ -157,3 +179,5 @@ class MapRasters:
             self._probability.write(np.where(mapped, probability, np.float32(np.nan)), 1, window=window)
             self._classes.write(np.where(mapped, landslide, NODATA).astype(np.uint8), 1, window=window)
             self._parts.write(np.where(mapped, landslide, blocked + 1).astype(np.uint16), 1, window=window)
+            if self._disagreement is not None and disagreement is not None:
+                self._disagreement.write(np.where(mapped, disagreement, np.float32(np.nan)), 1, window=window)

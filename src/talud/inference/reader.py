@@ -147,6 +147,19 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         yield StackReader(name, grid, dataset.tags(), contract, identity, distances, dataset, indexes)
 
 
+def misfit(raster: str | Path, contract: Contract) -> str | None:
+    """Why a raster does not fit a contract, in words; None where it does.
+
+    Raises:
+        SourceError: it cannot be read, has no CRS, or is rotated.
+    """
+    try:
+        with open_stack(raster, contract):
+            return None
+    except MismatchError as error:
+        return str(error).removeprefix(f"{raster}: ")
+
+
 def _identity(name: str, dataset: DatasetReader, pixels: str) -> dict[str, Any]:
     """By what a raster is known again, without reading all of it and wherever it lies.
 

@@ -40,6 +40,7 @@ class Prediction:
         left_out: landslides that are smaller, and neither counted nor among the polygons.
         smooth: whether the outlines of the landslides are smoothed; their numbers are those of the pixels.
         distances: how far each band lies from the training areas.
+        tta: whether the probability is the mean over eight turned and mirrored passes (test-time augmentation).
         taken_over: tiles that an earlier run had finished before it was interrupted. The files do not show it.
     """
 
@@ -61,6 +62,7 @@ class Prediction:
     left_out: int
     smooth: bool
     distances: tuple[Distance, ...]
+    tta: bool
     taken_over: int = 0
 
     @property
@@ -141,7 +143,8 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
             "precision": contract.precision,
             "bands": contract.band_names,
             "trained_on": contract.areas,
-        },
+        }
+        | ({"chosen": model.origin.chosen} if model.origin and model.origin.chosen else {}),
         "talud": version("talud"),
         **facts,
         "share_not_mapped": prediction.share_not_mapped,

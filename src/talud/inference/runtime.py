@@ -37,10 +37,17 @@ _SILENT = 4  # only what is fatal
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model came from, beyond what its contract says: its name and version in the registry."""
+    """Where a model came from, beyond what its contract says: its name and version in the registry.
+
+    Attributes:
+        name: of the registered model.
+        version: of it.
+        chosen: why this model and no other, where talud chose it; else empty.
+    """
 
     name: str
     version: str
+    chosen: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +19,39 @@ from talud.inference.reader import StackReader
 _ZONE = 1024  # side of the windows in which polygons and rasters meet
 
 
-def statistics(outlines: NDArray[np.object_], probability: Path, stack: StackReader) -> dict[str, NDArray[np.float64]]:
+def statistics(
+    outlines: NDArray[np.object_], probability: Path, stack: StackReader, disagreement: Path | None = None
+) -> dict[str, NDArray[np.float64]]:
     """Probability and terrain inside each polygon, as columns by name.
 
-    `mean_probability` and `maximum_probability`; where the stack has a slope, `mean_slope_degrees`; where it has an
-    elevation, `minimum_elevation_m`, `maximum_elevation_m`, and `aspect_degrees`: the direction in which the ground
-    falls on the whole, clockwise from north, which is that of the mean gradient. NaN where every pixel is invalid, or
-    the ground does not fall.
+    `mean_probability` and `maximum_probability`; where there is one, the mean `disagreement`; where the stack has a
+    slope, `mean_slope_degrees`; where it has an elevation, `minimum_elevation_m`, `maximum_elevation_m`, and
+    `aspect_degrees`: the direction in which the ground falls on the whole, clockwise from north, which is that of the
+    mean gradient. NaN where every pixel is invalid, or the ground does not fall.
 
     Args:
         outlines: polygons of whole pixels that do not overlap.
         probability: raster of the probabilities.
         stack: on the same grid.
+        disagreement: raster of the probabilities' disagreement, with test-time augmentation.
 
     Raises:
         SourceError: the stack cannot be read.
     """
-    tallies = {name: _Tally(len(outlines)) for name in ("probability", "slope", "elevation", "east", "north")}
-    with rasterio.open(probability) as dataset:
+    maps = {"probability": probability} | ({"disagreement": disagreement} if disagreement else {})
+    tallies = {name: _Tally(len(outlines)) for name in (*maps, "slope", "elevation", "east", "north")}
+    with ExitStack() as opened:
+        rasters = {name: opened.enter_context(rasterio.open(path)) for name, path in maps.items()}
         for window, owner in _zones(outlines, stack.grid):
-            for name, values in ({"probability": dataset.read(1, window=window)} | _terrain(stack, window)).items():
+            found = {name: raster.read(1, window=window) for name, raster in rasters.items()}
+            for name, values in (found | _terrain(stack, window)).items():
                 tallies[name].add(owner, values)
     columns = {
         "mean_probability": tallies["probability"].mean,
         "maximum_probability": tallies["probability"].maximum,
     }
+    if disagreement:
+        columns["disagreement"] = tallies["disagreement"].mean
     if stack.has("slope"):
         columns["mean_slope_degrees"] = tallies["slope"].mean
     if stack.has("elevation"):

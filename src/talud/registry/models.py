@@ -110,6 +110,20 @@ def champion(name: str) -> Version | None:
         return _version(client.get_model_version(name, number)) if number else None
 
 
+def champions() -> tuple[Version, ...]:
+    """All versions that the alias `champion` points to, among the models that talud registered, by name."""
+    client = connected()
+    with speaking():
+        found, token = [], None
+        while True:
+            page = client.search_registered_models(page_token=token, order_by=["name"])
+            named = [(model.name, model.aliases.get("champion")) for model in page]
+            found += [client.get_model_version(name, number) for name, number in named if number]
+            token = page.token
+            if not token:
+                return tuple(_version(each) for each in found if FINGERPRINT in each.tags)
+
+
 def set_alias(version: Version, alias: str) -> None:
     """Point one of the `ALIASES` to a version, which then bears no other of them."""
     client = connected()

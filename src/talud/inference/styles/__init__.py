@@ -1,4 +1,4 @@
-"""The styles with which QGIS shows a map, as QML: of the rasters `probability` and `classes`, and of both layers."""
+"""The styles with which QGIS shows a map, as QML: of its rasters and of both layers."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from importlib.resources import files
 
 
 def qml(name: str) -> str:
-    """The style of a raster or layer: `probability`, `classes`, `landslides` or `not_mapped`."""
+    """The style of a raster or layer: `probability`, `classes`, `disagreement`, `landslides` or `not_mapped`."""
     return (files(__name__) / f"{name}.qml").read_text(encoding="utf-8")

@@ -1,0 +1,93 @@
+"""What `talud predict` and `talud map` have in common: the options of a map, and what they print of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from talud.inference.record import Prediction
+    from talud.inference.runtime import Model
+
+Out = Annotated[Path, typer.Option(help="folder of the map's files; made where it is missing")]
+Threshold = Annotated[
+    float | None, typer.Option(help="landslide where the probability is at least this; default: the model's own")
+]
+MinimumArea = Annotated[
+    float,
+    typer.Option(metavar="M2", min=0, help="leave landslides of less than this many square metres out of the polygons"),
+]
+Smooth = Annotated[
+    bool, typer.Option("--smooth", help="round the corners of the landslides' outlines; their numbers stay")
+]
+Geojson = Annotated[bool, typer.Option("--geojson", help="write landslides.geojson too, in longitude and latitude")]
+Tta = Annotated[
+    bool,
+    typer.Option(
+        "--tta",
+        help="average over the raster turned and mirrored in all eight ways, and write disagreement.tif; takes eight "
+        "times as long",
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(min=1, help="longest side of a tile in pixels; default: what 2 GB allow. The map is the same."),
+]
+Halo = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="pixels of context around a tile, rounded up to the model's lattice; default, and most: the exact one. "
+        "With fewer it is faster, and says how far probabilities may differ.",
+    ),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="tiles in one pass of the network; default: 1 on the CPU, what 2 GB allow on CUDA. The map is the same.",
+    ),
+]
+Provider = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="what the network runs on; auto takes CUDA where it can be used")
+]
+Precision = Annotated[
+    Literal["float32", "int8", "float16"] | None,
+    typer.Option(
+        help="the model's variant of that precision, made by talud quantize; default: the file that is named, float32 "
+        "in the registry"
+    ),
+]
+
+
+def say(result: Prediction, model: Model, out: Path) -> None:
+    """Print what a map came to."""
+    from talud.inference import domain
+
+    if result.taken_over:
+        print(f"went on with {result.taken_over} of {result.tiles} tiles, which an interrupted run had finished")
+    print(f"{result.landslides:,} landslides, {result.landslide_area_m2 / 10_000:,.1f} ha, in {result.raster}")
+    if result.left_out:
+        print(f"left out: {result.left_out:,} of less than {result.minimum_area_m2:g} m²")
+    print(f"not mapped: {result.share_not_mapped:.1%} of the raster")
+    for reason, pixels in result.not_mapped.items():
+        print(f"  {reason}: {pixels / result.pixels:.1%}")
+    for line in domain.lines(result.distances):
+        print(line)
+    if result.halo < result.exact_halo:
+        print(f"halo {result.halo} instead of {result.exact_halo}: {_cost(result.halo_error)}")
+    print(f"model: {model.title}; ran on {result.provider}")
+    if model.origin and model.origin.chosen:
+        print(f"chosen: {model.origin.chosen}")
+    print(f"files: {out}")
+
+
+def _cost(error: float | None) -> str:
+    """What a smaller halo costs, in words."""
+    if error is None:
+        return "probabilities differ; how far was not measured for this model"
+    if error == 0:
+        return "probabilities are exact, for the raster is one tile"
+    return f"probabilities differed by up to {error:.1e} on windows of the training areas"

@@ -1,0 +1,108 @@
+"""Test-time augmentation: the mean over the eight ways in which a square can be turned and mirrored.
+
+Landslides have no preferred direction, a trained network has. Each tile is run eight times, turned and mirrored (the
+dihedral group of order 8, D4), and each probability is turned back. What the network says of one place then no longer
+depends on how the raster lies, and how far the eight disagree says how sure it is.
+
+It stays exact under tiling: the padded raster's sides are multiples of the alignment, so that turning it takes lattice
+cells to lattice cells and windows to windows, and a tile turned is a tile of the turned raster.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from talud.inference.runtime import Model
+from talud.inference.tiling import Rim, Tile
+
+
+class Symmetry(NamedTuple):
+    """One of the eight: the rows are reversed, then the columns, then both change places."""
+
+    rows_reversed: bool
+    columns_reversed: bool
+    transposed: bool
+
+    def turned(self, array: NDArray[Any]) -> NDArray[Any]:
+        """An array (…, height, width) turned."""
+        mirrored = self._mirrored(array)
+        return mirrored.swapaxes(-2, -1) if self.transposed else mirrored
+
+    def turned_back(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array (…, height, width) that `turned` makes this of."""
+        return self._mirrored(array.swapaxes(-2, -1) if self.transposed else array)
+
+    def tile(self, tile: Tile, alignment: int) -> Tile:
+        """The tile of the turned raster that a tile becomes, with whole lattice cells as its core.
+
+        Args:
+            tile: of the raster.
+            alignment: side of a lattice cell.
+
+        Returns:
+            The tile, counted from the corner of its own window.
+        """
+        rows, columns = tile.within((0, 0, 0, 0), alignment)
+        height, width = tile.window.height, tile.window.width
+        if self.rows_reversed:
+            rows = slice(height - rows.stop, height - rows.start)
+        if self.columns_reversed:
+            columns = slice(width - columns.stop, width - columns.start)
+        if self.transposed:
+            (rows, columns), (height, width) = (columns, rows), (width, height)
+        core = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        return Tile(core, Window(0, 0, width, height), tile.rim and self._rim(tile.rim), tile.halo)
+
+    def _mirrored(self, array: NDArray[Any]) -> NDArray[Any]:
+        return array[..., :: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
+
+    def _rim(self, rim: Rim) -> Rim:
+        top, left, bottom, right = rim
+        if self.rows_reversed:
+            top, bottom = bottom, top
+        if self.columns_reversed:
+            left, right = right, left
+        return Rim(left, top, right, bottom) if self.transposed else Rim(top, left, bottom, right)
+
+
+SYMMETRIES = tuple(Symmetry(*ways) for ways in product((False, True), repeat=3))
+
+
+def averaged(model: Model, stack: NDArray[np.float32], tile: Tile) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The mean and the standard deviation of the eight probabilities over a tile's core, both (height, width).
+
+    They are those of eight passes over the whole padded raster, turned. The sums are of sorted values, so that they
+    depend neither on the tile nor on how the raster lies.
+
+    Args:
+        model: to run.
+        stack: (bands, height, width) of the tile's window, as for `Model.cores`.
+        tile: one of `Model.tiling`.
+
+    Raises:
+        ModelError: the network fails, or gives no probability.
+    """
+    height, width = tile.core.height, tile.core.width
+    alignment = model.contract.alignment
+    found = np.empty((len(SYMMETRIES), height, width), np.float32)
+    for values, symmetry in zip(found, SYMMETRIES, strict=True):
+        [probability] = model.cores([symmetry.turned(stack)], [symmetry.tile(tile, alignment)])
+        values[:] = symmetry.turned_back(probability)[:height, :width]
+    found.sort(axis=0)
+    count = np.float32(len(found))
+    mean = _total(found) / count
+    spread: NDArray[np.float32] = np.sqrt(_total((found - mean) ** 2) / count)
+    return mean, spread
+
+
+def _total(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The sum of eight arrays, pair by pair: NumPy's own order depends on the shape; of equal values it is exact."""
+    while len(values) > 1:
+        values = values[::2] + values[1::2]
+    total: NDArray[np.float32] = values[0]
+    return total

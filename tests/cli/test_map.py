@@ -1,0 +1,217 @@
+"""`talud map`: from loose sources to a map, in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from source_files import write_raster
+from talud import load_model
+from talud.basin import prepare
+from talud.cli.main import main
+from talud.inference import mapping
+from talud.params import Area
+
+PRODUCTS = {
+    "stack.tif", "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg",
+    "quicklook.png", "prediction.json", "timings.json",
+}  # fmt: skip
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line; gives exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        said = capsys.readouterr()
+        return int(exit_.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    values = np.random.default_rng(0).integers(30, 220, (3, 60, 90)).astype(np.uint8)
+    return write_raster(tmp_path / "sources/image.tif", values)
+
+
+@pytest.fixture
+def command(tmp_path: Path, image: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """A `talud map` of six tiles; the working folder is an empty one, away from any project."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return ["map", "--model", tiny_model, "--optical", image, "--out", "maps/here", "--tile", 32, "--threshold", 0.45]
+
+
+def products(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timings.json"}
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, talud: Run, command: list[object], after: int) -> None:
+    """Leave a map of which so many tiles are finished."""
+    block, tried = mapping._block, []
+
+    def sometimes(*arguments):
+        tried.append(arguments)
+        if len(tried) > after:
+            raise KeyboardInterrupt
+        return block(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mapping, "_block", sometimes)
+        assert talud(*command)[0] == 130
+
+
+def test_one_command_gives_what_stack_and_predict_give_in_two(
+    talud: Run, command: list[object], image: Path, tiny_model: Path
+) -> None:
+    code, out, err = talud(*command, "--event", "2015-05-18", "--tta", "--geojson")
+    assert (code, err) == (0, "")
+    here = Path("maps/here")
+    more = {"disagreement.tif", "disagreement.qml", "landslides.geojson"}
+    assert {path.name for path in here.iterdir()} == PRODUCTS | more
+    assert [path.name for path in Path().rglob("*")] == ["maps", "here", *(path.name for path in here.iterdir())]
+    assert "in stack.tif" in out
+    talud("stack", "--like", tiny_model, "--optical", image, "--out", "stack.tif")
+    talud("predict", tiny_model, "stack.tif", "--out", "map", "--tta")
+    assert np.array_equal(read(here / "stack.tif"), read(Path("stack.tif")), equal_nan=True)
+    for name in ("probability.tif", "disagreement.tif"):
+        assert np.array_equal(read(here / name), read(Path("map") / name), equal_nan=True)
+    record = json.loads((here / "prediction.json").read_text())
+    assert record["stack"] == {"TALUD_AREA": "here", "TALUD_EVENT": "2015-05-18"}
+    assert "chosen" not in record["model"]
+
+
+def test_the_stack_is_made_again_only_where_it_is_another(tmp_path: Path, image: Path, tiny_model: Path) -> None:
+    contract, out = load_model(tiny_model).contract, tmp_path / "here"
+
+    def made(source: Path, **said: str) -> int:
+        area = Area.given(role="transfer", folder=".", **said)
+        return prepare(contract, area, {"optical": source}, out).stat().st_mtime_ns
+
+    first, moved = made(image), Path(shutil.copy(image, tmp_path / "moved.tif"))
+    os.utime(image)
+    assert made(image) == made(moved) == first  # the sources are known by their contents
+    second = made(moved, event="2015-05-18")
+    assert second != first
+    with rasterio.open(out / "stack.tif") as dataset:
+        assert dataset.tags()["TALUD_EVENT"] == "2015-05-18"
+    write_raster(moved, np.full((3, 60, 90), 100, np.uint8))
+    assert made(moved, event="2015-05-18") != second
+    assert np.unique(read(out / "stack.tif")).tolist() == [100]
+    made(image)
+    content = (out / "stack.tif").read_bytes()
+    (out / "stack.tif").write_bytes(content[: len(content) * 3 // 4])  # its header is whole
+    made(image)
+    assert (out / "stack.tif").read_bytes() == content
+
+
+def test_finished_tiles_are_kept_and_their_stack_with_them(
+    talud: Run, command: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = [*command[:-5], *command[-4:]]  # without --out's value
+    undisturbed.insert(undisturbed.index("--out") + 1, "undisturbed/here")
+    assert talud(*undisturbed)[0] == 0
+    interrupt(monkeypatch, talud, command, after=3)
+    assert {path.name for path in Path("maps/here").iterdir()} == {"stack.tif"}
+    code, out, err = talud(*command, "--event", "2015-05-18")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "maps/here/stack.tif: was made with event None (now 2015-05-18), and 3 finished tiles of its map" in err
+    code, out, err = talud(*command)
+    assert (code, err) == (0, "")
+    assert "went on with 3 of 6 tiles" in out
+    assert products(Path("maps/here")) == products(Path("undisturbed/here"))
+    assert not list(Path("maps").glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["maps/here/.stack.tif.*/*", "maps/.here.partial/tiles/*.npz"])
+def test_a_killed_command_goes_on(talud: Run, command: list[object], tmp_path: Path, moment: str) -> None:
+    """Killed while the stack is made, and while tiles are: other files appear then."""
+    image = write_raster(tmp_path / "large.tif", np.random.default_rng(0).integers(1, 250, (3, 300, 420), np.uint8))
+    command[command.index("--optical") + 1] = image
+    command[command.index("--tile") + 1] = 64
+    assert talud(*(part if part != "maps/here" else "undisturbed/here" for part in command))[0] == 0
+    process = subprocess.Popen([sys.executable, "-m", "talud.cli.main", *map(str, command)], stdout=subprocess.PIPE)
+    while process.poll() is None and not list(Path().glob(moment)):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not Path("maps/here/prediction.json").exists()
+    code, out, err = talud(*command)
+    assert (code, err) == (0, "")
+    assert ("went on with" in out) == ("tiles" in moment)
+    assert products(Path("maps/here")) == products(Path("undisturbed/here"))
+
+
+def test_a_failed_map_leaves_the_earlier_one(talud: Run, command: list[object], tmp_path: Path) -> None:
+    assert talud(*command)[0] == 0
+    before = products(Path("maps/here"))
+    sixteen_bits = np.random.default_rng(0).integers(1000, 9000, (3, 60, 90), np.uint16)
+    command[command.index("--optical") + 1] = write_raster(tmp_path / "sixteen.tif", sixteen_bits)
+    code, out, err = talud(*command)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("talud: maps/here/stack.tif: band 'red' holds ")
+    assert "16-bit numbers" in err
+    assert products(Path("maps/here")) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"--optical": "missing.tif"}, "missing.tif: cannot be read as a raster"),
+        ({"--optical": None, "--dtm": "any.tif"}, "the model '3band' needs red, green, blue: give --optical FILE"),
+        ({"--model": "missing.onnx"}, "missing.onnx: no such file"),
+        ({"--model": "auto"}, "it does not answer; is the server up, and MLFLOW_TRACKING_URI right? (or name a model"),
+        ({"--out": "file"}, "file: cannot be written: a file of that name is in the way"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    talud: Run, command: list[object], monkeypatch: pytest.MonkeyPatch, change: dict[str, object], said: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # where nobody listens
+    Path("file").touch()
+    options = dict(zip(command[1::2], command[2::2], strict=True)) | change
+    code, out, err = talud("map", *(part for name, value in options.items() if value for part in (name, value)))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert said in err
+    assert [path.name for path in Path().rglob("*")] == ["file"]
+
+
+@pytest.mark.parametrize("wrong", [["map", "--out", "map"], ["map", "--optical", "image.tif"]])
+def test_wrong_usage_exits_with_2(talud: Run, command: list[object], wrong: list[str]) -> None:
+    assert talud(*wrong)[0] == 2
+    assert not list(Path().iterdir())
+
+
+def test_the_stack_does_not_take_the_place_of_a_source(talud: Run, command: list[object], image: Path) -> None:
+    Path("maps/here").mkdir(parents=True)
+    source = shutil.copy(image, Path("maps/here/stack.tif"))
+    command[command.index(image)] = source
+    code, _, err = talud(*command)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "is one of the sources" in err
+    assert source.read_bytes() == image.read_bytes()

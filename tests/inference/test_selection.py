@@ -1,0 +1,147 @@
+"""Which champion runs where none is named: the one that reads most of what there is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from source_files import write_raster
+from stack_files import RGB, noise, write_stack
+from talud import registry
+from talud.cli.main import main
+
+TERRAIN = ("red", "green", "blue", "slope", "curvature")
+Run = Callable[..., tuple[int, str, str]]
+
+
+def add(root: Path, name: str, file: Path, *, champion: bool = True) -> None:
+    """Register a model, as its project would."""
+    tags = {"band_set": name}
+    with registry.study(root, name, tags) as parent, registry.trial(parent, "one", {}, tags) as trial:
+        trial.log_scores({"f1": 0.5})
+    made = registry.register(f"landslide-unet-{name}", onnx.load(file), trial.run_id, name * 8)
+    if champion:
+        registry.set_alias(made, "champion")
+
+
+@pytest.fixture(scope="module")
+def project(exporter, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose store holds two champions, a version that is none, and a champion that talud did not make."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "params.yaml").write_text("seed: 1\n")
+    client = registry.connect(root, create=True)
+    add(root, "5band", exporter(2, TERRAIN))
+    add(root, "3band", tiny_model)
+    add(root, "radar", exporter(2, (*TERRAIN, "vv_pre")), champion=False)
+    client.create_registered_model("somebody-elses")
+    client.create_model_version("somebody-elses", "file:///nowhere")
+    client.set_registered_model_alias("somebody-elses", "champion", "1")
+    values = np.random.default_rng(0).integers(30, 220, (3, 60, 90)).astype(np.uint8)
+    write_raster(root / "image.tif", values)
+    rows, columns = np.indices((60, 90))
+    write_raster(root / "dtm.tif", (1000 + 50 * np.sin(rows / 5) + 40 * np.cos(columns / 7)).astype(np.float32))
+    return root
+
+
+@pytest.fixture
+def talud(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in the project; gives exit code, stdout and stderr."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(project)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        said = capsys.readouterr()
+        return int(exit_.value.code or 0), said.out, said.err
+
+    return run
+
+
+def chosen(out: Path) -> str:
+    return json.loads((out / "prediction.json").read_text())["model"]["chosen"]
+
+
+def test_sources_are_mapped_by_the_champion_with_most_bands(talud: Run, tmp_path: Path) -> None:
+    code, out, err = talud("map", "--optical", "image.tif", "--dtm", "dtm.tif", "--out", tmp_path / "both")
+    assert (code, err) == (0, "")
+    why = (
+        "landslide-unet-5band, version 1: the most bands (5) that the sources support; also fits: landslide-unet-3band"
+    )
+    assert chosen(tmp_path / "both") == why
+    assert f"chosen: {why}\n" in out
+
+    talud("map", "--optical", "image.tif", "--out", tmp_path / "image")
+    assert chosen(tmp_path / "image") == (
+        "landslide-unet-3band, version 1: the most bands (3) that the sources support; "
+        "not: landslide-unet-5band (needs slope, curvature: give --dtm FILE)"
+    )
+
+
+def test_sources_that_no_champion_can_use_are_one_line_with_what_each_lacks(talud: Run, tmp_path: Path) -> None:
+    code, out, err = talud("map", "--dtm", "dtm.tif", "--out", tmp_path / "map")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "no champion has only bands that the sources support" in err
+    for name in ("3band", "5band"):
+        assert f"landslide-unet-{name} (needs red, green, blue: give --optical FILE)" in err
+    assert not (tmp_path / "map").exists()
+
+
+def test_a_unit_that_no_champion_learned_from_is_no_support(talud: Run, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(30, 220, (3, 60, 90)).astype(np.uint8)
+    write_raster(tmp_path / "scaled.tif", image, scale=0.01)
+    code, _, err = talud("map", "--optical", tmp_path / "scaled.tif", "--out", tmp_path / "map")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "landslide-unet-3band (red comes in reflectance, but" in err
+
+
+def test_a_damaged_source_is_no_reason_to_take_a_smaller_model(talud: Run, tmp_path: Path) -> None:
+    (tmp_path / "dtm.tif").write_text("hello")
+    code, _, err = talud("map", "--optical", "image.tif", "--dtm", tmp_path / "dtm.tif", "--out", tmp_path / "map")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "dtm.tif: cannot be read as a raster" in err
+    assert not (tmp_path / "map").exists()
+
+
+def test_a_stack_is_mapped_by_the_champion_with_most_of_its_bands(talud: Run, tmp_path: Path) -> None:
+    slopes = np.random.default_rng(1).uniform(0, 80, (2, 40, 50)).astype(np.float32)
+    all_bands = write_stack(tmp_path / "five.tif", np.concatenate([noise(40, 50), slopes]), TERRAIN)
+    code, out, _ = talud("predict", "auto", all_bands, "--out", tmp_path / "five")
+    assert (code, "model: landslide-unet-5band, version 1;" in out) == (0, True)
+    assert chosen(tmp_path / "five").endswith("that the stack supports; also fits: landslide-unet-3band")
+    percent = write_stack(
+        tmp_path / "percent.tif", np.concatenate([noise(40, 50), slopes]), TERRAIN, units=(*["DN"] * 3, "percent", "")
+    )
+    talud("predict", "auto", percent, "--out", tmp_path / "percent")
+    assert "landslide-unet-5band (band 'slope' is in percent, the model expects degree" in chosen(tmp_path / "percent")
+    code, _, err = talud("predict", "auto", write_stack(tmp_path / "nir.tif", noise(9, 9, 1), ("nir",)), "--out", "map")
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"landslide-unet-3band (has no band {', '.join(RGB)}; it has nir" in err
+
+
+def test_a_champion_whose_files_are_gone_is_named(talud: Run, project: Path, exporter, tmp_path: Path) -> None:
+    add(project, "lost", exporter(2, (*TERRAIN, "elevation")))
+    (file,) = (path for path in (project / "mlartifacts").rglob("*.onnx") if b"elevation" in path.read_bytes())
+    content = file.read_bytes()
+    file.unlink()
+    talud("map", "--optical", "image.tif", "--dtm", "dtm.tif", "--out", tmp_path / "map")
+    file.write_bytes(content)
+    assert "5band, version 1: the most bands (5)" in chosen(tmp_path / "map")
+    assert "not: landslide-unet-lost (models:/landslide-unet-lost/1: its file" in chosen(tmp_path / "map")
+
+
+def test_a_store_without_a_champion_says_so(talud: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    registry.connect(tmp_path, create=True)
+    write_stack(tmp_path / "stack.tif", noise(9, 9))
+    monkeypatch.chdir(tmp_path)
+    code, _, err = talud("predict", "auto", "stack.tif", "--out", "map")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "the registry holds no champion that talud made; name a model" in err

@@ -1,0 +1,137 @@
+"""Test-time augmentation: the mean over the eight ways to turn a raster, whatever the tiles, whichever way it lies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from rasterio.features import geometry_mask
+from rio_cogeo import cog_validate
+
+from stack_files import noise, write_stack
+from talud.inference.prediction import predict
+from talud.inference.runtime import Model
+from talud.inference.symmetry import SYMMETRIES, averaged
+from talud.inference.tiling import round_up
+
+Map = tuple[np.ndarray, np.ndarray]
+
+
+def padded(stack: np.ndarray, alignment: int) -> np.ndarray:
+    height, width = stack.shape[1:]
+    margins = ((0, 0), (0, round_up(height, alignment) - height), (0, round_up(width, alignment) - width))
+    return np.pad(stack, margins, constant_values=np.nan)
+
+
+def eight_passes(model: Model, stack: np.ndarray) -> Map:
+    """Mean and standard deviation over whole passes, by NumPy's own turning, in double precision."""
+    whole = padded(stack, model.contract.alignment)
+    passes = []
+    for quarter in range(4):
+        for mirrored in (False, True):
+            turned = np.rot90(whole[..., ::-1] if mirrored else whole, quarter, axes=(1, 2))
+            back = np.rot90(model.run(np.ascontiguousarray(turned)), -quarter)
+            passes.append(back[:, ::-1] if mirrored else back)
+    values = np.stack(passes)[:, : stack.shape[1], : stack.shape[2]].astype(np.float64)
+    return values.mean(axis=0), values.std(axis=0)
+
+
+def tiled(model: Model, stack: np.ndarray, tile: int) -> Map:
+    whole = padded(stack, model.contract.alignment)
+    mean, spread = (np.full(stack.shape[1:], np.nan, np.float32) for _ in range(2))
+    for part in model.tiling(stack.shape[1:], tile):
+        core = part.core.toslices()
+        mean[core], spread[core] = averaged(model, whole[:, *part.window.toslices()], part)
+    return mean, spread
+
+
+def equal(ours: Map, theirs: Map) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_the_eight_are_different_and_each_is_turned_back() -> None:
+    array = np.arange(12).reshape(1, 3, 4)
+    assert len({symmetry.turned(array).tobytes() for symmetry in SYMMETRIES}) == 8
+    assert all(np.array_equal(symmetry.turned_back(symmetry.turned(array)), array) for symmetry in SYMMETRIES)
+
+
+@pytest.mark.parametrize(
+    ("depth", "size", "tiles"),
+    [(2, (93, 150), (24, 64)), (3, (120, 61), (32, 64)), pytest.param(4, (259, 270), (128,), marks=pytest.mark.slow)],
+)
+def test_tiles_give_the_mean_over_eight_passes_over_the_whole_raster(
+    unets: dict[int, Model], depth: int, size: tuple[int, int], tiles: tuple[int, ...]
+) -> None:
+    model, stack = unets[depth], noise(*size)
+    stack[1, size[0] // 3 : size[0] // 2, : size[1] // 2] = np.nan
+    whole = tiled(model, stack, 10_000)
+    for ours, expected in zip(whole, eight_passes(model, stack), strict=True):
+        assert np.abs(ours - expected).max() < 1e-6
+    assert whole[1].max() > 0.001  # they do disagree
+    for tile in tiles:  # plain windows, cropped ones, and both
+        assert equal(tiled(model, stack, tile), whole), tile
+
+
+@settings(max_examples=6)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(16, 50), st.integers(0, 2**32 - 1))
+@example(1, 1, 4, 0)
+@example(69, 70, 32, 0)
+def test_any_geometry_gives_the_same(unets: dict[int, Model], height: int, width: int, tile: int, seed: int) -> None:
+    stack = np.random.default_rng(seed).normal(125, 70, (3, height, width)).astype(np.float32)
+    stack[stack > 300] = np.nan
+    assert equal(tiled(unets[2], stack, tile), tiled(unets[2], stack, 1000))
+
+
+@pytest.mark.parametrize("symmetry", SYMMETRIES)
+def test_the_map_of_a_turned_raster_is_the_map_turned(unets: dict[int, Model], symmetry) -> None:
+    """To the last bit, where no padding lies on one side alone."""
+    stack = noise(40, 56)
+    turned = tiled(unets[2], symmetry.turned(stack), 28)
+    mean, spread = tiled(unets[2], stack, 28)
+    assert equal(turned, (symmetry.turned(mean), symmetry.turned(spread)))
+
+
+def test_a_map_holds_the_disagreement_and_does_not_depend_on_the_tile(model: Model, tmp_path: Path) -> None:
+    values = noise(61, 90)
+    values[1, 10:20, 30:50] = np.nan
+    stack = write_stack(tmp_path / "stack.tif", values)
+    one, other = tmp_path / "one", tmp_path / "other"
+    mean, spread = eight_passes(model, values)
+    threshold = float(np.median(mean))
+    outcome = predict(model, stack, one, threshold, tta=True)
+    predict(model, stack, other, threshold, tile=32, tta=True)
+    assert outcome.tta
+    names = {path.name for path in one.iterdir()}
+    assert {"disagreement.tif", "disagreement.qml"} < names == {path.name for path in other.iterdir()}
+    for name in names - {"prediction.json", "timings.json"}:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert json.loads((one / "prediction.json").read_text())["tta"] is True
+
+    assert cog_validate(one / "disagreement.tif", strict=True) == (True, [], [])
+    left_out = np.isnan(values).any(axis=0)
+    for name, expected in (("probability", mean), ("disagreement", spread)):
+        with rasterio.open(one / f"{name}.tif") as dataset:
+            found, transform = dataset.read(1), dataset.transform
+            assert (dataset.dtypes, dataset.descriptions) == (("float32",), (name,))
+        assert np.array_equal(np.isnan(found), left_out)
+        assert np.allclose(found[~left_out], expected[~left_out], atol=1e-6, rtol=0)
+    ramp = ElementTree.parse(one / "disagreement.qml").findall(".//colorrampshader/item")
+    assert [float(ramp[end].attrib["value"]) for end in (0, -1)] == [0, 0.5]  # 0.5: four say 0, four say 1
+    slides = pyogrio.read_dataframe(one / "landslides.gpkg", layer="landslides")
+    largest = geometry_mask([slides.geometry[0]], found.shape, transform, invert=True)
+    assert slides["disagreement"][0] == pytest.approx(spread[largest].mean(), abs=1e-6)
+
+
+def test_a_map_without_takes_the_disagreement_of_an_earlier_one_away(model: Model, tmp_path: Path) -> None:
+    stack = write_stack(tmp_path / "stack.tif", noise(20, 24))
+    predict(model, stack, tmp_path / "map", tta=True)
+    predict(model, stack, tmp_path / "map")
+    assert not list((tmp_path / "map").glob("disagreement*"))
+    assert "disagreement" not in pyogrio.read_info(tmp_path / "map/landslides.gpkg", layer="landslides")["fields"]
