@@ -28,17 +28,18 @@ COLOURS = {BACKGROUND: (244, 242, 236, 255), LANDSLIDE: (214, 40, 57, 255), NODA
 
 
 def check_space(out: Path, grid: Grid) -> None:
-    """That the disk has room for the rasters of a map while they are made: better now than after days of computing.
+    """That the disk could hold the rasters of a map while they are made: better now than after days of computing.
 
     Raises:
-        OutputError: it has not.
+        OutputError: it could not, were it empty.
     """
     folder = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
-    needed, disk = IN_THE_MAKING * grid.height * grid.width, shutil.disk_usage(folder)
-    if disk.total and needed > disk.free:  # some file systems do not say
+    needed, total = IN_THE_MAKING * grid.height * grid.width, shutil.disk_usage(folder).total
+    if total and needed > total:  # some file systems do not say
         raise OutputError(
-            f"{out}: a map of {grid.height:,} × {grid.width:,} pixels takes at least {needed / 10**9:,.0f} GB while it "
-            f"is made, and {disk.free / 10**9:,.0f} GB are free there; map a part of the raster, or name another --out"
+            f"{out}: a map of {grid.height:,} × {grid.width:,} pixels takes at least {needed / 10**6:,.0f} MB while it "
+            f"is made, and the disk there has {total / 10**6:,.0f} MB in all; map a part of the raster, or name another "
+            "--out"
         )
 
 
