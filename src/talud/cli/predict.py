@@ -41,6 +41,18 @@ def predict(
         Literal["auto", "cpu", "cuda"],
         typer.Option(help="what the network runs on; auto takes CUDA where it can be used"),
     ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="let so many processes share the work and the cores; each may take 3 GB of memory"),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="let the workers of a Dask cluster do the work, such as tcp://10.0.0.1:8786; raster and "
+            "--out must lie where they all reach them under the same path",
+        ),
+    ] = None,
 ) -> None:
     """Map the landslides of a raster.
 
@@ -50,7 +62,7 @@ def predict(
     size, plausible values.
 
     Finished tiles are kept in a hidden folder beside the map's until all is done. When a run was interrupted, the
-    same command goes on from them and makes the same files.
+    same command goes on from them and makes the same files, with as many workers as you like.
 
     **Examples**
 
@@ -59,15 +71,27 @@ def predict(
     `talud predict models/7band.onnx stacks/liboriana.tif --out maps/liboriana --threshold 0.3 --minimum-area 1000`
 
     `talud predict models/7band.onnx /vsicurl/https://example.org/liboriana.tif --out maps/liboriana`
+
+    `talud predict models/7band.onnx stacks/liboriana.tif --out maps/liboriana --workers 4`
     """
     from talud import load_model
     from talud.cli.progress import shown
     from talud.inference import prediction
 
+    if workers and scheduler:
+        raise typer.BadParameter("cannot be set with --scheduler, which has its own workers", param_hint="--workers")
     loaded = load_model(model, provider)
     with shown("mapping", "tiles") as progress:
         result = prediction.predict(
-            loaded, raster, out, threshold, tile, progress, minimum_area=minimum_area, geojson=geojson
+            loaded,
+            raster,
+            out,
+            threshold,
+            tile,
+            progress,
+            minimum_area=minimum_area,
+            geojson=geojson,
+            workers=workers or scheduler,
         )
     if result.taken_over:
         print(f"went on with {result.taken_over} of {result.tiles} tiles, which an interrupted run had finished")

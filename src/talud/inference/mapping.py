@@ -13,42 +13,40 @@ from talud.inference import coverage
 from talud.inference.journal import Block, Journal
 from talud.inference.reader import StackReader
 from talud.inference.runtime import Model
-from talud.inference.tiling import Tile, Tiling
-
-Progress = Callable[[int, int], None]
+from talud.inference.tiling import Tile
 
 
 def finish_tiles(
-    model: Model, stack: StackReader, tiling: Tiling, journal: Journal, progress: Progress | None = None
-) -> int:
-    """Finish the tiles of a map that are not; how many were.
+    model: Model,
+    stack: StackReader,
+    tiles: Iterable[Tile],
+    journal: Journal,
+    tell: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Finish tiles of a map.
 
     Args:
         model: to run.
         stack: the raster, open.
-        tiling: of the raster.
+        tiles: of the raster's tiling.
         journal: of the map; what is found for each tile is kept there.
-        progress: told, after each tile, how many are done and how many there are.
+        tell: told, after each tile, how many are done.
 
     Raises:
         SourceError: the raster cannot be read.
         ModelError: the network fails.
         OutputError: a tile cannot be kept.
     """
-    missing = [tile for tile in tiling if journal.read(tile) is None]
-    taken_over = len(tiling) - len(missing)
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
         written: Future[None] | None = None
-        for done, (tile, window) in enumerate(_read_ahead(stack, missing, reader), start=taken_over + 1):
+        for done, (tile, window) in enumerate(_read_ahead(stack, tiles, reader), start=1):
             block = _block_at_second_try(model, stack, tile, window, reader)
             if written:
                 written.result()
             written = writer.submit(journal.write, tile, block)
-            if progress:
-                progress(done, len(tiling))
+            tell(done)
         if written:
             written.result()
-    return taken_over
 
 
 def _read_ahead(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
@@ -21,13 +20,14 @@ from talud.errors import OutputError, ParamsError
 from talud.files import md5
 from talud.inference import coverage, polygons, quicklook, zonal
 from talud.inference.journal import Journal
-from talud.inference.mapping import Progress, finish_tiles
+from talud.inference.mapping import finish_tiles
 from talud.inference.products import MapRasters, Products
-from talud.inference.reader import StackReader, open_stack
+from talud.inference.reader import StackReader, frugal, open_stack
 from talud.inference.runtime import Model
+from talud.inference.sharding import Workers, finish_shards
 from talud.inference.tiling import Tiling
 
-CACHE = 256 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def predict(
     *,
     minimum_area: float = 0,
     geojson: bool = False,
+    workers: Workers | None = None,
 ) -> Prediction:
     """Map the landslides of a raster; memory does not grow with it, apart from what the polygons need.
 
@@ -100,6 +101,7 @@ def predict(
         progress: told, after each tile, how many are done and how many there are.
         minimum_area: in m²: smaller landslides are left out of the polygons (not of the rasters).
         geojson: whether the landslides are written as GeoJSON too.
+        workers: that find the tiles, instead of this process. The map is the same.
 
     Raises:
         SourceError: the raster cannot be read.
@@ -107,23 +109,28 @@ def predict(
         ModelError: the network fails.
         OutputError: a product cannot be written, another process makes this map, or one that was begun with something
             else is unfinished; an earlier result is untouched.
+        ClusterError: the workers cannot be had, differ from this process, or are lost.
         ParamsError: threshold, tile or minimum area make no sense.
     """
     options = _Options.checked(model, threshold, minimum_area, geojson)
     if tile is not None and tile < 1:
         raise ParamsError(f"the tile is {tile} pixels; it must be at least 1")
     clock = _Clock()
-    with rasterio.Env(GDAL_CACHEMAX=CACHE), open_stack(raster, model.contract) as stack:
+    with frugal(), open_stack(raster, model.contract) as stack:
         tiling = model.tiling(stack.grid.shape, tile)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
-            taken_over = finish_tiles(model, stack, tiling, journal, progress)
+            taken_over = _find(model, raster, stack, tiling, journal, workers, progress)
             clock.lap("tiles")
             products = Products.within(journal.products)
             prediction = _finish(model, stack, tiling, journal, products, options, clock)
             prediction = replace(prediction, taken_over=taken_over)
             _write_json(
                 products.timings,
-                {"seconds": clock.laps | {"total": round(sum(clock.laps.values()), 3)}, "tiles_taken_over": taken_over},
+                {
+                    "seconds": clock.laps | {"total": round(sum(clock.laps.values()), 3)},
+                    "tiles_taken_over": taken_over,
+                    "workers": workers,
+                },
             )
             products.publish(out)
     return prediction
@@ -185,6 +192,30 @@ def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) 
         "minimum area": f"{options.minimum_area:g} m²",
         "GeoJSON": "yes" if options.geojson else "no",
     }
+
+
+def _find(
+    model: Model,
+    raster: str | Path,
+    stack: StackReader,
+    tiling: Tiling,
+    journal: Journal,
+    workers: Workers | None,
+    progress: Progress | None,
+) -> int:
+    """Finish the tiles that are not, here or by workers; how many were."""
+    missing = journal.missing(tiling)
+    taken_over = len(tiling) - len(missing)
+
+    def tell(done: int) -> None:
+        if progress:
+            progress(taken_over + done, len(tiling))
+
+    if workers is None:
+        finish_tiles(model, stack, missing, journal, tell)
+    elif missing:
+        finish_shards(model, raster, stack, missing, journal, workers, tell)
+    return taken_over
 
 
 def _finish(

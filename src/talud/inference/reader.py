@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyproj
+import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
@@ -36,6 +37,7 @@ PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
 GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
 IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
 _FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
+CACHE = 256 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
 SAMPLE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
 
 
@@ -100,6 +102,11 @@ class StackReader:
         return np.stack(
             [_read_band(self._dataset, present.index(name) + 1, None, shape=shape, resampling=way) for name in names]
         )
+
+
+def frugal() -> rasterio.Env:
+    """The environment in which GDAL keeps little of what it reads and writes: memory does not grow with a raster."""
+    return rasterio.Env(GDAL_CACHEMAX=CACHE)
 
 
 @contextmanager

@@ -59,8 +59,16 @@ class Model:
     _croppings: _Croppings = field(repr=False)
 
     @classmethod
-    def load(cls, path: Path, origin: Origin | None = None, provider: Provider = "auto") -> Model:
+    def load(
+        cls, path: Path, origin: Origin | None = None, provider: Provider = "auto", threads: int | None = None
+    ) -> Model:
         """Open an ONNX file on CUDA where a device can be used, else on the CPU; or on the one that is asked for.
+
+        Args:
+            path: of the file.
+            origin: the model's place in the registry, if it has one.
+            provider: to run on.
+            threads: of one pass on the CPU. Default: the physical cores. The map is the same.
 
         Raises:
             ModelError: it is missing, not ONNX, carries no contract, or does not keep its own contract.
@@ -73,7 +81,10 @@ class Model:
         onnxruntime.set_default_logger_severity(_SILENT)
         try:
             content = path.read_bytes()
-            session, croppings = open_session(content, provider), _Croppings(content, provider)
+            session, croppings = (
+                open_session(content, provider, threads=threads),
+                _Croppings(content, provider, threads),
+            )
             metadata = session.get_modelmeta().custom_metadata_map
         except Exception as error:  # whatever a damaged file sets off: ONNX Runtime's exceptions have no common base
             raise ModelError(f"{path}: is not a model that ONNX Runtime can open: {_first_line(error)}") from error
@@ -256,8 +267,8 @@ class _Croppings:
             run whole.
     """
 
-    def __init__(self, content: bytes, provider: Provider) -> None:
-        self._provider = provider
+    def __init__(self, content: bytes, provider: Provider, threads: int | None) -> None:
+        self._provider, self._threads = provider, threads
         self._graph, self._weights = without_weights(onnx.load_model_from_string(content))
         network = Network(self._graph)
         try:
@@ -272,18 +283,21 @@ class _Croppings:
         return sum(values.nbytes for values in self._weights.values())
 
     def _open(self, rim: Rim) -> Any:
-        return open_session(cropped(self._graph, rim).SerializeToString(), self._provider, self._weights)
+        return open_session(cropped(self._graph, rim).SerializeToString(), self._provider, self._weights, self._threads)
 
 
-def open_session(model: bytes, provider: Provider, weights: Mapping[str, NDArray[Any]] | None = None) -> Any:
+def open_session(
+    model: bytes, provider: Provider, weights: Mapping[str, NDArray[Any]] | None = None, threads: int | None = None
+) -> Any:
     """An ONNX Runtime session on the provider and with the options of talud.
 
     Args:
         model: the ONNX file's content.
         provider: the one that is asked for.
         weights: of a model `without_weights`.
+        threads: of one pass on the CPU. Default: the physical cores.
     """
-    options = _options()
+    options = _options(threads or physical_cores())
     if weights:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
         options.add_external_initializers(list(weights), values)
@@ -300,10 +314,10 @@ def _free_image(shape: list[Any], channels: int) -> bool:
     return len(shape) == 4 and shape[1] == channels and not any(isinstance(side, int) for side in shape[2:])
 
 
-def _options() -> onnxruntime.SessionOptions:
+def _options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SILENT
-    options.intra_op_num_threads = physical_cores()
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.enable_cpu_mem_arena = False  # the arena nearly doubles the memory of a pass
