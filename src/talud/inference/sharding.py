@@ -11,13 +11,14 @@ read, and no worker that dies takes it along. While it lies there the run goes o
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -177,6 +178,8 @@ def _client(workers: Workers, folder: Path) -> Iterator[Client]:
             yield opened.enter_context(Client(opened.enter_context(cluster), set_as_default=False))
             return
         try:
+            with ThreadPoolExecutor(1) as thread:  # a notebook's own thread has a loop already
+                thread.submit(asyncio.run, _greet(workers)).result()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of packages in other versions; those that matter are compared
                 client = opened.enter_context(Client(workers, timeout=PATIENCE, set_as_default=False))
@@ -189,6 +192,20 @@ def _client(workers: Workers, folder: Path) -> Iterator[Client]:
         except TimeoutError as error:
             raise ClusterError(f"{workers}: the scheduler has no workers; start some: dask worker {workers}") from error
         yield client
+
+
+async def _greet(address: str) -> None:
+    """See that a scheduler answers: Dask's client would wait for ever for one that is silent.
+
+    Raises:
+        OSError: it does not in time.
+    """
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    arguments = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(address, timeout=PATIENCE, **arguments), PATIENCE)
+    await comm.close()
 
 
 def _check(client: Client, copy: Path) -> None:
