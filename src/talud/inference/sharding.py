@@ -51,6 +51,8 @@ LOCAL: dict[
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.nanny.pre-spawn-environ": {},
+    # Ctrl-C reaches all processes of a terminal; this one ends the workers.
+    "distributed.worker.preload": ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"],
 }
 
 
@@ -288,6 +290,16 @@ def _lost(shard: Shard) -> Iterator[None]:
 
 def _finish(shard: Shard, job: Job) -> None:
     """Finish a shard, in a worker."""
+    try:
+        _finish_here(shard, job)
+    except TaludError as error:
+        told = type(error)(str(error))
+    else:
+        return
+    raise told  # alone: GDAL's exceptions, which an error remembers as its cause, do not survive the wire
+
+
+def _finish_here(shard: Shard, job: Job) -> None:
     from distributed import get_worker
 
     worker = get_worker()
