@@ -138,7 +138,7 @@ def finish_shards(
             _check(client, copy)
             slots = _slots(client)
             file = ModelFile(copy, md5(copy), model.origin, "cuda" if model.provider == CUDA else "cpu")
-            place = str(Path(raster).resolve()) if Path(raster).exists() else str(raster)
+            place = str(Path(raster).absolute()) if Path(raster).exists() else str(raster)
             job = Job(file, place, journal, _facts(model, stack), slots)
             _run(client, list(_shards(tiles, sum(slots.values()))), job, tell)
     finally:
