@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -9,12 +10,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from distributed import Client
 from material import network, values
 from numpy.typing import NDArray
 from tiler import Merger, Tiler
@@ -25,6 +28,7 @@ from talud.inference.runtime import Model, open_session
 REPEATS = 3
 ATTEMPTS = 10  # at repeats that count
 BUSY = 1.8  # cores that Keras must have had in a repeat that counts: its two threads sometimes share one
+WORKER_TILE = 512  # so that there are enough tiles for two
 PATCH, BATCH = 256, 4  # of the usual way, whose speed hardly depends on either
 
 COMMAND = "from talud.cli.main import main; main()"
@@ -257,10 +261,68 @@ def start(material: Material) -> Iterator[Figure]:
     )
 
 
-def _predict(material: Material, raster: str, before: str = "") -> str:
+def workers(material: Material) -> Iterator[Figure]:
+    """Two Dask workers of one thread, each on a core of its own, against one."""
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    busy: dict[int, list[float]] = {1: [], 2: []}
+    for number in (1, 2) * REPEATS:
+        with _cluster(material.folder, number) as (address, pids):
+            before = sum(map(_process_seconds, pids))
+            _predict(material, "half.tif", "", "--tile", str(WORKER_TILE), "--scheduler", address)
+            used = sum(map(_process_seconds, pids)) - before
+        timings = json.loads((material.folder / "map/timings.json").read_text())
+        seconds[number].append(timings["seconds"]["tiles"])
+        busy[number].append(used / seconds[number][-1])
+    one, two = (statistics.median(seconds[number]) for number in (1, 2))
+    cores = " and ".join(f"{statistics.mean(busy[number]):.2f}" for number in (1, 2))
+    yield Figure.at_least(
+        "two Dask workers of one thread against one",
+        one / two,
+        1.8,
+        "×",
+        f"`talud predict --scheduler`, the seconds of the tiles (all {(material.side // 2 // WORKER_TILE) ** 2} of "
+        f"{WORKER_TILE}²), workers started before: {one:.1f} s against {two:.1f} s; {REPEATS} runs in turn, medians; "
+        f"CPU / wall of the workers {cores}",
+    )
+
+
+@contextmanager
+def _cluster(folder: Path, number: int) -> Iterator[tuple[str, list[int]]]:
+    """A scheduler with so many workers of one thread, each bound to a core of its own; its address, their pids."""
+    file = folder / "scheduler.json"
+    file.unlink(missing_ok=True)
+    dask = [sys.executable, "-m"]
+    scheduler = [*dask, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+    scheduler += ["--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)]
+    silent: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = [subprocess.Popen(scheduler, **silent)]
+    try:
+        while not file.exists():
+            time.sleep(0.02)
+        address = json.loads(file.read_text())["address"]
+        for core in sorted(os.sched_getaffinity(0))[:number]:
+            worker = ["taskset", "--cpu-list", str(core), *dask, "distributed.cli.dask_worker", address]
+            worker += ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
+            started.append(subprocess.Popen([*worker, "--local-directory", str(folder)], **silent))
+        with Client(address, set_as_default=False) as client:
+            client.wait_for_workers(number, timeout=30)
+        yield address, [process.pid for process in started[1:]]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def _process_seconds(pid: int) -> float:
+    """What a process has used of the processor."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _predict(material: Material, raster: str, before: str = "", *options: str) -> str:
     """Run `talud predict` in a process of its own; the last line that it prints."""
     command = [sys.executable, "-c", before + COMMAND, "predict", material.model_file, material.folder / raster]
-    command += ["--out", material.folder / "map"]
+    command += ["--out", material.folder / "map", *options]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
     return result.stdout.splitlines()[-1]
 

@@ -28,6 +28,7 @@ MEASUREMENTS = {  # one line for each; a new figure is a function in measures.py
     "blending": measures.against_blending,
     "memory": measures.peak_memory,
     "start": measures.start,
+    "workers": measures.workers,
     "int8": measures.int8_against_float32,
     "keras": measures.int8_against_keras,  # last, for it brings TensorFlow into the process
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("tensorflow", "keras", "tf2onnx", "dvc", "matplotlib", "sklearn")
+HEAVY = ("tensorflow", "keras", "tf2onnx", "dvc", "matplotlib", "sklearn", "distributed")
 
 BLOCKER = f"""
 import sys
@@ -35,7 +35,7 @@ def test_the_blocker_blocks(name: str) -> None:
 @pytest.mark.parametrize(
     "code", ["import talud.inference.prediction", "import talud.registry", "import talud.cli.main", "import talud"]
 )
-def test_the_runtime_needs_no_tensorflow_dvc_or_matplotlib(code: str) -> None:
+def test_the_runtime_needs_no_tensorflow_dvc_matplotlib_or_dask(code: str) -> None:
     result = run(code)
     assert (result.returncode, result.stderr) == (0, "")
 

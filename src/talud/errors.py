@@ -7,6 +7,7 @@
     ├── MismatchError    a raster does not fit the contract of a model
     ├── StudyError       a study cannot run, or has no usable result
     ├── RegistryError    the model registry has not what was asked for
+    ├── ClusterError     workers cannot be had, differ from this process, or are lost
     └── OutputError      a result cannot be written
 
 Each message is one line for a person: what was found, what was expected, what to do. The command line prints
@@ -40,6 +41,10 @@ class StudyError(TaludError):
 
 class RegistryError(TaludError):
     """The model registry has not what was asked for."""
+
+
+class ClusterError(TaludError):
+    """Workers cannot be had, differ from the process that asks for them, or are lost."""
 
 
 class OutputError(TaludError):

@@ -141,6 +141,8 @@ def test_a_provider_that_is_asked_for_and_absent_is_an_error(
         ["--threshold", "high"],
         ["--minimum-area", "-1"],
         ["--provider", "tpu"],
+        ["--workers", "0"],
+        ["--workers", "2", "--scheduler", "tcp://127.0.0.1:8786"],
         ["--nothing", "3"],
     ],
 )

@@ -369,8 +369,8 @@ def test_memory_does_not_grow_with_the_raster(tiny_model: Path, tmp_path: Path) 
 import sys
 from pathlib import Path
 import talud
-from talud.inference import prediction
-prediction.CACHE = 16 * 10**6
+from talud.inference import prediction, reader
+reader.CACHE = 16 * 10**6
 model = talud.load_model(sys.argv[1])
 prediction.predict(model, Path(sys.argv[2]), Path(sys.argv[3]), threshold=0.999999, tile=256)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -47,6 +47,8 @@ def map_sources(
     batch: mapping.Batch = None,
     provider: mapping.Provider = "auto",
     precision: mapping.Precision = None,
+    workers: mapping.Workers = None,
+    scheduler: mapping.Scheduler = None,
 ) -> None:
     """Map the landslides of a basin from its sources: no project, no stack, one command.
 
@@ -67,6 +69,7 @@ def map_sources(
     files = {name: path for name, path in given.items() if path}
     if not files.keys() - {"cloud", "sar_mask"}:
         raise typer.BadParameter("give at least one source: --optical, --dtm, --sar-pre or --sar-post FILE")
+    by = mapping.workers(workers, scheduler)
     dates = {"optical": optical_date, "sar_pre": sar_pre_date, "sar_post": sar_post_date}
     area = sources.area(optical_bands, sar_bands, sar_unit, event, dates)
 
@@ -95,5 +98,6 @@ def map_sources(
             smooth=smooth,
             geojson=geojson,
             tta=tta,
+            workers=by,
         )
     mapping.say(result, loaded, out)

@@ -60,6 +60,29 @@ Precision = Annotated[
         "in the registry"
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="let so many processes share the work and the cores; each may take 3 GB of memory"),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="let the workers of a Dask cluster do the work, such as tcp://10.0.0.1:8786; raster and --out must lie "
+        "where they all reach them under the same path",
+    ),
+]
+
+
+def workers(number: int | None, scheduler: str | None) -> int | str | None:
+    """Who finds the tiles: so many processes, those of a scheduler, or None: this process.
+
+    Raises:
+        typer.BadParameter: both are named.
+    """
+    if number and scheduler:
+        raise typer.BadParameter("cannot be set with --scheduler, which has its own workers", param_hint="--workers")
+    return number or scheduler
 
 
 def say(result: Prediction, model: Model, out: Path) -> None:

@@ -37,6 +37,8 @@ def predict(
     batch: mapping.Batch = None,
     provider: mapping.Provider = "auto",
     precision: mapping.Precision = None,
+    workers: mapping.Workers = None,
+    scheduler: mapping.Scheduler = None,
 ) -> None:
     """Map the landslides of a raster.
 
@@ -49,7 +51,7 @@ def predict(
     lie from those that the model learned from stands in summary.html.
 
     Finished tiles are kept in a hidden folder beside the map's until all is done. When a run was interrupted, the
-    same command goes on from them and makes the same files.
+    same command goes on from them and makes the same files, with as many workers as you like.
 
     **Examples**
 
@@ -64,9 +66,12 @@ def predict(
     `talud predict models/7band.onnx stacks/liboriana.tif --out maps/first_look --halo 32`
 
     `talud predict models/7band.onnx /vsicurl/https://example.org/liboriana.tif --out maps/liboriana`
+
+    `talud predict models/7band.onnx stacks/liboriana.tif --out maps/liboriana --workers 4`
     """
     from talud.terminal import ended_by_ctrl_c
 
+    by = mapping.workers(workers, scheduler)
     with ended_by_ctrl_c():  # an extension module that is being imported would make an ImportError of it
         from talud import load_model, selection
         from talud.cli.progress import shown
@@ -89,5 +94,6 @@ def predict(
             smooth=smooth,
             geojson=geojson,
             tta=tta,
+            workers=by,
         )
     mapping.say(result, loaded, out)

@@ -3,6 +3,9 @@
 A tile is finished once its file lies under its own name: it is written under another one, brought to the disk, and
 renamed. Whatever ends a run (a power cut, a full disk, kill -9), the next one finds whole tiles or none. What the run
 was begun with lies beside them, so that tiles of another raster, model or option are never mixed in.
+
+A tile's unfinished file lies in a folder of its run, which the next run takes away: a worker that outlives its run
+(see `sharding`) can then rename nothing any more, and finishes no tile of a map that is not its own.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,9 +29,9 @@ from numpy.typing import NDArray
 
 from talud.errors import OutputError, TaludError
 from talud.files import synchronise, writing
-from talud.inference.tiling import Tile
+from talud.inference.tiling import Tile, Tiling
 
-_BEGUN, _LOCK, _TILES = "journal.json", "lock", "tiles"
+_BEGUN, _LOCK, _TILES, _RUN = "journal.json", "lock", "tiles", "run-"
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,11 @@ class Journal:
 
     Attributes:
         folder: where they lie. Nothing else may write there while the journal is open.
+        run: a folder within, for what this run alone needs; empty when the journal is opened, gone when it is closed.
     """
 
     folder: Path
+    run: Path
 
     @classmethod
     @contextmanager
@@ -70,7 +76,7 @@ class Journal:
         Raises:
             OutputError: another process makes that map, it was begun with something else, or nothing can be written.
         """
-        journal = cls(_beside(out))
+        journal = cls._for(out)
         with journal._locked(out):
             journal._refuse_others(begun)
             try:
@@ -96,7 +102,7 @@ class Journal:
         Raises:
             OutputError: another process makes that map, or nothing can be written.
         """
-        journal = cls(_beside(out))
+        journal = cls._for(out)
         with journal._locked(out):
             try:
                 yield journal
@@ -107,11 +113,17 @@ class Journal:
     @property
     def products(self) -> Path:
         """A folder for the files of the map, empty when the journal is opened."""
-        return self.folder / "products"
+        return self.run / "products"
 
     def __len__(self) -> int:
         """The number of finished tiles."""
         return sum(1 for _ in (self.folder / _TILES).glob("*.npz"))
+
+    def missing(self, tiling: Tiling) -> list[Tile]:
+        """The tiles that are not finished."""
+        # Listed first: a share may hold for a minute that a file which was looked for in vain is not there.
+        names = {path.name for path in (self.folder / _TILES).iterdir()}
+        return [tile for tile in tiling if self._path(tile).name not in names or self.read(tile) is None]
 
     def read(self, tile: Tile) -> Block | None:
         """What was found for a tile; None where it is not finished, or its file is damaged."""
@@ -126,15 +138,20 @@ class Journal:
         """Keep what was found for a tile, which is then finished.
 
         Raises:
-            OutputError: the disk is full, or fails.
+            OutputError: the disk is full, or fails, or the run is over.
         """
         path = self._path(tile)
-        scratch = path.with_suffix(".part")
+        scratch = self.run / f"{path.stem}.{uuid.uuid4().hex}.part"  # two workers may be at one tile
         with writing(path):
             with scratch.open("wb") as stream:
                 np.savez(stream, **{name: array for name, array in vars(block).items() if array is not None})
             synchronise(scratch)
             scratch.replace(path)
+
+    @classmethod
+    def _for(cls, out: Path) -> Journal:
+        folder = _beside(out)
+        return cls(folder, folder / f"{_RUN}{uuid.uuid4().hex}")
 
     @contextmanager
     def _locked(self, out: Path) -> Iterator[None]:
@@ -161,9 +178,10 @@ class Journal:
     def _begin(self, begun: Mapping[str, Any]) -> None:
         if not (self._begun() and len(self)):
             shutil.rmtree(self.folder / _TILES, ignore_errors=True)
-        shutil.rmtree(self.products, ignore_errors=True)  # an interrupted run's
-        for folder in (self.folder / _TILES, self.products):
-            folder.mkdir(exist_ok=True)
+        for interrupted in self.folder.glob(f"{_RUN}*"):
+            shutil.rmtree(interrupted, ignore_errors=True)
+        (self.folder / _TILES).mkdir(exist_ok=True)
+        self.products.mkdir(parents=True)
         scratch = self.folder / f"{_BEGUN}.part"
         scratch.write_text(json.dumps(begun, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         scratch.replace(self.folder / _BEGUN)
@@ -206,11 +224,11 @@ def _lock(folder: Path) -> IO[str]:
         lock.close()  # the one who held it was just done, and took the folder away
 
 
-def change(name: str, before: Any, now: Any) -> str:
+def change(name: str, before: Any, now: Any, when: str = "now") -> str:
     """What differs, in words; of digests there is nothing to show."""
     if re.fullmatch("[0-9a-f]{32,}", str(before)):
         return f"different {name}"
-    return f"{name} {_shown(before)} (now {_shown(now)})"
+    return f"{name} {_shown(before)} ({when} {_shown(now)})"
 
 
 def _shown(value: Any) -> str:

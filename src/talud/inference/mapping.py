@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,7 @@ from talud.inference import coverage, symmetry
 from talud.inference.journal import Block, Journal
 from talud.inference.reader import StackReader
 from talud.inference.runtime import Model
-from talud.inference.tiling import Tile, Tiling, batched
-
-Progress = Callable[[int, int], None]
+from talud.inference.tiling import Tile, batched
 
 
 class Pixels(NamedTuple):
@@ -26,48 +25,54 @@ class Pixels(NamedTuple):
     blocked: NDArray[np.uint16]
 
 
+@dataclass(frozen=True)
+class Passes:
+    """How the network is run on tiles.
+
+    Attributes:
+        batch: how many tiles of one kind one pass takes.
+        tta: test-time augmentation, see `symmetry`; tiles then run one by one.
+    """
+
+    batch: int = 1
+    tta: bool = False
+
+
 def finish_tiles(
     model: Model,
     stack: StackReader,
-    tiling: Tiling,
+    tiles: Iterable[Tile],
     journal: Journal,
-    batch: int,
-    progress: Progress | None = None,
-    *,
-    tta: bool = False,
-) -> int:
-    """Finish the tiles of a map that are not; how many were.
+    passes: Passes,
+    tell: Callable[[int], object] = lambda _: None,
+) -> None:
+    """Finish tiles of a map.
 
     Args:
         model: to run.
         stack: the raster, open.
-        tiling: of the raster.
+        tiles: of the raster's tiling.
         journal: of the map; what is found for each tile is kept there.
-        batch: how many tiles of one kind one pass of the network takes.
-        progress: told, after each batch, how many tiles are done and how many there are.
-        tta: test-time augmentation, see `symmetry`; tiles then run one by one.
+        passes: how the network is run.
+        tell: told, after each pass, how many tiles are done.
 
     Raises:
         SourceError: the raster cannot be read.
         ModelError: the network fails.
         OutputError: a tile cannot be kept.
     """
-    missing = [tile for tile in tiling if journal.read(tile) is None]
-    taken_over = len(tiling) - len(missing)
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
         written: Future[None] | None = None
-        done = taken_over
-        for tiles, coming in _read_ahead(stack, batched(missing, batch), reader):
-            blocks = _blocks_at_second_try(model, stack, tiles, coming, reader, tta)
+        done = 0
+        for batch, coming in _read_ahead(stack, batched(tiles, passes.batch), reader):
+            blocks = _blocks_at_second_try(model, stack, batch, coming, reader, passes.tta)
             if written:
                 written.result()
-            written = writer.submit(_write, journal, tiles, blocks)
-            done += len(tiles)
-            if progress:
-                progress(done, len(tiling))
+            written = writer.submit(_write, journal, batch, blocks)
+            done += len(batch)
+            tell(done)
         if written:
             written.result()
-    return taken_over
 
 
 def _read_ahead(

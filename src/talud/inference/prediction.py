@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
@@ -21,15 +20,16 @@ from talud.errors import OutputError, ParamsError
 from talud.files import md5
 from talud.inference import coverage, polygons, quicklook, record, summary, zonal
 from talud.inference.journal import Journal
-from talud.inference.mapping import Progress, finish_tiles
+from talud.inference.mapping import Passes, finish_tiles
 from talud.inference.products import MapRasters, Products, check_space
-from talud.inference.reader import StackReader, open_stack
+from talud.inference.reader import StackReader, frugal, open_stack
 from talud.inference.record import Prediction
 from talud.inference.runtime import Model
+from talud.inference.sharding import Workers, finish_shards
 from talud.inference.smoothing import smoothed
 from talud.inference.tiling import Tiling
 
-CACHE = 192 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
+Progress = Callable[[int, int], None]
 
 
 def predict(
@@ -46,6 +46,7 @@ def predict(
     smooth: bool = False,
     geojson: bool = False,
     tta: bool = False,
+    workers: Workers | None = None,
 ) -> Prediction:
     """Map the landslides of a raster; memory does not grow with it, apart from what the polygons need.
 
@@ -70,6 +71,7 @@ def predict(
         geojson: whether the landslides are written as GeoJSON too.
         tta: test-time augmentation: whether the probability is the mean over the raster turned and mirrored in all
             eight ways, and a raster of their disagreement is written too. It takes eight times as long.
+        workers: that find the tiles, instead of this process. The map is the same.
 
     Raises:
         SourceError: the raster cannot be read.
@@ -77,6 +79,7 @@ def predict(
         ModelError: the network fails.
         OutputError: a product cannot be written, another process makes this map, or one that was begun with something
             else is unfinished; an earlier result is untouched.
+        ClusterError: the workers cannot be had, differ from this process, or are lost.
         ParamsError: threshold, tile, halo, batch or minimum area make no sense.
     """
     options = _Options.checked(model, threshold, minimum_area, smooth, geojson, tta)
@@ -84,19 +87,23 @@ def predict(
         if value is not None and value < least:
             raise ParamsError(f"the {name} is {value}; it must be at least {least}")
     clock = _Clock()
-    with rasterio.Env(GDAL_CACHEMAX=CACHE), open_stack(raster, model.contract) as stack:
+    with frugal(), open_stack(raster, model.contract) as stack:
         check_space(out, stack.grid)
         tiling = model.tiling(stack.grid.shape, tile, halo, batch or 1)
+        passes = Passes(batch or model.batch(tiling), tta)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
-            size = batch or model.batch(tiling)
-            taken_over = finish_tiles(model, stack, tiling, journal, size, progress, tta=tta)
+            taken_over = _find(model, raster, stack, tiling, journal, passes, workers, progress)
             clock.lap("tiles")
             products = Products.within(journal.products)
             prediction = _finish(model, stack, tiling, journal, products, options, clock)
             prediction = replace(prediction, taken_over=taken_over)
             _write_json(
                 products.timings,
-                {"seconds": clock.laps | {"total": round(sum(clock.laps.values()), 3)}, "tiles_taken_over": taken_over},
+                {
+                    "seconds": clock.laps | {"total": round(sum(clock.laps.values()), 3)},
+                    "tiles_taken_over": taken_over,
+                    "workers": workers,
+                },
             )
             products.publish(out)
     return prediction
@@ -164,6 +171,31 @@ def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) 
         "GeoJSON": "yes" if options.geojson else "no",
         "test-time augmentation": "yes" if options.tta else "no",
     }
+
+
+def _find(
+    model: Model,
+    raster: str | Path,
+    stack: StackReader,
+    tiling: Tiling,
+    journal: Journal,
+    passes: Passes,
+    workers: Workers | None,
+    progress: Progress | None,
+) -> int:
+    """Finish the tiles that are not, here or by workers; how many were."""
+    missing = journal.missing(tiling)
+    taken_over = len(tiling) - len(missing)
+
+    def tell(done: int) -> None:
+        if progress:
+            progress(taken_over + done, len(tiling))
+
+    if workers is None:
+        finish_tiles(model, stack, missing, journal, passes, tell)
+    elif missing:
+        finish_shards(model, raster, stack, missing, journal, passes, workers, tell)
+    return taken_over
 
 
 def _finish(

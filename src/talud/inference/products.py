@@ -38,8 +38,8 @@ def check_space(out: Path, grid: Grid) -> None:
     if total and needed > total:  # some file systems do not say
         raise OutputError(
             f"{out}: a map of {grid.height:,} × {grid.width:,} pixels takes at least {needed / 10**6:,.0f} MB while it "
-            f"is made, and the disk there has {total / 10**6:,.0f} MB in all; map a part of the raster, or name another "
-            "--out"
+            f"is made, and the disk there has {total / 10**6:,.0f} MB in all; map a part of the raster, or name "
+            "another --out"
         )
 
 

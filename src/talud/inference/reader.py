@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyproj
+import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Interleaving, Resampling
 from rasterio.io import DatasetReader
@@ -41,6 +42,7 @@ _FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
 EQUATOR = 40.1e6  # metres
 FARTHEST = 1e9  # metres; no system of coordinates counts so far, and float64 would not resolve pixels for ever
 LARGEST_BLOCK = 10**9  # bytes
+CACHE = 192 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
 SAMPLE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
 PLACES = 4, 8  # blocks, at least and at most, by which a large raster is compared with the training areas
 
@@ -117,6 +119,11 @@ class StackReader:
         return np.stack(
             [_read_band(self._dataset, present.index(name) + 1, None, shape=shape, resampling=way) for name in names]
         )
+
+
+def frugal() -> rasterio.Env:
+    """The environment in which GDAL keeps little of what it reads and writes: memory does not grow with a raster."""
+    return rasterio.Env(GDAL_CACHEMAX=CACHE)
 
 
 @contextmanager

@@ -67,8 +67,16 @@ class Model:
     _croppings: _Croppings = field(repr=False)
 
     @classmethod
-    def load(cls, path: Path, origin: Origin | None = None, provider: Provider = "auto") -> Model:
+    def load(
+        cls, path: Path, origin: Origin | None = None, provider: Provider = "auto", threads: int | None = None
+    ) -> Model:
         """Open an ONNX file on CUDA where a device can be used, else on the CPU; or on the one that is asked for.
+
+        Args:
+            path: of the file.
+            origin: the model's place in the registry, if it has one.
+            provider: to run on.
+            threads: of one pass on the CPU. Default: the physical cores. The map is the same.
 
         Raises:
             ModelError: it is missing, not ONNX, carries no contract, or does not keep its own contract.
@@ -82,8 +90,8 @@ class Model:
         try:
             content = path.read_bytes()
             graph = model_file.parsed(content)
-            croppings = _Croppings(graph, provider)
-            session = open_session(content, provider, arena=croppings.arena)
+            croppings = _Croppings(graph, provider, threads)
+            session = open_session(content, provider, arena=croppings.arena, threads=threads)
             metadata = session.get_modelmeta().custom_metadata_map
         except Exception as error:  # whatever a damaged file sets off: ONNX Runtime's exceptions have no common base
             raise ModelError(f"{path}: is not a model that ONNX Runtime can open: {_first_line(error)}") from error
@@ -313,8 +321,8 @@ class _Croppings:
             and their arithmetic is so fast that asking the system for memory anew took a third of a pass.
     """
 
-    def __init__(self, graph: onnx.ModelProto, provider: Provider) -> None:
-        self._provider = provider
+    def __init__(self, graph: onnx.ModelProto, provider: Provider, threads: int | None) -> None:
+        self._provider, self._threads = provider, threads
         self._graph, self._weights = without_weights(graph)
         self.arena = any(node.op_type == "QuantizeLinear" for node in self._graph.graph.node)
         network = Network(self._graph)
@@ -331,11 +339,15 @@ class _Croppings:
 
     def _open(self, rim: Rim, halo: int) -> Any:
         graph = cropped(self._graph, rim, halo).SerializeToString()
-        return open_session(graph, self._provider, self._weights, self.arena)
+        return open_session(graph, self._provider, self._weights, self.arena, self._threads)
 
 
 def open_session(
-    model: bytes, provider: Provider, weights: Mapping[str, NDArray[Any]] | None = None, arena: bool = False
+    model: bytes,
+    provider: Provider,
+    weights: Mapping[str, NDArray[Any]] | None = None,
+    arena: bool = False,
+    threads: int | None = None,
 ) -> Any:
     """An ONNX Runtime session on the provider and with the options of talud.
 
@@ -344,8 +356,9 @@ def open_session(
         provider: the one that is asked for.
         weights: of a model `without_weights`.
         arena: whether the session keeps its memory, in an arena that all such sessions share.
+        threads: of one pass on the CPU. Default: the physical cores.
     """
-    options = _options()
+    options = _options(threads or physical_cores())
     if arena:
         _share_arena()
         options.enable_cpu_mem_arena = True
@@ -375,10 +388,10 @@ def _share_arena() -> None:
     onnxruntime.create_and_register_allocator(cpu, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
 
 
-def _options() -> onnxruntime.SessionOptions:
+def _options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SILENT
-    options.intra_op_num_threads = physical_cores()
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.enable_cpu_mem_arena = False  # the arena nearly doubles the memory of a pass

@@ -1,0 +1,348 @@
+"""The tiles of a map found by several workers: processes of this machine, or those of a Dask cluster.
+
+The missing tiles are cut in shards. A worker opens model and raster itself and puts each tile of a shard into the
+journal, as one process would; so what it had finished when it was killed is not lost, and nothing has to be merged.
+Dask gives a lost worker's shard to another one, which passes over the tiles that are there.
+
+What the workers share is a copy of the model in the journal's folder of the run: where the tiles are written it can be
+read, and no worker that dies takes it along. While it lies there the run goes on. Dask itself comes with the extra
+`cluster`, and is imported only here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import onnxruntime
+
+from talud.errors import ClusterError, ParamsError, SourceError, TaludError
+from talud.files import md5, writing
+from talud.inference.journal import Journal, change
+from talud.inference.mapping import Passes, finish_tiles
+from talud.inference.reader import StackReader, frugal, open_stack
+from talud.inference.runtime import CUDA, Model, Origin, Provider, physical_cores
+from talud.inference.tiling import Tile
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Workers = int | str  # so many processes of this machine, or those of the scheduler at an address
+
+SHARD = 8 * 1024**2  # pixels, at most: about a minute of one core, of which opening model and raster takes 0.3 s
+ROUNDS = 4  # shards for each slot, at least, so that all end at about the same time
+PATIENCE = 5  # seconds to wait for a scheduler, and for its first worker
+LOCAL: dict[
+    str, Any
+] = {  # Dask's settings for processes of this machine: no pages, and an environment as this process has it
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+    "distributed.nanny.pre-spawn-environ": {},
+    # Ctrl-C reaches all processes of a terminal; this one ends the workers.
+    "distributed.worker.preload": ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"],
+}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Tiles that a worker finishes one after the other."""
+
+    tiles: tuple[Tile, ...]
+
+    def __str__(self) -> str:
+        """Where it lies, for a reader."""
+        cores = [tile.core for tile in self.tiles]
+        return f"rows {cores[0].row_off} to {max(core.row_off + core.height for core in cores)}"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model, as workers find it.
+
+    Attributes:
+        path: of a copy that they all reach.
+        digest: MD5 of the file, by which a worker knows it again.
+        origin: its place in the registry.
+        provider: to run on.
+    """
+
+    path: Path = field(compare=False)
+    digest: str
+    origin: Origin | None
+    provider: Provider
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to know, beside its shard.
+
+    Attributes:
+        model: to run.
+        raster: as `predict` was given it, as an absolute path where it is one.
+        journal: of the map.
+        passes: how the network is run.
+        facts: what the tiles depend on, as the calling process has it (see `_facts`).
+        slots: address of a machine → how many tiles its workers map at once.
+    """
+
+    model: ModelFile
+    raster: str
+    journal: Journal
+    passes: Passes
+    facts: Mapping[str, Any]
+    slots: Mapping[str, int]
+
+
+def finish_shards(
+    model: Model,
+    raster: str | Path,
+    stack: StackReader,
+    tiles: Sequence[Tile],
+    journal: Journal,
+    passes: Passes,
+    workers: Workers,
+    tell: Callable[[int], object],
+) -> None:
+    """Finish tiles of a map by workers.
+
+    Args:
+        model: to run.
+        raster: a path, or whatever else GDAL opens, that the workers reach under the same name.
+        stack: the same, open.
+        tiles: of its tiling, at least one.
+        journal: of the map, on a disk that the workers reach under the same path.
+        passes: how the network is run.
+        workers: a number of processes on this machine, or the address of a Dask scheduler.
+        tell: told, after each shard, how many tiles are done.
+
+    Raises:
+        ParamsError: there is no such number of workers.
+        ClusterError: Dask is not installed, the workers cannot be had, differ from this process, or are lost.
+        SourceError: a worker cannot read the raster.
+        ModelError: the network fails.
+        OutputError: a tile cannot be kept.
+    """
+    with writing(journal.run):
+        copy = Path(shutil.copy(model.path, journal.run / "model.onnx"))
+    try:
+        with _client(workers, journal.run) as client:
+            _check(client, copy)
+            slots = _slots(client)
+            file = ModelFile(copy, md5(copy), model.origin, "cuda" if model.provider == CUDA else "cpu")
+            place = str(Path(raster).absolute()) if Path(raster).exists() else str(raster)
+            job = Job(file, place, journal, passes, _facts(model, stack), slots)
+            _run(client, list(_shards(tiles, sum(slots.values()))), job, tell)
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+@contextmanager
+def _client(workers: Workers, folder: Path) -> Iterator[Client]:
+    """A connection to workers; those of this machine end with it, however this process ends.
+
+    Raises:
+        ParamsError: there is no such number of workers.
+        ClusterError: they cannot be had.
+    """
+    if isinstance(workers, int) and workers < 1:
+        raise ParamsError(f"the number of workers is {workers}; it must be at least 1")
+    try:
+        import dask
+        from distributed import Client, LocalCluster
+        from distributed.utils import silence_logging_cmgr
+    except ImportError as error:
+        raise ClusterError("workers need Dask, which is not installed: pip install 'talud[cluster]'") from error
+    with ExitStack() as opened:
+        opened.enter_context(silence_logging_cmgr(logging.CRITICAL))
+        opened.enter_context(dask.config.set(LOCAL))
+        if isinstance(workers, int):
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                security=True,  # others on this machine cannot give the workers orders
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                memory_limit=None,  # the network's memory is bounded already; Dask would pause workers for good
+                local_directory=str(folder / "workers"),
+                silence_logs=logging.CRITICAL,
+            )
+            yield opened.enter_context(Client(opened.enter_context(cluster), set_as_default=False))
+            return
+        try:
+            with ThreadPoolExecutor(1) as thread:  # a notebook's own thread has a loop already
+                thread.submit(asyncio.run, _greet(workers)).result()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of packages in other versions; those that matter are compared
+                client = opened.enter_context(Client(workers, timeout=PATIENCE, set_as_default=False))
+        except (OSError, ValueError) as error:
+            raise ClusterError(
+                f"{workers}: no Dask scheduler of this release answers there within {PATIENCE} s"
+            ) from error
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE)
+        except TimeoutError as error:
+            raise ClusterError(f"{workers}: the scheduler has no workers; start some: dask worker {workers}") from error
+        yield client
+
+
+async def _greet(address: str) -> None:
+    """See that a scheduler answers: Dask's client would wait for ever for one that is silent.
+
+    Raises:
+        OSError: it does not in time.
+    """
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    arguments = Security().get_connection_args("client")
+    comm = await asyncio.wait_for(connect(address, timeout=PATIENCE, **arguments), PATIENCE)
+    await comm.close()
+
+
+def _check(client: Client, copy: Path) -> None:
+    """That the workers have the same release, and reach the disk. Asked by what any Python knows, talud or not.
+
+    Raises:
+        ClusterError: one has not, or does not.
+    """
+    here = version("talud")
+    for address, found in client.run(version, "talud", on_error="return").items():
+        if found != here:
+            theirs = f"talud {found}" if isinstance(found, str) else "no talud"
+            raise ClusterError(f"worker {address} has {theirs}, this process {here}; give it the same")
+    for address, found in client.run(os.path.isfile, str(copy)).items():
+        if not found:
+            raise ClusterError(
+                f"worker {address} does not see {copy.parent}; the map's folder must lie on a disk that all workers "
+                "reach under the same path"
+            )
+
+
+def _slots(client: Client) -> dict[str, int]:
+    """Address of a machine → how many tiles its workers map at once: one for each of their threads."""
+    slots: dict[str, int] = {}
+    for address, threads in client.nthreads().items():
+        host = _host(address)
+        slots[host] = slots.get(host, 0) + threads
+    return slots
+
+
+def _shards(tiles: Sequence[Tile], slots: int) -> Iterator[Shard]:
+    """Tiles in a row, as many as make a shard."""
+    pixels = max(tile.core.width * tile.core.height for tile in tiles)
+    length = max(min(SHARD // pixels, len(tiles) // (ROUNDS * slots)), 1)
+    for start in range(0, len(tiles), length):
+        yield Shard(tuple(tiles[start : start + length]))
+
+
+def _host(address: str) -> str:
+    return urlsplit(address).hostname or ""
+
+
+def _run(client: Client, shards: Sequence[Shard], job: Job, tell: Callable[[int], object]) -> None:
+    """Let the workers finish all shards.
+
+    Raises:
+        TaludError: what a worker raised first.
+        ClusterError: workers or scheduler were lost.
+    """
+    from distributed import as_completed
+
+    futures = client.map(_finish, shards, job=job, pure=False, key="talud-shard", batch_size=256)
+    shard_of = dict(zip(futures, shards, strict=True))
+    done = 0
+    for future in as_completed(futures, loop=client.loop):
+        with _lost(shard_of[future]):
+            future.result()
+        done += len(shard_of[future].tiles)
+        tell(done)
+    client.run(_model.cache_clear, on_error="ignore")
+
+
+@contextmanager
+def _lost(shard: Shard) -> Iterator[None]:
+    """Tell of lost workers in one line."""
+    from distributed import KilledWorker
+
+    try:
+        yield
+    except KilledWorker as error:
+        raise ClusterError(
+            f"{error.allowed_failures + 1} workers in turn died while they mapped {shard}; each needs up to 3 GB of "
+            "memory"
+        ) from error
+    except ImportError as error:
+        raise ClusterError(f"a worker lacks a package: {error}; give it the same installation") from error
+    except CancelledError as error:
+        raise ClusterError("the scheduler was lost, or another process has cancelled the work") from error
+
+
+def _finish(shard: Shard, job: Job) -> None:
+    """Finish a shard, in a worker."""
+    try:
+        _finish_here(shard, job)
+    except TaludError as error:
+        told = type(error)(str(error))
+    else:
+        return
+    raise told  # alone: GDAL's exceptions, which an error remembers as its cause, do not survive the wire
+
+
+def _finish_here(shard: Shard, job: Job) -> None:
+    from distributed import get_worker
+
+    worker = get_worker()
+    slots = max(job.slots.get(_host(worker.address), 1), worker.state.nthreads)
+    with ExitStack() as opened:
+        try:
+            opened.enter_context(frugal())
+            model = _model(job.model, max(physical_cores() // slots, 1))
+            try:
+                stack = opened.enter_context(open_stack(job.raster, model.contract))
+            except SourceError:  # a share may be away for a moment
+                stack = opened.enter_context(open_stack(job.raster, model.contract))
+            _refuse_others(job.facts, _facts(model, stack))
+        except TaludError as error:
+            raise type(error)(f"worker {worker.address}: {error}") from error
+        unfinished = (tile for tile in shard.tiles if job.journal.read(tile) is None)
+        going_on = itertools.takewhile(lambda _: job.model.path.exists(), unfinished)
+        finish_tiles(model, stack, going_on, job.journal, job.passes)
+
+
+@lru_cache(maxsize=1)
+def _model(file: ModelFile, threads: int) -> Model:
+    """A worker's model, which stays open between shards."""
+    if md5(file.path) != file.digest:
+        raise ClusterError(f"{file.path}: is not the file that was put there; is the disk sound?")
+    return Model.load(file.path, file.origin, file.provider, threads)
+
+
+def _facts(model: Model, stack: StackReader) -> dict[str, Any]:
+    """What tiles depend on that a worker may have otherwise, by name."""
+    return {
+        "talud": version("talud"),
+        "ONNX Runtime": onnxruntime.__version__,
+        "provider": model.provider,
+        **stack.identity,
+    }
+
+
+def _refuse_others(facts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    changes = [change(name, found[name], facts[name], "here") for name in facts if found[name] != facts[name]]
+    if changes:
+        raise ClusterError(f"has {', '.join(changes)}; give it what is here")

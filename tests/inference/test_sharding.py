@@ -1,0 +1,419 @@
+"""Several workers make the map of one process, whatever becomes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stack_files import noise, write_stack
+from talud import errors
+from talud.errors import ClusterError, OutputError, ParamsError, SourceError, TaludError
+from talud.inference import sharding
+from talud.inference.journal import Journal
+from talud.inference.mapping import Passes, finish_tiles
+from talud.inference.prediction import predict
+from talud.inference.reader import open_stack
+from talud.inference.runtime import Model
+from talud.inference.tiling import Tiling
+
+COMMAND = (sys.executable, "-m", "talud.cli.main", "predict")
+
+
+def products(folder: Path) -> dict[str, bytes]:
+    """All files of a map but the one that says how long it took."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timings.json"}
+
+
+def working(out: Path) -> Path:
+    return out.with_name(f".{out.name}.partial")
+
+
+def tiles(out: Path) -> dict[str, int]:
+    """Name of each finished tile's file → its inode: another one was written again."""
+    try:
+        return {entry.name: entry.inode() for entry in os.scandir(working(out) / "tiles")}
+    except FileNotFoundError:
+        return {}
+
+
+def finished(out: Path, number: int, run: subprocess.Popen[str]) -> None:
+    """Wait until so many tiles are finished."""
+    while run.poll() is None and len(tiles(out)) < number:
+        time.sleep(0.005)
+    assert run.poll() is None, run.communicate()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def workers_of(pid: int) -> list[int]:
+    """The worker processes of a run."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    children = [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def beside_progress(said: str) -> list[str]:
+    """The lines of stderr that do not say how far the work is."""
+    return [line for line in said.splitlines() if not re.fullmatch(r"mapping: \d+ of \d+ tiles", line)]
+
+
+@contextmanager
+def starting(model: Path, stack: Path, out: Path, *options: object) -> Iterator[subprocess.Popen[str]]:
+    command = [*COMMAND, model, stack, "--out", out, "--tile", "32", "--provider", "cpu", *options]
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as run:
+        try:
+            yield run
+        finally:
+            run.kill()
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 tiles of at most 32 pixels a side."""
+    values = noise(180, 250)
+    values[1, 40:90, 30:150] = np.nan
+    return write_stack(tmp_path_factory.mktemp("stack") / "stack.tif", values)
+
+
+@pytest.fixture(scope="module")
+def alone(model: Model, stack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("alone") / "map"
+    assert predict(model, stack, out, tile=32).tiles == 48
+    return products(out)
+
+
+class Big(NamedTuple):
+    """A raster of 361 tiles, and the files that one process makes of it."""
+
+    stack: Path
+    alone: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def big(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Big:
+    folder = tmp_path_factory.mktemp("big")
+    stack = folder / "stack.tif"
+    stack.symlink_to(write_stack(folder / "3f2a.tif", noise(600, 600)))  # as DVC can link to its cache
+    assert predict(model, stack, folder / "map", tile=32).tiles == 361
+    return Big(stack, products(folder / "map"))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([8, 32, 64]), st.integers(1, 9), st.integers(0, 10))
+def test_each_missing_tile_is_in_one_shard_and_every_slot_has_some(
+    height: int, width: int, tile: int, slots: int, finished: int
+) -> None:
+    missing = list(Tiling.of((height, width), tile, 8, 4))[finished:]
+    shards = list(sharding._shards(missing, slots)) if missing else []
+    assert [each for shard in shards for each in shard.tiles] == missing
+    assert len(shards) >= min(len(missing), sharding.ROUNDS * slots)
+    largest = max((sum(t.core.width * t.core.height for t in shard.tiles) for shard in shards), default=0)
+    assert largest <= sharding.SHARD
+
+
+@pytest.mark.parametrize("kind", [error for error in vars(errors).values() if isinstance(error, type)])
+def test_errors_come_whole_over_the_wire(kind: type[TaludError]) -> None:
+    sent = pickle.loads(pickle.dumps(kind("what was found, what was expected")))
+    assert (type(sent), str(sent)) == (kind, "what was found, what was expected")
+
+
+def test_workers_make_the_files_of_one_process(
+    model: Model, stack: Path, alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    told: list[tuple[int, int]] = []
+    outcome = predict(model, stack, tmp_path / "map", tile=32, workers=3, progress=lambda *now: told.append(now))
+    assert products(tmp_path / "map") == alone
+    assert told == sorted(told)
+    assert (told[-1], len(told), outcome.taken_over) == ((48, 48), 12, 0)
+    assert json.loads((tmp_path / "map/timings.json").read_text())["workers"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
+
+
+def test_threads_change_no_bit(tiny_model: Path, stack: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
+    for threads in (1, 3):
+        model = Model.load(tiny_model, threads=threads)
+        assert model._session.get_session_options().intra_op_num_threads == threads
+        predict(model, stack, tmp_path / "map", tile=32)
+        assert products(tmp_path / "map") == alone
+
+
+def test_a_map_goes_on_with_another_number_of_workers(
+    model: Model, stack: Path, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "map"
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, stack, out, tile=32, workers=2, progress=stopped)
+    first = tiles(out)
+    assert 0 < len(first) < 48
+
+    def stopped_later(done: int, total: int) -> None:
+        if done > len(first) + 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, stack, out, tile=32, progress=stopped_later)
+    second = tiles(out)
+    assert first.items() < second.items()
+    assert predict(model, stack, out, tile=32, workers=1).taken_over == len(second)
+    assert products(out) == alone
+
+
+def test_a_worker_that_outlives_its_run_finishes_nothing_of_the_next(model: Model, stack: Path, tmp_path: Path) -> None:
+    out, tiling = tmp_path / "map", model.tiling((180, 250), 32)
+    first, second, *_ = tiling
+    with open_stack(stack, model.contract) as reader:
+        with suppress(KeyboardInterrupt), Journal.opened(out, {"model": 1}) as old:
+            finish_tiles(model, reader, [first], old, Passes())
+            raise KeyboardInterrupt
+        with Journal.opened(out, {"model": 1}) as new:
+            assert len(new) == 1
+            with pytest.raises(OutputError):
+                finish_tiles(model, reader, [second], old, Passes())
+            assert len(new) == 1
+            finish_tiles(model, reader, [second], new, Passes())
+            assert len(new) == 2
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_damaged_raster_stops_the_run_which_says_where(model: Model, tmp_path: Path, workers: int | None) -> None:
+    """One block of one band is; the header and the overviews, which are looked at first, are not."""
+    raster = write_stack(tmp_path / "damaged.tif", noise(2100, 2100))
+    with rasterio.open(raster) as dataset:
+        offset = int(dataset.get_tag_item("BLOCK_OFFSET_3_3", "TIFF", bidx=1))
+    content = bytearray(raster.read_bytes())
+    content[offset : offset + 2000] = bytes(2000)
+    raster.write_bytes(content)
+    with pytest.raises(SourceError) as caught:
+        predict(model, raster, tmp_path / "map", tile=700, workers=workers)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert f"{raster}: cannot be read as a raster" in said
+    assert "(twice, at rows 1400 to 2100 and columns 1400 to 2100)" in said
+    assert "8 finished tiles are kept" in said or workers
+    assert not (tmp_path / "map").exists()
+
+
+def test_no_workers_are_none(model: Model, stack: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="the number of workers is 0; it must be at least 1"):
+        predict(model, stack, tmp_path / "map", workers=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_dask_one_line_names_the_extra(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['distributed'] = None; from talud.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "predict", tiny_model, stack, "--out", tmp_path / "map", "--workers", "2"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "talud: workers need Dask, which is not installed: pip install 'talud[cluster]'\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_what_it_had_not_finished(tiny_model: Path, big: Big, tmp_path: Path) -> None:
+    out, kills = tmp_path / "map", 0
+    seen: dict[str, int] = {}
+    with starting(tiny_model, big.stack, out, "--workers", 2) as run:
+        finished(out, 50, run)
+        while run.poll() is None:
+            now = tiles(out)
+            assert all(seen[name] == now[name] for name in seen.keys() & now.keys())  # none was written again
+            if kills < 2 and len(now) > 50 + 100 * kills:
+                os.kill(workers_of(run.pid)[0], signal.SIGKILL)
+                kills += 1
+            seen = now
+            time.sleep(0.01)
+        complained = beside_progress(run.communicate()[1])
+    assert (run.returncode, complained, kills) == (0, [], 2)
+    assert products(out) == big.alone
+    assert not working(out).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("others", [0, 3])
+def test_workers_die_with_their_parent_and_another_run_goes_on(
+    tiny_model: Path, big: Big, tmp_path: Path, others: int
+) -> None:
+    out = tmp_path / "map"
+    with starting(tiny_model, big.stack, out, "--workers", 2) as run:
+        finished(out, 60, run)
+        workers = workers_of(run.pid)
+        assert len(workers) == 2
+        run.kill()
+        run.wait()
+        limit = time.monotonic() + 10
+        while any(map(alive, workers)):
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+    kept = len(tiles(out))
+    with starting(tiny_model, big.stack, out, *(["--workers", others] if others else [])) as run:
+        said, complained = run.communicate()
+    assert (run.returncode, beside_progress(complained)) == (0, [])
+    assert f"went on with {kept} of " in said
+    assert products(out) == big.alone
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_quietly_with_all_workers(tiny_model: Path, big: Big, tmp_path: Path) -> None:
+    """As a terminal sends it: to all processes of the group."""
+    out = tmp_path / "map"
+    with starting(tiny_model, big.stack, out, "--workers", 2) as run:
+        finished(out, 10, run)
+        workers = workers_of(run.pid)
+        os.killpg(run.pid, signal.SIGINT)
+        said, complained = run.communicate(timeout=30)
+    assert (run.returncode, said.strip(), "".join(beside_progress(complained))) == (130, "", "")
+    assert len(workers) == 2
+    assert not any(map(alive, workers))
+    assert len(tiles(out)) >= 10
+
+
+# A cluster that is there already.
+
+
+@contextmanager
+def cluster(folder: Path, *workers: dict[str, str], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, list[int]]]:
+    """A scheduler with workers, each with more in its environment; its address, and the pids of all."""
+    folder.mkdir()
+    file = folder / "scheduler.json"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0",
+             "--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)],
+            cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+    ]  # fmt: skip
+    try:
+        while not file.exists():
+            assert started[0].poll() is None
+            time.sleep(0.02)
+        address = json.loads(file.read_text())["address"]
+        for more in workers:
+            command = [
+                *(*prefix, sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1"),
+                *("--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--local-directory", str(folder)),
+            ]
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | more
+            started.append(
+                subprocess.Popen(
+                    command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
+            )
+        yield address, [process.pid for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_cluster_makes_the_files_of_one_process_even_if_it_loses_a_worker(
+    tiny_model: Path, big: Big, tmp_path: Path
+) -> None:
+    out = tmp_path / "map"
+    place = os.path.relpath(big.stack)  # from here; the workers run elsewhere
+    with cluster(tmp_path / "cluster", {}, {}) as (address, pids):
+        with starting(tiny_model, Path(place), out, "--scheduler", address) as run:
+            finished(out, 100, run)
+            os.kill(pids[1], signal.SIGKILL)
+            assert (beside_progress(run.communicate()[1]), run.returncode) == ([], 0)
+        assert products(out) == big.alone
+
+
+@pytest.mark.slow
+def test_a_lost_scheduler_is_one_line_and_tiles_are_kept(tiny_model: Path, big: Big, tmp_path: Path) -> None:
+    out = tmp_path / "map"
+    with (
+        cluster(tmp_path / "cluster", {}) as (address, pids),
+        starting(tiny_model, big.stack, out, "--scheduler", address) as run,
+    ):
+        finished(out, 50, run)
+        os.kill(pids[0], signal.SIGKILL)
+        said, complained = run.communicate(timeout=60)
+    assert (run.returncode, said) == (1, "")
+    (line,) = beside_progress(complained)
+    assert "the scheduler was lost" in line
+    assert "finished tiles are kept, the same command goes on" in line
+
+
+@pytest.mark.slow
+def test_a_worker_of_another_release_is_refused(model: Model, stack: Path, tmp_path: Path) -> None:
+    metadata = tmp_path / "other/talud-99.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: talud\nVersion: 99\n")
+    path = os.pathsep.join([str(metadata.parent), *sys.path])
+    with (
+        cluster(tmp_path / "cluster", {"PYTHONPATH": path}) as (address, _),
+        pytest.raises(ClusterError, match=r"worker tcp://127\.0\.0\.1:\d+ has talud 99, this process ") as caught,
+    ):
+        predict(model, stack, tmp_path / "map", tile=32, workers=address)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "map").exists()
+    assert not working(tmp_path / "map").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answers", ["nobody", "another", "no workers"])
+def test_a_scheduler_that_cannot_be_used_is_one_line_in_seconds(
+    model: Model, stack: Path, tmp_path: Path, answers: str
+) -> None:
+    begun = time.monotonic()
+
+    def said(address: str) -> str:
+        with pytest.raises(ClusterError) as caught:
+            predict(model, stack, tmp_path / "map", workers=address)
+        return str(caught.value)
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        if answers == "no workers":
+            with cluster(tmp_path / "cluster") as (address, _):
+                assert said(address) == f"{address}: the scheduler has no workers; start some: dask worker {address}"
+        else:
+            if answers == "another":
+                other.listen()
+            assert said(address) == f"{address}: no Dask scheduler of this release answers there within 5 s"
+    assert time.monotonic() - begun < 20
+    assert not working(tmp_path / "map").exists()
+
+
+@pytest.mark.slow
+def test_a_disk_that_workers_do_not_share_is_named(model: Model, stack: Path, tmp_path: Path) -> None:
+    """The worker sees another, empty disk where the map's folder is to lie."""
+    out = tmp_path / "disk/map"
+    out.parent.mkdir()
+    hide = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs tmpfs {out.parent} && exec "$@"', "sh")
+    if os.geteuid() != 0 or subprocess.run([*hide, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a disk cannot be hidden from a process here: that takes root")
+    with (
+        cluster(tmp_path / "cluster", {}, prefix=hide) as (address, _),
+        pytest.raises(ClusterError, match=r"does not see .*; the map's folder must lie on a disk that all workers"),
+    ):
+        predict(model, stack, out, tile=32, workers=address)
+    assert list(out.parent.iterdir()) == []
