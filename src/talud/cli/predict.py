@@ -116,4 +116,4 @@ def _cost(error: float | None) -> str:
         return "probabilities differ; how far was not measured for this model"
     if error == 0:
         return "probabilities are exact, for the raster is one tile"
-    return f"probabilities differ by up to {error:.1e} on windows of the training areas"
+    return f"probabilities differed by up to {error:.1e} on windows of the training areas"
