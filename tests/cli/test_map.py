@@ -25,7 +25,7 @@ from talud.params import Area
 
 PRODUCTS = {
     "stack.tif", "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg",
-    "quicklook.png", "prediction.json", "timings.json",
+    "summary.html", "quicklook.png", "prediction.json", "timings.json",
 }  # fmt: skip
 
 Run = Callable[..., tuple[int, str, str]]
@@ -71,16 +71,16 @@ def read(path: Path) -> np.ndarray:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, talud: Run, command: list[object], after: int) -> None:
     """Leave a map of which so many tiles are finished."""
-    block, tried = mapping._block, []
+    blocks, tried = mapping._blocks, []
 
     def sometimes(*arguments):
         tried.append(arguments)
         if len(tried) > after:
             raise KeyboardInterrupt
-        return block(*arguments)
+        return blocks(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(mapping, "_block", sometimes)
+        patched.setattr(mapping, "_blocks", sometimes)
         assert talud(*command)[0] == 130
 
 

@@ -221,10 +221,10 @@ class Model:
         return small and self.memory(tiling, batch) <= MEMORY
 
     def halo_error(self, tiling: Tiling) -> float | None:
-        """How far a tiled map's probabilities lie from the exact ones, at most: 0 with the exact halo, or one tile.
+        """How far a tiled map's probabilities lie from the exact ones: 0 with the exact halo, or one tile.
 
-        With a smaller halo it is what the contract holds, measured on windows of the training areas; None where it
-        holds nothing.
+        With a smaller halo it is what the contract holds: the most that was seen on windows of the training areas,
+        and no bound. None where it holds nothing.
         """
         exact = tiling.rows.halo >= self.halo or len(tiling) == 1
         return 0.0 if exact else self.contract.halo_errors.get(tiling.rows.halo)
