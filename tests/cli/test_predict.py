@@ -106,7 +106,7 @@ def test_small_landslides_are_left_out_on_demand_and_geojson_holds_the_same(
 def test_what_less_halo_costs_is_said(talud, tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     run = ("predict", tiny_model, stack, "--tile", 16, "--out")
     _, out, _ = talud(*run, tmp_path / "unknown", "--halo", 6)
-    assert "halo 8 instead of 28: probabilities differ; how far was not measured for this model" in out
+    assert "halo: 8 instead of 28: probabilities differ; how far was not measured for this model" in out
     _, out, _ = talud(*run, tmp_path / "exact", "--halo", 500)
     assert "instead of" not in out
     proto = onnx.load(tiny_model)
@@ -114,7 +114,7 @@ def test_what_less_halo_costs_is_said(talud, tiny_model: Path, stack: Path, tmp_
     onnx.helper.set_model_props(proto, stated.to_metadata())
     onnx.save(proto, tmp_path / "measured.onnx")
     _, out, _ = talud("predict", tmp_path / "measured.onnx", *run[2:], tmp_path / "known", "--halo", 8, "--batch", 2)
-    assert "halo 8 instead of 28: probabilities differed by up to 3.1e-03 on windows of the training areas" in out
+    assert "halo: 8 instead of 28: probabilities differed by up to 3.1e-03 on windows of the training areas" in out
 
 
 def test_a_provider_that_is_asked_for_and_absent_is_an_error(

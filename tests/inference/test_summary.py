@@ -16,7 +16,7 @@ from PIL import Image
 from stack_files import noise, write_stack
 from talud.inference.domain import histogram
 from talud.inference.prediction import Prediction, predict
-from talud.inference.runtime import Model
+from talud.inference.runtime import Model, Origin
 
 TAGS = {"TALUD_AREA": "peñón_<b>alto</b>", "TALUD_EVENT": "2015-05-18", "TALUD_SYNTHETIC": "yes"}
 
@@ -33,6 +33,7 @@ def described(model: Model) -> Model:
 
 
 def page(model: Model, folder: Path, tags: dict[str, str] | None = None, **options: float) -> tuple[str, Prediction]:
+    folder.mkdir(exist_ok=True)
     values = noise(60, 80)
     values[0, :12] = np.nan
     outcome = predict(
@@ -85,6 +86,18 @@ def test_it_says_what_the_record_says(described: Model, tmp_path: Path) -> None:
     bars = [float(width) for width in re.findall(r'class="bar"><i style="width: ([\d.]+)%', html)]
     assert bars == pytest.approx([100 * one.overlap for one in outcome.distances], abs=0.051)
     assert bars[2] < 30 < 90 < bars[1]
+
+
+def test_it_says_what_was_asked_for_beyond_the_usual(model: Model, tmp_path: Path) -> None:
+    """Less than the exact halo, eight passes, and why this model was taken: a reader must not miss them."""
+    chosen = replace(model, origin=Origin("unet", "3", "unet, version 3: the most bands (3) that the stack supports"))
+    html, _ = page(chosen, tmp_path, tile=32, halo=8, tta=True)
+    said = Reader(html).text
+    assert "Halo 8 instead of 28: probabilities differ; how far was not measured for this model" in said
+    assert "Probability mean over the raster turned and mirrored in all eight ways" in said
+    assert "Chosen unet, version 3: the most bands (3) that the stack supports" in said
+    plain = Reader(page(model, tmp_path / "plain", tile=32)[0]).text
+    assert not any(word in plain for word in ("instead of", "mirrored", "Chosen"))
 
 
 def test_it_fetches_nothing_and_holds_the_map(described: Model, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def workers(number: int | None, scheduler: str | None) -> int | str | None:
 
 def say(result: Prediction, model: Model, out: Path) -> None:
     """Print what a map came to."""
-    from talud.inference import domain
+    from talud.inference import domain, record
 
     if result.taken_over:
         print(f"went on with {result.taken_over} of {result.tiles} tiles, which an interrupted run had finished")
@@ -99,18 +99,7 @@ def say(result: Prediction, model: Model, out: Path) -> None:
         print(f"  {reason}: {pixels / result.pixels:.1%}")
     for line in domain.lines(result.distances):
         print(line)
-    if result.halo < result.exact_halo:
-        print(f"halo {result.halo} instead of {result.exact_halo}: {_cost(result.halo_error)}")
     print(f"model: {model.title}; ran on {result.provider}")
-    if model.origin and model.origin.chosen:
-        print(f"chosen: {model.origin.chosen}")
+    for what, how in record.settings(model, result).items():
+        print(f"{what.lower()}: {how}")
     print(f"files: {out}")
-
-
-def _cost(error: float | None) -> str:
-    """What a smaller halo costs, in words."""
-    if error is None:
-        return "probabilities differ; how far was not measured for this model"
-    if error == 0:
-        return "probabilities are exact, for the raster is one tile"
-    return f"probabilities differed by up to {error:.1e} on windows of the training areas"

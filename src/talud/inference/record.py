@@ -86,6 +86,29 @@ def lineage(model: Model, threshold: float) -> dict[str, str]:
     }
 
 
+def settings(model: Model, prediction: Prediction) -> dict[str, str]:
+    """What was asked for beyond the usual, or was chosen: what → how, in words."""
+    stated: dict[str, str] = {}
+    if model.contract.precision != "float32":
+        stated["Precision"] = model.contract.precision
+    if prediction.halo < prediction.exact_halo:
+        stated["Halo"] = f"{prediction.halo} instead of {prediction.exact_halo}: {_cost(prediction.halo_error)}"
+    if prediction.tta:
+        stated["Probability"] = "mean over the raster turned and mirrored in all eight ways"
+    if model.origin and model.origin.chosen:
+        stated["Chosen"] = model.origin.chosen
+    return stated
+
+
+def _cost(error: float | None) -> str:
+    """What a smaller halo costs, in words."""
+    if error is None:
+        return "probabilities differ; how far was not measured for this model"
+    if error == 0:
+        return "probabilities are exact, for the raster is one tile"
+    return f"probabilities differed by up to {error:.1e} on windows of the training areas"
+
+
 def dates(provenance: Mapping[str, str]) -> dict[str, str]:
     """What happened or was acquired → when, as far as the stack says."""
     sar = [provenance[tag] for tag in ("TALUD_ACQUIRED_SAR_PRE", "TALUD_ACQUIRED_SAR_POST") if tag in provenance]

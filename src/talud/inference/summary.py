@@ -110,6 +110,7 @@ class Page:
                 "Commit": contract.commit,
                 "Weights (SHA-256)": contract.weights,
                 "Ran on": prediction.provider,
+                **record.settings(model, prediction),
                 "Made by": f"talud {version('talud')}",
             },
         )
