@@ -66,8 +66,8 @@ def test_all_convolutions_but_the_first_run_in_whole_numbers(
     convolutions = sum(node.op_type == "Conv" for node in network.graph.node)
     for graph in (
         reduced,
-        cropped(reduced, Rim(False, False, False, False)),
-        cropped(reduced, Rim(True, False, False, True)),
+        cropped(reduced, Rim(False, False, False, False), 112),
+        cropped(reduced, Rim(True, False, False, True), 112),
     ):
         found = operators(graph, tmp_path)
         assert (found["QLinearConv"], found["Conv"], found["QLinearConcat"]) == (convolutions - 1, 1, 2)
