@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from tiler import Merger, Tiler
 
 from talud.contract import variant_path
-from talud.inference.runtime import Model, open_session
+from talud.inference.runtime import Model
+from talud.inference.session import open_session
 
 REPEATS = 3
 ATTEMPTS = 10  # at repeats that count

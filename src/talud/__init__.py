@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from talud.contract import Precision
-    from talud.inference.runtime import Model, Provider
+    from talud.inference.runtime import Model
+    from talud.inference.session import Provider
 
 __version__ = version("talud")
 __all__ = ["__version__", "load_model"]

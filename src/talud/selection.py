@@ -10,7 +10,8 @@ from talud.contract import Contract, Precision
 from talud.data import stack
 from talud.errors import MismatchError, ModelError, RegistryError
 from talud.inference import reader
-from talud.inference.runtime import Model, Origin, Provider
+from talud.inference.runtime import Model, Origin
+from talud.inference.session import Provider
 from talud.inference.variant import open_variant
 from talud.params import Area, Source
 from talud.project import root_around

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import onnx
@@ -18,21 +15,20 @@ from numpy.typing import NDArray
 from talud.contract import Contract
 from talud.errors import ModelError, ParamsError
 from talud.inference import model_file
-from talud.inference.cropping import Sides, cropped, without_weights
-from talud.inference.margins import Margin, Network
-from talud.inference.tiling import Rim, Tile, Tiling, round_up
+from talud.inference.cropping import Sides
+from talud.inference.croppings import Croppings
+from talud.inference.margins import Margin
+from talud.inference.session import CUDA, SILENT, Provider, open_session
+from talud.inference.tiling import Tile, Tiling, round_up
 
 if TYPE_CHECKING:
     from talud.inference.record import Prediction
 
-Provider = Literal["auto", "cpu", "cuda"]
-CUDA = "CUDAExecutionProvider"
 INPUT, OUTPUT = "stack", "probability"
 MEMORY = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
 LARGEST_CORE = 1024  # a larger one saves less arithmetic than the first pass of each kind of tile costs, unplanned
 LARGEST_STEP = 512  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
 ROUNDING = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is sure
-_SILENT = 4  # only what is fatal
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class Model:
     contract: Contract
     origin: Origin | None
     _session: Any = field(repr=False)
-    _croppings: _Croppings = field(repr=False)
+    _croppings: Croppings = field(repr=False)
 
     @classmethod
     def load(
@@ -86,11 +82,11 @@ class Model:
             raise ParamsError(f"the provider is {provider}; it must be one of {', '.join(get_args(Provider))}")
         if not path.is_file():
             raise ModelError(f"{path}: no such file; name an .onnx file or a registered model (models:/NAME@ALIAS)")
-        onnxruntime.set_default_logger_severity(_SILENT)
+        onnxruntime.set_default_logger_severity(SILENT)
         try:
             content = path.read_bytes()
             graph = model_file.parsed(content)
-            croppings = _Croppings(graph, provider, threads)
+            croppings = Croppings(graph, provider, threads)
             session = open_session(content, provider, arena=croppings.arena, threads=threads)
             metadata = session.get_modelmeta().custom_metadata_map
         except Exception as error:  # whatever a damaged file sets off: ONNX Runtime's exceptions have no common base
@@ -308,114 +304,9 @@ class Model:
         self.run(np.full((bands, cell, 2 * cell), np.nan, np.float32))
 
 
-class _Croppings:
-    """A network cropped for tiles (see `cropping`), opened when a tile first asks for it.
-
-    Tiles come row by row, and a row has a left, a middle and a right one, so three sessions are kept. They read the
-    same weights; what ONNX Runtime makes of them for its blocked convolutions, each holds for itself.
-
-    Attributes:
-        margin: what the network needs around a core; None where it holds an operator of unknown reach, and can only be
-            run whole.
-        arena: whether its sessions keep their memory, in the one arena that all of them share: 8-bit tensors are small,
-            and their arithmetic is so fast that asking the system for memory anew took a third of a pass.
-    """
-
-    def __init__(self, graph: onnx.ModelProto, provider: Provider, threads: int | None) -> None:
-        self._provider, self._threads = provider, threads
-        self._graph, self._weights = without_weights(graph)
-        self.arena = any(node.op_type == "QuantizeLinear" for node in self._graph.graph.node)
-        network = Network(self._graph)
-        try:
-            self.margin: Margin | None = network.margins()[network.input]
-        except ModelError:
-            self.margin = None
-        self.session = lru_cache(maxsize=3)(self._open)
-
-    @property
-    def weight_bytes(self) -> int:
-        """What the weights take, once."""
-        return sum(values.nbytes for values in self._weights.values())
-
-    def _open(self, rim: Rim, halo: int) -> Any:
-        graph = cropped(self._graph, rim, halo).SerializeToString()
-        return open_session(graph, self._provider, self._weights, self.arena, self._threads)
-
-
-def open_session(
-    model: bytes,
-    provider: Provider,
-    weights: Mapping[str, NDArray[Any]] | None = None,
-    arena: bool = False,
-    threads: int | None = None,
-) -> Any:
-    """An ONNX Runtime session on the provider and with the options of talud.
-
-    Args:
-        model: the ONNX file's content.
-        provider: the one that is asked for.
-        weights: of a model `without_weights`.
-        arena: whether the session keeps its memory, in an arena that all such sessions share.
-        threads: of one pass on the CPU. Default: the physical cores.
-    """
-    options = _options(threads or physical_cores())
-    if arena:
-        _share_arena()
-        options.enable_cpu_mem_arena = True
-        options.add_session_config_entry("session.use_env_allocators", "1")
-    if weights:
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-        options.add_external_initializers(list(weights), values)
-    return onnxruntime.InferenceSession(
-        model,
-        options,
-        providers=_providers(provider),
-        enable_fallback=0,  # a silent change of provider is none
-    )
-
-
 def _free_image(shape: list[Any], channels: int) -> bool:
     """Whether a shape is (batch, channels, height, width), with height and width free."""
     return len(shape) == 4 and shape[1] == channels and not any(isinstance(side, int) for side in shape[2:])
-
-
-@cache
-def _share_arena() -> None:
-    """Make the arena, once in a process; it grows by what is asked for, not to powers of two."""
-    cpu = onnxruntime.OrtMemoryInfo(
-        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
-    )
-    onnxruntime.create_and_register_allocator(cpu, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
-
-
-def _options(threads: int) -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _SILENT
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.enable_cpu_mem_arena = False  # the arena nearly doubles the memory of a pass
-    return options
-
-
-def _providers(wanted: Provider) -> list[Any]:
-    """CUDA before the CPU, unless TensorFlow is in this process: the two load different builds of CUDA."""
-    cpu = "CPUExecutionProvider"
-    if wanted == "cpu" or CUDA not in onnxruntime.get_available_providers() or "tensorflow" in sys.modules:
-        return [cpu]
-    # TF32 keeps 10 bits of mantissa: tiles would no longer equal the whole to 1e-6.
-    # The exhaustive search tries every algorithm at each new shape.
-    return [(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), cpu]
-
-
-def physical_cores() -> int:
-    """The physical cores that this process may run on; two threads of one core share its arithmetic."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = set()
-    for cpu in allowed:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
-    return len(cores)
 
 
 def _first_line(error: Exception) -> str:

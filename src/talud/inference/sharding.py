@@ -34,7 +34,8 @@ from talud.files import md5, writing
 from talud.inference.journal import Journal, change
 from talud.inference.mapping import Passes, finish_tiles
 from talud.inference.reader import StackReader, frugal, open_stack
-from talud.inference.runtime import CUDA, Model, Origin, Provider, physical_cores
+from talud.inference.runtime import Model, Origin
+from talud.inference.session import CUDA, Provider, physical_cores
 from talud.inference.tiling import Tile
 
 if TYPE_CHECKING:

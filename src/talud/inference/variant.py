@@ -6,7 +6,8 @@ from pathlib import Path
 
 from talud.contract import Precision, variant_path
 from talud.errors import ModelError
-from talud.inference.runtime import Model, Origin, Provider
+from talud.inference.runtime import Model, Origin
+from talud.inference.session import Provider
 
 
 def open_variant(path: Path, precision: Precision | None, origin: Origin | None, provider: Provider = "auto") -> Model:

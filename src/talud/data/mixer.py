@@ -1,0 +1,167 @@
+"""The mixer: the open sources of a recipe, read and warped to one grid window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.errors import CRSError
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from talud.bands import SHADES, band
+from talud.data import sar, sources, terrain
+from talud.data.inventory import Polygons
+from talud.data.recipe import RASTERS, SHADE_SOURCES, Recipe
+from talud.data.sources import Layer
+from talud.errors import ParamsError, SourceError
+from talud.grid import Grid
+from talud.params import Source
+
+_WINDOW = 512  # stack pixels a side of what is worked on at once; fewer where a source is much finer
+_SOURCE_WINDOW = 1536  # and about so many source pixels a side, at most
+_TOUCHED = 1e-3  # share of a pixel under cloud from which it counts as cloud; less is rounding
+
+
+@dataclass(frozen=True)
+class Mixer:
+    """The open sources of an area on their way to one grid."""
+
+    grid: Grid
+    layers: Mapping[Layer, float]  # → the side of a stack pixel in source pixels
+    shades: Mapping[Source, Callable[[Grid], NDArray[np.bool_]]]
+    bands: tuple[str, ...]
+    synthetic: bool
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """The unit of each band."""
+        known = {name: unit for layer in self.layers for name, unit in zip(layer.bands, layer.units, strict=True)}
+        return tuple(known.get(name, "") for name in self.bands)  # a shade has none
+
+    @property
+    def windows(self) -> list[Window]:
+        """The windows to work in, so small that memory does not depend on the area or a source's pixels."""
+        size = _WINDOW
+        while size > 16 and size * max(self.layers.values()) > _SOURCE_WINDOW:
+            size //= 2
+        return self.grid.windows(size)
+
+    def mix(self, window: Window) -> tuple[NDArray[np.float32], set[Path]]:
+        """The bands in a window, float32 (bands, height, width), and the sources that have a valid pixel there."""
+        target = self.grid.crop(window)
+        values: dict[str, NDArray[np.float32]] = {}
+        seen = set()
+        for layer, ratio in self.layers.items():
+            pixels = sources.resample(layer, target, ratio)
+            if np.isfinite(pixels).any():
+                seen.add(layer.path)
+            values.update(zip(layer.bands, pixels, strict=True))
+        for shade, cover in self.shades.items():
+            hidden = cover(target)
+            for name in self.bands:
+                if band(name).group is SHADES[shade]:
+                    values[name][hidden] = np.nan
+            values[shade] = hidden.astype(np.float32)
+        return np.stack([values[name] for name in self.bands]), seen
+
+
+@contextmanager
+def mixing(recipe: Recipe) -> Iterator[Mixer]:
+    """Open the sources of a recipe on their common grid.
+
+    Raises:
+        ParamsError: the grid that the area sets is not usable.
+        SourceError: a source cannot be read or used, or does not overlap the area.
+    """
+    with ExitStack() as opened:
+        datasets = {
+            source: opened.enter_context(sources.open_source(recipe.files[source]))
+            for source in RASTERS
+            if source in recipe.files
+        }
+        grid = _grid(recipe, next(iter(datasets.values())))
+        for dataset in datasets.values():
+            _refuse_disjoint(recipe, dataset, grid)
+        layers = [_layer(recipe, source, dataset, grid) for source, dataset in datasets.items()]
+        shades = {
+            source: _shade(recipe.files[source], source, grid, opened)
+            for source in SHADE_SOURCES
+            if source in recipe.bands
+        }
+        ratios = {layer: grid.resolution / sources.pixel_side(layer.grid, grid) for layer in layers}
+        synthetic = any(dataset.tags().get("TALUD_SYNTHETIC") == "yes" for dataset in datasets.values())
+        yield Mixer(grid, ratios, shades, recipe.bands, synthetic)
+
+
+def _grid(recipe: Recipe, first: DatasetReader) -> Grid:
+    """The grid of a stack: CRS and extent of the first source unless set, metres that are metres on the ground."""
+    own = Grid.of(first)
+    place = sources.centre(own)
+    if recipe.area.crs:
+        try:
+            crs = CRS.from_user_input(recipe.area.crs)
+        except (CRSError, ValueError) as error:
+            raise ParamsError(f"areas.{recipe.name}.crs: '{recipe.area.crs}' is no coordinate system") from error
+        if not sources.true_to_scale(crs, *place):
+            raise ParamsError(
+                f"areas.{recipe.name}.crs: {recipe.area.crs} does not count true metres at the area; take its UTM "
+                f"zone, {sources.utm(*place)}, or a national grid in metres"
+            )
+    else:
+        crs = own.crs if sources.true_to_scale(own.crs, *place) else sources.utm(*place)
+    bounds = recipe.area.bounds or sources.bounds_in(crs, own)
+    return Grid.from_bounds(crs, bounds, recipe.options.resolution)
+
+
+def _refuse_disjoint(recipe: Recipe, dataset: DatasetReader, grid: Grid) -> None:
+    source = Grid.of(dataset)
+    left, bottom, right, top = source.bounds
+    west, south, east, north = sources.bounds_in(source.crs, grid)
+    if west >= right or east <= left or south >= top or north <= bottom:
+        origin = "the bounds that params.yaml sets" if recipe.area.bounds else "that of the first source"
+        raise SourceError(
+            f"{dataset.name}: does not overlap area '{recipe.name}': it spans {left:.6g} to {right:.6g} east and "
+            f"{bottom:.8g} to {top:.8g} north in {source.crs}, the area's extent ({origin}) {west:.6g} to {east:.6g} "
+            f"and {south:.8g} to {north:.8g}"
+        )
+
+
+def _layer(recipe: Recipe, source: Source, dataset: DatasetReader, grid: Grid) -> Layer:
+    area, options = recipe.area, recipe.options
+    if source == "optical":
+        wanted = {name: number for name, number in area.optical_bands.items() if name in recipe.bands}
+        return sources.optical(dataset, wanted)
+    if source == "dtm":
+        return terrain.layer(dataset, grid, options.slope, options.curvature)
+    time: Literal["pre", "post"] = "pre" if source == "sar_pre" else "post"
+    polarisations = {name: number for name, number in area.sar_bands.items() if f"{name}_{time}" in recipe.bands}
+    return sar.layer(dataset, polarisations, time, area.sar_unit, options.sar_unit, options.lee_window)
+
+
+def _shade(path: Path, source: Source, grid: Grid, opened: ExitStack) -> Callable[[Grid], NDArray[np.bool_]]:
+    """Which pixels of a window cloud (or layover, shadow) touches: polygons, or a raster's non-zero pixels."""
+    if path.suffix.lower() in sources.VECTOR_SUFFIXES:
+        polygons = Polygons.read(path, source, grid.crs)
+        return lambda target: polygons.cover(target, all_touched=True)
+    dataset = opened.enter_context(sources.open_source(path))
+
+    def clouded(window: Window) -> NDArray[np.floating]:
+        pixels = np.nan_to_num(sources.read(dataset, (1,), window))
+        return np.not_equal(pixels, 0).astype(np.float32)
+
+    layer = Layer(path, Grid.of(dataset), (source,), ("",), clouded, resampling=Resampling.nearest)
+    ratio = grid.resolution / sources.pixel_side(layer.grid, grid)
+
+    def touched(target: Grid) -> NDArray[np.bool_]:
+        cover: NDArray[np.bool_] = sources.resample(layer, target, ratio)[0] > _TOUCHED
+        return cover
+
+    return touched

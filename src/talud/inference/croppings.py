@@ -1,0 +1,48 @@
+"""The cropped networks of a model, each opened in a session of its own."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import onnx
+
+from talud.errors import ModelError
+from talud.inference.cropping import cropped, without_weights
+from talud.inference.margins import Margin, Network
+from talud.inference.session import Provider, open_session
+from talud.inference.tiling import Rim
+
+
+class Croppings:
+    """A network cropped for tiles (see `cropping`), opened when a tile first asks for it.
+
+    Tiles come row by row, and a row has a left, a middle and a right one, so three sessions are kept. They read the
+    same weights; what ONNX Runtime makes of them for its blocked convolutions, each holds for itself.
+
+    Attributes:
+        margin: what the network needs around a core; None where it holds an operator of unknown reach, and can only be
+            run whole.
+        arena: whether its sessions keep their memory, in the one arena that all of them share: 8-bit tensors are small,
+            and their arithmetic is so fast that asking the system for memory anew took a third of a pass.
+    """
+
+    def __init__(self, graph: onnx.ModelProto, provider: Provider, threads: int | None) -> None:
+        self._provider, self._threads = provider, threads
+        self._graph, self._weights = without_weights(graph)
+        self.arena = any(node.op_type == "QuantizeLinear" for node in self._graph.graph.node)
+        network = Network(self._graph)
+        try:
+            self.margin: Margin | None = network.margins()[network.input]
+        except ModelError:
+            self.margin = None
+        self.session = lru_cache(maxsize=3)(self._open)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights take, once."""
+        return sum(values.nbytes for values in self._weights.values())
+
+    def _open(self, rim: Rim, halo: int) -> Any:
+        graph = cropped(self._graph, rim, halo).SerializeToString()
+        return open_session(graph, self._provider, self._weights, self.arena, self._threads)

@@ -1,0 +1,88 @@
+"""The sessions of ONNX Runtime: on which provider, with how many threads, and with whose memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import onnxruntime
+from numpy.typing import NDArray
+
+Provider = Literal["auto", "cpu", "cuda"]
+CUDA = "CUDAExecutionProvider"
+SILENT = 4  # only what is fatal
+
+
+def open_session(
+    model: bytes,
+    provider: Provider,
+    weights: Mapping[str, NDArray[Any]] | None = None,
+    arena: bool = False,
+    threads: int | None = None,
+) -> Any:
+    """An ONNX Runtime session on the provider and with the options of talud.
+
+    Args:
+        model: the ONNX file's content.
+        provider: the one that is asked for.
+        weights: of a model `without_weights`.
+        arena: whether the session keeps its memory, in an arena that all such sessions share.
+        threads: of one pass on the CPU. Default: the physical cores.
+    """
+    options = _options(threads or physical_cores())
+    if arena:
+        _share_arena()
+        options.enable_cpu_mem_arena = True
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    if weights:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        options.add_external_initializers(list(weights), values)
+    return onnxruntime.InferenceSession(
+        model,
+        options,
+        providers=_providers(provider),
+        enable_fallback=0,  # a silent change of provider is none
+    )
+
+
+@cache
+def _share_arena() -> None:
+    """Make the arena, once in a process; it grows by what is asked for, not to powers of two."""
+    cpu = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(cpu, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = SILENT
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_cpu_mem_arena = False  # the arena nearly doubles the memory of a pass
+    return options
+
+
+def _providers(wanted: Provider) -> list[Any]:
+    """CUDA before the CPU, unless TensorFlow is in this process: the two load different builds of CUDA."""
+    cpu = "CPUExecutionProvider"
+    if wanted == "cpu" or CUDA not in onnxruntime.get_available_providers() or "tensorflow" in sys.modules:
+        return [cpu]
+    # TF32 keeps 10 bits of mantissa: tiles would no longer equal the whole to 1e-6.
+    # The exhaustive search tries every algorithm at each new shape.
+    return [(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), cpu]
+
+
+def physical_cores() -> int:
+    """The physical cores that this process may run on; two threads of one core share its arithmetic."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = set()
+    for cpu in allowed:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
+    return len(cores)
