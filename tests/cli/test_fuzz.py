@@ -33,7 +33,7 @@ PATIENCE = 30  # seconds for one case
 LONGEST = 1500  # characters of a line of error
 PRODUCTS = {
     "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",
-    "prediction.json", "timings.json",
+    "summary.html", "prediction.json", "timings.json",
 }  # fmt: skip
 
 Ends = Literal["map", "refusal", "either"]
