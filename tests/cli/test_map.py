@@ -167,6 +167,12 @@ def test_a_killed_command_goes_on(talud: Run, command: list[object], tmp_path: P
     assert products(Path("maps/here")) == products(Path("undisturbed/here"))
 
 
+def test_options_are_looked_at_before_a_stack_is_made(talud: Run, command: list[object]) -> None:
+    code, out, err = talud(*command[:-1], 5)
+    assert (code, out, err) == (1, "", "talud: the threshold is 5; it must lie between 0 and 1\n")
+    assert not Path("maps").exists()
+
+
 def test_a_failed_map_leaves_the_earlier_one(talud: Run, command: list[object], tmp_path: Path) -> None:
     assert talud(*command)[0] == 0
     before = products(Path("maps/here"))

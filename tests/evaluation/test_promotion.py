@@ -218,7 +218,14 @@ def test_a_variant_of_another_model_stays_out_and_a_new_one_takes_its_place(proj
     assert (register(project).version, register(project).variants) == ("2", ())
 
 
-@pytest.mark.parametrize("change", [{"data_version": "1" * 32}, {"hyperparameters": {"filters": 4, "seed": 8}}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_version": "1" * 32},
+        {"hyperparameters": {"filters": 4, "seed": 8}},
+        {"halo_errors": {8: 0.01}},  # exported again, by a talud that measures more
+    ],
+)
 def test_other_data_or_parameters_make_another_version_of_equal_weights(
     project: Project, train: Train, change: dict[str, object]
 ) -> None:

@@ -178,6 +178,14 @@ def test_a_map_that_another_model_or_threshold_made_is_not_scored_as_this_ones(s
     assert not small_project.scores("3band").exists()
 
 
+def test_a_map_of_another_kind_is_not_scored_as_the_models_own(small_project: Project):
+    """Eight passes make another map than `talud predict` does by itself; so does less than the exact halo."""
+    model, away = Model.load(small_project.model("3band")), small_project.prediction("3band", "away")
+    predict(model, small_project.stack("away"), away, tta=True)
+    with pytest.raises(MismatchError, match="with its exact halo and in one pass; run talud predict"):
+        evaluate(small_project, "3band")
+
+
 @pytest.mark.parametrize(("choice", "words"), [("seed", "seed"), ("split_block", "split.block")])
 def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Project, choice: str, words: str):
     path, present = small_project.model("3band"), small_project.params.split_choices

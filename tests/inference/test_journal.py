@@ -442,7 +442,7 @@ def tiles(out: Path) -> dict[str, tuple[int, int]]:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1480k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small file system cannot be mounted here: that takes root")
     yield folder
@@ -455,15 +455,18 @@ def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
 ) -> None:
     stack, out = write_stack(tmp_path / "stack.tif", noise(500, 500)), small_disk / "map" if within else small_disk
     predict(model, stack, tmp_path / "undisturbed", tile=100)
+    others = small_disk / "others.bin"
+    others.write_bytes(bytes((4096 - 1480) * 1024))
     with pytest.raises(OutputError, match=r"finished tiles are kept, the same command goes on") as caught:
         predict(model, stack, out, tile=100)
     assert "No space left on device" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not out.exists() or {path.name for path in out.iterdir()} == {".partial"}
+    assert not out.exists() or {path.name for path in out.iterdir()} == {".partial", others.name}
     # Room for the tiles, not for the rasters.
-    subprocess.run(["mount", "-o", "remount,size=2500k", str(small_disk)], check=True)
+    others.write_bytes(bytes((4096 - 2500) * 1024))
     with pytest.raises(OutputError, match=r"25 finished tiles are kept, the same command goes on"):
         predict(model, stack, out, tile=100)
+    others.unlink()
     subprocess.run(["mount", "-o", "remount,size=40m", str(small_disk)], check=True)
     assert predict(model, stack, out, tile=100).taken_over == 25
     assert products(out) == products(tmp_path / "undisturbed")

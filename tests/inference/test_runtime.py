@@ -102,8 +102,8 @@ def test_the_halo_is_rounded_up_to_the_lattice_and_never_more_than_the_exact_one
 def test_memory_counts_the_batch(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("talud.inference.runtime.MEMORY", 5 * 10**8)
     model = unets[4]
-    tiling = model.tiling((9000, 9000), batch=4)
-    assert model.memory(tiling, 4) <= 5 * 10**8 < model.memory(model.tiling((9000, 9000)), 4)
+    tiling = model.tiling((9000, 9000))
+    assert model.memory(tiling) <= 5 * 10**8 < model.memory(tiling, 4)
     fixed = model.memory(tiling, 0)
     assert model.memory(tiling, 4) - fixed == 4 * (model.memory(tiling) - fixed)
     assert model.batch(tiling) == 1  # on the CPU

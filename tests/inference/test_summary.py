@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from PIL import Image
 
 from stack_files import noise, write_stack
@@ -96,6 +97,8 @@ def test_it_says_what_was_asked_for_beyond_the_usual(model: Model, tmp_path: Pat
     assert "Halo 8 instead of 28: probabilities differ; how far was not measured for this model" in said
     assert "Probability mean over the raster turned and mirrored in all eight ways" in said
     assert "Chosen unet, version 3: the most bands (3) that the stack supports" in said
+    with rasterio.open(tmp_path / "out/landslides.tif") as classes:
+        assert (classes.tags()["TALUD_HALO"], classes.tags()["TALUD_TTA"]) == ("8", "yes")
     plain = Reader(page(model, tmp_path / "plain", tile=32)[0]).text
     assert not any(word in plain for word in ("instead of", "mirrored", "Chosen"))
 

@@ -73,10 +73,14 @@ def map_sources(
     dates = {"optical": optical_date, "sar_pre": sar_pre_date, "sar_post": sar_post_date}
     area = sources.area(optical_bands, sar_bands, sar_unit, event, dates)
 
-    from talud import basin, load_model, selection
-    from talud.cli.progress import shown
-    from talud.inference import prediction
+    from talud.terminal import ended_by_ctrl_c
 
+    with ended_by_ctrl_c():  # as in talud predict
+        from talud import basin, load_model, selection
+        from talud.cli.progress import shown
+        from talud.inference import prediction
+
+    prediction.check(threshold, minimum_area, tile, halo, batch)
     loaded = (
         selection.for_sources(area, files, provider, precision)
         if model == "auto"

@@ -47,7 +47,8 @@ Batch = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="tiles in one pass of the network; default: 1 on the CPU, what 2 GB allow on CUDA. The map is the same.",
+        help="tiles in one pass of the network, each of which takes as much memory again; default: 1 on the CPU, what "
+        "2 GB allow on CUDA. The map is the same.",
     ),
 ]
 Provider = Annotated[

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -95,8 +96,8 @@ def registered_name(band_set: str) -> str:
 
 
 def fingerprint(contract: Contract) -> str:
-    """SHA-256 of what makes a model what it is: weights, data, parameters, and the threshold that goes with them."""
-    content = contract.model_dump_json(include={"name", "weights", "data_version", "hyperparameters", "threshold"})
+    """SHA-256 of all that a contract states but run, commit and scores: weights, data, threshold, histograms …"""
+    content = contract.model_dump_json(exclude={"run_id", "commit", "scores"})
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -124,7 +125,7 @@ def _variants(project: Project, version: registry.Version, model: Model) -> list
     for precision in get_args(Reduced):
         ours = variant_path(model.path, precision)
         theirs = variant_path(registry.fetch(version.uri, project.root).path, precision)
-        if ours.is_file() and Model.load(ours).contract.is_variant_of(model.contract):
+        if ours.is_file() and _belongs(ours, model.contract):
             if not theirs.is_file() or theirs.read_bytes() != ours.read_bytes():
                 registry.add_file(version, ours, theirs.name)
                 theirs = variant_path(registry.fetch(version.uri, project.root).path, precision)
@@ -133,6 +134,19 @@ def _variants(project: Project, version: registry.Version, model: Model) -> list
         if theirs.is_file():
             found.append(Model.load(theirs).contract)
     return found
+
+
+def _belongs(path: Path, contract: Contract) -> bool:
+    """Whether a file is a variant of a model.
+
+    Raises:
+        ModelError: it is, but does not say what it loses.
+    """
+    variant = Model.load(path).contract
+    belongs = variant.is_variant_of(contract)
+    if belongs and not {"f1", "mean_difference"} <= variant.loss.keys():
+        raise ModelError(f"{path}: does not say what it loses against the model; make it again with talud quantize")
+    return belongs
 
 
 def _describe(project: Project, version: registry.Version, contract: Contract, variants: Sequence[Contract]) -> None:

@@ -177,10 +177,12 @@ def _common_grid(mask: DatasetReader, *maps: DatasetReader) -> Grid:
 def _check_maker(model: Model, classes: DatasetReader) -> None:
     """That the model made the map, at its own threshold: an earlier model's map lies in the same place."""
     tags, contract = classes.tags(), model.contract
-    made_by = tuple(tags.get(f"TALUD_{tag}") for tag in ("WEIGHTS", "THRESHOLD", "PRECISION"))
-    if made_by != (contract.weights, f"{contract.threshold:g}", contract.precision):
+    made_by = tags.get("TALUD_WEIGHTS"), tags.get("TALUD_THRESHOLD"), tags.get("TALUD_PRECISION", "float32")
+    unusual = tags.keys() & {"TALUD_HALO", "TALUD_TTA"}
+    if made_by != (contract.weights, f"{contract.threshold:g}", contract.precision) or unusual:
         raise MismatchError(
-            f"{classes.name}: is not the map that {model.path.name} makes at its threshold of {contract.threshold:g}; "
+            f"{classes.name}: is not the map that {model.path.name} makes at its threshold of {contract.threshold:g}, "
+            "with its exact halo and in one pass; "
             "run talud predict (or dvc repro) again"
         )
 

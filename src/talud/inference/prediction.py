@@ -64,8 +64,8 @@ def predict(
         halo: pixels of context around a tile's core, rounded up to the model's alignment. Default, and most: the exact
             one. A smaller one saves arithmetic; what it costs is measured when a model is exported
             (`Prediction.halo_error`).
-        batch: how many tiles one pass of the network takes. Default: one on the CPU, as many as memory allows on CUDA.
-            The map is the same.
+        batch: how many tiles one pass of the network takes; each takes as much memory again. Default: one on the CPU,
+            as many as memory allows on CUDA. The map is the same.
         minimum_area: in m²: smaller landslides are left out of the polygons (not of the rasters).
         smooth: whether the outlines of the landslides are smoothed, instead of following the pixels' edges.
         geojson: whether the landslides are written as GeoJSON too.
@@ -82,14 +82,12 @@ def predict(
         ClusterError: the workers cannot be had, differ from this process, or are lost.
         ParamsError: threshold, tile, halo, batch or minimum area make no sense.
     """
-    options = _Options.checked(model, threshold, minimum_area, smooth, geojson, tta)
-    for name, value, least in (("tile", tile, 1), ("halo", halo, 0), ("batch", batch, 1)):
-        if value is not None and value < least:
-            raise ParamsError(f"the {name} is {value}; it must be at least {least}")
+    check(threshold, minimum_area, tile, halo, batch)
+    options = _Options(threshold or model.contract.threshold, float(minimum_area), smooth, geojson, tta)
     clock = _Clock()
     with frugal(), open_stack(raster, model.contract) as stack:
-        check_space(out, stack.grid)
-        tiling = model.tiling(stack.grid.shape, tile, halo, batch or 1)
+        check_space(out, stack.grid, tta)
+        tiling = model.tiling(stack.grid.shape, tile, halo)
         passes = Passes(batch or model.batch(tiling), tta)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
             taken_over = _find(model, raster, stack, tiling, journal, passes, workers, progress)
@@ -107,6 +105,27 @@ def predict(
             )
             products.publish(out)
     return prediction
+
+
+def check(
+    threshold: float | None = None,
+    minimum_area: float = 0,
+    tile: int | None = None,
+    halo: int | None = None,
+    batch: int | None = None,
+) -> None:
+    """Check options of `predict`, before anything is made for them.
+
+    Raises:
+        ParamsError: one makes no sense.
+    """
+    if threshold is not None and not 0 < threshold < 1:
+        raise ParamsError(f"the threshold is {threshold:g}; it must lie between 0 and 1")
+    if not 0 <= minimum_area < math.inf:
+        raise ParamsError(f"the minimum area is {minimum_area:g} m²; it must be 0 or more")
+    for name, value, least in (("tile", tile, 1), ("halo", halo, 0), ("batch", batch, 1)):
+        if value is not None and value < least:
+            raise ParamsError(f"the {name} is {value}; it must be at least {least}")
 
 
 def probabilities(model: Model, raster: str | Path, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
@@ -142,17 +161,6 @@ class _Options:
     geojson: bool
     tta: bool
 
-    @classmethod
-    def checked(
-        cls, model: Model, threshold: float | None, minimum_area: float, smooth: bool, geojson: bool, tta: bool
-    ) -> _Options:
-        threshold = model.contract.threshold if threshold is None else threshold
-        if not 0 < threshold < 1:
-            raise ParamsError(f"the threshold is {threshold:g}; it must lie between 0 and 1")
-        if not 0 <= minimum_area < math.inf:
-            raise ParamsError(f"the minimum area is {minimum_area:g} m²; it must be 0 or more")
-        return cls(threshold, float(minimum_area), smooth, geojson, tta)
-
 
 def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) -> dict[str, Any]:
     """What the bytes of a map depend on, by name."""
@@ -162,6 +170,7 @@ def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) 
         "model": model.title,
         "model file": md5(model.path),
         "provider": model.provider,
+        **model.rounding,
         **stack.identity,
         "tile": [tiling.rows.core, tiling.columns.core],
         "halo": tiling.rows.halo,
@@ -208,7 +217,7 @@ def _finish(
     clock: _Clock,
 ) -> Prediction:
     """Make the products from the finished tiles, the same bytes whenever and in how many runs those were found."""
-    tags = record.lineage(model, options.threshold) | stack.provenance
+    tags = record.lineage(model, options.threshold, tiling.rows.halo, options.tta) | stack.provenance
     with MapRasters.writing(products, stack.grid, options.threshold, tags, disagreement=options.tta) as rasters:
         codes, skipped = _fill(rasters, tiling, journal)
     clock.lap("rasters")

@@ -22,19 +22,21 @@ from talud.metrics import BACKGROUND, LANDSLIDE
 from talud.raster import Layout, writing_cog
 from talud.terminal import hushed
 
-IN_THE_MAKING = 6  # bytes a pixel of the three rasters before they are compressed
+IN_THE_MAKING = 13  # bytes a pixel: finished tiles 6, the three rasters before they are compressed 7
+DISAGREEMENT = 8  # bytes more: 4 and 4
 NODATA = 255  # in the class raster
 COLOURS = {BACKGROUND: (244, 242, 236, 255), LANDSLIDE: (214, 40, 57, 255), NODATA: (150, 150, 150, 255)}
 
 
-def check_space(out: Path, grid: Grid) -> None:
+def check_space(out: Path, grid: Grid, disagreement: bool) -> None:
     """That the disk could hold the rasters of a map while they are made: better now than after days of computing.
 
     Raises:
         OutputError: it could not, were it empty.
     """
     folder = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
-    needed, total = IN_THE_MAKING * grid.height * grid.width, shutil.disk_usage(folder).total
+    pixel = IN_THE_MAKING + (DISAGREEMENT if disagreement else 0)
+    needed, total = pixel * grid.height * grid.width, shutil.disk_usage(folder).total
     if total and needed > total:  # some file systems do not say
         raise OutputError(
             f"{out}: a map of {grid.height:,} × {grid.width:,} pixels takes at least {needed / 10**6:,.0f} MB while it "

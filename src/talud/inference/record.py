@@ -71,8 +71,8 @@ class Prediction:
         return sum(self.not_mapped.values()) / self.pixels
 
 
-def lineage(model: Model, threshold: float) -> dict[str, str]:
-    """Where a map came from, as the tags of its files."""
+def lineage(model: Model, threshold: float, halo: int, tta: bool) -> dict[str, str]:
+    """Where a map came from, as the tags of its files; those of halo and augmentation only where they are not usual."""
     contract = model.contract
     return {
         "TALUD_MODEL": model.name,
@@ -83,6 +83,8 @@ def lineage(model: Model, threshold: float) -> dict[str, str]:
         "TALUD_WEIGHTS": contract.weights,
         "TALUD_PRECISION": contract.precision,
         "TALUD_THRESHOLD": f"{threshold:g}",
+        **({"TALUD_HALO": str(halo)} if halo < model.halo else {}),
+        **({"TALUD_TTA": "yes"} if tta else {}),
     }
 
 
@@ -138,11 +140,14 @@ def caption(model: Model, stack: StackReader, prediction: Prediction) -> quicklo
     if len(shares) > SHOWN:
         shares = [*shares[:SHOWN], f"{len(shares) - SHOWN} more reasons"]
     hectares = prediction.landslide_area_m2 / 10_000
+    stated = settings(model, prediction) | {"Chosen": ""}
+    unusual = "; ".join(f"{what}: {how}" for what, how in stated.items() if how)
     return quicklook.Caption(
         title=title(stack),
         lines=(
             known[:1].upper() + known[1:] if known else "Dates unknown",
             f"Model {model.title}; landslide where the probability is at least {prediction.threshold:g}",
+            *([unusual] if unusual else []),
         ),
         warning="SYNTHETIC DATA, no real place" if synthetic(stack.provenance) else "",
         landslides=f"Landslide: {prediction.landslides:,} mapped, {hectares:,.1f} ha",

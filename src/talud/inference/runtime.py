@@ -18,7 +18,7 @@ from talud.inference import model_file
 from talud.inference.cropping import Sides
 from talud.inference.croppings import Croppings
 from talud.inference.margins import Margin
-from talud.inference.session import CUDA, SILENT, Provider, open_session
+from talud.inference.session import CUDA, SILENT, Provider, open_session, processor
 from talud.inference.tiling import Tile, Tiling, round_up
 
 if TYPE_CHECKING:
@@ -191,30 +191,35 @@ class Model:
         return np.clip(probability, 0, 1, out=probability)
 
     @property
+    def rounding(self) -> dict[str, str]:
+        """What the map depends on beyond its inputs, by name: with reduced precision the processor, else nothing.
+
+        Where float32 differs in its last bits, a whole number may be another one, and a probability far off.
+        """
+        return {} if self.contract.precision == "float32" else {"processor": processor()}
+
+    @property
     def halo(self) -> int:
         """Pixels of context, a multiple of the alignment, with which a tile equals one pass over the whole raster."""
         return round_up(self.contract.halo, self.contract.alignment)
 
-    def tiling(
-        self, shape: tuple[int, int], tile: int | None = None, halo: int | None = None, batch: int = 1
-    ) -> Tiling:
+    def tiling(self, shape: tuple[int, int], tile: int | None = None, halo: int | None = None) -> Tiling:
         """How a raster of (height, width) is cut: not at all where memory allows, else into cores that cost least.
 
         Args:
             shape: (height, width) of the raster.
             tile: longest side of a core, to set it by hand.
             halo: pixels of context, rounded up to the lattice. Default, and most: the exact one.
-            batch: how many tiles one pass is to take.
         """
         alignment = self.contract.alignment
         halo = self.halo if halo is None else min(round_up(halo, alignment), self.halo)
         if tile is None:
-            return Tiling.within(shape, lambda tiling: self._suits(tiling, batch), halo, alignment)
+            return Tiling.within(shape, self._suits, halo, alignment)
         return Tiling.of(shape, tile, halo, alignment)
 
-    def _suits(self, tiling: Tiling, batch: int) -> bool:
+    def _suits(self, tiling: Tiling) -> bool:
         small = len(tiling) == 1 or max(tiling.rows.core, tiling.columns.core) <= LARGEST_CORE
-        return small and self.memory(tiling, batch) <= MEMORY
+        return small and self.memory(tiling) <= MEMORY
 
     def halo_error(self, tiling: Tiling) -> float | None:
         """How far a tiled map's probabilities lie from the exact ones: 0 with the exact halo, or one tile.

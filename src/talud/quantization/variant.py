@@ -63,7 +63,9 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
         )
     check_held_out(model.contract, path, project)
     graph = _reduced(onnx.load(path), precision, project, model.contract)
-    draft, out = model.contract.model_copy(update={"precision": precision}), variant_path(path, precision)
+    # What a smaller halo costs was measured with the float32 file; rounding makes more of it.
+    draft = model.contract.model_copy(update={"precision": precision, "halo_errors": {}})
+    out = variant_path(path, precision)
     with replacing(out) as scratch:
         _save(graph, draft, scratch)
         comparison = _compare(model, Model.load(scratch), project)
