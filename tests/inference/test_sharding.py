@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -168,6 +169,26 @@ def test_a_worker_opens_the_raster_once_for_all_its_shards(
     rasters = {"probability.tif", "landslides.tif"}
     found = products(tmp_path / "map")
     assert all(found[name] == alone[name] for name in rasters)
+
+
+def test_a_worker_opens_the_raster_at_the_second_try_and_lets_go_of_it(
+    model: Model, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/")
+    file = sharding.ModelFile(model.path, "", None, "cpu")
+    with serving(stack, tmp_path / "control") as server:
+        raster = f"/vsicurl/{server.address}"
+        with open_stack(raster, model.contract) as reader:
+            facts = sharding._facts(model, reader)
+        job = sharding.Job(file, raster, Journal(tmp_path, tmp_path), Passes(), facts, {})
+        server.overloaded.write_text("1")
+        opened = sharding._stack(job, model)
+        assert not server.overloaded.exists()  # the first try has failed
+        assert sharding._stack(job, model) is opened
+        with ThreadPoolExecutor(1) as dask:  # which asks for it in a thread of its own
+            dask.submit(sharding._close, job).result()
+    assert opened._dataset.closed
 
 
 def test_a_script_without_a_guard_is_told_of_it(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
