@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from range_server import serving
 from stack_files import noise, write_stack
 from talud import errors
 from talud.errors import ClusterError, OutputError, ParamsError, SourceError, TaludError
@@ -150,6 +152,59 @@ def test_workers_make_the_files_of_one_process(
     assert (told[-1], len(told), outcome.taken_over) == ((48, 48), 12, 0)
     assert json.loads((tmp_path / "map/timings.json").read_text())["workers"] == 3
     assert [path.name for path in tmp_path.iterdir()] == ["map"]
+
+
+def test_a_worker_opens_the_raster_once_for_all_its_shards(
+    model: Model, stack: Path, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a server, and what GDAL keeps of it is dropped with the last opening: each fetches the header anew."""
+    monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/")
+    told: list[int] = []
+    with serving(stack, tmp_path / "control") as server:
+        address = f"/vsicurl/{server.address}"
+        predict(model, address, tmp_path / "map", tile=32, workers=2, progress=lambda done, _: told.append(done))
+        headers = [part for part in server.parts.read_text().splitlines() if part.startswith("0 ")]
+    assert len(told) == 8  # shards
+    assert len(headers) == 3  # by this process and each worker
+    rasters = {"probability.tif", "landslides.tif"}
+    found = products(tmp_path / "map")
+    assert all(found[name] == alone[name] for name in rasters)
+
+
+def test_a_worker_opens_the_raster_at_the_second_try_and_lets_go_of_it(
+    model: Model, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
+    monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/")
+    file = sharding.ModelFile(model.path, "", None, "cpu")
+    with serving(stack, tmp_path / "control") as server:
+        raster = f"/vsicurl/{server.address}"
+        with open_stack(raster, model.contract) as reader:
+            facts = sharding._facts(model, reader)
+        job = sharding.Job(file, raster, Journal(tmp_path, tmp_path), Passes(), facts, {})
+        server.overloaded.write_text("1")
+        opened = sharding._stack(job, model)
+        assert not server.overloaded.exists()  # the first try has failed
+        assert sharding._stack(job, model) is opened
+        with ThreadPoolExecutor(1) as dask:  # which asks for it in a thread of its own
+            dask.submit(sharding._close, job).result()
+    assert opened._dataset.closed
+
+
+def test_a_script_without_a_guard_is_told_of_it(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom talud import load_model\nfrom talud.errors import ClusterError\n"
+        "from talud.inference.prediction import predict\n"
+        "try:\n    predict(load_model(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), workers=2)\n"
+        "except ClusterError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, script, tiny_model, stack, tmp_path / "map"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60)
+    (said,) = result.stdout.splitlines()
+    assert said.startswith("the worker processes (workers=2) did not start: ")
+    assert "a script must ask for them under if __name__ == '__main__':" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 
 
 def test_threads_change_no_bit(tiny_model: Path, stack: Path, alone: dict[str, bytes], tmp_path: Path) -> None:

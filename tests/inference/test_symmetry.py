@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -77,6 +78,19 @@ def test_tiles_give_the_mean_over_eight_passes_over_the_whole_raster(
     assert whole[1].max() > 0.001  # they do disagree
     for tile in tiles:  # plain windows, cropped ones, and both
         assert equal(tiled(model, stack, tile), whole), tile
+
+
+def test_neighbours_along_the_rim_share_the_networks_that_are_open(exporter: Callable[..., Path]) -> None:
+    """Each goes through four rims, three are kept: only one is to be opened again."""
+    model, stack = Model.load(exporter(2)), noise(192, 512)
+    whole = padded(stack, model.contract.alignment)
+    opened = []
+    for part in list(model.tiling((192, 512), 64))[1:7]:  # the upper row, without its corners
+        assert part.rim is not None
+        assert part.rim.top
+        averaged(model, whole[:, *part.window.toslices()], part)
+        opened.append(model._croppings.session.cache_info().misses)
+    assert opened == [4, 5, 6, 7, 8, 9]
 
 
 @settings(max_examples=6)

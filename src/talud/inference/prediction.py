@@ -71,7 +71,8 @@ def predict(
         geojson: whether the landslides are written as GeoJSON too.
         tta: test-time augmentation: whether the probability is the mean over the raster turned and mirrored in all
             eight ways, and a raster of their disagreement is written too. It takes eight times as long.
-        workers: that find the tiles, instead of this process. The map is the same.
+        workers: that find the tiles, instead of this process. The map is the same. A script must ask for processes
+            under `if __name__ == "__main__":`, for each of them runs what stands outside of it.
 
     Raises:
         SourceError: the raster cannot be read.

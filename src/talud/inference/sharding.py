@@ -1,7 +1,7 @@
 """The tiles of a map found by several workers: processes of this machine, or those of a Dask cluster.
 
-The missing tiles are cut in shards. A worker opens model and raster itself and puts each tile of a shard into the
-journal, as one process would; so what it had finished when it was killed is not lost, and nothing has to be merged.
+The missing tiles are cut in shards. A worker opens model and raster itself, once, and puts each tile of a shard into
+the journal, as one process would; so what it had finished when it was killed is not lost, and nothing has to be merged.
 Dask gives a lost worker's shard to another one, which passes over the tiles that are there.
 
 What the workers share is a copy of the model in the journal's folder of the run: where the tiles are written it can be
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 Workers = int | str  # so many processes of this machine, or those of the scheduler at an address
 
-SHARD = 8 * 1024**2  # pixels, at most: about a minute of one core, of which opening model and raster takes 0.3 s
+SHARD = 8 * 1024**2  # pixels, at most: about a minute of one core, which is what the loss of a worker may cost
 ROUNDS = 4  # shards for each slot, at least, so that all end at about the same time
 PATIENCE = 5  # seconds to wait for a scheduler, and for its first worker
 LOCAL: dict[
@@ -107,6 +108,24 @@ class Job:
     slots: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Opening:
+    """A raster that a thread of a worker keeps open between the shards of a job.
+
+    Attributes:
+        job: that it was opened for.
+        stack: the raster.
+        held: what closes it, from any thread.
+    """
+
+    job: Job
+    stack: StackReader
+    held: ExitStack
+
+
+_openings: dict[int, Opening] = {}  # thread → its own, for a GDAL dataset serves one at a time
+
+
 def finish_shards(
     model: Model,
     raster: str | Path,
@@ -126,7 +145,8 @@ def finish_shards(
         tiles: of its tiling, at least one.
         journal: of the map, on a disk that the workers reach under the same path.
         passes: how the network is run.
-        workers: a number of processes on this machine, or the address of a Dask scheduler.
+        workers: a number of processes on this machine, or the address of a Dask scheduler. A script must ask for
+            processes under `if __name__ == "__main__":`, for each of them runs what stands outside of it.
         tell: told, after each shard, how many tiles are done.
 
     Raises:
@@ -170,18 +190,25 @@ def _client(workers: Workers, folder: Path) -> Iterator[Client]:
         opened.enter_context(silence_logging_cmgr(logging.CRITICAL))
         opened.enter_context(dask.config.set(LOCAL))
         if isinstance(workers, int):
-            cluster = LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                security=True,  # others on this machine cannot give the workers orders
-                dashboard_address=None,
-                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-                memory_limit=None,  # the network's memory is bounded already; Dask would pause workers for good
-                local_directory=str(folder / "workers"),
-                silence_logs=logging.CRITICAL,
-            )
+            try:
+                cluster = LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    security=True,  # others on this machine cannot give the workers orders
+                    dashboard_address=None,
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                    memory_limit=None,  # the network's memory is bounded already; Dask would pause workers for good
+                    local_directory=str(folder / "workers"),
+                    silence_logs=logging.CRITICAL,
+                )
+            except Exception as error:  # Dask's, and the system's where it gives no process, port or memory
+                said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+                raise ClusterError(
+                    f"the worker processes (workers={workers}) did not start: {said}; a script must ask for them under "
+                    "if __name__ == '__main__':, for each of them runs what stands outside of it"
+                ) from error
             yield opened.enter_context(Client(opened.enter_context(cluster), set_as_default=False))
             return
         try:
@@ -272,7 +299,7 @@ def _run(client: Client, shards: Sequence[Shard], job: Job, tell: Callable[[int]
             future.result()
         done += len(shard_of[future].tiles)
         tell(done)
-    client.run(_model.cache_clear, on_error="ignore")
+    client.run(_close, job, on_error="ignore")
 
 
 @contextmanager
@@ -309,20 +336,14 @@ def _finish_here(shard: Shard, job: Job) -> None:
 
     worker = get_worker()
     slots = max(job.slots.get(_host(worker.address), 1), worker.state.nthreads)
-    with ExitStack() as opened:
-        try:
-            opened.enter_context(frugal())
-            model = _model(job.model, max(physical_cores() // slots, 1))
-            try:
-                stack = opened.enter_context(open_stack(job.raster, model.contract))
-            except SourceError:  # a share may be away for a moment
-                stack = opened.enter_context(open_stack(job.raster, model.contract))
-            _refuse_others(job.facts, _facts(model, stack))
-        except TaludError as error:
-            raise type(error)(f"worker {worker.address}: {error}") from error
-        unfinished = (tile for tile in shard.tiles if job.journal.read(tile) is None)
-        going_on = itertools.takewhile(lambda _: job.model.path.exists(), unfinished)
-        finish_tiles(model, stack, going_on, job.journal, job.passes)
+    try:
+        model = _model(job.model, max(physical_cores() // slots, 1))
+        stack = _stack(job, model)
+    except TaludError as error:
+        raise type(error)(f"worker {worker.address}: {error}") from error
+    unfinished = (tile for tile in shard.tiles if job.journal.read(tile) is None)
+    going_on = itertools.takewhile(lambda _: job.model.path.exists(), unfinished)
+    finish_tiles(model, stack, going_on, job.journal, job.passes)
 
 
 @lru_cache(maxsize=1)
@@ -331,6 +352,44 @@ def _model(file: ModelFile, threads: int) -> Model:
     if md5(file.path) != file.digest:
         raise ClusterError(f"{file.path}: is not the file that was put there; is the disk sound?")
     return Model.load(file.path, file.origin, file.provider, threads)
+
+
+def _stack(job: Job, model: Model) -> StackReader:
+    """The raster of this thread, which stays open between shards: a check may read all of it.
+
+    Raises:
+        SourceError: it cannot be read, twice.
+        MismatchError: it does not fit the model.
+        ClusterError: it, or something else that the tiles depend on, is not as in the calling process.
+    """
+    thread = get_ident()
+    opening = _openings.get(thread)
+    if opening is None or opening.job != job:
+        if opening:  # of a run that failed
+            _openings.pop(thread).held.close()
+        opening = _openings[thread] = _open(job, model)
+    return opening.stack
+
+
+def _open(job: Job, model: Model) -> Opening:
+    """Open a raster in a thread that is there for nothing else: where it was opened rasterio wants it closed."""
+    with ExitStack() as held:
+        thread, opened = held.enter_context(ThreadPoolExecutor(1)), ExitStack()
+        held.callback(lambda: thread.submit(opened.close).result())
+        thread.submit(opened.enter_context, frugal()).result()
+        try:
+            stack = thread.submit(opened.enter_context, open_stack(job.raster, model.contract)).result()
+        except SourceError:  # a share may be away for a moment
+            stack = thread.submit(opened.enter_context, open_stack(job.raster, model.contract)).result()
+        _refuse_others(job.facts, _facts(model, stack))
+        return Opening(job, stack, held.pop_all())
+
+
+def _close(job: Job) -> None:
+    """Let go, in a worker, of what stayed open for a job that is done; another run may use the worker too."""
+    _model.cache_clear()
+    for thread in [thread for thread, opening in list(_openings.items()) if opening.job == job]:
+        _openings.pop(thread).held.close()
 
 
 def _facts(model: Model, stack: StackReader) -> dict[str, Any]:
