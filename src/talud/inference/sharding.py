@@ -398,6 +398,7 @@ def _facts(model: Model, stack: StackReader) -> dict[str, Any]:
         "talud": version("talud"),
         "ONNX Runtime": onnxruntime.__version__,
         "provider": model.provider,
+        **model.rounding,
         **stack.identity,
     }
 
