@@ -36,10 +36,10 @@ COMMAND = "from talud.cli.main import main; main()"
 NOTE_START = """
 import sys, time
 from talud.inference.runtime import Model
-def core(*_):
+def cores(*_):
     print(time.time(), flush=True)
     sys.exit()
-Model.core = core
+Model.cores = cores
 """
 NOTE_PEAK = """
 import atexit

@@ -39,7 +39,6 @@ def open_session(
     if arena:
         _share_arena()
         options.enable_cpu_mem_arena = True
-        options.add_session_config_entry("session.x64quantprecision", "1")  # older processors' sums would overflow
         options.add_session_config_entry("session.use_env_allocators", "1")
     if weights:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
