@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(BIN)/.train
 	@echo "== sample data (synthetic)"
 	@dvc pull --quiet data.dvc
-	@echo "== pipeline: stack, train, predict, evaluate, register, report"
+	@echo "== pipeline: stack, train, quantize, predict, evaluate, register, report"
 	@dvc repro
 	@talud register
 	@echo
