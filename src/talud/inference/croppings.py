@@ -23,14 +23,11 @@ class Croppings:
     Attributes:
         margin: what the network needs around a core; None where it holds an operator of unknown reach, and can only be
             run whole.
-        arena: whether its sessions keep their memory, in the one arena that all of them share: 8-bit tensors are small,
-            and their arithmetic is so fast that asking the system for memory anew took a third of a pass.
     """
 
     def __init__(self, graph: onnx.ModelProto, provider: Provider, threads: int | None) -> None:
         self._provider, self._threads = provider, threads
         self._graph, self._weights = without_weights(graph)
-        self.arena = any(node.op_type == "QuantizeLinear" for node in self._graph.graph.node)
         network = Network(self._graph)
         try:
             self.margin: Margin | None = network.margins()[network.input]
@@ -45,4 +42,4 @@ class Croppings:
 
     def _open(self, rim: Rim, halo: int) -> Any:
         graph = cropped(self._graph, rim, halo).SerializeToString()
-        return open_session(graph, self._provider, self._weights, self.arena, self._threads)
+        return open_session(graph, self._provider, self._weights, self._threads)

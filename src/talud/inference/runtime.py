@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "stack", "probability"
 MEMORY = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
-LARGEST_CORE = 1024  # a larger one saves less arithmetic than the first pass of each kind of tile costs, unplanned
+LARGEST_CORE = 768  # a larger one saves less arithmetic than the first pass of each kind of tile costs
 LARGEST_STEP = 512  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
 ROUNDING = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is sure
 
@@ -87,7 +87,7 @@ class Model:
             content = path.read_bytes()
             graph = model_file.parsed(content)
             croppings = Croppings(graph, provider, threads)
-            session = open_session(content, provider, arena=croppings.arena, threads=threads)
+            session = open_session(content, provider, threads=threads)
             metadata = session.get_modelmeta().custom_metadata_map
         except Exception as error:  # whatever a damaged file sets off: ONNX Runtime's exceptions have no common base
             raise ModelError(f"{path}: is not a model that ONNX Runtime can open: {_first_line(error)}") from error
@@ -240,15 +240,16 @@ class Model:
     def memory(self, tiling: Tiling, batch: int = 1) -> int:
         """The bytes that the network takes at most while it runs on the tiles of a raster: its weights and one pass.
 
-        Measured without ONNX Runtime's memory arena: a pixel of a window of 1024² takes 264, 328, 427 and 660 bytes
-        for 4, 8, 16 and 32 filters of the first level, one of a cropped tile 188, 183, 239 and 391 to 501. An int8
-        variant takes no more, its arena included. Where the contract does not say the filters, 64 are assumed. The
-        weights are held once as they are, twice by the plain session, and once by each of three cropped ones.
+        Measured with the arena that all sessions share: a pixel of one pass takes 360, 480, 700, 1160 to 1360 and 1540
+        bytes for 4, 8, 16, 32 and 64 filters of the first level, one of a cropped tile's window 650, 730, 840, 1750 and
+        3580, for the arena holds what fits the shapes of nine kinds of tile. An int8 variant takes no more. Where the
+        contract does not say the filters, 64 are assumed. The weights are held once as they are, twice by the plain
+        session, and once by each of three cropped ones.
         """
         filters = self.contract.hyperparameters.get("filters", 64)
         known = filters if isinstance(filters, int) and filters > 0 else 64
         crops = tiling.crops and self._croppings.margin is not None
-        pixel = 160 + 12 * known if crops else 192 + 24 * known
+        pixel = 480 + 40 * known if crops else 240 + 36 * known
         return 6 * self._croppings.weight_bytes + pixel * tiling.window[0] * tiling.window[1] * min(batch, len(tiling))
 
     def probability(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:

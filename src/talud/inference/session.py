@@ -23,23 +23,21 @@ def open_session(
     model: bytes,
     provider: Provider,
     weights: Mapping[str, NDArray[Any]] | None = None,
-    arena: bool = False,
     threads: int | None = None,
 ) -> Any:
     """An ONNX Runtime session on the provider and with the options of talud.
+
+    It takes its memory from an arena that all sessions of the process share. Asking the system for it anew at each
+    layer takes a fifth of a pass, and an arena for each would hold what only one at a time needs.
 
     Args:
         model: the ONNX file's content.
         provider: the one that is asked for.
         weights: of a model `without_weights`.
-        arena: whether the session keeps its memory, in an arena that all such sessions share.
         threads: of one pass on the CPU. Default: the physical cores.
     """
     options = _options(threads or physical_cores())
-    if arena:
-        _share_arena()
-        options.enable_cpu_mem_arena = True
-        options.add_session_config_entry("session.use_env_allocators", "1")
+    _share_arena()
     if weights:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
         options.add_external_initializers(list(weights), values)
@@ -66,7 +64,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.enable_cpu_mem_arena = False  # the arena nearly doubles the memory of a pass
+    options.add_session_config_entry("session.use_env_allocators", "1")
     return options
 
 
