@@ -269,7 +269,7 @@ def workers(material: Material) -> Iterator[Figure]:
     for number in (1, 2) * REPEATS:
         with _cluster(material.folder, number) as (address, pids):
             before = sum(map(_process_seconds, pids))
-            _predict(material, "half.tif", "", "--tile", str(WORKER_TILE), "--scheduler", address)
+            _predict(material, "stack.tif", "", "--tile", str(WORKER_TILE), "--scheduler", address)
             used = sum(map(_process_seconds, pids)) - before
         timings = json.loads((material.folder / "map/timings.json").read_text())
         seconds[number].append(timings["seconds"]["tiles"])
@@ -281,7 +281,7 @@ def workers(material: Material) -> Iterator[Figure]:
         one / two,
         1.8,
         "×",
-        f"`talud predict --scheduler`, the seconds of the tiles (all {(material.side // 2 // WORKER_TILE) ** 2} of "
+        f"`talud predict --scheduler`, the seconds of the tiles (all {(material.side // WORKER_TILE) ** 2} of "
         f"{WORKER_TILE}²), workers started before: {one:.1f} s against {two:.1f} s; {REPEATS} runs in turn, medians; "
         f"CPU / wall of the workers {cores}",
     )

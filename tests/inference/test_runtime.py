@@ -140,7 +140,7 @@ def test_the_default_tile_keeps_within_the_memory_and_crops(
     tiling = model.tiling(shape)
     assert model.memory(tiling) <= memory
     assert tiling.crops or len(tiling) == 1
-    assert len(tiling) == 1 or max(tiling.rows.core, tiling.columns.core) <= 768
+    assert len(tiling) == 1 or max(tiling.rows.core, tiling.columns.core) <= 704
 
 
 def test_provider_is_what_the_session_says(model: Model) -> None:

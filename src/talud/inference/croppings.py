@@ -13,12 +13,15 @@ from talud.inference.margins import Margin, Network
 from talud.inference.session import Provider, open_session
 from talud.inference.tiling import Rim
 
+KEPT = 320 * 10**6  # bytes of weights that sessions may hold to save their opening anew, 40 ms each
+
 
 class Croppings:
     """A network cropped for tiles (see `cropping`), opened when a tile first asks for it.
 
-    Tiles come row by row, and a row has a left, a middle and a right one, so three sessions are kept. They read the
-    same weights; what ONNX Runtime makes of them for its blocked convolutions, each holds for itself.
+    Tiles come row by row, and a row has a left, a middle and a right one, so at least three sessions are kept; all nine
+    kinds where the weights are small, for workers meet the rows in any order. They read the same weights; what ONNX
+    Runtime makes of them for its blocked convolutions, each holds for itself.
 
     Attributes:
         margin: what the network needs around a core; None where it holds an operator of unknown reach, and can only be
@@ -33,12 +36,17 @@ class Croppings:
             self.margin: Margin | None = network.margins()[network.input]
         except ModelError:
             self.margin = None
-        self.session = lru_cache(maxsize=3)(self._open)
+        self.session = lru_cache(maxsize=self.kept)(self._open)
 
     @property
     def weight_bytes(self) -> int:
         """What the weights take, once."""
         return sum(values.nbytes for values in self._weights.values())
+
+    @property
+    def kept(self) -> int:
+        """How many sessions stay open."""
+        return min(max(KEPT // self.weight_bytes, 3), 9)
 
     def _open(self, rim: Rim, halo: int) -> Any:
         graph = cropped(self._graph, rim, halo).SerializeToString()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "stack", "probability"
 MEMORY = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
-LARGEST_CORE = 768  # a larger one saves less arithmetic than the first pass of each kind of tile costs
+LARGEST_CORE = 704  # a larger one saves less arithmetic than the first pass of each kind of tile costs
 LARGEST_STEP = 512  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
 ROUNDING = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is sure
 
@@ -244,13 +244,14 @@ class Model:
         bytes for 4, 8, 16, 32 and 64 filters of the first level, one of a cropped tile's window 650, 730, 840, 1750 and
         3580, for the arena holds what fits the shapes of nine kinds of tile. An int8 variant takes no more. Where the
         contract does not say the filters, 64 are assumed. The weights are held once as they are, twice by the plain
-        session, and once by each of three cropped ones.
+        session, and once by each of the cropped ones that are kept.
         """
         filters = self.contract.hyperparameters.get("filters", 64)
         known = filters if isinstance(filters, int) and filters > 0 else 64
         crops = tiling.crops and self._croppings.margin is not None
         pixel = 480 + 40 * known if crops else 240 + 36 * known
-        return 6 * self._croppings.weight_bytes + pixel * tiling.window[0] * tiling.window[1] * min(batch, len(tiling))
+        held = (3 + self._croppings.kept) * self._croppings.weight_bytes
+        return held + pixel * tiling.window[0] * tiling.window[1] * min(batch, len(tiling))
 
     def probability(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
         """The probability of a landslide over a whole array, tiled where it is large: exact either way.
