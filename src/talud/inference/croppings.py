@@ -46,7 +46,7 @@ class Croppings:
     @property
     def kept(self) -> int:
         """How many sessions stay open."""
-        return min(max(KEPT // self.weight_bytes, 3), 9)
+        return min(max(KEPT // max(self.weight_bytes, 1), 3), 9)
 
     def _open(self, rim: Rim, halo: int) -> Any:
         graph = cropped(self._graph, rim, halo).SerializeToString()
