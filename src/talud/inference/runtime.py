@@ -240,16 +240,16 @@ class Model:
     def memory(self, tiling: Tiling, batch: int = 1) -> int:
         """The bytes that the network takes at most while it runs on the tiles of a raster: its weights and one pass.
 
-        Measured with the arena that all sessions share: a pixel of one pass takes 360, 480, 700, 1160 to 1360 and 1540
-        bytes for 4, 8, 16, 32 and 64 filters of the first level, one of a cropped tile's window 650, 730, 840, 1750 and
-        3580, for the arena holds what fits the shapes of nine kinds of tile. An int8 variant takes no more. Where the
+        Measured with the arena that all sessions share: a pixel of one pass takes 280, 470, 650, 1190 and 1430 bytes
+        for 4, 8, 16, 32 and 64 filters of the first level, one of a cropped tile's window, for the arena holds what
+        fits the shapes of nine kinds of tile, 410, 430, 420, 810 and 1500. An int8 variant takes no more. Where the
         contract does not say the filters, 64 are assumed. The weights are held once as they are, twice by the plain
         session, and once by each of the cropped ones that are kept.
         """
         filters = self.contract.hyperparameters.get("filters", 64)
         known = filters if isinstance(filters, int) and filters > 0 else 64
         crops = tiling.crops and self._croppings.margin is not None
-        pixel = 480 + 40 * known if crops else 240 + 36 * known
+        pixel = 360 + 18 * known if crops else 240 + 36 * known
         held = (3 + self._croppings.kept) * self._croppings.weight_bytes
         return held + pixel * tiling.window[0] * tiling.window[1] * min(batch, len(tiling))
 

@@ -51,11 +51,11 @@ def open_session(
 
 @cache
 def _share_arena() -> None:
-    """Make the arena, once in a process; it grows by what is asked for, not to powers of two."""
+    """Make the arena, once in a process; it grows to powers of two, whose unused part the system never fills."""
     cpu = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    onnxruntime.create_and_register_allocator(cpu, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1}))
+    onnxruntime.create_and_register_allocator(cpu, onnxruntime.OrtArenaCfg({"arena_extend_strategy": 0}))
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
