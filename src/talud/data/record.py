@@ -49,4 +49,9 @@ def data_version(project: Project, areas: Sequence[str]) -> str:
             ) from error
         except (ValueError, TypeError, KeyError) as error:
             raise StudyError(f"{path}: is damaged; run talud stack {area} (or dvc repro) again") from error
+    return version_of(digests)
+
+
+def version_of(digests: Sequence[str]) -> str:
+    """The data version that the MD5s of stacks and masks come to."""
     return hashlib.md5("\n".join(sorted(digests)).encode(), usedforsecurity=False).hexdigest()

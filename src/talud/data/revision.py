@@ -1,0 +1,377 @@
+"""An area's inventory, replaced by one that somebody has corrected.
+
+The corrected inventory holds all landslides of the area. They take the place of the features that count there: those
+that touch the area's grid and match its `inventory_filter`. What else the file holds stays, for another area may share
+it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pandas
+import pyogrio
+import shapely
+from numpy.typing import NDArray
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
+
+from talud.data import sources
+from talud.data.inventory import Polygons, layer_of, polygonal
+from talud.data.mixer import mixing
+from talud.data.recipe import recipe_of
+from talud.errors import OutputError, SourceError
+from talud.files import replacing_together
+from talud.grid import Grid
+from talud.params import Area
+from talud.project import Project
+
+AREA_TOLERANCE = 0.01  # of a polygon's area: as much may mending it change
+SAME = 0.001  # metres between two outlines that are one: editing in another CRS moves them by less
+_NAMED = 5  # features, at most, that an error names
+_DRIVERS = {".gpkg": "GPKG", ".shp": "ESRI Shapefile", ".geojson": "GeoJSON", ".json": "GeoJSON"}
+_SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
+_INDEXES = (".qix", ".sbn", ".sbx")  # of a Shapefile's polygons, which would be those of before
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Polygons, and their area in m²; of changed ones, how much larger they have become, which may be less than 0."""
+
+    polygons: int
+    area: float
+
+
+@dataclass(frozen=True)
+class Revision:
+    """What a correction came to.
+
+    Attributes:
+        path: of the inventory.
+        before: its polygons that counted in the area.
+        after: those that count now.
+        added: those that overlap none of before.
+        removed: those of before that overlap none of now.
+        changed: those that overlap one of before; of several, the one that they share most with.
+        unchanged: those whose outline stays.
+        mended: numbers (fid) of the corrected features that were no valid polygons, and are now.
+        outside: how many corrected polygons lie outside the area's grid, and were left aside.
+        filtered: how many the area's inventory_filter leaves out, likewise.
+        written: whether the file was replaced. Not, where nothing has changed, attributes included.
+    """
+
+    path: Path
+    before: Tally
+    after: Tally
+    added: Tally
+    removed: Tally
+    changed: Tally
+    unchanged: Tally
+    mended: tuple[int, ...]
+    outside: int
+    filtered: int
+    written: bool
+
+
+def revise(project: Project, name: str, edits: Path) -> Revision:
+    """Put the corrected inventory of an area in the place of the present one; after an error that is as it was.
+
+    The file keeps its name, format, layer, CRS and other layers. It is replaced and never written into, since DVC may
+    have made it a link into its cache. Where an outline stays, so do those attributes that the correction does not
+    state.
+
+    Args:
+        project: the project.
+        name: of the area.
+        edits: a GeoPackage, Shapefile or GeoJSON of all landslides of the area.
+
+    Raises:
+        ParamsError: there is no such area.
+        SourceError: the area has no inventory; a source of it is missing; or the corrected one cannot be read, has no
+            CRS, lies elsewhere, or holds what is no polygon and cannot be mended.
+        OutputError: the inventory cannot be written.
+    """
+    area = project.params.area(name)
+    path = _inventory(project, name, area)
+    with mixing(recipe_of(project, name)) as mixer:
+        grid = mixer.grid
+    current, counts = _read(path, area.inventory_filter)
+    corrected, valid = _read(edits, area.inventory_filter)
+    filtered, corrected = int((~valid).sum()), corrected[valid]
+    corrected, mended = _mended(edits, corrected)
+    if path.suffix.lower() == ".shp":
+        corrected = _short(edits, corrected)
+    corrected = _like(edits, corrected.to_crs(current.crs), current)
+    inside, here = _touching(corrected, grid), counts & _touching(current, grid)
+    if not inside.any():
+        raise SourceError(
+            f"{edits}: none of its {len(inside)} polygons lies in area '{name}'; look at its coordinate reference "
+            "system"
+        )
+    old, new = current[here].reset_index(drop=True), corrected[inside].reset_index(drop=True)
+    pairs = _pairs(_ground(old, grid), _ground(new, grid))
+    frame = _joined(current[~here], _carried(old, new, pairs), current)
+    written = _replace(path, frame, current, grid, area.inventory_filter, len(new))
+    return Revision(path, *_tallies(old, new, pairs, grid), mended, int((~inside).sum()), filtered, written)
+
+
+def _inventory(project: Project, name: str, area: Area) -> Path:
+    folder = project.folder(area)
+    path = sources.find(folder, area.files).get("inventory")
+    if path is None:
+        raise SourceError(f"{folder}: area '{name}' has no inventory to correct; put it there as inventory.gpkg")
+    return path
+
+
+def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArray[np.bool_]]:
+    """All features by their fid, flat, whole numbers so that some may be missing; and which of them count."""
+    with _reading(path, where):
+        layer = layer_of(path, "inventory")
+        frame = pyogrio.read_dataframe(path, layer=layer, fid_as_index=True)
+        if not isinstance(frame, geopandas.GeoDataFrame):
+            raise SourceError(f"{path}: holds no polygons")
+        counts = np.ones(len(frame), bool)
+        if where:
+            chosen = pyogrio.read_dataframe(path, layer=layer, where=where, fid_as_index=True)
+            counts = frame.index.isin(chosen.index)
+    if frame.crs is None:
+        raise SourceError(f"{path}: no coordinate reference system; assign one, for example with ogr2ogr -a_srs")
+    frame = frame.rename_geometry("geometry") if frame.geometry.name != "geometry" else frame
+    frame["geometry"] = shapely.force_2d(frame.geometry.to_numpy())
+    for column, kind in frame.dtypes.items():
+        if kind.kind in "iu":
+            frame[column] = frame[column].astype("Int64")
+        elif kind.kind == "b":
+            frame[column] = frame[column].astype("boolean")
+    return frame, counts
+
+
+@contextmanager
+def _reading(path: Path, where: str | None) -> Iterator[None]:
+    """Whatever OGR cannot read inside the block is a fault of the file at `path`."""
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # OGR's remarks, on what is checked here
+            yield
+    except (RuntimeError, ValueError) as error:
+        clause = f" with the area's inventory_filter {where!r}" if where else ""
+        raise SourceError(f"{path}: cannot be read as polygons{clause}: {' '.join(str(error).split())}") from error
+
+
+def _mended(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDataFrame, tuple[int, ...]]:
+    """The features as valid polygons, and which of them were none.
+
+    Raises:
+        SourceError: one holds anything else, or mending would change its area by more than `AREA_TOLERANCE`.
+    """
+    raw = frame.geometry.to_numpy()
+    areal = np.isin(shapely.get_type_id(raw), (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON))
+    areal &= ~shapely.is_empty(raw) & np.isfinite(shapely.bounds(raw)).all(axis=1)
+    _refuse(path, frame.index[~areal], "no polygon, or an empty one; draw it again, or delete it")
+    invalid = ~shapely.is_valid(raw)
+    mended = raw.copy()
+    mended[invalid] = [polygonal(geometry) for geometry in raw[invalid]]
+    before, after = shapely.area(raw), shapely.area(mended)  # NaN where nothing is left
+    kept = np.abs(after - before) <= AREA_TOLERANCE * before
+    _refuse(path, frame.index[~kept], "crosses itself, and mending it would change its area; draw it again")
+    return frame.assign(geometry=mended), tuple(int(number) for number in frame.index[invalid])
+
+
+def _refuse(path: Path, numbers: Sequence[int], why: str) -> None:
+    if len(numbers):
+        named = ", ".join(str(number) for number in numbers[:_NAMED])
+        more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
+        raise SourceError(
+            f"{path}: feature{'s' if len(numbers) > 1 else ''} {named}{more}: {why}; nothing was imported"
+        )
+
+
+def _short(path: Path, frame: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
+    """The features with the names that their columns have in a Shapefile, which holds ten characters of each."""
+    names = {name: name if name == "geometry" else name[:10] for name in frame.columns}
+    if len(set(names.values())) < len(names):
+        raise SourceError(
+            f"{path}: two of its columns have the same first ten characters, more than the inventory, a Shapefile, can "
+            "tell apart; rename one"
+        )
+    return frame.rename(columns=names)
+
+
+def _like(path: Path, frame: geopandas.GeoDataFrame, current: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
+    """The features with columns of the same kinds as those of the present inventory, where both have one."""
+    for column in frame.columns.intersection(current.columns).drop("geometry"):
+        try:
+            frame[column] = frame[column].astype(current[column].dtype)
+        except (ValueError, TypeError) as error:
+            raise SourceError(
+                f"{path}: the column '{column}' is of another kind than that of the inventory "
+                f"({frame[column].dtype}, {current[column].dtype}); convert or rename it"
+            ) from error
+    return frame
+
+
+def _ground(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.object_]:
+    """The polygons as they count: valid, in the CRS of a grid; None where there is none."""
+    valid = geopandas.GeoSeries([polygonal(each) for each in frame.geometry], crs=frame.crs, index=frame.index)
+    moved: NDArray[np.object_] = valid.to_crs(grid.crs.to_wkt()).to_numpy()
+    return moved
+
+
+def _touching(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.bool_]:
+    touching: NDArray[np.bool_] = shapely.intersects(_ground(frame, grid), shapely.box(*grid.bounds))
+    return touching
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Which polygon of now, by its place, is which of before, and whether their outlines are the same."""
+
+    new: NDArray[np.intp]
+    old: NDArray[np.intp]
+    same: NDArray[np.bool_]
+
+
+def _pairs(old: NDArray[np.object_], new: NDArray[np.object_]) -> _Pairs:
+    """One to one, those first that share most of their area (intersection over union)."""
+    found, its = shapely.STRtree(old).query(new, predicate="intersects")
+    common = shapely.area(shapely.intersection(new[found], old[its]))
+    share = common / (shapely.area(new[found]) + shapely.area(old[its]) - common)
+    taken: dict[int, int] = {}  # place in old → place in new
+    paired: set[int] = set()
+    for index in np.argsort(-share, kind="stable"):
+        place, its_place = int(found[index]), int(its[index])
+        if share[index] > 0 and place not in paired and its_place not in taken:
+            taken[its_place] = place
+            paired.add(place)
+    theirs, mine = (np.array(list(places), np.intp) for places in (taken.keys(), taken.values()))
+    moved = np.abs(shapely.bounds(new[mine]) - shapely.bounds(old[theirs])).max(axis=1, initial=0)
+    same = np.asarray(moved <= SAME)
+    same[same] = shapely.hausdorff_distance(new[mine[same]], old[theirs[same]]) <= SAME  # the costly question last
+    return _Pairs(mine, theirs, same)
+
+
+def _carried(old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _Pairs) -> geopandas.GeoDataFrame:
+    """The corrected features; where an outline stays, the one of before, with what the correction does not state."""
+    carried = old.iloc[pairs.old[pairs.same]].set_axis(pairs.new[pairs.same])
+    joined = new.copy()
+    joined.loc[carried.index, "geometry"] = carried.geometry
+    for column in carried.columns.drop("geometry"):
+        known = carried[column].reindex(new.index)
+        joined[column] = new[column].where(new[column].notna(), known) if column in new.columns else known
+    return joined
+
+
+def _joined(
+    kept: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, current: geopandas.GeoDataFrame
+) -> geopandas.GeoDataFrame:
+    """Features that stay, then those of the correction; the columns of the present inventory first."""
+    names = [*current.columns, *new.columns.difference(current.columns, sort=False)]
+    columns = {}
+    for name in names:
+        parts = [frame[name] for frame in (kept, new) if name in frame.columns and len(frame)]
+        missing = len(kept) if name not in kept.columns else 0
+        whole = pandas.concat(parts, ignore_index=True) if parts else pandas.Series([], dtype=object)
+        columns[name] = whole.set_axis(range(missing, missing + len(whole))).reindex(range(len(kept) + len(new)))
+    return geopandas.GeoDataFrame(columns, geometry="geometry", crs=current.crs)
+
+
+def _replace(
+    path: Path,
+    frame: geopandas.GeoDataFrame,
+    current: geopandas.GeoDataFrame,
+    grid: Grid,
+    where: str | None,
+    expected: int,
+) -> bool:
+    """Put features in the place of an inventory's, unless it has the same; whether it was replaced."""
+    with tempfile.TemporaryDirectory(prefix="talud-") as folder:
+        made = Path(folder) / f"{path.stem}{path.suffix.lower()}"
+        _write(made, frame, path)
+        if _features(_read(made, None)[0]) == _features(current):
+            return False
+        found = len(Polygons.read(made, "inventory", grid.crs, where).within(grid).geometries)
+        if found != expected:
+            raise OutputError(
+                f"{path}: would hold {found} polygons in the area instead of {expected}; it stays as it was"
+            )
+        suffixes = _SHAPEFILE if made.suffix == ".shp" else (made.suffix,)
+        parts = {_beside(path, suffix): made.with_suffix(suffix) for suffix in suffixes}
+        parts = {target: part for target, part in parts.items() if part.exists()}
+        with replacing_together(*parts) as scratch:
+            for part, target in zip(parts.values(), scratch, strict=True):
+                shutil.copyfile(part, target)
+    if made.suffix == ".shp":
+        for suffix in _INDEXES:
+            _beside(path, suffix).unlink(missing_ok=True)
+    return True
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """A file of the same name with another suffix, in whatever case it is written."""
+    like = (other for other in path.parent.glob(f"{path.stem}.*") if other.suffix.lower() == suffix)
+    return next(like, path.with_suffix(suffix))
+
+
+def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
+    """Write features as the inventory at `path` holds its own: format, layer, kind of geometry, other layers."""
+    layer = layer_of(path, "inventory")
+    options: dict[str, Any] = {"driver": _DRIVERS[made.suffix], "layer": layer}
+    if made.suffix == ".gpkg":
+        shutil.copyfile(path, made)
+        kind = str(pyogrio.read_info(path, layer=layer)["geometry_type"]).removesuffix(" Z")
+        single = kind == "Polygon" and (frame.geom_type == "Polygon").all()
+        polygons = {"geometry_type": "Polygon" if single else "MultiPolygon", "promote_to_multi": not single}
+        options |= polygons if kind.endswith("Polygon") else {"geometry_type": "Unknown"}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # a Shapefile shortens names, say
+            pyogrio.write_dataframe(frame, made, **options)
+    except (DataSourceError, DataLayerError, FeatureError, FieldError, GeometryError) as error:
+        raise OutputError(f"{path}: cannot be written: {' '.join(str(error).split())}") from error
+
+
+def _features(frame: geopandas.GeoDataFrame) -> Counter[tuple[object, ...]]:
+    """What an inventory holds, whatever its order: outlines and the attributes that are stated."""
+    columns = sorted(frame.columns.drop("geometry"))
+    shapes = shapely.to_wkb(shapely.normalize([_flat(each) for each in frame.geometry]))
+    rows = zip(*(frame[column] for column in columns), strict=True) if columns else [()] * len(frame)
+    stated = (tuple(str(pair) for pair in zip(columns, row, strict=True) if pandas.notna(pair[1])) for row in rows)
+    return Counter(zip(shapes, stated, strict=True))
+
+
+def _flat(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
+    """A multipolygon of one part is that part."""
+    parts = shapely.get_parts(geometry)
+    return parts[0] if len(parts) == 1 else geometry
+
+
+def _tallies(
+    old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _Pairs, grid: Grid
+) -> tuple[Tally, Tally, Tally, Tally, Tally, Tally]:
+    """Before, after, added, removed, changed, unchanged."""
+    metre = float(grid.crs.linear_units_factor[1])
+    was, now = (shapely.area(_ground(frame, grid)) * metre**2 for frame in (old, new))
+    removed, added = np.ones(len(was), bool), np.ones(len(now), bool)
+    removed[pairs.old], added[pairs.new] = False, False
+    other = ~pairs.same
+    grown = now[pairs.new[other]].sum() - was[pairs.old[other]].sum()
+    stays = now[pairs.new[pairs.same]]
+    return (
+        Tally(len(was), float(was.sum())),
+        Tally(len(now), float(now.sum())),
+        Tally(int(added.sum()), float(now[added].sum())),
+        Tally(int(removed.sum()), float(was[removed].sum())),
+        Tally(int(other.sum()), float(grown)),
+        Tally(len(stays), float(stays.sum())),
+    )

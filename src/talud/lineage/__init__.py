@@ -1,0 +1,1 @@
+"""Where a map or a model came from, and what was made with it."""

@@ -1,0 +1,414 @@
+"""From a map back to the very bytes that its model was trained on, with real git, DVC and MLflow; and back again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyogrio
+import pytest
+import rasterio
+import yaml
+
+from fresh_clone import clone, run_shell
+from source_files import CORNER, UTM, write_raster
+from talud.cli.main import main
+from talud.contract import Contract
+from talud.data.record import data_version
+from talud.files import md5
+from talud.inference.runtime import Model
+from talud.project import Project
+
+VENV = Path(sys.prefix)
+SIDE = 64
+QUIET = {
+    "DVC_NO_ANALYTICS": "true",
+    "GIT_AUTHOR_NAME": "tests",
+    "GIT_AUTHOR_EMAIL": "tests@localhost",
+    "GIT_COMMITTER_NAME": "tests",
+    "GIT_COMMITTER_EMAIL": "tests@localhost",
+}
+PARAMS = {
+    "seed": 7,
+    "areas": {
+        "home": {"role": "training", "folder": "data/home", "event": "2014-11-02"},
+        "away": {"role": "transfer", "folder": "data/away"},
+    },
+    "band_sets": {"3band": ["red", "green", "blue"]},
+    "stack": {},
+    "split": {"block": 32, "patch": 16, "stride": 16},
+    "training": {"depth": 2},
+    "search": "one",
+    "searches": {"one": {"filters": [4], "learning_rate": [0.001], "batch_size": [8], "epochs": 1}},
+}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@dataclass(frozen=True)
+class Past:
+    """A project whose inventory was corrected after a model was trained, and a map of that model.
+
+    Attributes:
+        root: of the project.
+        map: its GeoPackage alone, moved and renamed.
+        trained: the commit at which it was trained.
+        data: each source file then, and the stack and mask that were made of them → MD5.
+        status: what `dvc status` said was changed, before and after the stack of the corrected area was made again.
+    """
+
+    root: Path
+    map: Path
+    trained: str
+    data: dict[str, str]
+    status: tuple[dict[str, Any], dict[str, Any]]
+
+
+def shell(command: str, root: Path) -> str:
+    result = run_shell(command, root, VENV, **QUIET)
+    assert result.returncode == 0, f"{command}: {result.stdout[-2000:]}{result.stderr[-2000:]}"
+    return result.stdout.strip()
+
+
+def digests(root: Path) -> dict[str, str]:
+    """The MD5 of each source file, and of the stack and mask of the training area."""
+    files = [*(root / "data").rglob("*.*"), root / "stacks/home.tif", root / "stacks/home.mask.tif"]
+    return {path.relative_to(root).as_posix(): md5(path) for path in files}
+
+
+def write_sources(folder: Path, seed: int) -> None:
+    import geopandas
+    import shapely
+
+    pixels = np.random.default_rng(seed).integers(30, 220, (3, SIDE, SIDE)).astype(np.uint8)
+    write_raster(folder / "optical.tif", pixels)
+    left, top = CORNER
+    squares = [shapely.box(left + x, top - x - 90, left + x + 90, top - x) for x in (100, 300, 500)]
+    pyogrio.write_dataframe(geopandas.GeoDataFrame(geometry=squares, crs=UTM), folder / "inventory.gpkg")
+
+
+def train(project: Project, tiny_model: Path) -> None:
+    """Put a model where training would, with a real run and the contract that it would have, and register it."""
+    from talud import registry
+    from talud.training import export
+
+    version, commit = data_version(project, ("home",)), registry.commit(project.root)
+    tags = {"band_set": "3band", "search": "one", "data_version": version, "commit": commit}
+    choice = {"filters": 4, "learning_rate": 0.001}
+    with (
+        registry.study(project.root, "3band · one", tags) as parent,
+        registry.trial(parent, "4 filters", choice, tags) as trial,
+    ):
+        trial.log_scores({"f1": 0.5, "precision": 0.5, "recall": 0.5, "iou": 0.3})
+    stated = {
+        "name": "3band",
+        "data_version": version,
+        "commit": commit,
+        "run_id": trial.run_id,
+        "areas": ("home",),
+        "stack": {"resolution": "12.5"},
+        "hyperparameters": {"filters": 4, "learning_rate": 0.001, "depth": 2},
+    }
+    contract = Contract.model_validate(Model.load(tiny_model).contract.model_dump() | stated)
+    project.model("3band").parent.mkdir(exist_ok=True)
+    export.save(onnx.load(tiny_model), contract, project.model("3band"))
+    model = onnx.load(project.model("3band"))
+    version = registry.register("landslide-unet-3band", model, trial.run_id, contract.weights)
+    registry.describe(version, {"weights": contract.weights})
+    registry.set_alias(version, "champion")
+
+
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Past:
+    folder = tmp_path_factory.mktemp("lineage")
+    root = clone(folder / "project")
+    for name in ("data.dvc", "sample-data", "params.yaml"):
+        path = root / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (root / "params.yaml").write_text(yaml.safe_dump(PARAMS, sort_keys=False))
+    write_sources(root / "data/home", 1)
+    write_sources(root / "data/away", 2)
+    shell(f"dvc remote add --default --force storage {folder}/remote && dvc add --quiet data", root)
+    shell("git add --all && git commit --quiet --message 'Our basins'", root)
+    shell("dvc repro --quiet stack@home stack@away && dvc push --quiet data.dvc", root)
+    project = Project.find(root)
+    train(project, tiny_model)
+    trained, data = shell("git rev-parse HEAD", root), digests(root)
+    shell("git add dvc.lock && git commit --quiet --message 'Trained'", root)
+    uri, raster = "models:/landslide-unet-3band@champion", "stacks/away.tif"
+    shell(f"talud predict {uri} {raster} --out {folder}/maps/away --threshold 0.4", root)
+    shell(f"talud predict models/3band.onnx {raster} --out predictions/3band/away", root)
+    moved = folder / "elsewhere" / "slides of may.gpkg"
+    moved.parent.mkdir()
+    shutil.copy(folder / "maps/away/landslides.gpkg", moved)
+
+    edits = pyogrio.read_dataframe(root / "data/home/inventory.gpkg").iloc[:2]
+    pyogrio.write_dataframe(edits, folder / "edits.gpkg")
+    said = shell(f"talud inventory import {folder}/edits.gpkg --area home", root)
+    project.trials("3band").write_text("{}")
+    shell("dvc commit --quiet --force train@3band", root)  # as if DVC had run the training on the stacks as they are
+    add, commit, repro = (line.strip() for line in said.splitlines()[-3:])
+    assert repro == "dvc repro"
+    shell(f"{add} --quiet && {commit} --quiet", root)
+    before = json.loads(shell("dvc status --json", root))
+    shell("dvc repro --quiet stack@home stack@away && dvc push --quiet data.dvc", root)
+    after = json.loads(shell("dvc status --json", root))
+    shell("git add dvc.lock && git commit --quiet --message 'Corrected'", root)
+    return Past(root, moved, trained, data, (before, after))
+
+
+@pytest.fixture
+def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line; gives exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        said = capsys.readouterr()
+        return int(exit_.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def asked(past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[object], dict[str, Any]]:
+    """The answer as JSON, asked in the project."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(past.root)
+
+    def ask(what: object) -> dict[str, Any]:
+        code, out, err = talud("lineage", what, "--json")
+        assert (code, err) == (0, "")
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+    return ask
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_answer_for_a_moved_map_brings_back_the_exact_data(
+    past: Past, asked: Callable[[object], dict[str, Any]], tmp_path: Path
+) -> None:
+    assert digests(past.root)["data/home/inventory.gpkg"] != past.data["data/home/inventory.gpkg"]
+    answer = asked(past.map)
+    (area,) = answer["data"]["areas"]
+    assert (area["area"], area["stack_md5"]) == ("home", past.data["stacks/home.tif"])
+    assert area["mask_md5"] == past.data["stacks/home.mask.tif"]
+    assert answer["data"]["commit"] == answer["commit"] == past.trained
+    assert answer["data"]["doubts"] == answer["unknown"] == []
+
+    clean = tmp_path / "clean"
+    shell(f"git clone --quiet {past.root} {clean}", tmp_path)
+    for command in answer["data"]["restore"]:
+        shell(command, clean)
+    assert digests(clean) == past.data
+    tree = json.loads(shell("dvc list --json --show-hash --rev HEAD . data/home", clean))
+    assert {entry["path"]: entry["md5"] for entry in tree}["inventory.gpkg"] == past.data["data/home/inventory.gpkg"]
+
+
+def test_the_answer_names_model_run_parameters_and_raster(
+    past: Past, asked: Callable[[object], dict[str, Any]]
+) -> None:
+    answer = asked(past.map)
+    assert (answer["model"]["name"], answer["model"]["version"]) == ("landslide-unet-3band", "1")
+    assert answer["registered"] == {"models:/landslide-unet-3band/1": "champion"}
+    assert (answer["run"]["name"], answer["run"]["run_id"]) == ("4 filters", answer["run_id"])
+    assert answer["parameters"] == {"filters": 4, "learning_rate": 0.001, "depth": 2}
+    assert answer["mapped"]["raster"] == "away.tif"
+    assert answer["mapped"]["threshold"] == "0.4"
+    assert answer["mapped"]["sources"] == f"optical {past.data['data/away/optical.tif']}"
+    assert len(answer["mapped"]["digest"]) == 64
+
+
+def test_every_file_of_a_map_gives_the_same_answer(
+    past: Past, asked: Callable[[object], dict[str, Any]], tmp_path: Path
+) -> None:
+    folder = past.map.parent.parent / "maps/away"
+    expected = asked(past.map)
+    for path in (folder, *(folder / name for name in ("prediction.json", "probability.tif", "landslides.tif"))):
+        assert {**asked(path), "asked": ""} == {**expected, "asked": ""}
+    with rasterio.open(folder / "probability.tif") as dataset:
+        profile, pixels = dataset.profile, dataset.read()
+    with rasterio.open(tmp_path / "bare.tif", "w", **profile) as writer:
+        writer.write(pixels)
+    shutil.copy(folder / "landslides.gpkg", tmp_path / "kept.gpkg")
+    assert asked(tmp_path / "kept.gpkg")["model"] == expected["model"]
+
+
+@pytest.mark.parametrize("reference", ["landslide-unet-3band", "models:/landslide-unet-3band/1", "models/3band.onnx"])
+def test_a_model_knows_the_maps_that_were_made_with_it(
+    past: Past, asked: Callable[[object], dict[str, Any]], reference: str
+) -> None:
+    answer = asked(reference)
+    assert (answer["kind"], answer["data"]["commit"]) == ("model", past.trained)
+    maps = {entry["folder"]: entry["state"] for entry in answer["maps"]}
+    assert maps == {"predictions/3band/away": "there", str(past.map.parent.parent / "maps/away"): "there"}
+    assert answer["parameters"]["depth"] == 2
+
+
+@pytest.fixture
+def records(past: Past) -> Iterator[Path]:
+    """The folder of the records of maps, which is afterwards as it was, and so are the maps in the project."""
+    folder = past.root / ".talud/maps"
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    yield folder
+    if folder.parent.is_file():
+        folder.parent.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+    shutil.rmtree(past.root / "maps", ignore_errors=True)
+
+
+def test_a_map_that_was_deleted_or_replaced_is_said_to_be(
+    past: Past, asked: Callable[[object], dict[str, Any]], talud: Run, records: Path
+) -> None:
+    for place in ("one", "two"):
+        assert talud("predict", "models/3band.onnx", "stacks/home.tif", "--out", f"maps/{place}")[0] == 0
+    shutil.rmtree(past.root / "maps/one")
+    assert talud("predict", "models/3band.onnx", "stacks/away.tif", "--out", "maps/two")[0] == 0
+    found = asked("models/3band.onnx")["maps"]
+    states = {(entry["folder"], entry["statement"]["raster"]["raster"]): entry["state"] for entry in found}
+    assert states["maps/one", "home.tif"] == "gone"
+    assert states["maps/two", "home.tif"] == "another map"
+    assert states["maps/two", "away.tif"] == "there"
+
+
+def test_a_map_of_another_machine_is_said_to_be(asked: Callable[[object], dict[str, Any]], records: Path) -> None:
+    (path,) = records.iterdir()
+    entry = json.loads(path.read_text()) | {"machine": "elsewhere", "folder": "/data/maps/away"}
+    (records / "theirs.json").write_text(json.dumps(entry))
+    states = {one["folder"]: (one["state"], one["machine"]) for one in asked("landslide-unet-3band")["maps"]}
+    assert states["/data/maps/away"] == ("on another machine", "elsewhere")
+
+
+def test_a_record_that_somebody_spoilt_is_passed_over(asked: Callable[[object], dict[str, Any]], records: Path) -> None:
+    (path,) = records.iterdir()
+    whole = json.loads(path.read_text())
+    for number, content in enumerate([{**whole, "raster": "a name"}, [], dict.fromkeys(whole, 1), {}]):
+        (records / f"spoilt{number}.json").write_text(json.dumps(content))
+    (records / "spoilt.json").write_bytes(b"\xff{")
+    assert len(asked("models/3band.onnx")["maps"]) == 2
+
+
+def test_a_map_is_whole_where_it_cannot_be_recorded(
+    past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch, records: Path
+) -> None:
+    monkeypatch.chdir(past.root)
+    shutil.rmtree(records.parent)
+    records.parent.write_text("a file in the way")
+    code, _, err = talud("predict", "models/3band.onnx", "stacks/away.tif", "--out", "maps/three")
+    assert code == 0
+    assert err.splitlines()[-1].startswith("talud: the map is not recorded for talud lineage: ")
+    assert (past.root / "maps/three/prediction.json").is_file()
+
+
+def test_after_a_correction_only_what_depends_on_it_is_to_run(past: Past) -> None:
+    before, after = past.status
+    assert "stack@home" in before
+    assert "stack@away" not in before | after
+    assert "train@3band" not in before  # until the stack is made, nobody knows that it changes
+    assert any("stacks/training" in str(change) for change in after["train@3band"])
+
+
+def test_a_commit_that_has_other_sources_is_doubted(past: Past, tmp_path: Path) -> None:
+    from talud.lineage import history
+    from talud.lineage.answer import contract_of
+
+    version = contract_of(past.root / "models/3band.onnx").data_version
+    corrected = shell("git rev-parse HEAD", past.root)
+    (doubt,) = history.find(past.root, version, corrected).doubts
+    assert f"{corrected[:12]} has other sources of home" in doubt
+    shell(f"git clone --quiet {past.root} {tmp_path}/clone", tmp_path)
+    (doubt,) = history.find(tmp_path / "clone", version, corrected).doubts  # without a cache
+    assert "is not proven" in doubt
+    assert not history.find(tmp_path / "clone", version, past.trained).doubts
+
+
+def test_what_was_not_committed_is_found_in_the_commit_that_followed(past: Past, talud: Run, tmp_path: Path) -> None:
+    root = tmp_path / "project"
+    shell(f"git clone --quiet {past.root} {root}", tmp_path)
+    from talud.lineage import history
+    from talud.lineage.answer import contract_of
+
+    version = contract_of(past.root / "models/3band.onnx").data_version
+    found = history.find(root, version, f"{past.trained}+changes")
+    followed = shell(f"git rev-list --reverse {past.trained}..HEAD -- dvc.lock", root).split()[0]
+    assert found.commit == followed
+    assert any("not committed" in doubt for doubt in found.doubts)
+    assert found.tracked == history.find(root, version, past.trained).tracked
+
+    nowhere = history.find(root, "0" * 32, "f" * 40)
+    assert (nowhere.areas, nowhere.commit, nowhere.restore) == ((), "", ())
+    assert len(nowhere.doubts) == 2
+    assert not history.find(root, "0" * 32, "--help").restore
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("nowhere.tif", r"nowhere\.tif: no such file"),
+        ("stacks/home.tif", r"does not say which model made it"),
+        ("params.yaml", r"cannot be read as a raster"),
+        ("src", r"holds no map of talud's"),
+        ("stacks/training/home.json", r"is no record of a map"),
+        ("data/home/inventory.gpkg", r"does not say which model made it"),
+        ("landslide-unet-5band", r"no registered model 'landslide-unet-5band'"),
+        ("landslide-unet-3band/7", r"has no version 7"),
+    ],
+)
+def test_what_has_no_lineage_is_refused_in_one_line(
+    past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch, what: str, said: str
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(past.root)
+    code, out, err = talud("lineage", what)
+    assert (code, out, len(err.strip().splitlines())) == (1, "", 1)
+    assert re.search(said, err)
+
+
+def test_a_model_that_the_store_has_lost_leaves_what_the_map_and_git_know(
+    past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from talud import registry
+
+    registry.connect(tmp_path, create=True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(past.root)
+    (past.root / "models").rename(tmp_path / "models")
+    try:
+        code, out, err = talud("lineage", past.map, "--json")
+    finally:
+        (tmp_path / "models").rename(past.root / "models")
+    assert (code, err) == (0, "")
+    answer = json.loads(out)
+    assert (answer["run"], answer["registered"], answer["parameters"]) == (None, {}, {})
+    assert answer["data"]["commit"] == past.trained
+    assert len(answer["unknown"]) == 3  # run, version, parameters
+    assert all("the store" in line for line in answer["unknown"])
+
+
+def test_outside_a_project_a_map_says_what_it_knows_and_what_it_does_not(
+    past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = talud("lineage", past.map)
+    assert (code, err) == (0, "")
+    assert f"commit: {past.trained}" in out
+    unknown = [line for line in out.splitlines() if line.startswith("not known: ")]
+    assert any("no model store" in line for line in unknown)
+    assert any("the data's hashes" in line for line in unknown)
+    assert list(tmp_path.iterdir()) == []
