@@ -2,61 +2,30 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import re
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import yaml
-from affine import Affine
-from numpy.typing import NDArray
-from rasterio.crs import CRS
 
+from registrable import EVERYTHING, NOTHING, PARITY, SOMETHING, pixels, put_model, write_area, write_params
 from stack_files import noise, write_stack
 from talud import load_model, registry
 from talud.contract import Contract, variant_path
-from talud.errors import ModelError, RegistryError
-from talud.evaluation import promotion
-from talud.grid import Grid
+from talud.errors import ModelError, PromotionError, RegistryError
+from talud.evaluation import gate, promotion
 from talud.inference.runtime import Model
 from talud.project import Project
 from talud.quantization.int8 import quantized
-from talud.raster import Layout, open_raster, writing_cog
+from talud.raster import open_raster
 from talud.training import export
-
-EVERYTHING, SOMETHING, NOTHING = 0.001, 0.5, 0.999  # thresholds: what the model of random weights calls landslide
-PARAMS = {
-    "seed": 7,
-    "areas": {"basin": {"role": "training", "folder": "data/basin"}},
-    "stack": {},
-    "split": {"block": 32, "patch": 16, "stride": 16},
-    "training": {"depth": 2},
-    "search": "demo",
-    "searches": {"demo": {"filters": [4], "learning_rate": [0.001], "batch_size": [8], "epochs": 1}},
-}
-
-
-def write_area(project: Project, area: str, landslide: NDArray[np.bool_]) -> None:
-    """Write a stack of noise and a mask."""
-    height, width = landslide.shape
-    grid = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 400_000, 0, -12.5, 650_000), height, width)
-    noise = np.random.default_rng(5).uniform(0, 250, (3, height, width)).astype(np.float32)
-    bands = Layout("float32", float("nan"), ["red", "green", "blue"], ["DN"] * 3)
-    with writing_cog(project.stack(area), grid, bands) as writer:
-        writer.write(noise)
-    with writing_cog(project.mask(area), grid, Layout("uint8", 255, ["landslide"])) as writer:
-        writer.write(landslide.astype(np.uint8), 1)
-
-
-def write_params(root: Path, **areas: object) -> Project:
-    """A project whose one band set has a name of its own, so that tests may share a store."""
-    band_sets = {root.name: ["red", "green", "blue"]}
-    params = PARAMS | {"areas": PARAMS["areas"] | areas, "band_sets": band_sets}
-    (root / "params.yaml").write_text(yaml.safe_dump(params))
-    return Project.find(root)
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +53,7 @@ Train = Callable[..., Path]
 def train(project: Project, tiny_model: Path) -> Train:
     """Puts a model with another contract where training would put it."""
 
-    def put(threshold: float, **changes: object) -> Path:
-        contract = Model.load(tiny_model).contract
-        given = {"name": band_set(project), "threshold": threshold, **changes}
-        changed = Contract.model_validate(contract.model_dump() | given)
-        path = project.model(band_set(project))
-        path.parent.mkdir(exist_ok=True)
-        export.save(onnx.load(tiny_model), changed, path)
-        return path
-
-    return put
+    return partial(put_model, project, tiny_model)
 
 
 def quantize(path: Path, seed: int, **changes: object) -> bytes:
@@ -214,8 +174,10 @@ def test_a_variant_of_another_model_stays_out_and_a_new_one_takes_its_place(proj
     assert register(project).variants == ("int8",)
     stored = registry.fetch(f"models:/{name(project)}/1", project.root).path
     assert variant_path(stored, "int8").read_bytes() == content
+    assert register(project).passed_over == ()
     train(NOTHING)  # the variant that lies beside it has another threshold
-    assert (register(project).version, register(project).variants) == ("2", ())
+    done = register(project)
+    assert (done.version, done.variants, done.passed_over) == ("2", (), (f"models/{band_set(project)}.int8.onnx",))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +203,7 @@ def test_the_better_map_of_todays_blocks_is_the_champion(project: Project, train
     train(EVERYTHING, scores={"precision": 0.0, "recall": 0.0, "f1": 0.0, "iou": 0.0})  # what it says does not count
     better = register(project)
     assert (better.version, better.alias, aliases(project)) == ("2", "champion", {"champion": 2})
-    score = better.f1[promotion.VALIDATION]
+    score = better.gate.f1[gate.VALIDATION]
     assert score["champion"] == 0
     assert score["model"] == pytest.approx(2 * 0.1 / (1 + 0.1), abs=0.01)  # all of a tenth: 2 · P / (1 + P)
 
@@ -259,8 +221,7 @@ def test_a_corrected_inventory_lets_the_challenger_win(project: Project, train: 
     rows, columns = np.indices((128, 128))
     write_area(project, "basin", (rows + columns) % 10 < 9)
     assert register(project).alias == "challenger"
-    stack = np.random.default_rng(5).uniform(0, 250, (3, 128, 128)).astype(np.float32)
-    write_area(project, "basin", Model.load(path).probability(stack) >= SOMETHING)
+    write_area(project, "basin", Model.load(path).probability(pixels(128, 128)) >= SOMETHING)
     assert (register(project).alias, aliases(project)) == ("champion", {"champion": 2})
 
 
@@ -277,13 +238,12 @@ def test_a_gate_area_keeps_a_worse_model_out(tmp_path: Path, project: Project, t
     project = write_params(tmp_path, gate={"role": "gate", "folder": "data/gate"})
     train(SOMETHING)
     register(project)
-    stack = np.random.default_rng(5).uniform(0, 250, (3, 100, 90)).astype(np.float32)
-    exact = Model.load(project.model(band_set(project))).probability(stack) >= SOMETHING
+    exact = Model.load(project.model(band_set(project))).probability(pixels(100, 90)) >= SOMETHING
     write_area(project, "gate", exact)  # the gate's landslides are exactly what the champion maps
     train(EVERYTHING)
     done = register(project)
-    assert done.f1["gate"]["champion"] == 1
-    assert done.f1["gate"]["model"] == pytest.approx(2 * exact.mean() / (1 + exact.mean()), abs=1e-6)
+    assert done.gate.f1["gate"]["champion"] == 1
+    assert done.gate.f1["gate"]["model"] == pytest.approx(2 * exact.mean() / (1 + exact.mean()), abs=1e-6)
     assert (done.alias, aliases(project)) == ("challenger", {"champion": 1, "challenger": 2})
     assert "on gate" in done.reason
 
@@ -328,7 +288,7 @@ def test_a_wiped_store_gets_back_the_whole_study(
     parent = client.get_run(run.data.tags["mlflow.parentRunId"])
     assert parent.data.tags["restored_from"] == "a" * 32
     assert parent.data.metrics["f1"] == 0.7
-    assert "trial b | 0.700 |" in parent.data.tags["mlflow.note.content"]
+    assert "[trial b](" in parent.data.tags["mlflow.note.content"]
 
 
 def test_no_alias_moves_to_a_version_whose_file_is_another(project: Project, train: Train) -> None:
@@ -353,3 +313,133 @@ def test_a_model_that_is_missing_or_of_another_band_set_is_refused(
     with pytest.raises(ModelError, match=f"'7band', not '{tmp_path.name}'"):
         register(project)
     assert not project.registration(tmp_path.name).exists()
+
+
+UNFIT = [
+    ({}, {"parity": {}}, "parity: the file does not say"),
+    ({}, {"commit": "unknown"}, "contract: does not say: commit"),
+    ({"megabytes": 0.01}, {}, r"size: 0.0\d+ MB, 0.01 MB are allowed"),
+    ({"seconds_per_megapixel": 1e-6}, {}, "speed: .* 1e-06 s are allowed"),
+]
+
+
+@pytest.mark.parametrize(("limits", "changes", "words"), UNFIT)
+def test_a_model_that_breaks_a_rule_is_no_champion_even_where_there_is_none(
+    tmp_path: Path, project: Project, train: Train, limits: dict[str, object], changes: dict[str, object], words: str
+) -> None:
+    project = write_params(tmp_path, limits)
+    train(SOMETHING, **changes)
+    done = register(project)
+    assert (done.alias, aliases(project)) == ("challenger", {"challenger": 1})
+    assert re.match(f"failed the gate: {words}", done.reason)
+    assert re.match(words, done.unfit)
+    assert [check["passed"] for check in json.loads(record(project))["gate"]["checks"]].count(False) == 1
+    with pytest.raises(PromotionError, match=f"version 1 does not pass the gate: {words}"):
+        promotion.promote(project, name(project), "1")
+    assert aliases(project) == {"challenger": 1}
+
+
+def test_parity_beyond_what_rounding_explains_and_every_gap_of_a_contract_are_found(
+    project: Project, train: Train
+) -> None:
+    path = train(SOMETHING, parity={"difference": 2e-5, "allowed": 1e-5}, stack={}, data_version="unknown", scores={})
+    model = Model.load(path)
+    parity, contract, *_ = gate.examine(project, model, None).failed
+    assert (parity.rule, parity.value, parity.limit) == ("parity", 2e-5, 1e-5)
+    assert contract.words == "does not say: stack, scores, data_version"
+    bare = model.contract.bands[0].model_copy(update={"unit": "", "edges": (), "shares": ()})
+    spoilt = model.contract.model_copy(update={"bands": (bare, *model.contract.bands[1:])})
+    assert set(gate.missing(spoilt)) >= {"unit of red", "histogram of red"}
+
+
+def test_limits_that_are_kept_and_what_was_measured_are_on_record(
+    tmp_path: Path, project: Project, train: Train
+) -> None:
+    project = write_params(tmp_path, {"megabytes": 1, "seconds_per_megapixel": 1000})
+    path = train(SOMETHING)
+    done = register(project)
+    found = {check.rule: check for check in done.gate.checks}
+    assert done.alias == "champion"
+    assert found["parity"].value == PARITY["difference"]
+    assert found["size"].value == pytest.approx(path.stat().st_size / 1e6, abs=1e-3)
+    assert 0 < found["speed"].value < 1000
+    assert register(project) == done  # nothing is measured again for the champion
+
+
+def test_a_worse_model_within_chance_passes_the_gate_but_the_pipeline_does_not_promote_it(
+    project: Project, train: Train
+) -> None:
+    probability = Model.load(train(SOMETHING)).probability(pixels(256, 256))
+    low, high = np.quantile(probability, [0.5, 0.6]).tolist()
+    # Block by block, one of the two is right; read alone, blocks come out otherwise, to the first one's good.
+    right = np.kron(np.random.default_rng(3).random((8, 8)) < 0.1, np.ones((32, 32))) > 0
+    write_area(project, "basin", np.where(right, probability >= low, probability >= high))
+    train(low)
+    register(project)
+    train(high)
+    done = register(project)
+    found = done.gate.f1[gate.VALIDATION]
+    assert found["model"] < found["champion"]
+    assert (done.alias, done.gate.failed) == ("challenger", ())
+    assert "no better than the champion" in done.reason
+    train(low)
+    assert "the first version" in register(project).reason
+    promotion.promote(project, name(project), "2")
+    assert aliases(project) == {"champion": 2}
+
+
+def test_a_person_promotes_and_the_pipeline_respects_it(project: Project, train: Train) -> None:
+    train(NOTHING)
+    register(project)
+    train(0.998)
+    assert register(project).alias == "challenger"  # equal
+    done = promotion.promote(project, name(project), "2")
+    assert (done.alias, aliases(project)) == ("champion", {"champion": 2})
+    tags = registry.look_up(name(project)).tags
+    assert (tags["replaced"], tags["promoted_by"]) == ("1", getpass.getuser())
+    assert datetime.fromisoformat(tags["promoted_at"]) > datetime.now(UTC) - timedelta(minutes=5)
+    rows, _ = np.indices((128, 128))
+    write_area(project, "basin", rows % 10 == 0)
+    train(EVERYTHING)  # better than both: version 3
+    assert (register(project).alias, aliases(project)) == ("champion", {"champion": 3})
+    back, gone = registry.roll_back(name(project))
+    assert (back.version, gone.version, aliases(project)) == ("2", "3", {"champion": 2})
+    done = register(project)
+    assert (done.alias, aliases(project)) == ("challenger", {"champion": 2, "challenger": 3})
+    assert re.search("set aside by .*, rolled back to version 2; talud models promote .* 3 makes it", done.reason)
+    assert registry.roll_back(name(project))[0].version == "1"
+    with pytest.raises(RegistryError, match="version 1, replaced no other"):
+        registry.roll_back(name(project))
+    for number in ("2", "1"):
+        registry.promote(registry.look_up(f"{name(project)}/{number}"), by_hand=True)
+    assert [registry.roll_back(name(project))[0].version for _ in range(2)] == ["2", "1"]
+    with pytest.raises(RegistryError, match="version 1, replaced no other"):
+        registry.roll_back(name(project))
+    assert promotion.promote(project, name(project), "3").alias == "champion"
+    assert "set_aside" not in registry.look_up(name(project)).tags
+    assert register(project).alias == "champion"
+
+
+def test_a_worse_version_is_refused_and_the_champion_stays(project: Project, train: Train) -> None:
+    train(EVERYTHING)
+    register(project)
+    train(NOTHING)
+    register(project)
+    with pytest.raises(
+        PromotionError, match=r"F1 on validation blocks: 0[.]000 against .* 0[.]189, worse beyond chance"
+    ):
+        promotion.promote(project, name(project), "2")
+    assert aliases(project) == {"champion": 1, "challenger": 2}
+    with pytest.raises(RegistryError, match="has no version 9; it has: 1, 2"):
+        promotion.promote(project, name(project), "9")
+
+
+def test_a_version_that_a_rollback_needs_may_be_gone(project: Project, train: Train) -> None:
+    train(NOTHING)
+    register(project)
+    train(EVERYTHING)
+    register(project)
+    registry.connect(project.root).delete_model_version(name(project), "1")
+    with pytest.raises(RegistryError, match="has no version 1; it has: 2"):
+        registry.roll_back(name(project))
+    assert aliases(project) == {"champion": 2}

@@ -17,10 +17,12 @@ def register(
 ) -> None:
     """Register a band set's model in MLflow as landslide-unet-BAND_SET, and give it its alias.
 
-    It becomes the champion if it beats the present one on the validation blocks and is not worse on any gate area,
-    both scored again on the pixels as they are now; else the challenger. A model that is registered already is not
-    registered twice, and a store that was wiped gets back what lies in models/. What talud quantize made of the model
-    goes into the same version.
+    It becomes the champion if it passes the promotion gate of params.yaml and its F1 is higher than that of the present
+    one on the validation blocks and all gate areas together, both scored again on the pixels as they are now; else the
+    challenger. Being worse than the champion is no error; a model that breaks a rule of the gate which looks at it
+    alone (parity, contract, size, speed) is one: exit code 1. A model that is registered already is not registered
+    twice, and a store that was wiped gets back what lies in models/. What talud quantize made of the model goes into
+    the same version.
 
     **Examples**
 
@@ -28,7 +30,7 @@ def register(
 
         talud register 7band
     """
-    from talud.errors import StudyError
+    from talud.errors import PromotionError, StudyError
     from talud.evaluation import promotion
     from talud.project import Project
 
@@ -36,8 +38,15 @@ def register(
     trained = [name for name in project.params.band_sets if project.model(name).is_file()]
     if band_set is None and not trained:
         raise StudyError("no band set of params.yaml has a trained model; run dvc repro, or talud train BAND_SET")
+    unfit = []
     for name in [band_set] if band_set else trained:
         done = promotion.register(project, name)
         print(f"{done.name} version {done.version} is {done.alias}: {done.reason}")
         if done.variants:
             print(f"{done.name} version {done.version} holds the model in {' and '.join(done.variants)} too")
+        for file in done.passed_over:
+            print(f"{file} is no variant of that model and was left out; talud quantize makes it again")
+        if done.unfit:
+            unfit.append(f"{done.name} version {done.version} ({done.unfit})")
+    if unfit:
+        raise PromotionError(f"registered, but does not pass the promotion gate, so no champion: {', '.join(unfit)}")

@@ -4,29 +4,69 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.io import DatasetReader
 
 from talud.data.patches import Part
-from talud.evaluation.outcome import NOT_MAPPED, at_threshold
 from talud.evaluation.scoring import block_windows
 from talud.grid import Grid
 from talud.inference.prediction import predict, probabilities
 from talud.inference.runtime import Model
-from talud.metrics import LANDSLIDE, Confusion, confusion
+from talud.metrics import LANDSLIDE, UNKNOWN, Confusion, confusion
+from talud.outcome import NOT_MAPPED, at_threshold
 from talud.project import Project
-from talud.raster import BLOCK, open_raster
+from talud.raster import open_raster
 
-# The truth of a window, and what each model says there: 1 landslide, 0 background, 255 not mapped.
+# The truth of a block, and what each model says there: 1 landslide, 0 background, 255 not mapped.
 Sight = tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]
 
 
-def compare_blocks(
-    models: Sequence[Model], project: Project, areas: Iterable[str], part: Part
-) -> tuple[Confusion, ...]:
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What the maps of several models came to, on the pixels whose truth is known and that every one of them maps.
+
+    Attributes:
+        blocks: int64 (models, blocks, 4): TP, FP, FN and TN of each model in each block that holds such a pixel.
+        known: the pixels whose truth is known, mapped or not.
+    """
+
+    blocks: NDArray[np.int64]
+    known: int
+
+    @classmethod
+    def of(cls, models: int, sights: Iterable[Sight]) -> Counts:
+        """Count blocks one by one."""
+        found, known = [], 0
+        for truth, maps in sights:
+            mapped = np.all([classes != NOT_MAPPED for classes in maps], axis=0)
+            counts = [confusion(classes == LANDSLIDE, truth, mapped) for classes in maps]
+            known += int(np.count_nonzero(truth != UNKNOWN))
+            block = [(count.tp, count.fp, count.fn, count.tn) for count in counts]
+            if any(block[0]):
+                found.append(block)
+        blocks = np.array(found, np.int64).reshape(-1, models, 4)
+        return cls(np.ascontiguousarray(blocks.swapaxes(0, 1)), known)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(np.concatenate([self.blocks, other.blocks], axis=1), self.known + other.known)
+
+    @property
+    def pixels(self) -> int:
+        """How many pixels were counted."""
+        return int(self.blocks[0].sum())
+
+    @property
+    def totals(self) -> tuple[Confusion, ...]:
+        """The counts of each model over all blocks."""
+        return tuple(Confusion(*counts.tolist()) for counts in self.blocks.sum(axis=1))
+
+
+def compare_blocks(models: Sequence[Model], project: Project, areas: Iterable[str], part: Part) -> Counts:
     """Count each model's map against the masks, over the blocks of one part of the areas' split.
 
     Each block is read alone, so no pixel outside it helps; a pixel is landslide where its probability is at least
@@ -37,27 +77,43 @@ def compare_blocks(
         SourceError: a stack or mask is missing or cannot be read.
         MismatchError: a stack does not fit a model's contract.
     """
-    return _counts(len(models), (sight for area in areas for sight in _blocks(models, project, area, part)))
+    return Counts.of(len(models), (sight for area in areas for sight in _blocks(models, project, area, part)))
 
 
-def compare_maps(models: Sequence[Model], project: Project, area: str) -> tuple[Confusion, ...]:
-    """The same over the maps of a whole area, which are not kept.
+def compare_maps(models: Sequence[Model], project: Project, area: str) -> Counts:
+    """The same over the maps of a whole area, which are not kept, in blocks of `split.block` pixels.
 
     Raises:
         SourceError: the stack or mask is missing or cannot be read.
         MismatchError: the stack does not fit a model's contract.
     """
-    return _counts(len(models), _maps(models, project, area))
+    with mapped(models, project, area) as (truths, maps):
+        return count_maps(truths, maps, project.params.split.block)
 
 
-def _counts(models: int, sights: Iterable[Sight]) -> tuple[Confusion, ...]:
-    totals = [Confusion()] * models
-    for truth, maps in sights:
-        mapped = np.all([found != NOT_MAPPED for found in maps], axis=0)
-        totals = [
-            total + confusion(found == LANDSLIDE, truth, mapped) for total, found in zip(totals, maps, strict=True)
-        ]
-    return tuple(totals)
+def count_maps(truths: DatasetReader, maps: Sequence[DatasetReader], block: int) -> Counts:
+    """Count open class maps against the mask on their grid, in blocks of that many pixels a side."""
+    windows = Grid.of(truths).windows(block)
+    sights = ((truths.read(1, window=at), [each.read(1, window=at) for each in maps]) for at in windows)
+    return Counts.of(len(maps), sights)
+
+
+@contextmanager
+def mapped(models: Sequence[Model], project: Project, area: str) -> Iterator[tuple[DatasetReader, list[DatasetReader]]]:
+    """The mask of an area, and each model's class map of it, open; the maps go when the block ends.
+
+    Raises:
+        SourceError: the stack or mask is missing or cannot be read.
+        MismatchError: the stack does not fit a model's contract.
+    """
+    with tempfile.TemporaryDirectory(prefix="talud-") as folder, ExitStack() as opened:
+        truths = opened.enter_context(open_raster(project.mask(area)))
+        maps = []
+        for number, model in enumerate(models):
+            out = Path(folder) / str(number)
+            predict(model, project.stack(area), out)
+            maps.append(opened.enter_context(open_raster(out / "landslides.tif")))
+        yield truths, maps
 
 
 def _blocks(models: Sequence[Model], project: Project, area: str, part: Part) -> Iterator[Sight]:
@@ -67,15 +123,3 @@ def _blocks(models: Sequence[Model], project: Project, area: str, part: Part) ->
         for window, *levels in zip(windows, *answers, strict=True):
             maps = [at_threshold(level, model.contract.threshold) for model, level in zip(models, levels, strict=True)]
             yield truths.read(1, window=window), maps
-
-
-def _maps(models: Sequence[Model], project: Project, area: str) -> Iterator[Sight]:
-    with tempfile.TemporaryDirectory(prefix="talud-") as folder, ExitStack() as opened:
-        truths = opened.enter_context(open_raster(project.mask(area)))
-        rasters = []
-        for number, model in enumerate(models):
-            out = Path(folder) / str(number)
-            predict(model, project.stack(area), out)
-            rasters.append(opened.enter_context(open_raster(out / "landslides.tif")))
-        for window in Grid.of(truths).windows(BLOCK):
-            yield truths.read(1, window=window), [raster.read(1, window=window) for raster in rasters]

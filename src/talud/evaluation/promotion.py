@@ -1,9 +1,10 @@
 """Registering a trained model, and deciding whether it takes the champion's place.
 
-The model and the champion are scored again on the same pixels as they are now, those that both map: the validation
-blocks of the training areas, and every gate area as a whole. The model is promoted where it is worse on none of them
-and better on one. The validation blocks are kinder to the new model, whose epoch, trial and threshold were chosen on
-them; gate areas chose nothing, so that a team that has the labels should name one.
+Two questions are kept apart. Whether a model *may* be the champion, the gate answers (`gate`): by its rules a person
+may promote any version. Whether the pipeline makes it the champion *by itself*: where it passes the gate, and its F1 is
+higher than the champion's on all deciding pixels together, both scored again as stacks and masks are now. The
+validation blocks are kinder to the new model, whose epoch, trial and threshold were chosen on them; gate areas chose
+nothing, so that a team that has the labels should name one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -19,8 +20,9 @@ import numpy as np
 
 from talud import registry
 from talud.contract import Contract, Reduced, variant_path
-from talud.errors import MismatchError, ModelError, RegistryError
-from talud.evaluation.comparison import compare_blocks, compare_maps
+from talud.errors import MismatchError, ModelError, PromotionError, RegistryError
+from talud.evaluation import gate as gates
+from talud.evaluation.gate import Gate
 from talud.evaluation.restoration import run_of
 from talud.evaluation.results import ScoreTable
 from talud.files import replacing
@@ -28,9 +30,8 @@ from talud.inference.reader import open_stack
 from talud.inference.runtime import Model, Origin
 from talud.project import Project
 
-VALIDATION = "validation blocks"
 CHOICE = ("filters", "learning_rate", "batch_size", "epochs")  # the hyperparameters that a description names
-REASON, COMPARED = "alias_reason", "alias_f1"  # tags of a version: why it has its alias
+REASON, GATE = "alias_reason", "gate"  # tags of a version: why it has its alias, and what the gate found
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,38 @@ class Registration:
         version: that holds the model.
         alias: `champion` or `challenger`.
         reason: of the alias, in words.
-        f1: the model's F1 and the champion's on each set of pixels that decided, as {"model": …, "champion": …};
-            empty where there was no champion to compare with.
+        gate: what the gate found when the alias was decided.
         run_id: the MLflow run of the trial.
         variants: the reduced precisions in which the version holds the model too.
+        passed_over: files beside the model that are named like its variants and belong to another model.
     """
 
     name: str
     version: str
     alias: str
     reason: str
-    f1: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gate: Gate
     run_id: str = ""
     variants: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
+
+    @property
+    def unfit(self) -> str:
+        """Which rules of the gate the model breaks that look at it alone, in words; empty where it is the champion."""
+        return "" if self.alias == "champion" else gates.sentence(self.gate.unfit)
+
+
+@dataclass(frozen=True)
+class Variants:
+    """The variants of a model in reduced precision.
+
+    Attributes:
+        contracts: of those that the registered version holds.
+        passed_over: files that lie beside the model, named like its variants, and belong to another model.
+    """
+
+    contracts: tuple[Contract, ...]
+    passed_over: tuple[str, ...]
 
 
 def register(project: Project, band_set: str) -> Registration:
@@ -83,11 +103,29 @@ def register(project: Project, band_set: str) -> Registration:
     registered = _open(version, project)
     _check_same(model, registered)
     variants = _variants(project, version, model)
-    _describe(project, version, model.contract, variants)
-    registration = _promote(project, version, registered, tuple(variant.precision for variant in variants))
+    _describe(project, version, model.contract, variants.contracts)
+    registration = _settle(project, version, registered, variants)
     with replacing(project.registration(band_set)) as scratch:
         scratch.write_text(json.dumps(asdict(registration), indent=2) + "\n", encoding="utf-8")
     return registration
+
+
+def _settle(project: Project, version: registry.Version, model: Model, variants: Variants) -> Registration:
+    """Give a registered version its alias."""
+    champion = registry.champion(version.name)
+    if champion and champion.version == version.version:
+        alias, reason, gate = "champion", version.tags.get(REASON, "the champion already"), _kept(version)
+    else:
+        alias, reason, gate = _challenge(project, version, model, champion)
+        _keep(version, reason, gate)
+        if alias == "champion":
+            registry.promote(version)
+        else:
+            registry.set_alias(version, alias)
+    precisions = tuple(variant.precision for variant in variants.contracts)
+    return Registration(
+        version.name, version.version, alias, reason, gate, version.run_id, precisions, variants.passed_over
+    )
 
 
 def registered_name(band_set: str) -> str:
@@ -96,8 +134,12 @@ def registered_name(band_set: str) -> str:
 
 
 def fingerprint(contract: Contract) -> str:
-    """SHA-256 of all that a contract states but run, commit and scores: weights, data, threshold, histograms …"""
-    content = contract.model_dump_json(exclude={"run_id", "commit", "scores"})
+    """SHA-256 of all that a contract states but run, commit and scores: weights, data, threshold, histograms …
+
+    A contract without `parity` gives what it gave before there was such a field, so that its version is found.
+    """
+    unstated = set() if contract.parity else {"parity"}
+    content = contract.model_dump_json(exclude={"run_id", "commit", "scores"} | unstated)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -115,17 +157,19 @@ def _version(project: Project, model: Model) -> registry.Version:
     return version
 
 
-def _variants(project: Project, version: registry.Version, model: Model) -> list[Contract]:
-    """The contracts of the variants that the version holds, once those that lie beside the model are among them.
+def _variants(project: Project, version: registry.Version, model: Model) -> Variants:
+    """The variants that the version holds, once those that lie beside the model are among them.
 
     Raises:
         RegistryError: the store gives back something else than was put there.
     """
-    found = []
+    found, passed_over = [], []
     for precision in get_args(Reduced):
         ours = variant_path(model.path, precision)
         theirs = variant_path(registry.fetch(version.uri, project.root).path, precision)
-        if ours.is_file() and _belongs(ours, model.contract):
+        if ours.is_file() and not _belongs(ours, model.contract):
+            passed_over.append(str(ours.relative_to(project.root)))
+        elif ours.is_file():
             if not theirs.is_file() or theirs.read_bytes() != ours.read_bytes():
                 registry.add_file(version, ours, theirs.name)
                 theirs = variant_path(registry.fetch(version.uri, project.root).path, precision)
@@ -133,7 +177,7 @@ def _variants(project: Project, version: registry.Version, model: Model) -> list
                 raise RegistryError(f"{theirs}: is not the file that was registered, {ours}; is the store sound?")
         if theirs.is_file():
             found.append(Model.load(theirs).contract)
-    return found
+    return Variants(tuple(found), tuple(passed_over))
 
 
 def _belongs(path: Path, contract: Contract) -> bool:
@@ -164,10 +208,11 @@ def _describe(project: Project, version: registry.Version, contract: Contract, v
 
 
 def _scores(project: Project, contract: Contract) -> dict[str, dict[str, float]]:
-    """Precision, recall and F1 by place: those of training, and those of evaluation where it has been done."""
+    """Precision, recall and F1 by place: those of training, and those of evaluation where this model was evaluated."""
     scores = {"validation": dict(contract.scores)}
-    if project.scores(contract.name).is_file():
-        table = ScoreTable.read(project.scores(contract.name))
+    path = project.scores(contract.name)
+    table = ScoreTable.read(path) if path.is_file() else None
+    if table and (table.weights, table.threshold) == (contract.weights, contract.threshold):
         scores["test"] = table.test_tally.confusion.scores()
         scores |= {area: found.tally.confusion.scores() for area, found in table.areas.items()}
     return scores
@@ -225,57 +270,97 @@ def _check_same(model: Model, registered: Model) -> None:
         )
 
 
-def _promote(project: Project, version: registry.Version, model: Model, variants: tuple[str, ...]) -> Registration:
-    """Compare with the champion, and move the alias."""
-    champion = registry.champion(version.name)
-    f1: dict[str, dict[str, float]] = {}
+def promote(project: Project, name: str, number: str) -> Registration:
+    """Make a registered version the champion, because a person wants it, if it passes the gate.
+
+    The version that makes way is set aside: the pipeline does not put it back by itself. A version that does not pass
+    becomes the challenger, and the champion stays.
+
+    Args:
+        project: on whose present stacks and masks version and champion are compared.
+        name: of the registered model.
+        number: of the version.
+
+    Raises:
+        RegistryError: there is no such version, or the store cannot be used.
+        PromotionError: the version does not pass the gate.
+        SourceError, MismatchError: the models cannot be compared on the present stacks.
+    """
+    registry.connect(project.root)
+    version = registry.look_up(f"{name}/{number}")
+    champion = registry.champion(name)
+    if champion and champion.version == version.version:
+        reason = version.tags.get(REASON, "the champion already")
+        return Registration(name, version.version, "champion", reason, _kept(version), version.run_id)
+    model = _open(version, project)
+    rival = _rival(project, champion)
+    gate = gates.examine(project, model, rival.model)
+    if gate.failed:
+        _keep(version, f"failed the gate: {gates.sentence(gate.failed)}", gate)
+        registry.set_alias(version, "challenger")
+        raise PromotionError(f"{name} version {version.version} does not pass the gate: {gates.sentence(gate.failed)}")
+    place = f"in place of version {champion.version}" if champion else "the first champion"
+    _keep(version, f"promoted by hand, {place}", gate)
+    registry.promote(version, by_hand=True)
+    return Registration(name, version.version, "champion", f"promoted by hand, {place}", gate, version.run_id)
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """The champion that a model is compared with.
+
+    Attributes:
+        name: in words.
+        model: None where there is no champion, or it cannot be run.
+        reason: why it cannot, or empty.
+    """
+
+    name: str = ""
+    model: Model | None = None
+    reason: str = ""
+
+
+def _rival(project: Project, champion: registry.Version | None) -> _Rival:
     if champion is None:
-        alias, reason = "champion", f"the first version of {version.name}"
-    elif champion.version == version.version:
-        alias, reason, f1 = "champion", version.tags.get(REASON, "the champion already"), _compared(version)
-    else:
-        alias, reason, f1 = _challenge(project, model, champion)
-    registry.describe(version, {REASON: reason} | ({COMPARED: json.dumps(f1)} if f1 else {}))
-    registry.set_alias(version, alias)
-    return Registration(version.name, version.version, alias, reason, f1, version.run_id, variants)
+        return _Rival()
+    named = f"the champion, version {champion.version}"
+    try:
+        model = _open(champion, project)
+        for area in (*project.params.areas_of("training"), *project.params.areas_of("gate")):
+            with open_stack(project.stack(area), model.contract):
+                pass
+    except (MismatchError, ModelError) as error:
+        return _Rival(named, None, f"{named}, cannot be run on the present stacks: {error}")
+    return _Rival(named, model)
 
 
 def _challenge(
-    project: Project, model: Model, champion: registry.Version
-) -> tuple[str, str, dict[str, dict[str, float]]]:
-    """The alias that a model deserves beside the champion, why, and the F1 of both."""
-    named = f"the champion, version {champion.version}"
-    try:
-        present = _open(champion, project)
-        for area in (*project.params.areas_of("training"), *project.params.areas_of("gate")):
-            with open_stack(project.stack(area), present.contract):
-                pass
-    except (MismatchError, ModelError) as error:
-        return "champion", f"{named}, cannot be run on the present stacks: {error}", {}
-    f1 = _f1(project, model, present)
-    worse = [place for place, pair in f1.items() if pair["model"] < pair["champion"]]
-    better = [place for place, pair in f1.items() if pair["model"] > pair["champion"]]
-    deciding = worse or better or list(f1)
-    numbers = ", ".join(
-        f"F1 {f1[place]['model']:.3f} against {f1[place]['champion']:.3f} on {place}" for place in deciding
-    )
-    if worse or not better:
-        return "challenger", f"{'worse than' if worse else 'no better than'} {named}: {numbers}", f1
-    return "champion", f"better than {named}: {numbers}", f1
+    project: Project, version: registry.Version, model: Model, champion: registry.Version | None
+) -> tuple[str, str, Gate]:
+    """The alias that a model deserves, why, and what the gate found."""
+    rival = _rival(project, champion)
+    gate = gates.examine(project, model, rival.model)
+    if gate.unfit:
+        return "challenger", f"failed the gate: {gates.sentence(gate.failed)}", gate
+    if gate.failed:
+        return "challenger", f"worse than {rival.name}: {gates.sentence(gate.failed)}", gate
+    if registry.SET_ASIDE in version.tags:
+        again = f"talud models promote {version.name} {version.version} makes it the champion again"
+        return "challenger", f"set aside {version.tags[registry.SET_ASIDE]}; {again}", gate
+    if rival.model is None:
+        return "champion", rival.reason or f"the first version of {version.name}", gate
+    place, f1 = list(gate.f1.items())[-1]  # all deciding pixels together, or the only ones
+    numbers = f"F1 {f1['model']:.3f} against {f1['champion']:.3f} on {place}"
+    if f1["model"] > f1["champion"]:
+        return "champion", f"better than {rival.name}: {numbers}", gate
+    return "challenger", f"no better than {rival.name}: {numbers}", gate
 
 
-def _f1(project: Project, model: Model, champion: Model) -> dict[str, dict[str, float]]:
-    """F1 of both on each set of pixels that decides, to six decimals."""
-    training, gates = project.params.areas_of("training"), project.params.areas_of("gate")
-    both = (model, champion)
-    counts = {VALIDATION: compare_blocks(both, project, training, "validation")}
-    counts |= {area: compare_maps(both, project, area) for area in gates}
-    return {
-        place: {"model": round(ours.f1, 6), "champion": round(theirs.f1, 6)} for place, (ours, theirs) in counts.items()
-    }
+def _keep(version: registry.Version, reason: str, gate: Gate) -> None:
+    """Tag a version with what the gate found, and why it has its alias."""
+    registry.describe(version, {REASON: reason, GATE: gate.to_json()})
 
 
-def _compared(version: registry.Version) -> dict[str, dict[str, float]]:
-    """The F1 values by which a version became champion."""
-    found: dict[str, dict[str, float]] = json.loads(version.tags.get(COMPARED, "{}"))
-    return found
+def _kept(version: registry.Version) -> Gate:
+    """What the gate found of a version when it was examined last."""
+    return Gate.from_json(version.tags[GATE], version.uri) if GATE in version.tags else Gate(())

@@ -6,8 +6,9 @@ import atexit
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +18,19 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from talud.errors import RegistryError
-from talud.registry.store import connect, connected, speaking
-from talud.registry.tracking import SCORES
+from talud.registry.leaderboard import SCORES
+from talud.registry.store import connect, connected, speaking, user
 
 if TYPE_CHECKING:
     import onnx
     from mlflow.models import ModelSignature
 
 ALIASES = ("champion", "challenger")
+REGISTERED_BY = "registered_by"  # a tag
 FINGERPRINT = "fingerprint"  # the tag that keeps one model from being registered twice
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, models:/MODEL_ID, runs:/RUN_ID/PATH, or where its files lie"
 _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+|latest))")
@@ -54,12 +57,19 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model, as it was when it was looked up."""
+    """A version of a registered model, as it was when it was looked up.
+
+    Attributes:
+        created: when it was registered, as ISO 8601 in UTC.
+        aliases: that pointed to it then; they go to and fro, so that two versions are equal without them.
+    """
 
     name: str
     version: str
     run_id: str
     tags: Mapping[str, str]
+    created: str = ""
+    aliases: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def uri(self) -> str:
@@ -114,14 +124,56 @@ def champions() -> tuple[Version, ...]:
     """All versions that the alias `champion` points to, among the models that talud registered, by name."""
     client = connected()
     with speaking():
-        found, token = [], None
-        while True:
-            page = client.search_registered_models(page_token=token, order_by=["name"])
-            named = [(model.name, model.aliases.get("champion")) for model in page]
-            found += [client.get_model_version(name, number) for name, number in named if number]
-            token = page.token
-            if not token:
-                return tuple(_version(each) for each in found if FINGERPRINT in each.tags)
+        named = [(model.name, model.aliases.get("champion")) for model in _all(client.search_registered_models)]
+        found = [client.get_model_version(name, number) for name, number in sorted(named) if number]
+    return tuple(_version(each) for each in found if FINGERPRINT in each.tags)
+
+
+def versions() -> tuple[Version, ...]:
+    """All versions of the models that talud registered: by name, the newest first."""
+    client = connected()
+    with speaking():
+        models = _all(client.search_registered_models)
+        found = _all(client.search_model_versions)
+    aliases = {model.name: model.aliases for model in models}  # what lists versions leaves them out
+    ours = [_version(each, aliases.get(each.name, {})) for each in found if FINGERPRINT in each.tags]
+    return tuple(sorted(ours, key=lambda version: (version.name, -int(version.version))))
+
+
+def _all(search: Callable[..., PagedList[Any]]) -> list[Any]:
+    """Every page of what a search finds."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def model_uri(reference: str) -> str:
+    """The URI of a registered model: `NAME` is its champion, `NAME@ALIAS` and `NAME/VERSION` are as they say.
+
+    A URI stays as it is.
+    """
+    if ":/" in reference:
+        return reference
+    return f"models:/{reference}" if re.search(r"[@/]", reference) else f"models:/{reference}@champion"
+
+
+def look_up(reference: str) -> Version:
+    """The registered version that a reference names: `NAME`, `NAME@ALIAS` or `NAME/VERSION`, `models:/` before or not.
+
+    Raises:
+        RegistryError: the store has no such model, version or alias (those it has are named).
+    """
+    named = _NAMED.fullmatch(model_uri(reference))
+    if not named:
+        raise RegistryError(f"'{reference}' names no registered version; the forms are NAME, NAME@ALIAS, NAME/VERSION")
+    client = connected()
+    with speaking(reference):
+        return _resolve(client, **named.groupdict())
 
 
 def set_alias(version: Version, alias: str) -> None:
@@ -161,7 +213,11 @@ def register(name: str, model: onnx.ModelProto, run_id: str, fingerprint: str) -
             client.create_registered_model(name)
         model_id = _log(client, name, model, run_id)
         made = client.create_model_version(
-            name, f"models:/{model_id}", run_id, {FINGERPRINT: fingerprint}, model_id=model_id
+            name,
+            f"models:/{model_id}",
+            run_id,
+            {FINGERPRINT: fingerprint, REGISTERED_BY: user()},
+            model_id=model_id,
         )
         return _version(made)
 
@@ -260,8 +316,17 @@ def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
         raise
 
 
-def _version(found: ModelVersion) -> Version:
-    return Version(found.name, str(found.version), found.run_id or "", dict(found.tags))
+def _version(found: ModelVersion, aliases: Mapping[str, Any] | None = None) -> Version:
+    """A version as MLflow has it; the aliases of its model, alias → version, where the version does not name them."""
+    created = time_text(datetime.fromtimestamp(found.creation_timestamp / 1000, UTC))
+    number = str(found.version)
+    theirs = found.aliases if aliases is None else [alias for alias, at in aliases.items() if str(at) == number]
+    return Version(found.name, number, found.run_id or "", dict(found.tags), created, tuple(sorted(theirs)))
+
+
+def time_text(moment: datetime) -> str:
+    """A moment in UTC as ISO 8601, to the second: 2026-11-24T13:20:05Z."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _resolve(client: MlflowClient, name: str, alias: str | None, version: str | None) -> Version:
@@ -279,7 +344,7 @@ def _resolve(client: MlflowClient, name: str, alias: str | None, version: str | 
     if str(number) not in versions:
         there = ", ".join(sorted(versions, key=int))
         raise RegistryError(f"'{name}' has no version {number}; it has: {there or 'none'}")
-    return _version(versions[str(number)])
+    return _version(versions[str(number)], model.aliases)
 
 
 def _download(place: str, uri: str) -> Path:

@@ -1,0 +1,170 @@
+"""Where two maps of an area are right, both or one of them: as classes, as a raster, and as a picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from rasterio.enums import Resampling
+from rasterio.io import DatasetReader
+from scipy import ndimage
+
+from talud.grid import Grid
+from talud.inference import quicklook
+from talud.inference.reader import StackReader
+from talud.metrics import LANDSLIDE, UNKNOWN
+from talud.outcome import NOT_MAPPED
+from talud.raster import BLOCK, Layout, writing_cog
+
+NOT_COMPARED = 255  # truth unknown, or not mapped by one of the two
+
+
+class Agreement(IntEnum):
+    """Which of two maps, A and B, has a pixel right; the values of the raster."""
+
+    BOTH_RIGHT = 0
+    ONLY_A_RIGHT = 1
+    ONLY_B_RIGHT = 2
+    BOTH_WRONG = 3
+
+    @property
+    def label(self) -> str:
+        """The name for a reader."""
+        return self.name.replace("_", " ").lower().replace(" a ", " A ").replace(" b ", " B ")
+
+
+# Okabe and Ito's palette (2008), as for the outcomes.
+COLOURS: dict[int, tuple[int, int, int, int]] = {
+    Agreement.BOTH_RIGHT: (226, 226, 222, 255),
+    Agreement.ONLY_A_RIGHT: (0, 114, 178, 255),
+    Agreement.ONLY_B_RIGHT: (230, 159, 0, 255),
+    Agreement.BOTH_WRONG: (204, 61, 139, 255),
+}
+_FOUND_BY_BOTH = (0, 158, 115)  # of the same palette: in the picture, landslides that both maps show
+
+
+def agreement(a: NDArray[np.uint8], b: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Which of two class maps has each pixel right, uint8, 255 where they are not compared.
+
+    Args:
+        a: 1 landslide, 0 background, 255 not mapped; any shape.
+        b: likewise; same shape.
+        truth: 1 landslide, 0 background, 255 unknown; same shape.
+    """
+    right_a, right_b = ((classes == LANDSLIDE) == (truth == LANDSLIDE) for classes in (a, b))
+    found = np.full(truth.shape, Agreement.BOTH_WRONG, np.uint8)
+    found[right_a & right_b] = Agreement.BOTH_RIGHT
+    found[right_a & ~right_b] = Agreement.ONLY_A_RIGHT
+    found[~right_a & right_b] = Agreement.ONLY_B_RIGHT
+    found[(a == NOT_MAPPED) | (b == NOT_MAPPED) | (truth == UNKNOWN)] = NOT_COMPARED
+    return found
+
+
+def write(
+    path: Path, truths: DatasetReader, maps: Sequence[DatasetReader], tags: Mapping[str, str]
+) -> dict[Agreement, int]:
+    """Write the raster of two open class maps on the grid of the mask; how many pixels each class has.
+
+    Raises:
+        SourceError: a raster cannot be read.
+        OutputError: the file cannot be written.
+    """
+    grid = Grid.of(truths)
+    classes = {f"CLASS_{each.value}": each.label for each in Agreement}
+    layout = Layout(
+        dtype="uint8",
+        nodata=NOT_COMPARED,
+        bands=["agreement: " + ", ".join(f"{each.value} {each.label}" for each in Agreement)],
+        tags={**tags, **classes, f"CLASS_{NOT_COMPARED}": "not mapped by one of the two, or truth unknown"},
+        colours=COLOURS,
+        overviews="mode",
+    )
+    pixels: Counter[int] = Counter()
+    with writing_cog(path, grid, layout) as writer:
+        for window in grid.windows(BLOCK):
+            a, b = (each.read(1, window=window) for each in maps)
+            found = agreement(a, b, truths.read(1, window=window))
+            pixels.update(dict(enumerate(np.bincount(found.ravel(), minlength=len(Agreement)).tolist())))
+            writer.write(found, 1, window=window)
+    return {each: pixels[each] for each in Agreement}
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What the picture says in words.
+
+    Attributes:
+        title: what is compared.
+        lines: under the title.
+        warning: at the title's side, or empty.
+        shares: of the compared pixels, by class.
+    """
+
+    title: str
+    lines: Sequence[str]
+    warning: str
+    shares: Mapping[Agreement, float]
+
+
+def draw(path: Path, stack: StackReader, classes: DatasetReader, truths: DatasetReader, caption: Caption) -> None:
+    """Draw the raster that `write` made over the pale image of the area, with the inventory's outlines, as PNG."""
+    grid = stack.grid
+    zoom = min(quicklook.LONGEST / max(grid.shape), quicklook.LARGEST_ZOOM)
+    shape = max(round(grid.height * zoom), 1), max(round(grid.width * zoom), 1)
+    base, under = quicklook.background(stack, shape)
+    found = classes.read(1, out_shape=shape, resampling=Resampling.nearest)
+    slides = truths.read(1, out_shape=shape, resampling=Resampling.nearest) == LANDSLIDE
+    picture = quicklook.blend(base, np.ones(shape, np.bool_), (255, 255, 255), 0.6)
+    picture = quicklook.blend(picture, slides & (found == Agreement.BOTH_RIGHT), _FOUND_BY_BOTH, 0.8)
+    for each in (Agreement.ONLY_A_RIGHT, Agreement.ONLY_B_RIGHT, Agreement.BOTH_WRONG):
+        picture = quicklook.blend(picture, found == each, COLOURS[each][:3], 0.9)
+    picture = quicklook.hatched(picture, found == NOT_COMPARED)
+    picture = quicklook.blend(picture, slides & ~ndimage.binary_erosion(slides), quicklook.INK, 0.9)
+    metres = grid.resolution * grid.crs.linear_units_factor[1] * grid.width / shape[1]
+    _page(picture, metres, caption, f"Background: {under}. Outlines: the inventory. North is up.").save(path, "PNG")
+
+
+def _page(picture: quicklook.Picture, metres: float, caption: Caption, note: str) -> Image.Image:
+    height, width = picture.shape[:2]
+    margin, top = quicklook.MARGIN, quicklook.MARGIN + 40 + 24 * len(caption.lines) + 12
+    page_width, rows = max(width, quicklook.NARROWEST) + 2 * margin, _legend(caption)
+    page = Image.new("RGB", (page_width, top + height + 30 * len(rows) + 58 + margin), "white")
+    pen = ImageDraw.Draw(page)
+    quicklook.write(pen, (margin, margin), caption.title, 28, quicklook.INK)
+    for row, line in enumerate(caption.lines):
+        quicklook.write(pen, (margin, margin + 40 + 24 * row), line, 16, quicklook.FAINT)
+    if caption.warning:
+        quicklook.write(pen, (page_width - margin, margin + 6), caption.warning, 18, quicklook.WARNING, anchor="ra")
+    left = (page_width - width) // 2
+    page.paste(Image.fromarray(picture), (left, top))
+    pen.rectangle((left - 1, top - 1, left + width, top + height), outline=quicklook.INK)
+    for row, (swatch, words) in enumerate(rows):
+        corner = margin, top + height + 16 + 30 * row
+        page.paste(Image.fromarray(swatch), corner)
+        pen.rectangle((*corner, corner[0] + 35, corner[1] + 19), outline=quicklook.FAINT)
+        quicklook.write(pen, (margin + 48, corner[1]), words, 17, quicklook.INK)
+    quicklook.write(pen, (margin, top + height + 24 + 30 * len(rows)), note, 15, quicklook.FAINT)
+    quicklook.scale_bar(pen, (page_width - margin, top + height + 24), metres, page_width // 4)
+    return page
+
+
+def _legend(caption: Caption) -> list[tuple[quicklook.Picture, str]]:
+    """Swatches and what they stand for."""
+    white = np.full((20, 36, 3), 255, np.uint8)
+    everywhere = np.ones(white.shape[:2], np.bool_)
+    meanings = {
+        Agreement.ONLY_A_RIGHT: "only A is right: B misses a landslide here, or shows one that is none",
+        Agreement.ONLY_B_RIGHT: "only B is right",
+        Agreement.BOTH_WRONG: "both are wrong",
+    }
+    colours = [(_FOUND_BY_BOTH, "a landslide that both show")] + [
+        (COLOURS[each][:3], f"{words} ({caption.shares[each]:.2%})") for each, words in meanings.items()
+    ]
+    solid = [(quicklook.blend(white, everywhere, colour, 0.9), words) for colour, words in colours]
+    return [*solid, (quicklook.hatched(white, everywhere), "not mapped by one of the two, or truth unknown")]

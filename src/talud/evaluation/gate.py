@@ -1,0 +1,201 @@
+"""The promotion gate: what a model must keep to become the champion, rule by rule.
+
+Four rules look at the model alone: its parity with the Keras model, its contract, its size, its speed. The others
+compare it with the champion on pixels that both map, as stacks and masks are now: on the validation blocks of the
+training areas, and on every gate area as a whole. Such a rule fails where the model is worse beyond chance: where the
+whole 95 % interval of the difference in F1 lies below 0. Areas of role transfer never decide.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Self
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from talud.contract import Contract
+from talud.errors import RegistryError
+from talud.evaluation.bootstrap import f1_difference
+from talud.evaluation.comparison import Counts, compare_blocks, compare_maps
+from talud.inference.runtime import Model
+from talud.params import Promotion
+from talud.project import Project
+
+VALIDATION = "validation blocks"
+PARITY, CONTRACT, SIZE, SPEED = OF_THE_MODEL = ("parity", "contract", "size", "speed")
+POOLED = "all of them"
+_UNKNOWN = ("", "unknown")
+_SIDE, _PASSES = 256, 3  # of the square that is timed, in pixels; the fastest pass counts
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule, and whether a model keeps it.
+
+    Attributes:
+        rule: its name.
+        passed: whether the model keeps it.
+        value: what was measured; None where nothing was.
+        limit: what the value is held against; None where there is no limit.
+        words: the same for a reader.
+    """
+
+    rule: str
+    passed: bool
+    value: float | None
+    limit: float | None
+    words: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What the gate found.
+
+    Attributes:
+        checks: rule by rule.
+        f1: the model's F1 and the champion's on each set of pixels that decides, and on all of them together, as
+            {"model": …, "champion": …}; empty where there was no champion to compare with.
+    """
+
+    checks: tuple[Check, ...]
+    f1: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The rules that the model breaks."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def unfit(self) -> tuple[Check, ...]:
+        """Those of them that look at the model alone: it could be no champion beside any other."""
+        return tuple(check for check in self.failed if check.rule in OF_THE_MODEL)
+
+    def to_json(self) -> str:
+        """As JSON on one line."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, origin: str) -> Self:
+        """What `to_json` gave.
+
+        Raises:
+            RegistryError: the text, a tag of the version `origin`, is something else.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            raise RegistryError(f"{origin}: its tag 'gate' is damaged; delete it, and register again") from error
+
+
+def examine(project: Project, model: Model, champion: Model | None) -> Gate:
+    """Hold a model against every rule.
+
+    Args:
+        project: whose stacks, masks and params are the present ones.
+        model: to examine.
+        champion: to compare it with, if there is one; it must fit the present stacks.
+
+    Raises:
+        SourceError: there is a champion, and a stack or mask to compare on is missing.
+        MismatchError: the model does not fit a stack.
+    """
+    limits = project.params.promotion
+    checks = (_parity(model.contract), _contract(model.contract), _size(model, limits), _speed(model, limits))
+    if champion is None:
+        return Gate(checks)
+    both, training = (model, champion), project.params.areas_of("training")
+    counts = {VALIDATION: compare_blocks(both, project, training, "validation")}
+    counts |= {area: compare_maps(both, project, area) for area in project.params.areas_of("gate")}
+    beside = tuple(_not_worse(place, found, project) for place, found in counts.items())
+    if len(counts) > 1:
+        first, *others = counts.values()
+        counts[POOLED] = sum(others, start=first)
+    return Gate(checks + beside, {place: _f1(found) for place, found in counts.items()})
+
+
+def missing(contract: Contract) -> list[str]:
+    """What a contract leaves open of what it takes to run a model, to judge its maps and to trace it."""
+    stated: dict[str, object] = {
+        "stack": contract.stack,
+        "areas": contract.areas,
+        "hyperparameters": contract.hyperparameters,
+        "scores": "f1" in contract.scores,
+        "data_version": contract.data_version not in _UNKNOWN,
+        "commit": contract.commit not in _UNKNOWN,
+        "run_id": contract.run_id not in _UNKNOWN,
+        "weights": contract.weights not in _UNKNOWN,
+    }
+    for what, values in (
+        ("unit", {band.name: band.unit for band in contract.bands}),
+        ("histogram", {band.name: band.shares for band in contract.bands}),
+    ):
+        without = [name for name, value in values.items() if not value]
+        stated[f"{what} of {', '.join(without)}"] = not without
+    return [name for name, value in stated.items() if not value]
+
+
+def _parity(contract: Contract) -> Check:
+    difference, allowed = contract.parity.get("difference"), contract.parity.get("allowed")
+    if difference is None or allowed is None:
+        return Check(PARITY, False, None, None, "the file does not say how far it is from the Keras model; train again")
+    words = f"differs from the Keras model by {difference:.1e}, {allowed:.1e} is allowed"
+    return Check(PARITY, difference <= allowed, difference, allowed, words)
+
+
+def _contract(contract: Contract) -> Check:
+    gaps = missing(contract)
+    return Check(CONTRACT, not gaps, float(len(gaps)), 0.0, f"does not say: {', '.join(gaps)}" if gaps else "complete")
+
+
+def _size(model: Model, limits: Promotion) -> Check:
+    found, limit = round(model.path.stat().st_size / 1e6, 3), limits.megabytes
+    allowed = f", {limit:g} MB are allowed" if limit else ", no limit"
+    return Check(SIZE, limit is None or found <= limit, found, limit, f"{found:.3g} MB{allowed}")
+
+
+def _speed(model: Model, limits: Promotion) -> Check:
+    limit = limits.seconds_per_megapixel
+    if limit is None:
+        return Check(SPEED, True, None, None, "not measured, no limit")
+    found = round(seconds_per_megapixel(model), 3)
+    words = f"{found:.3g} s per million pixels on this CPU, {limit:g} s are allowed"
+    return Check(SPEED, found <= limit, found, limit, words)
+
+
+def seconds_per_megapixel(model: Model) -> float:
+    """How long the network takes for a million pixels on this machine's CPU: the fastest of three squares of 256².
+
+    The first pass, in which ONNX Runtime plans its memory, does not count; a tile's halo adds to it.
+    """
+    timed = Model.load(model.path, provider="cpu")
+    bands = np.array([[band.mean] for band in timed.contract.bands], np.float32)
+    square = np.repeat(bands, _SIDE * _SIDE, axis=1).reshape(-1, _SIDE, _SIDE)
+    seconds = []
+    for _ in range(1 + _PASSES):
+        start = time.perf_counter()
+        timed.probability(square)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:]) / _SIDE**2 * 1e6
+
+
+def _not_worse(place: str, counts: Counts, project: Project) -> Check:
+    found = f1_difference(counts.blocks[0], counts.blocks[1], project.params.promotion.resamples, project.params.seed)
+    f1 = _f1(counts)
+    verdict = "worse beyond chance" if found.worse else "not worse beyond chance"
+    words = f"{f1['model']:.3f} against the champion's {f1['champion']:.3f}, {verdict}: difference {found}"
+    return Check(f"F1 on {place}", not found.worse, round(found.high, 6), 0.0, words)
+
+
+def _f1(counts: Counts) -> dict[str, float]:
+    """F1 of both, to six decimals."""
+    model, champion = counts.totals
+    return {"model": round(model.f1, 6), "champion": round(champion.f1, 6)}
+
+
+def sentence(checks: Sequence[Check]) -> str:
+    """Rules in words, on one line."""
+    return "; ".join(f"{check.rule}: {check.words}" for check in checks)

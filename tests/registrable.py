@@ -1,0 +1,70 @@
+"""Small projects whose models can be registered: stacks of noise, masks, and models of random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import yaml
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+
+from talud.contract import Contract
+from talud.grid import Grid
+from talud.inference.runtime import Model
+from talud.project import Project
+from talud.raster import Layout, writing_cog
+from talud.training import export
+
+EVERYTHING, SOMETHING, NOTHING = 0.001, 0.5, 0.999  # thresholds: what the model of random weights calls landslide
+HALF = 0.4  # of the pixels, by and large
+PARAMS = {
+    "seed": 7,
+    "areas": {"basin": {"role": "training", "folder": "data/basin"}},
+    "stack": {},
+    "split": {"block": 32, "patch": 16, "stride": 16},
+    "training": {"depth": 2},
+    "search": "demo",
+    "searches": {"demo": {"filters": [4], "learning_rate": [0.001], "batch_size": [8], "epochs": 1}},
+}
+PARITY = {"difference": 2e-7, "allowed": 1e-5}
+
+
+def pixels(height: int, width: int) -> NDArray[np.float32]:
+    """The noise that every stack holds: float32 (3, height, width)."""
+    return np.random.default_rng(5).uniform(0, 250, (3, height, width)).astype(np.float32)
+
+
+def write_area(project: Project, area: str, landslide: NDArray[np.bool_]) -> None:
+    """Write a stack of noise and a mask."""
+    height, width = landslide.shape
+    grid = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 400_000, 0, -12.5, 650_000), height, width)
+    bands = Layout("float32", float("nan"), ["red", "green", "blue"], ["DN"] * 3)
+    with writing_cog(project.stack(area), grid, bands) as writer:
+        writer.write(pixels(height, width))
+    with writing_cog(project.mask(area), grid, Layout("uint8", 255, ["landslide"])) as writer:
+        writer.write(landslide.astype(np.uint8), 1)
+
+
+def write_params(root: Path, promotion: dict[str, object] | None = None, **areas: object) -> Project:
+    """A project whose one band set has a name of its own, so that tests may share a store."""
+    band_sets = {root.name: ["red", "green", "blue"]}
+    params = PARAMS | {"areas": PARAMS["areas"] | areas, "band_sets": band_sets, "promotion": promotion or {}}
+    root.mkdir(exist_ok=True)
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    return Project.find(root)
+
+
+def put_model(project: Project, tiny_model: Path, threshold: float, **changes: object) -> Path:
+    """Put a model with another contract, which leaves nothing open, where training would put it."""
+    band_set = next(iter(project.params.band_sets))
+    contract = Model.load(tiny_model).contract.model_dump()
+    for band in contract["bands"]:
+        band |= {"edges": (0.0, 125.0, 250.0), "shares": (0.5, 0.5)}
+    complete = {"name": band_set, "threshold": threshold, "commit": "c0ffee", "parity": PARITY}
+    path = project.model(band_set)
+    path.parent.mkdir(exist_ok=True)
+    export.save(onnx.load(tiny_model), Contract.model_validate(contract | complete | changes), path)
+    return path
