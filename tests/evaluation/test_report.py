@@ -14,26 +14,16 @@ import numpy as np
 import pytest
 import rasterio
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
+from chromium import chromium, opened
 from talud.errors import StudyError
-from talud.evaluation import report, study, summary
+from talud.evaluation import findings, report, study, summary
 from talud.evaluation.maps import view
-from talud.evaluation.outcome import COLOURS, Outcome
 from talud.evaluation.scoring import evaluate
 from talud.inference.runtime import Model
+from talud.outcome import COLOURS, Outcome
 from talud.project import Project
-
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +104,46 @@ def test_the_studys_numbers_stand_beside_ours_for_its_band_sets_alone(html: str)
     assert "0.67 0.73 0.70" in text  # Table 3, 3 bands
     assert re.search(r"terrain \d+ \d+ 0\.60 [\d. ]+ – – –", text)
     assert "training zone’s F1" in text
+
+
+def test_a_finding_stands_below_each_table_and_is_not_judged_without_its_band_sets(html: str):
+    text = text_of(html)
+    for table, reason in (
+        (2, "the study’s choice is for 3band, 5band and 7band not tried against others"),
+        (3, "no scores of 5band and 7band"),
+        (4, "away: no scores of 5band and 7band"),
+    ):
+        verdict = f"cannot be judged on this synthetic data: {reason}\\."
+        assert re.search(f"The finding of the study’s Table {table}, [^:]* {verdict}", text)
+
+
+def test_findings_rest_on_the_results(project: Project):
+    result = report.Page.gather(project).results[0]
+    results = [
+        replace(result, scores=result.scores.model_copy(update={"band_set": name})) for name in study.IMAGE_MODELS
+    ]
+    _, training, transfer = findings.of(results, ["away"])
+    assert training.reason.startswith(f"F1 3band {result.test.f1:.3f}, 5band {result.test.f1:.3f}")
+    assert training.verdict is findings.Verdict.IN_PART  # 3 and 7 bands are equal, and so are 5
+    fall = round(100 * result.fall("away"))
+    assert f"on away it costs {fall} to {fall}%" in transfer.reason
+    page = replace(report.Page.gather(project), findings=[training])
+    assert "holds in part on this synthetic data, with one seed: F1 3band" in text_of(report.render(page))
+    partly = replace(page, areas=[replace(page.areas[0], synthetic=False), *page.areas[1:]])
+    assert "on this partly synthetic data" in text_of(report.render(partly))
+
+
+def test_each_trial_stands_in_the_column_of_its_hyperparameter(project: Project, html: str):
+    chart = re.search(r'aria-label="Validation F1 by batch size, 3band">(.*?)</svg>', html, re.DOTALL)
+    assert chart
+    assert re.findall(r">(8|16)</text>", chart[1]) == ["8", "16"]
+    dots = re.findall(r'class="dot( kept)?" cx="([\d.]+)" cy="([\d.]+)"', chart[1])
+    middles = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="190"', chart[1])]
+    assert [(kept, float(x), float(y)) for kept, x, y in dots] == [
+        ("", middles[0], pytest.approx(172 - 160 * 0.3, abs=0.1)),
+        (" kept", middles[1], pytest.approx(172 - 160 * 0.6, abs=0.1)),
+    ]
+    assert "by filters, 3band" not in html  # all have 4
 
 
 def test_the_page_says_what_was_assumed_and_where_it_came_from(project: Project, html: str):
@@ -236,31 +266,17 @@ def test_a_damaged_score_table_is_named(small_project: Project):
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    if not CHROMIUM.is_file():
-        pytest.skip(f"{CHROMIUM} is not installed")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
-def page(request, browser, project: Project) -> Iterator[Page]:
-    """The report in a browser; a console message or an outside request fails the test."""
-    width, height = request.param
-    faults: list[str] = []
-    context = browser.new_context(viewport={"width": width, "height": height}, has_touch=width < 500)
-    tab = context.new_page()
-    tab.on("console", lambda message: faults.append(message.text))
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    address = project.report.as_uri()
-    tab.on("request", lambda made: None if made.url.startswith(("data:", address)) else faults.append(made.url))
-    tab.goto(address)
-    tab.wait_for_selector(".viewer[data-ready]")
-    yield tab
-    context.close()
-    assert faults == []
+def page(request, browser: Browser, project: Project) -> Iterator[Page]:
+    """The report in a browser."""
+    with opened(browser, project.report.as_uri(), request.param) as tab:
+        tab.wait_for_selector(".viewer[data-ready]")
+        yield tab
 
 
 def pixels(page: Page, number: int) -> bytes:

@@ -20,12 +20,12 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from talud.data.patches import split
 from talud.errors import MismatchError, ParamsError, StudyError
 from talud.evaluation.comparison import compare_blocks, compare_maps
-from talud.evaluation.outcome import COLOURS, Outcome, classify
 from talud.evaluation.scoring import evaluate
 from talud.evaluation.tally import Tally
 from talud.inference.prediction import predict
 from talud.inference.runtime import Model
 from talud.metrics import Confusion
+from talud.outcome import COLOURS, Outcome, classify
 from talud.project import Project
 from talud.training import export
 
@@ -62,8 +62,8 @@ def test_block_scores_are_those_of_the_contracts_threshold_within_the_blocks_of_
         expected = counted(truth, probability >= THRESHOLD, where)
         assert expected.tp > 0
         assert expected.fp + expected.fn > 0
-        assert compare_blocks([model], small_project, ["home"], part) == (expected,)
-        assert compare_blocks([model], small_project, ["home", "away"], part) != (expected,)
+        assert compare_blocks([model], small_project, ["home"], part).totals == (expected,)
+        assert compare_blocks([model], small_project, ["home", "away"], part).totals != (expected,)
 
 
 def test_models_are_compared_on_the_pixels_that_all_of_them_map(small_project: Project):
@@ -73,10 +73,10 @@ def test_models_are_compared_on_the_pixels_that_all_of_them_map(small_project: P
     both = (truth != 255) & np.isfinite(stack).all(axis=0)
     assert both.sum() < (truth != 255).sum() - 1000  # clouds hide what terrain alone would map
     expected = counted(truth, logistic(small_project, "away") >= THRESHOLD, both), counted(truth, steep, both)
-    assert compare_maps([rgb, terrain], small_project, "away") == expected
-    ours, theirs = compare_blocks([rgb, terrain], small_project, ["away"], "validation")
+    assert compare_maps([rgb, terrain], small_project, "away").totals == expected
+    ours, theirs = compare_blocks([rgb, terrain], small_project, ["away"], "validation").totals
     assert (ours.tp + ours.fn, ours.fp + ours.tn) == (theirs.tp + theirs.fn, theirs.fp + theirs.tn)
-    assert compare_blocks([terrain], small_project, ["away"], "validation") != (theirs,)
+    assert compare_blocks([terrain], small_project, ["away"], "validation").totals != (theirs,)
 
 
 def test_area_scores_come_from_the_map_files(small_project: Project):
@@ -98,7 +98,7 @@ def test_area_scores_come_from_the_map_files(small_project: Project):
 def test_training_areas_are_scored_by_their_test_blocks_only_and_mapped_whole(small_project: Project):
     table = evaluate(small_project, "3band")
     model = Model.load(small_project.model("3band"))
-    assert (table.test["home"].tally.confusion,) == compare_blocks([model], small_project, ["home"], "test")
+    assert (table.test["home"].tally.confusion,) == compare_blocks([model], small_project, ["home"], "test").totals
     assert list(table.areas) == ["away"]
     assert small_project.outcome("3band", "home").is_file()
     written = json.loads(small_project.scores("3band").read_text())

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from talud.evaluation.outcome import COLOURS, NO_OUTCOME, NOT_MAPPED, Outcome
 from talud.metrics import LANDSLIDE, UNKNOWN
+from talud.outcome import COLOURS, NO_OUTCOME, NOT_MAPPED, Outcome
 
 Colour = tuple[int, int, int, int]
 

@@ -10,13 +10,15 @@ from pathlib import Path
 import jinja2
 
 from talud.errors import StudyError
-from talud.evaluation import figures, study, summary
+from talud.evaluation import figures, findings, study, summary
 from talud.evaluation.assumptions import Assumption, assumptions
+from talud.evaluation.distribution import strips
+from talud.evaluation.findings import Finding
 from talud.evaluation.maps import Viewer, view
-from talud.evaluation.outcome import COLOURS, Outcome
 from talud.evaluation.results import Result
 from talud.files import replacing
 from talud.grid import Grid
+from talud.outcome import COLOURS, Outcome
 from talud.project import Project
 from talud.raster import open_raster
 
@@ -83,6 +85,7 @@ class Page:
     labelled: list[str]
     summary: list[str]
     study_summary: list[str]
+    findings: list[Finding]
     assumptions: list[Assumption]
     viewers: list[Viewer]
 
@@ -109,6 +112,7 @@ class Page:
             labelled=labelled,
             summary=summary.sentences(results, transfer),
             study_summary=summary.study_sentences(),
+            findings=findings.of(results, transfer) if _compared(results) else [],
             assumptions=assumptions(project.params, results),
             viewers=[view(project, area, evaluated) for area in _last_first(project)],
         )
@@ -121,7 +125,13 @@ class Page:
     @property
     def compared(self) -> bool:
         """Whether any band set is one of the study's image models."""
-        return any(result.name in study.IMAGE_MODELS for result in self.results)
+        return _compared(self.results)
+
+    @property
+    def kind_of_data(self) -> str:
+        """This project's data, in a sentence."""
+        partly = "" if len(self.synthetic) == len(self.areas) else "partly "
+        return f"this {partly}synthetic data" if self.synthetic else "this data"
 
     def facts(self, area: str) -> AreaFacts:
         """The facts of an area."""
@@ -130,6 +140,10 @@ class Page:
     def scored(self, area: str) -> list[Result]:
         """The band sets that have scores on an area."""
         return [result for result in self.results if area in result.scores.areas]
+
+
+def _compared(results: list[Result]) -> bool:
+    return any(result.name in study.IMAGE_MODELS for result in results)
 
 
 def _last_first(project: Project) -> list[str]:
@@ -161,13 +175,20 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"thousands": _thousands, "score": "{:.3f}".format, "percent": _percent, "css": _css}
+    environment.filters |= {
+        "thousands": _thousands,
+        "score": "{:.3f}".format,
+        "percent": _percent,
+        "css": _css,
+        "short": _short,
+    }
     return environment.get_template("report.html").render(
         page=page,
         study=study,
         Outcome=Outcome,
         outcome_colours=COLOURS,
         figures=figures,
+        strips=strips,
     )
 
 
@@ -177,6 +198,14 @@ def _thousands(count: int) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}%".replace("-", "−")
+
+
+def _short(value: float) -> str:
+    """A hyperparameter in few characters: 5e-4 rather than 0.0005."""
+    if value >= 0.01:
+        return f"{value:g}"
+    digits, exponent = f"{value:e}".split("e")
+    return f"{float(digits):g}e−{-int(exponent)}"
 
 
 def _css(colour: tuple[int, int, int, int]) -> str:

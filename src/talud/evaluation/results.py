@@ -68,6 +68,7 @@ class ScoreTable(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     band_set: str
+    weights: str = Field("", description="digest of those that were scored")
     threshold: float
     test: dict[str, Scores]
     areas: dict[str, Scores]
@@ -153,6 +154,12 @@ class Trials(BaseModel):
     def best_trial(self) -> Trial:
         """The trial whose model was exported."""
         return next(trial for trial in self.trials if trial.run_id == self.best)
+
+    @property
+    def hours(self) -> str:
+        """What all of them took, one after the other, in words."""
+        seconds = sum(trial.seconds for trial in self.trials)
+        return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
 
     @property
     def ranked(self) -> list[Trial]:

@@ -15,7 +15,6 @@ from rasterio.windows import Window
 from talud.data.held_out import check_held_out
 from talud.data.patches import Part, split
 from talud.errors import MismatchError, StudyError
-from talud.evaluation.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.evaluation.results import Scores, ScoreTable
 from talud.evaluation.tally import Tally
 from talud.files import replacing
@@ -23,6 +22,7 @@ from talud.grid import Grid
 from talud.inference.prediction import probabilities
 from talud.inference.runtime import Model
 from talud.metrics import THRESHOLDS, UNKNOWN, Levels
+from talud.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.project import Project
 from talud.raster import BLOCK, Layout, open_raster, writing_cog
 
@@ -70,6 +70,7 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     }
     table = ScoreTable(
         band_set=band_set,
+        weights=model.contract.weights,
         threshold=model.contract.threshold,
         test={area: Scores.of(score.tally) for area, score in tests.items()},
         areas={

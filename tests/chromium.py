@@ -1,0 +1,48 @@
+"""Pages in a real browser: whatever the console says, and whatever is asked for outside the page, fails the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser; skips the test where there is none."""
+    if not CHROMIUM.is_file():
+        pytest.skip(f"{CHROMIUM} is not installed")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        yield running
+        running.close()
+
+
+@contextmanager
+def opened(browser: Browser, address: str, size: tuple[int, int]) -> Iterator[Page]:
+    """A page in a window of that width and height, with fingers where it is as narrow as a phone."""
+    width, height = size
+    faults: list[str] = []
+    context = browser.new_context(viewport={"width": width, "height": height}, has_touch=width < 500)
+    tab = context.new_page()
+    tab.on("console", lambda message: faults.append(message.text))
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("request", lambda made: None if made.url.startswith(("data:", address)) else faults.append(made.url))
+    tab.goto(address)
+    yield tab
+    context.close()
+    assert faults == []
