@@ -1,6 +1,7 @@
 # make demo: from a fresh clone to registered models that have mapped a new basin.
 # make test: all checks and tests.
-# make bench: how fast inference is, beside what it should reach; half an hour on a machine that does nothing else.
+# make team: what a team has, on this machine alone: PostgreSQL, MLflow with a login, Dask; and a small study on it.
+# make bench: how fast inference and training are, beside what it should reach; half an hour on a machine that does nothing else.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +13,7 @@ export DVC_NO_ANALYTICS := true
 # The pipeline's commands find this environment's talud without its being activated.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs team bench clean
 
 demo: $(BIN)/.train
 	@echo "== sample data (synthetic)"
@@ -38,6 +39,11 @@ lint: $(BIN)/.dev
 docs: $(BIN)/.dev
 	@typer talud.cli.main utils docs --name talud --output docs/cli.md
 
+team: $(BIN)/.dev
+	@dvc pull --quiet data.dvc
+	@dvc repro --quiet stack@synthetic_argelia
+	@python team/run.py
+
 bench: $(BIN)/.dev
 	@python bench/run.py
 
@@ -57,5 +63,5 @@ $(BIN)/.train: $(BIN)/pip requirements.lock pyproject.toml
 
 $(BIN)/.dev: $(BIN)/.train
 	@echo "== pinned dependencies of the tests"
-	@pip install --disable-pip-version-check --constraint requirements.lock --editable '.[train,cluster,dev]'
+	@pip install --disable-pip-version-check --constraint requirements.lock --editable '.[train,cluster,server,dev]'
 	@touch $@

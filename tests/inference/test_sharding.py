@@ -23,6 +23,7 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dask_cluster import cluster
 from range_server import serving
 from stack_files import noise, write_stack
 from talud import errors
@@ -349,41 +350,6 @@ def test_ctrl_c_ends_quietly_with_all_workers(tiny_model: Path, big: Big, tmp_pa
 
 
 # A cluster that is there already.
-
-
-@contextmanager
-def cluster(folder: Path, *workers: dict[str, str], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, list[int]]]:
-    """A scheduler with workers, each with more in its environment; its address, and the pids of all."""
-    folder.mkdir()
-    file = folder / "scheduler.json"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0",
-             "--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)],
-            cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )
-    ]  # fmt: skip
-    try:
-        while not file.exists():
-            assert started[0].poll() is None
-            time.sleep(0.02)
-        address = json.loads(file.read_text())["address"]
-        for more in workers:
-            command = [
-                *(*prefix, sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1"),
-                *("--no-nanny", "--no-dashboard", "--host", "127.0.0.1", "--local-directory", str(folder)),
-            ]
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | more
-            started.append(
-                subprocess.Popen(
-                    command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-                )
-            )
-        yield address, [process.pid for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
 
 
 @pytest.mark.slow

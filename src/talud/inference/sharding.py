@@ -5,18 +5,14 @@ the journal, as one process would; so what it had finished when it was killed is
 Dask gives a lost worker's shard to another one, which passes over the tiles that are there.
 
 What the workers share is a copy of the model in the journal's folder of the run: where the tiles are written it can be
-read, and no worker that dies takes it along. While it lies there the run goes on. Dask itself comes with the extra
-`cluster`, and is imported only here.
+read, and no worker that dies takes it along. While it lies there the run goes on.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import logging
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -26,11 +22,11 @@ from importlib.metadata import version
 from pathlib import Path
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import onnxruntime
 
-from talud.errors import ClusterError, ParamsError, SourceError, TaludError
+from talud.cluster import Workers, check_release, connected, host
+from talud.errors import ClusterError, SourceError, TaludError
 from talud.files import md5, writing
 from talud.inference.journal import Journal, change
 from talud.inference.mapping import Passes, finish_tiles
@@ -42,20 +38,8 @@ from talud.inference.tiling import Tile
 if TYPE_CHECKING:
     from distributed import Client
 
-Workers = int | str  # so many processes of this machine, or those of the scheduler at an address
-
 SHARD = 8 * 1024**2  # pixels, at most: about a minute of one core, which is what the loss of a worker may cost
 ROUNDS = 4  # shards for each slot, at least, so that all end at about the same time
-PATIENCE = 5  # seconds to wait for a scheduler, and for its first worker
-LOCAL: dict[
-    str, Any
-] = {  # Dask's settings for processes of this machine: no pages, and an environment as this process has it
-    "distributed.scheduler.http.routes": [],
-    "distributed.worker.http.routes": [],
-    "distributed.nanny.pre-spawn-environ": {},
-    # Ctrl-C reaches all processes of a terminal; this one ends the workers.
-    "distributed.worker.preload": ["import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"],
-}
 
 
 @dataclass(frozen=True)
@@ -159,7 +143,7 @@ def finish_shards(
     with writing(journal.run):
         copy = Path(shutil.copy(model.path, journal.run / "model.onnx"))
     try:
-        with _client(workers, journal.run) as client:
+        with connected(workers, journal.run) as client:
             _check(client, copy)
             slots = _slots(client)
             file = ModelFile(copy, md5(copy), model.origin, "cuda" if model.provider == CUDA else "cpu")
@@ -170,89 +154,13 @@ def finish_shards(
         copy.unlink(missing_ok=True)
 
 
-@contextmanager
-def _client(workers: Workers, folder: Path) -> Iterator[Client]:
-    """A connection to workers; those of this machine end with it, however this process ends.
-
-    Raises:
-        ParamsError: there is no such number of workers.
-        ClusterError: they cannot be had.
-    """
-    if isinstance(workers, int) and workers < 1:
-        raise ParamsError(f"the number of workers is {workers}; it must be at least 1")
-    try:
-        import dask
-        from distributed import Client, LocalCluster
-        from distributed.utils import silence_logging_cmgr
-    except ImportError as error:
-        raise ClusterError("workers need Dask, which is not installed: pip install 'talud[cluster]'") from error
-    with ExitStack() as opened:
-        opened.enter_context(silence_logging_cmgr(logging.CRITICAL))
-        opened.enter_context(dask.config.set(LOCAL))
-        if isinstance(workers, int):
-            try:
-                cluster = LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=1,
-                    processes=True,
-                    host="127.0.0.1",
-                    security=True,  # others on this machine cannot give the workers orders
-                    dashboard_address=None,
-                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-                    memory_limit=None,  # the network's memory is bounded already; Dask would pause workers for good
-                    local_directory=str(folder / "workers"),
-                    silence_logs=logging.CRITICAL,
-                )
-            except Exception as error:  # Dask's, and the system's where it gives no process, port or memory
-                said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-                raise ClusterError(
-                    f"the worker processes (workers={workers}) did not start: {said}; a script must ask for them under "
-                    "if __name__ == '__main__':, for each of them runs what stands outside of it"
-                ) from error
-            yield opened.enter_context(Client(opened.enter_context(cluster), set_as_default=False))
-            return
-        try:
-            with ThreadPoolExecutor(1) as thread:  # a notebook's own thread has a loop already
-                thread.submit(asyncio.run, _greet(workers)).result()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of packages in other versions; those that matter are compared
-                client = opened.enter_context(Client(workers, timeout=PATIENCE, set_as_default=False))
-        except (OSError, ValueError) as error:
-            raise ClusterError(
-                f"{workers}: no Dask scheduler of this release answers there within {PATIENCE} s"
-            ) from error
-        try:
-            client.wait_for_workers(1, timeout=PATIENCE)
-        except TimeoutError as error:
-            raise ClusterError(f"{workers}: the scheduler has no workers; start some: dask worker {workers}") from error
-        yield client
-
-
-async def _greet(address: str) -> None:
-    """See that a scheduler answers: Dask's client would wait for ever for one that is silent.
-
-    Raises:
-        OSError: it does not in time.
-    """
-    from distributed.comm import connect
-    from distributed.security import Security
-
-    arguments = Security().get_connection_args("client")
-    comm = await asyncio.wait_for(connect(address, timeout=PATIENCE, **arguments), PATIENCE)
-    await comm.close()
-
-
 def _check(client: Client, copy: Path) -> None:
     """That the workers have the same release, and reach the disk. Asked by what any Python knows, talud or not.
 
     Raises:
         ClusterError: one has not, or does not.
     """
-    here = version("talud")
-    for address, found in client.run(version, "talud", on_error="return").items():
-        if found != here:
-            theirs = f"talud {found}" if isinstance(found, str) else "no talud"
-            raise ClusterError(f"worker {address} has {theirs}, this process {here}; give it the same")
+    check_release(client)
     for address, found in client.run(os.path.isfile, str(copy)).items():
         if not found:
             raise ClusterError(
@@ -265,8 +173,8 @@ def _slots(client: Client) -> dict[str, int]:
     """Address of a machine → how many tiles its workers map at once: one for each of their threads."""
     slots: dict[str, int] = {}
     for address, threads in client.nthreads().items():
-        host = _host(address)
-        slots[host] = slots.get(host, 0) + threads
+        machine = host(address)
+        slots[machine] = slots.get(machine, 0) + threads
     return slots
 
 
@@ -276,10 +184,6 @@ def _shards(tiles: Sequence[Tile], slots: int) -> Iterator[Shard]:
     length = max(min(SHARD // pixels, len(tiles) // (ROUNDS * slots)), 1)
     for start in range(0, len(tiles), length):
         yield Shard(tuple(tiles[start : start + length]))
-
-
-def _host(address: str) -> str:
-    return urlsplit(address).hostname or ""
 
 
 def _run(client: Client, shards: Sequence[Shard], job: Job, tell: Callable[[int], object]) -> None:
@@ -335,7 +239,7 @@ def _finish_here(shard: Shard, job: Job) -> None:
     from distributed import get_worker
 
     worker = get_worker()
-    slots = max(job.slots.get(_host(worker.address), 1), worker.state.nthreads)
+    slots = max(job.slots.get(host(worker.address), 1), worker.state.nthreads)
     try:
         model = _model(job.model, max(physical_cores() // slots, 1))
         stack = _stack(job, model)

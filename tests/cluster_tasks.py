@@ -1,0 +1,51 @@
+"""Tasks for workers to do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from talud.cluster import Tell
+from talud.errors import StudyError
+
+
+def noted(path: Path, tell: Tell) -> int:
+    """Say which process has begun, stay a little, and give the process back; each beginning is a line of the file."""
+    with path.open("a") as beginnings:
+        beginnings.write(f"{os.getpid()}\n")
+    tell(["begun", os.getpid()])
+    time.sleep(0.5)
+    tell(["ends", os.getpid()])
+    return os.getpid()
+
+
+def deadly(path: Path, tell: Tell) -> int:
+    """Be killed, where the file's name says so."""
+    begun = noted(path, tell)
+    if path.name == "deadly":
+        os.kill(begun, signal.SIGKILL)
+    return begun
+
+
+def failing(path: Path, tell: Tell) -> None:
+    """Fail, or go on until nobody wants it any more, and then write the file."""
+    if path.name == "failing":
+        while not path.exists():  # the other one has begun
+            time.sleep(0.01)
+        raise StudyError("no such luck") from OSError(lambda: "a cause that no pickle carries")
+    try:
+        while True:
+            tell("on")
+            (path.parent / "failing").touch()
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        path.touch()
+        raise
+
+
+def environment(name: str, tell: Tell) -> tuple[int, str | None]:
+    """The process, and one of its variables."""
+    time.sleep(0.5)
+    return os.getpid(), os.environ.get(name)

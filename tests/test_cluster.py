@@ -1,0 +1,144 @@
+"""Tasks done by workers: each once, whatever becomes of the workers; and workers that are refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cluster_tasks
+from dask_cluster import cluster
+from talud import cluster as talud_cluster
+from talud.cluster import Cluster, Lost, across, opened
+from talud.errors import ClusterError, StudyError
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two processes, which get their variables."""
+    with opened(2, tmp_path_factory.mktemp("dask"), {"TALUD_TEST": "given"}) as workers:
+        yield workers
+
+
+def test_workers_have_their_environment_and_do_one_task_at_a_time(two: Cluster) -> None:
+    done = list(across(cluster_tasks.environment, ["TALUD_TEST"] * 4, two))
+    assert [task for task, _ in done] == ["TALUD_TEST"] * 4
+    assert {value for _, (_, value) in done} == {"given"}
+    assert len({pid for _, (pid, _) in done}) == two.slots() == 2
+    assert "TALUD_TEST" not in os.environ
+    assert list(across(cluster_tasks.environment, [], two)) == []
+
+
+def test_each_task_comes_back_once_though_a_worker_is_killed(two: Cluster, tmp_path: Path) -> None:
+    tasks = [tmp_path / str(number) for number in range(6)]
+    killed: dict[Path, int] = {}
+    told: list[tuple[Path, str]] = []
+
+    def hear(task: Path, message: Any) -> None:
+        told.append((task, message[0]))
+        if not killed and len(told) > 3:
+            killed[task] = message[1]
+            os.kill(message[1], signal.SIGKILL)
+
+    done = list(across(cluster_tasks.noted, tasks, two, hear))
+    assert sorted(task for task, _ in done) == tasks
+    assert not {pid for _, pid in done} & set(killed.values())
+    begun = {task: len(task.read_text().splitlines()) for task in tasks}
+    assert begun == {task: 1 + (task in killed) for task in tasks}
+    assert set(told) == {(task, what) for task in tasks for what in ("begun", "ends")}
+
+
+def test_a_task_that_no_worker_survives_is_lost_and_the_others_are_not(two: Cluster, tmp_path: Path) -> None:
+    tasks = [tmp_path / name for name in ("deadly", "one", "two", "three", "four")]
+    done = dict(across(cluster_tasks.deadly, tasks, two))
+    assert done.pop(tasks[0]) == Lost("3 workers in turn died of it; is there enough memory?")
+    assert set(done) == set(tasks[1:])
+    assert all(isinstance(pid, int) for pid in done.values())
+    assert [len(task.read_text().splitlines()) for task in tasks] == [3, 1, 1, 1, 1]
+
+
+def test_an_error_comes_whole_and_what_runs_then_is_stopped(two: Cluster, tmp_path: Path) -> None:
+    tasks = [tmp_path / name for name in ("failing", "stopped", "never")]
+    with pytest.raises(StudyError, match=r"^no such luck$"):
+        list(across(cluster_tasks.failing, tasks, two))
+    limit = time.monotonic() + 20
+    while not tasks[1].exists():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+    assert not tasks[2].exists()
+    assert len(list(across(cluster_tasks.environment, ["HOME"], two))) == 1  # the workers serve on
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen", "visible"),
+    [
+        ((), None, ()),
+        ((), "", ()),
+        ((), "0,1", ("here 0", "here 1")),
+        (("GPU-a", "GPU-b"), None, ("GPU-a", "GPU-b")),
+        (("GPU-a", "GPU-b"), "1", ("GPU-b",)),
+        (("GPU-a", "GPU-b"), "GPU-b, 0", ("GPU-b", "GPU-a")),
+        (("GPU-a", "GPU-b"), "7", ()),
+        (("GPU-a", "GPU-b"), "1,-1,0", ("GPU-b",)),
+        (("GPU-a", "GPU-b"), "", ()),
+    ],
+)
+def test_the_gpus_that_cuda_gives_a_process(there: tuple[str, ...], chosen: str | None, visible: tuple[str]) -> None:
+    assert talud_cluster._visible(there, chosen, "here") == visible
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "workers", "said"),
+    [
+        (("--nthreads", "2"), [{}], "would run 2 trials in one process, but each needs its own; start it with"),
+        (
+            ("--nthreads", "1", "--resources", "GPU=1"),
+            [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "0"}],
+            r"would share GPU .*; give each its own by CUDA_VISIBLE_DEVICES",
+        ),
+    ],
+)
+def test_workers_that_trials_would_share_are_refused(
+    tmp_path: Path, options: tuple[str, ...], workers: list[dict[str, str]], said: str
+) -> None:
+    with cluster(tmp_path / "cluster", *workers, options=options) as (address, _):
+        with pytest.raises(ClusterError, match=said) as caught, opened(address, tmp_path, {}) as found:
+            joined(found, len(workers))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_trial_takes_a_gpu_of_a_cluster(tmp_path: Path) -> None:
+    own = [{"CUDA_VISIBLE_DEVICES": name} for name in "01"]
+    options = ("--nthreads", "4", "--resources", "GPU=1")
+    with cluster(tmp_path / "cluster", *own, options=options) as (address, _), opened(address, tmp_path, {}) as found:
+        joined(found, 2)
+        assert found.resource == "GPU"
+        done = list(across(cluster_tasks.environment, ["CUDA_VISIBLE_DEVICES"] * 4, found))
+    assert len({pid for _, (pid, _) in done}) == 2
+    assert {visible for _, (_, visible) in done} == {"0", "1"}
+
+
+@pytest.mark.slow
+def test_a_lost_scheduler_is_said(tmp_path: Path) -> None:
+    with cluster(tmp_path / "cluster", {}) as (address, pids), opened(address, tmp_path, {}) as found:
+
+        def hear(_task: Path, message: object) -> None:
+            os.kill(pids[0], signal.SIGKILL)
+
+        with pytest.raises(ClusterError, match="the scheduler was lost") as caught:
+            list(across(cluster_tasks.noted, [tmp_path / "1", tmp_path / "2", tmp_path / "3"], found, hear))
+        assert "\n" not in str(caught.value)
+
+
+def joined(found: Cluster, number: int) -> None:
+    limit = time.monotonic() + 20
+    while found.slots() < number:
+        assert time.monotonic() < limit
+        time.sleep(0.02)

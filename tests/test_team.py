@@ -1,0 +1,194 @@
+"""A study on what a team has: PostgreSQL, MLflow with a login, and a Dask cluster, all real, on loopback."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from fresh_clone import ROOT
+from talud import registry
+from talud.errors import ClusterError, RegistryError
+from talud.evaluation import promotion
+from talud.project import Project
+from talud.training import cluster
+from training.test_study import make_project
+
+SEARCH = {"filters": [2], "learning_rate": [0.01, 0.003, 0.001], "batch_size": [8], "epochs": 3}
+CHANGES = {"search": "three", "searches": {"three": SEARCH}}
+
+
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("team_run", ROOT / "team/run.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def team() -> Iterator[Any]:
+    """What `make team` starts."""
+    module = script()
+    if module.postgresql() is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with module.team() as found:
+        yield found
+    assert all(process.poll() is not None for process in found.started.values())
+
+
+@pytest.fixture
+def environment(team: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The environment of a user of the team."""
+    import dask
+
+    for name, value in team.environment.items():
+        monkeypatch.setenv(name, value)
+    with dask.config.set(dask.config.collect_env(team.environment)):
+        yield team
+
+
+def children(pid: int) -> list[int]:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+
+
+def worker_of(team: Any, name: str) -> int:
+    """The process that runs the trials of a worker, below the nanny that would start it again."""
+    (worker,) = [
+        child
+        for child in children(team.started[name].pid)
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    return worker
+
+
+def runs_of(client: MlflowClient, project: Project) -> tuple[Any, list[Any]]:
+    """The run of a project's study, and those of its trials."""
+    parent = client.get_run(json.loads(project.trials("both").read_text())["parent_run_id"])
+    condition = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    return parent, client.search_runs([parent.info.experiment_id], condition)
+
+
+@pytest.mark.slow
+def test_a_study_across_workers_is_that_of_one_machine_though_one_is_killed(
+    environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team, project = environment, make_project(tmp_path / "together", **CHANGES)
+    command = [sys.executable, "-m", "talud.cli.main", "train", "both", "--scheduler", team.scheduler]
+    with subprocess.Popen(
+        command, cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        checkpoints = project.root / "checkpoints"
+        while running.poll() is None and not list(checkpoints.glob("*.npz")):
+            time.sleep(0.02)
+        os.kill(worker_of(team, "worker-1"), signal.SIGKILL)
+        said, complained = running.communicate(timeout=120)
+    assert running.returncode == 0, complained
+    assert said.splitlines()[-1].startswith("models/both.onnx")
+
+    client = MlflowClient(team.environment["MLFLOW_TRACKING_URI"])
+    parent, trials = runs_of(client, project)
+    assert parent.info.status == "FINISHED"
+    assert [run.info.status for run in trials] == ["FINISHED"] * 3
+    assert len({run.info.run_name for run in trials}) == 3
+    for run in trials:
+        assert [one.step for one in client.get_metric_history(run.info.run_id, "validation/f1")] == [1, 2, 3]
+    everything = client.search_runs([parent.info.experiment_id])
+    assert len(everything) == 4
+    assert "Restarting worker" in (team.logs / "worker-1").read_text()
+
+    together = promotion.register(project, "both")
+    there = client.get_model_version(together.name, together.version).tags
+    for name in team.environment:
+        monkeypatch.delenv(name)
+    alone = make_project(tmp_path / "alone", **CHANGES)
+    threads = str(max((os.cpu_count() or 1) // 2, 1))  # as each worker has: with others, sums differ in their last bits
+    same = {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads}
+    subprocess.run(command[:-2], cwd=alone.root, env=os.environ | same, check=True, capture_output=True)
+    by_one = promotion.register(alone, "both")
+    assert (together.name, together.version, together.alias) == (by_one.name, by_one.version, by_one.alias)
+    here = MlflowClient(f"sqlite:///{alone.root}/mlflow.db").get_model_version(by_one.name, by_one.version).tags
+    assert there[registry.models.FINGERPRINT] == here[registry.models.FINGERPRINT]
+
+
+@pytest.mark.slow
+def test_a_login_that_is_refused_is_one_line_before_training(
+    environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path / "project", **CHANGES)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+    command = [sys.executable, "-m", "talud.cli.main", "train", "both"]
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert "refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in line
+    assert not list(project.root.glob("checkpoints/*.npz"))
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
+    with pytest.raises(RegistryError, match="refuses the login; set MLFLOW_TRACKING_USERNAME"):
+        registry.connect(project.root, create=True)
+
+
+@pytest.mark.slow
+def test_a_user_who_may_only_read_is_told_so(environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.connect(tmp_path, create=True)
+    address = environment.environment["MLFLOW_TRACKING_URI"]
+    pair = f"talud:{environment.environment['MLFLOW_TRACKING_PASSWORD']}"
+    headers = {
+        "Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}",
+        "Content-Type": "application/json",
+    }
+    user = json.dumps({"username": "reader", "password": "only-for-reading"}).encode()
+    urllib.request.urlopen(urllib.request.Request(f"{address}/api/2.0/mlflow/users/create", user, headers)).close()
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "reader")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "only-for-reading")
+    with (
+        pytest.raises(RegistryError, match="does not let the user that MLFLOW_TRACKING_USERNAME names do this"),
+        registry.study(tmp_path, "both · three", {"band_set": "both", "study": "1"}),
+    ):
+        pytest.fail("the study began")
+
+
+@pytest.mark.slow
+def test_workers_that_the_server_does_not_know_are_named(environment: Any, tmp_path: Path) -> None:
+    """The workers have a login of their own; here the server is another one, which they cannot reach."""
+    project = make_project(tmp_path / "project", **CHANGES)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = cluster.Place(project.root, f"http://127.0.0.1:{silent.getsockname()[1]}", cluster.code_version())
+    before = os.environ["MLFLOW_TRACKING_URI"]
+    trouble = cluster._trouble(place)
+    os.environ["MLFLOW_TRACKING_URI"] = before
+    assert isinstance(trouble, RegistryError)
+    assert "does not answer" in str(trouble)
+
+
+def test_a_cluster_without_a_server_of_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    project = make_project(tmp_path / "project")
+    with (
+        pytest.raises(ClusterError, match="MLFLOW_TRACKING_URI names none"),
+        cluster.workers("tcp://127.0.0.1:1", project),
+    ):
+        pytest.fail("workers were had")
+
+
+def test_no_login_goes_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://someone:secret@mlflow.example.org:8443/team")
+    assert cluster._server() == "https://mlflow.example.org:8443/team"

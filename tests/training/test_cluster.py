@@ -1,0 +1,116 @@
+"""A study by processes of one machine: interrupted, gone on with, and what becomes of a trial that kills them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from talud.errors import ParamsError
+from talud.training import cluster, work
+from talud.training.checkpoint import State
+from talud.training.work import Task
+from training.test_study import make_project
+
+SEARCH = {"filters": [2], "learning_rate": [0.01, 0.003], "batch_size": [8], "epochs": 40}
+CHANGES = {"search": "two", "searches": {"two": SEARCH}}
+COMMAND = [sys.executable, "-m", "talud.cli.main", "train", "both", "--workers", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def processes_of(group: int) -> list[int]:
+    """The processes of a session that are still there."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = stat.read_text().rsplit(")", 1)[1].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(session) == group and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader")  # of mlflow's own
+def test_ctrl_c_leaves_no_open_run_and_no_process_and_the_study_goes_on(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project", **CHANGES)
+    with subprocess.Popen(
+        COMMAND, cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        while running.poll() is None and len(list((project.root / "checkpoints").glob("*.npz"))) < 2:
+            time.sleep(0.02)
+        os.killpg(running.pid, signal.SIGINT)
+        said, complained = running.communicate(timeout=60)
+    assert (running.returncode, said) == (130, ""), complained
+    assert all(line.startswith("train both: ") for line in complained.splitlines())
+    limit = time.monotonic() + 10
+    while left := processes_of(running.pid):
+        assert time.monotonic() < limit, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+        time.sleep(0.05)
+    store = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+    (experiment,) = store.search_experiments()
+    before = store.search_runs([experiment.experiment_id])
+    assert len(before) == 3
+    assert {run.info.status for run in before} == {"KILLED"}
+
+    done = subprocess.run(COMMAND, cwd=project.root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = json.loads(project.trials("both").read_text())
+    after = store.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in after} == {"FINISHED"}
+    assert len(after) == 3
+    assert {trial["run_id"] for trial in table["trials"]} < {run.info.run_id for run in after}
+    for trial in table["trials"]:
+        curve = store.get_metric_history(trial["run_id"], "validation/f1")
+        assert [point.step for point in curve] == list(range(1, 41))
+
+
+def test_no_workers_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="the number of workers is 0"), cluster.workers(0, make_project(tmp_path)):
+        pytest.fail("workers were had")
+
+
+def test_fewer_gpus_than_workers_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("PATH", "")  # no nvidia-smi
+    with (
+        pytest.raises(ParamsError, match="is 3, but a trial needs a GPU of its own and CUDA gives this process 2"),
+        cluster.workers(3, make_project(tmp_path)),
+    ):
+        pytest.fail("workers were had")
+
+
+def test_a_worker_of_other_training_code_or_without_the_project_is_named(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    code = cluster.code_version()
+    other = cluster._trouble(cluster.Place(project.root, None, "0" * 64))
+    absent = cluster._trouble(cluster.Place(tmp_path / "elsewhere", None, code))
+    assert str(other).startswith("has other training code")
+    assert str(absent).startswith(f"does not see {tmp_path / 'elsewhere'}")
+
+
+def test_a_trial_that_no_worker_survives_is_recorded_with_its_reason(tmp_path: Path) -> None:
+    from talud import registry
+    from talud.training.search import choices, named
+
+    project = make_project(tmp_path / "project", **CHANGES)
+    choice, _ = choices(named(project.params, "two"), 7)
+    with registry.study(project.root, "both · two", {"band_set": "both", "study": "1"}) as parent:
+        task = Task(project, "both", choice, "a" * 32, 40, parent, {"filters": 2}, {"band_set": "both"})
+        entry = work.failed(task, "3 workers in turn died of it")
+    run = MlflowClient(f"sqlite:///{project.root}/mlflow.db").get_run(entry.run_id)
+    assert (entry.failure, entry.state) == ("3 workers in turn died of it", State())
+    assert run.info.status == "FAILED"
+    assert "3 workers in turn died of it" in run.data.tags["error"]
