@@ -21,8 +21,10 @@ import measures
 from rich.console import Console
 from rich.table import Table
 
+import training
+
 HERE = Path(__file__).parent
-MEASUREMENTS = {  # one line for each; a new figure is a function in measures.py and a line here
+MEASUREMENTS = {  # one line for each; a new figure is a function in measures.py or training.py and a line here
     "exactness": measures.cost_of_exactness,
     "end-to-end": measures.end_to_end,
     "blending": measures.against_blending,
@@ -30,13 +32,14 @@ MEASUREMENTS = {  # one line for each; a new figure is a function in measures.py
     "start": measures.start,
     "workers": measures.workers,
     "int8": measures.int8_against_float32,
-    "keras": measures.int8_against_keras,  # last, for it brings TensorFlow into the process
+    "keras": measures.int8_against_keras,  # these two last, for they bring TensorFlow into the process
+    "training": training.training,
 }
 
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description="Measure talud's inference.")
+    parser = argparse.ArgumentParser(description="Measure talud's inference and training.")
     parser.add_argument("--size", type=int, default=4096, help="side of the raster in pixels, 4096 by default")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}; all by default")
     arguments = parser.parse_args()

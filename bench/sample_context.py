@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,8 +28,10 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from talud.data.patches import Patches, read
 from talud.metrics import LANDSLIDE, UNKNOWN, Levels, best_threshold, confusion
 from talud.project import Project
+from talud.training.checkpoint import State
 from talud.training.dataset import Dataset
-from talud.training.trial import Hyperparameters, build, train
+from talud.training.search import choices
+from talud.training.trial import build, train
 
 Classifier = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (n, height, width, bands) → (n, height, width)
 
@@ -52,20 +55,24 @@ def per_pixel(dataset: Dataset, seed: int) -> Classifier:
 
 def network(dataset: Dataset, project: Project) -> Classifier:
     """The trained U-Net."""
-    demo, options, seed = project.params.searches["demo"], project.params.training, project.params.seed
-    choice = Hyperparameters(demo.filters[0], demo.learning_rate[0], demo.batch_size[0], demo.epochs)
-    trained = train(
-        dataset.training,
-        dataset.validation,
-        choice,
-        dataset.statistics,
-        depth=options.depth,
-        augment=options.augment,
-        seed=seed,
-        on_epoch=lambda _epoch, _metrics: None,
-    )
-    model = build(choice, dataset.statistics, options.depth, seed)
-    model.set_weights(trained.weights)
+    options = project.params.training
+    choice = choices(project.params.searches["demo"], project.params.seed)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        trained = train(
+            dataset.training,
+            dataset.validation,
+            choice,
+            dataset.statistics,
+            options=options,
+            seed=project.params.seed,
+            state=State(),
+            file=Path(folder) / "trial.npz",
+            until=choice.epochs,
+            on_epoch=lambda _state: None,
+            on_write=lambda _state: None,
+        )
+    model = build(choice, dataset.statistics, options.depth, project.params.seed)
+    model.set_weights(trained.best)
     print(f"  U-Net: {trained.seconds:.0f} s, best epoch {trained.best_epoch} of {choice.epochs}")
     return lambda stack: np.asarray(model.predict(stack, batch_size=16, verbose=0))[..., 0]
 

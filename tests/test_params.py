@@ -46,7 +46,7 @@ def test_a_misspelt_key_of_an_area_is_named_with_the_allowed_ones(tmp_path: Path
 @pytest.mark.parametrize(
     ("edits", "said"),
     [
-        ({"search": "studdy"}, "'studdy' is none of the searches: demo, study"),
+        ({"search": "studdy"}, "'studdy' is none of the searches: demo, halving"),
         ({"split__patch": 0}, "split.patch: Input should be greater than 0"),
         ({"split__patch": 512}, "does not fit a block"),
         ({"split__validation": 0.9}, "leave no block for training"),

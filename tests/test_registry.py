@@ -9,8 +9,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import onnx
@@ -34,8 +36,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def version(root: Path, tiny_model: Path) -> registry.Version:
     """A registered model, version 1 and champion."""
-    with registry.study(root, "3band · demo", TAGS) as parent, registry.trial(parent, "one", {}, TAGS) as trial:
-        trial.log_epoch(1, {"f1": 0.9, "val_f1": 0.1})
+    with (
+        registry.study(root, "3band · demo", TAGS) as parent,
+        registry.trial(parent, "one", {}, TAGS) as trial,
+    ):
+        trial.log_epochs([(1, 0, {"f1": 0.9, "val_f1": 0.1})])
         trial.log_scores({"f1": 0.5, "precision": 0.5, "recall": 0.5, "iou": 0.3})
     made = registry.register("landslide-unet-3band", onnx.load(tiny_model), trial.run_id, "a" * 64)
     registry.set_alias(made, "champion")
@@ -49,7 +54,7 @@ def test_a_study_is_a_parent_run_and_its_trials_are_children(root: Path) -> None
             with registry.trial(parent, f"batch {batch}", choice, TAGS) as trial:
                 trial.log_dataset("argelia", TAGS["data_version"], "stacks/training")
                 for epoch in (1, 2):
-                    trial.log_epoch(epoch, {"loss": 1 / epoch, "f1": 0.99, "val_f1": f1 / 3 * epoch})
+                    trial.log_epochs([(epoch, 0, {"loss": 1 / epoch, "f1": 0.99, "val_f1": f1 / 3 * epoch})])
                 trial.log_scores({"f1": f1, "precision": 0.7, "recall": 0.5, "iou": 0.3, "seconds": 2.5})
     client = registry.connect(root)
     study, run = client.get_run(parent), client.get_run(trial.run_id)
@@ -69,7 +74,8 @@ def test_a_study_is_a_parent_run_and_its_trials_are_children(root: Path) -> None
     assert (data.dataset.name, data.dataset.digest) == ("argelia", TAGS["data_version"])
     note = study.data.tags["mlflow.note.content"]
     assert note.endswith("Seed 7.")
-    assert re.findall(r"\| (batch \d+) \| ([\d.]+) \|", note) == [("batch 16", "0.600"), ("batch 8", "0.400")]
+    rows = re.findall(r"\[(batch \d+)\]\(\S+\) \| &emsp;([\d.]+) \|", note)
+    assert rows == [("batch 16", "0.600"), ("batch 8", "0.400")]
     assert run.data.tags["mlflow.source.git.commit"] == "cd" * 20
 
 
@@ -78,7 +84,10 @@ def test_a_study_is_a_parent_run_and_its_trials_are_children(root: Path) -> None
 )
 def test_no_run_stays_open_when_a_trial_breaks(root: Path, error: BaseException, status: str) -> None:
     def broken() -> None:
-        with registry.study(root, "broken", TAGS) as parent, registry.trial(parent, "trial", {}, TAGS) as trial:
+        with (
+            registry.study(root, "broken", TAGS) as parent,
+            registry.trial(parent, "trial", {}, TAGS) as trial,
+        ):
             runs.extend([parent, trial.run_id])
             raise error
 
@@ -143,6 +152,27 @@ def test_a_server_that_does_not_answer_is_said_soon(monkeypatch: pytest.MonkeyPa
     assert time.monotonic() - started < 15
     assert "secret" not in str(caught.value)
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+class Old(BaseHTTPRequestHandler):
+    """A server of MLflow 2, as far as one that asks for its version can see."""
+
+    def do_GET(self) -> None:
+        body = b"2.22.1" if self.path == "/version" else b'{"experiment": {"experiment_id": "1"}}'
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_a_server_of_another_major_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Old) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(RegistryError, match=r"cannot be used: its server runs MLflow 2\.22\.1, this process \d"):
+            registry.connect(tmp_path, create=True)
+        server.shutdown()
 
 
 def test_a_model_is_fetched_by_any_uri(root: Path, version: registry.Version, tiny_model: Path) -> None:

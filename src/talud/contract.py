@@ -77,6 +77,11 @@ class Contract(_Frozen):
     run_id: str = Field(description="the MLflow run of the trial")
     hyperparameters: dict[str, float | int | str]
     scores: dict[str, float] = Field(description="precision, recall, f1 and iou on the validation blocks")
+    parity: dict[Literal["difference", "allowed"], Annotated[FiniteFloat, Field(ge=0)]] = Field(
+        default={},
+        description="how far the file's probabilities differ from the Keras model's, at most, on the validation "
+        "patches, and how far rounding allows them to; empty in older files",
+    )
     precision: Precision = Field(
         "float32", description="of weights and arithmetic, but for the layers that scale bands"
     )

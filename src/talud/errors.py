@@ -7,6 +7,7 @@
     ├── MismatchError    a raster does not fit the contract of a model
     ├── StudyError       a study cannot run, or has no usable result
     ├── RegistryError    the model registry has not what was asked for
+    ├── PromotionError   a model does not pass the promotion gate
     ├── ClusterError     workers cannot be had, differ from this process, or are lost
     └── OutputError      a result cannot be written
 
@@ -41,6 +42,10 @@ class StudyError(TaludError):
 
 class RegistryError(TaludError):
     """The model registry has not what was asked for."""
+
+
+class PromotionError(TaludError):
+    """A model does not pass the promotion gate."""
 
 
 class ClusterError(TaludError):

@@ -142,12 +142,31 @@ class SplitOptions(_Frozen):
 
 
 class Search(_Frozen):
-    """A grid of hyperparameters: every combination is one trial."""
+    """Which hyperparameters a study tries, and how: in full, or by successive halving."""
 
+    method: Literal["grid", "halving"] = Field(
+        "grid", description="grid: every trial for all epochs; halving: the better ones go on, see first_epochs, factor"
+    )
     filters: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Len(1)] = Field(description="of the first level")
     learning_rate: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Len(1)]
     batch_size: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Len(1)]
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, description="of a trial, at most")
+    trials: int | None = Field(None, ge=1, description="of all combinations, drawn with the seed; default: all")
+    patience: int | None = Field(None, ge=1, description="epochs without a higher validation F1 that end a trial")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="of weights and order: each combination is tried with each; default: the project's seed"
+    )
+    first_epochs: int = Field(5, ge=1, description="halving: after which the first trials are left behind")
+    factor: int = Field(3, ge=2, description="halving: 1/factor of the trials go on, for factor times as many epochs")
+    failures: int = Field(5, ge=0, description="trials that may fail; with one more the study stops")
+
+    @model_validator(mode="after")
+    def _no_value_twice(self) -> Self:
+        for name in ("filters", "learning_rate", "batch_size", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} holds a value twice: {', '.join(f'{value:g}' for value in values)}")
+        return self
 
 
 class TrainingOptions(_Frozen):
@@ -155,6 +174,25 @@ class TrainingOptions(_Frozen):
 
     depth: int = Field(4, ge=1, le=6, description="poolings of the U-Net")
     augment: bool = Field(True, description="turn and mirror the training patches (the dihedral group D4)")
+    rematerialise: bool = Field(
+        False, description="compute blocks of the U-Net again in the backward pass: less memory, more time"
+    )
+    mixed_precision: bool = Field(False, description="compute in float16, with float32 weights; for a GPU")
+    xla: Literal[False, "auto"] = Field(
+        False, description="auto: compile the training step where Keras can; JAX always does"
+    )
+
+
+class Promotion(_Frozen):
+    """What a registered version must keep to become the champion, beyond what holds for every model."""
+
+    resamples: int = Field(
+        2000, ge=100, le=100_000, description="of the blocks, for the interval of a difference in F1"
+    )
+    megabytes: float | None = Field(500.0, gt=0, description="most that the ONNX file may have; null: no limit")
+    seconds_per_megapixel: float | None = Field(
+        None, gt=0, description="most that a million pixels may take on the CPU that registers; null: not measured"
+    )
 
 
 class Params(_Frozen):
@@ -168,6 +206,7 @@ class Params(_Frozen):
     training: TrainingOptions
     search: str = Field(description="the name of one of `searches`")
     searches: dict[Name, Search]
+    promotion: Promotion = Promotion()
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:

@@ -57,6 +57,10 @@ class Project:
         """The best trial's ONNX file."""
         return self.root / "models" / f"{band_set}.onnx"
 
+    def checkpoint(self, key: str) -> Path:
+        """What a trial has come to so far; `key` is the trial's, or a study's whose lock it is."""
+        return self.root / "checkpoints" / f"{key}.npz"
+
     def trials(self, band_set: str) -> Path:
         """The table of a study's trials."""
         return self.root / "models" / f"{band_set}.trials.json"

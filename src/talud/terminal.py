@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -46,9 +46,19 @@ def unbroken() -> Iterator[None]:
     For what must not be cut short: a transaction, which would leave a database locked, or an import, which may
     swallow the interrupt.
     """
+    with held_back():
+        yield
+
+
+@contextmanager
+def held_back() -> Iterator[Callable[[], None]]:
+    """Hold a first Ctrl-C back until the block calls what it is given, or has ended; a second one breaks it.
+
+    For what can be cut short only here and there: a C library may turn the interrupt into an error of its own.
+    """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:
-        yield
+        yield lambda: None
         return
     held = False
 
@@ -57,10 +67,15 @@ def unbroken() -> Iterator[None]:
         held = True
         signal.signal(number, before)
 
+    def release() -> None:
+        nonlocal held
+        if held:
+            held = False
+            signal.raise_signal(signal.SIGINT)
+
     signal.signal(signal.SIGINT, hold)
     try:
-        yield
+        yield release
     finally:
         signal.signal(signal.SIGINT, before)
-        if held:
-            signal.raise_signal(signal.SIGINT)
+        release()

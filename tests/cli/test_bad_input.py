@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -237,4 +238,5 @@ def test_ctrl_c_ends_a_training_without_an_open_run(talud: Run, project: Project
     assert "Traceback" not in err
     assert statuses(store) == ["KILLED", "KILLED"]
     store.unlink()
+    shutil.rmtree(project.root / "checkpoints")  # with which the same command would go on
     assert files(project.root) == before

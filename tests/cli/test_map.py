@@ -20,6 +20,7 @@ from source_files import write_raster
 from talud import load_model
 from talud.basin import prepare
 from talud.cli.main import main
+from talud.files import md5
 from talud.inference import mapping
 from talud.params import Area
 
@@ -100,7 +101,10 @@ def test_one_command_gives_what_stack_and_predict_give_in_two(
     for name in ("probability.tif", "disagreement.tif"):
         assert np.array_equal(read(here / name), read(Path("map") / name), equal_nan=True)
     record = json.loads((here / "prediction.json").read_text())
-    assert record["stack"] == {"TALUD_AREA": "here", "TALUD_EVENT": "2015-05-18"}
+    sources = f"optical {md5(image)}"
+    told = {key: value for key, value in record["stack"].items() if not key.startswith("TALUD_RASTER")}
+    assert told == {"TALUD_AREA": "here", "TALUD_EVENT": "2015-05-18", "TALUD_SOURCES": sources}
+    assert json.loads(Path("map/prediction.json").read_text())["stack"]["TALUD_SOURCES"] == sources
     assert "chosen" not in record["model"]
 
 

@@ -92,6 +92,10 @@ def test_a_stack_is_a_cog_that_says_what_it_holds_and_how_it_was_made(project: P
         "TALUD_SAR_UNIT": "db",
         "TALUD_LEE_WINDOW": "0",
         "TALUD_RESOLUTION": "12.5",
+        "TALUD_SOURCES": ", ".join(
+            f"{name} {md5(project.root / f'data/here/{name}.tif')}"
+            for name in ("dtm", "optical", "sar_post", "sar_pre")
+        ),
     }
     content = json.loads(project.record("here").read_text())
     assert content["stack_md5"] == record.stack_md5 == md5(project.stack("here"))

@@ -17,6 +17,12 @@ from talud.inference.runtime import Model
 Exporter = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def _away_from_this_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This repository is a project too, in which a map that a test makes would be recorded."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def model(tiny_model: Path) -> Model:
     return Model.load(tiny_model)

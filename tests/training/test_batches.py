@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
+import pytest
 
 from talud.data.patches import Patches
 from talud.training.batches import SYMMETRIES, TrainingBatches, turned
@@ -28,7 +34,7 @@ def test_an_epoch_holds_every_patch_once_with_its_own_truth_and_its_nan() -> Non
     patches.stack[3, 0, 1, 1] = np.nan
     batches = TrainingBatches(patches, 4, augment=True, seed=1)
     orders = []
-    for _ in range(2):
+    for _ in range(3):
         pairs = [batches[index] for index in range(len(batches))]
         assert [len(stack) for stack, _ in pairs] == [4, 4, 3]
         stack = np.concatenate([stack for stack, _ in pairs])
@@ -39,7 +45,8 @@ def test_an_epoch_holds_every_patch_once_with_its_own_truth_and_its_nan() -> Non
         assert sorted(stack[..., 0].ravel()) == list(range(11 * 16))
         orders.append(stack[..., 0].tobytes())
         batches.on_epoch_end()
-    assert orders[0] != orders[1]
+    assert orders[0] == orders[1]  # the first end is that of `fit` having looked at the batches
+    assert orders[1] != orders[2]
 
 
 def test_without_augmentation_no_patch_is_turned() -> None:
@@ -55,3 +62,53 @@ def test_a_seed_decides_the_batches() -> None:
         return TrainingBatches(numbered(30), 30, augment=True, seed=seed)[0][0].tobytes()
 
     assert first(1) == first(1) != first(2)
+
+
+EPOCHS = """
+import json
+import keras
+import numpy as np
+from talud.data.patches import Patches
+from talud.training.batches import TrainingBatches
+
+class Noted(TrainingBatches):
+    seen = []
+    def __getitem__(self, index):
+        stack, truth = super().__getitem__(index)
+        self.seen.append((index, tuple(stack[:, :, :, 0].ravel().tolist())))
+        return stack, truth
+
+def fitted(first, size):
+    model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Conv2D(1, 1)])
+    model.compile("sgd", loss="mse", metrics=["mse"])
+    batches, epochs = Noted(patches, size, augment=True, seed=4, first_epoch=first), []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: batches.seen.clear(),
+        on_epoch_end=lambda epoch, logs: epochs.append(sorted(set(batches.seen))),
+    )
+    model.fit(batches, initial_epoch=first, epochs=3, shuffle=False, verbose=0, callbacks=[note])
+    return [[values for _, values in epoch] for epoch in epochs]
+
+values = np.arange(5 * 4).reshape(5, 2, 2)
+patches = Patches(values[..., np.newaxis].astype(np.float32), (values % 2).astype(np.uint8))
+print(json.dumps([fitted(first, size) for size in (2, 5) for first in (0, 1)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_what_an_epoch_of_fit_sees_depends_on_its_number_and_the_seed_alone(backend: str) -> None:
+    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-W", "ignore", "-c", EPOCHS]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    runs = iter(json.loads(result.stdout.splitlines()[-1]))
+    values = np.arange(5 * 4).reshape(5, 2, 2)
+    patches = Patches(values[..., np.newaxis].astype(np.float32), (values % 2).astype(np.uint8))
+    for size in (2, 5):
+        whole, resumed = next(runs), next(runs)
+        assert whole[1:] == resumed
+        for epoch, seen in enumerate(whole):
+            batches = TrainingBatches(patches, size, augment=True, seed=4, first_epoch=epoch)
+            assert seen == [batches[index][0].ravel().tolist() for index in range(len(batches))]
+        assert len({str(seen) for seen in whole}) == 3

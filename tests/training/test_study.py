@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import yaml
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
@@ -21,7 +22,7 @@ from rasterio.windows import Window
 from talud import metrics
 from talud.contract import Contract
 from talud.data.patches import read, split
-from talud.errors import ParamsError, StudyError
+from talud.errors import ParamsError, RegistryError, StudyError
 from talud.files import md5
 from talud.grid import Grid
 from talud.inference.prediction import probabilities
@@ -99,6 +100,16 @@ def client(project: Project) -> MlflowClient:
     return MlflowClient(f"sqlite:///{project.root}/mlflow.db")
 
 
+def runs(project: Project) -> list[Run]:
+    store = client(project)
+    experiment = store.get_experiment_by_name("landslide-unet")
+    return store.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
+
+
+def statuses(project: Project) -> list[str]:
+    return sorted(run.info.status for run in runs(project))
+
+
 def contract_of(path: Path) -> Contract:
     return Contract.from_metadata({item.key: item.value for item in onnx.load(path).metadata_props}, str(path))
 
@@ -110,8 +121,8 @@ def test_the_table_of_trials(finished: tuple[Project, study.Study, list[study.Pr
     best = max(table["trials"], key=lambda trial: trial["scores"]["f1"])
     assert table["best"] == best["run_id"] == result.best.run_id
     assert table["failed"] == []
-    assert [(one.trial, one.trials, one.epoch, one.epochs) for one in seen] == [
-        (1, 2, 1, 2), (1, 2, 2, 2), (2, 2, 1, 2), (2, 2, 2, 2),
+    assert [(one.trial, one.trials, one.epoch, one.done, one.total) for one in seen] == [
+        (1, 2, 1, 1, 4), (1, 2, 2, 2, 4), (2, 2, 1, 3, 4), (2, 2, 2, 4, 4),
     ]  # fmt: skip
 
 
@@ -265,6 +276,15 @@ def test_where_all_trials_fail_earlier_results_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_too_many_failures_stop_a_study(tmp_path: Path) -> None:
+    search = {"filters": [2], "learning_rate": [1.0e38, 1.1e38, 1.2e38, 0.01], "batch_size": [8], "epochs": 1}
+    project = make_project(tmp_path / "failing", searches={"small": {**search, "failures": 1}})
+    with pytest.raises(StudyError, match=r"2 of 4 trials failed, more than the 1 that `failures`.*not a number"):
+        study.run(project, "both")
+    assert statuses(project) == ["FAILED", "FAILED", "FAILED"]  # the study, and two trials: the others never began
+
+
+@pytest.mark.slow
 def test_a_file_that_differs_from_keras_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = make_project(tmp_path / "differs")
     written = export.to_onnx
@@ -314,3 +334,186 @@ def test_the_command_prints_its_result_and_nothing_of_its_libraries(tmp_path: Pa
     )
     assert wrong.returncode == 1
     assert wrong.stderr == "talud: no band set 'none' in params.yaml; it has: both, more\n"
+
+
+def test_the_table_holds_all_trials_of_the_store_and_both_runs_the_examples(
+    finished: tuple[Project, study.Study, list[study.Progress]],
+) -> None:
+    project, result, _ = finished
+    store, table = client(project), json.loads(project.trials("both").read_text())
+    (experiment,) = store.search_experiments()
+    runs = store.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{result.parent_run_id}'")
+    assert {run.info.run_id for run in runs} == {trial["run_id"] for trial in table["trials"] + table["failed"]}
+    for run_id, files in ((result.parent_run_id, ["examples.png", "trials.html"]), (table["best"], ["examples.png"])):
+        assert [file.path for file in store.list_artifacts(run_id)] == files
+
+
+# A study that was stopped.
+
+LONGER = {"filters": [2, 3], "learning_rate": [0.01], "batch_size": [8, 16], "epochs": 4}
+KILLED = """
+import os, sys
+from pathlib import Path
+from talud.project import Project
+from talud.training import study, work
+epochs, moment, left = 0, sys.argv[2], int(sys.argv[3])
+def die(*_):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), 9)
+if moment == "epoch":
+    watch = die
+else:
+    watch = None
+    module, name = {"write": (work.checkpoint, "write"), "send": (work.Trial, "log_epochs"), "scores": (work.Trial, "log_scores"), "export": (study, "export")}[moment]
+    former = getattr(module, name)
+    def wrapped(*arguments, **options):
+        result = former(*arguments, **options)
+        die()
+        return result
+    setattr(module, name, wrapped)
+study.run(Project.find(Path(sys.argv[1])), "both", watch=watch)
+"""  # noqa: E501
+
+
+def killed(project: Project, moment: str, at: int) -> int:
+    command = [sys.executable, "-c", KILLED, project.root, moment, str(at)]
+    return subprocess.run(command, capture_output=True, check=False, text=True).returncode
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project of a longer study that nothing stopped."""
+    project = make_project(tmp_path_factory.mktemp("unbroken") / "project", searches={"small": LONGER})
+    study.run(project, "both")
+    return project
+
+
+def learning_curves(project: Project) -> dict[str, list[tuple[int, float]]]:
+    store = client(project)
+    return {
+        run.info.run_name: sorted(
+            (one.step, one.value) for one in store.get_metric_history(run.info.run_id, "validation/loss")
+        )
+        for run in runs(project)
+        if "mlflow.parentRunId" in run.data.tags
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kills",
+    [
+        [("epoch", 1), ("epoch", 7)],
+        [("write", 2), ("write", 6), ("send", 3)],
+        [("scores", 1), ("scores", 2), ("export", 1)],
+    ],
+)
+def test_a_study_that_is_killed_ends_as_if_it_had_not_been(
+    unbroken: Project, tmp_path: Path, kills: list[tuple[str, int]]
+) -> None:
+    project = make_project(tmp_path / "project", searches={"small": LONGER})
+    for moment, at in kills:
+        assert killed(project, moment, at) == -9
+    study.run(project, "both")
+    assert len(runs(project)) == 5  # the study and its four trials
+    assert set(statuses(project)) == {"FINISHED"}
+    assert learning_curves(project) == learning_curves(unbroken)
+    assert contract_of(project.model("both")).weights == contract_of(unbroken.model("both")).weights
+    tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, unbroken)]
+    for trial in (*tables[0], *tables[1]):
+        del trial["run_id"], trial["seconds"]
+    assert tables[0] == tables[1]
+
+
+def epochs_trained(project: Project, **options: str) -> tuple[study.Study, list[str]]:
+    """Run a study; the trials of all epochs that were trained."""
+    seen: list[study.Progress] = []
+    return study.run(project, "both", watch=seen.append, **options), [one.name for one in seen]
+
+
+@pytest.mark.slow
+def test_a_trial_is_run_again_only_where_something_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = make_project(tmp_path / "project")
+    first, seen = epochs_trained(project)
+    assert len(seen) == 4
+    again, seen = epochs_trained(project)
+    assert (again.best.run_id, again.parent_run_id, seen) == (first.best.run_id, first.parent_run_id, [])
+    assert len(runs(project)) == 3
+
+    wider = {"small": {**PARAMS["searches"]["small"], "learning_rate": [0.01, 0.001, 0.003]}}
+    (project.root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "searches": wider}))
+    project = Project.find(project.root)
+    _, seen = epochs_trained(project)
+    assert seen == ["2 filters · lr 0.003 · batch 8"] * 2  # the others were done in the earlier study
+
+    record = json.loads(project.record("hill").read_text())
+    project.record("hill").write_text(json.dumps({**record, "mask_md5": "0" * 32}))
+    assert len(epochs_trained(project)[1]) == 6
+    monkeypatch.setattr("talud.training.identity.code_version", lambda: "other")
+    assert len(epochs_trained(project)[1]) == 6
+
+
+@pytest.mark.slow
+def test_a_best_trial_whose_weights_an_earlier_study_did_not_keep_is_trained_again(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    first = study.run(project, "both")
+    (worse,) = (entry for entry in first.entries if entry is not first.best)
+    alone = {"small": {**PARAMS["searches"]["small"], "learning_rate": [worse.choice.learning_rate]}}
+    (project.root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "searches": alone}))
+    second = study.run(Project.find(project.root), "both")
+    assert second.best.state.scores == worse.state.scores
+    assert contract_of(project.model("both")).run_id == second.best.run_id
+
+
+@pytest.mark.slow
+def test_two_studies_of_a_band_set_do_not_run_at_once(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+
+    def intrude(_: study.Progress) -> None:
+        with pytest.raises(StudyError, match="another process trains 'both'"):
+            study.run(project, "both")
+
+    study.run(project, "both", watch=intrude)
+    assert len(runs(project)) == 3
+
+
+@pytest.mark.slow
+def test_successive_halving_leaves_the_worse_behind(tmp_path: Path) -> None:
+    search = {"filters": [2], "learning_rate": [0.01, 1.0e-9, 0.003, 1.0e-8], "batch_size": [8], "epochs": 4}
+    halving = {**search, "method": "halving", "first_epochs": 1, "factor": 2}
+    project = make_project(tmp_path / "project", searches={"small": halving})
+    result, seen = epochs_trained(project)
+    epochs = {entry.choice.learning_rate: len(entry.state.epochs) for entry in result.entries}
+    assert sorted(epochs.values()) == [1, 1, 2, 4]
+    assert len(seen) == 4 + 2 + 2
+    assert epochs[1.0e-9] == epochs[1.0e-8] == 1
+    table = json.loads(project.trials("both").read_text())
+    assert {trial["learning_rate"]: trial["epochs_run"] for trial in table["trials"]} == epochs
+    assert set(statuses(project)) == {"FINISHED"}
+    again, seen = epochs_trained(project)
+    assert (again.best.run_id, seen) == (result.best.run_id, [])
+
+
+@pytest.mark.slow
+def test_runs_that_a_killed_study_left_open_are_ended(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    assert killed(project, "epoch", 1) == -9
+    assert statuses(project) == ["RUNNING", "RUNNING"]
+    changed = {**PARAMS, "seed": 8}
+    (project.root / "params.yaml").write_text(yaml.safe_dump(changed))
+    study.run(Project.find(project.root), "both")
+    assert statuses(project) == ["FINISHED", "FINISHED", "FINISHED", "KILLED", "KILLED"]
+
+
+@pytest.mark.slow
+def test_files_that_cannot_be_kept_are_one_line_and_cost_no_training(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    (project.root / "mlartifacts").write_text("in the way")
+    with pytest.raises(RegistryError, match=r": .*mlartifacts.*; nothing is lost, start again$"):
+        study.run(project, "both")
+    assert not project.model("both").exists()
+    (project.root / "mlartifacts").unlink()
+    assert epochs_trained(project)[1] == []
+    assert set(statuses(project)) == {"FINISHED"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,12 @@ import pytest
 from talud import metrics
 from talud.data.patches import Patches
 from talud.errors import StudyError
+from talud.params import TrainingOptions
+from talud.training import checkpoint
+from talud.training.checkpoint import State
 from talud.training.dataset import Statistics
-from talud.training.trial import BestEpoch, Hyperparameters, Trained, build, train
+from talud.training.search import Hyperparameters
+from talud.training.trial import Keeper, build, train
 
 
 def bright_squares(count: int, seed: int) -> Patches:
@@ -31,52 +36,135 @@ def bright_squares(count: int, seed: int) -> Patches:
 
 TRAINING, VALIDATION = bright_squares(40, 1), bright_squares(12, 2)
 STATISTICS = Statistics.of(TRAINING.stack, ("a", "b"))
-CHOICE = Hyperparameters(filters=4, learning_rate=1e-2, batch_size=8, epochs=15)
+CHOICE = Hyperparameters(filters=4, learning_rate=1e-2, batch_size=8, epochs=15, patience=None)
 
 
-def trained(choice: Hyperparameters = CHOICE, seed: int = 3) -> tuple[Trained, list[dict[str, float]]]:
-    epochs: list[dict[str, float]] = []
+def trained(
+    folder: Path,
+    choice: Hyperparameters = CHOICE,
+    state: State | None = None,
+    until: int | None = None,
+    seed: int = 3,
+    **options: Any,
+) -> State:
+    return train(
+        TRAINING,
+        VALIDATION,
+        choice,
+        STATISTICS,
+        options=TrainingOptions(depth=1, **options),
+        seed=seed,
+        state=state or State(),
+        file=folder / "trial.npz",
+        until=until or choice.epochs,
+        on_epoch=lambda state: None,
+        on_write=lambda state: None,
+    )
 
-    def keep(epoch: int, metrics: Mapping[str, float]) -> None:
-        assert epoch == len(epochs) + 1
-        epochs.append(dict(metrics))
 
-    result = train(TRAINING, VALIDATION, choice, STATISTICS, depth=1, augment=True, seed=seed, on_epoch=keep)
-    return result, epochs
+def alike(first: list[np.ndarray] | None, second: list[np.ndarray] | None) -> bool:
+    assert first is not None
+    assert second is not None
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_one_seed_gives_one_result_and_another_seed_another() -> None:
+def test_one_seed_gives_one_result_and_another_seed_another(tmp_path: Path) -> None:
     short = replace(CHOICE, epochs=2)
-    (first, _), (again, _), (other, _) = trained(short), trained(short), trained(short, seed=4)
-    assert all(np.array_equal(a, b) for a, b in zip(first.weights, again.weights, strict=True))
-    assert not all(np.array_equal(a, b) for a, b in zip(first.weights, other.weights, strict=True))
+    first, again = trained(tmp_path, short), trained(tmp_path, short)
+    other = trained(tmp_path, short, seed=4)
+    assert alike(first.best, again.best)
+    assert not alike(first.best, other.best)
 
 
-def test_the_best_epoch_is_kept_and_its_scores_are_those_of_its_weights() -> None:
-    result, epochs = trained()
-    assert result.scores["f1"] == max(epoch["val_f1"] for epoch in epochs) > 0.9
-    assert result.scores["f1"] == epochs[result.best_epoch - 1]["val_f1"]
-    model = build(CHOICE, STATISTICS, depth=1, seed=99)
-    model.set_weights(result.weights)
+def test_the_best_epoch_is_kept_and_its_scores_are_those_of_its_weights(tmp_path: Path) -> None:
+    result = trained(tmp_path)
+    assert [epoch.number for epoch in result.epochs] == list(range(1, 16))
+    assert result.scores["f1"] == max(epoch.metrics["val_f1"] for epoch in result.epochs) > 0.9
+    assert result.scores["f1"] == result.epochs[result.best_epoch - 1].metrics["val_f1"]
+    model = build(CHOICE, STATISTICS, depth=1, seed=9)
+    model.set_weights(result.best)
     mapped = np.asarray(model(VALIDATION.stack))[..., 0] >= 0.5
     assert metrics.confusion(mapped, VALIDATION.mask).scores() == pytest.approx(result.scores, abs=1e-6)
 
 
-def test_the_best_epoch_is_that_of_the_highest_f1_then_of_the_lowest_loss() -> None:
-    model = build(CHOICE, STATISTICS, depth=1, seed=1)
-    best = BestEpoch(lambda epoch, metrics: None)
-    best.set_model(model)
+def test_the_best_epoch_is_that_of_the_highest_f1_then_of_the_lowest_loss(tmp_path: Path) -> None:
+    model = build(CHOICE, STATISTICS, depth=1, seed=9)
+    model.compile(optimizer="adam")
+    quiet = {"on_epoch": lambda state: None, "on_write": lambda state: None}
+    keeper = Keeper(model, State(), tmp_path / "trial.npz", CHOICE, CHOICE.epochs, **quiet)
+    keeper.set_model(model)
     for epoch, (f1, loss) in enumerate([(0.2, 0.9), (0.6, 0.5), (0.6, 0.4), (0.6, 0.4), (0.5, 0.1)]):
         model.get_layer("scaling").set_weights([np.full(2, epoch), np.ones(2)])
         logs = {"loss": 0.3, "val_loss": loss, "val_precision": 0, "val_recall": 0, "val_iou": 0, "val_f1": f1}
-        best.on_epoch_end(epoch, logs)
-    assert best.epoch == 3
-    np.testing.assert_array_equal(best.weights[0], [2, 2])
+        keeper.on_epoch_end(epoch, logs)
+    assert keeper.state.best_epoch == 3
+    np.testing.assert_array_equal(keeper.state.best[0], [2, 2])
 
 
-def test_a_loss_that_is_not_finite_ends_the_trial() -> None:
+def test_a_rematerialised_trial_gives_the_same_weights(tmp_path: Path) -> None:
+    short = replace(CHOICE, epochs=3)
+    plain, again = trained(tmp_path / "plain", short), trained(tmp_path, short, rematerialise=True)
+    assert again.scores == pytest.approx(plain.scores, abs=1e-4)
+    for first, second in zip(plain.best, again.best, strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_a_trial_in_mixed_precision_learns_and_its_weights_are_those_of_a_float32_network(tmp_path: Path) -> None:
+    half = trained(tmp_path, until=7, mixed_precision=True, rematerialise=True)
+    result = trained(tmp_path, state=half, mixed_precision=True, rematerialise=True)
+    assert result.scores["f1"] > 0.9
+    assert all(np.isfinite(epoch.metrics["loss"]) for epoch in result.epochs)
+    model = build(CHOICE, STATISTICS, depth=1, seed=99)
+    model.set_weights(result.best)
+    assert {weight.dtype for weight in result.best} == {np.dtype(np.float32)}
+    mapped = np.asarray(model(VALIDATION.stack))[..., 0] >= 0.5
+    assert metrics.confusion(mapped, VALIDATION.mask).scores() == pytest.approx(result.scores, abs=0.01)
+
+
+@pytest.mark.slow
+def test_compiled_by_xla_a_trial_is_the_same(tmp_path: Path) -> None:
+    short = replace(CHOICE, epochs=2)
+    plain, compiled = trained(tmp_path / "plain", short), trained(tmp_path, short, xla="auto")
+    losses = [[epoch.metrics["loss"] for epoch in state.epochs] for state in (plain, compiled)]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="not a number"):
-        trained(Hyperparameters(filters=4, learning_rate=1e38, batch_size=8, epochs=3))
+        trained(tmp_path, replace(CHOICE, learning_rate=1e38))
+
+
+@pytest.mark.parametrize("patience", [None, 3])
+def test_a_trial_that_was_stopped_after_any_epoch_ends_as_if_it_had_not_been(
+    tmp_path: Path, patience: int | None
+) -> None:
+    choice = replace(CHOICE, epochs=6, patience=patience)
+    whole = trained(tmp_path / "whole", choice)
+    state = State()
+    for until in (1, 2, 4, 6):
+        parts = trained(tmp_path, choice, state, until)
+        state = checkpoint.read(tmp_path / "trial.npz")
+        assert state.epochs == parts.epochs
+    for name in checkpoint.ARRAYS:
+        assert alike(getattr(state, name), getattr(whole, name)), name
+    assert [epoch.metrics for epoch in state.epochs] == [epoch.metrics for epoch in whole.epochs]
+    assert (state.best_epoch, state.parameters) == (whole.best_epoch, whole.parameters)
+
+
+def test_a_trial_that_learns_no_more_ends_early(tmp_path: Path) -> None:
+    result = trained(tmp_path, replace(CHOICE, learning_rate=1e-12, epochs=30, patience=3))
+    assert len(result.epochs) == result.best_epoch + 3 < 30
+
+
+@pytest.mark.parametrize("keep", [0, 100, 5000])
+def test_a_damaged_checkpoint_is_none(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "trial.npz"
+    trained(tmp_path, replace(CHOICE, epochs=1))
+    assert len(checkpoint.read(path).epochs) == 1
+    path.write_bytes(path.read_bytes()[:keep])
+    assert checkpoint.read(path) == State()
+    path.unlink()
+    assert checkpoint.read(path) == State()
 
 
 def test_statistics_are_those_of_the_valid_pixels() -> None:

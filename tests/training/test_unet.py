@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from talud.training import unet
+from talud.training.onnx_graph import to_onnx
 
 
 def built(bands: int, filters: int, depth: int, seed: int = 1) -> keras.Model:
@@ -82,27 +84,117 @@ def test_a_seed_decides_the_weights_and_no_two_layers_share_them() -> None:
 
 
 STEPS = """
+import json
+import sys
+from pathlib import Path
 import numpy as np
 from talud.data.patches import Patches
+from talud.errors import StudyError
+from talud.params import TrainingOptions
+from talud.training.checkpoint import State
 from talud.training.dataset import Statistics
-from talud.training.trial import Hyperparameters, train
+from talud.training.search import Hyperparameters
+from talud.training.trial import build, train
+import jax
 import keras
+
 generator = np.random.default_rng(0)
 stack = generator.normal(size=(8, 16, 16, 2)).astype(np.float32)
 mask = (stack[..., 0] > 0.5).astype(np.uint8)
 stack[:, 3, 3], mask[:, 5, 5] = np.nan, 255
-patches, losses = Patches(stack, mask), []
-train(patches, patches, Hyperparameters(4, 1e-2, 4, 4), Statistics.of(stack, ("a", "b")), depth=1, augment=True, seed=1,
-      on_epoch=lambda epoch, metrics: losses.append(metrics["loss"]))
-assert losses[-1] < losses[0] - 0.02, losses
-print(keras.backend.backend())
+choice = Hyperparameters(4, 1e-2, 4, 4, None)
+patches, statistics = Patches(stack, mask), Statistics.of(stack, ("a", "b"))
+
+def losses(**options):
+    state = State()
+    for until in (2, 4):  # with an interruption
+        state = train(patches, patches, choice, statistics, options=TrainingOptions(depth=1, **options), seed=1,
+                      state=state, file=Path(sys.argv[1]), until=until,
+                      on_epoch=lambda state: None, on_write=lambda state: None)
+    return [epoch.metrics["loss"] for epoch in state.epochs]
+
+def refusal():
+    try:
+        losses(rematerialise=True)
+    except StudyError as error:
+        return str(error)
+
+def pulled(rematerialise):
+    model = build(choice, statistics, 2, 1, rematerialise=rematerialise)
+    fixed = [variable.value for variable in model.non_trainable_variables]
+    weights = [variable.value for variable in model.trainable_variables]
+    model.stateless_call([0 * weight for weight in weights], fixed, stack)  # of which nothing may be remembered
+    probability = lambda weights: model.stateless_call(weights, fixed, stack)[0]
+    value, pull = jax.vjp(probability, weights)
+    kept = sum(leaf.nbytes for leaf in jax.tree_util.tree_leaves(pull))
+    return kept, pull(value)[0]
+
+(plain, expected), (again, gradients) = pulled(False), pulled(True)
+for first, second in zip(expected, gradients, strict=True):
+    np.testing.assert_array_equal(first, second)
+print(json.dumps({
+    "backend": keras.backend.backend(),
+    "losses": losses(),
+    "mixed": losses(mixed_precision=True),
+    "kept": [plain, again],
+    "refusal": refusal(),
+}))
 """
 
 
 @pytest.mark.slow
-def test_it_trains_on_the_jax_backend() -> None:
+def test_it_trains_on_the_jax_backend_with_every_option(tmp_path: Path) -> None:
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-W", "ignore", "-c", STEPS]
+    command = [sys.executable, "-W", "ignore", "-c", STEPS, tmp_path / "trial.npz"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "jax"
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["backend"] == "jax"
+    assert found["losses"][-1] < found["losses"][0] - 0.02
+    assert found["mixed"] == pytest.approx(found["losses"], abs=0.01)
+    plain, again = found["kept"]
+    assert again < 0.6 * plain
+    assert "rematerialise saves no memory with JAX on a processor" in found["refusal"]
+
+
+def test_rematerialised_the_network_is_the_same_with_the_same_gradients() -> None:
+    import tensorflow as tf
+
+    mean, deviation = np.array([50, 60], np.float32), np.array([9, 5], np.float32)
+    plain, again = (unet.build(3, 2, mean, deviation, 1, rematerialise=choice) for choice in (False, True))
+    assert [weight.path for weight in plain.weights] == [weight.path for weight in again.weights]
+    assert all(np.array_equal(a, b) for a, b in zip(plain.get_weights(), again.get_weights(), strict=True))
+    assert to_onnx(plain).SerializeToString() == to_onnx(again).SerializeToString()
+    stack = np.random.default_rng(1).normal(mean, deviation, (2, 8, 8, 2)).astype(np.float32)
+    stack[0, 2, 3] = np.nan
+    np.testing.assert_array_equal(plain(stack), again(stack))
+
+    def gradients(model: keras.Model) -> list[np.ndarray]:
+        @tf.function
+        def step() -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(model(stack, training=True) ** 2)
+            return tape.gradient(loss, [weight.value for weight in model.trainable_weights])
+
+        return [gradient.numpy() for gradient in step()]
+
+    for first, second in zip(gradients(plain), gradients(again), strict=True):
+        assert np.any(first)
+        np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-7)
+
+
+def test_in_mixed_precision_bands_and_probability_stay_in_single_precision() -> None:
+    """Values that float16 cannot hold, and invalid pixels, come through."""
+    mean, deviation = np.array([2e5, 0.5], np.float32), np.array([1e4, 1e-6], np.float32)
+    plain, mixed = (unet.build(4, 2, mean, deviation, 1, mixed_precision=choice) for choice in (False, True))
+    stack = np.random.default_rng(1).normal(mean, deviation, (2, 16, 16, 2)).astype(np.float32)
+    neutral = stack.copy()
+    stack[0, 2:7, 3:9, 0], neutral[0, 2:7, 3:9, 0] = np.nan, mean[0]
+    probability = np.asarray(mixed(stack))
+    assert probability.dtype == np.float32
+    np.testing.assert_array_equal(probability, np.asarray(mixed(neutral)))
+    np.testing.assert_allclose(probability, plain(stack), atol=0.01)
+    assert not np.array_equal(probability, plain(stack))  # it did compute in float16
+    assert {weight.dtype for weight in mixed.weights} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"
+    assert to_onnx(mixed).SerializeToString() == to_onnx(plain).SerializeToString()

@@ -105,3 +105,4 @@ def map_sources(
             workers=by,
         )
     mapping.say(result, loaded, out)
+    mapping.remember(out)

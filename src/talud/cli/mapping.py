@@ -1,7 +1,8 @@
-"""What `talud predict` and `talud map` have in common: the options of a map, and what they print of it."""
+"""What `talud predict` and `talud map` have in common: the options of a map, what they print of it, and its record."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -104,3 +105,21 @@ def say(result: Prediction, model: Model, out: Path) -> None:
     for what, how in record.settings(model, result).items():
         print(f"{what.lower()}: {how}")
     print(f"files: {out}")
+
+
+def remember(out: Path) -> None:
+    """Record a map in the project around the working folder, if there is one, where talud lineage finds it.
+
+    A map is whole without it, so what cannot be recorded is said and is no error.
+    """
+    from talud.errors import TaludError
+    from talud.lineage import maps
+    from talud.project import root_around
+
+    root = root_around(Path.cwd())
+    if root is None:
+        return
+    try:
+        maps.remember(root, out)
+    except TaludError as error:
+        print(f"talud: the map is not recorded for talud lineage: {error}", file=sys.stderr)

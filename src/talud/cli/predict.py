@@ -97,3 +97,4 @@ def predict(
             workers=by,
         )
     mapping.say(result, loaded, out)
+    mapping.remember(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -15,6 +16,18 @@ def train(
     search: Annotated[
         str | None, typer.Option(metavar="NAME", help="A search of params.yaml; default: the one that it chooses.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Run the trials in so many processes, which share the cores or have a GPU each."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run the trials on the workers of a Dask cluster, such as tcp://10.0.0.1:8786, one in a process; the "
+            "project must lie where they all reach it under the same path, and MLFLOW_TRACKING_URI name a server.",
+        ),
+    ] = None,
 ) -> None:
     """Train a U-Net for each combination of a search, and export the best one.
 
@@ -25,20 +38,26 @@ def train(
         talud train 7band
 
         talud train 3band --search study
+
+        talud train 3band --search study --scheduler tls://10.0.0.1:8786
     """
+    from talud.cli import mapping
     from talud.cli.progress import shown
     from talud.project import Project
-    from talud.training import study
+    from talud.training import cluster, study
 
+    asked = mapping.workers(workers, scheduler)
     project = Project.find()
-    with shown(f"train {band_set}", "epochs") as tell:
+    with (
+        cluster.workers(asked, project) if asked else nullcontext(study.here) as runner,
+        shown(f"train {band_set}", "epochs") as tell,
+    ):
 
         def watch(progress: study.Progress) -> None:
-            done = (progress.trial - 1) * progress.epochs + progress.epoch
-            note = f"trial {progress.trial} of {progress.trials}, validation F1 {progress.best_f1:.3f}"
-            tell(done, progress.trials * progress.epochs, note)
+            note = f"trial {progress.trial} of {progress.trials}, best validation F1 {progress.best_f1:.3f}"
+            tell(progress.done, progress.total, note)
 
-        result = study.run(project, band_set, search, watch)
+        result = study.run(project, band_set, search, watch, runner)
     for entry in result.entries:
         print(f"{entry.choice.name}: {entry.outcome}")
     print(f"{project.model(band_set).relative_to(project.root)}: the model of {result.best.choice.name}")

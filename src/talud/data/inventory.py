@@ -51,7 +51,7 @@ class Polygons:
             raise SourceError(f"{path}: no coordinate reference system; assign one, for example with ogr2ogr -a_srs")
         raw = frame.geometry.to_numpy()
         invalid = ~shapely.is_valid(raw) & ~shapely.is_missing(raw)
-        frame.geometry = [_polygonal(geometry) for geometry in shapely.force_2d(raw)]
+        frame.geometry = [polygonal(geometry) for geometry in shapely.force_2d(raw)]
         moved = frame.geometry.to_crs(crs.to_wkt()).to_numpy()
         usable = ~(shapely.is_missing(moved) | shapely.is_empty(moved))
         usable &= np.isfinite(shapely.bounds(moved)).all(axis=1)
@@ -79,15 +79,19 @@ def _frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataFrame:
             warnings.simplefilter("ignore", RuntimeWarning)
             # OGR's filter sees no column that is left out of the reading.
             columns: list[str] | None = None if where else []
-            return pyogrio.read_dataframe(path, layer=_layer(path, layer), where=where, columns=columns)
+            return pyogrio.read_dataframe(path, layer=layer_of(path, layer), where=where, columns=columns)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         clause = f" with the filter {where!r}" if where else ""
         raise SourceError(f"{path}: cannot be read as polygons{clause}: {reason}") from error
 
 
-def _layer(path: Path, wanted: str) -> str:
-    """The layer called `wanted`, or the only one that can hold polygons."""
+def layer_of(path: Path, wanted: str) -> str:
+    """The layer called `wanted`, or the only one that can hold polygons.
+
+    Raises:
+        SourceError: there is none, or several.
+    """
     kinds = ("Poly", "Geometry", "Unknown")
     layers = [str(name) for name, kind in pyogrio.list_layers(path) if any(word in str(kind) for word in kinds)]
     if wanted in layers:
@@ -100,7 +104,7 @@ def _layer(path: Path, wanted: str) -> str:
     return layers[0]
 
 
-def _polygonal(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
+def polygonal(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
     """The polygons that a geometry consists of, or becomes when repaired; None where there are none."""
     if geometry is None or shapely.is_empty(geometry):
         return None

@@ -31,6 +31,7 @@ from talud.terminal import hushed
 
 Progress = Callable[[int, int], None]
 _ORIGIN = "TALUD_ORIGIN"  # the tag of what `origin_like` says
+_SOURCES = "TALUD_SOURCES"  # the tag of which sources, by their MD5; labels are none, for a stack does not show them
 _COLOURS = {BACKGROUND: (224, 224, 224, 255), LANDSLIDE: (204, 51, 17, 255), UNKNOWN: (0, 0, 0, 0)}
 
 
@@ -71,7 +72,7 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
     with mixing(recipe) as mixer:
         labels = _labels(recipe, mixer.grid)
         with replacing_together(*outputs) as (stack, mask, record_file):
-            landslides = _write(recipe, mixer, progress, stack, (mask, labels))
+            landslides = _write(recipe, mixer, progress, stack, (mask, labels), _sources(fingerprints))
             if recipe.area.role != "transfer" and not landslides:
                 raise SourceError(
                     f"area '{area}': the inventory marks no pixel inside the boundary by the rule "
@@ -115,7 +116,12 @@ def build_like(
     with mixing(recipe) as mixer:
         _refuse_other_units(mixer, contract)
         with replacing_together(out) as (stack,):
-            _write(recipe, mixer, progress, stack, None, {_ORIGIN: json.dumps(origin)} if origin else {})
+            contents = {
+                source: (origin or {}).get(source) or sources.fingerprint(recipe.files[source])
+                for source in recipe.files
+            }
+            tags = _sources(contents) | ({_ORIGIN: json.dumps(origin)} if origin else {})
+            _write(recipe, mixer, progress, stack, None, tags)
             synchronise(stack)
     return mixer.grid
 
@@ -213,10 +219,10 @@ def _write(
     progress: Progress | None,
     stack: Path,
     mask: tuple[Path, Labels] | None,
-    more_tags: Mapping[str, str] | None = None,
+    more_tags: Mapping[str, str],
 ) -> int:
     """Write a stack, and a mask where asked for, window by window; returns the landslide pixels."""
-    tags = _tags(recipe, mixer) | dict(more_tags or {})
+    tags = _tags(recipe, mixer) | dict(more_tags)
     layout = Layout("float32", float("nan"), mixer.bands, mixer.units, tags)
     seen: set[Path] = set()
     landslides = 0
@@ -261,6 +267,12 @@ def _tags(recipe: Recipe, mixer: Mixer) -> dict[str, str]:
         "TALUD_RESOLUTION": f"{options.resolution:.10g}",
     }
     return {key: str(value) for key, value in tags.items() if value is not None}
+
+
+def _sources(fingerprints: Mapping[Source, str]) -> dict[str, str]:
+    """The tag that says of which contents a stack was made, the same for the same sources."""
+    shown = {name: digest for name, digest in sorted(fingerprints.items()) if name not in ("inventory", "boundary")}
+    return {_SOURCES: ", ".join(f"{name} {digest}" for name, digest in shown.items())}
 
 
 def _origin(tags: Mapping[str, str]) -> dict[str, str]:

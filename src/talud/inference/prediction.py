@@ -16,6 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from talud.cluster import Workers
 from talud.errors import OutputError, ParamsError
 from talud.files import md5
 from talud.inference import coverage, polygons, quicklook, record, summary, zonal
@@ -25,7 +26,7 @@ from talud.inference.products import MapRasters, Products, check_space
 from talud.inference.reader import StackReader, frugal, open_stack
 from talud.inference.record import Prediction
 from talud.inference.runtime import Model
-from talud.inference.sharding import Workers, finish_shards
+from talud.inference.sharding import finish_shards
 from talud.inference.smoothing import smoothed
 from talud.inference.tiling import Tiling
 

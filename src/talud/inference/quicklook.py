@@ -25,7 +25,7 @@ MARGIN = 24
 NARROWEST = 760  # of the picture, so that the text has room
 _LANDSLIDE = (230, 30, 60)
 _NOT_MAPPED, _HATCH = (196, 196, 196), (128, 128, 128)
-_INK, _FAINT, _WARNING = (30, 30, 30), (95, 95, 95), (170, 80, 0)
+INK, FAINT, WARNING = (30, 30, 30), (95, 95, 95), (170, 80, 0)
 
 Picture = NDArray[np.uint8]  # (height, width, 3)
 
@@ -72,10 +72,10 @@ def scene(stack: StackReader, landslides: Landslides, not_mapped: NotMapped) -> 
     zoom = min(LONGEST / max(grid.shape), LARGEST_ZOOM)
     shape = max(round(grid.height * zoom), 1), max(round(grid.width * zoom), 1)
     transform = grid.transform * Affine.scale(grid.width / shape[1], grid.height / shape[0])
-    base, legend = _base(stack, shape)
+    base, legend = background(stack, shape)
     hidden = _burn(not_mapped.outlines, shape, transform, touched=False)
     slides = _burn(landslides.outlines, shape, transform, touched=zoom < 1)
-    picture = _hatched(base, hidden)
+    picture = hatched(base, hidden)
     picture = _outlined(picture, slides)
     metres = grid.resolution * grid.crs.linear_units_factor[1] * grid.width / shape[1]
     return Scene(picture, legend, metres)
@@ -97,21 +97,21 @@ def length_in_words(metres: float) -> str:
     return f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
 
 
-def _base(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str]:
+def background(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str]:
     """What lies under the map, and its name: the optical image, else the slope, else the first band."""
     colour = stack.image(("red", "green", "blue"), shape)
     if colour is not None:
-        return np.stack([_stretched(band) for band in colour], axis=-1), "optical image, 2 to 98 % stretch"
+        return np.stack([stretched(band) for band in colour], axis=-1), "optical image, 2 to 98 % stretch"
     slope = stack.image(("slope",), shape)
     if slope is not None:
-        return np.repeat(255 - _stretched(slope[0])[..., np.newaxis], 3, axis=-1), "slope, steep is dark"
+        return np.repeat(255 - stretched(slope[0])[..., np.newaxis], 3, axis=-1), "slope, steep is dark"
     name = stack.contract.band_names[0]
     first = stack.image((name,), shape)
     assert first is not None  # the reader found every band of the contract
-    return np.repeat(_stretched(first[0])[..., np.newaxis], 3, axis=-1), name
+    return np.repeat(stretched(first[0])[..., np.newaxis], 3, axis=-1), name
 
 
-def _stretched(band: NDArray[np.float32]) -> NDArray[np.uint8]:
+def stretched(band: NDArray[np.float32]) -> NDArray[np.uint8]:
     """A band from its 2nd to its 98th percentile as 0 to 255, shadows lifted; white where it is invalid."""
     valid = np.isfinite(band)
     if not valid.any():
@@ -129,20 +129,22 @@ def _burn(outlines: NDArray[np.object_], shape: tuple[int, int], transform: Affi
     return burnt.astype(np.bool_)
 
 
-def _hatched(picture: Picture, where: NDArray[np.bool_]) -> Picture:
+def hatched(picture: Picture, where: NDArray[np.bool_]) -> Picture:
+    """The picture, pale and in diagonal stripes where nothing is mapped."""
     rows, columns = np.indices(where.shape)
-    washed = _blend(picture, where, _NOT_MAPPED, 0.75)
-    return _blend(washed, where & ((rows + columns) % 8 < 2), _HATCH, 1.0)
+    washed = blend(picture, where, _NOT_MAPPED, 0.75)
+    return blend(washed, where & ((rows + columns) % 8 < 2), _HATCH, 1.0)
 
 
 def _outlined(picture: Picture, where: NDArray[np.bool_]) -> Picture:
     inner = ndimage.binary_erosion(where, border_value=1)
     casing = ndimage.binary_dilation(where) & ~where  # a pale line around the red one: seen on any background
-    filled = _blend(picture, where, _LANDSLIDE, 0.35)
-    return _blend(_blend(filled, where & ~inner, _LANDSLIDE, 1.0), casing, (255, 255, 255), 0.6)
+    filled = blend(picture, where, _LANDSLIDE, 0.35)
+    return blend(blend(filled, where & ~inner, _LANDSLIDE, 1.0), casing, (255, 255, 255), 0.6)
 
 
-def _blend(picture: Picture, where: NDArray[np.bool_], colour: tuple[int, int, int], share: float) -> Picture:
+def blend(picture: Picture, where: NDArray[np.bool_], colour: tuple[int, int, int], share: float) -> Picture:
+    """The picture with a share, 0 to 1, of a colour mixed in at some pixels."""
     blended = picture.copy()
     blended[where] = (picture[where] * (1 - share) + np.array(colour) * share).astype(np.uint8)
     return blended
@@ -154,46 +156,46 @@ def _page(scene: Scene, caption: Caption) -> Image.Image:
     top = MARGIN + 40 + 24 * len(caption.lines) + 12
     page = Image.new("RGB", (page_width, top + height + 136 + MARGIN), "white")
     pen = ImageDraw.Draw(page)
-    _text(pen, (MARGIN, MARGIN), caption.title, 28, _INK)
+    write(pen, (MARGIN, MARGIN), caption.title, 28, INK)
     for row, line in enumerate(caption.lines):
-        _text(pen, (MARGIN, MARGIN + 40 + 24 * row), line, 16, _FAINT)
+        write(pen, (MARGIN, MARGIN + 40 + 24 * row), line, 16, FAINT)
     if caption.warning:
-        _text(pen, (page_width - MARGIN, MARGIN + 6), caption.warning, 18, _WARNING, anchor="ra")
+        write(pen, (page_width - MARGIN, MARGIN + 6), caption.warning, 18, WARNING, anchor="ra")
     left = (page_width - width) // 2
     page.paste(Image.fromarray(scene.picture), (left, top))
-    pen.rectangle((left - 1, top - 1, left + width, top + height), outline=_INK)
+    pen.rectangle((left - 1, top - 1, left + width, top + height), outline=INK)
     _legend(page, pen, top + height + 16, caption, f"Background: {scene.background}")
-    _scale_bar(pen, (page_width - MARGIN, top + height + 24), scene.metres, page_width // 4)
+    scale_bar(pen, (page_width - MARGIN, top + height + 24), scene.metres, page_width // 4)
     return page
 
 
 def _legend(page: Image.Image, pen: ImageDraw.ImageDraw, top: int, caption: Caption, background: str) -> None:
     pale = np.full((22, 36, 3), 255, np.uint8)
     everywhere = np.ones(pale.shape[:2], np.bool_)
-    slide = _blend(pale, everywhere, _LANDSLIDE, 0.35)
+    slide = blend(pale, everywhere, _LANDSLIDE, 0.35)
     for row, (swatch, outline, words) in enumerate(
-        ((slide, _LANDSLIDE, caption.landslides), (_hatched(pale, everywhere), _HATCH, caption.not_mapped))
+        ((slide, _LANDSLIDE, caption.landslides), (hatched(pale, everywhere), _HATCH, caption.not_mapped))
     ):
         corner = MARGIN, top + 34 * row
         page.paste(Image.fromarray(swatch), corner)
         pen.rectangle((*corner, corner[0] + 35, corner[1] + 21), outline=outline, width=2)
-        _text(pen, (MARGIN + 48, corner[1] + 1), words, 17, _INK)
+        write(pen, (MARGIN + 48, corner[1] + 1), words, 17, INK)
     notes = (caption.reasons, f"{background}. North is up.")
     for row, note in enumerate(note for note in notes if note):
-        _text(pen, (MARGIN, top + 74 + 22 * row), note, 15, _FAINT)
+        write(pen, (MARGIN, top + 74 + 22 * row), note, 15, FAINT)
 
 
-def _scale_bar(pen: ImageDraw.ImageDraw, right_top: tuple[int, int], metres: float, longest: int) -> None:
+def scale_bar(pen: ImageDraw.ImageDraw, right_top: tuple[int, int], metres: float, longest: int) -> None:
     """A bar of a round length, at most `longest` pixels."""
     length = round_length(longest * metres)
     right, top = right_top
     left = right - max(round(length / metres), 1)
-    pen.rectangle((left, top, right, top + 6), fill=_INK)
+    pen.rectangle((left, top, right, top + 6), fill=INK)
     pen.rectangle((left + (right - left) // 2, top + 1, right - 1, top + 5), fill="white")
-    _text(pen, (right, top + 12), length_in_words(length), 15, _INK, anchor="ra")
+    write(pen, (right, top + 12), length_in_words(length), 15, INK, anchor="ra")
 
 
-def _text(
+def write(
     pen: ImageDraw.ImageDraw,
     position: tuple[int, int],
     words: str,

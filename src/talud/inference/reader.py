@@ -33,7 +33,9 @@ PROVENANCE = (
     "TALUD_ACQUIRED_SAR_PRE",
     "TALUD_ACQUIRED_SAR_POST",
     "TALUD_SYNTHETIC",
+    "TALUD_SOURCES",
 )
+_CONTENT = ("grid", "bands and tags", "pixels")  # of a raster's identity: what does not depend on where it lies
 PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
 GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
 BEYOND_SENSORS = 1e9  # no band is measured in such numbers
@@ -71,8 +73,13 @@ class StackReader:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Those tags that say what the raster shows: area, dates, and whether it is synthetic."""
-        return {tag: self.tags[tag] for tag in PROVENANCE if tag in self.tags}
+        """What the raster is, as tags: what its own say of area, dates and sources, its name, and a digest of it.
+
+        The digest is of its grid, its header, and a sample of its pixels (see `_identity`), wherever it lies.
+        """
+        digest = hashlib.sha256("\n".join(str(self.identity[part]) for part in _CONTENT).encode()).hexdigest()
+        told = {tag: self.tags[tag] for tag in PROVENANCE if tag in self.tags}
+        return told | {"TALUD_RASTER": self.name, "TALUD_RASTER_DIGEST": digest}
 
     def read(self, window: Window) -> NDArray[np.float32]:
         """The bands in contract order, (bands, height, width), of a window of whole pixels.

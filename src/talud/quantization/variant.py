@@ -63,8 +63,8 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
         )
     check_held_out(model.contract, path, project)
     graph = _reduced(onnx.load(path), precision, project, model.contract)
-    # What a smaller halo costs was measured with the float32 file; rounding makes more of it.
-    draft = model.contract.model_copy(update={"precision": precision, "halo_errors": {}})
+    # What a smaller halo costs, and parity, were measured with the float32 file; rounding makes more of both.
+    draft = model.contract.model_copy(update={"precision": precision, "halo_errors": {}, "parity": {}})
     out = variant_path(path, precision)
     with replacing(out) as scratch:
         _save(graph, draft, scratch)

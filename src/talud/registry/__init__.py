@@ -20,6 +20,8 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)  # read by mlflow when it is imported, below
 
+from talud.registry.files import log_file  # noqa: E402
+from talud.registry.leaderboard import summarise  # noqa: E402
 from talud.registry.models import (  # noqa: E402
     Fetched,
     Version,
@@ -29,25 +31,32 @@ from talud.registry.models import (  # noqa: E402
     describe,
     fetch,
     find,
+    look_up,
+    model_uri,
     put_back,
     register,
     set_alias,
+    versions,
 )
-from talud.registry.store import EXPERIMENT, connect, location  # noqa: E402
+from talud.registry.runs import Run, holding, run  # noqa: E402
+from talud.registry.store import EXPERIMENT, connect, impatient, location  # noqa: E402
+from talud.registry.succession import SET_ASIDE, promote, roll_back  # noqa: E402
 from talud.registry.tracking import (  # noqa: E402
     Trial,
     commit,
+    finished,
     locate,
     note,
     restore,
     study,
-    summarise,
     trial,
 )
 
 __all__ = [
     "EXPERIMENT",
+    "SET_ASIDE",
     "Fetched",
+    "Run",
     "Trial",
     "Version",
     "add_file",
@@ -58,14 +67,24 @@ __all__ = [
     "describe",
     "fetch",
     "find",
+    "finished",
+    "holding",
+    "impatient",
     "locate",
     "location",
+    "log_file",
+    "look_up",
+    "model_uri",
     "note",
+    "promote",
     "put_back",
     "register",
     "restore",
+    "roll_back",
+    "run",
     "set_alias",
     "study",
     "summarise",
     "trial",
+    "versions",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -17,6 +18,7 @@ with warnings.catch_warnings():
     from mlflow.entities import Experiment
     from mlflow.exceptions import MlflowException
     from mlflow.utils import mlflow_tags
+    from mlflow.utils.rest_utils import http_request
 
 from talud.errors import RegistryError
 from talud.files import replacing
@@ -24,17 +26,18 @@ from talud.terminal import unbroken
 
 EXPERIMENT = "landslide-unet"
 VIEW = "trials"  # the view of the experiment that `talud ui` opens
+_SHOWN = (  # columns, the most telling first
+    "metrics.`f1`",
+    *(f"params.`{choice}`" for choice in ("filters", "learning_rate", "batch_size")),
+    *(f"metrics.`{score}`" for score in ("best_epoch", "seconds", "precision", "recall", "iou")),
+)
 _VIEW_STATE = {
     "searchFilter": "tags.`mlflow.parentRunId` != ''",
     "orderByKey": "metrics.`f1`",
     "orderByAsc": False,
-    "selectedColumns": [
-        "attributes.`Models`",
-        *(f"metrics.`{score}`" for score in ("f1", "iou", "precision", "recall")),
-        *(f"params.`{choice}`" for choice in ("batch_size", "filters", "learning_rate")),
-    ],
-    "columnOrder": ["0", "attributes.`Run Name`"],
-    "columnWidths": {"attributes.`Run Name`": 300},
+    "selectedColumns": [*_SHOWN, "attributes.`Models`"],
+    "columnOrder": ["0", "attributes.`Run Name`", *_SHOWN, "attributes.`Models`"],
+    "columnWidths": {"attributes.`Run Name`": 300} | dict.fromkeys(_SHOWN, 105),
 }
 _EXPERIMENT_TAGS = {  # by which the UI chooses what it shows first
     "mlflow.experimentKind": "custom_model_development",
@@ -43,6 +46,15 @@ _EXPERIMENT_TAGS = {  # by which the UI chooses what it shows first
     mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
     mlflow_tags.MLFLOW_RUN_NOTE: "U-Nets that map landslides: a run for each study, and below it one for each trial.",
 }
+_REFUSALS = {
+    "UNAUTHENTICATED": "the server refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one "
+    "that it knows",
+    "PERMISSION_DENIED": "the server does not let the user that MLFLOW_TRACKING_USERNAME names do this; ask whoever "
+    "keeps it",
+}
+
+
+SILENT = "the server does not answer; what was trained is kept, so start again when it is back"
 
 
 @contextmanager
@@ -59,7 +71,14 @@ def speaking(about: str = "MLflow") -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except (MlflowException, SQLAlchemyError) as error:
-        raise RegistryError(f"{about}: {_without_password(' '.join(str(error).split()))}") from error
+        said = " ".join(str(error).split())
+        if "failed with exception" in said:  # what mlflow says of a connection; the rest is urllib3's
+            said = SILENT
+        said = _REFUSALS.get(getattr(error, "error_code", ""), said)
+        raise RegistryError(f"{about}: {_without_password(said)}") from error
+    except OSError as error:  # a full disk, or the server that keeps the files
+        where, said = f"{error.filename}: " if error.filename else "", " ".join(str(error.strerror or error).split())
+        raise RegistryError(f"{about}: {where}{_without_password(said)}; nothing is lost, start again") from error
 
 
 def location(root: Path | None) -> str:
@@ -83,7 +102,7 @@ def connect(root: Path | None, *, create: bool = False) -> MlflowClient:
         create: make the project's own store, and the experiment, where there is none. Without it, nothing is created.
 
     Raises:
-        RegistryError: there is no store, it does not answer, it was written by another version of MLflow, or it
+        RegistryError: there is no store, it does not answer, refuses the login, is of another version of MLflow, or
             was moved: its artifact paths are absolute and lead elsewhere.
     """
     uri = location(root)
@@ -96,6 +115,7 @@ def connect(root: Path | None, *, create: bool = False) -> MlflowClient:
             )
         _create(own)
     client, experiment = _reach(uri)
+    _check_version(client, uri)
     if own is not None and experiment is not None:
         _check_in_place(own, experiment)
     if experiment is None and create:
@@ -126,6 +146,14 @@ def experiment_id() -> str:
     if experiment is None:
         raise RegistryError(f"the model store has no experiment '{EXPERIMENT}'; run talud train first")
     return str(experiment.experiment_id)
+
+
+def user() -> str:
+    """Who runs this process."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return "unknown"
 
 
 def artifacts(root: Path) -> str:
@@ -168,7 +196,7 @@ def _use(uri: str) -> None:
 def _reach(uri: str) -> tuple[MlflowClient, Experiment | None]:
     """A client that has been answered once, and the experiment if there is one."""
     try:
-        with speaking(), _impatient():
+        with speaking(), impatient():
             client = MlflowClient(uri)
             return client, client.get_experiment_by_name(EXPERIMENT)
     except RegistryError as error:
@@ -176,14 +204,33 @@ def _reach(uri: str) -> tuple[MlflowClient, Experiment | None]:
         if "out-of-date database schema" in str(error):
             advice = f"another version of MLflow wrote it; copy it aside, then run: mlflow db upgrade {shown}"
             raise RegistryError(f"{shown}: {advice}") from error
-        silent = "failed with exception" in str(error)  # what mlflow says of a connection; the rest is urllib3's
+        silent = SILENT in str(error)
         reason = "it does not answer; is the server up, and MLFLOW_TRACKING_URI right?" if silent else error
         raise RegistryError(f"the model store {shown} cannot be used: {reason}") from error
 
 
+def _check_version(client: MlflowClient, uri: str) -> None:
+    """That a server is of this MLflow's major version; another one's runs and models are kept in other ways.
+
+    Raises:
+        RegistryError: it is not.
+    """
+    if not uri.startswith(("http://", "https://")):
+        return
+    with speaking(), impatient():
+        credentials = client._tracking_client.store.get_host_creds()
+        answer = http_request(credentials, "/version", "GET").text.strip()  # type: ignore[no-untyped-call]
+    theirs = re.match(r"(\d+)\.\d+", answer)  # a proxy may have no such page
+    if theirs and theirs[1] != mlflow.__version__.partition(".")[0]:
+        raise RegistryError(
+            f"the model store {_without_password(uri)} cannot be used: its server runs MLflow {answer}, this process "
+            f"{mlflow.__version__}; let them have the same major version"
+        )
+
+
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """For the first call to a server, which would otherwise be tried for minutes: a few seconds.
+def impatient() -> Iterator[None]:
+    """For a call to a server that would otherwise be tried for minutes: a few seconds.
 
     Limits that the user has set hold.
     """

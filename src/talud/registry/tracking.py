@@ -1,13 +1,17 @@
-"""Studies and trials as MLflow runs: a parent run for each study, a child run for each of its trials."""
+"""Studies and trials as MLflow runs: a parent run for each study, a child run for each of its trials.
+
+A run is known again by its tags, so that what was interrupted goes on in the run that it began.
+"""
 
 from __future__ import annotations
 
-import getpass
+import hashlib
 import json
+import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +20,9 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Met
 from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 
-from talud.registry.store import connect, connected, experiment_id, speaking
+from talud.errors import RegistryError
+from talud.registry.leaderboard import summarise
+from talud.registry.store import connect, connected, experiment_id, impatient, speaking, user
 
 
 @dataclass(frozen=True)
@@ -25,20 +31,45 @@ class Trial:
 
     run_id: str
 
-    def log_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Log an epoch's metrics: one point on each learning curve, at step `epoch`, counted from 1.
+    def log_epochs(self, epochs: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
+        """Log epochs' metrics: a point on each learning curve at each. Logging one again changes nothing.
 
         What Keras calls `val_f1` becomes `validation/f1` and `f1` becomes `training/f1`: the UI groups the curves so,
         and the bare names are left to the scores.
+
+        Args:
+            epochs: of each its number, counted from 1, when it ended, in milliseconds since 1970, and its metrics.
         """
-        _log_metrics(self.run_id, {_curve(name): value for name, value in metrics.items()}, epoch)
+        points = [
+            Metric(_curve(name), float(value), time, number)
+            for number, time, metrics in epochs
+            for name, value in metrics.items()
+        ]
+        with speaking():
+            for first in range(0, len(points), BATCH):
+                connected().log_batch(self.run_id, points[first : first + BATCH])
+
+    @property
+    def logged_epochs(self) -> int:
+        """The last epoch whose metrics the run has; 0 where it has none."""
+        with speaking():
+            curve = connected().get_metric_history(self.run_id, _curve("loss"))
+        return max((point.step for point in curve), default=0)
 
     def log_scores(self, metrics: Mapping[str, float]) -> None:
-        """Log what the trial came to, to 6 decimals: f1 and the like on the validation blocks, seconds, best epoch."""
-        _log_metrics(self.run_id, {name: round(value, 6) for name, value in metrics.items()}, 0)
+        """Log what the trial came to, to 6 decimals, seconds to one: f1 and the like on the validation blocks.
+
+        Where the run has the same already, nothing is logged.
+        """
+        rounded = {name: round(float(value), 1 if name == "seconds" else 6) for name, value in metrics.items()}
+        with speaking():
+            present = connected().get_run(self.run_id).data.metrics
+        changed = {name: value for name, value in rounded.items() if present.get(name) != value}
+        if changed:
+            _log_metrics(self.run_id, changed, 0)
 
     def log_dataset(self, name: str, digest: str, source: str) -> None:
-        """Log what the trial was trained on, as an MLflow input.
+        """Log what the trial was trained on, as an MLflow input, unless the run has one.
 
         Args:
             name: of the data, as the UI shows it.
@@ -48,7 +79,9 @@ class Trial:
         dataset = Dataset(name, digest, source_type="local", source=json.dumps({"uri": source}))
         context = [InputTag(mlflow_tags.MLFLOW_DATASET_CONTEXT, "training")]
         with speaking():
-            connected().log_inputs(self.run_id, [DatasetInput(dataset, context)])
+            inputs = connected().get_run(self.run_id).inputs
+            if not (inputs and inputs.dataset_inputs):
+                connected().log_inputs(self.run_id, [DatasetInput(dataset, context)])
 
 
 @contextmanager
@@ -56,43 +89,72 @@ def study(root: Path, name: str, tags: Mapping[str, str], note: str = "") -> Ite
     """The parent run of a study, open while the block runs; its id is what `trial` asks for.
 
     When the block ends, the run is summarised. A block that raises leaves the run FAILED, with the
-    reason as its tag `error`; Ctrl-C leaves it KILLED.
+    reason as its tag `error`; Ctrl-C leaves it KILLED. The run of an earlier process that has the same tags `study` and
+    `project` is opened again, and runs of the same project and band set that a process left behind when it was killed
+    end as KILLED.
 
     Args:
         root: the project's root, absolute. Its store is made if there is none.
         name: as `7band · demo`.
-        tags: such as band_set, search, data_version, commit.
+        tags: such as band_set, search, data_version, commit, and `study`, by which it is known again.
         note: Markdown, shown as the run's description.
 
     Raises:
         RegistryError: the store cannot be used.
     """
     connect(root, create=True)
-    with _run(name, tags, {}, parent=None) as run_id:
+    tags = {**tags, "project": _project(root)}
+    _end_left_behind(tags)
+    with _run(name, tags, {}, parent=None, key="study") as run_id:
         _set_note(run_id, note)
         try:
             yield run_id
+        except BaseException:
+            with suppress(RegistryError), impatient():
+                _end_children(run_id)
+            raise
         finally:
             summarise(run_id, note)
 
 
 @contextmanager
 def trial(
-    parent_run_id: str, name: str, hyperparameters: Mapping[str, float | int | str], tags: Mapping[str, str]
+    parent_run_id: str,
+    name: str,
+    hyperparameters: Mapping[str, float | int | str],
+    tags: Mapping[str, str],
+    epochs: int = 0,
 ) -> Iterator[Trial]:
-    """The run of a trial, open while the block runs; it ends as that of a study does.
+    """The run of a trial, open while the block runs; it ends as that of a study does, and is opened again likewise.
 
     Args:
         parent_run_id: what `study` gave.
         name: the configuration, as `16 filters · lr 1e-3 · batch 8`.
         hyperparameters: logged as MLflow parameters.
-        tags: such as band_set, search, data_version, commit.
+        tags: such as band_set, search, data_version, commit, and `trial`, by which it is known again in its study.
+        epochs: that the trial can go on from; an earlier run that has logged more is deleted, for its rest is lost.
 
     Raises:
         RegistryError: the store cannot be used.
     """
-    with _run(name, tags, hyperparameters, parent=parent_run_id) as run_id:
+    client = connected()
+    with speaking():
+        tags = {**tags, "project": client.get_run(parent_run_id).data.tags["project"]}
+        for run_id in _earlier("trial", tags, parent_run_id):
+            if Trial(run_id).logged_epochs > epochs:
+                client.delete_run(run_id)
+    with _run(name, tags, hyperparameters, parent=parent_run_id, key="trial") as run_id:
         yield Trial(run_id)
+
+
+def finished(parent_run_id: str, key: str, epochs: int) -> str | None:
+    """The id of a trial's run, where it is FINISHED and has all epochs."""
+    with speaking():
+        for run_id in _known({mlflow_tags.MLFLOW_PARENT_RUN_ID: parent_run_id, "trial": key}):
+            run = connected().get_run(run_id)
+            if run.info.status == "FINISHED" and "f1" in run.data.metrics and Trial(run_id).logged_epochs == epochs:
+                return run_id
+    return None
 
 
 def note(run_id: str, markdown: str) -> None:
@@ -128,32 +190,6 @@ def restore(
     return made
 
 
-def summarise(parent_run_id: str, note: str) -> None:
-    """Give a study the scores of its best trial, so that lists show them, and a note with a leaderboard of all."""
-    client = connected()
-    with speaking():
-        runs = client.search_runs(
-            [experiment_id()],
-            f"tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}' and attributes.status = 'FINISHED'",
-            order_by=["metrics.f1 DESC"],
-        )
-    scored = [(run.info.run_name, run.data.metrics) for run in runs if set(SCORES) <= set(run.data.metrics)]
-    if scored:
-        _log_metrics(parent_run_id, {score: scored[0][1][score] for score in SCORES}, 0)
-    _set_note(parent_run_id, f"{_leaderboard(scored)}\n\n{note}".strip())
-
-
-def _leaderboard(trials: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    """Trials by F1 as a Markdown table."""
-    if not trials:
-        return "No trial has finished."
-    rows = [
-        "| " + " | ".join([name, *(f"{metrics[score]:.3f}" for score in SCORES)]) + " |" for name, metrics in trials
-    ]
-    heading = ["| trial | F1 | precision | recall | IoU |", "| --- | --- | --- | --- | --- |"]
-    return "\n".join(["**Trials, by F1 on the validation blocks**", "", *heading, *rows])
-
-
 def commit(root: Path) -> str:
     """The git commit of the project, with `+changes` where tracked files differ from it; `unknown` outside git.
 
@@ -169,7 +205,8 @@ def commit(root: Path) -> str:
 
 RESTORED = "restored_from"
 UNKNOWN = "unknown"
-SCORES = ("f1", "precision", "recall", "iou")  # of a trial, on the validation blocks
+ERROR = "error"  # the tag that says why a run came to nothing
+BATCH = 1000  # metrics that MLflow takes at once
 
 
 def _git(root: Path, *arguments: str) -> str:
@@ -184,38 +221,95 @@ def _run(
     parameters: Mapping[str, float | int | str],
     parent: str | None,
     command: str = "train",
+    key: str | None = None,
 ) -> Iterator[str]:
-    """A run that never stays open: FINISHED, FAILED or KILLED when the block has ended."""
+    """A run that never stays open: FINISHED, FAILED or KILLED when the block has ended.
+
+    Args:
+        name: of the run.
+        tags: of it.
+        parameters: logged with it.
+        parent: the run that it belongs to.
+        command: that makes it.
+        key: the tag by which it is known again in its parent, or project: an earlier one is opened again.
+    """
     client = connected()
     family = {mlflow_tags.MLFLOW_PARENT_RUN_ID: parent} if parent else {}
     with speaking():
-        run = client.create_run(experiment_id(), run_name=name, tags={**_origin(command, tags), **tags, **family})
-        run_id = str(run.info.run_id)
+        earlier = _earlier(key, tags, parent) if key else []
+        if earlier:
+            run_id = earlier[0]
+            client.update_run(run_id, RunStatus.to_string(RunStatus.RUNNING))
+            if ERROR in client.get_run(run_id).data.tags:
+                client.delete_tag(run_id, ERROR)
+        else:
+            run = client.create_run(experiment_id(), run_name=name, tags={**_origin(command, tags), **tags, **family})
+            run_id = str(run.info.run_id)
     try:
         with speaking():
             client.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters.items()])
         yield run_id
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
-        with speaking():
-            reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-            client.log_batch(run_id, tags=[RunTag("error", reason[:500])])
-            client.set_terminated(run_id, RunStatus.to_string(RunStatus.KILLED if stopped else RunStatus.FAILED))
+        with suppress(RegistryError), impatient():  # a server that is gone must not hide the error
+            _end(run_id, RunStatus.KILLED if stopped else RunStatus.FAILED, f"{type(error).__name__}: {error}")
         raise
     with speaking():
         client.set_terminated(run_id)
 
 
+def _end(run_id: str, status: int, reason: str) -> None:
+    client = connected()
+    with speaking():
+        client.log_batch(run_id, tags=[RunTag(ERROR, " ".join(reason.split()).removesuffix(":")[:500])])
+        client.set_terminated(run_id, RunStatus.to_string(status))
+
+
+def _earlier(key: str, tags: Mapping[str, str], parent: str | None) -> list[str]:
+    """The runs that have the same key, in a parent, or without one in the same project; none where there is no key."""
+    if key not in tags:
+        return []
+    place = {mlflow_tags.MLFLOW_PARENT_RUN_ID: parent} if parent else {"project": tags["project"]}
+    return _known({key: tags[key], **place})
+
+
+def _known(tags: Mapping[str, str]) -> list[str]:
+    """The ids of the runs that have tags, the oldest first."""
+    condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    found = connected().search_runs([experiment_id()], condition, order_by=["attributes.start_time"])
+    return [str(run.info.run_id) for run in found]
+
+
+def _end_left_behind(tags: Mapping[str, str]) -> None:
+    """End the runs of a project's band set that are still open, but for those of the study that now goes on."""
+    ours = {name: tags.get(name, "") for name in ("project", "band_set")}
+    with speaking():
+        condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in ours.items())
+        open_ones = connected().search_runs([experiment_id()], f"{condition} and attributes.status = 'RUNNING'")
+    for run in open_ones:
+        if run.data.tags.get("study") != tags.get("study"):
+            _end(str(run.info.run_id), RunStatus.KILLED, "its process ended without a word")
+
+
+def _end_children(parent_run_id: str) -> None:
+    """End the trials of a study that stops; those that workers are at find out themselves, or were killed."""
+    with speaking():
+        for run_id in _known({mlflow_tags.MLFLOW_PARENT_RUN_ID: parent_run_id}):
+            if connected().get_run(run_id).info.status == "RUNNING":
+                _end(run_id, RunStatus.KILLED, "stopped with its study")
+
+
+def _project(root: Path) -> str:
+    """Tells the runs of a project's checkout from those of another in one store: a digest of machine and folder."""
+    return hashlib.md5(f"{platform.node()}:{root}".encode(), usedforsecurity=False).hexdigest()
+
+
 def _origin(command: str, tags: Mapping[str, str]) -> dict[str, str]:
     """What the UI's columns Source, Version and User show."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        user = "unknown"
     origin = {
         mlflow_tags.MLFLOW_SOURCE_NAME: f"talud {command} {tags.get('band_set', '')}".strip(),
         mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
-        mlflow_tags.MLFLOW_USER: user,
+        mlflow_tags.MLFLOW_USER: user(),
         "talud": version("talud"),
     }
     sha = tags.get("commit", UNKNOWN).removesuffix("+changes")

@@ -74,6 +74,7 @@ class Dataset:
         statistics: of the bands over the training patches.
         extremes: lowest and highest valid value of each band in the whole training areas, (2, bands): what a raster
             may hold without being implausible. No training sees it.
+        synthetic: whether an area is not of this world.
     """
 
     bands: tuple[str, ...]
@@ -84,6 +85,7 @@ class Dataset:
     validation: Patches
     statistics: Statistics
     extremes: NDArray[np.float32]
+    synthetic: bool
 
     @classmethod
     def load(cls, project: Project, band_set: str) -> Dataset:
@@ -104,7 +106,7 @@ class Dataset:
         blocks = {area: split(project.mask(area), params.split, params.seed) for area in areas}
         training, validation = (_patches(project, bands, blocks, part) for part in ("training", "validation"))
         statistics, extremes = Statistics.of(training.stack, bands), _extremes(project, areas, bands)
-        return cls(bands, form, version, blocks, training, validation, statistics, extremes)
+        return cls(bands, form, version, blocks, training, validation, statistics, extremes, _synthetic(project, areas))
 
     def counts(self, options: SplitOptions) -> dict[str, int]:
         """How many blocks, patches and landslide pixels (of the mask) each part holds, such as `test_blocks`."""
@@ -131,6 +133,14 @@ def _extremes(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) 
                 lowest = np.fmin(lowest, np.fmin.reduce(values, axis=1))
                 highest = np.fmax(highest, np.fmax.reduce(values, axis=1))
     return np.stack([lowest, highest])
+
+
+def _synthetic(project: Project, areas: tuple[str, ...]) -> bool:
+    for area in areas:
+        with open_raster(project.stack(area)) as stack:
+            if stack.tags().get("TALUD_SYNTHETIC") == "yes":
+                return True
+    return False
 
 
 def _common_form(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) -> Form:

@@ -62,11 +62,11 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
     graph = to_onnx(model)
     save(graph, _draft(graph, dataset, origin), path)
     shipped = Model.load(path)
-    _check_parity(model, shipped, dataset.validation)
+    parity = _check_parity(model, shipped, dataset.validation)
     probability, truth = _validation(shipped, dataset, project)
     threshold = metrics.best_threshold(metrics.Levels.of(probability, truth))
     counts = metrics.confusion(probability >= threshold, truth, np.isfinite(probability))
-    found = {"threshold": threshold, "scores": counts.scores()}
+    found = {"threshold": threshold, "scores": counts.scores(), "parity": parity}
     contract = shipped.contract.model_copy(
         update={**found, "halo_errors": halo_errors(shipped, project, dataset.blocks)}
     )
@@ -136,8 +136,8 @@ def _bands(dataset: Dataset) -> tuple[BandContract, ...]:
     return tuple(entries)
 
 
-def _check_parity(model: keras.Model, shipped: Model, patches: Patches) -> None:
-    """Compare the file with the Keras model in double precision, on every validation patch.
+def _check_parity(model: keras.Model, shipped: Model, patches: Patches) -> dict[str, float]:
+    """Compare the file with the Keras model in double precision, on every validation patch; the contract's `parity`.
 
     Single precision alone can err by more than the tolerance: the Dice loss drives logits to hundreds, and where they
     cancel, rounding is what remains of them. So the file may also differ by a few times what Keras itself errs by in
@@ -157,6 +157,7 @@ def _check_parity(model: keras.Model, shipped: Model, patches: Patches) -> None:
             f"the exported model differs from the Keras model by {difference:.2g} on validation patches, more than "
             f"the {allowed:.2g} that rounding explains; nothing was written. Please report this with params.yaml"
         )
+    return {"difference": difference, "allowed": allowed}
 
 
 def in_double_precision(model: keras.Model) -> keras.Model:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
+import fcntl
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol
 
 import keras
 
 from talud import registry
 from talud.data.patches import PARTS
 from talud.errors import ParamsError, StudyError
-from talud.files import replacing_together
-from talud.params import Search
+from talud.files import replacing_together, writing
 from talud.project import Project
+from talud.training import checkpoint, work
 from talud.training.dataset import Dataset
+from talud.training.examples import log_examples
 from talud.training.export import Origin, export
-from talud.training.trial import Hyperparameters, Trained, build, train
+from talud.training.identity import study_key, trial_key
+from talud.training.search import Hyperparameters, choices, epochs_of, named, rungs, survivors
+from talud.training.trial import build
+from talud.training.work import Entry, Task, Tell, perform
 
 
 @dataclass(frozen=True)
@@ -29,36 +35,20 @@ class Progress:
         trials: their number.
         name: the trial's.
         epoch: counted from 1.
-        epochs: of each trial.
         f1: on the validation patches, of this epoch.
-        best_f1: the trial's highest so far.
+        best_f1: the study's highest so far.
+        done: epochs that the study has behind it, those of trials that ended early included.
+        total: epochs of the whole study.
     """
 
     trial: int
     trials: int
     name: str
     epoch: int
-    epochs: int
     f1: float
     best_f1: float
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A trial that has ended: what it came to, or why it failed."""
-
-    run_id: str
-    choice: Hyperparameters
-    trained: Trained | None = None
-    failure: str = ""
-
-    @property
-    def outcome(self) -> str:
-        """In words."""
-        if not self.trained:
-            return f"failed: {self.failure}"
-        f1, epoch = self.trained.scores["f1"], self.trained.best_epoch
-        return f"validation F1 {f1:.3f} at epoch {epoch} of {self.choice.epochs}, {self.trained.seconds:.0f} s"
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -78,56 +68,70 @@ class Study:
 Watch = Callable[[Progress], None]
 
 
-def run(project: Project, band_set: str, search: str | None = None, watch: Watch | None = None) -> Study:
+class Runner(Protocol):
+    """Where trials are run: each task's entry, in any order."""
+
+    def __call__(self, tasks: Sequence[Task], tell: Tell) -> Iterator[Entry]:
+        """Run tasks."""
+
+
+def here(tasks: Sequence[Task], tell: Tell) -> Iterator[Entry]:
+    """Run tasks in this process, one after another."""
+    return (perform(task, tell) for task in tasks)
+
+
+def run(
+    project: Project, band_set: str, search: str | None = None, watch: Watch | None = None, runner: Runner = here
+) -> Study:
     """Run a study and write the best trial's model and the table of trials; after an error neither is changed.
+
+    A study that was stopped, in whatever way, goes on: trials that are done are not run again, and one that was in the
+    middle goes on from its checkpoint, as long as data, split, hyperparameters and training code are the same.
 
     Args:
         project: whose training areas have stacks.
         band_set: the name of one of its band sets.
         search: the name of one of its searches; default: the one that params.yaml chooses.
         watch: told after each epoch how far it is.
+        runner: where the trials are run.
 
     Raises:
         ParamsError: there is no such band set or search.
-        StudyError: a stack is missing or unfit, all trials failed, or the exported file differs from the Keras model.
+        StudyError: a stack is missing or unfit, too many trials failed, the exported file differs from the Keras
+            model, or the same study is running.
         SourceError: a stack or mask cannot be read.
         RegistryError: the store of runs cannot be used.
         OutputError: the files cannot be written.
     """
     search = search or project.params.search
-    choices = _choices(project, search)
+    picked = choices(named(project.params, search), project.params.seed)
     _check_patch(project)
-    dataset = Dataset.load(project, band_set)
-    commit = registry.commit(project.root)
+    dataset = work.dataset(project, band_set)
+    keys = [trial_key(project, dataset.bands, dataset.version, choice) for choice in picked]
     tags = {
         "band_set": band_set,
         "search": search,
+        "study": study_key(keys, search),
         "data_version": dataset.version,
-        "commit": commit,
+        "commit": registry.commit(project.root),
+        **({"data": "synthetic"} if dataset.synthetic else {}),
         **_split_tags(dataset.counts(project.params.split)),
     }
-    with registry.study(project.root, f"{band_set} · {search}", tags, _note(project, dataset, tags)) as parent:
-        entries = tuple(
-            _trial(project, dataset, choice, parent, tags, _told(watch, number, len(choices), choice))
-            for number, choice in enumerate(choices, start=1)
-        )
+    name, note = f"{band_set} · {search}", _note(project, dataset, tags)
+    with _alone(project, band_set), registry.study(project.root, name, tags, note) as parent:
+        tasks = [
+            Task(project, band_set, choice, key, choice.epochs, parent, _hyperparameters(project, choice), tags)
+            for choice, key in zip(picked, keys, strict=True)
+        ]
+        entries = _searched(project, search, tasks, runner, watch)
         study = Study(parent, search, entries, _best(entries))
         with replacing_together(project.model(band_set), project.trials(band_set)) as (model, table):
-            origin = Origin(band_set, commit, study.best.run_id, _hyperparameters(project, study.best.choice))
+            origin = Origin(band_set, tags["commit"], study.best.run_id, _hyperparameters(project, study.best.choice))
             export(_rebuilt(project, dataset, study.best), dataset, project, origin, model)
+            log_examples(dataset, model, parent, study.best.run_id)
             content = _table(study, band_set, dataset.version, project.params.seed)
             table.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return study
-
-
-def _choices(project: Project, name: str) -> tuple[Hyperparameters, ...]:
-    """Every combination of a search, the last parameter running fastest."""
-    searches: Mapping[str, Search] = project.params.searches
-    if name not in searches:
-        raise ParamsError(f"no search '{name}' in params.yaml; it has: {', '.join(searches)}")
-    search = searches[name]
-    grid = itertools.product(search.filters, search.learning_rate, search.batch_size)
-    return tuple(Hyperparameters(*choice, epochs=search.epochs) for choice in grid)
 
 
 def _check_patch(project: Project) -> None:
@@ -140,74 +144,110 @@ def _check_patch(project: Project) -> None:
         )
 
 
-def _trial(
-    project: Project,
-    dataset: Dataset,
-    choice: Hyperparameters,
-    parent: str,
-    tags: Mapping[str, str],
-    on_epoch: Callable[[int, Mapping[str, float]], None],
-) -> Entry:
-    """Run a trial on record; one whose loss is not finite is recorded as failed, and the study goes on."""
-    options, entry = project.params.training, Entry("", choice)
-    try:
-        name = f"{tags['band_set']} · {choice.name}"
-        with registry.trial(parent, name, _hyperparameters(project, choice), tags) as record:
-            entry = Entry(record.run_id, choice)
-            record.log_dataset("+".join(dataset.blocks), dataset.version, "stacks/training")
-
-            def log(epoch: int, metrics: Mapping[str, float]) -> None:
-                record.log_epoch(epoch, metrics)
-                on_epoch(epoch, metrics)
-
-            trained = train(
-                dataset.training,
-                dataset.validation,
-                choice,
-                dataset.statistics,
-                depth=options.depth,
-                augment=options.augment,
-                seed=project.params.seed,
-                on_epoch=log,
-            )
-            figures = {"best_epoch": trained.best_epoch, "seconds": trained.seconds, "parameters": trained.parameters}
-            record.log_scores({**trained.scores, **figures})
-            return replace(entry, trained=trained)
-    except StudyError as error:
-        return replace(entry, failure=str(error))
+@contextmanager
+def _alone(project: Project, band_set: str) -> Iterator[None]:
+    """Let no other process train the same band set in this project; the lock ends with the process."""
+    path = project.checkpoint(band_set).with_suffix(".lock")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StudyError(
+                f"another process trains '{band_set}' in {project.root}; wait until it is done, and start again"
+            ) from error
+        yield
 
 
-def _told(
-    watch: Watch | None, trial: int, trials: int, choice: Hyperparameters
-) -> Callable[[int, Mapping[str, float]], None]:
-    """Pass a trial's epochs on to whoever watches the study."""
-    best = 0.0
+def _searched(
+    project: Project, search: str, tasks: Sequence[Task], runner: Runner, watch: Watch | None
+) -> tuple[Entry, ...]:
+    """Run all rungs of a search; each trial's entry, in the order of the search.
 
-    def tell(epoch: int, metrics: Mapping[str, float]) -> None:
-        nonlocal best
-        best = max(best, metrics["val_f1"])
-        if watch:
-            watch(Progress(trial, trials, choice.name, epoch, choice.epochs, metrics["val_f1"], best))
+    Raises:
+        StudyError: too many trials failed.
+    """
+    options = named(project.params, search)
+    steps = rungs(options, len(tasks))
+    board, left = _Board(tasks, epochs_of(steps), watch), tuple(tasks)
+    entries: dict[str, Entry] = {}
+    before = 0
+    for step in steps:
+        f1 = [entries[task.key].state.f1_until(before) if before else 0 for task in left]
+        left, before = survivors(left, f1, step.trials), step.epochs
+        waiting = {task.key for task in left}
+        for entry in runner([replace(task, until=step.epochs) for task in left], board.tell):
+            entries[entry.key] = entry
+            board.over(entry.key, step.epochs)
+            _check_failures([one for one in entries.values() if one.failure], len(tasks), options.failures)
+            if step == steps[-1]:
+                waiting.remove(entry.key)
+                _thin(project, [one for one in entries.values() if one.key not in waiting])
+        left = tuple(task for task in left if not entries[task.key].failure)
+    best = _best(tuple(entries.values()))
+    if checkpoint.read(project.checkpoint(best.key)).best is None:  # it was not the best of an earlier search
+        project.checkpoint(best.key).unlink()
+        (entries[best.key],) = runner([task for task in tasks if task.key == best.key], board.tell)
+    return tuple(entries[task.key] for task in tasks)
 
-    return tell
+
+class _Board:
+    """Adds up how far all trials of a study are, for whoever watches it."""
+
+    def __init__(self, tasks: Sequence[Task], total: int, watch: Watch | None) -> None:
+        self._names = {task.key: task.choice.name for task in tasks}
+        self._epochs = dict.fromkeys(self._names, 0)
+        self._total, self._watch, self._best = total, watch, 0.0
+
+    def tell(self, key: str, epoch: int, f1: float) -> None:
+        """Note an epoch of a trial, and pass it on."""
+        self._epochs[key], self._best = epoch, max(self._best, f1)
+        if self._watch:
+            trial, done = list(self._names).index(key) + 1, sum(self._epochs.values())
+            name, trials = self._names[key], len(self._names)
+            self._watch(Progress(trial, trials, name, epoch, f1, self._best, done, self._total))
+
+    def over(self, key: str, epochs: int) -> None:
+        """Note that a trial is where it should be, though it may have ended early, or had been there before."""
+        self._epochs[key] = epochs
 
 
-def _best(entries: tuple[Entry, ...]) -> Entry:
-    def rank(trained: Trained) -> tuple[float, int]:
-        return -trained.scores["f1"], trained.parameters
+def _check_failures(failed: Sequence[Entry], trials: int, limit: int) -> None:
+    if failed and len(failed) == trials:
+        raise StudyError(f"all {trials} trials failed; the last one: {failed[-1].failure}")
+    if len(failed) > limit:
+        raise StudyError(
+            f"{len(failed)} of {trials} trials failed, more than the {limit} that `failures` of the search allows; the "
+            f"last one: {failed[-1].failure}"
+        )
 
-    finished = [(rank(entry.trained), entry) for entry in entries if entry.trained]
-    if not finished:
-        raise StudyError(f"all {len(entries)} trials failed; the last one: {entries[-1].failure}")
-    return min(finished, key=lambda pair: pair[0])[1]
+
+def _best(entries: Sequence[Entry]) -> Entry:
+    def rank(entry: Entry) -> tuple[float, int]:
+        return -entry.state.scores["f1"], entry.state.parameters
+
+    return min((entry for entry in entries if not entry.failure), key=rank)
+
+
+def _thin(project: Project, entries: Sequence[Entry]) -> None:
+    """Take from the checkpoints of trials that are done what nobody needs: all weights but the best of the best."""
+    done = [entry for entry in entries if not entry.failure]
+    best = _best(done) if done else None
+    for entry in done:
+        path = project.checkpoint(entry.key)
+        state = checkpoint.read(path)
+        thin = replace(state, best=state.best if entry is best else None, weights=None, optimizer=None)
+        if any(kept is not given for kept, given in zip(thin.arrays, state.arrays, strict=True)):
+            checkpoint.write(path, thin)
 
 
 def _rebuilt(project: Project, dataset: Dataset, entry: Entry) -> keras.Model:
     """The Keras model of a trial, on the CPU: a GPU's TF32 arithmetic is too coarse to compare the file with."""
-    assert entry.trained is not None
     with keras.device("cpu"):
-        model = build(entry.choice, dataset.statistics, project.params.training.depth, project.params.seed)
-        model.set_weights(entry.trained.weights)
+        model = build(entry.choice, dataset.statistics, project.params.training.depth, work.seed(project, entry.choice))
+        model.set_weights(checkpoint.read(project.checkpoint(entry.key)).best)
     return model
 
 
@@ -215,7 +255,10 @@ def _hyperparameters(project: Project, choice: Hyperparameters) -> dict[str, flo
     """All that decides a trial's weights, apart from the data."""
     options = project.params.training
     shared = {"depth": options.depth, "augment": "D4" if options.augment else "none"}
-    return {**asdict(choice), "optimizer": "Adam", "loss": "Dice", **shared, **project.params.split_choices}
+    if options.mixed_precision:
+        shared["arithmetic"] = "mixed float16"
+    chosen = {name: value for name, value in asdict(choice).items() if value is not None}
+    return {**chosen, "optimizer": "Adam", "loss": "Dice", **shared, **project.params.split_choices}
 
 
 def _split_tags(counts: Mapping[str, int]) -> dict[str, str]:
@@ -231,6 +274,7 @@ def _note(project: Project, dataset: Dataset, tags: Mapping[str, str]) -> str:
     rows = [f"| {part} | {tags[f'split_{part}']} |" for part in PARTS]
     return "\n".join(
         [
+            *(["The data are synthetic.", ""] if dataset.synthetic else []),
             f"Bands: {', '.join(dataset.bands)}. Areas: {', '.join(dataset.blocks)}. Seed {project.params.seed}.",
             "",
             "| part | holds |",
@@ -254,17 +298,18 @@ def _table(study: Study, band_set: str, data_version: str, seed: int) -> dict[st
                 "run_id": entry.run_id,
                 "name": entry.choice.name,
                 **asdict(entry.choice),
-                "best_epoch": entry.trained.best_epoch,
-                "seconds": round(entry.trained.seconds, 1),
-                "parameters": entry.trained.parameters,
-                "scores": entry.trained.scores,
+                "best_epoch": entry.state.best_epoch,
+                "epochs_run": len(entry.state.epochs),
+                "seconds": round(entry.state.seconds, 1),
+                "parameters": entry.state.parameters,
+                "scores": entry.state.scores,
             }
             for entry in study.entries
-            if entry.trained
+            if not entry.failure
         ],
         "failed": [
             {"run_id": entry.run_id, "name": entry.choice.name, "reason": entry.failure}
             for entry in study.entries
-            if not entry.trained
+            if entry.failure
         ],
     }

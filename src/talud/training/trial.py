@@ -1,62 +1,32 @@
-"""One trial: a U-Net trained with one choice of hyperparameters, kept at its best epoch."""
+"""One trial: a U-Net trained with one choice of hyperparameters, kept at its best epoch, to be gone on with at will."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
 from talud.data.patches import Patches
 from talud.errors import StudyError
-from talud.training import unet
+from talud.params import TrainingOptions
+from talud.terminal import held_back
+from talud.training import checkpoint, unet
 from talud.training.batches import TrainingBatches
+from talud.training.checkpoint import Epoch, State
 from talud.training.dataset import Statistics
 from talud.training.losses import Dice, PixelScores
+from talud.training.search import Hyperparameters
 
-SCORES = ("precision", "recall", "f1", "iou")
 VALIDATION_BATCH = 32
+SPARING = 20  # times as long as writing a checkpoint takes, training goes on before the next is written
 
-OnEpoch = Callable[[int, Mapping[str, float]], None]
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """What makes one trial of a study differ from another."""
-
-    filters: int
-    learning_rate: float
-    batch_size: int
-    epochs: int
-
-    @property
-    def name(self) -> str:
-        """A short name, unique in a study."""
-        return f"{self.filters} filters · lr {self.learning_rate:g} · batch {self.batch_size}"
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a trial came to at its best epoch.
-
-    Attributes:
-        weights: in the order of `keras.Model.get_weights`.
-        parameters: how many trainable weights there are.
-        best_epoch: counted from 1.
-        scores: precision, recall, f1 and iou on the validation patches, at a threshold of 0.5.
-        seconds: that the training took.
-    """
-
-    weights: list[NDArray[np.float32]]
-    parameters: int
-    best_epoch: int
-    scores: dict[str, float]
-    seconds: float
+OnState = Callable[[State], None]
 
 
 def train(
@@ -65,74 +35,172 @@ def train(
     choice: Hyperparameters,
     statistics: Statistics,
     *,
-    depth: int,
-    augment: bool,
+    options: TrainingOptions,
     seed: int,
-    on_epoch: OnEpoch,
-) -> Trained:
-    """Train a U-Net and keep its best epoch; on one machine, equal arguments give equal weights.
+    state: State,
+    file: Path,
+    until: int,
+    on_epoch: OnState,
+    on_write: OnState,
+) -> State:
+    """Train a U-Net up to an epoch, from where it was left.
+
+    On one machine, equal arguments give equal weights, however often the training was interrupted.
 
     Args:
         training: what the weights are fitted to.
         validation: what the epoch is chosen by.
         choice: the trial's hyperparameters.
         statistics: of the bands over the training patches.
-        depth: of the U-Net.
-        augment: turn and mirror the training patches.
+        options: what all trials of the study share.
         seed: of the weights, the order of the patches and their turns.
-        on_epoch: called after each epoch, counted from 1, with `loss`, the four scores, and `val_` of each.
+        state: from which the training goes on; `State()` to begin.
+        file: the trial's checkpoint. It is written after each epoch, or less often where that would take long.
+        until: the last epoch, counted from 1.
+        on_epoch: told the state after each epoch.
+        on_write: told the state whenever it has been written.
+
+    Returns:
+        The state at the end, which is that of the checkpoint.
 
     Raises:
         StudyError: the loss is not finite.
+        OutputError: the checkpoint cannot be written.
     """
+    if state.is_over(until, choice.patience):
+        return state
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    model = build(choice, statistics, depth, seed)
-    adam = keras.optimizers.Adam(choice.learning_rate)
-    # XLA only where the backend needs it: on two cores TensorFlow compiles for 14 s and then trains no faster.
-    jit = keras.backend.backend() != "tensorflow"
-    model.compile(optimizer=adam, loss=Dice(), metrics=[PixelScores()], jit_compile=jit)
-    best = BestEpoch(on_epoch)
-    started = time.monotonic()
-    model.fit(
-        TrainingBatches(training, choice.batch_size, augment=augment, seed=seed),
-        validation_data=(validation.stack, validation.mask[..., np.newaxis]),
-        validation_batch_size=VALIDATION_BATCH,
-        epochs=choice.epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=[best],
+    model = compiled(choice, statistics, options, seed)
+    keeper = Keeper(model, state, file, choice, until, on_epoch, on_write)
+    done = len(state.epochs)
+    with held_back() as release:  # between two steps: inside of one, TensorFlow makes a SystemError of a Ctrl-C
+        model.fit(
+            TrainingBatches(training, choice.batch_size, augment=options.augment, seed=seed, first_epoch=done),
+            validation_data=(validation.stack, validation.mask[..., np.newaxis]),
+            validation_batch_size=VALIDATION_BATCH,
+            initial_epoch=done,
+            epochs=until,
+            shuffle=False,
+            verbose=0,
+            callbacks=[keeper, _between_steps(release)],
+        )
+    return keeper.state
+
+
+def _between_steps(do: Callable[[], None]) -> keras.callbacks.Callback:
+    """A callback that does something after each step of training and of validation."""
+    return keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda *_, **__: do(), on_test_batch_end=lambda *_, **__: do()
     )
-    seconds = time.monotonic() - started
-    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-    return Trained(best.weights, parameters, best.epoch, best.scores, seconds)
 
 
-def build(choice: Hyperparameters, statistics: Statistics, depth: int, seed: int) -> keras.Model:
-    """The untrained U-Net of a trial."""
+def build(
+    choice: Hyperparameters,
+    statistics: Statistics,
+    depth: int,
+    seed: int,
+    *,
+    rematerialise: bool = False,
+    mixed_precision: bool = False,
+) -> keras.Model:
+    """The untrained U-Net of a trial; it is exported as it is by default, in float32 throughout."""
     mean, deviation = statistics.mean.astype(np.float32), statistics.deviation.astype(np.float32)
-    return unet.build(choice.filters, depth, mean, deviation, seed)
+    return unet.build(
+        choice.filters,
+        depth,
+        mean,
+        deviation,
+        seed,
+        rematerialise=rematerialise,
+        mixed_precision=mixed_precision,
+    )
 
 
-class BestEpoch(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the weights of the epoch of the highest validation F1; of equal ones, of the lower validation loss."""
+def compiled(choice: Hyperparameters, statistics: Statistics, options: TrainingOptions, seed: int) -> keras.Model:
+    """The untrained U-Net of a trial, ready to be trained; its weights are those of `build`, in the same order.
 
-    def __init__(self, on_epoch: OnEpoch) -> None:
+    Keras's own dtype policy, which is one for the whole process, is left alone.
+
+    Raises:
+        StudyError: the options ask for something that has no effect on this device.
+    """
+    if options.rematerialise and keras.backend.backend() == "jax" and keras.distribution.list_devices()[0] == "cpu:0":
+        raise StudyError(
+            "training.rematerialise saves no memory with JAX on a processor, whose compiler joins what is computed "
+            "twice; set it to false in params.yaml, or train with KERAS_BACKEND=tensorflow or on a GPU"
+        )
+    model = build(
+        choice,
+        statistics,
+        options.depth,
+        seed,
+        rematerialise=options.rematerialise,
+        mixed_precision=options.mixed_precision,
+    )
+    optimizer = keras.optimizers.Adam(choice.learning_rate)
+    if options.mixed_precision:  # float16 would lose the smallest gradients
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    # XLA only where it is asked for or needed: on two cores TensorFlow compiles for 14 s and then trains no faster.
+    jit = "auto" if options.xla or keras.backend.backend() != "tensorflow" else False
+    model.compile(optimizer=optimizer, loss=Dice(), metrics=[PixelScores()], jit_compile=jit)
+    return model
+
+
+class Keeper(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps the state of a trial: in memory after each epoch, and in its checkpoint.
+
+    The best epoch is that of the highest validation F1; of equal ones, of the lower validation loss.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        state: State,
+        file: Path,
+        choice: Hyperparameters,
+        until: int,
+        on_epoch: OnState,
+        on_write: OnState,
+    ) -> None:
         super().__init__()
-        self.epoch = 0
-        self.weights: list[NDArray[np.float32]] = []
-        self.scores: dict[str, float] = {}
-        self._rank = (-math.inf, -math.inf)
-        self._on_epoch = on_epoch
+        self._file, self._choice, self._until = file, choice, until
+        self._on_epoch, self._on_write = on_epoch, on_write
+        self._writing, self._written, self._began = 0.0, time.monotonic(), time.monotonic()
+        self._before = state.seconds
+        parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+        self.state = replace(state, parameters=parameters)
+        if state.weights is not None:
+            model.set_weights(state.weights)
+            model.optimizer.build(model.trainable_variables)
+            for variable, values in zip(model.optimizer.variables, state.optimizer or (), strict=True):
+                variable.assign(values)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Compare the epoch, and pass its metrics on."""
+        """Compare the epoch with the best, pass it on, and write the checkpoint where it is time."""
         metrics = {name: float(value) for name, value in (logs or {}).items()}
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["val_loss"])):
             raise StudyError(f"the loss of epoch {epoch + 1} is not a number; a lower learning rate may help")
-        rank = metrics["val_f1"], -metrics["val_loss"]
-        if rank > self._rank:
-            self._rank, self.epoch = rank, epoch + 1
-            self.weights = self.model.get_weights()
-            self.scores = {name: metrics[f"val_{name}"] for name in SCORES}
-        self._on_epoch(epoch + 1, metrics)
+        epochs = (*self.state.epochs, Epoch(epoch + 1, time.time_ns() // 10**6, metrics))
+        seconds = self._before + time.monotonic() - self._began
+        self.state = replace(self.state, epochs=epochs, seconds=seconds)
+        if not self.state.best_epoch or _rank(metrics) > _rank(epochs[self.state.best_epoch - 1].metrics):
+            self.state = replace(self.state, best_epoch=epoch + 1, best=self.model.get_weights())
+        self._on_epoch(self.state)
+        over = self.state.is_over(self._until, self._choice.patience)
+        self.model.stop_training = over
+        if over or time.monotonic() - self._written >= SPARING * self._writing:
+            self._write()
+
+    def _write(self) -> None:
+        begun = time.monotonic()
+        optimizer = [np.asarray(variable) for variable in self.model.optimizer.variables]
+        self.state = replace(self.state, weights=self.model.get_weights(), optimizer=optimizer)
+        checkpoint.write(self._file, self.state)
+        self._written = time.monotonic()
+        self._writing = self._written - begun
+        self._on_write(self.state)
+
+
+def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
+    return metrics["val_f1"], -metrics["val_loss"]

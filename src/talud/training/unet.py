@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
+NAME = "unet"
 KERNEL = 3  # side of every convolution but the last
 POOL = 2  # side of every pooling and up-sampling
 
@@ -38,7 +40,14 @@ class Scaling(layers.Layer):  # type: ignore[misc]
 
 
 def build(
-    filters: int, depth: int, mean: NDArray[np.float32], deviation: NDArray[np.float32], seed: int
+    filters: int,
+    depth: int,
+    mean: NDArray[np.float32],
+    deviation: NDArray[np.float32],
+    seed: int,
+    *,
+    rematerialise: bool = False,
+    mixed_precision: bool = False,
 ) -> keras.Model:
     """A U-Net of fresh weights, He-initialised from the seed.
 
@@ -48,46 +57,129 @@ def build(
         mean: of each band over the valid training pixels, shape (bands,).
         deviation: standard deviation of each band, shape (bands,), above 0.
         seed: two models of one seed have equal weights.
+        rematerialise: keep only what passes between the blocks for the backward pass, and compute the rest again there:
+            the same values for less memory and more time.
+        mixed_precision: compute in float16, but for the scaling of the bands and the probability; the weights stay
+            float32.
 
     Returns:
         A model from `stack` (batch, height, width, bands), in physical units with NaN for invalid, to `probability`
-        (batch, height, width, 1).
+        (batch, height, width, 1), both float32.
     """
-    convolve = _convolutions(itertools.count(seed))
-    stack = layers.Input((None, None, len(mean)), name="stack")
-    scaling = Scaling(name="scaling")
-    x = scaling(stack)
-    scaling.set_weights([mean, deviation])
-    skips = []
-    for level in range(depth):
-        x = convolve(x, filters * 2**level, f"encoder_{level}_first")
-        x = convolve(x, filters * 2**level, f"encoder_{level}_second")
-        skips.append(x)
-        x = layers.MaxPooling2D(POOL, name=f"pool_{level}")(x)
-    x = convolve(x, filters * 2**depth, "bottom_first")
-    x = convolve(x, filters * 2**depth, "bottom_second")
-    for level in reversed(range(depth)):
-        x = layers.UpSampling2D(POOL, interpolation="nearest", name=f"up_{level}")(x)
-        x = convolve(x, filters * 2**level, f"up_{level}_convolution")
-        x = layers.Concatenate(name=f"skip_{level}")([skips[level], x])
-        x = convolve(x, filters * 2**level, f"decoder_{level}_first")
-        x = convolve(x, filters * 2**level, f"decoder_{level}_second")
-    probability = layers.Conv2D(1, 1, activation="sigmoid", kernel_initializer=_he(seed - 1), name="probability")(x)
-    return keras.Model(stack, probability, name="unet")
+    blocks = _Blocks.made(filters, depth, seed, "mixed_float16" if mixed_precision else "float32")
+    stack = layers.Input((None, None, len(mean)), dtype="float32", name="stack")
+    probability = blocks.run(stack, lambda block: block)
+    blocks.scaling.set_weights([mean, deviation])
+    if rematerialise:
+        return Rematerialised(stack, probability, blocks)
+    return keras.Model(stack, probability, name=NAME)
+
+
+Block = Callable[..., Any]  # from one tensor or several to one
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """The layers of a U-Net, in the blocks between whose ends nothing need be kept for the backward pass.
+
+    Attributes:
+        encoder: from the first level to the bottom; the output of each but the last is a skip.
+        up: from the level below, from the bottom's to the first.
+        decoder: from a skip and what comes up, in the same order.
+    """
+
+    scaling: Scaling
+    encoder: tuple[Block, ...]
+    up: tuple[Block, ...]
+    decoder: tuple[Block, ...]
+    probability: layers.Conv2D
+
+    @classmethod
+    def made(cls, filters: int, depth: int, seed: int, dtype: str) -> _Blocks:
+        """Fresh layers; those between scaling and probability compute in that Keras dtype policy."""
+        convolution = _convolutions(filters, itertools.count(seed), dtype)
+        encoder, up, decoder = [], [], []
+        for level in range(depth + 1):
+            pool = [layers.MaxPooling2D(POOL, dtype=dtype, name=f"pool_{level - 1}")] if level else []
+            name = f"encoder_{level}" if level < depth else "bottom"
+            encoder.append(_chain(*pool, convolution(level, f"{name}_first"), convolution(level, f"{name}_second")))
+        for level in reversed(range(depth)):
+            larger = layers.UpSampling2D(POOL, interpolation="nearest", dtype=dtype, name=f"up_{level}")
+            up.append(_chain(larger, convolution(level, f"up_{level}_convolution")))
+            join = layers.Concatenate(dtype=dtype, name=f"skip_{level}")
+            names = (f"decoder_{level}_first", f"decoder_{level}_second")
+            decoder.append(_chain(join, *(convolution(level, name) for name in names)))
+        last = layers.Conv2D(
+            1, 1, activation="sigmoid", kernel_initializer=_he(seed - 1), dtype="float32", name="probability"
+        )
+        return cls(Scaling(dtype="float32", name="scaling"), tuple(encoder), tuple(up), tuple(decoder), last)
+
+    def run(self, stack: Any, through: Callable[[Block], Block]) -> Any:
+        """From a stack to its probability, each block as `through` makes it."""
+        x, skips = self.scaling(stack), []
+        for encode in self.encoder:
+            x = through(encode)(x)
+            skips.append(x)
+        skips.pop()
+        for up, decode in zip(self.up, self.decoder, strict=True):
+            x = through(decode)(skips.pop(), through(up)(x))
+        return self.probability(x)
+
+
+class Rematerialised(keras.Model):  # type: ignore[misc]
+    """The same network, layers and weights; called, it keeps for the backward pass what lies between its blocks.
+
+    Keras's own `RematScope` takes each layer for itself and so keeps what lies between layers, which here is
+    everything.
+    """
+
+    def __init__(self, stack: Any, probability: Any, blocks: _Blocks) -> None:
+        super().__init__(stack, probability, name=NAME)
+        self._blocks = blocks
+
+    def call(self, inputs: Any) -> Any:
+        """From a stack to its probability."""
+        return self._blocks.run(inputs, _recomputed)
+
+
+def _recomputed(block: Block) -> Block:
+    """A block of which the backward pass finds its inputs alone."""
+
+    def anew(*inputs: Any) -> Any:  # a function of its own each time: JAX knows one again, with its weights of then
+        return block(*inputs)
+
+    recomputed: Block = keras.remat(anew)
+    return recomputed
+
+
+def _chain(*chained: layers.Layer) -> Block:
+    """One layer after the other, the first of which may take several tensors."""
+
+    def block(*inputs: Any) -> Any:
+        x = inputs[0] if len(inputs) == 1 else list(inputs)
+        for layer in chained:
+            x = layer(x)
+        return x
+
+    return block
 
 
 def _he(seed: int) -> keras.initializers.Initializer:
     return keras.initializers.HeNormal(seed=seed)
 
 
-def _convolutions(seeds: Iterator[int]) -> Callable[[Any, int, str], Any]:
-    """A 3 × 3 convolution with ReLU, of its own seed at each call."""
+def _convolutions(filters: int, seeds: Iterator[int], dtype: str) -> Callable[[int, str], layers.Conv2D]:
+    """A 3 × 3 convolution with ReLU for a level, of its own seed at each call."""
 
-    def convolve(x: Any, filters: int, name: str) -> Any:
-        initializer = _he(next(seeds))
-        convolution = layers.Conv2D(
-            filters, KERNEL, padding="same", activation="relu", kernel_initializer=initializer, name=name
+    def convolution(level: int, name: str) -> layers.Conv2D:
+        return layers.Conv2D(
+            filters * 2**level,
+            KERNEL,
+            padding="same",
+            activation="relu",
+            kernel_initializer=_he(next(seeds)),
+            dtype=dtype,
+            name=name,
         )
-        return convolution(x)
 
-    return convolve
+    return convolution

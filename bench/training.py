@@ -1,0 +1,98 @@
+"""How the figures of training are measured: on the patches of the synthetic training basin of `talud sample`."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import yaml
+from measures import ATTEMPTS, BUSY, REPEATS, Figure, Material, Watch, _cores
+
+from talud.data import sample, stack
+from talud.project import Project
+
+BAND_SET, AREA = "7band", "synthetic_argelia"
+SEARCH = {"filters": [16], "learning_rate": [1e-3, 5e-4, 1e-4], "batch_size": [16], "epochs": 2}
+PARAMS = Path(__file__).parent.parent / "params.yaml"
+
+
+def training(material: Material) -> Iterator[Figure]:
+    """Input against bare `fit`, then what a trial costs beside its epochs."""
+    project = _project(material.folder / "project")
+    yield from _throughput(project)
+    yield from _overhead(project)
+
+
+def _throughput(project: Project) -> Iterator[Figure]:
+    """Steps per second of `TrainingBatches` against those of Keras on the same arrays."""
+    from talud.training.batches import TrainingBatches
+    from talud.training.dataset import Dataset
+    from talud.training.search import Hyperparameters
+    from talud.training.trial import compiled
+
+    dataset, options, seed = Dataset.load(project, BAND_SET), project.params.training, project.params.seed
+    patches, (rate, *_), (size,) = dataset.training, SEARCH["learning_rate"], SEARCH["batch_size"]
+    choice = Hyperparameters(SEARCH["filters"][0], rate, size, 1, None)
+    model = compiled(choice, dataset.statistics, options, seed)
+    batches = TrainingBatches(patches, size, augment=True, seed=seed)
+    truth = patches.mask[..., np.newaxis]
+    works = (
+        partial(model.fit, batches, shuffle=False, verbose=0),
+        partial(model.fit, patches.stack, truth, batch_size=size, verbose=0),
+    )
+    ours, theirs, attempts = Watch(), Watch(), 0
+    for work in works:
+        work()
+    while min(len(ours.seconds), len(theirs.seconds)) < REPEATS and attempts < ATTEMPTS:
+        attempts += 1
+        for watch, work in zip((ours, theirs), works, strict=True):
+            watch.run(work, at_least=BUSY)
+    name = "training steps per second against bare fit on the same arrays in memory"
+    how = f"{len(patches)} patches of {patches.mask.shape[1]}² (synthetic), {choice.filters} filters, batch {size}"
+    how += f"; {len(ours.seconds)} and {len(theirs.seconds)} of {attempts} epochs in turn count"
+    if not (ours.seconds and theirs.seconds):
+        yield Figure.at_least(name, 0, 0.95, "×", f"{how}: they never had {BUSY} cores, so nothing was measured")
+        return
+    speeds = " and ".join(f"{len(batches) / watch.median:.2f}" for watch in (ours, theirs))
+    how += f"; {speeds} steps per second, medians; {_cores(ours, theirs)}"
+    yield Figure.at_least(name, theirs.median / ours.median, 0.95, "×", how)
+
+
+def _overhead(project: Project) -> Iterator[Figure]:
+    """The time between the last epoch of a trial and the first of the next, and from the last epoch to the end."""
+    from talud.training import study
+
+    ends: dict[tuple[int, int], float] = {}
+
+    def note(progress: study.Progress) -> None:
+        ends[progress.trial, progress.epoch] = time.perf_counter()
+
+    study.run(project, BAND_SET, watch=note)
+    finished = time.perf_counter()
+    trials = sorted({trial for trial, _ in ends})
+    epoch = statistics.median(ends[trial, 2] - ends[trial, 1] for trial in trials)
+    between = statistics.median(ends[after, 1] - ends[before, 2] - epoch for before, after in pairwise(trials))
+    how = f"a study of {len(trials)} trials of 2 epochs of {epoch:.1f} s, {BAND_SET}, MLflow in a SQLite file; "
+    yield Figure.at_most(
+        "time of a trial beside its epochs (start, compilation, logging)", between, 10, "s", f"{how}median"
+    )
+    export = finished - max(ends.values())
+    yield Figure.at_most("time of a study after its last epoch (export, checks)", export, 30, "s", f"{how}one run")
+
+
+def _project(root: Path) -> Project:
+    """A project with the training basin's stack, whose search is small."""
+    root.mkdir()
+    content = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    content["search"], content["searches"] = "bench", {"bench": SEARCH}
+    content["areas"] = {AREA: content["areas"][AREA]}
+    (root / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    next(sample.write(root / "data"))
+    project = Project.find(root)
+    stack.build(project, AREA)
+    return project

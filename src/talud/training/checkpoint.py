@@ -1,0 +1,108 @@
+"""What a trial has come to so far, on disk: enough to go on with it, on this machine to the same weights."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talud.files import replacing, synchronise
+
+Weights = list[NDArray[Any]]
+ARRAYS = ("best", "weights", "optimizer")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch that is over.
+
+    Attributes:
+        number: counted from 1.
+        time: when it ended, in milliseconds since 1970.
+        metrics: `loss`, the four scores, and `val_` of each.
+    """
+
+    number: int
+    time: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class State:
+    """A trial after some epochs.
+
+    Attributes:
+        epochs: all that are over, in order.
+        best_epoch: the one of the highest validation F1; 0 before the first.
+        best: its weights, in the order of `keras.Model.get_weights`.
+        weights: of the last epoch.
+        optimizer: the optimiser's variables after the last epoch.
+        parameters: how many trainable weights there are.
+        seconds: that the training took so far.
+    """
+
+    epochs: tuple[Epoch, ...] = ()
+    best_epoch: int = 0
+    best: Weights | None = None
+    weights: Weights | None = None
+    optimizer: Weights | None = None
+    parameters: int = 0
+    seconds: float = 0.0
+
+    @property
+    def arrays(self) -> tuple[Weights | None, ...]:
+        """All that is large."""
+        return tuple(getattr(self, name) for name in ARRAYS)
+
+    @property
+    def light(self) -> State:
+        """The same without anything large."""
+        return replace(self, best=None, weights=None, optimizer=None)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Precision, recall, f1 and iou of the best epoch on the validation patches, at a threshold of 0.5."""
+        metrics = self.epochs[self.best_epoch - 1].metrics
+        return {name: metrics[f"val_{name}"] for name in ("precision", "recall", "f1", "iou")}
+
+    def f1_until(self, epoch: int) -> float:
+        """The highest validation F1 of the epochs up to one, counted from 1; 0 before the first."""
+        return max((one.metrics["val_f1"] for one in self.epochs[:epoch]), default=0.0)
+
+    def is_over(self, epochs: int, patience: int | None) -> bool:
+        """Whether so many epochs are done, or the last `patience` of them brought no higher F1."""
+        done = len(self.epochs)
+        return done >= epochs or (patience is not None and done - self.best_epoch >= patience)
+
+
+def write(path: Path, state: State) -> None:
+    """Write a state; the file is the former one or this, whatever happens meanwhile.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written to.
+    """
+    record = asdict(state.light)
+    record |= {name: None if getattr(state, name) is None else len(getattr(state, name)) for name in ARRAYS}
+    arrays = {f"{name}_{i}": array for name in ARRAYS for i, array in enumerate(getattr(state, name) or ())}
+    with replacing(path) as scratch:
+        np.savez(scratch, record=np.frombuffer(json.dumps(record).encode(), np.uint8), **arrays)
+        synchronise(scratch)
+
+
+def read(path: Path) -> State:
+    """The state in a file; that before the first epoch where there is none, or it is damaged."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            record = json.loads(file["record"].tobytes())
+            for name in ARRAYS:
+                count = record[name]
+                record[name] = None if count is None else [file[f"{name}_{i}"] for i in range(count)]
+            return State(**record | {"epochs": tuple(Epoch(**epoch) for epoch in record["epochs"])})
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return State()

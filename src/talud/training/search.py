@@ -1,0 +1,106 @@
+"""The trials of a search: which there are, and for how many epochs each goes on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from talud.errors import ParamsError
+from talud.params import Params, Search
+
+_Trial = TypeVar("_Trial")
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What makes one trial of a study differ from another.
+
+    Attributes:
+        epochs: at most.
+        patience: epochs without a higher validation F1 after which training stops; None: never.
+        training_seed: of the weights, the order of the patches and their turns; None: the project's seed.
+    """
+
+    filters: int
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    patience: int | None
+    training_seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """A short name, unique in a study."""
+        name = f"{self.filters} filters · lr {self.learning_rate:g} · batch {self.batch_size}"
+        return name if self.training_seed is None else f"{name} · seed {self.training_seed}"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step of a search: so many trials are trained up to so many epochs, counted from their first."""
+
+    trials: int
+    epochs: int
+
+
+def named(params: Params, name: str) -> Search:
+    """The search of that name.
+
+    Raises:
+        ParamsError: there is none.
+    """
+    searches: Mapping[str, Search] = params.searches
+    if name not in searches:
+        raise ParamsError(f"no search '{name}' in params.yaml; it has: {', '.join(searches)}")
+    return searches[name]
+
+
+def choices(search: Search, seed: int) -> tuple[Hyperparameters, ...]:
+    """The combinations of a search, the last parameter running fastest; where it limits their number, a sample.
+
+    Args:
+        search: of params.yaml.
+        seed: of the sample.
+    """
+    grid = [
+        Hyperparameters(filters, learning_rate, batch_size, search.epochs, search.patience, training_seed)
+        for filters, learning_rate, batch_size, training_seed in itertools.product(
+            search.filters, search.learning_rate, search.batch_size, search.seeds or (None,)
+        )
+    ]
+    if search.trials is None or search.trials >= len(grid):
+        return tuple(grid)
+    drawn = np.random.default_rng(seed).choice(len(grid), search.trials, replace=False)
+    return tuple(grid[number] for number in sorted(drawn))
+
+
+def rungs(search: Search, trials: int) -> tuple[Rung, ...]:
+    """The rungs of a search over so many trials: one for a grid, several for successive halving.
+
+    Successive halving (Jamieson and Talwalkar, 2016) trains all for a few epochs, then the best 1/factor of them
+    factor times as long, and so on up to the search's epochs.
+    """
+    if search.method == "grid":
+        return (Rung(trials, search.epochs),)
+    found, epochs = [], search.first_epochs
+    while epochs < search.epochs and trials > 1:
+        found.append(Rung(trials, epochs))
+        trials, epochs = math.ceil(trials / search.factor), epochs * search.factor
+    return (*found, Rung(trials, search.epochs))
+
+
+def epochs_of(steps: Sequence[Rung]) -> int:
+    """How many epochs the rungs take together, each trial going on from where it was."""
+    before = (0, *(step.epochs for step in steps))
+    return sum(step.trials * (step.epochs - done) for step, done in zip(steps, before, strict=False))
+
+
+def survivors(trials: Sequence[_Trial], f1: Sequence[float], count: int) -> tuple[_Trial, ...]:
+    """So many trials of the highest F1, in their order; of equal ones the first."""
+    kept = sorted(sorted(range(len(trials)), key=lambda number: -f1[number])[:count])
+    return tuple(trials[number] for number in kept)

@@ -1,0 +1,207 @@
+"""The work of a study that can be done anywhere: one trial, on record in MLflow, from its checkpoint onwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from talud import registry
+from talud.data.record import data_version
+from talud.errors import RegistryError, StudyError
+from talud.params import Params, TrainingOptions
+from talud.project import Project
+from talud.registry import Trial
+from talud.training import checkpoint
+from talud.training.checkpoint import State
+from talud.training.dataset import Dataset
+from talud.training.memory import step_bytes
+from talud.training.search import Hyperparameters
+from talud.training.trial import train
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trial, or the next part of one.
+
+    Attributes:
+        project: which workers must find at the same path.
+        band_set: of the study.
+        choice: the trial's hyperparameters.
+        key: by which it is known again (`identity.trial_key`).
+        until: the epoch up to which it is trained now.
+        parent: the study's run.
+        parameters: logged with the trial's run.
+        tags: of the trial's run.
+    """
+
+    project: Project
+    band_set: str
+    choice: Hyperparameters
+    key: str
+    until: int
+    parent: str
+    parameters: Mapping[str, float | int | str]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a trial has come to, without its weights, or why it failed."""
+
+    run_id: str
+    choice: Hyperparameters
+    key: str
+    state: State
+    failure: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """In words."""
+        if self.failure:
+            return f"failed: {self.failure}"
+        state = self.state
+        done = f"epoch {state.best_epoch} of {len(state.epochs)}"
+        return f"validation F1 {state.scores['f1']:.3f} at {done}, {state.seconds:.0f} s"
+
+
+Tell = Callable[[str, int, float], None]  # a trial's key, its last epoch, and the validation F1 of that
+
+
+def perform(task: Task, tell: Tell) -> Entry:
+    """Train a trial from its checkpoint up to an epoch, on record; one that fails is recorded as failed.
+
+    Epochs that the store of runs cannot take at once, for it does not answer, are sent with later ones, at the latest
+    when the trial ends.
+
+    Raises:
+        RegistryError: the store does not answer when the trial begins or ends; the checkpoint is kept.
+        OutputError: the checkpoint cannot be written.
+    """
+    project, path = task.project, task.project.checkpoint(task.key)
+    registry.connect(project.root)
+    data, options = dataset(project, task.band_set), project.params.training
+    state = checkpoint.read(path)
+    entry = Entry("", task.choice, task.key, state.light)
+    if state.is_over(task.until, task.choice.patience):
+        run_id = registry.finished(task.parent, task.key, len(state.epochs))
+        if run_id:
+            return replace(entry, run_id=run_id)
+    try:
+        with _record(task, len(state.epochs)) as record:
+            entry = replace(entry, run_id=record.run_id)
+            record.log_dataset("+".join(data.blocks), data.version, "stacks/training")
+            sent = _Sent(record)
+            with _out_of_memory(task):
+                state = train(
+                    data.training,
+                    data.validation,
+                    task.choice,
+                    data.statistics,
+                    options=options,
+                    seed=seed(project, task.choice),
+                    state=state,
+                    file=path,
+                    until=task.until,
+                    on_epoch=lambda now: tell(task.key, len(now.epochs), now.epochs[-1].metrics["val_f1"]),
+                    on_write=sent.up_to,
+                )
+            sent.all_of(state)
+            figures = {"best_epoch": state.best_epoch, "seconds": state.seconds, "parameters": state.parameters}
+            record.log_scores({**state.scores, **figures})
+    except StudyError as error:
+        return replace(entry, failure=str(error))
+    return replace(entry, state=state.light)
+
+
+def failed(task: Task, reason: str) -> Entry:
+    """Record a trial as failed for something that it could not say itself.
+
+    Raises:
+        RegistryError: the store does not answer.
+    """
+    state = checkpoint.read(task.project.checkpoint(task.key))
+    with suppress(StudyError), _record(task, len(state.epochs)) as record:
+        entry = Entry(record.run_id, task.choice, task.key, state.light, reason)
+        raise StudyError(reason)  # with which the run ends
+    return entry
+
+
+def _record(task: Task, epochs: int) -> AbstractContextManager[Trial]:
+    """The run of a trial that has so many epochs behind it."""
+    tags = {**task.tags, "trial": task.key}
+    return registry.trial(task.parent, f"{task.band_set} · {task.choice.name}", task.parameters, tags, epochs)
+
+
+class _Sent:
+    """Which epochs of a trial its run has."""
+
+    def __init__(self, record: Trial) -> None:
+        self._record = record
+        self._epochs = record.logged_epochs
+
+    def up_to(self, state: State) -> None:
+        """Send what is new, unless the store does not answer."""
+        try:
+            with registry.impatient():
+                self.all_of(state)
+        except RegistryError:
+            return  # it goes along with the next
+
+    def all_of(self, state: State) -> None:
+        """Send what is new."""
+        self._record.log_epochs([(epoch.number, epoch.time, epoch.metrics) for epoch in state.epochs[self._epochs :]])
+        self._epochs = len(state.epochs)
+
+
+def seed(project: Project, choice: Hyperparameters) -> int:
+    """Of a trial's weights, and of the order of its patches and their turns."""
+    return project.params.seed if choice.training_seed is None else choice.training_seed
+
+
+@contextmanager
+def _out_of_memory(task: Task) -> Iterator[None]:
+    """A device or machine that has no memory left is the trial's failure, and no fault of the study."""
+    try:
+        yield
+    except MemoryError as error:
+        raise StudyError(_advice(task, error)) from error
+    except Exception as error:
+        # TensorFlow and JAX have errors of their own for it, with this one word in common.
+        if "resourceexhausted" not in f"{type(error).__name__} {error}".replace("_", "").lower():
+            raise
+        raise StudyError(_advice(task, error)) from error
+
+
+def _advice(task: Task, error: BaseException) -> str:
+    """What a trial that ran out of memory needs by the count of its tensors, and what needs less."""
+    params, choice = task.project.params, task.choice
+    bands = len(params.band_set(task.band_set))
+
+    def needs(options: TrainingOptions) -> str:
+        form = {"filters": choice.filters, "batch_size": choice.batch_size, "patch": params.split.patch}
+        return f"{step_bytes(options, bands=bands, **form).total / 1e9:.1f} GB"
+
+    told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    saving = params.training.model_copy(update={"rematerialise": True})
+    less = "a smaller batch needs less"
+    if not params.training.rematerialise:
+        less += f", and with training.rematerialise it would be {needs(saving)}"
+    return f"out of memory ({told[:200]}); a step needs {needs(params.training)} and more; {less}"
+
+
+def dataset(project: Project, band_set: str) -> Dataset:
+    """What a study learns from; the last one is kept, for a process that works on one trial after another.
+
+    Raises:
+        As `Dataset.load`.
+    """
+    version = data_version(project, project.params.areas_of("training"))
+    return _loaded(project.root, project.params.model_dump_json(), band_set, version)
+
+
+@lru_cache(maxsize=1)
+def _loaded(root: Path, params: str, band_set: str, _version: str) -> Dataset:
+    return Dataset.load(Project(root, Params.model_validate_json(params)), band_set)
