@@ -204,6 +204,7 @@ def _find(
 
     if workers is None:
         finish_tiles(model, stack, missing, journal, passes, tell)
+        model.rest()
     elif missing:
         finish_shards(model, raster, stack, missing, journal, passes, workers, tell)
     return taken_over

@@ -190,6 +190,15 @@ class Model:
             raise ModelError(f"{self.path}: the network gives values that are no probability; the file is damaged")
         return np.clip(probability, 0, 1, out=probability)
 
+    def rest(self) -> None:
+        """Give back the memory of passes: what follows them, such as the polygons of a large map, needs its own."""
+        self._croppings.session.cache_clear()
+        cell = self.contract.alignment
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        smallest = np.full((1, len(self.contract.bands), cell, 2 * cell), np.nan, np.float32)
+        self._session.run(None, {INPUT: smallest}, options)  # the arena shrinks at the end of a pass, and no other time
+
     @property
     def rounding(self) -> dict[str, str]:
         """What the map depends on beyond its inputs, by name: with reduced precision the processor, else nothing.
