@@ -517,3 +517,15 @@ def test_files_that_cannot_be_kept_are_one_line_and_cost_no_training(tmp_path: P
     (project.root / "mlartifacts").unlink()
     assert epochs_trained(project)[1] == []
     assert set(statuses(project)) == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_a_trial_that_halving_left_behind_is_what_it_is_in_a_grid(unbroken: Project, tmp_path: Path) -> None:
+    halving = {**LONGER, "method": "halving", "first_epochs": 1, "factor": 4}
+    project = make_project(tmp_path / "project", searches={"small": LONGER, "halving": halving})
+    study.run(project, "both", search="halving")
+    study.run(project, "both", search="small")
+    tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, unbroken)]
+    assert [trial["scores"] for trial in tables[0]] == [trial["scores"] for trial in tables[1]]
+    assert [trial["epochs_run"] for trial in tables[0]] == [4, 4, 4, 4]
+    assert contract_of(project.model("both")).weights == contract_of(unbroken.model("both")).weights

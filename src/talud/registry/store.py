@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import json
 import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 with warnings.catch_warnings():
@@ -113,7 +114,9 @@ def connect(root: Path | None, *, create: bool = False) -> MlflowClient:
                 f"{own / 'mlflow.db'}: there is no store yet; run talud train first, or talud register to fill it "
                 "from models/"
             )
-        _create(own)
+        with _alone(own):
+            if not _holds_anything(own / "mlflow.db"):
+                _create(own)
     client, experiment = _reach(uri)
     _check_version(client, uri)
     if own is not None and experiment is not None:
@@ -163,6 +166,18 @@ def artifacts(root: Path) -> str:
 
 def _holds_anything(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Let no other process make the store of a project meanwhile, where the disk has locks."""
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _create(root: Path) -> None:

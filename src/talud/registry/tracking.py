@@ -110,11 +110,11 @@ def study(root: Path, name: str, tags: Mapping[str, str], note: str = "") -> Ite
         try:
             yield run_id
         except BaseException:
-            with suppress(RegistryError), impatient():
+            with suppress(RegistryError), impatient():  # a server that is gone must not hide the error
                 _end_children(run_id)
+                summarise(run_id, note)
             raise
-        finally:
-            summarise(run_id, note)
+        summarise(run_id, note)
 
 
 @contextmanager

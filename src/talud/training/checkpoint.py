@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from talud.errors import StudyError
 from talud.files import replacing, synchronise
 
 Weights = list[NDArray[Any]]
@@ -96,7 +97,11 @@ def write(path: Path, state: State) -> None:
 
 
 def read(path: Path) -> State:
-    """The state in a file; that before the first epoch where there is none, or it is damaged."""
+    """The state in a file; that before the first epoch where there is none, or it is damaged.
+
+    Raises:
+        StudyError: there is one, and the system does not let it be read.
+    """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             record = json.loads(file["record"].tobytes())
@@ -104,5 +109,7 @@ def read(path: Path) -> State:
                 count = record[name]
                 record[name] = None if count is None else [file[f"{name}_{i}"] for i in range(count)]
             return State(**record | {"epochs": tuple(Epoch(**epoch) for epoch in record["epochs"])})
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return State()
+    except OSError as error:
+        raise StudyError(f"{path}: cannot be read: {error.strerror or error}") from error

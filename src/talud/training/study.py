@@ -158,6 +158,8 @@ def _alone(project: Project, band_set: str) -> Iterator[None]:
             raise StudyError(
                 f"another process trains '{band_set}' in {project.root}; wait until it is done, and start again"
             ) from error
+        except OSError as error:
+            raise StudyError(f"{path}: this disk has no locks ({error.strerror}); mount it with them") from error
         yield
 
 
@@ -187,9 +189,14 @@ def _searched(
                 _thin(project, [one for one in entries.values() if one.key not in waiting])
         left = tuple(task for task in left if not entries[task.key].failure)
     best = _best(tuple(entries.values()))
-    if checkpoint.read(project.checkpoint(best.key)).best is None:  # it was not the best of an earlier search
-        project.checkpoint(best.key).unlink()
-        (entries[best.key],) = runner([task for task in tasks if task.key == best.key], board.tell)
+    while checkpoint.read(project.checkpoint(best.key)).best is None:  # it was not the best of an earlier search
+        project.checkpoint(best.key).unlink(missing_ok=True)
+        again = [replace(task, until=len(best.state.epochs)) for task in tasks if task.key == best.key]
+        (entries[best.key],) = runner(again, board.tell)
+        if not entries[best.key].failure and not project.checkpoint(best.key).is_file():
+            raise StudyError(f"{project.checkpoint(best.key)}: a worker wrote it elsewhere; let all share one disk")
+        _check_failures([one for one in entries.values() if one.failure], len(tasks), options.failures)
+        best = _best(tuple(entries.values()))
     return tuple(entries[task.key] for task in tasks)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from talud import registry
 from talud.data.record import data_version
-from talud.errors import RegistryError, StudyError
+from talud.errors import ClusterError, RegistryError, StudyError
 from talud.params import Params, TrainingOptions
 from talud.project import Project
 from talud.registry import Trial
@@ -83,7 +83,13 @@ def perform(task: Task, tell: Tell) -> Entry:
     project, path = task.project, task.project.checkpoint(task.key)
     registry.connect(project.root)
     data, options = dataset(project, task.band_set), project.params.training
+    if data.version != task.tags["data_version"]:
+        raise ClusterError(
+            f"{project.root} holds other stacks here than where the study was started; let all workers share one disk"
+        )
     state = checkpoint.read(path)
+    if state.weights is None and not state.is_over(task.until, task.choice.patience):
+        state = State()  # an earlier search was done with it, and kept no weights to go on from
     entry = Entry("", task.choice, task.key, state.light)
     if state.is_over(task.until, task.choice.patience):
         run_id = registry.finished(task.parent, task.key, len(state.epochs))
@@ -170,7 +176,8 @@ def _out_of_memory(task: Task) -> Iterator[None]:
         raise StudyError(_advice(task, error)) from error
     except Exception as error:
         # TensorFlow and JAX have errors of their own for it, with this one word in common.
-        if "resourceexhausted" not in f"{type(error).__name__} {error}".replace("_", "").lower():
+        said = f"{type(error).__name__} {error}".replace("_", "").lower()
+        if not any(word in said for word in ("resourceexhausted", "out of memory", "outofmemory", "allocfailed")):
             raise
         raise StudyError(_advice(task, error)) from error
 
