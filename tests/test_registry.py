@@ -79,6 +79,42 @@ def test_a_study_is_a_parent_run_and_its_trials_are_children(root: Path) -> None
     assert run.data.tags["mlflow.source.git.commit"] == "cd" * 20
 
 
+LOG_DATA = """
+import sys
+from pathlib import Path
+from talud import registry
+
+root, mine, other, *runs = sys.argv[1:]
+registry.connect(Path(root))
+for number, run in enumerate(runs):
+    (Path(root) / f"{mine}{number}").touch()
+    while not (Path(root) / f"{other}{number}").exists():
+        pass
+    registry.Trial(run).log_dataset("argelia", f"{number:036x}", "stacks/training")
+"""
+
+
+def test_trials_that_begin_in_the_same_moment_log_the_same_data(root: Path) -> None:
+    with registry.study(root, "7band · pair", TAGS) as parent:
+        runs = [_run_in(parent, f"{number}") for number in range(60)]
+    pairs = ("one", "other", runs[::2]), ("other", "one", runs[1::2])
+    command = [sys.executable, "-c", LOG_DATA, root]
+    processes = [subprocess.Popen([*command, mine, other, *half]) for mine, other, half in pairs]
+    try:
+        assert [process.wait(60) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    client = registry.connect(root)
+    found = [client.get_run(run).inputs.dataset_inputs[0].dataset.digest for run in runs]
+    assert found == [f"{number // 2:036x}" for number in range(60)]
+
+
+def _run_in(parent: str, name: str) -> str:
+    with registry.trial(parent, name, {}, TAGS) as trial:
+        return trial.run_id
+
+
 @pytest.mark.parametrize(
     ("error", "status"), [(StudyError("the loss is not a number"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
 )

@@ -80,8 +80,18 @@ class Trial:
         context = [InputTag(mlflow_tags.MLFLOW_DATASET_CONTEXT, "training")]
         with speaking():
             inputs = connected().get_run(self.run_id).inputs
-            if not (inputs and inputs.dataset_inputs):
-                connected().log_inputs(self.run_id, [DatasetInput(dataset, context)])
+        if inputs and inputs.dataset_inputs:
+            return
+        try:
+            self._log_input(DatasetInput(dataset, context))
+        except RegistryError as error:
+            if "IntegrityError" not in str(error):
+                raise
+            self._log_input(DatasetInput(dataset, context))  # another trial logged the same data in the same moment
+
+    def _log_input(self, data: DatasetInput) -> None:
+        with speaking():
+            connected().log_inputs(self.run_id, [data])
 
 
 @contextmanager
