@@ -63,6 +63,8 @@ def network(dataset: Dataset, project: Project) -> Classifier:
             dataset.validation,
             choice,
             dataset.statistics,
+            bands=dataset.bands,
+            recipe=project.params.learning,
             options=options,
             seed=project.params.seed,
             state=State(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ def training(material: Material) -> Iterator[Figure]:
 
 def _throughput(project: Project) -> Iterator[Figure]:
     """Steps per second of `TrainingBatches` against those of Keras on the same arrays."""
+    from talud.training.augmentation import Augmenter
     from talud.training.batches import TrainingBatches
     from talud.training.dataset import Dataset
     from talud.training.search import Hyperparameters
@@ -38,8 +40,10 @@ def _throughput(project: Project) -> Iterator[Figure]:
     dataset, options, seed = Dataset.load(project, BAND_SET), project.params.training, project.params.seed
     patches, (rate, *_), (size,) = dataset.training, SEARCH["learning_rate"], SEARCH["batch_size"]
     choice = Hyperparameters(SEARCH["filters"][0], rate, size, 1, None)
-    model = compiled(choice, dataset.statistics, options, seed)
-    batches = TrainingBatches(patches, size, augment=True, seed=seed)
+    recipe = project.params.learning
+    model = compiled(choice, dataset.statistics, recipe, options, seed, math.ceil(len(patches) / size))
+    augmenter = Augmenter.of(recipe.augmentation, dataset.bands, dataset.statistics.mean, dataset.statistics.deviation)
+    batches = TrainingBatches(patches, size, augmenter=augmenter, seed=seed)
     truth = patches.mask[..., np.newaxis]
     works = (
         partial(model.fit, batches, shuffle=False, verbose=0),

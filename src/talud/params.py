@@ -169,15 +169,48 @@ class Search(_Frozen):
         return self
 
 
+class Augmentation(_Frozen):
+    """What is changed at random in a training patch, anew in each epoch; nothing by default but how it lies."""
+
+    symmetries: bool = Field(True, description="turn and mirror (the dihedral group D4)")
+    scale: float = Field(0.0, ge=0, lt=1, description="largest share of the side that is cut off; the rest is enlarged")
+    gain: float = Field(0.0, ge=0, le=1, description="optical, SAR: standard deviation of the gain's logarithm")
+    offset: float = Field(0.0, ge=0, le=2, description="optical, SAR: standard deviation, in deviations of the band")
+    gamma: float = Field(0.0, ge=0, le=1, description="optical: standard deviation of the exponent's logarithm")
+    haze: float = Field(0.0, ge=0, lt=1, description="optical: largest share of the signal that a veil takes")
+    per_band: float = Field(0.6, ge=0, description="gain, offset and gamma of a band alone, as a share of the common")
+    paste: float = Field(0.0, ge=0, le=1, description="share of patches that get another patch's landslides")
+
+
+class Recipe(_Frozen):
+    """How a network learns. The defaults are the study's, as far as it states them."""
+
+    augmentation: Augmentation = Augmentation()
+    loss: Literal["dice", "dice_cross_entropy", "tversky", "focal_tversky"] = "dice"
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant", description="of the learning rate; cosine: half an epoch up to it, then down to a hundredth of it"
+    )
+    weight_decay: float = Field(0.0, ge=0, lt=1, description="of AdamW, in shares of the learning rate")
+    averaging: float = Field(
+        0.0, ge=0, lt=1, description="momentum of the moving average of the weights, which is kept; 0: none"
+    )
+    batch_normalisation: bool = Field(
+        False, description="normalise after each convolution; in the exported network it is part of the convolution"
+    )
+
+
 class TrainingOptions(_Frozen):
-    """What all trials of a study share."""
+    """What all trials of a study share: the network's depth, and how it is computed."""
 
     depth: int = Field(4, ge=1, le=6, description="poolings of the U-Net")
-    augment: bool = Field(True, description="turn and mirror the training patches (the dihedral group D4)")
     rematerialise: bool = Field(
         False, description="compute blocks of the U-Net again in the backward pass: less memory, more time"
     )
-    mixed_precision: bool = Field(False, description="compute in float16, with float32 weights; for a GPU")
+    mixed_precision: Literal[False, "float16", "bfloat16"] = Field(
+        False,
+        description="compute in 16 bits, with float32 weights: float16 on a GPU, bfloat16 there or on a processor that "
+        "has it (AVX512-BF16 or AMX), where it halves the time",
+    )
     xla: Literal[False, "auto"] = Field(
         False, description="auto: compile the training step where Keras can; JAX always does"
     )
@@ -204,6 +237,8 @@ class Params(_Frozen):
     stack: StackOptions
     split: SplitOptions
     training: TrainingOptions
+    recipe: str = Field("study", description="the name of one of `recipes`")
+    recipes: dict[Name, Recipe] = {"study": Recipe()}
     search: str = Field(description="the name of one of `searches`")
     searches: dict[Name, Search]
     promotion: Promotion = Promotion()
@@ -212,6 +247,8 @@ class Params(_Frozen):
     def _names_exist(self) -> Self:
         if self.search not in self.searches:
             raise ValueError(f"search: '{self.search}' is none of the searches: {', '.join(self.searches)}")
+        if self.recipe not in self.recipes:
+            raise ValueError(f"recipe: '{self.recipe}' is none of the recipes: {', '.join(self.recipes)}")
         for name, bands in self.band_sets.items():
             if len(set(bands)) < len(bands):
                 raise ValueError(f"band_sets.{name} names a band twice")
@@ -263,6 +300,12 @@ class Params(_Frozen):
         if name not in self.band_sets:
             raise ParamsError(f"no band set '{name}' in params.yaml; it has: {', '.join(self.band_sets)}")
         return self.band_sets[name]
+
+    @property
+    def learning(self) -> Recipe:
+        """The recipe that is chosen."""
+        recipes: dict[str, Recipe] = self.recipes
+        return recipes[self.recipe]
 
     @property
     def split_choices(self) -> dict[str, float | int]:

@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 
 from talud.data.patches import Patches
-from talud.training.batches import SYMMETRIES, TrainingBatches, turned
+from talud.params import Augmentation
+from talud.training.augmentation import SYMMETRIES, Augmenter, turned
+from talud.training.batches import TrainingBatches
 
 
 def numbered(count: int, side: int = 4) -> Patches:
     """Patches whose mask repeats the first band, so that they can be told apart and compared."""
     values = np.arange(count * side * side).reshape(count, side, side)
     return Patches(np.stack([values, -values], axis=-1).astype(np.float32), values.astype(np.uint8))
+
+
+def augmenter(bands: int = 2, **options: bool) -> Augmenter:
+    names = tuple(f"band_{number}" for number in range(bands))
+    return Augmenter.of(Augmentation(**options), names, np.zeros(bands), np.ones(bands))
 
 
 def test_the_symmetries_are_the_eight_of_the_square() -> None:
@@ -32,7 +39,7 @@ def test_the_symmetries_are_the_eight_of_the_square() -> None:
 def test_an_epoch_holds_every_patch_once_with_its_own_truth_and_its_nan() -> None:
     patches = numbered(11)
     patches.stack[3, 0, 1, 1] = np.nan
-    batches = TrainingBatches(patches, 4, augment=True, seed=1)
+    batches = TrainingBatches(patches, 4, augmenter=augmenter(), seed=1)
     orders = []
     for _ in range(3):
         pairs = [batches[index] for index in range(len(batches))]
@@ -51,7 +58,7 @@ def test_an_epoch_holds_every_patch_once_with_its_own_truth_and_its_nan() -> Non
 
 def test_without_augmentation_no_patch_is_turned() -> None:
     patches = numbered(9)
-    for stack, _ in (TrainingBatches(patches, 9, augment=False, seed=3)[0],):
+    for stack, _ in (TrainingBatches(patches, 9, augmenter=augmenter(symmetries=False), seed=3)[0],):
         for one in stack:
             number = int(one[0, 0, 0]) // 16
             np.testing.assert_array_equal(one, patches.stack[number])
@@ -59,7 +66,7 @@ def test_without_augmentation_no_patch_is_turned() -> None:
 
 def test_a_seed_decides_the_batches() -> None:
     def first(seed: int) -> bytes:
-        return TrainingBatches(numbered(30), 30, augment=True, seed=seed)[0][0].tobytes()
+        return TrainingBatches(numbered(30), 30, augmenter=augmenter(), seed=seed)[0][0].tobytes()
 
     assert first(1) == first(1) != first(2)
 
@@ -69,7 +76,12 @@ import json
 import keras
 import numpy as np
 from talud.data.patches import Patches
+from talud.params import Augmentation
+from talud.training.augmentation import Augmenter
 from talud.training.batches import TrainingBatches
+
+def augmenter():
+    return Augmenter.of(Augmentation(), ("red",), np.zeros(1), np.ones(1))
 
 class Noted(TrainingBatches):
     seen = []
@@ -81,7 +93,7 @@ class Noted(TrainingBatches):
 def fitted(first, size):
     model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Conv2D(1, 1)])
     model.compile("sgd", loss="mse", metrics=["mse"])
-    batches, epochs = Noted(patches, size, augment=True, seed=4, first_epoch=first), []
+    batches, epochs = Noted(patches, size, augmenter=augmenter(), seed=4, first_epoch=first), []
     note = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: batches.seen.clear(),
         on_epoch_end=lambda epoch, logs: epochs.append(sorted(set(batches.seen))),
@@ -109,6 +121,6 @@ def test_what_an_epoch_of_fit_sees_depends_on_its_number_and_the_seed_alone(back
         whole, resumed = next(runs), next(runs)
         assert whole[1:] == resumed
         for epoch, seen in enumerate(whole):
-            batches = TrainingBatches(patches, size, augment=True, seed=4, first_epoch=epoch)
+            batches = TrainingBatches(patches, size, augmenter=augmenter(1), seed=4, first_epoch=epoch)
             assert seen == [batches[index][0].ravel().tolist() for index in range(len(batches))]
         assert len({str(seen) for seen in whole}) == 3

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
-from talud.training.losses import Dice, PixelScores, dice
+from talud.training.losses import LOSSES, Loss, PixelScores, dice, dice_cross_entropy, focal_tversky, tversky
 
 SHAPE = (3, 8, 8, 1)
 
@@ -24,13 +24,29 @@ def test_dice_is_one_coefficient_of_all_known_pixels_of_the_batch() -> None:
     known = truth != 255
     t, p = truth[known].astype(float), probability[known].astype(float)
     assert float(dice(truth, probability)) == pytest.approx(1 - 2 * (t * p).sum() / (t.sum() + p.sum()), abs=1e-6)
-    assert float(Dice()(truth, probability)) == pytest.approx(float(dice(truth, probability)))
+    assert float(Loss()(truth, probability)) == pytest.approx(float(dice(truth, probability)))
 
 
-def test_what_is_said_of_unknown_pixels_costs_nothing() -> None:
+def test_the_other_losses_are_what_their_papers_say() -> None:
+    truth, probability = drawn(1)
+    known = truth != 255
+    t, p = truth[known].astype(float), probability[known].astype(float)
+    entropy = -np.mean(t * np.log(p) + (1 - t) * np.log(1 - p))
+    assert float(dice_cross_entropy(truth, probability)) == pytest.approx(
+        float(dice(truth, probability)) + entropy, abs=1e-5
+    )
+    hits, alarms, misses = (t * p).sum(), ((1 - t) * p).sum(), (t * (1 - p)).sum()
+    index = hits / (hits + 0.3 * alarms + 0.7 * misses)
+    assert float(tversky(truth, probability)) == pytest.approx(1 - index, abs=1e-6)
+    assert float(focal_tversky(truth, probability)) == pytest.approx((1 - index) ** 0.75, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_what_is_said_of_unknown_pixels_costs_nothing(name: str) -> None:
     truth, probability = drawn(2)
     other = np.where(truth == 255, 1 - probability, probability)
-    assert float(dice(truth, other)) == float(dice(truth, probability))
+    loss = Loss(name)
+    assert float(loss(truth, other)) == float(loss(truth, probability))
 
 
 def test_a_patch_without_a_landslide_still_teaches_background() -> None:
@@ -63,6 +79,6 @@ def test_scores_come_from_the_counts_of_an_epoch_not_from_means_of_batches() -> 
 
 
 def test_loss_and_metric_can_be_saved_with_a_model() -> None:
-    for thing, rebuild in ((Dice(), keras.losses.deserialize), (PixelScores(), keras.metrics.deserialize)):
+    for thing, rebuild in ((Loss(), keras.losses.deserialize), (PixelScores(), keras.metrics.deserialize)):
         serialised = keras.saving.serialize_keras_object(thing)
         assert type(rebuild(serialised)) is type(thing)

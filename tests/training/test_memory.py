@@ -22,7 +22,7 @@ def test_the_bytes_are_those_of_the_tensors_and_weights_that_keras_makes(filters
     assert (found.weights, found.gradients, found.moments) == (weights, weights, 2 * weights)
 
 
-def largest(**options: bool) -> StepBytes:
+def largest(**options: object) -> StepBytes:
     """The largest trial of the study: 64 filters in batches of 64, at 128²."""
     return step_bytes(TrainingOptions(**options), filters=64, batch_size=64, patch=128, bands=7)
 
@@ -30,7 +30,7 @@ def largest(**options: bool) -> StepBytes:
 def test_rematerialised_the_largest_trial_of_the_study_fits_its_gpu_of_4_gb() -> None:
     assert largest().kept == pytest.approx(4.7e9, rel=0.01)
     assert largest().total > 4e9 > largest(rematerialise=True).total
-    half = largest(rematerialise=True, mixed_precision=True)
+    half = largest(rematerialise=True, mixed_precision="float16")
     assert half.activations == pytest.approx(largest(rematerialise=True).activations / 2, rel=0.05)
 
 

@@ -12,8 +12,8 @@ import pytest
 from talud import metrics
 from talud.data.patches import Patches
 from talud.errors import StudyError
-from talud.params import TrainingOptions
-from talud.training import checkpoint
+from talud.params import Augmentation, Recipe, TrainingOptions
+from talud.training import checkpoint, unet
 from talud.training.checkpoint import State
 from talud.training.dataset import Statistics
 from talud.training.search import Hyperparameters
@@ -39,12 +39,24 @@ STATISTICS = Statistics.of(TRAINING.stack, ("a", "b"))
 CHOICE = Hyperparameters(filters=4, learning_rate=1e-2, batch_size=8, epochs=15, patience=None)
 
 
+RECIPE = Recipe()
+FULL = Recipe(
+    augmentation=Augmentation(scale=0.2, gain=0.1, offset=0.1, gamma=0.1, haze=0.1, paste=0.2),
+    loss="focal_tversky",
+    schedule="cosine",
+    weight_decay=0.01,
+    averaging=0.8,
+    batch_normalisation=True,
+)
+
+
 def trained(
     folder: Path,
     choice: Hyperparameters = CHOICE,
     state: State | None = None,
     until: int | None = None,
     seed: int = 3,
+    recipe: Recipe = RECIPE,
     **options: Any,
 ) -> State:
     return train(
@@ -52,6 +64,8 @@ def trained(
         VALIDATION,
         choice,
         STATISTICS,
+        bands=("a", "b"),
+        recipe=recipe,
         options=TrainingOptions(depth=1, **options),
         seed=seed,
         state=state or State(),
@@ -101,6 +115,27 @@ def test_the_best_epoch_is_that_of_the_highest_f1_then_of_the_lowest_loss(tmp_pa
     np.testing.assert_array_equal(keeper.state.best[0], [2, 2])
 
 
+@pytest.mark.parametrize("arithmetic", [False, "bfloat16"])
+def test_a_trial_with_all_that_a_recipe_has_learns_and_goes_on_as_if_never_interrupted(
+    tmp_path: Path, arithmetic: str | bool
+) -> None:
+    options = {"recipe": FULL, "mixed_precision": arithmetic}
+    whole = trained(tmp_path / "whole", **options)
+    half = trained(tmp_path, until=6, **options)
+    result = trained(tmp_path, state=checkpoint.read(tmp_path / "trial.npz"), **options)
+    assert len(half.epochs) == 6
+    assert alike(result.best, whole.best)
+    assert [epoch.metrics for epoch in result.epochs] == [epoch.metrics for epoch in whole.epochs]
+    assert result.scores["f1"] > 0.8
+    model = build(CHOICE, STATISTICS, depth=1, seed=9, batch_normalisation=True)
+    model.set_weights(result.best)
+    probability, plain = (np.asarray(one(VALIDATION.stack))[..., 0] for one in (model, unet.folded(model)))
+    np.testing.assert_allclose(plain, probability, atol=1e-5)
+    if not arithmetic:
+        scores = metrics.confusion(probability >= 0.5, VALIDATION.mask).scores()
+        assert scores == pytest.approx(result.scores, abs=1e-6)  # those of the averaged weights
+
+
 def test_a_rematerialised_trial_gives_the_same_weights(tmp_path: Path) -> None:
     short = replace(CHOICE, epochs=3)
     plain, again = trained(tmp_path / "plain", short), trained(tmp_path, short, rematerialise=True)
@@ -110,8 +145,8 @@ def test_a_rematerialised_trial_gives_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_a_trial_in_mixed_precision_learns_and_its_weights_are_those_of_a_float32_network(tmp_path: Path) -> None:
-    half = trained(tmp_path, until=7, mixed_precision=True, rematerialise=True)
-    result = trained(tmp_path, state=half, mixed_precision=True, rematerialise=True)
+    half = trained(tmp_path, until=7, mixed_precision="float16", rematerialise=True)
+    result = trained(tmp_path, state=half, mixed_precision="float16", rematerialise=True)
     assert result.scores["f1"] > 0.9
     assert all(np.isfinite(epoch.metrics["loss"]) for epoch in result.epochs)
     model = build(CHOICE, STATISTICS, depth=1, seed=99)

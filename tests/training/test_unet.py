@@ -135,7 +135,7 @@ for first, second in zip(expected, gradients, strict=True):
 print(json.dumps({
     "backend": keras.backend.backend(),
     "losses": losses(),
-    "mixed": losses(mixed_precision=True),
+    "mixed": losses(mixed_precision="float16"),
     "kept": [plain, again],
     "refusal": refusal(),
 }))
@@ -186,7 +186,7 @@ def test_rematerialised_the_network_is_the_same_with_the_same_gradients() -> Non
 def test_in_mixed_precision_bands_and_probability_stay_in_single_precision() -> None:
     """Values that float16 cannot hold, and invalid pixels, come through."""
     mean, deviation = np.array([2e5, 0.5], np.float32), np.array([1e4, 1e-6], np.float32)
-    plain, mixed = (unet.build(4, 2, mean, deviation, 1, mixed_precision=choice) for choice in (False, True))
+    plain, mixed = (unet.build(4, 2, mean, deviation, 1, mixed_precision=choice) for choice in (False, "float16"))
     stack = np.random.default_rng(1).normal(mean, deviation, (2, 16, 16, 2)).astype(np.float32)
     neutral = stack.copy()
     stack[0, 2:7, 3:9, 0], neutral[0, 2:7, 3:9, 0] = np.nan, mean[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from talud.bands import Group, groups
 from talud.evaluation.results import Result
-from talud.params import Params
+from talud.params import Augmentation, Params
 
 _SLOPE = {"zevenbergen_thorne": "Zevenbergen and Thorne’s derivatives", "horn": "Horn’s derivatives"}
 _CURVATURE = {
@@ -30,12 +30,7 @@ def assumptions(params: Params, results: Sequence[Result]) -> list[Assumption]:
     stated = [
         *_patches(params),
         Assumption("Depth of the U-Net", f"{params.training.depth} poolings"),
-        Assumption(
-            "Augmentation",
-            "each training patch may be turned and mirrored (the eight symmetries of the square)"
-            if params.training.augment
-            else "none",
-        ),
+        Assumption("Augmentation", _augmentation(params.learning.augmentation)),
         Assumption(
             "Threshold",
             "nearest to 0.5 of those whose F1 on the validation blocks is within 0.005 of the highest: "
@@ -65,6 +60,14 @@ def _patches(params: Params) -> list[Assumption]:
             f"{params.seed}",
         ),
     ]
+
+
+def _augmentation(options: Augmentation) -> str:
+    """In words: what is changed, and how far."""
+    changed = {name: value for name, value in options.model_dump(exclude={"symmetries", "per_band"}).items() if value}
+    symmetries = ["turned and mirrored (the eight symmetries of the square)"] if options.symmetries else []
+    said = [*symmetries, *(f"{name} {value:g}" for name, value in changed.items())]
+    return "each training patch at random: " + ", ".join(said) if said else "none"
 
 
 def _terrain(params: Params) -> list[Assumption]:

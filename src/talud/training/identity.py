@@ -23,6 +23,7 @@ def trial_key(project: Project, bands: Sequence[str], data_version: str, choice:
         "data_version": data_version,
         "split": params.split_choices,
         "training": params.training.model_dump(),
+        "recipe": params.learning.model_dump(),
         "choice": asdict(choice),
         "code": code_version(),
     }

@@ -15,8 +15,9 @@ from talud import registry
 from talud.data.patches import PARTS
 from talud.errors import ParamsError, StudyError
 from talud.files import replacing_together, writing
+from talud.params import Recipe
 from talud.project import Project
-from talud.training import checkpoint, work
+from talud.training import checkpoint, unet, work
 from talud.training.dataset import Dataset
 from talud.training.examples import log_examples
 from talud.training.export import Origin, export
@@ -252,20 +253,36 @@ def _thin(project: Project, entries: Sequence[Entry]) -> None:
 
 def _rebuilt(project: Project, dataset: Dataset, entry: Entry) -> keras.Model:
     """The Keras model of a trial, on the CPU: a GPU's TF32 arithmetic is too coarse to compare the file with."""
+    normalised = project.params.learning.batch_normalisation
     with keras.device("cpu"):
-        model = build(entry.choice, dataset.statistics, project.params.training.depth, work.seed(project, entry.choice))
+        model = build(
+            entry.choice,
+            dataset.statistics,
+            project.params.training.depth,
+            work.seed(project, entry.choice),
+            batch_normalisation=normalised,
+        )
         model.set_weights(checkpoint.read(project.checkpoint(entry.key)).best)
-    return model
+        return unet.folded(model) if normalised else model
 
 
 def _hyperparameters(project: Project, choice: Hyperparameters) -> dict[str, float | int | str]:
     """All that decides a trial's weights, apart from the data."""
-    options = project.params.training
-    shared = {"depth": options.depth, "augment": "D4" if options.augment else "none"}
-    if options.mixed_precision:
-        shared["arithmetic"] = "mixed float16"
+    params = project.params
+    options, recipe = params.training, params.learning
     chosen = {name: value for name, value in asdict(choice).items() if value is not None}
-    return {**chosen, "optimizer": "Adam", "loss": "Dice", **shared, **project.params.split_choices}
+    shared = {"depth": options.depth, "recipe": params.recipe, **_stated(recipe)}
+    if options.mixed_precision:
+        shared["arithmetic"] = f"mixed {options.mixed_precision}"
+    return {**chosen, **shared, **params.split_choices}
+
+
+def _stated(recipe: Recipe) -> dict[str, float | int | str]:
+    """A recipe as parameters: its options, those of the augmentation with their own names before them."""
+    options = recipe.model_dump(exclude={"augmentation"})
+    augmentation = {f"augmentation_{name}": value for name, value in recipe.augmentation.model_dump().items()}
+    optimizer = "AdamW" if recipe.weight_decay else "Adam"
+    return {"optimizer": optimizer, **options, **augmentation}
 
 
 def _split_tags(counts: Mapping[str, int]) -> dict[str, str]:

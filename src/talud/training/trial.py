@@ -14,13 +14,14 @@ import numpy as np
 
 from talud.data.patches import Patches
 from talud.errors import StudyError
-from talud.params import TrainingOptions
+from talud.params import Recipe, TrainingOptions
 from talud.terminal import held_back
 from talud.training import checkpoint, unet
+from talud.training.augmentation import Augmenter
 from talud.training.batches import TrainingBatches
 from talud.training.checkpoint import Epoch, State
 from talud.training.dataset import Statistics
-from talud.training.losses import Dice, PixelScores
+from talud.training.losses import Loss, PixelScores
 from talud.training.search import Hyperparameters
 
 VALIDATION_BATCH = 32
@@ -35,6 +36,8 @@ def train(
     choice: Hyperparameters,
     statistics: Statistics,
     *,
+    bands: tuple[str, ...],
+    recipe: Recipe,
     options: TrainingOptions,
     seed: int,
     state: State,
@@ -52,8 +55,10 @@ def train(
         validation: what the epoch is chosen by.
         choice: the trial's hyperparameters.
         statistics: of the bands over the training patches.
-        options: what all trials of the study share.
-        seed: of the weights, the order of the patches and their turns.
+        bands: their names.
+        recipe: how the network learns.
+        options: how it is computed.
+        seed: of the weights, the order of the patches and what is changed in them.
         state: from which the training goes on; `State()` to begin.
         file: the trial's checkpoint. It is written after each epoch, or less often where that would take long.
         until: the last epoch, counted from 1.
@@ -71,19 +76,22 @@ def train(
         return state
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    model = compiled(choice, statistics, options, seed)
+    steps = math.ceil(len(training) / choice.batch_size)
+    model = compiled(choice, statistics, recipe, options, seed, steps)
     keeper = Keeper(model, state, file, choice, until, on_epoch, on_write)
     done = len(state.epochs)
+    augmenter = Augmenter.of(recipe.augmentation, bands, statistics.mean, statistics.deviation)
+    averaged = [keras.callbacks.SwapEMAWeights()] if recipe.averaging else []
     with held_back() as release:  # between two steps: inside of one, TensorFlow makes a SystemError of a Ctrl-C
         model.fit(
-            TrainingBatches(training, choice.batch_size, augment=options.augment, seed=seed, first_epoch=done),
+            TrainingBatches(training, choice.batch_size, augmenter=augmenter, seed=seed, first_epoch=done),
             validation_data=(validation.stack, validation.mask[..., np.newaxis]),
             validation_batch_size=VALIDATION_BATCH,
             initial_epoch=done,
             epochs=until,
             shuffle=False,
             verbose=0,
-            callbacks=[keeper, _between_steps(release)],
+            callbacks=[*averaged, keeper, _between_steps(release)],
         )
     return keeper.state
 
@@ -102,9 +110,10 @@ def build(
     seed: int,
     *,
     rematerialise: bool = False,
-    mixed_precision: bool = False,
+    mixed_precision: unet.Precision = False,
+    batch_normalisation: bool = False,
 ) -> keras.Model:
-    """The untrained U-Net of a trial; it is exported as it is by default, in float32 throughout."""
+    """The untrained U-Net of a trial; by default that which is exported, in float32 throughout."""
     mean, deviation = statistics.mean.astype(np.float32), statistics.deviation.astype(np.float32)
     return unet.build(
         choice.filters,
@@ -114,13 +123,29 @@ def build(
         seed,
         rematerialise=rematerialise,
         mixed_precision=mixed_precision,
+        batch_normalisation=batch_normalisation,
     )
 
 
-def compiled(choice: Hyperparameters, statistics: Statistics, options: TrainingOptions, seed: int) -> keras.Model:
+def compiled(
+    choice: Hyperparameters,
+    statistics: Statistics,
+    recipe: Recipe,
+    options: TrainingOptions,
+    seed: int,
+    steps: int,
+) -> keras.Model:
     """The untrained U-Net of a trial, ready to be trained; its weights are those of `build`, in the same order.
 
     Keras's own dtype policy, which is one for the whole process, is left alone.
+
+    Args:
+        choice: the trial's hyperparameters.
+        statistics: of the bands over the training patches.
+        recipe: how the network learns.
+        options: how it is computed.
+        seed: of the weights.
+        steps: batches in an epoch, which the schedule of the learning rate counts.
 
     Raises:
         StudyError: the options ask for something that has no effect on this device.
@@ -137,14 +162,29 @@ def compiled(choice: Hyperparameters, statistics: Statistics, options: TrainingO
         seed,
         rematerialise=options.rematerialise,
         mixed_precision=options.mixed_precision,
+        batch_normalisation=recipe.batch_normalisation,
     )
-    optimizer = keras.optimizers.Adam(choice.learning_rate)
-    if options.mixed_precision:  # float16 would lose the smallest gradients
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     # XLA only where it is asked for or needed: on two cores TensorFlow compiles for 14 s and then trains no faster.
     jit = "auto" if options.xla or keras.backend.backend() != "tensorflow" else False
-    model.compile(optimizer=optimizer, loss=Dice(), metrics=[PixelScores()], jit_compile=jit)
+    optimizer = _optimizer(choice, recipe, steps)
+    if options.mixed_precision == "float16":  # which would lose the smallest gradients
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    model.compile(optimizer=optimizer, loss=Loss(recipe.loss), metrics=[PixelScores()], jit_compile=jit)
     return model
+
+
+def _optimizer(choice: Hyperparameters, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+    """Adam, or AdamW where weights decay (Loshchilov and Hutter, 2019), with the recipe's schedule and averaging."""
+    rate = choice.learning_rate
+    if recipe.schedule == "cosine":  # Loshchilov and Hutter, 2017, without restarts
+        warm = steps // 2
+        rate = keras.optimizers.schedules.CosineDecay(
+            rate / 100, choice.epochs * steps - warm, alpha=0.01, warmup_target=rate, warmup_steps=warm
+        )
+    average = {"use_ema": bool(recipe.averaging), "ema_momentum": recipe.averaging or 0.99}
+    if recipe.weight_decay:
+        return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **average)
+    return keras.optimizers.Adam(rate, **average)
 
 
 class Keeper(keras.callbacks.Callback):  # type: ignore[misc]
@@ -185,12 +225,21 @@ class Keeper(keras.callbacks.Callback):  # type: ignore[misc]
         seconds = self._before + time.monotonic() - self._began
         self.state = replace(self.state, epochs=epochs, seconds=seconds)
         if not self.state.best_epoch or _rank(metrics) > _rank(epochs[self.state.best_epoch - 1].metrics):
-            self.state = replace(self.state, best_epoch=epoch + 1, best=self.model.get_weights())
+            self.state = replace(self.state, best_epoch=epoch + 1, best=self._validated())
         self._on_epoch(self.state)
         over = self.state.is_over(self._until, self._choice.patience)
         self.model.stop_training = over
         if over or time.monotonic() - self._written >= SPARING * self._writing:
             self._write()
+
+    def _validated(self) -> checkpoint.Weights:
+        """The weights that the validation has seen: their moving averages where such are kept."""
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        averages = {}
+        if optimizer.use_ema:  # Keras shows them nowhere else
+            pairs = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True)
+            averages = {id(weight): average for weight, average in pairs}
+        return [np.asarray(averages.get(id(weight), weight)) for weight in self.model.weights]
 
     def _write(self) -> None:
         begun = time.monotonic()

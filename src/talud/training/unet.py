@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 NAME = "unet"
 KERNEL = 3  # side of every convolution but the last
 POOL = 2  # side of every pooling and up-sampling
+NORMALISED = "_normalisation"  # how the name of a convolution's batch normalisation ends
+MOMENTUM = 0.95  # of the statistics of batch normalisation: an epoch may have no more than a few dozen batches
+
+Precision = Literal[False, "float16", "bfloat16"]
 
 
 @keras.saving.register_keras_serializable("talud")
@@ -47,7 +51,8 @@ def build(
     seed: int,
     *,
     rematerialise: bool = False,
-    mixed_precision: bool = False,
+    mixed_precision: Precision = False,
+    batch_normalisation: bool = False,
 ) -> keras.Model:
     """A U-Net of fresh weights, He-initialised from the seed.
 
@@ -59,20 +64,52 @@ def build(
         seed: two models of one seed have equal weights.
         rematerialise: keep only what passes between the blocks for the backward pass, and compute the rest again there:
             the same values for less memory and more time.
-        mixed_precision: compute in float16, but for the scaling of the bands and the probability; the weights stay
-            float32.
+        mixed_precision: compute in float16 or bfloat16, but for the scaling of the bands and the probability; the
+            weights stay float32.
+        batch_normalisation: normalise what each convolution but the last gives, before its ReLU (Ioffe and Szegedy,
+            2015); `folded` makes the plain network of such a one.
 
     Returns:
         A model from `stack` (batch, height, width, bands), in physical units with NaN for invalid, to `probability`
         (batch, height, width, 1), both float32.
     """
-    blocks = _Blocks.made(filters, depth, seed, "mixed_float16" if mixed_precision else "float32")
+    dtype = f"mixed_{mixed_precision}" if mixed_precision else "float32"
+    blocks = _Blocks.made(filters, depth, seed, dtype, batch_normalisation)
     stack = layers.Input((None, None, len(mean)), dtype="float32", name="stack")
     probability = blocks.run(stack, lambda block: block)
     blocks.scaling.set_weights([mean, deviation])
     if rematerialise:
         return Rematerialised(stack, probability, blocks)
     return keras.Model(stack, probability, name=NAME)
+
+
+def folded(model: keras.Model) -> keras.Model:
+    """The plain U-Net, in float32, that says what a trained one with batch normalisation says.
+
+    A convolution and the normalisation of its output by fixed statistics are one convolution: its kernel times
+    scale / deviation, and the offset that remains as its bias.
+
+    Args:
+        model: of `build`.
+    """
+    layer = {layer.name: layer for layer in model.layers}
+    depth = sum(name.startswith("pool_") for name in layer)
+    filters = layer["encoder_0_first"].filters
+    mean, deviation = layer["scaling"].get_weights()
+    plain = build(filters, depth, mean, deviation, seed=0)
+    for target in plain.layers:
+        weights = layer[target.name].get_weights()
+        if f"{target.name}{NORMALISED}" in layer:
+            weights = _folded(weights[0], layer[f"{target.name}{NORMALISED}"])
+        target.set_weights(weights)
+    return plain
+
+
+def _folded(kernel: NDArray[np.float32], normalisation: layers.BatchNormalization) -> list[NDArray[np.float32]]:
+    """Kernel and bias of a convolution and a normalisation."""
+    scale, offset, mean, variance = (weight.astype(np.float64) for weight in normalisation.get_weights())
+    factor = scale / np.sqrt(variance + normalisation.epsilon)
+    return [(kernel * factor).astype(np.float32), (offset - mean * factor).astype(np.float32)]
 
 
 Block = Callable[..., Any]  # from one tensor or several to one
@@ -95,20 +132,20 @@ class _Blocks:
     probability: layers.Conv2D
 
     @classmethod
-    def made(cls, filters: int, depth: int, seed: int, dtype: str) -> _Blocks:
+    def made(cls, filters: int, depth: int, seed: int, dtype: str, normalised: bool) -> _Blocks:
         """Fresh layers; those between scaling and probability compute in that Keras dtype policy."""
-        convolution = _convolutions(filters, itertools.count(seed), dtype)
+        convolution = _convolutions(filters, itertools.count(seed), dtype, normalised)
         encoder, up, decoder = [], [], []
         for level in range(depth + 1):
             pool = [layers.MaxPooling2D(POOL, dtype=dtype, name=f"pool_{level - 1}")] if level else []
             name = f"encoder_{level}" if level < depth else "bottom"
-            encoder.append(_chain(*pool, convolution(level, f"{name}_first"), convolution(level, f"{name}_second")))
+            encoder.append(_chain(*pool, *convolution(level, f"{name}_first"), *convolution(level, f"{name}_second")))
         for level in reversed(range(depth)):
             larger = layers.UpSampling2D(POOL, interpolation="nearest", dtype=dtype, name=f"up_{level}")
-            up.append(_chain(larger, convolution(level, f"up_{level}_convolution")))
+            up.append(_chain(larger, *convolution(level, f"up_{level}_convolution")))
             join = layers.Concatenate(dtype=dtype, name=f"skip_{level}")
-            names = (f"decoder_{level}_first", f"decoder_{level}_second")
-            decoder.append(_chain(join, *(convolution(level, name) for name in names)))
+            first, second = (convolution(level, f"decoder_{level}_{name}") for name in ("first", "second"))
+            decoder.append(_chain(join, *first, *second))
         last = layers.Conv2D(
             1, 1, activation="sigmoid", kernel_initializer=_he(seed - 1), dtype="float32", name="probability"
         )
@@ -168,18 +205,25 @@ def _he(seed: int) -> keras.initializers.Initializer:
     return keras.initializers.HeNormal(seed=seed)
 
 
-def _convolutions(filters: int, seeds: Iterator[int], dtype: str) -> Callable[[int, str], layers.Conv2D]:
-    """A 3 × 3 convolution with ReLU for a level, of its own seed at each call."""
+def _convolutions(
+    filters: int, seeds: Iterator[int], dtype: str, normalised: bool
+) -> Callable[[int, str], tuple[layers.Layer, ...]]:
+    """A 3 × 3 convolution with ReLU for a level, of its own seed at each call; normalised in between if so."""
 
-    def convolution(level: int, name: str) -> layers.Conv2D:
-        return layers.Conv2D(
+    def convolution(level: int, name: str) -> tuple[layers.Layer, ...]:
+        layer = layers.Conv2D(
             filters * 2**level,
             KERNEL,
             padding="same",
-            activation="relu",
+            activation=None if normalised else "relu",
+            use_bias=not normalised,
             kernel_initializer=_he(next(seeds)),
             dtype=dtype,
             name=name,
         )
+        if not normalised:
+            return (layer,)
+        normalisation = layers.BatchNormalization(momentum=MOMENTUM, dtype=dtype, name=f"{name}{NORMALISED}")
+        return layer, normalisation, layers.ReLU(dtype=dtype, name=f"{name}_relu")
 
     return convolution

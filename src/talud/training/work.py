@@ -106,6 +106,8 @@ def perform(task: Task, tell: Tell) -> Entry:
                     data.validation,
                     task.choice,
                     data.statistics,
+                    bands=data.bands,
+                    recipe=project.params.learning,
                     options=options,
                     seed=seed(project, task.choice),
                     state=state,
