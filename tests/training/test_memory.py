@@ -64,12 +64,16 @@ def kept(model: keras.Model, stack: np.ndarray) -> int:
     return sum(taken.values())
 
 
-def test_rematerialised_the_backward_pass_takes_from_the_forward_pass_what_was_counted() -> None:
+@pytest.mark.parametrize("normalised", [False, True])
+def test_rematerialised_the_backward_pass_takes_from_the_forward_pass_what_was_counted(normalised: bool) -> None:
     found = {}
     for again in (False, True):
-        model = unet.build(8, 3, np.zeros(3, np.float32), np.ones(3, np.float32), seed=1, rematerialise=again)
+        choices = {"rematerialise": again, "batch_normalisation": normalised}
+        model = unet.build(8, 3, np.zeros(3, np.float32), np.ones(3, np.float32), seed=1, **choices)
         stack = np.zeros((2, 32, 32, 3), np.float32)
         found[again] = kept(model, stack)
         options = TrainingOptions(depth=3, rematerialise=again)
-        counted = step_bytes(options, filters=8, batch_size=2, patch=32, bands=3)
+        form = {"filters": 8, "batch_size": 2, "patch": 32, "bands": 3}
+        counted = step_bytes(options, **form, batch_normalisation=normalised)
+        assert counted.weights == sum(np.asarray(weight).nbytes for weight in model.trainable_weights)
         assert found[again] == counted.kept

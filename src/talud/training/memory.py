@@ -17,7 +17,7 @@ from talud.params import TrainingOptions
 SINGLE, HALF = 4, 2  # bytes of a float32 and of a float16
 _GIVEN = ("scaling", "narrowed")  # the scaled stack, of which no gradient is taken
 
-Kind = Literal["cast", "convolution", "pool", "up", "join"]
+Kind = Literal["cast", "convolution", "linear", "normalise", "pool", "up", "join"]
 State = Literal["value", "value again", "gradient", "second gradient"]
 Operation = tuple[tuple[State, str], ...]  # the tensors that it touches: what of which layer's output
 
@@ -61,7 +61,15 @@ class _Layer:
 _Block = tuple[_Layer, ...]
 
 
-def step_bytes(options: TrainingOptions, *, filters: int, batch_size: int, patch: int, bands: int) -> StepBytes:
+def step_bytes(
+    options: TrainingOptions,
+    *,
+    filters: int,
+    batch_size: int,
+    patch: int,
+    bands: int,
+    batch_normalisation: bool = False,
+) -> StepBytes:
     """The memory of one training step of `talud.training.unet`.
 
     Args:
@@ -70,8 +78,10 @@ def step_bytes(options: TrainingOptions, *, filters: int, batch_size: int, patch
         batch_size: patches in a batch.
         patch: side of a patch in pixels, a multiple of 2^depth.
         bands: of the stack.
+        batch_normalisation: whether each convolution but the last is normalised.
     """
-    blocks = _blocks(filters, options.depth, bands, HALF if options.mixed_precision else SINGLE)
+    element = HALF if options.mixed_precision else SINGLE
+    blocks = _blocks(filters, options.depth, bands, element, batch_normalisation)
     layers = [layer for block in blocks for layer in block]
     pixels = batch_size * patch * patch
     sizes = {layer.name: pixels // 4**layer.level * layer.channels * layer.element for layer in layers}
@@ -88,16 +98,25 @@ def step_bytes(options: TrainingOptions, *, filters: int, batch_size: int, patch
     )
 
 
-def _blocks(filters: int, depth: int, bands: int, element: int) -> tuple[_Block, ...]:
+def _blocks(filters: int, depth: int, bands: int, element: int, normalised: bool) -> tuple[_Block, ...]:
     """The layers in the blocks of `talud.training.unet`, and the probability as the last."""
     mixed, blocks, x = element != SINGLE, list[_Block](), "scaling"
 
     def chain(entry: _Layer | None, *names: str, level: int) -> str:
         """A block: an entry, then convolutions."""
         pairs = pairwise((entry.name if entry else x, *names))
-        convolutions = (_Layer(name, "convolution", (y,), level, filters * 2**level, element) for y, name in pairs)
+        convolutions = [layer for y, name in pairs for layer in convolution(y, name, level)]
         blocks.append((entry, *convolutions) if entry else tuple(convolutions))
         return names[-1]
+
+    def convolution(y: str, name: str, level: int) -> Iterator[_Layer]:
+        """With its ReLU; or by itself, then normalised, with that one's."""
+        form = level, filters * 2**level, element
+        if normalised:
+            yield _Layer(f"{name}_linear", "linear", (y,), *form)
+            yield _Layer(name, "normalise", (f"{name}_linear",), *form)
+        else:
+            yield _Layer(name, "convolution", (y,), *form)
 
     for level in range(depth + 1):
         entry = _Layer("narrowed", "cast", (x,), 0, bands, element) if mixed else None
@@ -115,13 +134,14 @@ def _blocks(filters: int, depth: int, bands: int, element: int) -> tuple[_Block,
 
 
 def _weights(layers: list[_Layer], bands: int) -> int:
-    """The number of trainable weights: kernels of 3 × 3 (1 × 1 for the probability) and biases."""
+    """The number of trainable weights: kernels of 3 × 3 (1 × 1 for the probability); biases, or scale and offset."""
     channels = {layer.name: layer.channels for layer in layers} | {"scaling": bands}
-    return sum(
-        (channels[layer.inputs[0]] * (1 if layer.name == "probability" else 9) + 1) * layer.channels
-        for layer in layers
-        if layer.kind == "convolution"
-    )
+
+    def count(layer: _Layer) -> int:
+        kernel = channels[layer.inputs[0]] * (1 if layer.name == "probability" else 9)
+        return {"convolution": kernel + 1, "linear": kernel, "normalise": 2}.get(layer.kind, 0) * layer.channels
+
+    return sum(map(count, layers))
 
 
 def _forward(layer: _Layer, again: frozenset[str] = frozenset()) -> Operation:
@@ -146,9 +166,10 @@ def _backward_pass(blocks: tuple[_Block, ...], rematerialise: bool) -> Iterator[
 def _backward(layer: _Layer, again: frozenset[str], seen: set[str]) -> Iterator[Operation]:
     """A layer's backward operations: its activation's, in place; its own; the sum, where a skip gets two gradients."""
     own: Operation = (("gradient", layer.name),)
-    if layer.kind == "convolution":
+    if layer.kind in ("convolution", "normalise"):
         yield own + _values((layer.name,), again)
-    needed = {"convolution": layer.inputs, "pool": (*layer.inputs, layer.name)}.get(layer.kind, ())
+    needed = (*layer.inputs, layer.name) if layer.kind == "pool" else layer.inputs
+    needed = () if layer.kind in ("cast", "up", "join") else needed
     twice = [name for name in layer.inputs if name in seen]
     made = tuple((_gradient(name in twice), name) for name in layer.inputs if name not in _GIVEN)
     yield own + _values(needed, again) + made

@@ -190,8 +190,9 @@ def _advice(task: Task, error: BaseException) -> str:
     bands = len(params.band_set(task.band_set))
 
     def needs(options: TrainingOptions) -> str:
-        form = {"filters": choice.filters, "batch_size": choice.batch_size, "patch": params.split.patch}
-        return f"{step_bytes(options, bands=bands, **form).total / 1e9:.1f} GB"
+        form = {"filters": choice.filters, "batch_size": choice.batch_size, "patch": params.split.patch, "bands": bands}
+        normalised = params.learning.batch_normalisation
+        return f"{step_bytes(options, batch_normalisation=normalised, **form).total / 1e9:.1f} GB"
 
     told = (str(error).strip().splitlines() or [type(error).__name__])[0]
     saving = params.training.model_copy(update={"rematerialise": True})
