@@ -12,18 +12,31 @@ from talud.errors import StudyError
 
 
 def noted(path: Path, tell: Tell) -> int:
-    """Say which process has begun, stay a little, and give the process back; each beginning is a line of the file."""
+    """Say which process has begun, and give the process back; each beginning is a line of the file."""
     with path.open("a") as beginnings:
         beginnings.write(f"{os.getpid()}\n")
     tell(["begun", os.getpid()])
-    time.sleep(0.5)
+    return os.getpid()
+
+
+def held(path: Path, tell: Tell) -> int:
+    """The same, and stay until somebody lets it go."""
+    noted(path, tell)
+    while not leave(path).exists():
+        time.sleep(0.01)
     tell(["ends", os.getpid()])
     return os.getpid()
+
+
+def leave(path: Path) -> Path:
+    """The file that lets a task go that is held."""
+    return path.with_suffix(".leave")
 
 
 def deadly(path: Path, tell: Tell) -> int:
     """Be killed, where the file's name says so."""
     begun = noted(path, tell)
+    time.sleep(0.5)
     if path.name == "deadly":
         os.kill(begun, signal.SIGKILL)
     return begun

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +43,20 @@ def cluster(
                     command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
                 )
             )
+        if workers:
+            _wait_for(address, len(workers))
         yield address, [process.pid for process in started]
     finally:
         for process in started:
             process.kill()
             process.wait()
+
+
+def _wait_for(address: str, workers: int) -> None:
+    """Wait until all workers have joined, which takes a slow machine longer than talud waits for them."""
+    from distributed import Client
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of packages in other versions
+        with Client(address, timeout=120, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=120)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,10 @@ def test_each_task_comes_back_once_though_a_worker_is_killed(two: Cluster, tmp_p
         if not killed and message[0] == "begun" and len(told) > 3:  # it has done another one, and is at this one
             killed[task] = message[1]
             os.kill(message[1], signal.SIGKILL)
+        else:
+            cluster_tasks.leave(task).touch()
 
-    done = list(across(cluster_tasks.noted, tasks, two, hear))
+    done = list(across(cluster_tasks.held, tasks, two, hear))
     assert sorted(task for task, _ in done) == tasks
     assert all(dict(done)[task] != pid for task, pid in killed.items())
     assert len(killed) == 1
@@ -67,10 +69,7 @@ def test_an_error_comes_whole_and_what_runs_then_is_stopped(two: Cluster, tmp_pa
     tasks = [tmp_path / name for name in ("failing", "stopped", "never")]
     with pytest.raises(StudyError, match=r"^no such luck$"):
         list(across(cluster_tasks.failing, tasks, two))
-    limit = time.monotonic() + 20
-    while not tasks[1].exists():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
+    until(tasks[1].exists)
     assert not tasks[2].exists()
     assert len(list(across(cluster_tasks.environment, ["HOME"], two))) == 1  # the workers serve on
 
@@ -138,8 +137,26 @@ def test_a_lost_scheduler_is_said(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
+def test_a_worker_that_is_gone_when_it_is_asked_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s")  # how long the scheduler tries to reach it
+    with cluster(tmp_path / "cluster", {}, {}) as (address, pids), opened(address, tmp_path, {}) as found:
+        joined(found, 2)
+        ours = found.client.run(os.getpid)
+        (gone,) = [worker for worker, pid in ours.items() if pid == pids[1]]
+        os.kill(pids[1], signal.SIGKILL)
+        until(lambda: len(found.client.nthreads()) == 1)
+        talud_cluster.check_release(found.client, [gone])
+        assert [pid for _, (pid, _) in across(cluster_tasks.environment, ["HOME"], found)] == [pids[2]]
+
+
 def joined(found: Cluster, number: int) -> None:
-    limit = time.monotonic() + 20
-    while found.slots() < number:
+    until(lambda: found.slots() == number)
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for something that comes for sure; the limit is there for a test that fails not to hang."""
+    limit = time.monotonic() + 120
+    while not happened():
         assert time.monotonic() < limit
         time.sleep(0.02)

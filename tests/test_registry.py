@@ -17,10 +17,12 @@ from pathlib import Path
 
 import onnx
 import pytest
+from mlflow.entities import RunStatus
 
 from talud import registry
-from talud.errors import RegistryError, StudyError
+from talud.errors import OutputError, RegistryError, StudyError
 from talud.inference.runtime import Model
+from talud.project import identifier
 
 TAGS = {"band_set": "7band", "search": "demo", "data_version": "ab" * 16, "commit": "cd" * 20 + "+changes"}
 
@@ -135,6 +137,97 @@ def test_no_run_stays_open_when_a_trial_breaks(root: Path, error: BaseException,
     assert all(run.data.tags["error"].startswith(type(error).__name__) for run in found)
 
 
+def _left_open(root: Path, **tags: str) -> str:
+    """The run of a study whose process was killed."""
+    with registry.study(root, "left open", {**TAGS, **tags}) as run_id:
+        pass
+    registry.connect(root).update_run(run_id, "RUNNING")
+    return run_id
+
+
+def test_a_project_is_known_again_by_a_machine_of_another_name_and_from_its_namesake(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    (tmp_path / "container").mkdir()
+    ours = _left_open(tmp_path / "container", study="1")
+    monkeypatch.setattr("platform.node", lambda: "another")
+    (tmp_path / "container").rename(tmp_path / "ours")  # this one goes on elsewhere, under another name of the machine
+    (tmp_path / "container").mkdir()
+    theirs = _left_open(tmp_path / "container", study="2")
+    statuses = [registry.connect(tmp_path).get_run(run).info.status for run in (ours, theirs)]
+    assert statuses == ["RUNNING", "RUNNING"]
+    with registry.study(tmp_path / "ours", "goes on", {**TAGS, "study": "1"}) as again:
+        assert again == ours
+    assert registry.connect(tmp_path).get_run(theirs).info.status == "RUNNING"
+    with registry.study(tmp_path / "ours", "another study", {**TAGS, "study": "3"}):
+        assert registry.connect(tmp_path).get_run(theirs).info.status == "RUNNING"
+
+
+IDENTIFY = "import sys, pathlib; from talud.project import identifier; print(identifier(pathlib.Path(sys.argv[1])))"
+
+
+def test_processes_that_start_together_know_one_project_and_a_damaged_id_is_made_anew(tmp_path: Path) -> None:
+    started = [
+        subprocess.Popen([sys.executable, "-c", IDENTIFY, tmp_path], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    said = {process.communicate()[0].strip() for process in started}
+    assert said == {identifier(tmp_path)}
+    (tmp_path / "checkpoints/project.id").write_bytes(b"\xff' or 1 = 1 --" * 10)
+    assert re.fullmatch("[0-9a-f]{32}", identifier(tmp_path))
+    assert identifier(tmp_path) == identifier(tmp_path) not in said
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/checkpoints").write_text("in the way")
+    with pytest.raises(OutputError, match=r"project\.id: cannot be written"):
+        identifier(tmp_path / "other")
+
+
+def test_a_run_that_an_old_worker_ended_late_has_no_error_once_it_is_finished(root: Path) -> None:
+    tags = {**TAGS, "study": "late", "trial": "late"}
+    with registry.study(root, "late", tags) as parent, registry.trial(parent, "late", {}, tags) as trial:
+        registry.tracking._end(trial.run_id, RunStatus.KILLED, "KeyboardInterrupt")  # as the one that nobody waits for
+    run = registry.connect(root).get_run(trial.run_id)
+    assert (run.info.status, "error" in run.data.tags) == ("FINISHED", False)
+
+
+@pytest.mark.parametrize("epochs", [0, 5])  # that the trial has behind it now: its checkpoint is gone, or went further
+def test_a_run_that_a_registered_version_came_from_outlives_its_trial(
+    root: Path, tiny_model: Path, epochs: int
+) -> None:
+    tags = {**TAGS, "study": f"again {epochs}", "trial": "1"}
+
+    def train(behind: int, f1: float) -> str:
+        with registry.trial(parent, "one", {"filters": 2}, tags, behind) as trial:
+            trial.log_epochs([(epoch, 0, {"loss": f1, "val_f1": f1}) for epoch in (1, 2)])
+            trial.log_scores({"f1": f1, "precision": f1, "recall": f1, "iou": f1})
+        return trial.run_id
+
+    client = registry.connect(root)
+    with registry.study(root, "again", tags) as parent:
+        lost = train(0, 0.3)
+        first = train(0, 0.9)  # nothing came from the one before
+        version = registry.register("landslide-unet-again", onnx.load(tiny_model), first, f"{epochs}" * 64)
+        assert train(2, 0.9) == first  # done already
+        before = client.get_run(first)
+        second = train(epochs, 0.6)
+        assert train(2, 0.6) == second
+    assert len({lost, first, second}) == 3
+    assert [client.get_run(run).info.lifecycle_stage for run in (lost, first, second)] == [
+        "deleted",
+        "active",
+        "active",
+    ]
+    after = client.get_run(first)
+    assert (after.info.status, after.data.metrics) == ("FINISHED", before.data.metrics)
+    assert "superseded" in after.data.tags
+    assert registry.run(version.run_id).run_id == first
+    study = client.get_run(parent)
+    assert study.data.metrics["f1"] == 0.6
+    assert first not in study.data.tags["mlflow.note.content"]
+    assert registry.finished(parent, "1", 2) == second
+
+
 def test_reading_creates_no_store(tmp_path: Path) -> None:
     for read in (lambda: registry.connect(tmp_path), lambda: registry.fetch("models:/any@champion", tmp_path)):
         with pytest.raises(RegistryError, match="talud train"):
@@ -172,7 +265,7 @@ def test_the_environment_names_another_store(root: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
     with registry.study(tmp_path, "elsewhere", TAGS) as parent:
         pass
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert registry.connect(root).get_run(parent).info.run_name == "elsewhere"
     assert "MLFLOW_TRACKING_URI" not in os.environ

@@ -131,7 +131,9 @@ def opened(workers: Workers, folder: Path, environment: Mapping[str, str]) -> It
     """
     with connected(workers, folder, environment, _one_gpu_each(workers)) as client:
         check_release(client)
-        offers: dict[str, Offer] = client.run(_offer)
+        offers: dict[str, Offer] = client.run(_offer, on_error="ignore")
+        if not offers:
+            raise ClusterError("all workers were lost before they had said what they have; start some that stay")
         resource = next((name for name in RESOURCES if any(name in each.resources for each in offers.values())), None)
         cluster = Cluster(client, resource, offers)
         cluster.slots()
@@ -226,13 +228,13 @@ def connected(
 def check_release(client: Client, workers: Sequence[str] | None = None) -> None:
     """That scheduler and workers, all or those at some addresses, have the same release.
 
-    They are asked by what any Python knows, talud or not.
+    They are asked by what any Python knows, talud or not. A worker that is gone before it answers is no error.
 
     Raises:
         ClusterError: one has not.
     """
     found: dict[str, object] = client.run(version, "talud", workers=workers, on_error="return")
-    found = {f"worker {address}": theirs for address, theirs in found.items()}
+    found = {f"worker {address}": theirs for address, theirs in found.items() if not isinstance(theirs, OSError)}
     try:
         found["the scheduler"] = client.run_on_scheduler(version, "talud")  # which unpacks what passes it
     except PackageNotFoundError as error:

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import fcntl
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from talud.errors import ParamsError
+from talud.files import writing
 from talud.params import Area, Params
 
 
 def root_around(folder: Path) -> Path | None:
     """The root of the project that an absolute folder lies in, if it lies in one."""
     return next((root for root in (folder, *folder.parents) if (root / "params.yaml").is_file()), None)
+
+
+def identifier(root: Path) -> str:
+    """By what a project's checkout is known in a store that it shares with others: 32 random hex digits.
+
+    They are made once, and kept where git does not look, in `checkpoints/project.id`: a clone is another project, and
+    a folder that is mounted elsewhere, or by a machine of another name, is the same.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    path = root / "checkpoints" / "project.id"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", encoding="ascii", errors="replace") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # of processes that start together, one makes it
+            file.seek(0)
+            known = file.read(33).strip()
+            if not re.fullmatch("[0-9a-f]{32}", known):
+                known = uuid4().hex
+                file.truncate(0)
+                file.write(f"{known}\n")
+    return known
 
 
 @dataclass(frozen=True)

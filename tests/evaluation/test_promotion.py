@@ -8,12 +8,13 @@ import re
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from mlflow import MlflowClient
 
 from registrable import EVERYTHING, NOTHING, PARITY, SOMETHING, pixels, put_model, write_area, write_params
 from stack_files import noise, write_stack
@@ -133,6 +134,49 @@ def test_files_that_the_store_has_lost_are_put_back(project: Project, train: Tra
         registry.fetch(uri, project.root)
     assert register(project) == done
     assert Model.load(registry.fetch(uri, project.root).path).contract == Model.load(path).contract
+
+
+@pytest.mark.parametrize("sent", [0, 1])  # files before the process was stopped
+def test_a_restoration_that_was_cut_short_is_made_good_by_the_next(
+    project: Project, train: Train, monkeypatch: pytest.MonkeyPatch, sent: int
+) -> None:
+    path = train(SOMETHING)
+    done = register(project)
+    uri = f"models:/{done.name}@champion"
+    shutil.rmtree(registry.fetch(uri, project.root).path.parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_model_artifacts", partialmethod(send_part_of, sent))
+        with pytest.raises(KeyboardInterrupt):
+            register(project)
+    assert register(project) == done
+    assert Model.load(registry.fetch(uri, project.root).path).contract == Model.load(path).contract
+
+
+def test_a_run_whose_restoration_was_cut_short_is_made_whole_by_the_next(
+    project: Project, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(SOMETHING, run_id="7" * 32, scores={"precision": 0.7, "recall": 0.5, "f1": 0.6})
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.Trial, "log_scores", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            register(project)
+    run = registry.connect(project.root).get_run(register(project).run_id)
+    assert (run.info.status, run.data.metrics["f1"], "error" in run.data.tags) == ("FINISHED", 0.6, False)
+    assert len(runs(project)) == 1
+
+
+def send_part_of(client: MlflowClient, number: int, model_id: str, local_dir: str) -> None:
+    """What becomes of an upload that is stopped: so many whole files, the large one first, and half of the next."""
+    files = sorted(Path(local_dir).iterdir(), key=lambda file: -file.stat().st_size)
+    for file in files[:number]:
+        client.log_model_artifact(model_id, str(file))
+    files[number].write_bytes(files[number].read_bytes()[: files[number].stat().st_size // 2])
+    client.log_model_artifact(model_id, str(files[number]))
+    raise KeyboardInterrupt
 
 
 def test_a_variant_joins_the_version_of_its_model(
@@ -408,12 +452,17 @@ def test_a_person_promotes_and_the_pipeline_respects_it(project: Project, train:
     assert (done.alias, aliases(project)) == ("challenger", {"champion": 2, "challenger": 3})
     assert re.search("set aside by .*, rolled back to version 2; talud models promote .* 3 makes it", done.reason)
     assert registry.roll_back(name(project))[0].version == "1"
-    with pytest.raises(RegistryError, match="version 1, replaced no other"):
+    with pytest.raises(RegistryError, match="before its champion, version 1, there was no other"):
+        registry.roll_back(name(project))
+    for number in ("2", "3", "2"):
+        registry.promote(registry.look_up(f"{name(project)}/{number}"), by_hand=True)
+    assert [registry.roll_back(name(project))[0].version for _ in range(2)] == ["3", "1"]  # and not to 2 again
+    with pytest.raises(RegistryError, match="before its champion, version 1, there was no other"):
         registry.roll_back(name(project))
     for number in ("2", "1"):
         registry.promote(registry.look_up(f"{name(project)}/{number}"), by_hand=True)
-    assert [registry.roll_back(name(project))[0].version for _ in range(2)] == ["2", "1"]
-    with pytest.raises(RegistryError, match="version 1, replaced no other"):
+    assert registry.roll_back(name(project))[0].version == "2"
+    with pytest.raises(RegistryError, match="before its champion, version 2, there was no other"):
         registry.roll_back(name(project))
     assert promotion.promote(project, name(project), "3").alias == "champion"
     assert "set_aside" not in registry.look_up(name(project)).tags

@@ -52,10 +52,10 @@ def test_ctrl_c_leaves_no_open_run_and_no_process_and_the_study_goes_on(tmp_path
         while running.poll() is None and len(list((project.root / "checkpoints").glob("*.npz"))) < 2:
             time.sleep(0.02)
         os.killpg(running.pid, signal.SIGINT)
-        said, complained = running.communicate(timeout=60)
+        said, complained = running.communicate(timeout=300)
     assert (running.returncode, said) == (130, ""), complained
     assert all(line.startswith("train both: ") for line in complained.splitlines())
-    limit = time.monotonic() + 10
+    limit = time.monotonic() + 120
     while left := processes_of(running.pid):
         assert time.monotonic() < limit, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
         time.sleep(0.05)
@@ -63,7 +63,12 @@ def test_ctrl_c_leaves_no_open_run_and_no_process_and_the_study_goes_on(tmp_path
     (experiment,) = store.search_experiments()
     before = store.search_runs([experiment.experiment_id])
     assert len(before) == 3
-    assert {run.info.status for run in before} == {"KILLED"}
+    (parent,) = (run for run in before if "mlflow.parentRunId" not in run.data.tags)
+    assert parent.info.status == "KILLED"
+    assert {run.info.status for run in before} <= {
+        "KILLED",
+        "FINISHED",
+    }  # one may have been done before the other began
 
     done = subprocess.run(COMMAND, cwd=project.root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

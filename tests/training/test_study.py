@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,8 +34,12 @@ from talud.inference.prediction import probabilities
 from talud.inference.runtime import Model
 from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
-from talud.training import export, study
+from talud.training import checkpoint, export, study
+from talud.training.checkpoint import Epoch, State
 from talud.training.dataset import Dataset
+from talud.training.identity import trial_key
+from talud.training.search import choices, named
+from talud.training.work import Entry
 
 PARAMS = {
     "seed": 7,
@@ -425,6 +434,107 @@ def test_a_study_that_is_killed_ends_as_if_it_had_not_been(
     for trial in (*tables[0], *tables[1]):
         del trial["run_id"], trial["seconds"]
     assert tables[0] == tables[1]
+
+
+STARTED = """
+import importlib.util, os, sys
+from pathlib import Path
+found = importlib.util.spec_from_file_location("checkpoint", sys.argv[1])  # without Keras, which its package imports
+module = sys.modules["checkpoint"] = importlib.util.module_from_spec(found)
+found.loader.exec_module(module)
+with module.started(Path(sys.argv[2])):
+    os.kill(os.getpid(), 9)
+"""
+
+
+def die_of(path: Path) -> None:
+    """A process that is killed while it is at a trial."""
+    command = [sys.executable, "-c", STARTED, checkpoint.__file__, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+
+
+def test_processes_that_were_killed_at_a_trial_are_counted_until_it_gets_on(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "trial.npz"
+    for number in range(3):
+        assert checkpoint.kills(path) == number
+        with suppress(KeyboardInterrupt), checkpoint.started(path):
+            raise KeyboardInterrupt
+        with suppress(StudyError), checkpoint.started(path):
+            raise StudyError("the loss is not a number")
+        assert checkpoint.kills(path) == number
+        die_of(path)
+    checkpoint.write(path, State())
+    assert checkpoint.kills(path) == 0
+    die_of(path)
+    assert checkpoint.kills(path) == 1
+    with checkpoint.started(path):
+        checkpoint.write(path, State())
+    assert [file.name for file in path.parent.iterdir()] == ["trial.npz"]
+    checkpoint.counter(path).write_text("no number")
+    assert checkpoint.kills(path) == 0
+
+
+@pytest.mark.slow
+def test_a_trial_that_has_killed_its_process_three_times_is_passed_over(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    dataset = Dataset.load(project, "both")
+    choice, _ = choices(named(project.params, "small"), 7)
+    path = project.checkpoint(trial_key(project, dataset.bands, dataset.version, choice))
+    for _ in range(3):
+        die_of(path)
+    result, seen = epochs_trained(project)
+    assert seen == ["2 filters · lr 0.001 · batch 8"] * 2
+    assert result.best.choice.learning_rate == 0.001
+    (failed,) = json.loads(project.trials("both").read_text())["failed"]
+    assert re.match(
+        r"its process was killed 3 times between epoch 0 and the next checkpoint, most likely for want of memory; a "
+        r"step needs \d+\.\d GB of memory and more; a smaller batch .* to try it again, delete checkpoints/\w+\.kills$",
+        failed["reason"],
+    )
+    assert client(project).get_run(failed["run_id"]).info.status == "FAILED"
+    assert epochs_trained(project)[1] == []  # nor does another start of the study meet it
+    checkpoint.counter(path).unlink()
+    assert epochs_trained(project)[1] == ["2 filters · lr 0.01 · batch 8"] * 2
+
+
+def test_of_all_trials_the_best_alone_keeps_weights_and_no_checkpoint_is_read_without_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path)
+    done = []
+    for number, f1 in enumerate((0.3, 0.5, 0.4, 0.6, 0.2)):
+        scores = {"val_precision": f1, "val_recall": f1, "val_f1": f1, "val_iou": f1}
+        arrays = [np.full(3, number)]
+        state = State((Epoch(1, 0, scores),), 1, arrays, arrays, arrays, parameters=3)
+        choice = replace(choices(named(project.params, "small"), 7)[0], filters=number + 1)
+        done.append(Entry("run", choice, f"{number}", state.light, state.holds))
+        checkpoint.write(project.checkpoint(f"{number}"), state)
+    touched = []
+
+    def spied(name: str, former: Any, path: Path, *state: State) -> State | None:
+        touched.append((name, path.stem))
+        return former(path, *state)
+
+    for name in ("read", "write"):
+        monkeypatch.setattr(checkpoint, name, partial(spied, name, getattr(checkpoint, name)))
+    shelf = study._Shelf(project)
+    for number in range(1, 6):
+        shelf.thin(done[:number])
+    read = [key for name, key in touched if name == "read"]
+    written = [key for name, key in touched if name == "write"]
+    assert read == ["0", "1", "3"]  # the best so far
+    assert sorted(written) == ["0", "0", "1", "1", "2", "3", "4"]
+    kept = [checkpoint.read(project.checkpoint(entry.key)) for entry in done]
+    assert [state.holds for state in kept] == [set(), set(), set(), {"best"}, set()]
+    assert kept[3].best[0].tolist() == [3, 3, 3]
+    assert [state.light for state in kept] == [entry.state for entry in done]
+
+    touched.clear()
+    resumed = study._Shelf(project)
+    for number in range(1, 6):
+        resumed.thin([replace(one, holds=state.holds) for one, state in zip(done, kept, strict=True)][:number])
+    assert touched == []
 
 
 def epochs_trained(project: Project, **options: str) -> tuple[study.Study, list[str]]:

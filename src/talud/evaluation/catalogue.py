@@ -25,7 +25,7 @@ class Entry:
         created: when it was registered, as ISO 8601 in UTC, like the other times.
         f1: place (validation, test, an area) → F1 there.
         reason: of its alias.
-        replaced: the version that was the champion before it.
+        replaced: the version that a rollback of it makes the champion: the one before it.
         set_aside: by whom and when it was taken from its place; the pipeline does not put it back.
     """
 

@@ -161,7 +161,7 @@ def _check(client: Client, copy: Path) -> None:
         ClusterError: one has not, or does not.
     """
     check_release(client)
-    for address, found in client.run(os.path.isfile, str(copy)).items():
+    for address, found in client.run(os.path.isfile, str(copy), on_error="ignore").items():
         if not found:
             raise ClusterError(
                 f"worker {address} does not see {copy.parent}; the map's folder must lie on a disk that all workers "

@@ -15,6 +15,7 @@ from talud.registry.files import log_file
 from talud.registry.store import connected, experiment_id, speaking
 
 SCORES = ("f1", "precision", "recall", "iou")  # of a trial, on the validation blocks
+SUPERSEDED = "superseded"  # the tag of a run in whose place its trial has another one
 PAGE = "trials.html"
 LISTED = 20  # trials in the note
 FAILURES = 10  # named in the note
@@ -160,11 +161,12 @@ _ALL = frozenset(SCORES)
 
 
 def _children(parent_run_id: str) -> Iterator[Run]:
+    """The runs of a study's trials, without those that are superseded."""
     token = None
     while True:
         which = f"tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'"
         page = connected().search_runs([experiment_id()], which, page_token=token)
-        yield from page
+        yield from (run for run in page if SUPERSEDED not in run.data.tags)
         token = page.token
         if not token:
             return

@@ -223,7 +223,7 @@ def register(name: str, model: onnx.ModelProto, run_id: str, fingerprint: str) -
 
 
 def put_back(version: Version, model: onnx.ModelProto) -> None:
-    """Log the files of a version again where the store has lost them; `model` is what it holds.
+    """Log the files of a version again where the store has lost some, or never got all; `model` is what it holds.
 
     Raises:
         RegistryError: the store cannot be used.
@@ -232,7 +232,8 @@ def put_back(version: Version, model: onnx.ModelProto) -> None:
     with speaking(version.uri):
         source = client.get_model_version(version.name, version.version).source
         logged = client.get_logged_model(str(source).removeprefix("models:/"))
-        if not client.list_logged_model_artifacts(logged.model_id):
+        there = {Path(file.path).name for file in client.list_logged_model_artifacts(logged.model_id)}
+        if not there >= {"MLmodel", "model.onnx"}:
             _upload(client, logged, model, version.run_id)
 
 
@@ -275,7 +276,7 @@ def _log(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) -
 
 
 def _upload(client: MlflowClient, logged: LoggedModel, model: onnx.ModelProto, run_id: str) -> None:
-    """Bring the files of a logged model to the store."""
+    """Bring the files of a logged model to the store, MLmodel last: where it is, the others are whole."""
     import mlflow.onnx
     import onnx
     import onnxruntime
@@ -291,7 +292,9 @@ def _upload(client: MlflowClient, logged: LoggedModel, model: onnx.ModelProto, r
             pip_requirements=[f"onnx=={onnx.__version__}", f"onnxruntime=={onnxruntime.__version__}"],
             save_as_external_data=False,
         )
+        last = (Path(folder) / "model/MLmodel").rename(Path(folder) / "MLmodel")
         client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+        client.log_model_artifact(logged.model_id, str(last))
 
 
 def _signature(model: onnx.ModelProto) -> ModelSignature:

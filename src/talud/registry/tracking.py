@@ -5,9 +5,7 @@ A run is known again by its tags, so that what was interrupted goes on in the ru
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 
 from talud.errors import RegistryError
-from talud.registry.leaderboard import summarise
+from talud.project import identifier
+from talud.registry.leaderboard import SUPERSEDED, summarise
 from talud.registry.store import connect, connected, experiment_id, impatient, speaking, user
 
 
@@ -111,9 +110,10 @@ def study(root: Path, name: str, tags: Mapping[str, str], note: str = "") -> Ite
 
     Raises:
         RegistryError: the store cannot be used.
+        OutputError: the project has no id yet, and none can be kept.
     """
     connect(root, create=True)
-    tags = {**tags, "project": _project(root)}
+    tags = {**tags, "project": identifier(root)}
     _end_left_behind(tags)
     with _run(name, tags, {}, parent=None, key="study") as run_id:
         _set_note(run_id, note)
@@ -142,7 +142,8 @@ def trial(
         name: the configuration, as `16 filters · lr 1e-3 · batch 8`.
         hyperparameters: logged as MLflow parameters.
         tags: such as band_set, search, data_version, commit, and `trial`, by which it is known again in its study.
-        epochs: that the trial can go on from; an earlier run that has logged more is deleted, for its rest is lost.
+        epochs: that the trial can go on from. An earlier run that has logged more is deleted, for its rest is lost;
+            where a registered version came from it, it stays as it is, and a new one takes its place in the study.
 
     Raises:
         RegistryError: the store cannot be used.
@@ -151,7 +152,10 @@ def trial(
     with speaking():
         tags = {**tags, "project": client.get_run(parent_run_id).data.tags["project"]}
         for run_id in _earlier("trial", tags, parent_run_id):
-            if Trial(run_id).logged_epochs > epochs:
+            logged = Trial(run_id).logged_epochs
+            if logged != epochs and client.search_model_versions(f"run_id = '{run_id}'"):
+                client.set_tag(run_id, SUPERSEDED, "its trial was trained again; a registered version came from it")
+            elif logged > epochs:
                 client.delete_run(run_id)
     with _run(name, tags, hyperparameters, parent=parent_run_id, key="trial") as run_id:
         yield Trial(run_id)
@@ -173,7 +177,7 @@ def note(run_id: str, markdown: str) -> None:
 
 
 def locate(run_id: str) -> str | None:
-    """The id of a run, or of the one that `restore` made in its place; None where the store has neither."""
+    """The id of a run, or of the one that `restore` made in its place, whole; None where the store has neither."""
     client = connected()
     with speaking():
         try:
@@ -182,7 +186,8 @@ def locate(run_id: str) -> str | None:
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-        found = client.search_runs([experiment_id()], f"tags.{RESTORED} = '{run_id}'", max_results=1)
+        whole = f"tags.{RESTORED} = '{run_id}' and attributes.status = 'FINISHED'"
+        found = client.search_runs([experiment_id()], whole, max_results=1)
         return str(found[0].info.run_id) if found else None
 
 
@@ -194,8 +199,8 @@ def restore(
     tags: Mapping[str, str],
     parent: str | None = None,
 ) -> str:
-    """Make a run in place of one that the store has lost; its tag `restored_from` says so. The new run's id."""
-    with _run(name, {**tags, RESTORED: run_id}, hyperparameters, parent, "register") as made:
+    """Make a run in place of one that the store has lost, as its tag `restored_from` says, or make it whole; its id."""
+    with _run(name, {**tags, RESTORED: run_id}, hyperparameters, parent, "register", RESTORED) as made:
         Trial(made).log_scores(scores)
     return made
 
@@ -250,8 +255,7 @@ def _run(
         if earlier:
             run_id = earlier[0]
             client.update_run(run_id, RunStatus.to_string(RunStatus.RUNNING))
-            if ERROR in client.get_run(run_id).data.tags:
-                client.delete_tag(run_id, ERROR)
+            _forget_error(run_id)
         else:
             run = client.create_run(experiment_id(), run_name=name, tags={**_origin(command, tags), **tags, **family})
             run_id = str(run.info.run_id)
@@ -265,7 +269,14 @@ def _run(
             _end(run_id, RunStatus.KILLED if stopped else RunStatus.FAILED, f"{type(error).__name__}: {error}")
         raise
     with speaking():
+        _forget_error(run_id)  # a worker that nobody waited for may have ended it meanwhile
         client.set_terminated(run_id)
+
+
+def _forget_error(run_id: str) -> None:
+    client = connected()
+    if ERROR in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, ERROR)
 
 
 def _end(run_id: str, status: int, reason: str) -> None:
@@ -279,15 +290,16 @@ def _earlier(key: str, tags: Mapping[str, str], parent: str | None) -> list[str]
     """The runs that have the same key, in a parent, or without one in the same project; none where there is no key."""
     if key not in tags:
         return []
-    place = {mlflow_tags.MLFLOW_PARENT_RUN_ID: parent} if parent else {"project": tags["project"]}
+    ours = {"project": tags["project"]} if "project" in tags else {}  # a restored run belongs to no project
+    place = {mlflow_tags.MLFLOW_PARENT_RUN_ID: parent} if parent else ours
     return _known({key: tags[key], **place})
 
 
 def _known(tags: Mapping[str, str]) -> list[str]:
-    """The ids of the runs that have tags, the oldest first."""
+    """The ids of the runs that have tags and are not superseded, the oldest first."""
     condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     found = connected().search_runs([experiment_id()], condition, order_by=["attributes.start_time"])
-    return [str(run.info.run_id) for run in found]
+    return [str(run.info.run_id) for run in found if SUPERSEDED not in run.data.tags]
 
 
 def _end_left_behind(tags: Mapping[str, str]) -> None:
@@ -307,11 +319,6 @@ def _end_children(parent_run_id: str) -> None:
         for run_id in _known({mlflow_tags.MLFLOW_PARENT_RUN_ID: parent_run_id}):
             if connected().get_run(run_id).info.status == "RUNNING":
                 _end(run_id, RunStatus.KILLED, "stopped with its study")
-
-
-def _project(root: Path) -> str:
-    """Tells the runs of a project's checkout from those of another in one store: a digest of machine and folder."""
-    return hashlib.md5(f"{platform.node()}:{root}".encode(), usedforsecurity=False).hexdigest()
 
 
 def _origin(command: str, tags: Mapping[str, str]) -> dict[str, str]:

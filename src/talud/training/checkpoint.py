@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talud.errors import StudyError
-from talud.files import replacing, synchronise
+from talud.files import replacing, synchronise, writing
 
 Weights = list[NDArray[Any]]
 ARRAYS = ("best", "weights", "optimizer")
@@ -57,9 +58,9 @@ class State:
     seconds: float = 0.0
 
     @property
-    def arrays(self) -> tuple[Weights | None, ...]:
-        """All that is large."""
-        return tuple(getattr(self, name) for name in ARRAYS)
+    def holds(self) -> frozenset[str]:
+        """The names of what is large and there."""
+        return frozenset(name for name in ARRAYS if getattr(self, name) is not None)
 
     @property
     def light(self) -> State:
@@ -113,3 +114,49 @@ def read(path: Path) -> State:
         return State()
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def started(path: Path) -> Iterator[None]:
+    """Count a process that is killed while the block runs; one that ends the block in any other way is not counted.
+
+    Args:
+        path: of the trial's checkpoint. The count lies beside it, and begins anew when it is written.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written to.
+    """
+    before, place = kills(path), _place(path)
+    _count(path, before + 1)
+    try:
+        yield
+    finally:
+        if before and _place(path) == place:
+            _count(path, before)
+        else:
+            counter(path).unlink(missing_ok=True)
+
+
+def kills(path: Path) -> int:
+    """How many processes were killed at a trial since its checkpoint was last written."""
+    try:
+        place, number = counter(path).read_text(encoding="ascii").split()
+        return int(number) if place == _place(path) else 0
+    except (OSError, ValueError):
+        return 0
+
+
+def counter(path: Path) -> Path:
+    """The file beside a checkpoint that counts what `started` does."""
+    return path.with_suffix(".kills")
+
+
+def _count(path: Path, number: int) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        counter(path).write_text(f"{_place(path)} {number}", encoding="ascii")
+
+
+def _place(path: Path) -> str:
+    """Tells a checkpoint from what it was before it was last written."""
+    return str(path.stat().st_mtime_ns) if path.exists() else "none"

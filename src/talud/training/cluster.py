@@ -63,7 +63,7 @@ def workers(asked: Workers, project: Project) -> Iterator[Runner]:
         tempfile.TemporaryDirectory(prefix="talud-") as folder,
         cluster.opened(asked, Path(folder), shared) as found,
     ):
-        for address, trouble in found.client.run(_trouble, place).items():
+        for address, trouble in found.client.run(_trouble, place, on_error="ignore").items():
             if trouble:
                 raise type(trouble)(f"worker {address}: {trouble}")
         yield partial(_run, found, place)

@@ -24,7 +24,7 @@ from talud.training.export import Origin, export
 from talud.training.identity import study_key, trial_key
 from talud.training.search import Hyperparameters, choices, epochs_of, named, rungs, survivors
 from talud.training.trial import build
-from talud.training.work import Entry, Task, Tell, perform
+from talud.training.work import Entry, Task, Tell, perform_here
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Runner(Protocol):
 
 def here(tasks: Sequence[Task], tell: Tell) -> Iterator[Entry]:
     """Run tasks in this process, one after another."""
-    return (perform(task, tell) for task in tasks)
+    return (perform_here(task, tell) for task in tasks)
 
 
 def run(
@@ -176,6 +176,7 @@ def _searched(
     steps = rungs(options, len(tasks))
     board, left = _Board(tasks, epochs_of(steps), watch), tuple(tasks)
     entries: dict[str, Entry] = {}
+    shelf = _Shelf(project)
     before = 0
     for step in steps:
         f1 = [entries[task.key].state.f1_until(before) if before else 0 for task in left]
@@ -187,7 +188,7 @@ def _searched(
             _check_failures([one for one in entries.values() if one.failure], len(tasks), options.failures)
             if step == steps[-1]:
                 waiting.remove(entry.key)
-                _thin(project, [one for one in entries.values() if one.key not in waiting])
+                shelf.thin([one for one in entries.values() if one.key not in waiting and not one.failure])
         left = tuple(task for task in left if not entries[task.key].failure)
     best = _best(tuple(entries.values()))
     while checkpoint.read(project.checkpoint(best.key)).best is None:  # it was not the best of an earlier search
@@ -239,16 +240,29 @@ def _best(entries: Sequence[Entry]) -> Entry:
     return min((entry for entry in entries if not entry.failure), key=rank)
 
 
-def _thin(project: Project, entries: Sequence[Entry]) -> None:
-    """Take from the checkpoints of trials that are done what nobody needs: all weights but the best of the best."""
-    done = [entry for entry in entries if not entry.failure]
-    best = _best(done) if done else None
-    for entry in done:
-        path = project.checkpoint(entry.key)
-        state = checkpoint.read(path)
-        thin = replace(state, best=state.best if entry is best else None, weights=None, optimizer=None)
-        if any(kept is not given for kept, given in zip(thin.arrays, state.arrays, strict=True)):
-            checkpoint.write(path, thin)
+class _Shelf:
+    """The checkpoints of trials that are done, from which it takes what nobody needs."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._best: dict[str, bool] = {}  # of each trial that is thin: whether it was the best
+
+    def thin(self, done: Sequence[Entry]) -> None:
+        """Leave the best of the trials that are done its best weights, and the others none.
+
+        Only what has come since the last time is looked at, and the one that is not the best any more.
+        """
+        best = _best(done) if done else None
+        for entry in done:
+            is_best = entry is best
+            if self._best.get(entry.key) is not is_best and entry.holds > (BEST if is_best else frozenset()):
+                path = self._project.checkpoint(entry.key)
+                weights = checkpoint.read(path).best if is_best else None
+                checkpoint.write(path, replace(entry.state, best=weights))
+            self._best[entry.key] = is_best
+
+
+BEST = frozenset({"best"})
 
 
 def _rebuilt(project: Project, dataset: Dataset, entry: Entry) -> keras.Model:

@@ -21,6 +21,8 @@ from talud.training.memory import step_bytes
 from talud.training.search import Hyperparameters
 from talud.training.trial import train
 
+KILLS = 3  # of processes in the same place, after which a trial is not tried again
+
 
 @dataclass(frozen=True)
 class Task:
@@ -49,12 +51,22 @@ class Task:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a trial has come to, without its weights, or why it failed."""
+    """What a trial has come to, or why it failed.
+
+    Attributes:
+        run_id: of its run.
+        choice: its hyperparameters.
+        key: by which it is known again.
+        state: without anything large.
+        holds: what its checkpoint holds that is large, by name.
+        failure: empty where it did not fail.
+    """
 
     run_id: str
     choice: Hyperparameters
     key: str
     state: State
+    holds: frozenset[str] = frozenset()
     failure: str = ""
 
     @property
@@ -90,7 +102,7 @@ def perform(task: Task, tell: Tell) -> Entry:
     state = checkpoint.read(path)
     if state.weights is None and not state.is_over(task.until, task.choice.patience):
         state = State()  # an earlier search was done with it, and kept no weights to go on from
-    entry = Entry("", task.choice, task.key, state.light)
+    entry = Entry("", task.choice, task.key, state.light, state.holds)
     if state.is_over(task.until, task.choice.patience):
         run_id = registry.finished(task.parent, task.key, len(state.epochs))
         if run_id:
@@ -121,7 +133,26 @@ def perform(task: Task, tell: Tell) -> Entry:
             record.log_scores({**state.scores, **figures})
     except StudyError as error:
         return replace(entry, failure=str(error))
-    return replace(entry, state=state.light)
+    return replace(entry, state=state.light, holds=state.holds)
+
+
+def perform_here(task: Task, tell: Tell) -> Entry:
+    """`perform`, in a process that a trial may take along: one that killed `KILLS` of them on the same way fails.
+
+    Raises:
+        As `perform`.
+    """
+    path = task.project.checkpoint(task.key)
+    kills = checkpoint.kills(path)
+    if kills < KILLS:
+        with checkpoint.started(path):
+            return perform(task, tell)
+    return failed(
+        task,
+        f"its process was killed {kills} times between epoch {len(checkpoint.read(path).epochs)} and the next "
+        f"checkpoint, most likely for want of memory; {_needs(task)}; to try it again, delete "
+        f"{checkpoint.counter(path).relative_to(task.project.root)}",
+    )
 
 
 def failed(task: Task, reason: str) -> Entry:
@@ -132,7 +163,7 @@ def failed(task: Task, reason: str) -> Entry:
     """
     state = checkpoint.read(task.project.checkpoint(task.key))
     with suppress(StudyError), _record(task, len(state.epochs)) as record:
-        entry = Entry(record.run_id, task.choice, task.key, state.light, reason)
+        entry = Entry(record.run_id, task.choice, task.key, state.light, state.holds, reason)
         raise StudyError(reason)  # with which the run ends
     return entry
 
@@ -185,7 +216,13 @@ def _out_of_memory(task: Task) -> Iterator[None]:
 
 
 def _advice(task: Task, error: BaseException) -> str:
-    """What a trial that ran out of memory needs by the count of its tensors, and what needs less."""
+    """What a trial says that ran out of memory."""
+    told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"out of memory ({told[:200]}); {_needs(task)}"
+
+
+def _needs(task: Task) -> str:
+    """What a trial needs by the count of its tensors, and what needs less."""
     params, choice = task.project.params, task.choice
     bands = len(params.band_set(task.band_set))
 
@@ -194,12 +231,11 @@ def _advice(task: Task, error: BaseException) -> str:
         normalised = params.learning.batch_normalisation
         return f"{step_bytes(options, batch_normalisation=normalised, **form).total / 1e9:.1f} GB"
 
-    told = (str(error).strip().splitlines() or [type(error).__name__])[0]
     saving = params.training.model_copy(update={"rematerialise": True})
     less = "a smaller batch needs less"
     if not params.training.rematerialise:
         less += f", and with training.rematerialise it would be {needs(saving)}"
-    return f"out of memory ({told[:200]}); a step needs {needs(params.training)} and more; {less}"
+    return f"a step needs {needs(params.training)} of memory and more; {less}"
 
 
 def dataset(project: Project, band_set: str) -> Dataset:
