@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
+from sklearn.metrics import f1_score, jaccard_score, matthews_corrcoef, precision_score, recall_score
 
-from talud.metrics import THRESHOLDS, Confusion, Levels, best_threshold, confusion
+from talud.metrics import SCORES, THRESHOLDS, Confusion, Levels, best_threshold, confusion, scores
 
 
 def test_study_table_4_gives_the_scores_that_follow_from_its_counts() -> None:
@@ -37,7 +39,21 @@ def test_scores_are_those_of_scikit_learn_over_known_and_valid_pixels(
         ("f1", f1_score),
         ("iou", jaccard_score),
     ):
-        assert counts.scores()[name] == pytest.approx(score(expected, given_, zero_division=0))
+        assert counts.scores()[name] == getattr(counts, name) == pytest.approx(score(expected, given_, zero_division=0))
+    both = len(set(expected.tolist()) | set(given_.tolist())) == 2  # of one class alone scikit-learn warns
+    assert counts.mcc == pytest.approx(matthews_corrcoef(expected, given_) if both else 0, abs=1e-12)
+
+
+@given(hnp.arrays(np.int64, (6, 4), elements=st.integers(0, 10**10)))
+def test_the_scores_of_many_confusions_are_those_of_each_however_large(counts: np.ndarray) -> None:
+    """A product of four counts of 10¹⁰ pixels has 133 bits; whole numbers of any size tell what it is."""
+    for (tp, fp, fn, tn), row in zip(counts.tolist(), scores(counts), strict=True):
+        found = dict(zip(SCORES, row.tolist(), strict=True))
+        assert found == Confusion(tp, fp, fn, tn).scores()
+        product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+        expected = (tp * tn - fp * fn) / math.isqrt(product << 200) * 2**100 if product else 0.0
+        assert found["mcc"] == pytest.approx(expected, abs=1e-12)
+        assert -1 - 1e-12 <= found["mcc"] <= 1 + 1e-12
 
 
 def test_counts_of_two_halves_add_up_to_the_whole() -> None:

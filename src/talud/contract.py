@@ -76,7 +76,7 @@ class Contract(_Frozen):
     commit: str = Field(description="of the project's repository, with +changes where it was not clean")
     run_id: str = Field(description="the MLflow run of the trial")
     hyperparameters: dict[str, float | int | str]
-    scores: dict[str, float] = Field(description="precision, recall, f1 and iou on the validation blocks")
+    scores: dict[str, float] = Field(description="precision, recall, f1, iou and mcc on the validation blocks")
     parity: dict[Literal["difference", "allowed"], Annotated[FiniteFloat, Field(ge=0)]] = Field(
         default={},
         description="how far the file's probabilities differ from the Keras model's, at most, on the validation "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import pyproj
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.io import DatasetReader
@@ -83,6 +84,24 @@ class Grid:
     def shape(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.height, self.width
+
+    @property
+    def local(self) -> bool:
+        """Whether the coordinates have no place on Earth, as those of patches that lie side by side."""
+        known = self.crs.is_projected or self.crs.is_geographic
+        return not known and pyproj.CRS.from_wkt(self.crs.to_wkt()).is_engineering
+
+    @property
+    def metre(self) -> float:
+        """The length of the unit of a projected or local CRS, in metres."""
+        if self.local:
+            return float(pyproj.CRS.from_wkt(self.crs.to_wkt()).axis_info[0].unit_conversion_factor)
+        return float(self.crs.linear_units_factor[1])
+
+    @property
+    def place(self) -> str:
+        """The CRS in words."""
+        return "in coordinates of their own" if self.local else str(self.crs.to_string())
 
     def crop(self, window: Window) -> Grid:
         """The grid of a window of whole pixels."""

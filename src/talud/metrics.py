@@ -15,10 +15,33 @@ LANDSLIDE = 1
 BACKGROUND = 0
 UNKNOWN = 255
 THRESHOLDS = np.arange(1, 100) / 100
+SCORES = ("precision", "recall", "f1", "iou", "mcc")
 
 
-def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else 0.0
+def scores(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.float64]:
+    """The `SCORES` of many confusions at once; a score is 0 where its denominator is.
+
+    precision TP / (TP + FP), recall TP / (TP + FN), F1 2 TP / (2 TP + FP + FN), intersection over union
+    TP / (TP + FP + FN), and Matthews' correlation coefficient (1975, Biochimica et Biophysica Acta 405)
+    (TP TN - FP FN) / √((TP + FP) (TP + FN) (TN + FP) (TN + FN)).
+
+    Args:
+        counts: (…, 4) of TP, FP, FN, TN.
+
+    Returns:
+        (…, 5), in the order of `SCORES`.
+    """
+    # As float64: a product of four counts of a large map does not fit a whole number of 64 bits.
+    tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    found, real, nothing, background = tp + fp, tp + fn, tn + fn, tn + fp
+    ratios = (
+        (tp, found),
+        (tp, real),
+        (2 * tp, found + real),
+        (tp, tp + fp + fn),
+        (tp * tn - fp * fn, np.sqrt(found * real) * np.sqrt(background * nothing)),
+    )
+    return np.stack([np.divide(up, down, out=np.zeros_like(down), where=down > 0) for up, down in ratios], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -36,26 +59,32 @@ class Confusion:
     @property
     def precision(self) -> float:
         """TP / (TP + FP): the part of the mapped landslide that is one; 0 where nothing was mapped."""
-        return _ratio(self.tp, self.tp + self.fp)
+        return self.scores()["precision"]
 
     @property
     def recall(self) -> float:
         """TP / (TP + FN): the part of the landslides that was mapped; 0 where there is none."""
-        return _ratio(self.tp, self.tp + self.fn)
+        return self.scores()["recall"]
 
     @property
     def f1(self) -> float:
         """2 TP / (2 TP + FP + FN): the harmonic mean of precision and recall."""
-        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
+        return self.scores()["f1"]
 
     @property
     def iou(self) -> float:
         """TP / (TP + FP + FN): intersection over union."""
-        return _ratio(self.tp, self.tp + self.fp + self.fn)
+        return self.scores()["iou"]
+
+    @property
+    def mcc(self) -> float:
+        """Matthews' correlation coefficient, −1 to 1: the correlation of map and truth; 0 where one is constant."""
+        return self.scores()["mcc"]
 
     def scores(self) -> dict[str, float]:
-        """Precision, recall, F1 and IoU by name."""
-        return {"precision": self.precision, "recall": self.recall, "f1": self.f1, "iou": self.iou}
+        """The `SCORES` by name."""
+        counts = np.array([self.tp, self.fp, self.fn, self.tn], np.float64)
+        return dict(zip(SCORES, scores(counts).tolist(), strict=True))
 
 
 def confusion(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -31,6 +32,10 @@ def _checked_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_checked_name)]
 
 
+# Keys of an area that say something of its rasters and polygons.
+_OF_RASTERS = ("files", "optical_bands", "sar_bands", "sar_unit", "crs", "bounds", "inventory_filter")
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,6 +46,32 @@ class Acquired(_Frozen):
     optical: date | None = None
     sar_pre: date | None = None
     sar_post: date | None = None
+
+
+class PatchData(_Frozen):
+    """Images that were cut into squares beforehand, and their masks: an area's source in place of rasters."""
+
+    images: str = Field("images", description="a folder below the area's, or a pattern such as img/image_*.h5")
+    masks: str = Field("masks", description="likewise; image_12.h5 belongs to mask_12.h5, 12.png to 12.png")
+    index: str | None = Field(
+        None, description="a table (CSV) whose first column names the patches that count; default: all count"
+    )
+    where: str | None = Field(None, description="which of its rows count, as an OGR SQL where clause")
+    bands: Annotated[dict[str, Annotated[int, Field(ge=1)]], Len(1)] = Field(
+        {"red": 1, "green": 2, "blue": 3}, description="band name → number of the channel in an image"
+    )
+    pixel_size: float = Field(10.0, gt=0, allow_inf_nan=False, description="side of a pixel in metres")
+
+    @model_validator(mode="after")
+    def _clause_has_its_table(self) -> Self:
+        if self.where and not self.index:
+            raise ValueError("where chooses rows of the table that index names, and there is none")
+        return self
+
+    @model_validator(mode="after")
+    def _bands_are_optical(self) -> Self:
+        _refuse_bands_of_others("bands", self.bands)
+        return self
 
 
 class Area(_Frozen):
@@ -67,6 +98,7 @@ class Area(_Frozen):
     inventory_filter: str | None = Field(None, description="which features count, as an OGR SQL where clause")
     acquired: Acquired = Acquired()
     event: date | None = Field(None, description="when the landslides happened")
+    patches: PatchData | None = Field(None, description="in place of rasters: images cut into squares, and their masks")
 
     @classmethod
     def given(cls, **fields: object) -> Self:
@@ -82,11 +114,18 @@ class Area(_Frozen):
 
     @model_validator(mode="after")
     def _optical_names_are_optical(self) -> Self:
-        for name in self.optical_bands:
-            if band(name).group is not Group.OPTICAL:
-                raise ValueError(
-                    f"optical_bands: '{name}' is a band of another source; give the optical band its own name"
-                )
+        _refuse_bands_of_others("optical_bands", self.optical_bands)
+        return self
+
+    @model_validator(mode="after")
+    def _patches_stand_alone(self) -> Self:
+        if self.patches:
+            fields = type(self).model_fields
+            said = [name for name in _OF_RASTERS if getattr(self, name) != fields[name].get_default()]
+            if said:
+                raise ValueError(f"patches stand in place of rasters, to which {', '.join(said)} belong")
+            if self.acquired.sar_pre or self.acquired.sar_post:
+                raise ValueError("acquired: patches have no SAR scenes")
         return self
 
     @model_validator(mode="after")
@@ -315,6 +354,12 @@ class Params(_Frozen):
     def areas_of(self, role: str) -> tuple[str, ...]:
         """The names of the areas of a role, in the order of params.yaml."""
         return tuple(name for name, area in self.areas.items() if area.role == role)
+
+
+def _refuse_bands_of_others(key: str, names: Iterable[str]) -> None:
+    for name in names:
+        if band(name).group is not Group.OPTICAL:
+            raise ValueError(f"{key}: '{name}' is a band of another source; give the optical band its own name")
 
 
 def _refuse_twins(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from talud.files import replacing
 from talud.grid import Grid
 from talud.terminal import hushed
 
+PATCH_TAG = "TALUD_PATCH"  # of a patch stack: the side in pixels of the patches that it consists of
 BLOCK = 512  # pixels a side of a block on disk
 PATIENCE = {
     "GDAL_HTTP_CONNECTTIMEOUT": "10",  # seconds
@@ -50,6 +52,24 @@ class Layout:
     tags: Mapping[str, str] = field(default_factory=dict)
     colours: Mapping[int, tuple[int, int, int, int]] = field(default_factory=dict)
     overviews: str = "average"
+
+
+def patch_side(dataset: DatasetReader) -> int | None:
+    """The side in pixels of the patches that a raster consists of, none of which may see another; None for any other.
+
+    Raises:
+        SourceError: its tag says what cannot be.
+    """
+    stated = dataset.tags().get(PATCH_TAG)
+    if stated is None:
+        return None
+    side = int(stated) if re.fullmatch("[1-9][0-9]{0,5}", stated) else 0
+    if not side or dataset.width % side or dataset.height % side:
+        raise SourceError(
+            f"{dataset.name}: its tag {PATCH_TAG} says that it consists of patches of {stated[:20]} pixels a side, but "
+            f"it has {dataset.width} × {dataset.height}; run talud stack (or dvc repro) again"
+        )
+    return side
 
 
 @contextmanager

@@ -94,6 +94,19 @@ def test_show_says_what_there_is_instead(talud: Talud, reference: str, words: st
     assert words in str(error)
 
 
+@pytest.mark.parametrize("reference", [f"{NAME}/1", f"models:/{NAME}/2", f"{NAME}@champion"])
+def test_a_registered_model_is_scored_on_an_area(talud: Talud, project: Project, reference: str) -> None:
+    version = registry.look_up(reference).version
+    found = json.loads(talud("evaluate", reference, "valley", "--json").stdout)
+    threshold = {"1": HALF, "2": EVERYTHING}[version]
+    with open_raster(project.mask("valley")) as mask:
+        truth = mask.read(1)
+    mapped = Model.load(project.model("3band")).probability(pixels(*VALLEY)) >= threshold
+    assert found["f1"] == pytest.approx(f1_score(truth.ravel(), mapped.ravel()), abs=1e-6)
+    assert (found["model"]["name"], found["model"]["version"], found["threshold"]) == (NAME, version, threshold)
+    assert found["blocks"] == 12
+
+
 def test_compare_counts_what_scikit_learn_counts_and_draws_where_they_differ(
     talud: Talud, project: Project, tmp_path: Path
 ) -> None:

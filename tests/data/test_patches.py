@@ -203,3 +203,37 @@ def test_stack_and_mask_of_different_grids_are_refused(tmp_path: Path) -> None:
     mask = area(tmp_path / "m.tif", np.zeros((40, 41), np.uint8))
     with pytest.raises(StudyError, match="different grids"):
         read(stack, mask, ("red",), [Block(Window(0, 0, 40, 40), "test")], "test", SplitOptions(block=40, patch=8), 1)
+
+
+def patch_mask(path: Path, landslides: list[int], columns: int = 5, side: int = 8) -> Path:
+    """A mask of patches side by side, one landslide pixel in those of some numbers; unknown in the last place."""
+    rows = 4
+    mask = np.zeros((rows * side, columns * side), np.uint8)
+    for number in landslides:
+        row, column = divmod(number, columns)
+        mask[row * side, column * side] = 1
+    mask[-side:, -side:] = 255
+    write(path, mask[np.newaxis])
+    with rasterio.open(path, "r+") as raster:
+        raster.update_tags(TALUD_PATCH=str(side))
+    return path
+
+
+def test_patches_are_dealt_by_runs_of_their_numbers(tmp_path: Path) -> None:
+    mask = patch_mask(tmp_path / "mask.tif", [0, 13, 18])
+    chosen = SplitOptions(block=999, guard=3, patch=4, stride=4, validation=0.2, test=0.2)
+    blocks = split(mask, chosen, seed=1)
+    assert [block.part for block in blocks] == ["training"] * 11 + ["validation"] * 4 + ["test"] * 4
+    assert [(block.window.row_off, block.window.col_off) for block in blocks] == [
+        (8 * (number // 5), 8 * (number % 5)) for number in range(19)
+    ]
+    assert {(block.window.height, block.window.width) for block in blocks} == {(8, 8)}
+    assert split(mask, chosen, seed=2) == blocks
+
+
+def test_patches_that_cannot_be_dealt_are_refused(tmp_path: Path) -> None:
+    mask = patch_mask(tmp_path / "mask.tif", [0, 1, 2, 13])
+    with pytest.raises(StudyError, match="none of the patches for test holds a landslide"):
+        split(mask, SplitOptions(block=8, patch=8, validation=0.2, test=0.2), seed=1)
+    with pytest.raises(StudyError, match="patches of 8 pixels, which cannot be cut into some of 6"):
+        split(mask, SplitOptions(block=8, patch=6, validation=0.2, test=0.2), seed=1)

@@ -114,7 +114,7 @@ def compare(
     from talud.project import Project
 
     project = Project.find()
-    first, second = (load_model(_model(reference)) for reference in (a, b))
+    first, second = (load_model(uri(reference)) for reference in (a, b))
     found = pair.compare(first, second, project, area, out)
     if as_json:
         _print_json(found.record())
@@ -170,7 +170,7 @@ def rollback(name: Name) -> None:
     print(f"{name} version {back.version} is champion again, in place of version {gone.version}")
 
 
-def _model(reference: str) -> str:
+def uri(reference: str) -> str:
     """What `load_model` opens: a file, or the URI of a registered model."""
     if reference.endswith(".onnx"):
         return reference

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 _PANEL = "The sources"
 
 
-def _numbers(text: str) -> dict[str, int]:
+def numbers(text: str) -> dict[str, int]:
+    """Band name → number, as an option states them."""
     try:
         return {name.strip(): int(number) for name, number in (part.split("=") for part in text.split(","))}
     except ValueError as error:
@@ -30,7 +31,7 @@ def _date(text: str) -> Any:
 
 
 def _bands(text: str) -> Any:
-    return typer.Option(help=text, metavar="NAME=NUMBER,…", parser=_numbers, rich_help_panel=_PANEL)
+    return typer.Option(help=text, metavar="NAME=NUMBER,…", parser=numbers, rich_help_panel=_PANEL)
 
 
 Optical = Annotated[Path | None, _option("Optical image.")]

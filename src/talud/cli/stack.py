@@ -40,7 +40,8 @@ def stack(
     """Bring sources onto one grid: areas of the project, or, away from any project, what a model asks for.
 
     In a project: writes stacks/AREA.tif (bands by name, NaN = invalid), stacks/AREA.mask.tif (the inventory: 1
-    landslide, 0 not, 255 unknown) and the record of both. With --like: writes the one stack, with the bands,
+    landslide, 0 not, 255 unknown) and the record of both. Patches that params.yaml names in place of rasters lie side
+    by side there. With --like: writes the one stack, with the bands,
     resolution and methods of the model.
 
     **Examples**
@@ -83,7 +84,9 @@ def _areas(areas: list[str]) -> None:
 def _said(record: Record) -> str:
     """A record on one line."""
     parts = [f"{len(record.bands)} bands ({', '.join(record.bands)}), {record.height} × {record.width} pixels"]
-    if record.polygons is None:
+    if record.patches is not None:
+        parts.append(_said_of_patches(record))
+    elif record.polygons is None:
         parts.append("no inventory, so its mask is unknown everywhere")
     else:
         parts.append(f"{record.polygons:,} polygons, {record.landslide_pixels:,} landslide pixels")
@@ -92,6 +95,14 @@ def _said(record: Record) -> str:
     if record.skipped_polygons:
         parts.append(f"{record.skipped_polygons} feature(s) without a polygon skipped")
     return "; ".join(parts)
+
+
+def _said_of_patches(record: Record) -> str:
+    number, unknown = len(record.patches or ()), record.unlabelled_patches or 0
+    if record.landslide_pixels is None:
+        return f"{number:,} patches without a mask, so that it is unknown everywhere"
+    without = f", {unknown:,} of them without a mask" if unknown else ""
+    return f"{number:,} patches{without}; {record.landslide_pixels:,} landslide pixels"
 
 
 def _like(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:

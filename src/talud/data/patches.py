@@ -14,13 +14,14 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from talud.errors import StudyError
 from talud.grid import Grid
 from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.params import SplitOptions
-from talud.raster import open_raster
+from talud.raster import open_raster, patch_side
 
 Part = Literal["training", "validation", "test"]
 PARTS: tuple[Part, ...] = ("training", "validation", "test")
@@ -65,26 +66,32 @@ class Patches:
 def split(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, ...]:
     """Deal the blocks of an area to the three parts, the same way for the same seed.
 
-    Blocks that hold no known pixel, or too small for a patch at the raster's edge, belong to no part. The others are
-    sorted by their landslide share and dealt out along that order, so that each part gets its share of blocks with
-    many landslides, with few, and with none.
+    The blocks of a patch stack are its patches. Those of neighbouring numbers may overlap on the ground, so they are
+    dealt by runs: the first ones are for training, the next for validation, the last for test.
+
+    Blocks that hold no known pixel, or too small for a patch at the raster's edge, belong to no part. Those of
+    rasters are sorted by their landslide share and dealt out along that order, so that each part gets its share of
+    blocks with many landslides, with few, and with none.
 
     Args:
         mask: 1 landslide, 0 background, 255 unknown.
         options: the side and the guard of the blocks, and the shares of the parts.
-        seed: decides between blocks of about the same landslide share.
+        seed: decides between blocks of about the same landslide share; of a patch stack nothing.
 
     Raises:
-        StudyError: fewer than three blocks hold landslides, so that some part would hold none.
+        StudyError: fewer than three blocks hold landslides, or a run of patches holds none, so that some part would
+            hold none; or patches cannot be cut into those that are asked for.
         SourceError: the mask cannot be read.
     """
-    windows, counts, shares = _blocks(mask, options)
+    windows, counts, shares, runs = _blocks(mask, options)
     with_landslides = [index for index, count in enumerate(counts) if count]
     if len(with_landslides) < len(PARTS):
         raise StudyError(
             f"{mask}: {len(with_landslides)} of {len(windows)} blocks hold landslides, but training, validation and "
             f"test need one each; make split.block ({options.block} pixels) smaller, or the area larger"
         )
+    if runs:
+        return _dealt_by_runs(mask, windows, counts, options)
     ranked = sorted(with_landslides, key=lambda index: -shares[index])
     without = [index for index, count in enumerate(counts) if not count]
     order = _shuffled_in_strata(ranked, options, seed) + _shuffled_in_strata(without, options, seed + 1)
@@ -137,23 +144,26 @@ def read(
     """
     chosen = [block for block in blocks if block.part == part]
     kept = []
-    for number, block in enumerate(chosen):
-        _, truth = _read_block(stack, mask, bands, block)
-        kept += [
-            (number, place, bool(np.any(cut == LANDSLIDE)))
-            for place, cut in enumerate(_cut_masks(truth, block, options))
-            if np.any(cut != UNKNOWN)
-        ]
-    if part == "training":
-        kept = _thin(kept, options.empty_share, seed)
     stacks, masks = [], []
-    for number, block in enumerate(chosen):
-        places = [place for owner, place, _ in kept if owner == number]
-        pixels, truth = _read_block(stack, mask, bands, block)
-        cuts = list(_cut_masks(truth, block, options))
-        windows = patch_windows(block, options)
-        masks += [cuts[place] for place in places]
-        stacks += [pixels[_inside(block, windows[place])] for place in places]
+    with open_raster(stack) as pixels_of, open_raster(mask) as truths:
+        if Grid.of(pixels_of) != Grid.of(truths):
+            raise StudyError(f"{stack} and {mask} lie on different grids; run talud stack (or dvc repro) again")
+        for number, block in enumerate(chosen):
+            _, truth = _read_block(pixels_of, truths, bands, block)
+            kept += [
+                (number, place, bool(np.any(cut == LANDSLIDE)))
+                for place, cut in enumerate(_cut_masks(truth, block, options))
+                if np.any(cut != UNKNOWN)
+            ]
+        if part == "training":
+            kept = _thin(kept, options.empty_share, seed)
+        for number, block in enumerate(chosen):
+            places = [place for owner, place, _ in kept if owner == number]
+            pixels, truth = _read_block(pixels_of, truths, bands, block)
+            cuts = list(_cut_masks(truth, block, options))
+            windows = patch_windows(block, options)
+            masks += [cuts[place] for place in places]
+            stacks += [pixels[_inside(block, windows[place])] for place in places]
     side = options.patch
     return Patches(
         np.array(stacks, np.float32).reshape(-1, side, side, len(bands)),
@@ -161,14 +171,32 @@ def read(
     )
 
 
-def _blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int], list[float]]:
-    """The usable blocks of an area, row by row; how many landslide pixels each holds; their share of the known ones."""
+def block_side(dataset: DatasetReader, options: SplitOptions) -> int:
+    """The side of a block of a stack, mask or map in pixels: of a patch stack, that of its patches.
+
+    Raises:
+        SourceError: the raster's tag says what cannot be.
+    """
+    return patch_side(dataset) or options.block
+
+
+def _blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int], list[float], bool]:
+    """The usable blocks of an area, and whether they are the patches of a patch stack.
+
+    Row by row: their windows; how many landslide pixels each holds; their share of the known ones.
+    """
     windows: list[Window] = []
     counts: list[int] = []
     shares: list[float] = []
     with open_raster(mask) as dataset:
-        for cell in Grid.of(dataset).windows(options.block):
-            guard = options.guard
+        side = patch_side(dataset)
+        if side and side % options.patch:
+            raise StudyError(
+                f"{mask}: consists of patches of {side} pixels, which cannot be cut into some of {options.patch}; let "
+                f"split.patch divide {side}"
+            )
+        guard = 0 if side else options.guard  # patches have no neighbours to be kept from
+        for cell in Grid.of(dataset).windows(block_side(dataset, options)):
             height, width = cell.height - 2 * guard, cell.width - 2 * guard
             if min(height, width) < options.patch:
                 continue
@@ -179,7 +207,29 @@ def _blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int],
                 windows.append(inner)
                 counts.append(int(np.count_nonzero(truth == LANDSLIDE)))
                 shares.append(counts[-1] / known)
-    return windows, counts, shares
+    return windows, counts, shares, side is not None
+
+
+def _dealt_by_runs(mask: Path, windows: list[Window], counts: list[int], options: SplitOptions) -> tuple[Block, ...]:
+    """The first blocks for training, the next for validation, the last for test, each part by its share."""
+    number = len(windows)
+    ends = {
+        "training": round(number * (1 - options.validation - options.test)),
+        "validation": round(number * (1 - options.test)),
+        "test": number,
+    }
+    blocks = []
+    for index, (window, count) in enumerate(zip(windows, counts, strict=True)):
+        part = next(part for part in PARTS if index < ends[part])
+        blocks.append(Block(window, part, count))
+    for part in PARTS:
+        if not any(block.landslide_pixels for block in blocks if block.part == part):
+            raise StudyError(
+                f"{mask}: none of the patches for {part} holds a landslide; of {number} patches with known pixels the "
+                f"last {options.test:.0%} are for test, those before for validation (split.validation, "
+                f"{options.validation:.0%}); change these shares, or add patches"
+            )
+    return tuple(blocks)
 
 
 def _shuffled_in_strata(ranked: list[int], options: SplitOptions, seed: int) -> list[int]:
@@ -209,15 +259,12 @@ def _offsets(length: int, size: int, step: int) -> list[int]:
 
 
 def _read_block(
-    stack: Path, mask: Path, bands: Sequence[str], block: Block
+    stack: DatasetReader, mask: DatasetReader, bands: Sequence[str], block: Block
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """A block's pixels (height, width, bands), and its mask (height, width) with 255 where a band is invalid."""
-    with open_raster(stack) as dataset, open_raster(mask) as truth:
-        if Grid.of(dataset) != Grid.of(truth):
-            raise StudyError(f"{stack} and {mask} lie on different grids; run talud stack (or dvc repro) again")
-        numbers = [dataset.descriptions.index(name) + 1 for name in bands]
-        pixels = np.moveaxis(dataset.read(numbers, window=block.window, out_dtype="float32"), 0, -1)
-        known = truth.read(1, window=block.window)
+    numbers = [stack.descriptions.index(name) + 1 for name in bands]
+    pixels = np.moveaxis(stack.read(numbers, window=block.window, out_dtype="float32"), 0, -1)
+    known = mask.read(1, window=block.window)
     return pixels, np.where(np.isnan(pixels).any(axis=-1), UNKNOWN, known).astype(np.uint8)
 
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from talud.errors import StudyError
+from talud.params import Source
 from talud.project import Project
+
+_SOURCES = "TALUD_SOURCES"
+_LABELS = ("inventory", "boundary", "masks")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a stack and its mask were made from, and what they hold; None where an area has no inventory."""
+    """What a stack and its mask were made from, and what they hold.
+
+    Of polygons and landslide pixels None where an area has no inventory, or no masks; of patches where it has none.
+    """
 
     area: str
     role: str
@@ -28,6 +37,26 @@ class Record:
     polygons: int | None
     repaired_polygons: int | None
     skipped_polygons: int | None
+    patches: tuple[str, ...] | None = None
+    unlabelled_patches: int | None = None
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def sources_tag(fingerprints: Mapping[Source, str] | Mapping[str, str]) -> dict[str, str]:
+    """The tag that says of which contents a stack was made; labels are none, for a stack does not show them."""
+    shown = {name: digest for name, digest in sorted(fingerprints.items()) if name not in _LABELS}
+    return {_SOURCES: ", ".join(f"{name} {digest}" for name, digest in shown.items())}
+
+
+def forget_other_roles(project: Project, area: str) -> None:
+    """Remove the record that an area had in another role: training must not go on depending on it."""
+    current = project.record(area)
+    for stale in current.parent.parent.glob(f"*/{area}.json"):
+        if stale != current:
+            stale.unlink()
 
 
 def data_version(project: Project, areas: Sequence[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -15,11 +14,12 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetWriter
 
 from talud.contract import Contract
-from talud.data import sources
+from talud.data import patch_stack, sources
 from talud.data.inventory import Polygons
+from talud.data.mask import mask_layout
 from talud.data.mixer import Mixer, mixing
 from talud.data.recipe import MissingBandError, Recipe, recipe_like, recipe_of
-from talud.data.record import Record
+from talud.data.record import Record, forget_other_roles, sources_tag
 from talud.errors import MismatchError, OutputError, SourceError
 from talud.files import md5, replacing_together, synchronise
 from talud.grid import Grid
@@ -31,8 +31,6 @@ from talud.terminal import hushed
 
 Progress = Callable[[int, int], None]
 _ORIGIN = "TALUD_ORIGIN"  # the tag of what `origin_like` says
-_SOURCES = "TALUD_SOURCES"  # the tag of which sources, by their MD5; labels are none, for a stack does not show them
-_COLOURS = {BACKGROUND: (224, 224, 224, 255), LANDSLIDE: (204, 51, 17, 255), UNKNOWN: (0, 0, 0, 0)}
 
 
 @dataclass(frozen=True)
@@ -66,21 +64,28 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
         SourceError: a source is missing, cannot be read, or cannot be used.
         OutputError: the files cannot be written.
     """
+    make = patch_stack.build if project.params.area(area).patches else _bring_together
+    record = make(project, area, progress)
+    forget_other_roles(project, area)
+    return record
+
+
+def _bring_together(project: Project, area: str, progress: Progress | None) -> Record:
+    """`build` for an area of rasters."""
     recipe = recipe_of(project, area)
     fingerprints = {source: sources.fingerprint(path) for source, path in recipe.files.items()}
     outputs = project.stack(area), project.mask(area), project.record(area)
     with mixing(recipe) as mixer:
         labels = _labels(recipe, mixer.grid)
         with replacing_together(*outputs) as (stack, mask, record_file):
-            landslides = _write(recipe, mixer, progress, stack, (mask, labels), _sources(fingerprints))
+            landslides = _write(recipe, mixer, progress, stack, (mask, labels), sources_tag(fingerprints))
             if recipe.area.role != "transfer" and not landslides:
                 raise SourceError(
                     f"area '{area}': the inventory marks no pixel inside the boundary by the rule "
                     f"'{recipe.options.inventory_rule}'; look at its position, or set inventory_rule to all_touched"
                 )
             record = _record(recipe, mixer, labels, landslides, fingerprints, (md5(stack), md5(mask)))
-            record_file.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
-    _forget_other_roles(project, area)
+            record.write(record_file)
     return record
 
 
@@ -120,7 +125,7 @@ def build_like(
                 source: (origin or {}).get(source) or sources.fingerprint(recipe.files[source])
                 for source in recipe.files
             }
-            tags = _sources(contents) | ({_ORIGIN: json.dumps(origin)} if origin else {})
+            tags = sources_tag(contents) | ({_ORIGIN: json.dumps(origin)} if origin else {})
             _write(recipe, mixer, progress, stack, None, tags)
             synchronise(stack)
     return mixer.grid
@@ -230,8 +235,7 @@ def _write(
         writer = writers.enter_context(writing_cog(stack, mixer.grid, layout))
         if mask:
             path, labels = mask
-            mask_layout = Layout("uint8", UNKNOWN, ("landslide",), (), _origin(tags), _COLOURS, "mode")
-            mask_writer: DatasetWriter = writers.enter_context(writing_cog(path, mixer.grid, mask_layout))
+            mask_writer: DatasetWriter = writers.enter_context(writing_cog(path, mixer.grid, mask_layout(tags)))
         windows = mixer.windows
         for done, window in enumerate(windows, start=1):
             values, here = mixer.mix(window)
@@ -269,16 +273,6 @@ def _tags(recipe: Recipe, mixer: Mixer) -> dict[str, str]:
     return {key: str(value) for key, value in tags.items() if value is not None}
 
 
-def _sources(fingerprints: Mapping[Source, str]) -> dict[str, str]:
-    """The tag that says of which contents a stack was made, the same for the same sources."""
-    shown = {name: digest for name, digest in sorted(fingerprints.items()) if name not in ("inventory", "boundary")}
-    return {_SOURCES: ", ".join(f"{name} {digest}" for name, digest in shown.items())}
-
-
-def _origin(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: tags[key] for key in ("TALUD_AREA", "TALUD_EVENT", "TALUD_SYNTHETIC") if key in tags}
-
-
 def _record(
     recipe: Recipe,
     mixer: Mixer,
@@ -304,11 +298,3 @@ def _record(
         repaired_polygons=None if inventory is None else inventory.repaired,
         skipped_polygons=None if inventory is None else inventory.skipped,
     )
-
-
-def _forget_other_roles(project: Project, area: str) -> None:
-    """Remove the record that the area had in another role: training must not go on depending on it."""
-    current = project.record(area)
-    for stale in current.parent.parent.glob(f"*/{area}.json"):
-        if stale != current:
-            stale.unlink()

@@ -126,7 +126,7 @@ def draw(path: Path, stack: StackReader, classes: DatasetReader, truths: Dataset
         picture = quicklook.blend(picture, found == each, COLOURS[each][:3], 0.9)
     picture = quicklook.hatched(picture, found == NOT_COMPARED)
     picture = quicklook.blend(picture, slides & ~ndimage.binary_erosion(slides), quicklook.INK, 0.9)
-    metres = grid.resolution * grid.crs.linear_units_factor[1] * grid.width / shape[1]
+    metres = grid.resolution * grid.metre * grid.width / shape[1]
     _page(picture, metres, caption, f"Background: {under}. Outlines: the inventory. North is up.").save(path, "PNG")
 
 

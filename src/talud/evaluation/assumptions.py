@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from talud.bands import Group, groups
 from talud.evaluation.results import Result
-from talud.params import Augmentation, Params
+from talud.params import Augmentation, Params, SplitOptions
 
 _SLOPE = {"zevenbergen_thorne": "Zevenbergen and Thorne’s derivatives", "horn": "Horn’s derivatives"}
 _CURVATURE = {
@@ -46,19 +46,16 @@ def assumptions(params: Params, results: Sequence[Result]) -> list[Assumption]:
 
 def _patches(params: Params) -> list[Assumption]:
     split, metres = params.split, params.stack.resolution
-    guard = f", {split.guard} pixels left out along each border" if split.guard else ""
+    given = [area.patches for area in params.areas.values() if area.role == "training" and area.patches]
+    if given:
+        metres = given[0].pixel_size
     return [
         Assumption(
             "Patch size",
             f"{split.patch} × {split.patch} pixels ({split.patch * metres:g} m), a new one every "
             f"{split.stride} pixels; at most {split.empty_share:.0%} of them without a landslide",
         ),
-        Assumption(
-            "Split",
-            f"whole blocks of {split.block} × {split.block} pixels ({split.block * metres / 1000:g} km): "
-            f"{split.validation:.0%} for validation, {split.test:.0%} for test, the rest for training{guard}; seed "
-            f"{params.seed}",
-        ),
+        Assumption("Split", _runs(split) if given else _blocks(split, metres, params.seed)),
     ]
 
 
@@ -68,6 +65,21 @@ def _augmentation(options: Augmentation) -> str:
     symmetries = ["turned and mirrored (the eight symmetries of the square)"] if options.symmetries else []
     said = [*symmetries, *(f"{name} {value:g}" for name, value in changed.items())]
     return "each training patch at random: " + ", ".join(said) if said else "none"
+
+
+def _blocks(split: SplitOptions, metres: float, seed: int) -> str:
+    guard = f", {split.guard} pixels left out along each border" if split.guard else ""
+    return (
+        f"whole blocks of {split.block} × {split.block} pixels ({split.block * metres / 1000:g} km): "
+        f"{split.validation:.0%} for validation, {split.test:.0%} for test, the rest for training{guard}; seed {seed}"
+    )
+
+
+def _runs(split: SplitOptions) -> str:
+    return (
+        f"the patches of the data set by runs of their numbers: the last {split.test:.0%} for test, the "
+        f"{split.validation:.0%} before them for validation, the first ones for training"
+    )
 
 
 def _terrain(params: Params) -> list[Assumption]:
@@ -90,7 +102,8 @@ def _inventory(params: Params) -> list[Assumption]:
         "centre": "a pixel is landslide where a polygon holds its centre",
         "all_touched": "a pixel is landslide where a polygon touches it",
     }
+    given = all(area.patches for area in params.areas.values())
     return [
-        Assumption("Inventory as mask", rule[params.stack.inventory_rule]),
+        Assumption("Inventory as mask", "as the data set has it" if given else rule[params.stack.inventory_rule]),
         Assumption("Clouds and missing data", "not mapped, counted apart, and in none of TP, FP, FN and TN"),
     ]

@@ -1,32 +1,40 @@
-"""Whether a difference in F1 is more than chance: the block bootstrap.
+"""How far chance may move a score, or a difference of scores: the block bootstrap.
 
 Neighbouring pixels err together, so pixels are no independent witnesses, and a bootstrap of pixels would be far too
-sure. Whole blocks are drawn instead, with replacement, both maps' counts of a block together (non-overlapping blocks:
-Carlstein 1986, Annals of Statistics 14; percentile interval: Efron 1979, Annals of Statistics 7).
+sure. Whole blocks (or patches) are drawn instead, with replacement, all maps' counts of a block together
+(non-overlapping blocks: Carlstein 1986, Annals of Statistics 14; percentile interval: Efron 1979, Annals of
+Statistics 7).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from talud.metrics import SCORES, scores
+
 LEVEL = 0.95
 FEW = 20  # blocks: below, percentile intervals are known to be too narrow
 _AT_ONCE = 4_000_000  # numbers of drawn blocks that are held at a time
+_F1 = SCORES.index("f1")
+
+# Of sums of counts (…, numbers), some values (…, values).
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The F1 of one map less that of another on the same pixels, and how far chance may move it.
+class Interval:
+    """A number that follows from a map's counts, and how far chance may move it.
 
     Attributes:
         estimate: of the pixels that there are.
         low: end of the 95 % interval.
         high: its other end.
-        blocks: that were resampled. Of fewer than two nothing can be said: the interval then is −1 to 1, all values
-            that a difference can have.
+        blocks: that were resampled. Of fewer than two nothing can be said: the interval then holds all values that
+            the number can have.
         resamples: how many times.
     """
 
@@ -35,6 +43,11 @@ class Difference:
     high: float
     blocks: int
     resamples: int
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """The F1 of one map less that of another on the same pixels, and how far chance may move it."""
 
     @property
     def worse(self) -> bool:
@@ -52,11 +65,21 @@ class Difference:
         return f"{self.estimate:+.3f} ({interval} over {self.blocks} block{'s'[: self.blocks != 1]}{few})"
 
 
-def f1(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.float64]:
-    """2 TP / (2 TP + FP + FN) of counts (…, 4) of TP, FP, FN, TN; 0 where that is 0 / 0, as in `metrics`."""
-    hits = 2 * counts[..., 0].astype(np.float64)
-    all_pixels = hits + counts[..., 1] + counts[..., 2]
-    return np.divide(hits, all_pixels, out=np.zeros_like(hits), where=all_pixels > 0)
+def score_intervals(counts: NDArray[np.int64], resamples: int, seed: int) -> dict[str, Interval]:
+    """Resample blocks with replacement, and see how each of the `SCORES` spreads.
+
+    Args:
+        counts: int64 (blocks, 4): TP, FP, FN and TN of a map in each block.
+        resamples: how many times as many blocks are drawn as there are.
+        seed: of the draws.
+    """
+    estimates = scores(counts.sum(axis=0)).tolist()
+    if len(counts) < 2:
+        lows, highs = [-1.0 if name == "mcc" else 0.0 for name in SCORES], [1.0] * len(SCORES)
+    else:
+        lows, highs = _ends(counts, scores, resamples, seed).tolist()
+    rows = zip(SCORES, estimates, lows, highs, strict=True)
+    return {name: Interval(estimate, low, high, len(counts), resamples) for name, estimate, low, high in rows}
 
 
 def f1_difference(ours: NDArray[np.int64], theirs: NDArray[np.int64], resamples: int, seed: int) -> Difference:
@@ -68,15 +91,28 @@ def f1_difference(ours: NDArray[np.int64], theirs: NDArray[np.int64], resamples:
         resamples: how many times as many blocks are drawn as there are.
         seed: of the draws.
     """
-    blocks = len(ours)
-    estimate = float(f1(ours.sum(axis=0)) - f1(theirs.sum(axis=0)))
-    if blocks < 2:
-        return Difference(estimate, -1.0, 1.0, blocks, resamples)
-    generator = np.random.default_rng(seed)
+
+    def difference(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return scores(sums[..., :4])[..., [_F1]] - scores(sums[..., 4:])[..., [_F1]]
+
+    both = np.concatenate([ours, theirs], axis=1)
+    low, high = (-1.0, 1.0) if len(both) < 2 else _ends(both, difference, resamples, seed)[:, 0].tolist()
+    return Difference(float(difference(both.sum(axis=0))[0]), low, high, len(both), resamples)
+
+
+def _ends(counts: NDArray[np.int64], statistic: Statistic, resamples: int, seed: int) -> NDArray[np.float64]:
+    """Lower and upper end of the interval of each value of a statistic: (2, values).
+
+    Args:
+        counts: (blocks, numbers), at least two blocks, of sums below 2^53.
+        statistic: of sums over blocks.
+        resamples: how many times as many blocks are drawn as there are.
+        seed: of the draws.
+    """
+    blocks, generator = len(counts), np.random.default_rng(seed)
     spread, at_once = [], max(_AT_ONCE // blocks, 1)
     for start in range(0, resamples, at_once):
         # How often each block is drawn is all that the sums need.
         drawn = generator.multinomial(blocks, np.full(blocks, 1 / blocks), min(at_once, resamples - start))
-        spread.append(f1(drawn @ ours) - f1(drawn @ theirs))
-    low, high = np.quantile(np.concatenate(spread), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Difference(estimate, float(low), float(high), blocks, resamples)
+        spread.append(statistic(drawn.astype(np.float64) @ counts.astype(np.float64)))
+    return np.quantile(np.concatenate(spread), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)

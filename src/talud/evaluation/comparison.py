@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 
-from talud.data.patches import Part
+from talud.data.patches import Part, block_side
 from talud.evaluation.scoring import block_windows
 from talud.grid import Grid
 from talud.inference.prediction import predict, probabilities
@@ -81,14 +81,14 @@ def compare_blocks(models: Sequence[Model], project: Project, areas: Iterable[st
 
 
 def compare_maps(models: Sequence[Model], project: Project, area: str) -> Counts:
-    """The same over the maps of a whole area, which are not kept, in blocks of `split.block` pixels.
+    """The same over the maps of a whole area, which are not kept, in blocks (see `block_side`).
 
     Raises:
         SourceError: the stack or mask is missing or cannot be read.
         MismatchError: the stack does not fit a model's contract.
     """
     with mapped(models, project, area) as (truths, maps):
-        return count_maps(truths, maps, project.params.split.block)
+        return count_maps(truths, maps, block_side(truths, project.params.split))
 
 
 def count_maps(truths: DatasetReader, maps: Sequence[DatasetReader], block: int) -> Counts:

@@ -11,6 +11,7 @@ from typing import Any
 from rasterio.io import DatasetReader
 
 from talud.data.held_out import check_held_out
+from talud.data.patches import block_side
 from talud.errors import StudyError
 from talud.evaluation import agreement
 from talud.evaluation.agreement import Agreement
@@ -109,7 +110,7 @@ def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = 
     models = (a, b)
     trained = any(area in model.contract.areas for model in models)
     with mapped(models, project, area) as (truths, maps):
-        block = project.params.split.block
+        block = block_side(truths, project.params.split)
         counts = compare_blocks(models, project, [area], "test") if trained else count_maps(truths, maps, block)
         if not counts.pixels:
             raise StudyError(f"{area}: has no pixel whose truth is known and that both models map, so none to compare")

@@ -35,6 +35,7 @@ class Scores(BaseModel):
     recall: float
     f1: float
     iou: float
+    mcc: float = Field(description="Matthews' correlation coefficient")
     not_mapped_pixels: int = Field(description="truth known, and nothing mapped: under cloud, for example")
     not_mapped_landslide_pixels: int
     not_mapped_share: float = Field(description="not mapped pixels / pixels whose truth is known")

@@ -61,7 +61,7 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     model = Model.load(project.model(band_set))
     check_held_out(model.contract, model.path, project)
     training = project.params.areas_of("training")
-    maps = {area: _map_windows(project, band_set, area) for area in _labelled(project)}
+    maps = {area: _map_windows(project, band_set, area) for area in labelled(project)}
     blocks = {area: block_windows(project, area, "test") for area in training}
     step = _steps(progress, sum(map(len, [*maps.values(), *blocks.values()])))
     tests = {area: _score_windows(model, project, area, windows, step) for area, windows in blocks.items()}
@@ -97,7 +97,7 @@ def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
     return step
 
 
-def _labelled(project: Project) -> list[str]:
+def labelled(project: Project) -> list[str]:
     """The areas whose mask knows the truth of any pixel."""
     return [area for area in project.params.areas if _knows_truth(project.mask(area))]
 

@@ -7,7 +7,7 @@ is one event, and counting it by its edges alone would break it into dozens.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ import rasterio.features
 import shapely
 from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, GeometryError
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
 
 from talud.errors import OutputError
 from talud.grid import Grid
@@ -31,6 +33,7 @@ _ROUNDING = 1e-9  # of an area, which is a sum
 _DATE = "2000-01-01T00:00:00.000Z"  # GDAL's clock while a GeoPackage is written: the same map gives the same bytes
 
 Columns = Mapping[str, NDArray[Any]]
+_Shape = tuple[dict[str, Any], float]  # GeoJSON geometry, value
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class NotMapped:
 
 
 def trace(
-    parts: Path, classes: Path, reasons: Mapping[int, str], minimum_area: float = 0
+    parts: Path, classes: Path, reasons: Mapping[int, str], minimum_area: float = 0, patch: int | None = None
 ) -> tuple[Landslides, NotMapped]:
     """Trace the polygons of a map.
 
@@ -77,13 +80,14 @@ def trace(
         classes: uint8 raster on the same grid, 0 where `parts` is.
         reasons: code → why, in words.
         minimum_area: in m², of a landslide that is kept: the minimum mapping unit.
+        patch: side of the patches that the map consists of, if it does: no polygon reaches across their borders.
     """
     with rasterio.open(parts) as dataset, rasterio.open(classes) as mask:
-        grid, bands = Grid.of(dataset), (rasterio.band(dataset, 1), rasterio.band(mask, 1))
-        shapes = list(rasterio.features.shapes(*bands, connectivity=8, transform=dataset.transform))
+        grid = Grid.of(dataset)
+        shapes = list(_shapes(dataset, mask, grid.windows(patch) if patch else None))
     values = np.array([value for _, value in shapes], dtype=np.int64)
     outlines = _valid(np.array([shapely.geometry.shape(shape) for shape, _ in shapes], dtype=np.object_))
-    metre = grid.crs.linear_units_factor[1]
+    metre = grid.metre
     area = shapely.area(outlines) * metre**2
     order = _largest_first(outlines, area)
     values, outlines, area = values[order], outlines[order], area[order]
@@ -93,6 +97,18 @@ def trace(
     perimeter = shapely.length(outlines[kept]) * metre
     landslides = Landslides(outlines[kept], area[kept], perimeter, int(slides.sum() - kept.sum()))
     return landslides, NotMapped(outlines[rest], area[rest], why)
+
+
+def _shapes(dataset: DatasetReader, mask: DatasetReader, windows: Sequence[Window] | None) -> Iterator[_Shape]:
+    """The outlines of equal pixels, with their value: over the whole raster, or window by window."""
+    if windows is None:
+        bands = rasterio.band(dataset, 1), rasterio.band(mask, 1)
+        yield from rasterio.features.shapes(*bands, connectivity=8, transform=dataset.transform)
+        return
+    for window in windows:
+        values, shown = (raster.read(1, window=window) for raster in (dataset, mask))
+        place = dataset.window_transform(window)
+        yield from rasterio.features.shapes(values, shown, connectivity=8, transform=place)
 
 
 def write(

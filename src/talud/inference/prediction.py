@@ -60,7 +60,8 @@ def predict(
             opens, such as `/vsicurl/https://…`, `/vsizip/…` or `/vsis3/…`.
         out: folder of the products (see `Products`); they appear there together, when all are whole.
         threshold: landslide where the probability is at least this. Default: the contract's.
-        tile: longest side of a tile's core in pixels. Default: what memory allows. The map is the same.
+        tile: longest side of a tile's core in pixels. Default: what memory allows. The map is the same. A raster that
+            consists of patches (tag TALUD_PATCH) is cut into these, each read alone, and takes neither tile nor halo.
         progress: told, after each batch of tiles, how many are done and how many there are.
         halo: pixels of context around a tile's core, rounded up to the model's alignment. Default, and most: the exact
             one. A smaller one saves arithmetic; what it costs is measured when a model is exported
@@ -88,8 +89,10 @@ def predict(
     options = _Options(threshold or model.contract.threshold, float(minimum_area), smooth, geojson, tta)
     clock = _Clock()
     with frugal(), open_stack(raster, model.contract) as stack:
+        if geojson and stack.grid.local:
+            raise ParamsError(f"{raster}: its coordinates have no longitude and latitude; leave --geojson out")
         check_space(out, stack.grid, tta)
-        tiling = model.tiling(stack.grid.shape, tile, halo)
+        tiling = _tiling(model, stack, tile, halo)
         passes = Passes(batch or model.batch(tiling), tta)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
             taken_over = _find(model, raster, stack, tiling, journal, passes, workers, progress)
@@ -148,9 +151,37 @@ def probabilities(model: Model, raster: str | Path, windows: Iterable[Window]) -
     """
     with open_stack(raster, model.contract) as stack:
         for window in windows:
-            values = stack.read(window)
-            mapped = coverage.blocked(values, model.contract) == 0
-            yield np.where(mapped, model.probability(values), np.float32(np.nan))
+            yield probability_where_mapped(model, stack.read(window))
+
+
+def probability_where_mapped(model: Model, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The probability over an array of pixels, (height, width); NaN where it is not mapped.
+
+    Args:
+        model: to run.
+        values: (bands, height, width) in contract order and physical units, NaN where invalid.
+
+    Raises:
+        ModelError: the network fails.
+    """
+    mapped = coverage.blocked(values, model.contract) == 0
+    return np.where(mapped, model.probability(values), np.float32(np.nan))
+
+
+def _tiling(model: Model, stack: StackReader, tile: int | None, halo: int | None) -> Tiling:
+    """How a raster is cut; one that consists of patches into these, none of which sees another.
+
+    Raises:
+        ParamsError: tile or halo are set for a raster that consists of patches.
+    """
+    if stack.patch is None:
+        return model.tiling(stack.grid.shape, tile, halo)
+    if tile is not None or halo is not None:
+        raise ParamsError(
+            f"{stack.name}: consists of patches of {stack.patch} pixels, each of which is a tile of its own; leave "
+            "--tile and --halo out"
+        )
+    return model.tiling(stack.grid.shape, stack.patch, 0)
 
 
 @dataclass(frozen=True)
@@ -220,12 +251,17 @@ def _finish(
     clock: _Clock,
 ) -> Prediction:
     """Make the products from the finished tiles, the same bytes whenever and in how many runs those were found."""
-    tags = record.lineage(model, options.threshold, tiling.rows.halo, options.tta) | stack.provenance
+    # A patch has no surroundings: read alone, it is mapped as one pass over all of it maps it.
+    exact = 0 if stack.patch else model.halo
+    smaller = tiling.rows.halo if tiling.rows.halo < exact else None
+    tags = record.lineage(model, options.threshold, smaller, options.tta) | stack.provenance
     with MapRasters.writing(products, stack.grid, options.threshold, tags, disagreement=options.tta) as rasters:
         codes, skipped = _fill(rasters, tiling, journal)
     clock.lap("rasters")
     reasons = {int(code): coverage.reason(int(code), model.contract) for code in codes.nonzero()[0] if code}
-    landslides, not_mapped = polygons.trace(products.parts, products.classes, reasons, options.minimum_area)
+    landslides, not_mapped = polygons.trace(
+        products.parts, products.classes, reasons, options.minimum_area, stack.patch
+    )
     disagreement = products.disagreement if options.tta else None
     origin = {"model": model.name, "version": model.version}
     attributes = zonal.statistics(landslides.outlines, products.probability, stack, disagreement) | {
@@ -253,8 +289,8 @@ def _finish(
         tile=(tiling.rows.core, tiling.columns.core),
         window=tiling.window,
         halo=tiling.rows.halo,
-        exact_halo=model.halo,
-        halo_error=model.halo_error(tiling),
+        exact_halo=exact,
+        halo_error=0.0 if smaller is None else model.halo_error(tiling),
         tiles=len(tiling),
         skipped=skipped,
         minimum_area_m2=options.minimum_area,

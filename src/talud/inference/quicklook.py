@@ -77,7 +77,7 @@ def scene(stack: StackReader, landslides: Landslides, not_mapped: NotMapped) -> 
     slides = _burn(landslides.outlines, shape, transform, touched=zoom < 1)
     picture = hatched(base, hidden)
     picture = _outlined(picture, slides)
-    metres = grid.resolution * grid.crs.linear_units_factor[1] * grid.width / shape[1]
+    metres = grid.resolution * grid.metre * grid.width / shape[1]
     return Scene(picture, legend, metres)
 
 

@@ -24,7 +24,7 @@ from talud.contract import BandContract, Contract
 from talud.errors import MismatchError, SourceError
 from talud.grid import Grid
 from talud.inference.domain import Distance
-from talud.raster import BLOCK, open_raster, reading
+from talud.raster import BLOCK, PATCH_TAG, open_raster, patch_side, reading
 
 PROVENANCE = (
     "TALUD_AREA",
@@ -34,6 +34,7 @@ PROVENANCE = (
     "TALUD_ACQUIRED_SAR_POST",
     "TALUD_SYNTHETIC",
     "TALUD_SOURCES",
+    PATCH_TAG,
 )
 _CONTENT = ("grid", "bands and tags", "pixels")  # of a raster's identity: what does not depend on where it lies
 PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
@@ -60,6 +61,8 @@ class StackReader:
         contract: what the raster was checked against.
         identity: by what the raster would be known again (see `_identity`).
         distances: how far each band lies from what the model learned from, in contract order.
+        patch: the side in pixels of the patches that the raster consists of, none of which sees another; None for any
+            other raster.
     """
 
     name: str
@@ -68,6 +71,7 @@ class StackReader:
     contract: Contract
     identity: Mapping[str, Any]
     distances: tuple[Distance, ...]
+    patch: int | None
     _dataset: DatasetReader = field(repr=False)
     _indexes: tuple[int, ...] = field(repr=False)
 
@@ -143,7 +147,8 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
     """
     with open_raster(raster) as dataset:
         grid = Grid.of(dataset)
-        _check_grid(grid, contract, raster)
+        patch = patch_side(dataset)
+        _check_grid(grid, contract, raster, patch)
         indexes = _band_indexes(dataset, contract, raster)
         _check_blocks(dataset, indexes, raster)
         _check_units(dataset, indexes, contract, raster)
@@ -158,7 +163,7 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         distances = _distances(dataset, indexes, samples, contract)
         name = str(raster).split("?")[0].rsplit("/", 1)[-1]  # without the signature that a signed address ends with
         identity = _identity(name, dataset, pixels.hexdigest())
-        yield StackReader(name, grid, dataset.tags(), contract, identity, distances, dataset, indexes)
+        yield StackReader(name, grid, dataset.tags(), contract, identity, distances, patch, dataset, indexes)
 
 
 def misfit(raster: str | Path, contract: Contract) -> str | None:
@@ -172,6 +177,21 @@ def misfit(raster: str | Path, contract: Contract) -> str | None:
             return None
     except MismatchError as error:
         return str(error).removeprefix(f"{raster}: ")
+
+
+def plausible(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+    """Bands (bands, height, width) in contract order as `StackReader.read` gives them: NaN where implausible."""
+    return np.stack([_plausible(each, band) for each, band in zip(values, contract.bands, strict=True)])
+
+
+def check_plausible(sample: NDArray[np.float32], contract: Contract, origin: str | Path) -> None:
+    """That a sample of pixels (bands, …) in contract order, NaN where invalid, holds values such as bands can have.
+
+    Raises:
+        MismatchError: of some band, named with `origin`, more than 1 % cannot be.
+    """
+    for values, band in zip(sample, contract.bands, strict=True):
+        _check_values(values, band, origin)
 
 
 def _identity(name: str, dataset: DatasetReader, pixels: str) -> dict[str, Any]:
@@ -214,19 +234,25 @@ def _plausible(values: NDArray[np.float32], band: BandContract | Band) -> NDArra
     return np.where((values >= band.lowest) & (values <= band.highest), values, np.float32(np.nan))
 
 
-def _check_grid(grid: Grid, contract: Contract, raster: str | Path) -> None:
-    if not grid.crs.is_projected:
+def _check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | None) -> None:
+    if patch and patch % contract.alignment:
+        raise MismatchError(
+            f"{raster}: consists of patches of {patch} pixels, the model expects a multiple of {contract.alignment}"
+        )
+    if not (grid.crs.is_projected or (patch and grid.local)):
         raise MismatchError(
             f"{raster}: its CRS ({grid.crs}) is not projected, the model expects pixels of {contract.pixel_size:g} m; "
             "warp it to a metric CRS, such as the UTM zone, with gdalwarp"
         )
-    metre = grid.crs.linear_units_factor[1]
+    metre = grid.metre
     width, height = grid.transform.a * metre, -grid.transform.e * metre
     if max(abs(side - contract.pixel_size) for side in (width, height)) > PIXEL_SIZE_TOLERANCE * contract.pixel_size:
         raise MismatchError(
             f"{raster}: its pixels are {width:g} × {height:g} m, the model expects {contract.pixel_size:g} m; "
             "make the stack at that resolution"
         )
+    if grid.local:
+        return
     length = max(grid.shape) * contract.pixel_size
     if length > EQUATOR:
         raise MismatchError(f"{raster}: is {length / 1000:,.0f} km long, longer than the Earth is round")

@@ -31,7 +31,8 @@ class Prediction:
         tile: (height, width) of a tile's core.
         window: (height, width) of what the network is given at once.
         halo: pixels of context around a core.
-        exact_halo: those with which the map equals that of one pass over the whole raster.
+        exact_halo: those with which the map equals that of one pass over the whole raster; 0 where it consists of
+            patches, each of which is a whole.
         halo_error: what a smaller halo costs: how far probabilities differ from the exact ones, at most, on windows of
             the training areas; 0 where the map is exact, None where the model's contract does not hold it.
         tiles: number of tiles.
@@ -71,8 +72,15 @@ class Prediction:
         return sum(self.not_mapped.values()) / self.pixels
 
 
-def lineage(model: Model, threshold: float, halo: int, tta: bool) -> dict[str, str]:
-    """Where a map came from, as the tags of its files; those of halo and augmentation only where they are not usual."""
+def lineage(model: Model, threshold: float, halo: int | None, tta: bool) -> dict[str, str]:
+    """Where a map came from, as the tags of its files; those of halo and augmentation only where they are not usual.
+
+    Args:
+        model: that made it.
+        threshold: of a landslide's probability.
+        halo: where it is smaller than the exact one, else None.
+        tta: whether it is a mean over turned and mirrored passes.
+    """
     contract = model.contract
     return {
         "TALUD_MODEL": model.name,
@@ -83,7 +91,7 @@ def lineage(model: Model, threshold: float, halo: int, tta: bool) -> dict[str, s
         "TALUD_WEIGHTS": contract.weights,
         "TALUD_PRECISION": contract.precision,
         "TALUD_THRESHOLD": f"{threshold:g}",
-        **({"TALUD_HALO": str(halo)} if halo < model.halo else {}),
+        **({} if halo is None else {"TALUD_HALO": str(halo)}),
         **({"TALUD_TTA": "yes"} if tta else {}),
     }
 

@@ -81,7 +81,7 @@ class Page:
             area: of each landslide, in m².
         """
         grid, contract = stack.grid, model.contract
-        pixel = grid.pixel_area * grid.crs.linear_units_factor[1] ** 2 / 1e6
+        pixel = grid.pixel_area * grid.metre**2 / 1e6
         width = scene.picture.shape[1] * scene.metres
         length = round_length(_BAR * width)
         return cls(
@@ -102,7 +102,7 @@ class Page:
             areas=contract.areas,
             origin={
                 "Raster": stack.name,
-                "Grid": f"{grid.height} × {grid.width} pixels of {contract.pixel_size:g} m, {grid.crs.to_string()}",
+                "Grid": f"{grid.height} × {grid.width} pixels of {contract.pixel_size:g} m, {grid.place}",
                 "Bands": ", ".join(contract.band_names),
                 "Trained on": ", ".join(contract.areas),
                 "MLflow run": contract.run_id,

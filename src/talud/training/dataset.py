@@ -170,8 +170,8 @@ def _form(project: Project, area: str, bands: tuple[str, ...]) -> Form:
             )
         tags = dataset.tags()
         making = {name: tags[f"TALUD_{name.upper()}"] for name in MAKING if f"TALUD_{name.upper()}" in tags}
-        metre = dataset.crs.linear_units_factor[1]
-        return Form(tuple(units[name] or "" for name in bands), Grid.of(dataset).resolution * metre, making)
+        grid = Grid.of(dataset)
+        return Form(tuple(units[name] or "" for name in bands), grid.resolution * grid.metre, making)
 
 
 def _patches(project: Project, bands: tuple[str, ...], blocks: Mapping[str, tuple[Block, ...]], part: Part) -> Patches:

@@ -36,7 +36,7 @@ def halo_errors(model: Model, project: Project, blocks: Mapping[str, Sequence[Bl
 
     Returns:
         Halo in pixels → difference, over the mapped pixels of all cores; empty where no area is large enough for a
-        core with its whole halo on each side, or none has a mapped pixel there.
+        core with its whole halo on each side, all are patch stacks, or none has a mapped pixel there.
 
     Raises:
         SourceError: a stack cannot be read.
@@ -60,6 +60,8 @@ def _samples(model: Model, project: Project, blocks: Mapping[str, Sequence[Block
     areas = _spread(list(blocks), SAMPLES)
     for area in areas:
         with open_stack(project.stack(area), model.contract) as stack:
+            if stack.patch:  # its tiles are its patches, whose neighbours are not theirs on the ground
+                continue
             windows = _windows(blocks[area], stack.grid.shape, model.halo, model.contract.alignment)
             samples += [stack.read(window) for window in _spread(windows, SAMPLES // len(areas))]
     return [sample for sample in samples if _mapped(sample, model).any()]

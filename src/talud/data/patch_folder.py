@@ -1,0 +1,280 @@
+"""A patch folder: images that were cut into squares beforehand, such as those of a benchmark, and their masks.
+
+Images and masks are PNG, TIFF, or HDF5 as Landslide4Sense has it (keys `img`, rows × columns × channels, and `mask`).
+They belong together by their names: `0012.png` in both folders, or `image_12.h5` and `mask_12.h5`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyogrio
+from numpy.typing import NDArray
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from talud.data import sources
+from talud.errors import SourceError
+from talud.files import md5
+from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
+from talud.params import PatchData
+from talud.raster import reading
+
+if TYPE_CHECKING:
+    import h5py
+
+_HDF5 = frozenset({".h5", ".hdf5"})
+SUFFIXES = frozenset({".png", ".tif", ".tiff"}) | _HDF5
+LARGEST_SIDE = 2048  # pixels; a larger image is no patch but an area of its own
+_LARGEST_FILE = 1 << 29  # bytes of an unpacked HDF5 image: a few kB can state any size
+_MASK_VALUES = ((BACKGROUND, LANDSLIDE), (0, 255))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask, which may be missing.
+
+    Attributes:
+        name: what both names have in common: the stem, without `image_`, `img_` or `mask_` before it.
+    """
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class PatchFolder:
+    """The patches of a folder, in the order of their numbers, all of one side.
+
+    Attributes:
+        pairs: at least one.
+        data: which channel of an image is which band, and the size of a pixel.
+        side: of a patch in pixels.
+        index: the table that chose the patches, if one did.
+    """
+
+    pairs: tuple[Pair, ...]
+    data: PatchData
+    side: int
+    index: Path | None = None
+
+    @classmethod
+    def find(cls, folder: Path, data: PatchData) -> PatchFolder:
+        """Find the patches, and check that each image is a square of the first one's side that has all bands.
+
+        Args:
+            folder: below which images, masks and index lie.
+            data: where; which are chosen; which channel is which band.
+
+        Raises:
+            SourceError: something is missing, cannot be read, or does not fit together.
+        """
+        if not folder.is_dir():
+            raise SourceError(f"{folder}: no such folder; bring the patches there (dvc pull, for those under version)")
+        images = _by_name(folder, data.images)
+        if not images:
+            raise SourceError(f"{folder / data.images}: holds no image ({', '.join(sorted(SUFFIXES))})")
+        masks = _by_name(folder, data.masks)
+        if masks and not masks.keys() & images.keys():
+            image, mask = next(iter(images.values())), next(iter(masks.values()))
+            raise SourceError(
+                f"{folder}: no mask has the name of an image ({image.name}, {mask.name}); image_12 and mask_12, or 12 "
+                "and 12, belong together"
+            )
+        index = folder / data.index if data.index else None
+        names = _chosen(index, data.where, images) if index else sorted(images, key=_number)
+        pairs = tuple(Pair(name, images[name], masks.get(name)) for name in names)
+        return cls(pairs, data, _common_side(pairs, data), index)
+
+    @property
+    def unit(self) -> str:
+        """Of the values: Landslide4Sense's are ratios, an image's are numbers of its own."""
+        return "1" if self.pairs[0].image.suffix.lower() in _HDF5 else "DN"
+
+    @property
+    def labelled(self) -> int:
+        """How many patches have a mask."""
+        return sum(pair.mask is not None for pair in self.pairs)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The MD5s of all images and of all masks, in order, and of the index."""
+        found = {"images": _digest(pair.image for pair in self.pairs)}
+        if self.labelled:
+            found["masks"] = _digest(pair.mask for pair in self.pairs if pair.mask)
+        return found | ({"index": md5(self.index)} if self.index else {})
+
+    def read(self, pair: Pair) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """A patch and its mask.
+
+        Returns:
+            The bands in the order of `data.bands`, float32 (bands, side, side), NaN where one of them is invalid; and
+            uint8 (side, side): 1 landslide, 0 background, 255 unknown, as all is where there is no mask.
+
+        Raises:
+            SourceError: a file cannot be read, or a mask is no mask, or of another size.
+        """
+        image = _read_image(pair.image, list(self.data.bands.values()), self.side)
+        if pair.mask is None:
+            return image, np.full((self.side, self.side), UNKNOWN, np.uint8)
+        return image, _read_mask(pair.mask, self.side)
+
+
+def _by_name(folder: Path, place: str) -> dict[str, Path]:
+    """The files of a folder, or those that a pattern fits, by what an image and its mask have in common."""
+    found: dict[str, Path] = {}
+    try:
+        paths = sorted((folder / place).iterdir() if (folder / place).is_dir() else folder.glob(place))
+    except (ValueError, NotImplementedError, IndexError) as error:
+        raise SourceError(f"{folder}: '{place}' is neither a folder in it nor a pattern: {error}") from error
+    for path in paths:
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            continue
+        twin = found.setdefault(_name(path.stem), path)
+        if twin != path:
+            raise SourceError(f"{path} and {twin}: both are patch {_name(path.stem)}; keep one")
+    return found
+
+
+def _name(stem: str) -> str:
+    return re.sub(r"^(image|img|mask)[_-]?(?=.)", "", stem, flags=re.IGNORECASE)
+
+
+def _number(name: str) -> tuple[list[str | int], str]:
+    """By what names are sorted: 9 before 10."""
+    parts: list[str | int] = [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
+    return parts, name
+
+
+def _chosen(index: Path, where: str | None, images: dict[str, Path]) -> list[str]:
+    """The names that the first column of a table holds, of the rows that count."""
+    try:
+        table = pyogrio.read_dataframe(index, where=where, read_geometry=False)
+    except (RuntimeError, ValueError) as error:
+        clause = f" with the filter {where!r}" if where else ""
+        raise SourceError(f"{index}: cannot be read as a table{clause}: {' '.join(str(error).split())}") from error
+    if not table.shape[1]:
+        raise SourceError(f"{index}: has no column; the first one holds the names of the patches")
+    names = list(dict.fromkeys(_name(str(stem)) for stem in table.iloc[:, 0]))
+    if not names:
+        raise SourceError(f"{index}: no row fits {where!r}" if where else f"{index}: holds no row")
+    for name in names:
+        if name not in images:
+            raise SourceError(f"{index}: names patch '{name[:80]}', which is none of the {len(images)} images")
+    return sorted(names, key=_number)
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    for path in paths:
+        digest.update(f"{path.name} {md5(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _common_side(pairs: tuple[Pair, ...], data: PatchData) -> int:
+    """The side of all images."""
+    first, side = pairs[0].image, 0
+    for pair in pairs:
+        if (pair.image.suffix.lower() in _HDF5) != (first.suffix.lower() in _HDF5):
+            raise SourceError(f"{pair.image} and {first.name}: HDF5 and images have different scales; keep one")
+        height, width, channels = _shape(pair.image)
+        if height != width or not 0 < height <= LARGEST_SIDE:
+            raise SourceError(
+                f"{pair.image}: has {width} × {height} pixels; a patch is a square of at most {LARGEST_SIDE}"
+            )
+        side = side or height
+        if height != side:
+            raise SourceError(f"{pair.image}: has {height} pixels a side, but {first.name} has {side}; all need one")
+        for band, channel in data.bands.items():
+            if channel > channels:
+                raise SourceError(f"{pair.image}: has {channels} channel(s), but {band} is said to be number {channel}")
+    return side
+
+
+def _shape(path: Path) -> tuple[int, int, int]:
+    """Rows, columns and channels of an image."""
+    if path.suffix.lower() in _HDF5:
+        with _dataset(path, "img", 3) as values:
+            height, width, channels = values.shape
+            return int(height), int(width), int(channels)
+    with sources.open_source(path) as dataset:
+        return dataset.height, dataset.width, dataset.count
+
+
+def _read_image(path: Path, channels: list[int], side: int) -> NDArray[np.float32]:
+    if path.suffix.lower() in _HDF5:
+        # What float32 cannot hold is invalid.
+        with _dataset(path, "img", 3) as values, np.errstate(over="ignore", invalid="ignore"):
+            pixels = np.stack([np.asarray(values[..., channel - 1], np.float32) for channel in channels])
+    else:
+        with sources.open_source(path) as dataset:
+            pixels = sources.read(dataset, channels, _whole(dataset)).astype(np.float32)
+    _refuse_other_side(path, pixels.shape[1:], side)
+    pixels[:, ~np.isfinite(pixels).all(axis=0)] = np.nan
+    return pixels
+
+
+def _read_mask(path: Path, side: int) -> NDArray[np.uint8]:
+    if path.suffix.lower() in _HDF5:
+        with _dataset(path, "mask", 2) as dataset:
+            values = np.asarray(dataset[...], np.float64)
+        known = np.isfinite(values)
+    else:
+        with sources.open_source(path) as raster, reading(path):
+            colours = list(range(1, max(sources.colour_bands(raster), 1) + 1))
+            planes = raster.read(colours)
+            known = (raster.read_masks(1) > 0) & np.isfinite(planes[0])
+        if (planes != planes[0]).any(axis=0)[known].any():
+            raise SourceError(f"{path}: is a coloured picture; a mask is grey, 0 or 1, or 0 or 255")
+        values = planes[0]
+    _refuse_other_side(path, values.shape, side)
+    for background, landslide in _MASK_VALUES:
+        if np.isin(values[known], (background, landslide)).all():
+            return np.where(known, np.where(values == landslide, LANDSLIDE, BACKGROUND), UNKNOWN).astype(np.uint8)
+    strange = values[known & ~np.isin(values, (0, 1, 255))]
+    found = f"{strange[0]:g}" if len(strange) else "0, 1 and 255"
+    raise SourceError(f"{path}: holds {found}; a mask is 0 or 1, or 0 or 255, and nodata where the truth is unknown")
+
+
+def _whole(dataset: DatasetReader) -> Window:
+    return Window(0, 0, dataset.width, dataset.height)
+
+
+def _refuse_other_side(path: Path, shape: tuple[int, ...], side: int) -> None:
+    if shape != (side, side):
+        raise SourceError(f"{path}: has {shape[1]} × {shape[0]} pixels, but the patches have {side} × {side}")
+
+
+@contextmanager
+def _dataset(path: Path, key: str, dimensions: int) -> Iterator[h5py.Dataset]:
+    """The numbers that an HDF5 file holds under a key, of so many dimensions.
+
+    Raises:
+        SourceError: it cannot be read, or holds no such numbers.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise SourceError(f"{path}: HDF5 is read by h5py, which is not installed; pip install h5py") from error
+    try:
+        with h5py.File(path, "r") as file:
+            values = file.get(key)
+            if not isinstance(file.get(key, getlink=True), h5py.HardLink) or not isinstance(values, h5py.Dataset):
+                raise SourceError(f"{path}: has no data under '{key}'; it has: {', '.join(file)[:200] or 'nothing'}")
+            if values.dtype.kind not in "biuf" or values.ndim != dimensions:
+                raise SourceError(f"{path}: '{key}' must be an array of numbers with {dimensions} dimensions")
+            if values.external or values.is_virtual:
+                raise SourceError(f"{path}: the data under '{key}' lie in another file; bring them into this one")
+            if values.nbytes > _LARGEST_FILE:
+                raise SourceError(f"{path}: '{key}' has {' × '.join(map(str, values.shape))} values, more than a patch")
+            yield values
+    except (OSError, RuntimeError, KeyError, ValueError, UnicodeError) as error:
+        raise SourceError(f"{path}: cannot be read as HDF5: {' '.join(str(error).split())}") from error

@@ -1,0 +1,145 @@
+"""The stack of an area that consists of patches: they lie side by side, in the order of their numbers.
+
+So they go the way of every other area: data version, split, study, maps, scores, gate, report. What lies beside a patch
+there is not what lies beside it on the ground, so the tag `TALUD_PATCH` says its side: no block, no tile and no polygon
+of theirs reaches across its border.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+
+from talud.data.mask import mask_layout
+from talud.data.patch_folder import PatchFolder
+from talud.data.record import Record, sources_tag
+from talud.errors import SourceError
+from talud.files import md5, replacing_together
+from talud.grid import Grid
+from talud.metrics import LANDSLIDE, UNKNOWN
+from talud.params import Area
+from talud.project import Project
+from talud.raster import PATCH_TAG, Layout, writing_cog
+from talud.terminal import hushed
+
+Progress = Callable[[int, int], None]
+# No place on Earth: the patches say not where they come from.
+_CRS = CRS.from_wkt('LOCAL_CS["patches side by side",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]')
+_OBLONG = 1.25  # most that a side of the whole may differ from that of a square, to leave few places empty
+
+
+def build(project: Project, area: str, progress: Progress | None = None) -> Record:
+    """Make the stack, the mask and the record of an area of patches: all three, or, after an error, none.
+
+    Args:
+        project: the project.
+        area: the name of one of its areas, which has `patches`.
+        progress: told, after each patch, how many are done and how many there are.
+
+    Raises:
+        SourceError: images or masks are missing, cannot be read, or do not fit together; a band set needs a band that
+            they lack; or an area that needs landslides has none.
+        OutputError: the files cannot be written.
+    """
+    described = project.params.area(area)
+    assert described.patches is not None
+    folder = PatchFolder.find(project.folder(described), described.patches)
+    _refuse_missing(project, area, folder)
+    fingerprints = folder.fingerprints
+    tags = _tags(area, described, folder) | sources_tag(fingerprints)
+    with replacing_together(project.stack(area), project.mask(area), project.record(area)) as (stack, mask, record):
+        landslides = _write(folder, tags, stack, mask, progress)
+        if described.role != "transfer" and not landslides:
+            raise SourceError(
+                f"{project.folder(described)}: the masks of its {len(folder.pairs)} patches mark no landslide, and "
+                f"area '{area}' has the role {described.role}; look at patches.masks"
+            )
+        made = _record(area, described, folder, fingerprints, (md5(stack), md5(mask)), landslides)
+        made.write(record)
+    return made
+
+
+def arrangement(count: int) -> tuple[int, int]:
+    """Rows and columns for so many patches: about a square, with as few places left empty as can be."""
+    root = math.sqrt(count)
+    widths = range(max(math.floor(root / _OBLONG), 1), math.ceil(root * _OBLONG) + 1)
+    columns = min(widths, key=lambda width: (-count % width, abs(width - root)))
+    return -(-count // columns), columns
+
+
+def _refuse_missing(project: Project, area: str, folder: PatchFolder) -> None:
+    for band_set, bands in project.params.band_sets.items():
+        for name in bands:
+            if name not in folder.data.bands:
+                raise SourceError(
+                    f"area '{area}' consists of patches with {', '.join(folder.data.bands)}, but band set '{band_set}' "
+                    f"needs {name}; name its channel under patches.bands, or take it out of the set"
+                )
+
+
+def _tags(name: str, area: Area, folder: PatchFolder) -> dict[str, str]:
+    tags = {
+        "TALUD_AREA": name,
+        "TALUD_EVENT": area.event,
+        "TALUD_ACQUIRED_OPTICAL": area.acquired.optical,
+        "TALUD_RESOLUTION": f"{folder.data.pixel_size:.10g}",
+        PATCH_TAG: folder.side,
+    }
+    return {key: str(value) for key, value in tags.items() if value is not None}
+
+
+def _write(folder: PatchFolder, tags: dict[str, str], stack: Path, mask: Path, progress: Progress | None) -> int | None:
+    """Write stack and mask patch by patch; returns the landslide pixels, None where no patch has a mask."""
+    rows, columns = arrangement(len(folder.pairs))
+    side, size, bands = folder.side, folder.data.pixel_size, tuple(folder.data.bands)
+    grid = Grid(_CRS, Affine(size, 0, 0, 0, -size, rows * side * size), rows * side, columns * side)
+    layout = Layout("float32", float("nan"), bands, (folder.unit,) * len(bands), tags)
+    empty = np.full((len(bands), side, side), np.nan, np.float32), np.full((side, side), UNKNOWN, np.uint8)
+    landslides = 0
+    with ExitStack() as writers:
+        stack_writer = writers.enter_context(writing_cog(stack, grid, layout))
+        mask_writer = writers.enter_context(writing_cog(mask, grid, mask_layout(tags)))
+        for number, window in enumerate(grid.windows(side)):
+            values, truth = folder.read(folder.pairs[number]) if number < len(folder.pairs) else empty
+            landslides += int(np.count_nonzero(truth == LANDSLIDE))
+            with hushed():  # as in `writing_cog`
+                stack_writer.write(values, window=window)
+                mask_writer.write(truth, 1, window=window)
+            if progress and number < len(folder.pairs):
+                progress(number + 1, len(folder.pairs))
+    return landslides if folder.labelled else None
+
+
+def _record(
+    name: str,
+    area: Area,
+    folder: PatchFolder,
+    fingerprints: dict[str, str],
+    digests: tuple[str, str],
+    landslides: int | None,
+) -> Record:
+    rows, columns = arrangement(len(folder.pairs))
+    dates = {"event": area.event, **dict(area.acquired)}
+    return Record(
+        area=name,
+        role=area.role,
+        stack_md5=digests[0],
+        mask_md5=digests[1],
+        sources=fingerprints,
+        dates={what: day.isoformat() if day else None for what, day in dates.items()},
+        bands=tuple(folder.data.bands),
+        height=rows * folder.side,
+        width=columns * folder.side,
+        landslide_pixels=landslides,
+        polygons=None,
+        repaired_polygons=None,
+        skipped_polygons=None,
+        patches=tuple(pair.name for pair in folder.pairs),
+        unlabelled_patches=len(folder.pairs) - folder.labelled,
+    )

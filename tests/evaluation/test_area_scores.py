@@ -1,0 +1,150 @@
+"""A model scored on an area: the same numbers as scikit-learn's, over the pixels that it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import rasterio
+from click.testing import Result
+from sklearn.metrics import f1_score, jaccard_score, matthews_corrcoef, precision_score, recall_score
+from typer.testing import CliRunner
+
+from talud.cli.main import app
+from talud.data.patches import split
+from talud.errors import ParamsError, SourceError, StudyError
+from talud.evaluation.area_scores import assess_area
+from talud.evaluation.comparison import compare_blocks
+from talud.inference.runtime import Model
+from talud.project import Project
+from talud.training import export
+
+BIAS, THRESHOLD, BLOCK = -2.0, 0.6, 32
+WEIGHTS = np.array([9.0, -4.0, 0.0])[:, np.newaxis, np.newaxis]
+SCIKIT_LEARN = {
+    "precision": precision_score,
+    "recall": recall_score,
+    "f1": f1_score,
+    "iou": jaccard_score,
+    "mcc": matthews_corrcoef,
+}
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as raster:
+        return raster.read()
+
+
+def logistic(project: Project, area: str) -> np.ndarray:
+    """The small model's answer, by NumPy alone; NaN under clouds."""
+    return 1 / (1 + np.exp(-((read(project.stack(area))[:3] * WEIGHTS).sum(axis=0) + BIAS)))
+
+
+def talud(project: Project, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Result:
+    monkeypatch.chdir(project.root)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def change_contract(project: Project, **changes: object) -> Model:
+    path = project.model("3band")
+    contract = Model.load(path).contract.model_copy(update=changes)
+    export.save(onnx.load(path), contract, path)
+    return Model.load(path)
+
+
+def test_a_transfer_area_is_scored_whole_as_scikit_learn_scores_it(
+    small_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "away", "--json")
+    found = json.loads(result.stdout)
+    truth, probability = read(small_project.mask("away"))[0], logistic(small_project, "away")
+    counted = (truth != 255) & np.isfinite(probability)
+    mapped = probability >= THRESHOLD
+    for name, score in SCIKIT_LEARN.items():
+        assert found[name] == pytest.approx(score(truth[counted], mapped[counted]), abs=1e-6)
+        low, high = found["intervals"][name]
+        assert low < found[name] < high
+    hidden = (truth != 255) & ~counted
+    assert found["tp"] + found["fp"] + found["fn"] + found["tn"] == counted.sum()
+    assert found["not_mapped_pixels"] == hidden.sum() > 1000
+    assert found["not_mapped_landslide_pixels"] == (truth[hidden] == 1).sum()
+    assert (found["source"], found["pixels"], found["blocks"]) == ("away", "the whole area", (192 // BLOCK) ** 2)
+    assert (found["threshold"], found["notes"]) == (THRESHOLD, [])
+    assert found["model"] == {"name": "3band", "version": "unregistered", "weights": "0" * 64}
+
+
+def test_the_interval_is_that_of_drawing_blocks(small_project: Project) -> None:
+    """By a loop over drawn blocks, written anew, with another generator."""
+    truth, probability = read(small_project.mask("away"))[0], logistic(small_project, "away")
+    known, mapped = (truth != 255) & np.isfinite(probability), probability >= THRESHOLD
+    rows = []
+    for row in range(0, 192, BLOCK):
+        for column in range(0, 192, BLOCK):
+            at = np.s_[row : row + BLOCK, column : column + BLOCK]
+            t, m, k = truth[at] == 1, mapped[at], known[at]
+            rows.append([(t & m & k).sum(), (~t & m & k).sum(), (t & ~m & k).sum()])
+    rows = np.array(rows)
+    random = np.random.RandomState(3)
+    drawn = [rows[random.randint(0, len(rows), len(rows))].sum(axis=0) for _ in range(3000)]
+    low, high = np.quantile([2 * tp / (2 * tp + fp + fn) for tp, fp, fn in drawn], [0.025, 0.975])
+    found = assess_area(Model.load(small_project.model("3band")), small_project, "away").scores["f1"]
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.002)
+
+
+def test_an_area_that_the_model_was_trained_on_counts_on_its_test_blocks_alone(
+    small_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model.load(small_project.model("3band"))
+    found = assess_area(model, small_project, "home")
+    assert (found.tally.confusion,) == compare_blocks([model], small_project, ["home"], "test").totals
+    blocks = split(small_project.mask("home"), small_project.params.split, small_project.params.seed)
+    assert found.units == sum(block.part == "test" for block in blocks)
+    printed = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "home").stdout
+    assert f"home: the test blocks ({found.units} blocks)" in printed
+    assert "note: trained on home, so that the test blocks alone count" in printed
+    assert f"{found.scores['mcc'].estimate:.3f}" in printed
+    assert f"{found.scores['mcc'].low:.3f} to {found.scores['mcc'].high:.3f}" in printed
+    assert f"note: {found.units} blocks are few" in printed
+
+
+def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Project) -> None:
+    changed = {**small_project.params.split_choices, "seed": 8}
+    with pytest.raises(StudyError, match=r"was trained with seed 8, params.yaml says 7"):
+        assess_area(change_contract(small_project, hyperparameters=changed), small_project, "home")
+
+
+def test_a_training_area_of_others_counts_whole_and_that_is_said(small_project: Project) -> None:
+    found = assess_area(change_contract(small_project, areas=("elsewhere",)), small_project, "home")
+    truth = read(small_project.mask("home"))[0]
+    assert found.tally.pixels == (truth != 255).sum()
+    assert found.notes == ("home is a training area, but not of this model, so that all of it counts",)
+
+
+def test_what_cannot_be_scored_is_one_error(small_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model.load(small_project.model("3band"))
+    with pytest.raises(ParamsError, match="no area 'nowhere'"):
+        assess_area(model, small_project, "nowhere")
+    with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
+        mask.write(np.full((1, mask.height, mask.width), 255, np.uint8))
+    with pytest.raises(StudyError, match="away: has no pixel whose truth is known"):
+        assess_area(model, small_project, "away")
+    error = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "nowhere").exception
+    assert isinstance(error, SourceError)
+    assert str(error).startswith("nowhere: is no area of params.yaml (home, away), and no folder")
+    usage = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "away", "--bands", "red=1")
+    assert usage.exit_code == 2
+    assert talud(small_project, monkeypatch, "evaluate", "3band", "--json").exit_code == 2
+
+
+def test_without_a_source_the_pipelines_stage_runs(small_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = talud(small_project, monkeypatch, "evaluate", "3band")
+    assert result.exit_code == 0
+    written = json.loads(small_project.scores("3band").read_text())
+    truth, probability = read(small_project.mask("away"))[0], logistic(small_project, "away")
+    counted = (truth != 255) & np.isfinite(probability)
+    expected = matthews_corrcoef(truth[counted], probability[counted] >= THRESHOLD)
+    assert written["areas"]["away"]["mcc"] == pytest.approx(expected, abs=1e-6)
+    assert f"{expected:.3f}" in result.stdout

@@ -1,0 +1,122 @@
+"""docs/patches.md on a few of the real patches: from the PNG pairs to the report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import yaml
+from PIL import Image
+
+from fresh_clone import ROOT
+from talud.cli.main import main
+from talud.data.patches import split
+from talud.inference.runtime import Model
+from talud.project import Project
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+SIDE = 128
+COUNTS = {"a": 26, "b": 7}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Project:
+    """A project of the ready configuration, with an index of its own that takes a few patches, after all its steps."""
+    root = tmp_path_factory.mktemp("landslide4sense")
+    folder = root / "data" / "landslide4sense_rgb"
+    folder.mkdir(parents=True)
+    for name in ("images", "masks"):
+        (folder / name).symlink_to(real_data / "landslide4sense_rgb" / name)
+    with (real_data / "landslide4sense_rgb" / "areas.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    chosen = [row for area, count in COUNTS.items() for row in [row for row in rows if row["area"] == area][:count]]
+    lines = ["patch,area", *(f"{row['patch']},{row['area']}" for row in reversed(chosen))]
+    (folder / "areas.csv").write_text("\n".join(lines) + "\n")
+    params = yaml.safe_load((ROOT / "configs" / "landslide4sense.yaml").read_text())
+    params["training"]["depth"] = 2
+    params["searches"]["plain"] |= {"filters": [2], "batch_size": [4], "epochs": 2}
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    for command in ("init", "add params.yaml", "-c user.name=nobody -c user.email=nobody@localhost commit -m start"):
+        subprocess.run(["git", *command.split()], cwd=root, check=True, capture_output=True)  # the gate asks for it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+        for command in (
+            "stack country_a country_b",
+            "train 3band",
+            "predict models/3band.onnx stacks/country_a.tif --out predictions/3band/country_a",
+            "predict models/3band.onnx stacks/country_b.tif --out predictions/3band/country_b",
+            "evaluate 3band",
+            "register 3band",
+            "report",
+        ):
+            patch.setattr(sys, "argv", ["talud", *command.split()])
+            with pytest.raises(SystemExit) as exit_:
+                main()
+            assert not exit_.value.code, command
+    return Project.find(root)
+
+
+def names(project: Project, area: str) -> list[str]:
+    return json.loads(project.record(area).read_text())["patches"]
+
+
+def cell(path: Path, number: int) -> np.ndarray:
+    with rasterio.open(path) as raster:
+        row, column = divmod(number, raster.width // SIDE)
+        return raster.read(window=rasterio.windows.Window(column * SIDE, row * SIDE, SIDE, SIDE))
+
+
+def test_each_patch_lies_in_the_stack_as_pillow_reads_it(project: Project) -> None:
+    for area, count in (("country_a", COUNTS["a"]), ("country_b", COUNTS["b"])):
+        folder = project.folder(project.params.area(area))
+        assert names(project, area) == sorted(names(project, area))
+        assert len(names(project, area)) == count
+        for number, name in enumerate(names(project, area)):
+            image = np.asarray(Image.open(folder / "images" / f"{name}.png"))[..., :3]
+            truth = np.asarray(Image.open(folder / "masks" / f"{name}.png").convert("L"))
+            np.testing.assert_array_equal(cell(project.stack(area), number), np.moveaxis(image, -1, 0))
+            np.testing.assert_array_equal(cell(project.mask(area), number)[0], truth == 255)
+
+
+def test_the_map_of_each_patch_is_that_of_the_patch_alone(project: Project) -> None:
+    model = Model.load(project.model("3band"))
+    for number in range(COUNTS["b"]):
+        alone = model.run(cell(project.stack("country_b"), number))
+        mapped = cell(project.prediction("3band", "country_b") / "probability.tif", number)[0]
+        np.testing.assert_array_equal(mapped, alone)
+
+
+def test_parts_are_runs_of_patch_numbers(project: Project) -> None:
+    blocks = split(project.mask("country_a"), project.params.split, project.params.seed)
+    assert [block.part for block in blocks] == ["training"] * 18 + ["validation"] * 4 + ["test"] * 4
+
+
+def test_scores_are_of_the_labelled_pixels_of_the_other_country(project: Project) -> None:
+    scores = json.loads(project.scores("3band").read_text())["areas"]["country_b"]
+    truth = np.stack([cell(project.mask("country_b"), number)[0] for number in range(COUNTS["b"])])
+    assert scores["tp"] + scores["fn"] == np.count_nonzero(truth == 1)
+    assert sum(scores[count] for count in ("tp", "fp", "fn", "tn")) == truth.size
+
+
+def test_no_landslide_reaches_across_a_patch(project: Project) -> None:
+    frame = pyogrio.read_dataframe(project.prediction("3band", "country_b") / "landslides.gpkg", layer="landslides")
+    bounds = frame.geometry.bounds / (10 * SIDE)
+    assert len(frame)
+    assert np.all(np.ceil(bounds.maxx - 1e-9) - np.floor(bounds.minx + 1e-9) == 1)
+    assert np.all(np.ceil(bounds.maxy - 1e-9) - np.floor(bounds.miny + 1e-9) == 1)
+
+
+def test_the_model_is_registered_and_reported(project: Project) -> None:
+    registration = json.loads(project.registration("3band").read_text())
+    assert (registration["name"], registration["alias"]) == ("landslide-unet-3band", "champion")
+    assert "country_b" in project.report.read_text()
+    assert Model.load(project.model("3band")).contract.halo_errors == {}
