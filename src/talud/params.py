@@ -19,6 +19,7 @@ from talud.errors import ParamsError
 SlopeMethod = Literal["zevenbergen_thorne", "horn"]
 CurvatureKind = Literal["profile", "contour", "total"]
 SarUnit = Literal["amplitude", "power", "db"]
+Segmentation = Literal["felzenszwalb", "slic"]
 Source = Literal["optical", "dtm", "sar_pre", "sar_post", "inventory", "boundary", "cloud", "sar_mask"]
 
 
@@ -267,6 +268,40 @@ class Promotion(_Frozen):
     )
 
 
+class Postprocessing(_Frozen):
+    """What is done to probabilities beyond the threshold; by default nothing."""
+
+    hysteresis_low: float | None = Field(
+        None, ge=0, le=1, description="least probability of a pixel that touches a sure one; default: one threshold"
+    )
+    hysteresis_high: float | None = Field(
+        None, gt=0, le=1, description="least probability of a sure pixel; default: the model's threshold"
+    )
+    minimum_mapping_unit: float = Field(0, ge=0, description="m² of the smallest landslide that is kept")
+    segments: Literal["none", Segmentation] = Field(
+        "none", description="segments of the optical image, whose mean probability is blended with the pixels'"
+    )
+    segment_scale: float = Field(
+        30, gt=0, description="felzenszwalb: its scale, higher for larger segments; slic: pixels of a segment"
+    )
+    segment_weight: float = Field(1, gt=0, le=1, description="of a segment's mean; the rest is the pixel's own")
+    slope_rule: float = Field(0, ge=0, le=90, description="degrees: landslides whose mean slope is less are dropped")
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> Self:
+        low, high = self.hysteresis_low, self.hysteresis_high
+        if high is not None and low is None:
+            raise ValueError("hysteresis_high needs hysteresis_low")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"hysteresis_low is {low:g}, hysteresis_high {high:g}; exchange them")
+        return self
+
+    @property
+    def changes(self) -> dict[str, float | str]:
+        """The options that are not the default, by name."""
+        return self.model_dump(exclude_defaults=True)
+
+
 class Params(_Frozen):
     """Everything that params.yaml says."""
 
@@ -281,6 +316,7 @@ class Params(_Frozen):
     search: str = Field(description="the name of one of `searches`")
     searches: dict[Name, Search]
     promotion: Promotion = Promotion()
+    postprocessing: Postprocessing = Postprocessing()
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:

@@ -108,6 +108,10 @@ class Project:
         """Scores over the threshold as CSV; `part` is "test", for the test blocks, or an area's name."""
         return self.root / "evaluation" / f"{band_set}.curves" / f"{part}.csv"
 
+    def postprocessing(self, band_set: str) -> Path:
+        """What ways of post-processing come to with a band set's model."""
+        return self.root / "evaluation" / f"{band_set}.postprocessing.json"
+
     def registration(self, band_set: str) -> Path:
         """What registering a band set's model came to."""
         return self.root / "registered" / f"{band_set}.json"

@@ -1,0 +1,184 @@
+"""From probabilities to a class map by more than a threshold: hysteresis, segments, slope, minimum mapping unit.
+
+Pure functions of arrays that lie on one grid, (height, width). Objects are pixels that touch at an edge or a corner, as
+those of the polygons of a map (see `inference.polygons`). What is not mapped (NaN, or 255 in a class map) stays so,
+and parts what it lies between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage import segmentation
+
+from talud.errors import ParamsError
+from talud.metrics import BACKGROUND, LANDSLIDE
+from talud.outcome import NOT_MAPPED, at_threshold
+from talud.params import Postprocessing, Segmentation
+
+TOUCHING = np.ones((3, 3), np.bool_)  # neighbours of a pixel: 8-connectivity
+_ROUNDING = 1e-9  # of an area, as in `inference.polygons`
+_STRETCH = (2, 98)  # percentiles of a band that become 0 and 1
+_COMPACTNESS = 0.1  # of SLIC: colours of 0 to 1 weigh more than nearness
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What the stack shows where probabilities are.
+
+    Attributes:
+        pixel_area: in m².
+        image: float32 (bands, height, width): the optical bands, NaN where invalid; None where there are none.
+        slope: float32 (height, width), in degrees, NaN where invalid; None where there is none.
+    """
+
+    pixel_area: float
+    image: NDArray[np.float32] | None = None
+    slope: NDArray[np.float32] | None = None
+
+
+def postprocessed(
+    probability: NDArray[np.float32], threshold: float, options: Postprocessing, ground: Ground
+) -> NDArray[np.uint8]:
+    """The class map of probabilities: 1 landslide, 0 background, 255 not mapped.
+
+    Segments vote first, since they change probabilities; then the threshold, or hysteresis, makes objects, of which
+    the slope rule and last the minimum mapping unit drop some.
+
+    Args:
+        probability: of a landslide, NaN where not mapped.
+        threshold: of the model; `options` may name others.
+        options: what is to be done; by default the threshold alone.
+        ground: on the same grid.
+
+    Raises:
+        ParamsError: the lower threshold lies above the upper one, or an option needs what the ground has not.
+    """
+    if options.segments != "none":
+        if ground.image is None:
+            raise ParamsError("postprocessing.segments: the stack has no optical band to segment; set it to none")
+        parts = segments(ground.image, options.segments, options.segment_scale)
+        probability = object_vote(probability, parts, options.segment_weight)
+    high = threshold if options.hysteresis_high is None else options.hysteresis_high
+    low = high if options.hysteresis_low is None else options.hysteresis_low
+    landslides = hysteresis(probability, low, high)
+    if options.slope_rule:
+        if ground.slope is None:
+            raise ParamsError("postprocessing.slope_rule: the stack has no band 'slope'; set it to 0")
+        landslides = slope_rule(landslides, ground.slope, options.slope_rule)
+    return minimum_mapping_unit(landslides, options.minimum_mapping_unit, ground.pixel_area)
+
+
+def hysteresis(probability: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
+    """Landslide where the probability is at least `low` and touches, through such pixels, one of at least `high`.
+
+    Canny (1986, IEEE Transactions on Pattern Analysis and Machine Intelligence 8) follows edges in this way. With
+    low = high it is the threshold. scikit-image's function is not used: it wants more than the threshold, where a map
+    takes what reaches it, and knows no corners.
+
+    Raises:
+        ParamsError: low > high.
+    """
+    if low > high:
+        raise ParamsError(f"hysteresis: the lower threshold is {low:g}, the upper one {high:g}; exchange them")
+    strong, weak = (at_threshold(probability, level) for level in (high, low))
+    found = ndimage.binary_propagation(strong == LANDSLIDE, TOUCHING, weak == LANDSLIDE)
+    return np.where(strong == NOT_MAPPED, NOT_MAPPED, found).astype(np.uint8)
+
+
+def minimum_mapping_unit(landslides: NDArray[np.uint8], area: float, pixel_area: float) -> NDArray[np.uint8]:
+    """Drop the objects that are smaller than an area.
+
+    Args:
+        landslides: 1 landslide, 0 background, 255 not mapped.
+        area: in m², of the smallest object that is kept.
+        pixel_area: in m².
+    """
+    labels, _ = ndimage.label(landslides == LANDSLIDE, TOUCHING)
+    sizes = np.bincount(labels.ravel()) * pixel_area
+    return _without(landslides, labels, sizes < area * (1 - _ROUNDING))
+
+
+def slope_rule(landslides: NDArray[np.uint8], slope: NDArray[np.float32], degrees: float) -> NDArray[np.uint8]:
+    """Drop the objects whose mean slope is below a limit: water, fields and river bars look as bare as landslides.
+
+    The mean of an object, not each pixel's slope: the toe of a landslide lies flat, and belongs to it. An object whose
+    slope is nowhere known stays.
+
+    Args:
+        landslides: 1 landslide, 0 background, 255 not mapped.
+        slope: in degrees, NaN where invalid.
+        degrees: the limit.
+    """
+    labels, count = ndimage.label(landslides == LANDSLIDE, TOUCHING)
+    return _without(landslides, labels, _means(slope, labels, count + 1) < degrees)
+
+
+def segments(image: NDArray[np.float32], method: Segmentation, scale: float) -> NDArray[np.intp]:
+    """Divide an image into segments of like colour: int (height, width), from 1; 0 where a band is invalid.
+
+    Each band is stretched to 0 and 1 between its 2nd and 98th percentile, so that the same scale serves bands of any
+    unit.
+
+    Args:
+        image: (bands, height, width), NaN where invalid.
+        method: felzenszwalb (Felzenszwalb and Huttenlocher 2004, International Journal of Computer Vision 59), or slic
+            (Achanta et al. 2012, IEEE Transactions on Pattern Analysis and Machine Intelligence 34).
+        scale: for felzenszwalb, its scale: the higher, the larger the segments; for slic, the pixels of a segment.
+    """
+    valid: NDArray[np.bool_] = np.asarray(np.isfinite(image).all(axis=0))
+    if not valid.any():
+        return np.zeros(valid.shape, np.intp)
+    stretched = np.stack([_stretched(band, valid) for band in image], axis=-1)
+    if method == "felzenszwalb":
+        # Unsmoothed: a blur would make segments of the rims of landslides, which are few pixels wide.
+        labels = segmentation.felzenszwalb(stretched, scale=scale, sigma=0, min_size=4) + 1
+    else:
+        labels = segmentation.slic(
+            stretched,
+            n_segments=max(round(valid.size / scale), 1),
+            compactness=_COMPACTNESS,
+            convert2lab=False,  # bands need not be red, green and blue
+            start_label=1,
+        )
+    return np.where(valid, labels, 0).astype(np.intp)
+
+
+def object_vote(probability: NDArray[np.float32], labels: NDArray[np.intp], weight: float = 1.0) -> NDArray[np.float32]:
+    """Blend each pixel's probability with the mean of its segment.
+
+    Args:
+        probability: of a landslide, NaN where not mapped: such pixels do not vote, and stay so.
+        labels: the segments, from 1; where it is 0 a pixel keeps its own probability.
+        weight: of the segment's mean, 0 to 1; the rest is the pixel's own.
+    """
+    means = _means(probability, labels, int(labels.max()) + 1)[labels]
+    blended = weight * means + (1 - weight) * probability
+    return np.where((labels > 0) & np.isfinite(probability), blended, probability).astype(np.float32)
+
+
+def _stretched(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """A band between 0 and 1; where the image is invalid, its median, which makes no edge of its own."""
+    low, middle, high = np.percentile(band[valid].astype(np.float64), (_STRETCH[0], 50, _STRETCH[1]))
+    filled = np.where(valid, band, middle).astype(np.float64)
+    stretched: NDArray[np.float64] = (filled - low) / max(high - low, np.finfo(np.float32).tiny)
+    return stretched.clip(0, 1)
+
+
+def _means(values: NDArray[np.float32], labels: NDArray[np.intp], count: int) -> NDArray[np.float64]:
+    """The mean of the finite values under each of the labels 0 to count − 1; NaN where there is none."""
+    known = np.isfinite(values)
+    number = np.bincount(labels[known], minlength=count)
+    total = np.bincount(labels[known], weights=values[known], minlength=count)
+    means = np.full(count, np.nan)
+    np.divide(total, number, out=means, where=number > 0)
+    return means
+
+
+def _without(landslides: NDArray[np.uint8], labels: NDArray[np.intp], dropped: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A class map whose objects of those labels are background."""
+    dropped[0] = False
+    return np.where(dropped[labels], BACKGROUND, landslides).astype(np.uint8)

@@ -1,0 +1,361 @@
+"""What ways of post-processing come to: chosen on validation blocks, scored on test blocks and on other areas.
+
+Everything goes window by window, and no window knows of another: blocks of the split, cells of a stack of patches
+(independent images side by side), or large squares of an area's map, at whose seams objects are cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, computed_field
+from rasterio.windows import Window
+
+from talud.bands import Group, band
+from talud.data.held_out import check_held_out
+from talud.data.patches import Part
+from talud.evaluation.bootstrap import Difference, f1_difference
+from talud.evaluation.objects import DETECTED, ObjectTally
+from talud.evaluation.postprocessing import Ground, postprocessed
+from talud.evaluation.results import Scores
+from talud.evaluation.scoring import block_windows, labelled
+from talud.evaluation.tally import Tally
+from talud.files import replacing
+from talud.grid import Grid
+from talud.inference.prediction import predict, probabilities
+from talud.inference.runtime import Model
+from talud.params import Postprocessing
+from talud.project import Project
+from talud.raster import open_raster, patch_side
+
+Progress = Callable[[int, int], None]
+TEST = "test blocks"
+PLAIN, TOGETHER, CONFIGURED = "threshold", "together", "params.yaml"
+WINDOW = 2048  # pixels a side; segmenting one takes about a gigabyte
+
+TIE = 0.005  # the difference in F1 that decides nothing, as in `metrics.best_threshold`
+
+# What is tried of each method, the mildest first: of equals the first is taken.
+CANDIDATES: Mapping[str, Sequence[Postprocessing]] = {
+    "hysteresis": [
+        Postprocessing(hysteresis_low=low, hysteresis_high=high)
+        for low, high in itertools.product((0.5, 0.4, 0.3, 0.2, 0.1, 0.05), (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99))
+        if low < high
+    ],
+    "minimum mapping unit": [
+        Postprocessing(minimum_mapping_unit=area) for area in (250, 500, 1_000, 2_000, 4_000, 8_000)
+    ],
+    "felzenszwalb": [
+        Postprocessing(segments="felzenszwalb", segment_scale=scale, segment_weight=weight)
+        for scale, weight in itertools.product((5, 20, 80, 320), (0.5, 1))
+    ],
+    "slic": [
+        Postprocessing(segments="slic", segment_scale=scale, segment_weight=weight)
+        for scale, weight in itertools.product((16, 32, 64, 128), (0.5, 1))
+    ],
+    "slope rule": [Postprocessing(slope_rule=degrees) for degrees in (2, 5, 8, 10, 15, 20)],
+}
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A window that is looked at alone.
+
+    Attributes:
+        probability: float32 (height, width), NaN where not mapped.
+        truth: uint8 (height, width): 1 landslide, 0 background, 255 unknown.
+        ground: what the stack shows there.
+    """
+
+    probability: NDArray[np.float32]
+    truth: NDArray[np.uint8]
+    ground: Ground
+
+
+class MethodScores(BaseModel):
+    """What one way of post-processing comes to in one place."""
+
+    model_config = ConfigDict(frozen=True)
+
+    method: str
+    scores: Scores
+    difference: Difference | None = Field(description="of its F1 from that of the threshold alone; None for that")
+    objects: ObjectTally
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def object_f1(self) -> float:
+        """See `ObjectTally`."""
+        return round(self.objects.f1, 6)
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def false_alarms_per_km2(self) -> float:
+        """See `ObjectTally`."""
+        return round(self.objects.false_alarms_per_km2, 6)
+
+
+class Choice(BaseModel):
+    """The parameters of a method, and what they come to on the validation blocks."""
+
+    model_config = ConfigDict(frozen=True)
+
+    options: Postprocessing
+    validation_f1: float = Field(description="of pixels")
+    validation_object_f1: float = Field(description="see `ObjectTally`")
+
+
+class PostprocessingTable(BaseModel):
+    """The ways of post-processing that were tried with a band set's model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    band_set: str
+    weights: str = Field(description="digest of those of the model")
+    threshold: float
+    detected_share: float = Field(description="of a landslide's mapped pixels, the least that makes it detected")
+    chosen: dict[str, Choice]
+    left_out: tuple[str, ...] = Field(description="methods that lack a band")
+    places: dict[str, tuple[MethodScores, ...]]
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        with replacing(path) as scratch:
+            scratch.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def measure(project: Project, band_set: str, progress: Progress | None = None) -> PostprocessingTable:
+    """Choose the parameters of each method on the validation blocks, and score them on all that was held out.
+
+    Places are the test blocks of the training areas, together, and each other labelled area. Writes
+    evaluation/BAND_SET.postprocessing.json.
+
+    Args:
+        project: with stacks and model in place.
+        band_set: of params.yaml.
+        progress: told, after each window, how many are done and how many there are.
+
+    Raises:
+        StudyError: the present blocks are not those that the model's training left out.
+        SourceError: a stack or mask is missing or cannot be read.
+        MismatchError: a stack does not fit the model's contract.
+        ParamsError: no such band set, or params.yaml asks for post-processing that the stacks have no band for.
+    """
+    project.params.band_set(band_set)
+    model = Model.load(project.model(band_set))
+    check_held_out(model.contract, model.path, project)
+    training = project.params.areas_of("training")
+    blocks = {part: [(area, block_windows(project, area, part)) for area in training] for part in _HELD_OUT}
+    others = [area for area in labelled(project) if area not in training]
+    windows = {area: _map_windows(project, area) for area in others}
+    tell = _steps(
+        progress, sum(len(at) for part in blocks.values() for _, at in part) + sum(map(len, windows.values()))
+    )
+    views = {
+        part: itertools.chain.from_iterable(_block_views(model, project, area, at) for area, at in blocks[part])
+        for part in _HELD_OUT
+    }
+    places = {TEST: views["test"]} | {area: _map_views(model, project, area, at) for area, at in windows.items()}
+    validation = list(_told(views["validation"], tell))
+    threshold = model.contract.threshold
+    chosen = choose(validation, threshold)
+    configured = project.params.postprocessing
+    if configured.changes:
+        chosen[CONFIGURED] = _judged(validation, threshold, configured)
+    side, promotion, seed = project.params.split.block, project.params.promotion, project.params.seed
+    table = PostprocessingTable(
+        band_set=band_set,
+        weights=model.contract.weights,
+        threshold=threshold,
+        detected_share=DETECTED,
+        chosen=chosen,
+        left_out=tuple(method for method in CANDIDATES if method not in chosen),
+        places={
+            place: score(_told(here, tell), threshold, chosen, side, promotion.resamples, seed)
+            for place, here in places.items()
+        },
+    )
+    table.write(project.postprocessing(band_set))
+    return table
+
+
+_HELD_OUT: tuple[Part, ...] = ("validation", "test")
+
+
+def choose(views: Sequence[View], threshold: float) -> dict[str, Choice]:
+    """The best candidate of each method on all views, and of the methods those that gain by each other.
+
+    The F1 of pixels hardly sees small objects, so its exact maximum sits anywhere by chance: among candidates within
+    `TIE` of it, the F1 of objects decides. A method that needs a band which a view lacks is left out. `TOGETHER`
+    begins with the threshold alone and takes one method after the other, the best first, where that gains by the same
+    measure.
+
+    Args:
+        views: of the validation blocks; pixels of the same size.
+        threshold: of the model.
+    """
+    plain = _judged(views, threshold, Postprocessing())
+    chosen = {PLAIN: plain}
+    for method, candidates in CANDIDATES.items():
+        if all(_usable(candidates[0], view.ground) for view in views):
+            chosen[method] = _best([_judged(views, threshold, each) for each in candidates])
+    together, tried = plain, list(chosen.values())
+    for choice in sorted(chosen.values(), key=lambda choice: -choice.validation_f1):
+        ours, theirs = together.options.changes, choice.options.changes
+        if theirs and not ours.keys() & theirs.keys():
+            joint = _judged(views, threshold, Postprocessing.model_validate(ours | theirs))
+            tried.append(joint)
+            least = max(each.validation_f1 for each in tried) - TIE
+            gains = joint.validation_object_f1 > together.validation_object_f1 or together.validation_f1 < least
+            together = joint if gains and joint.validation_f1 >= least else together
+    return chosen | {TOGETHER: together}
+
+
+def score(
+    views: Iterable[View], threshold: float, chosen: Mapping[str, Choice], block: int, resamples: int, seed: int
+) -> tuple[MethodScores, ...]:
+    """What the chosen ways of post-processing come to, by pixels and by objects; none of what needs an absent band.
+
+    Args:
+        views: of one place; pixels of the same size.
+        threshold: of the model.
+        chosen: by method; that of `PLAIN` is what the others are compared with.
+        block: pixels a side of the blocks, counted from each view's corner, that the bootstrap draws.
+        resamples: of the blocks.
+        seed: of the draws.
+    """
+    found = {method: _Found() for method in chosen}
+    for view in views:
+        found = {method: one for method, one in found.items() if _usable(chosen[method].options, view.ground)}
+        for method, one in found.items():
+            mapped = postprocessed(view.probability, threshold, chosen[method].options, view.ground)
+            one.add(mapped, view, block)
+    plain = found[PLAIN].counts
+    return tuple(
+        MethodScores(
+            method=method,
+            scores=Scores.of(one.tally),
+            difference=None if method == PLAIN else f1_difference(one.counts, plain, resamples, seed),
+            objects=one.objects,
+        )
+        for method, one in found.items()
+    )
+
+
+@dataclass
+class _Found:
+    """What one method has come to so far."""
+
+    tally: Tally = field(default_factory=Tally)
+    blocks: list[tuple[int, int, int, int]] = field(default_factory=list)
+    objects: ObjectTally = field(default_factory=ObjectTally)
+
+    def add(self, mapped: NDArray[np.uint8], view: View, block: int) -> None:
+        for at in _blocks(mapped.shape, block):
+            tally = Tally.of(mapped[at], view.truth[at])
+            counts = tally.confusion
+            self.tally += tally
+            if tally.pixels > tally.not_mapped:
+                self.blocks.append((counts.tp, counts.fp, counts.fn, counts.tn))
+        self.objects += ObjectTally.of(mapped, view.truth, view.ground.pixel_area)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        return np.array(self.blocks, np.int64).reshape(-1, 4)
+
+
+def _blocks(shape: tuple[int, ...], side: int) -> Iterator[tuple[slice, slice]]:
+    """Squares of a window, row by row."""
+    for row, column in itertools.product(range(0, shape[0], side), range(0, shape[1], side)):
+        yield slice(row, row + side), slice(column, column + side)
+
+
+def _judged(views: Iterable[View], threshold: float, options: Postprocessing) -> Choice:
+    """What options come to on all views."""
+    tally, objects = Tally(), ObjectTally()
+    for view in views:
+        mapped = postprocessed(view.probability, threshold, options, view.ground)
+        tally += Tally.of(mapped, view.truth)
+        objects += ObjectTally.of(mapped, view.truth, view.ground.pixel_area)
+    return Choice(
+        options=options,
+        validation_f1=round(tally.confusion.f1, 6),
+        validation_object_f1=round(objects.f1, 6),
+    )
+
+
+def _best(choices: Sequence[Choice]) -> Choice:
+    """Of those whose F1 is within `TIE` of the highest, the first with the highest F1 of objects."""
+    least = max(choice.validation_f1 for choice in choices) - TIE
+    return max(
+        (choice for choice in choices if choice.validation_f1 >= least), key=lambda choice: choice.validation_object_f1
+    )
+
+
+def _usable(options: Postprocessing, ground: Ground) -> bool:
+    """Whether the ground has the bands that the options need."""
+    return (options.segments == "none" or ground.image is not None) and (
+        not options.slope_rule or ground.slope is not None
+    )
+
+
+def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
+    """What to call after each of the windows."""
+    done = itertools.count(1)
+
+    def tell() -> None:
+        if progress:
+            progress(next(done), total)
+
+    return tell
+
+
+def _told(views: Iterable[View], tell: Callable[[], None]) -> Iterator[View]:
+    for view in views:
+        yield view
+        tell()
+
+
+def _map_windows(project: Project, area: str) -> list[Window]:
+    """The windows in which an area's map is looked at: the cells of a stack of patches, else large squares."""
+    with open_raster(project.stack(area)) as stack:
+        return Grid.of(stack).windows(patch_side(stack) or WINDOW)
+
+
+def _block_views(model: Model, project: Project, area: str, windows: Sequence[Window]) -> Iterator[View]:
+    """Views of windows whose probabilities know nothing of what lies around them."""
+    stack = project.stack(area)
+    for window, probability in zip(windows, probabilities(model, stack, windows), strict=True):
+        yield _view(project, area, window, probability)
+
+
+def _map_views(model: Model, project: Project, area: str, windows: Sequence[Window]) -> Iterator[View]:
+    """Views of an area's map, which is not kept."""
+    with tempfile.TemporaryDirectory(prefix="talud-") as folder:
+        predict(model, project.stack(area), Path(folder) / "map")
+        with open_raster(Path(folder) / "map" / "probability.tif") as levels:
+            for window in windows:
+                yield _view(project, area, window, levels.read(1, window=window))
+
+
+def _view(project: Project, area: str, window: Window, probability: NDArray[np.float32]) -> View:
+    with open_raster(project.mask(area)) as truths, open_raster(project.stack(area)) as stack:
+        names = stack.descriptions
+        optical = [name for name in names if name and band(name).group is Group.OPTICAL]
+
+        def read(bands: Sequence[str]) -> NDArray[np.float32]:
+            numbers = [names.index(name) + 1 for name in bands]
+            return np.asarray(stack.read(numbers, window=window, out_dtype="float32"))
+
+        ground = Ground(
+            pixel_area=Grid.of(stack).pixel_area,
+            image=read(optical) if optical else None,
+            slope=read(["slope"])[0] if "slope" in names else None,
+        )
+        return View(probability, truths.read(1, window=window), ground)

@@ -1,0 +1,178 @@
+"""Parameters come from validation blocks alone, and scores are those of an independent count."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from scipy import ndimage
+from sklearn.metrics import f1_score
+from typer.testing import CliRunner
+
+from talud.cli.main import app
+from talud.errors import ParamsError, StudyError
+from talud.evaluation import postprocessing_study
+from talud.evaluation.postprocessing import Ground
+from talud.evaluation.postprocessing_study import PLAIN, TEST, TOGETHER, Choice, View, choose, measure, score
+from talud.evaluation.scoring import evaluate
+from talud.params import Postprocessing
+from talud.project import Project
+
+
+def speckled(seed: int, slope: bool = False) -> View:
+    """A landslide of 100 pixels of 100 m², found for certain, and false alarms of one pixel as certain as it."""
+    random = np.random.default_rng(seed)
+    truth = np.zeros((40, 40), np.uint8)
+    truth[15:25, 15:25] = 1
+    probability = np.where(truth == 1, 0.9, 0.1).astype(np.float32)
+    probability[random.integers(1, 12, 20), random.integers(1, 39, 20)] = 0.9
+    tilt = np.where(truth == 1, 30, 1).astype(np.float32)
+    return View(probability, truth, Ground(100.0, None, tilt if slope else None))
+
+
+def row(rows, method):
+    return next(one for one in rows if one.method == method)
+
+
+def test_what_gains_on_the_given_views_is_chosen_and_joined_and_what_lacks_a_band_is_left_out():
+    views = [speckled(1), speckled(2)]
+    chosen = choose(views, 0.5)
+    assert set(chosen) == {PLAIN, "hysteresis", "minimum mapping unit", TOGETHER}
+    unit = chosen["minimum mapping unit"]
+    assert unit.options.minimum_mapping_unit == 250  # the mildest of those that drop them all
+    assert unit.validation_f1 == unit.validation_object_f1 == 1
+    assert chosen[PLAIN].validation_f1 < 0.95
+    assert chosen[TOGETHER].options == unit.options
+    assert choose([speckled(1, slope=True)], 0.5)["slope rule"].options.slope_rule in (2, 5, 8, 10, 15, 20)
+
+
+def on_the_map(truth: np.ndarray, mapped: np.ndarray) -> View:
+    return View(np.where(mapped == 1, 0.9, 0.1).astype(np.float32), truth, Ground(100.0))
+
+
+def test_where_the_f1_of_pixels_ties_that_of_objects_decides():
+    truth = np.zeros((80, 80), np.uint8)
+    truth[:50, :80] = 1
+    mapped = truth.copy()
+    truth[60:65, 10:16] = 1  # 30 pixels, of which the map has 9
+    mapped[60:63, 10:13] = 1
+    mapped[60:62, 40:43] = 1  # a false alarm of 6
+    choice = choose([on_the_map(truth, mapped)], 0.5)
+    # 1,000 m² takes both: 9 true and 6 false pixels, and one false alarm for no landslide less.
+    assert choice["minimum mapping unit"].options.minimum_mapping_unit == 1_000
+    assert 0 < choice[PLAIN].validation_f1 - choice["minimum mapping unit"].validation_f1 < 0.005
+
+
+def test_a_unit_that_costs_landslides_is_not_chosen():
+    truth = np.zeros((60, 60), np.uint8)
+    truth[:30, :40] = 1
+    for place in range(10):  # ten landslides of six pixels beside a large one: 5 % of the pixels
+        truth[40:42, 3 + 5 * place : 6 + 5 * place] = 1
+    chosen = choose([on_the_map(truth, truth)], 0.5)
+    assert chosen["minimum mapping unit"].options.minimum_mapping_unit == 250
+    assert chosen[TOGETHER].options == Postprocessing()
+
+
+def test_differences_are_paired_by_blocks_with_the_threshold_alone():
+    views = [speckled(seed) for seed in range(3)]
+    ways = {
+        PLAIN: Choice(options=Postprocessing(), validation_f1=0, validation_object_f1=0),
+        "unit": Choice(options=Postprocessing(minimum_mapping_unit=500), validation_f1=0, validation_object_f1=0),
+        "slope": Choice(options=Postprocessing(slope_rule=5), validation_f1=0, validation_object_f1=0),
+    }
+    plain, unit = score(views, 0.5, ways, block=16, resamples=200, seed=3)  # no slope, so no row of that
+    truth = np.concatenate([view.truth.ravel() for view in views])
+    mapped = np.concatenate([view.probability.ravel() >= 0.5 for view in views])
+    before = f1_score(truth, mapped)
+    assert (plain.scores.f1, unit.scores.f1) == (pytest.approx(before, abs=1e-6), 1)
+    assert plain.difference is None
+    assert unit.difference.blocks == 3 * 9
+    assert unit.difference.estimate == pytest.approx(1 - before)
+    assert unit.difference.low <= unit.difference.estimate <= unit.difference.high
+    assert unit.objects.false_alarms == 0 < plain.objects.false_alarms
+    assert unit.objects.detected == plain.objects.detected == 3
+
+
+def test_the_threshold_alone_scores_as_evaluate_does_and_the_file_says_what_was_found(small_project: Project):
+    table, usual = measure(small_project, "3band"), evaluate(small_project, "3band")
+    assert row(table.places["away"], PLAIN).scores == usual.areas["away"].model_copy(update={"role": None})
+    assert row(table.places[TEST], PLAIN).scores.tally == usual.test_tally
+    assert list(table.places) == [TEST, "away"]
+    assert not table.left_out
+    written = json.loads(small_project.postprocessing("3band").read_text())
+    assert written == json.loads(table.model_dump_json())
+    # All landslides of the other area, judged or not, as SciPy counts them.
+    with rasterio.open(small_project.mask("away")) as mask:
+        _, count = ndimage.label(mask.read(1) == 1, np.ones((3, 3)))
+    for one in table.places["away"]:
+        assert sum(each.landslides + each.not_mapped for each in one.objects.classes) == count
+        assert one.scores.tp + one.scores.fp + one.scores.fn + one.scores.tn + one.scores.not_mapped_pixels == (
+            192 * (192 - 7)
+        )
+
+
+def test_the_choice_does_not_know_the_truth_of_the_transfer_area(small_project: Project):
+    before = measure(small_project, "3band")
+    with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
+        truth = mask.read(1)
+        mask.write(np.where(truth == 255, 255, 1 - (truth == 1)).astype(np.uint8), 1)
+    after = measure(small_project, "3band")
+    assert after.chosen == before.chosen
+    assert after.places[TEST] == before.places[TEST]
+    assert after.places["away"] != before.places["away"]
+
+
+def test_the_cells_of_a_stack_of_patches_are_looked_at_one_by_one(small_project: Project, monkeypatch):
+    monkeypatch.setattr(postprocessing_study, "CANDIDATES", {})
+    whole = row(measure(small_project, "3band").places["away"], PLAIN)
+    with rasterio.open(small_project.stack("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as stack:
+        stack.update_tags(TALUD_PATCH="32")
+    cells = row(measure(small_project, "3band").places["away"], PLAIN)
+    assert cells.scores == whole.scores  # this model sees single pixels
+    with rasterio.open(small_project.mask("away")) as mask:
+        truth = mask.read(1) == 1
+    corners = [(top, left) for top in range(0, 192, 32) for left in range(0, 192, 32)]
+    count = sum(ndimage.label(truth[top : top + 32, left : left + 32], np.ones((3, 3)))[1] for top, left in corners)
+    assert sum(each.landslides + each.not_mapped for each in cells.objects.classes) == count
+    assert cells.objects.cut > whole.objects.cut
+
+
+def configured(project: Project, **options) -> Project:
+    path = project.root / "params.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"postprocessing": options}))
+    return Project.find(project.root)
+
+
+def test_what_params_yaml_says_is_measured_beside_the_rest(small_project: Project, monkeypatch):
+    monkeypatch.setattr(postprocessing_study, "CANDIDATES", {})
+    table = measure(configured(small_project, minimum_mapping_unit=1_000), "3band")
+    ours = row(table.places["away"], "params.yaml")
+    assert ours.scores.tp + ours.scores.fp < sum(
+        (one.scores.tp + one.scores.fp) for one in table.places["away"] if one.method == PLAIN
+    )
+    assert [one.method for one in table.places["away"]] == [PLAIN, TOGETHER, "params.yaml"]
+    with pytest.raises(ParamsError, match=r"hysteresis_low is 0\.6, hysteresis_high 0\.3"):
+        configured(small_project, hysteresis_low=0.6, hysteresis_high=0.3)
+
+
+def test_a_model_that_may_have_seen_the_test_blocks_is_refused(small_project: Project):
+    small_project.record("home").write_text(json.dumps({"stack_md5": "1" * 32, "mask_md5": "2" * 32}))
+    with pytest.raises(StudyError, match="was trained on other stacks"):
+        measure(small_project, "3band")
+    assert not small_project.postprocessing("3band").exists()
+
+
+def test_the_command_prints_tables_or_json(small_project: Project, monkeypatch):
+    monkeypatch.chdir(small_project.root)
+    monkeypatch.setattr(
+        postprocessing_study, "CANDIDATES", {"slope rule": postprocessing_study.CANDIDATES["slope rule"]}
+    )
+    shown = CliRunner().invoke(app, ["postprocess", "3band"])
+    assert shown.exit_code == 0, shown.output
+    for said in ("chosen on validation blocks", "slope rule", "test blocks: pixels", "away: landslides detected"):
+        assert said in shown.stdout
+    result = CliRunner().invoke(app, ["postprocess", "3band", "--json"])
+    assert json.loads(result.stdout) == json.loads(small_project.postprocessing("3band").read_text())
