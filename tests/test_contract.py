@@ -5,7 +5,7 @@ import json
 import pytest
 
 from talud.bands import Group
-from talud.contract import METADATA_KEY, BandContract, Contract
+from talud.contract import METADATA_KEY, BandContract, Calibration, Contract, Validation
 from talud.errors import ModelError
 
 
@@ -61,6 +61,16 @@ def test_errors_of_smaller_halos_are_read_again_and_may_be_missing() -> None:
     assert Contract.from_metadata({METADATA_KEY: json.dumps(older)}, "a.onnx") == contract()
 
 
+def test_calibration_and_counts_are_read_again_and_may_be_missing() -> None:
+    line = Calibration(slope=0.05, offset=-1.5, error_before=0.03, error_after=0.01)
+    counts = Validation(tp=5, fp=2, fn=1, tn=90, blocks=3, design_effects=(40.0, 10.0), correlation=0.5)
+    stated = contract().model_copy(update={"calibration": line, "validation": counts})
+    assert Contract.from_metadata(stated.to_metadata(), "a.onnx") == stated
+    older = json.loads(stated.to_metadata()[METADATA_KEY])
+    del older["calibration"], older["validation"]
+    assert Contract.from_metadata({METADATA_KEY: json.dumps(older)}, "a.onnx") == contract()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -68,6 +78,7 @@ def test_errors_of_smaller_halos_are_read_again_and_may_be_missing() -> None:
         {"halo": -1},
         {"bands": None},
         {"surprise": 1},
+        {"calibration": {"slope": 0, "offset": 0, "error_before": 0, "error_after": 0}},
         {"halo_errors": {"16": -1}},
         {"halo_errors": {"16": "NaN"}},
         {"halo_errors": {"-8": 0.5}},

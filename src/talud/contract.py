@@ -50,6 +50,35 @@ class BandContract(_Frozen):
         return self
 
 
+class Calibration(_Frozen):
+    """How the probabilities were calibrated: logit' = slope * logit + offset (Platt 1999), within the last layer."""
+
+    slope: FiniteFloat = Field(gt=0, description="1 where they were left as they are")
+    offset: FiniteFloat = Field(description="0 where they were left as they are")
+    error_before: float = Field(
+        ge=0,
+        le=1,
+        description="expected calibration error on the validation blocks, which slope and offset fit",
+    )
+    error_after: float = Field(ge=0, le=1, description="the same of the probabilities that the file gives")
+    declined: str = Field("", description="why they were left as they are; empty where they were not")
+
+
+class Validation(_Frozen):
+    """How the file's classes err on the validation blocks, at the threshold: what an area's estimate is made of."""
+
+    tp: NonNegativeInt
+    fp: NonNegativeInt
+    fn: NonNegativeInt
+    tn: NonNegativeInt
+    blocks: NonNegativeInt = Field(description="that hold a pixel of these")
+    design_effects: tuple[Annotated[FiniteFloat, Field(ge=1)], Annotated[FiniteFloat, Field(ge=1)]] = Field(
+        description="of the landslide share of what is mapped as landslide, and as background: how many times its "
+        "variance is that of pixels drawn one by one, for those of a block err together"
+    )
+    correlation: float = Field(ge=-1, le=1, description="of these two shares, between blocks")
+
+
 class Contract(_Frozen):
     """What a model states about its input and itself."""
 
@@ -82,6 +111,10 @@ class Contract(_Frozen):
         description="how far the file's probabilities differ from the Keras model's, at most, on the validation "
         "patches, and how far rounding allows them to; empty in older files",
     )
+    calibration: Calibration | None = Field(
+        None, description="of the probabilities; missing in older files and where it is switched off"
+    )
+    validation: Validation | None = Field(None, description="counts on the validation blocks; missing in older files")
     precision: Precision = Field(
         "float32", description="of weights and arithmetic, but for the layers that scale bands"
     )

@@ -16,6 +16,7 @@ BACKGROUND = 0
 UNKNOWN = 255
 THRESHOLDS = np.arange(1, 100) / 100
 SCORES = ("precision", "recall", "f1", "iou", "mcc")
+BINS = 20  # of probability, 0.05 wide: a few of one network's levels each, and enough pixels to tell a share
 
 
 def scores(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.float64]:
@@ -111,15 +112,25 @@ def _no_pixels() -> NDArray[np.int64]:
     return np.zeros(len(THRESHOLDS) + 1, np.int64)
 
 
+def _no_probability() -> NDArray[np.float64]:
+    return np.zeros(len(THRESHOLDS) + 1)
+
+
 @dataclass(frozen=True)
 class Levels:
-    """How many pixels reach how many of the `THRESHOLDS`, 0 to 99: int64 (100,) each. Counts of disjoint sets add up.
+    """How many pixels reach how many of the `THRESHOLDS`, 0 to 99: (100,) each. Those of disjoint sets add up.
 
     A probability reaches a threshold where it is at least as high, as a map of float32 probabilities has it.
+
+    Attributes:
+        landslide: pixels of landslide at each level, int64.
+        background: pixels of background, int64.
+        probability: the sum of both's probabilities, float64.
     """
 
     landslide: NDArray[np.int64] = field(default_factory=_no_pixels)
     background: NDArray[np.int64] = field(default_factory=_no_pixels)
+    probability: NDArray[np.float64] = field(default_factory=_no_probability)
 
     @classmethod
     def of(cls, probability: NDArray[np.float32], truth: NDArray[np.uint8]) -> Levels:
@@ -130,20 +141,57 @@ class Levels:
             truth: 1 landslide, 0 background, 255 unknown (does not count); same shape.
         """
         known = (truth != UNKNOWN) & np.isfinite(probability)
+        levels = len(THRESHOLDS) + 1
         reached = np.searchsorted(THRESHOLDS.astype(np.float32), probability[known], side="right")
         positive = truth[known] == LANDSLIDE
-        landslide, background = (
-            np.bincount(reached[chosen], minlength=len(THRESHOLDS) + 1) for chosen in (positive, ~positive)
-        )
-        return cls(landslide, background)
+        landslide, background = (np.bincount(reached[chosen], minlength=levels) for chosen in (positive, ~positive))
+        return cls(landslide, background, np.bincount(reached, probability[known], levels).astype(np.float64))
 
     def __add__(self, other: Levels) -> Levels:
-        return Levels(self.landslide + other.landslide, self.background + other.background)
+        return Levels(
+            self.landslide + other.landslide,
+            self.background + other.background,
+            self.probability + other.probability,
+        )
 
     def curve(self) -> list[Confusion]:
         """The confusion at each of the `THRESHOLDS`."""
         hits, alarms = (counts[::-1].cumsum()[::-1].tolist() for counts in (self.landslide, self.background))
         return [Confusion(tp, fp, hits[0] - tp, alarms[0] - fp) for tp, fp in zip(hits[1:], alarms[1:], strict=True)]
+
+    def bins(self) -> Bins:
+        """The same in bins of 0.05."""
+        landslide, background, probability = (
+            values.reshape(BINS, -1).sum(axis=1) for values in (self.landslide, self.background, self.probability)
+        )
+        return Bins(landslide + background, landslide, probability)
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Pixels by their probability, in `BINS` bins of one width between 0 and 1: (BINS,) each.
+
+    Attributes:
+        pixels: in each bin, int64.
+        landslide: those of them that are landslide, int64.
+        probability: the sum of their probabilities, float64.
+    """
+
+    pixels: NDArray[np.int64]
+    landslide: NDArray[np.int64]
+    probability: NDArray[np.float64]
+
+    @property
+    def calibration_error(self) -> float:
+        """The expected calibration error, 0 to 1; 0 where there are no pixels.
+
+        The sum over the bins b of n_b / n |landslide share of b - mean probability of b| (M. P. Naeini et al.,
+        Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015; C. Guo et al., On Calibration of
+        Modern Neural Networks, ICML 2017, equation 3), of the probability of a landslide: n_b pixels are in b, n in
+        all.
+        """
+        pixels = int(self.pixels.sum())
+        return float(np.abs(self.landslide - self.probability).sum()) / pixels if pixels else 0.0
 
 
 def best_threshold(levels: Levels, tie: float = 0.005) -> float:

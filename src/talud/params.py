@@ -254,6 +254,9 @@ class TrainingOptions(_Frozen):
     xla: Literal[False, "auto"] = Field(
         False, description="auto: compile the training step where Keras can; JAX always does"
     )
+    calibrate: bool = Field(
+        True, description="scale the logits of the exported model, so that its probabilities fit the validation blocks"
+    )
 
 
 class Promotion(_Frozen):

@@ -53,12 +53,15 @@ def test_the_contract_states_what_was_lost(project: Project, precision: str) -> 
     assert contract.precision == precision
     assert contract.is_variant_of(original)
     assert contract.halo_errors == {}  # those of the float32 file are not its own
-    own = {"precision", "scores", "loss", "halo_errors"}
+    own = {"precision", "scores", "validation", "loss", "halo_errors"}
     assert contract.model_dump(exclude=own) == original.model_dump(exclude=own)
 
     (ours, truth), (theirs, _) = validation(project, made.path), validation(project, path)
     f1 = [metrics.confusion(found >= original.threshold, truth, np.isfinite(found)).f1 for found in (ours, theirs)]
     assert contract.scores["f1"] == f1[0] > 0
+    counts = contract.validation
+    assert counts is not None
+    assert metrics.Confusion(counts.tp, counts.fp, counts.fn, counts.tn).scores() == contract.scores
     assert contract.loss["f1"] == f1[1] - f1[0]
     difference = np.abs(ours.astype(np.float64) - theirs)
     assert contract.loss["largest_difference"] == pytest.approx(np.nanmax(difference), rel=1e-6)

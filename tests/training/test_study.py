@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import onnx
 import pytest
@@ -23,6 +24,7 @@ from mlflow.entities import Run
 from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
+from scipy.special import expit
 
 from talud import metrics
 from talud.contract import Contract
@@ -35,9 +37,11 @@ from talud.inference.runtime import Model
 from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
 from talud.training import checkpoint, export, study
+from talud.training.calibration import logits
 from talud.training.checkpoint import Epoch, State
 from talud.training.dataset import Dataset
 from talud.training.identity import trial_key
+from talud.training.onnx_graph import to_onnx, weights_digest
 from talud.training.search import choices, named
 from talud.training.work import Entry
 
@@ -187,6 +191,84 @@ def test_threshold_and_scores_are_those_of_the_file_on_validation_blocks(
     chosen = counts[round(model.contract.threshold * 100)]
     assert chosen.f1 >= max(one.f1 for one in counts.values()) - 0.005  # see metrics.best_threshold
     assert model.contract.scores == pytest.approx(chosen.scores())
+
+
+def exported(
+    project: Project, result: study.Study, path: Path, sign: int = 1, **training: bool
+) -> tuple[keras.Model, Contract]:
+    """The best trial's network, its logits turned over where the sign is -1, and what exporting it again says."""
+    options = project.params.training.model_copy(update=training)
+    changed = replace(project, params=project.params.model_copy(update={"training": options}))
+    dataset = Dataset.load(changed, "both")
+    model = study._rebuilt(changed, dataset, result.best)
+    model.layers[-1].set_weights([sign * weights for weights in model.layers[-1].get_weights()])
+    raw = keras.models.clone_model(model)
+    raw.set_weights(model.get_weights())
+    return raw, export.export(model, dataset, changed, export.Origin("both", "c", "r", {}), path)
+
+
+def test_the_file_gives_the_logits_of_the_network_on_the_line_that_its_contract_states(
+    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+) -> None:
+    project, result, _ = finished
+    raw, contract = exported(project, result, tmp_path / "again.onnx")
+    line, model = contract.calibration, Model.load(project.model("both"))
+    assert line is not None
+    assert model.contract.calibration == line
+    assert line.slope != 1
+    assert line.error_after < line.error_before
+    for patch in Dataset.load(project, "both").validation.stack:
+        stack = np.ascontiguousarray(np.moveaxis(patch, -1, 0))
+        expected = expit(line.slope * logits(raw, stack, alignment=2) + line.offset)
+        assert model.run(stack) == pytest.approx(expected, abs=1e-5)
+
+
+def test_calibration_keeps_the_order_of_the_pixels_and_the_counts_are_those_of_the_file(
+    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+) -> None:
+    project, result, _ = finished
+    _, plain = exported(project, result, tmp_path / "plain.onnx", calibrate=False)
+    scaled = contract_of(project.model("both"))
+    assert scaled.scores["f1"] == pytest.approx(plain.scores["f1"], abs=0.02)  # thresholds are hundredths
+    for contract in (plain, scaled):
+        known = contract.validation
+        assert known is not None
+        counts = metrics.Confusion(known.tp, known.fp, known.fn, known.tn)
+        assert counts.scores() == contract.scores
+        assert known.blocks == 5
+
+
+def test_switched_off_the_file_holds_the_network_as_it_was_trained(
+    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+) -> None:
+    project, result, _ = finished
+    raw, contract = exported(project, result, tmp_path / "plain.onnx", calibrate=False)
+    written = onnx.load(tmp_path / "plain.onnx")
+    assert contract.calibration is None
+    assert written.graph == to_onnx(raw).graph
+    assert contract.weights == weights_digest(to_onnx(raw))
+
+
+def test_a_network_whose_logits_are_upside_down_is_left_as_it_is_and_that_is_said(
+    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+) -> None:
+    project, result, _ = finished
+    raw, contract = exported(project, result, tmp_path / "turned.onnx", sign=-1)
+    line = contract.calibration
+    assert line is not None
+    assert (line.slope, line.offset) == (1, 0)
+    assert "higher logits do not mean more landslide" in line.declined
+    assert onnx.load(tmp_path / "turned.onnx").graph == to_onnx(raw).graph
+
+
+def test_calibration_comes_after_the_trials_and_changes_none(project: Project) -> None:
+    (choice,) = choices(named(project.params, "hopeless"), seed=1)
+    off = project.params.training.model_copy(update={"calibrate": False})
+    other = replace(project, params=project.params.model_copy(update={"training": off}))
+    deeper = project.params.training.model_copy(update={"depth": 2})
+    changed = replace(project, params=project.params.model_copy(update={"training": deeper}))
+    key = trial_key(project, ("red",), "v", choice)
+    assert trial_key(other, ("red",), "v", choice) == key != trial_key(changed, ("red",), "v", choice)
 
 
 def test_runs_are_on_record(finished: tuple[Project, study.Study, list[study.Progress]]) -> None:

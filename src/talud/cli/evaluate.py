@@ -53,7 +53,7 @@ def evaluate(
     (evaluation/BAND_SET.curves) and maps of true and false positives and negatives (evaluation/BAND_SET/AREA.tif).
 
     Pixels whose truth is unknown, and pixels that were not mapped, are in none of the counts; the latter are shown
-    apart.
+    apart. The expected calibration error says how far probabilities are from what they came to.
 
     **Examples**
 
@@ -169,3 +169,6 @@ def _evaluate_band_set(band_set: str) -> None:
         ratios = (f"{ratio:.3f}" for ratio in (row.precision, row.recall, row.f1, row.iou, row.mcc))
         table.add_row(where, *counts, *ratios, f"{row.not_mapped_share:.1%}")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    for part, found in scores.reliability.items():
+        where = "all test blocks" if part == "test" else part
+        print(f"expected calibration error, {where}: {found.expected_calibration_error:.4f}")

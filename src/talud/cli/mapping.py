@@ -105,6 +105,8 @@ def say(result: Prediction, model: Model, out: Path) -> None:
     for what, how in record.settings(model, result).items():
         print(f"{what.lower()}: {how}")
     print(f"files: {out}")
+    if result.estimate:
+        print(result.estimate.words)
 
 
 def remember(out: Path) -> None:

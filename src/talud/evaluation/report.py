@@ -15,6 +15,7 @@ from talud.evaluation.assumptions import Assumption, assumptions
 from talud.evaluation.distribution import strips
 from talud.evaluation.findings import Finding
 from talud.evaluation.maps import Viewer, view
+from talud.evaluation.reliability import diagram
 from talud.evaluation.results import Result
 from talud.files import replacing
 from talud.grid import Grid
@@ -137,6 +138,11 @@ class Page:
         """The facts of an area."""
         return next(facts for facts in self.areas if facts.name == area)
 
+    @property
+    def reliable(self) -> list[Result]:
+        """The band sets whose probabilities were compared with what they came to."""
+        return [result for result in self.results if result.scores.reliability]
+
     def scored(self, area: str) -> list[Result]:
         """The band sets that have scores on an area."""
         return [result for result in self.results if area in result.scores.areas]
@@ -189,6 +195,7 @@ def render(page: Page) -> str:
         outcome_colours=COLOURS,
         figures=figures,
         strips=strips,
+        diagram=diagram,
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from talud.contract import Contract
 from talud.errors import StudyError
+from talud.evaluation.reliability import Reliability
 from talud.evaluation.tally import Tally
 from talud.files import replacing
 from talud.inference.runtime import Model
@@ -73,6 +74,9 @@ class ScoreTable(BaseModel):
     threshold: float
     test: dict[str, Scores]
     areas: dict[str, Scores]
+    reliability: dict[str, Reliability] = Field(
+        {}, description="of the probabilities, on all test blocks together (test) and each area; empty in older files"
+    )
 
     @property
     def test_tally(self) -> Tally:
@@ -113,7 +117,9 @@ class Trial(BaseModel):
     best_epoch: int = Field(description="whose weights were kept: the highest validation F1")
     seconds: float
     parameters: int = Field(description="weights of the network")
-    scores: dict[str, float] = Field(description="precision, recall, f1 and iou on validation blocks, threshold 0.5")
+    scores: dict[str, float] = Field(
+        description="precision, recall, f1 and iou on validation blocks at 0.5, uncalibrated"
+    )
 
 
 class Failure(BaseModel):

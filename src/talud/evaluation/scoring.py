@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from talud.data.held_out import check_held_out
 from talud.data.patches import Part, split
 from talud.errors import MismatchError, StudyError
+from talud.evaluation.reliability import Reliability
 from talud.evaluation.results import Scores, ScoreTable
 from talud.evaluation.tally import Tally
 from talud.files import replacing
@@ -31,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class _Score:
-    """A tally with the levels that its curve is drawn from."""
+    """A tally with the levels that its curve and the reliability of its probabilities follow from."""
 
     tally: Tally = field(default_factory=Tally)
     levels: Levels = field(default_factory=Levels)
@@ -68,18 +69,16 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     areas = {
         area: _score_map(model, project, band_set, area, windows, step) for area, windows in maps.items() if windows
     }
+    away = {area: score for area, score in areas.items() if area not in training}
+    curves = {"test": sum(tests.values(), start=_Score()), **away}
     table = ScoreTable(
         band_set=band_set,
         weights=model.contract.weights,
         threshold=model.contract.threshold,
         test={area: Scores.of(score.tally) for area, score in tests.items()},
-        areas={
-            area: Scores.of(score.tally, project.params.area(area).role)
-            for area, score in areas.items()
-            if area not in training
-        },
+        areas={area: Scores.of(score.tally, project.params.area(area).role) for area, score in away.items()},
+        reliability={part: Reliability.of(score.levels) for part, score in curves.items()},
     )
-    curves = {"test": sum(tests.values(), start=_Score())} | {area: areas[area] for area in table.areas}
     for part, score in curves.items():
         _write_curve(project.curve(band_set, part), score.levels)
     table.write(project.scores(band_set))

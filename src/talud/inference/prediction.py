@@ -19,7 +19,8 @@ from rasterio.windows import Window
 from talud.cluster import Workers
 from talud.errors import OutputError, ParamsError
 from talud.files import md5
-from talud.inference import coverage, polygons, quicklook, record, summary, zonal
+from talud.inference import coverage, domain, polygons, quicklook, record, summary, zonal
+from talud.inference.area import AreaEstimate, estimate
 from talud.inference.journal import Journal
 from talud.inference.mapping import Passes, finish_tiles
 from talud.inference.products import MapRasters, Products, check_space
@@ -256,7 +257,7 @@ def _finish(
     smaller = tiling.rows.halo if tiling.rows.halo < exact else None
     tags = record.lineage(model, options.threshold, smaller, options.tta) | stack.provenance
     with MapRasters.writing(products, stack.grid, options.threshold, tags, disagreement=options.tta) as rasters:
-        codes, skipped = _fill(rasters, tiling, journal)
+        codes, landslide_pixels, skipped = _fill(rasters, tiling, journal)
     clock.lap("rasters")
     reasons = {int(code): coverage.reason(int(code), model.contract) for code in codes.nonzero()[0] if code}
     landslides, not_mapped = polygons.trace(
@@ -298,6 +299,7 @@ def _finish(
         smooth=options.smooth,
         distances=stack.distances,
         tta=options.tta,
+        estimate=_estimate(model, stack, tiling, options, landslide_pixels, int(codes[0]) - landslide_pixels),
     )
     scene = quicklook.scene(stack, landslides, not_mapped)
     quicklook.draw(products.quicklook, scene, record.caption(model, stack, prediction))
@@ -308,17 +310,27 @@ def _finish(
     return prediction
 
 
-def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> tuple[NDArray[np.int64], int]:
-    """Fill the rasters; how many pixels have each code of `coverage`, and how many tiles were skipped."""
-    codes, skipped = np.zeros(1 << 16, np.int64), 0
+def _estimate(
+    model: Model, stack: StackReader, tiling: Tiling, options: _Options, landslide: int, background: int
+) -> AreaEstimate | None:
+    """The landslide area, where the map is of the kind that the contract's counts are of."""
+    if options.threshold != model.contract.threshold or options.tta or model.halo_error(tiling) != 0:
+        return None
+    square_metres = stack.grid.pixel_area * stack.grid.crs.linear_units_factor[1] ** 2
+    return estimate(model.contract, landslide, background, square_metres, domain.verdict(stack.distances))
+
+
+def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> tuple[NDArray[np.int64], int, int]:
+    """Fill the rasters; how many pixels have each code of `coverage`, and are landslide, and tiles were skipped."""
+    codes, landslide, skipped = np.zeros(1 << 16, np.int64), 0, 0
     for tile in tiling:
         block = journal.read(tile)
         if block is None:
             raise OutputError(f"{journal.folder}: a finished tile is damaged or gone; is the disk sound?")
-        rasters.write(tile.core, block.probability, block.blocked, block.disagreement)
+        landslide += rasters.write(tile.core, block.probability, block.blocked, block.disagreement)
         codes += np.bincount(block.blocked.ravel(), minlength=len(codes))
         skipped += bool(block.blocked.all())
-    return codes, skipped
+    return codes, landslide, skipped
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

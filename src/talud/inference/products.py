@@ -167,8 +167,8 @@ class MapRasters:
         probability: NDArray[np.float32],
         blocked: NDArray[np.uint16],
         disagreement: NDArray[np.float32] | None = None,
-    ) -> None:
-        """Fill a window.
+    ) -> int:
+        """Fill a window; how many of its pixels are mapped as landslide.
 
         Args:
             window: of whole pixels.
@@ -184,3 +184,4 @@ class MapRasters:
             self._parts.write(np.where(mapped, landslide, blocked + 1).astype(np.uint16), 1, window=window)
             if self._disagreement is not None and disagreement is not None:
                 self._disagreement.write(np.where(mapped, disagreement, np.float32(np.nan)), 1, window=window)
+        return int(np.count_nonzero(landslide))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from talud.inference import domain, quicklook
+from talud.inference.area import AreaEstimate
 from talud.inference.domain import Distance
 from talud.inference.reader import StackReader
 from talud.inference.runtime import Model
@@ -42,6 +43,8 @@ class Prediction:
         smooth: whether the outlines of the landslides are smoothed; their numbers are those of the pixels.
         distances: how far each band lies from the training areas.
         tta: whether the probability is the mean over eight turned and mirrored passes (test-time augmentation).
+        estimate: the landslide area set right by how the model errs on its validation blocks; None where the contract
+            does not hold that, or the map is of another threshold, halo or number of passes.
         taken_over: tiles that an earlier run had finished before it was interrupted. The files do not show it.
     """
 
@@ -64,6 +67,7 @@ class Prediction:
     smooth: bool
     distances: tuple[Distance, ...]
     tta: bool
+    estimate: AreaEstimate | None = None
     taken_over: int = 0
 
     @property
@@ -167,7 +171,7 @@ def caption(model: Model, stack: StackReader, prediction: Prediction) -> quicklo
 def content(model: Model, prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
     """What prediction.json holds: the same for the same model, raster and options."""
     contract, facts = model.contract, asdict(prediction)
-    del facts["taken_over"], facts["distances"]
+    del facts["taken_over"], facts["distances"], facts["estimate"]
     return {
         "model": {
             "name": model.name,
@@ -184,6 +188,7 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
         "talud": version("talud"),
         **facts,
         "share_not_mapped": prediction.share_not_mapped,
+        **({"landslide_area_estimate": _estimated(prediction.estimate)} if prediction.estimate else {}),
         "domain": {
             "verdict": domain.verdict(prediction.distances),
             "measure": "overlap: intersection of the histograms of training pixels and raster; outside: share of the "
@@ -194,4 +199,12 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
             ],
         },
         "stack": dict(provenance),
+    }
+
+
+def _estimated(estimate: AreaEstimate) -> dict[str, Any]:
+    """The estimate of the area, and how it was made."""
+    return {
+        "measure": "stratified estimator (Olofsson et al. 2014) of what is mapped; 95 % interval over the blocks",
+        **asdict(estimate),
     }

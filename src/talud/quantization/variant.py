@@ -16,6 +16,7 @@ from talud.data.held_out import check_held_out
 from talud.data.patches import Patches, read, split
 from talud.errors import ModelError
 from talud.files import replacing
+from talud.inference.area import validation_counts
 from talud.inference.prediction import probabilities
 from talud.inference.runtime import Model
 from talud.metrics import Confusion
@@ -68,8 +69,11 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
     out = variant_path(path, precision)
     with replacing(out) as scratch:
         _save(graph, draft, scratch)
-        comparison = _compare(model, Model.load(scratch), project)
-        contract = draft.model_copy(update={"scores": comparison.variant.scores(), "loss": comparison.loss})
+        blocks = _compare(model, Model.load(scratch), project)
+        comparison = sum(blocks, start=_Comparison())
+        counts = validation_counts([block.variant for block in blocks])
+        scores = comparison.variant.scores()
+        contract = draft.model_copy(update={"scores": scores, "validation": counts, "loss": comparison.loss})
         _save(graph, contract, scratch)
     return Variant(out, contract)
 
@@ -146,9 +150,9 @@ class _Comparison:
         }
 
 
-def _compare(model: Model, variant: Model, project: Project) -> _Comparison:
-    """Both on the validation blocks of the areas that the model was trained on, each block read alone."""
-    total, params = _Comparison(), project.params
+def _compare(model: Model, variant: Model, project: Project) -> list[_Comparison]:
+    """Both on each validation block of the areas that the model was trained on, each block read alone."""
+    compared, params = [], project.params
     for area in model.contract.areas:
         blocks = split(project.mask(area), params.split, params.seed)
         windows = [block.window for block in blocks if block.part == "validation"]
@@ -156,5 +160,5 @@ def _compare(model: Model, variant: Model, project: Project) -> _Comparison:
         with open_raster(project.mask(area)) as mask:
             for window, *found in zip(windows, *answers, strict=True):
                 truth = mask.read(1, window=window)
-                total += _Comparison.of((found[0], found[1]), truth, model.contract.threshold)
-    return total
+                compared.append(_Comparison.of((found[0], found[1]), truth, model.contract.threshold))
+    return compared

@@ -11,17 +11,22 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
+from rasterio.windows import Window
 
 from talud import metrics
 from talud.bands import band, groups
-from talud.contract import BandContract, Contract
+from talud.contract import BandContract, Calibration, Contract
 from talud.data.patches import Patches
 from talud.errors import OutputError, StudyError
+from talud.inference import coverage
+from talud.inference.area import validation_counts
 from talud.inference.domain import histogram
 from talud.inference.prediction import probabilities
+from talud.inference.reader import open_stack
 from talud.inference.runtime import Model
 from talud.project import Project
 from talud.raster import open_raster
+from talud.training import calibration
 from talud.training.dataset import Dataset
 from talud.training.halo import halo_errors
 from talud.training.onnx_graph import to_onnx, weights_digest
@@ -43,13 +48,15 @@ class Origin:
 
 
 def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origin, path: Path) -> Contract:
-    """Write a model and its contract, having checked the file on the validation blocks.
+    """Write a model and its contract, having calibrated it and checked the file on the validation blocks.
 
-    The threshold is `talud.metrics.best_threshold` there, found with the file itself; the contract's scores are those
-    at this threshold. What smaller halos cost is measured on the areas' stacks.
+    Unless `training.calibrate` is off, the last layer is scaled first, so that probabilities fit the validation blocks
+    (`talud.training.calibration`). The threshold is `talud.metrics.best_threshold` there, found with the file itself;
+    the contract's scores and counts are those at this threshold. What smaller halos cost is measured on the areas'
+    stacks.
 
     Args:
-        model: trained.
+        model: trained; its last layer is scaled in place.
         dataset: what it was trained on.
         project: where the validation blocks' stacks and masks lie.
         origin: where the model comes from.
@@ -60,13 +67,23 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
         OutputError: the file cannot be written.
     """
     graph = to_onnx(model)
-    save(graph, _draft(graph, dataset, origin), path)
+    draft = _draft(graph, dataset, origin)
+    if project.params.training.calibrate:
+        calibrated = _calibrate(model, draft, dataset, project)
+        graph = to_onnx(model)
+        draft = draft.model_copy(update={"calibration": calibrated, "weights": weights_digest(graph)})
+    save(graph, draft, path)
     shipped = Model.load(path)
     parity = _check_parity(model, shipped, dataset.validation)
     probability, truth = _validation(shipped, dataset, project)
-    threshold = metrics.best_threshold(metrics.Levels.of(probability, truth))
-    counts = metrics.confusion(probability >= threshold, truth, np.isfinite(probability))
-    found = {"threshold": threshold, "scores": counts.scores(), "parity": parity}
+    levels = map(metrics.Levels.of, probability, truth)
+    threshold = metrics.best_threshold(sum(levels, start=metrics.Levels()))
+    blocks = [
+        metrics.confusion(values >= threshold, known, np.isfinite(values))
+        for values, known in zip(probability, truth, strict=True)
+    ]
+    scores = sum(blocks, start=metrics.Confusion()).scores()
+    found = {"threshold": threshold, "scores": scores, "validation": validation_counts(blocks), "parity": parity}
     contract = shipped.contract.model_copy(
         update={**found, "halo_errors": halo_errors(shipped, project, dataset.blocks)}
     )
@@ -177,12 +194,44 @@ def _map(model: keras.Model, stack: NDArray[np.floating]) -> NDArray[np.floating
     return probability
 
 
-def _validation(shipped: Model, dataset: Dataset, project: Project) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """The file's probabilities on all validation blocks (NaN where nothing is mapped), and the truth, both flat."""
-    found, truth = [], []
-    for area, blocks in dataset.blocks.items():
-        windows = [block.window for block in blocks if block.part == "validation"]
-        found += [block.ravel() for block in probabilities(shipped, project.stack(area), windows)]
+def _validation(
+    shipped: Model, dataset: Dataset, project: Project
+) -> tuple[list[NDArray[np.float32]], list[NDArray[np.uint8]]]:
+    """The file's probabilities on each validation block (NaN where nothing is mapped), and the truth there."""
+    found: list[NDArray[np.float32]] = []
+    truth: list[NDArray[np.uint8]] = []
+    for area, windows in _validation_windows(dataset):
+        found.extend(probabilities(shipped, project.stack(area), windows))
         with open_raster(project.mask(area)) as mask:
-            truth += [mask.read(1, window=window).ravel() for window in windows]
-    return np.concatenate(found), np.concatenate(truth)
+            truth += [mask.read(1, window=window) for window in windows]
+    return found, truth
+
+
+def _calibrate(model: keras.Model, draft: Contract, dataset: Dataset, project: Project) -> Calibration:
+    """Scale a model's last layer by what fits the mapped pixels of the validation blocks that are known."""
+    found, truth = [], []
+    for area, windows in _validation_windows(dataset):
+        with open_stack(project.stack(area), draft) as stack, open_raster(project.mask(area)) as mask:
+            for window in windows:
+                values, known = stack.read(window), mask.read(1, window=window)
+                counted = (coverage.blocked(values, draft) == 0) & (known != metrics.UNKNOWN)
+                found.append(calibration.logits(model, values, draft.alignment)[counted])
+                truth.append(known[counted])
+    logits, known = np.concatenate(found), np.concatenate(truth)
+    line = calibration.fitted(logits, known == metrics.LANDSLIDE)
+    declined = "" if line.slope > 0 else "on the validation blocks, higher logits do not mean more landslide"
+    line = calibration.AS_IT_IS if declined else line
+    calibration.scale(model, line)
+    before, after = (
+        metrics.Levels.of(each.probability(logits).astype(np.float32), known).bins().calibration_error
+        for each in (calibration.AS_IT_IS, line)
+    )
+    return Calibration(slope=line.slope, offset=line.offset, error_before=before, error_after=after, declined=declined)
+
+
+def _validation_windows(dataset: Dataset) -> list[tuple[str, list[Window]]]:
+    """The validation blocks of each area."""
+    return [
+        (area, [block.window for block in blocks if block.part == "validation"])
+        for area, blocks in dataset.blocks.items()
+    ]

@@ -22,7 +22,7 @@ def trial_key(project: Project, bands: Sequence[str], data_version: str, choice:
         "bands": list(bands),
         "data_version": data_version,
         "split": params.split_choices,
-        "training": params.training.model_dump(),
+        "training": params.training.model_dump(exclude={"calibrate"}),  # which comes after all trials
         "recipe": params.learning.model_dump(),
         "choice": asdict(choice),
         "code": code_version(),

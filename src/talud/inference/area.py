@@ -1,0 +1,94 @@
+"""The area of landslide with its interval: what the map shows, set right by how it errs on the validation blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from talud.contract import Contract, Validation
+from talud.inference.domain import Verdict
+from talud.metrics import Confusion
+from talud.sampling import Design, stratified
+
+_DOUBTS = {
+    Verdict.DIFFERS: "it does not hold here, for this area differs from the training areas",
+    Verdict.FAR: "it does not hold here, for this area is far from the training areas",
+    Verdict.NO_VALUES: "whether it holds here is not known, for a band has no valid values",
+    Verdict.NO_HISTOGRAM: "whether it holds here is not known, for the model holds no histograms",
+}
+
+
+@dataclass(frozen=True)
+class AreaEstimate:
+    """The landslide area of what is mapped, whether the map shows it or misses it (`talud.sampling`).
+
+    Attributes:
+        m2: of landslide.
+        low_m2: end of the 95 % interval.
+        high_m2: its other end.
+        blocks: of validation that it rests on.
+        assumes: what must hold for it, in words.
+        doubt: why it does not hold, or may not, in words; empty where the domain report has nothing against it.
+    """
+
+    m2: float
+    low_m2: float
+    high_m2: float
+    blocks: int
+    assumes: str = "this area errs as the validation blocks do"
+    doubt: str = ""
+
+    @property
+    def words(self) -> str:
+        """In a sentence of one line, without its end."""
+        low, estimate, high = (f"{area / 10_000:,.1f}" for area in (self.low_m2, self.m2, self.high_m2))
+        given = f"95 % interval {low} to {high} ha if {self.assumes}"
+        return f"estimated landslide area: {estimate} ha, {given}" + (f"; {self.doubt}" if self.doubt else "")
+
+
+def estimate(
+    contract: Contract, landslide: int, background: int, pixel_area: float, verdict: Verdict
+) -> AreaEstimate | None:
+    """Estimate the landslide area of a map made as the validation blocks were: same file, threshold, and one pass.
+
+    Args:
+        contract: of the model.
+        landslide: pixels that are mapped as landslide.
+        background: as background.
+        pixel_area: in m².
+        verdict: of the domain report.
+
+    Returns:
+        None where the contract holds no counts or too few, or nothing is mapped.
+    """
+    known, mapped = contract.validation, landslide + background
+    if known is None or known.blocks < 2 or min(known.tp + known.fp, known.fn + known.tn) < 2 or not mapped:
+        return None
+    share = stratified(
+        (known.tp, known.fn),
+        (known.tp + known.fp, known.fn + known.tn),
+        (landslide / mapped, background / mapped),
+        Design(known.design_effects, known.correlation),
+        known.blocks - 1,
+    )
+    low, middle, high = (one * mapped * pixel_area for one in (share.low, share.estimate, share.high))
+    return AreaEstimate(middle, low, high, known.blocks, doubt=_DOUBTS.get(verdict, ""))
+
+
+def validation_counts(blocks: Sequence[Confusion]) -> Validation:
+    """What the contract holds of the counts of the validation blocks, one for each."""
+    counts = np.array([(one.tp, one.fp, one.fn, one.tn) for one in blocks], np.int64).reshape(-1, 4)
+    counted = counts[counts.any(axis=1)]
+    design = Design.of(counted)
+    tp, fp, fn, tn = counted.sum(axis=0).tolist()
+    return Validation(
+        tp=tp,
+        fp=fp,
+        fn=fn,
+        tn=tn,
+        blocks=len(counted),
+        design_effects=design.effects,
+        correlation=design.correlation,
+    )

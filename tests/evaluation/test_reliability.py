@@ -1,0 +1,87 @@
+"""Probabilities beside what they came to."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+
+from talud.evaluation.reliability import Reliability, diagram
+from talud.evaluation.scoring import evaluate
+from talud.metrics import BINS, Levels
+from talud.project import Project
+
+
+def levels(probability: np.ndarray, truth: np.ndarray) -> Levels:
+    """Added up from three parts, as windows are."""
+    parts = zip(np.array_split(probability.astype(np.float32), 3), np.array_split(truth, 3), strict=True)
+    return sum((Levels.of(*part) for part in parts), start=Levels())
+
+
+def test_draws_from_the_probabilities_themselves_have_hardly_an_error() -> None:
+    generator = np.random.default_rng(1)
+    probability = generator.beta(0.2, 2, 500_000)
+    truth = (generator.random(500_000) < probability).astype(np.uint8)
+    found = Reliability.of(levels(probability, truth))
+    assert found.expected_calibration_error < 0.002
+    for mean, share in found.points():
+        assert share == pytest.approx(mean, abs=0.05)
+
+
+def test_an_overconfident_model_errs_by_what_arithmetic_says() -> None:
+    """0.98 where 60 % are landslide, 0.01 where 5 % are: 0.2 · 0.38 + 0.8 · 0.04."""
+    probability = np.repeat([0.98, 0.01], [2_000, 8_000])
+    truth = np.concatenate([np.arange(2_000) % 5 < 3, np.arange(8_000) % 20 == 0]).astype(np.uint8)
+    found = Reliability.of(levels(probability, truth))
+    assert found.expected_calibration_error == pytest.approx(0.2 * 0.38 + 0.8 * 0.04, abs=1e-6)
+    assert found.points() == [(pytest.approx(0.01), 0.05), (pytest.approx(0.98), 0.6)]
+
+
+def test_errors_of_one_bin_do_not_hide_those_of_another() -> None:
+    """In sum as many landslides as probability, and yet no probability is right."""
+    probability, truth = np.repeat([0.2, 0.8], 100), np.repeat([1, 0], 100).astype(np.uint8)
+    assert Reliability.of(levels(probability, truth)).expected_calibration_error == pytest.approx(0.8)
+
+
+def test_of_no_pixels_nothing_is_said() -> None:
+    found = Reliability.of(Levels())
+    assert (found.expected_calibration_error, found.points(), found.mean_probability) == (0, [], (None,) * BINS)
+
+
+def test_the_evaluation_holds_it_at_home_and_away(small_project: Project) -> None:
+    evaluate(small_project, "3band")
+    written = json.loads(small_project.scores("3band").read_text())["reliability"]
+    assert list(written) == ["test", "away"]
+    with rasterio.open(small_project.prediction("3band", "away") / "probability.tif") as raster:
+        probability = raster.read(1).astype(np.float64)
+    with rasterio.open(small_project.mask("away")) as raster:
+        truth = raster.read(1)
+    counted = np.isfinite(probability) & (truth != 255)
+    probability, truth = probability[counted], truth[counted]
+    which = np.minimum((probability * BINS).astype(int), BINS - 1)
+    error = sum(
+        abs(probability[which == each].sum() - (truth[which == each] == 1).sum()) for each in range(BINS)
+    ) / len(truth)
+    assert written["away"]["expected_calibration_error"] == pytest.approx(error, abs=1e-5)
+    assert sum(written["away"]["pixels"]) == len(truth)
+    assert sum(written["away"]["landslide_pixels"]) == (truth == 1).sum()
+
+
+def test_the_diagram_is_a_picture_and_the_same_one_for_the_same_numbers() -> None:
+    generator = np.random.default_rng(2)
+    probability = generator.random(20_000)
+    places = {
+        name: Reliability.of(levels(probability, (generator.random(20_000) < probability**power).astype(np.uint8)))
+        for name, power in (("test", 1), ("away", 3))
+    }
+    kind, _, content = diagram(places).partition(",")
+    assert kind == "data:image/png;base64"
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")).astype(int)
+    for colour in ((0, 158, 115), (213, 94, 0)):  # both lines are there
+        assert (np.abs(pixels - colour).max(axis=-1) < 20).sum() > 300
+    assert diagram(places) == diagram(dict(places))

@@ -1,0 +1,113 @@
+"""The landslide area with its interval: what goes in, what comes out, and when nothing is said."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from stack_files import noise, write_stack
+from talud.cli import mapping
+from talud.contract import Contract, Validation
+from talud.inference.area import AreaEstimate, estimate, validation_counts
+from talud.inference.domain import Verdict
+from talud.inference.prediction import Prediction, predict
+from talud.inference.runtime import Model
+from talud.metrics import Confusion
+
+BLOCKS = [Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810), Confusion(0, 20, 40, 3940), Confusion()]
+
+
+@pytest.fixture(scope="module")
+def counted(model: Model) -> Model:
+    """A model that knows how it erred on its validation blocks."""
+    return replace(model, contract=model.contract.model_copy(update={"validation": validation_counts(BLOCKS)}))
+
+
+def mapped(model: Model, folder: Path, **options: float) -> Prediction:
+    values = noise(60, 80)
+    values[0, :12] = np.nan
+    return predict(model, write_stack(folder / "s.tif", values), folder / "out", **options)
+
+
+def test_blocks_without_a_pixel_count_for_nothing() -> None:
+    known = validation_counts(BLOCKS)
+    assert (known.tp, known.fp, known.fn, known.tn, known.blocks) == (400, 160, 140, 11300, 3)
+    assert min(known.design_effects) > 10  # pixels of a block err together
+    assert validation_counts([]) == Validation(tp=0, fp=0, fn=0, tn=0, blocks=0, design_effects=(1, 1), correlation=0)
+
+
+def test_the_estimate_adds_what_is_missed_and_takes_false_alarms_away(counted: Model) -> None:
+    found = estimate(counted.contract, landslide=1_000, background=9_000, pixel_area=100, verdict=Verdict.LIKE)
+    assert found is not None
+    assert found.m2 == pytest.approx(100 * (1_000 * 400 / 560 + 9_000 * 140 / 11_440))
+    assert 0 <= found.low_m2 < found.m2 < found.high_m2 <= 1_000_000
+    assert found.doubt == ""
+
+
+def test_where_the_domain_report_has_doubts_so_has_the_interval(counted: Model) -> None:
+    def doubt(verdict: Verdict) -> str:
+        found = estimate(counted.contract, 10, 90, 100, verdict)
+        assert found is not None
+        return found.words
+
+    assert doubt(Verdict.LIKE).endswith("if this area errs as the validation blocks do")
+    assert doubt(Verdict.FAR).endswith("; it does not hold here, for this area is far from the training areas")
+    assert "does not hold here" in doubt(Verdict.DIFFERS)
+    assert "not known" in doubt(Verdict.NO_HISTOGRAM)
+
+
+def test_a_map_says_its_estimate_everywhere(counted: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = mapped(counted, tmp_path)
+    mapping.say(outcome, counted, tmp_path / "out")
+    assert capsys.readouterr().out.splitlines()[-1] == (outcome.estimate and outcome.estimate.words)
+    with rasterio.open(tmp_path / "out/landslides.tif") as raster:
+        classes, pixel = raster.read(1), abs(raster.transform.determinant)
+    expected = estimate(
+        counted.contract, int((classes == 1).sum()), int((classes == 0).sum()), pixel, Verdict.NO_HISTOGRAM
+    )
+    assert expected is not None
+    assert outcome.estimate == expected
+    record = json.loads((tmp_path / "out/prediction.json").read_text())["landslide_area_estimate"]
+    assert record.pop("measure").startswith("stratified estimator")
+    assert AreaEstimate(**record) == expected
+    html = " ".join((tmp_path / "out/summary.html").read_text(encoding="utf-8").split())
+    assert f"Estimated landslide area: {outcome.estimate.m2 / 1e4:,.1f} ha" in html
+    assert "if this area errs as the validation blocks do" in html
+    assert "Whether it holds here is not known" in html
+
+
+def test_a_minimum_area_leaves_the_estimate_as_it_is(counted: Model, tmp_path: Path) -> None:
+    (tmp_path / "all").mkdir()
+    (tmp_path / "large").mkdir()
+    every, large = mapped(counted, tmp_path / "all"), mapped(counted, tmp_path / "large", minimum_area=10_000)
+    assert large.landslide_area_m2 < every.landslide_area_m2
+    assert large.estimate == every.estimate is not None
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.4}, {"tta": True}, {"tile": 32, "halo": 8}])
+def test_a_map_of_another_kind_than_the_blocks_has_none(
+    counted: Model, tmp_path: Path, options: dict[str, float]
+) -> None:
+    assert mapped(counted, tmp_path, **options).estimate is None
+    assert "landslide_area_estimate" not in json.loads((tmp_path / "out/prediction.json").read_text())
+    assert "Estimated" not in (tmp_path / "out/summary.html").read_text(encoding="utf-8")
+
+
+def test_a_model_without_counts_gives_none(model: Model, tmp_path: Path) -> None:
+    older = json.loads(next(iter(model.contract.to_metadata().values())))
+    del older["validation"], older["calibration"]
+    contract = Contract.model_validate(older)
+    assert contract.validation is contract.calibration is None
+    assert estimate(contract, 10, 90, 100, Verdict.LIKE) is None
+    assert mapped(model, tmp_path).estimate is None
+
+
+@pytest.mark.parametrize("blocks", [BLOCKS[:1], [Confusion(tn=50), Confusion(fn=3, tn=50)]])
+def test_too_few_blocks_or_pixels_of_a_class_say_nothing(model: Model, blocks: list[Confusion]) -> None:
+    contract = model.contract.model_copy(update={"validation": validation_counts(blocks)})
+    assert estimate(contract, 10, 90, 100, Verdict.LIKE) is None

@@ -1,0 +1,63 @@
+"""Areas and their intervals, against the worked example of the paper that they are from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from talud.sampling import Design, stratified
+
+
+def test_the_deforested_area_of_the_worked_example() -> None:
+    """Olofsson et al. 2014, Table 8 and section 5.2: 235,086 ± 68,418 pixels of 30 m, 21,158 ± 6,158 ha."""
+    share = stratified((66, 0, 1, 2), (75, 75, 165, 325), (0.02, 0.015, 0.32, 0.645))
+    assert share.estimate * 10_000_000 == pytest.approx(235_086, abs=1)
+    assert (share.high - share.estimate) * 10_000_000 == pytest.approx(68_418, abs=3)
+    assert share.estimate * 900_000 == pytest.approx(21_158, abs=1)
+    assert (share.estimate - share.low) * 900_000 == pytest.approx(6_158, abs=1)
+
+
+def test_pixels_drawn_one_by_one_are_blocks_without_a_design_effect() -> None:
+    generator = np.random.default_rng(1)
+    blocks = np.eye(4, dtype=np.int64)[generator.choice(4, 20_000, p=[0.05, 0.02, 0.03, 0.9])]
+    design = Design.of(blocks)
+    assert design.effects == pytest.approx((1, 1), abs=0.02)
+    assert design.correlation == pytest.approx(0, abs=0.02)
+
+
+def test_a_block_of_equal_pixels_counts_as_one_of_them() -> None:
+    generator = np.random.default_rng(2)
+    single = np.eye(4, dtype=np.int64)[generator.choice(4, 5_000, p=[0.2, 0.1, 0.1, 0.6])]
+    assert Design.of(100 * single).effects == pytest.approx((100, 100), rel=0.05)
+
+
+def blocks_of(generator: np.random.Generator, count: int) -> np.ndarray:
+    """Blocks (count, 4) of 4,096 pixels, each with a share of landslide and rates of error of its own.
+
+    Where there are many landslides, more are missed and fewer alarms are false: the two shares go together.
+    """
+    landslide = generator.beta(0.6, 6, count)
+    missed = np.clip(0.15 + 0.8 * landslide + generator.normal(0, 0.05, count), 0, 1)
+    alarms = np.clip(generator.normal(0.03, 0.01, count), 0, 1)
+    truth = np.round(4096 * landslide)
+    fn, fp = np.round(truth * missed), np.round((4096 - truth) * alarms)
+    return np.stack([truth - fn, fp, fn, 4096 - truth - fp], axis=1).astype(np.int64)
+
+
+@pytest.mark.parametrize(("count", "least"), [(60, 0.93), (20, 0.90)])
+def test_the_interval_holds_the_truth_in_95_of_100_cases(count: int, least: float) -> None:
+    """An area that errs as all blocks do together, of which the validation blocks are some; few blocks know less."""
+    generator = np.random.default_rng(3)
+    everything = blocks_of(generator, 200_000).sum(axis=0)
+    weights = (0.1, 0.9)
+    truth = 0.1 * everything[0] / everything[:2].sum() + 0.9 * everything[2] / everything[2:].sum()
+    held, singly = [], []
+    for _ in range(1000):
+        sample = blocks_of(generator, count)
+        tp, fp, fn, tn = sample.sum(axis=0)
+        share = stratified((tp, fn), (tp + fp, fn + tn), weights, Design.of(sample), count - 1)
+        held.append(share.low <= truth <= share.high)
+        naive = stratified((tp, fn), (tp + fp, fn + tn), weights)
+        singly.append(naive.low <= truth <= naive.high)
+    assert least <= np.mean(held) <= 0.98
+    assert np.mean(singly) < 0.5  # what it would be were pixels drawn one by one
