@@ -121,25 +121,27 @@ def test_the_best_epoch_is_that_of_the_highest_f1_then_of_the_lowest_loss(tmp_pa
     np.testing.assert_array_equal(keeper.state.best[0], [2, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arithmetic", [False, "bfloat16"])
 def test_a_trial_with_all_that_a_recipe_has_learns_and_goes_on_as_if_never_interrupted(
     tmp_path: Path, arithmetic: str | bool
 ) -> None:
-    options = {"recipe": FULL, "mixed_precision": arithmetic}
-    whole = trained(tmp_path / "whole", **options)
-    half = trained(tmp_path, until=6, **options)
-    result = trained(tmp_path, state=checkpoint.read(tmp_path / "trial.npz"), **options)
-    assert len(half.epochs) == 6
+    choice, options = replace(CHOICE, epochs=8), {"recipe": FULL, "mixed_precision": arithmetic}
+    whole = trained(tmp_path / "whole", choice, **options)
+    half = trained(tmp_path, choice, until=3, **options)
+    result = trained(tmp_path, choice, state=checkpoint.read(tmp_path / "trial.npz"), **options)
+    assert len(half.epochs) == 3
     assert alike(result.best, whole.best)
     assert [epoch.metrics for epoch in result.epochs] == [epoch.metrics for epoch in whole.epochs]
-    assert result.scores["f1"] > 0.8
+    assert result.scores["f1"] > 0.6
     model = build(CHOICE, STATISTICS, depth=1, seed=9, batch_normalisation=True)
     model.set_weights(result.best)
     probability, plain = (np.asarray(one(VALIDATION.stack))[..., 0] for one in (model, unet.folded(model)))
     np.testing.assert_allclose(plain, probability, atol=1e-5)
     if not arithmetic:
         scores = metrics.confusion(probability >= 0.5, VALIDATION.mask).scores()
-        assert scores == pytest.approx(result.scores, abs=1e-6)  # those of the averaged weights
+        ours = {name: scores[name] for name in result.scores}
+        assert result.scores == pytest.approx(ours, abs=1e-6)  # those of the averaged weights
 
 
 def test_a_rematerialised_trial_gives_the_same_weights(tmp_path: Path) -> None:
