@@ -80,7 +80,7 @@ def test_the_ui_shows_the_projects_own_store(root: Path) -> None:
         assert [run["info"]["run_name"] for run in runs] == ["7band · demo"]
         telemetry = json.load(urllib.request.urlopen(f"{address}/ajax-api/3.0/mlflow/ui-telemetry", timeout=20))
         assert telemetry["disable_ui_telemetry"] is True
-    assert sorted(path.name for path in root.iterdir()) == ["mlflow.db", "params.yaml"]
+    assert sorted(path.name for path in root.iterdir()) == ["checkpoints", "mlflow.db", "params.yaml"]
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_a_teams_server_keeps_trials_and_models(
         assert Model.load(fetched.path).contract == Model.load(tiny_model).contract
         with pytest.raises(RegistryError, match=r"no alias 'champion'; it has: challenger \(version 1\)"):
             registry.fetch("models:/landslide-unet-3band@champion", project)
-        assert list(project.iterdir()) == []
+        assert [path.name for path in project.iterdir()] == ["checkpoints"]  # its id, and no store
         monkeypatch.chdir(root)
         assert address in CliRunner().invoke(app, ["ui"]).output
 
