@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -52,3 +53,8 @@ def band(name: str) -> Band:
 def groups(names: tuple[str, ...]) -> tuple[Group, ...]:
     """The groups that the named bands belong to, in the order of their first band."""
     return tuple(dict.fromkeys(band(name).group for name in names))
+
+
+def powerset(groups: Sequence[Group]) -> Iterator[tuple[Group, ...]]:
+    """All sets of some of the groups, the largest first, the empty one last; each in the order of `groups`."""
+    return itertools.chain.from_iterable(itertools.combinations(groups, count) for count in range(len(groups), -1, -1))

@@ -6,17 +6,20 @@ model's preprocessing, threshold or origin is kept.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError, model_validator
 
-from talud.bands import Group
+from talud.bands import Group, powerset
 from talud.errors import ModelError
 
 METADATA_KEY = "talud.contract"
 Precision = Literal["float32", "float16", "int8"]
 Reduced = Literal["float16", "int8"]
+Share = Annotated[float, Field(ge=0, le=1)]
+MOST_SUBSETS = 7  # of three groups
 _LARGEST = 3.4e38  # of a float32, in which bands are read
 
 
@@ -48,6 +51,16 @@ class BandContract(_Frozen):
         if len(self.edges) != (len(self.shares) + 1 if self.shares else 0) or sorted(self.edges) != list(self.edges):
             raise ValueError("edges and shares are no histogram")
         return self
+
+
+class Subset(_Frozen):
+    """Some of a model's band groups, and what the model was measured to be worth with these alone."""
+
+    groups: Annotated[tuple[Group, ...], Field(min_length=1)]
+    precision: Share
+    recall: Share
+    f1: Share
+    supported: bool = Field(description="whether a pixel is mapped where these groups are valid and no other is")
 
 
 class Calibration(_Frozen):
@@ -86,6 +99,12 @@ class Contract(_Frozen):
     name: str = Field(description="the band set")
     bands: tuple[BandContract, ...]
     required_groups: tuple[Group, ...] = Field(description="where one of these is invalid, nothing is mapped")
+    subsets: Annotated[tuple[Subset, ...], Field(max_length=MOST_SUBSETS)] = Field(
+        (),
+        description="of a model that learned to do without some groups: each of the subsets of its groups, with the "
+        "scores on the validation blocks where the other groups are absent, all on the same pixels and at the "
+        "threshold; empty for one that needs all of the required groups, and in older files",
+    )
     pixel_size: float = Field(gt=0, description="metres")
     halo: int = Field(ge=0, description="pixels of context that a tile on the lattice can depend on, each side")
     halo_errors: dict[NonNegativeInt, Annotated[float, Field(ge=0, le=1)]] = Field(
@@ -128,6 +147,43 @@ class Contract(_Frozen):
     def band_names(self) -> tuple[str, ...]:
         """The names of the bands, in the order in which the network reads them."""
         return tuple(band.name for band in self.bands)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of the bands, in the order of their first band."""
+        return tuple(dict.fromkeys(band.group for band in self.bands))
+
+    @property
+    def supported(self) -> frozenset[frozenset[Group]]:
+        """The sets of valid groups with which a pixel is mapped."""
+        if self.subsets:
+            return frozenset(frozenset(subset.groups) for subset in self.subsets if subset.supported)
+        required = set(self.required_groups)
+        return frozenset(chosen for chosen in map(frozenset, powerset(self.groups)) if chosen and required <= chosen)
+
+    def subset(self, groups: Collection[Group]) -> Subset | None:
+        """What was measured with these groups alone; None where nothing was."""
+        return next((subset for subset in self.subsets if set(subset.groups) == set(groups)), None)
+
+    def whole(self) -> Contract:
+        """The same of a model that can do without nothing."""
+        return self.model_copy(update={"subsets": (), "required_groups": self.groups})
+
+    @model_validator(mode="after")
+    def _subsets_make_sense(self) -> Self:
+        if not self.subsets:
+            return self
+        groups = [frozenset(subset.groups) for subset in self.subsets]
+        if not set().union(*groups) <= set(self.groups):
+            raise ValueError("subsets: one names a group without bands")
+        names_twice = any(len(subset.groups) > len(set(subset.groups)) for subset in self.subsets)
+        if names_twice or len(set(groups)) < len(groups):
+            raise ValueError("subsets: one stands twice, or names a group twice")
+        if frozenset(self.groups) not in self.supported:
+            raise ValueError("subsets: that of all groups is missing, or not supported")
+        if set(self.required_groups) != frozenset.intersection(*self.supported):
+            raise ValueError("subsets: the required groups are not those of every supported one")
+        return self
 
     @model_validator(mode="after")
     def _bands_make_sense(self) -> Self:

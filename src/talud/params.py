@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -209,6 +209,32 @@ class Search(_Frozen):
         return self
 
 
+class DroppingOptions(_Frozen):
+    """What a network is to do without at times: band groups and clouded pixels, dropped from training patches."""
+
+    groups: dict[Group, Annotated[float, Field(ge=0, lt=1)]] = Field(
+        {}, description="band group → probability that it is dropped from a patch, of which one is always left"
+    )
+    clouds: float = Field(
+        0, ge=0, le=1, description="share of the patches that get a simulated cloud over their optical bands"
+    )
+    tolerance: float = Field(
+        0.2, ge=0, le=1, description="most F1 that a subset of groups may lack to all of them, to be mapped with"
+    )
+
+    @model_validator(mode="after")
+    def _groups_are_read(self) -> Self:
+        if Group.SHADE in self.groups:
+            raise ValueError(f"groups: no model reads '{Group.SHADE}'; name optical, terrain or sar")
+        return self
+
+    def optional(self, groups: Sequence[Group]) -> tuple[Group, ...]:
+        """Those of a network's groups that may be absent at times; it learns to do without them."""
+        if len(groups) < 2:
+            return ()
+        return tuple(group for group in groups if self.groups.get(group) or (group is Group.OPTICAL and self.clouds))
+
+
 class Augmentation(_Frozen):
     """What is changed at random in a training patch, anew in each epoch; nothing by default but how it lies."""
 
@@ -237,6 +263,7 @@ class Recipe(_Frozen):
     batch_normalisation: bool = Field(
         False, description="normalise after each convolution; in the exported network it is part of the convolution"
     )
+    dropping: DroppingOptions = DroppingOptions()
 
 
 class TrainingOptions(_Frozen):

@@ -56,6 +56,7 @@ def _chosen(
     misfit: Callable[[Contract], str | None], support: str, provider: Provider, precision: Precision | None
 ) -> Model:
     fitting: list[Model] = []
+    lesser: list[Model] = []  # that would have to do without some of their groups
     unfit: list[str] = []
     for version, root in _champions():
         try:
@@ -64,18 +65,24 @@ def _chosen(
         except (RegistryError, ModelError) as error:
             unfit.append(f"{version.name} ({error})")
             continue
-        why_not = misfit(model.contract)
-        if why_not:
+        why_not = misfit(model.contract.whole())
+        if why_not and model.contract.subsets and misfit(model.contract) is None:
+            lesser.append(model)
+        elif why_not:
             unfit.append(f"{version.name} ({why_not})")
         else:
             fitting.append(model)
-    if not fitting:
+    if not fitting and not lesser:
         raise MismatchError(f"no champion has only bands that {support}: {', '.join(unfit)}")
     # The F1 of validation settles nothing between band sets, but between equals something must.
     best, *others = sorted(
-        fitting, key=lambda model: (-len(model.contract.bands), -model.contract.scores.get("f1", 0), model.name)
+        fitting or lesser,
+        key=lambda model: (-len(model.contract.bands), -model.contract.scores.get("f1", 0), model.name),
     )
     reason = f"{best.title}: the most bands ({len(best.contract.bands)}) that {support}"
+    if not fitting:
+        reason = f"{best.title}: no champion has only bands that {support}, and it can do without what is missing"
+    others += lesser if fitting else []
     if others:
         reason += f"; also fits: {', '.join(model.name for model in others)}"
     if unfit:

@@ -14,7 +14,9 @@ import pytest
 from source_files import write_raster
 from stack_files import RGB, noise, write_stack
 from talud import registry
+from talud.bands import Group
 from talud.cli.main import main
+from talud.contract import Subset
 
 TERRAIN = ("red", "green", "blue", "slope", "curvature")
 Run = Callable[..., tuple[int, str, str]]
@@ -145,3 +147,33 @@ def test_a_store_without_a_champion_says_so(talud: Run, tmp_path: Path, monkeypa
     code, _, err = talud("predict", "auto", "stack.tif", "--out", "map")
     assert (code, err.count("\n")) == (1, 1)
     assert "the registry holds no champion that talud made; name a model" in err
+
+
+def test_a_model_that_can_do_without_a_source_steps_in_where_no_other_fits(
+    talud: Run, project: Path, exporter, tmp_path: Path
+) -> None:
+    rest = [("optical", "terrain"), ("terrain", "sar"), ("terrain",), ("optical",)]
+    groups = [tuple(map(Group, one)) for one in (("optical", "terrain", "sar"), *rest)]
+    subsets = tuple(
+        Subset(groups=one, precision=0.5, recall=0.5, f1=0.5, supported=Group.TERRAIN in one) for one in groups
+    )
+    bands = (*TERRAIN, "vv_pre", "vv_post")
+    flexible = exporter(2, bands, (Group.TERRAIN,), subsets=subsets)
+    code, out, err = talud(
+        "map", "--model", flexible, "--optical", "image.tif", "--dtm", "dtm.tif", "--out", tmp_path / "a"
+    )
+    assert (code, err) == (0, "")
+    assert "100.0% of what is mapped from optical + terrain alone: no data: vv_pre, vv_post" in out
+    code, out, err = talud("map", "--model", flexible, "--optical", "image.tif", "--out", tmp_path / "b")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "give --dtm FILE" in err
+    add(project, "flexible", flexible)
+    talud("map", "--optical", "image.tif", "--dtm", "dtm.tif", "--out", tmp_path / "c")
+    assert chosen(tmp_path / "c") == (
+        "landslide-unet-5band, version 1: the most bands (5) that the sources support; "
+        "also fits: landslide-unet-3band, landslide-unet-flexible"
+    )
+    talud("map", "--dtm", "dtm.tif", "--out", tmp_path / "d")
+    assert chosen(tmp_path / "d").startswith(
+        "landslide-unet-flexible, version 1: no champion has only bands that the sources support, and it can do without"
+    )

@@ -12,19 +12,21 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import rasterio
 import yaml
 
-from stack_files import noise
+from stack_files import noise, write_stack
 from talud import load_model, metrics
 from talud.cli.main import main
-from talud.contract import variant_path
+from talud.contract import Contract, variant_path
 from talud.data.patches import split
 from talud.errors import ModelError, StudyError
-from talud.inference.prediction import probabilities
+from talud.inference.prediction import predict, probabilities
 from talud.inference.runtime import Model
 from talud.project import Project
 from talud.quantization import variant
 from talud.raster import open_raster
+from talud.training import export
 
 Retrain = Callable[[np.ndarray], None]
 QUANTIZE = "from talud.cli.main import main; main()"
@@ -147,3 +149,42 @@ def test_the_variant_of_another_model_is_refused(project: Project) -> None:
     onnx.save(graph, path)
     with pytest.raises(ModelError, match=r"is not the int8 variant of 3band\.onnx; run talud quantize"):
         load_model(path, precision="int8")
+
+
+def test_a_variant_maps_with_the_subsets_of_its_model_and_states_its_own_scores(
+    project: Project, tmp_path: Path
+) -> None:
+    path = project.model("3band")
+    stated = Model.load(path).contract.model_dump()
+    for band, name, group in zip(
+        stated["bands"], ("red", "green", "vv_pre"), ("optical", "optical", "sar"), strict=True
+    ):
+        band |= {"name": name, "group": group}
+    groups = [("optical", "sar"), ("optical",), ("sar",)]
+    subsets = [
+        {"groups": one, "precision": 0.1, "recall": 0.1, "f1": 0.1, "supported": one != ("sar",)} for one in groups
+    ]
+    contract = Contract.model_validate(stated | {"subsets": subsets, "required_groups": ("optical",)})
+    export.save(onnx.load(path), contract, path)
+    with open_raster(project.stack("basin")) as stack:
+        values = stack.read()
+    bands = ("red", "green", "vv_pre")
+    write_stack(project.stack("basin"), values, bands)
+    made = variant.make(project, path, "int8")
+    assert [(one.groups, one.supported) for one in made.contract.subsets] == [
+        (("optical", "sar"), True), (("optical",), True), (("sar",), False),
+    ]  # fmt: skip
+    assert made.contract.subsets[0].f1 not in (0.1, 0)
+
+    values[2] = np.nan
+    full = write_stack(tmp_path / "full.tif", values, bands)
+    part = write_stack(tmp_path / "part.tif", values[:2], bands[:2])
+    loaded = Model.load(made.path)
+    for raster, tile in ((full, 32), (part, None)):
+        predict(loaded, raster, tmp_path / raster.stem, tile=tile)
+    maps = [rasterio.open(tmp_path / name / "probability.tif").read(1) for name in ("full", "part")]
+    np.testing.assert_array_equal(maps[0], maps[1])
+    mapped = np.isfinite(maps[1])
+    np.testing.assert_array_equal(mapped, np.isfinite(values[:2]).all(axis=0))
+    exact = Model.load(path).probability(values)
+    assert np.abs(maps[1] - exact)[mapped].mean() < 0.02

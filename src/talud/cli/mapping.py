@@ -99,6 +99,8 @@ def say(result: Prediction, model: Model, out: Path) -> None:
     print(f"not mapped: {result.share_not_mapped:.1%} of the raster")
     for reason, pixels in result.not_mapped.items():
         print(f"  {reason}: {pixels / result.pixels:.1%}")
+    for line in record.reduced(result, model.contract):
+        print(line)
     for line in domain.lines(result.distances):
         print(line)
     print(f"model: {model.title}; ran on {result.provider}")

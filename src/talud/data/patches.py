@@ -7,7 +7,7 @@ validation or test, and no patch reaches across a block's border.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from talud.bands import Group, band
 from talud.errors import StudyError
 from talud.grid import Grid
 from talud.metrics import LANDSLIDE, UNKNOWN
@@ -122,6 +123,7 @@ def read(
     part: Part,
     options: SplitOptions,
     seed: int,
+    optional: Collection[Group] = (),
 ) -> Patches:
     """Cut the patches of a part.
 
@@ -137,6 +139,8 @@ def read(
         part: which of its parts to read.
         options: the size and stride of patches, and the share of empty ones.
         seed: decides which empty patches are drawn.
+        optional: groups that the network learns to do without: the truth stays known where they are invalid and another
+            group is not, and all bands of a group are NaN where one is.
 
     Raises:
         StudyError: stack and mask differ in grid.
@@ -149,7 +153,7 @@ def read(
         if Grid.of(pixels_of) != Grid.of(truths):
             raise StudyError(f"{stack} and {mask} lie on different grids; run talud stack (or dvc repro) again")
         for number, block in enumerate(chosen):
-            _, truth = _read_block(pixels_of, truths, bands, block)
+            _, truth = _read_block(pixels_of, truths, bands, block, optional)
             kept += [
                 (number, place, bool(np.any(cut == LANDSLIDE)))
                 for place, cut in enumerate(_cut_masks(truth, block, options))
@@ -159,7 +163,7 @@ def read(
             kept = _thin(kept, options.empty_share, seed)
         for number, block in enumerate(chosen):
             places = [place for owner, place, _ in kept if owner == number]
-            pixels, truth = _read_block(pixels_of, truths, bands, block)
+            pixels, truth = _read_block(pixels_of, truths, bands, block, optional)
             cuts = list(_cut_masks(truth, block, options))
             windows = patch_windows(block, options)
             masks += [cuts[place] for place in places]
@@ -259,13 +263,21 @@ def _offsets(length: int, size: int, step: int) -> list[int]:
 
 
 def _read_block(
-    stack: DatasetReader, mask: DatasetReader, bands: Sequence[str], block: Block
+    stack: DatasetReader, mask: DatasetReader, bands: Sequence[str], block: Block, optional: Collection[Group]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """A block's pixels (height, width, bands), and its mask (height, width) with 255 where a band is invalid."""
+    """A block's pixels (height, width, bands), and its mask (height, width) with 255 where too few bands are valid."""
     numbers = [stack.descriptions.index(name) + 1 for name in bands]
     pixels = np.moveaxis(stack.read(numbers, window=block.window, out_dtype="float32"), 0, -1)
     known = mask.read(1, window=block.window)
-    return pixels, np.where(np.isnan(pixels).any(axis=-1), UNKNOWN, known).astype(np.uint8)
+    wanting = np.isnan(pixels)
+    unknown = wanting.any(axis=-1)
+    if optional:
+        members = np.array([band(name).group for name in bands])
+        for group in optional:
+            wanting[..., members == group] = wanting[..., members == group].any(axis=-1, keepdims=True)
+        pixels[wanting] = np.nan
+        unknown = wanting.all(axis=-1) | wanting[..., ~np.isin(members, list(optional))].any(axis=-1)
+    return pixels, np.where(unknown, UNKNOWN, known).astype(np.uint8)
 
 
 def _inside(block: Block, window: Window) -> tuple[slice, slice]:

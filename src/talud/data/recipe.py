@@ -66,14 +66,14 @@ def recipe_of(project: Project, name: str) -> Recipe:
 
 
 def recipe_like(contract: Contract, area: Area, files: Mapping[Source, Path], name: str) -> Recipe:
-    """What the stack that a model asks for is made from.
+    """What the stack that a model asks for is made from; without the groups that it can do without and nobody gave.
 
     Raises:
         MissingBandError: the sources lack a band.
         SourceError: the optical image cannot be read.
         ModelError: the contract asks for options that no stack has.
     """
-    names = contract.band_names
+    names = _read_by(contract, files)
     needed = [source for source in RASTERS if any(source == _source_of(name) for name in names)]
     lacking = [source for source in needed if source not in files]
     if lacking:
@@ -87,6 +87,14 @@ def recipe_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
     recipe = Recipe(name, area, used, _options(contract), _with_shades(names, files))
     _refuse_missing(recipe, f"the model '{contract.name}'")
     return recipe
+
+
+def _read_by(contract: Contract, files: Mapping[Source, Path]) -> tuple[str, ...]:
+    """The bands that a model is given: without those groups whose sources are missing, where it can do without them."""
+    lacking = {one.group for one in contract.bands if _source_of(one.name) not in files}
+    if contract.subsets and frozenset(contract.groups) - lacking in contract.supported:
+        return tuple(one.name for one in contract.bands if one.group not in lacking)
+    return contract.band_names
 
 
 def _available(area: Area, files: Mapping[Source, Path]) -> tuple[str, ...]:

@@ -185,7 +185,9 @@ def origin_of(stack: Path) -> dict[str, str]:
 
 
 def _refuse_other_units(mixer: Mixer, contract: Contract) -> None:
-    for asked, unit in zip(contract.bands, mixer.units, strict=False):  # shades follow
+    units = dict(zip(mixer.bands, mixer.units, strict=True))
+    for asked in contract.bands:
+        unit = units.get(asked.name, asked.unit)  # it may be one that the model can do without
         if unit != asked.unit:
             raise MismatchError(
                 f"{asked.name} comes in {unit}, but the model '{contract.name}' was trained on {asked.unit}; "

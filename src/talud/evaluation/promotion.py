@@ -31,6 +31,7 @@ from talud.inference.runtime import Model, Origin
 from talud.project import Project
 
 CHOICE = ("filters", "learning_rate", "batch_size", "epochs")  # the hyperparameters that a description names
+_LATER = ("parity", "calibration", "validation", "subsets")  # fields that older files lack
 REASON, GATE = "alias_reason", "gate"  # tags of a version: why it has its alias, and what the gate found
 
 
@@ -136,9 +137,10 @@ def registered_name(band_set: str) -> str:
 def fingerprint(contract: Contract) -> str:
     """SHA-256 of all that a contract states but run, commit and scores: weights, data, threshold, histograms …
 
-    A contract without `parity` gives what it gave before there was such a field, so that its version is found.
+    A contract without one of the later fields gives what it gave before there was such a field, so that its version is
+    found.
     """
-    unstated = set() if contract.parity else {"parity"}
+    unstated = {name for name in _LATER if not getattr(contract, name)}
     content = contract.model_dump_json(exclude={"run_id", "commit", "scores"} | unstated)
     return hashlib.sha256(content.encode()).hexdigest()
 

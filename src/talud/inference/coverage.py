@@ -1,17 +1,19 @@
-"""Where a map says something, and why it does not elsewhere."""
+"""Where a map says something, from which groups of bands, and why it says nothing elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from talud.bands import SHADES, Group
+from talud.bands import SHADES, Group, powerset
 from talud.contract import Contract
 
-_BITS = 15  # of a code: one more than the largest must fit uint16
+_BITS = 15  # of a reason: one more than the largest must fit uint16
 _NO_SHADES: Mapping[str, NDArray[np.bool_]] = {}
 _WORDS = {"cloud": "cloud", "sar_mask": "radar layover or shadow"}
 
@@ -25,14 +27,29 @@ class _Cause:
     bands: tuple[int, ...]
 
 
-def blocked(
-    stack: NDArray[np.float32], contract: Contract, shades: Mapping[str, NDArray[np.bool_]] = _NO_SHADES
-) -> NDArray[np.uint16]:
-    """A code of why a pixel is not mapped (see `reason`); 0 where it is mapped.
+class Coverage(NamedTuple):
+    """What is wanting at the pixels of an image, as codes (see `reason`), each uint16 (height, width).
 
-    A group is valid where all its bands are. A pixel is not mapped where a group that the contract requires is
-    invalid, or, where it requires none, where every group is. Of those groups the code names the invalid bands, or
-    the shade that hides them. A shade alone leaves no pixel out: bands that are valid under it are mapped.
+    Attributes:
+        blocked: why a pixel is not mapped; 0 where it is.
+        reduced: what a pixel is mapped without; 0 where it is mapped with all, or not at all. None of a model that can
+            do without nothing, or of which nobody measured what that costs.
+    """
+
+    blocked: NDArray[np.uint16]
+    reduced: NDArray[np.uint16] | None
+
+
+def coverage(
+    stack: NDArray[np.float32], contract: Contract, shades: Mapping[str, NDArray[np.bool_]] = _NO_SHADES
+) -> Coverage:
+    """Which pixels are mapped, and with what.
+
+    A group is valid where all its bands are. A pixel is mapped where the set of its valid groups is one that the
+    contract supports. Where it is none, the code names those groups whose return would map it: all of them that a
+    smallest such return holds. Where the pixel is mapped with fewer than all, it names all that are wanting. Of a group
+    it names the invalid bands, or the shade that hides them. A shade alone leaves nothing out: bands that are valid
+    under it count as valid.
 
     Args:
         stack: (bands, height, width) in contract order, NaN where invalid.
@@ -40,45 +57,110 @@ def blocked(
         shades: by name (see `talud.bands.SHADES`), where cloud, or radar layover or shadow, hides the bands of its
             group; each (height, width). Those that the raster has.
     """
-    deciding = contract.required_groups or groups(contract)
-    wanting = {
-        bit: (cause.group, np.isnan(stack[list(cause.bands)]).any(axis=0))
+    groups, learned = contract.groups, bool(contract.subsets)
+    named_at, mapped_at = _rules(groups, contract.supported)
+    wanting: dict[int, tuple[Group, NDArray[np.bool_]]] = {
+        bit: (cause.group, np.any(np.isnan(stack[list(cause.bands)]), axis=0))
         for bit, cause in enumerate(_causes(contract), start=len(SHADES))
-        if cause.group in deciding
     }
-    absent = {
-        group: np.logical_or.reduce([there for of, there in wanting.values() if of is group]) for group in deciding
-    }
-    combined = np.logical_or if contract.required_groups else np.logical_and
-    left_out = combined.reduce(list(absent.values()))
-    code = np.zeros(left_out.shape, np.uint16)
-    if not left_out.any():
-        return code
-    hidden = {group: np.zeros_like(left_out) for group in deciding}
-    for bit, (name, group) in enumerate(SHADES.items()):
-        if group in deciding and name in shades:
-            hidden[group] = absent[group] & shades[name]
-            code |= hidden[group].astype(np.uint16) << bit
-    for bit, (group, there) in wanting.items():
-        code |= (there & ~hidden[group]).astype(np.uint16) << bit
-    code[~left_out] = 0
+    absent = np.zeros(stack.shape[1:], np.uint8)
+    for place, group in enumerate(groups):
+        there = np.logical_or.reduce([invalid for of, invalid in wanting.values() if of is group])
+        absent |= there.astype(np.uint8) << np.uint8(place)
+    code = np.zeros(stack.shape[1:], np.uint16)
+    if absent.any():
+        named = named_at[absent]
+        for place, group in enumerate(groups):
+            code |= _named(group, (named >> np.uint8(place) & 1).astype(np.bool_), wanting, shades)
+    there = mapped_at[absent]
+    return Coverage(np.where(there, np.uint16(0), code), np.where(there, code, np.uint16(0)) if learned else None)
+
+
+def blocked(
+    stack: NDArray[np.float32], contract: Contract, shades: Mapping[str, NDArray[np.bool_]] = _NO_SHADES
+) -> NDArray[np.uint16]:
+    """A code of why a pixel is not mapped (see `coverage`); 0 where it is mapped."""
+    return coverage(stack, contract, shades).blocked
+
+
+def _named(
+    group: Group,
+    blamed: NDArray[np.bool_],
+    wanting: Mapping[int, tuple[Group, NDArray[np.bool_]]],
+    shades: Mapping[str, NDArray[np.bool_]],
+) -> NDArray[np.uint16]:
+    """The bits of a group where it is blamed: of the shade that hides it, else of its invalid bands."""
+    code = np.zeros(blamed.shape, np.uint16)
+    hidden = np.zeros_like(blamed)
+    for bit, (name, of) in enumerate(SHADES.items()):
+        if of is group and name in shades:
+            hidden = blamed & shades[name]
+            code |= hidden.astype(np.uint16) << np.uint16(bit)
+    for bit, (of, there) in wanting.items():
+        if of is group:
+            code |= (there & blamed & ~hidden).astype(np.uint16) << np.uint16(bit)
     return code
 
 
 def reason(code: int, contract: Contract) -> str:
-    """In words, why a pixel of that code is not mapped: "cloud and no data: slope, curvature"."""
+    """In words, what is wanting at the pixels of a code: "cloud and no data: slope, curvature"."""
     words = [_WORDS[shade] for bit, shade in enumerate(SHADES) if code >> bit & 1]
-    wanting = [cause.name for bit, cause in enumerate(_causes(contract), start=len(SHADES)) if code >> bit & 1]
+    wanting = [cause.name for cause in _wanting(code, contract)]
     return " and ".join([*words, f"no data: {', '.join(wanting)}"] if wanting else words)
 
 
-def groups(contract: Contract) -> tuple[Group, ...]:
-    """The groups of a contract's bands, in the order of their first band."""
-    return tuple(dict.fromkeys(band.group for band in contract.bands))
+def remaining(code: int, contract: Contract) -> tuple[Group, ...]:
+    """The groups that the pixels of a code of `Coverage.reduced` are mapped with."""
+    gone = {cause.group for cause in _wanting(code, contract)}
+    gone |= {group for bit, group in enumerate(SHADES.values()) if code >> bit & 1}
+    return tuple(group for group in contract.groups if group not in gone)
+
+
+def whole_groups(stack: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+    """A stack in which all bands of a group are NaN where one is: so a model of subsets has learned it.
+
+    Args:
+        stack: (…, bands, height, width) in contract order; it is left as it is.
+        contract: of the model. One of a model that can do without nothing changes nothing.
+    """
+    if not contract.subsets or not np.isnan(stack).any():
+        return stack
+    result = stack.copy()
+    for group in contract.groups:
+        members = [index for index, band in enumerate(contract.bands) if band.group is group]
+        gone = np.isnan(stack[..., members, :, :]).any(axis=-3, keepdims=True)
+        result[..., members, :, :] = np.where(gone, np.float32(np.nan), result[..., members, :, :])
+    return result
+
+
+@lru_cache(maxsize=8)
+def _rules(
+    groups: tuple[Group, ...], supported: frozenset[frozenset[Group]]
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """By the absent groups, a bit each: which of them, a bit each, a code names; whether the pixel is mapped."""
+    named, mapped = np.zeros(1 << len(groups), np.uint8), np.zeros(1 << len(groups), np.bool_)
+    for gone in powerset(groups):
+        valid = frozenset(groups) - set(gone)
+        absent = _bits(groups, gone)
+        mapped[absent] = valid in supported
+        named[absent] = absent
+        if not mapped[absent]:
+            returns = [one - valid for one in supported if valid <= one]
+            fewest = min(map(len, returns))
+            named[absent] = _bits(groups, set().union(*(one for one in returns if len(one) == fewest)))
+    return named, mapped
+
+
+def _bits(groups: tuple[Group, ...], chosen: Collection[Group]) -> int:
+    return sum(1 << groups.index(group) for group in chosen)
+
+
+def _wanting(code: int, contract: Contract) -> list[_Cause]:
+    return [cause for bit, cause in enumerate(_causes(contract), start=len(SHADES)) if code >> bit & 1]
 
 
 def _causes(contract: Contract) -> tuple[_Cause, ...]:
     if len(contract.bands) <= _BITS - len(SHADES):
         return tuple(_Cause(band.name, band.group, (index,)) for index, band in enumerate(contract.bands))
-    members = {group: [i for i, band in enumerate(contract.bands) if band.group is group] for group in groups(contract)}
+    members = {group: [i for i, band in enumerate(contract.bands) if band.group is group] for group in contract.groups}
     return tuple(_Cause(group.value, group, tuple(indexes)) for group, indexes in members.items())

@@ -43,11 +43,14 @@ class Block:
         blocked: uint16 code of why a pixel is not mapped (see `coverage`), 0 where it is; same shape.
         disagreement: with test-time augmentation, the standard deviation of the probabilities whose mean the first is,
             float32 of the same shape; else None.
+        reduced: of a model that can do without some groups, uint16 code of what a pixel is mapped without (see
+            `coverage`), 0 where that is nothing; else None.
     """
 
     probability: NDArray[np.float32]
     blocked: NDArray[np.uint16]
     disagreement: NDArray[np.float32] | None = None
+    reduced: NDArray[np.uint16] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ from talud.inference.tiling import Tile, batched
 
 
 class Pixels(NamedTuple):
-    """What the network is given for a tile, (bands, height, width) of its window, and why pixels are not mapped."""
+    """What the network is given for a tile, (bands, height, width) of its window, and what is wanting in its core."""
 
     window: NDArray[np.float32]
     blocked: NDArray[np.uint16]
+    reduced: NDArray[np.uint16] | None
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _read_ahead(
 
 def _read(stack: StackReader, tile: Tile) -> Pixels:
     window = stack.read(tile.window)
-    return Pixels(window, coverage.blocked(window[:, *tile.inner], stack.contract, stack.shades(tile.core)))
+    return Pixels(window, *coverage.coverage(window[:, *tile.inner], stack.contract, stack.shades(tile.core)))
 
 
 def _blocks_at_second_try(
@@ -131,18 +132,18 @@ def _blocks(model: Model, tiles: list[Tile], batch: list[Pixels], tta: bool) -> 
     """
     if not (tta or any(pixels.blocked.all() for pixels in batch)):
         cores = model.cores([pixels.window for pixels in batch], tiles)
-        return [Block(core, pixels.blocked) for core, pixels in zip(cores, batch, strict=True)]
+        return [Block(core, pixels.blocked, None, pixels.reduced) for core, pixels in zip(cores, batch, strict=True)]
     return [_block(model, tile, pixels, tta) for tile, pixels in zip(tiles, batch, strict=True)]
 
 
 def _block(model: Model, tile: Tile, pixels: Pixels, tta: bool) -> Block:
     if pixels.blocked.all():
         nothing = np.full(pixels.blocked.shape, np.nan, np.float32)
-        return Block(nothing, pixels.blocked, nothing if tta else None)
+        return Block(nothing, pixels.blocked, nothing if tta else None, pixels.reduced)
     if not tta:
-        return Block(model.cores([pixels.window], [tile])[0], pixels.blocked)
+        return Block(model.cores([pixels.window], [tile])[0], pixels.blocked, None, pixels.reduced)
     probability, disagreement = symmetry.averaged(model, pixels.window, tile)
-    return Block(probability, pixels.blocked, disagreement)
+    return Block(probability, pixels.blocked, disagreement, pixels.reduced)
 
 
 def _write(journal: Journal, tiles: list[Tile], blocks: list[Block]) -> None:

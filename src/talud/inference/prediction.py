@@ -25,7 +25,7 @@ from talud.inference.journal import Journal
 from talud.inference.mapping import Passes, finish_tiles
 from talud.inference.products import MapRasters, Products, check_space
 from talud.inference.reader import StackReader, frugal, open_stack
-from talud.inference.record import Prediction
+from talud.inference.record import Prediction, Reduced
 from talud.inference.runtime import Model
 from talud.inference.sharding import finish_shards
 from talud.inference.smoothing import smoothed
@@ -257,7 +257,8 @@ def _finish(
     smaller = tiling.rows.halo if tiling.rows.halo < exact else None
     tags = record.lineage(model, options.threshold, smaller, options.tta) | stack.provenance
     with MapRasters.writing(products, stack.grid, options.threshold, tags, disagreement=options.tta) as rasters:
-        codes, landslide_pixels, skipped = _fill(rasters, tiling, journal)
+        counts = _fill(rasters, tiling, journal)
+    codes, reduced = counts.blocked, counts.reduced
     clock.lap("rasters")
     reasons = {int(code): coverage.reason(int(code), model.contract) for code in codes.nonzero()[0] if code}
     landslides, not_mapped = polygons.trace(
@@ -283,6 +284,10 @@ def _finish(
         not_mapped={
             words: int(codes[code]) for code, words in sorted(reasons.items(), key=lambda one: (-codes[one[0]], one[1]))
         },
+        reduced=tuple(
+            Reduced.of(int(code), int(reduced[code]), model.contract)
+            for code in sorted(reduced.nonzero()[0].tolist(), key=lambda code: (-reduced[code], code))
+        ),
         landslides=len(landslides.area),
         landslide_area_m2=float(landslides.area.sum()),
         threshold=options.threshold,
@@ -293,13 +298,13 @@ def _finish(
         exact_halo=exact,
         halo_error=0.0 if smaller is None else model.halo_error(tiling),
         tiles=len(tiling),
-        skipped=skipped,
+        skipped=counts.skipped,
         minimum_area_m2=options.minimum_area,
         left_out=landslides.left_out,
         smooth=options.smooth,
         distances=stack.distances,
         tta=options.tta,
-        estimate=_estimate(model, stack, tiling, options, landslide_pixels, int(codes[0]) - landslide_pixels),
+        estimate=_estimate(model, stack, tiling, options, counts),
     )
     scene = quicklook.scene(stack, landslides, not_mapped)
     quicklook.draw(products.quicklook, scene, record.caption(model, stack, prediction))
@@ -310,19 +315,39 @@ def _finish(
     return prediction
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """What the tiles hold.
+
+    Attributes:
+        blocked: how many pixels have each code of `coverage.Coverage.blocked`.
+        reduced: likewise; of these, 0 is not counted.
+        landslide: pixels that are landslide.
+        skipped: tiles without a pixel to map.
+    """
+
+    blocked: NDArray[np.int64]
+    reduced: NDArray[np.int64]
+    landslide: int
+    skipped: int
+
+
 def _estimate(
-    model: Model, stack: StackReader, tiling: Tiling, options: _Options, landslide: int, background: int
+    model: Model, stack: StackReader, tiling: Tiling, options: _Options, counts: _Counts
 ) -> AreaEstimate | None:
-    """The landslide area, where the map is of the kind that the contract's counts are of."""
-    if options.threshold != model.contract.threshold or options.tta or model.halo_error(tiling) != 0:
+    """The landslide area, where the map is of the kind that the contract's counts are of, with all groups."""
+    unlike = options.threshold != model.contract.threshold or options.tta or model.halo_error(tiling) != 0
+    if unlike or counts.reduced.any():
         return None
+    background = int(counts.blocked[0]) - counts.landslide
     square_metres = stack.grid.pixel_area * stack.grid.crs.linear_units_factor[1] ** 2
-    return estimate(model.contract, landslide, background, square_metres, domain.verdict(stack.distances))
+    return estimate(model.contract, counts.landslide, background, square_metres, domain.verdict(stack.distances))
 
 
-def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> tuple[NDArray[np.int64], int, int]:
-    """Fill the rasters; how many pixels have each code of `coverage`, and are landslide, and tiles were skipped."""
-    codes, landslide, skipped = np.zeros(1 << 16, np.int64), 0, 0
+def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> _Counts:
+    """Fill the rasters, and count what they hold."""
+    codes, reduced = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
+    landslide = skipped = 0
     for tile in tiling:
         block = journal.read(tile)
         if block is None:
@@ -330,7 +355,10 @@ def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> tuple[NDArra
         landslide += rasters.write(tile.core, block.probability, block.blocked, block.disagreement)
         codes += np.bincount(block.blocked.ravel(), minlength=len(codes))
         skipped += bool(block.blocked.all())
-    return codes, landslide, skipped
+        if block.reduced is not None:
+            reduced += np.bincount(block.reduced.ravel(), minlength=len(reduced))
+    reduced[0] = 0
+    return _Counts(codes, reduced, landslide, skipped)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

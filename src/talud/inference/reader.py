@@ -61,6 +61,7 @@ class StackReader:
         contract: what the raster was checked against.
         identity: by what the raster would be known again (see `_identity`).
         distances: how far each band lies from what the model learned from, in contract order.
+        absent: groups of the contract that the raster has not, or not whole, and the model can do without.
         patch: the side in pixels of the patches that the raster consists of, none of which sees another; None for any
             other raster.
     """
@@ -71,9 +72,10 @@ class StackReader:
     contract: Contract
     identity: Mapping[str, Any]
     distances: tuple[Distance, ...]
+    absent: tuple[Group, ...]
     patch: int | None
     _dataset: DatasetReader = field(repr=False)
-    _indexes: tuple[int, ...] = field(repr=False)
+    _indexes: tuple[int | None, ...] = field(repr=False)
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -88,7 +90,8 @@ class StackReader:
     def read(self, window: Window) -> NDArray[np.float32]:
         """The bands in contract order, (bands, height, width), of a window of whole pixels.
 
-        NaN where the raster is invalid, where a value is infinite or implausible, and past the raster's edge.
+        NaN where the raster is invalid, where a value is infinite or implausible, in an absent group, and past the
+        raster's edge.
 
         Raises:
             SourceError: the file is damaged there.
@@ -97,7 +100,8 @@ class StackReader:
         stack = np.full((len(self._indexes), window.height, window.width), np.nan, np.float32)
         rows, columns = (slice(0, inside.height), slice(0, inside.width))
         for index, band, values in zip(self._indexes, self.contract.bands, stack, strict=True):
-            values[rows, columns] = _plausible(_read_band(self._dataset, index, inside), band)
+            if index is not None:
+                values[rows, columns] = _plausible(_read_band(self._dataset, index, inside), band)
         return stack
 
     def has(self, name: str) -> bool:
@@ -149,21 +153,26 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         grid = Grid.of(dataset)
         patch = patch_side(dataset)
         _check_grid(grid, contract, raster, patch)
-        indexes = _band_indexes(dataset, contract, raster)
+        absent = _absent(dataset, contract)
+        present = tuple(band for band in contract.bands if band.group not in absent)
+        indexes = _band_indexes(dataset, contract, present, raster)
         _check_blocks(dataset, indexes, raster)
-        _check_units(dataset, indexes, contract, raster)
-        _check_making(dataset.tags(), contract, raster)
+        _check_units(dataset, indexes, present, raster)
+        _check_making(dataset.tags(), contract, present, raster)
         pixels, samples = hashlib.sha256(), [_sample(dataset, index) for index in indexes]
-        for sample, band in zip(samples, contract.bands, strict=True):
+        for sample, band in zip(samples, present, strict=True):
             pixels.update(sample.tobytes())
             _check_values(sample, band, raster)
         for index, description in enumerate(dataset.descriptions, start=1):
             if description in bands.SHADES:
                 pixels.update(_sample(dataset, index).tobytes())
-        distances = _distances(dataset, indexes, samples, contract)
+        found = {one.band: one for one in _distances(dataset, indexes, samples, present)}
+        distances = tuple(found.get(name, Distance(name, None, None)) for name in contract.band_names)
+        places = {band.name: index for band, index in zip(present, indexes, strict=True)}
         name = str(raster).split("?")[0].rsplit("/", 1)[-1]  # without the signature that a signed address ends with
         identity = _identity(name, dataset, pixels.hexdigest())
-        yield StackReader(name, grid, dataset.tags(), contract, identity, distances, patch, dataset, indexes)
+        numbers = tuple(places.get(name) for name in contract.band_names)
+        yield StackReader(name, grid, dataset.tags(), contract, identity, distances, absent, patch, dataset, numbers)
 
 
 def misfit(raster: str | Path, contract: Contract) -> str | None:
@@ -276,21 +285,31 @@ def _scale(grid: Grid) -> float:
     return math.sqrt(pyproj.Proj(crs).get_factors(longitude, latitude).areal_scale)
 
 
-def _band_indexes(dataset: DatasetReader, contract: Contract, raster: str | Path) -> tuple[int, ...]:
-    """The band numbers in contract order, found by name."""
-    names = dataset.descriptions
+def _absent(dataset: DatasetReader, contract: Contract) -> tuple[Group, ...]:
+    """The groups that a raster lacks, wholly or in part, where the model was measured to do without all of them."""
+    missing = {band.group for band in contract.bands if band.name not in dataset.descriptions}
+    rest = frozenset(contract.groups) - missing
+    learned = tuple(group for group in contract.groups if group in missing)
+    return learned if contract.subsets and rest in contract.supported else ()
+
+
+def _band_indexes(
+    dataset: DatasetReader, contract: Contract, present: tuple[BandContract, ...], raster: str | Path
+) -> tuple[int, ...]:
+    """The numbers of the bands that must be there, found by name."""
+    names, wanted = dataset.descriptions, [band.name for band in present]
     found = ", ".join(name or "(unnamed)" for name in names)
     expected = ", ".join(contract.band_names)
-    missing = [name for name in contract.band_names if name not in names]
+    missing = [name for name in wanted if name not in names]
     if missing:
         raise MismatchError(
             f"{raster}: has no band {', '.join(missing)}; it has {found}, the model expects {expected} "
-            "(the band descriptions count, not the order); talud stack --like makes such a raster"
+            f"(the band descriptions count, not the order){_or_less(contract)}; talud stack --like makes such a raster"
         )
-    twice = [name for name in contract.band_names if names.count(name) > 1]
+    twice = [name for name in wanted if names.count(name) > 1]
     if twice:
         raise MismatchError(f"{raster}: has several bands {', '.join(twice)}; it has {found}; name each band once")
-    indexes = tuple(names.index(name) + 1 for name in contract.band_names)
+    indexes = tuple(names.index(name) + 1 for name in wanted)
     if any(dataset.dtypes[index - 1].startswith("complex") for index in indexes):
         raise MismatchError(f"{raster}: holds complex numbers; bring it to the unit that the model expects first")
     return indexes
@@ -309,8 +328,16 @@ def _check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str 
             )
 
 
-def _check_units(dataset: DatasetReader, indexes: tuple[int, ...], contract: Contract, raster: str | Path) -> None:
-    for index, band in zip(indexes, contract.bands, strict=True):
+def _or_less(contract: Contract) -> str:
+    """What else than all groups a model can be given, for a message."""
+    less = [" + ".join(subset.groups) for subset in contract.subsets if subset.supported]
+    return f", or the whole of {' or '.join(less[1:])}" if less[1:] else ""
+
+
+def _check_units(
+    dataset: DatasetReader, indexes: tuple[int, ...], present: tuple[BandContract, ...], raster: str | Path
+) -> None:
+    for index, band in zip(indexes, present, strict=True):
         found = dataset.units[index - 1]
         if found and found.casefold() != band.unit.casefold():
             raise MismatchError(
@@ -319,9 +346,11 @@ def _check_units(dataset: DatasetReader, indexes: tuple[int, ...], contract: Con
             )
 
 
-def _check_making(tags: Mapping[str, str], contract: Contract, raster: str | Path) -> None:
+def _check_making(
+    tags: Mapping[str, str], contract: Contract, present: tuple[BandContract, ...], raster: str | Path
+) -> None:
     """That a stack which says how it was made was made as those that the model learned from."""
-    names, groups = contract.band_names, {band.group for band in contract.bands}
+    names, groups = {band.name for band in present}, {band.group for band in present}
     concerned = {
         "slope": "slope" in names,
         "curvature": "curvature" in names,
@@ -342,7 +371,10 @@ def _sample(dataset: DatasetReader, index: int) -> NDArray[np.float32]:
 
 
 def _distances(
-    dataset: DatasetReader, indexes: tuple[int, ...], samples: list[NDArray[np.float32]], contract: Contract
+    dataset: DatasetReader,
+    indexes: tuple[int, ...],
+    samples: list[NDArray[np.float32]],
+    present: tuple[BandContract, ...],
 ) -> tuple[Distance, ...]:
     """How far the bands lie from the training areas.
 
@@ -354,7 +386,7 @@ def _distances(
         windows = _places(np.logical_and.reduce([~np.isnan(sample) for sample in samples]), dataset.shape)
         read = [[_read_band(dataset, index, window).ravel() for index in indexes] for window in windows]
         pixels = [np.concatenate(parts) for parts in zip(*read, strict=True)]
-    return tuple(Distance.of(values, band) for values, band in zip(pixels, contract.bands, strict=True))
+    return tuple(Distance.of(values, band) for values, band in zip(pixels, present, strict=True))
 
 
 def _places(valid: NDArray[np.bool_], shape: tuple[int, int]) -> list[Window]:

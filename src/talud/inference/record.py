@@ -8,13 +8,39 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from talud.inference import domain, quicklook
+from talud.bands import Group
+from talud.contract import Contract
+from talud.inference import coverage, domain, quicklook
 from talud.inference.area import AreaEstimate
 from talud.inference.domain import Distance
 from talud.inference.reader import StackReader
 from talud.inference.runtime import Model
 
 SHOWN = 3  # reasons, at most, under the quicklook: it has one line for them
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Pixels that are mapped without some groups of bands that the model can do without.
+
+    Attributes:
+        groups: that they are mapped with.
+        why: what is wanting, in words, as for what is not mapped.
+        pixels: how many.
+        f1: on the validation blocks, with these groups alone; None where nobody measured it.
+    """
+
+    groups: tuple[Group, ...]
+    why: str
+    pixels: int
+    f1: float | None
+
+    @classmethod
+    def of(cls, code: int, pixels: int, contract: Contract) -> Reduced:
+        """What a code of `coverage.Coverage.reduced` says."""
+        groups = coverage.remaining(code, contract)
+        measured = contract.subset(groups)
+        return cls(groups, coverage.reason(code, contract), pixels, measured.f1 if measured else None)
 
 
 @dataclass(frozen=True)
@@ -25,6 +51,7 @@ class Prediction:
         raster: name of the raster's file, without its folders.
         pixels: of the whole raster.
         not_mapped: why pixels are left out, in words → how many are for that reason, the most frequent first.
+        reduced: which pixels are mapped without some of the model's groups, the most frequent first.
         landslides: their number.
         landslide_area_m2: of all of them.
         threshold: landslide where the probability is at least this.
@@ -44,13 +71,14 @@ class Prediction:
         distances: how far each band lies from the training areas.
         tta: whether the probability is the mean over eight turned and mirrored passes (test-time augmentation).
         estimate: the landslide area set right by how the model errs on its validation blocks; None where the contract
-            does not hold that, or the map is of another threshold, halo or number of passes.
+            does not hold that, or the map is of another threshold, halo or number of passes, or is reduced anywhere.
         taken_over: tiles that an earlier run had finished before it was interrupted. The files do not show it.
     """
 
     raster: str
     pixels: int
     not_mapped: dict[str, int]
+    reduced: tuple[Reduced, ...]
     landslides: int
     landslide_area_m2: float
     threshold: float
@@ -74,6 +102,12 @@ class Prediction:
     def share_not_mapped(self) -> float:
         """The part of the raster that the map leaves out, 0 to 1."""
         return sum(self.not_mapped.values()) / self.pixels
+
+    @property
+    def share_reduced(self) -> float:
+        """The part of the mapped pixels that is mapped without some of the model's groups, 0 to 1."""
+        mapped = self.pixels - sum(self.not_mapped.values())
+        return sum(one.pixels for one in self.reduced) / mapped if mapped else 0.0
 
 
 def lineage(model: Model, threshold: float, halo: int | None, tta: bool) -> dict[str, str]:
@@ -112,6 +146,19 @@ def settings(model: Model, prediction: Prediction) -> dict[str, str]:
     if model.origin and model.origin.chosen:
         stated["Chosen"] = model.origin.chosen
     return stated
+
+
+def reduced(prediction: Prediction, contract: Contract) -> list[str]:
+    """What is mapped without some groups, in a line each: "12.0% of what is mapped from terrain + sar: cloud (…)"."""
+    mapped = prediction.pixels - sum(prediction.not_mapped.values())
+    whole = contract.subset(contract.groups)
+    lines = []
+    for one in prediction.reduced:
+        line = f"{one.pixels / mapped:.1%} of what is mapped from {' + '.join(one.groups)} alone: {one.why}"
+        if one.f1 is not None and whole:
+            line += f" (validation F1 {one.f1:.2f}, with all bands {whole.f1:.2f})"
+        lines.append(line)
+    return lines
 
 
 def _cost(error: float | None) -> str:
@@ -188,6 +235,7 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
         "talud": version("talud"),
         **facts,
         "share_not_mapped": prediction.share_not_mapped,
+        "share_reduced": prediction.share_reduced,
         **({"landslide_area_estimate": _estimated(prediction.estimate)} if prediction.estimate else {}),
         "domain": {
             "verdict": domain.verdict(prediction.distances),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from talud.contract import Contract
 from talud.errors import ModelError, ParamsError
 from talud.inference import model_file
+from talud.inference.coverage import whole_groups
 from talud.inference.cropping import Sides
 from talud.inference.croppings import Croppings
 from talud.inference.margins import Margin
@@ -173,6 +174,7 @@ class Model:
         Input and output are bound to the session's device: what the network makes there is copied once, at its end.
         """
         device = "cuda" if self.provider == CUDA else "cpu"
+        batch = whole_groups(batch, self.contract)
         try:
             binding = session.io_binding()
             # A copy on the device; on the CPU the array itself.

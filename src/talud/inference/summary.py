@@ -49,6 +49,7 @@ class Page:
         background: what lies under the map.
         bar: length of the scale bar in words, and in percent of the map's width.
         hectares: of each landslide.
+        reduced: what is mapped without some of the model's groups, in a line each.
         square_kilometres: of the whole raster.
         origin: where the map came from: what → which.
     """
@@ -62,6 +63,7 @@ class Page:
     hectares: NDArray[np.float64]
     square_kilometres: float
     not_mapped: Sequence[NotMapped]
+    reduced: Sequence[str]
     prediction: Prediction
     model: str
     areas: Sequence[str]
@@ -97,6 +99,7 @@ class Page:
                 NotMapped(why, pixels / prediction.pixels, pixels * pixel)
                 for why, pixels in prediction.not_mapped.items()
             ],
+            reduced=record.reduced(prediction, contract),
             prediction=prediction,
             model=model.title,
             areas=contract.areas,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from talud import metrics
-from talud.contract import Contract, Reduced, variant_path
+from talud.contract import Contract, Reduced, Subset, variant_path
 from talud.data.held_out import check_held_out
 from talud.data.patches import Patches, read, split
 from talud.errors import ModelError
 from talud.files import replacing
+from talud.inference import subsets
 from talud.inference.area import validation_counts
 from talud.inference.prediction import probabilities
 from talud.inference.runtime import Model
@@ -71,9 +72,13 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
         _save(graph, draft, scratch)
         blocks = _compare(model, Model.load(scratch), project)
         comparison = sum(blocks, start=_Comparison())
-        counts = validation_counts([block.variant for block in blocks])
-        scores = comparison.variant.scores()
-        contract = draft.model_copy(update={"scores": scores, "validation": counts, "loss": comparison.loss})
+        measured = {
+            "scores": comparison.variant.scores(),
+            "validation": validation_counts([block.variant for block in blocks]),
+            "loss": comparison.loss,
+            "subsets": _subsets(Model.load(scratch), project),
+        }
+        contract = draft.model_copy(update=measured)
         _save(graph, contract, scratch)
     return Variant(out, contract)
 
@@ -96,7 +101,37 @@ def _reduced(graph: onnx.ModelProto, precision: Reduced, project: Project, contr
             for area in contract.areas
         ]
     )
-    return quantized(graph, np.ascontiguousarray(np.moveaxis(patches.stack, -1, 1)))
+    stack = np.ascontiguousarray(np.moveaxis(patches.stack, -1, 1))
+    return quantized(graph, np.concatenate([stack, *_with_less(stack, contract)]))
+
+
+def _with_less(stack: NDArray[np.float32], contract: Contract) -> list[NDArray[np.float32]]:
+    """Every so many of the patches with each of the subsets alone that the model maps with: what ranges it meets."""
+    less = [
+        subset.groups for subset in contract.subsets if subset.supported and set(subset.groups) < set(contract.groups)
+    ]
+    return [
+        np.stack([subsets.only(patch, contract, groups) for patch in stack[place :: len(less)]])
+        for place, groups in enumerate(less)
+        if len(stack) > place
+    ]
+
+
+def _subsets(variant: Model, project: Project) -> tuple[Subset, ...]:
+    """What the variant is worth with each of its subsets; those that the model maps with, it maps with too."""
+    stated = variant.contract.subsets
+    if not stated:
+        return ()
+    params, parts = project.params, []
+    for area in variant.contract.areas:
+        blocks = split(project.mask(area), params.split, params.seed)
+        windows = [block.window for block in blocks if block.part == "validation"]
+        parts.append((project.stack(area), project.mask(area), windows))
+    maps_with = {frozenset(subset.groups) for subset in stated if subset.supported}
+    return tuple(
+        found.model_copy(update={"supported": frozenset(found.groups) in maps_with})
+        for found in subsets.measured(variant, parts, variant.contract.groups, 1)
+    )
 
 
 def _save(graph: onnx.ModelProto, contract: Contract, path: Path) -> None:
@@ -151,12 +186,18 @@ class _Comparison:
 
 
 def _compare(model: Model, variant: Model, project: Project) -> list[_Comparison]:
-    """Both on each validation block of the areas that the model was trained on, each block read alone."""
+    """Both on each validation block of the areas that the model was trained on, each block read alone.
+
+    Pixels count where all groups are valid, as at export; `_subsets` says what each is worth with fewer.
+    """
     compared, params = [], project.params
+    both = [
+        replace(each, contract=each.contract.whole()) if each.contract.subsets else each for each in (model, variant)
+    ]
     for area in model.contract.areas:
         blocks = split(project.mask(area), params.split, params.seed)
         windows = [block.window for block in blocks if block.part == "validation"]
-        answers = (probabilities(each, project.stack(area), windows) for each in (model, variant))
+        answers = (probabilities(each, project.stack(area), windows) for each in both)
         with open_raster(project.mask(area)) as mask:
             for window, *found in zip(windows, *answers, strict=True):
                 truth = mask.read(1, window=window)

@@ -88,7 +88,7 @@ class Augmenter:
             donor, symmetry = int(generator.integers(len(patches))), int(generator.integers(SYMMETRIES))
             pixels, truth = (turned(values[donor], symmetry) for values in (patches.stack, patches.mask))
             there = (truth == LANDSLIDE) & (mask[place] != UNKNOWN)
-            moved = _background(stack[place], mask[place]) - _background(pixels, truth)
+            moved = np.nan_to_num(_background(stack[place], mask[place]) - _background(pixels, truth))
             stack[place][there] = (pixels + np.where(self.optical | self.radar, moved, 0))[there]
             mask[place][there] = LANDSLIDE
         return stack, mask
@@ -138,7 +138,6 @@ class Augmenter:
 
 
 def _background(stack: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The median of each band outside the landslides, (bands,); 0 where there is nothing."""
-    outside = stack[mask != LANDSLIDE]
-    outside = outside[np.isfinite(outside).all(axis=-1)]
-    return np.median(outside, axis=0) if len(outside) else np.zeros(stack.shape[-1], np.float32)
+    """The median of each band outside the landslides, (bands,); NaN where it has no valid pixel there."""
+    valid = [values[np.isfinite(values)] for values in np.moveaxis(stack[mask != LANDSLIDE], -1, 0)]
+    return np.array([np.median(values) if len(values) else np.nan for values in valid], np.float32)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from talud.bands import groups
 from talud.data.patches import PARTS, Block, Part, Patches, patch_windows, read, split
 from talud.data.record import data_version
 from talud.errors import StudyError
@@ -176,9 +177,10 @@ def _form(project: Project, area: str, bands: tuple[str, ...]) -> Form:
 
 def _patches(project: Project, bands: tuple[str, ...], blocks: Mapping[str, tuple[Block, ...]], part: Part) -> Patches:
     params = project.params
+    optional = params.learning.dropping.optional(groups(bands)) if part == "training" else ()
     patches = Patches.joined(
         [
-            read(project.stack(area), project.mask(area), bands, split, part, params.split, params.seed)
+            read(project.stack(area), project.mask(area), bands, split, part, params.split, params.seed, optional)
             for area, split in blocks.items()
         ]
     )

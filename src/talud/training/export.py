@@ -14,11 +14,11 @@ from onnx import helper
 from rasterio.windows import Window
 
 from talud import metrics
-from talud.bands import band, groups
+from talud.bands import Group, band, groups
 from talud.contract import BandContract, Calibration, Contract
 from talud.data.patches import Patches
 from talud.errors import OutputError, StudyError
-from talud.inference import coverage
+from talud.inference import coverage, subsets
 from talud.inference.area import validation_counts
 from talud.inference.domain import histogram
 from talud.inference.prediction import probabilities
@@ -53,7 +53,8 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
     Unless `training.calibrate` is off, the last layer is scaled first, so that probabilities fit the validation blocks
     (`talud.training.calibration`). The threshold is `talud.metrics.best_threshold` there, found with the file itself;
     the contract's scores and counts are those at this threshold. What smaller halos cost is measured on the areas'
-    stacks.
+    stacks; for a model that learned to do without some groups, what it is worth with each subset of them is measured on
+    the validation blocks, with the file as it ships.
 
     Args:
         model: trained; its last layer is scaled in place.
@@ -88,7 +89,21 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
         update={**found, "halo_errors": halo_errors(shipped, project, dataset.blocks)}
     )
     save(graph, contract, path)
+    return _with_subsets(Model.load(path), graph, dataset, project) if _optional(dataset, project) else contract
+
+
+def _with_subsets(shipped: Model, graph: onnx.ModelProto, dataset: Dataset, project: Project) -> Contract:
+    """Say in a file with which groups alone it can map, measured on the validation blocks."""
+    parts = [(project.stack(area), project.mask(area), windows) for area, windows in _validation_windows(dataset)]
+    tolerance = project.params.learning.dropping.tolerance
+    found = subsets.measured(shipped, parts, _optional(dataset, project), tolerance)
+    contract = shipped.contract.model_copy(update={"subsets": found, "required_groups": subsets.required(found)})
+    save(graph, contract, shipped.path)
     return contract
+
+
+def _optional(dataset: Dataset, project: Project) -> tuple[Group, ...]:
+    return project.params.learning.dropping.optional(groups(dataset.bands))
 
 
 def save(graph: onnx.ModelProto, contract: Contract, path: Path) -> None:

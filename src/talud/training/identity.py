@@ -22,8 +22,9 @@ def trial_key(project: Project, bands: Sequence[str], data_version: str, choice:
         "bands": list(bands),
         "data_version": data_version,
         "split": params.split_choices,
-        "training": params.training.model_dump(exclude={"calibrate"}),  # which comes after all trials
-        "recipe": params.learning.model_dump(),
+        # What is left out comes after all trials.
+        "training": params.training.model_dump(exclude={"calibrate"}),
+        "recipe": params.learning.model_dump(exclude={"dropping": {"tolerance"}}),
         "choice": asdict(choice),
         "code": code_version(),
     }

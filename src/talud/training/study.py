@@ -15,7 +15,7 @@ from talud import registry
 from talud.data.patches import PARTS
 from talud.errors import ParamsError, StudyError
 from talud.files import replacing_together, writing
-from talud.params import Recipe
+from talud.params import DroppingOptions, Recipe
 from talud.project import Project
 from talud.training import checkpoint, unet, work
 from talud.training.dataset import Dataset
@@ -293,10 +293,17 @@ def _hyperparameters(project: Project, choice: Hyperparameters) -> dict[str, flo
 
 def _stated(recipe: Recipe) -> dict[str, float | int | str]:
     """A recipe as parameters: its options, those of the augmentation with their own names before them."""
-    options = recipe.model_dump(exclude={"augmentation"})
+    options = recipe.model_dump(exclude={"augmentation", "dropping"})
     augmentation = {f"augmentation_{name}": value for name, value in recipe.augmentation.model_dump().items()}
     optimizer = "AdamW" if recipe.weight_decay else "Adam"
-    return {"optimizer": optimizer, **options, **augmentation}
+    return {"optimizer": optimizer, **options, **augmentation, **_dropped(recipe.dropping)}
+
+
+def _dropped(options: DroppingOptions) -> dict[str, str]:
+    """What is dropped, and how often, as one parameter; none where nothing is."""
+    shares = {str(group): share for group, share in options.groups.items()} | {"clouds": options.clouds}
+    dropped = ", ".join(f"{what} {share:g}" for what, share in shares.items() if share)
+    return {"dropping": dropped} if dropped else {}
 
 
 def _split_tags(counts: Mapping[str, int]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from talud.training.augmentation import Augmenter
 from talud.training.batches import TrainingBatches
 from talud.training.checkpoint import Epoch, State
 from talud.training.dataset import Statistics
+from talud.training.dropping import Dropping
 from talud.training.losses import Loss, PixelScores
 from talud.training.search import Hyperparameters
 
@@ -45,6 +46,7 @@ def train(
     until: int,
     on_epoch: OnState,
     on_write: OnState,
+    dropping: Dropping | None = None,
 ) -> State:
     """Train a U-Net up to an epoch, from where it was left.
 
@@ -64,6 +66,7 @@ def train(
         until: the last epoch, counted from 1.
         on_epoch: told the state after each epoch.
         on_write: told the state whenever it has been written.
+        dropping: what is taken away from the training patches; default: nothing.
 
     Returns:
         The state at the end, which is that of the checkpoint.
@@ -84,7 +87,9 @@ def train(
     averaged = [keras.callbacks.SwapEMAWeights()] if recipe.averaging else []
     with held_back() as release:  # between two steps: inside of one, TensorFlow makes a SystemError of a Ctrl-C
         model.fit(
-            TrainingBatches(training, choice.batch_size, augmenter=augmenter, seed=seed, first_epoch=done),
+            TrainingBatches(
+                training, choice.batch_size, augmenter=augmenter, seed=seed, first_epoch=done, dropping=dropping
+            ),
             validation_data=(validation.stack, validation.mask[..., np.newaxis]),
             validation_batch_size=VALIDATION_BATCH,
             initial_epoch=done,

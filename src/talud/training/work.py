@@ -17,6 +17,7 @@ from talud.registry import Trial
 from talud.training import checkpoint
 from talud.training.checkpoint import State
 from talud.training.dataset import Dataset
+from talud.training.dropping import Dropping
 from talud.training.memory import step_bytes
 from talud.training.search import Hyperparameters
 from talud.training.trial import train
@@ -127,6 +128,7 @@ def perform(task: Task, tell: Tell) -> Entry:
                     until=task.until,
                     on_epoch=lambda now: tell(task.key, len(now.epochs), now.epochs[-1].metrics["val_f1"]),
                     on_write=sent.up_to,
+                    dropping=Dropping.of(project.params.learning.dropping, data.bands),
                 )
             sent.all_of(state)
             figures = {"best_epoch": state.best_epoch, "seconds": state.seconds, "parameters": state.parameters}

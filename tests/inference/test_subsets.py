@@ -1,0 +1,278 @@
+"""A model that learned to do without some groups maps with what there is, and says so."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.windows import Window
+
+from stack_files import noise, write_stack
+from talud.bands import SHADES, Group
+from talud.contract import METADATA_KEY, Contract, Subset
+from talud.errors import MismatchError, ModelError
+from talud.inference import subsets
+from talud.inference.coverage import blocked, coverage, reason, remaining
+from talud.inference.prediction import predict, probabilities
+from talud.inference.reader import open_stack
+from talud.inference.runtime import Model
+from talud.metrics import confusion
+
+OPTICAL, TERRAIN, SAR = Group.OPTICAL, Group.TERRAIN, Group.SAR
+BANDS = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")
+PLACES = {OPTICAL: [0, 1, 2], TERRAIN: [3, 4], SAR: [5, 6]}
+ALL = [chosen for count in (3, 2, 1) for chosen in itertools.combinations((OPTICAL, TERRAIN, SAR), count)]
+
+
+def stated(*supported: tuple[Group, ...]) -> tuple[Subset, ...]:
+    return tuple(
+        Subset(groups=groups, precision=0.5, recall=0.5, f1=0.2 * len(groups), supported=groups in supported)
+        for groups in ALL
+    )
+
+
+def shared(*supported: tuple[Group, ...]) -> tuple[Group, ...]:
+    return tuple(group for group in (OPTICAL, TERRAIN, SAR) if all(group in groups for groups in supported))
+
+
+@pytest.fixture(scope="module")
+def model(exporter) -> Model:
+    """Maps with the optical image, with or without terrain and SAR, and with terrain and SAR."""
+    supported = ((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN), (OPTICAL, SAR), (TERRAIN, SAR), (OPTICAL,))
+    return Model.load(
+        exporter(2, BANDS, shared(*supported), subsets=stated(*supported), stack={"slope": "horn"}, threshold=0.5)
+    )
+
+
+def values(height: int = 40, width: int = 70) -> np.ndarray:
+    """Plausible for every band: a curvature lies within 100, a slope within 90."""
+    return noise(height, width, len(BANDS)) * np.float32(0.3)
+
+
+def products(out: Path) -> dict[str, bytes]:
+    return {name: rasterio.open(out / name).read().tobytes() for name in ("probability.tif", "landslides.tif")}
+
+
+@pytest.mark.parametrize(
+    ("lacking", "left"), [((TERRAIN, SAR), (OPTICAL,)), ((SAR,), (OPTICAL, TERRAIN)), ((OPTICAL,), (TERRAIN, SAR))]
+)
+def test_a_raster_without_some_groups_is_mapped_as_one_in_which_they_are_nan(
+    model: Model, tmp_path: Path, lacking: tuple[Group, ...], left: tuple[Group, ...]
+) -> None:
+    whole = values()
+    whole[[place for group in lacking for place in PLACES[group]]] = np.nan
+    rest = [place for group in left for place in PLACES[group]]
+    order = rest[::-1]
+    full = write_stack(tmp_path / "full.tif", whole, BANDS)
+    part = write_stack(tmp_path / "part.tif", whole[order], [BANDS[place] for place in order])
+    first, second = predict(model, full, tmp_path / "a", tile=16), predict(model, part, tmp_path / "b")
+    assert products(tmp_path / "a") == products(tmp_path / "b")
+    assert np.isfinite(rasterio.open(tmp_path / "b" / "probability.tif").read()).all()
+    for found in (first, second):
+        (reduced,) = found.reduced
+        assert (reduced.groups, reduced.pixels, reduced.f1) == (left, 40 * 70, pytest.approx(0.2 * len(left)))
+        assert (found.share_reduced, found.not_mapped) == (1, {})
+    written = json.loads((tmp_path / "b" / "prediction.json").read_text())
+    assert written["reduced"][0]["groups"] == [str(group) for group in left]
+    said = (tmp_path / "b" / "summary.html").read_text()
+    assert f"from {' + '.join(left)} alone" in said
+
+
+def test_a_group_that_a_raster_has_in_part_is_one_that_it_lacks(model: Model, tmp_path: Path) -> None:
+    full = values()
+    part = write_stack(tmp_path / "part.tif", full[:6], BANDS[:6])
+    none = write_stack(tmp_path / "none.tif", full[:5], BANDS[:5])
+    with open_stack(part, model.contract) as found:
+        assert found.absent == (SAR,)
+    predict(model, part, tmp_path / "a")
+    predict(model, none, tmp_path / "b")
+    assert products(tmp_path / "a") == products(tmp_path / "b")
+
+
+def test_what_no_supported_subset_covers_is_refused_with_what_would_do(model: Model, tmp_path: Path) -> None:
+    raster = write_stack(tmp_path / "slope.tif", values()[3:5], BANDS[3:5])
+    with pytest.raises(
+        MismatchError, match=r"has no band red, .* or the whole of optical \+ terrain or .* or optical;"
+    ):
+        predict(model, raster, tmp_path / "map")
+    assert not (tmp_path / "map").exists()
+
+
+def test_bands_that_are_there_must_still_fit(model: Model, tmp_path: Path) -> None:
+    wrong = write_stack(tmp_path / "s.tif", values()[:5], BANDS[:5], units=["DN"] * 3 + ["percent", "1/100m"])
+    with pytest.raises(MismatchError, match="'slope' is in percent"):
+        predict(model, wrong, tmp_path / "map")
+    other = write_stack(tmp_path / "o.tif", values()[:5], BANDS[:5], tags={"TALUD_SLOPE": "zevenbergen_thorne"})
+    with pytest.raises(MismatchError, match="was made with slope"):
+        predict(model, other, tmp_path / "map")
+    left = write_stack(tmp_path / "l.tif", values()[:3], BANDS[:3], tags={"TALUD_SLOPE": "zevenbergen_thorne"})
+    predict(model, left, tmp_path / "map")  # no slope is read
+
+
+def test_tiles_do_not_show_under_a_cloud_over_half_the_raster(model: Model, tmp_path: Path) -> None:
+    cloudy = values(90, 120)
+    cloudy[:3, :, 61:] = np.nan
+    cloudy[5, 20:30] = np.nan  # one band of the radar: the whole group is wanting there
+    cloud = np.zeros((1, 90, 120), np.float32)
+    cloud[0, :, 61:] = 1
+    raster = write_stack(tmp_path / "s.tif", np.concatenate([cloudy, cloud]), (*BANDS, "cloud"))
+    found = predict(model, raster, tmp_path / "a", tile=24)
+    predict(model, raster, tmp_path / "b")
+    assert products(tmp_path / "a") == products(tmp_path / "b")
+    probability = rasterio.open(tmp_path / "a" / "probability.tif").read(1)
+    radar, clouded = np.isnan(cloudy[5]), np.isnan(cloudy[0])
+    cloudy[6, 20:30] = np.nan
+    expected = model.probability(cloudy)
+    both = radar & clouded  # terrain alone is not supported
+    np.testing.assert_array_equal(np.isnan(probability), both)
+    np.testing.assert_array_equal(probability[~both], expected[~both])
+    assert found.not_mapped == {"cloud and no data: vv_pre": 10 * 59}
+    assert {(one.groups, one.why): one.pixels for one in found.reduced} == {
+        ((TERRAIN, SAR), "cloud"): 80 * 59,
+        ((OPTICAL, TERRAIN), "no data: vv_pre"): 10 * 61,
+    }
+    assert found.share_reduced == pytest.approx((80 * 59 + 10 * 61) / (90 * 120 - 10 * 59))
+    assert json.loads((tmp_path / "a" / "prediction.json").read_text())["share_reduced"] == found.share_reduced
+
+
+def test_scores_count_what_is_mapped(model: Model, tmp_path: Path) -> None:
+    cloudy = values()
+    cloudy[:3, :10] = np.nan
+    cloudy[5:, 5:15] = np.nan
+    raster = write_stack(tmp_path / "s.tif", cloudy, BANDS)
+    (probability,) = probabilities(model, raster, [Window(0, 0, 70, 40)])
+    predict(model, raster, tmp_path / "map")
+    mapped = rasterio.open(tmp_path / "map" / "landslides.tif").read(1) != 255
+    np.testing.assert_array_equal(np.isfinite(probability), mapped)
+    assert np.flatnonzero(~mapped.all(axis=1)).tolist() == [5, 6, 7, 8, 9]
+
+
+def test_subsets_are_measured_on_the_same_pixels_and_supported_where_learned_and_good(
+    model: Model, tmp_path: Path
+) -> None:
+    stack, truth = values(), (np.random.default_rng(3).random((40, 70)) < 0.4).astype(np.uint8)
+    stack[0, :7] = np.nan
+    truth[:, :4] = 255
+    raster = write_stack(tmp_path / "s.tif", stack, BANDS)
+    mask = write_stack(tmp_path / "m.tif", truth[np.newaxis].astype(np.float32), ("landslide",))
+    parts = [(raster, mask, [Window(0, 0, 70, 40)])]
+    found = subsets.measured(model, parts, (TERRAIN, SAR), 0.1)
+    assert [one.groups for one in found] == ALL
+    for one in found:
+        alone = np.full_like(stack, np.nan)
+        members = [place for group in one.groups for place in PLACES[group]]
+        alone[members] = stack[members]
+        alone[:3, :7] = np.nan  # the whole group, where one of its bands is wanting
+        counts = confusion(model.probability(alone)[7:] >= 0.5, truth[7:])
+        assert (one.precision, one.recall, one.f1) == (counts.precision, counts.recall, counts.f1)
+        assert one.supported == (OPTICAL in one.groups and one.f1 >= found[0].f1 - 0.1)
+    none = subsets.measured(model, parts, (), 1)
+    assert [one.groups for one in none if one.supported] == [(OPTICAL, TERRAIN, SAR)]
+    assert subsets.required(none) == (OPTICAL, TERRAIN, SAR)
+
+
+def with_subsets(model: Model, *supported: tuple[Group, ...]) -> Contract:
+    change = {"subsets": stated(*supported), "required_groups": shared(*supported)}
+    return Contract.model_validate(model.contract.model_copy(update=change).model_dump())
+
+
+@pytest.mark.parametrize(
+    ("supported", "absent", "shades", "why_not", "left"),
+    [
+        (((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN)), (), (), None, None),
+        (((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN)), (SAR,), (), None, (OPTICAL, TERRAIN)),
+        (((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN)), (OPTICAL,), (), "no data: red, green, blue", None),
+        # the radar is no reason, for it can be done without
+        (((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN)), (OPTICAL, SAR), ("cloud",), "cloud", None),
+        (
+            ((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN), (TERRAIN, SAR)),
+            (OPTICAL, SAR),
+            ("cloud",),
+            "cloud and no data: vv_pre, vv_post",
+            None,
+        ),
+        (
+            ((OPTICAL, TERRAIN, SAR), (OPTICAL,)),
+            (TERRAIN,),
+            (),
+            "no data: slope, curvature",
+            None,
+        ),  # as stated: nobody measured OPTICAL + SAR
+        (ALL, (OPTICAL, TERRAIN), ("cloud",), None, (SAR,)),
+        (ALL, (OPTICAL, TERRAIN, SAR), (), "no data: red, green, blue, slope, curvature, vv_pre, vv_post", None),
+    ],
+)
+def test_a_pixel_is_mapped_where_its_valid_groups_are_a_supported_subset(
+    model: Model,
+    supported: tuple[tuple[Group, ...], ...],
+    absent: tuple[Group, ...],
+    shades: tuple[str, ...],
+    why_not: str | None,
+    left: tuple[Group, ...] | None,
+) -> None:
+    contract = with_subsets(model, *supported)
+    stack = np.zeros((len(BANDS), 1, 2), np.float32)
+    stack[[place for group in absent for place in PLACES[group]], 0, 1] = np.nan
+    hidden = {name: np.array([[False, name in shades]]) for name in SHADES}
+    found = coverage(stack, contract, hidden)
+    assert found.reduced is not None
+    assert found.blocked[0, 0] == found.reduced[0, 0] == 0
+    code, lessened = int(found.blocked[0, 1]), int(found.reduced[0, 1])
+    assert (reason(code, contract) if code else None) == why_not
+    assert (remaining(lessened, contract) if lessened else None) == left
+    np.testing.assert_array_equal(blocked(stack, contract, hidden), found.blocked)
+
+
+def test_a_model_of_no_subsets_says_nothing_of_them(model: Model) -> None:
+    whole = model.contract.whole()
+    stack = np.zeros((len(BANDS), 1, 2), np.float32)
+    stack[5, 0, 1] = np.nan
+    found = coverage(stack, whole)
+    assert found.reduced is None
+    assert reason(int(found.blocked[0, 1]), whole) == "no data: vv_pre"
+
+
+def test_subsets_survive_the_way_through_a_file_and_older_files_have_none(model: Model) -> None:
+    assert Contract.from_metadata(model.contract.to_metadata(), "a.onnx") == model.contract
+    older = json.loads(model.contract.to_metadata()[METADATA_KEY])
+    del older["subsets"]
+    older["required_groups"] = ["optical", "terrain"]
+    contract = Contract.from_metadata({METADATA_KEY: json.dumps(older)}, "a.onnx")
+    assert contract.supported == {frozenset({OPTICAL, TERRAIN}), frozenset({OPTICAL, TERRAIN, SAR})}
+
+
+ENTRY = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "supported": True}
+FULL = {"groups": ["optical", "terrain", "sar"]} | ENTRY
+
+
+@pytest.mark.parametrize(
+    ("entries", "required", "why"),
+    [
+        ([FULL, {"groups": ["shade"]} | ENTRY], [], "a group without bands"),
+        ([FULL, {"groups": ["radar"]} | ENTRY], [], "subsets.1.groups.0"),
+        ([FULL, {"groups": []} | ENTRY], [], "subsets.1.groups"),
+        ([FULL, FULL], ["optical", "terrain", "sar"], "one stands twice"),
+        ([FULL, {"groups": ["sar", "sar"]} | ENTRY], ["sar"], "names a group twice"),
+        ([{"groups": ["optical"]} | ENTRY], ["optical"], "that of all groups is missing"),
+        ([FULL | {"supported": False}], [], "that of all groups is missing, or not supported"),
+        ([FULL, {"groups": ["optical"]} | ENTRY], [], "required groups are not those"),
+        ([FULL | {"f1": 1.5}], ["optical", "terrain", "sar"], "subsets.0.f1"),
+        ([FULL] * 8, ["optical", "terrain", "sar"], "'subsets'"),
+        ([FULL | {"code": "x"}], ["optical", "terrain", "sar"], "subsets.0.code"),
+    ],
+)
+def test_hostile_subsets_are_refused(
+    model: Model, entries: list[dict[str, object]], required: list[str], why: str
+) -> None:
+    content = json.loads(model.contract.to_metadata()[METADATA_KEY]) | {
+        "subsets": entries,
+        "required_groups": required,
+    }
+    with pytest.raises(ModelError, match="contract is damaged") as error:
+        Contract.from_metadata({METADATA_KEY: json.dumps(content)}, "a.onnx")
+    assert why in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,166 @@
+"""What is dropped from training patches: how often, never all of it, and the same again for the same seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.windows import Window
+
+from stack_files import write_stack
+from talud.bands import Group
+from talud.data.patches import Block, Patches, read
+from talud.params import Augmentation, DroppingOptions, SplitOptions
+from talud.training.augmentation import Augmenter
+from talud.training.batches import TrainingBatches
+from talud.training.dropping import Dropping, cloud, under_clouds, without_groups
+
+BANDS = ("red", "slope", "green", "vv_pre", "vv_post")
+GROUPS = (Group.OPTICAL, Group.TERRAIN, Group.OPTICAL, Group.SAR, Group.SAR)
+MEMBERS = {Group.OPTICAL: [0, 2], Group.TERRAIN: [1], Group.SAR: [3, 4]}
+
+
+def patches(count: int, side: int = 4) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(count, side, side, len(BANDS))).astype(np.float32)
+
+
+def gone(stack: np.ndarray) -> dict[Group, np.ndarray]:
+    """Group → whether it is NaN in a patch; a patch in which it is so in part is a failure."""
+    nan = np.isnan(stack)
+    for members in MEMBERS.values():
+        part = nan[..., members].reshape(len(stack), -1)
+        assert (part.all(axis=1) == part.any(axis=1)).all()
+    return {group: nan[:, 0, 0, members[0]] for group, members in MEMBERS.items()}
+
+
+def test_each_group_is_dropped_as_often_as_asked_and_on_its_own() -> None:
+    stack = patches(4000, 1)
+    absent = gone(without_groups(stack, GROUPS, {Group.TERRAIN: 0.3, Group.SAR: 0.5}, np.random.default_rng(2)))
+    assert not absent[Group.OPTICAL].any()
+    assert absent[Group.TERRAIN].mean() == pytest.approx(0.3, abs=0.03)  # four deviations
+    assert absent[Group.SAR].mean() == pytest.approx(0.5, abs=0.03)
+    assert (absent[Group.TERRAIN] & absent[Group.SAR]).mean() == pytest.approx(0.15, abs=0.03)
+
+
+@given(st.integers(0, 2**32), st.floats(0.9, 0.999))
+def test_one_group_is_always_left_and_what_is_left_is_untouched(seed: int, probability: float) -> None:
+    stack = patches(50, 2)
+    before = stack.copy()
+    result = without_groups(stack, GROUPS, dict.fromkeys(MEMBERS, probability), np.random.default_rng(seed))
+    absent = np.array(list(gone(result).values()))
+    assert not absent.all(axis=0).any()
+    np.testing.assert_array_equal(stack, before)
+    np.testing.assert_array_equal(result[~np.isnan(result)], stack[~np.isnan(result)])
+
+
+def test_where_all_would_be_dropped_each_group_is_kept_as_often() -> None:
+    result = without_groups(patches(3000, 1), GROUPS, dict.fromkeys(MEMBERS, 0.9999), np.random.default_rng(0))
+    kept = [1 - absent.mean() for absent in gone(result).values()]
+    assert kept == pytest.approx([1 / 3] * 3, abs=0.04)
+
+
+@given(st.integers(0, 2**32), st.floats(0, 1), st.integers(4, 40), st.integers(4, 40))
+def test_a_cloud_covers_what_it_should_to_a_pixel(seed: int, cover: float, height: int, width: int) -> None:
+    hidden = cloud((height, width), cover, np.random.default_rng(seed))
+    assert hidden.shape == (height, width)
+    assert abs(hidden.sum() - cover * hidden.size) <= 0.5
+
+
+def test_a_cloud_is_of_blobs_and_no_noise() -> None:
+    hidden = cloud((64, 64), 0.4, np.random.default_rng(3))
+    alike = (hidden[:, 1:] == hidden[:, :-1]).mean()
+    assert alike > 0.9  # of independent pixels 0.52 would be
+
+
+def test_clouds_hide_the_optical_bands_alone_of_their_share_of_patches_by_up_to_four_fifths() -> None:
+    result = np.isnan(under_clouds(patches(1000, 16), GROUPS, 0.25, np.random.default_rng(4)))
+    optical = result[..., 0]
+    np.testing.assert_array_equal(optical, result[..., 2])
+    assert not result[..., [1, 3, 4]].any()
+    cover = optical.mean(axis=(1, 2))
+    assert (cover > 0).mean() == pytest.approx(0.25, abs=0.055)
+    assert 0.7 < cover.max() <= 0.8
+    assert cover[cover > 0].mean() == pytest.approx(0.4, abs=0.06)
+
+
+def test_the_truth_is_unknown_where_no_band_is_left() -> None:
+    dropping = Dropping.of(DroppingOptions(groups={"sar": 0.9, "terrain": 0.9}, clouds=1), BANDS)
+    assert dropping
+    truth = np.ones((200, 16, 16), np.uint8)
+    stack, known = dropping.applied(patches(200, 16), truth, (1, 2, 3))
+    nothing = np.isnan(stack).all(axis=-1)
+    assert 0.1 < nothing.mean() < 0.5
+    np.testing.assert_array_equal(known == 255, nothing)
+    assert (truth == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "bands", "optional"),
+    [
+        ({}, BANDS, ()),
+        ({"clouds": 0.2}, BANDS, (Group.OPTICAL,)),
+        ({"clouds": 0.2}, ("slope", "vv_pre"), ()),
+        ({"groups": {"sar": 0.2, "terrain": 0.0}}, BANDS, (Group.SAR,)),
+        ({"groups": {"optical": 0.2}, "clouds": 0.2}, ("red", "green"), ()),  # nothing would be left
+    ],
+)
+def test_what_is_never_dropped_cannot_be_done_without(
+    options: dict[str, object], bands: tuple[str, ...], optional: tuple[Group, ...]
+) -> None:
+    chosen = DroppingOptions.model_validate(options)
+    dropping = Dropping.of(chosen, bands)
+    assert (dropping is None) == (not optional)
+    assert chosen.optional(tuple(dict.fromkeys(GROUPS[BANDS.index(band)] for band in bands))) == optional
+
+
+def test_an_epoch_is_dropped_from_in_the_same_way_by_a_training_that_goes_on() -> None:
+    stack = patches(9, 8)
+    whole = Patches(stack, np.zeros(stack.shape[:3], np.uint8))
+    dropping = Dropping.of(DroppingOptions(groups={"sar": 0.5, "optical": 0.5}, clouds=0.5), BANDS)
+
+    augmenter = Augmenter.of(Augmentation(gain=0.1, paste=0.3), BANDS, np.zeros(5), np.ones(5))
+
+    def epoch(batches: TrainingBatches) -> bytes:
+        return b"".join(batches[index][0].tobytes() for index in range(len(batches)))
+
+    def begun(first: int, seed: int = 5) -> TrainingBatches:
+        return TrainingBatches(whole, 4, augmenter=augmenter, seed=seed, first_epoch=first, dropping=dropping)
+
+    going = begun(0)
+    seen = [epoch(going)]
+    for _ in range(3):
+        going.on_epoch_end()
+        seen.append(epoch(going))
+    assert seen[0] == seen[1]  # `fit` ends an epoch before the first
+    assert len(set(seen[1:])) == 3
+    assert [epoch(begun(number)) for number in range(3)] == seen[1:]
+    assert epoch(begun(0, seed=6)) != seen[0]
+    again = going[0][0]
+    np.testing.assert_array_equal(again, going[0][0])  # looked at twice
+
+
+def test_a_real_cloud_leaves_the_truth_known_where_the_network_may_do_without_what_it_hides(tmp_path: Path) -> None:
+    values = np.ones((5, 16, 16), np.float32)
+    values[[0, 2], :4] = np.nan  # a cloud
+    values[3, 4:6] = np.nan  # one band of the radar
+    values[:, 6] = np.nan
+    stack = write_stack(tmp_path / "stack.tif", values, BANDS)
+    mask = write_stack(tmp_path / "mask.tif", np.zeros((1, 16, 16), np.float32), ("landslide",))
+    block = Block(Window(0, 0, 16, 16), "training")
+    options = SplitOptions(block=16, patch=16, stride=16, empty_share=1)
+
+    def unknown(*optional: Group) -> list[int]:
+        found = read(stack, mask, BANDS, [block], "training", options, 0, optional)
+        rows = (found.mask[0] == 255).any(axis=1)
+        np.testing.assert_array_equal(rows, (found.mask[0] == 255).all(axis=1))
+        if Group.SAR in optional:
+            assert np.isnan(found.stack[0, 4:6, :, 3:]).all()
+        return np.flatnonzero(rows).tolist()
+
+    assert unknown() == [0, 1, 2, 3, 4, 5, 6]
+    assert unknown(Group.OPTICAL) == [4, 5, 6]
+    assert unknown(Group.OPTICAL, Group.SAR) == [6]
+    assert unknown(*MEMBERS) == [6]
