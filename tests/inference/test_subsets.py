@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from talud.bands import SHADES, Group
 from talud.contract import METADATA_KEY, Contract, Subset
 from talud.errors import MismatchError, ModelError
 from talud.inference import subsets
+from talud.inference.area import validation_counts
 from talud.inference.coverage import blocked, coverage, reason, remaining
 from talud.inference.prediction import predict, probabilities
 from talud.inference.reader import open_stack
 from talud.inference.runtime import Model
-from talud.metrics import confusion
+from talud.metrics import Confusion, confusion
 
 OPTICAL, TERRAIN, SAR = Group.OPTICAL, Group.TERRAIN, Group.SAR
 BANDS = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")
@@ -137,6 +139,20 @@ def test_tiles_do_not_show_under_a_cloud_over_half_the_raster(model: Model, tmp_
     }
     assert found.share_reduced == pytest.approx((80 * 59 + 10 * 61) / (90 * 120 - 10 * 59))
     assert json.loads((tmp_path / "a" / "prediction.json").read_text())["share_reduced"] == found.share_reduced
+
+
+def test_no_area_is_estimated_where_a_pixel_is_mapped_with_fewer_groups(model: Model, tmp_path: Path) -> None:
+    counts = validation_counts([Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810)])
+    counted = replace(model, contract=model.contract.model_copy(update={"validation": counts}))
+    pixels = values()
+    pixels[:, 3, 3] = np.nan  # is not mapped at all
+    whole = predict(counted, write_stack(tmp_path / "whole.tif", pixels, BANDS), tmp_path / "a")
+    assert whole.estimate is not None
+    pixels[0, 5, 5] = np.nan
+    reduced = predict(counted, write_stack(tmp_path / "reduced.tif", pixels, BANDS), tmp_path / "b")
+    assert sum(one.pixels for one in reduced.reduced) == 1
+    assert reduced.estimate is None
+    assert "landslide_area_estimate" not in json.loads((tmp_path / "b/prediction.json").read_text())
 
 
 def test_scores_count_what_is_mapped(model: Model, tmp_path: Path) -> None:

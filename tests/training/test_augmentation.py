@@ -41,6 +41,19 @@ def test_nothing_asked_for_is_nothing_changed() -> None:
     np.testing.assert_array_equal(after.mask, before.mask)
 
 
+def test_a_landslide_is_moved_in_the_bands_that_both_patches_have_and_no_others() -> None:
+    stack = np.tile(MEAN.astype(np.float32), (2, 4, 4, 1))
+    stack[1] += np.float32(5)
+    stack[1, ..., :2] = np.nan  # under a cloud all over
+    mask = np.zeros((2, 4, 4), np.uint8)
+    mask[0, :2] = 1
+    augmenter = Augmenter.of(Augmentation(symmetries=False, paste=1.0), BANDS, MEAN, DEVIATION)
+    after = augmenter(Patches(stack, mask), np.tile([1], 20), np.random.default_rng(0))
+    pasted = after.stack[after.mask == 1]
+    assert len(pasted) > 0
+    np.testing.assert_allclose(pasted, np.tile([*MEAN[:3], MEAN[3] + 5], (len(pasted), 1)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("option", ["gain", "offset", "gamma", "haze"])
 def test_light_changes_what_light_makes_and_never_terrain_truth_or_nan(option: str) -> None:
     before, after = changed(**{option: 0.3})

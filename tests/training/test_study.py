@@ -34,6 +34,7 @@ from talud.files import md5
 from talud.grid import Grid
 from talud.inference.prediction import probabilities
 from talud.inference.runtime import Model
+from talud.params import DroppingOptions, Recipe
 from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
 from talud.training import checkpoint, export, study
@@ -259,6 +260,51 @@ def test_a_network_whose_logits_are_upside_down_is_left_as_it_is_and_that_is_sai
     assert (line.slope, line.offset) == (1, 0)
     assert "higher logits do not mean more landslide" in line.declined
     assert onnx.load(tmp_path / "turned.onnx").graph == to_onnx(raw).graph
+
+
+def test_subsets_are_measured_with_the_calibrated_file_at_its_threshold(
+    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+) -> None:
+    project, result, _ = finished
+    _, contract = exported(dropping(project, groups={"terrain": 0.5}, tolerance=1), result, tmp_path / "any.onnx")
+    shipped, plain = Model.load(tmp_path / "any.onnx"), contract_of(project.model("both"))
+    assert shipped.contract == contract
+    assert contract.calibration == plain.calibration is not None
+    assert (contract.threshold, contract.scores) == (plain.threshold, plain.scores)
+    found = {tuple(map(str, one.groups)): one for one in contract.subsets}
+    assert {groups: one.supported for groups, one in found.items()} == {
+        ("terrain", "optical"): True, ("terrain",): False, ("optical",): True,
+    }  # fmt: skip
+    assert contract.required_groups == ("optical",)
+    assert found["terrain", "optical"].f1 == pytest.approx(contract.scores["f1"])
+    counts = metrics.Confusion()
+    with open_raster(project.stack("hill")) as stack, open_raster(project.mask("hill")) as mask:
+        for block in split(project.mask("hill"), project.params.split, project.params.seed):
+            if block.part == "validation":
+                red, slope = stack.read(window=block.window)
+                alone = shipped.probability(np.stack([np.full_like(slope, np.nan), red]))
+                valid = np.isfinite(red) & np.isfinite(slope)
+                counts += metrics.confusion(alone >= contract.threshold, mask.read(1, window=block.window), valid)
+    assert found["optical",].f1 == pytest.approx(counts.f1)
+
+
+def dropping(project: Project, **options: object) -> Project:
+    """The project with a recipe that drops something."""
+    recipes = {"study": Recipe(dropping=DroppingOptions.model_validate(options))}
+    return replace(project, params=project.params.model_copy(update={"recipes": recipes}))
+
+
+def test_what_is_dropped_makes_another_trial_and_the_tolerance_does_not(project: Project) -> None:
+    (choice,) = choices(named(project.params, "hopeless"), seed=1)
+    lost = {"groups": {"terrain": 0.5}}
+    often, seldom = dropping(project, **lost), dropping(project, groups={"terrain": 0.1})
+    strict = dropping(project, **lost, tolerance=0.01)
+    keys = [trial_key(one, ("slope", "red"), "v", choice) for one in (project, often, seldom, strict)]
+    assert len(set(keys)) == 3
+    assert keys[1] == keys[3]
+    stated = study._hyperparameters(dropping(project, **lost, clouds=0.25), choice)
+    assert stated["dropping"] == "terrain 0.5, clouds 0.25"
+    assert "dropping" not in study._hyperparameters(project, choice)
 
 
 def test_calibration_comes_after_the_trials_and_changes_none(project: Project) -> None:
