@@ -90,7 +90,7 @@ from pathlib import Path
 import numpy as np
 from talud.data.patches import Patches
 from talud.errors import StudyError
-from talud.params import TrainingOptions
+from talud.params import Recipe, TrainingOptions
 from talud.training.checkpoint import State
 from talud.training.dataset import Statistics
 from talud.training.search import Hyperparameters
@@ -105,13 +105,16 @@ stack[:, 3, 3], mask[:, 5, 5] = np.nan, 255
 choice = Hyperparameters(4, 1e-2, 4, 4, None)
 patches, statistics = Patches(stack, mask), Statistics.of(stack, ("a", "b"))
 
-def losses(**options):
+def losses(recipe=Recipe(), interrupted=True, **options):
     state = State()
-    for until in (2, 4):  # with an interruption
-        state = train(patches, patches, choice, statistics, options=TrainingOptions(depth=1, **options), seed=1,
+    for until in (2, 4) if interrupted else (4,):
+        state = train(patches, patches, choice, statistics, bands=("a", "b"), recipe=recipe,
+                      options=TrainingOptions(depth=1, **options), seed=1,
                       state=state, file=Path(sys.argv[1]), until=until,
                       on_epoch=lambda state: None, on_write=lambda state: None)
-    return [epoch.metrics["loss"] for epoch in state.epochs]
+    return [epoch.metrics[name] for name in ("loss", "val_loss") for epoch in state.epochs]
+
+whole = Recipe(schedule="cosine", weight_decay=0.01, averaging=0.8, batch_normalisation=True)
 
 def refusal():
     try:
@@ -136,6 +139,7 @@ print(json.dumps({
     "backend": keras.backend.backend(),
     "losses": losses(),
     "mixed": losses(mixed_precision="float16"),
+    "recipe": [losses(whole, interrupted) for interrupted in (True, False)],
     "kept": [plain, again],
     "refusal": refusal(),
 }))
@@ -150,7 +154,11 @@ def test_it_trains_on_the_jax_backend_with_every_option(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["backend"] == "jax"
-    assert found["losses"][-1] < found["losses"][0] - 0.02
+    assert found["losses"][3] < found["losses"][0] - 0.02
+    interrupted, whole = found["recipe"]
+    assert interrupted == whole
+    assert whole[3] < whole[0] - 0.02
+    assert whole[4:] != sorted(whole[4:])  # what validation sees, the averaged weights, learns too
     assert found["mixed"] == pytest.approx(found["losses"], abs=0.01)
     plain, again = found["kept"]
     assert again < 0.6 * plain
