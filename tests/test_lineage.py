@@ -46,6 +46,8 @@ PARAMS = {
     "stack": {},
     "split": {"block": 32, "patch": 16, "stride": 16},
     "training": {"depth": 2},
+    "recipe": "study",
+    "recipes": {"study": {}},
     "search": "one",
     "searches": {"one": {"filters": [4], "learning_rate": [0.001], "batch_size": [8], "epochs": 1}},
 }
