@@ -177,6 +177,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial(tmp_path: Path) -> None:
         trained(tmp_path, replace(CHOICE, learning_rate=1e38))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patience", [None, 3])
 def test_a_trial_that_was_stopped_after_any_epoch_ends_as_if_it_had_not_been(
     tmp_path: Path, patience: int | None
