@@ -84,7 +84,7 @@ class Trial:
         try:
             self._log_input(DatasetInput(dataset, context))
         except RegistryError as error:
-            if "IntegrityError" not in str(error):
+            if "INSERT INTO datasets" not in str(error):  # each database has its own words for what stands twice
                 raise
             self._log_input(DatasetInput(dataset, context))  # another trial logged the same data in the same moment
 
