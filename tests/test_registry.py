@@ -96,7 +96,8 @@ for number, run in enumerate(runs):
 """
 
 
-def test_trials_that_begin_in_the_same_moment_log_the_same_data(root: Path) -> None:
+def log_the_same_data(root: Path) -> None:
+    """Let two processes log the same data to runs of a store, each pair in the same moment."""
     with registry.study(root, "7band · pair", TAGS) as parent:
         runs = [_run_in(parent, f"{number}") for number in range(60)]
     pairs = ("one", "other", runs[::2]), ("other", "one", runs[1::2])
@@ -110,6 +111,10 @@ def test_trials_that_begin_in_the_same_moment_log_the_same_data(root: Path) -> N
     client = registry.connect(root)
     found = [client.get_run(run).inputs.dataset_inputs[0].dataset.digest for run in runs]
     assert found == [f"{number // 2:036x}" for number in range(60)]
+
+
+def test_trials_that_begin_in_the_same_moment_log_the_same_data(root: Path) -> None:
+    log_the_same_data(root)
 
 
 def _run_in(parent: str, name: str) -> str:

@@ -26,6 +26,7 @@ from talud.errors import ClusterError, RegistryError
 from talud.evaluation import promotion
 from talud.project import Project
 from talud.training import cluster
+from test_registry import log_the_same_data
 from training.test_study import make_project
 
 SEARCH = {"filters": [2], "learning_rate": [0.01, 0.003, 0.001], "batch_size": [8], "epochs": 3}
@@ -126,6 +127,12 @@ def test_a_study_across_workers_is_that_of_one_machine_though_one_is_killed(
     assert (together.name, together.version, together.alias) == (by_one.name, by_one.version, by_one.alias)
     here = MlflowClient(f"sqlite:///{alone.root}/mlflow.db").get_model_version(by_one.name, by_one.version).tags
     assert there[registry.models.FINGERPRINT] == here[registry.models.FINGERPRINT]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("environment")
+def test_trials_that_begin_in_the_same_moment_log_the_same_data_to_postgresql(tmp_path: Path) -> None:
+    log_the_same_data(tmp_path)
 
 
 @pytest.mark.slow
