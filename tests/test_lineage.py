@@ -48,6 +48,7 @@ PARAMS = {
     "training": {"depth": 2},
     "recipe": "study",
     "recipes": {"study": {}},
+    "reference": None,
     "search": "one",
     "searches": {"one": {"filters": [4], "learning_rate": [0.001], "batch_size": [8], "epochs": 1}},
 }

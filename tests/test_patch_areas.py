@@ -42,7 +42,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Projec
     (folder / "areas.csv").write_text("\n".join(lines) + "\n")
     params = yaml.safe_load((ROOT / "configs" / "landslide4sense.yaml").read_text())
     params["training"]["depth"] = 2
-    params["searches"]["plain"] |= {"filters": [2], "batch_size": [4], "epochs": 2}
+    params["searches"]["robust"] |= {"filters": [2], "batch_size": [4], "epochs": 2, "seeds": [1]}
+    params["reference"] = "study"
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     for command in ("init", "add params.yaml", "-c user.name=nobody -c user.email=nobody@localhost commit -m start"):
         subprocess.run(["git", *command.split()], cwd=root, check=True, capture_output=True)  # the gate asks for it
@@ -56,6 +57,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Projec
             "predict models/3band.onnx stacks/country_b.tif --out predictions/3band/country_b",
             "evaluate 3band",
             "register 3band",
+            "reference 3band",
             "report",
         ):
             patch.setattr(sys, "argv", ["talud", *command.split()])
@@ -120,3 +122,27 @@ def test_the_model_is_registered_and_reported(project: Project) -> None:
     assert (registration["name"], registration["alias"]) == ("landslide-unet-3band", "champion")
     assert "country_b" in project.report.read_text()
     assert Model.load(project.model("3band")).contract.halo_errors == {}
+
+
+def test_the_recipe_stands_beside_its_reference(project: Project) -> None:
+    chosen, other = (Model.load(project.root / folder / "3band.onnx") for folder in ("models", "references"))
+    said = [model.contract.hyperparameters for model in (chosen, other)]
+    assert [each["recipe"] for each in said] == ["robust", "study"]
+    assert [each["loss"] for each in said] == ["dice_cross_entropy", "dice"]
+    for name in ("filters", "learning_rate", "batch_size", "epochs", "training_seed", "depth"):
+        assert said[0][name] == said[1][name]
+    scored = json.loads((project.root / "references" / "3band.json").read_text())["scored"]
+    assert [(row["area"], row["recipe"]) for row in scored] == [
+        (area, recipe) for area in ("country_a", "country_b") for recipe in ("robust", "study")
+    ]
+    away = json.loads(project.scores("3band").read_text())["areas"]["country_b"]
+    assert [scored[2][name] for name in ("f1", "precision", "recall")] == [
+        away[name] for name in ("f1", "precision", "recall")
+    ]
+    for row in scored:
+        low, high = row["intervals"]["f1"]
+        assert low <= row["f1"] <= high
+    html = project.report.read_text()
+    section = html[html.index('<section id="recipes">') : html.index('<section id="configurations">')]
+    assert section.count(">study</td>") == section.count("<b>robust</b>") == 2
+    assert f"{scored[3]['f1']:.3f}" in section

@@ -343,6 +343,9 @@ class Params(_Frozen):
     training: TrainingOptions
     recipe: str = Field("study", description="the name of one of `recipes`")
     recipes: dict[Name, Recipe] = {"study": Recipe()}
+    reference: str | None = Field(
+        None, description="the recipe that the chosen one is compared with: the best trial is trained once more with it"
+    )
     search: str = Field(description="the name of one of `searches`")
     searches: dict[Name, Search]
     promotion: Promotion = Promotion()
@@ -354,6 +357,8 @@ class Params(_Frozen):
             raise ValueError(f"search: '{self.search}' is none of the searches: {', '.join(self.searches)}")
         if self.recipe not in self.recipes:
             raise ValueError(f"recipe: '{self.recipe}' is none of the recipes: {', '.join(self.recipes)}")
+        if self.reference not in (None, *self.recipes):
+            raise ValueError(f"reference: '{self.reference}' is none of the recipes: {', '.join(self.recipes)}")
         for name, bands in self.band_sets.items():
             if len(set(bands)) < len(bands):
                 raise ValueError(f"band_sets.{name} names a band twice")

@@ -12,6 +12,8 @@ from talud.errors import ParamsError
 from talud.files import writing
 from talud.params import Area, Params
 
+REFERENCES = "references"  # the folder of what the recipe is compared with
+
 
 def root_around(folder: Path) -> Path | None:
     """The root of the project that an absolute folder lies in, if it lies in one."""
@@ -43,10 +45,15 @@ def identifier(root: Path) -> str:
 
 @dataclass(frozen=True)
 class Project:
-    """A project's root folder (absolute) and its params; all paths below follow from them."""
+    """A project's root folder (absolute) and its params; all paths below follow from them.
+
+    Attributes:
+        models: the folder in which its studies leave their models.
+    """
 
     root: Path
     params: Params
+    models: str = "models"
 
     @classmethod
     def find(cls, start: Path | None = None) -> Project:
@@ -82,7 +89,7 @@ class Project:
 
     def model(self, band_set: str) -> Path:
         """The best trial's ONNX file."""
-        return self.root / "models" / f"{band_set}.onnx"
+        return self.root / self.models / f"{band_set}.onnx"
 
     def checkpoint(self, key: str) -> Path:
         """What a trial has come to so far; `key` is the trial's, or a study's whose lock it is."""
@@ -90,7 +97,7 @@ class Project:
 
     def trials(self, band_set: str) -> Path:
         """The table of a study's trials."""
-        return self.root / "models" / f"{band_set}.trials.json"
+        return self.root / self.models / f"{band_set}.trials.json"
 
     def prediction(self, band_set: str, area: str) -> Path:
         """The folder of the maps of an area."""
@@ -107,6 +114,10 @@ class Project:
     def curve(self, band_set: str, part: str) -> Path:
         """Scores over the threshold as CSV; `part` is "test", for the test blocks, or an area's name."""
         return self.root / "evaluation" / f"{band_set}.curves" / f"{part}.csv"
+
+    def recipes(self, band_set: str) -> Path:
+        """What the recipe and the one that it is compared with come to."""
+        return self.root / REFERENCES / f"{band_set}.json"
 
     def postprocessing(self, band_set: str) -> Path:
         """What ways of post-processing come to with a band set's model."""

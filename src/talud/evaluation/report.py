@@ -15,6 +15,7 @@ from talud.evaluation.assumptions import Assumption, assumptions
 from talud.evaluation.distribution import strips
 from talud.evaluation.findings import Finding
 from talud.evaluation.maps import Viewer, view
+from talud.evaluation.recipes import Comparison
 from talud.evaluation.reliability import diagram
 from talud.evaluation.results import Result
 from talud.files import replacing
@@ -77,6 +78,8 @@ class Page:
     Attributes:
         missing: the band sets that have not been evaluated.
         labelled: the areas beside the training areas that have been scored.
+        recipe: that was chosen.
+        recipes: of the band sets whose recipe was compared with another.
     """
 
     version: str
@@ -89,6 +92,8 @@ class Page:
     findings: list[Finding]
     assumptions: list[Assumption]
     viewers: list[Viewer]
+    recipe: str
+    recipes: list[Comparison]
 
     @classmethod
     def gather(cls, project: Project) -> Page:
@@ -116,6 +121,8 @@ class Page:
             findings=findings.of(results, transfer) if _compared(results) else [],
             assumptions=assumptions(project.params, results),
             viewers=[view(project, area, evaluated) for area in _last_first(project)],
+            recipe=project.params.recipe,
+            recipes=[Comparison.read(path) for path in map(project.recipes, evaluated) if path.is_file()],
         )
 
     @property

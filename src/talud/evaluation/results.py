@@ -100,7 +100,7 @@ class ScoreTable(BaseModel):
         Raises:
             StudyError: it is missing or damaged.
         """
-        return _read(cls, path, "talud evaluate")
+        return read_table(cls, path, "talud evaluate")
 
 
 class Trial(BaseModel):
@@ -114,6 +114,8 @@ class Trial(BaseModel):
     learning_rate: float
     batch_size: int
     epochs: int
+    patience: int | None = None
+    training_seed: int | None = None
     best_epoch: int = Field(description="whose weights were kept: the highest validation F1")
     seconds: float
     parameters: int = Field(description="weights of the network")
@@ -152,7 +154,7 @@ class Trials(BaseModel):
         Raises:
             StudyError: it is missing or damaged, or has no best trial.
         """
-        table = _read(cls, path, "talud train")
+        table = read_table(cls, path, "talud train")
         if table.best not in {trial.run_id for trial in table.trials}:
             raise StudyError(f"{path}: the best run '{table.best}' is none of its trials; run talud train again")
         return table
@@ -227,7 +229,12 @@ def _read_curve(path: Path) -> list[dict[str, float]]:
         raise StudyError(f"{path}: not found; run talud evaluate again") from error
 
 
-def _read(model: type[_Model], path: Path, command: str) -> _Model:
+def read_table(model: type[_Model], path: Path, command: str) -> _Model:
+    """What a command wrote as JSON.
+
+    Raises:
+        StudyError: it is missing or damaged.
+    """
     try:
         return model.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
