@@ -1,0 +1,185 @@
+"""What a network's own features look like in an area, and a network whose features look in a new area as at home.
+
+Another light, another sensor, another season change what a network computes at every layer, and not by a gain and an
+offset of the bands alone. After each convolution mean and variance of each channel over the new area are made those
+that the training area has, layer after layer, since what a layer sees depends on those before it (adaptive batch
+normalisation: Li, Wang, Shi, Hou and Liu, 2018, Pattern Recognition 80, here for networks whose normalisation is part of
+their convolutions, or that never had one). A convolution and a normalisation of its output are one convolution, so the
+network that results has the form, the reach and the cost of the old one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from talud.errors import ModelError
+
+METADATA_KEY = "talud.features"
+_FLOOR = 1e-3  # added to each variance, so that a channel that is nearly constant is not blown up
+_FORM = "<f4"
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Mean and variance of what each convolution but the last gives, before its ReLU; each (channels,), by its output.
+
+    Both are over all pixels of some windows, of which those that are invalid carry no signal.
+    """
+
+    means: dict[str, Floats]
+    variances: dict[str, Floats]
+
+    def between(self, other: Features, strength: float) -> Features:
+        """A share of the way from these to others."""
+
+        def on_the_way(here: dict[str, Floats], there: dict[str, Floats]) -> dict[str, Floats]:
+            return {name: (1 - strength) * here[name] + strength * there[name] for name in here}
+
+        return Features(on_the_way(self.means, other.means), on_the_way(self.variances, other.variances))
+
+    def to_metadata(self) -> dict[str, str]:
+        """The metadata entry of a model file that holds them, in float32."""
+
+        def text(values: dict[str, Floats]) -> dict[str, str]:
+            return {name: base64.b64encode(part.astype(_FORM).tobytes()).decode() for name, part in values.items()}
+
+        return {METADATA_KEY: json.dumps({"means": text(self.means), "variances": text(self.variances)})}
+
+    @classmethod
+    def of(cls, graph: onnx.ModelProto) -> Self:
+        """Those that a model file holds of its training patches.
+
+        Raises:
+            ModelError: it holds none, or not those of its own convolutions.
+        """
+        held = {entry.key: entry.value for entry in graph.metadata_props}.get(METADATA_KEY)
+        if held is None:
+            raise ModelError("holds no statistics of its features; train it again with talud train")
+        try:
+            said = json.loads(held)
+            found = cls(
+                *(
+                    {name: np.frombuffer(base64.b64decode(part), _FORM) for name, part in said[key].items()}
+                    for key in ("means", "variances")
+                )
+            )
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError("its statistics of features are damaged; export it again") from error
+        widths = {node.output[0]: len(_constant(graph, node.input[2])) for node in convolutions(graph)}
+        for values in (found.means, found.variances):
+            whole = all(np.isfinite(part).all() for part in values.values())
+            if not whole or {name: len(part) for name, part in values.items()} != widths:
+                raise ModelError("its statistics of features are not those of its layers; export it again")
+        if any((part < 0).any() for part in found.variances.values()):
+            raise ModelError("its statistics of features hold a negative variance; export it again")
+        return found
+
+
+def convolutions(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The convolutions of a network but the last, whose output is no feature, in order."""
+    return [node for node in graph.graph.node if node.op_type == "Conv"][:-1]
+
+
+def measured(graph: onnx.ModelProto, windows: Floats, like: Features | None = None) -> Features:
+    """What a network's features look like over some windows.
+
+    Args:
+        graph: of a model file whose convolutions have a bias.
+        windows: in physical units, NaN where invalid; (windows, bands, height, width), sides multiples of the alignment.
+        like: features as which each layer's are made, before the next layer sees them; default: they are left alone.
+    """
+    probe = onnx.ModelProto()
+    probe.CopyFrom(graph)
+    chosen = {node.output[0] for node in convolutions(graph)}
+    nodes: list[onnx.NodeProto] = []
+    for node in probe.graph.node:
+        nodes.append(node)
+        if node.op_type == "Conv" and node.output[0] in chosen:
+            name = node.output[0]
+            node.output[0] = f"{name}_found"
+            nodes += _moments(name)
+            nodes += _normalisation(probe, name, like) if like else [_node("Identity", [f"{name}_found"], name)]
+    del probe.graph.node[:]
+    probe.graph.node.extend(nodes)
+    probe.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array([0, 2, 3], np.int64), "over"),
+            numpy_helper.from_array(np.array(_FLOOR, np.float32), "floor"),
+        ]
+    )
+    names = sorted(chosen)
+    wanted = [f"{name}_{moment}" for moment in ("mean", "variance") for name in names]
+    probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = [values.ravel() for values in session.run(wanted, {graph.graph.input[0].name: windows})]
+    return Features(
+        dict(zip(names, found[: len(names)], strict=True)), dict(zip(names, found[len(names) :], strict=True))
+    )
+
+
+def aligned(graph: onnx.ModelProto, home: Features, there: Features) -> onnx.ModelProto:
+    """The network whose features are in a new area what they were at home.
+
+    Args:
+        graph: of a model file.
+        home: the features of its training area.
+        there: what `measured` found in the new area with those of home as `like`.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(graph)
+    constants = {constant.name: constant for constant in result.graph.initializer}
+    for node in convolutions(result):
+        name, kernel, bias = node.output[0], *(_constant(graph, part) for part in node.input[1:3])
+        gain = np.sqrt((home.variances[name] + _FLOOR) / (there.variances[name] + _FLOOR))
+        moved = (bias - there.means[name]) * gain + home.means[name]
+        for part, values in ((node.input[1], kernel * gain[:, None, None, None]), (node.input[2], moved)):
+            constants[part].CopyFrom(numpy_helper.from_array(values.astype(np.float32), part))
+    return result
+
+
+def _moments(name: str) -> list[onnx.NodeProto]:
+    """Mean and variance of each channel of a convolution's output."""
+    return [
+        _node("ReduceMean", [f"{name}_found", "over"], f"{name}_mean", keepdims=1),
+        _node("Sub", [f"{name}_found", f"{name}_mean"], f"{name}_centred"),
+        _node("Mul", [f"{name}_centred", f"{name}_centred"], f"{name}_square"),
+        _node("ReduceMean", [f"{name}_square", "over"], f"{name}_variance", keepdims=1),
+    ]
+
+
+def _normalisation(probe: onnx.ModelProto, name: str, like: Features) -> list[onnx.NodeProto]:
+    """Make a convolution's output have the mean and variance of other features."""
+    deviation = np.sqrt(like.variances[name] + _FLOOR)
+    for suffix, values in (("home", like.means[name]), ("width", deviation)):
+        shaped = np.reshape(values, (1, -1, 1, 1)).astype(np.float32)
+        probe.graph.initializer.append(numpy_helper.from_array(shaped, f"{name}_{suffix}"))
+    return [
+        _node("Add", [f"{name}_variance", "floor"], f"{name}_raised"),
+        _node("Sqrt", [f"{name}_raised"], f"{name}_deviation"),
+        _node("Div", [f"{name}_centred", f"{name}_deviation"], f"{name}_standard"),
+        _node("Mul", [f"{name}_standard", f"{name}_width"], f"{name}_scaled"),
+        _node("Add", [f"{name}_scaled", f"{name}_home"], name),
+    ]
+
+
+def _node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(operator, inputs, [output], **attributes)
+
+
+def _constant(graph: onnx.ModelProto, name: str) -> Floats:
+    values: Floats = numpy_helper.to_array(next(part for part in graph.graph.initializer if part.name == name))
+    return values
