@@ -3,8 +3,8 @@
 Another light, another sensor, another season change what a network computes at every layer, and not by a gain and an
 offset of the bands alone. After each convolution mean and variance of each channel over the new area are made those
 that the training area has, layer after layer, since what a layer sees depends on those before it (adaptive batch
-normalisation: Li, Wang, Shi, Hou and Liu, 2018, Pattern Recognition 80, here for networks whose normalisation is part of
-their convolutions, or that never had one). A convolution and a normalisation of its output are one convolution, so the
+normalisation: Li, Wang, Shi, Hou and Liu, 2018, Pattern Recognition 80; here for networks whose normalisation is part
+of their convolutions, or that never had one). A convolution and a normalisation of its output are one convolution, so the
 network that results has the form, the reach and the cost of the old one.
 """
 
@@ -97,7 +97,7 @@ def measured(graph: onnx.ModelProto, windows: Floats, like: Features | None = No
 
     Args:
         graph: of a model file whose convolutions have a bias.
-        windows: in physical units, NaN where invalid; (windows, bands, height, width), sides multiples of the alignment.
+        windows: in physical units, NaN where invalid; (windows, bands, height, width), multiples of the alignment.
         like: features as which each layer's are made, before the next layer sees them; default: they are left alone.
     """
     probe = onnx.ModelProto()
