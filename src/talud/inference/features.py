@@ -4,8 +4,8 @@ Another light, another sensor, another season change what a network computes at 
 offset of the bands alone. After each convolution mean and variance of each channel over the new area are made those
 that the training area has, layer after layer, since what a layer sees depends on those before it (adaptive batch
 normalisation: Li, Wang, Shi, Hou and Liu, 2018, Pattern Recognition 80; here for networks whose normalisation is part
-of their convolutions, or that never had one). A convolution and a normalisation of its output are one convolution, so the
-network that results has the form, the reach and the cost of the old one.
+of their convolutions, or that never had one). A convolution and a normalisation of its output are one convolution, so
+the network that results has the form, the reach and the cost of the old one.
 """
 
 from __future__ import annotations
