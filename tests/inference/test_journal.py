@@ -353,7 +353,7 @@ def counted(function):
         return function(*arguments, **options)
     return call
 
-import geopandas, rasterio, scipy.ndimage, talud.registry  # most of what a run imports, once for all of them
+import geopandas, rasterio, scipy.ndimage  # most of what a run imports, once for all of them
 from talud.cli.main import main
 for owner, name in ((pathlib.Path, "replace"), (pathlib.Path, "unlink"), (os, "rmdir")):
     setattr(owner, name, counted(getattr(owner, name)))
