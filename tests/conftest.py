@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import hypothesis
 import pytest
+from sqlalchemy import Engine, create_engine, inspect
 
 from fresh_clone import ROOT, Demo, clone
 from talud.bands import Group
@@ -32,6 +36,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def real_data() -> Path:
     """The folder of the real data."""
     return REAL_DATA
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow makes the tables of each new store by dozens of migrations; those in SQLite are made once, and copied."""
+    from mlflow.store.db import utils
+
+    template, make = tmp_path_factory.mktemp("tables") / "mlflow.db", utils._initialize_tables
+
+    def copy(engine: Engine) -> None:
+        if engine.dialect.name != "sqlite" or inspect(engine).get_table_names():
+            make(engine)
+            return
+        if not template.exists():
+            made = create_engine(f"sqlite:///{template}")
+            make(made)
+            made.dispose()
+        with closing(sqlite3.connect(template)) as tables, engine.connect() as store:
+            tables.backup(store.connection.driver_connection)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", copy)
+        yield
 
 
 @pytest.fixture(scope="session")

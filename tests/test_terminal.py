@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -64,7 +65,10 @@ main()
     assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")
 
 
-def test_a_ctrl_c_that_falls_into_a_finaliser_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ctrl_c_that_falls_into_a_finaliser_comes_again_and_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    missed: list[str] = []
+    later = threading.Timer(8, missed.append, ["it waited to the end"])
+
     class Finalised:
         def __del__(self) -> None:
             raise KeyboardInterrupt
@@ -74,5 +78,8 @@ def test_a_ctrl_c_that_falls_into_a_finaliser_comes_again(monkeypatch: pytest.Mo
         time.sleep(10)
 
     monkeypatch.setattr(sys, "unraisablehook", _unraisable)
+    later.start()
     with pytest.raises(KeyboardInterrupt):
         work()
+    later.cancel()
+    assert missed == []

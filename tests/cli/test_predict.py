@@ -198,6 +198,7 @@ try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
+assert "mlflow" not in sys.modules, "a model file needs no registry, and its import half of the start"
 for name in {ABSENT!r}:
     try:
         __import__(name)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +342,7 @@ def test_blocks_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 KILLED_AT = """
 import os, pathlib, signal, sys
-calls, last = 0, int(sys.argv.pop(1))
+calls = last = 0
 
 def counted(function):
     def call(*arguments, **options):
@@ -352,11 +353,37 @@ def counted(function):
         return function(*arguments, **options)
     return call
 
+import geopandas, rasterio, scipy.ndimage  # most of what a run imports, once for all of them
 from talud.cli.main import main
 for owner, name in ((pathlib.Path, "replace"), (pathlib.Path, "unlink"), (os, "rmdir")):
     setattr(owner, name, counted(getattr(owner, name)))
-main()
+for line in sys.stdin:
+    last = int(line)
+    if (run := os.fork()) == 0:
+        os.dup2(2, 1)
+        sys.exit(main())
+    print(os.waitstatus_to_exitcode(os.waitpid(run, 0)[1]), flush=True)
 """
+
+
+@contextmanager
+def killed_at(*arguments: object) -> Iterator[Callable[[int], int]]:
+    """Runs `talud`, each time in a process of its own that is killed before the given change of a name; its exit code.
+
+    A process that has imported most of what a run needs forks them, for the imports take longer than the run. It has
+    not imported ONNX Runtime, which waits at its exit for threads that a fork does not take along.
+    """
+    command = [sys.executable, "-c", KILLED_AT, *map(str, arguments)]
+    alone = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone) as runs:
+        assert runs.stdin
+        assert runs.stdout
+
+        def run(last: int) -> int:
+            print(last, file=runs.stdin, flush=True)
+            return int(runs.stdout.readline())
+
+        yield run
 
 
 @pytest.mark.slow
@@ -370,17 +397,17 @@ def test_killed_before_any_change_of_a_name_it_leaves_whole_files_and_goes_on(
     predict(model, stack, tmp_path / "undisturbed", tile=None)
     predict(model, earlier_stack, tmp_path / "map", tile=None, geojson=True)
     earlier, wanted = products(tmp_path / "map"), products(tmp_path / "undisturbed")
-    for last in range(1, 200):
-        command = [sys.executable, "-c", KILLED_AT, str(last), "predict", tiny_model, stack, "--out", tmp_path / "map"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = products(tmp_path / "map")
-        for name, content in found.items():
-            assert content in (earlier.get(name), wanted.get(name)), (last, name)
-        if "prediction.json" in found:
-            assert found in (earlier, wanted), last
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr
+    with killed_at("predict", tiny_model, stack, "--out", tmp_path / "map") as run:
+        for last in range(1, 200):
+            code = run(last)
+            found = products(tmp_path / "map")
+            for name, content in found.items():
+                assert content in (earlier.get(name), wanted.get(name)), (last, name)
+            if "prediction.json" in found:
+                assert found in (earlier, wanted), last
+            if code == 0:
+                break
+            assert code == -signal.SIGKILL
     assert last > 20
     assert found == wanted
     assert {path.name for path in tmp_path.iterdir()} == {"stack.tif", "earlier.tif", "undisturbed", "map"}

@@ -61,6 +61,8 @@ def test_what_was_trained_while_the_server_was_away_is_sent_when_it_is_back(
     server = Server(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for unused in ("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "MLFLOW_ENABLE_AI_GATEWAY"):  # processes of their own
+        monkeypatch.setenv(unused, "false")
     project = make_project(tmp_path / "project", searches={"small": SEARCH})
 
     def lose(progress: study.Progress) -> None:

@@ -200,13 +200,14 @@ def test_a_trial_that_learns_no_more_ends_early(tmp_path: Path) -> None:
     assert len(result.epochs) == result.best_epoch + 3 < 30
 
 
-@pytest.mark.parametrize("keep", [0, 100, 5000])
-def test_a_damaged_checkpoint_is_none(tmp_path: Path, keep: int) -> None:
+def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:
     path = tmp_path / "trial.npz"
     trained(tmp_path, replace(CHOICE, epochs=1))
     assert len(checkpoint.read(path).epochs) == 1
-    path.write_bytes(path.read_bytes()[:keep])
-    assert checkpoint.read(path) == State()
+    whole = path.read_bytes()
+    for keep in (0, 100, 5000):
+        path.write_bytes(whole[:keep])
+        assert checkpoint.read(path) == State(), keep
     path.unlink()
     assert checkpoint.read(path) == State()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import importlib
 import pkgutil
+import signal
 import sys
 import threading
 
@@ -46,8 +46,8 @@ def _line(error: Exception) -> str:
 
 def _unraisable(dropped: sys.UnraisableHookArgs) -> None:
     """Send a Ctrl-C again that fell into a finaliser or a callback of the garbage collector, where Python drops it."""
-    if dropped.exc_type is KeyboardInterrupt:
-        threading.Timer(0.1, _thread.interrupt_main).start()
+    if dropped.exc_type is KeyboardInterrupt:  # a real signal, which also ends a wait that the main thread is in
+        threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(dropped)
 
