@@ -13,6 +13,7 @@ from rasterio.crs import CRS
 
 from talud.contract import Contract
 from talud.grid import Grid
+from talud.inference.features import Features
 from talud.inference.runtime import Model
 from talud.project import Project
 from talud.raster import Layout, writing_cog
@@ -57,7 +58,9 @@ def write_params(root: Path, promotion: dict[str, object] | None = None, **areas
     return Project.find(root)
 
 
-def put_model(project: Project, tiny_model: Path, threshold: float, **changes: object) -> Path:
+def put_model(
+    project: Project, tiny_model: Path, threshold: float, features: Features | None = None, **changes: object
+) -> Path:
     """Put a model with another contract, which leaves nothing open, where training would put it."""
     band_set = next(iter(project.params.band_sets))
     contract = Model.load(tiny_model).contract.model_dump()
@@ -66,5 +69,5 @@ def put_model(project: Project, tiny_model: Path, threshold: float, **changes: o
     complete = {"name": band_set, "threshold": threshold, "commit": "c0ffee", "parity": PARITY}
     path = project.model(band_set)
     path.parent.mkdir(exist_ok=True)
-    export.save(onnx.load(tiny_model), Contract.model_validate(contract | complete | changes), path)
+    export.save(onnx.load(tiny_model), Contract.model_validate(contract | complete | changes), path, features)
     return path

@@ -53,6 +53,46 @@ class BandContract(_Frozen):
         return self
 
 
+class Derivation(_Frozen):
+    """The model that another was made from."""
+
+    weights: str = Field(description="its digest, as `Contract.weights`")
+    model: str = Field(description="its registered name, or the band set")
+    version: str = Field(description="registered, or unregistered")
+    area: str = Field(description="that the new one was made for")
+
+
+class Adaptation(Derivation):
+    """For which area, and from which raster of it, the network's features were aligned; without a label."""
+
+    raster: str
+    raster_digest: str = Field(description="as the tag TALUD_RASTER_DIGEST of its maps")
+    strength: float = Field(gt=0, le=1, description="1: to the statistics of the area alone; 0 would be as it was")
+    squares: int = Field(ge=1, description="of the raster, on which they were measured")
+    side: int = Field(ge=1, description="of these, in pixels")
+    agreement_before: float = Field(
+        ge=-1, le=1, description="correlation of the original's maps of the squares, turned and mirrored, with its map"
+    )
+    agreement_after: float = Field(ge=-1, le=1, description="likewise of the adapted model's maps")
+
+
+class FineTuning(Derivation):
+    """With which labelled patches of a new area a model was trained further."""
+
+    labels: str = Field(description="MD5 of the area's mask")
+    patches: int = Field(ge=1)
+    cells: tuple[tuple[int, int], ...] = Field(description="row and column of each patch's first pixel")
+    side: int = Field(ge=1, description="of a patch in pixels")
+    landslide_pixels: int = Field(ge=1, description="in the patches")
+    seed: int
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    recipe: str = Field(description="of the project, whose loss, augmentation and dropping it was")
+    rehearsed: tuple[str, ...] = Field(description="training areas of which half of each batch was; empty: none")
+    f1_before: float | None = Field(description="on the area's other labelled patches; null: there are none")
+    f1_after: float | None
+
+
 class Subset(_Frozen):
     """Some of a model's band groups, and what the model was measured to be worth with these alone."""
 
@@ -142,6 +182,10 @@ class Contract(_Frozen):
         description="what a reduced precision costs on the validation blocks: f1, how much lower it is than that of "
         "the float32 file; largest_difference and mean_difference, of the probabilities",
     )
+    adapted: Adaptation | None = Field(
+        None, description="where its features were aligned to a new area; the scores are still the original's"
+    )
+    finetuned: FineTuning | None = Field(None, description="where it was trained further on labels of a new area")
 
     @property
     def band_names(self) -> tuple[str, ...]:

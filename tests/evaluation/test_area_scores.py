@@ -14,10 +14,12 @@ from sklearn.metrics import f1_score, jaccard_score, matthews_corrcoef, precisio
 from typer.testing import CliRunner
 
 from talud.cli.main import app
+from talud.contract import FineTuning
 from talud.data.patches import split
 from talud.errors import ParamsError, SourceError, StudyError
 from talud.evaluation.area_scores import assess_area
 from talud.evaluation.comparison import compare_blocks
+from talud.files import md5
 from talud.inference.runtime import Model
 from talud.project import Project
 from talud.training import export
@@ -121,6 +123,32 @@ def test_a_training_area_of_others_counts_whole_and_that_is_said(small_project: 
     truth = read(small_project.mask("home"))[0]
     assert found.tally.pixels == (truth != 255).sum()
     assert found.notes == ("home is a training area, but not of this model, so that all of it counts",)
+
+
+def test_patches_that_the_model_was_fine_tuned_on_are_left_out(small_project: Project) -> None:
+    cells, side = ((0, 0), (40, 100)), 48  # the second lies in four blocks
+    made = FineTuning(
+        **{"weights": "0" * 64, "model": "3band", "version": "1", "area": "away", "labels": "0" * 32, "patches": 2},
+        **{"cells": cells, "side": side, "landslide_pixels": 1, "seed": 1, "steps": 1, "learning_rate": 1e-4},
+        **{"recipe": "study", "rehearsed": (), "f1_before": None, "f1_after": None},
+    )
+    truth, probability = read(small_project.mask("away"))[0], logistic(small_project, "away")
+    for row, column in cells:
+        truth[row : row + side, column : column + side] = 255
+    counted = (truth != 255) & np.isfinite(probability)
+    found = assess_area(change_contract(small_project, finetuned=made), small_project, "away")
+    expected = f1_score(truth[counted], probability[counted] >= THRESHOLD)
+    assert found.scores["f1"].estimate == pytest.approx(expected, abs=1e-6)
+    assert found.tally.pixels - found.tally.not_mapped == counted.sum()
+    assert "which are left out" in found.notes[0]
+    assert "have changed since" in found.notes[1]
+    same = made.model_copy(update={"labels": md5(small_project.mask("away"))})
+    again = assess_area(change_contract(small_project, finetuned=same), small_project, "away")
+    assert (again.scores, again.notes) == (found.scores, found.notes[:1])
+    elsewhere = assess_area(
+        change_contract(small_project, finetuned=made.model_copy(update={"area": "home"})), small_project, "away"
+    )
+    assert elsewhere.tally.pixels > found.tally.pixels
 
 
 def test_what_cannot_be_scored_is_one_error(small_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

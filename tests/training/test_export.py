@@ -49,7 +49,7 @@ def test_double_precision_changes_the_arithmetic_and_not_the_model() -> None:
 
 def test_rounding_is_no_fault(tiny_model: Path, tmp_path: Path) -> None:
     model = steep()
-    parity = export._check_parity(model, shipped(to_onnx(model), tiny_model, tmp_path), PATCHES)
+    parity = export.check_parity(model, shipped(to_onnx(model), tiny_model, tmp_path), PATCHES)
     assert parity["allowed"] > 1e-5
     assert 0 < parity["difference"] <= parity["allowed"]
 
@@ -62,4 +62,4 @@ def test_a_fault_is_found_even_in_a_steep_model(tiny_model: Path, tmp_path: Path
             values = onnx.numpy_helper.to_array(constant)
             constant.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.01), constant.name))
     with pytest.raises(StudyError, match="more than the"):
-        export._check_parity(model, shipped(graph, tiny_model, tmp_path), PATCHES)
+        export.check_parity(model, shipped(graph, tiny_model, tmp_path), PATCHES)

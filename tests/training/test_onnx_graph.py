@@ -10,8 +10,9 @@ import onnxruntime
 import pytest
 
 from talud.contract import Contract
+from talud.inference.model_file import weights_digest
 from talud.training import unet
-from talud.training.onnx_graph import to_onnx, weights_digest
+from talud.training.onnx_graph import to_onnx
 
 
 def run(model: onnx.ModelProto, stack: np.ndarray) -> np.ndarray:

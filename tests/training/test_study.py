@@ -32,6 +32,7 @@ from talud.data.patches import read, split
 from talud.errors import ParamsError, RegistryError, StudyError
 from talud.files import md5
 from talud.grid import Grid
+from talud.inference.model_file import weights_digest
 from talud.inference.prediction import probabilities
 from talud.inference.runtime import Model
 from talud.params import DroppingOptions, Recipe
@@ -42,7 +43,7 @@ from talud.training.calibration import logits
 from talud.training.checkpoint import Epoch, State
 from talud.training.dataset import Dataset
 from talud.training.identity import trial_key
-from talud.training.onnx_graph import to_onnx, weights_digest
+from talud.training.onnx_graph import to_onnx
 from talud.training.search import choices, named
 from talud.training.work import Entry
 

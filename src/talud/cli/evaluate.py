@@ -45,8 +45,9 @@ def evaluate(
 
     With SOURCE: precision, recall, F1, IoU and Matthews' correlation coefficient (MCC) of the landslide class, each
     with a 95 % bootstrap interval over patches (of a folder) or blocks of split.block pixels (of an area), at the
-    model's own threshold. Of an area that the model was trained on, its test blocks alone count. A folder needs no
-    project: its images and masks are PNG, TIFF or HDF5 as Landslide4Sense has it, and each patch is read alone.
+    model's own threshold. Of an area that the model was trained on, its test blocks alone count; of one that it was
+    fine-tuned on, all but the patches that it has seen. A folder needs no project: its images and masks are PNG, TIFF
+    or HDF5 as Landslide4Sense has it, and each patch is read alone.
 
     Without SOURCE, as the pipeline does: the model of a band set, on the test blocks of the training areas and on the
     maps of the other labelled areas. Writes evaluation/BAND_SET.json, curves of the scores over the threshold

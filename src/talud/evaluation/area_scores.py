@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 from rasterio.windows import Window
 
+from talud.contract import FineTuning
 from talud.data.held_out import check_held_out
+from talud.errors import StudyError
 from talud.evaluation.assessment import Assessment, Sight, Subject, Unit
 from talud.evaluation.comparison import mapped
 from talud.evaluation.scoring import block_windows
+from talud.files import md5
 from talud.grid import Grid
 from talud.inference.prediction import probabilities
 from talud.inference.runtime import Model
+from talud.metrics import UNKNOWN
 from talud.outcome import at_threshold
 from talud.project import Project
 from talud.raster import open_raster, patch_side
@@ -59,12 +63,13 @@ def place(project: Project, area: str, *, test: bool) -> Place:
 def assess_area(model: Model, project: Project, area: str, progress: Progress | None = None) -> Assessment:
     """Score a model on an area: on its test blocks where the model was trained on it, else on all of it.
 
-    Test blocks, and the patches of a patch data set, are read alone; else the whole area is mapped, and the map not
-    kept.
+    Pixels of the area that the model was fine-tuned on count as unknown. Test blocks, and the patches of a patch data
+    set, are read alone; else the whole area is mapped, and the map not kept.
 
     Raises:
         ParamsError: no such area.
-        StudyError: the present test blocks are not those that the model's training left out, or no pixel can be scored.
+        StudyError: the present test blocks are not those that the model's training left out, nobody knows any more
+            which patches it was fine-tuned on, or no pixel can be scored.
         SourceError: the stack or mask is missing or cannot be read.
         MismatchError: the stack does not fit the model's contract.
     """
@@ -76,8 +81,43 @@ def assess_area(model: Model, project: Project, area: str, progress: Progress | 
     notes = [f"trained on {area}, so that {where.pixels} alone count"] if trained else []
     if role == "training" and not trained:
         notes.append(f"{area} is a training area, but not of this model, so that all of it counts")
-    sights = told(_sights(model, project, where), len(where.windows), progress)
+    tuned = model.contract.finetuned
+    sights = _sights(model, project, where)
+    if tuned and tuned.area == area:
+        notes += _tuning_notes(tuned, model, project, where)
+        sights = _untaught(sights, where, tuned)
+    sights = told(sights, len(where.windows), progress)
     return Assessment.of(Subject.of(model), area, where.pixels, where.unit, sights, notes)
+
+
+def _tuning_notes(tuned: FineTuning, model: Model, project: Project, where: Place) -> list[str]:
+    """What to say of the patches that are left out.
+
+    Raises:
+        StudyError: the patches of a patch data set may lie elsewhere now.
+    """
+    notes = [f"fine-tuned on {tuned.patches} patches of {tuned.area}, which are left out"]
+    if md5(project.mask(tuned.area)) != tuned.labels:
+        if where.unit == "patches":
+            raise StudyError(
+                f"{model.path}: was fine-tuned on {tuned.area} before its patches or masks changed, so nobody knows "
+                "which of them it has seen; run talud finetune again"
+            )
+        notes.append(
+            f"the labels of {tuned.area} have changed since: left out is what lies in the same rows and columns"
+        )
+    return notes
+
+
+def _untaught(sights: Iterable[Sight], where: Place, tuned: FineTuning) -> Iterator[Sight]:
+    """The sights, in which the truth is unknown where the model was fine-tuned on it."""
+    for window, (truth, classes) in zip(where.windows, sights, strict=True):
+        left = truth.copy()
+        for row, column in tuned.cells:
+            top, first = row - int(window.row_off), column - int(window.col_off)
+            rows, columns = (slice(max(start, 0), max(start + tuned.side, 0)) for start in (top, first))
+            left[rows, columns] = UNKNOWN
+        yield left, classes
 
 
 def told(sights: Iterable[Sight], total: int, progress: Progress | None) -> Iterator[Sight]:

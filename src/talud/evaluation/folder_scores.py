@@ -53,7 +53,9 @@ def assess_folder(
         )
     _check_values(patches, model.contract, folder)
     sights = _sights(model, patches, progress)
-    return Assessment.of(Subject.of(model), str(folder), "all patches", "patches", sights)
+    tuned = model.contract.finetuned
+    notes = [f"fine-tuned on {tuned.patches} patches of {tuned.area}, counted too where they lie here"] if tuned else []
+    return Assessment.of(Subject.of(model), str(folder), "all patches", "patches", sights, notes)
 
 
 def _find(folder: Path, contract: Contract, bands: Mapping[str, int] | None) -> PatchFolder:

@@ -134,6 +134,9 @@ def _comparison(models: tuple[Model, Model], project: Project, area: str, counts
 
 def _notes(models: tuple[Model, Model], project: Project, area: str) -> Iterator[str]:
     for letter, model in zip("AB", models, strict=True):
+        tuned = model.contract.finetuned
+        if tuned and tuned.area == area:
+            yield f"{letter} was fine-tuned on {tuned.patches} patches of {area}, which are counted too"
         if area in model.contract.areas:
             yield f"{letter} was trained on {area}, so that its test blocks alone are counted"
             try:

@@ -31,7 +31,7 @@ from talud.inference.runtime import Model, Origin
 from talud.project import Project
 
 CHOICE = ("filters", "learning_rate", "batch_size", "epochs")  # the hyperparameters that a description names
-_LATER = ("parity", "calibration", "validation", "subsets")  # fields that older files lack
+_LATER = ("parity", "calibration", "validation", "subsets", "adapted", "finetuned")  # fields that older files lack
 REASON, GATE = "alias_reason", "gate"  # tags of a version: why it has its alias, and what the gate found
 
 

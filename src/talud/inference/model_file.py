@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from talud.contract import Contract
-from talud.errors import ModelError
+from talud.errors import ModelError, OutputError
+from talud.inference.features import Features
 from talud.inference.margins import Network
 from talud.inference.tiling import round_up
 
@@ -42,6 +46,29 @@ def parsed(content: bytes) -> onnx.ModelProto:
             raise ModelError(f"its operator '{node.op_type}' runs a graph of its own; export it again without")
     _check_resizing(model.graph)
     return model
+
+
+def weights_digest(model: onnx.ModelProto) -> str:
+    """SHA-256 over the constants of a graph, in its order: equal for two exports of the same weights."""
+    digest = hashlib.sha256()
+    for constant in model.graph.initializer:
+        values = numpy_helper.to_array(constant)
+        digest.update(f"{values.dtype.str}{values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
+
+
+def save(graph: onnx.ModelProto, contract: Contract, path: Path, features: Features | None = None) -> None:
+    """Write a graph and its contract, weights inside, as one ONNX file; with the features of its training areas.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    helper.set_model_props(graph, contract.to_metadata() | (features.to_metadata() if features else {}))
+    try:
+        path.write_bytes(graph.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _check_resizing(graph: onnx.GraphProto) -> None:

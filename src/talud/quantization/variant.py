@@ -63,6 +63,11 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
         raise ModelError(
             f"{path}: is a variant already, of precision {model.contract.precision}; name the float32 file"
         )
+    if model.contract.adapted:
+        raise ModelError(
+            f"{path}: is adapted to {model.contract.adapted.area}, so the training patches cannot calibrate it; "
+            "quantize the model that it was adapted from"
+        )
     check_held_out(model.contract, path, project)
     graph = _reduced(onnx.load(path), precision, project, model.contract)
     # What a smaller halo costs, and parity, were measured with the float32 file; rounding makes more of both.

@@ -44,6 +44,7 @@ from talud.registry.succession import SET_ASIDE, promote, roll_back  # noqa: E40
 from talud.registry.tracking import (  # noqa: E402
     Trial,
     commit,
+    derivation,
     finished,
     locate,
     note,
@@ -64,6 +65,7 @@ __all__ = [
     "champions",
     "commit",
     "connect",
+    "derivation",
     "describe",
     "fetch",
     "find",

@@ -161,6 +161,25 @@ def trial(
         yield Trial(run_id)
 
 
+@contextmanager
+def derivation(
+    command: str, name: str, parameters: Mapping[str, float | int | str], tags: Mapping[str, str]
+) -> Iterator[Trial]:
+    """The run in which a model is made of a registered one, open while the block runs; it belongs to no study.
+
+    Args:
+        command: that makes it, as `adapt`.
+        name: of the run.
+        parameters: logged as MLflow parameters.
+        tags: such as band_set, data_version, commit.
+
+    Raises:
+        RegistryError: the store cannot be used.
+    """
+    with _run(name, tags, parameters, parent=None, command=command) as run_id:
+        yield Trial(run_id)
+
+
 def finished(parent_run_id: str, key: str, epochs: int) -> str | None:
     """The id of a trial's run, where it is FINISHED and has all epochs."""
     with speaking():

@@ -10,26 +10,28 @@ import keras
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 from rasterio.windows import Window
 
 from talud import metrics
 from talud.bands import Group, band, groups
 from talud.contract import BandContract, Calibration, Contract
 from talud.data.patches import Patches
-from talud.errors import OutputError, StudyError
+from talud.errors import StudyError
 from talud.inference import coverage, subsets
 from talud.inference.area import validation_counts
 from talud.inference.domain import histogram
+from talud.inference.features import Features, measured
+from talud.inference.model_file import save, weights_digest
 from talud.inference.prediction import probabilities
 from talud.inference.reader import open_stack
 from talud.inference.runtime import Model
+from talud.inference.squares import PIXELS, squares
 from talud.project import Project
 from talud.raster import open_raster
 from talud.training import calibration
 from talud.training.dataset import Dataset
 from talud.training.halo import halo_errors
-from talud.training.onnx_graph import to_onnx, weights_digest
+from talud.training.onnx_graph import to_onnx
 from talud.training.receptive_field import receptive_field
 
 TOLERANCE = 1e-5  # between Keras and ONNX Runtime, in probability
@@ -75,7 +77,7 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
         draft = draft.model_copy(update={"calibration": calibrated, "weights": weights_digest(graph)})
     save(graph, draft, path)
     shipped = Model.load(path)
-    parity = _check_parity(model, shipped, dataset.validation)
+    parity = check_parity(model, shipped, dataset.validation)
     probability, truth = _validation(shipped, dataset, project)
     levels = map(metrics.Levels.of, probability, truth)
     threshold = metrics.best_threshold(sum(levels, start=metrics.Levels()))
@@ -89,34 +91,36 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
         update={**found, "halo_errors": halo_errors(shipped, project, dataset.blocks)}
     )
     save(graph, contract, path)
-    return _with_subsets(Model.load(path), graph, dataset, project) if _optional(dataset, project) else contract
+    if _optional(dataset, project):
+        contract = _with_subsets(Model.load(path), dataset, project)
+    save(graph, contract, path, _features(graph, contract, dataset, project))
+    return contract
 
 
-def _with_subsets(shipped: Model, graph: onnx.ModelProto, dataset: Dataset, project: Project) -> Contract:
-    """Say in a file with which groups alone it can map, measured on the validation blocks."""
+def _features(graph: onnx.ModelProto, contract: Contract, dataset: Dataset, project: Project) -> Features | None:
+    """Those of the training blocks, as a new area's are measured; None where no block is large or valid enough."""
+    side = project.params.split.block // contract.alignment * contract.alignment
+    if not side:
+        return None
+    most = max(1, PIXELS // side**2 // len(dataset.blocks))  # of each area
+    parts = []
+    for area, blocks in dataset.blocks.items():
+        with open_stack(project.stack(area), contract) as stack:
+            parts.append(squares(stack, [block.window for block in blocks if block.part == "training"], side)[:most])
+    sample = np.concatenate(parts)
+    return measured(graph, sample) if len(sample) else None
+
+
+def _with_subsets(shipped: Model, dataset: Dataset, project: Project) -> Contract:
+    """A file's contract with the groups alone with which it can map, measured on the validation blocks."""
     parts = [(project.stack(area), project.mask(area), windows) for area, windows in _validation_windows(dataset)]
     tolerance = project.params.learning.dropping.tolerance
     found = subsets.measured(shipped, parts, _optional(dataset, project), tolerance)
-    contract = shipped.contract.model_copy(update={"subsets": found, "required_groups": subsets.required(found)})
-    save(graph, contract, shipped.path)
-    return contract
+    return shipped.contract.model_copy(update={"subsets": found, "required_groups": subsets.required(found)})
 
 
 def _optional(dataset: Dataset, project: Project) -> tuple[Group, ...]:
     return project.params.learning.dropping.optional(groups(dataset.bands))
-
-
-def save(graph: onnx.ModelProto, contract: Contract, path: Path) -> None:
-    """Write a graph and its contract, weights inside, as one ONNX file.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    helper.set_model_props(graph, contract.to_metadata())
-    try:
-        path.write_bytes(graph.SerializeToString(deterministic=True))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _draft(graph: onnx.ModelProto, dataset: Dataset, origin: Origin) -> Contract:
@@ -168,7 +172,7 @@ def _bands(dataset: Dataset) -> tuple[BandContract, ...]:
     return tuple(entries)
 
 
-def _check_parity(model: keras.Model, shipped: Model, patches: Patches) -> dict[str, float]:
+def check_parity(model: keras.Model, shipped: Model, patches: Patches) -> dict[str, float]:
     """Compare the file with the Keras model in double precision, on every validation patch; the contract's `parity`.
 
     Single precision alone can err by more than the tolerance: the Dice loss drives logits to hundreds, and where they

@@ -8,7 +8,7 @@ and needs no TensorFlow. Whether it says the same as the Keras model is checked 
 
 from __future__ import annotations
 
-import hashlib
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,9 @@ from keras import layers
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from talud.errors import StudyError
+from talud.errors import ModelError, StudyError
+from talud.inference.model_file import weights_digest
+from talud.training import unet
 from talud.training.unet import Scaling
 
 OPSET = 18
@@ -72,14 +74,32 @@ def to_onnx(model: keras.Model) -> onnx.ModelProto:
     return result
 
 
-def weights_digest(model: onnx.ModelProto) -> str:
-    """SHA-256 over the constants of a graph, in its order: equal for two exports of the same weights."""
-    digest = hashlib.sha256()
-    for constant in model.graph.initializer:
-        values = numpy_helper.to_array(constant)
-        digest.update(f"{values.dtype.str}{values.shape}".encode())
-        digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
+def from_onnx(graph: onnx.ModelProto, origin: str, mixed_precision: unet.Precision = False) -> keras.Model:
+    """The Keras model that `to_onnx` made a graph of; exported again, it gives the same constants.
+
+    Args:
+        graph: of a float32 model.
+        origin: of it, for the message.
+        mixed_precision: in which the model computes, as for `talud.training.unet.build`.
+
+    Raises:
+        ModelError: the graph is not one that `to_onnx` makes.
+    """
+    constants = {constant.name: numpy_helper.to_array(constant) for constant in graph.graph.initializer}
+    depth = sum(re.fullmatch(r"up_\d+_scales", name) is not None for name in constants)
+    refused = f"{origin}: is not a float32 U-Net as talud train writes it, so it cannot be trained further"
+    try:
+        filters = constants["encoder_0_first_kernel"].shape[0]
+        scaling = constants["mean"].ravel(), constants["deviation"].ravel()
+        model = unet.build(filters, depth, *scaling, seed=0, mixed_precision=mixed_precision)
+        for layer in (layer for layer in model.layers if isinstance(layer, layers.Conv2D)):
+            kernel = constants[f"{layer.name}_kernel"].transpose(2, 3, 1, 0)
+            layer.set_weights([kernel, constants[f"{layer.name}_bias"]])
+    except (KeyError, ValueError, IndexError) as error:
+        raise ModelError(refused) from error
+    if weights_digest(to_onnx(model)) != weights_digest(graph):
+        raise ModelError(refused)
+    return model
 
 
 def _write(graph: _Graph, layer: keras.Layer, inputs: list[str]) -> str:

@@ -1,0 +1,166 @@
+"""A model adapted to an area: the same network, its features there made like those that it had at home."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from talud.adaptation.agreement import agreement
+from talud.bands import Group
+from talud.contract import Adaptation, Contract
+from talud.errors import MismatchError, ModelError
+from talud.inference import features
+from talud.inference.features import Features
+from talud.inference.model_file import parsed, save, weights_digest
+from talud.inference.reader import StackReader, frugal, open_stack
+from talud.inference.runtime import Model
+from talud.inference.squares import COVERED, squares
+
+LIT = (Group.OPTICAL, Group.SAR)  # what light, air and instrument change; terrain is the same everywhere
+STRENGTHS = (1.0, 0.5)  # that are tried where none is asked for
+FEWEST = 4  # squares that stand for an area
+FARTHEST = 3.0  # deviations of a square's mean from the median, estimated from the median distance
+# What a contract states of the file that it came with, and no longer of one whose features were moved.
+_NO_LONGER: Mapping[str, object] = {"halo_errors": {}, "parity": {}, "calibration": None, "validation": None}
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model adapted to an area, in memory.
+
+    Attributes:
+        graph: of it; its metadata hold no contract yet.
+        contract: of it; `adapted` says how it came about.
+    """
+
+    graph: onnx.ModelProto
+    contract: Contract
+
+
+def adapt(model: Model, raster: str | Path, area: str | None = None, strength: float | None = None) -> Adapted:
+    """Make the features of a model in an area, from its raster alone, like those of its training areas; no label.
+
+    Mean and variance of each optical and SAR band over squares of the raster, and of each channel after each
+    convolution, become those that the file holds of the training areas (see `features`). What the raster says to lie
+    under cloud, or in radar layover or shadow, is left out. Where the model agrees less with itself then (see
+    `agreement`), half of the way is tried, and then nothing is done. Form, threshold and scores stay the original's.
+
+    Args:
+        model: a float32 file.
+        raster: a stack of the area that fits the model's contract, all of its bands.
+        area: its name; default: what the stack calls it, or the raster's name.
+        strength: how much of the way the statistics go, above 0, at most 1. Default: 1 or 0.5, as it agrees better.
+
+    Raises:
+        ModelError: the file is a variant of reduced precision, holds no statistics of its features, or was adapted.
+        MismatchError: the raster does not fit the model, has too few valid squares, or the model agrees less with
+            itself once adapted. What was found, and the limit, is said.
+        SourceError: the raster cannot be read.
+    """
+    graph, home = _adaptable(model)
+    lit = [band.group in LIT for band in model.contract.bands]
+    with frugal(), open_stack(raster, model.contract) as stack:
+        sample, provenance = _sample(stack, home.side, lit, raster), stack.provenance
+    there = features.measured(graph, sample, home, lit)
+    before = agreement(model, sample)
+    tried = {
+        share: _moved(model, features.aligned(graph, home, home.between(there, share), lit), sample)
+        for share in ((strength,) if strength else STRENGTHS)
+    }
+    best = max(tried, key=lambda share: tried[share].agreement)
+    if tried[best].agreement <= before:
+        raise MismatchError(
+            f"{raster}: no model is adapted to it: turned and mirrored, its maps correlate to "
+            f"{tried[best].agreement:.3f} once adapted, and to {before:.3f} as the model is; map with that"
+        )
+    adaptation = Adaptation(
+        weights=model.contract.weights,
+        model=model.name,
+        version=model.version,
+        area=area or provenance.get("TALUD_AREA") or Path(provenance["TALUD_RASTER"]).stem,
+        raster=provenance["TALUD_RASTER"],
+        raster_digest=provenance["TALUD_RASTER_DIGEST"],
+        strength=best,
+        squares=len(sample),
+        side=sample.shape[-1],
+        agreement_before=before,
+        agreement_after=tried[best].agreement,
+    )
+    made = tried[best]
+    return Adapted(made.graph, Contract.model_validate({**dict(made.contract), "adapted": adaptation}))
+
+
+def _adaptable(model: Model) -> tuple[onnx.ModelProto, Features]:
+    """A model's graph, and the features of its training areas.
+
+    Raises:
+        ModelError: it cannot be adapted.
+    """
+    contract = model.contract
+    if contract.precision != "float32":
+        raise ModelError(f"{model.path}: is of precision {contract.precision}; name the float32 file")
+    if contract.adapted:
+        raise ModelError(
+            f"{model.path}: was adapted to {contract.adapted.area} already; adapt what it was made from, "
+            f"{contract.adapted.model} {contract.adapted.version}"
+        )
+    graph = parsed(model.path.read_bytes())
+    try:
+        home = Features.of(graph)
+    except ModelError as error:
+        raise ModelError(f"{model.path}: {error}") from error
+    del graph.metadata_props[:]
+    return graph, home
+
+
+def _sample(stack: StackReader, side: int, lit: Sequence[bool], raster: str | Path) -> NDArray[np.float32]:
+    """Squares of a raster, as large as those that the features of home were measured on, or its patches.
+
+    Those that look unlike most, in a band that light changes, are left out: cloud of which the raster does not tell.
+
+    Raises:
+        MismatchError: there are too few, or a group of bands is missing.
+    """
+    if stack.absent:
+        raise MismatchError(f"{raster}: lacks the bands of {', '.join(stack.absent)}, so no model is adapted to it")
+    side = stack.patch or side
+    found = _typical(squares(stack, stack.grid.windows(side), side), lit)
+    if len(found) < FEWEST:
+        raise MismatchError(
+            f"{raster}: no model is adapted to it: it has {len(found)} squares of {side} pixels of which "
+            f"{COVERED:.0%} can be mapped, fewer than the {FEWEST} that stand for an area; take a larger part of it"
+        )
+    return found
+
+
+def _typical(sample: NDArray[np.float32], lit: Sequence[bool]) -> NDArray[np.float32]:
+    """The squares whose mean is near the median of all, in each of some bands; of a third, the median is no victim."""
+    means = np.nanmean(sample[:, np.array(lit, bool)], axis=(2, 3))
+    distance = np.abs(means - np.median(means, axis=0))
+    near: NDArray[np.bool_] = (distance <= FARTHEST * np.median(distance, axis=0) / norm.ppf(0.75)).all(axis=1)
+    return sample[near]
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """A network whose features were moved, and how far it agrees with itself on some squares."""
+
+    graph: onnx.ModelProto
+    contract: Contract
+    agreement: float
+
+
+def _moved(model: Model, graph: onnx.ModelProto, sample: NDArray[np.float32]) -> _Moved:
+    stays = model.contract.whole() if model.contract.subsets else model.contract
+    contract = stays.model_copy(update={**_NO_LONGER, "weights": weights_digest(graph)})
+    with TemporaryDirectory(prefix="talud-") as folder:
+        path = Path(folder) / "adapted.onnx"
+        save(graph, contract, path)
+        return _Moved(graph, contract, agreement(Model.load(path), sample))

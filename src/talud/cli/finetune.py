@@ -1,0 +1,89 @@
+"""`talud finetune`: train a model further on a few labelled patches of a new area."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from talud.cli.app import app
+from talud.cli.progress import shown
+
+
+@app.command("finetune")
+def finetune(
+    model: Annotated[
+        str,
+        typer.Argument(help="an .onnx file, or a registered model: NAME (its champion), NAME@ALIAS or NAME/VERSION"),
+    ],
+    area: Annotated[
+        str, typer.Argument(help="an area of params.yaml with an inventory, which the model does not know")
+    ],
+    patches: Annotated[int, typer.Option(min=1, help="how many labelled patches to train on; 10, say")],
+    out: Annotated[
+        Path | None, typer.Option(help="write the new model to this .onnx file, and register nothing")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="of the draw of the patches and of the training; default: the project's")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="of the training")] = 200,
+    learning_rate: Annotated[float, typer.Option(min=1e-8, max=1, help="of the training")] = 1e-4,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
+) -> None:
+    """Train a model further on a few labelled patches of a new area.
+
+    The patches are squares of split.patch pixels that hold landslides, drawn all over the area with the seed. Where
+    the training areas are at hand as they were, half of each batch is theirs, so that the model forgets less. Printed
+    is the F1 on the area's other labelled patches, before and after. The threshold stays. The new model is a new
+    version of the registered one, and its challenger.
+
+    **Examples**
+
+        talud finetune landslide-unet-7band liboriana --patches 10
+
+        talud finetune models/3band.onnx liboriana --patches 20 --out models/3band.liboriana.onnx
+
+        for seed in 1 2 3; do talud finetune models/3band.onnx liboriana --patches 5 --seed $seed --out tuned.onnx
+        --json; done
+    """
+    from talud.evaluation import derived
+    from talud.project import Project
+
+    if derived.is_file(model) and out is None:
+        raise typer.BadParameter("a file is fine-tuned to a file: give one", param_hint="--out")
+    project = Project.find()
+    source = derived.original(project.root, model)
+    from talud.training import finetuning
+
+    with shown("fine-tuning", "steps") as progress:
+        made = finetuning.finetune(
+            project,
+            source,
+            area,
+            patches,
+            seed=project.params.seed if seed is None else seed,
+            steps=steps,
+            learning_rate=learning_rate,
+            progress=progress,
+        )
+    if out is not None:
+        derived.write(out, made.graph, made.contract)
+        place = str(out)
+    else:
+        place = derived.register(project.root, source, made.graph, made.contract, alias="challenger").uri
+    tuning = made.contract.finetuned
+    assert tuning is not None
+    if as_json:
+        print(json.dumps({"made": place, "made_weights": made.contract.weights, **tuning.model_dump()}, indent=2))
+        return
+    print(f"{tuning.patches} patches of {area}, {tuning.landslide_pixels:,} landslide pixels")
+    print(
+        f"rehearsed: {', '.join(tuning.rehearsed) or 'nothing: the areas it learned from are not at hand as they were'}"
+    )
+    if tuning.f1_before is None or tuning.f1_after is None:
+        print("no other patch of the area holds landslides, so nothing says how good it is")
+    else:
+        print(f"F1 on the area's other labelled patches: {tuning.f1_before:.3f} before, {tuning.f1_after:.3f} after")
+    print(f"{source.title}, fine-tuned to {tuning.area}: {place}")

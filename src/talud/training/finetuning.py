@@ -1,0 +1,324 @@
+"""A few labels of a new area: a model trained further on some of its patches, mixed with what it knows already."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from talud import metrics
+from talud.bands import Group
+from talud.contract import Contract, FineTuning
+from talud.data.held_out import check_held_out
+from talud.data.patches import Block, Patches, read, split
+from talud.errors import ModelError, StudyError
+from talud.files import md5
+from talud.grid import Grid
+from talud.inference import coverage, subsets
+from talud.inference.model_file import save, weights_digest
+from talud.inference.prediction import probabilities
+from talud.inference.reader import open_stack
+from talud.inference.runtime import Model
+from talud.metrics import Confusion
+from talud.params import Params
+from talud.project import Project
+from talud.raster import open_raster
+from talud.terminal import held_back
+from talud.training.augmentation import Augmenter
+from talud.training.dropping import Dropping
+from talud.training.export import check_parity
+from talud.training.losses import Loss
+from talud.training.onnx_graph import from_onnx, to_onnx
+
+BATCH = 16  # patches of a step; half of them are rehearsed, where there are any
+STEPS = 200
+LEARNING_RATE = 1e-4  # a tenth or less of what trainings begin with: the model is to be bent, not made anew
+
+# What a contract states of the file that it came with, and no longer of one that was trained further.
+_NO_LONGER: Mapping[str, object] = {
+    "halo_errors": {},
+    "parity": {},
+    "scores": {},
+    "calibration": None,
+    "validation": None,
+}
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A model trained further, in memory.
+
+    Attributes:
+        graph: of it; its metadata hold no contract yet.
+        contract: of it; `finetuned` says how it came about.
+    """
+
+    graph: onnx.ModelProto
+    contract: Contract
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A square of an area whose truth is known somewhere."""
+
+    window: Window
+    landslide_pixels: int
+
+
+def finetune(
+    project: Project,
+    model: Model,
+    area: str,
+    patches: int,
+    *,
+    seed: int,
+    steps: int = STEPS,
+    learning_rate: float = LEARNING_RATE,
+    progress: Progress | None = None,
+) -> FineTuned:
+    """Train a model further on labelled patches of an area, and measure it on the area's other labelled patches.
+
+    The area is cut into squares of `split.patch` pixels; a patch data set consists of such squares already. Those with
+    landslides are dealt, in their order, into as many runs of neighbours as patches are wanted, and one is drawn from
+    each. Loss, augmentation and dropping are those of the project's recipe. Where the areas that the model learned from
+    are at hand as they were, half of every batch is theirs, so that it forgets less, and what it is worth with some of
+    its groups alone is measured again; else it needs all of them from now on. The threshold stays: a few patches do not
+    settle another. Its calibration, and what its validation blocks said of it, no longer hold and go.
+
+    Args:
+        project: with the stack and mask of the area.
+        model: a float32 file.
+        area: of params.yaml, with an inventory.
+        patches: how many to train on.
+        seed: of the draw, of the order and of the augmentation.
+        steps: of the optimiser (Adam).
+        learning_rate: of it.
+        progress: told, after each step, how many are done and how many there are.
+
+    Raises:
+        ParamsError: no such area.
+        StudyError: the area decides promotion, was trained on, or has fewer patches with landslides, or the exported
+            file differs from Keras.
+        ModelError: the model is none that can be trained further, or was fine-tuned already.
+        MismatchError: the area's stack does not fit the model.
+        SourceError: a raster cannot be read.
+    """
+    _check_new(project, model, area)
+    network = from_onnx(onnx.load(model.path), str(model.path), project.params.training.mixed_precision)
+    cells, side = _cells(project, model, area)
+    chosen = _drawn(cells, patches, seed, area)
+    drawn = _patches(project, model.contract, area, [cell.window for cell in chosen], side)
+    new, rehearsed = _whole(drawn, model.contract.alignment), _rehearsed(project, model)
+    _train(network, project.params, model.contract, [new, *rehearsed], seed, steps, learning_rate, progress)
+    graph = to_onnx(network)
+    others = [cell.window for cell in cells if cell not in chosen]
+    before = _counts(model, project, area, others)
+    draft = model.contract.whole().model_copy(update={**_NO_LONGER, "weights": weights_digest(graph)})
+    with tempfile.TemporaryDirectory(prefix="talud-") as folder:
+        path = Path(folder) / "finetuned.onnx"
+        save(graph, draft, path)
+        shipped = Model.load(path)
+        found: dict[str, object] = {"parity": check_parity(from_onnx(graph, str(path)), shipped, new)}
+        if rehearsed:
+            found |= _validated(shipped, project, _optional(model.contract))
+        after = _counts(shipped, project, area, others)
+    finetuned = FineTuning(
+        weights=model.contract.weights,
+        model=model.name,
+        version=model.version,
+        area=area,
+        labels=md5(project.mask(area)),
+        patches=patches,
+        cells=tuple((int(cell.window.row_off), int(cell.window.col_off)) for cell in chosen),
+        side=side,
+        landslide_pixels=drawn.landslide_pixels,
+        seed=seed,
+        steps=steps,
+        learning_rate=learning_rate,
+        recipe=project.params.recipe,
+        rehearsed=model.contract.areas if rehearsed else (),
+        f1_before=before.f1 if before.tp + before.fn else None,
+        f1_after=after.f1 if after.tp + after.fn else None,
+    )
+    return FineTuned(graph, draft.model_copy(update={**found, "finetuned": finetuned}))
+
+
+def _check_new(project: Project, model: Model, area: str) -> None:
+    role, known = project.params.area(area).role, model.contract.finetuned
+    if role == "gate":
+        raise StudyError(f"{area}: decides which version is the champion, so no model is fine-tuned on it")
+    if area in model.contract.areas:
+        raise StudyError(f"{area}: {model.title} was trained on it already; name an area that is new to it")
+    if known:
+        raise ModelError(
+            f"{model.path}: was fine-tuned on {known.area} already; fine-tune what it was made from, {known.model} "
+            f"{known.version}, on more patches"
+        )
+
+
+def _optional(contract: Contract) -> tuple[Group, ...]:
+    """The groups that a model can do without."""
+    return tuple(group for group in contract.groups if group not in contract.required_groups)
+
+
+def _cells(project: Project, model: Model, area: str) -> tuple[list[_Cell], int]:
+    """The squares of an area that hold a pixel that is mapped and whose truth is known; their side."""
+    contract = model.contract
+    with open_stack(project.stack(area), contract) as stack, open_raster(project.mask(area)) as mask:
+        if Grid.of(mask) != stack.grid:
+            raise StudyError(f"{mask.name}: lies on another grid than the stack; run talud stack {area} again")
+        if stack.absent:
+            raise StudyError(
+                f"{area}: its stack lacks {', '.join(stack.absent)}, which the model reads; add the source"
+            )
+        side = stack.patch or project.params.split.patch
+        cells = []
+        for place in stack.grid.windows(side):
+            truth = mask.read(1, window=place)
+            if truth.shape == (side, side) and (truth != metrics.UNKNOWN).any():
+                known = (truth != metrics.UNKNOWN) & (coverage.blocked(stack.read(place), contract) == 0)
+                if known.any():
+                    cells.append(_Cell(place, int(np.count_nonzero(known & (truth == metrics.LANDSLIDE)))))
+    return cells, side
+
+
+def _drawn(cells: Sequence[_Cell], patches: int, seed: int, area: str) -> list[_Cell]:
+    with_landslides = [cell for cell in cells if cell.landslide_pixels]
+    if len(with_landslides) < patches:
+        raise StudyError(
+            f"{area}: {len(with_landslides)} of its {len(cells)} labelled patches hold landslides, {patches} are "
+            "wanted; ask for fewer, or label more"
+        )
+    generator = np.random.default_rng(seed)
+    runs = np.array_split(np.arange(len(with_landslides)), patches)
+    return [with_landslides[int(generator.choice(run))] for run in runs]
+
+
+def _patches(project: Project, contract: Contract, area: str, windows: Sequence[Window], side: int) -> Patches:
+    """Whole squares of an area, without those that hold nothing to learn from."""
+    options = project.params.split.model_copy(update={"patch": side})
+    blocks = [Block(window, "validation") for window in windows]
+    stack, mask = project.stack(area), project.mask(area)
+    return read(
+        stack, mask, contract.band_names, blocks, "validation", options, project.params.seed, _optional(contract)
+    )
+
+
+def _rehearsed(project: Project, model: Model) -> list[Patches]:
+    """All patches that the model was trained on, as one; none where they cannot be had as they were, or now look so."""
+    params = project.params
+    if model.contract.adapted:
+        return []
+    try:
+        check_held_out(model.contract, model.path, project)
+    except StudyError:
+        return []
+    areas = [
+        read(
+            project.stack(area),
+            project.mask(area),
+            model.contract.band_names,
+            split(project.mask(area), params.split, params.seed),
+            "training",
+            params.split,
+            params.seed,
+            _optional(model.contract),
+        )
+        for area in model.contract.areas
+    ]
+    return [Patches.joined(areas)]
+
+
+def _train(
+    network: keras.Model,
+    params: Params,
+    contract: Contract,
+    sources: Sequence[Patches],
+    seed: int,
+    steps: int,
+    learning_rate: float,
+    progress: Progress | None,
+) -> None:
+    """Train on as many patches of each source, all cut to the side of the smallest, as the recipe changes them."""
+    recipe = params.learning
+    keras.utils.set_random_seed(seed)
+    optimizer = keras.optimizers.Adam(learning_rate)
+    if params.training.mixed_precision == "float16":  # which would lose the smallest gradients
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    network.compile(optimizer=optimizer, loss=Loss(recipe.loss), jit_compile=False)
+    side = min(source.mask.shape[1] for source in sources)
+    generators = [np.random.default_rng([seed, number]) for number in range(len(sources))]
+    mean, deviation = (np.array([getattr(band, name) for band in contract.bands]) for name in ("mean", "deviation"))
+    augmenter = Augmenter.of(recipe.augmentation, contract.band_names, mean, deviation)
+    dropping = Dropping.of(recipe.dropping, contract.band_names)
+    with held_back() as release:
+        for step in range(steps):
+            stack, mask = _batch(sources, side, augmenter, generators)
+            if dropping:
+                stack, mask = dropping.applied(stack, mask, (seed, step))
+            if not np.isfinite(network.train_on_batch(stack, mask[..., np.newaxis])):
+                raise StudyError(f"the loss of step {step + 1} is not a number; a lower learning rate may help")
+            release()
+            if progress:
+                progress(step + 1, steps)
+
+
+def _batch(
+    sources: Sequence[Patches], side: int, augmenter: Augmenter, generators: Sequence[np.random.Generator]
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """As many patches of each source, each drawn anew, changed, and cut somewhere; stack and mask."""
+    stacks, masks = [], []
+    for source, generator in zip(sources, generators, strict=True):
+        places = generator.integers(len(source), size=BATCH // len(sources))
+        changed = augmenter(source, places, generator)
+        for stack, mask in zip(changed.stack, changed.mask, strict=True):
+            row, column = generator.integers(len(mask) - side + 1, size=2)
+            cut = slice(row, row + side), slice(column, column + side)
+            stacks.append(stack[cut])
+            masks.append(mask[cut])
+    return np.stack(stacks), np.stack(masks)
+
+
+def _whole(patches: Patches, alignment: int) -> Patches:
+    """Patches whose side the network takes, cut at the right and the bottom."""
+    side = patches.mask.shape[1] // alignment * alignment
+    return Patches(patches.stack[:, :side, :side], patches.mask[:, :side, :side])
+
+
+def _counts(model: Model, project: Project, area: str, windows: Sequence[Window]) -> Confusion:
+    """The model's counts on windows of an area, each read alone."""
+    counts = Confusion()
+    with open_raster(project.mask(area)) as mask:
+        answers = probabilities(model, project.stack(area), windows)
+        for window, probability in zip(windows, answers, strict=True):
+            landslide = probability >= model.contract.threshold
+            counts += metrics.confusion(landslide, mask.read(1, window=window), np.isfinite(probability))
+    return counts
+
+
+def _validated(model: Model, project: Project, optional: Sequence[Group]) -> dict[str, object]:
+    """What the contract says of the validation blocks of the areas that the model was trained on first.
+
+    The scores and, where it can do without some groups, what it is worth without them.
+    """
+    parts = []
+    counts = Confusion()
+    for area in model.contract.areas:
+        blocks = split(project.mask(area), project.params.split, project.params.seed)
+        windows = [block.window for block in blocks if block.part == "validation"]
+        counts += _counts(model, project, area, windows)
+        parts.append((project.stack(area), project.mask(area), windows))
+    found: dict[str, object] = {"scores": counts.scores()}
+    if optional:
+        worth = subsets.measured(model, parts, optional, project.params.learning.dropping.tolerance)
+        found |= {"subsets": worth, "required_groups": subsets.required(worth)}
+    return found

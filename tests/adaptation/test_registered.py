@@ -1,0 +1,50 @@
+"""An adapted model in the registry: a version that says what it was made from, and takes nobody's place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from registrable import pixels, put_model, write_area, write_params
+from stack_files import write_stack
+from talud import load_model, registry
+from talud.cli.main import app
+from talud.evaluation import promotion
+from talud.inference.features import measured
+
+CUTS = range(0, 256, 64)
+
+
+def test_an_adapted_version_has_its_origin_and_no_alias(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = write_params(tmp_path / "project")
+    rows, _ = np.indices((128, 128))
+    write_area(project, "basin", rows % 10 == 0)
+    home = np.stack([pixels(256, 256)[:, row : row + 64, column : column + 64] for row in CUTS for column in CUTS])
+    put_model(project, tiny_model, 0.5, measured(onnx.load(tiny_model), home))
+    assert promotion.register(project, "project").alias == "champion"
+    raster = write_stack(tmp_path / "valley.tif", pixels(256, 256) * np.float32(0.8) + 20)
+    monkeypatch.chdir(project.root)
+    asked = ["adapt", "landslide-unet-project", str(raster), "--json"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.output)
+    assert said["made"] == "models:/landslide-unet-project/2"
+    version = registry.look_up(said["made"])
+    assert (version.aliases, registry.look_up("landslide-unet-project").version) == ((), "1")
+    assert version.tags["adapted_from"] == "models:/landslide-unet-project/1"
+    found = registry.run(version.run_id)
+    assert found is not None
+    assert found.parameters["raster"] == "valley.tif"
+    contract = load_model(said["made"]).contract
+    assert contract.adapted is not None
+    assert (contract.adapted.version, contract.run_id, contract.weights) == ("1", version.run_id, said["made_weights"])
+    assert json.loads(CliRunner().invoke(app, asked).output)["made"] == said["made"]  # the same is not made twice
+    shown = CliRunner().invoke(app, ["models", "show", "landslide-unet-project/2"])
+    assert "valley.tif" in shown.output

@@ -1,0 +1,147 @@
+"""A model trained further on a few patches: rebuilt from its file, registered with what it was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import pytest
+import rasterio
+
+from registrable import put_model, write_area, write_params
+from talud import registry
+from talud.contract import Calibration, Validation
+from talud.errors import ModelError, StudyError
+from talud.evaluation import catalogue, derived, promotion
+from talud.evaluation.area_scores import assess_area
+from talud.grid import Grid
+from talud.inference.runtime import Model
+from talud.project import Project
+from talud.raster import Layout, open_raster, writing_cog
+from talud.training import unet
+from talud.training.finetuning import finetune
+from talud.training.onnx_graph import from_onnx, to_onnx
+
+
+@pytest.mark.parametrize(("bands", "filters", "depth"), [(1, 3, 1), (7, 2, 4)])
+def test_a_model_rebuilt_from_its_graph_gives_the_same_graph(bands: int, filters: int, depth: int) -> None:
+    scale = np.linspace(2, 9, bands, dtype=np.float32)
+    graph = to_onnx(unet.build(filters, depth, scale, scale + 1, seed=11))
+    again = to_onnx(from_onnx(graph, "this"))
+    assert again.SerializeToString(deterministic=True) == graph.SerializeToString(deterministic=True)
+
+
+def test_what_is_no_unet_of_talud_is_not_rebuilt(tiny_model: Path) -> None:
+    graph = onnx.load(tiny_model)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "more"))
+    with pytest.raises(ModelError, match=r"tiny\.onnx: is not a float32 U-Net"):
+        from_onnx(graph, "tiny.onnx")
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_model: Path) -> Project:
+    """A registered model of random weights, and a new area whose landslides are its brightest red."""
+    found = write_params(tmp_path / "project", valley={"role": "transfer", "folder": "data/valley"})
+    rows, _ = np.indices((128, 128))
+    write_area(found, "basin", rows % 10 == 0)
+    write_area(found, "valley", rows % 10 == 0)
+    with open_raster(found.stack("valley")) as stack:
+        bright = stack.read(1) > 200
+    write_area(found, "valley", bright)
+    put_model(found, tiny_model, 0.5, areas=("basin",))
+    promotion.register(found, "project")
+    return found
+
+
+@pytest.mark.slow
+def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(project: Project) -> None:
+    source = derived.original(project.root, "landslide-unet-project")
+    made = finetune(project, source, "valley", 6, seed=3, steps=150, learning_rate=1e-2)
+    tuning = made.contract.finetuned
+    assert tuning is not None
+    assert tuning.f1_after is not None
+    assert tuning.f1_before is not None
+    assert tuning.f1_after > tuning.f1_before + 0.2
+    assert (tuning.area, tuning.patches, len(set(tuning.cells)), tuning.side) == ("valley", 6, 6, 16)
+    assert tuning.rehearsed == ()  # the area that the contract names has no record, so it may be another than it was
+    version = derived.register(project.root, source, made.graph, made.contract, alias="challenger")
+    sheet = catalogue.sheet(project.root, "landslide-unet-project@challenger")
+    assert (sheet.entry.version, sheet.contract["finetuned"]["version"]) == ("2", "1")
+    assert registry.look_up(version.uri).tags["finetuned_from"] == "models:/landslide-unet-project/1"
+    again = derived.register(project.root, source, made.graph, made.contract, alias="challenger")
+    assert again.version == version.version
+    kept = Model.load(registry.fetch(version.uri, project.root).path)
+    assert kept.contract.weights == made.contract.weights != source.contract.weights
+
+
+@pytest.mark.slow
+def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_old_file_is_gone(
+    project: Project, tiny_model: Path
+) -> None:
+    """A patch data set: three patches of 32 pixels are three of its own, whatever split.patch says."""
+    stack, mask = project.stack("valley"), project.mask("valley")
+    for path in (stack, mask):
+        with rasterio.open(path) as raster:
+            values, grid = raster.read(), Grid.of(raster)
+            layout = Layout(raster.dtypes[0], raster.nodata, raster.descriptions, raster.units, {"TALUD_PATCH": "32"})
+        with writing_cog(path, grid, layout) as writer:
+            writer.write(values)
+    known = {
+        "calibration": Calibration(slope=0.5, offset=0, error_before=0.2, error_after=0.1),
+        "validation": Validation(tp=9, fp=3, fn=2, tn=90, blocks=3, design_effects=(1.5, 1.5), correlation=0),
+    }
+    put_model(project, tiny_model, 0.5, areas=("basin",), **{name: said.model_dump() for name, said in known.items()})
+    model = Model.load(project.model("project"))
+    assert model.contract.calibration is not None
+    made = finetune(project, model, "valley", 3, seed=3, steps=2)
+    tuning = made.contract.finetuned
+    assert tuning is not None
+    assert (tuning.side, len(tuning.cells), tuning.recipe) == (32, 3, "study")
+    assert all(row % 32 == column % 32 == 0 for row, column in tuning.cells)
+    assert (made.contract.calibration, made.contract.validation, made.contract.halo_errors) == (None, None, {})
+    path = project.root / "tuned.onnx"
+    derived.write(path, made.graph, made.contract)
+    found = assess_area(Model.load(path), project, "valley")
+    assert (found.units, found.tally.pixels) == (13, 13 * 32**2)  # of the 16 patches
+    assert found.scores["f1"].estimate == pytest.approx(tuning.f1_after)
+    with pytest.raises(ModelError, match=r"was fine-tuned on valley already; fine-tune what it was made from"):
+        finetune(project, Model.load(path), "valley", 5, seed=3)
+    write_area(project, "valley", np.eye(128, dtype=bool))
+    for path_of in (stack, mask):
+        with rasterio.open(path_of, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as raster:
+            raster.update_tags(TALUD_PATCH="32")
+    with pytest.raises(StudyError, match="before its patches or masks changed"):
+        assess_area(Model.load(path), project, "valley")
+
+
+def test_the_recipe_of_the_project_changes_what_it_learns_from(project: Project, monkeypatch: Any) -> None:
+    """Batches of a recipe that dims every patch are dim."""
+    seen: list[float] = []
+
+    def watched(network: keras.Model, stack: np.ndarray, mask: np.ndarray) -> float:
+        seen.append(float(np.nanstd(stack.mean(axis=(1, 2, 3)))))
+        return 0.0
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", watched)
+    text = (project.root / "params.yaml").read_text()
+    model = Model.load(project.model("project"))
+    finetune(project, model, "valley", 3, seed=1, steps=1)
+    lit = "recipe: lit\nrecipes: {lit: {augmentation: {gain: 1.0}}}\n"
+    (project.root / "params.yaml").write_text(text + lit)
+    finetune(Project.find(project.root), model, "valley", 3, seed=1, steps=1)
+    assert seen[1] > 3 * seen[0]
+
+
+def test_more_patches_than_there_are_and_areas_that_it_knows_are_refused(project: Project) -> None:
+    model = Model.load(project.model("project"))
+    with pytest.raises(StudyError, match="64 of its 64 labelled patches hold landslides, 65 are wanted"):
+        finetune(project, model, "valley", 65, seed=1)
+    with pytest.raises(StudyError, match="was trained on it already"):
+        finetune(project, model, "basin", 1, seed=1)
+    text = (project.root / "params.yaml").read_text()
+    (project.root / "params.yaml").write_text(text.replace("role: transfer", "role: gate"))
+    with pytest.raises(StudyError, match="decides which version is the champion"):
+        finetune(Project.find(project.root), model, "valley", 1, seed=1)
