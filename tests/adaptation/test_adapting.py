@@ -210,12 +210,9 @@ def test_the_command_writes_a_file_and_wants_to_know_where(model: Model, tmp_pat
 
 
 def test_cloud_of_which_nothing_tells_is_no_part_of_the_area(model: Model, tmp_path: Path) -> None:
-    """Three tenths of the squares under cloud: the rest is scaled as if it were not there."""
+    """Four of sixteen squares under cloud: the rest is scaled as if they were not there."""
     image = shifted(scene(2)[0])
-    made = adapt(model, write_stack(tmp_path / "cloudy.tif", clouded(image)[0]), strength=1)
-    clear = adapt(model, write_stack(tmp_path / "clear.tif", image[:, 128:]), strength=1)
-    widths = [
-        next(numpy_helper.to_array(part) for part in one.graph.graph.initializer if part.name == "deviation").ravel()
-        for one in (made, clear)
-    ]
-    np.testing.assert_allclose(*widths, rtol=0.1)
+    cloudy = np.where(np.indices((SIDE, SIDE))[0] < 64, np.float32(230), image)
+    made = adapt(model, write_stack(tmp_path / "cloudy.tif", cloudy), strength=1)
+    clear = adapt(model, write_stack(tmp_path / "clear.tif", image[:, 64:]), strength=1)
+    assert made.contract.weights == clear.contract.weights
