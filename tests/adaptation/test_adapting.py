@@ -133,19 +133,15 @@ def test_where_half_is_landslide_it_is_declined_with_both_numbers(model: Model, 
         adapt(model, raster, strength=1)
 
 
+def constants(graph: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    return {part.name: numpy_helper.to_array(part) for part in graph.graph.initializer}
+
+
 def test_half_a_strength_is_half_of_the_way(model: Model, tmp_path: Path) -> None:
     raster = write_stack(tmp_path / "basin.tif", shifted(scene(2)[0]))
-    scalings = []
-    for strength in (0.5, 1.0):
-        constants = {
-            part.name: numpy_helper.to_array(part)
-            for part in adapt(model, raster, strength=strength).graph.graph.initializer
-        }
-        scalings.append(constants["deviation"].ravel() ** 2)
-    home = {part.name: numpy_helper.to_array(part) for part in onnx.load(model.path).graph.initializer}[
-        "deviation"
-    ].ravel() ** 2
-    np.testing.assert_allclose(scalings[0], (home + scalings[1]) / 2, rtol=1e-4)
+    half, whole = (constants(adapt(model, raster, strength=strength).graph)["deviation"] ** 2 for strength in (0.5, 1))
+    home = constants(onnx.load(model.path))["deviation"] ** 2
+    np.testing.assert_allclose(half, (home + whole) / 2, rtol=1e-4)
 
 
 def test_patches_side_by_side_are_looked_at_one_by_one(model: Model, tmp_path: Path) -> None:
@@ -165,7 +161,9 @@ def test_too_few_squares_are_said(model: Model, tmp_path: Path) -> None:
     few = np.where(np.indices((SIDE, SIDE))[0] < 64, scene(2)[0], np.float32(np.nan))
     few[:, :, :64] = np.nan
     raster = write_stack(tmp_path / "few.tif", few)
-    with pytest.raises(MismatchError, match=r"has \d squares of 64 pixels of which 75% can be mapped, fewer than the 4"):
+    with pytest.raises(
+        MismatchError, match=r"has \d squares of 64 pixels of which 75% can be mapped, fewer than the 4"
+    ):
         adapt(model, raster)
 
 
@@ -215,4 +213,5 @@ def test_cloud_of_which_nothing_tells_is_no_part_of_the_area(model: Model, tmp_p
     cloudy = np.where(np.indices((SIDE, SIDE))[0] < 64, np.float32(230), image)
     made = adapt(model, write_stack(tmp_path / "cloudy.tif", cloudy), strength=1)
     clear = adapt(model, write_stack(tmp_path / "clear.tif", image[:, 64:]), strength=1)
-    assert made.contract.weights == clear.contract.weights
+    for name, values in constants(made.graph).items():
+        np.testing.assert_allclose(values, constants(clear.graph)[name], rtol=1e-3, atol=1e-4)

@@ -13,12 +13,13 @@ import rasterio
 
 from registrable import put_model, write_area, write_params
 from talud import registry
-from talud.contract import Calibration, Validation
+from talud.contract import Calibration, Contract, Validation
 from talud.errors import ModelError, StudyError
 from talud.evaluation import catalogue, derived, promotion
 from talud.evaluation.area_scores import assess_area
 from talud.grid import Grid
 from talud.inference.runtime import Model
+from talud.metrics import Levels, best_threshold
 from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
 from talud.training import unet
@@ -77,6 +78,19 @@ def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(pr
     assert kept.contract.weights == made.contract.weights != source.contract.weights
 
 
+def best_on(graph: onnx.ModelProto, contract: Contract, project: Project) -> float:
+    """The best threshold of a fine-tuned model on its patches, from all their pixels at once."""
+    assert contract.finetuned is not None
+    path = project.root / "tried.onnx"
+    derived.write(path, graph, contract)
+    model, side = Model.load(path), contract.finetuned.side
+    cuts = [np.s_[row : row + side, column : column + side] for row, column in contract.finetuned.cells]
+    with rasterio.open(project.stack("valley")) as stack, rasterio.open(project.mask("valley")) as mask:
+        image, truth = stack.read(), mask.read(1)
+    found = np.stack([model.probability(image[:, *cut]) for cut in cuts])
+    return best_threshold(Levels.of(found, np.stack([truth[cut] for cut in cuts])))
+
+
 @pytest.mark.slow
 def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_old_file_is_gone(
     project: Project, tiny_model: Path
@@ -102,6 +116,7 @@ def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_o
     assert (tuning.side, len(tuning.cells), tuning.recipe) == (32, 3, "study")
     assert all(row % 32 == column % 32 == 0 for row, column in tuning.cells)
     assert (made.contract.calibration, made.contract.validation, made.contract.halo_errors) == (None, None, {})
+    assert made.contract.threshold == best_on(made.graph, made.contract, project)
     path = project.root / "tuned.onnx"
     derived.write(path, made.graph, made.contract)
     found = assess_area(Model.load(path), project, "valley")
@@ -117,6 +132,7 @@ def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_o
         assess_area(Model.load(path), project, "valley")
 
 
+@pytest.mark.slow
 def test_the_recipe_of_the_project_changes_what_it_learns_from(project: Project, monkeypatch: Any) -> None:
     """Batches of a recipe that dims every patch are dim."""
     seen: list[float] = []

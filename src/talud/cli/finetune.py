@@ -34,9 +34,10 @@ def finetune(
 ) -> None:
     """Train a model further on a few labelled patches of a new area.
 
-    The patches are squares of split.patch pixels that hold landslides, drawn all over the area with the seed. Where
-    the training areas are at hand as they were, half of each batch is theirs, so that the model forgets less. Printed
-    is the F1 on the area's other labelled patches, before and after. The threshold stays. The new model is a new
+    The patches are squares of split.patch pixels, or those of a patch data set, that hold landslides, drawn all over
+    the area with the seed. They are augmented as the recipe of params.yaml says. Where the training areas are at hand
+    as they were, half of each batch is theirs, so that the model forgets less. The threshold becomes the best one on
+    the drawn patches. Printed is the F1 on the area's other labelled patches, before and after. The new model is a new
     version of the registered one, and its challenger.
 
     **Examples**
@@ -76,7 +77,8 @@ def finetune(
     tuning = made.contract.finetuned
     assert tuning is not None
     if as_json:
-        print(json.dumps({"made": place, "made_weights": made.contract.weights, **tuning.model_dump()}, indent=2))
+        said = {"made": place, "made_weights": made.contract.weights, "made_threshold": made.contract.threshold}
+        print(json.dumps({**said, **tuning.model_dump()}, indent=2))
         return
     print(f"{tuning.patches} patches of {area}, {tuning.landslide_pixels:,} landslide pixels")
     print(
@@ -86,4 +88,5 @@ def finetune(
         print("no other patch of the area holds landslides, so nothing says how good it is")
     else:
         print(f"F1 on the area's other labelled patches: {tuning.f1_before:.3f} before, {tuning.f1_after:.3f} after")
+    print(f"threshold: {source.contract.threshold:.2f} before, {made.contract.threshold:.2f} after")
     print(f"{source.title}, fine-tuned to {tuning.area}: {place}")

@@ -91,8 +91,8 @@ def finetune(
     landslides are dealt, in their order, into as many runs of neighbours as patches are wanted, and one is drawn from
     each. Loss, augmentation and dropping are those of the project's recipe. Where the areas that the model learned from
     are at hand as they were, half of every batch is theirs, so that it forgets less, and what it is worth with some of
-    its groups alone is measured again; else it needs all of them from now on. The threshold stays: a few patches do not
-    settle another. Its calibration, and what its validation blocks said of it, no longer hold and go.
+    its groups alone is measured again; else it needs all of them from now on. The threshold is the best one on the
+    patches that it was trained on. Its calibration, and what its validation blocks said of it, no longer hold and go.
 
     Args:
         project: with the stack and mask of the area.
@@ -125,6 +125,9 @@ def finetune(
     draft = model.contract.whole().model_copy(update={**_NO_LONGER, "weights": weights_digest(graph)})
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         path = Path(folder) / "finetuned.onnx"
+        save(graph, draft, path)
+        threshold = _threshold(Model.load(path), project, area, [cell.window for cell in chosen])
+        draft = draft.model_copy(update={"threshold": threshold})
         save(graph, draft, path)
         shipped = Model.load(path)
         found: dict[str, object] = {"parity": check_parity(from_onnx(graph, str(path)), shipped, new)}
@@ -303,6 +306,15 @@ def _counts(model: Model, project: Project, area: str, windows: Sequence[Window]
             landslide = probability >= model.contract.threshold
             counts += metrics.confusion(landslide, mask.read(1, window=window), np.isfinite(probability))
     return counts
+
+
+def _threshold(model: Model, project: Project, area: str, windows: Sequence[Window]) -> float:
+    """The best threshold on windows of an area, each read alone."""
+    levels = metrics.Levels()
+    with open_raster(project.mask(area)) as mask:
+        for window, probability in zip(windows, probabilities(model, project.stack(area), windows), strict=True):
+            levels += metrics.Levels.of(probability, mask.read(1, window=window))
+    return metrics.best_threshold(levels)
 
 
 def _validated(model: Model, project: Project, optional: Sequence[Group]) -> dict[str, object]:
