@@ -24,7 +24,7 @@ from talud.inference.runtime import Model
 from talud.inference.squares import COVERED, squares
 
 LIT = (Group.OPTICAL, Group.SAR)  # what light, air and instrument change; terrain is the same everywhere
-STRENGTHS = (1.0, 0.5)  # that are tried where none is asked for
+STRENGTHS = (1.0, 0.5)  # of which the first that lets the model agree better with itself is taken
 FEWEST = 4  # squares that stand for an area
 FARTHEST = 3.0  # deviations of a square's mean from the median, estimated from the median distance
 # What a contract states of the file that it came with, and no longer of one whose features were moved.
@@ -56,7 +56,7 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
         model: a float32 file.
         raster: a stack of the area that fits the model's contract, all of its bands.
         area: its name; default: what the stack calls it, or the raster's name.
-        strength: how much of the way the statistics go, above 0, at most 1. Default: 1 or 0.5, as it agrees better.
+        strength: how much of the way the statistics go, above 0, at most 1. Default: 1, or else 0.5.
 
     Raises:
         ModelError: the file is a variant of reduced precision, holds no statistics of its features, or was adapted.
@@ -70,15 +70,14 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
         sample, provenance = _sample(stack, home.side, lit, raster), stack.provenance
     there = features.measured(graph, sample, home, lit)
     before = agreement(model, sample)
-    tried = {
-        share: _moved(model, features.aligned(graph, home, home.between(there, share), lit), sample)
-        for share in ((strength,) if strength else STRENGTHS)
-    }
-    best = max(tried, key=lambda share: tried[share].agreement)
-    if tried[best].agreement <= before:
+    for share in (strength,) if strength else STRENGTHS:
+        made = _moved(model, features.aligned(graph, home, home.between(there, share), lit), share, sample)
+        if made.agreement > before:
+            break
+    else:
         raise MismatchError(
-            f"{raster}: no model is adapted to it: turned and mirrored, its maps correlate to "
-            f"{tried[best].agreement:.3f} once adapted, and to {before:.3f} as the model is; map with that"
+            f"{raster}: no model is adapted to it: turned and mirrored, its maps correlate to {made.agreement:.3f} "
+            f"once adapted, and to {before:.3f} as the model is; map with that"
         )
     adaptation = Adaptation(
         weights=model.contract.weights,
@@ -87,13 +86,12 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
         area=area or provenance.get("TALUD_AREA") or Path(provenance["TALUD_RASTER"]).stem,
         raster=provenance["TALUD_RASTER"],
         raster_digest=provenance["TALUD_RASTER_DIGEST"],
-        strength=best,
+        strength=made.strength,
         squares=len(sample),
         side=sample.shape[-1],
         agreement_before=before,
-        agreement_after=tried[best].agreement,
+        agreement_after=made.agreement,
     )
-    made = tried[best]
     return Adapted(made.graph, Contract.model_validate({**dict(made.contract), "adapted": adaptation}))
 
 
@@ -150,17 +148,18 @@ def _typical(sample: NDArray[np.float32], lit: Sequence[bool]) -> NDArray[np.flo
 
 @dataclass(frozen=True)
 class _Moved:
-    """A network whose features were moved, and how far it agrees with itself on some squares."""
+    """A network whose features were moved so much of the way, and how far it agrees with itself on some squares."""
 
+    strength: float
     graph: onnx.ModelProto
     contract: Contract
     agreement: float
 
 
-def _moved(model: Model, graph: onnx.ModelProto, sample: NDArray[np.float32]) -> _Moved:
+def _moved(model: Model, graph: onnx.ModelProto, strength: float, sample: NDArray[np.float32]) -> _Moved:
     stays = model.contract.whole() if model.contract.subsets else model.contract
     contract = stays.model_copy(update={**_NO_LONGER, "weights": weights_digest(graph)})
     with TemporaryDirectory(prefix="talud-") as folder:
         path = Path(folder) / "adapted.onnx"
         save(graph, contract, path)
-        return _Moved(graph, contract, agreement(Model.load(path), sample))
+        return _Moved(strength, graph, contract, agreement(Model.load(path), sample))

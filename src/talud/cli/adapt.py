@@ -27,7 +27,7 @@ def adapt(
         typer.Option(
             min=0.05,
             max=1,
-            help="how much of the way the statistics go; default: 1 or 0.5, as the model agrees better with itself",
+            help="how much of the way the statistics go; default: 1, or 0.5 where that is too much",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
@@ -39,9 +39,10 @@ def adapt(
     holds. The new model has the form and the cost of the old one, is a new version of the registered one, without an
     alias, and is meant for this area alone.
 
-    The squares are mapped in all eight ways in which they can lie, with the model as it is, wholly and half adapted.
-    Where the eight maps agree best with the model as it is, it declines and exits with 1: much of the area may be
-    landslide, or nothing needs to be done. A raster with too few valid squares is declined too.
+    The squares are mapped in all eight ways in which they can lie, with the model as it is and adapted. Where the eight
+    maps agree better than before, the adapted model is taken; else half of the way is tried, and else it declines and
+    exits with 1: much of the area may be landslide, or nothing needs to be done. A raster with too few valid squares is
+    declined too.
 
     **Examples**
 
