@@ -24,7 +24,8 @@ from talud.inference.runtime import Model
 from talud.inference.squares import COVERED, squares
 
 LIT = (Group.OPTICAL, Group.SAR)  # what light, air and instrument change; terrain is the same everywhere
-STRENGTHS = (1.0, 0.5)  # of which the first that lets the model agree better with itself is taken
+STRENGTHS = (1.0, 0.5)  # that are tried, in this order
+NOISE = 0.01  # of agreement: a smaller loss does not speak against the area's own statistics
 FEWEST = 4  # squares that stand for an area
 FARTHEST = 3.0  # deviations of a square's mean from the median, estimated from the median distance
 # What a contract states of the file that it came with, and no longer of one whose features were moved.
@@ -70,14 +71,16 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
         sample, provenance = _sample(stack, home.side, lit, raster), stack.provenance
     there = features.measured(graph, sample, home, lit)
     before = agreement(model, sample)
-    for share in (strength,) if strength else STRENGTHS:
-        made = _moved(model, features.aligned(graph, home, home.between(there, share), lit), share, sample)
-        if made.agreement > before:
-            break
-    else:
+    tried = [
+        _moved(model, features.aligned(graph, home, home.between(there, share), lit), share, sample)
+        for share in ((strength,) if strength else STRENGTHS)
+    ]
+    made = _chosen(tried, before)
+    if made is None:
+        after = max(one.agreement for one in tried)
         raise MismatchError(
-            f"{raster}: no model is adapted to it: turned and mirrored, its maps correlate to {made.agreement:.3f} "
-            f"once adapted, and to {before:.3f} as the model is; map with that"
+            f"{raster}: no model is adapted to it: turned and mirrored, its maps correlate to {after:.3f} once "
+            f"adapted, and to {before:.3f} as the model is; map with that"
         )
     adaptation = Adaptation(
         weights=model.contract.weights,
@@ -144,6 +147,11 @@ def _typical(sample: NDArray[np.float32], lit: Sequence[bool]) -> NDArray[np.flo
     distance = np.abs(means - np.median(means, axis=0))
     near: NDArray[np.bool_] = (distance <= FARTHEST * np.median(distance, axis=0) / norm.ppf(0.75)).all(axis=1)
     return sample[near]
+
+
+def _chosen(tried: Sequence[_Moved], before: float) -> _Moved | None:
+    """The first that agrees better with itself than before, or else that does not agree worse than chance has it."""
+    return next((one for least in (before, before - NOISE) for one in tried if one.agreement > least), None)
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,9 @@ def adapt(
     holds. The new model has the form and the cost of the old one, is a new version of the registered one, without an
     alias, and is meant for this area alone.
 
-    The squares are mapped in all eight ways in which they can lie, with the model as it is and adapted. Where the eight
-    maps agree better than before, the adapted model is taken; else half of the way is tried, and else it declines and
-    exits with 1: much of the area may be landslide, or nothing needs to be done. A raster with too few valid squares is
-    declined too.
+    The squares are mapped in all eight ways in which they can lie, with the model as it is, wholly and half adapted.
+    Where the eight maps agree worse once adapted, it declines and exits with 1: much of the area may be landslide, or
+    cloud. A raster with too few valid squares is declined too.
 
     **Examples**
 
