@@ -50,8 +50,8 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
 
     Mean and variance of each optical and SAR band over squares of the raster, and of each channel after each
     convolution, become those that the file holds of the training areas (see `features`). What the raster says to lie
-    under cloud, or in radar layover or shadow, is left out. Where the model agrees less with itself then (see
-    `agreement`), half of the way is tried, and then nothing is done. Form, threshold and scores stay the original's.
+    under cloud, or in radar layover or shadow, is left out. Whether that is done whole, by half or not at all, the
+    model's agreement with itself says (see `agreement`). Form, threshold and scores stay the original's.
 
     Args:
         model: a float32 file.
