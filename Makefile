@@ -63,5 +63,5 @@ $(BIN)/.train: $(BIN)/pip requirements.lock pyproject.toml
 
 $(BIN)/.dev: $(BIN)/.train
 	@echo "== pinned dependencies of the tests"
-	@pip install --disable-pip-version-check --constraint requirements.lock --editable '.[train,cluster,server,dev]'
+	@pip install --disable-pip-version-check --constraint requirements.lock --editable '.[train,cluster,server,serve,dev]'
 	@touch $@
