@@ -52,11 +52,10 @@ function swatch(colour: Colour): HTMLElement {
 }
 
 function line(kind: keyof typeof LINES): HTMLElement {
-  const { colour, dash, fill: inside } = LINES[kind];
+  const { colour, dash } = LINES[kind];
   const mark = h('i', { class: 'swatch line' });
   mark.style.borderColor = colour;
   mark.style.borderStyle = dash ? (dash[0]! < 4 ? 'dotted' : 'dashed') : 'solid';
-  if (inside) mark.style.background = inside;
   return mark;
 }
 

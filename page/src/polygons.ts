@@ -7,27 +7,27 @@ import type { Verdict } from './api';
 
 type Look = 'unsaved' | Verdict;
 
-export const LINES: Record<Look, { colour: string; width: number; dash?: number[]; fill?: string }> = {
+export const LINES: Record<Look, { colour: string; width: number; dash?: number[] }> = {
   unreviewed: { colour: '#ffe14d', width: 2 },
-  accepted: { colour: '#2fe0d2', width: 3, fill: 'rgb(47 224 210 / 18%)' },
+  accepted: { colour: '#2fe0d2', width: 3 },
   rejected: { colour: '#e8e8e8', width: 2, dash: [6, 5] },
   unsaved: { colour: '#ff9bd2', width: 3, dash: [2, 5] },
 };
 const CASING = 'rgb(20 24 22 / 85%)';
 
 function look(kind: Look, selected: boolean): Style[] {
-  const { colour, width, dash, fill } = LINES[kind];
+  const { colour, width, dash } = LINES[kind];
   const styles = [
     new Style({ stroke: new Stroke({ color: CASING, width: width + 2.5 }) }),
     new Style({
       stroke: new Stroke({ color: colour, width, ...(dash ? { lineDash: dash } : {}) }),
       // Without a fill only its line could be clicked.
-      fill: new Fill({ color: fill ?? 'rgb(255 255 255 / 1%)' }),
+      fill: new Fill({ color: 'rgb(255 255 255 / 1%)' }),
     }),
   ];
   const halo = [
-    new Style({ stroke: new Stroke({ color: CASING, width: width + 9 }) }),
-    new Style({ stroke: new Stroke({ color: '#ffffff', width: width + 6 }) }),
+    new Style({ stroke: new Stroke({ color: CASING, width: width + 10 }) }),
+    new Style({ stroke: new Stroke({ color: '#ffffff', width: width + 7 }) }),
   ];
   return selected ? [...halo, ...styles] : styles;
 }
@@ -39,7 +39,7 @@ for (const kind of Object.keys(LINES) as Look[]) {
 }
 
 export function polygonStyle(feature: Feature, selected: boolean): Style[] {
-  const kind = feature.get('unsaved') ? 'unsaved' : (feature.get('verdict') as Verdict);
+  const kind = feature.get('unsaved') || feature.get('failed') ? 'unsaved' : (feature.get('verdict') as Verdict);
   return STYLES.get(selected ? `${kind} selected` : kind) ?? [];
 }
 

@@ -156,6 +156,7 @@ export class Review {
   private commit(change: Change): Promise<void> {
     const { feature } = change;
     this.unsaved = this.unsaved.filter((one) => one.feature !== feature);
+    feature.unset('failed');
     this.saving += 1;
     this.changed();
     const done = (this.queues.get(feature) ?? Promise.resolve()).then(async () => {
@@ -164,6 +165,7 @@ export class Review {
         announce(t().savedVerdict(t().change[change.deed], this.counts().unreviewed));
       } catch (error) {
         this.unsaved = [...this.unsaved, { ...change, error }];
+        feature.set('failed', true);
         announce(t().failed(t().unsaved(this.unsaved.length), reason(error)));
       }
       this.saving -= 1;
@@ -181,6 +183,7 @@ export class Review {
   /** Gives up a change that was not saved. */
   discard(change: Unsaved): void {
     change.discard();
+    change.feature.unset('failed');
     this.unsaved = this.unsaved.filter((one) => one !== change);
     this.changed();
   }

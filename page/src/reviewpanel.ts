@@ -27,8 +27,8 @@ export const goesOn = (): boolean => localStorage.getItem(GO_ON) === 'on';
 
 export class ReviewPanel {
   readonly element: HTMLElement;
-  private readonly unsaved = h('div');
-  private readonly counts = h('div');
+  private readonly unsaved = h('div', { class: 'unsaved' });
+  private readonly counts = h('div', { class: 'progress' });
   private readonly selected = h('div', { class: 'selected' });
   private readonly by = h('p', { class: 'soft reviewing' });
   private readonly notice = h('div');
@@ -58,17 +58,23 @@ export class ReviewPanel {
       h('h2', { id: 'review-title' }, () => t().review),
       this.unsaved,
       this.counts,
-      h('div', { class: 'pair' }, key(() => t().previous, 'p', acts.previous), key(() => t().next, 'n', acts.next)),
+      h(
+        'div',
+        { class: 'judging' },
+        h('div', { class: 'pair' }, key(() => t().previous, 'p', acts.previous), key(() => t().next, 'n', acts.next)),
+        h('div', { class: 'pair' }, accept, reject, edit, this.undo),
+        h('p', { class: 'check' }, goOn, h('label', { for: 'go-on' }, () => t().goOn)),
+      ),
       this.selected,
-      h('div', { class: 'pair' }, accept, reject, edit, this.undo),
-      h('p', { class: 'check' }, goOn, h('label', { for: 'go-on' }, () => t().goOn)),
-      h('hr'),
-      key(() => t().draw, 'd', acts.draw),
-      this.by,
-      h('hr'),
-      button(() => t().exportReview, () => void this.export(), { kind: 'primary', id: 'export' }),
-      this.note,
-      this.notice,
+      h(
+        'div',
+        { class: 'keeping' },
+        key(() => t().draw, 'd', acts.draw),
+        this.by,
+        button(() => t().exportReview, () => void this.export(), { kind: 'primary', id: 'export' }),
+        this.note,
+        this.notice,
+      ),
     );
     speak(this.element, () => this.show());
   }
@@ -153,7 +159,7 @@ function described(feature: Feature): HTMLElement[] {
   const facts = properties(feature);
   const origin = facts.origin === 'drawn' ? t().originDrawn : facts.redrawn ? t().redrawn : t().originModel;
   const entries: [string, string | null][] = [
-    [t().verdict, feature.get('unsaved') ? t().unsavedLegend : t().verdicts[facts.verdict]],
+    [t().verdict, feature.get('unsaved') || feature.get('failed') ? t().unsavedLegend : t().verdicts[facts.verdict]],
     [t().area, area(facts.area_m2)],
     [t().meanProbability, facts.origin === 'model' ? probability(facts.mean_probability) : null],
     [t().maximumProbability, facts.origin === 'model' ? probability(facts.maximum_probability) : null],
