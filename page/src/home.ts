@@ -4,13 +4,14 @@ import type { Session } from './api';
 import { h } from './dom';
 import { JobList } from './jobs';
 import { StartForm } from './start';
+import { t } from './language';
 import type { View } from './view';
 
 export function home(session: Session): View {
   const list = new JobList();
   const form = new StartForm(session, () => void list.poll());
   return {
-    element: h('div', { class: 'home' }, form.element, list.element),
+    element: h('div', { class: 'home' }, h('h1', { class: 'hidden-visually' }, () => t().title), form.element, list.element),
     unsaved: () => false,
     close: () => list.close(),
   };
