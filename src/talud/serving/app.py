@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
 
 from talud.serving import problems
-from talud.serving.database import Database
-from talud.serving.jobs import JobStore
-from talud.serving.keys import KeyStore
-from talud.serving.routes import health
+from talud.serving.routes import health, models, ogc
 from talud.serving.service import Service
 from talud.serving.settings import Settings
 
@@ -38,9 +35,8 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with ExitStack() as held:
-            database = held.enter_context(Database.opened(settings.database_url))
-            app.state.service = Service(settings, database, JobStore(database), KeyStore(database), open_to_all)
+        with Service.started(settings, open_to_all=open_to_all) as service:
+            app.state.service = service
             yield
 
     app = FastAPI(
@@ -61,5 +57,6 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
             response.headers.setdefault(name, value)
         return response
 
-    app.include_router(health.router)
+    for each in (ogc, models, health):
+        app.include_router(each.router)
     return app

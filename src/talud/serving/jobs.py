@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,9 +23,9 @@ class Request(BaseModel):
 
     Attributes:
         raster: as the client named it.
-        path: of the raster on this machine.
-        model: name of the registered model.
+        model: name of the registered model; empty where it is yet to be chosen, for the raster is yet to be fetched.
         version: of it; a job keeps its version whatever becomes of the alias.
+        bands: that may be read; None: all of the raster's.
         threshold: in place of the model's own.
         minimum_area: in m²: smaller landslides are left out of the polygons.
         subscribers: status → URL that is told of it.
@@ -35,9 +34,9 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     raster: str
-    path: str
-    model: str
-    version: str
+    model: str = ""
+    version: str = ""
+    bands: tuple[str, ...] | None = None
     threshold: float | None = None
     minimum_area: float = 0
     subscribers: dict[str, str] = {}
@@ -78,11 +77,11 @@ class JobStore:
 
     database: Database
 
-    def create(self, key: str, request: Request) -> Job:
-        """A new job, accepted."""
+    def create(self, job: str, key: str, request: Request) -> Job:
+        """A new job of that id, accepted."""
         moment = now()
         row = JobRow(
-            id=str(uuid.uuid4()), key=key, status="accepted", message="waits for a worker", progress=0,
+            id=job, key=key, status="accepted", message="waits for a worker", progress=0,
             inputs=request.model_dump(), created=moment, updated=moment,
         )  # fmt: skip
         with Session(self.database.engine, expire_on_commit=False) as session, session.begin():
@@ -133,6 +132,14 @@ class JobStore:
     def wait_again(self, job: str, message: str) -> None:
         """A running job waits for a worker again: it goes on from its finished tiles."""
         self._change(job, ("running",), status="accepted", message=message)
+
+    def settle(self, job: str, request: Request) -> None:
+        """What a running job does is now settled."""
+        self._change(job, ("running",), inputs=request.model_dump())
+
+    def dismiss(self, job: str) -> None:
+        """A job that its client wants no more, whether it has ended or not."""
+        self._change(job, STATUSES, status="dismissed", message="dismissed", finished=now())
 
     def end(self, job: str, status: Status, message: str) -> bool:
         """An unfinished job has ended; False where it had ended before."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from talud.serving.database import Database, now
+from talud.serving.executor import Executor
+from talud.serving.intake import Intake
 from talud.serving.jobs import JobStore
 from talud.serving.keys import Key, KeyStore, Scope
+from talud.serving.maps import Maps
+from talud.serving.models import Models
 from talud.serving.problems import Problem
 from talud.serving.settings import Settings
 
@@ -26,6 +31,10 @@ class Service:
         database: that is open.
         jobs: in it.
         keys: in it.
+        models: of the registry.
+        maps: where the files of jobs lie.
+        intake: what takes requests in.
+        executor: what carries jobs out.
         open_to_all: whether no key is asked for.
     """
 
@@ -33,7 +42,27 @@ class Service:
     database: Database
     jobs: JobStore
     keys: KeyStore
+    models: Models
+    maps: Maps
+    intake: Intake
+    executor: Executor
     open_to_all: bool
+
+    @classmethod
+    @contextmanager
+    def started(cls, settings: Settings, *, open_to_all: bool) -> Iterator[Service]:
+        """A service that carries out its jobs within the block.
+
+        Raises:
+            ParamsError: the database's URL cannot be used.
+            OutputError: the database cannot be opened.
+        """
+        with Database.opened(settings.database_url) as database:
+            jobs, maps, models = JobStore(database), Maps(settings.results / "jobs"), Models.here()
+            intake = Intake(settings, jobs, maps, models)
+            executor = Executor(settings, jobs, maps, intake)
+            with executor.at_work():
+                yield cls(settings, database, jobs, KeyStore(database), models, maps, intake, executor, open_to_all)
 
 
 def _service(request: Request) -> Service:
