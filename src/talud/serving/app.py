@@ -12,7 +12,7 @@ from talud.serving import problems
 from talud.serving.database import Database
 from talud.serving.jobs import JobStore
 from talud.serving.keys import KeyStore
-from talud.serving.routes import health
+from talud.serving.routes import health, rasters, reviews
 from talud.serving.service import Service
 from talud.serving.settings import Settings
 
@@ -61,5 +61,6 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
             response.headers.setdefault(name, value)
         return response
 
-    app.include_router(health.router)
+    for routes in (health, rasters, reviews):
+        app.include_router(routes.router)
     return app
