@@ -9,7 +9,7 @@ from importlib.metadata import version
 from fastapi import FastAPI, Request, Response
 
 from talud.serving import problems
-from talud.serving.routes import health, models, ogc
+from talud.serving.routes import health, models, ogc, rasters, reviews
 from talud.serving.service import Service
 from talud.serving.settings import Settings
 
@@ -57,6 +57,6 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
             response.headers.setdefault(name, value)
         return response
 
-    for each in (ogc, models, health):
-        app.include_router(each.router)
+    for subject in (ogc, models, rasters, reviews, health):
+        app.include_router(subject.router)
     return app
