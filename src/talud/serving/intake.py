@@ -9,7 +9,7 @@ from typing import Any
 
 from talud import raster as rasters
 from talud.contract import Contract
-from talud.errors import MismatchError, ParamsError
+from talud.errors import MismatchError, ParamsError, SourceError
 from talud.inference import prediction, reader
 from talud.selection import Candidate
 from talud.serving import places, remote
@@ -78,13 +78,26 @@ class Intake:
         """
         request = job.request
         if not remote.is_remote(request.raster):
-            return places.local(request.raster, self.settings).absolute(), request
-        raster = remote.fetch(request.raster, self.maps.of(job.id) / "raster", self.settings).absolute()
+            return self.raster(job), request
+        raster = remote.fetch(request.raster, self.maps.fetched(job.id), self.settings).absolute()
         model = self.models.look_up(f"{request.model}/{request.version}") if request.model else None
         model = self._fitting(raster, model, request.bands)
         if not self.maps.model(job.id).exists():
             self.maps.keep_model(job.id, model.path)
         return raster, request.model_copy(update={"model": model.name, "version": model.version})
+
+    def raster(self, job: Job) -> Path:
+        """A job's raster on this machine.
+
+        Raises:
+            SourceError: it is there no more, or not yet.
+        """
+        if not remote.is_remote(job.request.raster):
+            return places.local(job.request.raster, self.settings).absolute()
+        found = next(self.maps.fetched(job.id).glob("[!.]*.tif*"), None)
+        if found is None:
+            raise SourceError(f"{job.request.raster}: is not fetched yet")
+        return found.absolute()
 
     def tell(self, request: Request, what: str, job: str) -> None:
         """Tell a subscriber how a job fares; one that does not listen changes nothing."""

@@ -38,6 +38,10 @@ class Maps:
         """A job's own copy of its model, which no promotion and no clean-up of the registry takes from it."""
         return self.of(job) / "model.onnx"
 
+    def fetched(self, job: str) -> Path:
+        """The folder of a job's raster, where that was fetched from elsewhere."""
+        return self.of(job) / "raster"
+
     def out(self, job: str) -> Path:
         """The folder of a job's map."""
         return self.of(job) / "map"

@@ -141,10 +141,7 @@ class _Finished:
 
     job: Job
     products: Products
-
-    @property
-    def raster(self) -> File:
-        return File(self.job.request.path)
+    raster: File
 
 
 def _finished(job_id: Annotated[str, Path(description="of a job that was successful")], service: Running) -> _Finished:
@@ -153,10 +150,11 @@ def _finished(job_id: Annotated[str, Path(description="of a job that was success
         raise Problem(404, f"there is no job {job_id}", NO_SUCH_JOB)
     if job.status != "successful":
         raise Problem(404, f"the job is {job.status}; only one that was successful has a map", RESULT_NOT_READY)
-    products = Products.within(service.settings.results / "jobs" / job.id / "map")
+    products = service.maps.products(job.id)
     if not products.record.is_file():
         raise Problem(404, "the job's map was removed; ask for it again", RESULT_NOT_READY)
-    return _Finished(job, products)
+    service.maps.look_at(job.id)
+    return _Finished(job, products, service.intake.raster(job))
 
 
 Finished = Annotated[_Finished, Depends(_finished)]
