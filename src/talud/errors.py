@@ -10,6 +10,7 @@
     ├── PromotionError   a model does not pass the promotion gate
     ├── ClusterError     workers cannot be had, differ from this process, or are lost
     └── OutputError      a result cannot be written
+        └── BusyError    another process writes it
 
 Each message is one line for a person: what was found, what was expected, what to do. The command line prints
 it on stderr and exits with 1; anything that is not a TaludError is a bug and shows its traceback.
@@ -54,3 +55,7 @@ class ClusterError(TaludError):
 
 class OutputError(TaludError):
     """A result cannot be written."""
+
+
+class BusyError(OutputError):
+    """Another process writes the same result."""

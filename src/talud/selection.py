@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from talud import registry
 from talud.contract import Contract, Precision
 from talud.data import stack
 from talud.errors import MismatchError, ModelError, RegistryError
-from talud.inference import reader
+from talud.inference import model_file, reader
 from talud.inference.runtime import Model, Origin
 from talud.inference.session import Provider
 from talud.inference.variant import open_variant
@@ -55,43 +56,88 @@ def for_sources(
 def _chosen(
     misfit: Callable[[Contract], str | None], support: str, provider: Provider, precision: Precision | None
 ) -> Model:
-    fitting: list[Model] = []
-    lesser: list[Model] = []  # that would have to do without some of their groups
-    unfit: list[str] = []
-    for version, root in _champions():
-        try:
-            fetched = registry.fetch(version.uri, root)
-            model = Model.load(fetched.path, Origin(fetched.name, fetched.version), provider)
-        except (RegistryError, ModelError) as error:
-            unfit.append(f"{version.name} ({error})")
-            continue
-        why_not = misfit(model.contract.whole())
-        if why_not and model.contract.subsets and misfit(model.contract) is None:
-            lesser.append(model)
+    usable, unfit = _champions()
+    best, reason = choose(usable, misfit, support, unfit)
+    return open_variant(best.path, precision, Origin(best.name, best.version, reason), provider)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A champion that could be run.
+
+    Attributes:
+        name: of the registered model.
+        version: of it.
+        path: of its ONNX file.
+        contract: what it states about itself.
+    """
+
+    name: str
+    version: str
+    path: Path
+    contract: Contract
+
+    @classmethod
+    def of(cls, version: registry.Version, root: Path | None) -> Candidate:
+        """A registered version, brought to this machine.
+
+        Raises:
+            RegistryError: its file cannot be had.
+            ModelError: it is no model of talud's.
+        """
+        fetched = registry.fetch(version.uri, root)
+        return cls(fetched.name, fetched.version, fetched.path, model_file.contract_of(fetched.path))
+
+
+def choose(
+    candidates: Iterable[Candidate],
+    misfit: Callable[[Contract], str | None],
+    support: str,
+    unfit: Sequence[str] = (),
+) -> tuple[Candidate, str]:
+    """The candidate that reads most of what there is, and why it was chosen.
+
+    Args:
+        candidates: to choose from.
+        misfit: why what there is does not fit a contract; None where it does.
+        support: what there is, as in "bands that the stack supports".
+        unfit: what else is there, and why it cannot be run.
+
+    Raises:
+        MismatchError: none fits; what each lacks is said.
+    """
+    fitting: list[Candidate] = []
+    lesser: list[Candidate] = []  # that would have to do without some of their groups
+    unfit = list(unfit)
+    for candidate in candidates:
+        why_not = misfit(candidate.contract.whole())
+        if why_not and candidate.contract.subsets and misfit(candidate.contract) is None:
+            lesser.append(candidate)
         elif why_not:
-            unfit.append(f"{version.name} ({why_not})")
+            unfit.append(f"{candidate.name} ({why_not})")
         else:
-            fitting.append(model)
+            fitting.append(candidate)
     if not fitting and not lesser:
         raise MismatchError(f"no champion has only bands that {support}: {', '.join(unfit)}")
     # The F1 of validation settles nothing between band sets, but between equals something must.
     best, *others = sorted(
         fitting or lesser,
-        key=lambda model: (-len(model.contract.bands), -model.contract.scores.get("f1", 0), model.name),
+        key=lambda one: (-len(one.contract.bands), -one.contract.scores.get("f1", 0), one.name),
     )
-    reason = f"{best.title}: the most bands ({len(best.contract.bands)}) that {support}"
+    title = f"{best.name}, version {best.version}"
+    reason = f"{title}: the most bands ({len(best.contract.bands)}) that {support}"
     if not fitting:
-        reason = f"{best.title}: no champion has only bands that {support}, and it can do without what is missing"
+        reason = f"{title}: no champion has only bands that {support}, and it can do without what is missing"
     others += lesser if fitting else []
     if others:
-        reason += f"; also fits: {', '.join(model.name for model in others)}"
+        reason += f"; also fits: {', '.join(other.name for other in others)}"
     if unfit:
         reason += f"; not: {', '.join(unfit)}"
-    return open_variant(best.path, precision, Origin(best.name, best.version, reason), provider)
+    return best, reason
 
 
-def _champions() -> list[tuple[registry.Version, Path | None]]:
-    """The champions of the registry that can be reached, each with the root of the project, if there is one."""
+def _champions() -> tuple[list[Candidate], list[str]]:
+    """The champions of the registry that can be reached, and those that cannot be run, with the reason."""
     root = root_around(Path.cwd())
     try:
         registry.connect(root)
@@ -102,4 +148,11 @@ def _champions() -> list[tuple[registry.Version, Path | None]]:
         raise RegistryError(
             "the registry holds no champion that talud made; name a model: an .onnx file or models:/NAME/VERSION"
         )
-    return [(version, root) for version in found]
+    usable: list[Candidate] = []
+    unfit: list[str] = []
+    for version in found:
+        try:
+            usable.append(Candidate.of(version, root))
+        except (RegistryError, ModelError) as error:
+            unfit.append(f"{version.name} ({error})")
+    return usable, unfit

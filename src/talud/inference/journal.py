@@ -27,7 +27,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from talud.errors import OutputError, TaludError
+from talud.errors import BusyError, OutputError, TaludError
 from talud.files import synchronise, writing
 from talud.inference.tiling import Tile, Tiling
 
@@ -219,7 +219,7 @@ def _lock(folder: Path) -> IO[str]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.close()
-            raise OutputError(
+            raise BusyError(
                 f"{folder}: another process is making this map; wait for it, or name another --out"
             ) from error
         if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):

@@ -48,6 +48,21 @@ def parsed(content: bytes) -> onnx.ModelProto:
     return model
 
 
+def contract_of(path: Path) -> Contract:
+    """What a model file states about itself; it is not opened to be run.
+
+    Raises:
+        ModelError: it is no model of talud's.
+    """
+    try:
+        properties = parsed(path.read_bytes()).metadata_props
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    except Exception as error:  # whatever a damaged file sets off: protobuf's exceptions have no common base
+        raise ModelError(f"{path}: is not an ONNX model") from error
+    return Contract.from_metadata({entry.key: entry.value for entry in properties}, str(path))
+
+
 def weights_digest(model: onnx.ModelProto) -> str:
     """SHA-256 over the constants of a graph, in its order: equal for two exports of the same weights."""
     digest = hashlib.sha256()

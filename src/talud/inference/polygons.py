@@ -7,6 +7,7 @@ is one event, and counting it by its edges alone would break it into dozens.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,10 @@ from talud.grid import Grid
 from talud.inference.styles import qml
 from talud.metrics import LANDSLIDE
 
-_GEOPACKAGE = "1.2"  # of the standard: QGIS and GDAL of some years ago warn of a later one
-_UTC = 100  # GDAL's number for it
+GEOPACKAGE = "1.2"  # of the standard: QGIS and GDAL of some years ago warn of a later one
+UTC = 100  # GDAL's number for it
 _ROUNDING = 1e-9  # of an area, which is a sum
+_CLOCK = threading.Lock()  # GDAL's clock is that of all threads
 _DATE = "2000-01-01T00:00:00.000Z"  # GDAL's clock while a GeoPackage is written: the same map gives the same bytes
 
 Columns = Mapping[str, NDArray[Any]]
@@ -134,14 +136,14 @@ def write(
     """
     slides = _columns(landslides, attributes)
     rest: Columns = {"reason": not_mapped.reason, "area_m2": not_mapped.area}
-    common = {"driver": "GPKG", "dataset_metadata": dict(tags), "dataset_options": {"VERSION": _GEOPACKAGE}}
+    common = {"driver": "GPKG", "dataset_metadata": dict(tags), "dataset_options": {"VERSION": GEOPACKAGE}}
     spatial = common | {"geometry_type": "MultiPolygon", "promote_to_multi": True, "crs": grid.crs.to_wkt()}
-    _write(path, shapely.to_wkb(landslides.outlines), slides, layer="landslides", **spatial)
-    _write(path, shapely.to_wkb(not_mapped.outlines), rest, layer="not_mapped", **spatial)
+    write_layer(path, shapely.to_wkb(landslides.outlines), slides, layer="landslides", **spatial)
+    write_layer(path, shapely.to_wkb(not_mapped.outlines), rest, layer="not_mapped", **spatial)
     styles = _styles("landslides", "not_mapped")
-    utc = {"update_time": np.full(len(styles["update_time"]), _UTC)}
+    utc = {"update_time": np.full(len(styles["update_time"]), UTC)}
     precise = {"DATETIME_PRECISION": "MILLISECOND"}  # as the standard has it
-    _write(path, None, styles, layer="layer_styles", gdal_tz_offsets=utc, layer_options=precise, **common)
+    write_layer(path, None, styles, layer="layer_styles", gdal_tz_offsets=utc, layer_options=precise, **common)
 
 
 def write_geojson(path: Path, landslides: Landslides, attributes: Columns, grid: Grid) -> None:
@@ -150,7 +152,7 @@ def write_geojson(path: Path, landslides: Landslides, attributes: Columns, grid:
     Raises:
         OutputError: it cannot be written.
     """
-    _write(
+    write_layer(
         path,
         shapely.to_wkb(landslides.outlines),
         _columns(landslides, attributes),
@@ -196,14 +198,22 @@ def _styles(*layers: str) -> Columns:
     }
 
 
-def _write(path: Path, geometry: NDArray[Any] | None, columns: Columns, **options: Any) -> None:
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _DATE})
-    try:
-        pyogrio.raw.write(path, geometry=geometry, field_data=list(columns.values()), fields=list(columns), **options)
-    except (DataSourceError, DataLayerError, FeatureError, GeometryError) as error:
-        raise OutputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+def write_layer(path: Path, geometry: NDArray[Any] | None, columns: Columns, **options: Any) -> None:
+    """Write a layer to a file, as pyogrio does: the same bytes for the same content, whenever that is.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with _CLOCK:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _DATE})
+        try:
+            pyogrio.raw.write(
+                path, geometry=geometry, field_data=list(columns.values()), fields=list(columns), **options
+            )
+        except (DataSourceError, DataLayerError, FeatureError, GeometryError) as error:
+            raise OutputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
+        finally:
+            pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
 
 
 def _valid(outlines: NDArray[np.object_]) -> NDArray[np.object_]:

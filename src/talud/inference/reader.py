@@ -156,7 +156,7 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         absent = _absent(dataset, contract)
         present = tuple(band for band in contract.bands if band.group not in absent)
         indexes = _band_indexes(dataset, contract, present, raster)
-        _check_blocks(dataset, indexes, raster)
+        check_blocks(dataset, indexes, raster)
         _check_units(dataset, indexes, present, raster)
         _check_making(dataset.tags(), contract, present, raster)
         pixels, samples = hashlib.sha256(), [_sample(dataset, index) for index in indexes]
@@ -315,8 +315,12 @@ def _band_indexes(
     return indexes
 
 
-def _check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str | Path) -> None:
-    """That the raster can be read in parts: GDAL unpacks whole blocks, and those of a damaged file may be gigabytes."""
+def check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str | Path) -> None:
+    """That the raster can be read in parts: GDAL unpacks whole blocks, and those of a damaged file may be gigabytes.
+
+    Raises:
+        SourceError: it cannot.
+    """
     together = dataset.count if dataset.interleaving is Interleaving.pixel else 1
     for index in indexes:
         height, width = dataset.block_shapes[index - 1]

@@ -72,25 +72,10 @@ def lineage(asked: str, root: Path | None) -> Lineage:
         if path.suffix.lower() in _FILES and ":/" not in asked:
             raise SourceError(f"{asked}: no such file; name a map, an .onnx file, or a registered model")
         fetched = registry.fetch(registry.model_uri(asked), root)
-        return _of_model(asked, contract_of(fetched.path), (fetched.name, fetched.version), root)
+        return _of_model(asked, model_file.contract_of(fetched.path), (fetched.name, fetched.version), root)
     if path.suffix.lower() == ".onnx":
-        return _of_model(asked, contract_of(path), None, root)
+        return _of_model(asked, model_file.contract_of(path), None, root)
     return _of_map(asked, Statement.read(path), root)
-
-
-def contract_of(path: Path) -> Contract:
-    """What a model file states about itself; it is not opened to be run.
-
-    Raises:
-        ModelError: it is no model of talud's.
-    """
-    try:
-        properties = model_file.parsed(path.read_bytes()).metadata_props
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-    except Exception as error:  # whatever a damaged file sets off: protobuf's exceptions have no common base
-        raise ModelError(f"{path}: is not an ONNX model") from error
-    return Contract.from_metadata({entry.key: entry.value for entry in properties}, str(path))
 
 
 def _of_model(asked: str, contract: Contract, named: tuple[str, str] | None, root: Path | None) -> Lineage:
@@ -162,7 +147,7 @@ def _contract(stated: Statement, root: Path | None) -> tuple[Contract | None, st
     """The contract of the model that made a map: from the project's own files, else from the store; or why not."""
     for path in sorted((root / "models").glob("*.onnx")) if root else ():
         try:
-            contract = contract_of(path)
+            contract = model_file.contract_of(path)
         except ModelError:
             continue
         if (contract.weights, contract.data_version) == (stated.weights, stated.data_version):
@@ -170,7 +155,7 @@ def _contract(stated: Statement, root: Path | None) -> tuple[Contract | None, st
     try:
         registry.connect(root)
         for uri in registry.holding(stated.weights):
-            contract = contract_of(registry.fetch(uri, root).path)
+            contract = model_file.contract_of(registry.fetch(uri, root).path)
             if contract.data_version == stated.data_version:
                 return contract, ""
     except TaludError as error:

@@ -1,0 +1,289 @@
+"""The rasters that a service can map: those below its data folder, and uploads."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import shutil
+import threading
+import unicodedata
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import rasterio
+from cachetools import LRUCache, cached
+from pydantic import BaseModel, ConfigDict, Field
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window
+
+from talud.contract import Contract
+from talud.errors import SourceError
+from talud.files import writing
+from talud.grid import Bounds, Grid
+from talud.inference import record
+from talud.inference.reader import check_blocks, frugal, misfit
+from talud.serving import places
+from talud.serving.settings import Settings
+
+WGS84 = "EPSG:4326"
+_SUFFIXES = (".tif", ".tiff")
+_MASK = ".mask.tif"
+_LONGEST_NAME = 80  # characters of an upload's name
+_KEPT = 4096  # rasters whose headers are kept
+_LAYERS = {  # layer → the bands of which it is made: the first of these sets that a raster has
+    "optical": (("red", "green", "blue"),),
+    "slope": (("slope",),),
+    "elevation": (("elevation",),),
+    "sar_before": (("vv_pre",), ("vh_pre",)),
+    "sar_after": (("vv_post",), ("vh_post",)),
+}
+
+Stamp = tuple[str, int, int]  # path, time of change in ns, size in bytes: by which a file is known again
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Header(_Frozen):
+    """What a raster's file says of itself."""
+
+    bands: Annotated[tuple[str, ...], Field(description="names, in the order of the file; empty where one has none")]
+    layers: Annotated[
+        tuple[str, ...],
+        Field(description="that can be shown: optical, slope, elevation, sar_before, sar_after; none without a place"),
+    ]
+    bounds: Annotated[
+        Bounds | None, Field(description="west, south, east, north, WGS84; null where it has no place on Earth")
+    ]
+    pixels: Annotated[int, Field(description="height × width")]
+    resolution: Annotated[float, Field(description="side of a pixel, in the unit of the CRS")]
+    crs: Annotated[str, Field(description="such as EPSG:32618")]
+    synthetic: Annotated[bool, Field(description="whether a program made what it shows")]
+
+
+class Raster(Header):
+    """A raster that may be mapped."""
+
+    href: Annotated[str, Field(description="by which a job names it")]
+    name: Annotated[str, Field(description="of the file")]
+    inventory: Annotated[bool, Field(description="whether a mask of known landslides lies beside it")]
+    fits: Annotated[tuple[str, ...], Field(description="registered champions that can map it")]
+
+
+def listed(settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> tuple[tuple[Raster, ...], int]:
+    """The rasters below the data folder, by their reference; and how many more cannot be read.
+
+    Args:
+        settings: of the agency.
+        contracts: of the models, by name, that may fit.
+    """
+    found, unreadable = [], 0
+    for href in _references(settings.data):
+        try:
+            found.append(raster(href, places.local(href, settings), contracts))
+        except SourceError:
+            unreadable += 1
+    return tuple(found), unreadable
+
+
+def raster(href: str, path: Path, contracts: Sequence[tuple[str, Contract]] = ()) -> Raster:
+    """What is known of a raster.
+
+    Raises:
+        SourceError: it cannot be read as a GeoTIFF.
+    """
+    known = header(path)
+    digests = [(name, contract, _digest(contract)) for name, contract in contracts]
+    fitting = tuple(name for name, contract, digest in digests if _fits(stamp(path), digest, contract))
+    inventory = mask_of(path).is_file()
+    return Raster(href=href, name=path.name, inventory=inventory, fits=fitting, **dict(known))
+
+
+def header(path: Path) -> Header:
+    """What a raster's file says of itself; a file that did not change is not opened again.
+
+    Raises:
+        SourceError: it cannot be read as a GeoTIFF.
+    """
+    return _header(stamp(path))
+
+
+def mask_of(path: Path) -> Path:
+    """Where the mask of a raster's known landslides would lie."""
+    return path.with_name(f"{path.stem}{_MASK}")
+
+
+def bands_of(layer: str, present: Sequence[str]) -> tuple[str, ...]:
+    """The names of the bands of which a layer is made; none where the raster does not have it."""
+    return next((names for names in _LAYERS.get(layer, ()) if set(names) <= set(present)), ())
+
+
+def stamp(path: Path) -> Stamp:
+    """By what a file is known again.
+
+    Raises:
+        SourceError: it is gone.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise SourceError(f"{path.name}: cannot be read: {error.strerror}") from error
+    return str(path), found.st_mtime_ns, found.st_size
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[DatasetReader]:
+    """A GeoTIFF, and nothing else that GDAL would read.
+
+    Raises:
+        SourceError: it is none, or a read inside the block fails; the message names no folder of this machine.
+    """
+    name = Path(path).name
+    try:
+        with frugal():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` says it in an error
+                dataset = rasterio.open(path, driver="GTiff")
+            with dataset:
+                yield dataset
+    except (RasterioError, CPLE_BaseError, UnicodeError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0].replace(str(path), name)
+        raise SourceError(f"{name}: cannot be read as a GeoTIFF: {reason}") from error
+    except SourceError as error:
+        raise SourceError(str(error).replace(str(path), name)) from error
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A raster that arrives.
+
+    Attributes:
+        id: a UUID.
+        path: where it will lie.
+        stream: open, of what has arrived.
+    """
+
+    id: str
+    path: Path
+    stream: BinaryIO
+
+    @classmethod
+    def begun(cls, settings: Settings, filename: str) -> Upload:
+        """A file that is yet empty, in a folder of its own.
+
+        Raises:
+            OutputError: it cannot be made.
+        """
+        identity = str(uuid.uuid4())
+        path = settings.results / "uploads" / identity / safe_name(filename)
+        with writing(path):
+            path.parent.mkdir(parents=True)
+            return cls(identity, path, _part(path).open("wb"))
+
+    def write(self, data: bytes) -> None:
+        """Add what arrived.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        with writing(self.path):
+            self.stream.write(data)
+
+    def finished(self, settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> Raster:
+        """The raster, once it is known to be one.
+
+        Raises:
+            SourceError: it is no GeoTIFF that can be mapped.
+            OutputError: the disk is full.
+        """
+        part = _part(self.path)
+        with writing(self.path):
+            self.stream.close()
+        _check(part, settings)
+        with writing(self.path):
+            part.replace(self.path)
+        return raster(f"uploads/{self.id}", self.path, contracts)
+
+    def abandoned(self) -> None:
+        """Leave nothing of it."""
+        self.stream.close()
+        shutil.rmtree(self.path.parent, ignore_errors=True)
+
+
+def safe_name(filename: str) -> str:
+    """A client's name for a file as one that any disk takes: letters, digits, - and _, then .tif."""
+    last = re.split(r"[/\\]", unicodedata.normalize("NFKC", filename))[-1]
+    stem = re.sub(r"\.tiff?$", "", last, flags=re.IGNORECASE)
+    plain = re.sub(r"[^A-Za-z0-9-]+", "_", unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode())
+    return f"{plain[:_LONGEST_NAME].strip('_-') or 'raster'}.tif"
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _check(path: Path, settings: Settings) -> None:
+    """That a file is a whole GeoTIFF with a place, and not too large to be mapped."""
+    with opened(path) as dataset:
+        grid = Grid.of(dataset)
+        if grid.height * grid.width > settings.pixels:
+            raise SourceError(
+                f"{path.stem}: has {grid.height:,} × {grid.width:,} pixels, and this service maps at most "
+                f"{settings.pixels:,}; cut it in parts"
+            )
+        check_blocks(dataset, dataset.indexes, path)
+        dataset.read(window=Window(grid.width - 1, grid.height - 1, 1, 1))  # one that was cut off has no last block
+
+
+def _references(folder: Path) -> Iterator[str]:
+    """The GeoTIFFs below a folder that are neither hidden nor masks, relative to it, sorted."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            lower = name.casefold()
+            if lower.endswith(_SUFFIXES) and not lower.endswith(_MASK) and not name.startswith("."):
+                yield (Path(place) / name).relative_to(folder).as_posix()
+
+
+@cached(LRUCache(_KEPT), key=lambda stamp: stamp, condition=threading.Condition())
+def _header(stamp: Stamp) -> Header:
+    path = stamp[0]
+    with opened(path) as dataset:
+        grid = Grid.of(dataset)
+        check_blocks(dataset, dataset.indexes, path)
+        bands = tuple(name or "" for name in dataset.descriptions)
+        bounds = None if grid.local else transform_bounds(grid.crs, WGS84, *grid.bounds, densify_pts=21)
+        if bounds and not all(map(math.isfinite, bounds)):
+            raise SourceError(f"{path}: lies where {grid.crs} has no place on the ground; is the geotransform right?")
+        return Header(
+            bands=bands,
+            layers=tuple(layer for layer in _LAYERS if bounds and bands_of(layer, bands)),
+            bounds=bounds,
+            pixels=grid.height * grid.width,
+            resolution=grid.resolution,
+            crs=grid.place,
+            synthetic=record.synthetic(dataset.tags()),
+        )
+
+
+def _digest(contract: Contract) -> str:
+    return hashlib.sha256(contract.model_dump_json().encode()).hexdigest()
+
+
+@cached(LRUCache(8 * _KEPT), key=lambda stamp, digest, _: (stamp, digest), condition=threading.Condition())
+def _fits(stamp: Stamp, digest: str, contract: Contract) -> bool:  # noqa: ARG001 - contracts are told apart by it
+    try:
+        return misfit(stamp[0], contract) is None
+    except SourceError:
+        return False

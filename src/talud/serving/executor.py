@@ -1,0 +1,186 @@
+"""Who carries the jobs out: it hands them to workers, notes how far they are, and goes on with them after a restart."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from talud.cluster import Cluster, Lost, across, opened
+from talud.errors import ClusterError, TaludError
+from talud.inference.runtime import Origin
+from talud.inference.session import physical_cores
+from talud.serving.intake import Intake
+from talud.serving.jobs import Job, JobStore
+from talud.serving.maps import Maps
+from talud.serving.settings import Settings
+from talud.serving.work import Work, map_landslides
+
+PULSE = 0.5  # seconds between two looks for jobs that wait
+REST = 10  # seconds before a cluster that was lost is asked for again
+TRIES = 5  # at one job, while clusters are lost under it
+CLEANING = 600  # seconds between two clean-ups
+log = logging.getLogger("talud.service")
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """A job is to go on no more: it was dismissed, or the service ends."""
+
+
+@dataclass
+class Executor:
+    """Carries jobs out, one for each task that the workers take at once.
+
+    Attributes:
+        settings: of the agency.
+        jobs: to be done.
+        maps: where their files lie.
+        intake: what settles a job's raster and model.
+        slots: how many jobs can run at once now; 0 while no cluster is there.
+    """
+
+    settings: Settings
+    jobs: JobStore
+    maps: Maps
+    intake: Intake
+    slots: int = 0
+    _ending: threading.Event = field(default_factory=threading.Event)
+    _running: dict[str, threading.Thread] = field(default_factory=dict)
+    _dismissed: set[str] = field(default_factory=set)
+    _tries: dict[str, int] = field(default_factory=dict)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Carry jobs out within the block; those that run at its end go on when the service is started again."""
+        for job in self.jobs.list(("running",), limit=10**6):
+            self.jobs.wait_again(job.id, "goes on when a worker is free: the service was started again")
+        threads = [threading.Thread(target=work, name=work.__name__) for work in (self._dispatch, self._clean)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._ending.set()
+            for thread in threads:
+                thread.join()
+
+    def dismiss(self, job: str) -> None:
+        """End a job that waits or runs, or throw away the map of one that has ended."""
+        self.jobs.dismiss(job)
+        self._dismissed.add(job)
+        if job not in self._running:
+            self.maps.remove(job)
+
+    def _dispatch(self) -> None:
+        while not self._ending.is_set():
+            try:
+                with opened(self.settings.workers, self.settings.results, {}) as cluster:
+                    self._serve(cluster)
+            except TaludError as error:
+                log.warning("no workers: %s; trying again in %s s", error, REST)
+                self._ending.wait(REST)
+            except Exception:
+                log.exception("no workers, for a fault of talud's; trying again in %s s", REST)
+                self._ending.wait(REST)
+            finally:
+                self.slots = 0
+
+    def _serve(self, cluster: Cluster) -> None:
+        """Hand jobs to the workers of a cluster, until the service ends.
+
+        Raises:
+            ClusterError: the cluster is lost.
+        """
+        try:
+            while not self._ending.wait(PULSE):
+                self.slots = cluster.slots()
+                while len(self._running) < self.slots and (job := self.jobs.claim()):
+                    thread = threading.Thread(target=self._run, args=(job, cluster), name=f"job {job.id}")
+                    self._running[job.id] = thread
+                    thread.start()
+        finally:
+            for thread in list(self._running.values()):
+                thread.join()
+
+    def _run(self, job: Job, cluster: Cluster) -> None:
+        try:
+            self._carry_out(job, cluster)
+        except Stopped:
+            log.info("job %s: stopped", job.id)
+        except ClusterError as error:
+            self._tries[job.id] = self._tries.get(job.id, 0) + 1
+            log.warning("job %s: %s", job.id, error)
+            if self._tries[job.id] < TRIES:
+                self.jobs.wait_again(job.id, "waits for a worker again: the workers were lost")
+            else:
+                self._fail(job, str(error))
+        except TaludError as error:
+            self._fail(job, self._without_folders(str(error)))
+        except Exception:
+            log.exception("job %s: failed for a fault of talud's", job.id)
+            self._fail(job, "failed for a fault of talud's; the service's log tells which")
+        finally:
+            if job.id in self._dismissed:
+                self.maps.remove(job.id)
+            del self._running[job.id]
+
+    def _carry_out(self, job: Job, cluster: Cluster) -> None:
+        raster, request = self.intake.settle(job)
+        self._go_on(job)
+        self.jobs.settle(job.id, request)
+        self.intake.tell(request, "inProgressUri", job.id)
+        cores = physical_cores()
+        work = Work(
+            raster,
+            self.maps.model(job.id).absolute(),
+            Origin(request.model, request.version),
+            self.maps.out(job.id).absolute(),
+            request.threshold,
+            request.minimum_area,
+            max(cores // self.settings.workers, 1) if isinstance(self.settings.workers, int) else None,
+        )
+
+        def hear(_: Work, said: list[int]) -> None:
+            self._go_on(job)
+            done, tiles = said
+            if tiles:
+                self.jobs.note(job.id, 99 * done // tiles, f"{done} of {tiles} tiles are done")
+
+        for _, result in across(map_landslides, [work], cluster, hear):
+            if isinstance(result, Lost):
+                self._fail(job, result.reason)
+            elif self.jobs.end(job.id, "successful", result):
+                log.info("job %s: %s", job.id, result)
+                self.intake.tell(request, "successUri", job.id)
+
+    def _go_on(self, job: Job) -> None:
+        """See that a job is still wanted.
+
+        Raises:
+            Stopped: it is not.
+        """
+        if job.id in self._dismissed or self._ending.is_set():
+            raise Stopped
+
+    def _fail(self, job: Job, why: str) -> None:
+        if self.jobs.end(job.id, "failed", why):
+            log.warning("job %s: failed: %s", job.id, why)
+            self.maps.remove(job.id)
+            self.intake.tell(job.request, "failedUri", job.id)
+
+    def _without_folders(self, said: str) -> str:
+        """What went wrong, without where the service keeps its files."""
+        for folder in (self.settings.results, self.settings.data):
+            said = said.replace(f"{folder.absolute()}/", "")
+        return said
+
+    def _clean(self) -> None:
+        while not self._ending.is_set():
+            try:
+                for job in self.maps.clean(self.jobs, self.settings):
+                    log.info("job %s: removed, for its age or for want of space", job)
+            except Exception:
+                log.exception("the clean-up failed")
+            self._ending.wait(CLEANING)

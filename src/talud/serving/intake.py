@@ -1,0 +1,152 @@
+"""What settles a client's words: which file is meant, and which version of which model maps it."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from talud import raster as rasters
+from talud.contract import Contract
+from talud.errors import MismatchError, ParamsError, SourceError
+from talud.inference import prediction, reader
+from talud.selection import Candidate
+from talud.serving import places, remote
+from talud.serving.jobs import UNFINISHED, Job, JobStore, Request
+from talud.serving.keys import Key
+from talud.serving.maps import Maps
+from talud.serving.models import Models
+from talud.serving.problems import Problem
+from talud.serving.process import Execute
+from talud.serving.settings import Settings
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Takes requests in.
+
+    Attributes:
+        settings: of the agency.
+        jobs: of the service.
+        maps: where their files lie.
+        models: of the registry.
+    """
+
+    settings: Settings
+    jobs: JobStore
+    maps: Maps
+    models: Models
+
+    def accept(self, execute: Execute, key: Key) -> Job:
+        """A job for a request, after all that can be checked now.
+
+        Raises:
+            Problem: too many jobs wait.
+            TaludError: the raster cannot be had, the model is not there, or they do not fit.
+        """
+        self._check_queue(key)
+        inputs = execute.inputs
+        prediction.check(inputs.threshold, inputs.minimum_area)
+        subscribers = execute.subscriber.model_dump(mode="json", exclude_none=True) if execute.subscriber else {}
+        for url in subscribers.values():
+            remote.check(url, self.settings)
+        model = None if inputs.model == "auto" else self.models.look_up(inputs.model)
+        if remote.is_remote(inputs.raster.href):
+            remote.check(inputs.raster.href, self.settings)
+        else:
+            model = self._fitting(places.local(inputs.raster.href, self.settings), model, inputs.bands)
+        request = Request(
+            raster=inputs.raster.href,
+            model=model.name if model else "",
+            version=model.version if model else "",
+            bands=inputs.bands,
+            threshold=inputs.threshold,
+            minimum_area=inputs.minimum_area,
+            subscribers=subscribers,
+        )
+        job = str(uuid.uuid4())
+        if model:
+            self.maps.keep_model(job, model.path)
+        return self.jobs.create(job, key.name, request)
+
+    def settle(self, job: Job) -> tuple[Path, Request]:
+        """A job's raster on this machine, fetched where it is elsewhere; and its request, with a model.
+
+        Raises:
+            TaludError: the raster cannot be had, or does not fit.
+        """
+        request = job.request
+        if not remote.is_remote(request.raster):
+            return self.raster(job), request
+        raster = remote.fetch(request.raster, self.maps.fetched(job.id), self.settings).absolute()
+        model = self.models.look_up(f"{request.model}/{request.version}") if request.model else None
+        model = self._fitting(raster, model, request.bands)
+        if not self.maps.model(job.id).exists():
+            self.maps.keep_model(job.id, model.path)
+        return raster, request.model_copy(update={"model": model.name, "version": model.version})
+
+    def raster(self, job: Job) -> Path:
+        """A job's raster on this machine.
+
+        Raises:
+            SourceError: it is there no more, or not yet.
+        """
+        if not remote.is_remote(job.request.raster):
+            return places.local(job.request.raster, self.settings).absolute()
+        found = next(self.maps.fetched(job.id).glob("[!.]*.tif*"), None)
+        if found is None:
+            raise SourceError(f"{job.request.raster}: is not fetched yet")
+        return found.absolute()
+
+    def tell(self, request: Request, what: str, job: str) -> None:
+        """Tell a subscriber how a job fares; one that does not listen changes nothing."""
+        if url := request.subscribers.get(what):
+            document: dict[str, Any] = {"jobID": job, "processID": "map-landslides"}
+            found = self.jobs.get(job)
+            remote.notify(
+                url, document | ({"status": found.status, "message": found.message} if found else {}), self.settings
+            )
+
+    def _check_queue(self, key: Key) -> None:
+        settings = self.settings
+        if self.jobs.count(UNFINISHED, key.name) >= settings.jobs_per_key:
+            raise Problem(429, f"the key of {key.name} has {settings.jobs_per_key} jobs that wait or run; wait for one")
+        if self.jobs.count(UNFINISHED) >= settings.queue:
+            raise Problem(503, f"{settings.queue} jobs wait or run; try again later", headers={"Retry-After": "60"})
+
+    def _fitting(self, raster: Path, model: Candidate | None, bands: tuple[str, ...] | None) -> Candidate:
+        """The model that maps a raster: the one that is named, or the champion with most bands.
+
+        Raises:
+            SourceError: the raster cannot be read.
+            ParamsError: it is too large.
+            MismatchError: the model, or every champion, reads what is not there.
+        """
+        self._check_size(raster)
+
+        def misfit(contract: Contract) -> str | None:
+            if bands is not None and (others := [name for name in contract.band_names if name not in bands]):
+                return f"reads {', '.join(others)}, which the request leaves out"
+            return reader.misfit(raster, contract)
+
+        if model is None:
+            return self.models.choose(misfit)
+        if why_not := misfit(model.contract):
+            raise MismatchError(f"{raster.name}: {why_not}")
+        return model
+
+    def _check_size(self, raster: Path) -> None:
+        pixels = pixels_of(raster)
+        if pixels > self.settings.pixels:
+            raise ParamsError(f"{raster.name}: has {pixels:,} pixels; this service maps up to {self.settings.pixels:,}")
+
+
+def pixels_of(raster: Path) -> int:
+    """How many pixels a raster has.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    with rasters.open_raster(raster) as dataset:
+        return int(dataset.width) * int(dataset.height)

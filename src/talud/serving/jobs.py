@@ -1,0 +1,165 @@
+"""Jobs and their states, which survive the service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from talud.serving.database import Database, JobRow, VerdictRow, now
+
+Status = Literal["accepted", "running", "successful", "failed", "dismissed"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+UNFINISHED: tuple[Status, ...] = ("accepted", "running")
+
+
+class Request(BaseModel):
+    """What a job is to do, with all that was open in a client's words settled.
+
+    Attributes:
+        raster: as the client named it.
+        model: name of the registered model; empty where it is yet to be chosen, for the raster is yet to be fetched.
+        version: of it; a job keeps its version whatever becomes of the alias.
+        bands: that may be read; None: all of the raster's.
+        threshold: in place of the model's own.
+        minimum_area: in m²: smaller landslides are left out of the polygons.
+        subscribers: status → URL that is told of it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    raster: str
+    model: str = ""
+    version: str = ""
+    bands: tuple[str, ...] | None = None
+    threshold: float | None = None
+    minimum_area: float = 0
+    subscribers: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as it is.
+
+    Attributes:
+        id: a UUID.
+        key: name of the API key that asked for it.
+        status: one of `STATUSES`.
+        message: one line for a person.
+        progress: percent of its tiles.
+        request: what it does.
+        created: when it was asked for.
+        updated: when something of it changed last.
+        started: when it was first begun.
+        finished: when it ended.
+    """
+
+    id: str
+    key: str
+    status: Status
+    message: str
+    progress: int
+    request: Request
+    created: datetime
+    updated: datetime
+    started: datetime | None
+    finished: datetime | None
+
+
+@dataclass(frozen=True)
+class JobStore:
+    """The jobs of a service."""
+
+    database: Database
+
+    def create(self, job: str, key: str, request: Request) -> Job:
+        """A new job of that id, accepted."""
+        moment = now()
+        row = JobRow(
+            id=job, key=key, status="accepted", message="waits for a worker", progress=0,
+            inputs=request.model_dump(), created=moment, updated=moment,
+        )  # fmt: skip
+        with Session(self.database.engine, expire_on_commit=False) as session, session.begin():
+            session.add(row)
+        return _job(row)
+
+    def get(self, job: str) -> Job | None:
+        """The job of that id."""
+        with Session(self.database.engine) as session:
+            row = session.get(JobRow, job)
+            return _job(row) if row else None
+
+    def list(self, statuses: Sequence[str] = STATUSES, limit: int = 100, offset: int = 0) -> tuple[Job, ...]:
+        """Jobs of some statuses, the newest first."""
+        chosen = select(JobRow).where(JobRow.status.in_(statuses)).order_by(JobRow.created.desc(), JobRow.id)
+        with Session(self.database.engine) as session:
+            return tuple(_job(row) for row in session.scalars(chosen.limit(limit).offset(offset)))
+
+    def count(self, statuses: Sequence[str], key: str | None = None) -> int:
+        """How many jobs have one of the statuses, of one key or of all."""
+        chosen = select(func.count()).select_from(JobRow).where(JobRow.status.in_(statuses))
+        with Session(self.database.engine) as session:
+            return session.scalar(chosen if key is None else chosen.where(JobRow.key == key)) or 0
+
+    def claim(self) -> Job | None:
+        """Take the oldest job that waits, which runs from then on."""
+        with Session(self.database.engine) as session, session.begin():
+            row = session.scalar(
+                select(JobRow).where(JobRow.status == "accepted").order_by(JobRow.created, JobRow.id).limit(1)
+                .with_for_update(skip_locked=True)
+            )  # fmt: skip
+            if row is None:
+                return None
+            moment = now()
+            claimed = session.execute(
+                update(JobRow).where(JobRow.id == row.id, JobRow.status == "accepted")
+                .values(status="running", message="has begun", started=row.started or moment, updated=moment)
+            )  # fmt: skip
+            if not claimed.rowcount:  # type: ignore[attr-defined]
+                return None
+            session.refresh(row)
+            return _job(row)
+
+    def note(self, job: str, progress: int, message: str) -> None:
+        """How far a running job has come."""
+        self._change(job, ("running",), progress=progress, message=message)
+
+    def wait_again(self, job: str, message: str) -> None:
+        """A running job waits for a worker again: it goes on from its finished tiles."""
+        self._change(job, ("running",), status="accepted", message=message)
+
+    def settle(self, job: str, request: Request) -> None:
+        """What a running job does is now settled."""
+        self._change(job, ("running",), inputs=request.model_dump())
+
+    def dismiss(self, job: str) -> None:
+        """A job that its client wants no more, whether it has ended or not."""
+        self._change(job, STATUSES, status="dismissed", message="dismissed", finished=now())
+
+    def end(self, job: str, status: Status, message: str) -> bool:
+        """An unfinished job has ended; False where it had ended before."""
+        progress = {"progress": 100} if status == "successful" else {}
+        return self._change(job, UNFINISHED, status=status, message=message, finished=now(), **progress)
+
+    def remove(self, job: str) -> None:
+        """Forget a job, and what was said of its map."""
+        with Session(self.database.engine) as session, session.begin():
+            session.execute(delete(VerdictRow).where(VerdictRow.job == job))
+            session.execute(delete(JobRow).where(JobRow.id == job))
+
+    def _change(self, job: str, of: Sequence[str], **values: Any) -> bool:
+        changed = update(JobRow).where(JobRow.id == job, JobRow.status.in_(of)).values(updated=now(), **values)
+        with Session(self.database.engine) as session, session.begin():
+            return bool(session.execute(changed).rowcount)  # type: ignore[attr-defined]
+
+
+def _job(row: JobRow) -> Job:
+    return Job(
+        row.id, row.key, row.status, row.message, row.progress, Request(**row.inputs),  # type: ignore[arg-type]
+        row.created, row.updated, row.started, row.finished,
+    )  # fmt: skip

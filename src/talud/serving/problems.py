@@ -1,0 +1,103 @@
+"""What goes wrong, as `application/problem+json` (RFC 9457): one line for a person."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from talud.errors import (
+    ClusterError,
+    MismatchError,
+    ModelError,
+    OutputError,
+    ParamsError,
+    RegistryError,
+    SourceError,
+    TaludError,
+)
+
+OGC = "http://www.opengis.net/def/exceptions/ogcapi-processes-1/1.0"
+NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY = (
+    f"{OGC}/no-such-job",
+    f"{OGC}/no-such-process",
+    f"{OGC}/result-not-ready",
+)
+_STATUS: dict[type[TaludError], int] = {  # whose fault it is
+    ParamsError: 422,
+    SourceError: 422,
+    MismatchError: 422,
+    ModelError: 422,
+    RegistryError: 422,
+    ClusterError: 503,
+    OutputError: 507,
+}
+
+
+class Problem(Exception):  # noqa: N818 - the word of the standard
+    """An answer that tells of a problem.
+
+    Attributes:
+        status: of HTTP.
+        detail: one line for a person.
+        kind: a URI that names the kind of problem, where a standard does.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self, status: int, detail: str, kind: str = "about:blank", headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.kind, self.headers = status, detail, kind, headers
+
+
+class ProblemBody(BaseModel):
+    """What went wrong."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+def answer(status: int, detail: str, kind: str = "about:blank", headers: dict[str, str] | None = None) -> JSONResponse:
+    """A problem as an answer."""
+    body = ProblemBody(type=kind, title=HTTPStatus(status).phrase, status=status, detail=detail)
+    return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
+
+
+def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problems with which a route may answer, for its OpenAPI description."""
+    return {
+        status: {"description": HTTPStatus(status).phrase, "model": ProblemBody, "content": {_TYPE: {}}}
+        for status in statuses
+    }
+
+
+_TYPE = "application/problem+json"
+
+
+def install(app: FastAPI) -> None:
+    """Have an application tell of problems in this way."""
+
+    @app.exception_handler(Problem)
+    async def _problem(_: Request, problem: Problem) -> JSONResponse:
+        return answer(problem.status, problem.detail, problem.kind, problem.headers)
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> JSONResponse:
+        return answer(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        said = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors()]
+        return answer(422, "; ".join(said))
+
+    @app.exception_handler(TaludError)
+    async def _talud(_: Request, error: TaludError) -> JSONResponse:
+        return answer(next(status for kind, status in _STATUS.items() if isinstance(error, kind)), str(error))

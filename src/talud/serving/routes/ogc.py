@@ -1,0 +1,288 @@
+"""OGC API – Processes, Part 1: landing page, conformance, the process, its jobs and their results."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
+from pydantic import BaseModel, Field
+
+from talud.serving import places, process, remote
+from talud.serving.intake import pixels_of
+from talud.serving.jobs import STATUSES, Job, Status
+from talud.serving.problems import NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY, Problem, described
+from talud.serving.process import OUTPUTS, PROCESS, Execute, Link
+from talud.serving.service import Reader, Runner, Running, Service
+
+router = APIRouter(tags=["OGC API – Processes"])
+
+CONFORMANCE = [
+    f"http://www.opengis.net/spec/ogcapi-processes-1/1.0/conf/{name}"
+    for name in ("core", "ogc-process-description", "json", "job-list", "callback", "dismiss")
+]
+RESULTS = "http://www.opengis.net/def/rel/ogc/1.0/results"
+PATIENCE = 600  # seconds that a client may wait for a small raster
+PULSE = 0.2  # seconds between two looks at a job that somebody waits for
+
+
+class Landing(BaseModel):
+    """The landing page."""
+
+    title: str
+    description: str
+    links: list[Link]
+
+
+class Conformance(BaseModel):
+    """Which parts of the standard are kept."""
+
+    conformsTo: list[str]  # noqa: N815 - the standard's names, here and below
+
+
+class Asked(BaseModel):
+    """What a job was asked for, as it was settled."""
+
+    raster: str
+    model: str
+    version: str
+    threshold: float | None
+    minimum_area: float
+
+
+class StatusInfo(BaseModel):
+    """How a job fares."""
+
+    processID: str  # noqa: N815
+    type: Literal["process"] = "process"
+    jobID: str  # noqa: N815
+    status: Status
+    message: str
+    created: datetime
+    started: datetime | None
+    finished: datetime | None
+    updated: datetime
+    progress: Annotated[int, Field(ge=0, le=100)]
+    inputs: Asked
+    links: list[Link]
+
+
+class JobList(BaseModel):
+    """Jobs, the newest first."""
+
+    jobs: list[StatusInfo]
+    links: list[Link]
+
+
+class Result(BaseModel):
+    """An output, by reference."""
+
+    href: str
+    type: str
+
+
+@router.get("/", response_model=Landing)
+def landing(request: Request) -> Any:
+    """The landing page; a browser is led to the page for people."""
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse(f"{_base(request)}/page/")
+    base = _base(request)
+    return Landing(
+        title="talud",
+        description="Landslide maps of registered models",
+        links=[
+            Link(href=f"{base}/", rel="self", type="application/json"),
+            Link(href=f"{base}/api", rel="service-desc", type="application/vnd.oai.openapi+json;version=3.1"),
+            Link(href=f"{base}/conformance", rel="http://www.opengis.net/def/rel/ogc/1.0/conformance"),
+            Link(href=f"{base}/processes", rel="http://www.opengis.net/def/rel/ogc/1.0/processes"),
+            Link(href=f"{base}/jobs", rel="http://www.opengis.net/def/rel/ogc/1.0/job-list"),
+            Link(href=f"{base}/page/", rel="alternate", type="text/html", title="the review page"),
+        ],
+    )
+
+
+@router.get("/conformance")
+def conformance() -> Conformance:
+    """Which parts of the standard are kept."""
+    return Conformance(conformsTo=CONFORMANCE)
+
+
+@router.get("/processes", responses=described(401))
+def processes(request: Request, _: Reader) -> dict[str, Any]:
+    """All processes: there is one."""
+    base = _base(request)
+    one = process.summary() | {"links": [Link(href=f"{base}/processes/{PROCESS}", rel="self", type="application/json")]}
+    return {"processes": [one], "links": [Link(href=f"{base}/processes", rel="self", type="application/json")]}
+
+
+@router.get("/processes/{process_id}", responses=described(401, 404))
+def describe(process_id: str, request: Request, _: Reader) -> dict[str, Any]:
+    """What the process takes and gives."""
+    _check_process(process_id)
+    execute = f"{_base(request)}/processes/{PROCESS}/execution"
+    link = Link(href=execute, rel="http://www.opengis.net/def/rel/ogc/1.0/execute", title="Ask for a map")
+    return process.description() | {"links": [link]}
+
+
+@router.post(
+    "/processes/{process_id}/execution",
+    response_model=dict[str, Result],
+    responses={
+        201: {"model": StatusInfo, "description": "The job is accepted; Location names it"},
+        **described(401, 403, 404, 413, 422, 429, 500, 503, 507),
+    },
+)
+async def execute(
+    process_id: str,
+    execute: Execute,
+    request: Request,
+    key: Runner,
+    service: Running,
+    prefer: Annotated[str, Header(description="respond-async: do not wait for the map")] = "",
+) -> Any:
+    """Ask for a map. Without `Prefer: respond-async` the answer comes when the map is made, if the raster is small."""
+    _check_process(process_id)
+    if unknown := sorted((execute.outputs or {}).keys() - OUTPUTS.keys()):
+        raise Problem(422, f"outputs: there is no {', '.join(unknown)}; there are {', '.join(OUTPUTS)}")
+    asynchronous = "respond-async" in prefer.casefold()
+    if not asynchronous:
+        await asyncio.to_thread(_check_small, execute, service)
+    job = await asyncio.to_thread(service.intake.accept, execute, key)
+    if asynchronous:
+        headers = {"Location": f"{_base(request)}/jobs/{job.id}", "Preference-Applied": "respond-async"}
+        return JSONResponse(_info(job, request).model_dump(mode="json"), 201, headers)
+    ended = await _end_of(job, service)
+    if ended.status != "successful":
+        raise Problem(
+            500 if ended.status == "failed" else 410, f"the job {ended.id} is {ended.status}: {ended.message}"
+        )
+    wanted = execute.outputs or OUTPUTS
+    return {name: result for name, result in _results(ended, request, service).items() if name in wanted}
+
+
+@router.get("/jobs", responses=described(401, 422))
+def jobs(
+    request: Request,
+    service: Running,
+    _: Reader,
+    status: Annotated[list[Status] | None, Query(description="only jobs of these")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+) -> JobList:
+    """The jobs, the newest first."""
+    found = service.jobs.list(status or STATUSES, limit + 1, offset)
+    links = [Link(href=str(request.url), rel="self", type="application/json")]
+    if len(found) > limit:
+        onward = request.url.include_query_params(offset=offset + limit, limit=limit)
+        links.append(Link(href=str(onward), rel="next", type="application/json"))
+    return JobList(jobs=[_info(job, request) for job in found[:limit]], links=links)
+
+
+@router.get("/jobs/{job_id}", responses=described(401, 404))
+def job(job_id: str, request: Request, service: Running, _: Reader) -> StatusInfo:
+    """How a job fares."""
+    return _info(_found(job_id, service), request)
+
+
+@router.delete("/jobs/{job_id}", responses=described(401, 403, 404))
+def dismiss(job_id: str, request: Request, service: Running, key: Runner) -> StatusInfo:
+    """End a job, or throw away the map of one that has ended: one's own, or with the scope admin any."""
+    found = _found(job_id, service)
+    if found.key != key.name and not key.allows("admin"):
+        raise Problem(403, f"the job is not of the key of {key.name}; that takes the scope admin")
+    service.executor.dismiss(found.id)
+    return _info(_found(job_id, service), request)
+
+
+@router.get("/jobs/{job_id}/results", responses=described(401, 404, 410, 500))
+def results(job_id: str, request: Request, service: Running, _: Reader) -> dict[str, Result]:
+    """Where the outputs of a job are."""
+    return _results(_successful(job_id, service), request, service)
+
+
+@router.get("/jobs/{job_id}/files/{name}", responses=described(401, 404), response_class=FileResponse)
+def file(job_id: str, name: str, service: Running, _: Reader) -> FileResponse:
+    """A file of a map; parts of it by Range, as a GIS reads a COG."""
+    found = _successful(job_id, service)
+    media = {each: OUTPUTS[output][1] for output, each in process.files(service.maps.products(found.id)).items()}
+    path = service.maps.out(found.id) / name
+    if name not in media or not path.is_file():
+        raise Problem(404, f"there is no file {name}; there are {', '.join(media)}")
+    return FileResponse(path, media_type=media[name], filename=name, content_disposition_type="inline")
+
+
+def _base(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
+
+
+def _check_process(name: str) -> None:
+    if name != PROCESS:
+        raise Problem(404, f"there is no process {name}; there is {PROCESS}", NO_SUCH_PROCESS)
+
+
+def _check_small(execute: Execute, service: Service) -> None:
+    """That a client may wait for the map of a raster."""
+    href, most = execute.inputs.raster.href, service.settings.sync_pixels
+    if remote.is_remote(href):
+        raise Problem(413, "a raster that has to be fetched is not waited for; ask with Prefer: respond-async")
+    pixels = pixels_of(places.local(href, service.settings))
+    if pixels > most:
+        raise Problem(413, f"{href}: has {pixels:,} pixels, and only {most:,} are waited for; Prefer: respond-async")
+
+
+async def _end_of(job: Job, service: Service) -> Job:
+    """The job when it has ended."""
+    for _ in range(round(PATIENCE / PULSE)):
+        await asyncio.sleep(PULSE)
+        found = await asyncio.to_thread(service.jobs.get, job.id)
+        if found is None or found.finished:
+            return found or job
+    raise Problem(503, f"the job {job.id} is not done after {PATIENCE} s; it goes on: ask for /jobs/{job.id}")
+
+
+def _found(job_id: str, service: Service) -> Job:
+    found = service.jobs.get(job_id)
+    if found is None:
+        raise Problem(404, f"there is no job {job_id}", NO_SUCH_JOB)
+    return found
+
+
+def _successful(job_id: str, service: Service) -> Job:
+    """A job whose map is there."""
+    found = _found(job_id, service)
+    if found.status == "failed":
+        raise Problem(500, f"the job failed: {found.message}")
+    if found.status == "dismissed":
+        raise Problem(410, "the job was dismissed, and its map is gone")
+    if found.status != "successful":
+        raise Problem(404, f"the job is {found.status}; its results are not ready", RESULT_NOT_READY)
+    service.maps.look_at(found.id)
+    return found
+
+
+def _results(job: Job, request: Request, service: Service) -> dict[str, Result]:
+    files = f"{_base(request)}/jobs/{job.id}/files"
+    names = process.files(service.maps.products(job.id))
+    return {name: Result(href=f"{files}/{names[name]}", type=OUTPUTS[name][1]) for name in OUTPUTS}
+
+
+def _info(job: Job, request: Request) -> StatusInfo:
+    here = f"{_base(request)}/jobs/{job.id}"
+    links = [Link(href=here, rel="self", type="application/json")]
+    if job.status == "successful":
+        links.append(Link(href=f"{here}/results", rel=RESULTS, type="application/json"))
+    return StatusInfo(
+        processID=PROCESS,
+        jobID=job.id,
+        status=job.status,
+        message=job.message,
+        created=job.created,
+        started=job.started,
+        finished=job.finished,
+        updated=job.updated,
+        progress=job.progress,
+        inputs=Asked(**job.request.model_dump(include=set(Asked.model_fields))),
+        links=links,
+    )

@@ -1,0 +1,134 @@
+"""The agency's rasters: which there are, uploads, and pictures of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path as File
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from talud.contract import Contract
+from talud.errors import RegistryError
+from talud.serving import catalogue, places, tiles
+from talud.serving.catalogue import Raster, Upload
+from talud.serving.problems import Problem, described
+from talud.serving.service import Reader, Runner, Running, Service
+
+router = APIRouter(tags=["rasters"])
+_AT_ONCE = 2**20  # bytes of an upload that are written at once
+_DEEPEST = 30  # zoom: beyond it, no map client asks
+
+Zoom = Annotated[int, Path(ge=0, le=_DEEPEST, description="zoom, 0 for the world in one tile")]
+Column = Annotated[int, Path(ge=0, lt=2**_DEEPEST, description="from the west")]
+Row = Annotated[int, Path(ge=0, lt=2**_DEEPEST, description="from the north")]
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {}}, "description": "256 × 256 pixels, with alpha"},
+    204: {"description": "nothing is there"},
+}
+
+
+class RasterList(BaseModel):
+    """The rasters of the data folder."""
+
+    rasters: tuple[Raster, ...]
+    unreadable: Annotated[int, Field(description="further GeoTIFFs there that cannot be read")]
+
+
+@router.get("/rasters", responses=described(401, 403))
+def rasters(service: Running, _: Reader) -> RasterList:
+    """The rasters of the data folder, without masks, hidden files and damaged ones."""
+    found, unreadable = catalogue.listed(service.settings, _contracts(service))
+    return RasterList(rasters=found, unreadable=unreadable)
+
+
+@router.put(
+    "/uploads/{filename}",
+    status_code=201,
+    responses=described(401, 403, 413, 422, 507),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in ("application/octet-stream", "image/tiff")
+            },
+        }
+    },
+)
+async def upload(
+    filename: Annotated[str, Path(max_length=1000, description="of the file; letters and digits of it are kept")],
+    request: Request,
+    service: Running,
+    _: Runner,
+) -> Raster:
+    """Bring a GeoTIFF, as the body; a job names it by the `href` of the answer."""
+    parts = _parts(request, service.settings.upload_bytes)
+    arriving = await run_in_threadpool(Upload.begun, service.settings, filename)
+    try:
+        async for part in parts:
+            await run_in_threadpool(arriving.write, part)
+        return await run_in_threadpool(arriving.finished, service.settings, _contracts(service))
+    except ClientDisconnect as error:
+        arriving.abandoned()
+        raise Problem(400, "the upload broke off") from error
+    except BaseException:
+        arriving.abandoned()
+        raise
+
+
+async def _parts(request: Request, most: int) -> AsyncIterator[bytes]:
+    """A request's body in parts of some size; none of one that says beforehand that it is too large."""
+    too_large = Problem(413, f"this service takes files of at most {most:,} bytes")
+    stated = request.headers.get("Content-Length", "")
+    if stated.isdecimal() and int(stated) > most:
+        raise too_large
+    received, waiting = 0, bytearray()
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > most:
+            raise too_large
+        waiting += chunk
+        if len(waiting) >= _AT_ONCE:
+            yield bytes(waiting)
+            waiting.clear()
+    yield bytes(waiting)
+
+
+@router.get(
+    "/rasters/tiles/{layer}/{z}/{x}/{y}.png", responses=PICTURE | described(401, 403, 422), response_class=Response
+)
+def tile(
+    layer: Literal["optical", "slope", "elevation", "sar_before", "sar_after", "inventory"],
+    z: Zoom,
+    x: Column,
+    y: Row,
+    raster: Annotated[str, Query(max_length=2000, description="its href")],
+    service: Running,
+    _: Reader,
+) -> Response:
+    """A picture of a raster's layer; the inventory's grey is 255 for landslide, 0 for background."""
+    return picture(places.local(raster, service.settings), layer, z, x, y)
+
+
+def picture(path: File, layer: tiles.Layer, z: int, x: int, y: int) -> Response:
+    """A tile of a raster, or of the mask beside it, as an answer."""
+    if max(x, y) >= 2**z:
+        raise Problem(422, f"zoom {z} has {2**z} × {2**z} tiles; there is none at x {x}, y {y}")
+    source = catalogue.mask_of(path) if layer == "inventory" else path
+    found = None if layer == "inventory" and not source.is_file() else tiles.tile(source, layer, z, x, y)
+    headers = {"Cache-Control": "private, max-age=300"}
+    if found is None:
+        return Response(status_code=204, headers=headers)
+    return Response(found, media_type="image/png", headers=headers)
+
+
+def _contracts(service: Service) -> Sequence[tuple[str, Contract]]:
+    """The contracts of the registered champions, by name; of none where the registry does not answer."""
+    try:
+        return [(champion.name, champion.contract) for champion in service.models.champions()]
+    except RegistryError:
+        return ()

@@ -1,0 +1,289 @@
+"""The review of finished maps: what they show, and what people say of their landslides."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path as File
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Path, Response
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from rasterio.warp import transform_bounds
+
+from talud.errors import SourceError
+from talud.grid import Bounds
+from talud.inference.products import Products
+from talud.serving import catalogue, tiles, verdicts
+from talud.serving.catalogue import WGS84
+from talud.serving.jobs import Job
+from talud.serving.problems import NO_SUCH_JOB, RESULT_NOT_READY, Problem, described
+from talud.serving.routes.rasters import PICTURE, Column, Row, Zoom, picture
+from talud.serving.service import Reader, Runner, Running
+from talud.serving.verdicts import Geometry, Landslides, VerdictStore, Word
+
+router = APIRouter(prefix="/jobs/{job_id}", tags=["review"])
+GEOJSON = "application/geo+json"
+GEOPACKAGE = "application/geopackage+sqlite3"
+_GEOPACKAGE: dict[int | str, dict[str, Any]] = {200: {"content": {GEOPACKAGE: {}}, "description": "a GeoPackage"}}
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80, pattern=r"^[^\x00-\x1f\x7f]*$")
+]
+
+
+def _geojson(status: int, model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """An answer in GeoJSON, for its OpenAPI description."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {status: {"content": {GEOJSON: {"schema": schema}}, "model": model}}
+
+
+class MapInfo(BaseModel):
+    """A finished map, as a page shows it."""
+
+    bounds: Annotated[Bounds, Field(description="west, south, east, north, WGS84")]
+    layers: Annotated[tuple[str, ...], Field(description="of its raster that can be shown; none where that is gone")]
+    threshold: Annotated[float, Field(description="landslide where the probability is at least this")]
+    model: str
+    version: str
+    raster: Annotated[str, Field(description="as the job named it")]
+    synthetic: Annotated[bool, Field(description="whether a program made what it shows")]
+    inventory: Annotated[bool, Field(description="whether a mask of known landslides lies beside its raster")]
+
+
+class PolygonProperties(BaseModel):
+    """What is known of a landslide; null where it was drawn by a person and the model said nothing of it."""
+
+    area_m2: float
+    mean_probability: Annotated[float | None, Field(description="inside the outline that the model drew")]
+    maximum_probability: float | None
+    mean_slope_degrees: Annotated[float | None, Field(description="missing where the raster has no slope")] = None
+    origin: Literal["model", "drawn"]
+    verdict: Word
+    redrawn: Annotated[bool, Field(description="whether the model's outline was drawn anew")]
+    reviewed_by: str | None
+    reviewed_at: str | None
+
+
+class PolygonFeature(BaseModel):
+    """A landslide, WGS84."""
+
+    type: Literal["Feature"]
+    id: str
+    geometry: Geometry
+    properties: PolygonProperties
+
+
+class Counts(BaseModel):
+    """How far a review has come."""
+
+    unreviewed: Annotated[int, Field(description="landslides of the model, like the two that follow")]
+    accepted: int
+    rejected: int
+    drawn: Annotated[int, Field(description="landslides that were drawn by people")]
+    accepted_area_m2: Annotated[float, Field(description="of the accepted and the drawn ones")]
+
+
+class PolygonCollection(BaseModel):
+    """The landslides of a map, WGS84."""
+
+    type: Literal["FeatureCollection"]
+    features: list[PolygonFeature]
+    counts: Counts
+
+
+class NotMappedProperties(BaseModel):
+    """Why a part of the raster is not mapped."""
+
+    reason: str
+    area_m2: float
+
+
+class NotMappedFeature(BaseModel):
+    """A part of the raster that is not mapped, WGS84."""
+
+    type: Literal["Feature"]
+    id: str
+    geometry: Geometry
+    properties: NotMappedProperties
+
+
+class NotMappedCollection(BaseModel):
+    """What a map leaves out, WGS84."""
+
+    type: Literal["FeatureCollection"]
+    features: list[NotMappedFeature]
+
+
+class Said(BaseModel):
+    """What a reviewer says of a landslide."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: Word
+    geometry: Annotated[
+        Geometry | None, Field(description="its outline, drawn anew; without it, the present one stays")
+    ] = None
+    reviewer: Annotated[Name, Field(description="name of who says it")]
+
+
+class Drawn(BaseModel):
+    """A landslide that the model missed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    geometry: Annotated[Geometry, Field(description="its outline, WGS84")]
+    reviewer: Annotated[Name, Field(description="name of who drew it")]
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A job that has a map, and the map's files."""
+
+    job: Job
+    products: Products
+    raster: File
+
+
+def _finished(job_id: Annotated[str, Path(description="of a job that was successful")], service: Running) -> _Finished:
+    job = service.jobs.get(job_id)
+    if job is None:
+        raise Problem(404, f"there is no job {job_id}", NO_SUCH_JOB)
+    if job.status != "successful":
+        raise Problem(404, f"the job is {job.status}; only one that was successful has a map", RESULT_NOT_READY)
+    products = service.maps.products(job.id)
+    if not products.record.is_file():
+        raise Problem(404, "the job's map was removed; ask for it again", RESULT_NOT_READY)
+    service.maps.look_at(job.id)
+    return _Finished(job, products, service.intake.raster(job))
+
+
+Finished = Annotated[_Finished, Depends(_finished)]
+PolygonId = Annotated[str, Path(max_length=36, description="of a landslide of the map, or one that was drawn")]
+
+
+@router.get("/map", responses=described(401, 403, 404))
+def map_(_: Reader, finished: Finished) -> MapInfo:
+    """What a page needs to know to show a map."""
+    grid = verdicts.grid_of(finished.products.probability)
+    record = json.loads(finished.products.record.read_text(encoding="utf-8"))
+    try:
+        layers = catalogue.header(finished.raster).layers
+    except SourceError:
+        layers = ()
+    return MapInfo(
+        bounds=transform_bounds(grid.crs, WGS84, *grid.bounds, densify_pts=21),
+        layers=layers,
+        threshold=record["threshold"],
+        model=finished.job.request.model,
+        version=finished.job.request.version,
+        raster=finished.job.request.raster,
+        synthetic=record["stack"].get("TALUD_SYNTHETIC") == "yes",
+        inventory=catalogue.mask_of(finished.raster).is_file(),
+    )
+
+
+@router.get(
+    "/tiles/{layer}/{z}/{x}/{y}.png", responses=PICTURE | described(401, 403, 404, 422), response_class=Response
+)
+def tile(layer: tiles.Layer, z: Zoom, x: Column, y: Row, _: Reader, finished: Finished) -> Response:
+    """A picture of a layer of the job's raster, or its map's probability.
+
+    The probability's grey is round(probability × 254) + 1, transparent where it is not mapped. Below the raster's own
+    resolution it is that of the map's overviews, which are averages.
+    """
+    return picture(finished.products.probability if layer == "probability" else finished.raster, layer, z, x, y)
+
+
+@router.get(
+    "/polygons",
+    responses=_geojson(200, PolygonCollection) | described(401, 403, 404, 422),
+    response_class=Response,
+)
+def polygons(service: Running, _: Reader, finished: Finished) -> Response:
+    """The landslides of a map, those that were drawn included, with what was said of them."""
+    found, said = _review(service, finished)
+    text = verdicts.collection(verdicts.features(found, said), counts=verdicts.counts(found, said))
+    return Response(text, media_type=GEOJSON)
+
+
+@router.get(
+    "/not-mapped",
+    responses=_geojson(200, NotMappedCollection) | described(401, 403, 404, 422),
+    response_class=Response,
+)
+def not_mapped(_: Reader, finished: Finished) -> Response:
+    """What a map leaves out, and why."""
+    return Response(verdicts.not_mapped(finished.products), media_type=GEOJSON)
+
+
+@router.put(
+    "/polygons/{polygon}",
+    responses=_geojson(200, PolygonFeature) | described(401, 403, 404, 422),
+    response_class=Response,
+)
+def say(polygon: PolygonId, body: Said, service: Running, _: Runner, finished: Finished) -> Response:
+    """Accept or reject a landslide, and draw its outline anew."""
+    store, found = VerdictStore(service.database), verdicts.landslides(finished.products)
+    outline = verdicts.outline_of(body.geometry, found.grid) if body.geometry else None
+    area = None if outline is None else verdicts.area_of(outline, found.grid)
+    said = verdicts.said(polygon, body.verdict, body.reviewer, outline, area)
+    if polygon in found.outlines:
+        store.say(finished.job.id, said)
+    elif body.verdict != "accepted":
+        raise Problem(422, "a landslide that was drawn is accepted; DELETE takes it away")
+    elif not store.change(finished.job.id, said):
+        raise _no_such(polygon)
+    return _one(store, finished, found, polygon)
+
+
+@router.post(
+    "/polygons",
+    status_code=201,
+    responses=_geojson(201, PolygonFeature) | described(401, 403, 404, 422),
+    response_class=Response,
+)
+def draw(body: Drawn, service: Running, _: Runner, finished: Finished) -> Response:
+    """Draw a landslide that the model missed."""
+    store, found = VerdictStore(service.database), verdicts.landslides(finished.products)
+    outline = verdicts.outline_of(body.geometry, found.grid)
+    said = verdicts.said(verdicts.new_id(), "accepted", body.reviewer, outline, verdicts.area_of(outline, found.grid))
+    store.say(finished.job.id, said)
+    answer = _one(store, finished, found, said.polygon)
+    answer.status_code = 201
+    answer.headers["Location"] = f"/jobs/{finished.job.id}/polygons/{said.polygon}"
+    return answer
+
+
+@router.delete("/polygons/{polygon}", status_code=204, responses=described(401, 403, 404))
+def take_back(polygon: PolygonId, service: Running, _: Runner, finished: Finished) -> None:
+    """Take back what was said: a landslide that was drawn goes; one of the model is as it drew it, unreviewed."""
+    gone = VerdictStore(service.database).forget(finished.job.id, polygon)
+    if not gone and polygon not in verdicts.landslides(finished.products).outlines:
+        raise _no_such(polygon)
+
+
+@router.get(
+    "/review.gpkg",
+    responses=_GEOPACKAGE | described(401, 403, 404, 422),
+    response_class=Response,
+)
+def geopackage(service: Running, _: Reader, finished: Finished) -> Response:
+    """The landslides that are accepted or drawn, in the CRS of the map, as `talud inventory import` takes them."""
+    headers = {"Content-Disposition": 'attachment; filename="review.gpkg"'}
+    return Response(verdicts.geopackage(*_review(service, finished)), media_type=GEOPACKAGE, headers=headers)
+
+
+def _review(service: Running, finished: _Finished) -> tuple[Landslides, dict[str, verdicts.Verdict]]:
+    return verdicts.landslides(finished.products), VerdictStore(service.database).all(finished.job.id)
+
+
+def _one(store: VerdictStore, finished: _Finished, found: Landslides, polygon: str) -> Response:
+    verdict = store.get(finished.job.id, polygon)
+    if verdict is None and polygon not in found.outlines:
+        raise _no_such(polygon)  # somebody took it away in this moment
+    (text,) = verdicts.features(found, {polygon: verdict} if verdict else {}, [polygon])
+    return Response(text, media_type=GEOJSON)
+
+
+def _no_such(polygon: str) -> Problem:
+    return Problem(404, f"the map has no landslide {polygon}")

@@ -1,0 +1,45 @@
+"""The process that serves."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import uvicorn
+
+from talud.errors import OutputError
+from talud.serving.app import create_app
+from talud.serving.database import Database
+from talud.serving.settings import Settings
+
+
+def check(settings: Settings, host: str, port: int) -> None:
+    """See that a service can be started, before it says that it is.
+
+    Raises:
+        ParamsError: the database's URL cannot be used.
+        OutputError: the port is taken, or the database cannot be opened.
+    """
+    with Database.opened(settings.database_url):
+        pass
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
+        raise OutputError(f"{host}:{port} cannot be used: {reason}; name another --port") from error
+
+
+def run(settings: Settings, host: str, port: int, *, open_to_all: bool) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Args:
+        settings: of the agency.
+        host: where to listen.
+        port: likewise.
+        open_to_all: whether no key is asked for.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for name in ("distributed", "httpx"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    app = create_app(settings, open_to_all=open_to_all)
+    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=5)

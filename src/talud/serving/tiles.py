@@ -1,0 +1,238 @@
+"""Pictures of rasters and maps, tile by tile: 256 pixels a side, in Web Mercator."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from cachetools import LRUCache, cached
+from morecantile import Tile
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.io import DatasetReader, MemoryFile
+from rasterio.transform import from_bounds
+from rasterio.warp import transform_bounds
+from rio_tiler.constants import WEB_MERCATOR_TMS
+from rio_tiler.reader import part
+
+from talud.errors import SourceError
+from talud.grid import Bounds, Grid
+from talud.inference.quicklook import GAMMA
+from talud.inference.reader import check_blocks
+from talud.serving.catalogue import Stamp, bands_of, opened, stamp
+
+Layer = Literal["optical", "slope", "elevation", "sar_before", "sar_after", "inventory", "probability"]
+LAYERS: tuple[Layer, ...] = get_args(Layer)
+SIDE = 256  # pixels of a tile
+DEEPEST = 24  # zoom: pixels of 1 cm
+STEEPEST = 60.0  # degrees that are shown apart
+_CLASSES = ("inventory", "probability")  # layers whose values count: nothing is put between them
+_MERCATOR = CRS.from_epsg(3857)
+_SAMPLE = 1024  # rows and columns, at most, of what stretch limits are found in, and of a small copy
+_LARGEST_READ = 2048  # pixels a side, at most, that one tile may take
+_KEPT = 128 * 2**20  # bytes of small copies
+_UNKNOWN = 255  # in a mask
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What all tiles of a layer have in common.
+
+    Attributes:
+        indexes: of its bands in the file.
+        bounds: in Web Mercator.
+        limits: (low, high) of each band, which are black and white.
+        copy: the layer made small, as a GeoTIFF, where the file has no overviews that are small enough.
+        coarsest: metres of Web Mercator a pixel above which the small copy is read.
+    """
+
+    indexes: tuple[int, ...]
+    bounds: Bounds
+    limits: tuple[tuple[float, float], ...]
+    copy: bytes
+    coarsest: float
+
+    @property
+    def size(self) -> int:
+        """Bytes, by and large."""
+        return len(self.copy) + 1024
+
+
+def tile(path: Path, layer: Layer, z: int, x: int, y: int) -> bytes | None:
+    """A tile as PNG; None where it would be empty.
+
+    Args:
+        path: of the raster; of the mask for the inventory, of the map's probability for that.
+        layer: of it.
+        z: zoom.
+        x: column.
+        y: row, from the north.
+
+    Raises:
+        SourceError: the raster cannot be read, or has no such layer.
+    """
+    look = _look(stamp(path), layer)
+    left, bottom, right, top = WEB_MERCATOR_TMS.xy_bounds(Tile(x, y, z))
+    west, south, east, north = look.bounds
+    pixel = (right - left) / SIDE
+    outside = left >= east or right <= west or bottom >= north or top <= south
+    if outside or z > DEEPEST or max(east - west, north - south) < pixel:
+        return None
+    way: Literal["nearest", "bilinear"] = "nearest" if layer in _CLASSES else "bilinear"
+    with _source(path, look, pixel) as (dataset, indexes):
+        image = part(
+            dataset, (left, bottom, right, top), SIDE, SIDE, dst_crs=_MERCATOR, bounds_crs=_MERCATOR,
+            indexes=indexes, unscale=True, resampling_method=way, reproject_method=way,
+        ).array  # fmt: skip
+    values: NDArray[np.float32] = np.where(np.ma.getmaskarray(image), np.float32(np.nan), image.data)
+    shown = np.isfinite(values).all(axis=0)
+    if layer == "inventory":
+        shown &= values[0] != _UNKNOWN
+    return _png(_PAINTERS[layer](values, look.limits), shown)
+
+
+@contextmanager
+def _source(path: Path, look: _Look, pixel: float) -> Iterator[tuple[DatasetReader, tuple[int, ...]]]:
+    """Where a tile of so many metres a pixel is read from, and the numbers of its bands there."""
+    if look.copy and pixel > look.coarsest:
+        with MemoryFile(look.copy) as memory, memory.open() as dataset:
+            yield dataset, tuple(range(1, len(look.indexes) + 1))
+    else:
+        with opened(path) as dataset:
+            yield dataset, look.indexes
+
+
+@cached(
+    LRUCache(_KEPT, getsizeof=lambda look: look.size),
+    key=lambda stamp, layer: (stamp, layer),
+    condition=threading.Condition(),
+)
+def _look(stamp: Stamp, layer: Layer) -> _Look:
+    """Find what all tiles of a layer have in common, once."""
+    with opened(stamp[0]) as dataset:
+        grid = Grid.of(dataset)
+        if grid.local:
+            raise SourceError(f"{stamp[0]}: its coordinates have no place on Earth, so it cannot be shown on a map")
+        indexes = _indexes(dataset, layer)
+        if not indexes:
+            raise SourceError(f"{stamp[0]}: has no layer {layer}")
+        check_blocks(dataset, indexes, stamp[0])
+        bounds = transform_bounds(grid.crs, _MERCATOR, *grid.bounds, densify_pts=21)
+        if not all(map(math.isfinite, bounds)):
+            raise SourceError(f"{stamp[0]}: lies where Web Mercator has no place")
+        reduction = max([1, *dataset.overviews(indexes[0])])
+        pixel = max((bounds[2] - bounds[0]) / grid.width, (bounds[3] - bounds[1]) / grid.height) * reduction
+        copy = _small(dataset, grid, indexes) if max(grid.shape) > _LARGEST_READ * reduction else b""
+        return _Look(indexes, bounds, _limits(dataset, layer, indexes), copy, pixel * _LARGEST_READ / SIDE)
+
+
+def _indexes(dataset: DatasetReader, layer: Layer) -> tuple[int, ...]:
+    if layer in _CLASSES:
+        return (1,)
+    names = dataset.descriptions
+    return tuple(names.index(name) + 1 for name in bands_of(layer, names))
+
+
+def _sample(dataset: DatasetReader, index: int) -> NDArray[np.float32]:
+    """A band made small, in physical units, NaN where invalid."""
+    shape = min(dataset.height, _SAMPLE), min(dataset.width, _SAMPLE)
+    band = dataset.read(index, out_shape=shape, masked=True, out_dtype="float32", resampling=Resampling.nearest)
+    values: NDArray[np.float32] = band.filled(np.nan)
+    return values * np.float32(dataset.scales[index - 1]) + np.float32(dataset.offsets[index - 1])
+
+
+def _small(dataset: DatasetReader, grid: Grid, indexes: Sequence[int]) -> bytes:
+    """Bands made small, as a GeoTIFF."""
+    values = np.stack([_sample(dataset, index) for index in indexes])
+    height, width = values.shape[1:]
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", count=len(values), height=height, width=width, dtype="float32", nodata=np.nan,
+            crs=grid.crs, transform=from_bounds(*grid.bounds, width, height), tiled=True, compress="DEFLATE",
+        ) as writer:  # fmt: skip
+            writer.write(values)
+        return bytes(memory.getbuffer())
+
+
+def _limits(dataset: DatasetReader, layer: Layer, indexes: Sequence[int]) -> tuple[tuple[float, float], ...]:
+    """Of each band, its 2nd and 98th percentile; before and after an event they are the same, so that they compare."""
+    if layer in _CLASSES or layer == "slope":
+        return ()
+    if layer.startswith("sar"):
+        polarisation = dataset.descriptions[indexes[0] - 1].partition("_")[0]
+        both = [
+            dataset.descriptions.index(name) + 1
+            for name in (f"{polarisation}_pre", f"{polarisation}_post")
+            if name in dataset.descriptions
+        ]
+        return (_range(np.concatenate([_sample(dataset, index).ravel() for index in both])),)
+    return tuple(_range(_sample(dataset, index)) for index in indexes)
+
+
+def _range(values: NDArray[np.float32]) -> tuple[float, float]:
+    valid = values[np.isfinite(values)]
+    low, high = np.percentile(valid, (2, 98)).tolist() if valid.size else (0.0, 1.0)
+    return low, max(high, low + 1e-6)
+
+
+_Limits = tuple[tuple[float, float], ...]
+
+
+def _colours(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
+    """Bands from black to white, shadows lifted."""
+    low, high = (np.array(ends, np.float32).reshape(-1, 1, 1) for ends in zip(*limits, strict=True))
+    return _bytes(((values - low) / (high - low)).clip(0, 1) ** GAMMA * 255)
+
+
+def _grey(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
+    ((low, high),) = limits
+    return _bytes(((values - low) / (high - low)).clip(0, 1) * 255)
+
+
+def _slope(values: NDArray[np.float32], _: _Limits) -> NDArray[np.uint8]:
+    """Steep is dark, as in the picture of a map."""
+    return _bytes(255 - (values / STEEPEST).clip(0, 1) * 255)
+
+
+def _inventory(values: NDArray[np.float32], _: _Limits) -> NDArray[np.uint8]:
+    return _bytes(np.where(values == 1, 255, 0))
+
+
+def _probability(values: NDArray[np.float32], _: _Limits) -> NDArray[np.uint8]:
+    return _bytes(np.round(values.clip(0, 1) * 254) + 1)
+
+
+def _bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    whole: NDArray[np.uint8] = np.nan_to_num(values).round().astype(np.uint8)
+    return whole
+
+
+_PAINTERS = {
+    "optical": _colours,
+    "slope": _slope,
+    "elevation": _grey,
+    "sar_before": _grey,
+    "sar_after": _grey,
+    "inventory": _inventory,
+    "probability": _probability,
+}
+
+
+def _png(picture: NDArray[np.uint8], shown: NDArray[np.bool_]) -> bytes | None:
+    """A picture (1 or 3, height, width) with what is not shown transparent; None where nothing is."""
+    if not shown.any():
+        return None
+    painted = np.where(shown, picture, 0).astype(np.uint8)
+    alpha = np.where(shown, 255, 0).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(np.dstack([*painted, alpha])).save(stream, "PNG", compress_level=1)
+    return stream.getvalue()

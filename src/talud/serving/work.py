@@ -1,0 +1,66 @@
+"""What a worker does for a job: the map, tile by tile, from wherever an earlier worker left it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from talud.cluster import Tell
+from talud.errors import BusyError
+from talud.inference import prediction
+from talud.inference.runtime import Model, Origin
+
+NICE = 10  # of a worker: who asks how a job fares is answered before its next tile
+PATIENCE = 120  # seconds; a worker whose service was killed is done with its tile, and so with its map, by then
+
+
+@dataclass(frozen=True)
+class Work:
+    """A map to be made.
+
+    Attributes:
+        raster: a file that the worker reaches under the same path.
+        model: likewise; a copy of the job's own.
+        origin: of the model in the registry.
+        out: folder of the map.
+        threshold: in place of the model's own.
+        minimum_area: in m².
+        threads: of one pass; None: the physical cores.
+    """
+
+    raster: Path
+    model: Path
+    origin: Origin
+    out: Path
+    threshold: float | None
+    minimum_area: float
+    threads: int | None
+
+
+def map_landslides(work: Work, tell: Tell) -> str:
+    """Make the map; what it came to, in one line. Of its tiles [done, all] is told."""
+    os.nice(max(NICE - os.nice(0), 0))
+    model = Model.load(work.model, work.origin, threads=work.threads)
+    tell([0, 0])
+    began = time.monotonic()
+    while True:
+        try:
+            result = prediction.predict(
+                model,
+                work.raster,
+                work.out,
+                work.threshold,
+                progress=lambda done, tiles: tell([done, tiles]),
+                minimum_area=work.minimum_area,
+            )
+        except BusyError:
+            if time.monotonic() - began > PATIENCE:
+                raise
+            tell([0, 0])
+            time.sleep(1)
+        else:
+            return f"{result.landslides:,} landslides, {result.landslide_area_m2 / 10_000:,.1f} ha; " + (
+                f"{result.share_not_mapped:.1%} of the raster is not mapped"
+            )

@@ -1,0 +1,137 @@
+"""A real service in a process of its own, and a project for it to serve."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import onnx
+
+from talud import registry
+
+EXECUTION = "/processes/map-landslides/execution"
+PATIENCE = 90  # seconds
+
+Found = TypeVar("Found")
+
+
+def add_champion(root: Path, name: str, file: Path) -> registry.Version:
+    """Register a model as the champion of its name."""
+    registry.connect(root, create=True)
+    tags = {"band_set": name}
+    with registry.study(root, name, tags) as parent, registry.trial(parent, "one", {}, tags) as trial:
+        trial.log_scores({"f1": 0.5})
+    made = registry.register(f"landslide-unet-{name}", onnx.load(file), trial.run_id, os.urandom(16).hex() * 2)
+    registry.set_alias(made, "champion")
+    return made
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def wait_for(look: Callable[[], Found], what: str) -> Found:
+    """What `look` gives once it is true."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if found := look():
+            return found
+        time.sleep(0.05)
+    raise TimeoutError(what)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A running service.
+
+    Attributes:
+        process: its own.
+        http: a client of it.
+    """
+
+    process: subprocess.Popen[str]
+    http: httpx.Client
+
+    def ask(self, raster: str, **inputs: Any) -> str:
+        """The id of a new job."""
+        body = {"inputs": {"raster": {"href": raster}, **inputs}}
+        answer = self.http.post(EXECUTION, json=body, headers={"Prefer": "respond-async"})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["jobID"])
+
+    def job(self, job: str) -> dict[str, Any]:
+        """How a job fares."""
+        found: dict[str, Any] = self.http.get(f"/jobs/{job}").json()
+        return found
+
+    def ended(self, job: str) -> dict[str, Any]:
+        """A job, once it has ended."""
+
+        def look() -> dict[str, Any] | None:
+            found = self.job(job)
+            return None if found["status"] in ("accepted", "running") else found
+
+        return wait_for(look, f"job {job} does not end")
+
+    def workers(self) -> list[int]:
+        """The processes that map."""
+        found = subprocess.run(
+            ["pgrep", "-f", "spawn_main", "--ns", str(self.process.pid)], capture_output=True, text=True, check=False
+        )
+        return [pid for pid in map(int, found.stdout.split()) if _descends(pid, self.process.pid)]
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            return False
+    return False
+
+
+@contextmanager
+def serving(project: Path, settings: Mapping[str, str] | None = None, host: str = "127.0.0.1") -> Iterator[Serving]:
+    """Start `talud serve` in a project, until the block ends."""
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "talud.cli.main", "serve", "--host", host, "--port", str(port)],
+        cwd=project,
+        env=environment | {f"TALUD_SERVICE_{name.upper()}": value for name, value in (settings or {}).items()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as http:
+            wait_for(lambda: _answers(process, http), "the service does not answer")
+            yield Serving(process, http)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+
+
+def _answers(process: subprocess.Popen[str], http: httpx.Client) -> bool:
+    assert process.poll() is None, process.communicate()[0]
+    try:
+        return http.get("/health/live").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,22 @@
+"""What the tests of the service share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service_process import add_champion
+from stack_files import noise, write_stack
+
+
+@pytest.fixture(scope="session")
+def service_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a champion of three bands, a small stack and one of nine tiles."""
+    root = tmp_path_factory.mktemp("service") / "project"
+    (root / "stacks").mkdir(parents=True)
+    (root / "params.yaml").write_text("seed: 1\n")
+    add_champion(root, "3band", tiny_model)
+    write_stack(root / "stacks/small.tif", noise(120, 160))
+    write_stack(root / "stacks/large.tif", noise(1800, 1800))
+    return root
