@@ -23,7 +23,7 @@ export interface Raster {
   name: string;
   bands: string[];
   layers: string[];
-  bounds: Bounds;
+  bounds: Bounds | null;
   pixels: number;
   resolution: number;
   crs: string;

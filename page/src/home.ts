@@ -9,7 +9,11 @@ import type { View } from './view';
 
 export function home(session: Session): View {
   const list = new JobList();
-  const form = new StartForm(session, () => void list.poll());
+  const form = new StartForm(
+    session,
+    () => void list.poll(),
+    (rasters) => list.setRasters(rasters),
+  );
   return {
     element: h('div', { class: 'home' }, h('h1', { class: 'hidden-visually' }, () => t().title), form.element, list.element),
     unsaved: () => false,

@@ -36,7 +36,8 @@ export class JobMapView {
     this.layers = new Layers(facts, { job: job.jobID, maxZoom, failed });
     const polygons = new VectorLayer({
       source: this.review.source,
-      style: (feature) => (feature.get('hidden') ? [] : polygonStyle(feature as Feature, feature === this.review.selected)),
+      style: (feature, resolution) =>
+        feature.get('hidden') ? [] : polygonStyle(feature as Feature, feature === this.review.selected, resolution),
     });
     this.layers.all.push({ name: 'polygons', layer: polygons });
     for (const { layer } of this.layers.all) this.map.addLayer(layer);

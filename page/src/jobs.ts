@@ -1,18 +1,17 @@
 /** The list of maps: what each is made of, how far it is, and what can be done with it. */
 
-import { dismiss, jobs, type Job } from './api';
+import { dismiss, jobs, type Job, type Raster } from './api';
 import { announce } from './announce';
 import { confirmed } from './dialogue';
 import { button, fill, h } from './dom';
 import { failure } from './failure';
 import { speak, t } from './language';
+import { rasterName } from './names';
 import { area, moment, number } from './quantities';
 
 const PAGE = 30;
 const OFTEN = 1500;
 const SELDOM = 10_000;
-
-export const rasterName = (href: string): string => href.split('/').at(-1) || href;
 
 const alive = (job: Job): boolean => job.status === 'accepted' || job.status === 'running';
 
@@ -22,6 +21,7 @@ export class JobList {
   private readonly state = h('div');
   private readonly closing = new AbortController();
   private known: Job[] = [];
+  private synthetic = new Set<string>();
   private limit = PAGE;
   private timer = 0;
 
@@ -36,6 +36,12 @@ export class JobList {
     speak(this.list, () => this.show());
     fill(this.state, h('p', { class: 'soft' }, () => t().loading));
     void this.poll();
+  }
+
+  /** Says of maps whose rasters are synthetic that they are. */
+  setRasters(rasters: Raster[]): void {
+    this.synthetic = new Set(rasters.filter((raster) => raster.synthetic).map(({ href }) => href));
+    this.show();
   }
 
   close(): void {
@@ -92,7 +98,13 @@ export class JobList {
       h(
         'div',
         { class: 'job-facts' },
-        h('p', { class: 'job-name' }, h('strong', {}, name), h('span', { class: `chip ${job.status}` }, t().status[job.status])),
+        h(
+          'p',
+          { class: 'job-name' },
+          h('strong', {}, name),
+          h('span', { class: `chip ${job.status}` }, t().status[job.status]),
+          this.synthetic.has(job.inputs.raster) ? h('span', { class: 'chip synthetic' }, t().synthetic) : null,
+        ),
         h('p', { class: 'soft' }, facts(job)),
         h('p', { class: 'soft' }, t().createdAt(moment(job.created))),
         alive(job)

@@ -14,6 +14,7 @@ import { speak, t } from './language';
 import { compareChoice, layerRows, notMappedFacts, showFiles } from './layerpanel';
 import { Legend } from './legend';
 import { drawsWebGL } from './mapframe';
+import { rasterName, uploads } from './names';
 import { number } from './quantities';
 import { properties } from './review';
 import { askReviewer, reviewer } from './reviewer';
@@ -34,7 +35,7 @@ export function jobView(session: Session, id: string, other: string | null): Vie
     fill(element, h('p', { class: 'soft centred' }, () => t().loading));
     if (!drawsWebGL()) return fill(element, h('p', { class: 'notice wrong', role: 'alert' }, () => t().noWebGL));
     try {
-      const known = await rasters();
+      const known = [...uploads(), ...(await rasters())];
       const resolution = (href: string) => known.find((raster) => raster.href === href)?.resolution ?? null;
       const opened = await Promise.all([id, ...(other ? [other] : [])].map((one) => JobMapView.open(one, resolution)));
       if (closing.signal.aborted) return opened.forEach((one) => one.close());
@@ -89,12 +90,12 @@ class OpenJob {
       edit: () => this.edit(),
       draw: () => this.draw(),
     });
-    this.slider = new ThresholdSlider('map-threshold', () => (second ? t().mapThresholdOf(t().left) : t().mapThreshold), facts.threshold, (threshold) => {
+    this.slider = new ThresholdSlider('map-threshold', () => (second ? t().leftThreshold : t().mapThreshold), facts.threshold, (threshold) => {
       main.layers.setThreshold(threshold);
       this.showLegend();
     });
     this.secondSlider = second
-      ? new ThresholdSlider('second-threshold', () => t().mapThresholdOf(t().right), second.facts.threshold, (threshold) => second.layers.setThreshold(threshold))
+      ? new ThresholdSlider('second-threshold', () => t().rightThreshold, second.facts.threshold, (threshold) => second.layers.setThreshold(threshold))
       : null;
     this.again = button(() => t().mapAgain(number(this.slider.value, 2)), () => void this.mapAgain(), { id: 'map-again' });
     const map = h('div', { class: 'map-area' }, frame.element, this.legend.element, this.editing.bar, this.notice);
@@ -132,7 +133,7 @@ class OpenJob {
       'div',
       { class: facts.synthetic ? 'strip synthetic' : 'strip' },
       h('a', { class: 'back', href: '#/' }, '‹ ', () => t().back),
-      h('h1', {}, facts.raster),
+      h('h1', {}, rasterName(facts.raster)),
       h(
         'p',
         {},
@@ -192,7 +193,7 @@ class OpenJob {
     target.removeAttribute('tabindex');
     target.setAttribute('aria-hidden', 'true');
     const swipe = new Swipe(area, target);
-    const name = (view: JobMapView) => t().jobModel(view.facts.model, view.facts.version);
+    const name = ({ facts }: JobMapView) => `${t().jobModel(facts.model, facts.version)} · ${number(facts.threshold, 2)}`;
     this.main.frame.target.after(target);
     area.append(
       h('p', { class: 'side left' }, h('span', { class: 'hidden-visually' }, () => `${t().left}: `), () => name(this.main)),
@@ -283,7 +284,7 @@ class OpenJob {
 
   private async judge(verdict: 'accepted' | 'rejected'): Promise<void> {
     const found = await this.subject();
-    if (!found) return;
+    if (!found || properties(found.feature).origin === 'drawn') return;
     const kept = this.main.review.judge(found.feature, verdict, found.name);
     if (goesOn()) this.step(1);
     await kept;

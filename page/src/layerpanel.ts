@@ -3,9 +3,9 @@
 import { results, type Job, type NotMapped } from './api';
 import { fill, h } from './dom';
 import { failure } from './failure';
-import { rasterName } from './jobs';
 import { t } from './language';
 import type { Layer } from './layers';
+import { rasterName } from './names';
 import { area, moment, number } from './quantities';
 
 /** One row for each layer: a box to show it, a slider to fade it. */
@@ -44,7 +44,7 @@ export function notMappedFacts(areas: NotMapped): HTMLElement {
     'div',
     {},
     h('p', {}, () => t().notMappedSome(area(all))),
-    h('ul', {}, ...[...byReason].sort((a, b) => b[1] - a[1]).map(([reason, size]) => h('li', {}, `${reason}: `, () => area(size)))),
+    h('ul', {}, ...[...byReason].sort((a, b) => b[1] - a[1]).map(([reason, size]) => h('li', {}, () => `${t().reason(reason)}: ${area(size)}`))),
   );
 }
 

@@ -2,6 +2,7 @@
 
 import type { PolygonProperties } from './api';
 
+/** As the service counts: accepted ones are the model's, drawn ones stand beside them. */
 export interface Counts {
   unreviewed: number;
   accepted: number;
@@ -13,10 +14,8 @@ export interface Counts {
 export function counted(polygons: Iterable<PolygonProperties>): Counts {
   const counts: Counts = { unreviewed: 0, accepted: 0, rejected: 0, drawn: 0, acceptedArea: 0 };
   for (const { verdict, origin, area_m2 } of polygons) {
-    counts[verdict] += 1;
-    if (verdict !== 'accepted') continue;
-    counts.acceptedArea += area_m2;
-    if (origin === 'drawn') counts.drawn += 1;
+    counts[origin === 'drawn' ? 'drawn' : verdict] += 1;
+    if (origin === 'drawn' || verdict === 'accepted') counts.acceptedArea += area_m2;
   }
   return counts;
 }

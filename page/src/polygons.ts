@@ -15,10 +15,11 @@ export const LINES: Record<Look, { colour: string; width: number; dash?: number[
 };
 const CASING = 'rgb(20 24 22 / 85%)';
 
-function look(kind: Look, selected: boolean): Style[] {
-  const { colour, width, dash } = LINES[kind];
+function look(kind: Look, selected: boolean, share: number): Style[] {
+  const { colour, dash } = LINES[kind];
+  const width = LINES[kind].width * share;
   const styles = [
-    new Style({ stroke: new Stroke({ color: CASING, width: width + 2.5 }) }),
+    new Style({ stroke: new Stroke({ color: CASING, width: width + 2.5 * share }) }),
     new Style({
       stroke: new Stroke({ color: colour, width, ...(dash ? { lineDash: dash } : {}) }),
       // Without a fill only its line could be clicked.
@@ -26,21 +27,26 @@ function look(kind: Look, selected: boolean): Style[] {
     }),
   ];
   const halo = [
-    new Style({ stroke: new Stroke({ color: CASING, width: width + 10 }) }),
-    new Style({ stroke: new Stroke({ color: '#ffffff', width: width + 7 }) }),
+    new Style({ stroke: new Stroke({ color: CASING, width: width + 10 * share }) }),
+    new Style({ stroke: new Stroke({ color: '#ffffff', width: width + 7 * share }) }),
   ];
   return selected ? [...halo, ...styles] : styles;
 }
 
+const key = (kind: Look, selected: boolean, far: boolean) => `${kind} ${selected} ${far}`;
+// Metres a pixel of the screen beyond which lines are thinner, lest they cover small polygons.
+const FAR = 8;
 const STYLES = new Map<string, Style[]>();
 for (const kind of Object.keys(LINES) as Look[]) {
-  STYLES.set(`${kind}`, look(kind, false));
-  STYLES.set(`${kind} selected`, look(kind, true));
+  for (const selected of [true, false]) {
+    STYLES.set(key(kind, selected, true), look(kind, selected, 0.65));
+    STYLES.set(key(kind, selected, false), look(kind, selected, 1));
+  }
 }
 
-export function polygonStyle(feature: Feature, selected: boolean): Style[] {
+export function polygonStyle(feature: Feature, selected: boolean, resolution: number): Style[] {
   const kind = feature.get('unsaved') || feature.get('failed') ? 'unsaved' : (feature.get('verdict') as Verdict);
-  return STYLES.get(selected ? `${kind} selected` : kind) ?? [];
+  return STYLES.get(key(kind, selected, resolution > FAR)) ?? [];
 }
 
 /** Of what is being drawn or changed: its corners are large enough for a finger. */

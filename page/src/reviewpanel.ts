@@ -33,6 +33,8 @@ export class ReviewPanel {
   private readonly by = h('p', { class: 'soft reviewing' });
   private readonly notice = h('div');
   private readonly note = h('p', { class: 'soft' });
+  private readonly accept: HTMLButtonElement;
+  private readonly reject: HTMLButtonElement;
   private readonly judging: HTMLButtonElement[];
   private readonly undo: HTMLButtonElement;
 
@@ -47,11 +49,11 @@ export class ReviewPanel {
       return made;
     };
     const goOn = h('input', { type: 'checkbox', id: 'go-on', checked: goesOn(), on: { change: () => localStorage.setItem(GO_ON, goOn.checked ? 'on' : 'off') } });
-    const accept = key(() => t().accept, 'a', acts.accept, 'primary');
-    const reject = key(() => t().reject, 'r', acts.reject);
+    this.accept = key(() => t().accept, 'a', acts.accept, 'primary');
+    this.reject = key(() => t().reject, 'r', acts.reject);
     const edit = key(() => t().edit, 'e', acts.edit);
     this.undo = key(() => (this.drawn() ? t().removeDrawn : t().undo), 'u', acts.undo);
-    this.judging = [accept, reject, edit];
+    this.judging = [this.accept, this.reject, edit];
     this.element = h(
       'section',
       { class: 'panel review', 'aria-labelledby': 'review-title' },
@@ -62,7 +64,7 @@ export class ReviewPanel {
         'div',
         { class: 'judging' },
         h('div', { class: 'pair' }, key(() => t().previous, 'p', acts.previous), key(() => t().next, 'n', acts.next)),
-        h('div', { class: 'pair' }, accept, reject, edit, this.undo),
+        h('div', { class: 'pair' }, this.accept, this.reject, edit, this.undo),
         h('p', { class: 'check' }, goOn, h('label', { for: 'go-on' }, () => t().goOn)),
       ),
       this.selected,
@@ -97,13 +99,16 @@ export class ReviewPanel {
         'dl',
         { class: 'counts' },
         entry(t().counts.unreviewed, number(unreviewed)),
-        entry(t().counts.accepted, drawn ? `${number(accepted)} (${number(drawn)} ${t().counts.drawn})` : number(accepted)),
+        entry(t().counts.accepted, number(accepted)),
         entry(t().counts.rejected, number(rejected)),
+        entry(t().counts.drawn, number(drawn)),
         entry(t().acceptedArea, area(acceptedArea)),
       ),
     );
     fill(this.selected, ...(selected ? described(selected) : [h('p', { class: 'soft' }, t().nothingSelected)]));
     for (const one of this.judging) one.disabled = selected === null || isNew(selected);
+    // Who drew a polygon has accepted it; it can be redrawn, or removed.
+    if (this.drawn()) this.accept.disabled = this.reject.disabled = true;
     this.undo.disabled = selected === null || isNew(selected) || properties(selected).verdict === 'unreviewed';
     this.undo.firstChild!.textContent = this.drawn() ? t().removeDrawn : t().undo;
     this.note.textContent = t().exportNote(unreviewed);

@@ -5,6 +5,7 @@ import { announce } from './announce';
 import { button, fill, h } from './dom';
 import { failure } from './failure';
 import { speak, t } from './language';
+import { rememberUpload, uploads } from './names';
 import { megapixels, number } from './quantities';
 
 const AUTO = 'auto';
@@ -31,11 +32,12 @@ export class StartForm {
   private readonly bands = h('div', { class: 'checks' });
   private readonly submit = h('button', { type: 'submit', class: 'button primary' }, () => t().startMap);
   private readonly uploading = h('div');
-  private readonly file = h('input', { id: 'file', type: 'file', accept: '.tif,.tiff,image/tiff' });
+  private readonly file = h('input', { id: 'file', class: 'hidden-visually', type: 'file', accept: '.tif,.tiff,image/tiff' });
 
   constructor(
     session: Session,
     private readonly started: () => void,
+    private readonly known: (rasters: Raster[]) => void,
   ) {
     this.raster.addEventListener('change', () => this.rasterChosen());
     this.model.addEventListener('change', () => this.describeModel());
@@ -63,8 +65,7 @@ export class StartForm {
       h('label', { for: 'raster' }, () => t().raster),
       this.raster,
       this.rasterFacts,
-      h('label', { for: 'file', class: 'upload' }, () => t().upload),
-      this.file,
+      h('div', { class: 'upload' }, this.file, h('label', { for: 'file', class: 'button plain' }, () => t().upload)),
       this.uploading,
       h('label', { for: 'model' }, () => t().model),
       this.model,
@@ -87,7 +88,10 @@ export class StartForm {
 
   private async load(): Promise<void> {
     try {
-      [this.rasters, this.models] = await Promise.all([rasters(), models()]);
+      const [listed, registered] = await Promise.all([rasters(), models()]);
+      this.rasters = [...uploads(), ...listed];
+      this.models = registered;
+      this.known(this.rasters);
       fill(this.notice);
       this.show();
       this.rasterChosen();
@@ -179,7 +183,9 @@ export class StartForm {
         },
         stop.signal,
       );
+      rememberUpload(raster);
       this.rasters = [raster, ...this.rasters];
+      this.known(this.rasters);
       this.show();
       this.raster.value = raster.href;
       this.rasterChosen();

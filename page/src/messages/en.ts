@@ -119,7 +119,8 @@ export const en = {
   zoomOut: 'Zoom out',
   whole: 'Whole map',
   mapThreshold: 'Probability threshold',
-  mapThresholdOf: (name: string) => `Probability threshold, ${name}`,
+  leftThreshold: 'Probability threshold, left map',
+  rightThreshold: 'Probability threshold, right map',
   modelThreshold: (threshold: string) => `Back to the map’s own, ${threshold}`,
   sliderNote: (threshold: string) => `The slider colours the picture anew. The polygons were made at ${threshold}.`,
   mapAgain: (threshold: string) => `Map again at ${threshold}`,
@@ -140,6 +141,8 @@ export const en = {
   notMapped: 'Not mapped',
   notMappedNothing: 'The whole raster is mapped.',
   notMappedSome: (area: string) => `Of ${area} this map says nothing:`,
+  // Reasons come from the service, in English.
+  reason: (reason: string) => reason,
   notMappedFailed: 'Where nothing is mapped could not be had',
   compare: 'Compare',
   compareWith: 'Compare with another map of this raster',
@@ -161,8 +164,8 @@ export const en = {
 
   // The review
   review: 'Review',
-  counts: { unreviewed: 'Unreviewed', accepted: 'Accepted', rejected: 'Rejected', drawn: 'of them drawn' },
-  acceptedArea: 'Accepted area',
+  counts: { unreviewed: 'Unreviewed', accepted: 'Accepted', rejected: 'Rejected', drawn: 'Drawn' },
+  acceptedArea: 'Area, accepted and drawn',
   reviewed: 'Reviewed',
   reviewedOf: (reviewed: number, all: number) => `${reviewed} of ${all} reviewed`,
   noPolygons: 'The map has no polygons. You can draw what it missed.',

@@ -116,7 +116,8 @@ export const es: Messages = {
   zoomOut: 'Alejar',
   whole: 'Mapa completo',
   mapThreshold: 'Umbral de probabilidad',
-  mapThresholdOf: (name) => `Umbral de probabilidad, ${name}`,
+  leftThreshold: 'Umbral de probabilidad, mapa izquierdo',
+  rightThreshold: 'Umbral de probabilidad, mapa derecho',
   modelThreshold: (threshold) => `Volver al del mapa, ${threshold}`,
   sliderNote: (threshold) => `El control vuelve a colorear la imagen. Los polígonos se hicieron con ${threshold}.`,
   mapAgain: (threshold) => `Cartografiar otra vez con ${threshold}`,
@@ -137,6 +138,12 @@ export const es: Messages = {
   notMapped: 'Sin cartografiar',
   notMappedNothing: 'Todo el ráster está cartografiado.',
   notMappedSome: (area) => `De ${area} este mapa no dice nada:`,
+  reason: (reason) =>
+    reason
+      .replace('radar layover or shadow', 'inversión o sombra de radar')
+      .replace('cloud', 'nubes')
+      .replace('no data:', 'sin datos:')
+      .replace(' and ', ' y '),
   notMappedFailed: 'No se pudo obtener lo que está sin cartografiar',
   compare: 'Comparar',
   compareWith: 'Comparar con otro mapa de este ráster',
@@ -157,8 +164,8 @@ export const es: Messages = {
   },
 
   review: 'Revisión',
-  counts: { unreviewed: 'Sin revisar', accepted: 'Aceptados', rejected: 'Rechazados', drawn: 'de ellos dibujados' },
-  acceptedArea: 'Área aceptada',
+  counts: { unreviewed: 'Sin revisar', accepted: 'Aceptados', rejected: 'Rechazados', drawn: 'Dibujados' },
+  acceptedArea: 'Área, aceptados y dibujados',
   reviewed: 'Revisados',
   reviewedOf: (reviewed, all) => `${reviewed} de ${all} revisados`,
   noPolygons: 'El mapa no tiene polígonos. Puede dibujar lo que le falta.',
