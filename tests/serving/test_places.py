@@ -1,0 +1,217 @@
+"""Which files a client may name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import pytest
+import rasterio
+import rasterio.shutil
+from rasterio.vrt import WarpedVRT
+
+from stack_files import noise, write_stack
+from talud.errors import SourceError
+from talud.serving.places import local
+from talud.serving.settings import Settings
+
+UPLOAD = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stack(tmp_path_factory.mktemp("stack") / "a.tif", noise(20, 28))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, stack: Path) -> Settings:
+    """A data folder with a raster, one in a folder, and a secret one outside."""
+    (tmp_path / "data/basins").mkdir(parents=True)
+    for place in ("data/a.tif", "data/basins/b.tif", "secret.tif"):
+        shutil.copy(stack, tmp_path / place)
+    (tmp_path / f"results/uploads/{UPLOAD}").mkdir(parents=True)
+    return Settings(data=tmp_path / "data", results=tmp_path / "results")
+
+
+def refused(href: str, settings: Settings) -> str:
+    with pytest.raises(SourceError) as caught:
+        local(href, settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_rasters_below_the_data_folder_are_found(settings: Settings) -> None:
+    assert local("a.tif", settings) == settings.data / "a.tif"
+    assert local("basins/b.tif", settings) == settings.data / "basins/b.tif"
+
+
+def test_names_in_any_script_are_found(settings: Settings) -> None:
+    for name in ("cañón de la Liboriana.tif", "地滑り.tif", "what? #1 & 100%!.tif"):
+        shutil.copy(settings.data / "a.tif", settings.data / name)
+        assert local(name, settings).name == name
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "",
+        ".",
+        "..",
+        "../secret.tif",
+        "basins/../../secret.tif",
+        "basins/../a.tif",
+        "./a.tif",
+        "basins//b.tif",
+        "/etc/passwd",
+        "//host/a.tif",
+        "{outside}/secret.tif",
+        "{data}/a.tif",
+        "/vsizip/{data}/a.zip/a.tif",
+        "/vsizip/a.zip/a.tif",
+        "/vsicurl/http://127.0.0.1/a.tif",
+        "/vsitar/a.tar/a.tif",
+        "/vsimem/a.tif",
+        "/vsis3/bucket/a.tif",
+        "/vsistdin/",
+        "/vsisubfile/0_100,a.tif",
+        "vrt://a.tif",
+        "vrt://{outside}/secret.tif?bands=1",
+        "GTIFF_DIR:1:a.tif",
+        "GTIFF_RAW:a.tif",
+        'NETCDF:"a.nc":band',
+        "zip+https://example.org/a.zip!a.tif",
+        "https://example.org/a.tif",
+        "file:///etc/passwd",
+        "file://{data}/a.tif",
+        "C:/a.tif",
+        "basins\\b.tif",
+        "..\\secret.tif",
+        "a.tif\0",
+        "a.tif\0.png",
+        "a\n.tif",
+        "a\u202e.tif",
+        "a\ud800.tif",
+        "<VRTDataset/>",
+        "a.tif/",
+        "a.tif/..",
+        "basins",
+        "basins/",
+        "%2e%2e/secret.tif",
+        ".hidden/a.tif",
+        "nothing.tif",
+        "a" * 300 + ".tif",
+        "a/" * 3000 + "a.tif",
+        "uploads",
+        "uploads/",
+        "uploads/..",
+        f"uploads/{UPLOAD}",
+        f"uploads/{UPLOAD.upper()}",
+        f"uploads/{UPLOAD}/a.tif",
+        f"uploads/{{{UPLOAD}}}",
+        f"uploads/{uuid.UUID(UPLOAD).hex}",
+    ],
+)
+def test_other_references_are_refused(href: str, settings: Settings, tmp_path: Path) -> None:
+    (settings.data / ".hidden").mkdir()
+    shutil.copy(settings.data / "a.tif", settings.data / ".hidden/a.tif")
+    refused(href.replace("{outside}", str(tmp_path)).replace("{data}", str(settings.data)), settings)
+
+
+def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_followed(settings: Settings, tmp_path: Path) -> None:
+    (settings.data / "out.tif").symlink_to(tmp_path / "secret.tif")
+    (settings.data / "up").symlink_to(tmp_path)
+    (settings.data / "in.tif").symlink_to("basins/b.tif")
+    (settings.data / "circle.tif").symlink_to("circle.tif")
+    for href in ("out.tif", "up/secret.tif", "circle.tif"):
+        refused(href, settings)
+    assert local("in.tif", settings) == settings.data / "basins/b.tif"
+
+
+def test_a_data_folder_that_is_itself_a_link_is_as_good(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(settings.data)
+    assert local("a.tif", settings.model_copy(update={"data": tmp_path / "link"})) == settings.data / "a.tif"
+
+
+def test_an_upload_is_the_one_file_of_its_folder(settings: Settings, tmp_path: Path) -> None:
+    folder = settings.results / "uploads" / UPLOAD
+    shutil.copy(settings.data / "a.tif", folder / "mine.tif")
+    (folder / "mine.tif.aux.xml").write_text("<PAMDataset/>")
+    assert local(f"uploads/{UPLOAD}", settings) == folder / "mine.tif"
+    (folder / "another.tif").symlink_to(tmp_path / "secret.tif")
+    refused(f"uploads/{UPLOAD}", settings)
+    (folder / "mine.tif").unlink()
+    refused(f"uploads/{UPLOAD}", settings)
+
+
+def test_a_pipe_is_not_waited_for(settings: Settings) -> None:
+    os.mkfifo(settings.data / "pipe.tif")
+    refused("pipe.tif", settings)
+
+
+def _vrt(path: Path, source: Path) -> None:
+    rasterio.shutil.copy(source, path.with_suffix(".vrt"), driver="VRT")
+    path.with_suffix(".vrt").replace(path)
+
+
+def _warped(path: Path, source: Path) -> None:
+    with rasterio.open(source) as dataset, WarpedVRT(dataset) as view:
+        rasterio.shutil.copy(view, path.with_suffix(".vrt"), driver="VRT")
+    path.with_suffix(".vrt").replace(path)
+
+
+@pytest.mark.parametrize("name", ["fake.tif", "fake.vrt"])
+@pytest.mark.parametrize("make", [_vrt, _warped])
+def test_a_vrt_is_refused_whatever_its_name(make, name: str, settings: Settings, tmp_path: Path) -> None:
+    make(settings.data / name, tmp_path / "secret.tif")
+    with rasterio.open(settings.data / name) as dataset:
+        assert dataset.driver == "VRT"
+    assert "only GeoTIFFs" in refused(name, settings)
+
+
+@pytest.mark.parametrize("driver", ["ENVI", "HFA", "GTI"])
+def test_other_formats_are_refused(driver: str, settings: Settings) -> None:
+    if driver == "GTI":
+        (settings.data / "other.tif").write_text("<GDALTileIndexDataset><IndexDataset>a</IndexDataset>")
+    else:
+        rasterio.shutil.copy(settings.data / "a.tif", settings.data / "other.tif", driver=driver)
+    assert "only GeoTIFFs" in refused("other.tif", settings)
+
+
+def test_overviews_mask_and_tags_beside_a_raster_are_fine(settings: Settings) -> None:
+    for name in ("a.tif", "basins/b.tif"):
+        shutil.copy(settings.data / "a.tif", settings.data / f"{name}.ovr")
+        shutil.copy(settings.data / "a.tif", settings.data / f"{name}.msk")
+        (settings.data / f"{name}.aux.xml").write_text("<PAMDataset><Metadata/></PAMDataset>")
+        local(name, settings)
+
+
+@pytest.mark.parametrize("side", ["a.tif.ovr", "a.tif.msk", "a.tif.aux.xml", "A.TIF.OVR", "a.tif.ovr.msk"])
+@pytest.mark.parametrize("how", ["a VRT", "a link", "a folder"])
+def test_what_lies_beside_a_raster_is_judged_too(side: str, how: str, settings: Settings, tmp_path: Path) -> None:
+    if side == "a.tif.ovr.msk":
+        shutil.copy(settings.data / "a.tif", settings.data / "a.tif.ovr")
+    if how == "a VRT":
+        _vrt(settings.data / side, tmp_path / "secret.tif")
+    elif how == "a link":
+        (settings.data / side).symlink_to(tmp_path / "secret.tif")
+    else:
+        (settings.data / side).mkdir()
+    assert side in refused("a.tif", settings)
+
+
+@pytest.mark.parametrize("domain", ["OVERVIEWS", "overviews", "GEOLOCATION"])
+def test_tags_that_name_further_files_are_refused(domain: str, settings: Settings, tmp_path: Path) -> None:
+    """GDAL takes a raster's overviews from whatever file, or address, such a tag names, and deletes it with it."""
+    with rasterio.open(settings.data / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
+        dataset.update_tags(ns=domain, OVERVIEW_FILE=str(tmp_path / "secret.tif"))
+    assert "name further files" in refused("a.tif", settings)
+
+
+def test_tags_beside_a_raster_that_name_further_files_are_refused(settings: Settings, tmp_path: Path) -> None:
+    item = f'<MDI key="OVERVIEW_FILE">{tmp_path}/secret.tif</MDI>'
+    (settings.data / "a.tif.aux.xml").write_text(
+        f'<PAMDataset><Metadata domain="&#79;VERVIEWS">{item}</Metadata></PAMDataset>'
+    )
+    assert "name further files" in refused("a.tif", settings)
