@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -215,3 +217,73 @@ def test_tags_beside_a_raster_that_name_further_files_are_refused(settings: Sett
         f'<PAMDataset><Metadata domain="&#79;VERVIEWS">{item}</Metadata></PAMDataset>'
     )
     assert "name further files" in refused("a.tif", settings)
+
+
+CONFINED = """
+import sys
+from pathlib import Path
+from talud.serving.places import confine_gdal
+
+folder, model = Path(sys.argv[1]), Path(sys.argv[2])
+confine_gdal()
+import rasterio
+from rasterio.errors import RasterioIOError
+from rio_tiler.io import Reader
+from talud.inference.prediction import predict
+from talud.inference.runtime import Model
+
+for name in ("fake.tif", "fake.png", "NETCDF:a.nc", "/vsicurl/http://127.0.0.1:9/a.tif", "https://localhost/a.tif"):
+    try:
+        rasterio.open(name if ":" in name else folder / name)
+        sys.exit(f"{name} was opened")
+    except RasterioIOError:
+        pass
+predict(Model.load(model), folder / "a.tif", folder / "map")
+with Reader(folder / "a.tif") as reader:
+    print(len(reader.preview(indexes=1, max_size=64).render(img_format="PNG")))
+    bounds = reader.get_geographic_bounds("EPSG:4326")
+    print(reader.point((bounds[0] + bounds[2]) / 2, (bounds[1] + bounds[3]) / 2).array[0])
+    tile = next(iter(reader.tms.tiles(*bounds, 14)))
+    print(reader.tile(tile.x, tile.y, tile.z, indexes=1).mask.any())
+"""
+
+
+def confined(code: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    variables = {name: value for name, value in os.environ.items() if name not in ("GDAL_SKIP", "OGR_SKIP")}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=variables | (environment or {}), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_gdal_opens_geotiffs_alone_once_it_is_confined_and_maps_are_made_all_the_same(
+    settings: Settings, tiny_model: Path
+) -> None:
+    from talud.inference.prediction import predict
+    from talud.inference.runtime import Model
+
+    _vrt(settings.data / "fake.tif", settings.data / "a.tif")
+    _warped(settings.data / "fake.png", settings.data / "a.tif")
+    done = confined(CONFINED, str(settings.data), str(tiny_model))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    predict(Model.load(tiny_model), settings.data / "a.tif", settings.data / "free")
+    made, free = (
+        {path.name: path.read_bytes() for path in (settings.data / name).iterdir()} for name in ("map", "free")
+    )
+    assert made.keys() == free.keys()
+    assert {name for name in made if made[name] != free[name]} <= {"timings.json"}
+
+
+@pytest.mark.slow
+def test_confining_too_late_is_said() -> None:
+    late = "import pyogrio; from talud.serving.places import confine_gdal; confine_gdal()"
+    assert "start the service in a process of its own" in confined(late).stderr
+    own = "from talud.serving.places import confine_gdal; confine_gdal()"
+    assert "without GDAL_SKIP" in confined(own, environment={"GDAL_SKIP": "PNG"}).stderr
+    twice = (
+        f"{own}; confine_gdal(); import subprocess, sys; subprocess.run([sys.executable, '-c', {own!r}], check=True)"
+    )
+    done = confined(twice)
+    assert (done.returncode, done.stderr) == (0, "")

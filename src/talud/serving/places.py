@@ -7,21 +7,31 @@ lie. So a reference is judged by its words, by where it leads, by what the file 
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from talud.errors import SourceError
+from talud.errors import ParamsError, SourceError
 from talud.serving.settings import Settings
+from talud.terminal import hushed
 
 UPLOADS = "uploads"
 LONGEST = 1000  # characters of a reference
 PICTURES, TAGS = (".ovr", ".msk"), ".aux.xml"  # what GDAL reads beside a raster
 LEADING = {"OVERVIEWS", "GEOLOCATION"}  # domains of tags that name further files, which GDAL opens
 CLOSED = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}  # an option of GDAL, by which it asks no other machine
+DRIVERS = {"GTiff", "COG", "MEM", "Memory", "PNG", "GPKG", "GeoJSON"}  # of GDAL, that maps and their pictures take
+_ALL_DRIVERS = """
+import pyogrio, rasterio
+with rasterio.Env() as environment:
+    print(",".join({*environment.drivers(), *pyogrio.list_drivers()}))
+"""
 
 
 def local(href: str, settings: Settings) -> Path:
@@ -81,6 +91,46 @@ def check(path: Path, root: Path, name: str) -> None:
         _inside(Path(file), root, f"{name}: {Path(file).name}, which belongs to it")
 
 
+def confine_gdal(*, warping: bool = False) -> None:
+    """Keep GDAL to the drivers that maps take, and off the network: in this process, and in those that it starts.
+
+    rasterio and pyogrio bring a GDAL each, which takes up its drivers once, when it is first used; which those are,
+    another process tells. So this comes before anything that imports pyogrio.
+
+    Args:
+        warping: whether this process warps, as for tiles of a picture: rasterio does so by way of its own VRTs. The
+            processes that it starts do not.
+
+    Raises:
+        ParamsError: it comes too late, or the environment says otherwise.
+    """
+    if "GDAL_SKIP" not in os.environ:
+        command = [sys.executable, "-c", _ALL_DRIVERS]
+        free = {name: value for name, value in os.environ.items() if name != "OGR_SKIP"}
+        told = subprocess.run(command, env=free, capture_output=True, text=True, check=True).stdout
+        _skip({*told.strip().split(",")} - DRIVERS)
+    os.environ.update(CLOSED)
+    skipped = {*os.environ["GDAL_SKIP"].split(",")}
+    kept = DRIVERS | ({"VRT"} if warping else set())
+    _skip(skipped - kept)
+    with hushed():  # each GDAL complains of names that only the other has
+        import pyogrio
+
+        with rasterio.Env() as environment:
+            left = {*environment.drivers(), *pyogrio.list_drivers()} - kept
+    _skip(skipped)
+    if left:
+        raise ParamsError(
+            f"GDAL still has the drivers {', '.join(sorted(left)[:5])} …; start the service in a process of its own, "
+            "without GDAL_SKIP"
+        )
+
+
+def _skip(drivers: set[str]) -> None:
+    """Drivers that GDAL leaves out; those whose names hold a blank it finds in the second variable alone."""
+    os.environ["GDAL_SKIP"] = os.environ["OGR_SKIP"] = ",".join(sorted(drivers))
+
+
 def _parts(href: str) -> list[str]:
     """The parts of a relative path in plain words: no part is empty, hidden or leads up."""
     parts = href.split("/")
@@ -91,7 +141,7 @@ def _parts(href: str) -> list[str]:
         or any(not part or part.startswith(".") for part in parts)
     ):
         raise SourceError(
-            f"{ascii(href[:100])}: no reference to a raster; expected one below the data folder, such as "
+            f"{href[:100]!a}: no reference to a raster; expected one below the data folder, such as "
             "basins/liboriana.tif, or uploads/ID"
         )
     return parts
@@ -100,7 +150,8 @@ def _parts(href: str) -> list[str]:
 def _upload(folder: Path, href: str) -> Path:
     """The one raster of an upload."""
     try:
-        files = [path for path in folder.iterdir() if not path.name.lower().endswith((*PICTURES, TAGS, ".part"))]
+        names = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        files = [path for path in names if not path.name.casefold().endswith((*PICTURES, TAGS, ".part"))]
     except OSError:
         files = []
     if len(files) != 1:
