@@ -262,4 +262,5 @@ def _file_name(url: str) -> str:
     except (httpx.InvalidURL, UnicodeError):  # which is told of when it is judged
         path = ""
     stem = re.sub(r"(?i)\.tiff?$", "", path.rpartition("/")[2])
-    return f"{re.sub(r'[^\w-]+', '_', stem)[:80].strip('_') or 'raster'}.tif"
+    plain = re.sub(r"[^\w-]+", "_", stem)[:80].strip("_")
+    return f"{plain or 'raster'}.tif"
