@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import hypothesis
+import pyogrio  # noqa: F401 - before TensorFlow, which holds a SQLite of its own: GDAL would write GeoPackages of other bytes with it
 import pytest
 from sqlalchemy import Engine, create_engine, inspect
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import httpx
 import onnx
+import psutil
 
 from talud import registry
 
@@ -88,21 +89,19 @@ class Serving:
 
     def workers(self) -> list[int]:
         """The processes that map."""
-        found = subprocess.run(
-            ["pgrep", "-f", "spawn_main", "--ns", str(self.process.pid)], capture_output=True, text=True, check=False
-        )
-        return [pid for pid in map(int, found.stdout.split()) if _descends(pid, self.process.pid)]
+        return [child.pid for child in psutil.Process(self.process.pid).children() if "spawn_main" in _command(child)]
+
+    def kill(self) -> None:
+        """End the service as a power cut would."""
+        self.process.kill()
+        self.process.wait()
 
 
-def _descends(pid: int, ancestor: int) -> bool:
-    while pid > 1:
-        if pid == ancestor:
-            return True
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:
-            return False
-    return False
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 @contextmanager

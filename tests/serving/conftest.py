@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service_process import add_champion
@@ -18,5 +19,5 @@ def service_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) 
     (root / "params.yaml").write_text("seed: 1\n")
     add_champion(root, "3band", tiny_model)
     write_stack(root / "stacks/small.tif", noise(120, 160))
-    write_stack(root / "stacks/large.tif", noise(1800, 1800))
+    write_stack(root / "stacks/large.tif", np.kron(noise(30, 30), np.ones((50, 50), np.float32)))
     return root

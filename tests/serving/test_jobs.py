@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from service_process import EXECUTION, Serving, serving, wait_for
+from service_process import EXECUTION, Serving, add_champion, serving, wait_for
 from talud.inference.prediction import predict
 from talud.inference.runtime import Model, Origin
 
@@ -65,3 +65,106 @@ def test_a_large_one_only_asynchronously_and_gives_the_bytes_of_predict(
     job = service.ask(**LARGE)
     assert service.ended(job)["status"] == "successful", service.job(job)
     same(fetched(service, job), by_hand)
+
+
+def tiles(project: Path, job: str) -> int:
+    """How many tiles of a job's map are finished."""
+    return len(list((project / ".talud/service/jobs" / job / ".map.partial/tiles").glob("*.npz")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["service", "worker", "both"])
+def test_a_job_goes_on_from_its_tiles_whatever_is_killed(
+    killed: str, service_project: Path, by_hand: dict[str, str]
+) -> None:
+    with serving(service_project) as running:
+        job = running.ask(**LARGE)
+        wait_for(lambda: tiles(service_project, job) >= 2, "no tile is finished")
+        workers = running.workers()
+        assert len(workers) == 1
+        if killed != "service":
+            os.kill(workers[0], signal.SIGKILL)
+        if killed != "worker":
+            running.kill()
+        else:
+            assert running.ended(job)["status"] == "successful"
+    begun = tiles(service_project, job)
+    with serving(service_project) as again:
+        assert killed == "worker" or begun >= 2
+        assert again.ended(job)["status"] == "successful", again.job(job)
+        same(fetched(again, job), by_hand)
+        timings = service_project / ".talud/service/jobs" / job / "map/timings.json"
+        assert json.loads(timings.read_text())["tiles_taken_over"] >= 2
+
+
+def test_a_dismissed_job_frees_its_worker_and_its_files(service: Serving, service_project: Path) -> None:
+    job, waiting = service.ask(**LARGE), service.ask(**LARGE)
+    folder = service_project / ".talud/service/jobs"
+    wait_for(lambda: tiles(service_project, job) >= 1, "no tile is finished")
+    for each in (waiting, job):
+        assert service.http.delete(f"/jobs/{each}").json()["status"] == "dismissed"
+    wait_for(lambda: not (folder / job).exists() and not (folder / waiting).exists(), "the files stay")
+    assert service.http.get(f"/jobs/{job}/results").status_code == 410
+    assert service.ended(service.ask("small.tif"))["status"] == "successful"
+
+
+def test_a_promoted_model_is_taken_up_and_a_running_job_keeps_its_version(
+    service: Serving, service_project: Path, tiny_model: Path
+) -> None:
+    job = service.ask(**LARGE)
+    add_champion(service_project, "3band", tiny_model)
+    after = service.ask("small.tif")
+    assert (service.job(job)["inputs"]["version"], service.job(after)["inputs"]["version"]) == ("1", "2")
+    record = service.http.get(f"/jobs/{job}/files/prediction.json")
+    assert service.ended(job)["status"] == "successful"
+    record = service.http.get(f"/jobs/{job}/files/prediction.json").json()
+    assert record["model"]["version"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "status", "said"),
+    [
+        ({"raster": {"href": "nowhere.tif"}}, 422, "nowhere.tif"),
+        ({"raster": {"href": "small.tif"}, "model": "landslide-unet-9band"}, 422, "landslide-unet-9band"),
+        ({"raster": {"href": "small.tif"}, "bands": ["red", "green"]}, 422, "reads blue"),
+        ({"raster": {"href": "small.tif"}, "threshold": 1.5}, 422, "inputs.threshold: Input should be less than 1"),
+        ({"raster": {"href": "small.tif"}, "minimum_area": -1}, 422, "inputs.minimum_area"),
+        ({"raster": {"href": "small.tif"}, "colour": "red"}, 422, "inputs.colour: Extra inputs are not permitted"),
+        ({}, 422, "inputs.raster: Field required"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(service: Serving, inputs: dict[str, Any], status: int, said: str) -> None:
+    before = len(service.http.get("/jobs").json()["jobs"])
+    answer = service.http.post(EXECUTION, json={"inputs": inputs}, headers={"Prefer": "respond-async"})
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert said in answer.json()["detail"]
+    assert len(service.http.get("/jobs").json()["jobs"]) == before
+
+
+def test_the_standards_pages_link_to_each_other(service: Serving) -> None:
+    links = {link["rel"].rsplit("/", 1)[-1]: link["href"] for link in service.http.get("/").json()["links"]}
+    assert (
+        "http://www.opengis.net/spec/ogcapi-processes-1/1.0/conf/core"
+        in service.http.get(links["conformance"]).json()["conformsTo"]
+    )
+    listed = service.http.get(links["processes"]).json()["processes"]
+    described = service.http.get(listed[0]["links"][0]["href"]).json()
+    assert sorted(described["inputs"]) == ["bands", "minimum_area", "model", "raster", "threshold"]
+    assert described["jobControlOptions"] == ["sync-execute", "async-execute", "dismiss"]
+    assert service.http.get(links["service-desc"]).json()["info"]["title"] == "talud"
+    nothing = service.http.get("/jobs/7d9ce1f4-0000-4000-8000-000000000000")
+    assert (nothing.status_code, nothing.json()["type"]) == (
+        404,
+        "http://www.opengis.net/def/exceptions/ogcapi-processes-1/1.0/no-such-job",
+    )
+
+
+def test_owslib_reads_what_the_service_offers(service: Serving) -> None:
+    from owslib.ogcapi.processes import Processes
+
+    client = Processes(str(service.http.base_url))
+    assert [each["id"] for each in client.processes()] == ["map-landslides"]
+    assert client.process("map-landslides")["title"] == "Map landslides"
+    job = client.execute("map-landslides", {"raster": {"href": "small.tif"}}, async_=True)
+    assert service.ended(job["jobID"])["status"] == "successful"
+    assert client.job(job["jobID"])["progress"] == 100

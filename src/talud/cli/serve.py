@@ -34,6 +34,9 @@ def serve(
 
     with ended_by_ctrl_c():
         try:
+            from talud.serving import places
+
+            places.confine_gdal(warping=True)
             from talud.serving import server
             from talud.serving.settings import Settings
         except ImportError as error:

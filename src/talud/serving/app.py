@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -52,7 +53,11 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
 
     @app.middleware("http")
     async def _secured(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        began = time.perf_counter()
         response = await call_next(request)
+        route = getattr(request.scope.get("route"), "path", "none")  # not the path: it would be counted one by one
+        labels = route, request.method, str(response.status_code)
+        request.app.state.service.metrics.requests.labels(*labels).observe(time.perf_counter() - began)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response

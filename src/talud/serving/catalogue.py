@@ -11,6 +11,7 @@ import threading
 import unicodedata
 import uuid
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ _SUFFIXES = (".tif", ".tiff")
 _MASK = ".mask.tif"
 _LONGEST_NAME = 80  # characters of an upload's name
 _KEPT = 4096  # rasters whose headers are kept
+_MOST_IDLE = 8  # rasters that stay open between tiles
 _LAYERS = {  # layer → the bands of which it is made: the first of these sets that a raster has
     "optical": (("red", "green", "blue"),),
     "slope": (("slope",),),
@@ -149,14 +151,52 @@ def opened(path: str | Path) -> Iterator[DatasetReader]:
     Raises:
         SourceError: it is none, or a read inside the block fails; the message names no folder of this machine.
     """
+    with _reading(path), _open(path) as dataset:
+        yield dataset
+
+
+@contextmanager
+def borrowed(stamp: Stamp) -> Iterator[DatasetReader]:
+    """A GeoTIFF that stays open for the next one who asks for it: with it stay the blocks that were unpacked.
+
+    Raises:
+        SourceError: as `opened`.
+    """
+    with _reading(stamp[0]):
+        with _LENDING:
+            found = next((one for one in reversed(_IDLE) if one[0] == stamp), None)
+            if found:
+                _IDLE.remove(found)
+        dataset = found[1] if found else _open(stamp[0])
+        try:
+            yield dataset
+        except BaseException:
+            dataset.close()
+            raise
+        with _LENDING:
+            _IDLE.append((stamp, dataset))
+            spare = _IDLE.popleft()[1] if len(_IDLE) > _MOST_IDLE else None
+        if spare:
+            spare.close()
+
+
+_LENDING = threading.Lock()
+_IDLE: deque[tuple[Stamp, DatasetReader]] = deque()  # the one used last is last
+
+
+def _open(path: str | Path) -> DatasetReader:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` says it in an error
+        return rasterio.open(path, driver="GTiff")
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """Whatever GDAL cannot read inside the block is a fault of the file, which is named without its folders."""
     name = Path(path).name
     try:
         with frugal():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` says it in an error
-                dataset = rasterio.open(path, driver="GTiff")
-            with dataset:
-                yield dataset
+            yield
     except (RasterioError, CPLE_BaseError, UnicodeError) as error:
         reason = str(error.__cause__ or error).splitlines()[0].replace(str(path), name)
         raise SourceError(f"{name}: cannot be read as a GeoTIFF: {reason}") from error

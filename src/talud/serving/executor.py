@@ -15,6 +15,7 @@ from talud.inference.session import physical_cores
 from talud.serving.intake import Intake
 from talud.serving.jobs import Job, JobStore
 from talud.serving.maps import Maps
+from talud.serving.metrics import Metrics
 from talud.serving.settings import Settings
 from talud.serving.work import Work, map_landslides
 
@@ -38,6 +39,7 @@ class Executor:
         jobs: to be done.
         maps: where their files lie.
         intake: what settles a job's raster and model.
+        metrics: in which it counts.
         slots: how many jobs can run at once now; 0 while no cluster is there.
     """
 
@@ -45,6 +47,7 @@ class Executor:
     jobs: JobStore
     maps: Maps
     intake: Intake
+    metrics: Metrics
     slots: int = 0
     _ending: threading.Event = field(default_factory=threading.Event)
     _running: dict[str, threading.Thread] = field(default_factory=dict)
@@ -69,6 +72,7 @@ class Executor:
     def dismiss(self, job: str) -> None:
         """End a job that waits or runs, or throw away the map of one that has ended."""
         self.jobs.dismiss(job)
+        self.metrics.jobs.labels("dismissed").inc()
         self._dismissed.add(job)
         if job not in self._running:
             self.maps.remove(job)
@@ -146,13 +150,16 @@ class Executor:
             self._go_on(job)
             done, tiles = said
             if tiles:
+                self.metrics.tiles.inc()
                 self.jobs.note(job.id, 99 * done // tiles, f"{done} of {tiles} tiles are done")
 
         for _, result in across(map_landslides, [work], cluster, hear):
             if isinstance(result, Lost):
                 self._fail(job, result.reason)
-            elif self.jobs.end(job.id, "successful", result):
-                log.info("job %s: %s", job.id, result)
+            elif self.jobs.end(job.id, "successful", result.message):
+                log.info("job %s: %s", job.id, result.message)
+                self.metrics.jobs.labels("successful").inc()
+                self.metrics.seconds.labels(result.provider).observe(result.seconds)
                 self.intake.tell(request, "successUri", job.id)
 
     def _go_on(self, job: Job) -> None:
@@ -167,6 +174,7 @@ class Executor:
     def _fail(self, job: Job, why: str) -> None:
         if self.jobs.end(job.id, "failed", why):
             log.warning("job %s: failed: %s", job.id, why)
+            self.metrics.jobs.labels("failed").inc()
             self.maps.remove(job.id)
             self.intake.tell(job.request, "failedUri", job.id)
 

@@ -50,11 +50,9 @@ class Intake:
         prediction.check(inputs.threshold, inputs.minimum_area)
         subscribers = execute.subscriber.model_dump(mode="json", exclude_none=True) if execute.subscriber else {}
         for url in subscribers.values():
-            remote.check(url, self.settings)
+            remote.allowed(url, self.settings)
         model = None if inputs.model == "auto" else self.models.look_up(inputs.model)
-        if remote.is_remote(inputs.raster.href):
-            remote.check(inputs.raster.href, self.settings)
-        else:
+        if not is_remote(inputs.raster.href):
             model = self._fitting(places.local(inputs.raster.href, self.settings), model, inputs.bands)
         request = Request(
             raster=inputs.raster.href,
@@ -77,7 +75,7 @@ class Intake:
             TaludError: the raster cannot be had, or does not fit.
         """
         request = job.request
-        if not remote.is_remote(request.raster):
+        if not is_remote(request.raster):
             return self.raster(job), request
         raster = remote.fetch(request.raster, self.maps.fetched(job.id), self.settings).absolute()
         model = self.models.look_up(f"{request.model}/{request.version}") if request.model else None
@@ -92,7 +90,7 @@ class Intake:
         Raises:
             SourceError: it is there no more, or not yet.
         """
-        if not remote.is_remote(job.request.raster):
+        if not is_remote(job.request.raster):
             return places.local(job.request.raster, self.settings).absolute()
         found = next(self.maps.fetched(job.id).glob("[!.]*.tif*"), None)
         if found is None:
@@ -140,6 +138,11 @@ class Intake:
         pixels = pixels_of(raster)
         if pixels > self.settings.pixels:
             raise ParamsError(f"{raster.name}: has {pixels:,} pixels; this service maps up to {self.settings.pixels:,}")
+
+
+def is_remote(href: str) -> bool:
+    """Whether a reference names a raster of another machine, which a job fetches when its turn comes."""
+    return href.startswith(remote.SCHEMES)
 
 
 def pixels_of(raster: Path) -> int:

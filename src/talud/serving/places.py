@@ -1,29 +1,182 @@
-"""From a reference that a client gives to a local file that may be opened."""
+"""A reference from a client to a raster on this machine: which file it may open, and which it may not.
+
+Rasters may only be GeoTIFFs. GDAL follows what a file of another kind, or one that lies beside a file, tells it to: to
+other files of this machine, and to addresses that this machine reaches. A GeoTIFF, too, can say where its overviews
+lie. So a reference is judged by its words, by where it leads, by what the file says, and by what lies beside it.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
-from talud.errors import SourceError
-from talud.serving.settings import Settings
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-_UPLOAD = re.compile("uploads/([0-9a-f-]{36})")
+from talud.errors import ParamsError, SourceError
+from talud.serving.settings import Settings
+from talud.terminal import hushed
+
+UPLOADS = "uploads"
+LONGEST = 1000  # characters of a reference
+PICTURES, TAGS = (".ovr", ".msk"), ".aux.xml"  # what GDAL reads beside a raster
+LEADING = {"OVERVIEWS", "GEOLOCATION"}  # domains of tags that name further files, which GDAL opens
+CLOSED = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}  # an option of GDAL, by which it asks no other machine
+DRIVERS = {"GTiff", "COG", "MEM", "Memory", "PNG", "GPKG", "GeoJSON"}  # of GDAL, that maps and their pictures take
+_ALL_DRIVERS = """
+import pyogrio, rasterio
+with rasterio.Env() as environment:
+    print(",".join({*environment.drivers(), *pyogrio.list_drivers()}))
+"""
 
 
 def local(href: str, settings: Settings) -> Path:
-    """The file that a reference means: below the data folder, or an upload.
+    """The file that a client's reference names.
+
+    Args:
+        href: `basins/liboriana.tif`, below the data folder, or `uploads/ID`.
+        settings: of the agency.
+
+    Returns:
+        The absolute path of a GeoTIFF, without symbolic links.
 
     Raises:
-        SourceError: there is none, or it lies elsewhere.
+        SourceError: there is none, or it leads out of its folder.
     """
-    upload = _UPLOAD.fullmatch(href)
-    if upload:
-        found = next((settings.results / "uploads" / upload[1]).glob("*.tif"), None)
-        if found:
-            return found.resolve()
-    root = settings.data.resolve()
-    path = (root / href).resolve() if "\0" not in href else root
-    if upload or not path.is_relative_to(root) or not path.is_file():
-        raise SourceError(f"{href}: no such raster; GET /rasters lists those that there are")
+    parts = _parts(href)
+    if parts[0] == UPLOADS and len(parts) == 2 and re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", parts[1]):
+        root = settings.results / UPLOADS / parts[1]
+        named = _upload(root, href)
+    else:
+        root = settings.data
+        named = root.joinpath(*parts)
+    path = _inside(named, root, href)
+    check(path, root, href)
     return path
+
+
+def check(path: Path, root: Path, name: str) -> None:
+    """Whether a file is a GeoTIFF that leads to no file outside a folder, by itself or by what lies beside it.
+
+    Args:
+        path: absolute, without symbolic links.
+        root: the folder.
+        name: of the file, in messages.
+
+    Raises:
+        SourceError: it is none.
+    """
+    for side in _beside(path):
+        said = f"{name}: {side.name}, which lies beside it"
+        found = _inside(side, root, said)
+        if not side.name.casefold().endswith(TAGS):
+            check(found, root, said)
+        elif b"<PAMDataset" not in found.read_bytes()[:200]:
+            raise SourceError(f"{said}: not what GDAL writes there; remove it")
+    try:
+        with rasterio.Env(**CLOSED), warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, driver="GTiff") as dataset:
+                leading = {str(domain).upper() for domain in dataset.tag_namespaces()} & LEADING
+                files = () if leading else dataset.files
+    except (RasterioError, UnicodeError) as error:
+        raise SourceError(f"{name}: no GeoTIFF, or damaged; only GeoTIFFs are taken") from error
+    if leading:
+        raise SourceError(f"{name}: its tags {', '.join(sorted(leading))} name further files; write it without them")
+    for file in files:
+        _inside(Path(file), root, f"{name}: {Path(file).name}, which belongs to it")
+
+
+def confine_gdal(*, warping: bool = False) -> None:
+    """Keep GDAL to the drivers that maps take, and off the network: in this process, and in those that it starts.
+
+    rasterio and pyogrio bring a GDAL each, which takes up its drivers once, when it is first used; which those are,
+    another process tells. So this comes before anything that imports pyogrio.
+
+    Args:
+        warping: whether this process warps, as for tiles of a picture: rasterio does so by way of its own VRTs. The
+            processes that it starts do not.
+
+    Raises:
+        ParamsError: it comes too late, or the environment says otherwise.
+    """
+    if "GDAL_SKIP" not in os.environ:
+        command = [sys.executable, "-c", _ALL_DRIVERS]
+        free = {name: value for name, value in os.environ.items() if name != "OGR_SKIP"}
+        told = subprocess.run(command, env=free, capture_output=True, text=True, check=True).stdout
+        _skip({*told.strip().split(",")} - DRIVERS)
+    os.environ.update(CLOSED)
+    skipped = {*os.environ["GDAL_SKIP"].split(",")}
+    kept = DRIVERS | ({"VRT"} if warping else set())
+    _skip(skipped - kept)
+    with hushed():  # each GDAL complains of names that only the other has
+        import pyogrio
+
+        with rasterio.Env() as environment:
+            left = {*environment.drivers(), *pyogrio.list_drivers()} - kept
+    _skip(skipped)
+    if left:
+        raise ParamsError(
+            f"GDAL still has the drivers {', '.join(sorted(left)[:5])} …; start the service in a process of its own, "
+            "without GDAL_SKIP"
+        )
+
+
+def _skip(drivers: set[str]) -> None:
+    """Drivers that GDAL leaves out; those whose names hold a blank it finds in the second variable alone."""
+    os.environ["GDAL_SKIP"] = os.environ["OGR_SKIP"] = ",".join(sorted(drivers))
+
+
+def _parts(href: str) -> list[str]:
+    """The parts of a relative path in plain words: no part is empty, hidden or leads up."""
+    parts = href.split("/")
+    if (
+        len(href) > LONGEST
+        or not href.isprintable()
+        or any(sign in href for sign in '\\:"')
+        or any(not part or part.startswith(".") for part in parts)
+    ):
+        raise SourceError(
+            f"{href[:100]!a}: no reference to a raster; expected one below the data folder, such as "
+            "basins/liboriana.tif, or uploads/ID"
+        )
+    return parts
+
+
+def _upload(folder: Path, href: str) -> Path:
+    """The one raster of an upload."""
+    try:
+        names = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        files = [path for path in names if not path.name.casefold().endswith((*PICTURES, TAGS, ".part"))]
+    except OSError:
+        files = []
+    if len(files) != 1:
+        raise SourceError(f"{href}: no such upload, or no longer; upload the raster again")
+    return files[0]
+
+
+def _inside(path: Path, root: Path, name: str) -> Path:
+    """Where a path leads, which must be a file below a folder.
+
+    Raises:
+        SourceError: it leads out, or there is no file.
+    """
+    try:
+        found = path.resolve(strict=True)
+        if not found.is_relative_to(root.resolve(strict=True)):
+            raise SourceError(f"{name}: leads out of its folder; put a copy there")
+        if not found.is_file():  # a pipe would keep us waiting
+            raise SourceError(f"{name}: no file")
+    except (OSError, RuntimeError) as error:  # a missing file, a name too long, links in a circle
+        raise SourceError(f"{name}: no such file") from error
+    return found
+
+
+def _beside(path: Path) -> list[Path]:
+    """What GDAL reads beside a raster, in letters of any case."""
+    names = {f"{path.name}{suffix}".casefold() for suffix in (*PICTURES, TAGS)}
+    return sorted(side for side in path.parent.iterdir() if side.name.casefold() in names)

@@ -15,6 +15,7 @@ from talud.serving.intake import Intake
 from talud.serving.jobs import JobStore
 from talud.serving.keys import Key, KeyStore, Scope
 from talud.serving.maps import Maps
+from talud.serving.metrics import Metrics
 from talud.serving.models import Models
 from talud.serving.problems import Problem
 from talud.serving.settings import Settings
@@ -35,6 +36,7 @@ class Service:
         maps: where the files of jobs lie.
         intake: what takes requests in.
         executor: what carries jobs out.
+        metrics: what it counts and measures.
         open_to_all: whether no key is asked for.
     """
 
@@ -46,6 +48,7 @@ class Service:
     maps: Maps
     intake: Intake
     executor: Executor
+    metrics: Metrics
     open_to_all: bool
 
     @classmethod
@@ -60,9 +63,13 @@ class Service:
         with Database.opened(settings.database_url) as database:
             jobs, maps, models = JobStore(database), Maps(settings.results / "jobs"), Models.here()
             intake = Intake(settings, jobs, maps, models)
-            executor = Executor(settings, jobs, maps, intake)
+            metrics = Metrics()
+            metrics.watch(jobs, settings.results)
+            executor = Executor(settings, jobs, maps, intake, metrics)
             with executor.at_work():
-                yield cls(settings, database, jobs, KeyStore(database), models, maps, intake, executor, open_to_all)
+                yield cls(
+                    settings, database, jobs, KeyStore(database), models, maps, intake, executor, metrics, open_to_all
+                )  # fmt: skip
 
 
 def _service(request: Request) -> Service:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from affine import Affine
 from cachetools import LRUCache, cached
 from morecantile import Tile
 from numpy.typing import NDArray
@@ -20,15 +21,16 @@ from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.transform import from_bounds
-from rasterio.warp import transform_bounds
+from rasterio.warp import reproject, transform_bounds
+from rasterio.windows import Window
 from rio_tiler.constants import WEB_MERCATOR_TMS
-from rio_tiler.reader import part
+from rio_tiler.reader import read
 
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.inference.quicklook import GAMMA
 from talud.inference.reader import check_blocks
-from talud.serving.catalogue import Stamp, bands_of, opened, stamp
+from talud.serving.catalogue import Stamp, bands_of, borrowed, stamp
 
 Layer = Literal["optical", "slope", "elevation", "sar_before", "sar_after", "inventory", "probability"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
@@ -39,6 +41,7 @@ _CLASSES = ("inventory", "probability")  # layers whose values count: nothing is
 _MERCATOR = CRS.from_epsg(3857)
 _SAMPLE = 1024  # rows and columns, at most, of what stretch limits are found in, and of a small copy
 _LARGEST_READ = 2048  # pixels a side, at most, that one tile may take
+_MARGIN = 2  # pixels around a tile that its rim is interpolated from
 _KEPT = 128 * 2**20  # bytes of small copies
 _UNKNOWN = 255  # in a mask
 
@@ -80,35 +83,65 @@ def tile(path: Path, layer: Layer, z: int, x: int, y: int) -> bytes | None:
     Raises:
         SourceError: the raster cannot be read, or has no such layer.
     """
-    look = _look(stamp(path), layer)
-    left, bottom, right, top = WEB_MERCATOR_TMS.xy_bounds(Tile(x, y, z))
+    known = stamp(path)
+    look = _look(known, layer)
+    bounds = WEB_MERCATOR_TMS.xy_bounds(Tile(x, y, z))
     west, south, east, north = look.bounds
-    pixel = (right - left) / SIDE
-    outside = left >= east or right <= west or bottom >= north or top <= south
+    pixel = (bounds.right - bounds.left) / SIDE
+    outside = bounds.left >= east or bounds.right <= west or bounds.bottom >= north or bounds.top <= south
     if outside or z > DEEPEST or max(east - west, north - south) < pixel:
         return None
-    way: Literal["nearest", "bilinear"] = "nearest" if layer in _CLASSES else "bilinear"
-    with _source(path, look, pixel) as (dataset, indexes):
-        image = part(
-            dataset, (left, bottom, right, top), SIDE, SIDE, dst_crs=_MERCATOR, bounds_crs=_MERCATOR,
-            indexes=indexes, unscale=True, resampling_method=way, reproject_method=way,
-        ).array  # fmt: skip
-    values: NDArray[np.float32] = np.where(np.ma.getmaskarray(image), np.float32(np.nan), image.data)
-    shown = np.isfinite(values).all(axis=0)
+    with _source(known, look, pixel) as (dataset, indexes):
+        values = _warped(dataset, indexes, bounds, Resampling.nearest if layer in _CLASSES else Resampling.bilinear)
+    if values is None:
+        return None
+    shown: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(values))
     if layer == "inventory":
         shown &= values[0] != _UNKNOWN
     return _png(_PAINTERS[layer](values, look.limits), shown)
 
 
 @contextmanager
-def _source(path: Path, look: _Look, pixel: float) -> Iterator[tuple[DatasetReader, tuple[int, ...]]]:
+def _source(stamp: Stamp, look: _Look, pixel: float) -> Iterator[tuple[DatasetReader, tuple[int, ...]]]:
     """Where a tile of so many metres a pixel is read from, and the numbers of its bands there."""
     if look.copy and pixel > look.coarsest:
         with MemoryFile(look.copy) as memory, memory.open() as dataset:
             yield dataset, tuple(range(1, len(look.indexes) + 1))
     else:
-        with opened(path) as dataset:
+        with borrowed(stamp) as dataset:
             yield dataset, look.indexes
+
+
+def _warped(
+    dataset: DatasetReader, indexes: Sequence[int], bounds: Bounds, way: Resampling
+) -> NDArray[np.float32] | None:
+    """Bands (bands, SIDE, SIDE) inside bounds in Web Mercator, NaN where invalid; None where the raster is not.
+
+    Only these bands are read, from the overview next finer than the tile: a warped VRT would warp all of a stack's.
+    """
+    left, bottom, right, top = transform_bounds(_MERCATOR, dataset.crs, *bounds, densify_pts=21)
+    finer = max(min((right - left) / dataset.transform.a, (top - bottom) / -dataset.transform.e) / SIDE, 1)
+    reduction = 2 ** math.floor(math.log2(finer))  # as overviews have it
+    height, width = math.ceil(dataset.height / reduction), math.ceil(dataset.width / reduction)
+    reduced = dataset.transform * Affine.scale(dataset.width / width, dataset.height / height)
+    first_column, first_row = ~reduced * (left, top)
+    last_column, last_row = ~reduced * (right, bottom)
+    columns = max(math.floor(first_column) - _MARGIN, 0), min(math.ceil(last_column) + _MARGIN, width)
+    rows = max(math.floor(first_row) - _MARGIN, 0), min(math.ceil(last_row) + _MARGIN, height)
+    if columns[0] >= columns[1] or rows[0] >= rows[1]:
+        return None
+    shape = rows[1] - rows[0], columns[1] - columns[0]
+    scale = dataset.width / width, dataset.height / height
+    window = Window(columns[0] * scale[0], rows[0] * scale[1], shape[1] * scale[0], shape[0] * scale[1])
+    image = read(dataset, window=window, height=shape[0], width=shape[1], indexes=indexes, unscale=True).array
+    values = np.where(np.ma.getmaskarray(image), np.float32(np.nan), image.data)
+    warped = np.full((len(indexes), SIDE, SIDE), np.nan, np.float32)
+    reproject(
+        values, warped, src_transform=reduced * Affine.translation(columns[0], rows[0]), src_crs=dataset.crs,
+        dst_transform=from_bounds(*bounds, SIDE, SIDE), dst_crs=_MERCATOR, src_nodata=np.nan, dst_nodata=np.nan,
+        resampling=way,
+    )  # fmt: skip
+    return warped
 
 
 @cached(
@@ -118,7 +151,7 @@ def _source(path: Path, look: _Look, pixel: float) -> Iterator[tuple[DatasetRead
 )
 def _look(stamp: Stamp, layer: Layer) -> _Look:
     """Find what all tiles of a layer have in common, once."""
-    with opened(stamp[0]) as dataset:
+    with borrowed(stamp) as dataset:
         grid = Grid.of(dataset)
         if grid.local:
             raise SourceError(f"{stamp[0]}: its coordinates have no place on Earth, so it cannot be shown on a map")

@@ -39,8 +39,23 @@ class Work:
     threads: int | None
 
 
-def map_landslides(work: Work, tell: Tell) -> str:
-    """Make the map; what it came to, in one line. Of its tiles [done, all] is told."""
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        message: one line for a person.
+        provider: that the network ran on.
+        seconds: that this worker took.
+    """
+
+    message: str
+    provider: str
+    seconds: float
+
+
+def map_landslides(work: Work, tell: Tell) -> Outcome:
+    """Make the map; of its tiles [done, all] is told."""
     os.nice(max(NICE - os.nice(0), 0))
     model = Model.load(work.model, work.origin, threads=work.threads)
     tell([0, 0])
@@ -61,6 +76,6 @@ def map_landslides(work: Work, tell: Tell) -> str:
             tell([0, 0])
             time.sleep(1)
         else:
-            return f"{result.landslides:,} landslides, {result.landslide_area_m2 / 10_000:,.1f} ha; " + (
-                f"{result.share_not_mapped:.1%} of the raster is not mapped"
-            )
+            found = f"{result.landslides:,} landslides, {result.landslide_area_m2 / 10_000:,.1f} ha"
+            message = f"{found}; {result.share_not_mapped:.1%} of the raster is not mapped"
+            return Outcome(message, result.provider, time.monotonic() - began)

@@ -10,8 +10,8 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
-from talud.serving import places, process, remote
-from talud.serving.intake import pixels_of
+from talud.serving import places, process
+from talud.serving.intake import is_remote, pixels_of
 from talud.serving.jobs import STATUSES, Job, Status
 from talud.serving.problems import NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY, Problem, described
 from talud.serving.process import OUTPUTS, PROCESS, Execute, Link
@@ -225,7 +225,7 @@ def _check_process(name: str) -> None:
 def _check_small(execute: Execute, service: Service) -> None:
     """That a client may wait for the map of a raster."""
     href, most = execute.inputs.raster.href, service.settings.sync_pixels
-    if remote.is_remote(href):
+    if is_remote(href):
         raise Problem(413, "a raster that has to be fetched is not waited for; ask with Prefer: respond-async")
     pixels = pixels_of(places.local(href, service.settings))
     if pixels > most:

@@ -1,0 +1,289 @@
+"""Which files a client may name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+import rasterio
+import rasterio.shutil
+from rasterio.vrt import WarpedVRT
+
+from stack_files import noise, write_stack
+from talud.errors import SourceError
+from talud.serving.places import local
+from talud.serving.settings import Settings
+
+UPLOAD = "0f8fad5b-d9cb-469f-a165-70867728950e"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stack(tmp_path_factory.mktemp("stack") / "a.tif", noise(20, 28))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, stack: Path) -> Settings:
+    """A data folder with a raster, one in a folder, and a secret one outside."""
+    (tmp_path / "data/basins").mkdir(parents=True)
+    for place in ("data/a.tif", "data/basins/b.tif", "secret.tif"):
+        shutil.copy(stack, tmp_path / place)
+    (tmp_path / f"results/uploads/{UPLOAD}").mkdir(parents=True)
+    return Settings(data=tmp_path / "data", results=tmp_path / "results")
+
+
+def refused(href: str, settings: Settings) -> str:
+    with pytest.raises(SourceError) as caught:
+        local(href, settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_rasters_below_the_data_folder_are_found(settings: Settings) -> None:
+    assert local("a.tif", settings) == settings.data / "a.tif"
+    assert local("basins/b.tif", settings) == settings.data / "basins/b.tif"
+
+
+def test_names_in_any_script_are_found(settings: Settings) -> None:
+    for name in ("cañón de la Liboriana.tif", "地滑り.tif", "what? #1 & 100%!.tif"):
+        shutil.copy(settings.data / "a.tif", settings.data / name)
+        assert local(name, settings).name == name
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "",
+        ".",
+        "..",
+        "../secret.tif",
+        "basins/../../secret.tif",
+        "basins/../a.tif",
+        "./a.tif",
+        "basins//b.tif",
+        "/etc/passwd",
+        "//host/a.tif",
+        "{outside}/secret.tif",
+        "{data}/a.tif",
+        "/vsizip/{data}/a.zip/a.tif",
+        "/vsizip/a.zip/a.tif",
+        "/vsicurl/http://127.0.0.1/a.tif",
+        "/vsitar/a.tar/a.tif",
+        "/vsimem/a.tif",
+        "/vsis3/bucket/a.tif",
+        "/vsistdin/",
+        "/vsisubfile/0_100,a.tif",
+        "vrt://a.tif",
+        "vrt://{outside}/secret.tif?bands=1",
+        "GTIFF_DIR:1:a.tif",
+        "GTIFF_RAW:a.tif",
+        'NETCDF:"a.nc":band',
+        "zip+https://example.org/a.zip!a.tif",
+        "https://example.org/a.tif",
+        "file:///etc/passwd",
+        "file://{data}/a.tif",
+        "C:/a.tif",
+        "basins\\b.tif",
+        "..\\secret.tif",
+        "a.tif\0",
+        "a.tif\0.png",
+        "a\n.tif",
+        "a\u202e.tif",
+        "a\ud800.tif",
+        "<VRTDataset/>",
+        "a.tif/",
+        "a.tif/..",
+        "basins",
+        "basins/",
+        "%2e%2e/secret.tif",
+        ".hidden/a.tif",
+        "nothing.tif",
+        "a" * 300 + ".tif",
+        "a/" * 3000 + "a.tif",
+        "uploads",
+        "uploads/",
+        "uploads/..",
+        f"uploads/{UPLOAD}",
+        f"uploads/{UPLOAD.upper()}",
+        f"uploads/{UPLOAD}/a.tif",
+        f"uploads/{{{UPLOAD}}}",
+        f"uploads/{uuid.UUID(UPLOAD).hex}",
+    ],
+)
+def test_other_references_are_refused(href: str, settings: Settings, tmp_path: Path) -> None:
+    (settings.data / ".hidden").mkdir()
+    shutil.copy(settings.data / "a.tif", settings.data / ".hidden/a.tif")
+    refused(href.replace("{outside}", str(tmp_path)).replace("{data}", str(settings.data)), settings)
+
+
+def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_followed(settings: Settings, tmp_path: Path) -> None:
+    (settings.data / "out.tif").symlink_to(tmp_path / "secret.tif")
+    (settings.data / "up").symlink_to(tmp_path)
+    (settings.data / "in.tif").symlink_to("basins/b.tif")
+    (settings.data / "circle.tif").symlink_to("circle.tif")
+    for href in ("out.tif", "up/secret.tif", "circle.tif"):
+        refused(href, settings)
+    assert local("in.tif", settings) == settings.data / "basins/b.tif"
+
+
+def test_a_data_folder_that_is_itself_a_link_is_as_good(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(settings.data)
+    assert local("a.tif", settings.model_copy(update={"data": tmp_path / "link"})) == settings.data / "a.tif"
+
+
+def test_an_upload_is_the_one_file_of_its_folder(settings: Settings, tmp_path: Path) -> None:
+    folder = settings.results / "uploads" / UPLOAD
+    shutil.copy(settings.data / "a.tif", folder / "mine.tif")
+    (folder / "mine.tif.aux.xml").write_text("<PAMDataset/>")
+    assert local(f"uploads/{UPLOAD}", settings) == folder / "mine.tif"
+    (folder / "another.tif").symlink_to(tmp_path / "secret.tif")
+    refused(f"uploads/{UPLOAD}", settings)
+    (folder / "mine.tif").unlink()
+    refused(f"uploads/{UPLOAD}", settings)
+
+
+def test_a_pipe_is_not_waited_for(settings: Settings) -> None:
+    os.mkfifo(settings.data / "pipe.tif")
+    refused("pipe.tif", settings)
+
+
+def _vrt(path: Path, source: Path) -> None:
+    rasterio.shutil.copy(source, path.with_suffix(".vrt"), driver="VRT")
+    path.with_suffix(".vrt").replace(path)
+
+
+def _warped(path: Path, source: Path) -> None:
+    with rasterio.open(source) as dataset, WarpedVRT(dataset) as view:
+        rasterio.shutil.copy(view, path.with_suffix(".vrt"), driver="VRT")
+    path.with_suffix(".vrt").replace(path)
+
+
+@pytest.mark.parametrize("name", ["fake.tif", "fake.vrt"])
+@pytest.mark.parametrize("make", [_vrt, _warped])
+def test_a_vrt_is_refused_whatever_its_name(make, name: str, settings: Settings, tmp_path: Path) -> None:
+    make(settings.data / name, tmp_path / "secret.tif")
+    with rasterio.open(settings.data / name) as dataset:
+        assert dataset.driver == "VRT"
+    assert "only GeoTIFFs" in refused(name, settings)
+
+
+@pytest.mark.parametrize("driver", ["ENVI", "HFA", "GTI"])
+def test_other_formats_are_refused(driver: str, settings: Settings) -> None:
+    if driver == "GTI":
+        (settings.data / "other.tif").write_text("<GDALTileIndexDataset><IndexDataset>a</IndexDataset>")
+    else:
+        rasterio.shutil.copy(settings.data / "a.tif", settings.data / "other.tif", driver=driver)
+    assert "only GeoTIFFs" in refused("other.tif", settings)
+
+
+def test_overviews_mask_and_tags_beside_a_raster_are_fine(settings: Settings) -> None:
+    for name in ("a.tif", "basins/b.tif"):
+        shutil.copy(settings.data / "a.tif", settings.data / f"{name}.ovr")
+        shutil.copy(settings.data / "a.tif", settings.data / f"{name}.msk")
+        (settings.data / f"{name}.aux.xml").write_text("<PAMDataset><Metadata/></PAMDataset>")
+        local(name, settings)
+
+
+@pytest.mark.parametrize("side", ["a.tif.ovr", "a.tif.msk", "a.tif.aux.xml", "A.TIF.OVR", "a.tif.ovr.msk"])
+@pytest.mark.parametrize("how", ["a VRT", "a link", "a folder"])
+def test_what_lies_beside_a_raster_is_judged_too(side: str, how: str, settings: Settings, tmp_path: Path) -> None:
+    if side == "a.tif.ovr.msk":
+        shutil.copy(settings.data / "a.tif", settings.data / "a.tif.ovr")
+    if how == "a VRT":
+        _vrt(settings.data / side, tmp_path / "secret.tif")
+    elif how == "a link":
+        (settings.data / side).symlink_to(tmp_path / "secret.tif")
+    else:
+        (settings.data / side).mkdir()
+    assert side in refused("a.tif", settings)
+
+
+@pytest.mark.parametrize("domain", ["OVERVIEWS", "overviews", "GEOLOCATION"])
+def test_tags_that_name_further_files_are_refused(domain: str, settings: Settings, tmp_path: Path) -> None:
+    """GDAL takes a raster's overviews from whatever file, or address, such a tag names, and deletes it with it."""
+    with rasterio.open(settings.data / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
+        dataset.update_tags(ns=domain, OVERVIEW_FILE=str(tmp_path / "secret.tif"))
+    assert "name further files" in refused("a.tif", settings)
+
+
+def test_tags_beside_a_raster_that_name_further_files_are_refused(settings: Settings, tmp_path: Path) -> None:
+    item = f'<MDI key="OVERVIEW_FILE">{tmp_path}/secret.tif</MDI>'
+    (settings.data / "a.tif.aux.xml").write_text(
+        f'<PAMDataset><Metadata domain="&#79;VERVIEWS">{item}</Metadata></PAMDataset>'
+    )
+    assert "name further files" in refused("a.tif", settings)
+
+
+CONFINED = """
+import sys
+from pathlib import Path
+from talud.serving.places import confine_gdal
+
+folder, model = Path(sys.argv[1]), Path(sys.argv[2])
+confine_gdal()
+import rasterio
+from rasterio.errors import RasterioIOError
+from rio_tiler.io import Reader
+from talud.inference.prediction import predict
+from talud.inference.runtime import Model
+
+for name in ("fake.tif", "fake.png", "NETCDF:a.nc", "/vsicurl/http://127.0.0.1:9/a.tif", "https://localhost/a.tif"):
+    try:
+        rasterio.open(name if ":" in name else folder / name)
+        sys.exit(f"{name} was opened")
+    except RasterioIOError:
+        pass
+predict(Model.load(model), folder / "a.tif", folder / "map")
+with Reader(folder / "a.tif") as reader:
+    print(len(reader.preview(indexes=1, max_size=64).render(img_format="PNG")))
+    bounds = reader.get_geographic_bounds("EPSG:4326")
+    print(reader.point((bounds[0] + bounds[2]) / 2, (bounds[1] + bounds[3]) / 2).array[0])
+    tile = next(iter(reader.tms.tiles(*bounds, 14)))
+    print(reader.tile(tile.x, tile.y, tile.z, indexes=1).mask.any())
+"""
+
+
+def confined(code: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    variables = {name: value for name, value in os.environ.items() if name not in ("GDAL_SKIP", "OGR_SKIP")}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=variables | (environment or {}), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_gdal_opens_geotiffs_alone_once_it_is_confined_and_maps_are_made_all_the_same(
+    settings: Settings, tiny_model: Path
+) -> None:
+    from talud.inference.prediction import predict
+    from talud.inference.runtime import Model
+
+    _vrt(settings.data / "fake.tif", settings.data / "a.tif")
+    _warped(settings.data / "fake.png", settings.data / "a.tif")
+    done = confined(CONFINED, str(settings.data), str(tiny_model))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    predict(Model.load(tiny_model), settings.data / "a.tif", settings.data / "free")
+    made, free = (
+        {path.name: path.read_bytes() for path in (settings.data / name).iterdir()} for name in ("map", "free")
+    )
+    assert made.keys() == free.keys()
+    assert {name for name in made if made[name] != free[name]} <= {"timings.json"}
+
+
+@pytest.mark.slow
+def test_confining_too_late_is_said() -> None:
+    late = "import pyogrio; from talud.serving.places import confine_gdal; confine_gdal()"
+    assert "start the service in a process of its own" in confined(late).stderr
+    own = "from talud.serving.places import confine_gdal; confine_gdal()"
+    assert "without GDAL_SKIP" in confined(own, environment={"GDAL_SKIP": "PNG"}).stderr
+    twice = (
+        f"{own}; confine_gdal(); import subprocess, sys; subprocess.run([sys.executable, '-c', {own!r}], check=True)"
+    )
+    done = confined(twice)
+    assert (done.returncode, done.stderr) == (0, "")
