@@ -81,7 +81,7 @@ class OpenJob {
   ) {
     const { review, frame, facts } = main;
     this.editing = new Editing(main.map);
-    this.panel = new ReviewPanel(main.job.jobID, review, {
+    this.panel = new ReviewPanel(main.job.jobID, review, this.mayReview, {
       next: () => this.step(1),
       previous: () => this.step(-1),
       accept: () => void this.judge('accepted'),
@@ -111,6 +111,10 @@ class OpenJob {
 
   private get views(): JobMapView[] {
     return this.second ? [this.main, this.second] : [this.main];
+  }
+
+  private get mayReview(): boolean {
+    return this.session.scope !== 'read';
   }
 
   get unsaved(): boolean {
@@ -174,7 +178,7 @@ class OpenJob {
       this.slider.element,
       this.secondSlider?.element,
       h('p', { class: 'soft' }, () => t().sliderNote(number(facts.threshold, 2))),
-      this.session.scope === 'read' ? null : this.again,
+      this.mayReview ? this.again : null,
       h('h3', {}, () => t().notMapped),
       this.notMapped,
       h('h3', {}, () => t().compare),
@@ -271,7 +275,7 @@ class OpenJob {
   /** The selected polygon, and who says something of it; nothing where there is none, or nobody's name. */
   private async subject(): Promise<{ feature: Feature; name: string } | null> {
     const feature = this.main.review.selected;
-    if (!feature || this.editing.active) return null;
+    if (!feature || !this.mayReview || this.editing.active) return null;
     const name = await this.name();
     return name === null ? null : { feature, name };
   }
@@ -292,7 +296,7 @@ class OpenJob {
 
   private async undo(): Promise<void> {
     const feature = this.main.review.selected;
-    if (!feature || this.editing.active) return;
+    if (!feature || !this.mayReview || this.editing.active) return;
     const { origin, redrawn, verdict } = properties(feature);
     if (verdict === 'unreviewed') return;
     const drawn = origin === 'drawn';
@@ -316,7 +320,7 @@ class OpenJob {
   }
 
   private draw(): void {
-    if (this.editing.active) return;
+    if (!this.mayReview || this.editing.active) return;
     void this.name().then((name) => {
       if (name !== null) this.editing.draw((geometry) => void this.main.review.draw(geometry, name));
     });

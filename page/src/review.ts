@@ -36,6 +36,7 @@ export class Review {
   selected: Feature | null = null;
   unsaved: Unsaved[] = [];
   saving = 0;
+  loaded = false;
   private order: Feature[] = [];
   private readonly queues = new WeakMap<Feature, Promise<void>>();
   private readonly listeners: (() => void)[] = [];
@@ -55,16 +56,13 @@ export class Review {
     const found = FORMAT.readFeatures(await polygons(this.job)) as Feature[];
     this.source.clear();
     this.source.addFeatures(found);
+    this.loaded = true;
     this.order = found.sort((a, b) => properties(b).area_m2 - properties(a).area_m2);
     this.changed();
   }
 
   counts(): Counts {
     return counted(this.order.filter((feature) => !isNew(feature)).map(properties));
-  }
-
-  get total(): number {
-    return this.order.length;
   }
 
   select(feature: Feature | null): void {

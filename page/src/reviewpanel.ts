@@ -35,12 +35,14 @@ export class ReviewPanel {
   private readonly note = h('p', { class: 'soft' });
   private readonly accept: HTMLButtonElement;
   private readonly reject: HTMLButtonElement;
+  private readonly draw: HTMLButtonElement;
   private readonly judging: HTMLButtonElement[];
   private readonly undo: HTMLButtonElement;
 
   constructor(
     private readonly job: string,
     private readonly review: Review,
+    private readonly mayReview: boolean,
     acts: Acts,
   ) {
     const key = (words: () => string, letter: string, act: () => void, kind: 'primary' | 'plain' = 'plain') => {
@@ -53,6 +55,8 @@ export class ReviewPanel {
     this.reject = key(() => t().reject, 'r', acts.reject);
     const edit = key(() => t().edit, 'e', acts.edit);
     this.undo = key(() => (this.drawn() ? t().removeDrawn : t().undo), 'u', acts.undo);
+    this.draw = key(() => t().draw, 'd', acts.draw);
+    this.draw.disabled = !mayReview;
     this.judging = [this.accept, this.reject, edit];
     this.element = h(
       'section',
@@ -63,6 +67,7 @@ export class ReviewPanel {
       h(
         'div',
         { class: 'judging' },
+        mayReview ? null : h('p', { class: 'notice' }, () => t().mayNotReview),
         h('div', { class: 'pair' }, key(() => t().previous, 'p', acts.previous), key(() => t().next, 'n', acts.next)),
         h('div', { class: 'pair' }, this.accept, this.reject, edit, this.undo),
         h('p', { class: 'check' }, goOn, h('label', { for: 'go-on' }, () => t().goOn)),
@@ -71,7 +76,7 @@ export class ReviewPanel {
       h(
         'div',
         { class: 'keeping' },
-        key(() => t().draw, 'd', acts.draw),
+        this.draw,
         this.by,
         button(() => t().exportReview, () => void this.export(), { kind: 'primary', id: 'export' }),
         this.note,
@@ -91,7 +96,8 @@ export class ReviewPanel {
     const { unreviewed, accepted, rejected, drawn, acceptedArea } = this.review.counts();
     const all = unreviewed + accepted + rejected;
     const entry = (words: string, value: string) => h('div', {}, h('dt', {}, words), h('dd', {}, value));
-    fill(
+    if (!this.review.loaded) fill(this.counts, h('p', { class: 'soft' }, t().loading));
+    else fill(
       this.counts,
       all === 0 ? h('p', { class: 'soft' }, t().noPolygons) : h('progress', { max: all, value: all - unreviewed, 'aria-label': t().reviewed }),
       h('p', { class: 'soft' }, t().reviewedOf(all - unreviewed, all)),
@@ -106,10 +112,10 @@ export class ReviewPanel {
       ),
     );
     fill(this.selected, ...(selected ? described(selected) : [h('p', { class: 'soft' }, t().nothingSelected)]));
-    for (const one of this.judging) one.disabled = selected === null || isNew(selected);
+    for (const one of this.judging) one.disabled = !this.mayReview || selected === null || isNew(selected);
     // Who drew a polygon has accepted it; it can be redrawn, or removed.
     if (this.drawn()) this.accept.disabled = this.reject.disabled = true;
-    this.undo.disabled = selected === null || isNew(selected) || properties(selected).verdict === 'unreviewed';
+    this.undo.disabled = !this.mayReview || selected === null || isNew(selected) || properties(selected).verdict === 'unreviewed';
     this.undo.firstChild!.textContent = this.drawn() ? t().removeDrawn : t().undo;
     this.note.textContent = t().exportNote(unreviewed);
     const name = reviewer();

@@ -32,6 +32,8 @@ export function askKey(): Promise<void> {
         },
       },
       h('p', { class: 'soft' }, () => t().signInText),
+      // So that a browser that keeps passwords knows whose this one is.
+      h('input', { type: 'text', autocomplete: 'username', value: 'talud', hidden: true }),
       h('label', { for: 'key' }, () => t().key),
       field,
       wrong,

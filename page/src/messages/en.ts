@@ -225,6 +225,8 @@ export const en = {
   exportFailed: 'The review could not be exported',
   exportUnsaved: 'Some changes are not saved. Save or discard them first.',
 
+  mayNotReview: 'Your key may look at reviews, but not change them.',
+
   // Help
   helpTitle: 'Help',
   helpKeys: 'Keyboard',

@@ -225,6 +225,8 @@ export const es: Messages = {
   exportFailed: 'No se pudo exportar la revisión',
   exportUnsaved: 'Hay cambios sin guardar. Guárdelos o descártelos primero.',
 
+  mayNotReview: 'Su clave permite ver revisiones, pero no cambiarlas.',
+
   helpTitle: 'Ayuda',
   helpKeys: 'Teclado',
   keysOn: 'Usar estas teclas',
