@@ -10,9 +10,10 @@ from fastapi import FastAPI, Request, Response
 
 from talud.serving import problems
 from talud.serving.database import Database
+from talud.serving.guard import Guard
 from talud.serving.jobs import JobStore
 from talud.serving.keys import KeyStore
-from talud.serving.routes import health
+from talud.serving.routes import health, session
 from talud.serving.service import Service
 from talud.serving.settings import Settings
 
@@ -53,6 +54,7 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
         openapi_url="/api",
     )
     problems.install(app)
+    app.add_middleware(Guard, open_to_all=open_to_all)
 
     @app.middleware("http")
     async def _secured(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -62,4 +64,5 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
         return response
 
     app.include_router(health.router)
+    app.include_router(session.router)
     return app
