@@ -26,7 +26,7 @@ PATIENCE = 90  # seconds
 Found = TypeVar("Found")
 
 
-def add_champion(root: Path | None, name: str, file: Path) -> registry.Version:
+def add_champion(root: Path, name: str, file: Path) -> registry.Version:
     """Register a model as the champion of its name."""
     registry.connect(root, create=True)
     tags = {"band_set": name}

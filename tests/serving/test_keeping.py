@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -57,6 +59,18 @@ def test_what_is_too_much_goes_the_oldest_first_but_nothing_in_use(jobs: JobStor
     maps.look_at("second")
     assert maps.clean(jobs, settings(tmp_path, results_bytes=3 * MEGABYTE)) == ["first", "third"]
     assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["fourth", "running", "second"]
+
+
+def test_an_upload_stays_while_a_job_shows_it(jobs: JobStore, tmp_path: Path) -> None:
+    maps = Maps(tmp_path / "jobs")
+    for name in ("shown", "forgotten", "fresh"):
+        (tmp_path / "uploads" / name).mkdir(parents=True)
+        (tmp_path / "uploads" / name / "a.tif").write_bytes(bytes(MEGABYTE))
+        hours = 0 if name == "fresh" else 1
+        os.utime(tmp_path / "uploads" / name, (time.time() - hours * 3600,) * 2)
+    jobs.create("a", "somebody", Request(raster="uploads/shown"))
+    assert maps.clean(jobs, settings(tmp_path, results_bytes=MEGABYTE)) == ["forgotten"]
+    assert sorted(path.name for path in (tmp_path / "uploads").iterdir()) == ["fresh", "shown"]
 
 
 def test_of_many_who_claim_jobs_each_gets_another_the_oldest_first(jobs: JobStore) -> None:
