@@ -8,6 +8,7 @@ of this machine are answered to.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -68,7 +69,7 @@ def _of_the_page(request: Request) -> bool:
     if site := request.headers.get("Sec-Fetch-Site"):
         return site in ("same-origin", "none")
     if origin := request.headers.get("Origin"):
-        return urlsplit(origin).netloc.casefold() == request.headers.get("Host", "").casefold()
+        return origin.casefold().partition("://")[2] == request.headers.get("Host", "nowhere").casefold()
     return COOKIE not in request.cookies
 
 
@@ -82,7 +83,7 @@ def _host_name(headers: Headers) -> str:
 
 def _length(headers: Headers) -> int:
     stated = headers.get("Content-Length", "0")
-    return int(stated) if stated.isdecimal() else 0
+    return int(stated) if re.fullmatch("[0-9]{1,18}", stated) else LARGEST_BODY + 1
 
 
 def _limited(receive: Receive) -> Receive:
