@@ -18,7 +18,6 @@ from morecantile import Tile
 from PIL import Image
 from pyproj import Transformer
 from rasterio.crs import CRS
-from rasterio.warp import transform_geom
 from rio_tiler.constants import WEB_MERCATOR_TMS
 
 from agency import serving, settings_of
@@ -341,4 +340,6 @@ def test_the_openapi_page_describes_all(agency: SimpleNamespace) -> None:
     assert set(body) == {"application/octet-stream", "image/tiff"}
     references = set()
     json.loads(json.dumps(described), object_hook=lambda one: references.add(one.get("$ref")) or one)
-    assert {one.rsplit("/", 1)[1] for one in references if isinstance(one, str)} <= set(described["components"]["schemas"])
+    assert {one.rsplit("/", 1)[1] for one in references if isinstance(one, str)} <= set(
+        described["components"]["schemas"]
+    )
