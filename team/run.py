@@ -55,12 +55,14 @@ class Team:
 
     Attributes:
         environment: the variables that a user needs.
+        database: the URI of PostgreSQL, but for the name: `runs`, `logins`, or `service` for whoever serves maps.
         scheduler: its address.
         started: what runs by name: postgresql, mlflow, scheduler, worker-1, ...
         logs: the folder of what they say.
     """
 
     environment: Mapping[str, str]
+    database: str
     scheduler: str
     started: Mapping[str, subprocess.Popen[bytes]]
     logs: Path
@@ -118,11 +120,11 @@ def team(workers: int = 2) -> Iterator[Team]:
             )  # fmt: skip
         _until(lambda: _answers(tracking), started, "mlflow", folder)
         environment = {**tracking, **keys, "DASK_SCHEDULER_ADDRESS": scheduler}
-        yield Team(environment, scheduler, started, folder / "logs")
+        yield Team(environment, database, scheduler, started, folder / "logs")
 
 
 def _database(folder: Path, start: Callable[..., None]) -> str:
-    """Start PostgreSQL with a database for runs and one for logins; the URI of both but for the name."""
+    """Start PostgreSQL with databases for runs, logins and a service; the URI of each but for the name."""
     programs = postgresql()
     if programs is None:
         raise NoTeamError("PostgreSQL is not installed: apt-get install postgresql")
@@ -149,7 +151,7 @@ def _database(folder: Path, start: Callable[..., None]) -> str:
         if time.monotonic() > limit:
             raise NoTeamError(f"PostgreSQL did not start: {(folder / 'logs/postgresql').read_text()}")
         time.sleep(0.1)
-    for name in ("runs", "logins"):
+    for name in ("runs", "logins", "service"):
         _run([programs / "createdb", *reach, name], env=os.environ | {"PGPASSWORD": password})
     return f"postgresql+psycopg://{USER}:{password}@{HERE}:{port}"
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,14 +105,19 @@ def _command(process: psutil.Process) -> str:
 
 
 @contextmanager
-def serving(project: Path, settings: Mapping[str, str] | None = None, host: str = "127.0.0.1") -> Iterator[Serving]:
+def serving(
+    project: Path,
+    settings: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    command: Sequence[object] = (sys.executable, "-m", "talud.cli.main"),
+) -> Iterator[Serving]:
     """Start `talud serve` in a project, until the block ends."""
     port = free_port()
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    own = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | (environment or {})
     process = subprocess.Popen(
-        [sys.executable, "-m", "talud.cli.main", "serve", "--host", host, "--port", str(port)],
+        [*map(str, command), "serve", "--port", str(port)],
         cwd=project,
-        env=environment | {f"TALUD_SERVICE_{name.upper()}": value for name, value in (settings or {}).items()},
+        env=own | {f"TALUD_SERVICE_{name.upper()}": value for name, value in (settings or {}).items()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

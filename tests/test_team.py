@@ -17,13 +17,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from fresh_clone import ROOT
+from service_process import add_champion, serving, wait_for
+from stack_files import noise, write_stack
 from talud import registry
 from talud.errors import ClusterError, RegistryError
 from talud.evaluation import promotion
+from talud.inference.prediction import predict
+from talud.inference.runtime import Model, Origin
 from talud.project import Project
 from talud.training import cluster
 from test_registry import log_the_same_data
@@ -199,3 +204,28 @@ def test_a_cluster_without_a_server_of_runs_is_refused(tmp_path: Path, monkeypat
 def test_no_login_goes_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://someone:secret@mlflow.example.org:8443/team")
     assert cluster._server() == "https://mlflow.example.org:8443/team"
+
+
+@pytest.mark.slow
+def test_a_service_with_postgresql_and_a_cluster_goes_on_with_its_jobs_when_it_is_killed(
+    environment: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    team = environment
+    for name in ("rasters", "results", "nowhere"):
+        (tmp_path / name).mkdir()
+    write_stack(tmp_path / "rasters/large.tif", np.kron(noise(30, 30), np.ones((50, 50), np.float32)))
+    version = add_champion(tmp_path / "nowhere", "served", tiny_model)
+    settings = {
+        "data": str(tmp_path / "rasters"), "results": str(tmp_path / "results"), "workers": team.scheduler,
+        "database": f"{team.database}/service",
+    }  # fmt: skip
+    with serving(tmp_path / "nowhere", settings, team.environment) as service:
+        job = service.ask("large.tif", model=version.name)
+        wait_for(lambda: list((tmp_path / "results/jobs").glob("*/.map.partial/tiles/*.npz")), "no tile is finished")
+        service.kill()
+    with serving(tmp_path / "nowhere", settings, team.environment) as service:
+        assert service.ended(job)["status"] == "successful", service.job(job)
+        found = service.http.get(f"/jobs/{job}/files/probability.tif").content
+    origin = Origin(version.name, version.version)
+    predict(Model.load(tiny_model, origin), tmp_path / "rasters/large.tif", tmp_path / "by_hand")
+    assert found == (tmp_path / "by_hand/probability.tif").read_bytes()

@@ -167,4 +167,4 @@ def test_owslib_reads_what_the_service_offers(service: Serving) -> None:
     assert client.process("map-landslides")["title"] == "Map landslides"
     job = client.execute("map-landslides", {"raster": {"href": "small.tif"}}, async_=True)
     assert service.ended(job["jobID"])["status"] == "successful"
-    assert client.job(job["jobID"])["progress"] == 100
+    assert client.response_headers["Location"] == service.job(job["jobID"])["links"][0]["href"]

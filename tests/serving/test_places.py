@@ -219,32 +219,48 @@ def test_tags_beside_a_raster_that_name_further_files_are_refused(settings: Sett
     assert "name further files" in refused("a.tif", settings)
 
 
-CONFINED = """
+REFUSING = """
 import sys
 from pathlib import Path
 from talud.serving.places import confine_gdal
 
-folder, model = Path(sys.argv[1]), Path(sys.argv[2])
-confine_gdal()
+folder = Path(sys.argv[1])
+confine_gdal(warping=len(sys.argv) == 2)
 import rasterio
 from rasterio.errors import RasterioIOError
-from rio_tiler.io import Reader
+
+def refused(*names):
+    for name in names:
+        try:
+            rasterio.open(name if ":" in name else folder / name)
+            sys.exit(f"{name} was opened")
+        except RasterioIOError:
+            pass
+
+refused("fake.img", "NETCDF:a.nc", "/vsicurl/http://127.0.0.1:9/a.tif", "https://localhost/a.tif")
+"""
+FREE = """
+import sys
+from pathlib import Path
 from talud.inference.prediction import predict
 from talud.inference.runtime import Model
 
-for name in ("fake.tif", "fake.png", "NETCDF:a.nc", "/vsicurl/http://127.0.0.1:9/a.tif", "https://localhost/a.tif"):
-    try:
-        rasterio.open(name if ":" in name else folder / name)
-        sys.exit(f"{name} was opened")
-    except RasterioIOError:
-        pass
-predict(Model.load(model), folder / "a.tif", folder / "map")
+predict(Model.load(Path(sys.argv[2])), Path(sys.argv[1]) / "a.tif", Path(sys.argv[1]) / sys.argv[3])
+"""
+MAPPING = f"""{REFUSING}
+refused("fake.tif", "fake.png")
+{FREE}"""
+PICTURING = f"""{REFUSING}
+from rio_tiler.io import Reader
+
 with Reader(folder / "a.tif") as reader:
-    print(len(reader.preview(indexes=1, max_size=64).render(img_format="PNG")))
-    bounds = reader.get_geographic_bounds("EPSG:4326")
-    print(reader.point((bounds[0] + bounds[2]) / 2, (bounds[1] + bounds[3]) / 2).array[0])
-    tile = next(iter(reader.tms.tiles(*bounds, 14)))
-    print(reader.tile(tile.x, tile.y, tile.z, indexes=1).mask.any())
+    picture = reader.preview(indexes=1, max_size=64)
+    picture.rescale(((0, 250),))
+    assert picture.render(img_format="PNG").startswith(b"\\x89PNG")
+    tile = next(iter(reader.tms.tiles(*reader.get_geographic_bounds("EPSG:4326"), 14)))
+    assert reader.tile(tile.x, tile.y, tile.z, indexes=1).mask.any()
+import subprocess
+subprocess.run([sys.executable, "-c", "from talud.serving.places import confine_gdal as c; c()"], check=True)
 """
 
 
@@ -260,15 +276,13 @@ def confined(code: str, *arguments: str, environment: dict[str, str] | None = No
 def test_gdal_opens_geotiffs_alone_once_it_is_confined_and_maps_are_made_all_the_same(
     settings: Settings, tiny_model: Path
 ) -> None:
-    from talud.inference.prediction import predict
-    from talud.inference.runtime import Model
-
-    _vrt(settings.data / "fake.tif", settings.data / "a.tif")
-    _warped(settings.data / "fake.png", settings.data / "a.tif")
-    done = confined(CONFINED, str(settings.data), str(tiny_model))
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    predict(Model.load(tiny_model), settings.data / "a.tif", settings.data / "free")
+    raster = settings.data / "a.tif"
+    _vrt(settings.data / "fake.tif", raster)
+    _warped(settings.data / "fake.png", raster)
+    rasterio.shutil.copy(raster, settings.data / "fake.img", driver="HFA")
+    for code, name in ((MAPPING, "map"), (FREE, "free")):
+        done = confined(code, str(settings.data), str(tiny_model), name)
+        assert (done.returncode, done.stderr) == (0, "")
     made, free = (
         {path.name: path.read_bytes() for path in (settings.data / name).iterdir()} for name in ("map", "free")
     )
@@ -277,13 +291,15 @@ def test_gdal_opens_geotiffs_alone_once_it_is_confined_and_maps_are_made_all_the
 
 
 @pytest.mark.slow
+def test_pictures_are_made_by_a_confined_process_too(settings: Settings) -> None:
+    rasterio.shutil.copy(settings.data / "a.tif", settings.data / "fake.img", driver="HFA")
+    done = confined(PICTURING, str(settings.data))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
 def test_confining_too_late_is_said() -> None:
     late = "import pyogrio; from talud.serving.places import confine_gdal; confine_gdal()"
     assert "start the service in a process of its own" in confined(late).stderr
     own = "from talud.serving.places import confine_gdal; confine_gdal()"
     assert "without GDAL_SKIP" in confined(own, environment={"GDAL_SKIP": "PNG"}).stderr
-    twice = (
-        f"{own}; confine_gdal(); import subprocess, sys; subprocess.run([sys.executable, '-c', {own!r}], check=True)"
-    )
-    done = confined(twice)
-    assert (done.returncode, done.stderr) == (0, "")

@@ -10,7 +10,8 @@ from importlib.metadata import version
 from fastapi import FastAPI, Request, Response
 
 from talud.serving import problems
-from talud.serving.routes import health, models, ogc, rasters, reviews
+from talud.serving.guard import Guard
+from talud.serving.routes import health, models, ogc, rasters, reviews, session
 from talud.serving.service import Service
 from talud.serving.settings import Settings
 
@@ -50,6 +51,7 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
         openapi_url="/api",
     )
     problems.install(app)
+    app.add_middleware(Guard, open_to_all=open_to_all)
 
     @app.middleware("http")
     async def _secured(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -62,6 +64,6 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
             response.headers.setdefault(name, value)
         return response
 
-    for subject in (ogc, models, rasters, reviews, health):
+    for subject in (ogc, models, rasters, reviews, session, health):
         app.include_router(subject.router)
     return app

@@ -144,6 +144,18 @@ def stamp(path: Path) -> Stamp:
     return str(path), found.st_mtime_ns, found.st_size
 
 
+def placed(dataset: DatasetReader) -> Grid:
+    """The grid of a raster of which every pixel covers some ground.
+
+    Raises:
+        SourceError: it has none.
+    """
+    grid = Grid.of(dataset)
+    if not grid.pixel_area > 0:
+        raise SourceError(f"{dataset.name}: its pixels have no size; is the geotransform right?")
+    return grid
+
+
 @contextmanager
 def opened(path: str | Path) -> Iterator[DatasetReader]:
     """A GeoTIFF, and nothing else that GDAL would read.
@@ -250,7 +262,10 @@ class Upload:
         part = _part(self.path)
         with writing(self.path):
             self.stream.close()
-        _check(part, settings)
+        try:
+            _check(part, settings)
+        except SourceError as error:
+            raise SourceError(str(error).replace(part.name, self.path.name)) from error
         with writing(self.path):
             part.replace(self.path)
         return raster(f"uploads/{self.id}", self.path, contracts)
@@ -276,10 +291,10 @@ def _part(path: Path) -> Path:
 def _check(path: Path, settings: Settings) -> None:
     """That a file is a whole GeoTIFF with a place, and not too large to be mapped."""
     with opened(path) as dataset:
-        grid = Grid.of(dataset)
+        grid = placed(dataset)
         if grid.height * grid.width > settings.pixels:
             raise SourceError(
-                f"{path.stem}: has {grid.height:,} × {grid.width:,} pixels, and this service maps at most "
+                f"{path.name}: has {grid.height:,} × {grid.width:,} pixels, and this service maps at most "
                 f"{settings.pixels:,}; cut it in parts"
             )
         check_blocks(dataset, dataset.indexes, path)
@@ -300,7 +315,7 @@ def _references(folder: Path) -> Iterator[str]:
 def _header(stamp: Stamp) -> Header:
     path = stamp[0]
     with opened(path) as dataset:
-        grid = Grid.of(dataset)
+        grid = placed(dataset)
         check_blocks(dataset, dataset.indexes, path)
         bands = tuple(name or "" for name in dataset.descriptions)
         bounds = None if grid.local else transform_bounds(grid.crs, WGS84, *grid.bounds, densify_pts=21)

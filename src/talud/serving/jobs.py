@@ -108,22 +108,18 @@ class JobStore:
 
     def claim(self) -> Job | None:
         """Take the oldest job that waits, which runs from then on."""
-        with Session(self.database.engine) as session, session.begin():
-            row = session.scalar(
-                select(JobRow).where(JobRow.status == "accepted").order_by(JobRow.created, JobRow.id).limit(1)
-                .with_for_update(skip_locked=True)
-            )  # fmt: skip
-            if row is None:
-                return None
-            moment = now()
-            claimed = session.execute(
-                update(JobRow).where(JobRow.id == row.id, JobRow.status == "accepted")
-                .values(status="running", message="has begun", started=row.started or moment, updated=moment)
-            )  # fmt: skip
-            if not claimed.rowcount:  # type: ignore[attr-defined]
-                return None
-            session.refresh(row)
-            return _job(row)
+        oldest = select(JobRow.id).where(JobRow.status == "accepted").order_by(JobRow.created, JobRow.id).limit(1)
+        moment = now()
+        running = {"status": "running", "message": "has begun", "updated": moment}
+        started = func.coalesce(JobRow.started, moment)
+        while True:
+            with Session(self.database.engine) as session, session.begin():
+                found = session.scalar(oldest)
+                if found is None:
+                    return None
+                of = update(JobRow).where(JobRow.id == found, JobRow.status == "accepted")
+                if session.execute(of.values(started=started, **running)).rowcount:  # type: ignore[attr-defined]
+                    return _job(session.get_one(JobRow, found))
 
     def note(self, job: str, progress: int, message: str) -> None:
         """How far a running job has come."""

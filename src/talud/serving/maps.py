@@ -1,17 +1,17 @@
-"""Where the files of jobs lie, and how long."""
+"""Where the files of jobs and the uploads lie, and how long."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from talud.files import writing
 from talud.inference.products import Products
+from talud.serving import places
 from talud.serving.database import now
 from talud.serving.jobs import STATUSES, UNFINISHED, Job, JobStore
 from talud.serving.settings import Settings
@@ -75,31 +75,44 @@ class Maps:
         """Remove what is older than the settings allow, or more: the oldest first, nothing in use.
 
         Returns:
-            The ids of the jobs that were removed.
+            The ids of the jobs and uploads that were removed.
         """
         known = {job.id: job for job in jobs.list(STATUSES, limit=10**6)}
-        for folder in self._folders():
+        uploads = _folders(settings.results / places.UPLOADS)
+        for folder in _folders(self.folder):
             stray = folder.name not in known or known[folder.name].status == "dismissed"
-            if stray and time.time() - folder.stat().st_mtime > IN_USE:
+            if stray and _age(folder) > IN_USE:
                 shutil.rmtree(folder, ignore_errors=True)
-        ended = sorted((job for job in known.values() if job.status not in UNFINISHED), key=_end)
-        sizes = {job.id: _size(self.of(job.id)) for job in known.values()}
-        excess, removed = sum(sizes.values()) - settings.results_bytes, []
-        for job in ended:
+        sizes = {name: _size(self.of(name)) for name in known}
+        excess, removed = sum(sizes.values()) + sum(map(_size, uploads)) - settings.results_bytes, []
+        for job in sorted((job for job in known.values() if job.status not in UNFINISHED), key=_end):
             old = now() - _end(job) > timedelta(days=settings.results_days)
             if (old or (excess > 0 and sizes[job.id])) and not self._in_use(job.id):
                 self.remove(job.id)
                 jobs.remove(job.id)
                 removed.append(job.id)
                 excess -= sizes[job.id]
+        mapped = {job.request.raster for job in known.values() if job.id not in removed}
+        for folder in sorted(uploads, key=_age, reverse=True):
+            old = _age(folder) > settings.results_days * 86400
+            if f"{places.UPLOADS}/{folder.name}" not in mapped and (old or excess > 0) and _age(folder) > IN_USE:
+                excess -= _size(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+                removed.append(folder.name)
         return removed
-
-    def _folders(self) -> Iterator[Path]:
-        return iter(self.folder.iterdir()) if self.folder.is_dir() else iter(())
 
     def _in_use(self, job: str) -> bool:
         looked = self._looked_at.get(job)
         return looked is not None and time.monotonic() - looked < IN_USE
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+
+
+def _age(folder: Path) -> float:
+    """Seconds since something was put into a folder."""
+    return time.time() - folder.stat().st_mtime
 
 
 def _end(job: Job) -> datetime:

@@ -34,9 +34,9 @@ CHUNK = 1 << 20  # bytes
 WAIT = httpx.Timeout(30, connect=10)  # seconds for the next bytes
 LONGEST = 3600  # seconds for a raster
 NOTE_WAIT = 10  # seconds for a note
-UNLIKE_PUBLIC = tuple(  # of IPv6, that lead to any address of IPv4: mapped, NAT64, 6to4, Teredo
+NOT_PUBLIC = tuple(  # of IPv6: IPv4 in other words (mapped, NAT64, 6to4, Teredo), and sites of old
     ipaddress.ip_network(network)
-    for network in ("::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32")
+    for network in ("::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "fec0::/10")
 )
 _COPY = """
 import resource, sys
@@ -76,7 +76,7 @@ def fetch(url: str, folder: Path, settings: Settings) -> Path:
 def notify(url: str, document: Mapping[str, object], settings: Settings) -> None:
     """Post a JSON document to a place that is allowed; where that fails, the log says so, and nothing else."""
     try:
-        with _answer("POST", allowed(url, settings), settings, NOTE_WAIT, json=document) as response:
+        with _answer("POST", allowed(url, settings), NOTE_WAIT, json=document) as response:
             if not response.is_success:
                 _LOG.warning("%s answered %d to a note", response.request.headers["Host"], response.status_code)
     except (TaludError, httpx.HTTPError) as error:
@@ -146,14 +146,13 @@ def is_public(address: str) -> bool:
     except ValueError:  # of a link, with its zone
         return False
     special = ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback or ip.is_link_local
-    return ip.is_global and not special and not any(ip in network for network in UNLIKE_PUBLIC)
+    return ip.is_global and not special and not any(ip in network for network in NOT_PUBLIC)
 
 
 @contextmanager
 def _answer(
     method: str,
     url: httpx.URL,
-    settings: Settings,
     wait: httpx.Timeout | float,
     json: Mapping[str, object] | None = None,
 ) -> Iterator[httpx.Response]:
@@ -192,7 +191,7 @@ def _download(url: httpx.URL, target: Path, settings: Settings) -> None:
     until = time.monotonic() + LONGEST
     for _ in range(HOPS + 1):
         try:
-            with _answer("GET", url, settings, WAIT) as response:
+            with _answer("GET", url, WAIT) as response:
                 if response.has_redirect_location:
                     url = allowed(str(url.join(response.headers["Location"])), settings)
                     continue
@@ -214,7 +213,7 @@ def _write(response: httpx.Response, target: Path, largest: int, until: float, n
         for chunk in response.iter_raw(CHUNK):
             written += len(chunk)
             if written > largest:
-                raise SourceError(f"{name}: larger than {largest:,} bytes, which is the most that is fetched")
+                raise SourceError(f"{name}: larger than {largest:,} bytes, the most that is fetched")
             if time.monotonic() > until:
                 raise SourceError(f"{name}: took longer than {LONGEST} s")
             file.write(chunk)
@@ -223,10 +222,8 @@ def _write(response: httpx.Response, target: Path, largest: int, until: float, n
 def _copy_object(url: str, target: Path, settings: Settings) -> None:
     """Copy an object of S3, in a process of its own: it may write no larger file, and ask for no other object."""
     bucket, _, key = url.removeprefix("s3://").partition("/")
-    plain = (
-        re.fullmatch("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket) and key.isprintable() and not set(key) & set("\\?#")
-    )
-    if not plain or any(part in ("", ".", "..") for part in key.split("/")):
+    named = re.fullmatch("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket) and key.isprintable() and not {*key} & {*"\\?#"}
+    if not named or any(part in ("", ".", "..") for part in key.split("/")):
         raise SourceError(f"{url[:100]!a}: no object of S3; expected s3://BUCKET/KEY")
     if f"s3://{bucket}" not in settings.allowed:
         raise SourceError(
@@ -235,7 +232,7 @@ def _copy_object(url: str, target: Path, settings: Settings) -> None:
         )
     source = f"/vsis3/{bucket}/{key}"
     options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": source, "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-    command = [sys.executable, "-c", _COPY, source, str(target), str(settings.upload_bytes)]
+    command = [sys.executable, "-c", _COPY, source, str(target), str(settings.upload_bytes + 1)]
     try:
         done = subprocess.run(
             command, env=PATIENCE | dict(os.environ) | options, stdin=subprocess.DEVNULL, capture_output=True,
@@ -243,10 +240,10 @@ def _copy_object(url: str, target: Path, settings: Settings) -> None:
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise SourceError(f"s3://{bucket}/{key}: took longer than {LONGEST} s") from error
+    if target.exists() and target.stat().st_size > settings.upload_bytes:  # GDAL may not notice that it was stopped
+        raise SourceError(f"s3://{bucket}/{key}: larger than {settings.upload_bytes:,} bytes, the most that is fetched")
     if done.returncode:
         _LOG.warning("s3://%s/%s: %s", bucket, key, done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
-        if target.exists() and target.stat().st_size >= settings.upload_bytes:
-            raise SourceError(f"s3://{bucket}/{key}: larger than {settings.upload_bytes:,} bytes")
         raise SourceError(f"s3://{bucket}/{key}: no raster, or not for this service's credentials")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from talud.serving.attempts import Attempts
 from talud.serving.database import Database, now
 from talud.serving.executor import Executor
 from talud.serving.intake import Intake
@@ -38,6 +39,7 @@ class Service:
         executor: what carries jobs out.
         metrics: what it counts and measures.
         open_to_all: whether no key is asked for.
+        attempts: wrong keys of late.
     """
 
     settings: Settings
@@ -50,6 +52,7 @@ class Service:
     executor: Executor
     metrics: Metrics
     open_to_all: bool
+    attempts: Attempts = field(default_factory=Attempts)
 
     @classmethod
     @contextmanager
@@ -80,19 +83,37 @@ def _service(request: Request) -> Service:
 Running = Annotated[Service, Depends(_service)]
 
 
-def presented(request: Request) -> str | None:
-    """The secret that a request brings: in a header, or in the page's cookie."""
+def key_in_headers(request: Request) -> str | None:
+    """The secret that a request brings in a header, which no other site can have a browser send."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    if scheme.casefold() == "bearer" and secret:
+    if scheme.casefold() == "bearer" and secret.strip():
         return secret.strip()
-    return request.headers.get("X-API-Key") or request.cookies.get(COOKIE)
+    return request.headers.get("X-API-Key") or None
 
 
 def holder(request: Request, service: Service) -> Key | None:
-    """Whose request it is; where no key is asked for, whoever is at this machine may do all."""
-    secret = presented(request)
-    found = service.keys.find(secret) if secret else None
+    """Whose request it is; where no key is asked for, whoever is at this machine may do all.
+
+    Raises:
+        Problem: too many wrong keys came from there.
+    """
+    secret = key_in_headers(request) or request.cookies.get(COOKIE)
+    found = key_of(secret, request, service) if secret else None
     return Key("local", "admin", now()) if found is None and service.open_to_all else found
+
+
+def key_of(secret: str, request: Request, service: Service) -> Key | None:
+    """The key of that secret; a right one opens however many wrong ones came from there, whom it may share it with.
+
+    Raises:
+        Problem: it is wrong, as were too many before it.
+    """
+    found = service.keys.find(secret)
+    if found is None and not service.open_to_all:
+        wait = service.attempts.failed(request.client.host if request.client else "")
+        if wait:
+            raise Problem(429, f"too many wrong keys; try again in {wait} s", headers={"Retry-After": str(wait)})
+    return found
 
 
 def _needs(scope: Scope) -> Callable[[Request, Service], Key]:

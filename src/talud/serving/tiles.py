@@ -30,7 +30,7 @@ from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.inference.quicklook import GAMMA
 from talud.inference.reader import check_blocks
-from talud.serving.catalogue import Stamp, bands_of, borrowed, stamp
+from talud.serving.catalogue import Stamp, bands_of, borrowed, placed, stamp
 
 Layer = Literal["optical", "slope", "elevation", "sar_before", "sar_after", "inventory", "probability"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
@@ -83,13 +83,15 @@ def tile(path: Path, layer: Layer, z: int, x: int, y: int) -> bytes | None:
     Raises:
         SourceError: the raster cannot be read, or has no such layer.
     """
+    if z > DEEPEST:
+        return None
     known = stamp(path)
     look = _look(known, layer)
     bounds = WEB_MERCATOR_TMS.xy_bounds(Tile(x, y, z))
     west, south, east, north = look.bounds
     pixel = (bounds.right - bounds.left) / SIDE
     outside = bounds.left >= east or bounds.right <= west or bounds.bottom >= north or bounds.top <= south
-    if outside or z > DEEPEST or max(east - west, north - south) < pixel:
+    if outside or max(east - west, north - south) < pixel:
         return None
     with _source(known, look, pixel) as (dataset, indexes):
         values = _warped(dataset, indexes, bounds, Resampling.nearest if layer in _CLASSES else Resampling.bilinear)
@@ -152,7 +154,7 @@ def _warped(
 def _look(stamp: Stamp, layer: Layer) -> _Look:
     """Find what all tiles of a layer have in common, once."""
     with borrowed(stamp) as dataset:
-        grid = Grid.of(dataset)
+        grid = placed(dataset)
         if grid.local:
             raise SourceError(f"{stamp[0]}: its coordinates have no place on Earth, so it cannot be shown on a map")
         indexes = _indexes(dataset, layer)

@@ -1,0 +1,140 @@
+"""How the service answers while it computes, and under load: `python bench/service.py [SECONDS]`.
+
+A project with one model (7 bands, 32 filters, random weights) and a raster of 4096² pixels (noise), two workers,
+SQLite, all on loopback. While two jobs compute, one client asks how one of them fares, ten times a second; then 50
+clients ask, list and start jobs for a minute, or SECONDS. Written to `bench/service.json`. It needs a machine that does
+nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+from material import BANDS, values
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "tests"))
+
+from service_process import EXECUTION, Serving, add_champion, serving, wait_for  # noqa: E402
+from stack_files import write_stack  # noqa: E402
+
+CLIENTS = 50
+SIDE = 4096
+ASKED = {"Prefer": "respond-async"}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60
+    with tempfile.TemporaryDirectory() as folder:
+        project = make_project(Path(folder) / "project")
+        settings = {"workers": "2", "queue": "100000", "jobs_per_key": "100000"}
+        began = time.monotonic()
+        with serving(project, settings) as service:
+            wait_for(lambda: service.http.get("/health/ready").status_code == 200, "not ready")
+            figures = {"seconds to ready": round(time.monotonic() - began, 1)} | memory(service)
+            figures |= while_computing(service)
+            figures |= asyncio.run(under_load(str(service.http.base_url), seconds))
+            figures |= jobs_lost(service)
+    print(json.dumps(figures, indent=2))
+    (HERE / "service.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def make_project(root: Path) -> Path:
+    """A project with a champion, a small stack and a large one."""
+    (root / "stacks").mkdir(parents=True)
+    (root / "params.yaml").write_text("seed: 1\n", encoding="utf-8")
+    subprocess.run([sys.executable, HERE / "material.py", root, str(SIDE)], check=True)
+    (root / "stack.tif").rename(root / "stacks/large.tif")
+    write_stack(root / "stacks/small.tif", values(128, 128, 3), BANDS)
+    add_champion(root, "7band", root / "unet.onnx")
+    return root
+
+
+def memory(service: Serving) -> dict[str, float]:
+    """What the processes take at rest: resident, in MB."""
+    process = psutil.Process(service.process.pid)
+    workers = [child.memory_info().rss for child in process.children(recursive=True)]
+    return {"MB at rest: service": process.memory_info().rss // 10**6, "MB at rest: two workers": sum(workers) // 10**6}
+
+
+def while_computing(service: Serving) -> dict[str, float]:
+    """How fast a job's state comes while two jobs compute."""
+    jobs = [service.ask("large.tif") for _ in range(2)]
+    wait_for(lambda: all(service.job(job)["progress"] > 0 for job in jobs), "no tile is finished")
+    took = []
+    while len(took) < 600 and all(service.job(job)["status"] == "running" for job in jobs):
+        began = time.perf_counter()
+        service.http.get(f"/jobs/{jobs[0]}").raise_for_status()
+        took.append(time.perf_counter() - began)
+        time.sleep(0.1)
+    for job in jobs:
+        service.http.delete(f"/jobs/{job}")
+    return {"answers while two jobs compute": len(took)} | milliseconds("GET /jobs/ID while two jobs compute", took)
+
+
+def milliseconds(what: str, took: list[float]) -> dict[str, float]:
+    """Median and 95th percentile."""
+    ranks = statistics.quantiles(took, n=20)
+    return {f"ms, {what}: median": round(1000 * ranks[9], 1), f"ms, {what}: p95": round(1000 * ranks[18], 1)}
+
+
+async def under_load(address: str, seconds: float) -> dict[str, float]:
+    """What clients get that ask all at once: one in twenty requests starts a job."""
+    took: list[float] = []
+    answers: Counter[int] = Counter()
+    until = time.monotonic() + seconds
+
+    async def client(number: int) -> None:
+        chance = np.random.default_rng(number)
+        async with httpx.AsyncClient(base_url=address, timeout=60) as http:
+            job = ""
+            while time.monotonic() < until:
+                began = time.perf_counter()
+                if not job or chance.random() < 0.05:
+                    body = {"inputs": {"raster": {"href": "small.tif"}, "model": "landslide-unet-7band"}}
+                    answer = await http.post(EXECUTION, json=body, headers=ASKED)
+                    job = answer.json()["jobID"] if answer.status_code == 201 else job
+                else:
+                    answer = await http.get(f"/jobs/{job}" if chance.random() < 0.8 else "/jobs?limit=20")
+                took.append(time.perf_counter() - began)
+                answers[answer.status_code] += 1
+
+    await asyncio.gather(*(client(number) for number in range(CLIENTS)))
+    found = {f"answers {status}": count for status, count in sorted(answers.items())}
+    return {"clients": CLIENTS, "seconds of load": seconds} | found | milliseconds("under load", took)
+
+
+def jobs_lost(service: Serving) -> dict[str, float]:
+    """Jobs that were accepted and did not end well."""
+    wait_for(lambda: not unfinished(service), "jobs do not end")
+    ended = Counter(job["status"] for job in listed(service, ""))
+    return {f"jobs {status}": count for status, count in sorted(ended.items())}
+
+
+def unfinished(service: Serving) -> list[dict[str, str]]:
+    """Jobs that wait or run."""
+    return listed(service, "status=accepted&status=running&")
+
+
+def listed(service: Serving, query: str) -> list[dict[str, str]]:
+    """All jobs."""
+    found, page = [], 1000
+    while batch := service.http.get(f"/jobs?{query}limit={page}&offset={len(found)}").json()["jobs"]:
+        found += batch
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""What no request gets past, whatever it asks for: bodies without end, and requests that other sites make in disguise.
+
+A browser sends the page's cookie with what other sites have it send, and reaches a service on its own machine that
+asks for no key. It says of each request which site it comes from, so that what changes something can be told apart. A
+site can also give its own name the address of this machine (DNS rebinding): where no key is asked for, only the names
+of this machine are answered to.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from talud.serving import problems
+from talud.serving.service import COOKIE, key_in_headers
+from talud.serving.settings import LOOPBACK
+
+LARGEST_BODY = 1_000_000  # bytes; uploads have a limit of their own
+UPLOADS = "/uploads/"
+HARMLESS = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
+
+
+@dataclass(frozen=True)
+class Guard:
+    """An ASGI application in front of another.
+
+    Attributes:
+        app: the other.
+        open_to_all: whether no key is asked for.
+    """
+
+    app: ASGIApp
+    open_to_all: bool
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        if reason := _refusal(request, self.open_to_all):
+            await problems.answer(*reason)(scope, receive, send)
+        elif scope["path"].startswith(UPLOADS):
+            await self.app(scope, receive, send)
+        else:
+            await self.app(scope, _limited(receive), send)
+
+
+def _refusal(request: Request, open_to_all: bool) -> tuple[int, str] | None:
+    """Why a request is refused, with its status."""
+    headers = request.headers
+    if open_to_all and _host_name(headers) not in LOOPBACK:
+        return 421, "this service asks for no key, and answers to the names of its own machine alone: localhost"
+    if not request.url.path.startswith(UPLOADS) and _length(headers) > LARGEST_BODY:
+        return 413, _TOO_LARGE
+    if request.method not in HARMLESS and not key_in_headers(request) and not _of_the_page(request):
+        return 403, "this request comes from another site; use the page, or send a key: Authorization: Bearer KEY"
+    return None
+
+
+def _of_the_page(request: Request) -> bool:
+    """Whether a request that changes something comes from the service's own page, or from no browser at all."""
+    if site := request.headers.get("Sec-Fetch-Site"):
+        return site in ("same-origin", "none")
+    if origin := request.headers.get("Origin"):
+        return origin.casefold().partition("://")[2] == request.headers.get("Host", "nowhere").casefold()
+    return COOKIE not in request.cookies
+
+
+def _host_name(headers: Headers) -> str:
+    """The name, without its port, by which a client calls the service."""
+    try:
+        return urlsplit(f"//{headers.get('Host', '')}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _length(headers: Headers) -> int:
+    stated = headers.get("Content-Length", "0")
+    return int(stated) if re.fullmatch("[0-9]{1,18}", stated) else LARGEST_BODY + 1
+
+
+def _limited(receive: Receive) -> Receive:
+    """The parts of a body, until they are too many, whatever the request said of its length."""
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > LARGEST_BODY:
+            raise HTTPException(413, _TOO_LARGE)
+        return message
+
+    return limited
+
+
+_TOO_LARGE = f"the body is larger than {LARGEST_BODY:,} bytes"

@@ -1,0 +1,49 @@
+"""The page's session: its key in a cookie, which scripts cannot read and other sites cannot use."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from talud.serving.keys import Scope
+from talud.serving.problems import Problem, described
+from talud.serving.service import COOKIE, Running, holder, key_of
+
+router = APIRouter(prefix="/session", tags=["session"])
+
+
+class Entry(BaseModel):
+    """The key with which a session begins."""
+
+    key: str = Field(min_length=1, max_length=200)
+
+
+class Session(BaseModel):
+    """Who asks, and what they may do."""
+
+    keys_required: bool
+    name: str | None
+    scope: Scope | None
+
+
+@router.get("", responses=described(429))
+def show(request: Request, service: Running) -> Session:
+    """Who asks, by the key that the request brings."""
+    key = holder(request, service)
+    return Session(keys_required=not service.open_to_all, name=key and key.name, scope=key and key.scope)
+
+
+@router.post("", responses=described(401, 413, 429))
+def begin(entry: Entry, request: Request, response: Response, service: Running) -> Session:
+    """Begin a session with a key."""
+    key = key_of(entry.key, request, service)
+    if key is None:
+        raise Problem(401, "this key opens nothing; whoever runs the service makes keys: talud keys add NAME")
+    response.set_cookie(COOKIE, entry.key, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    return Session(keys_required=not service.open_to_all, name=key.name, scope=key.scope)
+
+
+@router.delete("", status_code=204)
+def end(response: Response) -> None:
+    """End the session."""
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")

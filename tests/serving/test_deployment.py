@@ -1,0 +1,59 @@
+"""What is deployed: the container's own install steps in an empty environment, and a job by what they installed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fresh_clone import ROOT
+from service_process import serving
+
+ABSENT = ("tensorflow", "keras", "dvc", "matplotlib", "onnxruntime_gpu", "skimage", "sklearn", "h5py", "jax")
+
+
+def locked(path: Path) -> dict[str, set[str]]:
+    """The versions of each package that a lock names."""
+    found: dict[str, set[str]] = {}
+    for line in path.read_text().splitlines():
+        name, _, version = line.partition(" ;")[0].partition("==")
+        found.setdefault(name, set()).add(version.strip())
+    return found
+
+
+def test_the_services_lock_is_a_part_of_the_projects() -> None:
+    service, everything = locked(ROOT / "serving/requirements.lock"), locked(ROOT / "requirements.lock")
+    assert {name: everything.get(name) for name in service} == service
+    assert not {"tensorflow", "keras", "dvc", "matplotlib"} & service.keys()
+    assert {"fastapi", "onnxruntime-gpu", "rio-tiler", "mlflow-skinny"} <= service.keys()
+
+
+def test_the_container_and_its_neighbours_name_files_that_exist() -> None:
+    dockerfile = (ROOT / "serving/Dockerfile").read_text()
+    for copied in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE):
+        for name in copied.split():
+            assert (ROOT / name).exists(), name
+    services = yaml.safe_load((ROOT / "serving/compose.yaml").read_text())["services"]
+    assert sorted(services) == ["mlflow", "postgres", "scheduler", "service", "worker"]
+    assert "USER talud" in dockerfile
+    assert "HEALTHCHECK" in dockerfile
+
+
+@pytest.mark.slow
+def test_what_the_container_installs_maps_without_tensorflow(service_project: Path, tmp_path: Path) -> None:
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(wheel, check=True, capture_output=True)
+    environment = tmp_path / "talud"
+    (made,) = tmp_path.glob("talud-*.whl")
+    subprocess.run(["sh", ROOT / "serving/install", environment, "cpu", made], check=True, capture_output=True)
+    present = {path.name for path in next(environment.glob("lib/python*/site-packages")).iterdir()}
+    assert not present & set(ABSENT)
+    assert {"talud", "onnxruntime"} <= present
+    with serving(service_project, {}, {"PYTHONPATH": ""}, [environment / "bin/talud"]) as service:
+        job = service.ended(service.ask("small.tif"))
+        assert job["status"] == "successful", job
+        assert service.http.get("/health/ready").status_code == 200

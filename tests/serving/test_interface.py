@@ -1,0 +1,97 @@
+"""The interface as others meet it: the documented client, hostile requests by the thousand, and figures."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyogrio
+import pytest
+
+from fresh_clone import ROOT
+from service_process import Serving, serving
+
+
+@pytest.fixture(scope="module")
+def service(service_project: Path) -> Iterator[Serving]:
+    with serving(service_project) as running:
+        yield running
+
+
+def documented(service: Serving) -> list[str]:
+    """The Python of docs/service.md, with the address and a raster of this service."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/service.md").read_text(), re.DOTALL)
+    address = str(service.http.base_url).rstrip("/")
+    return [
+        block.replace("http://127.0.0.1:8080", address).replace("synthetic_liboriana.tif", "small.tif").replace("…", "")
+        for block in blocks
+    ]
+
+
+def test_the_documented_client_brings_the_polygons_home(service: Serving, tmp_path: Path) -> None:
+    client, _ = documented(service)
+    assert len(client.split("with httpx")[1].splitlines()) <= 10
+    subprocess.run([sys.executable, "-c", client], cwd=tmp_path, check=True, capture_output=True)
+    newest = service.http.get("/jobs?limit=1").json()["jobs"][0]["jobID"]
+    record = service.http.get(f"/jobs/{newest}/files/prediction.json").json()
+    landslides = pyogrio.read_info(tmp_path / "landslides.gpkg", layer="landslides")["features"]
+    assert landslides == record["landslides"]["polygons"] > 0
+    assert record["options"]["minimum_area_m2"] == 2000
+
+
+def test_the_documented_owslib_works(service: Serving, tmp_path: Path) -> None:
+    _, client = documented(service)
+    said = subprocess.run([sys.executable, "-c", client], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert said.stdout.startswith("accepted http://127.0.0.1")
+
+
+@pytest.mark.slow
+def test_no_request_that_the_description_allows_or_forbids_is_a_fault_of_the_service(
+    service: Serving, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable, "-m", "schemathesis.cli", "run", f"{service.http.base_url}api", "--checks",
+        "not_a_server_error", "--max-examples", "15", "--seed", "1", "--workers", "2", "--generation-database", "none",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_the_figures_count_what_was_done(service: Serving) -> None:
+    def figure(name: str) -> float:
+        found = re.search(rf"^{re.escape(name)} (\S+)$", service.http.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else 0
+
+    jobs, tiles = 'talud_jobs_ended_total{status="successful"}', "talud_tiles_mapped_total"
+    before = figure(jobs), figure(tiles)
+    assert service.ended(service.ask("small.tif"))["status"] == "successful"
+    assert (figure(jobs), figure(tiles)) == (before[0] + 1, before[1] + 1)
+    assert figure('talud_jobs{status="running"}') == 0
+
+
+def test_every_answer_has_its_security_headers(service: Serving) -> None:
+    for path in ("/", "/jobs/none", "/api", "/page/"):
+        headers = service.http.get(path).headers
+        assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+        assert (headers["x-content-type-options"], headers["referrer-policy"]) == ("nosniff", "no-referrer")
+        assert "server" not in headers
+
+
+def test_the_models_state_their_contracts(service: Serving) -> None:
+    (model,) = service.http.get("/models").json()["models"]
+    assert (model["name"], model["aliases"]) == ("landslide-unet-3band", ["champion"])
+    assert [band["name"] for band in model["contract"]["bands"]] == ["red", "green", "blue"]
+
+
+def test_parts_of_a_cog_are_read_over_http(service: Serving, tmp_path: Path) -> None:
+    job = service.ask("small.tif")
+    service.ended(job)
+    address = f"/vsicurl/{service.http.base_url}jobs/{job}/files/probability.tif"
+    code = f"import rasterio; print(rasterio.open({address!r}).read(1, window=((0, 4), (0, 4))).shape)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "(4, 4)"
+    part = service.http.get(f"/jobs/{job}/files/probability.tif", headers={"Range": "bytes=0-3"})
+    assert (part.status_code, part.content[:2]) == (206, b"II")

@@ -1,0 +1,96 @@
+"""What is kept, and for how long; and that of many who ask for a job each gets another one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from talud.serving.database import Database, JobRow, now
+from talud.serving.jobs import JobStore, Request
+from talud.serving.maps import Maps
+from talud.serving.settings import Settings
+
+MEGABYTE = 10**6
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[JobStore]:
+    with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
+        yield JobStore(database)
+
+
+def settings(tmp_path: Path, **others: object) -> Settings:
+    return Settings(data=tmp_path, results=tmp_path, **others)
+
+
+def ended(jobs: JobStore, maps: Maps, name: str, days: float) -> None:
+    """A job that ended so many days ago, with a map of a megabyte."""
+    jobs.create(name, "somebody", Request(raster="a.tif"))
+    jobs.end(name, "successful", "done")
+    with Session(jobs.database.engine) as session, session.begin():
+        session.execute(update(JobRow).where(JobRow.id == name).values(finished=now() - timedelta(days=days)))
+    maps.out(name).mkdir(parents=True)
+    (maps.out(name) / "probability.tif").write_bytes(bytes(MEGABYTE))
+
+
+def test_what_is_old_goes(jobs: JobStore, tmp_path: Path) -> None:
+    maps = Maps(tmp_path / "jobs")
+    for name, days in (("old", 8), ("young", 6)):
+        ended(jobs, maps, name, days)
+    assert maps.clean(jobs, settings(tmp_path, results_days=7)) == ["old"]
+    assert (jobs.get("old"), maps.of("old").exists(), maps.of("young").exists()) == (None, False, True)
+
+
+def test_what_is_too_much_goes_the_oldest_first_but_nothing_in_use(jobs: JobStore, tmp_path: Path) -> None:
+    maps = Maps(tmp_path / "jobs")
+    for name, days in (("first", 4), ("second", 3), ("third", 2), ("fourth", 1)):
+        ended(jobs, maps, name, days)
+    jobs.create("running", "somebody", Request(raster="a.tif"))
+    maps.out("running").mkdir(parents=True)
+    (maps.out("running") / "tiles").write_bytes(bytes(MEGABYTE))
+    maps.look_at("second")
+    assert maps.clean(jobs, settings(tmp_path, results_bytes=3 * MEGABYTE)) == ["first", "third"]
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["fourth", "running", "second"]
+
+
+def test_an_upload_stays_while_a_job_shows_it(jobs: JobStore, tmp_path: Path) -> None:
+    maps = Maps(tmp_path / "jobs")
+    for name in ("shown", "forgotten", "fresh"):
+        (tmp_path / "uploads" / name).mkdir(parents=True)
+        (tmp_path / "uploads" / name / "a.tif").write_bytes(bytes(MEGABYTE))
+        hours = 0 if name == "fresh" else 1
+        os.utime(tmp_path / "uploads" / name, (time.time() - hours * 3600,) * 2)
+    jobs.create("a", "somebody", Request(raster="uploads/shown"))
+    assert maps.clean(jobs, settings(tmp_path, results_bytes=MEGABYTE)) == ["forgotten"]
+    assert sorted(path.name for path in (tmp_path / "uploads").iterdir()) == ["fresh", "shown"]
+
+
+def test_of_many_who_claim_jobs_each_gets_another_the_oldest_first(jobs: JobStore) -> None:
+    for number in range(40):
+        jobs.create(f"{number:02}", "somebody", Request(raster="a.tif"))
+    first = jobs.claim()
+    assert first is not None
+    assert first.id == "00"
+    with ThreadPoolExecutor(8) as threads:
+        claimed = [job for job in threads.map(lambda _: jobs.claim(), range(120)) if job]
+    assert sorted(job.id for job in claimed) == [f"{number:02}" for number in range(1, 40)]
+    assert {job.status for job in claimed} == {"running"}
+
+
+def test_a_job_that_has_ended_is_not_ended_again_and_a_dismissed_one_stays_so(jobs: JobStore) -> None:
+    jobs.create("a", "somebody", Request(raster="a.tif"))
+    jobs.claim()
+    jobs.dismiss("a")
+    assert not jobs.end("a", "successful", "done")
+    jobs.note("a", 50, "half")
+    found = jobs.get("a")
+    assert found is not None
+    assert (found.status, found.progress) == ("dismissed", 0)

@@ -1,0 +1,105 @@
+"""API keys: what is kept of them, what they allow, and the commands that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from talud.cli.main import app
+from talud.errors import ParamsError
+from talud.serving.database import Database
+from talud.serving.keys import SCOPES, KeyStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[KeyStore]:
+    with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
+        yield KeyStore(database)
+
+
+def test_a_key_is_found_by_its_secret_alone(store: KeyStore) -> None:
+    secret = store.add("survey", "run")
+    found = store.find(secret)
+    assert found is not None
+    assert (found.name, found.scope) == ("survey", "run")
+    for other in ("", "survey", secret[:-1], f"{secret} ", secret.upper(), "talud-' OR 1=1 --", "\0"):
+        assert store.find(other) is None
+
+
+def test_no_file_of_the_database_holds_a_secret(store: KeyStore, tmp_path: Path) -> None:
+    secret = store.add("survey", "run")
+    files = list(tmp_path.iterdir())
+    kept = b"".join(path.read_bytes() for path in files)
+    assert b"survey" in kept  # so that what was added is looked at, wherever SQLite keeps it now
+    assert secret.encode() not in kept
+    assert secret.removeprefix("talud-").encode() not in kept
+
+
+def test_secrets_are_long_and_never_the_same(store: KeyStore) -> None:
+    secrets = {store.add(f"key {number}", "read") for number in range(20)}
+    assert len(secrets) == 20
+    assert min(map(len, secrets)) >= len("talud-") + 43  # 32 bytes
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_scope_allows_what_those_before_it_do(scope, store: KeyStore) -> None:
+    found = store.find(store.add("one", scope))
+    assert found is not None
+    assert [found.allows(each) for each in SCOPES] == [each in SCOPES[: SCOPES.index(scope) + 1] for each in SCOPES]
+
+
+def test_a_revoked_key_opens_nothing(store: KeyStore) -> None:
+    gone, stays = store.add("gone", "admin"), store.add("stays", "read")
+    store.revoke("gone")
+    assert store.find(gone) is None
+    assert store.find(stays) is not None
+    again = store.add("gone", "read")
+    assert again != gone
+    assert store.find(gone) is None
+
+
+def test_names_are_taken_once(store: KeyStore) -> None:
+    store.add("survey", "run")
+    for name in ("survey", "", "  ", "n" * 81):
+        with pytest.raises(ParamsError):
+            store.add(name, "run")
+    with pytest.raises(ParamsError, match="there are: survey"):
+        store.revoke("serveys")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "params.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def talud(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["keys", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_command_shows_a_key_once(project: Path) -> None:
+    assert "no key yet" in talud("list")
+    secret = talud("add", "Geological Survey", "--scope", "run").strip()
+    with Database.opened(f"sqlite:///{project}/.talud/service/service.db") as database:
+        found = KeyStore(database).find(secret)
+    assert found is not None
+    assert found.scope == "run"
+    listed = talud("list")
+    assert "Geological Survey" in listed
+    assert secret not in listed
+    talud("revoke", "Geological Survey")
+    assert "Geological Survey" not in talud("list")
+
+
+def test_a_key_may_read_alone_unless_more_is_said(project: Path) -> None:
+    assert talud("add", "visitor")
+    assert "read" in talud("list")
+    with pytest.raises(ParamsError, match="there is a key named visitor"):
+        talud("add", "visitor", "--scope", "admin")

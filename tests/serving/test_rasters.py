@@ -1,0 +1,345 @@
+"""The list of rasters, uploads, and pictures: what a client is told, and what it cannot do."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import anyio
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from morecantile import Tile
+from PIL import Image
+from pyproj import Transformer
+from rasterio.crs import CRS
+from rio_tiler.constants import WEB_MERCATOR_TMS
+
+from agency import serving, settings_of
+from source_files import write_raster
+from stack_files import grid_of, noise, write_stack
+from talud.inference.runtime import Model
+from talud.serving import catalogue, tiles
+
+BANDS = ("red", "green", "blue", "slope", "elevation", "vv_pre", "vv_post")
+
+
+def stack_values(height: int = 160, width: int = 200) -> np.ndarray:
+    values = noise(height, width, len(BANDS))
+    values[3] /= 250 / 60
+    values[5] = values[5] / 25 - 20
+    values[6] = values[5] + 4
+    values[:3, :40, :60] = np.nan
+    return values
+
+
+@pytest.fixture(scope="module")
+def agency(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A service over a stack with a mask in a folder, and what is no raster of it."""
+    root = tmp_path_factory.mktemp("agency")
+    settings = settings_of(root, upload_bytes=2_000_000, pixels=100_000)
+    data = settings.data
+    (data / "basins").mkdir()
+    (data / ".hidden").mkdir()
+    stack = write_stack(data / "basins/a.tif", stack_values(), BANDS, tags={"TALUD_SYNTHETIC": "yes"})
+    mask = np.random.default_rng(2).choice([0, 1, 255], (160, 200)).astype(np.uint8)
+    write_raster(data / "basins/a.mask.tif", mask, corner=(400_000, 650_000))
+    write_stack(data / "plain.tiff", noise(64, 64), ("red", "green", "nir"))
+    write_stack(data / ".hidden/b.tif", noise(64, 64))
+    write_stack(data / ".c.tif", noise(64, 64))
+    (data / "notes.txt").write_text("no raster")
+    (data / "damaged.tif").write_bytes(stack.read_bytes()[:100])
+    (data / "picture.tif").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    with serving(settings) as (client, service):
+        yield SimpleNamespace(client=client, service=service, settings=settings, data=data, stack=stack, mask=mask)
+
+
+def centre_tile(bounds: tuple[float, float, float, float], zoom: int) -> Tile:
+    west, south, east, north = bounds
+    return WEB_MERCATOR_TMS.tile((west + east) / 2, (south + north) / 2, zoom)
+
+
+def picture(answer: object) -> np.ndarray:
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    image = np.asarray(Image.open(io.BytesIO(answer.content)))
+    assert image.shape[:2] == (256, 256)
+    return image
+
+
+def fetch(agency: SimpleNamespace, layer: str, tile: Tile, href: str = "basins/a.tif") -> object:
+    return agency.client.get(f"/rasters/tiles/{layer}/{tile.z}/{tile.x}/{tile.y}.png", params={"raster": href})
+
+
+def warped(source: Path, out: Path, tile: Tile, way: str, *bands: int) -> np.ndarray:
+    """What gdalwarp makes of bands inside a tile, with exact transformations."""
+    subset = out.with_suffix(".vrt")
+    chosen = [part for band in bands for part in ("-b", str(band))]
+    subprocess.run(["gdal_translate", "-q", "-of", "VRT", *chosen, source, subset], check=True)
+    extent = [str(side) for side in WEB_MERCATOR_TMS.xy_bounds(tile)]
+    subprocess.run(
+        ["gdalwarp", "-q", "-et", "0", "-r", way, "-t_srs", "EPSG:3857", "-te", *extent, "-ts", "256", "256",
+         "-dstnodata", "nan", "-ot", "Float32", subset, out],
+        check=True,
+    )  # fmt: skip
+    with rasterio.open(out) as dataset:
+        return dataset.read()
+
+
+def test_the_list_tells_of_each_raster_what_a_page_needs(agency: SimpleNamespace) -> None:
+    answer = agency.client.get("/rasters").json()
+    assert answer["unreadable"] == 2
+    assert [entry["href"] for entry in answer["rasters"]] == ["plain.tiff", "basins/a.tif"]
+    plain, entry = answer["rasters"]
+    corners = [(400_000, 650_000), (402_500, 650_000), (400_000, 648_000), (402_500, 648_000)]
+    places = [Transformer.from_crs(32618, 4326, always_xy=True).transform(*corner) for corner in corners]
+    bounds = shapely.MultiPoint(places).bounds
+    assert entry.pop("bounds") == pytest.approx(bounds, abs=1e-6)
+    assert entry == {
+        "href": "basins/a.tif", "name": "a.tif", "bands": list(BANDS), "inventory": True, "synthetic": True,
+        "layers": ["optical", "slope", "elevation", "sar_before", "sar_after"], "pixels": 32_000, "resolution": 12.5,
+        "crs": "EPSG:32618", "fits": [],
+    }  # fmt: skip
+    assert (plain["layers"], plain["inventory"], plain["synthetic"]) == ([], False, False)
+
+
+def test_the_list_follows_the_folder_and_opens_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    settings, contract = settings_of(tmp_path), Model.load(tiny_model).contract
+    path = write_stack(settings.data / "a.tif", noise(64, 64))
+    other = write_stack(settings.data / "b.tif", noise(64, 64), grid=grid_of(64, 64, pixel=10))
+
+    def listed() -> dict[str, tuple[str, ...]]:
+        return {one.href: one.fits for one in catalogue.listed(settings, [("champion", contract)])[0]}
+
+    assert listed() == {"a.tif": ("champion",), "b.tif": ()}
+    with monkeypatch.context() as patch:
+        patch.setattr(rasterio, "open", lambda *_, **__: pytest.fail("opened again"))
+        assert listed() == {"a.tif": ("champion",), "b.tif": ()}
+        other.unlink()
+        assert listed() == {"a.tif": ("champion",)}
+    write_stack(path, noise(64, 64), ("red", "green", "nir"))
+    assert listed() == {"a.tif": ()}
+
+
+def test_what_is_uploaded_is_listed_shown_and_kept_byte_by_byte(agency: SimpleNamespace) -> None:
+    content = agency.stack.read_bytes()
+    answer = agency.client.put("/uploads/My%20R%C3%ADo.final.TIFF", content=content)
+    assert answer.status_code == 201
+    entry = answer.json()
+    assert entry["name"] == "My_Rio_final.tif"
+    assert entry["layers"][0] == "optical"
+    (kept,) = (agency.settings.results / entry["href"]).iterdir()
+    assert (kept.name, kept.read_bytes()) == (entry["name"], content)
+    tile = centre_tile(entry["bounds"], 13)
+    assert fetch(agency, "optical", tile, entry["href"]).content == fetch(agency, "optical", tile).content
+
+
+def nothing_left(agency: SimpleNamespace, before: set[Path]) -> bool:
+    return set((agency.settings.results / "uploads").glob("**/*")) == before
+
+
+def small(tmp_path: Path, **changes: object) -> bytes:
+    return write_raster(tmp_path / "s.tif", np.ones((8, 8), np.uint8), **changes).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("make", "status", "said"),
+    [
+        (lambda _: b"", 422, "cannot be read as a GeoTIFF"),
+        (lambda _: b"GIF89a" + bytes(1000), 422, "cannot be read as a GeoTIFF"),
+        (lambda _: b"<VRTDataset/>", 422, "cannot be read as a GeoTIFF"),
+        (lambda tmp: write_stack(tmp / "c.tif", noise(64, 64)).read_bytes()[:-100], 422, "cannot be read as a GeoTIFF"),
+        (lambda tmp: small(tmp, crs=None), 422, "no coordinate reference system"),
+        (lambda tmp: small(tmp, side=0.0), 422, "s.tif: its pixels have no size"),
+        (lambda tmp: write_raster(tmp / "l.tif", np.ones((400, 251), np.uint8)).read_bytes(), 422, "at most 100,000"),
+        (lambda _: bytes(2_000_001), 413, "at most 2,000,000 bytes"),
+        (lambda _: (bytes(500_000) for _ in range(5)), 413, "at most 2,000,000 bytes"),
+    ],
+    ids=["empty", "gif", "vrt", "cut off", "no CRS", "no place", "too many pixels", "said too large", "too large"],
+)
+def test_what_is_no_raster_to_map_is_refused_and_nothing_is_left(
+    agency: SimpleNamespace, tmp_path: Path, make: object, status: int, said: str
+) -> None:
+    before = set((agency.settings.results / "uploads").glob("**/*"))
+    answer = agency.client.put("/uploads/s.tif", content=make(tmp_path))
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert said in answer.json()["detail"]
+    assert str(agency.settings.results) not in answer.text
+    assert nothing_left(agency, before)
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(agency: SimpleNamespace) -> None:
+    before = set((agency.settings.results / "uploads").glob("**/*"))
+
+    arriving = iter([{"type": "http.request", "body": agency.stack.read_bytes(), "more_body": True}])
+    scope = {
+        "type": "http", "method": "PUT", "path": "/uploads/s.tif", "raw_path": b"/uploads/s.tif", "headers": [],
+        "query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": "", "asgi": {"version": "3.0"},
+        "server": ("testserver", 80), "client": ("testclient", 1),
+    }  # fmt: skip
+    sent = []
+
+    async def receive() -> dict[str, object]:
+        return next(arriving, {"type": "http.disconnect"})
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    anyio.run(agency.client.app, scope, receive, send)
+    assert [message.get("status") for message in sent][:1] in ([400], [])  # nobody is there to read it
+    assert nothing_left(agency, before)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("a.tif", "a.tif"),
+        ("..", "raster.tif"),
+        ("../../etc/passwd", "passwd.tif"),
+        ("C:\\data\\río negro.TIFF", "rio_negro.tif"),
+        (".hidden.tif", "hidden.tif"),
+        ("a.mask.tif", "a_mask.tif"),
+        ("x\0\n;$(id).tif", "x_id.tif"),
+        ("泥石流.tif", "raster.tif"),
+        ("n" * 500, "n" * 80 + ".tif"),
+    ],
+)
+def test_names_of_uploads_are_such_as_any_disk_takes(given: str, kept: str) -> None:
+    assert catalogue.safe_name(given) == kept
+
+
+def test_a_picture_is_what_gdal_warps_of_the_bands_between_their_percentiles(
+    agency: SimpleNamespace, tmp_path: Path
+) -> None:
+    tile = centre_tile(catalogue.header(agency.stack).bounds, 15)
+    found = picture(fetch(agency, "optical", tile))
+    expected = warped(agency.stack, tmp_path / "w.tif", tile, "bilinear", 1, 2, 3)
+    low, high = np.nanpercentile(stack_values()[:3], (2, 98), axis=(1, 2))[..., None, None]
+    stretched = ((expected - low) / (high - low)).clip(0, 1) ** 0.7 * 255
+    inside = found[..., 3] == 255
+    assert inside.all()
+    assert np.abs(found[..., :3] - stretched.transpose(1, 2, 0)).mean() < 1
+    assert np.corrcoef(found[..., 0].ravel(), stretched[0].ravel())[0, 1] > 0.999
+
+
+def test_invalid_pixels_are_transparent(agency: SimpleNamespace, tmp_path: Path) -> None:
+    west, _, _, north = catalogue.header(agency.stack).bounds
+    tile = WEB_MERCATOR_TMS.tile(west + 0.003, north - 0.002, 15)
+    expected = np.isfinite(warped(agency.stack, tmp_path / "w.tif", tile, "bilinear", 1, 2, 3)).all(axis=0)
+    alpha = picture(fetch(agency, "optical", tile))[..., 3]
+    assert 0.01 < expected.mean() < 0.99
+    assert set(np.unique(alpha)) == {0, 255}
+    assert ((alpha == 255) == expected).mean() > 0.99
+    assert picture(fetch(agency, "slope", tile))[..., 1].mean() > alpha.mean()  # the hole is in the optical bands
+
+
+def test_slope_is_dark_where_it_is_steep_and_sar_keeps_its_change(agency: SimpleNamespace, tmp_path: Path) -> None:
+    tile = centre_tile(catalogue.header(agency.stack).bounds, 15)
+    slope = warped(agency.stack, tmp_path / "s.tif", tile, "bilinear", 4)[0]
+    assert np.abs(picture(fetch(agency, "slope", tile))[..., 0] - (255 - slope / 60 * 255)).mean() < 1
+    before, after = (picture(fetch(agency, f"sar_{time}", tile))[..., 0].astype(int) for time in ("before", "after"))
+    middle = (before > 60) & (after < 195)
+    low, high = np.percentile(np.concatenate([stack_values()[5], stack_values()[6]]), (2, 98))
+    assert (after - before)[middle].mean() == pytest.approx(4 / (high - low) * 255, abs=2)
+
+
+def test_the_inventory_keeps_its_classes(agency: SimpleNamespace, tmp_path: Path) -> None:
+    tile = centre_tile(catalogue.header(agency.stack).bounds, 15)
+    expected = warped(agency.data / "basins/a.mask.tif", tmp_path / "m.tif", tile, "near", 1)[0]
+    image = picture(fetch(agency, "inventory", tile))
+    grey, alpha = image[..., 0], image[..., 1]
+    assert set(np.unique(grey)) == {0, 255}
+    assert ((alpha == 0) == (expected == 255)).mean() > 0.99
+    assert ((grey == 255) == (expected == 1)).mean() > 0.99
+    assert fetch(agency, "inventory", tile, "plain.tiff").status_code == 204
+
+
+@pytest.mark.parametrize("tile", [Tile(0, 0, 13), Tile(0, 0, 0), Tile(0, 0, 30)])
+def test_tiles_elsewhere_and_of_zooms_that_show_nothing_are_empty(agency: SimpleNamespace, tile: Tile) -> None:
+    answer = fetch(agency, "optical", tile)
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["optical/-1/0/0", "optical/31/0/0", "optical/2/4/0", "optical/2/0/4", "optical/x/0/0", "optical/1e3/0/0",
+     "optical/2/0/-1", f"optical/2/{'9' * 5000}/0", "optical/2/0.5/0", "probability/2/0/0", "nothing/2/0/0"],
+)  # fmt: skip
+def test_numbers_that_name_no_tile_are_refused(agency: SimpleNamespace, place: str) -> None:
+    answer = agency.client.get(f"/rasters/tiles/{place}.png", params={"raster": "basins/a.tif"})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert len(answer.text) < 20_000
+
+
+def test_a_layer_or_raster_that_is_not_there_is_named(agency: SimpleNamespace) -> None:
+    tile = centre_tile(catalogue.header(agency.stack).bounds, 13)
+    for layer, href, said in (
+        ("optical", "plain.tiff", "plain.tiff: has no layer optical"),
+        ("optical", "nowhere.tif", "nowhere.tif"),
+        ("optical", "damaged.tif", "damaged.tif: cannot be read as a GeoTIFF"),
+    ):
+        answer = fetch(agency, layer, tile, href)
+        assert answer.status_code == 422
+        assert said in answer.json()["detail"]
+        assert str(agency.data) not in answer.text
+
+
+def test_a_raster_that_changed_is_shown_as_it_is_now(tmp_path: Path) -> None:
+    path = write_stack(tmp_path / "a.tif", np.tile(np.linspace(0, 250, 64, dtype=np.float32), (3, 64, 1)))
+    tile = centre_tile(catalogue.header(path).bounds, 14)
+    before = tiles.tile(path, "optical", tile.z, tile.x, tile.y)
+    write_stack(path, np.tile(np.linspace(250, 0, 64, dtype=np.float32), (3, 64, 1)))
+    after = tiles.tile(path, "optical", tile.z, tile.x, tile.y)
+    first, second = (np.asarray(Image.open(io.BytesIO(one))).astype(int) for one in (before, after))
+    inside = first[..., 3] == 255
+    assert np.corrcoef(first[..., 0][inside], second[..., 0][inside])[0, 1] < -0.9
+
+
+def test_far_out_a_raster_without_overviews_is_read_from_a_small_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = 2600
+    ramp = np.tile(np.linspace(0, 60, side, dtype=np.float32), (1, side, 1))
+    path = write_raster(
+        tmp_path / "s.tif", ramp, corner=(400_000, 650_000), descriptions=("slope",), nodata=np.nan, compress="deflate"
+    )
+    tile = centre_tile(catalogue.header(path).bounds, 9)
+    first = tiles.tile(path, "slope", tile.z, tile.x, tile.y)
+    assert first
+    monkeypatch.setattr(tiles, "borrowed", lambda _: pytest.fail("the file itself was read"))
+    assert tiles.tile(path, "slope", tile.z, tile.x, tile.y) == first
+    monkeypatch.undo()
+    expected = warped(path, tmp_path / "w.tif", tile, "near", 1)[0]
+    image = np.asarray(Image.open(io.BytesIO(first)))
+    both = np.isfinite(expected) & (image[..., 1] == 255)
+    assert both.sum() > 0.9 * np.isfinite(expected).sum()
+    assert np.abs(image[..., 0][both] - (255 - expected[both] / 60 * 255)).mean() < 3
+
+
+def test_patches_side_by_side_have_no_place_to_be_shown_at(tmp_path: Path) -> None:
+    local = CRS.from_wkt('LOCAL_CS["patches",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]')
+    grid = grid_of(64, 64)
+    path = write_stack(tmp_path / "p.tif", noise(64, 64), grid=type(grid)(local, grid.transform, 64, 64))
+    known = catalogue.header(path)
+    assert (known.bounds, known.layers) == (None, ())
+
+
+def test_the_openapi_page_describes_all(agency: SimpleNamespace) -> None:
+    described = agency.client.get("/api").json()
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            assert operation["description"] or operation["summary"], path
+            assert all(answer["description"] for answer in operation["responses"].values())
+    body = described["paths"]["/uploads/{filename}"]["put"]["requestBody"]["content"]
+    assert set(body) == {"application/octet-stream", "image/tiff"}
+    references = set()
+    json.loads(json.dumps(described), object_hook=lambda one: references.add(one.get("$ref")) or one)
+    assert {one.rsplit("/", 1)[1] for one in references if isinstance(one, str)} <= set(
+        described["components"]["schemas"]
+    )

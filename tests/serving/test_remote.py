@@ -1,0 +1,379 @@
+"""Rasters of other machines, and notes to them."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from stack_files import noise, write_stack
+from talud.errors import SourceError
+from talud.serving import remote
+from talud.serving.settings import Settings
+
+PUBLIC = "93.184.215.14"
+
+
+@pytest.fixture(scope="module")
+def raster(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_stack(tmp_path_factory.mktemp("stack") / "a.tif", noise(20, 28)).read_bytes()
+
+
+class Host(ThreadingHTTPServer):
+    """A web server of this machine; answers[path] is what it sends: bytes, or a status and a Location."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers: dict[str, bytes | tuple[int, str]] = {}
+        self.length: int | None = None
+        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+
+    @property
+    def place(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Host
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked.append((self.command, self.path, dict(self.headers), body))
+        answer = self.server.answers.get(self.path.partition("?")[0], (404, ""))
+        if isinstance(answer, tuple):
+            self.send_response(answer[0])
+            self.send_header("Location", answer[1])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        first = 0
+        if wanted := self.headers.get("Range"):
+            first, last = (int(end or len(answer)) for end in wanted.removeprefix("bytes=").split("-"))
+            whole, answer = len(answer), answer[first : last + 1]
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{first + len(answer) - 1}/{whole}")
+        if self.server.length is not None or self.command == "HEAD" or wanted:
+            self.send_header("Content-Length", str(self.server.length or len(answer)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer)
+
+    do_GET = do_HEAD = do_POST = _answer  # noqa: N815 - http.server's names
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Host]:
+    with Host() as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def host(raster: bytes) -> Iterator[Host]:
+    with serving() as server:
+        server.answers["/maps/liboriana.tif"] = raster
+        yield server
+
+
+def settings_of(folder: Path, *allowed: str, upload_bytes: int = 10**8) -> Settings:
+    return Settings(data=folder, results=folder, allowed=allowed, upload_bytes=upload_bytes)
+
+
+def refused(url: str, folder: Path, settings: Settings) -> str:
+    with pytest.raises(SourceError) as caught:
+        remote.fetch(url, folder / "kept", settings)
+    assert "\n" not in str(caught.value)
+    assert not list((folder / "kept").iterdir())
+    return str(caught.value)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
+    """Names → what they lead to, each time that they are looked up (the last stays); other lookups are the system's."""
+    known: dict[str, list[list[str]]] = {}
+    real = socket.getaddrinfo
+
+    def look_up(name, port, *arguments, **options):
+        name = name.decode() if isinstance(name, bytes) else name
+        if name not in known:
+            ipaddress.ip_address(name)  # no test asks the network
+            return real(name, port, *arguments, **options)
+        answers = known[name]
+        found = answers.pop(0) if len(answers) > 1 else answers[0]
+        return [
+            (socket.AF_INET6 if ":" in each else socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port))
+            for each in found
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return known
+
+
+@pytest.fixture
+def connected(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Where connections to public addresses would have gone; none goes there."""
+    places: list[tuple[str, int]] = []
+    real = socket.create_connection
+
+    def connect(address, *arguments, **options):
+        places.append(address)
+        if not ipaddress.ip_address(address[0]).is_loopback:
+            raise ConnectionRefusedError
+        return real(address, *arguments, **options)
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    return places
+
+
+def test_a_raster_of_an_allowed_place_is_kept_under_its_name(host: Host, raster: bytes, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, host.place)
+    path = remote.fetch(f"http://{host.place}/maps/liboriana.tif?signature=secret", tmp_path / "kept", settings)
+    assert path == tmp_path / "kept/liboriana.tif"
+    assert path.read_bytes() == raster
+    assert [kept.name for kept in path.parent.iterdir()] == ["liboriana.tif"]
+    (_, _, headers, _) = host.asked[0]
+    assert headers["Host"] == host.place
+    assert not {"Cookie", "Authorization"} & headers.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/a/../b.tiff", "b.tif"), ("/%2e%2e%2fpasswd", "passwd.tif"), ("/x.tif.aux.xml", "x_tif_aux_xml.tif"),
+     ("/.hidden.tif", "hidden.tif"), ("/" + "n" * 200, "n" * 80 + ".tif"), ("/", "raster.tif")],
+)  # fmt: skip
+def test_names_of_elsewhere_are_plain_here(path: str, name: str, host: Host, raster: bytes, tmp_path: Path) -> None:
+    for asked in (path, "/b.tiff"):
+        host.answers[asked] = raster
+    kept = remote.fetch(f"http://{host.place}{path}", tmp_path / "kept", settings_of(tmp_path, host.place))
+    assert kept == tmp_path / "kept" / name
+
+
+def test_places_that_are_not_allowed_are_not_asked(host: Host, names: dict, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, "data.example.org", "127.0.0.1")
+    port = host.server_port
+    for place in (
+        host.place, f"localhost:{port}", f"0x7f.1:{port}", f"2130706433:{port}", f"127.1:{port}", f"[::1]:{port}",
+        f"[::ffff:127.0.0.1]:{port}", f"data.example.org:{port}", "data.example.org.", "evil.data.example.org",
+        "data.example.org.evil.org", f"data.example.org@{host.place}", f"data.example.org:pw@{host.place}",
+        f"data.example.org%40{host.place}", f"data.example.org#@{host.place}", f"data.example.org\\@{host.place}",
+        "data.example.org:22", "user:pw@data.example.org", "", "[fe80::1%25lo]", "dätä.example.org",
+    ):  # fmt: skip
+        names["data.example.org"] = [["10.0.0.1"]]
+        refused(f"http://{place}/maps/liboriana.tif", tmp_path, settings)
+    for url in (
+        f"ftp://{host.place}/a.tif", "file:///etc/passwd", f"gopher://{host.place}/", "http:///a.tif", "http:a.tif",
+        "/vsicurl/http://127.0.0.1/", "https://data.example.org:65536/a", "http://[::1/a", "http://\0/", "\ud800",
+    ):  # fmt: skip
+        refused(url, tmp_path, settings)
+    assert not host.asked
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
+     "224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "::", "::1", "fe80::1", "fe80::1%eth0",
+     "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:93.184.215.14", "::127.0.0.1",
+     "64:ff9b::7f00:1", "64:ff9b:1::a00:1", "2002:7f00:1::", "2001:0:7f00:1::", "fec0::1"],
+)  # fmt: skip
+def test_names_that_lead_to_addresses_that_are_not_public_are_refused(
+    address: str, names: dict, connected: list, tmp_path: Path
+) -> None:
+    settings = settings_of(tmp_path, "data.example.org")
+    for found in ([address], [PUBLIC, address]):
+        names["data.example.org"] = [found]
+        assert "not a public address" in refused("https://data.example.org/a.tif", tmp_path, settings)
+    assert not connected
+
+
+def test_a_private_address_is_allowed_with_its_port_alone(host: Host, tmp_path: Path) -> None:
+    said = refused("http://127.0.0.1/maps/liboriana.tif", tmp_path, settings_of(tmp_path, "127.0.0.1"))
+    assert "not a public address" in said
+
+
+def test_the_connection_goes_to_the_address_that_was_judged(
+    names: dict, connected: list, host: Host, tmp_path: Path
+) -> None:
+    """A name that leads elsewhere when it is looked up again (DNS rebinding) is not looked up again."""
+    names["data.example.org"] = [[PUBLIC], ["127.0.0.1"]]
+    place = f"data.example.org:{host.server_port}"
+    refused(f"http://{place}/maps/liboriana.tif", tmp_path, settings_of(tmp_path, place))
+    assert connected == [(PUBLIC, host.server_port)]
+    assert names["data.example.org"] == [["127.0.0.1"]]
+    assert not host.asked
+
+
+def test_no_proxy_of_the_environment_is_asked(
+    host: Host, names: dict, connected: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("http_proxy", "https_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, f"http://{host.place}")
+    names["data.example.org"] = [[PUBLIC]]
+    refused("http://data.example.org/maps/liboriana.tif", tmp_path, settings_of(tmp_path, "data.example.org"))
+    assert not host.asked
+
+
+def test_redirections_are_judged_like_the_first_address(host: Host, names: dict, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, host.place, "data.example.org")
+    names["data.example.org"] = [["169.254.169.254"]]
+    with serving() as inner:
+        for leads in (
+            f"http://{inner.place}/a.tif",
+            "http://data.example.org/",
+            "file:///etc/passwd",
+            "//[::1]/",
+            "http://[",
+        ):
+            host.answers["/leads"] = (302, leads)
+            refused(f"http://{host.place}/leads", tmp_path, settings)
+        assert not inner.asked
+
+
+def test_few_redirections_are_followed(host: Host, tmp_path: Path) -> None:
+    for step in range(4):
+        host.answers[f"/{step}"] = (307, f"/{step + 1}" if step < 3 else "/maps/liboriana.tif")
+    settings = settings_of(tmp_path, host.place)
+    assert "on and on" in refused(f"http://{host.place}/0", tmp_path, settings)
+    assert remote.fetch(f"http://{host.place}/1", tmp_path / "kept", settings).name == "1.tif"
+
+
+@pytest.mark.parametrize("length", [None, 10])
+def test_no_more_is_fetched_than_is_allowed(length: int | None, host: Host, raster: bytes, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, host.place, upload_bytes=len(raster) - 1)
+    said = refused(f"http://{host.place}/maps/liboriana.tif", tmp_path, settings)
+    assert "larger than" in said
+    host.length = length
+    refused(f"http://{host.place}/maps/liboriana.tif", tmp_path, settings)
+
+
+def test_what_breaks_off_or_is_no_geotiff_leaves_nothing(host: Host, raster: bytes, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, host.place)
+    host.answers |= {"/vrt.tif": b"<VRTDataset/>", "/cut.tif": raster[:100], "/page.tif": b"<html>"}
+    for path in ("vrt.tif", "cut.tif", "page.tif", "missing.tif"):
+        refused(f"http://{host.place}/{path}", tmp_path, settings)
+    host.length = len(raster) + 1
+    assert "cannot be fetched" in refused(f"http://{host.place}/maps/liboriana.tif", tmp_path, settings)
+
+
+def certified(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:
+    """A certificate authority of a day, and a server's TLS with a certificate of it for a name."""
+    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    ours, theirs = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority")])
+
+    def build(subject: str, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder(issuer, x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+            .public_key(key.public_key()).serial_number(x509.random_serial_number())
+            .not_valid_before(start).not_valid_after(start + datetime.timedelta(days=2))
+            .add_extension(extension, critical=True)
+        )  # fmt: skip
+
+    authority = build("an authority", ours, x509.BasicConstraints(True, None)).sign(ours, hashes.SHA256())
+    server = build(name, theirs, x509.SubjectAlternativeName([x509.DNSName(name)])).sign(ours, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    (folder / "ca.pem").write_bytes(authority.public_bytes(pem))
+    key = theirs.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "server.pem").write_bytes(key + server.public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem")
+    return folder / "ca.pem", context
+
+
+def test_tls_is_for_the_hosts_name_though_the_connection_goes_to_an_address(
+    names: dict, raster: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, tls = certified(tmp_path, "data.example.org")
+    monkeypatch.setattr(remote, "is_public", lambda address: True)  # so that this machine may play the public host
+    with serving(tls) as server:
+        server.answers["/a.tif"] = raster
+        right, wrong = (f"{name}:{server.server_port}" for name in ("data.example.org", "other.example.org"))
+        names |= {"data.example.org": [["127.0.0.1"]], "other.example.org": [["127.0.0.1"]]}
+        settings = settings_of(tmp_path, right, wrong)
+        assert "cannot be fetched" in refused(f"https://{right}/a.tif", tmp_path, settings)  # of an unknown authority
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+        assert "cannot be fetched" in refused(f"https://{wrong}/a.tif", tmp_path, settings)
+        assert not server.asked
+        assert remote.fetch(f"https://{right}/a.tif", tmp_path / "kept", settings).read_bytes() == raster
+
+
+@pytest.fixture
+def bucket(host: Host, raster: bytes, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A server that answers as an S3 does to who reads one object."""
+    host.answers |= {"/rasters/basins/a.tif": raster, "/rasters/fake.tif": b"<VRTDataset/>", "/other/a.tif": raster}
+    for name, value in {
+        "AWS_S3_ENDPOINT": host.place, "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_REGION": "eu-west-1",
+        "AWS_ACCESS_KEY_ID": "who", "AWS_SECRET_ACCESS_KEY": "secret", "GDAL_HTTP_MAX_RETRY": "0",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    return host
+
+
+def test_an_object_of_an_allowed_bucket_is_copied_byte_by_byte(bucket: Host, raster: bytes, tmp_path: Path) -> None:
+    monkey = settings_of(tmp_path, "s3://rasters")
+    path = remote.fetch("s3://rasters/basins/a.tif", tmp_path / "kept", monkey)
+    assert path == tmp_path / "kept/a.tif"
+    assert path.read_bytes() == raster
+    assert {asked for _, asked, _, _ in bucket.asked} == {"/rasters/basins/a.tif"}
+    assert all("Credential=who/" in headers["Authorization"] for _, _, headers, _ in bucket.asked)
+
+
+def test_other_objects_are_refused(bucket: Host, raster: bytes, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, "s3://rasters", "rasters", bucket.place)
+    for url in (
+        "s3://other/a.tif", "s3://rasters/../other/a.tif", "s3://rasters", "s3://rasters/", "s3:///a.tif",
+        "s3://rasters//a.tif", "s3://rasters/basins/a.tif?versionId=1", "s3://rasters@evil/a.tif", "S3://rasters/a.tif",
+        "s3://RASTERS/a.tif", "s3://rasters/a\n.tif", "s3://./a.tif",
+    ):  # fmt: skip
+        refused(url, tmp_path, settings)
+    assert not bucket.asked
+    assert "no raster" in refused("s3://rasters/missing.tif", tmp_path, settings)
+    refused("s3://rasters/fake.tif", tmp_path, settings)
+    small = settings.model_copy(update={"upload_bytes": len(raster) - 1})
+    assert "larger than" in refused("s3://rasters/basins/a.tif", tmp_path, small)
+
+
+def test_a_note_is_posted_to_an_allowed_place(host: Host, tmp_path: Path) -> None:
+    host.answers["/done"] = b""
+    remote.notify(f"http://{host.place}/done", {"status": "successful"}, settings_of(tmp_path, host.place))
+    ((method, path, headers, body),) = host.asked
+    assert (method, path, headers["Content-Type"]) == ("POST", "/done", "application/json")
+    assert json.loads(body) == {"status": "successful"}
+
+
+def test_a_note_that_cannot_be_posted_is_in_the_log_alone(
+    host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_of(tmp_path, host.place, "127.0.0.1:9")
+    host.answers["/leads"] = (307, "/done")
+    with caplog.at_level(logging.WARNING):
+        for url in ("http://127.0.0.1:9/", "http://localhost/", f"http://{host.place}/leads", "file:///etc/passwd"):
+            remote.notify(url, {}, settings)
+    assert len([record for record in caplog.records if record.name == remote.__name__]) == 4
+    assert [path for _, path, _, _ in host.asked] == ["/leads"]

@@ -1,0 +1,257 @@
+"""Who may ask, and which requests are refused before they are looked at."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
+
+import talud.serving
+from talud.serving.app import HEADERS, create_app
+from talud.serving.attempts import ALLOWED, WITHIN, Attempts
+from talud.serving.guard import LARGEST_BODY
+from talud.serving.keys import Scope
+from talud.serving.service import Reader, Runner
+from talud.serving.settings import Settings
+
+SITE = "https://maps.example.org"
+
+
+def with_routes(app: FastAPI) -> FastAPI:
+    """An application with a thing to read, one to change, and one that takes any body."""
+
+    @app.get("/thing")
+    def read(key: Reader) -> str:
+        return key.name
+
+    @app.put("/thing")
+    def change(key: Runner, body: dict) -> str:
+        return key.name
+
+    @app.put("/uploads/{name}")
+    async def upload(name: str, request: Request, key: Runner) -> int:
+        return len(await request.body())
+
+    return app
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    """A service that asks for keys, behind TLS."""
+    with TestClient(with_routes(create_app(Settings(data=tmp_path, results=tmp_path))), base_url=SITE) as client:
+        yield client
+
+
+@pytest.fixture
+def open_client(tmp_path: Path) -> Iterator[TestClient]:
+    """A service on its user's own machine, which asks for none."""
+    app = with_routes(create_app(Settings(data=tmp_path, results=tmp_path), open_to_all=True))
+    with TestClient(app, base_url="http://localhost:8000") as client:
+        yield client
+
+
+def key_of(client: TestClient, scope: Scope = "run", name: str = "survey") -> str:
+    return client.app.state.service.keys.add(name, scope)
+
+
+def begin(client: TestClient, scope: Scope = "run") -> str:
+    secret = key_of(client, scope)
+    assert client.post("/session", json={"key": secret}).status_code == 200
+    return secret
+
+
+def test_a_session_keeps_the_key_where_no_script_and_no_other_site_has_it(client: TestClient) -> None:
+    answer = client.post("/session", json={"key": key_of(client)})
+    assert answer.json() == {"keys_required": True, "name": "survey", "scope": "run"}
+    said = {part.strip().lower() for part in answer.headers["Set-Cookie"].split(";")}
+    assert {"httponly", "samesite=strict", "secure", "path=/"} <= said
+    assert not any(part.startswith("domain") for part in said)
+    assert client.get("/session").json() == answer.json()
+    assert client.get("/thing").json() == "survey"
+    assert client.delete("/session", headers={"Origin": SITE}).status_code == 204
+    assert client.get("/session").json() == {"keys_required": True, "name": None, "scope": None}
+    assert client.get("/thing").status_code == 401
+
+
+def test_without_tls_the_cookie_is_sent_without_it(tmp_path: Path) -> None:
+    with TestClient(create_app(Settings(data=tmp_path, results=tmp_path)), base_url="http://inner:8000") as client:
+        answer = client.post("/session", json={"key": key_of(client)})
+        assert "secure" not in answer.headers["Set-Cookie"].lower()
+        assert client.get("/session").json()["name"] == "survey"
+
+
+def test_a_wrong_key_begins_nothing(client: TestClient) -> None:
+    answer = client.post("/session", json={"key": "talud-guess"})
+    assert answer.status_code == 401
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert "Set-Cookie" not in answer.headers
+    assert "guess" not in answer.text
+
+
+def test_a_revoked_key_ends_its_sessions(client: TestClient) -> None:
+    begin(client)
+    client.app.state.service.keys.revoke("survey")
+    assert client.get("/thing").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "header", [("Authorization", "Bearer {}"), ("authorization", "bearer {}"), ("X-API-Key", "{}")]
+)
+def test_keys_come_in_headers_too(header: tuple[str, str], client: TestClient) -> None:
+    name, form = header
+    secret = key_of(client)
+    assert client.get("/thing", headers={name: form.format(secret)}).json() == "survey"
+    assert client.get("/thing", headers={name: form.format(secret[:-1])}).status_code == 401
+    assert client.get("/thing", params={"key": secret, "talud_key": secret}).status_code == 401
+
+
+def test_a_key_does_what_its_scope_allows(client: TestClient) -> None:
+    headers = {"X-API-Key": key_of(client, "read")}
+    assert client.get("/thing", headers=headers).status_code == 200
+    answer = client.put("/thing", headers=headers, json={})
+    assert answer.status_code == 403
+    assert "this takes run" in answer.json()["detail"]
+
+
+FROM_ELSEWHERE = [
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "{site}"},
+    {"Origin": "https://evil.example.com"},
+    {"Origin": "null"},
+    {"Origin": "{site}.evil.com"},
+    {"Origin": "https://user@evil.example.com"},
+    {"Origin": "https://["},
+]
+FROM_THE_PAGE = [
+    {"Sec-Fetch-Site": "same-origin"},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "{site}"},
+    {"Sec-Fetch-Site": "none"},
+    {"Origin": "{site}"},
+]
+
+
+def of_site(headers: dict[str, str], client: TestClient) -> dict[str, str]:
+    site = str(client.base_url).rstrip("/")
+    return {name: value.replace("{site}", site) for name, value in headers.items()}
+
+
+@pytest.mark.parametrize("headers", [*FROM_ELSEWHERE, {}])
+def test_other_sites_change_nothing_with_the_pages_cookie(headers: dict[str, str], client: TestClient) -> None:
+    begin(client)
+    for method, path in (("PUT", "/thing"), ("POST", "/session"), ("DELETE", "/session"), ("PUT", "/uploads/a.tif")):
+        answer = client.request(method, path, headers=of_site(headers, client), json={})
+        assert answer.status_code == 403
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    assert client.get("/session").json()["name"] == "survey"
+
+
+@pytest.mark.parametrize("headers", FROM_THE_PAGE)
+def test_the_page_changes_things_with_its_cookie(headers: dict[str, str], client: TestClient) -> None:
+    begin(client)
+    assert client.put("/thing", headers=of_site(headers, client), json={}).json() == "survey"
+
+
+def test_a_header_that_holds_no_key_does_not_vouch_for_the_cookie(client: TestClient) -> None:
+    begin(client)
+    for value in ("Basic dXNlcjpwdw==", "Bearer", "Bearer  ", "negotiate"):
+        assert client.put("/thing", headers={"Authorization": value}, json={}).status_code == 403
+    assert client.put("/thing", headers={"X-API-Key": ""}, json={}).status_code == 403
+
+
+def test_a_key_in_a_header_needs_no_site(client: TestClient) -> None:
+    headers = {"X-API-Key": key_of(client), "Origin": "https://portal.example.org"}
+    assert client.put("/thing", headers=headers, json={}).json() == "survey"
+
+
+@pytest.mark.parametrize("headers", FROM_ELSEWHERE)
+def test_other_sites_change_nothing_where_no_key_is_asked_for(headers: dict, open_client: TestClient) -> None:
+    assert open_client.put("/thing", headers=of_site(headers, open_client), json={}).status_code == 403
+
+
+@pytest.mark.parametrize("headers", [*FROM_THE_PAGE, {}])
+def test_whoever_is_at_the_machine_may_do_all_where_no_key_is_asked_for(headers: dict, open_client: TestClient) -> None:
+    assert open_client.get("/session").json() == {"keys_required": False, "name": "local", "scope": "admin"}
+    assert open_client.put("/thing", headers=of_site(headers, open_client), json={}).json() == "local"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost", 200), ("localhost:8000", 200), ("LOCALHOST", 200), ("127.0.0.1:9", 200), ("[::1]:8000", 200),
+     ("evil.example.com", 421), ("evil.example.com:8000", 421), ("localhost.evil.example.com", 421),
+     ("127.0.0.1.nip.io", 421), ("192.168.1.5:8000", 421), ("localhost@evil.example.com", 421), ("[::1", 421),
+     ("0.0.0.0:8000", 421)],
+)  # fmt: skip
+def test_a_name_of_elsewhere_for_this_machine_is_not_answered_to(
+    host: str, status: int, open_client: TestClient, client: TestClient
+) -> None:
+    assert open_client.get("/thing", headers={"Host": host}).status_code == status
+    assert client.get("/session", headers={"Host": host}).status_code == 200  # keys protect that one
+
+
+def test_bodies_have_an_end(client: TestClient) -> None:
+    headers = {"X-API-Key": key_of(client)}
+    large = b'{"a": "' + b"a" * LARGEST_BODY + b'"}'
+
+    def in_parts() -> Iterator[bytes]:
+        yield from (large[start : start + 65536] for start in range(0, len(large), 65536))
+
+    for body in (large, in_parts()):
+        answer = client.put("/thing", headers=headers | {"Content-Type": "application/json"}, content=body)
+        assert answer.status_code == 413
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    assert client.put("/thing", headers=headers, json={"a": "a" * (LARGEST_BODY - 100)}).status_code == 200
+    assert client.put("/uploads/a.tif", headers=headers, content=large).json() == len(large)
+
+
+def test_who_tries_many_keys_waits_and_others_do_not(client: TestClient) -> None:
+    secret = key_of(client)
+    statuses = [client.get("/thing", headers={"X-API-Key": f"guess {each}"}).status_code for each in range(ALLOWED + 1)]
+    assert statuses == [401] * ALLOWED + [429]
+    for answer in (
+        client.post("/session", json={"key": "guess"}),
+        client.get("/session", headers={"Authorization": "Bearer guess"}),
+    ):
+        assert answer.status_code == 429
+        assert 0 < int(answer.headers["Retry-After"]) <= WITHIN + 1
+    assert client.get("/thing", headers={"X-API-Key": secret}).status_code == 200
+    assert client.get("/thing").status_code == 401
+
+
+def test_attempts_are_forgotten_and_counted_by_network() -> None:
+    moment = [0.0]
+    attempts = Attempts(clock=lambda: moment[0])
+    assert [attempts.failed("2001:db8::1") for _ in range(ALLOWED)] == [0] * ALLOWED
+    assert attempts.failed("2001:db8::ffff") > 0
+    assert attempts.failed("2001:db8:1::1") == attempts.failed("192.0.2.1") == attempts.failed("::ffff:192.0.2.1") == 0
+    moment[0] = WITHIN
+    assert attempts.failed("2001:db8::1") == 0
+
+
+def test_refusals_carry_the_security_headers_too(open_client: TestClient) -> None:
+    refused = open_client.get("/thing", headers={"Host": "evil.example.com"})
+    for answer in (refused, open_client.get("/missing"), open_client.get("/thing")):
+        assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+def test_nothing_of_a_client_is_unpickled_or_run() -> None:
+    """Of all that the service's own modules name: no pickle, no NumPy file, no eval, no YAML, no XML with entities."""
+    forbidden = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "eval", "exec", "xml"}
+    for path in Path(talud.serving.__path__[0]).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = set()
+            if isinstance(node, ast.Import):
+                names = {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {(node.module or "").partition(".")[0], *(alias.name for alias in node.names)}
+            elif isinstance(node, ast.Call):
+                names = {node.func.id} if isinstance(node.func, ast.Name) else set()
+                assert not any(keyword.arg in ("allow_pickle", "shell") for keyword in node.keywords), path
+                if isinstance(node.func, ast.Attribute) and node.func.attr in ("load", "loads", "fromfile"):
+                    assert ast.unparse(node.func.value) not in ("np", "numpy", "torch"), path
+            assert not names & forbidden, f"{path}: {names & forbidden}"
