@@ -215,6 +215,7 @@ def sit(browser: Browser, agency: Agency) -> Iterator[Callable[..., Reviewer]]:
             locale=language,
             color_scheme=scheme,  # type: ignore[arg-type]
             has_touch=size != SIZES[0],
+            reduced_motion="reduce",
         )
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
@@ -348,8 +349,16 @@ def drag_an_edge(who: Reviewer) -> None:
     box = who.page.locator(".map").bounding_box()
     assert box
     x, y = int(box["x"] + box["width"] / 2), int(box["y"] + box["height"] / 2)
-    row = np.asarray(Image.open(io.BytesIO(who.page.screenshot())).convert("RGB"))[y, x : x + 300].astype(int)
-    edge = x + int(np.flatnonzero(row.min(axis=1) > 250)[0])
+    found: list[int] = []
+
+    def seen() -> bool:
+        """Whether the outline stands, at the same place as before."""
+        row = np.asarray(Image.open(io.BytesIO(who.page.screenshot())).convert("RGB"))[y, x : x + 300]
+        found.append(x + int(np.argmax(row.min(axis=1) > 225)))
+        return len(found) > 1 and found[-2] == found[-1] > x
+
+    who.until(seen, "there is no outline to drag")
+    edge = found[-1]
     who.page.mouse.move(edge, y)
     who.page.mouse.down()
     who.page.mouse.move(edge + 20, y, steps=4)
