@@ -1,6 +1,7 @@
 # make demo: from a fresh clone to registered models that have mapped a new basin.
 # make test: all checks and tests.
 # make team: what a team has, on this machine alone: PostgreSQL, MLflow with a login, Dask; and a small study on it.
+# make page: the service's review page, built from page/ with Node; the service runs without it, but shows no page.
 # make bench: how fast inference and training are, beside what it should reach; half an hour on a machine that does nothing else.
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ export DVC_NO_ANALYTICS := true
 # The pipeline's commands find this environment's talud without its being activated.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint docs team bench clean
+.PHONY: demo test lint docs page team bench clean
 
 demo: $(BIN)/.train
 	@echo "== sample data (synthetic)"
@@ -38,6 +39,18 @@ lint: $(BIN)/.dev
 # The reference of the command line is written by the command line.
 docs: $(BIN)/.dev
 	@typer talud.cli.main utils docs --name talud --output docs/cli.md
+
+PAGE := src/talud/serving/static
+
+page:
+	@command -v npm >/dev/null || { echo "make page needs Node 20.19 or newer, with npm: https://nodejs.org" >&2; exit 1; }
+	@echo "== the review page's libraries, as pinned in page/package-lock.json"
+	@npm --prefix page ci --ignore-scripts
+	@echo "== types checked, page built"
+	@npm --prefix page run build
+	@echo
+	@echo "page       $(PAGE)/index.html, which the service shows under /page/"
+	@echo "licences   $(PAGE)/licences.txt, of all that is bundled"
 
 team: $(BIN)/.dev
 	@dvc pull --quiet data.dvc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,21 +13,23 @@ CHROMIUM = Path("/usr/bin/chromium")
 QUIET = [
     "--headless",
     "--no-sandbox",
-    "--disable-gpu",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
 ]
 
+NO_GRAPHICS = ("--disable-gpu",)
+WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # computed by the processor
+
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(graphics: Sequence[str] = NO_GRAPHICS) -> Iterator[Browser]:
     """The browser; skips the test where there is none."""
     if not CHROMIUM.is_file():
         pytest.skip(f"{CHROMIUM} is not installed")
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=[*QUIET, *graphics])
         yield running
         running.close()
 

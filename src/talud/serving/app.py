@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 
 from talud.serving import problems
 from talud.serving.guard import Guard
-from talud.serving.routes import health, models, ogc, rasters, reviews, session
+from talud.serving.routes import health, models, ogc, page, rasters, reviews, session
 from talud.serving.service import Service
 from talud.serving.settings import Settings
 
@@ -66,4 +66,5 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
 
     for subject in (ogc, models, rasters, reviews, session, health):
         app.include_router(subject.router)
+    page.install(app)
     return app

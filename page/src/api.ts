@@ -1,0 +1,266 @@
+/** The service's HTTP interface: the only module that asks the service for anything. */
+
+import type { MultiPolygon, Polygon } from './geojson';
+
+/** Where the service is: one level above the page, wherever a proxy puts both. */
+export const SERVICE = new URL('../', document.baseURI);
+
+export type Scope = 'read' | 'run' | 'admin';
+export type Status = 'accepted' | 'running' | 'successful' | 'failed' | 'dismissed';
+export type Verdict = 'unreviewed' | 'accepted' | 'rejected';
+export type Picture = 'optical' | 'slope' | 'elevation' | 'sar_before' | 'sar_after';
+/** West, south, east, north in degrees. */
+export type Bounds = [number, number, number, number];
+
+export interface Session {
+  keys_required: boolean;
+  name: string | null;
+  scope: Scope | null;
+}
+
+export interface Raster {
+  href: string;
+  name: string;
+  bands: string[];
+  layers: string[];
+  bounds: Bounds | null;
+  pixels: number;
+  resolution: number;
+  crs: string;
+  synthetic: boolean;
+  inventory: boolean;
+  fits: string[];
+}
+
+export interface Contract {
+  bands: { name: string; unit: string; group: string }[];
+  pixel_size: number;
+  threshold: number;
+  scores?: Record<string, number>;
+  areas?: string[];
+  data_version?: string;
+}
+
+export interface Model {
+  name: string;
+  version: string;
+  aliases: string[];
+  created: string | null;
+  contract: Contract;
+}
+
+export interface Inputs {
+  raster: { href: string };
+  model: string;
+  bands?: string[];
+  threshold?: number;
+  minimum_area?: number;
+}
+
+export interface Job {
+  jobID: string;
+  status: Status;
+  message: string | null;
+  created: string;
+  started: string | null;
+  finished: string | null;
+  progress: number;
+  inputs: {
+    raster: string;
+    model: string;
+    version: string | null;
+    threshold: number | null;
+    minimum_area: number | null;
+  };
+}
+
+export interface JobMap {
+  bounds: Bounds;
+  layers: string[];
+  threshold: number;
+  model: string;
+  version: string;
+  raster: string;
+  synthetic: boolean;
+  inventory: boolean;
+}
+
+export interface PolygonProperties {
+  area_m2: number;
+  mean_probability: number | null;
+  maximum_probability: number | null;
+  mean_slope_degrees?: number | null;
+  origin: 'model' | 'drawn';
+  verdict: Verdict;
+  redrawn: boolean;
+  reviewed_by: string | null;
+  reviewed_at: string | null;
+}
+
+export interface PolygonFeature {
+  type: 'Feature';
+  id: string;
+  geometry: Polygon | MultiPolygon;
+  properties: PolygonProperties;
+}
+
+export interface Polygons {
+  type: 'FeatureCollection';
+  features: PolygonFeature[];
+}
+
+export interface NotMapped {
+  type: 'FeatureCollection';
+  features: {
+    type: 'Feature';
+    geometry: Polygon | MultiPolygon;
+    properties: { reason: string; area_m2: number };
+  }[];
+}
+
+export type Results = Record<string, { href: string; type?: string; title?: string }>;
+
+/** An answer that says what is wrong (RFC 7807), or no answer at all: then the status is 0. */
+export class Problem extends Error {
+  constructor(
+    readonly status: number,
+    readonly title: string,
+    readonly detail: string,
+  ) {
+    super(detail || title);
+  }
+}
+
+let signedOut: () => void = () => undefined;
+
+/** Says what is to be done when the service no longer knows who asks. */
+export function whenSignedOut(act: () => void): void {
+  signedOut = act;
+}
+
+async function problem(response: Response): Promise<Problem> {
+  if (response.status === 401) signedOut();
+  const text = await response.text();
+  try {
+    const { title, detail } = JSON.parse(text) as { title?: string; detail?: unknown };
+    return new Problem(
+      response.status,
+      title ?? response.statusText,
+      typeof detail === 'string' ? detail : detail === undefined ? '' : JSON.stringify(detail),
+    );
+  } catch {
+    return new Problem(response.status, response.statusText, '');
+  }
+}
+
+async function answer(path: string, options: RequestInit = {}): Promise<Response> {
+  let response: Response;
+  try {
+    response = await fetch(new URL(path, SERVICE), { credentials: 'same-origin', ...options });
+  } catch (error) {
+    if (error instanceof DOMException && error.name === 'AbortError') throw error;
+    throw new Problem(0, '', '');
+  }
+  if (!response.ok) throw await problem(response);
+  return response;
+}
+
+async function got<T>(path: string, signal?: AbortSignal): Promise<T> {
+  const response = await answer(path, {
+    headers: { Accept: 'application/json, application/geo+json' },
+    ...(signal ? { signal } : {}),
+  });
+  return (await response.json()) as T;
+}
+
+async function sent(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Response> {
+  return answer(path, {
+    method,
+    headers: {
+      Accept: 'application/json, application/geo+json',
+      ...(body === undefined ? {} : { 'Content-Type': 'application/json' }),
+      ...headers,
+    },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+  });
+}
+
+const of = (id: string) => `jobs/${encodeURIComponent(id)}`;
+
+export const session = () => got<Session>('session');
+export const signIn = async (key: string) => void (await sent('POST', 'session', { key }));
+export const signOut = async () => void (await sent('DELETE', 'session'));
+
+export const rasters = async () => (await got<{ rasters: Raster[] }>('rasters')).rasters;
+export const models = async () => (await got<{ models: Model[] }>('models')).models;
+export const jobs = async (limit: number, signal?: AbortSignal) => got<{ jobs: Job[] }>(`jobs?limit=${limit}`, signal);
+export const job = (id: string) => got<Job>(of(id));
+export const jobMap = (id: string) => got<JobMap>(`${of(id)}/map`);
+export const results = (id: string) => got<Results>(`${of(id)}/results`);
+export const polygons = (id: string) => got<Polygons>(`${of(id)}/polygons`);
+export const notMapped = (id: string) => got<NotMapped>(`${of(id)}/not-mapped`);
+export const dismiss = async (id: string) => void (await sent('DELETE', of(id)));
+
+export async function start(inputs: Inputs): Promise<Job> {
+  const headers = { Prefer: 'respond-async' };
+  const response = await sent('POST', 'processes/map-landslides/execution', { inputs }, headers);
+  return (await response.json()) as Job;
+}
+
+/** Sends a raster; `progress` hears which share of it, 0 to 1, is there. */
+export function upload(file: File, progress: (share: number) => void, signal: AbortSignal): Promise<Raster> {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open('PUT', new URL(`uploads/${encodeURIComponent(file.name)}`, SERVICE));
+    request.setRequestHeader('Content-Type', 'application/octet-stream');
+    request.upload.addEventListener('progress', (event) => {
+      if (event.lengthComputable) progress(event.loaded / event.total);
+    });
+    request.addEventListener('error', () => reject(new Problem(0, '', '')));
+    request.addEventListener('abort', () => reject(new DOMException('', 'AbortError')));
+    request.addEventListener('load', () => {
+      if (request.status === 201 || request.status === 200) {
+        resolve(JSON.parse(request.responseText) as Raster);
+        return;
+      }
+      void problem(new Response(request.responseText, { status: request.status })).then(reject);
+    });
+    signal.addEventListener('abort', () => request.abort());
+    request.send(file);
+  });
+}
+
+/** Says what a person thinks of a polygon, with another outline where one is given. */
+export async function judge(
+  id: string,
+  polygon: string,
+  verdict: Verdict,
+  reviewer: string,
+  geometry?: Polygon | MultiPolygon,
+): Promise<PolygonFeature> {
+  const body = geometry ? { verdict, reviewer, geometry } : { verdict, reviewer };
+  const response = await sent('PUT', `${of(id)}/polygons/${encodeURIComponent(polygon)}`, body);
+  return (await response.json()) as PolygonFeature;
+}
+
+/** Adds a polygon that a person has drawn; it counts as accepted. */
+export async function draw(id: string, reviewer: string, geometry: Polygon | MultiPolygon): Promise<PolygonFeature> {
+  const response = await sent('POST', `${of(id)}/polygons`, { geometry, reviewer });
+  return (await response.json()) as PolygonFeature;
+}
+
+/** Takes a verdict back; a drawn polygon goes, one of the model is as the model drew it again. */
+export const takeBack = async (id: string, polygon: string) =>
+  void (await sent('DELETE', `${of(id)}/polygons/${encodeURIComponent(polygon)}`));
+
+export async function review(id: string): Promise<Blob> {
+  return (await answer(`${of(id)}/review.gpkg`)).blob();
+}
+
+/** A tile of a job as a picture; null where it is empty. */
+export async function tile(id: string, layer: string, z: number, x: number, y: number): Promise<ImageBitmap | null> {
+  const response = await answer(`${of(id)}/tiles/${layer}/${z}/${x}/${y}.png`);
+  if (response.status === 204) return null;
+  // Values are read from these pictures, so nothing may touch them on the way.
+  return createImageBitmap(await response.blob(), { colorSpaceConversion: 'none', premultiplyAlpha: 'none' });
+}

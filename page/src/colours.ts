@@ -1,0 +1,21 @@
+/** The colours of the map, which readers of every kind of colour vision tell apart; words stand beside them. */
+
+export type Colour = readonly [red: number, green: number, blue: number];
+
+/** Probability: a ramp of one direction in lightness, the same as in the styles for QGIS. */
+export const RAMP: readonly (readonly [probability: number, colour: Colour])[] = [
+  [0, [255, 255, 212]],
+  [0.1, [254, 233, 176]],
+  [0.25, [254, 217, 142]],
+  [0.5, [254, 153, 41]],
+  [0.75, [221, 75, 26]],
+  [1, [140, 13, 37]],
+];
+
+/** Of Okabe and Ito's palette, as in talud's report. */
+export const HIT: Colour = [0, 114, 178];
+export const FALSE_ALARM: Colour = [230, 159, 0];
+export const MISS: Colour = [204, 61, 139];
+export const INVENTORY: Colour = [94, 60, 153];
+
+export const css = ([red, green, blue]: Colour, opacity = 1): string => `rgb(${red} ${green} ${blue} / ${opacity})`;

@@ -1,0 +1,108 @@
+/** Drawing a polygon, and changing the outline of one: a mode of the map, with a bar that says how to go on. */
+
+import Collection from 'ol/Collection';
+import Feature from 'ol/Feature';
+import type OlMap from 'ol/Map';
+import { click, never, primaryAction, singleClick } from 'ol/events/condition';
+import type { Geometry } from 'ol/geom';
+import Draw from 'ol/interaction/Draw';
+import Modify from 'ol/interaction/Modify';
+import VectorLayer from 'ol/layer/Vector';
+import VectorSource from 'ol/source/Vector';
+
+import { announce } from './announce';
+import { button, fill, h, type Words } from './dom';
+import { t } from './language';
+import { sketchStyle } from './polygons';
+
+const FINGER = 22;
+const MOUSE = 10;
+
+export class Editing {
+  readonly bar = h('div', { class: 'edit-bar', role: 'group', 'aria-label': () => t().edit, hidden: true });
+  private readonly sketch = new VectorSource();
+  private readonly layer = new VectorLayer({ source: this.sketch, style: sketchStyle(), zIndex: 10 });
+  private leaving: (() => void) | null = null;
+  private finishing: () => void = () => undefined;
+
+  constructor(private readonly map: OlMap) {
+    map.addLayer(this.layer);
+  }
+
+  get active(): boolean {
+    return this.leaving !== null;
+  }
+
+  /** Leaves what is being done, without keeping it. */
+  leave(): void {
+    this.leaving?.();
+    this.leaving = null;
+    this.sketch.clear();
+    this.bar.hidden = true;
+  }
+
+  /** Keeps what is being done, as far as it is a polygon. */
+  finish(): void {
+    if (this.active) this.finishing();
+  }
+
+  draw(done: (geometry: Geometry) => void): void {
+    this.leave();
+    const draw = new Draw({ type: 'Polygon', source: this.sketch, style: sketchStyle(), stopClick: true, snapTolerance: FINGER });
+    draw.on('drawend', ({ feature }) => {
+      const geometry = feature.getGeometry()!;
+      // OpenLayers adds what was drawn to the sketch only after this event.
+      setTimeout(() => {
+        this.leave();
+        done(geometry);
+      });
+    });
+    draw.on('drawabort', () => announce(t().tooFew));
+    this.enter([draw], () => t().drawing, () => draw.finishDrawing(), button(() => t().removeLast, () => draw.removeLastPoint()), () => t().finish);
+  }
+
+  edit(feature: Feature, done: (geometry: Geometry) => void): void {
+    this.leave();
+    const copy = new Feature(feature.getGeometry()!.clone());
+    this.sketch.addFeature(copy);
+    const removing = h('button', {
+      type: 'button',
+      class: 'button plain',
+      'aria-pressed': 'false',
+      on: { click: () => removing.setAttribute('aria-pressed', String(removing.getAttribute('aria-pressed') !== 'true')) },
+    }, () => t().removingCorners);
+    const removes = () => removing.getAttribute('aria-pressed') === 'true';
+    const modify = new Modify({
+      features: new Collection([copy]),
+      style: sketchStyle(),
+      pixelTolerance: matchMedia('(pointer: coarse)').matches ? FINGER : MOUSE,
+      condition: (event) => primaryAction(event),
+      deleteCondition: (event) => (removes() ? click(event) || singleClick(event) : never()),
+      insertVertexCondition: () => !removes(),
+    });
+    const keep = () => {
+      const geometry = copy.getGeometry()!;
+      this.leave();
+      done(geometry);
+    };
+    feature.set('hidden', true);
+    this.enter([modify], () => t().editing, keep, removing, () => t().saveShape, () => feature.unset('hidden'));
+  }
+
+  private enter(interactions: (Draw | Modify)[], hint: Words, finish: () => void, tool: HTMLElement, keep: Words, after = () => undefined as void): void {
+    for (const interaction of interactions) this.map.addInteraction(interaction);
+    this.finishing = finish;
+    this.leaving = () => {
+      for (const interaction of interactions) this.map.removeInteraction(interaction);
+      after();
+    };
+    fill(
+      this.bar,
+      h('p', {}, hint),
+      h('div', { class: 'actions' }, tool, button(() => t().cancel, () => this.leave()), button(keep, finish, { kind: 'primary' })),
+    );
+    this.bar.hidden = false;
+    announce(typeof hint === 'function' ? hint() : hint);
+  }
+}
+

@@ -1,0 +1,22 @@
+/** The first view: start a map, and the maps there are. */
+
+import type { Session } from './api';
+import { h } from './dom';
+import { JobList } from './jobs';
+import { StartForm } from './start';
+import { t } from './language';
+import type { View } from './view';
+
+export function home(session: Session): View {
+  const list = new JobList();
+  const form = new StartForm(
+    session,
+    () => void list.poll(),
+    (rasters) => list.setRasters(rasters),
+  );
+  return {
+    element: h('div', { class: 'home' }, h('h1', { class: 'hidden-visually' }, () => t().title), form.element, list.element),
+    unsaved: () => false,
+    close: () => list.close(),
+  };
+}

@@ -1,0 +1,84 @@
+/** One job on a map: its layers and its polygons. */
+
+import type Feature from 'ol/Feature';
+import type OlMap from 'ol/Map';
+import VectorLayer from 'ol/layer/Vector';
+
+import { job, jobMap, notMapped, type Job, type JobMap, type NotMapped } from './api';
+import { Layers } from './layers';
+import { MapFrame } from './mapframe';
+import { polygonStyle } from './polygons';
+import { Review } from './review';
+import { finest } from './tiles';
+
+const HIT_PIXELS = 6;
+const FINEST_UNKNOWN = 1;
+
+export class JobMapView {
+  readonly frame: MapFrame;
+  readonly layers: Layers;
+  readonly review: Review;
+  failedTiles = 0;
+  private tileFailed: () => void = () => undefined;
+
+  private constructor(
+    readonly job: Job,
+    readonly facts: JobMap,
+    resolution: number,
+  ) {
+    const maxZoom = finest(resolution, (facts.bounds[1] + facts.bounds[3]) / 2);
+    const failed = () => {
+      this.failedTiles += 1;
+      this.tileFailed();
+    };
+    this.frame = new MapFrame(facts.bounds, maxZoom);
+    this.review = new Review(job.jobID);
+    this.layers = new Layers(facts, { job: job.jobID, maxZoom, failed });
+    const polygons = new VectorLayer({
+      source: this.review.source,
+      style: (feature, resolution) =>
+        feature.get('hidden') ? [] : polygonStyle(feature as Feature, feature === this.review.selected, resolution),
+    });
+    this.layers.all.push({ name: 'polygons', layer: polygons });
+    for (const { layer } of this.layers.all) this.map.addLayer(layer);
+    this.review.onChange(() => polygons.changed());
+  }
+
+  /** `resolution` knows how many metres a pixel of a raster has, or null. */
+  static async open(id: string, resolution: (raster: string) => number | null): Promise<JobMapView> {
+    const [facts, about] = await Promise.all([jobMap(id), job(id)]);
+    return new JobMapView(about, facts, resolution(facts.raster) ?? FINEST_UNKNOWN);
+  }
+
+  get map(): OlMap {
+    return this.frame.map;
+  }
+
+  /** Hears of tiles that did not arrive. */
+  onTileFailure(act: () => void): void {
+    this.tileFailed = act;
+  }
+
+  /** Asks again for the tiles that did not arrive. */
+  refresh(): void {
+    this.failedTiles = 0;
+    this.layers.refresh();
+  }
+
+  async loadNotMapped(): Promise<NotMapped> {
+    const areas = await notMapped(this.job.jobID);
+    this.layers.setNotMapped(areas);
+    return areas;
+  }
+
+  /** The polygon at a pixel of the map; the smallest where several lie there. */
+  polygonAt(pixel: number[]): Feature | null {
+    const polygons = this.layers.find('polygons');
+    const found = this.map.getFeaturesAtPixel(pixel, { layerFilter: (layer) => layer === polygons, hitTolerance: HIT_PIXELS }) as Feature[];
+    return found.sort((a, b) => Number(a.get('area_m2')) - Number(b.get('area_m2')))[0] ?? null;
+  }
+
+  close(): void {
+    this.frame.close();
+  }
+}

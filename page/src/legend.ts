@@ -1,0 +1,74 @@
+/** What the colours of the visible layers mean, in words. */
+
+import { FALSE_ALARM, HIT, INVENTORY, MISS, RAMP, css, type Colour } from './colours';
+import { fill, h } from './dom';
+import { t } from './language';
+import { LINES } from './polygons';
+import { number } from './quantities';
+
+export class Legend {
+  readonly element: HTMLDetailsElement;
+  private readonly body = h('div', { class: 'legend-body' });
+
+  constructor() {
+    const narrow = matchMedia('(max-width: 900px)').matches;
+    this.element = h('details', { class: 'legend', open: !narrow }, h('summary', {}, () => t().legend), this.body);
+  }
+
+  show(visible: ReadonlySet<string>, threshold: number, unsaved: boolean): void {
+    fill(
+      this.body,
+      visible.has('probability') ? ramp(threshold) : null,
+      visible.has('confusion')
+        ? list([
+            [swatch(HIT), t().hit, t().hitTerm],
+            [swatch(FALSE_ALARM), t().falseAlarm, t().falseAlarmTerm],
+            [swatch(MISS), t().miss, t().missTerm],
+            [h('i', { class: 'swatch clear' }), t().neither, t().neitherTerm],
+          ])
+        : null,
+      visible.has('inventory') ? list([[swatch(INVENTORY), t().inventoryLegend]]) : null,
+      visible.has('polygons')
+        ? list([
+            [line('unreviewed'), t().verdictLegend.unreviewed],
+            [line('accepted'), t().verdictLegend.accepted],
+            [line('rejected'), t().verdictLegend.rejected],
+            ...(unsaved ? [[line('unsaved'), t().unsavedLegend] as const] : []),
+          ])
+        : null,
+      visible.has('not_mapped') ? list([[h('i', { class: 'swatch hatch' }), t().notMappedLegend]]) : null,
+    );
+  }
+}
+
+function list(entries: (readonly [mark: HTMLElement, words: string, term?: string])[]): HTMLElement {
+  return h('ul', {}, ...entries.map(([mark, words, term]) => h('li', {}, mark, h('span', {}, words, term ? h('span', { class: 'soft' }, ` (${term})`) : null))));
+}
+
+function swatch(colour: Colour): HTMLElement {
+  const mark = h('i', { class: 'swatch' });
+  mark.style.background = css(colour);
+  return mark;
+}
+
+function line(kind: keyof typeof LINES): HTMLElement {
+  const { colour, dash } = LINES[kind];
+  const mark = h('i', { class: 'swatch line' });
+  mark.style.borderColor = colour;
+  mark.style.borderStyle = dash ? (dash[0]! < 4 ? 'dotted' : 'dashed') : 'solid';
+  return mark;
+}
+
+function ramp(threshold: number): HTMLElement {
+  const bar = h('i', { class: 'ramp' });
+  const stops = RAMP.map(([at, colour]) => `${css(colour)} ${at * 100}%`);
+  const clear = `linear-gradient(to right, var(--card) ${threshold * 100}%, transparent ${threshold * 100}%)`;
+  bar.style.background = `${clear}, linear-gradient(to right, ${stops.join(', ')})`;
+  return h(
+    'div',
+    { class: 'ramp-entry' },
+    h('p', {}, t().legendProbability(number(threshold, 2))),
+    bar,
+    h('div', { class: 'row soft' }, h('span', {}, number(0)), h('span', {}, number(0.5, 1)), h('span', {}, number(1))),
+  );
+}

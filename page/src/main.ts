@@ -1,0 +1,80 @@
+/** The page: its header, and the view that the address names. */
+
+import './page.css';
+import { liveRegion } from './announce';
+import type { Session } from './api';
+import { confirmed } from './dialogue';
+import { button, fill, h } from './dom';
+import { failure } from './failure';
+import { openHelp } from './help';
+import { home } from './home';
+import { jobView } from './jobview';
+import { language, setLanguage, speak, t, type Language } from './language';
+import { account, opened } from './session';
+import { onKeys } from './shortcuts';
+import type { View } from './view';
+
+const place = h('main', { id: 'content', tabindex: -1 });
+let current: View | null = null;
+let address = '';
+
+function header(session: Session | null): HTMLElement {
+  const choose = h('select', {
+    id: 'language',
+    'aria-label': () => t().language,
+    on: { change: () => setLanguage(choose.value as Language) },
+  });
+  fill(choose, h('option', { value: 'en', lang: 'en' }, 'English'), h('option', { value: 'es', lang: 'es' }, 'Español'));
+  choose.value = language();
+  return h(
+    'header',
+    { class: 'header' },
+    h('a', { class: 'skip', href: '#content', on: { click: skip } }, () => t().skip),
+    h('a', { class: 'brand', href: '#/' }, h('img', { src: './icon.svg', alt: '', width: 24, height: 24 }), h('strong', {}, 'talud'), h('span', { class: 'brand-title' }, () => t().title)),
+    h('div', { class: 'header-tools' }, session && account(session), choose, button('?', openHelp, { class: 'button plain round', 'aria-label': () => t().helpKey })),
+  );
+}
+
+function skip(event: Event): void {
+  // The address is the router's, so the link moves the focus itself.
+  event.preventDefault();
+  place.focus();
+}
+
+async function route(session: Session): Promise<void> {
+  if (location.hash === address) return;
+  if (current?.unsaved() && !(await confirmed(() => t().leaveTitle, () => t().leaveText, () => t().leave))) {
+    history.replaceState(null, '', address);
+    return;
+  }
+  address = location.hash;
+  current?.close();
+  const [, id, other] = /^#\/jobs\/([^/]+)(?:\/compare\/([^/]+))?$/.exec(address) ?? [];
+  current = id ? jobView(session, decodeURIComponent(id), other ? decodeURIComponent(other) : null) : home(session);
+  document.body.classList.toggle('with-map', id !== undefined);
+  fill(place, current.element);
+}
+
+async function begin(): Promise<void> {
+  fill(place, h('p', { class: 'soft centred' }, () => t().loading));
+  fill(document.body, header(null), place, liveRegion());
+  try {
+    const session = await opened();
+    fill(document.body, header(session), place, liveRegion());
+    address = '-';
+    addEventListener('hashchange', () => void route(session));
+    await route(session);
+  } catch (error) {
+    fill(place, failure(() => t().title, error, () => void begin()));
+  }
+}
+
+addEventListener('beforeunload', (event) => {
+  if (current?.unsaved()) event.preventDefault();
+});
+onKeys({ '?': openHelp }, new AbortController().signal);
+speak(document, () => {
+  document.title = `${t().title} – talud`;
+});
+setLanguage(language());
+void begin();

@@ -1,0 +1,60 @@
+/** The map itself: OpenLayers with this page's buttons, in words of its language. */
+
+import OlMap from 'ol/Map';
+import View from 'ol/View';
+import ScaleLine from 'ol/control/ScaleLine';
+import { defaults } from 'ol/interaction/defaults';
+import { transformExtent } from 'ol/proj';
+import 'ol/ol.css';
+
+import type { Bounds } from './api';
+import { button, h } from './dom';
+import { t } from './language';
+
+export const drawsWebGL = (): boolean => document.createElement('canvas').getContext('webgl2') !== null;
+
+export class MapFrame {
+  readonly element: HTMLElement;
+  readonly target: HTMLElement;
+  readonly map: OlMap;
+  private readonly extent: number[];
+
+  constructor(bounds: Bounds, maxZoom: number) {
+    this.extent = transformExtent(bounds, 'EPSG:4326', 'EPSG:3857');
+    this.target = h('div', { class: 'map', tabindex: 0, role: 'application', 'aria-label': () => t().mapLabel });
+    this.map = new OlMap({
+      target: this.target,
+      controls: [new ScaleLine()],
+      interactions: defaults({ altShiftDragRotate: false, pinchRotate: false }),
+      view: new View({ center: [0, 0], zoom: 2, maxZoom: maxZoom + 3, enableRotation: false }),
+    });
+    const zoom = (by: number) => () => this.map.getView().animate({ zoom: (this.map.getView().getZoom() ?? 0) + by, duration: 150 });
+    const tool = (words: () => string, sign: string, act: () => void) =>
+      button(sign, act, { 'aria-label': words, title: words, class: 'button plain round' });
+    this.element = h(
+      'div',
+      { class: 'map-frame' },
+      this.target,
+      h('div', { class: 'map-tools' }, tool(() => t().zoomIn, '+', zoom(1)), tool(() => t().zoomOut, '−', zoom(-1)), tool(() => t().whole, '⤢', () => this.fit())),
+    );
+  }
+
+  /** Shows the whole raster. */
+  fit(): void {
+    this.map.updateSize();
+    this.map.getView().fit(this.extent, { padding: [30, 30, 30, 30] });
+  }
+
+  /** Goes to a part of the map, not nearer than one can tell what lies around it. */
+  zoomTo(extent: number[]): void {
+    const view = this.map.getView();
+    view.fit(extent, { padding: [90, 90, 90, 90], maxZoom: view.getMaxZoom() - 2, duration: reduced() ? 0 : 250 });
+  }
+
+  close(): void {
+    this.map.setTarget(undefined);
+    this.map.dispose();
+  }
+}
+
+export const reduced = (): boolean => matchMedia('(prefers-reduced-motion: reduce)').matches;

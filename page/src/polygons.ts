@@ -1,0 +1,80 @@
+/** How polygons look: their verdict by colour and line, on any background. */
+
+import type Feature from 'ol/Feature';
+import { Circle, Fill, Stroke, Style } from 'ol/style';
+
+import type { Verdict } from './api';
+
+type Look = 'unsaved' | Verdict;
+
+export const LINES: Record<Look, { colour: string; width: number; dash?: number[] }> = {
+  unreviewed: { colour: '#ffe14d', width: 2 },
+  accepted: { colour: '#2fe0d2', width: 3 },
+  rejected: { colour: '#e8e8e8', width: 2, dash: [6, 5] },
+  unsaved: { colour: '#ff9bd2', width: 3, dash: [2, 5] },
+};
+const CASING = 'rgb(20 24 22 / 85%)';
+
+function look(kind: Look, selected: boolean, share: number): Style[] {
+  const { colour, dash } = LINES[kind];
+  const width = LINES[kind].width * share;
+  const styles = [
+    new Style({ stroke: new Stroke({ color: CASING, width: width + 2.5 * share }) }),
+    new Style({
+      stroke: new Stroke({ color: colour, width, ...(dash ? { lineDash: dash } : {}) }),
+      // Without a fill only its line could be clicked.
+      fill: new Fill({ color: 'rgb(255 255 255 / 1%)' }),
+    }),
+  ];
+  const halo = [
+    new Style({ stroke: new Stroke({ color: CASING, width: width + 10 * share }) }),
+    new Style({ stroke: new Stroke({ color: '#ffffff', width: width + 7 * share }) }),
+  ];
+  return selected ? [...halo, ...styles] : styles;
+}
+
+const key = (kind: Look, selected: boolean, far: boolean) => `${kind} ${selected} ${far}`;
+// Metres a pixel of the screen beyond which lines are thinner, lest they cover small polygons.
+const FAR = 8;
+const STYLES = new Map<string, Style[]>();
+for (const kind of Object.keys(LINES) as Look[]) {
+  for (const selected of [true, false]) {
+    STYLES.set(key(kind, selected, true), look(kind, selected, 0.65));
+    STYLES.set(key(kind, selected, false), look(kind, selected, 1));
+  }
+}
+
+export function polygonStyle(feature: Feature, selected: boolean, resolution: number): Style[] {
+  const kind = feature.get('unsaved') || feature.get('failed') ? 'unsaved' : (feature.get('verdict') as Verdict);
+  return STYLES.get(key(kind, selected, resolution > FAR)) ?? [];
+}
+
+/** Of what is being drawn or changed: its corners are large enough for a finger. */
+export const sketchStyle = (): Style[] => [
+  new Style({
+    stroke: new Stroke({ color: CASING, width: 5 }),
+    image: new Circle({ radius: 8, fill: new Fill({ color: '#ffffff' }), stroke: new Stroke({ color: CASING, width: 2 }) }),
+  }),
+  new Style({ stroke: new Stroke({ color: '#ffffff', width: 2 }), fill: new Fill({ color: 'rgb(255 255 255 / 15%)' }) }),
+];
+
+/** Hatching, for where nothing is mapped. */
+export function hatched(): Style {
+  const side = 10 * devicePixelRatio;
+  const canvas = document.createElement('canvas');
+  canvas.width = canvas.height = side;
+  const context = canvas.getContext('2d')!;
+  context.fillStyle = 'rgb(190 190 190 / 45%)';
+  context.fillRect(0, 0, side, side);
+  context.strokeStyle = 'rgb(60 60 60 / 90%)';
+  context.lineWidth = 1.5 * devicePixelRatio;
+  for (const shift of [-side, 0, side]) {
+    context.moveTo(shift, side);
+    context.lineTo(shift + side, 0);
+  }
+  context.stroke();
+  return new Style({
+    fill: new Fill({ color: context.createPattern(canvas, 'repeat')! }),
+    stroke: new Stroke({ color: 'rgb(60 60 60 / 90%)', width: 1 }),
+  });
+}

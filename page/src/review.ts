@@ -1,0 +1,195 @@
+/** The review of a map: its polygons, what people say of them, and what of that the service has not kept yet. */
+
+import Feature from 'ol/Feature';
+import type { Geometry } from 'ol/geom';
+import VectorSource from 'ol/source/Vector';
+
+import { draw, judge, polygons, takeBack, type PolygonFeature, type PolygonProperties, type Verdict } from './api';
+import { announce } from './announce';
+import { reason } from './failure';
+import type { MultiPolygon, Polygon } from './geojson';
+import { t } from './language';
+import { FORMAT } from './layers';
+import { counted, following, type Counts } from './order';
+
+export type Deed = Verdict | 'shape' | 'drawn' | 'removed';
+
+interface Change {
+  feature: Feature;
+  deed: Deed;
+  send: () => Promise<void>;
+  /** Puts the polygon back as the service has it. */
+  discard: () => void;
+}
+
+export interface Unsaved extends Change {
+  error: unknown;
+}
+
+const of = (geometry: Geometry) =>
+  FORMAT.writeGeometryObject(geometry, { rightHanded: true }) as unknown as Polygon | MultiPolygon;
+
+export const properties = (feature: Feature): PolygonProperties => feature.getProperties() as PolygonProperties & { geometry: Geometry };
+
+export class Review {
+  readonly source = new VectorSource();
+  selected: Feature | null = null;
+  unsaved: Unsaved[] = [];
+  saving = 0;
+  loaded = false;
+  private order: Feature[] = [];
+  private readonly queues = new WeakMap<Feature, Promise<void>>();
+  private readonly listeners: (() => void)[] = [];
+
+  constructor(private readonly job: string) {}
+
+  /** Hears of every change of the review. */
+  onChange(act: () => void): void {
+    this.listeners.push(act);
+  }
+
+  private changed(): void {
+    for (const act of this.listeners) act();
+  }
+
+  async load(): Promise<void> {
+    const found = FORMAT.readFeatures(await polygons(this.job)) as Feature[];
+    this.source.clear();
+    this.source.addFeatures(found);
+    this.loaded = true;
+    this.order = found.sort((a, b) => properties(b).area_m2 - properties(a).area_m2);
+    this.changed();
+  }
+
+  counts(): Counts {
+    return counted(this.order.filter((feature) => !isNew(feature)).map(properties));
+  }
+
+  select(feature: Feature | null): void {
+    this.selected = feature;
+    this.changed();
+  }
+
+  /** Selects the next (1) or previous (-1) polygon, the unreviewed ones first. */
+  step(by: 1 | -1): Feature | null {
+    this.select(following(this.order, this.selected, by, (one) => properties(one).verdict === 'unreviewed'));
+    return this.selected;
+  }
+
+  judge(feature: Feature, verdict: 'accepted' | 'rejected', reviewer: string): Promise<void> {
+    // An outline that was not kept yet goes along, so that a verdict does not take its place.
+    const outline = feature.get('unsaved') ? of(feature.getGeometry()!) : undefined;
+    const { discard } = this.unsaved.find((one) => one.feature === feature) ?? { discard: () => undefined };
+    const send = async () => this.take(feature, await judge(this.job, String(feature.getId()), verdict, reviewer, outline));
+    return this.commit({ feature, deed: verdict, send, discard });
+  }
+
+  /** Gives a polygon another outline, which accepts it. */
+  reshape(feature: Feature, geometry: Geometry, reviewer: string): Promise<void> {
+    if (isNew(feature)) {
+      feature.setGeometry(geometry);
+      return this.add(feature, reviewer);
+    }
+    const before = feature.getGeometry()!;
+    feature.setGeometry(geometry);
+    feature.set('unsaved', true);
+    const send = async () =>
+      this.take(feature, await judge(this.job, String(feature.getId()), 'accepted', reviewer, of(geometry)));
+    const earlier = this.unsaved.find((one) => one.feature === feature);
+    const discard = () => {
+      feature.setGeometry(before);
+      feature.unset('unsaved');
+      earlier?.discard();
+    };
+    return this.commit({ feature, deed: 'shape', send, discard });
+  }
+
+  /** Adds a polygon of a person's. */
+  draw(geometry: Geometry, reviewer: string): Promise<void> {
+    const feature = new Feature({ geometry, unsaved: true, verdict: 'accepted', origin: 'drawn', area_m2: 0 });
+    this.source.addFeature(feature);
+    this.order.push(feature);
+    this.select(feature);
+    return this.add(feature, reviewer);
+  }
+
+  private add(feature: Feature, reviewer: string): Promise<void> {
+    const send = async () => this.take(feature, await draw(this.job, reviewer, of(feature.getGeometry()!)));
+    return this.commit({ feature, deed: 'drawn', send, discard: () => this.drop(feature) });
+  }
+
+  /** Takes a verdict back; a drawn polygon goes. */
+  undo(feature: Feature): Promise<void> {
+    const { origin, redrawn } = properties(feature);
+    const send = async () => {
+      await takeBack(this.job, String(feature.getId()));
+      if (origin === 'drawn') return this.drop(feature);
+      if (redrawn) return this.take(feature, await this.again(feature));
+      feature.setProperties({ verdict: 'unreviewed', reviewed_by: null, reviewed_at: null });
+    };
+    return this.commit({ feature, deed: origin === 'drawn' ? 'removed' : 'unreviewed', send, discard: () => undefined });
+  }
+
+  private async again(feature: Feature): Promise<PolygonFeature> {
+    const found = (await polygons(this.job)).features.find(({ id }) => String(id) === String(feature.getId()));
+    if (!found) throw new Error(t().noAnswer);
+    return found;
+  }
+
+  private take(feature: Feature, kept: PolygonFeature): void {
+    const { id, geometry, properties: facts } = kept;
+    feature.setId(id);
+    feature.setGeometry(FORMAT.readGeometry(geometry));
+    feature.setProperties(facts);
+    feature.unset('unsaved');
+  }
+
+  private drop(feature: Feature): void {
+    this.source.removeFeature(feature);
+    this.order = this.order.filter((one) => one !== feature);
+    if (this.selected === feature) this.selected = null;
+  }
+
+  /** Sends a change after the earlier ones of the same polygon; where that fails, it is kept to be tried again. */
+  private commit(change: Change): Promise<void> {
+    const { feature } = change;
+    this.unsaved = this.unsaved.filter((one) => one.feature !== feature);
+    feature.unset('failed');
+    this.saving += 1;
+    this.changed();
+    const done = (this.queues.get(feature) ?? Promise.resolve()).then(async () => {
+      try {
+        await change.send();
+        announce(t().savedVerdict(t().change[change.deed], this.counts().unreviewed));
+      } catch (error) {
+        this.unsaved = [...this.unsaved, { ...change, error }];
+        feature.set('failed', true);
+        announce(t().failed(t().unsaved(this.unsaved.length), reason(error)));
+      }
+      this.saving -= 1;
+      this.changed();
+    });
+    this.queues.set(feature, done);
+    return done;
+  }
+
+  /** Sends all that was not saved once more. */
+  async tryAgain(): Promise<void> {
+    await Promise.all(this.unsaved.map((change) => this.commit(change)));
+  }
+
+  /** Gives up a change that was not saved. */
+  discard(change: Unsaved): void {
+    change.discard();
+    change.feature.unset('failed');
+    this.unsaved = this.unsaved.filter((one) => one !== change);
+    this.changed();
+  }
+
+  get anyUnsaved(): boolean {
+    return this.saving > 0 || this.unsaved.length > 0;
+  }
+}
+
+/** Whether a drawn polygon is not known to the service yet. */
+export const isNew = (feature: Feature): boolean => feature.getId() === undefined;

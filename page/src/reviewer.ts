@@ -1,0 +1,49 @@
+/** Who reviews: asked once, then remembered by the browser. */
+
+import { button, h } from './dom';
+import { open } from './dialogue';
+import { t } from './language';
+
+const KEY = 'talud.reviewer';
+
+export const reviewer = (): string | null => localStorage.getItem(KEY);
+
+/** Asks for the reviewer's name; null where the person would not say. */
+export function askReviewer(): Promise<string | null> {
+  return new Promise((resolve) => {
+    const field = h('input', {
+      id: 'reviewer',
+      required: true,
+      maxlength: 100,
+      autocomplete: 'name',
+      value: reviewer() ?? '',
+    });
+    const form = h(
+      'form',
+      {
+        method: 'dialog',
+        on: {
+          submit: (event) => {
+            event.preventDefault();
+            const name = field.value.trim();
+            if (!name) return;
+            localStorage.setItem(KEY, name);
+            dialogue.close('yes');
+          },
+        },
+      },
+      h('label', { for: 'reviewer' }, () => t().reviewerName),
+      field,
+      h('p', { class: 'soft' }, () => t().reviewerWhy),
+      h(
+        'div',
+        { class: 'actions' },
+        button(() => t().cancel, () => dialogue.close()),
+        h('button', { type: 'submit', class: 'button primary' }, () => t().go),
+      ),
+    );
+    const dialogue = open(() => t().reviewerTitle, form);
+    dialogue.addEventListener('close', () => resolve(dialogue.returnValue === 'yes' ? reviewer() : null));
+    field.focus();
+  });
+}

@@ -1,0 +1,186 @@
+/** The panel of the review: how far it is, the selected polygon, what can be said of it, and the export. */
+
+import type Feature from 'ol/Feature';
+
+import { review as exported } from './api';
+import { announce } from './announce';
+import { button, fill, h } from './dom';
+import { failure, reason } from './failure';
+import { speak, t } from './language';
+import { area, moment, number, probability } from './quantities';
+import { isNew, properties, type Review } from './review';
+import { askReviewer, reviewer } from './reviewer';
+
+export interface Acts {
+  next(): void;
+  previous(): void;
+  accept(): void;
+  reject(): void;
+  undo(): void;
+  edit(): void;
+  draw(): void;
+}
+
+const GO_ON = 'talud.goOn';
+
+export const goesOn = (): boolean => localStorage.getItem(GO_ON) === 'on';
+
+export class ReviewPanel {
+  readonly element: HTMLElement;
+  private readonly unsaved = h('div', { class: 'unsaved' });
+  private readonly counts = h('div', { class: 'progress' });
+  private readonly selected = h('div', { class: 'selected' });
+  private readonly by = h('p', { class: 'soft reviewing' });
+  private readonly notice = h('div');
+  private readonly note = h('p', { class: 'soft' });
+  private readonly accept: HTMLButtonElement;
+  private readonly reject: HTMLButtonElement;
+  private readonly draw: HTMLButtonElement;
+  private readonly judging: HTMLButtonElement[];
+  private readonly undo: HTMLButtonElement;
+
+  constructor(
+    private readonly job: string,
+    private readonly review: Review,
+    private readonly mayReview: boolean,
+    acts: Acts,
+  ) {
+    const key = (words: () => string, letter: string, act: () => void, kind: 'primary' | 'plain' = 'plain') => {
+      const made = button(words, act, { kind, 'aria-keyshortcuts': letter });
+      made.append(h('kbd', { 'aria-hidden': 'true' }, letter));
+      return made;
+    };
+    const goOn = h('input', { type: 'checkbox', id: 'go-on', checked: goesOn(), on: { change: () => localStorage.setItem(GO_ON, goOn.checked ? 'on' : 'off') } });
+    this.accept = key(() => t().accept, 'a', acts.accept, 'primary');
+    this.reject = key(() => t().reject, 'r', acts.reject);
+    const edit = key(() => t().edit, 'e', acts.edit);
+    this.undo = key(() => (this.drawn() ? t().removeDrawn : t().undo), 'u', acts.undo);
+    this.draw = key(() => t().draw, 'd', acts.draw);
+    this.draw.disabled = !mayReview;
+    this.judging = [this.accept, this.reject, edit];
+    this.element = h(
+      'section',
+      { class: 'panel review', 'aria-labelledby': 'review-title' },
+      h('h2', { id: 'review-title' }, () => t().review),
+      this.unsaved,
+      this.counts,
+      h(
+        'div',
+        { class: 'judging' },
+        mayReview ? null : h('p', { class: 'notice' }, () => t().mayNotReview),
+        h('div', { class: 'pair' }, key(() => t().previous, 'p', acts.previous), key(() => t().next, 'n', acts.next)),
+        h('div', { class: 'pair' }, this.accept, this.reject, edit, this.undo),
+        h('p', { class: 'check' }, goOn, h('label', { for: 'go-on' }, () => t().goOn)),
+      ),
+      this.selected,
+      h(
+        'div',
+        { class: 'keeping' },
+        this.draw,
+        this.by,
+        button(() => t().exportReview, () => void this.export(), { kind: 'primary', id: 'export' }),
+        this.note,
+        this.notice,
+      ),
+    );
+    speak(this.element, () => this.show());
+  }
+
+  private drawn(): boolean {
+    const { selected } = this.review;
+    return selected !== null && properties(selected).origin === 'drawn';
+  }
+
+  show(): void {
+    const { selected } = this.review;
+    const { unreviewed, accepted, rejected, drawn, acceptedArea } = this.review.counts();
+    const all = unreviewed + accepted + rejected;
+    const entry = (words: string, value: string) => h('div', {}, h('dt', {}, words), h('dd', {}, value));
+    if (!this.review.loaded) fill(this.counts, h('p', { class: 'soft' }, t().loading));
+    else fill(
+      this.counts,
+      all === 0 ? h('p', { class: 'soft' }, t().noPolygons) : h('progress', { max: all, value: all - unreviewed, 'aria-label': t().reviewed }),
+      h('p', { class: 'soft' }, t().reviewedOf(all - unreviewed, all)),
+      h(
+        'dl',
+        { class: 'counts' },
+        entry(t().counts.unreviewed, number(unreviewed)),
+        entry(t().counts.accepted, number(accepted)),
+        entry(t().counts.rejected, number(rejected)),
+        entry(t().counts.drawn, number(drawn)),
+        entry(t().acceptedArea, area(acceptedArea)),
+      ),
+    );
+    fill(this.selected, ...(selected ? described(selected) : [h('p', { class: 'soft' }, t().nothingSelected)]));
+    for (const one of this.judging) one.disabled = !this.mayReview || selected === null || isNew(selected);
+    // Who drew a polygon has accepted it; it can be redrawn, or removed.
+    if (this.drawn()) this.accept.disabled = this.reject.disabled = true;
+    this.undo.disabled = !this.mayReview || selected === null || isNew(selected) || properties(selected).verdict === 'unreviewed';
+    this.undo.firstChild!.textContent = this.drawn() ? t().removeDrawn : t().undo;
+    this.note.textContent = t().exportNote(unreviewed);
+    const name = reviewer();
+    const change = () => void askReviewer().then(() => this.show());
+    fill(this.by, ...(name ? [h('span', {}, t().reviewingAs(name)), button(t().changeReviewer, change, { class: 'button link' })] : []));
+    this.showUnsaved();
+  }
+
+  private showUnsaved(): void {
+    const { unsaved, saving } = this.review;
+    const entry = (one: (typeof unsaved)[number]) =>
+      h(
+        'li',
+        {},
+        h('span', {}, t().unsavedOf(t().change[one.deed], area(properties(one.feature).area_m2), reason(one.error))),
+        button(t().discard, () => this.review.discard(one), { class: 'button link' }),
+      );
+    fill(
+      this.unsaved,
+      saving ? h('p', { class: 'soft' }, t().saving(saving)) : null,
+      unsaved.length
+        ? h(
+            'div',
+            { class: 'notice wrong', role: 'alert' },
+            h('p', {}, h('strong', {}, t().unsaved(unsaved.length))),
+            h('ul', {}, ...unsaved.map(entry)),
+            button(t().againAll, () => void this.review.tryAgain(), { kind: 'primary' }),
+          )
+        : null,
+    );
+  }
+
+  private async export(): Promise<void> {
+    if (this.review.anyUnsaved) {
+      fill(this.notice, h('p', { class: 'notice wrong', role: 'alert' }, () => t().exportUnsaved));
+      return;
+    }
+    try {
+      const link = h('a', { href: URL.createObjectURL(await exported(this.job)), download: 'review.gpkg' });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+      const words = () => t().exported(this.review.counts().unreviewed);
+      fill(this.notice, h('p', { class: 'notice' }, words));
+      announce(words());
+    } catch (error) {
+      fill(this.notice, failure(() => t().exportFailed, error, () => void this.export()));
+    }
+  }
+}
+
+function described(feature: Feature): HTMLElement[] {
+  const facts = properties(feature);
+  const origin = facts.origin === 'drawn' ? t().originDrawn : facts.redrawn ? t().redrawn : t().originModel;
+  const entries: [string, string | null][] = [
+    [t().verdict, feature.get('unsaved') || feature.get('failed') ? t().unsavedLegend : t().verdicts[facts.verdict]],
+    [t().area, area(facts.area_m2)],
+    [t().meanProbability, facts.origin === 'model' ? probability(facts.mean_probability) : null],
+    [t().maximumProbability, facts.origin === 'model' ? probability(facts.maximum_probability) : null],
+    [t().meanSlope, facts.mean_slope_degrees == null ? null : `${number(facts.mean_slope_degrees, 1)}°`],
+    [t().origin, origin],
+  ];
+  const { reviewed_by: name, reviewed_at: when } = facts;
+  return [
+    h('h3', {}, t().selected),
+    h('dl', { class: 'facts' }, ...entries.filter(([, value]) => value !== null).map(([words, value]) => h('div', {}, h('dt', {}, words), h('dd', {}, value)))),
+    ...(name && when ? [h('p', { class: 'soft' }, t().by(name, moment(when)))] : []),
+  ];
+}

@@ -1,0 +1,77 @@
+/** Signing in with an API key, in a dialogue over whatever the page shows, so that nothing in it is lost. */
+
+import { Problem, session, signIn, signOut, whenSignedOut, type Session } from './api';
+import { open } from './dialogue';
+import { button, fill, h } from './dom';
+import { reason } from './failure';
+import { t } from './language';
+
+let asking: Promise<void> | null = null;
+
+/** Asks for a key until the service knows it. */
+export function askKey(): Promise<void> {
+  asking ??= new Promise<void>((resolve) => {
+    const field = h('input', { id: 'key', type: 'password', required: true, autocomplete: 'current-password' });
+    const wrong = h('p', { class: 'wrong-text', role: 'alert' });
+    const form = h(
+      'form',
+      {
+        on: {
+          submit: (event) => {
+            event.preventDefault();
+            fill(wrong);
+            signIn(field.value.trim()).then(
+              () => dialogue.close(),
+              (error: unknown) => {
+                const unknown = error instanceof Problem && (error.status === 401 || error.status === 403);
+                fill(wrong, unknown ? () => t().wrongKey : () => reason(error));
+                field.select();
+              },
+            );
+          },
+        },
+      },
+      h('p', { class: 'soft' }, () => t().signInText),
+      // So that a browser that keeps passwords knows whose this one is.
+      h('input', { type: 'text', autocomplete: 'username', value: 'talud', hidden: true }),
+      h('label', { for: 'key' }, () => t().key),
+      field,
+      wrong,
+      h('div', { class: 'actions' }, h('button', { type: 'submit', class: 'button primary' }, () => t().signIn)),
+    );
+    const dialogue = open(() => t().signInTitle, form);
+    dialogue.addEventListener('cancel', (event) => event.preventDefault());
+    dialogue.addEventListener('close', () => {
+      asking = null;
+      resolve();
+    });
+    field.focus();
+  });
+  return asking;
+}
+
+/** Who asks the service; where it needs a key, after one was given. */
+export async function opened(): Promise<Session> {
+  let current = await session();
+  while (current.keys_required && current.name === null) {
+    await askKey();
+    current = await session();
+  }
+  whenSignedOut(() => {
+    if (current.keys_required) void askKey();
+  });
+  return current;
+}
+
+/** The name of who is signed in, and the way out. */
+export function account(current: Session): HTMLElement | null {
+  const { name } = current;
+  if (!current.keys_required || name === null) return null;
+  const out = () => void signOut().finally(() => location.reload());
+  return h(
+    'span',
+    { class: 'account' },
+    h('span', { class: 'soft' }, () => t().signedInAs(name)),
+    button(() => t().signOut, out),
+  );
+}

@@ -1,0 +1,49 @@
+/** Two maps in one frame, parted by a divider that fingers and keys move. */
+
+import { h } from './dom';
+import { t } from './language';
+
+const STEP = 2;
+
+export class Swipe {
+  readonly handle: HTMLElement;
+  private share = 50;
+
+  /** `upper` is cut off left of the divider, so that what lies below it is seen there. */
+  constructor(
+    private readonly frame: HTMLElement,
+    private readonly upper: HTMLElement,
+  ) {
+    this.handle = h(
+      'div',
+      { class: 'swipe', role: 'slider', tabindex: 0, 'aria-label': () => t().divider, 'aria-orientation': 'horizontal', 'aria-valuemin': 0, 'aria-valuemax': 100 },
+      h('span', { class: 'grip', 'aria-hidden': 'true' }, '⇔'),
+    );
+    this.handle.addEventListener('pointerdown', (event) => this.handle.setPointerCapture(event.pointerId));
+    this.handle.addEventListener('pointermove', (event) => {
+      if (!this.handle.hasPointerCapture(event.pointerId)) return;
+      const { left, width } = this.frame.getBoundingClientRect();
+      this.set(((event.clientX - left) / width) * 100);
+    });
+    this.handle.addEventListener('keydown', (event) => {
+      const to = { ArrowLeft: this.share - STEP, ArrowRight: this.share + STEP, PageDown: this.share - 5 * STEP, PageUp: this.share + 5 * STEP, Home: 0, End: 100 }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      this.set(to);
+    });
+    this.set(50);
+  }
+
+  /** Whether a point of the frame, in pixels from its left, is of the right map. */
+  isRight(x: number): boolean {
+    return x > (this.share / 100) * this.frame.clientWidth;
+  }
+
+  private set(share: number): void {
+    this.share = Math.min(100, Math.max(0, share));
+    this.handle.style.left = `${this.share}%`;
+    this.upper.style.clipPath = `inset(0 0 0 ${this.share}%)`;
+    this.handle.setAttribute('aria-valuenow', String(Math.round(this.share)));
+    this.handle.setAttribute('aria-valuetext', `${Math.round(this.share)} %`);
+  }
+}
