@@ -341,4 +341,6 @@ def test_the_openapi_page_describes_all(agency: SimpleNamespace) -> None:
     assert set(body) == {"application/octet-stream", "image/tiff"}
     references = set()
     json.loads(json.dumps(described), object_hook=lambda one: references.add(one.get("$ref")) or one)
-    assert {one.rsplit("/", 1)[1] for one in references if isinstance(one, str)} <= set(described["components"]["schemas"])
+    assert {one.rsplit("/", 1)[1] for one in references if isinstance(one, str)} <= set(
+        described["components"]["schemas"]
+    )
