@@ -18,7 +18,6 @@ from morecantile import Tile
 from PIL import Image
 from pyproj import Transformer
 from rasterio.crs import CRS
-from rasterio.warp import transform_geom
 from rio_tiler.constants import WEB_MERCATOR_TMS
 
 from agency import serving, settings_of
