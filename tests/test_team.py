@@ -213,7 +213,7 @@ def test_a_service_with_postgresql_and_a_cluster_goes_on_with_its_jobs_when_it_i
     team = environment
     for name in ("rasters", "results", "nowhere"):
         (tmp_path / name).mkdir()
-    write_stack(tmp_path / "rasters/large.tif", np.kron(noise(30, 30), np.ones((50, 50), np.float32)))
+    write_stack(tmp_path / "rasters/large.tif", np.kron(noise(50, 50), np.ones((50, 50), np.float32)))
     version = add_champion(tmp_path / "nowhere", "served", tiny_model)
     settings = {
         "data": str(tmp_path / "rasters"), "results": str(tmp_path / "results"), "workers": team.scheduler,

@@ -13,11 +13,11 @@ from stack_files import noise, write_stack
 
 @pytest.fixture(scope="session")
 def service_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a champion of three bands, a small stack and one of nine tiles."""
+    """A project with a champion of three bands, a small stack and one of sixteen tiles."""
     root = tmp_path_factory.mktemp("service") / "project"
     (root / "stacks").mkdir(parents=True)
     (root / "params.yaml").write_text("seed: 1\n")
     add_champion(root, "3band", tiny_model)
     write_stack(root / "stacks/small.tif", noise(120, 160))
-    write_stack(root / "stacks/large.tif", np.kron(noise(30, 30), np.ones((50, 50), np.float32)))
+    write_stack(root / "stacks/large.tif", np.kron(noise(50, 50), np.ones((50, 50), np.float32)))
     return root

@@ -195,6 +195,14 @@ def test_places_that_are_not_allowed_are_not_asked(host: Host, names: dict, tmp_
     assert not host.asked
 
 
+def test_an_address_holds_no_password(host: Host, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, host.place)
+    for who in ("user:secret", "user", ":secret"):
+        said = refused(f"http://{who}@{host.place}/maps/liboriana.tif", tmp_path, settings)
+        assert "secret" not in said
+    assert not host.asked
+
+
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",

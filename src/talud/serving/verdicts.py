@@ -38,15 +38,17 @@ from talud.serving.database import Database, VerdictRow, now
 Outline = shapely.Polygon | shapely.MultiPolygon
 Word = Literal["unreviewed", "accepted", "rejected"]
 MOST_VERTICES = 100_000
-MOST_MENDABLE = 1_000  # vertices: a hostile outline crosses itself as often as the square of their number
+MOST_RINGS = 500  # of an outline: whether one lies within another is asked of each pair
+MOST_MENDABLE = 1_000  # vertices of an outline that is mended, whose crossings are counted first
+MOST_CROSSINGS = 100  # of such an outline: hundreds of vertices can cross in thousands of places, which takes minutes
 AREA_TOLERANCE = 0.01  # of an outline's area: as much may mending it change, as when an inventory is imported
 _DECIMALS = 7  # of degrees: 1 cm
 _KEPT = 8  # maps whose polygons are kept in memory
 _NUMBERS = ("area_m2", "mean_probability", "maximum_probability", "mean_slope_degrees")  # of a polygon, where known
 
 Position = Annotated[list[FiniteFloat], Field(min_length=2, max_length=3), FailFast()]
-Ring = Annotated[list[Position], Field(min_length=4, max_length=MOST_VERTICES), FailFast()]
-Rings = Annotated[list[Ring], Field(min_length=1, max_length=MOST_VERTICES // 4), FailFast()]
+Ring = Annotated[list[Position], Field(min_length=4), FailFast()]
+Rings = Annotated[list[Ring], Field(min_length=1), FailFast()]
 
 
 class PolygonGeometry(BaseModel):
@@ -60,7 +62,7 @@ class MultiPolygonGeometry(BaseModel):
     """Polygons of GeoJSON that are one landslide."""
 
     type: Literal["MultiPolygon"]
-    coordinates: Annotated[list[Rings], Field(min_length=1, max_length=MOST_VERTICES // 4), FailFast()]
+    coordinates: Annotated[list[Rings], Field(min_length=1), FailFast()]
 
 
 Geometry = Annotated[PolygonGeometry | MultiPolygonGeometry, Field(discriminator="type")]
@@ -234,6 +236,8 @@ def outline_of(geometry: PolygonGeometry | MultiPolygonGeometry, grid: Grid) -> 
     vertices = sum(len(ring) for rings in parts for ring in rings)
     if vertices > MOST_VERTICES:
         raise ParamsError(f"the geometry has {vertices:,} vertices; at most {MOST_VERTICES:,} are taken, simplify it")
+    if sum(map(len, parts)) > MOST_RINGS:
+        raise ParamsError(f"the geometry has more than {MOST_RINGS} rings; draw it as several landslides")
     drawn = [shapely.Polygon(_flat(rings[0]), [_flat(ring) for ring in rings[1:]]) for rings in parts]
     west, south, east, north = shapely.MultiPolygon(drawn).bounds
     if west < -180 or east > 180 or south < -90 or north > 90:
@@ -256,13 +260,26 @@ def _valid(outline: Outline) -> Outline:
     if shapely.is_valid(outline):
         mended: Any = outline
     else:
-        mended = polygonal(outline) if shapely.get_num_coordinates(outline) <= MOST_MENDABLE else None
+        mended = polygonal(outline) if _mendable(outline) else None
     if mended is None or not mended.area > 0:
         raise ParamsError("the geometry crosses itself, or encloses nothing; draw it again")
     if abs(mended.area - outline.area) > AREA_TOLERANCE * outline.area:
         raise ParamsError("the geometry crosses itself, and mending it would change its area; draw it again")
     kept: Outline = mended
     return kept
+
+
+def _mendable(outline: Outline) -> bool:
+    """Whether mending takes no longer than its size lets expect."""
+    if shapely.get_num_coordinates(outline) > MOST_MENDABLE:
+        return False
+    rings = shapely.get_rings(shapely.get_parts(outline))
+    places = [shapely.get_coordinates(ring) for ring in rings]
+    sides: Any = shapely.linestrings(np.concatenate([np.stack([one[:-1], one[1:]], axis=1) for one in places]))
+    meetings: int = (
+        shapely.STRtree(sides).query(sides, predicate="intersects").shape[1]
+    )  # each side with itself, two others
+    return (meetings - 3 * len(sides)) / 2 <= MOST_CROSSINGS
 
 
 def area_of(outline: Outline, grid: Grid) -> float:

@@ -1,0 +1,452 @@
+"""The review of a map: its landslides, what is said of them, and the way back into an inventory."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import geopandas
+import numpy as np
+import pyogrio
+import pyproj
+import pytest
+import rasterio
+import shapely
+from PIL import Image
+from rasterio.crs import CRS
+from rio_tiler.constants import WEB_MERCATOR_TMS
+from scipy import ndimage
+
+from agency import finished_job, serving, settings_of
+from postgresql import postgresql
+from source_files import write_project, write_raster
+from stack_files import grid_of, write_stack
+from talud.errors import ParamsError
+from talud.serving import verdicts
+from talud.serving.database import Database
+from talud.serving.jobs import Request
+from talud.serving.verdicts import PolygonGeometry, VerdictStore
+
+LEFT, TOP = 400_000, 650_000
+HEIGHT, WIDTH = 96, 128
+
+
+@pytest.fixture(scope="module")
+def agency(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[SimpleNamespace]:
+    """A service with a finished job, of whose raster a corner is invalid."""
+    settings = settings_of(tmp_path_factory.mktemp("agency"))
+    rough = np.random.default_rng(1).normal(0, 1, (3, HEIGHT, WIDTH))
+    values = (125 + 900 * ndimage.gaussian_filter(rough, (0, 4, 4))).clip(0, 250).astype(np.float32)
+    values[:, :24, :32] = np.nan
+    raster = write_stack(settings.data / "a.tif", values, tags={"TALUD_SYNTHETIC": "yes"})
+    with serving(settings) as (client, service):
+        job = finished_job(service, tiny_model, raster)
+        products = settings.results / "jobs" / job / "map"
+        yield SimpleNamespace(
+            client=client, service=service, job=job, url=f"/jobs/{job}", map=products, raster=raster, model=tiny_model
+        )
+
+
+@pytest.fixture
+def review(agency: SimpleNamespace) -> Iterator[SimpleNamespace]:
+    """The agency, of whose map nobody has said anything."""
+    yield agency
+    for name in VerdictStore(agency.service.database).all(agency.job):
+        VerdictStore(agency.service.database).forget(agency.job, name)
+
+
+def collection(agency: SimpleNamespace) -> dict:
+    answer = agency.client.get(f"{agency.url}/polygons")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/geo+json")
+    return answer.json()
+
+
+def feature(agency: SimpleNamespace, name: str) -> dict:
+    return next(one for one in collection(agency)["features"] if one["id"] == name)
+
+
+def on_ground(geometry: dict) -> shapely.Geometry:
+    """An outline in the map's own metres, by pyproj."""
+    transformer = pyproj.Transformer.from_crs(4326, 32618, always_xy=True)
+    return shapely.transform(
+        shapely.geometry.shape(geometry), lambda places: np.column_stack(transformer.transform(*places.T))
+    )
+
+
+def in_degrees(outline: shapely.Geometry, epsg: int = 32618) -> dict:
+    transformer = pyproj.Transformer.from_crs(epsg, 4326, always_xy=True)
+    moved = shapely.transform(outline, lambda places: np.column_stack(transformer.transform(*places.T)))
+    return json.loads(shapely.to_geojson(moved))
+
+
+def square(column: float, row: float, side: float) -> shapely.Polygon:
+    """A square of so many metres, so many metres right of and below the map's corner."""
+    return shapely.box(LEFT + column, TOP - row - side, LEFT + column + side, TOP - row)
+
+
+def ogr(path: Path, query: str) -> float:
+    """The one number that an SQL query of GDAL's program finds."""
+    said = subprocess.run(["ogrinfo", "-q", "-sql", query, path], capture_output=True, text=True, check=True).stdout
+    return float(re.search(r"\) = (.*)", said)[1])
+
+
+def test_the_map_says_what_a_page_needs_to_show_it(agency: SimpleNamespace) -> None:
+    found = agency.client.get(f"{agency.url}/map").json()
+    corners = shapely.geometry.shape(in_degrees(square(0, 0, HEIGHT * 12.5)))
+    assert found.pop("bounds")[::3] == pytest.approx([corners.bounds[0], corners.bounds[3]], abs=1e-4)
+    assert found == {
+        "layers": ["optical"], "threshold": 0.5, "model": "tiny", "version": "1", "raster": "a.tif", "synthetic": True,
+        "inventory": False,
+    }  # fmt: skip
+
+
+def test_the_landslides_are_those_of_the_file(agency: SimpleNamespace) -> None:
+    found = collection(agency)
+    path = agency.map / "landslides.gpkg"
+    assert len(found["features"]) == ogr(path, "SELECT COUNT(*) FROM landslides") > 3
+    total = sum(one["properties"]["area_m2"] for one in found["features"])
+    assert total == pytest.approx(ogr(path, "SELECT SUM(area_m2) FROM landslides"))
+    assert found["counts"] == {
+        "unreviewed": len(found["features"]), "accepted": 0, "rejected": 0, "drawn": 0, "accepted_area_m2": 0,
+    }  # fmt: skip
+    first = found["features"][0]
+    assert (first["id"], first["properties"]["verdict"], first["properties"]["origin"]) == ("1", "unreviewed", "model")
+    for one in found["features"]:
+        outline = on_ground(one["geometry"])
+        assert outline.area == pytest.approx(one["properties"]["area_m2"], rel=1e-3)
+        assert all(part.exterior.is_ccw for part in shapely.get_parts(shapely.geometry.shape(one["geometry"])))
+        assert 0.5 <= one["properties"]["mean_probability"] <= one["properties"]["maximum_probability"] <= 1
+
+
+def test_what_is_not_mapped_is_told_with_its_reason(agency: SimpleNamespace) -> None:
+    (one,) = agency.client.get(f"{agency.url}/not-mapped").json()["features"]
+    assert "no data" in one["properties"]["reason"]
+    assert one["properties"]["area_m2"] == 24 * 32 * 12.5**2
+    assert on_ground(one["geometry"]).area == pytest.approx(24 * 32 * 12.5**2, rel=1e-4)
+
+
+def test_the_probability_is_in_the_tiles_pixel_by_pixel(agency: SimpleNamespace, tmp_path: Path) -> None:
+    west, _, _, north = agency.client.get(f"{agency.url}/map").json()["bounds"]
+    tile = WEB_MERCATOR_TMS.tile(west + 0.0045, north - 0.0025, 15)  # over the corner that is not mapped
+    answer = agency.client.get(f"{agency.url}/tiles/probability/15/{tile.x}/{tile.y}.png")
+    grey, alpha = np.moveaxis(np.asarray(Image.open(io.BytesIO(answer.content))), 2, 0)
+    extent = [str(side) for side in WEB_MERCATOR_TMS.xy_bounds(tile)]
+    subprocess.run(
+        ["gdalwarp", "-q", "-et", "0", "-r", "near", "-t_srs", "EPSG:3857", "-te", *extent, "-ts", "256", "256",
+         "-dstnodata", "nan", agency.map / "probability.tif", tmp_path / "w.tif"],
+        check=True,
+    )  # fmt: skip
+    with rasterio.open(tmp_path / "w.tif") as dataset:
+        expected = dataset.read(1)
+    assert set(np.unique(alpha)) == {0, 255}
+    assert ((alpha == 255) == np.isfinite(expected)).mean() > 0.99
+    mapped = (alpha == 255) & np.isfinite(expected)
+    value = np.round(expected[mapped] * 254) + 1
+    assert (grey[mapped] == value).mean() > 0.98
+    with rasterio.open(agency.map / "probability.tif") as dataset:
+        known = np.unique(np.round(dataset.read(1) * 254) + 1)
+    assert set(np.unique(grey[alpha == 255])) <= set(known[np.isfinite(known)])  # nothing between two pixels
+    assert agency.client.get(f"{agency.url}/tiles/optical/15/{tile.x}/{tile.y}.png").status_code == 200
+    assert agency.client.get(f"{agency.url}/tiles/inventory/15/{tile.x}/{tile.y}.png").status_code == 204
+    assert agency.client.get(f"{agency.url}/tiles/slope/15/{tile.x}/{tile.y}.png").status_code == 422
+
+
+@pytest.mark.parametrize("path", ["map", "polygons", "not-mapped", "review.gpkg", "tiles/probability/3/2/3.png"])
+def test_only_a_finished_map_can_be_reviewed(agency: SimpleNamespace, path: str) -> None:
+    jobs = agency.service.jobs
+    for status in ("accepted", "running", "failed", "dismissed"):
+        job = jobs.create("local", Request(raster="a.tif", path=str(agency.raster), model="tiny", version="1"))
+        if status == "running":
+            jobs._change(job.id, ("accepted",), status=status)
+        elif status != "accepted":
+            jobs.end(job.id, status, "")
+        answer = agency.client.get(f"/jobs/{job.id}/{path}")
+        assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (404, "result-not-ready")
+        jobs.remove(job.id)
+    answer = agency.client.get(f"/jobs/no-such/{path}")
+    assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (404, "no-such-job")
+
+
+def test_a_verdict_is_kept_with_who_and_when_and_taken_back(review: SimpleNamespace) -> None:
+    before = feature(review, "2")
+    answer = review.client.put(f"{review.url}/polygons/2", json={"verdict": "rejected", "reviewer": "  Ana Ríos "})
+    assert answer.status_code == 200
+    said = answer.json()["properties"]
+    assert (said["verdict"], said["reviewed_by"], said["redrawn"]) == ("rejected", "Ana Ríos", False)
+    assert said["reviewed_at"].endswith("+00:00")
+    assert answer.json() == feature(review, "2")
+    assert collection(review)["counts"]["rejected"] == 1
+    assert review.client.delete(f"{review.url}/polygons/2").status_code == 204
+    assert feature(review, "2") == before
+
+
+def test_an_outline_drawn_anew_stays_until_it_is_taken_back(review: SimpleNamespace) -> None:
+    before = feature(review, "1")
+    outline = shapely.Polygon(
+        [(LEFT + 600, TOP - 500), (LEFT + 600, TOP - 700), (LEFT + 800, TOP - 700)],
+        [[(LEFT + 620, TOP - 600), (LEFT + 620, TOP - 620), (LEFT + 640, TOP - 620)]],
+    )
+    body = {"verdict": "unreviewed", "reviewer": "Ana", "geometry": in_degrees(outline)}
+    said = review.client.put(f"{review.url}/polygons/1", json=body).json()
+    assert said["properties"]["area_m2"] == pytest.approx(200 * 200 / 2 - 20 * 20 / 2, abs=0.5)  # of two triangles
+    assert (said["properties"]["redrawn"], said["properties"]["origin"]) == (True, "model")
+    assert on_ground(said["geometry"]).symmetric_difference(outline).area < 5
+    accepted = review.client.put(f"{review.url}/polygons/1", json={"verdict": "accepted", "reviewer": "Luz"}).json()
+    assert accepted["geometry"] == said["geometry"]
+    assert accepted["properties"]["area_m2"] == said["properties"]["area_m2"]
+    assert accepted["properties"]["reviewed_by"] == "Luz"
+    assert collection(review)["counts"]["accepted_area_m2"] == accepted["properties"]["area_m2"]
+    review.client.delete(f"{review.url}/polygons/1")
+    assert feature(review, "1") == before
+
+
+def test_a_landslide_that_was_drawn_is_accepted_changed_and_gone(review: SimpleNamespace) -> None:
+    count = len(collection(review)["features"])
+    outlines = [square(500, 500, 100), shapely.MultiPolygon([square(700, 700, 30), square(800, 800, 40)])]
+    for outline in outlines:
+        answer = review.client.post(f"{review.url}/polygons", json={"geometry": in_degrees(outline), "reviewer": "Ana"})
+        assert answer.status_code == 201
+        drawn = answer.json()
+        assert drawn["properties"]["area_m2"] == pytest.approx(outline.area, rel=1e-4)
+        assert (drawn["properties"]["origin"], drawn["properties"]["verdict"]) == ("drawn", "accepted")
+        assert drawn["properties"]["mean_probability"] is None
+    found = collection(review)
+    assert (len(found["features"]), found["counts"]["drawn"], found["counts"]["accepted"]) == (count + 2, 2, 0)
+    assert found["counts"]["accepted_area_m2"] == pytest.approx(10_000 + 900 + 1_600, rel=1e-4)
+    assert found["features"][-1] == drawn  # the last one drawn is last
+    place = answer.headers["location"]
+    body = {"verdict": "accepted", "reviewer": "Luz", "geometry": in_degrees(square(700, 700, 50))}
+    assert review.client.put(place, json=body).json()["properties"]["area_m2"] == pytest.approx(2_500, rel=1e-4)
+    assert review.client.put(place, json=body | {"verdict": "rejected"}).status_code == 422
+    assert review.client.delete(place).status_code == 204
+    assert (review.client.delete(place).status_code, review.client.put(place, json=body).status_code) == (404, 404)
+    assert len(collection(review)["features"]) == count + 1
+
+
+@pytest.mark.parametrize("name", ["0", "01", "1e0", "999999", "x", "1 OR 1=1"])
+def test_a_landslide_that_is_not_there_is_not_made(review: SimpleNamespace, name: str) -> None:
+    url = f"{review.url}/polygons/{name}"
+    assert review.client.put(url, json={"verdict": "accepted", "reviewer": "Ana"}).status_code == 404
+    assert review.client.delete(url).status_code == 404
+    assert collection(review)["counts"]["accepted"] == 0
+
+
+def polygon(*rings: list) -> dict:
+    return {"type": "Polygon", "coordinates": list(rings)}
+
+
+def moved(geometry: dict, east: float) -> dict:
+    return json.loads(shapely.to_geojson(shapely.affinity.translate(shapely.geometry.shape(geometry), xoff=east)))
+
+
+GOOD = in_degrees(square(500, 500, 100))
+RING = GOOD["coordinates"][0]
+BOWTIE = in_degrees(shapely.Polygon([(LEFT + x, TOP - y) for x, y in ((500, 500), (600, 600), (600, 500), (500, 600))]))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "said"),
+    [
+        (None, "geometry"),
+        ("POLYGON ((0 0, 1 0, 1 1, 0 0))", "geometry"),
+        ({"type": "Point", "coordinates": [0, 0]}, "geometry"),
+        ({"type": "GeometryCollection", "geometries": [GOOD]}, "geometry"),
+        (polygon(), "geometry"),
+        (polygon([]), "geometry"),
+        (polygon(RING[:3]), "geometry"),
+        (polygon([*RING[:3], [None, 1]]), "geometry"),
+        (polygon([*RING[:3], ["x", 1]]), "geometry"),
+        (polygon([*RING[:3], [1]]), "geometry"),
+        (polygon([RING[0]] * 5), "encloses nothing"),
+        (polygon([RING[0], RING[1], RING[0], RING[0]]), "encloses nothing"),
+        (BOWTIE, "crosses itself"),
+        (polygon(RING, RING), "crosses itself"),
+        ({"type": "MultiPolygon", "coordinates": [GOOD["coordinates"]] * 2}, "crosses itself"),
+        (moved(GOOD, 0.1), "beyond the map"),
+        (in_degrees(square(-100, 500, 200)), "beyond the map"),
+        (json.loads(shapely.to_geojson(square(500, 500, 100))), "longitude and latitude"),
+        (polygon([[x, 90] for x in range(5)]), ""),
+        (polygon([[1e308, 1e308], [-1e308, 1e308], [0, -1e308], [1e308, 1e308]]), "longitude and latitude"),
+    ],
+)
+def test_what_is_no_outline_on_the_map_is_refused(review: SimpleNamespace, geometry: object, said: str) -> None:
+    for send, url, more in (
+        (review.client.post, f"{review.url}/polygons", {}),
+        (review.client.put, f"{review.url}/polygons/1", {"verdict": "accepted"}),
+    ):
+        if geometry is None and more:
+            continue  # there, it may be left out
+        answer = send(url, json={"geometry": geometry, "reviewer": "Ana"} | more)
+        assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+        assert said in answer.json()["detail"]
+    assert collection(review)["counts"]["drawn"] == collection(review)["counts"]["accepted"] == 0
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused(review: SimpleNamespace, number: str) -> None:
+    text = json.dumps({"geometry": GOOD, "reviewer": "Ana"}).replace(json.dumps(RING[1][0]), number, 1)
+    answer = review.client.post(f"{review.url}/polygons", content=text, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("reviewer", ["", "  ", "x" * 81, "a\nb", "a\0b", 7, None])
+def test_a_reviewer_has_a_name(review: SimpleNamespace, reviewer: object) -> None:
+    answer = review.client.put(f"{review.url}/polygons/1", json={"verdict": "accepted", "reviewer": reviewer})
+    assert answer.status_code == 422
+
+
+def test_an_outline_that_touches_itself_is_mended_and_its_height_left_out(review: SimpleNamespace) -> None:
+    spike = [(500, 500), (600, 500), (600, 600), (700, 600), (600, 600), (500, 600)]  # a line out and back
+    outline = shapely.Polygon([(LEFT + x, TOP - y, 7) for x, y in spike])
+    assert not outline.is_valid
+    answer = review.client.post(f"{review.url}/polygons", json={"geometry": in_degrees(outline), "reviewer": "Ana"})
+    assert answer.status_code == 201
+    kept = shapely.geometry.shape(answer.json()["geometry"])
+    assert (kept.is_valid, kept.has_z) == (True, False)
+    assert answer.json()["properties"]["area_m2"] == pytest.approx(10_000, rel=1e-4)
+
+
+def test_the_rim_of_the_map_may_be_drawn_along(review: SimpleNamespace) -> None:
+    rounded = shapely.transform(
+        shapely.geometry.shape(in_degrees(square(0, 400, 200))), lambda places: np.round(places, 6)
+    )
+    body = {"geometry": json.loads(shapely.to_geojson(rounded)), "reviewer": "Ana"}
+    assert review.client.post(f"{review.url}/polygons", json=body).status_code == 201
+
+
+def test_outlines_that_would_take_minutes_to_look_at_are_refused_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = grid_of(HEIGHT, WIDTH)
+    rng = np.random.default_rng(0)
+    west, south, east, north = shapely.geometry.shape(in_degrees(square(100, 100, 800))).bounds
+    monkeypatch.setattr(verdicts, "polygonal", lambda _: pytest.fail("mended"))
+
+    def refused(rings: list[np.ndarray]) -> str:
+        closed = [[*ring.tolist(), ring[0].tolist()] for ring in rings]
+        with pytest.raises(ParamsError) as error:
+            verdicts.outline_of(PolygonGeometry(type="Polygon", coordinates=closed), grid)
+        return str(error.value)
+
+    for count in (200, 999, 50_000):  # which cross themselves at every turn
+        assert "crosses itself" in refused([rng.uniform((west, south), (east, north), (count, 2))])
+    assert "at most 100,000" in refused([rng.uniform((west, south), (east, north), (100_001, 2))])
+    assert "rings" in refused([rng.uniform((west, south), (east, north), (4, 2)) for _ in range(501)])
+
+
+def test_areas_on_the_ellipsoid_where_coordinates_are_degrees() -> None:
+    grid = grid_of(HEIGHT, WIDTH)
+    degrees = type(grid)(CRS.from_epsg(4326), grid.transform, HEIGHT, WIDTH)
+    quadrant = shapely.Polygon([(0, 0), (90, 0), (0, 90)])  # an eighth of the Earth, WGS84
+    assert verdicts.area_of(quadrant, degrees) == pytest.approx(510_065_621_724_000 / 8, rel=1e-6)
+    feet = type(grid)(CRS.from_epsg(2263), grid.transform, HEIGHT, WIDTH)
+    assert verdicts.area_of(shapely.box(0, 0, 100, 100), feet) == pytest.approx((100 * 1200 / 3937) ** 2)
+
+
+def download(review: SimpleNamespace, path: Path) -> Path:
+    answer = review.client.get(f"{review.url}/review.gpkg")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/geopackage+sqlite3")
+    path.write_bytes(answer.content)
+    return path
+
+
+def test_the_review_is_taken_by_the_inventory_import_with_who_and_when(review: SimpleNamespace, tmp_path: Path) -> None:
+    for name, verdict in (("1", "accepted"), ("2", "accepted"), ("3", "rejected")):
+        review.client.put(f"{review.url}/polygons/{name}", json={"verdict": verdict, "reviewer": "Ana"})
+    redrawn = {"verdict": "accepted", "reviewer": "Luz", "geometry": in_degrees(square(900, 900, 100))}
+    review.client.put(f"{review.url}/polygons/2", json=redrawn)
+    review.client.post(f"{review.url}/polygons", json={"geometry": in_degrees(square(450, 300, 60)), "reviewer": "Eva"})
+    counted = collection(review)["counts"]
+    path = download(review, tmp_path / "review.gpkg")
+    assert ogr(path, "SELECT COUNT(*) FROM inventory") == counted["accepted"] + counted["drawn"] == 3
+    assert pyogrio.read_info(path)["dataset_metadata"]["TALUD_MODEL"] == "3band"
+
+    project = tmp_path / "project"
+    write_raster(project / "data/here/optical.tif", np.full((3, HEIGHT, WIDTH), 90, np.uint8), corner=(LEFT, TOP))
+    before = geopandas.GeoDataFrame({"id": [7]}, geometry=[square(200, 900, 50)], crs="EPSG:32618")
+    pyogrio.write_dataframe(before, project / "data/here/inventory.gpkg")
+    write_project(project, {"here": {"role": "training", "folder": "data/here"}})
+    command = [sys.executable, "-m", "talud.cli.main", "inventory", "import", str(path), "--area", "here"]
+    said = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+    assert f"3 polygons, {counted['accepted_area_m2'] / 10_000:,.2f} ha now" in said
+    assert "added: 3 polygons" in said
+    assert "removed: 1 polygon," in said
+    inventory = pyogrio.read_dataframe(project / "data/here/inventory.gpkg")
+    assert inventory.geometry.area.sum() == pytest.approx(counted["accepted_area_m2"])
+    kept = VerdictStore(review.service.database).all(review.job)
+    times = {one.reviewer: one.reviewed.replace(microsecond=one.reviewed.microsecond // 1000 * 1000)
+             for name, one in kept.items() if name != "3"}  # fmt: skip
+    assert dict(zip(inventory.reviewed_by, inventory.reviewed_at.dt.to_pydatetime(), strict=True)) == times
+    by_name = inventory.set_index("reviewed_by")
+    assert by_name.origin.to_dict() == {"Ana": "model", "Luz": "model", "Eva": "drawn"}
+    assert by_name.mean_probability["Ana"] == feature(review, "1")["properties"]["mean_probability"]
+    assert np.isnan(by_name.mean_probability["Eva"])
+    again = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+    assert "nothing changed" in again
+
+
+def test_the_same_review_gives_the_same_bytes_whoever_asks_at_once(review: SimpleNamespace, tmp_path: Path) -> None:
+    empty = download(review, tmp_path / "empty.gpkg")
+    assert ogr(empty, "SELECT COUNT(*) FROM inventory") == 0
+    for name in ("1", "2"):
+        review.client.put(f"{review.url}/polygons/{name}", json={"verdict": "accepted", "reviewer": "Ana"})
+    first = download(review, tmp_path / "first.gpkg").read_bytes()
+    time.sleep(1.1)  # GDAL's clock counts seconds
+    with ThreadPoolExecutor(8) as pool:
+        others = list(pool.map(lambda _: review.client.get(f"{review.url}/review.gpkg").content, range(16)))
+    assert set(others) == {first}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VerdictStore]:
+    """A store of verdicts that many threads may use."""
+    if request.param == "sqlite":
+        with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
+            yield VerdictStore(database)
+    else:
+        with postgresql() as url, Database.opened(url) as database:
+            yield VerdictStore(database)
+
+
+def test_verdicts_of_many_at_once_are_each_whole(store: VerdictStore) -> None:
+    outlines = {f"reviewer {number}": square(0, 0, number) for number in range(1, 41)}
+
+    def say(name: str) -> None:
+        for polygon in ("1", "2"):
+            store.say("job", verdicts.said(polygon, "accepted", name, outlines[name], outlines[name].area))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(say, outlines))
+    found = store.all("job")
+    assert set(found) == {"1", "2"}
+    for one in found.values():
+        assert one.outline.equals(outlines[one.reviewer])
+        assert one.area == outlines[one.reviewer].area
+    store.say("job", verdicts.said("1", "rejected", "last"))
+    kept = store.get("job", "1")
+    assert (kept.verdict, kept.reviewer, kept.area) == ("rejected", "last", found["1"].area)
+
+
+def test_a_landslide_that_is_taken_away_at_once_does_not_come_back(store: VerdictStore) -> None:
+    outline = square(0, 0, 10)
+    names = [verdicts.new_id() for _ in range(40)]
+    for name in names:
+        store.say("job", verdicts.said(name, "accepted", "Ana", outline, 100.0))
+
+    def either(task: tuple[bool, str]) -> None:
+        gone, name = task
+        if gone:
+            store.forget("job", name)
+        else:
+            store.change("job", verdicts.said(name, "accepted", "Luz", outline, 100.0))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(either, [(gone, name) for name in names for gone in (False, True, False)]))
+    assert store.all("job") == {}
+    assert not store.forget("job", names[0])
