@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import re
 import subprocess
+import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ import geopandas
 import numpy as np
 import onnx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
@@ -27,6 +31,7 @@ from talud.inference.model_file import contract_of, save, weights_digest
 from talud.raster import Layout, writing_cog
 from talud.serving.database import Database
 from talud.serving.keys import KeyStore
+from talud.serving.routes import page
 
 pytestmark = pytest.mark.slow
 
@@ -505,3 +510,20 @@ def test_the_lock_of_the_page_holds_no_registry() -> None:
     lock = (PAGE / "package-lock.json").read_text(encoding="utf-8")
     assert '"resolved"' not in lock
     assert '"integrity": "sha512-' in lock
+
+
+def test_where_it_was_not_built_the_service_says_so(tmp_path: Path) -> None:
+    app = FastAPI()
+    page.install(app, tmp_path)
+    answer = TestClient(app).get("/page/")
+    assert answer.status_code == 200
+    assert "<code>make page</code>" in answer.text
+
+
+def test_a_wheel_carries_it(built: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("talud-*.whl")
+    carried = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("talud/serving/static/")}
+    files = {path.relative_to(built.parent).as_posix() for path in built.parent.rglob("*") if path.is_file()}
+    assert carried == {f"talud/serving/static/{name}" for name in files}
