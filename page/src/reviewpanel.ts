@@ -112,7 +112,7 @@ export class ReviewPanel {
       ),
     );
     fill(this.selected, ...(selected ? described(selected) : [h('p', { class: 'soft' }, t().nothingSelected)]));
-    for (const one of this.judging) one.disabled = !this.mayReview || selected === null || isNew(selected);
+    for (const one of this.judging) one.disabled = !this.mayReview || selected === null;
     // Who drew a polygon has accepted it; it can be redrawn, or removed.
     if (this.drawn()) this.accept.disabled = this.reject.disabled = true;
     this.undo.disabled = !this.mayReview || selected === null || isNew(selected) || properties(selected).verdict === 'unreviewed';
@@ -139,7 +139,8 @@ export class ReviewPanel {
       unsaved.length
         ? h(
             'div',
-            { class: 'notice wrong', role: 'alert' },
+            // Said by the live region when it happens, not whenever the panel is renewed.
+            { class: 'notice wrong' },
             h('p', {}, h('strong', {}, t().unsaved(unsaved.length))),
             h('ul', {}, ...unsaved.map(entry)),
             button(t().againAll, () => void this.review.tryAgain(), { kind: 'primary' }),
