@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from talud.cli.main import _unraisable
 from talud.registry.store import speaking
-from talud.terminal import unbroken
+from talud.terminal import hushed, unbroken
 
 
 @pytest.mark.parametrize("block", [unbroken, speaking])
@@ -83,3 +84,14 @@ def test_a_ctrl_c_that_falls_into_a_finaliser_comes_again_and_ends_a_wait(monkey
         work()
     later.cancel()
     assert missed == []
+
+
+def test_blocks_that_overlap_give_stderr_back(capfd: pytest.CaptureFixture[str]) -> None:
+    first, second = hushed(), hushed()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    os.write(2, b"held back")
+    second.__exit__(None, None, None)
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"

@@ -8,22 +8,41 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+
+
+@dataclass
+class _Hush:
+    """What keeps stderr while blocks hold it back: threads share it, and the last one to end gives it back."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    blocks: int = 0
+    terminal: int = -1
+
+
+_hush = _Hush()
 
 
 @contextmanager
 def hushed() -> Iterator[None]:
     """Hold back what C libraries write to stderr past every handler; a Python error still shows, after the block."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
+    with _hush.lock:
+        if not _hush.blocks:
+            sys.stderr.flush()
+            _hush.terminal = os.dup(2)
+            with Path(os.devnull).open("w") as sink:
+                os.dup2(sink.fileno(), 2)
+        _hush.blocks += 1
     try:
-        with Path(os.devnull).open("w") as sink:
-            os.dup2(sink.fileno(), 2)
         yield
     finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
+        with _hush.lock:
+            _hush.blocks -= 1
+            if not _hush.blocks:
+                os.dup2(_hush.terminal, 2)
+                os.close(_hush.terminal)
 
 
 @contextmanager

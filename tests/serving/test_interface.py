@@ -12,7 +12,7 @@ import pyogrio
 import pytest
 
 from fresh_clone import ROOT
-from service_process import Serving, serving
+from service_process import Serving, serving, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def test_the_documented_client_brings_the_polygons_home(service: Serving, tmp_pa
     newest = service.http.get("/jobs?limit=1").json()["jobs"][0]["jobID"]
     record = service.http.get(f"/jobs/{newest}/files/prediction.json").json()
     landslides = pyogrio.read_info(tmp_path / "landslides.gpkg", layer="landslides")["features"]
-    assert landslides == record["landslides"]["polygons"] > 0
-    assert record["options"]["minimum_area_m2"] == 2000
+    assert landslides == record["landslides"] > 0
+    assert record["minimum_area_m2"] == 2000
 
 
 def test_the_documented_owslib_works(service: Serving, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_no_request_that_the_description_allows_or_forbids_is_a_fault_of_the_ser
     service: Serving, tmp_path: Path
 ) -> None:
     command = [
-        sys.executable, "-m", "schemathesis.cli", "run", f"{service.http.base_url}api", "--checks",
+        sys.executable, "-m", "schemathesis.cli", "run", f"{service.http.base_url}/api", "--checks",
         "not_a_server_error", "--max-examples", "15", "--seed", "1", "--workers", "2", "--generation-database", "none",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -66,10 +66,11 @@ def test_the_figures_count_what_was_done(service: Serving) -> None:
         return float(found[1]) if found else 0
 
     jobs, tiles = 'talud_jobs_ended_total{status="successful"}', "talud_tiles_mapped_total"
+    waiting = [f'talud_jobs{{status="{status}"}}' for status in ("accepted", "running")]
+    wait_for(lambda: not any(map(figure, waiting)), "earlier jobs do not end")
     before = figure(jobs), figure(tiles)
     assert service.ended(service.ask("small.tif"))["status"] == "successful"
     assert (figure(jobs), figure(tiles)) == (before[0] + 1, before[1] + 1)
-    assert figure('talud_jobs{status="running"}') == 0
 
 
 def test_every_answer_has_its_security_headers(service: Serving) -> None:
@@ -89,7 +90,7 @@ def test_the_models_state_their_contracts(service: Serving) -> None:
 def test_parts_of_a_cog_are_read_over_http(service: Serving, tmp_path: Path) -> None:
     job = service.ask("small.tif")
     service.ended(job)
-    address = f"/vsicurl/{service.http.base_url}jobs/{job}/files/probability.tif"
+    address = f"/vsicurl/{service.http.base_url}/jobs/{job}/files/probability.tif"
     code = f"import rasterio; print(rasterio.open({address!r}).read(1, window=((0, 4), (0, 4))).shape)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "(4, 4)"

@@ -16,7 +16,7 @@ from service_process import EXECUTION, Serving, add_champion, serving, wait_for
 from talud.inference.prediction import predict
 from talud.inference.runtime import Model, Origin
 
-LARGE = {"raster": "large.tif", "model": "landslide-unet-3band"}
+LARGE = {"raster": "large.tif", "model": "landslide-unet-3band/1"}
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_a_dismissed_job_frees_its_worker_and_its_files(service: Serving, servic
 def test_a_promoted_model_is_taken_up_and_a_running_job_keeps_its_version(
     service: Serving, service_project: Path, tiny_model: Path
 ) -> None:
-    job = service.ask(**LARGE)
+    job = service.ask("large.tif")
     add_champion(service_project, "3band", tiny_model)
     after = service.ask("small.tif")
     assert (service.job(job)["inputs"]["version"], service.job(after)["inputs"]["version"]) == ("1", "2")

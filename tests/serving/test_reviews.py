@@ -356,6 +356,7 @@ def download(review: SimpleNamespace, path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_review_is_taken_by_the_inventory_import_with_who_and_when(review: SimpleNamespace, tmp_path: Path) -> None:
     for name, verdict in (("1", "accepted"), ("2", "accepted"), ("3", "rejected")):
         review.client.put(f"{review.url}/polygons/{name}", json={"verdict": verdict, "reviewer": "Ana"})

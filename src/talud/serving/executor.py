@@ -88,8 +88,10 @@ class Executor:
             except Exception:
                 log.exception("no workers, for a fault of talud's; trying again in %s s", REST)
                 self._ending.wait(REST)
-            finally:
+            finally:  # the workers are gone, and whoever waits for one hears of it
                 self.slots = 0
+                for thread in list(self._running.values()):
+                    thread.join()
 
     def _serve(self, cluster: Cluster) -> None:
         """Hand jobs to the workers of a cluster, until the service ends.
@@ -97,22 +99,33 @@ class Executor:
         Raises:
             ClusterError: the cluster is lost.
         """
-        try:
-            while not self._ending.wait(PULSE):
-                self.slots = cluster.slots()
-                while len(self._running) < self.slots and (job := self.jobs.claim()):
-                    thread = threading.Thread(target=self._run, args=(job, cluster), name=f"job {job.id}")
-                    self._running[job.id] = thread
-                    thread.start()
-        finally:
-            for thread in list(self._running.values()):
-                thread.join()
+        while not self._ending.wait(PULSE):
+            self.slots = cluster.slots()
+            while len(self._running) < self.slots and (job := self.jobs.claim()):
+                thread = threading.Thread(target=self._run, args=(job, cluster), name=f"job {job.id}")
+                self._running[job.id] = thread
+                thread.start()
 
     def _run(self, job: Job, cluster: Cluster) -> None:
         try:
-            self._carry_out(job, cluster)
+            self._try(job, cluster)
         except Stopped:
             log.info("job %s: stopped", job.id)
+        finally:
+            if job.id in self._dismissed:
+                self.maps.remove(job.id)
+            del self._running[job.id]
+
+    def _try(self, job: Job, cluster: Cluster) -> None:
+        """Carry a job out; what goes wrong because the service ends is no failure of the job's.
+
+        Raises:
+            Stopped: the job is to go on no more.
+        """
+        try:
+            self._carry_out(job, cluster)
+        except Stopped:
+            raise
         except ClusterError as error:
             self._tries[job.id] = self._tries.get(job.id, 0) + 1
             log.warning("job %s: %s", job.id, error)
@@ -123,12 +136,9 @@ class Executor:
         except TaludError as error:
             self._fail(job, self._without_folders(str(error)))
         except Exception:
+            self._go_on(job)
             log.exception("job %s: failed for a fault of talud's", job.id)
             self._fail(job, "failed for a fault of talud's; the service's log tells which")
-        finally:
-            if job.id in self._dismissed:
-                self.maps.remove(job.id)
-            del self._running[job.id]
 
     def _carry_out(self, job: Job, cluster: Cluster) -> None:
         raster, request = self.intake.settle(job)

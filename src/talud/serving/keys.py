@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal, get_args
 
 from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from talud.errors import ParamsError
@@ -53,10 +54,11 @@ class KeyStore:
         if not 0 < len(name.strip()) <= LONGEST_NAME:
             raise ParamsError(f"a key's name has 1 to {LONGEST_NAME} characters")
         secret = f"talud-{secrets.token_urlsafe(32)}"
-        with Session(self.database.engine) as session, session.begin():
-            if session.get(KeyRow, name):
-                raise ParamsError(f"there is a key named {name}; revoke it first, or take another name")
-            session.add(KeyRow(name=name, digest=_digest(secret), scope=scope, created=now()))
+        try:
+            with Session(self.database.engine) as session, session.begin():
+                session.add(KeyRow(name=name, digest=_digest(secret), scope=scope, created=now()))
+        except IntegrityError as error:
+            raise ParamsError(f"there is a key named {name}; revoke it first, or take another name") from error
         return secret
 
     def find(self, secret: str) -> Key | None:

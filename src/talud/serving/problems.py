@@ -80,6 +80,7 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 _TYPE = "application/problem+json"
+MOST = 10  # faults of a request that are told
 
 
 def install(app: FastAPI) -> None:
@@ -96,7 +97,8 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         said = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors()]
-        return answer(422, "; ".join(said))
+        more = f"; and {len(said) - MOST} more" if len(said) > MOST else ""
+        return answer(422, "; ".join(said[:MOST]) + more)
 
     @app.exception_handler(TaludError)
     async def _talud(_: Request, error: TaludError) -> JSONResponse:
