@@ -105,3 +105,14 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> N
     with pytest.raises(ParamsError) as caught:
         Params.read(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
+
+
+def test_the_recipes_of_the_ablation_differ_from_the_recommended_one_in_one_thing_each() -> None:
+    recommended = Params.read(ROOT / "configs" / "landslide4sense.yaml").recipes["robust"]
+    recipes = dict(Params.read(ROOT / "configs" / "ablation.yaml").recipes)
+    assert recipes.pop("robust") == recommended
+    del recipes["study"]
+    assert len(recipes) == 10
+    for name, recipe in recipes.items():
+        changed = [key for key, value in recipe if value != getattr(recommended, key)]
+        assert len(changed) == 1, name

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from talud.training.checkpoint import State
 from talud.training.dataset import Statistics
 from talud.training.search import Hyperparameters
 from talud.training.trial import Keeper, build, train
+from talud.training.unet import NORMALISED
 
 
 def bright_squares(count: int, seed: int) -> Patches:
@@ -142,6 +144,21 @@ def test_a_trial_with_all_that_a_recipe_has_learns_and_goes_on_as_if_never_inter
         scores = metrics.confusion(probability >= 0.5, VALIDATION.mask).scores()
         ours = {name: scores[name] for name in result.scores}
         assert result.scores == pytest.approx(ours, abs=1e-6)  # those of the averaged weights
+
+
+def test_averaged_weights_are_normalised_by_what_they_give_themselves(tmp_path: Path) -> None:
+    """Among ten steps that go far, the weights' own statistics would be those of another network."""
+    recipe = Recipe(averaging=0.9, batch_normalisation=True, augmentation=Augmentation(symmetries=False))
+    result = trained(tmp_path, replace(CHOICE, learning_rate=3e-2, epochs=2), recipe=recipe)
+    model = build(CHOICE, STATISTICS, depth=1, seed=9, batch_normalisation=True)
+    model.set_weights(result.best)
+    normalisations = [layer for layer in model.layers if NORMALISED in layer.name]
+    hidden = keras.Model(model.inputs[0], [layer.output for layer in normalisations])
+    for values, normalisation in zip(hidden(TRAINING.stack), normalisations, strict=True):
+        scale, offset, *_ = normalisation.get_weights()
+        normalised = (np.asarray(values) - offset) / scale
+        np.testing.assert_allclose(normalised.mean(axis=(0, 1, 2)), 0, atol=0.01)
+        np.testing.assert_allclose(normalised.var(axis=(0, 1, 2)), 1, atol=0.02)
 
 
 def test_a_rematerialised_trial_gives_the_same_weights(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from talud.training.losses import Loss, PixelScores
 from talud.training.search import Hyperparameters
 
 VALIDATION_BATCH = 32
+NORMALISED = 16  # batches, at most, that statistics of averaged weights are over
 SPARING = 20  # times as long as writing a checkpoint takes, training goes on before the next is written
 
 OnState = Callable[[State], None]
@@ -84,7 +85,13 @@ def train(
     keeper = Keeper(model, state, file, choice, until, on_epoch, on_write)
     done = len(state.epochs)
     augmenter = Augmenter.of(recipe.augmentation, bands, statistics.mean, statistics.deviation)
-    averaged = [keras.callbacks.SwapEMAWeights()] if recipe.averaging else []
+    averaged: list[keras.callbacks.Callback] = []
+    if recipe.averaging and recipe.batch_normalisation:
+        network = build(choice, statistics, options.depth, seed, batch_normalisation=True)
+        batches = TrainingBatches(training, choice.batch_size, augmenter=augmenter, seed=seed, dropping=dropping)
+        averaged = [_AveragedAndNormalised(network, batches)]
+    elif recipe.averaging:
+        averaged = [keras.callbacks.SwapEMAWeights()]
     with held_back() as release:  # between two steps: inside of one, TensorFlow makes a SystemError of a Ctrl-C
         model.fit(
             TrainingBatches(
@@ -99,6 +106,27 @@ def train(
             callbacks=[*averaged, keeper, _between_steps(release)],
         )
     return keeper.state
+
+
+class _AveragedAndNormalised(keras.callbacks.SwapEMAWeights):  # type: ignore[misc]
+    """Validation sees the averaged weights, and statistics of batch normalisation that are theirs.
+
+    Those that a training keeps are of what the weights themselves give, step by step. They stay when the weights are
+    swapped back: no step of a training reads them.
+    """
+
+    def __init__(self, network: keras.Model, batches: TrainingBatches) -> None:
+        """Take a plain network with the same weights, in the same order, and what it is normalised over."""
+        super().__init__()
+        self._network, self._batches = network, batches
+
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """Swap the weights, and normalise."""
+        super().on_test_begin(logs)
+        self._network.set_weights(self.model.get_weights())
+        some = range(min(len(self._batches), NORMALISED))
+        unet.normalise_anew(self._network, (self._batches[number][0] for number in some))
+        self.model.set_weights(self._network.get_weights())
 
 
 def _between_steps(do: Callable[[], None]) -> keras.callbacks.Callback:

@@ -6,7 +6,7 @@ Tensors are `(batch, height, width, bands)`. Height and width are free, and mult
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,6 +81,22 @@ def build(
     if rematerialise:
         return Rematerialised(stack, probability, blocks)
     return keras.Model(stack, probability, name=NAME)
+
+
+def normalise_anew(model: keras.Model, stacks: Iterable[NDArray[np.float32]]) -> None:
+    """Make the statistics of batch normalisation the mean of those of some batches, under the weights as they are.
+
+    Args:
+        model: of `build`, not rematerialised.
+        stacks: one for each batch, (batch, height, width, bands).
+    """
+    normalisations = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    for seen, stack in enumerate(stacks):
+        for normalisation in normalisations:
+            normalisation.momentum = seen / (seen + 1)
+        model(stack, training=True)
+    for normalisation in normalisations:
+        normalisation.momentum = MOMENTUM
 
 
 def folded(model: keras.Model) -> keras.Model:
