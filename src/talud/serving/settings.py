@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from talud.errors import ParamsError
 from talud.project import root_around
@@ -30,7 +30,11 @@ class Settings(BaseSettings):
         str, Field(description="SQLAlchemy URL, such as postgresql+psycopg://…; default: a SQLite file in results")
     ] = ""
     workers: Annotated[
-        int | str, Field(description="processes of this machine that map, or the address of a Dask scheduler")
+        Annotated[int, Field(ge=1)] | str,
+        Field(
+            union_mode="left_to_right",  # the environment knows no numbers
+            description="processes of this machine that map, or the address of a Dask scheduler",
+        ),
     ] = 1
     keys_required: Annotated[
         bool | None, Field(description="whether a client needs an API key; default: unless bound to loopback")
@@ -66,6 +70,8 @@ class Settings(BaseSettings):
         """
         try:
             settings = cls()
+        except SettingsError as error:  # of the one setting that is a list
+            raise ParamsError(f'{PREFIX}ALLOWED: is no JSON; set a list such as ["data.example.org"]') from error
         except ValidationError as error:
             first = error.errors()[0]
             name = f"{PREFIX}{'_'.join(map(str, first['loc'])).upper()}"

@@ -1,0 +1,65 @@
+"""What an agency sets, by the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from talud.errors import ParamsError
+from talud.serving.settings import PREFIX, Settings
+
+
+@pytest.fixture(autouse=True)
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def told(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
+    for name, value in {"data": ".", "results": "maps", **values}.items():
+        monkeypatch.setenv(f"{PREFIX}{name.upper()}", value)
+    return Settings.load()
+
+
+@pytest.mark.parametrize(("said", "meant"), [("2", 2), ("tls://scheduler:8786", "tls://scheduler:8786")])
+def test_workers_are_a_number_or_an_address(said: str, meant: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told(monkeypatch, workers=said).workers == meant
+
+
+def test_places_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told(monkeypatch, allowed='["data.example.org", "s3://bucket"]').allowed == (
+        "data.example.org",
+        "s3://bucket",
+    )
+
+
+def test_in_a_project_its_stacks_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    (tmp_path / "stacks").mkdir()
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    settings = Settings.load()
+    assert (settings.data, settings.results) == (tmp_path / "stacks", tmp_path / ".talud/service")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("data", "gone", "gone: no such folder; TALUD_SERVICE_DATA names the folder of the rasters"),
+        ("pixels", "0", "TALUD_SERVICE_PIXELS: Input should be greater than 0"),
+        ("allowed", "example.org", "TALUD_SERVICE_ALLOWED"),
+        ("results_days", "soon", "TALUD_SERVICE_RESULTS_DAYS: Input should be a valid number"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ParamsError, match=f"^{said}") as caught:
+        told(monkeypatch, **{name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_are_off_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told(monkeypatch).open_to_all("127.0.0.1")
+    assert not told(monkeypatch).open_to_all("0.0.0.0")
+    assert not told(monkeypatch, keys_required="true").open_to_all("127.0.0.1")
+    with pytest.raises(ParamsError, match=r"KEYS_REQUIRED is false, but 0\.0\.0\.0 can be reached by others"):
+        told(monkeypatch, keys_required="false").open_to_all("0.0.0.0")
