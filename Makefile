@@ -28,7 +28,7 @@ demo: $(BIN)/.train
 	@echo "trials     .venv/bin/talud ui"
 
 test: lint
-	@pytest
+	@pytest --numprocesses 2 --dist loadfile
 
 lint: $(BIN)/.dev
 	@ruff check
