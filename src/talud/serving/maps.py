@@ -60,7 +60,11 @@ class Maps:
         with writing(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)
             scratch = copy.with_suffix(".part")
-            shutil.copyfile(model, scratch)
+            scratch.unlink(missing_ok=True)
+            try:
+                scratch.hardlink_to(model)  # a queue of jobs would else hold as many copies
+            except OSError:  # it lies on another disk, or on one without links
+                shutil.copyfile(model, scratch)
             scratch.replace(copy)
 
     def look_at(self, job: str) -> None:
