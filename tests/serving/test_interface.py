@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyogrio
@@ -59,6 +60,19 @@ def test_no_request_that_the_description_allows_or_forbids_is_a_fault_of_the_ser
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+def test_fifty_clients_at_once_lose_no_job_and_see_no_fault(service: Serving) -> None:
+    def client(number: int) -> tuple[str, set[int]]:
+        job = service.ask("small.tif") if number % 5 == 0 else ""
+        path = f"/jobs/{job}" if job else "/jobs?limit=20"
+        return job, {service.http.get(path).status_code for _ in range(40)}
+
+    with ThreadPoolExecutor(50) as threads:
+        found = list(threads.map(client, range(50)))
+    assert set().union(*(statuses for _, statuses in found)) == {200}
+    assert [service.ended(job)["status"] for job, _ in found if job] == ["successful"] * 10
 
 
 def test_the_figures_count_what_was_done(service: Serving) -> None:

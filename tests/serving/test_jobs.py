@@ -141,6 +141,19 @@ def test_what_cannot_be_done_is_said_at_once(service: Serving, inputs: dict[str,
     assert len(service.http.get("/jobs").json()["jobs"]) == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "status"), [("jobs_per_key", 429), ("queue", 503)])
+def test_more_jobs_than_are_allowed_are_refused_until_one_has_ended(
+    limit: str, status: int, service_project: Path, tmp_path: Path
+) -> None:
+    with serving(service_project, {limit: "1", "results": str(tmp_path)}) as running:
+        job = running.ask(**LARGE)
+        body = {"inputs": {"raster": {"href": "small.tif"}}}
+        assert running.http.post(EXECUTION, json=body, headers={"Prefer": "respond-async"}).status_code == status
+        running.http.delete(f"/jobs/{job}")
+        assert running.ended(running.ask("small.tif"))["status"] == "successful"
+
+
 def test_the_standards_pages_link_to_each_other(service: Serving) -> None:
     links = {link["rel"].rsplit("/", 1)[-1]: link["href"] for link in service.http.get("/").json()["links"]}
     assert (
