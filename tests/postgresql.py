@@ -21,7 +21,7 @@ from fresh_clone import ROOT
 @contextmanager
 def postgresql() -> Iterator[str]:
     """SQLAlchemy's URL of an empty database."""
-    team = _script()
+    team = script()
     if team.postgresql() is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     folder = Path(tempfile.mkdtemp(prefix="talud-postgresql-"))
@@ -43,7 +43,8 @@ def postgresql() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-def _script() -> ModuleType:
+def script() -> ModuleType:
+    """team/run.py as a module."""
     spec = importlib.util.spec_from_file_location("team_run", ROOT / "team/run.py")
     assert spec
     assert spec.loader

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import os
 import signal
@@ -14,14 +13,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from fresh_clone import ROOT
+from postgresql import script
 from service_process import add_champion, serving, wait_for
 from stack_files import noise, write_stack
 from talud import registry
@@ -36,16 +34,6 @@ from training.test_study import make_project
 
 SEARCH = {"filters": [2], "learning_rate": [0.01, 0.003, 0.001], "batch_size": [8], "epochs": 3}
 CHANGES = {"search": "three", "searches": {"three": SEARCH}}
-
-
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("team_run", ROOT / "team/run.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
