@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fastapi.testclient import TestClient
+from sqlalchemy.orm import Session
 
 from talud.inference.prediction import predict
 from talud.inference.runtime import Model
 from talud.serving.app import create_app
+from talud.serving.database import JobRow, now
 from talud.serving.jobs import Request
 from talud.serving.service import Service
 from talud.serving.settings import Settings
@@ -26,15 +29,24 @@ def settings_of(root: Path, **others: object) -> Settings:
 def serving(settings: Settings) -> Iterator[tuple[TestClient, Service]]:
     """A service that runs, to which whoever asks is the administrator."""
     app = create_app(settings, open_to_all=True)
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://localhost") as client:
         yield client, app.state.service
 
 
-def finished_job(
-    service: Service, model: Path, raster: Path, threshold: float = 0.5, status: str = "successful"
-) -> str:
+def put_job(service: Service, raster: str, status: str) -> str:
+    """The id of a job that is there in that state, for which nobody did anything."""
+    request, moment = Request(raster=raster, model="tiny", version="1"), now()
+    row = JobRow(
+        id=str(uuid.uuid4()), key="local", status=status, message="", progress=0, inputs=request.model_dump(),
+        created=moment, updated=moment,
+    )  # fmt: skip
+    with Session(service.database.engine, expire_on_commit=False) as session, session.begin():
+        session.add(row)
+    return row.id
+
+
+def finished_job(service: Service, model: Path, raster: Path, threshold: float = 0.5) -> str:
     """The id of a job whose map lies in its folder."""
-    job = service.jobs.create("local", Request(raster=raster.name, path=str(raster), model="tiny", version="1"))
-    predict(Model.load(model), raster, service.settings.results / "jobs" / job.id / "map", threshold)
-    service.jobs.end(job.id, status, "done")
-    return job.id
+    job = put_job(service, str(raster.relative_to(service.settings.data)), "successful")
+    predict(Model.load(model), raster, service.maps.out(job), threshold)
+    return job

@@ -179,7 +179,8 @@ def test_an_upload_that_breaks_off_leaves_nothing(agency: SimpleNamespace) -> No
 
     arriving = iter([{"type": "http.request", "body": agency.stack.read_bytes(), "more_body": True}])
     scope = {
-        "type": "http", "method": "PUT", "path": "/uploads/s.tif", "raw_path": b"/uploads/s.tif", "headers": [],
+        "type": "http", "method": "PUT", "path": "/uploads/s.tif", "raw_path": b"/uploads/s.tif",
+        "headers": [(b"host", b"localhost")],
         "query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": "", "asgi": {"version": "3.0"},
         "server": ("testserver", 80), "client": ("testclient", 1),
     }  # fmt: skip
@@ -282,7 +283,7 @@ def test_a_layer_or_raster_that_is_not_there_is_named(agency: SimpleNamespace) -
     for layer, href, said in (
         ("optical", "plain.tiff", "plain.tiff: has no layer optical"),
         ("optical", "nowhere.tif", "nowhere.tif"),
-        ("optical", "damaged.tif", "damaged.tif: cannot be read as a GeoTIFF"),
+        ("optical", "damaged.tif", "damaged.tif: no GeoTIFF, or damaged"),
     ):
         answer = fetch(agency, layer, tile, href)
         assert answer.status_code == 422

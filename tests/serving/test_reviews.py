@@ -25,14 +25,13 @@ from rasterio.crs import CRS
 from rio_tiler.constants import WEB_MERCATOR_TMS
 from scipy import ndimage
 
-from agency import finished_job, serving, settings_of
+from agency import finished_job, put_job, serving, settings_of
 from postgresql import postgresql
 from source_files import write_project, write_raster
 from stack_files import grid_of, write_stack
 from talud.errors import ParamsError
 from talud.serving import verdicts
 from talud.serving.database import Database
-from talud.serving.jobs import Request
 from talud.serving.verdicts import PolygonGeometry, VerdictStore
 
 LEFT, TOP = 400_000, 650_000
@@ -161,16 +160,11 @@ def test_the_probability_is_in_the_tiles_pixel_by_pixel(agency: SimpleNamespace,
 
 @pytest.mark.parametrize("path", ["map", "polygons", "not-mapped", "review.gpkg", "tiles/probability/3/2/3.png"])
 def test_only_a_finished_map_can_be_reviewed(agency: SimpleNamespace, path: str) -> None:
-    jobs = agency.service.jobs
     for status in ("accepted", "running", "failed", "dismissed"):
-        job = jobs.create("local", Request(raster="a.tif", path=str(agency.raster), model="tiny", version="1"))
-        if status == "running":
-            jobs._change(job.id, ("accepted",), status=status)
-        elif status != "accepted":
-            jobs.end(job.id, status, "")
-        answer = agency.client.get(f"/jobs/{job.id}/{path}")
+        job = put_job(agency.service, "a.tif", status)
+        answer = agency.client.get(f"/jobs/{job}/{path}")
         assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (404, "result-not-ready")
-        jobs.remove(job.id)
+        agency.service.jobs.remove(job)
     answer = agency.client.get(f"/jobs/no-such/{path}")
     assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (404, "no-such-job")
 

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import rasterio
@@ -55,7 +56,7 @@ def local(href: str, settings: Settings) -> Path:
         root = settings.data
         named = root.joinpath(*parts)
     path = _inside(named, root, href)
-    check(path, root, href)
+    _check_once(path, root, href, tuple(_stamp(file) for file in (path, *_beside(path))))
     return path
 
 
@@ -89,6 +90,18 @@ def check(path: Path, root: Path, name: str) -> None:
         raise SourceError(f"{name}: its tags {', '.join(sorted(leading))} name further files; write it without them")
     for file in files:
         _inside(Path(file), root, f"{name}: {Path(file).name}, which belongs to it")
+
+
+@lru_cache(maxsize=10_000)
+def _check_once(path: Path, root: Path, name: str, _stamps: tuple[tuple[str, int, int, int], ...]) -> None:
+    """`check`, of files that did not change since they passed: a tile does not open its raster twice."""
+    check(path, root, name)
+
+
+def _stamp(file: Path) -> tuple[str, int, int, int]:
+    """By what a file is known to be the same."""
+    found = file.lstat()
+    return str(file), found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def confine_gdal(*, warping: bool = False) -> None:
