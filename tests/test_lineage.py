@@ -327,8 +327,8 @@ def test_after_a_correction_only_what_depends_on_it_is_to_run(past: Past) -> Non
 
 
 def test_a_commit_that_has_other_sources_is_doubted(past: Past, tmp_path: Path) -> None:
+    from talud.inference.model_file import contract_of
     from talud.lineage import history
-    from talud.lineage.answer import contract_of
 
     version = contract_of(past.root / "models/3band.onnx").data_version
     corrected = shell("git rev-parse HEAD", past.root)
@@ -343,8 +343,8 @@ def test_a_commit_that_has_other_sources_is_doubted(past: Past, tmp_path: Path) 
 def test_what_was_not_committed_is_found_in_the_commit_that_followed(past: Past, talud: Run, tmp_path: Path) -> None:
     root = tmp_path / "project"
     shell(f"git clone --quiet {past.root} {root}", tmp_path)
+    from talud.inference.model_file import contract_of
     from talud.lineage import history
-    from talud.lineage.answer import contract_of
 
     version = contract_of(past.root / "models/3band.onnx").data_version
     found = history.find(root, version, f"{past.trained}+changes")
