@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from talud.errors import BusyError
 from talud.serving.database import Database, JobRow, now
 from talud.serving.jobs import JobStore, Request
-from talud.serving.maps import Maps
+from talud.serving.maps import Maps, alone
 from talud.serving.settings import Settings
 
 MEGABYTE = 10**6
@@ -39,6 +40,13 @@ def ended(jobs: JobStore, maps: Maps, name: str, days: float) -> None:
         session.execute(update(JobRow).where(JobRow.id == name).values(finished=now() - timedelta(days=days)))
     maps.out(name).mkdir(parents=True)
     (maps.out(name) / "probability.tif").write_bytes(bytes(MEGABYTE))
+
+
+def test_a_second_service_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
+    with alone(tmp_path), pytest.raises(BusyError, match="another service uses this folder"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass
 
 
 def test_what_is_old_goes(jobs: JobStore, tmp_path: Path) -> None:

@@ -42,14 +42,16 @@ def with_routes(app: FastAPI) -> FastAPI:
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[TestClient]:
     """A service that asks for keys, behind TLS."""
-    with TestClient(with_routes(create_app(Settings(data=tmp_path, results=tmp_path))), base_url=SITE) as client:
+    with TestClient(
+        with_routes(create_app(Settings(data=tmp_path, results=tmp_path / "keys"))), base_url=SITE
+    ) as client:
         yield client
 
 
 @pytest.fixture
 def open_client(tmp_path: Path) -> Iterator[TestClient]:
     """A service on its user's own machine, which asks for none."""
-    app = with_routes(create_app(Settings(data=tmp_path, results=tmp_path), open_to_all=True))
+    app = with_routes(create_app(Settings(data=tmp_path, results=tmp_path / "open"), open_to_all=True))
     with TestClient(app, base_url="http://localhost:8000") as client:
         yield client
 
@@ -78,7 +80,9 @@ def test_a_session_keeps_the_key_where_no_script_and_no_other_site_has_it(client
 
 
 def test_without_tls_the_cookie_is_sent_without_it(tmp_path: Path) -> None:
-    with TestClient(create_app(Settings(data=tmp_path, results=tmp_path)), base_url="http://inner:8000") as client:
+    with TestClient(
+        create_app(Settings(data=tmp_path, results=tmp_path / "inner")), base_url="http://inner:8000"
+    ) as client:
         answer = client.post("/session", json={"key": key_of(client)})
         assert "secure" not in answer.headers["Set-Cookie"].lower()
         assert client.get("/session").json()["name"] == "survey"

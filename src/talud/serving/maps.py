@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from talud.errors import BusyError
 from talud.files import writing
 from talud.inference.products import Products
 from talud.serving import places
@@ -17,6 +21,24 @@ from talud.serving.jobs import STATUSES, UNFINISHED, Job, JobStore
 from talud.serving.settings import Settings
 
 IN_USE = 15 * 60  # seconds after somebody looked at a map in which it is not removed
+
+
+@contextmanager
+def alone(results: Path) -> Iterator[None]:
+    """Keep other services from a folder of results, whose running jobs they would take for ones that were cut short.
+
+    Raises:
+        OutputError: another service uses it, or it cannot be written to.
+    """
+    with writing(results):
+        results.mkdir(parents=True, exist_ok=True)
+        lock = (results / "service.lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(f"{results}: another service uses this folder; stop it, or name another one") from error
+        yield
 
 
 @dataclass(frozen=True)

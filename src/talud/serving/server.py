@@ -10,6 +10,7 @@ import uvicorn
 from talud.errors import OutputError
 from talud.serving.app import create_app
 from talud.serving.database import Database
+from talud.serving.maps import alone
 from talud.serving.settings import Settings
 
 
@@ -18,9 +19,9 @@ def check(settings: Settings, host: str, port: int) -> None:
 
     Raises:
         ParamsError: the database's URL cannot be used.
-        OutputError: the port is taken, or the database cannot be opened.
+        OutputError: the port is taken, the database cannot be opened, or another service uses the results.
     """
-    with Database.opened(settings.database_url):
+    with alone(settings.results), Database.opened(settings.database_url):
         pass
     try:
         socket.create_server((host, port)).close()

@@ -15,7 +15,7 @@ from talud.serving.executor import Executor
 from talud.serving.intake import Intake
 from talud.serving.jobs import JobStore
 from talud.serving.keys import Key, KeyStore, Scope
-from talud.serving.maps import Maps
+from talud.serving.maps import Maps, alone
 from talud.serving.metrics import Metrics
 from talud.serving.models import Models
 from talud.serving.problems import Problem
@@ -61,9 +61,9 @@ class Service:
 
         Raises:
             ParamsError: the database's URL cannot be used.
-            OutputError: the database cannot be opened.
+            OutputError: the database cannot be opened, or another service uses the results.
         """
-        with Database.opened(settings.database_url) as database:
+        with alone(settings.results), Database.opened(settings.database_url) as database:
             jobs, maps, models = JobStore(database), Maps(settings.results / "jobs"), Models.here()
             intake = Intake(settings, jobs, maps, models)
             metrics = Metrics()
