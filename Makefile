@@ -28,7 +28,7 @@ demo: $(BIN)/.train
 	@echo "trials     .venv/bin/talud ui"
 
 test: lint
-	@pytest --numprocesses 2 --dist loadfile
+	@pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(BIN)/.dev
 	@ruff check
