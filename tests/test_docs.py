@@ -41,3 +41,8 @@ def test_links_lead_somewhere(document: Path) -> None:
 def test_the_lock_holds_names_and_versions_alone() -> None:
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         assert re.fullmatch(r"[a-z0-9.-]+==[^\s/:]+( ; [^/]+)?", line), line
+
+
+def test_the_locks_of_page_and_service_hold_no_address() -> None:
+    for lock in ("page/package-lock.json", "serving/requirements.lock"):
+        assert "://" not in (ROOT / lock).read_text(), lock
