@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,15 @@ from typing import Any
 import pytest
 
 from service_process import EXECUTION, Serving, add_champion, serving, wait_for
+from talud.errors import SourceError
 from talud.inference.prediction import predict
 from talud.inference.runtime import Model, Origin
+from talud.serving.database import Database
+from talud.serving.intake import Intake
+from talud.serving.jobs import JobStore, Request
+from talud.serving.maps import Maps
+from talud.serving.models import Models
+from talud.serving.settings import Settings
 
 LARGE = {"raster": "large.tif", "model": "landslide-unet-3band/1"}
 
@@ -141,6 +149,21 @@ def test_what_cannot_be_done_is_said_at_once(service: Serving, inputs: dict[str,
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     assert said in answer.json()["detail"]
     assert len(service.http.get("/jobs").json()["jobs"]) == before
+
+
+def test_a_raster_that_was_fetched_is_not_fetched_again(service_project: Path, tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, results=tmp_path)  # allows no place
+    with Database.opened(settings.database_url) as database:
+        jobs, maps = JobStore(database), Maps(tmp_path / "jobs")
+        intake = Intake(settings, jobs, maps, Models(service_project))
+        request = Request(raster="https://gone.example/small.tif", model="landslide-unet-3band", version="1")
+        job = jobs.create("a", "somebody", request)
+        with pytest.raises(SourceError, match=r"gone\.example: not among the places"):
+            intake.settle(job)
+        maps.fetched("a").mkdir(parents=True, exist_ok=True)
+        shutil.copy(service_project / "stacks/small.tif", maps.fetched("a"))
+        assert intake.settle(job)[0] == maps.fetched("a") / "small.tif"
+        assert maps.model("a").is_file()
 
 
 @pytest.mark.slow

@@ -107,6 +107,19 @@ def test_the_map_says_what_a_page_needs_to_show_it(agency: SimpleNamespace) -> N
     }  # fmt: skip
 
 
+def test_a_map_is_reviewed_though_its_raster_is_gone(agency: SimpleNamespace) -> None:
+    moved = agency.raster.rename(agency.raster.with_suffix(".moved"))
+    try:
+        found = agency.client.get(f"{agency.url}/map").json()
+        assert (found["layers"], found["inventory"]) == ([], False)
+        assert agency.client.get(f"{agency.url}/polygons").status_code == 200
+        assert agency.client.get(f"{agency.url}/review.gpkg").status_code == 200
+        gone = agency.client.get(f"{agency.url}/tiles/optical/15/0/0.png")
+        assert (gone.status_code, gone.json()["detail"]) == (422, "a.tif: is there no more; the map of it is")
+    finally:
+        moved.rename(agency.raster)
+
+
 def test_the_landslides_are_those_of_the_file(agency: SimpleNamespace) -> None:
     found = collection(agency)
     path = agency.map / "landslides.gpkg"

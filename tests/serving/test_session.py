@@ -259,3 +259,17 @@ def test_nothing_of_a_client_is_unpickled_or_run() -> None:
                 if isinstance(node.func, ast.Attribute) and node.func.attr in ("load", "loads", "fromfile"):
                     assert ast.unparse(node.func.value) not in ("np", "numpy", "torch"), path
             assert not names & forbidden, f"{path}: {names & forbidden}"
+
+
+def test_a_fault_of_the_service_is_told_as_any_problem_and_counted(client: TestClient) -> None:
+    @client.app.get("/broken")
+    def broken() -> None:
+        raise ZeroDivisionError("a secret")
+
+    own = {"X-API-Key": key_of(client)}
+    answer = client.get("/broken", headers=own)
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "secret" not in answer.text
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    figures = client.get("/metrics", headers=own).text
+    assert 'talud_request_seconds_count{method="GET",route="/broken",status="500"} 1.0' in figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "geolocation=(), camera=(), microphone=()",
 }
+
+log = logging.getLogger("talud.service")
 
 
 def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
@@ -56,7 +59,11 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
     @app.middleware("http")
     async def _secured(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         began = time.perf_counter()
-        response = await call_next(request)
+        try:
+            response: Response = await call_next(request)
+        except Exception:
+            log.exception("%s %s", request.method, request.url.path)
+            response = problems.answer(500, "a fault of talud's; the service's log tells which")
         route = getattr(request.scope.get("route"), "path", "none")  # not the path: it would be counted one by one
         labels = route, request.method, str(response.status_code)
         request.app.state.service.metrics.requests.labels(*labels).observe(time.perf_counter() - began)

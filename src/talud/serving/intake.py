@@ -77,7 +77,10 @@ class Intake:
         request = job.request
         if not is_remote(request.raster):
             return self.raster(job), request
-        raster = remote.fetch(request.raster, self.maps.fetched(job.id), self.settings).absolute()
+        try:
+            raster = self.raster(job)  # a job that goes on does so with the raster that it began with
+        except SourceError:
+            raster = remote.fetch(request.raster, self.maps.fetched(job.id), self.settings).absolute()
         model = self.models.look_up(f"{request.model}/{request.version}") if request.model else None
         model = self._fitting(raster, model, request.bands)
         if not self.maps.model(job.id).exists():

@@ -137,11 +137,11 @@ class Drawn(BaseModel):
 
 @dataclass(frozen=True)
 class _Finished:
-    """A job that has a map, and the map's files."""
+    """A job that has a map, the map's files, and its raster, where that is still there."""
 
     job: Job
     products: Products
-    raster: File
+    raster: File | None
 
 
 def _finished(job_id: Annotated[str, Path(description="of a job that was successful")], service: Running) -> _Finished:
@@ -154,7 +154,11 @@ def _finished(job_id: Annotated[str, Path(description="of a job that was success
     if not products.record.is_file():
         raise Problem(404, "the job's map was removed; ask for it again", RESULT_NOT_READY)
     service.maps.look_at(job.id)
-    return _Finished(job, products, service.intake.raster(job))
+    try:
+        raster = service.intake.raster(job)
+    except SourceError:
+        raster = None
+    return _Finished(job, products, raster)
 
 
 Finished = Annotated[_Finished, Depends(_finished)]
@@ -166,19 +170,16 @@ def map_(_: Reader, finished: Finished) -> MapInfo:
     """What a page needs to know to show a map."""
     grid = verdicts.grid_of(finished.products.probability)
     record = json.loads(finished.products.record.read_text(encoding="utf-8"))
-    try:
-        layers = catalogue.header(finished.raster).layers
-    except SourceError:
-        layers = ()
+    raster = finished.raster
     return MapInfo(
         bounds=transform_bounds(grid.crs, WGS84, *grid.bounds, densify_pts=21),
-        layers=layers,
+        layers=catalogue.header(raster).layers if raster else (),
         threshold=record["threshold"],
         model=finished.job.request.model,
         version=finished.job.request.version,
         raster=finished.job.request.raster,
         synthetic=record["stack"].get("TALUD_SYNTHETIC") == "yes",
-        inventory=catalogue.mask_of(finished.raster).is_file(),
+        inventory=raster is not None and catalogue.mask_of(raster).is_file(),
     )
 
 
@@ -191,7 +192,10 @@ def tile(layer: tiles.Layer, z: Zoom, x: Column, y: Row, _: Reader, finished: Fi
     The probability's grey is round(probability × 254) + 1, transparent where it is not mapped. Below the raster's own
     resolution it is that of the map's overviews, which are averages.
     """
-    return picture(finished.products.probability if layer == "probability" else finished.raster, layer, z, x, y)
+    shown = finished.products.probability if layer == "probability" else finished.raster
+    if shown is None:
+        raise Problem(422, f"{finished.job.request.raster}: is there no more; the map of it is")
+    return picture(shown, layer, z, x, y)
 
 
 @router.get(
