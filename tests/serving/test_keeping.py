@@ -16,8 +16,10 @@ from sqlalchemy.orm import Session
 from talud.errors import BusyError
 from talud.serving.database import Database, JobRow, now
 from talud.serving.jobs import JobStore, Request
-from talud.serving.maps import Maps, alone
+from talud.serving.keeping import alone, clean
+from talud.serving.maps import Maps
 from talud.serving.settings import Settings
+from talud.serving.verdicts import Verdict, VerdictStore
 
 MEGABYTE = 10**6
 
@@ -53,7 +55,7 @@ def test_what_is_old_goes(jobs: JobStore, tmp_path: Path) -> None:
     maps = Maps(tmp_path / "jobs")
     for name, days in (("old", 8), ("young", 6)):
         ended(jobs, maps, name, days)
-    assert maps.clean(jobs, settings(tmp_path, results_days=7)) == ["old"]
+    assert clean(jobs, maps, settings(tmp_path, results_days=7)) == ["old"]
     assert (jobs.get("old"), maps.of("old").exists(), maps.of("young").exists()) == (None, False, True)
 
 
@@ -65,8 +67,17 @@ def test_what_is_too_much_goes_the_oldest_first_but_nothing_in_use(jobs: JobStor
     maps.out("running").mkdir(parents=True)
     (maps.out("running") / "tiles").write_bytes(bytes(MEGABYTE))
     maps.look_at("second")
-    assert maps.clean(jobs, settings(tmp_path, results_bytes=3 * MEGABYTE)) == ["first", "third"]
+    assert clean(jobs, maps, settings(tmp_path, results_bytes=3 * MEGABYTE)) == ["first", "third"]
     assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["fourth", "running", "second"]
+
+
+def test_a_map_that_people_reviewed_stays_until_somebody_throws_it_away(jobs: JobStore, tmp_path: Path) -> None:
+    maps = Maps(tmp_path / "jobs")
+    for name in ("reviewed", "forgotten"):
+        ended(jobs, maps, name, 100)
+    VerdictStore(jobs.database).say("reviewed", Verdict("1", "accepted", "Ana", now()))
+    assert clean(jobs, maps, settings(tmp_path, results_days=7, results_bytes=1)) == ["forgotten"]
+    assert VerdictStore(jobs.database).all("reviewed").keys() == {"1"}
 
 
 def test_an_upload_stays_while_a_job_shows_it(jobs: JobStore, tmp_path: Path) -> None:
@@ -77,7 +88,7 @@ def test_an_upload_stays_while_a_job_shows_it(jobs: JobStore, tmp_path: Path) ->
         hours = 0 if name == "fresh" else 1
         os.utime(tmp_path / "uploads" / name, (time.time() - hours * 3600,) * 2)
     jobs.create("a", "somebody", Request(raster="uploads/shown"))
-    assert maps.clean(jobs, settings(tmp_path, results_bytes=MEGABYTE)) == ["forgotten"]
+    assert clean(jobs, maps, settings(tmp_path, results_bytes=MEGABYTE)) == ["forgotten"]
     assert sorted(path.name for path in (tmp_path / "uploads").iterdir()) == ["fresh", "shown"]
 
 

@@ -48,6 +48,7 @@ def test_in_a_project_its_stacks_are_mapped(tmp_path: Path, monkeypatch: pytest.
         ("data", "gone", "gone: no such folder; TALUD_SERVICE_DATA names the folder of the rasters"),
         ("pixels", "0", "TALUD_SERVICE_PIXELS: Input should be greater than 0"),
         ("allowed", "example.org", "TALUD_SERVICE_ALLOWED"),
+        ("alowed", "[]", "TALUD_SERVICE_ALOWED: there is no such setting; there are TALUD_SERVICE_ALLOWED"),
         ("results_days", "soon", "TALUD_SERVICE_RESULTS_DAYS: Input should be a valid number"),
     ],
 )

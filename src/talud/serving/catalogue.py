@@ -238,7 +238,7 @@ class Upload:
             OutputError: it cannot be made.
         """
         identity = str(uuid.uuid4())
-        path = settings.results / "uploads" / identity / safe_name(filename)
+        path = settings.results / places.UPLOADS / identity / safe_name(filename)
         with writing(path):
             path.parent.mkdir(parents=True)
             return cls(identity, path, _part(path).open("wb"))
@@ -268,7 +268,7 @@ class Upload:
             raise SourceError(str(error).replace(part.name, self.path.name)) from error
         with writing(self.path):
             part.replace(self.path)
-        return raster(f"uploads/{self.id}", self.path, contracts)
+        return raster(f"{places.UPLOADS}/{self.id}", self.path, contracts)
 
     def abandoned(self) -> None:
         """Leave nothing of it."""

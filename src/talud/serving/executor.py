@@ -12,12 +12,13 @@ from talud.cluster import Cluster, Lost, across, opened
 from talud.errors import ClusterError, TaludError
 from talud.inference.runtime import Origin
 from talud.inference.session import physical_cores
+from talud.serving import keeping
 from talud.serving.intake import Intake
 from talud.serving.jobs import Job, JobStore
 from talud.serving.maps import Maps
 from talud.serving.metrics import Metrics
 from talud.serving.settings import Settings
-from talud.serving.work import Work, map_landslides
+from talud.serving.work import NICE, Work, map_landslides
 
 PULSE = 0.5  # seconds between two looks for jobs that wait
 REST = 10  # seconds before a cluster that was lost is asked for again
@@ -145,7 +146,7 @@ class Executor:
         self._go_on(job)
         self.jobs.settle(job.id, request)
         self.intake.tell(request, "inProgressUri", job.id)
-        cores = physical_cores()
+        workers = self.settings.workers
         work = Work(
             raster,
             self.maps.model(job.id).absolute(),
@@ -153,7 +154,8 @@ class Executor:
             self.maps.out(job.id).absolute(),
             request.threshold,
             request.minimum_area,
-            max(cores // self.settings.workers, 1) if isinstance(self.settings.workers, int) else None,
+            max(physical_cores() // workers, 1) if isinstance(workers, int) else None,
+            NICE if isinstance(workers, int) else 0,
         )
 
         def hear(_: Work, said: list[int]) -> None:
@@ -197,7 +199,7 @@ class Executor:
     def _clean(self) -> None:
         while not self._ending.is_set():
             try:
-                for job in self.maps.clean(self.jobs, self.settings):
+                for job in keeping.clean(self.jobs, self.maps, self.settings):
                     log.info("job %s: removed, for its age or for want of space", job)
             except Exception:
                 log.exception("the clean-up failed")

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from talud import raster as rasters
 from talud.contract import Contract
 from talud.errors import MismatchError, ParamsError, SourceError
 from talud.inference import prediction, reader
 from talud.selection import Candidate
-from talud.serving import places, remote
+from talud.serving import catalogue, places, remote
 from talud.serving.jobs import UNFINISHED, Job, JobStore, Request
 from talud.serving.keys import Key
 from talud.serving.maps import Maps
@@ -138,7 +137,7 @@ class Intake:
         return model
 
     def _check_size(self, raster: Path) -> None:
-        pixels = pixels_of(raster)
+        pixels = catalogue.header(raster).pixels
         if pixels > self.settings.pixels:
             raise ParamsError(f"{raster.name}: has {pixels:,} pixels; this service maps up to {self.settings.pixels:,}")
 
@@ -146,13 +145,3 @@ class Intake:
 def is_remote(href: str) -> bool:
     """Whether a reference names a raster of another machine, which a job fetches when its turn comes."""
     return href.startswith(remote.SCHEMES)
-
-
-def pixels_of(raster: Path) -> int:
-    """How many pixels a raster has.
-
-    Raises:
-        SourceError: it cannot be read.
-    """
-    with rasters.open_raster(raster) as dataset:
-        return int(dataset.width) * int(dataset.height)

@@ -106,6 +106,11 @@ class JobStore:
         with Session(self.database.engine) as session:
             return session.scalar(chosen if key is None else chosen.where(JobRow.key == key)) or 0
 
+    def reviewed(self) -> set[str]:
+        """The ids of jobs of whose maps somebody has said something."""
+        with Session(self.database.engine) as session:
+            return set(session.scalars(select(VerdictRow.job).distinct()))
+
     def claim(self) -> Job | None:
         """Take the oldest job that waits, which runs from then on."""
         oldest = select(JobRow.id).where(JobRow.status == "accepted").order_by(JobRow.created, JobRow.id).limit(1)

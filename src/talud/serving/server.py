@@ -10,7 +10,7 @@ import uvicorn
 from talud.errors import OutputError
 from talud.serving.app import create_app
 from talud.serving.database import Database
-from talud.serving.maps import alone
+from talud.serving.keeping import alone
 from talud.serving.settings import Settings
 
 

@@ -14,8 +14,9 @@ from talud.serving.database import Database, now
 from talud.serving.executor import Executor
 from talud.serving.intake import Intake
 from talud.serving.jobs import JobStore
+from talud.serving.keeping import alone
 from talud.serving.keys import Key, KeyStore, Scope
-from talud.serving.maps import Maps, alone
+from talud.serving.maps import Maps
 from talud.serving.metrics import Metrics
 from talud.serving.models import Models
 from talud.serving.problems import Problem

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +70,14 @@ class Settings(BaseSettings):
         Raises:
             ParamsError: one is missing or makes no sense.
         """
+        # HOST and PORT: Kubernetes sets them for a service named talud.
+        known = {f"{PREFIX}{name.upper()}" for name in cls.model_fields}
+        if unknown := sorted(
+            name
+            for name in os.environ
+            if name.startswith(PREFIX) and name not in known and not re.match("(HOST|PORT)", name.removeprefix(PREFIX))
+        ):
+            raise ParamsError(f"{unknown[0]}: there is no such setting; there are {', '.join(sorted(known))}")
         try:
             settings = cls()
         except SettingsError as error:  # of the one setting that is a list

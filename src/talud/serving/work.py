@@ -12,7 +12,7 @@ from talud.errors import BusyError
 from talud.inference import prediction
 from talud.inference.runtime import Model, Origin
 
-NICE = 10  # of a worker: who asks how a job fares is answered before its next tile
+NICE = 10  # of a worker beside its service: who asks how a job fares is answered before the next tile
 PATIENCE = 120  # seconds; a worker whose service was killed is done with its tile, and so with its map, by then
 
 
@@ -28,6 +28,7 @@ class Work:
         threshold: in place of the model's own.
         minimum_area: in m².
         threads: of one pass; None: the physical cores.
+        nice: by how much the worker steps back behind other processes.
     """
 
     raster: Path
@@ -37,6 +38,7 @@ class Work:
     threshold: float | None
     minimum_area: float
     threads: int | None
+    nice: int
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Outcome:
 
 def map_landslides(work: Work, tell: Tell) -> Outcome:
     """Make the map; of its tiles [done, all] is told."""
-    os.nice(max(NICE - os.nice(0), 0))
+    os.nice(max(work.nice - os.nice(0), 0))
     model = Model.load(work.model, work.origin, threads=work.threads)
     tell([0, 0])
     began = time.monotonic()

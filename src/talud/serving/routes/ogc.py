@@ -10,8 +10,8 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
-from talud.serving import places, process
-from talud.serving.intake import is_remote, pixels_of
+from talud.serving import catalogue, places, process
+from talud.serving.intake import is_remote
 from talud.serving.jobs import STATUSES, Job, Status
 from talud.serving.problems import NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY, Problem, described
 from talud.serving.process import OUTPUTS, PROCESS, Execute, Link
@@ -227,7 +227,7 @@ def _check_small(execute: Execute, service: Service) -> None:
     href, most = execute.inputs.raster.href, service.settings.sync_pixels
     if is_remote(href):
         raise Problem(413, "a raster that has to be fetched is not waited for; ask with Prefer: respond-async")
-    pixels = pixels_of(places.local(href, service.settings))
+    pixels = catalogue.header(places.local(href, service.settings)).pixels
     if pixels > most:
         raise Problem(413, f"{href}: has {pixels:,} pixels, and only {most:,} are waited for; Prefer: respond-async")
 
