@@ -30,9 +30,10 @@ from postgresql import postgresql
 from source_files import write_project, write_raster
 from stack_files import grid_of, write_stack
 from talud.errors import ParamsError
-from talud.serving import verdicts
+from talud.serving import outlines, verdicts
 from talud.serving.database import Database
-from talud.serving.verdicts import PolygonGeometry, VerdictStore
+from talud.serving.outlines import PolygonGeometry
+from talud.serving.verdicts import VerdictStore
 
 LEFT, TOP = 400_000, 650_000
 HEIGHT, WIDTH = 96, 128
@@ -333,12 +334,12 @@ def test_outlines_that_would_take_minutes_to_look_at_are_refused_beforehand(monk
     grid = grid_of(HEIGHT, WIDTH)
     rng = np.random.default_rng(0)
     west, south, east, north = shapely.geometry.shape(in_degrees(square(100, 100, 800))).bounds
-    monkeypatch.setattr(verdicts, "polygonal", lambda _: pytest.fail("mended"))
+    monkeypatch.setattr(outlines, "polygonal", lambda _: pytest.fail("mended"))
 
     def refused(rings: list[np.ndarray]) -> str:
         closed = [[*ring.tolist(), ring[0].tolist()] for ring in rings]
         with pytest.raises(ParamsError) as error:
-            verdicts.outline_of(PolygonGeometry(type="Polygon", coordinates=closed), grid)
+            outlines.outline_of(PolygonGeometry(type="Polygon", coordinates=closed), grid)
         return str(error.value)
 
     for count in (200, 999, 50_000):  # which cross themselves at every turn
@@ -351,9 +352,9 @@ def test_areas_on_the_ellipsoid_where_coordinates_are_degrees() -> None:
     grid = grid_of(HEIGHT, WIDTH)
     degrees = type(grid)(CRS.from_epsg(4326), grid.transform, HEIGHT, WIDTH)
     quadrant = shapely.Polygon([(0, 0), (90, 0), (0, 90)])  # an eighth of the Earth, WGS84
-    assert verdicts.area_of(quadrant, degrees) == pytest.approx(510_065_621_724_000 / 8, rel=1e-6)
+    assert outlines.area_of(quadrant, degrees) == pytest.approx(510_065_621_724_000 / 8, rel=1e-6)
     feet = type(grid)(CRS.from_epsg(2263), grid.transform, HEIGHT, WIDTH)
-    assert verdicts.area_of(shapely.box(0, 0, 100, 100), feet) == pytest.approx((100 * 1200 / 3937) ** 2)
+    assert outlines.area_of(shapely.box(0, 0, 100, 100), feet) == pytest.approx((100 * 1200 / 3937) ** 2)
 
 
 def download(review: SimpleNamespace, path: Path) -> Path:
@@ -423,19 +424,19 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VerdictSto
 
 
 def test_verdicts_of_many_at_once_are_each_whole(store: VerdictStore) -> None:
-    outlines = {f"reviewer {number}": square(0, 0, number) for number in range(1, 41)}
+    drawn = {f"reviewer {number}": square(0, 0, number) for number in range(1, 41)}
 
     def say(name: str) -> None:
         for polygon in ("1", "2"):
-            store.say("job", verdicts.said(polygon, "accepted", name, outlines[name], outlines[name].area))
+            store.say("job", verdicts.said(polygon, "accepted", name, drawn[name], drawn[name].area))
 
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(say, outlines))
+        list(pool.map(say, drawn))
     found = store.all("job")
     assert set(found) == {"1", "2"}
     for one in found.values():
-        assert one.outline.equals(outlines[one.reviewer])
-        assert one.area == outlines[one.reviewer].area
+        assert one.outline.equals(drawn[one.reviewer])
+        assert one.area == drawn[one.reviewer].area
     store.say("job", verdicts.said("1", "rejected", "last"))
     kept = store.get("job", "1")
     assert (kept.verdict, kept.reviewer, kept.area) == ("rejected", "last", found["1"].area)

@@ -14,13 +14,14 @@ from rasterio.warp import transform_bounds
 from talud.errors import SourceError
 from talud.grid import Bounds
 from talud.inference.products import Products
-from talud.serving import catalogue, tiles, verdicts
+from talud.serving import catalogue, outlines, tiles, verdicts
 from talud.serving.catalogue import WGS84
 from talud.serving.jobs import Job
+from talud.serving.outlines import Geometry
 from talud.serving.problems import NO_SUCH_JOB, RESULT_NOT_READY, Problem, described
 from talud.serving.routes.rasters import PICTURE, Column, Row, Zoom, picture
 from talud.serving.service import Reader, Runner, Running
-from talud.serving.verdicts import Geometry, Landslides, VerdictStore, Word
+from talud.serving.verdicts import Landslides, VerdictStore, Word
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["review"])
 GEOJSON = "application/geo+json"
@@ -228,8 +229,8 @@ def not_mapped(_: Reader, finished: Finished) -> Response:
 def say(polygon: PolygonId, body: Said, service: Running, _: Runner, finished: Finished) -> Response:
     """Accept or reject a landslide, and draw its outline anew."""
     store, found = VerdictStore(service.database), verdicts.landslides(finished.products)
-    outline = verdicts.outline_of(body.geometry, found.grid) if body.geometry else None
-    area = None if outline is None else verdicts.area_of(outline, found.grid)
+    outline = outlines.outline_of(body.geometry, found.grid) if body.geometry else None
+    area = None if outline is None else outlines.area_of(outline, found.grid)
     said = verdicts.said(polygon, body.verdict, body.reviewer, outline, area)
     if polygon in found.outlines:
         store.say(finished.job.id, said)
@@ -249,8 +250,8 @@ def say(polygon: PolygonId, body: Said, service: Running, _: Runner, finished: F
 def draw(body: Drawn, service: Running, _: Runner, finished: Finished) -> Response:
     """Draw a landslide that the model missed."""
     store, found = VerdictStore(service.database), verdicts.landslides(finished.products)
-    outline = verdicts.outline_of(body.geometry, found.grid)
-    said = verdicts.said(verdicts.new_id(), "accepted", body.reviewer, outline, verdicts.area_of(outline, found.grid))
+    outline = outlines.outline_of(body.geometry, found.grid)
+    said = verdicts.said(verdicts.new_id(), "accepted", body.reviewer, outline, outlines.area_of(outline, found.grid))
     store.say(finished.job.id, said)
     answer = _one(store, finished, found, said.polygon)
     answer.status_code = 201
