@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from service_process import free_port
 from talud.errors import ParamsError
 from talud.serving.settings import PREFIX, Settings
 
@@ -64,3 +68,16 @@ def test_keys_are_off_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None
     assert not told(monkeypatch, keys_required="true").open_to_all("127.0.0.1")
     with pytest.raises(ParamsError, match=r"KEYS_REQUIRED is false, but 0\.0\.0\.0 can be reached by others"):
         told(monkeypatch, keys_required="false").open_to_all("0.0.0.0")
+
+
+def test_serve_says_where_it_is_and_that_nobody_has_a_key_yet(service_project: Path, tmp_path: Path) -> None:
+    port = str(free_port())
+    command = [sys.executable, "-m", "talud.cli.main", "serve", "--port", port]
+    environment = os.environ | {f"{PREFIX}KEYS_REQUIRED": "true", f"{PREFIX}RESULTS": str(tmp_path)}
+    with subprocess.Popen(command, cwd=service_project, env=environment, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            said = [running.stdout.readline().strip() for _ in range(3)]
+        finally:
+            running.terminate()
+    assert said[0] == f"talud serves, until Ctrl-C: http://127.0.0.1:{port}/page/"
+    assert said[2] == "nobody can use it yet: talud keys add NAME --scope run makes a key"

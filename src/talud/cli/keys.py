@@ -36,7 +36,7 @@ def add(
 
         talud keys add "Geological Survey" --scope run
     """
-    with _store() as store:
+    with kept() as store:
         print(store.add(name, scope))
 
 
@@ -52,7 +52,7 @@ def list_() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    with _store() as store:
+    with kept() as store:
         found = store.all()
     if not found:
         print("there is no key yet; talud keys add makes one")
@@ -71,13 +71,13 @@ def revoke(name: Name) -> None:
 
         talud keys revoke "Geological Survey"
     """
-    with _store() as store:
+    with kept() as store:
         store.revoke(name)
     print(f"the key of {name} opens nothing any more")
 
 
 @contextmanager
-def _store() -> Iterator[KeyStore]:
+def kept() -> Iterator[KeyStore]:
     """The keys of the service that the environment, or the project around, tells of."""
     try:
         from talud.serving.database import Database

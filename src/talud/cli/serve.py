@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from talud.cli.app import app
+from talud.cli.keys import kept
 
 
 @app.command("serve")
@@ -48,4 +49,8 @@ def serve(
     print(f"rasters: {settings.data}; maps: {settings.results}")
     if open_to_all:
         print(f"API keys are off: it listens at {host} alone, and whoever uses this machine may do all", flush=True)
+    else:
+        with kept() as keys:
+            if not keys.all():
+                print("nobody can use it yet: talud keys add NAME --scope run makes a key", flush=True)
     server.run(settings, host, port, open_to_all=open_to_all)
