@@ -43,12 +43,15 @@ export class MapFrame {
   fit(): void {
     this.map.updateSize();
     this.map.getView().fit(this.extent, { padding: [30, 30, 30, 30] });
+    // Until a frame is drawn, a click would be taken for a place of the earlier view.
+    this.map.renderSync();
   }
 
   /** Goes to a part of the map, not nearer than one can tell what lies around it. */
   zoomTo(extent: number[]): void {
     const view = this.map.getView();
     view.fit(extent, { padding: [90, 90, 90, 90], maxZoom: view.getMaxZoom() - 2, duration: reduced() ? 0 : 250 });
+    this.map.renderSync();
   }
 
   close(): void {

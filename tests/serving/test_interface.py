@@ -57,7 +57,7 @@ def test_no_request_that_the_description_allows_or_forbids_is_a_fault_of_the_ser
     wait_for(lambda: service.http.get("/health/ready").status_code == 200, "no worker is there")
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{service.http.base_url}/api", "--checks",
-        "not_a_server_error", "--max-examples", "15", "--seed", "1", "--workers", "2", "--generation-database", "none",
+        "not_a_server_error", "--max-examples", "15", "--seed", "1", "--workers", "1", "--generation-database", "none",
         "--request-timeout", "60",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

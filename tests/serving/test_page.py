@@ -314,7 +314,7 @@ def test_from_an_upload_to_the_exported_review(agency: Agency, sit: Callable[...
     expect(page.locator(".selected")).to_contain_text("Unreviewed")
     before = who.beside("Area", ".selected").inner_text()
     page.keyboard.press("e")
-    expect(page.get_by_text("drag the corners and edges")).to_be_visible()
+    expect(page.locator(".edit-bar")).to_contain_text("drag the corners and edges")
     drag_an_edge(who)
     page.keyboard.press("Enter")
     expect(page.locator(".selected")).to_contain_text("redrawn by a person")
@@ -323,7 +323,7 @@ def test_from_an_upload_to_the_exported_review(agency: Agency, sit: Callable[...
     # a landslide that the model missed is drawn
     page.get_by_role("button", name="Whole map").click()
     page.keyboard.press("d")
-    expect(page.get_by_text("corner after corner")).to_be_visible()
+    expect(page.locator(".edit-bar")).to_contain_text("corner after corner")
     box = page.locator(".map").bounding_box()
     assert box
     for right, down in ((0.5, 0.68), (0.6, 0.68), (0.55, 0.76)):
