@@ -81,6 +81,8 @@ export interface JobMap {
   model: string;
   version: string;
   raster: string;
+  name: string;
+  resolution: number;
   synthetic: boolean;
   inventory: boolean;
 }

@@ -12,7 +12,6 @@ import { Review } from './review';
 import { finest } from './tiles';
 
 const HIT_PIXELS = 6;
-const FINEST_UNKNOWN = 1;
 
 export class JobMapView {
   readonly frame: MapFrame;
@@ -24,9 +23,8 @@ export class JobMapView {
   private constructor(
     readonly job: Job,
     readonly facts: JobMap,
-    resolution: number,
   ) {
-    const maxZoom = finest(resolution, (facts.bounds[1] + facts.bounds[3]) / 2);
+    const maxZoom = finest(facts.resolution, (facts.bounds[1] + facts.bounds[3]) / 2);
     const failed = () => {
       this.failedTiles += 1;
       this.tileFailed();
@@ -44,10 +42,9 @@ export class JobMapView {
     this.review.onChange(() => polygons.changed());
   }
 
-  /** `resolution` knows how many metres a pixel of a raster has, or null. */
-  static async open(id: string, resolution: (raster: string) => number | null): Promise<JobMapView> {
+  static async open(id: string): Promise<JobMapView> {
     const [facts, about] = await Promise.all([jobMap(id), job(id)]);
-    return new JobMapView(about, facts, resolution(facts.raster) ?? FINEST_UNKNOWN);
+    return new JobMapView(about, facts);
   }
 
   get map(): OlMap {

@@ -3,7 +3,7 @@
 import type Feature from 'ol/Feature';
 import type MapBrowserEvent from 'ol/MapBrowserEvent';
 
-import { jobs, rasters, start, type Session } from './api';
+import { jobs, start, type Session } from './api';
 import { announce } from './announce';
 import { confirmed } from './dialogue';
 import { button, fill, h, type Words } from './dom';
@@ -14,7 +14,6 @@ import { speak, t } from './language';
 import { compareChoice, layerRows, notMappedFacts, showFiles } from './layerpanel';
 import { Legend } from './legend';
 import { drawsWebGL } from './mapframe';
-import { rasterName, uploads } from './names';
 import { number } from './quantities';
 import { properties } from './review';
 import { askReviewer, reviewer } from './reviewer';
@@ -35,9 +34,7 @@ export function jobView(session: Session, id: string, other: string | null): Vie
     fill(element, h('p', { class: 'soft centred' }, () => t().loading));
     if (!drawsWebGL()) return fill(element, h('p', { class: 'notice wrong', role: 'alert' }, () => t().noWebGL));
     try {
-      const known = [...uploads(), ...(await rasters())];
-      const resolution = (href: string) => known.find((raster) => raster.href === href)?.resolution ?? null;
-      const opened = await Promise.all([id, ...(other ? [other] : [])].map((one) => JobMapView.open(one, resolution)));
+      const opened = await Promise.all([id, ...(other ? [other] : [])].map((one) => JobMapView.open(one)));
       if (closing.signal.aborted) return opened.forEach((one) => one.close());
       shown = new OpenJob(session, opened[0]!, opened[1] ?? null, closing.signal);
       fill(element, ...shown.children);
@@ -137,7 +134,7 @@ class OpenJob {
       'div',
       { class: facts.synthetic ? 'strip synthetic' : 'strip' },
       h('a', { class: 'back', href: '#/' }, '‹ ', () => t().back),
-      h('h1', {}, rasterName(facts.raster)),
+      h('h1', {}, facts.name),
       h(
         'p',
         {},

@@ -45,6 +45,12 @@ def hushed() -> Iterator[None]:
                 os.close(_hush.terminal)
 
 
+def at_a_desktop() -> bool:
+    """Whether a person is at the terminal of a machine that can show them a browser."""
+    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    return sys.stdout.isatty() and screen
+
+
 @contextmanager
 def ended_by_ctrl_c() -> Iterator[None]:
     """Let a Ctrl-C inside the block end the process at once, as it ends programs that are not in Python."""

@@ -86,8 +86,11 @@ def test_the_figures_count_what_was_done(service: Serving) -> None:
     waiting = [f'talud_jobs{{status="{status}"}}' for status in ("accepted", "running")]
     wait_for(lambda: not any(map(figure, waiting)), "earlier jobs do not end")
     before = figure(jobs), figure(tiles)
-    assert service.ended(service.ask("small.tif"))["status"] == "successful"
-    assert (figure(jobs), figure(tiles)) == (before[0] + 1, before[1] + 1)
+    made = service.ask("large.tif")
+    assert service.ended(made)["status"] == "successful"
+    of_it = service.http.get(f"/jobs/{made}/files/prediction.json").json()["tiles"]
+    assert of_it > 1
+    wait_for(lambda: (figure(jobs), figure(tiles)) == (before[0] + 1, before[1] + of_it), "it was not counted")
 
 
 def test_every_answer_has_its_security_headers(service: Serving) -> None:

@@ -33,6 +33,7 @@ from talud.errors import ParamsError
 from talud.serving import outlines, verdicts
 from talud.serving.database import Database
 from talud.serving.outlines import PolygonGeometry
+from talud.serving.routes.reviews import pixel_metres
 from talud.serving.verdicts import VerdictStore
 
 LEFT, TOP = 400_000, 650_000
@@ -103,8 +104,8 @@ def test_the_map_says_what_a_page_needs_to_show_it(agency: SimpleNamespace) -> N
     corners = shapely.geometry.shape(in_degrees(square(0, 0, HEIGHT * 12.5)))
     assert found.pop("bounds")[::3] == pytest.approx([corners.bounds[0], corners.bounds[3]], abs=1e-4)
     assert found == {
-        "layers": ["optical"], "threshold": 0.5, "model": "tiny", "version": "1", "raster": "a.tif", "synthetic": True,
-        "inventory": False,
+        "layers": ["optical"], "threshold": 0.5, "model": "tiny", "version": "1", "raster": "a.tif", "name": "a.tif",
+        "resolution": 12.5, "synthetic": True, "inventory": False,
     }  # fmt: skip
 
 
@@ -355,6 +356,15 @@ def test_areas_on_the_ellipsoid_where_coordinates_are_degrees() -> None:
     assert outlines.area_of(quadrant, degrees) == pytest.approx(510_065_621_724_000 / 8, rel=1e-6)
     feet = type(grid)(CRS.from_epsg(2263), grid.transform, HEIGHT, WIDTH)
     assert outlines.area_of(shapely.box(0, 0, 100, 100), feet) == pytest.approx((100 * 1200 / 3937) ** 2)
+
+
+def test_the_side_of_a_pixel_in_metres_whatever_the_unit_of_its_crs() -> None:
+    grid = grid_of(HEIGHT, WIDTH)
+    assert pixel_metres(grid) == 12.5
+    in_feet = type(grid)(CRS.from_epsg(2263), grid.transform, HEIGHT, WIDTH)
+    assert pixel_metres(in_feet) == pytest.approx(12.5 * 1200 / 3937)
+    in_degrees = type(grid)(CRS.from_epsg(4326), grid.transform, HEIGHT, WIDTH)
+    assert pixel_metres(in_degrees) == pytest.approx(12.5 * 40_075_016.686 / 360)  # the equator's length
 
 
 def download(review: SimpleNamespace, path: Path) -> Path:

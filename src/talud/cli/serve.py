@@ -22,6 +22,8 @@ def serve(
     Inside a project it maps the rasters in stacks/ by the models of the project's own registry. All else is set in the
     environment, by names that begin with TALUD_SERVICE_ (docs/operations.md).
 
+    Where it is started at a desktop, for nobody but its user, the page opens in the browser.
+
     Jobs survive: whatever ends the service, when it is started again they go on from their finished tiles.
 
     **Examples**
@@ -31,7 +33,7 @@ def serve(
         TALUD_SERVICE_DATA=/srv/rasters TALUD_SERVICE_RESULTS=/srv/maps talud serve --host 0.0.0.0
     """
     from talud.errors import ParamsError
-    from talud.terminal import ended_by_ctrl_c
+    from talud.terminal import at_a_desktop, ended_by_ctrl_c
 
     with ended_by_ctrl_c():
         try:
@@ -45,10 +47,13 @@ def serve(
     settings = Settings.load()
     open_to_all = settings.open_to_all(host)
     server.check(settings, host, port)
-    print(f"talud serves, until Ctrl-C: http://{f'[{host}]' if ':' in host else host}:{port}/page/")
+    page = f"http://{f'[{host}]' if ':' in host else host}:{port}/page/"
+    print(f"talud serves, until Ctrl-C: {page}")
     print(f"rasters: {settings.data}; maps: {settings.results}")
     if open_to_all:
         print(f"API keys are off: it listens at {host} alone, and whoever uses this machine may do all", flush=True)
+        if at_a_desktop():
+            server.show(host, port, page)
     else:
         with kept() as keys:
             if not keys.all():

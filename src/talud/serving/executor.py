@@ -162,7 +162,6 @@ class Executor:
             self._go_on(job)
             done, tiles = said
             if tiles:
-                self.metrics.tiles.inc()
                 self.jobs.note(job.id, 99 * done // tiles, f"{done} of {tiles} tiles are done")
 
         for _, result in across(map_landslides, [work], cluster, hear):
@@ -171,6 +170,7 @@ class Executor:
             elif self.jobs.end(job.id, "successful", result.message):
                 log.info("job %s: %s", job.id, result.message)
                 self.metrics.jobs.labels("successful").inc()
+                self.metrics.tiles.inc(result.tiles)
                 self.metrics.seconds.labels(result.provider).observe(result.seconds)
                 self.intake.tell(request, "successUri", job.id)
 

@@ -22,7 +22,7 @@ class Metrics:
     Attributes:
         requests: seconds that each answer took, by route, method and status.
         jobs: that ended, by status.
-        tiles: that were mapped.
+        tiles: of the maps that were made.
         seconds: that the making of each map took, by what the network ran on.
     """
 
@@ -39,7 +39,7 @@ class Metrics:
                 registry=self._registry,
             ),
             "jobs": Counter("talud_jobs_ended", "Jobs that ended", ("status",), registry=self._registry),
-            "tiles": Counter("talud_tiles_mapped", "Tiles that were mapped", registry=self._registry),
+            "tiles": Counter("talud_tiles_mapped", "Tiles of the maps that were made", registry=self._registry),
             "seconds": Histogram(
                 "talud_map_seconds", "Time that the making of a map took, by what the network ran on", ("provider",),
                 buckets=(1, 5, 15, 60, 300, 900, 3600, 14400, 86400), registry=self._registry,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
+import time
+import webbrowser
 
 import uvicorn
 
@@ -28,6 +31,22 @@ def check(settings: Settings, host: str, port: int) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]
         raise OutputError(f"{host}:{port} cannot be used: {reason}; name another --port") from error
+
+
+def show(host: str, port: int, page: str) -> None:
+    """Open a page in the browser of whoever sits here, once the service answers; does not wait for it."""
+
+    def wait() -> None:
+        while True:
+            try:
+                socket.create_connection((host, port), timeout=1).close()
+            except OSError:
+                time.sleep(0.1)
+            else:
+                webbrowser.open(page)
+                return
+
+    threading.Thread(target=wait, name="browser", daemon=True).start()
 
 
 def run(settings: Settings, host: str, port: int, *, open_to_all: bool) -> None:

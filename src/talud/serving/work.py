@@ -49,11 +49,13 @@ class Outcome:
         message: one line for a person.
         provider: that the network ran on.
         seconds: that this worker took.
+        tiles: that it mapped; not those that an earlier worker had finished.
     """
 
     message: str
     provider: str
     seconds: float
+    tiles: int
 
 
 def map_landslides(work: Work, tell: Tell) -> Outcome:
@@ -80,4 +82,4 @@ def map_landslides(work: Work, tell: Tell) -> Outcome:
         else:
             found = f"{result.landslides:,} landslides, {result.landslide_area_m2 / 10_000:,.1f} ha"
             message = f"{found}; {result.share_not_mapped:.1%} of the raster is not mapped"
-            return Outcome(message, result.provider, time.monotonic() - began)
+            return Outcome(message, result.provider, time.monotonic() - began, result.tiles - result.taken_over)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from rasterio.warp import transform_bounds
 
 from talud.errors import SourceError
-from talud.grid import Bounds
+from talud.grid import Bounds, Grid
 from talud.inference.products import Products
 from talud.serving import catalogue, outlines, tiles, verdicts
 from talud.serving.catalogue import WGS84
@@ -26,6 +27,7 @@ from talud.serving.verdicts import Landslides, VerdictStore, Word
 router = APIRouter(prefix="/jobs/{job_id}", tags=["review"])
 GEOJSON = "application/geo+json"
 GEOPACKAGE = "application/geopackage+sqlite3"
+WEB_MERCATOR_RADIUS = 6_378_137  # m
 _GEOPACKAGE: dict[int | str, dict[str, Any]] = {200: {"content": {GEOPACKAGE: {}}, "description": "a GeoPackage"}}
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80, pattern=r"^[^\x00-\x1f\x7f]*$")
@@ -47,6 +49,8 @@ class MapInfo(BaseModel):
     model: str
     version: str
     raster: Annotated[str, Field(description="as the job named it")]
+    name: Annotated[str, Field(description="of its file")]
+    resolution: Annotated[float, Field(description="side of a pixel in metres, from south to north")]
     synthetic: Annotated[bool, Field(description="whether a program made what it shows")]
     inventory: Annotated[bool, Field(description="whether a mask of known landslides lies beside its raster")]
 
@@ -179,6 +183,8 @@ def map_(_: Reader, finished: Finished) -> MapInfo:
         model=finished.job.request.model,
         version=finished.job.request.version,
         raster=finished.job.request.raster,
+        name=record["raster"],
+        resolution=pixel_metres(grid),
         synthetic=record["stack"].get("TALUD_SYNTHETIC") == "yes",
         inventory=raster is not None and catalogue.mask_of(raster).is_file(),
     )
@@ -276,6 +282,13 @@ def geopackage(service: Running, _: Reader, finished: Finished) -> Response:
     """The landslides that are accepted or drawn, in the CRS of the map, as `talud inventory import` takes them."""
     headers = {"Content-Disposition": 'attachment; filename="review.gpkg"'}
     return Response(verdicts.geopackage(*_review(service, finished)), media_type=GEOPACKAGE, headers=headers)
+
+
+def pixel_metres(grid: Grid) -> float:
+    """The side of a pixel in metres; of degrees, along a meridian of the sphere that web maps draw."""
+    return (
+        math.radians(grid.resolution) * WEB_MERCATOR_RADIUS if grid.crs.is_geographic else grid.resolution * grid.metre
+    )
 
 
 def _review(service: Running, finished: _Finished) -> tuple[Landslides, dict[str, verdicts.Verdict]]:
