@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 import talud.serving
+from talud.cluster import connected
 from talud.serving.app import HEADERS, create_app
 from talud.serving.attempts import ALLOWED, WITHIN, Attempts
 from talud.serving.guard import LARGEST_BODY
@@ -39,19 +40,26 @@ def with_routes(app: FastAPI) -> FastAPI:
     return app
 
 
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a scheduler with a worker, for all services here: none of them maps anything."""
+    with connected(1, tmp_path_factory.mktemp("workers")) as cluster:
+        yield cluster.scheduler.address
+
+
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[TestClient]:
+def client(tmp_path: Path, workers: str) -> Iterator[TestClient]:
     """A service that asks for keys, behind TLS."""
-    with TestClient(
-        with_routes(create_app(Settings(data=tmp_path, results=tmp_path / "keys"))), base_url=SITE
-    ) as client:
+    settings = Settings(data=tmp_path, results=tmp_path / "keys", workers=workers)
+    with TestClient(with_routes(create_app(settings)), base_url=SITE) as client:
         yield client
 
 
 @pytest.fixture
-def open_client(tmp_path: Path) -> Iterator[TestClient]:
+def open_client(tmp_path: Path, workers: str) -> Iterator[TestClient]:
     """A service on its user's own machine, which asks for none."""
-    app = with_routes(create_app(Settings(data=tmp_path, results=tmp_path / "open"), open_to_all=True))
+    settings = Settings(data=tmp_path, results=tmp_path / "open", workers=workers)
+    app = with_routes(create_app(settings, open_to_all=True))
     with TestClient(app, base_url="http://localhost:8000") as client:
         yield client
 
@@ -79,10 +87,9 @@ def test_a_session_keeps_the_key_where_no_script_and_no_other_site_has_it(client
     assert client.get("/thing").status_code == 401
 
 
-def test_without_tls_the_cookie_is_sent_without_it(tmp_path: Path) -> None:
-    with TestClient(
-        create_app(Settings(data=tmp_path, results=tmp_path / "inner")), base_url="http://inner:8000"
-    ) as client:
+def test_without_tls_the_cookie_is_sent_without_it(tmp_path: Path, workers: str) -> None:
+    settings = Settings(data=tmp_path, results=tmp_path / "inner", workers=workers)
+    with TestClient(create_app(settings), base_url="http://inner:8000") as client:
         answer = client.post("/session", json={"key": key_of(client)})
         assert "secure" not in answer.headers["Set-Cookie"].lower()
         assert client.get("/session").json()["name"] == "survey"
