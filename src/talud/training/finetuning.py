@@ -258,6 +258,7 @@ def _train(
     if params.training.mixed_precision == "float16":  # which would lose the smallest gradients
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     network.compile(optimizer=optimizer, loss=Loss(recipe.loss), jit_compile=False)
+    optimizer.build(network.trainable_variables)  # as in `trial.compiled`
     side = min(source.mask.shape[1] for source in sources)
     generators = [np.random.default_rng([seed, number]) for number in range(len(sources))]
     mean, deviation = (np.array([getattr(band, name) for band in contract.bands]) for name in ("mean", "deviation"))

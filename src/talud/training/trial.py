@@ -218,6 +218,8 @@ def compiled(
     if options.mixed_precision == "float16":  # which would lose the smallest gradients
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, loss=Loss(recipe.loss), metrics=[PixelScores()], jit_compile=jit)
+    # An optimizer that makes its variables in the first step has TensorFlow trace that step twice, for seconds.
+    optimizer.build(model.trainable_variables)
     return model
 
 
@@ -260,7 +262,6 @@ class Keeper(keras.callbacks.Callback):  # type: ignore[misc]
         self.state = replace(state, parameters=parameters)
         if state.weights is not None:
             model.set_weights(state.weights)
-            model.optimizer.build(model.trainable_variables)
             for variable, values in zip(model.optimizer.variables, state.optimizer or (), strict=True):
                 variable.assign(values)
 
