@@ -98,8 +98,8 @@ def team(workers: int = 2) -> Iterator[Team]:
                 **options,
             )  # fmt: skip
 
-        held.callback(_stop, started)
-        database = _database(folder, start)
+        held.callback(stop, started)
+        database = start_postgresql(folder, start)
         tracking = _tracking(folder, start, database)
         keys = _keys(folder / "keys")
         file = folder / "dask/scheduler.json"
@@ -123,7 +123,7 @@ def team(workers: int = 2) -> Iterator[Team]:
         yield Team(environment, database, scheduler, started, folder / "logs")
 
 
-def _database(folder: Path, start: Callable[..., None]) -> str:
+def start_postgresql(folder: Path, start: Callable[..., None]) -> str:
     """Start PostgreSQL with databases for runs, logins and a service; the URI of each but for the name."""
     programs = postgresql()
     if programs is None:
@@ -249,7 +249,7 @@ def _fails(command: list[Any]) -> bool:
     return subprocess.run(list(map(str, command)), capture_output=True, check=False).returncode != 0
 
 
-def _stop(started: Mapping[str, subprocess.Popen[bytes]]) -> None:
+def stop(started: Mapping[str, subprocess.Popen[bytes]]) -> None:
     """End what was started, each with what it started itself: they are groups of their own. The database ends last."""
     first = [process for name, process in started.items() if name != "postgresql"]
     last = [process for name, process in started.items() if name == "postgresql"]

@@ -37,9 +37,9 @@ def postgresql() -> Iterator[str]:
     try:
         for name in ("database", "logs"):
             (folder / name).mkdir(mode=0o700)
-        yield f"{team._database(folder, start)}/runs"
+        yield f"{team.start_postgresql(folder, start)}/runs"
     finally:
-        team._stop(started)
+        team.stop(started)
         shutil.rmtree(folder)
 
 
