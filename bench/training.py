@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -20,13 +23,49 @@ from talud.project import Project
 BAND_SET, AREA = "7band", "synthetic_argelia"
 SEARCH = {"filters": [16], "learning_rate": [1e-3, 5e-4, 1e-4], "batch_size": [16], "epochs": 2}
 PARAMS = Path(__file__).parent.parent / "params.yaml"
+STEPS = """
+import statistics, sys, time
+import numpy as np
+from talud.project import Project
+from talud.training.dataset import Dataset
+from talud.training.search import Hyperparameters
+from talud.training.trial import compiled
+project = Project.find()
+dataset = Dataset.load(project, sys.argv[1])
+choice, params = Hyperparameters(8, 1e-3, 16, 1, None), project.params
+model = compiled(choice, dataset.statistics, params.learning, params.training, params.seed, 1)
+stack, mask = dataset.training.stack[:16], dataset.training.mask[:16, ..., np.newaxis]
+seconds = []
+for _ in range(12):
+    begun = time.perf_counter()
+    model.train_on_batch(stack, mask)
+    seconds.append(time.perf_counter() - begun)
+print(statistics.median(seconds[2:]))
+"""
 
 
 def training(material: Material) -> Iterator[Figure]:
-    """Input against bare `fit`, then what a trial costs beside its epochs."""
+    """What oneDNN gives, input against bare `fit`, then what a trial costs beside its epochs."""
     project = _project(material.folder / "project")
+    yield _one_dnn(project)
     yield from _throughput(project)
     yield from _overhead(project)
+
+
+def _one_dnn(project: Project) -> Figure:
+    """A step with TensorFlow's convolutions of oneDNN, which talud asks for, against one without."""
+
+    def step(setting: str) -> float:
+        environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": setting}
+        command = [sys.executable, "-c", STEPS, BAND_SET]
+        said = subprocess.run(command, cwd=project.root, env=environment, check=True, capture_output=True, text=True)
+        return float(said.stdout)
+
+    pairs = [(step("0"), step("1")) for _ in range(REPEATS)]
+    without, with_it = (statistics.median(times) for times in zip(*pairs, strict=True))
+    how = f"16 patches of 64² (synthetic), {BAND_SET}, 8 filters: {with_it:.3f} s against {without:.3f} s; {REPEATS} "
+    how += "processes in turn, medians of medians of 10 steps"
+    return Figure.at_least("training step with oneDNN against one without", without / with_it, 0.95, "×", how)
 
 
 def _throughput(project: Project) -> Iterator[Figure]:
