@@ -82,6 +82,7 @@ def test_calibration_and_counts_are_read_again_and_may_be_missing() -> None:
         {"halo_errors": {"16": -1}},
         {"halo_errors": {"16": "NaN"}},
         {"halo_errors": {"-8": 0.5}},
+        {"differences": [{"bands": ["red", "green"], "edges": [1, 0], "shares": [1]}]},
     ],
 )
 def test_a_damaged_contract_is_refused_and_the_place_named(change: dict[str, object]) -> None:

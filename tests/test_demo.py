@@ -60,6 +60,8 @@ def test_the_champion_maps_the_new_basin_as_the_pipeline_did(demo: Demo, band_se
     assert np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
     stated = json.loads((tmp_path / "map" / "prediction.json").read_text())
     assert stated["model"]["name"] == f"landslide-unet-{band_set}"
+    compared = [one["band"] for one in stated["domain"]["bands"] if "−" in one["band"]]
+    assert compared == ["red − green", "green − blue"] + ["vv_pre − vv_post"] * (band_set == "7band")
     assert cog_validate(tmp_path / "map" / "landslides.tif")[0]
     assert len(gpd.read_file(tmp_path / "map" / "landslides.gpkg", layer="landslides")) > 10
 

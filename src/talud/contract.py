@@ -6,7 +6,7 @@ model's preprocessing, threshold or origin is kept.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -48,9 +48,26 @@ class BandContract(_Frozen):
 
     @model_validator(mode="after")
     def _histogram_is_one(self) -> Self:
-        if len(self.edges) != (len(self.shares) + 1 if self.shares else 0) or sorted(self.edges) != list(self.edges):
-            raise ValueError("edges and shares are no histogram")
+        _check_histogram(self.edges, self.shares)
         return self
+
+
+class Difference(_Frozen):
+    """Of two bands of a group, pixel by pixel: a hue, say, which may be new where the values of each band are not."""
+
+    bands: tuple[str, str] = Field(description="the second is taken from the first")
+    edges: tuple[FiniteFloat, ...] = Field(description="of the bins of its histogram over the training pixels")
+    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(min_length=1, description="of the pixels in each")
+
+    @model_validator(mode="after")
+    def _histogram_is_one(self) -> Self:
+        _check_histogram(self.edges, self.shares)
+        return self
+
+
+def _check_histogram(edges: Sequence[float], shares: Sequence[float]) -> None:
+    if len(edges) != (len(shares) + 1 if shares else 0) or sorted(edges) != list(edges):
+        raise ValueError("edges and shares are no histogram")
 
 
 class Derivation(_Frozen):
@@ -138,6 +155,9 @@ class Contract(_Frozen):
     version: Literal[1] = Field(1, description="of this form of contract")
     name: str = Field(description="the band set")
     bands: tuple[BandContract, ...]
+    differences: tuple[Difference, ...] = Field(
+        (), description="of neighbouring optical bands, and of SAR bands; empty in older files"
+    )
     required_groups: tuple[Group, ...] = Field(description="where one of these is invalid, nothing is mapped")
     subsets: Annotated[tuple[Subset, ...], Field(max_length=MOST_SUBSETS)] = Field(
         (),
@@ -239,6 +259,8 @@ class Contract(_Frozen):
             upside_down = band.lowest > band.highest or band.minimum > band.maximum or band.deviation < 0
             if upside_down or max(map(abs, numbers)) > _LARGEST:
                 raise ValueError(f"the numbers of band '{band.name}' are no range that values can have")
+        if any(not set(difference.bands) <= set(names) for difference in self.differences):
+            raise ValueError("a difference is of a band that the model does not read")
         if not set(self.required_groups) <= {band.group for band in self.bands}:
             raise ValueError("a required group has no bands")
         return self

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stack_files import noise, write_stack
-from talud.contract import BandContract, Contract
+from talud.contract import BandContract, Contract, Difference
 from talud.errors import ModelError
-from talud.inference.domain import BINS, FAR, LIKE, Distance, Verdict, histogram, lines, verdict
+from talud.inference.domain import BINS, FAR, LIKE, Distance, Verdict, differences, histogram, lines, verdict
 from talud.inference.reader import open_stack
 from talud.inference.runtime import Model
 
@@ -143,6 +143,45 @@ def test_without_histograms_or_values_nothing_is_claimed(model: Model, tmp_path:
     assert {one.verdict for one in compared(stack, model.contract).values()} == {Verdict.NO_HISTOGRAM}
     empty = write_stack(tmp_path / "empty.tif", np.full((3, 1100, 20), np.nan, np.float32))
     assert {one.verdict for one in compared(empty, stated(model)).values()} == {Verdict.NO_VALUES}
+
+
+def test_differences_are_of_neighbours_that_one_unit_makes_comparable() -> None:
+    names = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")
+    stack = np.random.default_rng(3).normal(size=(2, 40, 40, 7)).astype(np.float32)
+    stack[0, :, :, 1] = np.nan
+    found = differences(stack, names)
+    assert [one.bands for one in found] == [("red", "green"), ("green", "blue"), ("vv_pre", "vv_post")]
+    red_green = stack[1, ..., 0] - stack[1, ..., 1]
+    assert found[0].edges[0] == red_green.min()
+    assert found[0].edges[-1] == red_green.max()
+    assert np.histogram(red_green, found[0].edges)[0] / 1600 == pytest.approx(found[0].shares)
+    stack[..., 5] = np.nan
+    assert [one.bands for one in differences(stack, names)] == [("red", "green"), ("green", "blue")]
+
+
+def hued(model: Model) -> Contract:
+    """A contract trained on green that is as uniform as red, and darker than it by a normal number of deviation 10."""
+    edges, shares = histogram(normal(50_000) - 80)
+    return stated(model).model_copy(
+        update={"differences": (Difference(bands=("red", "green"), edges=edges, shares=shares),)}
+    )
+
+
+@pytest.mark.parametrize(("shift", "found"), [(0, Verdict.LIKE), (1.5, Verdict.DIFFERS), (-3, Verdict.FAR)])
+def test_a_new_hue_is_found_where_each_band_is_as_it_was(
+    model: Model, tmp_path: Path, shift: float, found: Verdict
+) -> None:
+    """2 Φ(−d / 2), as for a band."""
+    values = noise(300, 300)
+    values[0] = np.random.default_rng(5).uniform(50, 240, (300, 300))
+    values[1] = values[0] - (normal(90_000, shift, seed=6) - 80).reshape(300, 300)
+    values[1, 0] = 1e30  # implausible, so the difference is too
+    by_name = compared(write_stack(tmp_path / "s.tif", values), hued(model))
+    assert list(by_name) == ["red", "green", "blue", "red − green"]
+    assert {by_name[name].verdict for name in ("red", "green", "blue")} == {Verdict.LIKE}
+    hue = by_name["red − green"]
+    assert hue.overlap == pytest.approx(2 * NormalDist().cdf(-abs(shift) / 2), abs=0.03)
+    assert hue.verdict is found
 
 
 @pytest.fixture

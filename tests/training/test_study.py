@@ -151,6 +151,7 @@ def test_the_contract_says_what_the_model_saw(finished: tuple[Project, study.Stu
     span = red.maximum - red.minimum
     assert (red.lowest, red.highest) == pytest.approx((red.minimum - span, red.maximum + span))
     assert contract.required_groups == ("terrain", "optical")
+    assert contract.differences == ()  # slope and red have no unit in common
     assert (contract.pixel_size, contract.halo, contract.alignment) == (12.5, 10, 2)
     assert set(contract.halo_errors) == {0, 2, 4, 6, 8}
     assert contract.stack == {"slope": "horn", "resolution": "12.5"}

@@ -103,6 +103,8 @@ def say(result: Prediction, model: Model, out: Path) -> None:
         print(line)
     for line in domain.lines(result.distances):
         print(line)
+    if domain.verdict(result.distances) in domain.UNLIKE and not model.contract.adapted:
+        print("  a model that talud adapt makes for this raster may map it better; that takes no labels")
     print(f"model: {model.title}; ran on {result.provider}")
     for what, how in record.settings(model, result).items():
         print(f"{what.lower()}: {how}")

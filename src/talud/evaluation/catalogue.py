@@ -82,7 +82,7 @@ class Sheet:
 
     Attributes:
         entry: what the registry says.
-        contract: what the file says, without the histograms of its bands.
+        contract: what the file says, without the histograms of its bands and their differences.
         gate: what the gate found when it was examined last; None where it never was.
     """
 
@@ -121,7 +121,7 @@ def sheet(root: Path | None, reference: str) -> Sheet:
     fetched = registry.fetch(version.uri, root)
     contract = Model.load(fetched.path, Origin(fetched.name, fetched.version)).contract
     gate = Gate.from_json(version.tags[GATE], version.uri) if GATE in version.tags else None
-    stated = contract.model_dump(mode="json", exclude={"bands": {"__all__": {"edges", "shares"}}})
+    stated = contract.model_dump(mode="json", exclude={"bands": {"__all__": {"edges", "shares"}}, "differences": True})
     return Sheet(Entry.of(version), stated, gate)
 
 

@@ -5,6 +5,9 @@ raster by their intersection: the sum over the bins of the smaller of both share
 Indexing, International Journal of Computer Vision 7, 1991, equation 1; for densities, the overlapping coefficient).
 It is the share of the raster's values that the training data account for: 1 where both are distributed alike, 0 where
 they have no value in common. Two normal distributions of one width, d widths apart, overlap by 2 Φ(−d / 2).
+
+Differences of neighbouring optical bands, and of SAR bands, are compared likewise: a forest in autumn may be as bright
+in each band as one in summer, and what tells them apart is the hue.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from talud.contract import BandContract
+from talud.bands import Group, band
+from talud.contract import BandContract, Difference
 
 BINS = 32  # at most, of a training histogram
 LIKE = 0.6  # overlap of normal distributions about one width apart, from which a band counts as alike
@@ -35,12 +40,15 @@ class Verdict(StrEnum):
     FAR = "far from the training areas"
 
 
+UNLIKE = (Verdict.DIFFERS, Verdict.FAR)
+
+
 @dataclass(frozen=True)
 class Distance:
-    """How far a band of a raster lies from the training areas.
+    """How far a band of a raster, or a difference of two, lies from the training areas.
 
     Attributes:
-        band: its name.
+        band: its name, such as "red" or "red − green".
         overlap: intersection of both histograms, 0 to 1; None where the model holds no histogram of the band, or the
             raster no valid value.
         outside: share of the raster's values below the lowest or above the highest of the training pixels, 0 to 1;
@@ -57,15 +65,39 @@ class Distance:
 
         Implausible values count as invalid. Of many pixels, every so many are counted.
         """
-        thinned = pixels.ravel()[:: -(-pixels.size // COUNTED)]
-        values = thinned[(thinned >= band.lowest) & (thinned <= band.highest)]
+        values = _plausible(pixels, band)
+        values = values[np.isfinite(values)]
+        return cls._compared(band.name, values, band.edges, band.shares, (band.minimum, band.maximum))
+
+    @classmethod
+    def between(
+        cls,
+        first: tuple[NDArray[np.float32], BandContract],
+        second: tuple[NDArray[np.float32], BandContract],
+        difference: Difference,
+    ) -> Distance:
+        """Compare the difference of two bands, whose pixels are in one order, each as `of` takes them."""
+        values = _plausible(*first) - _plausible(*second)
+        values = values[np.isfinite(values)]
+        limits = difference.edges[0], difference.edges[-1]
+        return cls._compared(" − ".join(difference.bands), values, difference.edges, difference.shares, limits)
+
+    @classmethod
+    def _compared(
+        cls,
+        name: str,
+        values: NDArray[np.float32],
+        edges: Sequence[float],
+        learned: Sequence[float],
+        limits: tuple[float, float],
+    ) -> Distance:
+        """Of valid values against a training histogram, which may be none, and the training range."""
         if not values.size:
-            return cls(band.name, None, None)
-        outside = float(np.mean((values < band.minimum) | (values > band.maximum)))
-        if not band.shares:
-            return cls(band.name, None, outside)
-        shares = _counts(values, band.edges) / values.size
-        return cls(band.name, float(np.minimum(shares, band.shares).sum()), outside)
+            return cls(name, None, None)
+        outside = float(np.mean((values < limits[0]) | (values > limits[1])))
+        if not learned:
+            return cls(name, None, outside)
+        return cls(name, float(np.minimum(_counts(values, edges) / values.size, learned).sum()), outside)
 
     @property
     def verdict(self) -> Verdict:
@@ -86,7 +118,7 @@ def verdict(distances: Sequence[Distance]) -> Verdict:
 
 def lines(distances: Sequence[Distance]) -> list[str]:
     """The verdict on the raster, and the bands that are not alike, in a line each."""
-    unlike = [distance for distance in distances if distance.verdict in (Verdict.DIFFERS, Verdict.FAR)]
+    unlike = [distance for distance in distances if distance.verdict in UNLIKE]
     return [
         f"domain: {verdict(distances)}",
         *(f"  {one.band}: overlap {one.overlap:.0%}, outside the training range {one.outside:.1%}" for one in unlike),
@@ -108,6 +140,30 @@ def histogram(values: NDArray[np.floating]) -> tuple[tuple[float, ...], tuple[fl
     edges = edges if len(edges) > 1 else np.repeat(edges, 2)
     shares = _counts(values, tuple(edges)) / values.size
     return tuple(edges.tolist()), tuple(shares.tolist())
+
+
+def differences(stack: NDArray[np.float32], bands: Sequence[str]) -> tuple[Difference, ...]:
+    """Those of neighbouring optical bands, and of SAR bands, which one unit makes comparable; terrain has none.
+
+    Args:
+        stack: training pixels, (..., bands), NaN where invalid.
+        bands: their names, which talud knows.
+    """
+    entries = []
+    for (first, minuend), (second, subtrahend) in pairwise(enumerate(bands)):
+        if band(minuend).group == band(subtrahend).group != Group.TERRAIN:
+            values = stack[..., first] - stack[..., second]
+            values = values[np.isfinite(values)]
+            if values.size:
+                edges, shares = histogram(values)
+                entries.append(Difference(bands=(minuend, subtrahend), edges=edges, shares=shares))
+    return tuple(entries)
+
+
+def _plausible(pixels: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
+    """The pixels that are counted, flat; NaN where one is implausible."""
+    thinned = pixels.ravel()[:: -(-pixels.size // COUNTED)]
+    return np.where((thinned >= band.lowest) & (thinned <= band.highest), thinned, np.float32(np.nan))
 
 
 def _counts(values: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int64]:

@@ -60,7 +60,8 @@ class StackReader:
         tags: of the raster; a stack's hold area and dates.
         contract: what the raster was checked against.
         identity: by what the raster would be known again (see `_identity`).
-        distances: how far each band lies from what the model learned from, in contract order.
+        distances: how far each band lies from what the model learned from, in contract order, and then each of the
+            differences of bands of which the contract has one and the raster both.
         absent: groups of the contract that the raster has not, or not whole, and the model can do without.
         patch: the side in pixels of the patches that the raster consists of, none of which sees another; None for any
             other raster.
@@ -166,8 +167,7 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         for index, description in enumerate(dataset.descriptions, start=1):
             if description in bands.SHADES:
                 pixels.update(_sample(dataset, index).tobytes())
-        found = {one.band: one for one in _distances(dataset, indexes, samples, present)}
-        distances = tuple(found.get(name, Distance(name, None, None)) for name in contract.band_names)
+        distances = _distances(dataset, indexes, samples, present, contract)
         places = {band.name: index for band, index in zip(present, indexes, strict=True)}
         name = str(raster).split("?")[0].rsplit("/", 1)[-1]  # without the signature that a signed address ends with
         identity = _identity(name, dataset, pixels.hexdigest())
@@ -379,8 +379,9 @@ def _distances(
     indexes: tuple[int, ...],
     samples: list[NDArray[np.float32]],
     present: tuple[BandContract, ...],
+    contract: Contract,
 ) -> tuple[Distance, ...]:
-    """How far the bands lie from the training areas.
+    """How far the bands, and their differences, lie from the training areas.
 
     Where the sample is not the whole raster, it may come from overviews, whose averages spread less than pixels do:
     from its valid part, a few places are then chosen at which the pixels themselves are read.
@@ -390,7 +391,18 @@ def _distances(
         windows = _places(np.logical_and.reduce([~np.isnan(sample) for sample in samples]), dataset.shape)
         read = [[_read_band(dataset, index, window).ravel() for index in indexes] for window in windows]
         pixels = [np.concatenate(parts) for parts in zip(*read, strict=True)]
-    return tuple(Distance.of(values, band) for values, band in zip(pixels, present, strict=True))
+    read_of = {band.name: (values, band) for values, band in zip(pixels, present, strict=True)}
+    return (
+        *(
+            Distance.of(*read_of[name]) if name in read_of else Distance(name, None, None)
+            for name in contract.band_names
+        ),
+        *(
+            Distance.between(read_of[one.bands[0]], read_of[one.bands[1]], one)
+            for one in contract.differences
+            if read_of.keys() >= set(one.bands)
+        ),
+    )
 
 
 def _places(valid: NDArray[np.bool_], shape: tuple[int, int]) -> list[Window]:

@@ -19,7 +19,7 @@ from talud.data.patches import Patches
 from talud.errors import StudyError
 from talud.inference import coverage, subsets
 from talud.inference.area import validation_counts
-from talud.inference.domain import histogram
+from talud.inference.domain import differences, histogram
 from talud.inference.features import Features, measured
 from talud.inference.model_file import save, weights_digest
 from talud.inference.prediction import probabilities
@@ -129,6 +129,7 @@ def _draft(graph: onnx.ModelProto, dataset: Dataset, origin: Origin) -> Contract
     return Contract(
         name=origin.band_set,
         bands=_bands(dataset),
+        differences=differences(dataset.training.stack, dataset.bands),
         required_groups=groups(dataset.bands),
         pixel_size=dataset.form.pixel_size,
         halo=field.halo,
