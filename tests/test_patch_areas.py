@@ -41,8 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Projec
     lines = ["patch,area", *(f"{row['patch']},{row['area']}" for row in reversed(chosen))]
     (folder / "areas.csv").write_text("\n".join(lines) + "\n")
     params = yaml.safe_load((ROOT / "configs" / "landslide4sense.yaml").read_text())
-    params["training"]["depth"] = 2
-    params["searches"]["robust"] |= {"filters": [2], "batch_size": [4], "epochs": 2, "seeds": [1]}
+    params["searches"]["aligned"] |= {"filters": [2], "batch_size": [4], "epochs": 2, "seeds": [1]}
     params["reference"] = "study"
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     for command in ("init", "add params.yaml", "-c user.name=nobody -c user.email=nobody@localhost commit -m start"):
