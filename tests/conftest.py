@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -32,6 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="the real data is not at ../shared/data"))
     # The demo takes as long as much of the rest: of two processes one begins with it.
     items.sort(key=lambda item: (item.get_closest_marker("demo") is None, item.get_closest_marker("slow") is not None))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what libraries told each other while they were imported from the processes that tests start.
+
+    JAX asks TensorFlow for more messages than talud wants to see of it.
+    """
+    for name in ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -126,13 +126,13 @@ def test_the_model_is_registered_and_reported(project: Project) -> None:
 def test_the_recipe_stands_beside_its_reference(project: Project) -> None:
     chosen, other = (Model.load(project.root / folder / "3band.onnx") for folder in ("models", "references"))
     said = [model.contract.hyperparameters for model in (chosen, other)]
-    assert [each["recipe"] for each in said] == ["robust", "study"]
+    assert [each["recipe"] for each in said] == ["aligned", "study"]
     assert [each["loss"] for each in said] == ["dice_cross_entropy", "dice"]
     for name in ("filters", "learning_rate", "batch_size", "epochs", "training_seed", "depth"):
         assert said[0][name] == said[1][name]
     scored = json.loads((project.root / "references" / "3band.json").read_text())["scored"]
     assert [(row["area"], row["recipe"]) for row in scored] == [
-        (area, recipe) for area in ("country_a", "country_b") for recipe in ("robust", "study")
+        (area, recipe) for area in ("country_a", "country_b") for recipe in ("aligned", "study")
     ]
     away = json.loads(project.scores("3band").read_text())["areas"]["country_b"]
     assert [scored[2][name] for name in ("f1", "precision", "recall")] == [
@@ -143,5 +143,5 @@ def test_the_recipe_stands_beside_its_reference(project: Project) -> None:
         assert low <= row["f1"] <= high
     html = project.report.read_text()
     section = html[html.index('<section id="recipes">') : html.index('<section id="configurations">')]
-    assert section.count(">study</td>") == section.count("<b>robust</b>") == 2
+    assert section.count(">study</td>") == section.count("<b>aligned</b>") == 2
     assert f"{scored[3]['f1']:.3f}" in section
