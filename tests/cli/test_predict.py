@@ -15,6 +15,8 @@ import rasterio
 from stack_files import noise, write_stack
 from talud import load_model, registry
 from talud.cli.main import main
+from talud.contract import Difference
+from talud.inference.model_file import save
 
 PRODUCTS = {
     "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",
@@ -57,6 +59,19 @@ def test_it_writes_the_products_and_says_what_they_hold(talud, tiny_model: Path,
     assert "domain: the model holds no histograms" in out
     assert "ran on CPUExecutionProvider" in out
     assert str(tmp_path / "map") in out
+
+
+@pytest.mark.parametrize(("edges", "advised"), [((400.0, 500.0), True), ((-500.0, 500.0), False)])
+def test_where_the_hue_is_new_talud_adapt_is_named(
+    talud, tiny_model: Path, stack: Path, tmp_path: Path, edges: tuple[float, float], advised: bool
+) -> None:
+    contract = load_model(tiny_model).contract
+    learned = (Difference(bands=("red", "green"), edges=edges, shares=(1.0,)),)
+    path = tmp_path / "hued.onnx"
+    save(onnx.load(tiny_model), contract.model_copy(update={"differences": learned}), path)
+    code, out, err = talud("predict", path, stack, "--out", tmp_path / "map")
+    assert (code, err) == (0, "")
+    assert ("red − green: overlap 0%" in out) == ("talud adapt" in out) == advised
 
 
 @pytest.mark.parametrize(
