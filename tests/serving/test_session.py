@@ -204,6 +204,23 @@ def test_a_name_of_elsewhere_for_this_machine_is_not_answered_to(
     assert client.get("/session", headers={"Host": host}).status_code == 200  # keys protect that one
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["X-Forwarded-For", "X-Forwarded-Proto", "x-forwarded-host", "X-Forwarded-Prefix", "X-Forwarded", "Forwarded",
+     "Via", "X-Real-IP", "CF-Connecting-IP", "CF-Ray", "True-Client-IP", "X-Envoy-External-Address", "CDN-Loop",
+     "X-Client-IP", "X-Original-URL", "Tailscale-User-Login", "X-Amzn-Trace-Id"],
+)  # fmt: skip
+def test_open_mode_refuses_what_a_proxy_passed_on(header: str, open_client: TestClient, client: TestClient) -> None:
+    for value in ("203.0.113.9", ""):
+        for method, path in (("GET", "/thing"), ("PUT", "/thing"), ("GET", "/page/"), ("GET", "/health/live")):
+            answer = open_client.request(method, path, headers={header: value})
+            assert answer.status_code == 403
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert "TALUD_SERVICE_KEYS_REQUIRED=true" in answer.json()["detail"]
+    # With keys, it is the key that protects.
+    assert client.get("/thing", headers={header: "203.0.113.9", "X-API-Key": key_of(client)}).status_code == 200
+
+
 def test_bodies_have_an_end(client: TestClient) -> None:
     headers = {"X-API-Key": key_of(client)}
     large = b'{"a": "' + b"a" * LARGEST_BODY + b'"}'

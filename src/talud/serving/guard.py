@@ -3,7 +3,7 @@
 A browser sends the page's cookie with what other sites have it send, and reaches a service on its own machine that
 asks for no key. It says of each request which site it comes from, so that what changes something can be told apart. A
 site can also give its own name the address of this machine (DNS rebinding): where no key is asked for, only the names
-of this machine are answered to.
+of this machine are answered to. A proxy on this machine lets all the world in there: what came by one is refused.
 """
 
 from __future__ import annotations
@@ -19,11 +19,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from talud.serving import problems
 from talud.serving.service import COOKIE, key_in_headers
-from talud.serving.settings import LOOPBACK
+from talud.serving.settings import LOOPBACK, PREFIX
 
 LARGEST_BODY = 1_000_000  # bytes; uploads have a limit of their own
 UPLOADS = "/uploads/"
 HARMLESS = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
+# Headers that proxies, load balancers and tunnels add to what they pass on; so do all whose names begin as the second.
+OF_PROXIES = {
+    "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-forwarded-for",
+    "x-original-host", "x-original-url", "x-rewrite-url", "x-proxyuser-ip", "x-envoy-external-address", "client-ip",
+    "true-client-ip", "fastly-client-ip", "cdn-loop", "x-appengine-user-ip", "x-arr-ssl", "x-azure-clientip",
+    "x-amzn-trace-id", "fly-client-ip", "x-nf-client-connection-ip",
+}  # fmt: skip
+BEGIN_OF_PROXIES = ("x-forwarded", "cf-", "tailscale-")
 
 
 @dataclass(frozen=True)
@@ -57,6 +65,11 @@ def _refusal(request: Request, open_to_all: bool) -> tuple[int, str] | None:
     headers = request.headers
     if open_to_all and _host_name(headers) not in LOOPBACK:
         return 421, "this service asks for no key, and answers to the names of its own machine alone: localhost"
+    if open_to_all and (passed_on := _of_a_proxy(headers)):
+        return 403, (
+            f"this request came through a proxy (header {passed_on}), but this service asks for no key; behind one, "
+            f"set {PREFIX}KEYS_REQUIRED=true and start it again"
+        )
     if not request.url.path.startswith(UPLOADS) and _length(headers) > LARGEST_BODY:
         return 413, _TOO_LARGE
     if request.method not in HARMLESS and not key_in_headers(request) and not _of_the_page(request):
@@ -71,6 +84,12 @@ def _of_the_page(request: Request) -> bool:
     if origin := request.headers.get("Origin"):
         return origin.casefold().partition("://")[2] == request.headers.get("Host", "nowhere").casefold()
     return COOKIE not in request.cookies
+
+
+def _of_a_proxy(headers: Headers) -> str | None:
+    """Return the first header that only proxies add, or None."""
+    names = (name.casefold() for name in headers)
+    return next((name for name in names if name in OF_PROXIES or name.startswith(BEGIN_OF_PROXIES)), None)
 
 
 def _host_name(headers: Headers) -> str:
