@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,26 +21,62 @@ import pytest
 from fresh_clone import ROOT
 
 
+@dataclass(frozen=True)
+class PostgreSQL:
+    """A running PostgreSQL.
+
+    Attributes:
+        url: SQLAlchemy's, of an empty database.
+    """
+
+    url: str
+    _command: list[str]
+    _options: dict[str, Any]
+    _started: dict[str, subprocess.Popen[bytes]]
+
+    def kill(self) -> None:
+        """End the server and all its processes as a power cut would."""
+        process = self._started["postgresql"]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def start(self) -> None:
+        """Start the server again over the same data."""
+        self._started["postgresql"] = subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, **self._options,
+        )  # fmt: skip
+
+
 @contextmanager
 def postgresql() -> Iterator[str]:
     """SQLAlchemy's URL of an empty database."""
+    with running_postgresql() as server:
+        yield server.url
+
+
+@contextmanager
+def running_postgresql() -> Iterator[PostgreSQL]:
+    """A server that can be killed and started again."""
     team = script()
     if team.postgresql() is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     folder = Path(tempfile.mkdtemp(prefix="talud-postgresql-"))
     started: dict[str, subprocess.Popen[bytes]] = {}
+    how: dict[str, Any] = {}
 
     def start(name: str, *command: object, **options: Any) -> None:
+        how.update(command=list(map(str, command)), options=options)
         with (folder / "logs" / name).open("wb") as log:
             started[name] = subprocess.Popen(
-                list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                **options,
-            )  # fmt: skip
+                how["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **options
+            )
 
     try:
         for name in ("database", "logs"):
             (folder / name).mkdir(mode=0o700)
-        yield f"{team.start_postgresql(folder, start)}/runs"
+        url = f"{team.start_postgresql(folder, start)}/runs"
+        yield PostgreSQL(url, how["command"], how["options"], started)
     finally:
         team.stop(started)
         shutil.rmtree(folder)

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import JSON, DateTime, Engine, Float, Integer, String, Text, TypeDecorator, create_engine, event
-from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
 from talud.errors import OutputError, ParamsError
+
+PATIENCE_SECONDS = 10  # for a lock of SQLite, or a connection to PostgreSQL
 
 
 class Moment(TypeDecorator[datetime]):
@@ -95,7 +97,7 @@ class Database:
             place = make_url(url)
             if place.get_backend_name() == "sqlite" and place.database:
                 Path(place.database).parent.mkdir(parents=True, exist_ok=True)
-            engine = create_engine(place, pool_pre_ping=True)
+            engine = create_engine(place, pool_pre_ping=True, connect_args=_patience(place))
         except (SQLAlchemyError, ImportError) as error:
             raise ParamsError(f"the database's URL cannot be used: {_first_line(error)}") from error
         if engine.dialect.name == "sqlite":
@@ -115,10 +117,16 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def _patience(url: URL) -> dict[str, int]:
+    """Return how long the database is waited for, unless its URL says it: for a lock, or for a connection."""
+    option = "timeout" if url.get_backend_name() == "sqlite" else "connect_timeout"
+    return {} if option in url.query else {option: PATIENCE_SECONDS}
+
+
 def _patient(connection: object, _record: object) -> None:
-    """Readers of a SQLite file do not wait for a writer, and writers wait for one another."""
+    """Let readers of a SQLite file not wait for a writer."""
     cursor = connection.cursor()  # type: ignore[attr-defined]
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from talud.cluster import Cluster, Lost, across, opened
 from talud.errors import ClusterError, TaludError
@@ -14,9 +17,10 @@ from talud.inference.runtime import Origin
 from talud.inference.session import physical_cores
 from talud.serving import keeping
 from talud.serving.intake import Intake
-from talud.serving.jobs import Job, JobStore
+from talud.serving.jobs import Job, JobStore, Request, Status
 from talud.serving.maps import Maps
 from talud.serving.metrics import Metrics
+from talud.serving.outages import Stopped, first_line, is_outage, wait_out
 from talud.serving.settings import Settings
 from talud.serving.work import NICE, Work, map_landslides
 
@@ -24,11 +28,8 @@ PULSE = 0.5  # seconds between two looks for jobs that wait
 REST = 10  # seconds before a cluster that was lost is asked for again
 TRIES = 5  # at one job, while clusters are lost under it
 CLEANING = 600  # seconds between two clean-ups
+Result = TypeVar("Result")
 log = logging.getLogger("talud.service")
-
-
-class Stopped(Exception):  # noqa: N818 - no error
-    """A job is to go on no more: it was dismissed, or the service ends."""
 
 
 @dataclass
@@ -58,8 +59,6 @@ class Executor:
     @contextmanager
     def at_work(self) -> Iterator[None]:
         """Carry jobs out within the block; those that run at its end go on when the service is started again."""
-        for job in self.jobs.list(("running",), limit=10**6):
-            self.jobs.wait_again(job.id, "goes on when a worker is free: the service was started again")
         threads = [threading.Thread(target=work, name=work.__name__) for work in (self._dispatch, self._clean)]
         for thread in threads:
             thread.start()
@@ -81,8 +80,11 @@ class Executor:
     def _dispatch(self) -> None:
         while not self._ending.is_set():
             try:
+                self._stored(self._requeue_lost)
                 with opened(self.settings.workers, self.settings.results, {}) as cluster:
                     self._serve(cluster)
+            except Stopped:
+                pass
             except TaludError as error:
                 log.warning("no workers: %s; trying again in %s s", error, REST)
                 self._ending.wait(REST)
@@ -102,10 +104,41 @@ class Executor:
         """
         while not self._ending.wait(PULSE):
             self.slots = cluster.slots()
-            while len(self._running) < self.slots and (job := self.jobs.claim()):
-                thread = threading.Thread(target=self._run, args=(job, cluster), name=f"job {job.id}")
-                self._running[job.id] = thread
-                thread.start()
+            try:
+                self._hand_out(cluster)
+            except SQLAlchemyError as error:
+                if not is_outage(error):
+                    raise
+                log.warning("the database does not answer; no job is begun: %s", first_line(error))
+                self._stored(self._requeue_lost)
+
+    def _hand_out(self, cluster: Cluster) -> None:
+        """Begin as many jobs as the workers take.
+
+        Raises:
+            SQLAlchemyError: the database does not answer.
+        """
+        while len(self._running) < self.slots and (job := self.jobs.claim()):
+            thread = threading.Thread(target=self._run, args=(job, cluster), name=f"job {job.id}")
+            self._running[job.id] = thread
+            thread.start()
+
+    def _requeue_lost(self) -> None:
+        """Have jobs wait again that run by the database's account, but for which nobody works.
+
+        An earlier service, or a claim whose answer was lost, has left them.
+        """
+        for job in self.jobs.list(("running",), limit=10**6):
+            if job.id not in self._running:
+                self.jobs.wait_again(job.id, "waits for a worker again, and goes on from its finished tiles")
+
+    def _stored(self, call: Callable[[], Result]) -> Result:
+        """Return what a call of the database returns, however long the database does not answer.
+
+        Raises:
+            Stopped: the service ends before that.
+        """
+        return wait_out(call, self._ending)
 
     def _run(self, job: Job, cluster: Cluster) -> None:
         try:
@@ -115,7 +148,8 @@ class Executor:
         finally:
             if job.id in self._dismissed:
                 self.maps.remove(job.id)
-            del self._running[job.id]
+            if self._running.get(job.id) is threading.current_thread():  # the job may have begun again
+                del self._running[job.id]
 
     def _try(self, job: Job, cluster: Cluster) -> None:
         """Carry a job out; what goes wrong because the service ends is no failure of the job's.
@@ -131,7 +165,7 @@ class Executor:
             self._tries[job.id] = self._tries.get(job.id, 0) + 1
             log.warning("job %s: %s", job.id, error)
             if self._tries[job.id] < TRIES:
-                self.jobs.wait_again(job.id, "waits for a worker again: the workers were lost")
+                self._stored(lambda: self.jobs.wait_again(job.id, "waits for a worker again: the workers were lost"))
             else:
                 self._fail(job, str(error))
         except TaludError as error:
@@ -144,8 +178,8 @@ class Executor:
     def _carry_out(self, job: Job, cluster: Cluster) -> None:
         raster, request = self.intake.settle(job)
         self._go_on(job)
-        self.jobs.settle(job.id, request)
-        self.intake.tell(request, "inProgressUri", job.id)
+        self._stored(lambda: self.jobs.settle(job.id, request))
+        self._tell(request, "inProgressUri", job)
         workers = self.settings.workers
         work = Work(
             raster,
@@ -162,17 +196,17 @@ class Executor:
             self._go_on(job)
             done, tiles = said
             if tiles:
-                self.jobs.note(job.id, 99 * done // tiles, f"{done} of {tiles} tiles are done")
+                self._note(job, 99 * done // tiles, f"{done} of {tiles} tiles are done")
 
         for _, result in across(map_landslides, [work], cluster, hear):
             if isinstance(result, Lost):
                 self._fail(job, result.reason)
-            elif self.jobs.end(job.id, "successful", result.message):
+            elif self._end(job, "successful", result.message):
                 log.info("job %s: %s", job.id, result.message)
                 self.metrics.jobs.labels("successful").inc()
                 self.metrics.tiles.inc(result.tiles)
                 self.metrics.seconds.labels(result.provider).observe(result.seconds)
-                self.intake.tell(request, "successUri", job.id)
+                self._tell(request, "successUri", job)
 
     def _go_on(self, job: Job) -> None:
         """See that a job is still wanted.
@@ -184,11 +218,27 @@ class Executor:
             raise Stopped
 
     def _fail(self, job: Job, why: str) -> None:
-        if self.jobs.end(job.id, "failed", why):
+        if self._end(job, "failed", why):
             log.warning("job %s: failed: %s", job.id, why)
             self.metrics.jobs.labels("failed").inc()
             self.maps.remove(job.id)
-            self.intake.tell(job.request, "failedUri", job.id)
+            self._tell(job.request, "failedUri", job)
+
+    def _end(self, job: Job, status: Status, message: str) -> bool:
+        return self._stored(lambda: self.jobs.end(job.id, status, message))
+
+    def _note(self, job: Job, progress: int, message: str) -> None:
+        """Note how far a job is; while the database does not answer, the note is left out, and the job goes on."""
+        try:
+            self.jobs.note(job.id, progress, message)
+        except SQLAlchemyError as error:
+            if not is_outage(error):
+                raise
+            log.warning("job %s: its progress is not noted: %s", job.id, first_line(error))
+
+    def _tell(self, request: Request, event: str, job: Job) -> None:
+        if event in request.subscribers:
+            self.intake.tell(request, event, self._stored(lambda: self.jobs.get(job.id)) or job)
 
     def _without_folders(self, said: str) -> str:
         """What went wrong, without where the service keeps its files."""
@@ -201,6 +251,8 @@ class Executor:
             try:
                 for job in keeping.clean(self.jobs, self.maps, self.settings):
                     log.info("job %s: removed, for its age or for want of space", job)
+            except SQLAlchemyError as error:
+                log.warning("the clean-up failed: %s", first_line(error))
             except Exception:
                 log.exception("the clean-up failed")
             self._ending.wait(CLEANING)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from talud.contract import Contract
 from talud.errors import MismatchError, ParamsError, SourceError
@@ -17,7 +16,7 @@ from talud.serving.keys import Key
 from talud.serving.maps import Maps
 from talud.serving.models import Models
 from talud.serving.problems import Problem
-from talud.serving.process import Execute
+from talud.serving.process import PROCESS, Execute
 from talud.serving.settings import Settings
 
 
@@ -99,14 +98,11 @@ class Intake:
             raise SourceError(f"{job.request.raster}: is not fetched yet")
         return found.absolute()
 
-    def tell(self, request: Request, what: str, job: str) -> None:
+    def tell(self, request: Request, event: str, job: Job) -> None:
         """Tell a subscriber how a job fares; one that does not listen changes nothing."""
-        if url := request.subscribers.get(what):
-            document: dict[str, Any] = {"jobID": job, "processID": "map-landslides"}
-            found = self.jobs.get(job)
-            remote.notify(
-                url, document | ({"status": found.status, "message": found.message} if found else {}), self.settings
-            )
+        if url := request.subscribers.get(event):
+            document = {"jobID": job.id, "processID": PROCESS, "status": job.status, "message": job.message}
+            remote.notify(url, document, self.settings)
 
     def _check_queue(self, key: Key) -> None:
         settings = self.settings

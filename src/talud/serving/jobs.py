@@ -143,9 +143,15 @@ class JobStore:
         self._change(job, STATUSES, status="dismissed", message="dismissed", finished=now())
 
     def end(self, job: str, status: Status, message: str) -> bool:
-        """An unfinished job has ended; False where it had ended before."""
+        """End an unfinished job, and return whether it has that status now.
+
+        A repeated call gives the same answer: the first one may have reached the database although its answer was lost.
+        """
         progress = {"progress": 100} if status == "successful" else {}
-        return self._change(job, UNFINISHED, status=status, message=message, finished=now(), **progress)
+        if self._change(job, UNFINISHED, status=status, message=message, finished=now(), **progress):
+            return True
+        found = self.get(job)
+        return found is not None and found.status == status
 
     def remove(self, job: str) -> None:
         """Forget a job, and what was said of its map."""

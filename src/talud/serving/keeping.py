@@ -59,8 +59,8 @@ def clean(jobs: JobStore, maps: Maps, settings: Settings) -> list[str]:
     for job in sorted(ended, key=_end):
         old = now() - _end(job) > timedelta(days=settings.results_days)
         if (old or (excess > 0 and sizes[job.id])) and not maps.in_use(job.id):
+            jobs.remove(job.id)  # first: were the database away afterwards, a job without files would stay in it
             maps.remove(job.id)
-            jobs.remove(job.id)
             removed.append(job.id)
             excess -= sizes[job.id]
     mapped = {job.request.raster for job in known.values() if job.id not in removed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from talud.errors import (
@@ -21,6 +23,7 @@ from talud.errors import (
     SourceError,
     TaludError,
 )
+from talud.serving.outages import RETRY_AFTER_SECONDS, first_line, is_outage
 
 OGC = "http://www.opengis.net/def/exceptions/ogcapi-processes-1/1.0"
 NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY = (
@@ -37,6 +40,7 @@ _STATUS: dict[type[TaludError], int] = {  # whose fault it is
     ClusterError: 503,
     OutputError: 507,
 }
+log = logging.getLogger("talud.service")
 
 
 class Problem(Exception):  # noqa: N818 - the word of the standard
@@ -99,6 +103,14 @@ def install(app: FastAPI) -> None:
         said = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors()]
         more = f"; and {len(said) - MOST} more" if len(said) > MOST else ""
         return answer(422, "; ".join(said[:MOST]) + more)
+
+    @app.exception_handler(SQLAlchemyError)
+    async def _outage(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        if not is_outage(error):
+            raise error
+        log.warning("the database does not answer a request: %s", first_line(error))
+        retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+        return answer(503, "the service's database does not answer at the moment; try again later", headers=retry)
 
     @app.exception_handler(TaludError)
     async def _talud(_: Request, error: TaludError) -> JSONResponse:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from talud.cluster import Tell
 from talud.errors import BusyError
 from talud.inference import prediction
+from talud.inference.products import Products
 from talud.inference.runtime import Model, Origin
 
 NICE = 10  # of a worker beside its service: who asks how a job fares is answered before the next tile
@@ -59,11 +63,16 @@ class Outcome:
 
 
 def map_landslides(work: Work, tell: Tell) -> Outcome:
-    """Make the map; of its tiles [done, all] is told."""
+    """Make the map; of its tiles [done, all] is told.
+
+    A map that an earlier worker finished, before the service could note it, is taken as it is.
+    """
     os.nice(max(work.nice - os.nice(0), 0))
-    model = Model.load(work.model, work.origin, threads=work.threads)
     tell([0, 0])
     began = time.monotonic()
+    if found := _finished(work.out):
+        return Outcome(_summary(found), found["provider"], time.monotonic() - began, 0)
+    model = Model.load(work.model, work.origin, threads=work.threads)
     while True:
         try:
             result = prediction.predict(
@@ -80,6 +89,20 @@ def map_landslides(work: Work, tell: Tell) -> Outcome:
             tell([0, 0])
             time.sleep(1)
         else:
-            found = f"{result.landslides:,} landslides, {result.landslide_area_m2 / 10_000:,.1f} ha"
-            message = f"{found}; {result.share_not_mapped:.1%} of the raster is not mapped"
+            message = _summary(asdict(result) | {"share_not_mapped": result.share_not_mapped})
             return Outcome(message, result.provider, time.monotonic() - began, result.tiles - result.taken_over)
+
+
+def _finished(out: Path) -> dict[str, Any] | None:
+    """Return the record of a finished map; a folder that holds one holds a whole map."""
+    try:
+        found: dict[str, Any] = json.loads(Products.within(out).record.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    """Return one line about a map, from what its record holds."""
+    found = f"{facts['landslides']:,} landslides, {facts['landslide_area_m2'] / 10_000:,.1f} ha"
+    return f"{found}; {facts['share_not_mapped']:.1%} of the raster is not mapped"

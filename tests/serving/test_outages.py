@@ -1,0 +1,215 @@
+"""A database that is locked, away or restarted: no job fails of it, and no file is removed."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError, SQLAlchemyError
+
+from agency import put_job, settings_of
+from agency import serving as serving_here
+from postgresql import running_postgresql
+from service_process import EXECUTION, Serving, serving, wait_for
+from talud.inference.prediction import predict
+from talud.inference.runtime import Model, Origin
+from talud.serving import keeping, outages
+from talud.serving.database import Database
+from talud.serving.jobs import JobStore, Request
+from talud.serving.maps import Maps
+from talud.serving.settings import Settings
+
+ASK = {"inputs": {"raster": {"href": "small.tif"}}}
+RECORD = "map/prediction.json"
+OPERATIONAL = OperationalError("UPDATE jobs", {}, sqlite3.OperationalError("database is locked"))
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Hold the write lock of a SQLite database, as a backup or a careless administrator does."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+        connection.close()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The digests of a map's files but the timings, by name."""
+    files = [path for path in folder.iterdir() if path.name != "timings.json"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(service_project: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The digests of the map of large.tif, made without a service."""
+    out = tmp_path_factory.mktemp("undisturbed") / "map"
+    predict(Model.load(tiny_model, Origin("landslide-unet-3band", "1")), service_project / "stacks/large.tif", out)
+    return digests(out)
+
+
+def is_refused_with_503(service: Serving) -> bool:
+    """Whether requests that write are answered with 503 and a time to try again."""
+    answer = service.http.post(EXECUTION, json=ASK, headers={"Prefer": "respond-async"})
+    assert answer.status_code in (201, 503), answer.text
+    if answer.status_code == 503:
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert int(answer.headers["Retry-After"]) > 0
+        assert "database" in answer.json()["detail"]
+    return answer.status_code == 503
+
+
+def begun(service: Serving) -> str:
+    """The id of a job of which a tile is finished."""
+    job = service.ask("large.tif", model="landslide-unet-3band/1")
+    wait_for(lambda: service.job(job)["progress"] > 0, "no tile is finished")
+    return job
+
+
+@pytest.mark.slow
+def test_lock_longer_than_busy_timeout_keeps_finished_map(
+    service_project: Path, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    database = tmp_path / "service.db"
+    settings = {"results": str(tmp_path), "database": f"sqlite:///{database}?timeout=0.2"}
+    with serving(service_project, settings) as service:
+        job = begun(service)
+        with locked(database):
+            wait_for((tmp_path / "jobs" / job / RECORD).exists, "the map is not finished")
+            assert is_refused_with_503(service)
+            assert service.http.get("/health/live").status_code == 200
+            time.sleep(2)  # ten times the busy timeout
+            assert digests(tmp_path / "jobs" / job / "map") == undisturbed
+        ended = service.ended(job)
+        assert (ended["status"], ended["progress"]) == ("successful", 100), ended
+        assert digests(tmp_path / "jobs" / job / "map") == undisturbed
+        assert service.ended(service.ask("small.tif"))["status"] == "successful"
+
+
+@pytest.mark.slow
+def test_map_finished_while_locked_is_taken_over_after_restart(
+    service_project: Path, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    """The service ends between a finished map and its row; the next one has no tiles to map again."""
+    database = tmp_path / "service.db"
+    settings = {"results": str(tmp_path), "database": f"sqlite:///{database}?timeout=0.2"}
+    with serving(service_project, settings) as service:
+        job = begun(service)
+        with locked(database):
+            wait_for((tmp_path / "jobs" / job / RECORD).exists, "the map is not finished")
+            time.sleep(1)
+            service.kill()
+    made = (tmp_path / "jobs" / job / RECORD).stat().st_mtime_ns
+    with serving(service_project, settings) as again:
+        assert again.ended(job)["status"] == "successful"
+    assert (tmp_path / "jobs" / job / RECORD).stat().st_mtime_ns == made
+    assert digests(tmp_path / "jobs" / job / "map") == undisturbed
+
+
+@pytest.mark.slow
+def test_restarted_postgresql_fails_no_job(service_project: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
+    with (
+        running_postgresql() as database,
+        serving(service_project, {"results": str(tmp_path), "database": database.url}) as service,
+    ):
+        job = begun(service)
+        waiting = service.ask("small.tif")
+        database.kill()
+        assert is_refused_with_503(service)
+        assert service.http.get(f"/jobs/{job}").status_code == 503
+        assert service.http.get("/health/ready").status_code == 503
+        wait_for((tmp_path / "jobs" / job / RECORD).exists, "the map is not finished")
+        time.sleep(1)
+        database.start()
+        wait_for(lambda: service.http.get("/health/ready").status_code == 200, "the database is not used again")
+        for each in (job, waiting):
+            assert service.ended(each)["status"] == "successful", service.job(each)
+        assert digests(tmp_path / "jobs" / job / "map") == undisturbed
+        database.kill()
+        database.start()
+        assert service.ended(wait_for(lambda: asked(service), "no job is taken"))["status"] == "successful"
+
+
+def asked(service: Serving) -> str | None:
+    """The id of a new job, once the database takes it."""
+    answer = service.http.post(EXECUTION, json=ASK, headers={"Prefer": "respond-async"})
+    return answer.json()["jobID"] if answer.status_code == 201 else None
+
+
+def test_locked_sqlite_answers_every_writing_request_with_503(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, database=f"sqlite:///{tmp_path}/service.db?timeout=0.05")
+    with serving_here(settings) as (client, service):
+        job = put_job(service, "a.tif", "successful")
+        with locked(tmp_path / "service.db"):
+            answer = client.delete(f"/jobs/{job}")
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
+            assert client.get(f"/jobs/{job}").status_code == 200  # a reader waits for no writer
+        assert client.delete(f"/jobs/{job}").json()["status"] == "dismissed"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_outage"),
+    [
+        (OPERATIONAL, True),
+        (outages.PoolTimeoutError("no connection is free"), True),
+        (DataError("INSERT", {}, Exception("invalid byte")), False),
+        (IntegrityError("INSERT", {}, Exception("not unique")), False),
+        (SQLAlchemyError("no such column"), False),
+    ],
+)
+def test_outages_are_told_from_refused_values(error: SQLAlchemyError, is_outage: bool) -> None:
+    assert outages.is_outage(error) is is_outage
+
+
+def failing(times: int, calls: list[int]) -> Callable[[], str]:
+    """A call that fails so many times for an outage."""
+
+    def call() -> str:
+        calls.append(1)
+        if len(calls) <= times:
+            raise OPERATIONAL
+        return "stored"
+
+    return call
+
+
+def test_calls_are_repeated_until_they_succeed_or_the_service_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outages, "FIRST_PAUSE_SECONDS", 0.001)
+    ending, calls = threading.Event(), []
+    assert outages.wait_out(failing(5, calls), ending) == "stored"
+    assert len(calls) == 6
+    ending.set()
+    with pytest.raises(outages.Stopped):
+        outages.wait_out(failing(5, []), ending)
+
+
+def test_end_that_was_stored_although_its_answer_was_lost_is_the_same_end(tmp_path: Path) -> None:
+    with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
+        jobs = JobStore(database)
+        jobs.create("a", "somebody", Request(raster="a.tif"))
+        assert jobs.end("a", "successful", "done")
+        assert jobs.end("a", "successful", "done")
+        assert not jobs.end("a", "failed", "no")
+
+
+def test_clean_up_keeps_files_of_jobs_that_it_cannot_remove_from_database(tmp_path: Path) -> None:
+    maps = Maps(tmp_path / "jobs")
+    settings = Settings(data=tmp_path, results=tmp_path, results_days=1e-9)
+    with Database.opened(f"sqlite:///{tmp_path}/service.db?timeout=0.05") as database:
+        jobs = JobStore(database)
+        jobs.create("a", "somebody", Request(raster="a.tif"))
+        jobs.end("a", "successful", "done")
+        maps.out("a").mkdir(parents=True)
+        with locked(tmp_path / "service.db"), pytest.raises(OperationalError):
+            keeping.clean(jobs, maps, settings)
+        assert maps.out("a").exists()
+        assert keeping.clean(jobs, maps, settings) == ["a"]
+        assert not maps.out("a").exists()
