@@ -68,7 +68,7 @@ def test_the_champion_maps_the_new_basin_as_the_pipeline_did(demo: Demo, band_se
 
 def test_more_bands_than_colours_find_more_than_chance(demo: Demo) -> None:
     for band_set in BAND_SETS:
-        scores = json.loads((demo.root / "evaluation" / f"{band_set}.json").read_text())
+        scores = json.loads((demo.root / "evaluation" / f"{band_set}.scores.json").read_text())
         transfer = scores["areas"]["synthetic_liboriana"]
         share = (transfer["tp"] + transfer["fn"]) / sum(transfer[count] for count in ("tp", "fp", "fn", "tn"))
         everything = 2 * share / (1 + share)  # F1 of the map that calls every pixel a landslide
@@ -77,7 +77,12 @@ def test_more_bands_than_colours_find_more_than_chance(demo: Demo) -> None:
 
 def test_metrics_and_plots_are_dvc_ones(demo: Demo) -> None:
     shown = demo.run("dvc metrics show --json")
-    assert "evaluation/7band.json" in shown.stdout
+    (found,) = json.loads(shown.stdout).values()
+    scores = {"f1", "precision", "recall"}
+    for band_set in BAND_SETS:
+        metrics = found["data"][f"evaluation/{band_set}.json"]["data"]
+        assert set(metrics) == {"test", "areas"}
+        assert set(metrics["test"]) == set(metrics["areas"]["synthetic_liboriana"]) == scores
     plots = demo.run("dvc plots show --open=false --out plots_here 2>&1 || dvc plots show --out plots_here")
     assert (demo.root / "plots_here" / "index.html").is_file(), plots.stdout + plots.stderr
     shutil.rmtree(demo.root / "plots_here")
@@ -107,6 +112,22 @@ def test_only_the_search_that_is_run_and_the_code_that_splits_set_off_a_training
         changed = json.loads(demo.run("dvc status --json").stdout)
         file.write_text(before)
         assert trainings & set(changed) == expected
+
+
+def test_register_is_stale_after_a_change_of_the_gate_alone(demo: Demo) -> None:
+    registrations = {f"register@{band_set}" for band_set in BAND_SETS}
+    path = demo.root / "params.yaml"
+    before = path.read_text()
+    for change, expected in (
+        (("epochs: 150", "epochs: 151"), set()),
+        (("hysteresis_low: null", "hysteresis_low: 0.3"), set()),
+        (("megabytes: 500", "megabytes: 400"), registrations),
+    ):
+        assert change[0] in before
+        path.write_text(before.replace(*change, 1))
+        changed = json.loads(demo.run("dvc status --json").stdout)
+        path.write_text(before)
+        assert registrations & set(changed) == expected
 
 
 def test_a_changed_inventory_of_the_transfer_area_trains_nothing(demo: Demo) -> None:

@@ -41,7 +41,7 @@ def kashmir(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Path:
 
 
 def test_every_stage_leaves_its_result(kashmir: Path) -> None:
-    scores = json.loads((kashmir / "evaluation" / "terrain.json").read_text())
+    scores = json.loads((kashmir / "evaluation" / "terrain.scores.json").read_text())
     transfer = scores["areas"]["kashmir_east"]
     share = (transfer["tp"] + transfer["fn"]) / sum(transfer[count] for count in ("tp", "fp", "fn", "tn"))
     assert 0.005 < share < 0.03  # the inventory covers about 1.45 % of the whole

@@ -103,9 +103,13 @@ class Project:
         """The folder of the maps of an area."""
         return self.root / "predictions" / band_set / area
 
-    def scores(self, band_set: str) -> Path:
-        """The scores of a band set's model on every labelled area."""
+    def metrics(self, band_set: str) -> Path:
+        """Return the path of the few scores that `dvc metrics show` lists."""
         return self.root / "evaluation" / f"{band_set}.json"
+
+    def scores(self, band_set: str) -> Path:
+        """Return the path of the score table of a band set's model: counts, scores and reliability everywhere."""
+        return self.root / "evaluation" / f"{band_set}.scores.json"
 
     def outcome(self, band_set: str, area: str) -> Path:
         """The map of true and false positives and negatives of an area."""

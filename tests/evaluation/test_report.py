@@ -261,7 +261,7 @@ def test_without_scores_there_is_no_report(small_project: Project):
 def test_a_damaged_score_table_is_named(small_project: Project):
     evaluate(small_project, "3band")
     small_project.scores("3band").write_text('{"band_set": "3band"}')
-    with pytest.raises(StudyError, match=r"3band\.json: damaged at 'threshold'"):
+    with pytest.raises(StudyError, match=r"3band\.scores\.json: damaged at 'threshold'"):
         report.write(small_project)
 
 

@@ -107,6 +107,25 @@ def test_training_areas_are_scored_by_their_test_blocks_only_and_mapped_whole(sm
     assert written["test"]["home"]["f1"] == pytest.approx(table.test_tally.confusion.f1, abs=1e-6)
 
 
+def test_metrics_file_holds_f1_precision_and_recall_alone(small_project: Project):
+    table = evaluate(small_project, "3band")
+    counts = table.areas["away"]
+    metrics = json.loads(small_project.metrics("3band").read_text())
+    assert metrics == {
+        "test": {
+            name: pytest.approx(table.test_tally.confusion.scores()[name], abs=1e-6)
+            for name in ("f1", "precision", "recall")
+        },
+        "areas": {
+            "away": {
+                "precision": pytest.approx(counts.tp / (counts.tp + counts.fp), abs=1e-6),
+                "recall": pytest.approx(counts.tp / (counts.tp + counts.fn), abs=1e-6),
+                "f1": pytest.approx(2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn), abs=1e-6),
+            }
+        },
+    }
+
+
 def test_the_outcome_map_holds_the_four_counts_and_says_what_they_are(small_project: Project):
     scores = evaluate(small_project, "3band").areas["away"]
     path = small_project.outcome("3band", "away")
@@ -150,7 +169,7 @@ def test_evaluating_again_changes_no_byte_and_tells_how_far_it_is(small_project:
     before = {path: path.read_bytes() for path in (small_project.root / "evaluation").rglob("*") if path.is_file()}
     told: list[tuple[int, int]] = []
     evaluate(small_project, "3band", lambda done, total: told.append((done, total)))
-    assert len(before) == 5
+    assert len(before) == 6
     assert all(path.read_bytes() == content for path, content in before.items())
     assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
 

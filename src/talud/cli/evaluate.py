@@ -50,7 +50,8 @@ def evaluate(
     or HDF5 as Landslide4Sense has it, and each patch is read alone.
 
     Without SOURCE, as the pipeline does: the model of a band set, on the test blocks of the training areas and on the
-    maps of the other labelled areas. Writes evaluation/BAND_SET.json, curves of the scores over the threshold
+    maps of the other labelled areas. Writes evaluation/BAND_SET.json (precision, recall and F1, for dvc metrics show),
+    evaluation/BAND_SET.scores.json (all counts and scores), curves of the scores over the threshold
     (evaluation/BAND_SET.curves) and maps of true and false positives and negatives (evaluation/BAND_SET/AREA.tif).
 
     Pixels whose truth is unknown, and pixels that were not mapped, are in none of the counts; the latter are shown

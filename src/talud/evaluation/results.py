@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,16 @@ class ScoreTable(BaseModel):
         with replacing(path) as scratch:
             scratch.write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
 
+    def write_metrics(self, path: Path) -> None:
+        """Write precision, recall and F1 of the test blocks together and of each area as JSON, for DVC."""
+        confusions = {area: scores.tally.confusion for area, scores in self.areas.items()}
+        metrics = {
+            "test": _metrics(self.test_tally.confusion),
+            "areas": {area: _metrics(counts) for area, counts in confusions.items()},
+        }
+        with replacing(path) as scratch:
+            scratch.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read what `write` wrote.
@@ -101,6 +112,10 @@ class ScoreTable(BaseModel):
             StudyError: it is missing or damaged.
         """
         return read_table(cls, path, "talud evaluate")
+
+
+def _metrics(counts: Confusion) -> dict[str, float]:
+    return {name: round(counts.scores()[name], 6) for name in ("f1", "precision", "recall")}
 
 
 class Trial(BaseModel):

@@ -44,8 +44,8 @@ class _Score:
 def evaluate(project: Project, band_set: str, progress: Progress | None = None) -> ScoreTable:
     """Score a band set's model: on the test blocks of the training areas, and on each other labelled area's map.
 
-    Writes the score table, a curve of scores over the threshold for the test blocks and for each area, and the
-    outcome map of every labelled area that has been mapped, training areas too.
+    Writes the score table, its metrics for DVC, a curve of scores over the threshold for the test blocks and for each
+    area, and the outcome map of every labelled area that has been mapped, training areas too.
 
     Args:
         project: with stacks, model and maps in place.
@@ -82,6 +82,7 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     for part, score in curves.items():
         _write_curve(project.curve(band_set, part), score.levels)
     table.write(project.scores(band_set))
+    table.write_metrics(project.metrics(band_set))
     return table
 
 
