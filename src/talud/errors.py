@@ -14,6 +14,9 @@
 
 Each message is one line for a person: what was found, what was expected, what to do. The command line prints
 it on stderr and exits with 1; anything that is not a TaludError is a bug and shows its traceback.
+
+What is doubtful but no error is a TaludWarning, given by `warnings.warn`; the command line prints it on stderr as
+`talud: warning: …` and goes on.
 """
 
 
@@ -59,3 +62,7 @@ class OutputError(TaludError):
 
 class BusyError(OutputError):
     """Another process writes the same result."""
+
+
+class TaludWarning(UserWarning):
+    """Something doubtful in what a user gave, which does not stop the work."""

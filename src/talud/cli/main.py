@@ -7,9 +7,13 @@ import pkgutil
 import signal
 import sys
 import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from talud import cli
-from talud.errors import TaludError
+from talud.errors import TaludError, TaludWarning
 from talud.terminal import ended_by_ctrl_c
 
 with ended_by_ctrl_c():  # no command has begun, so there is nothing to tidy up, or to tell
@@ -27,7 +31,8 @@ def main() -> None:
     """Run the command line: a TaludError, or a lack of memory, becomes one line on stderr and exit code 1."""
     sys.unraisablehook = _unraisable
     try:
-        app()
+        with _warnings_shown():
+            app()
     except KeyboardInterrupt:  # before or after the command itself, where typer sees to it
         sys.exit(INTERRUPTED)
     except TaludError as error:
@@ -38,7 +43,24 @@ def main() -> None:
         sys.exit(1)
 
 
-def _line(error: Exception) -> str:
+@contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Print each TaludWarning inside the block as one line on stderr; other warnings stay as Python shows them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TaludWarning)
+        show = warnings.showwarning
+
+        def show_as_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, TaludWarning):
+                print(f"talud: warning: {_line(message)}", file=sys.stderr)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = show_as_line
+        yield
+
+
+def _line(error: Exception | str) -> str:
     """What an error says, on one line that a person can read: what a file holds (10,000 names, say) may be quoted."""
     said = " ".join(str(error).split())
     return said if len(said) <= LONGEST else f"{said[: LONGEST * 2 // 3]} … {said[-LONGEST // 3 :]}"
