@@ -5,6 +5,10 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from talud.environment import settle_process
+
+settle_process()  # before anything imports rasterio, pyogrio or numexpr
+
 if TYPE_CHECKING:
     from pathlib import Path
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from talud.environment import CONFINED_DRIVERS
 from talud.errors import ParamsError, SourceError
 from talud.serving.settings import Settings
 from talud.terminal import hushed
@@ -115,7 +116,7 @@ def confine_gdal(*, warping: bool = False) -> None:
             processes that it starts do not.
 
     Raises:
-        ParamsError: it comes too late, or the environment says otherwise.
+        ParamsError: it comes too late.
     """
     if "GDAL_SKIP" not in os.environ:
         command = [sys.executable, "-c", _ALL_DRIVERS]
@@ -134,14 +135,14 @@ def confine_gdal(*, warping: bool = False) -> None:
     _skip(skipped)
     if left:
         raise ParamsError(
-            f"GDAL still has the drivers {', '.join(sorted(left)[:5])} …; start the service in a process of its own, "
-            "without GDAL_SKIP"
+            f"GDAL still has the drivers {', '.join(sorted(left)[:5])} …; start the service in a process of its own"
         )
 
 
 def _skip(drivers: set[str]) -> None:
     """Drivers that GDAL leaves out; those whose names hold a blank it finds in the second variable alone."""
-    os.environ["GDAL_SKIP"] = os.environ["OGR_SKIP"] = ",".join(sorted(drivers))
+    for name in ("GDAL_SKIP", "OGR_SKIP", CONFINED_DRIVERS):
+        os.environ[name] = ",".join(sorted(drivers))
 
 
 def _parts(href: str) -> list[str]:

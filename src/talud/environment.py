@@ -1,0 +1,119 @@
+"""Environment variables that would change what GDAL, PROJ and OpenMP do, removed when talud is imported.
+
+The wheels of rasterio, pyproj and pyogrio each bring a GDAL or PROJ of their own, with the data that belongs to it. An
+environment that was made for another installation (QGIS, conda, a system package) leads them to other data, and
+options of GDAL change how files are read. Results must not depend on either.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import MutableMapping
+from importlib.util import find_spec
+from pathlib import Path
+
+CONFINED_DRIVERS = "TALUD_CONFINED_DRIVERS"  # the value of GDAL_SKIP in processes that the service confines
+OTHER_INSTALLATION = (
+    "PROJ_DATA",
+    "PROJ_LIB",
+    "PROJ_AUX_DB",
+    "GDAL_DATA",
+    "GDAL_DRIVER_PATH",
+    "OGR_DRIVER_PATH",
+    "GDAL_PYTHON_DRIVER_PATH",
+    "GEOTIFF_CSV",
+)
+OPTIONS = re.compile(
+    r"(GDAL|OGR|OSR|GTIFF|PROJ)_.*|SHAPE_(ENCODING|RESTORE_SHX|REWIND_ON_WRITE)|SQLITE_LIST_ALL_TABLES"
+    r"|VRT_(SHARED_SOURCE|VIRTUAL_OVERVIEWS)|TIFF_USE_OVR|USE_RRD|CENTER_LONG|CHECK_WITH_INVERT_PROJ"
+    r"|(COMPRESS|INTERLEAVE|PHOTOMETRIC|PREDICTOR|ZLEVEL|BIGTIFF|SPARSE_OK|JPEG_QUALITY)_OVERVIEW"
+)
+# Network, memory, threads, reports, and how to build GDAL from source: what is read stays as it is.
+KEPT_OPTIONS = re.compile(
+    r"GDAL_(HTTP|CURL|PROXY)_.*|GDAL_(CACHEMAX|NUM_THREADS|SWATH_SIZE|INGESTED_BYTES_AT_OPEN|MAX_DATASET_POOL_SIZE)"
+    r"|GDAL_(MAX_DATASET_POOL_RAM_USAGE|BAND_BLOCK_CACHE|FORCE_CACHING|DEFAULT_WMS_CACHE_PATH)"
+    r"|PROJ_(NETWORK|NETWORK_ENDPOINT|CURL_CA_BUNDLE|USER_WRITABLE_DIRECTORY|DEBUG)"
+    r"|(GDAL|PROJ)_(VERSION|CONFIG|HOME|DIR|ROOT|INCDIR|LIBDIR|WHEEL)"
+)
+THREADS = ("OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+MOST_THREADS = 1024
+
+
+def settle(environ: MutableMapping[str, str]) -> str | None:
+    """Remove variables that change results, and write numbers of threads so that every library can read them.
+
+    Variables that name another installation stay where rasterio brings no data of its own, as conda's does not.
+
+    Args:
+        environ: the variables, which are changed.
+
+    Returns:
+        The warning for the user, without a line break; None where nothing but numbers of threads was changed.
+    """
+    for name in THREADS:
+        _settle_threads(environ, name)
+    bundled = _bundled("proj_data/proj.db") is not None
+    removed = sorted(name for name in environ if _changes_results(name, bundled) and not _is_ours(environ, name))
+    for name in removed:
+        del environ[name]
+    if not removed:
+        return None
+    return (
+        f"the environment sets {', '.join(removed)}, which talud ignores: it uses the data that its "
+        "own packages bring, and GDAL's default options; unset what you do not need for other programs"
+    )
+
+
+def settle_process() -> None:
+    """Settle the environment of this process, and print the warning on stderr, if there is one."""
+    warning = settle(os.environ)
+    if warning is None:
+        return
+    if "rasterio.env" in sys.modules:  # it has read the variables already
+        _restore_bundled_data()
+    if sys.stderr is not None:
+        sys.stderr.write(f"talud: warning: {warning}\n")
+
+
+def _changes_results(name: str, bundled: bool) -> bool:
+    if name in OTHER_INSTALLATION:
+        return bundled
+    return OPTIONS.fullmatch(name) is not None and KEPT_OPTIONS.fullmatch(name) is None
+
+
+def _is_ours(environ: MutableMapping[str, str], name: str) -> bool:
+    """Return whether the service has set a variable for the processes that it starts."""
+    confined = environ.get(CONFINED_DRIVERS)
+    return name in ("GDAL_SKIP", "OGR_SKIP") and confined is not None and environ[name] == confined
+
+
+def _settle_threads(environ: MutableMapping[str, str], name: str) -> None:
+    """Keep the first number of a list such as `4,2`, which OpenMP allows; remove what is no number of threads."""
+    if name not in environ:
+        return
+    first = environ[name].split(",")[0].strip()
+    number = int(first) if re.fullmatch("[0-9]{1,9}", first) else 0
+    if number:
+        environ[name] = str(min(number, MOST_THREADS))
+    else:
+        del environ[name]
+
+
+def _bundled(name: str) -> Path | None:
+    """Return the path of data inside rasterio's package; None where it has none."""
+    spec = find_spec("rasterio")
+    places = [Path(place) / name for place in spec.submodule_search_locations or ()] if spec else []
+    return next((place for place in places if place.exists()), None)
+
+
+def _restore_bundled_data() -> None:
+    """Point a rasterio that was imported before talud to the data of its own package."""
+    from rasterio._env import set_gdal_config, set_proj_data_search_path
+
+    proj, gdal = _bundled("proj_data"), _bundled("gdal_data")
+    if proj is not None:
+        set_proj_data_search_path(str(proj))
+    if gdal is not None:
+        set_gdal_config("GDAL_DATA", str(gdal))
