@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import pytest
+import rasterio
 import shapely
 from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rasterio.crs import CRS
 from shapely.geometry import Point, Polygon, box
 
-from talud.data.inventory import Polygons
+from talud.data.inventory import Polygons, polygonal
 from talud.errors import SourceError
 from talud.grid import Grid
 
@@ -112,3 +116,66 @@ def test_a_shapefile_without_prj_is_a_source_error(tmp_path: Path) -> None:
     path.with_suffix(".prj").unlink()
     with pytest.raises(SourceError, match="no coordinate reference system"):
         Polygons.read(path, "inventory", UTM)
+
+
+def burnt(folder: Path, name: str) -> int:
+    """How many pixels of GRID GDAL's own tool burns of a GeoPackage."""
+    left, bottom, right, top = GRID.bounds
+    out = folder / "burnt.tif"
+    extent = ["-te", *map(str, (left, bottom, right, top)), "-tr", "10", "10"]
+    command = ["gdal_rasterize", "-q", "-burn", "1", "-ot", "Byte", *extent, folder / name, out]
+    subprocess.run(command, check=True, capture_output=True)
+    with rasterio.open(out) as dataset:
+        return int(np.count_nonzero(dataset.read(1)))
+
+
+OVERLAPPING = shapely.MultiPolygon([square(20, 20, 60), square(50, 50, 60)])
+TWICE_ROUND = Polygon([(400_000 + x, 599_820 + y) for x, y in
+                       ((0, 0), (100, 0), (100, 50), (30, 50), (30, -20), (70, -20), (70, 100), (0, 100))])  # fmt: skip
+
+
+def test_overlapping_parts_of_a_multipolygon_are_united(tmp_path: Path) -> None:
+    polygons = Polygons.read(write(tmp_path / "inventory.gpkg", [OVERLAPPING]), "inventory", UTM)
+    assert polygons.repaired == 1
+    assert polygons.geometries[0].area == 60 * 60 * 2 - 30 * 30
+    write(tmp_path / "parts.gpkg", list(OVERLAPPING.geoms))
+    assert polygons.cover(GRID, all_touched=False).sum() == burnt(tmp_path, "parts.gpkg") == 63
+
+
+@pytest.mark.parametrize(
+    ("geometry", "area"),
+    [
+        (OVERLAPPING, 6_300),
+        (shapely.MultiPolygon([square(20, 20, 60), square(30, 30, 10)]), 3_600),  # one part inside another
+        (shapely.MultiPolygon([square(20, 20, 60), square(20, 20, 60)]), 3_600),  # the same part twice
+        (shapely.MultiPolygon([square(20, 20, 60), square(80, 20, 60)]), 7_200),  # parts that share an edge
+        (TWICE_ROUND, 100 * 50 + 70 * 50 + 40 * 20),  # a ring that covers 40 by 50 metres twice
+        (Polygon([(400_000, 599_800), (400_100, 599_900), (400_100, 599_800), (400_000, 599_900)]), 5_000),  # bow tie
+        (Polygon(square(0, 0, 100).exterior, [square(20, 20, 30).exterior, square(40, 40, 30).exterior]), 8_300),
+        (Polygon(square(0, 0, 100).exterior, [square(80, 80, 40).exterior]), 9_600),  # a hole across the rim
+        (shapely.GeometryCollection([OVERLAPPING, Point(400_000, 599_900)]), 6_300),
+        (shapely.GeometryCollection([shapely.GeometryCollection([OVERLAPPING])]), 6_300),
+    ],
+)
+def test_repair_keeps_ground_covered_twice_and_holes(geometry: shapely.Geometry, area: float) -> None:
+    found = polygonal(geometry)
+    assert found is not None
+    assert found.is_valid
+    assert found.area == pytest.approx(area)
+
+
+corners = st.lists(st.tuples(st.integers(0, 29), st.integers(0, 19)), min_size=3, max_size=6, unique=True)
+
+
+@settings(max_examples=60)
+@given(st.lists(corners, min_size=2, max_size=4))
+def test_a_multipolygon_covers_what_its_parts_cover(rings: list[list[tuple[int, int]]]) -> None:
+    # Offsets without a common measure: no edge passes through the centre of a pixel.
+    parts = [Polygon([(400_003 + 10 * x, 599_800 + 10 * (y + 2**0.5 / 10)) for x, y in ring]) for ring in rings]
+    each = [Polygons(np.array([polygonal(part)], object), 0, 0) for part in parts if polygonal(part)]
+    whole = polygonal(shapely.MultiPolygon(parts))
+    together = Polygons(np.array([whole] if whole else [], object), 0, 0).cover(GRID, all_touched=False)
+    expected = np.zeros(GRID.shape, bool)
+    for part in each:
+        expected |= part.cover(GRID, all_touched=False)
+    assert np.array_equal(together, expected)

@@ -170,6 +170,13 @@ def test_what_can_be_mended_without_changing_its_area_is(project: Project, tmp_p
     assert inventory(project).is_valid.all()
 
 
+def test_overlapping_parts_of_a_corrected_landslide_are_united(project: Project, tmp_path: Path) -> None:
+    parts = shapely.MultiPolygon([square(100, 100), square(130, 130)])  # 20 m by 20 m lie in both
+    result = revise(project, "here", write(tmp_path / "edits.gpkg", [parts, *FOUR[1:]]))
+    assert len(result.mended) == 1
+    assert sorted(inventory(project).area.round()) == [2_500, 2_500, 2_500, 2_500, 2 * 2_500 - 400]
+
+
 BOWTIE = shapely.Polygon([(LEFT + 10, TOP - 10), (LEFT + 90, TOP - 90), (LEFT + 90, TOP - 10), (LEFT + 10, TOP - 90)])
 
 

@@ -14,6 +14,7 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.features import rasterize
+from shapely.geometry.base import BaseMultipartGeometry
 
 from talud.errors import SourceError
 from talud.grid import Grid
@@ -105,16 +106,29 @@ def layer_of(path: Path, wanted: str) -> str:
 
 
 def polygonal(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
-    """The polygons that a geometry consists of, or becomes when repaired; None where there are none."""
+    """Return the polygons that a geometry consists of, repaired; None where it has none.
+
+    Each part is repaired by itself, and parts that overlap are united. A ring that runs over ground twice covers it;
+    GEOS's default method would make a hole of such an overlap.
+    """
     if geometry is None or shapely.is_empty(geometry):
         return None
-    parts: Iterable[shapely.Geometry] = shapely.get_parts(shapely.make_valid(geometry))
-    polygons = [part for part in _flat(parts) if isinstance(part, shapely.Polygon) and part.area > 0]
+    parts = _polygons([geometry])
+    if not shapely.is_valid(geometry):
+        repaired = shapely.make_valid(parts, method="structure", keep_collapsed=False)
+        parts = _polygons([shapely.unary_union(_polygons(repaired))])
+    polygons = [part for part in parts if part.area > 0]
     if not polygons:
         return None
     return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
 
 
-def _flat(parts: Iterable[shapely.Geometry]) -> list[shapely.Geometry]:
-    """Single geometries: make_valid may return a multipolygon within a collection."""
-    return [single for part in parts for single in shapely.get_parts(part)]
+def _polygons(geometries: Iterable[shapely.Geometry]) -> list[shapely.Polygon]:
+    """Return the polygons within geometries, those in collections of collections included."""
+    found: list[shapely.Polygon] = []
+    for geometry in geometries:
+        if isinstance(geometry, shapely.Polygon):
+            found.append(geometry)
+        elif isinstance(geometry, BaseMultipartGeometry):
+            found += _polygons(shapely.get_parts(geometry))
+    return found

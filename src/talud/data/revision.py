@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,10 +182,19 @@ def _mended(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDat
     invalid = ~shapely.is_valid(raw)
     mended = raw.copy()
     mended[invalid] = [polygonal(geometry) for geometry in raw[invalid]]
-    before, after = shapely.area(raw), shapely.area(mended)  # NaN where nothing is left
+    # Overlapping parts are united, which loses no ground: each part is compared with itself.
+    before = np.array([_area_of_parts(geometry) for geometry in raw[invalid]])
+    after = np.array([_area_of_parts(geometry, polygonal) for geometry in raw[invalid]])
     kept = np.abs(after - before) <= AREA_TOLERANCE * before
-    _refuse(path, frame.index[~kept], "crosses itself, and mending it would change its area; draw it again")
+    _refuse(path, frame.index[invalid][~kept], "crosses itself, and mending it would change its area; draw it again")
     return frame.assign(geometry=mended), tuple(int(number) for number in frame.index[invalid])
+
+
+def _area_of_parts(
+    geometry: shapely.Geometry, repair: Callable[[shapely.Geometry], shapely.Geometry | None] = lambda part: part
+) -> float:
+    """Return the sum of the areas of a polygon's parts, each one repaired by itself."""
+    return float(np.nansum(shapely.area([repair(part) for part in shapely.get_parts(geometry)])))
 
 
 def _refuse(path: Path, numbers: Sequence[int], why: str) -> None:
