@@ -259,3 +259,15 @@ def test_a_folder_and_the_area_that_is_made_of_it_come_to_the_same(tmp_path: Pat
     apart, together = assess_folder(model, tmp_path / "data/valley"), assess_area(model, project, "valley")
     assert (together.unit, together.units, together.pixels) == ("patches", 7, "all patches")
     assert (together.tally, together.scores) == (apart.tally, apart.scores)
+
+
+def test_masks_without_known_background_are_said_beside_the_scores(talud: Run, folder: Path) -> None:
+    for path in (folder / "masks").iterdir():
+        values = np.array(Image.open(path))
+        path.unlink()
+        write_raster(path.with_suffix(".tif"), values, nodata=0)
+    code, out, _ = talud(folder)
+    assert code == 0
+    assert "note: no mapped pixel is known to be background" in out
+    code, out, _ = talud(folder, "--json")
+    assert any("no mapped pixel is known to be background" in note for note in json.loads(out)[0]["notes"])

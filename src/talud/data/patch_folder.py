@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from talud.data import sources
+from talud.data import patch_mask, sources
 from talud.errors import SourceError
 from talud.files import md5
-from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
+from talud.metrics import UNKNOWN
 from talud.params import PatchData
-from talud.raster import reading
 
 if TYPE_CHECKING:
     import h5py
@@ -34,7 +33,6 @@ _HDF5 = frozenset({".h5", ".hdf5"})
 SUFFIXES = frozenset({".png", ".tif", ".tiff"}) | _HDF5
 LARGEST_SIDE = 2048  # pixels; a larger image is no patch but an area of its own
 _LARGEST_FILE = 1 << 29  # bytes of an unpacked HDF5 image: a few kB can state any size
-_MASK_VALUES = ((BACKGROUND, LANDSLIDE), (0, 255))
 
 
 @dataclass(frozen=True)
@@ -226,22 +224,11 @@ def _read_mask(path: Path, side: int) -> NDArray[np.uint8]:
     if path.suffix.lower() in _HDF5:
         with _dataset(path, "mask", 2) as dataset:
             values = np.asarray(dataset[...], np.float64)
-        known = np.isfinite(values)
+        classes = patch_mask.classes_of(path, values, np.isfinite(values))
     else:
-        with sources.open_source(path) as raster, reading(path):
-            colours = list(range(1, max(sources.colour_bands(raster), 1) + 1))
-            planes = raster.read(colours)
-            known = (raster.read_masks(1) > 0) & np.isfinite(planes[0])
-        if (planes != planes[0]).any(axis=0)[known].any():
-            raise SourceError(f"{path}: is a coloured picture; a mask is grey, 0 or 1, or 0 or 255")
-        values = planes[0]
-    _refuse_other_side(path, values.shape, side)
-    for background, landslide in _MASK_VALUES:
-        if np.isin(values[known], (background, landslide)).all():
-            return np.where(known, np.where(values == landslide, LANDSLIDE, BACKGROUND), UNKNOWN).astype(np.uint8)
-    strange = values[known & ~np.isin(values, (0, 1, 255))]
-    found = f"{strange[0]:g}" if len(strange) else "0, 1 and 255"
-    raise SourceError(f"{path}: holds {found}; a mask is 0 or 1, or 0 or 255, and nodata where the truth is unknown")
+        classes = patch_mask.read_classes(path)
+    _refuse_other_side(path, classes.shape, side)
+    return classes
 
 
 def _whole(dataset: DatasetReader) -> Window:

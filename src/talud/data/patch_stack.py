@@ -16,13 +16,13 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
-from talud.data.mask import mask_layout
+from talud.data.mask import KnownPixels, check_known, mask_layout
 from talud.data.patch_folder import PatchFolder
 from talud.data.record import Record, sources_tag
 from talud.errors import SourceError
 from talud.files import md5, replacing_together
 from talud.grid import Grid
-from talud.metrics import LANDSLIDE, UNKNOWN
+from talud.metrics import UNKNOWN
 from talud.params import Area
 from talud.project import Project
 from talud.raster import PATCH_TAG, Layout, writing_cog
@@ -54,12 +54,15 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
     fingerprints = folder.fingerprints
     tags = _tags(area, described, folder) | sources_tag(fingerprints)
     with replacing_together(project.stack(area), project.mask(area), project.record(area)) as (stack, mask, record):
-        landslides = _write(folder, tags, stack, mask, progress)
-        if described.role != "transfer" and not landslides:
+        known = _write(folder, tags, stack, mask, progress)
+        if described.role != "transfer" and not (known and known.landslide):
             raise SourceError(
                 f"{project.folder(described)}: the masks of its {len(folder.pairs)} patches mark no landslide, and "
                 f"area '{area}' has the role {described.role}; look at patches.masks"
             )
+        if known:
+            check_known(known, f"the masks of area '{area}'", described.role)
+        landslides = known.landslide if known else None
         made = _record(area, described, folder, fingerprints, (md5(stack), md5(mask)), landslides)
         made.write(record)
     return made
@@ -94,26 +97,28 @@ def _tags(name: str, area: Area, folder: PatchFolder) -> dict[str, str]:
     return {key: str(value) for key, value in tags.items() if value is not None}
 
 
-def _write(folder: PatchFolder, tags: dict[str, str], stack: Path, mask: Path, progress: Progress | None) -> int | None:
-    """Write stack and mask patch by patch; returns the landslide pixels, None where no patch has a mask."""
+def _write(
+    folder: PatchFolder, tags: dict[str, str], stack: Path, mask: Path, progress: Progress | None
+) -> KnownPixels | None:
+    """Write stack and mask patch by patch; return the known pixels, None where no patch has a mask."""
     rows, columns = arrangement(len(folder.pairs))
     side, size, bands = folder.side, folder.data.pixel_size, tuple(folder.data.bands)
     grid = Grid(_CRS, Affine(size, 0, 0, 0, -size, rows * side * size), rows * side, columns * side)
     layout = Layout("float32", float("nan"), bands, (folder.unit,) * len(bands), tags)
     empty = np.full((len(bands), side, side), np.nan, np.float32), np.full((side, side), UNKNOWN, np.uint8)
-    landslides = 0
+    known = KnownPixels()
     with ExitStack() as writers:
         stack_writer = writers.enter_context(writing_cog(stack, grid, layout))
         mask_writer = writers.enter_context(writing_cog(mask, grid, mask_layout(tags)))
         for number, window in enumerate(grid.windows(side)):
             values, truth = folder.read(folder.pairs[number]) if number < len(folder.pairs) else empty
-            landslides += int(np.count_nonzero(truth == LANDSLIDE))
+            known += KnownPixels.of(truth)
             with hushed():  # as in `writing_cog`
                 stack_writer.write(values, window=window)
                 mask_writer.write(truth, 1, window=window)
             if progress and number < len(folder.pairs):
                 progress(number + 1, len(folder.pairs))
-    return landslides if folder.labelled else None
+    return known if folder.labelled else None
 
 
 def _record(

@@ -80,8 +80,8 @@ def split(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, ...]:
         seed: decides between blocks of about the same landslide share; of a patch stack nothing.
 
     Raises:
-        StudyError: fewer than three blocks hold landslides, or a run of patches holds none, so that some part would
-            hold none; or patches cannot be cut into those that are asked for.
+        StudyError: no background is known; fewer than three blocks hold landslides, or a run of patches holds none, so
+            that some part would hold none; or patches cannot be cut into those that are asked for.
         SourceError: the mask cannot be read.
     """
     windows, counts, shares, runs = _blocks(mask, options)
@@ -90,6 +90,11 @@ def split(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, ...]:
         raise StudyError(
             f"{mask}: {len(with_landslides)} of {len(windows)} blocks hold landslides, but training, validation and "
             f"test need one each; make split.block ({options.block} pixels) smaller, or the area larger"
+        )
+    if all(share == 1 for share in shares):
+        raise StudyError(
+            f"{mask}: no pixel is known to be background, so nothing can be learned from it; make its stack again "
+            "(talud stack) from masks whose nodata value is not 0"
         )
     if runs:
         return _dealt_by_runs(mask, windows, counts, options)

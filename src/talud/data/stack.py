@@ -16,7 +16,7 @@ from rasterio.io import DatasetWriter
 from talud.contract import Contract
 from talud.data import patch_stack, sources
 from talud.data.inventory import Polygons
-from talud.data.mask import mask_layout
+from talud.data.mask import KnownPixels, check_known, mask_layout
 from talud.data.mixer import Mixer, mixing
 from talud.data.recipe import MissingBandError, Recipe, recipe_like, recipe_of
 from talud.data.record import Record, forget_other_roles, sources_tag
@@ -78,13 +78,14 @@ def _bring_together(project: Project, area: str, progress: Progress | None) -> R
     with mixing(recipe) as mixer:
         labels = _labels(recipe, mixer.grid)
         with replacing_together(*outputs) as (stack, mask, record_file):
-            landslides = _write(recipe, mixer, progress, stack, (mask, labels), sources_tag(fingerprints))
-            if recipe.area.role != "transfer" and not landslides:
+            known = _write(recipe, mixer, progress, stack, (mask, labels), sources_tag(fingerprints))
+            if recipe.area.role != "transfer" and not known.landslide:
                 raise SourceError(
                     f"area '{area}': the inventory marks no pixel inside the boundary by the rule "
                     f"'{recipe.options.inventory_rule}'; look at its position, or set inventory_rule to all_touched"
                 )
-            record = _record(recipe, mixer, labels, landslides, fingerprints, (md5(stack), md5(mask)))
+            check_known(known, f"the mask of area '{recipe.name}'", recipe.area.role)
+            record = _record(recipe, mixer, labels, known.landslide, fingerprints, (md5(stack), md5(mask)))
             record.write(record_file)
     return record
 
@@ -227,12 +228,12 @@ def _write(
     stack: Path,
     mask: tuple[Path, Labels] | None,
     more_tags: Mapping[str, str],
-) -> int:
-    """Write a stack, and a mask where asked for, window by window; returns the landslide pixels."""
+) -> KnownPixels:
+    """Write a stack, and a mask where asked for, window by window; return the mask's known pixels."""
     tags = _tags(recipe, mixer) | dict(more_tags)
     layout = Layout("float32", float("nan"), mixer.bands, mixer.units, tags)
     seen: set[Path] = set()
-    landslides = 0
+    known = KnownPixels()
     with ExitStack() as writers:
         writer = writers.enter_context(writing_cog(stack, mixer.grid, layout))
         if mask:
@@ -246,7 +247,7 @@ def _write(
                 writer.write(values, window=window)
             if mask:
                 pixels = labels.mask(mixer.grid.crop(window))
-                landslides += int(np.count_nonzero(pixels == LANDSLIDE))
+                known += KnownPixels.of(pixels)
                 with hushed():
                     mask_writer.write(pixels, 1, window=window)
             if progress:
@@ -254,7 +255,7 @@ def _write(
         for layer in mixer.layers:
             if layer.path not in seen:
                 raise SourceError(f"{layer.path}: has no valid pixel in area '{recipe.name}'; all is nodata there")
-    return landslides
+    return known
 
 
 def _tags(recipe: Recipe, mixer: Mixer) -> dict[str, str]:

@@ -100,7 +100,7 @@ class Assessment:
             len(tallies),
             total,
             score_intervals(counts, RESAMPLES, SEED),
-            (*notes, *([few] if len(mapped) < FEW else [])),
+            (*notes, *([few] if len(mapped) < FEW else []), *([total.missing_class] if total.missing_class else [])),
         )
 
     def record(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from rasterio.windows import Window
 
 from talud.data.held_out import check_held_out
 from talud.data.patches import Part, split
-from talud.errors import MismatchError, StudyError
+from talud.errors import MismatchError, StudyError, TaludWarning
 from talud.evaluation.reliability import Reliability
 from talud.evaluation.results import Scores, ScoreTable
 from talud.evaluation.tally import Tally
@@ -69,6 +70,9 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     areas = {
         area: _score_map(model, project, band_set, area, windows, step) for area, windows in maps.items() if windows
     }
+    for name, score in (*tests.items(), *areas.items()):
+        if score.tally.missing_class:
+            warnings.warn(f"{name}: {score.tally.missing_class}", TaludWarning, stacklevel=2)
     away = {area: score for area, score in areas.items() if area not in training}
     curves = {"test": sum(tests.values(), start=_Score()), **away}
     table = ScoreTable(

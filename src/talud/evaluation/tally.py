@@ -54,6 +54,16 @@ class Tally:
         return self.confusion.tp + self.confusion.fn + self.not_mapped_landslide
 
     @property
+    def missing_class(self) -> str | None:
+        """What scores do not show where the truth holds one class alone, in words."""
+        counts = self.confusion
+        if not counts.tp + counts.fn and counts.fp + counts.tn:
+            return "no mapped pixel is known to be landslide, so that scores there show false alarms alone"
+        if not counts.fp + counts.tn and counts.tp + counts.fn:
+            return "no mapped pixel is known to be background, so that no false alarm is counted and precision is 1"
+        return None
+
+    @property
     def not_mapped_landslide_share(self) -> float:
         """The part of the landslide pixels where the map says nothing."""
         return self.not_mapped_landslide / self.landslide_pixels if self.landslide_pixels else 0.0

@@ -1,0 +1,86 @@
+"""Masks of patches as classes: grey levels, palettes and pictures in two colours, read by what a person sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+from rasterio.io import DatasetReader
+
+from talud.data import sources
+from talud.data.mask import COLOURS
+from talud.errors import SourceError
+from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
+from talud.raster import reading
+
+# (background, landslide): class numbers, then black and white in 8 and in 16 bits.
+_GREY_LEVELS = ((BACKGROUND, LANDSLIDE), (0, 255), (0, 65_535))
+_OWN_PALETTE = np.array([COLOURS[BACKGROUND], COLOURS[LANDSLIDE]])
+_EXPECTED = "a mask is 0 or 1, or 0 or 255 (white), and nodata where the truth is unknown"
+
+
+def read_classes(path: Path) -> NDArray[np.uint8]:
+    """Return the classes of a mask in a raster file: 1 landslide, 0 background, 255 unknown; (height, width).
+
+    A palette counts by its colours, so that the image means what a viewer shows of it.
+
+    Raises:
+        SourceError: the file cannot be read, or is no mask.
+    """
+    with sources.open_source(path) as raster, reading(path):
+        planes = raster.read(list(range(1, max(sources.colour_bands(raster), 1) + 1)))
+        known = (raster.read_masks(1) > 0) & np.isfinite(planes[0])
+        palette = _palette(raster)
+    if palette is not None and not np.array_equal(palette[:2], _OWN_PALETTE):
+        if planes[0][known].max(initial=0) >= len(palette):
+            raise SourceError(f"{path}: holds {planes[0][known].max()}, which its palette lacks; save it in grey")
+        colours = palette[np.where(known, planes[0], 0)]
+        known &= colours[..., 3] > 0
+        planes = np.moveaxis(colours[..., :3], -1, 0)
+    if (planes == planes[0]).all(axis=0)[known].all():
+        return classes_of(path, planes[0], known)
+    return _classes_of_colours(path, planes, known)
+
+
+def classes_of(path: Path, values: NDArray[np.generic], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the classes of grey levels or class numbers; unknown where `known` is false.
+
+    Raises:
+        SourceError: they are no mask's.
+    """
+    for background, landslide in _GREY_LEVELS:
+        if np.isin(values[known], (background, landslide)).all():
+            return _classes(values == landslide, known)
+    strange = values[known & ~np.isin(values, (0, 1, 255))]
+    found = f"{strange[0]:g}" if len(strange) else "0, 1 and 255"
+    raise SourceError(f"{path}: holds {found}; {_EXPECTED}")
+
+
+def _classes_of_colours(path: Path, planes: NDArray[np.generic], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return the classes of a picture of one colour on black."""
+    found = np.unique(planes[:, known], axis=1).T
+    lit = found[found.any(axis=1)]
+    if len(lit) != 1:
+        named = ", ".join(str(tuple(map(int, colour))) for colour in found[:3]) + (", …" if len(found) > 3 else "")
+        raise SourceError(
+            f"{path}: is a coloured picture ({named}), in which it is not clear what is landslide; save it in grey: "
+            f"{_EXPECTED}"
+        )
+    return _classes((planes != 0).any(axis=0), known)
+
+
+def _classes(landslide: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.where(known, np.where(landslide, LANDSLIDE, BACKGROUND), UNKNOWN).astype(np.uint8)
+
+
+def _palette(raster: DatasetReader) -> NDArray[np.intp] | None:
+    """Return the colours (red, green, blue, alpha) of a raster's palette by number, or None where it has none."""
+    try:
+        entries = raster.colormap(1)
+    except ValueError:  # rasterio's way to say that there is none
+        return None
+    if raster.count > 1 and raster.colorinterp[0] is not ColorInterp.palette:
+        return None
+    return np.array([entries.get(number, (0, 0, 0, 0)) for number in range(max(entries) + 1)], np.intp)
