@@ -17,11 +17,14 @@ from talud.errors import BusyError
 from talud.serving.database import Database, JobRow, now
 from talud.serving.jobs import JobStore, Request
 from talud.serving.keeping import alone, clean
+from talud.serving.keys import Key
 from talud.serving.maps import Maps
+from talud.serving.problems import Problem
 from talud.serving.settings import Settings
 from talud.serving.verdicts import Verdict, VerdictStore
 
 MEGABYTE = 10**6
+ANA = Key("0" * 32, "field office", "run", now())
 
 
 @pytest.fixture
@@ -75,9 +78,26 @@ def test_a_map_that_people_reviewed_stays_until_somebody_throws_it_away(jobs: Jo
     maps = Maps(tmp_path / "jobs")
     for name in ("reviewed", "forgotten"):
         ended(jobs, maps, name, 100)
-    VerdictStore(jobs.database).say("reviewed", Verdict("1", "accepted", "Ana", now()))
+    VerdictStore(jobs.database).say("reviewed", Verdict("1", "accepted", "Ana", now()), ANA)
     assert clean(jobs, maps, settings(tmp_path, results_days=7, results_bytes=1)) == ["forgotten"]
     assert VerdictStore(jobs.database).all("reviewed").keys() == {"1"}
+
+
+def test_a_dismissed_job_loses_its_review_and_is_cleaned_up(jobs: JobStore, tmp_path: Path) -> None:
+    maps, store = Maps(tmp_path / "jobs"), VerdictStore(jobs.database)
+    for name in ("thrown away", "kept"):
+        ended(jobs, maps, name, 100)
+        store.say(name, Verdict("1", "accepted", "Ana", now()), ANA)
+    jobs.dismiss("thrown away")
+    assert store.all("thrown away") == {}
+    assert store.history("thrown away", "1") == ()
+    with Session(jobs.database.engine) as session, session.begin():
+        session.execute(update(JobRow).values(finished=now() - timedelta(days=100)))
+    assert clean(jobs, maps, settings(tmp_path, results_days=7)) == ["thrown away"]
+    assert len(store.history("kept", "1")) == 1
+    with pytest.raises(Problem, match="its map is gone"):
+        store.say("thrown away", Verdict("1", "accepted", "Ana", now()), ANA)
+    assert store.all("thrown away") == {}
 
 
 def test_an_upload_stays_while_a_job_shows_it(jobs: JobStore, tmp_path: Path) -> None:

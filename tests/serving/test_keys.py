@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 from talud.cli.main import app
 from talud.errors import ParamsError
-from talud.serving.database import Database
+from talud.serving.database import Database, KeyRow
 from talud.serving.keys import SCOPES, KeyStore
 
 
@@ -70,6 +72,20 @@ def test_names_are_taken_once(store: KeyStore) -> None:
         store.revoke("serveys")
 
 
+def test_key_expires_and_says_so(store: KeyStore) -> None:
+    year, spent = (store.find(store.add(name, "run", days)) for name, days in (("year", 365), ("spent", 0)))
+    assert (year.expires - year.created, year.expired) == (timedelta(days=365), False)
+    assert spent.expired
+    default = store.find(store.add("default", "read"))
+    assert default.expires - default.created == timedelta(days=365)
+
+
+def test_key_of_a_revoked_name_has_another_id(store: KeyStore) -> None:
+    first = store.find(store.add("survey", "run"))
+    store.revoke("survey")
+    assert store.find(store.add("survey", "run")).id != first.id
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "stacks").mkdir()
@@ -96,6 +112,17 @@ def test_the_command_shows_a_key_once(project: Path) -> None:
     assert secret not in listed
     talud("revoke", "Geological Survey")
     assert "Geological Survey" not in talud("list")
+
+
+def test_the_command_lists_when_keys_expire(project: Path) -> None:
+    talud("add", "brief", "--expires-days", "7")
+    assert f"{datetime.now(UTC) + timedelta(days=7):%Y-%m-%d}" in talud("list")
+    with (
+        Database.opened(f"sqlite:///{project}/.talud/service/service.db") as database,
+        database.engine.begin() as writer,
+    ):
+        writer.execute(update(KeyRow).values(expires=datetime(2026, 1, 2, tzinfo=UTC)))
+    assert "2026-01-02 (expired)" in talud("list")
 
 
 def test_a_key_may_read_alone_unless_more_is_said(project: Path) -> None:

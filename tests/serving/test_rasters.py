@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,11 +21,13 @@ from pyproj import Transformer
 from rasterio.crs import CRS
 from rio_tiler.constants import WEB_MERCATOR_TMS
 
-from agency import serving, settings_of
+from agency import put_job, serving, settings_of
 from source_files import write_raster
 from stack_files import grid_of, noise, write_stack
 from talud.inference.runtime import Model
 from talud.serving import catalogue, tiles
+from talud.serving.keeping import remove_unfinished_uploads
+from talud.serving.problems import Problem
 
 BANDS = ("red", "green", "blue", "slope", "elevation", "vv_pre", "vv_post")
 
@@ -195,6 +198,78 @@ def test_an_upload_that_breaks_off_leaves_nothing(agency: SimpleNamespace) -> No
     anyio.run(agency.client.app, scope, receive, send)
     assert [message.get("status") for message in sent][:1] in ([400], [])  # nobody is there to read it
     assert nothing_left(agency, before)
+
+
+@pytest.fixture
+def quotas(tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """A service in which the uploads of a key may take 300 kB, with the headers of keys."""
+    settings = settings_of(tmp_path, upload_bytes=2_000_000, upload_bytes_per_key=300_000)
+    with serving(settings) as (client, service):
+        scopes = {"ana": "run", "luz": "run", "chief": "admin"}
+        headers = {name: {"X-API-Key": service.keys.add(name, scope)} for name, scope in scopes.items()}
+        raster = write_stack(tmp_path / "s.tif", noise(96, 96)).read_bytes()
+        assert 100_000 < len(raster) < 150_000
+        yield SimpleNamespace(client=client, service=service, settings=settings, headers=headers, raster=raster)
+
+
+def in_parts(content: bytes) -> Iterator[bytes]:
+    yield from (content[start : start + 10_000] for start in range(0, len(content), 10_000))
+
+
+def test_uploads_of_a_key_have_a_quota(quotas: SimpleNamespace) -> None:
+    uploads = quotas.settings.results / "uploads"
+    put = lambda content, key: quotas.client.put("/uploads/s.tif", content=content, headers=quotas.headers[key])  # noqa: E731
+    made = [put(quotas.raster, "ana") for _ in range(2)]
+    assert [answer.status_code for answer in made] == [201, 201]
+    for content in (quotas.raster, in_parts(quotas.raster)):  # with its length stated, and without
+        refused = put(content, "ana")
+        assert refused.status_code == 413
+        assert f"the uploads of the key of ana take {2 * len(quotas.raster):,} bytes" in refused.json()["detail"]
+    assert len(list(uploads.iterdir())) == 2
+    assert put(in_parts(quotas.raster), "luz").status_code == 201  # another key has its own
+    assert put(b"no raster", "ana").status_code == 422  # and is not counted
+    upload = made[0].json()["href"]
+    assert quotas.client.delete(f"/{upload}", headers=quotas.headers["luz"]).status_code == 403
+    assert quotas.client.delete(f"/{upload}", headers=quotas.headers["ana"]).status_code == 204
+    assert quotas.client.delete(f"/{upload}", headers=quotas.headers["ana"]).status_code == 404
+    assert put(in_parts(quotas.raster), "ana").status_code == 201
+    other = made[1].json()["href"]
+    assert quotas.client.delete(f"/{other}", headers=quotas.headers["chief"]).status_code == 204
+    assert not (uploads / other.removeprefix("uploads/")).exists()
+
+
+def test_an_upload_that_a_job_waits_to_map_is_not_removed(quotas: SimpleNamespace) -> None:
+    href = quotas.client.put("/uploads/s.tif", content=quotas.raster).json()["href"]
+    job = put_job(quotas.service, href, "accepted")
+    answer = quotas.client.delete(f"/{href}")
+    assert (answer.status_code, "dismiss it" in answer.json()["detail"]) == (409, True)
+    quotas.service.jobs.remove(job)
+    assert quotas.client.delete(f"/{href}").status_code == 204
+    for name in ("..", "%2e%2e", "x", "00000000-0000-4000-8000-000000000000"):
+        assert quotas.client.delete(f"/uploads/{name}").status_code in (404, 405, 422)
+
+
+def test_uploads_at_once_share_the_quota(quotas: SimpleNamespace) -> None:
+    key = quotas.service.keys.all()[0]
+
+    def claim(number: int) -> bool:
+        try:
+            quotas.service.uploads.claim(f"upload {number}", key, 100_000)
+        except Problem:
+            return False
+        return True
+
+    with ThreadPoolExecutor(12) as pool:
+        assert sum(pool.map(claim, range(12))) == 3
+
+
+def test_an_upload_that_a_restart_cut_off_is_removed(quotas: SimpleNamespace, tmp_path: Path) -> None:
+    whole = quotas.client.put("/uploads/s.tif", content=quotas.raster).json()["href"].removeprefix("uploads/")
+    uploads = quotas.settings.results / "uploads"
+    (uploads / "broken").mkdir()
+    (uploads / "broken/a.tif.part").write_bytes(b"II*")
+    remove_unfinished_uploads(quotas.settings.results)
+    assert [path.name for path in uploads.iterdir()] == [whole]
 
 
 @pytest.mark.parametrize(

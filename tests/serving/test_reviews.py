@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -31,13 +32,17 @@ from source_files import write_project, write_raster
 from stack_files import grid_of, write_stack
 from talud.errors import ParamsError
 from talud.serving import outlines, verdicts
-from talud.serving.database import Database
+from talud.serving.database import Database, now
+from talud.serving.jobs import JobStore, Request
+from talud.serving.keys import Key
 from talud.serving.outlines import PolygonGeometry
+from talud.serving.problems import Problem
 from talud.serving.routes.reviews import pixel_metres
 from talud.serving.verdicts import VerdictStore
 
 LEFT, TOP = 400_000, 650_000
 HEIGHT, WIDTH = 96, 128
+SOMEBODY = Key("1", "somebody", "admin", now())
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +66,7 @@ def review(agency: SimpleNamespace) -> Iterator[SimpleNamespace]:
     """The agency, of whose map nobody has said anything."""
     yield agency
     for name in VerdictStore(agency.service.database).all(agency.job):
-        VerdictStore(agency.service.database).forget(agency.job, name)
+        VerdictStore(agency.service.database).withdraw(agency.job, name, SOMEBODY)
 
 
 def collection(agency: SimpleNamespace) -> dict:
@@ -427,9 +432,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VerdictSto
     """A store of verdicts that many threads may use."""
     if request.param == "sqlite":
         with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
+            JobStore(database).create("job", "somebody", Request(raster="a.tif"))
             yield VerdictStore(database)
     else:
         with postgresql() as url, Database.opened(url) as database:
+            JobStore(database).create("job", "somebody", Request(raster="a.tif"))
             yield VerdictStore(database)
 
 
@@ -438,7 +445,7 @@ def test_verdicts_of_many_at_once_are_each_whole(store: VerdictStore) -> None:
 
     def say(name: str) -> None:
         for polygon in ("1", "2"):
-            store.say("job", verdicts.said(polygon, "accepted", name, drawn[name], drawn[name].area))
+            store.say("job", verdicts.said(polygon, "accepted", name, drawn[name], drawn[name].area), SOMEBODY)
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(say, drawn))
@@ -447,7 +454,7 @@ def test_verdicts_of_many_at_once_are_each_whole(store: VerdictStore) -> None:
     for one in found.values():
         assert one.outline.equals(drawn[one.reviewer])
         assert one.area == drawn[one.reviewer].area
-    store.say("job", verdicts.said("1", "rejected", "last"))
+    store.say("job", verdicts.said("1", "rejected", "last"), SOMEBODY)
     kept = store.get("job", "1")
     assert (kept.verdict, kept.reviewer, kept.area) == ("rejected", "last", found["1"].area)
 
@@ -456,16 +463,120 @@ def test_a_landslide_that_is_taken_away_at_once_does_not_come_back(store: Verdic
     outline = square(0, 0, 10)
     names = [verdicts.new_id() for _ in range(40)]
     for name in names:
-        store.say("job", verdicts.said(name, "accepted", "Ana", outline, 100.0))
+        store.say("job", verdicts.said(name, "accepted", "Ana", outline, 100.0), SOMEBODY)
 
     def either(task: tuple[bool, str]) -> None:
         gone, name = task
         if gone:
-            store.forget("job", name)
+            store.withdraw("job", name, SOMEBODY)
         else:
-            store.change("job", verdicts.said(name, "accepted", "Luz", outline, 100.0))
+            store.change("job", verdicts.said(name, "accepted", "Luz", outline, 100.0), SOMEBODY)
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(either, [(gone, name) for name in names for gone in (False, True, False)]))
     assert store.all("job") == {}
-    assert not store.forget("job", names[0])
+    assert not store.withdraw("job", names[0], SOMEBODY)
+
+
+def test_job_dismissed_at_once_with_its_review_keeps_nothing(store: VerdictStore) -> None:
+    """No verdict is left of a job, whichever of both comes first."""
+    jobs = JobStore(store.database)
+    names = [f"job {number}" for number in range(30)]
+    for name in names:
+        jobs.create(name, "somebody", Request(raster="a.tif"))
+
+    def either(task: tuple[bool, str]) -> None:
+        dismissed, name = task
+        if dismissed:
+            jobs.dismiss(name)
+        else:
+            with contextlib.suppress(Problem):
+                store.say(name, verdicts.said("1", "accepted", "Ana"), SOMEBODY)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(either, [(dismissed, name) for name in names for dismissed in (False, True, False)]))
+    for name in names:
+        assert store.all(name) == {}
+        assert store.history(name, "1") == ()
+
+
+@pytest.fixture
+def keyed(review: SimpleNamespace) -> Iterator[SimpleNamespace]:
+    """The agency, with the headers of two reviewers' keys, of an administrator's and of a visitor's."""
+    store = review.service.keys
+    scopes = {"ana": "run", "luz": "run", "chief": "admin", "visitor": "read"}
+    headers = {name: {"X-API-Key": store.add(name, scope)} for name, scope in scopes.items()}
+    yield SimpleNamespace(headers=headers, **vars(review))
+    for name in scopes:
+        store.revoke(name)
+
+
+def test_only_its_author_or_an_admin_changes_a_verdict(keyed: SimpleNamespace) -> None:
+    url, headers = f"{keyed.url}/polygons/1", keyed.headers
+    accepted, rejected = ({"verdict": word, "reviewer": "Same Name"} for word in ("accepted", "rejected"))
+    assert keyed.client.put(url, json=accepted, headers=headers["ana"]).status_code == 200
+    redrawn = rejected | {"geometry": in_degrees(square(500, 500, 100))}
+    for answer in (
+        keyed.client.put(url, json=rejected, headers=headers["luz"]),
+        keyed.client.put(url, json=redrawn, headers=headers["luz"]),
+        keyed.client.delete(url, headers=headers["luz"]),
+    ):
+        assert answer.status_code == 403
+        assert answer.json()["detail"].startswith("Same Name reviewed landslide 1 with another key")
+    assert feature(keyed, "1")["properties"]["verdict"] == "accepted"
+    assert keyed.client.put(url, json=rejected, headers=headers["visitor"]).status_code == 403
+    assert keyed.client.put(url, json=rejected, headers=headers["ana"]).status_code == 200
+    assert keyed.client.put(url, json=accepted, headers=headers["chief"]).status_code == 200
+    assert keyed.client.put(url, json=rejected, headers=headers["ana"]).status_code == 403  # now it is the chief's
+    assert keyed.client.delete(url, headers=headers["chief"]).status_code == 204
+    assert keyed.client.put(url, json=rejected, headers=headers["luz"]).status_code == 200
+
+
+def test_only_its_author_or_an_admin_changes_what_was_drawn(keyed: SimpleNamespace) -> None:
+    body = {"geometry": in_degrees(square(500, 500, 100)), "reviewer": "Ana"}
+    url = keyed.client.post(f"{keyed.url}/polygons", json=body, headers=keyed.headers["ana"]).headers["location"]
+    other = {"verdict": "accepted", "reviewer": "Ana", "geometry": in_degrees(square(600, 600, 10))}
+    assert keyed.client.put(url, json=other, headers=keyed.headers["luz"]).status_code == 403
+    assert keyed.client.delete(url, headers=keyed.headers["luz"]).status_code == 403
+    assert collection(keyed)["counts"]["accepted_area_m2"] == pytest.approx(10_000, rel=1e-4)
+    assert keyed.client.delete(url, headers=keyed.headers["ana"]).status_code == 204
+
+
+def test_key_made_anew_under_a_revoked_name_changes_nothing_of_the_earlier_one(keyed: SimpleNamespace) -> None:
+    url, body = f"{keyed.url}/polygons/2", {"verdict": "accepted", "reviewer": "Ana"}
+    assert keyed.client.put(url, json=body, headers=keyed.headers["ana"]).status_code == 200
+    keyed.service.keys.revoke("ana")
+    again = {"X-API-Key": keyed.service.keys.add("ana", "run")}
+    assert keyed.client.put(url, json=body, headers=again).status_code == 403
+    assert keyed.client.delete(url, headers=again).status_code == 403
+
+
+def test_every_change_stays_in_the_history(keyed: SimpleNamespace) -> None:
+    url, headers = f"{keyed.url}/polygons/3", keyed.headers
+    before = len(keyed.client.get(f"{url}/history").json()["changes"])
+    drawn = {"verdict": "accepted", "reviewer": "Ana", "geometry": in_degrees(square(500, 500, 100))}
+    keyed.client.put(url, json=drawn, headers=headers["ana"])
+    keyed.client.put(url, json={"verdict": "rejected", "reviewer": "Ana R."}, headers=headers["ana"])
+    keyed.client.put(url, json={"verdict": "accepted", "reviewer": "Luz"}, headers=headers["luz"])  # refused
+    keyed.client.delete(url, headers=headers["chief"])
+    changes = keyed.client.get(f"{url}/history", headers=headers["visitor"]).json()["changes"][before:]
+    ids = {key.name: key.id for key in keyed.service.keys.all()}
+    assert [(one["verdict"], one["reviewed_by"], one["key_id"]) for one in changes] == [
+        ("accepted", "Ana", ids["ana"]), ("rejected", "Ana R.", ids["ana"]), ("withdrawn", "chief", ids["chief"]),
+    ]  # fmt: skip
+    assert [one["area_m2"] for one in changes] == [pytest.approx(10_000, rel=1e-4)] * 2 + [None]
+    assert keyed.client.get(f"{keyed.url}/polygons/999/history").status_code == 404
+
+
+def test_a_deleted_job_takes_its_review_along(tmp_path: Path, tiny_model: Path) -> None:
+    settings = settings_of(tmp_path)
+    raster = write_stack(settings.data / "a.tif", np.full((3, 64, 64), 120, np.float32))
+    with serving(settings) as (client, service):
+        job = finished_job(service, tiny_model, raster)
+        body = {"geometry": in_degrees(square(100, 100, 100)), "reviewer": "Ana Ríos"}
+        assert client.post(f"/jobs/{job}/polygons", json=body).status_code == 201
+        assert client.delete(f"/jobs/{job}").json()["status"] == "dismissed"
+        with service.database.engine.connect() as connection:
+            connection.exec_driver_sql("VACUUM")
+    kept = b"".join(path.read_bytes() for path in settings.results.glob("service.db*"))
+    assert "Ana Ríos".encode() not in kept

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
+from sqlalchemy import select, update
 
 import talud.serving
 from talud.cluster import connected
 from talud.serving.app import HEADERS, create_app
 from talud.serving.attempts import ALLOWED, WITHIN, Attempts
+from talud.serving.database import KeyRow, SessionRow, now
 from talud.serving.guard import LARGEST_BODY
 from talud.serving.keys import Scope
-from talud.serving.service import Reader, Runner
+from talud.serving.service import COOKIE, Reader, Runner
+from talud.serving.sessions import SESSION_HOURS
 from talud.serving.settings import Settings
 
 SITE = "https://maps.example.org"
@@ -107,6 +112,61 @@ def test_a_revoked_key_ends_its_sessions(client: TestClient) -> None:
     begin(client)
     client.app.state.service.keys.revoke("survey")
     assert client.get("/thing").status_code == 401
+    key_of(client)  # of the same name
+    assert client.get("/thing").status_code == 401
+
+
+def test_the_cookie_is_a_token_that_is_stored_as_a_digest(client: TestClient, tmp_path: Path) -> None:
+    secret = begin(client)
+    token = client.cookies[COOKIE]
+    assert secret not in token
+    assert len(token) >= 43  # 32 bytes
+    assert client.get("/thing", headers={"X-API-Key": token}).status_code == 401
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "keys").glob("service.db*"))
+    assert hashlib.sha256(token.encode()).hexdigest().encode() in kept
+    assert token.encode() not in kept
+    begin_again = client.post("/session", json={"key": secret}, headers={"Origin": SITE})
+    assert begin_again.cookies[COOKIE] != token
+    assert client.get("/thing", headers={"Cookie": f"{COOKIE}={token}"}).status_code == 401  # it took its place
+
+
+def test_a_session_that_was_ended_is_gone_from_the_service(client: TestClient) -> None:
+    begin(client)
+    token = client.cookies[COOKIE]
+    assert client.delete("/session", headers={"Origin": SITE}).status_code == 204
+    assert client.get("/thing", headers={"Cookie": f"{COOKIE}={token}"}).status_code == 401
+
+
+def test_sessions_expire(client: TestClient) -> None:
+    begin(client)
+    assert (
+        f"Max-Age={SESSION_HOURS * 3600}"
+        in client.post("/session", json={"key": key_of(client, name="other")}, headers={"Origin": SITE}).headers[
+            "Set-Cookie"
+        ]
+    )
+    assert client.get("/thing").status_code == 200
+    with client.app.state.service.database.engine.begin() as connection:
+        connection.execute(update(SessionRow).values(expires=now() - timedelta(seconds=1)))
+    # A page that stays open asks on, and is no guesser of keys.
+    assert [client.get("/thing").status_code for _ in range(ALLOWED + 5)] == [401] * (ALLOWED + 5)
+    client.post("/session", json={"key": key_of(client, name="third")}, headers={"Origin": SITE})
+    with client.app.state.service.database.engine.connect() as connection:
+        assert len(connection.execute(select(SessionRow.digest)).all()) == 1  # the expired ones are removed
+
+
+def test_an_expired_key_opens_nothing_and_is_named(client: TestClient) -> None:
+    secret = begin(client)
+    with client.app.state.service.database.engine.begin() as connection:
+        connection.execute(update(KeyRow).values(expires=datetime(2026, 1, 2, tzinfo=UTC)))
+    assert client.get("/thing").status_code == 401
+    assert client.get("/session").json()["name"] is None
+    for answer in (
+        client.get("/thing", headers={"X-API-Key": secret}),
+        client.post("/session", json={"key": secret}, headers={"Origin": SITE}),
+    ):
+        assert answer.status_code == 401
+        assert "the key of survey expired on 2026-01-02" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from talud.cli.app import app
 from talud.errors import ParamsError
 
 if TYPE_CHECKING:
-    from talud.serving.keys import KeyStore
+    from talud.serving.keys import Key, KeyStore
 
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(keys, name="keys", help="Make, list and revoke the API keys of the service.")
@@ -27,6 +27,9 @@ def add(
         Literal["read", "run", "admin"],
         typer.Option(help="read: look at maps; run: also map and review; admin: also rule over what others did"),
     ] = "read",
+    expires_days: Annotated[
+        int, typer.Option(min=1, max=36500, help="After how many days the key opens nothing any more.")
+    ] = 365,
 ) -> None:
     """Make a key, and print it: once, for what is stored is a digest from which it cannot be found.
 
@@ -37,12 +40,12 @@ def add(
         talud keys add "Geological Survey" --scope run
     """
     with kept() as store:
-        print(store.add(name, scope))
+        print(store.add(name, scope, expires_days))
 
 
 @keys.command("list")
 def list_() -> None:
-    """List the keys: whose they are, what they allow, and since when.
+    """List the keys: whose they are, what they allow, since when and until when.
 
     **Examples**
 
@@ -57,9 +60,9 @@ def list_() -> None:
     if not found:
         print("there is no key yet; talud keys add makes one")
         return
-    table = Table("name", "scope", "made")
+    table = Table("name", "scope", "made", "expires")
     for key in found:
-        table.add_row(Text(key.name), key.scope, f"{key.created:%Y-%m-%d %H:%M}")
+        table.add_row(Text(key.name), key.scope, f"{key.created:%Y-%m-%d %H:%M}", _expiry(key))
     Console().print(table)
 
 
@@ -74,6 +77,13 @@ def revoke(name: Name) -> None:
     with kept() as store:
         store.revoke(name)
     print(f"the key of {name} opens nothing any more")
+
+
+def _expiry(key: Key) -> str:
+    """Return the day on which a key expires, in words for a table."""
+    if key.expires is None:
+        return "never"
+    return f"{key.expires:%Y-%m-%d}{' (expired)' if key.expired else ''}"
 
 
 @contextmanager

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 
-from sqlalchemy import JSON, DateTime, Engine, Float, Integer, String, Text, TypeDecorator, create_engine, event
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Connection,
+    DateTime,
+    Engine,
+    Float,
+    Integer,
+    String,
+    Text,
+    TypeDecorator,
+    create_engine,
+    event,
+)
 from sqlalchemy.engine import URL, Dialect, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 
 from talud.errors import OutputError, ParamsError
+from talud.files import writing
+from talud.serving import migrations
+
+VERSION_TABLE = "talud_service_version"  # MLflow, too, keeps an alembic_version
+_LOCK = {
+    "sqlite": "BEGIN IMMEDIATE",
+    "postgresql": "SELECT pg_advisory_xact_lock(7426583)",
+}  # until the transaction ends
 
 PATIENCE_SECONDS = 10  # for a lock of SQLite, or a connection to PostgreSQL
 
@@ -47,6 +74,7 @@ class JobRow(Table):
     updated: Mapped[datetime] = mapped_column(Moment)
     started: Mapped[datetime | None] = mapped_column(Moment, default=None)
     finished: Mapped[datetime | None] = mapped_column(Moment, default=None)
+    key_id: Mapped[str | None] = mapped_column(String(36), index=True, default=None)
 
 
 class KeyRow(Table):
@@ -54,24 +82,62 @@ class KeyRow(Table):
 
     __tablename__ = "keys"
 
-    name: Mapped[str] = mapped_column(String(80), primary_key=True)
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    name: Mapped[str] = mapped_column(String(80), unique=True)
     digest: Mapped[str] = mapped_column(String(64), unique=True)
     scope: Mapped[str] = mapped_column(String(8))
     created: Mapped[datetime] = mapped_column(Moment)
+    expires: Mapped[datetime | None] = mapped_column(Moment, default=None)
 
 
-class VerdictRow(Table):
-    """What a reviewer says of a polygon (see `verdicts`); `geometry` is GeoJSON in the raster's CRS, where drawn."""
+class SessionRow(Table):
+    """A session of the page (see `sessions`)."""
+
+    __tablename__ = "sessions"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key_id: Mapped[str] = mapped_column(String(36), index=True)
+    expires: Mapped[datetime] = mapped_column(Moment)
+
+
+class UploadRow(Table):
+    """The owner of an upload, and the bytes that it takes (see `uploads`)."""
+
+    __tablename__ = "uploads"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    key_id: Mapped[str] = mapped_column(String(36), index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+
+
+class _Said(MappedAsDataclass, kw_only=True):
+    """A reviewer's verdict on a polygon; `geometry` is GeoJSON in the raster's CRS, where drawn."""
+
+    verdict: Mapped[str] = mapped_column(String(10))
+    reviewer: Mapped[str] = mapped_column(String(80))
+    reviewed: Mapped[datetime] = mapped_column(Moment)
+    key_id: Mapped[str | None] = mapped_column(String(36), default=None)
+    geometry: Mapped[dict[str, object] | None] = mapped_column(JSON, default=None)
+    area: Mapped[float | None] = mapped_column(Float, default=None)
+
+
+class VerdictRow(_Said, Table):
+    """The present verdict on a polygon (see `verdicts`)."""
 
     __tablename__ = "verdicts"
 
     job: Mapped[str] = mapped_column(String(36), primary_key=True)
     polygon: Mapped[str] = mapped_column(String(36), primary_key=True)
-    verdict: Mapped[str] = mapped_column(String(10))
-    reviewer: Mapped[str] = mapped_column(String(80))
-    reviewed: Mapped[datetime] = mapped_column(Moment)
-    geometry: Mapped[dict[str, object] | None] = mapped_column(JSON, default=None)
-    area: Mapped[float | None] = mapped_column(Float, default=None)
+
+
+class VerdictChangeRow(_Said, Table):
+    """One change of a verdict; rows are added, and removed with their job alone."""
+
+    __tablename__ = "verdict_changes"
+
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, init=False)
+    job: Mapped[str] = mapped_column(String(36), index=True)
+    polygon: Mapped[str] = mapped_column(String(36))
 
 
 class Database:
@@ -87,29 +153,79 @@ class Database:
     @classmethod
     @contextmanager
     def opened(cls, url: str) -> Iterator[Database]:
-        """The database at a URL, with all tables.
+        """Open the database at a URL; one of an earlier talud gets the present layout.
 
         Raises:
             ParamsError: the URL is none, or its driver is missing.
-            OutputError: the database cannot be reached or written to.
+            OutputError: the database cannot be reached or written to, or is of a newer talud.
         """
         try:
             place = make_url(url)
-            if place.get_backend_name() == "sqlite" and place.database:
-                Path(place.database).parent.mkdir(parents=True, exist_ok=True)
+            if (
+                place.get_backend_name() == "sqlite"
+                and place.database
+                and not place.database.startswith((":", "file:"))
+            ):
+                _make_private(Path(place.database))
             engine = create_engine(place, pool_pre_ping=True, connect_args=_patience(place))
         except (SQLAlchemyError, ImportError) as error:
             raise ParamsError(f"the database's URL cannot be used: {_first_line(error)}") from error
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _patient)
         try:
-            Table.metadata.create_all(engine)
-        except SQLAlchemyError as error:
-            raise OutputError(f"{place.render_as_string()}: cannot be opened: {_first_line(error)}") from error
-        try:
+            try:
+                _migrate(engine, place.render_as_string())
+            except SQLAlchemyError as error:
+                raise OutputError(f"{place.render_as_string()}: cannot be opened: {_first_line(error)}") from error
             yield cls(engine)
         finally:
             engine.dispose()
+
+
+def _make_private(file: Path) -> None:
+    """Make a SQLite file, if it is missing, and keep it and its side files from other users, whatever the umask.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    with writing(file):
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        for each in (file, file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")):
+            if each.exists() and each.stat().st_uid == os.getuid():
+                each.chmod(0o600)
+
+
+def _migrate(engine: Engine, place: str) -> None:
+    """Bring a database to the present layout; of several processes one does it while the others wait.
+
+    Raises:
+        OutputError: it was made by a newer talud.
+    """
+    scripts = ScriptDirectory(str(files(migrations)))
+    head = scripts.get_current_head()
+    # SQLite's driver would begin a transaction too late, and end it too early.
+    options = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "sqlite" else {}
+    with engine.execution_options(**options).connect() as connection:
+        revision = _revision(connection)
+        if revision == head:
+            return
+        if revision and revision not in {script.revision for script in scripts.walk_revisions()}:
+            raise OutputError(
+                f"{place}: was made by a newer talud (layout {revision}, this one knows up to {head}); install that "
+                "one again, or restore the backup of before"
+            )
+        connection.rollback()
+        connection.exec_driver_sql(_LOCK.get(engine.dialect.name, "SELECT 1"))
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(files(migrations)))
+        config.set_main_option("path_separator", "os")
+        command.upgrade(config, "head")
+        connection.commit()
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
 def now() -> datetime:

@@ -64,7 +64,7 @@ class Intake:
         job = str(uuid.uuid4())
         if model:
             self.maps.keep_model(job, model.path)
-        return self.jobs.create(job, key.name, request)
+        return self.jobs.create(job, key.name, request, key.id)
 
     def settle(self, job: Job) -> tuple[Path, Request]:
         """A job's raster on this machine, fetched where it is elsewhere; and its request, with a model.
@@ -106,7 +106,7 @@ class Intake:
 
     def _check_queue(self, key: Key) -> None:
         settings = self.settings
-        if self.jobs.count(UNFINISHED, key.name) >= settings.jobs_per_key:
+        if self.jobs.count(UNFINISHED, key.id) >= settings.jobs_per_key:
             raise Problem(429, f"the key of {key.name} has {settings.jobs_per_key} jobs that wait or run; wait for one")
         if self.jobs.count(UNFINISHED) >= settings.queue:
             raise Problem(503, f"{settings.queue} jobs wait or run; try again later", headers={"Retry-After": "60"})

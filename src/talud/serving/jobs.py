@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from talud.serving.database import Database, JobRow, VerdictRow, now
+from talud.serving.database import Database, JobRow, VerdictChangeRow, VerdictRow, now
 
 Status = Literal["accepted", "running", "successful", "failed", "dismissed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -49,6 +49,7 @@ class Job:
     Attributes:
         id: a UUID.
         key: name of the API key that asked for it.
+        key_id: its id; None where it was revoked before keys had ids.
         status: one of `STATUSES`.
         message: one line for a person.
         progress: percent of its tiles.
@@ -61,6 +62,7 @@ class Job:
 
     id: str
     key: str
+    key_id: str | None
     status: Status
     message: str
     progress: int
@@ -77,11 +79,11 @@ class JobStore:
 
     database: Database
 
-    def create(self, job: str, key: str, request: Request) -> Job:
+    def create(self, job: str, key: str, request: Request, key_id: str | None = None) -> Job:
         """A new job of that id, accepted."""
         moment = now()
         row = JobRow(
-            id=job, key=key, status="accepted", message="waits for a worker", progress=0,
+            id=job, key=key, key_id=key_id, status="accepted", message="waits for a worker", progress=0,
             inputs=request.model_dump(), created=moment, updated=moment,
         )  # fmt: skip
         with Session(self.database.engine, expire_on_commit=False) as session, session.begin():
@@ -100,11 +102,11 @@ class JobStore:
         with Session(self.database.engine) as session:
             return tuple(_job(row) for row in session.scalars(chosen.limit(limit).offset(offset)))
 
-    def count(self, statuses: Sequence[str], key: str | None = None) -> int:
-        """How many jobs have one of the statuses, of one key or of all."""
+    def count(self, statuses: Sequence[str], key_id: str | None = None) -> int:
+        """Count the jobs that have one of the statuses, of one key or of all."""
         chosen = select(func.count()).select_from(JobRow).where(JobRow.status.in_(statuses))
         with Session(self.database.engine) as session:
-            return session.scalar(chosen if key is None else chosen.where(JobRow.key == key)) or 0
+            return session.scalar(chosen if key_id is None else chosen.where(JobRow.key_id == key_id)) or 0
 
     def reviewed(self) -> set[str]:
         """The ids of jobs of whose maps somebody has said something."""
@@ -139,8 +141,12 @@ class JobStore:
         self._change(job, ("running",), inputs=request.model_dump())
 
     def dismiss(self, job: str) -> None:
-        """A job that its client wants no more, whether it has ended or not."""
-        self._change(job, STATUSES, status="dismissed", message="dismissed", finished=now())
+        """Dismiss a job, whether it has ended or not, and delete the review of its map."""
+        moment = now()
+        values = {"status": "dismissed", "message": "dismissed", "finished": moment, "updated": moment}
+        with Session(self.database.engine) as session, session.begin():
+            session.execute(update(JobRow).where(JobRow.id == job).values(**values))
+            _delete_review(session, job)
 
     def end(self, job: str, status: Status, message: str) -> bool:
         """End an unfinished job, and return whether it has that status now.
@@ -154,10 +160,10 @@ class JobStore:
         return found is not None and found.status == status
 
     def remove(self, job: str) -> None:
-        """Forget a job, and what was said of its map."""
+        """Delete a job, and the review of its map."""
         with Session(self.database.engine) as session, session.begin():
-            session.execute(delete(VerdictRow).where(VerdictRow.job == job))
             session.execute(delete(JobRow).where(JobRow.id == job))
+            _delete_review(session, job)
 
     def _change(self, job: str, of: Sequence[str], **values: Any) -> bool:
         changed = update(JobRow).where(JobRow.id == job, JobRow.status.in_(of)).values(updated=now(), **values)
@@ -165,8 +171,14 @@ class JobStore:
             return bool(session.execute(changed).rowcount)  # type: ignore[attr-defined]
 
 
+def _delete_review(session: Session, job: str) -> None:
+    """Delete all that was said of a job's map, with its history and the reviewers' names."""
+    for table in (VerdictRow, VerdictChangeRow):
+        session.execute(delete(table).where(table.job == job))
+
+
 def _job(row: JobRow) -> Job:
     return Job(
-        row.id, row.key, row.status, row.message, row.progress, Request(**row.inputs),  # type: ignore[arg-type]
+        row.id, row.key, row.key_id, row.status, row.message, row.progress, Request(**row.inputs),  # type: ignore[arg-type]
         row.created, row.updated, row.started, row.finished,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from talud.serving.database import now
 from talud.serving.jobs import STATUSES, UNFINISHED, Job, JobStore
 from talud.serving.maps import IN_USE, Maps
 from talud.serving.settings import Settings
+from talud.serving.uploads import UploadStore
 
 
 @contextmanager
@@ -28,7 +29,9 @@ def alone(results: Path) -> Iterator[None]:
         OutputError: another service uses it, or it cannot be written to.
     """
     with writing(results):
-        results.mkdir(parents=True, exist_ok=True)
+        results.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if results.stat().st_mode & 0o007:  # a group that an operator lets in stays
+            results.chmod(0o700)
         lock = (results / "service.lock").open("w")
     with lock:
         try:
@@ -70,7 +73,16 @@ def clean(jobs: JobStore, maps: Maps, settings: Settings) -> list[str]:
             excess -= _size(folder)
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder.name)
+    root, uploaded = settings.results / places.UPLOADS, UploadStore(jobs.database, settings.upload_bytes_per_key)
+    uploaded.forget(upload for upload in uploaded.all() if not (root / upload).is_dir())
     return removed
+
+
+def remove_unfinished_uploads(results: Path) -> None:
+    """Remove uploads that broke off when a service was ended; called before any can arrive."""
+    for folder in _folders(results / places.UPLOADS):
+        if any(folder.glob("*.part")):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folders(folder: Path) -> list[Path]:

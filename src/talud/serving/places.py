@@ -24,6 +24,7 @@ from talud.serving.settings import Settings
 from talud.terminal import hushed
 
 UPLOADS = "uploads"
+UPLOAD_ID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 LONGEST = 1000  # characters of a reference
 PICTURES, TAGS = (".ovr", ".msk"), ".aux.xml"  # what GDAL reads beside a raster
 LEADING = {"OVERVIEWS", "GEOLOCATION"}  # domains of tags that name further files, which GDAL opens
@@ -50,7 +51,7 @@ def local(href: str, settings: Settings) -> Path:
         SourceError: there is none, or it leads out of its folder.
     """
     parts = _parts(href)
-    if parts[0] == UPLOADS and len(parts) == 2 and re.fullmatch("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", parts[1]):
+    if parts[0] == UPLOADS and len(parts) == 2 and re.fullmatch(UPLOAD_ID, parts[1]):
         root = settings.results / UPLOADS / parts[1]
         named = _upload(root, href)
     else:

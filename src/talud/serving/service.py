@@ -14,15 +14,17 @@ from talud.serving.database import Database, now
 from talud.serving.executor import Executor
 from talud.serving.intake import Intake
 from talud.serving.jobs import JobStore
-from talud.serving.keeping import alone
-from talud.serving.keys import Key, KeyStore, Scope
+from talud.serving.keeping import alone, remove_unfinished_uploads
+from talud.serving.keys import LOCAL, Key, KeyStore, Scope
 from talud.serving.maps import Maps
 from talud.serving.metrics import Metrics
 from talud.serving.models import Models
 from talud.serving.problems import Problem
+from talud.serving.sessions import SessionStore
 from talud.serving.settings import Settings
+from talud.serving.uploads import UploadStore
 
-COOKIE = "talud_key"
+COOKIE = "talud_session"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Service:
         database: that is open.
         jobs: in it.
         keys: in it.
+        sessions: of the page, in it.
+        uploads: in it.
         models: of the registry.
         maps: where the files of jobs lie.
         intake: what takes requests in.
@@ -47,6 +51,8 @@ class Service:
     database: Database
     jobs: JobStore
     keys: KeyStore
+    sessions: SessionStore
+    uploads: UploadStore
     models: Models
     maps: Maps
     intake: Intake
@@ -65,6 +71,7 @@ class Service:
             OutputError: the database cannot be opened, or another service uses the results.
         """
         with alone(settings.results), Database.opened(settings.database_url) as database:
+            remove_unfinished_uploads(settings.results)
             jobs, maps, models = JobStore(database), Maps(settings.results / "jobs"), Models.here()
             intake = Intake(settings, jobs, maps, models)
             metrics = Metrics()
@@ -72,8 +79,19 @@ class Service:
             executor = Executor(settings, jobs, maps, intake, metrics)
             with executor.at_work():
                 yield cls(
-                    settings, database, jobs, KeyStore(database), models, maps, intake, executor, metrics, open_to_all
-                )  # fmt: skip
+                    settings=settings,
+                    database=database,
+                    jobs=jobs,
+                    keys=KeyStore(database),
+                    sessions=SessionStore(database),
+                    uploads=UploadStore(database, settings.upload_bytes_per_key),
+                    models=models,
+                    maps=maps,
+                    intake=intake,
+                    executor=executor,
+                    metrics=metrics,
+                    open_to_all=open_to_all,
+                )
 
 
 def _service(request: Request) -> Service:
@@ -98,18 +116,28 @@ def holder(request: Request, service: Service) -> Key | None:
     Raises:
         Problem: too many wrong keys came from there.
     """
-    secret = key_in_headers(request) or request.cookies.get(COOKIE)
-    found = key_of(secret, request, service) if secret else None
-    return Key("local", "admin", now()) if found is None and service.open_to_all else found
+    found = None
+    if secret := key_in_headers(request):
+        found = key_of(secret, request, service)
+    elif token := request.cookies.get(COOKIE):  # not counted: a page that is open asks on after its session ended
+        found = service.sessions.key(token)
+    return Key(LOCAL, LOCAL, "admin", now()) if found is None and service.open_to_all else found
 
 
 def key_of(secret: str, request: Request, service: Service) -> Key | None:
     """The key of that secret; a right one opens however many wrong ones came from there, whom it may share it with.
 
     Raises:
-        Problem: it is wrong, as were too many before it.
+        Problem: it has expired, or is wrong, as were too many before it.
     """
     found = service.keys.find(secret)
+    if found and found.expires and found.expired:
+        raise Problem(
+            401,
+            f"the key of {found.name} expired on {found.expires:%Y-%m-%d}; whoever runs the service makes another: "
+            "talud keys revoke, then talud keys add",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
     if found is None and not service.open_to_all:
         wait = service.attempts.failed(request.client.host if request.client else "")
         if wait:

@@ -46,6 +46,9 @@ class Settings(BaseSettings):
         Field(description='where rasters may be fetched from, as JSON: ["data.example.org", "s3://bucket"]'),
     ] = ()
     upload_bytes: Annotated[int, Field(gt=0, description="largest upload, or fetched raster, in bytes")] = 4 * 10**9
+    upload_bytes_per_key: Annotated[int, Field(gt=0, description="what the uploads of one key may take, in bytes")] = (
+        40 * 10**9
+    )
     pixels: Annotated[int, Field(gt=0, description="largest raster that is mapped, in pixels")] = 2 * 10**9
     sync_pixels: Annotated[int, Field(ge=0, description="largest raster that a client may wait for, in pixels")] = (
         1024 * 1024

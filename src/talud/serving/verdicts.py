@@ -6,7 +6,8 @@ import json
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ import rasterio
 import shapely
 from cachetools import LRUCache, cached
 from numpy.typing import NDArray
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -29,8 +30,10 @@ from talud.inference.polygons import GEOPACKAGE, UTC, write_layer
 from talud.inference.products import Products
 from talud.raster import reading
 from talud.serving.catalogue import WGS84, Stamp, stamp
-from talud.serving.database import Database, VerdictRow, now
+from talud.serving.database import Database, JobRow, VerdictChangeRow, VerdictRow, now
+from talud.serving.keys import Key
 from talud.serving.outlines import Outline
+from talud.serving.problems import RESULT_NOT_READY, Problem
 
 Word = Literal["unreviewed", "accepted", "rejected"]
 _DECIMALS = 7  # of degrees: 1 cm
@@ -44,24 +47,30 @@ class Verdict:
 
     Attributes:
         polygon: its id.
-        verdict: of the reviewer.
+        verdict: of the reviewer; "withdrawn" in the history alone.
         reviewer: their name.
         reviewed: when.
         outline: in the CRS of the map, where they drew one.
         area: of that, in m².
+        key_id: of the API key with which it was said; None where it was said before keys had ids.
     """
 
     polygon: str
-    verdict: Word
+    verdict: Word | Literal["withdrawn"]
     reviewer: str
     reviewed: datetime
     outline: Outline | None = None
     area: float | None = None
+    key_id: str | None = None
 
 
 @dataclass(frozen=True)
 class VerdictStore:
-    """The verdicts of a service; each is written by one statement, so two reviewers cannot mix theirs."""
+    """The verdicts of a service.
+
+    Each is written by one statement, so two reviewers cannot mix theirs, and added to the history in the same
+    transaction. Only the key that gave a verdict, and those with the scope admin, change it.
+    """
 
     database: Database
 
@@ -77,42 +86,115 @@ class VerdictStore:
             row = session.get(VerdictRow, (job, polygon))
             return _verdict(row) if row else None
 
-    def say(self, job: str, verdict: Verdict) -> None:
-        """Write what is said of a polygon; an outline that was drawn before stays where none is given."""
-        values = _values(verdict)
+    def history(self, job: str, polygon: str) -> tuple[Verdict, ...]:
+        """Return all that was said of a polygon, the earliest first."""
+        chosen = select(VerdictChangeRow).where(VerdictChangeRow.job == job, VerdictChangeRow.polygon == polygon)
+        with Session(self.database.engine) as session:
+            return tuple(_verdict(row) for row in session.scalars(chosen.order_by(VerdictChangeRow.number)))
+
+    def say(self, job: str, verdict: Verdict, key: Key) -> None:
+        """Write what is said of a polygon; an outline that was drawn before stays where none is given.
+
+        Raises:
+            Problem: somebody else's key said something of it, or the map is gone.
+        """
+        values = _values(verdict, key)
         insert = (postgresql if self.database.engine.dialect.name == "postgresql" else sqlite).insert(VerdictRow)
-        written = insert.values(job=job, **values).on_conflict_do_update(index_elements=["job", "polygon"], set_=values)
-        with Session(self.database.engine) as session, session.begin():
-            session.execute(written)
+        written = insert.values(job=job, **values).on_conflict_do_update(
+            index_elements=["job", "polygon"], set_=values, where=_changeable(key)
+        )
+        with _writing(self.database, job) as session:
+            if not session.execute(written).rowcount:  # type: ignore[attr-defined]
+                raise _not_theirs(session, job, verdict.polygon)
+            _record(session, job, verdict.polygon)
 
-    def change(self, job: str, verdict: Verdict) -> bool:
-        """Likewise, but only where something was said before; False where nothing was."""
+    def change(self, job: str, verdict: Verdict, key: Key) -> bool:
+        """Likewise, but only where something was said before; False where nothing was.
+
+        Raises:
+            Problem: somebody else's key said it, or the map is gone.
+        """
         changed = update(VerdictRow).where(VerdictRow.job == job, VerdictRow.polygon == verdict.polygon)
-        with Session(self.database.engine) as session, session.begin():
-            return bool(session.execute(changed.values(**_values(verdict))).rowcount)  # type: ignore[attr-defined]
+        with _writing(self.database, job) as session:
+            changed = changed.where(_changeable(key)).values(**_values(verdict, key))
+            if session.execute(changed).rowcount:  # type: ignore[attr-defined]
+                _record(session, job, verdict.polygon)
+                return True
+            if session.get(VerdictRow, (job, verdict.polygon)):
+                raise _not_theirs(session, job, verdict.polygon)
+            return False
 
-    def forget(self, job: str, polygon: str) -> bool:
-        """Take back what was said of a polygon; False where nothing was."""
+    def withdraw(self, job: str, polygon: str, key: Key) -> bool:
+        """Take back what was said of a polygon; False where nothing was.
+
+        Raises:
+            Problem: somebody else's key said it, or the map is gone.
+        """
         gone = delete(VerdictRow).where(VerdictRow.job == job, VerdictRow.polygon == polygon)
-        with Session(self.database.engine) as session, session.begin():
-            return bool(session.execute(gone).rowcount)  # type: ignore[attr-defined]
+        with _writing(self.database, job) as session:
+            if session.execute(gone.where(_changeable(key))).rowcount:  # type: ignore[attr-defined]
+                said = _values(Verdict(polygon, "withdrawn", key.name, now()), key)
+                session.add(VerdictChangeRow(job=job, **said))
+                return True
+            if session.get(VerdictRow, (job, polygon)):
+                raise _not_theirs(session, job, polygon)
+            return False
 
 
-def _values(verdict: Verdict) -> dict[str, Any]:
+def _changeable(key: Key) -> ColumnElement[bool]:
+    """Return the condition under which a key may change a verdict."""
+    return true() if key.allows("admin") else VerdictRow.key_id == key.id
+
+
+def _not_theirs(session: Session, job: str, polygon: str) -> Problem:
+    reviewer = session.scalar(select(VerdictRow.reviewer).where(VerdictRow.job == job, VerdictRow.polygon == polygon))
+    return Problem(
+        403,
+        f"{reviewer or 'somebody else'} reviewed landslide {polygon} with another key; only that key, or one with the "
+        "scope admin, changes it",
+    )
+
+
+def _record(session: Session, job: str, polygon: str) -> None:
+    """Add the present verdict on a polygon to its history."""
+    row = session.get_one(VerdictRow, (job, polygon), populate_existing=True)
+    names = ("job", "polygon", "verdict", "reviewer", "reviewed", "key_id", "geometry", "area")
+    session.add(VerdictChangeRow(**{name: getattr(row, name) for name in names}))
+
+
+@contextmanager
+def _writing(database: Database, job: str) -> Iterator[Session]:
+    """Hold a job while its review is written, so that nobody deletes it in this moment.
+
+    Raises:
+        Problem: the job was dismissed or deleted.
+    """
+    # SQLite has no lock of a row; this write locks on both databases, and first, as in `JobStore.dismiss`.
+    held = update(JobRow).where(JobRow.id == job, JobRow.status != "dismissed").values(status=JobRow.status)
+    with Session(database.engine) as session, session.begin():
+        if not session.execute(held).rowcount:  # type: ignore[attr-defined]
+            raise Problem(404, "the job was dismissed, and its map is gone", RESULT_NOT_READY)
+        yield session
+
+
+def _values(verdict: Verdict, key: Key) -> dict[str, Any]:
     said = {
         "polygon": verdict.polygon,
         "verdict": verdict.verdict,
         "reviewer": verdict.reviewer,
         "reviewed": verdict.reviewed,
+        "key_id": key.id,
     }
     if verdict.outline is None:
         return said
     return said | {"geometry": shapely.geometry.mapping(verdict.outline), "area": verdict.area}
 
 
-def _verdict(row: VerdictRow) -> Verdict:
+def _verdict(row: VerdictRow | VerdictChangeRow) -> Verdict:
     outline = shapely.geometry.shape(row.geometry) if row.geometry else None
-    return Verdict(row.polygon, row.verdict, row.reviewer, row.reviewed, outline, row.area)  # type: ignore[arg-type]
+    return Verdict(
+        row.polygon, row.verdict, row.reviewer, row.reviewed, outline, row.area, row.key_id  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ def job(job_id: str, request: Request, service: Running, _: Reader) -> StatusInf
 def dismiss(job_id: str, request: Request, service: Running, key: Runner) -> StatusInfo:
     """End a job, or throw away the map of one that has ended: one's own, or with the scope admin any."""
     found = _found(job_id, service)
-    if found.key != key.name and not key.allows("admin"):
+    if found.key_id != key.id and not key.allows("admin"):
         raise Problem(403, f"the job is not of the key of {key.name}; that takes the scope admin")
     service.executor.dismiss(found.id)
     return _info(_found(job_id, service), request)

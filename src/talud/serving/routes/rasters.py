@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from talud.contract import Contract
 from talud.errors import RegistryError
 from talud.serving import catalogue, places, tiles
 from talud.serving.catalogue import Raster, Upload
+from talud.serving.jobs import UNFINISHED
 from talud.serving.problems import Problem, described
 from talud.serving.service import Reader, Runner, Running, Service
 
@@ -63,21 +65,47 @@ async def upload(
     filename: Annotated[str, Path(max_length=1000, description="of the file; letters and digits of it are kept")],
     request: Request,
     service: Running,
-    _: Runner,
+    key: Runner,
 ) -> Raster:
     """Bring a GeoTIFF, as the body; a job names it by the `href` of the answer."""
     parts = _parts(request, service.settings.upload_bytes)
     arriving = await run_in_threadpool(Upload.begun, service.settings, filename)
+    stated, received, claimed = request.headers.get("Content-Length", ""), 0, 0
     try:
         async for part in parts:
+            received += len(part)
+            if received > claimed:
+                claimed = max(int(stated) if stated.isdecimal() else 0, received)
+                await run_in_threadpool(service.uploads.claim, arriving.id, key, claimed)
             await run_in_threadpool(arriving.write, part)
-        return await run_in_threadpool(arriving.finished, service.settings, _contracts(service))
-    except ClientDisconnect as error:
+        raster = await run_in_threadpool(arriving.finished, service.settings, _contracts(service))
+        await run_in_threadpool(service.uploads.claim, arriving.id, key, received)
+    except BaseException as error:
         arriving.abandoned()
-        raise Problem(400, "the upload broke off") from error
-    except BaseException:
-        arriving.abandoned()
+        service.uploads.forget([arriving.id])
+        if isinstance(error, ClientDisconnect):
+            raise Problem(400, "the upload broke off") from error
         raise
+    return raster
+
+
+@router.delete("/uploads/{upload_id}", status_code=204, responses=described(401, 403, 404, 409))
+def remove_upload(
+    upload_id: Annotated[str, Path(pattern=places.UPLOAD_ID, description="of the upload")],
+    service: Running,
+    key: Runner,
+) -> None:
+    """Remove an upload: one's own, or with the scope admin any. Maps of it stay."""
+    folder = service.settings.results / places.UPLOADS / upload_id
+    if not folder.is_dir():
+        raise Problem(404, f"there is no upload {upload_id}")
+    if service.uploads.owner(upload_id) != key.id and not key.allows("admin"):
+        raise Problem(403, f"the upload is not of the key of {key.name}; that takes the scope admin")
+    href = f"{places.UPLOADS}/{upload_id}"
+    if any(job.request.raster == href for job in service.jobs.list(UNFINISHED, limit=10**6)):
+        raise Problem(409, "a job that waits or runs maps this upload; dismiss it, or wait for it")
+    shutil.rmtree(folder, ignore_errors=True)
+    service.uploads.forget([upload_id])
 
 
 async def _parts(request: Request, most: int) -> AsyncIterator[bytes]:

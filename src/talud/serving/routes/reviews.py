@@ -140,6 +140,22 @@ class Drawn(BaseModel):
     reviewer: Annotated[Name, Field(description="name of who drew it")]
 
 
+class Change(BaseModel):
+    """One change of what is said of a landslide."""
+
+    verdict: Word | Literal["withdrawn"]
+    reviewed_by: Annotated[str, Field(description="the reviewer; of a withdrawal the name of the key")]
+    reviewed_at: str
+    key_id: Annotated[str | None, Field(description="of the API key; null where it was said before keys had ids")]
+    area_m2: Annotated[float | None, Field(description="of the outline that was drawn, if one was")]
+
+
+class History(BaseModel):
+    """All that was said of a landslide."""
+
+    changes: list[Change]
+
+
 @dataclass(frozen=True)
 class _Finished:
     """A job that has a map, the map's files, and its raster, where that is still there."""
@@ -232,17 +248,17 @@ def not_mapped(_: Reader, finished: Finished) -> Response:
     responses=_geojson(200, PolygonFeature) | described(401, 403, 404, 422),
     response_class=Response,
 )
-def say(polygon: PolygonId, body: Said, service: Running, _: Runner, finished: Finished) -> Response:
-    """Accept or reject a landslide, and draw its outline anew."""
+def say(polygon: PolygonId, body: Said, service: Running, key: Runner, finished: Finished) -> Response:
+    """Accept or reject a landslide, and draw its outline anew; only its author or an admin changes a verdict."""
     store, found = VerdictStore(service.database), verdicts.landslides(finished.products)
     outline = outlines.outline_of(body.geometry, found.grid) if body.geometry else None
     area = None if outline is None else outlines.area_of(outline, found.grid)
     said = verdicts.said(polygon, body.verdict, body.reviewer, outline, area)
     if polygon in found.outlines:
-        store.say(finished.job.id, said)
+        store.say(finished.job.id, said, key)
     elif body.verdict != "accepted":
         raise Problem(422, "a landslide that was drawn is accepted; DELETE takes it away")
-    elif not store.change(finished.job.id, said):
+    elif not store.change(finished.job.id, said, key):
         raise _no_such(polygon)
     return _one(store, finished, found, polygon)
 
@@ -253,12 +269,12 @@ def say(polygon: PolygonId, body: Said, service: Running, _: Runner, finished: F
     responses=_geojson(201, PolygonFeature) | described(401, 403, 404, 422),
     response_class=Response,
 )
-def draw(body: Drawn, service: Running, _: Runner, finished: Finished) -> Response:
+def draw(body: Drawn, service: Running, key: Runner, finished: Finished) -> Response:
     """Draw a landslide that the model missed."""
     store, found = VerdictStore(service.database), verdicts.landslides(finished.products)
     outline = outlines.outline_of(body.geometry, found.grid)
     said = verdicts.said(verdicts.new_id(), "accepted", body.reviewer, outline, outlines.area_of(outline, found.grid))
-    store.say(finished.job.id, said)
+    store.say(finished.job.id, said, key)
     answer = _one(store, finished, found, said.polygon)
     answer.status_code = 201
     answer.headers["Location"] = f"/jobs/{finished.job.id}/polygons/{said.polygon}"
@@ -266,11 +282,31 @@ def draw(body: Drawn, service: Running, _: Runner, finished: Finished) -> Respon
 
 
 @router.delete("/polygons/{polygon}", status_code=204, responses=described(401, 403, 404))
-def take_back(polygon: PolygonId, service: Running, _: Runner, finished: Finished) -> None:
+def take_back(polygon: PolygonId, service: Running, key: Runner, finished: Finished) -> None:
     """Take back what was said: a landslide that was drawn goes; one of the model is as it drew it, unreviewed."""
-    gone = VerdictStore(service.database).forget(finished.job.id, polygon)
+    gone = VerdictStore(service.database).withdraw(finished.job.id, polygon, key)
     if not gone and polygon not in verdicts.landslides(finished.products).outlines:
         raise _no_such(polygon)
+
+
+@router.get("/polygons/{polygon}/history", responses=described(401, 403, 404))
+def history(polygon: PolygonId, service: Running, _: Reader, finished: Finished) -> History:
+    """All that was said of a landslide, the earliest first; it goes with the job."""
+    said = VerdictStore(service.database).history(finished.job.id, polygon)
+    if not said and polygon not in verdicts.landslides(finished.products).outlines:
+        raise _no_such(polygon)
+    return History(
+        changes=[
+            Change(
+                verdict=one.verdict,
+                reviewed_by=one.reviewer,
+                reviewed_at=one.reviewed.isoformat(),
+                key_id=one.key_id,
+                area_m2=one.area,
+            )
+            for one in said
+        ]
+    )
 
 
 @router.get(

@@ -1,4 +1,4 @@
-"""The page's session: its key in a cookie, which scripts cannot read and other sites cannot use."""
+"""The page's session: a token in a cookie, which scripts cannot read and other sites cannot use."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from talud.serving.keys import Scope
 from talud.serving.problems import Problem, described
 from talud.serving.service import COOKIE, Running, holder, key_of
+from talud.serving.sessions import SESSION_HOURS
 
 router = APIRouter(prefix="/session", tags=["session"])
 
@@ -39,11 +40,22 @@ def begin(entry: Entry, request: Request, response: Response, service: Running) 
     key = key_of(entry.key, request, service)
     if key is None:
         raise Problem(401, "this key opens nothing; whoever runs the service makes keys: talud keys add NAME")
-    response.set_cookie(COOKIE, entry.key, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    if earlier := request.cookies.get(COOKIE):
+        service.sessions.end(earlier)
+    response.set_cookie(
+        COOKIE,
+        service.sessions.begin(key),
+        max_age=SESSION_HOURS * 3600,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
     return Session(keys_required=not service.open_to_all, name=key.name, scope=key.scope)
 
 
 @router.delete("", status_code=204)
-def end(response: Response) -> None:
+def end(request: Request, response: Response, service: Running) -> None:
     """End the session."""
+    if token := request.cookies.get(COOKIE):
+        service.sessions.end(token)
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")

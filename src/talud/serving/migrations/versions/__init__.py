@@ -1,0 +1,1 @@
+"""The layouts of the service's database, in the order of their revisions."""

@@ -1,0 +1,63 @@
+"""The owners of uploads, and the bytes that each key's uploads may take."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from talud.serving.database import Database, UploadRow
+from talud.serving.keys import Key
+from talud.serving.problems import Problem
+
+
+@dataclass(frozen=True)
+class UploadStore:
+    """The uploads of a service, by the key that brought them.
+
+    Attributes:
+        database: that keeps them.
+        quota: bytes that the uploads of one key may take.
+    """
+
+    database: Database
+    quota: int
+    _claiming: threading.Lock = field(default_factory=threading.Lock)
+
+    def claim(self, upload: str, key: Key, size: int) -> None:
+        """Count `size` bytes in all for an upload, whether they have arrived or are expected.
+
+        Raises:
+            Problem: the key's uploads would take more than its quota.
+        """
+        others = select(func.coalesce(func.sum(UploadRow.bytes), 0))
+        others = others.where(UploadRow.key_id == key.id, UploadRow.id != upload)
+        # One service uses the database, so that its own lock is enough for uploads that arrive at once.
+        with self._claiming, Session(self.database.engine) as session, session.begin():
+            taken = int(session.scalar(others) or 0)
+            if taken + size > self.quota:
+                raise Problem(
+                    413,
+                    f"the uploads of the key of {key.name} take {taken:,} bytes and may take {self.quota:,}; "
+                    "DELETE /uploads/ID removes one",
+                )
+            session.merge(UploadRow(id=upload, key_id=key.id, bytes=size))
+
+    def owner(self, upload: str) -> str | None:
+        """Return the id of the key that brought an upload, or None where it is not known."""
+        with Session(self.database.engine) as session:
+            row = session.get(UploadRow, upload)
+            return row.key_id if row else None
+
+    def all(self) -> tuple[str, ...]:
+        """Return the ids of all uploads that are counted."""
+        with Session(self.database.engine) as session:
+            return tuple(session.scalars(select(UploadRow.id)))
+
+    def forget(self, uploads: Iterable[str]) -> None:
+        """Count uploads no more."""
+        with Session(self.database.engine) as session, session.begin():
+            session.execute(delete(UploadRow).where(UploadRow.id.in_(list(uploads))))

@@ -1,0 +1,194 @@
+"""The layout of the service's database: databases of earlier releases, of newer ones, and of several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, create_engine, text
+
+from postgresql import postgresql
+from talud.errors import OutputError
+from talud.serving.database import VERSION_TABLE, Database, Table
+from talud.serving.jobs import JobStore
+from talud.serving.keeping import alone
+from talud.serving.keys import KeyStore
+from talud.serving.sessions import SessionStore
+from talud.serving.verdicts import VerdictStore
+
+RECORDED = Path(__file__).parent / "databases"  # what the release before migrations wrote
+JOB = "00000000-0000-4000-8000-00000000000{}"
+DRAWN = "6f9b0a52-8d1c-4b7e-9a51-0c2f4f6a7d10"
+
+
+def make_earlier_database(url: str) -> None:
+    """Write a database as the release before migrations left it, with keys, jobs and reviews."""
+    engine = create_engine(url)
+    script = (RECORDED / f"before_migrations_{engine.dialect.name}.sql").read_text()
+    if engine.dialect.name == "sqlite":
+        with closing(sqlite3.connect(engine.url.database)) as connection:
+            connection.executescript(script)
+    else:
+        with engine.begin() as connection:
+            connection.execution_options(no_parameters=True).exec_driver_sql(script)
+    engine.dispose()
+
+
+@contextmanager
+def changing(url: str) -> Iterator[Connection]:
+    """A connection to a database, by which nothing is migrated."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/service.db"
+    else:
+        with postgresql() as found:
+            yield found
+
+
+def test_database_of_the_release_before_migrations_is_upgraded_without_loss(url: str) -> None:
+    make_earlier_database(url)
+    with Database.opened(url) as database:
+        keys = {key.name: key for key in KeyStore(database).all()}
+        assert {name: (key.scope, key.expires) for name, key in keys.items()} == {
+            "Geological Survey": ("admin", None),
+            "field office Medellín": ("run", None),
+            "visitor": ("read", None),
+        }
+        assert keys["visitor"].created.isoformat() == "2026-11-04T09:30:15.123456+00:00"
+        assert len({key.id for key in keys.values()}) == 3
+        assert KeyStore(database).find("talud-secret-of-run") == keys["field office Medellín"]
+
+        jobs = {job.id: job for job in JobStore(database).list()}
+        assert [jobs[JOB.format(number)].status for number in range(4)] == [
+            "successful", "failed", "dismissed", "successful",
+        ]  # fmt: skip
+        assert [jobs[JOB.format(number)].key_id for number in range(4)] == [
+            keys["field office Medellín"].id, keys["Geological Survey"].id, None, "local",
+        ]  # fmt: skip
+        assert jobs[JOB.format(0)].request.raster == "basins/r0.tif"
+        assert jobs[JOB.format(0)].request.threshold == 0.4
+
+        store = VerdictStore(database)
+        said = store.all(JOB.format(0))
+        assert {name: (one.verdict, one.reviewer) for name, one in said.items()} == {
+            "1": ("accepted", "Ana Ríos"), "2": ("rejected", "Luz"), DRAWN: ("accepted", "Ana Ríos"),
+        }  # fmt: skip
+        assert said[DRAWN].outline.bounds == (400500, 649400, 400600, 649500)
+        assert store.history(JOB.format(0), DRAWN) == (said[DRAWN],)
+        assert store.all(JOB.format(2)) == {}  # of a dismissed job
+
+
+def test_upgraded_and_new_databases_have_the_same_layout(url: str) -> None:
+    def differences() -> list[object]:
+        with Database.opened(url) as database, database.engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+            return compare_metadata(context, Table.metadata)
+
+    assert differences() == []
+    with changing(url) as connection:
+        for table in (*Table.metadata.tables, VERSION_TABLE):
+            connection.execute(text(f"DROP TABLE {table}"))
+    make_earlier_database(url)
+    assert differences() == []
+    assert differences() == []  # opened once more
+
+
+def test_database_of_a_newer_release_is_refused_in_one_line(url: str) -> None:
+    with Database.opened(url) as database:
+        secret = KeyStore(database).add("survey", "run")
+        with database.engine.begin() as connection:
+            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(
+        OutputError, match=r"made by a newer talud \(layout 9999, this one knows up to 0002\)"
+    ) as raised:
+        Database.opened(url).__enter__()
+    assert "\n" not in str(raised.value)
+    with changing(url) as connection:
+        digests = connection.execute(text("SELECT digest FROM keys")).scalars().all()
+    assert digests == [hashlib.sha256(secret.encode()).hexdigest()]
+
+
+def test_processes_that_start_at_once_upgrade_once(url: str) -> None:
+    make_earlier_database(url)
+    code = (
+        "import sys; from talud.serving.database import Database; from talud.serving.keys import KeyStore\n"
+        "sys.stdin.readline()\n"
+        "with Database.opened(sys.argv[1]) as database: print(sorted(key.id for key in KeyStore(database).all()))"
+    )
+    command = [sys.executable, "-c", code, url]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for process in started:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60) for process in started]
+    assert [process.returncode for process in started] == [0] * 4, said
+    assert len({out for out, _ in said}) == 1
+    with Database.opened(url) as database:
+        assert len(VerdictStore(database).history(JOB.format(0), "1")) == 1
+
+
+def test_upgrade_that_breaks_off_leaves_the_database_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alembic import op
+
+    make_earlier_database(f"sqlite:///{tmp_path}/service.db")
+    with closing(sqlite3.connect(tmp_path / "service.db")) as connection:
+        before = list(connection.iterdump())
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(op, "drop_table", fail)
+        with pytest.raises(OSError, match="no space left"):
+            Database.opened(f"sqlite:///{tmp_path}/service.db").__enter__()
+    with closing(sqlite3.connect(tmp_path / "service.db")) as connection:
+        assert list(connection.iterdump()) == before
+    with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
+        assert len(KeyStore(database).all()) == 3
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o027])
+def test_only_its_owner_reads_the_database_and_the_results(tmp_path: Path, umask: int) -> None:
+    results, before = tmp_path / "results", os.umask(umask)
+    try:
+        with alone(results), Database.opened(f"sqlite:///{results}/service.db") as database:
+            SessionStore(database).begin(KeyStore(database).find(KeyStore(database).add("survey", "run")))
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in results.glob("service.db*")}
+    finally:
+        os.umask(before)
+    assert modes == {"service.db": 0o600, "service.db-wal": 0o600, "service.db-shm": 0o600}
+    assert stat.S_IMODE(results.stat().st_mode) == 0o700
+
+
+def test_database_and_results_of_an_earlier_release_are_closed_to_others(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir(mode=0o755)
+    make_earlier_database(f"sqlite:///{results}/service.db")
+    (results / "service.db").chmod(0o644)
+    with alone(results), Database.opened(f"sqlite:///{results}/service.db"):
+        assert stat.S_IMODE((results / "service.db").stat().st_mode) == 0o600
+        assert stat.S_IMODE(results.stat().st_mode) == 0o700
+    results.chmod(0o750)  # for the group of the workers
+    with alone(results):
+        assert stat.S_IMODE(results.stat().st_mode) == 0o750
