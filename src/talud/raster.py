@@ -100,7 +100,8 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
             try:
                 dataset = rasterio.open(path)
             except UnicodeError as error:  # rasterio speaks UTF-8 alone; Windows of old did not
-                raise SourceError(f"{path}: its name, or one within it, is not UTF-8; rename it") from error
+                advice = "rename it, or set PYTHONUTF8=1"
+                raise SourceError(f"{path}: its name, or one within it, is not UTF-8; {advice}") from error
         with dataset:
             yield dataset
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import pkgutil
 import signal
 import sys
@@ -30,6 +31,7 @@ INTERRUPTED = 130  # the exit code that shells give a command which Ctrl-C has e
 def main() -> None:
     """Run the command line: a TaludError, or a lack of memory, becomes one line on stderr and exit code 1."""
     sys.unraisablehook = _unraisable
+    _replace_what_the_console_lacks()
     try:
         with _warnings_shown():
             app()
@@ -58,6 +60,13 @@ def _warnings_shown() -> Iterator[None]:
 
         warnings.showwarning = show_as_line
         yield
+
+
+def _replace_what_the_console_lacks() -> None:
+    """Print `?` for a character that the console's encoding lacks, or for a byte of a file name that is no text."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _line(error: Exception | str) -> str:

@@ -1,0 +1,83 @@
+"""Consoles whose encoding is not UTF-8: everything is printed, with `?` for what they lack."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from click import Command
+
+from source_files import write_raster
+from talud.cli.app import app
+from talud.cli.main import main
+
+RUN = "from talud.cli.main import main; main()"
+
+
+def commands(command: Command, names: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield names
+    for name, sub in getattr(command, "commands", {}).items():
+        yield from commands(sub, (*names, name))
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "cp437"])
+def test_every_help_is_printed_on_consoles_that_are_not_utf_8(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = list(commands(typer.main.get_command(app)))
+    assert len(known) > 20
+    for names in known:
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["talud", *names, "--help"])
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        for stream in (out, err):
+            stream.flush()
+        assert (ended.value.code, err.buffer.getvalue()) == (0, b""), names
+        said = out.buffer.getvalue().decode(encoding)
+        assert " ".join(("Usage: talud", *names)) in " ".join(said.split()), names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"LC_ALL": "C"},
+    ],
+    ids=["latin-1", "ascii", "locale C"],
+)
+def test_map_is_the_same_on_any_console(variables: dict[str, str], tmp_path: Path, tiny_model: Path) -> None:
+    values = np.random.default_rng(0).integers(30, 220, (3, 40, 50)).astype(np.uint8)
+    image = write_raster(tmp_path / "Cañón Ñ 地.tif", values)
+    made: dict[str, dict[str, bytes]] = {}
+    for name, extra in (("usual", {}), ("other", variables)):
+        out = tmp_path / name / "cuenca é"
+        command = [sys.executable, "-c", RUN, "map", "--model", tiny_model, "--optical", image, "--out", out]
+        done = subprocess.run(command, env=os.environ | extra, capture_output=True, check=False, timeout=120)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"not mapped" in done.stdout
+        made[name] = {
+            path.name: path.read_bytes() for path in out.iterdir() if path.name not in ("timings.json", "stack.tif")
+        }
+    assert made["other"] == made["usual"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_error_is_one_line_on_consoles_that_are_not_utf_8(encoding: str, tmp_path: Path, tiny_model: Path) -> None:
+    missing = tmp_path / "地形 \udcff.tif"
+    command = [sys.executable, "-c", RUN, "predict", tiny_model, missing, "--out", tmp_path / "map"]
+    variables = {"PYTHONIOENCODING": f"{encoding}:strict"}
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr.count(b"\n")) == (1, b"", 1)
+    assert done.stderr.startswith(b"talud: ")
+    assert b"?? ?.tif" in done.stderr
