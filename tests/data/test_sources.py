@@ -192,14 +192,6 @@ def test_the_utm_zone_is_that_of_the_place(longitude: float, latitude: float) ->
     assert bool(crs.to_dict().get("south")) == (latitude < 0)
 
 
-def test_a_shapefiles_table_is_part_of_its_fingerprint(tmp_path: Path) -> None:
-    (tmp_path / "a.shp").write_bytes(b"shapes")
-    (tmp_path / "a.dbf").write_bytes(b"one table")
-    before = sources.fingerprint(tmp_path / "a.shp")
-    (tmp_path / "a.dbf").write_bytes(b"another")
-    assert sources.fingerprint(tmp_path / "a.shp") != before
-
-
 def test_a_file_cut_short_is_an_error_when_it_is_read(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((600, 600)).astype(np.float32)
     path = tmp_path / "a.tif"

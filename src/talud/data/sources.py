@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,6 @@ from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
 
 from talud.errors import SourceError
-from talud.files import md5
 from talud.grid import Bounds, Grid
 from talud.params import Source
 from talud.raster import open_raster, reading
@@ -102,27 +100,6 @@ def _lying_in(folder: Path, source: Source) -> Path | None:
         names = ", ".join(path.name for path in candidates)
         raise SourceError(f"{folder}: {names} could all be {source}; name the right one under 'files' in params.yaml")
     return candidates[0] if candidates else None
-
-
-def fingerprint(path: Path) -> str:
-    """The MD5 of a source: of the file, or of all files that make it up (a Shapefile's table, a VRT's tiles)."""
-    parts = _parts(path)
-    if parts == [path]:
-        return md5(path)
-    digest = hashlib.md5(usedforsecurity=False)
-    for part in parts:
-        digest.update(f"{part.name} {md5(part)}\n".encode())
-    return digest.hexdigest()
-
-
-def _parts(path: Path) -> list[Path]:
-    if path.suffix.lower() == ".shp":
-        tables = (path.with_suffix(suffix) for suffix in (".shp", ".dbf", ".prj", ".cpg"))
-        return [part for part in tables if part.exists()]
-    if path.suffix.lower() in VECTOR_SUFFIXES:
-        return [path]
-    with open_source(path) as dataset:
-        return [part for part in map(Path, dataset.files) if part.is_file()]
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from talud.data.recipe import MissingBandError, Recipe, recipe_like, recipe_of
 from talud.data.record import Record, forget_other_roles, sources_tag
 from talud.errors import MismatchError, OutputError, SourceError
 from talud.files import md5, replacing_together, synchronise
+from talud.fingerprint import fingerprint
 from talud.grid import Grid
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.params import Area, Source
@@ -73,7 +74,7 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
 def _bring_together(project: Project, area: str, progress: Progress | None) -> Record:
     """`build` for an area of rasters."""
     recipe = recipe_of(project, area)
-    fingerprints = {source: sources.fingerprint(path) for source, path in recipe.files.items()}
+    fingerprints = {source: fingerprint(path) for source, path in recipe.files.items()}
     outputs = project.stack(area), project.mask(area), project.record(area)
     with mixing(recipe) as mixer:
         labels = _labels(recipe, mixer.grid)
@@ -123,8 +124,7 @@ def build_like(
         _refuse_other_units(mixer, contract)
         with replacing_together(out) as (stack,):
             contents = {
-                source: (origin or {}).get(source) or sources.fingerprint(recipe.files[source])
-                for source in recipe.files
+                source: (origin or {}).get(source) or fingerprint(recipe.files[source]) for source in recipe.files
             }
             tags = sources_tag(contents) | ({_ORIGIN: json.dumps(origin)} if origin else {})
             _write(recipe, mixer, progress, stack, None, tags)
@@ -169,7 +169,7 @@ def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
     if "sar_unit" in said:
         said["unit of the SAR scenes"] = said.pop("sar_unit")  # that of the stack is among the options
     stated = {"area": name, "talud": version("talud"), "bands": bands, **options, **said}
-    contents = {source: sources.fingerprint(path) for source, path in recipe.files.items()}
+    contents = {source: fingerprint(path) for source, path in recipe.files.items()}
     return {key: str(value) for key, value in stated.items()} | contents
 
 
