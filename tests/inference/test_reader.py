@@ -17,6 +17,7 @@ from talud.bands import Group
 from talud.contract import Contract
 from talud.errors import MismatchError, SourceError, TaludError
 from talud.grid import Grid
+from talud.inference import reader
 from talud.inference.reader import open_stack
 from talud.inference.runtime import Model
 
@@ -202,3 +203,27 @@ def a_complex_raster(path: Path) -> None:
 def test_what_is_no_raster_of_numbers_is_refused(model: Model, tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "s.tif")
     refusal(tmp_path / "s.tif", model.contract, TaludError)
+
+
+@pytest.mark.parametrize(
+    ("raster", "name"),
+    [
+        ("a?b=1.tif", "a?b=1.tif"),
+        ("folder?x/a?b=1.tif", "a?b=1.tif"),
+        (Path("/data/a?b=1.tif"), "a?b=1.tif"),
+        ("/vsizip/a.zip/in?side.tif", "in?side.tif"),
+        ("C:/data/a?b=1.tif", "a?b=1.tif"),
+        ("https://example.org/a.tif?X-Amz-Signature=0/1", "a.tif"),
+        ("/vsicurl/https://example.org/a.tif?sig=0/1", "a.tif"),
+        ("/vsis3/bucket/a.tif?versionId=0/1", "a.tif"),
+        ("/vsizip//vsicurl/https://example.org/a.zip/b.tif?sig=0", "b.tif"),
+    ],
+)
+def test_query_is_taken_from_the_name_of_an_address_alone(raster: str | Path, name: str) -> None:
+    assert reader._name(raster) == name
+
+
+def test_file_whose_name_has_a_question_mark_keeps_it(tmp_path: Path, tiny_model: Path) -> None:
+    path = write_stack(tmp_path / "a?b=1.tif", noise(32, 32))
+    with open_stack(path, Model.load(tiny_model).contract) as stack:
+        assert stack.provenance["TALUD_RASTER"] == "a?b=1.tif"

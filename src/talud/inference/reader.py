@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
 GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
 BEYOND_SENSORS = 1e9  # no band is measured in such numbers
 IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
+_REMOTE = "curl|s3|gs|az|adls|oss|swift|webhdfs"  # GDAL's file systems on a network
+_ADDRESS = re.compile(rf"(https?|ftp|s3|gs|az|vrt)://|(/vsi[a-z0-9]+/)*/vsi({_REMOTE})(_streaming)?[/?]")
 _FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
 EQUATOR = 40.1e6  # metres
 FARTHEST = 1e9  # metres; no system of coordinates counts so far, and float64 would not resolve pixels for ever
@@ -169,10 +172,17 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
                 pixels.update(_sample(dataset, index).tobytes())
         distances = _distances(dataset, indexes, samples, present, contract)
         places = {band.name: index for band, index in zip(present, indexes, strict=True)}
-        name = str(raster).split("?")[0].rsplit("/", 1)[-1]  # without the signature that a signed address ends with
+        name = _name(raster)
         identity = _identity(name, dataset, pixels.hexdigest())
         numbers = tuple(places.get(name) for name in contract.band_names)
         yield StackReader(name, grid, dataset.tags(), contract, identity, distances, absent, patch, dataset, numbers)
+
+
+def _name(raster: str | Path) -> str:
+    """Return a raster's name without folders; of an address also without its query, which may hold a signature."""
+    text = str(raster)
+    address = _ADDRESS.match(text)
+    return (text.split("?", maxsplit=1)[0] if address else text).rsplit("/", 1)[-1]
 
 
 def misfit(raster: str | Path, contract: Contract) -> str | None:
