@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from talud import geopackage
 from talud.errors import OutputError
 
 
@@ -29,7 +30,8 @@ def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """A scratch path beside each of `paths`; all take their places when the block ends without an error, else none.
 
     Raises:
-        OutputError: a folder cannot be made or written to, or the disk is full.
+        OutputError: a folder cannot be made or written to, the disk is full, or one of `paths` is a GeoPackage that
+            another program has open.
     """
     current = paths[0]
     scratch: list[Path] = []
@@ -43,6 +45,8 @@ def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
             for current in paths:
                 if current.is_dir():
                     raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
+            for current in paths:
+                geopackage.release(current)
             for current, made in zip(paths, scratch, strict=True):
                 made.replace(current)
     except OutputError as error:  # who wrote to a scratch path knows no other

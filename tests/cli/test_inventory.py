@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import geopandas
@@ -14,6 +18,9 @@ import shapely
 
 from source_files import CORNER, UTM, write_project, write_raster
 from talud.cli.main import main
+from talud.errors import OutputError
+from talud.files import replacing
+from talud.lineage.maps import Statement
 
 LEFT, TOP = CORNER
 SQUARES = [shapely.box(LEFT + x, TOP - x - 100, LEFT + x + 100, TOP - x) for x in (100, 300, 500)]
@@ -81,3 +88,102 @@ def test_what_is_wrong_is_said_in_a_line(talud: Run, arguments: list[str], code:
     assert (found, out) == (code, "")
     assert said in err
     assert code == 2 or len(err.strip().splitlines()) == 1
+
+
+EDITOR = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("PRAGMA journal_mode=WAL")
+for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+    connection.execute(f'DROP TRIGGER "{name}"')
+table = connection.execute("SELECT table_name FROM gpkg_contents").fetchone()[0]
+connection.execute(f'DELETE FROM "{table}" WHERE fid = 1')
+connection.commit()
+print("edited", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def open_elsewhere(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another program that has deleted the first feature in write-ahead mode, as QGIS does, and stays connected."""
+    command = [sys.executable, "-c", EDITOR, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as editor:
+        assert editor.stdout is not None
+        assert editor.stdout.readline() == "edited\n"
+        assert path.with_name(f"{path.name}-wal").stat().st_size
+        yield editor
+        editor.kill()
+
+
+def whole(path: Path) -> int:
+    """The number of features of a GeoPackage, by SQLite alone, that nothing lies beside."""
+    beside = [other.name for other in path.parent.iterdir() if other.name.startswith(f"{path.name}-")]
+    assert beside == []
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        (table,) = connection.execute("SELECT table_name FROM gpkg_contents").fetchone()
+        return int(connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0])
+
+
+def test_edits_pending_in_another_program_are_imported(talud: Run, tmp_path: Path) -> None:
+    edits = write(tmp_path / "edits.gpkg", SQUARES)
+    with open_elsewhere(edits):
+        before = {path.name: path.read_bytes() for path in tmp_path.glob("edits.*")}
+        code, out, err = talud("import", edits, "--area", "here")
+        assert {path.name: path.read_bytes() for path in tmp_path.glob("edits.*")} == before
+    assert (code, err) == (0, "")
+    assert "  removed: 1 polygon, 1.00 ha" in out
+    assert whole(tmp_path / "project/data/here/inventory.gpkg") == 2
+
+
+def test_inventory_that_is_open_elsewhere_is_not_replaced(talud: Run, tmp_path: Path) -> None:
+    inventory = tmp_path / "project/data/here/inventory.gpkg"
+    edits = write(tmp_path / "edits.gpkg", SQUARES[:1])
+    with open_elsewhere(inventory):
+        before = inventory.read_bytes()
+        code, out, err = talud("import", edits, "--area", "here")
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert "data/here/inventory.gpkg: is open in another program, QGIS for example" in err
+        assert inventory.read_bytes() == before
+    with closing(sqlite3.connect(inventory)) as connection:  # what was pending is not lost
+        assert connection.execute("SELECT count(*) FROM inventory").fetchone() == (2,)
+    assert talud("import", edits, "--area", "here")[0] == 0
+    assert whole(inventory) == 1
+
+
+def test_edits_that_a_crash_left_pending_are_part_of_the_inventory(talud: Run, tmp_path: Path) -> None:
+    inventory = tmp_path / "project/data/here/inventory.gpkg"
+    with open_elsewhere(inventory) as editor:
+        editor.kill()
+        editor.wait()
+    assert inventory.with_name("inventory.gpkg-wal").stat().st_size
+    code, out, err = talud("import", write(tmp_path / "edits.gpkg", SQUARES[1:2]), "--area", "here")
+    assert (code, err) == (0, "")
+    assert "here: 2 polygons, 2.00 ha before, 1 polygon, 1.00 ha now" in out
+    assert whole(inventory) == 1
+
+
+def test_pending_edits_of_a_deleted_geopackage_do_not_get_into_a_new_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "new.gpkg", SQUARES)
+    with open_elsewhere(path):
+        shutil.copy(tmp_path / "new.gpkg-wal", tmp_path / "kept")
+    path.unlink()
+    (tmp_path / "kept").rename(tmp_path / "new.gpkg-wal")
+    with pytest.raises(OutputError, match=r"new\.gpkg-wal holds pending edits"), replacing(path) as scratch:
+        write(scratch, SQUARES)
+    assert not path.exists()
+
+
+def test_reading_writes_nothing_beside_a_geopackage(talud: Run, tmp_path: Path) -> None:
+    path = tmp_path / "project/data/here/inventory.gpkg"
+    frame = geopandas.GeoDataFrame(geometry=SQUARES, crs=UTM)
+    pyogrio.write_dataframe(frame, path, dataset_metadata={"TALUD_WEIGHTS": "0"})
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+    before = {each.name: each.read_bytes() for each in path.parent.iterdir()}
+    moments = {each.name: each.stat().st_mtime_ns for each in (path.parent, path)}
+    talud("import", path, "--area", "here")
+    assert Statement.read(path).weights == "0"
+    assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == before
+    assert {each.name: each.stat().st_mtime_ns for each in (path.parent, path)} == moments

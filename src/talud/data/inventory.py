@@ -18,6 +18,7 @@ from shapely.geometry.base import BaseMultipartGeometry
 
 from talud.errors import SourceError
 from talud.grid import Grid
+from talud.vector import open_vector
 
 
 @dataclass(frozen=True)
@@ -74,17 +75,13 @@ class Polygons:
 
 
 def _frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataFrame:
-    try:
-        with warnings.catch_warnings():
-            # OGR's remarks (a Shapefile's ring order, say) concern what is repaired and counted here.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            # OGR's filter sees no column that is left out of the reading.
-            columns: list[str] | None = None if where else []
-            return pyogrio.read_dataframe(path, layer=layer_of(path, layer), where=where, columns=columns)
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        clause = f" with the filter {where!r}" if where else ""
-        raise SourceError(f"{path}: cannot be read as polygons{clause}: {reason}") from error
+    clause = f" with the filter {where!r}" if where else ""
+    with open_vector(path, f" as polygons{clause}") as whole, warnings.catch_warnings():
+        # OGR's remarks (a Shapefile's ring order, say) concern what is repaired and counted here.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        # OGR's filter sees no column that is left out of the reading.
+        columns: list[str] | None = None if where else []
+        return pyogrio.read_dataframe(whole, layer=layer_of(path, layer), where=where, columns=columns)
 
 
 def layer_of(path: Path, wanted: str) -> str:
@@ -94,7 +91,9 @@ def layer_of(path: Path, wanted: str) -> str:
         SourceError: there is none, or several.
     """
     kinds = ("Poly", "Geometry", "Unknown")
-    layers = [str(name) for name, kind in pyogrio.list_layers(path) if any(word in str(kind) for word in kinds)]
+    with open_vector(path, " as polygons") as whole:
+        found = pyogrio.list_layers(whole)
+    layers = [str(name) for name, kind in found if any(word in str(kind) for word in kinds)]
     if wanted in layers:
         return wanted
     if not layers:

@@ -25,6 +25,7 @@ from talud.errors import SourceError
 from talud.files import md5
 from talud.metrics import UNKNOWN
 from talud.params import PatchData
+from talud.vector import open_vector
 
 if TYPE_CHECKING:
     import h5py
@@ -154,11 +155,9 @@ def _number(name: str) -> tuple[list[str | int], str]:
 
 def _chosen(index: Path, where: str | None, images: dict[str, Path]) -> list[str]:
     """The names that the first column of a table holds, of the rows that count."""
-    try:
-        table = pyogrio.read_dataframe(index, where=where, read_geometry=False)
-    except (RuntimeError, ValueError) as error:
-        clause = f" with the filter {where!r}" if where else ""
-        raise SourceError(f"{index}: cannot be read as a table{clause}: {' '.join(str(error).split())}") from error
+    clause = f" with the filter {where!r}" if where else ""
+    with open_vector(index, f" as a table{clause}") as whole:
+        table = pyogrio.read_dataframe(whole, where=where, read_geometry=False)
     if not table.shape[1]:
         raise SourceError(f"{index}: has no column; the first one holds the names of the patches")
     names = list(dict.fromkeys(_name(str(stem)) for stem in table.iloc[:, 0]))

@@ -31,9 +31,12 @@ from talud.data.mixer import mixing
 from talud.data.recipe import recipe_of
 from talud.errors import OutputError, SourceError
 from talud.files import replacing_together
+from talud.fingerprint import fingerprint
+from talud.geopackage import release
 from talud.grid import Grid
 from talud.params import Area
 from talud.project import Project
+from talud.vector import open_vector
 
 AREA_TOLERANCE = 0.01  # of a polygon's area: as much may mending it change
 SAME = 0.001  # metres between two outlines that are one: editing in another CRS moves them by less
@@ -98,12 +101,13 @@ def revise(project: Project, name: str, edits: Path) -> Revision:
         ParamsError: there is no such area.
         SourceError: the area has no inventory; a source of it is missing; or the corrected one cannot be read, has no
             CRS, lies elsewhere, or holds what is no polygon and cannot be mended.
-        OutputError: the inventory cannot be written.
+        OutputError: the inventory cannot be written, or another program has it open.
     """
     area = project.params.area(name)
     path = _inventory(project, name, area)
     with mixing(recipe_of(project, name)) as mixer:
         grid = mixer.grid
+    known = fingerprint(path)
     current, counts = _read(path, area.inventory_filter)
     corrected, valid = _read(edits, area.inventory_filter)
     filtered, corrected = int((~valid).sum()), corrected[valid]
@@ -120,7 +124,7 @@ def revise(project: Project, name: str, edits: Path) -> Revision:
     old, new = current[here].reset_index(drop=True), corrected[inside].reset_index(drop=True)
     pairs = _pairs(_ground(old, grid), _ground(new, grid))
     frame = _joined(current[~here], _carried(old, new, pairs), current)
-    written = _replace(path, frame, current, grid, area.inventory_filter, len(new))
+    written = _replace(path, frame, current, grid, area.inventory_filter, len(new), known)
     return Revision(path, *_tallies(old, new, pairs, grid), mended, int((~inside).sum()), filtered, written)
 
 
@@ -134,14 +138,14 @@ def _inventory(project: Project, name: str, area: Area) -> Path:
 
 def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArray[np.bool_]]:
     """All features by their fid, flat, whole numbers so that some may be missing; and which of them count."""
-    with _reading(path, where):
+    with _reading(path, where) as whole:
         layer = layer_of(path, "inventory")
-        frame = pyogrio.read_dataframe(path, layer=layer, fid_as_index=True)
+        frame = pyogrio.read_dataframe(whole, layer=layer, fid_as_index=True)
         if not isinstance(frame, geopandas.GeoDataFrame):
             raise SourceError(f"{path}: holds no polygons")
         counts = np.ones(len(frame), bool)
         if where:
-            chosen = pyogrio.read_dataframe(path, layer=layer, where=where, fid_as_index=True)
+            chosen = pyogrio.read_dataframe(whole, layer=layer, where=where, fid_as_index=True)
             counts = frame.index.isin(chosen.index)
     if frame.crs is None:
         raise SourceError(f"{path}: no coordinate reference system; assign one, for example with ogr2ogr -a_srs")
@@ -156,17 +160,14 @@ def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArra
 
 
 @contextmanager
-def _reading(path: Path, where: str | None) -> Iterator[None]:
-    """Whatever OGR cannot read inside the block is a fault of the file at `path`."""
+def _reading(path: Path, where: str | None) -> Iterator[Path]:
+    """Open a vector file; whatever OGR cannot read inside the block is a fault of the file at `path`."""
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # OGR's remarks, on what is checked here
-            yield
-    except (RuntimeError, ValueError) as error:
-        clause = f" with the area's inventory_filter {where!r}" if where else ""
-        raise SourceError(f"{path}: cannot be read as polygons{clause}: {' '.join(str(error).split())}") from error
+    clause = f" with the area's inventory_filter {where!r}" if where else ""
+    with open_vector(path, f" as polygons{clause}") as whole, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # OGR's remarks, on what is checked here
+        yield whole
 
 
 def _mended(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDataFrame, tuple[int, ...]]:
@@ -302,8 +303,13 @@ def _replace(
     grid: Grid,
     where: str | None,
     expected: int,
+    known: str,
 ) -> bool:
-    """Put features in the place of an inventory's, unless it has the same; whether it was replaced."""
+    """Put features in the place of an inventory's, unless it has the same; return whether it was replaced.
+
+    Raises:
+        OutputError: it cannot be written, another program has it open, or it has another fingerprint than `known`.
+    """
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         made = Path(folder) / f"{path.stem}{path.suffix.lower()}"
         _write(made, frame, path)
@@ -317,6 +323,9 @@ def _replace(
         suffixes = _SHAPEFILE if made.suffix == ".shp" else (made.suffix,)
         parts = {_beside(path, suffix): made.with_suffix(suffix) for suffix in suffixes}
         parts = {target: part for target, part in parts.items() if part.exists()}
+        release(path)
+        if fingerprint(path) != known:
+            raise OutputError(f"{path}: another program changed it in the meantime; import again")
         with replacing_together(*parts) as scratch:
             for part, target in zip(parts.values(), scratch, strict=True):
                 shutil.copyfile(part, target)
@@ -337,8 +346,10 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
     layer = layer_of(path, "inventory")
     options: dict[str, Any] = {"driver": _DRIVERS[made.suffix], "layer": layer}
     if made.suffix == ".gpkg":
-        shutil.copyfile(path, made)
-        kind = str(pyogrio.read_info(path, layer=layer)["geometry_type"]).removesuffix(" Z")
+        with open_vector(path) as whole:
+            shutil.copyfile(whole, made)
+        release(made)
+        kind = str(pyogrio.read_info(made, layer=layer)["geometry_type"]).removesuffix(" Z")
         single = kind == "Polygon" and (frame.geom_type == "Polygon").all()
         polygons = {"geometry_type": "Polygon" if single else "MultiPolygon", "promote_to_multi": not single}
         options |= polygons if kind.endswith("Polygon") else {"geometry_type": "Unknown"}

@@ -16,6 +16,7 @@ from rasterio.windows import Window
 
 from talud.errors import OutputError
 from talud.files import synchronise
+from talud.geopackage import release
 from talud.grid import Grid
 from talud.inference.styles import qml
 from talud.metrics import BACKGROUND, LANDSLIDE
@@ -91,6 +92,7 @@ class Products:
         The record is taken away first and put there last: a folder that holds it holds a whole map.
 
         Raises:
+            OutputError: another program has the earlier polygons open; then nothing was moved.
             OSError: the folder cannot be made or written to, or a folder is in the way; then nothing was moved.
         """
         there = Products.within(out.resolve())  # a link may lead to a folder that is yet to be made
@@ -100,6 +102,7 @@ class Products:
                 raise IsADirectoryError(errno.EISDIR, f"a folder named {path.name} is in the way")
             if made.exists():
                 synchronise(made)
+        release(there.polygons)
         there.record.parent.mkdir(parents=True, exist_ok=True)
         there.record.unlink(missing_ok=True)
         for made, path in files:

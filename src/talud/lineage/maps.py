@@ -17,6 +17,7 @@ from talud.errors import SourceError
 from talud.files import replacing
 from talud.inference.products import Products
 from talud.raster import open_raster
+from talud.vector import open_vector
 
 FOLDER = Path(".talud") / "maps"  # in a project: one file for each map, so that two never meet in a merge
 _RECORD = "prediction.json"
@@ -205,8 +206,8 @@ def _tags(path: Path) -> Mapping[str, str]:
     if path.suffix.lower() != ".gpkg":
         with open_raster(path) as dataset:
             return dict(dataset.tags())
-    try:
-        layer = str(pyogrio.list_layers(path)[0][0])
-        return pyogrio.read_info(path, layer=layer).get("dataset_metadata") or {}
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise SourceError(f"{path}: cannot be read as a GeoPackage: {' '.join(str(error).split())}") from error
+    with open_vector(path, " as a GeoPackage") as whole:
+        layers = pyogrio.list_layers(whole)
+        if not len(layers):
+            raise SourceError(f"{path}: holds no layer")
+        return pyogrio.read_info(whole, layer=str(layers[0][0])).get("dataset_metadata") or {}

@@ -34,6 +34,7 @@ from talud.serving.database import Database, JobRow, VerdictChangeRow, VerdictRo
 from talud.serving.keys import Key
 from talud.serving.outlines import Outline
 from talud.serving.problems import RESULT_NOT_READY, Problem
+from talud.vector import open_vector
 
 Word = Literal["unreviewed", "accepted", "rejected"]
 _DECIMALS = 7  # of degrees: 1 cm
@@ -229,12 +230,14 @@ def landslides(products: Products) -> Landslides:
 def _landslides(stamp: Stamp, probability: str) -> Landslides:
     grid = grid_of(probability)
     frame = _read(stamp[0], "landslides")
+    with open_vector(stamp[0]) as whole:
+        stated = pyogrio.read_info(whole, layer="landslides")["dataset_metadata"] or {}
     ids = [str(number) for number in frame["id"]]
     names = [name for name in _NUMBERS if name in frame.columns]
     rows = frame[names].astype(object).where(frame[names].notna(), None).to_dict("records")
     return Landslides(
         grid,
-        pyogrio.read_info(stamp[0], layer="landslides")["dataset_metadata"] or {},
+        stated,
         dict(zip(ids, frame.geometry, strict=True)),
         dict(zip(ids, rows, strict=True)),
         dict(zip(ids, _geojson(frame.geometry.to_numpy(), grid), strict=True)),
@@ -271,9 +274,10 @@ def not_mapped(products: Products) -> str:
 
 def _read(path: str, layer: str) -> geopandas.GeoDataFrame:
     try:
-        return pyogrio.read_dataframe(path, layer=layer)
-    except (RuntimeError, ValueError) as error:
-        raise SourceError(f"{Path(path).name}: cannot be read: {' '.join(str(error).split())}") from error
+        with open_vector(path) as whole:
+            return pyogrio.read_dataframe(whole, layer=layer)
+    except SourceError as error:
+        raise SourceError(str(error).replace(path, Path(path).name)) from error
 
 
 def features(found: Landslides, verdicts: Mapping[str, Verdict], chosen: Iterable[str] | None = None) -> list[str]:

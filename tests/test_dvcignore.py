@@ -1,0 +1,18 @@
+"""DVC does not take for data what programs write beside files that they open."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from fresh_clone import ROOT
+
+
+def test_dvc_ignores_what_programs_write_beside_files() -> None:
+    names = [
+        f"predictions/7band/here/{name}"
+        for name in ("landslides.gpkg.aux.xml", "landslides.gpkg-wal", "landslides.gpkg-shm", "landslides.gpkg")
+    ]
+    command = [sys.executable, "-m", "dvc", "check-ignore", *names]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.stdout.split() == names[:3], result.stderr
