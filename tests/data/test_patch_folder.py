@@ -99,6 +99,30 @@ def test_tiff_pairs_keep_what_eight_bits_cannot_hold(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask, truth(1))
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_bands_of_patches_are_found_by_description(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).integers(1, 3000, (3, SIDE, SIDE)).astype(np.uint16)
+    (tmp_path / "images").mkdir()
+
+    def write(name: str, *descriptions: str) -> None:
+        with rasterio.open(
+            tmp_path / "images" / name, "w", driver="GTiff", dtype="uint16", count=3, height=SIDE, width=SIDE
+        ) as raster:
+            raster.write(values)
+            raster.descriptions = descriptions
+
+    write("1.tif", "B02", "B03", "B04")
+    folder = PatchFolder.find(tmp_path, PatchData())
+    assert folder.data.bands == {"red": 3, "green": 2, "blue": 1}
+    np.testing.assert_array_equal(folder.read(folder.pairs[0])[0], values[::-1])
+    explicit = PatchFolder.find(tmp_path, PatchData(bands={"red": 1, "green": 2, "blue": 3}))
+    np.testing.assert_array_equal(explicit.read(explicit.pairs[0])[0], values)
+    write("2.tif", "red", "green", "blue")
+    assert "2.tif: calls its bands red, green, blue, in another order than 1.tif" in refusal(tmp_path)
+    write("2.tif", "nir", "red", "green")
+    assert "has no band blue among its bands, which it calls nir, red, green" in refusal(tmp_path)
+
+
 def hdf5_pair(folder: Path, number: int, seed: int) -> np.ndarray:
     """A synthetic pair in the form of Landslide4Sense: 14 channels last, float64; returns the image."""
     image = np.random.default_rng(seed).normal(1, 0.3, (SIDE, SIDE, 14))

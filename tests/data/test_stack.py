@@ -21,7 +21,7 @@ from source_files import CORNER, UTM, write_project, write_raster
 from talud.bands import band
 from talud.cli.main import main
 from talud.contract import BandContract, Contract
-from talud.data.stack import build, build_like
+from talud.data.stack import bands_taken, build, build_like
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError, TaludError
 from talud.files import md5
 from talud.params import Area
@@ -92,6 +92,9 @@ def test_a_stack_is_a_cog_that_says_what_it_holds_and_how_it_was_made(project: P
         "TALUD_SAR_UNIT": "db",
         "TALUD_LEE_WINDOW": "0",
         "TALUD_RESOLUTION": "12.5",
+        "TALUD_BANDS_OF_OPTICAL": "red 1, green 2, blue 3 (by position, since the file does not name them)",
+        "TALUD_BANDS_OF_SAR_PRE": "vv 1 (by position, since the file does not name them)",
+        "TALUD_BANDS_OF_SAR_POST": "vv 1 (by position, since the file does not name them)",
         "TALUD_SOURCES": ", ".join(
             f"{name} {md5(project.root / f'data/here/{name}.tif')}"
             for name in ("dtm", "optical", "sar_post", "sar_pre")
@@ -207,7 +210,7 @@ def test_skipped_and_repaired_polygons_are_said(
     frame.to_file(project.root / "data" / "here" / "inventory.gpkg")
     assert run(project, monkeypatch, "stack", "here") == 0
     said = capsys.readouterr().out
-    assert said.count("\n") == 1
+    assert said.splitlines()[0].startswith("here: stacks/here.tif, ")
     for part in ("2 polygons", "1 invalid polygon(s) repaired", "1 feature(s) without a polygon skipped"):
         assert part in said
     content = json.loads(project.record("here").read_text())
@@ -464,11 +467,57 @@ def test_image_bands_are_found_by_their_names(tmp_path: Path) -> None:
     bare = write_raster(tmp_path / "bare.tif", image, 25)
     build_like(contract("blue", unit="DN"), area, {"optical": bare}, tmp_path / "out.tif")
     assert read(tmp_path / "out.tif")["blue"][4, 4] == 3
-    with pytest.raises(SourceError, match="say it with --optical-bands"):
+    with pytest.raises(SourceError, match="say which bands they are with --optical-bands"):
         build_like(contract("red", "nir", unit="DN"), area, {"optical": bare}, tmp_path / "out.tif")
     told = Area.given(role="transfer", folder=".", optical_bands={"red": 2, "nir": 1})
     build_like(contract("red", "nir", unit="DN"), told, {"optical": bare}, tmp_path / "out.tif")
     assert read(tmp_path / "out.tif")["red"][4, 4] == 2
+
+
+def test_a_project_and_a_model_take_the_same_bands_of_a_described_image(tmp_path: Path) -> None:
+    image = np.arange(1, 5, dtype=np.uint16)[:, None, None] * np.ones((4, 60, 80), np.uint16)
+    for descriptions, expected in (
+        (("blue", "green", "red", "nir"), {"red": 3, "green": 2, "blue": 1, "nir": 4}),
+        (("B02", "B03", "B04", "B08"), {"red": 3, "green": 2, "blue": 1, "nir": 4}),
+    ):
+        optical = write_raster(tmp_path / "data/here/optical.tif", image, descriptions=descriptions)
+        project = write_project(
+            tmp_path, {"here": {**AREA, "role": "transfer"}}, band_sets={"all": ["red", "green", "blue", "nir"]}
+        )
+        build(project, "here")
+        area = Area.given(role="transfer", folder=".")
+        build_like(contract("red", "green", "blue", "nir", unit="DN"), area, {"optical": optical}, tmp_path / "new.tif")
+        for stack in (project.stack("here"), tmp_path / "new.tif"):
+            assert {name: values[4, 4] for name, values in read(stack).items()} == expected
+            assert bands_taken(stack)["optical"].startswith("red 3, green 2, blue 1, nir 4 (by description")
+
+
+def test_scenes_before_and_after_may_have_their_polarisations_in_another_order(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    decibels = random.uniform(-20, -5, (2, 2, 60, 80)).astype(np.float32)
+    for scene, time, names in zip(decibels, ("pre", "post"), (("VV", "VH"), ("VH", "VV")), strict=True):
+        write_raster(tmp_path / f"data/here/sar_{time}.tif", scene, units=("dB", "dB"), descriptions=names)
+    project = write_project(
+        tmp_path, {"here": {**AREA, "role": "transfer"}}, band_sets={"all": ["vv_pre", "vh_pre", "vv_post", "vh_post"]}
+    )
+    build(project, "here")
+    bands = read(project.stack("here"))
+    for name, expected in (("vv_pre", decibels[0, 0]), ("vh_pre", decibels[0, 1]), ("vv_post", decibels[1, 1])):
+        assert bands[name] == pytest.approx(expected, abs=1e-4)
+
+
+def test_numbers_in_params_win_over_descriptions_with_one_warning(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = np.arange(1, 4, dtype=np.uint16)[:, None, None] * np.ones((3, 60, 80), np.uint16)
+    write_raster(project.root / "data/here/optical.tif", image, descriptions=("blue", "green", "red"))
+    write_project(project.root, {"here": {**AREA, "optical_bands": {"red": 1, "green": 2, "blue": 3}}})
+    assert run(project, monkeypatch, "stack", "here") == 0
+    said = capsys.readouterr()
+    assert "bands of optical: blue 3, green 2, red 1 (as given)\n" in said.out
+    assert said.err.count("talud: warning: ") == said.err.count("\n") == 1
+    assert "band 1 as red, which the file calls blue" in said.err
+    assert read(project.stack("here"))["red"][4, 4] == 1
 
 
 def test_what_a_model_lacks_or_cannot_read_is_said(project: Project, tmp_path: Path) -> None:

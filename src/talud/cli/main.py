@@ -49,7 +49,7 @@ def main() -> None:
 def _warnings_shown() -> Iterator[None]:
     """Print each TaludWarning inside the block as one line on stderr; other warnings stay as Python shows them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always", TaludWarning)
+        warnings.simplefilter("default", TaludWarning)  # once for each text
         show = warnings.showwarning
 
         def show_as_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -105,4 +105,5 @@ def map_sources(
             workers=by,
         )
     mapping.say(result, loaded, out)
+    sources.say_bands(stack)
     mapping.remember(out)

@@ -73,3 +73,11 @@ def area(
         "acquired": {name: day.date() for name, day in dates.items() if day},
     }
     return Area.given(role="transfer", folder=".", **{key: value for key, value in said.items() if value})
+
+
+def say_bands(stack: Path) -> None:
+    """Print the bands that a stack took from each of its sources, with the evidence."""
+    from talud.data.stack import bands_taken
+
+    for source, words in bands_taken(stack).items():
+        print(f"bands of {source}: {words}")

@@ -79,6 +79,7 @@ def _areas(areas: list[str]) -> None:
         with shown(f"stack {area}", "windows") as progress:
             record = build(project, area, progress)
         print(f"{area}: {project.stack(area).relative_to(project.root)}, {_said(record)}")
+        sources.say_bands(project.stack(area))
 
 
 def _said(record: Record) -> str:
@@ -113,3 +114,4 @@ def _like(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
     with shown("stack", "windows") as progress:
         grid = build_like(contract, area, files, out, progress)
     print(f"{out}: {', '.join(contract.band_names)}; {grid.height} × {grid.width} pixels of {grid.resolution:g} m")
+    sources.say_bands(out)

@@ -137,12 +137,13 @@ def _refuse_disjoint(recipe: Recipe, dataset: DatasetReader, grid: Grid) -> None
 def _layer(recipe: Recipe, source: Source, dataset: DatasetReader, grid: Grid) -> Layer:
     area, options = recipe.area, recipe.options
     if source == "optical":
-        wanted = {name: number for name, number in area.optical_bands.items() if name in recipe.bands}
+        wanted = {name: number for name, number in recipe.taken[source].numbers.items() if name in recipe.bands}
         return sources.optical(dataset, wanted)
     if source == "dtm":
         return terrain.layer(dataset, grid, options.slope, options.curvature)
     time: Literal["pre", "post"] = "pre" if source == "sar_pre" else "post"
-    polarisations = {name: number for name, number in area.sar_bands.items() if f"{name}_{time}" in recipe.bands}
+    taken = recipe.taken[source].numbers
+    polarisations = {name: taken[name] for name in sar.POLARISATIONS if f"{name}_{time}" in recipe.bands}
     return sar.layer(dataset, polarisations, time, area.sar_unit, options.sar_unit, options.lee_window)
 
 

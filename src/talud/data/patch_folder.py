@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from talud.data import patch_mask, sources
+from talud.data import band_names, patch_mask, sources
+from talud.data.band_names import Described, Taken
 from talud.errors import SourceError
 from talud.files import md5
 from talud.metrics import UNKNOWN
@@ -91,6 +92,7 @@ class PatchFolder:
         index = folder / data.index if data.index else None
         names = _chosen(index, data.where, images) if index else sorted(images, key=_number)
         pairs = tuple(Pair(name, images[name], masks.get(name)) for name in names)
+        data = _with_described_bands(pairs, data)
         return cls(pairs, data, _common_side(pairs, data), index)
 
     @property
@@ -174,6 +176,31 @@ def _digest(paths: Iterable[Path]) -> str:
     for path in paths:
         digest.update(f"{path.name} {md5(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _with_described_bands(pairs: tuple[Pair, ...], data: PatchData) -> PatchData:
+    """The bands by the images' descriptions, where the user does not number them.
+
+    Raises:
+        SourceError: the images do not say which band is which, or are described differently.
+    """
+    first = pairs[0].image
+    if "bands" in data.model_fields_set or first.suffix.lower() in _HDF5:
+        return data
+    taken: dict[tuple[str, ...], Taken] = {}
+    for pair in pairs:
+        if pair.image.suffix.lower() in _HDF5:
+            continue  # `_common_side` refuses it
+        with sources.open_source(pair.image) as dataset:
+            file = Described.of(dataset)
+        if file.descriptions not in taken:
+            taken[file.descriptions] = band_names.optical(file, tuple(data.bands), data.bands, "patches.bands")
+        if taken[file.descriptions].numbers != next(iter(taken.values())).numbers:
+            raise SourceError(
+                f"{pair.image}: calls its bands {file.shown}, in another order than {first.name}; write all images in "
+                "one order"
+            )
+    return data.model_copy(update={"bands": dict(next(iter(taken.values())).numbers)})
 
 
 def _common_side(pairs: tuple[Pair, ...], data: PatchData) -> int:

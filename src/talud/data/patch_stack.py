@@ -18,7 +18,7 @@ from rasterio.crs import CRS
 
 from talud.data.mask import KnownPixels, check_known, mask_layout
 from talud.data.patch_folder import PatchFolder
-from talud.data.record import Record, sources_tag
+from talud.data.record import BANDS_OF, Record, sources_tag
 from talud.errors import SourceError
 from talud.files import md5, replacing_together
 from talud.grid import Grid
@@ -93,6 +93,7 @@ def _tags(name: str, area: Area, folder: PatchFolder) -> dict[str, str]:
         "TALUD_ACQUIRED_OPTICAL": area.acquired.optical,
         "TALUD_RESOLUTION": f"{folder.data.pixel_size:.10g}",
         PATCH_TAG: folder.side,
+        BANDS_OF + "IMAGES": ", ".join(f"{band} {number}" for band, number in folder.data.bands.items()),
     }
     return {key: str(value) for key, value in tags.items() if value is not None}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +11,15 @@ from pydantic import ValidationError
 
 from talud.bands import SAR_BANDS, SHADES, TERRAIN_BANDS, Group, band, groups
 from talud.contract import Contract
-from talud.data import sources
+from talud.data import band_names, sources
+from talud.data.band_names import Described, MissingBandError, Taken
 from talud.errors import ModelError, SourceError
 from talud.params import Area, Source, StackOptions
 from talud.project import Project
 
 RASTERS: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post")
+_NUMBERED: tuple[Source, ...] = ("optical", "sar_pre", "sar_post")  # whose bands have numbers
 SHADE_SOURCES: tuple[Source, ...] = ("cloud", "sar_mask")
-
-
-class MissingBandError(SourceError):
-    """The sources of an area lack a band that is asked for."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,11 @@ class Recipe:
 
     Attributes:
         name: of the area.
-        area: the numbers of its bands, its dates, its grid where that is set.
+        area: its dates, its units, its grid where that is set.
         files: its sources.
         options: how the sources are brought together.
         bands: the bands to write, in order.
+        taken: the numbers of the bands in the optical and SAR sources, with the evidence for them.
     """
 
     name: str
@@ -41,6 +40,7 @@ class Recipe:
     files: Mapping[Source, Path]
     options: StackOptions
     bands: tuple[str, ...]
+    taken: Mapping[Source, Taken]
 
 
 def recipe_of(project: Project, name: str) -> Recipe:
@@ -52,7 +52,8 @@ def recipe_of(project: Project, name: str) -> Recipe:
     """
     area = project.params.area(name)
     files = sources.find(project.folder(area), area.files)
-    recipe = Recipe(name, area, files, project.params.stack, _available(area, files))
+    taken = _taken_of_project(area, files, project.params.band_sets)
+    recipe = Recipe(name, area, files, project.params.stack, _available(taken, files), taken)
     if not recipe.bands:
         raise SourceError(f"{project.folder(area)}: holds none of {', '.join(RASTERS)} (as optical.tif, for example)")
     for band_set, bands in project.params.band_sets.items():
@@ -81,10 +82,12 @@ def recipe_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
         options = " ".join(f"--{source.replace('_', '-')} FILE" for source in lacking)
         raise MissingBandError(f"the model '{contract.name}' needs {wanted}: give {options}")
     used = {s: path for s, path in files.items() if s in needed or SHADES.get(s) in groups(names)}
-    wanted_optical = tuple(name for name in names if band(name).group is Group.OPTICAL)
-    if wanted_optical and "optical_bands" not in area.model_fields_set:
-        area = area.model_copy(update={"optical_bands": _optical_numbers(files["optical"], wanted_optical)})
-    recipe = Recipe(name, area, used, _options(contract), _with_shades(names, files))
+    taken = {
+        source: _taken(area, source, path, _wanted(names, source))
+        for source, path in used.items()
+        if source in _NUMBERED
+    }
+    recipe = Recipe(name, area, used, _options(contract), _with_shades(names, files), taken)
     _refuse_missing(recipe, f"the model '{contract.name}'")
     return recipe
 
@@ -97,11 +100,68 @@ def _read_by(contract: Contract, files: Mapping[Source, Path]) -> tuple[str, ...
     return contract.band_names
 
 
-def _available(area: Area, files: Mapping[Source, Path]) -> tuple[str, ...]:
-    optical = tuple(area.optical_bands) if "optical" in files else ()
+def _available(taken: Mapping[Source, Taken], files: Mapping[Source, Path]) -> tuple[str, ...]:
+    optical = tuple(taken["optical"].numbers) if "optical" in taken else ()
     elevation = tuple(one.name for one in TERRAIN_BANDS) if "dtm" in files else ()
-    radar = tuple(one.name for one in SAR_BANDS if _source_of(one.name) in files and one.name[:2] in area.sar_bands)
+    numbered = {source: taken[source].numbers for source in taken}
+    radar = tuple(one.name for one in SAR_BANDS if one.name[:2] in numbered.get(_source_of(one.name), {}))
     return _with_shades((*optical, *elevation, *radar), files)
+
+
+def _wanted(names: Iterable[str], source: Source) -> tuple[str, ...]:
+    """The bands of a source among the named ones, those of SAR scenes as polarisations."""
+    return tuple(dict.fromkeys(_numbered_as(name) for name in names if _source_of(name) == source))
+
+
+def _numbered_as(name: str) -> str:
+    """The name under which optical_bands or sar_bands number a band."""
+    return name[:2] if band(name).group is Group.SAR else name
+
+
+def _taken_of_project(
+    area: Area, files: Mapping[Source, Path], band_sets: Mapping[str, tuple[str, ...]]
+) -> dict[Source, Taken]:
+    """The bands of the sources that band sets need, and, where they are there, those that areas have by default."""
+    taken: dict[Source, Taken] = {}
+    for source in (source for source in _NUMBERED if source in files):
+        needed = _wanted((name for bands in band_sets.values() for name in bands), source)
+        try:
+            taken[source] = _taken(area, source, files[source], tuple(dict.fromkeys((*_usual(source), *needed))))
+        except MissingBandError:
+            for band_set, bands in band_sets.items():
+                try:
+                    _taken(area, source, files[source], _wanted(bands, source))
+                except MissingBandError as error:
+                    raise MissingBandError(f"band set '{band_set}' needs {', '.join(bands)}: {error}") from error
+            if needed:
+                taken[source] = _taken(area, source, files[source], needed)
+    return taken
+
+
+def _usual(source: Source) -> dict[str, int]:
+    """The positions of the bands of files that do not name them."""
+    usual: dict[str, int] = Area.model_fields["optical_bands" if source == "optical" else "sar_bands"].get_default()
+    return usual
+
+
+def _taken(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> Taken:
+    """The numbers of bands in a source: as the user gives them, else as the file describes its bands.
+
+    Raises:
+        MissingBandError: the file does not say which band is which.
+        SourceError: the file cannot be read.
+    """
+    key = "optical_bands" if source == "optical" else "sar_bands"
+    with sources.open_source(path) as dataset:
+        file = Described.of(dataset)
+    if not wanted:
+        return Taken({}, "none")
+    if key in area.model_fields_set:
+        return band_names.check_explicit(file, dict(getattr(area, key)), key)
+    default = _usual(source)
+    if source == "optical":
+        return band_names.optical(file, wanted, default)
+    return band_names.radar(file, wanted, source.removeprefix("sar_"), default)
 
 
 def _with_shades(names: tuple[str, ...], files: Mapping[Source, Path]) -> tuple[str, ...]:
@@ -120,7 +180,7 @@ def _source_of(name: str) -> Source:
 
 def _refuse_missing(recipe: Recipe, needs: str) -> None:
     """Say which source or band number is missing for the bands of a recipe."""
-    available = _available(recipe.area, recipe.files)
+    available = _available(recipe.taken, recipe.files)
     for name in recipe.bands:
         source = _source_of(name)
         if source not in recipe.files:
@@ -142,18 +202,3 @@ def _options(contract: Contract) -> StackOptions:
     except ValidationError as error:
         first = error.errors()[0]
         raise ModelError(f"the model '{contract.name}' asks for a stack that cannot be made: {first['msg']}") from error
-
-
-def _optical_numbers(path: Path, names: tuple[str, ...]) -> dict[str, int]:
-    """Band numbers by the file's descriptions, else by its colours, else in the order red, green, blue."""
-    with sources.open_source(path) as dataset:
-        described = [(text or "").strip().lower() for text in dataset.descriptions]
-        coloured = [meaning.name for meaning in dataset.colorinterp]
-    default = list(Area.model_fields["optical_bands"].get_default())
-    for labels in (described, coloured, default):
-        if set(names) <= set(labels):
-            return {name: labels.index(name) + 1 for name in names}
-    raise MissingBandError(
-        f"{path}: which bands are {', '.join(names)}? Its bands are not named so; say it with --optical-bands, "
-        "for example red=3,green=2,blue=1"
-    )

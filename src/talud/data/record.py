@@ -13,6 +13,7 @@ from talud.errors import StudyError
 from talud.params import Source
 from talud.project import Project
 
+BANDS_OF = "TALUD_BANDS_OF_"  # and the name of a source: the tag of the bands that were taken from it
 _SOURCES = "TALUD_SOURCES"
 _LABELS = ("inventory", "boundary", "masks")
 

@@ -18,6 +18,8 @@ from talud.errors import SourceError
 from talud.grid import Grid
 from talud.params import SarUnit
 
+Polarisation = Literal["vv", "vh"]
+POLARISATIONS: tuple[Polarisation, ...] = ("vv", "vh")
 UNIT_NAMES: Mapping[SarUnit, str] = {"amplitude": "amplitude", "power": "power", "db": "dB"}
 # As producers write them in a band's unit, or in one of the tags below.
 _SPELLINGS: Mapping[str, SarUnit] = {
@@ -86,7 +88,7 @@ def stated_unit(dataset: DatasetReader, index: int) -> SarUnit | None:
 
 def layer(
     dataset: DatasetReader,
-    numbers: Mapping[Literal["vv", "vh"], int],
+    numbers: Mapping[Polarisation, int],
     time: Literal["pre", "post"],
     unit: SarUnit | None,
     stack_unit: SarUnit,

@@ -15,11 +15,12 @@ from rasterio.io import DatasetWriter
 
 from talud.contract import Contract
 from talud.data import patch_stack, sources
+from talud.data.band_names import MissingBandError
 from talud.data.inventory import Polygons
 from talud.data.mask import KnownPixels, check_known, mask_layout
 from talud.data.mixer import Mixer, mixing
-from talud.data.recipe import MissingBandError, Recipe, recipe_like, recipe_of
-from talud.data.record import Record, forget_other_roles, sources_tag
+from talud.data.recipe import Recipe, recipe_like, recipe_of
+from talud.data.record import BANDS_OF, Record, forget_other_roles, sources_tag
 from talud.errors import MismatchError, OutputError, SourceError
 from talud.files import md5, replacing_together, synchronise
 from talud.fingerprint import fingerprint
@@ -165,10 +166,11 @@ def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
     recipe = recipe_like(contract, area, files, name)
     bands = ", ".join(f"{band.name} in {band.unit}" for band in contract.bands)
     options = recipe.options.model_dump(mode="json", exclude={"inventory_rule"})
-    said = recipe.area.model_dump(mode="json", include={"optical_bands", "sar_bands", "sar_unit", "acquired", "event"})
+    said = recipe.area.model_dump(mode="json", include={"sar_unit", "acquired", "event"})
     if "sar_unit" in said:
         said["unit of the SAR scenes"] = said.pop("sar_unit")  # that of the stack is among the options
-    stated = {"area": name, "talud": version("talud"), "bands": bands, **options, **said}
+    taken = {f"bands of {source}": one.words for source, one in recipe.taken.items()}
+    stated = {"area": name, "talud": version("talud"), "bands": bands, **options, **said, **taken}
     contents = {source: fingerprint(path) for source, path in recipe.files.items()}
     return {key: str(value) for key, value in stated.items()} | contents
 
@@ -183,6 +185,17 @@ def origin_of(stack: Path) -> dict[str, str]:
     except (SourceError, ValueError):
         return {}
     return origin if isinstance(origin, dict) else {}
+
+
+def bands_taken(stack: Path) -> dict[str, str]:
+    """Return the bands that a stack took from its sources, with the evidence, by source; empty for older stacks.
+
+    Raises:
+        SourceError: the stack cannot be read.
+    """
+    with sources.open_source(stack) as dataset:
+        tags = dataset.tags()
+    return {name.removeprefix(BANDS_OF).lower(): text for name, text in tags.items() if name.startswith(BANDS_OF)}
 
 
 def _refuse_other_units(mixer: Mixer, contract: Contract) -> None:
@@ -272,6 +285,7 @@ def _tags(recipe: Recipe, mixer: Mixer) -> dict[str, str]:
         "TALUD_SAR_UNIT": options.sar_unit,
         "TALUD_LEE_WINDOW": options.lee_window,
         "TALUD_RESOLUTION": f"{options.resolution:.10g}",
+        **{f"{BANDS_OF}{source.upper()}": one.words for source, one in recipe.taken.items()},
     }
     return {key: str(value) for key, value in tags.items() if value is not None}
 

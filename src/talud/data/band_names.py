@@ -1,0 +1,333 @@
+"""Band numbers by what a file says of its bands: descriptions, colour interpretation, and only then positions."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rasterio.io import DatasetReader
+
+from talud.errors import SourceError, TaludWarning
+
+Labels = tuple[str | None, ...]  # of each band of a file, in order; None where nothing is known
+
+# The first pattern that fits counts and is taken out, so that "red edge" is not red.
+_WORDS: Mapping[str, str] = {
+    "thermal": r"thermal|tirs?\d*|lwir ?\d*",
+    "swir1": r"swir ?(?:1|16|b11)|short ?wave ?infra ?red ?1",
+    "swir2": r"swir ?(?:2|22|b12)|short ?wave ?infra ?red ?2",
+    "swir": r"swir|short ?wave ?infra ?red",
+    "red_edge_1": r"(?:vegetation )?red ?edge ?(?:0?1|0?70\d?|071)|rojo borde 1",
+    "red_edge_2": r"(?:vegetation )?red ?edge ?(?:0?2|0?74\d?|075)",
+    "red_edge_3": r"(?:vegetation )?red ?edge ?(?:0?3|0?78\d?)",
+    "red_edge": r"(?:vegetation )?red ?edge|borde rojo",
+    "narrow_nir": r"narrow nir|nir narrow|nir ?a|nir ?0[89]|narrow near ?infra ?red",
+    "nir": r"v?nir ?\d*|(?:near ?)?infra ?red ?\d*|infrarrojo(?: cercano)?|(?:near)?ir",
+    "coastal": r"coastal(?: ?blue| aerosol)?|ultra ?blue|aerosols?|azul costero",
+    "green_i": r"green i",
+    "pan": r"pan|panchromatic|pancromatica",
+    "yellow": r"yellow|amarillo",
+    "water_vapour": r"water ?vapou?r|wvp",
+    "cirrus": r"cirrus",
+    "red": r"red ?\d*|rojo|roja",
+    "green": r"green ?\d*|green ii|verde",
+    "blue": r"blue ?\d*|azul",
+    "alpha": r"alpha",
+    "elevation": r"elevation|dem|dtm|dsm|height",
+    "slope": r"slope",
+    "ndvi": r"nd[vw]i|evi|savi",
+    "classes": r"scl|qa ?\d*|fmask|mask|quality|class(?:es|ification)?",
+    "vv": r"vv",
+    "vh": r"vh",
+    "hh": r"hh",
+    "hv": r"hv",
+}
+_PATTERNS = {name: re.compile(rf"\b(?:{words})\b") for name, words in _WORDS.items()}
+_LETTERS = {"r": "red", "g": "green", "b": "blue", "n": "nir", "a": "alpha"}
+# B04, B8A, Band 4, SR_B4, sr_band4, also within T48PXS_20200101T030541_B04_10m.
+_CODE = re.compile(
+    r"(?<![a-z0-9])(?:(?P<prefix>sr|st)[ _-]?)?b(?:and)?[ _-]?(?P<number>8a|0?8a|0[1-9]|1[0-3]|[1-9])(?![a-z0-9])", re.I
+)
+_COLOURS = {"red": "red", "green": "green", "blue": "blue", "alpha": "alpha", "pan": "pan", "coastal": "coastal",
+            "rededge": "red_edge", "nir": "nir", "swir": "swir", "yellow": "yellow"}  # fmt: skip
+
+SENTINEL_2, LANDSAT_8, LANDSAT_5 = "Sentinel-2", "Landsat 8 and 9", "Landsat 4 to 7"
+_NUMBERED: Mapping[str, Mapping[str, str]] = {
+    SENTINEL_2: {
+        "1": "coastal", "2": "blue", "3": "green", "4": "red", "5": "red_edge_1", "6": "red_edge_2", "7": "red_edge_3",
+        "8": "nir", "8A": "narrow_nir", "9": "water_vapour", "10": "cirrus", "11": "swir1", "12": "swir2",
+    },
+    LANDSAT_8: {
+        "1": "coastal", "2": "blue", "3": "green", "4": "red", "5": "nir", "6": "swir1", "7": "swir2", "8": "pan",
+        "9": "cirrus", "10": "thermal", "11": "thermal",
+    },
+    LANDSAT_5: {
+        "1": "blue", "2": "green", "3": "red", "4": "nir", "5": "swir1", "6": "thermal", "7": "swir2", "8": "pan",
+    },
+}  # fmt: skip
+_MISSION_NAMES = {
+    SENTINEL_2: re.compile(
+        r"(?<![a-z0-9])s2[abc]?_|sentinel[ _-]?2|(?<![a-z0-9])t\d\d[a-z]{3}_\d{8}|hls\.s30|msil[12]"
+    ),
+    LANDSAT_8: re.compile(r"landsat[ _-]?[89](?!\d)|(?<![a-z0-9])l[cot]0[89]_|hls\.l30|(?<![a-z])oli(?![a-z])"),
+    LANDSAT_5: re.compile(r"landsat[ _-]?[4-7](?!\d)|(?<![a-z0-9])l[etm]0[4-7]_"),
+}
+_MISSION_TAGS = frozenset({"SPACECRAFT_ID", "SPACECRAFT", "SATELLITE", "SATELLITEID", "PLATFORM", "MISSION", "SENSOR",
+                           "SENSOR_ID", "PRODUCT_URI", "CONSTELLATION", "DATATAKE_1_SPACECRAFT_NAME"})  # fmt: skip
+_POLARISATION_TAGS = frozenset({"POLARIZATION", "POLARISATION", "POLARIZATIONS", "POLARISATIONS"})
+_BY_POSITION = "by position, since the file does not name them"
+_MOST_BANDS_COUNTED = 4  # a file of more bands that are called B1, B2, … has the numbers of a satellite
+
+
+class MissingBandError(SourceError):
+    """The sources of an area lack a band that is asked for."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The bands that were taken from a file, and by which evidence.
+
+    Attributes:
+        numbers: band name → number in the file.
+        words: the same for people, such as "red 3, green 2, blue 1 (by description)".
+    """
+
+    numbers: Mapping[str, int]
+    words: str
+
+    @classmethod
+    def of(cls, numbers: Mapping[str, int], evidence: str) -> Taken:
+        """Return numbers with the evidence for them."""
+        return cls(dict(numbers), f"{', '.join(f'{name} {number}' for name, number in numbers.items())} ({evidence})")
+
+
+@dataclass(frozen=True)
+class Described:
+    """A raster file as it describes its bands.
+
+    Attributes:
+        path: the file, for messages.
+        descriptions: of each band, empty where there is none.
+        colours: the colour interpretation of each band.
+        texts: the file's name, and those tags that may name the satellite.
+        polarisations: the texts that may name the polarisation of a file of one band.
+    """
+
+    path: str
+    descriptions: tuple[str, ...]
+    colours: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    polarisations: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: DatasetReader) -> Described:
+        """Return what an open raster says of its bands."""
+        tags = {key.upper(): text for key, text in {**dataset.tags(), **dataset.tags(1)}.items()}
+        name = Path(dataset.name).stem
+        return cls(
+            dataset.name,
+            tuple((text or "").strip() for text in dataset.descriptions),
+            tuple(meaning.name.lower() for meaning in dataset.colorinterp),
+            (name, *(text for key, text in tags.items() if key in _MISSION_TAGS)),
+            (*(text for key, text in tags.items() if key in _POLARISATION_TAGS), name),
+        )
+
+    @property
+    def shown(self) -> str:
+        """The descriptions, for a message."""
+        return ", ".join(text or "(unnamed)" for text in self.descriptions)[:200]
+
+
+def meaning(text: str) -> str | None:
+    """Return the band that a description names in words, or None where it names none, or several."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=[VH][VH])", " ", text.strip())
+    rest = re.sub(r"[^a-z0-9áéíóú]+", " ", spaced.casefold()).strip()
+    found = []
+    for name, pattern in _PATTERNS.items():
+        rest, times = pattern.subn(" ", rest)
+        found += [name] if times else []
+    return found[0] if len(found) == 1 else None
+
+
+def optical(
+    file: Described,
+    names: Sequence[str],
+    default: Mapping[str, int],
+    option: str = "--optical-bands (optical_bands in params.yaml)",
+) -> Taken:
+    """Find the numbers of optical bands.
+
+    Args:
+        file: the image.
+        names: the bands that are wanted.
+        default: positions for files that say nothing of their bands.
+        option: the option or key with which a user gives the numbers, for messages.
+
+    Raises:
+        MissingBandError: they cannot be found, or the file contradicts the positions.
+    """
+    say = f"say which bands they are with {option}, for example red=3,green=2,blue=1"
+    return _find(file, _readings(file), names, {}, default, say)
+
+
+def radar(file: Described, names: Sequence[str], time: str, default: Mapping[str, int]) -> Taken:
+    """Find the numbers of polarisations; arguments and errors as for `optical`, `time` is pre or post."""
+    say = "say which bands they are with --sar-bands (sar_bands in params.yaml), for example vv=2,vh=1"
+    exact = {name: f"{name}_{time}" for name in names}
+    return _find(file, {"by description": _polarisations(file)}, names, exact, default, say)
+
+
+def check_explicit(file: Described, numbers: Mapping[str, int], key: str) -> Taken:
+    """Take the numbers that the user gives, and warn where the file describes such a band as another one."""
+    readings = [*_readings(file).values()] if key == "optical_bands" else [_polarisations(file)]
+    if not any(file.descriptions) and key == "optical_bands":
+        readings = [(None,) * len(file.descriptions)]  # GDAL calls the first bands red, green, blue by itself
+    contradicted = []
+    for name, number in numbers.items():
+        wanted = meaning(name)
+        described = {labels[number - 1] for labels in readings} if number <= len(file.descriptions) else {None}
+        label = described.pop()
+        if wanted and label and not described and label != "alpha" and _family(label) != _family(wanted):
+            contradicted.append(
+                f"band {number} as {name}, which the file calls {file.descriptions[number - 1] or label}"
+            )
+    if contradicted:
+        warnings.warn(f"{file.path}: {key} takes {'; '.join(contradicted)}", TaludWarning, stacklevel=2)
+    return Taken.of(numbers, "as given")
+
+
+def _readings(file: Described) -> dict[str, Labels]:
+    """Return what the bands of an image may be, by the evidence; several where a band's number has several meanings."""
+    words = [_LETTERS.get(text.lower()) for text in file.descriptions]
+    if None in words:
+        words = [meaning(text) for text in file.descriptions]
+    codes = [None if word else _CODE.search(text) for word, text in zip(words, file.descriptions, strict=True)]
+    found = [code for code in codes if code]
+    alpha = ["alpha" if colour == "alpha" else None for colour in file.colours]
+    if not found:
+        if not any(words):
+            return {"by colour interpretation": tuple(_COLOURS.get(colour) for colour in file.colours)}
+        return {"by description": tuple(word or other for word, other in zip(words, alpha, strict=True))}
+    numbers = [code["number"].upper().lstrip("0") if code else None for code in codes]
+    readings: dict[str, Labels] = {}
+    for mission in _missions(file, found):
+        table = _NUMBERED[mission]
+        named = [table.get(number or "") for number in numbers]
+        readings[f"by description, as {mission} numbers its bands"] = tuple(
+            word or name or other for word, name, other in zip(words, named, alpha, strict=True)
+        )
+    counted = all(number == str(place) for place, number in enumerate(numbers, start=1) if codes[place - 1])
+    plain = not any(code["prefix"] or code["number"].startswith("0") for code in found)
+    if counted and plain and len(numbers) <= _MOST_BANDS_COUNTED and not _named_missions(file):
+        if any(re.match(r"band", code[0], re.I) for code in found):  # "Band 1" is what software calls any first band
+            return {"by colour interpretation": tuple(_COLOURS.get(colour) for colour in file.colours)}
+        readings["by position"] = tuple(words)
+    return readings
+
+
+def _named_missions(file: Described) -> list[str]:
+    """Return the satellites that the name or the tags of a file name."""
+    text = " ".join(file.texts).casefold()
+    return [mission for mission, pattern in _MISSION_NAMES.items() if pattern.search(text)]
+
+
+def _missions(file: Described, codes: Sequence[re.Match[str]]) -> Iterable[str]:
+    """Return the satellites whose bands the codes can be."""
+    named = _named_missions(file)
+    if named:
+        return named
+    numbers = {code["number"].upper().lstrip("0") for code in codes}
+    padded = any(code["number"].startswith("0") for code in codes)
+    surface = {code["number"].lstrip("0") for code in codes if (code["prefix"] or "").lower() == "sr"}
+    if padded or "wavelength" in " ".join(file.descriptions):
+        possible = [SENTINEL_2]
+    elif surface:
+        possible = [LANDSAT_8] if "6" in surface else [LANDSAT_8, LANDSAT_5]  # band 6 of the older ones is thermal
+    else:
+        possible = [SENTINEL_2, LANDSAT_8, LANDSAT_5]
+    return [mission for mission in possible if numbers <= _NUMBERED[mission].keys()] or possible
+
+
+def _polarisations(file: Described) -> Labels:
+    labels = [meaning(text) for text in file.descriptions]
+    if len(labels) == 1 and labels[0] is None:
+        labels = [next((one for one in map(meaning, file.polarisations) if one in ("vv", "vh", "hh", "hv")), None)]
+    return tuple(labels)
+
+
+def _family(name: str) -> str:
+    return re.sub(r"_?\d$|^narrow_|_i$", "", name)
+
+
+def _find(
+    file: Described,
+    readings: Mapping[str, Labels],
+    names: Sequence[str],
+    exact: Mapping[str, str],
+    default: Mapping[str, int],
+    say: str,
+) -> Taken:
+    """Find bands by the one reading that has all of them, else by positions that no reading contradicts."""
+    found: dict[str, dict[str, int]] = {}
+    for evidence, labels in readings.items():
+        places = {name: _number(file, labels, name, exact.get(name, name), say) for name in names}
+        found[evidence] = {name: place for name, place in places.items() if place}
+    positions = {name: default[name] for name in names if name in default}
+    if "by position" in found:
+        found["by position"] = positions
+    complete = {evidence: numbers for evidence, numbers in found.items() if len(numbers) == len(names)}
+    if len({tuple(numbers.values()) for numbers in complete.values()}) > 1:
+        ways = "; ".join(Taken.of(numbers, evidence).words for evidence, numbers in complete.items())
+        raise MissingBandError(f"{file.path}: its bands {file.shown} have several meanings: {ways}; {say}")
+    if complete:
+        evidence = next(iter(complete))
+        return Taken.of(complete[evidence], evidence)
+    if not any(any(labels) for labels in readings.values()) and len(positions) == len(names):
+        return Taken.of(positions, _BY_POSITION)
+    missing = [name for name in names if not any(name in numbers for numbers in found.values())]
+    if len(readings) == 1 and _nothing_against(next(iter(readings.values())), positions, missing, default):
+        evidence, numbers = next(iter(found.items()))
+        if not numbers:
+            return Taken.of(positions, _BY_POSITION)
+        mixed = {name: numbers.get(name) or positions[name] for name in names}
+        return Taken.of(mixed, f"{evidence}, but by position: {', '.join(missing)}")
+    raise MissingBandError(f"{file.path}: has no band {', '.join(missing or names)} among {_bands(file)}; {say}")
+
+
+def _bands(file: Described) -> str:
+    if any(file.descriptions):
+        return f"its bands, which it calls {file.shown}"
+    return f"its {len(file.descriptions)} band(s), which it does not name"
+
+
+def _number(file: Described, labels: Labels, name: str, exact: str, say: str) -> int | None:
+    """Return the number of a band: by its very name, by the same meaning, or by one that is near enough.
+
+    Raises:
+        MissingBandError: several bands are called so.
+    """
+    same = [re.sub(r"[\s_-]+", "_", text.casefold()) == exact.casefold() for text in file.descriptions]
+    wanted = meaning(name)
+    fitting = [label is not None and label == wanted for label in labels]
+    alike = [bool(wanted and label and _family(label) == _family(wanted)) for label in labels]
+    for marks in (same, fitting, alike if wanted in ("nir", "narrow_nir", "swir", "red_edge") else []):
+        if sum(marks) > 1:
+            places = ", ".join(str(place) for place, mark in enumerate(marks, start=1) if mark)
+            raise MissingBandError(f"{file.path}: bands {places} can all be {name} ({file.shown}); {say}")
+        if any(marks):
+            return marks.index(True) + 1
+    return None
+
+
+def _nothing_against(
+    labels: Labels, positions: Mapping[str, int], missing: Sequence[str], default: Mapping[str, int]
+) -> bool:
+    """Return whether missing bands may be taken by position: all that is known of the file agrees with positions."""
+    for place, label in enumerate(labels, start=1):
+        if label and default.get(label, place) != place:
+            return False
+    free = [place for place, label in enumerate(labels, start=1) if label is None]
+    return bool(missing) and all(positions.get(name) in free for name in missing)
