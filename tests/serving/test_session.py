@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -308,6 +309,69 @@ def test_who_tries_many_keys_waits_and_others_do_not(client: TestClient) -> None
         assert 0 < int(answer.headers["Retry-After"]) <= WITHIN + 1
     assert client.get("/thing", headers={"X-API-Key": secret}).status_code == 200
     assert client.get("/thing").status_code == 401
+
+
+@contextmanager
+def reached_from(address: str, tmp_path: Path, workers: str, **others: object) -> Iterator[TestClient]:
+    """A service with keys and the proxy 10.0.0.5, as a client of that address reaches it."""
+    settings = Settings(data=tmp_path, results=tmp_path / address, workers=workers, **others)
+    app = with_routes(create_app(settings))
+    with TestClient(app, base_url="http://inner:8080", client=(address, 5000)) as client:
+        yield client
+
+
+def statuses_of_wrong_keys(client: TestClient, forwarded: str) -> list[int]:
+    return [
+        client.get("/thing", headers={"X-API-Key": "guess", "X-Forwarded-For": forwarded.format(number)}).status_code
+        for number in range(ALLOWED + 1)
+    ]
+
+
+LIMITED, UNLIMITED = [401] * ALLOWED + [429], [401] * (ALLOWED + 1)
+
+
+@pytest.mark.parametrize(
+    ("address", "proxies", "forwarded", "expected"),
+    [
+        ("203.0.113.9", (), "198.51.100.{}", LIMITED),  # an address that the client invents
+        ("127.0.0.1", (), "198.51.100.{}", LIMITED),
+        ("203.0.113.9", ("10.0.0.5",), "198.51.100.{}", LIMITED),  # past the proxy
+        ("10.0.0.5", ("10.0.0.5",), "198.51.100.{}, 203.0.113.9", LIMITED),  # the proxy appended the right one
+        ("10.0.0.5", ("10.0.0.0/24",), "198.51.100.{}, 203.0.113.9, 10.0.0.7", LIMITED),  # two proxies
+        ("10.0.0.5", ("10.0.0.5",), "203.0.113.{}", UNLIMITED),  # different clients of a proxy
+        ("2001:db8::5", ("2001:db8::/64",), "2001:db8:1:{}::1", UNLIMITED),
+    ],
+)
+def test_wrong_keys_are_counted_by_the_address_that_a_known_proxy_saw(
+    address: str, proxies: tuple, forwarded: str, expected: list[int], tmp_path: Path, workers: str
+) -> None:
+    with reached_from(address, tmp_path, workers, proxies=proxies) as client:
+        assert statuses_of_wrong_keys(client, forwarded) == expected
+
+
+@pytest.mark.parametrize("public", ["", "https://maps.example.org", "https://example.org/talud/"])
+def test_links_lead_to_the_public_address_whatever_host_the_client_names(
+    public: str, tmp_path: Path, workers: str
+) -> None:
+    base = public.rstrip("/")
+    with reached_from("203.0.113.9", tmp_path, workers, public_url=public) as client:
+        own = {"X-API-Key": key_of(client)} | {"Host": "evil.example.com"}
+        assert client.get("/", headers=own).json()["links"][0]["href"] == f"{base}/"
+        links = client.get("/jobs?limit=5&offset=0", headers=own).json()["links"]
+        assert links[0]["href"] == f"{base}/jobs?limit=5&offset=0"
+        described = client.get("/processes/map-landslides", headers=own).json()["links"]
+        assert described[0]["href"] == f"{base}/processes/map-landslides/execution"
+        for path in ("/jobs/", "/processes/", "/"):
+            answer = client.get(path, headers=own | {"Accept": "text/html"}, follow_redirects=False)
+            assert answer.status_code == 307
+            assert answer.headers["Location"].startswith(f"{base}/")
+            assert "evil" not in str(answer.headers)
+        answer = client.post("/session", json={"key": own["X-API-Key"]})
+        assert ("secure" in answer.headers["Set-Cookie"].lower()) == public.startswith("https")
+        if public:
+            cookie = f"{COOKIE}={answer.cookies[COOKIE]}"  # which httpx would send by TLS alone
+            origin = {"Origin": "https://" + public.split("/")[2], "Cookie": cookie}
+            assert client.put("/thing", headers=origin, json={}).status_code == 200
 
 
 def test_attempts_are_forgotten_and_counted_by_network() -> None:

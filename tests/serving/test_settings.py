@@ -81,3 +81,33 @@ def test_serve_says_where_it_is_and_that_nobody_has_a_key_yet(service_project: P
             running.terminate()
     assert said[0] == f"talud serves, until Ctrl-C: http://127.0.0.1:{port}/page/"
     assert said[2] == "nobody can use it yet: talud keys add NAME --scope run makes a key"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PROXIES", "10.0.0.5", "PROXIES: is no JSON"),
+        ("PROXIES", '["proxy"]', "PROXIES: value is not a valid IPv4 or IPv6 network"),
+        ("PUBLIC_URL", "maps.example.org", "PUBLIC_URL: String should match"),
+        ("PUBLIC_URL", "https://user:secret@maps.example.org", "PUBLIC_URL: String should match"),
+        ("PUBLIC_URL", "https://maps.example.org/?a=b", "PUBLIC_URL: String should match"),
+    ],
+)
+def test_an_address_that_makes_no_sense_is_refused(
+    name: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in ("DATA", "RESULTS"):
+        monkeypatch.setenv(f"{PREFIX}{each}", str(tmp_path))
+    monkeypatch.setenv(f"{PREFIX}{name}", value)
+    with pytest.raises(ParamsError, match=said):
+        Settings.load()
+
+
+def test_the_earlier_setting_of_proxies_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in ("DATA", "RESULTS"):
+        monkeypatch.setenv(f"{PREFIX}{each}", str(tmp_path))
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.5")
+    with pytest.raises(ParamsError, match="FORWARDED_ALLOW_IPS: is not read any more"):
+        Settings.load()
+    monkeypatch.setenv(f"{PREFIX}PROXIES", '["10.0.0.5"]')
+    assert [str(network) for network in Settings.load().proxies] == ["10.0.0.5/32"]

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from talud.serving import problems
+from talud.serving.address import Address
 from talud.serving.guard import Guard
 from talud.serving.routes import health, models, ogc, page, rasters, reviews, session
 from talud.serving.service import Service
@@ -55,6 +57,8 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Guard, open_to_all=open_to_all)
+    public = Address(settings.public_url.rstrip("/"), open_to_all=open_to_all)
+    app.state.address = public
 
     @app.middleware("http")
     async def _secured(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -67,10 +71,13 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
         route = getattr(request.scope.get("route"), "path", "none")  # not the path: it would be counted one by one
         labels = route, request.method, str(response.status_code)
         request.app.state.service.metrics.requests.labels(*labels).observe(time.perf_counter() - began)
+        if location := response.headers.get("Location"):
+            response.headers["Location"] = public.of_link(request, location)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
 
+    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(network) for network in settings.proxies])
     for subject in (ogc, models, rasters, reviews, session, health):
         app.include_router(subject.router)
     page.install(app)

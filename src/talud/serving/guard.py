@@ -82,7 +82,8 @@ def _of_the_page(request: Request) -> bool:
     if site := request.headers.get("Sec-Fetch-Site"):
         return site in ("same-origin", "none")
     if origin := request.headers.get("Origin"):
-        return origin.casefold().partition("://")[2] == request.headers.get("Host", "nowhere").casefold()
+        own = request.headers.get("Host", "nowhere"), urlsplit(request.app.state.address.public).netloc
+        return origin.casefold().partition("://")[2] in {name.casefold() for name in own if name}
     return COOKIE not in request.cookies
 
 

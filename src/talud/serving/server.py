@@ -62,4 +62,12 @@ def run(settings: Settings, host: str, port: int, *, open_to_all: bool) -> None:
     for name in ("distributed", "httpx"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     app = create_app(settings, open_to_all=open_to_all)
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False, timeout_graceful_shutdown=5)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=5,
+    )

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, IPvAnyNetwork, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from talud.errors import ParamsError
@@ -41,6 +41,18 @@ class Settings(BaseSettings):
     keys_required: Annotated[
         bool | None, Field(description="whether a client needs an API key; default: unless bound to loopback")
     ] = None
+    public_url: Annotated[
+        str,
+        Field(
+            pattern=r"^(https?://[A-Za-z0-9.\-\[\]:]+(/[A-Za-z0-9._~/\-]*)?)?$",
+            description="address by which clients reach the service, such as https://maps.example.org; default: links "
+            "are relative where keys are required",
+        ),
+    ] = ""
+    proxies: Annotated[
+        tuple[IPvAnyNetwork, ...],
+        Field(description="addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto count, as JSON"),
+    ] = ()
     allowed: Annotated[
         tuple[str, ...],
         Field(description='where rasters may be fetched from, as JSON: ["data.example.org", "s3://bucket"]'),
@@ -83,12 +95,19 @@ class Settings(BaseSettings):
             raise ParamsError(f"{unknown[0]}: there is no such setting; there are {', '.join(sorted(known))}")
         try:
             settings = cls()
-        except SettingsError as error:  # of the one setting that is a list
-            raise ParamsError(f'{PREFIX}ALLOWED: is no JSON; set a list such as ["data.example.org"]') from error
+        except SettingsError as error:  # of a setting that is a list
+            named = re.search('field "([a-z_]+)"', str(error))
+            name = named[1].upper() if named else "ALLOWED"
+            raise ParamsError(f'{PREFIX}{name}: is no JSON; set a list such as ["data.example.org"]') from error
         except ValidationError as error:
             first = error.errors()[0]
-            name = f"{PREFIX}{'_'.join(map(str, first['loc'])).upper()}"
+            name = f"{PREFIX}{'_'.join(str(part) for part in first['loc'] if isinstance(part, str)).upper()}"
             raise ParamsError(f"{name}: {first['msg']}; set it, or start the service inside a project") from error
+        if os.environ.get("FORWARDED_ALLOW_IPS") and not settings.proxies:
+            raise ParamsError(
+                "FORWARDED_ALLOW_IPS: is not read any more; name the proxies by their addresses, such as "
+                f"{PREFIX}PROXIES='[\"127.0.0.1\"]'"
+            )
         if not settings.data.is_dir():
             raise ParamsError(f"{settings.data}: no such folder; {PREFIX}DATA names the folder of the rasters")
         return settings

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
+from starlette.datastructures import URL
 
 from talud.serving import catalogue, places, process
+from talud.serving.address import Address
 from talud.serving.intake import is_remote
 from talud.serving.jobs import STATUSES, Job, Status
 from talud.serving.problems import NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY, Problem, described
@@ -173,10 +175,14 @@ def jobs(
 ) -> JobList:
     """The jobs, the newest first."""
     found = service.jobs.list(status or STATUSES, limit + 1, offset)
-    links = [Link(href=str(request.url), rel="self", type="application/json")]
+
+    def here(url: URL) -> str:
+        return f"{_base(request)}{url.path}{'?' if url.query else ''}{url.query}"
+
+    links = [Link(href=here(request.url), rel="self", type="application/json")]
     if len(found) > limit:
         onward = request.url.include_query_params(offset=offset + limit, limit=limit)
-        links.append(Link(href=str(onward), rel="next", type="application/json"))
+        links.append(Link(href=here(onward), rel="next", type="application/json"))
     return JobList(jobs=[_info(job, request) for job in found[:limit]], links=links)
 
 
@@ -214,7 +220,8 @@ def file(job_id: str, name: str, service: Running, _: Reader) -> FileResponse:
 
 
 def _base(request: Request) -> str:
-    return str(request.base_url).rstrip("/")
+    address: Address = request.app.state.address
+    return address.base(request)
 
 
 def _check_process(name: str) -> None:

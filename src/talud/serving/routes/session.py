@@ -48,7 +48,7 @@ def begin(entry: Entry, request: Request, response: Response, service: Running) 
         max_age=SESSION_HOURS * 3600,
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=request.app.state.address.secure(request),
     )
     return Session(keys_required=not service.open_to_all, name=key.name, scope=key.scope)
 
