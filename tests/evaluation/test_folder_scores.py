@@ -270,4 +270,4 @@ def test_masks_without_known_background_are_said_beside_the_scores(talud: Run, f
     assert code == 0
     assert "note: no mapped pixel is known to be background" in out
     code, out, _ = talud(folder, "--json")
-    assert any("no mapped pixel is known to be background" in note for note in json.loads(out)[0]["notes"])
+    assert any("no mapped pixel is known to be background" in note for note in json.loads(out)["notes"])

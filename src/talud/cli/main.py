@@ -47,14 +47,18 @@ def main() -> None:
 
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """Print each TaludWarning inside the block as one line on stderr; other warnings stay as Python shows them."""
+    """Print each TaludWarning inside the block as one line on stderr, once; others stay as Python shows them."""
+    said: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("default", TaludWarning)  # once for each text
         show = warnings.showwarning
 
         def show_as_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             if issubclass(category, TaludWarning):
-                print(f"talud: warning: {_line(message)}", file=sys.stderr)
+                line = _line(message)
+                if line not in said:
+                    print(f"talud: warning: {line}", file=sys.stderr)
+                said.add(line)
             else:
                 show(message, category, *place, **more)
 

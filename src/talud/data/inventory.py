@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 from shapely.geometry.base import BaseMultipartGeometry
 
+from talud.data.placement import Elsewhere, check_coordinates, elsewhere
 from talud.errors import SourceError
-from talud.grid import Grid
+from talud.grid import Bounds, Grid
 from talud.vector import open_vector
 
 
@@ -29,11 +31,17 @@ class Polygons:
         geometries: valid, non-empty polygons and multipolygons, shape (n,).
         repaired: how many of them were invalid in the file.
         skipped: how many features held no polygon, or an empty one.
+        unplaced: how many cannot be expressed in the CRS of the grid, since they lie on another side of the Earth.
+        crs: the one of the file.
+        extent: left, bottom, right, top of all polygons in that CRS; None where there are none.
     """
 
     geometries: NDArray[np.object_]
     repaired: int
     skipped: int
+    unplaced: int = 0
+    crs: CRS | None = None
+    extent: Bounds | None = None
 
     @classmethod
     def read(cls, path: Path, layer: str, crs: CRS, where: str | None = None) -> Polygons:
@@ -46,23 +54,35 @@ class Polygons:
             where: which features count, as an OGR SQL where clause.
 
         Raises:
-            SourceError: the file cannot be read, has no CRS, or the clause does not fit it.
+            SourceError: the file cannot be read, has no CRS or coordinates that its CRS cannot have, or the clause does
+                not fit it.
         """
         frame = _frame(path, layer, where)
-        if frame.crs is None:
-            raise SourceError(f"{path}: no coordinate reference system; assign one, for example with ogr2ogr -a_srs")
+        check_coordinates(path, frame)
         raw = frame.geometry.to_numpy()
         invalid = ~shapely.is_valid(raw) & ~shapely.is_missing(raw)
         frame.geometry = [polygonal(geometry) for geometry in shapely.force_2d(raw)]
+        held = ~shapely.is_missing(frame.geometry.to_numpy())
         moved = frame.geometry.to_crs(crs.to_wkt()).to_numpy()
-        usable = ~(shapely.is_missing(moved) | shapely.is_empty(moved))
-        usable &= np.isfinite(shapely.bounds(moved)).all(axis=1)
-        return cls(moved[usable], int((invalid & usable).sum()), int((~usable).sum()))
+        usable = held & np.isfinite(shapely.bounds(moved)).all(axis=1)
+        left, bottom, right, top = (float(edge) for edge in frame.total_bounds)
+        return cls(
+            moved[usable],
+            int((invalid & usable).sum()),
+            int((~held).sum()),
+            int((held & ~usable).sum()),
+            CRS.from_wkt(frame.crs.to_wkt()),
+            (left, bottom, right, top) if held.any() else None,
+        )
 
     def within(self, grid: Grid) -> Polygons:
         """Those that touch the extent of a grid."""
         touching = shapely.intersects(self.geometries, shapely.box(*grid.bounds))
-        return Polygons(self.geometries[touching], self.repaired, self.skipped)
+        return dataclasses.replace(self, geometries=self.geometries[touching])
+
+    def elsewhere(self, grid: Grid) -> Elsewhere | None:
+        """Return where they lie if none touches the extent of a grid; None where one does, or there are none."""
+        return elsewhere(self.geometries, self.unplaced, self.crs or grid.crs, self.extent, grid)
 
     def cover(self, grid: Grid, all_touched: bool) -> NDArray[np.bool_]:
         """Which pixels of a grid they mark, (height, width): all they touch, or those whose centre they hold."""

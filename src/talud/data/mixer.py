@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from talud.data import sar, sources, terrain
 from talud.data.inventory import Polygons
 from talud.data.recipe import RASTERS, SHADE_SOURCES, Recipe
 from talud.data.sources import Layer
-from talud.errors import ParamsError, SourceError
+from talud.errors import ParamsError, SourceError, TaludWarning
 from talud.grid import Grid
 from talud.params import Source
 
@@ -91,11 +92,7 @@ def mixing(recipe: Recipe) -> Iterator[Mixer]:
         for dataset in datasets.values():
             _refuse_disjoint(recipe, dataset, grid)
         layers = [_layer(recipe, source, dataset, grid) for source, dataset in datasets.items()]
-        shades = {
-            source: _shade(recipe.files[source], source, grid, opened)
-            for source in SHADE_SOURCES
-            if source in recipe.bands
-        }
+        shades = {source: _shade(recipe, source, grid, opened) for source in SHADE_SOURCES if source in recipe.bands}
         ratios = {layer: grid.resolution / sources.pixel_side(layer.grid, grid) for layer in layers}
         synthetic = any(dataset.tags().get("TALUD_SYNTHETIC") == "yes" for dataset in datasets.values())
         yield Mixer(grid, ratios, shades, recipe.bands, synthetic)
@@ -147,12 +144,19 @@ def _layer(recipe: Recipe, source: Source, dataset: DatasetReader, grid: Grid) -
     return sar.layer(dataset, polarisations, time, area.sar_unit, options.sar_unit, options.lee_window)
 
 
-def _shade(path: Path, source: Source, grid: Grid, opened: ExitStack) -> Callable[[Grid], NDArray[np.bool_]]:
-    """Which pixels of a window cloud (or layover, shadow) touches: polygons, or a raster's non-zero pixels."""
+def _shade(recipe: Recipe, source: Source, grid: Grid, opened: ExitStack) -> Callable[[Grid], NDArray[np.bool_]]:
+    """Return which pixels of a window cloud (or layover, shadow) touches: polygons, or a raster's non-zero pixels.
+
+    Raises:
+        SourceError: the file cannot be read, or cannot belong to the area for where it lies.
+    """
+    path = recipe.files[source]
     if path.suffix.lower() in sources.VECTOR_SUFFIXES:
         polygons = Polygons.read(path, source, grid.crs)
+        _check_place(recipe, path, polygons, grid)
         return lambda target: polygons.cover(target, all_touched=True)
     dataset = opened.enter_context(sources.open_source(path))
+    _refuse_disjoint(recipe, dataset, grid)
 
     def clouded(window: Window) -> NDArray[np.floating]:
         pixels = np.nan_to_num(sources.read(dataset, (1,), window))
@@ -166,3 +170,15 @@ def _shade(path: Path, source: Source, grid: Grid, opened: ExitStack) -> Callabl
         return cover
 
     return touched
+
+
+def _check_place(recipe: Recipe, path: Path, shade: Polygons, grid: Grid) -> None:
+    """Refuse polygons that cannot belong to the area's images; warn where none lies in the area, but might."""
+    place = shade.elsewhere(grid)
+    if place is None:
+        return
+    number = len(shade.geometries) + shade.unplaced
+    said = f"{path}: none of its {number} polygons lies in area '{recipe.name}'; {place.words}"
+    if place.impossible:
+        raise SourceError(said)
+    warnings.warn(f"{said}; so nothing is masked by it", TaludWarning, stacklevel=2)

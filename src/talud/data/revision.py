@@ -28,6 +28,7 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldE
 from talud.data import sources
 from talud.data.inventory import Polygons, layer_of, polygonal
 from talud.data.mixer import mixing
+from talud.data.placement import check_coordinates
 from talud.data.recipe import recipe_of
 from talud.errors import OutputError, SourceError
 from talud.files import replacing_together
@@ -117,9 +118,9 @@ def revise(project: Project, name: str, edits: Path) -> Revision:
     corrected = _like(edits, corrected.to_crs(current.crs), current)
     inside, here = _touching(corrected, grid), counts & _touching(current, grid)
     if not inside.any():
+        place = Polygons.read(edits, "inventory", grid.crs, area.inventory_filter).elsewhere(grid)
         raise SourceError(
-            f"{edits}: none of its {len(inside)} polygons lies in area '{name}'; look at its coordinate reference "
-            "system"
+            f"{edits}: none of its {len(inside)} polygons lies in area '{name}'{f'; {place.words}' if place else ''}"
         )
     old, new = current[here].reset_index(drop=True), corrected[inside].reset_index(drop=True)
     pairs = _pairs(_ground(old, grid), _ground(new, grid))
@@ -147,8 +148,7 @@ def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArra
         if where:
             chosen = pyogrio.read_dataframe(whole, layer=layer, where=where, fid_as_index=True)
             counts = frame.index.isin(chosen.index)
-    if frame.crs is None:
-        raise SourceError(f"{path}: no coordinate reference system; assign one, for example with ogr2ogr -a_srs")
+    check_coordinates(path, frame)
     frame = frame.rename_geometry("geometry") if frame.geometry.name != "geometry" else frame
     frame["geometry"] = shapely.force_2d(frame.geometry.to_numpy())
     for column, kind in frame.dtypes.items():

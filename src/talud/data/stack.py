@@ -222,16 +222,34 @@ def _labels(recipe: Recipe, grid: Grid) -> Labels:
     inventory = Polygons.read(path, "inventory", grid.crs, recipe.area.inventory_filter)
     here = inventory.within(grid)
     clause = f" that match {recipe.area.inventory_filter!r}" if recipe.area.inventory_filter else ""
-    if len(inventory.geometries) and not len(here.geometries):
-        raise SourceError(
-            f"{path}: none of its {len(inventory.geometries)} polygons{clause} lies in area '{recipe.name}'; look at "
-            "its coordinate reference system"
-        )
+    _refuse_elsewhere(recipe, path, inventory, grid, clause)
     if not len(here.geometries) and recipe.area.role != "transfer":
         skipped = f" ({inventory.skipped} features without one)" if inventory.skipped else ""
         raise SourceError(f"{path}: holds no polygons{clause}{skipped}, and area '{recipe.name}' needs landslides")
-    boundary = Polygons.read(recipe.files["boundary"], "boundary", grid.crs) if "boundary" in recipe.files else None
-    return Labels(here, boundary, all_touched)
+    return Labels(here, _boundary(recipe, grid), all_touched)
+
+
+def _boundary(recipe: Recipe, grid: Grid) -> Polygons | None:
+    """Return the surveyed part of an area; None where all of it is.
+
+    Raises:
+        SourceError: the file holds no polygon, or none in the area.
+    """
+    path = recipe.files.get("boundary")
+    if path is None:
+        return None
+    boundary = Polygons.read(path, "boundary", grid.crs)
+    _refuse_elsewhere(recipe, path, boundary, grid)
+    if not len(boundary.geometries):
+        raise SourceError(f"{path}: holds no polygons, so that nothing of area '{recipe.name}' would be known")
+    return boundary
+
+
+def _refuse_elsewhere(recipe: Recipe, path: Path, polygons: Polygons, grid: Grid, clause: str = "") -> None:
+    place = polygons.elsewhere(grid)
+    if place:
+        number = len(polygons.geometries) + polygons.unplaced
+        raise SourceError(f"{path}: none of its {number} polygons{clause} lies in area '{recipe.name}'; {place.words}")
 
 
 def _write(
