@@ -16,7 +16,8 @@ from rasterio.vrt import WarpedVRT
 
 from stack_files import noise, write_stack
 from talud.errors import SourceError
-from talud.serving.places import local
+from talud.serving.catalogue import has_mask
+from talud.serving.places import local, mask_beside
 from talud.serving.settings import Settings
 
 UPLOAD = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -145,6 +146,95 @@ def test_an_upload_is_the_one_file_of_its_folder(settings: Settings, tmp_path: P
     refused(f"uploads/{UPLOAD}", settings)
     (folder / "mine.tif").unlink()
     refused(f"uploads/{UPLOAD}", settings)
+
+
+@pytest.mark.parametrize(
+    "side",
+    ["a.tfw", "a.TFW", "a.tifw", "a.wld", "a.tab", "a.aux", "a.IMD", "a.RPB", "a.rpc", "a_RPC.TXT", "a_rpc.txt",
+     "a_metadata.txt", "a.pvl", "a.xml", "a.tif.ovr", "a.tif.msk", "a.tif.aux.xml", "a.tif.ovr.aux.xml",
+     "a.tif.msk.ovr", "A.TIF.AUX.XML"],
+)  # fmt: skip
+@pytest.mark.parametrize("first", [False, True], ids=["at first", "after the raster passed"])
+def test_link_beside_a_raster_that_leads_out_is_refused(
+    side: str, first: bool, settings: Settings, tmp_path: Path
+) -> None:
+    if first:
+        local("a.tif", settings)
+    (tmp_path / "secret.txt").write_text("5\n0\n0\n-5\n123456\n654321\n")
+    (settings.data / side).symlink_to(tmp_path / "secret.txt")
+    assert "leads out of its folder" in refused("a.tif", settings)
+    (settings.data / side).unlink()
+    local("a.tif", settings)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_world_file_that_links_out_is_not_read(settings: Settings, tmp_path: Path) -> None:
+    with rasterio.open(settings.data / "a.tif") as dataset:
+        values = dataset.read()
+    with rasterio.open(
+        settings.data / "c.tif", "w", "GTiff", 28, 20, 3, dtype="float32", crs="EPSG:32618"
+    ) as writer:  # no geotransform of its own
+        writer.write(values)
+    (settings.data / "c.tfw").write_text("5\n0\n0\n-5\n400000\n650000\n")
+    local("c.tif", settings)  # its own world file is fine
+    (settings.data / "world").mkdir()
+    (settings.data / "c.tfw").rename(settings.data / "world/c.tfw")
+    (settings.data / "c.tfw").symlink_to("world/c.tfw")  # and a link that stays in the folder
+    local("c.tif", settings)
+    (settings.data / "world/c.tfw").unlink()
+    (settings.data / "world/c.tfw").symlink_to(tmp_path / "secret.tif")  # a link to a link
+    assert "leads out of its folder" in refused("c.tif", settings)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '<PAMDataset><PAMRasterBand band="1"><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{}</MDI></Metadata>'
+        "</PAMRasterBand></PAMDataset>",
+        '<PAMDataset><PAMRasterBand band="2"><Metadata domain="OVERVI&#69;WS"><MDI key="OVERVIEW_FIL&#69;">{}</MDI>'
+        "</Metadata></PAMRasterBand></PAMDataset>",
+        '<PAMDataset><Metadata domain="OVERVI&#69;WS"><MDI key="OVERVIEW_FIL&#69;">{}</MDI></Metadata></PAMDataset>',
+        '<PAMDataset><PAMRasterBand band="1"><Overview><SourceFilename>{}</SourceFilename></Overview></PAMRasterBand>'
+        "</PAMDataset>",
+        '<PAMDataset><PAMRasterBand band="1"><OverviewFile>{}</OverviewFile></PAMRasterBand></PAMDataset>',
+        "<!-- <PAMDataset --><VRTDataset><SourceFilename>{}</SourceFilename></VRTDataset>",
+        '<PAMDataset><Metadata domain="GEOLOCATION"><MDI key="X_DATASET">{}</MDI></Metadata></PAMDataset>',
+    ],
+)
+@pytest.mark.parametrize("beside", ["a.tif", "a.tif.ovr"])
+def test_tags_that_name_other_files_are_refused_for_bands_and_overviews_too(
+    content: str, beside: str, settings: Settings, tmp_path: Path
+) -> None:
+    if beside != "a.tif":
+        shutil.copy(settings.data / "a.tif", settings.data / beside)
+    (settings.data / f"{beside}.aux.xml").write_text(content.format(tmp_path / "secret.tif"))
+    assert "secret" not in refused("a.tif", settings)
+
+
+def test_tags_inside_a_raster_that_name_overviews_of_a_band_are_refused(settings: Settings, tmp_path: Path) -> None:
+    with rasterio.open(settings.data / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
+        dataset.update_tags(2, "OVERVIEWS", OVERVIEW_FILE=str(tmp_path / "secret.tif"))
+    assert "name further files" in refused("a.tif", settings)
+
+
+def test_mask_is_judged_as_its_raster_is(settings: Settings, tmp_path: Path) -> None:
+    raster, mask = local("a.tif", settings), settings.data / "a.mask.tif"
+    assert mask_beside(raster, settings) is None
+    shutil.copy(raster, settings.data / "known.tif")
+    mask.symlink_to("known.tif")
+    assert mask_beside(raster, settings) == settings.data / "known.tif"
+    for outside in (tmp_path / "secret.tif", tmp_path / "missing.tif", Path("/etc/passwd")):
+        mask.unlink()
+        mask.symlink_to(outside)
+        with pytest.raises(SourceError) as caught:
+            mask_beside(raster, settings)
+        assert str(outside) not in str(caught.value)
+        assert not has_mask(raster, settings)
+        local("a.tif", settings)  # the raster itself can be mapped
+    mask.unlink()
+    mask.write_text("<VRTDataset/>")
+    with pytest.raises(SourceError, match="no GeoTIFF"):
+        mask_beside(raster, settings)
 
 
 def test_a_pipe_is_not_waited_for(settings: Settings) -> None:

@@ -419,3 +419,22 @@ def test_the_openapi_page_describes_all(agency: SimpleNamespace) -> None:
     assert {one.rsplit("/", 1)[1] for one in references if isinstance(one, str)} <= set(
         described["components"]["schemas"]
     )
+
+
+def test_mask_that_links_out_of_the_data_folder_is_not_shown(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    write_stack(settings.data / "a.tif", stack_values(), BANDS)
+    write_raster(tmp_path / "secret.tif", np.ones((160, 200), np.uint8), corner=(400_000, 650_000))
+    (settings.data / "a.mask.tif").symlink_to(tmp_path / "secret.tif")
+    with serving(settings) as (client, _):
+        (found,) = client.get("/rasters").json()["rasters"]
+        assert not found["inventory"]
+        tile = centre_tile(found["bounds"], 15)
+        address = f"/rasters/tiles/inventory/15/{tile.x}/{tile.y}.png"
+        answer = client.get(address, params={"raster": "a.tif"})
+        assert answer.status_code == 422
+        assert "leads out of its folder" in answer.json()["detail"]
+        assert str(tmp_path) not in answer.text
+        (settings.data / "a.mask.tif").unlink()
+        (tmp_path / "secret.tif").rename(settings.data / "a.mask.tif")
+        assert client.get(address, params={"raster": "a.tif"}).status_code == 200

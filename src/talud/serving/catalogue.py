@@ -38,7 +38,6 @@ from talud.serving.settings import Settings
 
 WGS84 = "EPSG:4326"
 _SUFFIXES = (".tif", ".tiff")
-_MASK = ".mask.tif"
 _LONGEST_NAME = 80  # characters of an upload's name
 _KEPT = 4096  # rasters whose headers are kept
 _MOST_IDLE = 8  # rasters that stay open between tiles
@@ -93,13 +92,13 @@ def listed(settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -
     found, unreadable = [], 0
     for href in _references(settings.data):
         try:
-            found.append(raster(href, places.local(href, settings), contracts))
+            found.append(raster(href, places.local(href, settings), settings, contracts))
         except SourceError:
             unreadable += 1
     return tuple(found), unreadable
 
 
-def raster(href: str, path: Path, contracts: Sequence[tuple[str, Contract]] = ()) -> Raster:
+def raster(href: str, path: Path, settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> Raster:
     """What is known of a raster.
 
     Raises:
@@ -108,7 +107,7 @@ def raster(href: str, path: Path, contracts: Sequence[tuple[str, Contract]] = ()
     known = header(path)
     digests = [(name, contract, _digest(contract)) for name, contract in contracts]
     fitting = tuple(name for name, contract, digest in digests if _fits(stamp(path), digest, contract))
-    inventory = mask_of(path).is_file()
+    inventory = has_mask(path, settings)
     return Raster(href=href, name=path.name, inventory=inventory, fits=fitting, **dict(known))
 
 
@@ -121,9 +120,12 @@ def header(path: Path) -> Header:
     return _header(stamp(path))
 
 
-def mask_of(path: Path) -> Path:
-    """Where the mask of a raster's known landslides would lie."""
-    return path.with_name(f"{path.stem}{_MASK}")
+def has_mask(path: Path, settings: Settings) -> bool:
+    """Whether a mask of known landslides that may be shown lies beside a raster."""
+    try:
+        return places.mask_beside(path, settings) is not None
+    except SourceError:
+        return False
 
 
 def bands_of(layer: str, present: Sequence[str]) -> tuple[str, ...]:
@@ -268,7 +270,7 @@ class Upload:
             raise SourceError(str(error).replace(part.name, self.path.name)) from error
         with writing(self.path):
             part.replace(self.path)
-        return raster(f"{places.UPLOADS}/{self.id}", self.path, contracts)
+        return raster(f"{places.UPLOADS}/{self.id}", self.path, settings, contracts)
 
     def abandoned(self) -> None:
         """Leave nothing of it."""
@@ -307,7 +309,7 @@ def _references(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             lower = name.casefold()
-            if lower.endswith(_SUFFIXES) and not lower.endswith(_MASK) and not name.startswith("."):
+            if lower.endswith(_SUFFIXES) and not lower.endswith(places.MASK) and not name.startswith("."):
                 yield (Path(place) / name).relative_to(folder).as_posix()
 
 

@@ -27,6 +27,10 @@ UPLOADS = "uploads"
 UPLOAD_ID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 LONGEST = 1000  # characters of a reference
 PICTURES, TAGS = (".ovr", ".msk"), ".aux.xml"  # what GDAL reads beside a raster
+MASK = ".mask.tif"  # follows a raster's name without its suffix
+_RASTERS = (".tif", ".tiff")
+_NAMES_FILES = re.compile(rb"source_?(filename|dataset)|overview_?file|<VRT", re.IGNORECASE)  # in tags
+_Stamp = tuple[str, int, int, int, int, int]
 LEADING = {"OVERVIEWS", "GEOLOCATION"}  # domains of tags that name further files, which GDAL opens
 CLOSED = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}  # an option of GDAL, by which it asks no other machine
 DRIVERS = {"GTiff", "COG", "MEM", "Memory", "PNG", "GPKG", "GeoJSON"}  # of GDAL, that maps and their pictures take
@@ -58,8 +62,7 @@ def local(href: str, settings: Settings) -> Path:
         root = settings.data
         named = root.joinpath(*parts)
     path = _inside(named, root, href)
-    _check_once(path, root, href, tuple(_stamp(file) for file in (path, *_beside(path))))
-    return path
+    return _checked(path, root, href)
 
 
 def check(path: Path, root: Path, name: str) -> None:
@@ -73,18 +76,32 @@ def check(path: Path, root: Path, name: str) -> None:
     Raises:
         SourceError: it is none.
     """
+    _check_links(path, root, name)
     for side in _beside(path):
         said = f"{name}: {side.name}, which lies beside it"
         found = _inside(side, root, said)
         if not side.name.casefold().endswith(TAGS):
-            check(found, root, said)
-        elif b"<PAMDataset" not in found.read_bytes()[:200]:
+            _check_geotiff(side, root, said)
+        elif b"<PAMDataset" not in (content := found.read_bytes())[:200]:
             raise SourceError(f"{said}: not what GDAL writes there; remove it")
+        elif _NAMES_FILES.search(content):
+            raise SourceError(f"{said}: its tags name further files; remove it")
+    _check_geotiff(path, root, name)
+
+
+def _check_geotiff(path: Path, root: Path, name: str) -> None:
+    """Check that a file is a GeoTIFF that by itself names no other file.
+
+    Raises:
+        SourceError: it is none, or names one.
+    """
     try:
         with rasterio.Env(**CLOSED), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, driver="GTiff") as dataset:
-                leading = {str(domain).upper() for domain in dataset.tag_namespaces()} & LEADING
+                of_bands = {domain for index in dataset.indexes for domain in dataset.tag_namespaces(index)}
+                domains = {str(domain).upper() for domain in (*dataset.tag_namespaces(), *of_bands)}
+                leading = domains & LEADING
                 files = () if leading else dataset.files
     except (RasterioError, UnicodeError) as error:
         raise SourceError(f"{name}: no GeoTIFF, or damaged; only GeoTIFFs are taken") from error
@@ -94,16 +111,60 @@ def check(path: Path, root: Path, name: str) -> None:
         _inside(Path(file), root, f"{name}: {Path(file).name}, which belongs to it")
 
 
+def mask_beside(raster: Path, settings: Settings) -> Path | None:
+    """Return the mask of known landslides beside a raster, judged as a raster is; None where there is none.
+
+    Args:
+        raster: that `local` returned, or that a job fetched.
+        settings: of the agency.
+
+    Raises:
+        SourceError: it leads out of its folder, or is no GeoTIFF.
+    """
+    named = raster.with_name(f"{raster.stem}{MASK}")
+    if not os.path.lexists(named):
+        return None
+    root = settings.data if raster.is_relative_to(settings.data.resolve()) else raster.parent
+    return _checked(_inside(named, root, named.name), root, named.name)
+
+
+def _checked(path: Path, root: Path, name: str) -> Path:
+    """Return a path after `check`, which is repeated when something beside it has changed.
+
+    Raises:
+        SourceError: it may not be opened.
+    """
+    _check_links(path, root, name)
+    _check_once(path, root, name, tuple(_stamp(file) for file in (path.parent, path, *_beside(path))))
+    return path
+
+
+def _check_links(path: Path, root: Path, name: str) -> None:
+    """Check that no link beside a raster, of those that GDAL may take for a part of it, leads out of its folder.
+
+    These are world files, tables of georeferences, files of metadata, overviews, masks and tags, which all begin with
+    the raster's name without its suffix. Other rasters are judged by themselves.
+
+    Raises:
+        SourceError: one does.
+    """
+    stem = path.stem.casefold()
+    for side in path.parent.iterdir():
+        lower = side.name.casefold()
+        if lower.startswith(stem) and not lower.endswith(_RASTERS) and side.is_symlink():
+            _inside(side, root, f"{name}: {side.name}, which lies beside it")
+
+
 @lru_cache(maxsize=10_000)
-def _check_once(path: Path, root: Path, name: str, _stamps: tuple[tuple[str, int, int, int], ...]) -> None:
+def _check_once(path: Path, root: Path, name: str, _stamps: tuple[_Stamp, ...]) -> None:
     """`check`, of files that did not change since they passed: a tile does not open its raster twice."""
     check(path, root, name)
 
 
-def _stamp(file: Path) -> tuple[str, int, int, int]:
-    """By what a file is known to be the same."""
-    found = file.lstat()
-    return str(file), found.st_ino, found.st_mtime_ns, found.st_size
+def _stamp(file: Path) -> _Stamp:
+    """Return by what a file, and the one that it may link to, is known to be the same."""
+    link, found = file.lstat(), file.stat() if file.exists() else file.lstat()
+    return str(file), link.st_ino, link.st_mtime_ns, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def confine_gdal(*, warping: bool = False) -> None:
@@ -192,6 +253,8 @@ def _inside(path: Path, root: Path, name: str) -> Path:
 
 
 def _beside(path: Path) -> list[Path]:
-    """What GDAL reads beside a raster, in letters of any case."""
-    names = {f"{path.name}{suffix}".casefold() for suffix in (*PICTURES, TAGS)}
-    return sorted(side for side in path.parent.iterdir() if side.name.casefold() in names)
+    """Return the overviews, masks and tags that GDAL reads beside a raster and beside those, in letters of any case."""
+    name = re.escape(path.name.casefold())
+    beside = re.compile(rf"{name}(\.ovr|\.msk)*(\.ovr|\.msk|\.aux\.xml)")
+    found = [side for side in path.parent.iterdir() if beside.fullmatch(side.name.casefold())]
+    return sorted(found, key=lambda side: (-len(side.name), side.name))  # those of overviews before the overviews

@@ -19,6 +19,7 @@ from talud.serving.catalogue import Raster, Upload
 from talud.serving.jobs import UNFINISHED
 from talud.serving.problems import Problem, described
 from talud.serving.service import Reader, Runner, Running, Service
+from talud.serving.settings import Settings
 
 router = APIRouter(tags=["rasters"])
 _AT_ONCE = 2**20  # bytes of an upload that are written at once
@@ -139,15 +140,15 @@ def tile(
     _: Reader,
 ) -> Response:
     """A picture of a raster's layer; the inventory's grey is 255 for landslide, 0 for background."""
-    return picture(places.local(raster, service.settings), layer, z, x, y)
+    return picture(places.local(raster, service.settings), service.settings, layer, z, x, y)
 
 
-def picture(path: File, layer: tiles.Layer, z: int, x: int, y: int) -> Response:
+def picture(path: File, settings: Settings, layer: tiles.Layer, z: int, x: int, y: int) -> Response:
     """A tile of a raster, or of the mask beside it, as an answer."""
     if max(x, y) >= 2**z:
         raise Problem(422, f"zoom {z} has {2**z} × {2**z} tiles; there is none at x {x}, y {y}")
-    source = catalogue.mask_of(path) if layer == "inventory" else path
-    found = None if layer == "inventory" and not source.is_file() else tiles.tile(source, layer, z, x, y)
+    source = places.mask_beside(path, settings) if layer == "inventory" else path
+    found = tiles.tile(source, layer, z, x, y) if source else None
     headers = {"Cache-Control": "private, max-age=300"}
     if found is None:
         return Response(status_code=204, headers=headers)

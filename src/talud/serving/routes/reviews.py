@@ -187,7 +187,7 @@ PolygonId = Annotated[str, Path(max_length=36, description="of a landslide of th
 
 
 @router.get("/map", responses=described(401, 403, 404))
-def map_(_: Reader, finished: Finished) -> MapInfo:
+def map_(service: Running, _: Reader, finished: Finished) -> MapInfo:
     """What a page needs to know to show a map."""
     grid = verdicts.grid_of(finished.products.probability)
     record = json.loads(finished.products.record.read_text(encoding="utf-8"))
@@ -202,14 +202,14 @@ def map_(_: Reader, finished: Finished) -> MapInfo:
         name=record["raster"],
         resolution=pixel_metres(grid),
         synthetic=record["stack"].get("TALUD_SYNTHETIC") == "yes",
-        inventory=raster is not None and catalogue.mask_of(raster).is_file(),
+        inventory=raster is not None and catalogue.has_mask(raster, service.settings),
     )
 
 
 @router.get(
     "/tiles/{layer}/{z}/{x}/{y}.png", responses=PICTURE | described(401, 403, 404, 422), response_class=Response
 )
-def tile(layer: tiles.Layer, z: Zoom, x: Column, y: Row, _: Reader, finished: Finished) -> Response:
+def tile(layer: tiles.Layer, z: Zoom, x: Column, y: Row, service: Running, _: Reader, finished: Finished) -> Response:
     """A picture of a layer of the job's raster, or its map's probability.
 
     The probability's grey is round(probability × 254) + 1, transparent where it is not mapped. Below the raster's own
@@ -218,7 +218,7 @@ def tile(layer: tiles.Layer, z: Zoom, x: Column, y: Row, _: Reader, finished: Fi
     shown = finished.products.probability if layer == "probability" else finished.raster
     if shown is None:
         raise Problem(422, f"{finished.job.request.raster}: is there no more; the map of it is")
-    return picture(shown, layer, z, x, y)
+    return picture(shown, service.settings, layer, z, x, y)
 
 
 @router.get(
