@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import combinations, pairwise
+
 import numpy as np
 import pytest
 import rasterio
@@ -36,6 +38,40 @@ def test_a_grid_covers_its_bounds_with_less_than_a_pixel_to_spare(
 
 def test_bounds_on_the_lattice_gain_no_pixel() -> None:
     assert Grid.from_bounds(UTM, (125.0, 250.0, 1125.0, 750.0), 12.5).shape == (40, 80)
+
+
+@given(
+    st.lists(coordinate, min_size=3, max_size=5, unique=True),
+    st.lists(coordinate, min_size=3, max_size=5, unique=True),
+    st.sampled_from([10.0, 12.5, 28.554923494199286, 1 / 3]),
+    st.tuples(coordinate, coordinate),
+)
+def test_areas_that_share_edges_hold_each_pixel_once(
+    xs: list[float], ys: list[float], resolution: float, origin: tuple[float, float]
+) -> None:
+    xs, ys = sorted(xs), sorted(ys)
+    owned: list[tuple[range, range]] = []
+    for left, right in pairwise(xs):
+        for bottom, top in pairwise(ys):
+            try:
+                grid = Grid.from_centres(UTM, (left, bottom, right, top), resolution, origin)
+            except SourceError:  # narrower than a pixel
+                continue
+            column = round((grid.transform.c - origin[0]) / resolution)
+            row = round((origin[1] - grid.transform.f) / resolution)
+            owned.append((range(column, column + grid.width), range(row, row + grid.height)))
+    for (columns, rows), (others, other_rows) in combinations(owned, 2):
+        apart = max(columns[0], others[0]) > min(columns[-1], others[-1])
+        assert apart or max(rows[0], other_rows[0]) > min(rows[-1], other_rows[-1])
+    if min(b - a for values in (xs, ys) for a, b in pairwise(values)) > 2 * resolution:
+        whole = Grid.from_centres(UTM, (xs[0], ys[0], xs[-1], ys[-1]), resolution, origin)
+        assert sum(len(columns) * len(rows) for columns, rows in owned) == whole.width * whole.height
+
+
+def test_centres_decide_which_pixels_bounds_hold() -> None:
+    grid = Grid.from_centres(UTM, (1008.0, 2002.0, 1041.0, 2029.0), 10, (3.0, 7.0))
+    # Centres at x = 1008 (on the left edge: inside) … 1038, and at y = 2022 … 2002 (on the bottom edge: outside).
+    assert grid.bounds == (1003, 2007, 1043, 2027)
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 128))

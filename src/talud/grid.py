@@ -17,6 +17,10 @@ from rasterio.windows import transform as window_transform
 from talud.errors import SourceError
 
 Bounds = tuple[float, float, float, float]
+# Share of a pixel by which a coordinate may miss a line or a centre of the lattice and still count as on it.
+_ROUNDING = 1e-6
+# Share of a pixel by which two grids may differ and still have the same pixels.
+_SAME_PIXEL = 0.01
 
 
 @dataclass(frozen=True)
@@ -54,15 +58,55 @@ class Grid:
     def from_bounds(cls, crs: CRS, bounds: Bounds, resolution: float) -> Grid:
         """The smallest grid that covers (left, bottom, right, top), its corners on multiples of `resolution`."""
         left, bottom, right, top = bounds
-        slack = 1e-6  # bounds that already lie on the lattice must not gain a row by rounding
-        first_column = math.floor(left / resolution + slack)
-        last_column = math.ceil(right / resolution - slack)
-        first_row = math.floor(-top / resolution + slack)
-        last_row = math.ceil(-bottom / resolution - slack)
-        if last_column <= first_column or last_row <= first_row:
-            raise SourceError(f"the bounds {bounds} hold no pixel of {resolution} {crs.linear_units}")
-        transform = Affine(resolution, 0, first_column * resolution, 0, -resolution, -first_row * resolution)
-        return cls(crs, transform, last_row - first_row, last_column - first_column)
+        columns = math.floor(left / resolution + _ROUNDING), math.ceil(right / resolution - _ROUNDING)
+        rows = math.floor(-top / resolution + _ROUNDING), math.ceil(-bottom / resolution - _ROUNDING)
+        return cls._on_lattice(crs, (0.0, 0.0), resolution, columns, rows)
+
+    @classmethod
+    def from_centres(cls, crs: CRS, bounds: Bounds, resolution: float, origin: tuple[float, float]) -> Grid:
+        """Return the pixels of a lattice whose centres lie in (left, bottom, right, top).
+
+        A centre on the left or top edge is inside, one on the right or bottom edge is outside. So of areas that share
+        an edge and a lattice, each pixel belongs to one.
+
+        Args:
+            crs: the CRS of the bounds and the origin.
+            bounds: the extent.
+            resolution: the side of a pixel, in the units of the CRS.
+            origin: the corner of any pixel of the lattice.
+
+        Raises:
+            SourceError: the bounds hold no centre of a pixel.
+        """
+        left, bottom, right, top = bounds
+        x, y = origin
+        first_column, after_columns = (math.ceil((edge - x) / resolution - 0.5 - _ROUNDING) for edge in (left, right))
+        first_row, after_rows = (math.ceil((y - edge) / resolution - 0.5 - _ROUNDING) for edge in (top, bottom))
+        return cls._on_lattice(crs, origin, resolution, (first_column, after_columns), (first_row, after_rows))
+
+    @classmethod
+    def _on_lattice(
+        cls, crs: CRS, origin: tuple[float, float], resolution: float, columns: tuple[int, int], rows: tuple[int, int]
+    ) -> Grid:
+        """Return the grid of a range of columns and rows, counted from the origin of a lattice."""
+        if columns[1] <= columns[0] or rows[1] <= rows[0]:
+            raise SourceError(f"the bounds hold no pixel of {resolution:g} {crs.linear_units}")
+        x, y = origin
+        transform = Affine(resolution, 0, x + columns[0] * resolution, 0, -resolution, y - rows[0] * resolution)
+        return cls(crs, transform, rows[1] - rows[0], columns[1] - columns[0])
+
+    def offset_in(self, other: Grid) -> tuple[int, int] | None:
+        """Return the column and row of this grid's first pixel in another, None where their pixels differ.
+
+        Pixels are the same where corners differ by less than a hundredth of a pixel all over this grid.
+        """
+        if self.crs != other.crs:
+            return None
+        into = ~other.transform * self.transform
+        column, row = round(into.c), round(into.f)
+        drift = max(abs(into.a - 1) * self.width, abs(into.e - 1) * self.height)
+        apart = max(abs(into.c - column), abs(into.f - row)) + drift
+        return (column, row) if apart < _SAME_PIXEL else None
 
     @property
     def bounds(self) -> Bounds:

@@ -11,7 +11,16 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from annotated_types import Len
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from talud.bands import Group, band
 from talud.errors import ParamsError
@@ -94,7 +103,9 @@ class Area(_Frozen):
     sar_unit: SarUnit | None = Field(None, description="of the SAR sources; default: what their tags say")
     crs: str | None = Field(None, description="of the stack; default: that of the first source present")
     bounds: tuple[float, float, float, float] | None = Field(
-        None, description="left, bottom, right, top of the stack in its CRS; default: the first source's extent"
+        None,
+        description="left, bottom, right, top in the CRS of the stack, which holds the pixels whose centres lie in it; "
+        "default: the first source's extent",
     )
     inventory_filter: str | None = Field(None, description="which features count, as an OGR SQL where clause")
     acquired: Acquired = Acquired()
@@ -146,6 +157,14 @@ class StackOptions(_Frozen):
     """How the sources of an area become its stack."""
 
     resolution: float = Field(12.5, gt=0, description="side of a pixel in metres")
+    origin: Literal["source"] | tuple[FiniteFloat, FiniteFloat] = Field(
+        "source",
+        description="of the grid, in the CRS of the stack: x and y of any pixel's corner; source: the pixels of the "
+        "first source that has the stack's CRS and resolution, else corners on multiples of the resolution",
+    )
+    overlap: Literal["refuse", "allow"] = Field(
+        "refuse", description="of areas with different roles, or of two training areas: pixels that lie in both"
+    )
     slope: SlopeMethod = "zevenbergen_thorne"
     curvature: CurvatureKind = "profile"
     sar_unit: SarUnit = Field("db", description="the unit of the SAR bands in the stack")
@@ -153,6 +172,14 @@ class StackOptions(_Frozen):
     inventory_rule: Literal["centre", "all_touched"] = Field(
         "centre", description="which pixels a polygon marks: those whose centre it holds, or all it touches"
     )
+
+    @field_validator("origin", mode="before")
+    @classmethod
+    def _origin_is_a_corner(cls, origin: object) -> object:
+        numbers = isinstance(origin, (list, tuple)) and all(type(one) in (int, float) for one in origin)
+        if origin != "source" and not (numbers and len(origin) == 2):  # type: ignore[arg-type]
+            raise ValueError(f"is {origin!r}; give source, or x and y of a pixel's corner, such as [500000, 4000000]")
+        return origin
 
     @model_validator(mode="after")
     def _lee_window_is_odd(self) -> Self:

@@ -255,7 +255,12 @@ def test_two_areas_share_files_by_bounds(project: Project) -> None:
         "west": {**AREA, "bounds": [LEFT, TOP - 750, LEFT + 450, TOP]},
         "east": {**AREA, "role": "transfer", "bounds": [LEFT + 450, TOP - 750, LEFT + 1000, TOP]},
     }
-    whole = write_project(project.root, {"here": AREA, **halves}, band_sets={"all": EVERYTHING})
+    whole = write_project(
+        project.root,
+        {"here": AREA, **halves},
+        band_sets={"all": EVERYTHING},
+        stack={"resolution": 12.5, "overlap": "allow"},
+    )
     for area in whole.params.areas:
         build(whole, area)
     parts = [read(whole.stack(area)) for area in ("west", "east")]
@@ -428,6 +433,14 @@ def contract(*names: str, unit: str = "reflectance", **stack: str) -> Contract:
         for name in names
     ]
     return Contract.model_construct(name="asked", bands=tuple(bands), pixel_size=25.0, stack=stack)
+
+
+def test_model_does_not_carry_the_origin_of_its_project(tmp_path: Path) -> None:
+    source = write_raster(tmp_path / "dtm.tif", np.ones((40, 60), np.float32), 25, (LEFT + 3.7, TOP - 1.2))
+    asked = contract("slope", origin="[4, 2.5]", overlap="allow", slope="horn")
+    build_like(asked, Area.given(role="transfer", folder="."), {"dtm": source}, tmp_path / "new.tif")
+    with rasterio.open(source) as dataset, rasterio.open(tmp_path / "new.tif") as stack:
+        assert stack.transform == dataset.transform
 
 
 def test_a_model_gets_its_bands_resolution_and_methods(project: Project, tmp_path: Path) -> None:

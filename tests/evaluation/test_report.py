@@ -19,7 +19,9 @@ from playwright.sync_api import Browser, Page
 from chromium import chromium, opened
 from talud.errors import StudyError
 from talud.evaluation import findings, report, study, summary
+from talud.evaluation.assumptions import assumptions
 from talud.evaluation.maps import view
+from talud.evaluation.results import Result
 from talud.evaluation.scoring import evaluate
 from talud.inference.runtime import Model
 from talud.outcome import COLOURS, Outcome
@@ -159,6 +161,15 @@ def test_the_page_says_what_was_assumed_and_where_it_came_from(project: Project,
     assert "SAR processing" not in text  # no band set here reads it
     for words in (version[:12], "0123456789", "2014-12-20", "2015-05-18"):
         assert words in text
+
+
+@pytest.mark.parametrize("slope", ["horn", "zevenbergen_thorne"])
+def test_curvature_is_said_to_come_from_its_own_derivatives(project: Project, slope: str) -> None:
+    stack = project.params.stack.model_copy(update={"slope": slope})
+    stated = assumptions(project.params.model_copy(update={"stack": stack}), [Result.read(project, "terrain")])
+    said = {one.choice: one.made for one in stated}
+    assert said["Slope"] == {"horn": "Horn’s derivatives"}.get(slope, "Zevenbergen and Thorne’s derivatives")
+    assert said["Which curvature"].endswith("Zevenbergen and Thorne’s derivatives")
 
 
 def test_synthetic_areas_are_called_so_and_real_ones_are_not(project: Project, html: str):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
@@ -83,12 +84,8 @@ def mixing(recipe: Recipe) -> Iterator[Mixer]:
         SourceError: a source cannot be read or used, or does not overlap the area.
     """
     with ExitStack() as opened:
-        datasets = {
-            source: opened.enter_context(sources.open_source(recipe.files[source]))
-            for source in RASTERS
-            if source in recipe.files
-        }
-        grid = _grid(recipe, next(iter(datasets.values())))
+        datasets = _opened(recipe, opened)
+        grid = _grid(recipe, list(datasets.values()))
         for dataset in datasets.values():
             _refuse_disjoint(recipe, dataset, grid)
         layers = [_layer(recipe, source, dataset, grid) for source, dataset in datasets.items()]
@@ -98,9 +95,33 @@ def mixing(recipe: Recipe) -> Iterator[Mixer]:
         yield Mixer(grid, ratios, shades, recipe.bands, synthetic)
 
 
-def _grid(recipe: Recipe, first: DatasetReader) -> Grid:
-    """The grid of a stack: CRS and extent of the first source unless set, metres that are metres on the ground."""
-    own = Grid.of(first)
+def grid_of(recipe: Recipe) -> Grid:
+    """Return the grid of a recipe's stack, for which its rasters are opened and not read.
+
+    Raises:
+        ParamsError: the grid that the area sets is not usable.
+        SourceError: a raster cannot be opened or located.
+    """
+    with ExitStack() as opened:
+        return _grid(recipe, list(_opened(recipe, opened).values()))
+
+
+def _opened(recipe: Recipe, opened: ExitStack) -> dict[Source, DatasetReader]:
+    """Return the rasters of a recipe, which stay open as long as the exit stack."""
+    return {
+        source: opened.enter_context(sources.open_source(recipe.files[source]))
+        for source in RASTERS
+        if source in recipe.files
+    }
+
+
+def _grid(recipe: Recipe, datasets: Sequence[DatasetReader]) -> Grid:
+    """Return the grid of a stack.
+
+    Its CRS and extent are those of the first source unless set, in metres that are metres on the ground. Its pixels
+    are those of the first source that has this CRS and the stack's resolution, so that source is not resampled.
+    """
+    own = Grid.of(datasets[0])
     place = sources.centre(own)
     if recipe.area.crs:
         try:
@@ -115,7 +136,21 @@ def _grid(recipe: Recipe, first: DatasetReader) -> Grid:
     else:
         crs = own.crs if sources.true_to_scale(own.crs, *place) else sources.utm(*place)
     bounds = recipe.area.bounds or sources.bounds_in(crs, own)
-    return Grid.from_bounds(crs, bounds, recipe.options.resolution)
+    return Grid.from_centres(crs, bounds, recipe.options.resolution, _origin(recipe, crs, datasets))
+
+
+def _origin(recipe: Recipe, crs: CRS, datasets: Sequence[DatasetReader]) -> tuple[float, float]:
+    """Return the corner of a pixel of a stack's grid."""
+    options = recipe.options
+    if isinstance(options.origin, tuple):
+        return options.origin
+    for source in map(Grid.of, datasets):
+        corner = float(source.transform.c), float(source.transform.f)
+        # Covers the source from its first pixel, so that it tells whether all pixels stay the same.
+        same = Grid(crs, Affine(options.resolution, 0, corner[0], 0, -options.resolution, corner[1]), *source.shape)
+        if same.offset_in(source) is not None:
+            return corner
+    return 0.0, 0.0
 
 
 def _refuse_disjoint(recipe: Recipe, dataset: DatasetReader, grid: Grid) -> None:

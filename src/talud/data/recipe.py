@@ -196,7 +196,9 @@ def _refuse_missing(recipe: Recipe, needs: str) -> None:
 
 
 def _options(contract: Contract) -> StackOptions:
-    stated = {key: value for key, value in contract.stack.items() if key in StackOptions.model_fields}
+    # The origin of the grid and the overlap of areas belong to the project of the model, not to another area.
+    known = StackOptions.model_fields.keys() - {"origin", "overlap"}
+    stated = {key: value for key, value in contract.stack.items() if key in known}
     try:
         return StackOptions.model_validate({**stated, "resolution": contract.pixel_size})
     except ValidationError as error:

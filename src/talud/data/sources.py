@@ -229,6 +229,8 @@ def bounds_in(crs: CRS, grid: Grid) -> Bounds:
     Raises:
         SourceError: they cannot be expressed in it.
     """
+    if grid.crs == crs:
+        return grid.bounds
     try:
         left, bottom, right, top = transform_bounds(grid.crs, crs, *grid.bounds, densify_pts=21)
     except (RasterioError, CRSError) as error:
@@ -241,7 +243,8 @@ def bounds_in(crs: CRS, grid: Grid) -> Bounds:
 def resample(layer: Layer, target: Grid, ratio: float) -> NDArray[np.float32]:
     """A layer's bands on the grid `target`, float32 (bands, height, width), in the layer's units.
 
-    Coarser pixels are area-weighted averages of the valid source pixels that they touch; equal or finer ones are
+    Where the pixels of the target are pixels of the layer, their values are taken as they are. Coarser pixels are
+    area-weighted averages of the valid source pixels that they touch; equal or finer ones are
     interpolated. A pixel is valid where valid source pixels cover half of it or more.
 
     Args:
@@ -249,6 +252,10 @@ def resample(layer: Layer, target: Grid, ratio: float) -> NDArray[np.float32]:
         target: a grid, or a window of one.
         ratio: the side of a pixel of the whole target grid in source pixels, which decides the method.
     """
+    offset = target.offset_in(layer.grid)
+    if offset is not None:
+        values = layer.finish(layer.read(Window(*offset, target.width, target.height)))
+        return np.where(np.isfinite(values), values, np.nan).astype(np.float32)
     left, bottom, right, top = bounds_in(layer.grid.crs, target)
     into_pixels = ~layer.grid.transform
     (first_column, first_row), (last_column, last_row) = into_pixels * (left, top), into_pixels * (right, bottom)

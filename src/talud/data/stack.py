@@ -19,6 +19,7 @@ from talud.data.band_names import MissingBandError
 from talud.data.inventory import Polygons
 from talud.data.mask import KnownPixels, check_known, mask_layout
 from talud.data.mixer import Mixer, mixing
+from talud.data.overlap import refuse_overlap
 from talud.data.recipe import Recipe, recipe_like, recipe_of
 from talud.data.record import BANDS_OF, Record, forget_other_roles, sources_tag
 from talud.errors import MismatchError, OutputError, SourceError
@@ -62,7 +63,7 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
         progress: told, after each window, how many are done and how many there are.
 
     Raises:
-        ParamsError: there is no such area, or its grid is not usable.
+        ParamsError: there is no such area, its grid is not usable, or it overlaps another area that it may not.
         SourceError: a source is missing, cannot be read, or cannot be used.
         OutputError: the files cannot be written.
     """
@@ -78,6 +79,7 @@ def _bring_together(project: Project, area: str, progress: Progress | None) -> R
     fingerprints = {source: fingerprint(path) for source, path in recipe.files.items()}
     outputs = project.stack(area), project.mask(area), project.record(area)
     with mixing(recipe) as mixer:
+        refuse_overlap(project, recipe, mixer)
         labels = _labels(recipe, mixer.grid)
         with replacing_together(*outputs) as (stack, mask, record_file):
             known = _write(recipe, mixer, progress, stack, (mask, labels), sources_tag(fingerprints))
@@ -165,7 +167,7 @@ def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
     """
     recipe = recipe_like(contract, area, files, name)
     bands = ", ".join(f"{band.name} in {band.unit}" for band in contract.bands)
-    options = recipe.options.model_dump(mode="json", exclude={"inventory_rule"})
+    options = recipe.options.model_dump(mode="json", exclude={"inventory_rule", "overlap"})
     said = recipe.area.model_dump(mode="json", include={"sar_unit", "acquired", "event"})
     if "sar_unit" in said:
         said["unit of the SAR scenes"] = said.pop("sar_unit")  # that of the stack is among the options

@@ -94,7 +94,8 @@ def _terrain(params: Params) -> list[Assumption]:
     slope, curvature = params.stack.slope, params.stack.curvature
     return [
         Assumption("Slope", _SLOPE[slope]),
-        Assumption("Which curvature", f"{_CURVATURE[curvature]}; {_SLOPE[slope]}"),
+        # `stack.slope` does not choose the derivatives of curvature: Horn has none of second order.
+        Assumption("Which curvature", f"{_CURVATURE[curvature]}; {_SLOPE['zevenbergen_thorne']}"),
     ]
 
 
