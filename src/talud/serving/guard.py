@@ -52,7 +52,11 @@ class Guard:
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        if reason := _refusal(request, self.open_to_all):
+        if {"content-length", "transfer-encoding"} <= {name.casefold() for name in request.headers}:
+            # Where this body ends, a proxy may see otherwise, and take what follows for the next client's request.
+            closing = {"Connection": "close"}
+            await problems.answer(400, _TWO_LENGTHS, headers=closing)(scope, receive, send)
+        elif reason := _refusal(request, self.open_to_all):
             await problems.answer(*reason)(scope, receive, send)
         elif scope["path"].startswith(UPLOADS):
             await self.app(scope, receive, send)
@@ -121,4 +125,5 @@ def _limited(receive: Receive) -> Receive:
     return limited
 
 
+_TWO_LENGTHS = "the request states its length twice, by Content-Length and by Transfer-Encoding; send one of them"
 _TOO_LARGE = f"the body is larger than {LARGEST_BODY:,} bytes"

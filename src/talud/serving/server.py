@@ -69,5 +69,6 @@ def run(settings: Settings, host: str, port: int, *, open_to_all: bool) -> None:
         log_level="warning",
         server_header=False,
         proxy_headers=False,
+        http="h11",
         timeout_graceful_shutdown=5,
     )
