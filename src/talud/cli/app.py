@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+
+class Commands(TyperGroup):
+    """A group of commands that takes no empty argument: an empty path would mean the working folder."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse empty arguments as wrong usage."""
+        for argument in args:
+            if not argument or re.fullmatch("--[a-z0-9-]+=", argument):
+                ctx.fail(f"an argument is empty ({argument or repr('')}); is a variable of the shell not set?")
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     name="talud",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

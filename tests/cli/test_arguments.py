@@ -1,0 +1,38 @@
+"""Arguments: an empty one is wrong usage, whichever command is given it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from talud.cli.main import main
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "model.onnx", "raster.tif", "--out", ""],
+        ["predict", "model.onnx", "raster.tif", "--out="],
+        ["predict", "", "raster.tif", "--out", "map"],
+        ["stack", "--like", "model.onnx", "--optical", "raster.tif", "--out", ""],
+        ["adapt", "model.onnx", "raster.tif", "--out", ""],
+        ["sample", "--out", ""],
+        ["inventory", "import", "", "--area", "here"],
+        ["models", "compare", "a.onnx", "b.onnx", "--area", "here", "--out", ""],
+    ],
+)
+def test_empty_argument_is_wrong_usage(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["talud", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "an argument is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
