@@ -124,7 +124,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         commit="unknown",
         run_id="0" * 32,
         hyperparameters={"filters": 4, "depth": 2},
-        scores={"precision": 0.0, "recall": 0.0, "f1": 0.0, "iou": 0.0},
+        scores={"precision": 0.6, "recall": 0.6, "f1": 0.6, "iou": 0.43},
     )
     path = tmp_path_factory.mktemp("tiny_model") / "tiny.onnx"
     export.save(graph, contract, path)

@@ -25,7 +25,8 @@ PARAMS = {
     "seed": 7,
     "areas": {"basin": {"role": "training", "folder": "data/basin"}},
     "stack": {},
-    "split": {"block": 32, "patch": 16, "stride": 16},
+    # Of the 16 blocks of a small area, six are for validation: as many as decide between two models.
+    "split": {"block": 32, "patch": 16, "stride": 16, "validation": 0.4},
     "training": {"depth": 2},
     "search": "demo",
     "searches": {"demo": {"filters": [4], "learning_rate": [0.001], "batch_size": [8], "epochs": 1}},

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from talud.bands import Group, powerset
 from talud.errors import ModelError
+from talud.metrics import Confusion, lack_of_skill
 
 METADATA_KEY = "talud.contract"
 Precision = Literal["float32", "float16", "int8"]
@@ -228,6 +229,22 @@ class Contract(_Frozen):
     def subset(self, groups: Collection[Group]) -> Subset | None:
         """What was measured with these groups alone; None where nothing was."""
         return next((subset for subset in self.subsets if set(subset.groups) == set(groups)), None)
+
+    @property
+    def lack_of_skill(self) -> str:
+        """Return in words that the model is no better than a constant map on its validation blocks; empty if better.
+
+        An older file, and an adapted or fine-tuned one, holds scores and no counts: it lacks skill where its F1 is 0,
+        or its map does not correlate with the truth.
+        """
+        if self.validation is not None:
+            known = self.validation
+            said = lack_of_skill(Confusion(known.tp, known.fp, known.fn, known.tn))
+        elif "f1" in self.scores and min(self.scores["f1"], self.scores.get("mcc", 1.0)) <= 0:
+            said = f"no better than a constant map: F1 {self.scores['f1']:.3f}"
+        else:
+            said = ""
+        return f"on the validation blocks {said}" if said else ""
 
     def whole(self) -> Contract:
         """The same of a model that can do without nothing."""

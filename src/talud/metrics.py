@@ -108,6 +108,35 @@ def confusion(
     return Confusion(tp, fp, fn, int(np.count_nonzero(known)) - tp - fp - fn)
 
 
+SKILL_MARGIN = 0.005  # of F1: as much as `best_threshold` can gain by chance on the pixels that it is chosen on
+
+
+def everything_f1(share: float) -> float:
+    """Return the F1 of calling every pixel a landslide, where a share of them is one: 2 p / (1 + p)."""
+    return 2 * share / (1 + share)
+
+
+def lack_of_skill(counts: Confusion) -> str:
+    """Return in words that a map is no better than a constant one; empty where it is better.
+
+    A constant map calls every pixel a landslide (F1 = 2 p / (1 + p) for a landslide share p), or none (F1 = 0). A map
+    is better where its F1 exceeds that by more than `SKILL_MARGIN`. Empty, too, where the truth holds one class alone:
+    nothing can be said then.
+
+    Args:
+        counts: of pixels whose truth is known and that are mapped.
+    """
+    landslide, background = counts.tp + counts.fn, counts.fp + counts.tn
+    if not landslide or not background:
+        return ""
+    constant = everything_f1(landslide / (landslide + background))
+    if counts.f1 > constant + SKILL_MARGIN:
+        return ""
+    if not counts.tp:
+        return f"no better than calling nothing a landslide: F1 {counts.f1:.3f}"
+    return f"no better than calling everything a landslide: F1 {counts.f1:.3f} against {constant:.3f}"
+
+
 def _no_pixels() -> NDArray[np.int64]:
     return np.zeros(len(THRESHOLDS) + 1, np.int64)
 

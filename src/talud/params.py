@@ -323,6 +323,9 @@ class Promotion(_Frozen):
     seconds_per_megapixel: float | None = Field(
         None, gt=0, description="most that a million pixels may take on the CPU that registers; null: not measured"
     )
+    require_skill: bool = Field(
+        True, description="a champion must be better than calling everything, or nothing, a landslide"
+    )
 
 
 class Postprocessing(_Frozen):

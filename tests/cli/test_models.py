@@ -67,9 +67,9 @@ def test_the_list_names_every_version_with_what_is_known(talud: Talud) -> None:
     assert [(one["version"], one["commit"]) for one in found] == [("2", "c0ffee"), ("1", "c0ffee")]
     assert sum(one["aliases"] == ["champion"] for one in found) == 1
     assert all(one["registered_by"] and one["created"].startswith("20") for one in found)
-    assert found[0]["f1"] == {"validation": 0.0}
+    assert found[0]["f1"] == {"validation": 0.6}
     printed = talud("models", "list").stdout
-    assert all(part in printed for part in (NAME, "champion", "c0ffee", "validation 0.000", "00000000"))
+    assert all(part in printed for part in (NAME, "champion", "c0ffee", "validation 0.600", "00000000"))
 
 
 def test_show_gives_contract_and_gate(talud: Talud) -> None:
@@ -77,7 +77,7 @@ def test_show_gives_contract_and_gate(talud: Talud) -> None:
     assert shown["version"] == "2"
     assert shown["contract"]["threshold"] == EVERYTHING
     assert [band["name"] for band in shown["contract"]["bands"]] == ["red", "green", "blue"]
-    rules = ["parity", "contract", "size", "speed", "F1 on validation blocks"]
+    rules = ["parity", "contract", "size", "speed", "skill", "F1 on validation blocks"]
     assert [check["rule"] for check in shown["gate"]["checks"]] == rules
     printed = talud("models", "show", f"models:/{NAME}/2").stdout
     assert all(part in printed for part in (*rules, "filters: 4", "differs from the Keras model by 2.0e-07", "DN"))

@@ -158,6 +158,7 @@ def _evaluate_band_set(band_set: str) -> None:
     from rich.table import Table
 
     from talud.evaluation import scoring
+    from talud.metrics import lack_of_skill
     from talud.project import Project
 
     project = Project.find()
@@ -171,6 +172,9 @@ def _evaluate_band_set(band_set: str) -> None:
         ratios = (f"{ratio:.3f}" for ratio in (row.precision, row.recall, row.f1, row.iou, row.mcc))
         table.add_row(where, *counts, *ratios, f"{row.not_mapped_share:.1%}")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    for where, row in scores.rows():
+        if weak := lack_of_skill(row.tally.confusion):
+            print(f"warning: {where}: {weak}")
     for part, found in scores.reliability.items():
         where = "all test blocks" if part == "test" else part
         print(f"expected calibration error, {where}: {found.expected_calibration_error:.4f}")

@@ -92,6 +92,8 @@ def finetune(
         print("no other patch of the area holds landslides, so nothing says how good it is")
     else:
         print(f"F1 on the area's other labelled patches: {tuning.f1_before:.3f} before, {tuning.f1_after:.3f} after")
+    if made.lack_of_skill:
+        print(f"warning: on these the fine-tuned model is {made.lack_of_skill}")
     print(f"threshold: {source.contract.threshold:.2f} before, {made.contract.threshold:.2f} after")
     print(f"{source.title}, fine-tuned to {tuning.area}: {place}")
 

@@ -134,8 +134,9 @@ def promote(
 ) -> None:
     """Make a registered version the champion, if it passes the promotion gate.
 
-    The gate is that of params.yaml: parity with Keras, a complete contract, size, speed, and an F1 that is not worse
-    than the champion's beyond chance, on the validation blocks and on each gate area. What it finds, who promoted the
+    The gate is that of params.yaml: parity with Keras, a complete contract, size, speed, skill (an F1 that is higher
+    than that of calling everything, or nothing, a landslide), and an F1 that is not worse than the champion's beyond
+    chance, on the validation blocks and on each gate area. What it finds, who promoted the
     version and when, and which one it replaced are kept as tags. A version that does not pass becomes the challenger.
     The champion that makes way is set aside: talud register does not put it back by itself.
 

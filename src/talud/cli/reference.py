@@ -54,3 +54,5 @@ def reference(
     for row in found.scored:
         low, high = row.intervals["f1"]
         print(f"{row.recipe}: {row.area}, {row.pixels}: F1 {row.f1:.3f} ({low:.3f} to {high:.3f})")
+        if row.lack_of_skill:
+            print(f"warning: {row.recipe} on {row.area} is {row.lack_of_skill}")

@@ -20,7 +20,10 @@ def register(
     It becomes the champion if it passes the promotion gate of params.yaml and its F1 is higher than that of the present
     one on the validation blocks and all gate areas together, both scored again on the pixels as they are now; else the
     challenger. Being worse than the champion is no error; a model that breaks a rule of the gate which looks at it
-    alone (parity, contract, size, speed) is one: exit code 1. A model that is registered already is not registered
+    alone (parity, contract, size, speed) is one: exit code 1. A model that is no better than calling everything, or
+    nothing, a landslide, on its validation blocks or on a gate area, becomes no champion, not even the first, unless
+    promotion.require_skill is false in params.yaml; a challenger that is compared on fewer than six blocks does not
+    win. A model that is registered already is not registered
     twice, and a store that was wiped gets back what lies in models/. What talud quantize made of the model goes into
     the same version.
 
@@ -42,6 +45,8 @@ def register(
     for name in [band_set] if band_set else trained:
         done = promotion.register(project, name)
         print(f"{done.name} version {done.version} is {done.alias}: {done.reason}")
+        for weak in done.warnings:
+            print(f"warning: {done.name} version {done.version} is {weak}")
         if done.variants:
             print(f"{done.name} version {done.version} holds the model in {' and '.join(done.variants)} too")
         for file in done.passed_over:

@@ -43,6 +43,7 @@ def train(
     """
     from talud.cli import mapping
     from talud.cli.progress import shown
+    from talud.inference.model_file import contract_of
     from talud.project import Project
     from talud.training import cluster, study
 
@@ -60,4 +61,7 @@ def train(
         result = study.run(project, band_set, search, watch, runner)
     for entry in result.entries:
         print(f"{entry.choice.name}: {entry.outcome}")
-    print(f"{project.model(band_set).relative_to(project.root)}: the model of {result.best.choice.name}")
+    path = project.model(band_set)
+    print(f"{path.relative_to(project.root)}: the model of {result.best.choice.name}")
+    if weak := contract_of(path).lack_of_skill:
+        print(f"warning: the model is {weak}")

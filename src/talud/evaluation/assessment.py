@@ -13,6 +13,7 @@ from talud.errors import StudyError
 from talud.evaluation.bootstrap import FEW, LEVEL, Interval, score_intervals
 from talud.evaluation.tally import Tally
 from talud.inference.runtime import Model
+from talud.metrics import lack_of_skill
 
 RESAMPLES = 2000
 SEED = 0  # of the draws: the same pixels give the same interval, whoever asks, and wherever
@@ -92,6 +93,7 @@ class Assessment:
         mapped = [tally.confusion for tally in tallies if tally.pixels > tally.not_mapped]
         counts = np.array([(each.tp, each.fp, each.fn, each.tn) for each in mapped], np.int64)
         few = f"{len(mapped)} {unit} are few, so that the intervals are too narrow"
+        weak = lack_of_skill(total.confusion)
         return cls(
             subject,
             source,
@@ -100,7 +102,11 @@ class Assessment:
             len(tallies),
             total,
             score_intervals(counts, RESAMPLES, SEED),
-            (*notes, *([few] if len(mapped) < FEW else []), *([total.missing_class] if total.missing_class else [])),
+            (
+                *notes,
+                *([few] if len(mapped) < FEW else []),
+                *(said for said in (total.missing_class, weak) if said),
+            ),
         )
 
     def record(self) -> dict[str, Any]:

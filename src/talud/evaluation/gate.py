@@ -1,9 +1,11 @@
 """The promotion gate: what a model must keep to become the champion, rule by rule.
 
-Four rules look at the model alone: its parity with the Keras model, its contract, its size, its speed. The others
-compare it with the champion on pixels that both map, as stacks and masks are now: on the validation blocks of the
-training areas, and on every gate area as a whole. Such a rule fails where the model is worse beyond chance: where the
-whole 95 % interval of the difference in F1 lies below 0. Areas of role transfer never decide.
+Rules that look at the model alone: its parity with the Keras model, its contract, its size, its speed, and its skill.
+A model has skill where it is better than calling everything, or nothing, a landslide (`talud.metrics.lack_of_skill`):
+on its validation blocks, as its contract counts them, and on every gate area, as stacks and masks are now. The other
+rules compare it with the champion on pixels that both map, as stacks and masks are now: on the validation blocks of
+the training areas, and on every gate area as a whole. Such a rule fails where the model is worse beyond chance: where
+the whole 95 % interval of the difference in F1 lies below 0. Areas of role transfer never decide.
 """
 
 from __future__ import annotations
@@ -22,11 +24,15 @@ from talud.errors import RegistryError
 from talud.evaluation.bootstrap import f1_difference
 from talud.evaluation.comparison import Counts, compare_blocks, compare_maps
 from talud.inference.runtime import Model
+from talud.metrics import lack_of_skill
 from talud.params import Promotion
 from talud.project import Project
 
 VALIDATION = "validation blocks"
-PARITY, CONTRACT, SIZE, SPEED = OF_THE_MODEL = ("parity", "contract", "size", "speed")
+PARITY, CONTRACT, SIZE, SPEED, SKILL = OF_THE_MODEL = ("parity", "contract", "size", "speed", "skill")
+# Of blocks that compare two models, below which a challenger does not win. With five, a model that is better in every
+# block is so by chance once in 2^5 = 32 times, more often than the 2.5 % beyond which an interval of 95 % speaks.
+MINIMUM_GATE_BLOCKS = 6
 POOLED = "all of them"
 _UNKNOWN = ("", "unknown")
 _SIDE, _PASSES = 256, 3  # of the square that is timed, in pixels; the fastest pass counts
@@ -59,10 +65,12 @@ class Gate:
         checks: rule by rule.
         f1: the model's F1 and the champion's on each set of pixels that decides, and on all of them together, as
             {"model": …, "champion": …}; empty where there was no champion to compare with.
+        blocks: over which both were compared, in all sets of pixels together; 0 in older records.
     """
 
     checks: tuple[Check, ...]
     f1: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    blocks: int = 0
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -72,7 +80,7 @@ class Gate:
     @property
     def unfit(self) -> tuple[Check, ...]:
         """Those of them that look at the model alone: it could be no champion beside any other."""
-        return tuple(check for check in self.failed if check.rule in OF_THE_MODEL)
+        return tuple(check for check in self.failed if check.rule in OF_THE_MODEL or check.rule.startswith(SKILL))
 
     def to_json(self) -> str:
         """As JSON on one line."""
@@ -100,21 +108,31 @@ def examine(project: Project, model: Model, champion: Model | None) -> Gate:
         champion: to compare it with, if there is one; it must fit the present stacks.
 
     Raises:
-        SourceError: there is a champion, and a stack or mask to compare on is missing.
+        SourceError: the stack or mask of a gate area is missing, or there is a champion, and one of a training area is.
         MismatchError: the model does not fit a stack.
     """
     limits = project.params.promotion
-    checks = (_parity(model.contract), _contract(model.contract), _size(model, limits), _speed(model, limits))
+    checks: tuple[Check, ...] = (
+        _parity(model.contract),
+        _contract(model.contract),
+        _size(model, limits),
+        _speed(model, limits),
+        _skill(SKILL, model.contract.lack_of_skill, limits),
+    )
+    models = (model,) if champion is None else (model, champion)
+    gates = {area: compare_maps(models, project, area) for area in project.params.areas_of("gate")}
+    checks += tuple(
+        _skill(f"{SKILL} on {area}", lack_of_skill(found.totals[0]), limits) for area, found in gates.items()
+    )
     if champion is None:
         return Gate(checks)
-    both, training = (model, champion), project.params.areas_of("training")
-    counts = {VALIDATION: compare_blocks(both, project, training, "validation")}
-    counts |= {area: compare_maps(both, project, area) for area in project.params.areas_of("gate")}
-    beside = tuple(_not_worse(place, found, project) for place, found in counts.items())
+    counts = {VALIDATION: compare_blocks(models, project, project.params.areas_of("training"), "validation")} | gates
+    checks += tuple(_not_worse(place, found, project) for place, found in counts.items())
+    blocks = sum(len(found.blocks[0]) for found in counts.values())
     if len(counts) > 1:
         first, *others = counts.values()
         counts[POOLED] = sum(others, start=first)
-    return Gate(checks + beside, {place: _f1(found) for place, found in counts.items()})
+    return Gate(checks, {place: _f1(found) for place, found in counts.items()}, blocks)
 
 
 def missing(contract: Contract) -> list[str]:
@@ -180,6 +198,15 @@ def seconds_per_megapixel(model: Model) -> float:
         timed.probability(square)
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:]) / _SIDE**2 * 1e6
+
+
+def _skill(rule: str, lack: str, limits: Promotion) -> Check:
+    """Check that a model is better than a constant map; `lack` says in words that it is not."""
+    if not lack:
+        return Check(rule, True, None, None, "better than calling everything or nothing a landslide, or not known")
+    if not limits.require_skill:
+        return Check(rule, True, None, None, f"{lack}; allowed, for promotion.require_skill is false in params.yaml")
+    return Check(rule, False, None, None, f"{lack} (promotion.require_skill: false in params.yaml allows it)")
 
 
 def _not_worse(place: str, counts: Counts, project: Project) -> Check:

@@ -4,7 +4,8 @@ Two questions are kept apart. Whether a model *may* be the champion, the gate an
 may promote any version. Whether the pipeline makes it the champion *by itself*: where it passes the gate, and its F1 is
 higher than the champion's on all deciding pixels together, both scored again as stacks and masks are now. The
 validation blocks are kinder to the new model, whose epoch, trial and threshold were chosen on them; gate areas chose
-nothing, so that a team that has the labels should name one.
+nothing, so that a team that has the labels should name one. Fewer than `gate.MINIMUM_GATE_BLOCKS` blocks decide
+nothing: the champion stays.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from talud.evaluation.results import ScoreTable
 from talud.files import replacing
 from talud.inference.reader import open_stack
 from talud.inference.runtime import Model, Origin
+from talud.metrics import Confusion, lack_of_skill
 from talud.project import Project
 
 CHOICE = ("filters", "learning_rate", "batch_size", "epochs")  # the hyperparameters that a description names
@@ -48,6 +50,7 @@ class Registration:
         run_id: the MLflow run of the trial.
         variants: the reduced precisions in which the version holds the model too.
         passed_over: files beside the model that are named like its variants and belong to another model.
+        warnings: where the model is no better than calling everything, or nothing, a landslide.
     """
 
     name: str
@@ -58,11 +61,16 @@ class Registration:
     run_id: str = ""
     variants: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def unfit(self) -> str:
-        """Which rules of the gate the model breaks that look at it alone, in words; empty where it is the champion."""
-        return "" if self.alias == "champion" else gates.sentence(self.gate.unfit)
+        """Return the faults of the model's file in words; empty where it is the champion.
+
+        A lack of skill is a result of training, and no fault of the file.
+        """
+        faults = [check for check in self.gate.unfit if not check.rule.startswith(gates.SKILL)]
+        return "" if self.alias == "champion" else gates.sentence(faults)
 
 
 @dataclass(frozen=True)
@@ -125,8 +133,23 @@ def _settle(project: Project, version: registry.Version, model: Model, variants:
             registry.set_alias(version, alias)
     precisions = tuple(variant.precision for variant in variants.contracts)
     return Registration(
-        version.name, version.version, alias, reason, gate, version.run_id, precisions, variants.passed_over
+        version.name,
+        version.version,
+        alias,
+        reason,
+        gate,
+        version.run_id,
+        precisions,
+        variants.passed_over,
+        _warnings(project, model.contract),
     )
+
+
+def _warnings(project: Project, contract: Contract) -> tuple[str, ...]:
+    """Return in words where a model is no better than a constant map: on its validation blocks, and where evaluated."""
+    validation = [contract.lack_of_skill] if contract.lack_of_skill else []
+    evaluated = {place: lack_of_skill(counts) for place, counts in _evaluated(project, contract).items()}
+    return (*validation, *(f"on {place} {said}" for place, said in evaluated.items() if said))
 
 
 def registered_name(band_set: str) -> str:
@@ -211,13 +234,17 @@ def _describe(project: Project, version: registry.Version, contract: Contract, v
 
 def _scores(project: Project, contract: Contract) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 by place: those of training, and those of evaluation where this model was evaluated."""
-    scores = {"validation": dict(contract.scores)}
+    evaluated = {place: counts.scores() for place, counts in _evaluated(project, contract).items()}
+    return {"validation": dict(contract.scores)} | evaluated
+
+
+def _evaluated(project: Project, contract: Contract) -> dict[str, Confusion]:
+    """Return the counts of this model's evaluation by place; empty where it was not evaluated."""
     path = project.scores(contract.name)
     table = ScoreTable.read(path) if path.is_file() else None
-    if table and (table.weights, table.threshold) == (contract.weights, contract.threshold):
-        scores["test"] = table.test_tally.confusion.scores()
-        scores |= {area: found.tally.confusion.scores() for area, found in table.areas.items()}
-    return scores
+    if table is None or (table.weights, table.threshold) != (contract.weights, contract.threshold):
+        return {}
+    return {"test": table.test_tally.confusion} | {area: found.tally.confusion for area, found in table.areas.items()}
 
 
 def _description(contract: Contract, scores: Mapping[str, Mapping[str, float]], variants: Sequence[Contract]) -> str:
@@ -353,6 +380,10 @@ def _challenge(
         return "champion", rival.reason or f"the first version of {version.name}", gate
     place, f1 = list(gate.f1.items())[-1]  # all deciding pixels together, or the only ones
     numbers = f"F1 {f1['model']:.3f} against {f1['champion']:.3f} on {place}"
+    if f1["model"] > f1["champion"] and gate.blocks < gates.MINIMUM_GATE_BLOCKS:
+        few = f"{gate.blocks} block{'s'[: gate.blocks != 1]}, and fewer than {gates.MINIMUM_GATE_BLOCKS} decide nothing"
+        advice = f"name a gate area, or run talud models promote {version.name} {version.version}"
+        return "challenger", f"not known to be better than {rival.name}: {numbers}, {few}; {advice}", gate
     if f1["model"] > f1["champion"]:
         return "champion", f"better than {rival.name}: {numbers}", gate
     return "challenger", f"no better than {rival.name}: {numbers}", gate

@@ -15,6 +15,7 @@ from talud.evaluation.results import read_table
 from talud.evaluation.scoring import labelled
 from talud.files import replacing
 from talud.inference.runtime import Model
+from talud.metrics import lack_of_skill
 from talud.params import Params, Search
 from talud.project import REFERENCES, Project
 
@@ -31,6 +32,7 @@ class Scored(BaseModel):
     precision: float
     recall: float
     intervals: dict[str, tuple[float, float]] = Field(description="of f1, precision and recall")
+    lack_of_skill: str = Field("", description="that it is no better than a constant map; empty in older files")
 
     @classmethod
     def of(cls, recipe: str, found: Assessment) -> Self:
@@ -42,6 +44,7 @@ class Scored(BaseModel):
             pixels=found.pixels,
             **{name: round(score.estimate, 6) for name, score in scores.items()},
             intervals={name: (round(score.low, 6), round(score.high, 6)) for name, score in scores.items()},
+            lack_of_skill=lack_of_skill(found.tally.confusion),
         )
 
 

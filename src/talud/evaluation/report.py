@@ -150,6 +150,14 @@ class Page:
         """The band sets whose probabilities were compared with what they came to."""
         return [result for result in self.results if result.scores.reliability]
 
+    @property
+    def without_skill(self) -> bool:
+        """Whether a model shown among the probabilities is no better than a constant map somewhere."""
+        return any(
+            result.contract.lack_of_skill or any(result.lack_of_skill(part) for part in ("test", *result.scores.areas))
+            for result in self.reliable
+        )
+
     def scored(self, area: str) -> list[Result]:
         """The band sets that have scores on an area."""
         return [result for result in self.results if area in result.scores.areas]

@@ -17,7 +17,7 @@ from talud.evaluation.reliability import Reliability
 from talud.evaluation.tally import Tally
 from talud.files import replacing
 from talud.inference.runtime import Model
-from talud.metrics import Confusion
+from talud.metrics import Confusion, lack_of_skill
 from talud.project import Project
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -229,6 +229,10 @@ class Result:
     def test(self) -> Confusion:
         """The counts over the test blocks of all training areas."""
         return self.scores.test_tally.confusion
+
+    def lack_of_skill(self, part: str) -> str:
+        """Return in words that the model is no better than a constant map on an area, or the test blocks (`test`)."""
+        return lack_of_skill(self.test if part == "test" else self.scores.areas[part].tally.confusion)
 
     def fall(self, area: str) -> float:
         """The part of the test blocks' F1 that is lost in an area; 0 where there was nothing to lose."""

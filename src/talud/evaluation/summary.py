@@ -11,15 +11,33 @@ from talud.metrics import Confusion
 
 def sentences(results: Sequence[Result], transfer: Sequence[str]) -> list[str]:
     """Which band set scores highest where, and what transfer costs; `transfer` names the labelled transfer areas."""
-    said = ["On the test blocks of the training areas " + ranking({result.name: result.test.f1 for result in results})]
+    said = _without_skill(results, transfer)
+    said += ["On the test blocks of the training areas " + ranking({result.name: result.test.f1 for result in results})]
     for area in transfer:
         scored = [result for result in results if area in result.scores.areas]
         if scored:
             counts = {result.name: result.scores.areas[area].tally.confusion for result in scored}
             said.append(f"On {area} " + ranking({name: confusion.f1 for name, confusion in counts.items()}))
-            said.append(change([result.fall(area) for result in scored], area))
+            if any(not _lacks_skill(result, area) for result in scored):
+                said.append(change([result.fall(area) for result in scored if not _lacks_skill(result, area)], area))
             said.append(floor(next(iter(counts.values())), area))
     return said
+
+
+def _without_skill(results: Sequence[Result], areas: Sequence[str]) -> list[str]:
+    """Return a sentence for each model, and each of its maps, that is no better than a constant one."""
+    said = []
+    for result in results:
+        for part in ("test", *(area for area in areas if area in result.scores.areas)):
+            if lack := result.lack_of_skill(part):
+                place = "the test blocks of the training areas" if part == "test" else part
+                said.append(f"{result.name} shows no skill: on {place} it is {lack}.")
+    return said
+
+
+def _lacks_skill(result: Result, area: str) -> bool:
+    """Check whether a change of F1 says nothing: at home or in the area, the model is no better than a constant map."""
+    return bool(result.lack_of_skill("test") or result.lack_of_skill(area))
 
 
 def study_sentences() -> list[str]:

@@ -60,10 +60,12 @@ class FineTuned:
     Attributes:
         graph: of it; its metadata hold no contract yet.
         contract: of it; `finetuned` says how it came about.
+        lack_of_skill: that it is no better than a constant map on the area's other labelled patches, in words.
     """
 
     graph: onnx.ModelProto
     contract: Contract
+    lack_of_skill: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def finetune(
         f1_before=before.f1 if before.tp + before.fn else None,
         f1_after=after.f1 if after.tp + after.fn else None,
     )
-    return FineTuned(graph, draft.model_copy(update={**found, "finetuned": finetuned}))
+    return FineTuned(graph, draft.model_copy(update={**found, "finetuned": finetuned}), metrics.lack_of_skill(after))
 
 
 def _check_new(project: Project, model: Model, area: str) -> None:
