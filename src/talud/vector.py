@@ -10,6 +10,7 @@ import pyogrio
 
 from talud.errors import SourceError
 from talud.geopackage import snapshot
+from talud.vector_path import plain_path
 
 
 @contextmanager
@@ -24,9 +25,10 @@ def open_vector(path: str | Path, as_what: str = "") -> Iterator[Path]:
         SourceError: reading fails inside the block, or another program keeps writing to the file.
     """
     pyogrio.set_gdal_config_options({"GDAL_PAM_ENABLED": "NO"})  # GDAL would write NAME.aux.xml beside what it reads
-    with snapshot(Path(path)) as whole:
+    with snapshot(Path(path)) as current:
+        whole = plain_path(current)
         try:
             yield whole
         except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split()).replace(str(whole), str(path))
+            reason = " ".join(str(error).split()).replace(str(whole), str(path)).replace(str(current), str(path))
             raise SourceError(f"{path}: cannot be read{as_what}: {reason}") from error

@@ -38,6 +38,7 @@ from talud.grid import Grid
 from talud.params import Area
 from talud.project import Project
 from talud.vector import open_vector
+from talud.vector_path import plain_path
 
 AREA_TOLERANCE = 0.01  # of a polygon's area: as much may mending it change
 SAME = 0.001  # metres between two outlines that are one: editing in another CRS moves them by less
@@ -349,14 +350,14 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
         with open_vector(path) as whole:
             shutil.copyfile(whole, made)
         release(made)
-        kind = str(pyogrio.read_info(made, layer=layer)["geometry_type"]).removesuffix(" Z")
+        kind = str(pyogrio.read_info(plain_path(made), layer=layer)["geometry_type"]).removesuffix(" Z")
         single = kind == "Polygon" and (frame.geom_type == "Polygon").all()
         polygons = {"geometry_type": "Polygon" if single else "MultiPolygon", "promote_to_multi": not single}
         options |= polygons if kind.endswith("Polygon") else {"geometry_type": "Unknown"}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a Shapefile shortens names, say
-            pyogrio.write_dataframe(frame, made, **options)
+            pyogrio.write_dataframe(frame, plain_path(made), **options)
     except (DataSourceError, DataLayerError, FeatureError, FieldError, GeometryError) as error:
         raise OutputError(f"{path}: cannot be written: {' '.join(str(error).split())}") from error
 

@@ -27,6 +27,7 @@ from talud.errors import OutputError
 from talud.grid import Grid
 from talud.inference.styles import qml
 from talud.metrics import LANDSLIDE
+from talud.vector_path import plain_path
 
 GEOPACKAGE = "1.2"  # of the standard: QGIS and GDAL of some years ago warn of a later one
 UTC = 100  # GDAL's number for it
@@ -208,7 +209,7 @@ def write_layer(path: Path, geometry: NDArray[Any] | None, columns: Columns, **o
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _DATE})
         try:
             pyogrio.raw.write(
-                path, geometry=geometry, field_data=list(columns.values()), fields=list(columns), **options
+                plain_path(path), geometry=geometry, field_data=list(columns.values()), fields=list(columns), **options
             )
         except (DataSourceError, DataLayerError, FeatureError, GeometryError) as error:
             raise OutputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sqlalchemy import URL
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # mlflow's own use of deprecated interfaces
     import mlflow
@@ -92,7 +94,16 @@ def location(root: Path | None) -> str:
         return uri
     if root is None:
         raise RegistryError("no model store: run talud inside a project, or set MLFLOW_TRACKING_URI")
-    return f"sqlite:///{(root / 'mlflow.db').as_posix()}"
+    return _sqlite(root / "mlflow.db")
+
+
+def _sqlite(path: Path) -> str:
+    """Return the URL of a database file, quoted where its path would be read as more than a path."""
+    place = path.as_posix()
+    if "%" in place or "?" in place:
+        # With its driver named, mlflow does not make the folder that the quoted path would be unquoted.
+        return URL.create("sqlite+pysqlite", database=place).render_as_string()
+    return f"sqlite:///{place}"
 
 
 def connect(root: Path | None, *, create: bool = False) -> MlflowClient:
@@ -183,7 +194,7 @@ def _alone(root: Path) -> Iterator[None]:
 def _create(root: Path) -> None:
     """Make an empty store; it appears under its name only when its tables and experiment are there."""
     with speaking(), replacing(root / "mlflow.db") as scratch:
-        client = MlflowClient(f"sqlite:///{scratch.as_posix()}")
+        client = MlflowClient(_sqlite(scratch))
         _create_experiment(client, artifacts(root))
         client.delete_experiment("0")  # mlflow's "Default", always empty: the UI would list it first
 

@@ -17,6 +17,7 @@ from talud.data.sample.basin import DTM_SCALE, Basin
 from talud.errors import OutputError
 from talud.files import replacing_together
 from talud.grid import Grid
+from talud.vector_path import plain_path
 
 SOURCE = "synthetic: made by talud sample, not observed"
 FILES = ("optical.tif", "dtm.tif", "sar_pre.tif", "sar_post.tif", "inventory.gpkg", "cloud.gpkg")
@@ -78,7 +79,7 @@ def _polygons(path: Path, grid: Grid, polygons: Sequence[Polygon]) -> None:
     )
     with _stopped_clock():
         # Not every build of SQLite can make a spatial index, and so few polygons need none.
-        table.to_file(path, driver="GPKG", layer=path.stem, SPATIAL_INDEX="NO")
+        table.to_file(plain_path(path), driver="GPKG", layer=path.stem, SPATIAL_INDEX="NO")
 
 
 @contextmanager
