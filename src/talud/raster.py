@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import rasterio
 import rasterio.shutil
+from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
+from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.env import get_gdal_config
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.windows import Window
 
 from talud.errors import OutputError, SourceError
 from talud.files import replacing
@@ -23,6 +27,7 @@ from talud.grid import Grid
 from talud.terminal import hushed
 
 PATCH_TAG = "TALUD_PATCH"  # of a patch stack: the side in pixels of the patches that it consists of
+_ALPHA_NAME = re.compile(r"\b(?:alpha|opacity|transparency)\b")
 BLOCK = 512  # pixels a side of a block on disk
 PATIENCE = {
     "GDAL_HTTP_CONNECTTIMEOUT": "10",  # seconds
@@ -102,8 +107,55 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
             except UnicodeError as error:  # rasterio speaks UTF-8 alone; Windows of old did not
                 advice = "rename it, or set PYTHONUTF8=1"
                 raise SourceError(f"{path}: its name, or one within it, is not UTF-8; {advice}") from error
-        with dataset:
+        with dataset, warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", NodataShadowWarning
+            )  # alpha is read beside nodata values, see `read_opaque`
             yield dataset
+
+
+def alpha_bands(dataset: DatasetReader, named: Collection[int] = ()) -> tuple[int, ...]:
+    """Return the numbers of the bands that say how opaque pixels are, by their description or colour interpretation.
+
+    GDAL calls any fourth band of 8 bits alpha, so one that has another description, or another name by hand, is none.
+
+    Args:
+        dataset: an open raster.
+        named: numbers of bands that are known to be something else.
+    """
+    found = []
+    for number, (text, meaning) in enumerate(zip(dataset.descriptions, dataset.colorinterp, strict=True), start=1):
+        described = (text or "").strip().casefold()
+        opaque = bool(_ALPHA_NAME.search(described)) if described else meaning is ColorInterp.alpha
+        found += [number] if opaque and number not in named else []
+    return tuple(found)
+
+
+def masked_by_alpha(dataset: DatasetReader, index: int) -> bool:
+    """Return whether GDAL takes the mask of a band from an alpha band."""
+    return MaskFlags.alpha in dataset.mask_flag_enums[index - 1]
+
+
+def read_valid(
+    dataset: DatasetReader, indexes: Sequence[int], window: Window | None = None, shape: tuple[int, int] | None = None
+) -> NDArray[np.bool_]:
+    """Return where bands are valid by nodata values and mask files, whatever alpha says; (bands, height, width)."""
+    valid = []
+    for index in indexes:
+        mask = dataset.read_masks(index, window=window, out_shape=shape)
+        valid.append((mask > 0) | masked_by_alpha(dataset, index))
+    return np.stack(valid)
+
+
+def read_opaque(
+    dataset: DatasetReader, alpha: Sequence[int], window: Window | None = None, shape: tuple[int, int] | None = None
+) -> NDArray[np.bool_] | np.bool_:
+    """Return where no band of `alpha` is wholly transparent, (height, width), or just True without such a band.
+
+    GDAL itself looks for alpha in files of two or four bands alone, and not beside a nodata value.
+    """
+    opaque = [dataset.read(number, window=window, out_shape=shape) > 0 for number in alpha]
+    return np.logical_and.reduce(opaque) if opaque else np.True_
 
 
 def _patience() -> dict[str, str]:

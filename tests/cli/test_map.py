@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import ColorInterp
 
 from source_files import write_raster
 from talud import load_model
@@ -106,6 +107,29 @@ def test_one_command_gives_what_stack_and_predict_give_in_two(
     assert told == {"TALUD_AREA": "here", "TALUD_EVENT": "2015-05-18", "TALUD_SOURCES": sources}
     assert json.loads(Path("map/prediction.json").read_text())["stack"]["TALUD_SOURCES"] == sources
     assert "chosen" not in record["model"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_transparent_border_of_a_five_band_orthophoto_is_not_mapped(
+    talud: Run, command: list[object], tmp_path: Path, tiny_model: Path, dtype: str
+) -> None:
+    values = np.random.default_rng(0).integers(1, 250, (5, 60, 90)).astype(dtype)
+    values[4] = 255
+    values[:, :, :18] = 0  # a fifth of the columns
+    names = ("red", "green", "blue", "nir", "")
+    source = write_raster(tmp_path / "ortho.tif", values, descriptions=names)
+    with rasterio.open(source, "r+") as dataset:
+        dataset.colorinterp = (*dataset.colorinterp[:4], ColorInterp.alpha)
+    command[command.index("--optical") + 1] = source
+    code, out, err = talud(*command)
+    assert (code, err) == (0, "")
+    assert "not mapped: 20.0% of the raster" in out
+    assert "bands of optical: red 1, green 2, blue 3 (by description)" in out
+    transparent = np.zeros((60, 90), bool)
+    transparent[:, :18] = True
+    assert np.array_equal(np.isnan(read(Path("maps/here/probability.tif"))[0]), transparent)
+    talud("predict", tiny_model, source, "--out", "direct", "--threshold", 0.45)
+    assert np.array_equal(read(Path("direct/probability.tif")), read(Path("maps/here/probability.tif")), equal_nan=True)
 
 
 def test_the_stack_is_made_again_only_where_it_is_another(tmp_path: Path, image: Path, tiny_model: Path) -> None:

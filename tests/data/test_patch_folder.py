@@ -11,6 +11,7 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rasterio.enums import ColorInterp
 
 from hostile_bytes import cut, flipped
 from talud.data.patch_folder import PatchFolder
@@ -81,6 +82,24 @@ def test_what_is_transparent_is_invalid_and_unknown(tmp_path: Path) -> None:
     assert not np.isnan(image[:, 4:]).any()
     assert (mask[:4] == 255).all()
     np.testing.assert_array_equal(mask[4:], truth(3)[4:])
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_alpha_band_masks_patches_of_five_bands(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).integers(1, 3000, (5, SIDE, SIDE)).astype(np.uint16)
+    values[4] = 65_535
+    values[4, :, :5] = 0
+    (tmp_path / "images").mkdir()
+    with rasterio.open(
+        tmp_path / "images/1.tif", "w", driver="GTiff", dtype="uint16", count=5, height=SIDE, width=SIDE
+    ) as raster:
+        raster.write(values)
+    with rasterio.open(tmp_path / "images/1.tif", "r+") as raster:
+        raster.colorinterp = (*(ColorInterp.undefined,) * 4, ColorInterp.alpha)
+    folder = PatchFolder.find(tmp_path, PatchData(bands={"red": 1, "green": 2, "blue": 3, "nir": 4}))
+    image, _ = folder.read(folder.pairs[0])
+    assert np.isnan(image[:, :, :5]).all()
+    np.testing.assert_array_equal(image[:, :, 5:], values[:4, :, 5:])
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -10,6 +10,7 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from source_files import CORNER, write_raster
@@ -95,6 +96,59 @@ def test_alpha_is_validity_and_no_band(tmp_path: Path) -> None:
         )
         with pytest.raises(SourceError, match=r"has 4 band.s., but optical_bands expects nir in band 5"):
             sources.optical(dataset, {"red": 1, "nir": 5})
+
+
+def with_alpha(path: Path, colours: np.ndarray, alpha: np.ndarray, **changes: object) -> Path:
+    """A file whose last band is alpha by its colour interpretation."""
+    values = np.concatenate([colours, alpha[np.newaxis].astype(colours.dtype)])
+    write_raster(path, values, **changes)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = (*(ColorInterp.undefined,) * len(colours), ColorInterp.alpha)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("nodata", [None, 7])
+def test_alpha_band_masks_files_of_any_number_of_bands(
+    tmp_path: Path, dtype: str, bands: int, nodata: int | None
+) -> None:
+    colours = np.random.default_rng(4).integers(20, 200, (bands, 6, 8)).astype(dtype)
+    alpha = np.full((6, 8), 255)
+    alpha[:, :3], alpha[0, 5] = 0, 1  # transparent, and nearly so
+    colours[:, 5, 7] = 7
+    path = with_alpha(tmp_path / "a.tif", colours, alpha, nodata=nodata)
+    expected = colours.astype(float)
+    expected[:, alpha == 0] = np.nan
+    if nodata:
+        expected[:, 5, 7] = np.nan
+    with sources.open_source(path) as dataset:
+        read = sources.read(dataset, tuple(range(1, bands + 1)), Window(0, 0, 8, 6))
+        assert sources.colour_bands(dataset) == bands
+    np.testing.assert_array_equal(read, expected)
+
+
+def test_alpha_counts_beside_a_mask_file(tmp_path: Path) -> None:
+    alpha, mask = np.full((6, 8), 255), np.full((6, 8), 255, np.uint8)
+    alpha[:, :3], mask[:2] = 0, 0
+    path = with_alpha(tmp_path / "a.tif", np.full((4, 6, 8), 50, np.uint8), alpha)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as dataset:
+        dataset.write_mask(mask)
+    assert path.with_suffix(".tif.msk").exists()
+    with sources.open_source(path) as dataset:
+        valid = np.isfinite(sources.read(dataset, (1, 4), Window(0, 0, 8, 6))[1])
+    np.testing.assert_array_equal(valid, (alpha > 0) & (mask > 0))
+
+
+@pytest.mark.parametrize("way", ["described", "read", "numbered"])
+def test_a_band_with_another_name_is_no_alpha(tmp_path: Path, way: str) -> None:
+    values = np.full((4, 4, 4), 50, np.uint8)
+    values[3, :2] = 0  # near infrared of water, in the place that GDAL calls alpha
+    names = ("red", "green", "blue", "nir") if way == "described" else ()
+    path = write_raster(tmp_path / "a.tif", values, photometric="RGB", alpha="YES", descriptions=names)
+    with sources.open_source(path) as dataset:
+        indexes, named = {"described": ((1,), ()), "read": ((1, 4), ()), "numbered": ((1,), (4,))}[way]
+        assert np.isfinite(sources.read(dataset, indexes, Window(0, 0, 4, 4), named)).all()
 
 
 @pytest.mark.parametrize(

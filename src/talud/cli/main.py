@@ -50,7 +50,7 @@ def _warnings_shown() -> Iterator[None]:
     """Print each TaludWarning inside the block as one line on stderr, once; others stay as Python shows them."""
     said: set[str] = set()
     with warnings.catch_warnings():
-        warnings.simplefilter("default", TaludWarning)  # once for each text
+        warnings.simplefilter("always", TaludWarning)
         show = warnings.showwarning
 
         def show_as_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:

@@ -13,7 +13,7 @@ from talud.data import sources
 from talud.data.mask import COLOURS
 from talud.errors import SourceError
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
-from talud.raster import reading
+from talud.raster import alpha_bands, read_opaque, read_valid, reading
 
 # (background, landslide): class numbers, then black and white in 8 and in 16 bits.
 _GREY_LEVELS = ((BACKGROUND, LANDSLIDE), (0, 255), (0, 65_535))
@@ -31,7 +31,8 @@ def read_classes(path: Path) -> NDArray[np.uint8]:
     """
     with sources.open_source(path) as raster, reading(path):
         planes = raster.read(list(range(1, max(sources.colour_bands(raster), 1) + 1)))
-        known = (raster.read_masks(1) > 0) & np.isfinite(planes[0])
+        opaque = read_opaque(raster, alpha_bands(raster, (1,)))
+        known = read_valid(raster, (1,))[0] & opaque & np.isfinite(planes[0])
         palette = _palette(raster)
     if palette is not None and not np.array_equal(palette[:2], _OWN_PALETTE):
         if planes[0][known].max(initial=0) >= len(palette):

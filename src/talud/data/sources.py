@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import pyproj
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, Resampling
+from rasterio.enums import Resampling
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, MemoryFile
 from rasterio.vrt import WarpedVRT
@@ -23,7 +23,7 @@ from rasterio.windows import Window
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.params import Source
-from talud.raster import open_raster, reading
+from talud.raster import alpha_bands, open_raster, read_opaque, read_valid, reading
 
 VECTOR_SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json"})
 _RASTERS: frozenset[Source] = frozenset({"optical", "dtm", "sar_pre", "sar_post"})
@@ -121,10 +121,18 @@ def open_source(path: Path) -> Iterator[DatasetReader]:
             yield dataset
 
 
-def read(dataset: DatasetReader, indexes: Sequence[int], window: Window) -> NDArray[np.float64]:
+def read(
+    dataset: DatasetReader, indexes: Sequence[int], window: Window, named: Collection[int] = ()
+) -> NDArray[np.float64]:
     """Values with scale and offset applied, (bands, height, width), NaN where invalid or outside the dataset.
 
     A pixel that is invalid in one band is NaN in all.
+
+    Args:
+        dataset: a source.
+        indexes: numbers of the bands to read.
+        window: the part to read, which may overhang the dataset.
+        named: numbers of further bands that are no alpha, though the file may call them so.
 
     Raises:
         SourceError: the pixels cannot be read.
@@ -135,7 +143,8 @@ def read(dataset: DatasetReader, indexes: Sequence[int], window: Window) -> NDAr
         return values
     with reading(dataset.name):
         pixels = dataset.read(list(indexes), window=inner)
-        masks = dataset.read_masks(list(indexes), window=inner) > 0
+        masks = read_valid(dataset, indexes, inner)
+        opaque = read_opaque(dataset, alpha_bands(dataset, {*indexes, *named}), inner)
     if np.iscomplexobj(pixels):
         raise SourceError(f"{dataset.name}: complex values, a single-look scene; detect and terrain-correct it first")
     scale, offset = (
@@ -144,7 +153,7 @@ def read(dataset: DatasetReader, indexes: Sequence[int], window: Window) -> NDAr
     )
     physical = pixels * scale + offset
     # 0 as nodata also occurs in single bands of dark pixels; only black in all bands is the image's border.
-    valid = masks.any(axis=0) if dataset.nodata == 0 else masks.all(axis=0)
+    valid = (masks.any(axis=0) if dataset.nodata == 0 else masks.all(axis=0)) & opaque
     physical[:, ~(valid & np.isfinite(physical).all(axis=0))] = np.nan
     top, left = int(inner.row_off - window.row_off), int(inner.col_off - window.col_off)
     values[:, top : top + int(inner.height), left : left + int(inner.width)] = physical
@@ -167,11 +176,11 @@ def grown(window: Window, margin: int) -> Window:
 
 def colour_bands(dataset: DatasetReader) -> int:
     """How many bands a dataset has beside alpha."""
-    return sum(meaning is not ColorInterp.alpha for meaning in dataset.colorinterp)
+    return len(dataset.indexes) - len(alpha_bands(dataset))
 
 
-def optical(dataset: DatasetReader, numbers: Mapping[str, int]) -> Layer:
-    """The named bands of an optical image; `numbers` gives each band's number in the file.
+def optical(dataset: DatasetReader, numbers: Mapping[str, int], named: Collection[int] = ()) -> Layer:
+    """The named bands of an optical image; `numbers` gives each band's number in the file, `named` is as for `read`.
 
     Raises:
         SourceError: a band is not there, or the file looks like a mask.
@@ -190,7 +199,7 @@ def optical(dataset: DatasetReader, numbers: Mapping[str, int]) -> Layer:
     indexes = tuple(numbers.values())
 
     def pixels(window: Window) -> NDArray[np.floating]:
-        return read(dataset, indexes, window).astype(np.float32)
+        return read(dataset, indexes, window, named).astype(np.float32)
 
     return Layer(Path(dataset.name), Grid.of(dataset), tuple(numbers), units, pixels)
 

@@ -25,7 +25,17 @@ from talud.contract import BandContract, Contract
 from talud.errors import MismatchError, SourceError
 from talud.grid import Grid
 from talud.inference.domain import Distance
-from talud.raster import BLOCK, PATCH_TAG, open_raster, patch_side, reading
+from talud.raster import (
+    BLOCK,
+    PATCH_TAG,
+    alpha_bands,
+    masked_by_alpha,
+    open_raster,
+    patch_side,
+    read_opaque,
+    read_valid,
+    reading,
+)
 
 PROVENANCE = (
     "TALUD_AREA",
@@ -242,10 +252,20 @@ def _read_band(
 ) -> NDArray[np.float32]:
     """One band as float32 in physical units, NaN where the dataset's mask, or the band itself, says invalid."""
     with reading(dataset.name), np.errstate(over="ignore", invalid="ignore"):  # what overflows is implausible
+        alpha = alpha_bands(dataset, (index,))
+        by_alpha = masked_by_alpha(dataset, index)
         band = dataset.read(
-            index, window=window, out_shape=shape, masked=True, out_dtype="float32", resampling=resampling
+            index,
+            window=window,
+            out_shape=shape,
+            masked=not (alpha or by_alpha),
+            out_dtype="float32",
+            resampling=resampling,
         )
-        values: NDArray[np.float32] = band.filled(np.nan)
+        values: NDArray[np.float32] = np.ma.filled(band, np.nan)
+        if alpha or by_alpha:
+            valid = read_valid(dataset, (index,), window, shape)[0] & read_opaque(dataset, alpha, window, shape)
+            values[~valid] = np.nan
         return values * np.float32(dataset.scales[index - 1]) + np.float32(dataset.offsets[index - 1])
 
 
