@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,10 +18,11 @@ from talud.serving.settings import PREFIX, Settings
 @pytest.fixture(autouse=True)
 def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "rasters").mkdir()
 
 
 def told(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
-    for name, value in {"data": ".", "results": "maps", **values}.items():
+    for name, value in {"data": "rasters", "results": "maps", **values}.items():
         monkeypatch.setenv(f"{PREFIX}{name.upper()}", value)
     return Settings.load()
 
@@ -54,12 +56,121 @@ def test_in_a_project_its_stacks_are_mapped(tmp_path: Path, monkeypatch: pytest.
         ("allowed", "example.org", "TALUD_SERVICE_ALLOWED"),
         ("alowed", "[]", "TALUD_SERVICE_ALOWED: there is no such setting; there are TALUD_SERVICE_ALLOWED"),
         ("results_days", "soon", "TALUD_SERVICE_RESULTS_DAYS: Input should be a valid number"),
+        ("results_days", "inf", "TALUD_SERVICE_RESULTS_DAYS: Input should be"),
+        ("results_days", "nan", "TALUD_SERVICE_RESULTS_DAYS: Input should be"),
+        ("keys_required", "perhaps", "TALUD_SERVICE_KEYS_REQUIRED: Input should be a valid boolean"),
+        ("workers", "0", "TALUD_SERVICE_WORKERS: '0' is neither a number of processes, at least 1, nor the address"),
+        ("workers", "-2", "TALUD_SERVICE_WORKERS: '-2' is neither"),
+        ("workers", "2.5", "TALUD_SERVICE_WORKERS: '2.5' is neither"),
+        ("workers", "two", "TALUD_SERVICE_WORKERS: 'two' is neither"),
+        ("workers", "tcp//x", "TALUD_SERVICE_WORKERS: 'tcp//x' is neither"),
+        ("workers", "tcp://scheduler", "TALUD_SERVICE_WORKERS: 'tcp://scheduler' is neither"),
+        ("workers", "http://scheduler:8786", "TALUD_SERVICE_WORKERS: 'http://scheduler:8786' is neither"),
+        ("workers", "scheduler:8786", "TALUD_SERVICE_WORKERS: 'scheduler:8786' is neither"),
+        ("workers", "tcp://scheduler:99999", "TALUD_SERVICE_WORKERS: 'tcp://scheduler:99999' is neither"),
+        ("results", "rasters", "rasters: lies in the folder of the rasters, rasters, so that maps would be"),
+        ("results", "rasters/maps", "rasters/maps: lies in the folder of the rasters"),
+        ("results", "maps/../rasters/maps", "maps/../rasters/maps: lies in the folder of the rasters"),
+        ("results", "link/maps", "link/maps: lies in the folder of the rasters"),
+        ("results", "..", None),
+        ("results", "rasters/.maps", None),
+        ("data", "kept/jobs", "kept/jobs: lies in .*/kept/jobs, which the service cleans up"),
+        ("data", "kept/uploads/mine", "kept/uploads/mine: lies in .*/kept/uploads, which the service cleans up"),
+        (
+            "database",
+            "mysql+pymysql://user:secret@host/name",
+            "TALUD_SERVICE_DATABASE: mysql.pymysql is no database that",
+        ),
+        ("database", "postgres://user:secret@host/name", "TALUD_SERVICE_DATABASE: postgres is no database that"),
+        ("database", "postgresql://user:secret@host/name", "TALUD_SERVICE_DATABASE: postgresql is no database that"),
+        ("database", "nothing", "TALUD_SERVICE_DATABASE: is no URL; expected sqlite:"),
+        ("database", "postgresql+psycopg://user:secret@host:port/name", "TALUD_SERVICE_DATABASE: is no URL"),
+        ("database", "sqlite://", "TALUD_SERVICE_DATABASE: the database would be lost"),
+        ("database", "sqlite:///:memory:", "TALUD_SERVICE_DATABASE: the database would be lost"),
+        ("database", "", None),
+        ("workers", "", None),
     ],
 )
-def test_what_makes_no_sense_is_one_line(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_makes_no_sense_is_one_line(
+    name: str, value: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept/uploads/mine").mkdir(parents=True)
+    (tmp_path / "kept/jobs").mkdir()
+    (tmp_path / "link").symlink_to("rasters")
+    values = {name: value, **({"results": "kept"} if name == "data" else {})}
+    if said is None:
+        told(monkeypatch, **values)
+        return
     with pytest.raises(ParamsError, match=f"^{said}") as caught:
-        told(monkeypatch, **{name: value})
+        told(monkeypatch, **values)
     assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "instead"),
+    [
+        ("https://data.example.org", 'name the host alone: "data.example.org"'),
+        ("http://data.example.org:8080/", 'name the host alone: "data.example.org:8080"'),
+        ("data.example.org/", 'name the host alone: "data.example.org"'),
+        ("data.example.org/maps", 'name the host alone: "data.example.org"'),
+        ("data.example.org?x", 'name the host alone: "data.example.org"'),
+        (" data.example.org", 'name the host alone: "data.example.org"'),
+        ("user@data.example.org", "expected"),
+        ("*.example.org", "expected"),
+        ("./data.example.org", "expected"),
+        ("..", "expected"),
+        ("", "expected"),
+        ("data", "expected"),
+        ("localhost", 'by address and port, such as "10.1.2.3:8080"'),
+        ("localhost:8080", 'by address and port, such as "10.1.2.3:8080"'),
+        ("minio:9000", 'by address and port, such as "10.1.2.3:8080"'),
+        ("data.example.org.", "expected"),
+        (".example.org", "expected"),
+        ("data..example.org", "expected"),
+        ("data_example org", "expected"),
+        ("data.example.org:0", "port from 1 to 65535"),
+        ("data.example.org:65536", "port from 1 to 65535"),
+        ("data.example.org:", "port from 1 to 65535"),
+        ("data.example.org:https", "port from 1 to 65535"),
+        ("10.1.2.3", "name its port too: 10.1.2.3:8080"),
+        ("127.0.0.1", "name its port too: 127.0.0.1:8080"),
+        ("[::1]", "name its port too: [::1]:8080"),
+        ("127.1:8080", "expected"),
+        ("10.1.2.300:8080", "expected"),
+        ("fd00::2", "port from 1 to 65535"),
+        ("s3://bucket/maps", 'name the bucket alone: "s3://bucket"'),
+        ("s3://bucket/", 'name the bucket alone: "s3://bucket"'),
+        ("s3://Bucket", 'name the bucket alone: "s3://bucket"'),
+        ("S3://bucket", 'name the bucket alone: "s3://bucket"'),
+        ("s3://", "expected"),
+        ("ftp://data.example.org", "expected"),
+        ("file:///etc", "expected"),
+    ],
+)
+def test_places_that_nothing_could_match_are_refused(entry: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ParamsError, match=r"^TALUD_SERVICE_ALLOWED:") as caught:
+        told(monkeypatch, allowed=json.dumps(["good.example.org", entry]))
+    assert instead in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("workers", "0", "TALUD_SERVICE_WORKERS: '0' is neither"),
+        ("results", "file/maps", "file/maps: cannot be written"),
+    ],
+)
+def test_serve_refuses_wrong_settings_in_one_line(name: str, value: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    command = [sys.executable, "-m", "talud.cli.main", "serve", "--port", str(free_port())]
+    settings = {"data": "rasters", "results": "maps", name: value}
+    environment = os.environ | {f"{PREFIX}{each.upper()}": given for each, given in settings.items()}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_keys_are_off_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,14 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, IPvAnyNetwork, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, IPvAnyNetwork, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from talud.errors import ParamsError
 from talud.project import root_around
+from talud.serving import allowlist
 
 PREFIX = "TALUD_SERVICE_"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -20,7 +23,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class Settings(BaseSettings):
     """The service's settings; relative paths are those of the working folder."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
 
     data: Annotated[
         Path, Field(description="folder of the rasters that may be mapped; default: stacks/ of the project around")
@@ -67,8 +70,45 @@ class Settings(BaseSettings):
     )
     jobs_per_key: Annotated[int, Field(gt=0, description="jobs of one key that wait or run")] = 20
     queue: Annotated[int, Field(gt=0, description="jobs that wait or run, in all")] = 200
-    results_days: Annotated[float, Field(gt=0, description="how long maps and uploads are kept, in days")] = 90
+    results_days: Annotated[
+        FiniteFloat, Field(gt=0, le=36_500, description="how long maps and uploads are kept, in days")
+    ] = 90
     results_bytes: Annotated[int, Field(gt=0, description="what maps and uploads may take, in bytes")] = 200 * 10**9
+
+    @field_validator("workers")
+    @classmethod
+    def _check_workers(cls, value: int | str) -> int | str:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(?:tcp|tls|wss?)://(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})/?", value)
+        if found and 0 < int(found[1]) < 65536:
+            return value
+        raise ValueError(
+            f"{value[:100]!r} is neither a number of processes, at least 1, nor the address of a Dask scheduler, such "
+            "as tls://scheduler:8786"
+        )
+
+    @field_validator("allowed")
+    @classmethod
+    def _check_allowed(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(allowlist.entry(each) for each in value)
+
+    @field_validator("database")
+    @classmethod
+    def _check_database(cls, value: str) -> str:
+        """Check what the URL of the database names; its password is in no message."""
+        try:
+            url = make_url(value or "sqlite:///service.db")
+        except (SQLAlchemyError, ValueError) as error:
+            raise ValueError(f"is no URL; {_DATABASES}") from error
+        if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+            raise ValueError(f"{url.drivername} is no database that the service can use; {_DATABASES}")
+        in_memory = url.get_backend_name() == "sqlite" and (
+            not url.database or ":memory:" in url.database or url.database.startswith("file:")
+        )
+        if in_memory:
+            raise ValueError("the database would be lost when the service ends; name a file: sqlite:////srv/service.db")
+        return value
 
     @model_validator(mode="before")
     @classmethod
@@ -100,17 +140,35 @@ class Settings(BaseSettings):
             name = named[1].upper() if named else "ALLOWED"
             raise ParamsError(f'{PREFIX}{name}: is no JSON; set a list such as ["data.example.org"]') from error
         except ValidationError as error:
-            first = error.errors()[0]
-            name = f"{PREFIX}{'_'.join(str(part) for part in first['loc'] if isinstance(part, str)).upper()}"
-            raise ParamsError(f"{name}: {first['msg']}; set it, or start the service inside a project") from error
+            raise ParamsError(_told(error)) from error
         if os.environ.get("FORWARDED_ALLOW_IPS") and not settings.proxies:
             raise ParamsError(
                 "FORWARDED_ALLOW_IPS: is not read any more; name the proxies by their addresses, such as "
                 f"{PREFIX}PROXIES='[\"127.0.0.1\"]'"
             )
-        if not settings.data.is_dir():
-            raise ParamsError(f"{settings.data}: no such folder; {PREFIX}DATA names the folder of the rasters")
+        settings._check_folders()
         return settings
+
+    def _check_folders(self) -> None:
+        """Check that the folders of rasters and of results are there, and keep apart.
+
+        Raises:
+            ParamsError: they do not.
+        """
+        if not self.data.is_dir():
+            raise ParamsError(f"{self.data}: no such folder; {PREFIX}DATA names the folder of the rasters")
+        data, results = self.data.resolve(), self.results.resolve()
+        below = results.relative_to(data).parts if results.is_relative_to(data) else None
+        if below is not None and not any(part.startswith(".") for part in below):  # hidden folders are no client's
+            raise ParamsError(
+                f"{self.results}: lies in the folder of the rasters, {self.data}, so that maps would be rasters to "
+                f"map; name a folder outside by {PREFIX}RESULTS"
+            )
+        own = [results / name for name in ("jobs", "uploads", "workers") if data.is_relative_to(results / name)]
+        if own:
+            raise ParamsError(
+                f"{self.data}: lies in {own[0]}, which the service cleans up; name a folder outside by {PREFIX}DATA"
+            )
 
     @property
     def database_url(self) -> str:
@@ -129,3 +187,15 @@ class Settings(BaseSettings):
                 "the keys on"
             )
         return host in LOOPBACK if self.keys_required is None else not self.keys_required
+
+
+_DATABASES = "expected sqlite:////FOLDER/FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"
+
+
+def _told(error: ValidationError) -> str:
+    """Return the first fault of the settings in one line."""
+    first = error.errors()[0]
+    field = str(first["loc"][0]) if first["loc"] else ""
+    said = first["msg"].removeprefix("Value error, ")
+    advice = "; set it, or start the service inside a project" if first["type"] == "missing" else ""
+    return f"{PREFIX}{field.upper()}: {said}{advice}"
