@@ -3,6 +3,7 @@
     TaludError
     ├── ParamsError      params.yaml or a value given by hand is not usable
     ├── SourceError      a source raster or vector cannot be read or used
+    │   └── ForbiddenError   a client of the service may not name it
     ├── ModelError       a model file is not one that talud can run
     ├── MismatchError    a raster does not fit the contract of a model
     ├── StudyError       a study cannot run, or has no usable result
@@ -30,6 +31,10 @@ class ParamsError(TaludError):
 
 class SourceError(TaludError):
     """A source raster or vector cannot be read or used."""
+
+
+class ForbiddenError(SourceError):
+    """A source that a client of the service may not name."""
 
 
 class ModelError(TaludError):

@@ -7,6 +7,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,11 +162,124 @@ def test_a_raster_that_was_fetched_is_not_fetched_again(service_project: Path, t
         request = Request(raster="https://gone.example/small.tif", model="landslide-unet-3band", version="1")
         job = jobs.create("a", "somebody", request)
         with pytest.raises(SourceError, match=r"gone\.example: not among the places"):
-            intake.settle(job)
+            intake.fetch(job, lambda: None)
         maps.fetched("a").mkdir(parents=True, exist_ok=True)
         shutil.copy(service_project / "stacks/small.tif", maps.fetched("a"))
+        intake.fetch(job, lambda: None)
         assert intake.settle(job)[0] == maps.fetched("a") / "small.tif"
         assert maps.model("a").is_file()
+
+
+DRIPPING = """
+import socketserver, time
+
+class Handler(socketserver.BaseRequestHandler):
+    def handle(self):
+        asked = self.request.recv(65536)
+        self.request.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 1000000\\r\\n\\r\\n")
+        while asked:
+            self.request.sendall(b"0")
+            time.sleep(0.25)
+
+with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+    server.daemon_threads = True
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+"""
+
+
+@pytest.fixture
+def dripping_host() -> Iterator[str]:
+    """The place of a host that sends four bytes a second."""
+    command = [sys.executable, "-c", DRIPPING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            yield f"127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_slow_remote_raster_holds_neither_worker_nor_dismissal_nor_shutdown(
+    dripping_host: str, service_project: Path, tmp_path: Path
+) -> None:
+    settings = {"results": str(tmp_path), "allowed": json.dumps([dripping_host])}
+    with serving(service_project, settings) as running:
+        slow = [running.ask(f"http://{dripping_host}/{number}.tif?sig=5ec4e7") for number in range(6)]
+        wait_for(lambda: [running.job(each)["status"] for each in slow].count("running") == 4, "not four are fetched")
+        assert running.ended(running.ask("small.tif"))["status"] == "successful"
+        assert [running.job(each)["message"] for each in slow[:4]] == ["its raster is fetched"] * 4
+        began = time.monotonic()
+        assert running.http.delete(f"/jobs/{slow[0]}").json()["status"] == "dismissed"
+        wait_for(lambda: not (tmp_path / "jobs" / slow[0]).exists(), "its files stay")
+        wait_for(lambda: running.job(slow[4])["status"] == "running", "its place is not free")
+        assert time.monotonic() - began < 5
+        listed = running.http.get("/jobs")
+        assert f"http://{dripping_host}/0.tif" in listed.text
+        assert "5ec4e7" not in listed.text + running.http.get(f"/jobs/{slow[5]}").text
+        began = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        said = running.process.communicate(timeout=60)[0]
+        assert time.monotonic() - began < 15
+        assert "5ec4e7" not in said
+    with serving(service_project, settings) as again:  # fetches go on, or rather begin again
+        wait_for(lambda: [again.job(each)["status"] for each in slow[1:]].count("running") == 4, "not four are fetched")
+        assert again.ended(again.ask("small.tif"))["status"] == "successful"
+
+
+FORBIDDEN = [
+    "s3://bucket/a.tif",
+    "S3://bucket/a.tif",
+    "s3://allowed/../a.tif",
+    "https://elsewhere.example.org/a.tif",
+    "https://data.example.org.evil.org/a.tif",
+    "https://data.example.org:8443/a.tif",
+    "https://data.example.org@evil.org/a.tif",
+    "https://user:5ec4e7@data.example.org/a.tif",
+    "https://169.254.169.254/latest/meta-data",
+    "https://[::1]/a.tif",
+    "https://2130706433/a.tif",
+    "http://127.0.0.1:8080/a.tif",
+    "http:///a.tif",
+    "file:///etc/passwd",
+    "ftp://data.example.org/a.tif",
+    "gs://allowed/a.tif",
+    "/vsis3/allowed/a.tif",
+    "/vsicurl/https://data.example.org/a.tif",
+    "vsicurl/../../a.tif",
+    "/etc/passwd",
+    "../a.tif",
+    "HTTPS://elsewhere.example.org/a.tif?sig=5ec4e7",
+    "vrt://https://user:5ec4e7@data.example.org/a.tif?sig=5ec4e7",
+]
+
+
+@pytest.fixture(scope="module")
+def selective(service_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A service that takes rasters from one host and one bucket."""
+    root = tmp_path_factory.mktemp("selective")
+    allowed = json.dumps(["data.example.org", "s3://allowed"])
+    with serving(service_project, {"results": str(root), "allowed": allowed}) as running:
+        yield running
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("href", FORBIDDEN)
+def test_references_that_are_not_allowed_are_refused_at_once(href: str, asynchronous: bool, selective: Serving) -> None:
+    headers = {"Prefer": "respond-async"} if asynchronous else {}
+    answer = selective.http.post(EXECUTION, json={"inputs": {"raster": {"href": href}}}, headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
+    assert "5ec4e7" not in answer.text
+    assert selective.http.get("/jobs").json()["jobs"] == []
+
+
+def test_callbacks_to_places_that_are_not_allowed_are_refused_at_once(selective: Serving) -> None:
+    body = {"inputs": {"raster": {"href": "small.tif"}}, "subscriber": {"successUri": "https://evil.org/?token=5ec4e7"}}
+    answer = selective.http.post(EXECUTION, json=body, headers={"Prefer": "respond-async"})
+    assert answer.status_code == 403
+    assert "evil.org" in answer.text
+    assert "5ec4e7" not in answer.text
+    assert selective.http.get("/jobs").json()["jobs"] == []
 
 
 @pytest.mark.slow

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import json
 import logging
 import socket
+import socketserver
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from stack_files import noise, write_stack
-from talud.errors import SourceError
-from talud.serving import remote
+from talud.errors import ForbiddenError, SourceError
+from talud.serving import allowlist, remote
 from talud.serving.settings import Settings
 
 PUBLIC = "93.184.215.14"
@@ -42,6 +45,7 @@ class Host(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers: dict[str, bytes | tuple[int, str]] = {}
         self.length: int | None = None
+        self.pause = 0.0
         self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
 
     @property
@@ -73,7 +77,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(self.server.length or len(answer)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer)
+            step = len(answer) // 10 + 1 if self.server.pause else len(answer) + 1
+            for start in range(0, len(answer), step):
+                time.sleep(self.server.pause)
+                self.wfile.write(answer[start : start + step])
 
     do_GET = do_HEAD = do_POST = _answer  # noqa: N815 - http.server's names
 
@@ -110,7 +117,7 @@ def refused(url: str, folder: Path, settings: Settings) -> str:
     with pytest.raises(SourceError) as caught:
         remote.fetch(url, folder / "kept", settings)
     assert "\n" not in str(caught.value)
-    assert not list((folder / "kept").iterdir())
+    assert not list((folder / "kept").glob("*"))
     return str(caught.value)
 
 
@@ -140,15 +147,15 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
 def connected(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """Where connections to public addresses would have gone; none goes there."""
     places: list[tuple[str, int]] = []
-    real = socket.create_connection
+    real = asyncio.BaseEventLoop.create_connection
 
-    def connect(address, *arguments, **options):
-        places.append(address)
-        if not ipaddress.ip_address(address[0]).is_loopback:
+    async def connect(loop, protocol, host=None, port=None, **options):
+        places.append((host, port))
+        if not ipaddress.ip_address(host).is_loopback:
             raise ConnectionRefusedError
-        return real(address, *arguments, **options)
+        return await real(loop, protocol, host, port, **options)
 
-    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_connection", connect)
     return places
 
 
@@ -176,7 +183,7 @@ def test_names_of_elsewhere_are_plain_here(path: str, name: str, host: Host, ras
 
 
 def test_places_that_are_not_allowed_are_not_asked(host: Host, names: dict, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, "data.example.org", "127.0.0.1")
+    settings = settings_of(tmp_path, "data.example.org", "127.0.0.1:9")
     port = host.server_port
     for place in (
         host.place, f"localhost:{port}", f"0x7f.1:{port}", f"2130706433:{port}", f"127.1:{port}", f"[::1]:{port}",
@@ -220,9 +227,32 @@ def test_names_that_lead_to_addresses_that_are_not_public_are_refused(
     assert not connected
 
 
-def test_a_private_address_is_allowed_with_its_port_alone(host: Host, tmp_path: Path) -> None:
-    said = refused("http://127.0.0.1/maps/liboriana.tif", tmp_path, settings_of(tmp_path, "127.0.0.1"))
-    assert "not a public address" in said
+@pytest.mark.parametrize(
+    ("entry", "url", "is_allowed"),
+    [
+        ("data.example.org", "https://data.example.org/a.tif", True),
+        ("data.example.org", "https://DATA.example.org:443/a.tif", True),
+        ("data.example.org", "http://data.example.org/a.tif", True),
+        ("data.example.org", "http://data.example.org:443/a.tif", False),
+        ("data.example.org", "https://data.example.org:8443/a.tif", False),
+        ("data.example.org:443", "https://data.example.org/a.tif", True),
+        ("data.example.org:443", "http://data.example.org/a.tif", False),
+        ("Data.Example.org:8443", "https://data.example.org:8443/a.tif", True),
+        ("dätä.example.org", "https://xn--dt-viab.example.org/a.tif", True),
+        ("10.1.2.3:443", "https://10.1.2.3/a.tif", True),
+        ("10.1.2.3:443", "http://10.1.2.3/a.tif", False),
+        ("[fd00::2]:8080", "http://[FD00::2]:8080/a.tif", True),
+        ("[fd00::2]:8080", "http://[fd00::2]/a.tif", False),
+        (PUBLIC, f"https://{PUBLIC}/a.tif", True),
+    ],
+)
+def test_entries_match_host_and_port(entry: str, url: str, is_allowed: bool, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, entry)
+    if is_allowed:
+        remote.check_reference(url, settings)
+    else:
+        with pytest.raises(ForbiddenError):
+            remote.check_reference(url, settings)
 
 
 def test_the_connection_goes_to_the_address_that_was_judged(
@@ -318,7 +348,7 @@ def test_tls_is_for_the_hosts_name_though_the_connection_goes_to_an_address(
     names: dict, raster: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority, tls = certified(tmp_path, "data.example.org")
-    monkeypatch.setattr(remote, "is_public", lambda address: True)  # so that this machine may play the public host
+    monkeypatch.setattr(allowlist, "is_public", lambda address: True)  # so that this machine may play the public host
     with serving(tls) as server:
         server.answers["/a.tif"] = raster
         right, wrong = (f"{name}:{server.server_port}" for name in ("data.example.org", "other.example.org"))
@@ -353,7 +383,7 @@ def test_an_object_of_an_allowed_bucket_is_copied_byte_by_byte(bucket: Host, ras
 
 
 def test_other_objects_are_refused(bucket: Host, raster: bytes, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, "s3://rasters", "rasters", bucket.place)
+    settings = settings_of(tmp_path, "s3://rasters", bucket.place)
     for url in (
         "s3://other/a.tif", "s3://rasters/../other/a.tif", "s3://rasters", "s3://rasters/", "s3:///a.tif",
         "s3://rasters//a.tif", "s3://rasters/basins/a.tif?versionId=1", "s3://rasters@evil/a.tif", "S3://rasters/a.tif",
@@ -385,3 +415,171 @@ def test_a_note_that_cannot_be_posted_is_in_the_log_alone(
             remote.notify(url, {}, settings)
     assert len([record for record in caplog.records if record.name == remote.__name__]) == 4
     assert [path for _, path, _, _ in host.asked] == ["/leads"]
+
+
+class Slow(socketserver.ThreadingTCPServer):
+    """A server of this machine that takes any connection, and sends a text byte by byte, four a second."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, text: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), _Dripping)
+        self.text = text
+
+    @property
+    def place(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+class _Dripping(socketserver.BaseRequestHandler):
+    server: Slow
+
+    def handle(self) -> None:
+        for byte in self.server.text + bytes(10**6):
+            try:
+                self.request.sendall(bytes([byte]))
+            except OSError:  # nobody listens any more
+                return
+            time.sleep(0.25)
+
+
+HEADERS = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+PHASES = {
+    "silent": b"",
+    "headers": b"HTTP/1.1 200 OK\r\nX: ",
+    "body": HEADERS,
+    "redirection": b"HTTP/1.1 302 Found\r\n",
+}
+
+
+@contextmanager
+def slow(phase: str) -> Iterator[str]:
+    """The place of a host that is quick until a phase of its answer, and then sends four bytes a second."""
+    with Slow(b"") as server:
+        quick = PHASES[phase]
+
+        class Handler(_Dripping):
+            def handle(self) -> None:
+                self.request.recv(65536)
+                self.request.sendall(quick)
+                if phase == "silent":
+                    self.request.recv(65536)  # until the other side ends the connection
+                else:
+                    super().handle()
+
+        server.RequestHandlerClass = Handler
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server.place
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class Unwanted(Exception):  # noqa: N818 - no error
+    """Nobody wants a raster any more."""
+
+
+@pytest.mark.parametrize(("scheme", "phase"), [*(("http", phase) for phase in PHASES), ("https", "silent")])
+def test_fetch_ends_at_once_when_nobody_wants_it(scheme: str, phase: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+
+    def go_on() -> None:
+        if time.monotonic() - began > 0.5:
+            raise Unwanted
+
+    with slow(phase) as place, pytest.raises(Unwanted):
+        remote.fetch(f"{scheme}://{place}/a.tif", tmp_path / "kept", settings_of(tmp_path, place), go_on)
+    assert time.monotonic() - began < 10
+    assert not list((tmp_path / "kept").iterdir())
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    ("limit", "said"), [("RATE_SECONDS", "less than 10,000 bytes per second"), ("LONGEST_SECONDS", "took longer than")]
+)
+def test_slow_host_is_given_up(
+    limit: str, said: str, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, limit, 0.5)
+    began = time.monotonic()
+    with slow(phase) as place:
+        assert said in refused(f"http://{place}/a.tif", tmp_path, settings_of(tmp_path, place))
+    assert time.monotonic() - began < 10
+
+
+def test_host_that_is_just_fast_enough_is_waited_for(
+    host: Host, raster: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "RATE_SECONDS", 0.3)
+    monkeypatch.setattr(remote, "LEAST_BYTES_PER_SECOND", len(raster) // 4)
+    host.pause = 0.15  # seconds before each tenth of the body: one and a half in all
+    url = f"http://{host.place}/maps/liboriana.tif"
+    path = remote.fetch(url, tmp_path / "kept", settings_of(tmp_path, host.place))
+    assert path.read_bytes() == raster
+
+
+def test_slow_bucket_is_left_when_nobody_wants_its_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = time.monotonic()
+
+    def go_on() -> None:
+        if time.monotonic() - began > 1:
+            raise Unwanted
+
+    with slow("body") as place:
+        for name, value in {
+            "AWS_S3_ENDPOINT": place, "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_NO_SIGN_REQUEST": "YES",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        with pytest.raises(Unwanted):
+            remote.fetch("s3://rasters/a.tif", tmp_path / "kept", settings_of(tmp_path, "s3://rasters"), go_on)
+    assert time.monotonic() - began < 10
+    assert not list((tmp_path / "kept").iterdir())
+
+
+@pytest.mark.parametrize("phase", ["silent", "headers"])
+def test_note_is_given_up_after_its_time(
+    phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(remote, "NOTE_SECONDS", 0.5)
+    began = time.monotonic()
+    with slow(phase) as place, caplog.at_level(logging.WARNING):
+        remote.notify(f"http://{place}/done", {}, settings_of(tmp_path, place))
+    assert time.monotonic() - began < 10
+    assert "no answer within" in caplog.text
+
+
+SIGNED = [
+    "https://{place}/a.tif?X-Amz-Credential=who&X-Amz-Signature=5ec4e7",
+    "https://{place}/a.tif?sv=2024&sig=5ec4e7",
+    "https://{place}/a.tif?token=5ec4e7#5ec4e7",
+    "https://{place}/a.tif#token=5ec4e7",
+    "https://user:5ec4e7@{place}/a.tif",
+    "https://5ec4e7@{place}/a.tif?x",
+    "https://user:5ec4e7@{place}:99999/a.tif",
+    "https://user:5ec4e7@/a.tif",
+    "https:a.tif?sig=5ec4e7",
+    "http://[::1/a.tif?sig=5ec4e7",
+    "https://user:5ec4e7@[::1/a.tif",
+    "https://dätä@{place}/\n?sig=5ec4e7",
+    "s3://bucket/a.tif?X-Amz-Signature=5ec4e7",
+    "s3://user:5ec4e7@bucket/a.tif",
+    "s3://other/a\u202e.tif?sig=5ec4e7",
+]
+
+
+@pytest.mark.parametrize("url", SIGNED)
+def test_signatures_and_passwords_are_in_no_message(
+    url: str, host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for answer in (b"<html>", (404, ""), (302, "https://elsewhere.example/b.tif?sig=5ec4e7"), (302, "http://[?5ec4e7")):
+        host.answers["/a.tif"] = answer
+        for address in (url, url.replace("https", "http")):
+            said = refused(address.replace("{place}", host.place), tmp_path, settings_of(tmp_path, host.place))
+            assert "5ec4e7" not in said
+    assert "5ec4e7" not in remote.without_secrets(url)
+    with caplog.at_level(logging.DEBUG, logger="talud"):
+        remote.notify(url.replace("{place}", host.place), {}, settings_of(tmp_path, host.place))
+    assert "5ec4e7" not in "".join(record.getMessage() for record in caplog.records if "talud" in record.name)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from talud.serving.outages import Stopped, first_line, is_outage, wait_out
 from talud.serving.settings import Settings
 from talud.serving.work import NICE, Work, map_landslides
 
+FETCHES = 4  # rasters of other machines that come, or wait for a worker, at once
 PULSE = 0.5  # seconds between two looks for jobs that wait
 REST = 10  # seconds before a cluster that was lost is asked for again
 TRIES = 5  # at one job, while clusters are lost under it
@@ -53,6 +55,8 @@ class Executor:
     slots: int = 0
     _ending: threading.Event = field(default_factory=threading.Event)
     _running: dict[str, threading.Thread] = field(default_factory=dict)
+    _fetching: dict[str, threading.Thread] = field(default_factory=dict)
+    _fetched: deque[Job] = field(default_factory=deque)
     _dismissed: set[str] = field(default_factory=set)
     _tries: dict[str, int] = field(default_factory=dict)
 
@@ -66,7 +70,7 @@ class Executor:
             yield
         finally:
             self._ending.set()
-            for thread in threads:
+            for thread in (*threads, *self._fetching.values()):
                 thread.join()
 
     def dismiss(self, job: str) -> None:
@@ -74,7 +78,10 @@ class Executor:
         self.jobs.dismiss(job)
         self.metrics.jobs.labels("dismissed").inc()
         self._dismissed.add(job)
-        if job not in self._running:
+        for waiting in [each for each in self._fetched if each.id == job]:
+            with suppress(ValueError):  # a worker has just taken it
+                self._fetched.remove(waiting)
+        if job not in self._running and job not in self._fetching:
             self.maps.remove(job)
 
     def _dispatch(self) -> None:
@@ -113,23 +120,32 @@ class Executor:
                 self._stored(self._requeue_lost)
 
     def _hand_out(self, cluster: Cluster) -> None:
-        """Begin as many jobs as the workers take.
+        """Begin as many jobs as the workers take, and as many fetches as may run beside them.
 
         Raises:
             SQLAlchemyError: the database does not answer.
         """
-        while len(self._running) < self.slots and (job := self.jobs.claim()):
-            thread = threading.Thread(target=self._run, args=(job, cluster), name=f"job {job.id}")
-            self._running[job.id] = thread
-            thread.start()
+        while len(self._running) < self.slots and (job := self._next()):
+            self._begin(job, self._running, lambda job: self._carry_out(job, cluster))
+        while len(self._fetching) + len(self._fetched) < FETCHES and (job := self.jobs.claim(remote_raster=True)):
+            self._begin(job, self._fetching, self._fetch)
+
+    def _next(self) -> Job | None:
+        """Return the next job for a worker: one whose raster was fetched, or one that needs no fetching."""
+        return self._fetched.popleft() if self._fetched else self.jobs.claim(remote_raster=False)
+
+    def _begin(self, job: Job, threads: dict[str, threading.Thread], step: Callable[[Job], None]) -> None:
+        threads[job.id] = threading.Thread(target=self._run, args=(job, threads, step), name=f"job {job.id}")
+        threads[job.id].start()
 
     def _requeue_lost(self) -> None:
         """Have jobs wait again that run by the database's account, but for which nobody works.
 
         An earlier service, or a claim whose answer was lost, has left them.
         """
+        at_work = {*self._running, *self._fetching, *(job.id for job in self._fetched)}
         for job in self.jobs.list(("running",), limit=10**6):
-            if job.id not in self._running:
+            if job.id not in at_work:
                 self.jobs.wait_again(job.id, "waits for a worker again, and goes on from its finished tiles")
 
     def _stored(self, call: Callable[[], Result]) -> Result:
@@ -140,25 +156,25 @@ class Executor:
         """
         return wait_out(call, self._ending)
 
-    def _run(self, job: Job, cluster: Cluster) -> None:
+    def _run(self, job: Job, threads: dict[str, threading.Thread], step: Callable[[Job], None]) -> None:
         try:
-            self._try(job, cluster)
+            self._try(job, step)
         except Stopped:
             log.info("job %s: stopped", job.id)
         finally:
             if job.id in self._dismissed:
                 self.maps.remove(job.id)
-            if self._running.get(job.id) is threading.current_thread():  # the job may have begun again
-                del self._running[job.id]
+            if threads.get(job.id) is threading.current_thread():  # the job may have begun again
+                del threads[job.id]
 
-    def _try(self, job: Job, cluster: Cluster) -> None:
-        """Carry a job out; what goes wrong because the service ends is no failure of the job's.
+    def _try(self, job: Job, step: Callable[[Job], None]) -> None:
+        """Do a step of a job; what goes wrong because the service ends is no failure of the job's.
 
         Raises:
             Stopped: the job is to go on no more.
         """
         try:
-            self._carry_out(job, cluster)
+            step(job)
         except Stopped:
             raise
         except ClusterError as error:
@@ -175,7 +191,15 @@ class Executor:
             log.exception("job %s: failed for a fault of talud's", job.id)
             self._fail(job, "failed for a fault of talud's; the service's log tells which")
 
+    def _fetch(self, job: Job) -> None:
+        """Fetch a job's raster; no worker waits for it."""
+        self._note(job, 0, "its raster is fetched")
+        self.intake.fetch(job, lambda: self._go_on(job))
+        self._note(job, 0, "its raster is there; waits for a worker")
+        self._fetched.append(job)
+
     def _carry_out(self, job: Job, cluster: Cluster) -> None:
+        self._go_on(job)
         raster, request = self.intake.settle(job)
         self._go_on(job)
         self._stored(lambda: self.jobs.settle(job.id, request))

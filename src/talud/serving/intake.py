@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +44,10 @@ class Intake:
             Problem: too many jobs wait.
             TaludError: the raster cannot be had, the model is not there, or they do not fit.
         """
-        self._check_queue(key)
         inputs = execute.inputs
+        if is_remote(inputs.raster.href):
+            remote.check_reference(inputs.raster.href, self.settings)
+        self._check_queue(key)
         prediction.check(inputs.threshold, inputs.minimum_area)
         subscribers = execute.subscriber.model_dump(mode="json", exclude_none=True) if execute.subscriber else {}
         for url in subscribers.values():
@@ -66,19 +69,28 @@ class Intake:
             self.maps.keep_model(job, model.path)
         return self.jobs.create(job, key.name, request, key.id)
 
+    def fetch(self, job: Job, go_on: Callable[[], object]) -> None:
+        """Fetch a job's raster from elsewhere; a job that goes on does so with the raster that it began with.
+
+        Args:
+            job: the job.
+            go_on: a function that is called again and again meanwhile; what it raises ends the fetch.
+
+        Raises:
+            TaludError: the raster cannot be had.
+        """
+        if self._fetched(job) is None:
+            remote.fetch(job.request.raster, self.maps.fetched(job.id), self.settings, go_on)
+
     def settle(self, job: Job) -> tuple[Path, Request]:
-        """A job's raster on this machine, fetched where it is elsewhere; and its request, with a model.
+        """Return a job's raster on this machine, and its request with a model.
 
         Raises:
             TaludError: the raster cannot be had, or does not fit.
         """
-        request = job.request
+        request, raster = job.request, self.raster(job)
         if not is_remote(request.raster):
-            return self.raster(job), request
-        try:
-            raster = self.raster(job)  # a job that goes on does so with the raster that it began with
-        except SourceError:
-            raster = remote.fetch(request.raster, self.maps.fetched(job.id), self.settings).absolute()
+            return raster, request
         model = self.models.look_up(f"{request.model}/{request.version}") if request.model else None
         model = self._fitting(raster, model, request.bands)
         if not self.maps.model(job.id).exists():
@@ -93,10 +105,14 @@ class Intake:
         """
         if not is_remote(job.request.raster):
             return places.local(job.request.raster, self.settings).absolute()
-        found = next(self.maps.fetched(job.id).glob("[!.]*.tif*"), None)
+        found = self._fetched(job)
         if found is None:
-            raise SourceError(f"{job.request.raster}: is not fetched yet")
-        return found.absolute()
+            raise SourceError(f"{job.request.shown_raster}: is not fetched yet, or no longer there")
+        return found
+
+    def _fetched(self, job: Job) -> Path | None:
+        found = next(self.maps.fetched(job.id).glob("[!.]*.tif*"), None)
+        return None if found is None else found.absolute()
 
     def tell(self, request: Request, event: str, job: Job) -> None:
         """Tell a subscriber how a job fares; one that does not listen changes nothing."""
@@ -139,5 +155,5 @@ class Intake:
 
 
 def is_remote(href: str) -> bool:
-    """Whether a reference names a raster of another machine, which a job fetches when its turn comes."""
+    """Return whether a reference names a raster of another machine, which a job fetches when its turn comes."""
     return href.startswith(remote.SCHEMES)

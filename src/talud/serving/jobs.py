@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, not_, or_, select, update
 from sqlalchemy.orm import Session
 
+from talud.serving import remote
 from talud.serving.database import Database, JobRow, VerdictChangeRow, VerdictRow, now
 
 Status = Literal["accepted", "running", "successful", "failed", "dismissed"]
@@ -40,6 +41,11 @@ class Request(BaseModel):
     threshold: float | None = None
     minimum_area: float = 0
     subscribers: dict[str, str] = {}
+
+    @property
+    def shown_raster(self) -> str:
+        """The raster as others may see it: without a query, which may hold a signature."""
+        return remote.without_secrets(self.raster) if self.raster.startswith(remote.SCHEMES) else self.raster
 
 
 @dataclass(frozen=True)
@@ -113,9 +119,17 @@ class JobStore:
         with Session(self.database.engine) as session:
             return set(session.scalars(select(VerdictRow.job).distinct()))
 
-    def claim(self) -> Job | None:
-        """Take the oldest job that waits, which runs from then on."""
+    def claim(self, *, remote_raster: bool | None = None) -> Job | None:
+        """Take the oldest job that waits, which runs from then on.
+
+        Args:
+            remote_raster: whether its raster is one of another machine; None: either.
+        """
         oldest = select(JobRow.id).where(JobRow.status == "accepted").order_by(JobRow.created, JobRow.id).limit(1)
+        if remote_raster is not None:
+            raster = JobRow.inputs["raster"].as_string()
+            is_remote = or_(*(raster.startswith(scheme) for scheme in remote.SCHEMES))
+            oldest = oldest.where(is_remote if remote_raster else not_(is_remote))
         moment = now()
         running = {"status": "running", "message": "has begun", "updated": moment}
         started = func.coalesce(JobRow.started, moment)

@@ -19,7 +19,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from talud.environment import CONFINED_DRIVERS
-from talud.errors import ParamsError, SourceError
+from talud.errors import ForbiddenError, ParamsError, SourceError
 from talud.serving.settings import Settings
 from talud.terminal import hushed
 
@@ -52,7 +52,8 @@ def local(href: str, settings: Settings) -> Path:
         The absolute path of a GeoTIFF, without symbolic links.
 
     Raises:
-        SourceError: there is none, or it leads out of its folder.
+        ForbiddenError: the reference is of a kind that is not taken, or leads out of its folder.
+        SourceError: there is none.
     """
     parts = _parts(href)
     if parts[0] == UPLOADS and len(parts) == 2 and re.fullmatch(UPLOAD_ID, parts[1]):
@@ -216,9 +217,11 @@ def _parts(href: str) -> list[str]:
         or any(sign in href for sign in '\\:"')
         or any(not part or part.startswith(".") for part in parts)
     ):
-        raise SourceError(
-            f"{href[:100]!a}: no reference to a raster; expected one below the data folder, such as "
-            "basins/liboriana.tif, or uploads/ID"
+        shown = re.split("[?#]", href, maxsplit=1)[0] if ":" in href else href  # a query may hold a signature
+        shown = re.sub("//[^/]*@", "//", shown)
+        raise ForbiddenError(
+            f"{shown[:100]!a}: no reference to a raster; expected one below the data folder, such as "
+            "basins/liboriana.tif, uploads/ID, or an https:// or s3:// address that is allowed"
         )
     return parts
 
@@ -244,7 +247,7 @@ def _inside(path: Path, root: Path, name: str) -> Path:
     try:
         found = path.resolve(strict=True)
         if not found.is_relative_to(root.resolve(strict=True)):
-            raise SourceError(f"{name}: leads out of its folder; put a copy there")
+            raise ForbiddenError(f"{name}: leads out of its folder; put a copy there")
         if not found.is_file():  # a pipe would keep us waiting
             raise SourceError(f"{name}: no file")
     except (OSError, RuntimeError) as error:  # a missing file, a name too long, links in a circle

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from talud.errors import (
     ClusterError,
+    ForbiddenError,
     MismatchError,
     ModelError,
     OutputError,
@@ -33,6 +34,7 @@ NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY = (
 )
 _STATUS: dict[type[TaludError], int] = {  # whose fault it is
     ParamsError: 422,
+    ForbiddenError: 403,
     SourceError: 422,
     MismatchError: 422,
     ModelError: 422,

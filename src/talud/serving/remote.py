@@ -1,43 +1,43 @@
 """Rasters of other machines, fetched from where the agency allows it, and notes to such places.
 
-What is allowed is said in `Settings.allowed`: `data.example.org` for a host at the usual ports, `data.example.org:8443`
-for one at that port, `s3://bucket` for a bucket. A name on the list must lead to public addresses, all of them, and
-the connection goes to the very address that was judged. An address of the agency's own network is allowed only where
-the list names it as such, with its port: `10.1.2.3:8080`, `[fd00::2]:8080`.
+The connection goes to the very address that was judged; `allowlist` says which places are allowed. A fetch ends within
+seconds once nobody wants it any more, whatever the other side does.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import asyncio
 import logging
 import os
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
+import anyio.to_thread
 import httpx
 
-from talud.errors import SourceError, TaludError
+from talud.errors import ForbiddenError, SourceError, TaludError
 from talud.files import replacing
 from talud.raster import PATIENCE
-from talud.serving import places
+from talud.serving import allowlist, places
 from talud.serving.settings import PREFIX, Settings
 
 SCHEMES = ("http://", "https://", "s3://")  # by which a reference to another machine is known
 HOPS = 3  # redirections that are followed
-CHUNK = 1 << 20  # bytes
 WAIT = httpx.Timeout(30, connect=10)  # seconds for the next bytes
-LONGEST = 3600  # seconds for a raster
-NOTE_WAIT = 10  # seconds for a note
-NOT_PUBLIC = tuple(  # of IPv6: IPv4 in other words (mapped, NAT64, 6to4, Teredo), and sites of old
-    ipaddress.ip_network(network)
-    for network in ("::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "fec0::/10")
-)
+LONGEST_SECONDS = 3600  # for a raster
+LEAST_BYTES_PER_SECOND = 10_000  # over each of the following times
+RATE_SECONDS = 30
+NOTE_SECONDS = 10  # for a note
+PULSE_SECONDS = 0.2  # between two looks whether a fetch is still wanted
 _COPY = """
 import resource, sys
 import rasterio.shutil
@@ -45,118 +45,204 @@ source, target, largest = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest), int(largest)))
 rasterio.shutil.copyfiles(source, target)
 """
+Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
 
 
-def fetch(url: str, folder: Path, settings: Settings) -> Path:
+def fetch(url: str, folder: Path, settings: Settings, go_on: Callable[[], object] = lambda: None) -> Path:
     """Fetch a raster into a folder.
 
     Args:
         url: http, https or s3.
         folder: which is made where it is missing.
         settings: of the agency.
+        go_on: a function that is called several times a second; what it raises ends the fetch.
 
     Returns:
         The file, under the last part of its origin's name; it is there whole, or not at all.
 
     Raises:
-        SourceError: the place is not allowed, gives nothing, or what it gives is no GeoTIFF or too large.
+        ForbiddenError: the place is not allowed.
+        SourceError: it gives nothing, or too slowly, or what it gives is no GeoTIFF or too large.
         OutputError: the file cannot be written.
     """
+    check_reference(url, settings)
     path = folder.resolve() / _file_name(url)
     with replacing(path) as scratch:
-        if url.startswith("s3://"):
-            _copy_object(url, scratch, settings)
+        pace = _Pace(without_secrets(url), settings.upload_bytes)
+
+        def watch() -> None:
+            go_on()
+            pace.check()
+
+        if url.startswith(allowlist.S3):
+            _copy_object(url, scratch, pace, watch)
         else:
-            _download(allowed(url, settings), scratch, settings)
+            _watched(_download(allowed(url, settings), scratch, settings, pace), watch)
         places.check(scratch, scratch.parent, path.name)
     return path
 
 
+def check_reference(url: str, settings: Settings) -> None:
+    """Check that a reference to another machine is one that the agency allows; nobody is asked for it yet.
+
+    Raises:
+        ForbiddenError: it is none.
+    """
+    if not url.startswith(allowlist.S3):
+        allowed(url, settings)
+        return
+    bucket, _, key = url.removeprefix(allowlist.S3).partition("/")
+    named = allowlist.BUCKET.fullmatch(bucket) and key.isprintable() and not {*key} & {*"\\?#"}
+    if not named or any(part in ("", ".", "..") for part in key.split("/")):
+        raise ForbiddenError(f"{without_secrets(url)}: no object of S3; expected s3://BUCKET/KEY")
+    if f"{allowlist.S3}{bucket}" not in settings.allowed:
+        raise ForbiddenError(
+            f"s3://{bucket}: not among the buckets that this service reads; whoever runs it can allow it "
+            f"({PREFIX}ALLOWED)"
+        )
+
+
 def notify(url: str, document: Mapping[str, object], settings: Settings) -> None:
     """Post a JSON document to a place that is allowed; where that fails, the log says so, and nothing else."""
+
+    async def post() -> None:
+        async with asyncio.timeout(NOTE_SECONDS), _answer("POST", allowed(url, settings), settings, document) as said:
+            if not said.is_success:
+                _LOG.warning("%s answered %d to a note", said.request.headers["Host"], said.status_code)
+
     try:
-        with _answer("POST", allowed(url, settings), NOTE_WAIT, json=document) as response:
-            if not response.is_success:
-                _LOG.warning("%s answered %d to a note", response.request.headers["Host"], response.status_code)
-    except (TaludError, httpx.HTTPError) as error:
+        asyncio.run(post())
+    except TimeoutError:
+        _LOG.warning("a note was not delivered: no answer within %d s", NOTE_SECONDS)
+    except httpx.HTTPError as error:
+        _LOG.warning("a note was not delivered: %s", type(error).__name__)
+    except TaludError as error:
         _LOG.warning("a note was not delivered: %s", error)
 
 
 def allowed(url: str, settings: Settings) -> httpx.URL:
-    """An address of the web that the agency allows; its name is not looked up yet.
+    """Return an address of the web that the agency allows; its name is not looked up yet.
 
     Raises:
-        SourceError: it is none.
+        ForbiddenError: it is none.
     """
+    shown = without_secrets(url)
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise SourceError(f"{url[:100]!a}: no address of the web") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise SourceError(f"{url[:100]!a}: no address of the web; expected https://HOST/PATH")
+        raise ForbiddenError(f"{shown}: no address of the web; expected https://HOST/PATH") from error
+    if parsed.scheme not in allowlist.PORTS or not parsed.host:
+        raise ForbiddenError(f"{shown}: no address of the web; expected https://HOST/PATH")
     if parsed.userinfo:
-        raise SourceError(f"{parsed.host}: an address may hold no name and password")
-    if _entry(parsed) not in {entry.lower() for entry in settings.allowed}:
-        raise SourceError(
-            f"{_entry(parsed)}: not among the places that this service fetches from; whoever runs it can allow it "
+        raise ForbiddenError(f"{parsed.host}: an address may hold no name and password")
+    if not allowlist.permits(settings.allowed, parsed):
+        standard = allowlist.port_of(parsed) == allowlist.PORTS[parsed.scheme]
+        place = allowlist.host_of(parsed) + ("" if standard else f":{allowlist.port_of(parsed)}")
+        raise ForbiddenError(
+            f"{place}: not among the places that this service fetches from; whoever runs it can allow it "
             f"({PREFIX}ALLOWED)"
         )
     return parsed
 
 
-def _entry(url: httpx.URL) -> str:
-    """By what the list of allowed places names an address: `host`, or `host:port` for ports that are not the usual."""
-    host = url.raw_host.decode("ascii").lower()
-    host = f"[{host}]" if ":" in host else host
-    return host if url.port is None else f"{host}:{url.port}"
+def without_secrets(url: str) -> str:
+    """Return an address, or what was meant as one, without its query, which may hold a signature, and its password."""
+    plain = re.sub(r"^([^/?#]*//)[^/?#]*@", r"\1", url, count=1)
+    shown = re.split(r"[?#]", plain, maxsplit=1)[0][:200]
+    return shown if shown.isprintable() and shown.isascii() else f"{shown!a}"
 
 
-def _addresses(url: httpx.URL) -> list[str]:
-    """The addresses of a host, all of which are public, or the one that the list of allowed places names as such.
+@dataclass
+class _Pace:
+    """Bytes of a raster as they come, and how few are too slow.
+
+    Attributes:
+        name: of the raster, in messages.
+        most: bytes that are fetched.
+        received: bytes until now.
+    """
+
+    name: str
+    most: int
+    received: int = 0
+    _began: float = field(default_factory=time.monotonic)
+    _since: float = field(default_factory=time.monotonic)
+    _before: int = 0
+
+    def receive(self, total: int) -> None:
+        """Note how many bytes came in all.
+
+        Raises:
+            SourceError: these are too many.
+        """
+        self.received = total
+        if total > self.most:
+            raise SourceError(f"{self.name}: larger than {self.most:,} bytes, the most that is fetched")
+
+    def check(self) -> None:
+        """Check that the raster comes fast enough.
+
+        Raises:
+            SourceError: it does not.
+        """
+        moment = time.monotonic()
+        if moment - self._began > LONGEST_SECONDS:
+            raise SourceError(f"{self.name}: took longer than {LONGEST_SECONDS} s")
+        if moment - self._since >= RATE_SECONDS:
+            if self.received - self._before < LEAST_BYTES_PER_SECOND * (moment - self._since):
+                raise SourceError(
+                    f"{self.name}: comes too slowly, with less than {LEAST_BYTES_PER_SECOND:,} bytes per second over "
+                    f"{RATE_SECONDS} s; upload the raster instead"
+                )
+            self._since, self._before = moment, self.received
+
+
+def _watched(work: Coroutine[Any, Any, Result], check: Callable[[], object]) -> Result:
+    """Return what a coroutine returns; `check` is called again and again, and what it raises ends the coroutine."""
+
+    async def watched() -> Result:
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=PULSE_SECONDS)
+                check()
+        finally:
+            if task.cancel():
+                await asyncio.wait({task})
+        return task.result()
+
+    return asyncio.run(watched())
+
+
+async def _addresses(url: httpx.URL, settings: Settings) -> list[str]:
+    """Return the addresses of a host, all of which are public, or the one that the allow-list names with its port.
 
     Raises:
         SourceError: there are none, or one is not public.
     """
-    host, port = url.raw_host.decode("ascii"), url.port or {"http": 80, "https": 443}[url.scheme]
-    if url.port is not None and _is_address(host):
+    host = url.raw_host.decode("ascii")
+    if allowlist.names_address(settings.allowed, url):
         return [host]
+
+    def look_up() -> list[str]:
+        found = socket.getaddrinfo(host, allowlist.port_of(url), type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(place[0]) for *_, place in found))
+
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
     except (OSError, UnicodeError) as error:
         raise SourceError(f"{host}: no such host") from error
-    addresses = list(dict.fromkeys(str(place[0]) for *_, place in found))
-    if not addresses or not all(map(is_public, addresses)):
+    if not addresses or not all(map(allowlist.is_public, addresses)):
         raise SourceError(f"{host}: not a public address; the agency's own ones are allowed by address and port alone")
     return addresses
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet, and leads to no other."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:  # of a link, with its zone
-        return False
-    special = ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback or ip.is_link_local
-    return ip.is_global and not special and not any(ip in network for network in NOT_PUBLIC)
-
-
-@contextmanager
-def _answer(
-    method: str,
-    url: httpx.URL,
-    wait: httpx.Timeout | float,
-    json: Mapping[str, object] | None = None,
-) -> Iterator[httpx.Response]:
-    """What a host answers, its body not read yet.
+@asynccontextmanager
+async def _answer(
+    method: str, url: httpx.URL, settings: Settings, json: Mapping[str, object] | None = None
+) -> AsyncIterator[httpx.Response]:
+    """Ask a host; its answer's body is not read yet.
 
     The connection goes to an address that was judged, and TLS is for the host's name; no proxy, cookie or password of
     this machine takes part.
@@ -166,15 +252,15 @@ def _answer(
         httpx.HTTPError: it does not answer.
     """
     host = url.raw_host.decode("ascii")
-    addresses = _addresses(url)
+    addresses = await _addresses(url, settings)
     headers = {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity", "User-Agent": "talud"}
-    with httpx.Client(verify=httpx.create_ssl_context(), trust_env=False, timeout=wait) as client:
+    async with httpx.AsyncClient(verify=httpx.create_ssl_context(), trust_env=False, timeout=WAIT) as client:
         for address in addresses:
             request = client.build_request(
                 method, url.copy_with(host=address), headers=headers, json=json, extensions={"sni_hostname": host}
             )
             try:
-                response = client.send(request, stream=True)
+                response = await client.send(request, stream=True)
             except httpx.ConnectError:
                 if address == addresses[-1]:
                     raise
@@ -182,74 +268,72 @@ def _answer(
             try:
                 yield response
             finally:
-                response.close()
+                await response.aclose()
             return
 
 
-def _download(url: httpx.URL, target: Path, settings: Settings) -> None:
+async def _download(url: httpx.URL, target: Path, settings: Settings, pace: _Pace) -> None:
     """Write what lies at an address to a file, over a few redirections, each of which is judged as the first."""
-    until = time.monotonic() + LONGEST
     for _ in range(HOPS + 1):
+        name = without_secrets(str(url))
         try:
-            with _answer("GET", url, WAIT) as response:
+            async with _answer("GET", url, settings) as response:
                 if response.has_redirect_location:
-                    url = allowed(str(url.join(response.headers["Location"])), settings)
+                    url = _next(url, response.headers["Location"], settings)
                     continue
                 if response.status_code != httpx.codes.OK:
-                    raise SourceError(f"{_said(url)}: the host answers {response.status_code}")
-                _write(response, target, settings.upload_bytes, until, _said(url))
+                    raise SourceError(f"{name}: the host answers {response.status_code}")
+                with target.open("wb") as file:
+                    async for part in response.aiter_raw():  # as they come: a larger part would keep a slow host unseen
+                        pace.receive(pace.received + len(part))
+                        file.write(part)
                 return
         except httpx.InvalidURL as error:
-            raise SourceError(f"{_said(url)}: leads to no address") from error
+            raise SourceError(f"{name}: leads to no address") from error
         except httpx.HTTPError as error:
-            raise SourceError(f"{_said(url)}: cannot be fetched: {type(error).__name__}") from error
-    raise SourceError(f"{_said(url)}: leads on and on; at most {HOPS} redirections are followed")
+            raise SourceError(f"{name}: cannot be fetched: {type(error).__name__}") from error
+    raise SourceError(f"{without_secrets(str(url))}: leads on and on; at most {HOPS} redirections are followed")
 
 
-def _write(response: httpx.Response, target: Path, largest: int, until: float, name: str) -> None:
-    """Write an answer's bytes as they come, whatever it says of their number."""
-    written = 0
-    with target.open("wb") as file:
-        for chunk in response.iter_raw(CHUNK):
-            written += len(chunk)
-            if written > largest:
-                raise SourceError(f"{name}: larger than {largest:,} bytes, the most that is fetched")
-            if time.monotonic() > until:
-                raise SourceError(f"{name}: took longer than {LONGEST} s")
-            file.write(chunk)
+def _next(url: httpx.URL, location: str, settings: Settings) -> httpx.URL:
+    """Return where a redirection leads.
 
-
-def _copy_object(url: str, target: Path, settings: Settings) -> None:
-    """Copy an object of S3, in a process of its own: it may write no larger file, and ask for no other object."""
-    bucket, _, key = url.removeprefix("s3://").partition("/")
-    named = re.fullmatch("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket) and key.isprintable() and not {*key} & {*"\\?#"}
-    if not named or any(part in ("", ".", "..") for part in key.split("/")):
-        raise SourceError(f"{url[:100]!a}: no object of S3; expected s3://BUCKET/KEY")
-    if f"s3://{bucket}" not in settings.allowed:
-        raise SourceError(
-            f"s3://{bucket}: not among the buckets that this service reads; whoever runs it can allow it "
-            f"({PREFIX}ALLOWED)"
-        )
-    source = f"/vsis3/{bucket}/{key}"
-    options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": source, "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
-    command = [sys.executable, "-c", _COPY, source, str(target), str(settings.upload_bytes + 1)]
+    Raises:
+        ForbiddenError: that place is not allowed.
+    """
+    onward = str(url.join(location))
     try:
-        done = subprocess.run(
-            command, env=PATIENCE | dict(os.environ) | options, stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=LONGEST, check=False,
+        return allowed(onward, settings)
+    except ForbiddenError as error:
+        raise ForbiddenError(f"{without_secrets(str(url))}: leads to another place: {error}") from error
+
+
+def _copy_object(url: str, target: Path, pace: _Pace, check: Callable[[], object]) -> None:
+    """Copy an object of S3, in a process of its own: it may write no larger file, and ask for no other object."""
+    source = f"/vsis3/{url.removeprefix(allowlist.S3)}"
+    options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": source, "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+    command = [sys.executable, "-c", _COPY, source, str(target), str(pace.most + 1)]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            command, env=PATIENCE | dict(os.environ) | options, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=said,
         )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise SourceError(f"s3://{bucket}/{key}: took longer than {LONGEST} s") from error
-    if target.exists() and target.stat().st_size > settings.upload_bytes:  # GDAL may not notice that it was stopped
-        raise SourceError(f"s3://{bucket}/{key}: larger than {settings.upload_bytes:,} bytes, the most that is fetched")
-    if done.returncode:
-        _LOG.warning("s3://%s/%s: %s", bucket, key, done.stderr.decode(errors="replace").strip().rpartition("\n")[2])
-        raise SourceError(f"s3://{bucket}/{key}: no raster, or not for this service's credentials")
-
-
-def _said(url: httpx.URL) -> str:
-    """An address without its query, which may hold a signature."""
-    return f"{url.scheme}://{url.netloc.decode('ascii')}{url.path}"[:200]
+        try:
+            while process.poll() is None:
+                time.sleep(PULSE_SECONDS)
+                if target.exists():
+                    pace.receive(target.stat().st_size)
+                check()
+        finally:
+            process.kill()
+            process.wait()
+        if target.exists():  # GDAL may not notice that it was stopped
+            pace.receive(target.stat().st_size)
+        if process.returncode:
+            said.seek(0)
+            reason = said.read().decode(errors="replace").strip().rpartition("\n")[2]
+            _LOG.warning("%s: %s", url, re.sub(r"\?\S*", "?…", reason))  # a query may hold a signature
+            raise SourceError(f"{url}: no raster, or not for this service's credentials")
 
 
 def _file_name(url: str) -> str:

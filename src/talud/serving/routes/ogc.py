@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 from starlette.datastructures import URL
 
-from talud.serving import catalogue, places, process
+from talud.serving import catalogue, places, process, remote
 from talud.serving.address import Address
 from talud.serving.intake import is_remote
 from talud.serving.jobs import STATUSES, Job, Status
@@ -47,7 +47,7 @@ class Conformance(BaseModel):
 class Asked(BaseModel):
     """What a job was asked for, as it was settled."""
 
-    raster: str
+    raster: Annotated[str, Field(description="its href; the query of an address, which may be signed, is left out")]
     model: str
     version: str
     threshold: float | None
@@ -233,6 +233,7 @@ def _check_small(execute: Execute, service: Service) -> None:
     """That a client may wait for the map of a raster."""
     href, most = execute.inputs.raster.href, service.settings.sync_pixels
     if is_remote(href):
+        remote.check_reference(href, service.settings)
         raise Problem(413, "a raster that has to be fetched is not waited for; ask with Prefer: respond-async")
     pixels = catalogue.header(places.local(href, service.settings)).pixels
     if pixels > most:
@@ -290,6 +291,8 @@ def _info(job: Job, request: Request) -> StatusInfo:
         finished=job.finished,
         updated=job.updated,
         progress=job.progress,
-        inputs=Asked(**job.request.model_dump(include=set(Asked.model_fields))),
+        inputs=Asked(
+            **job.request.model_dump(include=set(Asked.model_fields) - {"raster"}), raster=job.request.shown_raster
+        ),
         links=links,
     )

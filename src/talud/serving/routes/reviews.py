@@ -198,7 +198,7 @@ def map_(service: Running, _: Reader, finished: Finished) -> MapInfo:
         threshold=record["threshold"],
         model=finished.job.request.model,
         version=finished.job.request.version,
-        raster=finished.job.request.raster,
+        raster=finished.job.request.shown_raster,
         name=record["raster"],
         resolution=pixel_metres(grid),
         synthetic=record["stack"].get("TALUD_SYNTHETIC") == "yes",
@@ -217,7 +217,7 @@ def tile(layer: tiles.Layer, z: Zoom, x: Column, y: Row, service: Running, _: Re
     """
     shown = finished.products.probability if layer == "probability" else finished.raster
     if shown is None:
-        raise Problem(422, f"{finished.job.request.raster}: is there no more; the map of it is")
+        raise Problem(422, f"{finished.job.request.shown_raster}: is there no more; the map of it is")
     return picture(shown, service.settings, layer, z, x, y)
 
 
