@@ -207,8 +207,8 @@ def test_serve_says_where_it_is_and_that_nobody_has_a_key_yet(service_project: P
 def test_an_address_that_makes_no_sense_is_refused(
     name: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for each in ("DATA", "RESULTS"):
-        monkeypatch.setenv(f"{PREFIX}{each}", str(tmp_path))
+    monkeypatch.setenv(f"{PREFIX}DATA", str(tmp_path / "rasters"))
+    monkeypatch.setenv(f"{PREFIX}RESULTS", str(tmp_path / "maps"))
     monkeypatch.setenv(f"{PREFIX}{name}", value)
     with pytest.raises(ParamsError, match=said):
         Settings.load()
