@@ -21,7 +21,6 @@ LEFT, TOP = CORNER
 SIDE = 64  # pixels of 12.5 m
 SQUARE = shapely.box(LEFT + 200, TOP - 300, LEFT + 300, TOP - 200)
 AWAY = shapely.affinity.translate(SQUARE, 250_000)
-HOLLOW = shapely.Polygon([(LEFT, TOP), (LEFT, np.nan), (LEFT + 9, TOP)])
 AREA = {"role": "training", "folder": "data"}
 WGS84 = "EPSG:4326"
 
@@ -67,6 +66,10 @@ def geojson(path: Path, *geometries: shapely.Geometry, crs: str | None = None) -
     if crs:
         content["crs"] = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:{crs.replace(':', '::')}"}}
     path.write_text(json.dumps(content))
+
+
+def without_number() -> shapely.Polygon:
+    return shapely.Polygon([(LEFT, TOP), (LEFT, np.nan), (LEFT + 9, TOP)])
 
 
 def swapped(geometry: shapely.Geometry) -> shapely.Geometry:
@@ -121,7 +124,7 @@ REFUSED: dict[str, tuple[Fill, str]] = {
         lambda at: write(at / "inventory.gpkg", AWAY), r"the nearest lies 249 km away; look at its coordinate reference"
     ),
     "NaN": (
-        lambda at: write(at / "inventory.gpkg", SQUARE, HOLLOW),
+        lambda at: write(at / "inventory.gpkg", SQUARE, without_number()),
         r"1 of 2 feature\(s\) has a coordinate that is no number",
     ),
     "boundary elsewhere": (

@@ -46,6 +46,8 @@ def import_(
     result = revise(project, area, edits)
     if result.mended:
         print(f"mended: {len(result.mended)} (features {', '.join(map(str, result.mended))})")
+    for column, name in result.renamed.items():
+        print(f"column '{column}' is kept as '{name}'")
     if result.outside:
         print(f"left aside: {result.outside} outside the grid of {area}")
     if result.filtered:

@@ -25,7 +25,7 @@ import shapely
 from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 
-from talud.data import sources
+from talud.data import columns, sources
 from talud.data.inventory import Polygons, layer_of, polygonal
 from talud.data.mixer import mixing
 from talud.data.placement import check_coordinates
@@ -71,6 +71,7 @@ class Revision:
         mended: numbers (fid) of the corrected features that were no valid polygons, and are now.
         outside: how many corrected polygons lie outside the area's grid, and were left aside.
         filtered: how many the area's inventory_filter leaves out, likewise.
+        renamed: names of columns that the inventory cannot hold, and those under which their values are kept.
         written: whether the file was replaced. Not, where nothing has changed, attributes included.
     """
 
@@ -84,6 +85,7 @@ class Revision:
     mended: tuple[int, ...]
     outside: int
     filtered: int
+    renamed: dict[str, str]
     written: bool
 
 
@@ -114,9 +116,9 @@ def revise(project: Project, name: str, edits: Path) -> Revision:
     corrected, valid = _read(edits, area.inventory_filter)
     filtered, corrected = int((~valid).sum()), corrected[valid]
     corrected, mended = _mended(edits, corrected)
-    if path.suffix.lower() == ".shp":
-        corrected = _short(edits, corrected)
-    corrected = _like(edits, corrected.to_crs(current.crs), current)
+    reserved = () if path.suffix.lower() != ".gpkg" else _layer_columns(path).values()
+    corrected, renamed = columns.fitted(edits, corrected, current, path.suffix.lower(), reserved)
+    corrected = corrected.to_crs(current.crs)
     inside, here = _touching(corrected, grid), counts & _touching(current, grid)
     if not inside.any():
         place = Polygons.read(edits, "inventory", grid.crs, area.inventory_filter).elsewhere(grid)
@@ -127,7 +129,7 @@ def revise(project: Project, name: str, edits: Path) -> Revision:
     pairs = _pairs(_ground(old, grid), _ground(new, grid))
     frame = _joined(current[~here], _carried(old, new, pairs), current)
     written = _replace(path, frame, current, grid, area.inventory_filter, len(new), known)
-    return Revision(path, *_tallies(old, new, pairs, grid), mended, int((~inside).sum()), filtered, written)
+    return Revision(path, *_tallies(old, new, pairs, grid), mended, int((~inside).sum()), filtered, renamed, written)
 
 
 def _inventory(project: Project, name: str, area: Area) -> Path:
@@ -142,7 +144,7 @@ def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArra
     """All features by their fid, flat, whole numbers so that some may be missing; and which of them count."""
     with _reading(path, where) as whole:
         layer = layer_of(path, "inventory")
-        frame = pyogrio.read_dataframe(whole, layer=layer, fid_as_index=True)
+        frame = columns.read_frame(whole, layer)
         if not isinstance(frame, geopandas.GeoDataFrame):
             raise SourceError(f"{path}: holds no polygons")
         counts = np.ones(len(frame), bool)
@@ -152,11 +154,6 @@ def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArra
     check_coordinates(path, frame)
     frame = frame.rename_geometry("geometry") if frame.geometry.name != "geometry" else frame
     frame["geometry"] = shapely.force_2d(frame.geometry.to_numpy())
-    for column, kind in frame.dtypes.items():
-        if kind.kind in "iu":
-            frame[column] = frame[column].astype("Int64")
-        elif kind.kind == "b":
-            frame[column] = frame[column].astype("boolean")
     return frame, counts
 
 
@@ -168,6 +165,7 @@ def _reading(path: Path, where: str | None) -> Iterator[Path]:
     clause = f" with the area's inventory_filter {where!r}" if where else ""
     with open_vector(path, f" as polygons{clause}") as whole, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # OGR's remarks, on what is checked here
+        warnings.filterwarnings("ignore", "Could not parse column", UserWarning)  # it stays text
         yield whole
 
 
@@ -208,28 +206,11 @@ def _refuse(path: Path, numbers: Sequence[int], why: str) -> None:
         )
 
 
-def _short(path: Path, frame: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
-    """The features with the names that their columns have in a Shapefile, which holds ten characters of each."""
-    names = {name: name if name == "geometry" else name[:10] for name in frame.columns}
-    if len(set(names.values())) < len(names):
-        raise SourceError(
-            f"{path}: two of its columns have the same first ten characters, more than the inventory, a Shapefile, can "
-            "tell apart; rename one"
-        )
-    return frame.rename(columns=names)
-
-
-def _like(path: Path, frame: geopandas.GeoDataFrame, current: geopandas.GeoDataFrame) -> geopandas.GeoDataFrame:
-    """The features with columns of the same kinds as those of the present inventory, where both have one."""
-    for column in frame.columns.intersection(current.columns).drop("geometry"):
-        try:
-            frame[column] = frame[column].astype(current[column].dtype)
-        except (ValueError, TypeError) as error:
-            raise SourceError(
-                f"{path}: the column '{column}' is of another kind than that of the inventory "
-                f"({frame[column].dtype}, {current[column].dtype}); convert or rename it"
-            ) from error
-    return frame
+def _layer_columns(path: Path) -> dict[str, str]:
+    """Return how a GeoPackage's layer calls the numbers and the geometries of its features, as creation options."""
+    with open_vector(path) as whole:
+        info = pyogrio.read_info(whole, layer=layer_of(path, "inventory"))
+    return {"FID": str(info["fid_column"] or "fid"), "GEOMETRY_NAME": str(info["geometry_name"] or "geom")}
 
 
 def _ground(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.object_]:
@@ -288,13 +269,13 @@ def _joined(
 ) -> geopandas.GeoDataFrame:
     """Features that stay, then those of the correction; the columns of the present inventory first."""
     names = [*current.columns, *new.columns.difference(current.columns, sort=False)]
-    columns = {}
+    joined = {}
     for name in names:
         parts = [frame[name] for frame in (kept, new) if name in frame.columns and len(frame)]
         missing = len(kept) if name not in kept.columns else 0
         whole = pandas.concat(parts, ignore_index=True) if parts else pandas.Series([], dtype=object)
-        columns[name] = whole.set_axis(range(missing, missing + len(whole))).reindex(range(len(kept) + len(new)))
-    return geopandas.GeoDataFrame(columns, geometry="geometry", crs=current.crs)
+        joined[name] = whole.set_axis(range(missing, missing + len(whole))).reindex(range(len(kept) + len(new)))
+    return geopandas.GeoDataFrame(joined, geometry="geometry", crs=current.crs)
 
 
 def _replace(
@@ -351,6 +332,7 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
             shutil.copyfile(whole, made)
         release(made)
         kind = str(pyogrio.read_info(plain_path(made), layer=layer)["geometry_type"]).removesuffix(" Z")
+        options |= _layer_columns(made)
         single = kind == "Polygon" and (frame.geom_type == "Polygon").all()
         polygons = {"geometry_type": "Polygon" if single else "MultiPolygon", "promote_to_multi": not single}
         options |= polygons if kind.endswith("Polygon") else {"geometry_type": "Unknown"}
@@ -364,10 +346,10 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
 
 def _features(frame: geopandas.GeoDataFrame) -> Counter[tuple[object, ...]]:
     """What an inventory holds, whatever its order: outlines and the attributes that are stated."""
-    columns = sorted(frame.columns.drop("geometry"))
+    names = sorted(frame.columns.drop("geometry"))
     shapes = shapely.to_wkb(shapely.normalize([_flat(each) for each in frame.geometry]))
-    rows = zip(*(frame[column] for column in columns), strict=True) if columns else [()] * len(frame)
-    stated = (tuple(str(pair) for pair in zip(columns, row, strict=True) if pandas.notna(pair[1])) for row in rows)
+    rows = zip(*(frame[name] for name in names), strict=True) if names else [()] * len(frame)
+    stated = (tuple(str(pair) for pair in zip(names, row, strict=True) if pandas.notna(pair[1])) for row in rows)
     return Counter(zip(shapes, stated, strict=True))
 
 

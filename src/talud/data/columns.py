@@ -1,0 +1,127 @@
+"""Columns of a corrected inventory, under names and of kinds that the present inventory's format can keep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pandas
+import pyogrio
+
+from talud.errors import SourceError
+
+GEOMETRY = "geometry"  # the name of the polygons' column in a frame, which no attribute can have
+_SHAPEFILE_NAME = 10  # characters of a column's name, at most
+_SHAPEFILE_TEXT = 254  # bytes of a text, at most
+
+
+def read_frame(path: Path, layer: str) -> pandas.DataFrame:
+    """Return the features of a layer by their numbers (fid); an attribute called `geometry` as `geometry_2`.
+
+    Values that are lists or objects become JSON, so that every format can hold them; whole numbers and truth values
+    are of kinds in which some may be missing.
+    """
+    frame: pandas.DataFrame = pyogrio.read_dataframe(path, layer=layer, fid_as_index=True)
+    fields = [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
+    if GEOMETRY in fields:  # pyogrio drops it for the polygons
+        hidden = pyogrio.read_dataframe(path, layer=layer, columns=[GEOMETRY], read_geometry=False, fid_as_index=True)
+        frame[_free(GEOMETRY, fields)] = hidden[GEOMETRY]
+    for column, kind in frame.dtypes.drop(GEOMETRY, errors="ignore").items():
+        if kind.kind in "iu":
+            frame[column] = frame[column].astype("Int64")
+        elif kind.kind == "b":
+            frame[column] = frame[column].astype("boolean")
+        elif kind.kind == "O" and not isinstance(frame[column].array, geopandas.array.GeometryArray):
+            frame[column] = frame[column].map(_plain)
+    return frame
+
+
+def fitted(
+    path: Path, frame: geopandas.GeoDataFrame, current: geopandas.GeoDataFrame, suffix: str, reserved: Collection[str]
+) -> tuple[geopandas.GeoDataFrame, dict[str, str]]:
+    """Return corrected features with columns that the present inventory can hold, and which names had to change.
+
+    A name that differs in case only from one of the inventory's is taken as that; one that the format keeps for itself,
+    or whose values are of another kind than those of the inventory's column, gets a number.
+
+    Args:
+        path: of the corrected features, for errors.
+        frame: them.
+        current: the features of the present inventory.
+        suffix: of its file, which says the format.
+        reserved: names that its layer keeps for the numbers and the geometries of features.
+
+    Raises:
+        SourceError: a text is longer than a Shapefile's column can hold.
+    """
+    longest = _SHAPEFILE_NAME if suffix == ".shp" else None
+    exact = suffix not in (".shp", ".gpkg")  # names of GeoJSON that differ in case only are two
+    known = {name if exact else name.lower(): name for name in current.columns.drop(GEOMETRY)}
+    kept_back = {name.lower() for name in reserved}
+    taken: set[str] = set()
+    names: dict[str, str] = {}
+    columns = {GEOMETRY: frame[GEOMETRY]}
+    # First those that keep their names, so that none of these is given to another column.
+    order = sorted(
+        frame.columns.drop(GEOMETRY), key=lambda name: (name not in current.columns, name.lower() in kept_back)
+    )
+    for column in order:
+        wanted = (column or "column")[:longest]
+        number = 1
+        while True:
+            name = wanted if number == 1 else _numbered(wanted, number, longest)
+            key = name if exact else name.lower()
+            name = known.get(key, name)
+            values = _of_kind(frame[column], current[name]) if name in current.columns else frame[column]
+            if key not in taken and name.lower() not in kept_back and name != GEOMETRY and values is not None:
+                break
+            number += 1
+        taken.add(key)
+        columns[name] = values
+        if name != column:
+            names[column] = name
+    if suffix == ".shp":
+        _refuse_long_texts(path, columns)
+    return geopandas.GeoDataFrame(columns, geometry=GEOMETRY, crs=frame.crs), names
+
+
+def _of_kind(values: pandas.Series, like: pandas.Series) -> pandas.Series | None:
+    """Return values as the kind of another column; None where they are not all of it."""
+    try:
+        return values.astype(like.dtype)
+    except (ValueError, TypeError):
+        return None
+
+
+def _free(name: str, fields: Collection[str]) -> str:
+    number = 2
+    while _numbered(name, number, None) in fields:
+        number += 1
+    return _numbered(name, number, None)
+
+
+def _numbered(name: str, number: int, longest: int | None) -> str:
+    end = f"_{number}"
+    return (name[: longest - len(end)] if longest else name) + end
+
+
+def _plain(value: object) -> object:
+    """Return a list or an object as JSON, and anything else as it is."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, bytes):
+        return value.hex()
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+
+
+def _refuse_long_texts(path: Path, columns: dict[str, pandas.Series]) -> None:
+    for name, values in columns.items():
+        for value in values if name != GEOMETRY else ():
+            if isinstance(value, str) and len(value.encode()) > _SHAPEFILE_TEXT:
+                raise SourceError(
+                    f"{path}: the column '{name}' holds a text of {len(value.encode())} bytes, and the inventory, a "
+                    f"Shapefile, can hold {_SHAPEFILE_TEXT}; shorten it, or turn the inventory into a GeoPackage"
+                )
