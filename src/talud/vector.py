@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyogrio
+from shapely.errors import ShapelyError
 
 from talud.errors import SourceError
 from talud.geopackage import snapshot
@@ -29,6 +30,6 @@ def open_vector(path: str | Path, as_what: str = "") -> Iterator[Path]:
         whole = plain_path(current)
         try:
             yield whole
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, ShapelyError) as error:  # the last: of a ring that is not closed
             reason = " ".join(str(error).split()).replace(str(whole), str(path)).replace(str(current), str(path))
             raise SourceError(f"{path}: cannot be read{as_what}: {reason}") from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import subprocess
 from pathlib import Path
 
@@ -179,3 +180,13 @@ def test_a_multipolygon_covers_what_its_parts_cover(rings: list[list[tuple[int, 
     for part in each:
         expected |= part.cover(GRID, all_touched=False)
     assert np.array_equal(together, expected)
+
+
+def test_ring_that_is_not_closed_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    frame = geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 9, 9)], crs="EPSG:32618")
+    frame.to_file(tmp_path / "inventory.shp")
+    content = bytearray((tmp_path / "inventory.shp").read_bytes())
+    content[-8:] = struct.pack("<d", 5)  # the last coordinate of the ring
+    (tmp_path / "inventory.shp").write_bytes(content)
+    with pytest.raises(SourceError, match=r"inventory\.shp: cannot be read as polygons"):
+        Polygons.read(tmp_path / "inventory.shp", "inventory", CRS.from_epsg(32618))
