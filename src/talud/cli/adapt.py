@@ -52,11 +52,13 @@ def adapt(
         talud adapt landslide-unet-7band@champion stacks/liboriana.tif --area liboriana --strength 0.7 --json
     """
     from talud.adaptation import adapting
+    from talud.data.record import check_current
     from talud.evaluation import derived
     from talud.project import root_around
 
     if derived.is_file(model) and out is None:
         raise typer.BadParameter("a file is adapted to a file: give one", param_hint="--out")
+    check_current(raster)
     root = root_around(Path.cwd())
     source = derived.original(root, model)
     made = adapting.adapt(source, raster, area, strength)

@@ -75,11 +75,13 @@ def predict(
     with ended_by_ctrl_c():  # an extension module that is being imported would make an ImportError of it
         from talud import load_model
         from talud.cli.progress import shown
+        from talud.data.record import check_current
         from talud.inference import prediction
 
         if model == "auto" or ":/" in model:  # the registry takes as long to import as the rest together
             from talud import selection
 
+    check_current(raster)
     loaded = (
         selection.for_stack(raster, provider, precision) if model == "auto" else load_model(model, provider, precision)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from talud.contract import Contract
-from talud.data.record import data_version
+from talud.data.record import current_stack, data_version
 from talud.errors import StudyError
 from talud.project import Project
 
@@ -28,6 +28,8 @@ def check_held_out(contract: Contract, path: Path, project: Project) -> None:
             f"{path}: was trained on {', '.join(gone)}, no training area of params.yaml any more; remove "
             f"{records} and run dvc repro"
         )
+    for area in contract.areas:
+        current_stack(project, area)
     if data_version(project, contract.areas) != contract.data_version:
         raise StudyError(
             f"{path}: was trained on other stacks or inventories than the present ones of "

@@ -148,4 +148,5 @@ def _record(
         skipped_polygons=None,
         patches=tuple(pair.name for pair in folder.pairs),
         unlabelled_patches=len(folder.pairs) - folder.labelled,
+        settings=area.model_dump(mode="json"),
     )

@@ -8,13 +8,23 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from talud.errors import StudyError
-from talud.params import Source
-from talud.project import Project
+from talud.params import Area, Source, StackOptions
+from talud.project import Project, root_around
+from talud.raster import open_raster
 
 BANDS_OF = "TALUD_BANDS_OF_"  # and the name of a source: the tag of the bands that were taken from it
 _SOURCES = "TALUD_SOURCES"
+# Options of older stacks, which state no settings, by the tags that they have always had.
+_OPTION_TAGS = {
+    "TALUD_RESOLUTION": "resolution",
+    "TALUD_SLOPE": "slope",
+    "TALUD_CURVATURE": "curvature",
+    "TALUD_SAR_UNIT": "sar_unit",
+    "TALUD_LEE_WINDOW": "lee_window",
+}
 _LABELS = ("inventory", "boundary", "masks")
 
 
@@ -40,6 +50,7 @@ class Record:
     skipped_polygons: int | None
     patches: tuple[str, ...] | None = None
     unlabelled_patches: int | None = None
+    settings: dict[str, Any] | None = None  # of params.yaml that it was made with; None in older records
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
@@ -85,3 +96,84 @@ def data_version(project: Project, areas: Sequence[str]) -> str:
 def version_of(digests: Sequence[str]) -> str:
     """The data version that the MD5s of stacks and masks come to."""
     return hashlib.md5("\n".join(sorted(digests)).encode(), usedforsecurity=False).hexdigest()
+
+
+def settings(area: Area, options: StackOptions) -> dict[str, Any]:
+    """Return what params.yaml says of a stack, as JSON has it: the area, and the options of a stack of rasters."""
+    stated = area.model_dump(mode="json")
+    if area.patches:  # the options say nothing of a patch data set
+        return stated
+    return stated | options.model_dump(mode="json", exclude={"overlap"})
+
+
+def current_stack(project: Project, area: str) -> Path:
+    """Return the path of an area's stack, once its record has been found to match params.yaml.
+
+    A stack without a record, as another program may have put it there, is taken as it is; so is one that is missing,
+    which whoever opens it says.
+
+    Raises:
+        ParamsError: there is no such area.
+        StudyError: params.yaml has changed since the stack was made, or the record is damaged.
+    """
+    path, record = project.stack(area), project.record(area)
+    shown = path.relative_to(project.root)
+    again = f"run talud stack {area} (or dvc repro)"
+    if not record.is_file():
+        other = next(iter(record.parent.parent.glob(f"*/{area}.json")), None)
+        if other is not None:
+            raise StudyError(
+                f"{shown}: was made for the role {other.parent.name}, and params.yaml says {record.parent.name}; "
+                f"{again}"
+            )
+        return path
+    try:
+        made_with = json.loads(record.read_bytes()).get("settings")
+    except (ValueError, AttributeError) as error:
+        raise StudyError(f"{record}: is damaged; {again} again") from error
+    now = settings(project.params.area(area), project.params.stack)
+    if made_with is None:
+        made_with = _stated_by_tags(path, now)
+    changes = [
+        f"{key} {_shown(made_with[key])}, and params.yaml says {_shown(now[key])}"
+        for key in now
+        if key in made_with and made_with[key] != now[key]
+    ]
+    if changes:
+        raise StudyError(f"{shown}: was made with {'; '.join(changes)}; {again}")
+    return path
+
+
+def check_current(raster: str | Path) -> None:
+    """Check a raster that is the stack of an area of the project around it, as `current_stack` does.
+
+    Raises:
+        ParamsError: the project's params.yaml is wrong.
+        StudyError: params.yaml has changed since the stack was made.
+    """
+    path = Path(raster).resolve()
+    root = root_around(path.parent)
+    if path.suffix != ".tif" or root is None or path.parent != root / "stacks":
+        return
+    project = Project.find(root)
+    if path.stem in project.params.areas:
+        current_stack(project, path.stem)
+
+
+def _stated_by_tags(stack: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that the tags of an older stack state, those that are as `now` in the same form."""
+    if not stack.is_file():
+        return {}
+    with open_raster(stack) as dataset:
+        tags = dataset.tags()
+    found = {option: tags[tag] for tag, option in _OPTION_TAGS.items() if tag in tags and option in now}
+    return {option: now[option] if text == _tag(now[option]) else text for option, text in found.items()}
+
+
+def _tag(value: object) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _shown(value: object) -> str:
+    """Return a setting for a reader: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

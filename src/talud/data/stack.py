@@ -21,7 +21,7 @@ from talud.data.mask import KnownPixels, check_known, mask_layout
 from talud.data.mixer import Mixer, mixing
 from talud.data.overlap import refuse_overlap
 from talud.data.recipe import Recipe, recipe_like, recipe_of
-from talud.data.record import BANDS_OF, Record, forget_other_roles, sources_tag
+from talud.data.record import BANDS_OF, Record, forget_other_roles, settings, sources_tag
 from talud.errors import MismatchError, OutputError, SourceError
 from talud.files import md5, replacing_together, synchronise
 from talud.fingerprint import fingerprint
@@ -334,4 +334,5 @@ def _record(
         polygons=None if inventory is None else len(inventory.geometries),
         repaired_polygons=None if inventory is None else inventory.repaired,
         skipped_polygons=None if inventory is None else inventory.skipped,
+        settings=settings(recipe.area, recipe.options),
     )

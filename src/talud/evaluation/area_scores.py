@@ -9,6 +9,7 @@ from rasterio.windows import Window
 
 from talud.contract import FineTuning
 from talud.data.held_out import check_held_out
+from talud.data.record import current_stack
 from talud.errors import StudyError
 from talud.evaluation.assessment import Assessment, Sight, Subject, Unit
 from talud.evaluation.comparison import mapped
@@ -51,7 +52,7 @@ def place(project: Project, area: str, *, test: bool) -> Place:
         SourceError: its stack or mask is missing or cannot be read.
         StudyError: it cannot be split.
     """
-    with open_raster(project.stack(area)) as stack:
+    with open_raster(current_stack(project, area)) as stack:
         side, grid = patch_side(stack), Grid.of(stack)
     unit: Unit = "patches" if side else "blocks"
     if test:
@@ -134,7 +135,7 @@ def _sights(model: Model, project: Project, where: Place) -> Iterator[Sight]:
             for window in where.windows:
                 yield truths.read(1, window=window), classes.read(1, window=window)
         return
-    levels = probabilities(model, project.stack(where.area), where.windows)
+    levels = probabilities(model, current_stack(project, where.area), where.windows)
     with open_raster(project.mask(where.area)) as truths:
         for window, probability in zip(where.windows, levels, strict=True):
             yield truths.read(1, window=window), at_threshold(probability, model.contract.threshold)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 
 from talud.data.patches import Part, block_side
+from talud.data.record import current_stack
 from talud.evaluation.scoring import block_windows
 from talud.grid import Grid
 from talud.inference.prediction import predict, probabilities
@@ -111,14 +112,14 @@ def mapped(models: Sequence[Model], project: Project, area: str) -> Iterator[tup
         maps = []
         for number, model in enumerate(models):
             out = Path(folder) / str(number)
-            predict(model, project.stack(area), out)
+            predict(model, current_stack(project, area), out)
             maps.append(opened.enter_context(open_raster(out / "landslides.tif")))
         yield truths, maps
 
 
 def _blocks(models: Sequence[Model], project: Project, area: str, part: Part) -> Iterator[Sight]:
     windows = block_windows(project, area, part)
-    answers = (probabilities(model, project.stack(area), windows) for model in models)
+    answers = (probabilities(model, current_stack(project, area), windows) for model in models)
     with open_raster(project.mask(area)) as truths:
         for window, *levels in zip(windows, *answers, strict=True):
             maps = [at_threshold(level, model.contract.threshold) for model, level in zip(models, levels, strict=True)]

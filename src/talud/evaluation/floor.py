@@ -18,6 +18,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from talud.data.patches import Part
+from talud.data.record import current_stack
 from talud.errors import StudyError
 from talud.evaluation.area_scores import place
 from talud.evaluation.assessment import Assessment, Subject
@@ -94,6 +95,8 @@ def grow(project: Project, band_set: str) -> Forest:
     except ImportError as error:
         raise StudyError("a random forest needs scikit-learn; install talud[train]") from error
     bands, seed = project.params.band_set(band_set), project.params.seed
+    for area in project.params.areas_of("training"):
+        current_stack(project, area)  # whose mask, which is read first, has the same parameters
     if not project.params.areas_of("training"):
         raise StudyError("params.yaml names no area of the role training; a random forest needs one")
     values, landslide = _balanced(_part(project, bands, "training"), len(bands), seed)
@@ -114,7 +117,7 @@ def _part(project: Project, bands: Sequence[str], part: Part) -> Iterator[View]:
 
 
 def _views(project: Project, area: str, windows: Iterable[Window], bands: Sequence[str]) -> Iterator[View]:
-    with open_raster(project.stack(area)) as stack, open_raster(project.mask(area)) as truths:
+    with open_raster(current_stack(project, area)) as stack, open_raster(project.mask(area)) as truths:
         numbers = _numbers(stack, bands)
         for window in windows:
             yield stack.read(numbers, window=window, out_dtype="float32"), truths.read(1, window=window)

@@ -13,6 +13,7 @@ from rasterio.io import DatasetReader
 
 from talud.bands import Group, band
 from talud.data.patches import split
+from talud.data.record import current_stack
 from talud.evaluation import figures
 from talud.grid import Grid
 from talud.metrics import LANDSLIDE, UNKNOWN
@@ -72,7 +73,7 @@ def view(project: Project, area: str, band_sets: Sequence[str]) -> Viewer:
     Raises:
         SourceError: one of its rasters is missing or cannot be read.
     """
-    with open_raster(project.stack(area)) as stack:
+    with open_raster(current_stack(project, area)) as stack:
         grid = Grid.of(stack)
         shape = _picture_shape(grid)
         title, caption, images = _base(stack, shape)

@@ -12,6 +12,7 @@ from rasterio.io import DatasetReader
 
 from talud.data.held_out import check_held_out
 from talud.data.patches import block_side
+from talud.data.record import current_stack
 from talud.errors import StudyError
 from talud.evaluation import agreement
 from talud.evaluation.agreement import Agreement
@@ -148,7 +149,7 @@ def _notes(models: tuple[Model, Model], project: Project, area: str) -> Iterator
 def _write(
     comparison: Comparison, project: Project, truths: DatasetReader, maps: list[DatasetReader], out: Path
 ) -> None:
-    with open_stack(project.stack(comparison.area), comparison.models[0].contract) as stack:
+    with open_stack(current_stack(project, comparison.area), comparison.models[0].contract) as stack:
         synthetic = stack.provenance.get("TALUD_SYNTHETIC") == "yes"
         tags = {"TALUD_AREA": comparison.area} | ({"TALUD_SYNTHETIC": "yes"} if synthetic else {})
         for letter, raster in zip("AB", maps, strict=True):

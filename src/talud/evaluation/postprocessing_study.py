@@ -20,6 +20,7 @@ from rasterio.windows import Window
 from talud.bands import Group, band
 from talud.data.held_out import check_held_out
 from talud.data.patches import Part
+from talud.data.record import current_stack
 from talud.evaluation.bootstrap import Difference, f1_difference
 from talud.evaluation.objects import DETECTED, ObjectTally
 from talud.evaluation.postprocessing import Ground, postprocessed
@@ -324,13 +325,13 @@ def _told(views: Iterable[View], tell: Callable[[], None]) -> Iterator[View]:
 
 def _map_windows(project: Project, area: str) -> list[Window]:
     """The windows in which an area's map is looked at: the cells of a stack of patches, else large squares."""
-    with open_raster(project.stack(area)) as stack:
+    with open_raster(current_stack(project, area)) as stack:
         return Grid.of(stack).windows(patch_side(stack) or WINDOW)
 
 
 def _block_views(model: Model, project: Project, area: str, windows: Sequence[Window]) -> Iterator[View]:
     """Views of windows whose probabilities know nothing of what lies around them."""
-    stack = project.stack(area)
+    stack = current_stack(project, area)
     for window, probability in zip(windows, probabilities(model, stack, windows), strict=True):
         yield _view(project, area, window, probability)
 
@@ -338,14 +339,14 @@ def _block_views(model: Model, project: Project, area: str, windows: Sequence[Wi
 def _map_views(model: Model, project: Project, area: str, windows: Sequence[Window]) -> Iterator[View]:
     """Views of an area's map, which is not kept."""
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
-        predict(model, project.stack(area), Path(folder) / "map")
+        predict(model, current_stack(project, area), Path(folder) / "map")
         with open_raster(Path(folder) / "map" / "probability.tif") as levels:
             for window in windows:
                 yield _view(project, area, window, levels.read(1, window=window))
 
 
 def _view(project: Project, area: str, window: Window, probability: NDArray[np.float32]) -> View:
-    with open_raster(project.mask(area)) as truths, open_raster(project.stack(area)) as stack:
+    with open_raster(project.mask(area)) as truths, open_raster(current_stack(project, area)) as stack:
         names = stack.descriptions
         optical = [name for name in names if name and band(name).group is Group.OPTICAL]
 

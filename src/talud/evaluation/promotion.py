@@ -21,6 +21,7 @@ import numpy as np
 
 from talud import registry
 from talud.contract import Contract, Reduced, variant_path
+from talud.data.record import current_stack
 from talud.errors import MismatchError, ModelError, PromotionError, RegistryError
 from talud.evaluation import gate as gates
 from talud.evaluation.gate import Gate
@@ -356,7 +357,7 @@ def _rival(project: Project, champion: registry.Version | None) -> _Rival:
     try:
         model = _open(champion, project)
         for area in (*project.params.areas_of("training"), *project.params.areas_of("gate")):
-            with open_stack(project.stack(area), model.contract):
+            with open_stack(current_stack(project, area), model.contract):
                 pass
     except (MismatchError, ModelError) as error:
         return _Rival(named, None, f"{named}, cannot be run on the present stacks: {error}")

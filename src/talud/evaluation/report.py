@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jinja2
 
+from talud.data.record import current_stack
 from talud.errors import StudyError
 from talud.evaluation import figures, findings, study, summary
 from talud.evaluation.assumptions import Assumption, assumptions
@@ -51,7 +52,7 @@ class AreaFacts:
             SourceError: the stack is missing or cannot be read.
         """
         area = project.params.area(name)
-        with open_raster(project.stack(name)) as stack:
+        with open_raster(current_stack(project, name)) as stack:
             grid, tags = Grid.of(stack), stack.tags()
         dates = {
             "event": area.event,

@@ -15,6 +15,7 @@ from rasterio.windows import Window
 
 from talud.data.held_out import check_held_out
 from talud.data.patches import Part, split
+from talud.data.record import current_stack
 from talud.errors import MismatchError, StudyError, TaludWarning
 from talud.evaluation.reliability import Reliability
 from talud.evaluation.results import Scores, ScoreTable
@@ -103,6 +104,8 @@ def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
 
 def labelled(project: Project) -> list[str]:
     """The areas whose mask knows the truth of any pixel."""
+    for area in project.params.areas:
+        current_stack(project, area)  # whose mask has the same parameters
     return [area for area in project.params.areas if _knows_truth(project.mask(area))]
 
 
@@ -113,6 +116,7 @@ def _knows_truth(mask: Path) -> bool:
 
 def block_windows(project: Project, area: str, part: Part) -> list[Window]:
     """The blocks of one part of an area's split."""
+    current_stack(project, area)  # whose mask has the same parameters
     blocks = split(project.mask(area), project.params.split, project.params.seed)
     return [block.window for block in blocks if block.part == part]
 
@@ -137,7 +141,9 @@ def _score_windows(
     """Score the model on windows of an area's stack, each read alone."""
     score = _Score()
     with open_raster(project.mask(area)) as truths:
-        for window, probability in zip(windows, probabilities(model, project.stack(area), windows), strict=True):
+        for window, probability in zip(
+            windows, probabilities(model, current_stack(project, area), windows), strict=True
+        ):
             truth = truths.read(1, window=window)
             mapped = at_threshold(probability, model.contract.threshold)
             score += _Score(Tally.of(mapped, truth), Levels.of(probability, truth))

@@ -14,6 +14,7 @@ from talud import metrics
 from talud.contract import Contract, Reduced, Subset, variant_path
 from talud.data.held_out import check_held_out
 from talud.data.patches import Patches, read, split
+from talud.data.record import current_stack
 from talud.errors import ModelError
 from talud.files import replacing
 from talud.inference import subsets
@@ -95,7 +96,7 @@ def _reduced(graph: onnx.ModelProto, precision: Reduced, project: Project, contr
     patches = Patches.joined(
         [
             read(
-                project.stack(area),
+                current_stack(project, area),
                 project.mask(area),
                 contract.band_names,
                 split(project.mask(area), params.split, params.seed),
@@ -131,7 +132,7 @@ def _subsets(variant: Model, project: Project) -> tuple[Subset, ...]:
     for area in variant.contract.areas:
         blocks = split(project.mask(area), params.split, params.seed)
         windows = [block.window for block in blocks if block.part == "validation"]
-        parts.append((project.stack(area), project.mask(area), windows))
+        parts.append((current_stack(project, area), project.mask(area), windows))
     maps_with = {frozenset(subset.groups) for subset in stated if subset.supported}
     return tuple(
         found.model_copy(update={"supported": frozenset(found.groups) in maps_with})
@@ -202,7 +203,7 @@ def _compare(model: Model, variant: Model, project: Project) -> list[_Comparison
     for area in model.contract.areas:
         blocks = split(project.mask(area), params.split, params.seed)
         windows = [block.window for block in blocks if block.part == "validation"]
-        answers = (probabilities(each, project.stack(area), windows) for each in both)
+        answers = (probabilities(each, current_stack(project, area), windows) for each in both)
         with open_raster(project.mask(area)) as mask:
             for window, *found in zip(windows, *answers, strict=True):
                 truth = mask.read(1, window=window)

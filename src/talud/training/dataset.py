@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from talud.bands import groups
 from talud.data.patches import PARTS, Block, Part, Patches, patch_windows, read, split
-from talud.data.record import data_version
+from talud.data.record import current_stack, data_version
 from talud.errors import StudyError
 from talud.grid import Grid
 from talud.params import SplitOptions
@@ -127,7 +127,7 @@ def _extremes(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) 
     """The lowest and highest value of each band in the stacks, read window by window; every band has valid pixels."""
     lowest, highest = np.full(len(bands), np.inf, np.float32), np.full(len(bands), -np.inf, np.float32)
     for area in areas:
-        with open_raster(project.stack(area)) as dataset:
+        with open_raster(current_stack(project, area)) as dataset:
             numbers = [dataset.descriptions.index(name) + 1 for name in bands]
             for window in Grid.of(dataset).windows(BLOCK):
                 values = dataset.read(numbers, window=window, out_dtype="float32").reshape(len(bands), -1)
@@ -138,7 +138,7 @@ def _extremes(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) 
 
 def _synthetic(project: Project, areas: tuple[str, ...]) -> bool:
     for area in areas:
-        with open_raster(project.stack(area)) as stack:
+        with open_raster(current_stack(project, area)) as stack:
             if stack.tags().get("TALUD_SYNTHETIC") == "yes":
                 return True
     return False
@@ -158,7 +158,7 @@ def _common_form(project: Project, areas: tuple[str, ...], bands: tuple[str, ...
 
 
 def _form(project: Project, area: str, bands: tuple[str, ...]) -> Form:
-    path = project.stack(area)
+    path = current_stack(project, area)
     if not path.is_file():
         raise StudyError(f"{path}: not found; run talud stack {area} (or dvc repro)")
     with open_raster(path) as dataset:
@@ -180,7 +180,16 @@ def _patches(project: Project, bands: tuple[str, ...], blocks: Mapping[str, tupl
     optional = params.learning.dropping.optional(groups(bands)) if part == "training" else ()
     patches = Patches.joined(
         [
-            read(project.stack(area), project.mask(area), bands, split, part, params.split, params.seed, optional)
+            read(
+                current_stack(project, area),
+                project.mask(area),
+                bands,
+                split,
+                part,
+                params.split,
+                params.seed,
+                optional,
+            )
             for area, split in blocks.items()
         ]
     )

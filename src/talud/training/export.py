@@ -16,6 +16,7 @@ from talud import metrics
 from talud.bands import Group, band, groups
 from talud.contract import BandContract, Calibration, Contract
 from talud.data.patches import Patches
+from talud.data.record import current_stack
 from talud.errors import StudyError
 from talud.inference import coverage, subsets
 from talud.inference.area import validation_counts
@@ -105,7 +106,7 @@ def _features(graph: onnx.ModelProto, contract: Contract, dataset: Dataset, proj
     most = max(1, PIXELS // side**2 // len(dataset.blocks))  # of each area
     parts = []
     for area, blocks in dataset.blocks.items():
-        with open_stack(project.stack(area), contract) as stack:
+        with open_stack(current_stack(project, area), contract) as stack:
             parts.append(squares(stack, [block.window for block in blocks if block.part == "training"], side)[:most])
     sample = np.concatenate(parts)
     return measured(graph, sample) if len(sample) else None
@@ -113,7 +114,9 @@ def _features(graph: onnx.ModelProto, contract: Contract, dataset: Dataset, proj
 
 def _with_subsets(shipped: Model, dataset: Dataset, project: Project) -> Contract:
     """A file's contract with the groups alone with which it can map, measured on the validation blocks."""
-    parts = [(project.stack(area), project.mask(area), windows) for area, windows in _validation_windows(dataset)]
+    parts = [
+        (current_stack(project, area), project.mask(area), windows) for area, windows in _validation_windows(dataset)
+    ]
     tolerance = project.params.learning.dropping.tolerance
     found = subsets.measured(shipped, parts, _optional(dataset, project), tolerance)
     return shipped.contract.model_copy(update={"subsets": found, "required_groups": subsets.required(found)})
@@ -221,7 +224,7 @@ def _validation(
     found: list[NDArray[np.float32]] = []
     truth: list[NDArray[np.uint8]] = []
     for area, windows in _validation_windows(dataset):
-        found.extend(probabilities(shipped, project.stack(area), windows))
+        found.extend(probabilities(shipped, current_stack(project, area), windows))
         with open_raster(project.mask(area)) as mask:
             truth += [mask.read(1, window=window) for window in windows]
     return found, truth
@@ -231,7 +234,7 @@ def _calibrate(model: keras.Model, draft: Contract, dataset: Dataset, project: P
     """Scale a model's last layer by what fits the mapped pixels of the validation blocks that are known."""
     found, truth = [], []
     for area, windows in _validation_windows(dataset):
-        with open_stack(project.stack(area), draft) as stack, open_raster(project.mask(area)) as mask:
+        with open_stack(current_stack(project, area), draft) as stack, open_raster(project.mask(area)) as mask:
             for window in windows:
                 values, known = stack.read(window), mask.read(1, window=window)
                 counted = (coverage.blocked(values, draft) == 0) & (known != metrics.UNKNOWN)

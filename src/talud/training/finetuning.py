@@ -18,6 +18,7 @@ from talud.bands import Group
 from talud.contract import Contract, FineTuning
 from talud.data.held_out import check_held_out
 from talud.data.patches import Block, Patches, read, split
+from talud.data.record import current_stack
 from talud.errors import ModelError, StudyError
 from talud.files import md5
 from talud.grid import Grid
@@ -178,7 +179,7 @@ def _optional(contract: Contract) -> tuple[Group, ...]:
 def _cells(project: Project, model: Model, area: str) -> tuple[list[_Cell], int]:
     """The squares of an area that hold a pixel that is mapped and whose truth is known; their side."""
     contract = model.contract
-    with open_stack(project.stack(area), contract) as stack, open_raster(project.mask(area)) as mask:
+    with open_stack(current_stack(project, area), contract) as stack, open_raster(project.mask(area)) as mask:
         if Grid.of(mask) != stack.grid:
             raise StudyError(f"{mask.name}: lies on another grid than the stack; run talud stack {area} again")
         if stack.absent:
@@ -212,7 +213,7 @@ def _patches(project: Project, contract: Contract, area: str, windows: Sequence[
     """Whole squares of an area, without those that hold nothing to learn from."""
     options = project.params.split.model_copy(update={"patch": side})
     blocks = [Block(window, "validation") for window in windows]
-    stack, mask = project.stack(area), project.mask(area)
+    stack, mask = current_stack(project, area), project.mask(area)
     return read(
         stack, mask, contract.band_names, blocks, "validation", options, project.params.seed, _optional(contract)
     )
@@ -229,7 +230,7 @@ def _rehearsed(project: Project, model: Model) -> list[Patches]:
         return []
     areas = [
         read(
-            project.stack(area),
+            current_stack(project, area),
             project.mask(area),
             model.contract.band_names,
             split(project.mask(area), params.split, params.seed),
@@ -304,7 +305,7 @@ def _counts(model: Model, project: Project, area: str, windows: Sequence[Window]
     """The model's counts on windows of an area, each read alone."""
     counts = Confusion()
     with open_raster(project.mask(area)) as mask:
-        answers = probabilities(model, project.stack(area), windows)
+        answers = probabilities(model, current_stack(project, area), windows)
         for window, probability in zip(windows, answers, strict=True):
             landslide = probability >= model.contract.threshold
             counts += metrics.confusion(landslide, mask.read(1, window=window), np.isfinite(probability))
@@ -315,7 +316,9 @@ def _threshold(model: Model, project: Project, area: str, windows: Sequence[Wind
     """The best threshold on windows of an area, each read alone."""
     levels = metrics.Levels()
     with open_raster(project.mask(area)) as mask:
-        for window, probability in zip(windows, probabilities(model, project.stack(area), windows), strict=True):
+        for window, probability in zip(
+            windows, probabilities(model, current_stack(project, area), windows), strict=True
+        ):
             levels += metrics.Levels.of(probability, mask.read(1, window=window))
     return metrics.best_threshold(levels)
 
@@ -331,7 +334,7 @@ def _validated(model: Model, project: Project, optional: Sequence[Group]) -> dic
         blocks = split(project.mask(area), project.params.split, project.params.seed)
         windows = [block.window for block in blocks if block.part == "validation"]
         counts += _counts(model, project, area, windows)
-        parts.append((project.stack(area), project.mask(area), windows))
+        parts.append((current_stack(project, area), project.mask(area), windows))
     found: dict[str, object] = {"scores": counts.scores()}
     if optional:
         worth = subsets.measured(model, parts, optional, project.params.learning.dropping.tolerance)

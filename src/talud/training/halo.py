@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from talud.data.patches import Block
+from talud.data.record import current_stack
 from talud.inference import coverage
 from talud.inference.reader import open_stack
 from talud.inference.runtime import Model
@@ -59,7 +60,7 @@ def _samples(model: Model, project: Project, blocks: Mapping[str, Sequence[Block
     samples = []
     areas = _spread(list(blocks), SAMPLES)
     for area in areas:
-        with open_stack(project.stack(area), model.contract) as stack:
+        with open_stack(current_stack(project, area), model.contract) as stack:
             if stack.patch:  # its tiles are its patches, whose neighbours are not theirs on the ground
                 continue
             windows = _windows(blocks[area], stack.grid.shape, model.halo, model.contract.alignment)

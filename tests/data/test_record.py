@@ -1,0 +1,108 @@
+"""Stacks that no longer match params.yaml: every command that reads one says so."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import shapely
+
+from source_files import CORNER, UTM, write_project, write_raster
+from talud.cli.main import main
+from talud.data.record import check_current, current_stack
+from talud.data.stack import build
+from talud.errors import StudyError
+from talud.project import Project
+
+SIDE = 64
+LEFT, TOP = CORNER
+BOUNDS = [LEFT, TOP - 12.5 * 48, LEFT + 12.5 * 48, TOP]
+AREA: dict[str, object] = {"role": "training", "folder": "data/here"}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project whose one area has its stack."""
+    folder = tmp_path / "project/data/here"
+    write_raster(folder / "optical.tif", np.random.default_rng(0).integers(30, 220, (3, SIDE, SIDE)).astype(np.uint8))
+    square = shapely.box(LEFT + 200, TOP - 300, LEFT + 300, TOP - 200)
+    geopandas.GeoDataFrame(geometry=[square], crs=UTM).to_file(folder / "inventory.gpkg", layer="inventory")
+    found = write_project(tmp_path / "project", {"here": AREA})
+    monkeypatch.chdir(found.root)
+    build(found, "here")
+    return found
+
+
+CHANGES = [
+    ({}, {"stack": {"resolution": 25}}, "resolution 12.5, and params.yaml says 25.0"),
+    ({}, {"stack": {"resolution": 12.5, "slope": "horn"}}, "slope zevenbergen_thorne, and params.yaml says horn"),
+    ({}, {"stack": {"resolution": 12.5, "inventory_rule": "all_touched"}}, "inventory_rule centre, .* all_touched"),
+    ({"bounds": BOUNDS}, {}, r"bounds null, and params.yaml says \[400000"),
+    ({"optical_bands": {"red": 3, "green": 2, "blue": 1}}, {}, 'optical_bands .*"red": 1.*"red": 3'),
+    ({"files": {"optical": "other.tif"}}, {}, "files {}, and params.yaml says .*other.tif"),
+    ({"folder": "data/there"}, {}, "folder data/here, and params.yaml says data/there"),
+    ({"role": "gate"}, {}, "for the role training, and params.yaml says gate"),
+]
+
+
+@pytest.mark.parametrize(("area", "changes", "words"), CHANGES)
+def test_stack_made_with_other_parameters_is_refused(
+    project: Project, area: dict[str, object], changes: dict[str, object], words: str
+) -> None:
+    assert current_stack(project, "here") == project.stack("here")
+    changed = write_project(project.root, {"here": AREA | area}, **changes)
+    with pytest.raises(StudyError, match=rf"^stacks/here.tif: was made .*{words}.*; run talud stack here \(or"):
+        current_stack(changed, "here")
+    with pytest.raises(StudyError, match="run talud stack here"):
+        check_current("stacks/here.tif")
+
+
+def test_parameters_that_a_stack_does_not_depend_on_may_change(project: Project) -> None:
+    changed = write_project(project.root, {"here": AREA}, seed=2, split={"block": 32, "patch": 32})
+    assert current_stack(changed, "here") == project.stack("here")
+    overlapping = write_project(project.root, {"here": AREA}, stack={"resolution": 12.5, "overlap": "allow"})
+    assert current_stack(overlapping, "here") == project.stack("here")
+
+
+def test_older_record_is_read_and_checked_by_the_tags_of_its_stack(project: Project) -> None:
+    record = json.loads(project.record("here").read_text())
+    del record["settings"]
+    project.record("here").write_text(json.dumps(record))
+    assert current_stack(project, "here") == project.stack("here")
+    with pytest.raises(StudyError, match=r"resolution 12[.]5, and params[.]yaml says 25"):
+        current_stack(write_project(project.root, {"here": AREA}, stack={"resolution": 25}), "here")
+    project.record("here").unlink()  # another program's stack
+    assert current_stack(project, "here") == project.stack("here")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("floor", "rgb"),
+        ("train", "rgb"),
+        ("evaluate", "MODEL", "here"),
+        ("predict", "MODEL", "stacks/here.tif", "--out", "map"),
+        ("adapt", "MODEL", "stacks/here.tif", "--out", "adapted.onnx"),
+        ("models", "compare", "MODEL", "MODEL", "--area", "here"),
+    ],
+)
+def test_commands_refuse_a_stale_stack_in_one_line(
+    project: Project,
+    tiny_model: Path,
+    command: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_project(project.root, {"here": AREA}, stack={"resolution": 25})
+    arguments = [str(tiny_model) if part == "MODEL" else part for part in command]
+    monkeypatch.setattr(sys, "argv", ["talud", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert re.fullmatch(r"talud: stacks/here.tif: was made with resolution 12.5, .*run talud stack here .*\n", said)
