@@ -25,6 +25,7 @@ from talud.errors import OutputError, SourceError
 from talud.files import replacing
 from talud.grid import Grid
 from talud.terminal import hushed
+from talud.wording import dimensions
 
 PATCH_TAG = "TALUD_PATCH"  # of a patch stack: the side in pixels of the patches that it consists of
 _ALPHA_NAME = re.compile(r"\b(?:alpha|opacity|transparency)\b")
@@ -72,7 +73,7 @@ def patch_side(dataset: DatasetReader) -> int | None:
     if not side or dataset.width % side or dataset.height % side:
         raise SourceError(
             f"{dataset.name}: its tag {PATCH_TAG} says that it consists of patches of {stated[:20]} pixels a side, but "
-            f"it has {dataset.width} × {dataset.height}; run talud stack (or dvc repro) again"
+            f"it has {dimensions(dataset.width, dataset.height)}; run talud stack (or dvc repro) again"
         )
     return side
 

@@ -143,7 +143,7 @@ def test_invalid_polygons_are_repaired_and_empty_ones_skipped_and_both_said(talu
     code, out, err = talud("stack", "here")
     assert (code, err) == (0, "")
     assert "2 polygons" in out
-    assert "1 invalid polygon(s) repaired; 2 feature(s) without a polygon skipped" in out
+    assert "1 invalid polygon repaired; 2 features without a polygon skipped" in out
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,8 @@ def test_show_gives_contract_and_gate(talud: Talud) -> None:
     rules = ["parity", "contract", "size", "speed", "skill", "F1 on validation blocks"]
     assert [check["rule"] for check in shown["gate"]["checks"]] == rules
     printed = talud("models", "show", f"models:/{NAME}/2").stdout
+    rows = [[cell.strip() for cell in line.strip("│┃ ").split("│")] for line in printed.splitlines() if "│" in line]
+    assert [row for row in rows if row[-1] in ("", "None") and row[0]] == []
     assert all(part in printed for part in (*rules, "filters: 4", "differs from the Keras model by 2.0e-07", "DN"))
     assert f"{NAME}, version" in talud("models", "show", NAME).stdout
 

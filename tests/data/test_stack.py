@@ -211,7 +211,7 @@ def test_skipped_and_repaired_polygons_are_said(
     assert run(project, monkeypatch, "stack", "here") == 0
     said = capsys.readouterr().out
     assert said.splitlines()[0].startswith("here: stacks/here.tif, ")
-    for part in ("2 polygons", "1 invalid polygon(s) repaired", "1 feature(s) without a polygon skipped"):
+    for part in ("2 polygons", "1 invalid polygon repaired", "1 feature without a polygon skipped"):
         assert part in said
     content = json.loads(project.record("here").read_text())
     assert (content["polygons"], content["repaired_polygons"], content["skipped_polygons"]) == (2, 1, 1)
@@ -563,7 +563,7 @@ def test_away_from_a_project_the_command_makes_what_a_real_model_asks_for(
     assert (
         run(project, monkeypatch, *arguments, "--optical-bands", "red=4,green=3,blue=2", "--event", "2015-05-18") == 0
     )
-    assert "red, green, blue; 60 × 80 pixels of 12.5 m" in capsys.readouterr().out
+    assert "red, green, blue; 80 columns × 60 rows of 12.5 m" in capsys.readouterr().out
     bands = read(project.root / "new.tif")
     assert tuple(bands) == talud.load_model(tiny_model).contract.band_names
     assert np.array_equal(np.stack(list(bands.values())), image[[3, 2, 1]])

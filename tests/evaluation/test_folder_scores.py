@@ -107,7 +107,7 @@ def test_a_person_reads_two_lines_of_scores_and_one_of_counts(talud: Run, folder
     for score in scores.values():
         assert f"{score.estimate:.3f}" in lines[0]
         assert f"{score.low:.3f} to {score.high:.3f}" in lines[1]
-    assert "3band, unregistered, threshold 0.50" in talud("patches")[1]
+    assert "3band, from a file, threshold 0.50" in talud("patches")[1]
     assert "patches: all patches (5 patches); TP " in talud("patches")[1]
 
 
@@ -216,9 +216,9 @@ def spoil_all(folder: Path) -> None:
 
 BAD = {
     "a missing mask": (spoil_missing_mask, "10.png: has no mask in"),
-    "a mask of another size": (spoil_size, "7.png: has 31 × 30 pixels, but the patches have 30 × 30"),
-    "grey images": (spoil_channel, "has 1 channel(s) without names; say which is which"),
-    "one grey image": (spoil_one_channel, "7.png: has 1 channel(s), but green is said to be number 2"),
+    "a mask of another size": (spoil_size, "7.png: has 31 columns × 30 rows, but the patches have 30 × 30"),
+    "grey images": (spoil_channel, "has 1 channel without names; say which is which"),
+    "one grey image": (spoil_one_channel, "7.png: has 1 channel, but green is said to be number 2"),
     "no green band": (spoil_names, "has no band green; it has red, nir, blue, the model expects red, green, blue"),
     "values of another scale": (spoil_values, "band 'red' holds"),
     "a file that is no picture": (spoil_picture, "31.png: cannot be read as a raster"),

@@ -142,10 +142,30 @@ def test_each_trial_stands_in_the_column_of_its_hyperparameter(project: Project,
     dots = re.findall(r'class="dot( kept)?" cx="([\d.]+)" cy="([\d.]+)"', chart[1])
     middles = [float(x) for x in re.findall(r'<text x="([\d.]+)" y="190"', chart[1])]
     assert [(kept, float(x), float(y)) for kept, x, y in dots] == [
-        ("", middles[0], pytest.approx(172 - 160 * 0.3, abs=0.1)),
-        (" kept", middles[1], pytest.approx(172 - 160 * 0.6, abs=0.1)),
+        ("", middles[0], pytest.approx(172 - 160 * 0.3 / 0.6, abs=0.1)),
+        (" kept", middles[1], pytest.approx(172 - 160, abs=0.1)),
     ]
     assert "by filters, 3band" not in html  # all have 4
+
+
+@pytest.mark.parametrize(
+    ("scores", "top"), [([0.004], 0.01), ([0.031, 0.076], 0.1), ([0.2], 0.2), ([0.61], 0.8), ([1.0], 1), ([], 1)]
+)
+def test_axes_of_scores_end_near_the_highest(scores: list[float], top: float) -> None:
+    assert report.axis_top(scores) == top
+
+
+def test_report_names_the_version_of_the_same_weights(project: Project) -> None:
+    weights = Model.load(project.model("3band")).contract.weights
+    record = project.registration("3band")
+    record.parent.mkdir(exist_ok=True)
+    for stated, said in ((weights, "unet-3band version 4 (champion)"), ("f" * 64, "")):
+        record.write_text(json.dumps({"name": "unet-3band", "version": "4", "alias": "champion", "weights": stated}))
+        assert Result.read(project, "3band").registered == said
+    record.write_text(json.dumps({"name": "unet-3band", "version": "4", "alias": "champion"}))  # of an earlier talud
+    assert Result.read(project, "3band").registered == ""
+    record.unlink()
+    assert Result.read(project, "3band").registered == ""
 
 
 def test_the_page_says_what_was_assumed_and_where_it_came_from(project: Project, html: str):

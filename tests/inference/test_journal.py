@@ -232,7 +232,7 @@ def test_a_map_begun_with_another_raster_is_refused(
     write_stack(own, values)
     assert "different pixels, different size" in said()
     write_stack(own, values[:, :50])
-    assert "grid 60 × 90 at (400000.0, 12.5, 0.0, 650000.0, 0.0, -12.5) in EPSG:32618 (now 50 × 90" in said()
+    assert "grid 90 columns × 60 rows at (400000.0, 12.5, 0.0, 650000.0, 0.0, -12.5) in EPSG:32618 (now " in said()
     write_stack(own, noise(60, 90), tags={"TALUD_EVENT": "2015-05-18"})
     assert "different bands and tags" in said()
     shutil.copy2(stack, own)

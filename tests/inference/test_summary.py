@@ -79,7 +79,8 @@ def test_it_says_what_the_record_says(described: Model, tmp_path: Path) -> None:
         "no data: red 0.15 km² 20.0 %",
         "Far from the training areas",
         f"red {100 * outcome.distances[0].overlap:.1f} % 0.0 %",
-        "Model 3band, unregistered. A pixel is a landslide where the probability is at least 0.5.",
+        "Model 3band, from a file ( talud lineage tells under which name and version it is registered). "
+        "A pixel is a landslide where the probability is at least 0.5.",
         described.contract.weights,
         "s.tif",
     ):

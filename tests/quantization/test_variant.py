@@ -133,7 +133,7 @@ def test_a_variant_is_chosen_by_its_precision(project: Project) -> None:
     made = variant.make(project, path, "int8")
     for named, precision in ((path, "int8"), (made.path, "int8"), (made.path, None)):
         model = load_model(named, precision=precision)
-        assert (model.path, model.title) == (made.path, "3band, unregistered, int8")
+        assert (model.path, model.title) == (made.path, "3band, from a file, int8")
     assert load_model(path).path == load_model(path, precision="float32").path == path
     for wrong in ("float32", "float16"):
         with pytest.raises(ModelError, match=f"is of precision int8, not {wrong}; name the float32 file"):

@@ -10,6 +10,7 @@ import typer
 
 from talud.cli.app import app
 from talud.cli.progress import shown
+from talud.wording import counted
 
 if TYPE_CHECKING:
     from talud.contract import Contract
@@ -86,7 +87,8 @@ def finetune(
         said = {"made": place, "made_weights": made.contract.weights, "made_threshold": made.contract.threshold}
         print(json.dumps({**said, **tuning.model_dump()}, indent=2))
         return
-    print(f"{tuning.patches} patches of {area}, {tuning.landslide_pixels:,} landslide pixels")
+    trained_on = counted(tuning.patches, "patch", "patches")
+    print(f"{trained_on} of {area}, {counted(tuning.landslide_pixels, 'landslide pixel')}")
     print(f"rehearsed: {', '.join(tuning.rehearsed) or f'nothing: {_why_nothing(source.contract)}'}")
     if tuning.f1_before is None or tuning.f1_after is None:
         print("no other patch of the area holds landslides, so nothing says how good it is")

@@ -90,10 +90,14 @@ def workers(number: int | None, scheduler: str | None) -> int | str | None:
 def say(result: Prediction, model: Model, out: Path) -> None:
     """Print what a map came to."""
     from talud.inference import domain, record
+    from talud.wording import counted
 
     if result.taken_over:
-        print(f"went on with {result.taken_over} of {result.tiles} tiles, which an interrupted run had finished")
-    print(f"{result.landslides:,} landslides, {result.landslide_area_m2 / 10_000:,.1f} ha, in {result.raster}")
+        print(
+            f"went on with {result.taken_over:,} of {counted(result.tiles, 'tile')}, "
+            "which an interrupted run had finished"
+        )
+    print(f"{counted(result.landslides, 'landslide')}, {result.landslide_area_m2 / 10_000:,.1f} ha, in {result.raster}")
     if result.left_out:
         print(f"left out: {result.left_out:,} of less than {result.minimum_area_m2:g} m²")
     print(f"not mapped: {result.share_not_mapped:.1%} of the raster")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from talud.cli.app import app
+from talud.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -121,7 +122,7 @@ def compare(
         return
     _print_table(_scores(found))
     print(f"F1 of A less that of B: {found.difference}")
-    print(f"{found.verdict}; {found.difference.resamples:,} resamples")
+    print(f"{found.verdict}; {counted(found.difference.resamples, 'resample')}")
     for note in found.notes:
         print(f"note: {note}")
     if out is not None:
@@ -192,7 +193,7 @@ def _sheet(found: Sheet) -> list[Table]:
     entry, contract = found.entry, dict(found.contract)
     about = Table("registered", f"{entry.name}, version {entry.version}")
     for key, value in entry.record().items():
-        if value and key not in ("name", "version"):
+        if value not in (None, {}, [], (), "") and key not in ("name", "version"):
             about.add_row(key.replace("_", " "), _cell(value))
     bands = Table("band", "group", "unit", "plausible", "mean", "deviation", "seen")
     for band in contract.pop("bands"):
@@ -202,7 +203,7 @@ def _sheet(found: Sheet) -> list[Table]:
         )
     stated = Table("contract", "of the file")
     for key, value in contract.items():
-        if value not in ({}, ""):
+        if value not in (None, {}, [], (), ""):
             stated.add_row(key.replace("_", " "), _cell(value))
     if found.gate is None:
         return [about, stated, bands]
@@ -218,7 +219,7 @@ _RANGES = (("lowest", "highest"), ("minimum", "maximum"))
 def _cell(value: object) -> str:
     """A value in words: a list with commas, a mapping line by line."""
     if isinstance(value, dict):
-        return "\n".join(f"{key}: {_cell(part)}" for key, part in value.items())
+        return "\n".join(f"{key}: {_cell(part)}" for key, part in value.items() if part not in (None, {}, [], (), ""))
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)

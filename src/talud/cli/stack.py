@@ -10,6 +10,7 @@ import typer
 from talud.cli import sources
 from talud.cli.app import app
 from talud.cli.progress import shown
+from talud.wording import counted, dimensions
 
 if TYPE_CHECKING:
     from talud.data.record import Record
@@ -84,26 +85,30 @@ def _areas(areas: list[str]) -> None:
 
 def _said(record: Record) -> str:
     """A record on one line."""
-    parts = [f"{len(record.bands)} bands ({', '.join(record.bands)}), {record.height} × {record.width} pixels"]
+    parts = [
+        f"{counted(len(record.bands), 'band')} ({', '.join(record.bands)}), {dimensions(record.width, record.height)}"
+    ]
     if record.patches is not None:
         parts.append(_said_of_patches(record))
     elif record.polygons is None:
         parts.append("no inventory, so its mask is unknown everywhere")
     else:
-        parts.append(f"{record.polygons:,} polygons, {record.landslide_pixels:,} landslide pixels")
+        parts.append(
+            f"{counted(record.polygons, 'polygon')}, {counted(record.landslide_pixels or 0, 'landslide pixel')}"
+        )
     if record.repaired_polygons:
-        parts.append(f"{record.repaired_polygons} invalid polygon(s) repaired")
+        parts.append(f"{counted(record.repaired_polygons, 'invalid polygon')} repaired")
     if record.skipped_polygons:
-        parts.append(f"{record.skipped_polygons} feature(s) without a polygon skipped")
+        parts.append(f"{counted(record.skipped_polygons, 'feature')} without a polygon skipped")
     return "; ".join(parts)
 
 
 def _said_of_patches(record: Record) -> str:
     number, unknown = len(record.patches or ()), record.unlabelled_patches or 0
     if record.landslide_pixels is None:
-        return f"{number:,} patches without a mask, so that it is unknown everywhere"
+        return f"{counted(number, 'patch', 'patches')} without a mask, so that it is unknown everywhere"
     without = f", {unknown:,} of them without a mask" if unknown else ""
-    return f"{number:,} patches{without}; {record.landslide_pixels:,} landslide pixels"
+    return f"{counted(number, 'patch', 'patches')}{without}; {counted(record.landslide_pixels, 'landslide pixel')}"
 
 
 def _like(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
@@ -113,5 +118,5 @@ def _like(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
     contract = talud.load_model(model).contract
     with shown("stack", "windows") as progress:
         grid = build_like(contract, area, files, out, progress)
-    print(f"{out}: {', '.join(contract.band_names)}; {grid.height} × {grid.width} pixels of {grid.resolution:g} m")
+    print(f"{out}: {', '.join(contract.band_names)}; {dimensions(grid.width, grid.height)} of {grid.resolution:g} m")
     sources.say_bands(out)

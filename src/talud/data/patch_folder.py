@@ -27,6 +27,7 @@ from talud.files import md5
 from talud.metrics import UNKNOWN
 from talud.params import PatchData
 from talud.vector import open_vector
+from talud.wording import counted, dimensions
 
 if TYPE_CHECKING:
     import h5py
@@ -212,14 +213,16 @@ def _common_side(pairs: tuple[Pair, ...], data: PatchData) -> int:
         height, width, channels = _shape(pair.image)
         if height != width or not 0 < height <= LARGEST_SIDE:
             raise SourceError(
-                f"{pair.image}: has {width} × {height} pixels; a patch is a square of at most {LARGEST_SIDE}"
+                f"{pair.image}: has {dimensions(width, height)}; a patch is a square of at most {LARGEST_SIDE}"
             )
         side = side or height
         if height != side:
             raise SourceError(f"{pair.image}: has {height} pixels a side, but {first.name} has {side}; all need one")
         for band, channel in data.bands.items():
             if channel > channels:
-                raise SourceError(f"{pair.image}: has {channels} channel(s), but {band} is said to be number {channel}")
+                raise SourceError(
+                    f"{pair.image}: has {counted(channels, 'channel')}, but {band} is said to be number {channel}"
+                )
     return side
 
 
@@ -263,7 +266,7 @@ def _whole(dataset: DatasetReader) -> Window:
 
 def _refuse_other_side(path: Path, shape: tuple[int, ...], side: int) -> None:
     if shape != (side, side):
-        raise SourceError(f"{path}: has {shape[1]} × {shape[0]} pixels, but the patches have {side} × {side}")
+        raise SourceError(f"{path}: has {dimensions(shape[1], shape[0])}, but the patches have {side} × {side} pixels")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from talud.data.sources import Layer
 from talud.errors import SourceError
 from talud.grid import Grid
 from talud.params import SarUnit
+from talud.wording import counted
 
 Polarisation = Literal["vv", "vh"]
 POLARISATIONS: tuple[Polarisation, ...] = ("vv", "vh")
@@ -109,7 +110,9 @@ def layer(
     """
     for name, number in numbers.items():
         if number > dataset.count:
-            raise SourceError(f"{dataset.name}: has {dataset.count} band(s), but {name} is expected in band {number}")
+            raise SourceError(
+                f"{dataset.name}: has {counted(dataset.count, 'band')}, but {name} is expected in band {number}"
+            )
     indexes = tuple(numbers.values())
     unit = unit or stated_unit(dataset, indexes[0])
     if unit is None:

@@ -24,6 +24,7 @@ from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.params import Source
 from talud.raster import alpha_bands, open_raster, read_opaque, read_valid, reading
+from talud.wording import counted
 
 VECTOR_SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json"})
 _RASTERS: frozenset[Source] = frozenset({"optical", "dtm", "sar_pre", "sar_post"})
@@ -188,7 +189,7 @@ def optical(dataset: DatasetReader, numbers: Mapping[str, int], named: Collectio
     for name, number in numbers.items():
         if number > dataset.count:  # one that calls itself alpha counts: GDAL calls any fourth band of 8 bits so
             raise SourceError(
-                f"{dataset.name}: has {dataset.count} band(s), but optical_bands expects {name} in band "
+                f"{dataset.name}: has {counted(dataset.count, 'band')}, but optical_bands expects {name} in band "
                 f"{number}; give the image itself, not a mask or a single band of it"
             )
     _refuse_mask(dataset, list(numbers.values()))

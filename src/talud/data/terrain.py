@@ -38,6 +38,7 @@ from talud.data.sources import Layer
 from talud.errors import SourceError
 from talud.grid import Grid
 from talud.params import CurvatureKind, SlopeMethod
+from talud.wording import counted
 
 Elevation = NDArray[np.float64]
 _ELEVATION, _SLOPE, _CURVATURE = TERRAIN_BANDS
@@ -136,8 +137,8 @@ def layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMethod, kind:
     """
     if sources.colour_bands(dataset) != 1:
         raise SourceError(
-            f"{dataset.name}: has {sources.colour_bands(dataset)} bands, but a DTM has one, elevation; extract it "
-            "with gdal_translate -b"
+            f"{dataset.name}: has {counted(sources.colour_bands(dataset), 'band')}, but a DTM has one, elevation; "
+            "extract it with gdal_translate -b"
         )
     if (dataset.units[0] or "m").lower() not in {"m", "metre", "metres", "meter", "meters"}:
         raise SourceError(f"{dataset.name}: elevation in '{dataset.units[0]}'; convert it to metres")

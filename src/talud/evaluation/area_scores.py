@@ -22,6 +22,7 @@ from talud.metrics import UNKNOWN
 from talud.outcome import at_threshold
 from talud.project import Project
 from talud.raster import open_raster, patch_side
+from talud.wording import counted
 
 Progress = Callable[[int, int], None]
 
@@ -97,7 +98,7 @@ def _tuning_notes(tuned: FineTuning, model: Model, project: Project, where: Plac
     Raises:
         StudyError: the patches of a patch data set may lie elsewhere now.
     """
-    notes = [f"fine-tuned on {tuned.patches} patches of {tuned.area}, which are left out"]
+    notes = [f"fine-tuned on {counted(tuned.patches, 'patch', 'patches')} of {tuned.area}, which are left out"]
     if md5(project.mask(tuned.area)) != tuned.labels:
         if where.unit == "patches":
             raise StudyError(

@@ -13,6 +13,7 @@ from talud.evaluation.promotion import fingerprint
 from talud.files import replacing
 from talud.inference.model_file import save, weights_digest
 from talud.inference.runtime import Model, Origin
+from talud.wording import counted
 
 
 def is_file(reference: str) -> bool:
@@ -150,5 +151,5 @@ def _description(model: Model, made: Adaptation | FineTuning) -> str:
     )
     return (
         f"{model.title}, trained further on {made.patches} labelled patches of {made.area} "
-        f"({made.landslide_pixels:,} landslide pixels, seed {made.seed}). {measured}"
+        f"({counted(made.landslide_pixels, 'landslide pixel')}, seed {made.seed}). {measured}"
     )

@@ -17,6 +17,7 @@ from talud.inference.reader import check_plausible, plausible
 from talud.inference.runtime import Model
 from talud.outcome import at_threshold
 from talud.params import PatchData
+from talud.wording import counted
 
 _SAMPLE = 64  # patches, whose values are looked at before any is scored
 _COLOURS = ("red", "green", "blue")
@@ -54,7 +55,11 @@ def assess_folder(
     _check_values(patches, model.contract, folder)
     sights = _sights(model, patches, progress)
     tuned = model.contract.finetuned
-    notes = [f"fine-tuned on {tuned.patches} patches of {tuned.area}, counted too where they lie here"] if tuned else []
+    notes = (
+        [f"fine-tuned on {counted(tuned.patches, 'patch', 'patches')} of {tuned.area}, counted too where they lie here"]
+        if tuned
+        else []
+    )
     return Assessment.of(Subject.of(model), str(folder), "all patches", "patches", sights, notes)
 
 
@@ -91,7 +96,8 @@ def _stated(image: Path) -> dict[str, int]:
         return named
     if count != len(_COLOURS):
         raise MismatchError(
-            f"{image}: has {count} channel(s) without names; say which is which, such as --bands red=3,green=2,blue=1"
+            f"{image}: has {counted(count, 'channel')} without names; say which is which, "
+            "such as --bands red=3,green=2,blue=1"
         )
     return {name: number for number, name in enumerate(_COLOURS, start=1)}
 

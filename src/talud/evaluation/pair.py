@@ -24,6 +24,7 @@ from talud.inference.runtime import Model
 from talud.metrics import Confusion
 from talud.project import Project
 from talud.raster import open_raster
+from talud.wording import counted
 
 WHOLE, TEST_BLOCKS = "the whole area", "the test blocks"
 _LINEAGE = ("MODEL", "VERSION", "RUN", "DATA_VERSION", "COMMIT", "WEIGHTS", "PRECISION", "THRESHOLD")
@@ -137,7 +138,8 @@ def _notes(models: tuple[Model, Model], project: Project, area: str) -> Iterator
     for letter, model in zip("AB", models, strict=True):
         tuned = model.contract.finetuned
         if tuned and tuned.area == area:
-            yield f"{letter} was fine-tuned on {tuned.patches} patches of {area}, which are counted too"
+            patches = counted(tuned.patches, "patch", "patches")
+            yield f"{letter} was fine-tuned on {patches} of {area}, which are counted too"
         if area in model.contract.areas:
             yield f"{letter} was trained on {area}, so that its test blocks alone are counted"
             try:

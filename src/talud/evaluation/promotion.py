@@ -52,6 +52,7 @@ class Registration:
         variants: the reduced precisions in which the version holds the model too.
         passed_over: files beside the model that are named like its variants and belong to another model.
         warnings: where the model is no better than calling everything, or nothing, a landslide.
+        weights: the digest of the model's weights.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Registration:
     variants: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    weights: str = ""
 
     @property
     def unfit(self) -> str:
@@ -143,6 +145,7 @@ def _settle(project: Project, version: registry.Version, model: Model, variants:
         precisions,
         variants.passed_over,
         _warnings(project, model.contract),
+        model.contract.weights,
     )
 
 

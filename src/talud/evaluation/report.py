@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from talud.grid import Grid
 from talud.outcome import COLOURS, Outcome
 from talud.project import Project
 from talud.raster import open_raster
+from talud.wording import counted
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,8 @@ def render(page: Page) -> str:
         "percent": _percent,
         "css": _css,
         "short": _short,
+        "counted": counted,
+        "top": axis_top,
     }
     return environment.get_template("report.html").render(
         page=page,
@@ -213,6 +217,15 @@ def render(page: Page) -> str:
         strips=strips,
         diagram=diagram,
     )
+
+
+_AXIS_TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+
+
+def axis_top(values: Iterable[float]) -> float:
+    """Return where an axis of scores from 0 ends: a round number not below the highest, so small scores are seen."""
+    highest = max(values, default=1.0)
+    return next((top for top in _AXIS_TOPS if top >= highest), 1.0)
 
 
 def _thousands(count: int) -> str:

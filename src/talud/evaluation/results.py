@@ -19,6 +19,7 @@ from talud.files import replacing
 from talud.inference.runtime import Model
 from talud.metrics import Confusion, lack_of_skill
 from talud.project import Project
+from talud.wording import duration
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -183,7 +184,7 @@ class Trials(BaseModel):
     def hours(self) -> str:
         """What all of them took, one after the other, in words."""
         seconds = sum(trial.seconds for trial in self.trials)
-        return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
+        return duration(seconds)
 
     @property
     def ranked(self) -> list[Trial]:
@@ -197,12 +198,14 @@ class Result:
 
     Attributes:
         curves: "test" or an area's name → rows of threshold, precision, recall and F1.
+        registered: the name and version under which the model is registered, empty where it is not.
     """
 
     contract: Contract
     trials: Trials
     scores: ScoreTable
     curves: Mapping[str, Sequence[Mapping[str, float]]]
+    registered: str = ""
 
     @classmethod
     def read(cls, project: Project, band_set: str) -> Self:
@@ -213,11 +216,13 @@ class Result:
             ModelError: its model cannot be opened.
         """
         scores = ScoreTable.read(project.scores(band_set))
+        contract = Model.load(project.model(band_set)).contract
         return cls(
-            Model.load(project.model(band_set)).contract,
+            contract,
             Trials.read(project.trials(band_set)),
             scores,
             {part: _read_curve(project.curve(band_set, part)) for part in ("test", *scores.areas)},
+            _registered(project.registration(band_set), contract),
         )
 
     @property
@@ -238,6 +243,17 @@ class Result:
         """The part of the test blocks' F1 that is lost in an area; 0 where there was nothing to lose."""
         home = self.test.f1
         return 1 - self.scores.areas[area].tally.confusion.f1 / home if home else 0.0
+
+
+def _registered(path: Path, contract: Contract) -> str:
+    """Return under which name and version a model is registered, as the record of `talud register` states it."""
+    try:
+        stated = json.loads(path.read_bytes())
+        if stated["weights"] == contract.weights:
+            return f"{stated['name']} version {stated['version']} ({stated['alias']})"
+    except (OSError, ValueError, TypeError, KeyError):  # missing, or of an earlier talud: not a result of this model
+        return ""
+    return ""
 
 
 def _read_curve(path: Path) -> list[dict[str, float]]:

@@ -28,6 +28,7 @@ from talud.metrics import THRESHOLDS, UNKNOWN, Levels
 from talud.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.project import Project
 from talud.raster import BLOCK, Layout, open_raster, writing_cog
+from talud.wording import dimensions
 
 Progress = Callable[[int, int], None]
 
@@ -179,8 +180,8 @@ def _common_grid(mask: DatasetReader, *maps: DatasetReader) -> Grid:
     for other in maps:
         if Grid.of(other) != grid:
             raise MismatchError(
-                f"{other.name}: {other.width} × {other.height} pixels that are not those of the mask {mask.name} "
-                f"({mask.width} × {mask.height}); run talud predict on the present stack again"
+                f"{other.name}: {dimensions(other.width, other.height)} that are not those of the mask {mask.name} "
+                f"({dimensions(mask.width, mask.height)}); run talud predict on the present stack again"
             )
     return grid
 

@@ -22,6 +22,7 @@ from talud.inference.styles import qml
 from talud.metrics import BACKGROUND, LANDSLIDE
 from talud.raster import Layout, writing_cog
 from talud.terminal import hushed
+from talud.wording import dimensions
 
 IN_THE_MAKING = 13  # bytes a pixel: finished tiles 6, the three rasters before they are compressed 7
 DISAGREEMENT = 8  # bytes more: 4 and 4
@@ -40,7 +41,7 @@ def check_space(out: Path, grid: Grid, disagreement: bool) -> None:
     needed, total = pixel * grid.height * grid.width, shutil.disk_usage(folder).total
     if total and needed > total:  # some file systems do not say
         raise OutputError(
-            f"{out}: a map of {grid.height:,} × {grid.width:,} pixels takes at least {needed / 10**6:,.0f} MB while it "
+            f"{out}: a map of {dimensions(grid.width, grid.height)} takes at least {needed / 10**6:,.0f} MB while it "
             f"is made, and the disk there has {total / 10**6:,.0f} MB in all; map a part of the raster, or name "
             "another --out"
         )

@@ -36,6 +36,7 @@ from talud.raster import (
     read_valid,
     reading,
 )
+from talud.wording import dimensions
 
 PROVENANCE = (
     "TALUD_AREA",
@@ -236,7 +237,8 @@ def _identity(name: str, dataset: DatasetReader, pixels: str) -> dict[str, Any]:
     changed = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return {
         "raster": name,
-        "grid": f"{dataset.height} × {dataset.width} at {dataset.transform.to_gdal()} in {dataset.crs.to_string()}",
+        "grid": f"{dimensions(dataset.width, dataset.height)} at {dataset.transform.to_gdal()} "
+        f"in {dataset.crs.to_string()}",
         "bands and tags": hashlib.sha256(header.encode()).hexdigest(),
         "pixels": pixels,
         "size and time of change": hashlib.sha256(repr(changed).encode()).hexdigest(),

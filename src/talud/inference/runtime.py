@@ -118,8 +118,12 @@ class Model:
 
     @property
     def title(self) -> str:
-        """For a reader: "landslide-unet-7band, version 3", "7band, unregistered", or the latter with ", int8"."""
-        title = f"{self.name}, {'version ' if self.version.isdecimal() else ''}{self.version}"
+        """Return the model's name for a reader, such as "landslide-unet-7band, version 3".
+
+        Of a model that was named as a file nothing says whether it is registered, or will be a moment later.
+        """
+        known = f"version {self.version}" if self.version.isdecimal() else "from a file"
+        title = f"{self.name}, {known}"
         return title if self.contract.precision == "float32" else f"{title}, {self.contract.precision}"
 
     def run(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from talud.inference.quicklook import Picture, Scene, length_in_words, round_len
 from talud.inference.reader import StackReader
 from talud.inference.record import Prediction
 from talud.inference.runtime import Model
+from talud.wording import counted, dimensions
 
 _BAR = 0.3  # of the map's width, at most, for the scale bar
 
@@ -66,6 +67,7 @@ class Page:
     reduced: Sequence[str]
     prediction: Prediction
     model: str
+    from_file: bool
     areas: Sequence[str]
     origin: dict[str, str]
 
@@ -102,10 +104,11 @@ class Page:
             reduced=record.reduced(prediction, contract),
             prediction=prediction,
             model=model.title,
+            from_file=not model.version.isdecimal(),
             areas=contract.areas,
             origin={
                 "Raster": stack.name,
-                "Grid": f"{grid.height} × {grid.width} pixels of {contract.pixel_size:g} m, {grid.place}",
+                "Grid": f"{dimensions(grid.width, grid.height)} of {contract.pixel_size:g} m, {grid.place}",
                 "Bands": ", ".join(contract.band_names),
                 "Trained on": ", ".join(contract.areas),
                 "MLflow run": contract.run_id,
@@ -143,7 +146,7 @@ def write(path: Path, page: Page) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "percent": _percent}
+    environment.filters |= {"number": _number, "percent": _percent, "counted": counted}
     html = environment.get_template("summary.html").render(page=page, Verdict=Verdict, domain=domain)
     path.write_text(html, encoding="utf-8")
 

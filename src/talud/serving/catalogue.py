@@ -35,6 +35,7 @@ from talud.inference import record
 from talud.inference.reader import check_blocks, frugal, misfit
 from talud.serving import places
 from talud.serving.settings import Settings
+from talud.wording import dimensions
 
 WGS84 = "EPSG:4326"
 _SUFFIXES = (".tif", ".tiff")
@@ -296,7 +297,7 @@ def _check(path: Path, settings: Settings) -> None:
         grid = placed(dataset)
         if grid.height * grid.width > settings.pixels:
             raise SourceError(
-                f"{path.name}: has {grid.height:,} × {grid.width:,} pixels, and this service maps at most "
+                f"{path.name}: has {dimensions(grid.width, grid.height)}, and this service maps at most "
                 f"{settings.pixels:,}; cut it in parts"
             )
         check_blocks(dataset, dataset.indexes, path)

@@ -15,6 +15,7 @@ from talud.errors import BusyError
 from talud.inference import prediction
 from talud.inference.products import Products
 from talud.inference.runtime import Model, Origin
+from talud.wording import counted
 
 NICE = 10  # of a worker beside its service: who asks how a job fares is answered before the next tile
 PATIENCE = 120  # seconds; a worker whose service was killed is done with its tile, and so with its map, by then
@@ -104,5 +105,5 @@ def _finished(out: Path) -> dict[str, Any] | None:
 
 def _summary(facts: Mapping[str, Any]) -> str:
     """Return one line about a map, from what its record holds."""
-    found = f"{facts['landslides']:,} landslides, {facts['landslide_area_m2'] / 10_000:,.1f} ha"
+    found = f"{counted(facts['landslides'], 'landslide')}, {facts['landslide_area_m2'] / 10_000:,.1f} ha"
     return f"{found}; {facts['share_not_mapped']:.1%} of the raster is not mapped"

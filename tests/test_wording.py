@@ -1,0 +1,34 @@
+"""Numbers, sizes and durations as people read them."""
+
+from __future__ import annotations
+
+import pytest
+
+from talud.wording import counted, dimensions, duration
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "0 landslides"), (1, "1 landslide"), (2, "2 landslides"), (1234, "1,234 landslides")]
+)
+def test_one_thing_is_singular(number: int, words: str) -> None:
+    assert counted(number, "landslide") == words
+
+
+def test_irregular_plural() -> None:
+    assert [counted(number, "patch", "patches") for number in (1, 2)] == ["1 patch", "2 patches"]
+
+
+def test_size_names_columns_before_rows() -> None:
+    assert dimensions(457, 219) == "457 columns × 219 rows"
+    assert dimensions(1, 12_000) == "1 column × 12,000 rows"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "less than a second"), (1, "1 second"), (48.4, "48 seconds"), (59.6, "1 minute"), (89, "1 minute"),
+        (150, "2 minutes"), (3599, "1 hour"), (9000, "2.5 hours"),
+    ],
+)  # fmt: skip
+def test_duration_is_never_zero_of_a_unit(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
