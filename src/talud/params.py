@@ -43,7 +43,17 @@ Name = Annotated[str, AfterValidator(_checked_name)]
 
 
 # Keys of an area that say something of its rasters and polygons.
-_OF_RASTERS = ("files", "optical_bands", "sar_bands", "sar_unit", "crs", "bounds", "inventory_filter")
+_OF_RASTERS = (
+    "files",
+    "optical_bands",
+    "optical_scale",
+    "optical_offset",
+    "sar_bands",
+    "sar_unit",
+    "crs",
+    "bounds",
+    "inventory_filter",
+)
 
 
 class _Frozen(BaseModel):
@@ -96,6 +106,15 @@ class Area(_Frozen):
     )
     optical_bands: dict[str, Annotated[int, Field(ge=1)]] = Field(
         {"red": 1, "green": 2, "blue": 3}, description="band name → band number in the optical source"
+    )
+    optical_scale: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="from the image's numbers to reflectance; default: the file's",
+    )
+    optical_offset: float | None = Field(
+        None, allow_inf_nan=False, description="added after that; for Sentinel-2 since January 2022 -0.1"
     )
     sar_bands: dict[Literal["vv", "vh"], Annotated[int, Field(ge=1)]] = Field(
         {"vv": 1}, description="polarisation → band number in sar_pre and sar_post"

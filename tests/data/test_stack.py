@@ -8,6 +8,7 @@ from typing import Any
 
 import geopandas
 import numpy as np
+import onnx
 import pytest
 import rasterio
 import rasterio.shutil
@@ -20,7 +21,7 @@ import talud
 from source_files import CORNER, UTM, write_project, write_raster
 from talud.bands import band
 from talud.cli.main import main
-from talud.contract import BandContract, Contract
+from talud.contract import METADATA_KEY, BandContract, Contract
 from talud.data.stack import bands_taken, build, build_like
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError, TaludError
 from talud.files import md5
@@ -375,7 +376,7 @@ def test_when_one_output_cannot_be_written_none_is_replaced(project: Project) ->
     before = project.stack("here").read_bytes()
     project.mask("here").unlink()
     project.mask("here").mkdir()
-    write_raster(project.root / "data" / "here" / "sar_pre.tif", np.ones((60, 80), np.float32), units=("dB",))
+    write_raster(project.root / "data" / "here" / "sar_pre.tif", np.full((60, 80), -9, np.float32), units=("dB",))
     with pytest.raises(OutputError, match=r"here\.mask\.tif: cannot be written"):
         build(project, "here")
     assert project.stack("here").read_bytes() == before
@@ -531,6 +532,67 @@ def test_numbers_in_params_win_over_descriptions_with_one_warning(
     assert said.err.count("talud: warning: ") == said.err.count("\n") == 1
     assert "band 1 as red, which the file calls blue" in said.err
     assert read(project.stack("here"))["red"][4, 4] == 1
+
+
+SCALING = ("--optical-scale", "0.0001", "--optical-offset", "-0.1")
+
+
+def write_model(path: Path, like: Path, unit: str) -> Path:
+    """The tiny model as one that learned from another unit."""
+    model = onnx.load(like)
+    entry = next(prop for prop in model.metadata_props if prop.key == METADATA_KEY)
+    entry.value = entry.value.replace('"unit":"DN"', f'"unit":"{unit}"')
+    onnx.save(model, path)
+    return path
+
+
+def test_scale_and_offset_make_reflectance_of_an_image_that_states_none(
+    project: Project, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(project.root / "model.onnx", tiny_model, "reflectance")
+    image = np.random.default_rng(1).integers(1100, 4000, (3, 60, 80)).astype(np.uint16)
+    write_raster(project.root / "dn.tif", image, descriptions=("B04", "B03", "B02"))
+    arguments = ("stack", "--like", str(model), "--out", "new.tif", "--optical")
+    assert run(project, monkeypatch, *arguments, "dn.tif") == 1
+    err = capsys.readouterr().err
+    for part in ("red comes in DN", "--optical-scale", "0.0001", "January 2022, -0.1", "0.0000275 and -0.2"):
+        assert part in err
+    assert run(project, monkeypatch, *arguments, "dn.tif", *SCALING) == 0
+    with rasterio.open(project.root / "new.tif") as dataset:
+        assert dataset.read() == pytest.approx(image * 0.0001 - 0.1, abs=1e-6)
+        assert dataset.units == ("reflectance",) * 3
+    write_raster(project.root / "stated.tif", image, descriptions=("B04", "B03", "B02"), scale=0.0001, offset=-0.1)
+    assert run(project, monkeypatch, *arguments, "stated.tif", *SCALING) == 0
+    with rasterio.open(project.root / "new.tif") as dataset:
+        assert dataset.read() == pytest.approx(image * 0.0001 - 0.1, abs=1e-6)
+    capsys.readouterr()
+    assert run(project, monkeypatch, *arguments, "stated.tif", "--optical-scale", "0.0000275") == 1
+    assert "states scale 0.0001 and offset -0.1 for band 1, but optical_scale" in capsys.readouterr().err
+
+
+def test_an_area_may_state_scale_and_offset(project: Project) -> None:
+    image = np.random.default_rng(1).integers(8000, 20_000, (3, 60, 80)).astype(np.uint16)
+    write_raster(project.root / "data/here/optical.tif", image)
+    changed = write_project(project.root, {"here": {**AREA, "optical_scale": 0.0000275, "optical_offset": -0.2}})
+    build(changed, "here")
+    with rasterio.open(changed.stack("here")) as dataset:
+        assert dataset.read((1, 2, 3)) == pytest.approx(image * 0.0000275 - 0.2, abs=1e-6)
+        assert dataset.units[:3] == ("reflectance",) * 3
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_real_sentinel_2_scene_in_numbers_becomes_reflectance(tmp_path: Path, real_data: Path) -> None:
+    scene = real_data / "chattogram_s2/s2_rgbn_dn.tif"
+    area = Area.given(role="transfer", folder=".", optical_scale=0.0001)
+    build_like(contract("red", "green", "blue"), area, {"optical": scene}, tmp_path / "new.tif")
+    with rasterio.open(scene) as dataset:
+        dn = dataset.read(1, masked=True)
+    with rasterio.open(tmp_path / "new.tif") as dataset:
+        red = dataset.read(1, masked=True)
+        assert dataset.units == ("reflectance",) * 3
+    assert float(red.mean()) == pytest.approx(float(dn.mean()) * 0.0001, rel=0.01)
+    assert red.count() * 625 == pytest.approx(dn.count() * 92, rel=0.1)  # of about 9.2 m × 10 m
 
 
 def test_what_a_model_lacks_or_cannot_read_is_said(project: Project, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def map_sources(
     sar_mask: sources.SarMask = None,
     sar_unit: sources.SarUnit = None,
     optical_bands: sources.OpticalBands = None,
+    optical_scale: sources.OpticalScale = None,
+    optical_offset: sources.OpticalOffset = None,
     sar_bands: sources.SarBands = None,
     event: sources.Event = None,
     optical_date: sources.OpticalDate = None,
@@ -71,7 +73,7 @@ def map_sources(
         raise typer.BadParameter("give at least one source: --optical, --dtm, --sar-pre or --sar-post FILE")
     by = mapping.workers(workers, scheduler)
     dates = {"optical": optical_date, "sar_pre": sar_pre_date, "sar_post": sar_post_date}
-    area = sources.area(optical_bands, sar_bands, sar_unit, event, dates)
+    area = sources.area(optical_bands, sar_bands, sar_unit, event, dates, optical_scale, optical_offset)
 
     from talud.terminal import ended_by_ctrl_c
 

@@ -44,6 +44,18 @@ SarUnit = Annotated[
     Literal["amplitude", "power", "db"] | None, _option("Unit of the SAR scenes, where their tags do not say it.")
 ]
 OpticalBands = Annotated[Any, _bands("Bands of the image, where it does not name them: red=3,green=2,blue=1")]
+OpticalScale = Annotated[
+    float | None,
+    _option(
+        "Reflectance for a step of the image's numbers, where it states none: 0.0001 for Sentinel-2 L2A.", "NUMBER"
+    ),
+]
+OpticalOffset = Annotated[
+    float | None,
+    _option(
+        "Added after the scale, where the image states none: -0.1 for Sentinel-2 L2A since January 2022.", "NUMBER"
+    ),
+]
 SarBands = Annotated[Any, _bands("Bands of the SAR scenes, where VV is not the first: vv=2,vh=1")]
 Event = Annotated[datetime | None, _date("When the landslides happened.")]
 OpticalDate = Annotated[datetime | None, _date("When the image was taken.")]
@@ -57,6 +69,8 @@ def area(
     sar_unit: str | None,
     event: datetime | None,
     dates: dict[str, datetime | None],
+    optical_scale: float | None,
+    optical_offset: float | None,
 ) -> Area:
     """What the options say of sources that lie in no project.
 
@@ -69,10 +83,12 @@ def area(
         "optical_bands": optical_bands,
         "sar_bands": sar_bands,
         "sar_unit": sar_unit,
+        "optical_scale": optical_scale,
+        "optical_offset": optical_offset,
         "event": event and event.date(),
         "acquired": {name: day.date() for name, day in dates.items() if day},
     }
-    return Area.given(role="transfer", folder=".", **{key: value for key, value in said.items() if value})
+    return Area.given(role="transfer", folder=".", **{key: value for key, value in said.items() if value or value == 0})
 
 
 def say_bands(stack: Path) -> None:

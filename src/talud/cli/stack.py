@@ -32,6 +32,8 @@ def stack(
     sar_mask: sources.SarMask = None,
     sar_unit: sources.SarUnit = None,
     optical_bands: sources.OpticalBands = None,
+    optical_scale: sources.OpticalScale = None,
+    optical_offset: sources.OpticalOffset = None,
     sar_bands: sources.SarBands = None,
     event: sources.Event = None,
     optical_date: sources.OpticalDate = None,
@@ -58,12 +60,14 @@ def stack(
         "optical": optical, "dtm": dtm, "sar_pre": sar_pre, "sar_post": sar_post, "cloud": cloud, "sar_mask": sar_mask,
     }  # fmt: skip
     dates = {"optical": optical_date, "sar_pre": sar_pre_date, "sar_post": sar_post_date}
+    scaling = [number is not None for number in (optical_scale, optical_offset)]
     if like:
         if areas or out is None:
             raise typer.BadParameter("with --like give sources and --out, and no areas", param_hint="--like")
         given = {name: path for name, path in files.items() if path}
-        _like(like, out, given, sources.area(optical_bands, sar_bands, sar_unit, event, dates))
-    elif any((out, *files.values(), optical_bands, sar_bands, sar_unit, event, *dates.values())):
+        area = sources.area(optical_bands, sar_bands, sar_unit, event, dates, optical_scale, optical_offset)
+        _like(like, out, given, area)
+    elif any((out, *files.values(), optical_bands, sar_bands, sar_unit, event, *dates.values(), *scaling)):
         raise typer.BadParameter("params.yaml names the sources of areas; options go with --like", param_hint="AREAS")
     elif areas:
         _areas(areas)

@@ -170,7 +170,8 @@ def _layer(recipe: Recipe, source: Source, dataset: DatasetReader, grid: Grid) -
     area, options = recipe.area, recipe.options
     if source == "optical":
         wanted = {name: number for name, number in recipe.taken[source].numbers.items() if name in recipe.bands}
-        return sources.optical(dataset, wanted, recipe.taken[source].numbers.values())
+        named = recipe.taken[source].numbers.values()
+        return sources.optical(dataset, wanted, named, area.optical_scale, area.optical_offset)
     if source == "dtm":
         return terrain.layer(dataset, grid, options.slope, options.curvature)
     time: Literal["pre", "post"] = "pre" if source == "sar_pre" else "post"

@@ -37,6 +37,7 @@ _SIDECARS = frozenset(
 _SCALE_TOLERANCE = 0.02  # a metre of the CRS may be this far from a metre on the ground
 # Interpolate between neighbours even where a grid is coarser in one direction; GDAL would blur along it.
 _NO_WIDENING = {"XSCALE": 1, "YSCALE": 1}
+_SAMPLE = 1024  # rows and columns
 _EDGE = 3  # source pixels around a window, beyond what the resampling kernel spans
 
 
@@ -161,6 +162,22 @@ def read(
     return values
 
 
+def sample(dataset: DatasetReader, indexes: Sequence[int]) -> NDArray[np.float64]:
+    """Return at most 1024 rows and columns, evenly spread, of bands as they are stored; NaN where invalid.
+
+    Raises:
+        SourceError: the pixels cannot be read.
+    """
+    shape = (min(dataset.height, _SAMPLE), min(dataset.width, _SAMPLE))
+    with reading(dataset.name):
+        pixels = dataset.read(list(indexes), out_shape=(len(indexes), *shape))
+        valid = read_valid(dataset, indexes, shape=shape)
+        opaque = read_opaque(dataset, alpha_bands(dataset, indexes), shape=shape)
+    if np.iscomplexobj(pixels):
+        raise SourceError(f"{dataset.name}: complex values, a single-look scene; detect and terrain-correct it first")
+    return np.where(valid & opaque & np.isfinite(pixels), pixels.astype(np.float64), np.nan)
+
+
 def _overlap(window: Window, height: int, width: int) -> Window | None:
     left, top = max(window.col_off, 0), max(window.row_off, 0)
     right = min(window.col_off + window.width, width)
@@ -180,11 +197,24 @@ def colour_bands(dataset: DatasetReader) -> int:
     return len(dataset.indexes) - len(alpha_bands(dataset))
 
 
-def optical(dataset: DatasetReader, numbers: Mapping[str, int], named: Collection[int] = ()) -> Layer:
-    """The named bands of an optical image; `numbers` gives each band's number in the file, `named` is as for `read`.
+def optical(
+    dataset: DatasetReader,
+    numbers: Mapping[str, int],
+    named: Collection[int] = (),
+    scale: float | None = None,
+    offset: float | None = None,
+) -> Layer:
+    """The named bands of an optical image.
+
+    Args:
+        dataset: the image.
+        numbers: band name → number in the file.
+        named: as for `read`.
+        scale: reflectance for a step of the stored numbers, where the file states none.
+        offset: what is added then, likewise.
 
     Raises:
-        SourceError: a band is not there, or the file looks like a mask.
+        SourceError: a band is not there, the file looks like a mask, or it states another scale or offset.
     """
     for name, number in numbers.items():
         if number > dataset.count:  # one that calls itself alpha counts: GDAL calls any fourth band of 8 bits so
@@ -198,11 +228,40 @@ def optical(dataset: DatasetReader, numbers: Mapping[str, int], named: Collectio
         for number in numbers.values()
     )
     indexes = tuple(numbers.values())
+    given = _scaling_given(dataset, indexes, scale, offset)
+    if given != (1, 0):
+        units = ("reflectance",) * len(indexes)
 
     def pixels(window: Window) -> NDArray[np.floating]:
-        return read(dataset, indexes, window, named).astype(np.float32)
+        return (read(dataset, indexes, window, named) * given[0] + given[1]).astype(np.float32)
 
     return Layer(Path(dataset.name), Grid.of(dataset), tuple(numbers), units, pixels)
+
+
+def _scaling_given(
+    dataset: DatasetReader, indexes: Sequence[int], scale: float | None, offset: float | None
+) -> tuple[float, float]:
+    """Return the scale and offset to apply beyond those of the file: (1, 0) where it states the same ones.
+
+    Raises:
+        SourceError: it states others, or that its values are reflectance.
+    """
+    if scale is None and offset is None:
+        return 1, 0
+    given = 1 if scale is None else scale, offset or 0
+    for index in indexes:
+        stated = dataset.scales[index - 1], dataset.offsets[index - 1]
+        unit = (dataset.units[index - 1] or "").strip().lower()
+        if stated == (1, 0) and unit != "reflectance":
+            continue
+        if not np.allclose(stated, given, rtol=1e-6, atol=1e-9):
+            raise SourceError(
+                f"{dataset.name}: states scale {stated[0]:g} and offset {stated[1]:g} for band {index}"
+                f"{', in reflectance' if unit == 'reflectance' else ''}, but optical_scale and optical_offset say "
+                f"{given[0]:g} and {given[1]:g}; leave them out, or correct the file (gdal_edit.py -scale, -offset)"
+            )
+    same = all((dataset.scales[index - 1], dataset.offsets[index - 1]) != (1, 0) for index in indexes)
+    return (1, 0) if same else given
 
 
 def _refuse_mask(dataset: DatasetReader, indexes: list[int]) -> None:

@@ -171,6 +171,9 @@ def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
     said = recipe.area.model_dump(mode="json", include={"sar_unit", "acquired", "event"})
     if "sar_unit" in said:
         said["unit of the SAR scenes"] = said.pop("sar_unit")  # that of the stack is among the options
+    for key in ("optical_scale", "optical_offset"):
+        if (value := getattr(recipe.area, key)) is not None:
+            said[key] = value
     taken = {f"bands of {source}": one.words for source, one in recipe.taken.items()}
     stated = {"area": name, "talud": version("talud"), "bands": bands, **options, **said, **taken}
     contents = {source: fingerprint(path) for source, path in recipe.files.items()}
@@ -207,8 +210,19 @@ def _refuse_other_units(mixer: Mixer, contract: Contract) -> None:
         if unit != asked.unit:
             raise MismatchError(
                 f"{asked.name} comes in {unit}, but the model '{contract.name}' was trained on {asked.unit}; "
-                "bring the source to that unit (gdal_edit.py -scale, -offset or -units, where only the label lacks)"
+                f"{_advice(unit, asked.unit)}"
             )
+
+
+def _advice(found: str, expected: str) -> str:
+    """Return the way from a band's unit to another one, for a message."""
+    if (found, expected) == ("DN", "reflectance"):
+        return (
+            "give --optical-scale and --optical-offset (optical_scale, optical_offset in params.yaml): 0.0001 and, "
+            "since processing baseline 04.00 of January 2022, -0.1 for Sentinel-2 L2A, 0.0000275 and -0.2 for Landsat "
+            "Collection 2; or write them into a copy of the file with gdal_edit.py -scale and -offset"
+        )
+    return "bring the source to that unit (gdal_edit.py -scale, -offset or -units, where only the label lacks)"
 
 
 def _labels(recipe: Recipe, grid: Grid) -> Labels:
@@ -305,6 +319,8 @@ def _tags(recipe: Recipe, mixer: Mixer) -> dict[str, str]:
         "TALUD_SAR_UNIT": options.sar_unit,
         "TALUD_LEE_WINDOW": options.lee_window,
         "TALUD_RESOLUTION": f"{options.resolution:.10g}",
+        "TALUD_OPTICAL_SCALE": recipe.area.optical_scale,
+        "TALUD_OPTICAL_OFFSET": recipe.area.optical_offset,
         **{f"{BANDS_OF}{source.upper()}": one.words for source, one in recipe.taken.items()},
     }
     return {key: str(value) for key, value in tags.items() if value is not None}
