@@ -69,7 +69,7 @@ def test_the_unit_is_read_from_the_file(
 ) -> None:
     path = write_raster(tmp_path / "s.tif", np.ones((4, 4), np.float32), units=units, tags=tags)
     with sources.open_source(path) as dataset:
-        assert sar.stated_unit(dataset, 1) == unit
+        assert (sar.stated_unit(dataset, 1) or (None,))[0] == unit
 
 
 def test_a_filtered_window_does_not_know_where_it_was_cut(tmp_path: Path) -> None:
@@ -88,6 +88,48 @@ def test_neither_tag_nor_params_is_an_error_that_says_what_to_set(tmp_path: Path
         sar.layer(dataset, {"vv": 1}, "pre", None, "db", 0)
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match="vh is expected in band 2"):
         sar.layer(dataset, {"vh": 2}, "pre", "db", "db", 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "unit", "said"),
+    [
+        ({"units": ("dB",)}, "power", r"s\.tif: states dB .band unit., but sar_unit says power"),
+        ({"tags": {"SAR_UNIT": "dB"}}, "amplitude", r"states dB .tag SAR_UNIT., but sar_unit says amplitude"),
+        ({"descriptions": ("Gamma0_VV_db",)}, "power", r"states dB .description., but sar_unit says power"),
+        ({"units": ("power",)}, "db", "states power .band unit., but sar_unit says dB"),
+        (
+            {"units": ("dB",), "descriptions": ("Amplitude_VV",)},
+            None,
+            "states two units for band 1: dB .* and amplitude",
+        ),
+        ({}, "power", "100% of its values are negative, which power cannot be; they look like dB"),
+        ({}, "amplitude", "negative, which amplitude cannot be"),
+    ],
+)
+def test_a_unit_that_contradicts_the_file_is_an_error(
+    tmp_path: Path, changes: dict[str, object], unit: str | None, said: str
+) -> None:
+    decibels = np.random.default_rng(0).uniform(-20, -5, (20, 20)).astype(np.float32)
+    path = write_raster(tmp_path / "s.tif", decibels, **changes)
+    with sources.open_source(path) as dataset, pytest.raises(SourceError, match=said):
+        sar.layer(dataset, {"vv": 1}, "pre", unit, "db", 0)
+
+
+def test_values_above_zero_are_no_decibels(tmp_path: Path) -> None:
+    power = np.random.default_rng(0).gamma(4.4, 0.02, (20, 20)).astype(np.float32)
+    path = write_raster(tmp_path / "s.tif", power)
+    with sources.open_source(path) as dataset, pytest.raises(SourceError, match="nothing below 0, which is no backsc"):
+        sar.layer(dataset, {"vv": 1}, "pre", "db", "db", 0)
+
+
+@pytest.mark.parametrize(("unit", "stated"), [("db", "Decibels"), (None, "dB"), ("power", "Linear power")])
+def test_a_unit_that_fits_the_file_is_taken(tmp_path: Path, unit: str | None, stated: str) -> None:
+    values = np.full((4, 4), 0.1 if unit == "power" else -10, np.float32)
+    values[0, 0] = -0.001 if unit == "power" else 0.5  # noise was subtracted; a bright corner
+    path = write_raster(tmp_path / "s.tif", values, units=(stated,), descriptions=("Gamma0_VV",))
+    with sources.open_source(path) as dataset:
+        layer = sar.layer(dataset, {"vv": 1}, "pre", unit, "db", 0)
+        assert layer.finish(layer.read(Window(0, 0, 4, 4)))[0, 2, 2] == pytest.approx(-10)
 
 
 def test_a_raw_scene_is_refused_with_advice(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,10 @@ _SPELLINGS: Mapping[str, SarUnit] = {
     "decibels": "db",
 }
 _UNIT_TAGS = ("SAR_UNIT", "UNIT", "UNITS", "unit", "units", "OUTPUT_BACKSCATTER_EXPRESSION_CONVENTION")
+# Words of a description that are units; "power" and "linear" may describe something else there.
+_DESCRIBING = frozenset({"db", "decibel", "decibels", "amplitude", "intensity"})
+_NEGATIVE_SHARE = 0.1  # of the values of power that subtracting noise may have made negative
+_LOWEST_DB = -100.0  # what is less is a fill value
 _LOOKS = 4.4  # equivalent number of looks of Sentinel-1 IW GRD in high resolution, by its product specification
 
 Values = NDArray[np.floating]
@@ -77,14 +82,65 @@ def lee(power: Values, window: int) -> Values:
     return np.where(valid, estimate, np.nan)
 
 
-def stated_unit(dataset: DatasetReader, index: int) -> SarUnit | None:
-    """The unit that a file states for a band, in the band's unit or in a tag."""
+def stated_unit(dataset: DatasetReader, index: int) -> tuple[SarUnit, str] | None:
+    """Return the unit that a file states for a band, and where: in the band's unit, a tag, or its description.
+
+    Raises:
+        SourceError: it states two.
+    """
     tags = {**dataset.tags(), **dataset.tags(index)}
-    for text in (dataset.units[index - 1], *(tags.get(name) for name in _UNIT_TAGS)):
-        unit = _SPELLINGS.get((text or "").strip().lower())
-        if unit:
-            return unit
-    return None
+    texts = {"band unit": dataset.units[index - 1], **{f"tag {name}": tags.get(name) for name in _UNIT_TAGS}}
+    found = {place: unit for place, text in texts.items() if (unit := _SPELLINGS.get((text or "").strip().lower()))}
+    description = dataset.descriptions[index - 1] or ""
+    for word in re.split(r"[^a-z]+", description.lower()):
+        if word in _DESCRIBING:
+            found.setdefault("description", _SPELLINGS[word])
+    if len(set(found.values())) > 1:
+        stated = " and ".join(f"{UNIT_NAMES[unit]} ({place})" for place, unit in found.items())
+        raise SourceError(f"{dataset.name}: states two units for band {index}: {stated}; correct the wrong one")
+    return next(((unit, place) for place, unit in found.items()), None)
+
+
+def _unit_of(dataset: DatasetReader, indexes: Sequence[int], given: SarUnit | None) -> SarUnit:
+    """Return the unit of a scene: what the user gives and what the file states must be one, and fit the values.
+
+    Raises:
+        SourceError: they contradict each other, or there is neither.
+    """
+    stated = [one for one in (stated_unit(dataset, index) for index in indexes) if one]
+    for found, place in stated:
+        other = given or stated[0][0]
+        if found != other:
+            raise SourceError(
+                f"{dataset.name}: states {UNIT_NAMES[found]} ({place}), but sar_unit says {UNIT_NAMES[other]}; leave "
+                f"sar_unit (--sar-unit) out, or, if the file is wrong, correct it (gdal_edit.py -units "
+                f"{UNIT_NAMES[other]} for the unit of its bands)"
+            )
+    unit = given or (stated[0][0] if stated else None)
+    if unit is None:
+        raise SourceError(
+            f"{dataset.name}: neither its unit nor its tags say whether it is amplitude, power or dB; set sar_unit "
+            "(for the area in params.yaml, or --sar-unit)"
+        )
+    scales, offsets = (
+        np.array([numbers[index - 1] for index in indexes])[:, None, None]
+        for numbers in (dataset.scales, dataset.offsets)
+    )
+    values = sources.sample(dataset, indexes) * scales + offsets
+    values = values[np.isfinite(values) & (values != 0) & (values > _LOWEST_DB)]
+    negative = np.count_nonzero(values < 0) / max(len(values), 1)
+    if unit != "db" and negative > _NEGATIVE_SHARE:
+        raise SourceError(
+            f"{dataset.name}: {negative:.0%} of its values are negative, which {UNIT_NAMES[unit]} cannot be; they look "
+            "like dB: set sar_unit (--sar-unit) to db"
+        )
+    if unit == "db" and len(values) and not negative:
+        low, high = np.percentile(values, (1, 99))
+        raise SourceError(
+            f"{dataset.name}: holds {low:.3g} to {high:.3g} and nothing below 0, which is no backscatter in dB; it "
+            "looks like amplitude or power: set sar_unit (--sar-unit) to the right one, and correct the file's unit"
+        )
+    return unit
 
 
 def layer(
@@ -114,17 +170,12 @@ def layer(
                 f"{dataset.name}: has {counted(dataset.count, 'band')}, but {name} is expected in band {number}"
             )
     indexes = tuple(numbers.values())
-    unit = unit or stated_unit(dataset, indexes[0])
-    if unit is None:
-        raise SourceError(
-            f"{dataset.name}: neither its unit nor its tags say whether it is amplitude, power or dB; set sar_unit "
-            "(for the area in params.yaml, or --sar-unit)"
-        )
+    scene_unit = _unit_of(dataset, indexes, unit)
     margin = lee_window // 2
 
     def read(window: Window) -> Values:
         values = sources.read(dataset, indexes, sources.grown(window, margin))
-        power = to_power(values, unit)
+        power = to_power(values, scene_unit)
         power[:, ~np.isfinite(power).all(axis=0)] = np.nan
         if not lee_window:
             return power
