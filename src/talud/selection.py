@@ -142,14 +142,17 @@ def _champions() -> tuple[list[Candidate], list[str]]:
     try:
         registry.connect(root)
         found = registry.champions()
+        broken = [alias.words for alias in registry.broken_aliases() if alias.alias == "champion"]
     except RegistryError as error:
         raise RegistryError(f"{error} (or name a model: an .onnx file)") from error
+    if not found and broken:
+        raise RegistryError(f"the registry holds no champion that talud made: {'; '.join(broken)}")
     if not found:
         raise RegistryError(
             "the registry holds no champion that talud made; name a model: an .onnx file or models:/NAME/VERSION"
         )
     usable: list[Candidate] = []
-    unfit: list[str] = []
+    unfit = broken
     for version in found:
         try:
             usable.append(Candidate.of(version, root))

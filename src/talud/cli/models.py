@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,10 +41,14 @@ def list_(as_json: AsJson = False) -> None:
     """
     from rich.table import Table
 
+    from talud import registry
+    from talud.errors import TaludWarning
     from talud.evaluation import catalogue
     from talud.project import root_around
 
     found = catalogue.entries(root_around(Path.cwd()))
+    for broken in registry.broken_aliases():
+        warnings.warn(broken.words, TaludWarning, stacklevel=2)
     if as_json:
         _print_json([entry.record() for entry in found])
         return

@@ -111,22 +111,57 @@ def fetch(uri: str, root: Path | None) -> Fetched:
     return Fetched(path, name, version, run_id or str(manifest.get("run_id") or ""))
 
 
+@dataclass(frozen=True)
+class BrokenAlias:
+    """An alias of a registered model that points to a version which was deleted."""
+
+    name: str
+    alias: str
+    version: str
+
+    @property
+    def words(self) -> str:
+        """Return in words which alias is broken, and the command that repairs it."""
+        return (
+            f"'{self.name}': its alias {self.alias} points to version {self.version}, which was deleted; run talud "
+            f"models promote {self.name} VERSION (talud models list shows the versions)"
+        )
+
+
 def champion(name: str) -> Version | None:
-    """The version that the alias `champion` points to, if there is one."""
+    """Return the version that the alias `champion` points to; None where there is none, or it was deleted."""
     client = connected()
     with speaking():
         model = _registered(client, name)
         number = model.aliases.get("champion") if model else None
-        return _version(client.get_model_version(name, number)) if number else None
+        found = _present(client, name, number) if number else None
+        return _version(found) if found else None
 
 
 def champions() -> tuple[Version, ...]:
-    """All versions that the alias `champion` points to, among the models that talud registered, by name."""
+    """Return the versions that the alias `champion` points to, among the models that talud registered, by name.
+
+    Champions that were deleted are not among them (`broken_aliases`).
+    """
     client = connected()
     with speaking():
         named = [(model.name, model.aliases.get("champion")) for model in _all(client.search_registered_models)]
-        found = [client.get_model_version(name, number) for name, number in sorted(named) if number]
-    return tuple(_version(each) for each in found if FINGERPRINT in each.tags)
+        found = [_present(client, name, number) for name, number in sorted(named) if number]
+    return tuple(_version(each) for each in found if each and FINGERPRINT in each.tags)
+
+
+def broken_aliases() -> tuple[BrokenAlias, ...]:
+    """Return the aliases `ALIASES` of all registered models that point to versions which were deleted, by name."""
+    client = connected()
+    with speaking():
+        models = _all(client.search_registered_models)
+        there = {(each.name, str(each.version)) for each in _all(client.search_model_versions)}
+    named = [(model.name, alias, str(number)) for model in models for alias, number in model.aliases.items()]
+    return tuple(
+        BrokenAlias(name, alias, number)
+        for name, alias, number in sorted(named)
+        if alias in ALIASES and (name, number) not in there
+    )
 
 
 def versions() -> tuple[Version, ...]:
@@ -177,14 +212,20 @@ def look_up(reference: str) -> Version:
 
 
 def set_alias(version: Version, alias: str) -> None:
-    """Point one of the `ALIASES` to a version, which then bears no other of them."""
+    """Point one of the `ALIASES` to a version, which then bears no other of them.
+
+    The other aliases of its model go where the version that they point to was deleted.
+    """
     client = connected()
     with speaking():
         model = client.get_registered_model(version.name)
         if str(model.aliases.get(alias)) != version.version:
             client.set_registered_model_alias(version.name, alias, version.version)
         for other in ALIASES:
-            if other != alias and str(model.aliases.get(other)) == version.version:
+            number = model.aliases.get(other)
+            if other == alias or number is None:
+                continue
+            if str(number) == version.version or _present(client, version.name, number) is None:
                 client.delete_registered_model_alias(version.name, other)
 
 
@@ -319,6 +360,16 @@ def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
         raise
 
 
+def _present(client: MlflowClient, name: str, number: Any) -> ModelVersion | None:
+    """Return a version of a registered model; None where it was deleted."""
+    try:
+        return client.get_model_version(name, str(number))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
 def _version(found: ModelVersion, aliases: Mapping[str, Any] | None = None) -> Version:
     """A version as MLflow has it; the aliases of its model, alias → version, where the version does not name them."""
     created = time_text(datetime.fromtimestamp(found.creation_timestamp / 1000, UTC))
@@ -344,6 +395,8 @@ def _resolve(client: MlflowClient, name: str, alias: str | None, version: str | 
     number = model.aliases[alias] if alias else version
     if number == "latest":
         number = max(versions, key=int, default=number)
+    if alias and str(number) not in versions:
+        raise RegistryError(BrokenAlias(name, alias, str(number)).words)
     if str(number) not in versions:
         there = ", ".join(sorted(versions, key=int))
         raise RegistryError(f"'{name}' has no version {number}; it has: {there or 'none'}")
