@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import subprocess
+import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,10 +24,13 @@ from rasterio.crs import CRS
 from rio_tiler.constants import WEB_MERCATOR_TMS
 
 from agency import put_job, serving, settings_of
+from odd_tiffs import write_tiff
 from source_files import write_raster
 from stack_files import grid_of, noise, write_stack
+from talud.errors import SourceError
+from talud.inference.reader import misfit
 from talud.inference.runtime import Model
-from talud.serving import catalogue, tiles
+from talud.serving import catalogue, directories, tiles
 from talud.serving.keeping import remove_unfinished_uploads
 from talud.serving.problems import Problem
 
@@ -175,6 +180,69 @@ def test_what_is_no_raster_to_map_is_refused_and_nothing_is_left(
     assert said in answer.json()["detail"]
     assert str(agency.settings.results) not in answer.text
     assert nothing_left(agency, before)
+
+
+def metadata(count: int) -> bytes:
+    items = b"".join(b'<Item name="k%d">v</Item>' % number for number in range(count))
+    return b"<GDALMetadata>" + items + b"</GDALMetadata>"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: write_tiff(path, 1, 1, 60_000), "has 60,000 bands; at most 1,000 are read"),
+        (lambda path: write_tiff(path, 1, 1, 1001), "has 1,001 bands; at most 1,000 are read"),
+        (lambda path: write_tiff(path, 4, 4, overviews=7000), "has more than 100 overviews and masks"),
+        (lambda path: write_tiff(path, 4, 4, metadata=metadata(70_000)), "bytes of metadata; at most 500,000"),
+        (lambda path: write_tiff(path, 2**31 - 1, 1, stored=b"0"), "this service maps at most 100,000"),
+        (lambda path: write_tiff(path, 1, 2**31 - 1, stored=b"0"), "this service maps at most 100,000"),
+        (lambda path: write_tiff(path, 300, 300, stored=zlib.compress(bytes(10))[:9], deflated=True), "cannot be read"),
+    ],
+    ids=["60000 bands", "1001 bands", "many overviews", "many tags", "wide", "high", "cut deflate"],
+)
+def test_files_that_gdal_takes_minutes_for_are_refused_at_once(
+    agency: SimpleNamespace, tmp_path: Path, make: object, said: str
+) -> None:
+    before = set((agency.settings.results / "uploads").glob("**/*"))
+    content = make(tmp_path / "odd.tif").read_bytes()
+    began = time.process_time()
+    answer = agency.client.put("/uploads/odd.tif", content=content)
+    assert answer.status_code == 422, answer.text
+    assert said in answer.json()["detail"]
+    assert time.process_time() - began < 5
+    assert nothing_left(agency, before)
+
+
+def test_raster_of_as_many_bands_as_are_read_is_taken_in_seconds(agency: SimpleNamespace, tmp_path: Path) -> None:
+    content = write_tiff(tmp_path / "many.tif", 4, 3, 1000, overviews=99, metadata=metadata(15_000)).read_bytes()
+    began = time.process_time()
+    answer = agency.client.put("/uploads/many.tif", content=content)
+    assert answer.status_code == 201, answer.text
+    assert (len(answer.json()["bands"]), answer.json()["pixels"]) == (1000, 12)
+    assert time.process_time() - began < 10
+
+
+def test_prediction_refuses_raster_of_too_many_bands(tmp_path: Path, tiny_model: Path) -> None:
+    path = write_tiff(tmp_path / "odd.tif", 1, 1, 60_000)
+    with pytest.raises(SourceError, match=r"odd\.tif: has 60,000 bands; at most 1,000"):
+        misfit(path, Model.load(tiny_model).contract)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"II", b"II*\0", b"II*\0\x08\0\0\0\xff\xff", b"II+\0" + b"\xff" * 20, b"MM\0*" * 9]
+)
+def test_directories_of_damaged_tiffs_are_left_to_gdal(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(content)
+    directories.check(tmp_path / "a.tif", "a.tif")
+
+
+def test_directories_in_a_circle_are_refused(tmp_path: Path) -> None:
+    path = write_tiff(tmp_path / "a.tif", 4, 4)
+    content = bytearray(path.read_bytes())
+    content[-4:] = content[4:8]
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match="more than 100 overviews"):
+        directories.check(path, "a.tif")
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(agency: SimpleNamespace) -> None:
@@ -432,7 +500,7 @@ def test_mask_that_links_out_of_the_data_folder_is_not_shown(tmp_path: Path) -> 
         tile = centre_tile(found["bounds"], 15)
         address = f"/rasters/tiles/inventory/15/{tile.x}/{tile.y}.png"
         answer = client.get(address, params={"raster": "a.tif"})
-        assert answer.status_code == 422
+        assert answer.status_code == 403
         assert "leads out of its folder" in answer.json()["detail"]
         assert str(tmp_path) not in answer.text
         (settings.data / "a.mask.tif").unlink()

@@ -215,8 +215,8 @@ def test_an_address_that_makes_no_sense_is_refused(
 
 
 def test_the_earlier_setting_of_proxies_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for each in ("DATA", "RESULTS"):
-        monkeypatch.setenv(f"{PREFIX}{each}", str(tmp_path))
+    monkeypatch.setenv(f"{PREFIX}DATA", str(tmp_path / "rasters"))
+    monkeypatch.setenv(f"{PREFIX}RESULTS", str(tmp_path / "maps"))
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.5")
     with pytest.raises(ParamsError, match="FORWARDED_ALLOW_IPS: is not read any more"):
         Settings.load()

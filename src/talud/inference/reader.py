@@ -27,6 +27,7 @@ from talud.grid import Grid
 from talud.inference.domain import Distance
 from talud.raster import (
     BLOCK,
+    MOST_BANDS,
     PATCH_TAG,
     alpha_bands,
     masked_by_alpha,
@@ -165,6 +166,7 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         MismatchError: bands, units, pixel size, the way it was made, or its values are not what the contract expects.
     """
     with open_raster(raster) as dataset:
+        check_band_count(dataset, raster)
         grid = Grid.of(dataset)
         patch = patch_side(dataset)
         _check_grid(grid, contract, raster, patch)
@@ -347,16 +349,28 @@ def _band_indexes(
     return indexes
 
 
+def check_band_count(dataset: DatasetReader, raster: str | Path) -> None:
+    """Check that a raster has not so many bands that it could not be read in time.
+
+    Raises:
+        SourceError: it has.
+    """
+    if dataset.count > MOST_BANDS:
+        raise SourceError(f"{raster}: has {dataset.count:,} bands; at most {MOST_BANDS:,} are read")
+
+
 def check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str | Path) -> None:
     """That the raster can be read in parts: GDAL unpacks whole blocks, and those of a damaged file may be gigabytes.
 
     Raises:
         SourceError: it cannot.
     """
+    check_band_count(dataset, raster)
     together = dataset.count if dataset.interleaving is Interleaving.pixel else 1
+    shapes, types = dataset.block_shapes, dataset.dtypes  # each look reads those of all bands anew
     for index in indexes:
-        height, width = dataset.block_shapes[index - 1]
-        size = height * width * np.dtype(dataset.dtypes[index - 1]).itemsize * together
+        height, width = shapes[index - 1]
+        size = height * width * np.dtype(types[index - 1]).itemsize * together
         if size > LARGEST_BLOCK:
             raise SourceError(
                 f"{raster}: is stored in blocks of {size / 10**9:.1f} GB, each of which must be read whole; "
@@ -373,8 +387,9 @@ def _or_less(contract: Contract) -> str:
 def _check_units(
     dataset: DatasetReader, indexes: tuple[int, ...], present: tuple[BandContract, ...], raster: str | Path
 ) -> None:
+    units = dataset.units
     for index, band in zip(indexes, present, strict=True):
-        found = dataset.units[index - 1]
+        found = units[index - 1]
         if found and found.casefold() != band.unit.casefold():
             raise MismatchError(
                 f"{raster}: band '{band.name}' is in {found}, the model expects {band.unit}; "

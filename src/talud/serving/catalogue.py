@@ -33,7 +33,7 @@ from talud.files import writing
 from talud.grid import Bounds, Grid
 from talud.inference import record
 from talud.inference.reader import check_blocks, frugal, misfit
-from talud.serving import places
+from talud.serving import directories, places
 from talud.serving.settings import Settings
 from talud.wording import dimensions
 
@@ -293,6 +293,7 @@ def _part(path: Path) -> Path:
 
 def _check(path: Path, settings: Settings) -> None:
     """That a file is a whole GeoTIFF with a place, and not too large to be mapped."""
+    directories.check(path, path.name)
     with opened(path) as dataset:
         grid = placed(dataset)
         if grid.height * grid.width > settings.pixels:

@@ -20,6 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from talud.environment import CONFINED_DRIVERS
 from talud.errors import ForbiddenError, ParamsError, SourceError
+from talud.serving import directories
 from talud.serving.settings import Settings
 from talud.terminal import hushed
 
@@ -96,6 +97,7 @@ def _check_geotiff(path: Path, root: Path, name: str) -> None:
     Raises:
         SourceError: it is none, or names one.
     """
+    directories.check(path, name)
     try:
         with rasterio.Env(**CLOSED), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
