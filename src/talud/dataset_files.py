@@ -12,7 +12,7 @@ from talud.raster import open_raster
 
 # Suffix of a vector file → those of the files of the same name that belong to it. GDAL lists no parts of vectors.
 _SHAPEFILE = (".shp", ".dbf", ".prj", ".cpg", ".shx")
-_TOGETHER = {
+TOGETHER = {
     ".shp": _SHAPEFILE,
     ".dbf": _SHAPEFILE,
     ".shx": _SHAPEFILE,
@@ -62,7 +62,7 @@ def on_disk(name: str | Path) -> Path | None:
 def listed(source: str | Path) -> list[str]:
     """Return the names that GDAL lists for a raster; none for what is no raster."""
     path = Path(source)
-    if geopackage.is_database(path) or path.suffix.lower() in (*_TOGETHER, ".json", ".geojson"):
+    if geopackage.is_database(path) or path.suffix.lower() in (*TOGETHER, ".json", ".geojson"):
         return []  # GDAL would write beside a GeoPackage that it opens
     try:
         with open_raster(source) as dataset:
@@ -89,7 +89,7 @@ def _parts(source: str | Path) -> Iterator[Path]:
 def _named_alike(path: Path) -> Iterator[Path]:
     if geopackage.is_database(path):
         yield from geopackage.pending(path)
-    suffixes = _TOGETHER.get(path.suffix.lower(), ())
+    suffixes = TOGETHER.get(path.suffix.lower(), ())
     beside = path.parent.iterdir() if suffixes else ()
     alike = [other for other in beside if other.stem == path.stem and other.suffix.lower() in suffixes]
     yield from sorted(alike, key=lambda other: (suffixes.index(other.suffix.lower()), other.name))

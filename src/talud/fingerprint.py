@@ -16,10 +16,9 @@ from talud.dataset_files import files_of, listed, on_disk
 from talud.errors import SourceError
 from talud.files import md5
 from talud.raster import open_raster, reading
+from talud.vector import OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES
 
-_VECTORS = frozenset(
-    {".gpkg", ".shp", ".geojson", ".json", ".fgb", ".kml", ".kmz", ".gml", ".gdb", ".tab", ".mif", ".zip", ".sqlite"}
-)
+_VECTORS = VECTOR_SUFFIXES | OTHER_VECTOR_SUFFIXES
 _STATISTICS = ".aux.xml"
 # What a GIS adds to a source that it shows: statistics, overviews, and marks of who has a folder open.
 _ADDED_BY_GIS = (_STATISTICS, ".ovr", ".lock")

@@ -15,12 +15,13 @@ import shapely
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.features import rasterize
+from shapely import GeometryType
 from shapely.geometry.base import BaseMultipartGeometry
 
 from talud.data.placement import Elsewhere, check_coordinates, elsewhere
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
-from talud.vector import open_vector
+from talud.vector import open_vector, refuse_other_format
 
 
 @dataclass(frozen=True)
@@ -105,15 +106,18 @@ def _frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataFrame:
 
 
 def layer_of(path: Path, wanted: str) -> str:
-    """The layer called `wanted`, or the only one that can hold polygons.
+    """Return the layer called `wanted`, or the only one that can hold polygons.
 
     Raises:
-        SourceError: there is none, or several.
+        SourceError: there is none, or several; or the file is of a format that is not read.
     """
+    refuse_other_format(path)
     kinds = ("Poly", "Geometry", "Unknown")
     with open_vector(path, " as polygons") as whole:
-        found = pyogrio.list_layers(whole)
-    layers = [str(name) for name, kind in found if any(word in str(kind) for word in kinds)]
+        found = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(whole)]
+        layers = [name for name, kind in found if any(word in kind for word in kinds)]
+        if wanted not in layers and len(layers) > 1:  # the folders of a KML are layers that do not say what they hold
+            layers = [name for name, kind in found if name in layers and ("Poly" in kind or _areal(whole, name))]
     if wanted in layers:
         return wanted
     if not layers:
@@ -122,6 +126,13 @@ def layer_of(path: Path, wanted: str) -> str:
         names = ", ".join(layers)
         raise SourceError(f"{path}: has {len(layers)} layers of polygons ({names}); keep one, or call it '{wanted}'")
     return layers[0]
+
+
+def _areal(path: Path, layer: str) -> bool:
+    """Return whether any feature of a layer may hold a polygon."""
+    kinds = shapely.get_type_id(pyogrio.read_dataframe(path, layer=layer, columns=[]).geometry.to_numpy())
+    areal = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON, GeometryType.GEOMETRYCOLLECTION)
+    return bool(np.isin(kinds, areal).any())
 
 
 def polygonal(geometry: shapely.Geometry | None) -> shapely.Geometry | None:

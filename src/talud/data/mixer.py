@@ -26,6 +26,7 @@ from talud.data.sources import Layer
 from talud.errors import ParamsError, SourceError, TaludWarning
 from talud.grid import Grid
 from talud.params import Source
+from talud.vector import OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES
 
 _WINDOW = 512  # stack pixels a side of what is worked on at once; fewer where a source is much finer
 _SOURCE_WINDOW = 1536  # and about so many source pixels a side, at most
@@ -187,7 +188,7 @@ def _shade(recipe: Recipe, source: Source, grid: Grid, opened: ExitStack) -> Cal
         SourceError: the file cannot be read, or cannot belong to the area for where it lies.
     """
     path = recipe.files[source]
-    if path.suffix.lower() in sources.VECTOR_SUFFIXES:
+    if path.suffix.lower() in VECTOR_SUFFIXES | OTHER_VECTOR_SUFFIXES:
         polygons = Polygons.read(path, source, grid.crs)
         _check_place(recipe, path, polygons, grid)
         return lambda target: polygons.cover(target, all_touched=True)

@@ -61,7 +61,7 @@ def recipe_of(project: Project, name: str) -> Recipe:
     if area.role != "transfer" and "inventory" not in files:
         raise SourceError(
             f"{project.folder(area)}: area '{name}' has the role {area.role} but no inventory "
-            "(inventory.gpkg, .shp or .geojson)"
+            "(inventory.gpkg, .shp, .geojson, .fgb, .kml or .zip)"
         )
     return recipe
 

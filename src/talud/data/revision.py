@@ -99,7 +99,7 @@ def revise(project: Project, name: str, edits: Path) -> Revision:
     Args:
         project: the project.
         name: of the area.
-        edits: a GeoPackage, Shapefile or GeoJSON of all landslides of the area.
+        edits: a vector file of all landslides of the area.
 
     Raises:
         ParamsError: there is no such area.
@@ -137,6 +137,11 @@ def _inventory(project: Project, name: str, area: Area) -> Path:
     path = sources.find(folder, area.files).get("inventory")
     if path is None:
         raise SourceError(f"{folder}: area '{name}' has no inventory to correct; put it there as inventory.gpkg")
+    if path.suffix.lower() not in _DRIVERS:
+        raise SourceError(
+            f"{path}: an inventory of this format is read, but not written; convert it once: ogr2ogr {path.stem}.gpkg "
+            f"{path.name}"
+        )
     return path
 
 

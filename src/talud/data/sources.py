@@ -20,19 +20,20 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
 
+from talud.dataset_files import TOGETHER
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.params import Source
 from talud.raster import alpha_bands, open_raster, read_opaque, read_valid, reading
+from talud.vector import ARCHIVES, OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES, refuse_other_format
 from talud.wording import counted
 
-VECTOR_SUFFIXES = frozenset({".gpkg", ".shp", ".geojson", ".json"})
 _RASTERS: frozenset[Source] = frozenset({"optical", "dtm", "sar_pre", "sar_post"})
 _VECTORS: frozenset[Source] = frozenset({"inventory", "boundary"})
 # What lies beside a raster or Shapefile under its name and is no source itself.
 _SIDECARS = frozenset(
     {".aux", ".cpg", ".csv", ".dbf", ".dvc", ".hdr", ".jgw", ".md", ".md5", ".msk", ".ovr", ".pgw", ".prj"}
-    | {".qix", ".qmd", ".qml", ".rrd", ".sbn", ".sbx", ".shx", ".tfw", ".txt", ".wld", ".xml", ".zip"}
+    | {".qix", ".qmd", ".qml", ".rrd", ".sbn", ".sbx", ".shx", ".tfw", ".txt", ".wld", ".xml"}
 )
 _SCALE_TOLERANCE = 0.02  # a metre of the CRS may be this far from a metre on the ground
 # Interpolate between neighbours even where a grid is coarser in one direction; GDAL would blur along it.
@@ -85,23 +86,43 @@ def _named(folder: Path, source: Source, name: str) -> Path:
     path = folder / name
     if not path.exists():
         raise SourceError(f"{path}: no such file, though params.yaml names it as {source}")
+    if source not in _RASTERS:
+        refuse_other_format(path)
     return path
 
 
 def _lying_in(folder: Path, source: Source) -> Path | None:
-    candidates = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.stem.lower() == source and path.suffix.lower() not in _SIDECARS and not path.is_dir()
-    ]
+    """Return the file that is a source by its name.
+
+    Raises:
+        SourceError: there are several, or polygons are of a format that is not read.
+    """
+    named = [path for path in sorted(folder.iterdir()) if _stem(path) == source and _suffix(path) not in _SIDECARS]
+    others = [path for path in named if _suffix(path) in OTHER_VECTOR_SUFFIXES]
+    candidates = [path for path in named if path not in others and not path.is_dir()]
     if source in _VECTORS:
-        candidates = [path for path in candidates if path.suffix.lower() in VECTOR_SUFFIXES]
+        candidates = [path for path in candidates if _suffix(path) in VECTOR_SUFFIXES]
     if source in _RASTERS:
-        candidates = [path for path in candidates if path.suffix.lower() not in VECTOR_SUFFIXES]
+        candidates = [path for path in candidates if _suffix(path) not in VECTOR_SUFFIXES]
+    elif others and not candidates:
+        refuse_other_format(others[0])
+    # An archive beside what was unpacked from it is no second source, nor are a vector file's parts.
+    candidates = [path for path in candidates if _suffix(path) not in ARCHIVES] or candidates
+    parts = {part for path in candidates for part in TOGETHER.get(_suffix(path), ()) if part != _suffix(path)}
+    candidates = [path for path in candidates if _suffix(path) not in parts]
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
         raise SourceError(f"{folder}: {names} could all be {source}; name the right one under 'files' in params.yaml")
     return candidates[0] if candidates else None
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _stem(path: Path) -> str:
+    """Return a file's name without its suffix, which of a zipped Shapefile may be `.shp.zip`."""
+    return path.stem.lower().removesuffix(".shp") if _suffix(path) in ARCHIVES else path.stem.lower()
 
 
 @contextmanager
