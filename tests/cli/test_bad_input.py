@@ -137,6 +137,16 @@ def test_a_spoilt_source_is_one_line_and_the_earlier_stack_stays(talud: Run, pro
     assert files(project.root / "stacks") == before
 
 
+def test_a_doubtful_source_is_one_warning_and_the_stack_is_made(talud: Run, project: Project) -> None:
+    heights = hills()
+    heights[:, :8] = 0
+    write_raster(project.root / "data/here/dtm.tif", heights)
+    code, out, err = talud("stack", "here")
+    assert (code, err.count("\n")) == (0, 1)
+    assert out.startswith("here: stacks/here.tif, ")
+    assert re.fullmatch(r"talud: warning: .*dtm\.tif: 12\.5% of its pixels are 0, .* -a_nodata 0 .*dtm\.tif\n", err)
+
+
 def test_invalid_polygons_are_repaired_and_empty_ones_skipped_and_both_said(talud: Run, project: Project) -> None:
     bow = shapely.Polygon([(LEFT, TOP), (LEFT + 99, TOP - 99), (LEFT + 99, TOP), (LEFT, TOP - 99)])
     write_inventory(project.root / "data/here", [bow, SQUARE, shapely.Polygon(), None])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetWriter
 
 from talud.contract import Contract
-from talud.data import patch_stack, sources
+from talud.data import patch_stack, source_checks, sources
 from talud.data.band_names import MissingBandError
 from talud.data.inventory import Polygons
 from talud.data.mask import KnownPixels, check_known, mask_layout
@@ -81,6 +81,7 @@ def _bring_together(project: Project, area: str, progress: Progress | None) -> R
     with mixing(recipe) as mixer:
         refuse_overlap(project, recipe, mixer)
         labels = _labels(recipe, mixer.grid)
+        source_checks.warn_of_doubts(recipe)
         with replacing_together(*outputs) as (stack, mask, record_file):
             known = _write(recipe, mixer, progress, stack, (mask, labels), sources_tag(fingerprints))
             if recipe.area.role != "transfer" and not known.landslide:
@@ -125,6 +126,7 @@ def build_like(
     recipe = recipe_like(contract, area, files, name or out.stem)
     with mixing(recipe) as mixer:
         _refuse_other_units(mixer, contract)
+        source_checks.warn_of_doubts(recipe)
         with replacing_together(out) as (stack,):
             contents = {
                 source: (origin or {}).get(source) or fingerprint(recipe.files[source]) for source in recipe.files
