@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from chromium import chromium, opened
 from stack_files import noise, write_stack
 from talud.cli import mapping
 from talud.contract import Contract, Validation
@@ -79,6 +80,18 @@ def test_a_map_says_its_estimate_everywhere(counted: Model, tmp_path: Path, caps
     assert f"Estimated landslide area: {outcome.estimate.m2 / 1e4:,.1f} ha" in html
     assert "if this area errs as the validation blocks do" in html
     assert "Whether it holds here is not known" in html
+
+
+@pytest.mark.parametrize("size", [(1200, 900), (400, 800)])
+def test_estimate_stands_apart_from_the_figures_above_it(counted: Model, tmp_path: Path, size: tuple[int, int]) -> None:
+    mapped(counted, tmp_path)
+    with chromium() as browser, opened(browser, (tmp_path / "out/summary.html").as_uri(), size) as tab:
+        gap = tab.evaluate(
+            "document.querySelector('.figures + p').getBoundingClientRect().top"
+            " - document.querySelector('.figures').getBoundingClientRect().bottom"
+        )
+    # As much as between the rows of figures, or more.
+    assert gap >= 16
 
 
 def test_a_minimum_area_leaves_the_estimate_as_it_is(counted: Model, tmp_path: Path) -> None:
