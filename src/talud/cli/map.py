@@ -106,6 +106,6 @@ def map_sources(
             tta=tta,
             workers=by,
         )
-    mapping.say(result, loaded, out)
+    mapping.say(result, loaded, out, stack)
     sources.say_bands(stack)
     mapping.remember(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -87,8 +88,8 @@ def workers(number: int | None, scheduler: str | None) -> int | str | None:
     return number or scheduler
 
 
-def say(result: Prediction, model: Model, out: Path) -> None:
-    """Print what a map came to."""
+def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None:
+    """Print what the map of a raster came to."""
     from talud.inference import domain, record
     from talud.wording import counted
 
@@ -108,13 +109,26 @@ def say(result: Prediction, model: Model, out: Path) -> None:
     for line in domain.lines(result.distances):
         print(line)
     if domain.verdict(result.distances) in domain.UNLIKE and not model.contract.adapted:
-        print("  a model that talud adapt makes for this raster may map it better; that takes no labels")
+        print(f"  a model adapted to this raster may map it better: {_adapt_command(model, raster)}")
+        print("  that takes no labels, and it can multiply false alarms: compare both maps with the image")
     print(f"model: {model.title}; ran on {result.provider}")
     for what, how in record.settings(model, result).items():
         print(f"{what.lower()}: {how}")
+    for notice in record.notices(model, result):
+        print(f"warning: {notice[:1].lower()}{notice[1:]}")
     print(f"files: {out}")
-    if result.estimate:
-        print(result.estimate.words)
+    print(result.estimate.words if result.estimate else f"no estimate of the landslide area: {result.no_estimate}")
+
+
+def _adapt_command(model: Model, raster: str | Path) -> str:
+    """Return the command that adapts a model to a raster."""
+    command = ["talud", "adapt"]
+    if model.origin:
+        command += [f"{model.name}/{model.version}", str(raster)]
+    else:
+        adapted = model.path.with_name(f"{model.path.stem}.{Path(str(raster)).stem}.onnx")
+        command += [str(model.path), str(raster), "--out", str(adapted)]
+    return shlex.join(command)
 
 
 def remember(out: Path) -> None:

@@ -101,5 +101,5 @@ def predict(
             tta=tta,
             workers=by,
         )
-    mapping.say(result, loaded, out)
+    mapping.say(result, loaded, out, raster)
     mapping.remember(out)

@@ -48,6 +48,28 @@ class AreaEstimate:
         return f"estimated landslide area: {estimate} ha, {given}" + (f"; {self.doubt}" if self.doubt else "")
 
 
+def obstacle(contract: Contract, mapped: int) -> str:
+    """Return why the landslide area of a map cannot be estimated, in words; empty where it can.
+
+    Args:
+        contract: of the model.
+        mapped: pixels that the map says anything of.
+    """
+    known = contract.validation
+    if not mapped:
+        return "nothing is mapped"
+    if known is None and (contract.adapted or contract.finetuned):
+        how = "adapted" if contract.adapted else "fine-tuned"
+        return f"the model was {how}, so how it errs on its validation blocks is not known any more"
+    if known is None:
+        return "the model does not state how it errs on its validation blocks; models of a newer talud train do"
+    if known.blocks < 2:
+        return f"the model was validated on {known.blocks} block, and two are needed"
+    if min(known.tp + known.fp, known.fn + known.tn) < 2:
+        return "on its validation blocks the model mapped everything, or nothing, as landslide"
+    return ""
+
+
 def estimate(
     contract: Contract, landslide: int, background: int, pixel_area: float, verdict: Verdict
 ) -> AreaEstimate | None:
@@ -64,7 +86,7 @@ def estimate(
         None where the contract holds no counts or too few, or nothing is mapped.
     """
     known, mapped = contract.validation, landslide + background
-    if known is None or known.blocks < 2 or min(known.tp + known.fp, known.fn + known.tn) < 2 or not mapped:
+    if known is None or obstacle(contract, mapped):
         return None
     share = stratified(
         (known.tp, known.fn),

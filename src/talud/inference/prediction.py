@@ -20,7 +20,7 @@ from talud.cluster import Workers
 from talud.errors import OutputError, ParamsError
 from talud.files import md5
 from talud.inference import coverage, domain, polygons, quicklook, record, summary, zonal
-from talud.inference.area import AreaEstimate, estimate
+from talud.inference.area import AreaEstimate, estimate, obstacle
 from talud.inference.journal import Journal
 from talud.inference.mapping import Passes, finish_tiles
 from talud.inference.products import MapRasters, Products, check_space
@@ -278,6 +278,7 @@ def _finish(
     if options.geojson:
         polygons.write_geojson(products.geojson, drawn, attributes, stack.grid)
     clock.lap("polygons")
+    no_estimate = _no_estimate(model, tiling, options, counts)
     prediction = Prediction(
         raster=stack.name,
         pixels=stack.grid.height * stack.grid.width,
@@ -304,7 +305,9 @@ def _finish(
         smooth=options.smooth,
         distances=stack.distances,
         tta=options.tta,
-        estimate=_estimate(model, stack, tiling, options, counts),
+        estimate=None if no_estimate else _estimate(model, stack, counts),
+        no_estimate=no_estimate,
+        landslide_share=counts.landslide / max(int(counts.blocked[0]), 1),
     )
     scene = quicklook.scene(stack, landslides, not_mapped)
     quicklook.draw(products.quicklook, scene, record.caption(model, stack, prediction))
@@ -332,13 +335,24 @@ class _Counts:
     skipped: int
 
 
-def _estimate(
-    model: Model, stack: StackReader, tiling: Tiling, options: _Options, counts: _Counts
-) -> AreaEstimate | None:
-    """The landslide area, where the map is of the kind that the contract's counts are of, with all groups."""
-    unlike = options.threshold != model.contract.threshold or options.tta or model.halo_error(tiling) != 0
-    if unlike or counts.reduced.any():
-        return None
+def _no_estimate(model: Model, tiling: Tiling, options: _Options, counts: _Counts) -> str:
+    """Return why the landslide area is not estimated, in words; empty where it is.
+
+    The map must be of the kind that the contract's counts are of, with all groups.
+    """
+    if options.threshold != model.contract.threshold:
+        return f"the threshold is not that of the model's validation, {model.contract.threshold:g}"
+    if options.tta:
+        return "the model was validated in one pass, and the map is a mean over eight"
+    if model.halo_error(tiling) != 0:
+        return "the halo is smaller than that of the model's validation"
+    if counts.reduced.any():
+        return "parts are mapped with fewer bands than the model was validated with"
+    return obstacle(model.contract, int(counts.blocked[0]))
+
+
+def _estimate(model: Model, stack: StackReader, counts: _Counts) -> AreaEstimate | None:
+    """Return the landslide area of what is mapped."""
     background = int(counts.blocked[0]) - counts.landslide
     square_metres = stack.grid.pixel_area * stack.grid.crs.linear_units_factor[1] ** 2
     return estimate(model.contract, counts.landslide, background, square_metres, domain.verdict(stack.distances))

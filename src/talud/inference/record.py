@@ -72,6 +72,8 @@ class Prediction:
         tta: whether the probability is the mean over eight turned and mirrored passes (test-time augmentation).
         estimate: the landslide area set right by how the model errs on its validation blocks; None where the contract
             does not hold that, or the map is of another threshold, halo or number of passes, or is reduced anywhere.
+        no_estimate: why there is none, in words; empty where there is one.
+        landslide_share: part of the mapped pixels that is landslide, 0 to 1, small landslides included.
         taken_over: tiles that an earlier run had finished before it was interrupted. The files do not show it.
     """
 
@@ -96,6 +98,8 @@ class Prediction:
     distances: tuple[Distance, ...]
     tta: bool
     estimate: AreaEstimate | None = None
+    no_estimate: str = ""
+    landslide_share: float = 0.0
     taken_over: int = 0
 
     @property
@@ -146,6 +150,26 @@ def settings(model: Model, prediction: Prediction) -> dict[str, str]:
     if model.origin and model.origin.chosen:
         stated["Chosen"] = model.origin.chosen
     return stated
+
+
+MOSTLY = 0.5  # of what is mapped: no basin holds so much landslide
+
+
+def notices(model: Model, prediction: Prediction) -> list[str]:
+    """Return what a reader must know before the map is trusted, in a line each; empty where there is nothing."""
+    said = []
+    if adapted := model.contract.adapted:
+        said.append(f"Adapted to {adapted.area} without labels, which can multiply false alarms")
+    if weak := model.contract.lack_of_skill:
+        said.append(f"The model is {weak}")
+    mapped = prediction.pixels - sum(prediction.not_mapped.values())
+    if mapped and prediction.landslide_share > MOSTLY:
+        said.append(
+            f"{prediction.landslide_share:.0%} of what is mapped is called landslide: the map tells little apart"
+        )
+    if mapped and not prediction.landslide_share:
+        said.append("Nothing is mapped as landslide: no probability reaches the threshold")
+    return said
 
 
 def reduced(prediction: Prediction, contract: Contract) -> list[str]:
@@ -207,6 +231,7 @@ def caption(model: Model, stack: StackReader, prediction: Prediction) -> quicklo
             known[:1].upper() + known[1:] if known else "Dates unknown",
             f"Model {model.title}; landslide where the probability is at least {prediction.threshold:g}",
             *([unusual] if unusual else []),
+            *notices(model, prediction),
         ),
         warning="SYNTHETIC DATA, no real place" if synthetic(stack.provenance) else "",
         landslides=f"Landslide: {prediction.landslides:,} mapped, {hectares:,.1f} ha",
@@ -218,7 +243,7 @@ def caption(model: Model, stack: StackReader, prediction: Prediction) -> quicklo
 def content(model: Model, prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
     """What prediction.json holds: the same for the same model, raster and options."""
     contract, facts = model.contract, asdict(prediction)
-    del facts["taken_over"], facts["distances"], facts["estimate"]
+    del facts["taken_over"], facts["distances"], facts["estimate"], facts["no_estimate"]
     return {
         "model": {
             "name": model.name,
@@ -236,7 +261,12 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
         **facts,
         "share_not_mapped": prediction.share_not_mapped,
         "share_reduced": prediction.share_reduced,
-        **({"landslide_area_estimate": _estimated(prediction.estimate)} if prediction.estimate else {}),
+        **(
+            {"landslide_area_estimate": _estimated(prediction.estimate)}
+            if prediction.estimate
+            else {"no_landslide_area_estimate": prediction.no_estimate}
+        ),
+        "notices": notices(model, prediction),
         "domain": {
             "verdict": domain.verdict(prediction.distances),
             "measure": "overlap: intersection of the histograms of training pixels and raster; outside: share of the "

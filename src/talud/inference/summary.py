@@ -53,6 +53,7 @@ class Page:
         reduced: what is mapped without some of the model's groups, in a line each.
         square_kilometres: of the whole raster.
         origin: where the map came from: what → which.
+        notices: what a reader must know before the map is trusted, in a line each.
     """
 
     title: str
@@ -70,6 +71,7 @@ class Page:
     from_file: bool
     areas: Sequence[str]
     origin: dict[str, str]
+    notices: Sequence[str]
 
     @classmethod
     def of(
@@ -119,6 +121,7 @@ class Page:
                 **record.settings(model, prediction),
                 "Made by": f"talud {version('talud')}",
             },
+            notices=record.notices(model, prediction),
         )
 
     @property
