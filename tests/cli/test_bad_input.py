@@ -107,7 +107,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "cut short": (cut("optical.tif"), r"optical\.tif: cannot be read as a raster"),
     "no raster": (lambda at: (at / "dtm.tif").write_text("hello"), r"dtm\.tif: cannot be read as a raster"),
     "a mask": (lambda at: write_raster(at / "optical.tif", (noise() > 99) * np.uint8(255)), r"0 and 255, like a mask"),
-    "one band": (lambda at: write_raster(at / "optical.tif", noise(1)), r"has 1 band\(s\).* expects green in band 2"),
+    "one band": (lambda at: write_raster(at / "optical.tif", noise(1)), r"has 1 band,.* expects green in band 2"),
     "empty inventory": (inventory(), r"inventory\.gpkg: holds no polygons, and area 'here' needs landslides"),
     "empty polygons": (inventory(shapely.Polygon(), None), r"holds no polygons \(2 features without one\)"),
     "points": (inventory(shapely.Point(CORNER)), r"inventory\.gpkg: holds no layer of polygons"),
