@@ -13,6 +13,7 @@ import uvicorn
 from talud.errors import OutputError
 from talud.serving.app import create_app
 from talud.serving.database import Database
+from talud.serving.headers import PunctualProtocol
 from talud.serving.keeping import alone
 from talud.serving.settings import Settings
 
@@ -69,6 +70,6 @@ def run(settings: Settings, host: str, port: int, *, open_to_all: bool) -> None:
         log_level="warning",
         server_header=False,
         proxy_headers=False,
-        http="h11",
+        http=PunctualProtocol,
         timeout_graceful_shutdown=5,
     )

@@ -1,0 +1,78 @@
+"""Clients that send the headers of a request slowly, or not to their end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+
+from service_process import free_port, wait_for
+from talud.serving import headers
+from talud.serving.headers import PunctualProtocol
+
+
+async def answering(scope, receive, send) -> None:
+    """Answer after a second, which is longer than the limit of these tests."""
+    if scope["type"] == "http":
+        if scope["path"] == "/slow":
+            await asyncio.sleep(1)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """The port of a real server with a short limit."""
+    monkeypatch.setattr(headers, "HEADERS_SECONDS", 0.5)
+    port = free_port()
+    config = uvicorn.Config(answering, port=port, http=PunctualProtocol, lifespan="off", log_level="critical")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_for(lambda: server.started, "the server does not start")
+    yield port
+    server.should_exit = True
+    thread.join()
+
+
+def seconds_until_closed(client: socket.socket, drip: bytes) -> float:
+    """How long a connection is left open on which a header comes byte by byte."""
+    began = time.monotonic()
+    client.settimeout(0.1)
+    while time.monotonic() - began < 10:
+        try:
+            client.sendall(drip)
+            if client.recv(100) == b"":
+                break
+        except TimeoutError:
+            continue
+        except OSError:
+            break
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\nX: "])
+def test_connection_without_whole_headers_is_ended(begin: bytes, port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(begin)
+        assert seconds_until_closed(client, b"a" if begin else b"") < 5
+
+
+def test_second_request_on_a_connection_has_the_same_limit(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        client.sendall(b"GET / HTTP/1.1\r\nX: ")
+        assert seconds_until_closed(client, b"a") < 5
+
+
+def test_answer_may_take_longer_than_headers(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.settimeout(10)
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
