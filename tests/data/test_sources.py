@@ -94,7 +94,7 @@ def test_alpha_is_validity_and_no_band(tmp_path: Path) -> None:
         assert np.array_equal(
             np.isnan(sources.read(dataset, (1,), Window(0, 0, 2, 2)))[0], [[False, True], [False] * 2]
         )
-        with pytest.raises(SourceError, match=r"has 4 band.s., but optical_bands expects nir in band 5"):
+        with pytest.raises(SourceError, match=r"has 4 bands, but optical_bands expects nir in band 5"):
             sources.optical(dataset, {"red": 1, "nir": 5})
 
 
