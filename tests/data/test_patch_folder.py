@@ -202,9 +202,9 @@ def test_what_does_not_fit_together_is_said(tmp_path: Path) -> None:
     png_pair(tmp_path, "2", 2, side=SIDE + 1)
     assert "2.png: has 17 pixels a side, but 1.png has 16" in refusal(tmp_path)
     Image.fromarray(pixels(2)[:9]).save(tmp_path / "images" / "2.png")
-    assert "2.png: has 16 × 9 pixels" in refusal(tmp_path)
+    assert "2.png: has 16 columns × 9 rows" in refusal(tmp_path)
     Image.fromarray(pixels(2)).save(tmp_path / "images" / "2.png")
-    assert "masks/2.png: has 17 × 17 pixels, but the patches have 16 × 16" in refusal(tmp_path)
+    assert "masks/2.png: has 17 columns × 17 rows, but the patches have 16 × 16" in refusal(tmp_path)
 
 
 def test_a_mask_must_be_one(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def _check(path: Path, settings: Settings) -> None:
         if grid.height * grid.width > settings.pixels:
             raise SourceError(
                 f"{path.name}: has {dimensions(grid.width, grid.height)}, and this service maps at most "
-                f"{settings.pixels:,}; cut it in parts"
+                f"{settings.pixels:,} pixels; cut it in parts"
             )
         check_blocks(dataset, dataset.indexes, path)
         dataset.read(window=Window(grid.width - 1, grid.height - 1, 1, 1))  # one that was cut off has no last block
