@@ -177,6 +177,37 @@ def rollback(name: Name) -> None:
     print(f"{name} version {back.version} is champion again, in place of version {gone.version}")
 
 
+@models.command("relocate")
+def relocate(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="change the store; without it, only show what would change")
+    ] = False,
+) -> None:
+    """Make the project's own store lead to where the project lies now, after it was copied or moved.
+
+    MLflow keeps absolute paths of runs and models. Without --yes, shows how many would change, and changes nothing;
+    with it, all change at once, and the store as it was stays beside it as mlflow.db.before-relocation. A store that
+    MLFLOW_TRACKING_URI names is left alone.
+
+    **Examples**
+
+        talud models relocate
+
+        talud models relocate --yes
+    """
+    from talud import registry
+    from talud.project import Project
+
+    found = registry.relocate(Project.find().root, write=yes)
+    if not found.rows:
+        print(f"nothing to relocate: the store leads to {found.new} already")
+        return
+    print(f"from {found.old} to {found.new}")
+    for place, count in found.rows.items():
+        print(f"  {place}: {count:,}")
+    print("changed" if found.written else "nothing changed yet; talud models relocate --yes changes it")
+
+
 def uri(reference: str) -> str:
     """What `load_model` opens: a file, or the URI of a registered model."""
     if reference.endswith(".onnx"):

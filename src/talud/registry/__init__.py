@@ -39,6 +39,7 @@ from talud.registry.models import (  # noqa: E402
     set_alias,
     versions,
 )
+from talud.registry.relocation import Relocation, relocate  # noqa: E402
 from talud.registry.runs import Run, holding, run  # noqa: E402
 from talud.registry.store import EXPERIMENT, connect, impatient, location  # noqa: E402
 from talud.registry.succession import SET_ASIDE, promote, roll_back  # noqa: E402
@@ -58,6 +59,7 @@ __all__ = [
     "EXPERIMENT",
     "SET_ASIDE",
     "Fetched",
+    "Relocation",
     "Run",
     "Trial",
     "Version",
@@ -83,6 +85,7 @@ __all__ = [
     "promote",
     "put_back",
     "register",
+    "relocate",
     "restore",
     "roll_back",
     "run",

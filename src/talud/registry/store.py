@@ -274,7 +274,8 @@ def _check_in_place(root: Path, experiment: Experiment) -> None:
     """Refuse a store that was copied or moved with its project: its artifacts are not where it says."""
     if experiment.artifact_location.rstrip("/") != artifacts(root):
         raise RegistryError(
-            f"{root / 'mlflow.db'} was made elsewhere and keeps its models in {experiment.artifact_location}; move the"
-            " project back there, or remove mlflow.db and mlartifacts here and run talud register, which fills a new"
-            " store from models/"
+            f"{root / 'mlflow.db'} was made elsewhere and keeps its models in {experiment.artifact_location}; if the"
+            " project was copied or moved with mlartifacts, run talud models relocate, which makes the store lead here;"
+            " to remove mlflow.db would lose all runs, versions and aliases, of which talud register brings back only"
+            " the models in models/"
         )

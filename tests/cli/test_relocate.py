@@ -1,0 +1,58 @@
+"""A project that was copied to another place: its store is led there by `talud models relocate`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from registrable import SOMETHING, put_model, write_area, write_params
+from talud.cli.main import main
+from talud.evaluation import promotion
+
+NAME = "landslide-unet-3band"
+
+
+def test_copied_project_is_relocated(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    old = write_params(tmp_path / "3band")
+    write_area(old, "basin", np.indices((128, 128))[0] % 10 == 0)
+    put_model(old, tiny_model, SOMETHING)
+    promotion.register(old, "3band")
+    new = tmp_path / "a copy ñ"
+    shutil.copytree(old.root, new)
+    shutil.rmtree(old.root)
+    monkeypatch.chdir(new)
+
+    def talud(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["talud", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    code, _, err = talud("models", "list")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "run talud models relocate" in err
+    before = (new / "mlflow.db").read_bytes()
+    code, out, _ = talud("models", "relocate")
+    assert (code, (new / "mlflow.db").read_bytes()) == (0, before)
+    assert f"from {(tmp_path / '3band/mlartifacts').as_uri()} to {(new / 'mlartifacts').as_uri()}" in out
+    assert all(f"  {place}: 1\n" in out for place in ("experiments.artifact_location", "runs.artifact_uri"))
+    assert talud("models", "relocate", "--yes")[0] == 0
+    assert (new / "mlflow.db.before-relocation").is_file()
+    code, out, err = talud("models", "list")
+    assert (code, err) == (0, "")
+    assert NAME in out
+    assert "champion" in out
+    code, out, err = talud("predict", "auto", "stacks/basin.tif", "--out", "map")
+    assert (code, err) == (0, "")
+    assert f"{NAME}, version 1" in out
+    assert "nothing to relocate" in talud("models", "relocate")[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert "names a store that is not this project's own" in talud("models", "relocate", "--yes")[2]
