@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 from datetime import datetime
+from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request
@@ -27,6 +30,7 @@ CONFORMANCE = [
 ]
 RESULTS = "http://www.opengis.net/def/rel/ogc/1.0/results"
 PATIENCE = 600  # seconds that a client may wait for a small raster
+_LARGEST_HEAD = 2**18  # bytes of a summary before its picture, at most
 PULSE = 0.2  # seconds between two looks at a job that somebody waits for
 
 
@@ -216,7 +220,20 @@ def file(job_id: str, name: str, service: Running, _: Reader) -> FileResponse:
     path = service.maps.out(found.id) / name
     if name not in media or not path.is_file():
         raise Problem(404, f"there is no file {name}; there are {', '.join(media)}")
-    return FileResponse(path, media_type=media[name], filename=name, content_disposition_type="inline")
+    headers = {"Content-Security-Policy": _policy(path)} if media[name] == "text/html" else {}
+    return FileResponse(path, 200, headers, media[name], filename=name, content_disposition_type="inline")
+
+
+def _policy(page: File) -> str:
+    """Return the Content-Security-Policy of a summary: its own style sheet, lengths of bars, pictures within it."""
+    with page.open("rb") as stream:
+        head = stream.read(_LARGEST_HEAD)
+    sheet = head.partition(b"<style>")[2].partition(b"</style>")[0]
+    checksum = base64.b64encode(hashlib.sha256(sheet).digest()).decode("ascii")
+    return (
+        f"default-src 'none'; img-src data:; style-src-elem 'sha256-{checksum}'; style-src-attr 'unsafe-inline'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
+    )
 
 
 def _base(request: Request) -> str:
