@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from talud.serving import problems
 from talud.serving.address import Address
 from talud.serving.guard import Guard
+from talud.serving.logs import log
 from talud.serving.routes import health, models, ogc, page, rasters, reviews, session
 from talud.serving.service import Service
 from talud.serving.settings import Settings
@@ -28,8 +28,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "geolocation=(), camera=(), microphone=()",
 }
-
-log = logging.getLogger("talud.service")
 
 
 def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:

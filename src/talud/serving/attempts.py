@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+log = logging.getLogger("talud.service")
 ALLOWED = 10  # wrong keys of one address
 WITHIN = 60.0  # seconds
 REMEMBERED = 10_000  # addresses, the latest
@@ -40,6 +42,8 @@ class Attempts:
             self._of[network] = since, count + 1
             if len(self._of) > REMEMBERED:
                 self._of.popitem(last=False)
+        if count == ALLOWED:  # once: whoever tries goes on
+            log.warning("%s: %s wrong keys within %d s; it has to wait", network, count, WITHIN)
         return 0 if count < ALLOWED else int(since + WITHIN - now) + 1
 
 

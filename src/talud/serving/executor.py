@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from talud.inference.session import physical_cores
 from talud.serving import keeping
 from talud.serving.intake import Intake
 from talud.serving.jobs import Job, JobStore, Request, Status
+from talud.serving.logs import log, of_job, shown
 from talud.serving.maps import Maps
 from talud.serving.metrics import Metrics
 from talud.serving.outages import Stopped, first_line, is_outage, wait_out
@@ -31,7 +31,6 @@ REST = 10  # seconds before a cluster that was lost is asked for again
 TRIES = 5  # at one job, while clusters are lost under it
 CLEANING = 600  # seconds between two clean-ups
 Result = TypeVar("Result")
-log = logging.getLogger("talud.service")
 
 
 @dataclass
@@ -160,7 +159,7 @@ class Executor:
         try:
             self._try(job, step)
         except Stopped:
-            log.info("job %s: stopped", job.id)
+            log.info("stopped", extra=of_job(job))
         finally:
             if job.id in self._dismissed:
                 self.maps.remove(job.id)
@@ -179,7 +178,7 @@ class Executor:
             raise
         except ClusterError as error:
             self._tries[job.id] = self._tries.get(job.id, 0) + 1
-            log.warning("job %s: %s", job.id, error)
+            log.warning("%s", error, extra=of_job(job))
             if self._tries[job.id] < TRIES:
                 self._stored(lambda: self.jobs.wait_again(job.id, "waits for a worker again: the workers were lost"))
             else:
@@ -188,7 +187,7 @@ class Executor:
             self._fail(job, self._without_folders(str(error)))
         except Exception:
             self._go_on(job)
-            log.exception("job %s: failed for a fault of talud's", job.id)
+            log.exception("failed for a fault of talud's", extra=of_job(job))
             self._fail(job, "failed for a fault of talud's; the service's log tells which")
 
     def _fetch(self, job: Job) -> None:
@@ -203,6 +202,7 @@ class Executor:
         raster, request = self.intake.settle(job)
         self._go_on(job)
         self._stored(lambda: self.jobs.settle(job.id, request))
+        log.info("begins: %s, by version %s of %s", shown(request), request.version, request.model, extra=of_job(job))
         self._tell(request, "inProgressUri", job)
         workers = self.settings.workers
         work = Work(
@@ -226,7 +226,7 @@ class Executor:
             if isinstance(result, Lost):
                 self._fail(job, result.reason)
             elif self._end(job, "successful", result.message):
-                log.info("job %s: %s", job.id, result.message)
+                log.info("%s", result.message, extra=of_job(job))
                 self.metrics.jobs.labels("successful").inc()
                 self.metrics.tiles.inc(result.tiles)
                 self.metrics.seconds.labels(result.provider).observe(result.seconds)
@@ -243,7 +243,7 @@ class Executor:
 
     def _fail(self, job: Job, why: str) -> None:
         if self._end(job, "failed", why):
-            log.warning("job %s: failed: %s", job.id, why)
+            log.warning("failed: %s", why, extra=of_job(job))
             self.metrics.jobs.labels("failed").inc()
             self.maps.remove(job.id)
             self._tell(job.request, "failedUri", job)
@@ -258,7 +258,7 @@ class Executor:
         except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
-            log.warning("job %s: its progress is not noted: %s", job.id, first_line(error))
+            log.warning("its progress is not noted: %s", first_line(error), extra=of_job(job))
 
     def _tell(self, request: Request, event: str, job: Job) -> None:
         if event in request.subscribers:
@@ -274,7 +274,7 @@ class Executor:
         while not self._ending.is_set():
             try:
                 for job in keeping.clean(self.jobs, self.maps, self.settings):
-                    log.info("job %s: removed, for its age or for want of space", job)
+                    log.info("removed, for its age or for want of space", extra={"job": job})
             except SQLAlchemyError as error:
                 log.warning("the clean-up failed: %s", first_line(error))
             except Exception:

@@ -189,6 +189,7 @@ def confine_gdal(*, warping: bool = False) -> None:
         told = subprocess.run(command, env=free, capture_output=True, text=True, check=True).stdout
         _skip({*told.strip().split(",")} - DRIVERS)
     os.environ.update(CLOSED)
+    os.environ.setdefault("CPL_LOG", os.devnull)  # workers' GDAL warns of each driver that it does not have at all
     skipped = {*os.environ["GDAL_SKIP"].split(",")}
     kept = DRIVERS | ({"VRT"} if warping else set())
     _skip(skipped - kept)

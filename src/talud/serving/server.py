@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -11,6 +10,7 @@ import webbrowser
 import uvicorn
 
 from talud.errors import OutputError
+from talud.serving import logs
 from talud.serving.app import create_app
 from talud.serving.database import Database
 from talud.serving.headers import PunctualProtocol
@@ -59,10 +59,10 @@ def run(settings: Settings, host: str, port: int, *, open_to_all: bool) -> None:
         port: likewise.
         open_to_all: whether no key is asked for.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for name in ("distributed", "httpx"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logs.configure(settings.log)
     app = create_app(settings, open_to_all=open_to_all)
+    keys = "no key is asked for" if open_to_all else "keys are required"
+    logs.log.info("starts at %s port %s; %s; results in %s", host, port, keys, settings.results)
     uvicorn.run(
         app,
         host=host,
@@ -71,5 +71,7 @@ def run(settings: Settings, host: str, port: int, *, open_to_all: bool) -> None:
         server_header=False,
         proxy_headers=False,
         http=PunctualProtocol,
+        log_config=None,
         timeout_graceful_shutdown=5,
     )
+    logs.log.info("ends")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, IPvAnyNetwork, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -56,6 +56,7 @@ class Settings(BaseSettings):
         tuple[IPvAnyNetwork, ...],
         Field(description="addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto count, as JSON"),
     ] = ()
+    log: Annotated[Literal["text", "json"], Field(description="lines of the log: text, or a JSON object each")] = "text"
     allowed: Annotated[
         tuple[str, ...],
         Field(description='where rasters may be fetched from, as JSON: ["data.example.org", "s3://bucket"]'),

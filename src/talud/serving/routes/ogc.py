@@ -18,6 +18,7 @@ from talud.serving import catalogue, places, process, remote
 from talud.serving.address import Address
 from talud.serving.intake import is_remote
 from talud.serving.jobs import STATUSES, Job, Status
+from talud.serving.logs import log, of_job, shown
 from talud.serving.problems import NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY, Problem, described
 from talud.serving.process import OUTPUTS, PROCESS, Execute, Link
 from talud.serving.service import Reader, Runner, Running, Service
@@ -30,6 +31,8 @@ CONFORMANCE = [
 ]
 RESULTS = "http://www.opengis.net/def/rel/ogc/1.0/results"
 PATIENCE = 600  # seconds that a client may wait for a small raster
+# A browser shows a picture in a page of its own making, with styles in attributes.
+_PICTURE_POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _LARGEST_HEAD = 2**18  # bytes of a summary before its picture, at most
 PULSE = 0.2  # seconds between two looks at a job that somebody waits for
 
@@ -156,6 +159,7 @@ async def execute(
     if not asynchronous:
         await asyncio.to_thread(_check_small, execute, service)
     job = await asyncio.to_thread(service.intake.accept, execute, key)
+    log.info("accepted: %s", shown(job.request), extra=of_job(job))
     if asynchronous:
         headers = {"Location": f"{_base(request)}/jobs/{job.id}", "Preference-Applied": "respond-async"}
         return JSONResponse(_info(job, request).model_dump(mode="json"), 201, headers)
@@ -203,6 +207,7 @@ def dismiss(job_id: str, request: Request, service: Running, key: Runner) -> Sta
     if found.key_id != key.id and not key.allows("admin"):
         raise Problem(403, f"the job is not of the key of {key.name}; that takes the scope admin")
     service.executor.dismiss(found.id)
+    log.info("dismissed by the key of %s", key.name, extra=of_job(found))
     return _info(_found(job_id, service), request)
 
 
@@ -220,11 +225,15 @@ def file(job_id: str, name: str, service: Running, _: Reader) -> FileResponse:
     path = service.maps.out(found.id) / name
     if name not in media or not path.is_file():
         raise Problem(404, f"there is no file {name}; there are {', '.join(media)}")
-    headers = {"Content-Security-Policy": _policy(path)} if media[name] == "text/html" else {}
+    headers = {}
+    if media[name] == "text/html":
+        headers["Content-Security-Policy"] = _summary_policy(path)
+    elif media[name] == "image/png":
+        headers["Content-Security-Policy"] = _PICTURE_POLICY
     return FileResponse(path, 200, headers, media[name], filename=name, content_disposition_type="inline")
 
 
-def _policy(page: File) -> str:
+def _summary_policy(page: File) -> str:
     """Return the Content-Security-Policy of a summary: its own style sheet, lengths of bars, pictures within it."""
     with page.open("rb") as stream:
         head = stream.read(_LARGEST_HEAD)

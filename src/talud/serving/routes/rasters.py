@@ -17,6 +17,7 @@ from talud.errors import RegistryError
 from talud.serving import catalogue, places, tiles
 from talud.serving.catalogue import Raster, Upload
 from talud.serving.jobs import UNFINISHED
+from talud.serving.logs import log
 from talud.serving.problems import Problem, described
 from talud.serving.service import Reader, Runner, Running, Service
 from talud.serving.settings import Settings
@@ -87,6 +88,7 @@ async def upload(
         if isinstance(error, ClientDisconnect):
             raise Problem(400, "the upload broke off") from error
         raise
+    log.info("uploaded: %s, %s, %s bytes", raster.href, raster.name, f"{received:,}", extra={"key": key.name})
     return raster
 
 
@@ -107,6 +109,7 @@ def remove_upload(
         raise Problem(409, "a job that waits or runs maps this upload; dismiss it, or wait for it")
     shutil.rmtree(folder, ignore_errors=True)
     service.uploads.forget([upload_id])
+    log.info("%s: removed", href, extra={"key": key.name})
 
 
 async def _parts(request: Request, most: int) -> AsyncIterator[bytes]:
