@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from talud.contract import Contract
-from talud.data.stack import build_like, origin_like, origin_of, refuse_source
-from talud.errors import MismatchError, OutputError
+from talud.data.stack import build_like, origin_like, origin_of
+from talud.errors import MismatchError, OutputError, SourceError
 from talud.files import replacing
 from talud.inference.journal import Journal, change
-from talud.inference.products import Products
+from talud.inference.products import STACK, Products, check_out, has_record
 from talud.inference.reader import misfit
 from talud.params import Area, Source
+from talud.raster import ORIGIN_TAG, open_raster
 
 
 def prepare(
@@ -22,6 +23,7 @@ def prepare(
     files: Mapping[Source, Path],
     out: Path,
     progress: Callable[[int, int], None] | None = None,
+    model: Path | None = None,
 ) -> Path:
     """The stack of a map, `stack.tif` in the map's own folder, from which `predict` goes on.
 
@@ -36,14 +38,17 @@ def prepare(
         out: folder of the map; its name becomes the area's.
         progress: told, after each window of the stack, how many are done and how many there are.
 
+        model: the model's file, which must not lie in the folder either.
+
     Raises:
         SourceError: a source that the model needs is missing, cannot be read, or cannot be used.
         MismatchError: the stack does not fit the model; an earlier one stays.
         OutputError: the stack cannot be written, or would take the place of a source, or of the stack of a map in the
             making.
     """
-    stack, name = out / "stack.tif", out.resolve().name
-    refuse_source(stack, files)
+    stack, name = out / STACK, out.resolve().name
+    check_out(out, [*files.values(), *([model] if model else [])], (stack.name,))
+    _check_own(stack)
     before, now = origin_of(stack), origin_like(contract, area, files, name)
     if before == now:
         return stack
@@ -63,3 +68,22 @@ def prepare(
                 raise MismatchError(f"{stack}: {why_not}")
             Products.within(out).record.unlink(missing_ok=True)
     return stack
+
+
+def _check_own(stack: Path) -> None:
+    """Refuse to replace a raster that is called like the stack, and was not made by `prepare`.
+
+    Raises:
+        OutputError: it was not.
+    """
+    if not stack.exists():
+        return
+    try:
+        with open_raster(stack) as dataset:
+            own = ORIGIN_TAG in dataset.tags()
+    except SourceError:  # it is damaged, and the record of a map says whose it is
+        own = has_record(stack.parent)
+    if not own:
+        raise OutputError(
+            f"{stack}: is no stack that talud map made, and would be replaced; name another --out, or move it away"
+        )

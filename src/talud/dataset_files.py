@@ -19,8 +19,10 @@ TOGETHER = {
     ".tab": (".tab", ".dat", ".map", ".id", ".ind"),
     ".mif": (".mif", ".mid"),
 }
+_SIDE_SUFFIXES = frozenset({".aux", ".hdr", ".jgw", ".msk", ".ovr", ".pgw", ".prj", ".rrd", ".tfw", ".wld", ".xml"})
 _VIRTUAL = re.compile(rb"<VRTDataset|<OGRVRTDataSource")
 _VECTOR_SOURCE = re.compile(r"<SrcDataSource[^>]*>([^<]+)</SrcDataSource>")
+_NETWORK = ("http://", "https://", "/vsicurl", "/vsis3", "/vsigs", "/vsiaz")
 _SHOWN_BYTES = 4096  # of a file's beginning, in which a virtual file says that it is one
 
 
@@ -43,6 +45,18 @@ def files_of(source: str | Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
+def side_files(path: Path) -> list[Path]:
+    """Return the files beside a raster that GIS programs read with it, even where GDAL has no need of them."""
+    if not path.is_file():
+        return []
+    return [
+        other
+        for other in path.parent.iterdir()
+        if other.suffix.lower() in _SIDE_SUFFIXES
+        and (other.stem == path.stem or other.name.startswith(f"{path.name}."))
+    ]
+
+
 def on_disk(name: str | Path) -> Path | None:
     """Return the file or folder that a name of GDAL's leads to; of something in an archive, the archive.
 
@@ -60,8 +74,10 @@ def on_disk(name: str | Path) -> Path | None:
 
 
 def listed(source: str | Path) -> list[str]:
-    """Return the names that GDAL lists for a raster; none for what is no raster."""
+    """Return the names that GDAL lists for a raster; none for what is no raster on a disk."""
     path = Path(source)
+    if str(source).startswith(_NETWORK) or path.suffix.lower() == ".onnx":
+        return []
     if geopackage.is_database(path) or path.suffix.lower() in (*TOGETHER, ".json", ".geojson"):
         return []  # GDAL would write beside a GeoPackage that it opens
     try:

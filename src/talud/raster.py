@@ -30,6 +30,7 @@ from talud.wording import dimensions
 PATCH_TAG = "TALUD_PATCH"  # of a patch stack: the side in pixels of the patches that it consists of
 _ALPHA_NAME = re.compile(r"\b(?:alpha|opacity|transparency)\b")
 MOST_BANDS = 1000  # of a raster; GDAL's time for one of them grows with their number
+ORIGIN_TAG = "TALUD_ORIGIN"  # of a stack that talud map made: what it was made of
 BLOCK = 512  # pixels a side of a block on disk
 PATIENCE = {
     "GDAL_HTTP_CONNECTTIMEOUT": "10",  # seconds

@@ -181,7 +181,7 @@ def test_a_stack_does_not_take_the_place_of_its_source(talud: Run, project: Proj
     before = source.read_bytes()
     code, _, err = talud("stack", "--like", tiny_model, "--optical", source, "--out", "data/here/../here/optical.tif")
     assert (code, err.count("\n")) == (1, 1)
-    assert "is one of the sources" in err
+    assert "is one of the inputs" in err
     assert source.read_bytes() == before
 
 

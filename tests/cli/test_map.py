@@ -174,6 +174,23 @@ def test_finished_tiles_are_kept_and_their_stack_with_them(
     assert not list(Path("maps").glob(".*"))
 
 
+def test_looking_at_a_source_in_a_gis_does_not_stop_a_resumed_map(
+    talud: Run, command: list[object], image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt(monkeypatch, talud, command, after=3)
+    band = "<PAMRasterBand band='1'>{}</PAMRasterBand>"
+    mean = "<Metadata><MDI key='STATISTICS_MEAN'>99</MDI></Metadata>"
+    auxiliary = image.with_name("image.tif.aux.xml")
+    auxiliary.write_text(f"<PAMDataset>{band.format('<NoDataValue>99</NoDataValue>')}</PAMDataset>")
+    code, _, err = talud(*command)
+    assert (code, "was made with different optical" in err) == (1, True)
+    auxiliary.write_text(f"<PAMDataset>{band.format(mean)}</PAMDataset>")
+    shutil.copy(auxiliary, "maps/here/stack.tif.aux.xml")
+    code, out, err = talud(*command)
+    assert (code, err) == (0, "")
+    assert "went on with 3 of 6 tiles" in out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["maps/here/.stack.tif.*/*", "maps/.here.partial/tiles/*.npz"])
 def test_a_killed_command_goes_on(talud: Run, command: list[object], tmp_path: Path, moment: str) -> None:
@@ -247,5 +264,5 @@ def test_the_stack_does_not_take_the_place_of_a_source(talud: Run, command: list
     command[command.index(image)] = source
     code, _, err = talud(*command)
     assert (code, err.count("\n")) == (1, 1)
-    assert "is one of the sources" in err
+    assert "is one of the inputs" in err
     assert source.read_bytes() == image.read_bytes()

@@ -51,6 +51,7 @@ def adapt(
 
         talud adapt landslide-unet-7band@champion stacks/liboriana.tif --area liboriana --strength 0.7 --json
     """
+    from talud import outputs
     from talud.adaptation import adapting
     from talud.data.record import check_current
     from talud.evaluation import derived
@@ -58,9 +59,13 @@ def adapt(
 
     if derived.is_file(model) and out is None:
         raise typer.BadParameter("a file is adapted to a file: give one", param_hint="--out")
+    if out is not None and not derived.is_file(str(out)):
+        raise typer.BadParameter("the name of a model's file ends in .onnx", param_hint="--out")
     check_current(raster)
     root = root_around(Path.cwd())
     source = derived.original(root, model)
+    if out is not None:
+        outputs.check_file(out, [source.path, raster])
     made = adapting.adapt(source, raster, area, strength)
     if out is not None:
         derived.write(out, made.graph, made.contract)

@@ -15,7 +15,7 @@ class Commands(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse empty arguments as wrong usage."""
         for argument in args:
-            if not argument or re.fullmatch("--[a-z0-9-]+=", argument):
+            if not argument.strip() or re.fullmatch(r"--[a-z0-9-]+=\s*", argument):
                 ctx.fail(f"an argument is empty ({argument or repr('')}); is a variable of the shell not set?")
         return super().parse_args(ctx, args)
 

@@ -56,13 +56,20 @@ def finetune(
         for seed in 1 2 3; do talud finetune models/3band.onnx liboriana --patches 5 --seed $seed --out tuned.onnx
         --json; done
     """
+    from talud import outputs
     from talud.evaluation import derived
     from talud.project import Project
 
     if derived.is_file(model) and out is None:
         raise typer.BadParameter("a file is fine-tuned to a file: give one", param_hint="--out")
+    if out is not None and not derived.is_file(str(out)):
+        raise typer.BadParameter("the name of a model's file ends in .onnx", param_hint="--out")
     project = Project.find()
     source = derived.original(project.root, model)
+    if out is not None:
+        known = [name for name in {area, *source.contract.areas} if name in project.params.areas]
+        stacks = [path for name in known for path in (project.stack(name), project.mask(name))]
+        outputs.check_file(out, [source.path, *stacks])
     from talud.training import finetuning
 
     with shown("fine-tuning", "steps") as progress:

@@ -89,7 +89,7 @@ def map_sources(
         else load_model(model, provider, precision)
     )
     with shown("stack", "windows") as progress:
-        stack = basin.prepare(loaded.contract, area, files, out, progress)
+        stack = basin.prepare(loaded.contract, area, files, out, progress, loaded.path)
     with shown("mapping", "tiles") as progress:
         result = prediction.predict(
             loaded,

@@ -117,9 +117,12 @@ def _said_of_patches(record: Record) -> str:
 
 def _like(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
     import talud
+    from talud import outputs
     from talud.data.stack import build_like
 
-    contract = talud.load_model(model).contract
+    loaded = talud.load_model(model)
+    outputs.check_file(out, [*files.values(), loaded.path])
+    contract = loaded.contract
     with shown("stack", "windows") as progress:
         grid = build_like(contract, area, files, out, progress)
     print(f"{out}: {', '.join(contract.band_names)}; {dimensions(grid.width, grid.height)} of {grid.resolution:g} m")

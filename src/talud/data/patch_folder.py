@@ -114,6 +114,12 @@ class PatchFolder:
             found["masks"] = _digest(pair.mask for pair in self.pairs if pair.mask)
         return found | ({"index": md5(self.index)} if self.index else {})
 
+    @property
+    def files(self) -> list[Path]:
+        """All images and masks, and the index."""
+        found = [path for pair in self.pairs for path in (pair.image, pair.mask) if path]
+        return found + ([self.index] if self.index else [])
+
     def read(self, pair: Pair) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """A patch and its mask.
 

@@ -16,6 +16,7 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
+from talud import outputs
 from talud.data.mask import KnownPixels, check_known, mask_layout
 from talud.data.patch_folder import PatchFolder
 from talud.data.record import BANDS_OF, Record, sources_tag
@@ -53,7 +54,11 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
     _refuse_missing(project, area, folder)
     fingerprints = folder.fingerprints
     tags = _tags(area, described, folder) | sources_tag(fingerprints)
-    with replacing_together(project.stack(area), project.mask(area), project.record(area)) as (stack, mask, record):
+    targets = project.stack(area), project.mask(area), project.record(area)
+    for target in targets:
+        outputs.check_file(target, [])
+        outputs.refuse_same(target, folder.files)
+    with replacing_together(*targets) as (stack, mask, record):
         known = _write(folder, tags, stack, mask, progress)
         if described.role != "transfer" and not (known and known.landslide):
             raise SourceError(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import DatasetWriter
 
+from talud import outputs
 from talud.contract import Contract
 from talud.data import patch_stack, source_checks, sources
 from talud.data.band_names import MissingBandError
@@ -22,18 +23,17 @@ from talud.data.mixer import Mixer, mixing
 from talud.data.overlap import refuse_overlap
 from talud.data.recipe import Recipe, recipe_like, recipe_of
 from talud.data.record import BANDS_OF, Record, forget_other_roles, settings, sources_tag
-from talud.errors import MismatchError, OutputError, SourceError
+from talud.errors import MismatchError, SourceError
 from talud.files import md5, replacing_together, synchronise
 from talud.fingerprint import fingerprint
 from talud.grid import Grid
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.params import Area, Source
 from talud.project import Project
-from talud.raster import Layout, read_through, writing_cog
+from talud.raster import ORIGIN_TAG, Layout, read_through, writing_cog
 from talud.terminal import hushed
 
 Progress = Callable[[int, int], None]
-_ORIGIN = "TALUD_ORIGIN"  # the tag of what `origin_like` says
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,14 @@ def _bring_together(project: Project, area: str, progress: Progress | None) -> R
     """`build` for an area of rasters."""
     recipe = recipe_of(project, area)
     fingerprints = {source: fingerprint(path) for source, path in recipe.files.items()}
-    outputs = project.stack(area), project.mask(area), project.record(area)
+    targets = project.stack(area), project.mask(area), project.record(area)
+    for target in targets:
+        outputs.check_file(target, recipe.files.values())
     with mixing(recipe) as mixer:
         refuse_overlap(project, recipe, mixer)
         labels = _labels(recipe, mixer.grid)
         source_checks.warn_of_doubts(recipe)
-        with replacing_together(*outputs) as (stack, mask, record_file):
+        with replacing_together(*targets) as (stack, mask, record_file):
             known = _write(recipe, mixer, progress, stack, (mask, labels), sources_tag(fingerprints))
             if recipe.area.role != "transfer" and not known.landslide:
                 raise SourceError(
@@ -122,7 +124,7 @@ def build_like(
         MismatchError: a band comes in another unit than the model was trained on.
         OutputError: the stack cannot be written, or would take the place of a source.
     """
-    refuse_source(out, files)
+    outputs.check_file(out, files.values())
     recipe = recipe_like(contract, area, files, name or out.stem)
     with mixing(recipe) as mixer:
         _refuse_other_units(mixer, contract)
@@ -131,20 +133,10 @@ def build_like(
             contents = {
                 source: (origin or {}).get(source) or fingerprint(recipe.files[source]) for source in recipe.files
             }
-            tags = sources_tag(contents) | ({_ORIGIN: json.dumps(origin)} if origin else {})
+            tags = sources_tag(contents) | ({ORIGIN_TAG: json.dumps(origin)} if origin else {})
             _write(recipe, mixer, progress, stack, None, tags)
             synchronise(stack)
     return mixer.grid
-
-
-def refuse_source(out: Path, files: Mapping[Source, Path]) -> None:
-    """Refuse to write a stack over one of its sources.
-
-    Raises:
-        OutputError: it would be.
-    """
-    if any(out.exists() and path.exists() and out.samefile(path) for path in files.values()):
-        raise OutputError(f"{out}: is one of the sources, which the stack would replace; give the stack another name")
 
 
 def misfit(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str | None:
@@ -186,7 +178,7 @@ def origin_of(stack: Path) -> dict[str, str]:
     """What `origin_like` said when a stack was made; empty where there is none, none that says it, or it is damaged."""
     try:
         with sources.open_source(stack) as dataset:
-            origin = json.loads(dataset.tags().get(_ORIGIN, "{}"))
+            origin = json.loads(dataset.tags().get(ORIGIN_TAG, "{}"))
             if origin:
                 read_through(dataset)
     except (SourceError, ValueError):

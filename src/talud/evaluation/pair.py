@@ -10,6 +10,7 @@ from typing import Any
 
 from rasterio.io import DatasetReader
 
+from talud import outputs
 from talud.data.held_out import check_held_out
 from talud.data.patches import block_side
 from talud.data.record import current_stack
@@ -26,6 +27,7 @@ from talud.project import Project
 from talud.raster import open_raster
 from talud.wording import counted
 
+_FILES = "difference.tif", "difference.png", "comparison.json"
 WHOLE, TEST_BLOCKS = "the whole area", "the test blocks"
 _LINEAGE = ("MODEL", "VERSION", "RUN", "DATA_VERSION", "COMMIT", "WEIGHTS", "PRECISION", "THRESHOLD")
 
@@ -110,6 +112,9 @@ def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = 
     """
     project.params.area(area)
     models = (a, b)
+    if out is not None:
+        read = [a.path, b.path, project.stack(area), project.mask(area)]
+        outputs.check_folder(out, _FILES, read, ours=_has_comparison(out))
     trained = any(area in model.contract.areas for model in models)
     with mapped(models, project, area) as (truths, maps):
         block = block_side(truths, project.params.split)
@@ -120,6 +125,15 @@ def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = 
         if out is not None:
             _write(comparison, project, truths, maps, out)
     return comparison
+
+
+def _has_comparison(out: Path) -> bool:
+    """Return whether a folder holds the record of an earlier comparison."""
+    try:
+        content = json.loads((out / "comparison.json").read_bytes())
+        return isinstance(content["models"], dict) and "compared_pixels" in content
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
 
 
 def _comparison(models: tuple[Model, Model], project: Project, area: str, counts: Counts, trained: bool) -> Comparison:

@@ -31,7 +31,7 @@ from talud.errors import BusyError, OutputError, TaludError
 from talud.files import synchronise, writing
 from talud.inference.tiling import Tile, Tiling
 
-_BEGUN, _LOCK, _TILES, _RUN = "journal.json", "lock", "tiles", "run-"
+_BEGUN, _LOCK, _TILES, _RUN, _PUBLISHING = "journal.json", "lock", "tiles", "run-", "publishing"
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,15 @@ class Journal:
             finally:
                 if not len(journal):
                     shutil.rmtree(journal.folder, ignore_errors=True)
+
+    @classmethod
+    def publishing_to(cls, out: Path) -> bool:
+        """Return whether a run was interrupted while it moved the files of a map to the folder `out`."""
+        return (_beside(out) / _PUBLISHING).exists()
+
+    def publish(self) -> None:
+        """Keep on record that the files of the map are now moved to its folder."""
+        (self.folder / _PUBLISHING).touch()
 
     @property
     def products(self) -> Path:

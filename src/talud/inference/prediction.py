@@ -23,7 +23,7 @@ from talud.inference import coverage, domain, polygons, quicklook, record, summa
 from talud.inference.area import AreaEstimate, estimate, obstacle
 from talud.inference.journal import Journal
 from talud.inference.mapping import Passes, finish_tiles
-from talud.inference.products import MapRasters, Products, check_space
+from talud.inference.products import MapRasters, Products, check_out, check_space
 from talud.inference.reader import StackReader, frugal, open_stack
 from talud.inference.record import Prediction, Reduced
 from talud.inference.runtime import Model
@@ -89,6 +89,7 @@ def predict(
     check(threshold, minimum_area, tile, halo, batch)
     options = _Options(threshold or model.contract.threshold, float(minimum_area), smooth, geojson, tta)
     clock = _Clock()
+    check_out(out, [raster, model.path])
     with frugal(), open_stack(raster, model.contract) as stack:
         if geojson and stack.grid.local:
             raise ParamsError(f"{raster}: its coordinates have no longitude and latitude; leave --geojson out")
@@ -109,6 +110,7 @@ def predict(
                     "workers": workers,
                 },
             )
+            journal.publish()
             products.publish(out)
     return prediction
 

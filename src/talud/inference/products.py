@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
@@ -14,16 +15,19 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
-from talud.errors import OutputError
+from talud import outputs
+from talud.errors import OutputError, SourceError
 from talud.files import synchronise
 from talud.geopackage import release
 from talud.grid import Grid
+from talud.inference.journal import Journal
 from talud.inference.styles import qml
 from talud.metrics import BACKGROUND, LANDSLIDE
-from talud.raster import Layout, writing_cog
+from talud.raster import ORIGIN_TAG, Layout, open_raster, writing_cog
 from talud.terminal import hushed
 from talud.wording import dimensions
 
+STACK = "stack.tif"  # what talud map makes of the sources, beside the map
 IN_THE_MAKING = 13  # bytes a pixel: finished tiles 6, the three rasters before they are compressed 7
 DISAGREEMENT = 8  # bytes more: 4 and 4
 NODATA = 255  # in the class raster
@@ -112,6 +116,42 @@ class Products:
             else:
                 path.unlink(missing_ok=True)
             path.with_name(f"{path.name}.aux.xml").unlink(missing_ok=True)  # statistics that a GIS kept
+
+
+def has_record(folder: Path) -> bool:
+    """Return whether a folder holds the record of a map."""
+    try:
+        content = json.loads(Products.within(folder).record.read_bytes())
+        return isinstance(content["model"], dict) and "raster" in content
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def check_out(out: Path, inputs: Iterable[str | Path], more: tuple[str, ...] = ()) -> None:
+    """Check that a map can be written to a folder: it holds no input, and no files that are somebody's own.
+
+    Files of the map's names are talud's where the record of a map lies beside them, where a stack of talud map does,
+    or where a run was interrupted while it moved them there.
+
+    Args:
+        out: folder of the map.
+        inputs: what is read. The stack that talud map put there may lie in the folder.
+        more: names of files that are written beside the map's.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    names = [*(path.name for path in astuple(Products.within(out))), *more]
+    ours = has_record(out) or Journal.publishing_to(out) or _has_stack(out)
+    outputs.check_folder(out, names, inputs, ours=ours, kept=() if more else (STACK,))
+
+
+def _has_stack(folder: Path) -> bool:
+    try:
+        with open_raster(folder / STACK) as dataset:
+            return ORIGIN_TAG in dataset.tags()
+    except SourceError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from talud import metrics
+from talud import metrics, outputs
 from talud.contract import Contract, Reduced, Subset, variant_path
 from talud.data.held_out import check_held_out
 from talud.data.patches import Patches, read, split
@@ -74,6 +74,8 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
     # What a smaller halo costs, and parity, were measured with the float32 file; rounding makes more of both.
     draft = model.contract.model_copy(update={"precision": precision, "halo_errors": {}, "parity": {}})
     out = variant_path(path, precision)
+    stacks = [file for area in model.contract.areas for file in (project.stack(area), project.mask(area))]
+    outputs.check_file(out, [path, *stacks])
     with replacing(out) as scratch:
         _save(graph, draft, scratch)
         blocks = _compare(model, Model.load(scratch), project)

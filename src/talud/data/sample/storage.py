@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from shapely import Polygon
 
+from talud import outputs
 from talud.data.sample import optical, radar
 from talud.data.sample.basin import DTM_SCALE, Basin
-from talud.errors import OutputError
+from talud.errors import OutputError, SourceError
 from talud.files import replacing_together
 from talud.grid import Grid
+from talud.raster import open_raster
 from talud.vector_path import plain_path
 
 SOURCE = "synthetic: made by talud sample, not observed"
@@ -32,6 +34,7 @@ def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
         OutputError: a file cannot be written.
     """
     paths = tuple(folder / name for name in FILES)
+    outputs.check_folder(folder, FILES, (), ours=_is_sample(folder))
     with replacing_together(*paths) as (image, dtm, pre, post, inventory, cloud):
         _raster(image, basin.grid, basin.optical, ("red", "green", "blue"), "reflectance", optical.SCALE)
         _raster(dtm, basin.grid, basin.dtm[None], ("elevation",), "m", DTM_SCALE)
@@ -40,6 +43,15 @@ def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
         _polygons(inventory, basin.grid, basin.inventory)
         _polygons(cloud, basin.grid, basin.cloud)
     return paths
+
+
+def _is_sample(folder: Path) -> bool:
+    """Return whether a folder holds a basin that this module wrote."""
+    try:
+        with open_raster(folder / FILES[0]) as dataset:
+            return bool(dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION") == SOURCE)
+    except SourceError:
+        return False
 
 
 def _raster(path: Path, grid: Grid, counts: NDArray[np.integer], names: Sequence[str], unit: str, scale: float) -> None:

@@ -1,0 +1,203 @@
+"""No command writes over what it reads, or over a file of the user's own, whatever --out is called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import shapely
+
+from source_files import CORNER, UTM, write_project, write_raster
+from stack_files import noise, write_stack
+from talud.cli.main import main
+
+LEFT, TOP = CORNER
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line; gives exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        said = capsys.readouterr()
+        return int(exit_.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, tiny_model: Path) -> Path:
+    """The working folder: a model, an image with a world file and a mosaic of it, clouds, a stack, and files of others.
+
+    Symbolic and hard links lead to model and image, and a folder is called like a file.
+    """
+    shutil.copy(tiny_model, tmp_path / "model.onnx")
+    write_raster(tmp_path / "image.tif", np.random.default_rng(0).integers(30, 220, (3, 64, 64)).astype(np.uint8))
+    (tmp_path / "image.tfw").write_text(f"12.5\n0\n0\n-12.5\n{LEFT + 6.25}\n{TOP - 6.25}\n")
+    with rasterio.open(tmp_path / "image.tif") as dataset:
+        rasterio.shutil.copy(dataset, tmp_path / "mosaic.vrt", driver="VRT")
+    square = shapely.box(LEFT + 200, TOP - 300, LEFT + 300, TOP - 200)
+    clouds = geopandas.GeoDataFrame(geometry=[square], crs=UTM)
+    clouds.to_file(tmp_path / "clouds.shp")
+    clouds.to_file(tmp_path / "clouds.gpkg")
+    write_stack(tmp_path / "stack.tif", noise(64, 64))
+    for name in ("model.onnx", "image.tif", "stack.tif"):
+        (tmp_path / f"link.{name}").symlink_to(tmp_path / name)
+        os.link(tmp_path / name, tmp_path / f"hard.{name}")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("of somebody")
+    return tmp_path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+STACK = ["stack", "--like", "model.onnx", "--optical", "image.tif", "--cloud", "clouds.shp", "--out"]
+MOSAIC = ["stack", "--like", "model.onnx", "--optical", "mosaic.vrt", "--cloud", "clouds.gpkg", "--out"]
+ADAPT = ["adapt", "model.onnx", "stack.tif", "--out"]
+INPUT = "is one of the inputs"
+REFUSED = [
+    *((STACK, name, INPUT) for name in ("model.onnx", "link.model.onnx", "hard.model.onnx", "folder/../model.onnx")),
+    *((STACK, name, INPUT) for name in ("image.tif", "link.image.tif", "hard.image.tif", "clouds.shp")),
+    *((STACK, name, INPUT) for name in ("image.tfw", "clouds.prj")),
+    *((MOSAIC, name, INPUT) for name in ("mosaic.vrt", "image.tif", "clouds.gpkg")),
+    (STACK, "folder", "folder: cannot be written: it is a folder; name a file"),
+    (STACK, "file/stack.tif", "file is a file, and no folder"),
+    *((ADAPT, name, INPUT) for name in ("model.onnx", "link.model.onnx", "hard.model.onnx")),
+    (ADAPT, "file/new.onnx", "file is a file, and no folder"),
+]
+
+
+@pytest.mark.parametrize(("command", "out", "said"), REFUSED, ids=lambda value: str(value)[:30])
+def test_output_that_is_an_input_is_refused(talud: Run, here: Path, command: list[str], out: str, said: str) -> None:
+    before = content(here)
+    code, told, err = talud(*command, out)
+    assert (code, told, err.count("\n")) == (1, "", 1)
+    assert said in err
+    assert content(here) == before
+
+
+@pytest.mark.parametrize("out", ["stack.tif", "file", "model"])
+def test_model_is_written_to_a_model_file_alone(talud: Run, here: Path, out: str) -> None:
+    before = content(here)
+    code, _, err = talud(*ADAPT, out)
+    assert code == 2
+    assert "ends in .onnx" in err
+    assert content(here) == before
+
+
+MAP = ["map", "--model", "model.onnx", "--optical", "image.tif", "--provider", "cpu", "--out"]
+PREDICT = ["predict", "model.onnx", "stack.tif", "--provider", "cpu", "--out"]
+
+
+@pytest.mark.parametrize("command", [MAP, PREDICT])
+@pytest.mark.parametrize(
+    "names", [["landslides.gpkg"], ["summary.html", "quicklook.png"], ["prediction.json"], ["landslides.qml"]]
+)
+def test_files_that_no_map_left_there_are_refused_and_named(
+    talud: Run, here: Path, command: list[str], names: list[str]
+) -> None:
+    (here / "basin").mkdir()
+    for name in names:
+        (here / "basin" / name).write_text("{}")
+    before = content(here)
+    code, told, err = talud(*command, "basin")
+    assert (code, told, err.count("\n")) == (1, "", 1)
+    assert all(name in err for name in names)
+    assert content(here) == before
+
+
+def test_stack_that_is_not_of_talud_map_stays(talud: Run, here: Path) -> None:
+    (here / "basin").mkdir()
+    shutil.copy(here / "stack.tif", here / "basin/stack.tif")
+    before = content(here)
+    code, _, err = talud(*MAP, "basin")
+    assert (code, "stack.tif" in err) == (1, True)
+    assert content(here) == before
+
+
+@pytest.mark.parametrize("command", [MAP, PREDICT])
+@pytest.mark.parametrize("name", ["image.tif", "link.tif"])
+def test_folder_of_a_map_contains_no_input(talud: Run, here: Path, command: list[str], name: str) -> None:
+    (here / "basin").mkdir()
+    raster = command[command.index("--optical") + 1 if "--optical" in command else 2]
+    (here / raster).rename(here / "basin/image.tif")
+    (here / "basin/link.tif").symlink_to("image.tif")
+    before = content(here)
+    code, _, err = talud(*(f"basin/{name}" if part == raster else part for part in command), "basin")
+    assert (code, "which is one of the inputs" in err) == (1, True)
+    assert content(here) == before
+
+
+def test_earlier_map_is_replaced_and_the_files_of_others_stay(talud: Run, here: Path) -> None:
+    assert talud(*MAP, "basin")[0] == 0
+    (here / "basin/notes.txt").write_text("mine")
+    first = content(here / "basin")
+    assert talud(*MAP, "basin", "--threshold", 0.4)[0] == 0
+    again = content(here / "basin")
+    assert again.keys() == first.keys()
+    assert again["notes.txt"] == b"mine"
+    assert again["landslides.tif"] != first["landslides.tif"]
+    # Its stack may be mapped by another model, and what a stopped publication left is talud's own.
+    assert talud("predict", "model.onnx", "basin/stack.tif", "--provider", "cpu", "--out", "basin")[0] == 0
+
+
+def test_basin_of_the_user_is_not_replaced_by_a_synthetic_one(talud: Run, here: Path) -> None:
+    folder = here / "data/synthetic_argelia"
+    folder.mkdir(parents=True)
+    shutil.copy(here / "clouds.gpkg", folder / "inventory.gpkg")
+    before = content(here)
+    code, _, err = talud("sample", "--out", "data")
+    assert (code, "holds inventory.gpkg" in err) == (1, True)
+    assert content(here) == before
+
+
+def test_stack_of_an_area_does_not_take_the_place_of_its_source(
+    talud: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "project/stacks").mkdir(parents=True)
+    shutil.copy(here / "image.tif", here / "project/stacks/here.tif")
+    area = {"role": "transfer", "folder": "stacks", "files": {"optical": "here.tif"}}
+    write_project(here / "project", {"here": area})
+    monkeypatch.chdir(here / "project")
+    before = content(here)
+    code, _, err = talud("stack", "here")
+    assert (code, "stacks/here.tif: is one of the inputs" in err) == (1, True)
+    assert content(here) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*STACK, ""],
+        ["map", "--optical", "image.tif", "--out", ""],
+        ["map", "--optical", "image.tif", "--out="],
+        ["predict", "model.onnx", "stack.tif", "--out", " "],
+        [*ADAPT, ""],
+        ["finetune", "model.onnx", "here", "--patches", "1", "--out", ""],
+        ["models", "compare", "a", "b", "--area", "here", "--out", ""],
+        ["sample", "--out", ""],
+        ["inventory", "import", "", "--area", "here"],
+        ["stack", "--like", "model.onnx", "--optical", "", "--out", "new.tif"],
+        ["quantize", ""],
+        ["adapt", "", "stack.tif", "--out", "new.onnx"],
+    ],
+)
+def test_empty_argument_is_wrong_usage(talud: Run, here: Path, command: list[str]) -> None:
+    before = content(here)
+    code, told, err = talud(*command)
+    assert (code, told) == (2, "")
+    assert "is empty" in err
+    assert content(here) == before
