@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from talud.errors import ParamsError
+from talud.errors import ParamsError, TaludWarning
 from talud.params import Params
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,3 +117,59 @@ def test_the_recipes_of_the_ablation_differ_from_the_recommended_one_in_one_thin
     for name, recipe in recipes.items():
         changed = [key for key, value in recipe if value != getattr(recommended, key)]
         assert len(changed) == 1, name
+
+
+@pytest.mark.parametrize("place", ["  synthetic_argelia:", "  3band:", "  study: # plain"])
+@pytest.mark.parametrize("name", ["no", "On", "yes", "off", "null", "~", "true", "2015", "1e3", "1.5", "0x1F", "12:30"])
+def test_name_that_yaml_reads_as_no_text_is_to_be_quoted(tmp_path: Path, place: str, name: str) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    assert place in text
+    path = tmp_path / "params.yaml"
+    path.write_text(text.replace(place, f"  {name}:", 1))
+    with pytest.raises(
+        ParamsError, match=f'the key {re.escape(name)} in line .* put it in quotes.*"{re.escape(name)}"'
+    ):
+        Params.read(path)
+
+
+@pytest.mark.parametrize("name", ['"no"', "'2015'", "y", "N", "None", "e3", "1e"])
+def test_name_that_yaml_reads_as_text_is_taken(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text().replace("  synthetic_argelia:", f"  {name}:", 1))
+    assert name.strip("\"'") in Params.read(path).areas
+
+
+@pytest.mark.parametrize("key", ["recipe", "search", "reference"])
+def test_value_that_yaml_reads_as_no_text_is_to_be_quoted(tmp_path: Path, key: str) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    path = tmp_path / "params.yaml"
+    path.write_text(re.sub(f"(?m)^{key}: \\w+", f"{key}: off", text))
+    with pytest.raises(ParamsError, match=f"{key}: expected a text; YAML reads yes, no, on, off"):
+        Params.read(path)
+
+
+def without(tmp_path: Path, key: str, **edits: object) -> Path:
+    path = changed(tmp_path, **edits)
+    content = yaml.safe_load(path.read_text())
+    del content[key]
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"params\.yaml: the key 'search' is missing"):
+        Params.read(without(tmp_path, "search"))
+
+
+def test_missing_recipe_is_the_study_s_and_is_asked_for_where_dvc_needs_it(tmp_path: Path) -> None:
+    path = without(tmp_path, "recipe")
+    assert Params.read(path).recipe == "study"
+    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
+    with pytest.warns(TaludWarning, match=r"has no key 'recipe'.* add the line recipe: study"):
+        assert Params.read(path).recipe == "study"
+
+
+def test_missing_recipe_is_named_where_none_is_called_study(tmp_path: Path) -> None:
+    path = without(tmp_path, "recipe", recipes={"ours": {}, "theirs": {}}, reference=None)
+    with pytest.raises(ParamsError, match="the key 'recipe' is missing; it names one of the recipes: ours, theirs"):
+        Params.read(path)

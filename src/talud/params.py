@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
@@ -23,7 +24,7 @@ from pydantic import (
 )
 
 from talud.bands import Group, band
-from talud.errors import ParamsError
+from talud.errors import ParamsError, TaludWarning
 
 SlopeMethod = Literal["zevenbergen_thorne", "horn"]
 CurvatureKind = Literal["profile", "contour", "total"]
@@ -54,6 +55,18 @@ _OF_RASTERS = (
     "bounds",
     "inventory_filter",
 )
+
+
+_TEXT_TAG = "tag:yaml.org,2002:str"
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+|0x[0-9a-fA-F]+")  # of YAML 1.2
+_KINDS = {  # of keys that are no text, by their tag in YAML 1.1
+    "tag:yaml.org,2002:bool": "true or false",
+    "tag:yaml.org,2002:null": "nothing",
+    "tag:yaml.org,2002:int": "a number",
+    "tag:yaml.org,2002:float": "a number",
+    "tag:yaml.org,2002:timestamp": "a date",
+}
 
 
 class _Frozen(BaseModel):
@@ -404,6 +417,8 @@ class Params(_Frozen):
     def _names_exist(self) -> Self:
         if self.search not in self.searches:
             raise ValueError(f"search: '{self.search}' is none of the searches: {', '.join(self.searches)}")
+        if self.recipe not in self.recipes and "recipe" not in self.model_fields_set:
+            raise ValueError(f"the key 'recipe' is missing; it names one of the recipes: {', '.join(self.recipes)}")
         if self.recipe not in self.recipes:
             raise ValueError(f"recipe: '{self.recipe}' is none of the recipes: {', '.join(self.recipes)}")
         if self.reference not in (None, *self.recipes):
@@ -427,18 +442,29 @@ class Params(_Frozen):
         """
         try:
             text = path.read_text(encoding="utf-8")
-            _refuse_twins(text)
+            _refuse_odd_keys(text)
             content = yaml.safe_load(text)
         except FileNotFoundError as error:
             raise ParamsError(
                 f"{path}: not found; run talud inside a project, or see the README to start one"
             ) from error
+        except ParamsError as error:
+            raise ParamsError(f"{path}: {error}") from error
         except (yaml.YAMLError, ValueError) as error:  # ValueError: no such day, or no UTF-8
             raise ParamsError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
         try:
-            return cls.model_validate(content)
+            params = cls.model_validate(content)
         except ValidationError as error:
             raise ParamsError(f"{path}: {_explain(error, cls)}") from error
+        pipeline = path.with_name("dvc.yaml")
+        if "recipe" not in content and pipeline.is_file() and b"${recipe}" in pipeline.read_bytes():
+            warnings.warn(
+                f"{path}: has no key 'recipe', so talud takes the recipe 'study'; {pipeline.name} needs the key, and "
+                "dvc repro fails without it: add the line recipe: study",
+                TaludWarning,
+                stacklevel=2,
+            )
+        return params
 
     def area(self, name: str) -> Area:
         """The area of that name.
@@ -482,11 +508,12 @@ def _refuse_bands_of_others(key: str, names: Iterable[str]) -> None:
             raise ValueError(f"{key}: '{name}' is a band of another source; give the optical band its own name")
 
 
-def _refuse_twins(text: str) -> None:
-    """That each key of a YAML text stands once: the standard says so, and PyYAML takes the last without a word.
+def _refuse_odd_keys(text: str) -> None:
+    """Check that each key of a YAML text is text and stands once; PyYAML takes the last one without a word.
 
     Raises:
         yaml.YAMLError: one stands twice, or the text is not YAML.
+        ParamsError: one is no text.
     """
     nodes, seen = [yaml.compose(text, yaml.SafeLoader)], set()
     for node in nodes:
@@ -502,9 +529,23 @@ def _refuse_twins(text: str) -> None:
                 name, line = key.value, key.start_mark.line + 1
                 if not isinstance(key, yaml.ScalarNode):
                     continue
+                if kind := _kind(key):
+                    raise ParamsError(
+                        f"the key {name} in line {line} is {kind} in YAML, not a name; put it in quotes, here and "
+                        f'wherever it is named: "{name}"'
+                    )
                 if name in lines:
                     raise yaml.YAMLError(f"the key '{name}' in line {line} stands in line {lines[name]} already")
                 lines[name] = line
+
+
+def _kind(key: yaml.ScalarNode) -> str | None:
+    """Return as what else than text YAML 1.1 or 1.2 reads a key, DVC being of the later one; None where as text."""
+    if key.style is None and _NUMBER.fullmatch(key.value):
+        return "a number"
+    if key.tag in (_TEXT_TAG, _MERGE_TAG):
+        return None
+    return _KINDS.get(key.tag, "no text")
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -516,11 +557,24 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "model_type":
             message = "expected keys, each with its value"
+        if first["type"] == "missing":
+            return f"the key '{where}' is missing"
+        if first["type"] == "string_type":
+            message = _no_text(first["input"])
         return f"{where}: {message}" if where else message
     allowed = sorted(_fields_at(model, location[:-1]))
     close = difflib.get_close_matches(location[-1], allowed, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     return f"unknown key '{where}'{hint} (allowed: {', '.join(allowed)})"
+
+
+def _no_text(value: object) -> str:
+    """Return why a value that YAML does not read as text is refused, and what to do."""
+    if value is None:
+        return "expected a text, but nothing stands there; put null and ~ in quotes where they are names"
+    if isinstance(value, bool):
+        return "expected a text; YAML reads yes, no, on, off, true and false as something else: put it in quotes"
+    return f"expected a text, but it is {str(value)[:60]!r} to YAML; put it in quotes"
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
