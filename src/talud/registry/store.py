@@ -25,6 +25,7 @@ with warnings.catch_warnings():
 
 from talud.errors import RegistryError
 from talud.files import replacing
+from talud.registry.refusals import SILENT, explain
 from talud.terminal import unbroken
 
 EXPERIMENT = "landslide-unet"
@@ -49,15 +50,6 @@ _EXPERIMENT_TAGS = {  # by which the UI chooses what it shows first
     mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
     mlflow_tags.MLFLOW_RUN_NOTE: "U-Nets that map landslides: a run for each study, and below it one for each trial.",
 }
-_REFUSALS = {
-    "UNAUTHENTICATED": "the server refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one "
-    "that it knows",
-    "PERMISSION_DENIED": "the server does not let the user that MLFLOW_TRACKING_USERNAME names do this; ask whoever "
-    "keeps it",
-}
-
-
-SILENT = "the server does not answer; what was trained is kept, so start again when it is back"
 
 
 @contextmanager
@@ -74,11 +66,7 @@ def speaking(about: str = "MLflow") -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except (MlflowException, SQLAlchemyError) as error:
-        said = " ".join(str(error).split())
-        if "failed with exception" in said:  # what mlflow says of a connection; the rest is urllib3's
-            said = SILENT
-        said = _REFUSALS.get(getattr(error, "error_code", ""), said)
-        raise RegistryError(f"{about}: {_without_password(said)}") from error
+        raise RegistryError(f"{about}: {_without_password(explain(error))}") from error
     except OSError as error:  # a full disk, or the server that keeps the files
         where, said = f"{error.filename}: " if error.filename else "", " ".join(str(error.strerror or error).split())
         raise RegistryError(f"{about}: {where}{_without_password(said)}; nothing is lost, start again") from error

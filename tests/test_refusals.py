@@ -1,0 +1,110 @@
+"""Answers of tracking servers and of proxies before them: who refused, and what to do."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from talud import registry
+from talud.errors import RegistryError
+
+PAGE = b"<html><head><title>Error</title></head><body>Access to this page is blocked by policy.</body></html>"
+NOT_ALLOWED = "does not let the user that MLFLOW_TRACKING_USERNAME names do this"
+LOGIN = "refuses the login; set MLFLOW_TRACKING_USERNAME"
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A server that gives every request the same answer, and no tunnel to anywhere."""
+
+    status, body = 200, b""
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    do_POST = do_CONNECT = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Answering]]:
+    class Own(Answering):
+        port = 0
+
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Own) as listening:
+        Own.port = listening.server_port
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{Own.port}")
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield Own
+        listening.shutdown()
+
+
+def refusal() -> str:
+    with pytest.raises(RegistryError) as caught:
+        registry.fetch("models:/any@champion", None)
+    said = str(caught.value)
+    assert "\n" not in said
+    assert "<html>" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (403, PAGE, "a proxy or gateway before the server, not MLflow, answers with status 403 (Forbidden)"),
+        (403, b"", "a proxy or gateway before the server, not MLflow, answers with status 403 (Forbidden)"),
+        (403, b'{"error": "blocked"}', "a proxy or gateway before the server, not MLflow, refuses"),
+        (401, PAGE, "not MLflow, answers with status 401 (Unauthorized)"),
+        (404, PAGE, "not MLflow, answers with status 404 (Not Found)"),
+        (407, PAGE, "put the proxy's login into HTTP_PROXY and HTTPS_PROXY"),
+        (302, b"", "not MLflow, answers with status 302 (Found)"),
+        (502, PAGE, "answers with status 502 (Bad Gateway); it does not reach the server"),
+        (503, PAGE, "answers with status 503 (Service Unavailable); it does not reach the server"),
+        (429, PAGE, "answers with status 429 (Too Many Requests); wait a while"),
+        (200, PAGE, "what answers there is no MLflow server"),
+        (403, b"Permission denied", NOT_ALLOWED),
+        (403, b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}', NOT_ALLOWED),
+        (401, b"You are not authenticated. Please see https://www.mlflow.org/docs/latest/auth/index.html", LOGIN),
+    ],
+)
+def test_refusal_says_whether_mlflow_or_a_proxy_refused(
+    server: type[Answering], status: int, body: bytes, expected: str
+) -> None:
+    server.status, server.body = status, body
+    said = refusal()
+    assert expected in said
+    assert (NOT_ALLOWED in said or LOGIN in said) == (expected in (NOT_ALLOWED, LOGIN))
+
+
+@pytest.mark.parametrize("status", [403, 407])
+def test_refusal_of_a_proxys_tunnel_names_the_proxy(
+    server: type[Answering], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.status = status
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.invalid")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
+    assert f"the proxy that HTTPS_PROXY names answers with status {status}" in refusal()
+
+
+def test_proxy_that_does_not_answer_is_named(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.invalid")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    assert "the proxy that HTTP_PROXY or HTTPS_PROXY names does not answer" in refusal()
+
+
+def test_https_address_of_an_http_server_is_said(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://127.0.0.1:{server.port}")
+    assert "does MLFLOW_TRACKING_URI begin with http or https?" in refusal()
+
+
+def test_unknown_host_is_said(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.invalid")
+    assert "no machine of that name is known here" in refusal()
