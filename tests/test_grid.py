@@ -95,11 +95,17 @@ def test_a_crop_lies_where_rasterio_puts_the_window() -> None:
     [
         (None, Affine(10, 0, 0, 0, -10, 0), "no coordinate reference system"),
         (UTM, Affine(10, 2, 0, 2, -10, 0), "rotated"),
+        (UTM, Affine(0, 10, 500, 10, 0, 900), "rotated"),
+        (UTM, Affine(10, 0, 500, 0, 10, 900), r"upside down \(south up\)"),
+        (UTM, Affine(-10, 0, 500, 0, -10, 900), r"mirrored \(east to west\)"),
+        (UTM, Affine(-10, 0, 500, 0, 10, 900), r"mirrored \(east to west\) and upside down"),
+        (UTM, Affine(10, 0, 500, 0, 0, 900), "pixels have no width or height"),
     ],
 )
 def test_a_raster_without_a_place_is_refused(crs: CRS | None, transform: Affine, said: str) -> None:
     with MemoryFile() as memory:
         with memory.open(driver="GTiff", height=4, width=4, count=1, dtype="uint8", crs=crs, transform=transform):
             pass
-        with memory.open() as dataset, pytest.raises(SourceError, match=said):
+        with memory.open() as dataset, pytest.raises(SourceError, match=said) as caught:
             Grid.of(dataset)
+        assert str(caught.value).startswith(f"{memory.name}: ")

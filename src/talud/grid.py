@@ -48,10 +48,8 @@ class Grid:
                 f"{dataset.name}: says not where its pixels lie; warp it with gdalwarp if it has control points, "
                 "or assign its corners, for example with gdal_edit.py -a_ullr"
             )
-        if dataset.transform.b or dataset.transform.d or dataset.transform.e > 0:
-            raise SourceError(
-                f"{dataset.name}: the raster is rotated or upside down; warp it north up first, with gdalwarp"
-            )
+        if lies := _lies_otherwise(dataset.transform):
+            raise SourceError(f"{dataset.name}: the raster is {lies}; warp it north up first, with gdalwarp")
         return cls(dataset.crs, dataset.transform, dataset.height, dataset.width)
 
     @classmethod
@@ -158,3 +156,17 @@ class Grid:
             for row in range(0, self.height, size)
             for column in range(0, self.width, size)
         ]
+
+
+def _lies_otherwise(transform: Affine) -> str:
+    """Return how a raster lies that is not north up, in words; an empty text where it is."""
+    if transform.b or transform.d:
+        return "rotated"
+    if not transform.a or not transform.e:
+        return "without extent: its pixels have no width or height"
+    wrong = [
+        said
+        for said, is_so in (("mirrored (east to west)", transform.a < 0), ("upside down (south up)", transform.e > 0))
+        if is_so
+    ]
+    return " and ".join(wrong)

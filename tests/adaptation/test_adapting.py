@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from stack_files import write_stack
-from talud.adaptation.adapting import adapt
+from talud.adaptation.adapting import _typical, adapt
 from talud.adaptation.agreement import agreement
 from talud.cli.main import app
 from talud.contract import Contract
@@ -168,6 +168,25 @@ def test_too_few_squares_are_said(model: Model, tmp_path: Path) -> None:
         MismatchError, match=r"has \d squares of 64 pixels of which 75% can be mapped, fewer than the 4"
     ):
         adapt(model, raster)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("side", [1, 20, 64])
+def test_raster_that_is_too_small_is_refused_without_warnings(model: Model, tmp_path: Path, side: int) -> None:
+    raster = write_stack(tmp_path / "small.tif", scene(2)[0][:, :side, :side])
+    with pytest.raises(MismatchError, match=r"small\.tif: .*has \d squares of 64 pixels"):
+        adapt(model, raster)
+
+
+def test_square_without_a_band_of_light_is_left_out_without_warnings() -> None:
+    sample = np.random.default_rng(0).normal(100, 1, (6, 2, 4, 4)).astype(np.float32)
+    sample[2, 0] = np.nan
+    sample[3, 1, 0] = np.nan
+    kept = _typical(sample, (True, False))
+    assert len(kept) >= 4
+    assert not np.isnan(kept[:, 0]).any()
+    assert not len(_typical(np.full_like(sample, np.nan), (True, True)))
+    assert not len(_typical(sample[:0], (True, True)))
 
 
 def test_cloud_that_the_raster_tells_of_is_left_out(model: Model, tmp_path: Path) -> None:
