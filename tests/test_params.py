@@ -119,7 +119,7 @@ def test_the_recipes_of_the_ablation_differ_from_the_recommended_one_in_one_thin
         assert len(changed) == 1, name
 
 
-@pytest.mark.parametrize("place", ["  synthetic_argelia:", "  3band:", "  study: # plain"])
+@pytest.mark.parametrize("place", ["  synthetic_argelia:", "  3band:", "  robust:"])
 @pytest.mark.parametrize("name", ["no", "On", "yes", "off", "null", "~", "true", "2015", "1e3", "1.5", "0x1F", "12:30"])
 def test_name_that_yaml_reads_as_no_text_is_to_be_quoted(tmp_path: Path, place: str, name: str) -> None:
     text = (ROOT / "params.yaml").read_text()

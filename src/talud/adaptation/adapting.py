@@ -143,11 +143,11 @@ def _sample(stack: StackReader, side: int, lit: Sequence[bool], raster: str | Pa
 
 def _typical(sample: NDArray[np.float32], lit: Sequence[bool]) -> NDArray[np.float32]:
     """The squares whose mean is near the median of all, in each of some bands; of a third, the median is no victim."""
-    valued = np.ma.masked_invalid(sample[:, np.array(lit, bool)])
-    whole = ~np.ma.getmaskarray(valued).all(axis=(2, 3)).any(axis=1)  # no band is invalid throughout
-    sample, means = sample[whole], valued[whole].mean(axis=(2, 3)).filled(np.nan)
+    valid: NDArray[np.bool_] = np.isfinite(sample[:, np.array(lit, bool)])
+    sample = sample[np.all(valid.any(axis=(2, 3)), axis=1)]  # no band is invalid throughout
     if not len(sample):
         return sample
+    means = np.nanmean(sample[:, np.array(lit, bool)], axis=(2, 3))
     distance = np.abs(means - np.median(means, axis=0))
     near: NDArray[np.bool_] = (distance <= FARTHEST * np.median(distance, axis=0) / norm.ppf(0.75)).all(axis=1)
     return sample[near]
