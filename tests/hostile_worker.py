@@ -1,6 +1,6 @@
 """A process that runs the command line again and again, so that a crash of it is seen and costs no more than a case.
 
-Reads lines of JSON, each a list of arguments, from the file descriptor that is named first; answers with
+Reads lines of JSON, [working folder, arguments], from the file descriptor that is named first; answers with
 [exit code, stdout, stderr] on the second. What C libraries print counts too. An exception that leaves `main` is
 answered as its traceback on stderr and exit code 70.
 """
@@ -55,7 +55,9 @@ def serve(requests: int, answers: int) -> None:
         os.fdopen(answers, "w") as replies,
     ):
         for line in lines:
-            print(json.dumps(captured(json.loads(line), (out, err))), file=replies, flush=True)
+            folder, arguments = json.loads(line)
+            os.chdir(folder)
+            print(json.dumps(captured(arguments, (out, err))), file=replies, flush=True)
 
 
 if __name__ == "__main__":
