@@ -18,13 +18,16 @@ import pytest
 import rasterio
 import rasterio.features
 import rasterio.shutil
+from affine import Affine
 from PIL import Image
+from rasterio.crs import CRS
 from rasterio.windows import Window
 from rio_cogeo import cog_validate
 
 from stack_files import grid_of, noise, write_stack
 from talud.bands import Group
-from talud.errors import OutputError, ParamsError, SourceError
+from talud.errors import MismatchError, OutputError, ParamsError, SourceError
+from talud.grid import Grid
 from talud.inference.prediction import Prediction, predict, probabilities
 from talud.inference.runtime import Model
 from talud.inference.tiling import Tile
@@ -454,3 +457,22 @@ def test_the_quicklook_is_a_picture(mapped: tuple[Path, Path, Prediction]) -> No
     with Image.open(out / "quicklook.png") as picture:
         assert picture.format == "PNG"
         assert picture.width >= 760
+
+
+def test_prediction_names_its_files(model: Model, tmp_path: Path) -> None:
+    stack = write_stack(tmp_path / "s.tif", noise(30, 30))
+    files = predict(model, stack, tmp_path / "map").files
+    assert {path.name for path in files.values()} == {path.name for path in (tmp_path / "map").iterdir()}
+    assert files["polygons"] == tmp_path / "map" / "landslides.gpkg"
+    assert "folder" not in json.loads(files["record"].read_text())
+
+
+def test_model_is_shown_on_one_line(model: Model) -> None:
+    assert repr(model) == f"<Model {model.title}: red, green, blue at 12.5 m, {model.path}>"
+
+
+def test_raster_in_degrees_is_refused_with_the_command_that_maps_it(model: Model, tmp_path: Path) -> None:
+    grid = Grid(CRS.from_epsg(4326), Affine(1e-4, 0, -76, 0, -1e-4, 6), 30, 30)
+    stack = write_stack(tmp_path / "s.tif", noise(30, 30), grid=grid)
+    with pytest.raises(MismatchError, match="talud map"):
+        predict(model, stack, tmp_path / "map")

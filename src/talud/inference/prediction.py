@@ -101,7 +101,7 @@ def predict(
             clock.lap("tiles")
             products = Products.within(journal.products)
             prediction = _finish(model, stack, tiling, journal, products, options, clock)
-            prediction = replace(prediction, taken_over=taken_over)
+            prediction = replace(prediction, taken_over=taken_over, folder=out)
             _write_json(
                 products.timings,
                 {

@@ -285,7 +285,7 @@ def _check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int |
     if not (grid.crs.is_projected or (patch and grid.local)):
         raise MismatchError(
             f"{raster}: its CRS ({grid.crs}) is not projected, the model expects pixels of {contract.pixel_size:g} m; "
-            "warp it to a metric CRS, such as the UTM zone, with gdalwarp"
+            "let talud map bring the sources to one, or warp it to a metric CRS, such as the UTM zone, with gdalwarp"
         )
     metre = grid.metre
     width, height = grid.transform.a * metre, -grid.transform.e * metre

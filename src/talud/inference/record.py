@@ -13,6 +13,7 @@ from talud.contract import Contract
 from talud.inference import coverage, domain, quicklook
 from talud.inference.area import AreaEstimate
 from talud.inference.domain import Distance
+from talud.inference.products import Products
 from talud.inference.reader import StackReader
 from talud.inference.runtime import Model
 
@@ -75,6 +76,7 @@ class Prediction:
         no_estimate: why there is none, in words; empty where there is one.
         landslide_share: part of the mapped pixels that is landslide, 0 to 1, small landslides included.
         taken_over: tiles that an earlier run had finished before it was interrupted. The files do not show it.
+        folder: of the files; None while the map is being made.
     """
 
     raster: str
@@ -101,6 +103,18 @@ class Prediction:
     no_estimate: str = ""
     landslide_share: float = 0.0
     taken_over: int = 0
+    folder: Path | None = None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Return the paths of the map's files by name: probability, classes, polygons, summary, record and others.
+
+        Only files that exist are listed: `disagreement` and `geojson` are made on demand.
+        """
+        if self.folder is None:
+            return {}
+        products = Products.within(self.folder)
+        return {name: path for name, path in vars(products).items() if path.is_file()}
 
     @property
     def share_not_mapped(self) -> float:
@@ -243,7 +257,8 @@ def caption(model: Model, stack: StackReader, prediction: Prediction) -> quicklo
 def content(model: Model, prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
     """What prediction.json holds: the same for the same model, raster and options."""
     contract, facts = model.contract, asdict(prediction)
-    del facts["taken_over"], facts["distances"], facts["estimate"], facts["no_estimate"]
+    for left_out in ("taken_over", "distances", "estimate", "no_estimate", "folder"):
+        del facts[left_out]
     return {
         "model": {
             "name": model.name,

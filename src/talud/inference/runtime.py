@@ -47,7 +47,7 @@ class Origin:
     chosen: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A landslide model that is ready to run.
 
@@ -100,6 +100,11 @@ class Model:
             )
         model._check(graph)
         return model
+
+    def __repr__(self) -> str:
+        """Return the model's name, bands and file on one line."""
+        contract = self.contract
+        return f"<Model {self.title}: {', '.join(contract.band_names)} at {contract.pixel_size:g} m, {self.path}>"
 
     @property
     def provider(self) -> str:
@@ -269,17 +274,19 @@ class Model:
         return held + pixel * tiling.window[0] * tiling.window[1] * min(batch, len(tiling))
 
     def probability(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The probability of a landslide over a whole array, tiled where it is large: exact either way.
+        """Return the probability of a landslide over an array, tiled where it is large: exact either way.
+
+        Nothing is checked against the contract but the number of bands, and nothing is written.
 
         Args:
-            stack: (bands, height, width) of any height and width, in contract order and physical units, NaN where
-                invalid.
+            stack: Bands of any height and width, float32 (bands, height, width), in the order of
+                `contract.band_names` and in physical units; NaN where invalid.
 
         Returns:
-            (height, width), with a value at invalid pixels too.
+            Probabilities from 0 to 1, float32 (height, width). They mean nothing where a band is invalid.
 
         Raises:
-            ModelError: the network fails.
+            ModelError: The network fails.
         """
         tiling = self.tiling((stack.shape[1], stack.shape[2]))
         padded = np.full((len(stack), *tiling.padded), np.nan, np.float32)
