@@ -138,23 +138,18 @@ def _checked(path: Path, root: Path, name: str) -> Path:
         SourceError: it may not be opened.
     """
     _check_links(path, root, name)
-    _check_once(path, root, name, tuple(_stamp(file) for file in (path.parent, path, *_beside(path))))
+    _check_once(path, root, name, tuple(_stamp(file) for file in (path, *_parts_beside(path))))
     return path
 
 
 def _check_links(path: Path, root: Path, name: str) -> None:
     """Check that no link beside a raster, of those that GDAL may take for a part of it, leads out of its folder.
 
-    These are world files, tables of georeferences, files of metadata, overviews, masks and tags, which all begin with
-    the raster's name without its suffix. Other rasters are judged by themselves.
-
     Raises:
         SourceError: one does.
     """
-    stem = path.stem.casefold()
-    for side in path.parent.iterdir():
-        lower = side.name.casefold()
-        if lower.startswith(stem) and not lower.endswith(_RASTERS) and side.is_symlink():
+    for side in _parts_beside(path):
+        if side.is_symlink():
             _inside(side, root, f"{name}: {side.name}, which lies beside it")
 
 
@@ -256,6 +251,17 @@ def _inside(path: Path, root: Path, name: str) -> Path:
     except (OSError, RuntimeError) as error:  # a missing file, a name too long, links in a circle
         raise SourceError(f"{name}: no such file") from error
     return found
+
+
+def _parts_beside(path: Path) -> list[Path]:
+    """Return all that GDAL may take for a part of a raster, sorted.
+
+    These are world files, tables of georeferences, files of metadata, overviews, masks and tags, which all begin with
+    the raster's name without its suffix. Other rasters are judged by themselves.
+    """
+    stem = path.stem.casefold()
+    names = [(side, side.name.casefold()) for side in path.parent.iterdir()]
+    return sorted(side for side, name in names if name.startswith(stem) and not name.endswith(_RASTERS))
 
 
 def _beside(path: Path) -> list[Path]:
