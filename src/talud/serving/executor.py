@@ -184,7 +184,7 @@ class Executor:
             else:
                 self._fail(job, str(error))
         except TaludError as error:
-            self._fail(job, self._without_folders(str(error)))
+            self._fail(job, self.settings.without_folders(str(error)))
         except Exception:
             self._go_on(job)
             log.exception("failed for a fault of talud's", extra=of_job(job))
@@ -242,6 +242,8 @@ class Executor:
             raise Stopped
 
     def _fail(self, job: Job, why: str) -> None:
+        # First, for on a disk that the tiles have filled the database could not store the job's end.
+        self.maps.remove_tiles(job.id)
         if self._end(job, "failed", why):
             log.warning("failed: %s", why, extra=of_job(job))
             self.metrics.jobs.labels("failed").inc()
@@ -263,12 +265,6 @@ class Executor:
     def _tell(self, request: Request, event: str, job: Job) -> None:
         if event in request.subscribers:
             self.intake.tell(request, event, self._stored(lambda: self.jobs.get(job.id)) or job)
-
-    def _without_folders(self, said: str) -> str:
-        """What went wrong, without where the service keeps its files."""
-        for folder in (self.settings.results, self.settings.data):
-            said = said.replace(f"{folder.absolute()}/", "")
-        return said
 
     def _clean(self) -> None:
         while not self._ending.is_set():

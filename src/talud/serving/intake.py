@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from talud.contract import Contract
-from talud.errors import MismatchError, ParamsError, SourceError
+from talud.errors import MismatchError, OutputError, ParamsError, SourceError
 from talud.inference import prediction, reader
 from talud.selection import Candidate
 from talud.serving import catalogue, places, remote
@@ -65,9 +65,13 @@ class Intake:
             subscribers=subscribers,
         )
         job = str(uuid.uuid4())
-        if model:
-            self.maps.keep_model(job, model.path)
-        return self.jobs.create(job, key.name, request, key.id)
+        try:
+            if model:
+                self.maps.keep_model(job, model.path)
+            return self.jobs.create(job, key.name, request, key.id)
+        except OutputError:
+            self.maps.remove(job)
+            raise
 
     def fetch(self, job: Job, go_on: Callable[[], object]) -> None:
         """Fetch a job's raster from elsewhere; a job that goes on does so with the raster that it began with.

@@ -65,6 +65,11 @@ class Maps:
         """Note that somebody looks at a job's map, which is then not removed for a while."""
         self._looked_at[job] = time.monotonic()
 
+    def remove_tiles(self, job: str) -> None:
+        """Remove the tiles of a map that is not finished."""
+        for folder in self.of(job).glob(".*.partial"):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def remove(self, job: str) -> None:
         """Remove all files of a job."""
         shutil.rmtree(self.of(job), ignore_errors=True)

@@ -115,5 +115,6 @@ def install(app: FastAPI) -> None:
         return answer(503, "the service's database does not answer at the moment; try again later", headers=retry)
 
     @app.exception_handler(TaludError)
-    async def _talud(_: Request, error: TaludError) -> JSONResponse:
-        return answer(next(status for kind, status in _STATUS.items() if isinstance(error, kind)), str(error))
+    async def _talud(request: Request, error: TaludError) -> JSONResponse:
+        said = request.app.state.service.settings.without_folders(str(error))
+        return answer(next(status for kind, status in _STATUS.items() if isinstance(error, kind)), said)

@@ -176,6 +176,12 @@ class Settings(BaseSettings):
         """SQLAlchemy's URL of the database."""
         return self.database or f"sqlite:///{(self.results.absolute() / 'service.db').as_posix()}"
 
+    def without_folders(self, said: str) -> str:
+        """Return a message without the locations of the service's folders."""
+        for folder in (self.results, self.data):
+            said = said.replace(f"{folder.absolute()}/", "")
+        return said
+
     def open_to_all(self, host: str) -> bool:
         """Whether no key is asked for, where the service listens at that host.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from talud.cluster import Tell
-from talud.errors import BusyError
+from talud.errors import BusyError, TaludError
 from talud.inference import prediction
 from talud.inference.products import Products
 from talud.inference.runtime import Model, Origin
@@ -89,6 +89,11 @@ def map_landslides(work: Work, tell: Tell) -> Outcome:
                 raise
             tell([0, 0])
             time.sleep(1)
+        except TaludError as error:
+            # The journal's hint to repeat a command is of no use to a client, whose job's files are removed.
+            if isinstance(error.__cause__, TaludError):
+                raise error.__cause__ from None
+            raise
         else:
             message = _summary(asdict(result) | {"share_not_mapped": result.share_not_mapped})
             return Outcome(message, result.provider, time.monotonic() - began, result.tiles - result.taken_over)
