@@ -8,7 +8,9 @@ of this machine are answered to. A proxy on this machine lets all the world in t
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -18,6 +20,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from talud.serving import problems
+from talud.serving.remote import LEAST_BYTES_PER_SECOND, RATE_SECONDS
 from talud.serving.service import COOKIE, key_in_headers
 from talud.serving.settings import LOOPBACK, PREFIX
 
@@ -59,9 +62,9 @@ class Guard:
         elif reason := _refusal(request, self.open_to_all):
             await problems.answer(*reason)(scope, receive, send)
         elif scope["path"].startswith(UPLOADS):
-            await self.app(scope, receive, send)
+            await self.app(scope, _paced(receive), send)
         else:
-            await self.app(scope, _limited(receive), send)
+            await self.app(scope, _limited(_paced(receive)), send)
 
 
 def _refusal(request: Request, open_to_all: bool) -> tuple[int, str] | None:
@@ -125,5 +128,32 @@ def _limited(receive: Receive) -> Receive:
     return limited
 
 
+def _paced(receive: Receive) -> Receive:
+    """Return the parts of a body, as long as they come fast enough; only the time counts in which a part is awaited."""
+    received, waited, is_whole = 0, 0.0, False
+
+    async def paced() -> Message:
+        nonlocal received, waited, is_whole
+        if is_whole:  # what is awaited now is the end of the connection
+            return await receive()
+        if received >= LEAST_BYTES_PER_SECOND * RATE_SECONDS:
+            received, waited = 0, 0.0
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(RATE_SECONDS - waited):
+                message = await receive()
+        except TimeoutError as error:
+            raise HTTPException(408, _TOO_SLOW, {"Connection": "close"}) from error
+        waited += time.monotonic() - began
+        received += len(message.get("body", b""))
+        is_whole = not message.get("more_body", False)
+        return message
+
+    return paced
+
+
+_TOO_SLOW = (
+    f"the body comes too slowly, with less than {LEAST_BYTES_PER_SECOND:,} bytes per second over {RATE_SECONDS} s"
+)
 _TWO_LENGTHS = "the request states its length twice, by Content-Length and by Transfer-Encoding; send one of them"
 _TOO_LARGE = f"the body is larger than {LARGEST_BODY:,} bytes"

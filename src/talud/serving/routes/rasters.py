@@ -52,7 +52,7 @@ def rasters(service: Running, _: Reader) -> RasterList:
 @router.put(
     "/uploads/{filename}",
     status_code=201,
-    responses=described(401, 403, 413, 422, 507),
+    responses=described(401, 403, 408, 413, 422, 507),
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -1,0 +1,99 @@
+"""Clients that send the body of a request slowly, or never to its end."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from agency import settings_of
+from service_process import free_port, wait_for
+from stack_files import noise, write_stack
+from talud.serving import guard
+from talud.serving.app import create_app
+from talud.serving.headers import PunctualProtocol
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("slow") / "results/uploads"
+
+
+@pytest.fixture(scope="module")
+def port(uploads: Path) -> Iterator[int]:
+    """The port of a real service that wants at least 300 bytes in each second that it waits."""
+    port = free_port()
+    app = create_app(settings_of(uploads.parent.parent), open_to_all=True)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, http=PunctualProtocol, log_level="critical"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guard, "RATE_SECONDS", 1)
+        patch.setattr(guard, "LEAST_BYTES_PER_SECOND", 300)
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        wait_for(lambda: server.started, "the server does not start")
+        yield port
+        server.should_exit = True
+        thread.join()
+
+
+def answer(port: int, head: str, parts: Iterator[bytes], pause: float) -> tuple[bytes, float]:
+    """Send a body part by part; return what is answered until the connection is closed, and after how long."""
+    began, received = time.monotonic(), b""
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(f"{head}\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        client.settimeout(pause)
+        while time.monotonic() - began < 20:
+            if part := next(parts, b""):
+                client.sendall(part)
+            try:
+                if not (found := client.recv(65536)):
+                    break
+                received += found
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+    return received, time.monotonic() - began
+
+
+@pytest.mark.parametrize("length", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("begin", [b"", b"II*\0" + bytes(280)], ids=["nothing", "a begin"])
+@pytest.mark.parametrize("request_line", ["PUT /uploads/a.tif", "POST /processes/map-landslides/execution"])
+def test_body_that_drips_is_refused_and_leaves_nothing(
+    request_line: str, begin: bytes, length: str, port: int, uploads: Path
+) -> None:
+    def chunk(content: bytes) -> bytes:
+        return b"%x\r\n%s\r\n" % (len(content), content) if "chunked" in length else content
+
+    def parts() -> Iterator[bytes]:
+        if begin:
+            yield chunk(begin)
+        while True:
+            yield chunk(b"0")
+
+    kind = "Content-Type: application/json"
+    received, seconds = answer(port, f"{request_line} HTTP/1.1\r\n{kind}\r\n{length}", parts(), 0.1)
+    assert received.startswith(b"HTTP/1.1 408"), received
+    assert b"comes too slowly" in received
+    assert seconds < 8
+    assert not uploads.exists() or list(uploads.iterdir()) == []
+
+
+def test_body_that_is_just_fast_enough_is_taken(port: int, uploads: Path, tmp_path: Path) -> None:
+    content = write_stack(tmp_path / "a.tif", noise(16, 16)).read_bytes()
+    steps = 30
+    size = -(-len(content) // steps)
+    parts = (content[start : start + size] for start in range(0, len(content), size))
+    head = f"PUT /uploads/a.tif HTTP/1.1\r\nContent-Length: {len(content)}"
+    received, seconds = answer(port, head, parts, 0.1)
+    assert received.startswith(b"HTTP/1.1 201"), received
+    assert seconds > 2  # twice the time in which a part of the body must come
+    (folder,) = uploads.iterdir()
+    assert next(folder.iterdir()).read_bytes() == content
+    (folder / "a.tif").unlink()
+    folder.rmdir()
