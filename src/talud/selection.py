@@ -86,7 +86,12 @@ class Candidate:
             ModelError: it is no model of talud's.
         """
         fetched = registry.fetch(version.uri, root)
-        return cls(fetched.name, fetched.version, fetched.path, model_file.contract_of(fetched.path))
+        try:
+            contract = model_file.contract_of(fetched.path)
+        except ModelError as error:  # named as registered: clients of the service see no paths of its machine
+            reason = str(error).removeprefix(f"{fetched.path}: ")
+            raise ModelError(f"{fetched.name}, version {fetched.version}: {reason}") from error
+        return cls(fetched.name, fetched.version, fetched.path, contract)
 
 
 def choose(
