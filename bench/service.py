@@ -3,7 +3,7 @@
 A project with one model (7 bands, 32 filters, random weights) and a raster of 4096² pixels (noise), two workers,
 SQLite, all on loopback. While two jobs compute, one client asks how one of them fares, ten times a second; then 50
 clients ask, list and start jobs for a minute, or SECONDS. Written to `bench/service.json`. It needs a machine that does
-nothing else.
+nothing else. `python bench/service.py faults` runs the checks of `service_faults.py` in place of this.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
+import service_faults
 from material import BANDS, values
 
 HERE = Path(__file__).parent
@@ -139,4 +140,4 @@ def listed(service: Serving, query: str) -> list[dict[str, str]]:
 
 
 if __name__ == "__main__":
-    main()
+    service_faults.main() if sys.argv[1:] == ["faults"] else main()

@@ -1,0 +1,137 @@
+"""Checks of what becomes of jobs when something fails: `python bench/service.py faults`.
+
+A project with a model of 4 filters (random weights) and a raster of 2500² pixels (noise), one worker, SQLite, all on
+loopback. The service, and then a worker, are killed in the middle of a job, and the bytes of the map are compared with
+those of an undisturbed job; the disk of the results fills (needs root, to mount one); 100 jobs wait at once. The
+seconds are those of this machine, with whatever else it does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import material
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "tests"))
+
+from service_process import Serving, add_champion, serving, wait_for  # noqa: E402
+
+SIDE = 2500
+JOBS = 100
+DISK = "120m"  # a map of SIDE² pixels takes at least 81 MB while it is made
+
+
+def main() -> None:
+    """Run all checks and print a table; exit with 1 if one of them fails."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        project = make_project(folder / "project")
+        expected = undisturbed(project, folder / "undisturbed")
+        checks = {
+            "kill -9 of the service": lambda: killed(project, folder / "a", expected, "service"),
+            "kill -9 of a worker": lambda: killed(project, folder / "b", expected, "worker"),
+            "full disk": lambda: full_disk(project, folder / "disk"),
+            f"{JOBS} queued jobs": lambda: queued(project, folder / "c"),
+        }
+        for check, run in checks.items():
+            began = time.monotonic()
+            rows.append((check, run(), time.monotonic() - began))
+            print(f"{rows[-1][0]:24} {rows[-1][1]:60} {rows[-1][2]:6.1f}", flush=True)
+    sys.exit(any(result.startswith("FAILED") for _, result, _ in rows))
+
+
+def make_project(root: Path) -> Path:
+    """Make a project with a champion, a raster of many tiles and one of a single tile."""
+    (root / "stacks").mkdir(parents=True)
+    (root / "params.yaml").write_text("seed: 1\n", encoding="utf-8")
+    material.FILTERS, material.DEPTH = 4, 2
+    material.write_model(root / "unet.onnx")
+    material.write_stack(root / "stacks/large.tif", SIDE)
+    material.write_stack(root / "stacks/small.tif", 128)
+    add_champion(root, "7band", root / "unet.onnx")
+    return root
+
+
+def digests(map_folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a map, but for the one that holds times."""
+    files = [path for path in map_folder.iterdir() if path.name != "timings.json"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def undisturbed(project: Path, results: Path) -> dict[str, str]:
+    """Return the digests of the map that nothing disturbs."""
+    with serving(project, {"results": str(results)}) as service:
+        job = service.ask("large.tif")
+        assert service.ended(job)["status"] == "successful", service.job(job)
+    return digests(results / "jobs" / job / "map")
+
+
+def begun(service: Serving, results: Path) -> str:
+    """Return the id of a job of which some tiles are finished."""
+    job = service.ask("large.tif")
+    tiles = results / "jobs" / job / ".map.partial/tiles"
+    wait_for(lambda: len(list(tiles.glob("*.npz"))) >= 2, "no tile is finished")
+    return job
+
+
+def killed(project: Path, results: Path, expected: dict[str, str], what: str) -> str:
+    """Kill the service or its worker in the middle of a job, and compare the bytes of the map."""
+    with serving(project, {"results": str(results)}) as service:
+        job = begun(service, results)
+        if what == "service":
+            service.kill()
+        else:
+            os.kill(service.workers()[0], signal.SIGKILL)
+            service.ended(job)
+    with serving(project, {"results": str(results)}) as service:
+        status = service.ended(job)["status"]
+    if status != "successful":
+        return f"FAILED: the job is {status}"
+    same = digests(results / "jobs" / job / "map") == expected
+    return f"goes on; {len(expected)} files with the same bytes" if same else "FAILED: the bytes differ"
+
+
+def full_disk(project: Path, disk: Path) -> str:
+    """Fill the disk of the results in the middle of a job; another job waits."""
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        return "skipped: a small disk cannot be mounted here; that takes root"
+    try:
+        with serving(project, {"results": str(disk)}) as service:
+            job, waiting = begun(service, disk), service.ask("small.tif")
+            try:
+                with (disk / "others.bin").open("wb", buffering=0) as file:
+                    while file.write(bytes(4096)):
+                        pass
+            except OSError:
+                pass
+            ended, after = service.ended(job), service.ended(waiting)["status"]
+            wait_for(lambda: not (disk / "jobs" / job).exists(), "the files of the job stay")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    if (ended["status"], after) != ("failed", "successful") or "No space left" not in ended["message"]:
+        return f"FAILED: the job is {ended['status']}, the next one {after}"
+    return "the job fails, its files are removed, the next succeeds"
+
+
+def queued(project: Path, results: Path) -> str:
+    """Ask for many jobs at once, and see that all end well, in their order."""
+    settings = {"results": str(results), "jobs_per_key": str(JOBS), "queue": str(JOBS)}
+    with serving(project, settings) as service:
+        jobs = [service.ask("small.tif") for _ in range(JOBS)]
+        ended = [service.ended(job) for job in jobs]
+    lost = sum(job["status"] != "successful" for job in ended)
+    started = [job["started"] for job in ended]
+    if lost or started != sorted(started):
+        return f"FAILED: {lost} of {JOBS} jobs do not succeed" if lost else "FAILED: the order is not kept"
+    return f"{JOBS} of {JOBS} succeed, in the order in which they were asked for"
