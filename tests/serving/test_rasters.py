@@ -35,6 +35,7 @@ from talud.serving.keeping import remove_unfinished_uploads
 from talud.serving.problems import Problem
 
 BANDS = ("red", "green", "blue", "slope", "elevation", "vv_pre", "vv_post")
+RANDOM = np.random.default_rng(1).bytes(80_000)  # which no compression makes smaller
 
 
 def stack_values(height: int = 160, width: int = 200) -> np.ndarray:
@@ -164,12 +165,24 @@ def small(tmp_path: Path, **changes: object) -> bytes:
         (lambda _: b"<VRTDataset/>", 422, "cannot be read as a GeoTIFF"),
         (lambda tmp: write_stack(tmp / "c.tif", noise(64, 64)).read_bytes()[:-100], 422, "cannot be read as a GeoTIFF"),
         (lambda tmp: small(tmp, crs=None), 422, "no coordinate reference system"),
-        (lambda tmp: small(tmp, side=0.0), 422, "s.tif: its pixels have no size"),
+        (lambda tmp: small(tmp, side=0.0), 422, "its pixels have no width or height"),
         (lambda tmp: write_raster(tmp / "l.tif", np.ones((400, 251), np.uint8)).read_bytes(), 422, "at most 100,000"),
         (lambda _: bytes(2_000_001), 413, "at most 2,000,000 bytes"),
         (lambda _: (bytes(500_000) for _ in range(5)), 413, "at most 2,000,000 bytes"),
+        (lambda _: (RANDOM for _ in range(30)), 413, "at most 2,000,000 bytes"),
     ],
-    ids=["empty", "gif", "vrt", "cut off", "no CRS", "no place", "too many pixels", "said too large", "too large"],
+    ids=[
+        "empty",
+        "gif",
+        "vrt",
+        "cut off",
+        "no CRS",
+        "no place",
+        "too many pixels",
+        "said too large",
+        "too large",
+        "random bytes",
+    ],
 )
 def test_what_is_no_raster_to_map_is_refused_and_nothing_is_left(
     agency: SimpleNamespace, tmp_path: Path, make: object, status: int, said: str
@@ -197,8 +210,20 @@ def metadata(count: int) -> bytes:
         (lambda path: write_tiff(path, 2**31 - 1, 1, stored=b"0"), "this service maps at most 100,000"),
         (lambda path: write_tiff(path, 1, 2**31 - 1, stored=b"0"), "this service maps at most 100,000"),
         (lambda path: write_tiff(path, 300, 300, stored=zlib.compress(bytes(10))[:9], deflated=True), "cannot be read"),
+        (lambda path: write_tiff(path, 300, 300, stored=RANDOM, deflated=True), "cannot be read"),
+        (lambda path: write_tiff(path, 40_000, 40_000, stored=RANDOM, deflated=True), "this service maps at most"),
     ],
-    ids=["60000 bands", "1001 bands", "many overviews", "many tags", "wide", "high", "cut deflate"],
+    ids=[
+        "60000 bands",
+        "1001 bands",
+        "many overviews",
+        "many tags",
+        "wide",
+        "high",
+        "cut deflate",
+        "random",
+        "random that claims more",
+    ],
 )
 def test_files_that_gdal_takes_minutes_for_are_refused_at_once(
     agency: SimpleNamespace, tmp_path: Path, make: object, said: str
