@@ -23,16 +23,16 @@ class Address:
     open_to_all: bool
 
     def base(self, request: Request) -> str:
-        """Return what links begin with; an empty text makes them relative."""
+        """Return the start of all links; an empty text makes them relative."""
         if self.public or not self.open_to_all:
             return self.public
         return str(request.base_url).rstrip("/")
 
     def of_link(self, request: Request, link: str) -> str:
-        """Return a link that a library made of the header Host, with the service's own address."""
+        """Return a link with the service's own address instead of the header Host."""
         own = str(request.base_url).rstrip("/")
         return f"{self.base(request)}{link.removeprefix(own)}" if link.startswith(f"{own}/") else link
 
     def secure(self, request: Request) -> bool:
-        """Whether clients reach the service by TLS."""
+        """Return whether clients reach the service by TLS."""
         return (self.public or request.url.scheme).startswith("https")

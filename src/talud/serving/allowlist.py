@@ -1,4 +1,4 @@
-"""The list of places that rasters are fetched from, and that callbacks are sent to.
+"""The allow-list of locations for fetched rasters and for callbacks.
 
 `data.example.org` names a host at the usual ports, `data.example.org:8443` one at that port, `s3://bucket` a bucket. A
 name must lead to public addresses, all of them. An address of the agency's own network is named with its port:
@@ -25,7 +25,7 @@ NOT_PUBLIC = tuple(  # of IPv6: IPv4 in other words (mapped, NAT64, 6to4, Teredo
 
 
 def entry(text: str) -> str:
-    """Return an entry of the list in its usual form, in which `permits` compares it.
+    """Return an entry of the list in the form that `permits` compares.
 
     Raises:
         ValueError: no address could ever match it; the message says how to write it.
@@ -55,14 +55,17 @@ def entry(text: str) -> str:
 
 
 def permits(allowed: Iterable[str], url: httpx.URL) -> bool:
-    """Return whether the list holds the host of an address, at its port."""
+    """Check whether the list holds the host and port of an address."""
     host = host_of(url)
     names = {f"{host}:{port_of(url)}"} | ({host} if port_of(url) == PORTS[url.scheme] else set())
     return not names.isdisjoint(allowed)
 
 
 def names_address(allowed: Iterable[str], url: httpx.URL) -> bool:
-    """Return whether the list names an IP address with its port, which need not be public then."""
+    """Check whether the list names an IP address with its port.
+
+    Such an address need not be public.
+    """
     return is_address(url.raw_host.decode("ascii")) and f"{host_of(url)}:{port_of(url)}" in allowed
 
 
@@ -78,7 +81,7 @@ def port_of(url: httpx.URL) -> int:
 
 
 def is_address(host: str) -> bool:
-    """Return whether a host is an IP address."""
+    """Check whether a host is an IP address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -87,7 +90,7 @@ def is_address(host: str) -> bool:
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is one of the public internet, and leads to no other."""
+    """Check whether an IP address is public and not a route to a private one."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:  # of a link, with its zone
@@ -109,7 +112,7 @@ def _bucket(text: str) -> str:
 
 
 def _proposal(text: str) -> str:
-    """Return how an entry that is an address, or has a path, is written instead."""
+    """Explain how to write a wrong entry that names a host."""
     found = re.fullmatch(
         r"\s*(?:https?://)?([\w-]+(?:\.[\w-]+)+(?::\d+)?)(?:[/?#].*)?\s*", text, re.DOTALL | re.IGNORECASE
     )

@@ -122,7 +122,10 @@ def header(path: Path) -> Header:
 
 
 def has_mask(path: Path, settings: Settings) -> bool:
-    """Whether a mask of known landslides that may be shown lies beside a raster."""
+    """Return whether a mask of known landslides lies beside a raster.
+
+    Only masks that may be shown count.
+    """
     try:
         return places.mask_beside(path, settings) is not None
     except SourceError:

@@ -101,7 +101,7 @@ class SessionRow(Table):
 
 
 class UploadRow(Table):
-    """The owner of an upload, and the bytes that it takes (see `uploads`)."""
+    """The owner of an upload, and its size in bytes (see `uploads`)."""
 
     __tablename__ = "uploads"
 
@@ -111,7 +111,10 @@ class UploadRow(Table):
 
 
 class _Said(MappedAsDataclass, kw_only=True):
-    """A reviewer's verdict on a polygon; `geometry` is GeoJSON in the raster's CRS, where drawn."""
+    """A reviewer's verdict on a polygon.
+
+    `geometry` is GeoJSON in the raster's CRS, if the reviewer drew an outline.
+    """
 
     verdict: Mapped[str] = mapped_column(String(10))
     reviewer: Mapped[str] = mapped_column(String(80))
@@ -131,7 +134,10 @@ class VerdictRow(_Said, Table):
 
 
 class VerdictChangeRow(_Said, Table):
-    """One change of a verdict; rows are added, and removed with their job alone."""
+    """One change of a verdict.
+
+    Rows are never changed, and are removed only with their job.
+    """
 
     __tablename__ = "verdict_changes"
 
@@ -153,7 +159,7 @@ class Database:
     @classmethod
     @contextmanager
     def opened(cls, url: str) -> Iterator[Database]:
-        """Open the database at a URL; one of an earlier talud gets the present layout.
+        """Open the database at a URL and migrate it to the present layout.
 
         Raises:
             ParamsError: the URL is none, or its driver is missing.
@@ -183,7 +189,9 @@ class Database:
 
 
 def _make_private(file: Path) -> None:
-    """Make a SQLite file, if it is missing, and keep it and its side files from other users, whatever the umask.
+    """Create a missing SQLite file, and make it private whatever the umask.
+
+    This includes the files beside it.
 
     Raises:
         OutputError: it cannot be made.
@@ -197,7 +205,9 @@ def _make_private(file: Path) -> None:
 
 
 def _migrate(engine: Engine, place: str) -> None:
-    """Bring a database to the present layout; of several processes one does it while the others wait.
+    """Migrate a database to the present layout.
+
+    If several processes start at once, one migrates and the others wait.
 
     Raises:
         OutputError: it was made by a newer talud.
@@ -234,13 +244,13 @@ def now() -> datetime:
 
 
 def _patience(url: URL) -> dict[str, int]:
-    """Return how long the database is waited for, unless its URL says it: for a lock, or for a connection."""
+    """Return the timeout for a lock or a connection, unless the URL sets it."""
     option = "timeout" if url.get_backend_name() == "sqlite" else "connect_timeout"
     return {} if option in url.query else {option: PATIENCE_SECONDS}
 
 
 def _patient(connection: object, _record: object) -> None:
-    """Let readers of a SQLite file not wait for a writer."""
+    """Set up a SQLite file so that readers do not wait for a writer."""
     cursor = connection.cursor()  # type: ignore[attr-defined]
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
         cursor.execute(f"PRAGMA {pragma}")

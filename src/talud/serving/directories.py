@@ -1,4 +1,4 @@
-"""The directories of a TIFF, looked at before GDAL opens it.
+"""Checks of the directories of a TIFF before GDAL opens it.
 
 GDAL takes a time that grows with the square of the number of bands, tags and overviews, so a file of some megabytes
 could keep a processor for minutes.
@@ -20,7 +20,9 @@ _ENTRIES = {"short": ("H", "HHI", 12, "I"), "long": ("Q", "HHQ", 20, "Q")}  # of
 
 
 def check(path: Path, name: str) -> None:
-    """Check that a TIFF has no more bands, metadata and directories than GDAL reads quickly.
+    """Check that a TIFF is not too complex for GDAL to read quickly.
+
+    Bands, metadata and directories are limited.
 
     What is no TIFF, or a damaged one, passes: whoever opens it finds that out.
 

@@ -119,7 +119,7 @@ class Executor:
                 self._stored(self._requeue_lost)
 
     def _hand_out(self, cluster: Cluster) -> None:
-        """Begin as many jobs as the workers take, and as many fetches as may run beside them.
+        """Start as many jobs and fetches as the limits allow.
 
         Raises:
             SQLAlchemyError: the database does not answer.
@@ -130,7 +130,10 @@ class Executor:
             self._begin(job, self._fetching, self._fetch)
 
     def _next(self) -> Job | None:
-        """Return the next job for a worker: one whose raster was fetched, or one that needs no fetching."""
+        """Return the next job for a worker.
+
+        Its raster was fetched, or needs no fetching.
+        """
         return self._fetched.popleft() if self._fetched else self.jobs.claim(remote_raster=False)
 
     def _begin(self, job: Job, threads: dict[str, threading.Thread], step: Callable[[Job], None]) -> None:
@@ -138,7 +141,7 @@ class Executor:
         threads[job.id].start()
 
     def _requeue_lost(self) -> None:
-        """Have jobs wait again that run by the database's account, but for which nobody works.
+        """Requeue jobs that are stored as running although no worker has them.
 
         An earlier service, or a claim whose answer was lost, has left them.
         """
@@ -148,7 +151,7 @@ class Executor:
                 self.jobs.wait_again(job.id, "waits for a worker again, and goes on from its finished tiles")
 
     def _stored(self, call: Callable[[], Result]) -> Result:
-        """Return what a call of the database returns, however long the database does not answer.
+        """Return the result of a call of the database, waiting out outages.
 
         Raises:
             Stopped: the service ends before that.
@@ -167,7 +170,9 @@ class Executor:
                 del threads[job.id]
 
     def _try(self, job: Job, step: Callable[[Job], None]) -> None:
-        """Do a step of a job; what goes wrong because the service ends is no failure of the job's.
+        """Run a step of a job and record its failure.
+
+        Errors because the service ends do not count as failures of the job.
 
         Raises:
             Stopped: the job is to go on no more.
@@ -191,7 +196,7 @@ class Executor:
             self._fail(job, "failed for a fault of talud's; the service's log tells which")
 
     def _fetch(self, job: Job) -> None:
-        """Fetch a job's raster; no worker waits for it."""
+        """Fetch a job's raster without occupying a worker."""
         self._note(job, 0, "its raster is fetched")
         self.intake.fetch(job, lambda: self._go_on(job))
         self._note(job, 0, "its raster is there; waits for a worker")
@@ -254,7 +259,10 @@ class Executor:
         return self._stored(lambda: self.jobs.end(job.id, status, message))
 
     def _note(self, job: Job, progress: int, message: str) -> None:
-        """Note how far a job is; while the database does not answer, the note is left out, and the job goes on."""
+        """Store the progress of a job.
+
+        During an outage of the database it is not stored, and the job continues.
+        """
         try:
             self.jobs.note(job.id, progress, message)
         except SQLAlchemyError as error:

@@ -129,7 +129,10 @@ def _limited(receive: Receive) -> Receive:
 
 
 def _paced(receive: Receive) -> Receive:
-    """Return the parts of a body, as long as they come fast enough; only the time counts in which a part is awaited."""
+    """Return a receiver that refuses a body whose parts arrive too slowly.
+
+    Only the time spent waiting for a part counts.
+    """
     received, waited, is_whole = 0, 0.0, False
 
     async def paced() -> Message:

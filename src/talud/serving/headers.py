@@ -10,17 +10,20 @@ HEADERS_SECONDS = 20.0  # from the connection, or the first byte of a further re
 
 
 class PunctualProtocol(H11Protocol):
-    """HTTP/1.1 that ends connections on which no request's headers are whole in time."""
+    """HTTP/1.1 that closes connections whose headers arrive too slowly."""
 
     _limit: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start to wait for the first request."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Take what arrives; begin to wait where it is the begin of a request, and end where its headers are whole."""
+        """Receive data, and start or stop the timeout for headers.
+
+        It starts with a request and stops when its headers are complete.
+        """
         super().data_received(data)
         if self._answering():
             self._forget()
@@ -28,7 +31,7 @@ class PunctualProtocol(H11Protocol):
             self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Stop the timeout."""
         self._forget()
         super().connection_lost(exc)
 

@@ -74,7 +74,9 @@ class Intake:
             raise
 
     def fetch(self, job: Job, go_on: Callable[[], object]) -> None:
-        """Fetch a job's raster from elsewhere; a job that goes on does so with the raster that it began with.
+        """Fetch a job's raster from another machine.
+
+        A resumed job uses the raster with which it started.
 
         Args:
             job: the job.
@@ -87,7 +89,7 @@ class Intake:
             remote.fetch(job.request.raster, self.maps.fetched(job.id), self.settings, go_on)
 
     def settle(self, job: Job) -> tuple[Path, Request]:
-        """Return a job's raster on this machine, and its request with a model.
+        """Return the local raster of a job, and its request with a model.
 
         Raises:
             TaludError: the raster cannot be had, or does not fit.
@@ -159,5 +161,8 @@ class Intake:
 
 
 def is_remote(href: str) -> bool:
-    """Return whether a reference names a raster of another machine, which a job fetches when its turn comes."""
+    """Check whether a reference names a raster of another machine.
+
+    A job fetches such a raster when it is next in the queue.
+    """
     return href.startswith(remote.SCHEMES)

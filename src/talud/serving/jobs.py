@@ -44,7 +44,7 @@ class Request(BaseModel):
 
     @property
     def shown_raster(self) -> str:
-        """The raster as others may see it: without a query, which may hold a signature."""
+        """Return the raster's name without a query, which may hold a signature."""
         return remote.without_secrets(self.raster) if self.raster.startswith(remote.SCHEMES) else self.raster
 
 
@@ -109,7 +109,7 @@ class JobStore:
             return tuple(_job(row) for row in session.scalars(chosen.limit(limit).offset(offset)))
 
     def count(self, statuses: Sequence[str], key_id: str | None = None) -> int:
-        """Count the jobs that have one of the statuses, of one key or of all."""
+        """Count the jobs with one of the statuses, of one key or of all keys."""
         chosen = select(func.count()).select_from(JobRow).where(JobRow.status.in_(statuses))
         with Session(self.database.engine) as session:
             return session.scalar(chosen if key_id is None else chosen.where(JobRow.key_id == key_id)) or 0
@@ -155,7 +155,7 @@ class JobStore:
         self._change(job, ("running",), inputs=request.model_dump())
 
     def dismiss(self, job: str) -> None:
-        """Dismiss a job, whether it has ended or not, and delete the review of its map."""
+        """Dismiss a job at any stage, and delete the review of its map."""
         moment = now()
         values = {"status": "dismissed", "message": "dismissed", "finished": moment, "updated": moment}
         with Session(self.database.engine) as session, session.begin():
@@ -163,7 +163,7 @@ class JobStore:
             _delete_review(session, job)
 
     def end(self, job: str, status: Status, message: str) -> bool:
-        """End an unfinished job, and return whether it has that status now.
+        """End an unfinished job; return whether it has that status now.
 
         A repeated call gives the same answer: the first one may have reached the database although its answer was lost.
         """
@@ -186,7 +186,7 @@ class JobStore:
 
 
 def _delete_review(session: Session, job: str) -> None:
-    """Delete all that was said of a job's map, with its history and the reviewers' names."""
+    """Delete the review of a job's map, with its history and reviewers' names."""
     for table in (VerdictRow, VerdictChangeRow):
         session.execute(delete(table).where(table.job == job))
 

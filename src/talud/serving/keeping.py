@@ -79,7 +79,10 @@ def clean(jobs: JobStore, maps: Maps, settings: Settings) -> list[str]:
 
 
 def remove_unfinished_uploads(results: Path) -> None:
-    """Remove uploads that broke off when a service was ended; called before any can arrive."""
+    """Remove uploads that were interrupted when a service was ended.
+
+    It is called before any new upload can arrive.
+    """
     for folder in _folders(results / places.UPLOADS):
         if any(folder.glob("*.part")):
             shutil.rmtree(folder, ignore_errors=True)

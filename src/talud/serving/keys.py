@@ -43,7 +43,7 @@ class Key:
 
     @property
     def expired(self) -> bool:
-        """Whether it opens nothing any more."""
+        """Return whether the key has expired."""
         return self.expires is not None and self.expires <= now()
 
     def allows(self, scope: Scope) -> bool:
@@ -84,7 +84,7 @@ class KeyStore:
         return secret
 
     def find(self, secret: str) -> Key | None:
-        """Return the key of a secret, also when it has expired, or None."""
+        """Return the key of a secret, even if it has expired, or None."""
         with Session(self.database.engine) as session:
             row = session.scalar(select(KeyRow).where(KeyRow.digest == digest(secret)))
             return key_of_row(row) if row else None
@@ -95,7 +95,7 @@ class KeyStore:
             return tuple(key_of_row(row) for row in session.scalars(select(KeyRow).order_by(KeyRow.name)))
 
     def revoke(self, name: str) -> None:
-        """Take a key away, with its sessions; it opens nothing from then on.
+        """Revoke a key and end its sessions.
 
         Raises:
             ParamsError: there is none of that name.
@@ -110,7 +110,7 @@ class KeyStore:
 
 
 def key_of_row(row: KeyRow) -> Key:
-    """Return a row of the database as a key."""
+    """Convert a row of the database to a key."""
     return Key(row.id, row.name, row.scope, row.created, row.expires)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,7 @@
-"""The service's log: lines for a terminal or, as JSON, for what gathers logs; and which libraries have a say in it."""
+"""The service's log, for a terminal or as JSON.
+
+It also defines which libraries may write to the log.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ _QUIET = {  # logger of a library → the least level that an operator has use f
 
 
 def configure(style: Style) -> None:
-    """Write the log to stderr, in one line for each event."""
+    """Configure the log: one line on stderr for each event."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -31,30 +34,30 @@ def configure(style: Style) -> None:
 
 
 def of_job(job: Job) -> dict[str, Any]:
-    """Return what a line about a job holds beside its message: its id and the name of its key."""
+    """Return the extra fields of a line about a job: its id and its key's name."""
     return {"job": job.id, "key": job.key}
 
 
 def shown(request: Request) -> str:
-    """Return the raster of a request without the query of its address, which may hold a signature."""
+    """Return a request's raster without query, which may hold a signature."""
     return request.raster.partition("?")[0]
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for a person; a traceback follows its line."""
+    """Log lines for people, each followed by its traceback."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
-        """Put the job and the key before the message; a message takes one line whatever it quotes."""
+        """Format the message on one line, with the job and the key before it."""
         known = [f"{name} {value}" for name in ("job", "key") if (value := getattr(record, name, None))]
         record.message = _in_one_line(f"{', '.join(known)}: {record.message}" if known else record.message)
         return super().formatMessage(record)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, a traceback included."""
+    """Log lines as JSON objects that include the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Format a record as JSON."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -68,5 +71,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def _in_one_line(message: str) -> str:
-    """Return a message without characters that would begin a new line, which a client's words may hold."""
+    """Escape characters of a message that would start a new line.
+
+    The text of a client may contain them.
+    """
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)

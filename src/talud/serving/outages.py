@@ -1,4 +1,4 @@
-"""Outages of the database: how they are told from faults, and how they are waited out."""
+"""Outages of the database, and retries until they end."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _LOG = logging.getLogger("talud.service")
 
 
 class Stopped(Exception):  # noqa: N818 - no error
-    """A job is not to go on: it was dismissed, or the service ends."""
+    """An exception that ends a job which was dismissed or whose service ends."""
 
 
 def is_outage(error: SQLAlchemyError) -> bool:
-    """Return whether a database could not answer: it is locked, full, away, or was restarted.
+    """Check whether an error is an outage: locked, full, away or restarted.
 
     Values that it refuses are no outage: the same call would fail again.
     """
@@ -32,7 +32,7 @@ def is_outage(error: SQLAlchemyError) -> bool:
 
 
 def wait_out(call: Callable[[], Result], ending: threading.Event) -> Result:
-    """Return what a call of the database returns, and repeat it with growing pauses until the database answers.
+    """Retry a call of the database with growing pauses until it succeeds.
 
     Args:
         call: the call, which may be made more than once although its first commit reached the database.

@@ -92,7 +92,7 @@ def check(path: Path, root: Path, name: str) -> None:
 
 
 def _check_geotiff(path: Path, root: Path, name: str) -> None:
-    """Check that a file is a GeoTIFF that by itself names no other file.
+    """Check that a file is a GeoTIFF that refers to no other file.
 
     Raises:
         SourceError: it is none, or names one.
@@ -115,7 +115,9 @@ def _check_geotiff(path: Path, root: Path, name: str) -> None:
 
 
 def mask_beside(raster: Path, settings: Settings) -> Path | None:
-    """Return the mask of known landslides beside a raster, judged as a raster is; None where there is none.
+    """Return the mask of known landslides beside a raster; None if missing.
+
+    The mask must pass the checks of a raster.
 
     Args:
         raster: that `local` returned, or that a job fetched.
@@ -132,7 +134,9 @@ def mask_beside(raster: Path, settings: Settings) -> Path | None:
 
 
 def _checked(path: Path, root: Path, name: str) -> Path:
-    """Return a path after `check`, which is repeated when something beside it has changed.
+    """Return a path after `check`.
+
+    The check is repeated if a file beside the path has changed.
 
     Raises:
         SourceError: it may not be opened.
@@ -143,7 +147,9 @@ def _checked(path: Path, root: Path, name: str) -> Path:
 
 
 def _check_links(path: Path, root: Path, name: str) -> None:
-    """Check that no link beside a raster, of those that GDAL may take for a part of it, leads out of its folder.
+    """Check that no link beside a raster leads out of its folder.
+
+    Only links that GDAL may take for a part of the raster are checked.
 
     Raises:
         SourceError: one does.
@@ -160,7 +166,7 @@ def _check_once(path: Path, root: Path, name: str, _stamps: tuple[_Stamp, ...]) 
 
 
 def _stamp(file: Path) -> _Stamp:
-    """Return by what a file, and the one that it may link to, is known to be the same."""
+    """Return a stamp that identifies a file, and the file that it may link to."""
     link, found = file.lstat(), file.stat() if file.exists() else file.lstat()
     return str(file), link.st_ino, link.st_mtime_ns, found.st_ino, found.st_mtime_ns, found.st_size
 
@@ -254,7 +260,7 @@ def _inside(path: Path, root: Path, name: str) -> Path:
 
 
 def _parts_beside(path: Path) -> list[Path]:
-    """Return all that GDAL may take for a part of a raster, sorted.
+    """Return all files that GDAL may take for a part of a raster, sorted.
 
     These are world files, tables of georeferences, files of metadata, overviews, masks and tags, which all begin with
     the raster's name without its suffix. Other rasters are judged by themselves.
@@ -265,7 +271,10 @@ def _parts_beside(path: Path) -> list[Path]:
 
 
 def _beside(path: Path) -> list[Path]:
-    """Return the overviews, masks and tags that GDAL reads beside a raster and beside those, in letters of any case."""
+    """Return the overviews, masks and tags beside a raster.
+
+    Those of overviews and masks are included; upper and lower case are equal.
+    """
     name = re.escape(path.name.casefold())
     beside = re.compile(rf"{name}(\.ovr|\.msk)*(\.ovr|\.msk|\.aux\.xml)")
     found = [side for side in path.parent.iterdir() if beside.fullmatch(side.name.casefold())]

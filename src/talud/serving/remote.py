@@ -84,10 +84,12 @@ def fetch(url: str, folder: Path, settings: Settings, go_on: Callable[[], object
 
 
 def check_reference(url: str, settings: Settings) -> None:
-    """Check that a reference to another machine is one that the agency allows; nobody is asked for it yet.
+    """Check that the agency allows a reference to another machine.
+
+    Nothing is requested yet.
 
     Raises:
-        ForbiddenError: it is none.
+        ForbiddenError: the agency does not allow it.
     """
     if not url.startswith(allowlist.S3):
         allowed(url, settings)
@@ -122,10 +124,12 @@ def notify(url: str, document: Mapping[str, object], settings: Settings) -> None
 
 
 def allowed(url: str, settings: Settings) -> httpx.URL:
-    """Return an address of the web that the agency allows; its name is not looked up yet.
+    """Return a web address after checking that the agency allows it.
+
+    Its name is not resolved yet.
 
     Raises:
-        ForbiddenError: it is none.
+        ForbiddenError: the agency does not allow it.
     """
     shown = without_secrets(url)
     try:
@@ -147,7 +151,10 @@ def allowed(url: str, settings: Settings) -> httpx.URL:
 
 
 def without_secrets(url: str) -> str:
-    """Return an address, or what was meant as one, without its query, which may hold a signature, and its password."""
+    """Return an address without its query and password.
+
+    The query may hold a signature. The text need not be a valid address.
+    """
     plain = re.sub(r"^([^/?#]*//)[^/?#]*@", r"\1", url, count=1)
     shown = re.split(r"[?#]", plain, maxsplit=1)[0][:200]
     return shown if shown.isprintable() and shown.isascii() else f"{shown!a}"
@@ -155,7 +162,7 @@ def without_secrets(url: str) -> str:
 
 @dataclass
 class _Pace:
-    """Bytes of a raster as they come, and how few are too slow.
+    """The progress of a download, and its minimum speed.
 
     Attributes:
         name: of the raster, in messages.
@@ -171,7 +178,7 @@ class _Pace:
     _before: int = 0
 
     def receive(self, total: int) -> None:
-        """Note how many bytes came in all.
+        """Store the total number of bytes received.
 
         Raises:
             SourceError: these are too many.
@@ -181,7 +188,7 @@ class _Pace:
             raise SourceError(f"{self.name}: larger than {self.most:,} bytes, the most that is fetched")
 
     def check(self) -> None:
-        """Check that the raster comes fast enough.
+        """Check that the raster arrives fast enough.
 
         Raises:
             SourceError: it does not.
@@ -199,7 +206,10 @@ class _Pace:
 
 
 def _watched(work: Coroutine[Any, Any, Result], check: Callable[[], object]) -> Result:
-    """Return what a coroutine returns; `check` is called again and again, and what it raises ends the coroutine."""
+    """Return the result of a coroutine, calling `check` regularly meanwhile.
+
+    An exception of `check` cancels the coroutine.
+    """
 
     async def watched() -> Result:
         task = asyncio.ensure_future(work)
@@ -216,7 +226,9 @@ def _watched(work: Coroutine[Any, Any, Result], check: Callable[[], object]) -> 
 
 
 async def _addresses(url: httpx.URL, settings: Settings) -> list[str]:
-    """Return the addresses of a host, all of which are public, or the one that the allow-list names with its port.
+    """Return the addresses of a host after checking that they are public.
+
+    An address that the allow-list names with its port need not be public.
 
     Raises:
         SourceError: there are none, or one is not public.
@@ -242,7 +254,7 @@ async def _addresses(url: httpx.URL, settings: Settings) -> list[str]:
 async def _answer(
     method: str, url: httpx.URL, settings: Settings, json: Mapping[str, object] | None = None
 ) -> AsyncIterator[httpx.Response]:
-    """Ask a host; its answer's body is not read yet.
+    """Send a request to a host without reading the body of the answer.
 
     The connection goes to an address that was judged, and TLS is for the host's name; no proxy, cookie or password of
     this machine takes part.
@@ -296,7 +308,7 @@ async def _download(url: httpx.URL, target: Path, settings: Settings, pace: _Pac
 
 
 def _next(url: httpx.URL, location: str, settings: Settings) -> httpx.URL:
-    """Return where a redirection leads.
+    """Return the address to which an answer redirects.
 
     Raises:
         ForbiddenError: that place is not allowed.

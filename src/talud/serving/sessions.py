@@ -1,4 +1,7 @@
-"""Sessions of the page: a cookie holds a random token, and the database its digest, its key and its expiry."""
+"""Sessions of the page.
+
+A cookie holds a random token; the database holds its digest, its key and its expiry.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class SessionStore:
         return token
 
     def key(self, token: str) -> Key | None:
-        """Return the key of a session, or None where the session or the key has ended or expired."""
+        """Return the key of a session; None if either has ended or expired."""
         known = select(KeyRow).join(SessionRow, SessionRow.key_id == KeyRow.id)
         with Session(self.database.engine) as session:
             row = session.scalar(known.where(SessionRow.digest == digest(token), SessionRow.expires > now()))

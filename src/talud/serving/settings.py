@@ -97,7 +97,10 @@ class Settings(BaseSettings):
     @field_validator("database")
     @classmethod
     def _check_database(cls, value: str) -> str:
-        """Check what the URL of the database names; its password is in no message."""
+        """Check the URL of the database.
+
+        Messages never contain its password.
+        """
         try:
             url = make_url(value or "sqlite:///service.db")
         except (SQLAlchemyError, ValueError) as error:
@@ -151,10 +154,10 @@ class Settings(BaseSettings):
         return settings
 
     def _check_folders(self) -> None:
-        """Check that the folders of rasters and of results are there, and keep apart.
+        """Check that the folders of rasters and results exist and are separate.
 
         Raises:
-            ParamsError: they do not.
+            ParamsError: one is missing, or they overlap.
         """
         if not self.data.is_dir():
             raise ParamsError(f"{self.data}: no such folder; {PREFIX}DATA names the folder of the rasters")

@@ -1,4 +1,4 @@
-"""The owners of uploads, and the bytes that each key's uploads may take."""
+"""The owners of uploads, and the quota of each key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class UploadStore:
     _claiming: threading.Lock = field(default_factory=threading.Lock)
 
     def claim(self, upload: str, key: Key, size: int) -> None:
-        """Count `size` bytes in all for an upload, whether they have arrived or are expected.
+        """Count `size` bytes in all for an upload, received or expected.
 
         Raises:
             Problem: the key's uploads would take more than its quota.
@@ -47,17 +47,17 @@ class UploadStore:
             session.merge(UploadRow(id=upload, key_id=key.id, bytes=size))
 
     def owner(self, upload: str) -> str | None:
-        """Return the id of the key that brought an upload, or None where it is not known."""
+        """Return the id of the key that owns an upload; None if unknown."""
         with Session(self.database.engine) as session:
             row = session.get(UploadRow, upload)
             return row.key_id if row else None
 
     def all(self) -> tuple[str, ...]:
-        """Return the ids of all uploads that are counted."""
+        """Return the ids of all counted uploads."""
         with Session(self.database.engine) as session:
             return tuple(session.scalars(select(UploadRow.id)))
 
     def forget(self, uploads: Iterable[str]) -> None:
-        """Count uploads no more."""
+        """Stop counting uploads."""
         with Session(self.database.engine) as session, session.begin():
             session.execute(delete(UploadRow).where(UploadRow.id.in_(list(uploads))))

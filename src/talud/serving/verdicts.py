@@ -88,7 +88,7 @@ class VerdictStore:
             return _verdict(row) if row else None
 
     def history(self, job: str, polygon: str) -> tuple[Verdict, ...]:
-        """Return all that was said of a polygon, the earliest first."""
+        """Return all verdicts on a polygon, the earliest first."""
         chosen = select(VerdictChangeRow).where(VerdictChangeRow.job == job, VerdictChangeRow.polygon == polygon)
         with Session(self.database.engine) as session:
             return tuple(_verdict(row) for row in session.scalars(chosen.order_by(VerdictChangeRow.number)))
@@ -165,7 +165,7 @@ def _record(session: Session, job: str, polygon: str) -> None:
 
 @contextmanager
 def _writing(database: Database, job: str) -> Iterator[Session]:
-    """Hold a job while its review is written, so that nobody deletes it in this moment.
+    """Lock a job while its review is written, so that it cannot be deleted.
 
     Raises:
         Problem: the job was dismissed or deleted.

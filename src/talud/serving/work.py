@@ -100,7 +100,10 @@ def map_landslides(work: Work, tell: Tell) -> Outcome:
 
 
 def _finished(out: Path) -> dict[str, Any] | None:
-    """Return the record of a finished map; a folder that holds one holds a whole map."""
+    """Return the record of a finished map.
+
+    A folder with a record holds a complete map.
+    """
     try:
         found: dict[str, Any] = json.loads(Products.within(out).record.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -109,6 +112,6 @@ def _finished(out: Path) -> dict[str, Any] | None:
 
 
 def _summary(facts: Mapping[str, Any]) -> str:
-    """Return one line about a map, from what its record holds."""
+    """Return a one-line summary of a map from its record."""
     found = f"{counted(facts['landslides'], 'landslide')}, {facts['landslide_area_m2'] / 10_000:,.1f} ha"
     return f"{found}; {facts['share_not_mapped']:.1%} of the raster is not mapped"

@@ -1,1 +1,1 @@
-"""Changes to the layout of the service's database, one module each under versions."""
+"""Migrations of the service's database, one module each under versions."""

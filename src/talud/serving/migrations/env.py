@@ -1,4 +1,7 @@
-"""Alembic's entry: run the migrations on the connection that `database` hands over."""
+"""The entry point of Alembic, which runs migrations on a given connection.
+
+`database` hands over the connection.
+"""
 
 from __future__ import annotations
 

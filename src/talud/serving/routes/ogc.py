@@ -234,7 +234,10 @@ def file(job_id: str, name: str, service: Running, _: Reader) -> FileResponse:
 
 
 def _summary_policy(page: File) -> str:
-    """Return the Content-Security-Policy of a summary: its own style sheet, lengths of bars, pictures within it."""
+    """Return the Content-Security-Policy of a summary page.
+
+    It allows the page's own style sheet, lengths of bars, and embedded pictures.
+    """
     with page.open("rb") as stream:
         head = stream.read(_LARGEST_HEAD)
     sheet = head.partition(b"<style>")[2].partition(b"</style>")[0]

@@ -1,4 +1,7 @@
-"""The page's session: a token in a cookie, which scripts cannot read and other sites cannot use."""
+"""The page's session: a token in a cookie.
+
+Scripts cannot read the cookie, and other sites cannot use it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The first layout; databases made before there were migrations already have it."""
+"""The first layout of the database.
+
+Databases older than the migrations already have it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ _MOMENT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Make the tables of jobs, keys and verdicts where they are missing."""
+    """Create the tables of jobs, keys and verdicts where they are missing."""
     op.create_table(
         "jobs",
         sa.Column("id", sa.String(36), primary_key=True),

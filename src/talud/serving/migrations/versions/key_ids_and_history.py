@@ -14,7 +14,10 @@ _MOMENT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Give keys ids, tell jobs' owners by them, and make the tables of sessions, uploads and changes."""
+    """Add ids of keys, and the tables of sessions, uploads and changes.
+
+    The owners of jobs are identified by these ids.
+    """
     _give_keys_ids()
     op.add_column("jobs", sa.Column("key_id", sa.String(36)))
     op.create_index("ix_jobs_key_id", "jobs", ["key_id"])
@@ -53,7 +56,10 @@ def _give_keys_ids() -> None:
 
 
 def _keep_history() -> None:
-    """Begin each polygon's history with what is said of it now; what was said of dismissed maps goes with them."""
+    """Start each polygon's history with its present verdict.
+
+    Verdicts on dismissed maps are deleted.
+    """
     op.execute("DELETE FROM verdicts WHERE job IN (SELECT id FROM jobs WHERE status = 'dismissed')")
     op.add_column("verdicts", sa.Column("key_id", sa.String(36)))
     op.create_table(
