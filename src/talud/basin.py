@@ -71,10 +71,10 @@ def prepare(
 
 
 def _check_own(stack: Path) -> None:
-    """Refuse to replace a raster that is called like the stack, and was not made by `prepare`.
+    """Refuse to replace a raster of the stack's name that `prepare` did not make.
 
     Raises:
-        OutputError: it was not.
+        OutputError: `prepare` did not make it.
     """
     if not stack.exists():
         return

@@ -232,7 +232,9 @@ class Contract(_Frozen):
 
     @property
     def lack_of_skill(self) -> str:
-        """Return in words that the model is no better than a constant map on its validation blocks; empty if better.
+        """Return a sentence if the model is no better than a constant map.
+
+        The scores are those of its validation blocks; the text is empty if the model is better.
 
         An older file, and an adapted or fine-tuned one, holds scores and no counts: it lacks skill where its F1 is 0,
         or its map does not correlate with the truth.

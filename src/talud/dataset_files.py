@@ -1,4 +1,4 @@
-"""The files on disk that a raster or a vector source consists of."""
+"""The files on disk that belong to a raster or a vector source."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SHOWN_BYTES = 4096  # of a file's beginning, in which a virtual file says that 
 
 
 def files_of(source: str | Path) -> tuple[Path, ...]:
-    """Return the files on disk that a source consists of, in the order in which they are found.
+    """Return the files on disk that belong to a source, in the order found.
 
-    Those are the file itself, the files that GDAL lists for it and for each virtual raster within it, the parts of a
+    They are the file itself, the files that GDAL lists for it and for each virtual raster within it, the parts of a
     Shapefile whatever the case of their suffixes, edits that are pending beside a GeoPackage, everything in a source
     that is a folder, and the archive that holds it. Of a source on a network, or of none, there are none.
     """
@@ -46,7 +46,10 @@ def files_of(source: str | Path) -> tuple[Path, ...]:
 
 
 def side_files(path: Path) -> list[Path]:
-    """Return the files beside a raster that GIS programs read with it, even where GDAL has no need of them."""
+    """Return the files beside a raster that GIS programs read with it.
+
+    GDAL itself may not need them.
+    """
     if not path.is_file():
         return []
     return [
@@ -58,7 +61,9 @@ def side_files(path: Path) -> list[Path]:
 
 
 def on_disk(name: str | Path) -> Path | None:
-    """Return the file or folder that a name of GDAL's leads to; of something in an archive, the archive.
+    """Return the file or folder on disk to which a GDAL name refers.
+
+    For something in an archive it is the archive.
 
     None where it leads to nothing on this machine's disks.
     """
@@ -74,7 +79,10 @@ def on_disk(name: str | Path) -> Path | None:
 
 
 def listed(source: str | Path) -> list[str]:
-    """Return the names that GDAL lists for a raster; none for what is no raster on a disk."""
+    """Return the names that GDAL lists for a raster.
+
+    There are none for anything but a raster on disk.
+    """
     path = Path(source)
     if str(source).startswith(_NETWORK) or path.suffix.lower() == ".onnx":
         return []
@@ -120,7 +128,7 @@ def _is_virtual(path: Path) -> bool:
 
 
 def _vector_sources(path: Path) -> Iterator[Path]:
-    """Yield the files that a virtual vector file names."""
+    """Yield the files to which a virtual vector file refers."""
     for name in _VECTOR_SOURCE.findall(path.read_text(encoding="utf-8", errors="replace")):
         part = on_disk(path.parent / name)
         if part and part.is_file():

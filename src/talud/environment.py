@@ -1,4 +1,6 @@
-"""Environment variables that would change what GDAL, PROJ and OpenMP do, removed when talud is imported.
+"""Environment variables that would change results, removed on import.
+
+They are variables of GDAL, PROJ and OpenMP.
 
 The wheels of rasterio, pyproj and pyogrio each bring a GDAL or PROJ of their own, with the data that belongs to it. An
 environment that was made for another installation (QGIS, conda, a system package) leads them to other data, and
@@ -42,7 +44,9 @@ MOST_THREADS = 1024
 
 
 def settle(environ: MutableMapping[str, str]) -> str | None:
-    """Remove variables that change results, and write numbers of threads so that every library can read them.
+    """Remove variables that change results, and normalise numbers of threads.
+
+    Every library can read the numbers afterwards.
 
     Variables that name another installation stay where rasterio brings no data of its own, as conda's does not.
 
@@ -67,7 +71,7 @@ def settle(environ: MutableMapping[str, str]) -> str | None:
 
 
 def settle_process() -> None:
-    """Settle the environment of this process, and print the warning on stderr, if there is one."""
+    """Settle the environment of this process, and print any warning on stderr."""
     warning = settle(os.environ)
     if warning is None:
         return
@@ -84,13 +88,16 @@ def _changes_results(name: str, bundled: bool) -> bool:
 
 
 def _is_ours(environ: MutableMapping[str, str], name: str) -> bool:
-    """Return whether the service has set a variable for the processes that it starts."""
+    """Check whether the service has set a variable for its child processes."""
     confined = environ.get(CONFINED_DRIVERS)
     return name in ("GDAL_SKIP", "OGR_SKIP") and confined is not None and environ[name] == confined
 
 
 def _settle_threads(environ: MutableMapping[str, str], name: str) -> None:
-    """Keep the first number of a list such as `4,2`, which OpenMP allows; remove what is no number of threads."""
+    """Normalise the numbers of threads in the environment.
+
+    Keep the first number of a list such as `4,2`, which OpenMP allows; remove whatever is not a number of threads.
+    """
     if name not in environ:
         return
     first = environ[name].split(",")[0].strip()
@@ -102,7 +109,7 @@ def _settle_threads(environ: MutableMapping[str, str], name: str) -> None:
 
 
 def _bundled(name: str) -> Path | None:
-    """Return the path of data inside rasterio's package; None where it has none."""
+    """Return the path of data inside rasterio's package; None if missing."""
     spec = find_spec("rasterio")
     places = [Path(place) / name for place in spec.submodule_search_locations or ()] if spec else []
     return next((place for place in places if place.exists()), None)

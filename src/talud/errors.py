@@ -34,7 +34,7 @@ class SourceError(TaludError):
 
 
 class ForbiddenError(SourceError):
-    """A source that a client of the service may not name."""
+    """An error for a source that a client of the service may not name."""
 
 
 class ModelError(TaludError):
@@ -70,4 +70,4 @@ class BusyError(OutputError):
 
 
 class TaludWarning(UserWarning):
-    """Something doubtful in what a user gave, which does not stop the work."""
+    """A warning about doubtful input that does not stop the work."""

@@ -1,4 +1,4 @@
-"""The fingerprint of a source, by which its content is known again wherever it lies."""
+"""Fingerprints by which the content of sources is identified anywhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ADDED_TAGS = ("STATISTICS_", "LAYER_TYPE", "RepresentationType", "SourceBandInd
 
 
 def fingerprint(source: str | Path) -> str:
-    """Return an MD5 of all that is read of a source.
+    """Return an MD5 checksum of the content of a source.
 
     Of a single file it is the MD5 of its bytes, and of a GeoPackage that of its content, pending edits included (see
     `geopackage.digest`). Of several files, such as a Shapefile's, a VRT's tiles, a folder's or an archive with the name
@@ -80,7 +80,10 @@ def _of_pixels(source: str | Path) -> str:
 
 
 def _header(dataset: DatasetReader) -> list[Any]:
-    """Return what a raster says of itself and its bands, apart from what a GIS adds when it shows the raster."""
+    """Return the header of a raster and its bands.
+
+    Anything that a GIS adds when it displays the raster is left out.
+    """
     palettes = [
         sorted(dataset.colormap(index).items())
         for index, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True)

@@ -1,4 +1,4 @@
-"""GeoPackages whose latest edits another program may still keep in a file beside them.
+"""GeoPackages with pending edits in files beside them.
 
 A program such as QGIS writes edits to `NAME.gpkg-wal` first, and SQLite brings them into `NAME.gpkg` later. Whoever
 copies or replaces the main file alone loses them, or leaves edits beside a file that they do not belong to.
@@ -29,13 +29,15 @@ _LOCK_TIMEOUT_SECONDS = 0.5
 
 
 def is_database(path: Path) -> bool:
-    """Return whether a file is an SQLite database, as each GeoPackage is."""
+    """Check whether a file is an SQLite database, as each GeoPackage is."""
     return _header(path).startswith(_MAGIC)
 
 
 @contextmanager
 def snapshot(path: Path) -> Iterator[Path]:
-    """Yield the path of a file that can be read whole, pending edits included, and beside which nothing is written.
+    """Yield the path of a complete version of a file, with pending edits.
+
+    Reading it writes nothing beside the file.
 
     It is a copy in a temporary folder where edits are pending, or where reading in place would write; else, and where
     the file is no GeoPackage, it is the file itself.
@@ -59,7 +61,7 @@ def snapshot(path: Path) -> Iterator[Path]:
 
 
 def digest(path: Path) -> str:
-    """Return an MD5 of a GeoPackage's content, pending edits included.
+    """Return an MD5 of a GeoPackage's content, including pending edits.
 
     It is the same before and after SQLite brings pending edits into the main file, and after a program has opened and
     closed the file without an edit. It is therefore not the MD5 of the file's bytes.
@@ -78,7 +80,7 @@ def digest(path: Path) -> str:
 
 
 def release(path: Path) -> None:
-    """Make sure that a GeoPackage can be replaced: bring its pending edits into it, so that none stay beside it.
+    """Write pending edits into a GeoPackage, so that it can be replaced.
 
     A file that is no GeoPackage, or that is not there, is left alone.
 
@@ -119,7 +121,7 @@ def _in_wal_mode(path: Path) -> bool:
 
 
 def pending(path: Path) -> tuple[Path, ...]:
-    """Return the files beside a database that hold what is not in it yet."""
+    """Return the files beside a database that hold pending edits."""
     return tuple(one for one in _beside(path) if one.is_file() and one.stat().st_size)
 
 

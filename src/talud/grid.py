@@ -62,7 +62,9 @@ class Grid:
 
     @classmethod
     def from_centres(cls, crs: CRS, bounds: Bounds, resolution: float, origin: tuple[float, float]) -> Grid:
-        """Return the pixels of a lattice whose centres lie in (left, bottom, right, top).
+        """Return the pixels of a lattice whose centres lie in a rectangle.
+
+        The rectangle is (left, bottom, right, top).
 
         A centre on the left or top edge is inside, one on the right or bottom edge is outside. So of areas that share
         an edge and a lattice, each pixel belongs to one.
@@ -86,7 +88,10 @@ class Grid:
     def _on_lattice(
         cls, crs: CRS, origin: tuple[float, float], resolution: float, columns: tuple[int, int], rows: tuple[int, int]
     ) -> Grid:
-        """Return the grid of a range of columns and rows, counted from the origin of a lattice."""
+        """Return the grid of a range of columns and rows of a lattice.
+
+        They are counted from the origin of the lattice.
+        """
         if columns[1] <= columns[0] or rows[1] <= rows[0]:
             raise SourceError(f"the bounds hold no pixel of {resolution:g} {crs.linear_units}")
         x, y = origin
@@ -94,7 +99,9 @@ class Grid:
         return cls(crs, transform, rows[1] - rows[0], columns[1] - columns[0])
 
     def offset_in(self, other: Grid) -> tuple[int, int] | None:
-        """Return the column and row of this grid's first pixel in another, None where their pixels differ.
+        """Return the column and row of this grid's first pixel in another grid.
+
+        None where their pixels differ.
 
         Pixels are the same where corners differ by less than a hundredth of a pixel all over this grid.
         """
@@ -159,7 +166,10 @@ class Grid:
 
 
 def _lies_otherwise(transform: Affine) -> str:
-    """Return how a raster lies that is not north up, in words; an empty text where it is."""
+    """Describe the orientation of a raster that is not north up.
+
+    The text is empty for a raster that is north up.
+    """
     if transform.b or transform.d:
         return "rotated"
     if not transform.a or not transform.e:

@@ -112,12 +112,17 @@ SKILL_MARGIN = 0.005  # of F1: as much as `best_threshold` can gain by chance on
 
 
 def everything_f1(share: float) -> float:
-    """Return the F1 of calling every pixel a landslide, where a share of them is one: 2 p / (1 + p)."""
+    """Return the F1 of a map that calls every pixel a landslide: 2 p / (1 + p).
+
+    p is the share of landslide pixels.
+    """
     return 2 * share / (1 + share)
 
 
 def lack_of_skill(counts: Confusion) -> str:
-    """Return in words that a map is no better than a constant one; empty where it is better.
+    """Return a sentence if a map is no better than a constant one.
+
+    The text is empty if it is better.
 
     A constant map calls every pixel a landslide (F1 = 2 p / (1 + p) for a landslide share p), or none (F1 = 0). A map
     is better where its F1 exceeds that by more than `SKILL_MARGIN`. Empty, too, where the truth holds one class alone:

@@ -1,4 +1,4 @@
-"""Outputs that take the place of no input, and of no file that is somebody's own."""
+"""Checks that outputs replace no inputs and none of the user's own files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from talud.geopackage import release
 
 
 def check_file(out: Path, inputs: Iterable[str | Path]) -> None:
-    """Check, before anything is computed, that a file can be written without taking the place of an input.
+    """Check, before computing anything, that a file does not replace an input.
+
+    The file must also be writable.
 
     Args:
         out: the file.
@@ -33,7 +35,7 @@ def check_file(out: Path, inputs: Iterable[str | Path]) -> None:
 
 
 def refuse_same(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuse an output that is, or links to, one of the files that are read.
+    """Refuse an output that is, or links to, one of the input files.
 
     Raises:
         OutputError: it is, or does.
@@ -47,7 +49,9 @@ def refuse_same(out: Path, inputs: Iterable[Path]) -> None:
 def check_folder(
     out: Path, names: Iterable[str], inputs: Iterable[str | Path], *, ours: bool, kept: tuple[str, ...] = ()
 ) -> None:
-    """Check, before anything is computed, that a command can fill a folder without taking the place of other files.
+    """Check, before computing anything, that a command can fill a folder.
+
+    It must not replace files other than its own earlier results.
 
     Args:
         out: the folder.

@@ -509,7 +509,9 @@ def _refuse_bands_of_others(key: str, names: Iterable[str]) -> None:
 
 
 def _refuse_odd_keys(text: str) -> None:
-    """Check that each key of a YAML text is text and stands once; PyYAML takes the last one without a word.
+    """Check that all keys of a YAML text are text and unique.
+
+    PyYAML silently keeps the last of equal keys.
 
     Raises:
         yaml.YAMLError: one stands twice, or the text is not YAML.
@@ -540,7 +542,10 @@ def _refuse_odd_keys(text: str) -> None:
 
 
 def _kind(key: yaml.ScalarNode) -> str | None:
-    """Return as what else than text YAML 1.1 or 1.2 reads a key, DVC being of the later one; None where as text."""
+    """Return the type that YAML gives to a key which is not text.
+
+    YAML 1.1 and 1.2 are considered, since DVC reads the later one. None where the key is text.
+    """
     if key.style is None and _NUMBER.fullmatch(key.value):
         return "a number"
     if key.tag in (_TEXT_TAG, _MERGE_TAG):
@@ -569,7 +574,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _no_text(value: object) -> str:
-    """Return why a value that YAML does not read as text is refused, and what to do."""
+    """Return the message for a value that YAML does not read as text."""
     if value is None:
         return "expected a text, but nothing stands there; put null and ~ in quotes where they are names"
     if isinstance(value, bool):

@@ -104,11 +104,14 @@ class Project:
         return self.root / "predictions" / band_set / area
 
     def metrics(self, band_set: str) -> Path:
-        """Return the path of the few scores that `dvc metrics show` lists."""
+        """Return the path of the scores that `dvc metrics show` lists."""
         return self.root / "evaluation" / f"{band_set}.json"
 
     def scores(self, band_set: str) -> Path:
-        """Return the path of the score table of a band set's model: counts, scores and reliability everywhere."""
+        """Return the path of the score table of a band set's model.
+
+        The table holds counts, scores and reliability of all areas.
+        """
         return self.root / "evaluation" / f"{band_set}.scores.json"
 
     def outcome(self, band_set: str, area: str) -> Path:

@@ -118,7 +118,9 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
 
 
 def alpha_bands(dataset: DatasetReader, named: Collection[int] = ()) -> tuple[int, ...]:
-    """Return the numbers of the bands that say how opaque pixels are, by their description or colour interpretation.
+    """Return the numbers of the alpha bands of a raster.
+
+    They are found by description or colour interpretation.
 
     GDAL calls any fourth band of 8 bits alpha, so one that has another description, or another name by hand, is none.
 
@@ -135,14 +137,17 @@ def alpha_bands(dataset: DatasetReader, named: Collection[int] = ()) -> tuple[in
 
 
 def masked_by_alpha(dataset: DatasetReader, index: int) -> bool:
-    """Return whether GDAL takes the mask of a band from an alpha band."""
+    """Check whether GDAL takes the mask of a band from an alpha band."""
     return MaskFlags.alpha in dataset.mask_flag_enums[index - 1]
 
 
 def read_valid(
     dataset: DatasetReader, indexes: Sequence[int], window: Window | None = None, shape: tuple[int, int] | None = None
 ) -> NDArray[np.bool_]:
-    """Return where bands are valid by nodata values and mask files, whatever alpha says; (bands, height, width)."""
+    """Return the validity of bands by nodata values and mask files.
+
+    Alpha bands are ignored; the array is (bands, height, width).
+    """
     valid = []
     for index in indexes:
         mask = dataset.read_masks(index, window=window, out_shape=shape)
@@ -153,7 +158,9 @@ def read_valid(
 def read_opaque(
     dataset: DatasetReader, alpha: Sequence[int], window: Window | None = None, shape: tuple[int, int] | None = None
 ) -> NDArray[np.bool_] | np.bool_:
-    """Return where no band of `alpha` is wholly transparent, (height, width), or just True without such a band.
+    """Return the pixels where no band of `alpha` is wholly transparent.
+
+    The array is (height, width); just True without such a band.
 
     GDAL itself looks for alpha in files of two or four bands alone, and not beside a nodata value.
     """

@@ -1,4 +1,4 @@
-"""Vector files that are read as they are now, and beside which reading writes nothing."""
+"""Vector files in their present state, read without writing beside them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SUPPORTED = (
 
 
 def refuse_other_format(path: Path) -> None:
-    """Refuse a vector file of a format that is not read.
+    """Refuse a vector file whose format is not supported.
 
     Raises:
         SourceError: it is of such a format.
@@ -42,7 +42,9 @@ def refuse_other_format(path: Path) -> None:
 
 @contextmanager
 def open_vector(path: str | Path, as_what: str = "") -> Iterator[Path]:
-    """Yield the path at which pyogrio reads a vector file, edits included that are pending beside a GeoPackage.
+    """Yield the path at which pyogrio reads a vector file.
+
+    It includes edits that are pending beside a GeoPackage.
 
     Args:
         path: the file.
@@ -64,7 +66,9 @@ def open_vector(path: str | Path, as_what: str = "") -> Iterator[Path]:
 
 
 def _within_archive(path: Path) -> str | None:
-    """Return the name of the only vector file in an archive; None where the path is no archive.
+    """Return the name of the only vector file in an archive.
+
+    None where the path is not an archive.
 
     Raises:
         SourceError: the archive is damaged, or holds no vector file, or several.

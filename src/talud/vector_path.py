@@ -1,4 +1,4 @@
-"""Paths of vector files in words that pyogrio does not take for an address or an archive."""
+"""Paths of vector files that pyogrio takes for neither addresses nor archives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pyogrio.util import vsi_path
 
 
 def plain_path(path: Path) -> Path:
-    """Return a path by which pyogrio opens the same file, whatever its name and its folders are called.
+    """Return a path by which pyogrio can open a file of any name.
 
     pyogrio splits paths at `!`, as those of archives, and drops what it takes for parts of an address. Such a file is
     reached by a symbolic link in a temporary folder, beside links to the files that belong to it.
@@ -34,7 +34,7 @@ def plain_path(path: Path) -> Path:
 
 @cache
 def _links() -> Path:
-    """Return a folder for links, which goes with the process."""
+    """Return a folder for links that is removed when the process ends."""
     folder = tempfile.TemporaryDirectory(prefix="talud-")
     _held.append(folder)
     return Path(folder.name)
@@ -54,5 +54,5 @@ def _plain_name(name: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return a pattern of `glob` that matches nothing but a text."""
+    """Return a pattern of `glob` that matches only the given text."""
     return re.sub(r"([*?\[])", r"[\1]", text)

@@ -10,7 +10,10 @@ from typer.core import TyperGroup
 
 
 class Commands(TyperGroup):
-    """A group of commands that takes no empty argument: an empty path would mean the working folder."""
+    """A group of commands that refuses empty arguments.
+
+    An empty path would mean the working folder.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Refuse empty arguments as wrong usage."""

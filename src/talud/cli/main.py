@@ -47,7 +47,10 @@ def main() -> None:
 
 @contextmanager
 def _warnings_shown() -> Iterator[None]:
-    """Print each TaludWarning inside the block as one line on stderr, once; others stay as Python shows them."""
+    """Print each TaludWarning inside the block once, as one line on stderr.
+
+    Python shows all other warnings as usual.
+    """
     said: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", TaludWarning)
@@ -67,7 +70,10 @@ def _warnings_shown() -> Iterator[None]:
 
 
 def _replace_what_the_console_lacks() -> None:
-    """Print `?` for a character that the console's encoding lacks, or for a byte of a file name that is no text."""
+    """Print `?` for characters that the console's encoding lacks.
+
+    Likewise for the bytes of a file name that are not text.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")

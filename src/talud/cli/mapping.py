@@ -89,7 +89,7 @@ def workers(number: int | None, scheduler: str | None) -> int | str | None:
 
 
 def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None:
-    """Print what the map of a raster came to."""
+    """Print a summary of the map of a raster."""
     from talud.inference import domain, record
     from talud.wording import counted
 

@@ -1,4 +1,7 @@
-"""Band numbers by what a file says of its bands: descriptions, colour interpretation, and only then positions."""
+"""Band numbers from descriptions, colour interpretation and positions.
+
+Positions are used only where a file says nothing else of its bands.
+"""
 
 from __future__ import annotations
 
@@ -83,12 +86,12 @@ _MOST_BANDS_COUNTED = 4  # a file of more bands that are called B1, B2, … has 
 
 
 class MissingBandError(SourceError):
-    """The sources of an area lack a band that is asked for."""
+    """An error for a band that the sources of an area lack."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """The bands that were taken from a file, and by which evidence.
+    """The bands taken from a file, and the evidence for them.
 
     Attributes:
         numbers: band name → number in the file.
@@ -106,7 +109,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Described:
-    """A raster file as it describes its bands.
+    """The description of a raster file's bands.
 
     Attributes:
         path: the file, for messages.
@@ -124,7 +127,7 @@ class Described:
 
     @classmethod
     def of(cls, dataset: DatasetReader) -> Described:
-        """Return what an open raster says of its bands."""
+        """Return the description of an open raster."""
         tags = {key.upper(): text for key, text in {**dataset.tags(), **dataset.tags(1)}.items()}
         name = Path(dataset.name).stem
         return cls(
@@ -137,12 +140,15 @@ class Described:
 
     @property
     def shown(self) -> str:
-        """The descriptions, for a message."""
+        """Return the descriptions for a message."""
         return ", ".join(text or "(unnamed)" for text in self.descriptions)[:200]
 
 
 def meaning(text: str) -> str | None:
-    """Return the band that a description names in words, or None where it names none, or several."""
+    """Return the band that a description names in words.
+
+    None where it names none, or several.
+    """
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=\d)(?=[VH][VH])", " ", text.strip())
     rest = re.sub(r"[^a-z0-9áéíóú]+", " ", spaced.casefold()).strip()
     found = []
@@ -174,14 +180,17 @@ def optical(
 
 
 def radar(file: Described, names: Sequence[str], time: str, default: Mapping[str, int]) -> Taken:
-    """Find the numbers of polarisations; arguments and errors as for `optical`, `time` is pre or post."""
+    """Find the numbers of polarisations.
+
+    Arguments and errors are as for `optical`; `time` is pre or post.
+    """
     say = "say which bands they are with --sar-bands (sar_bands in params.yaml), for example vv=2,vh=1"
     exact = {name: f"{name}_{time}" for name in names}
     return _find(file, {"by description": _polarisations(file)}, names, exact, default, say)
 
 
 def check_explicit(file: Described, numbers: Mapping[str, int], key: str) -> Taken:
-    """Take the numbers that the user gives, and warn where the file describes such a band as another one."""
+    """Return the user's band numbers; warn if the file describes other bands."""
     readings = [*_readings(file).values()] if key == "optical_bands" else [_polarisations(file)]
     if not any(file.descriptions) and key == "optical_bands":
         readings = [(None,) * len(file.descriptions)]  # GDAL calls the first bands red, green, blue by itself
@@ -200,7 +209,10 @@ def check_explicit(file: Described, numbers: Mapping[str, int], key: str) -> Tak
 
 
 def _readings(file: Described) -> dict[str, Labels]:
-    """Return what the bands of an image may be, by the evidence; several where a band's number has several meanings."""
+    """Return the possible readings of an image's bands, by the evidence.
+
+    There are several where a band's number has several meanings.
+    """
     words = [_LETTERS.get(text.lower()) for text in file.descriptions]
     if None in words:
         words = [meaning(text) for text in file.descriptions]
@@ -235,7 +247,7 @@ def _named_missions(file: Described) -> list[str]:
 
 
 def _missions(file: Described, codes: Sequence[re.Match[str]]) -> Iterable[str]:
-    """Return the satellites whose bands the codes can be."""
+    """Return the satellites that have bands of these codes."""
     named = _named_missions(file)
     if named:
         return named
@@ -270,7 +282,10 @@ def _find(
     default: Mapping[str, int],
     say: str,
 ) -> Taken:
-    """Find bands by the one reading that has all of them, else by positions that no reading contradicts."""
+    """Find bands by the only complete reading, or else by position.
+
+    Positions count only where no reading contradicts them.
+    """
     found: dict[str, dict[str, int]] = {}
     for evidence, labels in readings.items():
         places = {name: _number(file, labels, name, exact.get(name, name), say) for name in names}
@@ -304,7 +319,7 @@ def _bands(file: Described) -> str:
 
 
 def _number(file: Described, labels: Labels, name: str, exact: str, say: str) -> int | None:
-    """Return the number of a band: by its very name, by the same meaning, or by one that is near enough.
+    """Return the number of a band by its name, its meaning or a similar name.
 
     Raises:
         MissingBandError: several bands are called so.
@@ -325,7 +340,10 @@ def _number(file: Described, labels: Labels, name: str, exact: str, say: str) ->
 def _nothing_against(
     labels: Labels, positions: Mapping[str, int], missing: Sequence[str], default: Mapping[str, int]
 ) -> bool:
-    """Return whether missing bands may be taken by position: all that is known of the file agrees with positions."""
+    """Check whether missing bands may be taken by position.
+
+    They may where everything known of the file agrees with the positions.
+    """
     for place, label in enumerate(labels, start=1):
         if label and default.get(label, place) != place:
             return False

@@ -1,4 +1,4 @@
-"""Columns of a corrected inventory, under names and of kinds that the present inventory's format can keep."""
+"""Columns of a corrected inventory that the present inventory can store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _SHAPEFILE_TEXT = 254  # bytes of a text, at most
 
 
 def read_frame(path: Path, layer: str) -> pandas.DataFrame:
-    """Return the features of a layer by their numbers (fid); an attribute called `geometry` as `geometry_2`.
+    """Return the features of a layer, indexed by their numbers (fid).
+
+    An attribute called `geometry` becomes `geometry_2`.
 
     Values that are lists or objects become JSON, so that every format can hold them; whole numbers and truth values
     are of kinds in which some may be missing.
@@ -42,7 +44,7 @@ def read_frame(path: Path, layer: str) -> pandas.DataFrame:
 def fitted(
     path: Path, frame: geopandas.GeoDataFrame, current: geopandas.GeoDataFrame, suffix: str, reserved: Collection[str]
 ) -> tuple[geopandas.GeoDataFrame, dict[str, str]]:
-    """Return corrected features with columns that the present inventory can hold, and which names had to change.
+    """Return features that the present inventory can store, and renamed columns.
 
     A name that differs in case only from one of the inventory's is taken as that; one that the format keeps for itself,
     or whose values are of another kind than those of the inventory's column, gets a number.
@@ -89,7 +91,7 @@ def fitted(
 
 
 def _of_kind(values: pandas.Series, like: pandas.Series) -> pandas.Series | None:
-    """Return values as the kind of another column; None where they are not all of it."""
+    """Convert values to the type of another column; None where that fails."""
     try:
         return values.astype(like.dtype)
     except (ValueError, TypeError):
@@ -109,7 +111,7 @@ def _numbered(name: str, number: int, longest: int | None) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return a list or an object as JSON, and anything else as it is."""
+    """Return a list or an object as JSON, and other values unchanged."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, bytes):

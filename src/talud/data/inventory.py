@@ -82,7 +82,10 @@ class Polygons:
         return dataclasses.replace(self, geometries=self.geometries[touching])
 
     def elsewhere(self, grid: Grid) -> Elsewhere | None:
-        """Return where they lie if none touches the extent of a grid; None where one does, or there are none."""
+        """Return the polygons' location if none touches the extent of a grid.
+
+        None where one touches it, or there are no polygons.
+        """
         return elsewhere(self.geometries, self.unplaced, self.crs or grid.crs, self.extent, grid)
 
     def cover(self, grid: Grid, all_touched: bool) -> NDArray[np.bool_]:
@@ -129,14 +132,14 @@ def layer_of(path: Path, wanted: str) -> str:
 
 
 def _areal(path: Path, layer: str) -> bool:
-    """Return whether any feature of a layer may hold a polygon."""
+    """Check whether any feature of a layer may hold a polygon."""
     kinds = shapely.get_type_id(pyogrio.read_dataframe(path, layer=layer, columns=[]).geometry.to_numpy())
     areal = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON, GeometryType.GEOMETRYCOLLECTION)
     return bool(np.isin(kinds, areal).any())
 
 
 def polygonal(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
-    """Return the polygons that a geometry consists of, repaired; None where it has none.
+    """Return the repaired polygons of a geometry; None where it has none.
 
     Each part is repaired by itself, and parts that overlap are united. A ring that runs over ground twice covers it;
     GEOS's default method would make a hole of such an overlap.
@@ -154,7 +157,7 @@ def polygonal(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
 
 
 def _polygons(geometries: Iterable[shapely.Geometry]) -> list[shapely.Polygon]:
-    """Return the polygons within geometries, those in collections of collections included."""
+    """Return the polygons within geometries, including nested collections."""
     found: list[shapely.Polygon] = []
     for geometry in geometries:
         if isinstance(geometry, shapely.Polygon):

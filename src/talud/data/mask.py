@@ -25,14 +25,14 @@ def mask_layout(stack_tags: Mapping[str, str]) -> Layout:
 
 @dataclass(frozen=True)
 class KnownPixels:
-    """The pixels of a mask whose truth is known."""
+    """Counts of the pixels of a mask whose class is known."""
 
     landslide: int = 0
     background: int = 0
 
     @classmethod
     def of(cls, mask: NDArray[np.uint8]) -> KnownPixels:
-        """Count them."""
+        """Count the known pixels of a mask."""
         return cls(int(np.count_nonzero(mask == LANDSLIDE)), int(np.count_nonzero(mask == BACKGROUND)))
 
     def __add__(self, other: KnownPixels) -> KnownPixels:
@@ -40,7 +40,9 @@ class KnownPixels:
 
 
 def check_known(known: KnownPixels, what: str, role: str) -> None:
-    """Check that both classes are known somewhere; warn where they need not be, in an area of role transfer.
+    """Check that a mask holds both classes.
+
+    A missing background is an error in an area that trains or decides, and a warning in one of role transfer.
 
     Args:
         known: the counts.

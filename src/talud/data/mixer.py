@@ -97,7 +97,9 @@ def mixing(recipe: Recipe) -> Iterator[Mixer]:
 
 
 def grid_of(recipe: Recipe) -> Grid:
-    """Return the grid of a recipe's stack, for which its rasters are opened and not read.
+    """Return the grid of a recipe's stack.
+
+    The rasters are opened, but no pixels are read.
 
     Raises:
         ParamsError: the grid that the area sets is not usable.
@@ -108,7 +110,7 @@ def grid_of(recipe: Recipe) -> Grid:
 
 
 def _opened(recipe: Recipe, opened: ExitStack) -> dict[Source, DatasetReader]:
-    """Return the rasters of a recipe, which stay open as long as the exit stack."""
+    """Open the rasters of a recipe until the exit stack is closed."""
     return {
         source: opened.enter_context(sources.open_source(recipe.files[source]))
         for source in RASTERS
@@ -141,7 +143,7 @@ def _grid(recipe: Recipe, datasets: Sequence[DatasetReader]) -> Grid:
 
 
 def _origin(recipe: Recipe, crs: CRS, datasets: Sequence[DatasetReader]) -> tuple[float, float]:
-    """Return the corner of a pixel of a stack's grid."""
+    """Return the origin of a stack's grid, which is the corner of a pixel."""
     options = recipe.options
     if isinstance(options.origin, tuple):
         return options.origin
@@ -182,7 +184,9 @@ def _layer(recipe: Recipe, source: Source, dataset: DatasetReader, grid: Grid) -
 
 
 def _shade(recipe: Recipe, source: Source, grid: Grid, opened: ExitStack) -> Callable[[Grid], NDArray[np.bool_]]:
-    """Return which pixels of a window cloud (or layover, shadow) touches: polygons, or a raster's non-zero pixels.
+    """Return the pixels of a window that cloud, layover or shadow touches.
+
+    The source is polygons, or the non-zero pixels of a raster.
 
     Raises:
         SourceError: the file cannot be read, or cannot belong to the area for where it lies.
@@ -210,7 +214,10 @@ def _shade(recipe: Recipe, source: Source, grid: Grid, opened: ExitStack) -> Cal
 
 
 def _check_place(recipe: Recipe, path: Path, shade: Polygons, grid: Grid) -> None:
-    """Refuse polygons that cannot belong to the area's images; warn where none lies in the area, but might."""
+    """Check that polygons can belong to the area's images.
+
+    Warn where none lies in the area although they might belong to it.
+    """
     place = shade.elsewhere(grid)
     if place is None:
         return

@@ -1,4 +1,4 @@
-"""The check that no pixel lies in two areas of a project that must not share any.
+"""Refusal of pixels that two areas of a project share without permission.
 
 Scores of a transfer or gate area say nothing where a model was trained on the same ground. Areas are compared by their
 sources, not by their stacks, which may be missing or older than params.yaml. Whichever of two areas is stacked last
@@ -28,7 +28,10 @@ from talud.project import Project
 
 @dataclass(frozen=True)
 class _Footprint:
-    """The pixels that belong to an area: some band is valid there, and a boundary, where there is one, holds them."""
+    """The pixels of an area.
+
+    Some band is valid there, and they lie within the boundary if there is one.
+    """
 
     mixer: Mixer
     boundary: Polygons | None
@@ -40,7 +43,7 @@ class _Footprint:
         return cls(mixer, Polygons.read(path, "boundary", mixer.grid.crs) if path else None)
 
     def pixels(self, window: Window) -> NDArray[np.bool_]:
-        """Return which pixels of a window belong to the area, (height, width)."""
+        """Return a mask of a window's pixels in the area, (height, width)."""
         measured = [index for index, name in enumerate(self.mixer.bands) if name not in self.mixer.shades]
         values, _ = self.mixer.mix(window)
         inside = np.asarray(np.isfinite(values[measured]).any(axis=0))
@@ -86,7 +89,10 @@ def refuse_overlap(project: Project, recipe: Recipe, mixer: Mixer) -> None:
 
 
 def _excluded(one: Area, other: Area) -> bool:
-    """Return whether two areas must not share pixels; patches have no place on Earth."""
+    """Check whether two areas must not share pixels.
+
+    Patches have no coordinates and never overlap.
+    """
     if one.patches or other.patches:
         return False
     # The blocks of each training area are split on their own: one pixel could be trained on and tested.
@@ -94,7 +100,10 @@ def _excluded(one: Area, other: Area) -> bool:
 
 
 def _windows(grid: Grid, other: Grid) -> list[Window]:
-    """Return windows of a grid that cover the rectangle that it shares with another grid; none where they are apart."""
+    """Return windows that cover the overlap of a grid with another grid.
+
+    There are none where the grids lie apart.
+    """
     left, bottom, right, top = sources.bounds_in(grid.crs, other)
     into_pixels = ~grid.transform
     (first_column, first_row), (last_column, last_row) = into_pixels * (left, top), into_pixels * (right, bottom)
@@ -110,7 +119,10 @@ def _windows(grid: Grid, other: Grid) -> list[Window]:
 
 
 def _shared(one: _Footprint, other: _Footprint, other_area: Area) -> int:
-    """Return how many pixels of one area have their centre in a pixel of another, and belong to both."""
+    """Count the pixels that two areas share.
+
+    A pixel of one area counts if its centre lies in a pixel of the other, and it belongs to both.
+    """
     grid = other.mixer.grid
     count = 0
     for window in _windows(one.mixer.grid, grid):
@@ -134,7 +146,10 @@ def _shared(one: _Footprint, other: _Footprint, other_area: Area) -> int:
 def _centres(
     grid: Grid, other: Grid
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the row and column in another grid, and x and y in its CRS, of each pixel's centre, (height, width)."""
+    """Return the position of each pixel's centre in another grid.
+
+    Row and column in that grid, then x and y in its CRS, each (height, width).
+    """
     columns, rows = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
     xs, ys = grid.transform * (columns, rows)
     if grid.crs != other.crs:

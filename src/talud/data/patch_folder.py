@@ -116,7 +116,7 @@ class PatchFolder:
 
     @property
     def files(self) -> list[Path]:
-        """All images and masks, and the index."""
+        """Return the paths of all images and masks, and of the index."""
         found = [path for pair in self.pairs for path in (pair.image, pair.mask) if path]
         return found + ([self.index] if self.index else [])
 
@@ -186,7 +186,9 @@ def _digest(paths: Iterable[Path]) -> str:
 
 
 def _with_described_bands(pairs: tuple[Pair, ...], data: PatchData) -> PatchData:
-    """The bands by the images' descriptions, where the user does not number them.
+    """Return the options with bands numbered by the images' descriptions.
+
+    Numbers that the user gives are left as they are.
 
     Raises:
         SourceError: the images do not say which band is which, or are described differently.

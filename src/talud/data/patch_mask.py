@@ -1,4 +1,4 @@
-"""Masks of patches as classes: grey levels, palettes and pictures in two colours, read by what a person sees."""
+"""Classes of patch masks, read from grey levels, palettes and colours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ _EXPECTED = "a mask is 0 or 1, or 0 or 255 (white), and nodata where the truth i
 
 
 def read_classes(path: Path) -> NDArray[np.uint8]:
-    """Return the classes of a mask in a raster file: 1 landslide, 0 background, 255 unknown; (height, width).
+    """Return the classes of a mask in a raster file, (height, width).
+
+    1 is landslide, 0 background and 255 unknown.
 
     A palette counts by its colours, so that the image means what a viewer shows of it.
 
@@ -46,7 +48,9 @@ def read_classes(path: Path) -> NDArray[np.uint8]:
 
 
 def classes_of(path: Path, values: NDArray[np.generic], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the classes of grey levels or class numbers; unknown where `known` is false.
+    """Return the classes of grey levels or class numbers.
+
+    Pixels where `known` is false are unknown.
 
     Raises:
         SourceError: they are no mask's.
@@ -60,7 +64,7 @@ def classes_of(path: Path, values: NDArray[np.generic], known: NDArray[np.bool_]
 
 
 def _classes_of_colours(path: Path, planes: NDArray[np.generic], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the classes of a picture of one colour on black."""
+    """Return the classes of an image that has one colour on black."""
     found = np.unique(planes[:, known], axis=1).T
     lit = found[found.any(axis=1)]
     if len(lit) != 1:
@@ -77,7 +81,10 @@ def _classes(landslide: NDArray[np.bool_], known: NDArray[np.bool_]) -> NDArray[
 
 
 def _palette(raster: DatasetReader) -> NDArray[np.intp] | None:
-    """Return the colours (red, green, blue, alpha) of a raster's palette by number, or None where it has none."""
+    """Return a raster's palette by number: red, green, blue and alpha.
+
+    None where it has no palette.
+    """
     try:
         entries = raster.colormap(1)
     except ValueError:  # rasterio's way to say that there is none

@@ -106,7 +106,10 @@ def _tags(name: str, area: Area, folder: PatchFolder) -> dict[str, str]:
 def _write(
     folder: PatchFolder, tags: dict[str, str], stack: Path, mask: Path, progress: Progress | None
 ) -> KnownPixels | None:
-    """Write stack and mask patch by patch; return the known pixels, None where no patch has a mask."""
+    """Write stack and mask patch by patch; return the known pixels.
+
+    None where no patch has a mask.
+    """
     rows, columns = arrangement(len(folder.pairs))
     side, size, bands = folder.side, folder.data.pixel_size, tuple(folder.data.bands)
     grid = Grid(_CRS, Affine(size, 0, 0, 0, -size, rows * side * size), rows * side, columns * side)

@@ -1,4 +1,4 @@
-"""Where polygons lie: coordinates that cannot be, and the likely reason why polygons are not where an area is."""
+"""Checks of coordinates, and likely reasons why polygons miss an area."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WGS84 = CRS.from_epsg(4326)
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Polygons of which none touches an area.
+    """The location of polygons that do not touch an area.
 
     Attributes:
         words: how far away they lie, and what the reason may be.
@@ -39,12 +39,12 @@ class Elsewhere:
 
     @property
     def impossible(self) -> bool:
-        """Whether they cannot belong to an image of the area."""
+        """Return whether the polygons cannot belong to an image of the area."""
         return self.mistaken or self.metres > SAME_IMAGE_METRES
 
 
 def check_coordinates(path: Path, frame: geopandas.GeoDataFrame) -> None:
-    """Check that the coordinates of a file are numbers that its CRS can have.
+    """Check that the coordinates of a file are valid in its CRS.
 
     Raises:
         SourceError: it has no CRS, a coordinate is NaN or infinite, or degrees are none.
@@ -81,7 +81,9 @@ def check_coordinates(path: Path, frame: geopandas.GeoDataFrame) -> None:
 def elsewhere(
     geometries: NDArray[np.object_], unplaced: int, crs: CRS, extent: Bounds | None, grid: Grid
 ) -> Elsewhere | None:
-    """Return where polygons lie of which none touches a grid; None where one does, or there are none.
+    """Return the location of polygons that do not touch a grid.
+
+    None where one touches it, or there are no polygons.
 
     Args:
         geometries: in the CRS of the grid.
@@ -102,7 +104,7 @@ def elsewhere(
 
 
 def _reason(crs: CRS, extent: Bounds, grid: Grid) -> str | None:
-    """Return with what other coordinates or CRS an extent would touch a grid, in words."""
+    """Explain which other coordinates or CRS would move an extent to a grid."""
     left, bottom, right, top = extent
     if _touches(crs, (bottom, left, top, right), grid):
         return "its x and y are swapped: longitude comes before latitude, east before north; swap them"
@@ -119,7 +121,7 @@ def _reason(crs: CRS, extent: Bounds, grid: Grid) -> str | None:
 
 
 def _touches(crs: CRS, extent: Bounds, grid: Grid) -> bool:
-    """Return whether an extent in a CRS touches a grid."""
+    """Check whether an extent in a CRS touches a grid."""
     try:
         west, south, east, north = sources.bounds_in(crs, grid)
     except SourceError:
@@ -129,7 +131,10 @@ def _touches(crs: CRS, extent: Bounds, grid: Grid) -> bool:
 
 
 def _features(geometries: NDArray[np.object_], wrong: NDArray[np.bool_]) -> str:
-    """Return how many features hold a wrong coordinate, as the subject of a sentence."""
+    """Return the number of features with a wrong coordinate.
+
+    The text is the subject of a sentence.
+    """
     _, owners = shapely.get_coordinates(geometries, return_index=True)
     count = len(np.unique(owners[wrong]))
     return f"{count} of {len(geometries)} feature(s) {'has' if count == 1 else 'have'}"
@@ -140,7 +145,7 @@ def _length(metres: float) -> str:
 
 
 def _name(crs: CRS | pyproj.CRS) -> str:
-    """Return a CRS's code, or else its name."""
+    """Return the code of a CRS, or else its name."""
     known = pyproj.CRS.from_wkt(crs.to_wkt())
     authority = known.to_authority()
     return ":".join(authority) if authority else str(known.name)

@@ -109,19 +109,25 @@ def _available(taken: Mapping[Source, Taken], files: Mapping[Source, Path]) -> t
 
 
 def _wanted(names: Iterable[str], source: Source) -> tuple[str, ...]:
-    """The bands of a source among the named ones, those of SAR scenes as polarisations."""
+    """Return the named bands that a source holds.
+
+    Bands of SAR scenes are named by polarisation.
+    """
     return tuple(dict.fromkeys(_numbered_as(name) for name in names if _source_of(name) == source))
 
 
 def _numbered_as(name: str) -> str:
-    """The name under which optical_bands or sar_bands number a band."""
+    """Return the name under which optical_bands or sar_bands number a band."""
     return name[:2] if band(name).group is Group.SAR else name
 
 
 def _taken_of_project(
     area: Area, files: Mapping[Source, Path], band_sets: Mapping[str, tuple[str, ...]]
 ) -> dict[Source, Taken]:
-    """The bands of the sources that band sets need, and, where they are there, those that areas have by default."""
+    """Return the bands of sources that the band sets of a project need.
+
+    Where they exist, the bands that areas have by default are included.
+    """
     taken: dict[Source, Taken] = {}
     for source in (source for source in _NUMBERED if source in files):
         needed = _wanted((name for bands in band_sets.values() for name in bands), source)
@@ -139,13 +145,15 @@ def _taken_of_project(
 
 
 def _usual(source: Source) -> dict[str, int]:
-    """The positions of the bands of files that do not name them."""
+    """Return the usual positions of bands, for files that do not name them."""
     usual: dict[str, int] = Area.model_fields["optical_bands" if source == "optical" else "sar_bands"].get_default()
     return usual
 
 
 def _taken(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> Taken:
-    """The numbers of bands in a source: as the user gives them, else as the file describes its bands.
+    """Return the numbers of bands in a source.
+
+    They are those that the user gives, or else follow from the file's description of its bands.
 
     Raises:
         MissingBandError: the file does not say which band is which.

@@ -99,7 +99,10 @@ def version_of(digests: Sequence[str]) -> str:
 
 
 def settings(area: Area, options: StackOptions) -> dict[str, Any]:
-    """Return what params.yaml says of a stack, as JSON has it: the area, and the options of a stack of rasters."""
+    """Return the settings of a stack in params.yaml as JSON values.
+
+    They are the area, and the options of a stack of rasters.
+    """
     stated = area.model_dump(mode="json")
     if area.patches:  # the options say nothing of a patch data set
         return stated
@@ -107,7 +110,7 @@ def settings(area: Area, options: StackOptions) -> dict[str, Any]:
 
 
 def current_stack(project: Project, area: str) -> Path:
-    """Return the path of an area's stack, once its record has been found to match params.yaml.
+    """Return the path of an area's stack after checking it against params.yaml.
 
     A stack without a record, as another program may have put it there, is taken as it is; so is one that is missing,
     which whoever opens it says.
@@ -145,7 +148,9 @@ def current_stack(project: Project, area: str) -> Path:
 
 
 def check_current(raster: str | Path) -> None:
-    """Check a raster that is the stack of an area of the project around it, as `current_stack` does.
+    """Check a raster against params.yaml if it is the stack of a project's area.
+
+    The check is that of `current_stack`.
 
     Raises:
         ParamsError: the project's params.yaml is wrong.
@@ -161,7 +166,10 @@ def check_current(raster: str | Path) -> None:
 
 
 def _stated_by_tags(stack: Path, now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that the tags of an older stack state, those that are as `now` in the same form."""
+    """Return the options that the tags of an older stack state.
+
+    Options that equal those of `now` are returned in the form that they have there.
+    """
     if not stack.is_file():
         return {}
     with open_raster(stack) as dataset:
@@ -175,5 +183,5 @@ def _tag(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Return a setting for a reader: text as it is, all else as JSON."""
+    """Format a setting for a reader: text as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

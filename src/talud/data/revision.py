@@ -164,7 +164,7 @@ def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArra
 
 @contextmanager
 def _reading(path: Path, where: str | None) -> Iterator[Path]:
-    """Open a vector file; whatever OGR cannot read inside the block is a fault of the file at `path`."""
+    """Open a vector file and report errors of OGR as faults of `path`."""
     if not path.is_file():
         raise SourceError(f"{path}: no such file")
     clause = f" with the area's inventory_filter {where!r}" if where else ""
@@ -198,7 +198,7 @@ def _mended(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDat
 def _area_of_parts(
     geometry: shapely.Geometry, repair: Callable[[shapely.Geometry], shapely.Geometry | None] = lambda part: part
 ) -> float:
-    """Return the sum of the areas of a polygon's parts, each one repaired by itself."""
+    """Return the sum of the areas of a polygon's parts, each repaired alone."""
     return float(np.nansum(shapely.area([repair(part) for part in shapely.get_parts(geometry)])))
 
 
@@ -212,7 +212,10 @@ def _refuse(path: Path, numbers: Sequence[int], why: str) -> None:
 
 
 def _layer_columns(path: Path) -> dict[str, str]:
-    """Return how a GeoPackage's layer calls the numbers and the geometries of its features, as creation options."""
+    """Return the names of a GeoPackage layer's key and geometry columns.
+
+    They are creation options of OGR.
+    """
     with open_vector(path) as whole:
         info = pyogrio.read_info(whole, layer=layer_of(path, "inventory"))
     return {"FID": str(info["fid_column"] or "fid"), "GEOMETRY_NAME": str(info["geometry_name"] or "geom")}
@@ -292,7 +295,7 @@ def _replace(
     expected: int,
     known: str,
 ) -> bool:
-    """Put features in the place of an inventory's, unless it has the same; return whether it was replaced.
+    """Replace an inventory's features; return whether they were different.
 
     Raises:
         OutputError: it cannot be written, another program has it open, or it has another fingerprint than `known`.

@@ -83,7 +83,9 @@ def lee(power: Values, window: int) -> Values:
 
 
 def stated_unit(dataset: DatasetReader, index: int) -> tuple[SarUnit, str] | None:
-    """Return the unit that a file states for a band, and where: in the band's unit, a tag, or its description.
+    """Return the unit that a file states for a band, and the place of it.
+
+    The place is the band's unit, a tag or its description.
 
     Raises:
         SourceError: it states two.
@@ -102,7 +104,9 @@ def stated_unit(dataset: DatasetReader, index: int) -> tuple[SarUnit, str] | Non
 
 
 def _unit_of(dataset: DatasetReader, indexes: Sequence[int], given: SarUnit | None) -> SarUnit:
-    """Return the unit of a scene: what the user gives and what the file states must be one, and fit the values.
+    """Return the unit of a scene.
+
+    The unit that the user gives and the one in the file must agree, and fit the values.
 
     Raises:
         SourceError: they contradict each other, or there is neither.

@@ -1,4 +1,7 @@
-"""Doubts about sources that are no errors: fill values that no file declares, scenes given twice or in wrong order."""
+"""Warnings about sources that are suspicious but valid.
+
+They concern undeclared fill values, and scenes that are given twice or in the wrong order.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ _DATE_TAGS = (
 
 
 def warn_of_doubts(recipe: Recipe) -> None:
-    """Warn of what looks wrong in the sources of a stack and yet can be meant.
+    """Warn of suspicious sources of a stack that may be intended.
 
     Raises:
         SourceError: a source cannot be read.
@@ -55,7 +58,10 @@ def warn_of_doubts(recipe: Recipe) -> None:
 
 
 def acquired(dataset: DatasetReader) -> date | None:
-    """Return the day on which a scene was taken by its tags or its name; None where they tell none, or several."""
+    """Return the day on which a scene was acquired, by its tags or its name.
+
+    None where they state no day, or several.
+    """
     tags = {key.upper(): text for key, text in dataset.tags().items()}
     found = [day for key in _DATE_TAGS if (day := _DAY.search(tags.get(key, "")))]
     if not found:
@@ -74,7 +80,7 @@ def _warn(text: str) -> None:
 
 
 def _warn_of_scenes(recipe: Recipe, samples: Mapping[Source, NDArray[np.float64]]) -> None:
-    """Warn where one scene is given as that before and that after the event."""
+    """Warn where pre- and post-event SAR scenes have the same pixels."""
     pre, post = samples.get("sar_pre"), samples.get("sar_post")
     if pre is not None and post is not None and pre.size and np.array_equal(pre, post, equal_nan=True):
         _warn(
@@ -84,7 +90,7 @@ def _warn_of_scenes(recipe: Recipe, samples: Mapping[Source, NDArray[np.float64]
 
 
 def _warn_of_days(recipe: Recipe, found: Mapping[Source, date | None]) -> None:
-    """Warn where the days that files tell contradict those given, the event, or each other."""
+    """Warn where stated days contradict those given, the event or each other."""
     given = {"optical": recipe.area.acquired.optical, "sar_pre": recipe.area.acquired.sar_pre}
     given["sar_post"], event = recipe.area.acquired.sar_post, recipe.area.event
     days: dict[str, date] = {}
@@ -108,7 +114,7 @@ def _warn_of_days(recipe: Recipe, found: Mapping[Source, date | None]) -> None:
 
 
 def _warn_of_fill(dataset: DatasetReader, source: Source, sample: NDArray[np.float64], recipe: Recipe) -> None:
-    """Warn where many pixels have a value that no file declares to be nodata and that looks like it."""
+    """Warn of frequent values that look like nodata and are not declared."""
     if source == "optical":
         found = _optical_fill(sample)
     elif source == "dtm":
@@ -129,7 +135,10 @@ def _warn_of_fill(dataset: DatasetReader, source: Source, sample: NDArray[np.flo
 
 
 def _terrain_fill(elevation: NDArray[np.float64], dataset: DatasetReader) -> tuple[float, int] | None:
-    """Return a height with an empty gap around it, and the number of its pixels."""
+    """Return a height that looks like fill, and the number of its pixels.
+
+    No other heights lie near it.
+    """
     heights, counts = np.unique(elevation[np.isfinite(elevation)], return_counts=True)
     for stored in _FILLS:
         at = np.flatnonzero(heights == stored * dataset.scales[0] + dataset.offsets[0])
@@ -141,7 +150,10 @@ def _terrain_fill(elevation: NDArray[np.float64], dataset: DatasetReader) -> tup
 
 
 def _radar_fill(values: NDArray[np.float64], *, decibels: bool) -> tuple[float, int] | None:
-    """Return a value that many pixels have exactly, unlike its neighbours; 0 and less are no power anyway."""
+    """Return a value that many pixels have exactly and its neighbours do not.
+
+    Values of 0 and less are no power, and are invalid anyway.
+    """
     found, counts = np.unique(values[np.isfinite(values)], return_counts=True)
     for fill in _FILLS:
         at = np.flatnonzero(found == fill)
@@ -154,7 +166,10 @@ def _radar_fill(values: NDArray[np.float64], *, decibels: bool) -> tuple[float, 
 
 
 def _optical_fill(bands: NDArray[np.float64]) -> tuple[float, int] | None:
-    """Return a value that all bands have along the border, and next to no pixel nearly, and the number of pixels."""
+    """Return a value common along the border, and the number of its pixels.
+
+    All bands have it there, and hardly any pixel has a similar value.
+    """
     step = 2.0 if np.nanmax(bands, initial=0) > _SPIKE else 1e-3
     for fill in _FILLS:
         marked = (bands == fill).all(axis=0)

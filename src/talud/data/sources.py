@@ -92,7 +92,7 @@ def _named(folder: Path, source: Source, name: str) -> Path:
 
 
 def _lying_in(folder: Path, source: Source) -> Path | None:
-    """Return the file that is a source by its name.
+    """Return the file in a folder that is a source by its name.
 
     Raises:
         SourceError: there are several, or polygons are of a format that is not read.
@@ -121,7 +121,10 @@ def _suffix(path: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    """Return a file's name without its suffix, which of a zipped Shapefile may be `.shp.zip`."""
+    """Return a file's name without its suffix.
+
+    The suffix of a zipped Shapefile may be `.shp.zip`.
+    """
     return path.stem.lower().removesuffix(".shp") if _suffix(path) in ARCHIVES else path.stem.lower()
 
 
@@ -184,7 +187,9 @@ def read(
 
 
 def sample(dataset: DatasetReader, indexes: Sequence[int]) -> NDArray[np.float64]:
-    """Return at most 1024 rows and columns, evenly spread, of bands as they are stored; NaN where invalid.
+    """Return a sample of bands as they are stored; NaN where invalid.
+
+    It has at most 1024 rows and columns, evenly spread.
 
     Raises:
         SourceError: the pixels cannot be read.
@@ -225,7 +230,7 @@ def optical(
     scale: float | None = None,
     offset: float | None = None,
 ) -> Layer:
-    """The named bands of an optical image.
+    """Return the named bands of an optical image.
 
     Args:
         dataset: the image.
@@ -262,7 +267,9 @@ def optical(
 def _scaling_given(
     dataset: DatasetReader, indexes: Sequence[int], scale: float | None, offset: float | None
 ) -> tuple[float, float]:
-    """Return the scale and offset to apply beyond those of the file: (1, 0) where it states the same ones.
+    """Return the scale and offset to apply in addition to those of the file.
+
+    (1, 0) where the file states the same ones.
 
     Raises:
         SourceError: it states others, or that its values are reflectance.

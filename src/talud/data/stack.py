@@ -187,7 +187,9 @@ def origin_of(stack: Path) -> dict[str, str]:
 
 
 def bands_taken(stack: Path) -> dict[str, str]:
-    """Return the bands that a stack took from its sources, with the evidence, by source; empty for older stacks.
+    """Return the bands that a stack took from each source, with the evidence.
+
+    There are none for older stacks.
 
     Raises:
         SourceError: the stack cannot be read.
@@ -209,7 +211,7 @@ def _refuse_other_units(mixer: Mixer, contract: Contract) -> None:
 
 
 def _advice(found: str, expected: str) -> str:
-    """Return the way from a band's unit to another one, for a message."""
+    """Explain how to convert a band's unit to another one, for a message."""
     if (found, expected) == ("DN", "reflectance"):
         return (
             "give --optical-scale and --optical-offset (optical_scale, optical_offset in params.yaml): 0.0001 and, "
@@ -240,7 +242,7 @@ def _labels(recipe: Recipe, grid: Grid) -> Labels:
 
 
 def _boundary(recipe: Recipe, grid: Grid) -> Polygons | None:
-    """Return the surveyed part of an area; None where all of it is.
+    """Return the surveyed part of an area; None where all of it is surveyed.
 
     Raises:
         SourceError: the file holds no polygon, or none in the area.
@@ -270,7 +272,10 @@ def _write(
     mask: tuple[Path, Labels] | None,
     more_tags: Mapping[str, str],
 ) -> KnownPixels:
-    """Write a stack, and a mask where asked for, window by window; return the mask's known pixels."""
+    """Write a stack and its mask by windows; return the mask's known pixels.
+
+    The mask is written only if requested.
+    """
     tags = _tags(recipe, mixer) | dict(more_tags)
     layout = Layout("float32", float("nan"), mixer.bands, mixer.units, tags)
     seen: set[Path] = set()

@@ -201,7 +201,10 @@ def seconds_per_megapixel(model: Model) -> float:
 
 
 def _skill(rule: str, lack: str, limits: Promotion) -> Check:
-    """Check that a model is better than a constant map; `lack` says in words that it is not."""
+    """Check that a model is better than a constant map.
+
+    `lack` is a sentence if it is not.
+    """
     if not lack:
         return Check(rule, True, None, None, "better than calling everything or nothing a landslide, or not known")
     if not limits.require_skill:

@@ -128,7 +128,7 @@ def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = 
 
 
 def _has_comparison(out: Path) -> bool:
-    """Return whether a folder holds the record of an earlier comparison."""
+    """Check whether a folder holds the record of an earlier comparison."""
     try:
         content = json.loads((out / "comparison.json").read_bytes())
         return isinstance(content["models"], dict) and "compared_pixels" in content

@@ -68,7 +68,7 @@ class Registration:
 
     @property
     def unfit(self) -> str:
-        """Return the faults of the model's file in words; empty where it is the champion.
+        """Return the faults of the model's file; empty if it is the champion.
 
         A lack of skill is a result of training, and no fault of the file.
         """
@@ -150,7 +150,10 @@ def _settle(project: Project, version: registry.Version, model: Model, variants:
 
 
 def _warnings(project: Project, contract: Contract) -> tuple[str, ...]:
-    """Return in words where a model is no better than a constant map: on its validation blocks, and where evaluated."""
+    """Return warnings that a model is no better than a constant map.
+
+    The scores are those of its validation blocks and of its evaluation.
+    """
     validation = [contract.lack_of_skill] if contract.lack_of_skill else []
     evaluated = {place: lack_of_skill(counts) for place, counts in _evaluated(project, contract).items()}
     return (*validation, *(f"on {place} {said}" for place, said in evaluated.items() if said))
@@ -243,7 +246,10 @@ def _scores(project: Project, contract: Contract) -> dict[str, dict[str, float]]
 
 
 def _evaluated(project: Project, contract: Contract) -> dict[str, Confusion]:
-    """Return the counts of this model's evaluation by place; empty where it was not evaluated."""
+    """Return the counts of this model's evaluation by area.
+
+    There are none if it was not evaluated.
+    """
     path = project.scores(contract.name)
     table = ScoreTable.read(path) if path.is_file() else None
     if table is None or (table.weights, table.threshold) != (contract.weights, contract.threshold):

@@ -155,7 +155,10 @@ class Page:
 
     @property
     def without_skill(self) -> bool:
-        """Whether a model shown among the probabilities is no better than a constant map somewhere."""
+        """Return whether a shown model is no better than a constant map somewhere.
+
+        Models are shown among the probabilities.
+        """
         return any(
             result.contract.lack_of_skill or any(result.lack_of_skill(part) for part in ("test", *result.scores.areas))
             for result in self.reliable
@@ -223,7 +226,10 @@ _AXIS_TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
 def axis_top(values: Iterable[float]) -> float:
-    """Return where an axis of scores from 0 ends: a round number not below the highest, so small scores are seen."""
+    """Return the upper end of an axis of scores that starts at 0.
+
+    It is a round number not below the highest score, so that small scores are visible.
+    """
     highest = max(values, default=1.0)
     return next((top for top in _AXIS_TOPS if top >= highest), 1.0)
 

@@ -96,7 +96,10 @@ class ScoreTable(BaseModel):
             scratch.write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
 
     def write_metrics(self, path: Path) -> None:
-        """Write precision, recall and F1 of the test blocks together and of each area as JSON, for DVC."""
+        """Write precision, recall and F1 as JSON for DVC.
+
+        The scores are those of the test blocks together, and of each area.
+        """
         confusions = {area: scores.tally.confusion for area, scores in self.areas.items()}
         metrics = {
             "test": _metrics(self.test_tally.confusion),
@@ -236,7 +239,10 @@ class Result:
         return self.scores.test_tally.confusion
 
     def lack_of_skill(self, part: str) -> str:
-        """Return in words that the model is no better than a constant map on an area, or the test blocks (`test`)."""
+        """Return a sentence if the model is no better than a constant map.
+
+        The place is an area, or the test blocks (`test`).
+        """
         return lack_of_skill(self.test if part == "test" else self.scores.areas[part].tally.confusion)
 
     def fall(self, area: str) -> float:
@@ -246,7 +252,10 @@ class Result:
 
 
 def _registered(path: Path, contract: Contract) -> str:
-    """Return under which name and version a model is registered, as the record of `talud register` states it."""
+    """Return the name and version under which a model is registered.
+
+    The source is the record of `talud register`.
+    """
     try:
         stated = json.loads(path.read_bytes())
         if stated["weights"] == contract.weights:

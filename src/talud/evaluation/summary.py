@@ -25,7 +25,7 @@ def sentences(results: Sequence[Result], transfer: Sequence[str]) -> list[str]:
 
 
 def _without_skill(results: Sequence[Result], areas: Sequence[str]) -> list[str]:
-    """Return a sentence for each model, and each of its maps, that is no better than a constant one."""
+    """Return a sentence for each map that is no better than a constant one."""
     said = []
     for result in results:
         for part in ("test", *(area for area in areas if area in result.scores.areas)):
@@ -36,7 +36,10 @@ def _without_skill(results: Sequence[Result], areas: Sequence[str]) -> list[str]
 
 
 def _lacks_skill(result: Result, area: str) -> bool:
-    """Check whether a change of F1 says nothing: at home or in the area, the model is no better than a constant map."""
+    """Check whether a change of F1 is meaningless.
+
+    It is where the model is no better than a constant map, at home or in the area.
+    """
     return bool(result.lack_of_skill("test") or result.lack_of_skill(area))
 
 

@@ -55,7 +55,7 @@ class Tally:
 
     @property
     def missing_class(self) -> str | None:
-        """What scores do not show where the truth holds one class alone, in words."""
+        """Explain which scores are undefined if the truth holds only one class."""
         counts = self.confusion
         if not counts.tp + counts.fn and counts.fp + counts.tn:
             return "no mapped pixel is known to be landslide, so that scores there show false alarms alone"

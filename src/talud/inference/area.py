@@ -49,7 +49,9 @@ class AreaEstimate:
 
 
 def obstacle(contract: Contract, mapped: int) -> str:
-    """Return why the landslide area of a map cannot be estimated, in words; empty where it can.
+    """Return the reason why the landslide area cannot be estimated.
+
+    The text is empty if it can be.
 
     Args:
         contract: of the model.

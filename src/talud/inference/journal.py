@@ -115,11 +115,14 @@ class Journal:
 
     @classmethod
     def publishing_to(cls, out: Path) -> bool:
-        """Return whether a run was interrupted while it moved the files of a map to the folder `out`."""
+        """Check whether a run was interrupted while it published to `out`.
+
+        It was moving the files of a map to that folder.
+        """
         return (_beside(out) / _PUBLISHING).exists()
 
     def publish(self) -> None:
-        """Keep on record that the files of the map are now moved to its folder."""
+        """Record that the files of the map are being moved to its folder."""
         (self.folder / _PUBLISHING).touch()
 
     @property

@@ -338,7 +338,9 @@ class _Counts:
 
 
 def _no_estimate(model: Model, tiling: Tiling, options: _Options, counts: _Counts) -> str:
-    """Return why the landslide area is not estimated, in words; empty where it is.
+    """Return the reason for a missing estimate of the landslide area.
+
+    The text is empty if there is an estimate.
 
     The map must be of the kind that the contract's counts are of, with all groups.
     """
@@ -354,7 +356,7 @@ def _no_estimate(model: Model, tiling: Tiling, options: _Options, counts: _Count
 
 
 def _estimate(model: Model, stack: StackReader, counts: _Counts) -> AreaEstimate | None:
-    """Return the landslide area of what is mapped."""
+    """Return the estimated landslide area of the mapped pixels."""
     background = int(counts.blocked[0]) - counts.landslide
     square_metres = stack.grid.pixel_area * stack.grid.crs.linear_units_factor[1] ** 2
     return estimate(model.contract, counts.landslide, background, square_metres, domain.verdict(stack.distances))

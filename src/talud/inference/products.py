@@ -119,7 +119,7 @@ class Products:
 
 
 def has_record(folder: Path) -> bool:
-    """Return whether a folder holds the record of a map."""
+    """Check whether a folder holds the record of a map."""
     try:
         content = json.loads(Products.within(folder).record.read_bytes())
         return isinstance(content["model"], dict) and "raster" in content
@@ -128,7 +128,9 @@ def has_record(folder: Path) -> bool:
 
 
 def check_out(out: Path, inputs: Iterable[str | Path], more: tuple[str, ...] = ()) -> None:
-    """Check that a map can be written to a folder: it holds no input, and no files that are somebody's own.
+    """Check that a map can be written to a folder.
+
+    The folder must hold no input, and none of the user's own files under the names of the map's files.
 
     Files of the map's names are talud's where the record of a map lies beside them, where a stack of talud map does,
     or where a run was interrupted while it moved them there.

@@ -192,7 +192,10 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
 
 
 def _name(raster: str | Path) -> str:
-    """Return a raster's name without folders; of an address also without its query, which may hold a signature."""
+    """Return a raster's name without folders.
+
+    The query of an address is left out as well, since it may hold a signature.
+    """
     text = str(raster)
     address = _ADDRESS.match(text)
     return (text.split("?", maxsplit=1)[0] if address else text).rsplit("/", 1)[-1]
@@ -350,7 +353,7 @@ def _band_indexes(
 
 
 def check_band_count(dataset: DatasetReader, raster: str | Path) -> None:
-    """Check that a raster has not so many bands that it could not be read in time.
+    """Check that a raster does not have too many bands to be read in time.
 
     Raises:
         SourceError: it has.

@@ -107,7 +107,9 @@ class Prediction:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Return the paths of the map's files by name: probability, classes, polygons, summary, record and others.
+        """Return the paths of the map's files by name.
+
+        The names are probability, classes, polygons, summary, record and others.
 
         Only files that exist are listed: `disagreement` and `geojson` are made on demand.
         """
@@ -170,7 +172,10 @@ MOSTLY = 0.5  # of what is mapped: no basin holds so much landslide
 
 
 def notices(model: Model, prediction: Prediction) -> list[str]:
-    """Return what a reader must know before the map is trusted, in a line each; empty where there is nothing."""
+    """Return notices to read before the map is used, one line each.
+
+    The list is empty if there is nothing to say.
+    """
     said = []
     if adapted := model.contract.adapted:
         said.append(f"Adapted to {adapted.area} without labels, which can multiply false alarms")

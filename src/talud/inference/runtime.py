@@ -274,7 +274,9 @@ class Model:
         return held + pixel * tiling.window[0] * tiling.window[1] * min(batch, len(tiling))
 
     def probability(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the probability of a landslide over an array, tiled where it is large: exact either way.
+        """Return the probability of a landslide for an array.
+
+        Large arrays are tiled, with exactly the same result.
 
         Nothing is checked against the contract but the number of bands, and nothing is written.
 

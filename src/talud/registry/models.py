@@ -113,7 +113,7 @@ def fetch(uri: str, root: Path | None) -> Fetched:
 
 @dataclass(frozen=True)
 class BrokenAlias:
-    """An alias of a registered model that points to a version which was deleted."""
+    """An alias of a registered model whose version was deleted."""
 
     name: str
     alias: str
@@ -121,7 +121,7 @@ class BrokenAlias:
 
     @property
     def words(self) -> str:
-        """Return in words which alias is broken, and the command that repairs it."""
+        """Return a sentence on the broken alias, with the command to repair it."""
         return (
             f"'{self.name}': its alias {self.alias} points to version {self.version}, which was deleted; run talud "
             f"models promote {self.name} VERSION (talud models list shows the versions)"
@@ -129,7 +129,7 @@ class BrokenAlias:
 
 
 def champion(name: str) -> Version | None:
-    """Return the version that the alias `champion` points to; None where there is none, or it was deleted."""
+    """Return the version of the alias `champion`; None if missing or deleted."""
     client = connected()
     with speaking():
         model = _registered(client, name)
@@ -139,7 +139,7 @@ def champion(name: str) -> Version | None:
 
 
 def champions() -> tuple[Version, ...]:
-    """Return the versions that the alias `champion` points to, among the models that talud registered, by name.
+    """Return the champions among the models that talud registered, by name.
 
     Champions that were deleted are not among them (`broken_aliases`).
     """
@@ -151,7 +151,10 @@ def champions() -> tuple[Version, ...]:
 
 
 def broken_aliases() -> tuple[BrokenAlias, ...]:
-    """Return the aliases `ALIASES` of all registered models that point to versions which were deleted, by name."""
+    """Return the aliases that point to deleted versions, by model name.
+
+    All registered models and all names in `ALIASES` are considered.
+    """
     client = connected()
     with speaking():
         models = _all(client.search_registered_models)

@@ -1,4 +1,4 @@
-"""Errors of a tracking server, of a proxy before it and of the network, in words for a person."""
+"""Messages for errors of tracking servers, proxies and the network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GATEWAY = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.G
 
 
 def explain(error: Exception) -> str:
-    """Return what went wrong inside mlflow, in one line: who refused, and what to do."""
+    """Explain an error of mlflow in one line: who refused, and what to do."""
     said = " ".join(str(error).split())
     if answer := re.search(r"failed with error code (\d{3}) .*?Response body: '(.*)'", said):
         return _answered(int(answer[1]), answer[2])
@@ -31,7 +31,10 @@ def explain(error: Exception) -> str:
 
 
 def _answered(status: int, body: str) -> str:
-    """Explain an answer that is no JSON: MLflow's login speaks plain text, a proxy has a page of its own."""
+    """Explain an answer that is not JSON.
+
+    The login of MLflow answers with plain text, a proxy with a page of its own.
+    """
     for (code, beginning), meaning in _IN_PLAIN_TEXT.items():
         if status == code and body.startswith(beginning):
             return meaning

@@ -1,4 +1,7 @@
-"""A project's own store after the project was copied or moved: its artifact paths are absolute, and led elsewhere."""
+"""Relocation of a project's own store after the project was copied or moved.
+
+The store holds absolute artifact paths.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _COLUMNS = (  # of MLflow's tables, that hold artifact paths; it offers no call 
 
 @dataclass(frozen=True)
 class Relocation:
-    """The artifact paths of a store that change.
+    """The artifact paths of a store that a relocation changes.
 
     Attributes:
         old: where they lead.
@@ -41,7 +44,7 @@ class Relocation:
 
 
 def relocate(root: Path, *, write: bool) -> Relocation:
-    """Make the artifact paths of a project's own store lead to the project's present place.
+    """Change the artifact paths of a project's store to its present location.
 
     All change in one transaction; the store as it was is kept beside it as `BACKUP`.
 
@@ -85,7 +88,7 @@ def relocate(root: Path, *, write: bool) -> Relocation:
 
 
 def _back_up(path: Path) -> None:
-    """Keep the store as it was before the transaction that is open."""
+    """Copy the store before the open transaction changes it."""
     with (
         replacing(path.with_name(BACKUP)) as scratch,
         closing(sqlite3.connect(path)) as before,
@@ -95,7 +98,7 @@ def _back_up(path: Path) -> None:
 
 
 def _change(store: sqlite3.Connection, table: str, column: str, old: str, new: str) -> int:
-    """Change the paths of a column that are the old place or lie in it; return how many."""
+    """Change the paths of a column within the old location; return their number."""
     columns = {row[1] for row in store.execute(f"PRAGMA table_info({table})")}
     if column not in columns:  # of an older MLflow
         return 0

@@ -86,7 +86,7 @@ def location(root: Path | None) -> str:
 
 
 def _sqlite(path: Path) -> str:
-    """Return the URL of a database file, quoted where its path would be read as more than a path."""
+    """Return the URL of a database file, with special characters quoted."""
     place = path.as_posix()
     if "%" in place or "?" in place:
         # With its driver named, mlflow does not make the folder that the quoted path would be unquoted.

@@ -46,7 +46,7 @@ def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
 
 
 def _is_sample(folder: Path) -> bool:
-    """Return whether a folder holds a basin that this module wrote."""
+    """Check whether a folder holds a basin that this module wrote."""
     try:
         with open_raster(folder / FILES[0]) as dataset:
             return bool(dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION") == SOURCE)
