@@ -169,7 +169,7 @@ def test_geojson_with_a_crs_member_in_metres_is_read(talud: Run, folder: Path) -
     geojson(folder / "inventory.geojson", SQUARE, crs=UTM)
     code, out, err = talud("stack", "here")
     assert (code, err) == (0, "")
-    assert "1 polygons, 64 landslide pixels" in out
+    assert "1 polygon, 64 landslide pixels" in out
 
 
 def test_polygons_that_the_areas_system_cannot_express_are_not_called_empty(talud: Run, folder: Path) -> None:
@@ -177,7 +177,7 @@ def test_polygons_that_the_areas_system_cannot_express_are_not_called_empty(talu
     write(folder / "inventory.gpkg", *there, crs=WGS84)
     code, out, err = talud("stack", "here")
     assert (code, err) == (0, "")
-    assert "1 polygons, 64 landslide pixels" in out
+    assert "1 polygon, 64 landslide pixels" in out
     assert "without a polygon" not in out
 
 

@@ -38,7 +38,7 @@ _SIDECARS = frozenset(
 _SCALE_TOLERANCE = 0.02  # a metre of the CRS may be this far from a metre on the ground
 # Interpolate between neighbours even where a grid is coarser in one direction; GDAL would blur along it.
 _NO_WIDENING = {"XSCALE": 1, "YSCALE": 1}
-_SAMPLE = 1024  # rows and columns
+_SAMPLE = 512  # rows and columns
 _EDGE = 3  # source pixels around a window, beyond what the resampling kernel spans
 
 
@@ -189,7 +189,7 @@ def read(
 def sample(dataset: DatasetReader, indexes: Sequence[int]) -> NDArray[np.float64]:
     """Return a sample of bands as they are stored; NaN where invalid.
 
-    It has at most 1024 rows and columns, evenly spread.
+    It has at most 512 rows and columns, evenly spread.
 
     Raises:
         SourceError: the pixels cannot be read.
