@@ -1,4 +1,4 @@
-"""Checks of what becomes of jobs when something fails: `python bench/service.py faults`.
+"""Checks of jobs during faults: `python bench/service.py faults`.
 
 A project with a model of 4 filters (random weights) and a raster of 2500² pixels (noise), one worker, SQLite, all on
 loopback. The service, and then a worker, are killed in the middle of a job, and the bytes of the map are compared with
@@ -62,13 +62,13 @@ def make_project(root: Path) -> Path:
 
 
 def digests(map_folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of a map, but for the one that holds times."""
+    """Return the SHA-256 of each file of a map except that with timings."""
     files = [path for path in map_folder.iterdir() if path.name != "timings.json"]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def undisturbed(project: Path, results: Path) -> dict[str, str]:
-    """Return the digests of the map that nothing disturbs."""
+    """Return the checksums of a map made without any fault."""
     with serving(project, {"results": str(results)}) as service:
         job = service.ask("large.tif")
         assert service.ended(job)["status"] == "successful", service.job(job)
@@ -76,7 +76,7 @@ def undisturbed(project: Path, results: Path) -> dict[str, str]:
 
 
 def begun(service: Serving, results: Path) -> str:
-    """Return the id of a job of which some tiles are finished."""
+    """Return the id of a job with some finished tiles."""
     job = service.ask("large.tif")
     tiles = results / "jobs" / job / ".map.partial/tiles"
     wait_for(lambda: len(list(tiles.glob("*.npz"))) >= 2, "no tile is finished")
@@ -125,7 +125,7 @@ def full_disk(project: Path, disk: Path) -> str:
 
 
 def queued(project: Path, results: Path) -> str:
-    """Ask for many jobs at once, and see that all end well, in their order."""
+    """Submit many jobs at once, and check that all end well and in order."""
     settings = {"results": str(results), "jobs_per_key": str(JOBS), "queue": str(JOBS)}
     with serving(project, settings) as service:
         jobs = [service.ask("small.tif") for _ in range(JOBS)]

@@ -1,4 +1,4 @@
-"""Masks of patches that somebody may bring: every kind of image that can say 0 and 1, and those that cannot."""
+"""Valid and invalid masks of patches in many kinds of images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Write = Callable[[Path, Truth], object]  # a path without its suffix
 
 
 def png(make: Callable[[NDArray[np.bool_]], Image.Image], suffix: str = "png") -> Write:
-    """Return a function that saves what Pillow makes of the landslides."""
+    """Return a function that saves an image that Pillow makes of the landslides."""
 
     def write(stem: Path, truth: Truth) -> None:
         make(truth == 1).save(stem.with_suffix(f".{suffix}"))
@@ -34,7 +34,10 @@ def grey(landslide: int, background: int = 0) -> Callable[[NDArray[np.bool_]], I
 
 
 def palette(background: tuple[int, ...], landslide: tuple[int, ...], swapped: bool, unused: int = 0) -> Any:
-    """Return a function that makes an indexed image: background at 0 and landslide at 1, or the other way round."""
+    """Return a function that makes an indexed image.
+
+    Background is at 0 and landslide at 1, or the other way round.
+    """
 
     def make(marked: NDArray[np.bool_]) -> Image.Image:
         image = Image.fromarray((marked ^ swapped).astype(np.uint8), "P")

@@ -1,4 +1,7 @@
-"""A process that runs the command line for fuzz tests, and is replaced when it dies."""
+"""A process that runs the command line for fuzz tests.
+
+It is replaced when it dies.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ LONGEST_ERROR = 1500  # characters
 
 
 class Worker:
-    """A process that runs the command line; a new one where the last has died.
+    """A process that runs the command line, replaced when it dies.
 
     Attributes:
         folder: the working folder of commands that name no other.
@@ -43,7 +46,7 @@ class Worker:
         return code, out, err
 
     def stop(self) -> None:
-        """End the process, if one runs."""
+        """Stop the process if it is running."""
         if self.process:
             self.process.kill()
             self.process.wait()

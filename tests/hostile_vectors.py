@@ -1,4 +1,4 @@
-"""Inventories that somebody may bring: odd geometries in every format, and files that are wrong or damaged."""
+"""Inventories with odd geometries in every format, and damaged ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ def star(chance: np.random.Generator, radius: float = 90) -> shapely.Polygon:
 
 
 def box(left: float, top: float, width: float, height: float) -> shapely.Polygon:
-    """Return a rectangle, from offsets in metres to the upper left corner of the area."""
+    """Return a rectangle at an offset from the area's upper left corner.
+
+    Offsets are in metres.
+    """
     return shapely.box(LEFT + left, TOP - top - height, LEFT + left + width, TOP - top)
 
 
@@ -138,7 +141,10 @@ DRAWN: dict[str, Draw] = {
 
 
 def frame(geometries: Geometries, crs: str = UTM) -> geopandas.GeoDataFrame:
-    """Return the geometries as features with a number and a name, in a CRS that they are brought to."""
+    """Return the geometries as features with a number and a name.
+
+    They are transformed to the CRS.
+    """
     made = geopandas.GeoDataFrame(
         {"number": range(len(geometries)), "name": [f"nº {n}" for n in range(len(geometries))]},
         geometry=list(geometries),
@@ -148,7 +154,10 @@ def frame(geometries: Geometries, crs: str = UTM) -> geopandas.GeoDataFrame:
 
 
 def written(name: str, crs: str = UTM, **options: object) -> Write:
-    """Return a function that writes the inventory through OGR under a file name, in a CRS."""
+    """Return a function that writes the inventory through OGR.
+
+    Arguments are the name of the file, its CRS and options of OGR.
+    """
 
     def write(folder: Path, geometries: Geometries) -> None:
         frame(geometries, crs).to_file(folder / name, **options)
@@ -172,7 +181,10 @@ def zipped_shapefile(folder: Path, geometries: Geometries) -> None:
 
 
 def geopackage_with_pending_edits(folder: Path, geometries: Geometries) -> Callable[[], None]:
-    """Write the first feature, and the rest by a connection that stays open, as QGIS edits; return what closes it."""
+    """Write a GeoPackage with pending edits; return a function that closes it.
+
+    The first feature is in the file, and the rest is written by a connection that stays open, as QGIS does.
+    """
     whole = folder / "whole.gpkg"
     frame(geometries).to_file(whole, layer="inventory")
     path = folder / "inventory.gpkg"
@@ -215,7 +227,9 @@ UNLIKE_AS_WRITTEN = {
 
 
 def truth(geometries: Sequence[shapely.Geometry | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Return which pixels' centres lie in some part of some geometry, and which lie too near an edge to tell.
+    """Return the pixels whose centres lie in a geometry, and doubtful ones.
+
+    Doubtful centres lie too near an edge to decide.
 
     Found point by point, polygon by polygon, without a rasteriser: by the even-odd rule within a polygon's ring, whose
     overlaps with itself are therefore not drawn here.
@@ -279,7 +293,7 @@ def empty_archive(folder: Path, chance: np.random.Generator) -> None:
 
 
 def of_another_place(crs: str) -> Make:
-    """Return a function that labels coordinates of the area with a CRS in which they lie elsewhere."""
+    """Return a function that labels coordinates of the area with a wrong CRS."""
 
     def make(folder: Path, chance: np.random.Generator) -> None:
         frame(stars(3)(chance)).set_crs(crs, allow_override=True).to_file(folder / "inventory.gpkg", layer="inventory")
@@ -324,7 +338,10 @@ REFUSED: dict[str, Make] = {
 
 
 def damaged(writer: str, name: str, way: str) -> Make:
-    """Return a function that writes an inventory whose file is cut short, or has some bits turned over."""
+    """Return a function that writes an inventory and damages its file.
+
+    The file is cut short, or has some bits changed.
+    """
 
     def make(folder: Path, chance: np.random.Generator) -> None:
         WRITERS[writer](folder, stars(3)(chance))

@@ -1,4 +1,4 @@
-"""The map that a model must make of a raster, computed without talud's code."""
+"""An independent computation of the map of a raster, without talud's code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ PRODUCTS = {
 
 
 def check_map(folder: Path, model: Path, raster: str) -> None:
-    """Assert that a map is what the graph makes of the values, read and run without talud, in one pass."""
+    """Assert that a map equals the output of the graph in one pass.
+
+    The raster is read and the graph is run without talud.
+    """
     assert {path.name for path in folder.iterdir()} == PRODUCTS
     session = onnxruntime.InferenceSession(model.read_bytes(), providers=["CPUExecutionProvider"])
     contract = json.loads(session.get_modelmeta().custom_metadata_map["talud.contract"])
@@ -53,7 +56,10 @@ def values_of(dataset: rasterio.DatasetReader, band: dict[str, float | str]) -> 
 
 
 def probability(session: onnxruntime.InferenceSession, stack: NDArray[np.float32], lattice: int) -> NDArray[np.float32]:
-    """Return the probabilities of a whole stack, which is padded with NaN at the bottom and right."""
+    """Return the probabilities of a whole stack.
+
+    It is padded with NaN at the bottom and right.
+    """
     _, height, width = stack.shape
     padding = (0, 0), (0, -height % lattice), (0, -width % lattice)
     padded = np.pad(stack, padding, constant_values=np.nan)

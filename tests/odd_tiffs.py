@@ -1,4 +1,4 @@
-"""TIFFs that no program writes: written byte by byte, in no time."""
+"""TIFFs that no program writes, created byte by byte."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def write_tiff(
     path: Path, width: int, height: int, count: int = 1, *, overviews: int = 0, metadata: bytes = b"",
     stored: bytes | None = None, deflated: bool = False,
 ) -> Path:  # fmt: skip
-    """Write a GeoTIFF of bytes in UTM 18N, its pixels in one strip.
+    """Write a GeoTIFF of bytes in UTM 18N, with its pixels in one strip.
 
     Args:
         path: where to.
@@ -60,7 +60,10 @@ def write_tiff(
 
 
 def _append(out: bytearray, directory: Mapping[int, tuple[int, bytes]], pointer: int) -> int:
-    """Append a directory, to which the last one leads; return where its own pointer to the next one lies."""
+    """Append a directory and return the position of its pointer to the next.
+
+    The last directory refers to the new one.
+    """
     places = {}
     for tag, (_, value) in directory.items():
         if len(value) > 4:

@@ -57,7 +57,7 @@ def postgresql() -> Iterator[str]:
 
 @contextmanager
 def running_postgresql() -> Iterator[PostgreSQL]:
-    """A server that can be killed and started again."""
+    """Yield a PostgreSQL server that can be killed and started again."""
     team = script()
     if team.postgresql() is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")

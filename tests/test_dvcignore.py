@@ -1,4 +1,4 @@
-"""DVC does not take for data what programs write beside files that they open."""
+"""Tests that DVC ignores side files which programs write beside data."""
 
 from __future__ import annotations
 

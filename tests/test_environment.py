@@ -1,4 +1,4 @@
-"""Variables of another GDAL or PROJ, options of GDAL and numbers of threads in the environment."""
+"""Tests of environment variables of GDAL, PROJ and thread numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ VALUES = np.random.default_rng(0).integers(30, 220, (3, 40, 50)).astype(np.uint8
 
 @pytest.fixture(scope="module")
 def other_installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of an older PROJ, without EPSG codes that talud uses, and an empty folder as GDAL's."""
+    """Return a folder with data of an older PROJ and an empty GDAL folder.
+
+    The EPSG codes that talud uses are missing from the data.
+    """
     folder = tmp_path_factory.mktemp("usr_share_proj")
     with closing(sqlite3.connect(folder / "proj.db")) as database:
         database.execute("CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT)")

@@ -1,4 +1,7 @@
-"""A source is known again by its content: every part counts, and what a GIS writes beside it does not."""
+"""Tests of the fingerprint of a source.
+
+Every part of the source counts, and files that a GIS writes beside it do not.
+"""
 
 from __future__ import annotations
 

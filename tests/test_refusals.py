@@ -1,4 +1,4 @@
-"""Answers of tracking servers and of proxies before them: who refused, and what to do."""
+"""Tests of the explanations of errors of tracking servers and proxies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOGIN = "refuses the login; set MLFLOW_TRACKING_USERNAME"
 
 
 class Answering(BaseHTTPRequestHandler):
-    """A server that gives every request the same answer, and no tunnel to anywhere."""
+    """A server that gives the same answer to all requests and tunnels."""
 
     status, body = 200, b""
 

@@ -1,4 +1,4 @@
-"""Numbers, sizes and durations as people read them."""
+"""Tests of numbers, sizes and durations in words."""
 
 from __future__ import annotations
 

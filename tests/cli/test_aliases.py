@@ -1,4 +1,7 @@
-"""Aliases whose version was deleted through MLflow: what works without it, and the command that repairs it."""
+"""Tests of aliases whose version was deleted through MLflow.
+
+They cover what works without the version, and the command that repairs the alias.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with two registered versions, the champion of which was deleted."""
+    """Return a project with two versions, the champion of which was deleted."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     found = write_params(tmp_path / "3band")
     write_area(found, "basin", np.indices((128, 128))[0] % 10 == 0)
@@ -43,7 +46,10 @@ def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line; gives exit code, stdout and stderr."""
+    """Return a function that runs the command line.
+
+    It returns exit code, stdout and stderr.
+    """
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""Arguments: an empty one is wrong usage, whichever command is given it."""
+"""Tests of empty arguments, which are usage errors of every command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Consoles whose encoding is not UTF-8: everything is printed, with `?` for what they lack."""
+"""Tests of consoles whose encoding is not UTF-8.
+
+Everything is printed, with `?` for characters that they lack.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Hostile output paths and environments: a correct result and untouched inputs, or one line of error.
+"""Fuzz tests of output paths and environments.
+
+The result is correct and inputs are unchanged, or there is one line of error.
 
 Cases are named as in `test_fuzz`: `pytest tests/cli/test_fuzz_outputs.py -k "output-predict-a-symlink"` runs one.
 """
@@ -90,7 +92,10 @@ def a_pipe(folder: Path) -> str:
 
 
 def own_product(name: str) -> Prepare:
-    """Return a function that makes a folder in which a file of the user has the name of a product."""
+    """Return a function that makes a folder with a user's file.
+
+    The file has the name of a product.
+    """
 
     def prepare(folder: Path) -> str:
         (folder / "basin").mkdir()
@@ -180,7 +185,7 @@ OUTPUTS = list(outputs())
 
 
 def inputs(folder: Path, tiny_model: Path) -> None:
-    """Write a model and a raster that fits it, with a hole."""
+    """Write a model and a matching raster with a hole."""
     shutil.copyfile(tiny_model, folder / "model.onnx")
     values = noise(20, 28)
     values[:, 3:9, 3:9] = np.nan
@@ -219,7 +224,7 @@ def test_hostile_output_gives_the_right_result_or_one_line(
 
 
 def check_result(command: str, folder: Path, out: Path) -> None:
-    """Assert that the files of a command are there, and right."""
+    """Assert that the files of a command exist and are correct."""
     if command == "stack":
         with rasterio.open(folder / "raster.tif") as raster, rasterio.open(out) as made:
             assert np.array_equal(made.read(), raster.read(), equal_nan=True)

@@ -1,4 +1,6 @@
-"""Hostile inventories and masks given to `talud stack`: a mask that is right pixel by pixel, or one line of error.
+"""Fuzz tests of inventories and masks given to `talud stack`.
+
+Every pixel of the mask is correct, or there is one line of error.
 
 Cases are named and seeded as in `test_fuzz`: `pytest tests/cli/test_fuzz_sources.py -k "vector-kml-hole"` runs one.
 """
@@ -48,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Vector:
-    """An inventory: what is drawn and how it is written, or a file that somebody spoilt."""
+    """An inventory: geometries and their format, or a damaged file."""
 
     name: str
     ends: Ends
@@ -57,7 +59,10 @@ class Vector:
 
 
 def vectors() -> Iterator[Vector]:
-    """Every drawing in one format at least, every format with several drawings, and what is wrong or damaged."""
+    """Yield inventories of all drawings and formats, and wrong or damaged ones.
+
+    Every drawing is in one format at least, and every format holds several drawings.
+    """
     drawn, writers = list(hostile_vectors.DRAWN), list(hostile_vectors.WRITERS)
     for index, (writer, write) in enumerate(hostile_vectors.WRITERS.items()):
         for step in range(5 * TIMES):
@@ -87,7 +92,7 @@ VECTORS = list(vectors())
 
 
 def inventory_project(root: Path) -> Path:
-    """Make a project with one training area, and return the area's folder."""
+    """Create a project with one training area, and return the area's folder."""
     folder = root / "data/here"
     side = hostile_vectors.SIDE_PIXELS
     image = np.random.default_rng(0).integers(30, 220, (3, side, side)).astype(np.uint8)
@@ -134,7 +139,7 @@ def test_edits_that_are_pending_in_an_open_geopackage_are_in_the_mask(worker: Wo
 
 @dataclass(frozen=True)
 class Masks:
-    """Patches whose masks are all written in one way."""
+    """Patches whose masks are all written in the same way."""
 
     name: str
     ends: Ends

@@ -106,7 +106,10 @@ sys.stdin.read()
 
 @contextmanager
 def open_elsewhere(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another program that has deleted the first feature in write-ahead mode, as QGIS does, and stays connected."""
+    """Start another program that keeps a GeoPackage open.
+
+    It has deleted the first feature in write-ahead mode, as QGIS does, and stays connected.
+    """
     command = [sys.executable, "-c", EDITOR, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as editor:
         assert editor.stdout is not None
@@ -117,7 +120,10 @@ def open_elsewhere(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def whole(path: Path) -> int:
-    """The number of features of a GeoPackage, by SQLite alone, that nothing lies beside."""
+    """Return the number of features of a GeoPackage by SQLite alone.
+
+    Assert that there are no files beside it.
+    """
     beside = [other.name for other in path.parent.iterdir() if other.name.startswith(f"{path.name}-")]
     assert beside == []
     with closing(sqlite3.connect(path)) as connection:

@@ -1,4 +1,4 @@
-"""Files and folders whose names hold characters that libraries read as more than a name."""
+"""Tests of paths with characters that have a special meaning to libraries."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ CLOUD = shapely.box(LEFT + 50, TOP - 200, LEFT + 150, TOP - 50)
 
 @pytest.fixture
 def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line; gives exit code, stdout and stderr."""
+    """Return a function that runs the command line.
+
+    It returns exit code, stdout and stderr.
+    """
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])

@@ -1,4 +1,4 @@
-"""No command writes over what it reads, or over a file of the user's own, whatever --out is called."""
+"""Tests that no command overwrites its inputs or a user's own files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line; gives exit code, stdout and stderr."""
+    """Return a function that runs the command line.
+
+    It returns exit code, stdout and stderr.
+    """
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
@@ -38,7 +41,9 @@ def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.fixture
 def here(tmp_path: Path, tiny_model: Path) -> Path:
-    """The working folder: a model, an image with a world file and a mosaic of it, clouds, a stack, and files of others.
+    """Return a working folder with inputs of commands and files of others.
+
+    It holds a model, an image with a world file and a mosaic of it, clouds and a stack.
 
     Symbolic and hard links lead to model and image, and a folder is called like a file.
     """

@@ -1,4 +1,4 @@
-"""A project that was copied to another place: its store is led there by `talud models relocate`."""
+"""Tests of `talud models relocate` on copied projects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bands are found by what files say of them; positions count only where nothing contradicts them."""
+"""Tests of band numbers found by descriptions or by position."""
 
 from __future__ import annotations
 

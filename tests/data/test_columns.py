@@ -1,4 +1,7 @@
-"""Corrections with any columns: the values survive in every format, under a name that the format can hold."""
+"""Tests of the columns of corrected inventories.
+
+The values survive in every format, under a name that the format can store.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def write(path: Path, geometries: list[shapely.Polygon], **columns: Any) -> Path
 
 
 def geojson(path: Path, **columns: list[Any]) -> Path:
-    """A GeoJSON of the squares with exactly these attributes, whatever their names and values."""
+    """Write a GeoJSON of the squares with the given attributes."""
     features = [
         {
             "type": "Feature",
@@ -83,7 +86,7 @@ ODD: dict[str, dict[str, list[Any]]] = {
 
 
 def values(frame: geopandas.GeoDataFrame) -> list[tuple[str, ...]]:
-    """Columns as texts, for formats keep one number in several ways."""
+    """Return columns as texts, since formats store one number in several ways."""
 
     def text(value: Any) -> str:
         missing = value is None or value != value

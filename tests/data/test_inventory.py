@@ -120,7 +120,7 @@ def test_a_shapefile_without_prj_is_a_source_error(tmp_path: Path) -> None:
 
 
 def burnt(folder: Path, name: str) -> int:
-    """How many pixels of GRID GDAL's own tool burns of a GeoPackage."""
+    """Count the pixels of GRID that GDAL's own tool burns of a GeoPackage."""
     left, bottom, right, top = GRID.bounds
     out = folder / "burnt.tif"
     extent = ["-te", *map(str, (left, bottom, right, top)), "-tr", "10", "10"]

@@ -1,4 +1,4 @@
-"""Grids and extents of areas: pixels of the source, and no pixel in two areas."""
+"""Tests of the grids and extents of areas, and of their overlap."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TERRAIN = {"terrain": ["elevation", "slope"]}
 
 
 def terrain(path: Path, shape: tuple[int, int] = (40, 60), corner: tuple[float, float] = CORNER, **more: Any) -> Path:
-    """An elevation model of 10 m whose heights are random numbers."""
+    """Write an elevation model with 10 m pixels and random heights."""
     heights = np.random.default_rng(4).uniform(900, 1500, shape).astype(np.float32)
     return write_raster(path, heights, 10, corner, **more)
 
@@ -40,7 +40,10 @@ def bands(path: Path) -> dict[str, np.ndarray]:
 
 
 def halves(root: Path, west: list[float] | None, east: list[float] | None, **changes: Any) -> Project:
-    """A project of two areas, a training and a transfer area, over one elevation model of 60 × 40 pixels."""
+    """Create a project with a training and a transfer area.
+
+    They share one elevation model of 60 × 40 pixels.
+    """
     folder = root / "data"
     folder.mkdir(exist_ok=True)
     if not (folder / "dtm.tif").exists():

@@ -1,4 +1,7 @@
-"""Masks in all the ways in which tools save them: what a viewer shows as white, or as the one colour, is landslide."""
+"""Tests of masks in all the ways in which tools save them.
+
+Landslides are shown in white, or in the only colour.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Polygons and masks in the wrong place: refused or warned of, with how far away they lie and the likely reason."""
+"""Tests of polygons and masks in the wrong location.
+
+They are refused or warned of, with the distance and the likely reason.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,10 @@ Fill = Callable[[Path], object]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The sources of an area in a project, in which the command line works."""
+    """Return the folder of an area's sources in a project.
+
+    The command line works in the project.
+    """
     write_raster(tmp_path / "data/optical.tif", np.random.default_rng(0).integers(9, 220, (3, SIDE, SIDE), np.uint8))
     write(tmp_path / "data/inventory.gpkg", SQUARE)
     write_project(tmp_path, {"here": AREA})
@@ -40,7 +46,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line; gives exit code, stdout and stderr."""
+    """Return a function that runs the command line.
+
+    It returns exit code, stdout and stderr.
+    """
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
@@ -53,14 +62,17 @@ def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 def write(path: Path, *geometries: shapely.Geometry, crs: str | None = UTM, to: str | None = None) -> Path:
-    """A vector file; with `to`, brought to another CRS."""
+    """Write a vector file; with `to`, transformed to another CRS."""
     frame = geopandas.GeoDataFrame(geometry=list(geometries), crs=crs)
     (frame.to_crs(to) if to else frame).to_file(path, engine="pyogrio")
     return path
 
 
 def geojson(path: Path, *geometries: shapely.Geometry, crs: str | None = None) -> None:
-    """A GeoJSON with coordinates as they are, and a `crs` member only where one is given."""
+    """Write a GeoJSON with unchanged coordinates.
+
+    It has a `crs` member only where `crs` is given.
+    """
     features = [{"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(g)} for g in geometries]
     content: dict[str, object] = {"type": "FeatureCollection", "features": features}
     if crs:
@@ -81,7 +93,7 @@ def degrees(geometry: shapely.Geometry) -> shapely.Geometry:
 
 
 def instead(name: str, fill: Fill) -> Fill:
-    """Put another inventory in the place of the one in GeoPackage."""
+    """Return a function that replaces the GeoPackage by another inventory."""
 
     def put(folder: Path) -> None:
         (folder / "inventory.gpkg").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Stacks that no longer match params.yaml: every command that reads one says so."""
+"""Tests of stacks that no longer match params.yaml."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AREA: dict[str, object] = {"role": "training", "folder": "data/here"}
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project whose one area has its stack."""
+    """Return a project with one area that has its stack."""
     folder = tmp_path / "project/data/here"
     write_raster(folder / "optical.tif", np.random.default_rng(0).integers(30, 220, (3, SIDE, SIDE)).astype(np.uint8))
     square = shapely.box(LEFT + 200, TOP - 300, LEFT + 300, TOP - 200)

@@ -1,4 +1,4 @@
-"""Doubtful sources are named in one warning each, and sound ones in none."""
+"""Tests of the warnings about suspicious sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RANDOM = np.random.default_rng(6)
 
 
 def said(files: Mapping[str, Path], bands: int = 1, **area: object) -> list[str]:
-    """The warnings about sources."""
+    """Return the warnings about sources."""
     numbers = Taken.of({f"b{number}": number for number in range(1, bands + 1)}, "as given")
     taken = {source: numbers for source in files if source != "dtm"}
     described = Area.given(role="transfer", folder=".", **area)

@@ -99,7 +99,7 @@ def test_alpha_is_validity_and_no_band(tmp_path: Path) -> None:
 
 
 def with_alpha(path: Path, colours: np.ndarray, alpha: np.ndarray, **changes: object) -> Path:
-    """A file whose last band is alpha by its colour interpretation."""
+    """Write a file whose last band is alpha by its colour interpretation."""
     values = np.concatenate([colours, alpha[np.newaxis].astype(colours.dtype)])
     write_raster(path, values, **changes)
     with rasterio.open(path, "r+") as dataset:

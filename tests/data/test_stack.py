@@ -538,7 +538,7 @@ SCALING = ("--optical-scale", "0.0001", "--optical-offset", "-0.1")
 
 
 def write_model(path: Path, like: Path, unit: str) -> Path:
-    """The tiny model as one that learned from another unit."""
+    """Write the tiny model with another unit in its contract."""
     model = onnx.load(like)
     entry = next(prop for prop in model.metadata_props if prop.key == METADATA_KEY)
     entry.value = entry.value.replace('"unit":"DN"', f'"unit":"{unit}"')

@@ -1,4 +1,7 @@
-"""Inventories, boundaries and clouds in the formats that people have: the same mask, or one line that says why not."""
+"""Tests of common vector formats for inventories, boundaries and clouds.
+
+All give the same mask, or one line of error.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ Write = Callable[[Path], object]
 
 @pytest.fixture
 def talud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in a project of one area that has an image; gives exit code, stdout and stderr."""
+    """Return a function that runs the command line in a project.
+
+    The project has one area with an image. The function returns exit code, stdout and stderr.
+    """
     write_raster(tmp_path / "data/optical.tif", np.random.default_rng(0).integers(9, 220, (3, SIDE, SIDE), np.uint8))
     write_project(tmp_path, {"here": {"role": "training", "folder": "data"}})
     monkeypatch.chdir(tmp_path)
@@ -55,7 +61,7 @@ def vector(path: Path, **options: object) -> Path:
 
 
 def zipped(path: Path, *names: str, folder: str = "", write: Write = vector) -> None:
-    """An archive of Shapefiles, or of other files, of these names."""
+    """Write an archive of Shapefiles, or of other files, with these names."""
     scratch = path.parent.parent / "scratch"
     scratch.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
@@ -72,7 +78,10 @@ def in_capitals(path: Path) -> None:
 
 
 def google_earth(path: Path) -> None:
-    """A KML as Google Earth saves it: folders, one of points and one empty, and coordinates with a height."""
+    """Write a KML in the layout of Google Earth.
+
+    It has folders, one of points and one empty, and coordinates with a height.
+    """
     placemark = "<Placemark><name>{}</name><{}>{}</{}></Placemark>"
     polygons = ""
     for number, square in enumerate(geopandas.GeoSeries(SQUARES, crs=UTM).to_crs(4326)):
@@ -124,7 +133,7 @@ def test_polygons_of_each_format_give_the_same_pixels(talud: Run, tmp_path: Path
 
 
 def stacked(talud: Run, root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of the area's stack and mask."""
+    """Return the pixels of the area's stack and mask."""
     code, _, err = talud("stack", "here")
     assert (code, err) == (0, "")
     with rasterio.open(root / "stacks/here.tif") as stack, rasterio.open(root / "stacks/here.mask.tif") as mask:

@@ -1,4 +1,4 @@
-"""Models that learned nothing: what says so, and what keeps them from becoming the champion."""
+"""Tests of models that are no better than a constant map."""
 
 from __future__ import annotations
 

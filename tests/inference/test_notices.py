@@ -1,4 +1,4 @@
-"""What a map says of itself where it is not to be trusted at once: in print, on its page, in its record."""
+"""Tests of the notices of a map in print, on its page and in its record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ Map = Callable[..., tuple[str, str, dict[str, object]]]
 def mapped(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Map:
-    """Maps a raster by a model with another contract; gives what was printed, the page, and the record."""
+    """Return a function that maps a raster by a model with another contract.
+
+    It returns the printed text, the page and the record.
+    """
     monkeypatch.chdir(tmp_path)
     stack = write_stack(tmp_path / "the valley.tif", noise(60, 70))
 

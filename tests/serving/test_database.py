@@ -1,4 +1,7 @@
-"""The layout of the service's database: databases of earlier releases, of newer ones, and of several processes."""
+"""Tests of the layout of the service's database.
+
+They cover databases of earlier and newer releases, and those of several processes.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ DRAWN = "6f9b0a52-8d1c-4b7e-9a51-0c2f4f6a7d10"
 
 
 def make_earlier_database(url: str) -> None:
-    """Write a database as the release before migrations left it, with keys, jobs and reviews."""
+    """Create a database with keys, jobs and reviews as before migrations."""
     engine = create_engine(url)
     script = (RECORDED / f"before_migrations_{engine.dialect.name}.sql").read_text()
     if engine.dialect.name == "sqlite":
@@ -46,7 +49,7 @@ def make_earlier_database(url: str) -> None:
 
 @contextmanager
 def changing(url: str) -> Iterator[Connection]:
-    """A connection to a database, by which nothing is migrated."""
+    """Yield a connection to a database without migrating it."""
     engine = create_engine(url)
     with engine.begin() as connection:
         yield connection
@@ -55,7 +58,7 @@ def changing(url: str) -> Iterator[Connection]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database."""
+    """Yield the URL of an empty database."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/service.db"
     else:

@@ -1,4 +1,7 @@
-"""Requests whose end is ambiguous, over a raw socket: a second request hidden in one must not be answered."""
+"""Tests of requests with an ambiguous end, over a raw socket.
+
+A second request hidden in one must not be answered.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ def service(service_project: Path) -> Iterator[Serving]:
 
 
 def answers(service: Serving, *headers: str, body: str, method: str = "POST", version: str = "1.1") -> list[int]:
-    """Send a request and return the statuses of all answers until the service closes the connection."""
+    """Send a request and return the statuses of all answers.
+
+    Read until the service closes the connection.
+    """
     address = service.http.base_url
     lines = [f"{method} /session HTTP/{version}", f"Host: localhost:{address.port}", *headers]
     received = b""

@@ -1,4 +1,4 @@
-"""A service whose disk fills while a map is made."""
+"""Tests of a service whose disk fills during a map."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(path: Path) -> None:
-    """Take all the room that is left on a disk."""
+    """Fill the remaining space of a disk."""
     with path.open("ab", buffering=0) as file:
         try:
             while file.write(bytes(4096)):

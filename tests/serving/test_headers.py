@@ -1,4 +1,4 @@
-"""Clients that send the headers of a request slowly, or not to their end."""
+"""Tests of clients that send headers slowly or incompletely."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def answering(scope, receive, send) -> None:
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of a real server with a short limit."""
+    """Yield the port of a real server with a short limit."""
     monkeypatch.setattr(headers, "HEADERS_SECONDS", 0.5)
     port = free_port()
     config = uvicorn.Config(answering, port=port, http=PunctualProtocol, lifespan="off", log_level="critical")
@@ -41,7 +41,10 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 def seconds_until_closed(client: socket.socket, drip: bytes) -> float:
-    """How long a connection is left open on which a header comes byte by byte."""
+    """Return the seconds until the server closes a connection.
+
+    Headers are sent byte by byte meanwhile.
+    """
     began = time.monotonic()
     client.settimeout(0.1)
     while time.monotonic() - began < 10:

@@ -1,4 +1,4 @@
-"""Registered models whose files somebody has put in the place of good ones."""
+"""Tests of registered models whose files were replaced by hostile ones."""
 
 from __future__ import annotations
 

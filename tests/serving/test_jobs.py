@@ -190,7 +190,7 @@ with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
 
 @pytest.fixture
 def dripping_host() -> Iterator[str]:
-    """The place of a host that sends four bytes a second."""
+    """Yield the address of a host that sends four bytes a second."""
     command = [sys.executable, "-c", DRIPPING]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -256,7 +256,7 @@ FORBIDDEN = [
 
 @pytest.fixture(scope="module")
 def selective(service_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """A service that takes rasters from one host and one bucket."""
+    """Yield a service that takes rasters from one host and one bucket."""
     root = tmp_path_factory.mktemp("selective")
     allowed = json.dumps(["data.example.org", "s3://allowed"])
     with serving(service_project, {"results": str(root), "allowed": allowed}) as running:

@@ -1,4 +1,4 @@
-"""What an operator reads in the log of the service."""
+"""Tests of the service's log."""
 
 from __future__ import annotations
 

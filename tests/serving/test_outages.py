@@ -1,4 +1,7 @@
-"""A database that is locked, away or restarted: no job fails of it, and no file is removed."""
+"""Tests of a database that is locked, unavailable or restarted.
+
+No job fails because of it, and no file is removed.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ OPERATIONAL = OperationalError("UPDATE jobs", {}, sqlite3.OperationalError("data
 
 @contextmanager
 def locked(database: Path) -> Iterator[None]:
-    """Hold the write lock of a SQLite database, as a backup or a careless administrator does."""
+    """Hold the write lock of a SQLite database, as a backup does."""
     connection = sqlite3.connect(database, isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
     try:
@@ -43,21 +46,21 @@ def locked(database: Path) -> Iterator[None]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The digests of a map's files but the timings, by name."""
+    """Return the checksums of a map's files by name, without the timings."""
     files = [path for path in folder.iterdir() if path.name != "timings.json"]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(service_project: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The digests of the map of large.tif, made without a service."""
+    """Return the checksums of the map of large.tif made without a service."""
     out = tmp_path_factory.mktemp("undisturbed") / "map"
     predict(Model.load(tiny_model, Origin("landslide-unet-3band", "1")), service_project / "stacks/large.tif", out)
     return digests(out)
 
 
 def is_refused_with_503(service: Serving) -> bool:
-    """Whether requests that write are answered with 503 and a time to try again."""
+    """Check that write requests are answered with 503 and a retry time."""
     answer = service.http.post(EXECUTION, json=ASK, headers={"Prefer": "respond-async"})
     assert answer.status_code in (201, 503), answer.text
     if answer.status_code == 503:
@@ -68,7 +71,7 @@ def is_refused_with_503(service: Serving) -> bool:
 
 
 def begun(service: Serving) -> str:
-    """The id of a job of which a tile is finished."""
+    """Return the id of a job with a finished tile."""
     job = service.ask("large.tif", model="landslide-unet-3band/1")
     wait_for(lambda: service.job(job)["progress"] > 0, "no tile is finished")
     return job
@@ -139,7 +142,7 @@ def test_restarted_postgresql_fails_no_job(service_project: Path, tmp_path: Path
 
 
 def asked(service: Serving) -> str | None:
-    """The id of a new job, once the database takes it."""
+    """Return the id of a new job, or None while the database refuses it."""
     answer = service.http.post(EXECUTION, json=ASK, headers={"Prefer": "respond-async"})
     return answer.json()["jobID"] if answer.status_code == 201 else None
 
@@ -170,7 +173,7 @@ def test_outages_are_told_from_refused_values(error: SQLAlchemyError, is_outage:
 
 
 def failing(times: int, calls: list[int]) -> Callable[[], str]:
-    """A call that fails so many times for an outage."""
+    """Return a call that fails a number of times with an outage."""
 
     def call() -> str:
         calls.append(1)

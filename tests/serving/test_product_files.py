@@ -1,4 +1,4 @@
-"""The files of a map in a real browser, as the service sends them."""
+"""Tests of a map's files from the service in a real browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def service(service_project: Path) -> Iterator[Serving]:
 
 @pytest.fixture(scope="module")
 def files(service: Serving) -> dict[str, str]:
-    """The address of each output of a map of a raster with a hostile name."""
+    """Return the address of each output of a map.
+
+    The raster has a hostile name.
+    """
     job = service.ask(HOSTILE)
     assert service.ended(job)["status"] == "successful"
     return {name: each["href"] for name, each in service.http.get(f"/jobs/{job}/results").json().items()}

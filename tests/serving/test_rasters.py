@@ -295,7 +295,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(agency: SimpleNamespace) -> No
 
 @pytest.fixture
 def quotas(tmp_path: Path) -> Iterator[SimpleNamespace]:
-    """A service in which the uploads of a key may take 300 kB, with the headers of keys."""
+    """Yield a service with a quota of 300 kB per key, and headers of keys."""
     settings = settings_of(tmp_path, upload_bytes=2_000_000, upload_bytes_per_key=300_000)
     with serving(settings) as (client, service):
         scopes = {"ana": "run", "luz": "run", "chief": "admin"}

@@ -418,7 +418,7 @@ def test_a_note_that_cannot_be_posted_is_in_the_log_alone(
 
 
 class Slow(socketserver.ThreadingTCPServer):
-    """A server of this machine that takes any connection, and sends a text byte by byte, four a second."""
+    """A local server that sends a text at four bytes a second."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -455,7 +455,10 @@ PHASES = {
 
 @contextmanager
 def slow(phase: str) -> Iterator[str]:
-    """The place of a host that is quick until a phase of its answer, and then sends four bytes a second."""
+    """Yield the address of a host that becomes slow in a phase of its answer.
+
+    It then sends four bytes a second.
+    """
     with Slow(b"") as server:
         quick = PHASES[phase]
 
@@ -480,7 +483,7 @@ def slow(phase: str) -> Iterator[str]:
 
 
 class Unwanted(Exception):  # noqa: N818 - no error
-    """Nobody wants a raster any more."""
+    """An exception that cancels a download."""
 
 
 @pytest.mark.parametrize(("scheme", "phase"), [*(("http", phase) for phase in PHASES), ("https", "silent")])

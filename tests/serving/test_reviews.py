@@ -502,7 +502,10 @@ def test_job_dismissed_at_once_with_its_review_keeps_nothing(store: VerdictStore
 
 @pytest.fixture
 def keyed(review: SimpleNamespace) -> Iterator[SimpleNamespace]:
-    """The agency, with the headers of two reviewers' keys, of an administrator's and of a visitor's."""
+    """Yield the agency with the headers of several keys.
+
+    They belong to two reviewers, an administrator and a visitor.
+    """
     store = review.service.keys
     scopes = {"ana": "run", "luz": "run", "chief": "admin", "visitor": "read"}
     headers = {name: {"X-API-Key": store.add(name, scope)} for name, scope in scopes.items()}

@@ -313,7 +313,10 @@ def test_who_tries_many_keys_waits_and_others_do_not(client: TestClient) -> None
 
 @contextmanager
 def reached_from(address: str, tmp_path: Path, workers: str, **others: object) -> Iterator[TestClient]:
-    """A service with keys and the proxy 10.0.0.5, as a client of that address reaches it."""
+    """Yield a client with a given address, connected to a service.
+
+    The service has keys and the proxy 10.0.0.5.
+    """
     settings = Settings(data=tmp_path, results=tmp_path / address, workers=workers, **others)
     app = with_routes(create_app(settings))
     with TestClient(app, base_url="http://inner:8080", client=(address, 5000)) as client:

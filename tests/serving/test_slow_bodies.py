@@ -1,4 +1,4 @@
-"""Clients that send the body of a request slowly, or never to its end."""
+"""Tests of clients that send bodies slowly or incompletely."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def port(uploads: Path) -> Iterator[int]:
-    """The port of a real service that wants at least 300 bytes in each second that it waits."""
+    """Yield the port of a real service with a minimum speed of bodies.
+
+    It expects at least 300 bytes in each second of waiting.
+    """
     port = free_port()
     app = create_app(settings_of(uploads.parent.parent), open_to_all=True)
     server = uvicorn.Server(uvicorn.Config(app, port=port, http=PunctualProtocol, log_level="critical"))
@@ -42,7 +45,10 @@ def port(uploads: Path) -> Iterator[int]:
 
 
 def answer(port: int, head: str, parts: Iterator[bytes], pause: float) -> tuple[bytes, float]:
-    """Send a body part by part; return what is answered until the connection is closed, and after how long."""
+    """Send a body part by part; return the answer and the seconds it took.
+
+    The answer ends when the connection is closed.
+    """
     began, received = time.monotonic(), b""
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(f"{head}\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
