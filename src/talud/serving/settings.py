@@ -154,10 +154,10 @@ class Settings(BaseSettings):
         return settings
 
     def _check_folders(self) -> None:
-        """Check that the folders of rasters and results exist and are separate.
+        """Check that the folder of rasters exists, and that of results is separate.
 
         Raises:
-            ParamsError: one is missing, or they overlap.
+            ParamsError: the folder of rasters is missing, or the folders overlap.
         """
         if not self.data.is_dir():
             raise ParamsError(f"{self.data}: no such folder; {PREFIX}DATA names the folder of the rasters")
