@@ -85,5 +85,5 @@ def _check_own(stack: Path) -> None:
         own = has_record(stack.parent)
     if not own:
         raise OutputError(
-            f"{stack}: is no stack that talud map made, and would be replaced; name another --out, or move it away"
+            f"{stack}: was not made by talud map, and would be replaced; name another --out, or move it away"
         )

@@ -45,7 +45,7 @@ def fingerprint(source: str | Path) -> str:
             pass
     lines = list(_lines(source, path))
     if not lines:
-        raise SourceError(f"{source}: holds no file of which a checksum could be taken; name the source itself")
+        raise SourceError(f"{source}: contains no file to compute a checksum of; name the source itself")
     if len(lines) == 1 and path == Path(source):
         return lines[0].rsplit(" ", 1)[-1]
     return hashlib.md5("".join(f"{line}\n" for line in lines).encode(), usedforsecurity=False).hexdigest()

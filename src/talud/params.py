@@ -576,7 +576,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _no_text(value: object) -> str:
     """Return the message for a value that YAML does not read as text."""
     if value is None:
-        return "expected a text, but nothing stands there; put null and ~ in quotes where they are names"
+        return "expected a text, but the value is empty; put null and ~ in quotes where they are names"
     if isinstance(value, bool):
         return "expected a text; YAML reads yes, no, on, off, true and false as something else: put it in quotes"
     return f"expected a text, but it is {str(value)[:60]!r} to YAML; put it in quotes"

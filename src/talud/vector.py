@@ -86,4 +86,4 @@ def _within_archive(path: Path) -> str | None:
     if found:
         raise SourceError(f"{path}: holds {len(found)} vector files ({', '.join(found)}); keep one in it")
     held = ", ".join(names[:5]) or "nothing"
-    raise SourceError(f"{path}: holds no vector file, but {held}; what is read is {SUPPORTED}")
+    raise SourceError(f"{path}: holds no vector file, but {held}; supported formats are {SUPPORTED}")

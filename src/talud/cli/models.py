@@ -200,7 +200,7 @@ def relocate(
 
     found = registry.relocate(Project.find().root, write=yes)
     if not found.rows:
-        print(f"nothing to relocate: the store leads to {found.new} already")
+        print(f"nothing to relocate: the store already points to {found.new}")
         return
     print(f"from {found.old} to {found.new}")
     for place, count in found.rows.items():

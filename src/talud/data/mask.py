@@ -54,7 +54,7 @@ def check_known(known: KnownPixels, what: str, role: str) -> None:
     """
     if not known.background and known.landslide:
         said = (
-            f"{what}: no pixel is known to be background, so that every false alarm would go unnoticed; 0 must not be "
+            f"{what}: no pixel is known to be background, so false alarms would go unnoticed; 0 must not be "
             "the masks' nodata value (gdal_edit.py -unsetnodata removes it), nor a boundary follow the landslides"
         )
         if role != "transfer":
@@ -62,7 +62,7 @@ def check_known(known: KnownPixels, what: str, role: str) -> None:
         warnings.warn(said, TaludWarning, stacklevel=2)
     elif not known.landslide and known.background:
         warnings.warn(
-            f"{what}: no pixel is known to be landslide, so that scores there show false alarms alone",
+            f"{what}: no pixel is known to be landslide, so scores there show only false alarms",
             TaludWarning,
             stacklevel=2,
         )

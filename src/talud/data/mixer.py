@@ -225,4 +225,4 @@ def _check_place(recipe: Recipe, path: Path, shade: Polygons, grid: Grid) -> Non
     said = f"{path}: none of its {number} polygons lies in area '{recipe.name}'; {place.words}"
     if place.impossible:
         raise SourceError(said)
-    warnings.warn(f"{said}; so nothing is masked by it", TaludWarning, stacklevel=2)
+    warnings.warn(f"{said}; so it masks nothing", TaludWarning, stacklevel=2)

@@ -218,7 +218,7 @@ def _advice(found: str, expected: str) -> str:
             "since processing baseline 04.00 of January 2022, -0.1 for Sentinel-2 L2A, 0.0000275 and -0.2 for Landsat "
             "Collection 2; or write them into a copy of the file with gdal_edit.py -scale and -offset"
         )
-    return "bring the source to that unit (gdal_edit.py -scale, -offset or -units, where only the label lacks)"
+    return "bring the source to that unit (gdal_edit.py -scale, -offset or -units, if only the label is missing)"
 
 
 def _labels(recipe: Recipe, grid: Grid) -> Labels:
@@ -253,7 +253,7 @@ def _boundary(recipe: Recipe, grid: Grid) -> Polygons | None:
     boundary = Polygons.read(path, "boundary", grid.crs)
     _refuse_elsewhere(recipe, path, boundary, grid)
     if not len(boundary.geometries):
-        raise SourceError(f"{path}: holds no polygons, so that nothing of area '{recipe.name}' would be known")
+        raise SourceError(f"{path}: holds no polygons, so all of area '{recipe.name}' would be unknown")
     return boundary
 
 

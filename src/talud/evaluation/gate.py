@@ -208,7 +208,7 @@ def _skill(rule: str, lack: str, limits: Promotion) -> Check:
     if not lack:
         return Check(rule, True, None, None, "better than calling everything or nothing a landslide, or not known")
     if not limits.require_skill:
-        return Check(rule, True, None, None, f"{lack}; allowed, for promotion.require_skill is false in params.yaml")
+        return Check(rule, True, None, None, f"{lack}; allowed because promotion.require_skill is false in params.yaml")
     return Check(rule, False, None, None, f"{lack} (promotion.require_skill: false in params.yaml allows it)")
 
 

@@ -58,7 +58,7 @@ class Tally:
         """Explain which scores are undefined if the truth holds only one class."""
         counts = self.confusion
         if not counts.tp + counts.fn and counts.fp + counts.tn:
-            return "no mapped pixel is known to be landslide, so that scores there show false alarms alone"
+            return "no mapped pixel is known to be landslide, so scores there show only false alarms"
         if not counts.fp + counts.tn and counts.tp + counts.fn:
             return "no mapped pixel is known to be background, so that no false alarm is counted and precision is 1"
         return None

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 SILENT = "the server does not answer; what was trained is kept, so start again when it is back"
 _LOGIN = "the server refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to one that it knows"
-_FORBIDDEN = "the server does not let the user that MLFLOW_TRACKING_USERNAME names do this; ask whoever keeps it"
+_FORBIDDEN = "the server does not let the user that MLFLOW_TRACKING_USERNAME names do this; ask its administrator"
 _OF_MLFLOW = {"UNAUTHENTICATED": _LOGIN, "PERMISSION_DENIED": _FORBIDDEN}
 _IN_PLAIN_TEXT = {(401, "You are not authenticated"): _LOGIN, (403, "Permission denied"): _FORBIDDEN}
 _PROXY = "a proxy or gateway before the server"
@@ -49,7 +49,9 @@ def _not_connected(said: str) -> str:
         status = int(tunnel[1])
         return f"the proxy that HTTPS_PROXY names answers with status {_named(status)}; {_advice(status)}"
     if "ProxyError" in said:
-        return "the proxy that HTTP_PROXY or HTTPS_PROXY names does not answer; set it right, or NO_PROXY for this host"
+        return (
+            "the proxy that HTTP_PROXY or HTTPS_PROXY names does not answer; correct it, or set NO_PROXY for this host"
+        )
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return (
             "the server's certificate is not trusted here; name the file of your authority's certificates in "
@@ -69,7 +71,7 @@ def _advice(status: int) -> str:
         return "it does not reach the server; what was trained is kept, so start again when it is back"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return "wait a while; what was trained is kept, so start again then"
-    return "ask whoever keeps it for access, set NO_PROXY for this host, or correct MLFLOW_TRACKING_URI"
+    return "ask its administrator for access, set NO_PROXY for this host, or correct MLFLOW_TRACKING_URI"
 
 
 def _named(status: int) -> str:

@@ -263,7 +263,7 @@ def _check_in_place(root: Path, experiment: Experiment) -> None:
     if experiment.artifact_location.rstrip("/") != artifacts(root):
         raise RegistryError(
             f"{root / 'mlflow.db'} was made elsewhere and keeps its models in {experiment.artifact_location}; if the"
-            " project was copied or moved with mlartifacts, run talud models relocate, which makes the store lead here;"
+            " project was copied or moved with mlartifacts, run talud models relocate, which corrects its paths;"
             " to remove mlflow.db would lose all runs, versions and aliases, of which talud register brings back only"
             " the models in models/"
         )

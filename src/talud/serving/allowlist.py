@@ -33,7 +33,7 @@ def entry(text: str) -> str:
     if text.casefold().startswith(S3):
         return _bucket(text)
     if "://" in text or any(sign in text for sign in "/?#@*\\") or text != text.strip():
-        raise ValueError(f"{_quoted(text)} is no host; {_proposal(text)}")
+        raise ValueError(f"{_quoted(text)} is not a host; {_proposal(text)}")
     try:
         parsed = httpx.URL(f"https://{text}")
         host = host_of(parsed)
@@ -42,13 +42,13 @@ def entry(text: str) -> str:
     port = re.fullmatch(r".*?(?::(\d+))?", text, re.DOTALL)
     stated = int(port[1]) if port and port[1] and not text.endswith("]") else None
     if not host or text.endswith(":") or (stated is not None and not 0 < stated < 65536):
-        raise ValueError(f"{_quoted(text)} is no host, or has no port from 1 to 65535; {_EXPECTED}")
+        raise ValueError(f"{_quoted(text)} is not a host, or has no port from 1 to 65535; {_EXPECTED}")
     if is_address(host.strip("[]")):
         if stated is None and not is_public(host.strip("[]")):
             raise ValueError(f"{_quoted(text)} is an address of a network of your own; name its port too: {host}:8080")
     elif not _NAME.fullmatch(host):
         raise ValueError(
-            f"{_quoted(text)} is no name that leads to public addresses; {_EXPECTED}; name a host of your own network "
+            f"{_quoted(text)} is not a name of public addresses; {_EXPECTED}; name a host of your own network "
             'by address and port, such as "10.1.2.3:8080"'
         )
     return host if stated is None else f"{host}:{stated}"
@@ -107,7 +107,7 @@ def _bucket(text: str) -> str:
     if not (text.startswith(S3) and BUCKET.fullmatch(name)):
         first = name.split("/")[0].lower()
         instead = f'name the bucket alone: "{S3}{first}"' if BUCKET.fullmatch(first) else _EXPECTED
-        raise ValueError(f"{_quoted(text)} is no bucket of S3; {instead}")
+        raise ValueError(f"{_quoted(text)} is not a bucket of S3; {instead}")
     return text
 
 

@@ -43,7 +43,7 @@ class Attempts:
             if len(self._of) > REMEMBERED:
                 self._of.popitem(last=False)
         if count == ALLOWED:  # once: whoever tries goes on
-            log.warning("%s: %s wrong keys within %d s; it has to wait", network, count, WITHIN)
+            log.warning("%s: %s wrong keys within %d s; more are refused for a while", network, count, WITHIN)
         return 0 if count < ALLOWED else int(since + WITHIN - now) + 1
 
 

@@ -223,7 +223,7 @@ def _migrate(engine: Engine, place: str) -> None:
         if revision and revision not in {script.revision for script in scripts.walk_revisions()}:
             raise OutputError(
                 f"{place}: was made by a newer talud (layout {revision}, this one knows up to {head}); install that "
-                "one again, or restore the backup of before"
+                "one again, or restore an earlier backup"
             )
         connection.rollback()
         connection.exec_driver_sql(_LOCK.get(engine.dialect.name, "SELECT 1"))

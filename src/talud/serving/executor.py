@@ -192,8 +192,8 @@ class Executor:
             self._fail(job, self.settings.without_folders(str(error)))
         except Exception:
             self._go_on(job)
-            log.exception("failed for a fault of talud's", extra=of_job(job))
-            self._fail(job, "failed for a fault of talud's; the service's log tells which")
+            log.exception("failed because of a fault in talud", extra=of_job(job))
+            self._fail(job, "failed because of a fault in talud; see the service's log")
 
     def _fetch(self, job: Job) -> None:
         """Fetch a job's raster without occupying a worker."""
@@ -268,7 +268,7 @@ class Executor:
         except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
-            log.warning("its progress is not noted: %s", first_line(error), extra=of_job(job))
+            log.warning("its progress is not stored: %s", first_line(error), extra=of_job(job))
 
     def _tell(self, request: Request, event: str, job: Job) -> None:
         if event in request.subscribers:
@@ -278,7 +278,7 @@ class Executor:
         while not self._ending.is_set():
             try:
                 for job in keeping.clean(self.jobs, self.maps, self.settings):
-                    log.info("removed, for its age or for want of space", extra={"job": job})
+                    log.info("removed because of its age or to free space", extra={"job": job})
             except SQLAlchemyError as error:
                 log.warning("the clean-up failed: %s", first_line(error))
             except Exception:

@@ -100,8 +100,7 @@ def check_reference(url: str, settings: Settings) -> None:
         raise ForbiddenError(f"{without_secrets(url)}: no object of S3; expected s3://BUCKET/KEY")
     if f"{allowlist.S3}{bucket}" not in settings.allowed:
         raise ForbiddenError(
-            f"s3://{bucket}: not among the buckets that this service reads; whoever runs it can allow it "
-            f"({PREFIX}ALLOWED)"
+            f"s3://{bucket}: not among the buckets that this service reads; its operator can allow it ({PREFIX}ALLOWED)"
         )
 
 
@@ -111,16 +110,16 @@ def notify(url: str, document: Mapping[str, object], settings: Settings) -> None
     async def post() -> None:
         async with asyncio.timeout(NOTE_SECONDS), _answer("POST", allowed(url, settings), settings, document) as said:
             if not said.is_success:
-                _LOG.warning("%s answered %d to a note", said.request.headers["Host"], said.status_code)
+                _LOG.warning("%s answered %d to a callback", said.request.headers["Host"], said.status_code)
 
     try:
         asyncio.run(post())
     except TimeoutError:
-        _LOG.warning("a note was not delivered: no answer within %d s", NOTE_SECONDS)
+        _LOG.warning("a callback was not delivered: no answer within %d s", NOTE_SECONDS)
     except httpx.HTTPError as error:
-        _LOG.warning("a note was not delivered: %s", type(error).__name__)
+        _LOG.warning("a callback was not delivered: %s", type(error).__name__)
     except TaludError as error:
-        _LOG.warning("a note was not delivered: %s", error)
+        _LOG.warning("a callback was not delivered: %s", error)
 
 
 def allowed(url: str, settings: Settings) -> httpx.URL:
@@ -135,17 +134,16 @@ def allowed(url: str, settings: Settings) -> httpx.URL:
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ForbiddenError(f"{shown}: no address of the web; expected https://HOST/PATH") from error
+        raise ForbiddenError(f"{shown}: not a web address; expected https://HOST/PATH") from error
     if parsed.scheme not in allowlist.PORTS or not parsed.host:
-        raise ForbiddenError(f"{shown}: no address of the web; expected https://HOST/PATH")
+        raise ForbiddenError(f"{shown}: not a web address; expected https://HOST/PATH")
     if parsed.userinfo:
-        raise ForbiddenError(f"{parsed.host}: an address may hold no name and password")
+        raise ForbiddenError(f"{parsed.host}: an address must not contain a name or password")
     if not allowlist.permits(settings.allowed, parsed):
         standard = allowlist.port_of(parsed) == allowlist.PORTS[parsed.scheme]
         place = allowlist.host_of(parsed) + ("" if standard else f":{allowlist.port_of(parsed)}")
         raise ForbiddenError(
-            f"{place}: not among the places that this service fetches from; whoever runs it can allow it "
-            f"({PREFIX}ALLOWED)"
+            f"{place}: not among the places that this service fetches from; its operator can allow it ({PREFIX}ALLOWED)"
         )
     return parsed
 
@@ -185,7 +183,7 @@ class _Pace:
         """
         self.received = total
         if total > self.most:
-            raise SourceError(f"{self.name}: larger than {self.most:,} bytes, the most that is fetched")
+            raise SourceError(f"{self.name}: larger than {self.most:,} bytes, the limit for fetched rasters")
 
     def check(self) -> None:
         """Check that the raster arrives fast enough.
@@ -301,7 +299,7 @@ async def _download(url: httpx.URL, target: Path, settings: Settings, pace: _Pac
                         file.write(part)
                 return
         except httpx.InvalidURL as error:
-            raise SourceError(f"{name}: leads to no address") from error
+            raise SourceError(f"{name}: its host's name cannot be resolved") from error
         except httpx.HTTPError as error:
             raise SourceError(f"{name}: cannot be fetched: {type(error).__name__}") from error
     raise SourceError(f"{without_secrets(str(url))}: leads on and on; at most {HOPS} redirections are followed")
@@ -317,7 +315,7 @@ def _next(url: httpx.URL, location: str, settings: Settings) -> httpx.URL:
     try:
         return allowed(onward, settings)
     except ForbiddenError as error:
-        raise ForbiddenError(f"{without_secrets(str(url))}: leads to another place: {error}") from error
+        raise ForbiddenError(f"{without_secrets(str(url))}: redirects to another location: {error}") from error
 
 
 def _copy_object(url: str, target: Path, pace: _Pace, check: Callable[[], object]) -> None:

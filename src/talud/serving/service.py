@@ -134,7 +134,7 @@ def key_of(secret: str, request: Request, service: Service) -> Key | None:
     if found and found.expires and found.expired:
         raise Problem(
             401,
-            f"the key of {found.name} expired on {found.expires:%Y-%m-%d}; whoever runs the service makes another: "
+            f"the key of {found.name} expired on {found.expires:%Y-%m-%d}; the service's operator can make another: "
             "talud keys revoke, then talud keys add",
             headers={"WWW-Authenticate": "Bearer"},
         )

@@ -151,7 +151,7 @@ def _not_theirs(session: Session, job: str, polygon: str) -> Problem:
     reviewer = session.scalar(select(VerdictRow.reviewer).where(VerdictRow.job == job, VerdictRow.polygon == polygon))
     return Problem(
         403,
-        f"{reviewer or 'somebody else'} reviewed landslide {polygon} with another key; only that key, or one with the "
+        f"{reviewer or 'another person'} reviewed landslide {polygon} with another key; only that key, or one with the "
         "scope admin, changes it",
     )
 

@@ -103,7 +103,9 @@ def remove_upload(
     if not folder.is_dir():
         raise Problem(404, f"there is no upload {upload_id}")
     if service.uploads.owner(upload_id) != key.id and not key.allows("admin"):
-        raise Problem(403, f"the upload is not of the key of {key.name}; that takes the scope admin")
+        raise Problem(
+            403, f"the upload belongs to another key than that of {key.name}; removing it takes the scope admin"
+        )
     href = f"{places.UPLOADS}/{upload_id}"
     if any(job.request.raster == href for job in service.jobs.list(UNFINISHED, limit=10**6)):
         raise Problem(409, "a job that waits or runs maps this upload; dismiss it, or wait for it")
