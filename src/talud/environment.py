@@ -32,7 +32,7 @@ OPTIONS = re.compile(
     r"|VRT_(SHARED_SOURCE|VIRTUAL_OVERVIEWS)|TIFF_USE_OVR|USE_RRD|CENTER_LONG|CHECK_WITH_INVERT_PROJ"
     r"|(COMPRESS|INTERLEAVE|PHOTOMETRIC|PREDICTOR|ZLEVEL|BIGTIFF|SPARSE_OK|JPEG_QUALITY)_OVERVIEW"
 )
-# Network, memory, threads, reports, and how to build GDAL from source: what is read stays as it is.
+# Options for network, memory, threads, reports and building GDAL, which do not change the data read.
 KEPT_OPTIONS = re.compile(
     r"GDAL_(HTTP|CURL|PROXY)_.*|GDAL_(CACHEMAX|NUM_THREADS|SWATH_SIZE|INGESTED_BYTES_AT_OPEN|MAX_DATASET_POOL_SIZE)"
     r"|GDAL_(MAX_DATASET_POOL_RAM_USAGE|BAND_BLOCK_CACHE|FORCE_CACHING|DEFAULT_WMS_CACHE_PATH)"

@@ -20,9 +20,9 @@ from talud.vector import OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES
 
 _VECTORS = VECTOR_SUFFIXES | OTHER_VECTOR_SUFFIXES
 _STATISTICS = ".aux.xml"
-# What a GIS adds to a source that it shows: statistics, overviews, and marks of who has a folder open.
+# Files that a GIS adds to a source that it displays: statistics, overviews, and marks of who has a folder open.
 _ADDED_BY_GIS = (_STATISTICS, ".ovr", ".lock")
-# Of tags, those that a GIS adds likewise.
+# Tags that a GIS adds in the same way.
 _ADDED_TAGS = ("STATISTICS_", "LAYER_TYPE", "RepresentationType", "SourceBandIndex")
 
 

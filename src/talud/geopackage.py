@@ -20,8 +20,8 @@ from talud.errors import OutputError, SourceError
 PENDING = ("-wal", "-journal")  # of a database's name: what it consists of while edits are pending
 _MAGIC = b"SQLite format 3\0"
 _WAL = b"\2\2"  # bytes 18 and 19 of a database in write-ahead mode
-# Bytes of a database's header that change when a program opens it, and its content does not: the mode of writing, the
-# counter of changes with its copy, and the version of SQLite.
+# Bytes of a database's header that change when a program opens it although the content stays the same: the journal
+# mode, the counter of changes with its copy, and the version of SQLite.
 _VOLATILE = ((18, 20), (24, 28), (92, 100))
 _ATTEMPTS = 20
 _PAUSE_SECONDS = 0.1

@@ -17,7 +17,7 @@ from talud.vector_path import plain_path
 ARCHIVES = frozenset({".zip", ".kmz"})
 _FILES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".fgb", ".kml", ".tab", ".mif"})
 VECTOR_SUFFIXES = _FILES | ARCHIVES
-# What holds polygons and is not read: it is no one file, reading writes beside it, or pyogrio's wheels lack the driver.
+# Unsupported vector formats: several files, written to when read, or without a driver in pyogrio's wheels.
 OTHER_VECTOR_SUFFIXES = frozenset(
     {".dgn", ".dwg", ".dxf", ".gdb", ".geoparquet", ".gml", ".gpx", ".mdb", ".parquet", ".pmtiles", ".sqlite"}
     | {".topojson", ".wkt"}

@@ -17,7 +17,7 @@ from talud.data import sources
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 
-# Farther than this from an area lies nothing that shows the same image: no satellite's swath is as wide.
+# Polygons farther from an area than this cannot belong to its image: no satellite's swath is as wide.
 SAME_IMAGE_METRES = 500_000.0
 _GEOJSON = frozenset({".geojson", ".json"})
 _WGS84 = CRS.from_epsg(4326)

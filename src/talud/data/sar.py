@@ -141,7 +141,7 @@ def _unit_of(dataset: DatasetReader, indexes: Sequence[int], given: SarUnit | No
     if unit == "db" and len(values) and not negative:
         low, high = np.percentile(values, (1, 99))
         raise SourceError(
-            f"{dataset.name}: holds {low:.3g} to {high:.3g} and nothing below 0, which is not backscatter in dB; it "
+            f"{dataset.name}: holds {low:.3g} to {high:.3g} and nothing below 0, which is no backscatter in dB; it "
             "looks like amplitude or power: set sar_unit (--sar-unit) to the right one, and correct the file's unit"
         )
     return unit

@@ -106,7 +106,7 @@ def _lying_in(folder: Path, source: Source) -> Path | None:
         candidates = [path for path in candidates if _suffix(path) not in VECTOR_SUFFIXES]
     elif others and not candidates:
         refuse_other_format(others[0])
-    # An archive beside what was unpacked from it is no second source, nor are a vector file's parts.
+    # Neither an archive beside its unpacked files nor a part of a vector file is a second source.
     candidates = [path for path in candidates if _suffix(path) not in ARCHIVES] or candidates
     parts = {part for path in candidates for part in TOGETHER.get(_suffix(path), ()) if part != _suffix(path)}
     candidates = [path for path in candidates if _suffix(path) not in parts]

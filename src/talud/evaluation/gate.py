@@ -30,8 +30,8 @@ from talud.project import Project
 
 VALIDATION = "validation blocks"
 PARITY, CONTRACT, SIZE, SPEED, SKILL = OF_THE_MODEL = ("parity", "contract", "size", "speed", "skill")
-# Of blocks that compare two models, below which a challenger does not win. With five, a model that is better in every
-# block is so by chance once in 2^5 = 32 times, more often than the 2.5 % beyond which an interval of 95 % speaks.
+# Least number of blocks with which a challenger can win. A model is better in all of five blocks by chance once in
+# 2^5 = 32 times, which is more often than the 2.5 % on one side of an interval of 95 %.
 MINIMUM_GATE_BLOCKS = 6
 POOLED = "all of them"
 _UNKNOWN = ("", "unknown")

@@ -42,7 +42,7 @@ class Attempts:
             self._of[network] = since, count + 1
             if len(self._of) > REMEMBERED:
                 self._of.popitem(last=False)
-        if count == ALLOWED:  # once: whoever tries goes on
+        if count == ALLOWED:  # once, since attempts continue
             log.warning("%s: %s wrong keys within %d s; more are refused for a while", network, count, WITHIN)
         return 0 if count < ALLOWED else int(since + WITHIN - now) + 1
 

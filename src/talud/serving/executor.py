@@ -247,7 +247,7 @@ class Executor:
             raise Stopped
 
     def _fail(self, job: Job, why: str) -> None:
-        # First, for on a disk that the tiles have filled the database could not store the job's end.
+        # This comes first: on a disk full of tiles, the database could not store the job's end.
         self.maps.remove_tiles(job.id)
         if self._end(job, "failed", why):
             log.warning("failed: %s", why, extra=of_job(job))

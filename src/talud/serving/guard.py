@@ -27,7 +27,7 @@ from talud.serving.settings import LOOPBACK, PREFIX
 LARGEST_BODY = 1_000_000  # bytes; uploads have a limit of their own
 UPLOADS = "/uploads/"
 HARMLESS = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
-# Headers that proxies, load balancers and tunnels add to what they pass on; so do all whose names begin as the second.
+# Headers that proxies, load balancers and tunnels add to requests, like all that begin as the second.
 OF_PROXIES = {
     "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-forwarded-for",
     "x-original-host", "x-original-url", "x-rewrite-url", "x-proxyuser-ip", "x-envoy-external-address", "client-ip",
@@ -56,7 +56,7 @@ class Guard:
             return
         request = Request(scope)
         if {"content-length", "transfer-encoding"} <= {name.casefold() for name in request.headers}:
-            # Where this body ends, a proxy may see otherwise, and take what follows for the next client's request.
+            # A proxy may see another end of this body, and take the rest for the next client's request.
             closing = {"Connection": "close"}
             await problems.answer(400, _TWO_LENGTHS, headers=closing)(scope, receive, send)
         elif reason := _refusal(request, self.open_to_all):

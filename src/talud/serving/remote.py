@@ -299,7 +299,7 @@ async def _download(url: httpx.URL, target: Path, settings: Settings, pace: _Pac
                         file.write(part)
                 return
         except httpx.InvalidURL as error:
-            raise SourceError(f"{name}: its host's name cannot be resolved") from error
+            raise SourceError(f"{name}: redirects to an invalid address") from error
         except httpx.HTTPError as error:
             raise SourceError(f"{name}: cannot be fetched: {type(error).__name__}") from error
     raise SourceError(f"{without_secrets(str(url))}: leads on and on; at most {HOPS} redirections are followed")

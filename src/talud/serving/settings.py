@@ -142,7 +142,7 @@ class Settings(BaseSettings):
         except SettingsError as error:  # of a setting that is a list
             named = re.search('field "([a-z_]+)"', str(error))
             name = named[1].upper() if named else "ALLOWED"
-            raise ParamsError(f'{PREFIX}{name}: is not JSON; set a list such as ["data.example.org"]') from error
+            raise ParamsError(f'{PREFIX}{name}: is no JSON; set a list such as ["data.example.org"]') from error
         except ValidationError as error:
             raise ParamsError(_told(error)) from error
         if os.environ.get("FORWARDED_ALLOW_IPS") and not settings.proxies:

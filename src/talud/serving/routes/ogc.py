@@ -31,7 +31,7 @@ CONFORMANCE = [
 ]
 RESULTS = "http://www.opengis.net/def/rel/ogc/1.0/results"
 PATIENCE = 600  # seconds that a client may wait for a small raster
-# A browser shows a picture in a page of its own making, with styles in attributes.
+# A browser shows a picture in a generated page, with styles in attributes.
 _PICTURE_POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _LARGEST_HEAD = 2**18  # bytes of a summary before its picture, at most
 PULSE = 0.2  # seconds between two looks at a job that somebody waits for
