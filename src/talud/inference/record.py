@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ class Prediction:
     no_estimate: str = ""
     landslide_share: float = 0.0
     taken_over: int = 0
-    folder: Path | None = None
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def files(self) -> dict[str, Path]:
