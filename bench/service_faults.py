@@ -84,7 +84,7 @@ def begun(service: Serving, results: Path) -> str:
 
 
 def killed(project: Path, results: Path, expected: dict[str, str], what: str) -> str:
-    """Kill the service or its worker in the middle of a job, and compare the bytes of the map."""
+    """Kill the service or its worker during a job, and compare the bytes of the map."""
     with serving(project, {"results": str(results)}) as service:
         job = begun(service, results)
         if what == "service":

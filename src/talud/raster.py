@@ -122,7 +122,8 @@ def alpha_bands(dataset: DatasetReader, named: Collection[int] = ()) -> tuple[in
 
     They are found by description or colour interpretation.
 
-    GDAL calls any fourth band of 8 bits alpha, so one that has another description, or another name by hand, is none.
+    GDAL calls any fourth band of 8 bits alpha. A band with another description, or named otherwise by the user, does
+    not count.
 
     Args:
         dataset: an open raster.

@@ -112,8 +112,8 @@ def settings(area: Area, options: StackOptions) -> dict[str, Any]:
 def current_stack(project: Project, area: str) -> Path:
     """Return the path of an area's stack after checking it against params.yaml.
 
-    A stack without a record, as another program may have put it there, is taken as it is; so is one that is missing,
-    which whoever opens it says.
+    A stack without a record, which another program may have made, is accepted. So is a missing one: opening it raises
+    an error.
 
     Raises:
         ParamsError: there is no such area.

@@ -24,7 +24,7 @@ def check(path: Path, name: str) -> None:
 
     Bands, metadata and directories are limited.
 
-    What is no TIFF, or a damaged one, passes: whoever opens it finds that out.
+    A damaged file, or one that is not a TIFF, passes: opening it raises an error.
 
     Args:
         path: the file.

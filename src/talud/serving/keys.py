@@ -20,7 +20,7 @@ Scope = Literal["read", "run", "admin"]  # each may do what those before it may
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 LONGEST_NAME = 80
 EXPIRY_DAYS = 365  # of a new key, unless another number is given
-LOCAL = "local"  # the id and name of whoever asks where no key is asked for
+LOCAL = "local"  # the id and name of clients where keys are not required
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class VerdictStore:
         """Write what is said of a polygon; an outline that was drawn before stays where none is given.
 
         Raises:
-            Problem: somebody else's key said something of it, or the map is gone.
+            Problem: another key has reviewed it, or the map is gone.
         """
         values = _values(verdict, key)
         insert = (postgresql if self.database.engine.dialect.name == "postgresql" else sqlite).insert(VerdictRow)
@@ -113,7 +113,7 @@ class VerdictStore:
         """Likewise, but only where something was said before; False where nothing was.
 
         Raises:
-            Problem: somebody else's key said it, or the map is gone.
+            Problem: another key reviewed it, or the map is gone.
         """
         changed = update(VerdictRow).where(VerdictRow.job == job, VerdictRow.polygon == verdict.polygon)
         with _writing(self.database, job) as session:
@@ -129,7 +129,7 @@ class VerdictStore:
         """Take back what was said of a polygon; False where nothing was.
 
         Raises:
-            Problem: somebody else's key said it, or the map is gone.
+            Problem: another key reviewed it, or the map is gone.
         """
         gone = delete(VerdictRow).where(VerdictRow.job == job, VerdictRow.polygon == polygon)
         with _writing(self.database, job) as session:

@@ -98,7 +98,10 @@ def remove_upload(
     service: Running,
     key: Runner,
 ) -> None:
-    """Remove an upload: one's own, or with the scope admin any. Maps of it stay."""
+    """Remove an upload of the key, or any upload with the scope admin.
+
+    Maps of the upload stay.
+    """
     folder = service.settings.results / places.UPLOADS / upload_id
     if not folder.is_dir():
         raise Problem(404, f"there is no upload {upload_id}")

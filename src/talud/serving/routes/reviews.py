@@ -249,7 +249,10 @@ def not_mapped(_: Reader, finished: Finished) -> Response:
     response_class=Response,
 )
 def say(polygon: PolygonId, body: Said, service: Running, key: Runner, finished: Finished) -> Response:
-    """Accept or reject a landslide, and draw its outline anew; only its author or an admin changes a verdict."""
+    """Accept or reject a landslide, or draw its outline.
+
+    Only the author of a verdict, or an admin, can change it.
+    """
     store, found = VerdictStore(service.database), verdicts.landslides(finished.products)
     outline = outlines.outline_of(body.geometry, found.grid) if body.geometry else None
     area = None if outline is None else outlines.area_of(outline, found.grid)
@@ -291,7 +294,10 @@ def take_back(polygon: PolygonId, service: Running, key: Runner, finished: Finis
 
 @router.get("/polygons/{polygon}/history", responses=described(401, 403, 404))
 def history(polygon: PolygonId, service: Running, _: Reader, finished: Finished) -> History:
-    """All that was said of a landslide, the earliest first; it goes with the job."""
+    """Return all verdicts on a landslide, the earliest first.
+
+    They are deleted with the job.
+    """
     said = VerdictStore(service.database).history(finished.job.id, polygon)
     if not said and polygon not in verdicts.landslides(finished.products).outlines:
         raise _no_such(polygon)
