@@ -89,7 +89,7 @@ def reading(path: str | Path) -> Iterator[None]:
     """
     try:
         yield
-    except RasterioError as error:
+    except (RasterioError, CPLE_BaseError) as error:  # GDAL's own error comes through where masks are read
         reason = error.__cause__ or error
         raise SourceError(f"{path}: cannot be read as a raster: {str(reason).splitlines()[0]}") from error
 
