@@ -501,7 +501,6 @@ REFUSED: dict[str, Make] = {
     "an array of objects": of_bytes(an_array),
     "a folder": a_directory,
     "nothing": lambda folder, chance, good: str(folder / "model.onnx"),
-    "an empty name": lambda folder, chance, good: "",
     "a device": lambda folder, chance, good: "/dev/zero",
 }
 EITHER: dict[str, Make] = {

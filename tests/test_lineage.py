@@ -43,7 +43,7 @@ PARAMS = {
         "away": {"role": "transfer", "folder": "data/away"},
     },
     "band_sets": {"3band": ["red", "green", "blue"]},
-    "stack": {},
+    "stack": {"overlap": "allow"},  # both areas lie on the same ground
     "split": {"block": 32, "patch": 16, "stride": 16},
     "training": {"depth": 2},
     "recipe": "study",

@@ -13,6 +13,7 @@ from talud.files import replacing
 from talud.inference.journal import Journal, change
 from talud.inference.products import STACK, Products, check_out, has_record
 from talud.inference.reader import misfit
+from talud.outputs import check_name
 from talud.params import Area, Source
 from talud.raster import ORIGIN_TAG, open_raster
 
@@ -46,6 +47,7 @@ def prepare(
         OutputError: the stack cannot be written, or would take the place of a source, or of the stack of a map in the
             making.
     """
+    check_name(out)
     stack, name = out / STACK, out.resolve().name
     check_out(out, [*files.values(), *([model] if model else [])], (stack.name,))
     _check_own(stack)

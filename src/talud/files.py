@@ -43,8 +43,7 @@ def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
                 scratch.append(Path(folders.enter_context(folder)) / current.name)
             yield tuple(scratch)
             for current in paths:
-                if current.is_dir():
-                    raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
+                _check_replaceable(current)
             for current in paths:
                 geopackage.release(current)
             for current, made in zip(paths, scratch, strict=True):
@@ -56,6 +55,14 @@ def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
         raise OutputError(message) from error
     except OSError as error:
         raise OutputError(f"{current}: cannot be written: {error.strerror or error}") from error
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise an OSError where something other than a file, such as a device, has a path's name."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is neither a file nor a folder")
 
 
 @contextmanager

@@ -109,6 +109,8 @@ def release(path: Path) -> None:
 
 
 def _header(path: Path) -> bytes:
+    if not path.is_file():  # a pipe would be waited for
+        return b""
     try:
         with path.open("rb") as stream:
             return stream.read(100)

@@ -10,6 +10,8 @@ from talud.dataset_files import files_of, side_files
 from talud.errors import OutputError
 from talud.geopackage import release
 
+_SHOWN_CHARACTERS = 200  # of a path that cannot be one
+
 
 def check_file(out: Path, inputs: Iterable[str | Path]) -> None:
     """Check, before computing anything, that a file does not replace an input.
@@ -23,6 +25,7 @@ def check_file(out: Path, inputs: Iterable[str | Path]) -> None:
     Raises:
         OutputError: the file is, links to, or lies in an input; it is a folder; or nothing can be written there.
     """
+    check_name(out)
     if out.is_dir():
         raise OutputError(f"{out}: cannot be written: it is a folder; name a file")
     _check_folders_above(out)
@@ -66,6 +69,7 @@ def check_folder(
             not the command's own, or nothing can be written there.
     """
     names = tuple(names)
+    check_name(out)
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: cannot be written: a file of that name is in the way")
     _check_folders_above(out.resolve())  # a link may lead to a folder that is yet to be made
@@ -85,6 +89,19 @@ def check_folder(
         if (out / name).is_dir():
             raise OutputError(f"{out}: cannot be written: a folder named {name} is in the way")
         release(out / name)
+
+
+def check_name(out: Path) -> None:
+    """Check that a path can be one of a file or folder: no loop of links, no device, no name that is too long."""
+    try:
+        out.resolve()
+        special = out.exists() and not (out.is_file() or out.is_dir())
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)[:_SHOWN_CHARACTERS]
+        shown = str(out)[:_SHOWN_CHARACTERS]
+        raise OutputError(f"{shown}: cannot be written: {reason}; name another path") from error
+    if special:
+        raise OutputError(f"{out}: cannot be written: it is neither a file nor a folder; name another path")
 
 
 def _check_folders_above(out: Path) -> None:

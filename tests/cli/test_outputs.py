@@ -16,7 +16,10 @@ import shapely
 
 from source_files import CORNER, UTM, write_project, write_raster
 from stack_files import noise, write_stack
+from talud import outputs
 from talud.cli.main import main
+from talud.errors import OutputError
+from talud.files import replacing
 
 LEFT, TOP = CORNER
 Run = Callable[..., tuple[int, str, str]]
@@ -206,3 +209,12 @@ def test_empty_argument_is_wrong_usage(talud: Run, here: Path, command: list[str
     assert (code, told) == (2, "")
     assert "is empty" in err
     assert content(here) == before
+
+
+def test_device_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="neither a file nor a folder"):
+        outputs.check_file(tmp_path / "pipe", [])
+    with pytest.raises(OutputError, match="neither a file nor a folder"), replacing(tmp_path / "pipe") as scratch:
+        scratch.write_bytes(b"x")
+    assert (tmp_path / "pipe").is_fifo()

@@ -143,6 +143,7 @@ def check_out(out: Path, inputs: Iterable[str | Path], more: tuple[str, ...] = (
     Raises:
         OutputError: it cannot.
     """
+    outputs.check_name(out)
     names = [*(path.name for path in astuple(Products.within(out))), *more]
     ours = has_record(out) or Journal.publishing_to(out) or _has_stack(out)
     outputs.check_folder(out, names, inputs, ours=ours, kept=() if more else (STACK,))
