@@ -143,5 +143,5 @@ def test_the_recipe_stands_beside_its_reference(project: Project) -> None:
         assert low <= row["f1"] <= high
     html = project.report.read_text()
     section = html[html.index('<section id="recipes">') : html.index('<section id="configurations">')]
-    assert section.count(">study</td>") == section.count("<b>aligned</b>") == 2
+    assert section.count('<td class="text">study') == section.count("<b>aligned</b>") == 2
     assert f"{scored[3]['f1']:.3f}" in section
