@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import gc
 import ipaddress
 import json
 import logging
@@ -27,6 +28,19 @@ from stack_files import noise, write_stack
 from talud.errors import ForbiddenError, SourceError
 from talud.serving import allowlist, remote
 from talud.serving.settings import Settings
+
+# asyncio closes a connection that is cancelled in the moment in which it is made only when it is collected.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _cancelled_connections_are_collected() -> Iterator[None]:
+    yield
+    gc.collect()
+
 
 PUBLIC = "93.184.215.14"
 
