@@ -54,9 +54,10 @@ def answer(port: int, head: str, parts: Iterator[bytes], pause: float) -> tuple[
         client.sendall(f"{head}\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         client.settimeout(pause)
         while time.monotonic() - began < 20:
-            if part := next(parts, b""):
-                client.sendall(part)
             try:
+                # After its answer the service has closed the connection, and sending may fail.
+                if part := next(parts, b""):
+                    client.sendall(part)
                 if not (found := client.recv(65536)):
                     break
                 received += found
