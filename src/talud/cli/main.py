@@ -31,9 +31,9 @@ INTERRUPTED = 130  # the exit code that shells give a command which Ctrl-C has e
 def main() -> None:
     """Run the command line: a TaludError, or a lack of memory, becomes one line on stderr and exit code 1."""
     sys.unraisablehook = _unraisable
-    _replace_what_the_console_lacks()
+    _replace_unencodable_characters()
     try:
-        with _warnings_shown():
+        with _warnings_as_lines():
             app()
     except KeyboardInterrupt:  # before or after the command itself, where typer sees to it
         sys.exit(INTERRUPTED)
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 @contextmanager
-def _warnings_shown() -> Iterator[None]:
+def _warnings_as_lines() -> Iterator[None]:
     """Print each TaludWarning inside the block once, as one line on stderr.
 
     Python shows all other warnings as usual.
@@ -69,7 +69,7 @@ def _warnings_shown() -> Iterator[None]:
         yield
 
 
-def _replace_what_the_console_lacks() -> None:
+def _replace_unencodable_characters() -> None:
     """Print `?` for characters that the console's encoding lacks.
 
     Likewise for the bytes of a file name that are not text.
