@@ -1,0 +1,25 @@
+"""The files of a comparison: they replace no file of a user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from talud.errors import OutputError
+from talud.evaluation.pair import compare
+from talud.inference.runtime import Model
+from talud.project import Project
+
+
+def test_comparison_replaces_an_earlier_one_and_no_file_of_the_user(small_project: Project, tmp_path: Path) -> None:
+    model, out = Model.load(small_project.model("3band")), tmp_path / "compared"
+    out.mkdir()
+    (out / "difference.tif").write_text("drawn by hand")
+    with pytest.raises(OutputError, match=r"holds difference\.tif"):
+        compare(model, model, small_project, "away", out)
+    assert (out / "difference.tif").read_text() == "drawn by hand"
+    (out / "difference.tif").unlink()
+    compare(model, model, small_project, "away", out)
+    compare(model, model, small_project, "away", out)
+    assert (out / "comparison.json").is_file()
