@@ -26,8 +26,8 @@ from rasterio.windows import Window
 
 from talud.bands import band, groups
 from talud.contract import BandContract, Contract, variant_path
+from talud.engine.runtime import Model
 from talud.grid import Grid
-from talud.inference.runtime import Model
 from talud.quantization.int8 import quantized
 from talud.raster import Layout, writing_cog
 
@@ -55,7 +55,7 @@ def network() -> Any:
 
 def write_model(path: Path) -> None:
     """The same as `talud train` exports it, and its 8-bit variant, calibrated on random values."""
-    from talud.inference.model_file import weights_digest
+    from talud.engine.model_file import weights_digest
     from talud.training import export
     from talud.training.onnx_graph import to_onnx
     from talud.training.receptive_field import receptive_field

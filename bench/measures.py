@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from tiler import Merger, Tiler
 
 from talud.contract import variant_path
-from talud.inference.runtime import Model
-from talud.inference.session import open_session
+from talud.engine.runtime import Model
+from talud.engine.session import open_session
 
 REPEATS = 3
 ATTEMPTS = 10  # at repeats that count
@@ -35,7 +35,7 @@ PATCH, BATCH = 256, 4  # of the usual way, whose speed hardly depends on either
 COMMAND = "from talud.cli.main import main; main()"
 NOTE_START = """
 import sys, time
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
 def cores(*_):
     print(time.time(), flush=True)
     sys.exit()

@@ -10,8 +10,8 @@ from pathlib import Path
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
+from talud.products.prediction import predict
 from talud.serving.app import create_app
 from talud.serving.database import JobRow, now
 from talud.serving.jobs import Request

@@ -51,6 +51,15 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _empty_working_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run tests in an empty folder: a map that is made in this repository is recorded in it, as in any project."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("working_directory"))
+    yield
+    os.chdir(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """MLflow makes the tables of each new store by dozens of migrations; those in SQLite are made once, and copied."""
     from mlflow.store.db import utils
@@ -87,7 +96,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real exported model that nobody trained: red, green and blue, depth 2, 4 filters, seeded weights."""
     import numpy as np
 
-    from talud.inference.model_file import weights_digest
+    from talud.engine.model_file import weights_digest
     from talud.training import export, unet
     from talud.training.onnx_graph import to_onnx
     from talud.training.receptive_field import receptive_field

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from talud.contract import Contract
+from talud.engine.features import Features
+from talud.engine.runtime import Model
 from talud.grid import Grid
-from talud.inference.features import Features
-from talud.inference.runtime import Model
 from talud.project import Project
 from talud.raster import Layout, writing_cog
 from talud.training import export

@@ -23,8 +23,8 @@ from source_files import CORNER, UTM, write_raster
 from talud.cli.main import main
 from talud.contract import Contract
 from talud.data.record import data_version
+from talud.engine.runtime import Model
 from talud.files import md5
-from talud.inference.runtime import Model
 from talud.project import Project
 
 VENV = Path(sys.prefix)
@@ -327,7 +327,7 @@ def test_after_a_correction_only_what_depends_on_it_is_to_run(past: Past) -> Non
 
 
 def test_a_commit_that_has_other_sources_is_doubted(past: Past, tmp_path: Path) -> None:
-    from talud.inference.model_file import contract_of
+    from talud.engine.model_file import contract_of
     from talud.lineage import history
 
     version = contract_of(past.root / "models/3band.onnx").data_version
@@ -343,7 +343,7 @@ def test_a_commit_that_has_other_sources_is_doubted(past: Past, tmp_path: Path) 
 def test_what_was_not_committed_is_found_in_the_commit_that_followed(past: Past, talud: Run, tmp_path: Path) -> None:
     root = tmp_path / "project"
     shell(f"git clone --quiet {past.root} {root}", tmp_path)
-    from talud.inference.model_file import contract_of
+    from talud.engine.model_file import contract_of
     from talud.lineage import history
 
     version = contract_of(past.root / "models/3band.onnx").data_version

@@ -18,7 +18,7 @@ from PIL import Image
 from fresh_clone import ROOT
 from talud.cli.main import main
 from talud.data.patches import split
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
 from talud.project import Project
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

@@ -20,8 +20,8 @@ import pytest
 from mlflow.entities import RunStatus
 
 from talud import registry
+from talud.engine.runtime import Model
 from talud.errors import OutputError, RegistryError, StudyError
-from talud.inference.runtime import Model
 from talud.project import identifier
 
 TAGS = {"band_set": "7band", "search": "demo", "data_version": "ab" * 16, "commit": "cd" * 20 + "+changes"}

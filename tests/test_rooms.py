@@ -33,7 +33,7 @@ def test_the_blocker_blocks(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["import talud.inference.prediction", "import talud.registry", "import talud.cli.main", "import talud"]
+    "code", ["import talud.products.prediction", "import talud.registry", "import talud.cli.main", "import talud"]
 )
 def test_the_runtime_needs_no_tensorflow_dvc_matplotlib_or_dask(code: str) -> None:
     result = run(code)

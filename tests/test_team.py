@@ -23,10 +23,10 @@ from postgresql import script
 from service_process import add_champion, serving, wait_for
 from stack_files import noise, write_stack
 from talud import registry
+from talud.engine.runtime import Model, Origin
 from talud.errors import ClusterError, RegistryError
 from talud.evaluation import promotion
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model, Origin
+from talud.products.prediction import predict
 from talud.project import Project
 from talud.training import cluster
 from test_registry import log_the_same_data

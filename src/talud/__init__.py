@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from talud.contract import Precision
-    from talud.inference.runtime import Model
-    from talud.inference.session import Provider
+    from talud.engine.runtime import Model
+    from talud.engine.session import Provider
 
 __version__ = version("talud")
 __all__ = ["__version__", "load_model"]
@@ -37,8 +37,8 @@ def load_model(uri: str | Path, provider: Provider = "auto", precision: Precisio
     """
     from pathlib import Path
 
-    from talud.inference.runtime import Origin
-    from talud.inference.variant import open_variant
+    from talud.engine.runtime import Origin
+    from talud.engine.variant import open_variant
 
     if isinstance(uri, Path) or ":/" not in uri:
         return open_variant(Path(uri), precision, None, provider)

@@ -10,11 +10,11 @@ from talud.contract import Contract
 from talud.data.stack import build_like, origin_like, origin_of
 from talud.errors import MismatchError, OutputError, SourceError
 from talud.files import replacing
-from talud.inference.journal import Journal, change
-from talud.inference.products import STACK, Products, check_out, has_record
-from talud.inference.reader import misfit
+from talud.mapping.journal import Journal, change
+from talud.mapping.reader import misfit
 from talud.outputs import check_name
 from talud.params import Area, Source
+from talud.products.rasters import STACK, Products, check_out, has_record
 from talud.raster import ORIGIN_TAG, open_raster
 
 

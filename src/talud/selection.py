@@ -9,11 +9,12 @@ from pathlib import Path
 from talud import registry
 from talud.contract import Contract, Precision
 from talud.data import stack
+from talud.engine import model_file
+from talud.engine.runtime import Model, Origin
+from talud.engine.session import Provider
+from talud.engine.variant import open_variant
 from talud.errors import MismatchError, ModelError, RegistryError
-from talud.inference import model_file, reader
-from talud.inference.runtime import Model, Origin
-from talud.inference.session import Provider
-from talud.inference.variant import open_variant
+from talud.mapping import reader
 from talud.params import Area, Source
 from talud.project import root_around
 

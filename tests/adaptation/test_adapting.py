@@ -18,12 +18,12 @@ from talud.adaptation.adapting import _typical, adapt
 from talud.adaptation.agreement import agreement
 from talud.cli.main import app
 from talud.contract import Contract
+from talud.engine.features import measured
+from talud.engine.model_file import save, weights_digest
+from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError
-from talud.inference.features import measured
-from talud.inference.model_file import save, weights_digest
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
-from talud.inference.squares import squares
+from talud.mapping.reader import open_stack
+from talud.measurement.squares import squares
 from talud.metrics import confusion
 
 SIDE = 256

@@ -22,7 +22,7 @@ from talud import load_model
 from talud.basin import prepare
 from talud.cli.main import main
 from talud.files import md5
-from talud.inference import mapping
+from talud.mapping import tile_loop as mapping
 from talud.params import Area
 
 PRODUCTS = {

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 from registrable import EVERYTHING, HALF, NOTHING, SOMETHING, pixels, put_model, write_area, write_params
 from talud import registry
 from talud.cli.main import app
+from talud.engine.runtime import Model
 from talud.errors import ParamsError, PromotionError, RegistryError, StudyError
 from talud.evaluation import promotion
-from talud.inference.runtime import Model
 from talud.project import Project
 from talud.raster import open_raster
 

@@ -16,7 +16,7 @@ from stack_files import noise, write_stack
 from talud import load_model, registry
 from talud.cli.main import main
 from talud.contract import Difference
-from talud.inference.model_file import save
+from talud.engine.model_file import save
 
 PRODUCTS = {
     "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",
@@ -205,7 +205,7 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Absent())
-import talud, talud.inference.prediction
+import talud, talud.products.prediction
 from talud.cli.main import main
 outcome = talud.load_model({str(tiny_model)!r}).predict({str(stack)!r}, {str(tmp_path / "python")!r})
 sys.argv = ["talud", "predict", {str(tiny_model)!r}, {str(stack)!r}, "--out", {str(tmp_path / "command")!r}]

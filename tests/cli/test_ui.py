@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from talud import registry
 from talud.cli.main import app
+from talud.engine.runtime import Model
 from talud.errors import RegistryError
-from talud.inference.runtime import Model
 
 TALUD = [sys.executable, "-m", "talud.cli.main"]
 

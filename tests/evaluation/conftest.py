@@ -18,10 +18,10 @@ from scipy import ndimage
 from talud.bands import band, groups
 from talud.contract import BandContract, Contract
 from talud.data.record import data_version
+from talud.engine.runtime import Model
 from talud.files import md5
 from talud.grid import Grid
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model
+from talud.products.prediction import predict
 from talud.project import Project
 from talud.raster import Layout, writing_cog
 

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from talud.cli.main import app
 from talud.contract import FineTuning
 from talud.data.patches import split
+from talud.engine.runtime import Model
 from talud.errors import ParamsError, SourceError, StudyError
 from talud.evaluation.area_scores import assess_area
 from talud.evaluation.comparison import compare_blocks
 from talud.files import md5
-from talud.inference.runtime import Model
 from talud.project import Project
 from talud.training import export
 

@@ -17,9 +17,9 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from source_files import write_project, write_raster
 from talud.cli.main import main
 from talud.data.stack import build
+from talud.engine.runtime import Model
 from talud.evaluation.area_scores import assess_area
 from talud.evaluation.folder_scores import assess_folder
-from talud.inference.runtime import Model
 
 SIDE = 30  # no multiple of the tiny model's alignment of 4
 NAMES = ("2", "10", "1", "31", "7")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from talud.engine.runtime import Model
 from talud.errors import OutputError
 from talud.evaluation.pair import compare
-from talud.inference.runtime import Model
 from talud.project import Project
 
 

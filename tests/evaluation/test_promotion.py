@@ -20,9 +20,9 @@ from registrable import EVERYTHING, NOTHING, PARITY, SOMETHING, pixels, put_mode
 from stack_files import noise, write_stack
 from talud import load_model, registry
 from talud.contract import Contract, variant_path
+from talud.engine.runtime import Model
 from talud.errors import ModelError, PromotionError, RegistryError
 from talud.evaluation import gate, promotion
-from talud.inference.runtime import Model
 from talud.project import Project
 from talud.quantization.int8 import quantized
 from talud.raster import open_raster

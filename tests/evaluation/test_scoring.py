@@ -18,14 +18,14 @@ from rio_cogeo.cogeo import cog_validate
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from talud.data.patches import split
+from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, StudyError
 from talud.evaluation.comparison import compare_blocks, compare_maps
 from talud.evaluation.scoring import evaluate
 from talud.evaluation.tally import Tally
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model
 from talud.metrics import Confusion
 from talud.outcome import COLOURS, Outcome, classify
+from talud.products.prediction import predict
 from talud.project import Project
 from talud.training import export
 

@@ -11,12 +11,12 @@ import pytest
 
 from registrable import EVERYTHING, SOMETHING, pixels, put_model, write_area, write_params
 from talud.contract import Validation
+from talud.engine.runtime import Model
 from talud.errors import PromotionError
 from talud.evaluation import gate, promotion, summary
 from talud.evaluation.results import Result, Scores
 from talud.evaluation.scoring import evaluate
 from talud.evaluation.tally import Tally
-from talud.inference.runtime import Model
 from talud.metrics import Confusion, lack_of_skill
 from talud.project import Project
 

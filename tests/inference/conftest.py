@@ -12,7 +12,7 @@ import pytest
 from stack_files import RGB
 from talud.bands import Group, band, groups
 from talud.contract import Contract
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
 
 Exporter = Callable[..., Path]
 
@@ -34,7 +34,7 @@ def exporter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
     contract = Model.load(tiny_model).contract
 
     def export(depth: int, names: Sequence[str] = RGB, required: Sequence[Group] | None = None, **stated: Any) -> Path:
-        from talud.inference.model_file import weights_digest
+        from talud.engine.model_file import weights_digest
         from talud.training import export as exporting
         from talud.training import unet
         from talud.training.onnx_graph import to_onnx

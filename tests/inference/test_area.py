@@ -14,11 +14,11 @@ from chromium import chromium, opened
 from stack_files import noise, write_stack
 from talud.cli import mapping
 from talud.contract import Contract, Validation
-from talud.inference.area import AreaEstimate, estimate, validation_counts
-from talud.inference.domain import Verdict
-from talud.inference.prediction import Prediction, predict
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
+from talud.mapping.domain import Verdict
 from talud.metrics import Confusion
+from talud.products.area import AreaEstimate, estimate, validation_counts
+from talud.products.prediction import Prediction, predict
 
 BLOCKS = [Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810), Confusion(0, 20, 40, 3940), Confusion()]
 

@@ -7,8 +7,8 @@ import pytest
 
 from talud.bands import SHADES, Group, band
 from talud.contract import Contract
-from talud.inference.coverage import blocked, reason
-from talud.inference.runtime import Model
+from talud.engine.coverage import blocked, reason
+from talud.engine.runtime import Model
 
 BANDS = ("slope", "red", "vv_pre", "blue", "vv_post")  # groups in the order terrain, optical, SAR
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from stack_files import noise
 from talud.contract import Reduced
-from talud.inference.cropping import Sides, cropped
-from talud.inference.margins import Margin, Network
-from talud.inference.runtime import Model
-from talud.inference.tiling import Rim, Tiling, round_up
+from talud.engine.cropping import Sides, cropped
+from talud.engine.margins import Margin, Network
+from talud.engine.runtime import Model
+from talud.engine.tiling import Rim, Tiling, round_up
 from talud.quantization.float16 import halved
 from talud.quantization.int8 import quantized
 

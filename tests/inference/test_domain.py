@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from stack_files import noise, write_stack
 from talud.contract import BandContract, Contract, Difference
+from talud.engine.runtime import Model
 from talud.errors import ModelError
-from talud.inference.domain import BINS, FAR, LIKE, Distance, Verdict, differences, histogram, lines, verdict
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
+from talud.mapping.domain import BINS, FAR, LIKE, Distance, Verdict, differences, histogram, lines, verdict
+from talud.mapping.reader import open_stack
 
 
 def learned(model: Model, values: np.ndarray, name: str = "red") -> BandContract:

@@ -20,12 +20,13 @@ import pytest
 import rasterio
 
 from stack_files import noise, write_stack
+from talud.engine.runtime import Model
+from talud.engine.tiling import Tile, Tiling
 from talud.errors import ModelError, OutputError, SourceError
-from talud.inference import mapping, prediction
-from talud.inference.journal import Block, Journal
-from talud.inference.reader import StackReader
-from talud.inference.runtime import Model
-from talud.inference.tiling import Tile, Tiling
+from talud.mapping import tile_loop as mapping
+from talud.mapping.journal import Block, Journal
+from talud.mapping.reader import StackReader
+from talud.products import prediction
 
 TILES = Tiling.of((100, 140), 64, 8, 4)
 BLOCKS = mapping._blocks
@@ -246,7 +247,7 @@ def test_a_map_begun_with_another_model_or_release_is_refused(
     interrupted(model, stack, tmp_path / "map", runs)
     with pytest.raises(OutputError, match="begun with different model file"):
         predict(unets[2], stack, tmp_path / "map")
-    monkeypatch.setattr("talud.inference.prediction.version", lambda _: "99")
+    monkeypatch.setattr("talud.products.prediction.version", lambda _: "99")
     with pytest.raises(OutputError, match=r"begun with talud .* \(now 99\)"):
         predict(model, stack, tmp_path / "map")
 
@@ -280,7 +281,7 @@ def test_two_processes_cannot_make_one_map(model: Model, stack: Path, tmp_path: 
     code = f"""
 import sys
 from pathlib import Path
-from talud.inference.journal import Journal
+from talud.mapping.journal import Journal
 with Journal.opened(Path({str(out)!r}), {{}}):
     print("open", flush=True)
     sys.stdin.read()

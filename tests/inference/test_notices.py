@@ -17,7 +17,7 @@ from stack_files import noise, write_stack
 from talud import load_model
 from talud.cli.main import main
 from talud.contract import Adaptation, Difference, Validation
-from talud.inference.model_file import save
+from talud.engine.model_file import save
 
 ADAPTED = Adaptation(
     weights="0" * 64, model="3band", version="unregistered", area="valley", raster="valley.tif", raster_digest="0",

@@ -14,8 +14,8 @@ import pytest
 import rasterio
 
 from stack_files import noise, write_stack
-from talud.inference.prediction import Prediction, predict
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
+from talud.products.prediction import Prediction, predict
 
 PLACE = ["--config", "GDAL_PAM_ENABLED", "NO"]  # leave nothing beside the map
 

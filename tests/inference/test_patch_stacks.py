@@ -12,10 +12,10 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from stack_files import noise, write_stack
+from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, SourceError
 from talud.grid import Grid
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model
+from talud.products.prediction import predict
 
 SIDE = 32
 LOCAL = CRS.from_wkt('LOCAL_CS["patches side by side",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]')

@@ -25,7 +25,7 @@ from scipy import ndimage
 from stack_files import grid_of
 from talud.errors import OutputError
 from talud.grid import Grid
-from talud.inference import polygons
+from talud.products import polygons
 from talud.raster import Layout, writing_cog
 
 PIXEL = 12.5**2

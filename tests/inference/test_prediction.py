@@ -26,11 +26,11 @@ from rio_cogeo import cog_validate
 
 from stack_files import grid_of, noise, write_stack
 from talud.bands import Group
+from talud.engine.runtime import Model
+from talud.engine.tiling import Tile
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError
 from talud.grid import Grid
-from talud.inference.prediction import Prediction, predict, probabilities
-from talud.inference.runtime import Model
-from talud.inference.tiling import Tile
+from talud.products.prediction import Prediction, predict, probabilities
 
 FILES = {
     "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",
@@ -372,7 +372,8 @@ def test_memory_does_not_grow_with_the_raster(tiny_model: Path, tmp_path: Path) 
 import sys
 from pathlib import Path
 import talud
-from talud.inference import prediction, reader
+from talud.mapping import reader
+from talud.products import prediction
 reader.CACHE = 16 * 10**6
 model = talud.load_model(sys.argv[1])
 prediction.predict(model, Path(sys.argv[2]), Path(sys.argv[3]), threshold=0.999999, tile=256)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from stack_files import noise, write_stack
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
+from talud.products.prediction import predict
 
 PYTHON = "/usr/bin/python3"  # the one that a package of QGIS is made for
 LOOK = """

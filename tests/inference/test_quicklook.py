@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stack_files import grid_of, noise, write_stack
-from talud.inference import quicklook
-from talud.inference.polygons import Landslides, NotMapped
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
+from talud.mapping.reader import open_stack
+from talud.products import quicklook
+from talud.products.polygons import Landslides, NotMapped
 
 ZOOM, TOP = quicklook.LARGEST_ZOOM, quicklook.MARGIN + 40 + 24 + 12
 CAPTION = quicklook.Caption("Landslides in Peñón", ("Model",), "", "3 mapped", "5%", "")

@@ -15,11 +15,11 @@ from rasterio.windows import Window
 from stack_files import grid_of, noise, write_stack
 from talud.bands import Group
 from talud.contract import Contract
+from talud.engine.runtime import Model
 from talud.errors import MismatchError, SourceError, TaludError
 from talud.grid import Grid
-from talud.inference import reader
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
+from talud.mapping import reader
+from talud.mapping.reader import open_stack
 
 
 def refusal(raster: Path, contract: Contract, kind: type[TaludError] = MismatchError) -> str:

@@ -15,9 +15,9 @@ from source_files import CORNER, UTM, write_raster
 from talud.bands import Group
 from talud.contract import Contract
 from talud.data.stack import build_like
-from talud.inference.prediction import Prediction, predict
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
 from talud.params import Area
+from talud.products.prediction import Prediction, predict
 
 LEFT, TOP = CORNER
 BANDS = ("red", "green", "blue", "slope", "vv_pre", "vv_post")

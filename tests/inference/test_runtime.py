@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 from stack_files import noise
 from talud import load_model
 from talud.contract import METADATA_KEY
+from talud.engine.runtime import Model, Origin
+from talud.engine.tiling import Tiling, batched, round_up
 from talud.errors import ModelError
-from talud.inference.runtime import Model, Origin
-from talud.inference.tiling import Tiling, batched, round_up
 
 ODD_SIZES = [(1, 1), (5, 203), (131, 97)]
 
@@ -100,7 +100,7 @@ def test_the_halo_is_rounded_up_to_the_lattice_and_never_more_than_the_exact_one
 
 
 def test_memory_counts_the_batch(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("talud.inference.runtime.MEMORY", 5 * 10**8)
+    monkeypatch.setattr("talud.engine.runtime.MEMORY", 5 * 10**8)
     model = unets[4]
     tiling = model.tiling((9000, 9000))
     assert model.memory(tiling) <= 5 * 10**8 < model.memory(tiling, 4)
@@ -125,7 +125,7 @@ def test_less_halo_or_a_shifted_lattice_would_show(unets: dict[int, Model], dept
 
 def test_a_large_array_is_cut_by_itself(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
     model, stack = unets[2], noise(150, 170)
-    monkeypatch.setattr("talud.inference.runtime.MEMORY", 5 * 10**6)
+    monkeypatch.setattr("talud.engine.runtime.MEMORY", 5 * 10**6)
     assert len(model.tiling((150, 170))) > 1
     assert np.array_equal(model.probability(stack), in_one_pass(model, stack))
 
@@ -135,7 +135,7 @@ def test_a_large_array_is_cut_by_itself(unets: dict[int, Model], monkeypatch: py
 def test_the_default_tile_keeps_within_the_memory_and_crops(
     unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], memory: int
 ) -> None:
-    monkeypatch.setattr("talud.inference.runtime.MEMORY", memory)
+    monkeypatch.setattr("talud.engine.runtime.MEMORY", memory)
     model = unets[4]
     tiling = model.tiling(shape)
     assert model.memory(tiling) <= memory

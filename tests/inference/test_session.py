@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from talud.inference.runtime import Model
-from talud.inference.session import physical_cores
+from talud.engine.runtime import Model
+from talud.engine.session import physical_cores
 
 
 def test_threads_are_the_cores_of_this_process() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "from talud.inference.session import physical_cores; print(physical_cores())"
+    code += "from talud.engine.session import physical_cores; print(physical_cores())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
     assert physical_cores() >= 1
 

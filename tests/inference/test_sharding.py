@@ -27,14 +27,14 @@ from dask_cluster import cluster
 from range_server import serving
 from stack_files import noise, write_stack
 from talud import errors
+from talud.engine.runtime import Model
+from talud.engine.tiling import Tiling
 from talud.errors import ClusterError, OutputError, ParamsError, SourceError, TaludError
-from talud.inference import sharding
-from talud.inference.journal import Journal
-from talud.inference.mapping import Passes, finish_tiles
-from talud.inference.prediction import predict
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
-from talud.inference.tiling import Tiling
+from talud.mapping import sharding
+from talud.mapping.journal import Journal
+from talud.mapping.reader import open_stack
+from talud.mapping.tile_loop import Passes, finish_tiles
+from talud.products.prediction import predict
 
 COMMAND = (sys.executable, "-m", "talud.cli.main", "predict")
 
@@ -196,7 +196,7 @@ def test_a_script_without_a_guard_is_told_of_it(tiny_model: Path, stack: Path, t
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom talud import load_model\nfrom talud.errors import ClusterError\n"
-        "from talud.inference.prediction import predict\n"
+        "from talud.products.prediction import predict\n"
         "try:\n    predict(load_model(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), workers=2)\n"
         "except ClusterError as error:\n    print(error)\n"
     )

@@ -15,14 +15,14 @@ from rasterio.windows import Window
 from stack_files import noise, write_stack
 from talud.bands import SHADES, Group
 from talud.contract import METADATA_KEY, Contract, Subset
+from talud.engine.coverage import blocked, coverage, reason, remaining
+from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError
-from talud.inference import subsets
-from talud.inference.area import validation_counts
-from talud.inference.coverage import blocked, coverage, reason, remaining
-from talud.inference.prediction import predict, probabilities
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
+from talud.mapping.reader import open_stack
+from talud.measurement import subsets
 from talud.metrics import Confusion, confusion
+from talud.products.area import validation_counts
+from talud.products.prediction import predict, probabilities
 
 OPTICAL, TERRAIN, SAR = Group.OPTICAL, Group.TERRAIN, Group.SAR
 BANDS = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")

@@ -15,9 +15,9 @@ import rasterio
 from PIL import Image
 
 from stack_files import noise, write_stack
-from talud.inference.domain import histogram
-from talud.inference.prediction import Prediction, predict
-from talud.inference.runtime import Model, Origin
+from talud.engine.runtime import Model, Origin
+from talud.mapping.domain import histogram
+from talud.products.prediction import Prediction, predict
 
 TAGS = {"TALUD_AREA": "peñón_<b>alto</b>", "TALUD_EVENT": "2015-05-18", "TALUD_SYNTHETIC": "yes"}
 

@@ -17,10 +17,10 @@ from rasterio.features import geometry_mask
 from rio_cogeo import cog_validate
 
 from stack_files import noise, write_stack
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model
-from talud.inference.symmetry import SYMMETRIES, averaged
-from talud.inference.tiling import round_up
+from talud.engine.runtime import Model
+from talud.engine.symmetry import SYMMETRIES, averaged
+from talud.engine.tiling import round_up
+from talud.products.prediction import predict
 
 Map = tuple[np.ndarray, np.ndarray]
 
@@ -84,7 +84,7 @@ def test_neighbours_along_the_rim_share_the_networks_that_are_open(
     exporter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each goes through four rims, three are kept of a large network: only one is to be opened again."""
-    monkeypatch.setattr("talud.inference.croppings.KEPT", 0)
+    monkeypatch.setattr("talud.engine.croppings.KEPT", 0)
     model, stack = Model.load(exporter(2)), noise(192, 512)
     whole = padded(stack, model.contract.alignment)
     opened = []

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from talud.inference.tiling import Tiling, batched, round_up
+from talud.engine.tiling import Tiling, batched, round_up
 
 lengths = st.integers(1, 90)
 cases = st.tuples(

@@ -18,9 +18,9 @@ from rasterio.vrt import WarpedVRT
 import talud
 from range_server import serving
 from stack_files import noise, write_stack
+from talud.engine.runtime import Model
 from talud.errors import OutputError, SourceError
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model
+from talud.products.prediction import predict
 from talud.raster import PATIENCE, open_raster
 
 

@@ -10,9 +10,9 @@ import pytest
 import shapely
 
 from stack_files import grid_of, write_stack
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
-from talud.inference.zonal import statistics
+from talud.engine.runtime import Model
+from talud.mapping.reader import open_stack
+from talud.products.zonal import statistics
 from talud.raster import Layout, writing_cog
 
 SHAPE = 40, 2100  # two borders of the windows lie inside

@@ -15,8 +15,8 @@ import yaml
 from stack_files import grid_of, noise, write_stack
 from talud.contract import Contract
 from talud.data.record import data_version
+from talud.engine.runtime import Model
 from talud.files import md5
-from talud.inference.runtime import Model
 from talud.project import Project
 from talud.raster import Layout, writing_cog
 

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from talud.inference.cropping import cropped
-from talud.inference.tiling import Rim
+from talud.engine.cropping import cropped
+from talud.engine.tiling import Rim
 from talud.quantization.int8 import quantized
 from talud.training import unet
 from talud.training.onnx_graph import to_onnx

@@ -20,9 +20,9 @@ from talud import load_model, metrics
 from talud.cli.main import main
 from talud.contract import Contract, variant_path
 from talud.data.patches import split
+from talud.engine.runtime import Model
 from talud.errors import ModelError, StudyError
-from talud.inference.prediction import predict, probabilities
-from talud.inference.runtime import Model
+from talud.products.prediction import predict, probabilities
 from talud.project import Project
 from talud.quantization import variant
 from talud.raster import open_raster

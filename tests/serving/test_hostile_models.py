@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from service_process import EXECUTION, Serving, add_champion, serving
 from stack_files import noise, write_stack
 from talud import registry
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
 
 
 @pytest.fixture(scope="module")

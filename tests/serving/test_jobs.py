@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from service_process import EXECUTION, Serving, add_champion, serving, wait_for
+from talud.engine.runtime import Model, Origin
 from talud.errors import SourceError
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model, Origin
+from talud.products.prediction import predict
 from talud.serving.database import Database
 from talud.serving.intake import Intake
 from talud.serving.jobs import JobStore, Request

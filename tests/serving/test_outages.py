@@ -20,8 +20,8 @@ from agency import put_job, settings_of
 from agency import serving as serving_here
 from postgresql import running_postgresql
 from service_process import EXECUTION, Serving, serving, wait_for
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model, Origin
+from talud.engine.runtime import Model, Origin
+from talud.products.prediction import predict
 from talud.serving import keeping, outages
 from talud.serving.database import Database
 from talud.serving.jobs import JobStore, Request

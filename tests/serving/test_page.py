@@ -27,7 +27,7 @@ from chromium import WEBGL, chromium
 from fresh_clone import ROOT
 from service_process import Serving, add_champion, serving
 from stack_files import grid_of, write_stack
-from talud.inference.model_file import contract_of, save, weights_digest
+from talud.engine.model_file import contract_of, save, weights_digest
 from talud.raster import Layout, writing_cog
 from talud.serving.database import Database
 from talud.serving.keys import KeyStore

@@ -332,8 +332,8 @@ refused("fake.img", "NETCDF:a.nc", "/vsicurl/http://127.0.0.1:9/a.tif", "https:/
 FREE = """
 import sys
 from pathlib import Path
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model
+from talud.products.prediction import predict
+from talud.engine.runtime import Model
 
 predict(Model.load(Path(sys.argv[2])), Path(sys.argv[1]) / "a.tif", Path(sys.argv[1]) / sys.argv[3])
 """

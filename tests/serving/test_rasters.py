@@ -27,9 +27,9 @@ from agency import put_job, serving, settings_of
 from odd_tiffs import write_tiff
 from source_files import write_raster
 from stack_files import grid_of, noise, write_stack
+from talud.engine.runtime import Model
 from talud.errors import SourceError
-from talud.inference.reader import misfit
-from talud.inference.runtime import Model
+from talud.mapping.reader import misfit
 from talud.serving import catalogue, directories, tiles
 from talud.serving.keeping import remove_unfinished_uploads
 from talud.serving.problems import Problem

@@ -11,8 +11,8 @@ import pytest
 
 from talud.contract import Contract
 from talud.data.patches import Patches
+from talud.engine.runtime import Model
 from talud.errors import StudyError
-from talud.inference.runtime import Model
 from talud.training import export, unet
 from talud.training.onnx_graph import to_onnx
 

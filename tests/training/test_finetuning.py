@@ -14,11 +14,11 @@ import rasterio
 from registrable import put_model, write_area, write_params
 from talud import registry
 from talud.contract import Calibration, Contract, Validation
+from talud.engine.runtime import Model
 from talud.errors import ModelError, StudyError
 from talud.evaluation import catalogue, derived, promotion
 from talud.evaluation.area_scores import assess_area
 from talud.grid import Grid
-from talud.inference.runtime import Model
 from talud.metrics import Levels, best_threshold
 from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog

@@ -12,8 +12,8 @@ from rasterio.windows import Window
 
 from stack_files import noise, write_stack
 from talud.data.patches import Block
-from talud.inference.prediction import predict
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
+from talud.products.prediction import predict
 from talud.project import Project
 from talud.raster import open_raster
 from talud.training import halo

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 
 from talud.contract import Contract
-from talud.inference.model_file import weights_digest
+from talud.engine.model_file import weights_digest
 from talud.training import unet
 from talud.training.onnx_graph import to_onnx
 

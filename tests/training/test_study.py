@@ -29,13 +29,13 @@ from scipy.special import expit
 from talud import metrics
 from talud.contract import Contract
 from talud.data.patches import read, split
+from talud.engine.model_file import weights_digest
+from talud.engine.runtime import Model
 from talud.errors import ParamsError, RegistryError, StudyError
 from talud.files import md5
 from talud.grid import Grid
-from talud.inference.model_file import weights_digest
-from talud.inference.prediction import probabilities
-from talud.inference.runtime import Model
 from talud.params import DroppingOptions, Recipe
+from talud.products.prediction import probabilities
 from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
 from talud.training import checkpoint, export, study

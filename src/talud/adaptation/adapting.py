@@ -15,13 +15,13 @@ from scipy.stats import norm
 from talud.adaptation.agreement import agreement
 from talud.bands import Group
 from talud.contract import Adaptation, Contract
+from talud.engine import features
+from talud.engine.features import Features
+from talud.engine.model_file import parsed, save, weights_digest
+from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError
-from talud.inference import features
-from talud.inference.features import Features
-from talud.inference.model_file import parsed, save, weights_digest
-from talud.inference.reader import StackReader, frugal, open_stack
-from talud.inference.runtime import Model
-from talud.inference.squares import COVERED, squares
+from talud.mapping.reader import StackReader, frugal, open_stack
+from talud.measurement.squares import COVERED, squares
 
 LIT = (Group.OPTICAL, Group.SAR)  # what light, air and instrument change; terrain is the same everywhere
 STRENGTHS = (1.0, 0.5)  # that are tried, in this order

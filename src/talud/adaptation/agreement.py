@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talud import metrics
-from talud.inference import coverage
-from talud.inference.runtime import Model
-from talud.inference.symmetry import SYMMETRIES
+from talud.engine import coverage
+from talud.engine.runtime import Model
+from talud.engine.symmetry import SYMMETRIES
 from talud.metrics import Confusion
 
 

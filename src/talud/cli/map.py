@@ -80,7 +80,7 @@ def map_sources(
     with ended_by_ctrl_c():  # as in talud predict
         from talud import basin, load_model, selection
         from talud.cli.progress import shown
-        from talud.inference import prediction
+        from talud.products import prediction
 
     prediction.check(threshold, minimum_area, tile, halo, batch)
     loaded = (

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from talud.inference.record import Prediction
-    from talud.inference.runtime import Model
+    from talud.engine.runtime import Model
+    from talud.products.record import Prediction
 
 Out = Annotated[Path, typer.Option(help="folder of the map's files; made where it is missing")]
 Threshold = Annotated[
@@ -90,7 +90,8 @@ def workers(number: int | None, scheduler: str | None) -> int | str | None:
 
 def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None:
     """Print a summary of the map of a raster."""
-    from talud.inference import domain, record
+    from talud.mapping import domain
+    from talud.products import record
     from talud.wording import counted
 
     if result.taken_over:

@@ -76,7 +76,7 @@ def predict(
         from talud import load_model
         from talud.cli.progress import shown
         from talud.data.record import check_current
-        from talud.inference import prediction
+        from talud.products import prediction
 
         if model == "auto" or ":/" in model:  # the registry takes as long to import as the rest together
             from talud import selection

@@ -43,7 +43,7 @@ def train(
     """
     from talud.cli import mapping
     from talud.cli.progress import shown
-    from talud.inference.model_file import contract_of
+    from talud.engine.model_file import contract_of
     from talud.project import Project
     from talud.training import cluster, study
 

@@ -16,10 +16,10 @@ from rasterio.io import DatasetReader
 from scipy import ndimage
 
 from talud.grid import Grid
-from talud.inference import quicklook
-from talud.inference.reader import StackReader
+from talud.mapping.reader import StackReader
 from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.outcome import NOT_MAPPED
+from talud.products import quicklook
 from talud.raster import BLOCK, Layout, writing_cog
 
 NOT_COMPARED = 255  # truth unknown, or not mapped by one of the two

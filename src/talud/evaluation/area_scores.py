@@ -10,16 +10,16 @@ from rasterio.windows import Window
 from talud.contract import FineTuning
 from talud.data.held_out import check_held_out
 from talud.data.record import current_stack
+from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation.assessment import Assessment, Sight, Subject, Unit
 from talud.evaluation.comparison import mapped
 from talud.evaluation.scoring import block_windows
 from talud.files import md5
 from talud.grid import Grid
-from talud.inference.prediction import probabilities
-from talud.inference.runtime import Model
 from talud.metrics import UNKNOWN
 from talud.outcome import at_threshold
+from talud.products.prediction import probabilities
 from talud.project import Project
 from talud.raster import open_raster, patch_side
 from talud.wording import counted

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation.bootstrap import FEW, LEVEL, Interval, score_intervals
 from talud.evaluation.tally import Tally
-from talud.inference.runtime import Model
 from talud.metrics import lack_of_skill
 
 RESAMPLES = 2000

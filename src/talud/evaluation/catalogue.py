@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from talud import registry
+from talud.engine.runtime import Model, Origin
 from talud.evaluation.gate import Gate
 from talud.evaluation.promotion import GATE, REASON
-from talud.inference.runtime import Model, Origin
 from talud.registry import Version
 
 _F1 = "f1_"  # how the tags begin that hold an F1

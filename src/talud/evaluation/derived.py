@@ -8,11 +8,11 @@ import onnx
 
 from talud import registry
 from talud.contract import Adaptation, Contract, FineTuning
+from talud.engine.model_file import save, weights_digest
+from talud.engine.runtime import Model, Origin
 from talud.errors import ModelError, RegistryError
 from talud.evaluation.promotion import fingerprint
 from talud.files import replacing
-from talud.inference.model_file import save, weights_digest
-from talud.inference.runtime import Model, Origin
 from talud.wording import counted
 
 

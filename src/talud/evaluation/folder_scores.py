@@ -10,13 +10,13 @@ import numpy as np
 from talud.contract import Contract
 from talud.data import sources
 from talud.data.patch_folder import PatchFolder
+from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, SourceError
 from talud.evaluation.assessment import Assessment, Sight, Subject
-from talud.inference.prediction import probability_where_mapped
-from talud.inference.reader import check_plausible, plausible
-from talud.inference.runtime import Model
+from talud.mapping.reader import check_plausible, plausible
 from talud.outcome import at_threshold
 from talud.params import PatchData
+from talud.products.prediction import probability_where_mapped
 from talud.wording import counted
 
 _SAMPLE = 64  # patches, whose values are looked at before any is scored

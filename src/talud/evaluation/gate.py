@@ -20,10 +20,10 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from talud.contract import Contract
+from talud.engine.runtime import Model
 from talud.errors import RegistryError
 from talud.evaluation.bootstrap import f1_difference
 from talud.evaluation.comparison import Counts, compare_blocks, compare_maps
-from talud.inference.runtime import Model
 from talud.metrics import lack_of_skill
 from talud.params import Promotion
 from talud.project import Project

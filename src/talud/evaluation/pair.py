@@ -14,14 +14,14 @@ from talud import outputs
 from talud.data.held_out import check_held_out
 from talud.data.patches import block_side
 from talud.data.record import current_stack
+from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation import agreement
 from talud.evaluation.agreement import Agreement
 from talud.evaluation.bootstrap import LEVEL, Difference, f1_difference
 from talud.evaluation.comparison import Counts, compare_blocks, count_maps, mapped
 from talud.files import replacing
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
+from talud.mapping.reader import open_stack
 from talud.metrics import Confusion
 from talud.project import Project
 from talud.raster import open_raster

@@ -21,6 +21,7 @@ from talud.bands import Group, band
 from talud.data.held_out import check_held_out
 from talud.data.patches import Part
 from talud.data.record import current_stack
+from talud.engine.runtime import Model
 from talud.evaluation.bootstrap import Difference, f1_difference
 from talud.evaluation.objects import DETECTED, ObjectTally
 from talud.evaluation.postprocessing import Ground, postprocessed
@@ -29,9 +30,8 @@ from talud.evaluation.scoring import block_windows, labelled
 from talud.evaluation.tally import Tally
 from talud.files import replacing
 from talud.grid import Grid
-from talud.inference.prediction import predict, probabilities
-from talud.inference.runtime import Model
 from talud.params import Postprocessing
+from talud.products.prediction import predict, probabilities
 from talud.project import Project
 from talud.raster import open_raster, patch_side
 

@@ -22,14 +22,14 @@ import numpy as np
 from talud import registry
 from talud.contract import Contract, Reduced, variant_path
 from talud.data.record import current_stack
+from talud.engine.runtime import Model, Origin
 from talud.errors import MismatchError, ModelError, PromotionError, RegistryError
 from talud.evaluation import gate as gates
 from talud.evaluation.gate import Gate
 from talud.evaluation.restoration import run_of
 from talud.evaluation.results import ScoreTable
 from talud.files import replacing
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model, Origin
+from talud.mapping.reader import open_stack
 from talud.metrics import Confusion, lack_of_skill
 from talud.project import Project
 

@@ -12,11 +12,11 @@ from typing import Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from talud.contract import Contract
+from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation.reliability import Reliability
 from talud.evaluation.tally import Tally
 from talud.files import replacing
-from talud.inference.runtime import Model
 from talud.metrics import Confusion, lack_of_skill
 from talud.project import Project
 from talud.wording import duration

@@ -16,16 +16,16 @@ from rasterio.windows import Window
 from talud.data.held_out import check_held_out
 from talud.data.patches import Part, split
 from talud.data.record import current_stack
+from talud.engine.runtime import Model
 from talud.errors import MismatchError, StudyError, TaludWarning
 from talud.evaluation.reliability import Reliability
 from talud.evaluation.results import Scores, ScoreTable
 from talud.evaluation.tally import Tally
 from talud.files import replacing
 from talud.grid import Grid
-from talud.inference.prediction import probabilities
-from talud.inference.runtime import Model
 from talud.metrics import THRESHOLDS, UNKNOWN, Levels
 from talud.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
+from talud.products.prediction import probabilities
 from talud.project import Project
 from talud.raster import BLOCK, Layout, open_raster, writing_cog
 from talud.wording import dimensions

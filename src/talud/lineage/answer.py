@@ -8,8 +8,8 @@ from pathlib import Path
 
 from talud import registry
 from talud.contract import Contract
+from talud.engine import model_file
 from talud.errors import ModelError, RegistryError, SourceError, TaludError
-from talud.inference import model_file
 from talud.lineage import history, maps
 from talud.lineage.history import Data
 from talud.lineage.maps import Entry, Statement

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from talud.errors import SourceError
 from talud.files import replacing
-from talud.inference.products import Products
+from talud.products.rasters import Products
 from talud.raster import open_raster
 from talud.vector import open_vector
 

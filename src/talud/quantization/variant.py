@@ -15,13 +15,13 @@ from talud.contract import Contract, Reduced, Subset, variant_path
 from talud.data.held_out import check_held_out
 from talud.data.patches import Patches, read, split
 from talud.data.record import current_stack
+from talud.engine.runtime import Model
 from talud.errors import ModelError
 from talud.files import replacing
-from talud.inference import subsets
-from talud.inference.area import validation_counts
-from talud.inference.prediction import probabilities
-from talud.inference.runtime import Model
+from talud.measurement import subsets
 from talud.metrics import Confusion
+from talud.products.area import validation_counts
+from talud.products.prediction import probabilities
 from talud.project import Project
 from talud.quantization.float16 import halved
 from talud.quantization.int8 import quantized

@@ -31,8 +31,8 @@ from talud.contract import Contract
 from talud.errors import SourceError
 from talud.files import writing
 from talud.grid import Bounds, Grid
-from talud.inference import record
-from talud.inference.reader import check_blocks, frugal, misfit
+from talud.mapping.reader import check_blocks, frugal, misfit
+from talud.products import record
 from talud.serving import directories, places
 from talud.serving.settings import Settings
 from talud.wording import dimensions

@@ -12,9 +12,9 @@ from typing import TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from talud.cluster import Cluster, Lost, across, opened
+from talud.engine.runtime import Origin
+from talud.engine.session import physical_cores
 from talud.errors import ClusterError, TaludError
-from talud.inference.runtime import Origin
-from talud.inference.session import physical_cores
 from talud.serving import keeping
 from talud.serving.intake import Intake
 from talud.serving.jobs import Job, JobStore, Request, Status

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from talud.contract import Contract
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError
-from talud.inference import prediction, reader
+from talud.mapping import reader
+from talud.products import prediction
 from talud.selection import Candidate
 from talud.serving import catalogue, places, remote
 from talud.serving.jobs import UNFINISHED, Job, JobStore, Request

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from talud.files import writing
-from talud.inference.products import Products
+from talud.products.rasters import Products
 
 IN_USE = 15 * 60  # seconds after somebody looked at a map in which it is not removed
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, HttpUrl
 
-from talud.inference.products import Products
+from talud.products.rasters import Products
 
 PROCESS = "map-landslides"
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"

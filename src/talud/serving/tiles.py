@@ -28,8 +28,8 @@ from rio_tiler.reader import read
 
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
-from talud.inference.quicklook import GAMMA
-from talud.inference.reader import check_blocks
+from talud.mapping.reader import check_blocks
+from talud.products.quicklook import GAMMA
 from talud.serving.catalogue import Stamp, bands_of, borrowed, placed, stamp
 
 Layer = Literal["optical", "slope", "elevation", "sar_before", "sar_after", "inventory", "probability"]

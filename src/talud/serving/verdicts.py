@@ -26,8 +26,8 @@ from sqlalchemy.orm import Session
 
 from talud.errors import SourceError
 from talud.grid import Grid
-from talud.inference.polygons import GEOPACKAGE, UTC, write_layer
-from talud.inference.products import Products
+from talud.products.polygons import GEOPACKAGE, UTC, write_layer
+from talud.products.rasters import Products
 from talud.raster import reading
 from talud.serving.catalogue import WGS84, Stamp, stamp
 from talud.serving.database import Database, JobRow, VerdictChangeRow, VerdictRow, now

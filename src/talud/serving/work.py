@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from talud.cluster import Tell
+from talud.engine.runtime import Model, Origin
 from talud.errors import BusyError, TaludError
-from talud.inference import prediction
-from talud.inference.products import Products
-from talud.inference.runtime import Model, Origin
+from talud.products import prediction
+from talud.products.rasters import Products
 from talud.wording import counted
 
 NICE = 10  # of a worker beside its service: who asks how a job fares is answered before the next tile

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 from talud import cluster, registry
 from talud.cluster import Cluster, Lost, Workers, across
+from talud.engine.session import physical_cores
 from talud.errors import ClusterError, TaludError
-from talud.inference.session import physical_cores
 from talud.project import Project
 from talud.training import work
 from talud.training.identity import code_version

@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from talud import registry
 from talud.data.patches import Patches
-from talud.inference.quicklook import stretched
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
 from talud.metrics import LANDSLIDE, UNKNOWN, confusion
 from talud.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
+from talud.products.quicklook import stretched
 from talud.training.dataset import Dataset
 
 NAME = "examples.png"

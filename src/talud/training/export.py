@@ -17,16 +17,17 @@ from talud.bands import Group, band, groups
 from talud.contract import BandContract, Calibration, Contract
 from talud.data.patches import Patches
 from talud.data.record import current_stack
+from talud.engine import coverage
+from talud.engine.features import Features, measured
+from talud.engine.model_file import save, weights_digest
+from talud.engine.runtime import Model
 from talud.errors import StudyError
-from talud.inference import coverage, subsets
-from talud.inference.area import validation_counts
-from talud.inference.domain import differences, histogram
-from talud.inference.features import Features, measured
-from talud.inference.model_file import save, weights_digest
-from talud.inference.prediction import probabilities
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
-from talud.inference.squares import PIXELS, squares
+from talud.mapping.domain import differences, histogram
+from talud.mapping.reader import open_stack
+from talud.measurement import subsets
+from talud.measurement.squares import PIXELS, squares
+from talud.products.area import validation_counts
+from talud.products.prediction import probabilities
 from talud.project import Project
 from talud.raster import open_raster
 from talud.training import calibration

@@ -19,16 +19,17 @@ from talud.contract import Contract, FineTuning
 from talud.data.held_out import check_held_out
 from talud.data.patches import Block, Patches, read, split
 from talud.data.record import current_stack
+from talud.engine import coverage
+from talud.engine.model_file import save, weights_digest
+from talud.engine.runtime import Model
 from talud.errors import ModelError, StudyError
 from talud.files import md5
 from talud.grid import Grid
-from talud.inference import coverage, subsets
-from talud.inference.model_file import save, weights_digest
-from talud.inference.prediction import probabilities
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
+from talud.mapping.reader import open_stack
+from talud.measurement import subsets
 from talud.metrics import Confusion
 from talud.params import Params
+from talud.products.prediction import probabilities
 from talud.project import Project
 from talud.raster import open_raster
 from talud.terminal import held_back

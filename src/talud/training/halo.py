@@ -16,10 +16,10 @@ from rasterio.windows import Window
 
 from talud.data.patches import Block
 from talud.data.record import current_stack
-from talud.inference import coverage
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
-from talud.inference.tiling import Rim, Tile
+from talud.engine import coverage
+from talud.engine.runtime import Model
+from talud.engine.tiling import Rim, Tile
+from talud.mapping.reader import open_stack
 from talud.project import Project
 
 _Item = TypeVar("_Item")

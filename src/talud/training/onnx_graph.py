@@ -19,8 +19,8 @@ from keras import layers
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from talud.engine.model_file import weights_digest
 from talud.errors import ModelError, StudyError
-from talud.inference.model_file import weights_digest
 from talud.training import unet
 from talud.training.unet import Scaling
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx
 
-from talud.inference.margins import Network
-from talud.inference.tiling import round_up
+from talud.engine.margins import Network
+from talud.engine.tiling import round_up
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from rasterio.warp import transform_bounds
 
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
-from talud.inference.products import Products
+from talud.products.rasters import Products
 from talud.serving import catalogue, outlines, tiles, verdicts
 from talud.serving.catalogue import WGS84
 from talud.serving.jobs import Job

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from rasterio.features import rasterize
 from scipy import ndimage
 
-from talud.inference.polygons import Landslides, NotMapped
-from talud.inference.reader import StackReader
+from talud.mapping.reader import StackReader
+from talud.products.polygons import Landslides, NotMapped
 
 LONGEST = 1200  # pixels of the map's longer side
 LARGEST_ZOOM = 8  # picture pixels for one of the raster

@@ -12,10 +12,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from talud.contract import Contract
+from talud.engine.features import Features
+from talud.engine.margins import Network
+from talud.engine.tiling import round_up
 from talud.errors import ModelError, OutputError
-from talud.inference.features import Features
-from talud.inference.margins import Network
-from talud.inference.tiling import round_up
 
 
 def parsed(content: bytes) -> onnx.ModelProto:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from talud.contract import Precision, variant_path
+from talud.engine.runtime import Model, Origin
+from talud.engine.session import Provider
 from talud.errors import ModelError
-from talud.inference.runtime import Model, Origin
-from talud.inference.session import Provider
 
 
 def open_variant(path: Path, precision: Precision | None, origin: Origin | None, provider: Provider = "auto") -> Model:

@@ -24,7 +24,7 @@ from talud.bands import Band, Group
 from talud.contract import BandContract, Contract
 from talud.errors import MismatchError, SourceError
 from talud.grid import Grid
-from talud.inference.domain import Distance
+from talud.mapping.domain import Distance
 from talud.raster import (
     BLOCK,
     MOST_BANDS,

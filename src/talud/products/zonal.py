@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from talud.grid import Grid
-from talud.inference.reader import StackReader
+from talud.mapping.reader import StackReader
 
 _ZONE = 1024  # side of the windows in which polygons and rasters meet
 

@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 
 from talud.cluster import Workers, check_release, connected, host
+from talud.engine.runtime import Model, Origin
+from talud.engine.session import CUDA, Provider, physical_cores
+from talud.engine.tiling import Tile
 from talud.errors import ClusterError, SourceError, TaludError
 from talud.files import md5, writing
-from talud.inference.journal import Journal, change
-from talud.inference.mapping import Passes, finish_tiles
-from talud.inference.reader import StackReader, frugal, open_stack
-from talud.inference.runtime import Model, Origin
-from talud.inference.session import CUDA, Provider, physical_cores
-from talud.inference.tiling import Tile
+from talud.mapping.journal import Journal, change
+from talud.mapping.reader import StackReader, frugal, open_stack
+from talud.mapping.tile_loop import Passes, finish_tiles
 
 if TYPE_CHECKING:
     from distributed import Client

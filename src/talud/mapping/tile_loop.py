@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from talud.engine import coverage, symmetry
+from talud.engine.runtime import Model
+from talud.engine.tiling import Tile, batched
 from talud.errors import TaludError
-from talud.inference import coverage, symmetry
-from talud.inference.journal import Block, Journal
-from talud.inference.reader import StackReader
-from talud.inference.runtime import Model
-from talud.inference.tiling import Tile, batched
+from talud.mapping.journal import Block, Journal
+from talud.mapping.reader import StackReader
 
 
 class Pixels(NamedTuple):

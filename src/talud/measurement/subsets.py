@@ -12,8 +12,8 @@ from rasterio.windows import Window
 from talud import metrics
 from talud.bands import Group, powerset
 from talud.contract import Contract, Subset
-from talud.inference.reader import open_stack
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
+from talud.mapping.reader import open_stack
 from talud.metrics import Confusion
 from talud.raster import open_raster
 

@@ -20,9 +20,9 @@ from talud.errors import OutputError, SourceError
 from talud.files import synchronise
 from talud.geopackage import release
 from talud.grid import Grid
-from talud.inference.journal import Journal
-from talud.inference.styles import qml
+from talud.mapping.journal import Journal
 from talud.metrics import BACKGROUND, LANDSLIDE
+from talud.products.styles import qml
 from talud.raster import ORIGIN_TAG, Layout, open_raster, writing_cog
 from talud.terminal import hushed
 from talud.wording import dimensions

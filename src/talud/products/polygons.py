@@ -25,8 +25,8 @@ from rasterio.windows import Window
 
 from talud.errors import OutputError
 from talud.grid import Grid
-from talud.inference.styles import qml
 from talud.metrics import LANDSLIDE
+from talud.products.styles import qml
 from talud.vector_path import plain_path
 
 GEOPACKAGE = "1.2"  # of the standard: QGIS and GDAL of some years ago warn of a later one

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from talud.bands import SHADES
-from talud.inference import coverage
-from talud.inference.reader import StackReader
+from talud.engine import coverage
+from talud.mapping.reader import StackReader
 
 PIXELS = 1 << 20  # of all squares together, at most
 COVERED = 0.75  # of a square, at least, must be mapped

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from talud.inference.runtime import Model
-from talud.inference.tiling import Rim, Tile
+from talud.engine.runtime import Model
+from talud.engine.tiling import Rim, Tile
 
 
 class Symmetry(NamedTuple):

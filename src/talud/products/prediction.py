@@ -17,19 +17,21 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from talud.cluster import Workers
+from talud.engine import coverage
+from talud.engine.runtime import Model
+from talud.engine.tiling import Tiling
 from talud.errors import OutputError, ParamsError
 from talud.files import md5
-from talud.inference import coverage, domain, polygons, quicklook, record, summary, zonal
-from talud.inference.area import AreaEstimate, estimate, obstacle
-from talud.inference.journal import Journal
-from talud.inference.mapping import Passes, finish_tiles
-from talud.inference.products import MapRasters, Products, check_out, check_space
-from talud.inference.reader import StackReader, frugal, open_stack
-from talud.inference.record import Prediction, Reduced
-from talud.inference.runtime import Model
-from talud.inference.sharding import finish_shards
-from talud.inference.smoothing import smoothed
-from talud.inference.tiling import Tiling
+from talud.mapping import domain
+from talud.mapping.journal import Journal
+from talud.mapping.reader import StackReader, frugal, open_stack
+from talud.mapping.sharding import finish_shards
+from talud.mapping.tile_loop import Passes, finish_tiles
+from talud.products import polygons, quicklook, record, summary, zonal
+from talud.products.area import AreaEstimate, estimate, obstacle
+from talud.products.rasters import MapRasters, Products, check_out, check_space
+from talud.products.record import Prediction, Reduced
+from talud.products.smoothing import smoothed
 
 Progress = Callable[[int, int], None]
 

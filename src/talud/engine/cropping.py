@@ -40,8 +40,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 
-from talud.inference.margins import Margin, Network
-from talud.inference.tiling import Rim
+from talud.engine.margins import Margin, Network
+from talud.engine.tiling import Rim
 
 _LARGE = 1024  # bytes
 

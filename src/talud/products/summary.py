@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from talud.inference import domain, record
-from talud.inference.domain import Distance, Verdict
-from talud.inference.quicklook import Picture, Scene, length_in_words, round_length
-from talud.inference.reader import StackReader
-from talud.inference.record import Prediction
-from talud.inference.runtime import Model
+from talud.engine.runtime import Model
+from talud.mapping import domain
+from talud.mapping.domain import Distance, Verdict
+from talud.mapping.reader import StackReader
+from talud.products import record
+from talud.products.quicklook import Picture, Scene, length_in_words, round_length
+from talud.products.record import Prediction
 from talud.wording import counted, dimensions
 
 _BAR = 0.3  # of the map's width, at most, for the scale bar
@@ -143,7 +144,7 @@ class Page:
 def write(path: Path, page: Page) -> None:
     """Write the page as HTML: the same bytes for the same map."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("talud.inference"),
+        loader=jinja2.PackageLoader("talud.products"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from talud.contract import Contract, Validation
-from talud.inference.domain import Verdict
+from talud.mapping.domain import Verdict
 from talud.metrics import Confusion
 from talud.sampling import Design, stratified
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import onnx
 
+from talud.engine.cropping import cropped, without_weights
+from talud.engine.margins import Margin, Network
+from talud.engine.session import Provider, open_session
+from talud.engine.tiling import Rim
 from talud.errors import ModelError
-from talud.inference.cropping import cropped, without_weights
-from talud.inference.margins import Margin, Network
-from talud.inference.session import Provider, open_session
-from talud.inference.tiling import Rim
 
 KEPT = 320 * 10**6  # bytes of weights that sessions may hold to save their opening anew, 40 ms each
 

@@ -13,17 +13,17 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from talud.contract import Contract
+from talud.engine import model_file
+from talud.engine.coverage import whole_groups
+from talud.engine.cropping import Sides
+from talud.engine.croppings import Croppings
+from talud.engine.margins import Margin
+from talud.engine.session import CUDA, SILENT, Provider, open_session, processor
+from talud.engine.tiling import Tile, Tiling, round_up
 from talud.errors import ModelError, ParamsError
-from talud.inference import model_file
-from talud.inference.coverage import whole_groups
-from talud.inference.cropping import Sides
-from talud.inference.croppings import Croppings
-from talud.inference.margins import Margin
-from talud.inference.session import CUDA, SILENT, Provider, open_session, processor
-from talud.inference.tiling import Tile, Tiling, round_up
 
 if TYPE_CHECKING:
-    from talud.inference.record import Prediction
+    from talud.products.record import Prediction
 
 INPUT, OUTPUT = "stack", "probability"
 MEMORY = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
@@ -300,8 +300,8 @@ class Model:
         return probability
 
     def predict(self, raster: str | Path, out: str | Path) -> Prediction:
-        """Map a raster into a folder: `talud.inference.prediction.predict` with its defaults."""
-        from talud.inference.prediction import predict
+        """Map a raster into a folder: `talud.products.prediction.predict` with its defaults."""
+        from talud.products.prediction import predict
 
         return predict(self, raster, Path(out))
 

@@ -27,9 +27,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from talud.engine.tiling import Tile, Tiling
 from talud.errors import BusyError, OutputError, TaludError
 from talud.files import synchronise, writing
-from talud.inference.tiling import Tile, Tiling
 
 _BEGUN, _LOCK, _TILES, _RUN, _PUBLISHING = "journal.json", "lock", "tiles", "run-", "publishing"
 

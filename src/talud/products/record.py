@@ -10,12 +10,14 @@ from typing import Any
 
 from talud.bands import Group
 from talud.contract import Contract
-from talud.inference import coverage, domain, quicklook
-from talud.inference.area import AreaEstimate
-from talud.inference.domain import Distance
-from talud.inference.products import Products
-from talud.inference.reader import StackReader
-from talud.inference.runtime import Model
+from talud.engine import coverage
+from talud.engine.runtime import Model
+from talud.mapping import domain
+from talud.mapping.domain import Distance
+from talud.mapping.reader import StackReader
+from talud.products import quicklook
+from talud.products.area import AreaEstimate
+from talud.products.rasters import Products
 
 SHOWN = 3  # reasons, at most, under the quicklook: it has one line for them
 

@@ -1,0 +1,1 @@
+"""Exact tiled inference: a model and an array in, an array out."""

@@ -1,0 +1,1 @@
+"""Measurements of a network on windows of labelled areas."""
