@@ -1,9 +1,8 @@
 /** The language of the page: what is said in it follows when it is changed. */
 
-import { en } from './messages/en';
+import { en, type Messages } from './messages/en';
 import { es } from './messages/es';
 
-export type Messages = typeof en;
 export type Language = 'en' | 'es';
 
 const MESSAGES: Record<Language, Messages> = { en, es };

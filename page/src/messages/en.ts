@@ -5,9 +5,7 @@ const many = (n: number, one: string, more: string) => `${n.toLocaleString('en')
 export const en = {
   // The page
   title: 'Landslide mapping',
-  subtitle: 'talud',
   language: 'Language',
-  help: 'Help',
   helpKey: 'Help (?)',
   signOut: 'Sign out',
   signedInAs: (name: string) => `Signed in as ${name}`,
@@ -33,7 +31,6 @@ export const en = {
   newMap: 'New map',
   raster: 'Raster',
   rasterNone: 'The service has no rasters yet. Upload one.',
-  rasterChoose: 'Choose a raster',
   upload: 'Upload a raster (GeoTIFF)',
   uploading: (name: string, percent: number) => `Uploading ${name}: ${percent} %`,
   uploaded: (name: string) => `${name} is uploaded and chosen.`,
@@ -148,7 +145,6 @@ export const en = {
   compareWith: 'Compare with another map of this raster',
   compareNone: 'There is no other finished map of this raster.',
   compareNo: 'No comparison',
-  compareFailed: 'The other map could not be opened',
   divider: 'Divider between the two maps',
   left: 'Left',
   right: 'Right',
@@ -248,3 +244,5 @@ export const en = {
   helpSynthetic: 'Data called synthetic were made by a program. They show no real place.',
   licences: 'Licences of the libraries in this page',
 };
+
+export type Messages = typeof en;

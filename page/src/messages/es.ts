@@ -1,14 +1,12 @@
 /** The page's words in Spanish. */
 
-import type { Messages } from '../language';
+import type { Messages } from './en';
 
 const many = (n: number, one: string, more: string) => `${n.toLocaleString('es')} ${n === 1 ? one : more}`;
 
 export const es: Messages = {
   title: 'Cartografía de deslizamientos',
-  subtitle: 'talud',
   language: 'Idioma',
-  help: 'Ayuda',
   helpKey: 'Ayuda (?)',
   signOut: 'Cerrar sesión',
   signedInAs: (name) => `Sesión de ${name}`,
@@ -32,7 +30,6 @@ export const es: Messages = {
   newMap: 'Mapa nuevo',
   raster: 'Ráster',
   rasterNone: 'El servicio aún no tiene rásteres. Suba uno.',
-  rasterChoose: 'Elija un ráster',
   upload: 'Subir un ráster (GeoTIFF)',
   uploading: (name, percent) => `Subiendo ${name}: ${percent} %`,
   uploaded: (name) => `${name} se ha subido y está elegido.`,
@@ -149,7 +146,6 @@ export const es: Messages = {
   compareWith: 'Comparar con otro mapa de este ráster',
   compareNone: 'No hay otro mapa terminado de este ráster.',
   compareNo: 'Sin comparación',
-  compareFailed: 'No se pudo abrir el otro mapa',
   divider: 'Divisor entre los dos mapas',
   left: 'Izquierda',
   right: 'Derecha',

@@ -163,4 +163,3 @@ def _needs(scope: Scope) -> Callable[[Request, Service], Key]:
 
 Reader = Annotated[Key, Depends(_needs("read"))]
 Runner = Annotated[Key, Depends(_needs("run"))]
-Admin = Annotated[Key, Depends(_needs("admin"))]
