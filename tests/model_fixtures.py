@@ -1,4 +1,4 @@
-"""Models for the tests of inference."""
+"""Fixtures for the tests of engine, mapping, products and measurement: models, and a folder outside any project."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Exporter = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True)
-def _away_from_this_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This repository is a project too, in which a map that a test makes would be recorded."""
+def away_from_this_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to a folder outside this repository, which is a project that would record the maps of tests."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,0 +1,5 @@
+"""Fixtures for the tests of mapping."""
+
+from model_fixtures import away_from_this_project, exporter, model, unets
+
+__all__ = ["away_from_this_project", "exporter", "model", "unets"]
