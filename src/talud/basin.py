@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from talud.contract import Contract
@@ -15,6 +15,7 @@ from talud.mapping.reader import misfit
 from talud.outputs import check_name
 from talud.params import Area, Source
 from talud.products.rasters import STACK, Products, check_out, has_record
+from talud.progress import Progress
 from talud.raster import ORIGIN_TAG, open_raster
 
 
@@ -23,7 +24,7 @@ def prepare(
     area: Area,
     files: Mapping[Source, Path],
     out: Path,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     model: Path | None = None,
 ) -> Path:
     """The stack of a map, `stack.tif` in the map's own folder, from which `predict` goes on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -11,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from talud import geopackage
-from talud.errors import OutputError
+from talud.errors import OutputError, TaludError
 
 
 @contextmanager
@@ -76,6 +77,40 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def exclusive_lock(path: Path, busy: TaludError | None = None, *, required: bool = True) -> Iterator[int]:
+    """Hold an exclusive lock of a file or folder; it ends with the block, and with the process.
+
+    Args:
+        path: the file or folder; a file that is missing is created, with its folder.
+        busy: the error to raise if another process holds the lock; None waits for it.
+        required: whether a disk that has no locks is an error; without it the block runs unlocked there.
+
+    Yields:
+        The file descriptor of the locked file.
+
+    Raises:
+        OutputError: the file cannot be created, or its disk has no locks.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError as error:
+            if busy is None:
+                raise
+            raise busy from error
+        except OSError as error:
+            if required:
+                reason = error.strerror or error
+                raise OutputError(f"{path}: this disk has no locks ({reason}); mount it with them") from error
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def synchronise(path: Path) -> None:

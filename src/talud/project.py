@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 from talud.errors import ParamsError
-from talud.files import writing
+from talud.files import exclusive_lock, writing
 from talud.params import Area, Params
 
 REFERENCES = "references"  # the folder of what the recipe is compared with
@@ -30,16 +29,11 @@ def identifier(root: Path) -> str:
         OutputError: the file cannot be written.
     """
     path = root / "checkpoints" / "project.id"
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+", encoding="ascii", errors="replace") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # of processes that start together, one makes it
-            file.seek(0)
-            known = file.read(33).strip()
-            if not re.fullmatch("[0-9a-f]{32}", known):
-                known = uuid4().hex
-                file.truncate(0)
-                file.write(f"{known}\n")
+    with writing(path), exclusive_lock(path):  # of processes that start together, one makes it
+        known = path.read_text(encoding="ascii", errors="replace").strip()
+        if not re.fullmatch("[0-9a-f]{32}", known):
+            known = uuid4().hex
+            path.write_text(f"{known}\n", encoding="ascii")
     return known
 
 

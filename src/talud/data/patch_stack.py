@@ -8,7 +8,6 @@ of theirs reaches across its border.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,11 +24,11 @@ from talud.files import md5, replacing_together
 from talud.grid import Grid
 from talud.metrics import UNKNOWN
 from talud.params import Area
+from talud.progress import Progress
 from talud.project import Project
 from talud.raster import PATCH_TAG, Layout, writing_cog
 from talud.terminal import hushed
 
-Progress = Callable[[int, int], None]
 # No place on Earth: the patches say not where they come from.
 _CRS = CRS.from_wkt('LOCAL_CS["patches side by side",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]')
 _OBLONG = 1.25  # most that a side of the whole may differ from that of a square, to leave few places empty

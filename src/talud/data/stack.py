@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -29,11 +29,10 @@ from talud.fingerprint import fingerprint
 from talud.grid import Grid
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.params import Area, Source
+from talud.progress import Progress, tracked
 from talud.project import Project
 from talud.raster import ORIGIN_TAG, Layout, read_through, writing_cog
 from talud.terminal import hushed
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -286,7 +285,7 @@ def _write(
             path, labels = mask
             mask_writer: DatasetWriter = writers.enter_context(writing_cog(path, mixer.grid, mask_layout(tags)))
         windows = mixer.windows
-        for done, window in enumerate(windows, start=1):
+        for window in tracked(windows, progress, len(windows)):
             values, here = mixer.mix(window)
             seen |= here
             with hushed():  # as in `writing_cog`
@@ -296,8 +295,6 @@ def _write(
                 known += KnownPixels.of(pixels)
                 with hushed():
                     mask_writer.write(pixels, 1, window=window)
-            if progress:
-                progress(done, len(windows))
         for layer in mixer.layers:
             if layer.path not in seen:
                 raise SourceError(f"{layer.path}: has no valid pixel in area '{recipe.name}'; all is nodata there")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rasterio.windows import Window
@@ -20,11 +20,10 @@ from talud.grid import Grid
 from talud.metrics import UNKNOWN
 from talud.outcome import at_threshold
 from talud.products.prediction import probabilities
+from talud.progress import Progress
 from talud.project import Project
 from talud.raster import open_raster, patch_side
 from talud.wording import counted
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

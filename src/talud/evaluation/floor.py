@@ -7,7 +7,7 @@ as every model is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -25,6 +25,7 @@ from talud.evaluation.assessment import Assessment, Subject
 from talud.evaluation.scoring import block_windows, labelled
 from talud.metrics import LANDSLIDE, UNKNOWN, Levels, best_threshold
 from talud.outcome import at_threshold
+from talud.progress import Progress
 from talud.project import Project
 from talud.raster import open_raster
 
@@ -34,7 +35,6 @@ _AT_ONCE = 1 << 20  # pixels that are classified together
 
 # A window's bands, float32 (bands, height, width), NaN where invalid, and its mask (height, width).
 View = tuple[NDArray[np.float32], NDArray[np.uint8]]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,12 @@ from talud.mapping.reader import check_plausible, plausible
 from talud.outcome import at_threshold
 from talud.params import PatchData
 from talud.products.prediction import probability_where_mapped
+from talud.progress import Progress
 from talud.wording import counted
 
 _SAMPLE = 64  # patches, whose values are looked at before any is scored
 _COLOURS = ("red", "green", "blue")
 _TIFF = frozenset({".tif", ".tiff"})
-
-Progress = Callable[[int, int], None]
 
 
 def assess_folder(

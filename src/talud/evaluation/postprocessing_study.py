@@ -32,10 +32,10 @@ from talud.files import replacing
 from talud.grid import Grid
 from talud.params import Postprocessing
 from talud.products.prediction import predict, probabilities
+from talud.progress import Progress
 from talud.project import Project
 from talud.raster import open_raster, patch_side
 
-Progress = Callable[[int, int], None]
 TEST = "test blocks"
 PLAIN, TOGETHER, CONFIGURED = "threshold", "together", "params.yaml"
 WINDOW = 2048  # pixels a side; segmenting one takes about a gigabyte

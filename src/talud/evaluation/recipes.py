@@ -10,13 +10,14 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from talud.engine.runtime import Model
-from talud.evaluation.area_scores import Progress, assess_area
+from talud.evaluation.area_scores import assess_area
 from talud.evaluation.assessment import Assessment
 from talud.evaluation.results import read_table
 from talud.evaluation.scoring import labelled
 from talud.files import replacing
 from talud.metrics import lack_of_skill
 from talud.params import Params, Search
+from talud.progress import Progress
 from talud.project import REFERENCES, Project
 
 

@@ -26,11 +26,10 @@ from talud.grid import Grid
 from talud.metrics import THRESHOLDS, UNKNOWN, Levels
 from talud.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.products.prediction import probabilities
+from talud.progress import Progress
 from talud.project import Project
 from talud.raster import BLOCK, Layout, open_raster, writing_cog
 from talud.wording import dimensions
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

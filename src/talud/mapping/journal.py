@@ -11,7 +11,6 @@ A tile's unfinished file lies in a folder of its run, which the next run takes a
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -19,17 +18,17 @@ import shutil
 import uuid
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from talud.engine.tiling import Tile, Tiling
 from talud.errors import BusyError, OutputError, TaludError
-from talud.files import synchronise, writing
+from talud.files import exclusive_lock, synchronise, writing
 
 _BEGUN, _LOCK, _TILES, _RUN, _PUBLISHING = "journal.json", "lock", "tiles", "run-", "publishing"
 
@@ -217,26 +216,21 @@ def _beside(out: Path) -> Path:
     return out / ".partial" if within else out.with_name(f".{out.name}.partial")
 
 
-def _lock(folder: Path) -> IO[str]:
-    """The open file whose lock ends with the process, however that ends.
+def _lock(folder: Path) -> ExitStack:
+    """Lock a working folder until the result is closed, or the process ends.
 
     Raises:
-        OutputError: another process holds it.
+        OutputError: another process holds the lock.
     """
+    path = folder / _LOCK
+    busy = BusyError(f"{folder}: another process is making this map; wait for it, or name another --out")
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / _LOCK
-        lock = path.open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            raise BusyError(
-                f"{folder}: another process is making this map; wait for it, or name another --out"
-            ) from error
-        if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-            return lock
-        lock.close()  # the one who held it was just done, and took the folder away
+        with ExitStack() as held:
+            lock = held.enter_context(exclusive_lock(path, busy))
+            if path.exists() and os.path.samestat(os.fstat(lock), path.stat()):
+                return held.pop_all()
+            # The process that held the lock has just finished, and removed the folder.
 
 
 def change(name: str, before: Any, now: Any, when: str = "now") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,8 +32,7 @@ from talud.products.area import AreaEstimate, estimate, obstacle
 from talud.products.rasters import MapRasters, Products, check_out, check_space
 from talud.products.record import Prediction, Reduced
 from talud.products.smoothing import smoothed
-
-Progress = Callable[[int, int], None]
+from talud.progress import Progress
 
 
 def predict(

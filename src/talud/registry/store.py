@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import json
 import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -24,7 +23,7 @@ with warnings.catch_warnings():
     from mlflow.utils.rest_utils import http_request
 
 from talud.errors import RegistryError
-from talud.files import replacing
+from talud.files import exclusive_lock, replacing
 from talud.registry.refusals import SILENT, explain
 from talud.terminal import unbroken
 
@@ -113,7 +112,7 @@ def connect(root: Path | None, *, create: bool = False) -> MlflowClient:
                 f"{own / 'mlflow.db'}: there is no store yet; run talud train first, or talud register to fill it "
                 "from models/"
             )
-        with _alone(own):
+        with exclusive_lock(own, required=False):
             if not _holds_anything(own / "mlflow.db"):
                 _create(own)
     client, experiment = _reach(uri)
@@ -165,18 +164,6 @@ def artifacts(root: Path) -> str:
 
 def _holds_anything(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Let no other process make the store of a project meanwhile, where the disk has locks."""
-    folder = os.open(root, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)
 
 
 def _create(root: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
@@ -12,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from talud.errors import BusyError
-from talud.files import writing
+from talud.files import exclusive_lock, writing
 from talud.serving import places
 from talud.serving.database import now
 from talud.serving.jobs import STATUSES, UNFINISHED, Job, JobStore
@@ -32,12 +31,8 @@ def alone(results: Path) -> Iterator[None]:
         results.mkdir(mode=0o700, parents=True, exist_ok=True)
         if results.stat().st_mode & 0o007:  # a group that an operator lets in stays
             results.chmod(0o700)
-        lock = (results / "service.lock").open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(f"{results}: another service uses this folder; stop it, or name another one") from error
+    busy = BusyError(f"{results}: another service uses this folder; stop it, or name another one")
+    with exclusive_lock(results / "service.lock", busy):
         yield
 
 

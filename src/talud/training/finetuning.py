@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from talud.measurement import subsets
 from talud.metrics import Confusion
 from talud.params import Params
 from talud.products.prediction import probabilities
+from talud.progress import Progress, tracked
 from talud.project import Project
 from talud.raster import open_raster
 from talud.terminal import held_back
@@ -51,8 +52,6 @@ _NO_LONGER: Mapping[str, object] = {
     "calibration": None,
     "validation": None,
 }
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -269,15 +268,13 @@ def _train(
     augmenter = Augmenter.of(recipe.augmentation, contract.band_names, mean, deviation)
     dropping = Dropping.of(recipe.dropping, contract.band_names)
     with held_back() as release:
-        for step in range(steps):
+        for step in tracked(range(steps), progress, steps):
             stack, mask = _batch(sources, side, augmenter, generators)
             if dropping:
                 stack, mask = dropping.applied(stack, mask, (seed, step))
             if not np.isfinite(network.train_on_batch(stack, mask[..., np.newaxis])):
                 raise StudyError(f"the loss of step {step + 1} is not a number; a lower learning rate may help")
             release()
-            if progress:
-                progress(step + 1, steps)
 
 
 def _batch(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
@@ -14,7 +12,7 @@ import keras
 from talud import registry
 from talud.data.patches import PARTS
 from talud.errors import ParamsError, StudyError
-from talud.files import replacing_together, writing
+from talud.files import exclusive_lock, replacing_together
 from talud.params import DroppingOptions, Recipe
 from talud.project import Project
 from talud.training import checkpoint, unet, work
@@ -119,7 +117,9 @@ def run(
         **_split_tags(dataset.counts(project.params.split)),
     }
     name, note = f"{band_set} · {search}", _note(project, dataset, tags)
-    with _alone(project, band_set), registry.study(project.root, name, tags, note) as parent:
+    lock = project.checkpoint(band_set).with_suffix(".lock")
+    busy = StudyError(f"another process trains '{band_set}' in {project.root}; wait until it is done, and start again")
+    with exclusive_lock(lock, busy), registry.study(project.root, name, tags, note) as parent:
         tasks = [
             Task(project, band_set, choice, key, choice.epochs, parent, _hyperparameters(project, choice), tags)
             for choice, key in zip(picked, keys, strict=True)
@@ -143,25 +143,6 @@ def _check_patch(project: Project) -> None:
             f"split.patch is {patch} pixels, but a U-Net of depth {depth} needs a multiple of {2**depth}; "
             "change split.patch or training.depth in params.yaml"
         )
-
-
-@contextmanager
-def _alone(project: Project, band_set: str) -> Iterator[None]:
-    """Let no other process train the same band set in this project; the lock ends with the process."""
-    path = project.checkpoint(band_set).with_suffix(".lock")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = path.open("w")
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StudyError(
-                f"another process trains '{band_set}' in {project.root}; wait until it is done, and start again"
-            ) from error
-        except OSError as error:
-            raise StudyError(f"{path}: this disk has no locks ({error.strerror}); mount it with them") from error
-        yield
 
 
 def _searched(
