@@ -47,3 +47,15 @@ import talud.cli.main
 print([name for name in ("tensorflow", "mlflow", "onnxruntime", "geopandas", "scipy") if name in sys.modules])
 """
     assert run(code).stdout.strip() == "[]"
+
+
+def test_training_imports_keras_without_the_packages_that_it_does_not_use() -> None:
+    code = """
+import sys
+import talud.training
+assert "keras" in sys.modules
+assert not {"jax", "matplotlib", "sklearn"} & set(sys.modules), sys.modules
+import sklearn.ensemble, matplotlib.pyplot
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")

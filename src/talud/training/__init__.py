@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from talud.terminal import hushed, unbroken
 
@@ -10,6 +13,22 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # TensorFlow has oneDNN's convolutions in any case, and by itself takes them only where a processor has AVX512-VNNI.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+# Keras and TensorFlow import these where they are installed, for features that talud does not use: half of the time.
+_UNUSED = ("jax", "matplotlib", "sklearn")
+
+
+@contextmanager
+def _without_unused_packages() -> Iterator[None]:
+    """Let imports of unused packages fail, as where they are not installed."""
+    hidden = [name for name in _UNUSED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: Python's sign for "not to be imported"
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 # TensorFlow greets before its own log level counts, so its first import is done here, in silence.
-with hushed(), unbroken():
+with hushed(), unbroken(), _without_unused_packages():
     import keras as _keras  # noqa: F401
