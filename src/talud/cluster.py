@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from talud.errors import ClusterError, ParamsError, TaludError
+from talud.text import first_line
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -275,7 +276,7 @@ def _processes(number: int, folder: Path, environment: Mapping[str, str]) -> Ite
             env=dict(environment),
         )
     except Exception as error:  # Dask's, and the system's where it gives no process, port or memory
-        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        said = first_line(error).rstrip(".")
         raise ClusterError(
             f"the worker processes (workers={number}) did not start: {said}; a script must ask for them under "
             "if __name__ == '__main__':, for each of them runs what stands outside of it"

@@ -25,7 +25,7 @@ from talud.errors import OutputError, SourceError
 from talud.files import replacing
 from talud.grid import Grid
 from talud.terminal import hushed
-from talud.wording import dimensions
+from talud.text import dimensions, first_line
 
 PATCH_TAG = "TALUD_PATCH"  # of a patch stack: the side in pixels of the patches that it consists of
 _ALPHA_NAME = re.compile(r"\b(?:alpha|opacity|transparency)\b")
@@ -90,8 +90,7 @@ def reading(path: str | Path) -> Iterator[None]:
     try:
         yield
     except (RasterioError, CPLE_BaseError) as error:  # GDAL's own error comes through where masks are read
-        reason = error.__cause__ or error
-        raise SourceError(f"{path}: cannot be read as a raster: {str(reason).splitlines()[0]}") from error
+        raise SourceError(f"{path}: cannot be read as a raster: {first_line(error.__cause__ or error)}") from error
 
 
 @contextmanager
@@ -210,7 +209,7 @@ def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWrite
                     read_through(dataset)  # GDAL may close a file on a full disk without a word, and leave it short
         except (RasterioError, CPLE_BaseError, UnicodeError) as error:
             free = shutil.disk_usage(cog.parent).free // 10**6
-            reason = str(error.__cause__ or error).splitlines()[0]
+            reason = first_line(error.__cause__ or error)
             raise OutputError(f"{path}: cannot be written: {reason} ({free} MB are free there)") from error
 
 

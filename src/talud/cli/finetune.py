@@ -10,7 +10,7 @@ import typer
 
 from talud.cli.app import app
 from talud.cli.progress import shown
-from talud.wording import counted
+from talud.text import counted
 
 if TYPE_CHECKING:
     from talud.contract import Contract

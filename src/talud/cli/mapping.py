@@ -92,7 +92,7 @@ def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None
     """Print a summary of the map of a raster."""
     from talud.mapping import domain
     from talud.products import record
-    from talud.wording import counted
+    from talud.text import counted
 
     if result.taken_over:
         print(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from talud.cli.app import app
-from talud.wording import counted
+from talud.text import counted
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,7 +10,7 @@ import typer
 from talud.cli import sources
 from talud.cli.app import app
 from talud.cli.progress import shown
-from talud.wording import counted, dimensions
+from talud.text import counted, dimensions
 
 if TYPE_CHECKING:
     from talud.data.record import Record

@@ -26,8 +26,8 @@ from talud.errors import SourceError
 from talud.files import md5
 from talud.metrics import UNKNOWN
 from talud.params import PatchData
+from talud.text import counted, dimensions
 from talud.vector import open_vector
-from talud.wording import counted, dimensions
 
 if TYPE_CHECKING:
     import h5py

@@ -18,7 +18,7 @@ from talud.data.sources import Layer
 from talud.errors import SourceError
 from talud.grid import Grid
 from talud.params import SarUnit
-from talud.wording import counted
+from talud.text import counted
 
 Polarisation = Literal["vv", "vh"]
 POLARISATIONS: tuple[Polarisation, ...] = ("vv", "vh")

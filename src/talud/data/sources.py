@@ -25,8 +25,8 @@ from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.params import Source
 from talud.raster import alpha_bands, open_raster, read_opaque, read_valid, reading
+from talud.text import counted
 from talud.vector import ARCHIVES, OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES, refuse_other_format
-from talud.wording import counted
 
 _RASTERS: frozenset[Source] = frozenset({"optical", "dtm", "sar_pre", "sar_post"})
 _VECTORS: frozenset[Source] = frozenset({"inventory", "boundary"})

@@ -38,7 +38,7 @@ from talud.data.sources import Layer
 from talud.errors import SourceError
 from talud.grid import Grid
 from talud.params import CurvatureKind, SlopeMethod
-from talud.wording import counted
+from talud.text import counted
 
 Elevation = NDArray[np.float64]
 _ELEVATION, _SLOPE, _CURVATURE = TERRAIN_BANDS

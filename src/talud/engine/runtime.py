@@ -21,6 +21,7 @@ from talud.engine.margins import Margin
 from talud.engine.session import CUDA, SILENT, Provider, open_session, processor
 from talud.engine.tiling import Tile, Tiling, round_up
 from talud.errors import ModelError, ParamsError
+from talud.text import first_line
 
 if TYPE_CHECKING:
     from talud.products.record import Prediction
@@ -91,7 +92,7 @@ class Model:
             session = open_session(content, provider, threads=threads)
             metadata = session.get_modelmeta().custom_metadata_map
         except Exception as error:  # whatever a damaged file sets off: ONNX Runtime's exceptions have no common base
-            raise ModelError(f"{path}: is not a model that ONNX Runtime can open: {_first_line(error)}") from error
+            raise ModelError(f"{path}: is not a model that ONNX Runtime can open: {first_line(error)}") from error
         model = cls(path, Contract.from_metadata(metadata, str(path)), origin, session, croppings)
         if provider == "cuda" and model.provider != CUDA:
             raise ParamsError(
@@ -173,7 +174,7 @@ class Model:
         try:
             session = self._croppings.session(first.rim, first.halo)
         except Exception as error:  # as in `load`
-            raise ModelError(f"{self.path}: the network cannot be cropped: {_first_line(error)}") from error
+            raise ModelError(f"{self.path}: the network cannot be cropped: {first_line(error)}") from error
         probability = self._probability(session, np.stack(insides), shape)
         return list(probability[:, : first.core.height, : first.core.width])
 
@@ -193,7 +194,7 @@ class Model:
             session.run_with_iobinding(binding)
             output = binding.copy_outputs_to_cpu()[0]
         except Exception as error:  # as in `load`
-            raise ModelError(f"{self.path}: the network fails: {_first_line(error)}") from error
+            raise ModelError(f"{self.path}: the network fails: {first_line(error)}") from error
         if output.shape != (len(batch), 1, *shape):
             raise ModelError(f"{self.path}: the network turns {batch.shape} into {output.shape}; export it again")
         probability: NDArray[np.float32] = output[:, 0]
@@ -338,7 +339,3 @@ class Model:
 def _free_image(shape: list[Any], channels: int) -> bool:
     """Whether a shape is (batch, channels, height, width), with height and width free."""
     return len(shape) == 4 and shape[1] == channels and not any(isinstance(side, int) for side in shape[2:])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -23,7 +23,7 @@ from talud.products.prediction import probabilities
 from talud.progress import Progress
 from talud.project import Project
 from talud.raster import open_raster, patch_side
-from talud.wording import counted
+from talud.text import counted
 
 
 @dataclass(frozen=True)

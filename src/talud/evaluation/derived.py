@@ -13,7 +13,7 @@ from talud.engine.runtime import Model, Origin
 from talud.errors import ModelError, RegistryError
 from talud.evaluation.promotion import fingerprint
 from talud.files import replacing
-from talud.wording import counted
+from talud.text import counted
 
 
 def is_file(reference: str) -> bool:

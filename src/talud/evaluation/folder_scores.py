@@ -18,7 +18,7 @@ from talud.outcome import at_threshold
 from talud.params import PatchData
 from talud.products.prediction import probability_where_mapped
 from talud.progress import Progress
-from talud.wording import counted
+from talud.text import counted
 
 _SAMPLE = 64  # patches, whose values are looked at before any is scored
 _COLOURS = ("red", "green", "blue")

@@ -25,7 +25,7 @@ from talud.mapping.reader import open_stack
 from talud.metrics import Confusion
 from talud.project import Project
 from talud.raster import open_raster
-from talud.wording import counted
+from talud.text import counted
 
 _FILES = "difference.tif", "difference.png", "comparison.json"
 WHOLE, TEST_BLOCKS = "the whole area", "the test blocks"

@@ -8,8 +8,6 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-import jinja2
-
 from talud.data.record import current_stack
 from talud.errors import StudyError
 from talud.evaluation import figures, findings, study, summary
@@ -25,7 +23,7 @@ from talud.grid import Grid
 from talud.outcome import COLOURS, Outcome
 from talud.project import Project
 from talud.raster import open_raster
-from talud.wording import counted
+from talud.text import counted, html_environment
 
 
 @dataclass(frozen=True)
@@ -195,22 +193,16 @@ def write(project: Project) -> Path:
 
 def render(page: Page) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("talud.evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    environment = html_environment(
+        "talud.evaluation",
+        thousands=_thousands,
+        score="{:.3f}".format,
+        percent=_percent,
+        css=_css,
+        short=_short,
+        counted=counted,
+        top=axis_top,
     )
-    environment.filters |= {
-        "thousands": _thousands,
-        "score": "{:.3f}".format,
-        "percent": _percent,
-        "css": _css,
-        "short": _short,
-        "counted": counted,
-        "top": axis_top,
-    }
     return environment.get_template("report.html").render(
         page=page,
         study=study,

@@ -19,7 +19,7 @@ from talud.evaluation.tally import Tally
 from talud.files import replacing
 from talud.metrics import Confusion, lack_of_skill
 from talud.project import Project
-from talud.wording import duration
+from talud.text import duration
 
 _Model = TypeVar("_Model", bound=BaseModel)
 

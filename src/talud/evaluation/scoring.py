@@ -29,7 +29,7 @@ from talud.products.prediction import probabilities
 from talud.progress import Progress
 from talud.project import Project
 from talud.raster import BLOCK, Layout, open_raster, writing_cog
-from talud.wording import dimensions
+from talud.text import dimensions
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from talud.errors import SourceError
 from talud.files import replacing
 from talud.products.rasters import Products
 from talud.raster import open_raster
+from talud.text import utc_text
 from talud.vector import open_vector
 
 FOLDER = Path(".talud") / "maps"  # in a project: one file for each map, so that two never meet in a merge
@@ -123,7 +124,7 @@ def remember(root: Path, out: Path) -> None:
     if path.exists():
         return
     with replacing(path) as scratch:
-        content = {"made": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), **entry}
+        content = {"made": utc_text(datetime.now(UTC)), **entry}
         scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -37,7 +37,7 @@ from talud.raster import (
     read_valid,
     reading,
 )
-from talud.wording import dimensions
+from talud.text import dimensions
 
 PROVENANCE = (
     "TALUD_AREA",

@@ -27,6 +27,7 @@ from talud.errors import OutputError
 from talud.grid import Grid
 from talud.metrics import LANDSLIDE
 from talud.products.styles import qml
+from talud.text import first_line
 from talud.vector_path import plain_path
 
 GEOPACKAGE = "1.2"  # of the standard: QGIS and GDAL of some years ago warn of a later one
@@ -212,7 +213,7 @@ def write_layer(path: Path, geometry: NDArray[Any] | None, columns: Columns, **o
                 plain_path(path), geometry=geometry, field_data=list(columns.values()), fields=list(columns), **options
             )
         except (DataSourceError, DataLayerError, FeatureError, GeometryError) as error:
-            raise OutputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
+            raise OutputError(f"{path}: cannot be written: {first_line(error)}") from error
         finally:
             pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
 

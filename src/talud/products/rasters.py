@@ -25,7 +25,7 @@ from talud.metrics import BACKGROUND, LANDSLIDE
 from talud.products.styles import qml
 from talud.raster import ORIGIN_TAG, Layout, open_raster, writing_cog
 from talud.terminal import hushed
-from talud.wording import dimensions
+from talud.text import dimensions
 
 STACK = "stack.tif"  # what talud map makes of the sources, beside the map
 IN_THE_MAKING = 13  # bytes a pixel: finished tiles 6, the three rasters before they are compressed 7

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,7 +20,7 @@ from talud.mapping.reader import StackReader
 from talud.products import record
 from talud.products.quicklook import Picture, Scene, length_in_words, round_length
 from talud.products.record import Prediction
-from talud.wording import counted, dimensions
+from talud.text import counted, dimensions, html_environment
 
 _BAR = 0.3  # of the map's width, at most, for the scale bar
 
@@ -143,14 +142,7 @@ class Page:
 
 def write(path: Path, page: Page) -> None:
     """Write the page as HTML: the same bytes for the same map."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("talud.products"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": _number, "percent": _percent, "counted": counted}
+    environment = html_environment("talud.products", number=_number, percent=_percent, counted=counted)
     html = environment.get_template("summary.html").render(page=page, Verdict=Verdict, domain=domain)
     path.write_text(html, encoding="utf-8")
 

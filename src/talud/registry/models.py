@@ -24,6 +24,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from talud.errors import RegistryError
 from talud.registry.leaderboard import SCORES
 from talud.registry.store import connect, connected, speaking, user
+from talud.text import utc_text
 
 if TYPE_CHECKING:
     import onnx
@@ -375,15 +376,10 @@ def _present(client: MlflowClient, name: str, number: Any) -> ModelVersion | Non
 
 def _version(found: ModelVersion, aliases: Mapping[str, Any] | None = None) -> Version:
     """A version as MLflow has it; the aliases of its model, alias → version, where the version does not name them."""
-    created = time_text(datetime.fromtimestamp(found.creation_timestamp / 1000, UTC))
+    created = utc_text(datetime.fromtimestamp(found.creation_timestamp / 1000, UTC))
     number = str(found.version)
     theirs = found.aliases if aliases is None else [alias for alias, at in aliases.items() if str(at) == number]
     return Version(found.name, number, found.run_id or "", dict(found.tags), created, tuple(sorted(theirs)))
-
-
-def time_text(moment: datetime) -> str:
-    """A moment in UTC as ISO 8601, to the second: 2026-11-24T13:20:05Z."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _resolve(client: MlflowClient, name: str, alias: str | None, version: str | None) -> Version:

@@ -11,6 +11,7 @@ from mlflow.utils import mlflow_tags
 
 from talud.registry.store import connected, speaking
 from talud.registry.tracking import locate
+from talud.text import utc_text
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def run(run_id: str) -> Run | None:
         return None
     with speaking():
         entity = connected().get_run(found)
-    started = datetime.fromtimestamp(entity.info.start_time / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    started = utc_text(datetime.fromtimestamp(entity.info.start_time / 1000, UTC))
     user = entity.data.tags.get(mlflow_tags.MLFLOW_USER, "")
     return Run(found, entity.info.run_name or "", user, started, dict(entity.data.params))
 

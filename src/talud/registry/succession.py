@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from mlflow import MlflowClient
 
 from talud.errors import RegistryError
-from talud.registry.models import Version, champion, describe, look_up, set_alias, time_text, versions
+from talud.registry.models import Version, champion, describe, look_up, set_alias, versions
 from talud.registry.store import connected, speaking, user
+from talud.text import utc_text
 
 # Tags of a version.
 PROMOTED_BY, PROMOTED_AT = "promoted_by", "promoted_at"
@@ -26,7 +27,7 @@ def promote(version: Version, *, by_hand: bool = False) -> None:
     Raises:
         RegistryError: the store cannot be used.
     """
-    before, now = champion(version.name), time_text(datetime.now(UTC))
+    before, now = champion(version.name), utc_text(datetime.now(UTC))
     _unlink(version)
     describe(version, {PROMOTED_BY: user(), PROMOTED_AT: now} | ({REPLACED: before.version} if before else {}))
     _forget(version, *([] if before else [REPLACED]), SET_ASIDE)
@@ -51,7 +52,7 @@ def roll_back(name: str) -> tuple[Version, Version]:
             "back, so there is nothing to roll back to; talud models list shows the versions, "
             f"talud models promote {name} VERSION makes one the champion"
         )
-    former, now = look_up(f"{name}/{number}"), time_text(datetime.now(UTC))
+    former, now = look_up(f"{name}/{number}"), utc_text(datetime.now(UTC))
     describe(former, {PROMOTED_BY: user(), PROMOTED_AT: now})
     _forget(former, SET_ASIDE)
     set_alias(former, "champion")

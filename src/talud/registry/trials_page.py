@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import jinja2
+from talud.text import html_environment
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,6 @@ def render(study: str, rows: Sequence[Row], failed: Sequence[tuple[str, str]]) -
         failed: name and reason of each trial that failed.
     """
     axes = [axis for axis in AXES if all(_drawable(axis, row) for row in rows)]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("talud.registry"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     data = {
         "axes": [{"label": axis.label, "chosen": axis.chosen} for axis in axes],
         "trials": [
@@ -73,8 +66,10 @@ def render(study: str, rows: Sequence[Row], failed: Sequence[tuple[str, str]]) -
             for row in rows
         ],
     }
-    return environment.get_template("trials.html").render(
-        study=study, axes=axes, rows=[(row, _shown(axes, row)) for row in rows], failed=failed, data=data
+    return (
+        html_environment("talud.registry")
+        .get_template("trials.html")
+        .render(study=study, axes=axes, rows=[(row, _shown(axes, row)) for row in rows], failed=failed, data=data)
     )
 
 

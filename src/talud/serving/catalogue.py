@@ -35,7 +35,7 @@ from talud.mapping.reader import check_blocks, frugal, misfit
 from talud.products import record
 from talud.serving import directories, places
 from talud.serving.settings import Settings
-from talud.wording import dimensions
+from talud.text import dimensions, first_line
 
 WGS84 = "EPSG:4326"
 _SUFFIXES = (".tif", ".tiff")
@@ -216,7 +216,7 @@ def _reading(path: str | Path) -> Iterator[None]:
         with frugal():
             yield
     except (RasterioError, CPLE_BaseError, UnicodeError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0].replace(str(path), name)
+        reason = first_line(error.__cause__ or error).replace(str(path), name)
         raise SourceError(f"{name}: cannot be read as a GeoTIFF: {reason}") from error
     except SourceError as error:
         raise SourceError(str(error).replace(str(path), name)) from error

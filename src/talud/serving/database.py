@@ -34,6 +34,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_co
 from talud.errors import OutputError, ParamsError
 from talud.files import writing
 from talud.serving import migrations
+from talud.text import first_line
 
 VERSION_TABLE = "talud_service_version"  # MLflow, too, keeps an alembic_version
 _LOCK = {
@@ -175,14 +176,14 @@ class Database:
                 _make_private(Path(place.database))
             engine = create_engine(place, pool_pre_ping=True, connect_args=_patience(place))
         except (SQLAlchemyError, ImportError) as error:
-            raise ParamsError(f"the database's URL cannot be used: {_first_line(error)}") from error
+            raise ParamsError(f"the database's URL cannot be used: {first_line(error)}") from error
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _patient)
         try:
             try:
                 _migrate(engine, place.render_as_string())
             except SQLAlchemyError as error:
-                raise OutputError(f"{place.render_as_string()}: cannot be opened: {_first_line(error)}") from error
+                raise OutputError(f"{place.render_as_string()}: cannot be opened: {first_line(error)}") from error
             yield cls(engine)
         finally:
             engine.dispose()
@@ -255,7 +256,3 @@ def _patient(connection: object, _record: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

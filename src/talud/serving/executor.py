@@ -21,9 +21,10 @@ from talud.serving.jobs import Job, JobStore, Request, Status
 from talud.serving.logs import log, of_job, shown
 from talud.serving.maps import Maps
 from talud.serving.metrics import Metrics
-from talud.serving.outages import Stopped, first_line, is_outage, wait_out
+from talud.serving.outages import Stopped, is_outage, wait_out
 from talud.serving.settings import Settings
 from talud.serving.work import NICE, Work, map_landslides
+from talud.text import first_line
 
 FETCHES = 4  # rasters of other machines that come, or wait for a worker, at once
 PULSE = 0.5  # seconds between two looks for jobs that wait

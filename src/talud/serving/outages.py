@@ -11,6 +11,8 @@ from typing import TypeVar
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from talud.text import first_line
+
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
 RETRY_AFTER_SECONDS = 10  # of a request that is refused because of an outage
@@ -59,8 +61,3 @@ def wait_out(call: Callable[[], Result], ending: threading.Event) -> Result:
         if ending.wait(pause):
             raise Stopped
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ from talud.engine.runtime import Model, Origin
 from talud.errors import BusyError, TaludError
 from talud.products import prediction
 from talud.products.rasters import Products
-from talud.wording import counted
+from talud.text import counted
 
 NICE = 10  # of a worker beside its service: who asks how a job fares is answered before the next tile
 PATIENCE = 120  # seconds; a worker whose service was killed is done with its tile, and so with its map, by then

@@ -14,6 +14,7 @@ from talud.errors import ClusterError, RegistryError, StudyError
 from talud.params import Params, TrainingOptions
 from talud.project import Project
 from talud.registry import Trial
+from talud.text import first_line
 from talud.training import checkpoint
 from talud.training.checkpoint import State
 from talud.training.dataset import Dataset
@@ -219,8 +220,7 @@ def _out_of_memory(task: Task) -> Iterator[None]:
 
 def _advice(task: Task, error: BaseException) -> str:
     """What a trial says that ran out of memory."""
-    told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"out of memory ({told[:200]}); {_needs(task)}"
+    return f"out of memory ({first_line(error)[:200]}); {_needs(task)}"
 
 
 def _needs(task: Task) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
+
 import pytest
 
-from talud.wording import counted, dimensions, duration
+from talud.text import counted, dimensions, duration, first_line, utc_text
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,13 @@ def test_size_names_columns_before_rows() -> None:
 )  # fmt: skip
 def test_duration_is_never_zero_of_a_unit(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_time_is_in_utc_to_the_second() -> None:
+    bogota = timezone(timedelta(hours=-5))
+    assert utc_text(datetime(2015, 5, 18, 2, 40, 5, 999, bogota)) == "2015-05-18T07:40:05Z"
+
+
+@pytest.mark.parametrize(("message", "line"), [("\n one \n two", "one"), (" \n", "ValueError"), ("", "ValueError")])
+def test_first_line_of_an_error(message: str, line: str) -> None:
+    assert first_line(ValueError(message)) == line
