@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class Group(StrEnum):
     """Bands that come from one sensor, and are valid or invalid together."""
@@ -58,3 +61,8 @@ def groups(names: tuple[str, ...]) -> tuple[Group, ...]:
 def powerset(groups: Sequence[Group]) -> Iterator[tuple[Group, ...]]:
     """All sets of some of the groups, the largest first, the empty one last; each in the order of `groups`."""
     return itertools.chain.from_iterable(itertools.combinations(groups, count) for count in range(len(groups), -1, -1))
+
+
+def plausible(values: NDArray[np.float32], lowest: float, highest: float) -> NDArray[np.float32]:
+    """Return values with NaN where they are outside the plausible range of a band."""
+    return np.where((values >= lowest) & (values <= highest), values, np.float32(np.nan))

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from stack_files import grid_of, noise, write_stack
+from talud import imaging
 from talud.engine.runtime import Model
 from talud.mapping.reader import open_stack
 from talud.products import quicklook
 from talud.products.polygons import Landslides, NotMapped
 
-ZOOM, TOP = quicklook.LARGEST_ZOOM, quicklook.MARGIN + 40 + 24 + 12
+ZOOM, TOP = imaging.LARGEST_ZOOM, imaging.MARGIN + 40 + 24 + 12
 CAPTION = quicklook.Caption("Landslides in Peñón", ("Model",), "", "3 mapped", "5%", "")
 
 
@@ -53,11 +54,11 @@ def test_landslides_are_red_what_is_not_mapped_is_hatched_and_the_rest_is_the_im
     red, green, blue = (page[12 * ZOOM : 18 * ZOOM, 12 * ZOOM : 18 * ZOOM, band].mean() for band in range(3))
     outline = page[15 * ZOOM, 10 * ZOOM]
     elsewhere = page[45 * ZOOM, 50 * ZOOM]
-    assert (outline == quicklook._LANDSLIDE).all()
+    assert (outline == quicklook.LANDSLIDE_COLOUR).all()
     assert red > elsewhere[0] + 20
     assert elsewhere[1] == max(elsewhere) > green
     hidden = page[31 * ZOOM : 39 * ZOOM, 31 * ZOOM : 39 * ZOOM].reshape(-1, 3)
-    lines = (hidden == quicklook._HATCH).all(axis=1).mean()
+    lines = (hidden == imaging.HATCH).all(axis=1).mean()
     assert lines == pytest.approx(0.25, abs=0.02)
     assert len(np.unique(hidden, axis=0)) == 2
     assert blue < 255
@@ -89,6 +90,6 @@ def test_letters_with_accents_are_written_without(model: Model, tmp_path: Path) 
 
 @given(st.floats(1e-3, 1e7))
 def test_a_scale_bar_has_a_round_length_that_fills_at_least_two_fifths(longest: float) -> None:
-    length = quicklook.round_length(longest)
+    length = imaging.round_length(longest)
     assert longest * 0.399 < length <= longest
     assert f"{length:.0e}"[0] in "125"

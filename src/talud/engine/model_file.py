@@ -17,6 +17,8 @@ from talud.engine.margins import Network
 from talud.engine.tiling import round_up
 from talud.errors import ModelError, OutputError
 
+INPUT, OUTPUT = "stack", "probability"  # names of a graph's input and output
+
 
 def parsed(content: bytes) -> onnx.ModelProto:
     """The graph of a model file, which reads no other file, and ends.

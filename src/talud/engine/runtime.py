@@ -18,6 +18,7 @@ from talud.engine.coverage import whole_groups
 from talud.engine.cropping import Sides
 from talud.engine.croppings import Croppings
 from talud.engine.margins import Margin
+from talud.engine.model_file import INPUT, OUTPUT
 from talud.engine.session import CUDA, SILENT, Provider, open_session, processor
 from talud.engine.tiling import Tile, Tiling, round_up
 from talud.errors import ModelError, ParamsError
@@ -26,7 +27,6 @@ from talud.text import first_line
 if TYPE_CHECKING:
     from talud.products.record import Prediction
 
-INPUT, OUTPUT = "stack", "probability"
 MEMORY = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
 LARGEST_CORE = 704  # a larger one saves less arithmetic than the first pass of each kind of tile costs
 LARGEST_STEP = 512  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from scipy import ndimage
 
+from talud import imaging
 from talud.grid import Grid
+from talud.imaging import Swatch
 from talud.mapping.reader import StackReader
 from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.outcome import NOT_MAPPED
-from talud.products import quicklook
+from talud.products.quicklook import background
 from talud.raster import BLOCK, Layout, writing_cog
 
 NOT_COMPARED = 255  # truth unknown, or not mapped by one of the two
@@ -96,75 +97,42 @@ def write(
 
 
 @dataclass(frozen=True)
-class Caption:
-    """What the picture says in words.
+class Caption(imaging.Caption):
+    """The words of the picture.
 
     Attributes:
-        title: what is compared.
-        lines: under the title.
-        warning: at the title's side, or empty.
-        shares: of the compared pixels, by class.
+        shares: the share of each class in the compared pixels.
     """
 
-    title: str
-    lines: Sequence[str]
-    warning: str
     shares: Mapping[Agreement, float]
 
 
 def draw(path: Path, stack: StackReader, classes: DatasetReader, truths: DatasetReader, caption: Caption) -> None:
     """Draw the raster that `write` made over the pale image of the area, with the inventory's outlines, as PNG."""
     grid = stack.grid
-    zoom = min(quicklook.LONGEST / max(grid.shape), quicklook.LARGEST_ZOOM)
-    shape = max(round(grid.height * zoom), 1), max(round(grid.width * zoom), 1)
-    base, under = quicklook.background(stack, shape)
+    shape = imaging.picture_shape(grid.shape)
+    base, under = background(stack, shape)
     found = classes.read(1, out_shape=shape, resampling=Resampling.nearest)
     slides = truths.read(1, out_shape=shape, resampling=Resampling.nearest) == LANDSLIDE
-    picture = quicklook.blend(base, np.ones(shape, np.bool_), (255, 255, 255), 0.6)
-    picture = quicklook.blend(picture, slides & (found == Agreement.BOTH_RIGHT), _FOUND_BY_BOTH, 0.8)
+    picture = imaging.blend(base, np.ones(shape, np.bool_), (255, 255, 255), 0.6)
+    picture = imaging.blend(picture, slides & (found == Agreement.BOTH_RIGHT), _FOUND_BY_BOTH, 0.8)
     for each in (Agreement.ONLY_A_RIGHT, Agreement.ONLY_B_RIGHT, Agreement.BOTH_WRONG):
-        picture = quicklook.blend(picture, found == each, COLOURS[each][:3], 0.9)
-    picture = quicklook.hatched(picture, found == NOT_COMPARED)
-    picture = quicklook.blend(picture, slides & ~ndimage.binary_erosion(slides), quicklook.INK, 0.9)
+        picture = imaging.blend(picture, found == each, COLOURS[each][:3], 0.9)
+    picture = imaging.hatched(picture, found == NOT_COMPARED)
+    picture = imaging.blend(picture, slides & ~ndimage.binary_erosion(slides), imaging.INK, 0.9)
     metres = grid.resolution * grid.metre * grid.width / shape[1]
-    _page(picture, metres, caption, f"Background: {under}. Outlines: the inventory. North is up.").save(path, "PNG")
+    notes = [f"Background: {under}. Outlines: the inventory. North is up."]
+    imaging.page(picture, metres, caption, _legend(caption), notes).save(path, "PNG")
 
 
-def _page(picture: quicklook.Picture, metres: float, caption: Caption, note: str) -> Image.Image:
-    height, width = picture.shape[:2]
-    margin, top = quicklook.MARGIN, quicklook.MARGIN + 40 + 24 * len(caption.lines) + 12
-    page_width, rows = max(width, quicklook.NARROWEST) + 2 * margin, _legend(caption)
-    page = Image.new("RGB", (page_width, top + height + 30 * len(rows) + 58 + margin), "white")
-    pen = ImageDraw.Draw(page)
-    quicklook.write(pen, (margin, margin), caption.title, 28, quicklook.INK)
-    for row, line in enumerate(caption.lines):
-        quicklook.write(pen, (margin, margin + 40 + 24 * row), line, 16, quicklook.FAINT)
-    if caption.warning:
-        quicklook.write(pen, (page_width - margin, margin + 6), caption.warning, 18, quicklook.WARNING, anchor="ra")
-    left = (page_width - width) // 2
-    page.paste(Image.fromarray(picture), (left, top))
-    pen.rectangle((left - 1, top - 1, left + width, top + height), outline=quicklook.INK)
-    for row, (swatch, words) in enumerate(rows):
-        corner = margin, top + height + 16 + 30 * row
-        page.paste(Image.fromarray(swatch), corner)
-        pen.rectangle((*corner, corner[0] + 35, corner[1] + 19), outline=quicklook.FAINT)
-        quicklook.write(pen, (margin + 48, corner[1]), words, 17, quicklook.INK)
-    quicklook.write(pen, (margin, top + height + 24 + 30 * len(rows)), note, 15, quicklook.FAINT)
-    quicklook.scale_bar(pen, (page_width - margin, top + height + 24), metres, page_width // 4)
-    return page
-
-
-def _legend(caption: Caption) -> list[tuple[quicklook.Picture, str]]:
-    """Swatches and what they stand for."""
-    white = np.full((20, 36, 3), 255, np.uint8)
-    everywhere = np.ones(white.shape[:2], np.bool_)
+def _legend(caption: Caption) -> list[Swatch]:
     meanings = {
         Agreement.ONLY_A_RIGHT: "only A is right: B misses a landslide here, or shows one that is none",
         Agreement.ONLY_B_RIGHT: "only B is right",
         Agreement.BOTH_WRONG: "both are wrong",
     }
-    colours = [(_FOUND_BY_BOTH, "a landslide that both show")] + [
-        (COLOURS[each][:3], f"{words} ({caption.shares[each]:.2%})") for each, words in meanings.items()
+    shares = [
+        Swatch(f"{words} ({caption.shares[each]:.2%})", COLOURS[each][:3], 0.9) for each, words in meanings.items()
     ]
-    solid = [(quicklook.blend(white, everywhere, colour, 0.9), words) for colour, words in colours]
-    return [*solid, (quicklook.hatched(white, everywhere), "not mapped by one of the two, or truth unknown")]
+    both = Swatch("a landslide that both show", _FOUND_BY_BOTH, 0.9)
+    return [both, *shares, Swatch("not mapped by one of the two, or truth unknown", None)]

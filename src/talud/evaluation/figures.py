@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping
 from typing import Any, cast
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from talud.imaging import GAMMA, data_uri, diagonal_stripes, scaled, value_limits
 from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.outcome import COLOURS, NO_OUTCOME, NOT_MAPPED, Outcome
 
@@ -21,7 +21,6 @@ INVENTORY = (255, 221, 51, 255)
 MAPPED = (213, 70, 0, 255)
 _CLEAR = (0, 0, 0, 0)
 _HATCH = {252: (196, 196, 202, 255), 253: (222, 222, 226, 255)}  # not mapped: two greys in stripes
-_GAMMA = 0.7  # forest is dark, and a screen's dark end is narrow
 _LEVELS = 100  # probabilities are shown in hundredths
 PROBABILITY_RAMP = tuple(
     cast(Colour, tuple(round(255 * part) for part in mpl.colormaps["magma_r"](level / _LEVELS)))
@@ -35,7 +34,7 @@ def photograph(bands: NDArray[np.float32], *, grey: bool = False) -> str:
     Pixels that are NaN in any band are clear. With `grey` the picture is a pale grey one, to lay classes over.
     """
     valid = np.asarray(np.isfinite(bands).all(axis=0))
-    colours = np.stack([_stretch(band, valid) for band in bands])
+    colours = np.where(valid, [scaled(band, value_limits(band[valid], (1, 99))) ** GAMMA for band in bands], 0.0)
     if grey:
         luminance = np.tensordot(np.array([0.299, 0.587, 0.114]), colours, axes=1)
         colours = np.stack([0.3 + 0.55 * luminance] * 3)
@@ -72,18 +71,9 @@ def outcome(outcomes: NDArray[np.uint8]) -> str:
     return _classes(_hatched(outcomes, outcomes == NO_OUTCOME), colours | _HATCH)
 
 
-def _stretch(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
-    if not valid.any():
-        return np.zeros(band.shape)
-    low, high = np.percentile(band[valid], [1, 99])
-    return np.where(valid, np.clip((band - low) / max(high - low, 1e-12), 0, 1), 0.0) ** _GAMMA
-
-
 def _hatched(classes: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Put the two hatching classes, in diagonal stripes, where the map says nothing."""
-    height, width = classes.shape
-    diagonals = np.add.outer(np.arange(height), np.arange(width))
-    stripes = np.where(diagonals % 16 < 5, min(_HATCH), max(_HATCH)).astype(np.uint8)
+    stripes = np.where(diagonal_stripes(classes.shape, 16, 5), min(_HATCH), max(_HATCH)).astype(np.uint8)
     return np.where(where, stripes, classes)
 
 
@@ -103,4 +93,4 @@ def _uri(pixels: NDArray[np.uint8], *, lossless: bool) -> str:
     """Red, green, blue and alpha (height, width, 4) as WebP in a data URI."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "WEBP", lossless=lossless, quality=82, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"
+    return data_uri(stream.getvalue(), "image/webp")

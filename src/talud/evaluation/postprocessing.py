@@ -15,13 +15,13 @@ from scipy import ndimage
 from skimage import segmentation
 
 from talud.errors import ParamsError
+from talud.imaging import scaled, value_limits
 from talud.metrics import BACKGROUND, LANDSLIDE
 from talud.outcome import NOT_MAPPED, at_threshold
 from talud.params import Postprocessing, Segmentation
 
 TOUCHING = np.ones((3, 3), np.bool_)  # neighbours of a pixel: 8-connectivity
 _ROUNDING = 1e-9  # of an area, as in `inference.polygons`
-_STRETCH = (2, 98)  # percentiles of a band that become 0 and 1
 _COMPACTNESS = 0.1  # of SLIC: colours of 0 to 1 weigh more than nearness
 
 
@@ -162,10 +162,8 @@ def object_vote(probability: NDArray[np.float32], labels: NDArray[np.intp], weig
 
 def _stretched(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
     """A band between 0 and 1; where the image is invalid, its median, which makes no edge of its own."""
-    low, middle, high = np.percentile(band[valid].astype(np.float64), (_STRETCH[0], 50, _STRETCH[1]))
-    filled = np.where(valid, band, middle).astype(np.float64)
-    stretched: NDArray[np.float64] = (filled - low) / max(high - low, np.finfo(np.float32).tiny)
-    return stretched.clip(0, 1)
+    values = band[valid].astype(np.float64)
+    return scaled(np.where(valid, band, np.median(values)).astype(np.float64), value_limits(values))
 
 
 def _means(values: NDArray[np.float32], labels: NDArray[np.intp], count: int) -> NDArray[np.float64]:

@@ -7,7 +7,6 @@ by window.
 
 from __future__ import annotations
 
-import base64
 import io
 import itertools
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
+from talud.imaging import data_uri
 from talud.metrics import BINS, Levels
 
 ENOUGH = 100  # pixels of a bin, for its point to be drawn: fewer say too little
@@ -84,4 +84,4 @@ def diagram(places: Mapping[str, Reliability]) -> str:
             axes.set_axisbelow(True)
         stream = io.BytesIO()
         figure.savefig(stream, format="png", metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return data_uri(stream.getvalue(), "image/png")

@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from talud.bands import Group, band
+from talud.bands import Group, band, plausible
 from talud.contract import BandContract, Difference
 
 BINS = 32  # at most, of a training histogram
@@ -65,7 +65,7 @@ class Distance:
 
         Implausible values count as invalid. Of many pixels, every so many are counted.
         """
-        values = _plausible(pixels, band)
+        values = _counted(pixels, band)
         values = values[np.isfinite(values)]
         return cls._compared(band.name, values, band.edges, band.shares, (band.minimum, band.maximum))
 
@@ -77,7 +77,7 @@ class Distance:
         difference: Difference,
     ) -> Distance:
         """Compare the difference of two bands, whose pixels are in one order, each as `of` takes them."""
-        values = _plausible(*first) - _plausible(*second)
+        values = _counted(*first) - _counted(*second)
         values = values[np.isfinite(values)]
         limits = difference.edges[0], difference.edges[-1]
         return cls._compared(" − ".join(difference.bands), values, difference.edges, difference.shares, limits)
@@ -160,10 +160,9 @@ def differences(stack: NDArray[np.float32], bands: Sequence[str]) -> tuple[Diffe
     return tuple(entries)
 
 
-def _plausible(pixels: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
-    """The pixels that are counted, flat; NaN where one is implausible."""
-    thinned = pixels.ravel()[:: -(-pixels.size // COUNTED)]
-    return np.where((thinned >= band.lowest) & (thinned <= band.highest), thinned, np.float32(np.nan))
+def _counted(pixels: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
+    """Return the pixels that are counted, flat; NaN where one is implausible."""
+    return plausible(pixels.ravel()[:: -(-pixels.size // COUNTED)], band.lowest, band.highest)
 
 
 def _counts(values: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int64]:

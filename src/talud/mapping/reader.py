@@ -20,7 +20,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from talud import bands
-from talud.bands import Band, Group
+from talud.bands import Group
 from talud.contract import BandContract, Contract
 from talud.errors import MismatchError, SourceError
 from talud.grid import Grid
@@ -117,7 +117,9 @@ class StackReader:
         rows, columns = (slice(0, inside.height), slice(0, inside.width))
         for index, band, values in zip(self._indexes, self.contract.bands, stack, strict=True):
             if index is not None:
-                values[rows, columns] = _plausible(_read_band(self._dataset, index, inside), band)
+                values[rows, columns] = bands.plausible(
+                    _read_band(self._dataset, index, inside), band.lowest, band.highest
+                )
         return stack
 
     def has(self, name: str) -> bool:
@@ -130,7 +132,8 @@ class StackReader:
     def band(self, name: str, window: Window) -> NDArray[np.float32]:
         """A band that it `has`, (height, width) of a window inside the raster; NaN where invalid or implausible."""
         index = self._dataset.descriptions.index(name) + 1
-        return _plausible(_read_band(self._dataset, index, window), bands.band(name))
+        band = bands.band(name)
+        return bands.plausible(_read_band(self._dataset, index, window), band.lowest, band.highest)
 
     def shades(self, window: Window) -> dict[str, NDArray[np.bool_]]:
         """Where the raster says that cloud, or radar layover or shadow, hides a group's bands: name → (height, width).
@@ -216,7 +219,9 @@ def misfit(raster: str | Path, contract: Contract) -> str | None:
 
 def plausible(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
     """Bands (bands, height, width) in contract order as `StackReader.read` gives them: NaN where implausible."""
-    return np.stack([_plausible(each, band) for each, band in zip(values, contract.bands, strict=True)])
+    return np.stack(
+        [bands.plausible(each, band.lowest, band.highest) for each, band in zip(values, contract.bands, strict=True)]
+    )
 
 
 def check_plausible(sample: NDArray[np.float32], contract: Contract, origin: str | Path) -> None:
@@ -274,10 +279,6 @@ def _read_band(
             valid = read_valid(dataset, (index,), window, shape)[0] & read_opaque(dataset, alpha, window, shape)
             values[~valid] = np.nan
         return values * np.float32(dataset.scales[index - 1]) + np.float32(dataset.offsets[index - 1])
-
-
-def _plausible(values: NDArray[np.float32], band: BandContract | Band) -> NDArray[np.float32]:
-    return np.where((values >= band.lowest) & (values <= band.highest), values, np.float32(np.nan))
 
 
 def _check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from talud.engine.runtime import Model
+from talud.imaging import Picture, data_uri, length_in_words, round_length
 from talud.mapping import domain
 from talud.mapping.domain import Distance, Verdict
 from talud.mapping.reader import StackReader
 from talud.products import record
-from talud.products.quicklook import Picture, Scene, length_in_words, round_length
+from talud.products.quicklook import Scene
 from talud.products.record import Prediction
 from talud.text import counted, dimensions, html_environment
 
@@ -152,7 +152,7 @@ def _address(picture: Picture) -> str:
     stream = io.BytesIO()
     colours = Image.fromarray(picture).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     colours.save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return data_uri(stream.getvalue(), "image/png")
 
 
 def _number(value: float, decimals: int = 0) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from talud import metrics, outputs
 from talud.contract import Contract, Reduced, Subset, variant_path
 from talud.data.held_out import check_held_out
 from talud.data.patches import Patches, read, split
 from talud.data.record import current_stack
+from talud.engine.model_file import save
 from talud.engine.runtime import Model
 from talud.errors import ModelError
 from talud.files import replacing
@@ -77,7 +77,7 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
     stacks = [file for area in model.contract.areas for file in (project.stack(area), project.mask(area))]
     outputs.check_file(out, [path, *stacks])
     with replacing(out) as scratch:
-        _save(graph, draft, scratch)
+        save(graph, draft, scratch)
         blocks = _compare(model, Model.load(scratch), project)
         comparison = sum(blocks, start=_Comparison())
         measured = {
@@ -87,7 +87,7 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
             "subsets": _subsets(Model.load(scratch), project),
         }
         contract = draft.model_copy(update=measured)
-        _save(graph, contract, scratch)
+        save(graph, contract, scratch)
     return Variant(out, contract)
 
 
@@ -140,11 +140,6 @@ def _subsets(variant: Model, project: Project) -> tuple[Subset, ...]:
         found.model_copy(update={"supported": frozenset(found.groups) in maps_with})
         for found in subsets.measured(variant, parts, variant.contract.groups, 1)
     )
-
-
-def _save(graph: onnx.ModelProto, contract: Contract, path: Path) -> None:
-    helper.set_model_props(graph, contract.to_metadata())
-    path.write_bytes(graph.SerializeToString(deterministic=True))
 
 
 @dataclass(frozen=True)

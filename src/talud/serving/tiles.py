@@ -28,8 +28,8 @@ from rio_tiler.reader import read
 
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
+from talud.imaging import GAMMA, scaled, value_limits
 from talud.mapping.reader import check_blocks
-from talud.products.quicklook import GAMMA
 from talud.serving.catalogue import Stamp, bands_of, borrowed, placed, stamp
 
 Layer = Literal["optical", "slope", "elevation", "sar_before", "sar_after", "inventory", "probability"]
@@ -209,14 +209,8 @@ def _limits(dataset: DatasetReader, layer: Layer, indexes: Sequence[int]) -> tup
             for name in (f"{polarisation}_pre", f"{polarisation}_post")
             if name in dataset.descriptions
         ]
-        return (_range(np.concatenate([_sample(dataset, index).ravel() for index in both])),)
-    return tuple(_range(_sample(dataset, index)) for index in indexes)
-
-
-def _range(values: NDArray[np.float32]) -> tuple[float, float]:
-    valid = values[np.isfinite(values)]
-    low, high = np.percentile(valid, (2, 98)).tolist() if valid.size else (0.0, 1.0)
-    return low, max(high, low + 1e-6)
+        return (value_limits(np.concatenate([_sample(dataset, index).ravel() for index in both])),)
+    return tuple(value_limits(_sample(dataset, index)) for index in indexes)
 
 
 _Limits = tuple[tuple[float, float], ...]
@@ -224,13 +218,11 @@ _Limits = tuple[tuple[float, float], ...]
 
 def _colours(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
     """Bands from black to white, shadows lifted."""
-    low, high = (np.array(ends, np.float32).reshape(-1, 1, 1) for ends in zip(*limits, strict=True))
-    return _bytes(((values - low) / (high - low)).clip(0, 1) ** GAMMA * 255)
+    return _bytes(np.stack([scaled(*band) for band in zip(values, limits, strict=True)]) ** GAMMA * 255)
 
 
 def _grey(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
-    ((low, high),) = limits
-    return _bytes(((values - low) / (high - low)).clip(0, 1) * 255)
+    return _bytes(scaled(values, limits[0]) * 255)
 
 
 def _slope(values: NDArray[np.float32], _: _Limits) -> NDArray[np.uint8]:

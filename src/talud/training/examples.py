@@ -14,15 +14,14 @@ from PIL import Image, ImageDraw, ImageFont
 from talud import registry
 from talud.data.patches import Patches
 from talud.engine.runtime import Model
+from talud.imaging import FAINT, INK, WARNING, stretched, write
 from talud.metrics import LANDSLIDE, UNKNOWN, confusion
 from talud.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
-from talud.products.quicklook import stretched
 from talud.training.dataset import Dataset
 
 NAME = "examples.png"
 ROWS = 6
 _SIDE, _GAP, _WORDS, _TOP, _BOTTOM = 190, 10, 150, 84, 44  # pixels of the picture
-_INK, _FAINT, _WARNING = (30, 30, 30), (95, 95, 95), (170, 80, 0)
 _BACKGROUND, _TRUE, _NOTHING = (240, 240, 236), (45, 45, 45), (196, 196, 202)
 
 
@@ -92,17 +91,17 @@ def example_panel(examples: Examples, title: str, warning: str = "") -> bytes:
     height = _TOP + len(examples.patches) * (_SIDE + _GAP) + _BOTTOM
     page = Image.new("RGB", (left[-1] + _SIDE + _GAP + _WORDS, height), "white")
     pen = ImageDraw.Draw(page)
-    _write(pen, (_GAP, 14), title, 22, _INK)
-    _write(pen, (page.width - _GAP, 18), warning, 16, _WARNING, anchor="ra")
+    write(pen, (_GAP, 14), title, 22, INK)
+    write(pen, (page.width - _GAP, 18), warning, 16, WARNING, anchor="ra")
     for column, words, stack in zip(left, columns, pictures, strict=True):
-        _write(pen, (column, _TOP - 24), words, 15, _FAINT)
+        write(pen, (column, _TOP - 24), words, 15, FAINT)
         for row, pixels in enumerate(stack):
             shown = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
             page.paste(shown, (column, _TOP + row * (_SIDE + _GAP)))
     for row, lines in enumerate(_scores(examples)):
         for number, line in enumerate(lines):
             place = left[-1] + _SIDE + _GAP, _TOP + row * (_SIDE + _GAP) + 20 * number
-            _write(pen, place, line, 14, _FAINT if number else _INK)
+            write(pen, place, line, 14, FAINT if number else INK)
     _legend(pen, height - _BOTTOM + 8)
     stream = io.BytesIO()
     page.save(stream, "PNG")
@@ -164,17 +163,6 @@ def _legend(pen: ImageDraw.ImageDraw, top: int) -> None:
     words = {int(outcome): outcome.label for outcome in Outcome} | {NO_OUTCOME: "unknown or not mapped"}
     left = _GAP
     for value, label in words.items():
-        pen.rectangle((left, top, left + 16, top + 16), fill=tuple(map(int, COLOURED[value])), outline=_FAINT)
-        _write(pen, (left + 24, top), label, 14, _INK)
+        pen.rectangle((left, top, left + 16, top + 16), fill=tuple(map(int, COLOURED[value])), outline=FAINT)
+        write(pen, (left + 24, top), label, 14, INK)
         left += 44 + int(pen.textlength(label, font=ImageFont.load_default(14)))
-
-
-def _write(
-    pen: ImageDraw.ImageDraw,
-    place: tuple[int, int],
-    words: str,
-    size: int,
-    colour: tuple[int, int, int],
-    anchor: str = "la",
-) -> None:
-    pen.text(place, words, fill=colour, font=ImageFont.load_default(size), anchor=anchor)

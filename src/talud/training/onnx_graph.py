@@ -19,14 +19,13 @@ from keras import layers
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from talud.engine.model_file import weights_digest
+from talud.engine.model_file import INPUT, OUTPUT, weights_digest
 from talud.errors import ModelError, StudyError
 from talud.training import unet
 from talud.training.unet import Scaling
 
 OPSET = 18
 IR_VERSION = 10  # the newest that every supported ONNX Runtime reads
-INPUT, OUTPUT = "stack", "probability"
 _ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid"}
 
 
