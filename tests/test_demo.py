@@ -100,11 +100,12 @@ def test_the_readme_runs(demo: Demo) -> None:
     (demo.root / "readme_block").unlink()
 
 
-def test_only_the_search_that_is_run_and_the_code_that_splits_set_off_a_training(demo: Demo) -> None:
+def test_only_the_chosen_search_and_versions_set_off_a_training(demo: Demo) -> None:
     trainings = {f"train@{band_set}" for band_set in BAND_SETS}
     for file, change, expected in (
         (demo.root / "params.yaml", ("epochs: 150", "epochs: 151"), set()),
-        (demo.root / "src" / "talud" / "data" / "patches.py", ('"""The', '"""  The'), trainings),
+        (demo.root / "versions.yaml", ("training: ", "training: 9"), trainings),
+        (demo.root / "src" / "talud" / "training" / "unet.py", ('"""', '""" Reworded. '), set()),
     ):
         before = file.read_text()
         assert change[0] in before

@@ -29,6 +29,7 @@ from talud.evaluation import promotion
 from talud.products.prediction import predict
 from talud.project import Project
 from talud.training import cluster
+from talud.versions import training_code
 from test_registry import log_the_same_data
 from training.test_study import make_project
 
@@ -171,7 +172,7 @@ def test_workers_that_the_server_does_not_know_are_named(environment: Any, tmp_p
     """The workers have a login of their own; here the server is another one, which they cannot reach."""
     project = make_project(tmp_path / "project", **CHANGES)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        place = cluster.Place(project.root, f"http://127.0.0.1:{silent.getsockname()[1]}", cluster.code_version())
+        place = cluster.Place(project.root, f"http://127.0.0.1:{silent.getsockname()[1]}", training_code())
     before = os.environ["MLFLOW_TRACKING_URI"]
     trouble = cluster._trouble(place)
     os.environ["MLFLOW_TRACKING_URI"] = before

@@ -17,6 +17,7 @@ from talud.errors import ParamsError
 from talud.training import cluster, work
 from talud.training.checkpoint import State
 from talud.training.work import Task
+from talud.versions import training_code
 from training.test_study import make_project
 
 SEARCH = {"filters": [2], "learning_rate": [0.01, 0.003], "batch_size": [8], "epochs": 40}
@@ -99,10 +100,10 @@ def test_fewer_gpus_than_workers_are_said(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_worker_of_other_training_code_or_without_the_project_is_named(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
-    code = cluster.code_version()
-    other = cluster._trouble(cluster.Place(project.root, None, "0" * 64))
+    code = training_code()
+    other = cluster._trouble(cluster.Place(project.root, None, "0 (data 1)"))
     absent = cluster._trouble(cluster.Place(tmp_path / "elsewhere", None, code))
-    assert str(other).startswith("has other training code")
+    assert str(other) == f"has the training code of talud {code}, and this process that of 0 (data 1); install the same"
     assert str(absent).startswith(f"does not see {tmp_path / 'elsewhere'}")
 
 

@@ -31,7 +31,7 @@ from talud.contract import Contract
 from talud.data.patches import read, split
 from talud.engine.model_file import weights_digest
 from talud.engine.runtime import Model
-from talud.errors import ParamsError, RegistryError, StudyError
+from talud.errors import ParamsError, RegistryError, StudyError, TaludWarning
 from talud.files import md5
 from talud.grid import Grid
 from talud.params import DroppingOptions, Recipe
@@ -46,6 +46,7 @@ from talud.training.identity import trial_key
 from talud.training.onnx_graph import to_onnx
 from talud.training.search import choices, named
 from talud.training.work import Entry
+from talud.versions import VERSIONS
 
 PARAMS = {
     "seed": 7,
@@ -691,7 +692,7 @@ def test_a_trial_is_run_again_only_where_something_changed(tmp_path: Path, monke
     record = json.loads(project.record("hill").read_text())
     project.record("hill").write_text(json.dumps({**record, "mask_md5": "0" * 32}))
     assert len(epochs_trained(project)[1]) == 6
-    monkeypatch.setattr("talud.training.identity.code_version", lambda: "other")
+    monkeypatch.setitem(VERSIONS, "training", VERSIONS["training"] + 1)
     assert len(epochs_trained(project)[1]) == 6
 
 
@@ -743,7 +744,8 @@ def test_runs_that_a_killed_study_left_open_are_ended(tmp_path: Path) -> None:
     assert statuses(project) == ["RUNNING", "RUNNING"]
     changed = {**PARAMS, "seed": 8}
     (project.root / "params.yaml").write_text(yaml.safe_dump(changed))
-    study.run(Project.find(project.root), "both")
+    with pytest.warns(TaludWarning, match=r"study of both \(search small\) .* is unfinished, .* its trials start anew"):
+        study.run(Project.find(project.root), "both")
     assert statuses(project) == ["FINISHED", "FINISHED", "FINISHED", "KILLED", "KILLED"]
 
 

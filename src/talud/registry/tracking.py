@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Met
 from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 
-from talud.errors import RegistryError
+from talud.errors import RegistryError, TaludWarning
 from talud.project import identifier
 from talud.registry.leaderboard import SUPERSEDED, summarise
 from talud.registry.store import connect, connected, experiment_id, impatient, speaking, user
@@ -115,6 +117,13 @@ def study(root: Path, name: str, tags: Mapping[str, str], note: str = "") -> Ite
     connect(root, create=True)
     tags = {**tags, "project": identifier(root)}
     _end_left_behind(tags)
+    if begun := _unfinished(tags):
+        warnings.warn(
+            f"the study of {tags['band_set']} (search {tags['search']}) that began on {begun} is unfinished, and "
+            "data, params.yaml or the versions of talud have changed since; its trials start anew",
+            TaludWarning,
+            stacklevel=4,
+        )
     with _run(name, tags, {}, parent=None, key="study") as run_id:
         _set_note(run_id, note)
         try:
@@ -330,6 +339,21 @@ def _end_left_behind(tags: Mapping[str, str]) -> None:
     for run in open_ones:
         if run.data.tags.get("study") != tags.get("study"):
             _end(str(run.info.run_id), RunStatus.KILLED, "its process ended without a word")
+
+
+def _unfinished(tags: Mapping[str, str]) -> str | None:
+    """Return the day on which an unfinished study began that the one of these tags replaces, if there is one."""
+    if "study" not in tags or "search" not in tags or _earlier("study", tags, None):
+        return None
+    ours = {name: tags[name] for name in ("project", "band_set", "search")}
+    condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in ours.items())
+    with speaking():
+        found = connected().search_runs([experiment_id()], condition, order_by=["attributes.start_time DESC"])
+    studies = (run for run in found if mlflow_tags.MLFLOW_PARENT_RUN_ID not in run.data.tags)
+    latest = next((run for run in studies if "study" in run.data.tags), None)
+    if latest is None or latest.info.status == "FINISHED":
+        return None
+    return f"{datetime.fromtimestamp(latest.info.start_time / 1000, UTC):%Y-%m-%d}"
 
 
 def _end_children(parent_run_id: str) -> None:

@@ -22,9 +22,9 @@ from talud.engine.session import physical_cores
 from talud.errors import ClusterError, TaludError
 from talud.project import Project
 from talud.training import work
-from talud.training.identity import code_version
 from talud.training.study import Runner
 from talud.training.work import Entry, Task, Tell
+from talud.versions import training_code
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Place:
     Attributes:
         root: of the project.
         store: the address of the server of runs; None for workers whose environment is this process's own.
-        code: the version of the training code.
+        code: the release and the versions of the training code.
     """
 
     root: Path
@@ -56,7 +56,7 @@ def workers(asked: Workers, project: Project) -> Iterator[Runner]:
         RegistryError: the store of runs cannot be used, from here or by a worker.
     """
     registry.connect(project.root, create=True)
-    place = Place(project.root, _server() if isinstance(asked, str) else None, code_version())
+    place = Place(project.root, _server() if isinstance(asked, str) else None, training_code())
     threads = str(max(physical_cores() // asked, 1)) if isinstance(asked, int) and asked > 0 else ""
     shared = {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads}
     with (
@@ -105,8 +105,10 @@ def _trouble(place: Place) -> TaludError | None:
     """What keeps a worker from running trials, asked there."""
     if place.store is not None:
         os.environ["MLFLOW_TRACKING_URI"] = place.store
-    if code_version() != place.code:
-        return ClusterError("has other training code under the same release; give it the same")
+    if training_code() != place.code:
+        return ClusterError(
+            f"has the training code of talud {training_code()}, and this process that of {place.code}; install the same"
+        )
     if not (place.root / "params.yaml").is_file():
         return ClusterError(
             f"does not see {place.root}; the project must lie on a disk that all workers reach under the same path"

@@ -1,4 +1,4 @@
-"""By what a trial is known again: whatever its result depends on."""
+"""Keys of trials and studies: hashes of everything that a result depends on."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
-from pathlib import Path
 
-from talud import metrics
-from talud.data import patches
 from talud.project import Project
 from talud.training.search import Hyperparameters
+from talud.versions import VERSIONS
 
 
 def trial_key(project: Project, bands: Sequence[str], data_version: str, choice: Hyperparameters) -> str:
-    """SHA-256, in 32 hex digits, of data, split, hyperparameters and training code; two trials of one key are one."""
+    """Return a trial's key: 32 hex digits of a SHA-256 over data, split, hyperparameters and versions.
+
+    Two trials with the same key are the same trial.
+    """
     params = project.params
     content = {
         "bands": list(bands),
@@ -26,21 +26,11 @@ def trial_key(project: Project, bands: Sequence[str], data_version: str, choice:
         "training": params.training.model_dump(exclude={"calibrate"}),
         "recipe": params.learning.model_dump(exclude={"dropping": {"tolerance"}}),
         "choice": asdict(choice),
-        "code": code_version(),
+        "versions": {part: VERSIONS[part] for part in ("data", "training")},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def study_key(keys: Sequence[str], search: str) -> str:
-    """The same of a study: of its search's name and all its trials."""
+    """Return a study's key: a hash of its search's name and the keys of its trials."""
     return hashlib.sha256("\n".join((search, *keys)).encode()).hexdigest()[:32]
-
-
-@cache
-def code_version() -> str:
-    """SHA-256 of the sources that decide a trial's weights: this room's, the patches' and the metrics'."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    digest = hashlib.sha256()
-    for source in (*sources, Path(patches.__file__), Path(metrics.__file__)):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""Versions of the parts of the package that results depend on.
+
+Raise a part's version by one when the same input gives another result: another stack, trial, map or score. A change of
+wording, structure or speed leaves it. Trial keys hold the versions `data` and `training`. The pipeline sees all of them
+through the project's file versions.yaml, so `dvc status` names the stages that an upgrade of the package makes stale.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from talud.errors import ParamsError, TaludWarning
+from talud.files import replacing
+
+VERSIONS = {
+    "data": 1,  # sources to stacks, masks and patches
+    "training": 1,  # patches to a trial's weights
+    "inference": 1,  # model files: export, quantisation, maps and their products
+    "evaluation": 1,  # maps and labels to scores, gate and report
+}
+FILE = "versions.yaml"
+HEADER = """\
+# Versions of talud's parts, which dvc.yaml reads: where one changes, dvc repro repeats the stages that depend on it.
+# Written by `talud versions`; run it after each upgrade of talud, and commit this file with dvc.lock.
+"""
+
+
+def training_code() -> str:
+    """Return the text by which workers compare their training code: release and versions."""
+    return f"{version('talud')} (data {VERSIONS['data']}, training {VERSIONS['training']})"
+
+
+def write(root: Path) -> Path:
+    """Write the file of versions of the project in folder `root`; return its path.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    path = root / FILE
+    with replacing(path) as scratch:
+        scratch.write_text(HEADER + "".join(f"{part}: {number}\n" for part, number in VERSIONS.items()))
+    return path
+
+
+def check_project(folder: Path) -> None:
+    """Compare the versions of the project around a folder with the package's; outside a project do nothing.
+
+    A stage of DVC is refused: its result would be recorded under the wrong versions. Other commands warn.
+
+    Raises:
+        ParamsError: The command is a stage of DVC, and versions.yaml is missing or differs.
+    """
+    root = next((parent for parent in (folder, *folder.parents) if (parent / "params.yaml").is_file()), None)
+    if root is None:
+        return
+    pipeline = _text(root / "dvc.yaml")
+    if "talud train" in pipeline and FILE not in pipeline:
+        warnings.warn(
+            f"{root / 'dvc.yaml'}: is of an earlier talud and does not read {FILE}, so DVC cannot see what an upgrade "
+            f"of talud changes; take the dvc.yaml of talud {version('talud')} and run talud versions",
+            TaludWarning,
+            stacklevel=2,
+        )
+    elif (FILE in pipeline or (root / FILE).is_file()) and (trouble := _trouble(root / FILE)):
+        if "DVC_STAGE" in os.environ:
+            raise ParamsError(f"{trouble}; run talud versions, then dvc repro")
+        warnings.warn(
+            f"{trouble}; run talud versions, then dvc status to see what is stale", TaludWarning, stacklevel=2
+        )
+
+
+def _trouble(path: Path) -> str | None:
+    """Return how a file of versions differs from the package, None if it does not."""
+    import yaml
+
+    if not path.is_file():
+        return f"{path}: not found, and dvc.yaml reads it"
+    try:
+        found = yaml.safe_load(_text(path))
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, Mapping):
+        return f"{path}: is not a file of talud's versions"
+    parts = [part for part in {**found, **VERSIONS} if found.get(part) != VERSIONS.get(part)]
+    if not parts:
+        return None
+    stated = ", ".join(f"{part} {found.get(part, 'missing')}" for part in parts)
+    here = ", ".join(f"{part} {VERSIONS.get(part, 'missing')}" for part in parts)
+    return f"{path}: states {stated}, but talud {version('talud')} has {here}"
+
+
+def _text(path: Path) -> str:
+    """Return a file's text; nothing where there is no such file, or it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
