@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
 from talud.engine.runtime import Model
+from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
 from talud.serving.app import create_app
 from talud.serving.database import JobRow, now
@@ -48,5 +49,5 @@ def put_job(service: Service, raster: str, status: str) -> str:
 def finished_job(service: Service, model: Path, raster: Path, threshold: float = 0.5) -> str:
     """The id of a job whose map lies in its folder."""
     job = put_job(service, str(raster.relative_to(service.settings.data)), "successful")
-    predict(Model.load(model), raster, service.maps.out(job), threshold)
+    predict(Model.load(model), raster, service.maps.out(job), MapOptions(threshold=threshold))
     return job

@@ -207,7 +207,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 import talud, talud.products.prediction
 from talud.cli.main import main
-outcome = talud.load_model({str(tiny_model)!r}).predict({str(stack)!r}, {str(tmp_path / "python")!r})
+outcome = talud.predict({str(tiny_model)!r}, {str(stack)!r}, {str(tmp_path / "python")!r})
 sys.argv = ["talud", "predict", {str(tiny_model)!r}, {str(stack)!r}, "--out", {str(tmp_path / "command")!r}]
 try:
     main()

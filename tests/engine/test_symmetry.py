@@ -20,6 +20,7 @@ from stack_files import noise, write_stack
 from talud.engine.runtime import Model
 from talud.engine.symmetry import SYMMETRIES, averaged
 from talud.engine.tiling import round_up
+from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
 
 Map = tuple[np.ndarray, np.ndarray]
@@ -122,8 +123,8 @@ def test_a_map_holds_the_disagreement_and_does_not_depend_on_the_tile(model: Mod
     one, other = tmp_path / "one", tmp_path / "other"
     mean, spread = eight_passes(model, values)
     threshold = float(np.median(mean))
-    outcome = predict(model, stack, one, threshold, tta=True)
-    predict(model, stack, other, threshold, tile=32, tta=True)
+    outcome = predict(model, stack, one, MapOptions(threshold=threshold, tta=True))
+    predict(model, stack, other, MapOptions(threshold=threshold, tile=32, tta=True))
     assert outcome.tta
     names = {path.name for path in one.iterdir()}
     assert {"disagreement.tif", "disagreement.qml"} < names == {path.name for path in other.iterdir()}
@@ -148,7 +149,7 @@ def test_a_map_holds_the_disagreement_and_does_not_depend_on_the_tile(model: Mod
 
 def test_a_map_without_takes_the_disagreement_of_an_earlier_one_away(model: Model, tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "stack.tif", noise(20, 24))
-    predict(model, stack, tmp_path / "map", tta=True)
+    predict(model, stack, tmp_path / "map", MapOptions(tta=True))
     predict(model, stack, tmp_path / "map")
     assert not list((tmp_path / "map").glob("disagreement*"))
     assert "disagreement" not in pyogrio.read_info(tmp_path / "map/landslides.gpkg", layer="landslides")["fields"]

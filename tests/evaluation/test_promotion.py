@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 
 from registrable import EVERYTHING, NOTHING, PARITY, SOMETHING, pixels, put_model, write_area, write_params
 from stack_files import noise, write_stack
-from talud import load_model, registry
+from talud import load_model, predict, registry
 from talud.contract import Contract, variant_path
 from talud.engine.runtime import Model
 from talud.errors import ModelError, PromotionError, RegistryError
@@ -203,7 +203,7 @@ def test_a_variant_joins_the_version_of_its_model(
     assert version.tags["int8_f1_loss"] == "0.0123"
     assert "int8 variant loses 0.0123 of the F1" in version.description
 
-    predicted = model.predict(write_stack(tmp_path / "stack.tif", noise(40, 50)), tmp_path / "map")
+    predicted = predict(model, write_stack(tmp_path / "stack.tif", noise(40, 50)), tmp_path / "map")
     record = json.loads((tmp_path / "map/prediction.json").read_text())
     assert (record["model"]["version"], record["model"]["precision"]) == ("1", "int8")
     with open_raster(tmp_path / "map/landslides.tif") as classes:

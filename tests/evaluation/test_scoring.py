@@ -23,6 +23,7 @@ from talud.errors import MismatchError, ParamsError, StudyError
 from talud.evaluation.comparison import compare_blocks, compare_maps
 from talud.evaluation.scoring import evaluate
 from talud.evaluation.tally import Tally
+from talud.mapping.options import MapOptions
 from talud.metrics import Confusion
 from talud.outcome import COLOURS, Outcome, classify
 from talud.products.prediction import predict
@@ -187,7 +188,7 @@ def test_what_is_missing_is_named_and_earlier_scores_stay(small_project: Project
 
 def test_a_map_that_another_model_or_threshold_made_is_not_scored_as_this_ones(small_project: Project):
     model, away = Model.load(small_project.model("3band")), small_project.prediction("3band", "away")
-    predict(model, small_project.stack("away"), away, threshold=0.3)
+    predict(model, small_project.stack("away"), away, MapOptions(threshold=0.3))
     with pytest.raises(MismatchError, match=r"not the map that 3band.onnx makes at its threshold of 0.6"):
         evaluate(small_project, "3band")
     changed = model.contract.model_copy(update={"weights": "1" * 64})
@@ -200,7 +201,7 @@ def test_a_map_that_another_model_or_threshold_made_is_not_scored_as_this_ones(s
 def test_a_map_of_another_kind_is_not_scored_as_the_models_own(small_project: Project):
     """Eight passes make another map than `talud predict` does by itself; so does less than the exact halo."""
     model, away = Model.load(small_project.model("3band")), small_project.prediction("3band", "away")
-    predict(model, small_project.stack("away"), away, tta=True)
+    predict(model, small_project.stack("away"), away, MapOptions(tta=True))
     with pytest.raises(MismatchError, match="with its exact halo and in one pass; run talud predict"):
         evaluate(small_project, "3band")
 

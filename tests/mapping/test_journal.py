@@ -25,8 +25,10 @@ from talud.engine.tiling import Tile, Tiling
 from talud.errors import ModelError, OutputError, SourceError
 from talud.mapping import tile_loop as mapping
 from talud.mapping.journal import Block, Journal
+from talud.mapping.options import MapOptions
 from talud.mapping.reader import StackReader
 from talud.products import prediction
+from talud.progress import Progress
 
 TILES = Tiling.of((100, 140), 64, 8, 4)
 BLOCKS = mapping._blocks
@@ -41,8 +43,10 @@ def working(out: Path) -> Path:
     return out.with_name(f".{out.name}.partial")
 
 
-def predict(model: Model, stack: Path, out: Path, **options: Any) -> prediction.Prediction:
-    return prediction.predict(model, stack, out, **{"tile": 32, **options})
+def predict(
+    model: Model, stack: Path, out: Path, progress: Progress | None = None, **options: Any
+) -> prediction.Prediction:
+    return prediction.predict(model, stack, out, MapOptions(**{"tile": 32, **options}), progress)
 
 
 @pytest.fixture(scope="module")

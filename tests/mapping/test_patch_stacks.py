@@ -15,6 +15,7 @@ from stack_files import noise, write_stack
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, SourceError
 from talud.grid import Grid
+from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
 
 SIDE = 32
@@ -29,7 +30,7 @@ def patch_stack(folder: Path, values: np.ndarray, side: object = SIDE) -> Path:
 
 def test_another_neighbour_changes_nothing(unets: dict[int, Model], tmp_path: Path) -> None:
     model, values = unets[3], noise(3 * SIDE, 4 * SIDE)
-    predict(model, patch_stack(tmp_path, values), tmp_path / "map", tta=False)
+    predict(model, patch_stack(tmp_path, values), tmp_path / "map", MapOptions(tta=False))
     with rasterio.open(tmp_path / "map" / "probability.tif") as raster:
         mapped, tags = raster.read(1), raster.tags()
     for row in range(3):
@@ -47,7 +48,7 @@ def test_another_neighbour_changes_nothing(unets: dict[int, Model], tmp_path: Pa
 def test_what_patches_cannot_have_is_refused(unets: dict[int, Model], tmp_path: Path, option: dict[str, int]) -> None:
     raster = patch_stack(tmp_path, noise(2 * SIDE, 2 * SIDE))
     with pytest.raises(ParamsError, match=f"--{next(iter(option))}"):
-        predict(unets[2], raster, tmp_path / "map", **option)
+        predict(unets[2], raster, tmp_path / "map", MapOptions(**option))
     assert not (tmp_path / "map").exists()
 
 

@@ -32,6 +32,7 @@ from talud.engine.tiling import Tiling
 from talud.errors import ClusterError, OutputError, ParamsError, SourceError, TaludError
 from talud.mapping import sharding
 from talud.mapping.journal import Journal
+from talud.mapping.options import MapOptions
 from talud.mapping.reader import open_stack
 from talud.mapping.tile_loop import Passes, finish_tiles
 from talud.products.prediction import predict
@@ -105,7 +106,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(model: Model, stack: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("alone") / "map"
-    assert predict(model, stack, out, tile=32).tiles == 48
+    assert predict(model, stack, out, MapOptions(tile=32)).tiles == 48
     return products(out)
 
 
@@ -121,7 +122,7 @@ def big(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Big:
     folder = tmp_path_factory.mktemp("big")
     stack = folder / "stack.tif"
     stack.symlink_to(write_stack(folder / "3f2a.tif", noise(600, 600)))  # as DVC can link to its cache
-    assert predict(model, stack, folder / "map", tile=32).tiles == 361
+    assert predict(model, stack, folder / "map", MapOptions(tile=32)).tiles == 361
     return Big(stack, products(folder / "map"))
 
 
@@ -147,7 +148,9 @@ def test_workers_make_the_files_of_one_process(
     model: Model, stack: Path, alone: dict[str, bytes], tmp_path: Path
 ) -> None:
     told: list[tuple[int, int]] = []
-    outcome = predict(model, stack, tmp_path / "map", tile=32, workers=3, progress=lambda *now: told.append(now))
+    outcome = predict(
+        model, stack, tmp_path / "map", MapOptions(tile=32, workers=3), progress=lambda *now: told.append(now)
+    )
     assert products(tmp_path / "map") == alone
     assert told == sorted(told)
     assert (told[-1], len(told), outcome.taken_over) == ((48, 48), 12, 0)
@@ -163,7 +166,9 @@ def test_a_worker_opens_the_raster_once_for_all_its_shards(
     told: list[int] = []
     with serving(stack, tmp_path / "control") as server:
         address = f"/vsicurl/{server.address}"
-        predict(model, address, tmp_path / "map", tile=32, workers=2, progress=lambda done, _: told.append(done))
+        predict(
+            model, address, tmp_path / "map", MapOptions(tile=32, workers=2), progress=lambda done, _: told.append(done)
+        )
         headers = [part for part in server.parts.read_text().splitlines() if part.startswith("0 ")]
     assert len(told) == 8  # shards
     assert len(headers) == 3  # by this process and each worker
@@ -212,7 +217,7 @@ def test_threads_change_no_bit(tiny_model: Path, stack: Path, alone: dict[str, b
     for threads in (1, 3):
         model = Model.load(tiny_model, threads=threads)
         assert model._session.get_session_options().intra_op_num_threads == threads
-        predict(model, stack, tmp_path / "map", tile=32)
+        predict(model, stack, tmp_path / "map", MapOptions(tile=32))
         assert products(tmp_path / "map") == alone
 
 
@@ -224,7 +229,7 @@ def test_a_map_goes_on_with_another_number_of_workers(
 
     out = tmp_path / "map"
     with pytest.raises(KeyboardInterrupt):
-        predict(model, stack, out, tile=32, workers=2, progress=stopped)
+        predict(model, stack, out, MapOptions(tile=32, workers=2), progress=stopped)
     first = tiles(out)
     assert 0 < len(first) < 48
 
@@ -233,10 +238,10 @@ def test_a_map_goes_on_with_another_number_of_workers(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict(model, stack, out, tile=32, progress=stopped_later)
+        predict(model, stack, out, MapOptions(tile=32), progress=stopped_later)
     second = tiles(out)
     assert first.items() < second.items()
-    assert predict(model, stack, out, tile=32, workers=1).taken_over == len(second)
+    assert predict(model, stack, out, MapOptions(tile=32, workers=1)).taken_over == len(second)
     assert products(out) == alone
 
 
@@ -266,7 +271,7 @@ def test_a_damaged_raster_stops_the_run_which_says_where(model: Model, tmp_path:
     content[offset : offset + 2000] = bytes(2000)
     raster.write_bytes(content)
     with pytest.raises(SourceError) as caught:
-        predict(model, raster, tmp_path / "map", tile=700, workers=workers)
+        predict(model, raster, tmp_path / "map", MapOptions(tile=700, workers=workers))
     said = str(caught.value)
     assert "\n" not in said
     assert f"{raster}: cannot be read as a raster" in said
@@ -277,7 +282,7 @@ def test_a_damaged_raster_stops_the_run_which_says_where(model: Model, tmp_path:
 
 def test_no_workers_are_none(model: Model, stack: Path, tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="the number of workers is 0; it must be at least 1"):
-        predict(model, stack, tmp_path / "map", workers=0)
+        predict(model, stack, tmp_path / "map", MapOptions(workers=0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -392,7 +397,7 @@ def test_a_worker_of_another_release_is_refused(model: Model, stack: Path, tmp_p
         cluster(tmp_path / "cluster", {"PYTHONPATH": path}) as (address, _),
         pytest.raises(ClusterError, match=r"worker tcp://127\.0\.0\.1:\d+ has talud 99, this process ") as caught,
     ):
-        predict(model, stack, tmp_path / "map", tile=32, workers=address)
+        predict(model, stack, tmp_path / "map", MapOptions(tile=32, workers=address))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "map").exists()
     assert not working(tmp_path / "map").exists()
@@ -407,7 +412,7 @@ def test_a_scheduler_that_cannot_be_used_is_one_line_in_seconds(
 
     def said(address: str) -> str:
         with pytest.raises(ClusterError) as caught:
-            predict(model, stack, tmp_path / "map", workers=address)
+            predict(model, stack, tmp_path / "map", MapOptions(workers=address))
         return str(caught.value)
 
     with socket.socket() as other:
@@ -436,5 +441,5 @@ def test_a_disk_that_workers_do_not_share_is_named(model: Model, stack: Path, tm
         cluster(tmp_path / "cluster", {}, prefix=hide) as (address, _),
         pytest.raises(ClusterError, match=r"does not see .*; the map's folder must lie on a disk that all workers"),
     ):
-        predict(model, stack, out, tile=32, workers=address)
+        predict(model, stack, out, MapOptions(tile=32, workers=address))
     assert list(out.parent.iterdir()) == []

@@ -20,6 +20,7 @@ from range_server import serving
 from stack_files import noise, write_stack
 from talud.engine.runtime import Model
 from talud.errors import OutputError, SourceError
+from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
 from talud.raster import PATIENCE, open_raster
 
@@ -32,7 +33,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def local(model: Model, stack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("local") / "map"
-    predict(model, stack, out, tile=256)
+    predict(model, stack, out, MapOptions(tile=256))
     return out
 
 
@@ -47,7 +48,7 @@ def test_a_raster_on_a_server_gives_the_map_of_the_file(
     model: Model, stack: Path, local: Path, tmp_path: Path, form: str
 ) -> None:
     with serving(stack, tmp_path / "control") as server:
-        predict(model, form.format(server.address), tmp_path / "map", tile=256)
+        predict(model, form.format(server.address), tmp_path / "map", MapOptions(tile=256))
         assert len(server.parts.read_text().splitlines()) >= 2
     assert same(local, tmp_path / "map")
     assert "secret" not in (tmp_path / "map/prediction.json").read_text()
@@ -55,14 +56,14 @@ def test_a_raster_on_a_server_gives_the_map_of_the_file(
 
 def test_the_python_door_takes_addresses_too(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     with serving(stack, tmp_path / "control") as server:
-        outcome = talud.load_model(tiny_model).predict(f"/vsicurl/{server.address}", tmp_path / "map")
+        outcome = talud.predict(tiny_model, f"/vsicurl/{server.address}", tmp_path / "map")
     assert outcome.raster == "stack.tif"
 
 
 def test_an_overloaded_server_is_asked_again(model: Model, stack: Path, local: Path, tmp_path: Path) -> None:
     with serving(stack, tmp_path / "control") as server:
         server.overloaded.write_text("1")
-        predict(model, f"/vsicurl/{server.address}", tmp_path / "map", tile=256)
+        predict(model, f"/vsicurl/{server.address}", tmp_path / "map", MapOptions(tile=256))
         assert not server.overloaded.exists()
     assert same(local, tmp_path / "map")
 
@@ -81,13 +82,22 @@ def test_a_server_that_goes_away_costs_nothing_that_was_finished(
                 server.overloaded.touch()
 
         with pytest.raises(SourceError, match=r"twice, at rows \d+ to .* finished tiles are kept") as caught:
-            predict(model, f"/vsicurl/{server.address}", tmp_path / "map", tile=600, threshold=0.999999, progress=away)
+            predict(
+                model,
+                f"/vsicurl/{server.address}",
+                tmp_path / "map",
+                MapOptions(tile=600, threshold=0.999999),
+                progress=away,
+            )
         assert "\n" not in str(caught.value)
         server.overloaded.unlink()
         assert (
-            predict(model, f"/vsicurl/{server.address}", tmp_path / "map", tile=600, threshold=0.999999).taken_over >= 2
+            predict(
+                model, f"/vsicurl/{server.address}", tmp_path / "map", MapOptions(tile=600, threshold=0.999999)
+            ).taken_over
+            >= 2
         )
-    predict(model, stack, tmp_path / "local", tile=600, threshold=0.999999)
+    predict(model, stack, tmp_path / "local", MapOptions(tile=600, threshold=0.999999))
     assert same(tmp_path / "local", tmp_path / "map")
 
 
@@ -99,7 +109,7 @@ def test_other_content_at_the_same_address_is_refused(model: Model, stack: Path,
     with serving(stack, tmp_path / "control") as server:
         address = f"/vsicurl/{server.address}"
         with pytest.raises(KeyboardInterrupt):
-            predict(model, address, tmp_path / "map", tile=256, progress=stop)
+            predict(model, address, tmp_path / "map", MapOptions(tile=256), progress=stop)
     changed = noise(700, 600)
     changed[:, 200:260, 100:180] += 40
     write_stack(tmp_path / "changed.tif", changed)
@@ -107,7 +117,7 @@ def test_other_content_at_the_same_address_is_refused(model: Model, stack: Path,
         serving(tmp_path / "changed.tif", tmp_path / "control") as server,
         pytest.raises(OutputError, match="different pixels"),
     ):
-        predict(model, f"/vsicurl/{server.address}", tmp_path / "map", tile=256)
+        predict(model, f"/vsicurl/{server.address}", tmp_path / "map", MapOptions(tile=256))
 
 
 def test_a_raster_in_an_archive_gives_the_map_of_the_file(
@@ -115,7 +125,7 @@ def test_a_raster_in_an_archive_gives_the_map_of_the_file(
 ) -> None:
     with zipfile.ZipFile(tmp_path / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(stack, "basin/stack.tif")
-    predict(model, f"/vsizip/{tmp_path}/archive.zip/basin/stack.tif", tmp_path / "map", tile=256)
+    predict(model, f"/vsizip/{tmp_path}/archive.zip/basin/stack.tif", tmp_path / "map", MapOptions(tile=256))
     assert same(local, tmp_path / "map")
 
 
@@ -126,7 +136,7 @@ def test_a_vrt_gives_the_map_of_its_source_and_a_changed_source_is_noticed(
     source.write_bytes(stack.read_bytes())
     with rasterio.open(source) as dataset, WarpedVRT(dataset) as warped:
         rasterio.shutil.copy(warped, tmp_path / "stack.vrt", driver="VRT")
-    predict(model, tmp_path / "stack.vrt", tmp_path / "map", tile=256)
+    predict(model, tmp_path / "stack.vrt", tmp_path / "map", MapOptions(tile=256))
     with rasterio.open(local / "probability.tif") as one, rasterio.open(tmp_path / "map/probability.tif") as other:
         assert np.array_equal(one.read(), other.read())
 
@@ -135,10 +145,10 @@ def test_a_vrt_gives_the_map_of_its_source_and_a_changed_source_is_noticed(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict(model, tmp_path / "stack.vrt", tmp_path / "again", tile=256, progress=stop)
+        predict(model, tmp_path / "stack.vrt", tmp_path / "again", MapOptions(tile=256), progress=stop)
     source.touch()
     with pytest.raises(OutputError, match="different size and time of change"):
-        predict(model, tmp_path / "stack.vrt", tmp_path / "again", tile=256)
+        predict(model, tmp_path / "stack.vrt", tmp_path / "again", MapOptions(tile=256))
 
 
 @pytest.mark.parametrize(

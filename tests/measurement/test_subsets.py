@@ -18,6 +18,7 @@ from talud.contract import METADATA_KEY, Contract, Subset
 from talud.engine.coverage import blocked, coverage, reason, remaining
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError
+from talud.mapping.options import MapOptions
 from talud.mapping.reader import open_stack
 from talud.measurement import subsets
 from talud.metrics import Confusion, confusion
@@ -71,7 +72,7 @@ def test_a_raster_without_some_groups_is_mapped_as_one_in_which_they_are_nan(
     order = rest[::-1]
     full = write_stack(tmp_path / "full.tif", whole, BANDS)
     part = write_stack(tmp_path / "part.tif", whole[order], [BANDS[place] for place in order])
-    first, second = predict(model, full, tmp_path / "a", tile=16), predict(model, part, tmp_path / "b")
+    first, second = predict(model, full, tmp_path / "a", MapOptions(tile=16)), predict(model, part, tmp_path / "b")
     assert products(tmp_path / "a") == products(tmp_path / "b")
     assert np.isfinite(rasterio.open(tmp_path / "b" / "probability.tif").read()).all()
     for found in (first, second):
@@ -122,7 +123,7 @@ def test_tiles_do_not_show_under_a_cloud_over_half_the_raster(model: Model, tmp_
     cloud = np.zeros((1, 90, 120), np.float32)
     cloud[0, :, 61:] = 1
     raster = write_stack(tmp_path / "s.tif", np.concatenate([cloudy, cloud]), (*BANDS, "cloud"))
-    found = predict(model, raster, tmp_path / "a", tile=24)
+    found = predict(model, raster, tmp_path / "a", MapOptions(tile=24))
     predict(model, raster, tmp_path / "b")
     assert products(tmp_path / "a") == products(tmp_path / "b")
     probability = rasterio.open(tmp_path / "a" / "probability.tif").read(1)

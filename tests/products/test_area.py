@@ -16,6 +16,7 @@ from talud.cli import mapping
 from talud.contract import Contract, Validation
 from talud.engine.runtime import Model
 from talud.mapping.domain import Verdict
+from talud.mapping.options import MapOptions
 from talud.metrics import Confusion
 from talud.products.area import AreaEstimate, estimate, validation_counts
 from talud.products.prediction import Prediction, predict
@@ -32,7 +33,7 @@ def counted(model: Model) -> Model:
 def mapped(model: Model, folder: Path, **options: float) -> Prediction:
     values = noise(60, 80)
     values[0, :12] = np.nan
-    return predict(model, write_stack(folder / "s.tif", values), folder / "out", **options)
+    return predict(model, write_stack(folder / "s.tif", values), folder / "out", MapOptions(**options))
 
 
 def test_blocks_without_a_pixel_count_for_nothing() -> None:

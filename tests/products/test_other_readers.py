@@ -15,6 +15,7 @@ import rasterio
 
 from stack_files import noise, write_stack
 from talud.engine.runtime import Model
+from talud.mapping.options import MapOptions
 from talud.products.prediction import Prediction, predict
 
 PLACE = ["--config", "GDAL_PAM_ENABLED", "NO"]  # leave nothing beside the map
@@ -35,7 +36,7 @@ def mapped(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     values = noise(520, 300)
     values[0, :50, :100] = np.nan
     stack = write_stack(folder / "stack.tif", values)
-    return folder / "map", predict(model, stack, folder / "map", threshold=0.48, geojson=True)
+    return folder / "map", predict(model, stack, folder / "map", MapOptions(threshold=0.48, geojson=True))
 
 
 def test_gdalinfo_reads_the_probability(mapped: tuple[Path, Prediction]) -> None:

@@ -30,6 +30,7 @@ from talud.engine.runtime import Model
 from talud.engine.tiling import Tile
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError
 from talud.grid import Grid
+from talud.mapping.options import MapOptions
 from talud.products.prediction import Prediction, predict, probabilities
 
 FILES = {
@@ -66,7 +67,7 @@ def mapped(wide: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
         [BANDS[index] for index in order],
         tags={"TALUD_AREA": "somewhere", "TALUD_EVENT": "2015-05-18", "TALUD_SYNTHETIC": "yes"},
     )
-    return stack, folder / "out", predict(wide, stack, folder / "out", tile=48)
+    return stack, folder / "out", predict(wide, stack, folder / "out", MapOptions(tile=48))
 
 
 def read(path: Path) -> np.ndarray:
@@ -109,7 +110,7 @@ def test_the_map_does_not_depend_on_tile_batch_or_more_halo_than_needed(
     halo: int | None,
 ) -> None:
     stack, out, _ = mapped
-    predict(wide, stack, tmp_path / "out", tile=tile, batch=batch, halo=halo)
+    predict(wide, stack, tmp_path / "out", MapOptions(tile=tile, batch=batch, halo=halo))
     before, after = contents(out), contents(tmp_path / "out")
     assert before.keys() == after.keys() == FILES
     for name in FILES - {"prediction.json", "timings.json"}:
@@ -121,7 +122,7 @@ def test_a_second_run_gives_the_same_bytes_but_for_the_seconds(
 ) -> None:
     stack, out, outcome = mapped
     before = contents(out)
-    assert predict(wide, stack, out, tile=48) == outcome
+    assert predict(wide, stack, out, MapOptions(tile=48)) == outcome
     after = contents(out)
     timings = [json.loads(files.pop("timings.json")) for files in (before, after)]
     assert before == after
@@ -247,7 +248,7 @@ def test_smoothing_changes_outlines_and_no_number(
     mapped: tuple[Path, Path, Prediction], wide: Model, tmp_path: Path
 ) -> None:
     stack, out, outcome = mapped
-    smooth = predict(wide, stack, tmp_path / "out", tile=48, smooth=True, geojson=True)
+    smooth = predict(wide, stack, tmp_path / "out", MapOptions(tile=48, smooth=True, geojson=True))
     assert smooth == replace(outcome, smooth=True)
     for name in ("probability.tif", "landslides.tif", "quicklook.png"):
         assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
@@ -270,7 +271,7 @@ def test_smoothing_changes_outlines_and_no_number(
 def test_tiles_without_a_pixel_to_map_are_skipped(wide: Model, tmp_path: Path) -> None:
     values = noise(64, 200, bands=6)
     values[0, :, 60:] = np.nan
-    outcome = predict(wide, write_stack(tmp_path / "s.tif", values, BANDS), tmp_path / "out", tile=40)
+    outcome = predict(wide, write_stack(tmp_path / "s.tif", values, BANDS), tmp_path / "out", MapOptions(tile=40))
     assert (outcome.tiles, outcome.skipped) == (10, 6)
     assert outcome.share_not_mapped == 0.7
 
@@ -286,7 +287,7 @@ def test_a_raster_without_a_valid_pixel_gives_a_map_that_says_so(model: Model, t
 @pytest.mark.parametrize("size", [(1, 1), (7, 4000), (4000, 7)])
 def test_rasters_of_any_shape(model: Model, tmp_path: Path, size: tuple[int, int]) -> None:
     values = noise(*size)
-    predict(model, write_stack(tmp_path / "s.tif", values), tmp_path / "out", tile=512)
+    predict(model, write_stack(tmp_path / "s.tif", values), tmp_path / "out", MapOptions(tile=512))
     assert np.array_equal(read(tmp_path / "out/probability.tif"), model.probability(values))
 
 
@@ -318,14 +319,14 @@ def test_a_threshold_given_by_hand_decides(model: Model, tmp_path: Path) -> None
     stack = write_stack(tmp_path / "s.tif", noise(64, 64))
     probability = model.probability(noise(64, 64))
     middle = float(np.median(probability))
-    predict(model, stack, tmp_path / "out", threshold=middle)
+    predict(model, stack, tmp_path / "out", MapOptions(threshold=middle))
     assert np.array_equal(read(tmp_path / "out/landslides.tif"), probability >= middle)
     for wrong in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(ParamsError, match="between 0 and 1"):
-            predict(model, stack, tmp_path / "other", threshold=wrong)
+            predict(model, stack, tmp_path / "other", MapOptions(threshold=wrong))
     for area in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ParamsError, match="minimum area"):
-            predict(model, stack, tmp_path / "other", minimum_area=area)
+            predict(model, stack, tmp_path / "other", MapOptions(minimum_area=area))
     assert not (tmp_path / "other").exists()
 
 
@@ -335,7 +336,7 @@ def test_less_halo_costs_what_the_record_says(exporter, tmp_path: Path) -> None:
     values = noise(160, 200)
     stack = write_stack(tmp_path / "s.tif", values)
     assert (model.halo, model.contract.alignment) == (56, 8)
-    outcome = predict(model, stack, tmp_path / "map", tile=72, halo=12)
+    outcome = predict(model, stack, tmp_path / "map", MapOptions(tile=72, halo=12))
     exact = model.probability(values)
     found = read(tmp_path / "map/probability.tif")
     middle = model.run(np.ascontiguousarray(values[:, 40:128, 56:160]))[16:72, 16:88]
@@ -344,13 +345,13 @@ def test_less_halo_costs_what_the_record_says(exporter, tmp_path: Path) -> None:
     assert np.abs(found - exact).max() > 1e-6
     record = json.loads((tmp_path / "map/prediction.json").read_text())
     assert (record["halo"], record["exact_halo"], record["halo_error"]) == (16, 56, 0.25)
-    assert predict(model, stack, tmp_path / "unknown", tile=72, halo=24).halo_error is None
-    assert predict(model, stack, tmp_path / "exact", tile=72, halo=56).halo_error == 0
-    assert predict(model, stack, tmp_path / "one", halo=0).halo_error == 0  # a single tile
+    assert predict(model, stack, tmp_path / "unknown", MapOptions(tile=72, halo=24)).halo_error is None
+    assert predict(model, stack, tmp_path / "exact", MapOptions(tile=72, halo=56)).halo_error == 0
+    assert predict(model, stack, tmp_path / "one", MapOptions(halo=0)).halo_error == 0  # a single tile
     assert np.array_equal(read(tmp_path / "one/probability.tif"), exact)
     for wrong in ({"halo": -1}, {"batch": 0}):
         with pytest.raises(ParamsError, match=f"the {next(iter(wrong))} is"):
-            predict(model, stack, tmp_path / "other", **wrong)
+            predict(model, stack, tmp_path / "other", MapOptions(**wrong))
 
 
 def test_probabilities_of_windows_are_each_read_alone(model: Model, tmp_path: Path) -> None:
@@ -373,10 +374,11 @@ import sys
 from pathlib import Path
 import talud
 from talud.mapping import reader
+from talud.mapping.options import MapOptions
 from talud.products import prediction
 reader.CACHE = 16 * 10**6
 model = talud.load_model(sys.argv[1])
-prediction.predict(model, Path(sys.argv[2]), Path(sys.argv[3]), threshold=0.999999, tile=256)
+prediction.predict(model, Path(sys.argv[2]), Path(sys.argv[3]), MapOptions(threshold=0.999999, tile=256))
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak.split()[1]) // 1024)
 """
@@ -424,7 +426,7 @@ def test_a_network_that_fails_midway_leaves_the_earlier_result(
 
     monkeypatch.setattr(Model, "cores", third_fails)
     with pytest.raises(KeyboardInterrupt):
-        predict(model, stack, tmp_path / "out", tile=32)
+        predict(model, stack, tmp_path / "out", MapOptions(tile=32))
     assert contents(tmp_path / "out") == before
 
 

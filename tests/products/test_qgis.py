@@ -12,6 +12,7 @@ import pytest
 
 from stack_files import noise, write_stack
 from talud.engine.runtime import Model
+from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
 
 PYTHON = "/usr/bin/python3"  # the one that a package of QGIS is made for
@@ -46,7 +47,7 @@ def test_qgis_shows_rasters_and_layers_in_their_styles_and_reads_every_polygon(m
     values = noise(60, 80)
     values[0, :20] = np.nan
     outcome = predict(
-        model, write_stack(tmp_path / "stack.tif", values), tmp_path / "map", threshold=0.48, geojson=True
+        model, write_stack(tmp_path / "stack.tif", values), tmp_path / "map", MapOptions(threshold=0.48, geojson=True)
     )
     assert outcome.landslides > 1
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "QT_QPA_PLATFORM": "offscreen"}

@@ -16,6 +16,7 @@ from talud.bands import Group
 from talud.contract import Contract
 from talud.data.stack import build_like
 from talud.engine.runtime import Model
+from talud.mapping.options import MapOptions
 from talud.params import Area
 from talud.products.prediction import Prediction, predict
 
@@ -61,7 +62,7 @@ def mapped(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         files[source] = folder / f"{source}.gpkg"
         geopandas.GeoDataFrame(geometry=[hidden], crs=UTM).to_file(files[source])
     build_like(model.contract, Area.given(role="transfer", folder="."), files, folder / "stack.tif")
-    return folder / "out", predict(model, folder / "stack.tif", folder / "out", tile=16)
+    return folder / "out", predict(model, folder / "stack.tif", folder / "out", MapOptions(tile=16))
 
 
 def test_cloud_and_layover_are_named_from_the_sources_to_the_polygons(mapped: tuple[Path, Prediction]) -> None:

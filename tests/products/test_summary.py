@@ -17,6 +17,7 @@ from PIL import Image
 from stack_files import noise, write_stack
 from talud.engine.runtime import Model, Origin
 from talud.mapping.domain import histogram
+from talud.mapping.options import MapOptions
 from talud.products.prediction import Prediction, predict
 
 TAGS = {"TALUD_AREA": "peñón_<b>alto</b>", "TALUD_EVENT": "2015-05-18", "TALUD_SYNTHETIC": "yes"}
@@ -38,7 +39,10 @@ def page(model: Model, folder: Path, tags: dict[str, str] | None = None, **optio
     values = noise(60, 80)
     values[0, :12] = np.nan
     outcome = predict(
-        model, write_stack(folder / "s.tif", values, tags=TAGS if tags is None else tags), folder / "out", **options
+        model,
+        write_stack(folder / "s.tif", values, tags=TAGS if tags is None else tags),
+        folder / "out",
+        MapOptions(**options),
     )
     return (folder / "out" / "summary.html").read_text(encoding="utf-8"), outcome
 

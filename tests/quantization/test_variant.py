@@ -22,6 +22,7 @@ from talud.contract import Contract, variant_path
 from talud.data.patches import split
 from talud.engine.runtime import Model
 from talud.errors import ModelError, StudyError
+from talud.mapping.options import MapOptions
 from talud.products.prediction import predict, probabilities
 from talud.project import Project
 from talud.quantization import variant
@@ -181,7 +182,7 @@ def test_a_variant_maps_with_the_subsets_of_its_model_and_states_its_own_scores(
     part = write_stack(tmp_path / "part.tif", values[:2], bands[:2])
     loaded = Model.load(made.path)
     for raster, tile in ((full, 32), (part, None)):
-        predict(loaded, raster, tmp_path / raster.stem, tile=tile)
+        predict(loaded, raster, tmp_path / raster.stem, MapOptions(tile=tile))
     maps = [rasterio.open(tmp_path / name / "probability.tif").read(1) for name in ("full", "part")]
     np.testing.assert_array_equal(maps[0], maps[1])
     mapped = np.isfinite(maps[1])

@@ -13,6 +13,7 @@ from rasterio.windows import Window
 from stack_files import noise, write_stack
 from talud.data.patches import Block
 from talud.engine.runtime import Model
+from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
 from talud.project import Project
 from talud.raster import open_raster
@@ -126,7 +127,7 @@ def test_a_map_with_less_halo_differs_by_the_order_of_what_was_measured(
     errors = halo.halo_errors(model, project, {"hill": blocks})
     probability = {}
     for context in (0, 4, 12, 20, model.halo):
-        predict(model, project.stack("hill"), tmp_path / str(context), tile=56, halo=context)
+        predict(model, project.stack("hill"), tmp_path / str(context), MapOptions(tile=56, halo=context))
         with open_raster(tmp_path / str(context) / "probability.tif") as dataset:
             probability[context] = dataset.read(1)
     exact = probability.pop(model.halo)

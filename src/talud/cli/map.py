@@ -9,14 +9,17 @@ import typer
 
 from talud.cli import mapping, sources
 from talud.cli.app import app
+from talud.mapping.options import MapOptions
 
 if TYPE_CHECKING:
     from talud.params import Source
 
 
 @app.command("map")
+@mapping.with_map_options
 def map_sources(
     out: mapping.Out,
+    options: MapOptions,
     model: Annotated[
         str,
         typer.Option(
@@ -39,18 +42,6 @@ def map_sources(
     optical_date: sources.OpticalDate = None,
     sar_pre_date: sources.SarPreDate = None,
     sar_post_date: sources.SarPostDate = None,
-    threshold: mapping.Threshold = None,
-    minimum_area: mapping.MinimumArea = 0,
-    smooth: mapping.Smooth = False,
-    geojson: mapping.Geojson = False,
-    tta: mapping.Tta = False,
-    tile: mapping.Tile = None,
-    halo: mapping.Halo = None,
-    batch: mapping.Batch = None,
-    provider: mapping.Provider = "auto",
-    precision: mapping.Precision = None,
-    workers: mapping.Workers = None,
-    scheduler: mapping.Scheduler = None,
 ) -> None:
     """Map the landslides of a basin from its sources: no project, no stack, one command.
 
@@ -71,41 +62,25 @@ def map_sources(
     files = {name: path for name, path in given.items() if path}
     if not files.keys() - {"cloud", "sar_mask"}:
         raise typer.BadParameter("give at least one source: --optical, --dtm, --sar-pre or --sar-post FILE")
-    by = mapping.workers(workers, scheduler)
     dates = {"optical": optical_date, "sar_pre": sar_pre_date, "sar_post": sar_post_date}
     area = sources.area(optical_bands, sar_bands, sar_unit, event, dates, optical_scale, optical_offset)
 
     from talud.terminal import ended_by_ctrl_c
 
     with ended_by_ctrl_c():  # as in talud predict
-        from talud import basin, load_model, selection
+        import talud.products.prediction
+        from talud import basin, selection
         from talud.cli.progress import shown
-        from talud.products import prediction
 
-    prediction.check(threshold, minimum_area, tile, halo, batch)
     loaded = (
-        selection.for_sources(area, files, provider, precision)
+        selection.for_sources(area, files, options.provider, options.precision)
         if model == "auto"
-        else load_model(model, provider, precision)
+        else talud.load_model(model, options.provider, options.precision)
     )
     with shown("stack", "windows") as progress:
         stack = basin.prepare(loaded.contract, area, files, out, progress, loaded.path)
     with shown("mapping", "tiles") as progress:
-        result = prediction.predict(
-            loaded,
-            stack,
-            out,
-            threshold,
-            tile,
-            progress,
-            halo=halo,
-            batch=batch,
-            minimum_area=minimum_area,
-            smooth=smooth,
-            geojson=geojson,
-            tta=tta,
-            workers=by,
-        )
+        result = talud.predict(loaded, stack, out, options, progress)
     mapping.say(result, loaded, out, stack)
     sources.say_bands(stack)
     mapping.remember(out)

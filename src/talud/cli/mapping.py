@@ -1,84 +1,55 @@
-"""What `talud predict` and `talud map` have in common: the options of a map, what they print of it, and its record."""
+"""Options of a map that `talud predict` and `talud map` share, and the text that they print about it."""
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from talud.mapping.options import DEFAULTS, MapOptions
 
 if TYPE_CHECKING:
     from talud.engine.runtime import Model
     from talud.products.record import Prediction
 
 Out = Annotated[Path, typer.Option(help="folder of the map's files; made where it is missing")]
-Threshold = Annotated[
-    float | None, typer.Option(help="landslide where the probability is at least this; default: the model's own")
-]
-MinimumArea = Annotated[
-    float,
-    typer.Option(metavar="M2", min=0, help="leave landslides of less than this many square metres out of the polygons"),
-]
-Smooth = Annotated[
-    bool, typer.Option("--smooth", help="round the corners of the landslides' outlines; their numbers stay")
-]
-Geojson = Annotated[bool, typer.Option("--geojson", help="write landslides.geojson too, in longitude and latitude")]
-Tta = Annotated[
-    bool,
-    typer.Option(
-        "--tta",
-        help="average over the raster turned and mirrored in all eight ways, and write disagreement.tif; takes eight "
-        "times as long",
-    ),
-]
-Tile = Annotated[
-    int | None,
-    typer.Option(min=1, help="longest side of a tile in pixels; default: what 2 GB allow. The map is the same."),
-]
-Halo = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="pixels of context around a tile, rounded up to the model's lattice; default, and most: the exact one. "
-        "With fewer it is faster, and says how far probabilities may differ.",
-    ),
-]
-Batch = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="tiles in one pass of the network, each of which takes as much memory again; default: 1 on the CPU, what "
-        "2 GB allow on CUDA. The map is the same.",
-    ),
-]
-Provider = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="what the network runs on; auto takes CUDA where it can be used")
-]
-Precision = Annotated[
-    Literal["float32", "int8", "float16"] | None,
-    typer.Option(
-        help="the model's variant of that precision, made by talud quantize; default: the file that is named, float32 "
-        "in the registry"
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(min=1, help="let so many processes share the work and the cores; each may take 3 GB of memory"),
-]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="let the workers of a Dask cluster do the work, such as tcp://10.0.0.1:8786; raster and --out must lie "
-        "where they all reach them under the same path",
-    ),
-]
+
+
+def _option(name: str, *flags: str, metavar: str | None = None, least: float | None = None) -> Any:
+    return typer.Option(*flags, help=MapOptions.model_fields[name].description, metavar=metavar, min=least)
+
+
+DECLARED: dict[str, Any] = {
+    "threshold": Annotated[float | None, _option("threshold")],
+    "minimum_area": Annotated[float, _option("minimum_area", metavar="M2", least=0)],
+    "smooth": Annotated[bool, _option("smooth", "--smooth")],
+    "geojson": Annotated[bool, _option("geojson", "--geojson")],
+    "tta": Annotated[bool, _option("tta", "--tta")],
+    "tile": Annotated[int | None, _option("tile", least=1)],
+    "halo": Annotated[int | None, _option("halo", least=0)],
+    "batch": Annotated[int | None, _option("batch", least=1)],
+    "provider": Annotated[Literal["auto", "cpu", "cuda"], _option("provider")],
+    "precision": Annotated[Literal["float32", "int8", "float16"] | None, _option("precision")],
+    "workers": Annotated[int | None, _option("workers", least=1)],
+    "scheduler": Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="let the workers of a Dask cluster do the work, such as tcp://10.0.0.1:8786; raster and --out must "
+            "lie where they all reach them under the same path",
+        ),
+    ],
+}
 
 
 def workers(number: int | None, scheduler: str | None) -> int | str | None:
-    """Who finds the tiles: so many processes, those of a scheduler, or None: this process.
+    """Return the workers that are asked for: a number of processes, a scheduler's address, or None.
 
     Raises:
         typer.BadParameter: both are named.
@@ -86,6 +57,26 @@ def workers(number: int | None, scheduler: str | None) -> int | str | None:
     if number and scheduler:
         raise typer.BadParameter("cannot be set with --scheduler, which has its own workers", param_hint="--workers")
     return number or scheduler
+
+
+def with_map_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the command-line options of a map; its parameter `options` is made of them."""
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        chosen = {name: given.pop(name) for name in DECLARED}
+        chosen["workers"] = workers(chosen["workers"], chosen.pop("scheduler"))
+        command(**given, options=MapOptions(**chosen))
+
+    own = inspect.signature(command, eval_str=True).parameters.values()
+    declared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(DEFAULTS, name, None), annotation=kind)
+        for name, kind in DECLARED.items()
+    ]
+    keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own if each.name != "options"]
+    with_options.__signature__ = inspect.Signature([*keywords, *declared])  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in [*keywords, *declared]}
+    return with_options
 
 
 def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None:

@@ -8,9 +8,11 @@ import typer
 
 from talud.cli import mapping
 from talud.cli.app import app
+from talud.mapping.options import MapOptions
 
 
 @app.command("predict")
+@mapping.with_map_options
 def predict(
     model: Annotated[
         str,
@@ -27,18 +29,7 @@ def predict(
         ),
     ],
     out: mapping.Out,
-    threshold: mapping.Threshold = None,
-    minimum_area: mapping.MinimumArea = 0,
-    smooth: mapping.Smooth = False,
-    geojson: mapping.Geojson = False,
-    tta: mapping.Tta = False,
-    tile: mapping.Tile = None,
-    halo: mapping.Halo = None,
-    batch: mapping.Batch = None,
-    provider: mapping.Provider = "auto",
-    precision: mapping.Precision = None,
-    workers: mapping.Workers = None,
-    scheduler: mapping.Scheduler = None,
+    options: MapOptions,
 ) -> None:
     """Map the landslides of a raster.
 
@@ -71,35 +62,17 @@ def predict(
     """
     from talud.terminal import ended_by_ctrl_c
 
-    by = mapping.workers(workers, scheduler)
     with ended_by_ctrl_c():  # an extension module that is being imported would make an ImportError of it
-        from talud import load_model
+        import talud.products.prediction
         from talud.cli.progress import shown
         from talud.data.record import check_current
-        from talud.products import prediction
 
         if model == "auto" or ":/" in model:  # the registry takes as long to import as the rest together
-            from talud import selection
+            import talud.selection
 
     check_current(raster)
-    loaded = (
-        selection.for_stack(raster, provider, precision) if model == "auto" else load_model(model, provider, precision)
-    )
+    loaded = talud.load_model_for(raster, model, options)
     with shown("mapping", "tiles") as progress:
-        result = prediction.predict(
-            loaded,
-            raster,
-            out,
-            threshold,
-            tile,
-            progress,
-            halo=halo,
-            batch=batch,
-            minimum_area=minimum_area,
-            smooth=smooth,
-            geojson=geojson,
-            tta=tta,
-            workers=by,
-        )
+        result = talud.predict(loaded, raster, out, options, progress)
     mapping.say(result, loaded, out, raster)
     mapping.remember(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -23,9 +23,6 @@ from talud.engine.session import CUDA, SILENT, Provider, open_session, processor
 from talud.engine.tiling import Tile, Tiling, round_up
 from talud.errors import ModelError, ParamsError
 from talud.text import first_line
-
-if TYPE_CHECKING:
-    from talud.products.record import Prediction
 
 MEMORY = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
 LARGEST_CORE = 704  # a larger one saves less arithmetic than the first pass of each kind of tile costs
@@ -299,12 +296,6 @@ class Model:
             window = np.ascontiguousarray(padded[:, *tile.window.toslices()])
             probability[tile.core.toslices()] = self.cores([window], [tile])[0]
         return probability
-
-    def predict(self, raster: str | Path, out: str | Path) -> Prediction:
-        """Map a raster into a folder: `talud.products.prediction.predict` with its defaults."""
-        from talud.products.prediction import predict
-
-        return predict(self, raster, Path(out))
 
     def _check(self, graph: onnx.ModelProto) -> None:
         """That the graph has the input, output, halo and alignment of the contract, and runs.

@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
 from talud.engine.runtime import Model
-from talud.engine.tiling import Rim, Tile
+from talud.engine.tiling import PixelWindow, Rim, Tile
 
 
 class Symmetry(NamedTuple):
@@ -55,8 +54,8 @@ class Symmetry(NamedTuple):
             columns = slice(width - columns.stop, width - columns.start)
         if self.transposed:
             (rows, columns), (height, width) = (columns, rows), (width, height)
-        core = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        return Tile(core, Window(0, 0, width, height), tile.rim and self._rim(tile.rim), tile.halo)
+        core = PixelWindow(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        return Tile(core, PixelWindow(0, 0, width, height), tile.rim and self._rim(tile.rim), tile.halo)
 
     def _mirrored(self, array: NDArray[Any]) -> NDArray[Any]:
         return array[..., :: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]

@@ -15,12 +15,24 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rasterio.windows import Window
-
 
 def round_up(length: int, multiple: int) -> int:
     """The smallest multiple that is not less than `length`."""
     return -(-length // multiple) * multiple
+
+
+class PixelWindow(NamedTuple):
+    """A rectangle of whole pixels; its fields come in the order of `rasterio.windows.Window`."""
+
+    col_off: int
+    row_off: int
+    width: int
+    height: int
+
+    def toslices(self) -> tuple[slice, slice]:
+        """Return the rows and columns as slices of an array."""
+        rows = slice(self.row_off, self.row_off + self.height)
+        return rows, slice(self.col_off, self.col_off + self.width)
 
 
 class Rim(NamedTuple):
@@ -44,8 +56,8 @@ class Tile:
         halo: pixels of context on the sides that are not on the rim.
     """
 
-    core: Window
-    window: Window
+    core: PixelWindow
+    window: PixelWindow
     rim: Rim | None
     halo: int
 
@@ -191,8 +203,8 @@ def batched(tiles: Iterable[Tile], size: int) -> Iterator[list[Tile]]:
         yield from ([tile] for tile in batch)
 
 
-def _window(rows: range, columns: range) -> Window:
-    return Window(columns.start, rows.start, len(columns), len(rows))
+def _window(rows: range, columns: range) -> PixelWindow:
+    return PixelWindow(columns.start, rows.start, len(columns), len(rows))
 
 
 def _rim(rows: tuple[bool, bool] | None, columns: tuple[bool, bool] | None) -> Rim | None:

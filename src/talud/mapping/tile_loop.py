@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.windows import Window
 
 from talud.engine import coverage, symmetry
 from talud.engine.runtime import Model
@@ -94,8 +95,9 @@ def _read_ahead(
 
 
 def _read(stack: StackReader, tile: Tile) -> Pixels:
-    window = stack.read(tile.window)
-    return Pixels(window, *coverage.coverage(window[:, *tile.inner], stack.contract, stack.shades(tile.core)))
+    window = stack.read(Window(*tile.window))
+    shades = stack.shades(Window(*tile.core))
+    return Pixels(window, *coverage.coverage(window[:, *tile.inner], stack.contract, shades))
 
 
 def _blocks_at_second_try(

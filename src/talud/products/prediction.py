@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,14 +15,15 @@ import onnxruntime
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from talud.cluster import Workers
 from talud.engine import coverage
 from talud.engine.runtime import Model
+from talud.engine.session import CUDA
 from talud.engine.tiling import Tiling
 from talud.errors import OutputError, ParamsError
 from talud.files import md5
 from talud.mapping import domain
 from talud.mapping.journal import Journal
+from talud.mapping.options import DEFAULTS, MapOptions
 from talud.mapping.reader import StackReader, frugal, open_stack
 from talud.mapping.sharding import finish_shards
 from talud.mapping.tile_loop import Passes, finish_tiles
@@ -39,66 +39,41 @@ def predict(
     model: Model,
     raster: str | Path,
     out: Path,
-    threshold: float | None = None,
-    tile: int | None = None,
+    options: MapOptions = DEFAULTS,
     progress: Progress | None = None,
-    *,
-    halo: int | None = None,
-    batch: int | None = None,
-    minimum_area: float = 0,
-    smooth: bool = False,
-    geojson: bool = False,
-    tta: bool = False,
-    workers: Workers | None = None,
 ) -> Prediction:
-    """Map the landslides of a raster; memory does not grow with it, apart from what the polygons need.
+    """Map the landslides of a raster; memory does not grow with it, apart from the polygons.
 
-    A run that breaks off, however, leaves its finished tiles beside `out`; the same call goes on from them, and makes
-    the same files as a run that was not disturbed (see `journal`).
+    An interrupted run leaves its finished tiles beside `out`; the same call resumes from them, and makes the same files
+    as a run that was not disturbed (see `journal`).
 
     Args:
-        model: to run.
+        model: model to run.
         raster: a stack, or any raster of named bands that fits the model's contract: a path, or whatever else GDAL
             opens, such as `/vsicurl/https://…`, `/vsizip/…` or `/vsis3/…`.
         out: folder of the products (see `Products`); they appear there together, when all are whole.
-        threshold: landslide where the probability is at least this. Default: the contract's.
-        tile: longest side of a tile's core in pixels. Default: what memory allows. The map is the same. A raster that
-            consists of patches (tag TALUD_PATCH) is cut into these, each read alone, and takes neither tile nor halo.
-        progress: told, after each batch of tiles, how many are done and how many there are.
-        halo: pixels of context around a tile's core, rounded up to the model's alignment. Default, and most: the exact
-            one. A smaller one saves arithmetic; what it costs is measured when a model is exported
-            (`Prediction.halo_error`).
-        batch: how many tiles one pass of the network takes; each takes as much memory again. Default: one on the CPU,
-            as many as memory allows on CUDA. The map is the same.
-        minimum_area: in m²: smaller landslides are left out of the polygons (not of the rasters).
-        smooth: whether the outlines of the landslides are smoothed, instead of following the pixels' edges.
-        geojson: whether the landslides are written as GeoJSON too.
-        tta: test-time augmentation: whether the probability is the mean over the raster turned and mirrored in all
-            eight ways, and a raster of their disagreement is written too. It takes eight times as long.
-        workers: that find the tiles, instead of this process. The map is the same. A script must ask for processes
-            under `if __name__ == "__main__":`, for each of them runs what stands outside of it.
+        options: options of the map.
+        progress: callback that gets, after each batch of tiles, how many are done and how many there are.
 
     Raises:
-        SourceError: the raster cannot be read.
-        MismatchError: it does not fit the model's contract.
-        ModelError: the network fails.
-        OutputError: a product cannot be written, another process makes this map, or one that was begun with something
+        SourceError: The raster cannot be read.
+        MismatchError: The raster does not fit the model's contract.
+        ModelError: The network fails.
+        OutputError: A product cannot be written, another process makes this map, or one that was begun with something
             else is unfinished; an earlier result is untouched.
-        ClusterError: the workers cannot be had, differ from this process, or are lost.
-        ParamsError: threshold, tile, halo, batch or minimum area make no sense.
+        ClusterError: The workers cannot be had, differ from this process, or are lost.
+        ParamsError: An option does not suit the raster, or the model is open with another provider or precision.
     """
-    check(threshold, minimum_area, tile, halo, batch)
-    options = _Options(threshold or model.contract.threshold, float(minimum_area), smooth, geojson, tta)
     clock = _Clock()
+    _check_opened(model, options)
     check_out(out, [raster, model.path])
     with frugal(), open_stack(raster, model.contract) as stack:
-        if geojson and stack.grid.local:
+        if options.geojson and stack.grid.local:
             raise ParamsError(f"{raster}: its coordinates have no longitude and latitude; leave --geojson out")
-        check_space(out, stack.grid, tta)
-        tiling = _tiling(model, stack, tile, halo)
-        passes = Passes(batch or model.batch(tiling), tta)
+        check_space(out, stack.grid, options.tta)
+        tiling = _tiling(model, stack, options)
         with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
-            taken_over = _find(model, raster, stack, tiling, journal, passes, workers, progress)
+            taken_over = _find(model, raster, stack, tiling, journal, options, progress)
             clock.lap("tiles")
             products = Products.within(journal.products)
             prediction = _finish(model, stack, tiling, journal, products, options, clock)
@@ -108,33 +83,12 @@ def predict(
                 {
                     "seconds": clock.laps | {"total": round(sum(clock.laps.values()), 3)},
                     "tiles_taken_over": taken_over,
-                    "workers": workers,
+                    "workers": options.workers,
                 },
             )
             journal.publish()
             products.publish(out)
     return prediction
-
-
-def check(
-    threshold: float | None = None,
-    minimum_area: float = 0,
-    tile: int | None = None,
-    halo: int | None = None,
-    batch: int | None = None,
-) -> None:
-    """Check options of `predict`, before anything is made for them.
-
-    Raises:
-        ParamsError: one makes no sense.
-    """
-    if threshold is not None and not 0 < threshold < 1:
-        raise ParamsError(f"the threshold is {threshold:g}; it must lie between 0 and 1")
-    if not 0 <= minimum_area < math.inf:
-        raise ParamsError(f"the minimum area is {minimum_area:g} m²; it must be 0 or more")
-    for name, value, least in (("tile", tile, 1), ("halo", halo, 0), ("batch", batch, 1)):
-        if value is not None and value < least:
-            raise ParamsError(f"the {name} is {value}; it must be at least {least}")
 
 
 def probabilities(model: Model, raster: str | Path, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
@@ -172,15 +126,15 @@ def probability_where_mapped(model: Model, values: NDArray[np.float32]) -> NDArr
     return np.where(mapped, model.probability(values), np.float32(np.nan))
 
 
-def _tiling(model: Model, stack: StackReader, tile: int | None, halo: int | None) -> Tiling:
+def _tiling(model: Model, stack: StackReader, options: MapOptions) -> Tiling:
     """How a raster is cut; one that consists of patches into these, none of which sees another.
 
     Raises:
         ParamsError: tile or halo are set for a raster that consists of patches.
     """
     if stack.patch is None:
-        return model.tiling(stack.grid.shape, tile, halo)
-    if tile is not None or halo is not None:
+        return model.tiling(stack.grid.shape, options.tile, options.halo)
+    if options.tile is not None or options.halo is not None:
         raise ParamsError(
             f"{stack.name}: consists of patches of {stack.patch} pixels, each of which is a tile of its own; leave "
             "--tile and --halo out"
@@ -188,18 +142,27 @@ def _tiling(model: Model, stack: StackReader, tile: int | None, halo: int | None
     return model.tiling(stack.grid.shape, stack.patch, 0)
 
 
-@dataclass(frozen=True)
-class _Options:
-    """What a user may choose about the products."""
+def _check_opened(model: Model, options: MapOptions) -> None:
+    """Check that an open model is of the provider and precision that the options ask for.
 
-    threshold: float
-    minimum_area: float
-    smooth: bool
-    geojson: bool
-    tta: bool
+    Raises:
+        ParamsError: It is not.
+    """
+    runs_on = "cuda" if model.provider == CUDA else "cpu"
+    for name, asked, found in (
+        ("provider", options.provider, {"auto", runs_on}),
+        ("precision", options.precision, {None, model.contract.precision}),
+    ):
+        if asked not in found:
+            raise ParamsError(f"the {name} is {asked}, but {model.path} is open with another; name it in load_model")
 
 
-def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) -> dict[str, Any]:
+def _threshold(model: Model, options: MapOptions) -> float:
+    """Return the probability from which a pixel is a landslide."""
+    return model.contract.threshold if options.threshold is None else options.threshold
+
+
+def _begun(model: Model, stack: StackReader, tiling: Tiling, options: MapOptions) -> dict[str, Any]:
     """What the bytes of a map depend on, by name."""
     return {
         "talud": version("talud"),
@@ -211,7 +174,7 @@ def _begun(model: Model, stack: StackReader, tiling: Tiling, options: _Options) 
         **stack.identity,
         "tile": [tiling.rows.core, tiling.columns.core],
         "halo": tiling.rows.halo,
-        "threshold": options.threshold,
+        "threshold": _threshold(model, options),
         "minimum area": f"{options.minimum_area:g} m²",
         "outlines": "smoothed" if options.smooth else "along the pixels",
         "GeoJSON": "yes" if options.geojson else "no",
@@ -225,11 +188,11 @@ def _find(
     stack: StackReader,
     tiling: Tiling,
     journal: Journal,
-    passes: Passes,
-    workers: Workers | None,
+    options: MapOptions,
     progress: Progress | None,
 ) -> int:
     """Finish the tiles that are not, here or by workers; how many were."""
+    passes = Passes(options.batch or model.batch(tiling), options.tta)
     missing = journal.missing(tiling)
     taken_over = len(tiling) - len(missing)
 
@@ -237,11 +200,11 @@ def _find(
         if progress:
             progress(taken_over + done, len(tiling))
 
-    if workers is None:
+    if options.workers is None:
         finish_tiles(model, stack, missing, journal, passes, tell)
         model.rest()
     elif missing:
-        finish_shards(model, raster, stack, missing, journal, passes, workers, tell)
+        finish_shards(model, raster, stack, missing, journal, passes, options.workers, tell)
     return taken_over
 
 
@@ -251,15 +214,16 @@ def _finish(
     tiling: Tiling,
     journal: Journal,
     products: Products,
-    options: _Options,
+    options: MapOptions,
     clock: _Clock,
 ) -> Prediction:
     """Make the products from the finished tiles, the same bytes whenever and in how many runs those were found."""
+    threshold = _threshold(model, options)
     # A patch has no surroundings: read alone, it is mapped as one pass over all of it maps it.
     exact = 0 if stack.patch else model.halo
     smaller = tiling.rows.halo if tiling.rows.halo < exact else None
-    tags = record.lineage(model, options.threshold, smaller, options.tta) | stack.provenance
-    with MapRasters.writing(products, stack.grid, options.threshold, tags, disagreement=options.tta) as rasters:
+    tags = record.lineage(model, threshold, smaller, options.tta) | stack.provenance
+    with MapRasters.writing(products, stack.grid, threshold, tags, disagreement=options.tta) as rasters:
         counts = _fill(rasters, tiling, journal)
     codes, reduced = counts.blocked, counts.reduced
     clock.lap("rasters")
@@ -294,7 +258,7 @@ def _finish(
         ),
         landslides=len(landslides.area),
         landslide_area_m2=float(landslides.area.sum()),
-        threshold=options.threshold,
+        threshold=threshold,
         provider=model.provider,
         tile=(tiling.rows.core, tiling.columns.core),
         window=tiling.window,
@@ -338,14 +302,14 @@ class _Counts:
     skipped: int
 
 
-def _no_estimate(model: Model, tiling: Tiling, options: _Options, counts: _Counts) -> str:
+def _no_estimate(model: Model, tiling: Tiling, options: MapOptions, counts: _Counts) -> str:
     """Return the reason for a missing estimate of the landslide area.
 
     The text is empty if there is an estimate.
 
     The map must be of the kind that the contract's counts are of, with all groups.
     """
-    if options.threshold != model.contract.threshold:
+    if _threshold(model, options) != model.contract.threshold:
         return f"the threshold is not that of the model's validation, {model.contract.threshold:g}"
     if options.tta:
         return "the model was validated in one pass, and the map is a mean over eight"
@@ -371,7 +335,7 @@ def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> _Counts:
         block = journal.read(tile)
         if block is None:
             raise OutputError(f"{journal.folder}: a finished tile is damaged or gone; is the disk sound?")
-        landslide += rasters.write(tile.core, block.probability, block.blocked, block.disagreement)
+        landslide += rasters.write(Window(*tile.core), block.probability, block.blocked, block.disagreement)
         codes += np.bincount(block.blocked.ravel(), minlength=len(codes))
         skipped += bool(block.blocked.all())
         if block.reduced is not None:

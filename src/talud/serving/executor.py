@@ -216,8 +216,7 @@ class Executor:
             self.maps.model(job.id).absolute(),
             Origin(request.model, request.version),
             self.maps.out(job.id).absolute(),
-            request.threshold,
-            request.minimum_area,
+            request.options,
             max(physical_cores() // workers, 1) if isinstance(workers, int) else None,
             NICE if isinstance(workers, int) else 0,
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 from talud.contract import Contract
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError
 from talud.mapping import reader
-from talud.products import prediction
+from talud.mapping.options import ResultOptions
 from talud.selection import Candidate
 from talud.serving import catalogue, places, remote
 from talud.serving.jobs import UNFINISHED, Job, JobStore, Request
@@ -49,7 +49,6 @@ class Intake:
         if is_remote(inputs.raster.href):
             remote.check_reference(inputs.raster.href, self.settings)
         self._check_queue(key)
-        prediction.check(inputs.threshold, inputs.minimum_area)
         subscribers = execute.subscriber.model_dump(mode="json", exclude_none=True) if execute.subscriber else {}
         for url in subscribers.values():
             remote.allowed(url, self.settings)
@@ -61,8 +60,7 @@ class Intake:
             model=model.name if model else "",
             version=model.version if model else "",
             bands=inputs.bands,
-            threshold=inputs.threshold,
-            minimum_area=inputs.minimum_area,
+            **inputs.model_dump(include=set(ResultOptions.model_fields)),
             subscribers=subscribers,
         )
         job = str(uuid.uuid4())

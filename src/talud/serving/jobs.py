@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict, Field
 from sqlalchemy import delete, func, not_, or_, select, update
 from sqlalchemy.orm import Session
 
+from talud.mapping.options import MapOptions, ResultOptions
 from talud.serving import remote
 from talud.serving.database import Database, JobRow, VerdictChangeRow, VerdictRow, now
 
@@ -19,7 +20,7 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 UNFINISHED: tuple[Status, ...] = ("accepted", "running")
 
 
-class Request(BaseModel):
+class Request(ResultOptions):
     """What a job is to do, with all that was open in a client's words settled.
 
     Attributes:
@@ -27,20 +28,21 @@ class Request(BaseModel):
         model: name of the registered model; empty where it is yet to be chosen, for the raster is yet to be fetched.
         version: of it; a job keeps its version whatever becomes of the alias.
         bands: that may be read; None: all of the raster's.
-        threshold: in place of the model's own.
-        minimum_area: in m²: smaller landslides are left out of the polygons.
         subscribers: status → URL that is told of it.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(extra="ignore")
 
     raster: str
     model: str = ""
     version: str = ""
     bands: tuple[str, ...] | None = None
-    threshold: float | None = None
-    minimum_area: float = 0
-    subscribers: dict[str, str] = {}
+    subscribers: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def options(self) -> MapOptions:
+        """Return the options of the job's map."""
+        return MapOptions(**self.model_dump(include=set(ResultOptions.model_fields)))
 
     @property
     def shown_raster(self) -> str:

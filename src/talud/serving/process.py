@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, HttpUrl
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
+from talud.mapping.options import ResultOptions
 from talud.products.rasters import Products
 
 PROCESS = "map-landslides"
@@ -38,8 +39,8 @@ class Reference(_Body):
     ]
 
 
-class Inputs(_Body):
-    """What the process takes."""
+class Inputs(ResultOptions):
+    """Inputs of the process: a raster, a model, and the options of a map that clients may set."""
 
     raster: Annotated[Reference, Field(description="a stack: a GeoTIFF whose bands are named")]
     model: Annotated[
@@ -55,13 +56,6 @@ class Inputs(_Body):
         tuple[Annotated[str, Field(min_length=1, max_length=60)], ...] | None,
         Field(min_length=1, max_length=60, description="only these bands may be read; default: all of the raster"),
     ] = None
-    threshold: Annotated[
-        FiniteFloat | None,
-        Field(gt=0, lt=1, description="landslide where the probability is at least this; default: the model's"),
-    ] = None
-    minimum_area: Annotated[
-        FiniteFloat, Field(ge=0, description="smaller landslides are left out of the polygons, in m²")
-    ] = 0
 
 
 class Output(_Body):

@@ -13,6 +13,7 @@ from typing import Any
 from talud.cluster import Tell
 from talud.engine.runtime import Model, Origin
 from talud.errors import BusyError, TaludError
+from talud.mapping.options import MapOptions
 from talud.products import prediction
 from talud.products.rasters import Products
 from talud.text import counted
@@ -30,8 +31,7 @@ class Work:
         model: likewise; a copy of the job's own.
         origin: of the model in the registry.
         out: folder of the map.
-        threshold: in place of the model's own.
-        minimum_area: in m².
+        options: of the map.
         threads: of one pass; None: the physical cores.
         nice: by how much the worker steps back behind other processes.
     """
@@ -40,8 +40,7 @@ class Work:
     model: Path
     origin: Origin
     out: Path
-    threshold: float | None
-    minimum_area: float
+    options: MapOptions
     threads: int | None
     nice: int
 
@@ -80,9 +79,8 @@ def map_landslides(work: Work, tell: Tell) -> Outcome:
                 model,
                 work.raster,
                 work.out,
-                work.threshold,
-                progress=lambda done, tiles: tell([done, tiles]),
-                minimum_area=work.minimum_area,
+                work.options,
+                lambda done, tiles: tell([done, tiles]),
             )
         except BusyError:
             if time.monotonic() - began > PATIENCE:

@@ -18,7 +18,7 @@ from talud.data.patches import Block
 from talud.data.record import current_stack
 from talud.engine import coverage
 from talud.engine.runtime import Model
-from talud.engine.tiling import Rim, Tile
+from talud.engine.tiling import PixelWindow, Rim, Tile
 from talud.mapping.reader import open_stack
 from talud.project import Project
 
@@ -101,5 +101,5 @@ def _mapped(sample: NDArray[np.float32], model: Model) -> NDArray[np.bool_]:
 def _cores(model: Model, samples: list[NDArray[np.float32]], halo: int) -> NDArray[np.float32]:
     """The probability over the core of each sample, (samples, height, width), computed with a halo."""
     exact = model.halo
-    tile = Tile(Window(exact, exact, exact, exact), Window(0, 0, 3 * exact, 3 * exact), _INSIDE, halo)
+    tile = Tile(PixelWindow(exact, exact, exact, exact), PixelWindow(0, 0, 3 * exact, 3 * exact), _INSIDE, halo)
     return np.stack([model.cores([sample], [tile])[0] for sample in samples])

@@ -1,0 +1,63 @@
+"""The options of a map."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import talud
+from stack_files import noise, write_stack
+from talud.cli import mapping as command_line
+from talud.engine.runtime import Model
+from talud.errors import ParamsError
+from talud.mapping.options import MapOptions, ResultOptions
+from talud.serving.jobs import Request
+from talud.serving.process import Inputs, description
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"threshold": 5}, "the threshold is 5; it must lie between 0 and 1"),
+        ({"threshold": float("nan")}, "the threshold is nan; it must lie between 0 and 1"),
+        ({"minimum_area": -1.5}, "the minimum area is -1.5 m²; it must be 0 or more"),
+        ({"minimum_area": float("inf")}, "the minimum area is inf m²; it must be 0 or more"),
+        ({"tile": 0}, "the tile is 0; it must be at least 1"),
+        ({"halo": -1}, "the halo is -1; it must be at least 0"),
+        ({"treshold": 0.5}, "there is no option 'treshold' of a map; there are threshold, minimum_area, "),
+        ({"provider": "tpu"}, "the option provider is 'tpu': Input should be 'auto', 'cpu' or 'cuda'"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(given: dict[str, object], message: str) -> None:
+    with pytest.raises(ParamsError) as caught:
+        MapOptions(**given)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("command", ["map", "predict"])
+def test_commands_take_every_option_with_its_default(command: str) -> None:
+    from talud.cli.main import app
+
+    [function] = [each.callback for each in app.registered_commands if each.name == command]
+    taken = inspect.signature(function).parameters
+    assert {name: taken[name].default for name in MapOptions.model_fields} == MapOptions().model_dump()
+    told = command_line.DECLARED["tile"].__metadata__[0].help
+    assert told == MapOptions.model_fields["tile"].description
+
+
+def test_service_describes_the_same_options() -> None:
+    inputs = description()["inputs"]
+    for name, field in ResultOptions.model_fields.items():
+        assert inputs[name]["description"] == field.description
+    given = Inputs.model_validate({"raster": {"href": "a.tif"}, "threshold": 0.3, "minimum_area": 100})
+    chosen = given.model_dump(include=set(ResultOptions.model_fields))
+    assert Request(raster="a.tif", **chosen).options == MapOptions(threshold=0.3, minimum_area=100)
+
+
+def test_open_model_of_another_precision_is_refused(model: Model, tmp_path: Path) -> None:
+    stack = write_stack(tmp_path / "stack.tif", noise(40, 40))
+    with pytest.raises(ParamsError, match=r"the precision is int8, but .* is open with another"):
+        talud.predict(model, stack, tmp_path / "map", MapOptions(precision="int8"))
+    assert not (tmp_path / "map").exists()
