@@ -1,5 +1,6 @@
 # make demo: from a fresh clone to registered models that have mapped a new basin.
 # make test: all checks and tests.
+# make structure: figures of the code's structure, with their limits.
 # make team: what a team has, on this machine alone: PostgreSQL, MLflow with a login, Dask; and a small study on it.
 # make page: the service's review page, built from page/ with Node; the service runs without it, but shows no page.
 # make bench: how fast inference and training are, beside what it should reach; half an hour on a machine that does nothing else.
@@ -14,7 +15,7 @@ export DVC_NO_ANALYTICS := true
 # The pipeline's commands find this environment's talud without its being activated.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint docs page team bench clean
+.PHONY: demo test lint structure docs page team bench clean
 
 demo: $(BIN)/.train
 	@echo "== sample data (synthetic)"
@@ -35,6 +36,9 @@ lint: $(BIN)/.dev
 	@ruff format --check
 	@mypy
 	@lint-imports
+
+structure: $(BIN)/.dev
+	@python bench/structure.py
 
 # The reference of the command line is written by the command line.
 docs: $(BIN)/.dev
