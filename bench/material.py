@@ -25,7 +25,7 @@ from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from talud.bands import band, groups
-from talud.contract import BandContract, Contract, variant_path
+from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin, variant_path
 from talud.engine.runtime import Model
 from talud.grid import Grid
 from talud.quantization.int8 import quantized
@@ -70,29 +70,35 @@ def write_model(path: Path) -> None:
         for name in BANDS
     )  # fmt: skip
     contract = Contract(
-        name="7band",
-        bands=bands,
-        required_groups=groups(BANDS),
-        pixel_size=12.5,
-        halo=field.halo,
-        alignment=field.alignment,
-        threshold=0.5,
-        stack={},
-        weights=weights_digest(graph),
-        data_version="0" * 32,
-        areas=("random values",),
-        commit="unknown",
-        run_id="0" * 32,
-        hyperparameters={"filters": FILTERS, "depth": DEPTH},
-        scores={},
+        input=ModelInput(
+            bands=bands,
+            required_groups=groups(BANDS),
+            pixel_size=12.5,
+            halo=field.halo,
+            alignment=field.alignment,
+            stack={},
+        ),
+        origin=ModelOrigin(
+            name="7band",
+            weights=weights_digest(graph),
+            data_version="0" * 32,
+            areas=("random values",),
+            commit="unknown",
+            run_id="0" * 32,
+            hyperparameters={"filters": FILTERS, "depth": DEPTH},
+        ),
+        measured=Measurements(
+            threshold=0.5,
+            scores={},
+        ),
     )
     export.save(graph, contract, path)
     probability = Model.load(path).run(values(512, 512, seed=0))
     threshold = float(np.quantile(probability, 1 - LANDSLIDES))
-    contract = contract.model_copy(update={"threshold": threshold})
+    contract = contract.replace(threshold=threshold)
     export.save(graph, contract, path)
     variant = quantized(onnx.load(path), np.stack([values(128, 128, seed) for seed in range(8)]))
-    export.save(variant, contract.model_copy(update={"precision": "int8"}), variant_path(path, "int8"))
+    export.save(variant, contract.replace(precision="int8"), variant_path(path, "int8"))
 
 
 def write_stack(path: Path, side: int) -> None:

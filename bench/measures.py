@@ -135,7 +135,7 @@ def cost_of_exactness(material: Material) -> Iterator[Figure]:
     exact, bare, total = 0.0, 0.0, (Watch(), Watch())
     for rim, count in Counter(tile.rim for tile in tiling).items():
         tile = next(tile for tile in tiling if tile.rim == rim)
-        patch = np.ascontiguousarray(window[np.newaxis, :, *tile.within((0, 0, 0, 0), model.contract.alignment)])
+        patch = np.ascontiguousarray(window[np.newaxis, :, *tile.within((0, 0, 0, 0), model.contract.input.alignment)])
         bare_run = partial(_session(material).run, None, {"stack": patch})
         ours, theirs = _in_turn(partial(model.cores, [window], [tile]), bare_run)
         exact, bare = exact + count * ours.median, bare + count * theirs.median

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, create_engine, inspect
 
 from fresh_clone import ROOT, Demo, clone
 from talud.bands import Group
-from talud.contract import BandContract, Contract
+from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("talud", deadline=None)
@@ -119,21 +119,27 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, centre, spread in zip(("red", "green", "blue"), mean.tolist(), deviation.tolist(), strict=True)
     )
     contract = Contract(
-        name="3band",
-        bands=bands,
-        required_groups=(Group.OPTICAL,),
-        pixel_size=12.5,
-        halo=field.halo,
-        alignment=field.alignment,
-        threshold=0.5,
-        stack={"resolution": "12.5"},
-        weights=weights_digest(graph),
-        data_version="0" * 32,
-        areas=("nowhere",),
-        commit="unknown",
-        run_id="0" * 32,
-        hyperparameters={"filters": 4, "depth": 2},
-        scores={"precision": 0.6, "recall": 0.6, "f1": 0.6, "iou": 0.43},
+        input=ModelInput(
+            bands=bands,
+            required_groups=(Group.OPTICAL,),
+            pixel_size=12.5,
+            halo=field.halo,
+            alignment=field.alignment,
+            stack={"resolution": "12.5"},
+        ),
+        origin=ModelOrigin(
+            name="3band",
+            weights=weights_digest(graph),
+            data_version="0" * 32,
+            areas=("nowhere",),
+            commit="unknown",
+            run_id="0" * 32,
+            hyperparameters={"filters": 4, "depth": 2},
+        ),
+        measured=Measurements(
+            threshold=0.5,
+            scores={"precision": 0.6, "recall": 0.6, "f1": 0.6, "iou": 0.43},
+        ),
     )
     path = tmp_path_factory.mktemp("tiny_model") / "tiny.onnx"
     export.save(graph, contract, path)

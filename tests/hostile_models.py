@@ -78,20 +78,27 @@ def states(value: object, *keys: str | int) -> Make:
     return contract(change)
 
 
-def lacks(key: str, *, of_band: bool = False) -> Make:
-    return contract(lambda content: (content["bands"][1] if of_band else content).pop(key))
+def lacks(*keys: str | int) -> Make:
+    """A contract without a field."""
+
+    def change(content: Any) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        del content[keys[-1]]
+
+    return contract(change)
 
 
 def swapped(content: Any) -> None:
-    content["bands"] = content["bands"][::-1]
+    content["input"]["bands"] = content["input"]["bands"][::-1]
 
 
 def second_band_twice(content: Any) -> None:
-    content["bands"][0] = content["bands"][1]
+    content["input"]["bands"][0] = content["input"]["bands"][1]
 
 
 def one_band_more(content: Any) -> None:
-    content["bands"].append(content["bands"][0] | {"name": "near_infrared"})
+    content["input"]["bands"].append(content["input"]["bands"][0] | {"name": "near_infrared"})
 
 
 def nodes(model: onnx.ModelProto, operator: str) -> list[onnx.NodeProto]:
@@ -339,8 +346,10 @@ def unchanged(folder: Path, chance: np.random.Generator, good: Path) -> str:
 
 
 FIELDS = (
-    "version", "name", "bands", "required_groups", "pixel_size", "halo", "alignment", "threshold", "stack", "weights",
-    "data_version", "areas", "commit", "run_id", "hyperparameters", "scores",
+    ("schema_version",), ("input",), ("origin",), ("measured",),
+    *(("input", name) for name in ("bands", "required_groups", "pixel_size", "halo", "alignment", "stack")),
+    *(("origin", name) for name in ("name", "weights", "data_version", "areas", "commit", "run_id", "hyperparameters")),
+    ("measured", "threshold"), ("measured", "scores"),
 )  # fmt: skip
 BAND_FIELDS = ("name", "group", "unit", "lowest", "highest", "mean", "deviation", "minimum", "maximum")
 NAN, INF = math.nan, math.inf
@@ -349,27 +358,27 @@ SMOOTH = helper.make_node("AveragePool", ["inner"], ["probability"], kernel_shap
 MAPPED: dict[str, Make] = {
     "as exported": unchanged,
     "bands swapped in the contract": contract(swapped),
-    "no group is required": states([], "required_groups"),
-    "a larger halo": states(32, "halo"),
-    "a halo off the lattice": states(27, "halo"),
-    "an alignment twice as large": states(8, "alignment"),
-    "another threshold": states(0.4, "threshold"),
-    "filters that say nothing": states("many", "hyperparameters", "filters"),
-    "a negative number of filters": states(-3, "hyperparameters", "filters"),
-    "a milliard filters": states(10**9, "hyperparameters", "filters"),
-    "a name with blanks and accents": states("ñandú 7", "name"),
-    "a contract without its version": lacks("version"),
+    "no group is required": states([], "input", "required_groups"),
+    "a larger halo": states(32, "input", "halo"),
+    "a halo off the lattice": states(27, "input", "halo"),
+    "an alignment twice as large": states(8, "input", "alignment"),
+    "another threshold": states(0.4, "measured", "threshold"),
+    "filters that say nothing": states("many", "origin", "hyperparameters", "filters"),
+    "a negative number of filters": states(-3, "origin", "hyperparameters", "filters"),
+    "a milliard filters": states(10**9, "origin", "hyperparameters", "filters"),
+    "a name with blanks and accents": states("ñandú 7", "origin", "name"),
+    "a contract without its version": lacks("schema_version"),
     "a tenth of a level more": graph(before_output(operator("Clip"))),
     "2,000 nodes that do nothing": graph(many_nodes),
     "opset 17": graph(opset(17)),
 }
 REFUSED: dict[str, Make] = {
-    **{f"a contract without {name}": lacks(name) for name in FIELDS[1:]},
-    **{f"a band without {name}": lacks(name, of_band=True) for name in BAND_FIELDS},
-    **{f"null as {name}": states(None, name) for name in FIELDS},
-    **{f"null as a band's {name}": states(None, "bands", 2, name) for name in BAND_FIELDS},
-    **{f"NaN as a band's {name}": states(NAN, "bands", 2, name) for name in BAND_FIELDS[3:]},
-    **{f"infinity as a band's {name}": states(-INF, "bands", 2, name) for name in BAND_FIELDS[3:]},
+    **{f"a contract without {'.'.join(keys)}": lacks(*keys) for keys in FIELDS[1:]},
+    **{f"a band without {name}": lacks("input", "bands", 1, name) for name in BAND_FIELDS},
+    **{f"null as {'.'.join(keys)}": states(None, *keys) for keys in FIELDS},
+    **{f"null as a band's {name}": states(None, "input", "bands", 2, name) for name in BAND_FIELDS},
+    **{f"NaN as a band's {name}": states(NAN, "input", "bands", 2, name) for name in BAND_FIELDS[3:]},
+    **{f"infinity as a band's {name}": states(-INF, "input", "bands", 2, name) for name in BAND_FIELDS[3:]},
     **{
         f"{value} as {name}": states(value, name) for name in ("pixel_size", "threshold") for value in (NAN, INF, -1, 0)
     },
@@ -384,31 +393,32 @@ REFUSED: dict[str, Make] = {
     "a contract that is a list": contract(lambda content: json.dumps([content])),
     "a contract cut short": contract(lambda content: json.dumps(content)[:-40]),
     "a contract of 100,000 brackets": contract(lambda content: "[" * 100_000),
-    "a contract of another version": states(2, "version"),
+    "a contract of another version": states(99, "schema_version"),
+    "a contract of a version that is text": states("2", "schema_version"),
     "a field that no contract has": states(1, "code"),
-    "no bands": states([], "bands"),
+    "no bands": states([], "input", "bands"),
     "a band twice": contract(second_band_twice),
     "a band more": contract(one_band_more),
-    "a band less": contract(lambda content: content["bands"].pop() and None),
-    "a band without a name": states("", "bands", 0, "name"),
-    "an unknown group": states("radar", "bands", 0, "group"),
-    "a required group without bands": states(["optical", "sar"], "required_groups"),
-    "a range beyond float32": states(1e308, "bands", 0, "highest"),
-    "a range upside down": states(501, "bands", 0, "lowest"),
-    "a negative deviation": states(-1, "bands", 0, "deviation"),
-    "a minimum above the maximum": states(999, "bands", 0, "minimum"),
-    "threshold 1": states(1, "threshold"),
-    "a threshold above 1": states(1.5, "threshold"),
-    "no halo": states(0, "halo"),
-    "too small a halo": states(12, "halo"),
-    "alignment 0": states(0, "alignment"),
-    "alignment 1": states(1, "alignment"),
-    "alignment 2": states(2, "alignment"),
-    "alignment 6": states(6, "alignment"),
-    "alignment 4096": states(4096, "alignment"),
-    "pixels of a micrometre": states(1e-6, "pixel_size"),
-    "scores of NaN": states(NAN, "scores", "f1"),
-    "a hyperparameter that is a list": states([1], "hyperparameters", "filters"),
+    "a band less": contract(lambda content: content["input"]["bands"].pop() and None),
+    "a band without a name": states("", "input", "bands", 0, "name"),
+    "an unknown group": states("radar", "input", "bands", 0, "group"),
+    "a required group without bands": states(["optical", "sar"], "input", "required_groups"),
+    "a range beyond float32": states(1e308, "input", "bands", 0, "highest"),
+    "a range upside down": states(501, "input", "bands", 0, "lowest"),
+    "a negative deviation": states(-1, "input", "bands", 0, "deviation"),
+    "a minimum above the maximum": states(999, "input", "bands", 0, "minimum"),
+    "threshold 1": states(1, "measured", "threshold"),
+    "a threshold above 1": states(1.5, "measured", "threshold"),
+    "no halo": states(0, "input", "halo"),
+    "too small a halo": states(12, "input", "halo"),
+    "alignment 0": states(0, "input", "alignment"),
+    "alignment 1": states(1, "input", "alignment"),
+    "alignment 2": states(2, "input", "alignment"),
+    "alignment 6": states(6, "input", "alignment"),
+    "alignment 4096": states(4096, "input", "alignment"),
+    "pixels of a micrometre": states(1e-6, "input", "pixel_size"),
+    "scores of NaN": states(NAN, "measured", "scores", "f1"),
+    "a hyperparameter that is a list": states([1], "origin", "hyperparameters", "filters"),
     "weights that lie outside": graph(elsewhere("/etc/passwd")),
     "weights that lie above": graph(elsewhere("../../../../../../../etc/passwd")),
     "weights that lie at an address in memory": graph(elsewhere("*/_ORT_MEM_ADDR_/*", offset=4096)),

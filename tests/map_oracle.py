@@ -26,9 +26,9 @@ def check_map(folder: Path, model: Path, raster: str) -> None:
     session = onnxruntime.InferenceSession(model.read_bytes(), providers=["CPUExecutionProvider"])
     contract = json.loads(session.get_modelmeta().custom_metadata_map["talud.contract"])
     with rasterio.open(raster) as dataset:
-        stack = np.stack([values_of(dataset, band) for band in contract["bands"]])
+        stack = np.stack([values_of(dataset, band) for band in contract["input"]["bands"]])
         place = dataset.crs, dataset.transform, dataset.shape
-    expected = probability(session, stack, contract["alignment"])
+    expected = probability(session, stack, contract["input"]["alignment"])
     invalid = np.isnan(stack)
     # All bands are optical: without one, nothing is mapped, and where that group is not required, neither.
     blank = invalid.any(axis=0)
@@ -40,7 +40,7 @@ def check_map(folder: Path, model: Path, raster: str) -> None:
         classes = dataset.read(1)
     assert np.array_equal(np.isnan(found), blank)
     assert np.allclose(found, np.where(blank, np.nan, expected), rtol=0, atol=1e-6, equal_nan=True)
-    assert np.array_equal(classes, np.where(blank, 255, found >= contract["threshold"]))
+    assert np.array_equal(classes, np.where(blank, 255, found >= contract["measured"]["threshold"]))
     record = json.loads((folder / "prediction.json").read_text())
     assert record["share_not_mapped"] == pytest.approx(blank.mean())
 

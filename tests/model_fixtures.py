@@ -11,7 +11,6 @@ import pytest
 
 from stack_files import RGB
 from talud.bands import Group, band, groups
-from talud.contract import Contract
 from talud.engine.runtime import Model
 
 Exporter = Callable[..., Path]
@@ -43,7 +42,7 @@ def exporter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
         mean, deviation = (np.full(len(names), value, np.float32) for value in (125, 70))
         graph = to_onnx(unet.build(filters=3, depth=depth, mean=mean, deviation=deviation, seed=depth))
         field = receptive_field(graph)
-        like = contract.bands[0]
+        like = contract.input.bands[0]
         bands = tuple(
             like.model_copy(update={"name": name, "group": band(name).group, "unit": band(name).unit or like.unit})
             for name in names
@@ -58,7 +57,7 @@ def exporter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
             **stated,
         }
         path = tmp_path_factory.mktemp("model") / f"depth{depth}.onnx"
-        exporting.save(graph, Contract.model_validate(contract.model_copy(update=stated).model_dump()), path)
+        exporting.save(graph, contract.replace(**stated), path)
         return path
 
     return export

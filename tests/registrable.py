@@ -11,7 +11,6 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from talud.contract import Contract
 from talud.engine.features import Features
 from talud.engine.runtime import Model
 from talud.grid import Grid
@@ -64,11 +63,11 @@ def put_model(
 ) -> Path:
     """Put a model with another contract, which leaves nothing open, where training would put it."""
     band_set = next(iter(project.params.band_sets))
-    contract = Model.load(tiny_model).contract.model_dump()
-    for band in contract["bands"]:
-        band |= {"edges": (0.0, 125.0, 250.0), "shares": (0.5, 0.5)}
-    complete = {"name": band_set, "threshold": threshold, "commit": "c0ffee", "parity": PARITY}
+    contract = Model.load(tiny_model).contract
+    histogram = {"edges": (0.0, 125.0, 250.0), "shares": (0.5, 0.5)}
+    bands = [band.model_dump() | histogram for band in contract.input.bands]
+    complete = {"bands": bands, "name": band_set, "threshold": threshold, "commit": "c0ffee", "parity": PARITY}
     path = project.model(band_set)
     path.parent.mkdir(exist_ok=True)
-    export.save(onnx.load(tiny_model), Contract.model_validate(contract | complete | changes), path, features)
+    export.save(onnx.load(tiny_model), contract.replace(**complete | changes), path, features)
     return path

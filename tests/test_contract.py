@@ -5,7 +5,16 @@ import json
 import pytest
 
 from talud.bands import Group
-from talud.contract import METADATA_KEY, BandContract, Calibration, Contract, Validation
+from talud.contract import (
+    METADATA_KEY,
+    BandContract,
+    Calibration,
+    Contract,
+    Measurements,
+    ModelInput,
+    ModelOrigin,
+    Validation,
+)
 from talud.errors import ModelError
 
 
@@ -21,26 +30,30 @@ def contract() -> Contract:
         minimum=0,
         maximum=80,
     )
-    return Contract.model_validate(
-        dict.fromkeys(())
-        | {
-            "name": "terrain",
-            "bands": (slope,),
-            "required_groups": (Group.TERRAIN,),
-            "pixel_size": 12.5,
-            "halo": 112,
-            "alignment": 16,
-            "threshold": 0.5,
-            "stack": {"slope": "horn"},
-            "weights": "0" * 64,
-            "data_version": "abc",
-            "areas": ("here",),
-            "commit": "def",
-            "run_id": "1",
-            "hyperparameters": {"filters": 16},
-            "scores": {"f1": 0.7},
-        }
+    return Contract(
+        input=ModelInput(
+            bands=(slope,),
+            required_groups=(Group.TERRAIN,),
+            pixel_size=12.5,
+            halo=112,
+            alignment=16,
+            stack={"slope": "horn"},
+        ),
+        origin=ModelOrigin(
+            name="terrain",
+            weights="0" * 64,
+            data_version="abc",
+            areas=("here",),
+            commit="def",
+            run_id="1",
+            hyperparameters={"filters": 16},
+        ),
+        measured=Measurements(threshold=0.5, scores={"f1": 0.7}),
     )
+
+
+def read(content: object) -> Contract:
+    return Contract.from_metadata({METADATA_KEY: json.dumps(content)}, "a.onnx")
 
 
 def test_a_contract_survives_the_way_through_a_file() -> None:
@@ -52,40 +65,61 @@ def test_a_file_without_a_contract_is_refused_with_what_to_do() -> None:
         Contract.from_metadata({"author": "me"}, "a.onnx")
 
 
-def test_errors_of_smaller_halos_are_read_again_and_may_be_missing() -> None:
-    assert contract().halo_errors == {}
-    measured = contract().model_copy(update={"halo_errors": {0: 0.5, 16: 0.031}})
-    assert Contract.from_metadata(measured.to_metadata(), "a.onnx").halo_errors == {0: 0.5, 16: 0.031}
-    older = json.loads(contract().to_metadata()[METADATA_KEY])
-    del older["halo_errors"]
-    assert Contract.from_metadata({METADATA_KEY: json.dumps(older)}, "a.onnx") == contract()
-
-
-def test_calibration_and_counts_are_read_again_and_may_be_missing() -> None:
-    line = Calibration(slope=0.05, offset=-1.5, error_before=0.03, error_after=0.01)
-    counts = Validation(tp=5, fp=2, fn=1, tn=90, blocks=3, design_effects=(40.0, 10.0), correlation=0.5)
-    stated = contract().model_copy(update={"calibration": line, "validation": counts})
-    assert Contract.from_metadata(stated.to_metadata(), "a.onnx") == stated
-    older = json.loads(stated.to_metadata()[METADATA_KEY])
-    del older["calibration"], older["validation"]
-    assert Contract.from_metadata({METADATA_KEY: json.dumps(older)}, "a.onnx") == contract()
+def test_optional_measurements_are_read_again_and_may_be_missing() -> None:
+    known = {
+        "halo_errors": {0: 0.5, 16: 0.031},
+        "calibration": Calibration(slope=0.05, offset=-1.5, error_before=0.03, error_after=0.01),
+        "validation": Validation(tp=5, fp=2, fn=1, tn=90, blocks=3, design_effects=(40.0, 10.0), correlation=0.5),
+    }
+    stated = contract().replace(**known)
+    content = json.loads(stated.to_metadata()[METADATA_KEY])
+    assert read(content) == stated
+    assert stated.measured.halo_errors == known["halo_errors"]
+    for name in known:
+        del content["measured"][name]
+    assert read(content) == contract()
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("part", "change"),
     [
-        {"threshold": 2},
-        {"halo": -1},
-        {"bands": None},
-        {"surprise": 1},
-        {"calibration": {"slope": 0, "offset": 0, "error_before": 0, "error_after": 0}},
-        {"halo_errors": {"16": -1}},
-        {"halo_errors": {"16": "NaN"}},
-        {"halo_errors": {"-8": 0.5}},
-        {"differences": [{"bands": ["red", "green"], "edges": [1, 0], "shares": [1]}]},
+        ("measured", {"threshold": 2}),
+        ("input", {"halo": -1}),
+        ("input", {"bands": None}),
+        ("origin", {"surprise": 1}),
+        ("measured", {"calibration": {"slope": 0, "offset": 0, "error_before": 0, "error_after": 0}}),
+        ("measured", {"halo_errors": {"16": -1}}),
+        ("measured", {"halo_errors": {"16": "NaN"}}),
+        ("measured", {"halo_errors": {"-8": 0.5}}),
+        ("input", {"differences": [{"bands": ["red", "green"], "edges": [1, 0], "shares": [1]}]}),
     ],
 )
-def test_a_damaged_contract_is_refused_and_the_place_named(change: dict[str, object]) -> None:
-    content = json.loads(contract().to_metadata()[METADATA_KEY]) | change
-    with pytest.raises(ModelError, match=rf"damaged at '{next(iter(change))}\b"):
-        Contract.from_metadata({METADATA_KEY: json.dumps(content)}, "a.onnx")
+def test_a_damaged_contract_is_refused_and_the_place_named(part: str, change: dict[str, object]) -> None:
+    content = json.loads(contract().to_metadata()[METADATA_KEY])
+    content[part] |= change
+    with pytest.raises(ModelError, match=rf"damaged at '{part}\.{next(iter(change))}\b"):
+        read(content)
+
+
+def test_replace_refuses_unknown_fields_and_values_that_are_not_allowed() -> None:
+    assert contract().replace(threshold=0.25, precision="int8").measured.threshold == 0.25
+    with pytest.raises(ValueError, match="surprise"):
+        contract().replace(surprise=1)
+    with pytest.raises(ValueError, match="threshold"):
+        contract().replace(threshold=2)
+
+
+@pytest.mark.parametrize("content", [[], 1, "trust me", {}, {"schema_version": "2"}, {"schema_version": True}])
+def test_content_that_is_no_contract_is_damaged(content: object) -> None:
+    with pytest.raises(ModelError, match=r"a\.onnx: its contract is damaged"):
+        read(content)
+
+
+def test_a_contract_of_a_newer_talud_is_refused_in_one_line() -> None:
+    content = json.loads(contract().to_metadata()[METADATA_KEY]) | {"schema_version": 3, "surprise": 1}
+    with pytest.raises(ModelError) as caught:
+        read(content)
+    assert str(caught.value) == (
+        "a.onnx: its contract has schema version 3, and this talud reads versions up to 2; "
+        "install a newer talud, or export the model with this one"
+    )

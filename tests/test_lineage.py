@@ -21,7 +21,6 @@ import yaml
 from fresh_clone import clone, run_shell
 from source_files import CORNER, UTM, write_raster
 from talud.cli.main import main
-from talud.contract import Contract
 from talud.data.record import data_version
 from talud.engine.runtime import Model
 from talud.files import md5
@@ -120,12 +119,12 @@ def train(project: Project, tiny_model: Path) -> None:
         "stack": {"resolution": "12.5"},
         "hyperparameters": {"filters": 4, "learning_rate": 0.001, "depth": 2},
     }
-    contract = Contract.model_validate(Model.load(tiny_model).contract.model_dump() | stated)
+    contract = Model.load(tiny_model).contract.replace(**stated)
     project.model("3band").parent.mkdir(exist_ok=True)
     export.save(onnx.load(tiny_model), contract, project.model("3band"))
     model = onnx.load(project.model("3band"))
-    version = registry.register("landslide-unet-3band", model, trial.run_id, contract.weights)
-    registry.describe(version, {"weights": contract.weights})
+    version = registry.register("landslide-unet-3band", model, trial.run_id, contract.origin.weights)
+    registry.describe(version, {"weights": contract.origin.weights})
     registry.set_alias(version, "champion")
 
 
@@ -330,7 +329,7 @@ def test_a_commit_that_has_other_sources_is_doubted(past: Past, tmp_path: Path) 
     from talud.engine.model_file import contract_of
     from talud.lineage import history
 
-    version = contract_of(past.root / "models/3band.onnx").data_version
+    version = contract_of(past.root / "models/3band.onnx").origin.data_version
     corrected = shell("git rev-parse HEAD", past.root)
     (doubt,) = history.find(past.root, version, corrected).doubts
     assert f"{corrected[:12]} has other sources of home" in doubt
@@ -346,7 +345,7 @@ def test_what_was_not_committed_is_found_in_the_commit_that_followed(past: Past,
     from talud.engine.model_file import contract_of
     from talud.lineage import history
 
-    version = contract_of(past.root / "models/3band.onnx").data_version
+    version = contract_of(past.root / "models/3band.onnx").origin.data_version
     found = history.find(root, version, f"{past.trained}+changes")
     followed = shell(f"git rev-list --reverse {past.trained}..HEAD -- dvc.lock", root).split()[0]
     assert found.commit == followed

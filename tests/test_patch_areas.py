@@ -120,12 +120,12 @@ def test_the_model_is_registered_and_reported(project: Project) -> None:
     registration = json.loads(project.registration("3band").read_text())
     assert (registration["name"], registration["alias"]) == ("landslide-unet-3band", "champion")
     assert "country_b" in project.report.read_text()
-    assert Model.load(project.model("3band")).contract.halo_errors == {}
+    assert Model.load(project.model("3band")).contract.measured.halo_errors == {}
 
 
 def test_the_recipe_stands_beside_its_reference(project: Project) -> None:
     chosen, other = (Model.load(project.root / folder / "3band.onnx") for folder in ("models", "references"))
-    said = [model.contract.hyperparameters for model in (chosen, other)]
+    said = [model.contract.origin.hyperparameters for model in (chosen, other)]
     assert [each["recipe"] for each in said] == ["aligned", "study"]
     assert [each["loss"] for each in said] == ["dice_cross_entropy", "dice"]
     for name in ("filters", "learning_rate", "batch_size", "epochs", "training_seed", "depth"):

@@ -116,8 +116,8 @@ def choose(
     lesser: list[Candidate] = []  # that would have to do without some of their groups
     unfit = list(unfit)
     for candidate in candidates:
-        why_not = misfit(candidate.contract.whole())
-        if why_not and candidate.contract.subsets and misfit(candidate.contract) is None:
+        why_not = misfit(candidate.contract.without_optional_groups())
+        if why_not and candidate.contract.input.subsets and misfit(candidate.contract) is None:
             lesser.append(candidate)
         elif why_not:
             unfit.append(f"{candidate.name} ({why_not})")
@@ -128,10 +128,10 @@ def choose(
     # The F1 of validation settles nothing between band sets, but between equals something must.
     best, *others = sorted(
         fitting or lesser,
-        key=lambda one: (-len(one.contract.bands), -one.contract.scores.get("f1", 0), one.name),
+        key=lambda one: (-len(one.contract.input.bands), -one.contract.measured.scores.get("f1", 0), one.name),
     )
     title = f"{best.name}, version {best.version}"
-    reason = f"{title}: the most bands ({len(best.contract.bands)}) that {support}"
+    reason = f"{title}: the most bands ({len(best.contract.input.bands)}) that {support}"
     if not fitting:
         reason = f"{title}: no champion has only bands that {support}, and it can do without what is missing"
     others += lesser if fitting else []

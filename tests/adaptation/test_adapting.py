@@ -79,12 +79,12 @@ def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     graph, contract = to_onnx(network), Model.load(tiny_model).contract
     home = np.stack([image[:, row : row + 64, column : column + 64] for row in CUTS for column in CUTS])
     path = tmp_path_factory.mktemp("adapted") / "3band.onnx"
-    save(graph, contract.model_copy(update={"weights": weights_digest(graph)}), path, measured(graph, home))
+    save(graph, contract.replace(weights=weights_digest(graph)), path, measured(graph, home))
     return Model.load(path)
 
 
 def f1(model: Model, image: Bands, truth: Truth, known: Truth | None = None) -> float:
-    return confusion(model.run(image) >= model.contract.threshold, truth.astype(np.uint8), known).f1
+    return confusion(model.run(image) >= model.contract.measured.threshold, truth.astype(np.uint8), known).f1
 
 
 def saved(graph: onnx.ModelProto, contract: Contract, folder: Path) -> Model:
@@ -99,12 +99,12 @@ def test_what_a_gain_and_an_offset_took_from_a_model_it_has_again(model: Model, 
     new = saved(made.graph, made.contract, tmp_path)
     assert f1(model, shifted(image), truth) < 0.7 < 0.85 < f1(model, image, truth)
     assert f1(new, shifted(image), truth) > f1(model, image, truth) - 0.05
-    assert made.contract.weights == weights_digest(onnx.load(new.path)) != model.contract.weights
-    adapted = made.contract.adapted
+    assert made.contract.origin.weights == weights_digest(onnx.load(new.path)) != model.contract.origin.weights
+    adapted = made.contract.derived.adapted
     assert adapted is not None
-    assert (adapted.weights, adapted.area, adapted.raster) == (model.contract.weights, "basin", "basin.tif")
+    assert (adapted.weights, adapted.area, adapted.raster) == (model.contract.origin.weights, "basin", "basin.tif")
     assert adapted.agreement_before < adapted.agreement_after
-    assert made.contract.threshold == model.contract.threshold
+    assert made.contract.measured.threshold == model.contract.measured.threshold
 
 
 def clouded(image: Bands) -> tuple[Bands, Truth]:
@@ -149,7 +149,7 @@ def test_half_a_strength_is_half_of_the_way(model: Model, tmp_path: Path) -> Non
 
 def test_patches_side_by_side_are_looked_at_one_by_one(model: Model, tmp_path: Path) -> None:
     raster = write_stack(tmp_path / "patches.tif", shifted(scene(2)[0]), tags={"TALUD_PATCH": "64"})
-    made = adapt(model, raster).contract.adapted
+    made = adapt(model, raster).contract.derived.adapted
     assert made is not None
     assert (made.squares, made.side) == (16, 64)
 
@@ -157,7 +157,7 @@ def test_patches_side_by_side_are_looked_at_one_by_one(model: Model, tmp_path: P
 def test_a_model_that_maps_nothing_agrees_with_nothing(model: Model) -> None:
     image, _ = scene(2)
     assert agreement(model, image[np.newaxis]) > 0.7
-    assert agreement(model, np.full_like(image, model.contract.bands[0].mean)[np.newaxis]) == 0
+    assert agreement(model, np.full_like(image, model.contract.input.bands[0].mean)[np.newaxis]) == 0
 
 
 def test_too_few_squares_are_said(model: Model, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_cloud_that_the_raster_tells_of_is_left_out(model: Model, tmp_path: Path
     bands = ("red", "green", "blue", "cloud")
     cloudy = np.concatenate([np.where(hidden, np.float32(240), values), hidden[np.newaxis].astype(np.float32)])
     made = adapt(model, write_stack(tmp_path / "cloudy.tif", cloudy, bands))
-    assert made.contract.weights == expected.contract.weights
+    assert made.contract.origin.weights == expected.contract.origin.weights
 
 
 def test_squares_are_drawn_alike_and_where_there_is_something(model: Model, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_the_command_writes_a_file_and_wants_to_know_where(model: Model, tmp_pat
     done = CliRunner().invoke(app, ["adapt", str(model.path), str(raster), "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "adapted to basin" in done.output
-    assert Model.load(out).contract.adapted is not None
+    assert Model.load(out).contract.derived.adapted is not None
 
 
 def test_cloud_of_which_nothing_tells_is_no_part_of_the_area(model: Model, tmp_path: Path) -> None:

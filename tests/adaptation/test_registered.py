@@ -43,8 +43,12 @@ def test_an_adapted_version_has_its_origin_and_no_alias(
     assert found is not None
     assert found.parameters["raster"] == "valley.tif"
     contract = load_model(said["made"]).contract
-    assert contract.adapted is not None
-    assert (contract.adapted.version, contract.run_id, contract.weights) == ("1", version.run_id, said["made_weights"])
+    assert contract.derived.adapted is not None
+    assert (contract.derived.adapted.version, contract.origin.run_id, contract.origin.weights) == (
+        "1",
+        version.run_id,
+        said["made_weights"],
+    )
     assert json.loads(CliRunner().invoke(app, asked).output)["made"] == said["made"]  # the same is not made twice
     shown = CliRunner().invoke(app, ["models", "show", "landslide-unet-project/2"])
     assert "valley.tif" in shown.output

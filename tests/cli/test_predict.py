@@ -68,7 +68,7 @@ def test_where_the_hue_is_new_talud_adapt_is_named(
     contract = load_model(tiny_model).contract
     learned = (Difference(bands=("red", "green"), edges=edges, shares=(1.0,)),)
     path = tmp_path / "hued.onnx"
-    save(onnx.load(tiny_model), contract.model_copy(update={"differences": learned}), path)
+    save(onnx.load(tiny_model), contract.replace(differences=learned), path)
     code, out, err = talud("predict", path, stack, "--out", tmp_path / "map")
     assert (code, err) == (0, "")
     assert ("red − green: overlap 0%" in out) == ("talud adapt" in out) == advised
@@ -125,7 +125,7 @@ def test_what_less_halo_costs_is_said(talud, tiny_model: Path, stack: Path, tmp_
     _, out, _ = talud(*run, tmp_path / "exact", "--halo", 500)
     assert "instead of" not in out
     proto = onnx.load(tiny_model)
-    stated = load_model(tiny_model).contract.model_copy(update={"halo_errors": {8: 0.00312}})
+    stated = load_model(tiny_model).contract.replace(halo_errors={8: 0.00312})
     onnx.helper.set_model_props(proto, stated.to_metadata())
     onnx.save(proto, tmp_path / "measured.onnx")
     _, out, _ = talud("predict", tmp_path / "measured.onnx", *run[2:], tmp_path / "known", "--halo", 8, "--batch", 2)

@@ -19,9 +19,9 @@ from shapely.geometry import Polygon, box
 
 import talud
 from source_files import CORNER, UTM, write_project, write_raster
-from talud.bands import band
+from talud.bands import band, groups
 from talud.cli.main import main
-from talud.contract import METADATA_KEY, BandContract, Contract
+from talud.contract import METADATA_KEY, BandContract, Contract, Measurements, ModelInput, ModelOrigin
 from talud.data.stack import bands_taken, build, build_like
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError, TaludError
 from talud.files import md5
@@ -433,7 +433,15 @@ def contract(*names: str, unit: str = "reflectance", **stack: str) -> Contract:
         )
         for name in names
     ]
-    return Contract.model_construct(name="asked", bands=tuple(bands), pixel_size=25.0, stack=stack)
+    return Contract(
+        input=ModelInput(
+            bands=tuple(bands), required_groups=groups(names), pixel_size=25.0, halo=0, alignment=1, stack=stack
+        ),
+        origin=ModelOrigin(
+            name="asked", weights="", data_version="", areas=(), commit="", run_id="", hyperparameters={}
+        ),
+        measured=Measurements(threshold=0.5, scores={}),
+    )
 
 
 def test_model_does_not_carry_the_origin_of_its_project(tmp_path: Path) -> None:
@@ -627,7 +635,7 @@ def test_away_from_a_project_the_command_makes_what_a_real_model_asks_for(
     )
     assert "red, green, blue; 80 columns × 60 rows of 12.5 m" in capsys.readouterr().out
     bands = read(project.root / "new.tif")
-    assert tuple(bands) == talud.load_model(tiny_model).contract.band_names
+    assert tuple(bands) == talud.load_model(tiny_model).contract.input.band_names
     assert np.array_equal(np.stack(list(bands.values())), image[[3, 2, 1]])
 
 

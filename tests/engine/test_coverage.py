@@ -14,9 +14,9 @@ BANDS = ("slope", "red", "vv_pre", "blue", "vv_post")  # groups in the order ter
 
 
 def contract(model: Model, *required: Group) -> Contract:
-    like = model.contract.bands[0]
+    like = model.contract.input.bands[0]
     bands = tuple(like.model_copy(update={"name": name, "group": band(name).group}) for name in BANDS)
-    return model.contract.model_copy(update={"bands": bands, "required_groups": required})
+    return model.contract.replace(bands=bands, required_groups=required)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_what_hides_a_group_is_named_in_place_of_its_bands(
     ("count", "why"), [(13, "no data: b0, b12"), (14, "no data: optical"), (40, "no data: optical")]
 )
 def test_more_bands_than_a_code_has_bits_are_named_by_their_group(model: Model, count: int, why: str) -> None:
-    like = model.contract.bands[0]
+    like = model.contract.input.bands[0]
     bands = tuple(like.model_copy(update={"name": f"b{index}"}) for index in range(count))
-    stated = model.contract.model_copy(update={"bands": bands})
+    stated = model.contract.replace(bands=bands)
     stack = np.zeros((count, 1, 2), np.float32)
     stack[[0, 12], 0, 1] = np.nan
     code = int(blocked(stack, stated)[0, 1])

@@ -36,7 +36,7 @@ def padded(stack: np.ndarray, alignment: int) -> np.ndarray:
 
 
 def tiled(model: Model, stack: np.ndarray, tiling: Tiling) -> np.ndarray:
-    whole, result = padded(stack, model.contract.alignment), np.full(stack.shape[1:], np.nan, np.float32)
+    whole, result = padded(stack, model.contract.input.alignment), np.full(stack.shape[1:], np.nan, np.float32)
     for tile in tiling:
         result[tile.core.toslices()] = model.cores([whole[:, *tile.window.toslices()]], [tile])[0]
     return result
@@ -73,7 +73,7 @@ def test_cropped_tiles_equal_one_pass_to_the_last_bit(
     """Tiles of at least a halo: each side is on the rim or has its whole halo, so that all of them are cropped."""
     model, stack = unets[depth], noise(*size)
     stack[1, size[0] // 3 : size[0] // 2, : size[1] // 2] = np.nan
-    whole = probability(model.path, padded(stack, model.contract.alignment))[: size[0], : size[1]]
+    whole = probability(model.path, padded(stack, model.contract.input.alignment))[: size[0], : size[1]]
     tiling = model.tiling(size, 128)
     rims = [tile.rim for tile in tiling]
     assert len(set(rims)) == (9 if min(size) > 128 else 3)
@@ -221,9 +221,9 @@ def test_a_variant_of_reduced_precision_is_as_exact(
     model, size = Model.load(tmp_path / "variant.onnx"), (307, 290)
     stack = noise(*size, seed=9)
     stack[1, 100:150, :90] = np.nan
-    whole = probability(model.path, padded(stack, model.contract.alignment))[: size[0], : size[1]]
+    whole = probability(model.path, padded(stack, model.contract.input.alignment))[: size[0], : size[1]]
     assert (
-        whole != probability(unets[depth].path, padded(stack, model.contract.alignment))[: size[0], : size[1]]
+        whole != probability(unets[depth].path, padded(stack, model.contract.input.alignment))[: size[0], : size[1]]
     ).any()
     for tile in (128, 151):
         plain_runs.clear()

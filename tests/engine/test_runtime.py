@@ -25,7 +25,7 @@ ODD_SIZES = [(1, 1), (5, 203), (131, 97)]
 def in_one_pass(model: Model, stack: np.ndarray) -> np.ndarray:
     """The reference: a bare session over the whole raster, padded with NaN to a multiple of the alignment."""
     height, width = stack.shape[1:]
-    cell = model.contract.alignment
+    cell = model.contract.input.alignment
     padded = np.full((len(stack), round_up(height, cell), round_up(width, cell)), np.nan, np.float32)
     padded[:, :height, :width] = stack
     session = onnxruntime.InferenceSession(model.path, providers=["CPUExecutionProvider"])
@@ -116,10 +116,10 @@ def test_less_halo_or_a_shifted_lattice_would_show(unets: dict[int, Model], dept
     model, stack = unets[depth], noise(301, 345)
     whole = in_one_pass(model, stack)
     contract = model.contract
-    short = Tiling.of((301, 345), 64, contract.halo // 2, contract.alignment)
+    short = Tiling.of((301, 345), 64, contract.input.halo // 2, contract.input.alignment)
     assert np.abs(tiled(model, stack, short, plain=True) - whole).max() > 1e-4
     aside = model.probability(stack[:, :, 1:])
-    far = slice(contract.halo, -contract.halo) if depth < 4 else slice(None)
+    far = slice(contract.input.halo, -contract.input.halo) if depth < 4 else slice(None)
     assert np.abs(aside - whole[:, 1:])[:, far].max() > 1e-4
 
 
@@ -178,17 +178,17 @@ def fixed_size(model: onnx.ModelProto) -> None:
 
 def fewer_bands_in_contract(model: onnx.ModelProto) -> None:
     stated = Model.load(Path(model.doc_string)).contract
-    helper.set_model_props(model, stated.model_copy(update={"bands": stated.bands[:2]}).to_metadata())
+    helper.set_model_props(model, stated.replace(bands=stated.input.bands[:2]).to_metadata())
 
 
 def wrong_alignment(model: onnx.ModelProto) -> None:
     stated = Model.load(Path(model.doc_string)).contract
-    helper.set_model_props(model, stated.model_copy(update={"alignment": 3}).to_metadata())
+    helper.set_model_props(model, stated.replace(alignment=3).to_metadata())
 
 
 def huge_alignment(model: onnx.ModelProto) -> None:
     stated = Model.load(Path(model.doc_string)).contract
-    helper.set_model_props(model, stated.model_copy(update={"alignment": 10**9}).to_metadata())
+    helper.set_model_props(model, stated.replace(alignment=10**9).to_metadata())
 
 
 def weights_gone(model: onnx.ModelProto) -> None:

@@ -34,7 +34,7 @@ def padded(stack: np.ndarray, alignment: int) -> np.ndarray:
 
 def eight_passes(model: Model, stack: np.ndarray) -> Map:
     """Mean and standard deviation over whole passes, by NumPy's own turning, in double precision."""
-    whole = padded(stack, model.contract.alignment)
+    whole = padded(stack, model.contract.input.alignment)
     passes = []
     for quarter in range(4):
         for mirrored in (False, True):
@@ -46,7 +46,7 @@ def eight_passes(model: Model, stack: np.ndarray) -> Map:
 
 
 def tiled(model: Model, stack: np.ndarray, tile: int) -> Map:
-    whole = padded(stack, model.contract.alignment)
+    whole = padded(stack, model.contract.input.alignment)
     mean, spread = (np.full(stack.shape[1:], np.nan, np.float32) for _ in range(2))
     for part in model.tiling(stack.shape[1:], tile):
         core = part.core.toslices()
@@ -87,7 +87,7 @@ def test_neighbours_along_the_rim_share_the_networks_that_are_open(
     """Each goes through four rims, three are kept of a large network: only one is to be opened again."""
     monkeypatch.setattr("talud.engine.croppings.KEPT", 0)
     model, stack = Model.load(exporter(2)), noise(192, 512)
-    whole = padded(stack, model.contract.alignment)
+    whole = padded(stack, model.contract.input.alignment)
     opened = []
     for part in list(model.tiling((192, 512), 64))[1:7]:  # the upper row, without its corners
         assert part.rim is not None

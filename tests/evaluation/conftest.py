@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 from scipy import ndimage
 
 from talud.bands import band, groups
-from talud.contract import BandContract, Contract
+from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin
 from talud.data.record import data_version
 from talud.engine.runtime import Model
 from talud.files import md5
@@ -99,21 +99,27 @@ def _contract(name: str, names: tuple[str, ...], version: str) -> Contract:
         for band_name in names
     )
     return Contract(
-        name=name,
-        bands=bands,
-        required_groups=groups(names),
-        pixel_size=12.5,
-        halo=0,
-        alignment=1,
-        threshold=THRESHOLD,
-        stack={"resolution": "12.5"},
-        weights="0" * 64,
-        data_version=version,
-        areas=("home",),
-        commit="0123456789abcdef",
-        run_id="f" * 32,
-        hyperparameters={"filters": 4},
-        scores={"f1": 0.5},
+        input=ModelInput(
+            bands=bands,
+            required_groups=groups(names),
+            pixel_size=12.5,
+            halo=0,
+            alignment=1,
+            stack={"resolution": "12.5"},
+        ),
+        origin=ModelOrigin(
+            name=name,
+            weights="0" * 64,
+            data_version=version,
+            areas=("home",),
+            commit="0123456789abcdef",
+            run_id="f" * 32,
+            hyperparameters={"filters": 4},
+        ),
+        measured=Measurements(
+            threshold=THRESHOLD,
+            scores={"f1": 0.5},
+        ),
     )
 
 

@@ -69,7 +69,7 @@ def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 def expected(model: Model, names: tuple[str, ...] = NAMES) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Truth and map of all patches, each run as it is."""
-    maps = [model.probability(image(name).astype(np.float32)) >= model.contract.threshold for name in names]
+    maps = [model.probability(image(name).astype(np.float32)) >= model.contract.measured.threshold for name in names]
     return np.stack([truth(name) for name in names]), np.stack(maps)
 
 

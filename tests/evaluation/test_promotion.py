@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from registrable import EVERYTHING, NOTHING, PARITY, SOMETHING, pixels, put_model, write_area, write_params
 from stack_files import noise, write_stack
 from talud import load_model, predict, registry
-from talud.contract import Contract, variant_path
+from talud.contract import variant_path
 from talud.engine.runtime import Model
 from talud.errors import ModelError, PromotionError, RegistryError
 from talud.evaluation import gate, promotion
@@ -64,7 +64,7 @@ def quantize(path: Path, seed: int, **changes: object) -> bytes:
         "loss": {"f1": 0.0123, "largest_difference": 0.5, "mean_difference": 0.001},
         **changes,
     }
-    contract = Contract.model_validate(Model.load(path).contract.model_dump() | stated)
+    contract = Model.load(path).contract.replace(**stated)
     graph = quantized(onnx.load(path), noise(32, 32, seed=seed)[np.newaxis])
     export.save(graph, contract, variant_path(path, "int8"))
     return variant_path(path, "int8").read_bytes()
@@ -108,7 +108,7 @@ def test_the_first_version_is_the_champion_and_holds_the_file(project: Project, 
     version = client.get_model_version(name(project), "1")
     assert version.tags["commit"] == "c0ffee"
     assert float(version.tags["f1_validation"]) == 0.6
-    assert version.tags["data_version"] == Model.load(path).contract.data_version
+    assert version.tags["data_version"] == Model.load(path).contract.origin.data_version
     assert "red, green, blue at 12.5 m" in version.description
     run = client.get_run(done.run_id)
     assert (run.data.tags["restored_from"], run.data.metrics["f1"], run.data.params["filters"]) == ("1" * 32, 0.6, "4")
@@ -390,8 +390,8 @@ def test_parity_beyond_what_rounding_explains_and_every_gap_of_a_contract_are_fo
     parity, contract, *_ = gate.examine(project, model, None).failed
     assert (parity.rule, parity.value, parity.limit) == ("parity", 2e-5, 1e-5)
     assert contract.words == "does not say: stack, scores, data_version"
-    bare = model.contract.bands[0].model_copy(update={"unit": "", "edges": (), "shares": ()})
-    spoilt = model.contract.model_copy(update={"bands": (bare, *model.contract.bands[1:])})
+    bare = model.contract.input.bands[0].model_copy(update={"unit": "", "edges": (), "shares": ()})
+    spoilt = model.contract.replace(bands=(bare, *model.contract.input.bands[1:]))
     assert set(gate.missing(spoilt)) >= {"unit of red", "histogram of red"}
 
 

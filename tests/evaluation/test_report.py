@@ -156,7 +156,7 @@ def test_axes_of_scores_end_near_the_highest(scores: list[float], top: float) ->
 
 
 def test_report_names_the_version_of_the_same_weights(project: Project) -> None:
-    weights = Model.load(project.model("3band")).contract.weights
+    weights = Model.load(project.model("3band")).contract.origin.weights
     record = project.registration("3band")
     record.parent.mkdir(exist_ok=True)
     for stated, said in ((weights, "unet-3band version 4 (champion)"), ("f" * 64, "")):
@@ -169,7 +169,7 @@ def test_report_names_the_version_of_the_same_weights(project: Project) -> None:
 
 
 def test_the_page_says_what_was_assumed_and_where_it_came_from(project: Project, html: str):
-    text, version = text_of(html), Model.load(project.model("3band")).contract.data_version
+    text, version = text_of(html), Model.load(project.model("3band")).contract.origin.data_version
     for words in (
         "16 × 16 pixels (200 m)",
         "32 × 32 pixels (0.4 km)",

@@ -108,7 +108,7 @@ def test_a_challenger_does_not_win_on_few_blocks(project: Project, tiny_model: P
     put_model(project, tiny_model, SOMETHING)
     model = Model.load(project.model("3band"))
     register(project)
-    write_area(project, "basin", model.probability(pixels(64, 64)) >= model.contract.threshold - 0.1)
+    write_area(project, "basin", model.probability(pixels(64, 64)) >= model.contract.measured.threshold - 0.1)
     put_model(project, tiny_model, SOMETHING - 0.1)  # right everywhere, on two blocks
     done = register(project)
     assert done.gate.f1[gate.VALIDATION]["model"] > done.gate.f1[gate.VALIDATION]["champion"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stack_files import noise, write_stack
-from talud.contract import BandContract, Contract, Difference
+from talud.contract import METADATA_KEY, BandContract, Contract, Difference
 from talud.engine.runtime import Model
 from talud.errors import ModelError
 from talud.mapping.domain import BINS, FAR, LIKE, Distance, Verdict, differences, histogram, lines, verdict
@@ -23,7 +24,7 @@ def learned(model: Model, values: np.ndarray, name: str = "red") -> BandContract
     """A band that was trained on these values."""
     edges, shares = histogram(values)
     stated = {"name": name, "edges": edges, "shares": shares, "minimum": values.min(), "maximum": values.max()}
-    return BandContract.model_validate(model.contract.bands[0].model_dump() | stated)
+    return BandContract.model_validate(model.contract.input.bands[0].model_dump() | stated)
 
 
 def normal(count: int, shift: float = 0, seed: int = 1) -> np.ndarray:
@@ -107,8 +108,8 @@ def test_the_worst_band_decides_and_only_bands_that_are_unlike_are_told() -> Non
 def stated(model: Model) -> Contract:
     """A contract whose bands were trained on uniform values from 0 to 250."""
     values = np.linspace(0, 250, 10_001)
-    bands = tuple(learned(model, values, band.name) for band in model.contract.bands)
-    return model.contract.model_copy(update={"bands": bands})
+    bands = tuple(learned(model, values, band.name) for band in model.contract.input.bands)
+    return model.contract.replace(bands=bands)
 
 
 def compared(path: Path, contract: Contract) -> dict[str, Distance]:
@@ -162,9 +163,7 @@ def test_differences_are_of_neighbours_that_one_unit_makes_comparable() -> None:
 def hued(model: Model) -> Contract:
     """A contract trained on green that is as uniform as red, and darker than it by a normal number of deviation 10."""
     edges, shares = histogram(normal(50_000) - 80)
-    return stated(model).model_copy(
-        update={"differences": (Difference(bands=("red", "green"), edges=edges, shares=shares),)}
-    )
+    return stated(model).replace(differences=(Difference(bands=("red", "green"), edges=edges, shares=shares),))
 
 
 @pytest.mark.parametrize(("shift", "found"), [(0, Verdict.LIKE), (1.5, Verdict.DIFFERS), (-3, Verdict.FAR)])
@@ -189,10 +188,10 @@ def damaged(model: Model) -> Callable[..., str]:
     """The message for a contract whose first band's histogram was changed."""
 
     def message(**changes: object) -> str:
-        content = stated(model).model_dump(mode="json")
-        content["bands"][0] |= changes
+        content = json.loads(stated(model).to_metadata()[METADATA_KEY])
+        content["input"]["bands"][0] |= changes
         with pytest.raises(ModelError) as caught:
-            Contract.from_metadata(Contract.model_construct(**content).to_metadata(), "m.onnx")
+            Contract.from_metadata({METADATA_KEY: json.dumps(content)}, "m.onnx")
         return str(caught.value)
 
     return message
@@ -206,4 +205,4 @@ def damaged(model: Model) -> Callable[..., str]:
 def test_a_histogram_that_is_none_is_a_damaged_contract(
     damaged: Callable[..., str], changes: dict[str, object]
 ) -> None:
-    assert "its contract is damaged at 'bands.0" in damaged(**changes)
+    assert "its contract is damaged at 'input.bands.0" in damaged(**changes)

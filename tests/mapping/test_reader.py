@@ -33,8 +33,8 @@ def refusal(raster: Path, contract: Contract, kind: type[TaludError] = MismatchE
 
 def contract_of(model: Model, **changes: object) -> Contract:
     """The model's contract with its first band changed."""
-    first, *others = model.contract.bands
-    return model.contract.model_copy(update={"bands": (first.model_copy(update=changes), *others)})
+    first, *others = model.contract.input.bands
+    return model.contract.replace(bands=(first.model_copy(update=changes), *others))
 
 
 def test_a_missing_band_is_named_with_those_found_and_expected(model: Model, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_another_unit_is_refused_where_the_raster_states_one(model: Model, tmp_p
 
 def test_a_stack_made_in_another_way_is_refused(model: Model, tmp_path: Path) -> None:
     made = {"curvature": "profile", "slope": "zevenbergen_thorne", "lee_window": "0"}
-    contract = contract_of(model, name="curvature", group=Group.TERRAIN).model_copy(update={"stack": made})
+    contract = contract_of(model, name="curvature", group=Group.TERRAIN).replace(stack=made)
     bands = ("curvature", "green", "blue")
     for tags, said in (
         ({"TALUD_CURVATURE": "contour"}, "made with curvature contour, the model expects curvature profile"),

@@ -144,7 +144,7 @@ def test_tiles_do_not_show_under_a_cloud_over_half_the_raster(model: Model, tmp_
 
 def test_no_area_is_estimated_where_a_pixel_is_mapped_with_fewer_groups(model: Model, tmp_path: Path) -> None:
     counts = validation_counts([Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810)])
-    counted = replace(model, contract=model.contract.model_copy(update={"validation": counts}))
+    counted = replace(model, contract=model.contract.replace(validation=counts))
     pixels = values()
     pixels[:, 3, 3] = np.nan  # is not mapped at all
     whole = predict(counted, write_stack(tmp_path / "whole.tif", pixels, BANDS), tmp_path / "a")
@@ -193,8 +193,7 @@ def test_subsets_are_measured_on_the_same_pixels_and_supported_where_learned_and
 
 
 def with_subsets(model: Model, *supported: tuple[Group, ...]) -> Contract:
-    change = {"subsets": stated(*supported), "required_groups": shared(*supported)}
-    return Contract.model_validate(model.contract.model_copy(update=change).model_dump())
+    return model.contract.replace(subsets=stated(*supported), required_groups=shared(*supported))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +244,7 @@ def test_a_pixel_is_mapped_where_its_valid_groups_are_a_supported_subset(
 
 
 def test_a_model_of_no_subsets_says_nothing_of_them(model: Model) -> None:
-    whole = model.contract.whole()
+    whole = model.contract.without_optional_groups()
     stack = np.zeros((len(BANDS), 1, 2), np.float32)
     stack[5, 0, 1] = np.nan
     found = coverage(stack, whole)
@@ -256,10 +255,10 @@ def test_a_model_of_no_subsets_says_nothing_of_them(model: Model) -> None:
 def test_subsets_survive_the_way_through_a_file_and_older_files_have_none(model: Model) -> None:
     assert Contract.from_metadata(model.contract.to_metadata(), "a.onnx") == model.contract
     older = json.loads(model.contract.to_metadata()[METADATA_KEY])
-    del older["subsets"]
-    older["required_groups"] = ["optical", "terrain"]
+    del older["input"]["subsets"]
+    older["input"]["required_groups"] = ["optical", "terrain"]
     contract = Contract.from_metadata({METADATA_KEY: json.dumps(older)}, "a.onnx")
-    assert contract.supported == {frozenset({OPTICAL, TERRAIN}), frozenset({OPTICAL, TERRAIN, SAR})}
+    assert contract.input.supported == {frozenset({OPTICAL, TERRAIN}), frozenset({OPTICAL, TERRAIN, SAR})}
 
 
 ENTRY = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "supported": True}
@@ -278,17 +277,15 @@ FULL = {"groups": ["optical", "terrain", "sar"]} | ENTRY
         ([FULL | {"supported": False}], [], "that of all groups is missing, or not supported"),
         ([FULL, {"groups": ["optical"]} | ENTRY], [], "required groups are not those"),
         ([FULL | {"f1": 1.5}], ["optical", "terrain", "sar"], "subsets.0.f1"),
-        ([FULL] * 8, ["optical", "terrain", "sar"], "'subsets'"),
+        ([FULL] * 8, ["optical", "terrain", "sar"], "'input.subsets'"),
         ([FULL | {"code": "x"}], ["optical", "terrain", "sar"], "subsets.0.code"),
     ],
 )
 def test_hostile_subsets_are_refused(
     model: Model, entries: list[dict[str, object]], required: list[str], why: str
 ) -> None:
-    content = json.loads(model.contract.to_metadata()[METADATA_KEY]) | {
-        "subsets": entries,
-        "required_groups": required,
-    }
+    content = json.loads(model.contract.to_metadata()[METADATA_KEY])
+    content["input"] |= {"subsets": entries, "required_groups": required}
     with pytest.raises(ModelError, match="contract is damaged") as error:
         Contract.from_metadata({METADATA_KEY: json.dumps(content)}, "a.onnx")
     assert why in str(error.value)

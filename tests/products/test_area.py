@@ -27,7 +27,7 @@ BLOCKS = [Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810), Confusion(
 @pytest.fixture(scope="module")
 def counted(model: Model) -> Model:
     """A model that knows how it erred on its validation blocks."""
-    return replace(model, contract=model.contract.model_copy(update={"validation": validation_counts(BLOCKS)}))
+    return replace(model, contract=model.contract.replace(validation=validation_counts(BLOCKS)))
 
 
 def mapped(model: Model, folder: Path, **options: float) -> Prediction:
@@ -114,14 +114,14 @@ def test_a_map_of_another_kind_than_the_blocks_has_none(
 
 def test_a_model_without_counts_gives_none(model: Model, tmp_path: Path) -> None:
     older = json.loads(next(iter(model.contract.to_metadata().values())))
-    del older["validation"], older["calibration"]
+    del older["measured"]["validation"], older["measured"]["calibration"]
     contract = Contract.model_validate(older)
-    assert contract.validation is contract.calibration is None
+    assert contract.measured.validation is contract.measured.calibration is None
     assert estimate(contract, 10, 90, 100, Verdict.LIKE) is None
     assert mapped(model, tmp_path).estimate is None
 
 
 @pytest.mark.parametrize("blocks", [BLOCKS[:1], [Confusion(tn=50), Confusion(fn=3, tn=50)]])
 def test_too_few_blocks_or_pixels_of_a_class_say_nothing(model: Model, blocks: list[Confusion]) -> None:
-    contract = model.contract.model_copy(update={"validation": validation_counts(blocks)})
+    contract = model.contract.replace(validation=validation_counts(blocks))
     assert estimate(contract, 10, 90, 100, Verdict.LIKE) is None

@@ -39,7 +39,7 @@ def mapped(
     stack = write_stack(tmp_path / "the valley.tif", noise(60, 70))
 
     def run(*options: object, **changes: object) -> tuple[str, str, dict[str, object]]:
-        contract = load_model(tiny_model).contract.model_copy(update=changes)
+        contract = load_model(tiny_model).contract.replace(**changes)
         save(onnx.load(tiny_model), contract, tmp_path / "model.onnx")
         arguments = ["predict", "model.onnx", stack.name, "--out", "map", *options]
         monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])

@@ -92,7 +92,8 @@ def test_the_map_is_that_of_one_pass_with_bands_in_contract_order(
     assert outcome.tiles > 4
     assert np.array_equal(read(out / "probability.tif"), np.where(left_out, np.nan, whole), equal_nan=True)
     assert np.array_equal(
-        read(out / "landslides.tif"), np.where(left_out, 255, whole >= wide.contract.threshold).astype(np.uint8)
+        read(out / "landslides.tif"),
+        np.where(left_out, 255, whole >= wide.contract.measured.threshold).astype(np.uint8),
     )
     assert outcome.share_not_mapped == left_out.mean()
 
@@ -153,10 +154,10 @@ def test_both_rasters_are_cogs_that_say_where_they_come_from(
     lineage = {
         "TALUD_MODEL": "3band",
         "TALUD_VERSION": "unregistered",
-        "TALUD_RUN": contract.run_id,
-        "TALUD_DATA_VERSION": contract.data_version,
-        "TALUD_COMMIT": contract.commit,
-        "TALUD_WEIGHTS": contract.weights,
+        "TALUD_RUN": contract.origin.run_id,
+        "TALUD_DATA_VERSION": contract.origin.data_version,
+        "TALUD_COMMIT": contract.origin.commit,
+        "TALUD_WEIGHTS": contract.origin.weights,
         "TALUD_THRESHOLD": "0.5",
         "TALUD_AREA": "somewhere",
         "TALUD_EVENT": "2015-05-18",
@@ -229,11 +230,11 @@ def test_the_record_holds_the_lineage_and_no_path(mapped: tuple[Path, Path, Pred
     record = json.loads(text)
     assert str(stack.parent) not in text
     assert record["raster"] == "stack.tif"
-    assert record["model"]["commit"] == wide.contract.commit
-    assert record["model"]["weights"] == wide.contract.weights
+    assert record["model"]["commit"] == wide.contract.origin.commit
+    assert record["model"]["weights"] == wide.contract.origin.weights
     assert record["provider"] == wide.provider
     assert (record["landslides"], record["landslide_area_m2"]) == (outcome.landslides, outcome.landslide_area_m2)
-    assert (record["halo"], record["tile"]) == (wide.contract.halo, [44, 40])
+    assert (record["halo"], record["tile"]) == (wide.contract.input.halo, [44, 40])
 
 
 def test_the_record_tells_each_band_of_the_domain(mapped: tuple[Path, Path, Prediction]) -> None:
@@ -335,7 +336,7 @@ def test_less_halo_costs_what_the_record_says(exporter, tmp_path: Path) -> None:
     model = Model.load(exporter(3, halo_errors={16: 0.25}))
     values = noise(160, 200)
     stack = write_stack(tmp_path / "s.tif", values)
-    assert (model.halo, model.contract.alignment) == (56, 8)
+    assert (model.halo, model.contract.input.alignment) == (56, 8)
     outcome = predict(model, stack, tmp_path / "map", MapOptions(tile=72, halo=12))
     exact = model.probability(values)
     found = read(tmp_path / "map/probability.tif")

@@ -33,7 +33,7 @@ def drawn(folder: Path, model: Model, values: np.ndarray, caption: quicklook.Cap
     """The whole page: a landslide in rows and columns 10 to 20, what is not mapped in 30 to 40."""
     landslides = Landslides(np.array([rectangle(10, 10, 20, 20)]), np.ones(1), np.ones(1))
     not_mapped = NotMapped(np.array([rectangle(30, 30, 40, 40)]), np.ones(1), np.array(["optical invalid"]))
-    stack = write_stack(folder / "s.tif", values, model.contract.band_names)
+    stack = write_stack(folder / "s.tif", values, model.contract.input.band_names)
     with open_stack(stack, model.contract) as reader:
         quicklook.draw(folder / "q.png", quicklook.scene(reader, landslides, not_mapped), caption)
     return np.asarray(Image.open(folder / "q.png")).astype(int)

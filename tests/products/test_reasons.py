@@ -13,7 +13,6 @@ from shapely.geometry import box
 
 from source_files import CORNER, UTM, write_raster
 from talud.bands import Group
-from talud.contract import Contract
 from talud.data.stack import build_like
 from talud.engine.runtime import Model
 from talud.mapping.options import MapOptions
@@ -32,11 +31,9 @@ def model(exporter) -> Model:
     loaded = Model.load(path)
     bands = tuple(
         band.model_copy(update={"unit": "amplitude"}) if band.group is Group.SAR else band
-        for band in loaded.contract.bands
+        for band in loaded.contract.input.bands
     )
-    return replace(
-        loaded, contract=Contract.model_validate(loaded.contract.model_copy(update={"bands": bands}).model_dump())
-    )
+    return replace(loaded, contract=loaded.contract.replace(bands=bands))
 
 
 @pytest.fixture(scope="module")

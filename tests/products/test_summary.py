@@ -28,10 +28,10 @@ def described(model: Model) -> Model:
     """A model with histograms of uniform values from 0 to 250; blue was trained on darker ones."""
     contract = model.contract
     bands = []
-    for band in contract.bands:
+    for band in contract.input.bands:
         edges, shares = histogram(np.linspace(0, 50 if band.name == "blue" else 250, 5001))
         bands.append(band.model_copy(update={"edges": edges, "shares": shares, "maximum": edges[-1]}))
-    return replace(model, contract=contract.model_copy(update={"bands": tuple(bands)}))
+    return replace(model, contract=contract.replace(bands=tuple(bands)))
 
 
 def page(model: Model, folder: Path, tags: dict[str, str] | None = None, **options: float) -> tuple[str, Prediction]:
@@ -85,7 +85,7 @@ def test_it_says_what_the_record_says(described: Model, tmp_path: Path) -> None:
         f"red {100 * outcome.distances[0].overlap:.1f} % 0.0 %",
         "Model 3band, from a file ( talud lineage tells under which name and version it is registered). "
         "A pixel is a landslide where the probability is at least 0.5.",
-        described.contract.weights,
+        described.contract.origin.weights,
         "s.tif",
     ):
         assert said in read.text

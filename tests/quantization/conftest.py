@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from stack_files import grid_of, noise, write_stack
-from talud.contract import Contract
 from talud.data.record import data_version
 from talud.engine.runtime import Model
 from talud.files import md5
@@ -46,14 +45,14 @@ def write_area(project: Project, stack: np.ndarray) -> None:
 
 def write_model(project: Project, tiny_model: Path) -> None:
     """The model as if it had been trained on the present stack, at a threshold that cuts its values in two."""
-    stated = Model.load(tiny_model).contract.model_dump() | {
-        "areas": ("basin",),
-        "data_version": data_version(project, ("basin",)),
-        "hyperparameters": {"filters": 4, "depth": 2, **project.params.split_choices},
-        "threshold": 0.45,
-    }
+    contract = Model.load(tiny_model).contract.replace(
+        areas=("basin",),
+        data_version=data_version(project, ("basin",)),
+        hyperparameters={"filters": 4, "depth": 2, **project.params.split_choices},
+        threshold=0.45,
+    )
     graph = onnx.load(tiny_model)
-    onnx.helper.set_model_props(graph, Contract.model_validate(stated).to_metadata())
+    onnx.helper.set_model_props(graph, contract.to_metadata())
     path = project.model("3band")
     path.parent.mkdir(exist_ok=True)
     onnx.save(graph, path)

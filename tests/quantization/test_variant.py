@@ -18,7 +18,7 @@ import yaml
 from stack_files import noise, write_stack
 from talud import load_model, metrics
 from talud.cli.main import main
-from talud.contract import Contract, variant_path
+from talud.contract import variant_path
 from talud.data.patches import split
 from talud.engine.runtime import Model
 from talud.errors import ModelError, StudyError
@@ -53,23 +53,26 @@ def test_the_contract_states_what_was_lost(project: Project, precision: str) -> 
     assert made.path.stat().st_size < path.stat().st_size
     contract, original = Model.load(made.path).contract, Model.load(path).contract
     assert contract == made.contract
-    assert contract.precision == precision
+    assert contract.derived.precision == precision
     assert contract.is_variant_of(original)
-    assert contract.halo_errors == {}  # those of the float32 file are not its own
+    assert contract.measured.halo_errors == {}  # those of the float32 file are not its own
     own = {"precision", "scores", "validation", "loss", "halo_errors"}
-    assert contract.model_dump(exclude=own) == original.model_dump(exclude=own)
+    assert {name for name, value in contract.flat().items() if value != original.flat()[name]} <= own
 
     (ours, truth), (theirs, _) = validation(project, made.path), validation(project, path)
-    f1 = [metrics.confusion(found >= original.threshold, truth, np.isfinite(found)).f1 for found in (ours, theirs)]
-    assert contract.scores["f1"] == f1[0] > 0
-    counts = contract.validation
+    f1 = [
+        metrics.confusion(found >= original.measured.threshold, truth, np.isfinite(found)).f1
+        for found in (ours, theirs)
+    ]
+    assert contract.measured.scores["f1"] == f1[0] > 0
+    counts = contract.measured.validation
     assert counts is not None
-    assert metrics.Confusion(counts.tp, counts.fp, counts.fn, counts.tn).scores() == contract.scores
-    assert contract.loss["f1"] == f1[1] - f1[0]
+    assert metrics.Confusion(counts.tp, counts.fp, counts.fn, counts.tn).scores() == contract.measured.scores
+    assert contract.measured.loss["f1"] == f1[1] - f1[0]
     difference = np.abs(ours.astype(np.float64) - theirs)
-    assert contract.loss["largest_difference"] == pytest.approx(np.nanmax(difference), rel=1e-6)
-    assert contract.loss["mean_difference"] == pytest.approx(np.nanmean(difference), rel=1e-6)
-    assert 0 < contract.loss["mean_difference"] < 0.01
+    assert contract.measured.loss["largest_difference"] == pytest.approx(np.nanmax(difference), rel=1e-6)
+    assert contract.measured.loss["mean_difference"] == pytest.approx(np.nanmean(difference), rel=1e-6)
+    assert 0 < contract.measured.loss["mean_difference"] < 0.01
 
 
 @pytest.mark.slow
@@ -145,7 +148,7 @@ def test_the_variant_of_another_model_is_refused(project: Project) -> None:
     path = project.model("3band")
     variant.make(project, path, "int8")
     graph = onnx.load(path)
-    contract = Model.load(path).contract.model_copy(update={"weights": "1" * 64})
+    contract = Model.load(path).contract.replace(weights="1" * 64)
     onnx.helper.set_model_props(graph, contract.to_metadata())
     onnx.save(graph, path)
     with pytest.raises(ModelError, match=r"is not the int8 variant of 3band\.onnx; run talud quantize"):
@@ -156,26 +159,24 @@ def test_a_variant_maps_with_the_subsets_of_its_model_and_states_its_own_scores(
     project: Project, tmp_path: Path
 ) -> None:
     path = project.model("3band")
-    stated = Model.load(path).contract.model_dump()
-    for band, name, group in zip(
-        stated["bands"], ("red", "green", "vv_pre"), ("optical", "optical", "sar"), strict=True
-    ):
-        band |= {"name": name, "group": group}
+    original = Model.load(path).contract
+    new = zip(original.input.bands, ("red", "green", "vv_pre"), ("optical", "optical", "sar"), strict=True)
+    changed = [band.model_dump() | {"name": name, "group": group} for band, name, group in new]
     groups = [("optical", "sar"), ("optical",), ("sar",)]
     subsets = [
         {"groups": one, "precision": 0.1, "recall": 0.1, "f1": 0.1, "supported": one != ("sar",)} for one in groups
     ]
-    contract = Contract.model_validate(stated | {"subsets": subsets, "required_groups": ("optical",)})
+    contract = original.replace(bands=changed, subsets=subsets, required_groups=("optical",))
     export.save(onnx.load(path), contract, path)
     with open_raster(project.stack("basin")) as stack:
         values = stack.read()
     bands = ("red", "green", "vv_pre")
     write_stack(project.stack("basin"), values, bands)
     made = variant.make(project, path, "int8")
-    assert [(one.groups, one.supported) for one in made.contract.subsets] == [
+    assert [(one.groups, one.supported) for one in made.contract.input.subsets] == [
         (("optical", "sar"), True), (("optical",), True), (("sar",), False),
     ]  # fmt: skip
-    assert made.contract.subsets[0].f1 not in (0.1, 0)
+    assert made.contract.input.subsets[0].f1 not in (0.1, 0)
 
     values[2] = np.nan
     full = write_stack(tmp_path / "full.tif", values, bands)

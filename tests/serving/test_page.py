@@ -88,16 +88,16 @@ def soil_model(tiny: Path, path: Path) -> Path:
             values[:] = -3
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     del graph.metadata_props[:]
-    save(graph, contract_of(tiny).model_copy(update={"weights": weights_digest(graph)}), path)
+    save(graph, contract_of(tiny).replace(weights=weights_digest(graph)), path)
     return path
 
 
 def other_bands(model: Path, path: Path) -> Path:
     """The model with a band that no raster here has."""
     graph, contract = onnx.load(model), contract_of(model)
-    bands = (contract.bands[0].model_copy(update={"name": "near_infrared"}), *contract.bands[1:])
+    bands = (contract.input.bands[0].model_copy(update={"name": "near_infrared"}), *contract.input.bands[1:])
     del graph.metadata_props[:]
-    save(graph, contract.model_copy(update={"bands": bands}), path)
+    save(graph, contract.replace(bands=bands), path)
     return path
 
 

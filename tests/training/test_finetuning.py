@@ -61,7 +61,7 @@ def project(tmp_path: Path, tiny_model: Path) -> Project:
 def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(project: Project) -> None:
     source = derived.original(project.root, "landslide-unet-project")
     made = finetune(project, source, "valley", 6, seed=3, steps=150, learning_rate=1e-2)
-    tuning = made.contract.finetuned
+    tuning = made.contract.derived.finetuned
     assert tuning is not None
     assert tuning.f1_after is not None
     assert tuning.f1_before is not None
@@ -75,16 +75,16 @@ def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(pr
     again = derived.register(project.root, source, made.graph, made.contract, alias="challenger")
     assert again.version == version.version
     kept = Model.load(registry.fetch(version.uri, project.root).path)
-    assert kept.contract.weights == made.contract.weights != source.contract.weights
+    assert kept.contract.origin.weights == made.contract.origin.weights != source.contract.origin.weights
 
 
 def best_on(graph: onnx.ModelProto, contract: Contract, project: Project) -> float:
     """The best threshold of a fine-tuned model on its patches, from all their pixels at once."""
-    assert contract.finetuned is not None
+    assert contract.derived.finetuned is not None
     path = project.root / "tried.onnx"
     derived.write(path, graph, contract)
-    model, side = Model.load(path), contract.finetuned.side
-    cuts = [np.s_[row : row + side, column : column + side] for row, column in contract.finetuned.cells]
+    model, side = Model.load(path), contract.derived.finetuned.side
+    cuts = [np.s_[row : row + side, column : column + side] for row, column in contract.derived.finetuned.cells]
     with rasterio.open(project.stack("valley")) as stack, rasterio.open(project.mask("valley")) as mask:
         image, truth = stack.read(), mask.read(1)
     found = np.stack([model.probability(image[:, *cut]) for cut in cuts])
@@ -109,14 +109,18 @@ def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_o
     }
     put_model(project, tiny_model, 0.5, areas=("basin",), **{name: said.model_dump() for name, said in known.items()})
     model = Model.load(project.model("project"))
-    assert model.contract.calibration is not None
+    assert model.contract.measured.calibration is not None
     made = finetune(project, model, "valley", 3, seed=3, steps=2)
-    tuning = made.contract.finetuned
+    tuning = made.contract.derived.finetuned
     assert tuning is not None
     assert (tuning.side, len(tuning.cells), tuning.recipe) == (32, 3, "study")
     assert all(row % 32 == column % 32 == 0 for row, column in tuning.cells)
-    assert (made.contract.calibration, made.contract.validation, made.contract.halo_errors) == (None, None, {})
-    assert made.contract.threshold == best_on(made.graph, made.contract, project)
+    assert (
+        made.contract.measured.calibration,
+        made.contract.measured.validation,
+        made.contract.measured.halo_errors,
+    ) == (None, None, {})
+    assert made.contract.measured.threshold == best_on(made.graph, made.contract, project)
     path = project.root / "tuned.onnx"
     derived.write(path, made.graph, made.contract)
     found = assess_area(Model.load(path), project, "valley")

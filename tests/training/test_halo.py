@@ -101,7 +101,7 @@ def test_the_windows_are_spread_over_areas_and_blocks(
     model: Model, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = [block(row, column) for row in range(0, 192, 32) for column in range(0, 192, 32)]
-    windows = halo._windows(blocks, (SIDE, SIDE), model.halo, model.contract.alignment)
+    windows = halo._windows(blocks, (SIDE, SIDE), model.halo, model.contract.input.alignment)
     assert len(windows) == len(set(windows))
     for window in windows:
         assert window.row_off % 4 == window.col_off % 4 == 0

@@ -66,6 +66,6 @@ def test_the_file_is_valid_whole_and_states_its_contract(tiny_model: Path) -> No
     assert not any(onnx.external_data_helper.uses_external_data(constant) for constant in model.graph.initializer)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     contract = Contract.from_metadata(metadata, str(tiny_model))
-    assert contract.band_names == ("red", "green", "blue")
-    assert contract.weights == weights_digest(model)
+    assert contract.input.band_names == ("red", "green", "blue")
+    assert contract.origin.weights == weights_digest(model)
     assert "/" not in "".join(node.name for node in model.graph.node)  # names must not tell where it was made

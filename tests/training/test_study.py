@@ -145,20 +145,20 @@ def test_the_table_of_trials(finished: tuple[Project, study.Study, list[study.Pr
 def test_the_contract_says_what_the_model_saw(finished: tuple[Project, study.Study, list[study.Progress]]) -> None:
     project, result, _ = finished
     contract = contract_of(project.model("both"))
-    assert contract.band_names == ("slope", "red")
-    assert [band.unit for band in contract.bands] == ["degree", "DN"]
-    assert (contract.bands[0].lowest, contract.bands[0].highest) == (0, 90)
-    red = contract.bands[1]
+    assert contract.input.band_names == ("slope", "red")
+    assert [band.unit for band in contract.input.bands] == ["degree", "DN"]
+    assert (contract.input.bands[0].lowest, contract.input.bands[0].highest) == (0, 90)
+    red = contract.input.bands[1]
     span = red.maximum - red.minimum
     assert (red.lowest, red.highest) == pytest.approx((red.minimum - span, red.maximum + span))
-    assert contract.required_groups == ("terrain", "optical")
-    assert contract.differences == ()  # slope and red have no unit in common
-    assert (contract.pixel_size, contract.halo, contract.alignment) == (12.5, 10, 2)
-    assert set(contract.halo_errors) == {0, 2, 4, 6, 8}
-    assert contract.stack == {"slope": "zevenbergen_thorne", "resolution": "12.5"}
-    assert contract.run_id == result.best.run_id
-    assert contract.areas == ("hill",)
-    assert contract.commit == "unknown"  # the project of this test is in no repository
+    assert contract.input.required_groups == ("terrain", "optical")
+    assert contract.input.differences == ()  # slope and red have no unit in common
+    assert (contract.input.pixel_size, contract.input.halo, contract.input.alignment) == (12.5, 10, 2)
+    assert set(contract.measured.halo_errors) == {0, 2, 4, 6, 8}
+    assert contract.input.stack == {"slope": "zevenbergen_thorne", "resolution": "12.5"}
+    assert contract.origin.run_id == result.best.run_id
+    assert contract.origin.areas == ("hill",)
+    assert contract.origin.commit == "unknown"  # the project of this test is in no repository
 
 
 def test_the_statistics_are_of_training_patches_alone(
@@ -168,7 +168,7 @@ def test_the_statistics_are_of_training_patches_alone(
     options, seed = project.params.split, project.params.seed
     blocks = split(project.mask("hill"), options, seed)
     patches = read(project.stack("hill"), project.mask("hill"), ("slope", "red"), blocks, "training", options, seed)
-    for index, band in enumerate(contract_of(project.model("both")).bands):
+    for index, band in enumerate(contract_of(project.model("both")).input.bands):
         values = patches.stack[..., index].astype(np.float64)
         assert band.mean == pytest.approx(np.nanmean(values))
         assert band.deviation == pytest.approx(np.nanstd(values))
@@ -192,9 +192,9 @@ def test_threshold_and_scores_are_those_of_the_file_on_validation_blocks(
             truth = mask.read(1, window=window)
             for step in counts:
                 counts[step] += metrics.confusion(found >= np.float32(step / 100), truth, np.isfinite(found))
-    chosen = counts[round(model.contract.threshold * 100)]
+    chosen = counts[round(model.contract.measured.threshold * 100)]
     assert chosen.f1 >= max(one.f1 for one in counts.values()) - 0.005  # see metrics.best_threshold
-    assert model.contract.scores == pytest.approx(chosen.scores())
+    assert model.contract.measured.scores == pytest.approx(chosen.scores())
 
 
 def exported(
@@ -216,9 +216,9 @@ def test_the_file_gives_the_logits_of_the_network_on_the_line_that_its_contract_
 ) -> None:
     project, result, _ = finished
     raw, contract = exported(project, result, tmp_path / "again.onnx")
-    line, model = contract.calibration, Model.load(project.model("both"))
+    line, model = contract.measured.calibration, Model.load(project.model("both"))
     assert line is not None
-    assert model.contract.calibration == line
+    assert model.contract.measured.calibration == line
     assert line.slope != 1
     assert line.error_after < line.error_before
     for patch in Dataset.load(project, "both").validation.stack:
@@ -233,12 +233,14 @@ def test_calibration_keeps_the_order_of_the_pixels_and_the_counts_are_those_of_t
     project, result, _ = finished
     _, plain = exported(project, result, tmp_path / "plain.onnx", calibrate=False)
     scaled = contract_of(project.model("both"))
-    assert scaled.scores["f1"] == pytest.approx(plain.scores["f1"], abs=0.02)  # thresholds are hundredths
+    assert scaled.measured.scores["f1"] == pytest.approx(
+        plain.measured.scores["f1"], abs=0.02
+    )  # thresholds are hundredths
     for contract in (plain, scaled):
-        known = contract.validation
+        known = contract.measured.validation
         assert known is not None
         counts = metrics.Confusion(known.tp, known.fp, known.fn, known.tn)
-        assert counts.scores() == contract.scores
+        assert counts.scores() == contract.measured.scores
         assert known.blocks == 5
 
 
@@ -248,9 +250,9 @@ def test_switched_off_the_file_holds_the_network_as_it_was_trained(
     project, result, _ = finished
     raw, contract = exported(project, result, tmp_path / "plain.onnx", calibrate=False)
     written = onnx.load(tmp_path / "plain.onnx")
-    assert contract.calibration is None
+    assert contract.measured.calibration is None
     assert written.graph == to_onnx(raw).graph
-    assert contract.weights == weights_digest(to_onnx(raw))
+    assert contract.origin.weights == weights_digest(to_onnx(raw))
 
 
 def test_a_network_whose_logits_are_upside_down_is_left_as_it_is_and_that_is_said(
@@ -258,7 +260,7 @@ def test_a_network_whose_logits_are_upside_down_is_left_as_it_is_and_that_is_sai
 ) -> None:
     project, result, _ = finished
     raw, contract = exported(project, result, tmp_path / "turned.onnx", sign=-1)
-    line = contract.calibration
+    line = contract.measured.calibration
     assert line is not None
     assert (line.slope, line.offset) == (1, 0)
     assert "higher logits do not mean more landslide" in line.declined
@@ -272,14 +274,14 @@ def test_subsets_are_measured_with_the_calibrated_file_at_its_threshold(
     _, contract = exported(dropping(project, groups={"terrain": 0.5}, tolerance=1), result, tmp_path / "any.onnx")
     shipped, plain = Model.load(tmp_path / "any.onnx"), contract_of(project.model("both"))
     assert shipped.contract == contract
-    assert contract.calibration == plain.calibration is not None
-    assert (contract.threshold, contract.scores) == (plain.threshold, plain.scores)
-    found = {tuple(map(str, one.groups)): one for one in contract.subsets}
+    assert contract.measured.calibration == plain.measured.calibration is not None
+    assert (contract.measured.threshold, contract.measured.scores) == (plain.measured.threshold, plain.measured.scores)
+    found = {tuple(map(str, one.groups)): one for one in contract.input.subsets}
     assert {groups: one.supported for groups, one in found.items()} == {
         ("terrain", "optical"): True, ("terrain",): False, ("optical",): True,
     }  # fmt: skip
-    assert contract.required_groups == ("optical",)
-    assert found["terrain", "optical"].f1 == pytest.approx(contract.scores["f1"])
+    assert contract.input.required_groups == ("optical",)
+    assert found["terrain", "optical"].f1 == pytest.approx(contract.measured.scores["f1"])
     counts = metrics.Confusion()
     with open_raster(project.stack("hill")) as stack, open_raster(project.mask("hill")) as mask:
         for block in split(project.mask("hill"), project.params.split, project.params.seed):
@@ -287,7 +289,9 @@ def test_subsets_are_measured_with_the_calibrated_file_at_its_threshold(
                 red, slope = stack.read(window=block.window)
                 alone = shipped.probability(np.stack([np.full_like(slope, np.nan), red]))
                 valid = np.isfinite(red) & np.isfinite(slope)
-                counts += metrics.confusion(alone >= contract.threshold, mask.read(1, window=block.window), valid)
+                counts += metrics.confusion(
+                    alone >= contract.measured.threshold, mask.read(1, window=block.window), valid
+                )
     assert found["optical",].f1 == pytest.approx(counts.f1)
 
 
@@ -325,7 +329,7 @@ def test_runs_are_on_record(finished: tuple[Project, study.Study, list[study.Pro
     store = client(project)
     parent = store.get_run(result.parent_run_id)
     children = store.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result.parent_run_id}'")
-    version = contract_of(project.model("both")).data_version
+    version = contract_of(project.model("both")).origin.data_version
     assert len(children) == 2
     for run in children:
         assert run.info.status == "FINISHED"
@@ -344,9 +348,9 @@ def test_a_repeated_study_gives_the_same_weights(
     project, _, _ = finished
     study.run(again := make_project(tmp_path / "again"), "both")
     first, second = contract_of(project.model("both")), contract_of(again.model("both"))
-    assert first.weights == second.weights
-    assert first.data_version == second.data_version
-    assert first.threshold == second.threshold
+    assert first.origin.weights == second.origin.weights
+    assert first.origin.data_version == second.origin.data_version
+    assert first.measured.threshold == second.measured.threshold
 
 
 def test_the_data_version_follows_the_data(tmp_path: Path) -> None:
@@ -560,7 +564,7 @@ def test_a_study_that_is_killed_ends_as_if_it_had_not_been(
     assert len(runs(project)) == 5  # the study and its four trials
     assert set(statuses(project)) == {"FINISHED"}
     assert learning_curves(project) == learning_curves(unbroken)
-    assert contract_of(project.model("both")).weights == contract_of(unbroken.model("both")).weights
+    assert contract_of(project.model("both")).origin.weights == contract_of(unbroken.model("both")).origin.weights
     tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, unbroken)]
     for trial in (*tables[0], *tables[1]):
         del trial["run_id"], trial["seconds"]
@@ -705,7 +709,7 @@ def test_a_best_trial_whose_weights_an_earlier_study_did_not_keep_is_trained_aga
     (project.root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "searches": alone}))
     second = study.run(Project.find(project.root), "both")
     assert second.best.state.scores == worse.state.scores
-    assert contract_of(project.model("both")).run_id == second.best.run_id
+    assert contract_of(project.model("both")).origin.run_id == second.best.run_id
 
 
 @pytest.mark.slow
@@ -770,4 +774,4 @@ def test_a_trial_that_halving_left_behind_is_what_it_is_in_a_grid(unbroken: Proj
     tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, unbroken)]
     assert [trial["scores"] for trial in tables[0]] == [trial["scores"] for trial in tables[1]]
     assert [trial["epochs_run"] for trial in tables[0]] == [4, 4, 4, 4]
-    assert contract_of(project.model("both")).weights == contract_of(unbroken.model("both")).weights
+    assert contract_of(project.model("both")).origin.weights == contract_of(unbroken.model("both")).origin.weights

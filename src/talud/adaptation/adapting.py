@@ -66,7 +66,7 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
         SourceError: the raster cannot be read.
     """
     graph, home = _adaptable(model)
-    lit = [band.group in LIT for band in model.contract.bands]
+    lit = [band.group in LIT for band in model.contract.input.bands]
     with frugal(), open_stack(raster, model.contract) as stack:
         sample, provenance = _sample(stack, home.side, lit, raster), stack.provenance
     there = features.measured(graph, sample, home, lit)
@@ -83,7 +83,7 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
             f"adapted, and to {before:.3f} as the model is; map with that"
         )
     adaptation = Adaptation(
-        weights=model.contract.weights,
+        weights=model.contract.origin.weights,
         model=model.name,
         version=model.version,
         area=area or provenance.get("TALUD_AREA") or Path(provenance["TALUD_RASTER"]).stem,
@@ -95,7 +95,7 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
         agreement_before=before,
         agreement_after=made.agreement,
     )
-    return Adapted(made.graph, Contract.model_validate({**dict(made.contract), "adapted": adaptation}))
+    return Adapted(made.graph, made.contract.replace(adapted=adaptation))
 
 
 def _adaptable(model: Model) -> tuple[onnx.ModelProto, Features]:
@@ -105,12 +105,12 @@ def _adaptable(model: Model) -> tuple[onnx.ModelProto, Features]:
         ModelError: it cannot be adapted.
     """
     contract = model.contract
-    if contract.precision != "float32":
-        raise ModelError(f"{model.path}: is of precision {contract.precision}; name the float32 file")
-    if contract.adapted:
+    if contract.derived.precision != "float32":
+        raise ModelError(f"{model.path}: is of precision {contract.derived.precision}; name the float32 file")
+    if contract.derived.adapted:
         raise ModelError(
-            f"{model.path}: was adapted to {contract.adapted.area} already; adapt what it was made from, "
-            f"{contract.adapted.model} {contract.adapted.version}"
+            f"{model.path}: was adapted to {contract.derived.adapted.area} already; adapt what it was made from, "
+            f"{contract.derived.adapted.model} {contract.derived.adapted.version}"
         )
     graph = parsed(model.path.read_bytes())
     try:
@@ -169,8 +169,8 @@ class _Moved:
 
 
 def _moved(model: Model, graph: onnx.ModelProto, strength: float, sample: NDArray[np.float32]) -> _Moved:
-    stays = model.contract.whole() if model.contract.subsets else model.contract
-    contract = stays.model_copy(update={**_NO_LONGER, "weights": weights_digest(graph)})
+    stays = model.contract.without_optional_groups() if model.contract.input.subsets else model.contract
+    contract = stays.replace(**_NO_LONGER, weights=weights_digest(graph))
     with TemporaryDirectory(prefix="talud-") as folder:
         path = Path(folder) / "adapted.onnx"
         save(graph, contract, path)

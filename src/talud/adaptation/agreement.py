@@ -48,4 +48,4 @@ def _landslides(model: Model, square: NDArray[np.float32]) -> Iterator[NDArray[n
     """Where a model maps landslides in a square, by each of the eight ways in which it can lie, as it is first."""
     for symmetry in SYMMETRIES:
         probability = model.probability(np.ascontiguousarray(symmetry.turned(square)))
-        yield symmetry.turned_back(probability) >= model.contract.threshold
+        yield symmetry.turned_back(probability) >= model.contract.measured.threshold

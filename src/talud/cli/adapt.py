@@ -72,10 +72,14 @@ def adapt(
         place = str(out)
     else:
         place = derived.register(root, source, made.graph, made.contract).uri
-    adaptation = made.contract.adapted
+    adaptation = made.contract.derived.adapted
     assert adaptation is not None
     if as_json:
-        print(json.dumps({"made": place, "made_weights": made.contract.weights, **adaptation.model_dump()}, indent=2))
+        print(
+            json.dumps(
+                {"made": place, "made_weights": made.contract.origin.weights, **adaptation.model_dump()}, indent=2
+            )
+        )
         return
     print(
         f"agreement with itself, turned and mirrored: {adaptation.agreement_before:.3f} before, "

@@ -67,7 +67,7 @@ def finetune(
     project = Project.find()
     source = derived.original(project.root, model)
     if out is not None:
-        known = [name for name in {area, *source.contract.areas} if name in project.params.areas]
+        known = [name for name in {area, *source.contract.origin.areas} if name in project.params.areas]
         stacks = [path for name in known for path in (project.stack(name), project.mask(name))]
         outputs.check_file(out, [source.path, *stacks])
     from talud.training import finetuning
@@ -88,10 +88,14 @@ def finetune(
         place = str(out)
     else:
         place = derived.register(project.root, source, made.graph, made.contract, alias="challenger").uri
-    tuning = made.contract.finetuned
+    tuning = made.contract.derived.finetuned
     assert tuning is not None
     if as_json:
-        said = {"made": place, "made_weights": made.contract.weights, "made_threshold": made.contract.threshold}
+        said = {
+            "made": place,
+            "made_weights": made.contract.origin.weights,
+            "made_threshold": made.contract.measured.threshold,
+        }
         print(json.dumps({**said, **tuning.model_dump()}, indent=2))
         return
     trained_on = counted(tuning.patches, "patch", "patches")
@@ -103,11 +107,13 @@ def finetune(
         print(f"F1 on the area's other labelled patches: {tuning.f1_before:.3f} before, {tuning.f1_after:.3f} after")
     if made.lack_of_skill:
         print(f"warning: on these the fine-tuned model is {made.lack_of_skill}")
-    print(f"threshold: {source.contract.threshold:.2f} before, {made.contract.threshold:.2f} after")
+    print(f"threshold: {source.contract.measured.threshold:.2f} before, {made.contract.measured.threshold:.2f} after")
     print(f"{source.title}, fine-tuned to {tuning.area}: {place}")
 
 
 def _why_nothing(contract: Contract) -> str:
-    if contract.adapted:
-        return f"it was adapted to {contract.adapted.area}, and reads the areas that it learned from otherwise now"
+    if contract.derived.adapted:
+        return (
+            f"it was adapted to {contract.derived.adapted.area}, and reads the areas that it learned from otherwise now"
+        )
     return "the areas it learned from are not at hand as they were"

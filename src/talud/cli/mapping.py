@@ -100,7 +100,7 @@ def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None
         print(line)
     for line in domain.lines(result.distances):
         print(line)
-    if domain.verdict(result.distances) in domain.UNLIKE and not model.contract.adapted:
+    if domain.verdict(result.distances) in domain.UNLIKE and not model.contract.derived.adapted:
         print(f"  a model adapted to this raster may map it better: {_adapt_command(model, raster)}")
         print("  that takes no labels, and it can multiply false alarms: compare both maps with the image")
     print(f"model: {model.title}; ran on {result.provider}")

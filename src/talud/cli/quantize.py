@@ -34,9 +34,9 @@ def quantize(
     from talud.quantization import variant
 
     made = variant.make(Project.find(), model, precision)
-    loss, f1 = made.contract.loss, made.contract.scores["f1"]
+    loss, f1 = made.contract.measured.loss, made.contract.measured.scores["f1"]
     print(f"{made.path}: F1 {f1:.4f} on the validation blocks, {f1 + loss['f1']:.4f} in float32")
-    if weak := made.contract.lack_of_skill:
+    if weak := made.contract.measured.lack_of_skill:
         print(f"warning: the model is {weak}")
     mean, largest = loss["mean_difference"], loss["largest_difference"]
     print(f"probabilities differ by {mean:.2g} in the mean, by {largest:.2g} at most")

@@ -125,5 +125,7 @@ def _like(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
     contract = loaded.contract
     with shown("stack", "windows") as progress:
         grid = build_like(contract, area, files, out, progress)
-    print(f"{out}: {', '.join(contract.band_names)}; {dimensions(grid.width, grid.height)} of {grid.resolution:g} m")
+    print(
+        f"{out}: {', '.join(contract.input.band_names)}; {dimensions(grid.width, grid.height)} of {grid.resolution:g} m"
+    )
     sources.say_bands(out)

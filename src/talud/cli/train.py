@@ -63,5 +63,5 @@ def train(
         print(f"{entry.choice.name}: {entry.outcome}")
     path = project.model(band_set)
     print(f"{path.relative_to(project.root)}: the model of {result.best.choice.name}")
-    if weak := contract_of(path).lack_of_skill:
+    if weak := contract_of(path).measured.lack_of_skill:
         print(f"warning: the model is {weak}")

@@ -21,25 +21,25 @@ def check_held_out(contract: Contract, path: Path, project: Project) -> None:
     Raises:
         StudyError: it was not.
     """
-    gone = [area for area in contract.areas if area not in project.params.areas_of("training")]
+    gone = [area for area in contract.origin.areas if area not in project.params.areas_of("training")]
     if gone:  # DVC cannot see this: a record that nothing makes any more stays where it was
         records = " ".join(f"stacks/training/{area}.json" for area in gone)
         raise StudyError(
             f"{path}: was trained on {', '.join(gone)}, no training area of params.yaml any more; remove "
             f"{records} and run dvc repro"
         )
-    for area in contract.areas:
+    for area in contract.origin.areas:
         current_stack(project, area)
-    if data_version(project, contract.areas) != contract.data_version:
+    if data_version(project, contract.origin.areas) != contract.origin.data_version:
         raise StudyError(
             f"{path}: was trained on other stacks or inventories than the present ones of "
-            f"{', '.join(contract.areas)}, so the blocks may be dealt otherwise; run talud train "
-            f"{contract.name} (or dvc repro) again"
+            f"{', '.join(contract.origin.areas)}, so the blocks may be dealt otherwise; run talud train "
+            f"{contract.origin.name} (or dvc repro) again"
         )
-    stated, present = contract.hyperparameters, project.params.split_choices
+    stated, present = contract.origin.hyperparameters, project.params.split_choices
     for name in (name for name in present if name in stated and stated[name] != present[name]):
         raise StudyError(
             f"{path}: was trained with {name.replace('_', '.', 1)} {stated[name]}, params.yaml says "
-            f"{present[name]}, so its training may have seen the test blocks; run talud train {contract.name} "
+            f"{present[name]}, so its training may have seen the test blocks; run talud train {contract.origin.name} "
             "(or dvc repro) again"
         )

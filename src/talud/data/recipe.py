@@ -80,7 +80,7 @@ def recipe_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
     if lacking:
         wanted = ", ".join(name for name in names if _source_of(name) in lacking)
         options = " ".join(f"--{source.replace('_', '-')} FILE" for source in lacking)
-        raise MissingBandError(f"the model '{contract.name}' needs {wanted}: give {options}")
+        raise MissingBandError(f"the model '{contract.origin.name}' needs {wanted}: give {options}")
     used = {s: path for s, path in files.items() if s in needed or SHADES.get(s) in groups(names)}
     taken = {
         source: _taken(area, source, path, _wanted(names, source))
@@ -88,16 +88,16 @@ def recipe_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
         if source in _NUMBERED
     }
     recipe = Recipe(name, area, used, _options(contract), _with_shades(names, files), taken)
-    _refuse_missing(recipe, f"the model '{contract.name}'")
+    _refuse_missing(recipe, f"the model '{contract.origin.name}'")
     return recipe
 
 
 def _read_by(contract: Contract, files: Mapping[Source, Path]) -> tuple[str, ...]:
     """The bands that a model is given: without those groups whose sources are missing, where it can do without them."""
-    lacking = {one.group for one in contract.bands if _source_of(one.name) not in files}
-    if contract.subsets and frozenset(contract.groups) - lacking in contract.supported:
-        return tuple(one.name for one in contract.bands if one.group not in lacking)
-    return contract.band_names
+    lacking = {one.group for one in contract.input.bands if _source_of(one.name) not in files}
+    if contract.input.subsets and frozenset(contract.input.groups) - lacking in contract.input.supported:
+        return tuple(one.name for one in contract.input.bands if one.group not in lacking)
+    return contract.input.band_names
 
 
 def _available(taken: Mapping[Source, Taken], files: Mapping[Source, Path]) -> tuple[str, ...]:
@@ -206,9 +206,11 @@ def _refuse_missing(recipe: Recipe, needs: str) -> None:
 def _options(contract: Contract) -> StackOptions:
     # The origin of the grid and the overlap of areas belong to the project of the model, not to another area.
     known = StackOptions.model_fields.keys() - {"origin", "overlap"}
-    stated = {key: value for key, value in contract.stack.items() if key in known}
+    stated = {key: value for key, value in contract.input.stack.items() if key in known}
     try:
-        return StackOptions.model_validate({**stated, "resolution": contract.pixel_size})
+        return StackOptions.model_validate({**stated, "resolution": contract.input.pixel_size})
     except ValidationError as error:
         first = error.errors()[0]
-        raise ModelError(f"the model '{contract.name}' asks for a stack that cannot be made: {first['msg']}") from error
+        raise ModelError(
+            f"the model '{contract.origin.name}' asks for a stack that cannot be made: {first['msg']}"
+        ) from error

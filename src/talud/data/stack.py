@@ -148,7 +148,7 @@ def misfit(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str 
         with mixing(recipe_like(contract, area, files, "")) as mixer:
             _refuse_other_units(mixer, contract)
     except (MissingBandError, MismatchError) as error:
-        return str(error).removeprefix(f"the model '{contract.name}' ")
+        return str(error).removeprefix(f"the model '{contract.origin.name}' ")
     return None
 
 
@@ -159,7 +159,7 @@ def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
         SourceError: a source that the model needs is missing, or cannot be read.
     """
     recipe = recipe_like(contract, area, files, name)
-    bands = ", ".join(f"{band.name} in {band.unit}" for band in contract.bands)
+    bands = ", ".join(f"{band.name} in {band.unit}" for band in contract.input.bands)
     options = recipe.options.model_dump(mode="json", exclude={"inventory_rule", "overlap"})
     said = recipe.area.model_dump(mode="json", include={"sar_unit", "acquired", "event"})
     if "sar_unit" in said:
@@ -200,11 +200,11 @@ def bands_taken(stack: Path) -> dict[str, str]:
 
 def _refuse_other_units(mixer: Mixer, contract: Contract) -> None:
     units = dict(zip(mixer.bands, mixer.units, strict=True))
-    for asked in contract.bands:
+    for asked in contract.input.bands:
         unit = units.get(asked.name, asked.unit)  # it may be one that the model can do without
         if unit != asked.unit:
             raise MismatchError(
-                f"{asked.name} comes in {unit}, but the model '{contract.name}' was trained on {asked.unit}; "
+                f"{asked.name} comes in {unit}, but the model '{contract.origin.name}' was trained on {asked.unit}; "
                 f"{_advice(unit, asked.unit)}"
             )
 

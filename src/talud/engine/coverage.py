@@ -57,8 +57,8 @@ def coverage(
         shades: by name (see `talud.bands.SHADES`), where cloud, or radar layover or shadow, hides the bands of its
             group; each (height, width). Those that the raster has.
     """
-    groups, learned = contract.groups, bool(contract.subsets)
-    named_at, mapped_at = _rules(groups, contract.supported)
+    groups, learned = contract.input.groups, bool(contract.input.subsets)
+    named_at, mapped_at = _rules(groups, contract.input.supported)
     wanting: dict[int, tuple[Group, NDArray[np.bool_]]] = {
         bit: (cause.group, np.any(np.isnan(stack[list(cause.bands)]), axis=0))
         for bit, cause in enumerate(_causes(contract), start=len(SHADES))
@@ -113,7 +113,7 @@ def remaining(code: int, contract: Contract) -> tuple[Group, ...]:
     """The groups that the pixels of a code of `Coverage.reduced` are mapped with."""
     gone = {cause.group for cause in _wanting(code, contract)}
     gone |= {group for bit, group in enumerate(SHADES.values()) if code >> bit & 1}
-    return tuple(group for group in contract.groups if group not in gone)
+    return tuple(group for group in contract.input.groups if group not in gone)
 
 
 def whole_groups(stack: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
@@ -123,11 +123,11 @@ def whole_groups(stack: NDArray[np.float32], contract: Contract) -> NDArray[np.f
         stack: (…, bands, height, width) in contract order; it is left as it is.
         contract: of the model. One of a model that can do without nothing changes nothing.
     """
-    if not contract.subsets or not np.isnan(stack).any():
+    if not contract.input.subsets or not np.isnan(stack).any():
         return stack
     result = stack.copy()
-    for group in contract.groups:
-        members = [index for index, band in enumerate(contract.bands) if band.group is group]
+    for group in contract.input.groups:
+        members = [index for index, band in enumerate(contract.input.bands) if band.group is group]
         gone = np.isnan(stack[..., members, :, :]).any(axis=-3, keepdims=True)
         result[..., members, :, :] = np.where(gone, np.float32(np.nan), result[..., members, :, :])
     return result
@@ -160,7 +160,10 @@ def _wanting(code: int, contract: Contract) -> list[_Cause]:
 
 
 def _causes(contract: Contract) -> tuple[_Cause, ...]:
-    if len(contract.bands) <= _BITS - len(SHADES):
-        return tuple(_Cause(band.name, band.group, (index,)) for index, band in enumerate(contract.bands))
-    members = {group: [i for i, band in enumerate(contract.bands) if band.group is group] for group in contract.groups}
+    if len(contract.input.bands) <= _BITS - len(SHADES):
+        return tuple(_Cause(band.name, band.group, (index,)) for index, band in enumerate(contract.input.bands))
+    members = {
+        group: [i for i, band in enumerate(contract.input.bands) if band.group is group]
+        for group in contract.input.groups
+    }
     return tuple(_Cause(group.value, group, tuple(indexes)) for group, indexes in members.items())

@@ -110,9 +110,10 @@ def check_lattice(model: onnx.ModelProto, contract: Contract) -> None:
         reach, lattice = max(network.margins()[network.input]), math.lcm(*network.scales().values())
     except ModelError:
         return
-    if contract.alignment % lattice or round_up(contract.halo, contract.alignment) < reach:
+    halo, alignment = contract.input.halo, contract.input.alignment
+    if alignment % lattice or round_up(halo, alignment) < reach:
         raise ModelError(
-            f"its contract states an alignment of {contract.alignment} and a halo of {contract.halo} pixels, the "
+            f"its contract states an alignment of {alignment} and a halo of {halo} pixels, the "
             f"network has {lattice} and sees {reach} pixels far; export it again"
         )
 

@@ -101,8 +101,8 @@ class Model:
 
     def __repr__(self) -> str:
         """Return the model's name, bands and file on one line."""
-        contract = self.contract
-        return f"<Model {self.title}: {', '.join(contract.band_names)} at {contract.pixel_size:g} m, {self.path}>"
+        bands, pixel_size = ", ".join(self.contract.input.band_names), self.contract.input.pixel_size
+        return f"<Model {self.title}: {bands} at {pixel_size:g} m, {self.path}>"
 
     @property
     def provider(self) -> str:
@@ -112,7 +112,7 @@ class Model:
     @property
     def name(self) -> str:
         """The registered model's name, or the band set's."""
-        return self.origin.name if self.origin else self.contract.name
+        return self.origin.name if self.origin else self.contract.origin.name
 
     @property
     def version(self) -> str:
@@ -127,7 +127,7 @@ class Model:
         """
         known = f"version {self.version}" if self.version.isdecimal() else "from a file"
         title = f"{self.name}, {known}"
-        return title if self.contract.precision == "float32" else f"{title}, {self.contract.precision}"
+        return title if self.contract.derived.precision == "float32" else f"{title}, {self.contract.derived.precision}"
 
     def run(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
         """One pass of the network.
@@ -165,7 +165,7 @@ class Model:
         if first.rim is None or all(first.rim) or needed is None:
             return [self.run(window)[tile.inner] for window, tile in zip(windows, tiles, strict=True)]
         margin = Margin(*(min(side, first.halo) for side in needed))
-        sides, cell = Sides.of(margin, margin).off(first.rim), self.contract.alignment
+        sides, cell = Sides.of(margin, margin).off(first.rim), self.contract.input.alignment
         insides = [window[:, *tile.within(sides, cell)] for window, tile in zip(windows, tiles, strict=True)]
         shape = tuple(side.stop - side.start for side in first.within((0, 0, 0, 0), cell))
         try:
@@ -202,10 +202,10 @@ class Model:
     def rest(self) -> None:
         """Give back the memory of passes: what follows them, such as the polygons of a large map, needs its own."""
         self._croppings.session.cache_clear()
-        cell = self.contract.alignment
+        cell = self.contract.input.alignment
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        smallest = np.full((1, len(self.contract.bands), cell, 2 * cell), np.nan, np.float32)
+        smallest = np.full((1, len(self.contract.input.bands), cell, 2 * cell), np.nan, np.float32)
         self._session.run(None, {INPUT: smallest}, options)  # the arena shrinks at the end of a pass, and no other time
 
     @property
@@ -214,12 +214,12 @@ class Model:
 
         Where float32 differs in its last bits, a whole number may be another one, and a probability far off.
         """
-        return {} if self.contract.precision == "float32" else {"processor": processor()}
+        return {} if self.contract.derived.precision == "float32" else {"processor": processor()}
 
     @property
     def halo(self) -> int:
         """Pixels of context, a multiple of the alignment, with which a tile equals one pass over the whole raster."""
-        return round_up(self.contract.halo, self.contract.alignment)
+        return round_up(self.contract.input.halo, self.contract.input.alignment)
 
     def tiling(self, shape: tuple[int, int], tile: int | None = None, halo: int | None = None) -> Tiling:
         """How a raster of (height, width) is cut: not at all where memory allows, else into cores that cost least.
@@ -229,7 +229,7 @@ class Model:
             tile: longest side of a core, to set it by hand.
             halo: pixels of context, rounded up to the lattice. Default, and most: the exact one.
         """
-        alignment = self.contract.alignment
+        alignment = self.contract.input.alignment
         halo = self.halo if halo is None else min(round_up(halo, alignment), self.halo)
         if tile is None:
             return Tiling.within(shape, self._suits, halo, alignment)
@@ -246,7 +246,7 @@ class Model:
         and no bound. None where it holds nothing.
         """
         exact = tiling.rows.halo >= self.halo or len(tiling) == 1
-        return 0.0 if exact else self.contract.halo_errors.get(tiling.rows.halo)
+        return 0.0 if exact else self.contract.measured.halo_errors.get(tiling.rows.halo)
 
     def batch(self, tiling: Tiling) -> int:
         """How many tiles one pass takes: one on the CPU, where more were no faster, else as many as memory allows."""
@@ -264,7 +264,7 @@ class Model:
         contract does not say the filters, 64 are assumed. The weights are held once as they are, twice by the plain
         session, and once by each of the cropped ones that are kept.
         """
-        filters = self.contract.hyperparameters.get("filters", 64)
+        filters = self.contract.origin.hyperparameters.get("filters", 64)
         known = filters if isinstance(filters, int) and filters > 0 else 64
         crops = tiling.crops and self._croppings.margin is not None
         pixel = 360 + 18 * known if crops else 240 + 36 * known
@@ -280,7 +280,7 @@ class Model:
 
         Args:
             stack: Bands of any height and width, float32 (bands, height, width), in the order of
-                `contract.band_names` and in physical units; NaN where invalid.
+                `contract.input.band_names` and in physical units; NaN where invalid.
 
         Returns:
             Probabilities from 0 to 1, float32 (height, width). They mean nothing where a band is invalid.
@@ -303,7 +303,7 @@ class Model:
         Raises:
             ModelError: it does not.
         """
-        bands = len(self.contract.bands)
+        bands = len(self.contract.input.bands)
         for found, name, channels in (
             (self._session.get_inputs(), INPUT, bands),
             (self._session.get_outputs(), OUTPUT, 1),
@@ -313,7 +313,7 @@ class Model:
             fits = len(found) == 1 and (found[0].name, found[0].type) == (name, "tensor(float)")
             if not fits or not _free_image(found[0].shape, channels):
                 raise ModelError(f"{self.path}: has {shapes}, its contract says {expected}; export it again")
-        cell, halo = self.contract.alignment, self.contract.halo
+        cell, halo = self.contract.input.alignment, self.contract.input.halo
         if max(cell, halo) > LARGEST_STEP:
             raise ModelError(
                 f"{self.path}: states an alignment of {cell} and a halo of {halo} pixels, more than the {LARGEST_STEP} "

@@ -87,7 +87,7 @@ def averaged(model: Model, stack: NDArray[np.float32], tile: Tile) -> tuple[NDAr
         ModelError: the network fails, or gives no probability.
     """
     height, width = tile.core.height, tile.core.width
-    alignment = model.contract.alignment
+    alignment = model.contract.input.alignment
     found = np.empty((len(SYMMETRIES), height, width), np.float32)
     for values, (turned, symmetry) in zip(found, _by_rim(tile, alignment), strict=True):
         [probability] = model.cores([symmetry.turned(stack)], [turned])

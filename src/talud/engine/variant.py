@@ -24,12 +24,14 @@ def open_variant(path: Path, precision: Precision | None, origin: Origin | None,
         ParamsError: as `Model.load`.
     """
     named = Model.load(path, origin, provider)
-    if precision in (None, named.contract.precision):
+    if precision in (None, named.contract.derived.precision):
         return named
     beside = variant_path(path, precision)
-    if named.contract.precision != "float32" or beside == path:
-        raise ModelError(f"{path}: is of precision {named.contract.precision}, not {precision}; name the float32 file")
-    make = f"talud quantize models/{named.contract.name}.onnx --precision {precision}"
+    if named.contract.derived.precision != "float32" or beside == path:
+        raise ModelError(
+            f"{path}: is of precision {named.contract.derived.precision}, not {precision}; name the float32 file"
+        )
+    make = f"talud quantize models/{named.contract.origin.name}.onnx --precision {precision}"
     if not beside.is_file():
         if origin:
             raise ModelError(
@@ -37,7 +39,7 @@ def open_variant(path: Path, precision: Precision | None, origin: Origin | None,
             )
         raise ModelError(f"{beside}: no such file; make it with talud quantize {path} --precision {precision}")
     variant = Model.load(beside, origin, provider)
-    if variant.contract.precision != precision or not variant.contract.is_variant_of(named.contract):
+    if variant.contract.derived.precision != precision or not variant.contract.is_variant_of(named.contract):
         again = f"{make}, then talud register," if origin else f"talud quantize {path} --precision {precision}"
         raise ModelError(f"{beside}: is not the {precision} variant of {path.name}; run {again} again")
     return variant

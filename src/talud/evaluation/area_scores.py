@@ -75,14 +75,14 @@ def assess_area(model: Model, project: Project, area: str, progress: Progress | 
         MismatchError: the stack does not fit the model's contract.
     """
     role = project.params.area(area).role
-    trained = area in model.contract.areas
+    trained = area in model.contract.origin.areas
     if trained:
         check_held_out(model.contract, model.path, project)
     where = place(project, area, test=trained)
     notes = [f"trained on {area}, so that {where.pixels} alone count"] if trained else []
     if role == "training" and not trained:
         notes.append(f"{area} is a training area, but not of this model, so that all of it counts")
-    tuned = model.contract.finetuned
+    tuned = model.contract.derived.finetuned
     sights = _sights(model, project, where)
     if tuned and tuned.area == area:
         notes += _tuning_notes(tuned, model, project, where)
@@ -138,4 +138,4 @@ def _sights(model: Model, project: Project, where: Place) -> Iterator[Sight]:
     levels = probabilities(model, current_stack(project, where.area), where.windows)
     with open_raster(project.mask(where.area)) as truths:
         for window, probability in zip(where.windows, levels, strict=True):
-            yield truths.read(1, window=window), at_threshold(probability, model.contract.threshold)
+            yield truths.read(1, window=window), at_threshold(probability, model.contract.measured.threshold)

@@ -44,7 +44,9 @@ class Subject:
     @classmethod
     def of(cls, model: Model) -> Subject:
         """A model at its own threshold."""
-        return cls(model.title, model.name, model.version, model.contract.weights, model.contract.threshold)
+        return cls(
+            model.title, model.name, model.version, model.contract.origin.weights, model.contract.measured.threshold
+        )
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,18 @@ def assumptions(params: Params, results: Sequence[Result]) -> list[Assumption]:
         Assumption("Calibration", _calibration(results)),
         Assumption("Which epoch", "the one of the highest F1 on the validation blocks"),
     ]
-    used = {group for result in results for group in groups(result.contract.band_names)}
+    used = {group for result in results for group in groups(result.contract.input.band_names)}
     terrain = _terrain(params) if Group.TERRAIN in used else []
     radar = _radar(params) if Group.SAR in used else []
     return [*stated, *terrain, *radar, *_inventory(params)]
 
 
 def _calibration(results: Sequence[Result]) -> str:
-    scaled = [one.name for one in results if one.contract.calibration and not one.contract.calibration.declined]
+    scaled = [
+        one.name
+        for one in results
+        if one.contract.measured.calibration and not one.contract.measured.calibration.declined
+    ]
     if not scaled:
         return "none: probabilities are the network’s own"
     return f"logits are scaled to fit the validation blocks (Platt 1999): {', '.join(scaled)}"

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic_core import to_jsonable_python
+
 from talud import registry
 from talud.engine.runtime import Model, Origin
 from talud.evaluation.gate import Gate
@@ -121,7 +123,9 @@ def sheet(root: Path | None, reference: str) -> Sheet:
     fetched = registry.fetch(version.uri, root)
     contract = Model.load(fetched.path, Origin(fetched.name, fetched.version)).contract
     gate = Gate.from_json(version.tags[GATE], version.uri) if GATE in version.tags else None
-    stated = contract.model_dump(mode="json", exclude={"bands": {"__all__": {"edges", "shares"}}, "differences": True})
+    bands = [band.model_dump(mode="json", exclude={"edges", "shares"}) for band in contract.input.bands]
+    stated = to_jsonable_python(contract.flat() | {"bands": bands})
+    del stated["differences"]
     return Sheet(Entry.of(version), stated, gate)
 
 

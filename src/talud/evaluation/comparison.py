@@ -122,5 +122,8 @@ def _blocks(models: Sequence[Model], project: Project, area: str, part: Part) ->
     answers = (probabilities(model, current_stack(project, area), windows) for model in models)
     with open_raster(project.mask(area)) as truths:
         for window, *levels in zip(windows, *answers, strict=True):
-            maps = [at_threshold(level, model.contract.threshold) for model, level in zip(models, levels, strict=True)]
+            maps = [
+                at_threshold(level, model.contract.measured.threshold)
+                for model, level in zip(models, levels, strict=True)
+            ]
             yield truths.read(1, window=window), maps

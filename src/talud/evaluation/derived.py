@@ -57,18 +57,26 @@ def register(
         RegistryError: the store cannot be used, or gives back something else than was put there.
         ModelError: the model is no registered one, or the contract does not say how the new one came about.
     """
-    made = contract.finetuned if contract.finetuned != model.contract.finetuned else contract.adapted
+    made = (
+        contract.derived.finetuned
+        if contract.derived.finetuned != model.contract.derived.finetuned
+        else contract.derived.adapted
+    )
     if model.origin is None or made is None:
         raise ModelError(f"{model.path}: is no registered model, or nothing was made of it")
     registry.connect(root)
     key = fingerprint(contract)
     version = registry.find(model.origin.name, key)
     if version is None:
-        tags = {"band_set": contract.name, "data_version": contract.data_version, "commit": contract.commit}
+        tags = {
+            "band_set": contract.origin.name,
+            "data_version": contract.origin.data_version,
+            "commit": contract.origin.commit,
+        }
         command, parameters = _facts(made)
-        with registry.derivation(command, f"{contract.name} · {command} · {made.area}", parameters, tags) as run:
+        with registry.derivation(command, f"{contract.origin.name} · {command} · {made.area}", parameters, tags) as run:
             run.log_scores(_scores(made))
-            stated = contract.model_copy(update={"run_id": run.run_id})
+            stated = contract.replace(run_id=run.run_id)
             onnx.helper.set_model_props(graph, stated.to_metadata())
             version = registry.register(model.origin.name, graph, run.run_id, key)
     kept = registry.fetch(version.uri, root)
@@ -127,11 +135,11 @@ def _tags(model: Model, contract: Contract, made: Adaptation | FineTuning) -> di
     command, parameters = _facts(made)
     source = f"models:/{model.name}/{model.version}"
     return {
-        "band_set": contract.name,
-        "data_version": contract.data_version,
-        "commit": contract.commit,
-        "weights": contract.weights,
-        "threshold": f"{contract.threshold:g}",
+        "band_set": contract.origin.name,
+        "data_version": contract.origin.data_version,
+        "commit": contract.origin.commit,
+        "weights": contract.origin.weights,
+        "threshold": f"{contract.measured.threshold:g}",
         {"adapt": "adapted_from", "finetune": "finetuned_from"}[command]: source,
         **{name: str(value) for name, value in parameters.items()},
     }

@@ -53,7 +53,7 @@ def assess_folder(
         )
     _check_values(patches, model.contract, folder)
     sights = _sights(model, patches, progress)
-    tuned = model.contract.finetuned
+    tuned = model.contract.derived.finetuned
     notes = (
         [f"fine-tuned on {counted(tuned.patches, 'patch', 'patches')} of {tuned.area}, counted too where they lie here"]
         if tuned
@@ -68,15 +68,15 @@ def _find(folder: Path, contract: Contract, bands: Mapping[str, int] | None) -> 
         if number < 1:
             raise ParamsError(f"channels are counted from 1, so {name} cannot be number {number}")
     if bands is None:
-        first = PatchFolder.find(folder, _data({contract.band_names[0]: 1})).pairs[0].image
+        first = PatchFolder.find(folder, _data({contract.input.band_names[0]: 1})).pairs[0].image
         bands = _stated(first)
-    missing = [name for name in contract.band_names if name not in bands]
+    missing = [name for name in contract.input.band_names if name not in bands]
     if missing:
         raise MismatchError(
             f"{folder}: has no band {', '.join(missing)}; it has {', '.join(bands)}, the model expects "
-            f"{', '.join(contract.band_names)}; say which channel is which, such as --bands red=1,green=2,blue=3"
+            f"{', '.join(contract.input.band_names)}; say which channel is which, such as --bands red=1,green=2,blue=3"
         )
-    return PatchFolder.find(folder, _data({name: bands[name] for name in contract.band_names}))
+    return PatchFolder.find(folder, _data({name: bands[name] for name in contract.input.band_names}))
 
 
 def _data(bands: Mapping[str, int]) -> PatchData:
@@ -112,6 +112,6 @@ def _sights(model: Model, patches: PatchFolder, progress: Progress | None) -> It
     for done, pair in enumerate(patches.pairs, start=1):
         values, truth = patches.read(pair)
         probability = probability_where_mapped(model, plausible(values, model.contract))
-        yield truth, at_threshold(probability, model.contract.threshold)
+        yield truth, at_threshold(probability, model.contract.measured.threshold)
         if progress:
             progress(done, len(patches.pairs))

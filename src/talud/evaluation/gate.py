@@ -117,7 +117,7 @@ def examine(project: Project, model: Model, champion: Model | None) -> Gate:
         _contract(model.contract),
         _size(model, limits),
         _speed(model, limits),
-        _skill(SKILL, model.contract.lack_of_skill, limits),
+        _skill(SKILL, model.contract.measured.lack_of_skill, limits),
     )
     models = (model,) if champion is None else (model, champion)
     gates = {area: compare_maps(models, project, area) for area in project.params.areas_of("gate")}
@@ -138,18 +138,18 @@ def examine(project: Project, model: Model, champion: Model | None) -> Gate:
 def missing(contract: Contract) -> list[str]:
     """What a contract leaves open of what it takes to run a model, to judge its maps and to trace it."""
     stated: dict[str, object] = {
-        "stack": contract.stack,
-        "areas": contract.areas,
-        "hyperparameters": contract.hyperparameters,
-        "scores": "f1" in contract.scores,
-        "data_version": contract.data_version not in _UNKNOWN,
-        "commit": contract.commit not in _UNKNOWN,
-        "run_id": contract.run_id not in _UNKNOWN,
-        "weights": contract.weights not in _UNKNOWN,
+        "stack": contract.input.stack,
+        "areas": contract.origin.areas,
+        "hyperparameters": contract.origin.hyperparameters,
+        "scores": "f1" in contract.measured.scores,
+        "data_version": contract.origin.data_version not in _UNKNOWN,
+        "commit": contract.origin.commit not in _UNKNOWN,
+        "run_id": contract.origin.run_id not in _UNKNOWN,
+        "weights": contract.origin.weights not in _UNKNOWN,
     }
     for what, values in (
-        ("unit", {band.name: band.unit for band in contract.bands}),
-        ("histogram", {band.name: band.shares for band in contract.bands}),
+        ("unit", {band.name: band.unit for band in contract.input.bands}),
+        ("histogram", {band.name: band.shares for band in contract.input.bands}),
     ):
         without = [name for name, value in values.items() if not value]
         stated[f"{what} of {', '.join(without)}"] = not without
@@ -157,7 +157,7 @@ def missing(contract: Contract) -> list[str]:
 
 
 def _parity(contract: Contract) -> Check:
-    difference, allowed = contract.parity.get("difference"), contract.parity.get("allowed")
+    difference, allowed = contract.measured.parity.get("difference"), contract.measured.parity.get("allowed")
     if difference is None or allowed is None:
         return Check(PARITY, False, None, None, "the file does not say how far it is from the Keras model; train again")
     words = f"differs from the Keras model by {difference:.1e}, {allowed:.1e} is allowed"
@@ -190,7 +190,7 @@ def seconds_per_megapixel(model: Model) -> float:
     The first pass, in which ONNX Runtime plans its memory, does not count; a tile's halo adds to it.
     """
     timed = Model.load(model.path, provider="cpu")
-    bands = np.array([[band.mean] for band in timed.contract.bands], np.float32)
+    bands = np.array([[band.mean] for band in timed.contract.input.bands], np.float32)
     square = np.repeat(bands, _SIDE * _SIDE, axis=1).reshape(-1, _SIDE, _SIDE)
     seconds = []
     for _ in range(1 + _PASSES):

@@ -79,8 +79,8 @@ class Comparison:
             letter: {
                 "name": model.name,
                 "version": model.version,
-                "weights": model.contract.weights,
-                "threshold": model.contract.threshold,
+                "weights": model.contract.origin.weights,
+                "threshold": model.contract.measured.threshold,
                 **asdict(counts),
                 **counts.scores(),
             }
@@ -115,7 +115,7 @@ def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = 
     if out is not None:
         read = [a.path, b.path, project.stack(area), project.mask(area)]
         outputs.check_folder(out, _FILES, read, ours=_has_comparison(out))
-    trained = any(area in model.contract.areas for model in models)
+    trained = any(area in model.contract.origin.areas for model in models)
     with mapped(models, project, area) as (truths, maps):
         block = block_side(truths, project.params.split)
         counts = compare_blocks(models, project, [area], "test") if trained else count_maps(truths, maps, block)
@@ -150,11 +150,11 @@ def _comparison(models: tuple[Model, Model], project: Project, area: str, counts
 
 def _notes(models: tuple[Model, Model], project: Project, area: str) -> Iterator[str]:
     for letter, model in zip("AB", models, strict=True):
-        tuned = model.contract.finetuned
+        tuned = model.contract.derived.finetuned
         if tuned and tuned.area == area:
             patches = counted(tuned.patches, "patch", "patches")
             yield f"{letter} was fine-tuned on {patches} of {area}, which are counted too"
-        if area in model.contract.areas:
+        if area in model.contract.origin.areas:
             yield f"{letter} was trained on {area}, so that its test blocks alone are counted"
             try:
                 check_held_out(model.contract, model.path, project)

@@ -164,7 +164,7 @@ def measure(project: Project, band_set: str, progress: Progress | None = None) -
     }
     places = {TEST: views["test"]} | {area: _map_views(model, project, area, at) for area, at in windows.items()}
     validation = list(_told(views["validation"], tell))
-    threshold = model.contract.threshold
+    threshold = model.contract.measured.threshold
     chosen = choose(validation, threshold)
     configured = project.params.postprocessing
     if configured.changes:
@@ -172,7 +172,7 @@ def measure(project: Project, band_set: str, progress: Progress | None = None) -
     side, promotion, seed = project.params.split.block, project.params.promotion, project.params.seed
     table = PostprocessingTable(
         band_set=band_set,
-        weights=model.contract.weights,
+        weights=model.contract.origin.weights,
         threshold=threshold,
         detected_share=DETECTED,
         chosen=chosen,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from pydantic_core import to_json
 
 from talud import registry
 from talud.contract import Contract, Reduced, variant_path
@@ -108,8 +109,8 @@ def register(project: Project, band_set: str) -> Registration:
     if not path.is_file():
         raise ModelError(f"{path}: not found; run talud train {band_set} first")
     model = Model.load(path)
-    if model.contract.name != band_set:
-        raise ModelError(f"{path}: its contract says '{model.contract.name}', not '{band_set}'; train it again")
+    if model.contract.origin.name != band_set:
+        raise ModelError(f"{path}: its contract says '{model.contract.origin.name}', not '{band_set}'; train it again")
     registry.connect(project.root, create=True)
     version = _version(project, model)
     registered = _open(version, project)
@@ -134,7 +135,7 @@ def _settle(project: Project, version: registry.Version, model: Model, variants:
             registry.promote(version)
         else:
             registry.set_alias(version, alias)
-    precisions = tuple(variant.precision for variant in variants.contracts)
+    precisions = tuple(variant.derived.precision for variant in variants.contracts)
     return Registration(
         version.name,
         version.version,
@@ -145,7 +146,7 @@ def _settle(project: Project, version: registry.Version, model: Model, variants:
         precisions,
         variants.passed_over,
         _warnings(project, model.contract),
-        model.contract.weights,
+        model.contract.origin.weights,
     )
 
 
@@ -154,7 +155,7 @@ def _warnings(project: Project, contract: Contract) -> tuple[str, ...]:
 
     The scores are those of its validation blocks and of its evaluation.
     """
-    validation = [contract.lack_of_skill] if contract.lack_of_skill else []
+    validation = [contract.measured.lack_of_skill] if contract.measured.lack_of_skill else []
     evaluated = {place: lack_of_skill(counts) for place, counts in _evaluated(project, contract).items()}
     return (*validation, *(f"on {place} {said}" for place, said in evaluated.items() if said))
 
@@ -170,9 +171,10 @@ def fingerprint(contract: Contract) -> str:
     A contract without one of the later fields gives what it gave before there was such a field, so that its version is
     found.
     """
-    unstated = {name for name in _LATER if not getattr(contract, name)}
-    content = contract.model_dump_json(exclude={"run_id", "commit", "scores"} | unstated)
-    return hashlib.sha256(content.encode()).hexdigest()
+    stated = contract.flat()
+    unstated = {name for name in _LATER if not stated[name]}
+    content = {name: value for name, value in stated.items() if name not in {"run_id", "commit", "scores"} | unstated}
+    return hashlib.sha256(to_json(content)).hexdigest()
 
 
 def _version(project: Project, model: Model) -> registry.Version:
@@ -180,7 +182,7 @@ def _version(project: Project, model: Model) -> registry.Version:
     import onnx
 
     contract = model.contract
-    name, key = registered_name(contract.name), fingerprint(contract)
+    name, key = registered_name(contract.origin.name), fingerprint(contract)
     version = registry.find(name, key)
     if version is None:
         version = registry.register(name, onnx.load(model.path), run_of(project, contract), key)
@@ -220,7 +222,7 @@ def _belongs(path: Path, contract: Contract) -> bool:
     """
     variant = Model.load(path).contract
     belongs = variant.is_variant_of(contract)
-    if belongs and not {"f1", "mean_difference"} <= variant.loss.keys():
+    if belongs and not {"f1", "mean_difference"} <= variant.measured.loss.keys():
         raise ModelError(f"{path}: does not say what it loses against the model; make it again with talud quantize")
     return belongs
 
@@ -229,20 +231,20 @@ def _describe(project: Project, version: registry.Version, contract: Contract, v
     """Give the version the tags and the description that it should have now."""
     scores = _scores(project, contract)
     tags = {f"f1_{place.replace(' ', '_')}": f"{score['f1']:.4f}" for place, score in scores.items()} | {
-        "band_set": contract.name,
-        "data_version": contract.data_version,
-        "commit": contract.commit,
-        "weights": contract.weights,
-        "threshold": f"{contract.threshold:g}",
+        "band_set": contract.origin.name,
+        "data_version": contract.origin.data_version,
+        "commit": contract.origin.commit,
+        "weights": contract.origin.weights,
+        "threshold": f"{contract.measured.threshold:g}",
     }
-    tags |= {f"{variant.precision}_f1_loss": f"{variant.loss['f1']:.4f}" for variant in variants}
+    tags |= {f"{variant.derived.precision}_f1_loss": f"{variant.measured.loss['f1']:.4f}" for variant in variants}
     registry.describe(version, tags, _description(contract, scores, variants))
 
 
 def _scores(project: Project, contract: Contract) -> dict[str, dict[str, float]]:
     """Precision, recall and F1 by place: those of training, and those of evaluation where this model was evaluated."""
     evaluated = {place: counts.scores() for place, counts in _evaluated(project, contract).items()}
-    return {"validation": dict(contract.scores)} | evaluated
+    return {"validation": dict(contract.measured.scores)} | evaluated
 
 
 def _evaluated(project: Project, contract: Contract) -> dict[str, Confusion]:
@@ -250,31 +252,31 @@ def _evaluated(project: Project, contract: Contract) -> dict[str, Confusion]:
 
     There are none if it was not evaluated.
     """
-    path = project.scores(contract.name)
+    path = project.scores(contract.origin.name)
     table = ScoreTable.read(path) if path.is_file() else None
-    if table is None or (table.weights, table.threshold) != (contract.weights, contract.threshold):
+    if table is None or (table.weights, table.threshold) != (contract.origin.weights, contract.measured.threshold):
         return {}
     return {"test": table.test_tally.confusion} | {area: found.tally.confusion for area, found in table.areas.items()}
 
 
 def _description(contract: Contract, scores: Mapping[str, Mapping[str, float]], variants: Sequence[Contract]) -> str:
     choice = ", ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in contract.hyperparameters.items() if name in CHOICE
+        f"{name.replace('_', ' ')} {value}" for name, value in contract.origin.hyperparameters.items() if name in CHOICE
     )
     rows = [
         f"| {place} | {score['f1']:.3f} | {score['precision']:.3f} | {score['recall']:.3f} |"
         for place, score in scores.items()
     ]
     losses = [
-        f"The {variant.precision} variant loses {variant.loss['f1']:.4f} of the F1 on the validation blocks; its "
-        f"probabilities differ by {variant.loss['mean_difference']:.2g} in the mean."
+        f"The {variant.derived.precision} variant loses {variant.measured.loss['f1']:.4f} of the F1 on the validation "
+        f"blocks; its probabilities differ by {variant.measured.loss['mean_difference']:.2g} in the mean."
         for variant in variants
     ]
     return "\n".join(
         [
-            f"U-Net over {', '.join(contract.band_names)} at {contract.pixel_size:g} m, "
-            f"trained on {', '.join(contract.areas)} ({choice}). Landslide where the probability is at least "
-            f"{contract.threshold:g}.",
+            f"U-Net over {', '.join(contract.input.band_names)} at {contract.input.pixel_size:g} m, "
+            f"trained on {', '.join(contract.origin.areas)} ({choice}). Landslide where the probability is at least "
+            f"{contract.measured.threshold:g}.",
             "",
             "| pixels | F1 | precision | recall |",
             "| --- | --- | --- | --- |",
@@ -296,9 +298,9 @@ def _check_same(model: Model, registered: Model) -> None:
     Raises:
         RegistryError: it is not.
     """
-    cell = 2 * model.contract.alignment
-    noise = np.random.default_rng(0).standard_normal((len(model.contract.bands), cell, cell), np.float32)
-    bands = model.contract.bands
+    cell = 2 * model.contract.input.alignment
+    noise = np.random.default_rng(0).standard_normal((len(model.contract.input.bands), cell, cell), np.float32)
+    bands = model.contract.input.bands
     scale = np.array([[band.mean, band.deviation] for band in bands], np.float32)[:, :, np.newaxis, np.newaxis]
     stack = scale[:, 0] + noise * scale[:, 1]
     same = fingerprint(model.contract) == fingerprint(registered.contract)

@@ -158,7 +158,8 @@ class Page:
         Models are shown among the probabilities.
         """
         return any(
-            result.contract.lack_of_skill or any(result.lack_of_skill(part) for part in ("test", *result.scores.areas))
+            result.contract.measured.lack_of_skill
+            or any(result.lack_of_skill(part) for part in ("test", *result.scores.areas))
             for result in self.reliable
         )
 

@@ -18,12 +18,22 @@ def run_of(project: Project, contract: Contract) -> str:
         StudyError: the table of trials is damaged.
         RegistryError: the store cannot be used.
     """
-    if found := registry.locate(contract.run_id):
+    if found := registry.locate(contract.origin.run_id):
         return found
-    tags = {"band_set": contract.name, "data_version": contract.data_version, "commit": contract.commit}
-    if not project.trials(contract.name).is_file():
-        return registry.restore(contract.run_id, contract.name, contract.hyperparameters, contract.scores, tags)
-    table = Trials.read(project.trials(contract.name))
+    tags = {
+        "band_set": contract.origin.name,
+        "data_version": contract.origin.data_version,
+        "commit": contract.origin.commit,
+    }
+    if not project.trials(contract.origin.name).is_file():
+        return registry.restore(
+            contract.origin.run_id,
+            contract.origin.name,
+            contract.origin.hyperparameters,
+            contract.measured.scores,
+            tags,
+        )
+    table = Trials.read(project.trials(contract.origin.name))
     tags["search"] = table.search
     parent = registry.locate(table.parent_run_id) or registry.restore(
         table.parent_run_id, f"{table.band_set} · {table.search}", {}, {}, tags
@@ -32,19 +42,24 @@ def run_of(project: Project, contract: Contract) -> str:
         if registry.locate(trial.run_id) is None:
             _restore(trial, contract, tags, parent)
     registry.summarise(parent, f"Restored from models/{table.band_set}.trials.json, which keeps no learning curves.")
-    return registry.locate(contract.run_id) or registry.restore(
-        contract.run_id, contract.name, contract.hyperparameters, contract.scores, tags, parent
+    return registry.locate(contract.origin.run_id) or registry.restore(
+        contract.origin.run_id,
+        contract.origin.name,
+        contract.origin.hyperparameters,
+        contract.measured.scores,
+        tags,
+        parent,
     )
 
 
 def _restore(trial: Trial, contract: Contract, tags: dict[str, str], parent: str) -> None:
     choice = {  # the other hyperparameters are those of the whole study
-        **contract.hyperparameters,
+        **contract.origin.hyperparameters,
         "filters": trial.filters,
         "learning_rate": trial.learning_rate,
         "batch_size": trial.batch_size,
         "epochs": trial.epochs,
     }
     facts = {"best_epoch": float(trial.best_epoch), "seconds": trial.seconds, "parameters": float(trial.parameters)}
-    name = f"{contract.name} · {trial.name}"
+    name = f"{contract.origin.name} · {trial.name}"
     registry.restore(trial.run_id, name, choice, {**trial.scores, **facts}, tags, parent)

@@ -258,7 +258,7 @@ def _registered(path: Path, contract: Contract) -> str:
     """
     try:
         stated = json.loads(path.read_bytes())
-        if stated["weights"] == contract.weights:
+        if stated["weights"] == contract.origin.weights:
             return f"{stated['name']} version {stated['version']} ({stated['alias']})"
     except (OSError, ValueError, TypeError, KeyError):  # missing, or of an earlier talud: not a result of this model
         return ""

@@ -78,8 +78,8 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     curves = {"test": sum(tests.values(), start=_Score()), **away}
     table = ScoreTable(
         band_set=band_set,
-        weights=model.contract.weights,
-        threshold=model.contract.threshold,
+        weights=model.contract.origin.weights,
+        threshold=model.contract.measured.threshold,
         test={area: Scores.of(score.tally) for area, score in tests.items()},
         areas={area: Scores.of(score.tally, project.params.area(area).role) for area, score in away.items()},
         reliability={part: Reliability.of(score.levels) for part, score in curves.items()},
@@ -145,7 +145,7 @@ def _score_windows(
             windows, probabilities(model, current_stack(project, area), windows), strict=True
         ):
             truth = truths.read(1, window=window)
-            mapped = at_threshold(probability, model.contract.threshold)
+            mapped = at_threshold(probability, model.contract.measured.threshold)
             score += _Score(Tally.of(mapped, truth), Levels.of(probability, truth))
             step()
     return score
@@ -190,10 +190,10 @@ def _check_maker(model: Model, classes: DatasetReader) -> None:
     tags, contract = classes.tags(), model.contract
     made_by = tags.get("TALUD_WEIGHTS"), tags.get("TALUD_THRESHOLD"), tags.get("TALUD_PRECISION", "float32")
     unusual = tags.keys() & {"TALUD_HALO", "TALUD_TTA"}
-    if made_by != (contract.weights, f"{contract.threshold:g}", contract.precision) or unusual:
+    if made_by != (contract.origin.weights, f"{contract.measured.threshold:g}", contract.derived.precision) or unusual:
         raise MismatchError(
-            f"{classes.name}: is not the map that {model.path.name} makes at its threshold of {contract.threshold:g}, "
-            "with its exact halo and in one pass; "
+            f"{classes.name}: is not the map that {model.path.name} makes at its threshold of "
+            f"{contract.measured.threshold:g}, with its exact halo and in one pass; "
             "run talud predict (or dvc repro) again"
         )
 

@@ -79,15 +79,16 @@ def lineage(asked: str, root: Path | None) -> Lineage:
 
 
 def _of_model(asked: str, contract: Contract, named: tuple[str, str] | None, root: Path | None) -> Lineage:
-    name, version = named if named and named[1] else (contract.name, "unregistered")
-    origin = Statement(
-        name, version, contract.run_id, contract.commit, contract.data_version, contract.weights, contract.precision,
-        f"{contract.threshold:g}", {},
+    origin = contract.origin
+    name, version = named if named and named[1] else (origin.name, "unregistered")
+    stated = Statement(
+        name, version, origin.run_id, origin.commit, origin.data_version, origin.weights, contract.derived.precision,
+        f"{contract.measured.threshold:g}", {},
     )  # fmt: skip
-    answer = _traced(asked, "model", origin, contract, root)
+    answer = _traced(asked, "model", stated, contract, root)
     if root is None:
         return replace(answer, unknown=(*answer.unknown, "the maps: they are recorded in projects, and this is none"))
-    known = (contract.weights, contract.data_version)
+    known = (origin.weights, origin.data_version)
     made = [entry for entry in maps.recorded(root) if (entry.statement.weights, entry.statement.data_version) == known]
     return replace(answer, maps=tuple(made))
 
@@ -134,9 +135,9 @@ def _traced(asked: str, kind: str, stated: Statement, contract: Contract | None,
         run=run,
         commit=stated.commit,
         data_version=stated.data_version,
-        trained_on=contract.areas if contract else tuple(area.area for area in data.areas) if data else (),
+        trained_on=contract.origin.areas if contract else tuple(area.area for area in data.areas) if data else (),
         data=data,
-        parameters=contract.hyperparameters if contract else dict(run.parameters) if run else {},
+        parameters=contract.origin.hyperparameters if contract else dict(run.parameters) if run else {},
         mapped=None,
         maps=(),
         unknown=tuple(unknown),
@@ -150,13 +151,13 @@ def _contract(stated: Statement, root: Path | None) -> tuple[Contract | None, st
             contract = model_file.contract_of(path)
         except ModelError:
             continue
-        if (contract.weights, contract.data_version) == (stated.weights, stated.data_version):
+        if (contract.origin.weights, contract.origin.data_version) == (stated.weights, stated.data_version):
             return contract, ""
     try:
         registry.connect(root)
         for uri in registry.holding(stated.weights):
             contract = model_file.contract_of(registry.fetch(uri, root).path)
-            if contract.data_version == stated.data_version:
+            if contract.origin.data_version == stated.data_version:
                 return contract, ""
     except TaludError as error:
         return None, f"the model's own file: {error}"

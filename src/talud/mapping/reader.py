@@ -115,7 +115,7 @@ class StackReader:
         inside = window.intersection(Window(0, 0, self.grid.width, self.grid.height))
         stack = np.full((len(self._indexes), window.height, window.width), np.nan, np.float32)
         rows, columns = (slice(0, inside.height), slice(0, inside.width))
-        for index, band, values in zip(self._indexes, self.contract.bands, stack, strict=True):
+        for index, band, values in zip(self._indexes, self.contract.input.bands, stack, strict=True):
             if index is not None:
                 values[rows, columns] = bands.plausible(
                     _read_band(self._dataset, index, inside), band.lowest, band.highest
@@ -174,7 +174,7 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         patch = patch_side(dataset)
         _check_grid(grid, contract, raster, patch)
         absent = _absent(dataset, contract)
-        present = tuple(band for band in contract.bands if band.group not in absent)
+        present = tuple(band for band in contract.input.bands if band.group not in absent)
         indexes = _band_indexes(dataset, contract, present, raster)
         check_blocks(dataset, indexes, raster)
         _check_units(dataset, indexes, present, raster)
@@ -190,7 +190,7 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         places = {band.name: index for band, index in zip(present, indexes, strict=True)}
         name = _name(raster)
         identity = _identity(name, dataset, pixels.hexdigest())
-        numbers = tuple(places.get(name) for name in contract.band_names)
+        numbers = tuple(places.get(name) for name in contract.input.band_names)
         yield StackReader(name, grid, dataset.tags(), contract, identity, distances, absent, patch, dataset, numbers)
 
 
@@ -220,7 +220,10 @@ def misfit(raster: str | Path, contract: Contract) -> str | None:
 def plausible(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
     """Bands (bands, height, width) in contract order as `StackReader.read` gives them: NaN where implausible."""
     return np.stack(
-        [bands.plausible(each, band.lowest, band.highest) for each, band in zip(values, contract.bands, strict=True)]
+        [
+            bands.plausible(each, band.lowest, band.highest)
+            for each, band in zip(values, contract.input.bands, strict=True)
+        ]
     )
 
 
@@ -230,7 +233,7 @@ def check_plausible(sample: NDArray[np.float32], contract: Contract, origin: str
     Raises:
         MismatchError: of some band, named with `origin`, more than 1 % cannot be.
     """
-    for values, band in zip(sample, contract.bands, strict=True):
+    for values, band in zip(sample, contract.input.bands, strict=True):
         _check_values(values, band, origin)
 
 
@@ -282,25 +285,30 @@ def _read_band(
 
 
 def _check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | None) -> None:
-    if patch and patch % contract.alignment:
+    if patch and patch % contract.input.alignment:
         raise MismatchError(
-            f"{raster}: consists of patches of {patch} pixels, the model expects a multiple of {contract.alignment}"
+            f"{raster}: consists of patches of {patch} pixels, the model expects a multiple of "
+            f"{contract.input.alignment}"
         )
     if not (grid.crs.is_projected or (patch and grid.local)):
         raise MismatchError(
-            f"{raster}: its CRS ({grid.crs}) is not projected, the model expects pixels of {contract.pixel_size:g} m; "
-            "let talud map bring the sources to one, or warp it to a metric CRS, such as the UTM zone, with gdalwarp"
+            f"{raster}: its CRS ({grid.crs}) is not projected, the model expects pixels of "
+            f"{contract.input.pixel_size:g} m; let talud map bring the sources to one, or warp it to a metric CRS, "
+            "such as the UTM zone, with gdalwarp"
         )
     metre = grid.metre
     width, height = grid.transform.a * metre, -grid.transform.e * metre
-    if max(abs(side - contract.pixel_size) for side in (width, height)) > PIXEL_SIZE_TOLERANCE * contract.pixel_size:
+    if (
+        max(abs(side - contract.input.pixel_size) for side in (width, height))
+        > PIXEL_SIZE_TOLERANCE * contract.input.pixel_size
+    ):
         raise MismatchError(
-            f"{raster}: its pixels are {width:g} × {height:g} m, the model expects {contract.pixel_size:g} m; "
+            f"{raster}: its pixels are {width:g} × {height:g} m, the model expects {contract.input.pixel_size:g} m; "
             "make the stack at that resolution"
         )
     if grid.local:
         return
-    length = max(grid.shape) * contract.pixel_size
+    length = max(grid.shape) * contract.input.pixel_size
     if length > EQUATOR:
         raise MismatchError(f"{raster}: is {length / 1000:,.0f} km long, longer than the Earth is round")
     ground = grid.resolution * metre / _scale(grid)
@@ -308,10 +316,10 @@ def _check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int |
         raise MismatchError(
             f"{raster}: it lies where {grid.crs} has no place on the ground; is the geotransform right?"
         )
-    if abs(ground - contract.pixel_size) > GROUND_TOLERANCE * contract.pixel_size:
+    if abs(ground - contract.input.pixel_size) > GROUND_TOLERANCE * contract.input.pixel_size:
         raise MismatchError(
             f"{raster}: its pixels are {width:g} m on the map but {ground:.3g} m on the ground, for {grid.crs} "
-            f"stretches lengths there; the model expects {contract.pixel_size:g} m; warp it to the UTM zone"
+            f"stretches lengths there; the model expects {contract.input.pixel_size:g} m; warp it to the UTM zone"
         )
 
 
@@ -325,10 +333,10 @@ def _scale(grid: Grid) -> float:
 
 def _absent(dataset: DatasetReader, contract: Contract) -> tuple[Group, ...]:
     """The groups that a raster lacks, wholly or in part, where the model was measured to do without all of them."""
-    missing = {band.group for band in contract.bands if band.name not in dataset.descriptions}
-    rest = frozenset(contract.groups) - missing
-    learned = tuple(group for group in contract.groups if group in missing)
-    return learned if contract.subsets and rest in contract.supported else ()
+    missing = {band.group for band in contract.input.bands if band.name not in dataset.descriptions}
+    rest = frozenset(contract.input.groups) - missing
+    learned = tuple(group for group in contract.input.groups if group in missing)
+    return learned if contract.input.subsets and rest in contract.input.supported else ()
 
 
 def _band_indexes(
@@ -337,7 +345,7 @@ def _band_indexes(
     """The numbers of the bands that must be there, found by name."""
     names, wanted = dataset.descriptions, [band.name for band in present]
     found = ", ".join(name or "(unnamed)" for name in names)
-    expected = ", ".join(contract.band_names)
+    expected = ", ".join(contract.input.band_names)
     missing = [name for name in wanted if name not in names]
     if missing:
         raise MismatchError(
@@ -384,7 +392,7 @@ def check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str |
 
 def _or_less(contract: Contract) -> str:
     """What else than all groups a model can be given, for a message."""
-    less = [" + ".join(subset.groups) for subset in contract.subsets if subset.supported]
+    less = [" + ".join(subset.groups) for subset in contract.input.subsets if subset.supported]
     return f", or the whole of {' or '.join(less[1:])}" if less[1:] else ""
 
 
@@ -413,7 +421,7 @@ def _check_making(
         "lee_window": Group.SAR in groups,
     }
     for key in (key for key, matters in concerned.items() if matters):
-        found, expected = tags.get(f"TALUD_{key.upper()}"), contract.stack.get(key)
+        found, expected = tags.get(f"TALUD_{key.upper()}"), contract.input.stack.get(key)
         if found is not None and expected is not None and found.casefold() != expected.casefold():
             raise MismatchError(
                 f"{raster}: was made with {key} {found}, the model expects {key} {expected}; "
@@ -446,11 +454,11 @@ def _distances(
     return (
         *(
             Distance.of(*read_of[name]) if name in read_of else Distance(name, None, None)
-            for name in contract.band_names
+            for name in contract.input.band_names
         ),
         *(
             Distance.between(read_of[one.bands[0]], read_of[one.bands[1]], one)
-            for one in contract.differences
+            for one in contract.input.differences
             if read_of.keys() >= set(one.bands)
         ),
     )

@@ -39,10 +39,10 @@ def squares(stack: StackReader, windows: Sequence[Window], side: int) -> NDArray
         window = Window(large[number].col_off, large[number].row_off, side, side)
         values = stack.read(window)
         for name, hidden in stack.shades(window).items():
-            of = [band.group is SHADES[name] for band in stack.contract.bands]
+            of = [band.group is SHADES[name] for band in stack.contract.input.bands]
             values[np.ix_(of)] = np.where(hidden, np.float32(np.nan), values[np.ix_(of)])
         if (coverage.blocked(values, stack.contract) == 0).mean() >= COVERED:
             found.append(values)
         if (len(found) + 1) * side**2 > PIXELS:
             break
-    return np.stack(found) if found else np.empty((0, len(stack.contract.bands), side, side), np.float32)
+    return np.stack(found) if found else np.empty((0, len(stack.contract.input.bands), side, side), np.float32)

@@ -38,7 +38,7 @@ def measured(model: Model, parts: Iterable[Part], optional: Collection[Group], t
         ModelError: the network fails.
     """
     contract = model.contract
-    chosen = [groups for groups in powerset(contract.groups) if groups]
+    chosen = [groups for groups in powerset(contract.input.groups) if groups]
     counts = dict.fromkeys(chosen, Confusion())
     for stack, mask, windows in parts:
         with open_stack(stack, contract) as raster, open_raster(mask) as truths:
@@ -47,7 +47,7 @@ def measured(model: Model, parts: Iterable[Part], optional: Collection[Group], t
                 valid = np.asarray(np.isfinite(values).all(axis=0))
                 for groups in chosen:
                     probability = model.probability(only(values, contract, groups))
-                    counts[groups] += metrics.confusion(probability >= contract.threshold, truth, valid)
+                    counts[groups] += metrics.confusion(probability >= contract.measured.threshold, truth, valid)
     everything = counts[chosen[0]].f1
     return tuple(
         Subset(
@@ -55,7 +55,7 @@ def measured(model: Model, parts: Iterable[Part], optional: Collection[Group], t
             precision=found.precision,
             recall=found.recall,
             f1=found.f1,
-            supported=set(contract.groups) - set(groups) <= set(optional) and found.f1 >= everything - tolerance,
+            supported=set(contract.input.groups) - set(groups) <= set(optional) and found.f1 >= everything - tolerance,
         )
         for groups, found in counts.items()
     )
@@ -63,7 +63,7 @@ def measured(model: Model, parts: Iterable[Part], optional: Collection[Group], t
 
 def only(values: NDArray[np.float32], contract: Contract, groups: Collection[Group]) -> NDArray[np.float32]:
     """A copy of a stack (bands, height, width) in which all bands but those of some groups are NaN."""
-    left_out = [index for index, band in enumerate(contract.bands) if band.group not in groups]
+    left_out = [index for index, band in enumerate(contract.input.bands) if band.group not in groups]
     result = values.copy()
     result[left_out] = np.nan
     return result

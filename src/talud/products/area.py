@@ -57,11 +57,11 @@ def obstacle(contract: Contract, mapped: int) -> str:
         contract: of the model.
         mapped: pixels that the map says anything of.
     """
-    known = contract.validation
+    known = contract.measured.validation
     if not mapped:
         return "nothing is mapped"
-    if known is None and (contract.adapted or contract.finetuned):
-        how = "adapted" if contract.adapted else "fine-tuned"
+    if known is None and (contract.derived.adapted or contract.derived.finetuned):
+        how = "adapted" if contract.derived.adapted else "fine-tuned"
         return f"the model was {how}, so how it errs on its validation blocks is not known any more"
     if known is None:
         return "the model does not state how it errs on its validation blocks; models of a newer talud train do"
@@ -87,7 +87,7 @@ def estimate(
     Returns:
         None where the contract holds no counts or too few, or nothing is mapped.
     """
-    known, mapped = contract.validation, landslide + background
+    known, mapped = contract.measured.validation, landslide + background
     if known is None or obstacle(contract, mapped):
         return None
     share = stratified(

@@ -151,7 +151,7 @@ def _check_opened(model: Model, options: MapOptions) -> None:
     runs_on = "cuda" if model.provider == CUDA else "cpu"
     for name, asked, found in (
         ("provider", options.provider, {"auto", runs_on}),
-        ("precision", options.precision, {None, model.contract.precision}),
+        ("precision", options.precision, {None, model.contract.derived.precision}),
     ):
         if asked not in found:
             raise ParamsError(f"the {name} is {asked}, but {model.path} is open with another; name it in load_model")
@@ -159,7 +159,7 @@ def _check_opened(model: Model, options: MapOptions) -> None:
 
 def _threshold(model: Model, options: MapOptions) -> float:
     """Return the probability from which a pixel is a landslide."""
-    return model.contract.threshold if options.threshold is None else options.threshold
+    return model.contract.measured.threshold if options.threshold is None else options.threshold
 
 
 def _begun(model: Model, stack: StackReader, tiling: Tiling, options: MapOptions) -> dict[str, Any]:
@@ -309,8 +309,8 @@ def _no_estimate(model: Model, tiling: Tiling, options: MapOptions, counts: _Cou
 
     The map must be of the kind that the contract's counts are of, with all groups.
     """
-    if _threshold(model, options) != model.contract.threshold:
-        return f"the threshold is not that of the model's validation, {model.contract.threshold:g}"
+    if _threshold(model, options) != model.contract.measured.threshold:
+        return f"the threshold is not that of the model's validation, {model.contract.measured.threshold:g}"
     if options.tta:
         return "the model was validated in one pass, and the map is a mean over eight"
     if model.halo_error(tiling) != 0:

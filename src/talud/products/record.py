@@ -42,7 +42,7 @@ class Reduced:
     def of(cls, code: int, pixels: int, contract: Contract) -> Reduced:
         """What a code of `coverage.Coverage.reduced` says."""
         groups = coverage.remaining(code, contract)
-        measured = contract.subset(groups)
+        measured = contract.input.subset(groups)
         return cls(groups, coverage.reason(code, contract), pixels, measured.f1 if measured else None)
 
 
@@ -145,11 +145,11 @@ def lineage(model: Model, threshold: float, halo: int | None, tta: bool) -> dict
     return {
         "TALUD_MODEL": model.name,
         "TALUD_VERSION": model.version,
-        "TALUD_RUN": contract.run_id,
-        "TALUD_DATA_VERSION": contract.data_version,
-        "TALUD_COMMIT": contract.commit,
-        "TALUD_WEIGHTS": contract.weights,
-        "TALUD_PRECISION": contract.precision,
+        "TALUD_RUN": contract.origin.run_id,
+        "TALUD_DATA_VERSION": contract.origin.data_version,
+        "TALUD_COMMIT": contract.origin.commit,
+        "TALUD_WEIGHTS": contract.origin.weights,
+        "TALUD_PRECISION": contract.derived.precision,
         "TALUD_THRESHOLD": f"{threshold:g}",
         **({} if halo is None else {"TALUD_HALO": str(halo)}),
         **({"TALUD_TTA": "yes"} if tta else {}),
@@ -159,8 +159,8 @@ def lineage(model: Model, threshold: float, halo: int | None, tta: bool) -> dict
 def settings(model: Model, prediction: Prediction) -> dict[str, str]:
     """What was asked for beyond the usual, or was chosen: what → how, in words."""
     stated: dict[str, str] = {}
-    if model.contract.precision != "float32":
-        stated["Precision"] = model.contract.precision
+    if model.contract.derived.precision != "float32":
+        stated["Precision"] = model.contract.derived.precision
     if prediction.halo < prediction.exact_halo:
         stated["Halo"] = f"{prediction.halo} instead of {prediction.exact_halo}: {_cost(prediction.halo_error)}"
     if prediction.tta:
@@ -179,9 +179,9 @@ def notices(model: Model, prediction: Prediction) -> list[str]:
     The list is empty if there is nothing to say.
     """
     said = []
-    if adapted := model.contract.adapted:
+    if adapted := model.contract.derived.adapted:
         said.append(f"Adapted to {adapted.area} without labels, which can multiply false alarms")
-    if weak := model.contract.lack_of_skill:
+    if weak := model.contract.measured.lack_of_skill:
         said.append(f"The model is {weak}")
     mapped = prediction.pixels - sum(prediction.not_mapped.values())
     if mapped and prediction.landslide_share > MOSTLY:
@@ -196,7 +196,7 @@ def notices(model: Model, prediction: Prediction) -> list[str]:
 def reduced(prediction: Prediction, contract: Contract) -> list[str]:
     """What is mapped without some groups, in a line each: "12.0% of what is mapped from terrain + sar: cloud (…)"."""
     mapped = prediction.pixels - sum(prediction.not_mapped.values())
-    whole = contract.subset(contract.groups)
+    whole = contract.input.subset(contract.input.groups)
     lines = []
     for one in prediction.reduced:
         line = f"{one.pixels / mapped:.1%} of what is mapped from {' + '.join(one.groups)} alone: {one.why}"
@@ -270,13 +270,13 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
         "model": {
             "name": model.name,
             "version": model.version,
-            "run": contract.run_id,
-            "data_version": contract.data_version,
-            "commit": contract.commit,
-            "weights": contract.weights,
-            "precision": contract.precision,
-            "bands": contract.band_names,
-            "trained_on": contract.areas,
+            "run": contract.origin.run_id,
+            "data_version": contract.origin.data_version,
+            "commit": contract.origin.commit,
+            "weights": contract.origin.weights,
+            "precision": contract.derived.precision,
+            "bands": contract.input.band_names,
+            "trained_on": contract.origin.areas,
         }
         | ({"chosen": model.origin.chosen} if model.origin and model.origin.chosen else {}),
         "talud": version("talud"),

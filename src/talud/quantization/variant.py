@@ -60,21 +60,21 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
         OutputError: the file cannot be written.
     """
     model = Model.load(path)
-    if model.contract.precision != "float32":
+    if model.contract.derived.precision != "float32":
         raise ModelError(
-            f"{path}: is a variant already, of precision {model.contract.precision}; name the float32 file"
+            f"{path}: is a variant already, of precision {model.contract.derived.precision}; name the float32 file"
         )
-    if model.contract.adapted:
+    if model.contract.derived.adapted:
         raise ModelError(
-            f"{path}: is adapted to {model.contract.adapted.area}, so the training patches cannot calibrate it; "
-            "quantize the model that it was adapted from"
+            f"{path}: is adapted to {model.contract.derived.adapted.area}, so the training patches cannot calibrate "
+            "it; quantize the model that it was adapted from"
         )
     check_held_out(model.contract, path, project)
     graph = _reduced(onnx.load(path), precision, project, model.contract)
     # What a smaller halo costs, and parity, were measured with the float32 file; rounding makes more of both.
-    draft = model.contract.model_copy(update={"precision": precision, "halo_errors": {}, "parity": {}})
+    draft = model.contract.replace(precision=precision, halo_errors={}, parity={})
     out = variant_path(path, precision)
-    stacks = [file for area in model.contract.areas for file in (project.stack(area), project.mask(area))]
+    stacks = [file for area in model.contract.origin.areas for file in (project.stack(area), project.mask(area))]
     outputs.check_file(out, [path, *stacks])
     with replacing(out) as scratch:
         save(graph, draft, scratch)
@@ -86,7 +86,7 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
             "loss": comparison.loss,
             "subsets": _subsets(Model.load(scratch), project),
         }
-        contract = draft.model_copy(update=measured)
+        contract = draft.replace(**measured)
         save(graph, contract, scratch)
     return Variant(out, contract)
 
@@ -100,13 +100,13 @@ def _reduced(graph: onnx.ModelProto, precision: Reduced, project: Project, contr
             read(
                 current_stack(project, area),
                 project.mask(area),
-                contract.band_names,
+                contract.input.band_names,
                 split(project.mask(area), params.split, params.seed),
                 "training",
                 params.split,
                 params.seed,
             )
-            for area in contract.areas
+            for area in contract.origin.areas
         ]
     )
     stack = np.ascontiguousarray(np.moveaxis(patches.stack, -1, 1))
@@ -116,7 +116,9 @@ def _reduced(graph: onnx.ModelProto, precision: Reduced, project: Project, contr
 def _with_less(stack: NDArray[np.float32], contract: Contract) -> list[NDArray[np.float32]]:
     """Every so many of the patches with each of the subsets alone that the model maps with: what ranges it meets."""
     less = [
-        subset.groups for subset in contract.subsets if subset.supported and set(subset.groups) < set(contract.groups)
+        subset.groups
+        for subset in contract.input.subsets
+        if subset.supported and set(subset.groups) < set(contract.input.groups)
     ]
     return [
         np.stack([subsets.only(patch, contract, groups) for patch in stack[place :: len(less)]])
@@ -127,18 +129,18 @@ def _with_less(stack: NDArray[np.float32], contract: Contract) -> list[NDArray[n
 
 def _subsets(variant: Model, project: Project) -> tuple[Subset, ...]:
     """What the variant is worth with each of its subsets; those that the model maps with, it maps with too."""
-    stated = variant.contract.subsets
+    stated = variant.contract.input.subsets
     if not stated:
         return ()
     params, parts = project.params, []
-    for area in variant.contract.areas:
+    for area in variant.contract.origin.areas:
         blocks = split(project.mask(area), params.split, params.seed)
         windows = [block.window for block in blocks if block.part == "validation"]
         parts.append((current_stack(project, area), project.mask(area), windows))
     maps_with = {frozenset(subset.groups) for subset in stated if subset.supported}
     return tuple(
         found.model_copy(update={"supported": frozenset(found.groups) in maps_with})
-        for found in subsets.measured(variant, parts, variant.contract.groups, 1)
+        for found in subsets.measured(variant, parts, variant.contract.input.groups, 1)
     )
 
 
@@ -195,14 +197,15 @@ def _compare(model: Model, variant: Model, project: Project) -> list[_Comparison
     """
     compared, params = [], project.params
     both = [
-        replace(each, contract=each.contract.whole()) if each.contract.subsets else each for each in (model, variant)
+        replace(each, contract=each.contract.without_optional_groups()) if each.contract.input.subsets else each
+        for each in (model, variant)
     ]
-    for area in model.contract.areas:
+    for area in model.contract.origin.areas:
         blocks = split(project.mask(area), params.split, params.seed)
         windows = [block.window for block in blocks if block.part == "validation"]
         answers = (probabilities(each, current_stack(project, area), windows) for each in both)
         with open_raster(project.mask(area)) as mask:
             for window, *found in zip(windows, *answers, strict=True):
                 truth = mask.read(1, window=window)
-                compared.append(_Comparison.of((found[0], found[1]), truth, model.contract.threshold))
+                compared.append(_Comparison.of((found[0], found[1]), truth, model.contract.measured.threshold))
     return compared

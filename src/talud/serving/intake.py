@@ -143,7 +143,7 @@ class Intake:
         self._check_size(raster)
 
         def misfit(contract: Contract) -> str | None:
-            if bands is not None and (others := [name for name in contract.band_names if name not in bands]):
+            if bands is not None and (others := [name for name in contract.input.band_names if name not in bands]):
                 return f"reads {', '.join(others)}, which the request leaves out"
             return reader.misfit(raster, contract)
 

@@ -58,9 +58,9 @@ def log_examples(dataset: Dataset, model: Path, *run_ids: str) -> None:
     shipped = Model.load(model)
     places = spread(dataset.validation)
     patches = Patches(dataset.validation.stack[places], dataset.validation.mask[places])
-    examples = Examples(dataset.bands, patches, _probability(shipped, patches), shipped.contract.threshold)
+    examples = Examples(dataset.bands, patches, _probability(shipped, patches), shipped.contract.measured.threshold)
     warning = "Synthetic data" if dataset.synthetic else ""
-    picture = example_panel(examples, f"{shipped.contract.name}: validation patches", warning)
+    picture = example_panel(examples, f"{shipped.contract.origin.name}: validation patches", warning)
     for run_id in run_ids:
         registry.log_file(run_id, picture, NAME)
 

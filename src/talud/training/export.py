@@ -14,7 +14,7 @@ from rasterio.windows import Window
 
 from talud import metrics
 from talud.bands import Group, band, groups
-from talud.contract import BandContract, Calibration, Contract
+from talud.contract import BandContract, Calibration, Contract, Measurements, ModelInput, ModelOrigin
 from talud.data.patches import Patches
 from talud.data.record import current_stack
 from talud.engine import coverage
@@ -76,7 +76,7 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
     if project.params.training.calibrate:
         calibrated = _calibrate(model, draft, dataset, project)
         graph = to_onnx(model)
-        draft = draft.model_copy(update={"calibration": calibrated, "weights": weights_digest(graph)})
+        draft = draft.replace(calibration=calibrated, weights=weights_digest(graph))
     save(graph, draft, path)
     shipped = Model.load(path)
     parity = check_parity(model, shipped, dataset.validation)
@@ -89,9 +89,7 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
     ]
     scores = sum(blocks, start=metrics.Confusion()).scores()
     found = {"threshold": threshold, "scores": scores, "validation": validation_counts(blocks), "parity": parity}
-    contract = shipped.contract.model_copy(
-        update={**found, "halo_errors": halo_errors(shipped, project, dataset.blocks)}
-    )
+    contract = shipped.contract.replace(**found, halo_errors=halo_errors(shipped, project, dataset.blocks))
     save(graph, contract, path)
     if _optional(dataset, project):
         contract = _with_subsets(Model.load(path), dataset, project)
@@ -101,7 +99,7 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
 
 def _features(graph: onnx.ModelProto, contract: Contract, dataset: Dataset, project: Project) -> Features | None:
     """Those of the training blocks, as a new area's are measured; None where no block is large or valid enough."""
-    side = project.params.split.block // contract.alignment * contract.alignment
+    side = project.params.split.block // contract.input.alignment * contract.input.alignment
     if not side:
         return None
     most = max(1, PIXELS // side**2 // len(dataset.blocks))  # of each area
@@ -120,7 +118,7 @@ def _with_subsets(shipped: Model, dataset: Dataset, project: Project) -> Contrac
     ]
     tolerance = project.params.learning.dropping.tolerance
     found = subsets.measured(shipped, parts, _optional(dataset, project), tolerance)
-    return shipped.contract.model_copy(update={"subsets": found, "required_groups": subsets.required(found)})
+    return shipped.contract.replace(subsets=found, required_groups=subsets.required(found))
 
 
 def _optional(dataset: Dataset, project: Project) -> tuple[Group, ...]:
@@ -131,22 +129,28 @@ def _draft(graph: onnx.ModelProto, dataset: Dataset, origin: Origin) -> Contract
     """The contract, before threshold and scores are known."""
     field = receptive_field(graph)
     return Contract(
-        name=origin.band_set,
-        bands=_bands(dataset),
-        differences=differences(dataset.training.stack, dataset.bands),
-        required_groups=groups(dataset.bands),
-        pixel_size=dataset.form.pixel_size,
-        halo=field.halo,
-        alignment=field.alignment,
-        threshold=0.5,
-        stack=dict(dataset.form.making),
-        weights=weights_digest(graph),
-        data_version=dataset.version,
-        areas=tuple(dataset.blocks),
-        commit=origin.commit,
-        run_id=origin.run_id,
-        hyperparameters=origin.hyperparameters,
-        scores={},
+        input=ModelInput(
+            bands=_bands(dataset),
+            differences=differences(dataset.training.stack, dataset.bands),
+            required_groups=groups(dataset.bands),
+            pixel_size=dataset.form.pixel_size,
+            halo=field.halo,
+            alignment=field.alignment,
+            stack=dict(dataset.form.making),
+        ),
+        origin=ModelOrigin(
+            name=origin.band_set,
+            weights=weights_digest(graph),
+            data_version=dataset.version,
+            areas=tuple(dataset.blocks),
+            commit=origin.commit,
+            run_id=origin.run_id,
+            hyperparameters=origin.hyperparameters,
+        ),
+        measured=Measurements(
+            threshold=0.5,
+            scores={},
+        ),
     )
 
 
@@ -239,7 +243,7 @@ def _calibrate(model: keras.Model, draft: Contract, dataset: Dataset, project: P
             for window in windows:
                 values, known = stack.read(window), mask.read(1, window=window)
                 counted = (coverage.blocked(values, draft) == 0) & (known != metrics.UNKNOWN)
-                found.append(calibration.logits(model, values, draft.alignment)[counted])
+                found.append(calibration.logits(model, values, draft.input.alignment)[counted])
                 truth.append(known[counted])
     logits, known = np.concatenate(found), np.concatenate(truth)
     line = calibration.fitted(logits, known == metrics.LANDSLIDE)

@@ -120,17 +120,17 @@ def finetune(
     cells, side = _cells(project, model, area)
     chosen = _drawn(cells, patches, seed, area)
     drawn = _patches(project, model.contract, area, [cell.window for cell in chosen], side)
-    new, rehearsed = _whole(drawn, model.contract.alignment), _rehearsed(project, model)
+    new, rehearsed = _whole(drawn, model.contract.input.alignment), _rehearsed(project, model)
     _train(network, project.params, model.contract, [new, *rehearsed], seed, steps, learning_rate, progress)
     graph = to_onnx(network)
     others = [cell.window for cell in cells if cell not in chosen]
     before = _counts(model, project, area, others)
-    draft = model.contract.whole().model_copy(update={**_NO_LONGER, "weights": weights_digest(graph)})
+    draft = model.contract.without_optional_groups().replace(**_NO_LONGER, weights=weights_digest(graph))
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         path = Path(folder) / "finetuned.onnx"
         save(graph, draft, path)
         threshold = _threshold(Model.load(path), project, area, [cell.window for cell in chosen])
-        draft = draft.model_copy(update={"threshold": threshold})
+        draft = draft.replace(threshold=threshold)
         save(graph, draft, path)
         shipped = Model.load(path)
         found: dict[str, object] = {"parity": check_parity(from_onnx(graph, str(path)), shipped, new)}
@@ -138,7 +138,7 @@ def finetune(
             found |= _validated(shipped, project, _optional(model.contract))
         after = _counts(shipped, project, area, others)
     finetuned = FineTuning(
-        weights=model.contract.weights,
+        weights=model.contract.origin.weights,
         model=model.name,
         version=model.version,
         area=area,
@@ -151,18 +151,18 @@ def finetune(
         steps=steps,
         learning_rate=learning_rate,
         recipe=project.params.recipe,
-        rehearsed=model.contract.areas if rehearsed else (),
+        rehearsed=model.contract.origin.areas if rehearsed else (),
         f1_before=before.f1 if before.tp + before.fn else None,
         f1_after=after.f1 if after.tp + after.fn else None,
     )
-    return FineTuned(graph, draft.model_copy(update={**found, "finetuned": finetuned}), metrics.lack_of_skill(after))
+    return FineTuned(graph, draft.replace(**found, finetuned=finetuned), metrics.lack_of_skill(after))
 
 
 def _check_new(project: Project, model: Model, area: str) -> None:
-    role, known = project.params.area(area).role, model.contract.finetuned
+    role, known = project.params.area(area).role, model.contract.derived.finetuned
     if role == "gate":
         raise StudyError(f"{area}: decides which version is the champion, so no model is fine-tuned on it")
-    if area in model.contract.areas:
+    if area in model.contract.origin.areas:
         raise StudyError(f"{area}: {model.title} was trained on it already; name an area that is new to it")
     if known:
         raise ModelError(
@@ -173,7 +173,7 @@ def _check_new(project: Project, model: Model, area: str) -> None:
 
 def _optional(contract: Contract) -> tuple[Group, ...]:
     """The groups that a model can do without."""
-    return tuple(group for group in contract.groups if group not in contract.required_groups)
+    return tuple(group for group in contract.input.groups if group not in contract.input.required_groups)
 
 
 def _cells(project: Project, model: Model, area: str) -> tuple[list[_Cell], int]:
@@ -215,14 +215,14 @@ def _patches(project: Project, contract: Contract, area: str, windows: Sequence[
     blocks = [Block(window, "validation") for window in windows]
     stack, mask = current_stack(project, area), project.mask(area)
     return read(
-        stack, mask, contract.band_names, blocks, "validation", options, project.params.seed, _optional(contract)
+        stack, mask, contract.input.band_names, blocks, "validation", options, project.params.seed, _optional(contract)
     )
 
 
 def _rehearsed(project: Project, model: Model) -> list[Patches]:
     """All patches that the model was trained on, as one; none where they cannot be had as they were, or now look so."""
     params = project.params
-    if model.contract.adapted:
+    if model.contract.derived.adapted:
         return []
     try:
         check_held_out(model.contract, model.path, project)
@@ -232,14 +232,14 @@ def _rehearsed(project: Project, model: Model) -> list[Patches]:
         read(
             current_stack(project, area),
             project.mask(area),
-            model.contract.band_names,
+            model.contract.input.band_names,
             split(project.mask(area), params.split, params.seed),
             "training",
             params.split,
             params.seed,
             _optional(model.contract),
         )
-        for area in model.contract.areas
+        for area in model.contract.origin.areas
     ]
     return [Patches.joined(areas)]
 
@@ -264,9 +264,11 @@ def _train(
     optimizer.build(network.trainable_variables)  # as in `trial.compiled`
     side = min(source.mask.shape[1] for source in sources)
     generators = [np.random.default_rng([seed, number]) for number in range(len(sources))]
-    mean, deviation = (np.array([getattr(band, name) for band in contract.bands]) for name in ("mean", "deviation"))
-    augmenter = Augmenter.of(recipe.augmentation, contract.band_names, mean, deviation)
-    dropping = Dropping.of(recipe.dropping, contract.band_names)
+    mean, deviation = (
+        np.array([getattr(band, name) for band in contract.input.bands]) for name in ("mean", "deviation")
+    )
+    augmenter = Augmenter.of(recipe.augmentation, contract.input.band_names, mean, deviation)
+    dropping = Dropping.of(recipe.dropping, contract.input.band_names)
     with held_back() as release:
         for step in tracked(range(steps), progress, steps):
             stack, mask = _batch(sources, side, augmenter, generators)
@@ -305,7 +307,7 @@ def _counts(model: Model, project: Project, area: str, windows: Sequence[Window]
     with open_raster(project.mask(area)) as mask:
         answers = probabilities(model, current_stack(project, area), windows)
         for window, probability in zip(windows, answers, strict=True):
-            landslide = probability >= model.contract.threshold
+            landslide = probability >= model.contract.measured.threshold
             counts += metrics.confusion(landslide, mask.read(1, window=window), np.isfinite(probability))
     return counts
 
@@ -328,7 +330,7 @@ def _validated(model: Model, project: Project, optional: Sequence[Group]) -> dic
     """
     parts = []
     counts = Confusion()
-    for area in model.contract.areas:
+    for area in model.contract.origin.areas:
         blocks = split(project.mask(area), project.params.split, project.params.seed)
         windows = [block.window for block in blocks if block.part == "validation"]
         counts += _counts(model, project, area, windows)

@@ -51,7 +51,7 @@ def halo_errors(model: Model, project: Project, blocks: Mapping[str, Sequence[Bl
     exact = _cores(model, samples, model.halo)[mapped]
     return {
         halo: float(np.abs(_cores(model, samples, halo)[mapped] - exact).max())
-        for halo in range(0, model.halo, model.contract.alignment)
+        for halo in range(0, model.halo, model.contract.input.alignment)
     }
 
 
@@ -63,7 +63,7 @@ def _samples(model: Model, project: Project, blocks: Mapping[str, Sequence[Block
         with open_stack(current_stack(project, area), model.contract) as stack:
             if stack.patch:  # its tiles are its patches, whose neighbours are not theirs on the ground
                 continue
-            windows = _windows(blocks[area], stack.grid.shape, model.halo, model.contract.alignment)
+            windows = _windows(blocks[area], stack.grid.shape, model.halo, model.contract.input.alignment)
             samples += [stack.read(window) for window in _spread(windows, SAMPLES // len(areas))]
     return [sample for sample in samples if _mapped(sample, model).any()]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from talud.contract import Contract
+from talud.contract import FlatContract
 from talud.serving.problems import described
 from talud.serving.service import Reader, Running
 
@@ -20,7 +20,7 @@ class RegisteredModel(BaseModel):
     aliases: list[str]
     uri: str = Field(description="as MLflow names it")
     created: str
-    contract: Contract
+    contract: FlatContract
 
 
 class ModelList(BaseModel):
@@ -40,7 +40,7 @@ def models(service: Running, _: Reader) -> ModelList:
                 aliases=sorted(version.aliases),
                 uri=version.uri,
                 created=version.created,
-                contract=candidate.contract,
+                contract=FlatContract.of(candidate.contract),
             )
             for version, candidate in service.models.aliased()
         ]

@@ -1,0 +1,196 @@
+"""The contract of a model: its input, origin, measurements and derivations.
+
+It travels inside the ONNX file, as JSON under the metadata key `talud.contract`. There is no other place where a
+model's preprocessing, threshold or origin is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_core import from_json
+
+from talud.contract.parts import (
+    MOST_SUBSETS,
+    Adaptation,
+    BandContract,
+    Calibration,
+    Derivations,
+    Difference,
+    FineTuning,
+    Frozen,
+    Measurements,
+    ModelInput,
+    ModelOrigin,
+    ParentModel,
+    Precision,
+    Reduced,
+    Subset,
+    Validation,
+)
+from talud.errors import ModelError
+
+__all__ = [
+    "METADATA_KEY",
+    "MOST_SUBSETS",
+    "SCHEMA_VERSION",
+    "Adaptation",
+    "BandContract",
+    "Calibration",
+    "Contract",
+    "Derivations",
+    "Difference",
+    "FineTuning",
+    "FlatContract",
+    "Measurements",
+    "ModelInput",
+    "ModelOrigin",
+    "ParentModel",
+    "Precision",
+    "Reduced",
+    "Subset",
+    "Validation",
+    "migrated",
+    "variant_path",
+]
+
+METADATA_KEY = "talud.contract"
+SCHEMA_VERSION = 2
+
+# Each field of version 1 in that version's order, with the part of version 2 that holds it.
+_PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
+    "name": "origin",
+    "bands": "input",
+    "differences": "input",
+    "required_groups": "input",
+    "subsets": "input",
+    "pixel_size": "input",
+    "halo": "input",
+    "halo_errors": "measured",
+    "alignment": "input",
+    "threshold": "measured",
+    "stack": "input",
+    "weights": "origin",
+    "data_version": "origin",
+    "areas": "origin",
+    "commit": "origin",
+    "run_id": "origin",
+    "hyperparameters": "origin",
+    "scores": "measured",
+    "parity": "measured",
+    "calibration": "measured",
+    "validation": "measured",
+    "precision": "derived",
+    "loss": "measured",
+    "adapted": "derived",
+    "finetuned": "derived",
+}
+
+
+class Contract(Frozen):
+    """The statement of a model about its input and itself, in four parts."""
+
+    schema_version: Literal[2] = Field(2, description="of this form of contract")
+    input: ModelInput
+    origin: ModelOrigin
+    measured: Measurements
+    derived: Derivations = Derivations()
+
+    def replace(self, **fields: object) -> Contract:
+        """Return a copy with other values of some fields, whichever part holds them.
+
+        Raises:
+            ValidationError: a value is not allowed, or no part has such a field.
+        """
+        return Contract.model_validate(migrated(self.flat() | fields))
+
+    def without_optional_groups(self) -> Contract:
+        """Return the contract of the same model if it needed all of its band groups."""
+        return self.replace(subsets=(), required_groups=self.input.groups)
+
+    def is_variant_of(self, other: Contract) -> bool:
+        """Return whether this is the contract of the same model in another precision."""
+        mine, its = ((each.origin.weights, each.measured.threshold, each.origin.data_version) for each in (self, other))
+        return mine == its and self.derived.precision != other.derived.precision
+
+    def flat(self) -> dict[str, object]:
+        """Return the fields of all parts by name, in the form and order of version 1.
+
+        Fingerprints of registered versions, the service and `talud models show` use this form.
+        """
+        return {"version": 1} | {name: getattr(getattr(self, part), name) for name, part in _PARTS.items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> Contract:
+        """Read the contract from an ONNX file's metadata.
+
+        Raises:
+            ModelError: it is missing or damaged, or was written by a newer talud.
+        """
+        text = metadata.get(METADATA_KEY)
+        if text is None:
+            raise ModelError(f"{origin}: carries no talud contract; export it with talud train, or name another model")
+        try:
+            return cls.model_validate(migrated(from_json(text)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            at = f" at '{where}'" if where else ""
+            said = first["msg"].removeprefix("Value error, ")
+            raise ModelError(f"{origin}: its contract is damaged{at}: {said}; export it again") from error
+        except _NewerError as error:
+            raise ModelError(
+                f"{origin}: its contract has schema version {error}, and this talud reads versions up to "
+                f"{SCHEMA_VERSION}; install a newer talud, or export the model with this one"
+            ) from error
+        except ValueError as error:
+            raise ModelError(f"{origin}: its contract is damaged: {error}; export it again") from error
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the metadata entry that holds the contract."""
+        return {METADATA_KEY: self.model_dump_json()}
+
+
+class FlatContract(ModelInput, ModelOrigin, Measurements, Derivations):
+    """The statement of a model about its input and itself."""
+
+    version: Literal[1] = Field(1, description="of this form of contract")
+
+    @classmethod
+    def of(cls, contract: Contract) -> FlatContract:
+        """Return the published form of a contract."""
+        return cls.model_validate(contract.flat())
+
+
+class _NewerError(Exception):
+    """A contract of a later schema version, which is the message."""
+
+
+def migrated(content: Any) -> Any:
+    """Return a contract's JSON content in the form of the present schema version.
+
+    Version 1 had all fields at the top. A field that it did not know stays there, where validation refuses it.
+    """
+    if not isinstance(content, Mapping):
+        return content
+    if "schema_version" in content:
+        version = content["schema_version"]
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise _NewerError(version)
+        return content
+    nested: dict[str, dict[str, object]] = {part: {} for part in ("input", "origin", "measured", "derived")}
+    unknown = {name: value for name, value in content.items() if name not in _PARTS}
+    if unknown.get("version") == 1:
+        del unknown["version"]
+    for name, part in _PARTS.items():
+        if name in content:
+            nested[part][name] = content[name]
+    return {"schema_version": SCHEMA_VERSION} | nested | unknown
+
+
+def variant_path(path: Path, precision: Precision) -> Path:
+    """Return the path of a model file's variant: `7band.onnx` → `7band.int8.onnx`; float32 is the file itself."""
+    return path if precision == "float32" else path.with_suffix(f".{precision}.onnx")
