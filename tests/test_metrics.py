@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import f1_score, jaccard_score, matthews_corrcoef, precision_score, recall_score
 
-from talud.metrics import SCORES, THRESHOLDS, Confusion, Levels, best_threshold, confusion, scores
+from talud.metrics import SCORES, THRESHOLDS, Confusion, ThresholdHistogram, best_threshold, confusion, scores
 
 
 def test_study_table_4_gives_the_scores_that_follow_from_its_counts() -> None:
@@ -78,20 +78,20 @@ def test_the_threshold_is_the_one_nearest_to_the_middle_of_the_good_ones(seed: i
     probability[generator.random(400) > 0.9] = np.nan
     truth[generator.random(400) > 0.9] = 255
     f1 = f1_by_threshold(probability, truth)
-    chosen = best_threshold(Levels.of(probability, truth), tie=0.01)
+    chosen = best_threshold(ThresholdHistogram.of(probability, truth), tie=0.01)
     good = [threshold for threshold, score in f1.items() if score >= max(f1.values()) - 0.01 - 1e-12]
     assert chosen in good
     assert abs(chosen - 0.5) == pytest.approx(min(abs(threshold - 0.5) for threshold in good))
 
 
 def test_where_all_thresholds_are_equal_the_middle_one_is_taken() -> None:
-    assert best_threshold(Levels.of(np.array([0.0, 1.0], np.float32), np.array([0, 1], np.uint8))) == 0.5
+    assert best_threshold(ThresholdHistogram.of(np.array([0.0, 1.0], np.float32), np.array([0, 1], np.uint8))) == 0.5
 
 
 def test_a_threshold_that_pays_is_taken_however_far_from_the_middle() -> None:
     probability = np.array([0.10] * 50 + [0.05] * 50, np.float32)
     truth = np.array([1] * 50 + [0] * 50, np.uint8)
-    assert best_threshold(Levels.of(probability, truth)) == 0.1
+    assert best_threshold(ThresholdHistogram.of(probability, truth)) == 0.1
 
 
 @given(
@@ -102,7 +102,7 @@ def test_a_threshold_that_pays_is_taken_however_far_from_the_middle() -> None:
 def test_a_curve_holds_the_confusion_of_every_threshold(hundredths: np.ndarray, truth: np.ndarray, step: int) -> None:
     probability = (hundredths / 100).astype(np.float32)  # on the thresholds themselves
     probability[::9] = np.nan
-    levels = Levels.of(probability[:11], truth[:11]) + Levels.of(probability[11:], truth[11:])
+    levels = ThresholdHistogram.of(probability[:11], truth[:11]) + ThresholdHistogram.of(probability[11:], truth[11:])
     counts = levels.curve()[step - 1]
     assert THRESHOLDS[step - 1] == step / 100
     assert counts == confusion(probability >= step / 100, truth, np.isfinite(probability))

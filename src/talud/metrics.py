@@ -58,6 +58,11 @@ class Confusion:
         return Confusion(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
 
     @property
+    def pixels(self) -> int:
+        """Return the number of pixels counted."""
+        return self.tp + self.fp + self.fn + self.tn
+
+    @property
     def precision(self) -> float:
         """TP / (TP + FP): the part of the mapped landslide that is one; 0 where nothing was mapped."""
         return self.scores()["precision"]
@@ -151,7 +156,7 @@ def _no_probability() -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Levels:
+class ThresholdHistogram:
     """How many pixels reach how many of the `THRESHOLDS`, 0 to 99: (100,) each. Those of disjoint sets add up.
 
     A probability reaches a threshold where it is at least as high, as a map of float32 probabilities has it.
@@ -167,7 +172,7 @@ class Levels:
     probability: NDArray[np.float64] = field(default_factory=_no_probability)
 
     @classmethod
-    def of(cls, probability: NDArray[np.float32], truth: NDArray[np.uint8]) -> Levels:
+    def of(cls, probability: NDArray[np.float32], truth: NDArray[np.uint8]) -> ThresholdHistogram:
         """Count probabilities (NaN where not mapped, which does not count) by level.
 
         Args:
@@ -181,8 +186,8 @@ class Levels:
         landslide, background = (np.bincount(reached[chosen], minlength=levels) for chosen in (positive, ~positive))
         return cls(landslide, background, np.bincount(reached, probability[known], levels).astype(np.float64))
 
-    def __add__(self, other: Levels) -> Levels:
-        return Levels(
+    def __add__(self, other: ThresholdHistogram) -> ThresholdHistogram:
+        return ThresholdHistogram(
             self.landslide + other.landslide,
             self.background + other.background,
             self.probability + other.probability,
@@ -228,7 +233,7 @@ class Bins:
         return float(np.abs(self.landslide - self.probability).sum()) / pixels if pixels else 0.0
 
 
-def best_threshold(levels: Levels, tie: float = 0.005) -> float:
+def best_threshold(levels: ThresholdHistogram, tie: float = 0.005) -> float:
     """The one of the `THRESHOLDS` nearest to 0.5 of those whose F1 is within `tie` of the highest.
 
     A network trained on Dice says 0 or 1 nearly everywhere, so its F1 hardly depends on the threshold; the exact

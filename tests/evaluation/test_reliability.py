@@ -13,14 +13,14 @@ from PIL import Image
 
 from talud.evaluation.reliability import Reliability, diagram
 from talud.evaluation.scoring import evaluate
-from talud.metrics import BINS, Levels
+from talud.metrics import BINS, ThresholdHistogram
 from talud.project import Project
 
 
-def levels(probability: np.ndarray, truth: np.ndarray) -> Levels:
+def levels(probability: np.ndarray, truth: np.ndarray) -> ThresholdHistogram:
     """Added up from three parts, as windows are."""
     parts = zip(np.array_split(probability.astype(np.float32), 3), np.array_split(truth, 3), strict=True)
-    return sum((Levels.of(*part) for part in parts), start=Levels())
+    return sum((ThresholdHistogram.of(*part) for part in parts), start=ThresholdHistogram())
 
 
 def test_draws_from_the_probabilities_themselves_have_hardly_an_error() -> None:
@@ -49,7 +49,7 @@ def test_errors_of_one_bin_do_not_hide_those_of_another() -> None:
 
 
 def test_of_no_pixels_nothing_is_said() -> None:
-    found = Reliability.of(Levels())
+    found = Reliability.of(ThresholdHistogram())
     assert (found.expected_calibration_error, found.points(), found.mean_probability) == (0, [], (None,) * BINS)
 
 

@@ -21,8 +21,10 @@ from talud.errors import MismatchError, ModelError
 from talud.mapping.options import MapOptions
 from talud.mapping.reader import open_stack
 from talud.measurement import subsets
+from talud.measurement.assessment import Assessment
+from talud.measurement.sites import Site
 from talud.metrics import Confusion, confusion
-from talud.products.area import validation_counts
+from talud.params import SplitOptions
 from talud.products.prediction import predict, probabilities
 
 OPTICAL, TERRAIN, SAR = Group.OPTICAL, Group.TERRAIN, Group.SAR
@@ -143,7 +145,7 @@ def test_tiles_do_not_show_under_a_cloud_over_half_the_raster(model: Model, tmp_
 
 
 def test_no_area_is_estimated_where_a_pixel_is_mapped_with_fewer_groups(model: Model, tmp_path: Path) -> None:
-    counts = validation_counts([Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810)])
+    counts = Assessment((Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810))).validation
     counted = replace(model, contract=model.contract.replace(validation=counts))
     pixels = values()
     pixels[:, 3, 3] = np.nan  # is not mapped at all
@@ -176,8 +178,8 @@ def test_subsets_are_measured_on_the_same_pixels_and_supported_where_learned_and
     truth[:, :4] = 255
     raster = write_stack(tmp_path / "s.tif", stack, BANDS)
     mask = write_stack(tmp_path / "m.tif", truth[np.newaxis].astype(np.float32), ("landslide",))
-    parts = [(raster, mask, [Window(0, 0, 70, 40)])]
-    found = subsets.measured(model, parts, (TERRAIN, SAR), 0.1)
+    sites = [Site("here", raster, mask, SplitOptions(), seed=0)]
+    found = subsets.measured(model, sites, (TERRAIN, SAR), 0.1, part=None)
     assert [one.groups for one in found] == ALL
     for one in found:
         alone = np.full_like(stack, np.nan)
@@ -187,7 +189,7 @@ def test_subsets_are_measured_on_the_same_pixels_and_supported_where_learned_and
         counts = confusion(model.probability(alone)[7:] >= 0.5, truth[7:])
         assert (one.precision, one.recall, one.f1) == (counts.precision, counts.recall, counts.f1)
         assert one.supported == (OPTICAL in one.groups and one.f1 >= found[0].f1 - 0.1)
-    none = subsets.measured(model, parts, (), 1)
+    none = subsets.measured(model, sites, (), 1, part=None)
     assert [one.groups for one in none if one.supported] == [(OPTICAL, TERRAIN, SAR)]
     assert subsets.required(none) == (OPTICAL, TERRAIN, SAR)
 

@@ -17,17 +17,18 @@ from talud.contract import Contract, Validation
 from talud.engine.runtime import Model
 from talud.mapping.domain import Verdict
 from talud.mapping.options import MapOptions
+from talud.measurement.assessment import Assessment
 from talud.metrics import Confusion
-from talud.products.area import AreaEstimate, estimate, validation_counts
+from talud.products.area import AreaEstimate, estimate
 from talud.products.prediction import Prediction, predict
 
-BLOCKS = [Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810), Confusion(0, 20, 40, 3940), Confusion()]
+BLOCKS = Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810), Confusion(0, 20, 40, 3940)
 
 
 @pytest.fixture(scope="module")
 def counted(model: Model) -> Model:
     """A model that knows how it erred on its validation blocks."""
-    return replace(model, contract=model.contract.replace(validation=validation_counts(BLOCKS)))
+    return replace(model, contract=model.contract.replace(validation=Assessment(BLOCKS).validation))
 
 
 def mapped(model: Model, folder: Path, **options: float) -> Prediction:
@@ -37,10 +38,11 @@ def mapped(model: Model, folder: Path, **options: float) -> Prediction:
 
 
 def test_blocks_without_a_pixel_count_for_nothing() -> None:
-    known = validation_counts(BLOCKS)
+    unmapped = Assessment.of(np.zeros((2, 3), np.uint8), np.full((2, 3), np.nan, np.float32), 0.5)
+    known = (Assessment(BLOCKS) + unmapped).validation
     assert (known.tp, known.fp, known.fn, known.tn, known.blocks) == (400, 160, 140, 11300, 3)
     assert min(known.design_effects) > 10  # pixels of a block err together
-    assert validation_counts([]) == Validation(tp=0, fp=0, fn=0, tn=0, blocks=0, design_effects=(1, 1), correlation=0)
+    assert Assessment().validation == Validation(tp=0, fp=0, fn=0, tn=0, blocks=0, design_effects=(1, 1), correlation=0)
 
 
 def test_the_estimate_adds_what_is_missed_and_takes_false_alarms_away(counted: Model) -> None:
@@ -121,7 +123,7 @@ def test_a_model_without_counts_gives_none(model: Model, tmp_path: Path) -> None
     assert mapped(model, tmp_path).estimate is None
 
 
-@pytest.mark.parametrize("blocks", [BLOCKS[:1], [Confusion(tn=50), Confusion(fn=3, tn=50)]])
-def test_too_few_blocks_or_pixels_of_a_class_say_nothing(model: Model, blocks: list[Confusion]) -> None:
-    contract = model.contract.replace(validation=validation_counts(blocks))
+@pytest.mark.parametrize("blocks", [BLOCKS[:1], (Confusion(tn=50), Confusion(fn=3, tn=50))])
+def test_too_few_blocks_or_pixels_of_a_class_say_nothing(model: Model, blocks: tuple[Confusion, ...]) -> None:
+    contract = model.contract.replace(validation=Assessment(blocks).validation)
     assert estimate(contract, 10, 90, 100, Verdict.LIKE) is None

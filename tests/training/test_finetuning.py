@@ -19,7 +19,7 @@ from talud.errors import ModelError, StudyError
 from talud.evaluation import catalogue, derived, promotion
 from talud.evaluation.area_scores import assess_area
 from talud.grid import Grid
-from talud.metrics import Levels, best_threshold
+from talud.metrics import ThresholdHistogram, best_threshold
 from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
 from talud.training import unet
@@ -88,7 +88,7 @@ def best_on(graph: onnx.ModelProto, contract: Contract, project: Project) -> flo
     with rasterio.open(project.stack("valley")) as stack, rasterio.open(project.mask("valley")) as mask:
         image, truth = stack.read(), mask.read(1)
     found = np.stack([model.probability(image[:, *cut]) for cut in cuts])
-    return best_threshold(Levels.of(found, np.stack([truth[cut] for cut in cuts])))
+    return best_threshold(ThresholdHistogram.of(found, np.stack([truth[cut] for cut in cuts])))
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from talud.errors import StudyError
 from talud.evaluation.area_scores import place
 from talud.evaluation.assessment import Assessment, Subject
 from talud.evaluation.scoring import block_windows, labelled
-from talud.metrics import LANDSLIDE, UNKNOWN, Levels, best_threshold
+from talud.metrics import LANDSLIDE, UNKNOWN, ThresholdHistogram, best_threshold
 from talud.outcome import at_threshold
 from talud.progress import Progress
 from talud.project import Project
@@ -105,7 +105,8 @@ def grow(project: Project, band_set: str) -> Forest:
     classifier = RandomForestClassifier(TREES, min_samples_leaf=LEAF, random_state=seed, n_jobs=-1)
     classifier.fit(values, landslide)
     levels = sum(
-        (Levels.of(*known) for known in _probabilities(classifier, _part(project, bands, "validation"))), start=Levels()
+        (ThresholdHistogram.of(*known) for known in _probabilities(classifier, _part(project, bands, "validation"))),
+        start=ThresholdHistogram(),
     )
     return Forest(bands, classifier, best_threshold(levels))
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, Field
 
 from talud.imaging import data_uri
-from talud.metrics import BINS, Levels
+from talud.metrics import BINS, ThresholdHistogram
 
 ENOUGH = 100  # pixels of a bin, for its point to be drawn: fewer say too little
 # Okabe and Ito's palette (2008): the first for the test blocks, the others for areas, over again.
@@ -36,7 +36,7 @@ class Reliability(BaseModel):
     mean_probability: tuple[float | None, ...] = Field(description="of them; null where a bin is empty")
 
     @classmethod
-    def of(cls, levels: Levels) -> Self:
+    def of(cls, levels: ThresholdHistogram) -> Self:
         """What follows from counts by level, to six decimals."""
         bins = levels.bins()
         means = [

@@ -23,7 +23,7 @@ from talud.evaluation.results import Scores, ScoreTable
 from talud.evaluation.tally import Tally
 from talud.files import replacing
 from talud.grid import Grid
-from talud.metrics import THRESHOLDS, UNKNOWN, Levels
+from talud.metrics import THRESHOLDS, UNKNOWN, ThresholdHistogram
 from talud.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.products.prediction import probabilities
 from talud.progress import Progress
@@ -37,7 +37,7 @@ class _Score:
     """A tally with the levels that its curve and the reliability of its probabilities follow from."""
 
     tally: Tally = field(default_factory=Tally)
-    levels: Levels = field(default_factory=Levels)
+    levels: ThresholdHistogram = field(default_factory=ThresholdHistogram)
 
     def __add__(self, other: _Score) -> _Score:
         return _Score(self.tally + other.tally, self.levels + other.levels)
@@ -146,7 +146,7 @@ def _score_windows(
         ):
             truth = truths.read(1, window=window)
             mapped = at_threshold(probability, model.contract.measured.threshold)
-            score += _Score(Tally.of(mapped, truth), Levels.of(probability, truth))
+            score += _Score(Tally.of(mapped, truth), ThresholdHistogram.of(probability, truth))
             step()
     return score
 
@@ -169,7 +169,7 @@ def _score_map(
                 mapped, truth = classes.read(1, window=window), truths.read(1, window=window)
                 probability = levels.read(1, window=window, masked=True).filled(np.nan)
                 writer.write(classify(mapped, truth), 1, window=window)
-                score += _Score(Tally.of(mapped, truth), Levels.of(probability, truth))
+                score += _Score(Tally.of(mapped, truth), ThresholdHistogram.of(probability, truth))
                 step()
     return score
 
@@ -218,7 +218,7 @@ def _layout(classes: DatasetReader, project: Project, band_set: str, area: str) 
     )
 
 
-def _write_curve(path: Path, levels: Levels) -> None:
+def _write_curve(path: Path, levels: ThresholdHistogram) -> None:
     with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["threshold", "precision", "recall", "f1"])

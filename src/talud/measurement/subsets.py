@@ -1,36 +1,39 @@
-"""What a model is worth where only some of its band groups are there, measured."""
+"""Scores of a model with each subset of its band groups."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from talud import metrics
 from talud.bands import Group, powerset
 from talud.contract import Contract, Subset
+from talud.data.patches import Part
 from talud.engine.runtime import Model
-from talud.mapping.reader import open_stack
-from talud.metrics import Confusion
-from talud.raster import open_raster
-
-Part = tuple[Path, Path, Iterable[Window]]  # stack, mask, and windows that are each read alone
+from talud.measurement.sites import Site, labelled_windows
+from talud.metrics import Confusion, confusion
 
 
-def measured(model: Model, parts: Iterable[Part], optional: Collection[Group], tolerance: float) -> tuple[Subset, ...]:
-    """The scores of a model with each subset of its groups alone, at its own threshold, the set of all first.
+def measured(
+    model: Model,
+    sites: Iterable[Site],
+    optional: Collection[Group],
+    tolerance: float,
+    part: Part | None = "validation",
+) -> tuple[Subset, ...]:
+    """Score a model with each subset of its groups, at its own threshold, the set of all first.
 
     All are counted on the same pixels, those where every group is valid, so that they can be compared.
 
     Args:
-        model: to run.
-        parts: what it is measured on.
-        optional: groups that it learned to do without.
-        tolerance: a subset is supported where it lacks optional groups alone, and its F1 is at most this much lower
-            than that of all groups.
+        model: model to run.
+        sites: labelled places.
+        optional: groups that the model learned to do without.
+        tolerance: largest loss of F1, against all groups, at which a subset of optional groups is still accepted.
+        part: part of each site's split whose blocks are read alone; None for the whole site.
 
     Raises:
         SourceError: a raster cannot be read.
@@ -40,14 +43,11 @@ def measured(model: Model, parts: Iterable[Part], optional: Collection[Group], t
     contract = model.contract
     chosen = [groups for groups in powerset(contract.input.groups) if groups]
     counts = dict.fromkeys(chosen, Confusion())
-    for stack, mask, windows in parts:
-        with open_stack(stack, contract) as raster, open_raster(mask) as truths:
-            for window in windows:
-                values, truth = raster.read(window), truths.read(1, window=window)
-                valid = np.asarray(np.isfinite(values).all(axis=0))
-                for groups in chosen:
-                    probability = model.probability(only(values, contract, groups))
-                    counts[groups] += metrics.confusion(probability >= contract.measured.threshold, truth, valid)
+    for site in sites:
+        for window in labelled_windows(site, site.windows(part), _EachSubset(model, site, chosen)):
+            for groups, probability in zip(chosen, window.probabilities[0], strict=True):
+                mapped = np.isfinite(probability)
+                counts[groups] += confusion(probability >= contract.measured.threshold, window.truth, mapped)
     everything = counts[chosen[0]].f1
     return tuple(
         Subset(
@@ -61,8 +61,24 @@ def measured(model: Model, parts: Iterable[Part], optional: Collection[Group], t
     )
 
 
+@dataclass(frozen=True)
+class _EachSubset:
+    """A model run with each of some subsets of its groups: (subsets, height, width), of one reading of the stack."""
+
+    model: Model
+    site: Site
+    chosen: Sequence[tuple[Group, ...]]
+
+    def probabilities(self, windows: Sequence[Window]) -> Iterator[NDArray[np.float32]]:
+        contract = self.model.contract
+        for values in self.site.pixels(contract, windows):
+            valid = np.isfinite(values).all(axis=0)
+            found = [self.model.probability(only(values, contract, groups)) for groups in self.chosen]
+            yield np.where(valid, np.stack(found), np.float32(np.nan))
+
+
 def only(values: NDArray[np.float32], contract: Contract, groups: Collection[Group]) -> NDArray[np.float32]:
-    """A copy of a stack (bands, height, width) in which all bands but those of some groups are NaN."""
+    """Return a copy of a stack (bands, height, width) in which the bands of all other groups are NaN."""
     left_out = [index for index, band in enumerate(contract.input.bands) if band.group not in groups]
     result = values.copy()
     result[left_out] = np.nan
@@ -70,6 +86,6 @@ def only(values: NDArray[np.float32], contract: Contract, groups: Collection[Gro
 
 
 def required(subsets: Iterable[Subset]) -> tuple[Group, ...]:
-    """The groups that every supported subset holds, in the order of the largest; there is one that is supported."""
+    """Return the groups that every supported subset holds, in the order of the largest; one must be supported."""
     supported = [subset.groups for subset in subsets if subset.supported]
     return tuple(group for group in max(supported, key=len) if all(group in groups for groups in supported))

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from talud.contract import Contract, Validation
+from talud.contract import Contract
 from talud.mapping.domain import Verdict
-from talud.metrics import Confusion
 from talud.sampling import Design, stratified
 
 _DOUBTS = {
@@ -99,20 +95,3 @@ def estimate(
     )
     low, middle, high = (one * mapped * pixel_area for one in (share.low, share.estimate, share.high))
     return AreaEstimate(middle, low, high, known.blocks, doubt=_DOUBTS.get(verdict, ""))
-
-
-def validation_counts(blocks: Sequence[Confusion]) -> Validation:
-    """What the contract holds of the counts of the validation blocks, one for each."""
-    counts = np.array([(one.tp, one.fp, one.fn, one.tn) for one in blocks], np.int64).reshape(-1, 4)
-    counted = counts[counts.any(axis=1)]
-    design = Design.of(counted)
-    tp, fp, fn, tn = counted.sum(axis=0).tolist()
-    return Validation(
-        tp=tp,
-        fp=fp,
-        fn=fn,
-        tn=tn,
-        blocks=len(counted),
-        design_effects=design.effects,
-        correlation=design.correlation,
-    )

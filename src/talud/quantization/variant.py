@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from talud import metrics, outputs
+from talud import outputs
 from talud.contract import Contract, Reduced, Subset, variant_path
 from talud.data.held_out import check_held_out
-from talud.data.patches import Patches, read, split
-from talud.data.record import current_stack
 from talud.engine.model_file import save
 from talud.engine.runtime import Model
 from talud.errors import ModelError
 from talud.files import replacing
 from talud.measurement import subsets
-from talud.metrics import Confusion
-from talud.products.area import validation_counts
-from talud.products.prediction import probabilities
+from talud.measurement.assessment import Assessment
+from talud.measurement.sites import Site, joined_patches, labelled_windows
 from talud.project import Project
 from talud.quantization.float16 import halved
 from talud.quantization.int8 import quantized
-from talud.raster import open_raster
 
 
 @dataclass(frozen=True)
@@ -78,12 +74,11 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
     outputs.check_file(out, [path, *stacks])
     with replacing(out) as scratch:
         save(graph, draft, scratch)
-        blocks = _compare(model, Model.load(scratch), project)
-        comparison = sum(blocks, start=_Comparison())
+        loss = _compare(model, Model.load(scratch), project)
         measured = {
-            "scores": comparison.variant.scores(),
-            "validation": validation_counts([block.variant for block in blocks]),
-            "loss": comparison.loss,
+            "scores": loss.variant.confusion.scores(),
+            "validation": loss.variant.validation,
+            "loss": loss.to_contract(),
             "subsets": _subsets(Model.load(scratch), project),
         }
         contract = draft.replace(**measured)
@@ -94,21 +89,7 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
 def _reduced(graph: onnx.ModelProto, precision: Reduced, project: Project, contract: Contract) -> onnx.ModelProto:
     if precision == "float16":
         return halved(graph)
-    params = project.params
-    patches = Patches.joined(
-        [
-            read(
-                current_stack(project, area),
-                project.mask(area),
-                contract.input.band_names,
-                split(project.mask(area), params.split, params.seed),
-                "training",
-                params.split,
-                params.seed,
-            )
-            for area in contract.origin.areas
-        ]
-    )
+    patches = joined_patches(_sites(project, contract), contract.input.band_names, "training")
     stack = np.ascontiguousarray(np.moveaxis(patches.stack, -1, 1))
     return quantized(graph, np.concatenate([stack, *_with_less(stack, contract)]))
 
@@ -132,80 +113,60 @@ def _subsets(variant: Model, project: Project) -> tuple[Subset, ...]:
     stated = variant.contract.input.subsets
     if not stated:
         return ()
-    params, parts = project.params, []
-    for area in variant.contract.origin.areas:
-        blocks = split(project.mask(area), params.split, params.seed)
-        windows = [block.window for block in blocks if block.part == "validation"]
-        parts.append((current_stack(project, area), project.mask(area), windows))
     maps_with = {frozenset(subset.groups) for subset in stated if subset.supported}
     return tuple(
         found.model_copy(update={"supported": frozenset(found.groups) in maps_with})
-        for found in subsets.measured(variant, parts, variant.contract.input.groups, 1)
+        for found in subsets.measured(variant, _sites(project, variant.contract), variant.contract.input.groups, 1)
     )
 
 
+def _sites(project: Project, contract: Contract) -> list[Site]:
+    """Return the areas that a model was trained on."""
+    return [Site.of(project, area) for area in contract.origin.areas]
+
+
 @dataclass(frozen=True)
-class _Comparison:
-    """Model and variant on the same pixels. Comparisons of disjoint sets add up.
+class _Loss:
+    """Counts of the model and of its variant, and the differences of their probabilities.
 
     Attributes:
         model: counts of the float32 file.
-        variant: counts of the variant.
-        pixels: that are mapped.
-        sum: of the differences of probability there.
-        largest: of them.
+        variant: counts of the variant, on the same pixels.
+        mean: mean difference of probability.
+        largest: largest difference.
     """
 
-    model: Confusion = field(default_factory=Confusion)
-    variant: Confusion = field(default_factory=Confusion)
-    pixels: int = 0
-    sum: float = 0.0
-    largest: float = 0.0
+    model: Assessment
+    variant: Assessment
+    mean: float
+    largest: float
 
-    @classmethod
-    def of(
-        cls, found: tuple[NDArray[np.float32], NDArray[np.float32]], truth: NDArray[np.uint8], threshold: float
-    ) -> _Comparison:
-        mapped = np.isfinite(found[0])
-        model, variant = (metrics.confusion(probability >= threshold, truth, mapped) for probability in found)
-        difference = np.abs(found[0] - found[1])[mapped].astype(np.float64)
-        return cls(model, variant, int(difference.size), float(difference.sum()), float(difference.max(initial=0)))
-
-    def __add__(self, other: _Comparison) -> _Comparison:
-        return _Comparison(
-            self.model + other.model,
-            self.variant + other.variant,
-            self.pixels + other.pixels,
-            self.sum + other.sum,
-            max(self.largest, other.largest),
-        )
-
-    @property
-    def loss(self) -> dict[str, float]:
-        """What the contract says of the variant."""
+    def to_contract(self) -> dict[str, float]:
+        """Return the entry of the contract."""
         return {
             "f1": self.model.f1 - self.variant.f1,
             "largest_difference": self.largest,
-            "mean_difference": self.sum / self.pixels if self.pixels else 0.0,
+            "mean_difference": self.mean,
         }
 
 
-def _compare(model: Model, variant: Model, project: Project) -> list[_Comparison]:
-    """Both on each validation block of the areas that the model was trained on, each block read alone.
+def _compare(model: Model, variant: Model, project: Project) -> _Loss:
+    """Compare both on the validation blocks of the areas that the model was trained on, each block read alone.
 
-    Pixels count where all groups are valid, as at export; `_subsets` says what each is worth with fewer.
+    Pixels count where all groups are valid, as at export; `_subsets` measures each subset of them.
     """
-    compared, params = [], project.params
     both = [
         replace(each, contract=each.contract.without_optional_groups()) if each.contract.input.subsets else each
         for each in (model, variant)
     ]
-    for area in model.contract.origin.areas:
-        blocks = split(project.mask(area), params.split, params.seed)
-        windows = [block.window for block in blocks if block.part == "validation"]
-        answers = (probabilities(each, current_stack(project, area), windows) for each in both)
-        with open_raster(project.mask(area)) as mask:
-            for window, *found in zip(windows, *answers, strict=True):
-                truth = mask.read(1, window=window)
-                compared.append(_Comparison.of((found[0], found[1]), truth, model.contract.measured.threshold))
-    return compared
+    counts, pixels, total, largest = [], 0, 0.0, 0.0
+    for site in _sites(project, model.contract):
+        for window in labelled_windows(site, site.windows("validation"), *both):
+            counts.append(window.assessed([model.contract.measured.threshold] * 2))
+            first, second = window.probabilities
+            difference = np.abs(first - second)[window.valid].astype(np.float64)
+            pixels += difference.size
+            total += float(difference.sum())
+            largest = max(largest, float(difference.max(initial=0)))
+    ours, theirs = (Assessment.total(each) for each in zip(*counts, strict=True))
+    return _Loss(ours, theirs, total / pixels if pixels else 0.0, largest)

@@ -8,13 +8,19 @@ probabilities keep nothing, so logits are what it is fitted to.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.windows import Window
 from scipy.optimize import minimize
 from scipy.special import expit
+
+from talud.contract import Contract
+from talud.engine import coverage
+from talud.measurement.sites import Site
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,27 @@ def fitted(logits: NDArray[np.float64], landslide: NDArray[np.bool_]) -> Line:
     found = minimize(cost, np.zeros(2), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-9}).x
     slope = float(found[0]) / width
     return Line(slope, float(found[1]) - slope * centre)
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The logits of a Keras model in windows of a site, instead of probabilities.
+
+    Attributes:
+        model: model whose last layer is a convolution of 1 × 1 with a sigmoid.
+        contract: contract of the model, which states its bands and its alignment.
+        site: labelled place.
+    """
+
+    model: keras.Model
+    contract: Contract
+    site: Site
+
+    def probabilities(self, windows: Sequence[Window]) -> Iterator[NDArray[np.float64]]:
+        """Yield the logits of windows, NaN where nothing is mapped."""
+        for values in self.site.pixels(self.contract, windows):
+            mapped = coverage.blocked(values, self.contract) == 0
+            yield np.where(mapped, logits(self.model, values, self.contract.input.alignment), np.nan)
 
 
 def logits(model: keras.Model, stack: NDArray[np.float32], alignment: int) -> NDArray[np.float64]:

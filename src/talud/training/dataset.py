@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from talud.bands import groups
-from talud.data.patches import PARTS, Block, Part, Patches, patch_windows, read, split
+from talud.data.patches import PARTS, Block, Part, Patches, patch_windows
 from talud.data.record import current_stack, data_version
 from talud.errors import StudyError
 from talud.grid import Grid
+from talud.measurement.sites import Site, joined_patches
 from talud.params import SplitOptions
 from talud.project import Project
 from talud.raster import BLOCK, open_raster
@@ -69,7 +70,7 @@ class Dataset:
     Attributes:
         bands: in the order in which the network reads them.
         version: MD5 over the MD5s of all stacks and masks.
-        blocks: the split of each area.
+        sites: training areas, with the split of each.
         training: patches to fit to.
         validation: patches to choose by.
         statistics: of the bands over the training patches.
@@ -81,7 +82,7 @@ class Dataset:
     bands: tuple[str, ...]
     form: Form
     version: str
-    blocks: Mapping[str, tuple[Block, ...]]
+    sites: tuple[Site, ...]
     training: Patches
     validation: Patches
     statistics: Statistics
@@ -104,10 +105,15 @@ class Dataset:
             raise StudyError("params.yaml names no area of the role training; a study needs one")
         version = data_version(project, areas)
         form = _common_form(project, areas, bands)
-        blocks = {area: split(project.mask(area), params.split, params.seed) for area in areas}
-        training, validation = (_patches(project, bands, blocks, part) for part in ("training", "validation"))
+        sites = tuple(Site.of(project, area) for area in areas)
+        training, validation = (_patches(project, bands, sites, part) for part in ("training", "validation"))
         statistics, extremes = Statistics.of(training.stack, bands), _extremes(project, areas, bands)
-        return cls(bands, form, version, blocks, training, validation, statistics, extremes, _synthetic(project, areas))
+        return cls(bands, form, version, sites, training, validation, statistics, extremes, _synthetic(project, areas))
+
+    @property
+    def blocks(self) -> dict[str, tuple[Block, ...]]:
+        """The blocks of each area."""
+        return {site.name: site.blocks for site in self.sites}
 
     def counts(self, options: SplitOptions) -> dict[str, int]:
         """How many blocks, patches and landslide pixels (of the mask) each part holds, such as `test_blocks`."""
@@ -175,24 +181,9 @@ def _form(project: Project, area: str, bands: tuple[str, ...]) -> Form:
         return Form(tuple(units[name] or "" for name in bands), grid.resolution * grid.metre, making)
 
 
-def _patches(project: Project, bands: tuple[str, ...], blocks: Mapping[str, tuple[Block, ...]], part: Part) -> Patches:
-    params = project.params
-    optional = params.learning.dropping.optional(groups(bands)) if part == "training" else ()
-    patches = Patches.joined(
-        [
-            read(
-                current_stack(project, area),
-                project.mask(area),
-                bands,
-                split,
-                part,
-                params.split,
-                params.seed,
-                optional,
-            )
-            for area, split in blocks.items()
-        ]
-    )
+def _patches(project: Project, bands: tuple[str, ...], sites: Sequence[Site], part: Part) -> Patches:
+    optional = project.params.learning.dropping.optional(groups(bands)) if part == "training" else ()
+    patches = joined_patches(sites, bands, part, optional)
     if not patches.landslide_pixels:
         raise StudyError(
             f"the {part} blocks hold no landslide where all of {', '.join(bands)} are valid; look at clouds and "

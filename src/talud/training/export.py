@@ -10,26 +10,21 @@ import keras
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from rasterio.windows import Window
 
-from talud import metrics
 from talud.bands import Group, band, groups
 from talud.contract import BandContract, Calibration, Contract, Measurements, ModelInput, ModelOrigin
 from talud.data.patches import Patches
-from talud.data.record import current_stack
-from talud.engine import coverage
 from talud.engine.features import Features, measured
 from talud.engine.model_file import save, weights_digest
 from talud.engine.runtime import Model
 from talud.errors import StudyError
-from talud.mapping.domain import differences, histogram
+from talud.mapping import domain
 from talud.mapping.reader import open_stack
 from talud.measurement import subsets
+from talud.measurement.sites import assess, histogram, labelled_windows
 from talud.measurement.squares import PIXELS, squares
-from talud.products.area import validation_counts
-from talud.products.prediction import probabilities
+from talud.metrics import LANDSLIDE, UNKNOWN, ThresholdHistogram, best_threshold
 from talud.project import Project
-from talud.raster import open_raster
 from talud.training import calibration
 from talud.training.dataset import Dataset
 from talud.training.halo import halo_errors
@@ -74,21 +69,23 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
     graph = to_onnx(model)
     draft = _draft(graph, dataset, origin)
     if project.params.training.calibrate:
-        calibrated = _calibrate(model, draft, dataset, project)
+        calibrated = _calibrate(model, draft, dataset)
         graph = to_onnx(model)
         draft = draft.replace(calibration=calibrated, weights=weights_digest(graph))
     save(graph, draft, path)
     shipped = Model.load(path)
     parity = check_parity(model, shipped, dataset.validation)
-    probability, truth = _validation(shipped, dataset, project)
-    levels = map(metrics.Levels.of, probability, truth)
-    threshold = metrics.best_threshold(sum(levels, start=metrics.Levels()))
-    blocks = [
-        metrics.confusion(values >= threshold, known, np.isfinite(values))
-        for values, known in zip(probability, truth, strict=True)
+    validation = [
+        window for site in dataset.sites for window in labelled_windows(site, site.windows("validation"), shipped)
     ]
-    scores = sum(blocks, start=metrics.Confusion()).scores()
-    found = {"threshold": threshold, "scores": scores, "validation": validation_counts(blocks), "parity": parity}
+    threshold = best_threshold(histogram(validation))
+    (assessment,) = assess(validation, [threshold])
+    found = {
+        "threshold": threshold,
+        "scores": assessment.confusion.scores(),
+        "validation": assessment.validation,
+        "parity": parity,
+    }
     contract = shipped.contract.replace(**found, halo_errors=halo_errors(shipped, project, dataset.blocks))
     save(graph, contract, path)
     if _optional(dataset, project):
@@ -102,22 +99,19 @@ def _features(graph: onnx.ModelProto, contract: Contract, dataset: Dataset, proj
     side = project.params.split.block // contract.input.alignment * contract.input.alignment
     if not side:
         return None
-    most = max(1, PIXELS // side**2 // len(dataset.blocks))  # of each area
+    most = max(1, PIXELS // side**2 // len(dataset.sites))  # of each area
     parts = []
-    for area, blocks in dataset.blocks.items():
-        with open_stack(current_stack(project, area), contract) as stack:
-            parts.append(squares(stack, [block.window for block in blocks if block.part == "training"], side)[:most])
+    for site in dataset.sites:
+        with open_stack(site.stack, contract) as stack:
+            parts.append(squares(stack, site.windows("training"), side)[:most])
     sample = np.concatenate(parts)
     return measured(graph, sample) if len(sample) else None
 
 
 def _with_subsets(shipped: Model, dataset: Dataset, project: Project) -> Contract:
-    """A file's contract with the groups alone with which it can map, measured on the validation blocks."""
-    parts = [
-        (current_stack(project, area), project.mask(area), windows) for area, windows in _validation_windows(dataset)
-    ]
+    """Return a file's contract with its scores by subset of groups, measured on the validation blocks."""
     tolerance = project.params.learning.dropping.tolerance
-    found = subsets.measured(shipped, parts, _optional(dataset, project), tolerance)
+    found = subsets.measured(shipped, dataset.sites, _optional(dataset, project), tolerance)
     return shipped.contract.replace(subsets=found, required_groups=subsets.required(found))
 
 
@@ -131,7 +125,7 @@ def _draft(graph: onnx.ModelProto, dataset: Dataset, origin: Origin) -> Contract
     return Contract(
         input=ModelInput(
             bands=_bands(dataset),
-            differences=differences(dataset.training.stack, dataset.bands),
+            differences=domain.differences(dataset.training.stack, dataset.bands),
             required_groups=groups(dataset.bands),
             pixel_size=dataset.form.pixel_size,
             halo=field.halo,
@@ -162,7 +156,7 @@ def _bands(dataset: Dataset) -> tuple[BandContract, ...]:
         known = band(name)
         low, high = map(float, dataset.extremes[:, index])
         pixels = dataset.training.stack[..., index]
-        edges, shares = histogram(pixels[~np.isnan(pixels)])
+        edges, shares = domain.histogram(pixels[~np.isnan(pixels)])
         entries.append(
             BandContract(
                 name=name,
@@ -222,44 +216,21 @@ def _map(model: keras.Model, stack: NDArray[np.floating]) -> NDArray[np.floating
     return probability
 
 
-def _validation(
-    shipped: Model, dataset: Dataset, project: Project
-) -> tuple[list[NDArray[np.float32]], list[NDArray[np.uint8]]]:
-    """The file's probabilities on each validation block (NaN where nothing is mapped), and the truth there."""
-    found: list[NDArray[np.float32]] = []
-    truth: list[NDArray[np.uint8]] = []
-    for area, windows in _validation_windows(dataset):
-        found.extend(probabilities(shipped, current_stack(project, area), windows))
-        with open_raster(project.mask(area)) as mask:
-            truth += [mask.read(1, window=window) for window in windows]
-    return found, truth
-
-
-def _calibrate(model: keras.Model, draft: Contract, dataset: Dataset, project: Project) -> Calibration:
+def _calibrate(model: keras.Model, draft: Contract, dataset: Dataset) -> Calibration:
     """Scale a model's last layer by what fits the mapped pixels of the validation blocks that are known."""
     found, truth = [], []
-    for area, windows in _validation_windows(dataset):
-        with open_stack(current_stack(project, area), draft) as stack, open_raster(project.mask(area)) as mask:
-            for window in windows:
-                values, known = stack.read(window), mask.read(1, window=window)
-                counted = (coverage.blocked(values, draft) == 0) & (known != metrics.UNKNOWN)
-                found.append(calibration.logits(model, values, draft.input.alignment)[counted])
-                truth.append(known[counted])
+    for site in dataset.sites:
+        for window in labelled_windows(site, site.windows("validation"), calibration.Logits(model, draft, site)):
+            counted = window.valid & (window.truth != UNKNOWN)
+            found.append(window.probabilities[0][counted])
+            truth.append(window.truth[counted])
     logits, known = np.concatenate(found), np.concatenate(truth)
-    line = calibration.fitted(logits, known == metrics.LANDSLIDE)
+    line = calibration.fitted(logits, known == LANDSLIDE)
     declined = "" if line.slope > 0 else "on the validation blocks, higher logits do not mean more landslide"
     line = calibration.AS_IT_IS if declined else line
     calibration.scale(model, line)
     before, after = (
-        metrics.Levels.of(each.probability(logits).astype(np.float32), known).bins().calibration_error
+        ThresholdHistogram.of(each.probability(logits).astype(np.float32), known).bins().calibration_error
         for each in (calibration.AS_IT_IS, line)
     )
     return Calibration(slope=line.slope, offset=line.offset, error_before=before, error_after=after, declined=declined)
-
-
-def _validation_windows(dataset: Dataset) -> list[tuple[str, list[Window]]]:
-    """The validation blocks of each area."""
-    return [
-        (area, [block.window for block in blocks if block.part == "validation"])
-        for area, blocks in dataset.blocks.items()
-    ]

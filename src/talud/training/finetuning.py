@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -17,7 +17,7 @@ from talud import metrics
 from talud.bands import Group
 from talud.contract import Contract, FineTuning
 from talud.data.held_out import check_held_out
-from talud.data.patches import Block, Patches, read, split
+from talud.data.patches import Block, Patches
 from talud.data.record import current_stack
 from talud.engine import coverage
 from talud.engine.model_file import save, weights_digest
@@ -27,9 +27,9 @@ from talud.files import md5
 from talud.grid import Grid
 from talud.mapping.reader import open_stack
 from talud.measurement import subsets
-from talud.metrics import Confusion
+from talud.measurement.assessment import Assessment
+from talud.measurement.sites import Site, assess, histogram, joined_patches, labelled_windows
 from talud.params import Params
-from talud.products.prediction import probabilities
 from talud.progress import Progress, tracked
 from talud.project import Project
 from talud.raster import open_raster
@@ -124,19 +124,21 @@ def finetune(
     _train(network, project.params, model.contract, [new, *rehearsed], seed, steps, learning_rate, progress)
     graph = to_onnx(network)
     others = [cell.window for cell in cells if cell not in chosen]
-    before = _counts(model, project, area, others)
+    site = Site.of(project, area)
+    before = _assessed(model, site, others).confusion
     draft = model.contract.without_optional_groups().replace(**_NO_LONGER, weights=weights_digest(graph))
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         path = Path(folder) / "finetuned.onnx"
         save(graph, draft, path)
-        threshold = _threshold(Model.load(path), project, area, [cell.window for cell in chosen])
+        learned = labelled_windows(site, [cell.window for cell in chosen], Model.load(path))
+        threshold = metrics.best_threshold(histogram(learned))
         draft = draft.replace(threshold=threshold)
         save(graph, draft, path)
         shipped = Model.load(path)
         found: dict[str, object] = {"parity": check_parity(from_onnx(graph, str(path)), shipped, new)}
         if rehearsed:
             found |= _validated(shipped, project, _optional(model.contract))
-        after = _counts(shipped, project, area, others)
+        after = _assessed(shipped, site, others).confusion
     finetuned = FineTuning(
         weights=model.contract.origin.weights,
         model=model.name,
@@ -211,37 +213,22 @@ def _drawn(cells: Sequence[_Cell], patches: int, seed: int, area: str) -> list[_
 
 def _patches(project: Project, contract: Contract, area: str, windows: Sequence[Window], side: int) -> Patches:
     """Whole squares of an area, without those that hold nothing to learn from."""
-    options = project.params.split.model_copy(update={"patch": side})
+    site = Site.of(project, area)
+    site = replace(site, split=site.split.model_copy(update={"patch": side}))
     blocks = [Block(window, "validation") for window in windows]
-    stack, mask = current_stack(project, area), project.mask(area)
-    return read(
-        stack, mask, contract.input.band_names, blocks, "validation", options, project.params.seed, _optional(contract)
-    )
+    return site.patches(contract.input.band_names, "validation", _optional(contract), blocks)
 
 
 def _rehearsed(project: Project, model: Model) -> list[Patches]:
     """All patches that the model was trained on, as one; none where they cannot be had as they were, or now look so."""
-    params = project.params
     if model.contract.derived.adapted:
         return []
     try:
         check_held_out(model.contract, model.path, project)
     except StudyError:
         return []
-    areas = [
-        read(
-            current_stack(project, area),
-            project.mask(area),
-            model.contract.input.band_names,
-            split(project.mask(area), params.split, params.seed),
-            "training",
-            params.split,
-            params.seed,
-            _optional(model.contract),
-        )
-        for area in model.contract.origin.areas
-    ]
-    return [Patches.joined(areas)]
+    sites = [Site.of(project, area) for area in model.contract.origin.areas]
+    return [joined_patches(sites, model.contract.input.band_names, "training", _optional(model.contract))]
 
 
 def _train(
@@ -301,42 +288,21 @@ def _whole(patches: Patches, alignment: int) -> Patches:
     return Patches(patches.stack[:, :side, :side], patches.mask[:, :side, :side])
 
 
-def _counts(model: Model, project: Project, area: str, windows: Sequence[Window]) -> Confusion:
-    """The model's counts on windows of an area, each read alone."""
-    counts = Confusion()
-    with open_raster(project.mask(area)) as mask:
-        answers = probabilities(model, current_stack(project, area), windows)
-        for window, probability in zip(windows, answers, strict=True):
-            landslide = probability >= model.contract.measured.threshold
-            counts += metrics.confusion(landslide, mask.read(1, window=window), np.isfinite(probability))
-    return counts
-
-
-def _threshold(model: Model, project: Project, area: str, windows: Sequence[Window]) -> float:
-    """The best threshold on windows of an area, each read alone."""
-    levels = metrics.Levels()
-    with open_raster(project.mask(area)) as mask:
-        for window, probability in zip(
-            windows, probabilities(model, current_stack(project, area), windows), strict=True
-        ):
-            levels += metrics.Levels.of(probability, mask.read(1, window=window))
-    return metrics.best_threshold(levels)
+def _assessed(model: Model, site: Site, windows: Sequence[Window]) -> Assessment:
+    """Score a model, at its own threshold, on windows of a site that are each read alone."""
+    (found,) = assess(labelled_windows(site, windows, model), [model.contract.measured.threshold])
+    return found
 
 
 def _validated(model: Model, project: Project, optional: Sequence[Group]) -> dict[str, object]:
-    """What the contract says of the validation blocks of the areas that the model was trained on first.
+    """Return the contract's entries on the validation blocks of the areas that the model was first trained on.
 
-    The scores and, where it can do without some groups, what it is worth without them.
+    They are the scores and, if the model can do without some groups, the scores of each subset of them.
     """
-    parts = []
-    counts = Confusion()
-    for area in model.contract.origin.areas:
-        blocks = split(project.mask(area), project.params.split, project.params.seed)
-        windows = [block.window for block in blocks if block.part == "validation"]
-        counts += _counts(model, project, area, windows)
-        parts.append((current_stack(project, area), project.mask(area), windows))
-    found: dict[str, object] = {"scores": counts.scores()}
+    sites = [Site.of(project, area) for area in model.contract.origin.areas]
+    counts = Assessment.total(_assessed(model, site, site.windows("validation")) for site in sites)
+    found: dict[str, object] = {"scores": counts.confusion.scores()}
     if optional:
-        worth = subsets.measured(model, parts, optional, project.params.learning.dropping.tolerance)
+        worth = subsets.measured(model, sites, optional, project.params.learning.dropping.tolerance)
         found |= {"subsets": worth, "required_groups": subsets.required(worth)}
     return found
