@@ -1,0 +1,188 @@
+"""Reading of contracts that older code wrote, and the way of new ones through a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic_core import to_json
+
+from talud import load_model
+from talud.bands import Group
+from talud.contract import (
+    METADATA_KEY,
+    SCHEMA_VERSION,
+    Adaptation,
+    BandContract,
+    Calibration,
+    Contract,
+    Derivations,
+    FineTuning,
+    FlatContract,
+    Measurements,
+    ModelInput,
+    ModelOrigin,
+    Validation,
+    migrated,
+)
+from talud.evaluation.promotion import fingerprint
+
+RECORDED = Path(__file__).parent / "contracts"
+KINDS = sorted(path.stem for path in RECORDED.glob("*.json") if path.stem != "fingerprints")
+
+
+def recorded(kind: str) -> str:
+    return (RECORDED / f"{kind}.json").read_text().rstrip("\n")
+
+
+def read(text: str) -> Contract:
+    return Contract.from_metadata({METADATA_KEY: text}, "old.onnx")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_field_of_version_1_arrives_in_the_new_form(kind: str) -> None:
+    contract = read(recorded(kind))
+    assert contract.schema_version == SCHEMA_VERSION
+    assert to_json(contract.flat()).decode() == recorded(kind)
+    content = json.loads(recorded(kind))
+    for name, value in content.items():
+        if name != "version":
+            (part,) = (
+                part for part in ("input", "origin", "measured", "derived") if hasattr(getattr(contract, part), name)
+            )
+            assert json.loads(to_json(getattr(getattr(contract, part), name))) == value, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fingerprints_of_registered_versions_stay(kind: str) -> None:
+    assert fingerprint(read(recorded(kind))) == json.loads((RECORDED / "fingerprints.json").read_text())[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_published_form_is_that_of_version_1(kind: str) -> None:
+    published = FlatContract.of(read(recorded(kind)))
+    assert json.loads(published.model_dump_json()) == json.loads(recorded(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_migrated_contract_is_read_again_as_it_is(kind: str) -> None:
+    contract = read(recorded(kind))
+    text = contract.to_metadata()[METADATA_KEY]
+    assert json.loads(text)["schema_version"] == SCHEMA_VERSION
+    assert read(text) == contract
+    assert migrated(json.loads(text)) == json.loads(text)
+
+
+def test_the_recorded_contracts_state_every_field() -> None:
+    assert set(json.loads(recorded("every_field"))) == set(FlatContract.model_fields)
+    assert all(json.loads(recorded("every_field")).values())
+
+
+def test_fields_that_the_oldest_files_lack_have_their_defaults() -> None:
+    content = json.loads(recorded("every_field"))
+    later = {"differences", "subsets", "halo_errors", "parity", "calibration", "validation", "precision", "loss"}
+    oldest = {name: value for name, value in content.items() if name not in later | {"version", "adapted", "finetuned"}}
+    contract = read(json.dumps(oldest))
+    assert contract.input.subsets == contract.input.differences == ()
+    assert contract.measured.halo_errors == contract.measured.parity == contract.measured.loss == {}
+    assert contract.measured.calibration is contract.measured.validation is None
+    assert contract.derived == Derivations()
+
+
+@pytest.mark.parametrize("change", [{"surprise": 1}, {"version": 2}, {"threshold": 2}])
+def test_a_damaged_contract_of_version_1_names_the_field(change: dict[str, object]) -> None:
+    content = json.loads(recorded("plain")) | change
+    with pytest.raises(Exception, match=rf"its contract is damaged at '(measured\.)?{next(iter(change))}'"):
+        read(json.dumps(content))
+
+
+def test_a_model_file_of_version_1_runs() -> None:
+    model = load_model(RECORDED / "subsets_and_calibration.onnx")
+    assert model.contract == read(recorded("subsets_and_calibration"))
+    assert model.contract.input.band_names == ("slope", "red")
+    probability = model.run(np.full((2, 8, 8), 30, np.float32))
+    assert probability.shape == (8, 8)
+    assert np.isfinite(probability).all()
+
+
+FINITE = st.floats(-1e6, 1e6)
+SHARES = st.floats(0, 1)
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=8)
+COUNTS = st.integers(0, 10**9)
+
+
+@st.composite
+def bands(draw: st.DrawFn, name: str) -> BandContract:
+    low, high = sorted((draw(FINITE), draw(FINITE)))
+    edges = sorted(draw(st.lists(FINITE, min_size=2, max_size=4)))
+    shares = [draw(SHARES) for _ in edges[1:]]
+    histogram = draw(st.sampled_from([{}, {"edges": edges, "shares": shares}]))
+    return BandContract(
+        name=name,
+        group=draw(st.sampled_from(Group)),
+        unit=draw(TEXTS),
+        lowest=low,
+        highest=high,
+        mean=draw(FINITE),
+        deviation=draw(st.floats(0, 1e6)),
+        minimum=low,
+        maximum=high,
+        **histogram,
+    )
+
+
+@st.composite
+def inputs(draw: st.DrawFn) -> ModelInput:
+    names = draw(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=4, unique=True))
+    read_bands = tuple(draw(bands(name)) for name in names)
+    groups = sorted({band.group for band in read_bands})
+    return ModelInput(
+        bands=read_bands,
+        required_groups=tuple(draw(st.sets(st.sampled_from(groups)))),
+        pixel_size=draw(st.floats(1e-3, 1e3)),
+        halo=draw(COUNTS),
+        alignment=draw(st.integers(1, 4096)),
+        stack=draw(st.dictionaries(TEXTS, TEXTS, max_size=3)),
+    )
+
+
+ORIGINS = st.builds(
+    ModelOrigin,
+    name=TEXTS, weights=TEXTS, data_version=TEXTS, commit=TEXTS, run_id=TEXTS,
+    areas=st.lists(TEXTS, max_size=3).map(tuple),
+    hyperparameters=st.dictionaries(TEXTS, FINITE | st.integers(-(10**9), 10**9) | TEXTS, max_size=3),
+)  # fmt: skip
+MEASUREMENTS = st.builds(
+    Measurements,
+    threshold=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    scores=st.dictionaries(TEXTS, FINITE, max_size=3),
+    halo_errors=st.dictionaries(COUNTS, SHARES, max_size=3),
+    parity=st.dictionaries(st.sampled_from(["difference", "allowed"]), st.floats(0, 1)),
+    calibration=st.none()
+    | st.builds(
+        Calibration, slope=st.floats(1e-3, 10), offset=FINITE, error_before=SHARES, error_after=SHARES, declined=TEXTS
+    ),
+    validation=st.none()
+    | st.builds(
+        Validation, tp=COUNTS, fp=COUNTS, fn=COUNTS, tn=COUNTS, blocks=COUNTS,
+        design_effects=st.tuples(st.floats(1, 1e3), st.floats(1, 1e3)), correlation=st.floats(-1, 1),
+    ),
+    loss=st.dictionaries(TEXTS, FINITE, max_size=3),
+)  # fmt: skip
+DERIVATIONS = st.builds(
+    Derivations,
+    precision=st.sampled_from(["float32", "float16", "int8"]),
+    adapted=st.sampled_from([None, Adaptation.model_validate(json.loads(recorded("adapted"))["adapted"])]),
+    finetuned=st.sampled_from([None, FineTuning.model_validate(json.loads(recorded("finetuned"))["finetuned"])]),
+)
+
+
+@given(st.builds(Contract, input=inputs(), origin=ORIGINS, measured=MEASUREMENTS, derived=DERIVATIONS))
+def test_any_contract_is_read_as_it_was_written_in_both_forms(contract: Contract) -> None:
+    assert Contract.from_metadata(contract.to_metadata(), "new.onnx") == contract
+    assert read(to_json(contract.flat()).decode()) == contract
+    assert read(FlatContract.of(contract).model_dump_json()) == contract
