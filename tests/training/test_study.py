@@ -623,8 +623,8 @@ def test_a_trial_that_has_killed_its_process_three_times_is_passed_over(tmp_path
     assert result.best.choice.learning_rate == 0.001
     (failed,) = json.loads(project.trials("both").read_text())["failed"]
     assert re.match(
-        r"its process was killed 3 times between epoch 0 and the next checkpoint, most likely for want of memory; a "
-        r"step needs \d+\.\d GB of memory and more; a smaller batch .* to try it again, delete checkpoints/\w+\.kills$",
+        r"its process was killed 3 times between epoch 0 and the next checkpoint, probably out of memory; "
+        r"less memory is needed with a smaller batch_size or .*; to retry, delete checkpoints/\w+\.kills$",
         failed["reason"],
     )
     assert client(project).get_run(failed["run_id"]).info.status == "FAILED"

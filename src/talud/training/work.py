@@ -19,7 +19,6 @@ from talud.training import checkpoint
 from talud.training.checkpoint import State
 from talud.training.dataset import Dataset
 from talud.training.dropping import Dropping
-from talud.training.memory import step_bytes
 from talud.training.search import Hyperparameters
 from talud.training.trial import train
 
@@ -153,7 +152,7 @@ def perform_here(task: Task, tell: Tell) -> Entry:
     return failed(
         task,
         f"its process was killed {kills} times between epoch {len(checkpoint.read(path).epochs)} and the next "
-        f"checkpoint, most likely for want of memory; {_needs(task)}; to try it again, delete "
+        f"checkpoint, probably out of memory; {_less_memory(task.project.params.training)}; to retry, delete "
         f"{checkpoint.counter(path).relative_to(task.project.root)}",
     )
 
@@ -219,25 +218,16 @@ def _out_of_memory(task: Task) -> Iterator[None]:
 
 
 def _advice(task: Task, error: BaseException) -> str:
-    """What a trial says that ran out of memory."""
-    return f"out of memory ({first_line(error)[:200]}); {_needs(task)}"
+    """Return the error message of a trial that ran out of memory."""
+    return f"out of memory ({first_line(error)[:200]}); {_less_memory(task.project.params.training)}"
 
 
-def _needs(task: Task) -> str:
-    """What a trial needs by the count of its tensors, and what needs less."""
-    params, choice = task.project.params, task.choice
-    bands = len(params.band_set(task.band_set))
-
-    def needs(options: TrainingOptions) -> str:
-        form = {"filters": choice.filters, "batch_size": choice.batch_size, "patch": params.split.patch, "bands": bands}
-        normalised = params.learning.batch_normalisation
-        return f"{step_bytes(options, batch_normalisation=normalised, **form).total / 1e9:.1f} GB"
-
-    saving = params.training.model_copy(update={"rematerialise": True})
-    less = "a smaller batch needs less"
-    if not params.training.rematerialise:
-        less += f", and with training.rematerialise it would be {needs(saving)}"
-    return f"a step needs {needs(params.training)} of memory and more; {less}"
+def _less_memory(options: TrainingOptions) -> str:
+    """Return a hint that names the choices which need less memory and are not made yet."""
+    choices = ["a smaller batch_size"]
+    choices += ["training.rematerialise: true"] if not options.rematerialise else []
+    choices += ["training.mixed_precision: float16"] if not options.mixed_precision else []
+    return f"less memory is needed with {' or '.join(choices)}"
 
 
 def dataset(project: Project, band_set: str) -> Dataset:
