@@ -14,10 +14,10 @@ from talud.engine.runtime import Model
 from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
 from talud.serving.app import create_app
-from talud.serving.database import JobRow, now
-from talud.serving.jobs import Request
+from talud.serving.database import now
 from talud.serving.service import Service
 from talud.serving.settings import Settings
+from talud.serving.tables import Job, Request
 
 
 def settings_of(root: Path, **others: object) -> Settings:
@@ -37,8 +37,8 @@ def serving(settings: Settings) -> Iterator[tuple[TestClient, Service]]:
 def put_job(service: Service, raster: str, status: str) -> str:
     """The id of a job that is there in that state, for which nobody did anything."""
     request, moment = Request(raster=raster, model="tiny", version="1"), now()
-    row = JobRow(
-        id=str(uuid.uuid4()), key="local", status=status, message="", progress=0, inputs=request.model_dump(),
+    row = Job(
+        id=str(uuid.uuid4()), key="local", status=status, message="", progress=0, request=request,
         created=moment, updated=moment,
     )  # fmt: skip
     with Session(service.database.engine, expire_on_commit=False) as session, session.begin():

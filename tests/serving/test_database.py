@@ -22,12 +22,12 @@ from sqlalchemy import Connection, create_engine, text
 
 from postgresql import postgresql
 from talud.errors import OutputError
-from talud.serving.database import VERSION_TABLE, Database, Table
+from talud.serving.database import VERSION_TABLE, Database
 from talud.serving.jobs import JobStore
 from talud.serving.keeping import alone
-from talud.serving.keys import KeyStore
-from talud.serving.sessions import SessionStore
-from talud.serving.verdicts import VerdictStore
+from talud.serving.keys import KeyStore, SessionStore
+from talud.serving.reviews import ReviewStore
+from talud.serving.tables import Table
 
 RECORDED = Path(__file__).parent / "databases"  # what the release before migrations wrote
 JOB = "00000000-0000-4000-8000-00000000000{}"
@@ -89,13 +89,15 @@ def test_database_of_the_release_before_migrations_is_upgraded_without_loss(url:
         assert jobs[JOB.format(0)].request.raster == "basins/r0.tif"
         assert jobs[JOB.format(0)].request.threshold == 0.4
 
-        store = VerdictStore(database)
+        store = ReviewStore(database)
         said = store.all(JOB.format(0))
         assert {name: (one.verdict, one.reviewer) for name, one in said.items()} == {
             "1": ("accepted", "Ana Ríos"), "2": ("rejected", "Luz"), DRAWN: ("accepted", "Ana Ríos"),
         }  # fmt: skip
-        assert said[DRAWN].outline.bounds == (400500, 649400, 400600, 649500)
-        assert store.history(JOB.format(0), DRAWN) == (said[DRAWN],)
+        assert said[DRAWN].geometry.bounds == (400500, 649400, 400600, 649500)
+        (change,) = store.history(JOB.format(0), DRAWN)
+        for name in ("verdict", "reviewer", "reviewed", "geometry", "area", "key_id"):
+            assert getattr(change, name) == getattr(said[DRAWN], name)
         assert store.all(JOB.format(2)) == {}  # of a dismissed job
 
 
@@ -148,7 +150,7 @@ def test_processes_that_start_at_once_upgrade_once(url: str) -> None:
     assert [process.returncode for process in started] == [0] * 4, said
     assert len({out for out, _ in said}) == 1
     with Database.opened(url) as database:
-        assert len(VerdictStore(database).history(JOB.format(0), "1")) == 1
+        assert len(ReviewStore(database).history(JOB.format(0), "1")) == 1
 
 
 def test_upgrade_that_breaks_off_leaves_the_database_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,10 +22,11 @@ from talud.errors import SourceError
 from talud.products.prediction import predict
 from talud.serving.database import Database
 from talud.serving.intake import Intake
-from talud.serving.jobs import JobStore, Request
+from talud.serving.jobs import JobStore
 from talud.serving.maps import Maps
 from talud.serving.models import Models
 from talud.serving.settings import Settings
+from talud.serving.tables import Request
 
 LARGE = {"raster": "large.tif", "model": "landslide-unet-3band/1"}
 

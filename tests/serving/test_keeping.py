@@ -14,17 +14,17 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from talud.errors import BusyError
-from talud.serving.database import Database, JobRow, now
-from talud.serving.jobs import JobStore, Request
+from talud.serving.database import Database, now
+from talud.serving.jobs import JobStore
 from talud.serving.keeping import alone, clean
-from talud.serving.keys import Key
 from talud.serving.maps import Maps
 from talud.serving.problems import Problem
+from talud.serving.reviews import ReviewStore
 from talud.serving.settings import Settings
-from talud.serving.verdicts import Verdict, VerdictStore
+from talud.serving.tables import Job, Key, Request, Review
 
 MEGABYTE = 10**6
-ANA = Key("0" * 32, "field office", "run", now())
+ANA = Key(id="0" * 32, name="field office", digest="", scope="run", created=now())
 
 
 @pytest.fixture
@@ -37,12 +37,17 @@ def settings(tmp_path: Path, **others: object) -> Settings:
     return Settings(data=tmp_path, results=tmp_path, **others)
 
 
+def review(job: str) -> Review:
+    """Return a review of polygon 1 of a job's map."""
+    return Review(job=job, polygon="1", verdict="accepted", reviewer="Ana", reviewed=now())
+
+
 def ended(jobs: JobStore, maps: Maps, name: str, days: float) -> None:
     """A job that ended so many days ago, with a map of a megabyte."""
     jobs.create(name, "somebody", Request(raster="a.tif"))
     jobs.end(name, "successful", "done")
     with Session(jobs.database.engine) as session, session.begin():
-        session.execute(update(JobRow).where(JobRow.id == name).values(finished=now() - timedelta(days=days)))
+        session.execute(update(Job).where(Job.id == name).values(finished=now() - timedelta(days=days)))
     maps.out(name).mkdir(parents=True)
     (maps.out(name) / "probability.tif").write_bytes(bytes(MEGABYTE))
 
@@ -78,25 +83,25 @@ def test_a_map_that_people_reviewed_stays_until_somebody_throws_it_away(jobs: Jo
     maps = Maps(tmp_path / "jobs")
     for name in ("reviewed", "forgotten"):
         ended(jobs, maps, name, 100)
-    VerdictStore(jobs.database).say("reviewed", Verdict("1", "accepted", "Ana", now()), ANA)
+    ReviewStore(jobs.database).save(review("reviewed"), ANA)
     assert clean(jobs, maps, settings(tmp_path, results_days=7, results_bytes=1)) == ["forgotten"]
-    assert VerdictStore(jobs.database).all("reviewed").keys() == {"1"}
+    assert ReviewStore(jobs.database).all("reviewed").keys() == {"1"}
 
 
 def test_a_dismissed_job_loses_its_review_and_is_cleaned_up(jobs: JobStore, tmp_path: Path) -> None:
-    maps, store = Maps(tmp_path / "jobs"), VerdictStore(jobs.database)
+    maps, store = Maps(tmp_path / "jobs"), ReviewStore(jobs.database)
     for name in ("thrown away", "kept"):
         ended(jobs, maps, name, 100)
-        store.say(name, Verdict("1", "accepted", "Ana", now()), ANA)
+        store.save(review(name), ANA)
     jobs.dismiss("thrown away")
     assert store.all("thrown away") == {}
     assert store.history("thrown away", "1") == ()
     with Session(jobs.database.engine) as session, session.begin():
-        session.execute(update(JobRow).values(finished=now() - timedelta(days=100)))
+        session.execute(update(Job).values(finished=now() - timedelta(days=100)))
     assert clean(jobs, maps, settings(tmp_path, results_days=7)) == ["thrown away"]
     assert len(store.history("kept", "1")) == 1
     with pytest.raises(Problem, match="its map is gone"):
-        store.say("thrown away", Verdict("1", "accepted", "Ana", now()), ANA)
+        store.save(review("thrown away"), ANA)
     assert store.all("thrown away") == {}
 
 

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from talud.cli.main import app
 from talud.errors import ParamsError
-from talud.serving.database import Database, KeyRow
-from talud.serving.keys import SCOPES, KeyStore
+from talud.serving.database import Database
+from talud.serving.keys import KeyStore
+from talud.serving.tables import SCOPES, Key
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_the_command_lists_when_keys_expire(project: Path) -> None:
         Database.opened(f"sqlite:///{project}/.talud/service/service.db") as database,
         database.engine.begin() as writer,
     ):
-        writer.execute(update(KeyRow).values(expires=datetime(2026, 1, 2, tzinfo=UTC)))
+        writer.execute(update(Key).values(expires=datetime(2026, 1, 2, tzinfo=UTC)))
     assert "2026-01-02 (expired)" in talud("list")
 
 

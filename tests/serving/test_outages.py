@@ -24,9 +24,10 @@ from talud.engine.runtime import Model, Origin
 from talud.products.prediction import predict
 from talud.serving import keeping, outages
 from talud.serving.database import Database
-from talud.serving.jobs import JobStore, Request
+from talud.serving.jobs import JobStore
 from talud.serving.maps import Maps
 from talud.serving.settings import Settings
+from talud.serving.tables import Request
 
 ASK = {"inputs": {"raster": {"href": "small.tif"}}}
 RECORD = "map/prediction.json"

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,18 +32,18 @@ from postgresql import postgresql
 from source_files import write_project, write_raster
 from stack_files import grid_of, write_stack
 from talud.errors import ParamsError
-from talud.serving import outlines, verdicts
+from talud.serving import map_polygons
 from talud.serving.database import Database, now
-from talud.serving.jobs import JobStore, Request
-from talud.serving.keys import Key
-from talud.serving.outlines import PolygonGeometry
+from talud.serving.jobs import JobStore
+from talud.serving.map_polygons import PolygonGeometry
 from talud.serving.problems import Problem
+from talud.serving.reviews import ReviewStore
 from talud.serving.routes.reviews import pixel_metres
-from talud.serving.verdicts import VerdictStore
+from talud.serving.tables import Key, Request, Review, Verdict
 
 LEFT, TOP = 400_000, 650_000
 HEIGHT, WIDTH = 96, 128
-SOMEBODY = Key("1", "somebody", "admin", now())
+SOMEBODY = Key(id="1", name="somebody", digest="", scope="admin", created=now())
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,8 @@ def agency(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
 def review(agency: SimpleNamespace) -> Iterator[SimpleNamespace]:
     """The agency, of whose map nobody has said anything."""
     yield agency
-    for name in VerdictStore(agency.service.database).all(agency.job):
-        VerdictStore(agency.service.database).withdraw(agency.job, name, SOMEBODY)
+    for name in ReviewStore(agency.service.database).all(agency.job):
+        ReviewStore(agency.service.database).withdraw(agency.job, name, SOMEBODY)
 
 
 def collection(agency: SimpleNamespace) -> dict:
@@ -340,12 +341,12 @@ def test_outlines_that_would_take_minutes_to_look_at_are_refused_beforehand(monk
     grid = grid_of(HEIGHT, WIDTH)
     rng = np.random.default_rng(0)
     west, south, east, north = shapely.geometry.shape(in_degrees(square(100, 100, 800))).bounds
-    monkeypatch.setattr(outlines, "polygonal", lambda _: pytest.fail("mended"))
+    monkeypatch.setattr(map_polygons, "polygonal", lambda _: pytest.fail("mended"))
 
     def refused(rings: list[np.ndarray]) -> str:
         closed = [[*ring.tolist(), ring[0].tolist()] for ring in rings]
         with pytest.raises(ParamsError) as error:
-            outlines.outline_of(PolygonGeometry(type="Polygon", coordinates=closed), grid)
+            map_polygons.outline_of(PolygonGeometry(type="Polygon", coordinates=closed), grid)
         return str(error.value)
 
     for count in (200, 999, 50_000):  # which cross themselves at every turn
@@ -358,9 +359,9 @@ def test_areas_on_the_ellipsoid_where_coordinates_are_degrees() -> None:
     grid = grid_of(HEIGHT, WIDTH)
     degrees = type(grid)(CRS.from_epsg(4326), grid.transform, HEIGHT, WIDTH)
     quadrant = shapely.Polygon([(0, 0), (90, 0), (0, 90)])  # an eighth of the Earth, WGS84
-    assert outlines.area_of(quadrant, degrees) == pytest.approx(510_065_621_724_000 / 8, rel=1e-6)
+    assert map_polygons.area_of(quadrant, degrees) == pytest.approx(510_065_621_724_000 / 8, rel=1e-6)
     feet = type(grid)(CRS.from_epsg(2263), grid.transform, HEIGHT, WIDTH)
-    assert outlines.area_of(shapely.box(0, 0, 100, 100), feet) == pytest.approx((100 * 1200 / 3937) ** 2)
+    assert map_polygons.area_of(shapely.box(0, 0, 100, 100), feet) == pytest.approx((100 * 1200 / 3937) ** 2)
 
 
 def test_the_side_of_a_pixel_in_metres_whatever_the_unit_of_its_crs() -> None:
@@ -403,7 +404,7 @@ def test_the_review_is_taken_by_the_inventory_import_with_who_and_when(review: S
     assert "removed: 1 polygon," in said
     inventory = pyogrio.read_dataframe(project / "data/here/inventory.gpkg")
     assert inventory.geometry.area.sum() == pytest.approx(counted["accepted_area_m2"])
-    kept = VerdictStore(review.service.database).all(review.job)
+    kept = ReviewStore(review.service.database).all(review.job)
     times = {one.reviewer: one.reviewed.replace(microsecond=one.reviewed.microsecond // 1000 * 1000)
              for name, one in kept.items() if name != "3"}  # fmt: skip
     assert dict(zip(inventory.reviewed_by, inventory.reviewed_at.dt.to_pydatetime(), strict=True)) == times
@@ -428,49 +429,63 @@ def test_the_same_review_gives_the_same_bytes_whoever_asks_at_once(review: Simpl
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VerdictStore]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ReviewStore]:
     """A store of verdicts that many threads may use."""
     if request.param == "sqlite":
         with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
             JobStore(database).create("job", "somebody", Request(raster="a.tif"))
-            yield VerdictStore(database)
+            yield ReviewStore(database)
     else:
         with postgresql() as url, Database.opened(url) as database:
             JobStore(database).create("job", "somebody", Request(raster="a.tif"))
-            yield VerdictStore(database)
+            yield ReviewStore(database)
 
 
-def test_verdicts_of_many_at_once_are_each_whole(store: VerdictStore) -> None:
+def new_review(
+    job: str,
+    polygon: str,
+    verdict: Verdict,
+    reviewer: str,
+    geometry: shapely.Polygon | None = None,
+    area: float | None = None,
+) -> Review:
+    """Return a review of this moment."""
+    return Review(
+        job=job, polygon=polygon, verdict=verdict, reviewer=reviewer, reviewed=now(), geometry=geometry, area=area
+    )  # fmt: skip
+
+
+def test_verdicts_of_many_at_once_are_each_whole(store: ReviewStore) -> None:
     drawn = {f"reviewer {number}": square(0, 0, number) for number in range(1, 41)}
 
     def say(name: str) -> None:
         for polygon in ("1", "2"):
-            store.say("job", verdicts.said(polygon, "accepted", name, drawn[name], drawn[name].area), SOMEBODY)
+            store.save(new_review("job", polygon, "accepted", name, drawn[name], drawn[name].area), SOMEBODY)
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(say, drawn))
     found = store.all("job")
     assert set(found) == {"1", "2"}
     for one in found.values():
-        assert one.outline.equals(drawn[one.reviewer])
+        assert one.geometry.equals(drawn[one.reviewer])
         assert one.area == drawn[one.reviewer].area
-    store.say("job", verdicts.said("1", "rejected", "last"), SOMEBODY)
+    store.save(new_review("job", "1", "rejected", "last"), SOMEBODY)
     kept = store.get("job", "1")
     assert (kept.verdict, kept.reviewer, kept.area) == ("rejected", "last", found["1"].area)
 
 
-def test_a_landslide_that_is_taken_away_at_once_does_not_come_back(store: VerdictStore) -> None:
+def test_a_landslide_that_is_taken_away_at_once_does_not_come_back(store: ReviewStore) -> None:
     outline = square(0, 0, 10)
-    names = [verdicts.new_id() for _ in range(40)]
+    names = [str(uuid.uuid4()) for _ in range(40)]
     for name in names:
-        store.say("job", verdicts.said(name, "accepted", "Ana", outline, 100.0), SOMEBODY)
+        store.save(new_review("job", name, "accepted", "Ana", outline, 100.0), SOMEBODY)
 
     def either(task: tuple[bool, str]) -> None:
         gone, name = task
         if gone:
             store.withdraw("job", name, SOMEBODY)
         else:
-            store.change("job", verdicts.said(name, "accepted", "Luz", outline, 100.0), SOMEBODY)
+            store.change(new_review("job", name, "accepted", "Luz", outline, 100.0), SOMEBODY)
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(either, [(gone, name) for name in names for gone in (False, True, False)]))
@@ -478,7 +493,7 @@ def test_a_landslide_that_is_taken_away_at_once_does_not_come_back(store: Verdic
     assert not store.withdraw("job", names[0], SOMEBODY)
 
 
-def test_job_dismissed_at_once_with_its_review_keeps_nothing(store: VerdictStore) -> None:
+def test_job_dismissed_at_once_with_its_review_keeps_nothing(store: ReviewStore) -> None:
     """No verdict is left of a job, whichever of both comes first."""
     jobs = JobStore(store.database)
     names = [f"job {number}" for number in range(30)]
@@ -491,7 +506,7 @@ def test_job_dismissed_at_once_with_its_review_keeps_nothing(store: VerdictStore
             jobs.dismiss(name)
         else:
             with contextlib.suppress(Problem):
-                store.say(name, verdicts.said("1", "accepted", "Ana"), SOMEBODY)
+                store.save(new_review(name, "1", "accepted", "Ana"), SOMEBODY)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(either, [(dismissed, name) for name in names for dismissed in (False, True, False)]))

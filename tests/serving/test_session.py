@@ -18,12 +18,12 @@ import talud.serving
 from talud.cluster import connected
 from talud.serving.app import HEADERS, create_app
 from talud.serving.attempts import ALLOWED, WITHIN, Attempts
-from talud.serving.database import KeyRow, SessionRow, now
+from talud.serving.database import now
 from talud.serving.guard import LARGEST_BODY
-from talud.serving.keys import Scope
+from talud.serving.keys import SESSION_HOURS
 from talud.serving.service import COOKIE, Reader, Runner
-from talud.serving.sessions import SESSION_HOURS
 from talud.serving.settings import Settings
+from talud.serving.tables import Key, PageSession, Scope
 
 SITE = "https://maps.example.org"
 
@@ -148,18 +148,18 @@ def test_sessions_expire(client: TestClient) -> None:
     )
     assert client.get("/thing").status_code == 200
     with client.app.state.service.database.engine.begin() as connection:
-        connection.execute(update(SessionRow).values(expires=now() - timedelta(seconds=1)))
+        connection.execute(update(PageSession).values(expires=now() - timedelta(seconds=1)))
     # A page that stays open asks on, and is no guesser of keys.
     assert [client.get("/thing").status_code for _ in range(ALLOWED + 5)] == [401] * (ALLOWED + 5)
     client.post("/session", json={"key": key_of(client, name="third")}, headers={"Origin": SITE})
     with client.app.state.service.database.engine.connect() as connection:
-        assert len(connection.execute(select(SessionRow.digest)).all()) == 1  # the expired ones are removed
+        assert len(connection.execute(select(PageSession.digest)).all()) == 1  # the expired ones are removed
 
 
 def test_an_expired_key_opens_nothing_and_is_named(client: TestClient) -> None:
     secret = begin(client)
     with client.app.state.service.database.engine.begin() as connection:
-        connection.execute(update(KeyRow).values(expires=datetime(2026, 1, 2, tzinfo=UTC)))
+        connection.execute(update(Key).values(expires=datetime(2026, 1, 2, tzinfo=UTC)))
     assert client.get("/thing").status_code == 401
     assert client.get("/session").json()["name"] is None
     for answer in (

@@ -12,7 +12,8 @@ from talud.cli.app import app
 from talud.errors import ParamsError
 
 if TYPE_CHECKING:
-    from talud.serving.keys import Key, KeyStore
+    from talud.serving.keys import KeyStore
+    from talud.serving.tables import Key
 
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(keys, name="keys", help="Make, list and revoke the API keys of the service.")

@@ -13,23 +13,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Connection,
-    DateTime,
-    Engine,
-    Float,
-    Integer,
-    String,
-    Text,
-    TypeDecorator,
-    create_engine,
-    event,
-)
-from sqlalchemy.engine import URL, Dialect, make_url
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
+from sqlalchemy.orm import Session
 
 from talud.errors import OutputError, ParamsError
 from talud.files import writing
@@ -45,117 +32,25 @@ _LOCK = {
 PATIENCE_SECONDS = 10  # for a lock of SQLite, or a connection to PostgreSQL
 
 
-class Moment(TypeDecorator[datetime]):
-    """A time in UTC, which SQLite would give back without its zone."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_result_value(self, value: datetime | None, _: Dialect) -> datetime | None:
-        """The time, in UTC."""
-        return value if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class Table(MappedAsDataclass, DeclarativeBase, kw_only=True):
-    """What all tables of the service have in common."""
-
-
-class JobRow(Table):
-    """A job (see `jobs.Job`)."""
-
-    __tablename__ = "jobs"
-
-    id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    key: Mapped[str] = mapped_column(String(80), index=True)
-    status: Mapped[str] = mapped_column(String(12), index=True)
-    message: Mapped[str] = mapped_column(Text)
-    progress: Mapped[int] = mapped_column(Integer)
-    inputs: Mapped[dict[str, object]] = mapped_column(JSON)
-    created: Mapped[datetime] = mapped_column(Moment, index=True)
-    updated: Mapped[datetime] = mapped_column(Moment)
-    started: Mapped[datetime | None] = mapped_column(Moment, default=None)
-    finished: Mapped[datetime | None] = mapped_column(Moment, default=None)
-    key_id: Mapped[str | None] = mapped_column(String(36), index=True, default=None)
-
-
-class KeyRow(Table):
-    """An API key (see `keys.Key`)."""
-
-    __tablename__ = "keys"
-
-    id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    name: Mapped[str] = mapped_column(String(80), unique=True)
-    digest: Mapped[str] = mapped_column(String(64), unique=True)
-    scope: Mapped[str] = mapped_column(String(8))
-    created: Mapped[datetime] = mapped_column(Moment)
-    expires: Mapped[datetime | None] = mapped_column(Moment, default=None)
-
-
-class SessionRow(Table):
-    """A session of the page (see `sessions`)."""
-
-    __tablename__ = "sessions"
-
-    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    key_id: Mapped[str] = mapped_column(String(36), index=True)
-    expires: Mapped[datetime] = mapped_column(Moment)
-
-
-class UploadRow(Table):
-    """The owner of an upload, and its size in bytes (see `uploads`)."""
-
-    __tablename__ = "uploads"
-
-    id: Mapped[str] = mapped_column(String(36), primary_key=True)
-    key_id: Mapped[str] = mapped_column(String(36), index=True)
-    bytes: Mapped[int] = mapped_column(BigInteger)
-
-
-class _Said(MappedAsDataclass, kw_only=True):
-    """A reviewer's verdict on a polygon.
-
-    `geometry` is GeoJSON in the raster's CRS, if the reviewer drew an outline.
-    """
-
-    verdict: Mapped[str] = mapped_column(String(10))
-    reviewer: Mapped[str] = mapped_column(String(80))
-    reviewed: Mapped[datetime] = mapped_column(Moment)
-    key_id: Mapped[str | None] = mapped_column(String(36), default=None)
-    geometry: Mapped[dict[str, object] | None] = mapped_column(JSON, default=None)
-    area: Mapped[float | None] = mapped_column(Float, default=None)
-
-
-class VerdictRow(_Said, Table):
-    """The present verdict on a polygon (see `verdicts`)."""
-
-    __tablename__ = "verdicts"
-
-    job: Mapped[str] = mapped_column(String(36), primary_key=True)
-    polygon: Mapped[str] = mapped_column(String(36), primary_key=True)
-
-
-class VerdictChangeRow(_Said, Table):
-    """One change of a verdict.
-
-    Rows are never changed, and are removed only with their job.
-    """
-
-    __tablename__ = "verdict_changes"
-
-    number: Mapped[int] = mapped_column(Integer, primary_key=True, init=False)
-    job: Mapped[str] = mapped_column(String(36), index=True)
-    polygon: Mapped[str] = mapped_column(String(36))
-
-
 class Database:
     """An open database.
 
     Attributes:
-        engine: SQLAlchemy's.
+        engine: SQLAlchemy engine.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+
+    def session(self) -> Session:
+        """Return a session whose objects can be used after its end."""
+        return Session(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Yield a session that is committed at the end of the block."""
+        with self.session() as session, session.begin():
+            yield session
 
     @classmethod
     @contextmanager

@@ -17,12 +17,13 @@ from talud.engine.session import physical_cores
 from talud.errors import ClusterError, TaludError
 from talud.serving import keeping
 from talud.serving.intake import Intake
-from talud.serving.jobs import Job, JobStore, Request, Status
+from talud.serving.jobs import JobStore
 from talud.serving.logs import log, of_job, shown
 from talud.serving.maps import Maps
 from talud.serving.metrics import Metrics
 from talud.serving.outages import Stopped, is_outage, wait_out
 from talud.serving.settings import Settings
+from talud.serving.tables import Job, Request, Status
 from talud.serving.work import NICE, Work, map_landslides
 from talud.text import first_line
 

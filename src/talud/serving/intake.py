@@ -13,13 +13,13 @@ from talud.mapping import reader
 from talud.mapping.options import ResultOptions
 from talud.selection import Candidate
 from talud.serving import catalogue, places, remote
-from talud.serving.jobs import UNFINISHED, Job, JobStore, Request
-from talud.serving.keys import Key
+from talud.serving.jobs import JobStore
 from talud.serving.maps import Maps
 from talud.serving.models import Models
 from talud.serving.problems import Problem
 from talud.serving.process import PROCESS, Execute
 from talud.serving.settings import Settings
+from talud.serving.tables import UNFINISHED, Job, Key, Request
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from talud.errors import BusyError
 from talud.files import exclusive_lock, writing
 from talud.serving import places
 from talud.serving.database import now
-from talud.serving.jobs import STATUSES, UNFINISHED, Job, JobStore
+from talud.serving.jobs import JobStore
 from talud.serving.maps import IN_USE, Maps
 from talud.serving.settings import Settings
+from talud.serving.tables import STATUSES, UNFINISHED, Job
 from talud.serving.uploads import UploadStore
 
 

@@ -1,4 +1,7 @@
-"""API keys: who may read, run, or rule. What is stored is a digest, from which no key can be found."""
+"""API keys, and the sessions of the page.
+
+The database holds digests of secrets and tokens, from which neither can be found.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +9,19 @@ import hashlib
 import secrets
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Literal, get_args
+from datetime import timedelta
 
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from talud.errors import ParamsError
-from talud.serving.database import Database, KeyRow, SessionRow, now
+from talud.serving.database import Database, now
+from talud.serving.tables import Key, PageSession, Scope
 
-Scope = Literal["read", "run", "admin"]  # each may do what those before it may
-SCOPES: tuple[Scope, ...] = get_args(Scope)
 LONGEST_NAME = 80
 EXPIRY_DAYS = 365  # of a new key, unless another number is given
+SESSION_HOURS = 12  # after which the page asks for the key again
 LOCAL = "local"  # the id and name of clients where keys are not required
-
-
-@dataclass(frozen=True)
-class Key:
-    """An API key, without its secret.
-
-    Attributes:
-        id: a UUID, which no later key of the same name has.
-        name: of who has it.
-        scope: what it allows.
-        created: when it was made.
-        expires: when it stops opening anything; None: never.
-    """
-
-    id: str
-    name: str
-    scope: Scope
-    created: datetime
-    expires: datetime | None = None
-
-    @property
-    def expired(self) -> bool:
-        """Return whether the key has expired."""
-        return self.expires is not None and self.expires <= now()
-
-    def allows(self, scope: Scope) -> bool:
-        """Whether this key may do what takes a scope."""
-        return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
 
 @dataclass(frozen=True)
@@ -58,7 +31,7 @@ class KeyStore:
     database: Database
 
     def add(self, name: str, scope: Scope, expiry_days: float = EXPIRY_DAYS) -> str:
-        """Make a key; what is returned is nowhere else.
+        """Add a key and return its secret, which is stored nowhere.
 
         Raises:
             ParamsError: the name is taken, empty or too long.
@@ -68,9 +41,9 @@ class KeyStore:
             raise ParamsError(f"a key's name has 1 to {LONGEST_NAME} characters")
         secret = f"talud-{secrets.token_urlsafe(32)}"
         try:
-            with Session(self.database.engine) as session, session.begin():
+            with self.database.transaction() as session:
                 session.add(
-                    KeyRow(
+                    Key(
                         id=str(uuid.uuid4()),
                         name=name,
                         digest=digest(secret),
@@ -85,14 +58,13 @@ class KeyStore:
 
     def find(self, secret: str) -> Key | None:
         """Return the key of a secret, even if it has expired, or None."""
-        with Session(self.database.engine) as session:
-            row = session.scalar(select(KeyRow).where(KeyRow.digest == digest(secret)))
-            return key_of_row(row) if row else None
+        with self.database.session() as session:
+            return session.scalar(select(Key).where(Key.digest == digest(secret)))
 
     def all(self) -> tuple[Key, ...]:
-        """All keys, by name."""
-        with Session(self.database.engine) as session:
-            return tuple(key_of_row(row) for row in session.scalars(select(KeyRow).order_by(KeyRow.name)))
+        """Return all keys, by name."""
+        with self.database.session() as session:
+            return tuple(session.scalars(select(Key).order_by(Key.name)))
 
     def revoke(self, name: str) -> None:
         """Revoke a key and end its sessions.
@@ -100,18 +72,45 @@ class KeyStore:
         Raises:
             ParamsError: there is none of that name.
         """
-        with Session(self.database.engine) as session, session.begin():
-            row = session.scalar(select(KeyRow).where(KeyRow.name == name))
-            if row is None:
-                names = ", ".join(key.name for key in self.all()) or "none"
+        with self.database.transaction() as session:
+            key = session.scalar(select(Key).where(Key.name == name))
+            if key is None:
+                names = ", ".join(each.name for each in self.all()) or "none"
                 raise ParamsError(f"there is no key named {name}; there are: {names}")
-            session.execute(delete(SessionRow).where(SessionRow.key_id == row.id))
-            session.delete(row)
+            session.execute(delete(PageSession).where(PageSession.key_id == key.id))
+            session.delete(key)
 
 
-def key_of_row(row: KeyRow) -> Key:
-    """Convert a row of the database to a key."""
-    return Key(row.id, row.name, row.scope, row.created, row.expires)  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class SessionStore:
+    """The sessions of a service."""
+
+    database: Database
+
+    def begin(self, key: Key) -> str:
+        """Begin a session of a key, and remove all that have expired.
+
+        Returns:
+            The token, which is stored nowhere else.
+        """
+        token, moment = secrets.token_urlsafe(32), now()
+        with self.database.transaction() as session:
+            session.execute(delete(PageSession).where(PageSession.expires <= moment))
+            expires = moment + timedelta(hours=SESSION_HOURS)
+            session.add(PageSession(digest=digest(token), key_id=key.id, expires=expires))
+        return token
+
+    def key(self, token: str) -> Key | None:
+        """Return the key of a session; None if either has ended or expired."""
+        known = select(Key).join(PageSession, PageSession.key_id == Key.id)
+        with self.database.session() as session:
+            found = session.scalar(known.where(PageSession.digest == digest(token), PageSession.expires > now()))
+        return None if found is None or found.expired else found
+
+    def end(self, token: str) -> None:
+        """End a session."""
+        with self.database.transaction() as session:
+            session.execute(delete(PageSession).where(PageSession.digest == digest(token)))
 
 
 def digest(secret: str) -> str:

@@ -10,7 +10,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from talud.serving.jobs import Job, Request
+from talud.serving.tables import Job, Request
 
 Style = Literal["text", "json"]
 log = logging.getLogger("talud.service")

@@ -10,7 +10,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from talud.serving.jobs import UNFINISHED, JobStore
+from talud.serving.jobs import JobStore
+from talud.serving.tables import UNFINISHED
 
 FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)  # seconds; what is asked for often stays below 0.05
 

@@ -15,13 +15,13 @@ from talud.serving.executor import Executor
 from talud.serving.intake import Intake
 from talud.serving.jobs import JobStore
 from talud.serving.keeping import alone, remove_unfinished_uploads
-from talud.serving.keys import LOCAL, Key, KeyStore, Scope
+from talud.serving.keys import LOCAL, KeyStore, SessionStore
 from talud.serving.maps import Maps
 from talud.serving.metrics import Metrics
 from talud.serving.models import Models
 from talud.serving.problems import Problem
-from talud.serving.sessions import SessionStore
 from talud.serving.settings import Settings
+from talud.serving.tables import Key, Scope
 from talud.serving.uploads import UploadStore
 
 COOKIE = "talud_session"
@@ -121,7 +121,9 @@ def holder(request: Request, service: Service) -> Key | None:
         found = key_of(secret, request, service)
     elif token := request.cookies.get(COOKIE):  # not counted: a page that is open asks on after its session ended
         found = service.sessions.key(token)
-    return Key(LOCAL, LOCAL, "admin", now()) if found is None and service.open_to_all else found
+    if found is None and service.open_to_all:
+        return Key(id=LOCAL, name=LOCAL, digest="", scope="admin", created=now())
+    return found
 
 
 def key_of(secret: str, request: Request, service: Service) -> Key | None:

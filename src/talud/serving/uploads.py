@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from sqlalchemy import delete, func, select
-from sqlalchemy.orm import Session
 
-from talud.serving.database import Database, UploadRow
-from talud.serving.keys import Key
+from talud.serving.database import Database
 from talud.serving.problems import Problem
+from talud.serving.tables import Key, UploadOwner
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,10 @@ class UploadStore:
         Raises:
             Problem: the key's uploads would take more than its quota.
         """
-        others = select(func.coalesce(func.sum(UploadRow.bytes), 0))
-        others = others.where(UploadRow.key_id == key.id, UploadRow.id != upload)
+        others = select(func.coalesce(func.sum(UploadOwner.bytes), 0))
+        others = others.where(UploadOwner.key_id == key.id, UploadOwner.id != upload)
         # One service uses the database, so that its own lock is enough for uploads that arrive at once.
-        with self._claiming, Session(self.database.engine) as session, session.begin():
+        with self._claiming, self.database.transaction() as session:
             taken = int(session.scalar(others) or 0)
             if taken + size > self.quota:
                 raise Problem(
@@ -44,20 +43,20 @@ class UploadStore:
                     f"the uploads of the key of {key.name} take {taken:,} bytes and may take {self.quota:,}; "
                     "DELETE /uploads/ID removes one",
                 )
-            session.merge(UploadRow(id=upload, key_id=key.id, bytes=size))
+            session.merge(UploadOwner(id=upload, key_id=key.id, bytes=size))
 
     def owner(self, upload: str) -> str | None:
         """Return the id of the key that owns an upload; None if unknown."""
-        with Session(self.database.engine) as session:
-            row = session.get(UploadRow, upload)
+        with self.database.session() as session:
+            row = session.get(UploadOwner, upload)
             return row.key_id if row else None
 
     def all(self) -> tuple[str, ...]:
         """Return the ids of all counted uploads."""
-        with Session(self.database.engine) as session:
-            return tuple(session.scalars(select(UploadRow.id)))
+        with self.database.session() as session:
+            return tuple(session.scalars(select(UploadOwner.id)))
 
     def forget(self, uploads: Iterable[str]) -> None:
         """Stop counting uploads."""
-        with Session(self.database.engine) as session, session.begin():
-            session.execute(delete(UploadRow).where(UploadRow.id.in_(list(uploads))))
+        with self.database.transaction() as session:
+            session.execute(delete(UploadOwner).where(UploadOwner.id.in_(list(uploads))))

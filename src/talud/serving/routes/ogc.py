@@ -17,11 +17,11 @@ from starlette.datastructures import URL
 from talud.serving import catalogue, places, process, remote
 from talud.serving.address import Address
 from talud.serving.intake import is_remote
-from talud.serving.jobs import STATUSES, Job, Status
 from talud.serving.logs import log, of_job, shown
 from talud.serving.problems import NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY, Problem, described
 from talud.serving.process import OUTPUTS, PROCESS, Execute, Link
 from talud.serving.service import Reader, Runner, Running, Service
+from talud.serving.tables import STATUSES, Job, Status
 
 router = APIRouter(tags=["OGC API – Processes"])
 

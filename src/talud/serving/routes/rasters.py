@@ -16,11 +16,11 @@ from talud.contract import Contract
 from talud.errors import RegistryError
 from talud.serving import catalogue, places, tiles
 from talud.serving.catalogue import Raster, Upload
-from talud.serving.jobs import UNFINISHED
 from talud.serving.logs import log
 from talud.serving.problems import Problem, described
 from talud.serving.service import Reader, Runner, Running, Service
 from talud.serving.settings import Settings
+from talud.serving.tables import UNFINISHED
 
 router = APIRouter(tags=["rasters"])
 _AT_ONCE = 2**20  # bytes of an upload that are written at once

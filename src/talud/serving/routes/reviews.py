@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import uuid
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
@@ -15,14 +16,15 @@ from rasterio.warp import transform_bounds
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.products.rasters import Products
-from talud.serving import catalogue, outlines, tiles, verdicts
+from talud.serving import catalogue, map_polygons, tiles
 from talud.serving.catalogue import WGS84
-from talud.serving.jobs import Job
-from talud.serving.outlines import Geometry
+from talud.serving.database import now
+from talud.serving.map_polygons import Geometry, Landslides
 from talud.serving.problems import NO_SUCH_JOB, RESULT_NOT_READY, Problem, described
+from talud.serving.reviews import ReviewStore
 from talud.serving.routes.rasters import PICTURE, Column, Row, Zoom, picture
 from talud.serving.service import Reader, Runner, Running
-from talud.serving.verdicts import Landslides, VerdictStore, Word
+from talud.serving.tables import Job, Review, Verdict
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["review"])
 GEOJSON = "application/geo+json"
@@ -63,7 +65,7 @@ class PolygonProperties(BaseModel):
     maximum_probability: float | None
     mean_slope_degrees: Annotated[float | None, Field(description="missing where the raster has no slope")] = None
     origin: Literal["model", "drawn"]
-    verdict: Word
+    verdict: Verdict
     redrawn: Annotated[bool, Field(description="whether the model's outline was drawn anew")]
     reviewed_by: str | None
     reviewed_at: str | None
@@ -124,7 +126,7 @@ class Said(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    verdict: Word
+    verdict: Verdict
     geometry: Annotated[
         Geometry | None, Field(description="its outline, drawn anew; without it, the present one stays")
     ] = None
@@ -143,7 +145,7 @@ class Drawn(BaseModel):
 class Change(BaseModel):
     """One change of what is said of a landslide."""
 
-    verdict: Word | Literal["withdrawn"]
+    verdict: Verdict | Literal["withdrawn"]
     reviewed_by: Annotated[str, Field(description="the reviewer; of a withdrawal the name of the key")]
     reviewed_at: str
     key_id: Annotated[str | None, Field(description="of the API key; null where it was said before keys had ids")]
@@ -189,7 +191,7 @@ PolygonId = Annotated[str, Path(max_length=36, description="of a landslide of th
 @router.get("/map", responses=described(401, 403, 404))
 def map_(service: Running, _: Reader, finished: Finished) -> MapInfo:
     """What a page needs to know to show a map."""
-    grid = verdicts.grid_of(finished.products.probability)
+    grid = map_polygons.grid_of(finished.products.probability)
     record = json.loads(finished.products.record.read_text(encoding="utf-8"))
     raster = finished.raster
     return MapInfo(
@@ -229,7 +231,7 @@ def tile(layer: tiles.Layer, z: Zoom, x: Column, y: Row, service: Running, _: Re
 def polygons(service: Running, _: Reader, finished: Finished) -> Response:
     """The landslides of a map, those that were drawn included, with what was said of them."""
     found, said = _review(service, finished)
-    text = verdicts.collection(verdicts.features(found, said), counts=verdicts.counts(found, said))
+    text = map_polygons.collection(map_polygons.features(found, said), counts=map_polygons.counts(found, said))
     return Response(text, media_type=GEOJSON)
 
 
@@ -240,7 +242,7 @@ def polygons(service: Running, _: Reader, finished: Finished) -> Response:
 )
 def not_mapped(_: Reader, finished: Finished) -> Response:
     """What a map leaves out, and why."""
-    return Response(verdicts.not_mapped(finished.products), media_type=GEOJSON)
+    return Response(map_polygons.not_mapped(finished.products), media_type=GEOJSON)
 
 
 @router.put(
@@ -253,15 +255,16 @@ def say(polygon: PolygonId, body: Said, service: Running, key: Runner, finished:
 
     Only the author of a verdict, or an admin, can change it.
     """
-    store, found = VerdictStore(service.database), verdicts.landslides(finished.products)
-    outline = outlines.outline_of(body.geometry, found.grid) if body.geometry else None
-    area = None if outline is None else outlines.area_of(outline, found.grid)
-    said = verdicts.said(polygon, body.verdict, body.reviewer, outline, area)
+    store, found = ReviewStore(service.database), map_polygons.landslides(finished.products)
+    review = _new_review(finished.job, polygon, body.verdict, body.reviewer)
+    if body.geometry:
+        review.geometry = map_polygons.outline_of(body.geometry, found.grid)
+        review.area = map_polygons.area_of(review.geometry, found.grid)
     if polygon in found.outlines:
-        store.say(finished.job.id, said, key)
+        store.save(review, key)
     elif body.verdict != "accepted":
         raise Problem(422, "a landslide that was drawn is accepted; DELETE takes it away")
-    elif not store.change(finished.job.id, said, key):
+    elif not store.change(review, key):
         raise _no_such(polygon)
     return _one(store, finished, found, polygon)
 
@@ -274,21 +277,22 @@ def say(polygon: PolygonId, body: Said, service: Running, key: Runner, finished:
 )
 def draw(body: Drawn, service: Running, key: Runner, finished: Finished) -> Response:
     """Draw a landslide that the model missed."""
-    store, found = VerdictStore(service.database), verdicts.landslides(finished.products)
-    outline = outlines.outline_of(body.geometry, found.grid)
-    said = verdicts.said(verdicts.new_id(), "accepted", body.reviewer, outline, outlines.area_of(outline, found.grid))
-    store.say(finished.job.id, said, key)
-    answer = _one(store, finished, found, said.polygon)
+    store, found = ReviewStore(service.database), map_polygons.landslides(finished.products)
+    review = _new_review(finished.job, str(uuid.uuid4()), "accepted", body.reviewer)
+    review.geometry = map_polygons.outline_of(body.geometry, found.grid)
+    review.area = map_polygons.area_of(review.geometry, found.grid)
+    store.save(review, key)
+    answer = _one(store, finished, found, review.polygon)
     answer.status_code = 201
-    answer.headers["Location"] = f"/jobs/{finished.job.id}/polygons/{said.polygon}"
+    answer.headers["Location"] = f"/jobs/{finished.job.id}/polygons/{review.polygon}"
     return answer
 
 
 @router.delete("/polygons/{polygon}", status_code=204, responses=described(401, 403, 404))
 def take_back(polygon: PolygonId, service: Running, key: Runner, finished: Finished) -> None:
     """Take back what was said: a landslide that was drawn goes; one of the model is as it drew it, unreviewed."""
-    gone = VerdictStore(service.database).withdraw(finished.job.id, polygon, key)
-    if not gone and polygon not in verdicts.landslides(finished.products).outlines:
+    gone = ReviewStore(service.database).withdraw(finished.job.id, polygon, key)
+    if not gone and polygon not in map_polygons.landslides(finished.products).outlines:
         raise _no_such(polygon)
 
 
@@ -298,8 +302,8 @@ def history(polygon: PolygonId, service: Running, _: Reader, finished: Finished)
 
     They are deleted with the job.
     """
-    said = VerdictStore(service.database).history(finished.job.id, polygon)
-    if not said and polygon not in verdicts.landslides(finished.products).outlines:
+    said = ReviewStore(service.database).history(finished.job.id, polygon)
+    if not said and polygon not in map_polygons.landslides(finished.products).outlines:
         raise _no_such(polygon)
     return History(
         changes=[
@@ -323,7 +327,7 @@ def history(polygon: PolygonId, service: Running, _: Reader, finished: Finished)
 def geopackage(service: Running, _: Reader, finished: Finished) -> Response:
     """The landslides that are accepted or drawn, in the CRS of the map, as `talud inventory import` takes them."""
     headers = {"Content-Disposition": 'attachment; filename="review.gpkg"'}
-    return Response(verdicts.geopackage(*_review(service, finished)), media_type=GEOPACKAGE, headers=headers)
+    return Response(map_polygons.geopackage(*_review(service, finished)), media_type=GEOPACKAGE, headers=headers)
 
 
 def pixel_metres(grid: Grid) -> float:
@@ -333,15 +337,19 @@ def pixel_metres(grid: Grid) -> float:
     )
 
 
-def _review(service: Running, finished: _Finished) -> tuple[Landslides, dict[str, verdicts.Verdict]]:
-    return verdicts.landslides(finished.products), VerdictStore(service.database).all(finished.job.id)
+def _review(service: Running, finished: _Finished) -> tuple[Landslides, dict[str, Review]]:
+    return map_polygons.landslides(finished.products), ReviewStore(service.database).all(finished.job.id)
 
 
-def _one(store: VerdictStore, finished: _Finished, found: Landslides, polygon: str) -> Response:
-    verdict = store.get(finished.job.id, polygon)
-    if verdict is None and polygon not in found.outlines:
+def _new_review(job: Job, polygon: str, verdict: Verdict, reviewer: str) -> Review:
+    return Review(job=job.id, polygon=polygon, verdict=verdict, reviewer=reviewer, reviewed=now())
+
+
+def _one(store: ReviewStore, finished: _Finished, found: Landslides, polygon: str) -> Response:
+    review = store.get(finished.job.id, polygon)
+    if review is None and polygon not in found.outlines:
         raise _no_such(polygon)  # somebody took it away in this moment
-    (text,) = verdicts.features(found, {polygon: verdict} if verdict else {}, [polygon])
+    (text,) = map_polygons.features(found, {polygon: review} if review else {}, [polygon])
     return Response(text, media_type=GEOJSON)
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from talud.serving.keys import Scope
+from talud.serving.keys import SESSION_HOURS
 from talud.serving.problems import Problem, described
 from talud.serving.service import COOKIE, Running, holder, key_of
-from talud.serving.sessions import SESSION_HOURS
+from talud.serving.tables import Scope
 
 router = APIRouter(prefix="/session", tags=["session"])
 

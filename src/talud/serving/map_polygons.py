@@ -1,0 +1,322 @@
+"""Polygons of a map with their reviews, as GeoJSON and GeoPackage."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import geopandas
+import numpy as np
+import pyogrio
+import pyproj
+import rasterio
+import shapely
+from cachetools import LRUCache, cached
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, FiniteFloat
+from pydantic.types import FailFast
+
+from talud.data.inventory import polygonal
+from talud.errors import ParamsError, SourceError
+from talud.grid import Grid
+from talud.products.polygons import GEOPACKAGE, UTC, write_layer
+from talud.products.rasters import Products
+from talud.raster import reading
+from talud.serving.catalogue import WGS84, Stamp, stamp
+from talud.serving.tables import Outline, Review
+from talud.vector import open_vector
+
+MOST_VERTICES = 100_000
+MOST_RINGS = 500  # of an outline: whether one lies within another is asked of each pair
+MOST_MENDABLE = 1_000  # vertices of an outline that is mended, whose crossings are counted first
+MOST_CROSSINGS = 100  # of such an outline: hundreds of vertices can cross in thousands of places, which takes minutes
+AREA_TOLERANCE = 0.01  # of an outline's area: as much may mending it change, as when an inventory is imported
+_DECIMALS = 7  # of degrees: 1 cm
+_KEPT = 8  # maps whose polygons are kept in memory
+_NUMBERS = ("area_m2", "mean_probability", "maximum_probability", "mean_slope_degrees")  # of a polygon, where known
+
+Position = Annotated[list[FiniteFloat], Field(min_length=2, max_length=3), FailFast()]
+Ring = Annotated[list[Position], Field(min_length=4), FailFast()]
+Rings = Annotated[list[Ring], Field(min_length=1), FailFast()]
+
+
+class PolygonGeometry(BaseModel):
+    """A polygon of GeoJSON: its outer ring, then its holes, in longitude and latitude."""
+
+    type: Literal["Polygon"]
+    coordinates: Rings
+
+
+class MultiPolygonGeometry(BaseModel):
+    """Polygons of GeoJSON that are one landslide."""
+
+    type: Literal["MultiPolygon"]
+    coordinates: Annotated[list[Rings], Field(min_length=1), FailFast()]
+
+
+Geometry = Annotated[PolygonGeometry | MultiPolygonGeometry, Field(discriminator="type")]
+
+
+@dataclass(frozen=True)
+class Landslides:
+    """The landslides of a map, as the model drew them.
+
+    Attributes:
+        grid: grid of the map.
+        tags: tags of its file.
+        outlines: id → outline in the CRS of the map, in the order of the file.
+        numbers: id → name → number, for the names in `_NUMBERS` that the file holds.
+        shown: id → outline as GeoJSON, WGS84.
+    """
+
+    grid: Grid
+    tags: Mapping[str, str]
+    outlines: Mapping[str, Outline]
+    numbers: Mapping[str, Mapping[str, float | None]]
+    shown: Mapping[str, str]
+
+
+def landslides(products: Products) -> Landslides:
+    """Return the landslides of a finished map.
+
+    Raises:
+        SourceError: its files are gone or damaged, or it has no place on Earth.
+    """
+    return _landslides(stamp(products.polygons), str(products.probability))
+
+
+@cached(LRUCache(_KEPT), key=lambda stamp, _: stamp, condition=threading.Condition())
+def _landslides(stamp: Stamp, probability: str) -> Landslides:
+    grid = grid_of(probability)
+    frame = _read(stamp[0], "landslides")
+    with open_vector(stamp[0]) as whole:
+        stated = pyogrio.read_info(whole, layer="landslides")["dataset_metadata"] or {}
+    ids = [str(number) for number in frame["id"]]
+    names = [name for name in _NUMBERS if name in frame.columns]
+    rows = frame[names].astype(object).where(frame[names].notna(), None).to_dict("records")
+    return Landslides(
+        grid,
+        stated,
+        dict(zip(ids, frame.geometry, strict=True)),
+        dict(zip(ids, rows, strict=True)),
+        dict(zip(ids, _geojson(frame.geometry.to_numpy(), grid), strict=True)),
+    )
+
+
+def grid_of(raster: Path | str) -> Grid:
+    """Return the grid of a map that has a location on Earth.
+
+    Raises:
+        SourceError: it is gone, or has none.
+    """
+    with reading(Path(raster).name), rasterio.open(raster) as dataset:
+        grid = Grid.of(dataset)
+    if grid.local:
+        raise SourceError("the map's coordinates have no place on Earth, so it cannot be reviewed on a map; use QGIS")
+    return grid
+
+
+def not_mapped(products: Products) -> str:
+    """Return the unmapped parts and their reasons as GeoJSON, WGS84.
+
+    Raises:
+        SourceError: its files are gone or damaged, or it has no place on Earth.
+    """
+    stamp(products.polygons)
+    frame = _read(str(products.polygons), "not_mapped")
+    shown = _geojson(frame.geometry.to_numpy(), grid_of(products.probability))
+    return collection(
+        feature(str(number), outline, {"reason": reason, "area_m2": area})
+        for number, (outline, reason, area) in enumerate(zip(shown, frame["reason"], frame["area_m2"], strict=True), 1)
+    )
+
+
+def _read(path: str, layer: str) -> geopandas.GeoDataFrame:
+    try:
+        with open_vector(path) as whole:
+            return pyogrio.read_dataframe(whole, layer=layer)
+    except SourceError as error:
+        raise SourceError(str(error).replace(path, Path(path).name)) from error
+
+
+def features(found: Landslides, reviews: Mapping[str, Review], chosen: Iterable[str] | None = None) -> list[str]:
+    """Return landslides as GeoJSON features, WGS84: mapped ones first.
+
+    Args:
+        found: landslides of the map.
+        reviews: reviews of them, and of drawn landslides.
+        chosen: ids of the landslides to return; default: all.
+    """
+    redrawn = {name: one for name, one in reviews.items() if one.geometry is not None}
+    outlines = dict(zip(redrawn, _geojson([one.geometry for one in redrawn.values()], found.grid), strict=True))
+    ids = [*found.outlines, *drawn(found, reviews)] if chosen is None else chosen
+    return [
+        feature(name, outlines.get(name) or found.shown[name], _properties(name, found, reviews.get(name)))
+        for name in ids
+    ]
+
+
+def drawn(found: Landslides, reviews: Mapping[str, Review]) -> list[str]:
+    """Return the ids of the landslides that were drawn, oldest first."""
+    return [name for name, one in reviews.items() if one.geometry is not None and name not in found.outlines]
+
+
+def _properties(name: str, found: Landslides, review: Review | None) -> dict[str, Any]:
+    by_model = name in found.outlines
+    numbers = dict(found.numbers[name]) if by_model else dict.fromkeys(_NUMBERS[:3])
+    if review and review.area is not None:
+        numbers["area_m2"] = review.area
+    return numbers | {
+        "origin": "model" if by_model else "drawn",
+        "verdict": review.verdict if review else "unreviewed",
+        "redrawn": by_model and review is not None and review.geometry is not None,
+        "reviewed_by": review.reviewer if review else None,
+        "reviewed_at": review.reviewed.isoformat() if review else None,
+    }
+
+
+def counts(found: Landslides, reviews: Mapping[str, Review]) -> dict[str, float]:
+    """Return the number of landslides by verdict, and the accepted area."""
+    said = {name: reviews[name] for name in found.outlines if name in reviews}
+    words = [one.verdict for one in said.values()]
+    taken = accepted(found, reviews)
+    return {
+        "unreviewed": len(found.outlines) - words.count("accepted") - words.count("rejected"),
+        "accepted": words.count("accepted"),
+        "rejected": words.count("rejected"),
+        "drawn": len(drawn(found, reviews)),
+        "accepted_area_m2": sum(_properties(name, found, reviews[name])["area_m2"] for name in taken),
+    }
+
+
+def accepted(found: Landslides, reviews: Mapping[str, Review]) -> list[str]:
+    """Return the ids of accepted landslides: mapped ones, then drawn ones."""
+    by_model = [name for name in found.outlines if name in reviews and reviews[name].verdict == "accepted"]
+    return by_model + drawn(found, reviews)
+
+
+def geopackage(found: Landslides, reviews: Mapping[str, Review]) -> bytes:
+    """Return the accepted landslides as a GeoPackage in the map's CRS.
+
+    `talud inventory import` takes it. Equal reviews give equal bytes.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    names = accepted(found, reviews)
+    said = [reviews[name] for name in names]
+    outlines = [one.geometry or found.outlines[name] for name, one in zip(names, said, strict=True)]
+    probability = [found.numbers.get(name, {}).get("mean_probability") for name in names]
+    columns: dict[str, NDArray[Any]] = {
+        "origin": np.array(["model" if name in found.outlines else "drawn" for name in names], np.object_),
+        "reviewed_by": np.array([one.reviewer for one in said], np.object_),
+        "reviewed_at": np.array([one.reviewed.replace(tzinfo=None) for one in said], "datetime64[ms]"),
+        "mean_probability": np.array(probability, np.float64),
+    }
+    with tempfile.TemporaryDirectory(prefix="talud-") as folder:
+        path = Path(folder) / "review.gpkg"
+        write_layer(
+            path,
+            shapely.to_wkb(np.array(outlines, np.object_)),
+            columns,
+            driver="GPKG",
+            layer="inventory",
+            crs=found.grid.crs.to_wkt(),
+            geometry_type="MultiPolygon",
+            promote_to_multi=True,
+            dataset_metadata=dict(found.tags),
+            dataset_options={"VERSION": GEOPACKAGE},
+            gdal_tz_offsets={"reviewed_at": np.full(len(names), UTC)},
+        )
+        return path.read_bytes()
+
+
+def feature(identity: str, outline: str, properties: Mapping[str, Any]) -> str:
+    """Return a GeoJSON feature around a geometry that is text already."""
+    words = json.dumps(properties, ensure_ascii=False, allow_nan=False)
+    return f'{{"type":"Feature","id":{json.dumps(identity)},"geometry":{outline},"properties":{words}}}'
+
+
+def collection(members: Iterable[str], **foreign: Any) -> str:
+    """Return a FeatureCollection of features, with foreign members."""
+    rest = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in foreign.items())
+    return f'{{"type":"FeatureCollection","features":[{",".join(members)}]{rest}}}'
+
+
+def _geojson(outlines: Sequence[Any] | NDArray[np.object_], grid: Grid) -> list[str]:
+    """Return outlines as GeoJSON of RFC 7946: rounded degrees, outer rings anticlockwise."""
+    moved = geopandas.GeoSeries(list(outlines), crs=grid.crs.to_wkt()).to_crs(WGS84).to_numpy()
+    rounded = shapely.transform(shapely.orient_polygons(moved), lambda places: np.round(places, _DECIMALS))
+    return [str(text) for text in shapely.to_geojson(rounded)]
+
+
+def outline_of(geometry: PolygonGeometry | MultiPolygonGeometry, grid: Grid) -> Outline:
+    """Return a client's outline as valid polygons in the CRS of a map.
+
+    An outline that crosses itself is repaired if its area stays the same.
+
+    Raises:
+        ParamsError: it is not on the map, or no outline of anything.
+    """
+    parts = [geometry.coordinates] if geometry.type == "Polygon" else geometry.coordinates
+    vertices = sum(len(ring) for rings in parts for ring in rings)
+    if vertices > MOST_VERTICES:
+        raise ParamsError(f"the geometry has {vertices:,} vertices; at most {MOST_VERTICES:,} are taken, simplify it")
+    if sum(map(len, parts)) > MOST_RINGS:
+        raise ParamsError(f"the geometry has more than {MOST_RINGS} rings; draw it as several landslides")
+    drawn = [shapely.Polygon(_flat(rings[0]), [_flat(ring) for ring in rings[1:]]) for rings in parts]
+    west, south, east, north = shapely.MultiPolygon(drawn).bounds
+    if west < -180 or east > 180 or south < -90 or north > 90:
+        raise ParamsError("the geometry is not in longitude and latitude (degrees, WGS84)")
+    moved = geopandas.GeoSeries([drawn[0] if len(drawn) == 1 else shapely.MultiPolygon(drawn)], crs=WGS84).to_crs(
+        grid.crs.to_wkt()
+    )
+    outline = _valid(moved.iloc[0])
+    slack = grid.resolution  # degrees are rounded, and the rim of the map may be drawn along
+    if not np.isfinite(outline.bounds).all() or not shapely.box(*grid.bounds).buffer(slack).covers(outline):
+        raise ParamsError("the geometry reaches beyond the map; draw inside it")
+    return outline
+
+
+def _flat(ring: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    return [(position[0], position[1]) for position in ring]
+
+
+def _valid(outline: Outline) -> Outline:
+    if shapely.is_valid(outline):
+        mended: Any = outline
+    else:
+        mended = polygonal(outline) if _mendable(outline) else None
+    if mended is None or not mended.area > 0:
+        raise ParamsError("the geometry crosses itself, or encloses nothing; draw it again")
+    if abs(mended.area - outline.area) > AREA_TOLERANCE * outline.area:
+        raise ParamsError("the geometry crosses itself, and mending it would change its area; draw it again")
+    kept: Outline = mended
+    return kept
+
+
+def _mendable(outline: Outline) -> bool:
+    """Check whether an outline can be repaired quickly."""
+    if shapely.get_num_coordinates(outline) > MOST_MENDABLE:
+        return False
+    rings = shapely.get_rings(shapely.get_parts(outline))
+    places = [shapely.get_coordinates(ring) for ring in rings]
+    sides: Any = shapely.linestrings(np.concatenate([np.stack([one[:-1], one[1:]], axis=1) for one in places]))
+    meetings: int = (
+        shapely.STRtree(sides).query(sides, predicate="intersects").shape[1]
+    )  # each side with itself, two others
+    return (meetings - 3 * len(sides)) / 2 <= MOST_CROSSINGS
+
+
+def area_of(outline: Outline, grid: Grid) -> float:
+    """Return the area of an outline in m², on the ellipsoid if in degrees."""
+    if grid.crs.is_geographic:
+        geod = pyproj.CRS.from_wkt(grid.crs.to_wkt()).get_geod()
+        assert geod is not None  # a geographic CRS has an ellipsoid
+        return abs(float(geod.geometry_area_perimeter(outline)[0]))
+    return float(outline.area) * grid.metre**2
