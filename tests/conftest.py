@@ -14,6 +14,7 @@ import pyogrio  # noqa: F401 - before TensorFlow, which holds a SQLite of its ow
 import pytest
 from sqlalchemy import Engine, create_engine, inspect
 
+from command_line import Run, runner
 from fresh_clone import ROOT, Demo, clone
 from talud.bands import Group
 from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin
@@ -42,6 +43,12 @@ def pytest_collection_finish() -> None:
     """
     for name in ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS"):
         os.environ.pop(name, None)
+
+
+@pytest.fixture
+def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the command line, and returns exit code, stdout and stderr."""
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="session")

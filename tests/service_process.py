@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 import httpx
 import onnx
 import psutil
+import uvicorn
 
 from talud import registry
 
@@ -95,6 +97,21 @@ class Serving:
         """End the service as a power cut would."""
         self.process.kill()
         self.process.wait()
+
+
+@contextmanager
+def listening(app: Callable[..., object], **options: object) -> Iterator[int]:
+    """Run an application in a thread of this process, until the block ends; yield its port."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", **options))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_for(lambda: server.started, "the server does not start")
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def _command(process: psutil.Process) -> str:

@@ -18,9 +18,9 @@ import pytest
 import rasterio
 import yaml
 
+from command_line import Run
 from fresh_clone import clone, run_shell
 from source_files import CORNER, UTM, write_raster
-from talud.cli.main import main
 from talud.data.record import data_version
 from talud.engine.runtime import Model
 from talud.files import md5
@@ -51,8 +51,6 @@ PARAMS = {
     "search": "one",
     "searches": {"one": {"filters": [4], "learning_rate": [0.001], "batch_size": [8], "epochs": 1}},
 }
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @dataclass(frozen=True)
@@ -165,20 +163,6 @@ def past(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Past:
     after = json.loads(shell("dvc status --json", root))
     shell("git add dvc.lock && git commit --quiet --message 'Corrected'", root)
     return Past(root, moved, trained, data, (before, after))
-
-
-@pytest.fixture
-def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line; gives exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        return int(exit_.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

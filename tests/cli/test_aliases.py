@@ -6,22 +6,19 @@ They cover what works without the version, and the command that repairs the alia
 from __future__ import annotations
 
 import sqlite3
-import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from command_line import Run
 from registrable import HALF, SOMETHING, put_model, write_area, write_params
 from talud import registry
-from talud.cli.main import main
 from talud.evaluation import promotion
 from talud.project import Project
 
 NAME = "landslide-unet-3band"
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -42,24 +39,6 @@ def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
         store.commit()
     monkeypatch.chdir(found.root)
     return found
-
-
-@pytest.fixture
-def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs the command line.
-
-    It returns exit code, stdout and stderr.
-    """
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 BROKEN = f"'{NAME}': its alias champion points to version 2, which was deleted; run talud models promote {NAME} VERSION"

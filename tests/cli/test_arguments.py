@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-from talud.cli.main import main
+from command_line import Run
 
 
 @pytest.mark.parametrize(
@@ -27,12 +26,10 @@ def test_empty_argument_is_wrong_usage(
     arguments: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    talud: Run,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["talud", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 2
-    assert "an argument is empty" in capsys.readouterr().err
+    code, _, err = talud(*arguments)
+    assert code == 2
+    assert "an argument is empty" in err
     assert not list(tmp_path.iterdir())

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import shapely
 
+from command_line import Run
 from source_files import CORNER, UTM, write_project, write_raster
-from talud.cli.main import main
 from talud.project import Project
 
 SIDE = 64
@@ -27,7 +27,6 @@ LEFT, TOP = CORNER
 AREA = {"role": "training", "folder": "data/here"}
 SQUARE = shapely.box(LEFT + 200, TOP - 300, LEFT + 300, TOP - 200)
 
-Run = Callable[..., tuple[int, str, str]]
 Spoil = Callable[[Path], object]
 
 
@@ -54,20 +53,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     write_inventory(folder, [SQUARE])
     monkeypatch.chdir(tmp_path / "project")
     return write_project(tmp_path / "project", {"here": AREA})
-
-
-@pytest.fixture
-def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line; gives exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        return int(exit_.value.code or 0), said.out, said.err
-
-    return run
 
 
 def files(folder: Path) -> dict[str, bytes]:

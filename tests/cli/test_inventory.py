@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -16,16 +16,14 @@ import pyogrio
 import pytest
 import shapely
 
+from command_line import Run, runner
 from source_files import CORNER, UTM, write_project, write_raster
-from talud.cli.main import main
 from talud.errors import OutputError
 from talud.files import replacing
 from talud.lineage.maps import Statement
 
 LEFT, TOP = CORNER
 SQUARES = [shapely.box(LEFT + x, TOP - x - 100, LEFT + x + 100, TOP - x) for x in (100, 300, 500)]
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def write(path: Path, geometries: list[shapely.Geometry]) -> Path:
@@ -42,14 +40,7 @@ def talud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     write_project(tmp_path / "project", {"here": {"role": "training", "folder": "data/here"}})
     monkeypatch.chdir(tmp_path / "project")
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", "inventory", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        return int(exit_.value.code or 0), said.out, said.err
-
-    return run
+    return runner(monkeypatch, capsys, "inventory")
 
 
 def test_it_says_what_changed_and_what_to_run_next(talud: Run, tmp_path: Path) -> None:

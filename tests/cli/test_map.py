@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,10 @@ import pytest
 import rasterio
 from rasterio.enums import ColorInterp
 
+from command_line import Run
 from source_files import write_raster
 from talud import load_model
 from talud.basin import prepare
-from talud.cli.main import main
 from talud.files import md5
 from talud.mapping import tile_loop as mapping
 from talud.params import Area
@@ -29,22 +28,6 @@ PRODUCTS = {
     "stack.tif", "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg",
     "summary.html", "quicklook.png", "prediction.json", "timings.json",
 }  # fmt: skip
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line; gives exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        return int(exit_.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import sys
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,35 +14,17 @@ import rasterio
 import shapely
 from rasterio.features import rasterize
 
+from command_line import Run
 from source_files import CORNER, UTM, write_raster
 from talud import registry
-from talud.cli.main import main
 from talud.vector_path import plain_path
 
-Run = Callable[..., tuple[int, str, str]]
 NAMES = [
     "a!b", "a%20b", "a?b=1", "a#b", "a;b", "a&b", "a'b", 'a"b', "a\nb", "é 😀", "file:", "a.zip!x", "-a", "$HOME",
     "[x]*", "a.", "~", "a\\b",
 ]  # fmt: skip
 LEFT, TOP = CORNER
 CLOUD = shapely.box(LEFT + 50, TOP - 200, LEFT + 150, TOP - 50)
-
-
-@pytest.fixture
-def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs the command line.
-
-    It returns exit code, stdout and stderr.
-    """
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        return int(exit_.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.mark.slow

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import geopandas
@@ -14,32 +12,14 @@ import pytest
 import rasterio
 import shapely
 
+from command_line import Run
 from source_files import CORNER, UTM, write_project, write_raster
 from stack_files import noise, write_stack
 from talud import outputs
-from talud.cli.main import main
 from talud.errors import OutputError
 from talud.files import replacing
 
 LEFT, TOP = CORNER
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs the command line.
-
-    It returns exit code, stdout and stderr.
-    """
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        return int(exit_.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import rasterio
 
 from stack_files import noise, write_stack
 from talud import load_model, registry
-from talud.cli.main import main
 from talud.contract import Difference
 from talud.engine.model_file import save
 
@@ -30,20 +29,6 @@ def stack(tmp_path: Path) -> Path:
     values = noise(60, 70)
     values[0, :15] = float("nan")
     return write_stack(tmp_path / "stack.tif", values)
-
-
-@pytest.fixture
-def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs the command line; gives exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        return int(exit_.value.code or 0), said.out, said.err
-
-    return run
 
 
 def test_it_writes_the_products_and_says_what_they_hold(talud, tiny_model: Path, stack: Path, tmp_path: Path) -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from command_line import Run
 from registrable import SOMETHING, put_model, write_area, write_params
-from talud.cli.main import main
 from talud.evaluation import promotion
 
 NAME = "landslide-unet-3band"
 
 
 def test_copied_project_is_relocated(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, talud: Run
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     old = write_params(tmp_path / "3band")
@@ -28,14 +27,6 @@ def test_copied_project_is_relocated(
     shutil.copytree(old.root, new)
     shutil.rmtree(old.root)
     monkeypatch.chdir(new)
-
-    def talud(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
     code, _, err = talud("models", "list")
     assert (code, err.count("\n")) == (1, 1)
     assert "run talud models relocate" in err

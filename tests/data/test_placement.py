@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +16,8 @@ import pytest
 import rasterio
 import shapely
 
+from command_line import Run
 from source_files import CORNER, UTM, write_project, write_raster
-from talud.cli.main import main
 
 LEFT, TOP = CORNER
 SIDE = 64  # pixels of 12.5 m
@@ -27,7 +26,6 @@ AWAY = shapely.affinity.translate(SQUARE, 250_000)
 AREA = {"role": "training", "folder": "data"}
 WGS84 = "EPSG:4326"
 
-Run = Callable[..., tuple[int, str, str]]
 Fill = Callable[[Path], object]
 
 
@@ -42,23 +40,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_project(tmp_path, {"here": AREA})
     monkeypatch.chdir(tmp_path)
     return tmp_path / "data"
-
-
-@pytest.fixture
-def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs the command line.
-
-    It returns exit code, stdout and stderr.
-    """
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        return int(exit_.value.code or 0), said.out, said.err
-
-    return run
 
 
 def write(path: Path, *geometries: shapely.Geometry, crs: str | None = UTM, to: str | None = None) -> Path:

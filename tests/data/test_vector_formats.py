@@ -6,7 +6,6 @@ All give the same mask, or one line of error.
 from __future__ import annotations
 
 import re
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,8 @@ import pytest
 import rasterio
 import shapely
 
+from command_line import Run, runner
 from source_files import CORNER, UTM, write_project, write_raster
-from talud.cli.main import main
 from talud.data import sources
 from talud.errors import SourceError
 
@@ -28,7 +27,6 @@ SIDE = 64
 SQUARES = [shapely.box(LEFT + x, TOP - 303, LEFT + x + 100, TOP - 203) for x in (203, 403)]
 SHAPEFILE = ("shp", "shx", "dbf", "prj", "cpg")
 
-Run = Callable[..., tuple[int, str, str]]
 Write = Callable[[Path], object]
 
 
@@ -42,14 +40,7 @@ def talud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     write_project(tmp_path, {"here": {"role": "training", "folder": "data"}})
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        return int(exit_.value.code or 0), said.out, said.err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def vector(path: Path, **options: object) -> Path:

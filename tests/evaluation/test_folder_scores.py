@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+from command_line import Run, runner
 from source_files import write_project, write_raster
-from talud.cli.main import main
 from talud.data.stack import build
 from talud.engine.runtime import Model
 from talud.evaluation.area_scores import assess_area
@@ -23,7 +23,6 @@ from talud.evaluation.folder_scores import assess_folder
 
 SIDE = 30  # no multiple of the tiny model's alignment of 4
 NAMES = ("2", "10", "1", "31", "7")
-Run = Callable[..., tuple[int, str, str]]
 
 
 def image(name: str) -> NDArray[np.uint8]:
@@ -56,15 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_model: Path) -> Run:
     """`talud evaluate` of the tiny model: exit code, and what it prints."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["talud", "evaluate", str(tiny_model), *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
+    return runner(monkeypatch, capsys, "evaluate", str(tiny_model))
 
 
 def expected(model: Model, names: tuple[str, ...] = NAMES) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
+from command_line import Run, runner
 from source_files import write_raster
 from stack_files import RGB, noise, write_stack
 from talud import registry
 from talud.bands import Group
-from talud.cli.main import main
 from talud.contract import Subset
 
 TERRAIN = ("red", "green", "blue", "slope", "curvature")
-Run = Callable[..., tuple[int, str, str]]
 
 
 def add(root: Path, name: str, file: Path, *, champion: bool = True) -> None:
@@ -57,14 +54,7 @@ def talud(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(project)
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        said = capsys.readouterr()
-        return int(exit_.value.code or 0), said.out, said.err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def chosen(out: Path) -> str:

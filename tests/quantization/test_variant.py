@@ -15,9 +15,9 @@ import pytest
 import rasterio
 import yaml
 
+from command_line import Run
 from stack_files import noise, write_stack
 from talud import load_model, metrics
-from talud.cli.main import main
 from talud.contract import variant_path
 from talud.data.patches import split
 from talud.engine.runtime import Model
@@ -106,16 +106,13 @@ def test_calibration_sees_no_validation_or_test_block(project: Project, retrain:
 
 @pytest.mark.parametrize("name", ["missing.onnx", "params.yaml", "models/3band.int8.onnx"])
 def test_what_is_no_float32_model_is_one_line(
-    project: Project, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Project, name: str, monkeypatch: pytest.MonkeyPatch, talud: Run
 ) -> None:
     variant.make(project, project.model("3band"), "int8")
     monkeypatch.chdir(project.root)
-    monkeypatch.setattr(sys, "argv", ["talud", "quantize", name])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    said = capsys.readouterr()
-    assert (exit_.value.code, said.out, said.err.count("\n")) == (1, "", 1)
-    assert said.err.startswith(f"talud: {name}: ")
+    code, out, err = talud("quantize", name)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"talud: {name}: ")
 
 
 def test_other_data_or_another_split_are_refused(project: Project) -> None:

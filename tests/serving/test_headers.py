@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 import time
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 
-from service_process import free_port, wait_for
+from service_process import listening
 from talud.serving import headers
 from talud.serving.headers import PunctualProtocol
 
@@ -29,15 +27,8 @@ async def answering(scope, receive, send) -> None:
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Yield the port of a real server with a short limit."""
     monkeypatch.setattr(headers, "HEADERS_SECONDS", 0.5)
-    port = free_port()
-    config = uvicorn.Config(answering, port=port, http=PunctualProtocol, lifespan="off", log_level="critical")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    wait_for(lambda: server.started, "the server does not start")
-    yield port
-    server.should_exit = True
-    thread.join()
+    with listening(answering, http=PunctualProtocol, lifespan="off") as port:
+        yield port
 
 
 def seconds_until_closed(client: socket.socket, drip: bytes) -> float:

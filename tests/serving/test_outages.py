@@ -78,16 +78,26 @@ def begun(service: Serving) -> str:
     return job
 
 
+def short_timeout(folder: Path) -> dict[str, str]:
+    """Return settings of a service that soon gives up waiting for a locked database."""
+    return {"results": str(folder), "database": f"sqlite:///{folder / 'service.db'}?timeout=0.2"}
+
+
+@contextmanager
+def job_finished_while_locked(service: Serving, folder: Path) -> Iterator[str]:
+    """Yield the id of a job whose map is finished, while the database is locked."""
+    job = begun(service)
+    with locked(folder / "service.db"):
+        wait_for((folder / "jobs" / job / RECORD).exists, "the map is not finished")
+        yield job
+
+
 @pytest.mark.slow
 def test_lock_longer_than_busy_timeout_keeps_finished_map(
     service_project: Path, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
-    database = tmp_path / "service.db"
-    settings = {"results": str(tmp_path), "database": f"sqlite:///{database}?timeout=0.2"}
-    with serving(service_project, settings) as service:
-        job = begun(service)
-        with locked(database):
-            wait_for((tmp_path / "jobs" / job / RECORD).exists, "the map is not finished")
+    with serving(service_project, short_timeout(tmp_path)) as service:
+        with job_finished_while_locked(service, tmp_path) as job:
             assert is_refused_with_503(service)
             assert service.http.get("/health/live").status_code == 200
             time.sleep(2)  # ten times the busy timeout
@@ -103,14 +113,10 @@ def test_map_finished_while_locked_is_taken_over_after_restart(
     service_project: Path, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
     """The service ends between a finished map and its row; the next one has no tiles to map again."""
-    database = tmp_path / "service.db"
-    settings = {"results": str(tmp_path), "database": f"sqlite:///{database}?timeout=0.2"}
-    with serving(service_project, settings) as service:
-        job = begun(service)
-        with locked(database):
-            wait_for((tmp_path / "jobs" / job / RECORD).exists, "the map is not finished")
-            time.sleep(1)
-            service.kill()
+    settings = short_timeout(tmp_path)
+    with serving(service_project, settings) as service, job_finished_while_locked(service, tmp_path) as job:
+        time.sleep(1)
+        service.kill()
     made = (tmp_path / "jobs" / job / RECORD).stat().st_mtime_ns
     with serving(service_project, settings) as again:
         assert again.ended(job)["status"] == "successful"

@@ -373,13 +373,17 @@ def drag_an_edge(who: Reviewer) -> None:
     who.page.mouse.up()
 
 
-def test_a_verdict_that_is_not_saved_is_said_and_tried_again(
-    agency: Agency, maps: tuple[str, str], sit: Callable[..., Reviewer]
-) -> None:
+@pytest.fixture
+def reviewer(agency: Agency, maps: tuple[str, str], sit: Callable[..., Reviewer]) -> Reviewer:
+    """A reviewer who has opened the first map and selected its first polygon."""
     who = sit(key=agency.secret)
-    page = who.page
     who.open_map(agency.address, maps[0])
-    page.keyboard.press("n")
+    who.page.keyboard.press("n")
+    return who
+
+
+def test_a_verdict_that_is_not_saved_is_said_and_tried_again(reviewer: Reviewer) -> None:
+    who, page = reviewer, reviewer.page
 
     def refuse(route: Route) -> None:
         if route.request.method == "PUT":
@@ -408,13 +412,8 @@ def test_a_verdict_that_is_not_saved_is_said_and_tried_again(
     expect(page.locator(".selected")).to_contain_text("Unreviewed")
 
 
-def test_the_map_stands_against_its_inventory_and_another_map(
-    agency: Agency, maps: tuple[str, str], sit: Callable[..., Reviewer]
-) -> None:
-    who = sit(key=agency.secret)
-    page = who.page
-    who.open_map(agency.address, maps[0])
-    page.keyboard.press("n")
+def test_the_map_stands_against_its_inventory_and_another_map(reviewer: Reviewer) -> None:
+    who, page = reviewer, reviewer.page
     page.get_by_label("Map against inventory", exact=True).check()
     page.get_by_label("Opacity of Map against inventory").fill("1")
     page.get_by_label("Polygons", exact=True).uncheck()
@@ -473,12 +472,8 @@ def test_it_fits_every_screen_in_both_languages(
     assert page.evaluate("document.documentElement.scrollWidth") == size[0]
 
 
-def test_the_language_is_changed_and_remembered(
-    agency: Agency, maps: tuple[str, str], sit: Callable[..., Reviewer]
-) -> None:
-    who = sit(key=agency.secret)
-    who.open_map(agency.address, maps[0])
-    who.page.keyboard.press("n")
+def test_the_language_is_changed_and_remembered(reviewer: Reviewer) -> None:
+    who = reviewer
     who.page.get_by_label("Language").select_option("es")
     expect(who.page.get_by_role("heading", name="Polígono seleccionado")).to_be_visible()
     expect(who.page.locator("html")).to_have_attribute("lang", "es")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from agency import settings_of
-from service_process import free_port, wait_for
+from service_process import listening
 from stack_files import noise, write_stack
 from talud.serving import guard
 from talud.serving.app import create_app
@@ -30,18 +28,12 @@ def port(uploads: Path) -> Iterator[int]:
 
     It expects at least 300 bytes in each second of waiting.
     """
-    port = free_port()
     app = create_app(settings_of(uploads.parent.parent), open_to_all=True)
-    server = uvicorn.Server(uvicorn.Config(app, port=port, http=PunctualProtocol, log_level="critical"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guard, "RATE_SECONDS", 1)
         patch.setattr(guard, "LEAST_BYTES_PER_SECOND", 300)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        wait_for(lambda: server.started, "the server does not start")
-        yield port
-        server.should_exit = True
-        thread.join()
+        with listening(app, http=PunctualProtocol) as port:
+            yield port
 
 
 def answer(port: int, head: str, parts: Iterator[bytes], pause: float) -> tuple[bytes, float]:
