@@ -1,7 +1,8 @@
-"""`talud lineage`: where a map or a model came from, and which maps were made with a model."""
+"""Commands for the origin of maps, models and versions."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -94,3 +95,27 @@ def _data_lines(data: Data) -> Iterator[str]:
         for command in data.restore:
             yield f"  {command}"
         yield "  (sources come from the remote; stacks are not pushed, so they are made again from the sources)"
+
+
+@app.command("versions")
+def versions() -> None:
+    """Write versions.yaml, by which DVC sees what an upgrade of talud changes.
+
+    Each part of talud (data, training, inference, evaluation) has a version, which is raised when the same input gives
+    another result. dvc.yaml reads the file: after this command `dvc status` lists the stages that are stale, and `dvc
+    repro` repeats them. Commit the file with dvc.lock.
+
+    **Examples**
+
+        pip install --upgrade talud && talud versions && dvc status
+    """
+    from talud import versions
+    from talud.errors import ParamsError
+    from talud.project import root_around
+
+    folder = Path.cwd()
+    root = root_around(folder)
+    if root is None:
+        raise ParamsError(f"{folder}: no params.yaml here or above; change into a talud project")
+    versions.write(root)
+    print(f"{versions.FILE}: {', '.join(f'{part} {number}' for part, number in versions.VERSIONS.items())}")

@@ -1,4 +1,4 @@
-"""`talud stack`: bring the sources of an area onto one grid."""
+"""Commands for data: sample data, stacks, and inventories."""
 
 from __future__ import annotations
 
@@ -14,7 +14,37 @@ from talud.text import counted, dimensions
 
 if TYPE_CHECKING:
     from talud.data.record import Record
+    from talud.data.revision import Revision, Tally
     from talud.params import Area, Source
+    from talud.project import Project
+
+
+@app.command("sample")
+def sample(
+    out: Annotated[Path, typer.Option(help="Folder for the two basins.", file_okay=False)] = Path("data"),
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same bytes.")] = 20150518,
+) -> None:
+    """Make two SYNTHETIC basins to try talud on, `synthetic_argelia` and `synthetic_liboriana`.
+
+    Each holds an optical image, a DTM, VV amplitude before and after the event, an inventory and the outlines of
+    clouds. They resemble a tropical mountain region, differ in light, vegetation, radar gain and size of the
+    landslides, and show no real place.
+
+    **Examples**
+
+    `talud sample`
+
+    `talud sample --out /tmp/basins --seed 7`
+    """
+    from talud.data.sample import write
+    from talud.data.sample.character import BASINS
+
+    with shown("making synthetic basins", "basins") as tell:
+        tell(0, len(BASINS))
+        for done, paths in enumerate(write(out, seed), start=1):
+            tell(done, len(BASINS))
+            size = sum(path.stat().st_size for path in paths) / 1e6
+            print(f"{paths[0].parent}: {', '.join(path.name for path in paths)} ({size:.1f} MB, synthetic)", flush=True)
 
 
 @app.command("stack")
@@ -83,17 +113,17 @@ def _areas(areas: list[str]) -> None:
     for area in areas:
         with shown(f"stack {area}", "windows") as progress:
             record = build(project, area, progress)
-        print(f"{area}: {project.stack(area).relative_to(project.root)}, {_said(record)}")
+        print(f"{area}: {project.stack(area).relative_to(project.root)}, {_record_line(record)}")
         sources.say_bands(project.stack(area))
 
 
-def _said(record: Record) -> str:
+def _record_line(record: Record) -> str:
     """A record on one line."""
     parts = [
         f"{counted(len(record.bands), 'band')} ({', '.join(record.bands)}), {dimensions(record.width, record.height)}"
     ]
     if record.patches is not None:
-        parts.append(_said_of_patches(record))
+        parts.append(_patches_text(record))
     elif record.polygons is None:
         parts.append("no inventory, so its mask is unknown everywhere")
     else:
@@ -107,7 +137,7 @@ def _said(record: Record) -> str:
     return "; ".join(parts)
 
 
-def _said_of_patches(record: Record) -> str:
+def _patches_text(record: Record) -> str:
     number, unknown = len(record.patches or ()), record.unlabelled_patches or 0
     if record.landslide_pixels is None:
         return f"{counted(number, 'patch', 'patches')} without a mask, so that it is unknown everywhere"
@@ -129,3 +159,76 @@ def _like(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
         f"{out}: {', '.join(contract.input.band_names)}; {dimensions(grid.width, grid.height)} of {grid.resolution:g} m"
     )
     sources.say_bands(out)
+
+
+inventory = typer.Typer(name="inventory", no_args_is_help=True, help="Correct the inventory of an area.")
+app.add_typer(inventory)
+
+
+@inventory.command("import")
+def import_(
+    edits: Annotated[
+        Path,
+        typer.Argument(
+            metavar="EDITS", help="all landslides of the area, corrected: a GeoPackage, Shapefile or GeoJSON"
+        ),
+    ],
+    area: Annotated[str, typer.Option(help="an area of params.yaml")],
+) -> None:
+    """Put a corrected inventory in the place of an area's own, and show what changed.
+
+    EDITS holds all landslides of the area: what is missing there is removed. Its polygons are checked, mended where
+    that leaves their area as it is, and brought to the inventory's CRS; the inventory keeps its name, format and layer,
+    and what it holds outside the area. Attributes of EDITS, such as who corrected a landslide and when, are kept.
+
+    After an error, or where nothing has changed, the inventory is as it was.
+
+    **Examples**
+
+        talud inventory import corrected.gpkg --area synthetic_argelia
+    """
+    from talud.data.revision import revise
+    from talud.project import Project
+
+    project = Project.find()
+    result = revise(project, area, edits)
+    if result.mended:
+        print(f"mended: {len(result.mended)} (features {', '.join(map(str, result.mended))})")
+    for column, name in result.renamed.items():
+        print(f"column '{column}' is kept as '{name}'")
+    if result.outside:
+        print(f"left aside: {result.outside} outside the grid of {area}")
+    if result.filtered:
+        print(f"left aside: {result.filtered} that the area's inventory_filter leaves out")
+    print(f"{area}: {_tally_text(result.before)} before, {_tally_text(result.after)} now")
+    for name in ("added", "removed", "changed", "unchanged"):
+        tally: Tally = getattr(result, name)
+        print(f"  {name}: {_tally_text(tally, signed=name == 'changed')}")
+    if not result.written:
+        print(f"nothing changed; {_place(project, result.path)} is as it was")
+        return
+    print(f"written: {_place(project, result.path)}")
+    print("next, so that the new data are on record before a model is trained on them:")
+    for command in _next(project, result, area):
+        print(f"  {command}")
+
+
+def _tally_text(tally: Tally, *, signed: bool = False) -> str:
+    hectares = tally.area / 10_000
+    return f"{tally.polygons:,} polygon{'' if tally.polygons == 1 else 's'}, {hectares:{'+' if signed else ''},.2f} ha"
+
+
+def _place(project: Project, path: Path) -> Path:
+    return path.relative_to(project.root) if path.is_relative_to(project.root) else path
+
+
+def _next(project: Project, result: Revision, area: str) -> list[str]:
+    """What puts the change on record, and to use: for DVC what it tracks already, else the area's folder."""
+    place = _place(project, result.path)
+    candidates = [place, *place.parents][:-1]
+    tracked = next((one for one in candidates if (project.root / f"{one}.dvc").is_file()), place.parent)
+    return [
+        f"dvc add {tracked}",
+        f"git commit --message 'The inventory of {area} is corrected' {tracked}.dvc",
+        "dvc repro",
+    ]
