@@ -20,7 +20,7 @@ import onnx
 import psutil
 import uvicorn
 
-from talud import registry
+from talud.registry import ModelVersion, Store
 
 EXECUTION = "/processes/map-landslides/execution"
 PATIENCE = 90  # seconds
@@ -28,14 +28,14 @@ PATIENCE = 90  # seconds
 Found = TypeVar("Found")
 
 
-def add_champion(root: Path, name: str, file: Path) -> registry.Version:
+def add_champion(root: Path, name: str, file: Path) -> ModelVersion:
     """Register a model as the champion of its name."""
-    registry.connect(root, create=True)
     tags = {"band_set": name}
-    with registry.study(root, name, tags) as parent, registry.trial(parent, "one", {}, tags) as trial:
+    store = Store.open(root, create=True)
+    with store.runs.study(name, tags) as parent, store.runs.trial(parent, "one", {}, tags) as trial:
         trial.log_scores({"f1": 0.5})
-    made = registry.register(f"landslide-unet-{name}", onnx.load(file), trial.run_id, os.urandom(16).hex() * 2)
-    registry.set_alias(made, "champion")
+    made = store.models.register(f"landslide-unet-{name}", onnx.load(file), trial.run_id, os.urandom(16).hex() * 2)
+    store.models.set_alias(made, "champion")
     return made
 
 

@@ -6,33 +6,32 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import mlflow.artifacts
 import pytest
 from playwright.sync_api import Browser, Page
 
 from chromium import chromium, opened
-from talud import registry
 from talud.errors import RegistryError, StudyError
-from talud.registry import trials_page
-from talud.registry.leaderboard import Leaderboard
+from talud.registry import Store
+from talud.registry.leaderboard import FinishedTrial, Leaderboard, trials_page
 
 TAGS = {"band_set": "3band", "search": "study"}
 HOSTILE = "a|b </script><script>alert(1)</script> [x](http://example.org) " + "very long " * 60
 
 
-def run_trial(parent: str, number: int, f1: float, **more: float) -> str:
+def run_trial(store: Store, parent: str, number: int, f1: float, **more: float) -> str:
     """A finished trial of a configuration of its own."""
     choice = {"filters": 16 * 2 ** (number % 3), "learning_rate": 10.0 ** -(3 + number % 2), "batch_size": 8 + number}
     scores = {"f1": f1, "precision": f1 + 0.01, "recall": f1 - 0.01, "iou": f1 / (2 - f1)}
     facts = {"best_epoch": 7, "seconds": 60 + number, "parameters": 1000, **more}
-    with registry.trial(parent, f"3band · trial {number}", {**choice, "epochs": 30, "loss": "Dice"}, TAGS) as trial:
+    hyperparameters = {**choice, "epochs": 30, "loss": "Dice"}
+    with store.runs.trial(parent, f"3band · trial {number}", hyperparameters, TAGS) as trial:
         trial.log_epochs([(1, 0, {"f1": 0.99, "val_f1": f1})])
         trial.log_scores({**scores, **facts})
     return trial.run_id
 
 
-def fail_trial(parent: str, name: str, error: BaseException) -> None:
-    with pytest.raises(type(error)), registry.trial(parent, f"3band · {name}", {}, TAGS):
+def fail_trial(store: Store, parent: str, name: str, error: BaseException) -> None:
+    with pytest.raises(type(error)), store.runs.trial(parent, f"3band · {name}", {}, TAGS):
         raise error
 
 
@@ -44,23 +43,23 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def parent(root: Path) -> str:
     """A study: 25 trials finished, one of them at the second attempt; 2 failed, and 1 was stopped."""
-    with registry.study(root, "3band · study", TAGS, "Seed 7.") as run_id:
-        fail_trial(run_id, "trial 3", StudyError("at first"))
+    store = Store.open(root, create=True)
+    with store.runs.study("3band · study", TAGS, "Seed 7.") as run_id:
+        fail_trial(store, run_id, "trial 3", StudyError("at first"))
         for number in range(25):
-            run_trial(run_id, number, 0.3 + 0.01 * number)
-        fail_trial(run_id, "diverges", StudyError("the loss is not a number"))
-        fail_trial(run_id, HOSTILE, StudyError(HOSTILE))
-        fail_trial(run_id, "stopped", KeyboardInterrupt())
+            run_trial(store, run_id, number, 0.3 + 0.01 * number)
+        fail_trial(store, run_id, "diverges", StudyError("the loss is not a number"))
+        fail_trial(store, run_id, HOSTILE, StudyError(HOSTILE))
+        fail_trial(store, run_id, "stopped", KeyboardInterrupt())
     return run_id
 
 
 def note_of(root: Path, run_id: str) -> str:
-    return str(registry.connect(root).get_run(run_id).data.tags["mlflow.note.content"])
+    return str(Store.open(root).client.get_run(run_id).data.tags["mlflow.note.content"])
 
 
 def page_of(root: Path, run_id: str, folder: Path) -> Path:
-    registry.connect(root)
-    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="trials.html", dst_path=str(folder)))
+    return Path(Store.open(root).client.download_artifacts(run_id, "trials.html", str(folder)))
 
 
 def test_the_note_lists_the_best_twenty_and_counts_the_rest(root: Path, parent: str) -> None:
@@ -69,7 +68,7 @@ def test_the_note_lists_the_best_twenty_and_counts_the_rest(root: Path, parent: 
     assert [(int(place), name, f1) for place, name, _, f1 in rows] == [
         (place, f"trial {25 - place}", f"{0.55 - 0.01 * place:.3f}") for place in range(1, 21)
     ]
-    client = registry.connect(root)
+    client = Store.open(root).client
     assert client.get_run(rows[0][2]).data.metrics["f1"] == client.get_run(parent).data.metrics["f1"] == 0.54
     best = f"[trial 24](#/experiments/1/runs/{rows[0][2]})"
     assert note.startswith(f"**Best of 25 finished trials: {best}, validation F1 0.540.**")
@@ -88,9 +87,10 @@ def test_failed_trials_stand_with_their_reasons_and_those_that_finished_later_do
 
 
 def test_names_and_reasons_break_neither_the_note_nor_its_limit(root: Path) -> None:
-    with registry.study(root, "hostile", TAGS, "The end.") as run_id:
+    store = Store.open(root, create=True)
+    with store.runs.study("hostile", TAGS, "The end.") as run_id:
         for number in range(12):
-            fail_trial(run_id, f"{number} {HOSTILE}", StudyError(HOSTILE))
+            fail_trial(store, run_id, f"{number} {HOSTILE}", StudyError(HOSTILE))
     note = note_of(root, run_id)
     assert len(note) < 8000  # what MLflow keeps of a tag
     assert note.endswith("The end.")
@@ -99,37 +99,45 @@ def test_names_and_reasons_break_neither_the_note_nor_its_limit(root: Path) -> N
 
 
 def test_of_equal_trials_the_smallest_network_is_first(root: Path) -> None:
-    with registry.study(root, "equal", TAGS) as run_id:
+    store = Store.open(root, create=True)
+    with store.runs.study("equal", TAGS) as run_id:
         for number, parameters in enumerate((500, 100, 100)):
-            run_trial(run_id, number, 0.5, parameters=parameters)
-    assert [trial.name for trial in Leaderboard.read(run_id).finished] == ["trial 1", "trial 2", "trial 0"]
+            run_trial(store, run_id, number, 0.5, parameters=parameters)
+    assert [trial.name for trial in Leaderboard.read(store.client, run_id).finished] == [
+        "trial 1",
+        "trial 2",
+        "trial 0",
+    ]
 
 
 def test_a_study_without_scores_says_so_and_has_no_page(root: Path) -> None:
-    with registry.study(root, "empty", TAGS) as run_id:
+    with Store.open(root, create=True).runs.study("empty", TAGS) as run_id:
         pass
     assert note_of(root, run_id) == "No trial has finished."
-    assert registry.connect(root).list_artifacts(run_id) == []
+    assert Store.open(root).client.list_artifacts(run_id) == []
 
 
 def test_all_trials_of_a_long_study_are_read(root: Path, parent: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = type(registry.connect(root))
+    client = type(Store.open(root).client)
     whole = client.search_runs
     monkeypatch.setattr(client, "search_runs", lambda *given, **named: whole(*given, max_results=4, **named))
-    assert len(Leaderboard.read(parent).finished) == 25
+    assert len(Leaderboard.read(Store.open(root).client, parent).finished) == 25
 
 
 def test_a_file_takes_the_place_of_its_predecessor(root: Path, parent: str, tmp_path: Path) -> None:
+    store = Store.open(root)
     for content in (b"first", b"second"):
-        registry.log_file(parent, content, "notes/one.txt")
-    found = mlflow.artifacts.download_artifacts(run_id=parent, artifact_path="notes/one.txt", dst_path=str(tmp_path))
+        store.runs.log_file(parent, content, "notes/one.txt")
+    found = store.client.download_artifacts(parent, "notes/one.txt", str(tmp_path))
     assert Path(found).read_bytes() == b"second"
 
 
 def test_a_store_that_takes_no_files_is_said(root: Path) -> None:
+    store = Store.open(root, create=True)
+
     def study() -> None:
-        with registry.study(root, "3band · study", TAGS) as run_id:
-            run_trial(run_id, 1, 0.5)
+        with store.runs.study("3band · study", TAGS) as run_id:
+            run_trial(store, run_id, 1, 0.5)
             (root / "mlartifacts").mkdir(exist_ok=True)
             (root / "mlartifacts" / run_id).write_text("a file where a folder should be")
 
@@ -137,16 +145,16 @@ def test_a_store_that_takes_no_files_is_said(root: Path) -> None:
         study()
 
 
-def row(number: int, **values: float) -> trials_page.Row:
+def row(number: int, **values: float) -> FinishedTrial:
     choice: Mapping[str, float] = {"filters": 16, "learning_rate": 1e-3, "batch_size": 8, "f1": 0.5 - 0.1 * number}
-    return trials_page.Row(f"{number:032x}", f"trial {number}", {**choice, **values})
+    return FinishedTrial(f"{number:032x}", f"trial {number}", {**choice, **values})
 
 
 def test_an_axis_that_some_trial_has_no_value_for_is_left_out() -> None:
-    html = trials_page.render("study", [row(0, seconds=5.0), row(1)], [])
+    html = trials_page("study", [row(0, seconds=5.0), row(1)], [])
     assert "Seconds" not in html
     assert "Validation F1" in html
-    assert "Batch size" not in trials_page.render("study", [row(0, batch_size=0.0)], [])  # no logarithm
+    assert "Batch size" not in trials_page("study", [row(0, batch_size=0.0)], [])  # no logarithm
 
 
 def test_the_page_names_no_outside_address_and_is_not_broken_by_names(root: Path, parent: str, tmp_path: Path) -> None:
@@ -155,7 +163,7 @@ def test_the_page_names_no_outside_address_and_is_not_broken_by_names(root: Path
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", html)
     assert "<script>alert" not in html
     assert "diverges: StudyError: the loss is not a number" in html
-    hostile = trials_page.render(HOSTILE, [trials_page.Row("0" * 32, HOSTILE, row(0).values)], [])
+    hostile = trials_page(HOSTILE, [FinishedTrial("0" * 32, HOSTILE, row(0).values)], [])
     assert "<script>alert" not in hostile
 
 

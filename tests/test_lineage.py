@@ -24,7 +24,8 @@ from source_files import CORNER, UTM, write_raster
 from talud.data.record import data_version
 from talud.engine.runtime import Model
 from talud.files import md5
-from talud.project import Project
+from talud.project import Project, current_commit
+from talud.registry import Store
 
 VENV = Path(sys.prefix)
 SIDE = 64
@@ -97,15 +98,15 @@ def write_sources(folder: Path, seed: int) -> None:
 
 def train(project: Project, tiny_model: Path) -> None:
     """Put a model where training would, with a real run and the contract that it would have, and register it."""
-    from talud import registry
     from talud.training import export
 
-    version, commit = data_version(project, ("home",)), registry.commit(project.root)
+    store = Store.open(project.root, create=True)
+    version, commit = data_version(project, ("home",)), current_commit(project.root)
     tags = {"band_set": "3band", "search": "one", "data_version": version, "commit": commit}
     choice = {"filters": 4, "learning_rate": 0.001}
     with (
-        registry.study(project.root, "3band · one", tags) as parent,
-        registry.trial(parent, "4 filters", choice, tags) as trial,
+        store.runs.study("3band · one", tags) as parent,
+        store.runs.trial(parent, "4 filters", choice, tags) as trial,
     ):
         trial.log_scores({"f1": 0.5, "precision": 0.5, "recall": 0.5, "iou": 0.3})
     stated = {
@@ -121,9 +122,9 @@ def train(project: Project, tiny_model: Path) -> None:
     project.model("3band").parent.mkdir(exist_ok=True)
     export.save(onnx.load(tiny_model), contract, project.model("3band"))
     model = onnx.load(project.model("3band"))
-    version = registry.register("landslide-unet-3band", model, trial.run_id, contract.origin.weights)
-    registry.describe(version, {"weights": contract.origin.weights})
-    registry.set_alias(version, "champion")
+    version = store.models.register("landslide-unet-3band", model, trial.run_id, contract.origin.weights)
+    store.models.describe(version, {"weights": contract.origin.weights})
+    store.models.set_alias(version, "champion")
 
 
 @pytest.fixture(scope="module")
@@ -368,9 +369,7 @@ def test_what_has_no_lineage_is_refused_in_one_line(
 def test_a_model_that_the_store_has_lost_leaves_what_the_map_and_git_know(
     past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from talud import registry
-
-    registry.connect(tmp_path, create=True)
+    Store.open(tmp_path, create=True)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.chdir(past.root)
     (past.root / "models").rename(tmp_path / "models")

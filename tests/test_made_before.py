@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from talud import registry
 from talud.cli.main import main
 from talud.engine.runtime import Model
 from talud.errors import TaludWarning
 from talud.products.prediction import probability_where_mapped
+from talud.registry import Store
 
 
 @pytest.fixture
@@ -50,18 +50,19 @@ def test_a_registry_made_before_is_read_and_its_champion_used(
         return said.out
 
     assert "landslide-unet-both" in talud("models", "list")
-    (version,) = registry.versions()
+    store = Store.open(project)
+    (version,) = store.models.versions()
     run_id = json.loads((project / "models" / "both.trials.json").read_text())["best"]
     assert (version.version, version.run_id, version.aliases) == ("1", run_id, ("champion",))
-    fetched = registry.fetch("models:/landslide-unet-both@champion", project)
-    assert Model.load(fetched.path).contract.run_id == run_id
+    fetched = store.models.fetch("models:/landslide-unet-both@champion")
+    assert Model.load(fetched.path).contract.origin.run_id == run_id
 
 
 @pytest.mark.parametrize(("file", "precision"), [("both.onnx", "float32"), ("both.int8.onnx", "int8")])
 def test_a_model_file_made_before_maps_the_same(project: Path, file: str, precision: str) -> None:
     model = Model.load(project / "models" / file)
-    assert model.contract.precision == precision
-    assert (model.contract.halo, model.contract.threshold) == (10, 0.22)
+    assert model.contract.derived.precision == precision
+    assert (model.contract.input.halo, model.contract.measured.threshold) == (10, 0.22)
     with np.load(project / "probabilities.npz") as recorded:
         found = probability_where_mapped(model, recorded["values"])
         np.testing.assert_allclose(found, recorded[precision], atol=1e-6 if precision == "float32" else 0.02)
@@ -69,10 +70,11 @@ def test_a_model_file_made_before_maps_the_same(project: Path, file: str, precis
 
 def test_an_unfinished_study_made_before_starts_anew_with_a_message(project: Path) -> None:
     tags = {"band_set": "both", "search": "long", "study": "0" * 32, "data_version": "0" * 32, "commit": "unknown"}
+    runs = Store.open(project).runs
     with (
         pytest.warns(TaludWarning, match=r"study of both \(search long\) that began on 2026-11-30 is unfinished"),
-        registry.study(project, "both · long", tags),
+        runs.study("both · long", tags),
     ):
         pass
-    with registry.study(project, "both · small", tags | {"search": "small", "study": "1" * 32}):
+    with runs.study("both · small", tags | {"search": "small", "study": "1" * 32}):
         pass  # the study before was finished: no message

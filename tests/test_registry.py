@@ -15,6 +15,7 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import mlflow
 import onnx
 import pytest
 from mlflow.entities import RunStatus
@@ -22,7 +23,8 @@ from mlflow.entities import RunStatus
 from talud import registry
 from talud.engine.runtime import Model
 from talud.errors import OutputError, RegistryError, StudyError
-from talud.project import identifier
+from talud.project import current_commit, identifier
+from talud.registry import ModelVersion, Store
 
 TAGS = {"band_set": "7band", "search": "demo", "data_version": "ab" * 16, "commit": "cd" * 20 + "+changes"}
 
@@ -31,34 +33,32 @@ TAGS = {"band_set": "7band", "search": "demo", "data_version": "ab" * 16, "commi
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a store, which the tests of this module share."""
     folder = tmp_path_factory.mktemp("mi proyecto ñ")
-    registry.connect(folder, create=True)
+    Store.open(folder, create=True)
     return folder
 
 
 @pytest.fixture(scope="module")
-def version(root: Path, tiny_model: Path) -> registry.Version:
+def version(root: Path, tiny_model: Path) -> ModelVersion:
     """A registered model, version 1 and champion."""
-    with (
-        registry.study(root, "3band · demo", TAGS) as parent,
-        registry.trial(parent, "one", {}, TAGS) as trial,
-    ):
+    store = Store.open(root)
+    with store.runs.study("3band · demo", TAGS) as parent, store.runs.trial(parent, "one", {}, TAGS) as trial:
         trial.log_epochs([(1, 0, {"f1": 0.9, "val_f1": 0.1})])
         trial.log_scores({"f1": 0.5, "precision": 0.5, "recall": 0.5, "iou": 0.3})
-    made = registry.register("landslide-unet-3band", onnx.load(tiny_model), trial.run_id, "a" * 64)
-    registry.set_alias(made, "champion")
+    made = store.models.register("landslide-unet-3band", onnx.load(tiny_model), trial.run_id, "a" * 64)
+    store.models.set_alias(made, "champion")
     return made
 
 
 def test_a_study_is_a_parent_run_and_its_trials_are_children(root: Path) -> None:
-    with registry.study(root, "7band · demo", TAGS, "Seed 7.") as parent:
+    runs, client = Store.open(root).runs, Store.open(root).client
+    with runs.study("7band · demo", TAGS, "Seed 7.") as parent:
         for f1, batch in ((0.4, 8), (0.6, 16)):
             choice = {"filters": 16, "learning_rate": 1e-3, "batch_size": batch}
-            with registry.trial(parent, f"batch {batch}", choice, TAGS) as trial:
+            with runs.trial(parent, f"batch {batch}", choice, TAGS) as trial:
                 trial.log_dataset("argelia", TAGS["data_version"], "stacks/training")
                 for epoch in (1, 2):
                     trial.log_epochs([(epoch, 0, {"loss": 1 / epoch, "f1": 0.99, "val_f1": f1 / 3 * epoch})])
                 trial.log_scores({"f1": f1, "precision": 0.7, "recall": 0.5, "iou": 0.3, "seconds": 2.5})
-    client = registry.connect(root)
     study, run = client.get_run(parent), client.get_run(trial.run_id)
 
     assert (study.info.run_name, study.info.status, run.info.status) == ("7band · demo", "FINISHED", "FINISHED")
@@ -84,22 +84,23 @@ def test_a_study_is_a_parent_run_and_its_trials_are_children(root: Path) -> None
 LOG_DATA = """
 import sys
 from pathlib import Path
-from talud import registry
+from talud.registry import Store, TrialRun
 
 root, mine, other, *runs = sys.argv[1:]
-registry.connect(Path(root))
+client = Store.open(Path(root)).client
 for number, run in enumerate(runs):
     (Path(root) / f"{mine}{number}").touch()
     while not (Path(root) / f"{other}{number}").exists():
         pass
-    registry.Trial(run).log_dataset("argelia", f"{number:036x}", "stacks/training")
+    TrialRun(client, run).log_dataset("argelia", f"{number:036x}", "stacks/training")
 """
 
 
 def log_the_same_data(root: Path) -> None:
     """Let two processes log the same data to runs of a store, each pair in the same moment."""
-    with registry.study(root, "7band · pair", TAGS) as parent:
-        runs = [_run_in(parent, f"{number}") for number in range(60)]
+    store = Store.open(root, create=True)
+    with store.runs.study("7band · pair", TAGS) as parent:
+        runs = [_run_in(store, parent, f"{number}") for number in range(60)]
     pairs = ("one", "other", runs[::2]), ("other", "one", runs[1::2])
     command = [sys.executable, "-c", LOG_DATA, root]
     processes = [subprocess.Popen([*command, mine, other, *half]) for mine, other, half in pairs]
@@ -108,8 +109,7 @@ def log_the_same_data(root: Path) -> None:
     finally:
         for process in processes:
             process.kill()
-    client = registry.connect(root)
-    found = [client.get_run(run).inputs.dataset_inputs[0].dataset.digest for run in runs]
+    found = [store.client.get_run(run).inputs.dataset_inputs[0].dataset.digest for run in runs]
     assert found == [f"{number // 2:036x}" for number in range(60)]
 
 
@@ -117,8 +117,8 @@ def test_trials_that_begin_in_the_same_moment_log_the_same_data(root: Path) -> N
     log_the_same_data(root)
 
 
-def _run_in(parent: str, name: str) -> str:
-    with registry.trial(parent, name, {}, TAGS) as trial:
+def _run_in(store: Store, parent: str, name: str) -> str:
+    with store.runs.trial(parent, name, {}, TAGS) as trial:
         return trial.run_id
 
 
@@ -128,25 +128,26 @@ def _run_in(parent: str, name: str) -> str:
 def test_no_run_stays_open_when_a_trial_breaks(root: Path, error: BaseException, status: str) -> None:
     def broken() -> None:
         with (
-            registry.study(root, "broken", TAGS) as parent,
-            registry.trial(parent, "trial", {}, TAGS) as trial,
+            store.runs.study("broken", TAGS) as parent,
+            store.runs.trial(parent, "trial", {}, TAGS) as trial,
         ):
             runs.extend([parent, trial.run_id])
             raise error
 
+    store = Store.open(root)
     runs: list[str] = []
     with pytest.raises(type(error)):
         broken()
-    found = [registry.connect(root).get_run(run) for run in runs]
+    found = [store.client.get_run(run) for run in runs]
     assert [run.info.status for run in found] == [status, status]
     assert all(run.data.tags["error"].startswith(type(error).__name__) for run in found)
 
 
 def _left_open(root: Path, **tags: str) -> str:
     """The run of a study whose process was killed."""
-    with registry.study(root, "left open", {**TAGS, **tags}) as run_id:
+    with Store.open(root, create=True).runs.study("left open", {**TAGS, **tags}) as run_id:
         pass
-    registry.connect(root).update_run(run_id, "RUNNING")
+    Store.open(root).client.update_run(run_id, "RUNNING")
     return run_id
 
 
@@ -160,13 +161,13 @@ def test_a_project_is_known_again_by_a_machine_of_another_name_and_from_its_name
     (tmp_path / "container").rename(tmp_path / "ours")  # this one goes on elsewhere, under another name of the machine
     (tmp_path / "container").mkdir()
     theirs = _left_open(tmp_path / "container", study="2")
-    statuses = [registry.connect(tmp_path).get_run(run).info.status for run in (ours, theirs)]
+    statuses = [Store.open(tmp_path).client.get_run(run).info.status for run in (ours, theirs)]
     assert statuses == ["RUNNING", "RUNNING"]
-    with registry.study(tmp_path / "ours", "goes on", {**TAGS, "study": "1"}) as again:
+    with Store.open(tmp_path / "ours", create=True).runs.study("goes on", {**TAGS, "study": "1"}) as again:
         assert again == ours
-    assert registry.connect(tmp_path).get_run(theirs).info.status == "RUNNING"
-    with registry.study(tmp_path / "ours", "another study", {**TAGS, "study": "3"}):
-        assert registry.connect(tmp_path).get_run(theirs).info.status == "RUNNING"
+    assert Store.open(tmp_path).client.get_run(theirs).info.status == "RUNNING"
+    with Store.open(tmp_path / "ours", create=True).runs.study("another study", {**TAGS, "study": "3"}):
+        assert Store.open(tmp_path).client.get_run(theirs).info.status == "RUNNING"
 
 
 IDENTIFY = "import sys, pathlib; from talud.project import identifier; print(identifier(pathlib.Path(sys.argv[1])))"
@@ -190,9 +191,10 @@ def test_processes_that_start_together_know_one_project_and_a_damaged_id_is_made
 
 def test_a_run_that_an_old_worker_ended_late_has_no_error_once_it_is_finished(root: Path) -> None:
     tags = {**TAGS, "study": "late", "trial": "late"}
-    with registry.study(root, "late", tags) as parent, registry.trial(parent, "late", {}, tags) as trial:
-        registry.tracking._end(trial.run_id, RunStatus.KILLED, "KeyboardInterrupt")  # as the one that nobody waits for
-    run = registry.connect(root).get_run(trial.run_id)
+    runs = Store.open(root).runs
+    with runs.study("late", tags) as parent, runs.trial(parent, "late", {}, tags) as trial:
+        runs._end(trial.run_id, RunStatus.KILLED, "KeyboardInterrupt")  # as the one that nobody waits for
+    run = Store.open(root).client.get_run(trial.run_id)
     assert (run.info.status, "error" in run.data.tags) == ("FINISHED", False)
 
 
@@ -203,16 +205,17 @@ def test_a_run_that_a_registered_version_came_from_outlives_its_trial(
     tags = {**TAGS, "study": f"again {epochs}", "trial": "1"}
 
     def train(behind: int, f1: float) -> str:
-        with registry.trial(parent, "one", {"filters": 2}, tags, behind) as trial:
+        with store.runs.trial(parent, "one", {"filters": 2}, tags, behind) as trial:
             trial.log_epochs([(epoch, 0, {"loss": f1, "val_f1": f1}) for epoch in (1, 2)])
             trial.log_scores({"f1": f1, "precision": f1, "recall": f1, "iou": f1})
         return trial.run_id
 
-    client = registry.connect(root)
-    with registry.study(root, "again", tags) as parent:
+    store = Store.open(root)
+    client = store.client
+    with store.runs.study("again", tags) as parent:
         lost = train(0, 0.3)
         first = train(0, 0.9)  # nothing came from the one before
-        version = registry.register("landslide-unet-again", onnx.load(tiny_model), first, f"{epochs}" * 64)
+        version = store.models.register("landslide-unet-again", onnx.load(tiny_model), first, f"{epochs}" * 64)
         assert train(2, 0.9) == first  # done already
         before = client.get_run(first)
         second = train(epochs, 0.6)
@@ -226,41 +229,41 @@ def test_a_run_that_a_registered_version_came_from_outlives_its_trial(
     after = client.get_run(first)
     assert (after.info.status, after.data.metrics) == ("FINISHED", before.data.metrics)
     assert "superseded" in after.data.tags
-    assert registry.run(version.run_id).run_id == first
+    assert store.runs.find(version.run_id).run_id == first
     study = client.get_run(parent)
     assert study.data.metrics["f1"] == 0.6
     assert first not in study.data.tags["mlflow.note.content"]
-    assert registry.finished(parent, "1", 2) == second
+    assert store.runs.finished_trial(parent, "1", 2) == second
 
 
 def test_reading_creates_no_store(tmp_path: Path) -> None:
-    for read in (lambda: registry.connect(tmp_path), lambda: registry.fetch("models:/any@champion", tmp_path)):
+    for read in (lambda: Store.open(tmp_path).client, lambda: registry.fetch("models:/any@champion", tmp_path)):
         with pytest.raises(RegistryError, match="talud train"):
             read()
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "mlflow.db").touch()
     with pytest.raises(RegistryError, match="talud train"):
-        registry.connect(tmp_path)
+        Store.open(tmp_path)
     assert (tmp_path / "mlflow.db").stat().st_size == 0
 
 
 def test_a_store_that_cannot_be_read_is_said(root: Path, tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database" * 100)
     with pytest.raises(RegistryError, match=r"cannot be used: MLflow: .*not a database"):
-        registry.connect(tmp_path)
+        Store.open(tmp_path)
     shutil.copy(root / "mlflow.db", tmp_path / "older.db")
     shutil.move(tmp_path / "older.db", tmp_path / "mlflow.db")
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as store:
         store.execute("UPDATE alembic_version SET version_num = 'cc1f77228345'")
         store.commit()
     with pytest.raises(RegistryError, match="another version of MLflow wrote it"):
-        registry.connect(tmp_path / ".." / tmp_path.name)
+        Store.open(tmp_path / ".." / tmp_path.name)
 
 
 def test_a_copied_store_is_noticed(root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
-    for use in (lambda: registry.fetch("models:/any@champion", copy), lambda: registry.connect(copy, create=True)):
+    for use in (lambda: registry.fetch("models:/any@champion", copy), lambda: Store.open(copy, create=True)):
         with pytest.raises(RegistryError, match="was made elsewhere") as caught:
             use()
         assert root.as_uri() in str(caught.value)
@@ -268,11 +271,48 @@ def test_a_copied_store_is_noticed(root: Path, tmp_path: Path) -> None:
 
 def test_the_environment_names_another_store(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
-    with registry.study(tmp_path, "elsewhere", TAGS) as parent:
+    with Store.open(tmp_path, create=True).runs.study("elsewhere", TAGS) as parent:
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert registry.connect(root).get_run(parent).info.run_name == "elsewhere"
+    assert Store.open(root).client.get_run(parent).info.run_name == "elsewhere"
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def register_in(store: Store, model: Path, f1: float) -> ModelVersion:
+    """Register a model as the champion, with a run, a study and a file in the run."""
+    with store.runs.study("3band · demo", TAGS) as parent, store.runs.trial(parent, "one", {}, TAGS) as trial:
+        trial.log_scores({"f1": f1, "precision": f1, "recall": f1, "iou": f1})
+    store.runs.log_file(trial.run_id, str(f1).encode(), "f1.txt")
+    version = store.models.register("landslide-unet-3band", onnx.load(model), trial.run_id, "a" * 64)
+    store.models.promote(version)
+    return version
+
+
+def test_two_open_stores_keep_runs_and_models_apart(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (elsewhere, tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+    monkeypatch.chdir(elsewhere)
+    stores = [Store.open(tmp_path / name, create=True) for name in ("first", "second")]
+    versions = [register_in(store, tiny_model, f1) for store, f1 in zip(stores, (0.25, 0.75), strict=True)]
+    for store, version, f1 in zip(stores, versions, (0.25, 0.75), strict=True):
+        assert store.root is not None
+        fetched = store.models.fetch("models:/landslide-unet-3band@champion")
+        assert (
+            store.models.fetch(f"runs:/{version.run_id}/{version.name}").path.read_bytes() == fetched.path.read_bytes()
+        )
+        assert fetched.path.is_relative_to(store.root / "mlartifacts")
+        assert fetched.run_id == version.run_id
+        assert store.client.get_run(version.run_id).data.metrics["f1"] == f1
+        assert Path(store.client.download_artifacts(version.run_id, "f1.txt")).read_text() == str(f1)
+        assert store.client.get_model_version(version.name, "1").source.startswith("models:/m-")
+        assert len(store.models.versions()) == 1
+    assert stores[0].runs.find(versions[1].run_id) is None
+    assert list(elsewhere.iterdir()) == []  # MLflow's default store would be made here
+    assert not mlflow.is_tracking_uri_set()
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
@@ -305,11 +345,11 @@ def test_a_server_of_another_major_version_is_refused(tmp_path: Path, monkeypatc
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
         with pytest.raises(RegistryError, match=r"cannot be used: its server runs MLflow 2\.22\.1, this process \d"):
-            registry.connect(tmp_path, create=True)
+            Store.open(tmp_path, create=True)
         server.shutdown()
 
 
-def test_a_model_is_fetched_by_any_uri(root: Path, version: registry.Version, tiny_model: Path) -> None:
+def test_a_model_is_fetched_by_any_uri(root: Path, version: ModelVersion, tiny_model: Path) -> None:
     model_id = re.escape(str(root)) + r"/mlartifacts/models/(m-\w+)/"
     by_alias = registry.fetch("models:/landslide-unet-3band@champion", root)
     found = re.match(model_id, str(by_alias.path))
@@ -329,8 +369,8 @@ def test_a_model_is_fetched_by_any_uri(root: Path, version: registry.Version, ti
     assert not list(by_alias.path.parent.glob("*.data"))  # the weights are inside
 
 
-def test_a_registered_model_bears_the_scores_of_its_trial(root: Path, version: registry.Version) -> None:
-    client = registry.connect(root)
+def test_a_registered_model_bears_the_scores_of_its_trial(root: Path, version: ModelVersion) -> None:
+    client = Store.open(root).client
     (output,) = client.get_run(version.run_id).outputs.model_outputs
     logged = client.get_logged_model(output.model_id)
     assert {metric.key: metric.value for metric in logged.metrics} == {
@@ -355,7 +395,7 @@ def test_a_registered_model_bears_the_scores_of_its_trial(root: Path, version: r
         ("runs:/nothing/model", "runs:/nothing/model: Run with id=nothing not found"),
     ],
 )
-def test_what_is_not_there_is_said_with_what_is(root: Path, version: registry.Version, uri: str, message: str) -> None:
+def test_what_is_not_there_is_said_with_what_is(root: Path, version: ModelVersion, uri: str, message: str) -> None:
     with pytest.raises(RegistryError, match=message):
         registry.fetch(uri, root)
 
@@ -370,12 +410,13 @@ def test_a_model_that_is_not_onnx_is_refused(root: Path, tmp_path: Path) -> None
         registry.fetch(tmp_path.as_uri(), root)
 
 
-def test_an_alias_leaves_the_version_that_had_the_other(root: Path, version: registry.Version) -> None:
-    registry.set_alias(version, "challenger")
-    assert registry.connect(root).get_registered_model(version.name).aliases == {"challenger": 1}
-    assert registry.champion(version.name) is None
-    registry.set_alias(version, "champion")
-    assert registry.champion(version.name) == registry.find(version.name, "a" * 64)
+def test_an_alias_leaves_the_version_that_had_the_other(root: Path, version: ModelVersion) -> None:
+    store = Store.open(root)
+    store.models.set_alias(version, "challenger")
+    assert store.client.get_registered_model(version.name).aliases == {"challenger": 1}
+    assert store.models.champion(version.name) is None
+    store.models.set_alias(version, "champion")
+    assert store.models.champion(version.name) == store.models.find(version.name, "a" * 64)
 
 
 FETCH = """
@@ -399,7 +440,7 @@ assert registry.fetch("models:/landslide-unet-3band@champion", Path(sys.argv[1])
 """
 
 
-def test_a_small_installation_fetches_in_silence_and_calls_nobody(root: Path, version: registry.Version) -> None:
+def test_a_small_installation_fetches_in_silence_and_calls_nobody(root: Path, version: ModelVersion) -> None:
     without_ci = {name: value for name, value in os.environ.items() if name not in ("CI", "PYTEST_CURRENT_TEST")}
     command = [sys.executable, "-c", FETCH, str(root)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=without_ci, cwd=root)
@@ -413,7 +454,7 @@ def test_the_commit_says_whether_the_project_was_changed(tmp_path: Path) -> None
             ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
         ).stdout.strip()
 
-    assert registry.commit(tmp_path) == "unknown"
+    assert current_commit(tmp_path) == "unknown"
     git("init", "-q")
     for name in ("params.yaml", "dvc.lock"):
         (tmp_path / name).write_text("1")
@@ -421,6 +462,6 @@ def test_the_commit_says_whether_the_project_was_changed(tmp_path: Path) -> None
     git("commit", "-qm", "first")
     (tmp_path / "dvc.lock").write_text("written by dvc repro")
     (tmp_path / "notes.txt").write_text("not tracked")
-    assert registry.commit(tmp_path) == git("rev-parse", "HEAD")
+    assert current_commit(tmp_path) == git("rev-parse", "HEAD")
     (tmp_path / "params.yaml").write_text("2")
-    assert registry.commit(tmp_path) == git("rev-parse", "HEAD") + "+changes"
+    assert current_commit(tmp_path) == git("rev-parse", "HEAD") + "+changes"

@@ -22,12 +22,13 @@ from mlflow import MlflowClient
 from postgresql import script
 from service_process import add_champion, serving, wait_for
 from stack_files import noise, write_stack
-from talud import registry
 from talud.engine.runtime import Model, Origin
 from talud.errors import ClusterError, RegistryError
 from talud.evaluation import promotion
 from talud.products.prediction import predict
 from talud.project import Project
+from talud.registry import Store
+from talud.registry.models import FINGERPRINT
 from talud.training import cluster
 from talud.versions import training_code
 from test_registry import log_the_same_data
@@ -120,7 +121,7 @@ def test_a_study_across_workers_is_that_of_one_machine_though_one_is_killed(
     by_one = promotion.register(alone, "both")
     assert (together.name, together.version, together.alias) == (by_one.name, by_one.version, by_one.alias)
     here = MlflowClient(f"sqlite:///{alone.root}/mlflow.db").get_model_version(by_one.name, by_one.version).tags
-    assert there[registry.models.FINGERPRINT] == here[registry.models.FINGERPRINT]
+    assert there[FINGERPRINT] == here[FINGERPRINT]
 
 
 @pytest.mark.slow
@@ -144,12 +145,12 @@ def test_a_login_that_is_refused_is_one_line_before_training(
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
     with pytest.raises(RegistryError, match="refuses the login; set MLFLOW_TRACKING_USERNAME"):
-        registry.connect(project.root, create=True)
+        Store.open(project.root, create=True)
 
 
 @pytest.mark.slow
 def test_a_user_who_may_only_read_is_told_so(environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    registry.connect(tmp_path, create=True)
+    Store.open(tmp_path, create=True)
     address = environment.environment["MLFLOW_TRACKING_URI"]
     pair = f"talud:{environment.environment['MLFLOW_TRACKING_PASSWORD']}"
     headers = {
@@ -162,7 +163,7 @@ def test_a_user_who_may_only_read_is_told_so(environment: Any, tmp_path: Path, m
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "only-for-reading")
     with (
         pytest.raises(RegistryError, match="does not let the user that MLFLOW_TRACKING_USERNAME names do this"),
-        registry.study(tmp_path, "both · three", {"band_set": "both", "study": "1"}),
+        Store.open(tmp_path, create=True).runs.study("both · three", {"band_set": "both", "study": "1"}),
     ):
         pytest.fail("the study began")
 

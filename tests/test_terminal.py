@@ -12,11 +12,11 @@ import time
 import pytest
 
 from talud.cli.main import _unraisable
-from talud.registry.store import speaking
+from talud.registry.connection import translated_errors
 from talud.terminal import hushed, unbroken
 
 
-@pytest.mark.parametrize("block", [unbroken, speaking])
+@pytest.mark.parametrize("block", [unbroken, translated_errors])
 def test_the_first_ctrl_c_waits_for_the_end_of_the_block(block) -> None:
     done = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -35,6 +36,25 @@ def identifier(root: Path) -> str:
             known = uuid4().hex
             path.write_text(f"{known}\n", encoding="ascii")
     return known
+
+
+def current_commit(root: Path) -> str:
+    """Return the git commit of a project; `unknown` outside git.
+
+    `+changes` is appended if tracked files differ from it, other than what the pipeline itself writes (dvc.lock,
+    evaluation).
+    """
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!evaluation")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{head}+changes" if changes else head
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from talud import registry
 from talud.contract import Contract, Precision
 from talud.data import stack
 from talud.engine import model_file
@@ -17,6 +16,7 @@ from talud.errors import MismatchError, ModelError, RegistryError
 from talud.mapping import reader
 from talud.params import Area, Source
 from talud.project import root_around
+from talud.registry import ModelVersion, Store
 
 
 def for_stack(raster: str | Path, provider: Provider = "auto", precision: Precision | None = None) -> Model:
@@ -79,14 +79,14 @@ class Candidate:
     contract: Contract
 
     @classmethod
-    def of(cls, version: registry.Version, root: Path | None) -> Candidate:
+    def of(cls, version: ModelVersion, store: Store) -> Candidate:
         """A registered version, brought to this machine.
 
         Raises:
             RegistryError: its file cannot be had.
             ModelError: it is no model of talud's.
         """
-        fetched = registry.fetch(version.uri, root)
+        fetched = store.models.fetch(version.uri)
         try:
             contract = model_file.contract_of(fetched.path)
         except ModelError as error:  # named as registered: clients of the service see no paths of its machine
@@ -144,11 +144,10 @@ def choose(
 
 def _champions() -> tuple[list[Candidate], list[str]]:
     """The champions of the registry that can be reached, and those that cannot be run, with the reason."""
-    root = root_around(Path.cwd())
     try:
-        registry.connect(root)
-        found = registry.champions()
-        broken = [alias.words for alias in registry.broken_aliases() if alias.alias == "champion"]
+        store = Store.open(root_around(Path.cwd()))
+        found = store.models.champions()
+        broken = [alias.words for alias in store.models.broken_aliases() if alias.alias == "champion"]
     except RegistryError as error:
         raise RegistryError(f"{error} (or name a model: an .onnx file)") from error
     if not found and broken:
@@ -161,7 +160,7 @@ def _champions() -> tuple[list[Candidate], list[str]]:
     unfit = broken
     for version in found:
         try:
-            usable.append(Candidate.of(version, root))
+            usable.append(Candidate.of(version, store))
         except (RegistryError, ModelError) as error:
             unfit.append(f"{version.name} ({error})")
     return usable, unfit

@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from registrable import pixels, put_model, write_area, write_params
 from stack_files import write_stack
-from talud import load_model, registry
+from talud import load_model
 from talud.cli.main import app
 from talud.engine.features import measured
 from talud.evaluation import promotion
+from talud.registry import Store
 
 CUTS = range(0, 256, 64)
 
@@ -36,10 +37,11 @@ def test_an_adapted_version_has_its_origin_and_no_alias(
     assert done.exit_code == 0, done.output
     said = json.loads(done.output)
     assert said["made"] == "models:/landslide-unet-project/2"
-    version = registry.look_up(said["made"])
-    assert (version.aliases, registry.look_up("landslide-unet-project").version) == ((), "1")
+    store = Store.open(project.root)
+    version = store.models.look_up(said["made"])
+    assert (version.aliases, store.models.look_up("landslide-unet-project").version) == ((), "1")
     assert version.tags["adapted_from"] == "models:/landslide-unet-project/1"
-    found = registry.run(version.run_id)
+    found = store.runs.find(version.run_id)
     assert found is not None
     assert found.parameters["raster"] == "valley.tif"
     contract = load_model(said["made"]).contract

@@ -14,9 +14,9 @@ import pytest
 
 from command_line import Run
 from registrable import HALF, SOMETHING, put_model, write_area, write_params
-from talud import registry
 from talud.evaluation import promotion
 from talud.project import Project
+from talud.registry import Store
 
 NAME = "landslide-unet-3band"
 
@@ -30,7 +30,7 @@ def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
     for threshold in (SOMETHING, HALF):
         put_model(found, tiny_model, threshold)
         promotion.register(found, "3band")
-    client = registry.connect(found.root)
+    client = Store.open(found.root).client
     client.set_registered_model_alias(NAME, "champion", "2")
     client.delete_model_version(NAME, "2")
     with closing(sqlite3.connect(found.root / "mlflow.db")) as store:  # as a server of an older MLflow leaves it
@@ -70,11 +70,11 @@ def test_registering_again_gives_the_champion_back(talud: Run, project: Project)
     code, out, err = talud("register", "3band")
     assert (code, err) == (0, "")
     assert "is champion" in out
-    assert registry.connect(project.root).get_registered_model(NAME).aliases.keys() == {"champion"}
+    assert Store.open(project.root).client.get_registered_model(NAME).aliases.keys() == {"champion"}
 
 
 def test_a_broken_challenger_goes_with_the_next_alias(talud: Run, project: Project) -> None:
-    client = registry.connect(project.root)
+    client = Store.open(project.root).client
     client.set_registered_model_alias(NAME, "champion", "1")
     with closing(sqlite3.connect(project.root / "mlflow.db")) as store:
         store.execute(

@@ -16,13 +16,13 @@ from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
 from registrable import EVERYTHING, HALF, NOTHING, SOMETHING, pixels, put_model, write_area, write_params
-from talud import registry
 from talud.cli.main import app
 from talud.engine.runtime import Model
 from talud.errors import ParamsError, PromotionError, RegistryError, StudyError
 from talud.evaluation import promotion
 from talud.project import Project
 from talud.raster import open_raster
+from talud.registry import Store
 
 VALLEY = (96, 128)
 
@@ -98,7 +98,7 @@ def test_show_says_what_there_is_instead(talud: Talud, reference: str, words: st
 
 @pytest.mark.parametrize("reference", [f"{NAME}/1", f"models:/{NAME}/2", f"{NAME}@champion"])
 def test_a_registered_model_is_scored_on_an_area(talud: Talud, project: Project, reference: str) -> None:
-    version = registry.look_up(reference).version
+    version = Store.open(project.root).models.look_up(reference).version
     found = json.loads(talud("evaluate", reference, "valley", "--json").stdout)
     threshold = {"1": HALF, "2": EVERYTHING}[version]
     with open_raster(project.mask("valley")) as mask:
@@ -241,6 +241,6 @@ def test_without_a_store_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         error = CliRunner().invoke(app, ["models", *arguments]).exception
         assert isinstance(error, RegistryError)
         assert "no model store" in str(error)
-    registry.connect(tmp_path, create=True)
+    Store.open(tmp_path, create=True)
     (tmp_path / "params.yaml").write_text("{}")
     assert "no version is registered yet" in CliRunner().invoke(app, ["models", "list"]).stdout

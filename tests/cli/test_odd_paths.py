@@ -16,7 +16,7 @@ from rasterio.features import rasterize
 
 from command_line import Run
 from source_files import CORNER, UTM, write_raster
-from talud import registry
+from talud.registry import Store
 from talud.vector_path import plain_path
 
 NAMES = [
@@ -56,11 +56,11 @@ def test_map_is_made_whatever_its_files_and_folders_are_called(
 def test_registry_is_made_whatever_the_projects_folder_is_called(name: str, tmp_path: Path) -> None:
     root = tmp_path / name
     root.mkdir()
-    registry.connect(root, create=True)
     tags = {"band_set": "rgb"}
-    with registry.study(root, "study", tags) as parent, registry.trial(parent, "one", {}, tags) as trial:
+    store = Store.open(root, create=True)
+    with store.runs.study("study", tags) as parent, store.runs.trial(parent, "one", {}, tags) as trial:
         trial.log_scores({"f1": 0.5, "precision": 0.5, "recall": 0.5, "iou": 0.3})
-    client = registry.connect(root)
+    client = store.client
     (tmp_path / "note.txt").write_text("hello")
     client.log_artifact(trial.run_id, str(tmp_path / "note.txt"))
     assert [path.read_text() for path in (root / "mlartifacts").rglob("note.txt")] == ["hello"]

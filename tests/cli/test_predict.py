@@ -13,9 +13,10 @@ import pytest
 import rasterio
 
 from stack_files import noise, write_stack
-from talud import load_model, registry
+from talud import load_model
 from talud.contract import Difference
 from talud.engine.model_file import save
+from talud.registry import Store
 
 PRODUCTS = {
     "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",
@@ -159,12 +160,12 @@ def test_a_registered_model_is_found_by_its_uri_from_within_the_project(
     project = tmp_path / "project"
     (project / "below").mkdir(parents=True)
     (project / "params.yaml").write_text("seed: 1\n")
-    registry.connect(project, create=True)
     tags = {"band_set": "3band"}
-    with registry.study(project, "3band", tags) as parent, registry.trial(parent, "one", {}, tags) as trial:
+    store = Store.open(project, create=True)
+    with store.runs.study("3band", tags) as parent, store.runs.trial(parent, "one", {}, tags) as trial:
         trial.log_scores({"f1": 0.5})
-    made = registry.register("landslide-unet-3band", onnx.load(tiny_model), trial.run_id, "a" * 64)
-    registry.set_alias(made, "champion")
+    made = store.models.register("landslide-unet-3band", onnx.load(tiny_model), trial.run_id, "a" * 64)
+    store.models.set_alias(made, "champion")
 
     monkeypatch.chdir(project / "below")
     code, out, _ = talud("predict", "models:/landslide-unet-3band@champion", stack, "--out", "map")

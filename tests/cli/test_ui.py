@@ -22,6 +22,7 @@ from talud import registry
 from talud.cli.main import app
 from talud.engine.runtime import Model
 from talud.errors import RegistryError
+from talud.registry import Store
 
 TALUD = [sys.executable, "-m", "talud.cli.main"]
 
@@ -59,7 +60,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "seed: 1\nareas: {}\nband_sets: {}\nstack: {}\nsplit: {}\ntraining: {}\nsearch: demo\n"
         "searches: {demo: {filters: [4], learning_rate: [0.1], batch_size: [8], epochs: 1}}\n"
     )
-    with registry.study(folder, "7band · demo", {"band_set": "7band"}):
+    with Store.open(folder, create=True).runs.study("7band · demo", {"band_set": "7band"}):
         pass
     return folder
 
@@ -70,7 +71,7 @@ def test_the_ui_shows_the_projects_own_store(root: Path) -> None:
     with serving([*TALUD, "ui", "--port", str(port)], root, port) as address:
         page = urllib.request.urlopen(address, timeout=20).read().decode()
         assert "<title>MLflow</title>" in page
-        experiment = registry.connect(root).get_experiment_by_name(registry.EXPERIMENT)
+        experiment = Store.open(root).client.get_experiment_by_name(registry.EXPERIMENT)
         request = urllib.request.Request(
             f"{address}/api/2.0/mlflow/runs/search",
             json.dumps({"experiment_ids": [experiment.experiment_id]}).encode(),
@@ -95,12 +96,13 @@ def test_a_teams_server_keeps_trials_and_models(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         project = tmp_path / "project"
         project.mkdir()
-        with registry.study(project, "3band · demo", {}) as parent, registry.trial(parent, "one", {}, {}) as trial:
+        store = Store.open(project, create=True)
+        with store.runs.study("3band · demo", {}) as parent, store.runs.trial(parent, "one", {}, {}) as trial:
             trial.log_scores({"f1": 0.5})
-        version = registry.register("landslide-unet-3band", onnx.load(tiny_model), trial.run_id, "a" * 64)
-        assert registry.find(version.name, "a" * 64) == version
-        registry.set_alias(version, "champion")
-        registry.set_alias(version, "challenger")
+        version = store.models.register("landslide-unet-3band", onnx.load(tiny_model), trial.run_id, "a" * 64)
+        assert store.models.find(version.name, "a" * 64) == version
+        store.models.set_alias(version, "champion")
+        store.models.set_alias(version, "challenger")
         fetched = registry.fetch("models:/landslide-unet-3band@challenger", project)
         assert (fetched.version, fetched.run_id) == ("1", trial.run_id)
         assert Model.load(fetched.path).contract == Model.load(tiny_model).contract

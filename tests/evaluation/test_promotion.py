@@ -26,6 +26,7 @@ from talud.evaluation import gate, promotion
 from talud.project import Project
 from talud.quantization.int8 import quantized
 from talud.raster import open_raster
+from talud.registry import Store
 from talud.training import export
 
 
@@ -33,7 +34,7 @@ from talud.training import export
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose store the tests share."""
     root = tmp_path_factory.mktemp("store")
-    registry.connect(root, create=True)
+    Store.open(root, create=True)
     return root
 
 
@@ -87,11 +88,11 @@ def record(project: Project) -> bytes:
 
 
 def aliases(project: Project) -> dict[str, int]:
-    return dict(registry.connect(project.root).get_registered_model(name(project)).aliases)
+    return dict(Store.open(project.root).client.get_registered_model(name(project)).aliases)
 
 
 def runs(project: Project) -> list[str]:
-    client = registry.connect(project.root)
+    client = Store.open(project.root).client
     experiment = client.get_experiment_by_name(registry.EXPERIMENT)
     found = client.search_runs([experiment.experiment_id], f"tags.band_set = '{band_set(project)}'")
     return sorted(run.info.run_name for run in found)
@@ -104,7 +105,7 @@ def test_the_first_version_is_the_champion_and_holds_the_file(project: Project, 
     assert (done.name, done.version, done.alias) == (name(project), "1", "champion")
     fetched = registry.fetch(f"models:/{name(project)}@champion", project.root)
     assert Model.load(fetched.path).contract == Model.load(path).contract
-    client = registry.connect(project.root)
+    client = Store.open(project.root).client
     version = client.get_model_version(name(project), "1")
     assert version.tags["commit"] == "c0ffee"
     assert float(version.tags["f1_validation"]) == 0.6
@@ -122,7 +123,7 @@ def test_registering_again_changes_nothing(project: Project, train: Train) -> No
     train(SOMETHING, run_id="2" * 32, commit="another")  # the same model, trained again
     assert register(project) == first
     assert (runs(project), record(project)) == before
-    assert len(registry.connect(project.root).search_model_versions(f"name='{name(project)}'")) == 1
+    assert len(Store.open(project.root).client.search_model_versions(f"name='{name(project)}'")) == 1
 
 
 def test_files_that_the_store_has_lost_are_put_back(project: Project, train: Train) -> None:
@@ -161,10 +162,10 @@ def test_a_run_whose_restoration_was_cut_short_is_made_whole_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry.Trial, "log_scores", stopped)
+        patch.setattr(registry.TrialRun, "log_scores", stopped)
         with pytest.raises(KeyboardInterrupt):
             register(project)
-    run = registry.connect(project.root).get_run(register(project).run_id)
+    run = Store.open(project.root).client.get_run(register(project).run_id)
     assert (run.info.status, run.data.metrics["f1"], "error" in run.data.tags) == ("FINISHED", 0.6, False)
     assert len(runs(project)) == 1
 
@@ -199,7 +200,7 @@ def test_a_variant_joins_the_version_of_its_model(
     assert model.path.read_bytes() == content
     assert model.title == f"{name(project)}, version 1, int8"
     assert load_model(uri).contract == load_model(uri, precision="float32").contract == Model.load(path).contract
-    version = registry.connect(project.root).get_model_version(name(project), "1")
+    version = Store.open(project.root).client.get_model_version(name(project), "1")
     assert version.tags["int8_f1_loss"] == "0.0123"
     assert "int8 variant loses 0.0123 of the F1" in version.description
 
@@ -325,7 +326,7 @@ def test_a_wiped_store_gets_back_the_whole_study(
     assert (done.version, done.alias, runs(project)) == ("1", "champion", study)
     assert (register(project), runs(project)) == (done, study)
 
-    client = registry.connect(project.root)
+    client = Store.open(project.root).client
     run = client.get_run(done.run_id)
     assert (run.info.run_name, run.data.metrics["f1"], run.data.params["seed"]) == (study[1], 0.7, "7")
     parent = client.get_run(run.data.tags["mlflow.parentRunId"])
@@ -341,7 +342,8 @@ def test_no_alias_moves_to_a_version_whose_file_is_another(project: Project, tra
     register(project)
     before = record(project)
     registry.fetch(f"models:/{name(project)}/2", project.root).path.write_bytes(first)
-    registry.set_alias(registry.champion(name(project)), "challenger")
+    models = Store.open(project.root).models
+    models.set_alias(models.champion(name(project)), "challenger")
     with pytest.raises(RegistryError, match="version 2"):
         register(project)
     assert (aliases(project), record(project)) == ({"challenger": 2}, before)
@@ -438,33 +440,34 @@ def test_a_person_promotes_and_the_pipeline_respects_it(project: Project, train:
     assert register(project).alias == "challenger"  # equal
     done = promotion.promote(project, name(project), "2")
     assert (done.alias, aliases(project)) == ("champion", {"champion": 2})
-    tags = registry.look_up(name(project)).tags
+    tags = Store.open(project.root).models.look_up(name(project)).tags
     assert (tags["replaced"], tags["promoted_by"]) == ("1", getpass.getuser())
     assert datetime.fromisoformat(tags["promoted_at"]) > datetime.now(UTC) - timedelta(minutes=5)
     rows, _ = np.indices((128, 128))
     write_area(project, "basin", rows % 10 == 0)
     train(EVERYTHING)  # better than both: version 3
     assert (register(project).alias, aliases(project)) == ("champion", {"champion": 3})
-    back, gone = registry.roll_back(name(project))
+    models = Store.open(project.root).models
+    back, gone = models.roll_back(name(project))
     assert (back.version, gone.version, aliases(project)) == ("2", "3", {"champion": 2})
     done = register(project)
     assert (done.alias, aliases(project)) == ("challenger", {"champion": 2, "challenger": 3})
     assert re.search("set aside by .*, rolled back to version 2; talud models promote .* 3 makes it", done.reason)
-    assert registry.roll_back(name(project))[0].version == "1"
+    assert models.roll_back(name(project))[0].version == "1"
     with pytest.raises(RegistryError, match="before its champion, version 1, there was no other"):
-        registry.roll_back(name(project))
+        models.roll_back(name(project))
     for number in ("2", "3", "2"):
-        registry.promote(registry.look_up(f"{name(project)}/{number}"), by_hand=True)
-    assert [registry.roll_back(name(project))[0].version for _ in range(2)] == ["3", "1"]  # and not to 2 again
+        models.promote(models.look_up(f"{name(project)}/{number}"), by_hand=True)
+    assert [models.roll_back(name(project))[0].version for _ in range(2)] == ["3", "1"]  # and not to 2 again
     with pytest.raises(RegistryError, match="before its champion, version 1, there was no other"):
-        registry.roll_back(name(project))
+        models.roll_back(name(project))
     for number in ("2", "1"):
-        registry.promote(registry.look_up(f"{name(project)}/{number}"), by_hand=True)
-    assert registry.roll_back(name(project))[0].version == "2"
+        models.promote(models.look_up(f"{name(project)}/{number}"), by_hand=True)
+    assert models.roll_back(name(project))[0].version == "2"
     with pytest.raises(RegistryError, match="before its champion, version 2, there was no other"):
-        registry.roll_back(name(project))
+        models.roll_back(name(project))
     assert promotion.promote(project, name(project), "3").alias == "champion"
-    assert "set_aside" not in registry.look_up(name(project)).tags
+    assert "set_aside" not in Store.open(project.root).models.look_up(name(project)).tags
     assert register(project).alias == "champion"
 
 
@@ -487,7 +490,7 @@ def test_a_version_that_a_rollback_needs_may_be_gone(project: Project, train: Tr
     register(project)
     train(EVERYTHING)
     register(project)
-    registry.connect(project.root).delete_model_version(name(project), "1")
+    Store.open(project.root).client.delete_model_version(name(project), "1")
     with pytest.raises(RegistryError, match="has no version 1; it has: 2"):
-        registry.roll_back(name(project))
+        Store.open(project.root).models.roll_back(name(project))
     assert aliases(project) == {"champion": 2}

@@ -12,9 +12,9 @@ import pytest
 from command_line import Run, runner
 from source_files import write_raster
 from stack_files import RGB, noise, write_stack
-from talud import registry
 from talud.bands import Group
 from talud.contract import Subset
+from talud.registry import Store
 
 TERRAIN = ("red", "green", "blue", "slope", "curvature")
 
@@ -22,11 +22,12 @@ TERRAIN = ("red", "green", "blue", "slope", "curvature")
 def add(root: Path, name: str, file: Path, *, champion: bool = True) -> None:
     """Register a model, as its project would."""
     tags = {"band_set": name}
-    with registry.study(root, name, tags) as parent, registry.trial(parent, "one", {}, tags) as trial:
+    store = Store.open(root, create=True)
+    with store.runs.study(name, tags) as parent, store.runs.trial(parent, "one", {}, tags) as trial:
         trial.log_scores({"f1": 0.5})
-    made = registry.register(f"landslide-unet-{name}", onnx.load(file), trial.run_id, name * 8)
+    made = store.models.register(f"landslide-unet-{name}", onnx.load(file), trial.run_id, name * 8)
     if champion:
-        registry.set_alias(made, "champion")
+        store.models.set_alias(made, "champion")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def project(exporter, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
     """A project whose store holds two champions, a version that is none, and a champion that talud did not make."""
     root = tmp_path_factory.mktemp("project")
     (root / "params.yaml").write_text("seed: 1\n")
-    client = registry.connect(root, create=True)
+    client = Store.open(root, create=True).client
     add(root, "5band", exporter(2, TERRAIN))
     add(root, "3band", tiny_model)
     add(root, "radar", exporter(2, (*TERRAIN, "vv_pre")), champion=False)
@@ -123,14 +124,14 @@ def test_a_champion_whose_files_are_gone_is_named(talud: Run, project: Path, exp
     (file,) = (path for path in (project / "mlartifacts").rglob("*.onnx") if b"elevation" in path.read_bytes())
     file.unlink()
     talud("map", "--optical", "image.tif", "--dtm", "dtm.tif", "--out", tmp_path / "map")
-    registry.connect(project).delete_registered_model("landslide-unet-lost")
+    Store.open(project).client.delete_registered_model("landslide-unet-lost")
     assert "5band, version 1: the most bands (5)" in chosen(tmp_path / "map")
     assert "not: landslide-unet-lost (models:/landslide-unet-lost/1: its file" in chosen(tmp_path / "map")
 
 
 def test_a_store_without_a_champion_says_so(talud: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_text("seed: 1\n")
-    registry.connect(tmp_path, create=True)
+    Store.open(tmp_path, create=True)
     write_stack(tmp_path / "stack.tif", noise(9, 9))
     monkeypatch.chdir(tmp_path)
     code, _, err = talud("predict", "auto", "stack.tif", "--out", "map")

@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from talud.errors import ParamsError
+from talud.registry import Store
 from talud.training import cluster, work
 from talud.training.checkpoint import State
 from talud.training.work import Task
@@ -108,12 +109,11 @@ def test_a_worker_of_other_training_code_or_without_the_project_is_named(tmp_pat
 
 
 def test_a_trial_that_no_worker_survives_is_recorded_with_its_reason(tmp_path: Path) -> None:
-    from talud import registry
     from talud.training.search import choices, named
 
     project = make_project(tmp_path / "project", **CHANGES)
     choice, _ = choices(named(project.params, "two"), 7)
-    with registry.study(project.root, "both · two", {"band_set": "both", "study": "1"}) as parent:
+    with Store.open(project.root, create=True).runs.study("both · two", {"band_set": "both", "study": "1"}) as parent:
         task = Task(project, "both", choice, "a" * 32, 40, parent, {"filters": 2}, {"band_set": "both"})
         entry = work.failed(task, "3 workers in turn died of it")
     run = MlflowClient(f"sqlite:///{project.root}/mlflow.db").get_run(entry.run_id)

@@ -22,6 +22,7 @@ from talud.grid import Grid
 from talud.metrics import ThresholdHistogram, best_threshold
 from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
+from talud.registry import Store
 from talud.training import unet
 from talud.training.finetuning import finetune
 from talud.training.onnx_graph import from_onnx, to_onnx
@@ -69,9 +70,13 @@ def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(pr
     assert (tuning.area, tuning.patches, len(set(tuning.cells)), tuning.side) == ("valley", 6, 6, 16)
     assert tuning.rehearsed == ()  # the area that the contract names has no record, so it may be another than it was
     version = derived.register(project.root, source, made.graph, made.contract, alias="challenger")
-    sheet = catalogue.sheet(project.root, "landslide-unet-project@challenger")
+    store = Store.open(project.root)
+    sheet = catalogue.sheet(store, "landslide-unet-project@challenger")
     assert (sheet.entry.version, sheet.contract["finetuned"]["version"]) == ("2", "1")
-    assert registry.look_up(version.uri).tags["finetuned_from"] == "models:/landslide-unet-project/1"
+    assert (
+        Store.open(project.root).models.look_up(version.uri).tags["finetuned_from"]
+        == "models:/landslide-unet-project/1"
+    )
     again = derived.register(project.root, source, made.graph, made.contract, alias="challenger")
     assert again.version == version.version
     kept = Model.load(registry.fetch(version.uri, project.root).path)

@@ -90,13 +90,14 @@ def list_(as_json: AsJson = False) -> None:
     """
     from rich.table import Table
 
-    from talud import registry
     from talud.errors import TaludWarning
     from talud.evaluation import catalogue
     from talud.project import root_around
+    from talud.registry import Store
 
-    found = catalogue.entries(root_around(Path.cwd()))
-    for broken in registry.broken_aliases():
+    store = Store.open(root_around(Path.cwd()))
+    found = catalogue.entries(store)
+    for broken in store.models.broken_aliases():
         warnings.warn(broken.words, TaludWarning, stacklevel=2)
     if as_json:
         _print_json([entry.record() for entry in found])
@@ -133,8 +134,9 @@ def show(
     """
     from talud.evaluation import catalogue
     from talud.project import root_around
+    from talud.registry import Store
 
-    found = catalogue.sheet(root_around(Path.cwd()), reference)
+    found = catalogue.sheet(Store.open(root_around(Path.cwd())), reference)
     if as_json:
         _print_json(found.record())
         return
@@ -218,11 +220,10 @@ def rollback(name: Name) -> None:
 
         talud models rollback landslide-unet-7band
     """
-    from talud import registry
     from talud.project import root_around
+    from talud.registry import Store
 
-    registry.connect(root_around(Path.cwd()))
-    back, gone = registry.roll_back(name)
+    back, gone = Store.open(root_around(Path.cwd())).models.roll_back(name)
     print(f"{name} version {back.version} is champion again, in place of version {gone.version}")
 
 

@@ -170,11 +170,12 @@ def ui(
         talud ui --port 5001
     """
     from talud.project import Project
-    from talud.registry import ui
+    from talud.registry import Store, serve_ui
 
     root = Project.find().root
-    if address := ui.server(root):
-        print(f"MLFLOW_TRACKING_URI names a server; its UI is there already: {ui.page(address)}")
+    store = Store.open(root)
+    if store.server:
+        print(f"MLFLOW_TRACKING_URI names a server; its UI is there already: {store.page(store.server)}")
         return
-    print(f"MLflow UI, until Ctrl-C: {ui.page(f'http://{host}:{port}')}")
-    ui.serve(root, host, port)
+    print(f"MLflow UI, until Ctrl-C: {store.page(f'http://{host}:{port}')}")
+    serve_ui(root, host, port)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic_core import to_jsonable_python
 
-from talud import registry
 from talud.engine.runtime import Model, Origin
 from talud.evaluation.gate import Gate
 from talud.evaluation.promotion import GATE, REASON
-from talud.registry import Version
+from talud.registry import ModelVersion, Store
 
 _F1 = "f1_"  # how the tags begin that hold an F1
 
@@ -47,7 +45,7 @@ class Entry:
     reason: str
 
     @classmethod
-    def of(cls, version: Version) -> Self:
+    def of(cls, version: ModelVersion) -> Self:
         """What the tags of a version say."""
         tags = version.tags
         said = {
@@ -98,29 +96,24 @@ class Sheet:
         return {**self.entry.record(), "gate": gate, "contract": self.contract}
 
 
-def entries(root: Path | None) -> tuple[Entry, ...]:
+def entries(store: Store) -> tuple[Entry, ...]:
     """All versions that talud registered: by name, the newest first.
-
-    Args:
-        root: the project's root, absolute; may be None where `MLFLOW_TRACKING_URI` names a server.
 
     Raises:
         RegistryError: the store cannot be used.
     """
-    registry.connect(root)
-    return tuple(Entry.of(version) for version in registry.versions())
+    return tuple(Entry.of(version) for version in store.models.versions())
 
 
-def sheet(root: Path | None, reference: str) -> Sheet:
+def sheet(store: Store, reference: str) -> Sheet:
     """All that is known of the version that `NAME`, `NAME@ALIAS` or `NAME/VERSION` names.
 
     Raises:
         RegistryError: the store cannot be used, or has no such version.
         ModelError: its file is not one that talud can run.
     """
-    registry.connect(root)
-    version = registry.look_up(reference)
-    fetched = registry.fetch(version.uri, root)
+    version = store.models.look_up(reference)
+    fetched = store.models.fetch(version.uri)
     contract = Model.load(fetched.path, Origin(fetched.name, fetched.version)).contract
     gate = Gate.from_json(version.tags[GATE], version.uri) if GATE in version.tags else None
     bands = [band.model_dump(mode="json", exclude={"edges", "shares"}) for band in contract.input.bands]

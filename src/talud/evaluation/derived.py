@@ -6,13 +6,13 @@ from pathlib import Path
 
 import onnx
 
-from talud import registry
 from talud.contract import Adaptation, Contract, FineTuning
 from talud.engine.model_file import save, weights_digest
 from talud.engine.runtime import Model, Origin
 from talud.errors import ModelError, RegistryError
 from talud.evaluation.promotion import fingerprint
 from talud.files import replacing
+from talud.registry import ModelVersion, Store
 from talud.text import counted
 
 
@@ -34,14 +34,14 @@ def original(root: Path | None, reference: str) -> Model:
     """
     if is_file(reference):
         return Model.load(Path(reference))
-    registry.connect(root)
-    fetched = registry.fetch(registry.look_up(reference).uri, root)
+    models = Store.open(root).models
+    fetched = models.fetch(models.look_up(reference).uri)
     return Model.load(fetched.path, Origin(fetched.name, fetched.version))
 
 
 def register(
     root: Path | None, model: Model, graph: onnx.ModelProto, contract: Contract, alias: str | None = None
-) -> registry.Version:
+) -> ModelVersion:
     """Make what became of a registered model a version of the same registered model, in a run of its own.
 
     Where the registry holds the same already, that version is the answer.
@@ -64,9 +64,9 @@ def register(
     )
     if model.origin is None or made is None:
         raise ModelError(f"{model.path}: is no registered model, or nothing was made of it")
-    registry.connect(root)
+    store = Store.open(root)
     key = fingerprint(contract)
-    version = registry.find(model.origin.name, key)
+    version = store.models.find(model.origin.name, key)
     if version is None:
         tags = {
             "band_set": contract.origin.name,
@@ -74,16 +74,18 @@ def register(
             "commit": contract.origin.commit,
         }
         command, parameters = _facts(made)
-        with registry.derivation(command, f"{contract.origin.name} · {command} · {made.area}", parameters, tags) as run:
+        with store.runs.derivation(
+            command, f"{contract.origin.name} · {command} · {made.area}", parameters, tags
+        ) as run:
             run.log_scores(_scores(made))
             stated = contract.replace(run_id=run.run_id)
             onnx.helper.set_model_props(graph, stated.to_metadata())
-            version = registry.register(model.origin.name, graph, run.run_id, key)
-    kept = registry.fetch(version.uri, root)
+            version = store.models.register(model.origin.name, graph, run.run_id, key)
+    kept = store.models.fetch(version.uri)
     _check_same(Model.load(kept.path), graph, contract)
-    registry.describe(version, _tags(model, contract, made), _description(model, made))
+    store.models.describe(version, _tags(model, contract, made), _description(model, made))
     if alias:
-        registry.set_alias(version, alias)
+        store.models.set_alias(version, alias)
     return version
 
 

@@ -20,7 +20,6 @@ from typing import get_args
 import numpy as np
 from pydantic_core import to_json
 
-from talud import registry
 from talud.contract import Contract, Reduced, variant_path
 from talud.data.record import current_stack
 from talud.engine.runtime import Model, Origin
@@ -33,6 +32,7 @@ from talud.files import replacing
 from talud.mapping.reader import open_stack
 from talud.metrics import Confusion, lack_of_skill
 from talud.project import Project
+from talud.registry import EXPERIMENT, SET_ASIDE, ModelVersion, Store
 
 CHOICE = ("filters", "learning_rate", "batch_size", "epochs")  # the hyperparameters that a description names
 _LATER = ("parity", "calibration", "validation", "subsets", "adapted", "finetuned")  # fields that older files lack
@@ -111,30 +111,30 @@ def register(project: Project, band_set: str) -> Registration:
     model = Model.load(path)
     if model.contract.origin.name != band_set:
         raise ModelError(f"{path}: its contract says '{model.contract.origin.name}', not '{band_set}'; train it again")
-    registry.connect(project.root, create=True)
-    version = _version(project, model)
-    registered = _open(version, project)
+    store = Store.open(project.root, create=True)
+    version = _version(store, project, model)
+    registered = _open(store, version)
     _check_same(model, registered)
-    variants = _variants(project, version, model)
-    _describe(project, version, model.contract, variants.contracts)
-    registration = _settle(project, version, registered, variants)
+    variants = _variants(store, project, version, model)
+    _describe(store, project, version, model.contract, variants.contracts)
+    registration = _settle(store, project, version, registered, variants)
     with replacing(project.registration(band_set)) as scratch:
         scratch.write_text(json.dumps(asdict(registration), indent=2) + "\n", encoding="utf-8")
     return registration
 
 
-def _settle(project: Project, version: registry.Version, model: Model, variants: Variants) -> Registration:
+def _settle(store: Store, project: Project, version: ModelVersion, model: Model, variants: Variants) -> Registration:
     """Give a registered version its alias."""
-    champion = registry.champion(version.name)
+    champion = store.models.champion(version.name)
     if champion and champion.version == version.version:
         alias, reason, gate = "champion", version.tags.get(REASON, "the champion already"), _kept(version)
     else:
-        alias, reason, gate = _challenge(project, version, model, champion)
-        _keep(version, reason, gate)
+        alias, reason, gate = _challenge(store, project, version, model, champion)
+        _keep(store, version, reason, gate)
         if alias == "champion":
-            registry.promote(version)
+            store.models.promote(version)
         else:
-            registry.set_alias(version, alias)
+            store.models.set_alias(version, alias)
     precisions = tuple(variant.derived.precision for variant in variants.contracts)
     return Registration(
         version.name,
@@ -162,7 +162,7 @@ def _warnings(project: Project, contract: Contract) -> tuple[str, ...]:
 
 def registered_name(band_set: str) -> str:
     """The name of a band set's registered model."""
-    return f"{registry.EXPERIMENT}-{band_set}"
+    return f"{EXPERIMENT}-{band_set}"
 
 
 def fingerprint(contract: Contract) -> str:
@@ -177,21 +177,21 @@ def fingerprint(contract: Contract) -> str:
     return hashlib.sha256(to_json(content)).hexdigest()
 
 
-def _version(project: Project, model: Model) -> registry.Version:
+def _version(store: Store, project: Project, model: Model) -> ModelVersion:
     """The version that holds the model, made where there is none; files that the store has lost are put back."""
     import onnx
 
     contract = model.contract
     name, key = registered_name(contract.origin.name), fingerprint(contract)
-    version = registry.find(name, key)
+    version = store.models.find(name, key)
     if version is None:
-        version = registry.register(name, onnx.load(model.path), run_of(project, contract), key)
+        version = store.models.register(name, onnx.load(model.path), run_of(store, project, contract), key)
     else:
-        registry.put_back(version, onnx.load(model.path))
+        store.models.put_back(version, onnx.load(model.path))
     return version
 
 
-def _variants(project: Project, version: registry.Version, model: Model) -> Variants:
+def _variants(store: Store, project: Project, version: ModelVersion, model: Model) -> Variants:
     """The variants that the version holds, once those that lie beside the model are among them.
 
     Raises:
@@ -200,13 +200,13 @@ def _variants(project: Project, version: registry.Version, model: Model) -> Vari
     found, passed_over = [], []
     for precision in get_args(Reduced):
         ours = variant_path(model.path, precision)
-        theirs = variant_path(registry.fetch(version.uri, project.root).path, precision)
+        theirs = variant_path(store.models.fetch(version.uri).path, precision)
         if ours.is_file() and not _belongs(ours, model.contract):
             passed_over.append(str(ours.relative_to(project.root)))
         elif ours.is_file():
             if not theirs.is_file() or theirs.read_bytes() != ours.read_bytes():
-                registry.add_file(version, ours, theirs.name)
-                theirs = variant_path(registry.fetch(version.uri, project.root).path, precision)
+                store.models.add_file(version, ours, theirs.name)
+                theirs = variant_path(store.models.fetch(version.uri).path, precision)
             if theirs.read_bytes() != ours.read_bytes():
                 raise RegistryError(f"{theirs}: is not the file that was registered, {ours}; is the store sound?")
         if theirs.is_file():
@@ -227,7 +227,9 @@ def _belongs(path: Path, contract: Contract) -> bool:
     return belongs
 
 
-def _describe(project: Project, version: registry.Version, contract: Contract, variants: Sequence[Contract]) -> None:
+def _describe(
+    store: Store, project: Project, version: ModelVersion, contract: Contract, variants: Sequence[Contract]
+) -> None:
     """Give the version the tags and the description that it should have now."""
     scores = _scores(project, contract)
     tags = {f"f1_{place.replace(' ', '_')}": f"{score['f1']:.4f}" for place, score in scores.items()} | {
@@ -238,7 +240,7 @@ def _describe(project: Project, version: registry.Version, contract: Contract, v
         "threshold": f"{contract.measured.threshold:g}",
     }
     tags |= {f"{variant.derived.precision}_f1_loss": f"{variant.measured.loss['f1']:.4f}" for variant in variants}
-    registry.describe(version, tags, _description(contract, scores, variants))
+    store.models.describe(version, tags, _description(contract, scores, variants))
 
 
 def _scores(project: Project, contract: Contract) -> dict[str, dict[str, float]]:
@@ -286,9 +288,9 @@ def _description(contract: Contract, scores: Mapping[str, Mapping[str, float]], 
     )
 
 
-def _open(version: registry.Version, project: Project) -> Model:
+def _open(store: Store, version: ModelVersion) -> Model:
     """The registered model, fetched as anybody would fetch it."""
-    fetched = registry.fetch(version.uri, project.root)
+    fetched = store.models.fetch(version.uri)
     return Model.load(fetched.path, Origin(fetched.name, fetched.version))
 
 
@@ -327,22 +329,22 @@ def promote(project: Project, name: str, number: str) -> Registration:
         PromotionError: the version does not pass the gate.
         SourceError, MismatchError: the models cannot be compared on the present stacks.
     """
-    registry.connect(project.root)
-    version = registry.look_up(f"{name}/{number}")
-    champion = registry.champion(name)
+    store = Store.open(project.root)
+    version = store.models.look_up(f"{name}/{number}")
+    champion = store.models.champion(name)
     if champion and champion.version == version.version:
         reason = version.tags.get(REASON, "the champion already")
         return Registration(name, version.version, "champion", reason, _kept(version), version.run_id)
-    model = _open(version, project)
-    rival = _rival(project, champion)
+    model = _open(store, version)
+    rival = _rival(store, project, champion)
     gate = gates.examine(project, model, rival.model)
     if gate.failed:
-        _keep(version, f"failed the gate: {gates.sentence(gate.failed)}", gate)
-        registry.set_alias(version, "challenger")
+        _keep(store, version, f"failed the gate: {gates.sentence(gate.failed)}", gate)
+        store.models.set_alias(version, "challenger")
         raise PromotionError(f"{name} version {version.version} does not pass the gate: {gates.sentence(gate.failed)}")
     place = f"in place of version {champion.version}" if champion else "the first champion"
-    _keep(version, f"promoted by hand, {place}", gate)
-    registry.promote(version, by_hand=True)
+    _keep(store, version, f"promoted by hand, {place}", gate)
+    store.models.promote(version, by_hand=True)
     return Registration(name, version.version, "champion", f"promoted by hand, {place}", gate, version.run_id)
 
 
@@ -361,12 +363,12 @@ class _Rival:
     reason: str = ""
 
 
-def _rival(project: Project, champion: registry.Version | None) -> _Rival:
+def _rival(store: Store, project: Project, champion: ModelVersion | None) -> _Rival:
     if champion is None:
         return _Rival()
     named = f"the champion, version {champion.version}"
     try:
-        model = _open(champion, project)
+        model = _open(store, champion)
         for area in (*project.params.areas_of("training"), *project.params.areas_of("gate")):
             with open_stack(current_stack(project, area), model.contract):
                 pass
@@ -376,18 +378,18 @@ def _rival(project: Project, champion: registry.Version | None) -> _Rival:
 
 
 def _challenge(
-    project: Project, version: registry.Version, model: Model, champion: registry.Version | None
+    store: Store, project: Project, version: ModelVersion, model: Model, champion: ModelVersion | None
 ) -> tuple[str, str, Gate]:
     """The alias that a model deserves, why, and what the gate found."""
-    rival = _rival(project, champion)
+    rival = _rival(store, project, champion)
     gate = gates.examine(project, model, rival.model)
     if gate.unfit:
         return "challenger", f"failed the gate: {gates.sentence(gate.failed)}", gate
     if gate.failed:
         return "challenger", f"worse than {rival.name}: {gates.sentence(gate.failed)}", gate
-    if registry.SET_ASIDE in version.tags:
+    if SET_ASIDE in version.tags:
         again = f"talud models promote {version.name} {version.version} makes it the champion again"
-        return "challenger", f"set aside {version.tags[registry.SET_ASIDE]}; {again}", gate
+        return "challenger", f"set aside {version.tags[SET_ASIDE]}; {again}", gate
     if rival.model is None:
         return "champion", rival.reason or f"the first version of {version.name}", gate
     place, f1 = list(gate.f1.items())[-1]  # all deciding pixels together, or the only ones
@@ -401,11 +403,11 @@ def _challenge(
     return "challenger", f"no better than {rival.name}: {numbers}", gate
 
 
-def _keep(version: registry.Version, reason: str, gate: Gate) -> None:
+def _keep(store: Store, version: ModelVersion, reason: str, gate: Gate) -> None:
     """Tag a version with what the gate found, and why it has its alias."""
-    registry.describe(version, {REASON: reason, GATE: gate.to_json()})
+    store.models.describe(version, {REASON: reason, GATE: gate.to_json()})
 
 
-def _kept(version: registry.Version) -> Gate:
+def _kept(version: ModelVersion) -> Gate:
     """What the gate found of a version when it was examined last."""
     return Gate.from_json(version.tags[GATE], version.uri) if GATE in version.tags else Gate(())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from talud import registry
 from talud.contract import Contract
 from talud.evaluation.results import Trial, Trials
 from talud.project import Project
+from talud.registry import Store
 
 
-def run_of(project: Project, contract: Contract) -> str:
+def run_of(store: Store, project: Project, contract: Contract) -> str:
     """The run of the trial that a model came from.
 
     Where the store does not have it, wiped for example, the whole study is restored: each trial with its
@@ -18,7 +18,7 @@ def run_of(project: Project, contract: Contract) -> str:
         StudyError: the table of trials is damaged.
         RegistryError: the store cannot be used.
     """
-    if found := registry.locate(contract.origin.run_id):
+    if found := store.runs.locate(contract.origin.run_id):
         return found
     tags = {
         "band_set": contract.origin.name,
@@ -26,7 +26,7 @@ def run_of(project: Project, contract: Contract) -> str:
         "commit": contract.origin.commit,
     }
     if not project.trials(contract.origin.name).is_file():
-        return registry.restore(
+        return store.runs.restore(
             contract.origin.run_id,
             contract.origin.name,
             contract.origin.hyperparameters,
@@ -35,14 +35,14 @@ def run_of(project: Project, contract: Contract) -> str:
         )
     table = Trials.read(project.trials(contract.origin.name))
     tags["search"] = table.search
-    parent = registry.locate(table.parent_run_id) or registry.restore(
+    parent = store.runs.locate(table.parent_run_id) or store.runs.restore(
         table.parent_run_id, f"{table.band_set} · {table.search}", {}, {}, tags
     )
     for trial in sorted(table.trials, key=lambda trial: trial.run_id == table.best):  # the best last: it is looked for
-        if registry.locate(trial.run_id) is None:
-            _restore(trial, contract, tags, parent)
-    registry.summarise(parent, f"Restored from models/{table.band_set}.trials.json, which keeps no learning curves.")
-    return registry.locate(contract.origin.run_id) or registry.restore(
+        if store.runs.locate(trial.run_id) is None:
+            _restore(store, trial, contract, tags, parent)
+    store.runs.summarise(parent, f"Restored from models/{table.band_set}.trials.json, which keeps no learning curves.")
+    return store.runs.locate(contract.origin.run_id) or store.runs.restore(
         contract.origin.run_id,
         contract.origin.name,
         contract.origin.hyperparameters,
@@ -52,7 +52,7 @@ def run_of(project: Project, contract: Contract) -> str:
     )
 
 
-def _restore(trial: Trial, contract: Contract, tags: dict[str, str], parent: str) -> None:
+def _restore(store: Store, trial: Trial, contract: Contract, tags: dict[str, str], parent: str) -> None:
     choice = {  # the other hyperparameters are those of the whole study
         **contract.origin.hyperparameters,
         "filters": trial.filters,
@@ -62,4 +62,4 @@ def _restore(trial: Trial, contract: Contract, tags: dict[str, str], parent: str
     }
     facts = {"best_epoch": float(trial.best_epoch), "seconds": trial.seconds, "parameters": float(trial.parameters)}
     name = f"{contract.origin.name} · {trial.name}"
-    registry.restore(trial.run_id, name, choice, {**trial.scores, **facts}, tags, parent)
+    store.runs.restore(trial.run_id, name, choice, {**trial.scores, **facts}, tags, parent)

@@ -43,7 +43,7 @@ class Lineage:
     model: Mapping[str, str]
     registered: Mapping[str, str]
     run_id: str
-    run: registry.Run | None
+    run: registry.RunInfo | None
     commit: str
     data_version: str
     trained_on: tuple[str, ...]
@@ -110,8 +110,8 @@ def _traced(asked: str, kind: str, stated: Statement, contract: Contract | None,
     unknown = []
     run, registered = None, {}
     try:
-        registry.connect(root)
-        run, registered = registry.run(stated.run), registry.holding(stated.weights)
+        store = registry.Store.open(root)
+        run, registered = store.runs.find(stated.run), store.models.with_weights(stated.weights)
         if run is None:
             unknown.append(f"the store of MLflow has no run {stated.run or '(none is stated)'}")
         if not registered:
@@ -154,9 +154,9 @@ def _contract(stated: Statement, root: Path | None) -> tuple[Contract | None, st
         if (contract.origin.weights, contract.origin.data_version) == (stated.weights, stated.data_version):
             return contract, ""
     try:
-        registry.connect(root)
-        for uri in registry.holding(stated.weights):
-            contract = model_file.contract_of(registry.fetch(uri, root).path)
+        models = registry.Store.open(root).models
+        for uri in models.with_weights(stated.weights):
+            contract = model_file.contract_of(models.fetch(uri).path)
             if contract.origin.data_version == stated.data_version:
                 return contract, ""
     except TaludError as error:

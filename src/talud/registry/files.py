@@ -1,28 +1,180 @@
-"""Files of runs: pages and pictures that the MLflow UI shows under a run's artifacts."""
+"""Files of runs and models in a store, logged and fetched."""
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
-from talud.registry.store import connected, speaking
+import mlflow.artifacts
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.utils.file_utils import local_file_uri_to_path
+
+from talud.errors import RegistryError
+from talud.registry.connection import SCORES, default_store, translated_errors
+
+if TYPE_CHECKING:
+    import onnx
+    from mlflow.models import ModelSignature
 
 
-def log_file(run_id: str, content: bytes, name: str) -> None:
-    """Keep a file with a run, in the place of one that has the name already.
+@dataclass(frozen=True)
+class FetchedModel:
+    """A model of the registry, on this machine.
 
-    Args:
-        run_id: of a run that may have ended.
-        content: of the file.
-        name: of the file, below the run's artifacts, as `examples/validation.png`.
+    Attributes:
+        path: the ONNX file.
+        name: the name of the registered model; the URI if that names no registered version.
+        version: the version of the registered model; empty likewise.
+        run_id: the run that made it; empty if unknown to MLflow.
+    """
+
+    path: Path
+    name: str
+    version: str
+    run_id: str
+
+
+def log_file(client: MlflowClient, run_id: str, content: bytes, name: str) -> None:
+    """Store a file with a run, in place of one of the same name.
 
     Raises:
         RegistryError: the store cannot be used, or has no room.
     """
-    place = PurePosixPath(name)
-    folder = None if place.parent == PurePosixPath() else str(place.parent)
-    client = connected()
-    with speaking(name), tempfile.TemporaryDirectory(prefix="talud-") as scratch:
-        path = Path(scratch) / place.name
-        path.write_bytes(content)
-        client.log_artifact(run_id, str(path), folder)
+    path = PurePosixPath(name)
+    folder = None if path.parent == PurePosixPath() else str(path.parent)
+    with translated_errors(name), tempfile.TemporaryDirectory(prefix="talud-") as scratch:
+        file = Path(scratch) / path.name
+        file.write_bytes(content)
+        client.log_artifact(run_id, str(file), folder)
+
+
+def fetch(client: MlflowClient, uri: str, location: str, run_id: str = "") -> tuple[Path, str]:
+    """Return the ONNX file of a model on this machine, and the id of its run.
+
+    Files that are on this machine already are used where they are.
+
+    Args:
+        client: a client of the store.
+        uri: the URI of the model as the user named it, for messages.
+        location: the URI of the model's folder, or models:/MODEL_ID.
+        run_id: the run that made the model, if known.
+
+    Raises:
+        RegistryError: the files are missing or cannot be read, or the model is not ONNX.
+    """
+    if location.startswith("models:/"):  # mlflow would write a file beside the model when it downloads such a URI
+        model = client.get_logged_model(location.removeprefix("models:/"))
+        run_id, location = model.source_run_id or run_id, model.artifact_location
+    folder = _download(client, location, uri)
+    manifest = _manifest(folder, uri)
+    path = (folder / str(manifest.get("data"))).resolve()
+    if not (path.is_file() and path.is_relative_to(folder.resolve())):
+        raise RegistryError(f"{uri}: its file {path} is missing from the store; put it back, or name another version")
+    return path, run_id or str(manifest.get("run_id") or "")
+
+
+def log(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) -> str:
+    """Log a model to a run, with the scores of the run; return the model's id.
+
+    The function `mlflow.onnx.log_model` does the same, but only in MLflow's default store and its active run.
+    """
+    run = client.get_run(run_id)
+    logged = client.create_logged_model(run.info.experiment_id, name, run_id, params=run.data.params, model_type="onnx")
+    _upload(client, logged, model, run_id)
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    scores = [client.get_metric_history(run_id, score)[-1] for score in run.data.metrics if score in SCORES]
+    client.log_batch(
+        run_id, [Metric(m.key, m.value, m.timestamp, m.step, model_id=logged.model_id, run_id=run_id) for m in scores]
+    )
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return str(logged.model_id)
+
+
+def complete(client: MlflowClient, model_id: str, model: onnx.ModelProto, run_id: str) -> None:
+    """Upload the files of a logged model again if some are missing."""
+    logged = client.get_logged_model(model_id)
+    found = {Path(file.path).name for file in client.list_logged_model_artifacts(logged.model_id)}
+    if not found >= {"MLmodel", "model.onnx"}:
+        _upload(client, logged, model, run_id)
+
+
+def add_file(client: MlflowClient, model_id: str, path: Path, name: str) -> None:
+    """Upload a file beside a logged model, in place of one of the same name."""
+    with tempfile.TemporaryDirectory(prefix="talud-") as folder:
+        shutil.copy(path, Path(folder) / name)
+        client.log_model_artifacts(model_id, folder)
+
+
+def _upload(client: MlflowClient, logged: LoggedModel, model: onnx.ModelProto, run_id: str) -> None:
+    """Upload the files of a logged model, MLmodel last, as a sign that all are there."""
+    import mlflow.onnx
+    import onnx
+    import onnxruntime
+    from mlflow.models import Model as Manifest
+
+    manifest = Manifest(logged.artifact_location, run_id, model_uuid=logged.model_id, model_id=logged.model_id)
+    with tempfile.TemporaryDirectory(prefix="talud-") as folder:
+        mlflow.onnx.save_model(
+            model,
+            str(Path(folder) / "model"),
+            mlflow_model=manifest,
+            signature=_signature(model),
+            pip_requirements=[f"onnx=={onnx.__version__}", f"onnxruntime=={onnxruntime.__version__}"],
+            save_as_external_data=False,
+        )
+        last = (Path(folder) / "model/MLmodel").rename(Path(folder) / "MLmodel")
+        client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+        client.log_model_artifact(logged.model_id, str(last))
+
+
+def _signature(model: onnx.ModelProto) -> ModelSignature:
+    """Return names and shapes of input and output, with -1 for a variable side."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def schema(values: list[onnx.ValueInfoProto]) -> Schema:
+        shapes = {value.name: [side.dim_value or -1 for side in value.type.tensor_type.shape.dim] for value in values}
+        return Schema([TensorSpec(np.dtype(np.float32), tuple(shape), name) for name, shape in shapes.items()])
+
+    return ModelSignature(schema(model.graph.input), schema(model.graph.output))
+
+
+def _download(client: MlflowClient, location: str, uri: str) -> Path:
+    """Return the folder of a model: itself if local, else a copy until the process ends."""
+    local = location.startswith("file:") or ":/" not in location
+    if local and not Path(local_file_uri_to_path(location)).exists():  # type: ignore[no-untyped-call]
+        raise RegistryError(
+            f"{uri}: its files are missing from {location}; put them back, or run talud register, which brings those "
+            "of models/ to the store again"
+        )
+    folder = None if local else tempfile.mkdtemp(prefix="talud-")
+    if folder is not None:
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        with default_store(client) if location.startswith("runs:/") else nullcontext():
+            found = mlflow.artifacts.download_artifacts(location, dst_path=folder, tracking_uri=client.tracking_uri)
+    except OSError as error:
+        raise RegistryError(f"{uri}: its files cannot be read from {location}: {error.strerror or error}") from error
+    return Path(found)
+
+
+def _manifest(folder: Path, uri: str) -> dict[str, Any]:
+    """Read the file MLmodel of an ONNX model."""
+    try:
+        manifest = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+        flavors = dict(manifest["flavors"])
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
+        raise RegistryError(f"{uri}: no MLflow model lies at {folder}") from error
+    if "onnx" not in flavors:
+        raise RegistryError(
+            f"{uri}: is a model of flavor {', '.join(sorted(flavors))}, not onnx; name one that talud register made"
+        )
+    return {**manifest, **flavors["onnx"]}

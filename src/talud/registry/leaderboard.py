@@ -1,33 +1,55 @@
-"""What a study came to, on its parent run: the best trial's scores, a note with a leaderboard, a page of all trials."""
+"""Leaderboard of a study: the best trial's scores, a note, a page of all trials, and the view of MLflow's UI."""
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from mlflow.entities import Metric, Run, RunTag
+from mlflow import MlflowClient
+from mlflow.entities import Run, RunTag
 from mlflow.utils import mlflow_tags
 
-from talud.registry import trials_page
+from talud.registry.connection import SCORES, metrics, translated_errors
 from talud.registry.files import log_file
-from talud.registry.store import connected, experiment_id, speaking
+from talud.text import html_environment
 
-SCORES = ("f1", "precision", "recall", "iou")  # of a trial, on the validation blocks
-SUPERSEDED = "superseded"  # the tag of a run in whose place its trial has another one
+SUPERSEDED = "superseded"  # the tag of a run whose trial was trained again
 PAGE = "trials.html"
-LISTED = 20  # trials in the note
-FAILURES = 10  # named in the note
-_REASON = 200  # characters of one; MLflow keeps 8000 of a note
+TRIALS_IN_NOTE = 20
+FAILURES_IN_NOTE = 10
+_REASON_CHARACTERS = 200  # MLflow keeps 8000 of a note
+
+VIEW = "trials"  # the view of the experiment that `talud ui` opens
+_COLUMNS = (
+    "metrics.`f1`",
+    *(f"params.`{choice}`" for choice in ("filters", "learning_rate", "batch_size")),
+    *(f"metrics.`{score}`" for score in ("best_epoch", "seconds", "precision", "recall", "iou")),
+)
+_VIEW_STATE = {
+    "searchFilter": "tags.`mlflow.parentRunId` != ''",
+    "orderByKey": "metrics.`f1`",
+    "orderByAsc": False,
+    "selectedColumns": [*_COLUMNS, "attributes.`Models`"],
+    "columnOrder": ["0", "attributes.`Run Name`", *_COLUMNS, "attributes.`Models`"],
+    "columnWidths": {"attributes.`Run Name`": 300} | dict.fromkeys(_COLUMNS, 105),
+}
+EXPERIMENT_TAGS = {  # settings of the UI, and the note on the experiment
+    "mlflow.experimentKind": "custom_model_development",
+    f"mlflow.sharedViewState.{VIEW}": json.dumps(_VIEW_STATE),
+    mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "f1",
+    mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
+    mlflow_tags.MLFLOW_RUN_NOTE: "U-Nets that map landslides: a run for each study, and below it one for each trial.",
+}
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedTrial:
     """A trial that has scores.
 
     Attributes:
-        run_id: of its run.
+        run_id: the id of its run.
         name: the configuration, without the band set that all trials of a study share.
         values: its scores, `best_epoch`, `seconds` and `parameters`, and those hyperparameters that are numbers.
     """
@@ -38,8 +60,8 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A trial that came to nothing, and why."""
+class FailedTrial:
+    """A trial that failed, and the reason."""
 
     name: str
     reason: str
@@ -50,54 +72,57 @@ class Leaderboard:
     """The trials that the store holds of a study.
 
     Attributes:
-        run_id: of the study.
+        run_id: the id of the study's run.
         study: its name.
         experiment: the id of its experiment.
         finished: the highest validation F1 first; of equal ones the smallest network, then the first to start.
         failed: in the order of their start.
-        unfinished: how many others were stopped, or run still.
+        unfinished: the number of trials that were stopped, or are still running.
     """
 
     run_id: str
     study: str
     experiment: str
-    finished: tuple[Finished, ...]
-    failed: tuple[Failed, ...]
+    finished: tuple[FinishedTrial, ...]
+    failed: tuple[FailedTrial, ...]
     unfinished: int
 
     @classmethod
-    def read(cls, parent_run_id: str) -> Self:
-        """Read a study's trials from the store. One that failed or was stopped, and then finished, counts as finished.
+    def read(cls, client: MlflowClient, run_id: str) -> Self:
+        """Read a study's trials from the store.
+
+        A trial that failed or was stopped, and then finished, counts as finished.
 
         Raises:
             RegistryError: the store cannot be used, or has no such run.
         """
-        with speaking():
-            parent = connected().get_run(parent_run_id)
-            runs = sorted(_children(parent_run_id), key=lambda run: int(run.info.start_time))
+        with translated_errors():
+            parent = client.get_run(run_id)
+            experiment = str(parent.info.experiment_id)
+            runs = sorted(_children(client, experiment, run_id), key=lambda run: int(run.info.start_time))
         finished = [_finished(run) for run in runs if run.info.status == "FINISHED" and run.data.metrics.keys() >= _ALL]
         done = {trial.name for trial in finished}
         others = {_name(run): run for run in runs if _name(run) not in done}  # of several attempts the last
         failed = [
-            Failed(name, run.data.tags.get("error", "no reason is on record"))
+            FailedTrial(name, run.data.tags.get("error", "no reason is on record"))
             for name, run in others.items()
             if run.info.status == "FAILED"
         ]
         ranked = sorted(finished, key=lambda trial: (-trial.values["f1"], trial.values.get("parameters", 0)))
         synthetic = ", synthetic data" if parent.data.tags.get("data") == "synthetic" else ""
-        name, experiment = f"{parent.info.run_name}{synthetic}", str(parent.info.experiment_id)
-        return cls(parent_run_id, name, experiment, tuple(ranked), tuple(failed), len(others) - len(failed))
+        name = f"{parent.info.run_name}{synthetic}"
+        return cls(run_id, name, experiment, tuple(ranked), tuple(failed), len(others) - len(failed))
 
     @property
     def markdown(self) -> str:
-        """The note of the study's run: the best trial, the first ones as a table, and what became of the others.
+        """The note of the study's run: the best trial, a table, and failures.
 
-        The UI shows the first lines alone until a reader asks for more, so the best trial stands there.
+        The UI shows only the first lines until a reader asks for more, so the best trial stands there.
         """
         parts = [self._headline, self._table] if self.finished else ["No trial has finished."]
         if self.failed:
-            more = len(self.failed) - FAILURES
-            reasons = [f"- {_plain(one.name)}: {_plain(one.reason)}" for one in self.failed[:FAILURES]]
+            more = len(self.failed) - FAILURES_IN_NOTE
+            reasons = [f"- {_plain(one.name)}: {_plain(one.reason)}" for one in self.failed[:FAILURES_IN_NOTE]]
             parts.append("\n".join([f"**Failed: {len(self.failed)}**", "", *reasons]))
             parts += [f"and {more} more, each with the reason as its tag `error`."] if more > 0 else []
         if self.unfinished:
@@ -118,54 +143,122 @@ class Leaderboard:
         rows = [
             f"| {place} | "
             + _cells((self._link(trial), *(f"{trial.values[score]:.3f}" for score in SCORES), *_facts(trial)))
-            for place, trial in enumerate(self.finished[:LISTED], start=1)
+            for place, trial in enumerate(self.finished[:TRIALS_IN_NOTE], start=1)
         ]
-        rest = [trial.values["f1"] for trial in self.finished[LISTED:]]
+        rest = [trial.values["f1"] for trial in self.finished[TRIALS_IN_NOTE:]]
         more = ["", f"and {len(rest)} more with an F1 of {rest[-1]:.3f} to {rest[0]:.3f}."] if rest else []
         return "\n".join([*heading, *rows, *more])
 
-    def _link(self, trial: Finished) -> str:
+    def _link(self, trial: FinishedTrial) -> str:
         return f"[{_plain(trial.name)}]({self._address(trial.run_id)})"
 
     def _address(self, run_id: str) -> str:
-        """Of a run's page in the UI, whichever server shows it."""
+        """Return the address of a run's page in the UI, relative to any server."""
         return f"#/experiments/{self.experiment}/runs/{run_id}"
 
     def page(self) -> str:
-        """All trials on parallel coordinates and in a table, as HTML that needs no other file."""
-        rows = [trials_page.Row(trial.run_id, trial.name, trial.values) for trial in self.finished]
-        return trials_page.render(self.study, rows, [(one.name, one.reason) for one in self.failed])
+        """Return all trials on parallel coordinates and in a table, as one HTML file."""
+        return trials_page(self.study, self.finished, self.failed)
 
 
-def summarise(parent_run_id: str, note: str) -> None:
-    """Give a study the scores of its best trial, so that lists show them; a note with a leaderboard; and a page.
+def summarise(client: MlflowClient, run_id: str, note: str) -> None:
+    """Give the run of a study the scores of its best trial, a note, and a page.
 
     Args:
-        parent_run_id: the study's run.
+        client: a client of the store.
+        run_id: the id of the study's run.
         note: Markdown that follows the leaderboard.
 
     Raises:
         RegistryError: the store cannot be used, or has no room for the page.
     """
-    board = Leaderboard.read(parent_run_id)
-    now = int(time.time() * 1000)
-    best = [Metric(score, board.finished[0].values[score], now, 0) for score in SCORES] if board.finished else []
-    markdown = f"{board.markdown}\n\n{note}".strip()
-    with speaking():
-        connected().log_batch(parent_run_id, best, tags=[RunTag(mlflow_tags.MLFLOW_RUN_NOTE, markdown)])
+    board = Leaderboard.read(client, run_id)
+    best = {score: board.finished[0].values[score] for score in SCORES} if board.finished else {}
+    tags = [RunTag(mlflow_tags.MLFLOW_RUN_NOTE, f"{board.markdown}\n\n{note}".strip())]
+    with translated_errors():
+        client.log_batch(run_id, metrics(best), tags=tags)
     if board.finished:
-        log_file(parent_run_id, board.page().encode(), PAGE)
+        log_file(client, run_id, board.page().encode(), PAGE)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis of the parallel coordinates.
+
+    Attributes:
+        key: the name of its values in a trial.
+        label: the label for a reader.
+        form: the format of a number in the table, as `str.format` takes it.
+        chosen: true for a hyperparameter, whose few values, a factor apart, need a logarithmic axis.
+    """
+
+    key: str
+    label: str
+    form: str
+    chosen: bool = False
+
+
+AXES = (
+    Axis("filters", "Filters", "{:.0f}", chosen=True),
+    Axis("learning_rate", "Learning rate", "{:g}", chosen=True),
+    Axis("batch_size", "Batch size", "{:.0f}", chosen=True),
+    Axis("best_epoch", "Best epoch", "{:.0f}"),
+    Axis("seconds", "Seconds", "{:.0f}"),
+    Axis("f1", "Validation F1", "{:.3f}"),
+)
+
+
+def trials_page(study: str, finished: Sequence[FinishedTrial], failed: Sequence[FailedTrial]) -> str:
+    """Return the page as HTML; the same trials give the same bytes.
+
+    Args:
+        study: the study's name.
+        finished: the finished trials, best first, at least one.
+        failed: the failed trials.
+    """
+    axes = [axis for axis in AXES if all(_drawable(axis, trial) for trial in finished)]
+    data = {
+        "axes": [{"label": axis.label, "chosen": axis.chosen} for axis in axes],
+        "trials": [
+            {
+                "name": trial.name,
+                "values": [trial.values[axis.key] for axis in axes],
+                "shown": _shown(axes, trial),
+            }
+            for trial in finished
+        ],
+    }
+    return (
+        html_environment("talud.registry")
+        .get_template("trials.html")
+        .render(
+            study=study,
+            axes=axes,
+            rows=[(trial, _shown(axes, trial)) for trial in finished],
+            failed=[(trial.name, trial.reason) for trial in failed],
+            data=data,
+        )
+    )
+
+
+def _drawable(axis: Axis, trial: FinishedTrial) -> bool:
+    value = trial.values.get(axis.key)
+    return value is not None and (value > 0 or not axis.chosen)
+
+
+def _shown(axes: Sequence[Axis], trial: FinishedTrial) -> list[str]:
+    return [axis.form.format(trial.values[axis.key]) for axis in axes]
 
 
 _ALL = frozenset(SCORES)
 
 
-def _children(parent_run_id: str) -> Iterator[Run]:
-    """The runs of a study's trials, without those that are superseded."""
+def _children(client: MlflowClient, experiment: str, parent_run_id: str) -> Iterator[Run]:
+    """Yield the runs of a study's trials, without those that are superseded."""
     token = None
     while True:
-        which = f"tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'"
-        page = connected().search_runs([experiment_id()], which, page_token=token)
+        condition = f"tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'"
+        page = client.search_runs([experiment], condition, page_token=token)
         yield from (run for run in page if SUPERSEDED not in run.data.tags)
         token = page.token
         if not token:
@@ -176,30 +269,30 @@ def _name(run: Run) -> str:
     return str(run.info.run_name).removeprefix(f"{run.data.tags.get('band_set')} · ")
 
 
-def _finished(run: Run) -> Finished:
+def _finished(run: Run) -> FinishedTrial:
     values = {name: value for name, value in run.data.metrics.items() if "/" not in name}  # without learning curves
     for name, text in run.data.params.items():
         try:
             values.setdefault(name, float(text))
         except ValueError:
             continue  # a word, such as the optimizer's
-    return Finished(str(run.info.run_id), _name(run), values)
+    return FinishedTrial(str(run.info.run_id), _name(run), values)
 
 
-def _facts(trial: Finished) -> list[str]:
-    """The epoch that was kept, of how many, and how long the trial took; a dash for what is not known."""
+def _facts(trial: FinishedTrial) -> list[str]:
+    """Return the epoch that was kept, and the duration; a dash if unknown."""
     epoch, epochs, seconds = (trial.values.get(name) for name in ("best_epoch", "epochs", "seconds"))
     kept = "–" if epoch is None else f"{epoch:.0f}" if epochs is None else f"{epoch:.0f} of {epochs:.0f}"
     return [kept, "–" if seconds is None else f"{seconds:.0f}"]
 
 
 def _cells(words: Sequence[str]) -> str:
-    """The cells of a table's row; the UI sets them without any space between, so they bring their own."""
+    """Return the cells of a table's row, with the space between that the UI omits."""
     return " | ".join(f"&emsp;{word}" for word in words) + " |"
 
 
 def _plain(text: str) -> str:
-    """Words that are no Markdown, on one line and not too long."""
+    """Return text on one line, shortened, with the signs of Markdown escaped."""
     line = " ".join(text.split())
-    short = line if len(line) <= _REASON else f"{line[: _REASON - 1]}…"
+    short = line if len(line) <= _REASON_CHARACTERS else f"{line[: _REASON_CHARACTERS - 1]}…"
     return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in short)

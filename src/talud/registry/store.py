@@ -1,81 +1,123 @@
-"""Where trials and models are kept, and how it is reached."""
+"""Store of a project's runs and models: opened, created, relocated, and shown in MLflow's UI."""
 
 from __future__ import annotations
 
-import getpass
-import json
+import importlib.util
 import os
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+import sqlite3
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn, Self
 
+from mlflow import MlflowClient
+from mlflow.entities import Experiment
 from sqlalchemy import URL
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # mlflow's own use of deprecated interfaces
-    import mlflow
-    from mlflow import MlflowClient
-    from mlflow.entities import Experiment
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils import mlflow_tags
-    from mlflow.utils.rest_utils import http_request
 
 from talud.errors import RegistryError
 from talud.files import exclusive_lock, replacing
-from talud.registry.refusals import SILENT, explain
-from talud.terminal import unbroken
+from talud.registry.connection import EXPERIMENT, is_server, open_client, translated_errors
+from talud.registry.files import FetchedModel
+from talud.registry.leaderboard import EXPERIMENT_TAGS, VIEW
+from talud.registry.models import Models, check_uri
+from talud.registry.runs import Runs
 
-EXPERIMENT = "landslide-unet"
-VIEW = "trials"  # the view of the experiment that `talud ui` opens
-_SHOWN = (  # columns, the most telling first
-    "metrics.`f1`",
-    *(f"params.`{choice}`" for choice in ("filters", "learning_rate", "batch_size")),
-    *(f"metrics.`{score}`" for score in ("best_epoch", "seconds", "precision", "recall", "iou")),
+BACKUP = "mlflow.db.before-relocation"
+_PATH_COLUMNS = (  # columns of MLflow's tables that hold artifact paths; it offers no call that changes them
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
 )
-_VIEW_STATE = {
-    "searchFilter": "tags.`mlflow.parentRunId` != ''",
-    "orderByKey": "metrics.`f1`",
-    "orderByAsc": False,
-    "selectedColumns": [*_SHOWN, "attributes.`Models`"],
-    "columnOrder": ["0", "attributes.`Run Name`", *_SHOWN, "attributes.`Models`"],
-    "columnWidths": {"attributes.`Run Name`": 300} | dict.fromkeys(_SHOWN, 105),
-}
-_EXPERIMENT_TAGS = {  # by which the UI chooses what it shows first
-    "mlflow.experimentKind": "custom_model_development",
-    f"mlflow.sharedViewState.{VIEW}": json.dumps(_VIEW_STATE),
-    mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "f1",
-    mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
-    mlflow_tags.MLFLOW_RUN_NOTE: "U-Nets that map landslides: a run for each study, and below it one for each trial.",
-}
 
 
-@contextmanager
-def speaking(about: str = "MLflow") -> Iterator[None]:
-    """What goes wrong inside mlflow becomes a RegistryError of one line, its warnings stay inside, and Ctrl-C waits.
+@dataclass(frozen=True)
+class Store:
+    """The store of runs and models that a project uses.
 
-    Args:
-        about: what the line begins with.
+    Attributes:
+        client: a client of the store.
+        root: the project's root, absolute; None outside a project.
     """
-    from sqlalchemy.exc import SQLAlchemyError
 
-    try:
-        with warnings.catch_warnings(), unbroken():
-            warnings.simplefilter("ignore")
-            yield
-    except (MlflowException, SQLAlchemyError) as error:
-        raise RegistryError(f"{about}: {_without_password(explain(error))}") from error
-    except OSError as error:  # a full disk, or the server that keeps the files
-        where, said = f"{error.filename}: " if error.filename else "", " ".join(str(error.strerror or error).split())
-        raise RegistryError(f"{about}: {where}{_without_password(said)}; nothing is lost, start again") from error
+    client: MlflowClient
+    root: Path | None
+
+    @classmethod
+    def open(cls, root: Path | None, *, create: bool = False) -> Self:
+        """Open the store that `MLFLOW_TRACKING_URI` names, else the project's own.
+
+        Args:
+            root: the project's root, absolute; may be None if `MLFLOW_TRACKING_URI` names a server.
+            create: make the project's own store, and the experiment, if missing. Without it, nothing is created.
+
+        Raises:
+            RegistryError: there is no store, it does not answer, refuses the login, is of another version of MLflow,
+                or was moved: its artifact paths are absolute and lead elsewhere.
+        """
+        uri = location(root)
+        own = None if os.environ.get("MLFLOW_TRACKING_URI") else root
+        if own is not None and not _has_content(own / "mlflow.db"):
+            if not create:
+                raise RegistryError(
+                    f"{own / 'mlflow.db'}: there is no store yet; run talud train first, or talud register to fill it "
+                    "from models/"
+                )
+            with exclusive_lock(own, required=False):
+                if not _has_content(own / "mlflow.db"):
+                    _create(own)
+        client, experiment = open_client(uri)
+        if own is not None and experiment is not None:
+            _check_in_place(own, experiment)
+        if experiment is None and create:
+            _create_experiment(client, artifacts_uri(own) if own else None)
+        return cls(client, root)
+
+    @property
+    def models(self) -> Models:
+        """The registered models."""
+        return Models(self.client)
+
+    @property
+    def runs(self) -> Runs:
+        """The runs of studies and trials."""
+        return Runs(self.client, self.root)
+
+    @property
+    def server(self) -> str | None:
+        """The address of the server that keeps the store, and shows its UI already."""
+        uri = str(self.client.tracking_uri)
+        return uri.rstrip("/") if is_server(uri) else None
+
+    def page(self, address: str) -> str:
+        """Return the page of a server that lists the trials, or its first page."""
+        with translated_errors():
+            experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return address
+        view = f"viewStateShareKey={VIEW}&workflowType=machine_learning"
+        return f"{address}/#/experiments/{experiment.experiment_id}/runs?{view}"
+
+
+def fetch(uri: str, root: Path | None) -> FetchedModel:
+    """Bring a model of a project's store to this machine.
+
+    Raises:
+        RegistryError: the store cannot be used, or does not have the model.
+    """
+    check_uri(uri)
+    return Store.open(root).models.fetch(uri)
 
 
 def location(root: Path | None) -> str:
-    """The URI of the store: `MLFLOW_TRACKING_URI`, else `mlflow.db` in the project's root.
+    """Return the URI of the store: `MLFLOW_TRACKING_URI`, else the project's own.
 
     Raises:
-        RegistryError: neither is there.
+        RegistryError: there is neither.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
@@ -84,173 +126,157 @@ def location(root: Path | None) -> str:
     return _sqlite(root / "mlflow.db")
 
 
-def _sqlite(path: Path) -> str:
-    """Return the URL of a database file, with special characters quoted."""
-    place = path.as_posix()
-    if "%" in place or "?" in place:
-        # With its driver named, mlflow does not make the folder that the quoted path would be unquoted.
-        return URL.create("sqlite+pysqlite", database=place).render_as_string()
-    return f"sqlite:///{place}"
-
-
-def connect(root: Path | None, *, create: bool = False) -> MlflowClient:
-    """Reach the store that `location` names; what follows in this process uses it.
-
-    Args:
-        root: the project's root, absolute.
-        create: make the project's own store, and the experiment, where there is none. Without it, nothing is created.
-
-    Raises:
-        RegistryError: there is no store, it does not answer, refuses the login, is of another version of MLflow, or
-            was moved: its artifact paths are absolute and lead elsewhere.
-    """
-    uri = location(root)
-    own = None if os.environ.get("MLFLOW_TRACKING_URI") else root
-    if own is not None and not _holds_anything(own / "mlflow.db"):
-        if not create:
-            raise RegistryError(
-                f"{own / 'mlflow.db'}: there is no store yet; run talud train first, or talud register to fill it "
-                "from models/"
-            )
-        with exclusive_lock(own, required=False):
-            if not _holds_anything(own / "mlflow.db"):
-                _create(own)
-    client, experiment = _reach(uri)
-    _check_version(client, uri)
-    if own is not None and experiment is not None:
-        _check_in_place(own, experiment)
-    if experiment is None and create:
-        _create_experiment(client, artifacts(own) if own else None)
-    _use(uri)
-    return client
-
-
-def connected() -> MlflowClient:
-    """A client of the store that `connect` reached.
-
-    Raises:
-        RegistryError: `connect` was not called.
-    """
-    if not mlflow.is_tracking_uri_set():  # type: ignore[no-untyped-call]
-        raise RegistryError("no model store is connected; call talud.registry.connect first")
-    return MlflowClient()
-
-
-def experiment_id() -> str:
-    """The id of the experiment `landslide-unet`.
-
-    Raises:
-        RegistryError: the store has none.
-    """
-    with speaking():
-        experiment = connected().get_experiment_by_name(EXPERIMENT)
-    if experiment is None:
-        raise RegistryError(f"the model store has no experiment '{EXPERIMENT}'; run talud train first")
-    return str(experiment.experiment_id)
-
-
-def user() -> str:
-    """Who runs this process."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        return "unknown"
-
-
-def artifacts(root: Path) -> str:
-    """The URI of the folder beside the project's own store that holds the files of runs and models."""
+def artifacts_uri(root: Path) -> str:
+    """Return the URI of the folder beside the project's own store for files."""
     return (root / "mlartifacts").as_uri()
 
 
-def _holds_anything(path: Path) -> bool:
+def _sqlite(path: Path) -> str:
+    """Return the URL of a database file, with special characters quoted."""
+    text = path.as_posix()
+    if "%" in text or "?" in text:
+        # With its driver named, mlflow does not make the folder that the quoted path would be unquoted.
+        return URL.create("sqlite+pysqlite", database=text).render_as_string()
+    return f"sqlite:///{text}"
+
+
+def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
 def _create(root: Path) -> None:
-    """Make an empty store; it appears under its name only when its tables and experiment are there."""
-    with speaking(), replacing(root / "mlflow.db") as scratch:
-        client = MlflowClient(_sqlite(scratch))
-        _create_experiment(client, artifacts(root))
+    """Make an empty store, which appears under its name only when complete."""
+    with translated_errors(), replacing(root / "mlflow.db") as scratch:
+        uri = _sqlite(scratch)
+        client = MlflowClient(uri, uri)
+        _create_experiment(client, artifacts_uri(root))
         client.delete_experiment("0")  # mlflow's "Default", always empty: the UI would list it first
 
 
 def _create_experiment(client: MlflowClient, files: str | None) -> None:
-    with speaking():
-        client.create_experiment(EXPERIMENT, files, _EXPERIMENT_TAGS)
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
-
-
-def _use(uri: str) -> None:
-    """Make a store the one that this process uses, without the environment variable that mlflow also sets.
-
-    There, the variable would hide the next project's own store.
-    """
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    if before is None:
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-
-
-def _reach(uri: str) -> tuple[MlflowClient, Experiment | None]:
-    """A client that has been answered once, and the experiment if there is one."""
-    try:
-        with speaking(), impatient():
-            client = MlflowClient(uri)
-            return client, client.get_experiment_by_name(EXPERIMENT)
-    except RegistryError as error:
-        shown = _without_password(uri)
-        if "out-of-date database schema" in str(error):
-            advice = f"another version of MLflow wrote it; copy it aside, then run: mlflow db upgrade {shown}"
-            raise RegistryError(f"{shown}: {advice}") from error
-        silent = SILENT in str(error)
-        reason = "it does not answer; is the server up, and MLFLOW_TRACKING_URI right?" if silent else error
-        raise RegistryError(f"the model store {shown} cannot be used: {reason}") from error
-
-
-def _check_version(client: MlflowClient, uri: str) -> None:
-    """That a server is of this MLflow's major version; another one's runs and models are kept in other ways.
-
-    Raises:
-        RegistryError: it is not.
-    """
-    if not uri.startswith(("http://", "https://")):
-        return
-    with speaking(), impatient():
-        credentials = client._tracking_client.store.get_host_creds()
-        answer = http_request(credentials, "/version", "GET").text.strip()  # type: ignore[no-untyped-call]
-    theirs = re.match(r"(\d+)\.\d+", answer)  # a proxy may have no such page
-    if theirs and theirs[1] != mlflow.__version__.partition(".")[0]:
-        raise RegistryError(
-            f"the model store {_without_password(uri)} cannot be used: its server runs MLflow {answer}, this process "
-            f"{mlflow.__version__}; let them have the same major version"
-        )
-
-
-@contextmanager
-def impatient() -> Iterator[None]:
-    """For a call to a server that would otherwise be tried for minutes: a few seconds.
-
-    Limits that the user has set hold.
-    """
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-    ours = {name: value for name, value in limits.items() if name not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
+    with translated_errors():
+        client.create_experiment(EXPERIMENT, files, EXPERIMENT_TAGS)
 
 
 def _check_in_place(root: Path, experiment: Experiment) -> None:
-    """Refuse a store that was copied or moved with its project: its artifacts are not where it says."""
-    if experiment.artifact_location.rstrip("/") != artifacts(root):
+    """Check that a store was not copied or moved with its project.
+
+    Raises:
+        RegistryError: its artifacts are elsewhere.
+    """
+    if experiment.artifact_location.rstrip("/") != artifacts_uri(root):
         raise RegistryError(
             f"{root / 'mlflow.db'} was made elsewhere and keeps its models in {experiment.artifact_location}; if the"
             " project was copied or moved with mlartifacts, run talud models relocate, which corrects its paths;"
             " to remove mlflow.db would lose all runs, versions and aliases, of which talud register brings back only"
             " the models in models/"
         )
+
+
+def serve_ui(root: Path, host: str, port: int) -> NoReturn:
+    """Replace this process by an MLflow server on a project's own store.
+
+    Raises:
+        RegistryError: only mlflow-skinny is installed, or the port is taken.
+    """
+    if importlib.util.find_spec("flask") is None:
+        raise RegistryError("the MLflow UI needs the whole of mlflow; run: pip install 'talud[train]'")
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
+        raise RegistryError(f"{host}:{port} cannot be used: {reason}; name another --port") from error
+    off = {  # MLflow's tools for language models; and warnings about its own dependencies
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_ENABLE_AI_GATEWAY": "false",
+        "PYTHONWARNINGS": "ignore",
+    }
+    uri, files = location(root), artifacts_uri(root)
+    arguments = ["--backend-store-uri", uri, "--registry-store-uri", uri, "--default-artifact-root", files]
+    network = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
+    command = [sys.executable, "-m", "mlflow", "server", *arguments, *network]
+    sys.stdout.flush()
+    os.execve(sys.executable, command, os.environ | off)
+
+
+@dataclass(frozen=True)
+class Relocation:
+    """The artifact paths of a store that a relocation changes.
+
+    Attributes:
+        old: the location to which they lead.
+        new: the location to which they should lead.
+        rows: "table.column" → number of paths.
+        written: true if the store was changed.
+    """
+
+    old: str
+    new: str
+    rows: Mapping[str, int]
+    written: bool
+
+
+def relocate(root: Path, *, write: bool) -> Relocation:
+    """Change the artifact paths of a project's store to its present location.
+
+    All change in one transaction; the store as it was is kept beside it as `BACKUP`.
+
+    Args:
+        root: the project's root, absolute.
+        write: change the store; without it, count what would change.
+
+    Raises:
+        RegistryError: the environment names a team's store, there is no store of the project's own, or it is damaged,
+            or its files are not here.
+    """
+    path, new = root / "mlflow.db", artifacts_uri(root)
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        raise RegistryError("MLFLOW_TRACKING_URI names a store that is not this project's own; unset it to relocate")
+    if not path.is_file() or not path.stat().st_size:
+        raise RegistryError(f"{path}: there is no store to relocate")
+    if not (root / "mlartifacts").is_dir():
+        raise RegistryError(f"{root / 'mlartifacts'}: not found; copy this folder too, it holds the models")
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as store:
+            store.execute("BEGIN IMMEDIATE")
+            found = store.execute("SELECT artifact_location FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchone()
+            if found is None:
+                raise RegistryError(f"{path}: has no experiment '{EXPERIMENT}', so there is nothing to relocate")
+            old = str(found[0]).rstrip("/")
+            rows = {}
+            if old != new:
+                rows = {
+                    f"{table}.{column}": count
+                    for table, column in _PATH_COLUMNS
+                    if (count := _change(store, table, column, old, new))
+                }
+            if not (write and rows):
+                store.execute("ROLLBACK")
+                return Relocation(old, new, rows, written=False)
+            _back_up(path)
+            store.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise RegistryError(f"{path}: cannot be relocated: {error}") from error
+    return Relocation(old, new, rows, written=True)
+
+
+def _back_up(path: Path) -> None:
+    """Copy the store before the open transaction changes it."""
+    with (
+        replacing(path.with_name(BACKUP)) as scratch,
+        closing(sqlite3.connect(path)) as before,
+        closing(sqlite3.connect(scratch)) as kept,
+    ):
+        before.backup(kept)
+
+
+def _change(store: sqlite3.Connection, table: str, column: str, old: str, new: str) -> int:
+    """Change the paths of a column within the old location; return their number."""
+    columns = {row[1] for row in store.execute(f"PRAGMA table_info({table})")}
+    if column not in columns:  # of an older MLflow
+        return 0
+    statement = (
+        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?"
+    )
+    inside = f"{old}/"
+    return store.execute(statement, (new, len(old) + 1, old, len(inside), inside)).rowcount

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from talud import registry, selection
+from talud import selection
 from talud.contract import Contract
 from talud.errors import ModelError, RegistryError
 from talud.project import root_around
-from talud.registry import Version
+from talud.registry import ModelVersion, Store
 from talud.selection import Candidate
 
 
@@ -37,8 +37,8 @@ class Models:
             RegistryError: there is none, its file cannot be had, or the registry does not answer.
             ModelError: it is no model of talud's.
         """
-        registry.connect(self.root)
-        return self._candidate(registry.look_up(reference))
+        store = Store.open(self.root)
+        return self._candidate(store, store.models.look_up(reference))
 
     def champions(self) -> list[Candidate]:
         """The champions that can be run, by name.
@@ -48,7 +48,7 @@ class Models:
         """
         return [candidate for _, candidate in self._usable(lambda version: "champion" in version.aliases)]
 
-    def aliased(self) -> list[tuple[Version, Candidate]]:
+    def aliased(self) -> list[tuple[ModelVersion, Candidate]]:
         """All versions that an alias points to and that can be run.
 
         Raises:
@@ -68,19 +68,19 @@ class Models:
             raise RegistryError("the registry holds no champion; promote a version: talud models promote")
         return selection.choose(champions, misfit, "the raster supports")[0]
 
-    def _usable(self, wanted: Callable[[Version], bool]) -> list[tuple[Version, Candidate]]:
-        registry.connect(self.root)
+    def _usable(self, wanted: Callable[[ModelVersion], bool]) -> list[tuple[ModelVersion, Candidate]]:
+        store = Store.open(self.root)
         usable = []
-        for version in registry.versions():
+        for version in store.models.versions():
             if wanted(version):
                 try:
-                    usable.append((version, self._candidate(version)))
+                    usable.append((version, self._candidate(store, version)))
                 except (RegistryError, ModelError):
                     continue  # a file that is missing or of another release; `talud models list` tells of it
         return usable
 
-    def _candidate(self, version: Version) -> Candidate:
+    def _candidate(self, store: Store, version: ModelVersion) -> Candidate:
         known = self._known.get((version.name, version.version))
         if known is None or not known.path.is_file():
-            known = self._known[version.name, version.version] = Candidate.of(version, self.root)
+            known = self._known[version.name, version.version] = Candidate.of(version, store)
         return known

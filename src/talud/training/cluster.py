@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from talud import cluster, registry
+from talud import cluster
 from talud.cluster import Cluster, Lost, Workers, across
 from talud.engine.session import physical_cores
 from talud.errors import ClusterError, TaludError
 from talud.project import Project
+from talud.registry import Store
 from talud.training import work
 from talud.training.study import Runner
 from talud.training.work import Entry, Task, Tell
@@ -55,7 +56,7 @@ def workers(asked: Workers, project: Project) -> Iterator[Runner]:
         ClusterError: they cannot be had, differ from this process, do not see the project, or would share a GPU.
         RegistryError: the store of runs cannot be used, from here or by a worker.
     """
-    registry.connect(project.root, create=True)
+    Store.open(project.root, create=True)
     place = Place(project.root, _server() if isinstance(asked, str) else None, training_code())
     threads = str(max(physical_cores() // asked, 1)) if isinstance(asked, int) and asked > 0 else ""
     shared = {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads}
@@ -114,7 +115,7 @@ def _trouble(place: Place) -> TaludError | None:
             f"does not see {place.root}; the project must lie on a disk that all workers reach under the same path"
         )
     try:
-        registry.connect(place.root)
+        Store.open(place.root)
     except TaludError as error:
         return type(error)(str(error))
     return None

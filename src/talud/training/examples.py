@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from talud import registry
 from talud.data.patches import Patches
 from talud.engine.runtime import Model
 from talud.imaging import FAINT, INK, WARNING, stretched, write
 from talud.metrics import LANDSLIDE, UNKNOWN, confusion
 from talud.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
+from talud.registry import Store
 from talud.training.dataset import Dataset
 
 NAME = "examples.png"
@@ -42,10 +42,11 @@ class Examples:
     threshold: float
 
 
-def log_examples(dataset: Dataset, model: Path, *run_ids: str) -> None:
+def log_examples(store: Store, dataset: Dataset, model: Path, *run_ids: str) -> None:
     """Keep a picture of a model's example predictions, `examples.png`, with each of some runs.
 
     Args:
+        store: the store of the runs.
         dataset: whose validation patches are shown.
         model: the ONNX file, with its contract.
         run_ids: of a study and its best trial, say.
@@ -62,7 +63,7 @@ def log_examples(dataset: Dataset, model: Path, *run_ids: str) -> None:
     warning = "Synthetic data" if dataset.synthetic else ""
     picture = example_panel(examples, f"{shipped.contract.origin.name}: validation patches", warning)
     for run_id in run_ids:
-        registry.log_file(run_id, picture, NAME)
+        store.runs.log_file(run_id, picture, NAME)
 
 
 def spread(patches: Patches, count: int = ROWS) -> NDArray[np.intp]:

@@ -9,12 +9,12 @@ from typing import Protocol
 
 import keras
 
-from talud import registry
 from talud.data.patches import PARTS
 from talud.errors import ParamsError, StudyError
 from talud.files import exclusive_lock, replacing_together
 from talud.params import DroppingOptions, Recipe
-from talud.project import Project
+from talud.project import Project, current_commit
+from talud.registry import Store
 from talud.training import checkpoint, unet, work
 from talud.training.dataset import Dataset
 from talud.training.examples import log_examples
@@ -112,14 +112,15 @@ def run(
         "search": search,
         "study": study_key(keys, search),
         "data_version": dataset.version,
-        "commit": registry.commit(project.root),
+        "commit": current_commit(project.root),
         **({"data": "synthetic"} if dataset.synthetic else {}),
         **_split_tags(dataset.counts(project.params.split)),
     }
     name, note = f"{band_set} · {search}", _note(project, dataset, tags)
+    store = Store.open(project.root, create=True)
     lock = project.checkpoint(band_set).with_suffix(".lock")
     busy = StudyError(f"another process trains '{band_set}' in {project.root}; wait until it is done, and start again")
-    with exclusive_lock(lock, busy), registry.study(project.root, name, tags, note) as parent:
+    with exclusive_lock(lock, busy), store.runs.study(name, tags, note) as parent:
         tasks = [
             Task(project, band_set, choice, key, choice.epochs, parent, _hyperparameters(project, choice), tags)
             for choice, key in zip(picked, keys, strict=True)
@@ -129,7 +130,7 @@ def run(
         with replacing_together(project.model(band_set), project.trials(band_set)) as (model, table):
             origin = Origin(band_set, tags["commit"], study.best.run_id, _hyperparameters(project, study.best.choice))
             export(_rebuilt(project, dataset, study.best), dataset, project, origin, model)
-            log_examples(dataset, model, parent, study.best.run_id)
+            log_examples(store, dataset, model, parent, study.best.run_id)
             content = _table(study, band_set, dataset.version, project.params.seed)
             table.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return study

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from talud import registry
 from talud.data.record import data_version
 from talud.errors import ClusterError, RegistryError, StudyError
 from talud.params import Params, TrainingOptions
 from talud.project import Project
-from talud.registry import Trial
+from talud.registry import Store, TrialRun, short_timeouts
 from talud.text import first_line
 from talud.training import checkpoint
 from talud.training.checkpoint import State
@@ -94,7 +93,7 @@ def perform(task: Task, tell: Tell) -> Entry:
         OutputError: the checkpoint cannot be written.
     """
     project, path = task.project, task.project.checkpoint(task.key)
-    registry.connect(project.root)
+    store = Store.open(project.root)
     data, options = dataset(project, task.band_set), project.params.training
     if data.version != task.tags["data_version"]:
         raise ClusterError(
@@ -105,11 +104,11 @@ def perform(task: Task, tell: Tell) -> Entry:
         state = State()  # an earlier search was done with it, and kept no weights to go on from
     entry = Entry("", task.choice, task.key, state.light, state.holds)
     if state.is_over(task.until, task.choice.patience):
-        run_id = registry.finished(task.parent, task.key, len(state.epochs))
+        run_id = store.runs.finished_trial(task.parent, task.key, len(state.epochs))
         if run_id:
             return replace(entry, run_id=run_id)
     try:
-        with _record(task, len(state.epochs)) as record:
+        with _record(store, task, len(state.epochs)) as record:
             entry = replace(entry, run_id=record.run_id)
             record.log_dataset("+".join(data.blocks), data.version, "stacks/training")
             sent = _Sent(record)
@@ -164,29 +163,30 @@ def failed(task: Task, reason: str) -> Entry:
         RegistryError: the store does not answer.
     """
     state = checkpoint.read(task.project.checkpoint(task.key))
-    with suppress(StudyError), _record(task, len(state.epochs)) as record:
+    store = Store.open(task.project.root)
+    with suppress(StudyError), _record(store, task, len(state.epochs)) as record:
         entry = Entry(record.run_id, task.choice, task.key, state.light, state.holds, reason)
         raise StudyError(reason)  # with which the run ends
     return entry
 
 
-def _record(task: Task, epochs: int) -> AbstractContextManager[Trial]:
+def _record(store: Store, task: Task, epochs: int) -> AbstractContextManager[TrialRun]:
     """The run of a trial that has so many epochs behind it."""
     tags = {**task.tags, "trial": task.key}
-    return registry.trial(task.parent, f"{task.band_set} · {task.choice.name}", task.parameters, tags, epochs)
+    return store.runs.trial(task.parent, f"{task.band_set} · {task.choice.name}", task.parameters, tags, epochs)
 
 
 class _Sent:
     """Which epochs of a trial its run has."""
 
-    def __init__(self, record: Trial) -> None:
+    def __init__(self, record: TrialRun) -> None:
         self._record = record
         self._epochs = record.logged_epochs
 
     def up_to(self, state: State) -> None:
         """Send what is new, unless the store does not answer."""
         try:
-            with registry.impatient():
+            with short_timeouts():
                 self.all_of(state)
         except RegistryError:
             return  # it goes along with the next
