@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def clone(folder: Path) -> Path:
-    """A clone of this repository as it stands now, changes that are not committed included."""
+    """Clone this repository with changes that are not committed, but without its own records of maps."""
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--modified", "--others", "--exclude-standard"],
@@ -21,7 +21,9 @@ def clone(folder: Path) -> Path:
         capture_output=True,
         text=True,
     )
-    for name in filter(None, listed.stdout.split("\0")):
+    for name in listed.stdout.split("\0"):
+        if not name or name.startswith(".talud/"):
+            continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if (ROOT / name).exists():
             shutil.copy2(ROOT / name, folder / name)

@@ -312,35 +312,35 @@ def test_after_a_correction_only_what_depends_on_it_is_to_run(past: Past) -> Non
 
 def test_a_commit_that_has_other_sources_is_doubted(past: Past, tmp_path: Path) -> None:
     from talud.engine.model_file import contract_of
-    from talud.lineage import history
+    from talud.lineage.trace import find_data
 
     version = contract_of(past.root / "models/3band.onnx").origin.data_version
     corrected = shell("git rev-parse HEAD", past.root)
-    (doubt,) = history.find(past.root, version, corrected).doubts
+    (doubt,) = find_data(past.root, version, corrected).doubts
     assert f"{corrected[:12]} has other sources of home" in doubt
     shell(f"git clone --quiet {past.root} {tmp_path}/clone", tmp_path)
-    (doubt,) = history.find(tmp_path / "clone", version, corrected).doubts  # without a cache
+    (doubt,) = find_data(tmp_path / "clone", version, corrected).doubts  # without a cache
     assert "is not proven" in doubt
-    assert not history.find(tmp_path / "clone", version, past.trained).doubts
+    assert not find_data(tmp_path / "clone", version, past.trained).doubts
 
 
 def test_what_was_not_committed_is_found_in_the_commit_that_followed(past: Past, talud: Run, tmp_path: Path) -> None:
     root = tmp_path / "project"
     shell(f"git clone --quiet {past.root} {root}", tmp_path)
     from talud.engine.model_file import contract_of
-    from talud.lineage import history
+    from talud.lineage.trace import find_data
 
     version = contract_of(past.root / "models/3band.onnx").origin.data_version
-    found = history.find(root, version, f"{past.trained}+changes")
+    found = find_data(root, version, f"{past.trained}+changes")
     followed = shell(f"git rev-list --reverse {past.trained}..HEAD -- dvc.lock", root).split()[0]
     assert found.commit == followed
     assert any("not committed" in doubt for doubt in found.doubts)
-    assert found.tracked == history.find(root, version, past.trained).tracked
+    assert found.tracked == find_data(root, version, past.trained).tracked
 
-    nowhere = history.find(root, "0" * 32, "f" * 40)
+    nowhere = find_data(root, "0" * 32, "f" * 40)
     assert (nowhere.areas, nowhere.commit, nowhere.restore) == ((), "", ())
     assert len(nowhere.doubts) == 2
-    assert not history.find(root, "0" * 32, "--help").restore
+    assert not find_data(root, "0" * 32, "--help").restore
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from command_line import Run, runner
 from source_files import CORNER, UTM, write_project, write_raster
 from talud.errors import OutputError
 from talud.files import replacing
-from talud.lineage.maps import Statement
+from talud.lineage.maps import MapProvenance
 
 LEFT, TOP = CORNER
 SQUARES = [shapely.box(LEFT + x, TOP - x - 100, LEFT + x + 100, TOP - x) for x in (100, 300, 500)]
@@ -181,6 +181,6 @@ def test_reading_writes_nothing_beside_a_geopackage(talud: Run, tmp_path: Path) 
     before = {each.name: each.read_bytes() for each in path.parent.iterdir()}
     moments = {each.name: each.stat().st_mtime_ns for each in (path.parent, path)}
     talud("import", path, "--area", "here")
-    assert Statement.read(path).weights == "0"
+    assert MapProvenance.read(path).weights == "0"
     assert {each.name: each.read_bytes() for each in path.parent.iterdir()} == before
     assert {each.name: each.stat().st_mtime_ns for each in (path.parent, path)} == moments

@@ -12,8 +12,7 @@ from talud.cli.app import app
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from talud.lineage.answer import Lineage
-    from talud.lineage.history import Data
+    from talud.lineage.trace import Lineage, TrainingData
 
 
 @app.command("lineage")
@@ -44,10 +43,10 @@ def lineage(
     from dataclasses import asdict
     from pathlib import Path
 
-    from talud.lineage import answer
+    from talud.lineage.trace import trace
     from talud.project import root_around
 
-    found = answer.lineage(what, root_around(Path.cwd()))
+    found = trace(what, root_around(Path.cwd()))
     if as_json:
         print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
         return
@@ -84,7 +83,7 @@ def _lines(found: Lineage) -> Iterator[str]:
         yield f"not known: {line}"
 
 
-def _data_lines(data: Data) -> Iterator[str]:
+def _data_lines(data: TrainingData) -> Iterator[str]:
     for area in data.areas:
         yield f"  {area.area}: stack {area.stack_md5}, mask {area.mask_md5}"
         yield f"    sources {area.folder}, {area.sources_md5}"

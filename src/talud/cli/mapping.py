@@ -136,6 +136,6 @@ def remember(out: Path) -> None:
     if root is None:
         return
     try:
-        maps.remember(root, out)
+        maps.record_map(root, out)
     except TaludError as error:
         print(f"talud: the map is not recorded for talud lineage: {error}", file=sys.stderr)

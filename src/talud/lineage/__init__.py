@@ -1,1 +1,1 @@
-"""Where a map or a model came from, and what was made with it."""
+"""Lineage: the origin of maps and models, and the maps made with a model."""

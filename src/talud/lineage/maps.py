@@ -1,4 +1,4 @@
-"""What a map says of itself, and the record of the maps that were made in a project."""
+"""Provenance that a map states, and the record of the maps made in a project."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from talud.vector import open_vector
 
 FOLDER = Path(".talud") / "maps"  # in a project: one file for each map, so that two never meet in a merge
 _RECORD = "prediction.json"
-_NAMES = {  # what prediction.json says of the model → the tag of the map's other files
+_NAMES = {  # key of the model in prediction.json → tag of the map's other files
     "name": "TALUD_MODEL",
     "version": "TALUD_VERSION",
     "run": "TALUD_RUN",
@@ -34,19 +34,19 @@ _NAMES = {  # what prediction.json says of the model → the tag of the map's ot
 
 
 @dataclass(frozen=True)
-class Statement:
-    """What a map says of its origin; what an older or a moved file does not say is empty.
+class MapProvenance:
+    """The origin that a map states; texts that an older file does not state are empty.
 
     Attributes:
-        model: its name in the registry, or the band set's.
-        version: in the registry, or "unregistered".
-        run: of MLflow.
-        commit: of the project, with +changes where it was not clean.
-        data_version: MD5 over the MD5s of the stacks and masks trained on.
-        weights: SHA-256 of the network's constants.
-        precision: of the model file.
-        threshold: of the classes.
-        raster: what was mapped: its file's name, and what it said of area, dates and sources.
+        model: the model's name in the registry, or the band set's.
+        version: the version in the registry, or "unregistered".
+        run: the id of the run in MLflow.
+        commit: the project's commit, with +changes if there were any.
+        data_version: the MD5 over the MD5s of the stacks and masks trained on.
+        weights: the SHA-256 of the network's constants.
+        precision: the precision of the model file.
+        threshold: the threshold of the classes.
+        raster: the mapped raster: the name of its file, and its area, dates and sources.
     """
 
     model: str
@@ -60,11 +60,13 @@ class Statement:
     raster: Mapping[str, str]
 
     @classmethod
-    def read(cls, path: Path) -> Statement:
-        """What a map says: its folder, prediction.json, a raster or a GeoPackage of it, moved and renamed or not.
+    def read(cls, path: Path) -> MapProvenance:
+        """Read the provenance of a map from its folder or one of its files.
+
+        The files are prediction.json, a raster or a GeoPackage, which may have been moved and renamed.
 
         Raises:
-            SourceError: it is missing, cannot be read, or says nothing of its origin.
+            SourceError: it is missing, cannot be read, or does not state its origin.
         """
         if path.is_dir():
             return cls.read(_within(path))
@@ -84,30 +86,32 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A map that was made, as it is recorded.
+class RecordedMap:
+    """A recorded map.
 
     Attributes:
-        folder: of the map: relative to the project's root where it lies inside, else absolute.
-        machine: on which it was made; empty for one that was only found among the predictions.
-        made: when it was finished, in UTC; empty likewise.
-        statement: what the map says of itself.
-        state: what lies in the folder now: "there", "gone", "another map", or "on another machine".
+        folder: the map's folder: relative to the project's root if inside, else absolute.
+        machine: the machine that made it; empty for one that was only found among the predictions.
+        made: the time when it was finished, in UTC; empty likewise.
+        statement: the map's provenance.
+        state: "there", "gone", "another map", or "on another machine".
     """
 
     folder: str
     machine: str
     made: str
-    statement: Statement
+    statement: MapProvenance
     state: str = "there"
 
 
-def remember(root: Path, out: Path) -> None:
-    """Record a finished map in a project; one under predictions/, or recorded already, is left as it is.
+def record_map(root: Path, out: Path) -> None:
+    """Record a finished map in a project.
+
+    A map under predictions/, or recorded already, is skipped.
 
     Args:
-        root: of the project, absolute.
-        out: folder of the map.
+        root: the project's root, absolute.
+        out: the folder of the map.
 
     Raises:
         OutputError: the record cannot be written.
@@ -128,10 +132,10 @@ def remember(root: Path, out: Path) -> None:
         scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def recorded(root: Path) -> list[Entry]:
-    """The maps of a project: those under predictions/, then those that are recorded, the latest last."""
+def recorded_maps(root: Path) -> list[RecordedMap]:
+    """Return the maps under predictions/, then the recorded ones, the latest last."""
     found = [
-        Entry(path.parent.relative_to(root).as_posix(), "", "", stated)
+        RecordedMap(path.parent.relative_to(root).as_posix(), "", "", stated)
         for path in sorted((root / "predictions").rglob(_RECORD))
         if (stated := _readable(path))
     ]
@@ -139,12 +143,12 @@ def recorded(root: Path) -> list[Entry]:
     return found + sorted(filter(None, kept), key=lambda entry: (entry.made, entry.folder))
 
 
-def _entry(root: Path, path: Path) -> Entry | None:
-    """A record of a map, and what became of it; None where the file is none."""
+def _entry(root: Path, path: Path) -> RecordedMap | None:
+    """Read a record of a map and check its folder; None if the file is no record."""
     try:
         content = json.loads(path.read_bytes())
         folder, machine, made = (str(content.pop(name)) for name in ("folder", "machine", "made"))
-        stated = TypeAdapter(Statement).validate_python(content)
+        stated = TypeAdapter(MapProvenance).validate_python(content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # whatever a hand may have made of it
         return None
     there = _readable(root / folder / _RECORD)
@@ -154,11 +158,11 @@ def _entry(root: Path, path: Path) -> Entry | None:
         state = "on another machine"
     else:
         state = "another map" if there else "gone"
-    return Entry(folder, machine, made, stated, state)
+    return RecordedMap(folder, machine, made, stated, state)
 
 
 def _within(folder: Path) -> Path:
-    """The file of a map's folder that says most of it."""
+    """Return the file of a map's folder that states most of its origin."""
     products = Products.within(folder)
     for path in (products.record, products.polygons, products.probability, products.classes):
         if path.is_file():
@@ -166,15 +170,15 @@ def _within(folder: Path) -> Path:
     raise SourceError(f"{folder}: holds no map of talud's (no {_RECORD}, landslides.gpkg or probability.tif)")
 
 
-def _readable(path: Path) -> Statement | None:
+def _readable(path: Path) -> MapProvenance | None:
     try:
         return _recorded(path)
     except SourceError:
         return None
 
 
-def _recorded(path: Path) -> Statement:
-    """What prediction.json says."""
+def _recorded(path: Path) -> MapProvenance:
+    """Read the provenance from prediction.json."""
     try:
         content = json.loads(path.read_bytes())
         model, stack = dict(content["model"]), dict(content["stack"])
@@ -190,7 +194,7 @@ def _recorded(path: Path) -> Statement:
         raise SourceError(f"{path}: is no record of a map") from error
 
 
-def _tagged(tags: Mapping[str, str]) -> Statement:
+def _tagged(tags: Mapping[str, str]) -> MapProvenance:
     ours = {key: value for key, value in tags.items() if key.startswith("TALUD_")}
     of_model = {("model" if name == "name" else name): ours.pop(tag, "") for name, tag in _NAMES.items()}
     threshold = ours.pop("TALUD_THRESHOLD", "")
@@ -199,11 +203,11 @@ def _tagged(tags: Mapping[str, str]) -> Statement:
         for key, value in sorted(ours.items())
         if key not in ("TALUD_HALO", "TALUD_TTA")
     }
-    return Statement(**of_model, threshold=threshold, raster=raster)
+    return MapProvenance(**of_model, threshold=threshold, raster=raster)
 
 
 def _tags(path: Path) -> Mapping[str, str]:
-    """The tags of a raster or a GeoPackage."""
+    """Return the tags of a raster or a GeoPackage."""
     if path.suffix.lower() != ".gpkg":
         with open_raster(path) as dataset:
             return dict(dataset.tags())
