@@ -16,8 +16,8 @@ import pytest
 import rasterio
 
 from source_files import UTM, write_raster
-from talud import environment
-from talud.environment import CONFINED_DRIVERS, settle
+from talud import process
+from talud.process import CONFINED_DRIVERS, settle
 
 VALUES = np.random.default_rng(0).integers(30, 220, (3, 40, 50)).astype(np.uint8)
 
@@ -177,10 +177,10 @@ def test_rasterio_without_data_of_its_own_keeps_the_variables_of_its_installatio
     code = """
 import sys
 sys.path[:0] = sys.argv[1:]
-from environment import settle
+from process import settle
 environ = {"PROJ_DATA": "/conda/share/proj", "GDAL_SKIP": "COG"}
 settle(environ)
 print(environ)
 """
-    done = run(code, tmp_path, Path(environment.__file__).parent)
+    done = run(code, tmp_path, Path(process.__file__).parent)
     assert done.stdout.strip() == "{'PROJ_DATA': '/conda/share/proj'}", done.stderr

@@ -23,7 +23,7 @@ from range_server import serving
 from source_files import UTM, write_raster
 from talud.errors import SourceError
 from talud.files import md5
-from talud.fingerprint import fingerprint
+from talud.source_files import fingerprint
 
 Changeable = tuple[Path | str, Callable[[], object]]  # a source, and what changes a part of it
 EMPTY = "d41d8cd98f00b204e9800998ecf8427e"  # the MD5 of nothing

@@ -14,8 +14,8 @@ from rio_cogeo import cog_validate
 from talud.errors import OutputError, SourceError
 from talud.files import replacing
 from talud.grid import Grid
+from talud.process import stderr_suppressed
 from talud.raster import Layout, open_raster, writing_cog
-from talud.terminal import hushed
 
 GRID = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 4e5, 0, -12.5, 6e5), 700, 1100)
 LAYOUT = Layout("float32", float("nan"), ["slope", "red"], ["degree", "1"], {"TALUD_AREA": "here"})
@@ -110,7 +110,7 @@ def test_a_disk_that_fills_at_any_point_leaves_no_raster_cut_short(
         with (
             pytest.raises(OutputError, match="cannot be written"),
             writing_cog(tmp_path / "a.tif", grid, layout) as writer,
-            hushed(),
+            stderr_suppressed(),
         ):
             writer.write(values, 1)
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from talud.sampling import Design, stratified
+from talud.metrics import Design, stratified
 
 
 def test_the_deforested_area_of_the_worked_example() -> None:

@@ -12,11 +12,11 @@ import time
 import pytest
 
 from talud.cli.main import _unraisable
+from talud.process import defer_sigint, stderr_suppressed
 from talud.registry.connection import translated_errors
-from talud.terminal import hushed, unbroken
 
 
-@pytest.mark.parametrize("block", [unbroken, translated_errors])
+@pytest.mark.parametrize("block", [defer_sigint, translated_errors])
 def test_the_first_ctrl_c_waits_for_the_end_of_the_block(block) -> None:
     done = []
 
@@ -36,7 +36,7 @@ def test_the_second_ctrl_c_breaks_the_block() -> None:
     done = []
 
     def work() -> None:
-        with unbroken():
+        with defer_sigint():
             signal.raise_signal(signal.SIGINT)
             done.append("after the first")
             signal.raise_signal(signal.SIGINT)
@@ -87,7 +87,7 @@ def test_a_ctrl_c_that_falls_into_a_finaliser_comes_again_and_ends_a_wait(monkey
 
 
 def test_blocks_that_overlap_give_stderr_back(capfd: pytest.CaptureFixture[str]) -> None:
-    first, second = hushed(), hushed()
+    first, second = stderr_suppressed(), stderr_suppressed()
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

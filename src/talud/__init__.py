@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from talud.environment import settle_process
+from talud.process import clean_process_environment
 
-settle_process()  # before anything imports rasterio, pyogrio or numexpr
+clean_process_environment()  # before anything imports rasterio, pyogrio or numexpr
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,11 @@ from talud.errors import MismatchError, OutputError, SourceError
 from talud.files import replacing
 from talud.mapping.journal import Journal, change
 from talud.mapping.reader import misfit
-from talud.outputs import check_name
 from talud.params import Area, Source
 from talud.products.rasters import STACK, Products, check_out, has_record
 from talud.progress import Progress
 from talud.raster import ORIGIN_TAG, open_raster
+from talud.source_files import check_output_name
 
 
 def prepare(
@@ -48,7 +48,7 @@ def prepare(
         OutputError: the stack cannot be written, or would take the place of a source, or of the stack of a map in the
             making.
     """
-    check_name(out)
+    check_output_name(out)
     stack, name = out / STACK, out.resolve().name
     check_out(out, [*files.values(), *([model] if model else [])], (stack.name,))
     _check_own(stack)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from talud import geopackage
+from talud import vector
 from talud.errors import OutputError, TaludError
 
 
@@ -46,7 +46,7 @@ def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
             for current in paths:
                 _check_replaceable(current)
             for current in paths:
-                geopackage.release(current)
+                vector.merge_pending_edits(current)
             for current, made in zip(paths, scratch, strict=True):
                 made.replace(current)
     except OutputError as error:  # who wrote to a scratch path knows no other

@@ -24,7 +24,7 @@ from rasterio.windows import Window
 from talud.errors import OutputError, SourceError
 from talud.files import replacing
 from talud.grid import Grid
-from talud.terminal import hushed
+from talud.process import stderr_suppressed
 from talud.text import dimensions, first_line
 
 PATCH_TAG = "TALUD_PATCH"  # of a patch stack: the side in pixels of the patches that it consists of
@@ -102,7 +102,7 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     """
     with reading(path), rasterio.Env(**_patience()):
         # rasterio shows a traceback where GDAL says of a damaged file what is not UTF-8.
-        with warnings.catch_warnings(), hushed():
+        with warnings.catch_warnings(), stderr_suppressed():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` says it in an error
             try:
                 dataset = rasterio.open(path)
@@ -190,9 +190,9 @@ def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWrite
                 _describe(writer, layout)
                 yield writer
             finally:
-                with hushed():  # libtiff tells of a full disk on stderr as well
+                with stderr_suppressed():  # libtiff tells of a full disk on stderr as well
                     writer.close()
-            with hushed():
+            with stderr_suppressed():
                 rasterio.shutil.copy(
                     scratch,
                     cog,

@@ -17,7 +17,7 @@ from rasterio.features import rasterize
 from command_line import Run
 from source_files import CORNER, UTM, write_raster
 from talud.registry import Store
-from talud.vector_path import plain_path
+from talud.vector import plain_path
 
 NAMES = [
     "a!b", "a%20b", "a?b=1", "a#b", "a;b", "a&b", "a'b", 'a"b', "a\nb", "é 😀", "file:", "a.zip!x", "-a", "$HOME",

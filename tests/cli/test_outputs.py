@@ -15,7 +15,7 @@ import shapely
 from command_line import Run
 from source_files import CORNER, UTM, write_project, write_raster
 from stack_files import noise, write_stack
-from talud import outputs
+from talud import source_files
 from talud.errors import OutputError
 from talud.files import replacing
 
@@ -194,7 +194,7 @@ def test_empty_argument_is_wrong_usage(talud: Run, here: Path, command: list[str
 def test_device_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="neither a file nor a folder"):
-        outputs.check_file(tmp_path / "pipe", [])
+        source_files.check_output_file(tmp_path / "pipe", [])
     with pytest.raises(OutputError, match="neither a file nor a folder"), replacing(tmp_path / "pipe") as scratch:
         scratch.write_bytes(b"x")
     assert (tmp_path / "pipe").is_fifo()

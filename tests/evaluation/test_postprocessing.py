@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from skimage.measure import label
 
+from talud.confusion_map import at_threshold
 from talud.errors import ParamsError
 from talud.evaluation.postprocessing import (
     Ground,
@@ -19,7 +20,6 @@ from talud.evaluation.postprocessing import (
     segments,
     slope_rule,
 )
-from talud.outcome import at_threshold
 from talud.params import Postprocessing
 
 NAN = np.nan

@@ -17,6 +17,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from chromium import chromium, opened
+from talud.confusion_map import COLOURS, Outcome
 from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation import findings, report, study, summary
@@ -24,7 +25,6 @@ from talud.evaluation.assumptions import assumptions
 from talud.evaluation.maps import view
 from talud.evaluation.results import Result
 from talud.evaluation.scoring import evaluate
-from talud.outcome import COLOURS, Outcome
 from talud.project import Project
 
 

@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as arrays
 from rio_cogeo.cogeo import cog_validate
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from talud.confusion_map import COLOURS, Outcome, classify
 from talud.data.patches import split
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, StudyError
@@ -25,7 +26,6 @@ from talud.evaluation.scoring import evaluate
 from talud.evaluation.tally import Tally
 from talud.mapping.options import MapOptions
 from talud.metrics import Confusion
-from talud.outcome import COLOURS, Outcome, classify
 from talud.products.prediction import predict
 from talud.project import Project
 from talud.training import export

@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from talud.confusion_map import COLOURS, Outcome
 from talud.data.patches import Patches
-from talud.outcome import COLOURS, Outcome
 from talud.training import examples
 from talud.training.examples import Examples, example_panel, spread
 

@@ -147,11 +147,11 @@ def _patches_text(record: Record) -> str:
 
 def _like(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
     import talud
-    from talud import outputs
+    from talud import source_files
     from talud.data.stack import build_like
 
     loaded = talud.load_model(model)
-    outputs.check_file(out, [*files.values(), loaded.path])
+    source_files.check_output_file(out, [*files.values(), loaded.path])
     contract = loaded.contract
     with shown("stack", "windows") as progress:
         grid = build_like(contract, area, files, out, progress)

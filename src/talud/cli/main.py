@@ -15,9 +15,9 @@ from typing import Any
 
 from talud import cli
 from talud.errors import TaludError, TaludWarning
-from talud.terminal import ended_by_ctrl_c
+from talud.process import sigint_ends_process
 
-with ended_by_ctrl_c():  # no command has begun, so there is nothing to tidy up, or to tell
+with sigint_ends_process():  # no command has begun, so there is nothing to tidy up, or to tell
     from talud.cli.app import app
 
     for module in pkgutil.iter_modules(cli.__path__):

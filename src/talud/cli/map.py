@@ -65,9 +65,9 @@ def map_sources(
     dates = {"optical": optical_date, "sar_pre": sar_pre_date, "sar_post": sar_post_date}
     area = sources.area(optical_bands, sar_bands, sar_unit, event, dates, optical_scale, optical_offset)
 
-    from talud.terminal import ended_by_ctrl_c
+    from talud.process import sigint_ends_process
 
-    with ended_by_ctrl_c():  # as in talud predict
+    with sigint_ends_process():  # as in talud predict
         import talud.products.prediction
         from talud import basin, selection
         from talud.cli.progress import shown

@@ -60,9 +60,9 @@ def predict(
 
     `talud predict models/7band.onnx stacks/liboriana.tif --out maps/liboriana --workers 4`
     """
-    from talud.terminal import ended_by_ctrl_c
+    from talud.process import sigint_ends_process
 
-    with ended_by_ctrl_c():  # an extension module that is being imported would make an ImportError of it
+    with sigint_ends_process():  # an extension module that is being imported would make an ImportError of it
         import talud.products.prediction
         from talud.cli.progress import shown
         from talud.data.record import check_current

@@ -39,9 +39,9 @@ def serve(
         TALUD_SERVICE_DATA=/srv/rasters TALUD_SERVICE_RESULTS=/srv/maps talud serve --host 0.0.0.0
     """
     from talud.errors import ParamsError
-    from talud.terminal import at_a_desktop, ended_by_ctrl_c
+    from talud.process import has_desktop, sigint_ends_process
 
-    with ended_by_ctrl_c():
+    with sigint_ends_process():
         try:
             from talud.serving import places
 
@@ -58,7 +58,7 @@ def serve(
     print(f"rasters: {settings.data}; maps: {settings.results}")
     if open_to_all:
         print(f"API keys are off: it listens at {host} alone, and whoever uses this machine may do all", flush=True)
-        if at_a_desktop():
+        if has_desktop():
             server.show(host, port, page)
     else:
         with kept() as keys:

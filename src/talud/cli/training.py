@@ -114,7 +114,7 @@ def finetune(
         for seed in 1 2 3; do talud finetune models/3band.onnx liboriana --patches 5 --seed $seed --out tuned.onnx
         --json; done
     """
-    from talud import outputs
+    from talud import source_files
     from talud.evaluation import derived
     from talud.project import Project
 
@@ -127,7 +127,7 @@ def finetune(
     if out is not None:
         known = [name for name in {area, *source.contract.origin.areas} if name in project.params.areas]
         stacks = [path for name in known for path in (project.stack(name), project.mask(name))]
-        outputs.check_file(out, [source.path, *stacks])
+        source_files.check_output_file(out, [source.path, *stacks])
     from talud.training import finetuning
 
     with shown("fine-tuning", "steps") as progress:
@@ -217,7 +217,7 @@ def adapt(
 
         talud adapt landslide-unet-7band@champion stacks/liboriana.tif --area liboriana --strength 0.7 --json
     """
-    from talud import outputs
+    from talud import source_files
     from talud.adaptation import adapting
     from talud.data.record import check_current
     from talud.evaluation import derived
@@ -231,7 +231,7 @@ def adapt(
     root = root_around(Path.cwd())
     source = derived.original(root, model)
     if out is not None:
-        outputs.check_file(out, [source.path, raster])
+        source_files.check_output_file(out, [source.path, raster])
     made = adapting.adapt(source, raster, area, strength)
     if out is not None:
         derived.write(out, made.graph, made.contract)

@@ -15,7 +15,7 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
-from talud import outputs
+from talud import source_files
 from talud.data.mask import KnownPixels, check_known, mask_layout
 from talud.data.patch_folder import PatchFolder
 from talud.data.record import BANDS_OF, Record, sources_tag
@@ -24,10 +24,10 @@ from talud.files import md5, replacing_together
 from talud.grid import Grid
 from talud.metrics import UNKNOWN
 from talud.params import Area
+from talud.process import stderr_suppressed
 from talud.progress import Progress
 from talud.project import Project
 from talud.raster import PATCH_TAG, Layout, writing_cog
-from talud.terminal import hushed
 
 # No place on Earth: the patches say not where they come from.
 _CRS = CRS.from_wkt('LOCAL_CS["patches side by side",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]')
@@ -55,8 +55,8 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
     tags = _tags(area, described, folder) | sources_tag(fingerprints)
     targets = project.stack(area), project.mask(area), project.record(area)
     for target in targets:
-        outputs.check_file(target, [])
-        outputs.refuse_same(target, folder.files)
+        source_files.check_output_file(target, [])
+        source_files.refuse_to_replace(target, folder.files)
     with replacing_together(*targets) as (stack, mask, record):
         known = _write(folder, tags, stack, mask, progress)
         if described.role != "transfer" and not (known and known.landslide):
@@ -121,7 +121,7 @@ def _write(
         for number, window in enumerate(grid.windows(side)):
             values, truth = folder.read(folder.pairs[number]) if number < len(folder.pairs) else empty
             known += KnownPixels.of(truth)
-            with hushed():  # as in `writing_cog`
+            with stderr_suppressed():  # as in `writing_cog`
                 stack_writer.write(values, window=window)
                 mask_writer.write(truth, 1, window=window)
             if progress and number < len(folder.pairs):

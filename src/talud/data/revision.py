@@ -32,13 +32,11 @@ from talud.data.placement import check_coordinates
 from talud.data.recipe import recipe_of
 from talud.errors import OutputError, SourceError
 from talud.files import replacing_together
-from talud.fingerprint import fingerprint
-from talud.geopackage import release
 from talud.grid import Grid
 from talud.params import Area
 from talud.project import Project
-from talud.vector import open_vector
-from talud.vector_path import plain_path
+from talud.source_files import fingerprint
+from talud.vector import merge_pending_edits, open_vector, plain_path
 
 AREA_TOLERANCE = 0.01  # of a polygon's area: as much may mending it change
 SAME = 0.001  # metres between two outlines that are one: editing in another CRS moves them by less
@@ -313,7 +311,7 @@ def _replace(
         suffixes = _SHAPEFILE if made.suffix == ".shp" else (made.suffix,)
         parts = {_beside(path, suffix): made.with_suffix(suffix) for suffix in suffixes}
         parts = {target: part for target, part in parts.items() if part.exists()}
-        release(path)
+        merge_pending_edits(path)
         if fingerprint(path) != known:
             raise OutputError(f"{path}: another program changed it in the meantime; import again")
         with replacing_together(*parts) as scratch:
@@ -338,7 +336,7 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
     if made.suffix == ".gpkg":
         with open_vector(path) as whole:
             shutil.copyfile(whole, made)
-        release(made)
+        merge_pending_edits(made)
         kind = str(pyogrio.read_info(plain_path(made), layer=layer)["geometry_type"]).removesuffix(" Z")
         options |= _layer_columns(made)
         single = kind == "Polygon" and (frame.geom_type == "Polygon").all()

@@ -20,11 +20,11 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
 
-from talud.dataset_files import TOGETHER
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.params import Source
 from talud.raster import alpha_bands, open_raster, read_opaque, read_valid, reading
+from talud.source_files import TOGETHER
 from talud.text import counted
 from talud.vector import ARCHIVES, OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES, refuse_other_format
 

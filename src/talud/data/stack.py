@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import DatasetWriter
 
-from talud import outputs
+from talud import source_files
 from talud.contract import Contract
 from talud.data import patch_stack, source_checks, sources
 from talud.data.band_names import MissingBandError
@@ -25,14 +25,14 @@ from talud.data.recipe import Recipe, recipe_like, recipe_of
 from talud.data.record import BANDS_OF, Record, forget_other_roles, settings, sources_tag
 from talud.errors import MismatchError, SourceError
 from talud.files import md5, replacing_together, synchronise
-from talud.fingerprint import fingerprint
 from talud.grid import Grid
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.params import Area, Source
+from talud.process import stderr_suppressed
 from talud.progress import Progress, tracked
 from talud.project import Project
 from talud.raster import ORIGIN_TAG, Layout, read_through, writing_cog
-from talud.terminal import hushed
+from talud.source_files import fingerprint
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def _bring_together(project: Project, area: str, progress: Progress | None) -> R
     fingerprints = {source: fingerprint(path) for source, path in recipe.files.items()}
     targets = project.stack(area), project.mask(area), project.record(area)
     for target in targets:
-        outputs.check_file(target, recipe.files.values())
+        source_files.check_output_file(target, recipe.files.values())
     with mixing(recipe) as mixer:
         refuse_overlap(project, recipe, mixer)
         labels = _labels(recipe, mixer.grid)
@@ -123,7 +123,7 @@ def build_like(
         MismatchError: a band comes in another unit than the model was trained on.
         OutputError: the stack cannot be written, or would take the place of a source.
     """
-    outputs.check_file(out, files.values())
+    source_files.check_output_file(out, files.values())
     recipe = recipe_like(contract, area, files, name or out.stem)
     with mixing(recipe) as mixer:
         _refuse_other_units(mixer, contract)
@@ -288,12 +288,12 @@ def _write(
         for window in tracked(windows, progress, len(windows)):
             values, here = mixer.mix(window)
             seen |= here
-            with hushed():  # as in `writing_cog`
+            with stderr_suppressed():  # as in `writing_cog`
                 writer.write(values, window=window)
             if mask:
                 pixels = labels.mask(mixer.grid.crop(window))
                 known += KnownPixels.of(pixels)
-                with hushed():
+                with stderr_suppressed():
                     mask_writer.write(pixels, 1, window=window)
         for layer in mixer.layers:
             if layer.path not in seen:

@@ -15,11 +15,11 @@ from rasterio.io import DatasetReader
 from scipy import ndimage
 
 from talud import imaging
+from talud.confusion_map import NOT_MAPPED
 from talud.grid import Grid
 from talud.imaging import Swatch
 from talud.mapping.reader import StackReader
 from talud.metrics import LANDSLIDE, UNKNOWN
-from talud.outcome import NOT_MAPPED
 from talud.products.quicklook import background
 from talud.raster import BLOCK, Layout, writing_cog
 

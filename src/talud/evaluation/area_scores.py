@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rasterio.windows import Window
 
+from talud.confusion_map import at_threshold
 from talud.contract import FineTuning
 from talud.data.held_out import check_held_out
 from talud.data.record import current_stack
@@ -18,7 +19,6 @@ from talud.evaluation.scoring import block_windows
 from talud.files import md5
 from talud.grid import Grid
 from talud.metrics import UNKNOWN
-from talud.outcome import at_threshold
 from talud.products.prediction import probabilities
 from talud.progress import Progress
 from talud.project import Project

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 
+from talud.confusion_map import NOT_MAPPED, at_threshold
 from talud.data.patches import Part, block_side
 from talud.data.record import current_stack
 from talud.engine.runtime import Model
 from talud.evaluation.scoring import block_windows
 from talud.grid import Grid
 from talud.metrics import LANDSLIDE, UNKNOWN, Confusion, confusion
-from talud.outcome import NOT_MAPPED, at_threshold
 from talud.products.prediction import predict, probabilities
 from talud.project import Project
 from talud.raster import open_raster

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from talud.confusion_map import COLOURS, NO_OUTCOME, NOT_MAPPED, Outcome
 from talud.imaging import GAMMA, data_uri, diagonal_stripes, scaled, value_limits
 from talud.metrics import LANDSLIDE, UNKNOWN
-from talud.outcome import COLOURS, NO_OUTCOME, NOT_MAPPED, Outcome
 
 Colour = tuple[int, int, int, int]
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from talud.confusion_map import at_threshold
 from talud.data.patches import Part
 from talud.data.record import current_stack
 from talud.errors import StudyError
@@ -24,7 +25,6 @@ from talud.evaluation.area_scores import place
 from talud.evaluation.assessment import Assessment, Subject
 from talud.evaluation.scoring import block_windows, labelled
 from talud.metrics import LANDSLIDE, UNKNOWN, ThresholdHistogram, best_threshold
-from talud.outcome import at_threshold
 from talud.progress import Progress
 from talud.project import Project
 from talud.raster import open_raster

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from talud.confusion_map import at_threshold
 from talud.contract import Contract
 from talud.data import sources
 from talud.data.patch_folder import PatchFolder
@@ -14,7 +15,6 @@ from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, SourceError
 from talud.evaluation.assessment import Assessment, Sight, Subject
 from talud.mapping.reader import check_plausible, plausible
-from talud.outcome import at_threshold
 from talud.params import PatchData
 from talud.products.prediction import probability_where_mapped
 from talud.progress import Progress

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from talud.confusion_map import NOT_MAPPED
 from talud.metrics import LANDSLIDE, UNKNOWN
-from talud.outcome import NOT_MAPPED
 
 BOUNDS = (400.0, 1_000.0, 10_000.0, 100_000.0)  # m², of the size classes
 DETECTED = 0.5  # of a landslide's mapped pixels: the least that makes it detected

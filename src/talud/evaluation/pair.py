@@ -10,7 +10,7 @@ from typing import Any
 
 from rasterio.io import DatasetReader
 
-from talud import outputs
+from talud import source_files
 from talud.data.held_out import check_held_out
 from talud.data.patches import block_side
 from talud.data.record import current_stack
@@ -114,7 +114,7 @@ def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = 
     models = (a, b)
     if out is not None:
         read = [a.path, b.path, project.stack(area), project.mask(area)]
-        outputs.check_folder(out, _FILES, read, ours=_has_comparison(out))
+        source_files.check_output_folder(out, _FILES, read, ours=_has_comparison(out))
     trained = any(area in model.contract.origin.areas for model in models)
     with mapped(models, project, area) as (truths, maps):
         block = block_side(truths, project.params.split)

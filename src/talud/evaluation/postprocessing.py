@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import segmentation
 
+from talud.confusion_map import NOT_MAPPED, at_threshold
 from talud.errors import ParamsError
 from talud.imaging import scaled, value_limits
 from talud.metrics import BACKGROUND, LANDSLIDE
-from talud.outcome import NOT_MAPPED, at_threshold
 from talud.params import Postprocessing, Segmentation
 
 TOUCHING = np.ones((3, 3), np.bool_)  # neighbours of a pixel: 8-connectivity

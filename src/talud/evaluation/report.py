@@ -8,6 +8,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+from talud.confusion_map import COLOURS, Outcome
 from talud.data.record import current_stack
 from talud.errors import StudyError
 from talud.evaluation import figures, findings, study, summary
@@ -20,7 +21,6 @@ from talud.evaluation.reliability import diagram
 from talud.evaluation.results import Result
 from talud.files import replacing
 from talud.grid import Grid
-from talud.outcome import COLOURS, Outcome
 from talud.project import Project
 from talud.raster import open_raster
 from talud.text import counted, html_environment

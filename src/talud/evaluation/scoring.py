@@ -13,6 +13,7 @@ import numpy as np
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from talud.confusion_map import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.data.held_out import check_held_out
 from talud.data.patches import Part, split
 from talud.data.record import current_stack
@@ -24,7 +25,6 @@ from talud.evaluation.tally import Tally
 from talud.files import replacing
 from talud.grid import Grid
 from talud.metrics import THRESHOLDS, UNKNOWN, ThresholdHistogram
-from talud.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.products.prediction import probabilities
 from talud.progress import Progress
 from talud.project import Project

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from talud.confusion_map import NOT_MAPPED
 from talud.metrics import LANDSLIDE, UNKNOWN, Confusion, confusion
-from talud.outcome import NOT_MAPPED
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from talud.confusion_map import NOT_MAPPED, at_threshold
 from talud.contract import Validation
-from talud.metrics import LANDSLIDE, UNKNOWN, Confusion, ThresholdHistogram, confusion
-from talud.outcome import NOT_MAPPED, at_threshold
-from talud.sampling import Design
+from talud.metrics import LANDSLIDE, UNKNOWN, Confusion, Design, ThresholdHistogram, confusion
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from talud.contract import Contract
 from talud.mapping.domain import Verdict
-from talud.sampling import Design, stratified
+from talud.metrics import Design, stratified
 
 _DOUBTS = {
     Verdict.DIFFERS: "it does not hold here, for this area differs from the training areas",
@@ -18,7 +18,7 @@ _DOUBTS = {
 
 @dataclass(frozen=True)
 class AreaEstimate:
-    """The landslide area of what is mapped, whether the map shows it or misses it (`talud.sampling`).
+    """The landslide area of what is mapped, whether the map shows it or misses it (`talud.metrics`).
 
     Attributes:
         m2: of landslide.

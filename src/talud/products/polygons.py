@@ -28,7 +28,7 @@ from talud.grid import Grid
 from talud.metrics import LANDSLIDE
 from talud.products.styles import qml
 from talud.text import first_line
-from talud.vector_path import plain_path
+from talud.vector import plain_path
 
 GEOPACKAGE = "1.2"  # of the standard: QGIS and GDAL of some years ago warn of a later one
 UTC = 100  # GDAL's number for it

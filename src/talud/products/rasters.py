@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
-from talud import outputs
+from talud import source_files
 from talud.errors import OutputError, SourceError
 from talud.files import synchronise
-from talud.geopackage import release
 from talud.grid import Grid
 from talud.mapping.journal import Journal
 from talud.metrics import BACKGROUND, LANDSLIDE
+from talud.process import stderr_suppressed
 from talud.products.styles import qml
 from talud.raster import ORIGIN_TAG, Layout, open_raster, writing_cog
-from talud.terminal import hushed
 from talud.text import dimensions
+from talud.vector import merge_pending_edits
 
 STACK = "stack.tif"  # what talud map makes of the sources, beside the map
 IN_THE_MAKING = 13  # bytes a pixel: finished tiles 6, the three rasters before they are compressed 7
@@ -107,7 +107,7 @@ class Products:
                 raise IsADirectoryError(errno.EISDIR, f"a folder named {path.name} is in the way")
             if made.exists():
                 synchronise(made)
-        release(there.polygons)
+        merge_pending_edits(there.polygons)
         there.record.parent.mkdir(parents=True, exist_ok=True)
         there.record.unlink(missing_ok=True)
         for made, path in files:
@@ -143,10 +143,10 @@ def check_out(out: Path, inputs: Iterable[str | Path], more: tuple[str, ...] = (
     Raises:
         OutputError: it cannot.
     """
-    outputs.check_name(out)
+    source_files.check_output_name(out)
     names = [*(path.name for path in astuple(Products.within(out))), *more]
     ours = has_record(out) or Journal.publishing_to(out) or _has_stack(out)
-    outputs.check_folder(out, names, inputs, ours=ours, kept=() if more else (STACK,))
+    source_files.check_output_folder(out, names, inputs, ours=ours, kept=() if more else (STACK,))
 
 
 def _has_stack(folder: Path) -> bool:
@@ -225,7 +225,7 @@ class MapRasters:
         """
         mapped = blocked == 0
         landslide = mapped & (probability >= self.threshold)
-        with hushed():  # as in `writing_cog`
+        with stderr_suppressed():  # as in `writing_cog`
             self._probability.write(np.where(mapped, probability, np.float32(np.nan)), 1, window=window)
             self._classes.write(np.where(mapped, landslide, NODATA).astype(np.uint8), 1, window=window)
             self._parts.write(np.where(mapped, landslide, blocked + 1).astype(np.uint16), 1, window=window)

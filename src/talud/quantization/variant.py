@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from talud import outputs
+from talud import source_files
 from talud.contract import Contract, Reduced, Subset, variant_path
 from talud.data.held_out import check_held_out
 from talud.engine.model_file import save
@@ -71,7 +71,7 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
     draft = model.contract.replace(precision=precision, halo_errors={}, parity={})
     out = variant_path(path, precision)
     stacks = [file for area in model.contract.origin.areas for file in (project.stack(area), project.mask(area))]
-    outputs.check_file(out, [path, *stacks])
+    source_files.check_output_file(out, [path, *stacks])
     with replacing(out) as scratch:
         save(graph, draft, scratch)
         loss = _compare(model, Model.load(scratch), project)

@@ -24,7 +24,7 @@ with warnings.catch_warnings():
     from mlflow.utils.rest_utils import http_request
 
 from talud.errors import RegistryError
-from talud.terminal import unbroken
+from talud.process import defer_sigint
 
 EXPERIMENT = "landslide-unet"
 SCORES = ("f1", "precision", "recall", "iou")  # of a trial, on the validation blocks
@@ -169,7 +169,7 @@ def translated_errors(subject: str = "MLflow") -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with warnings.catch_warnings(), unbroken():
+        with warnings.catch_warnings(), defer_sigint():
             warnings.simplefilter("ignore")
             yield
     except (MlflowException, SQLAlchemyError) as error:

@@ -18,11 +18,10 @@ from pathlib import Path
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from talud.environment import CONFINED_DRIVERS
 from talud.errors import ForbiddenError, ParamsError, SourceError
+from talud.process import CONFINED_DRIVERS, stderr_suppressed
 from talud.serving import directories
 from talud.serving.settings import Settings
-from talud.terminal import hushed
 
 UPLOADS = "uploads"
 UPLOAD_ID = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
@@ -194,7 +193,7 @@ def confine_gdal(*, warping: bool = False) -> None:
     skipped = {*os.environ["GDAL_SKIP"].split(",")}
     kept = DRIVERS | ({"VRT"} if warping else set())
     _skip(skipped - kept)
-    with hushed():  # each GDAL complains of names that only the other has
+    with stderr_suppressed():  # each GDAL complains of names that only the other has
         import pyogrio
 
         with rasterio.Env() as environment:

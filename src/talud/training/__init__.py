@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from talud.terminal import hushed, unbroken
+from talud.process import defer_sigint, stderr_suppressed
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # TensorFlow has oneDNN's convolutions in any case, and by itself takes them only where a processor has AVX512-VNNI.
@@ -30,5 +30,5 @@ def _without_unused_packages() -> Iterator[None]:
 
 
 # TensorFlow greets before its own log level counts, so its first import is done here, in silence.
-with hushed(), unbroken(), _without_unused_packages():
+with stderr_suppressed(), defer_sigint(), _without_unused_packages():
     import keras as _keras  # noqa: F401

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from talud.confusion_map import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.data.patches import Patches
 from talud.engine.runtime import Model
 from talud.imaging import FAINT, INK, WARNING, stretched, write
 from talud.metrics import LANDSLIDE, UNKNOWN, confusion
-from talud.outcome import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.registry import Store
 from talud.training.dataset import Dataset
 

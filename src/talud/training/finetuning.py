@@ -30,10 +30,10 @@ from talud.measurement import subsets
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import Site, assess, histogram, joined_patches, labelled_windows
 from talud.params import Params
+from talud.process import defer_sigint
 from talud.progress import Progress, tracked
 from talud.project import Project
 from talud.raster import open_raster
-from talud.terminal import held_back
 from talud.training.augmentation import Augmenter
 from talud.training.dropping import Dropping
 from talud.training.export import check_parity
@@ -256,7 +256,7 @@ def _train(
     )
     augmenter = Augmenter.of(recipe.augmentation, contract.input.band_names, mean, deviation)
     dropping = Dropping.of(recipe.dropping, contract.input.band_names)
-    with held_back() as release:
+    with defer_sigint() as release:
         for step in tracked(range(steps), progress, steps):
             stack, mask = _batch(sources, side, augmenter, generators)
             if dropping:

@@ -16,7 +16,7 @@ import numpy as np
 from talud.data.patches import Patches
 from talud.errors import StudyError
 from talud.params import Recipe, TrainingOptions
-from talud.terminal import held_back
+from talud.process import defer_sigint
 from talud.training import checkpoint, unet
 from talud.training.augmentation import Augmenter
 from talud.training.batches import TrainingBatches
@@ -94,7 +94,7 @@ def train(
         averaged = [_AveragedAndNormalised(network, batches)]
     elif recipe.averaging:
         averaged = [keras.callbacks.SwapEMAWeights()]
-    with held_back() as release:  # between two steps: inside of one, TensorFlow makes a SystemError of a Ctrl-C
+    with defer_sigint() as release:  # between two steps: inside of one, TensorFlow makes a SystemError of a Ctrl-C
         model.fit(
             TrainingBatches(
                 training, choice.batch_size, augmenter=augmenter, seed=seed, first_epoch=done, dropping=dropping

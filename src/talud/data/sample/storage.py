@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from shapely import Polygon
 
-from talud import outputs
+from talud import source_files
 from talud.data.sample import optical, radar
 from talud.data.sample.basin import DTM_SCALE, Basin
 from talud.errors import OutputError, SourceError
 from talud.files import replacing_together
 from talud.grid import Grid
 from talud.raster import open_raster
-from talud.vector_path import plain_path
+from talud.vector import plain_path
 
 SOURCE = "synthetic: made by talud sample, not observed"
 FILES = ("optical.tif", "dtm.tif", "sar_pre.tif", "sar_post.tif", "inventory.gpkg", "cloud.gpkg")
@@ -34,7 +34,7 @@ def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
         OutputError: a file cannot be written.
     """
     paths = tuple(folder / name for name in FILES)
-    outputs.check_folder(folder, FILES, (), ours=_is_sample(folder))
+    source_files.check_output_folder(folder, FILES, (), ours=_is_sample(folder))
     with replacing_together(*paths) as (image, dtm, pre, post, inventory, cloud):
         _raster(image, basin.grid, basin.optical, ("red", "green", "blue"), "reflectance", optical.SCALE)
         _raster(dtm, basin.grid, basin.dtm[None], ("elevation",), "m", DTM_SCALE)

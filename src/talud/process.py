@@ -1,20 +1,24 @@
-"""Environment variables that would change results, removed on import.
+"""The process: environment variables, standard error and Ctrl-C.
 
-They are variables of GDAL, PROJ and OpenMP.
-
-The wheels of rasterio, pyproj and pyogrio each bring a GDAL or PROJ of their own, with the data that belongs to it. An
-environment that was made for another installation (QGIS, conda, a system package) leads them to other data, and
-options of GDAL change how files are read. Results must not depend on either.
+Variables of GDAL, PROJ and OpenMP that would change results are removed on import. The wheels of rasterio, pyproj and
+pyogrio each bring a GDAL or PROJ of their own, with the data that belongs to it. An environment that was made for
+another installation (QGIS, conda, a system package) leads them to other data, and options of GDAL change how files
+are read. Results must not depend on either.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 CONFINED_DRIVERS = "TALUD_CONFINED_DRIVERS"  # the value of GDAL_SKIP in processes that the service confines
 OTHER_INSTALLATION = (
@@ -70,7 +74,7 @@ def settle(environ: MutableMapping[str, str]) -> str | None:
     )
 
 
-def settle_process() -> None:
+def clean_process_environment() -> None:
     """Settle the environment of this process, and print any warning on stderr."""
     warning = settle(os.environ)
     if warning is None:
@@ -124,3 +128,88 @@ def _restore_bundled_data() -> None:
         set_proj_data_search_path(str(proj))
     if gdal is not None:
         set_gdal_config("GDAL_DATA", str(gdal))
+
+
+@dataclass
+class _Hush:
+    """What keeps stderr while blocks hold it back: threads share it, and the last one to end gives it back."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    blocks: int = 0
+    terminal: int = -1
+
+
+_hush = _Hush()
+
+
+@contextmanager
+def stderr_suppressed() -> Iterator[None]:
+    """Hold back what C libraries write to stderr past every handler; a Python error still shows, after the block."""
+    with _hush.lock:
+        if not _hush.blocks:
+            sys.stderr.flush()
+            _hush.terminal = os.dup(2)
+            with Path(os.devnull).open("w") as sink:
+                os.dup2(sink.fileno(), 2)
+        _hush.blocks += 1
+    try:
+        yield
+    finally:
+        with _hush.lock:
+            _hush.blocks -= 1
+            if not _hush.blocks:
+                os.dup2(_hush.terminal, 2)
+                os.close(_hush.terminal)
+
+
+def has_desktop() -> bool:
+    """Whether a person is at the terminal of a machine that can show them a browser."""
+    screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
+    return sys.stdout.isatty() and screen
+
+
+@contextmanager
+def sigint_ends_process() -> Iterator[None]:
+    """Let a Ctrl-C inside the block end the process at once, as it ends programs that are not in Python."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+
+
+@contextmanager
+def defer_sigint() -> Iterator[Callable[[], None]]:
+    """Defer a first Ctrl-C until the block has ended, or calls what it is given.
+
+    A second one takes effect at once. It is for work that must not be cut short, such as a transaction, which would
+    leave a database locked, or an import, which may swallow the interrupt.
+
+    For what can be cut short only here and there: a C library may turn the interrupt into an error of its own.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield lambda: None
+        return
+    held = False
+
+    def hold(number: int, _: FrameType | None) -> None:
+        nonlocal held
+        held = True
+        signal.signal(number, before)
+
+    def release() -> None:
+        nonlocal held
+        if held:
+            held = False
+            signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield release
+    finally:
+        signal.signal(signal.SIGINT, before)
+        release()

@@ -1,0 +1,336 @@
+"""Files of sources: their parts, fingerprints, and protection from outputs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.io import DatasetReader
+
+from talud.errors import OutputError, SourceError
+from talud.files import md5
+from talud.raster import open_raster, reading
+from talud.vector import (
+    OTHER_VECTOR_SUFFIXES,
+    PENDING,
+    VECTOR_SUFFIXES,
+    geopackage_checksum,
+    is_database,
+    merge_pending_edits,
+    pending_files,
+)
+
+# Suffix of a vector file → those of the files of the same name that belong to it. GDAL lists no parts of vectors.
+_SHAPEFILE = (".shp", ".dbf", ".prj", ".cpg", ".shx")
+TOGETHER = {
+    ".shp": _SHAPEFILE,
+    ".dbf": _SHAPEFILE,
+    ".shx": _SHAPEFILE,
+    ".tab": (".tab", ".dat", ".map", ".id", ".ind"),
+    ".mif": (".mif", ".mid"),
+}
+_SIDE_SUFFIXES = frozenset({".aux", ".hdr", ".jgw", ".msk", ".ovr", ".pgw", ".prj", ".rrd", ".tfw", ".wld", ".xml"})
+_VIRTUAL = re.compile(rb"<VRTDataset|<OGRVRTDataSource")
+_VECTOR_SOURCE = re.compile(r"<SrcDataSource[^>]*>([^<]+)</SrcDataSource>")
+_NETWORK = ("http://", "https://", "/vsicurl", "/vsis3", "/vsigs", "/vsiaz")
+_SHOWN_BYTES = 4096  # of a file's beginning, in which a virtual file says that it is one
+
+
+def files_of(source: str | Path) -> tuple[Path, ...]:
+    """Return the files on disk that belong to a source, in the order found.
+
+    They are the file itself, the files that GDAL lists for it and for each virtual raster within it, the parts of a
+    Shapefile whatever the case of their suffixes, edits that are pending beside a GeoPackage, everything in a source
+    that is a folder, and the archive that holds it. Of a source on a network, or of none, there are none.
+    """
+    found: dict[Path, None] = {}
+    waiting: list[str | Path] = [source]
+    while waiting:
+        one = waiting.pop(0)
+        for part in _parts(one):
+            if part not in found:
+                found[part] = None
+                if part != one and _is_virtual(part):
+                    waiting.append(part)
+    return tuple(found)
+
+
+def side_files(path: Path) -> list[Path]:
+    """Return the files beside a raster that GIS programs read with it.
+
+    GDAL itself may not need them.
+    """
+    if not path.is_file():
+        return []
+    return [
+        other
+        for other in path.parent.iterdir()
+        if other.suffix.lower() in _SIDE_SUFFIXES
+        and (other.stem == path.stem or other.name.startswith(f"{path.name}."))
+    ]
+
+
+def on_disk(name: str | Path) -> Path | None:
+    """Return the file or folder on disk to which a GDAL name refers.
+
+    For something in an archive it is the archive.
+
+    None where it leads to nothing on this machine's disks.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    text = str(name)
+    inside = re.match(r"(?:/vsi[a-z0-9_]+/)+\{?", text)
+    if not inside:
+        return None
+    path = Path(text[inside.end() :].replace("}", ""))
+    return next((part for part in (path, *path.parents) if part.is_file()), None)
+
+
+def listed(source: str | Path) -> list[str]:
+    """Return the names that GDAL lists for a raster.
+
+    There are none for anything but a raster on disk.
+    """
+    path = Path(source)
+    if str(source).startswith(_NETWORK) or path.suffix.lower() == ".onnx":
+        return []
+    if is_database(path) or path.suffix.lower() in (*TOGETHER, ".json", ".geojson"):
+        return []  # GDAL would write beside a GeoPackage that it opens
+    try:
+        with open_raster(source) as dataset:
+            return list(dataset.files)
+    except SourceError:
+        return []
+
+
+def _parts(source: str | Path) -> Iterator[Path]:
+    path = on_disk(source)
+    if path is None or not path.is_dir():
+        for name in (*([str(path)] if path else []), *listed(source)):
+            part = on_disk(name)
+            if part:
+                yield part
+                yield from _named_alike(part)
+        if path and path.is_file() and path.suffix.lower() == ".vrt":
+            yield from _vector_sources(path)
+        return
+    yield from sorted(part for part in path.rglob("*") if part.is_file())
+    yield from filter(None, map(on_disk, listed(source)))
+
+
+def _named_alike(path: Path) -> Iterator[Path]:
+    if is_database(path):
+        yield from pending_files(path)
+    suffixes = TOGETHER.get(path.suffix.lower(), ())
+    beside = path.parent.iterdir() if suffixes else ()
+    alike = [other for other in beside if other.stem == path.stem and other.suffix.lower() in suffixes]
+    yield from sorted(alike, key=lambda other: (suffixes.index(other.suffix.lower()), other.name))
+
+
+def _is_virtual(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return bool(_VIRTUAL.search(stream.read(_SHOWN_BYTES)))
+    except OSError:
+        return False
+
+
+def _vector_sources(path: Path) -> Iterator[Path]:
+    """Yield the files to which a virtual vector file refers."""
+    for name in _VECTOR_SOURCE.findall(path.read_text(encoding="utf-8", errors="replace")):
+        part = on_disk(path.parent / name)
+        if part and part.is_file():
+            yield part
+            yield from _named_alike(part)
+
+
+_VECTORS = VECTOR_SUFFIXES | OTHER_VECTOR_SUFFIXES
+_STATISTICS = ".aux.xml"
+# Files that a GIS adds to a source that it displays: statistics, overviews, and marks of who has a folder open.
+_ADDED_BY_GIS = (_STATISTICS, ".ovr", ".lock")
+# Tags that a GIS adds in the same way.
+_ADDED_TAGS = ("STATISTICS_", "LAYER_TYPE", "RepresentationType", "SourceBandIndex")
+
+
+def fingerprint(source: str | Path) -> str:
+    """Return an MD5 checksum of the content of a source.
+
+    A single file has the MD5 of its bytes, and a GeoPackage that of its content, pending edits included (see
+    `vector.geopackage_checksum`). Several files, such as those of a Shapefile, the tiles of a VRT, a folder, or an
+    archive with the name of the file within, have one over names and checksums. A raster on a network has one over
+    header and pixels. Files that a GIS writes beside a raster count only where they change what is read: statistics and
+    overviews do not.
+
+    Raises:
+        SourceError: the source is missing, cannot be read, or has no file.
+    """
+    path = on_disk(source)
+    if path is None:
+        return _of_pixels(source)
+    if not (path.is_dir() or is_database(path) or Path(source).suffix.lower() in _VECTORS):
+        with open_raster(source):  # to say what is wrong with a raster that cannot be read
+            pass
+    lines = list(_lines(source, path))
+    if not lines:
+        raise SourceError(f"{source}: contains no file to compute a checksum of; name the source itself")
+    if len(lines) == 1 and path == Path(source):
+        return lines[0].rsplit(" ", 1)[-1]
+    return hashlib.md5("".join(f"{line}\n" for line in lines).encode(), usedforsecurity=False).hexdigest()
+
+
+def _lines(source: str | Path, path: Path) -> Iterator[str]:
+    """Yield the name and the checksum of each part of a source."""
+    within = str(source)[str(source).find(path.name) + len(path.name) :]
+    for part in files_of(source):
+        if part.is_dir() or part.name.endswith((*_ADDED_BY_GIS, *PENDING)):
+            continue
+        inside = path.is_dir() and part.is_relative_to(path)
+        name = part.relative_to(path).as_posix() if inside else part.name
+        name += within if part == path else ""
+        yield f"{name} {geopackage_checksum(part) if is_database(part) else md5(part)}"
+    if any(name.endswith(_STATISTICS) for name in listed(source)):
+        with rasterio.Env(GDAL_PAM_ENABLED=False), open_raster(source) as dataset:
+            alone = _header(dataset)
+        with open_raster(source) as dataset:
+            header = _header(dataset)
+        if header != alone:
+            yield f"header {hashlib.md5(repr(header).encode(), usedforsecurity=False).hexdigest()}"
+
+
+def _of_pixels(source: str | Path) -> str:
+    with open_raster(source) as dataset, reading(source):
+        digest = hashlib.md5(repr(_header(dataset)).encode(), usedforsecurity=False)
+        for _, window in dataset.block_windows(1):
+            digest.update(dataset.read(window=window).tobytes())
+            digest.update(dataset.read_masks(window=window).tobytes())
+    return digest.hexdigest()
+
+
+def _header(dataset: DatasetReader) -> list[Any]:
+    """Return the header of a raster and its bands.
+
+    Anything that a GIS adds when it displays the raster is left out.
+    """
+    palettes = [
+        sorted(dataset.colormap(index).items())
+        for index, meaning in zip(dataset.indexes, dataset.colorinterp, strict=True)
+        if meaning is ColorInterp.palette
+    ]
+    tags = [dataset.tags(), *(dataset.tags(index) for index in dataset.indexes)]
+    return [
+        (dataset.count, dataset.height, dataset.width, dataset.dtypes, dataset.nodatavals, dataset.mask_flag_enums),
+        (dataset.transform.to_gdal(), dataset.crs and dataset.crs.to_wkt(), repr(dataset.gcps)),
+        (dataset.scales, dataset.offsets, dataset.units, dataset.descriptions, dataset.colorinterp),
+        palettes,
+        [sorted((key, value) for key, value in each.items() if not key.startswith(_ADDED_TAGS)) for each in tags],
+    ]
+
+
+_SHOWN_CHARACTERS = 200  # of a path that cannot be one
+
+
+def check_output_file(out: Path, inputs: Iterable[str | Path]) -> None:
+    """Check, before computing anything, that a file does not replace an input.
+
+    The file must also be writable.
+
+    Args:
+        out: the file.
+        inputs: what the command reads: files, folders, or whatever GDAL opens, with all files that they consist of.
+
+    Raises:
+        OutputError: the file is, links to, or lies in an input; it is a folder; or nothing can be written there.
+    """
+    check_output_name(out)
+    if out.is_dir():
+        raise OutputError(f"{out}: cannot be written: it is a folder; name a file")
+    _check_folders_above(out)
+    for source in inputs:
+        folder = Path(source)
+        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise OutputError(f"{out}: lies in one of the inputs, the folder {source}; name another file")
+        parts = files_of(source)
+        refuse_to_replace(out, [*parts, *(other for part in parts for other in side_files(part))])
+
+
+def refuse_to_replace(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output that is, or links to, one of the input files.
+
+    Raises:
+        OutputError: it is, or does.
+    """
+    for part in inputs:
+        if out.samefile(part) if out.exists() and part.exists() else out.resolve() == part.resolve():
+            named = "" if out == part else f", {part}"
+            raise OutputError(f"{out}: is one of the inputs{named}, which would be replaced; name another file")
+
+
+def check_output_folder(
+    out: Path, names: Iterable[str], inputs: Iterable[str | Path], *, ours: bool, kept: tuple[str, ...] = ()
+) -> None:
+    """Check, before computing anything, that a command can fill a folder.
+
+    It must not replace files other than its own earlier results.
+
+    Args:
+        out: the folder.
+        names: of the files that the command writes there.
+        inputs: what the command reads, as for `check_file`.
+        ours: whether the folder holds earlier results of the command, which new ones replace.
+        kept: names of inputs that may lie in the folder with their side files, since the command put them there and
+            writes none of them.
+
+    Raises:
+        OutputError: the folder contains an input, a file in it links to one, it holds files of these names that are
+            not the command's own, or nothing can be written there.
+    """
+    names = tuple(names)
+    check_output_name(out)
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: cannot be written: a file of that name is in the way")
+    _check_folders_above(out.resolve())  # a link may lead to a folder that is yet to be made
+    for source in inputs:
+        for part in files_of(source):
+            if part.resolve().is_relative_to(out.resolve()) and not part.name.startswith(kept):
+                raise OutputError(f"{out}: contains {part}, which is one of the inputs; name another folder")
+            for name in names:
+                refuse_to_replace(out / name, [part])
+    there = [name for name in names if (out / name).exists() or (out / name).is_symlink()]
+    if there and not ours:
+        raise OutputError(
+            f"{out}: holds {', '.join(there)}, and no record says that talud made them; name another folder, or move "
+            "them away"
+        )
+    for name in there:
+        if (out / name).is_dir():
+            raise OutputError(f"{out}: cannot be written: a folder named {name} is in the way")
+        merge_pending_edits(out / name)
+
+
+def check_output_name(out: Path) -> None:
+    """Check that a path can be one of a file or folder: no loop of links, no device, no name that is too long."""
+    try:
+        out.resolve()
+        special = out.exists() and not (out.is_file() or out.is_dir())
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)[:_SHOWN_CHARACTERS]
+        shown = str(out)[:_SHOWN_CHARACTERS]
+        raise OutputError(f"{shown}: cannot be written: {reason}; name another path") from error
+    if special:
+        raise OutputError(f"{out}: cannot be written: it is neither a file nor a folder; name another path")
+
+
+def _check_folders_above(out: Path) -> None:
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise OutputError(f"{out}: cannot be written: {above} is a file, and no folder")
+    if not os.access(out if out.is_dir() else above, os.W_OK | os.X_OK):
+        raise OutputError(f"{out}: cannot be written: the folder {above} is not writable for you")
