@@ -6,11 +6,13 @@ They cover databases of earlier and newer releases, and those of several process
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,26 +20,31 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from fastapi.testclient import TestClient
 from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.engine import make_url
 
+from agency import settings_of
 from postgresql import postgresql
 from talud.errors import OutputError
+from talud.serving.app import create_app
 from talud.serving.database import VERSION_TABLE, Database
 from talud.serving.jobs import JobStore
 from talud.serving.keeping import alone
 from talud.serving.keys import KeyStore, SessionStore
 from talud.serving.reviews import ReviewStore
-from talud.serving.tables import Table
+from talud.serving.tables import UNFINISHED, Table
+from talud.serving.uploads import UploadStore
 
-RECORDED = Path(__file__).parent / "databases"  # what the release before migrations wrote
+RECORDED = Path(__file__).parent / "databases"  # written by services of earlier releases
 JOB = "00000000-0000-4000-8000-00000000000{}"
 DRAWN = "6f9b0a52-8d1c-4b7e-9a51-0c2f4f6a7d10"
 
 
-def make_earlier_database(url: str) -> None:
-    """Create a database with keys, jobs and reviews as before migrations."""
+def make_earlier_database(url: str, release: str = "before_migrations") -> None:
+    """Create a database with keys, jobs and reviews as an earlier release did."""
     engine = create_engine(url)
-    script = (RECORDED / f"before_migrations_{engine.dialect.name}.sql").read_text()
+    script = (RECORDED / f"{release}_{engine.dialect.name}.sql").read_text()
     if engine.dialect.name == "sqlite":
         with closing(sqlite3.connect(engine.url.database)) as connection:
             connection.executescript(script)
@@ -99,6 +106,60 @@ def test_database_of_the_release_before_migrations_is_upgraded_without_loss(url:
         for name in ("verdict", "reviewer", "reviewed", "geometry", "area", "key_id"):
             assert getattr(change, name) == getattr(said[DRAWN], name)
         assert store.all(JOB.format(2)) == {}  # of a dismissed job
+
+
+def test_service_uses_a_database_of_the_release_before_mapped_classes(url: str, tmp_path: Path) -> None:
+    make_earlier_database(url, "before_mapped_classes")
+    known = json.loads((RECORDED / "before_mapped_classes.json").read_text())[make_url(url).get_backend_name()]
+    settings = settings_of(tmp_path, database=url, results_days=36_500)  # nothing is too old, whenever this runs
+    (settings.results / known["upload"]).mkdir(parents=True)
+    folder, job = settings.results / "jobs" / known["reviewed"] / "map", f"/jobs/{known['reviewed']}"
+    with tarfile.open(RECORDED / "before_mapped_classes_map.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    secret = known["secrets"]
+    survey, office, visitor, revoked = (
+        {"X-API-Key": secret[name]} for name in ("Geological Survey", "field office Medellín", "visitor", "revoked")
+    )
+    with (
+        Database.opened(url) as database,
+        TestClient(create_app(settings, open_to_all=False), base_url="http://localhost") as client,
+    ):
+        stored = {found.id: found for found in JobStore(database).list()}
+        listed = client.get("/jobs", headers=visitor).json()["jobs"]
+        ended = {name: status for name, status in known["jobs"].items() if status not in UNFINISHED}
+        assert {one["jobID"] for one in listed} == known["jobs"].keys() == stored.keys()
+        assert ended.items() <= {one["jobID"]: one["status"] for one in listed}.items()
+        assert stored[known["reviewed"]].request.options.minimum_area == 100
+        assert stored[known["accepted"]].request.bands == ("red", "green", "blue")
+        office_id = KeyStore(database).find(secret["field office Medellín"]).id
+        assert stored[known["reviewed"]].key_id == office_id
+        assert UploadStore(database, 10**9).owner(known["upload"].removeprefix("uploads/")) == office_id
+
+        assert client.get("/jobs", headers=revoked).status_code == 401
+        assert client.post("/session", json={"key": secret["Geological Survey"]}).json()["scope"] == "admin"
+        client.cookies.clear()
+
+        shown = client.get(f"{job}/polygons", headers=visitor).json()
+        assert shown["counts"] == known["counts"]
+        review = {one["id"]: one["properties"] for one in shown["features"] if one["properties"]["reviewed_by"]}
+        assert {name: (one["verdict"], one["reviewed_by"], one["redrawn"]) for name, one in review.items()} == {
+            "1": ("accepted", "Ana Ríos", False), "2": ("accepted", "Luz", False), "3": ("accepted", "Ana Ríos", True),
+            known["drawn"]: ("accepted", "Ana Ríos", False),
+        }  # fmt: skip
+
+        def changes(polygon: str) -> list[tuple[str, str]]:
+            answer = client.get(f"{job}/polygons/{polygon}/history", headers=visitor).json()
+            return [(one["verdict"], one["reviewed_by"]) for one in answer["changes"]]
+
+        rejected = {"verdict": "rejected", "reviewer": "Ana Ríos"}
+        assert client.put(f"{job}/polygons/2", json=rejected, headers=office).status_code == 403  # Luz has another key
+        assert client.put(f"{job}/polygons/1", json=rejected, headers=office).status_code == 200
+        assert client.delete(f"{job}/polygons/{known['drawn']}", headers=survey).status_code == 204
+        assert changes("1") == [("rejected", "Ana Ríos"), ("accepted", "Ana Ríos"), ("rejected", "Ana Ríos")]
+        assert changes("4") == [("accepted", "Luz"), ("withdrawn", "Geological Survey")]
+        assert changes(known["drawn"]) == [("accepted", "Ana Ríos"), ("withdrawn", "Geological Survey")]
+        counted = client.get(f"{job}/polygons", headers=visitor).json()["counts"]
+        assert (counted["accepted"], counted["rejected"], counted["drawn"]) == (2, 1, 0)
 
 
 def test_upgraded_and_new_databases_have_the_same_layout(url: str) -> None:

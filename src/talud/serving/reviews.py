@@ -58,7 +58,8 @@ class ReviewStore:
             where=_changeable(key),
         )
         with _locked(self.database, review.job) as session:
-            if not session.execute(written).rowcount:  # type: ignore[attr-defined]
+            # The number of rows of an INSERT is unknown on PostgreSQL.
+            if session.scalar(written.returning(Review.polygon)) is None:
                 raise _not_theirs(session, review.job, review.polygon)
             _record(session, review.job, review.polygon)
 
