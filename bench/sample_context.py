@@ -2,7 +2,7 @@
 
     python bench/sample_context.py [BAND_SET ...]
 
-Run it in a project whose sample basins have stacks (talud sample, then talud stack). Both learn from the training
+Run it in a project whose sample basins have stacks (dvc pull, then talud stack). Both learn from the training
 blocks and take their threshold from the validation blocks; the F1 printed are those of the test blocks, and of the
 valid pixels of each transfer area. The per-pixel classifier is the better of scikit-learn's random forest and
 histogram gradient boosting, by validation F1. The U-Net trains on the first trial of the search `demo`. The sample

@@ -1,4 +1,4 @@
-"""How the figures of training are measured: on the patches of the synthetic training basin of `talud sample`."""
+"""How the figures of training are measured: on the patches of the synthetic training basin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from measures import ATTEMPTS, BUSY, REPEATS, Figure, Material, Watch, _cores
 
-from talud.data import sample, stack
+from talud.data import stack
 from talud.project import Project
 
 BAND_SET, AREA = "7band", "synthetic_argelia"
@@ -135,7 +135,7 @@ def _project(root: Path) -> Project:
     content["search"], content["searches"] = "bench", {"bench": SEARCH}
     content["areas"] = {AREA: content["areas"][AREA]}
     (root / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    next(sample.write(root / "data"))
+    subprocess.run([sys.executable, "-m", "synthetic", "--out", root / "data"], cwd=PARAMS.parent, check=True)
     project = Project.find(root)
     stack.build(project, AREA)
     return project

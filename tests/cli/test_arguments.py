@@ -17,7 +17,6 @@ from command_line import Run
         ["predict", "", "raster.tif", "--out", "map"],
         ["stack", "--like", "model.onnx", "--optical", "raster.tif", "--out", ""],
         ["adapt", "model.onnx", "raster.tif", "--out", ""],
-        ["sample", "--out", ""],
         ["inventory", "import", "", "--area", "here"],
         ["models", "compare", "a.onnx", "b.onnx", "--area", "here", "--out", ""],
     ],

@@ -142,16 +142,6 @@ def test_earlier_map_is_replaced_and_the_files_of_others_stay(talud: Run, here: 
     assert talud("predict", "model.onnx", "basin/stack.tif", "--provider", "cpu", "--out", "basin")[0] == 0
 
 
-def test_basin_of_the_user_is_not_replaced_by_a_synthetic_one(talud: Run, here: Path) -> None:
-    folder = here / "data/synthetic_argelia"
-    folder.mkdir(parents=True)
-    shutil.copy(here / "clouds.gpkg", folder / "inventory.gpkg")
-    before = content(here)
-    code, _, err = talud("sample", "--out", "data")
-    assert (code, "holds inventory.gpkg" in err) == (1, True)
-    assert content(here) == before
-
-
 def test_stack_of_an_area_does_not_take_the_place_of_its_source(
     talud: Run, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +166,6 @@ def test_stack_of_an_area_does_not_take_the_place_of_its_source(
         [*ADAPT, ""],
         ["finetune", "model.onnx", "here", "--patches", "1", "--out", ""],
         ["models", "compare", "a", "b", "--area", "here", "--out", ""],
-        ["sample", "--out", ""],
         ["inventory", "import", "", "--area", "here"],
         ["stack", "--like", "model.onnx", "--optical", "", "--out", "new.tif"],
         ["quantize", ""],

@@ -11,7 +11,7 @@ from shapely.geometry import shape as to_geometry
 from shapely.geometry.base import BaseGeometry
 from shapely.strtree import STRtree
 
-from talud.data.sample.landslides import Landslides
+from synthetic.landslides import Landslides
 
 _TINY = 5_000.0  # m²: landslides that are easily overlooked or drawn as one with a neighbour
 _OFF = 5.0  # metres: deviation of the shift in each direction

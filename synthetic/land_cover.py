@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from talud.data.sample.character import Character
-from talud.data.sample.noise import Field, fractal
-from talud.data.sample.terrain import RIVER, Terrain
+from synthetic.character import Character
+from synthetic.noise import Field, fractal
+from synthetic.terrain import RIVER, Terrain
 
 
 class Cover(IntEnum):

@@ -1,19 +1,19 @@
-"""Two synthetic basins to try everything on: one to train on, one to transfer to."""
+"""Generator of two synthetic basins: one to train on, one to transfer to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from talud.data.sample import storage
-from talud.data.sample.basin import make
-from talud.data.sample.character import BASINS
+from synthetic import storage
+from synthetic.basin import make
+from synthetic.character import BASINS
 
 SEED = 20150518
 
 
 def write(out: Path, seed: int = SEED) -> Iterator[tuple[Path, ...]]:
-    """Make the sample basins one after the other, each in a folder of its name below `out`; yields the files of each.
+    """Make the basins one after the other, each in a folder of its name below `out`; yield the files of each.
 
     The same seed gives the same bytes.
 

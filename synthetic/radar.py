@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from talud.data.sample.character import Character
-from talud.data.sample.land_cover import Cover, LandCover
-from talud.data.sample.landslides import Landslides
-from talud.data.sample.noise import Field, fractal
-from talud.data.sample.terrain import Terrain
+from synthetic.character import Character
+from synthetic.land_cover import Cover, LandCover
+from synthetic.landslides import Landslides
+from synthetic.noise import Field, fractal
+from synthetic.terrain import Terrain
 
 SCALE = 0.01  # amplitude of one count
 _NOISE_FLOOR = 10 ** (-22 / 10)  # power

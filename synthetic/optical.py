@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from talud.data.sample.character import Character, Colour
-from talud.data.sample.clouds import Clouds
-from talud.data.sample.land_cover import Cover, LandCover
-from talud.data.sample.landslides import Landslides
-from talud.data.sample.noise import Field, fractal
-from talud.data.sample.terrain import Terrain
+from synthetic.character import Character, Colour
+from synthetic.clouds import Clouds
+from synthetic.land_cover import Cover, LandCover
+from synthetic.landslides import Landslides
+from synthetic.noise import Field, fractal
+from synthetic.terrain import Terrain
 
 SCALE = 0.002  # reflectance of one count
 _SKY = 0.24  # share of the light that comes from the sky

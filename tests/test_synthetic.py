@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import geopandas
@@ -11,20 +14,26 @@ import rasterio
 import shapely
 from numpy.typing import NDArray
 from rasterio.features import rasterize
-from typer.testing import CliRunner
 
-from talud.cli.main import app
-from talud.data import sample
-from talud.data.sample import storage
-from talud.data.sample.basin import Basin, make
-from talud.data.sample.character import ARGELIA, BASINS, LIBORIANA
-from talud.data.sample.drainage import Drainage
-from talud.data.sample.land_cover import Cover, grow
+from synthetic import SEED as SEED_OF_THE_SAMPLE_DATA
+from synthetic import storage
+from synthetic.__main__ import main
+from synthetic.basin import Basin, make
+from synthetic.character import ARGELIA, BASINS, LIBORIANA
+from synthetic.drainage import Drainage
+from synthetic.land_cover import Cover, grow
 from talud.errors import OutputError
 from talud.files import md5
 
+ROOT = Path(__file__).resolve().parents[1]
 SIZE = 240
 SEED = 7
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a person does, in the root of the repository."""
+    command = [sys.executable, "-m", "synthetic", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +155,7 @@ def test_landslides_lower_vv_and_slopes_that_face_the_radar_are_bright(argelia: 
 
 
 def test_speckle_is_that_of_one_look() -> None:
-    from talud.data.sample import radar
+    from synthetic import radar
 
     counts = radar._speckle(np.full((400, 400), -7.0), np.random.default_rng(1))
     power = (counts * radar.SCALE) ** 2
@@ -211,16 +220,30 @@ def test_a_file_in_the_way_is_an_error_and_stays(argelia: Basin, tmp_path: Path)
     assert (tmp_path / "data").read_text() == "mine"
 
 
-def test_the_command_refuses_a_negative_seed() -> None:
-    assert CliRunner().invoke(app, ["sample", "--seed", "-1"]).exit_code == 2
+@pytest.mark.parametrize(("option", "value"), [("--seed", "-1"), ("--seed", "1.5"), ("--out", ""), ("--out", " ")])
+def test_the_command_refuses_wrong_arguments(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([option, value])
+    assert stopped.value.code == 2
+    assert f"argument {option}:" in capsys.readouterr().err
+
+
+def test_the_command_does_not_replace_a_basin_of_the_user(tmp_path: Path) -> None:
+    folder = tmp_path / ARGELIA.name
+    folder.mkdir()
+    (folder / "inventory.gpkg").write_bytes(b"mine")
+    result = run("--out", str(tmp_path))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(r"synthetic: .*holds inventory\.gpkg.*\n", result.stderr)
+    assert [path.read_bytes() for path in tmp_path.rglob("*.*")] == [b"mine"]
 
 
 @pytest.mark.slow
 def test_the_command_writes_both_basins_small_enough_for_a_repository(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["sample", "--out", str(tmp_path)])
-    assert result.exit_code == 0
+    result = run("--out", str(tmp_path))
+    assert (result.returncode, result.stderr) == (0, "")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 2 * len(storage.FILES)
     assert sum(path.stat().st_size for path in files) < 12e6
-    assert all(str(tmp_path / character.name) in result.output.replace("\n", "") for character in BASINS)
-    assert sample.SEED == 20150518
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == [str(tmp_path / each.name) for each in BASINS]
+    assert SEED_OF_THE_SAMPLE_DATA == 20150518

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from talud.data.sample.character import PIXEL, Character
-from talud.data.sample.drainage import Drainage
-from talud.data.sample.noise import Field, fractal
+from synthetic.character import PIXEL, Character
+from synthetic.drainage import Drainage
+from synthetic.noise import Field, fractal
 
 RIVER = 12_000  # pixels drained (1.9 km²) from which a river shows between the trees
 _STAGES = ((8, 60), (4, 25), (2, 10), (1, 4))  # (pixels a cell, steps): the pattern first, then the detail

@@ -1,4 +1,4 @@
-"""The files of a basin, each of which says that it is synthetic."""
+"""Files of a basin, each marked as synthetic."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from shapely import Polygon
 
+from synthetic import optical, radar
+from synthetic.basin import DTM_SCALE, Basin
 from talud import source_files
-from talud.data.sample import optical, radar
-from talud.data.sample.basin import DTM_SCALE, Basin
 from talud.errors import OutputError, SourceError
 from talud.files import replacing_together
 from talud.grid import Grid
 from talud.raster import open_raster
 from talud.vector import plain_path
 
+# Part of the bytes of the sample data, which were written when the generator was the command `talud sample`.
 SOURCE = "synthetic: made by talud sample, not observed"
 FILES = ("optical.tif", "dtm.tif", "sar_pre.tif", "sar_post.tif", "inventory.gpkg", "cloud.gpkg")
 # A GeoPackage holds the time of writing, which would change its bytes each time.

@@ -13,12 +13,12 @@ from rasterio.transform import Affine
 from shapely import Polygon, union_all
 from shapely.geometry import shape as to_geometry
 
-from talud.data.sample import clouds, inventory, land_cover, landslides, optical, radar, terrain
-from talud.data.sample.character import EPSG, PIXEL, Character
-from talud.data.sample.clouds import Clouds
-from talud.data.sample.landslides import Landslides
-from talud.data.sample.noise import Field, fractal
-from talud.data.sample.terrain import Terrain
+from synthetic import clouds, inventory, land_cover, landslides, optical, radar, terrain
+from synthetic.character import EPSG, PIXEL, Character
+from synthetic.clouds import Clouds
+from synthetic.landslides import Landslides
+from synthetic.noise import Field, fractal
+from synthetic.terrain import Terrain
 from talud.grid import Grid
 
 DTM_SCALE = 0.2  # metres of one count

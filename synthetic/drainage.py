@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from talud.data.sample.noise import Field
+from synthetic.noise import Field
 
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # half of the eight neighbours: the other half by symmetry
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from talud.data.sample.character import PIXEL, Character
-from talud.data.sample.noise import Field, fractal
+from synthetic.character import PIXEL, Character
+from synthetic.noise import Field, fractal
 
 _BASE = 900.0  # metres from the ground to the cloud
 
