@@ -36,13 +36,13 @@ COMMAND_LINE = "talud.cli"  # a command has a parameter for each of its options
 FILE_LINES, BODY_LINES, PARAMETERS, DUPLICATE_LINES = 400, 60, 8, 6
 # The highest value allowed of each figure.
 LIMITS = {
-    "modules": 250,
+    "modules": 225,
     "files over 400 lines": 7,
     "functions with a body over 60 lines": 1,
     "functions outside talud.cli with more than 8 parameters": 1,
     "import cycles": 0,
     "arrows against the layers": 0,
-    "literal duplicates in src": 1,
+    "literal duplicates in src": 0,
     "literal duplicates in tests": 0,
 }
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,3 +57,32 @@ def options(
 
     if context.invoked_subcommand != "versions":
         check_project(Path.cwd())
+
+
+def with_options(
+    parameter: str, declared: Mapping[str, tuple[Any, Any]], build: Callable[[dict[str, Any]], Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that gives a command options, and makes one of its parameters of them.
+
+    Args:
+        parameter: the parameter of the command.
+        declared: the annotation and the default of each option, by name.
+        build: a function that makes the parameter's value of the options' values.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def with_them(**given: Any) -> None:
+            command(**given, **{parameter: build({name: given.pop(name) for name in declared})})
+
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own if each.name != parameter]
+        keywords += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for name, (annotation, default) in declared.items()
+        ]
+        with_them.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+        with_them.__annotations__ = {each.name: each.annotation for each in keywords}
+        return with_them
+
+    return decorate

@@ -20,27 +20,14 @@ if TYPE_CHECKING:
 
 
 @app.command("stack")
+@sources.with_sources
 def stack(
+    given: sources.Sources,
     areas: Annotated[list[str] | None, typer.Argument(help="Areas of params.yaml.", show_default=False)] = None,
     like: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Make the stack that this .onnx file or MLflow model asks for.")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="STACK", help="With --like: the stack to write.")] = None,
-    optical: sources.Optical = None,
-    dtm: sources.Dtm = None,
-    sar_pre: sources.SarPre = None,
-    sar_post: sources.SarPost = None,
-    cloud: sources.Cloud = None,
-    sar_mask: sources.SarMask = None,
-    sar_unit: sources.SarUnit = None,
-    optical_bands: sources.OpticalBands = None,
-    optical_scale: sources.OpticalScale = None,
-    optical_offset: sources.OpticalOffset = None,
-    sar_bands: sources.SarBands = None,
-    event: sources.Event = None,
-    optical_date: sources.OpticalDate = None,
-    sar_pre_date: sources.SarPreDate = None,
-    sar_post_date: sources.SarPostDate = None,
 ) -> None:
     """Bring sources onto one grid: areas of the project, or, away from any project, what a model asks for.
 
@@ -58,18 +45,11 @@ def stack(
         talud stack --optical image.tif --dtm dtm.tif --sar-pre before.tif --sar-post after.tif --sar-unit amplitude
         --event 2015-05-18 --like models:/landslide-unet-7band@champion --out stack.tif
     """
-    files: dict[Source, Path | None] = {
-        "optical": optical, "dtm": dtm, "sar_pre": sar_pre, "sar_post": sar_post, "cloud": cloud, "sar_mask": sar_mask,
-    }  # fmt: skip
-    dates = {"optical": optical_date, "sar_pre": sar_pre_date, "sar_post": sar_post_date}
-    scaling = [number is not None for number in (optical_scale, optical_offset)]
     if like:
         if areas or out is None:
             raise typer.BadParameter("with --like give sources and --out, and no areas", param_hint="--like")
-        given = {name: path for name, path in files.items() if path}
-        area = sources.area(optical_bands, sar_bands, sar_unit, event, dates, optical_scale, optical_offset)
-        _like(like, out, given, area)
-    elif any((out, *files.values(), optical_bands, sar_bands, sar_unit, event, *dates.values(), *scaling)):
+        _like(like, out, given.files, given.area())
+    elif out or given.given:
         raise typer.BadParameter("params.yaml names the sources of areas; options go with --like", param_hint="AREAS")
     elif areas:
         _areas(areas)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,14 +11,16 @@ from talud.cli.app import app
 from talud.mapping.options import MapOptions
 
 if TYPE_CHECKING:
-    from talud.params import Source
+    pass
 
 
 @app.command("map")
 @mapping.with_map_options
+@sources.with_sources
 def map_sources(
     out: mapping.Out,
     options: MapOptions,
+    given: sources.Sources,
     model: Annotated[
         str,
         typer.Option(
@@ -27,21 +28,6 @@ def map_sources(
             "most bands that the sources support"
         ),
     ] = "auto",
-    optical: sources.Optical = None,
-    dtm: sources.Dtm = None,
-    sar_pre: sources.SarPre = None,
-    sar_post: sources.SarPost = None,
-    cloud: sources.Cloud = None,
-    sar_mask: sources.SarMask = None,
-    sar_unit: sources.SarUnit = None,
-    optical_bands: sources.OpticalBands = None,
-    optical_scale: sources.OpticalScale = None,
-    optical_offset: sources.OpticalOffset = None,
-    sar_bands: sources.SarBands = None,
-    event: sources.Event = None,
-    optical_date: sources.OpticalDate = None,
-    sar_pre_date: sources.SarPreDate = None,
-    sar_post_date: sources.SarPostDate = None,
 ) -> None:
     """Map the landslides of a basin from its sources: no project, no stack, one command.
 
@@ -56,14 +42,10 @@ def map_sources(
 
         talud map --model models/5band.onnx --optical image.tif --dtm dtm.tif --out maps/liboriana
     """
-    given: dict[Source, Path | None] = {
-        "optical": optical, "dtm": dtm, "sar_pre": sar_pre, "sar_post": sar_post, "cloud": cloud, "sar_mask": sar_mask,
-    }  # fmt: skip
-    files = {name: path for name, path in given.items() if path}
+    files = given.files
     if not files.keys() - {"cloud", "sar_mask"}:
         raise typer.BadParameter("give at least one source: --optical, --dtm, --sar-pre or --sar-post FILE")
-    dates = {"optical": optical_date, "sar_pre": sar_pre_date, "sar_post": sar_post_date}
-    area = sources.area(optical_bands, sar_bands, sar_unit, event, dates, optical_scale, optical_offset)
+    area = given.area()
 
     from talud.process import sigint_ends_process
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import shlex
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from talud.cli.app import with_options
 from talud.mapping.options import DEFAULTS, MapOptions
 
 if TYPE_CHECKING:
@@ -59,24 +57,14 @@ def workers(number: int | None, scheduler: str | None) -> int | str | None:
     return number or scheduler
 
 
-def with_map_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the command-line options of a map; its parameter `options` is made of them."""
+def _map_options(given: dict[str, Any]) -> MapOptions:
+    return MapOptions(**{**given, "workers": workers(given["workers"], given.pop("scheduler"))})
 
-    @wraps(command)
-    def with_options(**given: Any) -> None:
-        chosen = {name: given.pop(name) for name in DECLARED}
-        chosen["workers"] = workers(chosen["workers"], chosen.pop("scheduler"))
-        command(**given, options=MapOptions(**chosen))
 
-    own = inspect.signature(command, eval_str=True).parameters.values()
-    declared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(DEFAULTS, name, None), annotation=kind)
-        for name, kind in DECLARED.items()
-    ]
-    keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own if each.name != "options"]
-    with_options.__signature__ = inspect.Signature([*keywords, *declared])  # type: ignore[attr-defined]
-    with_options.__annotations__ = {each.name: each.annotation for each in [*keywords, *declared]}
-    return with_options
+# Gives a command the options of a map; its parameter `options` is made of them.
+with_map_options = with_options(
+    "options", {name: (kind, getattr(DEFAULTS, name, None)) for name, kind in DECLARED.items()}, _map_options
+)
 
 
 def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None:
