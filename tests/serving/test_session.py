@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
 import talud.serving
-from talud.cluster import connected
+from talud.cluster_connection import connected
 from talud.serving.app import HEADERS, create_app
 from talud.serving.attempts import ALLOWED, WITHIN, Attempts
 from talud.serving.database import now

@@ -17,7 +17,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from talud import cluster
-from talud.cluster import Cluster, Lost, Workers, across
+from talud.cluster import Cluster, Lost, across
+from talud.cluster_connection import Workers
 from talud.engine.session import physical_cores
 from talud.errors import ClusterError, TaludError
 from talud.project import Project

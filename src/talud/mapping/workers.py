@@ -1,0 +1,270 @@
+"""Executor that computes the tiles of a map on workers: processes of this machine, or those of a Dask cluster.
+
+The missing tiles are cut in shards. A worker opens model and raster itself, once, and puts each tile of a shard into
+the journal, as one process would; so the tiles that it had finished when it was killed are kept, and nothing has to be
+merged. Dask gives a lost worker's shard to another one, which skips the tiles that are there.
+
+The workers share a copy of the model in the journal's folder of the run: it can be read where the tiles are written,
+and survives any worker. A worker computes only as long as the copy is there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+import onnxruntime
+
+from talud import cluster
+from talud.cluster import Lost, Tell, across
+from talud.cluster_connection import Workers, machine_of
+from talud.engine.runtime import Model, Origin
+from talud.engine.session import CUDA, Provider, physical_cores
+from talud.engine.tiling import Tile
+from talud.errors import ClusterError, SourceError, TaludError
+from talud.files import md5, writing
+from talud.mapping.journal import Journal, change
+from talud.mapping.reader import StackReader, frugal, open_stack
+from talud.mapping.tiles import Passes, finish_tiles
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+LARGEST_SHARD_PIXELS = 8 * 1024**2  # about a minute of one core, which the loss of a worker may cost
+SHARDS_PER_SLOT = 4  # at least, so that all slots end at about the same time
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Tiles that a worker computes one after the other."""
+
+    tiles: tuple[Tile, ...]
+
+    def __str__(self) -> str:
+        """Return the rows that the shard covers."""
+        cores = [tile.core for tile in self.tiles]
+        return f"rows {cores[0].row_off} to {max(core.row_off + core.height for core in cores)}"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A copy of the model that all workers reach.
+
+    Attributes:
+        path: path of the copy.
+        digest: MD5 of the file.
+        origin: place of the model in the registry.
+        provider: device to run on.
+    """
+
+    path: Path = field(compare=False)
+    digest: str
+    origin: Origin | None
+    provider: Provider
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a worker needs beside its shard.
+
+    Attributes:
+        model: model to run.
+        raster: as `predict` was given it, as an absolute path where it is one.
+        journal: journal of the map.
+        passes: how the network is run.
+        facts: facts that the tiles depend on, as the calling process has them (see `_facts`).
+        slots: address of a machine → number of tiles that its workers compute at once.
+    """
+
+    model: ModelFile
+    raster: str
+    journal: Journal
+    passes: Passes
+    facts: Mapping[str, Any]
+    slots: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A raster that a thread of a worker keeps open between the shards of a job.
+
+    Attributes:
+        job: job that it was opened for.
+        stack: the raster.
+        held: resources to close, from any thread.
+    """
+
+    job: Job
+    stack: StackReader
+    held: ExitStack
+
+
+# Thread → its own raster, for a GDAL dataset serves one thread at a time.
+_openings: dict[int, Opening] = {}
+
+
+@dataclass(frozen=True)
+class OnWorkers:
+    """Executor that computes tiles on workers.
+
+    Attributes:
+        model: model to run.
+        raster: a path, or whatever else GDAL opens, that the workers reach under the same name.
+        stack: the same raster, open.
+        passes: how the network is run.
+        workers: a number of processes on this machine, or the address of a Dask scheduler, whose workers reach the
+            journal's disk under the same path.
+    """
+
+    model: Model
+    raster: str | Path
+    stack: StackReader
+    passes: Passes
+    workers: Workers
+
+    def run(self, tiles: Sequence[Tile], journal: Journal, report: Callable[[int], object]) -> None:
+        """Finish tiles; as `Executor.run`.
+
+        Raises:
+            ParamsError: There is no such number of workers.
+            ClusterError: Dask is not installed, the workers cannot be had, differ from this process, or are lost.
+            SourceError: A worker cannot read the raster.
+            ModelError: The network fails.
+            OutputError: A tile cannot be kept.
+        """
+        if not tiles:
+            return
+        with writing(journal.run):
+            copy = Path(shutil.copy(self.model.path, journal.run / "model.onnx"))
+        try:
+            with cluster.opened(self.workers, journal.run, {}, exclusive=False) as found:
+                _check_disk(found.client, copy)
+                job = self._job(copy, journal, found.threads_by_machine())
+                done = 0
+                for shard, result in across(partial(_finish, job), _shards(tiles, sum(job.slots.values())), found):
+                    if isinstance(result, Lost):
+                        raise ClusterError(
+                            f"{result.deaths} workers in turn died while they mapped {shard}; each needs up to 3 GB of "
+                            "memory"
+                        )
+                    done += len(shard.tiles)
+                    report(done)
+                found.client.run(_close, job, on_error="ignore")
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def _job(self, copy: Path, journal: Journal, slots: Mapping[str, int]) -> Job:
+        provider: Provider = "cuda" if self.model.provider == CUDA else "cpu"
+        file = ModelFile(copy, md5(copy), self.model.origin, provider)
+        place = str(Path(self.raster).absolute()) if Path(self.raster).exists() else str(self.raster)
+        return Job(file, place, journal, self.passes, _facts(self.model, self.stack), slots)
+
+
+def _check_disk(client: Client, copy: Path) -> None:
+    """Check that the workers reach the disk; the question is one that any Python can answer.
+
+    Raises:
+        ClusterError: One does not.
+    """
+    for address, found in client.run(os.path.isfile, str(copy), on_error="ignore").items():
+        if not found:
+            raise ClusterError(
+                f"worker {address} does not see {copy.parent}; the map's folder must lie on a disk that all workers "
+                "reach under the same path"
+            )
+
+
+def _shards(tiles: Sequence[Tile], slots: int) -> list[Shard]:
+    """Cut tiles into shards, in their order."""
+    pixels = max(tile.core.width * tile.core.height for tile in tiles)
+    length = max(min(LARGEST_SHARD_PIXELS // pixels, len(tiles) // (SHARDS_PER_SLOT * slots)), 1)
+    return [Shard(tuple(tiles[start : start + length])) for start in range(0, len(tiles), length)]
+
+
+def _finish(job: Job, shard: Shard, _: Tell) -> None:
+    """Finish a shard, in a worker."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    slots = max(job.slots.get(machine_of(worker.address), 1), worker.state.nthreads)
+    try:
+        model = _model(job.model, max(physical_cores() // slots, 1))
+        stack = _stack(job, model)
+    except TaludError as error:
+        raise type(error)(f"worker {worker.address}: {error}") from error
+    unfinished = (tile for tile in shard.tiles if job.journal.read(tile) is None)
+    wanted = itertools.takewhile(lambda _: job.model.path.exists(), unfinished)
+    finish_tiles(model, stack, wanted, job.journal, job.passes)
+
+
+@lru_cache(maxsize=1)
+def _model(file: ModelFile, threads: int) -> Model:
+    """Open a worker's model, which stays open between shards."""
+    if md5(file.path) != file.digest:
+        raise ClusterError(f"{file.path}: is not the file that was put there; is the disk sound?")
+    return Model.load(file.path, file.origin, file.provider, threads)
+
+
+def _stack(job: Job, model: Model) -> StackReader:
+    """Return this thread's raster, which stays open between shards: a check may read all of it.
+
+    Raises:
+        SourceError: It cannot be read, twice.
+        MismatchError: It does not fit the model.
+        ClusterError: It, or another fact that the tiles depend on, differs from the calling process.
+    """
+    thread = get_ident()
+    opening = _openings.get(thread)
+    if opening is None or opening.job != job:
+        if opening:  # of a run that failed
+            _openings.pop(thread).held.close()
+        opening = _openings[thread] = _open(job, model)
+    return opening.stack
+
+
+def _open(job: Job, model: Model) -> Opening:
+    """Open a raster in a thread that is there for nothing else: where it was opened rasterio wants it closed."""
+    with ExitStack() as held:
+        thread, opened = held.enter_context(ThreadPoolExecutor(1)), ExitStack()
+        held.callback(lambda: thread.submit(opened.close).result())
+        thread.submit(opened.enter_context, frugal()).result()
+        try:
+            stack = thread.submit(opened.enter_context, open_stack(job.raster, model.contract)).result()
+        except SourceError:  # a share may be away for a moment
+            stack = thread.submit(opened.enter_context, open_stack(job.raster, model.contract)).result()
+        _refuse_others(job.facts, _facts(model, stack))
+        return Opening(job, stack, held.pop_all())
+
+
+def _close(job: Job) -> None:
+    """Close, in a worker, the files of a job that is done; another run may use the worker too."""
+    _model.cache_clear()
+    for thread in [thread for thread, opening in list(_openings.items()) if opening.job == job]:
+        _openings.pop(thread).held.close()
+
+
+def _facts(model: Model, stack: StackReader) -> dict[str, Any]:
+    """Return the facts that tiles depend on and that may differ on a worker, by name."""
+    return {
+        "talud": version("talud"),
+        "ONNX Runtime": onnxruntime.__version__,
+        "provider": model.provider,
+        **model.rounding,
+        **stack.identity,
+    }
+
+
+def _refuse_others(facts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    changes = [change(name, found[name], facts[name], "here") for name in facts if found[name] != facts[name]]
+    if changes:
+        raise ClusterError(f"has {', '.join(changes)}; give it what is here")
