@@ -20,7 +20,7 @@ import pytest
 from talud.cli.main import main
 from talud.engine.runtime import Model
 from talud.errors import TaludWarning
-from talud.products.prediction import probability_where_mapped
+from talud.mapping.tiles import probability_where_mapped
 from talud.registry import Store
 
 

@@ -21,7 +21,7 @@ from source_files import write_raster
 from talud import load_model
 from talud.basin import prepare
 from talud.files import md5
-from talud.mapping import tile_loop as mapping
+from talud.mapping import tiles as mapping
 from talud.params import Area
 
 PRODUCTS = {

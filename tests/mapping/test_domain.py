@@ -114,7 +114,7 @@ def stated(model: Model) -> Contract:
 
 def compared(path: Path, contract: Contract) -> dict[str, Distance]:
     with open_stack(path, contract) as stack:
-        return {one.band: one for one in stack.distances}
+        return {one.band: one for one in stack.info.distances}
 
 
 def test_a_band_that_is_shifted_is_the_one_that_differs(model: Model, tmp_path: Path) -> None:

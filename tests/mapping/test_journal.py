@@ -23,7 +23,7 @@ from stack_files import noise, write_stack
 from talud.engine.runtime import Model
 from talud.engine.tiling import Tile, Tiling
 from talud.errors import ModelError, OutputError, SourceError
-from talud.mapping import tile_loop as mapping
+from talud.mapping import tiles as mapping
 from talud.mapping.journal import Block, Journal
 from talud.mapping.options import MapOptions
 from talud.mapping.reader import StackReader

@@ -226,4 +226,4 @@ def test_query_is_taken_from_the_name_of_an_address_alone(raster: str | Path, na
 def test_file_whose_name_has_a_question_mark_keeps_it(tmp_path: Path, tiny_model: Path) -> None:
     path = write_stack(tmp_path / "a?b=1.tif", noise(32, 32))
     with open_stack(path, Model.load(tiny_model).contract) as stack:
-        assert stack.provenance["TALUD_RASTER"] == "a?b=1.tif"
+        assert stack.info.provenance["TALUD_RASTER"] == "a?b=1.tif"

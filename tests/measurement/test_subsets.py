@@ -20,12 +20,13 @@ from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError
 from talud.mapping.options import MapOptions
 from talud.mapping.reader import open_stack
+from talud.mapping.tiles import probabilities
 from talud.measurement import subsets
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import Site
 from talud.metrics import Confusion, confusion
 from talud.params import SplitOptions
-from talud.products.prediction import predict, probabilities
+from talud.products.prediction import predict
 
 OPTICAL, TERRAIN, SAR = Group.OPTICAL, Group.TERRAIN, Group.SAR
 BANDS = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")

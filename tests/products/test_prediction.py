@@ -31,7 +31,8 @@ from talud.engine.tiling import Tile
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError
 from talud.grid import Grid
 from talud.mapping.options import MapOptions
-from talud.products.prediction import Prediction, predict, probabilities
+from talud.mapping.tiles import probabilities
+from talud.products.prediction import Prediction, predict
 
 FILES = {
     "probability.tif", "probability.qml", "landslides.tif", "landslides.qml", "landslides.gpkg", "quicklook.png",

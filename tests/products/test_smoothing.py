@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stack_files import grid_of
-from talud.products.smoothing import smoothed
+from talud.products.polygons import smoothed
 
 PIXEL = 12.5
 

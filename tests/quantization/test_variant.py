@@ -23,7 +23,8 @@ from talud.data.patches import split
 from talud.engine.runtime import Model
 from talud.errors import ModelError, StudyError
 from talud.mapping.options import MapOptions
-from talud.products.prediction import predict, probabilities
+from talud.mapping.tiles import probabilities
+from talud.products.prediction import predict
 from talud.project import Project
 from talud.quantization import variant
 from talud.raster import open_raster

@@ -34,8 +34,8 @@ from talud.engine.runtime import Model
 from talud.errors import ParamsError, RegistryError, StudyError, TaludWarning
 from talud.files import md5
 from talud.grid import Grid
+from talud.mapping.tiles import probabilities
 from talud.params import DroppingOptions, Recipe
-from talud.products.prediction import probabilities
 from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
 from talud.training import checkpoint, export, study

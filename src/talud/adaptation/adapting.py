@@ -68,7 +68,7 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
     graph, home = _adaptable(model)
     lit = [band.group in LIT for band in model.contract.input.bands]
     with frugal(), open_stack(raster, model.contract) as stack:
-        sample, provenance = _sample(stack, home.side, lit, raster), stack.provenance
+        sample, provenance = _sample(stack, home.side, lit, raster), stack.info.provenance
     there = features.measured(graph, sample, home, lit)
     before = agreement(model, sample)
     tried = [
@@ -129,9 +129,11 @@ def _sample(stack: StackReader, side: int, lit: Sequence[bool], raster: str | Pa
     Raises:
         MismatchError: there are too few, or a group of bands is missing.
     """
-    if stack.absent:
-        raise MismatchError(f"{raster}: lacks the bands of {', '.join(stack.absent)}, so no model is adapted to it")
-    side = stack.patch or side
+    if stack.info.absent:
+        raise MismatchError(
+            f"{raster}: lacks the bands of {', '.join(stack.info.absent)}, so no model is adapted to it"
+        )
+    side = stack.info.patch or side
     found = _typical(squares(stack, stack.grid.windows(side), side), lit)
     if len(found) < FEWEST:
         raise MismatchError(

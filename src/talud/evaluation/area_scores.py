@@ -18,8 +18,8 @@ from talud.evaluation.comparison import mapped
 from talud.evaluation.scoring import block_windows
 from talud.files import md5
 from talud.grid import Grid
+from talud.mapping.tiles import probabilities
 from talud.metrics import UNKNOWN
-from talud.products.prediction import probabilities
 from talud.progress import Progress
 from talud.project import Project
 from talud.raster import open_raster, patch_side

@@ -18,8 +18,9 @@ from talud.data.record import current_stack
 from talud.engine.runtime import Model
 from talud.evaluation.scoring import block_windows
 from talud.grid import Grid
+from talud.mapping.tiles import probabilities
 from talud.metrics import LANDSLIDE, UNKNOWN, Confusion, confusion
-from talud.products.prediction import predict, probabilities
+from talud.products.prediction import predict
 from talud.project import Project
 from talud.raster import open_raster
 

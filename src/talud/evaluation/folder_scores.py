@@ -14,9 +14,9 @@ from talud.data.patch_folder import PatchFolder
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, SourceError
 from talud.evaluation.assessment import Assessment, Sight, Subject
-from talud.mapping.reader import check_plausible, plausible
+from talud.mapping.raster_checks import check_plausible, plausible
+from talud.mapping.tiles import probability_where_mapped
 from talud.params import PatchData
-from talud.products.prediction import probability_where_mapped
 from talud.progress import Progress
 from talud.text import counted
 

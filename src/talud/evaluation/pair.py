@@ -166,7 +166,7 @@ def _write(
     comparison: Comparison, project: Project, truths: DatasetReader, maps: list[DatasetReader], out: Path
 ) -> None:
     with open_stack(current_stack(project, comparison.area), comparison.models[0].contract) as stack:
-        synthetic = stack.provenance.get("TALUD_SYNTHETIC") == "yes"
+        synthetic = stack.info.synthetic
         tags = {"TALUD_AREA": comparison.area} | ({"TALUD_SYNTHETIC": "yes"} if synthetic else {})
         for letter, raster in zip("AB", maps, strict=True):
             lineage = raster.tags()

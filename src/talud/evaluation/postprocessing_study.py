@@ -30,8 +30,9 @@ from talud.evaluation.scoring import block_windows, labelled
 from talud.evaluation.tally import Tally
 from talud.files import replacing
 from talud.grid import Grid
+from talud.mapping.tiles import probabilities
 from talud.params import Postprocessing
-from talud.products.prediction import predict, probabilities
+from talud.products.prediction import predict
 from talud.progress import Progress
 from talud.project import Project
 from talud.raster import open_raster, patch_side

@@ -24,8 +24,8 @@ from talud.evaluation.results import Scores, ScoreTable
 from talud.evaluation.tally import Tally
 from talud.files import replacing
 from talud.grid import Grid
+from talud.mapping.tiles import probabilities
 from talud.metrics import THRESHOLDS, UNKNOWN, ThresholdHistogram
-from talud.products.prediction import probabilities
 from talud.progress import Progress
 from talud.project import Project
 from talud.raster import BLOCK, Layout, open_raster, writing_cog

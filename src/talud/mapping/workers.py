@@ -119,15 +119,13 @@ class OnWorkers:
 
     Attributes:
         model: model to run.
-        raster: a path, or whatever else GDAL opens, that the workers reach under the same name.
-        stack: the same raster, open.
+        stack: the raster, open; a path, or whatever else GDAL opens, that the workers reach under the same name.
         passes: how the network is run.
         workers: a number of processes on this machine, or the address of a Dask scheduler, whose workers reach the
             journal's disk under the same path.
     """
 
     model: Model
-    raster: str | Path
     stack: StackReader
     passes: Passes
     workers: Workers
@@ -166,8 +164,7 @@ class OnWorkers:
     def _job(self, copy: Path, journal: Journal, slots: Mapping[str, int]) -> Job:
         provider: Provider = "cuda" if self.model.provider == CUDA else "cpu"
         file = ModelFile(copy, md5(copy), self.model.origin, provider)
-        place = str(Path(self.raster).absolute()) if Path(self.raster).exists() else str(self.raster)
-        return Job(file, place, journal, self.passes, _facts(self.model, self.stack), slots)
+        return Job(file, self.stack.info.location, journal, self.passes, _facts(self.model, self.stack), slots)
 
 
 def _check_disk(client: Client, copy: Path) -> None:
@@ -260,7 +257,7 @@ def _facts(model: Model, stack: StackReader) -> dict[str, Any]:
         "ONNX Runtime": onnxruntime.__version__,
         "provider": model.provider,
         **model.rounding,
-        **stack.identity,
+        **stack.info.identity,
     }
 
 

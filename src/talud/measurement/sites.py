@@ -22,7 +22,8 @@ from talud.data.record import current_stack
 from talud.engine import coverage
 from talud.engine.runtime import Model
 from talud.grid import Grid
-from talud.mapping.reader import open_stack, plausible
+from talud.mapping.raster_checks import plausible
+from talud.mapping.reader import open_stack
 from talud.measurement.assessment import Assessment
 from talud.metrics import UNKNOWN, ThresholdHistogram
 from talud.params import SplitOptions

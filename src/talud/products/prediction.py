@@ -1,10 +1,10 @@
-"""From a model and a raster to a map: its tiles, and the products that are made of them."""
+"""Maps: from a model and a raster to the files of a map."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,26 +12,23 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
-from rasterio.windows import Window
 
-from talud.engine import coverage
 from talud.engine.runtime import Model
 from talud.engine.session import CUDA
 from talud.engine.tiling import Tiling
-from talud.errors import OutputError, ParamsError
+from talud.errors import ParamsError
 from talud.files import md5
 from talud.mapping import domain
 from talud.mapping.journal import Journal
 from talud.mapping.options import DEFAULTS, MapOptions
 from talud.mapping.reader import StackReader, frugal, open_stack
-from talud.mapping.sharding import finish_shards
-from talud.mapping.tile_loop import Passes, finish_tiles
+from talud.mapping.tiles import Executor, InProcess, Passes, deliver, finish
+from talud.mapping.workers import OnWorkers
 from talud.products import polygons, quicklook, record, summary, zonal
 from talud.products.area import AreaEstimate, estimate, obstacle
-from talud.products.rasters import MapRasters, Products, check_out, check_space
+from talud.products.polygons import Landslides, NotMapped
+from talud.products.rasters import MapRasters, PixelCounts, Products, check_out, check_space
 from talud.products.record import Prediction, Reduced
-from talud.products.smoothing import smoothed
 from talud.progress import Progress
 
 
@@ -71,75 +68,21 @@ def predict(
         if options.geojson and stack.grid.local:
             raise ParamsError(f"{raster}: its coordinates have no longitude and latitude; leave --geojson out")
         check_space(out, stack.grid, options.tta)
-        tiling = _tiling(model, stack, options)
-        with Journal.opened(out, _begun(model, stack, tiling, options)) as journal:
-            taken_over = _find(model, raster, stack, tiling, journal, options, progress)
+        run = _Run.of(model, stack, options)
+        with Journal.opened(out, run.facts) as journal:
+            taken_over = finish(run.tiling, journal, run.executor, progress)
             clock.lap("tiles")
             products = Products.within(journal.products)
-            prediction = _finish(model, stack, tiling, journal, products, options, clock)
-            prediction = replace(prediction, taken_over=taken_over, folder=out)
-            _write_json(
-                products.timings,
-                {
-                    "seconds": clock.laps | {"total": round(sum(clock.laps.values()), 3)},
-                    "tiles_taken_over": taken_over,
-                    "workers": options.workers,
-                },
-            )
+            prediction = replace(_make_products(run, journal, products, clock), taken_over=taken_over, folder=out)
+            timings = {
+                "seconds": clock.laps | {"total": round(sum(clock.laps.values()), 3)},
+                "tiles_taken_over": taken_over,
+                "workers": options.workers,
+            }
+            _write_json(products.timings, timings)
             journal.publish()
             products.publish(out)
     return prediction
-
-
-def probabilities(model: Model, raster: str | Path, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
-    """The probabilities of windows of a raster, each read alone: what lies around a window is not seen.
-
-    Args:
-        model: to run.
-        raster: that fits its contract.
-        windows: of whole pixels, inside the raster.
-
-    Yields:
-        (height, width) of each window; NaN where it is not mapped.
-
-    Raises:
-        SourceError: the raster cannot be read.
-        MismatchError: it does not fit the model's contract.
-        ModelError: the network fails.
-    """
-    with open_stack(raster, model.contract) as stack:
-        for window in windows:
-            yield probability_where_mapped(model, stack.read(window))
-
-
-def probability_where_mapped(model: Model, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The probability over an array of pixels, (height, width); NaN where it is not mapped.
-
-    Args:
-        model: to run.
-        values: (bands, height, width) in contract order and physical units, NaN where invalid.
-
-    Raises:
-        ModelError: the network fails.
-    """
-    mapped = coverage.blocked(values, model.contract) == 0
-    return np.where(mapped, model.probability(values), np.float32(np.nan))
-
-
-def _tiling(model: Model, stack: StackReader, options: MapOptions) -> Tiling:
-    """How a raster is cut; one that consists of patches into these, none of which sees another.
-
-    Raises:
-        ParamsError: tile or halo are set for a raster that consists of patches.
-    """
-    if stack.patch is None:
-        return model.tiling(stack.grid.shape, options.tile, options.halo)
-    if options.tile is not None or options.halo is not None:
-        raise ParamsError(
-            f"{stack.name}: consists of patches of {stack.patch} pixels, each of which is a tile of its own; leave "
-            "--tile and --halo out"
-        )
-    return model.tiling(stack.grid.shape, stack.patch, 0)
 
 
 def _check_opened(model: Model, options: MapOptions) -> None:
@@ -157,191 +100,184 @@ def _check_opened(model: Model, options: MapOptions) -> None:
             raise ParamsError(f"the {name} is {asked}, but {model.path} is open with another; name it in load_model")
 
 
-def _threshold(model: Model, options: MapOptions) -> float:
-    """Return the probability from which a pixel is a landslide."""
-    return model.contract.measured.threshold if options.threshold is None else options.threshold
+@dataclass(frozen=True)
+class _Run:
+    """A map in the making: its model and raster, and the options with the model's defaults.
+
+    Attributes:
+        model: model to run.
+        stack: the raster, open.
+        tiling: tiles of the raster.
+        options: options of the map.
+        threshold: probability from which a pixel is a landslide.
+    """
+
+    model: Model
+    stack: StackReader
+    tiling: Tiling
+    options: MapOptions
+    threshold: float
+
+    @classmethod
+    def of(cls, model: Model, stack: StackReader, options: MapOptions) -> _Run:
+        """Plan a map; a raster that consists of patches is cut into these, none of which sees another.
+
+        Raises:
+            ParamsError: Tile or halo are set for a raster that consists of patches.
+        """
+        info = stack.info
+        threshold = model.contract.measured.threshold if options.threshold is None else options.threshold
+        if info.patch is None:
+            return cls(model, stack, model.tiling(info.grid.shape, options.tile, options.halo), options, threshold)
+        if options.tile is not None or options.halo is not None:
+            raise ParamsError(
+                f"{info.name}: consists of patches of {info.patch} pixels, each of which is a tile of its own; leave "
+                "--tile and --halo out"
+            )
+        return cls(model, stack, model.tiling(info.grid.shape, info.patch, 0), options, threshold)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return the facts that the bytes of the map depend on, by name."""
+        options = self.options
+        return {
+            "talud": version("talud"),
+            "ONNX Runtime": onnxruntime.__version__,
+            "model": self.model.title,
+            "model file": md5(self.model.path),
+            "provider": self.model.provider,
+            **self.model.rounding,
+            **self.stack.info.identity,
+            "tile": [self.tiling.rows.core, self.tiling.columns.core],
+            "halo": self.tiling.rows.halo,
+            "threshold": self.threshold,
+            "minimum area": f"{options.minimum_area:g} m²",
+            "outlines": "smoothed" if options.smooth else "along the pixels",
+            "GeoJSON": "yes" if options.geojson else "no",
+            "test-time augmentation": "yes" if options.tta else "no",
+        }
+
+    @property
+    def executor(self) -> Executor:
+        """Return the executor that computes the tiles."""
+        passes = Passes(self.options.batch or self.model.batch(self.tiling), self.options.tta)
+        if self.options.workers is None:
+            return InProcess(self.model, self.stack, passes)
+        return OnWorkers(self.model, self.stack, passes, self.options.workers)
+
+    @property
+    def exact_halo(self) -> int:
+        """Return the halo with which the map equals one pass; a patch has no surroundings."""
+        return 0 if self.stack.info.patch else self.model.halo
+
+    @property
+    def smaller_halo(self) -> int | None:
+        """Return the halo if it is smaller than the exact one."""
+        return self.tiling.rows.halo if self.tiling.rows.halo < self.exact_halo else None
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Return the tags of the map's files."""
+        lineage = record.lineage(self.model, self.threshold, self.smaller_halo, self.options.tta)
+        return lineage | self.stack.info.provenance
 
 
-def _begun(model: Model, stack: StackReader, tiling: Tiling, options: MapOptions) -> dict[str, Any]:
-    """What the bytes of a map depend on, by name."""
-    return {
-        "talud": version("talud"),
-        "ONNX Runtime": onnxruntime.__version__,
-        "model": model.title,
-        "model file": md5(model.path),
-        "provider": model.provider,
-        **model.rounding,
-        **stack.identity,
-        "tile": [tiling.rows.core, tiling.columns.core],
-        "halo": tiling.rows.halo,
-        "threshold": _threshold(model, options),
-        "minimum area": f"{options.minimum_area:g} m²",
-        "outlines": "smoothed" if options.smooth else "along the pixels",
-        "GeoJSON": "yes" if options.geojson else "no",
-        "test-time augmentation": "yes" if options.tta else "no",
-    }
-
-
-def _find(
-    model: Model,
-    raster: str | Path,
-    stack: StackReader,
-    tiling: Tiling,
-    journal: Journal,
-    options: MapOptions,
-    progress: Progress | None,
-) -> int:
-    """Finish the tiles that are not, here or by workers; how many were."""
-    passes = Passes(options.batch or model.batch(tiling), options.tta)
-    missing = journal.missing(tiling)
-    taken_over = len(tiling) - len(missing)
-
-    def tell(done: int) -> None:
-        if progress:
-            progress(taken_over + done, len(tiling))
-
-    if options.workers is None:
-        finish_tiles(model, stack, missing, journal, passes, tell)
-        model.rest()
-    elif missing:
-        finish_shards(model, raster, stack, missing, journal, passes, options.workers, tell)
-    return taken_over
-
-
-def _finish(
-    model: Model,
-    stack: StackReader,
-    tiling: Tiling,
-    journal: Journal,
-    products: Products,
-    options: MapOptions,
-    clock: _Clock,
-) -> Prediction:
-    """Make the products from the finished tiles, the same bytes whenever and in how many runs those were found."""
-    threshold = _threshold(model, options)
-    # A patch has no surroundings: read alone, it is mapped as one pass over all of it maps it.
-    exact = 0 if stack.patch else model.halo
-    smaller = tiling.rows.halo if tiling.rows.halo < exact else None
-    tags = record.lineage(model, threshold, smaller, options.tta) | stack.provenance
-    with MapRasters.writing(products, stack.grid, threshold, tags, disagreement=options.tta) as rasters:
-        counts = _fill(rasters, tiling, journal)
-    codes, reduced = counts.blocked, counts.reduced
+def _make_products(run: _Run, journal: Journal, products: Products, clock: _Clock) -> Prediction:
+    """Make the products of the finished tiles: the same bytes in however many runs those were computed."""
+    model, info, tta = run.model, run.stack.info, run.options.tta
+    with MapRasters.writing(products, info.grid, run.threshold, run.tags, disagreement=tta) as rasters:
+        deliver(run.tiling, journal, rasters)
     clock.lap("rasters")
-    reasons = {int(code): coverage.reason(int(code), model.contract) for code in codes.nonzero()[0] if code}
+    reasons = rasters.counts.reasons(model.contract)
     landslides, not_mapped = polygons.trace(
-        products.parts, products.classes, reasons, options.minimum_area, stack.patch
+        products.parts, products.classes, reasons, run.options.minimum_area, info.patch
     )
-    disagreement = products.disagreement if options.tta else None
-    origin = {"model": model.name, "version": model.version}
-    attributes = zonal.statistics(landslides.outlines, products.probability, stack, disagreement) | {
-        name: np.full(len(landslides.area), value, np.object_) for name, value in origin.items()
-    }
-    drawn = (
-        replace(landslides, outlines=smoothed(landslides.outlines, stack.grid.resolution))
-        if options.smooth
-        else landslides
-    )
-    polygons.write(products.polygons, drawn, attributes, not_mapped, stack.grid, tags)
-    if options.geojson:
-        polygons.write_geojson(products.geojson, drawn, attributes, stack.grid)
+    _write_polygons(run, products, landslides, not_mapped)
     clock.lap("polygons")
-    no_estimate = _no_estimate(model, tiling, options, counts)
-    prediction = Prediction(
-        raster=stack.name,
-        pixels=stack.grid.height * stack.grid.width,
-        not_mapped={
-            words: int(codes[code]) for code, words in sorted(reasons.items(), key=lambda one: (-codes[one[0]], one[1]))
-        },
+    prediction = _summarise(run, rasters.counts, landslides)
+    scene = quicklook.scene(run.stack, landslides, not_mapped)
+    quicklook.draw(products.quicklook, scene, record.caption(model, info, prediction))
+    clock.lap("quicklook")
+    summary.write(products.summary, summary.Page.of(model, info, prediction, scene, landslides.area))
+    clock.lap("summary")
+    _write_json(products.record, record.content(model, prediction, info.provenance))
+    return prediction
+
+
+def _write_polygons(run: _Run, products: Products, landslides: Landslides, not_mapped: NotMapped) -> None:
+    """Write the polygons with their attributes as GeoPackage, and as GeoJSON if that is asked for."""
+    grid, outlines = run.stack.info.grid, landslides.outlines
+    disagreement = products.disagreement if run.options.tta else None
+    attributes = zonal.statistics(outlines, products.probability, run.stack, disagreement) | {
+        name: np.full(len(landslides.area), value, np.object_)
+        for name, value in (("model", run.model.name), ("version", run.model.version))
+    }
+    if run.options.smooth:
+        landslides = replace(landslides, outlines=polygons.smoothed(outlines, grid.resolution))
+    polygons.write(products.polygons, landslides, attributes, not_mapped, grid, run.tags)
+    if run.options.geojson:
+        polygons.write_geojson(products.geojson, landslides, attributes, grid)
+
+
+def _summarise(run: _Run, counts: PixelCounts, landslides: Landslides) -> Prediction:
+    """Return the figures of a map."""
+    model, tiling, info, reduced = run.model, run.tiling, run.stack.info, counts.reduced
+    no_estimate = _no_estimate(run, counts)
+    reasons = counts.reasons(model.contract)
+    by_frequency = sorted(reasons.items(), key=lambda one: (-counts.blocked[one[0]], one[1]))
+    return Prediction(
+        raster=info.name,
+        pixels=info.grid.height * info.grid.width,
+        not_mapped={words: int(counts.blocked[code]) for code, words in by_frequency},
         reduced=tuple(
-            Reduced.of(int(code), int(reduced[code]), model.contract)
+            Reduced.of(code, int(reduced[code]), model.contract)
             for code in sorted(reduced.nonzero()[0].tolist(), key=lambda code: (-reduced[code], code))
         ),
         landslides=len(landslides.area),
         landslide_area_m2=float(landslides.area.sum()),
-        threshold=threshold,
+        threshold=run.threshold,
         provider=model.provider,
         tile=(tiling.rows.core, tiling.columns.core),
         window=tiling.window,
         halo=tiling.rows.halo,
-        exact_halo=exact,
-        halo_error=0.0 if smaller is None else model.halo_error(tiling),
+        exact_halo=run.exact_halo,
+        halo_error=0.0 if run.smaller_halo is None else model.halo_error(tiling),
         tiles=len(tiling),
         skipped=counts.skipped,
-        minimum_area_m2=options.minimum_area,
+        minimum_area_m2=run.options.minimum_area,
         left_out=landslides.left_out,
-        smooth=options.smooth,
-        distances=stack.distances,
-        tta=options.tta,
-        estimate=None if no_estimate else _estimate(model, stack, counts),
+        smooth=run.options.smooth,
+        distances=info.distances,
+        tta=run.options.tta,
+        estimate=None if no_estimate else _estimate(run, counts),
         no_estimate=no_estimate,
-        landslide_share=counts.landslide / max(int(counts.blocked[0]), 1),
+        landslide_share=counts.landslide / max(counts.mapped, 1),
     )
-    scene = quicklook.scene(stack, landslides, not_mapped)
-    quicklook.draw(products.quicklook, scene, record.caption(model, stack, prediction))
-    clock.lap("quicklook")
-    summary.write(products.summary, summary.Page.of(model, stack, prediction, scene, landslides.area))
-    clock.lap("summary")
-    _write_json(products.record, record.content(model, prediction, stack.provenance))
-    return prediction
 
 
-@dataclass(frozen=True)
-class _Counts:
-    """What the tiles hold.
-
-    Attributes:
-        blocked: how many pixels have each code of `coverage.Coverage.blocked`.
-        reduced: likewise; of these, 0 is not counted.
-        landslide: pixels that are landslide.
-        skipped: tiles without a pixel to map.
-    """
-
-    blocked: NDArray[np.int64]
-    reduced: NDArray[np.int64]
-    landslide: int
-    skipped: int
-
-
-def _no_estimate(model: Model, tiling: Tiling, options: MapOptions, counts: _Counts) -> str:
+def _no_estimate(run: _Run, counts: PixelCounts) -> str:
     """Return the reason for a missing estimate of the landslide area.
 
-    The text is empty if there is an estimate.
-
-    The map must be of the kind that the contract's counts are of, with all groups.
+    The text is empty if there is an estimate: the map must be of the kind that the contract's counts are of, with all
+    groups.
     """
-    if _threshold(model, options) != model.contract.measured.threshold:
-        return f"the threshold is not that of the model's validation, {model.contract.measured.threshold:g}"
-    if options.tta:
+    if run.threshold != run.model.contract.measured.threshold:
+        return f"the threshold is not that of the model's validation, {run.model.contract.measured.threshold:g}"
+    if run.options.tta:
         return "the model was validated in one pass, and the map is a mean over eight"
-    if model.halo_error(tiling) != 0:
+    if run.model.halo_error(run.tiling) != 0:
         return "the halo is smaller than that of the model's validation"
     if counts.reduced.any():
         return "parts are mapped with fewer bands than the model was validated with"
-    return obstacle(model.contract, int(counts.blocked[0]))
+    return obstacle(run.model.contract, counts.mapped)
 
 
-def _estimate(model: Model, stack: StackReader, counts: _Counts) -> AreaEstimate | None:
+def _estimate(run: _Run, counts: PixelCounts) -> AreaEstimate | None:
     """Return the estimated landslide area of the mapped pixels."""
-    background = int(counts.blocked[0]) - counts.landslide
-    square_metres = stack.grid.pixel_area * stack.grid.crs.linear_units_factor[1] ** 2
-    return estimate(model.contract, counts.landslide, background, square_metres, domain.verdict(stack.distances))
-
-
-def _fill(rasters: MapRasters, tiling: Tiling, journal: Journal) -> _Counts:
-    """Fill the rasters, and count what they hold."""
-    codes, reduced = np.zeros(1 << 16, np.int64), np.zeros(1 << 16, np.int64)
-    landslide = skipped = 0
-    for tile in tiling:
-        block = journal.read(tile)
-        if block is None:
-            raise OutputError(f"{journal.folder}: a finished tile is damaged or gone; is the disk sound?")
-        landslide += rasters.write(Window(*tile.core), block.probability, block.blocked, block.disagreement)
-        codes += np.bincount(block.blocked.ravel(), minlength=len(codes))
-        skipped += bool(block.blocked.all())
-        if block.reduced is not None:
-            reduced += np.bincount(block.reduced.ravel(), minlength=len(reduced))
-    reduced[0] = 0
-    return _Counts(codes, reduced, landslide, skipped)
+    info = run.stack.info
+    square_metres = info.grid.pixel_area * info.grid.crs.linear_units_factor[1] ** 2
+    background, verdict = counts.mapped - counts.landslide, domain.verdict(info.distances)
+    return estimate(run.model.contract, counts.landslide, background, square_metres, verdict)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -349,7 +285,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 class _Clock:
-    """How many seconds each part of a run took, and all of them."""
+    """Clock that notes the seconds of each part of a run."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}

@@ -81,7 +81,7 @@ def background(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str
     slope = stack.image(("slope",), shape)
     if slope is not None:
         return np.repeat(255 - stretched(slope[0])[..., np.newaxis], 3, axis=-1), "slope, steep is dark"
-    name = next(band.name for band in stack.contract.input.bands if band.group not in stack.absent)
+    name = next(band.name for band in stack.contract.input.bands if band.group not in stack.info.absent)
     first = stack.image((name,), shape)
     assert first is not None  # the reader found every band that is not absent
     return np.repeat(stretched(first[0])[..., np.newaxis], 3, axis=-1), name

@@ -1,4 +1,4 @@
-"""The products of a map, and its rasters, which are written window by window."""
+"""Files of a map: their names, their publication, and the rasters among them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,15 @@ from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
 from talud import source_files
+from talud.contract import Contract
+from talud.engine.coverage import reason
+from talud.engine.tiling import Tile
 from talud.errors import OutputError, SourceError
 from talud.files import synchronise
 from talud.grid import Grid
-from talud.mapping.journal import Journal
+from talud.mapping.journal import Block, Journal
 from talud.metrics import BACKGROUND, LANDSLIDE
 from talud.process import stderr_suppressed
-from talud.products.styles import qml
 from talud.raster import ORIGIN_TAG, Layout, open_raster, writing_cog
 from talud.text import dimensions
 from talud.vector import merge_pending_edits
@@ -32,6 +35,11 @@ IN_THE_MAKING = 13  # bytes a pixel: finished tiles 6, the three rasters before 
 DISAGREEMENT = 8  # bytes more: 4 and 4
 NODATA = 255  # in the class raster
 COLOURS = {BACKGROUND: (244, 242, 236, 255), LANDSLIDE: (214, 40, 57, 255), NODATA: (150, 150, 150, 255)}
+
+
+def qml(name: str) -> str:
+    """Return the QGIS style of `probability`, `classes`, `disagreement`, `landslides` or `not_mapped` as QML."""
+    return (files("talud.products") / "styles" / f"{name}.qml").read_text(encoding="utf-8")
 
 
 def check_space(out: Path, grid: Grid, disagreement: bool) -> None:
@@ -157,9 +165,44 @@ def _has_stack(folder: Path) -> bool:
         return False
 
 
+@dataclass
+class PixelCounts:
+    """Numbers of pixels and tiles of a map, counted while its rasters are written.
+
+    Attributes:
+        blocked: number of pixels by their code of `coverage.Coverage.blocked`.
+        reduced: likewise for `coverage.Coverage.reduced`; pixels of code 0 are not counted.
+        landslide: number of landslide pixels.
+        skipped: number of tiles without a pixel to map.
+    """
+
+    blocked: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 16, np.int64))
+    reduced: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 16, np.int64))
+    landslide: int = 0
+    skipped: int = 0
+
+    @property
+    def mapped(self) -> int:
+        """Return the number of mapped pixels."""
+        return int(self.blocked[0])
+
+    def reasons(self, contract: Contract) -> dict[int, str]:
+        """Return the codes of pixels that are not mapped, with the reason in words."""
+        return {int(code): reason(int(code), contract) for code in self.blocked.nonzero()[0] if code}
+
+    def add(self, block: Block, landslide: NDArray[np.bool_]) -> None:
+        """Count a tile."""
+        self.landslide += int(np.count_nonzero(landslide))
+        self.blocked += np.bincount(block.blocked.ravel(), minlength=len(self.blocked))
+        self.skipped += bool(block.blocked.all())
+        if block.reduced is not None:
+            self.reduced += np.bincount(block.reduced.ravel(), minlength=len(self.reduced))
+            self.reduced[0] = 0
+
+
 @dataclass(frozen=True)
 class MapRasters:
-    """The open rasters of a map.
+    """The open rasters of a map: the sink of its tiles.
 
     `probability.tif` is float32 with NaN where the map says nothing. uint16 would halve the file, but what lies at
     the threshold could then fall on either side of it: as float32, the probabilities that anybody reads give the
@@ -178,16 +221,17 @@ class MapRasters:
     _classes: DatasetWriter
     _parts: DatasetWriter
     _disagreement: DatasetWriter | None
+    counts: PixelCounts = field(default_factory=PixelCounts)
 
     @classmethod
     @contextmanager
     def writing(
         cls, products: Products, grid: Grid, threshold: float, tags: Mapping[str, str], *, disagreement: bool = False
     ) -> Iterator[MapRasters]:
-        """Rasters to fill window by window, which become COGs at the end; the styles of QGIS lie beside them.
+        """Open the rasters, which become COGs at the end; the styles of QGIS lie beside them.
 
         Raises:
-            OutputError: one cannot be written.
+            OutputError: One cannot be written.
         """
         probability = Layout("float32", float("nan"), ("probability",), tags=tags)
         classes = Layout("uint8", NODATA, ("landslides",), tags=tags, colours=COLOURS, overviews="mode")
@@ -208,27 +252,15 @@ class MapRasters:
                 spread,
             )
 
-    def write(
-        self,
-        window: Window,
-        probability: NDArray[np.float32],
-        blocked: NDArray[np.uint16],
-        disagreement: NDArray[np.float32] | None = None,
-    ) -> int:
-        """Fill a window; how many of its pixels are mapped as landslide.
-
-        Args:
-            window: of whole pixels.
-            probability: (height, width) of the window; not looked at where `blocked`.
-            blocked: code of the reason why a pixel is not mapped, 0 where it is; same shape.
-            disagreement: of the probabilities, where that is written; same shape, not looked at where `blocked`.
-        """
-        mapped = blocked == 0
-        landslide = mapped & (probability >= self.threshold)
+    def write(self, tile: Tile, block: Block) -> None:
+        """Write and count a tile."""
+        window, mapped = Window(*tile.core), block.blocked == 0
+        landslide = mapped & (block.probability >= self.threshold)
+        self.counts.add(block, landslide)
         with stderr_suppressed():  # as in `writing_cog`
-            self._probability.write(np.where(mapped, probability, np.float32(np.nan)), 1, window=window)
+            self._probability.write(np.where(mapped, block.probability, np.float32(np.nan)), 1, window=window)
             self._classes.write(np.where(mapped, landslide, NODATA).astype(np.uint8), 1, window=window)
-            self._parts.write(np.where(mapped, landslide, blocked + 1).astype(np.uint16), 1, window=window)
-            if self._disagreement is not None and disagreement is not None:
-                self._disagreement.write(np.where(mapped, disagreement, np.float32(np.nan)), 1, window=window)
-        return int(np.count_nonzero(landslide))
+            self._parts.write(np.where(mapped, landslide, block.blocked + 1).astype(np.uint16), 1, window=window)
+            if self._disagreement is not None and block.disagreement is not None:
+                spread = np.where(mapped, block.disagreement, np.float32(np.nan))
+                self._disagreement.write(spread, 1, window=window)

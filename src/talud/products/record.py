@@ -14,7 +14,7 @@ from talud.engine import coverage
 from talud.engine.runtime import Model
 from talud.mapping import domain
 from talud.mapping.domain import Distance
-from talud.mapping.reader import StackReader
+from talud.mapping.reader import RasterInfo
 from talud.products import quicklook
 from talud.products.area import AreaEstimate
 from talud.products.rasters import Products
@@ -226,20 +226,9 @@ def dates(provenance: Mapping[str, str]) -> dict[str, str]:
     return {what: day for what, day in known.items() if day}
 
 
-def title(stack: StackReader) -> str:
-    """What is mapped."""
-    area = stack.provenance.get("TALUD_AREA", Path(stack.name).stem)
-    return f"Landslides in {area.replace('_', ' ')}"
-
-
-def synthetic(provenance: Mapping[str, str]) -> bool:
-    """Whether what is mapped was made by a program."""
-    return provenance.get("TALUD_SYNTHETIC") == "yes"
-
-
-def caption(model: Model, stack: StackReader, prediction: Prediction) -> quicklook.Caption:
+def caption(model: Model, info: RasterInfo, prediction: Prediction) -> quicklook.Caption:
     """The words of the quicklook."""
-    known = ", ".join(f"{what} {day}" for what, day in dates(stack.provenance).items())
+    known = ", ".join(f"{what} {day}" for what, day in dates(info.provenance).items())
     shares = [f"{pixels / prediction.pixels:.1%} {why}" for why, pixels in prediction.not_mapped.items()]
     if len(shares) > SHOWN:
         shares = [*shares[:SHOWN], f"{len(shares) - SHOWN} more reasons"]
@@ -247,14 +236,14 @@ def caption(model: Model, stack: StackReader, prediction: Prediction) -> quicklo
     stated = settings(model, prediction) | {"Chosen": ""}
     unusual = "; ".join(f"{what}: {how}" for what, how in stated.items() if how)
     return quicklook.Caption(
-        title=title(stack),
+        title=info.title,
         lines=(
             known[:1].upper() + known[1:] if known else "Dates unknown",
             f"Model {model.title}; landslide where the probability is at least {prediction.threshold:g}",
             *([unusual] if unusual else []),
             *notices(model, prediction),
         ),
-        warning="SYNTHETIC DATA, no real place" if synthetic(stack.provenance) else "",
+        warning="SYNTHETIC DATA, no real place" if info.synthetic else "",
         landslides=f"Landslide: {prediction.landslides:,} mapped, {hectares:,.1f} ha",
         not_mapped=f"Not mapped: {prediction.share_not_mapped:.1%} of the raster",
         reasons="Why not mapped: " + "; ".join(shares) if shares else "",

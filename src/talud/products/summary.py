@@ -16,7 +16,7 @@ from talud.engine.runtime import Model
 from talud.imaging import Picture, data_uri, length_in_words, round_length
 from talud.mapping import domain
 from talud.mapping.domain import Distance, Verdict
-from talud.mapping.reader import StackReader
+from talud.mapping.reader import RasterInfo
 from talud.products import record
 from talud.products.quicklook import Scene
 from talud.products.record import Prediction
@@ -75,25 +75,25 @@ class Page:
 
     @classmethod
     def of(
-        cls, model: Model, stack: StackReader, prediction: Prediction, scene: Scene, area: NDArray[np.float64]
+        cls, model: Model, info: RasterInfo, prediction: Prediction, scene: Scene, area: NDArray[np.float64]
     ) -> Page:
         """Gather what there is to say of a map.
 
         Args:
             model: that made it.
-            stack: what it was made of.
+            info: the raster that it was made of.
             prediction: what came of it.
             scene: how it looks.
             area: of each landslide, in m².
         """
-        grid, contract = stack.grid, model.contract
+        grid, contract = info.grid, model.contract
         pixel = grid.pixel_area * grid.metre**2 / 1e6
         width = scene.picture.shape[1] * scene.metres
         length = round_length(_BAR * width)
         return cls(
-            title=record.title(stack),
-            synthetic=record.synthetic(stack.provenance),
-            dates=record.dates(stack.provenance),
+            title=info.title,
+            synthetic=info.synthetic,
+            dates=record.dates(info.provenance),
             picture=_address(scene.picture),
             background=scene.background,
             bar=(length_in_words(length), 100 * length / width),
@@ -109,7 +109,7 @@ class Page:
             from_file=not model.version.isdecimal(),
             areas=contract.origin.areas,
             origin={
-                "Raster": stack.name,
+                "Raster": info.name,
                 "Grid": f"{dimensions(grid.width, grid.height)} of {contract.input.pixel_size:g} m, {grid.place}",
                 "Bands": ", ".join(contract.input.band_names),
                 "Trained on": ", ".join(contract.origin.areas),

@@ -31,8 +31,8 @@ from talud.contract import Contract
 from talud.errors import SourceError
 from talud.files import writing
 from talud.grid import Bounds, Grid
-from talud.mapping.reader import check_blocks, frugal, misfit
-from talud.products import record
+from talud.mapping.raster_checks import check_blocks
+from talud.mapping.reader import frugal, misfit
 from talud.serving import directories, places
 from talud.serving.settings import Settings
 from talud.text import dimensions, first_line
@@ -335,7 +335,7 @@ def _header(stamp: Stamp) -> Header:
             pixels=grid.height * grid.width,
             resolution=grid.resolution,
             crs=grid.place,
-            synthetic=record.synthetic(dataset.tags()),
+            synthetic=dataset.tags().get("TALUD_SYNTHETIC") == "yes",
         )
 
 

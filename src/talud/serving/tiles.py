@@ -29,7 +29,7 @@ from rio_tiler.reader import read
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.imaging import GAMMA, scaled, value_limits
-from talud.mapping.reader import check_blocks
+from talud.mapping.raster_checks import check_blocks
 from talud.serving.catalogue import Stamp, bands_of, borrowed, placed, stamp
 
 Layer = Literal["optical", "slope", "elevation", "sar_before", "sar_after", "inventory", "probability"]

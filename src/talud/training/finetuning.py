@@ -184,11 +184,11 @@ def _cells(project: Project, model: Model, area: str) -> tuple[list[_Cell], int]
     with open_stack(current_stack(project, area), contract) as stack, open_raster(project.mask(area)) as mask:
         if Grid.of(mask) != stack.grid:
             raise StudyError(f"{mask.name}: lies on another grid than the stack; run talud stack {area} again")
-        if stack.absent:
+        if stack.info.absent:
             raise StudyError(
-                f"{area}: its stack lacks {', '.join(stack.absent)}, which the model reads; add the source"
+                f"{area}: its stack lacks {', '.join(stack.info.absent)}, which the model reads; add the source"
             )
-        side = stack.patch or project.params.split.patch
+        side = stack.info.patch or project.params.split.patch
         cells = []
         for place in stack.grid.windows(side):
             truth = mask.read(1, window=place)

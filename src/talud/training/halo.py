@@ -61,7 +61,7 @@ def _samples(model: Model, project: Project, blocks: Mapping[str, Sequence[Block
     areas = _spread(list(blocks), SAMPLES)
     for area in areas:
         with open_stack(current_stack(project, area), model.contract) as stack:
-            if stack.patch:  # its tiles are its patches, whose neighbours are not theirs on the ground
+            if stack.info.patch:  # its tiles are its patches, whose neighbours are not theirs on the ground
                 continue
             windows = _windows(blocks[area], stack.grid.shape, model.halo, model.contract.input.alignment)
             samples += [stack.read(window) for window in _spread(windows, SAMPLES // len(areas))]

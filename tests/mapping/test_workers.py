@@ -30,11 +30,11 @@ from talud import errors
 from talud.engine.runtime import Model
 from talud.engine.tiling import Tiling
 from talud.errors import ClusterError, OutputError, ParamsError, SourceError, TaludError
-from talud.mapping import sharding
+from talud.mapping import workers
 from talud.mapping.journal import Journal
 from talud.mapping.options import MapOptions
 from talud.mapping.reader import open_stack
-from talud.mapping.tile_loop import Passes, finish_tiles
+from talud.mapping.tiles import Passes, finish_tiles
 from talud.products.prediction import predict
 
 COMMAND = (sys.executable, "-m", "talud.cli.main", "predict")
@@ -131,11 +131,11 @@ def test_each_missing_tile_is_in_one_shard_and_every_slot_has_some(
     height: int, width: int, tile: int, slots: int, finished: int
 ) -> None:
     missing = list(Tiling.of((height, width), tile, 8, 4))[finished:]
-    shards = list(sharding._shards(missing, slots)) if missing else []
+    shards = list(workers._shards(missing, slots)) if missing else []
     assert [each for shard in shards for each in shard.tiles] == missing
-    assert len(shards) >= min(len(missing), sharding.ROUNDS * slots)
+    assert len(shards) >= min(len(missing), workers.SHARDS_PER_SLOT * slots)
     largest = max((sum(t.core.width * t.core.height for t in shard.tiles) for shard in shards), default=0)
-    assert largest <= sharding.SHARD
+    assert largest <= workers.LARGEST_SHARD_PIXELS
 
 
 @pytest.mark.parametrize("kind", [error for error in vars(errors).values() if isinstance(error, type)])
@@ -182,18 +182,18 @@ def test_a_worker_opens_the_raster_at_the_second_try_and_lets_go_of_it(
 ) -> None:
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/")
-    file = sharding.ModelFile(model.path, "", None, "cpu")
+    file = workers.ModelFile(model.path, "", None, "cpu")
     with serving(stack, tmp_path / "control") as server:
         raster = f"/vsicurl/{server.address}"
         with open_stack(raster, model.contract) as reader:
-            facts = sharding._facts(model, reader)
-        job = sharding.Job(file, raster, Journal(tmp_path, tmp_path), Passes(), facts, {})
+            facts = workers._facts(model, reader)
+        job = workers.Job(file, raster, Journal(tmp_path, tmp_path), Passes(), facts, {})
         server.overloaded.write_text("1")
-        opened = sharding._stack(job, model)
+        opened = workers._stack(job, model)
         assert not server.overloaded.exists()  # the first try has failed
-        assert sharding._stack(job, model) is opened
+        assert workers._stack(job, model) is opened
         with ThreadPoolExecutor(1) as dask:  # which asks for it in a thread of its own
-            dask.submit(sharding._close, job).result()
+            dask.submit(workers._close, job).result()
     assert opened._dataset.closed
 
 
@@ -201,8 +201,8 @@ def test_a_script_without_a_guard_is_told_of_it(tiny_model: Path, stack: Path, t
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom talud import load_model\nfrom talud.errors import ClusterError\n"
-        "from talud.products.prediction import predict\n"
-        "try:\n    predict(load_model(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), workers=2)\n"
+        "from talud import MapOptions, predict\n"
+        "try:\n    predict(load_model(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), MapOptions(workers=2))\n"
         "except ClusterError as error:\n    print(error)\n"
     )
     command = [sys.executable, script, tiny_model, stack, tmp_path / "map"]

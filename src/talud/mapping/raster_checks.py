@@ -1,0 +1,226 @@
+"""Checks that a raster fits the contract of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyproj
+from numpy.typing import NDArray
+from rasterio.enums import Interleaving
+from rasterio.io import DatasetReader
+
+from talud import bands
+from talud.bands import Group
+from talud.contract import BandContract, Contract
+from talud.errors import MismatchError, SourceError
+from talud.grid import Grid
+from talud.raster import MOST_BANDS
+
+PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
+GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
+BEYOND_SENSORS = 1e9  # no band is measured in such numbers
+IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
+_FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
+EQUATOR = 40.1e6  # metres
+FARTHEST = 1e9  # metres; no system of coordinates counts so far, and float64 would not resolve pixels for ever
+LARGEST_BLOCK = 10**9  # bytes
+
+
+def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | None) -> None:
+    """Check CRS, pixel size and place of a raster."""
+    if patch and patch % contract.input.alignment:
+        raise MismatchError(
+            f"{raster}: consists of patches of {patch} pixels, the model expects a multiple of "
+            f"{contract.input.alignment}"
+        )
+    if not (grid.crs.is_projected or (patch and grid.local)):
+        raise MismatchError(
+            f"{raster}: its CRS ({grid.crs}) is not projected, the model expects pixels of "
+            f"{contract.input.pixel_size:g} m; let talud map bring the sources to one, or warp it to a metric CRS, "
+            "such as the UTM zone, with gdalwarp"
+        )
+    metre = grid.metre
+    width, height = grid.transform.a * metre, -grid.transform.e * metre
+    if (
+        max(abs(side - contract.input.pixel_size) for side in (width, height))
+        > PIXEL_SIZE_TOLERANCE * contract.input.pixel_size
+    ):
+        raise MismatchError(
+            f"{raster}: its pixels are {width:g} × {height:g} m, the model expects {contract.input.pixel_size:g} m; "
+            "make the stack at that resolution"
+        )
+    if grid.local:
+        return
+    length = max(grid.shape) * contract.input.pixel_size
+    if length > EQUATOR:
+        raise MismatchError(f"{raster}: is {length / 1000:,.0f} km long, longer than the Earth is round")
+    ground = grid.resolution * metre / _scale(grid)
+    if not 0 < ground < math.inf or max(map(abs, grid.bounds)) * metre > FARTHEST:
+        raise MismatchError(
+            f"{raster}: it lies where {grid.crs} has no place on the ground; is the geotransform right?"
+        )
+    if abs(ground - contract.input.pixel_size) > GROUND_TOLERANCE * contract.input.pixel_size:
+        raise MismatchError(
+            f"{raster}: its pixels are {width:g} m on the map but {ground:.3g} m on the ground, for {grid.crs} "
+            f"stretches lengths there; the model expects {contract.input.pixel_size:g} m; warp it to the UTM zone"
+        )
+
+
+def _scale(grid: Grid) -> float:
+    """Return the ratio of a length on the map to that on the ground, at the raster's centre."""
+    crs = pyproj.CRS.from_wkt(grid.crs.to_wkt())
+    centre = grid.transform * (grid.width / 2, grid.height / 2)
+    longitude, latitude = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(*centre)
+    return math.sqrt(pyproj.Proj(crs).get_factors(longitude, latitude).areal_scale)
+
+
+def absent_groups(dataset: DatasetReader, contract: Contract) -> tuple[Group, ...]:
+    """Return the groups that a raster lacks, wholly or in part, if the model was measured without all of them."""
+    missing = {band.group for band in contract.input.bands if band.name not in dataset.descriptions}
+    rest = frozenset(contract.input.groups) - missing
+    learned = tuple(group for group in contract.input.groups if group in missing)
+    return learned if contract.input.subsets and rest in contract.input.supported else ()
+
+
+def band_indexes(
+    dataset: DatasetReader, contract: Contract, present: tuple[BandContract, ...], raster: str | Path
+) -> tuple[int, ...]:
+    """Return the numbers of the bands that must be there, found by name."""
+    names, wanted = dataset.descriptions, [band.name for band in present]
+    found = ", ".join(name or "(unnamed)" for name in names)
+    expected = ", ".join(contract.input.band_names)
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise MismatchError(
+            f"{raster}: has no band {', '.join(missing)}; it has {found}, the model expects {expected} "
+            f"(the band descriptions count, not the order){_or_less(contract)}; talud stack --like makes such a raster"
+        )
+    twice = [name for name in wanted if names.count(name) > 1]
+    if twice:
+        raise MismatchError(f"{raster}: has several bands {', '.join(twice)}; it has {found}; name each band once")
+    indexes = tuple(names.index(name) + 1 for name in wanted)
+    if any(dataset.dtypes[index - 1].startswith("complex") for index in indexes):
+        raise MismatchError(f"{raster}: holds complex numbers; bring it to the unit that the model expects first")
+    return indexes
+
+
+def _or_less(contract: Contract) -> str:
+    """Return the smaller sets of groups that a model takes, for a message."""
+    less = [" + ".join(subset.groups) for subset in contract.input.subsets if subset.supported]
+    return f", or the whole of {' or '.join(less[1:])}" if less[1:] else ""
+
+
+def check_band_count(dataset: DatasetReader, raster: str | Path) -> None:
+    """Check that a raster does not have too many bands to be read in time.
+
+    Raises:
+        SourceError: it has.
+    """
+    if dataset.count > MOST_BANDS:
+        raise SourceError(f"{raster}: has {dataset.count:,} bands; at most {MOST_BANDS:,} are read")
+
+
+def check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str | Path) -> None:
+    """Check that a raster can be read in parts.
+
+    GDAL unpacks whole blocks, and those of a damaged file may be gigabytes.
+
+    Raises:
+        SourceError: it cannot.
+    """
+    check_band_count(dataset, raster)
+    together = dataset.count if dataset.interleaving is Interleaving.pixel else 1
+    shapes, types = dataset.block_shapes, dataset.dtypes  # each look reads those of all bands anew
+    for index in indexes:
+        height, width = shapes[index - 1]
+        size = height * width * np.dtype(types[index - 1]).itemsize * together
+        if size > LARGEST_BLOCK:
+            raise SourceError(
+                f"{raster}: is stored in blocks of {size / 10**9:.1f} GB, each of which must be read whole; "
+                "store it in tiles first, for example with gdal_translate -of COG"
+            )
+
+
+def check_units(
+    dataset: DatasetReader, indexes: tuple[int, ...], present: tuple[BandContract, ...], raster: str | Path
+) -> None:
+    """Check that the bands that state a unit have that of the contract."""
+    units = dataset.units
+    for index, band in zip(indexes, present, strict=True):
+        found = units[index - 1]
+        if found and found.casefold() != band.unit.casefold():
+            raise MismatchError(
+                f"{raster}: band '{band.name}' is in {found}, the model expects {band.unit}; "
+                "make the stack in that unit"
+            )
+
+
+def check_processing(
+    tags: Mapping[str, str], contract: Contract, present: tuple[BandContract, ...], raster: str | Path
+) -> None:
+    """Check that a stack that states its processing was made like those that the model learned from."""
+    names, groups = {band.name for band in present}, {band.group for band in present}
+    concerned = {
+        "slope": "slope" in names,
+        "curvature": "curvature" in names,
+        "sar_unit": Group.SAR in groups,
+        "lee_window": Group.SAR in groups,
+    }
+    for key in (key for key, matters in concerned.items() if matters):
+        found, expected = tags.get(f"TALUD_{key.upper()}"), contract.input.stack.get(key)
+        if found is not None and expected is not None and found.casefold() != expected.casefold():
+            raise MismatchError(
+                f"{raster}: was made with {key} {found}, the model expects {key} {expected}; "
+                f"set stack.{key}: {expected} and make the stack again"
+            )
+
+
+def plausible(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+    """Return bands (bands, height, width) in contract order with NaN where a value is implausible."""
+    return np.stack(
+        [
+            bands.plausible(each, band.lowest, band.highest)
+            for each, band in zip(values, contract.input.bands, strict=True)
+        ]
+    )
+
+
+def check_plausible(sample: NDArray[np.float32], contract: Contract, origin: str | Path) -> None:
+    """Check that the values of a sample of pixels (bands, …), in contract order and NaN where invalid, are plausible.
+
+    Raises:
+        MismatchError: of some band, named with `origin`, more than 1 % cannot be.
+    """
+    for values, band in zip(sample, contract.input.bands, strict=True):
+        check_values(values, band, origin)
+
+
+def check_values(sample: NDArray[np.float32], band: BandContract, raster: str | Path) -> None:
+    """Check that the values of a band are plausible."""
+    values = sample[~np.isnan(sample)]
+    outside = np.count_nonzero((values < band.lowest) | (values > band.highest))
+    if outside > IMPLAUSIBLE_SHARE * values.size:
+        low, high = np.percentile(np.clip(values, *_FINITE), (1, 99))
+        raise MismatchError(
+            f"{raster}: band '{band.name}' holds {low:g} to {high:g} (1st to 99th percentile), the model expects "
+            f"{band.lowest:g} to {band.highest:g} {band.unit}, and {outside / values.size:.0%} of the values lie "
+            f"outside; {_probable_cause(band, float(low), float(high))}"
+        )
+
+
+def _probable_cause(band: BandContract, low: float, high: float) -> str:
+    unit = band.unit.casefold()
+    if max(-low, high) > BEYOND_SENSORS:
+        return "is there an undeclared nodata value, or a scale or offset that is wrong?"
+    if unit == "db" and low >= 0:
+        return "these look like amplitude or power: convert to dB"
+    if unit in {"amplitude", "power"} and low < 0:
+        return f"these look like dB: convert to {band.unit}"
+    if unit == "degree" and low >= 0:
+        return "these look like percent: convert to degrees"
+    if band.group is Group.OPTICAL and high > band.highest:
+        return "these look like another scale, such as 16-bit numbers where the model learned from 8-bit ones"
+    return "is it another unit, or an undeclared nodata value?"
