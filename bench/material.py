@@ -55,10 +55,10 @@ def network() -> Any:
 
 def write_model(path: Path) -> None:
     """The same as `talud train` exports it, and its 8-bit variant, calibrated on random values."""
+    from talud.engine.margins import receptive_field
     from talud.engine.model_file import weights_digest
     from talud.training import export
     from talud.training.onnx_graph import to_onnx
-    from talud.training.receptive_field import receptive_field
 
     graph = to_onnx(network())
     field = receptive_field(graph)

@@ -103,10 +103,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real exported model that nobody trained: red, green and blue, depth 2, 4 filters, seeded weights."""
     import numpy as np
 
+    from talud.engine.margins import receptive_field
     from talud.engine.model_file import weights_digest
     from talud.training import export, unet
     from talud.training.onnx_graph import to_onnx
-    from talud.training.receptive_field import receptive_field
 
     mean, deviation = np.array([90, 110, 70], np.float32), np.array([30, 40, 20], np.float32)
     graph = to_onnx(unet.build(filters=4, depth=2, mean=mean, deviation=deviation, seed=3))

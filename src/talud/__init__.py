@@ -49,8 +49,7 @@ def load_model(uri: str | Path, provider: Provider = "auto", precision: Precisio
     """
     from pathlib import Path
 
-    from talud.engine.runtime import Origin
-    from talud.engine.variant import open_variant
+    from talud.engine.runtime import Origin, open_variant
 
     if isinstance(uri, Path) or ":/" not in uri:
         return open_variant(Path(uri), precision, None, provider)

@@ -9,9 +9,8 @@ from pathlib import Path
 from talud.contract import Contract, Precision
 from talud.data import stack
 from talud.engine import model_file
-from talud.engine.runtime import Model, Origin
+from talud.engine.runtime import Model, Origin, open_variant
 from talud.engine.session import Provider
-from talud.engine.variant import open_variant
 from talud.errors import MismatchError, ModelError, RegistryError
 from talud.mapping import reader
 from talud.params import Area, Source

@@ -85,7 +85,7 @@ def test_neighbours_along_the_rim_share_the_networks_that_are_open(
     exporter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each goes through four rims, three are kept of a large network: only one is to be opened again."""
-    monkeypatch.setattr("talud.engine.croppings.KEPT", 0)
+    monkeypatch.setattr("talud.engine.cropping.KEPT_BYTES", 0)
     model, stack = Model.load(exporter(2)), noise(192, 512)
     whole = padded(stack, model.contract.input.alignment)
     opened = []

@@ -12,7 +12,7 @@ import shapely
 from stack_files import grid_of, write_stack
 from talud.engine.runtime import Model
 from talud.mapping.reader import open_stack
-from talud.products.zonal import statistics
+from talud.products.polygons import statistics
 from talud.raster import Layout, writing_cog
 
 SHAPE = 40, 2100  # two borders of the windows lie inside

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, floor, lcm
 from typing import Any, NamedTuple
 
 import onnx
 from onnx import helper, numpy_helper
 
+from talud.engine.tiling import round_up
 from talud.errors import ModelError
 
 _POINTWISE = {"Add", "Sub", "Mul", "Div", "Relu", "Sigmoid", "Clip", "IsNaN", "Where", "Identity", "Cast"}
@@ -167,3 +168,28 @@ def _sliding(node: onnx.NodeProto) -> Step:
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """A node's attributes by name."""
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """Context that a tile needs.
+
+    Attributes:
+        halo: pixels around a tile that its output can depend on, rounded up to a multiple of the alignment; the tile's
+            corners lie on the lattice.
+        alignment: windows whose origin and size are multiples of this see the same lattice of poolings.
+    """
+
+    halo: int
+    alignment: int
+
+
+def receptive_field(model: onnx.ModelProto) -> ReceptiveField:
+    """Return the receptive field of a graph of one input and one output.
+
+    Raises:
+        ModelError: An operator's reach is not known, or paths of different scale meet.
+    """
+    network = Network(model)
+    alignment = lcm(*network.scales().values())
+    return ReceptiveField(round_up(max(*network.margins()[network.input], 0), alignment), alignment)

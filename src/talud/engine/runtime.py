@@ -1,4 +1,4 @@
-"""A model file opened in ONNX Runtime, checked against the contract that it carries."""
+"""Models opened in ONNX Runtime, checked against the contract that they carry."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from talud.contract import Contract
+from talud.contract import Contract, Precision, variant_path
 from talud.engine import model_file
 from talud.engine.coverage import whole_groups
-from talud.engine.cropping import Sides
-from talud.engine.croppings import Croppings
+from talud.engine.cropping import Croppings, Sides
 from talud.engine.margins import Margin
 from talud.engine.model_file import INPUT, OUTPUT
 from talud.engine.session import CUDA, SILENT, Provider, open_session, processor
@@ -330,3 +329,38 @@ class Model:
 def _free_image(shape: list[Any], channels: int) -> bool:
     """Whether a shape is (batch, channels, height, width), with height and width free."""
     return len(shape) == 4 and shape[1] == channels and not any(isinstance(side, int) for side in shape[2:])
+
+
+def open_variant(path: Path, precision: Precision | None, origin: Origin | None, provider: Provider = "auto") -> Model:
+    """Open a model file, or its variant of a precision, which lies beside it.
+
+    Args:
+        path: of the model.
+        precision: that is asked for. Default: that of the file, whatever it is.
+        origin: its place in the registry.
+        provider: as for `Model.load`.
+
+    Raises:
+        ModelError: as `Model.load`; or there is no such variant, or it was made of another model.
+        ParamsError: as `Model.load`.
+    """
+    named = Model.load(path, origin, provider)
+    if precision in (None, named.contract.derived.precision):
+        return named
+    beside = variant_path(path, precision)
+    if named.contract.derived.precision != "float32" or beside == path:
+        raise ModelError(
+            f"{path}: is of precision {named.contract.derived.precision}, not {precision}; name the float32 file"
+        )
+    make = f"talud quantize models/{named.contract.origin.name}.onnx --precision {precision}"
+    if not beside.is_file():
+        if origin:
+            raise ModelError(
+                f"{named.title}: holds no variant of precision {precision}; run {make}, then talud register"
+            )
+        raise ModelError(f"{beside}: no such file; make it with talud quantize {path} --precision {precision}")
+    variant = Model.load(beside, origin, provider)
+    if variant.contract.derived.precision != precision or not variant.contract.is_variant_of(named.contract):
+        again = f"{make}, then talud register," if origin else f"talud quantize {path} --precision {precision}"
+        raise ModelError(f"{beside}: is not the {precision} variant of {path.name}; run {again} again")
+    return variant

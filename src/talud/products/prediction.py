@@ -24,7 +24,7 @@ from talud.mapping.options import DEFAULTS, MapOptions
 from talud.mapping.reader import StackReader, frugal, open_stack
 from talud.mapping.tiles import Executor, InProcess, Passes, deliver, finish
 from talud.mapping.workers import OnWorkers
-from talud.products import polygons, quicklook, record, summary, zonal
+from talud.products import polygons, quicklook, record, summary
 from talud.products.area import AreaEstimate, estimate, obstacle
 from talud.products.polygons import Landslides, NotMapped
 from talud.products.rasters import MapRasters, PixelCounts, Products, check_out, check_space
@@ -208,7 +208,7 @@ def _write_polygons(run: _Run, products: Products, landslides: Landslides, not_m
     """Write the polygons with their attributes as GeoPackage, and as GeoJSON if that is asked for."""
     grid, outlines = run.stack.info.grid, landslides.outlines
     disagreement = products.disagreement if run.options.tta else None
-    attributes = zonal.statistics(outlines, products.probability, run.stack, disagreement) | {
+    attributes = polygons.statistics(outlines, products.probability, run.stack, disagreement) | {
         name: np.full(len(landslides.area), value, np.object_)
         for name, value in (("model", run.model.name), ("version", run.model.version))
     }

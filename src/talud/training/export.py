@@ -15,6 +15,7 @@ from talud.bands import Group, band, groups
 from talud.contract import BandContract, Calibration, Contract, Measurements, ModelInput, ModelOrigin
 from talud.data.patches import Patches
 from talud.engine.features import Features, measured
+from talud.engine.margins import receptive_field
 from talud.engine.model_file import save, weights_digest
 from talud.engine.runtime import Model
 from talud.errors import StudyError
@@ -29,7 +30,6 @@ from talud.training import calibration
 from talud.training.dataset import Dataset
 from talud.training.halo import halo_errors
 from talud.training.onnx_graph import to_onnx
-from talud.training.receptive_field import receptive_field
 
 TOLERANCE = 1e-5  # between Keras and ONNX Runtime, in probability
 _ROUNDINGS = 4  # how many times Keras's own rounding error the file may differ by

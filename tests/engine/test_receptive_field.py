@@ -9,10 +9,10 @@ import onnxruntime
 import pytest
 from onnx import helper
 
+from talud.engine.margins import ReceptiveField, receptive_field
 from talud.errors import ModelError
 from talud.training import unet
 from talud.training.onnx_graph import to_onnx
-from talud.training.receptive_field import ReceptiveField, receptive_field
 
 
 def blank(depth: int) -> keras.Model:
