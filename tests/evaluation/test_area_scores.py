@@ -18,8 +18,8 @@ from talud.contract import FineTuning
 from talud.data.patches import split
 from talud.engine.runtime import Model
 from talud.errors import ParamsError, SourceError, StudyError
-from talud.evaluation.area_scores import assess_area
 from talud.evaluation.comparison import compare_blocks
+from talud.evaluation.scores import assess_area
 from talud.files import md5
 from talud.project import Project
 from talud.training import export
@@ -101,15 +101,16 @@ def test_an_area_that_the_model_was_trained_on_counts_on_its_test_blocks_alone(
 ) -> None:
     model = Model.load(small_project.model("3band"))
     found = assess_area(model, small_project, "home")
-    assert (found.tally.confusion,) == compare_blocks([model], small_project, ["home"], "test").totals
+    (blocks_of_area,) = compare_blocks([model], small_project, ["home"], "test")
+    assert found.assessment == blocks_of_area
     blocks = split(small_project.mask("home"), small_project.params.split, small_project.params.seed)
-    assert found.units == sum(block.part == "test" for block in blocks)
+    assert found.assessment.windows == sum(block.part == "test" for block in blocks)
     printed = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "home").stdout
-    assert f"home: the test blocks ({found.units} blocks)" in printed
+    assert f"home: the test blocks ({found.assessment.windows} blocks)" in printed
     assert "note: trained on home, so that the test blocks alone count" in printed
     assert f"{found.scores['mcc'].estimate:.3f}" in printed
     assert f"{found.scores['mcc'].low:.3f} to {found.scores['mcc'].high:.3f}" in printed
-    assert f"note: {found.units} blocks are few" in printed
+    assert f"note: {found.assessment.windows} blocks are few" in printed
 
 
 def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Project) -> None:
@@ -121,7 +122,7 @@ def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Proj
 def test_a_training_area_of_others_counts_whole_and_that_is_said(small_project: Project) -> None:
     found = assess_area(change_contract(small_project, areas=("elsewhere",)), small_project, "home")
     truth = read(small_project.mask("home"))[0]
-    assert found.tally.pixels == (truth != 255).sum()
+    assert found.assessment.pixels == (truth != 255).sum()
     assert found.notes == ("home is a training area, but not of this model, so that all of it counts",)
 
 
@@ -139,7 +140,7 @@ def test_patches_that_the_model_was_fine_tuned_on_are_left_out(small_project: Pr
     found = assess_area(change_contract(small_project, finetuned=made), small_project, "away")
     expected = f1_score(truth[counted], probability[counted] >= THRESHOLD)
     assert found.scores["f1"].estimate == pytest.approx(expected, abs=1e-6)
-    assert found.tally.pixels - found.tally.not_mapped == counted.sum()
+    assert found.assessment.pixels - found.assessment.not_mapped == counted.sum()
     assert "which are left out" in found.notes[0]
     assert "have changed since" in found.notes[1]
     same = made.model_copy(update={"labels": md5(small_project.mask("away"))})
@@ -148,7 +149,7 @@ def test_patches_that_the_model_was_fine_tuned_on_are_left_out(small_project: Pr
     elsewhere = assess_area(
         change_contract(small_project, finetuned=made.model_copy(update={"area": "home"})), small_project, "away"
     )
-    assert elsewhere.tally.pixels > found.tally.pixels
+    assert elsewhere.assessment.pixels > found.assessment.pixels
 
 
 def test_what_cannot_be_scored_is_one_error(small_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

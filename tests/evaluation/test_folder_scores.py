@@ -18,8 +18,7 @@ from command_line import Run, runner
 from source_files import write_project, write_raster
 from talud.data.stack import build
 from talud.engine.runtime import Model
-from talud.evaluation.area_scores import assess_area
-from talud.evaluation.folder_scores import assess_folder
+from talud.evaluation.scores import assess_area, assess_folder
 
 SIDE = 30  # no multiple of the tiny model's alignment of 4
 NAMES = ("2", "10", "1", "31", "7")
@@ -126,7 +125,7 @@ def test_tiff_bands_are_found_by_name_in_any_order(folder: Path, model: Model) -
     png = assess_folder(model, folder)
     rewrite(folder, write)
     tiff = assess_folder(model, folder)
-    assert (tiff.tally, tiff.scores) == (png.tally, png.scores)
+    assert (tiff.assessment, tiff.scores) == (png.assessment, png.scores)
 
 
 def test_hdf5_as_landslide4sense_has_it_needs_the_channels_named(talud: Run, folder: Path, model: Model) -> None:
@@ -157,7 +156,7 @@ def test_unknown_and_invalid_pixels_are_in_no_count_but_the_latter_are_told(fold
 
     rewrite(folder, write)
     found = assess_folder(model, folder)
-    assert found.tally.not_mapped == 5 * 5 * (SIDE - 3)
+    assert found.assessment.not_mapped == 5 * 5 * (SIDE - 3)
     known = np.stack([truth(name) for name in NAMES])
     maps = []
     for name in NAMES:
@@ -253,8 +252,8 @@ def test_a_folder_and_the_area_that_is_made_of_it_come_to_the_same(tmp_path: Pat
     project = write_project(tmp_path, {"valley": area})
     build(project, "valley")
     apart, together = assess_folder(model, tmp_path / "data/valley"), assess_area(model, project, "valley")
-    assert (together.unit, together.units, together.pixels) == ("patches", 7, "all patches")
-    assert (together.tally, together.scores) == (apart.tally, apart.scores)
+    assert (together.unit, together.assessment.windows, together.pixels) == ("patches", 7, "all patches")
+    assert (together.assessment, together.scores) == (apart.assessment, apart.scores)
 
 
 def test_masks_without_known_background_are_said_beside_the_scores(talud: Run, folder: Path) -> None:

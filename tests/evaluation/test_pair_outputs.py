@@ -8,7 +8,7 @@ import pytest
 
 from talud.engine.runtime import Model
 from talud.errors import OutputError
-from talud.evaluation.pair import compare
+from talud.evaluation.comparison import compare
 from talud.project import Project
 
 

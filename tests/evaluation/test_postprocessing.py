@@ -12,7 +12,7 @@ from skimage.measure import label
 from talud.confusion_map import at_threshold
 from talud.errors import ParamsError
 from talud.evaluation.postprocessing import (
-    Ground,
+    WindowContext,
     hysteresis,
     minimum_mapping_unit,
     object_vote,
@@ -144,7 +144,7 @@ def test_under_cloud_a_pixel_keeps_its_own_probability():
 
 @given(probability=probabilities)
 def test_by_default_only_the_threshold_counts(probability):
-    found = postprocessed(probability, 0.5, Postprocessing(), Ground(156.25))
+    found = postprocessed(probability, 0.5, Postprocessing(), WindowContext(156.25))
     np.testing.assert_array_equal(found, at_threshold(probability, 0.5))
 
 
@@ -155,7 +155,7 @@ def test_all_of_it_together_on_a_drawn_map():
     probability[:, :6] = 0.6
     slope = np.full((12, 12), 30, np.float32)
     slope[:, :6] = 2
-    ground = Ground(100, halves(), slope)
+    ground = WindowContext(100, halves(), slope)
     votes = {"segments": "felzenszwalb", "segment_scale": 20}
     left = postprocessed(probability, 0.5, Postprocessing(**votes), ground)
     assert (left[:, :6] == 1).all()
@@ -172,4 +172,4 @@ def test_all_of_it_together_on_a_drawn_map():
 )
 def test_an_option_whose_band_is_missing_is_an_error(options, said):
     with pytest.raises(ParamsError, match=said):
-        postprocessed(np.zeros((2, 2), np.float32), 0.5, Postprocessing(**options), Ground(100))
+        postprocessed(np.zeros((2, 2), np.float32), 0.5, Postprocessing(**options), WindowContext(100))

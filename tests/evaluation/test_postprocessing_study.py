@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from talud.cli.main import app
 from talud.errors import ParamsError, StudyError
 from talud.evaluation import postprocessing_study
-from talud.evaluation.postprocessing import Ground
+from talud.evaluation.postprocessing import WindowContext
 from talud.evaluation.postprocessing_study import PLAIN, TEST, TOGETHER, Choice, View, choose, measure, score
-from talud.evaluation.scoring import evaluate
+from talud.evaluation.scores import evaluate
 from talud.params import Postprocessing
 from talud.project import Project
 
@@ -30,7 +30,7 @@ def speckled(seed: int, slope: bool = False) -> View:
     probability = np.where(truth == 1, 0.9, 0.1).astype(np.float32)
     probability[random.integers(1, 12, 20), random.integers(1, 39, 20)] = 0.9
     tilt = np.where(truth == 1, 30, 1).astype(np.float32)
-    return View(probability, truth, Ground(100.0, None, tilt if slope else None))
+    return View(probability, truth, WindowContext(100.0, None, tilt if slope else None))
 
 
 def row(rows, method):
@@ -50,7 +50,7 @@ def test_what_gains_on_the_given_views_is_chosen_and_joined_and_what_lacks_a_ban
 
 
 def on_the_map(truth: np.ndarray, mapped: np.ndarray) -> View:
-    return View(np.where(mapped == 1, 0.9, 0.1).astype(np.float32), truth, Ground(100.0))
+    return View(np.where(mapped == 1, 0.9, 0.1).astype(np.float32), truth, WindowContext(100.0))
 
 
 def test_where_the_f1_of_pixels_ties_that_of_objects_decides():
@@ -99,7 +99,7 @@ def test_differences_are_paired_by_blocks_with_the_threshold_alone():
 def test_the_threshold_alone_scores_as_evaluate_does_and_the_file_says_what_was_found(small_project: Project):
     table, usual = measure(small_project, "3band"), evaluate(small_project, "3band")
     assert row(table.places["away"], PLAIN).scores == usual.areas["away"].model_copy(update={"role": None})
-    assert row(table.places[TEST], PLAIN).scores.tally == usual.test_tally
+    assert row(table.places[TEST], PLAIN).scores.assessment == usual.test_assessment
     assert list(table.places) == [TEST, "away"]
     assert not table.left_out
     written = json.loads(small_project.postprocessing("3band").read_text())

@@ -11,8 +11,9 @@ import pytest
 import rasterio
 from PIL import Image
 
-from talud.evaluation.reliability import Reliability, diagram
-from talud.evaluation.scoring import evaluate
+from talud.evaluation.reliability import diagram
+from talud.evaluation.results import Reliability
+from talud.evaluation.scores import evaluate
 from talud.metrics import BINS, ThresholdHistogram
 from talud.project import Project
 

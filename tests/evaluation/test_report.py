@@ -24,7 +24,7 @@ from talud.evaluation import findings, report, study, summary
 from talud.evaluation.assumptions import assumptions
 from talud.evaluation.maps import view
 from talud.evaluation.results import Result
-from talud.evaluation.scoring import evaluate
+from talud.evaluation.scores import evaluate
 from talud.project import Project
 
 

@@ -22,9 +22,9 @@ from talud.data.patches import split
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, StudyError
 from talud.evaluation.comparison import compare_blocks, compare_maps
-from talud.evaluation.scoring import evaluate
-from talud.evaluation.tally import Tally
+from talud.evaluation.scores import evaluate
 from talud.mapping.options import MapOptions
+from talud.measurement.assessment import Assessment
 from talud.metrics import Confusion
 from talud.products.prediction import predict
 from talud.project import Project
@@ -50,6 +50,10 @@ def counted(truth, found, where) -> Confusion:
     return Confusion(int(tp), int(fp), int(fn), int(tn))
 
 
+def confusions(found: tuple[Assessment, ...]) -> tuple[Confusion, ...]:
+    return tuple(each.confusion for each in found)
+
+
 def test_block_scores_are_those_of_the_contracts_threshold_within_the_blocks_of_that_part(small_project: Project):
     truth, probability = read(small_project.mask("home"))[0], logistic(small_project, "home")
     model = Model.load(small_project.model("3band"))
@@ -63,8 +67,8 @@ def test_block_scores_are_those_of_the_contracts_threshold_within_the_blocks_of_
         expected = counted(truth, probability >= THRESHOLD, where)
         assert expected.tp > 0
         assert expected.fp + expected.fn > 0
-        assert compare_blocks([model], small_project, ["home"], part).totals == (expected,)
-        assert compare_blocks([model], small_project, ["home", "away"], part).totals != (expected,)
+        assert confusions(compare_blocks([model], small_project, ["home"], part)) == (expected,)
+        assert confusions(compare_blocks([model], small_project, ["home", "away"], part)) != (expected,)
 
 
 def test_models_are_compared_on_the_pixels_that_all_of_them_map(small_project: Project):
@@ -74,10 +78,10 @@ def test_models_are_compared_on_the_pixels_that_all_of_them_map(small_project: P
     both = (truth != 255) & np.isfinite(stack).all(axis=0)
     assert both.sum() < (truth != 255).sum() - 1000  # clouds hide what terrain alone would map
     expected = counted(truth, logistic(small_project, "away") >= THRESHOLD, both), counted(truth, steep, both)
-    assert compare_maps([rgb, terrain], small_project, "away").totals == expected
-    ours, theirs = compare_blocks([rgb, terrain], small_project, ["away"], "validation").totals
+    assert confusions(compare_maps([rgb, terrain], small_project, "away")) == expected
+    ours, theirs = confusions(compare_blocks([rgb, terrain], small_project, ["away"], "validation"))
     assert (ours.tp + ours.fn, ours.fp + ours.tn) == (theirs.tp + theirs.fn, theirs.fp + theirs.tn)
-    assert compare_blocks([terrain], small_project, ["away"], "validation").totals != (theirs,)
+    assert confusions(compare_blocks([terrain], small_project, ["away"], "validation")) != (theirs,)
 
 
 def test_area_scores_come_from_the_map_files(small_project: Project):
@@ -87,7 +91,7 @@ def test_area_scores_come_from_the_map_files(small_project: Project):
     where = (truth != 255) & (mapped != 255)
     expected = counted(truth, mapped == 1, where)
     scores = table.areas["away"]
-    assert scores.tally.confusion == expected
+    assert scores.assessment.confusion == expected
     precision, recall, f1, _ = precision_recall_fscore_support(truth[where], mapped[where], average="binary")
     assert (scores.precision, scores.recall, scores.f1) == pytest.approx((precision, recall, f1), abs=1e-6)
     cloud = (truth != 255) & (mapped == 255)
@@ -99,13 +103,15 @@ def test_area_scores_come_from_the_map_files(small_project: Project):
 def test_training_areas_are_scored_by_their_test_blocks_only_and_mapped_whole(small_project: Project):
     table = evaluate(small_project, "3band")
     model = Model.load(small_project.model("3band"))
-    assert (table.test["home"].tally.confusion,) == compare_blocks([model], small_project, ["home"], "test").totals
+    assert (table.test["home"].assessment.confusion,) == confusions(
+        compare_blocks([model], small_project, ["home"], "test")
+    )
     assert list(table.areas) == ["away"]
     assert small_project.outcome("3band", "home").is_file()
     written = json.loads(small_project.scores("3band").read_text())
     assert written["threshold"] == THRESHOLD
     assert written["areas"]["away"]["role"] == "transfer"
-    assert written["test"]["home"]["f1"] == pytest.approx(table.test_tally.confusion.f1, abs=1e-6)
+    assert written["test"]["home"]["f1"] == pytest.approx(table.test_assessment.confusion.f1, abs=1e-6)
 
 
 def test_metrics_file_holds_f1_precision_and_recall_alone(small_project: Project):
@@ -114,7 +120,7 @@ def test_metrics_file_holds_f1_precision_and_recall_alone(small_project: Project
     metrics = json.loads(small_project.metrics("3band").read_text())
     assert metrics == {
         "test": {
-            name: pytest.approx(table.test_tally.confusion.scores()[name], abs=1e-6)
+            name: pytest.approx(table.test_assessment.confusion.scores()[name], abs=1e-6)
             for name in ("f1", "precision", "recall")
         },
         "areas": {
@@ -214,7 +220,7 @@ def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Proj
     with pytest.raises(StudyError, match=rf"was trained with {words} 64, params.yaml says .* run talud train 3band"):
         evaluate(small_project, "3band")
     export.save(graph, contract.replace(hyperparameters=present), path)
-    assert evaluate(small_project, "3band").test_tally.confusion.tp > 0
+    assert evaluate(small_project, "3band").test_assessment.confusion.tp > 0
 
 
 def test_an_inventory_that_changed_since_the_training_is_noticed(small_project: Project):
@@ -253,7 +259,7 @@ pixels = arrays.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 255]))
 
 @given(mapped=pixels, truth=pixels)
 def test_outcomes_and_tallies_count_each_pixel_once(mapped, truth):
-    outcome, tally = classify(mapped, truth), Tally.of(mapped, truth)
+    outcome, tally = classify(mapped, truth), Assessment.of_classes(truth, mapped)
     counts = tally.confusion
     assert (outcome == Outcome.TRUE_POSITIVE).sum() == counts.tp == ((mapped == 1) & (truth == 1)).sum()
     assert (outcome == Outcome.FALSE_POSITIVE).sum() == counts.fp
@@ -261,4 +267,6 @@ def test_outcomes_and_tallies_count_each_pixel_once(mapped, truth):
     assert (outcome == Outcome.TRUE_NEGATIVE).sum() == counts.tn
     assert tally.pixels == (truth != 255).sum()
     assert tally.landslide_pixels == (truth == 1).sum()
-    assert Tally.of(mapped[:2], truth[:2]) + Tally.of(mapped[2:], truth[2:]) == tally
+    both = Assessment.of_classes(truth[:2], mapped[:2]) + Assessment.of_classes(truth[2:], mapped[2:])
+    assert (both.confusion, both.pixels) == (counts, tally.pixels)
+    assert (both.not_mapped, both.not_mapped_landslide) == (tally.not_mapped, tally.not_mapped_landslide)

@@ -15,8 +15,8 @@ from talud.engine.runtime import Model
 from talud.errors import PromotionError
 from talud.evaluation import gate, promotion, summary
 from talud.evaluation.results import Result, Scores
-from talud.evaluation.scoring import evaluate
-from talud.evaluation.tally import Tally
+from talud.evaluation.scores import evaluate
+from talud.measurement.assessment import Assessment
 from talud.metrics import Confusion, lack_of_skill
 from talud.project import Project
 
@@ -122,7 +122,7 @@ def test_registering_says_where_an_evaluated_area_was_missed(small_project: Proj
     evaluate(small_project, "3band")
     path = small_project.scores("3band")
     table = promotion.ScoreTable.read(path)
-    none = Scores.of(Tally(Confusion(0, 10, 100, 890)), "transfer")
+    none = Scores.of(Assessment((Confusion(0, 10, 100, 890),)), "transfer")
     table.model_copy(update={"areas": {"away": none}}).write(path)
     contract = Model.load(small_project.model("3band")).contract
     assert promotion._warnings(small_project, contract) == (
@@ -133,7 +133,7 @@ def test_registering_says_where_an_evaluated_area_was_missed(small_project: Proj
 def test_a_report_does_not_praise_a_model_without_skill(small_project: Project) -> None:
     evaluate(small_project, "3band")
     result = Result.read(small_project, "3band")
-    home, away = (Scores.of(Tally(Confusion(tp, 1000 - tp, 0, 0)), "transfer") for tp in (100, 120))
+    home, away = (Scores.of(Assessment((Confusion(tp, 1000 - tp, 0, 0),)), "transfer") for tp in (100, 120))
     scores = result.scores.model_copy(update={"test": {"home": home}, "areas": {"away": away}})
     said = summary.sentences([replace(result, scores=scores)], ["away"])
     assert not any("costs" in sentence for sentence in said)

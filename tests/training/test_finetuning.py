@@ -17,7 +17,7 @@ from talud.contract import Calibration, Contract, Validation
 from talud.engine.runtime import Model
 from talud.errors import ModelError, StudyError
 from talud.evaluation import catalogue, derived, promotion
-from talud.evaluation.area_scores import assess_area
+from talud.evaluation.scores import assess_area
 from talud.grid import Grid
 from talud.metrics import ThresholdHistogram, best_threshold
 from talud.project import Project
@@ -129,7 +129,7 @@ def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_o
     path = project.root / "tuned.onnx"
     derived.write(path, made.graph, made.contract)
     found = assess_area(Model.load(path), project, "valley")
-    assert (found.units, found.tally.pixels) == (13, 13 * 32**2)  # of the 16 patches
+    assert (found.assessment.windows, found.assessment.pixels) == (13, 13 * 32**2)  # of the 16 patches
     assert found.scores["f1"].estimate == pytest.approx(tuning.f1_after)
     with pytest.raises(ModelError, match=r"was fine-tuned on valley already; fine-tune what it was made from"):
         finetune(project, Model.load(path), "valley", 5, seed=3)

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from talud.evaluation.assessment import Assessment
     from talud.evaluation.postprocessing_study import MethodScores, PostprocessingTable
-
+    from talud.evaluation.scores import SiteScores
 
 _TITLES = {"f1": "F1", "precision": "precision", "recall": "recall", "iou": "IoU", "mcc": "MCC"}
 
@@ -98,23 +97,23 @@ def floor(
 
         talud floor 7band --json
     """
-    from talud.evaluation.floor import assess_floor
+    from talud.evaluation.baseline import assess_baseline
     from talud.project import Project
 
     project = Project.find()
     with shown(f"floor {band_set}", "areas") as progress:
-        found = assess_floor(project, band_set, progress)
+        found = assess_baseline(project, band_set, progress)
     if as_json:
         print(json.dumps([one.record() for one in found], indent=2, ensure_ascii=False))
     else:
         _show(found)
 
 
-def _assess(reference: str, source: str, bands: dict[str, int] | None) -> Assessment:
+def _assess(reference: str, source: str, bands: dict[str, int] | None) -> SiteScores:
     """Score a model on an area of the project, or else on a folder."""
     from talud import load_model
     from talud.errors import SourceError
-    from talud.evaluation import area_scores, folder_scores
+    from talud.evaluation import scores
     from talud.project import Project, root_around
 
     project = Project.find() if root_around(Path.cwd()) else None
@@ -123,16 +122,16 @@ def _assess(reference: str, source: str, bands: dict[str, int] | None) -> Assess
             raise typer.BadParameter("the bands of an area are those of its stack", param_hint="--bands")
         model = load_model(models.uri(reference))
         with shown(f"evaluating {source}", "windows") as progress:
-            return area_scores.assess_area(model, project, source, progress)
+            return scores.assess_area(model, project, source, progress)
     if not Path(source).is_dir():
         no_area = f"no area of params.yaml ({', '.join(project.params.areas)}), and " if project else ""
         raise SourceError(f"{source}: is {no_area}no folder; name one that holds images/ and masks/")
     model = load_model(models.uri(reference))
     with shown(f"evaluating {source}", "patches") as progress:
-        return folder_scores.assess_folder(model, Path(source), bands, progress)
+        return scores.assess_folder(model, Path(source), bands, progress)
 
 
-def _show(found: Sequence[Assessment]) -> None:
+def _show(found: Sequence[SiteScores]) -> None:
     """Two lines of scores for each of a model's assessments; below, what they are of."""
     from rich.console import Console
     from rich.table import Table
@@ -147,10 +146,10 @@ def _show(found: Sequence[Assessment]) -> None:
         table.add_row("95 % interval", *(f"{score.low:.3f} to {score.high:.3f}" for score in scores), end_section=True)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     for one in found:
-        counts = one.tally.confusion
+        counts = one.assessment.confusion
         print(
-            f"{one.source}: {one.pixels} ({one.units:,} {one.unit}); TP {counts.tp:,}, FP {counts.fp:,}, "
-            f"FN {counts.fn:,}, TN {counts.tn:,}; not mapped: {one.tally.not_mapped_share:.1%}"
+            f"{one.source}: {one.pixels} ({one.assessment.windows:,} {one.unit}); TP {counts.tp:,}, FP {counts.fp:,}, "
+            f"FN {counts.fn:,}, TN {counts.tn:,}; not mapped: {one.assessment.not_mapped_share:.1%}"
         )
         for note in one.notes:
             print(f"note: {note}")
@@ -161,13 +160,13 @@ def _evaluate_band_set(band_set: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from talud.evaluation import scoring
+    from talud.evaluation.scores import evaluate
     from talud.metrics import lack_of_skill
     from talud.project import Project
 
     project = Project.find()
     with shown("evaluating", "windows") as progress:
-        scores = scoring.evaluate(project, band_set, progress)
+        scores = evaluate(project, band_set, progress)
     table = Table("where", title=f"{band_set}, threshold {scores.threshold:.2f}", title_justify="left")
     for column in ("TP", "FP", "FN", "TN", "precision", "recall", "F1", "IoU", "MCC", "not mapped"):
         table.add_column(column, justify="right")
@@ -177,7 +176,7 @@ def _evaluate_band_set(band_set: str) -> None:
         table.add_row(where, *counts, *ratios, f"{row.not_mapped_share:.1%}")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     for where, row in scores.rows():
-        if weak := lack_of_skill(row.tally.confusion):
+        if weak := lack_of_skill(row.assessment.confusion):
             print(f"warning: {where}: {weak}")
     for part, found in scores.reliability.items():
         where = "all test blocks" if part == "test" else part

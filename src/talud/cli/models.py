@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from talud.evaluation.catalogue import Sheet
-    from talud.evaluation.pair import Comparison
+    from talud.evaluation.comparison import Comparison
 
 
 @app.command("register")
@@ -167,12 +167,12 @@ def compare(
         talud models compare landslide-unet-7band@champion models/7band.onnx --area synthetic_liboriana --out compared
     """
     from talud import load_model
-    from talud.evaluation import pair
+    from talud.evaluation import comparison
     from talud.project import Project
 
     project = Project.find()
     first, second = (load_model(uri(reference)) for reference in (a, b))
-    found = pair.compare(first, second, project, area, out)
+    found = comparison.compare(first, second, project, area, out)
     if as_json:
         _print_json(found.record())
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -15,13 +15,14 @@ from rasterio.io import DatasetReader
 from scipy import ndimage
 
 from talud import imaging
-from talud.confusion_map import NOT_MAPPED
+from talud.confusion_map import NOT_MAPPED, at_threshold
 from talud.grid import Grid
 from talud.imaging import Swatch
 from talud.mapping.reader import StackReader
+from talud.measurement.sites import LabelledWindow
 from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.products.quicklook import background
-from talud.raster import BLOCK, Layout, writing_cog
+from talud.raster import Layout, writing_cog
 
 NOT_COMPARED = 255  # truth unknown, or not mapped by one of the two
 
@@ -68,15 +69,25 @@ def agreement(a: NDArray[np.uint8], b: NDArray[np.uint8], truth: NDArray[np.uint
 
 
 def write(
-    path: Path, truths: DatasetReader, maps: Sequence[DatasetReader], tags: Mapping[str, str]
+    path: Path,
+    grid: Grid,
+    windows: Iterable[LabelledWindow],
+    thresholds: tuple[float, float],
+    tags: Mapping[str, str],
 ) -> dict[Agreement, int]:
-    """Write the raster of two open class maps on the grid of the mask; how many pixels each class has.
+    """Write the raster of two maps, and return how many pixels each class has.
+
+    Args:
+        path: path of the raster.
+        grid: grid of the raster.
+        windows: windows that cover the grid, with the probabilities of both models.
+        thresholds: threshold of each model.
+        tags: tags of the raster.
 
     Raises:
         SourceError: a raster cannot be read.
         OutputError: the file cannot be written.
     """
-    grid = Grid.of(truths)
     classes = {f"CLASS_{each.value}": each.label for each in Agreement}
     layout = Layout(
         dtype="uint8",
@@ -88,11 +99,11 @@ def write(
     )
     pixels: Counter[int] = Counter()
     with writing_cog(path, grid, layout) as writer:
-        for window in grid.windows(BLOCK):
-            a, b = (each.read(1, window=window) for each in maps)
-            found = agreement(a, b, truths.read(1, window=window))
+        for window in windows:
+            a, b = (at_threshold(*each) for each in zip(window.probabilities, thresholds, strict=True))
+            found = agreement(a, b, window.truth)
             pixels.update(dict(enumerate(np.bincount(found.ravel(), minlength=len(Agreement)).tolist())))
-            writer.write(found, 1, window=window)
+            writer.write(found, 1, window=window.window)
     return {each: pixels[each] for each in Agreement}
 
 

@@ -111,7 +111,7 @@ def of(results: Sequence[Result], areas: Sequence[str]) -> list[Finding]:
     away = []
     for area in areas:
         scored = {name: result for name, result in by_name.items() if area in result.scores.areas}
-        f1 = {name: result.scores.areas[area].tally.confusion.f1 for name, result in scored.items()}
+        f1 = {name: result.scores.areas[area].assessment.confusion.f1 for name, result in scored.items()}
         away.append(transfer(area, f1, {name: result.fall(area) for name, result in scored.items()}))
     return [
         configurations({name: result.trials for name, result in by_name.items()}),

@@ -23,7 +23,8 @@ from talud.contract import Contract
 from talud.engine.runtime import Model
 from talud.errors import RegistryError
 from talud.evaluation.bootstrap import f1_difference
-from talud.evaluation.comparison import Counts, compare_blocks, compare_maps
+from talud.evaluation.comparison import compare_blocks, compare_maps
+from talud.measurement.assessment import Assessment
 from talud.metrics import lack_of_skill
 from talud.params import Promotion
 from talud.project import Project
@@ -122,16 +123,15 @@ def examine(project: Project, model: Model, champion: Model | None) -> Gate:
     models = (model,) if champion is None else (model, champion)
     gates = {area: compare_maps(models, project, area) for area in project.params.areas_of("gate")}
     checks += tuple(
-        _skill(f"{SKILL} on {area}", lack_of_skill(found.totals[0]), limits) for area, found in gates.items()
+        _skill(f"{SKILL} on {area}", lack_of_skill(found[0].confusion), limits) for area, found in gates.items()
     )
     if champion is None:
         return Gate(checks)
     counts = {VALIDATION: compare_blocks(models, project, project.params.areas_of("training"), "validation")} | gates
     checks += tuple(_not_worse(place, found, project) for place, found in counts.items())
-    blocks = sum(len(found.blocks[0]) for found in counts.values())
+    blocks = sum(len(found[0].blocks) for found in counts.values())
     if len(counts) > 1:
-        first, *others = counts.values()
-        counts[POOLED] = sum(others, start=first)
+        counts[POOLED] = tuple(map(Assessment.total, zip(*counts.values(), strict=True)))
     return Gate(checks, {place: _f1(found) for place, found in counts.items()}, blocks)
 
 
@@ -212,17 +212,18 @@ def _skill(rule: str, lack: str, limits: Promotion) -> Check:
     return Check(rule, False, None, None, f"{lack} (promotion.require_skill: false in params.yaml allows it)")
 
 
-def _not_worse(place: str, counts: Counts, project: Project) -> Check:
-    found = f1_difference(counts.blocks[0], counts.blocks[1], project.params.promotion.resamples, project.params.seed)
+def _not_worse(place: str, counts: Sequence[Assessment], project: Project) -> Check:
+    model, champion = (one.block_counts for one in counts)
+    found = f1_difference(model, champion, project.params.promotion.resamples, project.params.seed)
     f1 = _f1(counts)
     verdict = "worse beyond chance" if found.worse else "not worse beyond chance"
     words = f"{f1['model']:.3f} against the champion's {f1['champion']:.3f}, {verdict}: difference {found}"
     return Check(f"F1 on {place}", not found.worse, round(found.high, 6), 0.0, words)
 
 
-def _f1(counts: Counts) -> dict[str, float]:
+def _f1(counts: Sequence[Assessment]) -> dict[str, float]:
     """F1 of both, to six decimals."""
-    model, champion = counts.totals
+    model, champion = counts
     return {"model": round(model.f1, 6), "champion": round(champion.f1, 6)}
 
 

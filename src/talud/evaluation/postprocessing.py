@@ -26,7 +26,7 @@ _COMPACTNESS = 0.1  # of SLIC: colours of 0 to 1 weigh more than nearness
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class WindowContext:
     """What the stack shows where probabilities are.
 
     Attributes:
@@ -41,7 +41,7 @@ class Ground:
 
 
 def postprocessed(
-    probability: NDArray[np.float32], threshold: float, options: Postprocessing, ground: Ground
+    probability: NDArray[np.float32], threshold: float, options: Postprocessing, context: WindowContext
 ) -> NDArray[np.uint8]:
     """The class map of probabilities: 1 landslide, 0 background, 255 not mapped.
 
@@ -52,24 +52,24 @@ def postprocessed(
         probability: of a landslide, NaN where not mapped.
         threshold: of the model; `options` may name others.
         options: what is to be done; by default the threshold alone.
-        ground: on the same grid.
+        context: on the same grid.
 
     Raises:
-        ParamsError: the lower threshold lies above the upper one, or an option needs what the ground has not.
+        ParamsError: the lower threshold lies above the upper one, or an option needs what the context has not.
     """
     if options.segments != "none":
-        if ground.image is None:
+        if context.image is None:
             raise ParamsError("postprocessing.segments: the stack has no optical band to segment; set it to none")
-        parts = segments(ground.image, options.segments, options.segment_scale)
+        parts = segments(context.image, options.segments, options.segment_scale)
         probability = object_vote(probability, parts, options.segment_weight)
     high = threshold if options.hysteresis_high is None else options.hysteresis_high
     low = high if options.hysteresis_low is None else options.hysteresis_low
     landslides = hysteresis(probability, low, high)
     if options.slope_rule:
-        if ground.slope is None:
+        if context.slope is None:
             raise ParamsError("postprocessing.slope_rule: the stack has no band 'slope'; set it to 0")
-        landslides = slope_rule(landslides, ground.slope, options.slope_rule)
-    return minimum_mapping_unit(landslides, options.minimum_mapping_unit, ground.pixel_area)
+        landslides = slope_rule(landslides, context.slope, options.slope_rule)
+    return minimum_mapping_unit(landslides, options.minimum_mapping_unit, context.pixel_area)
 
 
 def hysteresis(probability: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:

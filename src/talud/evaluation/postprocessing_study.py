@@ -7,9 +7,9 @@ Everything goes window by window, and no window knows of another: blocks of the 
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +19,20 @@ from rasterio.windows import Window
 
 from talud.bands import Group, band
 from talud.data.held_out import check_held_out
-from talud.data.patches import Part
-from talud.data.record import current_stack
 from talud.engine.runtime import Model
 from talud.evaluation.bootstrap import Difference, f1_difference
 from talud.evaluation.objects import DETECTED, ObjectTally
-from talud.evaluation.postprocessing import Ground, postprocessed
+from talud.evaluation.postprocessing import WindowContext, postprocessed
 from talud.evaluation.results import Scores
-from talud.evaluation.scoring import block_windows, labelled
-from talud.evaluation.tally import Tally
+from talud.evaluation.scores import labelled_sites
 from talud.files import replacing
 from talud.grid import Grid
-from talud.mapping.tiles import probabilities
+from talud.measurement.assessment import Assessment
+from talud.measurement.sites import LabelledWindow, Site, labelled_windows, mapped_windows
 from talud.params import Postprocessing
-from talud.products.prediction import predict
-from talud.progress import Progress
+from talud.progress import Progress, tracked
 from talud.project import Project
-from talud.raster import open_raster, patch_side
+from talud.raster import open_raster
 
 TEST = "test blocks"
 PLAIN, TOGETHER, CONFIGURED = "threshold", "together", "params.yaml"
@@ -65,19 +62,23 @@ CANDIDATES: Mapping[str, Sequence[Postprocessing]] = {
 }
 
 
+# Either `labelled_windows` or `mapped_windows`.
+_Read = Callable[[Site, Sequence[Window], Model], Iterator[LabelledWindow]]
+
+
 @dataclass(frozen=True, eq=False)
 class View:
-    """A window that is looked at alone.
+    """A window that is post-processed alone.
 
     Attributes:
         probability: float32 (height, width), NaN where not mapped.
         truth: uint8 (height, width): 1 landslide, 0 background, 255 unknown.
-        ground: what the stack shows there.
+        context: bands of the stack there.
     """
 
     probability: NDArray[np.float32]
     truth: NDArray[np.uint8]
-    ground: Ground
+    context: WindowContext
 
 
 class MethodScores(BaseModel):
@@ -153,24 +154,27 @@ def measure(project: Project, band_set: str, progress: Progress | None = None) -
     model = Model.load(project.model(band_set))
     check_held_out(model.contract, model.path, project)
     training = project.params.areas_of("training")
-    blocks = {part: [(area, block_windows(project, area, part)) for area in training] for part in _HELD_OUT}
-    others = [area for area in labelled(project) if area not in training]
-    windows = {area: _map_windows(project, area) for area in others}
-    tell = _steps(
-        progress, sum(len(at) for part in blocks.values() for _, at in part) + sum(map(len, windows.values()))
-    )
-    views = {
-        part: itertools.chain.from_iterable(_block_views(model, project, area, at) for area, at in blocks[part])
-        for part in _HELD_OUT
+    sites = [Site.of(project, area) for area in training]
+    validation = [(site, site.windows("validation")) for site in sites]
+    held_out: dict[str, tuple[_Read, list[tuple[Site, list[Window]]]]] = {
+        TEST: (labelled_windows, [(site, site.windows("test")) for site in sites])
+    } | {
+        site.name: (mapped_windows, [(site, site.windows(side=site.patch or WINDOW))])
+        for site in labelled_sites(project)
+        if site.name not in training
     }
-    places = {TEST: views["test"]} | {area: _map_views(model, project, area, at) for area, at in windows.items()}
-    validation = list(_told(views["validation"], tell))
+    total = sum(len(windows) for _, windows in chain(validation, *(parts for _, parts in held_out.values())))
+    views = list(tracked(_views(model, labelled_windows, validation), progress, total))
     threshold = model.contract.measured.threshold
-    chosen = choose(validation, threshold)
-    configured = project.params.postprocessing
-    if configured.changes:
-        chosen[CONFIGURED] = _judged(validation, threshold, configured)
-    side, promotion, seed = project.params.split.block, project.params.promotion, project.params.seed
+    chosen = choose(views, threshold)
+    if project.params.postprocessing.changes:
+        chosen[CONFIGURED] = _judged(views, threshold, project.params.postprocessing)
+    block, resamples = project.params.split.block, project.params.promotion.resamples
+    places, done = {}, len(views)
+    for place, (read, parts) in held_out.items():
+        found = tracked(_views(model, read, parts), progress, total, done)
+        places[place] = score(found, threshold, chosen, block, resamples, project.params.seed)
+        done += sum(len(windows) for _, windows in parts)
     table = PostprocessingTable(
         band_set=band_set,
         weights=model.contract.origin.weights,
@@ -178,16 +182,10 @@ def measure(project: Project, band_set: str, progress: Progress | None = None) -
         detected_share=DETECTED,
         chosen=chosen,
         left_out=tuple(method for method in CANDIDATES if method not in chosen),
-        places={
-            place: score(_told(here, tell), threshold, chosen, side, promotion.resamples, seed)
-            for place, here in places.items()
-        },
+        places=places,
     )
     table.write(project.postprocessing(band_set))
     return table
-
-
-_HELD_OUT: tuple[Part, ...] = ("validation", "test")
 
 
 def choose(views: Sequence[View], threshold: float) -> dict[str, Choice]:
@@ -205,7 +203,7 @@ def choose(views: Sequence[View], threshold: float) -> dict[str, Choice]:
     plain = _judged(views, threshold, Postprocessing())
     chosen = {PLAIN: plain}
     for method, candidates in CANDIDATES.items():
-        if all(_usable(candidates[0], view.ground) for view in views):
+        if all(_usable(candidates[0], view.context) for view in views):
             chosen[method] = _best([_judged(views, threshold, each) for each in candidates])
     together, tried = plain, list(chosen.values())
     for choice in sorted(chosen.values(), key=lambda choice: -choice.validation_f1):
@@ -234,16 +232,16 @@ def score(
     """
     found = {method: _Found() for method in chosen}
     for view in views:
-        found = {method: one for method, one in found.items() if _usable(chosen[method].options, view.ground)}
+        found = {method: one for method, one in found.items() if _usable(chosen[method].options, view.context)}
         for method, one in found.items():
-            mapped = postprocessed(view.probability, threshold, chosen[method].options, view.ground)
+            mapped = postprocessed(view.probability, threshold, chosen[method].options, view.context)
             one.add(mapped, view, block)
-    plain = found[PLAIN].counts
+    plain = found[PLAIN].assessment.block_counts
     return tuple(
         MethodScores(
             method=method,
-            scores=Scores.of(one.tally),
-            difference=None if method == PLAIN else f1_difference(one.counts, plain, resamples, seed),
+            scores=Scores.of(one.assessment),
+            difference=None if method == PLAIN else f1_difference(one.assessment.block_counts, plain, resamples, seed),
             objects=one.objects,
         )
         for method, one in found.items()
@@ -252,24 +250,18 @@ def score(
 
 @dataclass
 class _Found:
-    """What one method has come to so far."""
+    """Counts of one method so far, by block and by object."""
 
-    tally: Tally = field(default_factory=Tally)
-    blocks: list[tuple[int, int, int, int]] = field(default_factory=list)
+    blocks: list[Assessment] = field(default_factory=list)
     objects: ObjectTally = field(default_factory=ObjectTally)
 
     def add(self, mapped: NDArray[np.uint8], view: View, block: int) -> None:
-        for at in _blocks(mapped.shape, block):
-            tally = Tally.of(mapped[at], view.truth[at])
-            counts = tally.confusion
-            self.tally += tally
-            if tally.pixels > tally.not_mapped:
-                self.blocks.append((counts.tp, counts.fp, counts.fn, counts.tn))
-        self.objects += ObjectTally.of(mapped, view.truth, view.ground.pixel_area)
+        self.blocks += [Assessment.of_classes(view.truth[at], mapped[at]) for at in _blocks(mapped.shape, block)]
+        self.objects += ObjectTally.of(mapped, view.truth, view.context.pixel_area)
 
     @property
-    def counts(self) -> NDArray[np.int64]:
-        return np.array(self.blocks, np.int64).reshape(-1, 4)
+    def assessment(self) -> Assessment:
+        return Assessment.total(self.blocks)
 
 
 def _blocks(shape: tuple[int, ...], side: int) -> Iterator[tuple[slice, slice]]:
@@ -280,14 +272,14 @@ def _blocks(shape: tuple[int, ...], side: int) -> Iterator[tuple[slice, slice]]:
 
 def _judged(views: Iterable[View], threshold: float, options: Postprocessing) -> Choice:
     """What options come to on all views."""
-    tally, objects = Tally(), ObjectTally()
+    parts, objects = [], ObjectTally()
     for view in views:
-        mapped = postprocessed(view.probability, threshold, options, view.ground)
-        tally += Tally.of(mapped, view.truth)
-        objects += ObjectTally.of(mapped, view.truth, view.ground.pixel_area)
+        mapped = postprocessed(view.probability, threshold, options, view.context)
+        parts.append(Assessment.of_classes(view.truth, mapped))
+        objects += ObjectTally.of(mapped, view.truth, view.context.pixel_area)
     return Choice(
         options=options,
-        validation_f1=round(tally.confusion.f1, 6),
+        validation_f1=round(Assessment.total(parts).f1, 6),
         validation_object_f1=round(objects.f1, 6),
     )
 
@@ -300,54 +292,22 @@ def _best(choices: Sequence[Choice]) -> Choice:
     )
 
 
-def _usable(options: Postprocessing, ground: Ground) -> bool:
+def _usable(options: Postprocessing, context: WindowContext) -> bool:
     """Whether the ground has the bands that the options need."""
-    return (options.segments == "none" or ground.image is not None) and (
-        not options.slope_rule or ground.slope is not None
+    return (options.segments == "none" or context.image is not None) and (
+        not options.slope_rule or context.slope is not None
     )
 
 
-def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
-    """What to call after each of the windows."""
-    done = itertools.count(1)
-
-    def tell() -> None:
-        if progress:
-            progress(next(done), total)
-
-    return tell
+def _views(model: Model, read: _Read, parts: Iterable[tuple[Site, Sequence[Window]]]) -> Iterator[View]:
+    """Yield windows of sites with the bands of the stack that post-processing reads."""
+    for site, windows in parts:
+        for window in read(site, windows, model):
+            yield View(window.probabilities[0], window.truth, _context(site, window.window))
 
 
-def _told(views: Iterable[View], tell: Callable[[], None]) -> Iterator[View]:
-    for view in views:
-        yield view
-        tell()
-
-
-def _map_windows(project: Project, area: str) -> list[Window]:
-    """The windows in which an area's map is looked at: the cells of a stack of patches, else large squares."""
-    with open_raster(current_stack(project, area)) as stack:
-        return Grid.of(stack).windows(patch_side(stack) or WINDOW)
-
-
-def _block_views(model: Model, project: Project, area: str, windows: Sequence[Window]) -> Iterator[View]:
-    """Views of windows whose probabilities know nothing of what lies around them."""
-    stack = current_stack(project, area)
-    for window, probability in zip(windows, probabilities(model, stack, windows), strict=True):
-        yield _view(project, area, window, probability)
-
-
-def _map_views(model: Model, project: Project, area: str, windows: Sequence[Window]) -> Iterator[View]:
-    """Views of an area's map, which is not kept."""
-    with tempfile.TemporaryDirectory(prefix="talud-") as folder:
-        predict(model, current_stack(project, area), Path(folder) / "map")
-        with open_raster(Path(folder) / "map" / "probability.tif") as levels:
-            for window in windows:
-                yield _view(project, area, window, levels.read(1, window=window))
-
-
-def _view(project: Project, area: str, window: Window, probability: NDArray[np.float32]) -> View:
-    with open_raster(project.mask(area)) as truths, open_raster(current_stack(project, area)) as stack:
+def _context(site: Site, window: Window) -> WindowContext:
+    with open_raster(site.stack) as stack:
         names = stack.descriptions
         optical = [name for name in names if name and band(name).group is Group.OPTICAL]
 
@@ -355,9 +315,8 @@ def _view(project: Project, area: str, window: Window, probability: NDArray[np.f
             numbers = [names.index(name) + 1 for name in bands]
             return np.asarray(stack.read(numbers, window=window, out_dtype="float32"))
 
-        ground = Ground(
+        return WindowContext(
             pixel_area=Grid.of(stack).pixel_area,
             image=read(optical) if optical else None,
             slope=read(["slope"])[0] if "slope" in names else None,
         )
-        return View(probability, truths.read(1, window=window), ground)

@@ -258,7 +258,9 @@ def _evaluated(project: Project, contract: Contract) -> dict[str, Confusion]:
     table = ScoreTable.read(path) if path.is_file() else None
     if table is None or (table.weights, table.threshold) != (contract.origin.weights, contract.measured.threshold):
         return {}
-    return {"test": table.test_tally.confusion} | {area: found.tally.confusion for area, found in table.areas.items()}
+    return {"test": table.test_assessment.confusion} | {
+        area: found.assessment.confusion for area, found in table.areas.items()
+    }
 
 
 def _description(contract: Contract, scores: Mapping[str, Mapping[str, float]], variants: Sequence[Contract]) -> str:

@@ -10,14 +10,12 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from talud.engine.runtime import Model
-from talud.evaluation.area_scores import assess_area
-from talud.evaluation.assessment import Assessment
 from talud.evaluation.results import read_table
-from talud.evaluation.scoring import labelled
+from talud.evaluation.scores import SiteScores, assess_area, labelled_sites
 from talud.files import replacing
 from talud.metrics import lack_of_skill
 from talud.params import Params, Search
-from talud.progress import Progress
+from talud.progress import Progress, tracked
 from talud.project import REFERENCES, Project
 
 
@@ -36,7 +34,7 @@ class Scored(BaseModel):
     lack_of_skill: str = Field("", description="that it is no better than a constant map; empty in older files")
 
     @classmethod
-    def of(cls, recipe: str, found: Assessment) -> Self:
+    def of(cls, recipe: str, found: SiteScores) -> Self:
         """The row of an assessment, to six decimals."""
         scores = {name: found.scores[name] for name in ("f1", "precision", "recall")}
         return cls(
@@ -45,7 +43,7 @@ class Scored(BaseModel):
             pixels=found.pixels,
             **{name: round(score.estimate, 6) for name, score in scores.items()},
             intervals={name: (round(score.low, 6), round(score.high, 6)) for name, score in scores.items()},
-            lack_of_skill=lack_of_skill(found.tally.confusion),
+            lack_of_skill=lack_of_skill(found.assessment.confusion),
         )
 
 
@@ -102,12 +100,11 @@ def compared(project: Project, band_set: str, models: Mapping[str, Model], progr
         TaludError: as `assess_area` does.
         OutputError: the comparison cannot be written.
     """
-    pairs = list(itertools.product(labelled(project), models.items()))
-    scored = []
-    for area, (recipe, model) in pairs:
-        scored.append(Scored.of(recipe, assess_area(model, project, area)))
-        if progress:
-            progress(len(scored), len(pairs))
+    pairs = list(itertools.product(labelled_sites(project), models.items()))
+    scored = [
+        Scored.of(recipe, assess_area(model, project, site.name))
+        for site, (recipe, model) in tracked(pairs, progress, len(pairs))
+    ]
     result = Comparison(band_set=band_set, scored=tuple(scored))
     result.write(project.recipes(band_set))
     return result

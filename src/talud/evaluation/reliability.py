@@ -10,50 +10,17 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Mapping
-from typing import Self
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict, Field
 
+from talud.evaluation.results import Reliability
 from talud.imaging import data_uri
-from talud.metrics import BINS, ThresholdHistogram
+from talud.metrics import BINS
 
-ENOUGH = 100  # pixels of a bin, for its point to be drawn: fewer say too little
 # Okabe and Ito's palette (2008): the first for the test blocks, the others for areas, over again.
 _HOME, *_AWAY = "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#e69f00"
-
-
-class Reliability(BaseModel):
-    """Probabilities beside what they came to, over the pixels that are mapped and whose truth is known."""
-
-    model_config = ConfigDict(frozen=True)
-
-    expected_calibration_error: float = Field(ge=0, le=1)
-    pixels: tuple[int, ...] = Field(description=f"by probability, in {BINS} bins of one width from 0 to 1")
-    landslide_pixels: tuple[int, ...] = Field(description="those of them that are landslide")
-    mean_probability: tuple[float | None, ...] = Field(description="of them; null where a bin is empty")
-
-    @classmethod
-    def of(cls, levels: ThresholdHistogram) -> Self:
-        """What follows from counts by level, to six decimals."""
-        bins = levels.bins()
-        means = [
-            round(float(total / pixels), 6) if pixels else None
-            for total, pixels in zip(bins.probability, bins.pixels, strict=True)
-        ]
-        return cls(
-            expected_calibration_error=round(bins.calibration_error, 6),
-            pixels=tuple(bins.pixels.tolist()),
-            landslide_pixels=tuple(bins.landslide.tolist()),
-            mean_probability=tuple(means),
-        )
-
-    def points(self, least: int = ENOUGH) -> list[tuple[float, float]]:
-        """Mean probability and landslide share of each bin of at least so many pixels."""
-        rows = zip(self.mean_probability, self.landslide_pixels, self.pixels, strict=True)
-        return [(mean, slides / pixels) for mean, slides, pixels in rows if mean is not None and pixels >= least]
 
 
 def diagram(places: Mapping[str, Reliability]) -> str:

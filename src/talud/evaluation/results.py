@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from talud.contract import Contract
 from talud.engine.runtime import Model
 from talud.errors import StudyError
-from talud.evaluation.reliability import Reliability
-from talud.evaluation.tally import Tally
 from talud.files import replacing
-from talud.metrics import Confusion, lack_of_skill
+from talud.measurement.assessment import Assessment
+from talud.metrics import BINS, Confusion, ThresholdHistogram, lack_of_skill
 from talud.project import Project
 from talud.text import duration
 
+ENOUGH = 100  # pixels of a bin of probabilities, at least, from which its landslide share is known
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -44,9 +44,9 @@ class Scores(BaseModel):
     not_mapped_share: float = Field(description="not mapped pixels / pixels whose truth is known")
 
     @classmethod
-    def of(cls, tally: Tally, role: str | None = None) -> Self:
-        """The scores that follow from a tally, to six decimals."""
-        counts = tally.confusion
+    def of(cls, assessment: Assessment, role: str | None = None) -> Self:
+        """Return the scores of an assessment, to six decimals."""
+        counts = assessment.confusion
         return cls(
             role=role,
             tp=counts.tp,
@@ -54,16 +54,48 @@ class Scores(BaseModel):
             fn=counts.fn,
             tn=counts.tn,
             **{name: round(score, 6) for name, score in counts.scores().items()},
-            not_mapped_pixels=tally.not_mapped,
-            not_mapped_landslide_pixels=tally.not_mapped_landslide,
-            not_mapped_share=round(tally.not_mapped_share, 6),
+            not_mapped_pixels=assessment.not_mapped,
+            not_mapped_landslide_pixels=assessment.not_mapped_landslide,
+            not_mapped_share=round(assessment.not_mapped_share, 6),
         )
 
     @property
-    def tally(self) -> Tally:
-        """The counts."""
+    def assessment(self) -> Assessment:
+        """The counts, as those of one window."""
         counts = Confusion(self.tp, self.fp, self.fn, self.tn)
-        return Tally(counts, self.not_mapped_pixels, self.not_mapped_landslide_pixels)
+        blocks = (counts,) if counts.pixels else ()
+        return Assessment(blocks, 1, self.not_mapped_pixels, self.not_mapped_landslide_pixels)
+
+
+class Reliability(BaseModel):
+    """Probabilities and the landslide shares observed at them, over the mapped pixels of known truth."""
+
+    model_config = ConfigDict(frozen=True)
+
+    expected_calibration_error: float = Field(ge=0, le=1)
+    pixels: tuple[int, ...] = Field(description=f"by probability, in {BINS} bins of one width from 0 to 1")
+    landslide_pixels: tuple[int, ...] = Field(description="those of them that are landslide")
+    mean_probability: tuple[float | None, ...] = Field(description="of them; null where a bin is empty")
+
+    @classmethod
+    def of(cls, histogram: ThresholdHistogram) -> Self:
+        """Return what follows from a histogram, to six decimals."""
+        bins = histogram.bins()
+        means = [
+            round(float(total / pixels), 6) if pixels else None
+            for total, pixels in zip(bins.probability, bins.pixels, strict=True)
+        ]
+        return cls(
+            expected_calibration_error=round(bins.calibration_error, 6),
+            pixels=tuple(bins.pixels.tolist()),
+            landslide_pixels=tuple(bins.landslide.tolist()),
+            mean_probability=tuple(means),
+        )
+
+    def points(self, least: int = ENOUGH) -> list[tuple[float, float]]:
+        """Return mean probability and landslide share of each bin of at least so many pixels."""
+        rows = zip(self.mean_probability, self.landslide_pixels, self.pixels, strict=True)
+        return [(mean, slides / pixels) for mean, slides, pixels in rows if mean is not None and pixels >= least]
 
 
 class ScoreTable(BaseModel):
@@ -81,9 +113,9 @@ class ScoreTable(BaseModel):
     )
 
     @property
-    def test_tally(self) -> Tally:
-        """The test blocks of all training areas together."""
-        return sum((scores.tally for scores in self.test.values()), start=Tally())
+    def test_assessment(self) -> Assessment:
+        """The counts of the test blocks of all training areas together."""
+        return Assessment.total(scores.assessment for scores in self.test.values())
 
     def rows(self) -> list[tuple[str, Scores]]:
         """Where was scored, for a reader, and the scores there."""
@@ -100,9 +132,9 @@ class ScoreTable(BaseModel):
 
         The scores are those of the test blocks together, and of each area.
         """
-        confusions = {area: scores.tally.confusion for area, scores in self.areas.items()}
+        confusions = {area: scores.assessment.confusion for area, scores in self.areas.items()}
         metrics = {
-            "test": _metrics(self.test_tally.confusion),
+            "test": _metrics(self.test_assessment.confusion),
             "areas": {area: _metrics(counts) for area, counts in confusions.items()},
         }
         with replacing(path) as scratch:
@@ -236,19 +268,19 @@ class Result:
     @property
     def test(self) -> Confusion:
         """The counts over the test blocks of all training areas."""
-        return self.scores.test_tally.confusion
+        return self.scores.test_assessment.confusion
 
     def lack_of_skill(self, part: str) -> str:
         """Return a sentence if the model is no better than a constant map.
 
         The place is an area, or the test blocks (`test`).
         """
-        return lack_of_skill(self.test if part == "test" else self.scores.areas[part].tally.confusion)
+        return lack_of_skill(self.test if part == "test" else self.scores.areas[part].assessment.confusion)
 
     def fall(self, area: str) -> float:
         """The part of the test blocks' F1 that is lost in an area; 0 where there was nothing to lose."""
         home = self.test.f1
-        return 1 - self.scores.areas[area].tally.confusion.f1 / home if home else 0.0
+        return 1 - self.scores.areas[area].assessment.confusion.f1 / home if home else 0.0
 
 
 def _registered(path: Path, contract: Contract) -> str:

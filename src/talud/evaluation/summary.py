@@ -16,7 +16,7 @@ def sentences(results: Sequence[Result], transfer: Sequence[str]) -> list[str]:
     for area in transfer:
         scored = [result for result in results if area in result.scores.areas]
         if scored:
-            counts = {result.name: result.scores.areas[area].tally.confusion for result in scored}
+            counts = {result.name: result.scores.areas[area].assessment.confusion for result in scored}
             said.append(f"On {area} " + ranking({name: confusion.f1 for name, confusion in counts.items()}))
             if any(not _lacks_skill(result, area) for result in scored):
                 said.append(change([result.fall(area) for result in scored if not _lacks_skill(result, area)], area))

@@ -93,6 +93,16 @@ class Assessment:
         return self.confusion.pixels + self.not_mapped
 
     @property
+    def landslide_pixels(self) -> int:
+        """Return the number of landslide pixels, mapped or not."""
+        return self.confusion.tp + self.confusion.fn + self.not_mapped_landslide
+
+    @property
+    def not_mapped_landslide_share(self) -> float:
+        """Return the share of the landslide pixels that the map leaves out."""
+        return self.not_mapped_landslide / self.landslide_pixels if self.landslide_pixels else 0.0
+
+    @property
     def not_mapped_share(self) -> float:
         """Return the share of the pixels of known truth that the map leaves out."""
         return self.not_mapped / self.pixels if self.pixels else 0.0

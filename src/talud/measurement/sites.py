@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,20 +16,27 @@ from rasterio.windows import Window
 
 from talud.bands import Group
 from talud.contract import Contract
+from talud.data import sources
 from talud.data.patch_folder import PatchFolder
 from talud.data.patches import Block, Part, Patches, read, split
 from talud.data.record import current_stack
 from talud.engine import coverage
 from talud.engine.runtime import Model
+from talud.errors import MismatchError, ParamsError, SourceError
 from talud.grid import Grid
-from talud.mapping.raster_checks import plausible
+from talud.mapping.raster_checks import check_plausible, plausible
 from talud.mapping.reader import open_stack
 from talud.measurement.assessment import Assessment
 from talud.metrics import UNKNOWN, ThresholdHistogram
-from talud.params import SplitOptions
+from talud.params import PatchData, SplitOptions
 from talud.products.prediction import predict
 from talud.project import Project
 from talud.raster import BLOCK, open_raster, patch_side
+from talud.text import counted
+
+_SAMPLE = 64  # patches whose values are checked before any is scored
+_COLOURS = ("red", "green", "blue")
+_TIFF = frozenset({".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,11 @@ class Site:
         """The side in pixels of the patches that the stack consists of; None for any other raster."""
         with open_raster(self.stack) as stack:
             return patch_side(stack)
+
+    @property
+    def unit(self) -> str:
+        """The name of the squares that the site is cut into."""
+        return "patches" if self.patch else "blocks"
 
     def windows(self, part: Part | None = None, side: int | None = None) -> list[Window]:
         """Return the blocks of a part, or the squares of the whole site.
@@ -157,6 +169,34 @@ class FolderSite:
 
     name: str
     folder: PatchFolder
+    unit = "patches"
+
+    @classmethod
+    def find(cls, folder: Path, contract: Contract, bands: Mapping[str, int] | None = None) -> Self:
+        """Find the patches of a folder, and check that each has a mask and plausible values.
+
+        Args:
+            folder: folder with images and masks.
+            contract: contract of the model that is to read them.
+            bands: band name → number of the channel in an image. Default: the names that TIFF images state; else three
+                channels are red, green and blue.
+
+        Raises:
+            ParamsError: a channel number is less than 1.
+            SourceError: images or masks are missing, cannot be read, or do not fit together.
+            MismatchError: the images lack a band of the contract, or hold other values than it expects.
+        """
+        found = _find_patches(folder, contract, bands)
+        without = [pair.image for pair in found.pairs if pair.mask is None]
+        if without:
+            raise SourceError(
+                f"{without[0]}: has no mask in {folder / found.data.masks} ({len(without)} of {len(found.pairs)} "
+                "images have none); give each image its mask, or take it away"
+            )
+        step = -(-len(found.pairs) // _SAMPLE)
+        sample = [found.read(pair)[0] for pair in found.pairs[::step]]
+        check_plausible(np.concatenate(sample, axis=1), contract, folder)
+        return cls(str(folder), found)
 
     def windows(self) -> list[Window]:
         """Return the window of each patch."""
@@ -193,6 +233,11 @@ class ProbabilityMap:
     """A raster of probabilities on the grid of a site, as `talud predict` writes it."""
 
     path: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Return the probabilities in a folder of a map's files."""
+        return cls(folder / "probability.tif")
 
     def probabilities(self, windows: Sequence[Window]) -> Iterator[NDArray[np.float32]]:
         """Yield the probabilities of windows.
@@ -264,7 +309,7 @@ def mapped_windows(site: Site, windows: Sequence[Window], *models: Model) -> Ite
         TaludError: an error as in `labelled_windows`.
     """
     with temporary_maps(site, *models) as maps:
-        yield from labelled_windows(site, windows, *(ProbabilityMap(folder / "probability.tif") for folder in maps))
+        yield from labelled_windows(site, windows, *map(ProbabilityMap.of, maps))
 
 
 @contextmanager
@@ -308,3 +353,42 @@ def _probabilities(
     for values in site.pixels(model.contract, windows):
         mapped = coverage.blocked(values, model.contract) == 0
         yield np.where(mapped, model.probability(values), np.float32(np.nan))
+
+
+def _find_patches(folder: Path, contract: Contract, bands: Mapping[str, int] | None) -> PatchFolder:
+    """Return the patches of a folder, with their bands in the order of the contract."""
+    for name, number in (bands or {}).items():
+        if number < 1:
+            raise ParamsError(f"channels are counted from 1, so {name} cannot be number {number}")
+    if bands is None:
+        first = PatchFolder.find(folder, _data({contract.input.band_names[0]: 1})).pairs[0].image
+        bands = _stated(first)
+    missing = [name for name in contract.input.band_names if name not in bands]
+    if missing:
+        raise MismatchError(
+            f"{folder}: has no band {', '.join(missing)}; it has {', '.join(bands)}, the model expects "
+            f"{', '.join(contract.input.band_names)}; say which channel is which, such as --bands red=1,green=2,blue=3"
+        )
+    return PatchFolder.find(folder, _data({name: bands[name] for name in contract.input.band_names}))
+
+
+def _data(bands: Mapping[str, int]) -> PatchData:
+    """Return which channels to read; unlike those of an area, the bands of a folder are not checked."""
+    return PatchData.model_construct(bands=dict(bands))
+
+
+def _stated(image: Path) -> dict[str, int]:
+    """Return band name → number, as an image states it; of three unnamed channels red, green and blue."""
+    if image.suffix.lower() not in _TIFF | {".png"}:
+        raise MismatchError(f"{image}: names no channels; say which is which, such as --bands red=4,green=3,blue=2")
+    with sources.open_source(image) as dataset:
+        named = {name: number for number, name in enumerate(dataset.descriptions, start=1) if name}
+        count = sources.colour_bands(dataset)
+    if named and image.suffix.lower() in _TIFF:
+        return named
+    if count != len(_COLOURS):
+        raise MismatchError(
+            f"{image}: has {counted(count, 'channel')} without names; say which is which, "
+            "such as --bands red=3,green=2,blue=1"
+        )
+    return {name: number for number, name in enumerate(_COLOURS, start=1)}

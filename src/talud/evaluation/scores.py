@@ -1,0 +1,392 @@
+"""Scores of a model on labelled sites: those of a project, or a folder of patches."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from talud.confusion_map import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
+from talud.contract import FineTuning
+from talud.data.held_out import check_held_out
+from talud.engine.runtime import Model
+from talud.errors import MismatchError, StudyError, TaludWarning
+from talud.evaluation.bootstrap import FEW, LEVEL, Interval, score_intervals
+from talud.evaluation.results import Reliability, Scores, ScoreTable
+from talud.files import md5, replacing
+from talud.grid import Grid
+from talud.measurement.assessment import Assessment
+from talud.measurement.sites import (
+    FolderSite,
+    LabelledWindow,
+    ProbabilityMap,
+    Site,
+    assess,
+    labelled_windows,
+    mapped_windows,
+)
+from talud.metrics import THRESHOLDS, UNKNOWN, ThresholdHistogram, lack_of_skill
+from talud.progress import Progress, tracked
+from talud.project import Project
+from talud.raster import BLOCK, Layout, open_raster, writing_cog
+from talud.text import counted, dimensions
+
+RESAMPLES = 2000
+SEED = 0  # of the bootstrap: the same pixels give the same interval, on every machine
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model whose maps are scored.
+
+    Attributes:
+        title: name for a reader.
+        name: name of the model.
+        version: version in the registry; empty outside it.
+        weights: checksum of the weights; empty for a model without any.
+        threshold: least probability that is mapped as landslide.
+    """
+
+    title: str
+    name: str
+    version: str
+    weights: str
+    threshold: float
+
+    @classmethod
+    def of(cls, model: Model) -> Subject:
+        """Return a model at its own threshold."""
+        contract = model.contract
+        return cls(model.title, model.name, model.version, contract.origin.weights, contract.measured.threshold)
+
+
+@dataclass(frozen=True)
+class SiteScores:
+    """Scores of a model on a site, with their intervals.
+
+    Attributes:
+        subject: model.
+        source: name of the site: an area, or a folder.
+        pixels: description of the pixels that were counted.
+        unit: unit that the bootstrap draws: patches or blocks.
+        assessment: counts.
+        scores: interval of each of `talud.metrics.SCORES`, over the mapped pixels.
+        notes: remarks that a reader needs in order to judge the scores.
+    """
+
+    subject: Subject
+    source: str
+    pixels: str
+    unit: str
+    assessment: Assessment
+    scores: dict[str, Interval]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, subject: Subject, site: Site | FolderSite, pixels: str, assessment: Assessment, notes: Iterable[str] = ()
+    ) -> SiteScores:
+        """Find the intervals by a bootstrap over the blocks.
+
+        Raises:
+            StudyError: no pixel is mapped whose truth is known.
+        """
+        blocks = assessment.block_counts
+        if not len(blocks):
+            raise StudyError(f"{site.name}: has no pixel whose truth is known and that is mapped, so none to score")
+        few = f"{len(blocks)} {site.unit} are few, so that the intervals are too narrow" if len(blocks) < FEW else ""
+        remarks = (few, assessment.missing_class, lack_of_skill(assessment.confusion))
+        return cls(
+            subject,
+            site.name,
+            pixels,
+            site.unit,
+            assessment,
+            score_intervals(blocks, RESAMPLES, SEED),
+            (*notes, *filter(None, remarks)),
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return the entries of the JSON output: the scores by name, and their intervals next to them."""
+        return {
+            "model": {"name": self.subject.name, "version": self.subject.version, "weights": self.subject.weights},
+            "source": self.source,
+            "pixels": self.pixels,
+            "threshold": self.subject.threshold,
+            self.unit: self.assessment.windows,
+            **asdict(self.assessment.confusion),
+            **{name: round(score.estimate, 6) for name, score in self.scores.items()},
+            "intervals": {name: [round(score.low, 6), round(score.high, 6)] for name, score in self.scores.items()},
+            "not_mapped_pixels": self.assessment.not_mapped,
+            "not_mapped_landslide_pixels": self.assessment.not_mapped_landslide,
+            "not_mapped_share": round(self.assessment.not_mapped_share, 6),
+            "bootstrap": {"level": LEVEL, "drawn": self.unit, "resamples": RESAMPLES, "seed": SEED},
+            "notes": list(self.notes),
+        }
+
+
+def pixels_of(site: Site, *, test: bool) -> str:
+    """Return the description of the test blocks of a site, or of all of it."""
+    if test:
+        return f"the test {site.unit}"
+    return "all patches" if site.patch else "the whole area"
+
+
+def assess_area(model: Model, project: Project, area: str, progress: Progress | None = None) -> SiteScores:
+    """Score a model on an area: on its test blocks if the model was trained on it, else on all of it.
+
+    Pixels of the area that the model was fine-tuned on count as unknown. Test blocks, and the patches of a patch data
+    set, are read alone; else the whole area is mapped, and the map is not kept.
+
+    Raises:
+        ParamsError: there is no such area.
+        StudyError: the present test blocks are not those that the model's training left out, the patches it was
+            fine-tuned on are no longer known, or no pixel can be scored.
+        SourceError: the stack or mask is missing or cannot be read.
+        MismatchError: the stack does not fit the model's contract.
+    """
+    role, contract = project.params.area(area).role, model.contract
+    trained = area in contract.origin.areas
+    if trained:
+        check_held_out(contract, model.path, project)
+    site = Site.of(project, area)
+    pixels = pixels_of(site, test=trained)
+    notes = [f"trained on {area}, so that {pixels} alone count"] if trained else []
+    if role == "training" and not trained:
+        notes.append(f"{area} is a training area, but not of this model, so that all of it counts")
+    windows = site.windows("test" if trained else None)
+    read = labelled_windows if trained or site.patch else mapped_windows
+    found = read(site, windows, model)
+    tuned = contract.derived.finetuned
+    if tuned and tuned.area == area:
+        notes += _fine_tuning_notes(tuned, model, site)
+        found = _without_learned_cells(found, tuned)
+    (assessment,) = assess(tracked(found, progress, len(windows)), [contract.measured.threshold])
+    return SiteScores.of(Subject.of(model), site, pixels, assessment, notes)
+
+
+def _fine_tuning_notes(tuned: FineTuning, model: Model, site: Site) -> list[str]:
+    """Return the notes on the patches that are left out.
+
+    Raises:
+        StudyError: the patches of a patch data set may be in another place now.
+    """
+    notes = [f"fine-tuned on {counted(tuned.patches, 'patch', 'patches')} of {tuned.area}, which are left out"]
+    if md5(site.mask) != tuned.labels:
+        if site.patch:
+            raise StudyError(
+                f"{model.path}: was fine-tuned on {tuned.area} before its patches or masks changed, so nobody knows "
+                "which of them it has seen; run talud finetune again"
+            )
+        notes.append(
+            f"the labels of {tuned.area} have changed since: left out is what lies in the same rows and columns"
+        )
+    return notes
+
+
+def _without_learned_cells(windows: Iterable[LabelledWindow], tuned: FineTuning) -> Iterator[LabelledWindow]:
+    """Yield windows whose truth is unknown in the cells that the model was fine-tuned on."""
+    for each in windows:
+        truth = each.truth.copy()
+        for row, column in tuned.cells:
+            top, first = row - int(each.window.row_off), column - int(each.window.col_off)
+            rows, columns = (slice(max(start, 0), max(start + tuned.side, 0)) for start in (top, first))
+            truth[rows, columns] = UNKNOWN
+        yield replace(each, truth=truth)
+
+
+def assess_folder(
+    model: Model, folder: Path, bands: Mapping[str, int] | None = None, progress: Progress | None = None
+) -> SiteScores:
+    """Score a model on the patches of a folder, at its own threshold.
+
+    Args:
+        model: model to score.
+        folder: folder with `images` and `masks`, see `talud.data.patch_folder`; every image needs its mask.
+        bands: band name → number of the channel in an image. Default: the names that TIFF images state; else three
+            channels are red, green and blue.
+        progress: callback that takes the patches done and all patches.
+
+    Raises:
+        ParamsError: a channel number is less than 1.
+        SourceError: images or masks are missing, cannot be read, or do not fit together.
+        MismatchError: the images lack a band of the model's contract, or hold other values than it expects.
+        StudyError: no pixel can be scored.
+        ModelError: the network fails.
+    """
+    site = FolderSite.find(folder, model.contract, bands)
+    windows = site.windows()
+    found = tracked(labelled_windows(site, windows, model), progress, len(windows))
+    (assessment,) = assess(found, [model.contract.measured.threshold])
+    tuned = model.contract.derived.finetuned
+    patches = counted(tuned.patches, "patch", "patches") if tuned else ""
+    notes = [f"fine-tuned on {patches} of {tuned.area}, counted too where they lie here"] if tuned else []
+    return SiteScores.of(Subject.of(model), site, "all patches", assessment, notes)
+
+
+def evaluate(project: Project, band_set: str, progress: Progress | None = None) -> ScoreTable:
+    """Score a band set's model: on the test blocks of the training areas, and on each other labelled area's map.
+
+    Writes the score table, its metrics for DVC, a curve of scores over the threshold for the test blocks and for each
+    area, and the outcome map of every labelled area that has been mapped, training areas too.
+
+    Args:
+        project: project with stacks, model and maps in place.
+        band_set: name of a band set of params.yaml.
+        progress: callback that takes the windows done and all windows.
+
+    Raises:
+        StudyError: a gate or transfer area with an inventory has no map, or the present test blocks are not those
+            that the model's training left out.
+        MismatchError: a map does not lie on the grid of its area's mask, or another model or threshold made it.
+        SourceError: a stack, mask or map is missing or cannot be read.
+    """
+    project.params.band_set(band_set)
+    model = Model.load(project.model(band_set))
+    check_held_out(model.contract, model.path, project)
+    training = project.params.areas_of("training")
+    maps = [(site, _map_windows(project, band_set, site)) for site in labelled_sites(project)]
+    blocks = [(site, site.windows("test")) for site in (Site.of(project, area) for area in training)]
+    total, done = sum(len(windows) for _, windows in blocks + maps), 0
+    tests: dict[str, Assessment] = {}
+    areas: dict[str, Assessment] = {}
+    for site, windows in blocks:
+        found = tracked(labelled_windows(site, windows, model), progress, total, done)
+        (tests[site.name],) = assess(found, [model.contract.measured.threshold])
+        done += len(windows)
+    for site, windows in maps:
+        if windows:
+            outcomes = _scored_map(model, project, band_set, site, windows)
+            areas[site.name] = Assessment.total(tracked(outcomes, progress, total, done))
+            done += len(windows)
+    for name, assessment in (*tests.items(), *areas.items()):
+        if assessment.missing_class:
+            warnings.warn(f"{name}: {assessment.missing_class}", TaludWarning, stacklevel=2)
+    return _written(project, band_set, model, tests, {name: one for name, one in areas.items() if name not in training})
+
+
+def labelled_sites(project: Project) -> list[Site]:
+    """Return the sites of a project whose mask holds a pixel of known truth."""
+    sites = [Site.of(project, area) for area in project.params.areas]
+    return [site for site in sites if site.labelled]
+
+
+def _written(
+    project: Project,
+    band_set: str,
+    model: Model,
+    tests: Mapping[str, Assessment],
+    areas: Mapping[str, Assessment],
+) -> ScoreTable:
+    """Write the score table, the metrics and the curves."""
+    histograms = {"test": Assessment.total(tests.values()).histogram}
+    histograms |= {area: one.histogram for area, one in areas.items()}
+    table = ScoreTable(
+        band_set=band_set,
+        weights=model.contract.origin.weights,
+        threshold=model.contract.measured.threshold,
+        test={area: Scores.of(one) for area, one in tests.items()},
+        areas={area: Scores.of(one, project.params.area(area).role) for area, one in areas.items()},
+        reliability={part: Reliability.of(histogram) for part, histogram in histograms.items()},
+    )
+    for part, histogram in histograms.items():
+        _write_curve(project.curve(band_set, part), histogram)
+    table.write(project.scores(band_set))
+    table.write_metrics(project.metrics(band_set))
+    return table
+
+
+def _map_windows(project: Project, band_set: str, site: Site) -> list[Window]:
+    """Return the windows of an area's map; none for a training area without a map, which is scored by blocks.
+
+    Raises:
+        StudyError: another area has no map.
+    """
+    folder = project.prediction(band_set, site.name)
+    if (folder / "landslides.tif").is_file():
+        return site.windows(side=BLOCK)
+    if project.params.area(site.name).role == "training":
+        return []
+    model, stack, out = (
+        path.relative_to(project.root) for path in (project.model(band_set), project.stack(site.name), folder)
+    )
+    raise StudyError(f"{out}: holds no map of {site.name}; run: talud predict {model} {stack} --out {out}")
+
+
+def _scored_map(
+    model: Model, project: Project, band_set: str, site: Site, windows: Sequence[Window]
+) -> Iterator[Assessment]:
+    """Score an area's map from its files, window by window, and write its outcome map."""
+    folder, threshold = project.prediction(band_set, site.name), model.contract.measured.threshold
+    with (
+        open_raster(folder / "landslides.tif") as classes,
+        open_raster(folder / "probability.tif") as probability,
+        open_raster(site.mask) as mask,
+    ):
+        grid = _common_grid(mask, classes, probability)
+        _check_maker(model, classes)
+        layout = _layout(classes, project, band_set, site.name)
+        with writing_cog(project.outcome(band_set, site.name), grid, layout) as writer:
+            for found in labelled_windows(site, windows, ProbabilityMap.of(folder)):
+                mapped = at_threshold(found.probabilities[0], threshold)
+                writer.write(classify(mapped, found.truth), 1, window=found.window)
+                yield found.assessed([threshold])[0]
+
+
+def _common_grid(mask: DatasetReader, *maps: DatasetReader) -> Grid:
+    grid = Grid.of(mask)
+    for other in maps:
+        if Grid.of(other) != grid:
+            raise MismatchError(
+                f"{other.name}: {dimensions(other.width, other.height)} that are not those of the mask {mask.name} "
+                f"({dimensions(mask.width, mask.height)}); run talud predict on the present stack again"
+            )
+    return grid
+
+
+def _check_maker(model: Model, classes: DatasetReader) -> None:
+    """Check that the model made the map at its own threshold: an earlier model's map has the same path."""
+    tags, contract = classes.tags(), model.contract
+    made_by = tags.get("TALUD_WEIGHTS"), tags.get("TALUD_THRESHOLD"), tags.get("TALUD_PRECISION", "float32")
+    unusual = tags.keys() & {"TALUD_HALO", "TALUD_TTA"}
+    if made_by != (contract.origin.weights, f"{contract.measured.threshold:g}", contract.derived.precision) or unusual:
+        raise MismatchError(
+            f"{classes.name}: is not the map that {model.path.name} makes at its threshold of "
+            f"{contract.measured.threshold:g}, with its exact halo and in one pass; "
+            "run talud predict (or dvc repro) again"
+        )
+
+
+def _layout(classes: DatasetReader, project: Project, band_set: str, area: str) -> Layout:
+    lineage = {key: value for key, value in classes.tags().items() if key.startswith("TALUD_")}
+    meanings = {f"CLASS_{outcome.value}": outcome.label for outcome in Outcome}
+    return Layout(
+        dtype="uint8",
+        nodata=NO_OUTCOME,
+        bands=["outcome: " + ", ".join(f"{outcome.value} {outcome.label}" for outcome in Outcome)],
+        tags={
+            **lineage,
+            **meanings,
+            f"CLASS_{NO_OUTCOME}": "not mapped, or truth unknown",
+            "TALUD_AREA": area,
+            "TALUD_BAND_SET": band_set,
+            "TALUD_ROLE": project.params.area(area).role,
+        },
+        colours=COLOURS,
+        overviews="mode",
+    )
+
+
+def _write_curve(path: Path, histogram: ThresholdHistogram) -> None:
+    with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["threshold", "precision", "recall", "f1"])
+        for threshold, counts in zip(THRESHOLDS, histogram.curve(), strict=True):
+            scores = (counts.precision, counts.recall, counts.f1)
+            writer.writerow([f"{threshold:.2f}", *(f"{score:.6f}" for score in scores)])
