@@ -77,9 +77,9 @@ def load_model_for(raster: str | Path, model: str | Path, options: MapOptions | 
     options = options or DEFAULTS
     if model == "auto":
         # Imported here alone: the registry takes as long to import as everything else together.
-        from talud import selection
+        from talud import basin
 
-        return selection.for_stack(raster, options.provider, options.precision)
+        return basin.for_stack(raster, options.provider, options.precision)
     return load_model(model, options.provider, options.precision)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import talud
 from stack_files import noise, write_stack
-from talud.cli import mapping as command_line
+from talud.cli import maps as command_line
 from talud.engine.runtime import Model
 from talud.errors import ParamsError
 from talud.mapping.options import MapOptions, ResultOptions

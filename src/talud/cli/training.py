@@ -48,13 +48,13 @@ def train(
 
         talud train 3band --search study --scheduler tls://10.0.0.1:8786
     """
-    from talud.cli import mapping
+    from talud.cli import maps
     from talud.cli.progress import shown
     from talud.engine.model_file import contract_of
     from talud.project import Project
     from talud.training import cluster, study
 
-    asked = mapping.workers(workers, scheduler)
+    asked = maps.workers(workers, scheduler)
     project = Project.find()
     with (
         cluster.workers(asked, project) if asked else nullcontext(study.here) as runner,

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from talud.basin import Candidate
 from talud.contract import Contract
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError
 from talud.mapping import reader
 from talud.mapping.options import ResultOptions
-from talud.selection import Candidate
 from talud.serving import catalogue, places, remote
 from talud.serving.jobs import JobStore
 from talud.serving.maps import Maps

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from talud import selection
+from talud import basin
+from talud.basin import Candidate
 from talud.contract import Contract
 from talud.errors import ModelError, RegistryError
 from talud.project import root_around
 from talud.registry import ModelVersion, Store
-from talud.selection import Candidate
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Models:
         champions = self.champions()
         if not champions:
             raise RegistryError("the registry holds no champion; promote a version: talud models promote")
-        return selection.choose(champions, misfit, "the raster supports")[0]
+        return basin.choose(champions, misfit, "the raster supports")[0]
 
     def _usable(self, wanted: Callable[[ModelVersion], bool]) -> list[tuple[ModelVersion, Candidate]]:
         store = Store.open(self.root)

@@ -1,4 +1,4 @@
-"""Options of a map that `talud predict` and `talud map` share, and the text that they print about it."""
+"""Commands that make maps, the options that they share, and the text that they print."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from talud.cli.app import with_options
+from talud.cli import sources
+from talud.cli.app import app, with_options
 from talud.mapping.options import DEFAULTS, MapOptions
 
 if TYPE_CHECKING:
@@ -65,6 +66,127 @@ def _map_options(given: dict[str, Any]) -> MapOptions:
 with_map_options = with_options(
     "options", {name: (kind, getattr(DEFAULTS, name, None)) for name, kind in DECLARED.items()}, _map_options
 )
+
+
+@app.command("predict")
+@with_map_options
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="an .onnx file, an MLflow URI such as models:/NAME@champion, or auto: the registered champion with "
+            "most bands that fits the stack"
+        ),
+    ],
+    raster: Annotated[
+        str,
+        typer.Argument(
+            help="the stack to map, or any raster whose bands the model knows by name: a path, or what else GDAL "
+            "opens: /vsicurl/https://…, /vsizip/…, /vsis3/…"
+        ),
+    ],
+    out: Out,
+    options: MapOptions,
+) -> None:
+    """Map the landslides of a raster.
+
+    Writes probability.tif, landslides.tif (0 background, 1 landslide, 255 not mapped), landslides.gpkg (layers
+    landslides and not_mapped), summary.html (all that is to be said of the map on one page), quicklook.png,
+    prediction.json and timings.json; QGIS shows rasters and layers in the styles that lie beside and within them.
+    With --tta: disagreement.tif too, the standard deviation of eight probabilities.
+
+    The raster must fit what the model expects: bands by name, unit, pixel size, plausible values. How far its values
+    lie from those that the model learned from stands in summary.html.
+
+    Finished tiles are kept in a hidden folder beside the map's until all is done. When a run was interrupted, the
+    same command goes on from them and makes the same files, with as many workers as you like.
+
+    **Examples**
+
+    `talud predict models:/landslide-unet-7band@champion stacks/liboriana.tif --out maps/liboriana`
+
+    `talud predict models/7band.onnx stacks/liboriana.tif --out maps/liboriana --threshold 0.3 --minimum-area 1000`
+
+    `talud predict models:/landslide-unet-7band@champion stacks/liboriana.tif --out maps/liboriana --precision int8`
+
+    `talud predict auto stacks/liboriana.tif --out maps/liboriana --tta`
+
+    `talud predict models/7band.onnx stacks/liboriana.tif --out maps/first_look --halo 32`
+
+    `talud predict models/7band.onnx /vsicurl/https://example.org/liboriana.tif --out maps/liboriana`
+
+    `talud predict models/7band.onnx stacks/liboriana.tif --out maps/liboriana --workers 4`
+    """
+    from talud.process import sigint_ends_process
+
+    with sigint_ends_process():  # an extension module that is being imported would make an ImportError of it
+        import talud.products.prediction
+        from talud.cli.progress import shown
+        from talud.data.record import check_current
+
+        if model == "auto" or ":/" in model:  # the registry takes as long to import as the rest together
+            import talud.basin
+
+    check_current(raster)
+    loaded = talud.load_model_for(raster, model, options)
+    with shown("mapping", "tiles") as progress:
+        result = talud.predict(loaded, raster, out, options, progress)
+    say(result, loaded, out, raster)
+    remember(out)
+
+
+@app.command("map")
+@with_map_options
+@sources.with_sources
+def map_sources(
+    out: Out,
+    options: MapOptions,
+    given: sources.Sources,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="an .onnx file, an MLflow URI such as models:/NAME@champion, or auto: the registered champion with "
+            "most bands that the sources support"
+        ),
+    ] = "auto",
+) -> None:
+    """Map the landslides of a basin from its sources: no project, no stack, one command.
+
+    Makes the stack that the model asks for (stack.tif, for a look in QGIS) and maps it: all files are those of talud
+    predict, in one folder, whose name is the basin's. When a run was interrupted, the same command goes on: a stack
+    that is whole and of the same sources and options is not made again, and finished tiles are not computed again.
+
+    **Examples**
+
+        talud map --optical image.tif --dtm dtm.tif --sar-pre before.tif --sar-post after.tif --cloud clouds.gpkg
+        --event 2015-05-18 --out maps/liboriana
+
+        talud map --model models/5band.onnx --optical image.tif --dtm dtm.tif --out maps/liboriana
+    """
+    files = given.files
+    if not files.keys() - {"cloud", "sar_mask"}:
+        raise typer.BadParameter("give at least one source: --optical, --dtm, --sar-pre or --sar-post FILE")
+    area = given.area()
+
+    from talud.process import sigint_ends_process
+
+    with sigint_ends_process():  # as in talud predict
+        import talud.products.prediction
+        from talud import basin
+        from talud.cli.progress import shown
+
+    loaded = (
+        basin.for_sources(area, files, options.provider, options.precision)
+        if model == "auto"
+        else talud.load_model(model, options.provider, options.precision)
+    )
+    with shown("stack", "windows") as progress:
+        stack = basin.prepare(loaded.contract, area, files, out, progress, loaded.path)
+    with shown("mapping", "tiles") as progress:
+        result = talud.predict(loaded, stack, out, options, progress)
+    say(result, loaded, out, stack)
+    sources.say_bands(stack)
+    remember(out)
 
 
 def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None:
