@@ -20,8 +20,8 @@ from talud.errors import ParamsError, TaludWarning
 
 VENV = Path(sys.prefix)
 LEFT_OUT = {
-    "__init__", "basin", "cli", "cluster", "cluster_connection", "environment", "errors", "files", "fingerprint",
-    "lineage", "outcome", "outputs", "progress", "project", "registry", "serving", "terminal", "text", "versions",
+    "__init__", "basin", "cli", "cluster", "cluster_connection", "confusion_map", "errors", "files", "lineage",
+    "process", "progress", "project", "registry", "serving", "text", "versions",
 }  # fmt: skip
 
 
