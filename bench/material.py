@@ -28,7 +28,7 @@ from talud.bands import band, groups
 from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin, variant_path
 from talud.engine.runtime import Model
 from talud.grid import Grid
-from talud.quantization.int8 import quantized
+from talud.quantization.precision import quantized
 from talud.raster import Layout, writing_cog
 
 BANDS = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")

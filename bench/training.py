@@ -70,8 +70,7 @@ def _one_dnn(project: Project) -> Figure:
 
 def _throughput(project: Project) -> Iterator[Figure]:
     """Steps per second of `TrainingBatches` against those of Keras on the same arrays."""
-    from talud.training.augmentation import Augmenter
-    from talud.training.batches import TrainingBatches
+    from talud.training.batches import Augmenter, TrainingBatches
     from talud.training.dataset import Dataset
     from talud.training.search import Hyperparameters
     from talud.training.trial import compiled

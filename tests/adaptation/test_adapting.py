@@ -14,8 +14,7 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from stack_files import write_stack
-from talud.adaptation.adapting import _typical, adapt
-from talud.adaptation.agreement import agreement
+from talud.adaptation.adapting import _typical, adapt, agreement
 from talud.cli.main import app
 from talud.contract import Contract
 from talud.engine.features import measured
@@ -62,8 +61,8 @@ def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     import keras
 
     from talud.training import unet
-    from talud.training.losses import Loss
     from talud.training.onnx_graph import to_onnx
+    from talud.training.unet import Loss
 
     image, truth = scene(1)
     mean, deviation = image.mean(axis=(1, 2)), image.std(axis=(1, 2))

@@ -18,8 +18,7 @@ from talud.engine.cropping import Sides, cropped
 from talud.engine.margins import Margin, Network
 from talud.engine.runtime import Model
 from talud.engine.tiling import Rim, Tiling, round_up
-from talud.quantization.float16 import halved
-from talud.quantization.int8 import quantized
+from talud.quantization.precision import halved, quantized
 
 
 def probability(graph: onnx.ModelProto | Path, stack: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from talud.engine.runtime import Model
 from talud.errors import ModelError, PromotionError, RegistryError
 from talud.evaluation import gate, promotion
 from talud.project import Project
-from talud.quantization.int8 import quantized
+from talud.quantization.precision import quantized
 from talud.raster import open_raster
 from talud.registry import Store
 from talud.training import export

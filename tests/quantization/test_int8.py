@@ -12,7 +12,7 @@ import pytest
 
 from talud.engine.cropping import cropped
 from talud.engine.tiling import Rim
-from talud.quantization.int8 import quantized
+from talud.quantization.precision import quantized
 from talud.training import unet
 from talud.training.onnx_graph import to_onnx
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from talud.data.patches import Patches
 from talud.params import Augmentation
-from talud.training.augmentation import Augmenter
+from talud.training.batches import Augmenter
 
 BANDS = ("red", "green", "slope", "vv_post")
 MEAN, DEVIATION = np.array([100.0, 50.0, 30.0, -8.0]), np.array([20.0, 10.0, 8.0, 3.0])

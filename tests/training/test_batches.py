@@ -12,8 +12,7 @@ import pytest
 
 from talud.data.patches import Patches
 from talud.params import Augmentation
-from talud.training.augmentation import SYMMETRIES, Augmenter, turned
-from talud.training.batches import TrainingBatches
+from talud.training.batches import SYMMETRIES, Augmenter, TrainingBatches, turned
 
 
 def numbered(count: int, side: int = 4) -> Patches:
@@ -77,7 +76,7 @@ import keras
 import numpy as np
 from talud.data.patches import Patches
 from talud.params import Augmentation
-from talud.training.augmentation import Augmenter
+from talud.training.batches import Augmenter
 from talud.training.batches import TrainingBatches
 
 def augmenter():

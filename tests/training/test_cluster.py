@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from talud.errors import ParamsError
 from talud.registry import Store
-from talud.training import cluster, work
+from talud.training import work
 from talud.training.checkpoint import State
 from talud.training.work import Task
 from talud.versions import training_code
@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_no_open_run_and_no_process_and_the_study_goes_on(tmp_path
 
 
 def test_no_workers_are_none(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match="the number of workers is 0"), cluster.workers(0, make_project(tmp_path)):
+    with pytest.raises(ParamsError, match="the number of workers is 0"), work.workers(0, make_project(tmp_path)):
         pytest.fail("workers were had")
 
 
@@ -94,7 +94,7 @@ def test_fewer_gpus_than_workers_are_said(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", "")  # no nvidia-smi
     with (
         pytest.raises(ParamsError, match="is 3, but a trial needs a GPU of its own and CUDA gives this process 2"),
-        cluster.workers(3, make_project(tmp_path)),
+        work.workers(3, make_project(tmp_path)),
     ):
         pytest.fail("workers were had")
 
@@ -102,8 +102,8 @@ def test_fewer_gpus_than_workers_are_said(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_worker_of_other_training_code_or_without_the_project_is_named(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     code = training_code()
-    other = cluster._trouble(cluster.Place(project.root, None, "0 (data 1)"))
-    absent = cluster._trouble(cluster.Place(tmp_path / "elsewhere", None, code))
+    other = work._trouble(work.Place(project.root, None, "0 (data 1)"))
+    absent = work._trouble(work.Place(tmp_path / "elsewhere", None, code))
     assert str(other) == f"has the training code of talud {code}, and this process that of 0 (data 1); install the same"
     assert str(absent).startswith(f"does not see {tmp_path / 'elsewhere'}")
 

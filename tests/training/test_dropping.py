@@ -14,9 +14,7 @@ from stack_files import write_stack
 from talud.bands import Group
 from talud.data.patches import Block, Patches, read
 from talud.params import Augmentation, DroppingOptions, SplitOptions
-from talud.training.augmentation import Augmenter
-from talud.training.batches import TrainingBatches
-from talud.training.dropping import Dropping, cloud, under_clouds, without_groups
+from talud.training.batches import Augmenter, Dropping, TrainingBatches, cloud, under_clouds, without_groups
 
 BANDS = ("red", "slope", "green", "vv_pre", "vv_post")
 GROUPS = (Group.OPTICAL, Group.TERRAIN, Group.OPTICAL, Group.SAR, Group.SAR)

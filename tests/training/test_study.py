@@ -40,9 +40,8 @@ from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
 from talud.training import checkpoint, export, study
 from talud.training.calibration import logits
-from talud.training.checkpoint import Epoch, State
+from talud.training.checkpoint import Epoch, State, trial_key
 from talud.training.dataset import Dataset
-from talud.training.identity import trial_key
 from talud.training.onnx_graph import to_onnx
 from talud.training.search import choices, named
 from talud.training.work import Entry

@@ -1,8 +1,14 @@
-"""A model adapted to an area: the same network, its features there made like those that it had at home."""
+"""Adaptation of a model to an area without labels: its features there are aligned to those of its training areas.
+
+Whether to adapt, the model's agreement with itself decides: a landslide stays one when its image is turned or mirrored,
+and a network that knows what it sees gives eight maps that resemble each other. The resemblance is Matthews'
+correlation coefficient, which is 0 for a map without any landslide, or full of them; the share of equal pixels would
+rank these best.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,16 +18,18 @@ import onnx
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from talud.adaptation.agreement import agreement
+from talud import metrics
 from talud.bands import Group
 from talud.contract import Adaptation, Contract
-from talud.engine import features
+from talud.engine import coverage, features
 from talud.engine.features import Features
 from talud.engine.model_file import parsed, save, weights_digest
 from talud.engine.runtime import Model
+from talud.engine.symmetry import SYMMETRIES
 from talud.errors import MismatchError, ModelError
 from talud.mapping.reader import StackReader, frugal, open_stack
 from talud.measurement.squares import COVERED, squares
+from talud.metrics import Confusion
 
 LIT = (Group.OPTICAL, Group.SAR)  # what light, air and instrument change; terrain is the same everywhere
 STRENGTHS = (1.0, 0.5)  # that are tried, in this order
@@ -177,3 +185,34 @@ def _moved(model: Model, graph: onnx.ModelProto, strength: float, sample: NDArra
         path = Path(folder) / "adapted.onnx"
         save(graph, contract, path)
         return _Moved(strength, graph, contract, agreement(Model.load(path), sample))
+
+
+def agreement(model: Model, squares: NDArray[np.float32]) -> float:
+    """The mean correlation of a model's map with the seven that it makes of the same squares turned and mirrored.
+
+    Args:
+        model: to run, at its own threshold.
+        squares: (squares, bands, side, side), in contract order, NaN where invalid.
+
+    Returns:
+        -1 to 1; 0 where it maps nothing, or everything, as landslide.
+
+    Raises:
+        ModelError: the network fails.
+    """
+    counts = [Confusion() for _ in SYMMETRIES[1:]]
+    for square in squares:
+        mapped = coverage.blocked(square, model.contract) == 0
+        straight, *turned = _landslides(model, square)
+        counts = [
+            count + metrics.confusion(other, straight.astype(np.uint8), mapped)
+            for count, other in zip(counts, turned, strict=True)
+        ]
+    return float(np.mean([count.mcc for count in counts]))
+
+
+def _landslides(model: Model, square: NDArray[np.float32]) -> Iterator[NDArray[np.bool_]]:
+    """Where a model maps landslides in a square, by each of the eight ways in which it can lie, as it is first."""
+    for symmetry in SYMMETRIES:
+        probability = model.probability(np.ascontiguousarray(symmetry.turned(square)))
+        yield symmetry.turned_back(probability) >= model.contract.measured.threshold

@@ -52,12 +52,12 @@ def train(
     from talud.cli.progress import shown
     from talud.engine.model_file import contract_of
     from talud.project import Project
-    from talud.training import cluster, study
+    from talud.training import study, work
 
     asked = maps.workers(workers, scheduler)
     project = Project.find()
     with (
-        cluster.workers(asked, project) if asked else nullcontext(study.here) as runner,
+        work.workers(asked, project) if asked else nullcontext(work.here) as runner,
         shown(f"train {band_set}", "epochs") as tell,
     ):
 

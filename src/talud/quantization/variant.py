@@ -20,8 +20,7 @@ from talud.measurement import subsets
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import Site, joined_patches, labelled_windows
 from talud.project import Project
-from talud.quantization.float16 import halved
-from talud.quantization.int8 import quantized
+from talud.quantization.precision import halved, quantized
 
 
 @dataclass(frozen=True)

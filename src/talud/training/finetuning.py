@@ -34,11 +34,10 @@ from talud.process import defer_sigint
 from talud.progress import Progress, tracked
 from talud.project import Project
 from talud.raster import open_raster
-from talud.training.augmentation import Augmenter
-from talud.training.dropping import Dropping
+from talud.training.batches import Augmenter, Dropping
 from talud.training.export import check_parity
-from talud.training.losses import Loss
 from talud.training.onnx_graph import from_onnx, to_onnx
+from talud.training.unet import Loss
 
 BATCH = 16  # patches of a step; half of them are rehearsed, where there are any
 STEPS = 200

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Protocol
 
 import keras
 
@@ -16,13 +15,13 @@ from talud.params import DroppingOptions, Recipe
 from talud.project import Project, current_commit
 from talud.registry import Store
 from talud.training import checkpoint, unet, work
+from talud.training.checkpoint import study_key, trial_key
 from talud.training.dataset import Dataset
 from talud.training.examples import log_examples
 from talud.training.export import Origin, export
-from talud.training.identity import study_key, trial_key
 from talud.training.search import Hyperparameters, choices, epochs_of, named, rungs, survivors
 from talud.training.trial import build
-from talud.training.work import Entry, Task, Tell, perform_here
+from talud.training.work import Entry, Runner, Task, here
 
 
 @dataclass(frozen=True)
@@ -65,18 +64,6 @@ class Study:
 
 
 Watch = Callable[[Progress], None]
-
-
-class Runner(Protocol):
-    """Where trials are run: each task's entry, in any order."""
-
-    def __call__(self, tasks: Sequence[Task], tell: Tell) -> Iterator[Entry]:
-        """Run tasks."""
-
-
-def here(tasks: Sequence[Task], tell: Tell) -> Iterator[Entry]:
-    """Run tasks in this process, one after another."""
-    return (perform_here(task, tell) for task in tasks)
 
 
 def run(

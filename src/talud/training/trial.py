@@ -18,13 +18,11 @@ from talud.errors import StudyError
 from talud.params import Recipe, TrainingOptions
 from talud.process import defer_sigint
 from talud.training import checkpoint, unet
-from talud.training.augmentation import Augmenter
-from talud.training.batches import TrainingBatches
+from talud.training.batches import Augmenter, Dropping, TrainingBatches
 from talud.training.checkpoint import Epoch, State
 from talud.training.dataset import Statistics
-from talud.training.dropping import Dropping
-from talud.training.losses import Loss, PixelScores
 from talud.training.search import Hyperparameters
+from talud.training.unet import Loss, PixelScores
 
 VALIDATION_BATCH = 32
 NORMALISED = 16  # batches, at most, that statistics of averaged weights are over
