@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from talud.cli.main import app
 from talud.data.patches import split
 from talud.errors import ParamsError, StudyError
-from talud.evaluation import baseline
+from talud.evaluation import references
 from talud.project import Project
 
 THRESHOLDS = np.arange(1, 100) / 100
@@ -22,8 +22,8 @@ THRESHOLDS = np.arange(1, 100) / 100
 
 @pytest.fixture(autouse=True)
 def _few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baseline, "TREES", 20)
-    monkeypatch.setattr(baseline, "PER_CLASS", 500)
+    monkeypatch.setattr(references, "TREES", 20)
+    monkeypatch.setattr(references, "PER_CLASS", 500)
 
 
 def read(path: Path) -> np.ndarray:
@@ -40,7 +40,7 @@ def inside(project: Project, part: str) -> np.ndarray:
     return found
 
 
-def probability(forest: baseline.Forest, project: Project, area: str) -> np.ndarray:
+def probability(forest: references.Forest, project: Project, area: str) -> np.ndarray:
     """The forest's answer pixel by pixel, NaN under clouds."""
     pixels = read(project.stack(area))[:3]
     valid = np.isfinite(pixels).all(axis=0)
@@ -57,8 +57,8 @@ def corrupt(project: Project, area: str, where: np.ndarray) -> None:
 
 
 def test_it_is_scored_on_test_blocks_and_other_areas_as_scikit_learn_scores_it(small_project: Project) -> None:
-    forest = baseline.fit(small_project, "3band")
-    home, away = baseline.assess_baseline(small_project, "3band")
+    forest = references.fit(small_project, "3band")
+    home, away = references.assess_baseline(small_project, "3band")
     assert (home.source, home.pixels, away.source, away.pixels) == ("home", "the test blocks", "away", "the whole area")
     for found, where in ((home, inside(small_project, "test")), (away, np.ones((192, 192), dtype=bool))):
         truth, levels = read(small_project.mask(found.source))[0], probability(forest, small_project, found.source)
@@ -72,7 +72,7 @@ def test_it_is_scored_on_test_blocks_and_other_areas_as_scikit_learn_scores_it(s
 
 
 def test_the_threshold_is_one_of_the_best_on_the_validation_blocks(small_project: Project) -> None:
-    forest = baseline.fit(small_project, "3band")
+    forest = references.fit(small_project, "3band")
     truth, levels = read(small_project.mask("home"))[0], probability(forest, small_project, "home")
     counted = inside(small_project, "validation") & (truth != 255) & np.isfinite(levels)
     f1 = [f1_score(truth[counted], levels[counted] >= np.float32(threshold)) for threshold in THRESHOLDS]
@@ -82,21 +82,21 @@ def test_the_threshold_is_one_of_the_best_on_the_validation_blocks(small_project
 
 
 def test_the_truth_of_test_blocks_and_other_areas_is_not_seen(small_project: Project) -> None:
-    forest = baseline.fit(small_project, "3band")
-    before, _ = baseline.assess_baseline(small_project, "3band")
+    forest = references.fit(small_project, "3band")
+    before, _ = references.assess_baseline(small_project, "3band")
     levels = probability(forest, small_project, "home")
     blocks = small_project.params.split, small_project.params.seed
     dealt = split(small_project.mask("home"), *blocks)
     corrupt(small_project, "away", np.ones((192, 192), dtype=bool))
-    again = baseline.fit(small_project, "3band")
+    again = references.fit(small_project, "3band")
     np.testing.assert_array_equal(probability(again, small_project, "home"), levels)
     assert again.threshold == forest.threshold
     with pytest.MonkeyPatch.context() as patch:  # the split looks at the truth, so it must stay what it was
         patch.setattr("talud.measurement.sites.split", lambda *_: dealt)
         corrupt(small_project, "home", inside(small_project, "test"))
-        again = baseline.fit(small_project, "3band")
+        again = references.fit(small_project, "3band")
         np.testing.assert_array_equal(probability(again, small_project, "home"), levels)
-        after, _ = baseline.assess_baseline(small_project, "3band")
+        after, _ = references.assess_baseline(small_project, "3band")
     assert after.assessment.confusion.tp == before.assessment.confusion.fp
 
 
@@ -109,7 +109,7 @@ def test_either_class_gives_as_many_pixels_all_with_the_same_chance() -> None:
     views = [(values[:, None, at : at + 400], truth[None, at : at + 400]) for at in range(0, 4000, 400)]
     drawn = []
     for seed in range(40):
-        pixels, landslide = baseline._balanced(views, 2, seed)
+        pixels, landslide = references._balanced(views, 2, seed)
         assert landslide.sum() == (~landslide).sum() == 500
         assert len(set(pixels[:, 0].tolist())) == 1000
         assert not np.isnan(pixels).any()
@@ -118,7 +118,7 @@ def test_either_class_gives_as_many_pixels_all_with_the_same_chance() -> None:
         drawn.append(pixels[landslide, 0])
     share = np.histogram(np.concatenate(drawn), bins=10, range=(0, 3000))[0] / (40 * 500)
     np.testing.assert_allclose(share, 0.1, atol=0.01)  # four deviations
-    few, classes = baseline._balanced(views[7:8], 2, 1)  # 160 landslide, 160 others
+    few, classes = references._balanced(views[7:8], 2, 1)  # 160 landslide, 160 others
     assert (len(few), classes.sum()) == (320, 160)
 
 
@@ -138,8 +138,8 @@ def test_one_seed_gives_one_forest_and_the_command_prints_it(
 
 def test_what_is_missing_is_said(small_project: Project) -> None:
     with pytest.raises(ParamsError, match="no band set '4band'"):
-        baseline.assess_baseline(small_project, "4band")
+        references.assess_baseline(small_project, "4band")
     with rasterio.open(small_project.stack("home"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as stack:
         stack.set_band_description(2, "nir")
     with pytest.raises(StudyError, match=r"home.tif: has no band green; it holds red, nir, blue, slope, curvature"):
-        baseline.assess_baseline(small_project, "3band")
+        references.assess_baseline(small_project, "3band")

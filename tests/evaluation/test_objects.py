@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from talud.evaluation.objects import ObjectTally, size_bounds
+from talud.evaluation.postprocessing import ObjectTally, size_bounds
 
 
 def drawn(*rows: str) -> np.ndarray:

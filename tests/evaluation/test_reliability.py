@@ -11,7 +11,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from talud.evaluation.reliability import diagram
+from talud.evaluation.figures import diagram
 from talud.evaluation.results import Reliability
 from talud.evaluation.scores import evaluate
 from talud.metrics import BINS, ThresholdHistogram

@@ -20,9 +20,9 @@ from chromium import chromium, opened
 from talud.confusion_map import COLOURS, Outcome
 from talud.engine.runtime import Model
 from talud.errors import StudyError
-from talud.evaluation import findings, report, study, summary
-from talud.evaluation.assumptions import assumptions
-from talud.evaluation.maps import view
+from talud.evaluation import paper, report
+from talud.evaluation.figures import view
+from talud.evaluation.paper import assumptions
 from talud.evaluation.results import Result
 from talud.evaluation.scores import evaluate
 from talud.project import Project
@@ -58,12 +58,12 @@ def picture(uri: str) -> np.ndarray:
 
 
 def test_the_studys_scores_follow_from_its_counts():
-    inference = {name: round(model.inference.f1, 3) for name, model in study.IMAGE_MODELS.items()}
+    inference = {name: round(model.inference.f1, 3) for name, model in paper.IMAGE_MODELS.items()}
     assert inference == {"3band": 0.445, "5band": 0.361, "7band": 0.378}
-    falls = [round(100 * model.fall) for model in study.IMAGE_MODELS.values()]
+    falls = [round(100 * model.fall) for model in paper.IMAGE_MODELS.values()]
     assert (min(falls), max(falls)) == (36, 46)
     # The printed precision and recall of the training zone give the printed F1.
-    for model in study.IMAGE_MODELS.values():
+    for model in paper.IMAGE_MODELS.values():
         assert 2 * model.precision * model.recall / (model.precision + model.recall) == pytest.approx(
             model.f1, abs=0.006
         )
@@ -71,16 +71,16 @@ def test_the_studys_scores_follow_from_its_counts():
 
 
 def test_a_ranking_names_the_best_first_and_does_not_invent_a_winner():
-    assert summary.ranking({"a": 0.3, "b": 0.5}) == "b has the highest F1, 0.500, before a 0.300."
-    assert summary.ranking({"a": 0.5001, "b": 0.5004}) == "no band set stands out by F1: b 0.500, a 0.500."
-    assert summary.ranking({"a": 0.5}) == "a reaches an F1 of 0.500."
+    assert report.ranking({"a": 0.3, "b": 0.5}) == "b has the highest F1, 0.500, before a 0.300."
+    assert report.ranking({"a": 0.5001, "b": 0.5004}) == "no band set stands out by F1: b 0.500, a 0.500."
+    assert report.ranking({"a": 0.5}) == "a reaches an F1 of 0.500."
 
 
 def test_a_change_is_a_cost_only_where_it_is_one():
-    assert summary.change([0.36, 0.46], "x") == "Transfer to x costs 36 to 46% of the F1."
-    assert summary.change([0.25], "x") == "Transfer to x costs 25% of the F1."
-    assert "costs no F1" in summary.change([-0.1, -0.05], "x")
-    assert "between +10% and −20%" in summary.change([-0.1, 0.2], "x")
+    assert report.change([0.36, 0.46], "x") == "Transfer to x costs 36 to 46% of the F1."
+    assert report.change([0.25], "x") == "Transfer to x costs 25% of the F1."
+    assert "costs no F1" in report.change([-0.1, -0.05], "x")
+    assert "between +10% and −20%" in report.change([-0.1, 0.2], "x")
 
 
 def test_the_tables_hold_the_numbers_of_the_results(project: Project, html: str):
@@ -122,11 +122,11 @@ def test_a_finding_stands_below_each_table_and_is_not_judged_without_its_band_se
 def test_findings_rest_on_the_results(project: Project):
     result = report.Page.gather(project).results[0]
     results = [
-        replace(result, scores=result.scores.model_copy(update={"band_set": name})) for name in study.IMAGE_MODELS
+        replace(result, scores=result.scores.model_copy(update={"band_set": name})) for name in paper.IMAGE_MODELS
     ]
-    _, training, transfer = findings.of(results, ["away"])
+    _, training, transfer = paper.findings(results, ["away"])
     assert training.reason.startswith(f"F1 3band {result.test.f1:.3f}, 5band {result.test.f1:.3f}")
-    assert training.verdict is findings.Verdict.IN_PART  # 3 and 7 bands are equal, and so are 5
+    assert training.verdict is paper.Verdict.IN_PART  # 3 and 7 bands are equal, and so are 5
     fall = round(100 * result.fall("away"))
     assert f"on away it costs {fall} to {fall}%" in transfer.reason
     page = replace(report.Page.gather(project), findings=[training])
@@ -248,7 +248,7 @@ def test_landslides_can_be_visited_one_by_one_the_largest_first(project: Project
 
 
 def test_large_areas_are_shown_coarser_and_the_page_says_so(project: Project, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("talud.evaluation.maps.LONGEST", 96)
+    monkeypatch.setattr("talud.evaluation.figures.LONGEST", 96)
     page = report.Page.gather(project)
     assert (page.viewers[0].width, page.viewers[0].metres) == (96, 25.0)
     assert picture(page.viewers[0].images["outcome-3band"]).shape == (96, 96, 4)
@@ -267,7 +267,7 @@ def test_a_project_of_terrain_bands_without_transfer_has_a_report(small_project:
     assert "terrain reaches an F1 of" in text
     assert "nothing can be scored outside the training areas" in text
     assert "Table 4" not in text
-    assert study.INFERENCE_BASIN not in text
+    assert paper.INFERENCE_BASIN not in text
 
 
 def test_an_area_without_an_inventory_is_shown_without_scores(small_project: Project):

@@ -13,7 +13,7 @@ from registrable import EVERYTHING, SOMETHING, pixels, put_model, write_area, wr
 from talud.contract import Validation
 from talud.engine.runtime import Model
 from talud.errors import PromotionError
-from talud.evaluation import gate, promotion, summary
+from talud.evaluation import gate, promotion, report
 from talud.evaluation.results import Result, Scores
 from talud.evaluation.scores import evaluate
 from talud.measurement.assessment import Assessment
@@ -135,14 +135,14 @@ def test_a_report_does_not_praise_a_model_without_skill(small_project: Project) 
     result = Result.read(small_project, "3band")
     home, away = (Scores.of(Assessment((Confusion(tp, 1000 - tp, 0, 0),)), "transfer") for tp in (100, 120))
     scores = result.scores.model_copy(update={"test": {"home": home}, "areas": {"away": away}})
-    said = summary.sentences([replace(result, scores=scores)], ["away"])
+    said = report.summary_sentences([replace(result, scores=scores)], ["away"])
     assert not any("costs" in sentence for sentence in said)
     assert said[0] == (
         "3band shows no skill: on the test blocks of the training areas it is no better than calling everything a "
         "landslide: F1 0.182 against 0.182."
     )
     assert "on away it is no better than calling everything a landslide: F1 0.214" in said[1]
-    skilled = summary.sentences([result], ["away"])
+    skilled = report.summary_sentences([result], ["away"])
     assert any("Transfer to away" in sentence for sentence in skilled)
 
 

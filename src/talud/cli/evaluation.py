@@ -97,7 +97,7 @@ def floor(
 
         talud floor 7band --json
     """
-    from talud.evaluation.baseline import assess_baseline
+    from talud.evaluation.references import assess_baseline
     from talud.project import Project
 
     project = Project.find()
@@ -282,7 +282,7 @@ def reference(
         talud reference 3band
     """
     from talud import load_model
-    from talud.evaluation import recipes
+    from talud.evaluation import references
     from talud.evaluation.results import Trials
     from talud.params import Search
     from talud.project import Project
@@ -291,7 +291,7 @@ def reference(
     project = Project.find()
     best = Trials.read(project.trials(band_set)).best_trial
     models = {project.params.recipe: load_model(project.model(band_set))}
-    other = recipes.reference(
+    other = references.reference_project(
         project,
         Search(
             filters=(best.filters,),
@@ -307,7 +307,7 @@ def reference(
             study.run(other, band_set, watch=lambda step: tell(step.done, step.total, f"F1 {step.best_f1:.3f}"))
         models[other.params.recipe] = load_model(other.model(band_set))
     with shown(f"comparing {band_set}", "maps") as progress:
-        found = recipes.compared(project, band_set, models, progress)
+        found = references.compare_recipes(project, band_set, models, progress)
     for row in found.scored:
         low, high = row.intervals["f1"]
         print(f"{row.recipe}: {row.area}, {row.pixels}: F1 {row.f1:.3f} ({low:.3f} to {high:.3f})")

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import IntEnum
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from talud import source_files
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.io import DatasetReader
+from scipy import ndimage
+
+from talud import imaging, source_files
+from talud.confusion_map import NOT_MAPPED, at_threshold
 from talud.data.held_out import check_held_out
 from talud.data.patches import Part
 from talud.engine.runtime import Model
 from talud.errors import StudyError
-from talud.evaluation import agreement
-from talud.evaluation.agreement import Agreement
 from talud.evaluation.bootstrap import LEVEL, Difference, f1_difference
 from talud.files import replacing
-from talud.mapping.reader import open_stack
+from talud.grid import Grid
+from talud.imaging import Swatch
+from talud.mapping.reader import StackReader, open_stack
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import (
     LabelledWindow,
@@ -29,9 +38,10 @@ from talud.measurement.sites import (
     mapped_windows,
     temporary_maps,
 )
-from talud.metrics import Confusion
+from talud.metrics import LANDSLIDE, UNKNOWN, Confusion
+from talud.products.quicklook import background
 from talud.project import Project
-from talud.raster import BLOCK, open_raster
+from talud.raster import BLOCK, Layout, open_raster, writing_cog
 from talud.text import counted
 
 _FILES = "difference.tif", "difference.png", "comparison.json"
@@ -41,16 +51,16 @@ _LINEAGE = ("MODEL", "VERSION", "RUN", "DATA_VERSION", "COMMIT", "WEIGHTS", "PRE
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two models, A and B, came to on an area.
+    """Scores of two models, A and B, on an area.
 
     Attributes:
-        area: its name.
-        pixels: which of its pixels were counted: `WHOLE` or `TEST_BLOCKS`.
-        models: A and B.
-        counts: of A and B, on the pixels whose truth is known and that both map.
-        known: pixels whose truth is known, among which those are.
-        difference: the F1 of A less that of B.
-        notes: what a reader must know to judge this.
+        area: name of the area.
+        pixels: pixels that were counted: `WHOLE` or `TEST_BLOCKS`.
+        models: models A and B.
+        counts: counts of A and B on the pixels of known truth that both map.
+        known: number of pixels of known truth.
+        difference: F1 of A less that of B.
+        notes: remarks that a reader needs in order to judge the scores.
     """
 
     area: str
@@ -63,24 +73,24 @@ class Comparison:
 
     @property
     def compared(self) -> int:
-        """How many pixels were counted."""
+        """Return how many pixels were counted."""
         return self.counts[0].pixels
 
     @property
     def verdict(self) -> str:
-        """Whether the difference is more than chance, in words."""
+        """Return in words if the difference is more than chance."""
         if self.difference.better or self.difference.worse:
             first, second = ("A", "B") if self.difference.better else ("B", "A")
             return f"{first} is better than {second}, by more than chance"
         return "the difference is no more than chance may bring"
 
     def rows(self) -> Iterator[tuple[str, str, Confusion]]:
-        """The letter, the title and the counts of each model."""
+        """Yield the letter, the title and the counts of each model."""
         titles = (model.title for model in self.models)
         yield from zip("AB", titles, self.counts, strict=True)
 
     def record(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return the content of comparison.json."""
         models = {
             letter: {
                 "name": model.name,
@@ -117,7 +127,8 @@ def compare_blocks(
         MismatchError: a stack does not fit a model's contract.
     """
     sites = (Site.of(project, area) for area in areas)
-    return _assess(models, chain.from_iterable(labelled_windows(site, site.windows(part), *models) for site in sites))
+    windows = chain.from_iterable(labelled_windows(site, site.windows(part), *models) for site in sites)
+    return assess(windows, _thresholds(models))
 
 
 def compare_maps(models: Sequence[Model], project: Project, area: str) -> tuple[Assessment, ...]:
@@ -128,11 +139,11 @@ def compare_maps(models: Sequence[Model], project: Project, area: str) -> tuple[
         MismatchError: the stack does not fit a model's contract.
     """
     site = Site.of(project, area)
-    return _assess(models, mapped_windows(site, site.windows(), *models))
+    return assess(mapped_windows(site, site.windows(), *models), _thresholds(models))
 
 
-def _assess(models: Sequence[Model], windows: Iterable[LabelledWindow]) -> tuple[Assessment, ...]:
-    return assess(windows, [model.contract.measured.threshold for model in models])
+def _thresholds(models: Sequence[Model]) -> list[float]:
+    return [model.contract.measured.threshold for model in models]
 
 
 def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = None) -> Comparison:
@@ -156,10 +167,8 @@ def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = 
     trained = any(area in model.contract.origin.areas for model in models)
     site = Site.of(project, area)
     with temporary_maps(site, *models) as maps:
-        if trained:
-            counts = compare_blocks(models, project, [area], "test")
-        else:
-            counts = _assess(models, labelled_windows(site, site.windows(), *map(ProbabilityMap.of, maps)))
+        mapped = labelled_windows(site, site.windows(), *map(ProbabilityMap.of, maps))
+        counts = compare_blocks(models, project, [area], "test") if trained else assess(mapped, _thresholds(models))
         if not counts[0].blocks:
             raise StudyError(f"{area}: has no pixel whose truth is known and that both models map, so none to compare")
         comparison = _comparison(models, project, area, counts, trained)
@@ -216,15 +225,14 @@ def _write(comparison: Comparison, site: Site, maps: Sequence[Path], out: Path) 
         maps: folder of each model's map.
         out: folder of the files.
     """
-    first, second = (model.contract.measured.threshold for model in comparison.models)
     with open_stack(site.stack, comparison.models[0].contract) as stack:
-        synthetic = stack.info.provenance.get("TALUD_SYNTHETIC") == "yes"
+        synthetic = stack.info.synthetic
         tags = {"TALUD_AREA": comparison.area} | ({"TALUD_SYNTHETIC": "yes"} if synthetic else {})
         for letter, folder in zip("AB", maps, strict=True):
             tags |= _lineage(letter, folder)
         windows = labelled_windows(site, site.windows(side=BLOCK), *map(ProbabilityMap.of, maps))
-        pixels = agreement.write(out / "difference.tif", stack.grid, windows, (first, second), tags)
-        caption = agreement.Caption(
+        pixels = write_agreement(out / "difference.tif", stack.grid, windows, _thresholds(comparison.models), tags)
+        caption = AgreementCaption(
             f"{comparison.area}: two models",
             _lines(comparison),
             "synthetic data" if synthetic else "",
@@ -235,7 +243,7 @@ def _write(comparison: Comparison, site: Site, maps: Sequence[Path], out: Path) 
             open_raster(out / "difference.tif") as classes,
             replacing(out / "difference.png") as scratch,
         ):
-            agreement.draw(scratch, stack, classes, truths, caption)
+            draw_agreement(scratch, stack, classes, truths, caption)
     with replacing(out / "comparison.json") as scratch:
         scratch.write_text(json.dumps(comparison.record(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -260,5 +268,131 @@ def _lines(comparison: Comparison) -> list[str]:
 
 
 def _shares(pixels: dict[Agreement, int]) -> dict[Agreement, float]:
-    total = max(sum(pixels.values()), 1)
-    return {each: number / total for each, number in pixels.items()}
+    return {each: number / max(sum(pixels.values()), 1) for each, number in pixels.items()}
+
+
+NOT_COMPARED = 255  # truth unknown, or not mapped by one of the two
+
+
+class Agreement(IntEnum):
+    """Agreement of two maps, A and B, with the truth of a pixel; the values of the raster."""
+
+    BOTH_RIGHT = 0
+    ONLY_A_RIGHT = 1
+    ONLY_B_RIGHT = 2
+    BOTH_WRONG = 3
+
+    @property
+    def label(self) -> str:
+        """Return the name for a reader."""
+        return self.name.replace("_", " ").lower().replace(" a ", " A ").replace(" b ", " B ")
+
+
+AGREEMENT_COLOURS: dict[int, tuple[int, int, int, int]] = {
+    Agreement.BOTH_RIGHT: (226, 226, 222, 255),
+    Agreement.ONLY_A_RIGHT: (0, 114, 178, 255),
+    Agreement.ONLY_B_RIGHT: (230, 159, 0, 255),
+    Agreement.BOTH_WRONG: (204, 61, 139, 255),
+}
+_FOUND_BY_BOTH = (0, 158, 115)  # of the same palette: in the picture, landslides that both maps show
+
+
+def agreement(a: NDArray[np.uint8], b: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the `Agreement` of two class maps, uint8, 255 where they are not compared.
+
+    Args:
+        a: 1 landslide, 0 background, 255 not mapped; any shape.
+        b: likewise; same shape.
+        truth: 1 landslide, 0 background, 255 unknown; same shape.
+    """
+    right_a, right_b = ((classes == LANDSLIDE) == (truth == LANDSLIDE) for classes in (a, b))
+    found = np.full(truth.shape, Agreement.BOTH_WRONG, np.uint8)
+    found[right_a & right_b] = Agreement.BOTH_RIGHT
+    found[right_a & ~right_b] = Agreement.ONLY_A_RIGHT
+    found[~right_a & right_b] = Agreement.ONLY_B_RIGHT
+    found[(a == NOT_MAPPED) | (b == NOT_MAPPED) | (truth == UNKNOWN)] = NOT_COMPARED
+    return found
+
+
+def write_agreement(
+    path: Path,
+    grid: Grid,
+    windows: Iterable[LabelledWindow],
+    thresholds: Sequence[float],
+    tags: Mapping[str, str],
+) -> dict[Agreement, int]:
+    """Write the raster of two maps, and return how many pixels each class has.
+
+    Args:
+        path: path of the raster.
+        grid: grid of the raster.
+        windows: windows that cover the grid, with the probabilities of both models.
+        thresholds: threshold of each model.
+        tags: tags of the raster.
+
+    Raises:
+        SourceError: a raster cannot be read.
+        OutputError: the file cannot be written.
+    """
+    classes = {f"CLASS_{each.value}": each.label for each in Agreement}
+    layout = Layout(
+        dtype="uint8",
+        nodata=NOT_COMPARED,
+        bands=["agreement: " + ", ".join(f"{each.value} {each.label}" for each in Agreement)],
+        tags={**tags, **classes, f"CLASS_{NOT_COMPARED}": "not mapped by one of the two, or truth unknown"},
+        colours=AGREEMENT_COLOURS,
+        overviews="mode",
+    )
+    pixels: Counter[int] = Counter()
+    with writing_cog(path, grid, layout) as writer:
+        for window in windows:
+            a, b = (at_threshold(*each) for each in zip(window.probabilities, thresholds, strict=True))
+            found = agreement(a, b, window.truth)
+            pixels.update(dict(enumerate(np.bincount(found.ravel(), minlength=len(Agreement)).tolist())))
+            writer.write(found, 1, window=window.window)
+    return {each: pixels[each] for each in Agreement}
+
+
+@dataclass(frozen=True)
+class AgreementCaption(imaging.Caption):
+    """The words of the picture.
+
+    Attributes:
+        shares: the share of each class in the compared pixels.
+    """
+
+    shares: Mapping[Agreement, float]
+
+
+def draw_agreement(
+    path: Path, stack: StackReader, classes: DatasetReader, truths: DatasetReader, caption: AgreementCaption
+) -> None:
+    """Draw the raster and the outlines of the inventory over a pale image of the area, as PNG."""
+    grid = stack.grid
+    shape = imaging.picture_shape(grid.shape)
+    base, under = background(stack, shape)
+    found = classes.read(1, out_shape=shape, resampling=Resampling.nearest)
+    slides = truths.read(1, out_shape=shape, resampling=Resampling.nearest) == LANDSLIDE
+    picture = imaging.blend(base, np.ones(shape, np.bool_), (255, 255, 255), 0.6)
+    picture = imaging.blend(picture, slides & (found == Agreement.BOTH_RIGHT), _FOUND_BY_BOTH, 0.8)
+    for each in (Agreement.ONLY_A_RIGHT, Agreement.ONLY_B_RIGHT, Agreement.BOTH_WRONG):
+        picture = imaging.blend(picture, found == each, AGREEMENT_COLOURS[each][:3], 0.9)
+    picture = imaging.hatched(picture, found == NOT_COMPARED)
+    picture = imaging.blend(picture, slides & ~ndimage.binary_erosion(slides), imaging.INK, 0.9)
+    metres = grid.resolution * grid.metre * grid.width / shape[1]
+    notes = [f"Background: {under}. Outlines: the inventory. North is up."]
+    imaging.page(picture, metres, caption, _legend(caption), notes).save(path, "PNG")
+
+
+def _legend(caption: AgreementCaption) -> list[Swatch]:
+    meanings = {
+        Agreement.ONLY_A_RIGHT: "only A is right: B misses a landslide here, or shows one that is none",
+        Agreement.ONLY_B_RIGHT: "only B is right",
+        Agreement.BOTH_WRONG: "both are wrong",
+    }
+    shares = [
+        Swatch(f"{words} ({caption.shares[each]:.2%})", AGREEMENT_COLOURS[each][:3], 0.9)
+        for each, words in meanings.items()
+    ]
+    both = Swatch("a landslide that both show", _FOUND_BY_BOTH, 0.9)
+    return [both, *shares, Swatch("not mapped by one of the two, or truth unknown", None)]

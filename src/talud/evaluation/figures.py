@@ -1,19 +1,36 @@
-"""Arrays become pictures: encoded images as data URIs, which need no file beside the page."""
+"""Pictures, maps and diagrams of the report, as data URIs that need no other file.
+
+The reliability diagram is that of A. Niculescu-Mizil and R. Caruana, Predicting Good Probabilities with Supervised
+Learning, ICML 2005.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
+import rasterio.features
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.enums import Resampling
+from rasterio.io import DatasetReader
 
+from talud.bands import Group, band
 from talud.confusion_map import COLOURS, NO_OUTCOME, NOT_MAPPED, Outcome
+from talud.data.patches import split
+from talud.data.record import current_stack
+from talud.evaluation.results import Reliability
+from talud.grid import Grid
 from talud.imaging import GAMMA, data_uri, diagonal_stripes, scaled, value_limits
-from talud.metrics import LANDSLIDE, UNKNOWN
+from talud.metrics import BINS, LANDSLIDE, UNKNOWN
+from talud.project import Project
+from talud.raster import open_raster
 
 Colour = tuple[int, int, int, int]
 
@@ -94,3 +111,203 @@ def _uri(pixels: NDArray[np.uint8], *, lossless: bool) -> str:
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "WEBP", lossless=lossless, quality=82, method=4)
     return data_uri(stream.getvalue(), "image/webp")
+
+
+Box = tuple[float, float, float, float]
+
+LONGEST = 1200  # pixels a side of a picture; a larger area is shown coarser, and the page says so
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One map: the pictures that lie on one another, bottom first, by name."""
+
+    title: str
+    caption: str
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """The panels of an area, which zoom and move together.
+
+    Attributes:
+        width, height: of every picture, in pixels.
+        metres: the side of such a pixel on the ground.
+        images: name → data URI.
+        outlines: the landslides of the inventory as SVG path data, in pixels.
+        places: (left, top, right, bottom) of each landslide of the inventory in pixels, the largest first.
+        blocks: (left, top, right, bottom) of each test block of a training area in pixels.
+        comparison: the panels of what was seen and what is known.
+        results: band set → its panels.
+    """
+
+    area: str
+    width: int
+    height: int
+    metres: float
+    reduced: bool
+    images: dict[str, str]
+    outlines: str
+    places: list[Box]
+    blocks: list[Box]
+    comparison: list[Panel]
+    results: dict[str, list[Panel]]
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of a panel; the map of a long, thin area does not fill it."""
+        return min(max(self.width / self.height, 0.7), 2.0)
+
+
+def view(project: Project, area: str, band_sets: Sequence[str]) -> Viewer:
+    """Read the maps of an area.
+
+    Raises:
+        SourceError: one of its rasters is missing or cannot be read.
+    """
+    with open_raster(current_stack(project, area)) as stack:
+        grid = Grid.of(stack)
+        shape = _picture_shape(grid)
+        title, caption, images = _base(stack, shape)
+    comparison = [Panel(title, caption, ("base",))]
+    outlines, places = "", list[Box]()
+    with open_raster(project.mask(area)) as mask:
+        truth = _read_classes(mask, shape)
+    if (truth != UNKNOWN).any():
+        images["inventory"] = inventory(truth)
+        outlines, places = _landslides(truth)
+        comparison.append(Panel("Inventory", "as digitised", ("grey", "inventory")))
+    results = {}
+    for band_set in band_sets:
+        pictures = _pictures(project, area, band_set, shape)
+        images |= {f"{name}-{band_set}": picture for name, picture in pictures.items()}
+        results[band_set] = [
+            Panel(*_PANELS[name], (*(() if name == "probability" else ("grey",)), f"{name}-{band_set}"))
+            for name in pictures
+        ]
+    height, width = shape
+    metres = grid.resolution * grid.width / width
+    return Viewer(
+        area=area,
+        width=width,
+        height=height,
+        metres=metres,
+        reduced=shape != grid.shape,
+        images=images,
+        outlines=outlines,
+        places=places,
+        blocks=_test_blocks(project, area, width / grid.width),
+        comparison=comparison,
+        results=results,
+    )
+
+
+_PANELS = {
+    "probability": ("Probability", "of a landslide, by pixel"),
+    "landslides": ("Landslides", "at or above the threshold"),
+    "outcome": ("Four classes", "map against inventory"),
+}
+
+
+def _picture_shape(grid: Grid) -> tuple[int, int]:
+    scale = min(1.0, LONGEST / max(grid.shape))
+    return max(1, round(grid.height * scale)), max(1, round(grid.width * scale))
+
+
+def _base(stack: DatasetReader, shape: tuple[int, int]) -> tuple[str, str, dict[str, str]]:
+    """Title, caption and pictures of what the area looks like: optical where there is such, else slope."""
+    names = [str(name) for name in stack.descriptions]
+    optical = [name for name in names if band(name).group is Group.OPTICAL]
+    natural = ["red", "green", "blue"]
+    shown = natural if set(natural) <= set(optical) else (optical * 3)[:3]
+    if not shown and "slope" in names:
+        slope = _read(stack, [names.index("slope") + 1], shape, Resampling.average)[0]
+        picture = relief(slope)
+        return "Slope", "the steeper, the darker", {"base": picture, "grey": picture}
+    shown = shown or [names[0]] * 3
+    bands = _read(stack, [names.index(name) + 1 for name in shown], shape, Resampling.average)
+    title = "Optical image" if optical else names[0]
+    images = {"base": photograph(bands), "grey": photograph(bands, grey=True)}
+    return title, f"{', '.join(dict.fromkeys(shown))}, stretched", images
+
+
+def _pictures(project: Project, area: str, band_set: str, shape: tuple[int, int]) -> dict[str, str]:
+    folder = project.prediction(band_set, area)
+    if not (folder / "landslides.tif").is_file():
+        return {}
+    with open_raster(folder / "probability.tif") as raster:
+        pictures = {"probability": probability(_read(raster, [1], shape, Resampling.average)[0])}
+    with open_raster(folder / "landslides.tif") as raster:
+        pictures["landslides"] = landslides(_read_classes(raster, shape))
+    if project.outcome(band_set, area).is_file():
+        with open_raster(project.outcome(band_set, area)) as raster:
+            pictures["outcome"] = outcome(_read_classes(raster, shape))
+    return pictures
+
+
+def _test_blocks(project: Project, area: str, scale: float) -> list[Box]:
+    if project.params.area(area).role != "training":
+        return []
+    blocks = split(project.mask(area), project.params.split, project.params.seed)
+    windows = [block.window for block in blocks if block.part == "test"]
+    return [
+        (scale * left, scale * top, scale * (left + width), scale * (top + height))
+        for left, top, width, height in (window.flatten() for window in windows)
+    ]
+
+
+def _read(dataset: DatasetReader, indexes: list[int], shape: tuple[int, int], how: Resampling) -> NDArray[np.float32]:
+    """Bands at a picture's shape, float32 (bands, height, width), NaN where there is no data."""
+    bands = dataset.read(indexes, out_shape=(len(indexes), *shape), resampling=how, masked=True)
+    return np.asarray(bands.astype(np.float32).filled(np.nan))
+
+
+def _read_classes(dataset: DatasetReader, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(dataset.read(1, out_shape=shape, resampling=Resampling.nearest))
+
+
+def _landslides(truth: NDArray[np.uint8]) -> tuple[str, list[Box]]:
+    """The outlines of the landslides as one SVG path, and their bounding boxes, the largest first."""
+    paths, boxes = [], []
+    for shape, _ in rasterio.features.shapes(truth, mask=truth == LANDSLIDE, connectivity=8):
+        rings = [[(int(x), int(y)) for x, y in ring[:-1]] for ring in shape["coordinates"]]
+        paths += ["M" + "L".join(f"{x} {y}" for x, y in ring) + "Z" for ring in rings]
+        columns, rows = zip(*rings[0], strict=True)
+        boxes.append((min(columns), min(rows), max(columns), max(rows)))
+    return "".join(paths), sorted(boxes, key=lambda box: -(box[2] - box[0]) * (box[3] - box[1]))
+
+
+# Okabe and Ito's palette (2008): the first for the test blocks, the others for areas, over again.
+_HOME, *_AWAY = "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#e69f00"
+
+
+def diagram(places: Mapping[str, Reliability]) -> str:
+    """The reliability diagram as a PNG within its own address: the same bytes for the same numbers.
+
+    Args:
+        places: "test", for the test blocks, solid; areas, dashed.
+    """
+    with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
+        figure = Figure(figsize=(4.2, 5.6), dpi=160, facecolor="white", layout="constrained")
+        curves, shares = figure.subplots(2, 1, sharex=True, height_ratios=(3.6, 1))
+        curves.plot([0, 1], [0, 1], color="#8a938e", linewidth=0.9)
+        colours = dict(zip((place for place in places if place != "test"), itertools.cycle(_AWAY), strict=False))
+        for place, reliability in places.items():
+            home = place == "test"
+            style = {"color": colours.get(place, _HOME), "linewidth": 1.6, "linestyle": "-" if home else "--"}
+            points = np.array(reliability.points()).reshape(-1, 2)
+            label = f"{'test blocks' if home else place} (error {reliability.expected_calibration_error:.3f})"
+            curves.plot(*points.T, marker="o", markersize=3.5, label=label, **style)
+            share = np.array(reliability.pixels) / max(sum(reliability.pixels), 1)
+            shares.stairs(share, np.linspace(0, 1, BINS + 1), **style)
+        curves.set(xlim=(0, 1), ylim=(0, 1), ylabel="Share of landslide")
+        figure.legend(loc="outside upper left", frameon=False, handlelength=2.4)
+        shares.set(yscale="log", ylim=(1e-4, 1), xlabel="Probability", ylabel="Share of pixels")
+        for axes in (curves, shares):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.grid(color="#e4e7e2", linewidth=0.6)
+            axes.set_axisbelow(True)
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", metadata={"Software": None})
+    return data_uri(stream.getvalue(), "image/png")

@@ -21,8 +21,7 @@ from talud.bands import Group, band
 from talud.data.held_out import check_held_out
 from talud.engine.runtime import Model
 from talud.evaluation.bootstrap import Difference, f1_difference
-from talud.evaluation.objects import DETECTED, ObjectTally
-from talud.evaluation.postprocessing import WindowContext, postprocessed
+from talud.evaluation.postprocessing import DETECTED, ObjectTally, WindowContext, postprocessed
 from talud.evaluation.results import Scores
 from talud.evaluation.scores import labelled_sites
 from talud.files import replacing

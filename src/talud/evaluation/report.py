@@ -1,26 +1,25 @@
-"""The report: one page that holds the study's tables and figures beside ours, and needs no other file."""
+"""The report: one page with the study's tables and figures next to those of a project."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 from talud.confusion_map import COLOURS, Outcome
 from talud.data.record import current_stack
 from talud.errors import StudyError
-from talud.evaluation import figures, findings, study, summary
-from talud.evaluation.assumptions import Assumption, assumptions
-from talud.evaluation.distribution import strips
-from talud.evaluation.findings import Finding
-from talud.evaluation.maps import Viewer, view
-from talud.evaluation.recipes import Comparison
-from talud.evaluation.reliability import diagram
-from talud.evaluation.results import Result
+from talud.evaluation import figures, paper
+from talud.evaluation.figures import Viewer, diagram, view
+from talud.evaluation.paper import IMAGE_MODELS, INFERENCE_BASIN, Assumption, Finding
+from talud.evaluation.references import RecipeComparison
+from talud.evaluation.results import Result, Trial, Trials
 from talud.files import replacing
 from talud.grid import Grid
+from talud.metrics import Confusion
 from talud.project import Project
 from talud.raster import open_raster
 from talud.text import counted, html_environment
@@ -94,7 +93,7 @@ class Page:
     assumptions: list[Assumption]
     viewers: list[Viewer]
     recipe: str
-    recipes: list[Comparison]
+    recipes: list[RecipeComparison]
 
     @classmethod
     def gather(cls, project: Project) -> Page:
@@ -117,13 +116,13 @@ class Page:
             results=results,
             missing=[name for name in project.params.band_sets if name not in evaluated],
             labelled=labelled,
-            summary=summary.sentences(results, transfer),
-            study_summary=summary.study_sentences(),
-            findings=findings.of(results, transfer) if _compared(results) else [],
-            assumptions=assumptions(project.params, results),
+            summary=summary_sentences(results, transfer),
+            study_summary=study_sentences(),
+            findings=paper.findings(results, transfer) if _compared(results) else [],
+            assumptions=paper.assumptions(project.params, results),
             viewers=[view(project, area, evaluated) for area in _last_first(project)],
             recipe=project.params.recipe,
-            recipes=[Comparison.read(path) for path in map(project.recipes, evaluated) if path.is_file()],
+            recipes=[RecipeComparison.read(path) for path in map(project.recipes, evaluated) if path.is_file()],
         )
 
     @property
@@ -169,7 +168,7 @@ class Page:
 
 
 def _compared(results: list[Result]) -> bool:
-    return any(result.name in study.IMAGE_MODELS for result in results)
+    return any(result.name in paper.IMAGE_MODELS for result in results)
 
 
 def _last_first(project: Project) -> list[str]:
@@ -206,7 +205,7 @@ def render(page: Page) -> str:
     )
     return environment.get_template("report.html").render(
         page=page,
-        study=study,
+        study=paper,
         Outcome=Outcome,
         outcome_colours=COLOURS,
         figures=figures,
@@ -245,3 +244,116 @@ def _short(value: float) -> str:
 
 def _css(colour: tuple[int, int, int, int]) -> str:
     return "#" + "".join(f"{part:02x}" for part in colour[:3])
+
+
+def summary_sentences(results: Sequence[Result], transfer: Sequence[str]) -> list[str]:
+    """Which band set scores highest where, and what transfer costs; `transfer` names the labelled transfer areas."""
+    said = _without_skill(results, transfer)
+    said += ["On the test blocks of the training areas " + ranking({result.name: result.test.f1 for result in results})]
+    for area in transfer:
+        scored = [result for result in results if area in result.scores.areas]
+        if scored:
+            counts = {result.name: result.scores.areas[area].assessment.confusion for result in scored}
+            said.append(f"On {area} " + ranking({name: confusion.f1 for name, confusion in counts.items()}))
+            if any(not _lacks_skill(result, area) for result in scored):
+                said.append(change([result.fall(area) for result in scored if not _lacks_skill(result, area)], area))
+            said.append(everything_sentence(next(iter(counts.values())), area))
+    return said
+
+
+def _without_skill(results: Sequence[Result], areas: Sequence[str]) -> list[str]:
+    """Return a sentence for each map that is no better than a constant one."""
+    said = []
+    for result in results:
+        for part in ("test", *(area for area in areas if area in result.scores.areas)):
+            if lack := result.lack_of_skill(part):
+                place = "the test blocks of the training areas" if part == "test" else part
+                said.append(f"{result.name} shows no skill: on {place} it is {lack}.")
+    return said
+
+
+def _lacks_skill(result: Result, area: str) -> bool:
+    """Check whether a change of F1 is meaningless.
+
+    It is where the model is no better than a constant map, at home or in the area.
+    """
+    return bool(result.lack_of_skill("test") or result.lack_of_skill(area))
+
+
+def study_sentences() -> list[str]:
+    """What follows from the counts that the study printed for its inference zone."""
+    scores = {name: model.inference.f1 for name, model in IMAGE_MODELS.items()}
+    falls = [model.fall for model in IMAGE_MODELS.values()]
+    return [
+        f"In the study’s own inference zone {INFERENCE_BASIN}, by the counts of its Table 4, {ranking(scores)}",
+        change(falls, INFERENCE_BASIN),
+        "The “around 0.70” of its text is the training zone’s F1, not this one.",
+    ]
+
+
+def ranking(f1: Mapping[str, float]) -> str:
+    """Band sets by F1, the highest first, as the end of a sentence."""
+    ranked = sorted(f1.items(), key=lambda item: -item[1])
+    best, score = ranked[0]
+    if len(ranked) == 1:
+        return f"{best} reaches an F1 of {score:.3f}."
+    rest = ", ".join(f"{name} {value:.3f}" for name, value in ranked[1:])
+    if round(score, 3) == round(ranked[1][1], 3):
+        return f"no band set stands out by F1: {best} {score:.3f}, {rest}."
+    return f"{best} has the highest F1, {score:.3f}, before {rest}."
+
+
+def change(falls: Sequence[float], area: str) -> str:
+    """The loss of F1 between the test blocks and an area, over the band sets."""
+    low, high = round(100 * min(falls)), round(100 * max(falls))
+    if high <= 0:
+        return f"Transfer to {area} costs no F1: it is {_span(-high, -low)}% higher there than at home."
+    if low < 0:
+        return f"Transfer to {area} changes F1 by between +{-low}% and −{high}% of what it was at home."
+    return f"Transfer to {area} costs {_span(low, high)}% of the F1."
+
+
+def everything_sentence(counts: Confusion, area: str) -> str:
+    """What a map would score that calls every pixel a landslide."""
+    everything = Confusion(tp=counts.tp + counts.fn, fp=counts.fp + counts.tn)
+    return f"A map that calls all of {area} a landslide has an F1 of {everything.f1:.3f}."
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} to {high}"
+
+
+CHOICES = {"filters": "Filters", "learning_rate": "Learning rate", "batch_size": "Batch size"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """The trials that share a value of a hyperparameter, the lowest F1 first."""
+
+    value: float
+    trials: tuple[Trial, ...]
+
+    @property
+    def median(self) -> float:
+        """Of their validation F1."""
+        return median(trial.scores["f1"] for trial in self.trials)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A hyperparameter and its values, the smallest first."""
+
+    label: str
+    columns: tuple[Column, ...]
+
+
+def strips(trials: Trials) -> list[Strip]:
+    """A strip for each hyperparameter of which more than one value was tried."""
+    made = []
+    for choice, label in CHOICES.items():
+        values = sorted({float(getattr(trial, choice)) for trial in trials.trials})
+        rising = trials.ranked[::-1]
+        columns = [Column(value, tuple(t for t in rising if getattr(t, choice) == value)) for value in values]
+        if len(columns) > 1:
+            made.append(Strip(label, tuple(columns)))
+    return made

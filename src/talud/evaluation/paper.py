@@ -1,4 +1,9 @@
-"""Whether the study's findings hold on this data: a sentence for each of its Tables 2, 3 and 4."""
+"""The published study that the pipeline implements: its numbers, its findings on this data, and its gaps.
+
+Vega and Hidalgo, "Evaluation of U-Net transfer learning model for semantic segmentation of landslides in the
+Colombian tropical mountain region". Training basin La Argelia (Carmen de Atrato, Chocó), inference basin
+La Liboriana (Salgar, Antioquia; about 160 shallow landslides on 18 May 2015), layers at 12.5 m.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,56 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import isclose
 
+from talud.bands import Group, groups
 from talud.evaluation.results import Result, Trial, Trials
-from talud.evaluation.study import IMAGE_MODELS, TRIALS, ImageModel
+from talud.metrics import Confusion
+from talud.params import Augmentation, Params, SplitOptions
+
+AUTHORS = "Vega and Hidalgo"
+TITLE = (
+    "Evaluation of U-Net transfer learning model for semantic segmentation of landslides "
+    "in the Colombian tropical mountain region"
+)
+TRAINING_BASIN = "La Argelia"
+INFERENCE_BASIN = "La Liboriana"
+TRIALS = 54  # Table 1: filters 16, 32, 64 × six learning rates × batch size 16, 32, 64; for each image model
+EPOCHS = 150
+
+
+@dataclass(frozen=True)
+class ImageModel:
+    """One of the study's image models.
+
+    Attributes:
+        bands: what its layers are.
+        filters: of the best configuration, like the two that follow (Table 2).
+        precision: in the training zone, like the two that follow (Table 3, two decimals as printed).
+        inference: pixels of the inference zone (Table 4).
+    """
+
+    bands: str
+    filters: int
+    learning_rate: float
+    batch_size: int
+    precision: float
+    recall: float
+    f1: float
+    inference: Confusion
+
+    @property
+    def fall(self) -> float:
+        """The part of the training zone's F1 that the inference zone loses; the study does not print it."""
+        return 1 - self.inference.f1 / self.f1
+
+
+IMAGE_MODELS: dict[str, ImageModel] = {
+    "3band": ImageModel("RGB", 64, 5e-4, 16, 0.67, 0.73, 0.70, Confusion(1258, 1113, 2021, 38441)),
+    "5band": ImageModel("RGB, slope, curvature", 64, 5e-4, 16, 0.70, 0.65, 0.67, Confusion(873, 683, 2406, 38871)),
+    "7band": ImageModel(
+        "RGB, slope, curvature, VV before and after", 32, 5e-4, 32, 0.65, 0.75, 0.70, Confusion(922, 682, 2357, 38872)
+    ),
+}
+
 
 ABOUT_EQUAL = 0.02  # of F1; the study's own Table 3 tells apart what differs by 0.03, printed to two decimals
 
@@ -105,7 +158,7 @@ def unlabelled() -> Finding:
     return transfer("any transfer area", {}, {})
 
 
-def of(results: Sequence[Result], areas: Sequence[str]) -> list[Finding]:
+def findings(results: Sequence[Result], areas: Sequence[str]) -> list[Finding]:
     """The findings on a project's results; `areas` are the labelled ones of the role transfer."""
     by_name = {result.name: result for result in results}
     away = []
@@ -184,3 +237,116 @@ def _scores(f1: Mapping[str, float]) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+_SLOPE = {"zevenbergen_thorne": "Zevenbergen and Thorne’s derivatives", "horn": "Horn’s derivatives"}
+_CURVATURE = {
+    "profile": "profile curvature, along the line of steepest slope",
+    "contour": "contour curvature, along the contour line",
+    "total": "total curvature",
+}
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """A choice that the study does not state, and the one made here."""
+
+    choice: str
+    made: str
+
+
+def assumptions(params: Params, results: Sequence[Result]) -> list[Assumption]:
+    """The choices behind the results, as params.yaml and the models' contracts state them."""
+    stated = [
+        *_patches(params),
+        Assumption("Depth of the U-Net", f"{params.training.depth} poolings"),
+        Assumption("Augmentation", _augmentation(params.learning.augmentation)),
+        Assumption(
+            "Threshold",
+            "nearest to 0.5 of those whose F1 on the validation blocks is within 0.005 of the highest: "
+            + ", ".join(f"{result.scores.threshold:.2f} for {result.name}" for result in results),
+        ),
+        Assumption("Calibration", _calibration(results)),
+        Assumption("Which epoch", "the one of the highest F1 on the validation blocks"),
+    ]
+    used = {group for result in results for group in groups(result.contract.input.band_names)}
+    terrain = _terrain(params) if Group.TERRAIN in used else []
+    radar = _radar(params) if Group.SAR in used else []
+    return [*stated, *terrain, *radar, *_inventory(params)]
+
+
+def _calibration(results: Sequence[Result]) -> str:
+    scaled = [
+        one.name
+        for one in results
+        if one.contract.measured.calibration and not one.contract.measured.calibration.declined
+    ]
+    if not scaled:
+        return "none: probabilities are the network’s own"
+    return f"logits are scaled to fit the validation blocks (Platt 1999): {', '.join(scaled)}"
+
+
+def _patches(params: Params) -> list[Assumption]:
+    split, metres = params.split, params.stack.resolution
+    given = [area.patches for area in params.areas.values() if area.role == "training" and area.patches]
+    if given:
+        metres = given[0].pixel_size
+    return [
+        Assumption(
+            "Patch size",
+            f"{split.patch} × {split.patch} pixels ({split.patch * metres:g} m), a new one every "
+            f"{split.stride} pixels; at most {split.empty_share:.0%} of them without a landslide",
+        ),
+        Assumption("Split", _runs(split) if given else _blocks(split, metres, params.seed)),
+    ]
+
+
+def _augmentation(options: Augmentation) -> str:
+    """In words: what is changed, and how far."""
+    changed = {name: value for name, value in options.model_dump(exclude={"symmetries", "per_band"}).items() if value}
+    symmetries = ["turned and mirrored (the eight symmetries of the square)"] if options.symmetries else []
+    said = [*symmetries, *(f"{name} {value:g}" for name, value in changed.items())]
+    return "each training patch at random: " + ", ".join(said) if said else "none"
+
+
+def _blocks(split: SplitOptions, metres: float, seed: int) -> str:
+    guard = f", {split.guard} pixels left out along each border" if split.guard else ""
+    return (
+        f"whole blocks of {split.block} × {split.block} pixels ({split.block * metres / 1000:g} km): "
+        f"{split.validation:.0%} for validation, {split.test:.0%} for test, the rest for training{guard}; seed {seed}"
+    )
+
+
+def _runs(split: SplitOptions) -> str:
+    return (
+        f"the patches of the data set by runs of their numbers: the last {split.test:.0%} for test, the "
+        f"{split.validation:.0%} before them for validation, the first ones for training"
+    )
+
+
+def _terrain(params: Params) -> list[Assumption]:
+    slope, curvature = params.stack.slope, params.stack.curvature
+    return [
+        Assumption("Slope", _SLOPE[slope]),
+        # `stack.slope` does not choose the derivatives of curvature: Horn has none of second order.
+        Assumption("Which curvature", f"{_CURVATURE[curvature]}; {_SLOPE['zevenbergen_thorne']}"),
+    ]
+
+
+def _radar(params: Params) -> list[Assumption]:
+    unit = {"db": "decibels", "amplitude": "amplitude", "power": "power"}[params.stack.sar_unit]
+    window = params.stack.lee_window
+    speckle = f"a Lee filter of {window} × {window} pixels" if window else "no speckle filter"
+    return [Assumption("SAR processing", f"backscatter resampled as power, then in {unit}; {speckle}")]
+
+
+def _inventory(params: Params) -> list[Assumption]:
+    rule = {
+        "centre": "a pixel is landslide where a polygon holds its centre",
+        "all_touched": "a pixel is landslide where a polygon touches it",
+    }
+    given = all(area.patches for area in params.areas.values())
+    return [
+        Assumption("Inventory as mask", "as the data set has it" if given else rule[params.stack.inventory_rule]),
+        Assumption("Clouds and missing data", "not mapped, counted apart, and in none of TP, FP, FN and TN"),
+    ]

@@ -1,28 +1,35 @@
-"""The baseline: a random forest that looks at one pixel at a time, which a network must beat.
+"""References to compare a model with: a random forest, and the same network trained with another recipe.
 
-It is what the landslide literature used before networks (Breiman 2001, Machine Learning 45), here on the same bands,
-blocks and pixels as the U-Net: trained on the training blocks, its threshold chosen on the validation blocks, scored
-as every model is.
+A random forest over single pixels is what the landslide literature used before networks (Breiman 2001, Machine
+Learning 45). It gets the same bands, blocks and pixels as the U-Net: it is trained on the training blocks, its
+threshold is chosen on the validation blocks, and it is scored as every model is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
+from talud.engine.runtime import Model
 from talud.errors import StudyError
-from talud.evaluation.scores import SiteScores, Subject, labelled_sites, pixels_of
+from talud.evaluation.results import read_table
+from talud.evaluation.scores import SiteScores, Subject, assess_area, labelled_sites, pixels_of
+from talud.files import replacing
 from talud.measurement.sites import Site, assess, histogram, labelled_windows
-from talud.metrics import LANDSLIDE, UNKNOWN, best_threshold
+from talud.metrics import LANDSLIDE, UNKNOWN, best_threshold, lack_of_skill
+from talud.params import Params, Search
 from talud.progress import Progress, tracked
-from talud.project import Project
+from talud.project import REFERENCES, Project
 from talud.raster import open_raster
 
 PER_CLASS = 20_000  # pixels of landslide, and of background, that the forest learns from
@@ -183,3 +190,96 @@ def _classified(classifier: Any, gathered: Sequence[NDArray[np.float32]]) -> Ite
         probability = np.full(where.shape, np.nan, np.float32)
         probability[where] = part
         yield probability
+
+
+class RecipeScores(BaseModel):
+    """What a recipe's model came to on an area, with 95 % intervals."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: str
+    area: str
+    pixels: str = Field(description="which of the area's were counted, in words")
+    f1: float
+    precision: float
+    recall: float
+    intervals: dict[str, tuple[float, float]] = Field(description="of f1, precision and recall")
+    lack_of_skill: str = Field("", description="that it is no better than a constant map; empty in older files")
+
+    @classmethod
+    def of(cls, recipe: str, found: SiteScores) -> Self:
+        """The row of an assessment, to six decimals."""
+        scores = {name: found.scores[name] for name in ("f1", "precision", "recall")}
+        return cls(
+            recipe=recipe,
+            area=found.source,
+            pixels=found.pixels,
+            **{name: round(score.estimate, 6) for name, score in scores.items()},
+            intervals={name: (round(score.low, 6), round(score.high, 6)) for name, score in scores.items()},
+            lack_of_skill=lack_of_skill(found.assessment.confusion),
+        )
+
+
+class RecipeComparison(BaseModel):
+    """The recipes of a band set, on each labelled area: the chosen one, and its reference if there is one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    band_set: str
+    scored: tuple[RecipeScores, ...]
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        with replacing(path) as scratch:
+            scratch.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read what `write` wrote.
+
+        Raises:
+            StudyError: it is missing or damaged.
+        """
+        return read_table(cls, path, "talud reference")
+
+
+def reference_project(project: Project, best: Search) -> Project | None:
+    """The same project whose studies train the reference recipe, on one configuration, into a folder of their own.
+
+    Args:
+        project: whose params.yaml may name a reference.
+        best: the configuration.
+
+    Returns:
+        None where no recipe is to be compared with, or the chosen one is that recipe itself.
+    """
+    params = project.params
+    if params.reference in (None, params.recipe):
+        return None
+    changed = {"recipe": params.reference, "search": "reference", "searches": {"reference": best}}
+    return Project(project.root, Params.model_validate({**dict(params), **changed}), REFERENCES)
+
+
+def compare_recipes(
+    project: Project, band_set: str, models: Mapping[str, Model], progress: Progress | None
+) -> RecipeComparison:
+    """Score the models of recipes on every labelled area, as `assess_area` does, and write it down.
+
+    Args:
+        project: whose areas they are.
+        band_set: of the models.
+        models: recipe → the model that was trained with it.
+        progress: told of each model and area.
+
+    Raises:
+        TaludError: as `assess_area` does.
+        OutputError: the comparison cannot be written.
+    """
+    pairs = list(itertools.product(labelled_sites(project), models.items()))
+    scored = [
+        RecipeScores.of(recipe, assess_area(model, project, site.name))
+        for site, (recipe, model) in tracked(pairs, progress, len(pairs))
+    ]
+    result = RecipeComparison(band_set=band_set, scored=tuple(scored))
+    result.write(project.recipes(band_set))
+    return result
