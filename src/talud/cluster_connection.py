@@ -33,6 +33,8 @@ LOCAL: dict[str, Any] = {
     "distributed.scheduler.http.routes": [],
     "distributed.scheduler.allowed-failures": MAX_DEATHS - 1,
     "distributed.worker.http.routes": [],
+    # On a busy machine a killed worker may need minutes to come back.
+    "distributed.deploy.lost-worker-timeout": "10 minutes",
     "distributed.nanny.pre-spawn-environ": {},
 }
 

@@ -59,7 +59,8 @@ def workers(number: int | None, scheduler: str | None) -> int | str | None:
 
 
 def _map_options(given: dict[str, Any]) -> MapOptions:
-    return MapOptions(**{**given, "workers": workers(given["workers"], given.pop("scheduler"))})
+    asked = workers(given["workers"], given.pop("scheduler"))
+    return MapOptions(**given | {"workers": asked})
 
 
 # Gives a command the options of a map; its parameter `options` is made of them.
