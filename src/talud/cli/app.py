@@ -73,7 +73,8 @@ def with_options(
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def with_them(**given: Any) -> None:
-            command(**given, **{parameter: build({name: given.pop(name) for name in declared})})
+            chosen = build({name: given.pop(name) for name in declared})
+            command(**given, **{parameter: chosen})
 
         own = inspect.signature(command, eval_str=True).parameters.values()
         keywords = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own if each.name != parameter]
