@@ -46,7 +46,8 @@ def first_line(error: BaseException) -> str:
 def html_environment(package: str, **filters: Callable[..., object]) -> jinja2.Environment:
     """Return a Jinja environment for the HTML templates in a package.
 
-    Values are escaped, and a name that is missing is an error.
+    Values are escaped, and a name that is missing is an error. Templates of `talud` itself, such as `head.html`, can be
+    included.
 
     Args:
         package: the package with a folder `templates`.
@@ -55,7 +56,7 @@ def html_environment(package: str, **filters: Callable[..., object]) -> jinja2.E
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader(package),
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader("talud")]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
