@@ -12,8 +12,8 @@ import pytest
 from source_files import write_raster
 from talud.data import sources
 from talud.data.band_names import Taken
-from talud.data.recipe import Recipe
 from talud.data.source_checks import acquired, warn_of_doubts
+from talud.data.stack_spec import StackSpec
 from talud.errors import TaludWarning
 from talud.params import Area, StackOptions
 
@@ -27,7 +27,7 @@ def said(files: Mapping[str, Path], bands: int = 1, **area: object) -> list[str]
     described = Area.given(role="transfer", folder=".", **area)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_doubts(Recipe("here", described, files, StackOptions(), (), taken))
+        warn_of_doubts(StackSpec("here", described, files, StackOptions(), (), taken))
     assert all(one.category is TaludWarning for one in caught)
     return [str(one.message) for one in caught]
 

@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from source_files import CORNER, write_raster
-from talud.data import sources
+from talud.data import sources, warping
 from talud.errors import SourceError
 from talud.grid import Grid
 
@@ -177,7 +177,7 @@ def test_the_unit_of_an_optical_band(tmp_path: Path, changes: dict, unit: str) -
 def test_coarser_pixels_are_area_weighted_averages() -> None:
     values = np.arange(20.0).reshape(4, 5) ** 2
     target = Grid(UTM, Affine(12.5, 0, *CORNER[:1], 0, -12.5, CORNER[1]), 3, 4)
-    coarse = sources.resample(layer_of(values, 10), target, 1.25)
+    coarse = warping.resample(layer_of(values, 10), target, 1.25)
     fine = np.kron(values, np.ones((4, 4)))[:15, :20]  # 2.5 m
     for row in range(3):
         for column in range(4):
@@ -191,23 +191,23 @@ def test_a_coarser_pixel_is_valid_where_half_of_it_is() -> None:
     values[4:, :1] = np.nan  # of the one below 12 of 16
     target = Grid(UTM, Affine(40, 0, CORNER[0], 0, -40, CORNER[1]), 2, 2)
     assert np.array_equal(
-        np.isnan(sources.resample(layer_of(values, 10), target, 4.0)[0]), [[True, False], [False] * 2]
+        np.isnan(warping.resample(layer_of(values, 10), target, 4.0)[0]), [[True, False], [False] * 2]
     )
 
 
 def test_finer_pixels_are_interpolated_and_one_of_the_same_grid_is_itself() -> None:
     values = np.random.default_rng(1).random((6, 7))
     same = Grid(UTM, Affine(30, 0, CORNER[0], 0, -30, CORNER[1]), 6, 7)
-    assert sources.resample(layer_of(values, 30), same, 1.0)[0] == pytest.approx(values, rel=1e-6)
+    assert warping.resample(layer_of(values, 30), same, 1.0)[0] == pytest.approx(values, rel=1e-6)
     half = Grid(UTM, Affine(15, 0, CORNER[0], 0, -15, CORNER[1]), 12, 14)
-    fine = sources.resample(layer_of(values, 30), half, 0.5)[0]
+    fine = warping.resample(layer_of(values, 30), half, 0.5)[0]
     expected = (9 * values[2, 3] + 3 * values[2, 4] + 3 * values[3, 3] + values[3, 4]) / 16
     assert fine[5, 7] == pytest.approx(expected, rel=1e-6)
 
 
 def test_outside_the_source_nothing_is_valid() -> None:
     target = Grid(UTM, Affine(10, 0, CORNER[0] - 50, 0, -10, CORNER[1] + 50), 20, 20)
-    valid = np.isfinite(sources.resample(layer_of(np.ones((10, 10)), 10), target, 1.0)[0])
+    valid = np.isfinite(warping.resample(layer_of(np.ones((10, 10)), 10), target, 1.0)[0])
     expected = np.zeros((20, 20), bool)
     expected[5:15, 5:15] = True
     assert np.array_equal(valid, expected)
@@ -221,25 +221,25 @@ def test_windows_together_are_the_whole(size: int, side: float, shift: float, se
     values[random.random(values.shape) < 0.1] = np.nan
     layer = layer_of(values, side, (CORNER[0] + shift, CORNER[1] + shift))
     target = Grid(UTM, Affine(12.5, 0, CORNER[0], 0, -12.5, CORNER[1]), 30, 31)
-    whole = sources.resample(layer, target, 12.5 / side)
+    whole = warping.resample(layer, target, 12.5 / side)
     pieces = np.full_like(whole, 9)
     for window in target.windows(size):
-        pieces[(slice(None), *window.toslices())] = sources.resample(layer, target.crop(window), 12.5 / side)
+        pieces[(slice(None), *window.toslices())] = warping.resample(layer, target.crop(window), 12.5 / side)
     assert pieces == pytest.approx(whole, nan_ok=True, rel=1e-5)
 
 
 def test_true_metres() -> None:
-    assert sources.true_to_scale(CRS.from_epsg(32618), -75, 6)
-    assert sources.true_to_scale(CRS.from_epsg(9377), -75, 6)  # MAGNA-SIRGAS, Colombia's national grid
-    assert not sources.true_to_scale(CRS.from_epsg(3857), 12, 47)
-    assert not sources.true_to_scale(CRS.from_epsg(4326), -75, 6)
-    assert not sources.true_to_scale(CRS.from_epsg(2263), -74, 40.7)  # US survey feet
-    assert not sources.true_to_scale(CRS.from_epsg(32618), 30, 6)
+    assert warping.true_to_scale(CRS.from_epsg(32618), -75, 6)
+    assert warping.true_to_scale(CRS.from_epsg(9377), -75, 6)  # MAGNA-SIRGAS, Colombia's national grid
+    assert not warping.true_to_scale(CRS.from_epsg(3857), 12, 47)
+    assert not warping.true_to_scale(CRS.from_epsg(4326), -75, 6)
+    assert not warping.true_to_scale(CRS.from_epsg(2263), -74, 40.7)  # US survey feet
+    assert not warping.true_to_scale(CRS.from_epsg(32618), 30, 6)
 
 
 @given(st.floats(-180, 180), st.floats(-80, 84))
 def test_the_utm_zone_is_that_of_the_place(longitude: float, latitude: float) -> None:
-    crs = sources.utm(longitude, latitude)
+    crs = warping.utm(longitude, latitude)
     assert crs.to_dict()["proj"] == "utm"
     central = crs.to_dict()["zone"] * 6 - 183
     assert abs(longitude - central) <= 3 + 1e-9

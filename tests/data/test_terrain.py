@@ -13,7 +13,7 @@ from rasterio.warp import transform
 from scipy import ndimage
 
 from source_files import write_raster
-from talud.data import sources, terrain
+from talud.data import sources, terrain, warping
 from talud.errors import SourceError
 from talud.grid import Grid
 
@@ -101,7 +101,7 @@ def test_a_void_spoils_its_neighbours_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("crs", "off"), [("EPSG:4326", 0.001), ("EPSG:3857", 1.1)])  # 20.5 m pixels are averaged
 def test_a_dtm_that_is_not_true_to_scale_is_projected_first(tmp_path: Path, crs: str, off: float) -> None:
     target = Grid(CRS.from_epsg(32632), Affine(25, 0, 500_000, 0, -25, 5_200_000), 40, 40)  # at 47° north
-    left, _, _, top = sources.bounds_in(CRS.from_string(crs), target)
+    left, _, _, top = warping.bounds_in(CRS.from_string(crs), target)
     side = 1 / 3600 if crs == "EPSG:4326" else 30.0
     height, width = (80, 100) if crs == "EPSG:4326" else (80, 80)
     corner = left - 12 * side, top + 12 * side
@@ -113,9 +113,9 @@ def test_a_dtm_that_is_not_true_to_scale_is_projected_first(tmp_path: Path, crs:
     with sources.open_source(path) as dataset:
         layer = terrain.layer(dataset, target, "zevenbergen_thorne", "profile")
         assert layer.grid.crs == target.crs
-        own = sources.pixel_side(Grid.of(dataset), target)
+        own = warping.pixel_side(Grid.of(dataset), target)
         assert layer.grid.resolution == pytest.approx(own)
-        elevation, slope, curvature = sources.resample(layer, target, target.resolution / layer.grid.resolution)
+        elevation, slope, curvature = warping.resample(layer, target, target.resolution / layer.grid.resolution)
     assert slope == pytest.approx(np.degrees(np.arctan(0.5)), abs=0.001)
     assert curvature == pytest.approx(0, abs=0.001)
     rows, columns = np.indices(target.shape) + 0.5

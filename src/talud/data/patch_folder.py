@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from talud.data import band_names, patch_mask, sources
+from talud.data import band_names, masks, sources
 from talud.data.band_names import Described, Taken
 from talud.errors import SourceError
 from talud.files import md5
@@ -261,9 +261,9 @@ def _read_mask(path: Path, side: int) -> NDArray[np.uint8]:
     if path.suffix.lower() in _HDF5:
         with _dataset(path, "mask", 2) as dataset:
             values = np.asarray(dataset[...], np.float64)
-        classes = patch_mask.classes_of(path, values, np.isfinite(values))
+        classes = masks.classes_of(path, values, np.isfinite(values))
     else:
-        classes = patch_mask.read_classes(path)
+        classes = masks.read_classes(path)
     _refuse_other_side(path, classes.shape, side)
     return classes
 

@@ -16,7 +16,7 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from talud import source_files
-from talud.data.mask import KnownPixels, check_known, mask_layout
+from talud.data.masks import KnownPixels, check_known, mask_layout
 from talud.data.patch_folder import PatchFolder
 from talud.data.record import BANDS_OF, Record, sources_tag
 from talud.errors import SourceError

@@ -1,4 +1,4 @@
-"""The record of a stack: what it was made from, and the version of the data that follows from it."""
+"""Record of a stack and its sources, the version of data, and checks that stacks and models are current."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from talud.contract import Contract
 from talud.errors import StudyError
 from talud.params import Area, Source, StackOptions
 from talud.project import Project, root_around
@@ -185,3 +186,40 @@ def _tag(value: object) -> str:
 def _shown(value: object) -> str:
     """Format a setting for a reader: text as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def check_held_out(contract: Contract, path: Path, project: Project) -> None:
+    """Check that a model was trained on the present data and split.
+
+    Otherwise other blocks may hold what it learned from.
+
+    Args:
+        contract: the contract of the model.
+        path: the path of its file, for the message.
+        project: the project with the present stacks and params.
+
+    Raises:
+        StudyError: it was not.
+    """
+    gone = [area for area in contract.origin.areas if area not in project.params.areas_of("training")]
+    if gone:  # DVC cannot see this: a record that nothing makes any more stays where it was
+        records = " ".join(f"stacks/training/{area}.json" for area in gone)
+        raise StudyError(
+            f"{path}: was trained on {', '.join(gone)}, no training area of params.yaml any more; remove "
+            f"{records} and run dvc repro"
+        )
+    for area in contract.origin.areas:
+        current_stack(project, area)
+    if data_version(project, contract.origin.areas) != contract.origin.data_version:
+        raise StudyError(
+            f"{path}: was trained on other stacks or inventories than the present ones of "
+            f"{', '.join(contract.origin.areas)}, so the blocks may be dealt otherwise; run talud train "
+            f"{contract.origin.name} (or dvc repro) again"
+        )
+    stated, present = contract.origin.hyperparameters, project.params.split_choices
+    for name in (name for name in present if name in stated and stated[name] != present[name]):
+        raise StudyError(
+            f"{path}: was trained with {name.replace('_', '.', 1)} {stated[name]}, params.yaml says "
+            f"{present[name]}, so its training may have seen the test blocks; run talud train {contract.origin.name} "
+            "(or dvc repro) again"
+        )

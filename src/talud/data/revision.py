@@ -26,10 +26,9 @@ from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 
 from talud.data import columns, sources
-from talud.data.inventory import Polygons, layer_of, polygonal
-from talud.data.mixer import mixing
-from talud.data.placement import check_coordinates
-from talud.data.recipe import recipe_of
+from talud.data.inventory import Polygons, check_coordinates, layer_of, polygonal
+from talud.data.resampling import open_sources
+from talud.data.stack_spec import spec_of_area
 from talud.errors import OutputError, SourceError
 from talud.files import replacing_together
 from talud.grid import Grid
@@ -107,8 +106,8 @@ def revise(project: Project, name: str, edits: Path) -> Revision:
     """
     area = project.params.area(name)
     path = _inventory(project, name, area)
-    with mixing(recipe_of(project, name)) as mixer:
-        grid = mixer.grid
+    with open_sources(spec_of_area(project, name)) as source_stack:
+        grid = source_stack.grid
     known = fingerprint(path)
     current, counts = _read(path, area.inventory_filter)
     corrected, valid = _read(edits, area.inventory_filter)

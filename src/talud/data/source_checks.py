@@ -1,6 +1,8 @@
-"""Warnings about sources that are suspicious but valid.
+"""Checks of an area's sources: undeclared fill values, wrong dates, and ground shared with other areas.
 
-They concern undeclared fill values, and scenes that are given twice or in the wrong order.
+Scores of a transfer or gate area say nothing where a model was trained on the same ground. Areas are compared by their
+sources, not by their stacks, which may be missing or older than params.yaml. The area that is stacked last finds the
+other.
 """
 
 from __future__ import annotations
@@ -8,19 +10,27 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
+from rasterio.warp import transform
+from rasterio.windows import Window
 from scipy.ndimage import label
 
-from talud.data import sources
-from talud.data.recipe import Recipe
+from talud.data import sources, warping
+from talud.data.inventory import Polygons
+from talud.data.resampling import SourceStack, grid_of, open_sources
 from talud.data.sar import stated_unit
-from talud.errors import TaludWarning
-from talud.params import Source
+from talud.data.stack_spec import StackSpec, spec_of_area
+from talud.errors import ParamsError, TaludError, TaludWarning
+from talud.grid import Grid
+from talud.params import Area, Source
+from talud.project import Project
 
 _FILLS = (0.0, -1.0, -99.0, -999.0, -9999.0, -32767.0, -32768.0, -99999.0, 32767.0, 65535.0, float(np.finfo("f4").min))
 _LEAST_SHARE = 0.001  # of the pixels, from which a value that many of them have is suspected to be fill
@@ -37,7 +47,7 @@ _DATE_TAGS = (
 )  # fmt: skip
 
 
-def warn_of_doubts(recipe: Recipe) -> None:
+def warn_of_doubts(spec: StackSpec) -> None:
     """Warn of suspicious sources of a stack that may be intended.
 
     Raises:
@@ -46,15 +56,15 @@ def warn_of_doubts(recipe: Recipe) -> None:
     days: dict[Source, date | None] = {}
     samples: dict[Source, NDArray[np.float64]] = {}
     used: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post")
-    for source in (source for source in used if source in recipe.files):
-        indexes = [1] if source == "dtm" else [*recipe.taken[source].numbers.values()]
-        with sources.open_source(recipe.files[source]) as dataset:
+    for source in (source for source in used if source in spec.files):
+        indexes = [1] if source == "dtm" else [*spec.taken[source].numbers.values()]
+        with sources.open_source(spec.files[source]) as dataset:
             days[source] = acquired(dataset)
             samples[source] = sources.sample(dataset, indexes) if indexes else np.empty((0, 0, 0))
             if samples[source].size:
-                _warn_of_fill(dataset, source, samples[source], recipe)
-    _warn_of_scenes(recipe, samples)
-    _warn_of_days(recipe, days)
+                _warn_of_fill(dataset, source, samples[source], spec)
+    _warn_of_scenes(spec, samples)
+    _warn_of_days(spec, days)
 
 
 def acquired(dataset: DatasetReader) -> date | None:
@@ -79,49 +89,49 @@ def _warn(text: str) -> None:
     warnings.warn(text, TaludWarning, stacklevel=3)
 
 
-def _warn_of_scenes(recipe: Recipe, samples: Mapping[Source, NDArray[np.float64]]) -> None:
+def _warn_of_scenes(spec: StackSpec, samples: Mapping[Source, NDArray[np.float64]]) -> None:
     """Warn where pre- and post-event SAR scenes have the same pixels."""
     pre, post = samples.get("sar_pre"), samples.get("sar_post")
     if pre is not None and post is not None and pre.size and np.array_equal(pre, post, equal_nan=True):
         _warn(
-            f"{recipe.files['sar_pre']} and {recipe.files['sar_post']}: the SAR scenes before and after the event have "
+            f"{spec.files['sar_pre']} and {spec.files['sar_post']}: the SAR scenes before and after the event have "
             "the same pixels, so no change can be seen; give two scenes"
         )
 
 
-def _warn_of_days(recipe: Recipe, found: Mapping[Source, date | None]) -> None:
+def _warn_of_days(spec: StackSpec, found: Mapping[Source, date | None]) -> None:
     """Warn where stated days contradict those given, the event or each other."""
-    given = {"optical": recipe.area.acquired.optical, "sar_pre": recipe.area.acquired.sar_pre}
-    given["sar_post"], event = recipe.area.acquired.sar_post, recipe.area.event
+    given = {"optical": spec.area.acquired.optical, "sar_pre": spec.area.acquired.sar_pre}
+    given["sar_post"], event = spec.area.acquired.sar_post, spec.area.event
     days: dict[str, date] = {}
     for source, told in found.items():
         said = given.get(source)
         if said and told and said != told:
-            _warn(f"{recipe.files[source]}: its name or tags say {told}, but it is given as of {said}")
+            _warn(f"{spec.files[source]}: its name or tags say {told}, but it is given as of {said}")
         if day := said or told:
             days[source] = day
     pre, post = days.get("sar_pre"), days.get("sar_post")
     if pre and post and pre >= post:
         _warn(
-            f"{recipe.files['sar_pre']}: the SAR scene before the event is of {pre}, not before that after it, of "
+            f"{spec.files['sar_pre']}: the SAR scene before the event is of {pre}, not before that after it, of "
             f"{post}; exchange them, or state their days"
         )
     if event and pre and pre >= event:
-        _warn(f"{recipe.files['sar_pre']}: is of {pre}, not before the event of {event}")
+        _warn(f"{spec.files['sar_pre']}: is of {pre}, not before the event of {event}")
     for source in ("sar_post", "optical"):
         if event and source in days and days[source] < event:
-            _warn(f"{recipe.files[source]}: is of {days[source]}, before the event of {event}")
+            _warn(f"{spec.files[source]}: is of {days[source]}, before the event of {event}")
 
 
-def _warn_of_fill(dataset: DatasetReader, source: Source, sample: NDArray[np.float64], recipe: Recipe) -> None:
+def _warn_of_fill(dataset: DatasetReader, source: Source, sample: NDArray[np.float64], spec: StackSpec) -> None:
     """Warn of frequent values that look like nodata and are not declared."""
     if source == "optical":
         found = _optical_fill(sample)
     elif source == "dtm":
         found = _terrain_fill(sample[0] * dataset.scales[0] + dataset.offsets[0], dataset)
     else:
-        stated = stated_unit(dataset, next(iter(recipe.taken[source].numbers.values())))
-        unit = recipe.area.sar_unit or (stated[0] if stated else None)
+        stated = stated_unit(dataset, next(iter(spec.taken[source].numbers.values())))
+        unit = spec.area.sar_unit or (stated[0] if stated else None)
         found = _radar_fill(sample[0], decibels=unit == "db")
     if not found:
         return
@@ -183,3 +193,141 @@ def _optical_fill(bands: NDArray[np.float64]) -> tuple[float, int] | None:
         if count >= _SPIKE * near and at_edge >= _SHARE_AT_EDGE * count:
             return fill, count
     return None
+
+
+@dataclass(frozen=True)
+class _Footprint:
+    """The pixels of an area.
+
+    Some band is valid there, and they lie within the boundary if there is one.
+    """
+
+    source_stack: SourceStack
+    boundary: Polygons | None
+
+    @classmethod
+    def of(cls, spec: StackSpec, source_stack: SourceStack) -> Self:
+        """Return the footprint of an area whose sources are open."""
+        path = spec.files.get("boundary")
+        return cls(source_stack, Polygons.read(path, "boundary", source_stack.grid.crs) if path else None)
+
+    def pixels(self, window: Window) -> NDArray[np.bool_]:
+        """Return a mask of a window's pixels in the area, (height, width)."""
+        measured = [index for index, name in enumerate(self.source_stack.bands) if name not in self.source_stack.shades]
+        values, _ = self.source_stack.read(window)
+        inside = np.asarray(np.isfinite(values[measured]).any(axis=0))
+        if self.boundary is not None:
+            inside[~self.boundary.cover(self.source_stack.grid.crop(window), all_touched=False)] = False
+        return inside
+
+
+def refuse_overlap(project: Project, spec: StackSpec, source_stack: SourceStack) -> None:
+    """Refuse an area that shares pixels with another, unless params.yaml allows it.
+
+    Areas whose sources cannot be used, or are not there, are passed over: `talud stack` of that area says so.
+
+    Args:
+        project: the project.
+        spec: the specification of the area's stack.
+        source_stack: the open sources of the area.
+
+    Raises:
+        ParamsError: they do.
+    """
+    if spec.options.overlap == "allow":
+        return
+    for name, area in project.params.areas.items():
+        if name == spec.name or not _excluded(spec.area, area):
+            continue
+        try:
+            other = spec_of_area(project, name)
+            if not _windows(source_stack.grid, grid_of(other)):
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # `talud stack` of that area shows them
+                with open_sources(other) as opened:
+                    shared = _shared(_Footprint.of(spec, source_stack), _Footprint.of(other, opened), area)
+        except TaludError:
+            continue
+        if shared:
+            raise ParamsError(
+                f"areas '{spec.name}' ({spec.area.role}) and '{name}' ({area.role}) overlap: {shared:,} "
+                f"{'pixel is' if shared == 1 else 'pixels are'} in both, and scores there would be of ground that a "
+                "model was trained or chosen on; change the bounds or boundary of one, or set stack.overlap to allow"
+            )
+
+
+def _excluded(one: Area, other: Area) -> bool:
+    """Check whether two areas must not share pixels.
+
+    Patches have no coordinates and never overlap.
+    """
+    if one.patches or other.patches:
+        return False
+    # The blocks of each training area are split on their own: one pixel could be trained on and tested.
+    return one.role != other.role or one.role == "training"
+
+
+def _windows(grid: Grid, other: Grid) -> list[Window]:
+    """Return windows that cover the overlap of a grid with another grid.
+
+    There are none where the grids lie apart.
+    """
+    left, bottom, right, top = warping.bounds_in(grid.crs, other)
+    into_pixels = ~grid.transform
+    (first_column, first_row), (last_column, last_row) = into_pixels * (left, top), into_pixels * (right, bottom)
+    columns = max(round(first_column), 0), min(round(last_column), grid.width)
+    rows = max(round(first_row), 0), min(round(last_row), grid.height)
+    if columns[1] <= columns[0] or rows[1] <= rows[0]:
+        return []
+    common = Window(columns[0], rows[0], columns[1] - columns[0], rows[1] - rows[0])
+    return [
+        Window(common.col_off + window.col_off, common.row_off + window.row_off, window.width, window.height)
+        for window in grid.crop(common).windows(256)
+    ]
+
+
+def _shared(one: _Footprint, other: _Footprint, other_area: Area) -> int:
+    """Count the pixels that two areas share.
+
+    A pixel of one area counts if its centre lies in a pixel of the other, and it belongs to both.
+    """
+    grid = other.source_stack.grid
+    count = 0
+    for window in _windows(one.source_stack.grid, grid):
+        rows, columns, x, y = _centres(one.source_stack.grid.crop(window), grid)
+        inside = (rows >= 0) & (rows < grid.height) & (columns >= 0) & (columns < grid.width)
+        if other_area.bounds:
+            left, bottom, right, top = other_area.bounds
+            inside &= (x >= left) & (x < right) & (y > bottom) & (y <= top)
+        if not inside.any():
+            continue
+        inside &= one.pixels(window)
+        if not inside.any():
+            continue
+        rows, columns = rows[inside], columns[inside]
+        top_row, left_column = int(rows.min()), int(columns.min())
+        there = Window(left_column, top_row, int(columns.max()) - left_column + 1, int(rows.max()) - top_row + 1)
+        count += int(np.count_nonzero(other.pixels(there)[rows - top_row, columns - left_column]))
+    return count
+
+
+def _centres(
+    grid: Grid, other: Grid
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the position of each pixel's centre in another grid.
+
+    Row and column in that grid, then x and y in its CRS, each (height, width).
+    """
+    columns, rows = np.meshgrid(np.arange(grid.width) + 0.5, np.arange(grid.height) + 0.5)
+    xs, ys = grid.transform * (columns, rows)
+    if grid.crs != other.crs:
+        moved = transform(grid.crs, other.crs, xs.ravel(), ys.ravel())
+        xs, ys = (np.asarray(values).reshape(grid.shape) for values in moved)
+    there_columns, there_rows = ~other.transform * (xs, ys)
+    return (
+        np.floor(np.nan_to_num(there_rows, nan=-1, posinf=-1, neginf=-1)).astype(np.int64),
+        np.floor(np.nan_to_num(there_columns, nan=-1, posinf=-1, neginf=-1)).astype(np.int64),
+        xs,
+        ys,
+    )

@@ -1,8 +1,7 @@
-"""The sources of an area: found by name, checked, and read as physical values on a grid of their own."""
+"""Sources of an area: finding them by name, checking them, and reading physical values on their own grids."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,18 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyproj
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader, MemoryFile
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform, transform_bounds
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from talud.errors import SourceError
-from talud.grid import Bounds, Grid
+from talud.grid import Grid
 from talud.params import Source
 from talud.raster import alpha_bands, open_raster, read_opaque, read_valid, reading
 from talud.source_files import TOGETHER
@@ -35,11 +30,7 @@ _SIDECARS = frozenset(
     {".aux", ".cpg", ".csv", ".dbf", ".dvc", ".hdr", ".jgw", ".md", ".md5", ".msk", ".ovr", ".pgw", ".prj"}
     | {".qix", ".qmd", ".qml", ".rrd", ".sbn", ".sbx", ".shx", ".tfw", ".txt", ".wld", ".xml"}
 )
-_SCALE_TOLERANCE = 0.02  # a metre of the CRS may be this far from a metre on the ground
-# Interpolate between neighbours even where a grid is coarser in one direction; GDAL would blur along it.
-_NO_WIDENING = {"XSCALE": 1, "YSCALE": 1}
 _SAMPLE = 512  # rows and columns
-_EDGE = 3  # source pixels around a window, beyond what the resampling kernel spans
 
 
 @dataclass(frozen=True)
@@ -302,132 +293,3 @@ def _refuse_mask(dataset: DatasetReader, indexes: list[int]) -> None:
                 f"{dataset.name}: holds only the values {values[0]} and {values[1]}, like a mask; "
                 "give the optical image itself"
             )
-
-
-def pixel_side(source: Grid, target: Grid) -> float:
-    """The side of a pixel of `source` at the centre of `target`, in the units of the CRS of `target`.
-
-    Raises:
-        SourceError: `target` cannot be located in the CRS of `source`.
-    """
-    left, bottom, right, top = target.bounds
-    (x,), (y,) = transform(target.crs, source.crs, [(left + right) / 2], [(bottom + top) / 2])
-    steps_x, steps_y = [x, x + source.transform.a, x], [y, y, y + source.transform.e]
-    xs, ys = transform(source.crs, target.crs, steps_x, steps_y)
-    area = abs((xs[1] - xs[0]) * (ys[2] - ys[0]) - (xs[2] - xs[0]) * (ys[1] - ys[0]))
-    if not (math.isfinite(area) and area > 0):
-        raise SourceError(f"the area cannot be located in {source.crs}, the reference system of a source")
-    return math.sqrt(area)
-
-
-def bounds_in(crs: CRS, grid: Grid) -> Bounds:
-    """The bounds of a grid in another CRS.
-
-    Raises:
-        SourceError: they cannot be expressed in it.
-    """
-    if grid.crs == crs:
-        return grid.bounds
-    try:
-        left, bottom, right, top = transform_bounds(grid.crs, crs, *grid.bounds, densify_pts=21)
-    except (RasterioError, CRSError) as error:
-        raise SourceError(f"an extent in {grid.crs} cannot be expressed in {crs}: {error}") from error
-    if not (all(map(math.isfinite, (left, bottom, right, top))) and left < right and bottom < top):
-        raise SourceError(f"an extent in {grid.crs} cannot be expressed in {crs}, it crosses its edge; reproject it")
-    return left, bottom, right, top
-
-
-def resample(layer: Layer, target: Grid, ratio: float) -> NDArray[np.float32]:
-    """A layer's bands on the grid `target`, float32 (bands, height, width), in the layer's units.
-
-    Where the pixels of the target are pixels of the layer, their values are taken as they are. Coarser pixels are
-    area-weighted averages of the valid source pixels that they touch; equal or finer ones are
-    interpolated. A pixel is valid where valid source pixels cover half of it or more.
-
-    Args:
-        layer: the source.
-        target: a grid, or a window of one.
-        ratio: the side of a pixel of the whole target grid in source pixels, which decides the method.
-    """
-    offset = target.offset_in(layer.grid)
-    if offset is not None:
-        values = layer.finish(layer.read(Window(*offset, target.width, target.height)))
-        return np.where(np.isfinite(values), values, np.nan).astype(np.float32)
-    left, bottom, right, top = bounds_in(layer.grid.crs, target)
-    into_pixels = ~layer.grid.transform
-    (first_column, first_row), (last_column, last_row) = into_pixels * (left, top), into_pixels * (right, bottom)
-    margin = math.ceil(2 * ratio) + _EDGE
-    column, row = math.floor(first_column) - margin, math.floor(first_row) - margin
-    window = Window(column, row, math.ceil(last_column) + margin - column, math.ceil(last_row) + margin - row)
-    values = layer.read(window)
-    coarser = ratio > 1.001  # grids of one resolution differ by rounding
-    source = layer.grid.crop(window)
-    valid = np.isfinite(values[:1])
-    if not valid.any():
-        return np.full((len(values), *target.shape), np.nan, np.float32)
-    method = Resampling.average if coarser else layer.resampling
-    with reading(layer.path):
-        warped = layer.finish(_warp(values, source, target, method))
-    if not valid.all():
-        covered = _warp(
-            valid.astype(np.float32), source, target, Resampling.average if coarser else Resampling.bilinear
-        )
-        warped[:, ~(covered[0] >= 0.499)] = np.nan  # a half, and rounding
-    warped[~np.isfinite(warped)] = np.nan
-    return warped.astype(np.float32)
-
-
-def _warp(values: NDArray[np.floating], source: Grid, target: Grid, method: Resampling) -> NDArray[np.floating]:
-    """GDAL's warp from grid to grid, with NaN as nodata and exact coordinates (rasterio.warp.reproject rounds them)."""
-    with MemoryFile() as memory:
-        with memory.open(
-            driver="GTiff",
-            count=len(values),
-            height=source.height,
-            width=source.width,
-            dtype=values.dtype,
-            crs=source.crs,
-            transform=source.transform,
-            nodata=np.nan,
-        ) as writer:
-            writer.write(values)
-        with (
-            memory.open() as dataset,
-            WarpedVRT(
-                dataset,
-                crs=target.crs,
-                transform=target.transform,
-                height=target.height,
-                width=target.width,
-                resampling=method,
-                tolerance=1e-6,
-                nodata=np.nan,
-                **({} if method is Resampling.average else _NO_WIDENING),
-            ) as warped,
-        ):
-            result: NDArray[np.floating] = warped.read()
-    return result
-
-
-def true_to_scale(crs: CRS, longitude: float, latitude: float) -> bool:
-    """Whether a CRS counts metres that are metres on the ground there: UTM does, geographic and Web Mercator do not."""
-    if not crs.is_projected or not math.isclose(crs.linear_units_factor[1], 1):
-        return False
-    factors = pyproj.Proj(pyproj.CRS.from_wkt(crs.to_wkt())).get_factors(longitude, latitude)
-    scales = (float(factors.meridional_scale), float(factors.parallel_scale))
-    return all(abs(scale - 1) < _SCALE_TOLERANCE for scale in scales)
-
-
-def utm(longitude: float, latitude: float) -> CRS:
-    """The UTM zone of a place in degrees of WGS 84."""
-    zone = min(int((longitude + 180) // 6) + 1, 60)
-    return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)
-
-
-def centre(grid: Grid) -> tuple[float, float]:
-    """Longitude and latitude (WGS 84) of a grid's centre."""
-    left, bottom, right, top = grid.bounds
-    (longitude,), (latitude,) = transform(grid.crs, CRS.from_epsg(4326), [(left + right) / 2], [(bottom + top) / 2])
-    if not (math.isfinite(longitude) and math.isfinite(latitude)):
-        raise SourceError(f"the centre of the extent in {grid.crs} has no longitude and latitude")
-    return longitude, latitude

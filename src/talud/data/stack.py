@@ -18,11 +18,11 @@ from talud.contract import Contract
 from talud.data import patch_stack, source_checks, sources
 from talud.data.band_names import MissingBandError
 from talud.data.inventory import Polygons
-from talud.data.mask import KnownPixels, check_known, mask_layout
-from talud.data.mixer import Mixer, mixing
-from talud.data.overlap import refuse_overlap
-from talud.data.recipe import Recipe, recipe_like, recipe_of
+from talud.data.masks import KnownPixels, check_known, mask_layout
 from talud.data.record import BANDS_OF, Record, forget_other_roles, settings, sources_tag
+from talud.data.resampling import SourceStack, open_sources
+from talud.data.source_checks import refuse_overlap
+from talud.data.stack_spec import StackSpec, spec_for_model, spec_of_area
 from talud.errors import MismatchError, SourceError
 from talud.files import md5, replacing_together, synchronise
 from talud.grid import Grid
@@ -74,24 +74,24 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
 
 def _bring_together(project: Project, area: str, progress: Progress | None) -> Record:
     """`build` for an area of rasters."""
-    recipe = recipe_of(project, area)
-    fingerprints = {source: fingerprint(path) for source, path in recipe.files.items()}
+    spec = spec_of_area(project, area)
+    fingerprints = {source: fingerprint(path) for source, path in spec.files.items()}
     targets = project.stack(area), project.mask(area), project.record(area)
     for target in targets:
-        source_files.check_output_file(target, recipe.files.values())
-    with mixing(recipe) as mixer:
-        refuse_overlap(project, recipe, mixer)
-        labels = _labels(recipe, mixer.grid)
-        source_checks.warn_of_doubts(recipe)
+        source_files.check_output_file(target, spec.files.values())
+    with open_sources(spec) as source_stack:
+        refuse_overlap(project, spec, source_stack)
+        labels = _labels(spec, source_stack.grid)
+        source_checks.warn_of_doubts(spec)
         with replacing_together(*targets) as (stack, mask, record_file):
-            known = _write(recipe, mixer, progress, stack, (mask, labels), sources_tag(fingerprints))
-            if recipe.area.role != "transfer" and not known.landslide:
+            known = _write(spec, source_stack, progress, stack, (mask, labels), sources_tag(fingerprints))
+            if spec.area.role != "transfer" and not known.landslide:
                 raise SourceError(
                     f"area '{area}': the inventory marks no pixel inside the boundary by the rule "
-                    f"'{recipe.options.inventory_rule}'; look at its position, or set inventory_rule to all_touched"
+                    f"'{spec.options.inventory_rule}'; look at its position, or set inventory_rule to all_touched"
                 )
-            check_known(known, f"the mask of area '{recipe.name}'", recipe.area.role)
-            record = _record(recipe, mixer, labels, known.landslide, fingerprints, (md5(stack), md5(mask)))
+            check_known(known, f"the mask of area '{spec.name}'", spec.area.role)
+            record = _record(spec, source_stack, labels, known.landslide, fingerprints, (md5(stack), md5(mask)))
             record.write(record_file)
     return record
 
@@ -124,18 +124,16 @@ def build_like(
         OutputError: the stack cannot be written, or would take the place of a source.
     """
     source_files.check_output_file(out, files.values())
-    recipe = recipe_like(contract, area, files, name or out.stem)
-    with mixing(recipe) as mixer:
-        _refuse_other_units(mixer, contract)
-        source_checks.warn_of_doubts(recipe)
+    spec = spec_for_model(contract, area, files, name or out.stem)
+    with open_sources(spec) as source_stack:
+        _refuse_other_units(source_stack, contract)
+        source_checks.warn_of_doubts(spec)
         with replacing_together(out) as (stack,):
-            contents = {
-                source: (origin or {}).get(source) or fingerprint(recipe.files[source]) for source in recipe.files
-            }
+            contents = {source: (origin or {}).get(source) or fingerprint(spec.files[source]) for source in spec.files}
             tags = sources_tag(contents) | ({ORIGIN_TAG: json.dumps(origin)} if origin else {})
-            _write(recipe, mixer, progress, stack, None, tags)
+            _write(spec, source_stack, progress, stack, None, tags)
             synchronise(stack)
-    return mixer.grid
+    return source_stack.grid
 
 
 def misfit(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str | None:
@@ -145,8 +143,8 @@ def misfit(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str 
         SourceError: a source that the model would read cannot be read or used.
     """
     try:
-        with mixing(recipe_like(contract, area, files, "")) as mixer:
-            _refuse_other_units(mixer, contract)
+        with open_sources(spec_for_model(contract, area, files, "")) as source_stack:
+            _refuse_other_units(source_stack, contract)
     except (MissingBandError, MismatchError) as error:
         return str(error).removeprefix(f"the model '{contract.origin.name}' ")
     return None
@@ -158,18 +156,18 @@ def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
     Raises:
         SourceError: a source that the model needs is missing, or cannot be read.
     """
-    recipe = recipe_like(contract, area, files, name)
+    spec = spec_for_model(contract, area, files, name)
     bands = ", ".join(f"{band.name} in {band.unit}" for band in contract.input.bands)
-    options = recipe.options.model_dump(mode="json", exclude={"inventory_rule", "overlap"})
-    said = recipe.area.model_dump(mode="json", include={"sar_unit", "acquired", "event"})
+    options = spec.options.model_dump(mode="json", exclude={"inventory_rule", "overlap"})
+    said = spec.area.model_dump(mode="json", include={"sar_unit", "acquired", "event"})
     if "sar_unit" in said:
         said["unit of the SAR scenes"] = said.pop("sar_unit")  # that of the stack is among the options
     for key in ("optical_scale", "optical_offset"):
-        if (value := getattr(recipe.area, key)) is not None:
+        if (value := getattr(spec.area, key)) is not None:
             said[key] = value
-    taken = {f"bands of {source}": one.words for source, one in recipe.taken.items()}
+    taken = {f"bands of {source}": one.words for source, one in spec.taken.items()}
     stated = {"area": name, "talud": version("talud"), "bands": bands, **options, **said, **taken}
-    contents = {source: fingerprint(path) for source, path in recipe.files.items()}
+    contents = {source: fingerprint(path) for source, path in spec.files.items()}
     return {key: str(value) for key, value in stated.items()} | contents
 
 
@@ -198,8 +196,8 @@ def bands_taken(stack: Path) -> dict[str, str]:
     return {name.removeprefix(BANDS_OF).lower(): text for name, text in tags.items() if name.startswith(BANDS_OF)}
 
 
-def _refuse_other_units(mixer: Mixer, contract: Contract) -> None:
-    units = dict(zip(mixer.bands, mixer.units, strict=True))
+def _refuse_other_units(source_stack: SourceStack, contract: Contract) -> None:
+    units = dict(zip(source_stack.bands, source_stack.units, strict=True))
     for asked in contract.input.bands:
         unit = units.get(asked.name, asked.unit)  # it may be one that the model can do without
         if unit != asked.unit:
@@ -220,52 +218,52 @@ def _advice(found: str, expected: str) -> str:
     return "bring the source to that unit (gdal_edit.py -scale, -offset or -units, if only the label is missing)"
 
 
-def _labels(recipe: Recipe, grid: Grid) -> Labels:
+def _labels(spec: StackSpec, grid: Grid) -> Labels:
     """The polygons of an area's mask.
 
     Raises:
         SourceError: the inventory of a labelled area holds no polygon on its grid.
     """
-    all_touched = recipe.options.inventory_rule == "all_touched"
-    path = recipe.files.get("inventory")
+    all_touched = spec.options.inventory_rule == "all_touched"
+    path = spec.files.get("inventory")
     if path is None:
         return Labels(None, None, all_touched)
-    inventory = Polygons.read(path, "inventory", grid.crs, recipe.area.inventory_filter)
+    inventory = Polygons.read(path, "inventory", grid.crs, spec.area.inventory_filter)
     here = inventory.within(grid)
-    clause = f" that match {recipe.area.inventory_filter!r}" if recipe.area.inventory_filter else ""
-    _refuse_elsewhere(recipe, path, inventory, grid, clause)
-    if not len(here.geometries) and recipe.area.role != "transfer":
+    clause = f" that match {spec.area.inventory_filter!r}" if spec.area.inventory_filter else ""
+    _refuse_elsewhere(spec, path, inventory, grid, clause)
+    if not len(here.geometries) and spec.area.role != "transfer":
         skipped = f" ({inventory.skipped} features without one)" if inventory.skipped else ""
-        raise SourceError(f"{path}: holds no polygons{clause}{skipped}, and area '{recipe.name}' needs landslides")
-    return Labels(here, _boundary(recipe, grid), all_touched)
+        raise SourceError(f"{path}: holds no polygons{clause}{skipped}, and area '{spec.name}' needs landslides")
+    return Labels(here, _boundary(spec, grid), all_touched)
 
 
-def _boundary(recipe: Recipe, grid: Grid) -> Polygons | None:
+def _boundary(spec: StackSpec, grid: Grid) -> Polygons | None:
     """Return the surveyed part of an area; None where all of it is surveyed.
 
     Raises:
         SourceError: the file holds no polygon, or none in the area.
     """
-    path = recipe.files.get("boundary")
+    path = spec.files.get("boundary")
     if path is None:
         return None
     boundary = Polygons.read(path, "boundary", grid.crs)
-    _refuse_elsewhere(recipe, path, boundary, grid)
+    _refuse_elsewhere(spec, path, boundary, grid)
     if not len(boundary.geometries):
-        raise SourceError(f"{path}: holds no polygons, so all of area '{recipe.name}' would be unknown")
+        raise SourceError(f"{path}: holds no polygons, so all of area '{spec.name}' would be unknown")
     return boundary
 
 
-def _refuse_elsewhere(recipe: Recipe, path: Path, polygons: Polygons, grid: Grid, clause: str = "") -> None:
+def _refuse_elsewhere(spec: StackSpec, path: Path, polygons: Polygons, grid: Grid, clause: str = "") -> None:
     place = polygons.elsewhere(grid)
     if place:
         number = len(polygons.geometries) + polygons.unplaced
-        raise SourceError(f"{path}: none of its {number} polygons{clause} lies in area '{recipe.name}'; {place.words}")
+        raise SourceError(f"{path}: none of its {number} polygons{clause} lies in area '{spec.name}'; {place.words}")
 
 
 def _write(
-    recipe: Recipe,
-    mixer: Mixer,
+    spec: StackSpec,
+    source_stack: SourceStack,
     progress: Progress | None,
     stack: Path,
     mask: tuple[Path, Labels] | None,
@@ -275,76 +273,76 @@ def _write(
 
     The mask is written only if requested.
     """
-    tags = _tags(recipe, mixer) | dict(more_tags)
-    layout = Layout("float32", float("nan"), mixer.bands, mixer.units, tags)
+    tags = _tags(spec, source_stack) | dict(more_tags)
+    layout = Layout("float32", float("nan"), source_stack.bands, source_stack.units, tags)
     seen: set[Path] = set()
     known = KnownPixels()
     with ExitStack() as writers:
-        writer = writers.enter_context(writing_cog(stack, mixer.grid, layout))
+        writer = writers.enter_context(writing_cog(stack, source_stack.grid, layout))
         if mask:
             path, labels = mask
-            mask_writer: DatasetWriter = writers.enter_context(writing_cog(path, mixer.grid, mask_layout(tags)))
-        windows = mixer.windows
+            mask_writer: DatasetWriter = writers.enter_context(writing_cog(path, source_stack.grid, mask_layout(tags)))
+        windows = source_stack.windows
         for window in tracked(windows, progress, len(windows)):
-            values, here = mixer.mix(window)
+            values, here = source_stack.read(window)
             seen |= here
             with stderr_suppressed():  # as in `writing_cog`
                 writer.write(values, window=window)
             if mask:
-                pixels = labels.mask(mixer.grid.crop(window))
+                pixels = labels.mask(source_stack.grid.crop(window))
                 known += KnownPixels.of(pixels)
                 with stderr_suppressed():
                     mask_writer.write(pixels, 1, window=window)
-        for layer in mixer.layers:
+        for layer in source_stack.layers:
             if layer.path not in seen:
-                raise SourceError(f"{layer.path}: has no valid pixel in area '{recipe.name}'; all is nodata there")
+                raise SourceError(f"{layer.path}: has no valid pixel in area '{spec.name}'; all is nodata there")
     return known
 
 
-def _tags(recipe: Recipe, mixer: Mixer) -> dict[str, str]:
-    options, acquired = recipe.options, recipe.area.acquired
+def _tags(spec: StackSpec, source_stack: SourceStack) -> dict[str, str]:
+    options, acquired = spec.options, spec.area.acquired
     tags = {
-        "TALUD_AREA": recipe.name,
-        "TALUD_EVENT": recipe.area.event,
+        "TALUD_AREA": spec.name,
+        "TALUD_EVENT": spec.area.event,
         "TALUD_ACQUIRED_OPTICAL": acquired.optical,
         "TALUD_ACQUIRED_SAR_PRE": acquired.sar_pre,
         "TALUD_ACQUIRED_SAR_POST": acquired.sar_post,
-        "TALUD_SYNTHETIC": "yes" if mixer.synthetic else None,
+        "TALUD_SYNTHETIC": "yes" if source_stack.synthetic else None,
         "TALUD_SLOPE": options.slope,
         "TALUD_CURVATURE": options.curvature,
         "TALUD_SAR_UNIT": options.sar_unit,
         "TALUD_LEE_WINDOW": options.lee_window,
         "TALUD_RESOLUTION": f"{options.resolution:.10g}",
-        "TALUD_OPTICAL_SCALE": recipe.area.optical_scale,
-        "TALUD_OPTICAL_OFFSET": recipe.area.optical_offset,
-        **{f"{BANDS_OF}{source.upper()}": one.words for source, one in recipe.taken.items()},
+        "TALUD_OPTICAL_SCALE": spec.area.optical_scale,
+        "TALUD_OPTICAL_OFFSET": spec.area.optical_offset,
+        **{f"{BANDS_OF}{source.upper()}": one.words for source, one in spec.taken.items()},
     }
     return {key: str(value) for key, value in tags.items() if value is not None}
 
 
 def _record(
-    recipe: Recipe,
-    mixer: Mixer,
+    spec: StackSpec,
+    source_stack: SourceStack,
     labels: Labels,
     landslides: int,
     fingerprints: Mapping[Source, str],
     digests: tuple[str, str],
 ) -> Record:
-    inventory, acquired = labels.inventory, recipe.area.acquired
-    dates = {"event": recipe.area.event, **dict(acquired)}
+    inventory, acquired = labels.inventory, spec.area.acquired
+    dates = {"event": spec.area.event, **dict(acquired)}
     return Record(
-        area=recipe.name,
-        role=recipe.area.role,
+        area=spec.name,
+        role=spec.area.role,
         stack_md5=digests[0],
         mask_md5=digests[1],
         sources=dict(sorted(fingerprints.items())),
         dates={name: day.isoformat() if day else None for name, day in dates.items()},
-        bands=mixer.bands,
-        height=mixer.grid.height,
-        width=mixer.grid.width,
+        bands=source_stack.bands,
+        height=source_stack.grid.height,
+        width=source_stack.grid.width,
         landslide_pixels=None if inventory is None else landslides,
         polygons=None if inventory is None else len(inventory.geometries),
         repaired_polygons=None if inventory is None else inventory.repaired,
         skipped_polygons=None if inventory is None else inventory.skipped,
-        settings=settings(recipe.area, recipe.options),
+        settings=settings(spec.area, spec.options),
     )

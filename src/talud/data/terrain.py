@@ -33,7 +33,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from talud.bands import TERRAIN_BANDS
-from talud.data import sources
+from talud.data import sources, warping
 from talud.data.sources import Layer
 from talud.errors import SourceError
 from talud.grid import Grid
@@ -166,8 +166,8 @@ def _metric(dataset: DatasetReader, target: Grid) -> tuple[Grid, Callable[[Windo
         z[(z < _ELEVATION.lowest) | (z > _ELEVATION.highest)] = np.nan
         return z
 
-    if sources.true_to_scale(own.crs, *sources.centre(target)):
+    if warping.true_to_scale(own.crs, *warping.centre(target)):
         return own, lambda window: measured(window)[0]
     raw = Layer(Path(dataset.name), own, ("elevation",), ("m",), measured, resampling=Resampling.cubic)
-    projected = Grid.from_bounds(target.crs, target.bounds, sources.pixel_side(own, target))
-    return projected, lambda window: sources.resample(raw, projected.crop(window), 1.0)[0].astype(np.float64)
+    projected = Grid.from_bounds(target.crs, target.bounds, warping.pixel_side(own, target))
+    return projected, lambda window: warping.resample(raw, projected.crop(window), 1.0)[0].astype(np.float64)

@@ -19,8 +19,8 @@ from scipy import ndimage
 
 from talud import imaging, source_files
 from talud.confusion_map import NOT_MAPPED, at_threshold
-from talud.data.held_out import check_held_out
 from talud.data.patches import Part
+from talud.data.record import check_held_out
 from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation.bootstrap import LEVEL, Difference, f1_difference

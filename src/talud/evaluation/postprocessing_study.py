@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from rasterio.windows import Window
 
 from talud.bands import Group, band
-from talud.data.held_out import check_held_out
+from talud.data.record import check_held_out
 from talud.engine.runtime import Model
 from talud.evaluation.bootstrap import Difference, f1_difference
 from talud.evaluation.postprocessing import DETECTED, ObjectTally, WindowContext, postprocessed

@@ -14,7 +14,7 @@ from rasterio.windows import Window
 
 from talud.confusion_map import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
 from talud.contract import FineTuning
-from talud.data.held_out import check_held_out
+from talud.data.record import check_held_out
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, StudyError, TaludWarning
 from talud.evaluation.bootstrap import FEW, LEVEL, Interval, score_intervals

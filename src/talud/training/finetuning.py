@@ -16,9 +16,8 @@ from rasterio.windows import Window
 from talud import metrics
 from talud.bands import Group
 from talud.contract import Contract, FineTuning
-from talud.data.held_out import check_held_out
 from talud.data.patches import Block, Patches
-from talud.data.record import current_stack
+from talud.data.record import check_held_out, current_stack
 from talud.engine import coverage
 from talud.engine.model_file import save, weights_digest
 from talud.engine.runtime import Model

@@ -15,7 +15,7 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning
 
 from source_files import CORNER, UTM, write_project, write_raster
-from talud.data.patch_mask import read_classes
+from talud.data.masks import read_classes
 from talud.data.patch_stack import build
 from talud.data.patches import split
 from talud.data.stack import build as build_area

@@ -1,4 +1,4 @@
-"""The mixer: the open sources of a recipe, read and warped to one grid window by window."""
+"""Open sources of an area, read and resampled to one grid by windows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from talud.bands import SHADES, band
-from talud.data import sar, sources, terrain
+from talud.data import sar, sources, terrain, warping
 from talud.data.inventory import Polygons
-from talud.data.recipe import RASTERS, SHADE_SOURCES, Recipe
 from talud.data.sources import Layer
+from talud.data.stack_spec import RASTERS, SHADE_SOURCES, StackSpec
 from talud.errors import ParamsError, SourceError, TaludWarning
 from talud.grid import Grid
 from talud.params import Source
@@ -34,8 +34,8 @@ _TOUCHED = 1e-3  # share of a pixel under cloud from which it counts as cloud; l
 
 
 @dataclass(frozen=True)
-class Mixer:
-    """The open sources of an area on their way to one grid."""
+class SourceStack:
+    """The open sources of an area and their common grid."""
 
     grid: Grid
     layers: Mapping[Layer, float]  # → the side of a stack pixel in source pixels
@@ -51,19 +51,22 @@ class Mixer:
 
     @property
     def windows(self) -> list[Window]:
-        """The windows to work in, so small that memory does not depend on the area or a source's pixels."""
+        """The windows to work in.
+
+        They are so small that memory does not depend on the area or on a source's pixels.
+        """
         size = _WINDOW
         while size > 16 and size * max(self.layers.values()) > _SOURCE_WINDOW:
             size //= 2
         return self.grid.windows(size)
 
-    def mix(self, window: Window) -> tuple[NDArray[np.float32], set[Path]]:
-        """The bands in a window, float32 (bands, height, width), and the sources that have a valid pixel there."""
+    def read(self, window: Window) -> tuple[NDArray[np.float32], set[Path]]:
+        """Return the bands in a window, float32 (bands, height, width), and the sources with a valid pixel there."""
         target = self.grid.crop(window)
         values: dict[str, NDArray[np.float32]] = {}
         seen = set()
         for layer, ratio in self.layers.items():
-            pixels = sources.resample(layer, target, ratio)
+            pixels = warping.resample(layer, target, ratio)
             if np.isfinite(pixels).any():
                 seen.add(layer.path)
             values.update(zip(layer.bands, pixels, strict=True))
@@ -77,27 +80,27 @@ class Mixer:
 
 
 @contextmanager
-def mixing(recipe: Recipe) -> Iterator[Mixer]:
-    """Open the sources of a recipe on their common grid.
+def open_sources(spec: StackSpec) -> Iterator[SourceStack]:
+    """Open the sources of a stack on their common grid.
 
     Raises:
         ParamsError: the grid that the area sets is not usable.
         SourceError: a source cannot be read or used, or does not overlap the area.
     """
     with ExitStack() as opened:
-        datasets = _opened(recipe, opened)
-        grid = _grid(recipe, list(datasets.values()))
+        datasets = _opened(spec, opened)
+        grid = _grid(spec, list(datasets.values()))
         for dataset in datasets.values():
-            _refuse_disjoint(recipe, dataset, grid)
-        layers = [_layer(recipe, source, dataset, grid) for source, dataset in datasets.items()]
-        shades = {source: _shade(recipe, source, grid, opened) for source in SHADE_SOURCES if source in recipe.bands}
-        ratios = {layer: grid.resolution / sources.pixel_side(layer.grid, grid) for layer in layers}
+            _refuse_disjoint(spec, dataset, grid)
+        layers = [_layer(spec, source, dataset, grid) for source, dataset in datasets.items()]
+        shades = {source: _shade(spec, source, grid, opened) for source in SHADE_SOURCES if source in spec.bands}
+        ratios = {layer: grid.resolution / warping.pixel_side(layer.grid, grid) for layer in layers}
         synthetic = any(dataset.tags().get("TALUD_SYNTHETIC") == "yes" for dataset in datasets.values())
-        yield Mixer(grid, ratios, shades, recipe.bands, synthetic)
+        yield SourceStack(grid, ratios, shades, spec.bands, synthetic)
 
 
-def grid_of(recipe: Recipe) -> Grid:
-    """Return the grid of a recipe's stack.
+def grid_of(spec: StackSpec) -> Grid:
+    """Return the grid of a stack.
 
     The rasters are opened, but no pixels are read.
 
@@ -106,45 +109,45 @@ def grid_of(recipe: Recipe) -> Grid:
         SourceError: a raster cannot be opened or located.
     """
     with ExitStack() as opened:
-        return _grid(recipe, list(_opened(recipe, opened).values()))
+        return _grid(spec, list(_opened(spec, opened).values()))
 
 
-def _opened(recipe: Recipe, opened: ExitStack) -> dict[Source, DatasetReader]:
-    """Open the rasters of a recipe until the exit stack is closed."""
+def _opened(spec: StackSpec, opened: ExitStack) -> dict[Source, DatasetReader]:
+    """Open the rasters of a stack until the exit stack is closed."""
     return {
-        source: opened.enter_context(sources.open_source(recipe.files[source]))
+        source: opened.enter_context(sources.open_source(spec.files[source]))
         for source in RASTERS
-        if source in recipe.files
+        if source in spec.files
     }
 
 
-def _grid(recipe: Recipe, datasets: Sequence[DatasetReader]) -> Grid:
+def _grid(spec: StackSpec, datasets: Sequence[DatasetReader]) -> Grid:
     """Return the grid of a stack.
 
     Its CRS and extent are those of the first source unless set, in metres that are metres on the ground. Its pixels
     are those of the first source that has this CRS and the stack's resolution, so that source is not resampled.
     """
     own = Grid.of(datasets[0])
-    place = sources.centre(own)
-    if recipe.area.crs:
+    place = warping.centre(own)
+    if spec.area.crs:
         try:
-            crs = CRS.from_user_input(recipe.area.crs)
+            crs = CRS.from_user_input(spec.area.crs)
         except (CRSError, ValueError) as error:
-            raise ParamsError(f"areas.{recipe.name}.crs: '{recipe.area.crs}' is no coordinate system") from error
-        if not sources.true_to_scale(crs, *place):
+            raise ParamsError(f"areas.{spec.name}.crs: '{spec.area.crs}' is no coordinate system") from error
+        if not warping.true_to_scale(crs, *place):
             raise ParamsError(
-                f"areas.{recipe.name}.crs: {recipe.area.crs} does not count true metres at the area; take its UTM "
-                f"zone, {sources.utm(*place)}, or a national grid in metres"
+                f"areas.{spec.name}.crs: {spec.area.crs} does not count true metres at the area; take its UTM "
+                f"zone, {warping.utm(*place)}, or a national grid in metres"
             )
     else:
-        crs = own.crs if sources.true_to_scale(own.crs, *place) else sources.utm(*place)
-    bounds = recipe.area.bounds or sources.bounds_in(crs, own)
-    return Grid.from_centres(crs, bounds, recipe.options.resolution, _origin(recipe, crs, datasets))
+        crs = own.crs if warping.true_to_scale(own.crs, *place) else warping.utm(*place)
+    bounds = spec.area.bounds or warping.bounds_in(crs, own)
+    return Grid.from_centres(crs, bounds, spec.options.resolution, _origin(spec, crs, datasets))
 
 
-def _origin(recipe: Recipe, crs: CRS, datasets: Sequence[DatasetReader]) -> tuple[float, float]:
+def _origin(spec: StackSpec, crs: CRS, datasets: Sequence[DatasetReader]) -> tuple[float, float]:
     """Return the origin of a stack's grid, which is the corner of a pixel."""
-    options = recipe.options
+    options = spec.options
     if isinstance(options.origin, tuple):
         return options.origin
     for source in map(Grid.of, datasets):
@@ -156,34 +159,34 @@ def _origin(recipe: Recipe, crs: CRS, datasets: Sequence[DatasetReader]) -> tupl
     return 0.0, 0.0
 
 
-def _refuse_disjoint(recipe: Recipe, dataset: DatasetReader, grid: Grid) -> None:
+def _refuse_disjoint(spec: StackSpec, dataset: DatasetReader, grid: Grid) -> None:
     source = Grid.of(dataset)
     left, bottom, right, top = source.bounds
-    west, south, east, north = sources.bounds_in(source.crs, grid)
+    west, south, east, north = warping.bounds_in(source.crs, grid)
     if west >= right or east <= left or south >= top or north <= bottom:
-        origin = "the bounds that params.yaml sets" if recipe.area.bounds else "that of the first source"
+        origin = "the bounds that params.yaml sets" if spec.area.bounds else "that of the first source"
         raise SourceError(
-            f"{dataset.name}: does not overlap area '{recipe.name}': it spans {left:.6g} to {right:.6g} east and "
+            f"{dataset.name}: does not overlap area '{spec.name}': it spans {left:.6g} to {right:.6g} east and "
             f"{bottom:.8g} to {top:.8g} north in {source.crs}, the area's extent ({origin}) {west:.6g} to {east:.6g} "
             f"and {south:.8g} to {north:.8g}"
         )
 
 
-def _layer(recipe: Recipe, source: Source, dataset: DatasetReader, grid: Grid) -> Layer:
-    area, options = recipe.area, recipe.options
+def _layer(spec: StackSpec, source: Source, dataset: DatasetReader, grid: Grid) -> Layer:
+    area, options = spec.area, spec.options
     if source == "optical":
-        wanted = {name: number for name, number in recipe.taken[source].numbers.items() if name in recipe.bands}
-        named = recipe.taken[source].numbers.values()
+        wanted = {name: number for name, number in spec.taken[source].numbers.items() if name in spec.bands}
+        named = spec.taken[source].numbers.values()
         return sources.optical(dataset, wanted, named, area.optical_scale, area.optical_offset)
     if source == "dtm":
         return terrain.layer(dataset, grid, options.slope, options.curvature)
     time: Literal["pre", "post"] = "pre" if source == "sar_pre" else "post"
-    taken = recipe.taken[source].numbers
-    polarisations = {name: taken[name] for name in sar.POLARISATIONS if f"{name}_{time}" in recipe.bands}
+    taken = spec.taken[source].numbers
+    polarisations = {name: taken[name] for name in sar.POLARISATIONS if f"{name}_{time}" in spec.bands}
     return sar.layer(dataset, polarisations, time, area.sar_unit, options.sar_unit, options.lee_window)
 
 
-def _shade(recipe: Recipe, source: Source, grid: Grid, opened: ExitStack) -> Callable[[Grid], NDArray[np.bool_]]:
+def _shade(spec: StackSpec, source: Source, grid: Grid, opened: ExitStack) -> Callable[[Grid], NDArray[np.bool_]]:
     """Return the pixels of a window that cloud, layover or shadow touches.
 
     The source is polygons, or the non-zero pixels of a raster.
@@ -191,29 +194,29 @@ def _shade(recipe: Recipe, source: Source, grid: Grid, opened: ExitStack) -> Cal
     Raises:
         SourceError: the file cannot be read, or cannot belong to the area for where it lies.
     """
-    path = recipe.files[source]
+    path = spec.files[source]
     if path.suffix.lower() in VECTOR_SUFFIXES | OTHER_VECTOR_SUFFIXES:
         polygons = Polygons.read(path, source, grid.crs)
-        _check_place(recipe, path, polygons, grid)
+        _check_place(spec, path, polygons, grid)
         return lambda target: polygons.cover(target, all_touched=True)
     dataset = opened.enter_context(sources.open_source(path))
-    _refuse_disjoint(recipe, dataset, grid)
+    _refuse_disjoint(spec, dataset, grid)
 
     def clouded(window: Window) -> NDArray[np.floating]:
         pixels = np.nan_to_num(sources.read(dataset, (1,), window))
         return np.not_equal(pixels, 0).astype(np.float32)
 
     layer = Layer(path, Grid.of(dataset), (source,), ("",), clouded, resampling=Resampling.nearest)
-    ratio = grid.resolution / sources.pixel_side(layer.grid, grid)
+    ratio = grid.resolution / warping.pixel_side(layer.grid, grid)
 
     def touched(target: Grid) -> NDArray[np.bool_]:
-        cover: NDArray[np.bool_] = sources.resample(layer, target, ratio)[0] > _TOUCHED
+        cover: NDArray[np.bool_] = warping.resample(layer, target, ratio)[0] > _TOUCHED
         return cover
 
     return touched
 
 
-def _check_place(recipe: Recipe, path: Path, shade: Polygons, grid: Grid) -> None:
+def _check_place(spec: StackSpec, path: Path, shade: Polygons, grid: Grid) -> None:
     """Check that polygons can belong to the area's images.
 
     Warn where none lies in the area although they might belong to it.
@@ -222,7 +225,7 @@ def _check_place(recipe: Recipe, path: Path, shade: Polygons, grid: Grid) -> Non
     if place is None:
         return
     number = len(shade.geometries) + shade.unplaced
-    said = f"{path}: none of its {number} polygons lies in area '{recipe.name}'; {place.words}"
+    said = f"{path}: none of its {number} polygons lies in area '{spec.name}'; {place.words}"
     if place.impossible:
         raise SourceError(said)
     warnings.warn(f"{said}; so it masks nothing", TaludWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""The recipe of a stack: its sources, its bands, and how they are brought together."""
+"""Specification of a stack: its sources, its bands, and the methods that combine them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SHADE_SOURCES: tuple[Source, ...] = ("cloud", "sar_mask")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a stack is made from, and how.
+class StackSpec:
+    """The specification of a stack.
 
     Attributes:
         name: of the area.
@@ -43,8 +43,8 @@ class Recipe:
     taken: Mapping[Source, Taken]
 
 
-def recipe_of(project: Project, name: str) -> Recipe:
-    """What the stack of an area of a project is made from.
+def spec_of_area(project: Project, name: str) -> StackSpec:
+    """Return the specification of the stack of a project's area.
 
     Raises:
         ParamsError: there is no such area.
@@ -53,21 +53,23 @@ def recipe_of(project: Project, name: str) -> Recipe:
     area = project.params.area(name)
     files = sources.find(project.folder(area), area.files)
     taken = _taken_of_project(area, files, project.params.band_sets)
-    recipe = Recipe(name, area, files, project.params.stack, _available(taken, files), taken)
-    if not recipe.bands:
+    spec = StackSpec(name, area, files, project.params.stack, _available(taken, files), taken)
+    if not spec.bands:
         raise SourceError(f"{project.folder(area)}: holds none of {', '.join(RASTERS)} (as optical.tif, for example)")
     for band_set, bands in project.params.band_sets.items():
-        _refuse_missing(dataclasses.replace(recipe, bands=bands), f"band set '{band_set}'")
+        _refuse_missing(dataclasses.replace(spec, bands=bands), f"band set '{band_set}'")
     if area.role != "transfer" and "inventory" not in files:
         raise SourceError(
             f"{project.folder(area)}: area '{name}' has the role {area.role} but no inventory "
             "(inventory.gpkg, .shp, .geojson, .fgb, .kml or .zip)"
         )
-    return recipe
+    return spec
 
 
-def recipe_like(contract: Contract, area: Area, files: Mapping[Source, Path], name: str) -> Recipe:
-    """What the stack that a model asks for is made from; without the groups that it can do without and nobody gave.
+def spec_for_model(contract: Contract, area: Area, files: Mapping[Source, Path], name: str) -> StackSpec:
+    """Return the specification of the stack that a model needs.
+
+    Groups that the model can do without are left out where their sources are missing.
 
     Raises:
         MissingBandError: the sources lack a band.
@@ -87,13 +89,16 @@ def recipe_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
         for source, path in used.items()
         if source in _NUMBERED
     }
-    recipe = Recipe(name, area, used, _options(contract), _with_shades(names, files), taken)
-    _refuse_missing(recipe, f"the model '{contract.origin.name}'")
-    return recipe
+    spec = StackSpec(name, area, used, _options(contract), _with_shades(names, files), taken)
+    _refuse_missing(spec, f"the model '{contract.origin.name}'")
+    return spec
 
 
 def _read_by(contract: Contract, files: Mapping[Source, Path]) -> tuple[str, ...]:
-    """The bands that a model is given: without those groups whose sources are missing, where it can do without them."""
+    """Return the bands that a model is given.
+
+    Groups whose sources are missing are left out where the model can do without them.
+    """
     lacking = {one.group for one in contract.input.bands if _source_of(one.name) not in files}
     if contract.input.subsets and frozenset(contract.input.groups) - lacking in contract.input.supported:
         return tuple(one.name for one in contract.input.bands if one.group not in lacking)
@@ -173,7 +178,7 @@ def _taken(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> T
 
 
 def _with_shades(names: tuple[str, ...], files: Mapping[Source, Path]) -> tuple[str, ...]:
-    """The named bands, and after them what says where cloud, or layover or shadow, hides some of them."""
+    """Return the named bands, followed by the bands that mark cloud, layover or shadow over them."""
     return (*names, *(shade for shade in SHADE_SOURCES if shade in files and SHADES[shade] in groups(names)))
 
 
@@ -186,20 +191,20 @@ def _source_of(name: str) -> Source:
     return "dtm" if group is Group.TERRAIN else "optical"
 
 
-def _refuse_missing(recipe: Recipe, needs: str) -> None:
-    """Say which source or band number is missing for the bands of a recipe."""
-    available = _available(recipe.taken, recipe.files)
-    for name in recipe.bands:
+def _refuse_missing(spec: StackSpec, needs: str) -> None:
+    """Raise an error that names the missing source or band number of a stack."""
+    available = _available(spec.taken, spec.files)
+    for name in spec.bands:
         source = _source_of(name)
-        if source not in recipe.files:
+        if source not in spec.files:
             raise MissingBandError(
-                f"area '{recipe.name}' has no {source}, but {needs} needs its band {name}; add the file, or take the "
+                f"area '{spec.name}' has no {source}, but {needs} needs its band {name}; add the file, or take the "
                 "band out of the set"
             )
         if name not in available:
             key = "sar_bands" if band(name).group is Group.SAR else "optical_bands"
             raise MissingBandError(
-                f"area '{recipe.name}': {needs} needs {name}, but {key} does not say which band of {source} it is"
+                f"area '{spec.name}': {needs} needs {name}, but {key} does not say which band of {source} it is"
             )
 
 
