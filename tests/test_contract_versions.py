@@ -29,7 +29,7 @@ from talud.contract import (
     Validation,
     migrated,
 )
-from talud.evaluation.promotion import fingerprint
+from talud.evaluation.registration import fingerprint
 
 RECORDED = Path(__file__).parent / "contracts"
 KINDS = sorted(path.stem for path in RECORDED.glob("*.json") if path.stem != "fingerprints")

@@ -14,7 +14,7 @@ from talud.contract import Validation
 from talud.engine.runtime import Model
 from talud.errors import PromotionError
 from talud.evaluation import gate, promotion, report
-from talud.evaluation.results import Result, Scores
+from talud.evaluation.results import Result, Scores, ScoreTable
 from talud.evaluation.scores import evaluate
 from talud.measurement.assessment import Assessment
 from talud.metrics import Confusion, lack_of_skill
@@ -121,7 +121,7 @@ def test_a_challenger_does_not_win_on_few_blocks(project: Project, tiny_model: P
 def test_registering_says_where_an_evaluated_area_was_missed(small_project: Project) -> None:
     evaluate(small_project, "3band")
     path = small_project.scores("3band")
-    table = promotion.ScoreTable.read(path)
+    table = ScoreTable.read(path)
     none = Scores.of(Assessment((Confusion(0, 10, 100, 890),)), "transfer")
     table.model_copy(update={"areas": {"away": none}}).write(path)
     contract = Model.load(small_project.model("3band")).contract

@@ -16,7 +16,7 @@ from talud import registry
 from talud.contract import Calibration, Contract, Validation
 from talud.engine.runtime import Model
 from talud.errors import ModelError, StudyError
-from talud.evaluation import catalogue, derived, promotion
+from talud.evaluation import model_card, promotion, registration
 from talud.evaluation.scores import assess_area
 from talud.grid import Grid
 from talud.metrics import ThresholdHistogram, best_threshold
@@ -60,7 +60,7 @@ def project(tmp_path: Path, tiny_model: Path) -> Project:
 
 @pytest.mark.slow
 def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(project: Project) -> None:
-    source = derived.original(project.root, "landslide-unet-project")
+    source = registration.open_model(project.root, "landslide-unet-project")
     made = finetune(project, source, "valley", 6, seed=3, steps=150, learning_rate=1e-2)
     tuning = made.contract.derived.finetuned
     assert tuning is not None
@@ -69,15 +69,15 @@ def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(pr
     assert tuning.f1_after > tuning.f1_before + 0.2
     assert (tuning.area, tuning.patches, len(set(tuning.cells)), tuning.side) == ("valley", 6, 6, 16)
     assert tuning.rehearsed == ()  # the area that the contract names has no record, so it may be another than it was
-    version = derived.register(project.root, source, made.graph, made.contract, alias="challenger")
+    version = registration.register_derived(project.root, source, made.graph, made.contract, alias="challenger")
     store = Store.open(project.root)
-    sheet = catalogue.sheet(store, "landslide-unet-project@challenger")
-    assert (sheet.entry.version, sheet.contract["finetuned"]["version"]) == ("2", "1")
+    card = model_card.model_card(store, "landslide-unet-project@challenger")
+    assert (card.version.version, card.contract["finetuned"]["version"]) == ("2", "1")
     assert (
         Store.open(project.root).models.look_up(version.uri).tags["finetuned_from"]
         == "models:/landslide-unet-project/1"
     )
-    again = derived.register(project.root, source, made.graph, made.contract, alias="challenger")
+    again = registration.register_derived(project.root, source, made.graph, made.contract, alias="challenger")
     assert again.version == version.version
     kept = Model.load(registry.fetch(version.uri, project.root).path)
     assert kept.contract.origin.weights == made.contract.origin.weights != source.contract.origin.weights
@@ -87,7 +87,7 @@ def best_on(graph: onnx.ModelProto, contract: Contract, project: Project) -> flo
     """The best threshold of a fine-tuned model on its patches, from all their pixels at once."""
     assert contract.derived.finetuned is not None
     path = project.root / "tried.onnx"
-    derived.write(path, graph, contract)
+    registration.write_model(path, graph, contract)
     model, side = Model.load(path), contract.derived.finetuned.side
     cuts = [np.s_[row : row + side, column : column + side] for row, column in contract.derived.finetuned.cells]
     with rasterio.open(project.stack("valley")) as stack, rasterio.open(project.mask("valley")) as mask:
@@ -127,7 +127,7 @@ def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_o
     ) == (None, None, {})
     assert made.contract.measured.threshold == best_on(made.graph, made.contract, project)
     path = project.root / "tuned.onnx"
-    derived.write(path, made.graph, made.contract)
+    registration.write_model(path, made.graph, made.contract)
     found = assess_area(Model.load(path), project, "valley")
     assert (found.assessment.windows, found.assessment.pixels) == (13, 13 * 32**2)  # of the 16 patches
     assert found.scores["f1"].estimate == pytest.approx(tuning.f1_after)

@@ -16,8 +16,8 @@ from talud.text import counted
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from talud.evaluation.catalogue import Sheet
     from talud.evaluation.comparison import Comparison
+    from talud.evaluation.model_card import ModelCard
 
 
 @app.command("register")
@@ -91,12 +91,12 @@ def list_(as_json: AsJson = False) -> None:
     from rich.table import Table
 
     from talud.errors import TaludWarning
-    from talud.evaluation import catalogue
+    from talud.evaluation.model_card import list_versions
     from talud.project import root_around
     from talud.registry import Store
 
     store = Store.open(root_around(Path.cwd()))
-    found = catalogue.entries(store)
+    found = list_versions(store)
     for broken in store.models.broken_aliases():
         warnings.warn(broken.words, TaludWarning, stacklevel=2)
     if as_json:
@@ -132,15 +132,15 @@ def show(
 
         talud models show landslide-unet-7band@challenger --json
     """
-    from talud.evaluation import catalogue
+    from talud.evaluation.model_card import model_card
     from talud.project import root_around
     from talud.registry import Store
 
-    found = catalogue.sheet(Store.open(root_around(Path.cwd())), reference)
+    found = model_card(Store.open(root_around(Path.cwd())), reference)
     if as_json:
         _print_json(found.record())
         return
-    for table in _sheet(found):
+    for table in _card_tables(found):
         _print_table(table)
 
 
@@ -272,11 +272,11 @@ def _by(when: str, who: str) -> str:
     return f"{when.replace('T', ' ').removesuffix('Z')}{who and chr(10) + who}"
 
 
-def _sheet(found: Sheet) -> list[Table]:
-    """What the registry says, the file's contract, its bands, and the gate."""
+def _card_tables(found: ModelCard) -> list[Table]:
+    """Return tables of the version, the file's contract, its bands, and the gate."""
     from rich.table import Table
 
-    entry, contract = found.entry, dict(found.contract)
+    entry, contract = found.version, dict(found.contract)
     about = Table("registered", f"{entry.name}, version {entry.version}")
     for key, value in entry.record().items():
         if value not in (None, {}, [], (), "") and key not in ("name", "version"):

@@ -115,15 +115,15 @@ def finetune(
         --json; done
     """
     from talud import source_files
-    from talud.evaluation import derived
+    from talud.evaluation import registration
     from talud.project import Project
 
-    if derived.is_file(model) and out is None:
+    if registration.is_model_file(model) and out is None:
         raise typer.BadParameter("a file is fine-tuned to a file: give one", param_hint="--out")
-    if out is not None and not derived.is_file(str(out)):
+    if out is not None and not registration.is_model_file(str(out)):
         raise typer.BadParameter("the name of a model's file ends in .onnx", param_hint="--out")
     project = Project.find()
-    source = derived.original(project.root, model)
+    source = registration.open_model(project.root, model)
     if out is not None:
         known = [name for name in {area, *source.contract.origin.areas} if name in project.params.areas]
         stacks = [path for name in known for path in (project.stack(name), project.mask(name))]
@@ -142,10 +142,10 @@ def finetune(
             progress=progress,
         )
     if out is not None:
-        derived.write(out, made.graph, made.contract)
+        registration.write_model(out, made.graph, made.contract)
         place = str(out)
     else:
-        place = derived.register(project.root, source, made.graph, made.contract, alias="challenger").uri
+        place = registration.register_derived(project.root, source, made.graph, made.contract, alias="challenger").uri
     tuning = made.contract.derived.finetuned
     assert tuning is not None
     if as_json:
@@ -220,24 +220,24 @@ def adapt(
     from talud import source_files
     from talud.adaptation import adapting
     from talud.data.record import check_current
-    from talud.evaluation import derived
+    from talud.evaluation import registration
     from talud.project import root_around
 
-    if derived.is_file(model) and out is None:
+    if registration.is_model_file(model) and out is None:
         raise typer.BadParameter("a file is adapted to a file: give one", param_hint="--out")
-    if out is not None and not derived.is_file(str(out)):
+    if out is not None and not registration.is_model_file(str(out)):
         raise typer.BadParameter("the name of a model's file ends in .onnx", param_hint="--out")
     check_current(raster)
     root = root_around(Path.cwd())
-    source = derived.original(root, model)
+    source = registration.open_model(root, model)
     if out is not None:
         source_files.check_output_file(out, [source.path, raster])
     made = adapting.adapt(source, raster, area, strength)
     if out is not None:
-        derived.write(out, made.graph, made.contract)
+        registration.write_model(out, made.graph, made.contract)
         place = str(out)
     else:
-        place = derived.register(root, source, made.graph, made.contract).uri
+        place = registration.register_derived(root, source, made.graph, made.contract).uri
     adaptation = made.contract.derived.adapted
     assert adaptation is not None
     if as_json:

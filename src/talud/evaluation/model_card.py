@@ -1,4 +1,4 @@
-"""Registered versions as a person reads them: their scores, where they came from, who moved which alias, and when."""
+"""Model cards: scores, origin, contract and promotion of registered versions."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any, Self
 
 from pydantic_core import to_jsonable_python
 
-from talud.engine.runtime import Model, Origin
 from talud.evaluation.gate import Gate
-from talud.evaluation.promotion import GATE, REASON
+from talud.evaluation.promotion import REASON, recorded_gate
+from talud.evaluation.registration import open_version
 from talud.registry import ModelVersion, Store
 
-_F1 = "f1_"  # how the tags begin that hold an F1
+_F1_PREFIX = "f1_"  # of the tags that hold an F1
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A registered version. What is empty, the registry does not say.
+class VersionInfo:
+    """A registered version; fields that the registry does not state are empty.
 
     Attributes:
-        created: when it was registered, as ISO 8601 in UTC, like the other times.
-        f1: place (validation, test, an area) → F1 there.
-        reason: of its alias.
-        replaced: the version that a rollback of it makes the champion: the one before it.
-        set_aside: by whom and when it was taken from its place; the pipeline does not put it back.
+        created: the time of registration, as ISO 8601 in UTC, like the other times.
+        f1: validation, test, or an area → F1 on it.
+        reason: the reason of its alias.
+        replaced: the champion before it, to which a rollback returns.
+        set_aside: who took it from its place, and when; the pipeline does not put it back.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Entry:
 
     @classmethod
     def of(cls, version: ModelVersion) -> Self:
-        """What the tags of a version say."""
+        """Read the tags of a version."""
         tags = version.tags
         said = {
             name: tags.get(name, "")
@@ -72,61 +72,59 @@ class Entry:
         )
 
     def record(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all fields for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """All that is known of one registered version.
+class ModelCard:
+    """All information on a registered version.
 
     Attributes:
-        entry: what the registry says.
-        contract: what the file says, without the histograms of its bands and their differences.
-        gate: what the gate found when it was examined last; None where it never was.
+        version: the entry in the registry.
+        contract: the contract of the file, without the histograms of its bands and their differences.
+        gate: the result of its last examination by the gate; None if it was never examined.
     """
 
-    entry: Entry
+    version: VersionInfo
     contract: dict[str, Any]
     gate: Gate | None
 
     def record(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all fields for JSON."""
         gate = asdict(self.gate) if self.gate else None
-        return {**self.entry.record(), "gate": gate, "contract": self.contract}
+        return {**self.version.record(), "gate": gate, "contract": self.contract}
 
 
-def entries(store: Store) -> tuple[Entry, ...]:
-    """All versions that talud registered: by name, the newest first.
+def list_versions(store: Store) -> tuple[VersionInfo, ...]:
+    """Return all versions that talud registered: by name, newest first.
 
     Raises:
         RegistryError: the store cannot be used.
     """
-    return tuple(Entry.of(version) for version in store.models.versions())
+    return tuple(VersionInfo.of(version) for version in store.models.versions())
 
 
-def sheet(store: Store, reference: str) -> Sheet:
-    """All that is known of the version that `NAME`, `NAME@ALIAS` or `NAME/VERSION` names.
+def model_card(store: Store, reference: str) -> ModelCard:
+    """Return the card of a version: `NAME`, `NAME@ALIAS` or `NAME/VERSION`.
 
     Raises:
         RegistryError: the store cannot be used, or has no such version.
         ModelError: its file is not one that talud can run.
     """
     version = store.models.look_up(reference)
-    fetched = store.models.fetch(version.uri)
-    contract = Model.load(fetched.path, Origin(fetched.name, fetched.version)).contract
-    gate = Gate.from_json(version.tags[GATE], version.uri) if GATE in version.tags else None
+    contract = open_version(store, version).contract
     bands = [band.model_dump(mode="json", exclude={"edges", "shares"}) for band in contract.input.bands]
     stated = to_jsonable_python(contract.flat() | {"bands": bands})
     del stated["differences"]
-    return Sheet(Entry.of(version), stated, gate)
+    return ModelCard(VersionInfo.of(version), stated, recorded_gate(version))
 
 
 def _scores(tags: Mapping[str, str]) -> dict[str, float]:
-    """Place → F1, of those tags that hold one; a tag may be edited by hand."""
+    """Return the F1 by area from the tags; invalid values are skipped."""
     found = {}
     for tag in sorted(tags):
         with suppress(ValueError):
-            if tag.startswith(_F1):
-                found[tag.removeprefix(_F1)] = float(tags[tag])
+            if tag.startswith(_F1_PREFIX):
+                found[tag.removeprefix(_F1_PREFIX)] = float(tags[tag])
     return found

@@ -1,0 +1,345 @@
+"""Registration of models: one version for each model, described and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import onnx
+from pydantic_core import to_json
+
+from talud.contract import Adaptation, Contract, FineTuning, Reduced, variant_path
+from talud.engine.model_file import save
+from talud.engine.runtime import Model, Origin
+from talud.errors import ModelError, RegistryError
+from talud.evaluation.results import ScoreTable, Trial, Trials
+from talud.files import replacing
+from talud.metrics import Confusion
+from talud.project import Project
+from talud.registry import EXPERIMENT, ModelVersion, Store
+from talud.text import counted
+
+_CHOICE = ("filters", "learning_rate", "batch_size", "epochs")  # the hyperparameters that a description names
+_LATER = ("parity", "calibration", "validation", "subsets", "adapted", "finetuned")  # fields that older files lack
+
+
+@dataclass(frozen=True)
+class Variants:
+    """The variants of a model in reduced precision.
+
+    Attributes:
+        contracts: the contracts of those in the registered version.
+        passed_over: files beside the model that are named like its variants and belong to another model.
+    """
+
+    contracts: tuple[Contract, ...]
+    passed_over: tuple[str, ...]
+
+
+def fingerprint(contract: Contract) -> str:
+    """Return a SHA-256 of a contract without run, commit and scores.
+
+    A contract without one of the later fields gives the same value as before that field existed, so that its version
+    is found.
+    """
+    stated = contract.flat()
+    unstated = {name for name in _LATER if not stated[name]}
+    content = {name: value for name, value in stated.items() if name not in {"run_id", "commit", "scores"} | unstated}
+    return hashlib.sha256(to_json(content)).hexdigest()
+
+
+def is_model_file(reference: str) -> bool:
+    """Return whether a reference names a file, and not a registered version."""
+    return reference.endswith(".onnx")
+
+
+def open_model(root: Path | None, reference: str) -> Model:
+    """Open a model: an .onnx file, or NAME, NAME@ALIAS or NAME/VERSION of the registry.
+
+    Args:
+        root: the project's root, absolute; may be None if `MLFLOW_TRACKING_URI` names a server.
+        reference: the reference to the model.
+
+    Raises:
+        RegistryError: the store cannot be used, or has no such version.
+        ModelError: the file is missing, or is not one that talud can run.
+    """
+    if is_model_file(reference):
+        return Model.load(Path(reference))
+    store = Store.open(root)
+    return open_version(store, store.models.look_up(reference))
+
+
+def open_version(store: Store, version: ModelVersion) -> Model:
+    """Open a registered model."""
+    fetched = store.models.fetch(version.uri)
+    return Model.load(fetched.path, Origin(fetched.name, fetched.version))
+
+
+def write_model(path: Path, graph: onnx.ModelProto, contract: Contract) -> None:
+    """Write a model as a file, whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with replacing(path) as scratch:
+        save(graph, contract, scratch)
+
+
+def register_trained(store: Store, project: Project, model: Model) -> tuple[ModelVersion, Model, Variants]:
+    """Register a trained model with its variants, unless it is registered already.
+
+    Files of the version that the store has lost are uploaded again.
+
+    Returns:
+        The version, the model as the store gives it back, and the variants.
+
+    Raises:
+        RegistryError: the store cannot be used, or gives back something else.
+        ModelError: a variant does not state its loss.
+    """
+    contract, graph = model.contract, onnx.load(model.path)
+    name, key = f"{EXPERIMENT}-{contract.origin.name}", fingerprint(contract)
+    version = store.models.find(name, key)
+    if version is None:
+        version = store.models.register(name, graph, restore_runs(store, project, contract), key)
+    else:
+        store.models.put_back(version, graph)
+    registered = open_version(store, version)
+    _check_same(model, registered)
+    variants = _register_variants(store, project, version, model)
+    scores = {"validation": dict(contract.measured.scores)}
+    scores |= {area: counts.scores() for area, counts in evaluated(project, contract).items()}
+    tags = {f"f1_{area.replace(' ', '_')}": f"{score['f1']:.4f}" for area, score in scores.items()}
+    tags |= _origin_tags(contract) | {
+        f"{variant.derived.precision}_f1_loss": f"{variant.measured.loss['f1']:.4f}" for variant in variants.contracts
+    }
+    store.models.describe(version, tags, _describe_trained(contract, scores, variants))
+    return version, registered, variants
+
+
+def register_derived(
+    root: Path | None, model: Model, graph: onnx.ModelProto, contract: Contract, alias: str | None = None
+) -> ModelVersion:
+    """Register a model that was made of a registered one, in a run of its own.
+
+    It becomes a version of the same registered model, unless the registry holds it already.
+
+    Args:
+        root: the project's root, absolute; may be None if `MLFLOW_TRACKING_URI` names a server.
+        model: the registered model.
+        graph: the graph of the new one.
+        contract: the contract of the new one, which states the adaptation or fine-tuning.
+        alias: the alias for the new version.
+
+    Raises:
+        RegistryError: the store cannot be used, or gives back something else.
+        ModelError: the model is not registered, or the contract does not state how the new one was made.
+    """
+    derived = contract.derived
+    made = derived.finetuned if derived.finetuned != model.contract.derived.finetuned else derived.adapted
+    if model.origin is None or made is None:
+        raise ModelError(f"{model.path}: is no registered model, or nothing was made of it")
+    store, key = Store.open(root), fingerprint(contract)
+    tags, (command, parameters) = _origin_tags(contract), _derivation(made)
+    version = store.models.find(model.origin.name, key)
+    if version is None:
+        run_name = f"{contract.origin.name} · {command} · {made.area}"
+        run_tags = {name: tags[name] for name in ("band_set", "data_version", "commit")}
+        with store.runs.derivation(command, run_name, parameters, run_tags) as run:
+            run.log_scores(_derived_scores(made))
+            onnx.helper.set_model_props(graph, contract.replace(run_id=run.run_id).to_metadata())
+            version = store.models.register(model.origin.name, graph, run.run_id, key)
+    with tempfile.TemporaryDirectory(prefix="talud-") as folder:
+        save(graph, contract, Path(folder) / "made.onnx")
+        _check_same(Model.load(Path(folder) / "made.onnx"), open_version(store, version))
+    tags[{"adapt": "adapted_from", "finetune": "finetuned_from"}[command]] = f"models:/{model.name}/{model.version}"
+    tags |= {name: str(value) for name, value in parameters.items()}
+    store.models.describe(version, tags, _describe_derived(model, made))
+    if alias:
+        store.models.set_alias(version, alias)
+    return version
+
+
+def evaluated(project: Project, contract: Contract) -> dict[str, Confusion]:
+    """Return the counts of a model's evaluation by area; none if not evaluated."""
+    path = project.scores(contract.origin.name)
+    table = ScoreTable.read(path) if path.is_file() else None
+    if table is None or (table.weights, table.threshold) != (contract.origin.weights, contract.measured.threshold):
+        return {}
+    areas = {area: found.assessment.confusion for area, found in table.areas.items()}
+    return {"test": table.test_assessment.confusion} | areas
+
+
+def restore_runs(store: Store, project: Project, contract: Contract) -> str:
+    """Return the run of a model's trial; restore its study if the store lost it.
+
+    Each trial is restored with its hyperparameters and scores from the table of trials, which keeps no learning curves.
+
+    Raises:
+        StudyError: the table of trials is damaged.
+        RegistryError: the store cannot be used.
+    """
+    origin, scores = contract.origin, contract.measured.scores
+    if found := store.runs.locate(origin.run_id):
+        return found
+    tags = {"band_set": origin.name, "data_version": origin.data_version, "commit": origin.commit}
+    if not project.trials(origin.name).is_file():
+        return store.runs.restore(origin.run_id, origin.name, origin.hyperparameters, scores, tags)
+    table = Trials.read(project.trials(origin.name))
+    tags["search"] = table.search
+    parent = store.runs.locate(table.parent_run_id) or store.runs.restore(
+        table.parent_run_id, f"{table.band_set} · {table.search}", {}, {}, tags
+    )
+    # The best trial comes last: a restoration that was interrupted is found incomplete by it.
+    for trial in sorted(table.trials, key=lambda trial: trial.run_id == table.best):
+        if store.runs.locate(trial.run_id) is None:
+            _restore_trial(store, trial, contract, tags, parent)
+    store.runs.summarise(parent, f"Restored from models/{table.band_set}.trials.json, which keeps no learning curves.")
+    return store.runs.locate(origin.run_id) or store.runs.restore(
+        origin.run_id, origin.name, origin.hyperparameters, scores, tags, parent
+    )
+
+
+def _restore_trial(store: Store, trial: Trial, contract: Contract, tags: dict[str, str], parent: str) -> None:
+    hyperparameters = {  # the others are those of the whole study
+        **contract.origin.hyperparameters,
+        "filters": trial.filters,
+        "learning_rate": trial.learning_rate,
+        "batch_size": trial.batch_size,
+        "epochs": trial.epochs,
+    }
+    facts = {"best_epoch": float(trial.best_epoch), "seconds": trial.seconds, "parameters": float(trial.parameters)}
+    name = f"{contract.origin.name} · {trial.name}"
+    store.runs.restore(trial.run_id, name, hyperparameters, {**trial.scores, **facts}, tags, parent)
+
+
+def _register_variants(store: Store, project: Project, version: ModelVersion, model: Model) -> Variants:
+    """Store the variants that are beside a model in its version; return all it has.
+
+    Raises:
+        RegistryError: the store gives back something else.
+    """
+    found, passed_over = [], []
+    for precision in get_args(Reduced):
+        ours = variant_path(model.path, precision)
+        theirs = variant_path(store.models.fetch(version.uri).path, precision)
+        if ours.is_file() and not _belongs(ours, model.contract):
+            passed_over.append(str(ours.relative_to(project.root)))
+        elif ours.is_file():
+            if not theirs.is_file() or theirs.read_bytes() != ours.read_bytes():
+                store.models.add_file(version, ours, theirs.name)
+                theirs = variant_path(store.models.fetch(version.uri).path, precision)
+            if theirs.read_bytes() != ours.read_bytes():
+                raise RegistryError(f"{theirs}: is not the file that was registered, {ours}; is the store sound?")
+        if theirs.is_file():
+            found.append(Model.load(theirs).contract)
+    return Variants(tuple(found), tuple(passed_over))
+
+
+def _belongs(path: Path, contract: Contract) -> bool:
+    """Return whether a file is a variant of a model.
+
+    Raises:
+        ModelError: it is, but does not state its loss.
+    """
+    variant = Model.load(path).contract
+    belongs = variant.is_variant_of(contract)
+    if belongs and not {"f1", "mean_difference"} <= variant.measured.loss.keys():
+        raise ModelError(f"{path}: does not say what it loses against the model; make it again with talud quantize")
+    return belongs
+
+
+def _check_same(model: Model, registered: Model) -> None:
+    """Check that two models state and compute the same.
+
+    Raises:
+        RegistryError: they do not.
+    """
+    cell, bands = 2 * model.contract.input.alignment, model.contract.input.bands
+    noise = np.random.default_rng(0).standard_normal((len(bands), cell, cell), np.float32)
+    scale = np.array([[band.mean, band.deviation] for band in bands], np.float32)[:, :, np.newaxis, np.newaxis]
+    stack = scale[:, 0] + noise * scale[:, 1]
+    same = fingerprint(model.contract) == fingerprint(registered.contract)
+    if not (same and np.array_equal(model.run(stack), registered.run(stack))):
+        raise RegistryError(
+            f"{registered.path}: the registered model is not that of {model.path}; no alias was moved; delete the "
+            f"version {registered.version} of {registered.name} and register again"
+        )
+
+
+def _origin_tags(contract: Contract) -> dict[str, str]:
+    """Return the tags that every version has."""
+    return {
+        "band_set": contract.origin.name,
+        "data_version": contract.origin.data_version,
+        "commit": contract.origin.commit,
+        "weights": contract.origin.weights,
+        "threshold": f"{contract.measured.threshold:g}",
+    }
+
+
+def _describe_trained(contract: Contract, scores: Mapping[str, Mapping[str, float]], variants: Variants) -> str:
+    """Return the description of a trained model in Markdown."""
+    hyperparameters = contract.origin.hyperparameters.items()
+    choice = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in hyperparameters if name in _CHOICE)
+    losses = [
+        f"The {variant.derived.precision} variant loses {variant.measured.loss['f1']:.4f} of the F1 on the validation "
+        f"blocks; its probabilities differ by {variant.measured.loss['mean_difference']:.2g} in the mean."
+        for variant in variants.contracts
+    ]
+    lines = [
+        f"U-Net over {', '.join(contract.input.band_names)} at {contract.input.pixel_size:g} m, trained on "
+        f"{', '.join(contract.origin.areas)} ({choice}). Landslide where the probability is at least "
+        f"{contract.measured.threshold:g}.",
+        "",
+        "| pixels | F1 | precision | recall |",
+        "| --- | --- | --- | --- |",
+        *(f"| {area} | {s['f1']:.3f} | {s['precision']:.3f} | {s['recall']:.3f} |" for area, s in scores.items()),
+    ]
+    return "\n".join([*lines, *(["", *losses] if losses else [])])
+
+
+def _derivation(made: Adaptation | FineTuning) -> tuple[str, dict[str, float | int | str]]:
+    """Return the command that made a model, and its parameters."""
+    if isinstance(made, Adaptation):
+        return "adapt", {"area": made.area, "raster": made.raster, "strength": made.strength}
+    return "finetune", {
+        "area": made.area,
+        "patches": made.patches,
+        "seed": made.seed,
+        "steps": made.steps,
+        "learning_rate": made.learning_rate,
+        "recipe": made.recipe,
+        "rehearsed": ", ".join(made.rehearsed) or "nothing",
+    }
+
+
+def _derived_scores(made: Adaptation | FineTuning) -> dict[str, float]:
+    if isinstance(made, Adaptation):
+        return {"agreement_before": made.agreement_before, "agreement_after": made.agreement_after}
+    scores = {"f1_before": made.f1_before, "f1_after": made.f1_after}
+    return {name: score for name, score in scores.items() if score is not None}
+
+
+def _describe_derived(model: Model, made: Adaptation | FineTuning) -> str:
+    """Return the description of an adapted or fine-tuned model in Markdown."""
+    if isinstance(made, Adaptation):
+        return (
+            f"{model.title}, its features aligned to {made.area} from {made.raster}, without labels (strength "
+            f"{made.strength:g}). Threshold and scores are the original's. For other areas take that."
+        )
+    measured = (
+        f"F1 on the area's other labelled patches: {made.f1_before:.3f} before, {made.f1_after:.3f} after."
+        if made.f1_before is not None and made.f1_after is not None
+        else "No other patch of the area is labelled, so nothing says how good it is."
+    )
+    return (
+        f"{model.title}, trained further on {made.patches} labelled patches of {made.area} "
+        f"({counted(made.landslide_pixels, 'landslide pixel')}, seed {made.seed}). {measured}"
+    )
