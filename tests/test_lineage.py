@@ -298,7 +298,7 @@ def test_a_map_is_whole_where_it_cannot_be_recorded(
     records.parent.write_text("a file in the way")
     code, _, err = talud("predict", "models/3band.onnx", "stacks/away.tif", "--out", "maps/three")
     assert code == 0
-    assert err.splitlines()[-1].startswith("talud: the map is not recorded for talud lineage: ")
+    assert err.splitlines()[-1].startswith("talud: warning: the map is not recorded for talud lineage: ")
     assert (past.root / "maps/three/prediction.json").is_file()
 
 

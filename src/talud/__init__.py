@@ -92,6 +92,9 @@ def predict(
 ) -> Prediction:
     """Map the landslides of a raster, as the command `talud predict` does.
 
+    The map is recorded in the project around the working folder, if there is one, where `talud lineage` finds it; a
+    failure to record it is a `TaludWarning`.
+
     For example `talud.predict("models/7band.onnx", "stack.tif", "map", talud.MapOptions(tta=True))`.
 
     Args:
@@ -121,4 +124,23 @@ def predict(
     check_current(raster)
     if isinstance(model, str | Path):
         model = load_model_for(raster, model, options)
-    return prediction.predict(model, raster, Path(out), options, progress)
+    result = prediction.predict(model, raster, Path(out), options, progress)
+    _record(Path(out))
+    return result
+
+
+def _record(out: Path) -> None:
+    import warnings
+    from pathlib import Path
+
+    from talud.errors import TaludError, TaludWarning
+    from talud.project import root_around
+
+    if root := root_around(Path.cwd()):
+        from talud.lineage.maps import record_map
+
+        try:
+            record_map(root, out)
+        except TaludError as error:
+            message = f"the map is not recorded for talud lineage: {error}"
+            warnings.warn(message, TaludWarning, stacklevel=3)

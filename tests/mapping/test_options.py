@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,12 @@ def test_open_model_of_another_precision_is_refused(model: Model, tmp_path: Path
     with pytest.raises(ParamsError, match=r"the precision is int8, but .* is open with another"):
         talud.predict(model, stack, tmp_path / "map", MapOptions(precision="int8"))
     assert not (tmp_path / "map").exists()
+
+
+def test_map_made_in_python_is_recorded_in_the_project(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("")
+    stack = write_stack(tmp_path / "stack.tif", noise(40, 40))
+    talud.predict(tiny_model, stack, tmp_path / "map", MapOptions(geojson=True))
+    [record] = (tmp_path / ".talud/maps").iterdir()
+    assert json.loads(record.read_text())["folder"] == "map"
+    assert (tmp_path / "map/landslides.geojson").is_file()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -133,7 +132,6 @@ def predict(
     with shown("mapping", "tiles") as progress:
         result = talud.predict(loaded, raster, out, options, progress)
     say(result, loaded, out, raster)
-    remember(out)
 
 
 @app.command("map")
@@ -187,7 +185,6 @@ def map_sources(
         result = talud.predict(loaded, stack, out, options, progress)
     say(result, loaded, out, stack)
     sources.say_bands(stack)
-    remember(out)
 
 
 def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None:
@@ -232,21 +229,3 @@ def _adapt_command(model: Model, raster: str | Path) -> str:
         adapted = model.path.with_name(f"{model.path.stem}.{Path(str(raster)).stem}.onnx")
         command += [str(model.path), str(raster), "--out", str(adapted)]
     return shlex.join(command)
-
-
-def remember(out: Path) -> None:
-    """Record a map in the project around the working folder, if there is one, where talud lineage finds it.
-
-    A map is whole without it, so what cannot be recorded is said and is no error.
-    """
-    from talud.errors import TaludError
-    from talud.lineage import maps
-    from talud.project import root_around
-
-    root = root_around(Path.cwd())
-    if root is None:
-        return
-    try:
-        maps.record_map(root, out)
-    except TaludError as error:
-        print(f"talud: the map is not recorded for talud lineage: {error}", file=sys.stderr)
