@@ -30,11 +30,10 @@ from talud.errors import OutputError
 from talud.serving.app import create_app
 from talud.serving.database import VERSION_TABLE, Database
 from talud.serving.jobs import JobStore
-from talud.serving.keeping import alone
 from talud.serving.keys import KeyStore, SessionStore
 from talud.serving.reviews import ReviewStore
+from talud.serving.storage import UploadStore, lock_results
 from talud.serving.tables import UNFINISHED, Table
-from talud.serving.uploads import UploadStore
 
 RECORDED = Path(__file__).parent / "databases"  # written by services of earlier releases
 JOB = "00000000-0000-4000-8000-00000000000{}"
@@ -238,7 +237,7 @@ def test_upgrade_that_breaks_off_leaves_the_database_as_it_was(tmp_path: Path, m
 def test_only_its_owner_reads_the_database_and_the_results(tmp_path: Path, umask: int) -> None:
     results, before = tmp_path / "results", os.umask(umask)
     try:
-        with alone(results), Database.opened(f"sqlite:///{results}/service.db") as database:
+        with lock_results(results), Database.opened(f"sqlite:///{results}/service.db") as database:
             SessionStore(database).begin(KeyStore(database).find(KeyStore(database).add("survey", "run")))
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in results.glob("service.db*")}
     finally:
@@ -252,9 +251,9 @@ def test_database_and_results_of_an_earlier_release_are_closed_to_others(tmp_pat
     results.mkdir(mode=0o755)
     make_earlier_database(f"sqlite:///{results}/service.db")
     (results / "service.db").chmod(0o644)
-    with alone(results), Database.opened(f"sqlite:///{results}/service.db"):
+    with lock_results(results), Database.opened(f"sqlite:///{results}/service.db"):
         assert stat.S_IMODE((results / "service.db").stat().st_mode) == 0o600
         assert stat.S_IMODE(results.stat().st_mode) == 0o700
     results.chmod(0o750)  # for the group of the workers
-    with alone(results):
+    with lock_results(results):
         assert stat.S_IMODE(results.stat().st_mode) == 0o750

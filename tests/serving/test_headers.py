@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from service_process import listening
-from talud.serving import headers
-from talud.serving.headers import PunctualProtocol
+from talud.serving import security
+from talud.serving.security import PunctualProtocol
 
 
 async def answering(scope, receive, send) -> None:
@@ -26,7 +26,7 @@ async def answering(scope, receive, send) -> None:
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Yield the port of a real server with a short limit."""
-    monkeypatch.setattr(headers, "HEADERS_SECONDS", 0.5)
+    monkeypatch.setattr(security, "HEADERS_SECONDS", 0.5)
     with listening(answering, http=PunctualProtocol, lifespan="off") as port:
         yield port
 

@@ -21,11 +21,10 @@ from talud.engine.runtime import Model, Origin
 from talud.errors import SourceError
 from talud.products.prediction import predict
 from talud.serving.database import Database
-from talud.serving.intake import Intake
 from talud.serving.jobs import JobStore
-from talud.serving.maps import Maps
-from talud.serving.models import Models
+from talud.serving.request_resolution import Models, RequestResolver
 from talud.serving.settings import Settings
+from talud.serving.storage import Maps
 from talud.serving.tables import Request
 
 LARGE = {"raster": "large.tif", "model": "landslide-unet-3band/1"}
@@ -159,7 +158,7 @@ def test_a_raster_that_was_fetched_is_not_fetched_again(service_project: Path, t
     settings = Settings(data=tmp_path, results=tmp_path)  # allows no place
     with Database.opened(settings.database_url) as database:
         jobs, maps = JobStore(database), Maps(tmp_path / "jobs")
-        intake = Intake(settings, jobs, maps, Models(service_project))
+        intake = RequestResolver(settings, jobs, maps, Models(service_project))
         request = Request(raster="https://gone.example/small.tif", model="landslide-unet-3band", version="1")
         job = jobs.create("a", "somebody", request)
         with pytest.raises(SourceError, match=r"gone\.example: not among the places"):

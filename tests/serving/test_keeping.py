@@ -16,11 +16,10 @@ from sqlalchemy.orm import Session
 from talud.errors import BusyError
 from talud.serving.database import Database, now
 from talud.serving.jobs import JobStore
-from talud.serving.keeping import alone, clean
-from talud.serving.maps import Maps
 from talud.serving.problems import Problem
 from talud.serving.reviews import ReviewStore
 from talud.serving.settings import Settings
+from talud.serving.storage import Maps, lock_results, remove_expired
 from talud.serving.tables import Job, Key, Request, Review
 
 MEGABYTE = 10**6
@@ -53,9 +52,13 @@ def ended(jobs: JobStore, maps: Maps, name: str, days: float) -> None:
 
 
 def test_a_second_service_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
-    with alone(tmp_path), pytest.raises(BusyError, match="another service uses this folder"), alone(tmp_path):
+    with (
+        lock_results(tmp_path),
+        pytest.raises(BusyError, match="another service uses this folder"),
+        lock_results(tmp_path),
+    ):
         pass
-    with alone(tmp_path):
+    with lock_results(tmp_path):
         pass
 
 
@@ -63,7 +66,7 @@ def test_what_is_old_goes(jobs: JobStore, tmp_path: Path) -> None:
     maps = Maps(tmp_path / "jobs")
     for name, days in (("old", 8), ("young", 6)):
         ended(jobs, maps, name, days)
-    assert clean(jobs, maps, settings(tmp_path, results_days=7)) == ["old"]
+    assert remove_expired(jobs, maps, settings(tmp_path, results_days=7)) == ["old"]
     assert (jobs.get("old"), maps.of("old").exists(), maps.of("young").exists()) == (None, False, True)
 
 
@@ -75,7 +78,7 @@ def test_what_is_too_much_goes_the_oldest_first_but_nothing_in_use(jobs: JobStor
     maps.out("running").mkdir(parents=True)
     (maps.out("running") / "tiles").write_bytes(bytes(MEGABYTE))
     maps.look_at("second")
-    assert clean(jobs, maps, settings(tmp_path, results_bytes=3 * MEGABYTE)) == ["first", "third"]
+    assert remove_expired(jobs, maps, settings(tmp_path, results_bytes=3 * MEGABYTE)) == ["first", "third"]
     assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["fourth", "running", "second"]
 
 
@@ -84,7 +87,7 @@ def test_a_map_that_people_reviewed_stays_until_somebody_throws_it_away(jobs: Jo
     for name in ("reviewed", "forgotten"):
         ended(jobs, maps, name, 100)
     ReviewStore(jobs.database).save(review("reviewed"), ANA)
-    assert clean(jobs, maps, settings(tmp_path, results_days=7, results_bytes=1)) == ["forgotten"]
+    assert remove_expired(jobs, maps, settings(tmp_path, results_days=7, results_bytes=1)) == ["forgotten"]
     assert ReviewStore(jobs.database).all("reviewed").keys() == {"1"}
 
 
@@ -98,7 +101,7 @@ def test_a_dismissed_job_loses_its_review_and_is_cleaned_up(jobs: JobStore, tmp_
     assert store.history("thrown away", "1") == ()
     with Session(jobs.database.engine) as session, session.begin():
         session.execute(update(Job).values(finished=now() - timedelta(days=100)))
-    assert clean(jobs, maps, settings(tmp_path, results_days=7)) == ["thrown away"]
+    assert remove_expired(jobs, maps, settings(tmp_path, results_days=7)) == ["thrown away"]
     assert len(store.history("kept", "1")) == 1
     with pytest.raises(Problem, match="its map is gone"):
         store.save(review("thrown away"), ANA)
@@ -113,7 +116,7 @@ def test_an_upload_stays_while_a_job_shows_it(jobs: JobStore, tmp_path: Path) ->
         hours = 0 if name == "fresh" else 1
         os.utime(tmp_path / "uploads" / name, (time.time() - hours * 3600,) * 2)
     jobs.create("a", "somebody", Request(raster="uploads/shown"))
-    assert clean(jobs, maps, settings(tmp_path, results_bytes=MEGABYTE)) == ["forgotten"]
+    assert remove_expired(jobs, maps, settings(tmp_path, results_bytes=MEGABYTE)) == ["forgotten"]
     assert sorted(path.name for path in (tmp_path / "uploads").iterdir()) == ["fresh", "shown"]
 
 

@@ -51,7 +51,7 @@ def test_log_tells_of_each_job_once_and_of_nothing_that_gdal_signals(
 def test_message_of_a_client_stays_in_its_line() -> None:
     import logging
 
-    from talud.serving.logs import JsonFormatter, TextFormatter
+    from talud.serving.monitoring import JsonFormatter, TextFormatter
 
     record = logging.LogRecord(
         "talud.service", logging.INFO, "", 0, "GET %s", ("/a\r\n2026-01-01 INFO forged\u2028x",), None

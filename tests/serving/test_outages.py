@@ -22,11 +22,11 @@ from postgresql import running_postgresql
 from service_process import EXECUTION, Serving, serving, wait_for
 from talud.engine.runtime import Model, Origin
 from talud.products.prediction import predict
-from talud.serving import keeping, outages
+from talud.serving import database
 from talud.serving.database import Database
 from talud.serving.jobs import JobStore
-from talud.serving.maps import Maps
 from talud.serving.settings import Settings
+from talud.serving.storage import Maps, remove_expired
 from talud.serving.tables import Request
 
 ASK = {"inputs": {"raster": {"href": "small.tif"}}}
@@ -169,14 +169,14 @@ def test_locked_sqlite_answers_every_writing_request_with_503(tmp_path: Path) ->
     ("error", "is_outage"),
     [
         (OPERATIONAL, True),
-        (outages.PoolTimeoutError("no connection is free"), True),
+        (database.PoolTimeoutError("no connection is free"), True),
         (DataError("INSERT", {}, Exception("invalid byte")), False),
         (IntegrityError("INSERT", {}, Exception("not unique")), False),
         (SQLAlchemyError("no such column"), False),
     ],
 )
 def test_outages_are_told_from_refused_values(error: SQLAlchemyError, is_outage: bool) -> None:
-    assert outages.is_outage(error) is is_outage
+    assert database.is_outage(error) is is_outage
 
 
 def failing(times: int, calls: list[int]) -> Callable[[], str]:
@@ -192,13 +192,13 @@ def failing(times: int, calls: list[int]) -> Callable[[], str]:
 
 
 def test_calls_are_repeated_until_they_succeed_or_the_service_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outages, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(database, "FIRST_PAUSE_SECONDS", 0.001)
     ending, calls = threading.Event(), []
-    assert outages.wait_out(failing(5, calls), ending) == "stored"
+    assert database.wait_out(failing(5, calls), ending) == "stored"
     assert len(calls) == 6
     ending.set()
-    with pytest.raises(outages.Stopped):
-        outages.wait_out(failing(5, []), ending)
+    with pytest.raises(database.Stopped):
+        database.wait_out(failing(5, []), ending)
 
 
 def test_end_that_was_stored_although_its_answer_was_lost_is_the_same_end(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_clean_up_keeps_files_of_jobs_that_it_cannot_remove_from_database(tmp_pa
         jobs.end("a", "successful", "done")
         maps.out("a").mkdir(parents=True)
         with locked(tmp_path / "service.db"), pytest.raises(OperationalError):
-            keeping.clean(jobs, maps, settings)
+            remove_expired(jobs, maps, settings)
         assert maps.out("a").exists()
-        assert keeping.clean(jobs, maps, settings) == ["a"]
+        assert remove_expired(jobs, maps, settings) == ["a"]
         assert not maps.out("a").exists()

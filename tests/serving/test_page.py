@@ -29,9 +29,9 @@ from service_process import Serving, add_champion, serving
 from stack_files import grid_of, write_stack
 from talud.engine.model_file import contract_of, save, weights_digest
 from talud.raster import Layout, writing_cog
+from talud.serving.app import install_page
 from talud.serving.database import Database
 from talud.serving.keys import KeyStore
-from talud.serving.routes import page
 
 pytestmark = pytest.mark.slow
 
@@ -509,7 +509,7 @@ def test_the_lock_of_the_page_holds_no_registry() -> None:
 
 def test_where_it_was_not_built_the_service_says_so(tmp_path: Path) -> None:
     app = FastAPI()
-    page.install(app, tmp_path)
+    install_page(app, tmp_path)
     answer = TestClient(app).get("/page/")
     assert answer.status_code == 200
     assert "<code>make page</code>" in answer.text

@@ -16,8 +16,8 @@ from rasterio.vrt import WarpedVRT
 
 from stack_files import noise, write_stack
 from talud.errors import SourceError
-from talud.serving.catalogue import has_mask
-from talud.serving.places import local, mask_beside
+from talud.serving.raster_paths import local, mask_beside
+from talud.serving.rasters import has_mask
 from talud.serving.settings import Settings
 
 UPLOAD = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -312,7 +312,7 @@ def test_tags_beside_a_raster_that_name_further_files_are_refused(settings: Sett
 REFUSING = """
 import sys
 from pathlib import Path
-from talud.serving.places import confine_gdal
+from talud.serving.raster_paths import confine_gdal
 
 folder = Path(sys.argv[1])
 confine_gdal(warping=len(sys.argv) == 2)
@@ -350,7 +350,7 @@ with Reader(folder / "a.tif") as reader:
     tile = next(iter(reader.tms.tiles(*reader.get_geographic_bounds("EPSG:4326"), 14)))
     assert reader.tile(tile.x, tile.y, tile.z, indexes=1).mask.any()
 import subprocess
-subprocess.run([sys.executable, "-c", "from talud.serving.places import confine_gdal as c; c()"], check=True)
+subprocess.run([sys.executable, "-c", "from talud.serving.raster_paths import confine_gdal as c; c()"], check=True)
 """
 
 
@@ -389,13 +389,13 @@ def test_pictures_are_made_by_a_confined_process_too(settings: Settings) -> None
 
 @pytest.mark.slow
 def test_confining_too_late_is_said() -> None:
-    late = "import pyogrio; from talud.serving.places import confine_gdal; confine_gdal()"
+    late = "import pyogrio; from talud.serving.raster_paths import confine_gdal; confine_gdal()"
     assert "start the service in a process of its own" in confined(late).stderr
 
 
 @pytest.mark.slow
 def test_confining_does_not_depend_on_drivers_that_the_environment_switches_off() -> None:
-    code = "from talud.serving.places import confine_gdal; confine_gdal()"
+    code = "from talud.serving.raster_paths import confine_gdal; confine_gdal()"
     done = confined(code, environment={"GDAL_SKIP": "PNG"})
     assert done.returncode == 0
     assert "sets GDAL_SKIP, which talud ignores" in done.stderr

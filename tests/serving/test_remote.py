@@ -26,7 +26,7 @@ from cryptography.x509.oid import NameOID
 
 from stack_files import noise, write_stack
 from talud.errors import ForbiddenError, SourceError
-from talud.serving import allowlist, remote
+from talud.serving import remote
 from talud.serving.settings import Settings
 
 # asyncio closes a connection that is cancelled in the moment in which it is made only when it is collected.
@@ -362,7 +362,7 @@ def test_tls_is_for_the_hosts_name_though_the_connection_goes_to_an_address(
     names: dict, raster: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority, tls = certified(tmp_path, "data.example.org")
-    monkeypatch.setattr(allowlist, "is_public", lambda address: True)  # so that this machine may play the public host
+    monkeypatch.setattr(remote, "is_public", lambda address: True)  # so that this machine may play the public host
     with serving(tls) as server:
         server.answers["/a.tif"] = raster
         right, wrong = (f"{name}:{server.server_port}" for name in ("data.example.org", "other.example.org"))

@@ -17,11 +17,10 @@ from sqlalchemy import select, update
 import talud.serving
 from talud.cluster_connection import connected
 from talud.serving.app import HEADERS, create_app
-from talud.serving.attempts import ALLOWED, WITHIN, Attempts
 from talud.serving.database import now
-from talud.serving.guard import LARGEST_BODY
 from talud.serving.keys import SESSION_HOURS
-from talud.serving.service import COOKIE, Reader, Runner
+from talud.serving.security import COOKIE, LARGEST_BODY, WRONG_KEYS, WRONG_KEYS_SECONDS, LoginThrottle
+from talud.serving.service import Reader, Runner
 from talud.serving.settings import Settings
 from talud.serving.tables import Key, PageSession, Scope
 
@@ -150,7 +149,7 @@ def test_sessions_expire(client: TestClient) -> None:
     with client.app.state.service.database.engine.begin() as connection:
         connection.execute(update(PageSession).values(expires=now() - timedelta(seconds=1)))
     # A page that stays open asks on, and is no guesser of keys.
-    assert [client.get("/thing").status_code for _ in range(ALLOWED + 5)] == [401] * (ALLOWED + 5)
+    assert [client.get("/thing").status_code for _ in range(WRONG_KEYS + 5)] == [401] * (WRONG_KEYS + 5)
     client.post("/session", json={"key": key_of(client, name="third")}, headers={"Origin": SITE})
     with client.app.state.service.database.engine.connect() as connection:
         assert len(connection.execute(select(PageSession.digest)).all()) == 1  # the expired ones are removed
@@ -299,14 +298,16 @@ def test_bodies_have_an_end(client: TestClient) -> None:
 
 def test_who_tries_many_keys_waits_and_others_do_not(client: TestClient) -> None:
     secret = key_of(client)
-    statuses = [client.get("/thing", headers={"X-API-Key": f"guess {each}"}).status_code for each in range(ALLOWED + 1)]
-    assert statuses == [401] * ALLOWED + [429]
+    statuses = [
+        client.get("/thing", headers={"X-API-Key": f"guess {each}"}).status_code for each in range(WRONG_KEYS + 1)
+    ]
+    assert statuses == [401] * WRONG_KEYS + [429]
     for answer in (
         client.post("/session", json={"key": "guess"}),
         client.get("/session", headers={"Authorization": "Bearer guess"}),
     ):
         assert answer.status_code == 429
-        assert 0 < int(answer.headers["Retry-After"]) <= WITHIN + 1
+        assert 0 < int(answer.headers["Retry-After"]) <= WRONG_KEYS_SECONDS + 1
     assert client.get("/thing", headers={"X-API-Key": secret}).status_code == 200
     assert client.get("/thing").status_code == 401
 
@@ -326,11 +327,11 @@ def reached_from(address: str, tmp_path: Path, workers: str, **others: object) -
 def statuses_of_wrong_keys(client: TestClient, forwarded: str) -> list[int]:
     return [
         client.get("/thing", headers={"X-API-Key": "guess", "X-Forwarded-For": forwarded.format(number)}).status_code
-        for number in range(ALLOWED + 1)
+        for number in range(WRONG_KEYS + 1)
     ]
 
 
-LIMITED, UNLIMITED = [401] * ALLOWED + [429], [401] * (ALLOWED + 1)
+LIMITED, UNLIMITED = [401] * WRONG_KEYS + [429], [401] * (WRONG_KEYS + 1)
 
 
 @pytest.mark.parametrize(
@@ -379,11 +380,11 @@ def test_links_lead_to_the_public_address_whatever_host_the_client_names(
 
 def test_attempts_are_forgotten_and_counted_by_network() -> None:
     moment = [0.0]
-    attempts = Attempts(clock=lambda: moment[0])
-    assert [attempts.failed("2001:db8::1") for _ in range(ALLOWED)] == [0] * ALLOWED
+    attempts = LoginThrottle(clock=lambda: moment[0])
+    assert [attempts.failed("2001:db8::1") for _ in range(WRONG_KEYS)] == [0] * WRONG_KEYS
     assert attempts.failed("2001:db8::ffff") > 0
     assert attempts.failed("2001:db8:1::1") == attempts.failed("192.0.2.1") == attempts.failed("::ffff:192.0.2.1") == 0
-    moment[0] = WITHIN
+    moment[0] = WRONG_KEYS_SECONDS
     assert attempts.failed("2001:db8::1") == 0
 
 

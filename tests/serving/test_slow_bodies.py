@@ -12,9 +12,9 @@ import pytest
 from agency import settings_of
 from service_process import listening
 from stack_files import noise, write_stack
-from talud.serving import guard
+from talud.serving import security
 from talud.serving.app import create_app
-from talud.serving.headers import PunctualProtocol
+from talud.serving.security import PunctualProtocol
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def port(uploads: Path) -> Iterator[int]:
     """
     app = create_app(settings_of(uploads.parent.parent), open_to_all=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guard, "RATE_SECONDS", 1)
-        patch.setattr(guard, "LEAST_BYTES_PER_SECOND", 300)
+        patch.setattr(security, "RATE_SECONDS", 1)
+        patch.setattr(security, "LEAST_BYTES_PER_SECOND", 300)
         with listening(app, http=PunctualProtocol) as port:
             yield port
 

@@ -43,28 +43,29 @@ def serve(
 
     with sigint_ends_process():
         try:
-            from talud.serving import places
+            from talud.serving.raster_paths import confine_gdal
 
-            places.confine_gdal(warping=True)
-            from talud.serving import server
+            confine_gdal(warping=True)
+            from talud.serving.app import check_start, open_browser
+            from talud.serving.app import serve as run_service
             from talud.serving.settings import Settings
         except ImportError as error:
             raise ParamsError("the service's libraries are not installed: pip install 'talud[serve]'") from error
     settings = Settings.load()
     open_to_all = settings.open_to_all(host)
-    server.check(settings, host, port)
+    check_start(settings, host, port)
     page = f"http://{f'[{host}]' if ':' in host else host}:{port}/page/"
     print(f"talud serves, until Ctrl-C: {page}")
     print(f"rasters: {settings.data}; maps: {settings.results}")
     if open_to_all:
         print(f"API keys are off: it listens at {host} alone, and whoever uses this machine may do all", flush=True)
         if has_desktop():
-            server.show(host, port, page)
+            open_browser(host, port, page)
     else:
         with kept() as keys:
             if not keys.all():
                 print("nobody can use it yet: talud keys add NAME --scope run makes a key", flush=True)
-    server.run(settings, host, port, open_to_all=open_to_all)
+    run_service(settings, host, port, open_to_all=open_to_all)
 
 
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")

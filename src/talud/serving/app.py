@@ -1,22 +1,32 @@
-"""The service as an application: its parts put together, and what all answers have in common."""
+"""The web application of the service, and its server process."""
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
+import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 
+import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.types import Scope
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from talud.errors import OutputError
 from talud.serving import problems
-from talud.serving.address import Address
-from talud.serving.guard import Guard
-from talud.serving.logs import log
-from talud.serving.routes import health, models, ogc, page, rasters, reviews, session
+from talud.serving.database import Database
+from talud.serving.monitoring import configure, log
+from talud.serving.routes import ogc, rasters, reviews, service
+from talud.serving.security import PublicAddress, PunctualProtocol, RequestChecks
 from talud.serving.service import Service
 from talud.serving.settings import Settings
+from talud.serving.storage import lock_results
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -28,6 +38,19 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "geolocation=(), camera=(), microphone=()",
 }
+BUILT = Path(__file__).parent / "static"
+_NOT_BUILT = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title>talud</title></head>
+<body>
+<main>
+<h1>The review page was not built</h1>
+<p>All else of the service works without it. In a checkout of talud, with Node.js 20.19 or newer, <code>make page</code>
+builds it; then start the service again.</p>
+</main>
+</body>
+</html>
+"""
 
 
 def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
@@ -40,8 +63,8 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with Service.started(settings, open_to_all=open_to_all) as service:
-            app.state.service = service
+        with Service.started(settings, open_to_all=open_to_all) as running:
+            app.state.service = running
             yield
 
     app = FastAPI(
@@ -54,8 +77,8 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
         openapi_url="/api",
     )
     problems.install(app)
-    app.add_middleware(Guard, open_to_all=open_to_all)
-    public = Address(settings.public_url.rstrip("/"), open_to_all=open_to_all)
+    app.add_middleware(RequestChecks, open_to_all=open_to_all)
+    public = PublicAddress(settings.public_url.rstrip("/"), open_to_all=open_to_all)
     app.state.address = public
 
     @app.middleware("http")
@@ -76,7 +99,92 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
         return response
 
     app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=[str(network) for network in settings.proxies])
-    for subject in (ogc, models, rasters, reviews, session, health):
+    for subject in (ogc, rasters, reviews, service):
         app.include_router(subject.router)
-    page.install(app)
+    install_page(app)
     return app
+
+
+class _Files(StaticFiles):
+    """The page's files: those whose names change with what they hold may be kept, the others are asked for again."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        lasting = path.startswith("assets/")
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if lasting else "no-cache"
+        return response
+
+
+def install_page(app: FastAPI, built: Path = BUILT) -> None:
+    """Have an application show the page under /page/; where it was not built, say so there.
+
+    Args:
+        app: the application.
+        built: folder of the built page.
+    """
+    if (built / "index.html").is_file():
+        app.mount("/page", _Files(directory=built, html=True))
+        return
+
+    @app.get("/page/", include_in_schema=False)
+    def not_built() -> HTMLResponse:
+        return HTMLResponse(_NOT_BUILT)
+
+
+def check_start(settings: Settings, host: str, port: int) -> None:
+    """See that a service can be started, before it says that it is.
+
+    Raises:
+        ParamsError: the database's URL cannot be used.
+        OutputError: the port is taken, the database cannot be opened, or another service uses the results.
+    """
+    with lock_results(settings.results), Database.opened(settings.database_url):
+        pass
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]
+        raise OutputError(f"{host}:{port} cannot be used: {reason}; name another --port") from error
+
+
+def open_browser(host: str, port: int, page: str) -> None:
+    """Open a page in the browser of whoever sits here, once the service answers; does not wait for it."""
+
+    def wait() -> None:
+        while True:
+            try:
+                socket.create_connection((host, port), timeout=1).close()
+            except OSError:
+                time.sleep(0.1)
+            else:
+                webbrowser.open(page)
+                return
+
+    threading.Thread(target=wait, name="browser", daemon=True).start()
+
+
+def serve(settings: Settings, host: str, port: int, *, open_to_all: bool) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Args:
+        settings: of the agency.
+        host: where to listen.
+        port: likewise.
+        open_to_all: whether no key is asked for.
+    """
+    configure(settings.log)
+    app = create_app(settings, open_to_all=open_to_all)
+    keys = "no key is asked for" if open_to_all else "keys are required"
+    log.info("starts at %s port %s; %s; results in %s", host, port, keys, settings.results)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        http=PunctualProtocol,
+        log_config=None,
+        timeout_graceful_shutdown=5,
+    )
+    log.info("ends")

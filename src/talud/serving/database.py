@@ -1,13 +1,20 @@
-"""The service's database: SQLite by default, PostgreSQL by its URL."""
+"""Connection to the service's database, its migrations, and its outages.
+
+It is SQLite by default, and PostgreSQL by its URL.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -15,7 +22,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from talud.errors import OutputError, ParamsError
@@ -151,3 +159,53 @@ def _patient(connection: object, _record: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 10.0
+RETRY_AFTER_SECONDS = 10  # of a request that is refused because of an outage
+
+Result = TypeVar("Result")
+_LOG = logging.getLogger("talud.service")
+
+
+class Stopped(Exception):  # noqa: N818 - no error
+    """An exception that ends a job which was dismissed or whose service ends."""
+
+
+def is_outage(error: SQLAlchemyError) -> bool:
+    """Check whether an error is an outage: locked, full, away or restarted.
+
+    Values that it refuses are no outage: the same call would fail again.
+    """
+    return isinstance(error, DBAPIError | PoolTimeoutError) and not isinstance(error, DataError | IntegrityError)
+
+
+def wait_out(call: Callable[[], Result], ending: threading.Event) -> Result:
+    """Retry a call of the database with growing pauses until it succeeds.
+
+    Args:
+        call: the call, which may be made more than once although its first commit reached the database.
+        ending: the event after which nothing is repeated.
+
+    Raises:
+        Stopped: the service ends before the database answers.
+        SQLAlchemyError: the call fails for another reason than an outage.
+    """
+    pause, since = FIRST_PAUSE_SECONDS, None
+    while True:
+        try:
+            result = call()
+        except SQLAlchemyError as error:
+            if not is_outage(error):
+                raise
+            if since is None:
+                since = time.monotonic()
+                _LOG.warning("the database does not answer; trying again: %s", first_line(error))
+        else:
+            if since is not None:
+                _LOG.warning("the database answers again, after %.0f s", time.monotonic() - since)
+            return result
+        if ending.wait(pause):
+            raise Stopped
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -15,14 +15,12 @@ from talud.cluster import Cluster, Lost, across, opened
 from talud.engine.runtime import Origin
 from talud.engine.session import physical_cores
 from talud.errors import ClusterError, TaludError
-from talud.serving import keeping
-from talud.serving.intake import Intake
+from talud.serving.database import Stopped, is_outage, wait_out
 from talud.serving.jobs import JobStore
-from talud.serving.logs import log, of_job, shown
-from talud.serving.maps import Maps
-from talud.serving.metrics import Metrics
-from talud.serving.outages import Stopped, is_outage, wait_out
+from talud.serving.monitoring import Metrics, log, of_job, shown
+from talud.serving.request_resolution import RequestResolver
 from talud.serving.settings import Settings
+from talud.serving.storage import Maps, remove_expired
 from talud.serving.tables import Job, Request, Status
 from talud.serving.work import NICE, Work, map_landslides
 from talud.text import first_line
@@ -51,7 +49,7 @@ class Executor:
     settings: Settings
     jobs: JobStore
     maps: Maps
-    intake: Intake
+    intake: RequestResolver
     metrics: Metrics
     slots: int = 0
     _ending: threading.Event = field(default_factory=threading.Event)
@@ -278,7 +276,7 @@ class Executor:
     def _clean(self) -> None:
         while not self._ending.is_set():
             try:
-                for job in keeping.clean(self.jobs, self.maps, self.settings):
+                for job in remove_expired(self.jobs, self.maps, self.settings):
                     log.info("removed because of its age or to free space", extra={"job": job})
             except SQLAlchemyError as error:
                 log.warning("the clean-up failed: %s", first_line(error))

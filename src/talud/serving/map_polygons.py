@@ -27,7 +27,7 @@ from talud.grid import Grid
 from talud.products.polygons import GEOPACKAGE, UTC, write_layer
 from talud.products.rasters import Products
 from talud.raster import reading
-from talud.serving.catalogue import WGS84, Stamp, stamp
+from talud.serving.rasters import WGS84, Stamp, stamp
 from talud.serving.tables import Outline, Review
 from talud.vector import open_vector
 

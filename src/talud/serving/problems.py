@@ -24,7 +24,7 @@ from talud.errors import (
     SourceError,
     TaludError,
 )
-from talud.serving.outages import RETRY_AFTER_SECONDS, is_outage
+from talud.serving.database import RETRY_AFTER_SECONDS, is_outage
 from talud.text import first_line
 
 OGC = "http://www.opengis.net/def/exceptions/ogcapi-processes-1/1.0"

@@ -1,6 +1,6 @@
 """Rasters of other machines, fetched from where the agency allows it, and notes to such places.
 
-The connection goes to the very address that was judged; `allowlist` says which places are allowed. A fetch ends within
+The connection goes to the very address that was judged; `settings` says which places are allowed. A fetch ends within
 seconds once nobody wants it any more, whatever the other side does.
 """
 
@@ -27,8 +27,19 @@ import httpx
 from talud.errors import ForbiddenError, SourceError, TaludError
 from talud.files import replacing
 from talud.raster import PATIENCE
-from talud.serving import allowlist, places
-from talud.serving.settings import PREFIX, Settings
+from talud.serving import raster_paths
+from talud.serving.settings import (
+    BUCKET,
+    PORTS,
+    PREFIX,
+    S3,
+    Settings,
+    host_of,
+    is_public,
+    names_address,
+    permits,
+    port_of,
+)
 
 SCHEMES = ("http://", "https://", "s3://")  # by which a reference to another machine is known
 HOPS = 3  # redirections that are followed
@@ -75,11 +86,11 @@ def fetch(url: str, folder: Path, settings: Settings, go_on: Callable[[], object
             go_on()
             pace.check()
 
-        if url.startswith(allowlist.S3):
+        if url.startswith(S3):
             _copy_object(url, scratch, pace, watch)
         else:
             _watched(_download(allowed(url, settings), scratch, settings, pace), watch)
-        places.check(scratch, scratch.parent, path.name)
+        raster_paths.check(scratch, scratch.parent, path.name)
     return path
 
 
@@ -91,14 +102,14 @@ def check_reference(url: str, settings: Settings) -> None:
     Raises:
         ForbiddenError: the agency does not allow it.
     """
-    if not url.startswith(allowlist.S3):
+    if not url.startswith(S3):
         allowed(url, settings)
         return
-    bucket, _, key = url.removeprefix(allowlist.S3).partition("/")
-    named = allowlist.BUCKET.fullmatch(bucket) and key.isprintable() and not {*key} & {*"\\?#"}
+    bucket, _, key = url.removeprefix(S3).partition("/")
+    named = BUCKET.fullmatch(bucket) and key.isprintable() and not {*key} & {*"\\?#"}
     if not named or any(part in ("", ".", "..") for part in key.split("/")):
         raise ForbiddenError(f"{without_secrets(url)}: no object of S3; expected s3://BUCKET/KEY")
-    if f"{allowlist.S3}{bucket}" not in settings.allowed:
+    if f"{S3}{bucket}" not in settings.allowed:
         raise ForbiddenError(
             f"s3://{bucket}: not among the buckets that this service reads; its operator can allow it ({PREFIX}ALLOWED)"
         )
@@ -135,13 +146,13 @@ def allowed(url: str, settings: Settings) -> httpx.URL:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ForbiddenError(f"{shown}: not a web address; expected https://HOST/PATH") from error
-    if parsed.scheme not in allowlist.PORTS or not parsed.host:
+    if parsed.scheme not in PORTS or not parsed.host:
         raise ForbiddenError(f"{shown}: not a web address; expected https://HOST/PATH")
     if parsed.userinfo:
         raise ForbiddenError(f"{parsed.host}: an address must not contain a name or password")
-    if not allowlist.permits(settings.allowed, parsed):
-        standard = allowlist.port_of(parsed) == allowlist.PORTS[parsed.scheme]
-        place = allowlist.host_of(parsed) + ("" if standard else f":{allowlist.port_of(parsed)}")
+    if not permits(settings.allowed, parsed):
+        standard = port_of(parsed) == PORTS[parsed.scheme]
+        place = host_of(parsed) + ("" if standard else f":{port_of(parsed)}")
         raise ForbiddenError(
             f"{place}: not among the places that this service fetches from; its operator can allow it ({PREFIX}ALLOWED)"
         )
@@ -232,18 +243,18 @@ async def _addresses(url: httpx.URL, settings: Settings) -> list[str]:
         SourceError: there are none, or one is not public.
     """
     host = url.raw_host.decode("ascii")
-    if allowlist.names_address(settings.allowed, url):
+    if names_address(settings.allowed, url):
         return [host]
 
     def look_up() -> list[str]:
-        found = socket.getaddrinfo(host, allowlist.port_of(url), type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port_of(url), type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(place[0]) for *_, place in found))
 
     try:
         addresses = await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True)
     except (OSError, UnicodeError) as error:
         raise SourceError(f"{host}: no such host") from error
-    if not addresses or not all(map(allowlist.is_public, addresses)):
+    if not addresses or not all(map(is_public, addresses)):
         raise SourceError(f"{host}: not a public address; the agency's own ones are allowed by address and port alone")
     return addresses
 
@@ -320,7 +331,7 @@ def _next(url: httpx.URL, location: str, settings: Settings) -> httpx.URL:
 
 def _copy_object(url: str, target: Path, pace: _Pace, check: Callable[[], object]) -> None:
     """Copy an object of S3, in a process of its own: it may write no larger file, and ask for no other object."""
-    source = f"/vsis3/{url.removeprefix(allowlist.S3)}"
+    source = f"/vsis3/{url.removeprefix(S3)}"
     options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": source, "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
     command = [sys.executable, "-c", _COPY, source, str(target), str(pace.most + 1)]
     with tempfile.TemporaryFile() as said:

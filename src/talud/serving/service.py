@@ -9,22 +9,17 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from talud.serving.attempts import Attempts
 from talud.serving.database import Database, now
 from talud.serving.executor import Executor
-from talud.serving.intake import Intake
 from talud.serving.jobs import JobStore
-from talud.serving.keeping import alone, remove_unfinished_uploads
 from talud.serving.keys import LOCAL, KeyStore, SessionStore
-from talud.serving.maps import Maps
-from talud.serving.metrics import Metrics
-from talud.serving.models import Models
+from talud.serving.monitoring import Metrics
 from talud.serving.problems import Problem
+from talud.serving.request_resolution import Models, RequestResolver
+from talud.serving.security import COOKIE, LoginThrottle, key_in_headers
 from talud.serving.settings import Settings
+from talud.serving.storage import Maps, UploadStore, lock_results, remove_unfinished_uploads
 from talud.serving.tables import Key, Scope
-from talud.serving.uploads import UploadStore
-
-COOKIE = "talud_session"
 
 
 @dataclass(frozen=True)
@@ -55,11 +50,11 @@ class Service:
     uploads: UploadStore
     models: Models
     maps: Maps
-    intake: Intake
+    intake: RequestResolver
     executor: Executor
     metrics: Metrics
     open_to_all: bool
-    attempts: Attempts = field(default_factory=Attempts)
+    attempts: LoginThrottle = field(default_factory=LoginThrottle)
 
     @classmethod
     @contextmanager
@@ -70,10 +65,10 @@ class Service:
             ParamsError: the database's URL cannot be used.
             OutputError: the database cannot be opened, or another service uses the results.
         """
-        with alone(settings.results), Database.opened(settings.database_url) as database:
+        with lock_results(settings.results), Database.opened(settings.database_url) as database:
             remove_unfinished_uploads(settings.results)
             jobs, maps, models = JobStore(database), Maps(settings.results / "jobs"), Models.here()
-            intake = Intake(settings, jobs, maps, models)
+            intake = RequestResolver(settings, jobs, maps, models)
             metrics = Metrics()
             metrics.watch(jobs, settings.results)
             executor = Executor(settings, jobs, maps, intake, metrics)
@@ -100,14 +95,6 @@ def _service(request: Request) -> Service:
 
 
 Running = Annotated[Service, Depends(_service)]
-
-
-def key_in_headers(request: Request) -> str | None:
-    """The secret that a request brings in a header, which no other site can have a browser send."""
-    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-    if scheme.casefold() == "bearer" and secret.strip():
-        return secret.strip()
-    return request.headers.get("X-API-Key") or None
 
 
 def holder(request: Request, service: Service) -> Key | None:

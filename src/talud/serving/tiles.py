@@ -30,7 +30,7 @@ from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.imaging import GAMMA, scaled, value_limits
 from talud.mapping.raster_checks import check_blocks
-from talud.serving.catalogue import Stamp, bands_of, borrowed, placed, stamp
+from talud.serving.rasters import Stamp, bands_of, borrowed, placed, stamp
 
 Layer = Literal["optical", "slope", "elevation", "sar_before", "sar_after", "inventory", "probability"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)

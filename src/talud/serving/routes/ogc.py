@@ -14,12 +14,13 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 from starlette.datastructures import URL
 
-from talud.serving import catalogue, places, process, remote
-from talud.serving.address import Address
-from talud.serving.intake import is_remote
-from talud.serving.logs import log, of_job, shown
+from talud.serving import process, raster_paths, remote
+from talud.serving.monitoring import log, of_job, shown
 from talud.serving.problems import NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY, Problem, described
 from talud.serving.process import OUTPUTS, PROCESS, Execute, Link
+from talud.serving.rasters import header
+from talud.serving.request_resolution import is_remote
+from talud.serving.security import PublicAddress
 from talud.serving.service import Reader, Runner, Running, Service
 from talud.serving.tables import STATUSES, Job, Status
 
@@ -249,7 +250,7 @@ def _summary_policy(page: File) -> str:
 
 
 def _base(request: Request) -> str:
-    address: Address = request.app.state.address
+    address: PublicAddress = request.app.state.address
     return address.base(request)
 
 
@@ -264,7 +265,7 @@ def _check_small(execute: Execute, service: Service) -> None:
     if is_remote(href):
         remote.check_reference(href, service.settings)
         raise Problem(413, "a raster that has to be fetched is not waited for; ask with Prefer: respond-async")
-    pixels = catalogue.header(places.local(href, service.settings)).pixels
+    pixels = header(raster_paths.local(href, service.settings)).pixels
     if pixels > most:
         raise Problem(413, f"{href}: has {pixels:,} pixels, and only {most:,} are waited for; Prefer: respond-async")
 

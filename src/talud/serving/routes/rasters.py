@@ -14,12 +14,13 @@ from starlette.requests import ClientDisconnect
 
 from talud.contract import Contract
 from talud.errors import RegistryError
-from talud.serving import catalogue, places, tiles
-from talud.serving.catalogue import Raster, Upload
-from talud.serving.logs import log
+from talud.serving import raster_paths, tiles
+from talud.serving.monitoring import log
 from talud.serving.problems import Problem, described
+from talud.serving.rasters import Raster, listed
 from talud.serving.service import Reader, Runner, Running, Service
 from talud.serving.settings import Settings
+from talud.serving.storage import Upload
 from talud.serving.tables import UNFINISHED
 
 router = APIRouter(tags=["rasters"])
@@ -45,7 +46,7 @@ class RasterList(BaseModel):
 @router.get("/rasters", responses=described(401, 403))
 def rasters(service: Running, _: Reader) -> RasterList:
     """The rasters of the data folder, without masks, hidden files and damaged ones."""
-    found, unreadable = catalogue.listed(service.settings, _contracts(service))
+    found, unreadable = listed(service.settings, _contracts(service))
     return RasterList(rasters=found, unreadable=unreadable)
 
 
@@ -94,7 +95,7 @@ async def upload(
 
 @router.delete("/uploads/{upload_id}", status_code=204, responses=described(401, 403, 404, 409))
 def remove_upload(
-    upload_id: Annotated[str, Path(pattern=places.UPLOAD_ID, description="of the upload")],
+    upload_id: Annotated[str, Path(pattern=raster_paths.UPLOAD_ID, description="of the upload")],
     service: Running,
     key: Runner,
 ) -> None:
@@ -102,14 +103,14 @@ def remove_upload(
 
     Maps of the upload stay.
     """
-    folder = service.settings.results / places.UPLOADS / upload_id
+    folder = service.settings.results / raster_paths.UPLOADS / upload_id
     if not folder.is_dir():
         raise Problem(404, f"there is no upload {upload_id}")
     if service.uploads.owner(upload_id) != key.id and not key.allows("admin"):
         raise Problem(
             403, f"the upload belongs to another key than that of {key.name}; removing it takes the scope admin"
         )
-    href = f"{places.UPLOADS}/{upload_id}"
+    href = f"{raster_paths.UPLOADS}/{upload_id}"
     if any(job.request.raster == href for job in service.jobs.list(UNFINISHED, limit=10**6)):
         raise Problem(409, "a job that waits or runs maps this upload; dismiss it, or wait for it")
     shutil.rmtree(folder, ignore_errors=True)
@@ -148,14 +149,14 @@ def tile(
     _: Reader,
 ) -> Response:
     """A picture of a raster's layer; the inventory's grey is 255 for landslide, 0 for background."""
-    return picture(places.local(raster, service.settings), service.settings, layer, z, x, y)
+    return picture(raster_paths.local(raster, service.settings), service.settings, layer, z, x, y)
 
 
 def picture(path: File, settings: Settings, layer: tiles.Layer, z: int, x: int, y: int) -> Response:
     """A tile of a raster, or of the mask beside it, as an answer."""
     if max(x, y) >= 2**z:
         raise Problem(422, f"zoom {z} has {2**z} × {2**z} tiles; there is none at x {x}, y {y}")
-    source = places.mask_beside(path, settings) if layer == "inventory" else path
+    source = raster_paths.mask_beside(path, settings) if layer == "inventory" else path
     found = tiles.tile(source, layer, z, x, y) if source else None
     headers = {"Cache-Control": "private, max-age=300"}
     if found is None:

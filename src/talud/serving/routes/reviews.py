@@ -16,11 +16,11 @@ from rasterio.warp import transform_bounds
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.products.rasters import Products
-from talud.serving import catalogue, map_polygons, tiles
-from talud.serving.catalogue import WGS84
+from talud.serving import map_polygons, tiles
 from talud.serving.database import now
 from talud.serving.map_polygons import Geometry, Landslides
 from talud.serving.problems import NO_SUCH_JOB, RESULT_NOT_READY, Problem, described
+from talud.serving.rasters import WGS84, has_mask, header
 from talud.serving.reviews import ReviewStore
 from talud.serving.routes.rasters import PICTURE, Column, Row, Zoom, picture
 from talud.serving.service import Reader, Runner, Running
@@ -196,7 +196,7 @@ def map_(service: Running, _: Reader, finished: Finished) -> MapInfo:
     raster = finished.raster
     return MapInfo(
         bounds=transform_bounds(grid.crs, WGS84, *grid.bounds, densify_pts=21),
-        layers=catalogue.header(raster).layers if raster else (),
+        layers=header(raster).layers if raster else (),
         threshold=record["threshold"],
         model=finished.job.request.model,
         version=finished.job.request.version,
@@ -204,7 +204,7 @@ def map_(service: Running, _: Reader, finished: Finished) -> MapInfo:
         name=record["raster"],
         resolution=pixel_metres(grid),
         synthetic=record["stack"].get("TALUD_SYNTHETIC") == "yes",
-        inventory=raster is not None and catalogue.has_mask(raster, service.settings),
+        inventory=raster is not None and has_mask(raster, service.settings),
     )
 
 

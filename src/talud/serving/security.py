@@ -1,4 +1,4 @@
-"""What no request gets past, whatever it asks for: bodies without end, and requests that other sites make in disguise.
+"""Checks that each request must pass, and the address under which the service answers.
 
 A browser sends the page's cookie with what other sites have it send, and reaches a service on its own machine that
 asks for no key. It says of each request which site it comes from, so that what changes something can be told apart. A
@@ -9,21 +9,27 @@ of this machine are answered to. A proxy on this machine lets all the world in t
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import logging
 import re
+import threading
 import time
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from talud.serving import problems
 from talud.serving.remote import LEAST_BYTES_PER_SECOND, RATE_SECONDS
-from talud.serving.service import COOKIE, key_in_headers
 from talud.serving.settings import LOOPBACK, PREFIX
 
+COOKIE = "talud_session"
 LARGEST_BODY = 1_000_000  # bytes; uploads have a limit of their own
 UPLOADS = "/uploads/"
 HARMLESS = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
@@ -38,7 +44,7 @@ BEGIN_OF_PROXIES = ("x-forwarded", "cf-", "tailscale-")
 
 
 @dataclass(frozen=True)
-class Guard:
+class RequestChecks:
     """An ASGI application in front of another.
 
     Attributes:
@@ -65,6 +71,17 @@ class Guard:
             await self.app(scope, _paced(receive), send)
         else:
             await self.app(scope, _limited(_paced(receive)), send)
+
+
+def key_in_headers(request: Request) -> str | None:
+    """Return the secret in a request's headers; None if there is none.
+
+    No other site can make a browser send these headers.
+    """
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    if scheme.casefold() == "bearer" and secret.strip():
+        return secret.strip()
+    return request.headers.get("X-API-Key") or None
 
 
 def _refusal(request: Request, open_to_all: bool) -> tuple[int, str] | None:
@@ -160,3 +177,130 @@ _TOO_SLOW = (
 )
 _TWO_LENGTHS = "the request states its length twice, by Content-Length and by Transfer-Encoding; send one of them"
 _TOO_LARGE = f"the body is larger than {LARGEST_BODY:,} bytes"
+
+
+HEADERS_SECONDS = 20.0  # from the connection, or the first byte of a further request, to the end of its headers
+
+
+class PunctualProtocol(H11Protocol):
+    """HTTP/1.1 that closes connections whose headers arrive too slowly."""
+
+    _limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start to wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Receive data, and start or stop the timeout for headers.
+
+        It starts with a request and stops when its headers are complete.
+        """
+        super().data_received(data)
+        if self._answering():
+            self._forget()
+        elif self._limit is None:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the timeout."""
+        self._forget()
+        super().connection_lost(exc)
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _wait(self) -> None:
+        self._limit = self.loop.call_later(HEADERS_SECONDS, self._expire)
+
+    def _forget(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+    def _expire(self) -> None:
+        self._limit = None
+        if not self._answering():
+            self.transport.close()
+
+
+@dataclass(frozen=True)
+class PublicAddress:
+    """The address of a service.
+
+    The header Host is the client's word: links made of it would lead wherever a client, or who poisons a cache between,
+    wants. Where no key is asked for it has been checked to name this machine.
+
+    Attributes:
+        public: as the operator set it, without a slash at its end; empty: not set.
+        open_to_all: whether no key is asked for.
+    """
+
+    public: str
+    open_to_all: bool
+
+    def base(self, request: Request) -> str:
+        """Return the start of all links; an empty text makes them relative."""
+        if self.public or not self.open_to_all:
+            return self.public
+        return str(request.base_url).rstrip("/")
+
+    def of_link(self, request: Request, link: str) -> str:
+        """Return a link with the service's own address instead of the header Host."""
+        own = str(request.base_url).rstrip("/")
+        return f"{self.base(request)}{link.removeprefix(own)}" if link.startswith(f"{own}/") else link
+
+    def secure(self, request: Request) -> bool:
+        """Return whether clients reach the service by TLS."""
+        return (self.public or request.url.scheme).startswith("https")
+
+
+log = logging.getLogger("talud.service")
+WRONG_KEYS = 10  # wrong keys of one address
+WRONG_KEYS_SECONDS = 60.0  # seconds
+ADDRESSES_REMEMBERED = 10_000  # addresses, the latest
+
+
+@dataclass(frozen=True)
+class LoginThrottle:
+    """Wrong keys of late.
+
+    Attributes:
+        clock: seconds.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    _of: OrderedDict[str, tuple[float, int]] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def failed(self, address: str) -> int:
+        """Count one wrong key.
+
+        Returns:
+            How many seconds the address has to wait, or 0.
+        """
+        now, network = self.clock(), _network(address)
+        with self._lock:
+            since, count = self._of.pop(network, (now, 0))
+            if now - since >= WRONG_KEYS_SECONDS:
+                since, count = now, 0
+            self._of[network] = since, count + 1
+            if len(self._of) > ADDRESSES_REMEMBERED:
+                self._of.popitem(last=False)
+        if count == WRONG_KEYS:  # once, since attempts continue
+            log.warning(
+                "%s: %s wrong keys within %d s; more are refused for a while", network, count, WRONG_KEYS_SECONDS
+            )
+        return 0 if count < WRONG_KEYS else int(since + WRONG_KEYS_SECONDS - now) + 1
+
+
+def _network(address: str) -> str:
+    """An address, or, where it is of IPv6, its network, for whoever has one address there has them all."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:  # of a test, or a socket of the file system
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ip.ipv4_mapped or ipaddress.IPv6Network((int(ip), 64), strict=False))

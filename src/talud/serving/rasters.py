@@ -5,18 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
-import shutil
 import threading
-import unicodedata
-import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import rasterio
 from cachetools import LRUCache, cached
@@ -25,21 +20,18 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds
-from rasterio.windows import Window
 
 from talud.contract import Contract
 from talud.errors import SourceError
-from talud.files import writing
 from talud.grid import Bounds, Grid
 from talud.mapping.raster_checks import check_blocks
 from talud.mapping.reader import frugal, misfit
-from talud.serving import directories, places
+from talud.serving import raster_paths
 from talud.serving.settings import Settings
-from talud.text import dimensions, first_line
+from talud.text import first_line
 
 WGS84 = "EPSG:4326"
 _SUFFIXES = (".tif", ".tiff")
-_LONGEST_NAME = 80  # characters of an upload's name
 _KEPT = 4096  # rasters whose headers are kept
 _MOST_IDLE = 8  # rasters that stay open between tiles
 _LAYERS = {  # layer → the bands of which it is made: the first of these sets that a raster has
@@ -93,7 +85,7 @@ def listed(settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -
     found, unreadable = [], 0
     for href in _references(settings.data):
         try:
-            found.append(raster(href, places.local(href, settings), settings, contracts))
+            found.append(raster(href, raster_paths.local(href, settings), settings, contracts))
         except SourceError:
             unreadable += 1
     return tuple(found), unreadable
@@ -127,7 +119,7 @@ def has_mask(path: Path, settings: Settings) -> bool:
     Only masks that may be shown count.
     """
     try:
-        return places.mask_beside(path, settings) is not None
+        return raster_paths.mask_beside(path, settings) is not None
     except SourceError:
         return False
 
@@ -222,99 +214,13 @@ def _reading(path: str | Path) -> Iterator[None]:
         raise SourceError(str(error).replace(str(path), name)) from error
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A raster that arrives.
-
-    Attributes:
-        id: a UUID.
-        path: where it will lie.
-        stream: open, of what has arrived.
-    """
-
-    id: str
-    path: Path
-    stream: BinaryIO
-
-    @classmethod
-    def begun(cls, settings: Settings, filename: str) -> Upload:
-        """A file that is yet empty, in a folder of its own.
-
-        Raises:
-            OutputError: it cannot be made.
-        """
-        identity = str(uuid.uuid4())
-        path = settings.results / places.UPLOADS / identity / safe_name(filename)
-        with writing(path):
-            path.parent.mkdir(parents=True)
-            return cls(identity, path, _part(path).open("wb"))
-
-    def write(self, data: bytes) -> None:
-        """Add what arrived.
-
-        Raises:
-            OutputError: the disk is full.
-        """
-        with writing(self.path):
-            self.stream.write(data)
-
-    def finished(self, settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> Raster:
-        """The raster, once it is known to be one.
-
-        Raises:
-            SourceError: it is no GeoTIFF that can be mapped.
-            OutputError: the disk is full.
-        """
-        part = _part(self.path)
-        with writing(self.path):
-            self.stream.close()
-        try:
-            _check(part, settings)
-        except SourceError as error:
-            raise SourceError(str(error).replace(part.name, self.path.name)) from error
-        with writing(self.path):
-            part.replace(self.path)
-        return raster(f"{places.UPLOADS}/{self.id}", self.path, settings, contracts)
-
-    def abandoned(self) -> None:
-        """Leave nothing of it."""
-        self.stream.close()
-        shutil.rmtree(self.path.parent, ignore_errors=True)
-
-
-def safe_name(filename: str) -> str:
-    """A client's name for a file as one that any disk takes: letters, digits, - and _, then .tif."""
-    last = re.split(r"[/\\]", unicodedata.normalize("NFKC", filename))[-1]
-    stem = re.sub(r"\.tiff?$", "", last, flags=re.IGNORECASE)
-    plain = re.sub(r"[^A-Za-z0-9-]+", "_", unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode())
-    return f"{plain[:_LONGEST_NAME].strip('_-') or 'raster'}.tif"
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f"{path.name}.part")
-
-
-def _check(path: Path, settings: Settings) -> None:
-    """That a file is a whole GeoTIFF with a place, and not too large to be mapped."""
-    directories.check(path, path.name)
-    with opened(path) as dataset:
-        grid = placed(dataset)
-        if grid.height * grid.width > settings.pixels:
-            raise SourceError(
-                f"{path.name}: has {dimensions(grid.width, grid.height)}, and this service maps at most "
-                f"{settings.pixels:,} pixels; cut it in parts"
-            )
-        check_blocks(dataset, dataset.indexes, path)
-        dataset.read(window=Window(grid.width - 1, grid.height - 1, 1, 1))  # one that was cut off has no last block
-
-
 def _references(folder: Path) -> Iterator[str]:
     """The GeoTIFFs below a folder that are neither hidden nor masks, relative to it, sorted."""
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             lower = name.casefold()
-            if lower.endswith(_SUFFIXES) and not lower.endswith(places.MASK) and not name.startswith("."):
+            if lower.endswith(_SUFFIXES) and not lower.endswith(raster_paths.MASK) and not name.startswith("."):
                 yield (Path(place) / name).relative_to(folder).as_posix()
 
 
