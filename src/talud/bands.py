@@ -1,4 +1,4 @@
-"""The bands of a stack: their names, groups, and the values that they can take at all."""
+"""Bands of a stack: names, groups and plausible values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class Group(StrEnum):
 
 @dataclass(frozen=True)
 class Band:
-    """A band by name: its group, its unit where it is fixed, and the values that physics allows."""
+    """A band by name, with its group, unit and plausible range.
+
+    The unit is None where it is not fixed.
+    """
 
     name: str
     group: Group
@@ -49,17 +52,20 @@ _KNOWN = {band.name: band for band in (*TERRAIN_BANDS, *SAR_BANDS, *SHADE_BANDS)
 
 
 def band(name: str) -> Band:
-    """The band of that name; every name that is not known here is a band of the optical source."""
+    """Return the band of a name; an unknown name is one of the optical source."""
     return _KNOWN.get(name, Band(name, Group.OPTICAL))
 
 
 def groups(names: tuple[str, ...]) -> tuple[Group, ...]:
-    """The groups that the named bands belong to, in the order of their first band."""
+    """Return the groups of the named bands, in the order of their first band."""
     return tuple(dict.fromkeys(band(name).group for name in names))
 
 
 def powerset(groups: Sequence[Group]) -> Iterator[tuple[Group, ...]]:
-    """All sets of some of the groups, the largest first, the empty one last; each in the order of `groups`."""
+    """Return all subsets of groups, the largest first, the empty one last.
+
+    Each has the order of `groups`.
+    """
     return itertools.chain.from_iterable(itertools.combinations(groups, count) for count in range(len(groups), -1, -1))
 
 

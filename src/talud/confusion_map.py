@@ -1,4 +1,4 @@
-"""The four outcomes of a mapped pixel: true and false positive, false and true negative."""
+"""Maps of true and false positives, and of false and true negatives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NO_OUTCOME = 255  # truth unknown, or not mapped
 
 
 class Outcome(IntEnum):
-    """What a pixel of the map came to; the values of the outcome raster."""
+    """The class of a pixel in a confusion map."""
 
     TRUE_NEGATIVE = 0
     TRUE_POSITIVE = 1
@@ -37,12 +37,17 @@ COLOURS: dict[int, tuple[int, int, int, int]] = {
 
 
 def at_threshold(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
-    """The class map of probabilities (NaN where not mapped): 1 landslide, 0 background, 255 not mapped."""
+    """Return the class map of probabilities, which are NaN where not mapped.
+
+    It is 1 for landslide, 0 for background and 255 where not mapped.
+    """
     return np.where(np.isfinite(probability), probability >= threshold, NOT_MAPPED).astype(np.uint8)
 
 
 def classify(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The outcome of each pixel, uint8, 255 where the truth is unknown or nothing was mapped.
+    """Return the class of each pixel in the confusion map.
+
+    It is uint8, and 255 where the truth is unknown or nothing was mapped.
 
     Args:
         mapped: 1 landslide, 0 background, 255 not mapped; any shape.

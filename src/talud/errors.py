@@ -1,4 +1,4 @@
-"""What can go wrong for a user, as one tree of exceptions.
+"""Errors that a user can cause, as one tree of exceptions.
 
     TaludError
     ├── ParamsError      params.yaml or a value given by hand is not usable

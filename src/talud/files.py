@@ -17,7 +17,9 @@ from talud.errors import OutputError, TaludError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A scratch path beside `path`, of the same suffix, that takes its place when the block ends without an error.
+    """Yield a scratch path that replaces `path` if the block ends without an error.
+
+    It lies beside `path` and has the same suffix.
 
     Raises:
         OutputError: the folder cannot be made or written to, or the disk is full.
@@ -28,7 +30,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
-    """A scratch path beside each of `paths`; all take their places when the block ends without an error, else none.
+    """Yield scratch paths that replace `paths` together.
+
+    They do so if the block ends without an error; else none is replaced.
 
     Raises:
         OutputError: a folder cannot be made or written to, the disk is full, or one of `paths` is a GeoPackage that
@@ -59,7 +63,7 @@ def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raise an OSError where something other than a file, such as a device, has a path's name."""
+    """Raise an OSError if a path is a folder or a device."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a folder of that name is in the way")
     if path.exists() and not path.is_file():
@@ -68,7 +72,7 @@ def _check_replaceable(path: Path) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Whatever the operating system refuses inside the block (a full disk, say) is a fault of the result at `path`.
+    """Raise an OutputError for anything that the system refuses in the block.
 
     Raises:
         OutputError: it refused something.
@@ -81,7 +85,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive_lock(path: Path, busy: TaludError | None = None, *, required: bool = True) -> Iterator[int]:
-    """Hold an exclusive lock of a file or folder; it ends with the block, and with the process.
+    """Hold an exclusive lock of a file or folder until the block or process ends.
 
     Args:
         path: the file or folder; a file that is missing is created, with its folder.
@@ -114,12 +118,15 @@ def exclusive_lock(path: Path, busy: TaludError | None = None, *, required: bool
 
 
 def synchronise(path: Path) -> None:
-    """Wait until a file's bytes are on the disk, so that a power cut cannot leave its name without them."""
+    """Wait until a file's bytes are on the disk.
+
+    A power cut could otherwise leave its name without them.
+    """
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 
 
 def md5(path: Path) -> str:
-    """The MD5 of a file's bytes, in hex: the version that DVC gives it."""
+    """Return the MD5 of a file's bytes, in hex, as DVC computes it."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "md5").hexdigest()

@@ -34,7 +34,7 @@ class Grid:
 
     @classmethod
     def of(cls, dataset: DatasetReader | WarpedVRT) -> Grid:
-        """The grid of an open dataset.
+        """Return the grid of an open dataset.
 
         Raises:
             SourceError: the dataset has no CRS, no place in it, is rotated, or upside down (south up).
@@ -54,7 +54,10 @@ class Grid:
 
     @classmethod
     def from_bounds(cls, crs: CRS, bounds: Bounds, resolution: float) -> Grid:
-        """The smallest grid that covers (left, bottom, right, top), its corners on multiples of `resolution`."""
+        """Return the smallest grid that covers (left, bottom, right, top).
+
+        Its corners lie on multiples of `resolution`.
+        """
         left, bottom, right, top = bounds
         columns = math.floor(left / resolution + _ROUNDING), math.ceil(right / resolution - _ROUNDING)
         rows = math.floor(-top / resolution + _ROUNDING), math.ceil(-bottom / resolution - _ROUNDING)
@@ -136,7 +139,7 @@ class Grid:
 
     @property
     def local(self) -> bool:
-        """Whether the coordinates have no place on Earth, as those of patches that lie side by side."""
+        """True if the coordinates have no place on Earth, as those of patches."""
         known = self.crs.is_projected or self.crs.is_geographic
         return not known and pyproj.CRS.from_wkt(self.crs.to_wkt()).is_engineering
 
@@ -153,11 +156,14 @@ class Grid:
         return "in coordinates of their own" if self.local else str(self.crs.to_string())
 
     def crop(self, window: Window) -> Grid:
-        """The grid of a window of whole pixels."""
+        """Return the grid of a window of whole pixels."""
         return Grid(self.crs, window_transform(window, self.transform), int(window.height), int(window.width))
 
     def windows(self, size: int) -> list[Window]:
-        """Square windows of `size` pixels that cover the grid once, row by row; the last ones may be smaller."""
+        """Return square windows that cover the grid once, row by row.
+
+        They have `size` pixels a side; the last ones may be smaller.
+        """
         return [
             Window(column, row, min(size, self.width - column), min(size, self.height - row))
             for row in range(0, self.height, size)

@@ -1,4 +1,4 @@
-"""Pictures: value stretch, hatching, and pages with a caption, a legend and a scale bar."""
+"""Pictures with stretched values, hatching, captions, legends and scale bars."""
 
 from __future__ import annotations
 
@@ -181,6 +181,6 @@ def scale_bar(pen: ImageDraw.ImageDraw, right_top: tuple[int, int], metres: floa
 def write(
     pen: ImageDraw.ImageDraw, position: tuple[int, int], words: str, size: int, colour: Colour, anchor: str = "la"
 ) -> None:
-    """Write in Pillow's own font, which is the same on every machine; it has no accents."""
+    """Write in Pillow's own font, the same on every machine, without accents."""
     plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
     pen.text(position, plain, fill=colour, font=ImageFont.load_default(size), anchor=anchor)

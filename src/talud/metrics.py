@@ -29,7 +29,7 @@ BINS = 20  # of probability, 0.05 wide: a few of one network's levels each, and 
 
 
 def scores(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.float64]:
-    """The `SCORES` of many confusions at once; a score is 0 where its denominator is.
+    """Return the `SCORES` of many confusions; 0 where a denominator is 0.
 
     precision TP / (TP + FP), recall TP / (TP + FN), F1 2 TP / (2 TP + FP + FN), intersection over union
     TP / (TP + FP + FN), and Matthews' correlation coefficient (1975, Biochimica et Biophysica Acta 405)
@@ -56,7 +56,10 @@ def scores(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.flo
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of pixels: true and false positives, false and true negatives. Counts of disjoint sets add up."""
+    """Counts of true and false positives, and of false and true negatives.
+
+    Counts of disjoint sets add up.
+    """
 
     tp: int = 0
     fp: int = 0
@@ -73,12 +76,15 @@ class Confusion:
 
     @property
     def precision(self) -> float:
-        """TP / (TP + FP): the part of the mapped landslide that is one; 0 where nothing was mapped."""
+        """TP / (TP + FP): the part of the mapped landslides that is real.
+
+        It is 0 where nothing was mapped.
+        """
         return self.scores()["precision"]
 
     @property
     def recall(self) -> float:
-        """TP / (TP + FN): the part of the landslides that was mapped; 0 where there is none."""
+        """TP / (TP + FN): the part of the landslides that was mapped; 0 without any."""
         return self.scores()["recall"]
 
     @property
@@ -93,11 +99,14 @@ class Confusion:
 
     @property
     def mcc(self) -> float:
-        """Matthews' correlation coefficient, −1 to 1: the correlation of map and truth; 0 where one is constant."""
+        """Matthews' correlation coefficient of map and truth, −1 to 1.
+
+        It is 0 where one of them is constant.
+        """
         return self.scores()["mcc"]
 
     def scores(self) -> dict[str, float]:
-        """The `SCORES` by name."""
+        """Return the `SCORES` by name."""
         counts = np.array([self.tp, self.fp, self.fn, self.tn], np.float64)
         return dict(zip(SCORES, scores(counts).tolist(), strict=True))
 
@@ -105,7 +114,7 @@ class Confusion:
 def confusion(
     predicted: NDArray[np.bool_], truth: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None
 ) -> Confusion:
-    """Count a predicted mask against the truth.
+    """Return the counts of a predicted mask against the truth.
 
     Args:
         predicted: true where a landslide was mapped; any shape.
@@ -166,7 +175,9 @@ def _no_probability() -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class ThresholdHistogram:
-    """How many pixels reach how many of the `THRESHOLDS`, 0 to 99: (100,) each. Those of disjoint sets add up.
+    """Counts of pixels by the number of `THRESHOLDS` that they reach.
+
+    They are arrays (100,), for 0 to 99 thresholds. Histograms of disjoint sets add up.
 
     A probability reaches a threshold where it is at least as high, as a map of float32 probabilities has it.
 
@@ -182,7 +193,7 @@ class ThresholdHistogram:
 
     @classmethod
     def of(cls, probability: NDArray[np.float32], truth: NDArray[np.uint8]) -> ThresholdHistogram:
-        """Count probabilities (NaN where not mapped, which does not count) by level.
+        """Return the counts of probabilities by level; NaN, not mapped, does not count.
 
         Args:
             probability: of a landslide; any shape.
@@ -203,12 +214,12 @@ class ThresholdHistogram:
         )
 
     def curve(self) -> list[Confusion]:
-        """The confusion at each of the `THRESHOLDS`."""
+        """Return the confusion at each of the `THRESHOLDS`."""
         hits, alarms = (counts[::-1].cumsum()[::-1].tolist() for counts in (self.landslide, self.background))
         return [Confusion(tp, fp, hits[0] - tp, alarms[0] - fp) for tp, fp in zip(hits[1:], alarms[1:], strict=True)]
 
     def bins(self) -> Bins:
-        """The same in bins of 0.05."""
+        """Return the same pixels in bins of 0.05."""
         landslide, background, probability = (
             values.reshape(BINS, -1).sum(axis=1) for values in (self.landslide, self.background, self.probability)
         )
@@ -217,7 +228,9 @@ class ThresholdHistogram:
 
 @dataclass(frozen=True)
 class Bins:
-    """Pixels by their probability, in `BINS` bins of one width between 0 and 1: (BINS,) each.
+    """Counts of pixels by probability, in bins of equal width between 0 and 1.
+
+    They are arrays (BINS,).
 
     Attributes:
         pixels: in each bin, int64.
@@ -243,7 +256,7 @@ class Bins:
 
 
 def best_threshold(levels: ThresholdHistogram, tie: float = 0.005) -> float:
-    """The one of the `THRESHOLDS` nearest to 0.5 of those whose F1 is within `tie` of the highest.
+    """Return the threshold nearest to 0.5 whose F1 is within `tie` of the highest.
 
     A network trained on Dice says 0 or 1 nearly everywhere, so its F1 hardly depends on the threshold; the exact
     maximum then sits anywhere, by chance, and an extreme threshold does not carry over to another area.
@@ -262,7 +275,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Design:
-    """How much less a sample of blocks says than one of as many pixels.
+    """Design effects of a sample of blocks, compared with one of single pixels.
 
     Attributes:
         effects: of the landslide share of what is mapped as landslide, and as background: the ratio of variances, at
@@ -275,7 +288,10 @@ class Design:
 
     @classmethod
     def of(cls, blocks: NDArray[np.int64]) -> Design:
-        """The design of blocks (blocks, 4) of TP, FP, FN and TN; of fewer than two it says nothing: 1, 1 and 0."""
+        """Return the design effects of blocks (blocks, 4) of TP, FP, FN and TN.
+
+        Fewer than two blocks give 1, 1 and 0.
+        """
         found, sampled = blocks[:, [0, 2]], blocks[:, [0, 2]] + blocks[:, [1, 3]]
         in_all = sampled.sum(axis=0)
         if len(blocks) < 2 or in_all.min() < 2:
@@ -292,7 +308,7 @@ class Design:
 
 @dataclass(frozen=True)
 class Interval:
-    """A share of an area, and between which two it lies with 95 % confidence; all 0 to 1."""
+    """A share of an area and its 95 % confidence interval; all 0 to 1."""
 
     estimate: float
     low: float
@@ -306,7 +322,7 @@ def stratified(
     design: Design | None = None,
     degrees: int | None = None,
 ) -> Interval:
-    """The share of a class in an area (equations 9 to 11).
+    """Return the share of a class in an area (equations 9 to 11).
 
     Args:
         found: for each class of the map, how many sampled pixels are of the class that is asked for.

@@ -75,7 +75,7 @@ def settle(environ: MutableMapping[str, str]) -> str | None:
 
 
 def clean_process_environment() -> None:
-    """Settle the environment of this process, and print any warning on stderr."""
+    """Clean the environment of this process, and print any warning on stderr."""
     warning = settle(os.environ)
     if warning is None:
         return
@@ -132,7 +132,7 @@ def _restore_bundled_data() -> None:
 
 @dataclass
 class _Hush:
-    """What keeps stderr while blocks hold it back: threads share it, and the last one to end gives it back."""
+    """The state of a suppressed stderr; the last thread to end restores it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     blocks: int = 0
@@ -144,7 +144,10 @@ _hush = _Hush()
 
 @contextmanager
 def stderr_suppressed() -> Iterator[None]:
-    """Hold back what C libraries write to stderr past every handler; a Python error still shows, after the block."""
+    """Suppress what C libraries write to stderr.
+
+    A Python error is still shown, after the block.
+    """
     with _hush.lock:
         if not _hush.blocks:
             sys.stderr.flush()
@@ -163,14 +166,17 @@ def stderr_suppressed() -> Iterator[None]:
 
 
 def has_desktop() -> bool:
-    """Whether a person is at the terminal of a machine that can show them a browser."""
+    """Check for a terminal on a machine that can open a browser."""
     screen = sys.platform in ("darwin", "win32") or "DISPLAY" in os.environ or "WAYLAND_DISPLAY" in os.environ
     return sys.stdout.isatty() and screen
 
 
 @contextmanager
 def sigint_ends_process() -> Iterator[None]:
-    """Let a Ctrl-C inside the block end the process at once, as it ends programs that are not in Python."""
+    """Let a Ctrl-C inside the block end the process at once.
+
+    It does so with programs that are not written in Python.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

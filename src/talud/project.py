@@ -16,12 +16,12 @@ REFERENCES = "references"  # the folder of what the recipe is compared with
 
 
 def root_around(folder: Path) -> Path | None:
-    """The root of the project that an absolute folder lies in, if it lies in one."""
+    """Return the root of the project around an absolute folder, if there is one."""
     return next((root for root in (folder, *folder.parents) if (root / "params.yaml").is_file()), None)
 
 
 def identifier(root: Path) -> str:
-    """By what a project's checkout is known in a store that it shares with others: 32 random hex digits.
+    """Return the id of a checkout in a store that projects share: 32 hex digits.
 
     They are made once, and kept where git does not look, in `checkpoints/project.id`: a clone is another project, and
     a folder that is mounted elsewhere, or by a machine of another name, is the same.
@@ -59,7 +59,9 @@ def _git(root: Path, *arguments: str) -> str:
 
 @dataclass(frozen=True)
 class Project:
-    """A project's root folder (absolute) and its params; all paths below follow from them.
+    """The absolute root folder of a project and its parameters.
+
+    All paths follow from them.
 
     Attributes:
         models: the folder in which its studies leave their models.
@@ -71,7 +73,7 @@ class Project:
 
     @classmethod
     def find(cls, start: Path | None = None) -> Project:
-        """The project that `start` (default: the working folder) lies in.
+        """Return the project around a folder; default: the working folder.
 
         Raises:
             ParamsError: there is none, or its params.yaml is wrong.
@@ -83,38 +85,40 @@ class Project:
         return cls(root, Params.read(root / "params.yaml"))
 
     def folder(self, area: Area) -> Path:
-        """Where an area's sources lie."""
+        """Return the folder of an area's sources."""
         return self.root / area.folder
 
     def stack(self, area: str) -> Path:
-        """The stack of an area: float32 bands, NaN where invalid."""
+        """Return the path of the stack of an area: float32 bands, NaN where invalid."""
         return self.root / "stacks" / f"{area}.tif"
 
     def mask(self, area: str) -> Path:
-        """The inventory mask of an area: 1 landslide, 0 not, 255 unknown."""
+        """Return the path of the mask of an area: 1 landslide, 0 not, 255 unknown."""
         return self.root / "stacks" / f"{area}.mask.tif"
 
     def record(self, area: str) -> Path:
-        """The record of an area's stack: what it was made from, and the MD5s of stack and mask.
+        """Return the path of the record of an area's stack.
+
+        It holds the sources of the stack, and the MD5s of stack and mask.
 
         Records lie in a folder for each role, so that training depends on the training areas alone.
         """
         return self.root / "stacks" / self.params.area(area).role / f"{area}.json"
 
     def model(self, band_set: str) -> Path:
-        """The best trial's ONNX file."""
+        """Return the path of the best trial's ONNX file."""
         return self.root / self.models / f"{band_set}.onnx"
 
     def checkpoint(self, key: str) -> Path:
-        """What a trial has come to so far; `key` is the trial's, or a study's whose lock it is."""
+        """Return the path of a trial's checkpoint, or of a study's, by its key."""
         return self.root / "checkpoints" / f"{key}.npz"
 
     def trials(self, band_set: str) -> Path:
-        """The table of a study's trials."""
+        """Return the path of the table of a study's trials."""
         return self.root / self.models / f"{band_set}.trials.json"
 
     def prediction(self, band_set: str, area: str) -> Path:
-        """The folder of the maps of an area."""
+        """Return the folder of the maps of an area."""
         return self.root / "predictions" / band_set / area
 
     def metrics(self, band_set: str) -> Path:
@@ -129,26 +133,29 @@ class Project:
         return self.root / "evaluation" / f"{band_set}.scores.json"
 
     def outcome(self, band_set: str, area: str) -> Path:
-        """The map of true and false positives and negatives of an area."""
+        """Return the path of an area's map of true and false positives and negatives."""
         return self.root / "evaluation" / band_set / f"{area}.tif"
 
     def curve(self, band_set: str, part: str) -> Path:
-        """Scores over the threshold as CSV; `part` is "test", for the test blocks, or an area's name."""
+        """Return the path of the scores over the threshold, as CSV.
+
+        `part` is "test", for the test blocks, or the name of an area.
+        """
         return self.root / "evaluation" / f"{band_set}.curves" / f"{part}.csv"
 
     def recipes(self, band_set: str) -> Path:
-        """What the recipe and the one that it is compared with come to."""
+        """Return the path of the scores of the recipe and its reference."""
         return self.root / REFERENCES / f"{band_set}.json"
 
     def postprocessing(self, band_set: str) -> Path:
-        """What ways of post-processing come to with a band set's model."""
+        """Return the path of the scores of post-processing for a band set's model."""
         return self.root / "evaluation" / f"{band_set}.postprocessing.json"
 
     def registration(self, band_set: str) -> Path:
-        """What registering a band set's model came to."""
+        """Return the path of the result of registering a band set's model."""
         return self.root / "registered" / f"{band_set}.json"
 
     @property
     def report(self) -> Path:
-        """The report page."""
+        """The path of the report page."""
         return self.root / "reports" / "index.html"

@@ -43,7 +43,7 @@ PATIENCE = {
 
 @dataclass(frozen=True)
 class Layout:
-    """What a raster holds, apart from its pixels.
+    """The properties of a raster, apart from its grid and pixels.
 
     Attributes:
         bands: the name of each band.
@@ -63,7 +63,9 @@ class Layout:
 
 
 def patch_side(dataset: DatasetReader) -> int | None:
-    """The side in pixels of the patches that a raster consists of, none of which may see another; None for any other.
+    """Return the side in pixels of the patches that a raster consists of.
+
+    None for a raster that is one image. No patch may see another one.
 
     Raises:
         SourceError: its tag says what cannot be.
@@ -82,7 +84,7 @@ def patch_side(dataset: DatasetReader) -> int | None:
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Whatever GDAL cannot read inside the block (a truncated file, say) is a fault of the source at `path`.
+    """Raise a SourceError for anything that GDAL cannot read inside the block.
 
     Raises:
         SourceError: a read failed.
@@ -95,7 +97,9 @@ def reading(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def open_raster(path: str | Path) -> Iterator[DatasetReader]:
-    """Open any raster that GDAL reads: a path, a VRT, `/vsicurl/https://…`, `/vsizip/…`, `/vsis3/…`, `https://…`.
+    """Open any raster that GDAL reads.
+
+    It may be a path, a VRT, `/vsicurl/https://…`, `/vsizip/…`, `/vsis3/…` or `https://…`.
 
     Raises:
         SourceError: it cannot be opened, or a read inside the block fails (a truncated file, say).
@@ -169,13 +173,18 @@ def read_opaque(
 
 
 def _patience() -> dict[str, str]:
-    """How long GDAL waits for a network, where the user has not said it: by itself for minutes, or for ever."""
+    """Return GDAL's network timeouts that the user has not set.
+
+    Without them it waits for minutes, or for ever.
+    """
     return {option: value for option, value in PATIENCE.items() if get_gdal_config(option) is None}
 
 
 @contextmanager
 def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWriter]:
-    """A tiled raster to fill window by window, which becomes a Cloud-Optimised GeoTIFF at `path` at the end.
+    """Yield a tiled raster that becomes a Cloud-Optimised GeoTIFF at the end.
+
+    It is filled window by window.
 
     After an error nothing is left, and an earlier file at `path` is untouched.
 

@@ -316,7 +316,10 @@ def check_output_folder(
 
 
 def check_output_name(out: Path) -> None:
-    """Check that a path can be one of a file or folder: no loop of links, no device, no name that is too long."""
+    """Check that a path can be one of a file or folder.
+
+    It is no loop of links, no device, and its name is not too long.
+    """
     try:
         out.resolve()
         special = out.exists() and not (out.is_file() or out.is_dir())

@@ -62,7 +62,7 @@ def options(
 def with_options(
     parameter: str, declared: Mapping[str, tuple[Any, Any]], build: Callable[[dict[str, Any]], Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that gives a command options, and makes one of its parameters of them.
+    """Return a decorator that gives a command the options of one parameter.
 
     Args:
         parameter: the parameter of the command.

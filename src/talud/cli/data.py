@@ -70,7 +70,7 @@ def _areas(areas: list[str]) -> None:
 
 
 def _record_line(record: Record) -> str:
-    """A record on one line."""
+    """Return the record of a stack on one line."""
     parts = [
         f"{counted(len(record.bands), 'band')} ({', '.join(record.bands)}), {dimensions(record.width, record.height)}"
     ]
@@ -175,7 +175,10 @@ def _place(project: Project, path: Path) -> Path:
 
 
 def _next(project: Project, result: Revision, area: str) -> list[str]:
-    """What puts the change on record, and to use: for DVC what it tracks already, else the area's folder."""
+    """Return the commands that record and use a change.
+
+    DVC gets what it tracks already, else the folder of the area.
+    """
     place = _place(project, result.path)
     candidates = [place, *place.parents][:-1]
     tracked = next((one for one in candidates if (project.root / f"{one}.dvc").is_file()), place.parent)

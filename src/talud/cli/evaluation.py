@@ -132,7 +132,7 @@ def _assess(reference: str, source: str, bands: dict[str, int] | None) -> SiteSc
 
 
 def _show(found: Sequence[SiteScores]) -> None:
-    """Two lines of scores for each of a model's assessments; below, what they are of."""
+    """Print two lines of scores for each of a model's assessments, and notes."""
     from rich.console import Console
     from rich.table import Table
 
@@ -156,7 +156,7 @@ def _show(found: Sequence[SiteScores]) -> None:
 
 
 def _evaluate_band_set(band_set: str) -> None:
-    """The pipeline's stage."""
+    """Score a band set's model, as a stage of the pipeline."""
     from rich.console import Console
     from rich.table import Table
 

@@ -80,13 +80,19 @@ def _replace_unencodable_characters() -> None:
 
 
 def _line(error: Exception | str) -> str:
-    """What an error says, on one line that a person can read: what a file holds (10,000 names, say) may be quoted."""
+    """Return the message of an error on one line of limited length.
+
+    It may quote the content of a file, such as 10,000 names.
+    """
     said = " ".join(str(error).split())
     return said if len(said) <= LONGEST else f"{said[: LONGEST * 2 // 3]} … {said[-LONGEST // 3 :]}"
 
 
 def _unraisable(dropped: sys.UnraisableHookArgs) -> None:
-    """Send a Ctrl-C again that fell into a finaliser or a callback of the garbage collector, where Python drops it."""
+    """Send a Ctrl-C again that Python has dropped.
+
+    Python drops it in a finaliser or a callback of the garbage collector.
+    """
     if dropped.exc_type is KeyboardInterrupt:  # a real signal, which also ends a wait that the main thread is in
         threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
     else:

@@ -1,4 +1,4 @@
-"""Commands that make maps, the options that they share, and the text that they print."""
+"""Commands that make maps, with their options and printed text."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ def relocate(
 
 
 def uri(reference: str) -> str:
-    """What `load_model` opens: a file, or the URI of a registered model."""
+    """Return what `load_model` opens: a file, or the URI of a registered model."""
     if reference.endswith(".onnx"):
         return reference
     from talud import registry
@@ -268,7 +268,7 @@ def uri(reference: str) -> str:
 
 
 def _by(when: str, who: str) -> str:
-    """When and by whom, on two lines of a table's cell."""
+    """Return time and person on two lines of a table's cell."""
     return f"{when.replace('T', ' ').removesuffix('Z')}{who and chr(10) + who}"
 
 
@@ -303,7 +303,7 @@ _RANGES = (("lowest", "highest"), ("minimum", "maximum"))
 
 
 def _cell(value: object) -> str:
-    """A value in words: a list with commas, a mapping line by line."""
+    """Return a value in words: a list with commas, a mapping line by line."""
     if isinstance(value, dict):
         return "\n".join(f"{key}: {_cell(part)}" for key, part in value.items() if part not in (None, {}, [], (), ""))
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""How commands show that they go on: a bar on a terminal, sparse plain lines elsewhere."""
+"""Progress of commands: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAUSE = 10.0  # seconds, at least, between two plain lines
 
 
 class Tell(Protocol):
-    """How far the work is, and, where there is more to say than a number, a note."""
+    """A callback for the progress of a command, with an optional note."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Show it."""
@@ -20,7 +20,7 @@ class Tell(Protocol):
 
 @contextmanager
 def shown(title: str, unit: str) -> Iterator[Tell]:
-    """A function to tell (done, total) to, and perhaps a note, which shows them on stderr.
+    """Yield a callback that shows progress, and perhaps a note, on stderr.
 
     Args:
         title: what goes on, such as "mapping".

@@ -142,7 +142,7 @@ def _expiry(key: Key) -> str:
 
 @contextmanager
 def kept() -> Iterator[KeyStore]:
-    """The keys of the service that the environment, or the project around, tells of."""
+    """Yield the store of keys of the service of the environment or the project."""
     try:
         from talud.serving.database import Database
         from talud.serving.keys import KeyStore

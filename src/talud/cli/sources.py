@@ -21,7 +21,7 @@ _DATED = ("optical", "sar_pre", "sar_post")
 
 
 def numbers(text: str) -> dict[str, int]:
-    """Band name → number, as an option states them."""
+    """Return the numbers of an option by band name."""
     try:
         return {name.strip(): int(number) for name, number in (part.split("=") for part in text.split(","))}
     except ValueError as error:

@@ -1,0 +1,55 @@
+"""Tests of stretched values, hatching and data URIs."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from talud import imaging
+from talud.imaging import Caption, Swatch
+
+
+def test_percentiles_of_finite_values_are_the_ends_of_the_scale() -> None:
+    values = np.concatenate([np.arange(101, dtype=np.float32), np.array([np.nan, np.inf], np.float32)])
+    assert imaging.value_limits(values) == (2, 98)
+    assert imaging.scaled(values[:101], (2, 98))[[0, 2, 50, 98, 100]].tolist() == pytest.approx([0, 0, 0.5, 1, 1])
+
+
+@pytest.mark.parametrize("value", [np.nan, 7.0])
+def test_constant_or_invalid_band_is_stretched(value: float) -> None:
+    grey = 255 if np.isnan(value) else 0
+    assert (imaging.stretched(np.full((3, 4), value, np.float32)) == grey).all()
+
+
+def test_stripes_are_diagonal() -> None:
+    stripes = imaging.diagonal_stripes((8, 8), 8, 2)
+    assert stripes.mean() == 0.25
+    assert stripes[0].tolist() == [True, True, *[False] * 6]
+    assert (stripes[1:, :-1] == stripes[:-1, 1:]).all()
+
+
+def test_page_holds_the_picture_and_the_legend() -> None:
+    picture = np.full((40, 900, 3), (10, 200, 30), np.uint8)
+    legend = [Swatch("a landslide", (230, 30, 60)), Swatch("not mapped", None)]
+    page = np.asarray(imaging.page(picture, 10.0, Caption("Título", ["one"], ""), legend, ["North is up."]))
+    assert (page == (10, 200, 30)).all(axis=-1).sum() == 40 * 900
+    assert (page == (230, 30, 60)).all(axis=-1).sum() > 500
+
+
+def test_data_uri_holds_the_content() -> None:
+    uri = imaging.data_uri(b"\x89PNG", "image/png")
+    assert uri.startswith("data:image/png;base64,")
+    assert base64.b64decode(uri.partition(",")[2]) == b"\x89PNG"
+
+
+def test_accents_are_left_off() -> None:
+    image = Image.new("RGB", (80, 30), "white")
+    other = image.copy()
+    from PIL import ImageDraw
+
+    imaging.write(ImageDraw.Draw(image), (0, 0), "Peñón", 16, imaging.INK)
+    imaging.write(ImageDraw.Draw(other), (0, 0), "Penon", 16, imaging.INK)
+    assert image.tobytes() == other.tobytes()
