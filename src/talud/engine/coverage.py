@@ -20,7 +20,7 @@ _WORDS = {"cloud": "cloud", "sar_mask": "radar layover or shadow"}
 
 @dataclass(frozen=True)
 class _Cause:
-    """What can be wanting at a pixel: a band, or where there are too many for a code, any band of a group."""
+    """Band that can be missing at a pixel, or a whole group where there are too many bands for a code."""
 
     name: str
     group: Group
@@ -28,7 +28,7 @@ class _Cause:
 
 
 class Coverage(NamedTuple):
-    """What is wanting at the pixels of an image, as codes (see `reason`), each uint16 (height, width).
+    """Codes of the data that are missing at the pixels of an image, each uint16 (height, width).
 
     Attributes:
         blocked: why a pixel is not mapped; 0 where it is.
@@ -43,7 +43,7 @@ class Coverage(NamedTuple):
 def coverage(
     stack: NDArray[np.float32], contract: Contract, shades: Mapping[str, NDArray[np.bool_]] = _NO_SHADES
 ) -> Coverage:
-    """Which pixels are mapped, and with what.
+    """Return which pixels are mapped, and with which groups.
 
     A group is valid where all its bands are. A pixel is mapped where the set of its valid groups is one that the
     contract supports. Where it is none, the code names those groups whose return would map it: all of them that a
@@ -79,7 +79,7 @@ def coverage(
 def blocked(
     stack: NDArray[np.float32], contract: Contract, shades: Mapping[str, NDArray[np.bool_]] = _NO_SHADES
 ) -> NDArray[np.uint16]:
-    """A code of why a pixel is not mapped (see `coverage`); 0 where it is mapped."""
+    """Return the code of why a pixel is not mapped (see `coverage`); 0 where it is mapped."""
     return coverage(stack, contract, shades).blocked
 
 
@@ -89,7 +89,7 @@ def _named(
     wanting: Mapping[int, tuple[Group, NDArray[np.bool_]]],
     shades: Mapping[str, NDArray[np.bool_]],
 ) -> NDArray[np.uint16]:
-    """The bits of a group where it is blamed: of the shade that hides it, else of its invalid bands."""
+    """Return the bits of a group where it is blamed: of the shade that hides it, else of its invalid bands."""
     code = np.zeros(blamed.shape, np.uint16)
     hidden = np.zeros_like(blamed)
     for bit, (name, of) in enumerate(SHADES.items()):
@@ -103,21 +103,21 @@ def _named(
 
 
 def reason(code: int, contract: Contract) -> str:
-    """In words, what is wanting at the pixels of a code: "cloud and no data: slope, curvature"."""
+    """Return a code in words, such as "cloud and no data: slope, curvature"."""
     words = [_WORDS[shade] for bit, shade in enumerate(SHADES) if code >> bit & 1]
     wanting = [cause.name for cause in _wanting(code, contract)]
     return " and ".join([*words, f"no data: {', '.join(wanting)}"] if wanting else words)
 
 
 def remaining(code: int, contract: Contract) -> tuple[Group, ...]:
-    """The groups that the pixels of a code of `Coverage.reduced` are mapped with."""
+    """Return the groups that the pixels of a code of `Coverage.reduced` are mapped with."""
     gone = {cause.group for cause in _wanting(code, contract)}
     gone |= {group for bit, group in enumerate(SHADES.values()) if code >> bit & 1}
     return tuple(group for group in contract.input.groups if group not in gone)
 
 
 def whole_groups(stack: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
-    """A stack in which all bands of a group are NaN where one is: so a model of subsets has learned it.
+    """Return a stack in which all bands of a group are NaN where one is, as models of subsets learn it.
 
     Args:
         stack: (…, bands, height, width) in contract order; it is left as it is.

@@ -60,26 +60,26 @@ class Sides(NamedTuple):
 
     @classmethod
     def of(cls, rows: Margin, columns: Margin) -> Sides:
-        """The sides of a margin of rows and one of columns."""
+        """Return the sides of a margin of rows and one of columns."""
         return cls(rows.before, columns.before, rows.after, columns.after)
 
     @property
     def rows(self) -> Margin:
-        """The margin of the rows."""
+        """Return the margin of the rows."""
         return Margin(self.top, self.bottom)
 
     @property
     def columns(self) -> Margin:
-        """The margin of the columns."""
+        """Return the margin of the columns."""
         return Margin(self.left, self.right)
 
     def off(self, rim: Rim) -> Sides:
-        """The same, and none on the sides where the core reaches the rim."""
+        """Return the same sides, with none where the core reaches the rim."""
         return Sides(*(0 if at_rim else side for side, at_rim in zip(self, rim, strict=True)))
 
 
 def cropped(model: onnx.ModelProto, rim: Rim, halo: int) -> onnx.ModelProto:
-    """The graph that turns a core and the margin that it needs into the probability of the core.
+    """Return the graph that turns a core and the margin that it needs into the probability of the core.
 
     Args:
         model: of one input and one output, which have the same scale; it is left as it is.
@@ -102,7 +102,7 @@ def cropped(model: onnx.ModelProto, rim: Rim, halo: int) -> onnx.ModelProto:
 
 
 def without_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
-    """A graph that keeps of its large constants only name, shape and type, and the values of these.
+    """Return a graph without the values of its large constants, and these values.
 
     Such a graph is derived and parsed in milliseconds, and the sessions that run it can be given the same arrays.
     """
@@ -152,7 +152,7 @@ class _Writer:
         self.margins[node.output[0]] = given
 
     def finished(self) -> onnx.ModelProto:
-        """The graph, with what is left around the core sliced off."""
+        """Return the graph, with the pixels around the core sliced off."""
         plain = self.network.model.graph
         self._slice_output()
         body = helper.make_graph(
@@ -166,7 +166,7 @@ class _Writer:
         return helper.make_model(body, opset_imports=opset, ir_version=self.network.model.ir_version)
 
     def _crop(self, name: str, sides: Sides) -> str:
-        """The name of a tensor once it is cropped to a margin."""
+        """Return the name of a tensor once it is cropped to a margin."""
         margin = self.margins[name]
         if margin == sides:
             return name
@@ -221,13 +221,13 @@ class _Writer:
         return name
 
     def _form(self, name: str) -> tuple[int, np.dtype[Any]]:
-        """The channels of a tensor, and its type."""
+        """Return the channels of a tensor, and its type."""
         known = self.types[name]
         return known.shape.dim[1].dim_value, helper.tensor_dtype_to_np_dtype(known.elem_type)
 
 
 class _Cut(NamedTuple):
-    """A kernel along one axis that crops: a single 1 among zeros that lie a dilation apart."""
+    """Return a kernel along one axis that crops: a single 1 among zeros that lie a dilation apart."""
 
     taps: int
     tap: int
@@ -241,7 +241,7 @@ def _cut(wide: Margin, narrow: Margin) -> _Cut:
 
 
 class Croppings:
-    """A network cropped for tiles (see `cropping`), opened when a tile first asks for it.
+    """Network cropped for tiles, opened when a tile first asks for it.
 
     Tiles come row by row, and a row has a left, a middle and a right one, so at least three sessions are kept; all nine
     kinds where the weights are small, for workers meet the rows in any order. They read the same weights; what ONNX
@@ -264,12 +264,12 @@ class Croppings:
 
     @property
     def weight_bytes(self) -> int:
-        """What the weights take, once."""
+        """Return the bytes that the weights take once."""
         return sum(values.nbytes for values in self._weights.values())
 
     @property
     def kept(self) -> int:
-        """How many sessions stay open."""
+        """Return the number of sessions that stay open."""
         return min(max(KEPT_BYTES // max(self.weight_bytes, 1), 3), 9)
 
     def _open(self, rim: Rim, halo: int) -> Any:

@@ -31,7 +31,7 @@ class Margin(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """What an operator needs of its input.
+    """Input that an operator needs.
 
     For a margin m of its output, a convolution or pooling of stride s needs a margin of s·m, and a few pixels more;
     a repetition of each pixel f times needs m / f, rounded up.
@@ -45,16 +45,16 @@ class Step:
     more: Margin
 
     def needed(self, wanted: Margin) -> Margin:
-        """The margin of the input that a margin of the output needs."""
+        """Return the margin of the input that a margin of the output needs."""
         return Margin(*(ceil(side * self.scale) + more for side, more in zip(wanted, self.more, strict=True)))
 
     def given(self, margin: Margin) -> Margin:
-        """The widest margin of the output that a margin of the input gives."""
+        """Return the widest margin of the output that a margin of the input gives."""
         return Margin(*(floor((side - more) / self.scale) for side, more in zip(margin, self.more, strict=True)))
 
 
 class Network:
-    """A graph of one input and one output, as far as its geometry goes.
+    """Geometry of a graph of one input and one output.
 
     Attributes:
         model: the graph.
@@ -79,11 +79,11 @@ class Network:
                 self.constant_nodes.append(node)
 
     def tensors(self, node: onnx.NodeProto) -> list[str]:
-        """Those inputs of a node that are no constants."""
+        """Return the inputs of a node that are no constants."""
         return [name for name in node.input if name in self._tensors]
 
     def step(self, node: onnx.NodeProto) -> Step:
-        """What a node needs of its input.
+        """Return the input that a node needs.
 
         Raises:
             ModelError: it is not known here.
@@ -99,7 +99,7 @@ class Network:
         raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
 
     def scales(self) -> dict[str, int]:
-        """How many pixels of the input one pixel of each tensor spans.
+        """Return the number of pixels of the input that one pixel of each tensor spans.
 
         Raises:
             ModelError: tensors of different scale meet, or an operator's scale is not known here.
@@ -116,7 +116,7 @@ class Network:
         return {name: int(scale) for name, scale in scales.items()}
 
     def margins(self, limit: Margin | None = None) -> dict[str, Margin]:
-        """The margin at which each tensor is needed, so that the core of the output can be computed.
+        """Return the margin at which each tensor is needed to compute the core of the output.
 
         Args:
             limit: pixels that the input has beyond the core, multiples of the alignment; the layers pad beyond. None
@@ -138,7 +138,7 @@ class Network:
         return wanted
 
     def _repetition(self, node: onnx.NodeProto) -> int:
-        """How often a Resize repeats each pixel."""
+        """Return the number of times that a Resize repeats each pixel."""
         form = attributes(node)
         repeats = (
             form.get("mode") == b"nearest"
@@ -154,7 +154,7 @@ class Network:
 
 
 def _sliding(node: onnx.NodeProto) -> Step:
-    """What a convolution or pooling needs of its input."""
+    """Return the input that a convolution or pooling needs."""
     form = attributes(node)
     sides = [form.get(name, [default] * 2) for name, default in (("kernel_shape", 0), ("strides", 1), ("dilations", 1))]
     pads = form.get("pads", [0] * 4)
@@ -166,7 +166,7 @@ def _sliding(node: onnx.NodeProto) -> Step:
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes by name."""
+    """Return a node's attributes by name."""
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 

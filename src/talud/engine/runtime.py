@@ -31,7 +31,7 @@ ROUNDING = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model came from, beyond what its contract says: its name and version in the registry.
+    """Name and version of a model in the registry.
 
     Attributes:
         name: of the registered model.
@@ -46,7 +46,7 @@ class Origin:
 
 @dataclass(frozen=True, repr=False)
 class Model:
-    """A landslide model that is ready to run.
+    """Landslide model that is ready to run.
 
     Attributes:
         path: of the ONNX file.
@@ -105,17 +105,17 @@ class Model:
 
     @property
     def provider(self) -> str:
-        """The execution provider that runs the network, such as CPUExecutionProvider."""
+        """Return the execution provider that runs the network, such as CPUExecutionProvider."""
         return str(self._session.get_providers()[0])
 
     @property
     def name(self) -> str:
-        """The registered model's name, or the band set's."""
+        """Return the registered model's name, or the band set's."""
         return self.origin.name if self.origin else self.contract.origin.name
 
     @property
     def version(self) -> str:
-        """The registered version, or "unregistered" for a file that was named directly."""
+        """Return the registered version, or "unregistered" for a file that was named directly."""
         return self.origin.version if self.origin and self.origin.version else "unregistered"
 
     @property
@@ -129,7 +129,7 @@ class Model:
         return title if self.contract.derived.precision == "float32" else f"{title}, {self.contract.derived.precision}"
 
     def run(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One pass of the network.
+        """Run one pass of the network.
 
         Args:
             stack: (bands, height, width) in contract order and physical units, NaN where invalid; height and width
@@ -145,7 +145,7 @@ class Model:
         return probability
 
     def cores(self, windows: Sequence[NDArray[np.float32]], tiles: Sequence[Tile]) -> list[NDArray[np.float32]]:
-        """The probability over the cores of tiles, in one pass of the network, for no more work than they need.
+        """Return the probability over the cores of tiles, in one pass of the network.
 
         With a tile's whole halo it is that of one pass over the whole raster. The plain network, which runs the few
         tiles that cannot be cropped, takes them one by one.
@@ -175,7 +175,7 @@ class Model:
         return list(probability[:, : first.core.height, : first.core.width])
 
     def _probability(self, session: Any, batch: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """What a session makes of (batch, bands, height, width), checked: (batch, height, width), the last two `shape`.
+        """Run a session on (batch, bands, height, width); return (batch, height, width), checked to have `shape`.
 
         Input and output are bound to the session's device: what the network makes there is copied once, at its end.
         """
@@ -199,7 +199,7 @@ class Model:
         return np.clip(probability, 0, 1, out=probability)
 
     def rest(self) -> None:
-        """Give back the memory of passes: what follows them, such as the polygons of a large map, needs its own."""
+        """Release the memory of passes, which the polygons of a large map need."""
         self._croppings.session.cache_clear()
         cell = self.contract.input.alignment
         options = onnxruntime.RunOptions()
@@ -209,7 +209,7 @@ class Model:
 
     @property
     def rounding(self) -> dict[str, str]:
-        """What the map depends on beyond its inputs, by name: with reduced precision the processor, else nothing.
+        """Return the further facts that a map depends on: with reduced precision the processor, else none.
 
         Where float32 differs in its last bits, a whole number may be another one, and a probability far off.
         """
@@ -217,11 +217,11 @@ class Model:
 
     @property
     def halo(self) -> int:
-        """Pixels of context, a multiple of the alignment, with which a tile equals one pass over the whole raster."""
+        """Return the halo with which a tile equals one pass, a multiple of the alignment."""
         return round_up(self.contract.input.halo, self.contract.input.alignment)
 
     def tiling(self, shape: tuple[int, int], tile: int | None = None, halo: int | None = None) -> Tiling:
-        """How a raster of (height, width) is cut: not at all where memory allows, else into cores that cost least.
+        """Cut a raster of (height, width): not at all where memory allows, else into cores that cost least.
 
         Args:
             shape: (height, width) of the raster.
@@ -239,7 +239,7 @@ class Model:
         return small and self.memory(tiling) <= MEMORY
 
     def halo_error(self, tiling: Tiling) -> float | None:
-        """How far a tiled map's probabilities lie from the exact ones: 0 with the exact halo, or one tile.
+        """Return the error of a tiled map's probabilities: 0 with the exact halo, or one tile.
 
         With a smaller halo it is what the contract holds: the most that was seen on windows of the training areas,
         and no bound. None where it holds nothing.
@@ -248,14 +248,14 @@ class Model:
         return 0.0 if exact else self.contract.measured.halo_errors.get(tiling.rows.halo)
 
     def batch(self, tiling: Tiling) -> int:
-        """How many tiles one pass takes: one on the CPU, where more were no faster, else as many as memory allows."""
+        """Return the number of tiles in a pass: one on the CPU, where more were no faster, else as memory allows."""
         if self.provider != CUDA:
             return 1
         fixed = self.memory(tiling, 0)
         return max(min((MEMORY - fixed) // (self.memory(tiling) - fixed), len(tiling)), 1)
 
     def memory(self, tiling: Tiling, batch: int = 1) -> int:
-        """The bytes that the network takes at most while it runs on the tiles of a raster: its weights and one pass.
+        """Return the bytes that the network takes at most on the tiles of a raster: its weights and one pass.
 
         Measured with the arena that all sessions share: a pixel of one pass takes 280, 470, 650, 1190 and 1430 bytes
         for 4, 8, 16, 32 and 64 filters of the first level, one of a cropped tile's window, for the arena holds what
@@ -297,7 +297,7 @@ class Model:
         return probability
 
     def _check(self, graph: onnx.ModelProto) -> None:
-        """That the graph has the input, output, halo and alignment of the contract, and runs.
+        """Check that the graph has the input, output, halo and alignment of the contract, and runs.
 
         Raises:
             ModelError: it does not.
@@ -327,7 +327,7 @@ class Model:
 
 
 def _free_image(shape: list[Any], channels: int) -> bool:
-    """Whether a shape is (batch, channels, height, width), with height and width free."""
+    """Check that a shape is (batch, channels, height, width), with height and width free."""
     return len(shape) == 4 and shape[1] == channels and not any(isinstance(side, int) for side in shape[2:])
 
 

@@ -25,7 +25,7 @@ def open_session(
     weights: Mapping[str, NDArray[Any]] | None = None,
     threads: int | None = None,
 ) -> Any:
-    """An ONNX Runtime session on the provider and with the options of talud.
+    """Open an ONNX Runtime session on the provider and with the options of talud.
 
     It takes its memory from an arena that all sessions of the process share. Asking the system for it anew at each
     layer takes a fifth of a pass, and an arena for each would hold what only one at a time needs.
@@ -51,7 +51,7 @@ def open_session(
 
 @cache
 def _share_arena() -> None:
-    """Make the arena, once in a process; it grows to powers of two, whose unused part the system never fills."""
+    """Make the memory arena, once in a process; it grows to powers of two, whose unused part is never filled."""
     cpu = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
@@ -69,7 +69,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def _providers(wanted: Provider) -> list[Any]:
-    """CUDA before the CPU, unless TensorFlow is in this process: the two load different builds of CUDA."""
+    """Return CUDA before the CPU, unless TensorFlow is in this process: the two load different builds of CUDA."""
     cpu = "CPUExecutionProvider"
     if wanted == "cpu" or CUDA not in onnxruntime.get_available_providers() or "tensorflow" in sys.modules:
         return [cpu]
@@ -79,7 +79,7 @@ def _providers(wanted: Provider) -> list[Any]:
 
 
 def processor() -> str:
-    """Digest of what a processor can do, by which another kind is known: ONNX Runtime takes other routines there."""
+    """Return a digest of the features of the processor, on which the routines of ONNX Runtime depend."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
     able = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
@@ -87,7 +87,7 @@ def processor() -> str:
 
 
 def physical_cores() -> int:
-    """The physical cores that this process may run on; two threads of one core share its arithmetic."""
+    """Return the number of physical cores that this process may run on; threads of one core share its arithmetic."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = set()
     for cpu in allowed:

@@ -21,23 +21,23 @@ from talud.engine.tiling import PixelWindow, Rim, Tile
 
 
 class Symmetry(NamedTuple):
-    """One of the eight: the rows are reversed, then the columns, then both change places."""
+    """One of eight ways to turn a raster: rows reversed, then columns, then both transposed."""
 
     rows_reversed: bool
     columns_reversed: bool
     transposed: bool
 
     def turned(self, array: NDArray[Any]) -> NDArray[Any]:
-        """An array (…, height, width) turned."""
+        """Return an array (…, height, width) turned."""
         mirrored = self._mirrored(array)
         return mirrored.swapaxes(-2, -1) if self.transposed else mirrored
 
     def turned_back(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The array (…, height, width) that `turned` makes this of."""
+        """Return the array (…, height, width) that `turned` makes this of."""
         return self._mirrored(array.swapaxes(-2, -1) if self.transposed else array)
 
     def tile(self, tile: Tile, alignment: int) -> Tile:
-        """The tile of the turned raster that a tile becomes, with whole lattice cells as its core.
+        """Return the tile of the turned raster that a tile becomes, with whole lattice cells as its core.
 
         Args:
             tile: of the raster.
@@ -73,7 +73,7 @@ SYMMETRIES = tuple(Symmetry(*ways) for ways in product((False, True), repeat=3))
 
 
 def averaged(model: Model, stack: NDArray[np.float32], tile: Tile) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The mean and the standard deviation of the eight probabilities over a tile's core, both (height, width).
+    """Return mean and standard deviation of the eight probabilities over a tile's core, both (height, width).
 
     They are those of eight passes over the whole padded raster, turned. The sums are of sorted values, so that they
     depend neither on the tile nor on how the raster lies.
@@ -100,7 +100,7 @@ def averaged(model: Model, stack: NDArray[np.float32], tile: Tile) -> tuple[NDAr
 
 
 def _by_rim(tile: Tile, alignment: int) -> list[tuple[Tile, Symmetry]]:
-    """A tile in all eight ways, those of one rim together, for a model keeps few cropped networks open.
+    """Return a tile in all eight ways, those of one rim together: a model keeps few cropped networks open.
 
     Neighbours along the rim, and the two ends of a row, go through the same four rims: one forwards, the other
     backwards, so that each begins with those that the one before has left open.
@@ -113,7 +113,7 @@ def _by_rim(tile: Tile, alignment: int) -> list[tuple[Tile, Symmetry]]:
 
 
 def _total(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The sum of eight arrays, pair by pair: NumPy's own order depends on the shape; of equal values it is exact."""
+    """Return the sum of eight arrays, pair by pair, since NumPy's own order depends on the shape."""
     while len(values) > 1:
         values = values[::2] + values[1::2]
     total: NDArray[np.float32] = values[0]

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 
 def round_up(length: int, multiple: int) -> int:
-    """The smallest multiple that is not less than `length`."""
+    """Return the smallest multiple that is not less than `length`."""
     return -(-length // multiple) * multiple
 
 
 class PixelWindow(NamedTuple):
-    """A rectangle of whole pixels; its fields come in the order of `rasterio.windows.Window`."""
+    """Rectangle of whole pixels, with fields in the order of `rasterio.windows.Window`."""
 
     col_off: int
     row_off: int
@@ -36,7 +36,7 @@ class PixelWindow(NamedTuple):
 
 
 class Rim(NamedTuple):
-    """The sides on which a tile's core, filled up to whole lattice cells, reaches the padded raster's rim."""
+    """Sides on which a tile's core, filled up to whole lattice cells, reaches the padded raster's rim."""
 
     top: bool
     left: bool
@@ -63,18 +63,18 @@ class Tile:
 
     @property
     def kind(self) -> tuple[Rim | None, int, int]:
-        """What tiles that one pass of the network can take together have in common: rim and shape of the core."""
+        """Return rim and shape of the core, which tiles in one pass of the network have in common."""
         return self.rim, self.core.height, self.core.width
 
     @property
     def inner(self) -> tuple[slice, slice]:
-        """Rows and columns of the core in an array of the window."""
+        """Return rows and columns of the core in an array of the window."""
         top = self.core.row_off - self.window.row_off
         left = self.core.col_off - self.window.col_off
         return slice(top, top + self.core.height), slice(left, left + self.core.width)
 
     def within(self, margins: tuple[int, int, int, int], alignment: int) -> tuple[slice, slice]:
-        """Rows and columns, in an array of the window, of the core's lattice cells and a margin around them.
+        """Return rows and columns, in an array of the window, of the core's lattice cells and a margin.
 
         Args:
             margins: pixels above, left of, below and right of the cells; no more than the window holds.
@@ -105,7 +105,7 @@ class Axis:
 
     @classmethod
     def balanced(cls, length: int, longest_core: int, halo: int, alignment: int) -> Axis:
-        """As few cores as `longest_core` allows, of equal length, so that no window is larger than it need be."""
+        """Cut into as few cores as `longest_core` allows, of equal length, so that windows are small."""
         padded = round_up(length, alignment)
         longest = max(longest_core // alignment * alignment, alignment)
         count = -(-padded // longest)
@@ -114,22 +114,22 @@ class Axis:
 
     @property
     def padded(self) -> int:
-        """The length of the padded raster."""
+        """Return the length of the padded raster."""
         return round_up(self.length, self.alignment)
 
     @property
     def window(self) -> int:
-        """The length of every window."""
+        """Return the length of every window."""
         return min(self.padded, self.core + 2 * self.halo)
 
     def __iter__(self) -> Iterator[tuple[range, range]]:
-        """Each core, and its window, as ranges of pixels."""
+        """Yield each core, and its window, as ranges of pixels."""
         for start in range(0, self.length, self.core):
             first = min(max(start - self.halo, 0), self.padded - self.window)
             yield range(start, min(start + self.core, self.length)), range(first, first + self.window)
 
     def rim(self, core: range) -> tuple[bool, bool] | None:
-        """Whether a core begins at the padded raster's rim, and ends there; None where a rim is nearer than a halo."""
+        """Check whether a core begins and ends at the rim; None where a rim is within the halo."""
         distances = core.start, self.padded - round_up(core.stop, self.alignment)
         if any(0 < distance < self.halo for distance in distances):
             return None
@@ -138,7 +138,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Tiling:
-    """A raster cut into tiles, row by row: rows and columns are cut independently."""
+    """Raster cut into tiles, row by row; rows and columns are cut independently."""
 
     rows: Axis
     columns: Axis
@@ -165,26 +165,26 @@ class Tiling:
 
     @property
     def crops(self) -> bool:
-        """Whether there are several tiles, and each has a rim: reaches the raster's rim or has its whole halo."""
+        """Check whether there are several tiles, and each reaches the raster's rim or has its whole halo."""
         ends = [axis.rim(core) for axis in (self.rows, self.columns) for core, _ in axis]
         return len(self) > 1 and None not in ends
 
     @property
     def window(self) -> tuple[int, int]:
-        """(height, width) of every window."""
+        """Return (height, width) of every window."""
         return self.rows.window, self.columns.window
 
     @property
     def padded(self) -> tuple[int, int]:
-        """(height, width) of the padded raster."""
+        """Return (height, width) of the padded raster."""
         return self.rows.padded, self.columns.padded
 
     def __len__(self) -> int:
-        """The number of tiles."""
+        """Return the number of tiles."""
         return len(range(0, self.rows.length, self.rows.core)) * len(range(0, self.columns.length, self.columns.core))
 
     def __iter__(self) -> Iterator[Tile]:
-        """The tiles, row by row."""
+        """Yield the tiles, row by row."""
         for core_rows, window_rows in self.rows:
             for core_columns, window_columns in self.columns:
                 rim = _rim(self.rows.rim(core_rows), self.columns.rim(core_columns))
@@ -192,7 +192,7 @@ class Tiling:
 
 
 def batched(tiles: Iterable[Tile], size: int) -> Iterator[list[Tile]]:
-    """Tiles in batches of one kind and of exactly `size`, as each becomes full; at the end those left over, singly."""
+    """Yield tiles in batches of one kind and of exactly `size`, as each becomes full; at the end the rest, singly."""
     waiting: dict[tuple[Rim | None, int, int], list[Tile]] = {}
     for tile in tiles:
         batch = waiting.setdefault(tile.kind, [])

@@ -35,7 +35,7 @@ _BEGUN, _LOCK, _TILES, _RUN, _PUBLISHING = "journal.json", "lock", "tiles", "run
 
 @dataclass(frozen=True)
 class Block:
-    """What was found for the core of a tile.
+    """Result for the core of a tile.
 
     Attributes:
         probability: of a landslide, (height, width) float32; without meaning where `blocked`.
@@ -54,7 +54,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Journal:
-    """The finished tiles of a map in the making.
+    """Finished tiles of a map in the making.
 
     Attributes:
         folder: where they lie. Nothing else may write there while the journal is open.
@@ -67,7 +67,7 @@ class Journal:
     @classmethod
     @contextmanager
     def opened(cls, out: Path, begun: Mapping[str, Any]) -> Iterator[Journal]:
-        """Go on with the map in the making for the folder `out`, or begin it.
+        """Resume the map in the making for the folder `out`, or begin it.
 
         At the end of the block the journal is gone. After an error it is kept if a tile is finished.
 
@@ -99,7 +99,7 @@ class Journal:
     @classmethod
     @contextmanager
     def awaited(cls, out: Path) -> Iterator[Journal]:
-        """Keep other processes from the map of the folder `out` while something is made ready for it.
+        """Lock the map of the folder `out` while its stack is made.
 
         Raises:
             OutputError: another process makes that map, or nothing can be written.
@@ -126,21 +126,21 @@ class Journal:
 
     @property
     def products(self) -> Path:
-        """A folder for the files of the map, empty when the journal is opened."""
+        """Return the folder for the files of the map, empty when the journal is opened."""
         return self.run / "products"
 
     def __len__(self) -> int:
-        """The number of finished tiles."""
+        """Return the number of finished tiles."""
         return sum(1 for _ in (self.folder / _TILES).glob("*.npz"))
 
     def missing(self, tiling: Tiling) -> list[Tile]:
-        """The tiles that are not finished."""
+        """Return the tiles that are not finished."""
         # Listed first: a share may hold for a minute that a file which was looked for in vain is not there.
         names = {path.name for path in (self.folder / _TILES).iterdir()}
         return [tile for tile in tiling if self._path(tile).name not in names or self.read(tile) is None]
 
     def read(self, tile: Tile) -> Block | None:
-        """What was found for a tile; None where it is not finished, or its file is damaged."""
+        """Return the result for a tile; None where it is not finished, or its file is damaged."""
         try:
             # NumPy compares the checksums that the zip format holds.
             with self._path(tile).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
@@ -149,7 +149,7 @@ class Journal:
             return None
 
     def write(self, tile: Tile, block: Block) -> None:
-        """Keep what was found for a tile, which is then finished.
+        """Keep the result for a tile, which is then finished.
 
         Raises:
             OutputError: the disk is full, or fails, or the run is over.
@@ -201,7 +201,7 @@ class Journal:
         scratch.replace(self.folder / _BEGUN)
 
     def _begun(self) -> dict[str, Any]:
-        """What the tiles were found with; empty where nothing says so."""
+        """Return the facts that the map was begun with; empty where the file is missing or damaged."""
         try:
             begun = json.loads((self.folder / _BEGUN).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -210,7 +210,7 @@ class Journal:
 
 
 def _beside(out: Path) -> Path:
-    """The working folder of a map: on the same disk, and beside its own folder, which DVC empties before a run."""
+    """Return the working folder of a map: on the same disk, beside its own folder, which DVC empties before a run."""
     out = out.resolve()
     within = out.is_dir() and (out.is_mount() or not os.access(out.parent, os.W_OK))
     return out / ".partial" if within else out.with_name(f".{out.name}.partial")
@@ -234,7 +234,7 @@ def _lock(folder: Path) -> ExitStack:
 
 
 def change(name: str, before: Any, now: Any, when: str = "now") -> str:
-    """What differs, in words; of digests there is nothing to show."""
+    """Return a difference in words; the values of checksums are left out."""
     if re.fullmatch("[0-9a-f]{32,}", str(before)):
         return f"different {name}"
     return f"{name} {_shown(before)} ({when} {_shown(now)})"

@@ -1,4 +1,4 @@
-"""The area of landslide with its interval: what the map shows, set right by how it errs on the validation blocks."""
+"""Landslide area with its interval: the map's area corrected by the model's errors on its validation blocks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AreaEstimate:
 
     @property
     def words(self) -> str:
-        """In a sentence of one line, without its end."""
+        """Return the estimate in one sentence, without its end."""
         low, estimate, high = (f"{area / 10_000:,.1f}" for area in (self.low_m2, self.m2, self.high_m2))
         given = f"95 % interval {low} to {high} ha if {self.assumes}"
         return f"estimated landslide area: {estimate} ha, {given}" + (f"; {self.doubt}" if self.doubt else "")

@@ -1,4 +1,4 @@
-"""Polygons of a map: the landslides, and what is not mapped and why.
+"""Polygons of a map: landslides with their statistics, and unmapped parts with their reason.
 
 Pixels that touch at a corner belong to one landslide: a debris flow that runs down a valley at an angle to the grid
 is one event, and counting it by its edges alone would break it into dozens.
@@ -47,7 +47,7 @@ _Shape = tuple[dict[str, Any], float]  # GeoJSON geometry, value
 
 @dataclass(frozen=True)
 class Landslides:
-    """The landslides of a map, the largest first.
+    """Landslides of a map, the largest first.
 
     Attributes:
         outlines: polygons or multipolygons along the edges of pixels, in the CRS of the map.
@@ -64,7 +64,7 @@ class Landslides:
 
 @dataclass(frozen=True)
 class NotMapped:
-    """What a map leaves out.
+    """Unmapped parts of a map.
 
     Attributes:
         outlines: polygons or multipolygons, in the CRS of the map.
@@ -109,7 +109,7 @@ def trace(
 
 
 def _shapes(dataset: DatasetReader, mask: DatasetReader, windows: Sequence[Window] | None) -> Iterator[_Shape]:
-    """The outlines of equal pixels, with their value: over the whole raster, or window by window."""
+    """Yield the outlines of equal pixels, with their value: over the whole raster, or window by window."""
     if windows is None:
         bands = rasterio.band(dataset, 1), rasterio.band(mask, 1)
         yield from rasterio.features.shapes(*bands, connectivity=8, transform=dataset.transform)
@@ -182,7 +182,7 @@ def _columns(landslides: Landslides, attributes: Columns) -> Columns:
 
 
 def _styles(*layers: str) -> Columns:
-    """The rows of the table in which QGIS keeps the styles of the layers of a GeoPackage, as QGIS itself makes it."""
+    """Return the rows of the table in which QGIS keeps the styles of the layers of a GeoPackage."""
     count = len(layers)
 
     def same(value: str) -> NDArray[np.object_]:
@@ -224,14 +224,14 @@ def write_layer(path: Path, geometry: NDArray[Any] | None, columns: Columns, **o
 
 
 def _valid(outlines: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Rings that touch themselves at a corner, taken apart into polygons that touch."""
+    """Take rings that touch themselves at a corner apart into polygons that touch."""
     broken = ~shapely.is_valid(outlines)
     outlines[broken] = shapely.make_valid(outlines[broken])
     return outlines
 
 
 def _largest_first(outlines: NDArray[np.object_], area: NDArray[np.float64]) -> NDArray[np.intp]:
-    """An order that depends on the map alone: by area; of equal ones, the northernmost, then the westernmost first."""
+    """Return an order by area; of equal ones, the northernmost, then the westernmost first."""
     left, _, _, top = shapely.bounds(outlines).reshape(-1, 4).T
     return np.lexsort((left, -top, -area))
 
@@ -284,7 +284,7 @@ def _cut_corners(
 def statistics(
     outlines: NDArray[np.object_], probability: Path, stack: StackReader, disagreement: Path | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """Probability and terrain inside each polygon, as columns by name.
+    """Return probability and terrain inside each polygon, as columns by name.
 
     `mean_probability` and `maximum_probability`; where there is one, the mean `disagreement`; where the stack has a
     slope, `mean_slope_degrees`; where it has an elevation, `minimum_elevation_m`, `maximum_elevation_m`, and
@@ -353,7 +353,7 @@ class _Tally:
 
 
 def _zones(outlines: NDArray[np.object_], grid: Grid) -> Iterator[tuple[Window, NDArray[np.int32]]]:
-    """The windows that polygons lie in, and the number of the polygon of each pixel, from 1; 0 where there is none."""
+    """Yield the windows that polygons lie in, with the number of the polygon of each pixel, from 1, or 0."""
     tree = shapely.STRtree(outlines)
     for window in grid.windows(ZONE_SIDE_PIXELS):
         zone = grid.crop(window)
@@ -364,7 +364,7 @@ def _zones(outlines: NDArray[np.object_], grid: Grid) -> Iterator[tuple[Window, 
 
 
 def _terrain(stack: StackReader, window: Window) -> dict[str, NDArray[np.float32]]:
-    """What the stack has of slope and elevation in a window, and with the elevation, the fall to the east and north."""
+    """Return slope and elevation in a window, where the stack has them, and the fall to the east and north."""
     layers = {"slope": stack.band("slope", window)} if stack.has("slope") else {}
     if stack.has("elevation"):
         whole = Window(0, 0, stack.grid.width, stack.grid.height)
@@ -380,6 +380,6 @@ def _terrain(stack: StackReader, window: Window) -> dict[str, NDArray[np.float32
 
 
 def _bearing(east: NDArray[np.float64], north: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The direction of a vector in degrees clockwise from north, 0 to 360; NaN for the zero vector."""
+    """Return the direction of a vector in degrees clockwise from north, 0 to 360; NaN for the zero vector."""
     degrees = np.degrees(np.arctan2(east, north)) % 360
     return np.where((east == 0) & (north == 0), np.nan, degrees)

@@ -21,7 +21,7 @@ LANDSLIDE_COLOUR = (230, 30, 60)
 
 @dataclass(frozen=True)
 class Caption(imaging.Caption):
-    """The words of the picture.
+    """Text of the picture.
 
     Attributes:
         landslides: the legend of what is mapped.
@@ -36,7 +36,7 @@ class Caption(imaging.Caption):
 
 @dataclass(frozen=True)
 class Scene:
-    """The map as a picture, without words.
+    """Map as a picture, without text.
 
     Attributes:
         picture: the map.
@@ -74,7 +74,7 @@ def draw(path: Path, scene: Scene, caption: Caption) -> None:
 
 
 def background(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str]:
-    """What lies under the map, and its name: the optical image, else the slope, else the first band."""
+    """Return the background and its name: the optical image, else the slope, else the first band."""
     colour = stack.image(("red", "green", "blue"), shape)
     if colour is not None:
         return np.stack([stretched(band) for band in colour], axis=-1), "optical image, 2 to 98 % stretch"
@@ -88,7 +88,7 @@ def background(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str
 
 
 def _burn(outlines: NDArray[np.object_], shape: tuple[int, int], transform: Affine, touched: bool) -> NDArray[np.bool_]:
-    """Pixels of the picture under the polygons; with `touched`, the smallest still shows."""
+    """Return the pixels of the picture under the polygons; with `touched`, the smallest still shows."""
     if not len(outlines):
         return np.zeros(shape, np.bool_)
     burnt: NDArray[np.uint8] = rasterize(outlines, shape, transform=transform, all_touched=touched, dtype="uint8")

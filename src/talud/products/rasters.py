@@ -43,7 +43,7 @@ def qml(name: str) -> str:
 
 
 def check_space(out: Path, grid: Grid, disagreement: bool) -> None:
-    """That the disk could hold the rasters of a map while they are made: better now than after days of computing.
+    """Check that the disk can hold the rasters of a map while they are made.
 
     Raises:
         OutputError: it could not, were it empty.
@@ -61,7 +61,7 @@ def check_space(out: Path, grid: Grid, disagreement: bool) -> None:
 
 @dataclass(frozen=True)
 class Products:
-    """The files of a map, in the order in which they appear."""
+    """Files of a map, in the order in which they appear."""
 
     probability: Path
     probability_style: Path
@@ -78,7 +78,7 @@ class Products:
 
     @classmethod
     def within(cls, folder: Path) -> Products:
-        """Where they lie in a folder."""
+        """Return the files in a folder."""
         return cls(
             folder / "probability.tif",
             folder / "probability.qml",
@@ -96,7 +96,7 @@ class Products:
 
     @property
     def parts(self) -> Path:
-        """Only in the making: the raster that the polygons are traced from."""
+        """Return the temporary raster that the polygons are traced from."""
         return self.classes.with_name("parts.tif")
 
     def publish(self, out: Path) -> None:
@@ -202,7 +202,7 @@ class PixelCounts:
 
 @dataclass(frozen=True)
 class MapRasters:
-    """The open rasters of a map: the sink of its tiles.
+    """Open rasters of a map: the sink of its tiles.
 
     `probability.tif` is float32 with NaN where the map says nothing. uint16 would halve the file, but what lies at
     the threshold could then fall on either side of it: as float32, the probabilities that anybody reads give the

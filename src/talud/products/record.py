@@ -1,4 +1,4 @@
-"""What a map says about itself: the tags of its files, the words of its picture, and its record."""
+"""Record of a map: tags of its files, text of its picture, content of prediction.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN = 3  # reasons, at most, under the quicklook: it has one line for them
 
 @dataclass(frozen=True)
 class Reduced:
-    """Pixels that are mapped without some groups of bands that the model can do without.
+    """Pixels that are mapped without some groups of bands.
 
     Attributes:
         groups: that they are mapped with.
@@ -40,7 +40,7 @@ class Reduced:
 
     @classmethod
     def of(cls, code: int, pixels: int, contract: Contract) -> Reduced:
-        """What a code of `coverage.Coverage.reduced` says."""
+        """Return the meaning of a code of `coverage.Coverage.reduced`."""
         groups = coverage.remaining(code, contract)
         measured = contract.input.subset(groups)
         return cls(groups, coverage.reason(code, contract), pixels, measured.f1 if measured else None)
@@ -48,7 +48,7 @@ class Reduced:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a map came to; `prediction.json` holds the same, and where the model came from.
+    """Figures of a map; `prediction.json` holds them together with the origin of the model.
 
     Attributes:
         raster: name of the raster's file, without its folders.
@@ -122,18 +122,18 @@ class Prediction:
 
     @property
     def share_not_mapped(self) -> float:
-        """The part of the raster that the map leaves out, 0 to 1."""
+        """Return the part of the raster that the map leaves out, 0 to 1."""
         return sum(self.not_mapped.values()) / self.pixels
 
     @property
     def share_reduced(self) -> float:
-        """The part of the mapped pixels that is mapped without some of the model's groups, 0 to 1."""
+        """Return the part of the mapped pixels that is mapped without some of the model's groups, 0 to 1."""
         mapped = self.pixels - sum(self.not_mapped.values())
         return sum(one.pixels for one in self.reduced) / mapped if mapped else 0.0
 
 
 def lineage(model: Model, threshold: float, halo: int | None, tta: bool) -> dict[str, str]:
-    """Where a map came from, as the tags of its files; those of halo and augmentation only where they are not usual.
+    """Return the origin of a map as tags of its files; halo and augmentation only where they are not the default.
 
     Args:
         model: that made it.
@@ -157,7 +157,7 @@ def lineage(model: Model, threshold: float, halo: int | None, tta: bool) -> dict
 
 
 def settings(model: Model, prediction: Prediction) -> dict[str, str]:
-    """What was asked for beyond the usual, or was chosen: what → how, in words."""
+    """Return the options that are not the default, and the choice of the model, in words."""
     stated: dict[str, str] = {}
     if model.contract.derived.precision != "float32":
         stated["Precision"] = model.contract.derived.precision
@@ -194,7 +194,7 @@ def notices(model: Model, prediction: Prediction) -> list[str]:
 
 
 def reduced(prediction: Prediction, contract: Contract) -> list[str]:
-    """What is mapped without some groups, in a line each: "12.0% of what is mapped from terrain + sar: cloud (…)"."""
+    """Return a line for each set of groups that pixels are mapped with, such as "12.0% … from terrain + sar alone"."""
     mapped = prediction.pixels - sum(prediction.not_mapped.values())
     whole = contract.input.subset(contract.input.groups)
     lines = []
@@ -207,7 +207,7 @@ def reduced(prediction: Prediction, contract: Contract) -> list[str]:
 
 
 def _cost(error: float | None) -> str:
-    """What a smaller halo costs, in words."""
+    """Return the cost of a smaller halo in words."""
     if error is None:
         return "probabilities differ; how far was not measured for this model"
     if error == 0:
@@ -216,7 +216,7 @@ def _cost(error: float | None) -> str:
 
 
 def dates(provenance: Mapping[str, str]) -> dict[str, str]:
-    """What happened or was acquired → when, as far as the stack says."""
+    """Return the dates of event and acquisitions that the stack states."""
     sar = [provenance[tag] for tag in ("TALUD_ACQUIRED_SAR_PRE", "TALUD_ACQUIRED_SAR_POST") if tag in provenance]
     known = {
         "event": provenance.get("TALUD_EVENT"),
@@ -227,7 +227,7 @@ def dates(provenance: Mapping[str, str]) -> dict[str, str]:
 
 
 def caption(model: Model, info: RasterInfo, prediction: Prediction) -> quicklook.Caption:
-    """The words of the quicklook."""
+    """Return the text of the quicklook."""
     known = ", ".join(f"{what} {day}" for what, day in dates(info.provenance).items())
     shares = [f"{pixels / prediction.pixels:.1%} {why}" for why, pixels in prediction.not_mapped.items()]
     if len(shares) > SHOWN:
@@ -251,7 +251,7 @@ def caption(model: Model, info: RasterInfo, prediction: Prediction) -> quicklook
 
 
 def content(model: Model, prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
-    """What prediction.json holds: the same for the same model, raster and options."""
+    """Return the content of prediction.json: the same for the same model, raster and options."""
     contract, facts = model.contract, asdict(prediction)
     for left_out in ("taken_over", "distances", "estimate", "no_estimate", "folder"):
         del facts[left_out]
@@ -292,7 +292,7 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
 
 
 def _estimated(estimate: AreaEstimate) -> dict[str, Any]:
-    """The estimate of the area, and how it was made."""
+    """Return the estimate of the area, and its method."""
     return {
         "measure": "stratified estimator (Olofsson et al. 2014) of what is mapped; 95 % interval over the blocks",
         **asdict(estimate),

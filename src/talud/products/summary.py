@@ -1,4 +1,4 @@
-"""The summary: one page about a map that needs no other file, to be read, printed or mailed."""
+"""Summary of a map: one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BAR = 0.3  # of the map's width, at most, for the scale bar
 
 @dataclass(frozen=True)
 class NotMapped:
-    """A reason why pixels are not mapped.
+    """Reason why pixels are not mapped.
 
     Attributes:
         why: in words.
@@ -42,7 +42,7 @@ class NotMapped:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that the page shows.
+    """Content of the page.
 
     Attributes:
         dates: what happened or was acquired → when.
@@ -77,7 +77,7 @@ class Page:
     def of(
         cls, model: Model, info: RasterInfo, prediction: Prediction, scene: Scene, area: NDArray[np.float64]
     ) -> Page:
-        """Gather what there is to say of a map.
+        """Gather the content.
 
         Args:
             model: that made it.
@@ -126,17 +126,17 @@ class Page:
 
     @property
     def verdict(self) -> Verdict:
-        """On the raster as a whole."""
+        """Return the verdict on the raster as a whole."""
         return domain.verdict(self.prediction.distances)
 
     @property
     def median(self) -> float:
-        """Of the landslides' areas in hectares; there must be one."""
+        """Return the median area of the landslides in hectares; there must be one."""
         return float(np.median(self.hectares))
 
     @property
     def compared(self) -> list[Distance]:
-        """The bands of which there is something to compare."""
+        """Return the bands that have a histogram to compare."""
         return [one for one in self.prediction.distances if one.overlap is not None]
 
 
@@ -148,7 +148,7 @@ def write(path: Path, page: Page) -> None:
 
 
 def _address(picture: Picture) -> str:
-    """A picture within its own address, in 256 colours: less than half the bytes to mail, and as clear."""
+    """Return a picture as a data URI, in 256 colours: less than half the bytes, and as clear."""
     stream = io.BytesIO()
     colours = Image.fromarray(picture).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     colours.save(stream, "PNG")
@@ -160,5 +160,5 @@ def _number(value: float, decimals: int = 0) -> str:
 
 
 def _percent(share: float) -> str:
-    """A share in percent; what is more than nothing is never called 0.0 %."""
+    """Return a share in percent; a share above 0 is never shown as 0.0 %."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")
