@@ -11,9 +11,9 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from talud.engine.features import Features
 from talud.engine.runtime import Model
 from talud.grid import Grid
+from talud.measurement.features import Features
 from talud.project import Project
 from talud.raster import Layout, writing_cog
 from talud.training import export
@@ -69,5 +69,10 @@ def put_model(
     complete = {"bands": bands, "name": band_set, "threshold": threshold, "commit": "c0ffee", "parity": PARITY}
     path = project.model(band_set)
     path.parent.mkdir(exist_ok=True)
-    export.save(onnx.load(tiny_model), contract.replace(**complete | changes), path, features)
+    export.save(
+        onnx.load(tiny_model),
+        contract.replace(**complete | changes),
+        path,
+        features.to_metadata() if features else None,
+    )
     return path

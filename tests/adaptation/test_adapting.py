@@ -17,12 +17,12 @@ from stack_files import write_stack
 from talud.adaptation.adapting import _typical, adapt, agreement
 from talud.cli.main import app
 from talud.contract import Contract
-from talud.engine.features import measured
 from talud.engine.model_file import save, weights_digest
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError
 from talud.mapping.reader import open_stack
-from talud.measurement.squares import squares
+from talud.measurement.features import measured
+from talud.measurement.samples import sample_windows
 from talud.metrics import confusion
 
 SIDE = 256
@@ -78,7 +78,7 @@ def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     graph, contract = to_onnx(network), Model.load(tiny_model).contract
     home = np.stack([image[:, row : row + 64, column : column + 64] for row in CUTS for column in CUTS])
     path = tmp_path_factory.mktemp("adapted") / "3band.onnx"
-    save(graph, contract.replace(weights=weights_digest(graph)), path, measured(graph, home))
+    save(graph, contract.replace(weights=weights_digest(graph)), path, measured(graph, home).to_metadata())
     return Model.load(path)
 
 
@@ -203,7 +203,7 @@ def test_squares_are_drawn_alike_and_where_there_is_something(model: Model, tmp_
     image = scene(2)[0]
     image[:, :100, :64] = np.nan
     with open_stack(write_stack(tmp_path / "basin.tif", image), model.contract) as stack:
-        found = [squares(stack, stack.grid.windows(64), 64) for _ in range(2)]
+        found = [sample_windows(stack, stack.grid.windows(64), 64) for _ in range(2)]
     assert found[0].shape == (14, 3, 64, 64)
     assert np.array_equal(found[0], found[1], equal_nan=True)
 

@@ -14,8 +14,8 @@ from registrable import pixels, put_model, write_area, write_params
 from stack_files import write_stack
 from talud import load_model
 from talud.cli.main import app
-from talud.engine.features import measured
 from talud.evaluation import promotion
+from talud.measurement.features import measured
 from talud.registry import Store
 
 CUTS = range(0, 256, 64)

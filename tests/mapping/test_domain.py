@@ -16,13 +16,14 @@ from stack_files import noise, write_stack
 from talud.contract import METADATA_KEY, BandContract, Contract, Difference
 from talud.engine.runtime import Model
 from talud.errors import ModelError
-from talud.mapping.domain import BINS, FAR, LIKE, Distance, Verdict, differences, histogram, lines, verdict
+from talud.mapping.domain import FAR, LIKE, Distance, Verdict, lines, verdict
 from talud.mapping.reader import open_stack
+from talud.measurement.samples import BINS, band_differences, band_histogram
 
 
 def learned(model: Model, values: np.ndarray, name: str = "red") -> BandContract:
     """A band that was trained on these values."""
-    edges, shares = histogram(values)
+    edges, shares = band_histogram(values)
     stated = {"name": name, "edges": edges, "shares": shares, "minimum": values.min(), "maximum": values.max()}
     return BandContract.model_validate(model.contract.input.bands[0].model_dump() | stated)
 
@@ -50,7 +51,7 @@ def test_uniform_distributions_overlap_by_what_they_share(model: Model, part: fl
 @given(st.lists(st.floats(-200, 400, width=32), min_size=1, max_size=300))
 def test_a_histogram_accounts_for_all_of_its_own_values(values: list[float]) -> None:
     pixels = np.array(values, np.float32)
-    edges, shares = histogram(pixels)
+    edges, shares = band_histogram(pixels)
     assert len(edges) == len(shares) + 1 <= BINS + 1
     assert sum(shares) == pytest.approx(1)
     assert (edges[0], edges[-1]) == (pixels.min(), pixels.max())
@@ -65,10 +66,10 @@ def test_a_histogram_accounts_for_all_of_its_own_values(values: list[float]) -> 
 
 
 def test_bins_of_many_values_hold_equal_shares() -> None:
-    shares = histogram(normal(320_000))[1]
+    shares = band_histogram(normal(320_000))[1]
     assert len(shares) == BINS
     assert np.allclose(shares, 1 / BINS, atol=1e-4)
-    assert len(histogram(np.repeat(np.arange(5.0), 7))[1]) == 4  # of 8-bit water, say
+    assert len(band_histogram(np.repeat(np.arange(5.0), 7))[1]) == 4  # of 8-bit water, say
 
 
 @pytest.mark.parametrize(
@@ -150,19 +151,19 @@ def test_differences_are_of_neighbours_that_one_unit_makes_comparable() -> None:
     names = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")
     stack = np.random.default_rng(3).normal(size=(2, 40, 40, 7)).astype(np.float32)
     stack[0, :, :, 1] = np.nan
-    found = differences(stack, names)
+    found = band_differences(stack, names)
     assert [one.bands for one in found] == [("red", "green"), ("green", "blue"), ("vv_pre", "vv_post")]
     red_green = stack[1, ..., 0] - stack[1, ..., 1]
     assert found[0].edges[0] == red_green.min()
     assert found[0].edges[-1] == red_green.max()
-    assert np.histogram(red_green, found[0].edges)[0] / 1600 == pytest.approx(found[0].shares)
+    assert np.band_histogram(red_green, found[0].edges)[0] / 1600 == pytest.approx(found[0].shares)
     stack[..., 5] = np.nan
-    assert [one.bands for one in differences(stack, names)] == [("red", "green"), ("green", "blue")]
+    assert [one.bands for one in band_differences(stack, names)] == [("red", "green"), ("green", "blue")]
 
 
 def hued(model: Model) -> Contract:
     """A contract trained on green that is as uniform as red, and darker than it by a normal number of deviation 10."""
-    edges, shares = histogram(normal(50_000) - 80)
+    edges, shares = band_histogram(normal(50_000) - 80)
     return stated(model).replace(differences=(Difference(bands=("red", "green"), edges=edges, shares=shares),))
 
 

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from talud.engine.features import METADATA_KEY, Features, aligned, convolutions, measured
 from talud.errors import ModelError
+from talud.measurement.features import METADATA_KEY, Features, aligned, convolutions, measured
 
 MEAN, DEVIATION = np.array([90, 110, 70], np.float32), np.array([30, 40, 20], np.float32)
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from stack_files import noise, write_stack
 from talud.engine.runtime import Model, Origin
-from talud.mapping.domain import histogram
 from talud.mapping.options import MapOptions
+from talud.measurement.samples import band_histogram
 from talud.products.prediction import Prediction, predict
 
 TAGS = {"TALUD_AREA": "peñón_<b>alto</b>", "TALUD_EVENT": "2015-05-18", "TALUD_SYNTHETIC": "yes"}
@@ -29,7 +29,7 @@ def described(model: Model) -> Model:
     contract = model.contract
     bands = []
     for band in contract.input.bands:
-        edges, shares = histogram(np.linspace(0, 50 if band.name == "blue" else 250, 5001))
+        edges, shares = band_histogram(np.linspace(0, 50 if band.name == "blue" else 250, 5001))
         bands.append(band.model_copy(update={"edges": edges, "shares": shares, "maximum": edges[-1]}))
     return replace(model, contract=contract.replace(bands=tuple(bands)))
 

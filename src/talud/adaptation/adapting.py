@@ -21,14 +21,15 @@ from scipy.stats import norm
 from talud import metrics
 from talud.bands import Group
 from talud.contract import Adaptation, Contract
-from talud.engine import coverage, features
-from talud.engine.features import Features
+from talud.engine import coverage
 from talud.engine.model_file import parsed, save, weights_digest
 from talud.engine.runtime import Model
 from talud.engine.symmetry import SYMMETRIES
 from talud.errors import MismatchError, ModelError
 from talud.mapping.reader import StackReader, frugal, open_stack
-from talud.measurement.squares import COVERED, squares
+from talud.measurement import features
+from talud.measurement.features import Features
+from talud.measurement.samples import LEAST_MAPPED_SHARE, sample_windows
 from talud.metrics import Confusion
 
 LIT = (Group.OPTICAL, Group.SAR)  # what light, air and instrument change; terrain is the same everywhere
@@ -142,11 +143,12 @@ def _sample(stack: StackReader, side: int, lit: Sequence[bool], raster: str | Pa
             f"{raster}: lacks the bands of {', '.join(stack.info.absent)}, so no model is adapted to it"
         )
     side = stack.info.patch or side
-    found = _typical(squares(stack, stack.grid.windows(side), side), lit)
+    found = _typical(sample_windows(stack, stack.grid.windows(side), side), lit)
     if len(found) < FEWEST:
         raise MismatchError(
             f"{raster}: no model is adapted to it: it has {len(found)} squares of {side} pixels of which "
-            f"{COVERED:.0%} can be mapped, fewer than the {FEWEST} that stand for an area; take a larger part of it"
+            f"{LEAST_MAPPED_SHARE:.0%} can be mapped, fewer than the {FEWEST} that stand for an area; take a larger "
+            "part of it"
         )
     return found
 

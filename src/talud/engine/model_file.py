@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ import onnx
 from onnx import helper, numpy_helper
 
 from talud.contract import Contract
-from talud.engine.features import Features
 from talud.engine.margins import Network
 from talud.engine.tiling import round_up
 from talud.errors import ModelError, OutputError
@@ -75,13 +74,19 @@ def weights_digest(model: onnx.ModelProto) -> str:
     return digest.hexdigest()
 
 
-def save(graph: onnx.ModelProto, contract: Contract, path: Path, features: Features | None = None) -> None:
-    """Write a graph and its contract, weights inside, as one ONNX file; with the features of its training areas.
+def save(graph: onnx.ModelProto, contract: Contract, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a graph and its contract, weights inside, as one ONNX file.
+
+    Args:
+        graph: network with its weights.
+        contract: contract of the model.
+        path: path of the file.
+        metadata: further entries of the file, such as the features of its training areas.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    helper.set_model_props(graph, contract.to_metadata() | (features.to_metadata() if features else {}))
+    helper.set_model_props(graph, contract.to_metadata() | dict(metadata or {}))
     try:
         path.write_bytes(graph.SerializeToString(deterministic=True))
     except OSError as error:

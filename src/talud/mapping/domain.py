@@ -15,15 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from talud.bands import Group, band, plausible
+from talud.bands import plausible
 from talud.contract import BandContract, Difference
 
-BINS = 32  # at most, of a training histogram
 LIKE = 0.6  # overlap of normal distributions about one width apart, from which a band counts as alike
 FAR = 0.3  # about two widths apart, below which it counts as far
 OUTSIDE = 0.05  # share of values outside the training range, above which a band differs
@@ -97,7 +95,7 @@ class Distance:
         outside = float(np.mean((values < limits[0]) | (values > limits[1])))
         if not learned:
             return cls(name, None, outside)
-        return cls(name, float(np.minimum(_counts(values, edges) / values.size, learned).sum()), outside)
+        return cls(name, float(np.minimum(count_bins(values, edges) / values.size, learned).sum()), outside)
 
     @property
     def verdict(self) -> Verdict:
@@ -125,45 +123,11 @@ def lines(distances: Sequence[Distance]) -> list[str]:
     ]
 
 
-def histogram(values: NDArray[np.floating]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The edges and shares of a histogram whose bins hold about as many values each.
-
-    Args:
-        values: finite, at least one.
-
-    Returns:
-        Edges, from the lowest value to the highest, at most 33; the share of the values in each bin, which holds its
-        lower edge, the last one both. Fewer bins where values repeat; one of no width where all are equal.
-    """
-    quantiles = np.quantile(values, np.linspace(0, 1, BINS + 1), method="lower")
-    edges = np.unique(quantiles.astype(np.float64))
-    edges = edges if len(edges) > 1 else np.repeat(edges, 2)
-    shares = _counts(values, tuple(edges)) / values.size
-    return tuple(edges.tolist()), tuple(shares.tolist())
-
-
-def differences(stack: NDArray[np.float32], bands: Sequence[str]) -> tuple[Difference, ...]:
-    """Those of neighbouring optical bands, and of SAR bands, which one unit makes comparable; terrain has none.
-
-    Args:
-        stack: training pixels, (..., bands), NaN where invalid.
-        bands: their names, which talud knows.
-    """
-    entries = []
-    for (first, minuend), (second, subtrahend) in pairwise(enumerate(bands)):
-        if band(minuend).group == band(subtrahend).group != Group.TERRAIN:
-            values = stack[..., first] - stack[..., second]
-            values = values[np.isfinite(values)]
-            if values.size:
-                edges, shares = histogram(values)
-                entries.append(Difference(bands=(minuend, subtrahend), edges=edges, shares=shares))
-    return tuple(entries)
-
-
 def _counted(pixels: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
     """Return the pixels that are counted, flat; NaN where one is implausible."""
     return plausible(pixels.ravel()[:: -(-pixels.size // COUNTED)], band.lowest, band.highest)
 
 
-def _counts(values: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int64]:
+def count_bins(values: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int64]:
+    """Return how many values lie in each bin of a histogram."""
     return np.histogram(values, np.array(edges))[0]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -295,9 +295,9 @@ def labelled_windows(
         MismatchError: the site does not fit a model's contract.
         ModelError: a network fails.
     """
-    # The mask is opened first and closed last: rasterio's environments are nested.
-    with site.truths() as truth:
-        answers = [_probabilities(model, site, windows) for model in models]
+    # The mask is opened first and closed last, even if the caller stops early: rasterio's environments are nested.
+    with site.truths() as truth, ExitStack() as opened:
+        answers = [opened.enter_context(closing(_probabilities(model, site, windows))) for model in models]
         for window, *probabilities in zip(windows, *answers, strict=True):
             yield LabelledWindow(window, truth(window), tuple(probabilities))
 
@@ -346,7 +346,7 @@ def histogram(windows: Iterable[LabelledWindow]) -> ThresholdHistogram:
 
 def _probabilities(
     model: Model | Predictor, site: Site | FolderSite, windows: Sequence[Window]
-) -> Iterator[NDArray[Any]]:
+) -> Generator[NDArray[Any]]:
     if not isinstance(model, Model):
         yield from model.probabilities(windows)
         return

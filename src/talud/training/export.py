@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 from talud.bands import Group, band, groups
 from talud.contract import BandContract, Calibration, Contract, Measurements, ModelInput, ModelOrigin
 from talud.data.patches import Patches
-from talud.engine.features import Features, measured
 from talud.engine.margins import receptive_field
 from talud.engine.model_file import save, weights_digest
 from talud.engine.runtime import Model
 from talud.errors import StudyError
-from talud.mapping import domain
 from talud.mapping.reader import open_stack
 from talud.measurement import subsets
+from talud.measurement.features import Features, measured
+from talud.measurement.samples import SAMPLE_PIXELS, band_differences, band_histogram, sample_windows
 from talud.measurement.sites import assess, histogram, labelled_windows
-from talud.measurement.squares import PIXELS, squares
 from talud.metrics import LANDSLIDE, UNKNOWN, ThresholdHistogram, best_threshold
 from talud.project import Project
 from talud.training import calibration
@@ -90,7 +89,8 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
     save(graph, contract, path)
     if _optional(dataset, project):
         contract = _with_subsets(Model.load(path), dataset, project)
-    save(graph, contract, path, _features(graph, contract, dataset, project))
+    features = _features(graph, contract, dataset, project)
+    save(graph, contract, path, features.to_metadata() if features else None)
     return contract
 
 
@@ -99,11 +99,11 @@ def _features(graph: onnx.ModelProto, contract: Contract, dataset: Dataset, proj
     side = project.params.split.block // contract.input.alignment * contract.input.alignment
     if not side:
         return None
-    most = max(1, PIXELS // side**2 // len(dataset.sites))  # of each area
+    most = max(1, SAMPLE_PIXELS // side**2 // len(dataset.sites))  # of each area
     parts = []
     for site in dataset.sites:
         with open_stack(site.stack, contract) as stack:
-            parts.append(squares(stack, site.windows("training"), side)[:most])
+            parts.append(sample_windows(stack, site.windows("training"), side)[:most])
     sample = np.concatenate(parts)
     return measured(graph, sample) if len(sample) else None
 
@@ -125,7 +125,7 @@ def _draft(graph: onnx.ModelProto, dataset: Dataset, origin: Origin) -> Contract
     return Contract(
         input=ModelInput(
             bands=_bands(dataset),
-            differences=domain.differences(dataset.training.stack, dataset.bands),
+            differences=band_differences(dataset.training.stack, dataset.bands),
             required_groups=groups(dataset.bands),
             pixel_size=dataset.form.pixel_size,
             halo=field.halo,
@@ -156,7 +156,7 @@ def _bands(dataset: Dataset) -> tuple[BandContract, ...]:
         known = band(name)
         low, high = map(float, dataset.extremes[:, index])
         pixels = dataset.training.stack[..., index]
-        edges, shares = domain.histogram(pixels[~np.isnan(pixels)])
+        edges, shares = band_histogram(pixels[~np.isnan(pixels)])
         entries.append(
             BandContract(
                 name=name,
