@@ -31,7 +31,7 @@ from talud.project import Project
 from talud.training.checkpoint import State
 from talud.training.dataset import Dataset
 from talud.training.search import choices
-from talud.training.trial import build, train
+from talud.training.trial import Method, build, train
 
 Classifier = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (n, height, width, bands) → (n, height, width)
 
@@ -58,21 +58,8 @@ def network(dataset: Dataset, project: Project) -> Classifier:
     options = project.params.training
     choice = choices(project.params.searches["demo"], project.params.seed)[0]
     with tempfile.TemporaryDirectory() as folder:
-        trained = train(
-            dataset.training,
-            dataset.validation,
-            choice,
-            dataset.statistics,
-            bands=dataset.bands,
-            recipe=project.params.learning,
-            options=options,
-            seed=project.params.seed,
-            state=State(),
-            file=Path(folder) / "trial.npz",
-            until=choice.epochs,
-            on_epoch=lambda _state: None,
-            on_write=lambda _state: None,
-        )
+        method = Method.of(project.params, choice)
+        trained = train(dataset, method, Path(folder) / "trial.npz", state=State(), until=choice.epochs)
     model = build(choice, dataset.statistics, options.depth, project.params.seed)
     model.set_weights(trained.best)
     print(f"  U-Net: {trained.seconds:.0f} s, best epoch {trained.best_epoch} of {choice.epochs}")

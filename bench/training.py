@@ -29,11 +29,11 @@ import numpy as np
 from talud.project import Project
 from talud.training.dataset import Dataset
 from talud.training.search import Hyperparameters
-from talud.training.trial import compiled
+from talud.training.trial import Method, compiled
 project = Project.find()
 dataset = Dataset.load(project, sys.argv[1])
 choice, params = Hyperparameters(8, 1e-3, 16, 1, None), project.params
-model = compiled(choice, dataset.statistics, params.learning, params.training, params.seed, 1)
+model = compiled(Method.of(params, choice), dataset.statistics, 1)
 stack, mask = dataset.training.stack[:16], dataset.training.mask[:16, ..., np.newaxis]
 seconds = []
 for _ in range(12):
@@ -73,13 +73,13 @@ def _throughput(project: Project) -> Iterator[Figure]:
     from talud.training.batches import Augmenter, TrainingBatches
     from talud.training.dataset import Dataset
     from talud.training.search import Hyperparameters
-    from talud.training.trial import compiled
+    from talud.training.trial import Method, compiled
 
-    dataset, options, seed = Dataset.load(project, BAND_SET), project.params.training, project.params.seed
+    dataset, seed = Dataset.load(project, BAND_SET), project.params.seed
     patches, (rate, *_), (size,) = dataset.training, SEARCH["learning_rate"], SEARCH["batch_size"]
     choice = Hyperparameters(SEARCH["filters"][0], rate, size, 1, None)
     recipe = project.params.learning
-    model = compiled(choice, dataset.statistics, recipe, options, seed, math.ceil(len(patches) / size))
+    model = compiled(Method.of(project.params, choice), dataset.statistics, math.ceil(len(patches) / size))
     augmenter = Augmenter.of(recipe.augmentation, dataset.bands, dataset.statistics.mean, dataset.statistics.deviation)
     batches = TrainingBatches(patches, size, augmenter=augmenter, seed=seed)
     truth = patches.mask[..., np.newaxis]

@@ -114,7 +114,7 @@ def test_a_trial_that_no_worker_survives_is_recorded_with_its_reason(tmp_path: P
     project = make_project(tmp_path / "project", **CHANGES)
     choice, _ = choices(named(project.params, "two"), 7)
     with Store.open(project.root, create=True).runs.study("both · two", {"band_set": "both", "study": "1"}) as parent:
-        task = Task(project, "both", choice, "a" * 32, 40, parent, {"filters": 2}, {"band_set": "both"})
+        task = Task(project, "both", choice, "a" * 32, 40, parent, {"band_set": "both"})
         entry = work.failed(task, "3 workers in turn died of it")
     run = MlflowClient(f"sqlite:///{project.root}/mlflow.db").get_run(entry.run_id)
     assert (entry.failure, entry.state) == ("3 workers in turn died of it", State())

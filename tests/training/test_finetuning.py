@@ -24,7 +24,7 @@ from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
 from talud.registry import Store
 from talud.training import unet
-from talud.training.finetuning import finetune
+from talud.training.finetuning import FineTuningOptions, finetune
 from talud.training.onnx_graph import from_onnx, to_onnx
 
 
@@ -61,7 +61,7 @@ def project(tmp_path: Path, tiny_model: Path) -> Project:
 @pytest.mark.slow
 def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(project: Project) -> None:
     source = registration.open_model(project.root, "landslide-unet-project")
-    made = finetune(project, source, "valley", 6, seed=3, steps=150, learning_rate=1e-2)
+    made = finetune(project, source, "valley", FineTuningOptions(6, seed=3, steps=150, learning_rate=1e-2))
     tuning = made.contract.derived.finetuned
     assert tuning is not None
     assert tuning.f1_after is not None
@@ -115,7 +115,7 @@ def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_o
     put_model(project, tiny_model, 0.5, areas=("basin",), **{name: said.model_dump() for name, said in known.items()})
     model = Model.load(project.model("project"))
     assert model.contract.measured.calibration is not None
-    made = finetune(project, model, "valley", 3, seed=3, steps=2)
+    made = finetune(project, model, "valley", FineTuningOptions(3, seed=3, steps=2))
     tuning = made.contract.derived.finetuned
     assert tuning is not None
     assert (tuning.side, len(tuning.cells), tuning.recipe) == (32, 3, "study")
@@ -132,7 +132,7 @@ def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_o
     assert (found.assessment.windows, found.assessment.pixels) == (13, 13 * 32**2)  # of the 16 patches
     assert found.scores["f1"].estimate == pytest.approx(tuning.f1_after)
     with pytest.raises(ModelError, match=r"was fine-tuned on valley already; fine-tune what it was made from"):
-        finetune(project, Model.load(path), "valley", 5, seed=3)
+        finetune(project, Model.load(path), "valley", FineTuningOptions(5, seed=3))
     write_area(project, "valley", np.eye(128, dtype=bool))
     for path_of in (stack, mask):
         with rasterio.open(path_of, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as raster:
@@ -153,20 +153,20 @@ def test_the_recipe_of_the_project_changes_what_it_learns_from(project: Project,
     monkeypatch.setattr(keras.Model, "train_on_batch", watched)
     text = (project.root / "params.yaml").read_text()
     model = Model.load(project.model("project"))
-    finetune(project, model, "valley", 3, seed=1, steps=1)
+    finetune(project, model, "valley", FineTuningOptions(3, seed=1, steps=1))
     lit = "recipe: lit\nrecipes: {lit: {augmentation: {gain: 1.0}}}\n"
     (project.root / "params.yaml").write_text(text + lit)
-    finetune(Project.find(project.root), model, "valley", 3, seed=1, steps=1)
+    finetune(Project.find(project.root), model, "valley", FineTuningOptions(3, seed=1, steps=1))
     assert seen[1] > 3 * seen[0]
 
 
 def test_more_patches_than_there_are_and_areas_that_it_knows_are_refused(project: Project) -> None:
     model = Model.load(project.model("project"))
     with pytest.raises(StudyError, match="64 of its 64 labelled patches hold landslides, 65 are wanted"):
-        finetune(project, model, "valley", 65, seed=1)
+        finetune(project, model, "valley", FineTuningOptions(65, seed=1))
     with pytest.raises(StudyError, match="was trained on it already"):
-        finetune(project, model, "basin", 1, seed=1)
+        finetune(project, model, "basin", FineTuningOptions(1, seed=1))
     text = (project.root / "params.yaml").read_text()
     (project.root / "params.yaml").write_text(text.replace("role: transfer", "role: gate"))
     with pytest.raises(StudyError, match="decides which version is the champion"):
-        finetune(Project.find(project.root), model, "valley", 1, seed=1)
+        finetune(Project.find(project.root), model, "valley", FineTuningOptions(1, seed=1))

@@ -43,7 +43,7 @@ from talud.training.calibration import logits
 from talud.training.checkpoint import Epoch, State, trial_key
 from talud.training.dataset import Dataset
 from talud.training.onnx_graph import to_onnx
-from talud.training.search import choices, named
+from talud.training.search import choices, named, stated
 from talud.training.work import Entry
 from talud.versions import VERSIONS
 
@@ -308,9 +308,9 @@ def test_what_is_dropped_makes_another_trial_and_the_tolerance_does_not(project:
     keys = [trial_key(one, ("slope", "red"), "v", choice) for one in (project, often, seldom, strict)]
     assert len(set(keys)) == 3
     assert keys[1] == keys[3]
-    stated = study._hyperparameters(dropping(project, **lost, clouds=0.25), choice)
-    assert stated["dropping"] == "terrain 0.5, clouds 0.25"
-    assert "dropping" not in study._hyperparameters(project, choice)
+    found = stated(dropping(project, **lost, clouds=0.25).params, choice)
+    assert found["dropping"] == "terrain 0.5, clouds 0.25"
+    assert "dropping" not in stated(project.params, choice)
 
 
 def test_calibration_comes_after_the_trials_and_changes_none(project: Project) -> None:
@@ -640,7 +640,7 @@ def test_of_all_trials_the_best_alone_keeps_weights_and_no_checkpoint_is_read_wi
     for number, f1 in enumerate((0.3, 0.5, 0.4, 0.6, 0.2)):
         scores = {"val_precision": f1, "val_recall": f1, "val_f1": f1, "val_iou": f1}
         arrays = [np.full(3, number)]
-        state = State((Epoch(1, 0, scores),), 1, arrays, arrays, arrays, parameters=3)
+        state = State((Epoch(1, 0, scores),), 1, arrays, arrays, arrays, weight_count=3)
         choice = replace(choices(named(project.params, "small"), 7)[0], filters=number + 1)
         done.append(Entry("run", choice, f"{number}", state.light, state.holds))
         checkpoint.write(project.checkpoint(f"{number}"), state)

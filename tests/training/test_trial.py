@@ -16,9 +16,9 @@ from talud.errors import StudyError
 from talud.params import Augmentation, Recipe, TrainingOptions
 from talud.training import checkpoint, unet
 from talud.training.checkpoint import State
-from talud.training.dataset import Statistics
+from talud.training.dataset import Statistics, TrainingData
 from talud.training.search import Hyperparameters
-from talud.training.trial import Keeper, build, train
+from talud.training.trial import Keeper, Method, build, train
 from talud.training.unet import NORMALISED
 
 
@@ -62,19 +62,11 @@ def trained(
     **options: Any,
 ) -> State:
     return train(
-        TRAINING,
-        VALIDATION,
-        choice,
-        STATISTICS,
-        bands=("a", "b"),
-        recipe=recipe,
-        options=TrainingOptions(depth=1, **options),
-        seed=seed,
+        TrainingData(("a", "b"), TRAINING, VALIDATION, STATISTICS),
+        Method(choice, recipe, TrainingOptions(depth=1, **options), seed),
+        folder / "trial.npz",
         state=state or State(),
-        file=folder / "trial.npz",
         until=until or choice.epochs,
-        on_epoch=lambda state: None,
-        on_write=lambda state: None,
     )
 
 
@@ -209,7 +201,7 @@ def test_a_trial_that_was_stopped_after_any_epoch_ends_as_if_it_had_not_been(
     for name in checkpoint.ARRAYS:
         assert alike(getattr(state, name), getattr(whole, name)), name
     assert [epoch.metrics for epoch in state.epochs] == [epoch.metrics for epoch in whole.epochs]
-    assert (state.best_epoch, state.parameters) == (whole.best_epoch, whole.parameters)
+    assert (state.best_epoch, state.weight_count) == (whole.best_epoch, whole.weight_count)
 
 
 def test_a_trial_that_learns_no_more_ends_early(tmp_path: Path) -> None:

@@ -92,9 +92,9 @@ from talud.data.patches import Patches
 from talud.errors import StudyError
 from talud.params import Recipe, TrainingOptions
 from talud.training.checkpoint import State
-from talud.training.dataset import Statistics
+from talud.training.dataset import Statistics, TrainingData
 from talud.training.search import Hyperparameters
-from talud.training.trial import build, train
+from talud.training.trial import Method, build, train
 import jax
 import keras
 
@@ -108,10 +108,9 @@ patches, statistics = Patches(stack, mask), Statistics.of(stack, ("a", "b"))
 def losses(recipe=Recipe(), interrupted=True, **options):
     state = State()
     for until in (2, 4) if interrupted else (4,):
-        state = train(patches, patches, choice, statistics, bands=("a", "b"), recipe=recipe,
-                      options=TrainingOptions(depth=1, **options), seed=1,
-                      state=state, file=Path(sys.argv[1]), until=until,
-                      on_epoch=lambda state: None, on_write=lambda state: None)
+        state = train(TrainingData(("a", "b"), patches, patches, statistics),
+                      Method(choice, recipe, TrainingOptions(depth=1, **options), 1),
+                      Path(sys.argv[1]), state=state, until=until)
     return [epoch.metrics[name] for name in ("loss", "val_loss") for epoch in state.epochs]
 
 whole = Recipe(schedule="cosine", weight_decay=0.01, averaging=0.8, batch_normalisation=True)

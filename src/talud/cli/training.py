@@ -135,11 +135,8 @@ def finetune(
             project,
             source,
             area,
-            patches,
-            seed=project.params.seed if seed is None else seed,
-            steps=steps,
-            learning_rate=learning_rate,
-            progress=progress,
+            finetuning.FineTuningOptions(patches, project.params.seed if seed is None else seed, steps, learning_rate),
+            progress,
         )
     if out is not None:
         registration.write_model(out, made.graph, made.contract)

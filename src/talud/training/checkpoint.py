@@ -78,7 +78,7 @@ class State:
         best: its weights, in the order of `keras.Model.get_weights`.
         weights: of the last epoch.
         optimizer: the optimiser's variables after the last epoch.
-        parameters: how many trainable weights there are.
+        weight_count: number of trainable weights.
         seconds: that the training took so far.
     """
 
@@ -87,7 +87,7 @@ class State:
     best: Weights | None = None
     weights: Weights | None = None
     optimizer: Weights | None = None
-    parameters: int = 0
+    weight_count: int = 0
     seconds: float = 0.0
 
     @property

@@ -64,28 +64,38 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """The training areas as a study sees them.
+class TrainingData:
+    """Patches that a network learns from, and the statistics of their bands.
 
     Attributes:
-        bands: in the order in which the network reads them.
+        bands: names of the bands, in the order in which the network reads them.
+        training: patches to fit the weights to.
+        validation: patches to choose the epoch by.
+        statistics: statistics of the bands over the training patches.
+    """
+
+    bands: tuple[str, ...]
+    training: Patches
+    validation: Patches
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class Dataset(TrainingData):
+    """The training data of a study, and where they come from.
+
+    Attributes:
+        form: units, pixel size and making of the stacks.
         version: MD5 over the MD5s of all stacks and masks.
         sites: training areas, with the split of each.
-        training: patches to fit to.
-        validation: patches to choose by.
-        statistics: of the bands over the training patches.
         extremes: lowest and highest valid value of each band in the whole training areas, (2, bands): what a raster
             may hold without being implausible. No training sees it.
         synthetic: whether an area is not of this world.
     """
 
-    bands: tuple[str, ...]
     form: Form
     version: str
     sites: tuple[Site, ...]
-    training: Patches
-    validation: Patches
-    statistics: Statistics
     extremes: NDArray[np.float32]
     synthetic: bool
 
@@ -108,7 +118,8 @@ class Dataset:
         sites = tuple(Site.of(project, area) for area in areas)
         training, validation = (_patches(project, bands, sites, part) for part in ("training", "validation"))
         statistics, extremes = Statistics.of(training.stack, bands), _extremes(project, areas, bands)
-        return cls(bands, form, version, sites, training, validation, statistics, extremes, _synthetic(project, areas))
+        synthetic = _synthetic(project, areas)
+        return cls(bands, training, validation, statistics, form, version, sites, extremes, synthetic)
 
     @property
     def blocks(self) -> dict[str, tuple[Block, ...]]:

@@ -75,15 +75,28 @@ class _Cell:
     landslide_pixels: int
 
 
+@dataclass(frozen=True)
+class FineTuningOptions:
+    """Choices of a fine-tuning.
+
+    Attributes:
+        patches: number of labelled patches to train on.
+        seed: seed of the draw, the order of the patches and their changes.
+        steps: steps of the optimiser (Adam).
+        learning_rate: learning rate of the optimiser.
+    """
+
+    patches: int
+    seed: int
+    steps: int = STEPS
+    learning_rate: float = LEARNING_RATE
+
+
 def finetune(
     project: Project,
     model: Model,
     area: str,
-    patches: int,
-    *,
-    seed: int,
-    steps: int = STEPS,
-    learning_rate: float = LEARNING_RATE,
+    options: FineTuningOptions,
     progress: Progress | None = None,
 ) -> FineTuned:
     """Train a model further on labelled patches of an area, and measure it on the area's other labelled patches.
@@ -99,10 +112,7 @@ def finetune(
         project: with the stack and mask of the area.
         model: a float32 file.
         area: of params.yaml, with an inventory.
-        patches: how many to train on.
-        seed: of the draw, of the order and of the augmentation.
-        steps: of the optimiser (Adam).
-        learning_rate: of it.
+        options: number of patches, seed, steps and learning rate.
         progress: told, after each step, how many are done and how many there are.
 
     Raises:
@@ -116,10 +126,10 @@ def finetune(
     _check_new(project, model, area)
     network = from_onnx(onnx.load(model.path), str(model.path), project.params.training.mixed_precision)
     cells, side = _cells(project, model, area)
-    chosen = _drawn(cells, patches, seed, area)
+    chosen = _drawn(cells, options.patches, options.seed, area)
     drawn = _patches(project, model.contract, area, [cell.window for cell in chosen], side)
     new, rehearsed = _whole(drawn, model.contract.input.alignment), _rehearsed(project, model)
-    _train(network, project.params, model.contract, [new, *rehearsed], seed, steps, learning_rate, progress)
+    _train(network, project.params, model.contract, [new, *rehearsed], options, progress)
     graph = to_onnx(network)
     others = [cell.window for cell in cells if cell not in chosen]
     site = Site.of(project, area)
@@ -143,13 +153,13 @@ def finetune(
         version=model.version,
         area=area,
         labels=md5(project.mask(area)),
-        patches=patches,
+        patches=options.patches,
         cells=tuple((int(cell.window.row_off), int(cell.window.col_off)) for cell in chosen),
         side=side,
         landslide_pixels=drawn.landslide_pixels,
-        seed=seed,
-        steps=steps,
-        learning_rate=learning_rate,
+        seed=options.seed,
+        steps=options.steps,
+        learning_rate=options.learning_rate,
         recipe=project.params.recipe,
         rehearsed=model.contract.origin.areas if rehearsed else (),
         f1_before=before.f1 if before.tp + before.fn else None,
@@ -234,31 +244,29 @@ def _train(
     params: Params,
     contract: Contract,
     sources: Sequence[Patches],
-    seed: int,
-    steps: int,
-    learning_rate: float,
+    options: FineTuningOptions,
     progress: Progress | None,
 ) -> None:
     """Train on as many patches of each source, all cut to the side of the smallest, as the recipe changes them."""
     recipe = params.learning
-    keras.utils.set_random_seed(seed)
-    optimizer = keras.optimizers.Adam(learning_rate)
+    keras.utils.set_random_seed(options.seed)
+    optimizer = keras.optimizers.Adam(options.learning_rate)
     if params.training.mixed_precision == "float16":  # which would lose the smallest gradients
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     network.compile(optimizer=optimizer, loss=Loss(recipe.loss), jit_compile=False)
     optimizer.build(network.trainable_variables)  # as in `trial.compiled`
     side = min(source.mask.shape[1] for source in sources)
-    generators = [np.random.default_rng([seed, number]) for number in range(len(sources))]
+    generators = [np.random.default_rng([options.seed, number]) for number in range(len(sources))]
     mean, deviation = (
         np.array([getattr(band, name) for band in contract.input.bands]) for name in ("mean", "deviation")
     )
     augmenter = Augmenter.of(recipe.augmentation, contract.input.band_names, mean, deviation)
     dropping = Dropping.of(recipe.dropping, contract.input.band_names)
     with defer_sigint() as release:
-        for step in tracked(range(steps), progress, steps):
+        for step in tracked(range(options.steps), progress, options.steps):
             stack, mask = _batch(sources, side, augmenter, generators)
             if dropping:
-                stack, mask = dropping.applied(stack, mask, (seed, step))
+                stack, mask = dropping.applied(stack, mask, (options.seed, step))
             if not np.isfinite(network.train_on_batch(stack, mask[..., np.newaxis])):
                 raise StudyError(f"the loss of step {step + 1} is not a number; a lower learning rate may help")
             release()

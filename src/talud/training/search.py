@@ -1,17 +1,17 @@
-"""The trials of a search: which there are, and for how many epochs each goes on."""
+"""Trials of a search: their hyperparameters, and the epochs up to which each is trained."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from talud.errors import ParamsError
-from talud.params import Params, Search
+from talud.params import DroppingOptions, Params, Recipe, Search
 
 _Trial = TypeVar("_Trial")
 
@@ -104,3 +104,28 @@ def survivors(trials: Sequence[_Trial], f1: Sequence[float], count: int) -> tupl
     """So many trials of the highest F1, in their order; of equal ones the first."""
     kept = sorted(sorted(range(len(trials)), key=lambda number: -f1[number])[:count])
     return tuple(trials[number] for number in kept)
+
+
+def stated(params: Params, choice: Hyperparameters) -> dict[str, float | int | str]:
+    """Return everything but the data that decides a trial's weights, by name, as MLflow and the contract state it."""
+    options, recipe = params.training, params.learning
+    chosen = {name: value for name, value in asdict(choice).items() if value is not None}
+    shared = {"depth": options.depth, "recipe": params.recipe, **_recipe(recipe)}
+    if options.mixed_precision:
+        shared["arithmetic"] = f"mixed {options.mixed_precision}"
+    return {**chosen, **shared, **params.split_choices}
+
+
+def _recipe(recipe: Recipe) -> dict[str, float | int | str]:
+    """Return the options of a recipe; names of those of the augmentation begin with `augmentation_`."""
+    options = recipe.model_dump(exclude={"augmentation", "dropping"})
+    augmentation = {f"augmentation_{name}": value for name, value in recipe.augmentation.model_dump().items()}
+    optimizer = "AdamW" if recipe.weight_decay else "Adam"
+    return {"optimizer": optimizer, **options, **augmentation, **_dropped(recipe.dropping)}
+
+
+def _dropped(options: DroppingOptions) -> dict[str, str]:
+    """Return what is dropped, and how often, as one entry; none if nothing is dropped."""
+    shares = {str(group): share for group, share in options.groups.items()} | {"clouds": options.clouds}
+    dropped = ", ".join(f"{what} {share:g}" for what, share in shares.items() if share)
+    return {"dropping": dropped} if dropped else {}

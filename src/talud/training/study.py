@@ -11,7 +11,6 @@ import keras
 from talud.data.patches import PARTS
 from talud.errors import ParamsError, StudyError
 from talud.files import exclusive_lock, replacing_together
-from talud.params import DroppingOptions, Recipe
 from talud.project import Project, current_commit
 from talud.registry import Store
 from talud.training import checkpoint, unet, work
@@ -19,8 +18,8 @@ from talud.training.checkpoint import study_key, trial_key
 from talud.training.dataset import Dataset
 from talud.training.examples import log_examples
 from talud.training.export import Origin, export
-from talud.training.search import Hyperparameters, choices, epochs_of, named, rungs, survivors
-from talud.training.trial import build
+from talud.training.search import choices, epochs_of, named, rungs, stated, survivors
+from talud.training.trial import Method
 from talud.training.work import Entry, Runner, Task, here
 
 
@@ -109,13 +108,13 @@ def run(
     busy = StudyError(f"another process trains '{band_set}' in {project.root}; wait until it is done, and start again")
     with exclusive_lock(lock, busy), store.runs.study(name, tags, note) as parent:
         tasks = [
-            Task(project, band_set, choice, key, choice.epochs, parent, _hyperparameters(project, choice), tags)
+            Task(project, band_set, choice, key, choice.epochs, parent, tags)
             for choice, key in zip(picked, keys, strict=True)
         ]
         entries = _searched(project, search, tasks, runner, watch)
         study = Study(parent, search, entries, _best(entries))
         with replacing_together(project.model(band_set), project.trials(band_set)) as (model, table):
-            origin = Origin(band_set, tags["commit"], study.best.run_id, _hyperparameters(project, study.best.choice))
+            origin = Origin(band_set, tags["commit"], study.best.run_id, stated(project.params, study.best.choice))
             export(_rebuilt(project, dataset, study.best), dataset, project, origin, model)
             log_examples(store, dataset, model, parent, study.best.run_id)
             content = _table(study, band_set, dataset.version, project.params.seed)
@@ -204,7 +203,7 @@ def _check_failures(failed: Sequence[Entry], trials: int, limit: int) -> None:
 
 def _best(entries: Sequence[Entry]) -> Entry:
     def rank(entry: Entry) -> tuple[float, int]:
-        return -entry.state.scores["f1"], entry.state.parameters
+        return -entry.state.scores["f1"], entry.state.weight_count
 
     return min((entry for entry in entries if not entry.failure), key=rank)
 
@@ -235,44 +234,11 @@ BEST = frozenset({"best"})
 
 
 def _rebuilt(project: Project, dataset: Dataset, entry: Entry) -> keras.Model:
-    """The Keras model of a trial, on the CPU: a GPU's TF32 arithmetic is too coarse to compare the file with."""
-    normalised = project.params.learning.batch_normalisation
+    """Return the Keras model of a trial on the CPU: a GPU's TF32 arithmetic is too coarse to compare the file with."""
     with keras.device("cpu"):
-        model = build(
-            entry.choice,
-            dataset.statistics,
-            project.params.training.depth,
-            work.seed(project, entry.choice),
-            batch_normalisation=normalised,
-        )
+        model = Method.of(project.params, entry.choice).exported(dataset.statistics)
         model.set_weights(checkpoint.read(project.checkpoint(entry.key)).best)
-        return unet.folded(model) if normalised else model
-
-
-def _hyperparameters(project: Project, choice: Hyperparameters) -> dict[str, float | int | str]:
-    """All that decides a trial's weights, apart from the data."""
-    params = project.params
-    options, recipe = params.training, params.learning
-    chosen = {name: value for name, value in asdict(choice).items() if value is not None}
-    shared = {"depth": options.depth, "recipe": params.recipe, **_stated(recipe)}
-    if options.mixed_precision:
-        shared["arithmetic"] = f"mixed {options.mixed_precision}"
-    return {**chosen, **shared, **params.split_choices}
-
-
-def _stated(recipe: Recipe) -> dict[str, float | int | str]:
-    """A recipe as parameters: its options, those of the augmentation with their own names before them."""
-    options = recipe.model_dump(exclude={"augmentation", "dropping"})
-    augmentation = {f"augmentation_{name}": value for name, value in recipe.augmentation.model_dump().items()}
-    optimizer = "AdamW" if recipe.weight_decay else "Adam"
-    return {"optimizer": optimizer, **options, **augmentation, **_dropped(recipe.dropping)}
-
-
-def _dropped(options: DroppingOptions) -> dict[str, str]:
-    """What is dropped, and how often, as one parameter; none where nothing is."""
-    shares = {str(group): share for group, share in options.groups.items()} | {"clouds": options.clouds}
-    dropped = ", ".join(f"{what} {share:g}" for what, share in shares.items() if share)
-    return {"dropping": dropped} if dropped else {}
+        return unet.folded(model) if project.params.learning.batch_normalisation else model
 
 
 def _split_tags(counts: Mapping[str, int]) -> dict[str, str]:
@@ -315,7 +281,7 @@ def _table(study: Study, band_set: str, data_version: str, seed: int) -> dict[st
                 "best_epoch": entry.state.best_epoch,
                 "epochs_run": len(entry.state.epochs),
                 "seconds": round(entry.state.seconds, 1),
-                "parameters": entry.state.parameters,
+                "parameters": entry.state.weight_count,
                 "scores": entry.state.scores,
             }
             for entry in study.entries

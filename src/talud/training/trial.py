@@ -6,21 +6,20 @@ import ctypes
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from talud.data.patches import Patches
 from talud.errors import StudyError
-from talud.params import Recipe, TrainingOptions
+from talud.params import Params, Recipe, TrainingOptions
 from talud.process import defer_sigint
 from talud.training import checkpoint, unet
 from talud.training.batches import Augmenter, Dropping, TrainingBatches
 from talud.training.checkpoint import Epoch, State
-from talud.training.dataset import Statistics
+from talud.training.dataset import Statistics, TrainingData
 from talud.training.search import Hyperparameters
 from talud.training.unet import Loss, PixelScores
 
@@ -32,72 +31,93 @@ SPARING = 20  # times as long as writing a checkpoint takes, training goes on be
 OnState = Callable[[State], None]
 
 
+@dataclass(frozen=True)
+class Method:
+    """How the network of a trial is built and trained.
+
+    Attributes:
+        choice: hyperparameters of the trial.
+        recipe: loss, augmentation, dropping, schedule and regularisation.
+        options: depth of the network, and how its training is computed.
+        seed: seed of the weights, the order of the patches and their changes.
+    """
+
+    choice: Hyperparameters
+    recipe: Recipe
+    options: TrainingOptions
+    seed: int
+
+    @classmethod
+    def of(cls, params: Params, choice: Hyperparameters) -> Method:
+        """Return the method of a trial of a project."""
+        seed = params.seed if choice.training_seed is None else choice.training_seed
+        return cls(choice, params.learning, params.training, seed)
+
+    def exported(self, statistics: Statistics) -> keras.Model:
+        """Return the untrained network whose trained weights are exported, in float32 throughout."""
+        normalised = self.recipe.batch_normalisation
+        return build(self.choice, statistics, self.options.depth, self.seed, batch_normalisation=normalised)
+
+    def batches(self, data: TrainingData, first_epoch: int = 0) -> TrainingBatches:
+        """Return the training batches, as they are from an epoch on that is counted from 0."""
+        mean, deviation = data.statistics.mean, data.statistics.deviation
+        return TrainingBatches(
+            data.training,
+            self.choice.batch_size,
+            augmenter=Augmenter.of(self.recipe.augmentation, data.bands, mean, deviation),
+            seed=self.seed,
+            first_epoch=first_epoch,
+            dropping=Dropping.of(self.recipe.dropping, data.bands),
+        )
+
+
 def train(
-    training: Patches,
-    validation: Patches,
-    choice: Hyperparameters,
-    statistics: Statistics,
-    *,
-    bands: tuple[str, ...],
-    recipe: Recipe,
-    options: TrainingOptions,
-    seed: int,
-    state: State,
+    data: TrainingData,
+    method: Method,
     file: Path,
+    *,
+    state: State,
     until: int,
-    on_epoch: OnState,
-    on_write: OnState,
-    dropping: Dropping | None = None,
+    on_epoch: OnState = lambda _: None,
+    on_write: OnState = lambda _: None,
 ) -> State:
     """Train a U-Net up to an epoch, from where it was left.
 
     On one machine, equal arguments give equal weights, however often the training was interrupted.
 
     Args:
-        training: what the weights are fitted to.
-        validation: what the epoch is chosen by.
-        choice: the trial's hyperparameters.
-        statistics: of the bands over the training patches.
-        bands: their names.
-        recipe: how the network learns.
-        options: how it is computed.
-        seed: of the weights, the order of the patches and what is changed in them.
-        state: from which the training goes on; `State()` to begin.
-        file: the trial's checkpoint. It is written after each epoch, or less often where that would take long.
-        until: the last epoch, counted from 1.
-        on_epoch: told the state after each epoch.
-        on_write: told the state whenever it has been written.
-        dropping: what is taken away from the training patches; default: nothing.
+        data: patches, and the statistics of their bands.
+        method: how the network is built and trained.
+        file: checkpoint of the trial. It is written after each epoch, or less often where writing takes long.
+        state: state to resume from; `State()` to begin.
+        until: last epoch, counted from 1.
+        on_epoch: callback with the state after each epoch.
+        on_write: callback with the state whenever it has been written.
 
     Returns:
         The state at the end, which is that of the checkpoint.
 
     Raises:
-        StudyError: the loss is not finite.
-        OutputError: the checkpoint cannot be written.
+        StudyError: The loss is not finite.
+        OutputError: The checkpoint cannot be written.
     """
+    choice, recipe = method.choice, method.recipe
     if state.is_over(until, choice.patience):
         return state
     keras.utils.clear_session()
-    keras.utils.set_random_seed(seed)
-    steps = math.ceil(len(training) / choice.batch_size)
-    model = compiled(choice, statistics, recipe, options, seed, steps)
+    keras.utils.set_random_seed(method.seed)
+    model = compiled(method, data.statistics, math.ceil(len(data.training) / choice.batch_size))
     keeper = Keeper(model, state, file, choice, until, on_epoch, on_write)
     done = len(state.epochs)
-    augmenter = Augmenter.of(recipe.augmentation, bands, statistics.mean, statistics.deviation)
     averaged: list[keras.callbacks.Callback] = []
     if recipe.averaging and recipe.batch_normalisation:
-        network = build(choice, statistics, options.depth, seed, batch_normalisation=True)
-        batches = TrainingBatches(training, choice.batch_size, augmenter=augmenter, seed=seed, dropping=dropping)
-        averaged = [_AveragedAndNormalised(network, batches)]
+        averaged = [_AveragedAndNormalised(method.exported(data.statistics), method.batches(data))]
     elif recipe.averaging:
         averaged = [keras.callbacks.SwapEMAWeights()]
     with defer_sigint() as release:  # between two steps: inside of one, TensorFlow makes a SystemError of a Ctrl-C
         model.fit(
-            TrainingBatches(
-                training, choice.batch_size, augmenter=augmenter, seed=seed, first_epoch=done, dropping=dropping
-            ),
-            validation_data=(validation.stack, validation.mask[..., np.newaxis]),
+            method.batches(data, done),
+            validation_data=(data.validation.stack, data.validation.mask[..., np.newaxis]),
             validation_batch_size=VALIDATION_BATCH,
             initial_epoch=done,
             epochs=until,
@@ -173,29 +193,21 @@ def build(
     )
 
 
-def compiled(
-    choice: Hyperparameters,
-    statistics: Statistics,
-    recipe: Recipe,
-    options: TrainingOptions,
-    seed: int,
-    steps: int,
-) -> keras.Model:
-    """The untrained U-Net of a trial, ready to be trained; its weights are those of `build`, in the same order.
+def compiled(method: Method, statistics: Statistics, steps: int) -> keras.Model:
+    """Return the untrained U-Net of a trial, ready to be trained.
 
-    Keras's own dtype policy, which is one for the whole process, is left alone.
+    Its weights are those of `Method.exported`, in the same order. Keras's own dtype policy, which is one for the whole
+    process, is left alone.
 
     Args:
-        choice: the trial's hyperparameters.
-        statistics: of the bands over the training patches.
-        recipe: how the network learns.
-        options: how it is computed.
-        seed: of the weights.
+        method: how the network is built and trained.
+        statistics: statistics of the bands over the training patches.
         steps: batches in an epoch, which the schedule of the learning rate counts.
 
     Raises:
-        StudyError: the options ask for something that has no effect on this device.
+        StudyError: The options ask for something that has no effect on this device.
     """
+    choice, recipe, options = method.choice, method.recipe, method.options
     if options.rematerialise and keras.backend.backend() == "jax" and keras.distribution.list_devices()[0] == "cpu:0":
         raise StudyError(
             "training.rematerialise saves no memory with JAX on a processor, whose compiler joins what is computed "
@@ -205,7 +217,7 @@ def compiled(
         choice,
         statistics,
         options.depth,
-        seed,
+        method.seed,
         rematerialise=options.rematerialise,
         mixed_precision=options.mixed_precision,
         batch_normalisation=recipe.batch_normalisation,
@@ -256,8 +268,8 @@ class Keeper(keras.callbacks.Callback):  # type: ignore[misc]
         self._on_epoch, self._on_write = on_epoch, on_write
         self._writing, self._written, self._began = 0.0, time.monotonic(), time.monotonic()
         self._before = state.seconds
-        parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
-        self.state = replace(state, parameters=parameters)
+        weight_count = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+        self.state = replace(state, weight_count=weight_count)
         if state.weights is not None:
             model.set_weights(state.weights)
             for variable, values in zip(model.optimizer.variables, state.optimizer or (), strict=True):

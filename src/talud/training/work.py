@@ -29,11 +29,10 @@ from talud.project import Project
 from talud.registry import Store, TrialRun, short_timeouts
 from talud.text import first_line
 from talud.training import checkpoint
-from talud.training.batches import Dropping
 from talud.training.checkpoint import State
 from talud.training.dataset import Dataset
-from talud.training.search import Hyperparameters
-from talud.training.trial import train
+from talud.training.search import Hyperparameters, stated
+from talud.training.trial import Method, train
 from talud.versions import training_code
 
 KILLS = 3  # of processes in the same place, after which a trial is not tried again
@@ -50,7 +49,6 @@ class Task:
         key: by which it is known again (`checkpoint.trial_key`).
         until: the epoch up to which it is trained now.
         parent: the study's run.
-        parameters: logged with the trial's run.
         tags: of the trial's run.
     """
 
@@ -60,7 +58,6 @@ class Task:
     key: str
     until: int
     parent: str
-    parameters: Mapping[str, float | int | str]
     tags: Mapping[str, str]
 
 
@@ -109,7 +106,7 @@ def perform(task: Task, tell: Tell) -> Entry:
     """
     project, path = task.project, task.project.checkpoint(task.key)
     store = Store.open(project.root)
-    data, options = dataset(project, task.band_set), project.params.training
+    data = dataset(project, task.band_set)
     if data.version != task.tags["data_version"]:
         raise ClusterError(
             f"{project.root} holds other stacks here than where the study was started; let all workers share one disk"
@@ -129,23 +126,16 @@ def perform(task: Task, tell: Tell) -> Entry:
             sent = _Sent(record)
             with _out_of_memory(task):
                 state = train(
-                    data.training,
-                    data.validation,
-                    task.choice,
-                    data.statistics,
-                    bands=data.bands,
-                    recipe=project.params.learning,
-                    options=options,
-                    seed=seed(project, task.choice),
+                    data,
+                    Method.of(project.params, task.choice),
+                    path,
                     state=state,
-                    file=path,
                     until=task.until,
                     on_epoch=lambda now: tell(task.key, len(now.epochs), now.epochs[-1].metrics["val_f1"]),
                     on_write=sent.up_to,
-                    dropping=Dropping.of(project.params.learning.dropping, data.bands),
                 )
             sent.all_of(state)
-            figures = {"best_epoch": state.best_epoch, "seconds": state.seconds, "parameters": state.parameters}
+            figures = {"best_epoch": state.best_epoch, "seconds": state.seconds, "parameters": state.weight_count}
             record.log_scores({**state.scores, **figures})
     except StudyError as error:
         return replace(entry, failure=str(error))
@@ -188,7 +178,8 @@ def failed(task: Task, reason: str) -> Entry:
 def _record(store: Store, task: Task, epochs: int) -> AbstractContextManager[TrialRun]:
     """The run of a trial that has so many epochs behind it."""
     tags = {**task.tags, "trial": task.key}
-    return store.runs.trial(task.parent, f"{task.band_set} · {task.choice.name}", task.parameters, tags, epochs)
+    name, hyperparameters = f"{task.band_set} · {task.choice.name}", stated(task.project.params, task.choice)
+    return store.runs.trial(task.parent, name, hyperparameters, tags, epochs)
 
 
 class _Sent:
@@ -210,11 +201,6 @@ class _Sent:
         """Send what is new."""
         self._record.log_epochs([(epoch.number, epoch.time, epoch.metrics) for epoch in state.epochs[self._epochs :]])
         self._epochs = len(state.epochs)
-
-
-def seed(project: Project, choice: Hyperparameters) -> int:
-    """Of a trial's weights, and of the order of its patches and their turns."""
-    return project.params.seed if choice.training_seed is None else choice.training_seed
 
 
 @contextmanager
