@@ -25,7 +25,8 @@ import rasterio
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
-from talud.data.patches import Patches, read
+from talud.data.patches import Patches
+from talud.measurement.sites import Site
 from talud.metrics import LANDSLIDE, UNKNOWN, Levels, best_threshold, confusion
 from talud.project import Project
 from talud.training.checkpoint import State
@@ -92,10 +93,7 @@ def main(band_sets: list[str]) -> None:
         dataset = Dataset.load(project, band_set)
         print(f"{band_set}: {len(dataset.training)} training patches")
         tests = {
-            f"test blocks of {area}": read(
-                project.stack(area), project.mask(area), dataset.bands, blocks, "test", params.split, params.seed
-            )
-            for area, blocks in dataset.blocks.items()
+            f"test blocks of {area}": Site.of(project, area).patches(dataset.bands, "test") for area in dataset.blocks
         }
         tests |= {
             area: whole(project, area, dataset.bands, 2**params.training.depth) for area in params.areas_of("transfer")

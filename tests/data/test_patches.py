@@ -163,7 +163,7 @@ def test_patches_hold_the_named_bands_and_no_truth_where_one_is_invalid(
     stack, mask, values, truth = rasters
     block = Block(Window(30, 0, 30, 30), "training")
     chosen = SplitOptions(block=30, patch=20, stride=5, empty_share=1)
-    patches = read(stack, mask, ("red", "slope"), [block], "training", chosen, seed=1)
+    patches = read(stack, mask, ("red", "slope"), [block], chosen, seed=1)
     assert patches.stack.shape == (9, 20, 20, 2)
     first = patches.stack[0]
     np.testing.assert_array_equal(first[..., 0], values[1, :20, 30:50])
@@ -177,7 +177,7 @@ def test_every_validation_pixel_counts_once(rasters: tuple[Path, Path, np.ndarra
     stack, mask, values, truth = rasters
     block = Block(Window(30, 30, 30, 30), "validation")
     chosen = SplitOptions(block=30, patch=20, stride=5, empty_share=0)
-    patches = read(stack, mask, ("red",), [block], "validation", chosen, seed=1)
+    patches = read(stack, mask, ("red",), [block], chosen, seed=1)
     inside = truth[30:60, 30:60][~np.isnan(values[1, 30:60, 30:60])]
     assert len(patches) == 4
     for label in (0, 1):
@@ -192,7 +192,7 @@ def test_patches_without_a_landslide_are_at_most_their_share(tmp_path: Path, sha
     stack = write(tmp_path / "a.tif", np.ones((1, 80, 80), np.float32), ("red",))
     blocks = [Block(Window(0, 0, 80, 80), "training")]
     chosen = SplitOptions(block=80, patch=20, stride=20, empty_share=share)
-    patches = read(stack, area(tmp_path / "m.tif", mask), ("red",), blocks, "training", chosen, seed=1)
+    patches = read(stack, area(tmp_path / "m.tif", mask), ("red",), blocks, chosen, seed=1)
     empty = sum(1 for one in patches.mask if not (one == 1).any())
     assert len(patches) - empty == 2
     assert empty == {0.0: 0, 0.3: 0, 0.6: 3, 1.0: 13}[share]  # of 16 patches 2 hold landslides, 1 nothing known
@@ -202,7 +202,7 @@ def test_stack_and_mask_of_different_grids_are_refused(tmp_path: Path) -> None:
     stack = write(tmp_path / "a.tif", np.ones((1, 40, 40), np.float32), ("red",))
     mask = area(tmp_path / "m.tif", np.zeros((40, 41), np.uint8))
     with pytest.raises(StudyError, match="different grids"):
-        read(stack, mask, ("red",), [Block(Window(0, 0, 40, 40), "test")], "test", SplitOptions(block=40, patch=8), 1)
+        read(stack, mask, ("red",), [Block(Window(0, 0, 40, 40), "test")], SplitOptions(block=40, patch=8), 1)
 
 
 def patch_mask(path: Path, landslides: list[int], columns: int = 5, side: int = 8) -> Path:

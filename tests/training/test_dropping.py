@@ -151,7 +151,7 @@ def test_a_real_cloud_leaves_the_truth_known_where_the_network_may_do_without_wh
     options = SplitOptions(block=16, patch=16, stride=16, empty_share=1)
 
     def unknown(*optional: Group) -> list[int]:
-        found = read(stack, mask, BANDS, [block], "training", options, 0, optional)
+        found = read(stack, mask, BANDS, [block], options, 0, optional)
         rows = (found.mask[0] == 255).any(axis=1)
         np.testing.assert_array_equal(rows, (found.mask[0] == 255).all(axis=1))
         if Group.SAR in optional:

@@ -192,5 +192,8 @@ def migrated(content: Any) -> Any:
 
 
 def variant_path(path: Path, precision: Precision) -> Path:
-    """Return the path of a model file's variant: `7band.onnx` → `7band.int8.onnx`; float32 is the file itself."""
+    """Return the path of a model's variant, such as `7band.int8.onnx`.
+
+    The variant float32 is the file itself.
+    """
     return path if precision == "float32" else path.with_suffix(f".{precision}.onnx")

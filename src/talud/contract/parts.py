@@ -24,7 +24,7 @@ _LARGEST_FLOAT32 = 3.4e38
 
 
 class Frozen(BaseModel):
-    """An immutable object of a contract, without unknown fields or numbers that are not finite."""
+    """An immutable object without unknown fields or infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -53,7 +53,7 @@ class BandContract(Frozen):
 
 
 class Difference(Frozen):
-    """The histogram of the difference of two bands of a group over the training pixels.
+    """The histogram of the difference of two bands over the training pixels.
 
     Such a difference, a hue for instance, may be new where the values of each band are not.
     """
@@ -173,7 +173,7 @@ class ModelOrigin(Frozen):
 
 
 class Calibration(Frozen):
-    """The line that calibrates the probabilities: logit' = slope * logit + offset (Platt 1999), in the last layer."""
+    """The line of Platt (1999) in the last layer: logit' = slope * logit + offset."""
 
     slope: FiniteFloat = Field(gt=0, description="1 where they were left as they are")
     offset: FiniteFloat = Field(description="0 where they were left as they are")
@@ -187,7 +187,7 @@ class Calibration(Frozen):
 
 
 class Validation(Frozen):
-    """The counts of right and wrong pixels on the validation blocks, from which an area's estimate is made."""
+    """Pixel counts on the validation blocks, from which an area is estimated."""
 
     tp: NonNegativeInt
     fp: NonNegativeInt

@@ -1,4 +1,4 @@
-"""Polygons of an area: inventory, boundary and cloud outlines, and checks of where they lie."""
+"""Polygons of an area, and checks of their coordinates and location."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def _name(crs: CRS | pyproj.CRS) -> str:
 
 @dataclass(frozen=True)
 class Polygons:
-    """Polygons in the CRS of a grid, and what became of those that were no valid polygons.
+    """Valid polygons in the CRS of a grid, with counts of repaired and skipped ones.
 
     Attributes:
         geometries: valid, non-empty polygons and multipolygons, shape (n,).
@@ -212,7 +212,7 @@ class Polygons:
         )
 
     def within(self, grid: Grid) -> Polygons:
-        """Those that touch the extent of a grid."""
+        """Return the polygons that touch the extent of a grid."""
         touching = shapely.intersects(self.geometries, shapely.box(*grid.bounds))
         return dataclasses.replace(self, geometries=self.geometries[touching])
 
@@ -224,7 +224,10 @@ class Polygons:
         return elsewhere(self.geometries, self.unplaced, self.crs or grid.crs, self.extent, grid)
 
     def cover(self, grid: Grid, all_touched: bool) -> NDArray[np.bool_]:
-        """Which pixels of a grid they mark, (height, width): all they touch, or those whose centre they hold."""
+        """Return the marked pixels of a grid, (height, width).
+
+        They are all pixels that a polygon touches, or those whose centre it holds.
+        """
         near = self.within(grid).geometries
         if not len(near):
             return np.zeros(grid.shape, bool)

@@ -1,4 +1,4 @@
-"""Masks of areas: their classes, counts and layout, and masks of patches as others made them."""
+"""Masks of areas and of patches: classes, counts and layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A patch folder: images that were cut into squares beforehand, such as those of a benchmark, and their masks.
+"""Folders of square images and their masks, such as those of a benchmark.
 
 Images and masks are PNG, TIFF, or HDF5 as Landslide4Sense has it (keys `img`, rows × columns × channels, and `mask`).
 They belong together by their names: `0012.png` in both folders, or `image_12.h5` and `mask_12.h5`.
@@ -69,7 +69,7 @@ class PatchFolder:
 
     @classmethod
     def find(cls, folder: Path, data: PatchData) -> PatchFolder:
-        """Find the patches, and check that each image is a square of the first one's side that has all bands.
+        """Find the patches, and check that their images are equal squares with all bands.
 
         Args:
             folder: below which images, masks and index lie.
@@ -98,17 +98,17 @@ class PatchFolder:
 
     @property
     def unit(self) -> str:
-        """Of the values: Landslide4Sense's are ratios, an image's are numbers of its own."""
+        """The unit of the values: ratios in HDF5 files, numbers of its own in an image."""
         return "1" if self.pairs[0].image.suffix.lower() in _HDF5 else "DN"
 
     @property
     def labelled(self) -> int:
-        """How many patches have a mask."""
+        """The number of patches with a mask."""
         return sum(pair.mask is not None for pair in self.pairs)
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """The MD5s of all images and of all masks, in order, and of the index."""
+        """Return the MD5s of all images, of all masks and of the index."""
         found = {"images": _digest(pair.image for pair in self.pairs)}
         if self.labelled:
             found["masks"] = _digest(pair.mask for pair in self.pairs if pair.mask)
@@ -121,7 +121,7 @@ class PatchFolder:
         return found + ([self.index] if self.index else [])
 
     def read(self, pair: Pair) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """A patch and its mask.
+        """Read a patch and its mask.
 
         Returns:
             The bands in the order of `data.bands`, float32 (bands, side, side), NaN where one of them is invalid; and
@@ -137,7 +137,7 @@ class PatchFolder:
 
 
 def _by_name(folder: Path, place: str) -> dict[str, Path]:
-    """The files of a folder, or those that a pattern fits, by what an image and its mask have in common."""
+    """Return files of a folder or pattern by the name that image and mask share."""
     found: dict[str, Path] = {}
     try:
         paths = sorted((folder / place).iterdir() if (folder / place).is_dir() else folder.glob(place))
@@ -157,13 +157,13 @@ def _name(stem: str) -> str:
 
 
 def _number(name: str) -> tuple[list[str | int], str]:
-    """By what names are sorted: 9 before 10."""
+    """Return the sort key of a name, with 9 before 10."""
     parts: list[str | int] = [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
     return parts, name
 
 
 def _chosen(index: Path, where: str | None, images: dict[str, Path]) -> list[str]:
-    """The names that the first column of a table holds, of the rows that count."""
+    """Return the names in the first column of a table's chosen rows."""
     clause = f" with the filter {where!r}" if where else ""
     with open_vector(index, f" as a table{clause}") as whole:
         table = pyogrio.read_dataframe(whole, where=where, read_geometry=False)
@@ -213,7 +213,7 @@ def _with_described_bands(pairs: tuple[Pair, ...], data: PatchData) -> PatchData
 
 
 def _common_side(pairs: tuple[Pair, ...], data: PatchData) -> int:
-    """The side of all images."""
+    """Return the side of all images."""
     first, side = pairs[0].image, 0
     for pair in pairs:
         if (pair.image.suffix.lower() in _HDF5) != (first.suffix.lower() in _HDF5):
@@ -235,7 +235,7 @@ def _common_side(pairs: tuple[Pair, ...], data: PatchData) -> int:
 
 
 def _shape(path: Path) -> tuple[int, int, int]:
-    """Rows, columns and channels of an image."""
+    """Return rows, columns and channels of an image."""
     if path.suffix.lower() in _HDF5:
         with _dataset(path, "img", 3) as values:
             height, width, channels = values.shape
@@ -279,7 +279,7 @@ def _refuse_other_side(path: Path, shape: tuple[int, ...], side: int) -> None:
 
 @contextmanager
 def _dataset(path: Path, key: str, dimensions: int) -> Iterator[h5py.Dataset]:
-    """The numbers that an HDF5 file holds under a key, of so many dimensions.
+    """Open the numeric data set of an HDF5 file with a key and number of dimensions.
 
     Raises:
         SourceError: it cannot be read, or holds no such numbers.

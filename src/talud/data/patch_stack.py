@@ -1,4 +1,4 @@
-"""The stack of an area that consists of patches: they lie side by side, in the order of their numbers.
+"""Stack of an area of patches, which lie side by side in the order of their numbers.
 
 So they go the way of every other area: data version, split, study, maps, scores, gate, report. What lies beside a patch
 there is not what lies beside it on the ground, so the tag `TALUD_PATCH` says its side: no block, no tile and no polygon
@@ -35,7 +35,7 @@ _OBLONG = 1.25  # most that a side of the whole may differ from that of a square
 
 
 def build(project: Project, area: str, progress: Progress | None = None) -> Record:
-    """Make the stack, the mask and the record of an area of patches: all three, or, after an error, none.
+    """Make stack, mask and record of an area of patches; after an error, none.
 
     Args:
         project: the project.
@@ -73,7 +73,10 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
 
 
 def arrangement(count: int) -> tuple[int, int]:
-    """Rows and columns for so many patches: about a square, with as few places left empty as can be."""
+    """Return rows and columns for a number of patches.
+
+    They form about a square with as few empty cells as possible.
+    """
     root = math.sqrt(count)
     widths = range(max(math.floor(root / _OBLONG), 1), math.ceil(root * _OBLONG) + 1)
     columns = min(widths, key=lambda width: (-count % width, abs(width - root)))

@@ -1,4 +1,4 @@
-"""The spatial split: blocks of the training areas, and the patches that lie inside them.
+"""Spatial split of training areas into blocks, and the patches inside them.
 
 Landslides cluster, and neighbouring pixels look alike. So whole blocks, not pixels or patches, go to training,
 validation or test, and no patch reaches across a block's border.
@@ -30,7 +30,7 @@ PARTS: tuple[Part, ...] = ("training", "validation", "test")
 
 @dataclass(frozen=True)
 class Block:
-    """A square of an area, without its guard, and the part of the data that it belongs to."""
+    """A square of an area without its buffer, and its part of the data."""
 
     window: Window
     part: Part
@@ -55,12 +55,12 @@ class Patches:
 
     @classmethod
     def joined(cls, parts: Sequence[Patches]) -> Patches:
-        """The patches of several areas, one after the other."""
+        """Return the patches of several areas, one after the other."""
         return cls(np.concatenate([part.stack for part in parts]), np.concatenate([part.mask for part in parts]))
 
     @property
     def landslide_pixels(self) -> int:
-        """How many pixels of the patches are landslide; those of overlapping patches count more than once."""
+        """The number of landslide pixels; those of overlapping patches count more than once."""
         return int(np.count_nonzero(self.mask == LANDSLIDE))
 
 
@@ -106,7 +106,7 @@ def split(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, ...]:
 
 
 def patch_windows(block: Block, options: SplitOptions) -> list[Window]:
-    """Where the patches of a block lie, all inside it.
+    """Return the windows of a block's patches.
 
     Training patches follow each other by the stride; those of validation and test lie side by side. Where a block's
     side is no multiple of that step, the last patch moves back to the block's border.
@@ -125,12 +125,11 @@ def read(
     mask: Path,
     bands: Sequence[str],
     blocks: Sequence[Block],
-    part: Part,
     options: SplitOptions,
     seed: int,
     optional: Collection[Group] = (),
 ) -> Patches:
-    """Cut the patches of a part.
+    """Cut the patches of blocks, all of one part.
 
     Patches without a pixel that is both known and valid are dropped. Of training patches without a landslide, as many
     are drawn as `options.empty_share` allows. In validation and test, each pixel of a block counts once: where
@@ -140,8 +139,7 @@ def read(
         stack: float32 raster whose band descriptions are their names; NaN = invalid.
         mask: uint8 raster on the same grid: 1 landslide, 0 background, 255 unknown.
         bands: names of bands that the stack holds, in the order of the result's last axis.
-        blocks: the split of the area.
-        part: which of its parts to read.
+        blocks: the blocks of one part of the area.
         options: the size and stride of patches, and the share of empty ones.
         seed: decides which empty patches are drawn.
         optional: groups that the network learns to do without: the truth stays known where they are invalid and another
@@ -151,22 +149,21 @@ def read(
         StudyError: stack and mask differ in grid.
         SourceError: a raster cannot be read.
     """
-    chosen = [block for block in blocks if block.part == part]
     kept = []
     stacks, masks = [], []
     with open_raster(stack) as pixels_of, open_raster(mask) as truths:
         if Grid.of(pixels_of) != Grid.of(truths):
             raise StudyError(f"{stack} and {mask} lie on different grids; run talud stack (or dvc repro) again")
-        for number, block in enumerate(chosen):
+        for number, block in enumerate(blocks):
             _, truth = _read_block(pixels_of, truths, bands, block, optional)
             kept += [
                 (number, place, bool(np.any(cut == LANDSLIDE)))
                 for place, cut in enumerate(_cut_masks(truth, block, options))
                 if np.any(cut != UNKNOWN)
             ]
-        if part == "training":
+        if any(block.part == "training" for block in blocks):
             kept = _thin(kept, options.empty_share, seed)
-        for number, block in enumerate(chosen):
+        for number, block in enumerate(blocks):
             places = [place for owner, place, _ in kept if owner == number]
             pixels, truth = _read_block(pixels_of, truths, bands, block, optional)
             cuts = list(_cut_masks(truth, block, options))
@@ -181,7 +178,9 @@ def read(
 
 
 def block_side(dataset: DatasetReader, options: SplitOptions) -> int:
-    """The side of a block of a stack, mask or map in pixels: of a patch stack, that of its patches.
+    """Return the side of a block of a raster in pixels.
+
+    In a patch stack it is the side of a patch.
 
     Raises:
         SourceError: the raster's tag says what cannot be.
@@ -190,7 +189,7 @@ def block_side(dataset: DatasetReader, options: SplitOptions) -> int:
 
 
 def _blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int], list[float], bool]:
-    """The usable blocks of an area, and whether they are the patches of a patch stack.
+    """Return the usable blocks of an area, and whether they are patches of a patch stack.
 
     Row by row: their windows; how many landslide pixels each holds; their share of the known ones.
     """
@@ -220,7 +219,7 @@ def _blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int],
 
 
 def _dealt_by_runs(mask: Path, windows: list[Window], counts: list[int], options: SplitOptions) -> tuple[Block, ...]:
-    """The first blocks for training, the next for validation, the last for test, each part by its share."""
+    """Deal the first blocks to training, the next to validation, the last to test."""
     number = len(windows)
     ends = {
         "training": round(number * (1 - options.validation - options.test)),
@@ -242,7 +241,10 @@ def _dealt_by_runs(mask: Path, windows: list[Window], counts: list[int], options
 
 
 def _shuffled_in_strata(ranked: list[int], options: SplitOptions, seed: int) -> list[int]:
-    """Shuffle runs of neighbours in rank, each long enough to hold a block of the smallest part."""
+    """Shuffle runs of neighbours in rank.
+
+    Each run is long enough to hold a block of the smallest part.
+    """
     length = max(len(PARTS), math.ceil(1 / min(options.validation, options.test)))
     generator = np.random.default_rng(seed)
     runs = [ranked[start : start + length] for start in range(0, len(ranked), length)]
@@ -250,7 +252,10 @@ def _shuffled_in_strata(ranked: list[int], options: SplitOptions, seed: int) -> 
 
 
 def _deal(count: int, options: SplitOptions) -> list[Part]:
-    """Name a part for each of `count` blocks in turn: one each first, then whichever is furthest below its share."""
+    """Return the part of each of `count` blocks in turn.
+
+    Each part gets one block first; then the part that is furthest below its share gets the next.
+    """
     share = {
         "training": 1 - options.validation - options.test,
         "validation": options.validation,
@@ -270,7 +275,10 @@ def _offsets(length: int, size: int, step: int) -> list[int]:
 def _read_block(
     stack: DatasetReader, mask: DatasetReader, bands: Sequence[str], block: Block, optional: Collection[Group]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """A block's pixels (height, width, bands), and its mask (height, width) with 255 where too few bands are valid."""
+    """Read a block's pixels (height, width, bands) and its mask (height, width).
+
+    The mask is 255 where too few bands are valid.
+    """
     numbers = [stack.descriptions.index(name) + 1 for name in bands]
     pixels = np.moveaxis(stack.read(numbers, window=block.window, out_dtype="float32"), 0, -1)
     known = mask.read(1, window=block.window)
@@ -291,7 +299,10 @@ def _inside(block: Block, window: Window) -> tuple[slice, slice]:
 
 
 def _cut_masks(truth: NDArray[np.uint8], block: Block, options: SplitOptions) -> Iterator[NDArray[np.uint8]]:
-    """The mask of each patch of a block; outside training, a pixel that an earlier patch holds is unknown."""
+    """Yield the mask of each patch of a block.
+
+    Outside training, a pixel of an earlier patch is unknown.
+    """
     left = truth.copy()
     for window in patch_windows(block, options):
         place = _inside(block, window)
@@ -301,7 +312,7 @@ def _cut_masks(truth: NDArray[np.uint8], block: Block, options: SplitOptions) ->
 
 
 def _thin(kept: list[tuple[int, int, bool]], empty_share: float, seed: int) -> list[tuple[int, int, bool]]:
-    """Draw from the patches without a landslide until they are at most `empty_share` of all."""
+    """Draw patches without a landslide, at most `empty_share` of all."""
     empty = [index for index, (_, _, landslide) in enumerate(kept) if not landslide]
     full = len(kept) - len(empty)
     slack = 1e-9  # 2 × 0.6 / 0.4 must be 3

@@ -1,4 +1,4 @@
-"""Record of a stack and its sources, the version of data, and checks that stacks and models are current."""
+"""Records of stacks, versions of data, and checks that stacks and models are current."""
 
 from __future__ import annotations
 
@@ -59,13 +59,19 @@ class Record:
 
 
 def sources_tag(fingerprints: Mapping[Source, str] | Mapping[str, str]) -> dict[str, str]:
-    """The tag that says of which contents a stack was made; labels are none, for a stack does not show them."""
+    """Return the tag with fingerprints of a stack's sources.
+
+    Labels are left out, since a stack does not show them.
+    """
     shown = {name: digest for name, digest in sorted(fingerprints.items()) if name not in _LABELS}
     return {_SOURCES: ", ".join(f"{name} {digest}" for name, digest in shown.items())}
 
 
 def forget_other_roles(project: Project, area: str) -> None:
-    """Remove the record that an area had in another role: training must not go on depending on it."""
+    """Remove the record that an area had in another role.
+
+    Training must not depend on it any more.
+    """
     current = project.record(area)
     for stale in current.parent.parent.glob(f"*/{area}.json"):
         if stale != current:
@@ -73,7 +79,7 @@ def forget_other_roles(project: Project, area: str) -> None:
 
 
 def data_version(project: Project, areas: Sequence[str]) -> str:
-    """MD5 over the sorted MD5s of the stacks and masks of areas, as their records state them.
+    """Return the MD5 over the sorted MD5s of areas' stacks and masks in their records.
 
     Raises:
         ParamsError: there is no such area.
@@ -95,7 +101,7 @@ def data_version(project: Project, areas: Sequence[str]) -> str:
 
 
 def version_of(digests: Sequence[str]) -> str:
-    """The data version that the MD5s of stacks and masks come to."""
+    """Return the data version for MD5s of stacks and masks."""
     return hashlib.md5("\n".join(sorted(digests)).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -184,7 +190,7 @@ def _tag(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """Format a setting for a reader: text as it is, all else as JSON."""
+    """Return a setting as text: text as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

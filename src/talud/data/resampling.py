@@ -61,7 +61,10 @@ class SourceStack:
         return self.grid.windows(size)
 
     def read(self, window: Window) -> tuple[NDArray[np.float32], set[Path]]:
-        """Return the bands in a window, float32 (bands, height, width), and the sources with a valid pixel there."""
+        """Read the bands of a window, and list the sources with a valid pixel there.
+
+        The bands are float32 (bands, height, width).
+        """
         target = self.grid.crop(window)
         values: dict[str, NDArray[np.float32]] = {}
         seen = set()

@@ -47,7 +47,10 @@ _INDEXES = (".qix", ".sbn", ".sbx")  # of a Shapefile's polygons, which would be
 
 @dataclass(frozen=True)
 class Tally:
-    """Polygons, and their area in m²; of changed ones, how much larger they have become, which may be less than 0."""
+    """A number of polygons and their area in m².
+
+    For changed polygons the area is the increase, which may be negative.
+    """
 
     polygons: int
     area: float
@@ -87,7 +90,9 @@ class Revision:
 
 
 def revise(project: Project, name: str, edits: Path) -> Revision:
-    """Put the corrected inventory of an area in the place of the present one; after an error that is as it was.
+    """Replace the inventory of an area by a corrected one.
+
+    After an error the present one is unchanged.
 
     The file keeps its name, format, layer, CRS and other layers. It is replaced and never written into, since DVC may
     have made it a link into its cache. Where an outline stays, so do those attributes that the correction does not
@@ -143,7 +148,10 @@ def _inventory(project: Project, name: str, area: Area) -> Path:
 
 
 def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArray[np.bool_]]:
-    """All features by their fid, flat, whole numbers so that some may be missing; and which of them count."""
+    """Read all features by fid, and which of them count.
+
+    Geometries are flat; whole numbers allow missing values.
+    """
     with _reading(path, where) as whole:
         layer = layer_of(path, "inventory")
         frame = columns.read_frame(whole, layer)
@@ -172,7 +180,7 @@ def _reading(path: Path, where: str | None) -> Iterator[Path]:
 
 
 def _mended(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDataFrame, tuple[int, ...]]:
-    """The features as valid polygons, and which of them were none.
+    """Return the features as valid polygons, and the numbers of those that were invalid.
 
     Raises:
         SourceError: one holds anything else, or mending would change its area by more than `AREA_TOLERANCE`.
@@ -219,7 +227,7 @@ def _layer_columns(path: Path) -> dict[str, str]:
 
 
 def _ground(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.object_]:
-    """The polygons as they count: valid, in the CRS of a grid; None where there is none."""
+    """Return valid polygons in the CRS of a grid, None where there is none."""
     valid = geopandas.GeoSeries([polygonal(each) for each in frame.geometry], crs=frame.crs, index=frame.index)
     moved: NDArray[np.object_] = valid.to_crs(grid.crs.to_wkt()).to_numpy()
     return moved
@@ -232,7 +240,7 @@ def _touching(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Which polygon of now, by its place, is which of before, and whether their outlines are the same."""
+    """Pairs of old and new polygons by index, and whether their outlines are equal."""
 
     new: NDArray[np.intp]
     old: NDArray[np.intp]
@@ -240,7 +248,7 @@ class _Pairs:
 
 
 def _pairs(old: NDArray[np.object_], new: NDArray[np.object_]) -> _Pairs:
-    """One to one, those first that share most of their area (intersection over union)."""
+    """Pair polygons one to one, in order of their intersection over union."""
     found, its = shapely.STRtree(old).query(new, predicate="intersects")
     common = shapely.area(shapely.intersection(new[found], old[its]))
     share = common / (shapely.area(new[found]) + shapely.area(old[its]) - common)
@@ -259,7 +267,10 @@ def _pairs(old: NDArray[np.object_], new: NDArray[np.object_]) -> _Pairs:
 
 
 def _carried(old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _Pairs) -> geopandas.GeoDataFrame:
-    """The corrected features; where an outline stays, the one of before, with what the correction does not state."""
+    """Return the corrected features, with attributes carried over.
+
+    Where an outline is unchanged, the old feature keeps what the correction does not state.
+    """
     carried = old.iloc[pairs.old[pairs.same]].set_axis(pairs.new[pairs.same])
     joined = new.copy()
     joined.loc[carried.index, "geometry"] = carried.geometry
@@ -272,7 +283,10 @@ def _carried(old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _P
 def _joined(
     kept: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, current: geopandas.GeoDataFrame
 ) -> geopandas.GeoDataFrame:
-    """Features that stay, then those of the correction; the columns of the present inventory first."""
+    """Join the features that stay and those of the correction.
+
+    The columns of the present inventory come first.
+    """
     names = [*current.columns, *new.columns.difference(current.columns, sort=False)]
     joined = {}
     for name in names:
@@ -323,13 +337,16 @@ def _replace(
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    """A file of the same name with another suffix, in whatever case it is written."""
+    """Return the file of the same name with another suffix, in upper or lower case."""
     like = (other for other in path.parent.glob(f"{path.stem}.*") if other.suffix.lower() == suffix)
     return next(like, path.with_suffix(suffix))
 
 
 def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
-    """Write features as the inventory at `path` holds its own: format, layer, kind of geometry, other layers."""
+    """Write features in the format, layer and geometry type of the inventory at `path`.
+
+    Its other layers are kept.
+    """
     layer = layer_of(path, "inventory")
     options: dict[str, Any] = {"driver": _DRIVERS[made.suffix], "layer": layer}
     if made.suffix == ".gpkg":
@@ -350,7 +367,7 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
 
 
 def _features(frame: geopandas.GeoDataFrame) -> Counter[tuple[object, ...]]:
-    """What an inventory holds, whatever its order: outlines and the attributes that are stated."""
+    """Count equal features: outlines with their attributes."""
     names = sorted(frame.columns.drop("geometry"))
     shapes = shapely.to_wkb(shapely.normalize([_flat(each) for each in frame.geometry]))
     rows = zip(*(frame[name] for name in names), strict=True) if names else [()] * len(frame)
@@ -359,7 +376,7 @@ def _features(frame: geopandas.GeoDataFrame) -> Counter[tuple[object, ...]]:
 
 
 def _flat(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
-    """A multipolygon of one part is that part."""
+    """Return the only part of a multipolygon, or the geometry itself."""
     parts = shapely.get_parts(geometry)
     return parts[0] if len(parts) == 1 else geometry
 
@@ -367,7 +384,7 @@ def _flat(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
 def _tallies(
     old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _Pairs, grid: Grid
 ) -> tuple[Tally, Tally, Tally, Tally, Tally, Tally]:
-    """Before, after, added, removed, changed, unchanged."""
+    """Return the tallies before, after, added, removed, changed and unchanged."""
     metre = float(grid.crs.linear_units_factor[1])
     was, now = (shapely.area(_ground(frame, grid)) * metre**2 for frame in (old, new))
     removed, added = np.ones(len(was), bool), np.ones(len(now), bool)

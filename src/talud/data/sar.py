@@ -45,7 +45,10 @@ Values = NDArray[np.floating]
 
 
 def to_power(values: Values, unit: SarUnit) -> Values:
-    """Backscatter as power (the square of amplitude); NaN where it is not positive, as no echo is no measurement."""
+    """Convert backscatter to power, NaN where it is not positive.
+
+    Power is the square of amplitude; no echo is no measurement.
+    """
     if unit == "db":
         return np.power(10.0, values / 10)
     power = values**2 if unit == "amplitude" else values
@@ -53,7 +56,10 @@ def to_power(values: Values, unit: SarUnit) -> Values:
 
 
 def from_power(power: Values, unit: SarUnit) -> Values:
-    """Power, above 0 or NaN, in another unit: amplitude is its root, decibels are 10 log₁₀ of it."""
+    """Convert power, above 0 or NaN, to another unit.
+
+    Amplitude is its root, decibels are 10 log₁₀ of it.
+    """
     if unit == "db":
         decibels: Values = 10 * np.log10(power)
         return decibels
@@ -61,7 +67,9 @@ def from_power(power: Values, unit: SarUnit) -> Values:
 
 
 def lee(power: Values, window: int) -> Values:
-    """Lee's speckle filter on power (height, width), over windows of `window` pixels; NaN pixels take no part.
+    """Apply Lee's speckle filter to power (height, width) over windows of `window` pixels.
+
+    NaN pixels take no part.
 
     The estimate is m + k (z − m), with m the mean of the window and k the share of its variance that is not speckle,
     (1 − Cu² / Ci²) / (1 + Cu²), between 0 and 1; Ci = standard deviation / m, Cu² = 1 / 4.4 (the equivalent number of
@@ -155,7 +163,9 @@ def layer(
     stack_unit: SarUnit,
     lee_window: int,
 ) -> Layer:
-    """The named polarisations of a scene: power for resampling, `stack_unit` in the end.
+    """Return the layer of polarisations of a scene.
+
+    It is resampled as power and ends in `stack_unit`.
 
     Args:
         dataset: a terrain-corrected scene.

@@ -1,4 +1,4 @@
-"""Checks of an area's sources: undeclared fill values, wrong dates, and ground shared with other areas.
+"""Checks of an area's sources: fill values, dates, and overlap with other areas.
 
 Scores of a transfer or gate area say nothing where a model was trained on the same ground. Areas are compared by their
 sources, not by their stacks, which may be missing or older than params.yaml. The area that is stacked last finds the

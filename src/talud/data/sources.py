@@ -1,4 +1,4 @@
-"""Sources of an area: finding them by name, checking them, and reading physical values on their own grids."""
+"""Sources of an area: search by name, checks, and reading of physical values."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ class Layer:
 
 
 def find(folder: Path, files: Mapping[Source, str]) -> dict[Source, Path]:
-    """The sources of an area: those that `files` names, else by name in `folder` (`optical.tif`, `dtm.img` …).
+    """Find the sources of an area.
+
+    They are those that `files` names, else found by name in `folder` (`optical.tif`, `dtm.img` …).
 
     Raises:
         SourceError: there is no such folder or named file, or two files could be one source.
@@ -141,7 +143,9 @@ def open_source(path: Path) -> Iterator[DatasetReader]:
 def read(
     dataset: DatasetReader, indexes: Sequence[int], window: Window, named: Collection[int] = ()
 ) -> NDArray[np.float64]:
-    """Values with scale and offset applied, (bands, height, width), NaN where invalid or outside the dataset.
+    """Read values with scale and offset applied, (bands, height, width).
+
+    They are NaN where invalid or outside the dataset.
 
     A pixel that is invalid in one band is NaN in all.
 
@@ -203,14 +207,14 @@ def _overlap(window: Window, height: int, width: int) -> Window | None:
 
 
 def grown(window: Window, margin: int) -> Window:
-    """The window with `margin` more pixels on each side."""
+    """Return the window with `margin` more pixels on each side."""
     return Window(
         window.col_off - margin, window.row_off - margin, window.width + 2 * margin, window.height + 2 * margin
     )
 
 
 def colour_bands(dataset: DatasetReader) -> int:
-    """How many bands a dataset has beside alpha."""
+    """Return the number of bands of a dataset without alpha."""
     return len(dataset.indexes) - len(alpha_bands(dataset))
 
 

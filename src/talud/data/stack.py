@@ -1,4 +1,4 @@
-"""The stack of an area: all its sources on one grid, beside the mask of its inventory and a record of both."""
+"""Stack of an area's sources on one grid, with mask and record."""
 
 from __future__ import annotations
 
@@ -37,14 +37,17 @@ from talud.source_files import fingerprint
 
 @dataclass(frozen=True)
 class Labels:
-    """The polygons that the mask is made of; without an inventory, or outside the boundary, pixels are unknown."""
+    """Polygons of a mask.
+
+    Without an inventory, or outside the boundary, pixels are unknown.
+    """
 
     inventory: Polygons | None
     boundary: Polygons | None
     all_touched: bool
 
     def mask(self, grid: Grid) -> NDArray[np.uint8]:
-        """1 landslide, 0 background, 255 unknown; (height, width)."""
+        """Return the mask (height, width): 1 landslide, 0 background, 255 unknown."""
         if self.inventory is None:
             return np.full(grid.shape, UNKNOWN, np.uint8)
         mask = np.where(self.inventory.cover(grid, self.all_touched), LANDSLIDE, BACKGROUND).astype(np.uint8)
@@ -54,7 +57,7 @@ class Labels:
 
 
 def build(project: Project, area: str, progress: Progress | None = None) -> Record:
-    """Make the stack, the mask and the record of an area: all three, or, after an error, none.
+    """Make stack, mask and record of an area; after an error, none.
 
     Args:
         project: the project.
@@ -73,7 +76,7 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
 
 
 def _bring_together(project: Project, area: str, progress: Progress | None) -> Record:
-    """`build` for an area of rasters."""
+    """Make stack, mask and record of an area of rasters."""
     spec = spec_of_area(project, area)
     fingerprints = {source: fingerprint(path) for source, path in spec.files.items()}
     targets = project.stack(area), project.mask(area), project.record(area)
@@ -106,7 +109,7 @@ def build_like(
     name: str | None = None,
     origin: Mapping[str, str] | None = None,
 ) -> Grid:
-    """Make the stack that a model asks for, with its bands, resolution and methods; returns its grid.
+    """Make the stack that a model needs, and return its grid.
 
     Args:
         contract: of the model.
@@ -137,7 +140,7 @@ def build_like(
 
 
 def misfit(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str | None:
-    """Why sources do not make the stack that a model asks for, in words: what is missing. None where they do.
+    """Return the reason why sources do not make the stack of a model, or None.
 
     Raises:
         SourceError: a source that the model would read cannot be read or used.
@@ -151,7 +154,9 @@ def misfit(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str 
 
 
 def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], name: str) -> dict[str, str]:
-    """By what it is known whether `build_like` would make the same stack again: contents, not names, of the sources.
+    """Return all that determines the stack that `build_like` makes.
+
+    Sources are known by their contents, not by their names.
 
     Raises:
         SourceError: a source that the model needs is missing, or cannot be read.
@@ -172,7 +177,10 @@ def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
 
 
 def origin_of(stack: Path) -> dict[str, str]:
-    """What `origin_like` said when a stack was made; empty where there is none, none that says it, or it is damaged."""
+    """Return the `origin_like` of a stack when it was made.
+
+    It is empty where the stack is missing, damaged or does not state it.
+    """
     try:
         with sources.open_source(stack) as dataset:
             origin = json.loads(dataset.tags().get(ORIGIN_TAG, "{}"))
@@ -219,7 +227,7 @@ def _advice(found: str, expected: str) -> str:
 
 
 def _labels(spec: StackSpec, grid: Grid) -> Labels:
-    """The polygons of an area's mask.
+    """Read the polygons of an area's mask.
 
     Raises:
         SourceError: the inventory of a labelled area holds no polygon on its grid.

@@ -1,4 +1,4 @@
-"""Specification of a stack: its sources, its bands, and the methods that combine them."""
+"""Specification of a stack: sources, bands, and methods that combine them."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _taken(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> T
 
 
 def _with_shades(names: tuple[str, ...], files: Mapping[Source, Path]) -> tuple[str, ...]:
-    """Return the named bands, followed by the bands that mark cloud, layover or shadow over them."""
+    """Return the named bands, followed by those that mark cloud, layover or shadow."""
     return (*names, *(shade for shade in SHADE_SOURCES if shade in files and SHADES[shade] in groups(names)))
 
 

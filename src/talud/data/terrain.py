@@ -47,7 +47,7 @@ _PER_100_M = 100.0
 
 @dataclass(frozen=True)
 class Derivatives:
-    """The partial derivatives of elevation at the inner pixels of a raster, (height - 2, width - 2)."""
+    """Partial derivatives of elevation at inner pixels, (height - 2, width - 2)."""
 
     p: Elevation
     q: Elevation
@@ -57,7 +57,7 @@ class Derivatives:
 
 
 def derivatives(elevation: Elevation, dx: float, dy: float) -> Derivatives:
-    """Zevenbergen and Thorne's derivatives of elevation (height, width) in metres; see the module."""
+    """Compute Zevenbergen and Thorne's derivatives of elevation (height, width) in metres."""
     z1, z2, z3 = elevation[:-2, :-2], elevation[:-2, 1:-1], elevation[:-2, 2:]
     z4, z5, z6 = elevation[1:-1, :-2], elevation[1:-1, 1:-1], elevation[1:-1, 2:]
     z7, z8, z9 = elevation[2:, :-2], elevation[2:, 1:-1], elevation[2:, 2:]
@@ -71,7 +71,7 @@ def derivatives(elevation: Elevation, dx: float, dy: float) -> Derivatives:
 
 
 def slope(elevation: Elevation, dx: float, dy: float, method: SlopeMethod) -> Elevation:
-    """Slope in degrees, arctan √(p² + q²), at the inner pixels, (height - 2, width - 2).
+    """Compute slope in degrees, arctan √(p² + q²), at inner pixels.
 
     Args:
         elevation: (height, width) in metres, north up.
@@ -94,7 +94,7 @@ def slope(elevation: Elevation, dx: float, dy: float, method: SlopeMethod) -> El
 
 
 def curvature(elevation: Elevation, dx: float, dy: float, kind: CurvatureKind) -> Elevation:
-    """Curvature per 100 m, convex positive, at the inner pixels, (height - 2, width - 2).
+    """Compute curvature per 100 m, convex positive, at inner pixels.
 
     Values are bounded to ±100 per 100 m (a bend of 1 m radius), which contour curvature exceeds on nearly flat
     ground, where its denominator vanishes. On level ground profile and contour curvature are not defined: 0.
@@ -127,7 +127,7 @@ def curvature(elevation: Elevation, dx: float, dy: float, kind: CurvatureKind) -
 
 
 def layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMethod, kind: CurvatureKind) -> Layer:
-    """Elevation, slope and curvature on the DTM's own metric grid.
+    """Return the layer of elevation, slope and curvature on the DTM's own metric grid.
 
     A DTM whose CRS does not count metres that are metres on the ground (geographic, Web Mercator, feet) is first
     projected, cubic, to the CRS of `target` at its own resolution.
@@ -157,7 +157,7 @@ def layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMethod, kind:
 
 
 def _metric(dataset: DatasetReader, target: Grid) -> tuple[Grid, Callable[[Window], Elevation]]:
-    """The grid on which the terrain is derived, and elevation on a window of it."""
+    """Return the grid of the derivation of terrain, and a reader of elevation on it."""
     own = Grid.of(dataset)
 
     def measured(window: Window) -> Elevation:

@@ -29,7 +29,7 @@ _EDGE_PIXELS = 3
 
 
 def pixel_side(source: Grid, target: Grid) -> float:
-    """Return the side of a pixel of `source` at the centre of `target`, in units of the CRS of `target`.
+    """Return the side of a source pixel at the centre of `target`, in units of its CRS.
 
     Raises:
         SourceError: `target` cannot be located in the CRS of `source`.
@@ -62,7 +62,7 @@ def bounds_in(crs: CRS, grid: Grid) -> Bounds:
 
 
 def resample(layer: Layer, target: Grid, ratio: float) -> NDArray[np.float32]:
-    """Return a layer's bands on the grid `target`, float32 (bands, height, width), in the layer's units.
+    """Resample a layer's bands to the grid `target`, float32 (bands, height, width).
 
     Where the pixels of the target are pixels of the layer, their values are taken as they are. Coarser pixels are
     area-weighted averages of the valid source pixels that they touch; equal or finer ones are

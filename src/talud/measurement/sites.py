@@ -147,8 +147,8 @@ class Site:
             StudyError: stack and mask differ in grid.
             SourceError: a raster cannot be read.
         """
-        chosen = self.blocks if blocks is None else blocks
-        return read(self.stack, self.mask, bands, chosen, part, self.split, self.seed, optional)
+        chosen = [block for block in (self.blocks if blocks is None else blocks) if block.part == part]
+        return read(self.stack, self.mask, bands, chosen, self.split, self.seed, optional)
 
 
 def joined_patches(

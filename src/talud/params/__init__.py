@@ -1,4 +1,4 @@
-"""All choices of a project in params.yaml, as one frozen object that is checked once."""
+"""Choices of a project in params.yaml, as one frozen and checked object."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Params(Frozen):
 
     @property
     def split_choices(self) -> dict[str, float | int]:
-        """The seed and all of `split`, under the names that a contract's hyperparameters have for them."""
+        """The seed and all of `split`, named as in a contract's hyperparameters."""
         return {"seed": self.seed} | {f"split_{name}": value for name, value in self.split.model_dump().items()}
 
     def areas_of(self, role: str) -> tuple[str, ...]:

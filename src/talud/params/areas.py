@@ -41,7 +41,7 @@ class Acquired(Frozen):
 
 
 class PatchData(Frozen):
-    """Images that were cut into squares beforehand, and their masks: an area's source in place of rasters."""
+    """Square images and their masks, an area's source in place of rasters."""
 
     images: str = Field("images", description="a folder below the area's, or a pattern such as img/image_*.h5")
     masks: str = Field("masks", description="likewise; image_12.h5 belongs to mask_12.h5, 12.png to 12.png")
