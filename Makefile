@@ -7,6 +7,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Python compiles a module when it first imports it: of twenty thousand, few are ever imported.
+PIP := pip install --disable-pip-version-check --no-compile --constraint requirements.lock --editable
 
 # Nothing calls out: the usage statistics of MLflow and DVC are off.
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -75,10 +77,11 @@ $(BIN)/pip:
 
 $(BIN)/.train: $(BIN)/pip requirements.lock pyproject.toml
 	@echo "== pinned dependencies (3.6 GB once unpacked)"
-	@pip install --disable-pip-version-check --constraint requirements.lock --editable '.[train]'
+	@$(PIP) '.[train]'
 	@touch $@
 
-$(BIN)/.dev: $(BIN)/.train
-	@echo "== pinned dependencies of the tests"
-	@pip install --disable-pip-version-check --constraint requirements.lock --editable '.[train,cluster,server,serve,dev]'
-	@touch $@
+# It holds all of .train too, so that a fresh clone in which only tests run installs once.
+$(BIN)/.dev: $(BIN)/pip requirements.lock pyproject.toml
+	@echo "== pinned dependencies of the project and its tests (4 GB once unpacked)"
+	@$(PIP) '.[train,cluster,server,serve,dev]'
+	@touch $(BIN)/.train $@
