@@ -101,7 +101,7 @@ def test_the_map_is_that_of_one_pass_with_bands_in_contract_order(
 
 @pytest.mark.parametrize(
     ("tile", "batch", "halo"),
-    [(None, None, None), (7, None, None), (20, 3, None), (100, None, None), (32, 5, 28), (48, 2, 999)],
+    [(None, None, None), (13, None, None), (20, 3, None), (100, None, None), (32, 5, 28), (48, 2, 999)],
 )
 def test_the_map_does_not_depend_on_tile_batch_or_more_halo_than_needed(
     mapped: tuple[Path, Path, Prediction],

@@ -13,6 +13,8 @@ import pytest
 
 from service_process import Serving, serving
 
+pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
+
 HIDDEN = "GET /processes HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED_END = "0\r\n\r\n"
 

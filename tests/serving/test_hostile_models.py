@@ -14,6 +14,8 @@ from stack_files import noise, write_stack
 from talud import registry
 from talud.engine.runtime import Model
 
+pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
+
 
 @pytest.fixture(scope="module")
 def project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,6 +15,8 @@ import pytest
 from fresh_clone import ROOT
 from service_process import Serving, serving, wait_for
 
+pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
+
 
 @pytest.fixture(scope="module")
 def service(service_project: Path) -> Iterator[Serving]:
@@ -50,7 +52,6 @@ def test_the_documented_owslib_works(service: Serving, tmp_path: Path) -> None:
     assert said.stdout.startswith("accepted http://127.0.0.1")
 
 
-@pytest.mark.slow
 def test_no_request_that_the_description_allows_or_forbids_is_a_fault_of_the_service(
     service: Serving, tmp_path: Path
 ) -> None:
@@ -64,7 +65,6 @@ def test_no_request_that_the_description_allows_or_forbids_is_a_fault_of_the_ser
     assert done.returncode == 0, done.stdout[done.stdout.find("FAILURES") :][:3000] + done.stdout[-1000:]
 
 
-@pytest.mark.slow
 def test_fifty_clients_at_once_lose_no_job_and_see_no_fault(service: Serving) -> None:
     def client(number: int) -> tuple[str, set[int]]:
         job = service.ask("small.tif") if number % 5 == 0 else ""

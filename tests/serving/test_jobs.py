@@ -27,6 +27,8 @@ from talud.serving.settings import Settings
 from talud.serving.storage import Maps
 from talud.serving.tables import Request
 
+pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
+
 LARGE = {"raster": "large.tif", "model": "landslide-unet-3band/1"}
 
 
@@ -83,7 +85,6 @@ def tiles(results: Path, job: str) -> int:
     return len(list((results / "jobs" / job / ".map.partial/tiles").glob("*.npz")))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("killed", ["service", "worker", "both"])
 def test_a_job_goes_on_from_its_tiles_whatever_is_killed(
     killed: str, service_project: Path, by_hand: dict[str, str], tmp_path: Path
@@ -199,7 +200,6 @@ def dripping_host() -> Iterator[str]:
             process.kill()
 
 
-@pytest.mark.slow
 def test_slow_remote_raster_holds_neither_worker_nor_dismissal_nor_shutdown(
     dripping_host: str, service_project: Path, tmp_path: Path
 ) -> None:
@@ -282,7 +282,6 @@ def test_callbacks_to_places_that_are_not_allowed_are_refused_at_once(selective:
     assert selective.http.get("/jobs").json()["jobs"] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "status"), [("jobs_per_key", 429), ("queue", 503)])
 def test_more_jobs_than_are_allowed_are_refused_until_one_has_ended(
     limit: str, status: int, service_project: Path, tmp_path: Path

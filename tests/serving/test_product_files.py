@@ -13,6 +13,8 @@ from chromium import chromium, opened
 from service_process import Serving, serving
 from stack_files import noise, write_stack
 
+pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
+
 HOSTILE = "<img src=x onerror=document.title=1><script>document.title=2<style>*{}.tif"
 
 

@@ -82,6 +82,7 @@ def four_scores(mapped: np.ndarray) -> dict[str, float]:
     return {name: scores[name] for name in ("precision", "recall", "f1", "iou")}
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result_and_another_seed_another(tmp_path: Path) -> None:
     short = replace(CHOICE, epochs=2)
     first, again = trained(tmp_path, short), trained(tmp_path, short)
@@ -90,6 +91,7 @@ def test_one_seed_gives_one_result_and_another_seed_another(tmp_path: Path) -> N
     assert not alike(first.best, other.best)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_and_its_scores_are_those_of_its_weights(tmp_path: Path) -> None:
     result = trained(tmp_path)
     assert [epoch.number for epoch in result.epochs] == list(range(1, 16))
@@ -138,6 +140,7 @@ def test_a_trial_with_all_that_a_recipe_has_learns_and_goes_on_as_if_never_inter
         assert result.scores == pytest.approx(ours, abs=1e-6)  # those of the averaged weights
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_normalised_by_what_they_give_themselves(tmp_path: Path) -> None:
     """Among ten steps that go far, the weights' own statistics would be those of another network."""
     recipe = Recipe(averaging=0.9, batch_normalisation=True, augmentation=Augmentation(symmetries=False))
@@ -153,6 +156,7 @@ def test_averaged_weights_are_normalised_by_what_they_give_themselves(tmp_path: 
         np.testing.assert_allclose(normalised.var(axis=(0, 1, 2)), 1, atol=0.02)
 
 
+@pytest.mark.slow
 def test_a_rematerialised_trial_gives_the_same_weights(tmp_path: Path) -> None:
     short = replace(CHOICE, epochs=3)
     plain, again = trained(tmp_path / "plain", short), trained(tmp_path, short, rematerialise=True)
@@ -161,6 +165,7 @@ def test_a_rematerialised_trial_gives_the_same_weights(tmp_path: Path) -> None:
         np.testing.assert_allclose(first, second, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_trial_in_mixed_precision_learns_and_its_weights_are_those_of_a_float32_network(tmp_path: Path) -> None:
     half = trained(tmp_path, until=7, mixed_precision="float16", rematerialise=True)
     result = trained(tmp_path, state=half, mixed_precision="float16", rematerialise=True)
