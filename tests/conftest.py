@@ -27,13 +27,15 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs the real data where it is absent; run the demo first, then the fast tests."""
+    """Skip what needs the real data where it is absent; run the demo first, then the files that take long."""
     if not REAL_DATA.is_dir():
         for item in items:
             if item.get_closest_marker("real"):
                 item.add_marker(pytest.mark.skip(reason="the real data is not at ../shared/data"))
-    # The demo takes as long as much of the rest: of two processes one begins with it.
-    items.sort(key=lambda item: (item.get_closest_marker("demo") is None, item.get_closest_marker("slow") is not None))
+    # Two processes end together where each takes long files first and short ones last: the demo, files with slow tests,
+    # and the others.
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.get_closest_marker("demo") is None, item.path not in long))
 
 
 def pytest_collection_finish() -> None:
