@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.windows import Window
 
+from talud.engine.runtime import Model
 from talud.grid import Grid
+from talud.mapping.reader import open_stack
+from talud.mapping.tiles import probability_where_mapped
 from talud.raster import Layout, writing_cog
 
 RGB = ("red", "green", "blue")
@@ -38,3 +42,10 @@ def write_stack(
 def noise(height: int, width: int, bands: int = 3, seed: int = 0) -> NDArray[np.float32]:
     """Values in the range of the tiny model's contract, without any smoothness that could hide a seam."""
     return np.random.default_rng(seed).uniform(0, 250, (bands, height, width)).astype(np.float32)
+
+
+def probabilities(model: Model, raster: Path, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
+    """The probabilities of windows of a raster, each computed without its surroundings."""
+    with open_stack(raster, model.contract) as stack:
+        for window in windows:
+            yield probability_where_mapped(model, stack.read(window))

@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from rasterio.windows import Window
 
-from stack_files import noise, write_stack
+from stack_files import noise, probabilities, write_stack
 from talud.bands import SHADES, Group
 from talud.contract import METADATA_KEY, Contract, Subset
 from talud.engine.coverage import blocked, coverage, reason, remaining
@@ -20,7 +20,6 @@ from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError
 from talud.mapping.options import MapOptions
 from talud.mapping.reader import open_stack
-from talud.mapping.tiles import probabilities
 from talud.measurement import subsets
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import Site

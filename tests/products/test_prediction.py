@@ -24,14 +24,13 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 from rio_cogeo import cog_validate
 
-from stack_files import grid_of, noise, write_stack
+from stack_files import grid_of, noise, probabilities, write_stack
 from talud.bands import Group
 from talud.engine.runtime import Model
 from talud.engine.tiling import Tile
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError
 from talud.grid import Grid
 from talud.mapping.options import MapOptions
-from talud.mapping.tiles import probabilities
 from talud.products.prediction import Prediction, predict
 
 FILES = {

@@ -16,14 +16,13 @@ import rasterio
 import yaml
 
 from command_line import Run
-from stack_files import noise, write_stack
+from stack_files import noise, probabilities, write_stack
 from talud import load_model, metrics
 from talud.contract import variant_path
 from talud.data.patches import split
 from talud.engine.runtime import Model
 from talud.errors import ModelError, StudyError
 from talud.mapping.options import MapOptions
-from talud.mapping.tiles import probabilities
 from talud.products.prediction import predict
 from talud.project import Project
 from talud.quantization import variant

@@ -26,6 +26,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 from scipy.special import expit
 
+from stack_files import probabilities
 from talud import metrics
 from talud.contract import Contract
 from talud.data.patches import read, split
@@ -34,7 +35,6 @@ from talud.engine.runtime import Model
 from talud.errors import ParamsError, RegistryError, StudyError, TaludWarning
 from talud.files import md5
 from talud.grid import Grid
-from talud.mapping.tiles import probabilities
 from talud.params import DroppingOptions, Recipe
 from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog

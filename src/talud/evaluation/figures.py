@@ -23,11 +23,11 @@ from rasterio.io import DatasetReader
 
 from talud.bands import Group, band
 from talud.confusion_map import COLOURS, NO_OUTCOME, NOT_MAPPED, Outcome
-from talud.data.patches import split
 from talud.data.record import current_stack
 from talud.evaluation.results import Reliability
 from talud.grid import Grid
 from talud.imaging import GAMMA, data_uri, diagonal_stripes, scaled, value_limits
+from talud.measurement.sites import Site
 from talud.metrics import BINS, LANDSLIDE, UNKNOWN
 from talud.project import Project
 from talud.raster import open_raster
@@ -249,8 +249,7 @@ def _pictures(project: Project, area: str, band_set: str, shape: tuple[int, int]
 def _test_blocks(project: Project, area: str, scale: float) -> list[Box]:
     if project.params.area(area).role != "training":
         return []
-    blocks = split(project.mask(area), project.params.split, project.params.seed)
-    windows = [block.window for block in blocks if block.part == "test"]
+    windows = Site.of(project, area).windows("test")
     return [
         (scale * left, scale * top, scale * (left + width), scale * (top + height))
         for left, top, width, height in (window.flatten() for window in windows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from talud.engine.runtime import Model
 from talud.engine.tiling import Tile, Tiling, batched
 from talud.errors import OutputError, TaludError
 from talud.mapping.journal import Block, Journal
-from talud.mapping.reader import StackReader, open_stack
+from talud.mapping.reader import StackReader
 from talud.progress import Progress
 
 
@@ -116,27 +115,6 @@ def deliver(tiling: Tiling, journal: Journal, sink: TileSink) -> None:
         if block is None:
             raise OutputError(f"{journal.folder}: a finished tile is damaged or gone; is the disk sound?")
         sink.write(tile, block)
-
-
-def probabilities(model: Model, raster: str | Path, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
-    """Yield the probabilities of windows of a raster, each computed without its surroundings.
-
-    Args:
-        model: model to run.
-        raster: raster that fits its contract.
-        windows: windows of whole pixels, inside the raster.
-
-    Yields:
-        (height, width) of each window; NaN where it is not mapped.
-
-    Raises:
-        SourceError: The raster cannot be read.
-        MismatchError: The raster does not fit the model's contract.
-        ModelError: The network fails.
-    """
-    with open_stack(raster, model.contract) as stack:
-        for window in windows:
-            yield probability_where_mapped(model, stack.read(window))
 
 
 def probability_where_mapped(model: Model, values: NDArray[np.float32]) -> NDArray[np.float32]:

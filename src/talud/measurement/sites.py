@@ -20,12 +20,12 @@ from talud.data import sources
 from talud.data.patch_folder import PatchFolder
 from talud.data.patches import Block, Part, Patches, read, split
 from talud.data.record import current_stack
-from talud.engine import coverage
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, SourceError
 from talud.grid import Grid
 from talud.mapping.raster_checks import check_plausible, plausible
 from talud.mapping.reader import open_stack
+from talud.mapping.tiles import probability_where_mapped
 from talud.measurement.assessment import Assessment
 from talud.metrics import UNKNOWN, ThresholdHistogram
 from talud.params import PatchData, SplitOptions
@@ -351,8 +351,7 @@ def _probabilities(
         yield from model.probabilities(windows)
         return
     for values in site.pixels(model.contract, windows):
-        mapped = coverage.blocked(values, model.contract) == 0
-        yield np.where(mapped, model.probability(values), np.float32(np.nan))
+        yield probability_where_mapped(model, values)
 
 
 def _find_patches(folder: Path, contract: Contract, bands: Mapping[str, int] | None) -> PatchFolder:
