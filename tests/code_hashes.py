@@ -18,7 +18,7 @@ PARTS = {
     "data": ["data", "bands", "grid", "params", "raster", "source_files", "vector"],
     "training": ["training"],
     "inference": ["engine", "mapping", "products", "measurement", "quantization", "adaptation", "contract", "imaging"],
-    "evaluation": ["evaluation", "metrics"],
+    "evaluation": ["evaluation", "confusion_map", "metrics"],
 }
 COMMAND = "python tests/code_hashes.py"
 

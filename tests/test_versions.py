@@ -20,7 +20,7 @@ from talud.errors import ParamsError, TaludWarning
 
 VENV = Path(sys.prefix)
 LEFT_OUT = {
-    "__init__", "basin", "cli", "cluster", "cluster_connection", "confusion_map", "errors", "files", "lineage",
+    "__init__", "basin", "cli", "cluster", "cluster_connection", "errors", "files", "lineage",
     "process", "progress", "project", "registry", "serving", "text", "versions",
 }  # fmt: skip
 
