@@ -40,6 +40,19 @@ def test_the_runtime_needs_no_tensorflow_dvc_matplotlib_or_dask(code: str) -> No
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_engine_maps_arrays_without_rasterio(tiny_model: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from talud.engine.runtime import Model
+print(Model.load(Path({str(tiny_model)!r})).probability(np.zeros((3, 24, 40), np.float32)).shape)
+assert not [name for name in sys.modules if name.split(".")[0] == "rasterio"]
+"""
+    result = run(code)
+    assert (result.stdout, result.stderr) == ("(24, 40)\n", "")
+
+
 def test_help_comes_without_loading_any_heavy_library() -> None:
     code = """
 import sys

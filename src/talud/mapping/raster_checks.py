@@ -70,7 +70,7 @@ def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | 
 
 
 def _scale(grid: Grid) -> float:
-    """Return the ratio of a length on the map to that on the ground, at the raster's centre."""
+    """Return the ratio of lengths on the map and on the ground at the centre."""
     crs = pyproj.CRS.from_wkt(grid.crs.to_wkt())
     centre = grid.transform * (grid.width / 2, grid.height / 2)
     longitude, latitude = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform(*centre)
@@ -78,7 +78,7 @@ def _scale(grid: Grid) -> float:
 
 
 def absent_groups(dataset: DatasetReader, contract: Contract) -> tuple[Group, ...]:
-    """Return the groups that a raster lacks, wholly or in part, if the model was measured without all of them."""
+    """Return the groups that a raster lacks, if the model was measured without them."""
     missing = {band.group for band in contract.input.bands if band.name not in dataset.descriptions}
     rest = frozenset(contract.input.groups) - missing
     learned = tuple(group for group in contract.input.groups if group in missing)
@@ -161,7 +161,7 @@ def check_units(
 def check_processing(
     tags: Mapping[str, str], contract: Contract, present: tuple[BandContract, ...], raster: str | Path
 ) -> None:
-    """Check that a stack that states its processing was made like those that the model learned from."""
+    """Check that the processing of a stack, if stated, is that of the training stacks."""
     names, groups = {band.name for band in present}, {band.group for band in present}
     concerned = {
         "slope": "slope" in names,
@@ -179,7 +179,7 @@ def check_processing(
 
 
 def plausible(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
-    """Return bands (bands, height, width) in contract order with NaN where a value is implausible."""
+    """Return bands in contract order with NaN where a value is implausible."""
     return np.stack(
         [
             bands.plausible(each, band.lowest, band.highest)
@@ -189,7 +189,7 @@ def plausible(values: NDArray[np.float32], contract: Contract) -> NDArray[np.flo
 
 
 def check_plausible(sample: NDArray[np.float32], contract: Contract, origin: str | Path) -> None:
-    """Check that the values of a sample of pixels (bands, …), in contract order and NaN where invalid, are plausible.
+    """Check that the values of a sample (bands, …) in contract order are plausible.
 
     Raises:
         MismatchError: of some band, named with `origin`, more than 1 % cannot be.

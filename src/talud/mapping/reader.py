@@ -1,4 +1,4 @@
-"""Rasters opened for a model: checked against its contract, bands by name, NaN where invalid."""
+"""Rasters opened for a model: bands by name, NaN where invalid."""
 
 from __future__ import annotations
 
@@ -92,9 +92,10 @@ class RasterInfo:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """Return the raster's origin as tags: its own on area, dates and sources, its name, and a digest.
+        """Return the raster's origin as tags.
 
-        The digest is of its grid, its header, and a sample of its pixels (see `_identity`), wherever it lies.
+        These are its own on area, dates and sources, its name, and a digest. The digest is of its grid, its
+        header, and a sample of its pixels (see `_identity`), wherever it lies.
         """
         digest = hashlib.sha256("\n".join(str(self.identity[part]) for part in _CONTENT).encode()).hexdigest()
         stated = {tag: self.tags[tag] for tag in PROVENANCE if tag in self.tags}
@@ -132,7 +133,7 @@ class StackReader:
         return self.info.grid
 
     def read(self, window: Window) -> NDArray[np.float32]:
-        """Return the bands in contract order, (bands, height, width), of a window of whole pixels.
+        """Return the bands of a window, (bands, height, width), in contract order.
 
         NaN where the raster is invalid, where a value is infinite or implausible, in an absent group, and past the
         raster's edge.
@@ -151,27 +152,27 @@ class StackReader:
         return stack
 
     def has(self, name: str) -> bool:
-        """Check whether there is a band of that name in talud's unit; the contract need not hold it."""
+        """Check whether there is a band of that name in talud's unit."""
         if name not in self._dataset.descriptions:
             return False
         stated, expected = self._dataset.units[self._dataset.descriptions.index(name)], bands.band(name).unit
         return not stated or not expected or stated.casefold() == expected.casefold()
 
     def band(self, name: str, window: Window) -> NDArray[np.float32]:
-        """Return a window of a band that the raster `has`, (height, width); NaN where invalid or implausible."""
+        """Return a window of a band that the raster `has`; NaN where invalid."""
         index = self._dataset.descriptions.index(name) + 1
         band = bands.band(name)
         return bands.plausible(_read_band(self._dataset, index, window), band.lowest, band.highest)
 
     def shades(self, window: Window) -> dict[str, NDArray[np.bool_]]:
-        """Return the masks of cloud, and radar layover or shadow, that the raster holds: name → (height, width).
+        """Return the masks of cloud, and of radar layover or shadow, by name.
 
         The names are those of `talud.bands.SHADES`; the window lies inside the raster.
         """
         return {name: self.band(name, window) > 0 for name in bands.SHADES if self.has(name)}
 
     def image(self, names: tuple[str, ...], shape: tuple[int, int]) -> NDArray[np.float32] | None:
-        """Return bands resampled to (height, width), NaN where invalid; None where one is missing."""
+        """Return bands resampled to (height, width); None where one is missing."""
         present = self._dataset.descriptions
         if not set(names) <= set(present):
             return None
@@ -184,13 +185,13 @@ class StackReader:
 
 
 def frugal() -> rasterio.Env:
-    """Return an environment with a small GDAL cache, in which memory does not grow with a raster."""
+    """Return an environment with a small GDAL cache."""
     return rasterio.Env(GDAL_CACHEMAX=CACHE)
 
 
 @contextmanager
 def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
-    """Open a raster, at a path or at whatever else GDAL opens (`/vsicurl/…`), and check that it fits a contract.
+    """Open a path, or whatever else GDAL opens, and check that it fits a contract.
 
     Raises:
         SourceError: it cannot be read, has no CRS, or is rotated.
@@ -254,7 +255,7 @@ def misfit(raster: str | Path, contract: Contract) -> str | None:
 
 
 def _identity(name: str, dataset: DatasetReader, pixels: str) -> dict[str, Any]:
-    """Return facts by which a raster is recognised, without reading all of it and wherever it lies.
+    """Return facts by which a raster is recognised, wherever it lies.
 
     Its name, its grid, all that its header says, digests of a sample of its pixels (of each band, at most 1024 × 1024,
     from the overviews where it has some), and, of those files that lie on a local disk, a VRT's sources among them,
@@ -281,7 +282,7 @@ def _read_band(
     shape: tuple[int, int] | None = None,
     resampling: Resampling = Resampling.nearest,
 ) -> NDArray[np.float32]:
-    """Read a band as float32 in physical units, NaN where the dataset's mask, or the band itself, says invalid."""
+    """Read a band as float32 in physical units, NaN where it is invalid."""
     with reading(dataset.name), np.errstate(over="ignore", invalid="ignore"):  # what overflows is implausible
         alpha = alpha_bands(dataset, (index,))
         by_alpha = masked_by_alpha(dataset, index)
@@ -311,7 +312,7 @@ def _distances(
     present: tuple[BandContract, ...],
     contract: Contract,
 ) -> tuple[Distance, ...]:
-    """Return the distances of the bands, and of their differences, from the training areas.
+    """Return the distances of bands and their differences from the training areas.
 
     Where the sample is not the whole raster, it may come from overviews, whose averages spread less than pixels do:
     from its valid part, a few places are then chosen at which the pixels themselves are read.
@@ -336,7 +337,7 @@ def _distances(
 
 
 def _places(valid: NDArray[np.bool_], shape: tuple[int, int]) -> list[Window]:
-    """Return blocks on disk of a raster of that shape, spread evenly over the valid pixels of its sample."""
+    """Return blocks of a raster, spread evenly over the valid pixels of its sample."""
     rows, columns = np.nonzero(valid if valid.any() else np.ones_like(valid))
     places = int(np.clip(math.prod(shape) // (3 * BLOCK) ** 2, *PLACES))
     chosen = ((np.arange(places) + 0.5) * len(rows) / places).astype(int)

@@ -1,4 +1,4 @@
-"""Tiles of a map: computed by an executor, kept in the journal, delivered to a sink."""
+"""Tiles of a map: computed by an executor, kept in a journal, delivered to a sink."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from talud.progress import Progress
 
 
 class Pixels(NamedTuple):
-    """Input of the network for a tile, (bands, height, width) of its window, and codes of what its core lacks."""
+    """Input of the network for the window of a tile, and codes of what its core lacks."""
 
     window: NDArray[np.float32]
     blocked: NDArray[np.uint16]
@@ -49,7 +49,7 @@ class TileSink(Protocol):
 
 
 class Executor(Protocol):
-    """Way to compute the tiles of a map: in this process, or on workers. The tiles are the same."""
+    """Way to compute the tiles of a map: in this process or on workers."""
 
     def run(self, tiles: Sequence[Tile], journal: Journal, report: Callable[[int], object]) -> None:
         """Compute tiles and keep each in the journal.
@@ -105,7 +105,7 @@ def finish(tiling: Tiling, journal: Journal, executor: Executor, progress: Progr
 
 
 def deliver(tiling: Tiling, journal: Journal, sink: TileSink) -> None:
-    """Give all finished tiles to a sink, in the order of the tiling, whenever and wherever they were computed.
+    """Give all finished tiles to a sink, in the order of the tiling.
 
     Raises:
         OutputError: A tile is damaged or gone.
@@ -118,7 +118,7 @@ def deliver(tiling: Tiling, journal: Journal, sink: TileSink) -> None:
 
 
 def probability_where_mapped(model: Model, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the probability over an array of pixels, (height, width); NaN where it is not mapped.
+    """Return the probability over an array of pixels; NaN where it is not mapped.
 
     Args:
         model: model to run.
@@ -171,7 +171,7 @@ def finish_tiles(
 def _read_ahead(
     stack: StackReader, batches: Iterable[list[Tile]], reader: ThreadPoolExecutor
 ) -> Iterator[tuple[list[Tile], list[Future[Pixels]]]]:
-    """Yield each batch and its pixels, which are read while the network runs on the batch before.
+    """Yield batches with their pixels, read while the network runs on the one before.
 
     The reader has one thread, for a GDAL dataset serves one at a time.
     """
@@ -199,7 +199,7 @@ def _blocks_at_second_try(
     reader: ThreadPoolExecutor,
     tta: bool,
 ) -> list[Block]:
-    """Compute a batch; after an error once more, for a network share, or a GPU that others use, may fail once.
+    """Compute a batch; try again once, for a network share or a shared GPU may fail.
 
     The second time goes tile by tile, so that an error is that of one tile, and a batch that takes too much memory may
     yet pass.

@@ -1,4 +1,6 @@
-"""Executor that computes the tiles of a map on workers: processes of this machine, or those of a Dask cluster.
+"""Executor that computes the tiles of a map on workers.
+
+They are processes of this machine, or those of a Dask cluster.
 
 The missing tiles are cut in shards. A worker opens model and raster itself, once, and puts each tile of a shard into
 the journal, as one process would; so the tiles that it had finished when it was killed are kept, and nothing has to be
@@ -168,7 +170,7 @@ class OnWorkers:
 
 
 def _check_disk(client: Client, copy: Path) -> None:
-    """Check that the workers reach the disk; the question is one that any Python can answer.
+    """Check that the workers reach the disk, by a question that any Python can answer.
 
     Raises:
         ClusterError: One does not.
@@ -213,7 +215,7 @@ def _model(file: ModelFile, threads: int) -> Model:
 
 
 def _stack(job: Job, model: Model) -> StackReader:
-    """Return this thread's raster, which stays open between shards: a check may read all of it.
+    """Return this thread's raster, which stays open between shards.
 
     Raises:
         SourceError: It cannot be read, twice.
@@ -230,7 +232,7 @@ def _stack(job: Job, model: Model) -> StackReader:
 
 
 def _open(job: Job, model: Model) -> Opening:
-    """Open a raster in a thread that is there for nothing else: where it was opened rasterio wants it closed."""
+    """Open a raster in a thread of its own, since rasterio wants it closed where it was opened."""
     with ExitStack() as held:
         thread, opened = held.enter_context(ThreadPoolExecutor(1)), ExitStack()
         held.callback(lambda: thread.submit(opened.close).result())
@@ -244,7 +246,7 @@ def _open(job: Job, model: Model) -> Opening:
 
 
 def _close(job: Job) -> None:
-    """Close, in a worker, the files of a job that is done; another run may use the worker too."""
+    """Close, in a worker, the files of a job that is done."""
     _model.cache_clear()
     for thread in [thread for thread, opening in list(_openings.items()) if opening.job == job]:
         _openings.pop(thread).held.close()

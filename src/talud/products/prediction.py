@@ -39,10 +39,11 @@ def predict(
     options: MapOptions = DEFAULTS,
     progress: Progress | None = None,
 ) -> Prediction:
-    """Map the landslides of a raster; memory does not grow with it, apart from the polygons.
+    """Map the landslides of a raster into a folder.
 
-    An interrupted run leaves its finished tiles beside `out`; the same call resumes from them, and makes the same files
-    as a run that was not disturbed (see `journal`).
+    Memory does not grow with the raster, apart from the polygons. An interrupted run leaves its finished tiles
+    beside `out`; the same call resumes from them, and makes the same files as a run that was not disturbed (see
+    `journal`).
 
     Args:
         model: model to run.
@@ -86,7 +87,7 @@ def predict(
 
 
 def _check_opened(model: Model, options: MapOptions) -> None:
-    """Check that an open model is of the provider and precision that the options ask for.
+    """Check that a model is open with the provider and precision of the options.
 
     Raises:
         ParamsError: It is not.
@@ -102,7 +103,7 @@ def _check_opened(model: Model, options: MapOptions) -> None:
 
 @dataclass(frozen=True)
 class _Run:
-    """A map in the making: its model and raster, and the options with the model's defaults.
+    """Map in the making: its model, its raster, and its options with their defaults.
 
     Attributes:
         model: model to run.
@@ -120,7 +121,7 @@ class _Run:
 
     @classmethod
     def of(cls, model: Model, stack: StackReader, options: MapOptions) -> _Run:
-        """Plan a map; a raster that consists of patches is cut into these, none of which sees another.
+        """Plan a map; a raster that consists of patches is cut into these.
 
         Raises:
             ParamsError: Tile or halo are set for a raster that consists of patches.
@@ -183,7 +184,7 @@ class _Run:
 
 
 def _make_products(run: _Run, journal: Journal, products: Products, clock: _Clock) -> Prediction:
-    """Make the products of the finished tiles: the same bytes in however many runs those were computed."""
+    """Make the products of the finished tiles."""
     model, info, tta = run.model, run.stack.info, run.options.tta
     with MapRasters.writing(products, info.grid, run.threshold, run.tags, disagreement=tta) as rasters:
         deliver(run.tiling, journal, rasters)
@@ -205,7 +206,7 @@ def _make_products(run: _Run, journal: Journal, products: Products, clock: _Cloc
 
 
 def _write_polygons(run: _Run, products: Products, landslides: Landslides, not_mapped: NotMapped) -> None:
-    """Write the polygons with their attributes as GeoPackage, and as GeoJSON if that is asked for."""
+    """Write the polygons with their attributes as GeoPackage, and GeoJSON if asked for."""
     grid, outlines = run.stack.info.grid, landslides.outlines
     disagreement = products.disagreement if run.options.tta else None
     attributes = polygons.statistics(outlines, products.probability, run.stack, disagreement) | {

@@ -38,7 +38,7 @@ COLOURS = {BACKGROUND: (244, 242, 236, 255), LANDSLIDE: (214, 40, 57, 255), NODA
 
 
 def qml(name: str) -> str:
-    """Return the QGIS style of `probability`, `classes`, `disagreement`, `landslides` or `not_mapped` as QML."""
+    """Return the QGIS style of a raster or layer as QML, such as `probability`."""
     return (files("talud.products") / "styles" / f"{name}.qml").read_text(encoding="utf-8")
 
 
@@ -228,7 +228,7 @@ class MapRasters:
     def writing(
         cls, products: Products, grid: Grid, threshold: float, tags: Mapping[str, str], *, disagreement: bool = False
     ) -> Iterator[MapRasters]:
-        """Open the rasters, which become COGs at the end; the styles of QGIS lie beside them.
+        """Open the rasters, which become COGs at the end, and write their styles.
 
         Raises:
             OutputError: One cannot be written.
