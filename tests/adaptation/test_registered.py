@@ -14,6 +14,7 @@ from registrable import pixels, put_model, write_area, write_params
 from stack_files import write_stack
 from talud import load_model
 from talud.cli.main import app
+from talud.errors import RegistryError
 from talud.evaluation import promotion
 from talud.measurement.features import measured
 from talud.registry import Store
@@ -54,3 +55,7 @@ def test_an_adapted_version_has_its_origin_and_no_alias(
     assert json.loads(CliRunner().invoke(app, asked).output)["made"] == said["made"]  # the same is not made twice
     shown = CliRunner().invoke(app, ["models", "show", "landslide-unet-project/2"])
     assert "valley.tif" in shown.output
+    store.models.fetch(version.uri).path.write_bytes(project.model("project").read_bytes())
+    refused = CliRunner().invoke(app, asked).exception
+    assert isinstance(refused, RegistryError)
+    assert "the registered model is not the one that talud adapt made; no alias was moved" in str(refused)

@@ -73,10 +73,7 @@ def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(pr
     store = Store.open(project.root)
     card = model_card.model_card(store, "landslide-unet-project@challenger")
     assert (card.version.version, card.contract["finetuned"]["version"]) == ("2", "1")
-    assert (
-        Store.open(project.root).models.look_up(version.uri).tags["finetuned_from"]
-        == "models:/landslide-unet-project/1"
-    )
+    assert store.models.look_up(version.uri).tags["finetuned_from"] == "models:/landslide-unet-project/1"
     again = registration.register_derived(project.root, source, made.graph, made.contract, alias="challenger")
     assert again.version == version.version
     kept = Model.load(registry.fetch(version.uri, project.root).path)

@@ -1,11 +1,11 @@
-"""The promotion gate: what a model must keep to become the champion, rule by rule.
+"""Promotion gate: the rules that a model must keep to become the champion.
 
-Rules that look at the model alone: its parity with the Keras model, its contract, its size, its speed, and its skill.
-A model has skill where it is better than calling everything, or nothing, a landslide (`talud.metrics.lack_of_skill`):
-on its validation blocks, as its contract counts them, and on every gate area, as stacks and masks are now. The other
-rules compare it with the champion on pixels that both map, as stacks and masks are now: on the validation blocks of
-the training areas, and on every gate area as a whole. Such a rule fails where the model is worse beyond chance: where
-the whole 95 % interval of the difference in F1 lies below 0. Areas of role transfer never decide.
+Some rules concern the model alone: its parity with the Keras model, its contract, its size, its speed, and its skill.
+A model has skill if it is better than calling everything, or nothing, a landslide (`talud.metrics.lack_of_skill`): on
+its validation blocks, as its contract counts them, and on every gate area, with the present stacks and masks. The other
+rules compare it with the champion on pixels that both map, with the present stacks and masks: on the validation blocks
+of the training areas, and on every gate area as a whole. Such a rule fails if the model is worse beyond chance: if the
+whole 95 % interval of the difference in F1 is below 0. Areas of role transfer never decide.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SIDE, _PASSES = 256, 3  # of the square that is timed, in pixels; the fastest p
 
 @dataclass(frozen=True)
 class Check:
-    """One rule, and whether a model keeps it.
+    """The result of one rule.
 
     Attributes:
         rule: its name.
@@ -60,7 +60,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Gate:
-    """What the gate found.
+    """The result of the gate.
 
     Attributes:
         checks: rule by rule.
@@ -80,16 +80,16 @@ class Gate:
 
     @property
     def unfit(self) -> tuple[Check, ...]:
-        """Those of them that look at the model alone: it could be no champion beside any other."""
+        """The broken rules that concern the model alone, whatever the champion."""
         return tuple(check for check in self.failed if check.rule in OF_THE_MODEL or check.rule.startswith(SKILL))
 
     def to_json(self) -> str:
-        """As JSON on one line."""
+        """Return the result as JSON on one line."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, origin: str) -> Self:
-        """What `to_json` gave.
+        """Read the text of `to_json`.
 
         Raises:
             RegistryError: the text, a tag of the version `origin`, is something else.
@@ -101,7 +101,7 @@ class Gate:
 
 
 def examine(project: Project, model: Model, champion: Model | None) -> Gate:
-    """Hold a model against every rule.
+    """Check a model against every rule.
 
     Args:
         project: whose stacks, masks and params are the present ones.
@@ -136,7 +136,7 @@ def examine(project: Project, model: Model, champion: Model | None) -> Gate:
 
 
 def missing(contract: Contract) -> list[str]:
-    """What a contract leaves open of what it takes to run a model, to judge its maps and to trace it."""
+    """Return the facts that a contract lacks to run a model and to judge its maps."""
     stated: dict[str, object] = {
         "stack": contract.input.stack,
         "areas": contract.origin.areas,
@@ -185,7 +185,9 @@ def _speed(model: Model, limits: Promotion) -> Check:
 
 
 def seconds_per_megapixel(model: Model) -> float:
-    """How long the network takes for a million pixels on this machine's CPU: the fastest of three squares of 256².
+    """Measure the seconds per million pixels of a network on this machine's CPU.
+
+    The fastest of three squares of 256² pixels counts.
 
     The first pass, in which ONNX Runtime plans its memory, does not count; a tile's halo adds to it.
     """
@@ -222,11 +224,11 @@ def _not_worse(place: str, counts: Sequence[Assessment], project: Project) -> Ch
 
 
 def _f1(counts: Sequence[Assessment]) -> dict[str, float]:
-    """F1 of both, to six decimals."""
+    """Return the F1 of both models, to six decimals."""
     model, champion = counts
     return {"model": round(model.f1, 6), "champion": round(champion.f1, 6)}
 
 
 def sentence(checks: Sequence[Check]) -> str:
-    """Rules in words, on one line."""
+    """Return the results of rules on one line."""
     return "; ".join(f"{check.rule}: {check.words}" for check in checks)

@@ -111,7 +111,7 @@ def register_trained(store: Store, project: Project, model: Model) -> tuple[Mode
     else:
         store.models.put_back(version, graph)
     registered = open_version(store, version)
-    _check_same(model, registered)
+    _check_same(model, registered, f"that of {model.path}")
     variants = _register_variants(store, project, version, model)
     scores = {"validation": dict(contract.measured.scores)}
     scores |= {area: counts.scores() for area, counts in evaluated(project, contract).items()}
@@ -157,7 +157,8 @@ def register_derived(
             version = store.models.register(model.origin.name, graph, run.run_id, key)
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         save(graph, contract, Path(folder) / "made.onnx")
-        _check_same(Model.load(Path(folder) / "made.onnx"), open_version(store, version))
+        made_model = Model.load(Path(folder) / "made.onnx")
+        _check_same(made_model, open_version(store, version), f"the one that talud {command} made")
     tags[{"adapt": "adapted_from", "finetune": "finetuned_from"}[command]] = f"models:/{model.name}/{model.version}"
     tags |= {name: str(value) for name, value in parameters.items()}
     store.models.describe(version, tags, _describe_derived(model, made))
@@ -255,8 +256,13 @@ def _belongs(path: Path, contract: Contract) -> bool:
     return belongs
 
 
-def _check_same(model: Model, registered: Model) -> None:
+def _check_same(model: Model, registered: Model, expected: str) -> None:
     """Check that two models state and compute the same.
+
+    Args:
+        model: the model that was to be registered.
+        registered: the model as the store gives it back.
+        expected: the words for the first in the message.
 
     Raises:
         RegistryError: they do not.
@@ -268,7 +274,7 @@ def _check_same(model: Model, registered: Model) -> None:
     same = fingerprint(model.contract) == fingerprint(registered.contract)
     if not (same and np.array_equal(model.run(stack), registered.run(stack))):
         raise RegistryError(
-            f"{registered.path}: the registered model is not that of {model.path}; no alias was moved; delete the "
+            f"{registered.path}: the registered model is not {expected}; no alias was moved; delete the "
             f"version {registered.version} of {registered.name} and register again"
         )
 
