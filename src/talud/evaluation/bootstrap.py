@@ -1,4 +1,4 @@
-"""How far chance may move a score, or a difference of scores: the block bootstrap.
+"""Confidence intervals of scores, and of differences of scores: the block bootstrap.
 
 Neighbouring pixels err together, so pixels are no independent witnesses, and a bootstrap of pixels would be far too
 sure. Whole blocks (or patches) are drawn instead, with replacement, all maps' counts of a block together
@@ -51,12 +51,12 @@ class Difference(Interval):
 
     @property
     def worse(self) -> bool:
-        """Whether the whole interval lies below 0."""
+        """True if the whole interval lies below 0."""
         return self.high < 0
 
     @property
     def better(self) -> bool:
-        """Whether the whole interval lies above 0."""
+        """True if the whole interval lies above 0."""
         return self.low > 0
 
     def __str__(self) -> str:

@@ -46,7 +46,7 @@ PROBABILITY_RAMP = tuple(
 
 
 def photograph(bands: NDArray[np.float32], *, grey: bool = False) -> str:
-    """A picture of three bands (3, height, width), each stretched between its 1st and 99th percentile and lightened.
+    """Draw three bands (3, height, width), each stretched between its 1st and 99th percentile.
 
     Pixels that are NaN in any band are clear. With `grey` the picture is a pale grey one, to lay classes over.
     """
@@ -59,7 +59,7 @@ def photograph(bands: NDArray[np.float32], *, grey: bool = False) -> str:
 
 
 def relief(slope: NDArray[np.float32]) -> str:
-    """A picture of slope in degrees (height, width): the steeper, the darker; NaN is clear."""
+    """Draw slope in degrees (height, width): the steeper, the darker; NaN is clear."""
     valid = np.isfinite(slope)
     light = 0.95 - 0.65 * np.clip(np.nan_to_num(slope) / 60, 0, 1)
     return _lossy(np.stack([light] * 3), valid)
@@ -73,17 +73,17 @@ def probability(levels: NDArray[np.float32]) -> str:
 
 
 def landslides(mapped: NDArray[np.uint8]) -> str:
-    """A class map (1 landslide, 0 background, 255 not mapped): background is clear, not mapped is hatched."""
+    """Draw a class map: background (0) is clear, pixels that are not mapped (255) are hatched."""
     return _classes(_hatched(mapped, mapped == NOT_MAPPED), {0: _CLEAR, LANDSLIDE: MAPPED} | _HATCH)
 
 
 def inventory(truth: NDArray[np.uint8]) -> str:
-    """An inventory mask (1 landslide, 0 background, 255 unknown): background is clear, unknown is hatched."""
+    """Draw an inventory mask: background (0) is clear, unknown pixels (255) are hatched."""
     return _classes(_hatched(truth, truth == UNKNOWN), {0: _CLEAR, LANDSLIDE: INVENTORY} | _HATCH)
 
 
 def outcome(outcomes: NDArray[np.uint8]) -> str:
-    """The four outcomes; true negatives are clear, no outcome is hatched."""
+    """Draw the four outcomes; true negatives are clear, pixels without an outcome hatched."""
     colours = COLOURS | {Outcome.TRUE_NEGATIVE: _CLEAR}
     return _classes(_hatched(outcomes, outcomes == NO_OUTCOME), colours | _HATCH)
 
@@ -95,13 +95,13 @@ def _hatched(classes: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np
 
 
 def _classes(classes: NDArray[np.uint8], colours: Mapping[int, Colour]) -> str:
-    """A picture of uint8 classes (height, width) in exactly their colours; a class without one is clear."""
+    """Draw uint8 classes (height, width) in exactly their colours, others clear."""
     palette = np.array([colours.get(value, _CLEAR) for value in range(256)], dtype=np.uint8)
     return _uri(palette[classes], lossless=True)
 
 
 def _lossy(colours: NDArray[np.floating[Any]], valid: NDArray[np.bool_]) -> str:
-    """A picture of colours (3, height, width) between 0 and 1, clear where not valid."""
+    """Draw colours (3, height, width) between 0 and 1, clear where not valid."""
     pixels = np.concatenate([colours, valid[np.newaxis]]) * 255
     return _uri(np.moveaxis(pixels.round().astype(np.uint8), 0, -1), lossless=False)
 
@@ -267,7 +267,7 @@ def _read_classes(dataset: DatasetReader, shape: tuple[int, int]) -> NDArray[np.
 
 
 def _landslides(truth: NDArray[np.uint8]) -> tuple[str, list[Box]]:
-    """The outlines of the landslides as one SVG path, and their bounding boxes, the largest first."""
+    """Return the outlines of the landslides as one SVG path, and their boxes, largest first."""
     paths, boxes = [], []
     for shape, _ in rasterio.features.shapes(truth, mask=truth == LANDSLIDE, connectivity=8):
         rings = [[(int(x), int(y)) for x, y in ring[:-1]] for ring in shape["coordinates"]]
@@ -282,7 +282,7 @@ _HOME, *_AWAY = "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#e69f00"
 
 
 def diagram(places: Mapping[str, Reliability]) -> str:
-    """The reliability diagram as a PNG within its own address: the same bytes for the same numbers.
+    """Draw the reliability diagram as a PNG in a data URI, the same bytes for the same numbers.
 
     Args:
         places: "test", for the test blocks, solid; areas, dashed.

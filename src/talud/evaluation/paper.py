@@ -67,7 +67,7 @@ ABOUT_EQUAL = 0.02  # of F1; the study's own Table 3 tells apart what differs by
 
 
 class Verdict(StrEnum):
-    """What became of a finding."""
+    """The result of checking a finding."""
 
     HOLDS = "holds"
     IN_PART = "holds in part"
@@ -93,7 +93,7 @@ class Finding:
 
     @property
     def judged(self) -> bool:
-        """Whether the data say anything of it."""
+        """True if the data decide the finding."""
         return self.verdict is not Verdict.UNDECIDED
 
 
@@ -159,7 +159,7 @@ def unlabelled() -> Finding:
 
 
 def findings(results: Sequence[Result], areas: Sequence[str]) -> list[Finding]:
-    """The findings on a project's results; `areas` are the labelled ones of the role transfer."""
+    """Check the findings on a project's results; `areas` are its labelled transfer areas."""
     by_name = {result.name: result for result in results}
     away = []
     for area in areas:
@@ -174,7 +174,7 @@ def findings(results: Sequence[Result], areas: Sequence[str]) -> list[Finding]:
 
 
 def _tried(table: Trials, theirs: ImageModel) -> Trial | None:
-    """The trial of the study's best configuration."""
+    """Return the trial of the study's best configuration."""
     for trial in table.trials:
         same = (trial.filters, trial.batch_size) == (theirs.filters, theirs.batch_size)
         if same and isclose(trial.learning_rate, theirs.learning_rate, rel_tol=1e-6):
@@ -183,7 +183,7 @@ def _tried(table: Trials, theirs: ImageModel) -> Trial | None:
 
 
 def _standing(table: Trials, tried: Trial) -> tuple[Verdict, str]:
-    """Where the study's configuration stands among the trials of a band set."""
+    """Judge the study's configuration among the trials of a band set."""
     place = [trial.run_id for trial in table.ranked].index(tried.run_id) + 1
     behind = table.ranked[0].scores["f1"] - tried.scores["f1"]
     words = f"number {place} of {len(table.trials)}"
@@ -201,26 +201,26 @@ def _together(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def _clearly(lead: float) -> Verdict:
-    """Whether one F1 is above another; in part where the two count as equal."""
+    """Judge if one F1 is above another; in part if the two count as equal."""
     if abs(round(lead, 3)) <= ABOUT_EQUAL:
         return Verdict.IN_PART
     return Verdict.HOLDS if lead > 0 else Verdict.FAILS
 
 
 def _within(least: int, most: int, low: int, high: int) -> Verdict:
-    """Whether what is lost here lies between the least and the most of the study; in part where the two overlap."""
+    """Judge if the loss here is within the range of the study; in part if the ranges overlap."""
     if most < low or least > high:
         return Verdict.FAILS
     return Verdict.HOLDS if low <= least and most <= high else Verdict.IN_PART
 
 
 def _span(falls: Sequence[float]) -> tuple[int, int]:
-    """The least and the most of some shares, in percent."""
+    """Return the least and the most of some shares, in percent."""
     return round(100 * min(falls)), round(100 * max(falls))
 
 
 def _cost(area: str, least: int, most: int, low: int, high: int) -> str:
-    """What transfer costs here (least to most, in percent), beside what it costs in the study (low to high)."""
+    """Format the loss by transfer here (least to most, in percent) and in the study (low to high)."""
     if least < 0:
         return f"on {area} F1 changes by {-most:+} to {-least:+}%".replace("-", "−")
     beside = "less" if most < low else "more" if least > high else "as much" if low <= least and most <= high else ""
@@ -256,7 +256,7 @@ class Assumption:
 
 
 def assumptions(params: Params, results: Sequence[Result]) -> list[Assumption]:
-    """The choices behind the results, as params.yaml and the models' contracts state them."""
+    """Return the choices behind the results, as params.yaml and the contracts state them."""
     stated = [
         *_patches(params),
         Assumption("Depth of the U-Net", f"{params.training.depth} poolings"),
@@ -302,7 +302,7 @@ def _patches(params: Params) -> list[Assumption]:
 
 
 def _augmentation(options: Augmentation) -> str:
-    """In words: what is changed, and how far."""
+    """Format the augmentation: the changes, and their limits."""
     changed = {name: value for name, value in options.model_dump(exclude={"symmetries", "per_band"}).items() if value}
     symmetries = ["turned and mirrored (the eight symmetries of the square)"] if options.symmetries else []
     said = [*symmetries, *(f"{name} {value:g}" for name, value in changed.items())]

@@ -27,7 +27,7 @@ _COMPACTNESS = 0.1  # of SLIC: colours of 0 to 1 weigh more than nearness
 
 @dataclass(frozen=True, eq=False)
 class WindowContext:
-    """What the stack shows where probabilities are.
+    """Bands of the stack that post-processing reads in a window.
 
     Attributes:
         pixel_area: in m².
@@ -43,7 +43,7 @@ class WindowContext:
 def postprocessed(
     probability: NDArray[np.float32], threshold: float, options: Postprocessing, context: WindowContext
 ) -> NDArray[np.uint8]:
-    """The class map of probabilities: 1 landslide, 0 background, 255 not mapped.
+    """Return the class map of probabilities: 1 landslide, 0 background, 255 not mapped.
 
     Segments vote first, since they change probabilities; then the threshold, or hysteresis, makes objects, of which
     the slope rule and last the minimum mapping unit drop some.
@@ -161,13 +161,13 @@ def object_vote(probability: NDArray[np.float32], labels: NDArray[np.intp], weig
 
 
 def _stretched(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """A band between 0 and 1; where the image is invalid, its median, which makes no edge of its own."""
+    """Stretch a band between 0 and 1; invalid pixels get its median, which adds no edge."""
     values = band[valid].astype(np.float64)
     return scaled(np.where(valid, band, np.median(values)).astype(np.float64), value_limits(values))
 
 
 def _means(values: NDArray[np.float32], labels: NDArray[np.intp], count: int) -> NDArray[np.float64]:
-    """The mean of the finite values under each of the labels 0 to count − 1; NaN where there is none."""
+    """Return the mean of the finite values under the labels 0 to count − 1; NaN without any."""
     known = np.isfinite(values)
     number = np.bincount(labels[known], minlength=count)
     total = np.bincount(labels[known], weights=values[known], minlength=count)
@@ -177,7 +177,7 @@ def _means(values: NDArray[np.float32], labels: NDArray[np.intp], count: int) ->
 
 
 def _without(landslides: NDArray[np.uint8], labels: NDArray[np.intp], dropped: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """A class map whose objects of those labels are background."""
+    """Turn the objects of some labels into background."""
     dropped[0] = False
     return np.where(dropped[labels], BACKGROUND, landslides).astype(np.uint8)
 
@@ -273,7 +273,7 @@ class ObjectTally:
         )
 
     def __add__(self, other: ObjectTally) -> ObjectTally:
-        """The counts of both, of rasters with pixels of the same size; the empty tally adds nothing."""
+        """Add the counts of rasters with pixels of the same size."""
         pairs = zip(self.classes, other.classes, strict=True) if self.classes and other.classes else ()
         return ObjectTally(
             tuple(ours + theirs for ours, theirs in pairs) or self.classes or other.classes,
@@ -290,7 +290,7 @@ class ObjectTally:
 
     @property
     def detected(self) -> int:
-        """Those of them that were detected."""
+        """Number of landslides that were detected."""
         return sum(each.detected for each in self.classes)
 
     @property
@@ -309,7 +309,7 @@ class ObjectTally:
 
 
 def size_bounds(pixel_area: float) -> tuple[float, ...]:
-    """Those of the `BOUNDS` below which a landslide of a whole pixel can lie: no class is empty by necessity."""
+    """Return the `BOUNDS` that exceed a pixel's area, so that every class can hold a landslide."""
     return tuple(bound for bound in BOUNDS if bound > pixel_area)
 
 
@@ -329,5 +329,5 @@ def _classes(
 
 
 def _count(labels: NDArray[np.int32], count: int, where: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many pixels of each label, from 1 to count, lie where something is true."""
+    """Count the pixels of each label, from 1 to count, at which a condition is true."""
     return np.bincount(labels[where], minlength=count + 1)[1:]

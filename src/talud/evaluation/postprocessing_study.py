@@ -1,4 +1,4 @@
-"""What ways of post-processing come to: chosen on validation blocks, scored on test blocks and on other areas.
+"""Scores of methods of post-processing, chosen on validation blocks, on test blocks and on other areas.
 
 Everything goes window by window, and no window knows of another: blocks of the split, cells of a stack of patches
 (independent images side by side), or large squares of an area's map, at whose seams objects are cut.
@@ -81,7 +81,7 @@ class View:
 
 
 class MethodScores(BaseModel):
-    """What one way of post-processing comes to in one place."""
+    """Scores of one method of post-processing in one place."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -188,7 +188,7 @@ def measure(project: Project, band_set: str, progress: Progress | None = None) -
 
 
 def choose(views: Sequence[View], threshold: float) -> dict[str, Choice]:
-    """The best candidate of each method on all views, and of the methods those that gain by each other.
+    """Choose the best candidate of each method on all views, and the best combination.
 
     The F1 of pixels hardly sees small objects, so its exact maximum sits anywhere by chance: among candidates within
     `TIE` of it, the F1 of objects decides. A method that needs a band which a view lacks is left out. `TOGETHER`
@@ -219,7 +219,7 @@ def choose(views: Sequence[View], threshold: float) -> dict[str, Choice]:
 def score(
     views: Iterable[View], threshold: float, chosen: Mapping[str, Choice], block: int, resamples: int, seed: int
 ) -> tuple[MethodScores, ...]:
-    """What the chosen ways of post-processing come to, by pixels and by objects; none of what needs an absent band.
+    """Score the chosen methods by pixels and by objects, without those that need an absent band.
 
     Args:
         views: of one place; pixels of the same size.
@@ -270,7 +270,7 @@ def _blocks(shape: tuple[int, ...], side: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _judged(views: Iterable[View], threshold: float, options: Postprocessing) -> Choice:
-    """What options come to on all views."""
+    """Score options on all views."""
     parts, objects = [], ObjectTally()
     for view in views:
         mapped = postprocessed(view.probability, threshold, options, view.context)
@@ -284,7 +284,7 @@ def _judged(views: Iterable[View], threshold: float, options: Postprocessing) ->
 
 
 def _best(choices: Sequence[Choice]) -> Choice:
-    """Of those whose F1 is within `TIE` of the highest, the first with the highest F1 of objects."""
+    """Return the choice of the highest F1 of objects among those within `TIE` of the highest F1."""
     least = max(choice.validation_f1 for choice in choices) - TIE
     return max(
         (choice for choice in choices if choice.validation_f1 >= least), key=lambda choice: choice.validation_object_f1
@@ -292,7 +292,7 @@ def _best(choices: Sequence[Choice]) -> Choice:
 
 
 def _usable(options: Postprocessing, context: WindowContext) -> bool:
-    """Whether the ground has the bands that the options need."""
+    """Check if the context has the bands that the options need."""
     return (options.segments == "none" or context.image is not None) and (
         not options.slope_rule or context.slope is not None
     )

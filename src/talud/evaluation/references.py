@@ -193,7 +193,7 @@ def _classified(classifier: Any, gathered: Sequence[NDArray[np.float32]]) -> Ite
 
 
 class RecipeScores(BaseModel):
-    """What a recipe's model came to on an area, with 95 % intervals."""
+    """Scores of a recipe's model on an area, with 95 % intervals."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -208,7 +208,7 @@ class RecipeScores(BaseModel):
 
     @classmethod
     def of(cls, recipe: str, found: SiteScores) -> Self:
-        """The row of an assessment, to six decimals."""
+        """Return the scores of a site, to six decimals."""
         scores = {name: found.scores[name] for name in ("f1", "precision", "recall")}
         return cls(
             recipe=recipe,
@@ -244,7 +244,7 @@ class RecipeComparison(BaseModel):
 
 
 def reference_project(project: Project, best: Search) -> Project | None:
-    """The same project whose studies train the reference recipe, on one configuration, into a folder of their own.
+    """Return the project whose studies train the reference recipe, in a folder of their own.
 
     Args:
         project: whose params.yaml may name a reference.

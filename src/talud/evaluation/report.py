@@ -27,7 +27,7 @@ from talud.text import counted, html_environment
 
 @dataclass(frozen=True)
 class AreaFacts:
-    """What a reader must know of an area before its scores.
+    """Facts of an area that a reader needs before its scores.
 
     Attributes:
         dates: what happened or was acquired → when.
@@ -132,7 +132,7 @@ class Page:
 
     @property
     def compared(self) -> bool:
-        """Whether any band set is one of the study's image models."""
+        """True if any band set is one of the study's image models."""
         return _compared(self.results)
 
     @property
@@ -142,7 +142,7 @@ class Page:
         return f"this {partly}synthetic data" if self.synthetic else "this data"
 
     def facts(self, area: str) -> AreaFacts:
-        """The facts of an area."""
+        """Return the facts of an area."""
         return next(facts for facts in self.areas if facts.name == area)
 
     @property
@@ -163,7 +163,7 @@ class Page:
         )
 
     def scored(self, area: str) -> list[Result]:
-        """The band sets that have scores on an area."""
+        """Return the band sets that have scores on an area."""
         return [result for result in self.results if area in result.scores.areas]
 
 
@@ -172,7 +172,7 @@ def _compared(results: list[Result]) -> bool:
 
 
 def _last_first(project: Project) -> list[str]:
-    """The areas with transfer before gate before training: the reader wants the unseen basin first."""
+    """Return the areas, transfer before gate before training: the unseen basin comes first."""
     roles = ("transfer", "gate", "training")
     return [area for role in roles for area in project.params.areas_of(role)]
 
@@ -192,7 +192,7 @@ def write(project: Project) -> Path:
 
 
 def render(page: Page) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     environment = html_environment(
         "talud.evaluation",
         thousands=_thousands,
@@ -235,7 +235,7 @@ def _percent(share: float) -> str:
 
 
 def _short(value: float) -> str:
-    """A hyperparameter in few characters: 5e-4 rather than 0.0005."""
+    """Format a hyperparameter in few characters: 5e-4 rather than 0.0005."""
     if value >= 0.01:
         return f"{value:g}"
     digits, exponent = f"{value:e}".split("e")
@@ -247,7 +247,7 @@ def _css(colour: tuple[int, int, int, int]) -> str:
 
 
 def summary_sentences(results: Sequence[Result], transfer: Sequence[str]) -> list[str]:
-    """Which band set scores highest where, and what transfer costs; `transfer` names the labelled transfer areas."""
+    """Summarise the results in sentences; `transfer` names the labelled transfer areas."""
     said = _without_skill(results, transfer)
     said += ["On the test blocks of the training areas " + ranking({result.name: result.test.f1 for result in results})]
     for area in transfer:
@@ -281,7 +281,7 @@ def _lacks_skill(result: Result, area: str) -> bool:
 
 
 def study_sentences() -> list[str]:
-    """What follows from the counts that the study printed for its inference zone."""
+    """Summarise the counts that the study printed for its inference zone."""
     scores = {name: model.inference.f1 for name, model in IMAGE_MODELS.items()}
     falls = [model.fall for model in IMAGE_MODELS.values()]
     return [
@@ -304,7 +304,7 @@ def ranking(f1: Mapping[str, float]) -> str:
 
 
 def change(falls: Sequence[float], area: str) -> str:
-    """The loss of F1 between the test blocks and an area, over the band sets."""
+    """Describe the loss of F1 between the test blocks and an area, over the band sets."""
     low, high = round(100 * min(falls)), round(100 * max(falls))
     if high <= 0:
         return f"Transfer to {area} costs no F1: it is {_span(-high, -low)}% higher there than at home."
@@ -314,7 +314,7 @@ def change(falls: Sequence[float], area: str) -> str:
 
 
 def everything_sentence(counts: Confusion, area: str) -> str:
-    """What a map would score that calls every pixel a landslide."""
+    """Describe the F1 of a map that calls every pixel a landslide."""
     everything = Confusion(tp=counts.tp + counts.fn, fp=counts.fp + counts.tn)
     return f"A map that calls all of {area} a landslide has an F1 of {everything.f1:.3f}."
 
@@ -335,7 +335,7 @@ class Column:
 
     @property
     def median(self) -> float:
-        """Of their validation F1."""
+        """Median of the trials' validation F1."""
         return median(trial.scores["f1"] for trial in self.trials)
 
 
@@ -348,7 +348,7 @@ class Strip:
 
 
 def strips(trials: Trials) -> list[Strip]:
-    """A strip for each hyperparameter of which more than one value was tried."""
+    """Return a strip for each hyperparameter of which more than one value was tried."""
     made = []
     for choice, label in CHOICES.items():
         values = sorted({float(getattr(trial, choice)) for trial in trials.trials})

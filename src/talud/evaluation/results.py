@@ -1,4 +1,4 @@
-"""The results that lie in files: the score table of a band set, the trials of its study, its curves."""
+"""Results in files: the score table of a band set, the trials of its study, its curves."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class ScoreTable(BaseModel):
         return Assessment.total(scores.assessment for scores in self.test.values())
 
     def rows(self) -> list[tuple[str, Scores]]:
-        """Where was scored, for a reader, and the scores there."""
+        """Return the description of each place, and its scores."""
         test = [(f"{area}, test blocks", scores) for area, scores in self.test.items()]
         return test + [(f"{area}, {scores.role} map", scores) for area, scores in self.areas.items()]
 
@@ -217,7 +217,7 @@ class Trials(BaseModel):
 
     @property
     def hours(self) -> str:
-        """What all of them took, one after the other, in words."""
+        """Time that all trials took, one after the other, in words."""
         seconds = sum(trial.seconds for trial in self.trials)
         return duration(seconds)
 
@@ -278,7 +278,7 @@ class Result:
         return lack_of_skill(self.test if part == "test" else self.scores.areas[part].assessment.confusion)
 
     def fall(self, area: str) -> float:
-        """The part of the test blocks' F1 that is lost in an area; 0 where there was nothing to lose."""
+        """Return the share of the test blocks' F1 that is lost in an area; 0 if that F1 is 0."""
         home = self.test.f1
         return 1 - self.scores.areas[area].assessment.confusion.f1 / home if home else 0.0
 
@@ -306,7 +306,7 @@ def _read_curve(path: Path) -> list[dict[str, float]]:
 
 
 def read_table(model: type[_Model], path: Path, command: str) -> _Model:
-    """What a command wrote as JSON.
+    """Read a file that a command wrote as JSON.
 
     Raises:
         StudyError: it is missing or damaged.

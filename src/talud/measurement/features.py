@@ -1,4 +1,4 @@
-"""What a network's own features look like in an area, and a network whose features look in a new area as at home.
+"""Features of a network in an area, and their alignment to those of the training areas.
 
 Another light, another sensor, another season change what a network computes at every layer. Mean and variance of each
 band that they change are made, by the constants that scale it, what they were at home; and after each convolution mean
@@ -47,7 +47,7 @@ class Features:
     variances: dict[str, Floats]
 
     def between(self, other: Features, strength: float) -> Features:
-        """A share of the way from these to others."""
+        """Interpolate between these features and others by a share."""
 
         def on_the_way(here: dict[str, Floats], there: dict[str, Floats]) -> dict[str, Floats]:
             return {name: (1 - strength) * here[name] + strength * there[name] for name in here}
@@ -55,7 +55,7 @@ class Features:
         return Features(self.side, on_the_way(self.means, other.means), on_the_way(self.variances, other.variances))
 
     def to_metadata(self) -> dict[str, str]:
-        """The metadata entry of a model file that holds them, in float32."""
+        """Return the metadata entry of a model file, in float32."""
 
         def text(values: dict[str, Floats]) -> dict[str, str]:
             return {name: base64.b64encode(part.astype(_FORM).tobytes()).decode() for name, part in values.items()}
@@ -65,7 +65,7 @@ class Features:
 
     @classmethod
     def of(cls, graph: onnx.ModelProto) -> Self:
-        """Those that a model file holds of its training patches.
+        """Read the features of the training areas from a model file.
 
         Raises:
             ModelError: it holds none, or not those of its own convolutions.
@@ -95,14 +95,14 @@ class Features:
 
 
 def convolutions(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The convolutions of a network but the last, whose output is no feature, in order."""
+    """Return the convolutions of a network in order, without the last one."""
     return [node for node in graph.graph.node if node.op_type == "Conv"][:-1]
 
 
 def measured(
     graph: onnx.ModelProto, squares: Floats, like: Features | None = None, lit: Sequence[bool] = ()
 ) -> Features:
-    """What a network's features look like over some squares.
+    """Measure the features of a network over some squares.
 
     Args:
         graph: of a model file whose convolutions have a bias.
@@ -144,7 +144,7 @@ def measured(
 
 
 def aligned(graph: onnx.ModelProto, home: Features, there: Features, lit: Sequence[bool]) -> onnx.ModelProto:
-    """The network whose features are in a new area what they were at home.
+    """Align the features of a network in a new area to those of its training areas.
 
     Args:
         graph: of a model file.
@@ -184,7 +184,7 @@ def _of_bands(squares: Floats) -> tuple[Floats, Floats]:
 def _scaled(
     graph: onnx.ModelProto, home: Features, there: tuple[Floats, Floats], lit: Sequence[bool]
 ) -> onnx.ModelProto:
-    """The network that scales some bands of an area, of these means and variances, to what they were at home.
+    """Scale some bands of an area to their means and variances in the training areas.
 
     Of (x - mean) / deviation, in which x becomes (x - mean there) * gain + mean at home.
     """

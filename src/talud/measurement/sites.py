@@ -107,7 +107,7 @@ class Site:
 
     @property
     def labelled(self) -> bool:
-        """Whether the truth of any pixel is known."""
+        """True if the truth of any pixel is known."""
         with open_raster(self.mask) as mask:
             return any((mask.read(1, window=window) != UNKNOWN).any() for window in Grid.of(mask).windows(BLOCK))
 
