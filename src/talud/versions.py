@@ -58,14 +58,15 @@ def check_project(folder: Path) -> None:
     if root is None:
         return
     pipeline = _text(root / "dvc.yaml")
-    if "talud train" in pipeline and FILE not in pipeline:
+    reads = f"- {FILE}" in pipeline
+    if "talud train" in pipeline and not reads:
         warnings.warn(
             f"{root / 'dvc.yaml'}: is of an earlier talud and does not read {FILE}, so DVC cannot see what an upgrade "
             f"of talud changes; take the dvc.yaml of talud {version('talud')} and run talud versions",
             TaludWarning,
             stacklevel=2,
         )
-    elif (FILE in pipeline or (root / FILE).is_file()) and (trouble := _trouble(root / FILE)):
+    elif (reads or (root / FILE).is_file()) and (trouble := _trouble(root / FILE)):
         if "DVC_STAGE" in os.environ:
             raise ParamsError(f"{trouble}; run talud versions, then dvc repro")
         warnings.warn(
