@@ -30,7 +30,7 @@ from stack_files import grid_of, noise, write_stack
 from talud.engine.runtime import Model
 from talud.errors import SourceError
 from talud.mapping.reader import misfit
-from talud.serving import tiles
+from talud.serving import rasters, tiles
 from talud.serving.problems import Problem
 from talud.serving.raster_paths import check_directories
 from talud.serving.rasters import header
@@ -126,7 +126,7 @@ def test_the_list_follows_the_folder_and_opens_nothing_twice(
     other = write_stack(settings.data / "b.tif", noise(64, 64), grid=grid_of(64, 64, pixel=10))
 
     def listed() -> dict[str, tuple[str, ...]]:
-        return {one.href: one.fits for one in listed(settings, [("champion", contract)])[0]}
+        return {one.href: one.fits for one in rasters.listed(settings, [("champion", contract)])[0]}
 
     assert listed() == {"a.tif": ("champion",), "b.tif": ()}
     with monkeypatch.context() as patch:

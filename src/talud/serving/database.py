@@ -28,7 +28,6 @@ from sqlalchemy.orm import Session
 
 from talud.errors import OutputError, ParamsError
 from talud.files import writing
-from talud.serving import migrations
 from talud.text import first_line
 
 VERSION_TABLE = "talud_service_version"  # MLflow, too, keeps an alembic_version
@@ -116,7 +115,7 @@ def _migrate(engine: Engine, place: str) -> None:
     Raises:
         OutputError: it was made by a newer talud.
     """
-    scripts = ScriptDirectory(str(files(migrations)))
+    scripts = ScriptDirectory(str(files("talud.serving") / "migrations"))
     head = scripts.get_current_head()
     # SQLite's driver would begin a transaction too late, and end it too early.
     options = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "sqlite" else {}
@@ -132,7 +131,7 @@ def _migrate(engine: Engine, place: str) -> None:
         connection.rollback()
         connection.exec_driver_sql(_LOCK.get(engine.dialect.name, "SELECT 1"))
         config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", str(files(migrations)))
+        config.set_main_option("script_location", str(files("talud.serving") / "migrations"))
         config.set_main_option("path_separator", "os")
         command.upgrade(config, "head")
         connection.commit()

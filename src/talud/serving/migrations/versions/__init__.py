@@ -1,1 +1,0 @@
-"""The layouts of the service's database, in the order of their revisions."""
