@@ -58,7 +58,8 @@ export class Editing {
       });
     });
     draw.on('drawabort', () => announce(t().tooFew));
-    this.enter([draw], () => t().drawing, () => draw.finishDrawing(), button(() => t().removeLast, () => draw.removeLastPoint()), () => t().finish);
+    const removeLast = button(() => t().removeLast, () => draw.removeLastPoint());
+    this.enter([draw], () => t().drawing, () => draw.finishDrawing(), removeLast, () => t().finish);
   }
 
   edit(feature: Feature, done: (geometry: Geometry) => void): void {
@@ -89,7 +90,14 @@ export class Editing {
     this.enter([modify], () => t().editing, keep, removing, () => t().saveShape, () => feature.unset('hidden'));
   }
 
-  private enter(interactions: (Draw | Modify)[], hint: Words, finish: () => void, tool: HTMLElement, keep: Words, after = () => undefined as void): void {
+  private enter(
+    interactions: (Draw | Modify)[],
+    hint: Words,
+    finish: () => void,
+    tool: HTMLElement,
+    keep: Words,
+    after = () => undefined as void,
+  ): void {
     for (const interaction of interactions) this.map.addInteraction(interaction);
     this.finishing = finish;
     this.leaving = () => {

@@ -71,7 +71,8 @@ export class JobMapView {
   /** The polygon at a pixel of the map; the smallest where several lie there. */
   polygonAt(pixel: number[]): Feature | null {
     const polygons = this.layers.find('polygons');
-    const found = this.map.getFeaturesAtPixel(pixel, { layerFilter: (layer) => layer === polygons, hitTolerance: HIT_PIXELS }) as Feature[];
+    const options = { layerFilter: (layer: unknown) => layer === polygons, hitTolerance: HIT_PIXELS };
+    const found = this.map.getFeaturesAtPixel(pixel, options) as Feature[];
     return found.sort((a, b) => Number(a.get('area_m2')) - Number(b.get('area_m2')))[0] ?? null;
   }
 

@@ -116,7 +116,16 @@ export class JobList {
         'div',
         { class: 'actions' },
         job.status === 'successful'
-          ? h('a', { class: 'button primary', href: `#/jobs/${job.jobID}`, id: `open-${job.jobID}`, 'aria-label': t().openMap(name) }, t().open)
+          ? h(
+              'a',
+              {
+                class: 'button primary',
+                href: `#/jobs/${job.jobID}`,
+                id: `open-${job.jobID}`,
+                'aria-label': t().openMap(name),
+              },
+              t().open,
+            )
           : null,
         button(alive(job) ? t().stop : t().remove, () => void this.dismiss(job), {
           id: `dismiss-${job.jobID}`,

@@ -1,15 +1,102 @@
 /** The panel of the layers: which are shown and how strongly, the threshold, what is not mapped, other maps, files. */
 
-import { results, type Job, type NotMapped } from './api';
-import { fill, h } from './dom';
+import { jobs, results, type Job, type NotMapped } from './api';
+import { button, fill, h } from './dom';
 import { failure } from './failure';
+import type { JobState } from './jobstate';
 import { t } from './language';
 import type { Layer } from './layers';
 import { rasterName } from './names';
 import { area, moment, number } from './quantities';
+import { ThresholdSlider } from './thresholdslider';
+
+const MOST_JOBS = 200;
+
+type LayerChange = (name: string, visible: boolean, opacity: number) => void;
+
+export class LayerPanel {
+  readonly element: HTMLElement;
+  private readonly again: HTMLButtonElement;
+  private readonly notMapped = h('div', {}, h('p', { class: 'soft' }, () => t().loading));
+  private readonly compare = h('div');
+  private readonly files = h('div');
+
+  /** `mapAgain` requests a map at the threshold of the slider. */
+  constructor(
+    private readonly state: JobState,
+    private readonly signal: AbortSignal,
+    mapAgain: () => void,
+  ) {
+    const { main, second } = state;
+    const label = () => (second ? t().leftThreshold : t().mapThreshold);
+    const moved = (threshold: number) => state.setThreshold(threshold);
+    const slider = new ThresholdSlider('map-threshold', label, main.facts.threshold, moved);
+    this.again = button(() => this.againWords(), mapAgain, { id: 'map-again' });
+    this.element = h(
+      'section',
+      { class: 'panel layer-panel', 'aria-labelledby': 'layers-title' },
+      h('h2', { id: 'layers-title' }, () => t().layers),
+      layerRows(main.layers.all, (name, visible, opacity) => state.setLayer(name, visible, opacity)),
+      slider.element,
+      second ? secondSlider(state).element : null,
+      h('p', { class: 'soft' }, () => t().sliderNote(number(main.facts.threshold, 2))),
+      state.mayReview ? this.again : null,
+      h('h3', {}, () => t().notMapped),
+      this.notMapped,
+      h('h3', {}, () => t().compare),
+      this.compare,
+      h('h3', {}, () => t().files),
+      this.files,
+    );
+    state.onChange(() => this.show());
+  }
+
+  show(): void {
+    this.again.hidden = !this.state.thresholdMoved;
+    this.again.textContent = this.againWords();
+  }
+
+  /** Requests what the panel lists: unmapped areas, other maps, files. */
+  async load(): Promise<void> {
+    await Promise.all([this.showNotMapped(), this.showCompare(), showFiles(this.state.main.job.jobID, this.files)]);
+  }
+
+  private againWords(): string {
+    return t().mapAgain(number(this.state.threshold, 2));
+  }
+
+  private async showNotMapped(): Promise<void> {
+    try {
+      const [areas] = await Promise.all(this.state.maps.map((map) => map.loadNotMapped()));
+      fill(this.notMapped, notMappedFacts(areas!));
+    } catch (error) {
+      fill(this.notMapped, failure(() => t().notMappedFailed, error, () => void this.showNotMapped()));
+    }
+  }
+
+  private async showCompare(): Promise<void> {
+    const { job } = this.state.main;
+    const comparable = (one: Job) =>
+      one.status === 'successful' && one.jobID !== job.jobID && one.inputs.raster === job.inputs.raster;
+    try {
+      const { jobs: all } = await jobs(MOST_JOBS, this.signal);
+      const other = this.state.second?.job.jobID ?? null;
+      fill(this.compare, compareChoice(job.jobID, all.filter(comparable), other));
+    } catch (error) {
+      if (this.signal.aborted) return;
+      fill(this.compare, failure(() => t().compare, error, () => void this.showCompare()));
+    }
+  }
+}
+
+function secondSlider({ second }: JobState): ThresholdSlider {
+  const { facts, layers } = second!;
+  const moved = (threshold: number) => layers.setThreshold(threshold);
+  return new ThresholdSlider('second-threshold', () => t().rightThreshold, facts.threshold, moved);
+}
 
 /** One row for each layer: a box to show it, a slider to fade it. */
-export function layerRows(layers: Layer[], changed: (name: string, visible: boolean, opacity: number) => void): HTMLElement {
+function layerRows(layers: Layer[], changed: LayerChange): HTMLElement {
   const rows = layers.map(({ name, layer }) => {
     const id = `layer-${name}`;
     const words = () => t().layer[name] ?? name;
@@ -35,21 +122,24 @@ export function layerRows(layers: Layer[], changed: (name: string, visible: bool
 }
 
 /** How much is not mapped, and why. */
-export function notMappedFacts(areas: NotMapped): HTMLElement {
+function notMappedFacts(areas: NotMapped): HTMLElement {
   const byReason = new Map<string, number>();
-  for (const { properties } of areas.features) byReason.set(properties.reason, (byReason.get(properties.reason) ?? 0) + properties.area_m2);
+  for (const { properties: { reason, area_m2: size } } of areas.features) {
+    byReason.set(reason, (byReason.get(reason) ?? 0) + size);
+  }
   if (!byReason.size) return h('p', { class: 'soft' }, () => t().notMappedNothing);
   const all = [...byReason.values()].reduce((sum, one) => sum + one, 0);
+  const largest = [...byReason].sort((a, b) => b[1] - a[1]);
   return h(
     'div',
     {},
     h('p', {}, () => t().notMappedSome(area(all))),
-    h('ul', {}, ...[...byReason].sort((a, b) => b[1] - a[1]).map(([reason, size]) => h('li', {}, () => `${t().reason(reason)}: ${area(size)}`))),
+    h('ul', {}, ...largest.map(([reason, size]) => h('li', {}, () => `${t().reason(reason)}: ${area(size)}`))),
   );
 }
 
 /** The maps of the same raster that this one can be compared with. */
-export function compareChoice(id: string, others: Job[], other: string | null): HTMLElement {
+function compareChoice(id: string, others: Job[], other: string | null): HTMLElement {
   if (!others.length) return h('p', { class: 'soft' }, () => t().compareNone);
   const go = () => {
     location.hash = choice.value ? `#/jobs/${id}/compare/${choice.value}` : `#/jobs/${id}`;
@@ -58,7 +148,8 @@ export function compareChoice(id: string, others: Job[], other: string | null): 
   for (const job of others) {
     const words = () => {
       const { model, version, threshold } = job.inputs;
-      return [t().jobModel(model, version), threshold === null ? null : number(threshold, 2), moment(job.created)].filter((part) => part !== null).join(' · ');
+      const parts = [t().jobModel(model, version), threshold === null ? null : number(threshold, 2), moment(job.created)];
+      return parts.filter((part) => part !== null).join(' · ');
     };
     choice.append(h('option', { value: job.jobID, selected: job.jobID === other }, words));
   }
@@ -66,7 +157,7 @@ export function compareChoice(id: string, others: Job[], other: string | null): 
 }
 
 /** The files of a map, to be downloaded. */
-export async function showFiles(id: string, place: HTMLElement): Promise<void> {
+async function showFiles(id: string, place: HTMLElement): Promise<void> {
   try {
     const files = Object.entries(await results(id));
     const entry = ([name, { href }]: (typeof files)[number]) =>

@@ -42,7 +42,9 @@ export class Legend {
 }
 
 function list(entries: (readonly [mark: HTMLElement, words: string, term?: string])[]): HTMLElement {
-  return h('ul', {}, ...entries.map(([mark, words, term]) => h('li', {}, mark, h('span', {}, words, term ? h('span', { class: 'soft' }, ` (${term})`) : null))));
+  const entry = ([mark, words, term]: (typeof entries)[number]) =>
+    h('li', {}, mark, h('span', {}, words, term ? h('span', { class: 'soft' }, ` (${term})`) : null));
+  return h('ul', {}, ...entries.map(entry));
 }
 
 function swatch(colour: Colour): HTMLElement {

@@ -26,12 +26,19 @@ function header(session: Session | null): HTMLElement {
   });
   fill(choose, h('option', { value: 'en', lang: 'en' }, 'English'), h('option', { value: 'es', lang: 'es' }, 'Español'));
   choose.value = language();
+  const help = button('?', openHelp, { class: 'button plain round', 'aria-label': () => t().helpKey });
   return h(
     'header',
     { class: 'header' },
     h('a', { class: 'skip', href: '#content', on: { click: skip } }, () => t().skip),
-    h('a', { class: 'brand', href: '#/' }, h('img', { src: './icon.svg', alt: '', width: 24, height: 24 }), h('strong', {}, 'talud'), h('span', { class: 'brand-title' }, () => t().title)),
-    h('div', { class: 'header-tools' }, session && account(session), choose, button('?', openHelp, { class: 'button plain round', 'aria-label': () => t().helpKey })),
+    h(
+      'a',
+      { class: 'brand', href: '#/' },
+      h('img', { src: './icon.svg', alt: '', width: 24, height: 24 }),
+      h('strong', {}, 'talud'),
+      h('span', { class: 'brand-title' }, () => t().title),
+    ),
+    h('div', { class: 'header-tools' }, session && account(session), choose, help),
   );
 }
 

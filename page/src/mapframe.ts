@@ -35,7 +35,13 @@ export class MapFrame {
       'div',
       { class: 'map-frame' },
       this.target,
-      h('div', { class: 'map-tools' }, tool(() => t().zoomIn, '+', zoom(1)), tool(() => t().zoomOut, '−', zoom(-1)), tool(() => t().whole, '⤢', () => this.fit())),
+      h(
+        'div',
+        { class: 'map-tools' },
+        tool(() => t().zoomIn, '+', zoom(1)),
+        tool(() => t().zoomOut, '−', zoom(-1)),
+        tool(() => t().whole, '⤢', () => this.fit()),
+      ),
     );
   }
 

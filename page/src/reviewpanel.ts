@@ -50,7 +50,8 @@ export class ReviewPanel {
       made.append(h('kbd', { 'aria-hidden': 'true' }, letter));
       return made;
     };
-    const goOn = h('input', { type: 'checkbox', id: 'go-on', checked: goesOn(), on: { change: () => localStorage.setItem(GO_ON, goOn.checked ? 'on' : 'off') } });
+    const remember = () => localStorage.setItem(GO_ON, goOn.checked ? 'on' : 'off');
+    const goOn = h('input', { type: 'checkbox', id: 'go-on', checked: goesOn(), on: { change: remember } });
     this.accept = key(() => t().accept, 'a', acts.accept, 'primary');
     this.reject = key(() => t().reject, 'r', acts.reject);
     const edit = key(() => t().edit, 'e', acts.edit);
@@ -99,7 +100,9 @@ export class ReviewPanel {
     if (!this.review.loaded) fill(this.counts, h('p', { class: 'soft' }, t().loading));
     else fill(
       this.counts,
-      all === 0 ? h('p', { class: 'soft' }, t().noPolygons) : h('progress', { max: all, value: all - unreviewed, 'aria-label': t().reviewed }),
+      all === 0
+        ? h('p', { class: 'soft' }, t().noPolygons)
+        : h('progress', { max: all, value: all - unreviewed, 'aria-label': t().reviewed }),
       h('p', { class: 'soft' }, t().reviewedOf(all - unreviewed, all)),
       h(
         'dl',
@@ -178,10 +181,11 @@ function described(feature: Feature): HTMLElement[] {
     [t().meanSlope, facts.mean_slope_degrees == null ? null : `${number(facts.mean_slope_degrees, 1)}°`],
     [t().origin, origin],
   ];
+  const known = entries.filter(([, value]) => value !== null);
   const { reviewed_by: name, reviewed_at: when } = facts;
   return [
     h('h3', {}, t().selected),
-    h('dl', { class: 'facts' }, ...entries.filter(([, value]) => value !== null).map(([words, value]) => h('div', {}, h('dt', {}, words), h('dd', {}, value)))),
+    h('dl', { class: 'facts' }, ...known.map(([words, value]) => h('div', {}, h('dt', {}, words), h('dd', {}, value)))),
     ...(name && when ? [h('p', { class: 'soft' }, t().by(name, moment(when)))] : []),
   ];
 }

@@ -141,13 +141,14 @@ export class StartForm {
     if (!raster) return fill(this.model);
     const fitting = this.models.filter((model) => fits(model, raster));
     const others = this.models.filter((model) => !fits(model, raster));
+    const choice = (model: Model) => h('option', { value: address(model) }, titled(model));
+    const refused = (model: Model) =>
+      h('option', { value: address(model), disabled: true }, `${titled(model)}${wanting(model, raster)}`);
     fill(
       this.model,
       fitting.length ? h('option', { value: AUTO }, t().auto) : h('option', { value: '' }, t().noModel),
-      fitting.length ? h('optgroup', { label: t().fitting }, ...fitting.map((model) => h('option', { value: address(model) }, titled(model)))) : null,
-      others.length
-        ? h('optgroup', { label: t().notFitting }, ...others.map((model) => h('option', { value: address(model), disabled: true }, `${titled(model)}${wanting(model, raster)}`)))
-        : null,
+      fitting.length ? h('optgroup', { label: t().fitting }, ...fitting.map(choice)) : null,
+      others.length ? h('optgroup', { label: t().notFitting }, ...others.map(refused)) : null,
     );
     this.submit.disabled = !fitting.length;
   }

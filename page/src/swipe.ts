@@ -16,7 +16,15 @@ export class Swipe {
   ) {
     this.handle = h(
       'div',
-      { class: 'swipe', role: 'slider', tabindex: 0, 'aria-label': () => t().divider, 'aria-orientation': 'horizontal', 'aria-valuemin': 0, 'aria-valuemax': 100 },
+      {
+        class: 'swipe',
+        role: 'slider',
+        tabindex: 0,
+        'aria-label': () => t().divider,
+        'aria-orientation': 'horizontal',
+        'aria-valuemin': 0,
+        'aria-valuemax': 100,
+      },
       h('span', { class: 'grip', 'aria-hidden': 'true' }, '⇔'),
     );
     this.handle.addEventListener('pointerdown', (event) => this.handle.setPointerCapture(event.pointerId));
@@ -26,7 +34,14 @@ export class Swipe {
       this.set(((event.clientX - left) / width) * 100);
     });
     this.handle.addEventListener('keydown', (event) => {
-      const to = { ArrowLeft: this.share - STEP, ArrowRight: this.share + STEP, PageDown: this.share - 5 * STEP, PageUp: this.share + 5 * STEP, Home: 0, End: 100 }[event.key];
+      const to = {
+        ArrowLeft: this.share - STEP,
+        ArrowRight: this.share + STEP,
+        PageDown: this.share - 5 * STEP,
+        PageUp: this.share + 5 * STEP,
+        Home: 0,
+        End: 100,
+      }[event.key];
       if (to === undefined) return;
       event.preventDefault();
       this.set(to);

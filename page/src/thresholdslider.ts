@@ -20,10 +20,19 @@ export class ThresholdSlider {
     private readonly changed: (threshold: number) => void,
   ) {
     this.value = own;
-    this.slider = h('input', { type: 'range', id, min: STEP, max: 1 - STEP, step: STEP, value: own.toFixed(2), on: { input: () => this.set(this.slider.valueAsNumber) } });
+    this.slider = h('input', {
+      type: 'range',
+      id,
+      min: STEP,
+      max: 1 - STEP,
+      step: STEP,
+      value: own.toFixed(2),
+      on: { input: () => this.set(this.slider.valueAsNumber) },
+    });
     this.shown = h('output', { for: id });
     this.back = button(() => t().modelThreshold(number(own, 2)), () => this.set(own));
-    this.element = h('div', { class: 'threshold' }, h('div', { class: 'row' }, h('label', { for: id }, label), this.shown), this.slider, this.back);
+    const row = h('div', { class: 'row' }, h('label', { for: id }, label), this.shown);
+    this.element = h('div', { class: 'threshold' }, row, this.slider, this.back);
     speak(this.element, () => this.show());
   }
 

@@ -48,11 +48,13 @@ export const en = {
   lacks: (bands: string) => `lacks ${bands}`,
   noModel: 'No registered model fits this raster.',
   modelBands: (bands: string) => `Reads ${bands}.`,
-  modelScores: (f1: string, precision: string, recall: string) => `On its validation blocks: F1 ${f1}, precision ${precision}, recall ${recall}.`,
+  modelScores: (f1: string, precision: string, recall: string) =>
+    `On its validation blocks: F1 ${f1}, precision ${precision}, recall ${recall}.`,
   modelTrained: (areas: string) => `Trained on ${areas}.`,
   more: 'Threshold, minimum area, bands',
   threshold: 'Threshold',
-  thresholdHint: (threshold: string | null) => threshold === null ? 'Between 0 and 1; empty: the model’s own.' : `Between 0 and 1; empty: the model’s own, ${threshold}.`,
+  thresholdHint: (threshold: string | null) =>
+    threshold === null ? 'Between 0 and 1; empty: the model’s own.' : `Between 0 and 1; empty: the model’s own, ${threshold}.`,
   minimumArea: 'Minimum area of a polygon (m²)',
   useBands: 'Use only these bands',
   useBandsHint: 'All are used unless you take some away.',
@@ -198,7 +200,14 @@ export const en = {
   savedVerdict: (verdict: string, left: number) => `${verdict}. ${left} unreviewed.`,
   unsaved: (n: number) => `${many(n, 'change was', 'changes were')} not saved`,
   unsavedOf: (what: string, area: string, why: string) => `${what}, ${area}: ${why}`,
-  change: { accepted: 'Accepted', rejected: 'Rejected', unreviewed: 'Verdict undone', shape: 'Redrawn', drawn: 'Drawn', removed: 'Removed' },
+  change: {
+    accepted: 'Accepted',
+    rejected: 'Rejected',
+    unreviewed: 'Verdict undone',
+    shape: 'Redrawn',
+    drawn: 'Drawn',
+    removed: 'Removed',
+  },
   discard: 'Discard',
   againAll: 'Try all again',
   leaveTitle: 'Leave with unsaved changes?',
@@ -216,8 +225,14 @@ export const en = {
   saveShape: 'Save outline',
   tooFew: 'A polygon needs at least three corners.',
   exportReview: 'Export the review',
-  exportNote: (unreviewed: number) => unreviewed === 0 ? 'All polygons are reviewed.' : `${many(unreviewed, 'unreviewed polygon is', 'unreviewed polygons are')} left out.`,
-  exported: (unreviewed: number) => unreviewed === 0 ? 'review.gpkg was downloaded; nothing was left out.' : `review.gpkg was downloaded; ${many(unreviewed, 'unreviewed polygon was', 'unreviewed polygons were')} left out.`,
+  exportNote: (unreviewed: number) =>
+    unreviewed === 0
+      ? 'All polygons are reviewed.'
+      : `${many(unreviewed, 'unreviewed polygon is', 'unreviewed polygons are')} left out.`,
+  exported: (unreviewed: number) =>
+    unreviewed === 0
+      ? 'review.gpkg was downloaded; nothing was left out.'
+      : `review.gpkg was downloaded; ${many(unreviewed, 'unreviewed polygon was', 'unreviewed polygons were')} left out.`,
   exportFailed: 'The review could not be exported',
   exportUnsaved: 'Some changes are not saved. Save or discard them first.',
 

@@ -51,7 +51,8 @@ export const es: Messages = {
   modelTrained: (areas) => `Entrenado con ${areas}.`,
   more: 'Umbral, área mínima, bandas',
   threshold: 'Umbral',
-  thresholdHint: (threshold) => threshold === null ? 'Entre 0 y 1; vacío: el del modelo.' : `Entre 0 y 1; vacío: el del modelo, ${threshold}.`,
+  thresholdHint: (threshold) =>
+    threshold === null ? 'Entre 0 y 1; vacío: el del modelo.' : `Entre 0 y 1; vacío: el del modelo, ${threshold}.`,
   minimumArea: 'Área mínima de un polígono (m²)',
   useBands: 'Usar solo estas bandas',
   useBandsHint: 'Se usan todas, salvo las que quite.',
@@ -198,7 +199,14 @@ export const es: Messages = {
   savedVerdict: (verdict, left) => `${verdict}. Quedan ${left} sin revisar.`,
   unsaved: (n) => `${many(n, 'cambio no se guardó', 'cambios no se guardaron')}`,
   unsavedOf: (what, area, why) => `${what}, ${area}: ${why}`,
-  change: { accepted: 'Aceptado', rejected: 'Rechazado', unreviewed: 'Veredicto deshecho', shape: 'Redibujado', drawn: 'Dibujado', removed: 'Quitado' },
+  change: {
+    accepted: 'Aceptado',
+    rejected: 'Rechazado',
+    unreviewed: 'Veredicto deshecho',
+    shape: 'Redibujado',
+    drawn: 'Dibujado',
+    removed: 'Quitado',
+  },
   discard: 'Descartar',
   againAll: 'Reintentar todo',
   leaveTitle: '¿Salir con cambios sin guardar?',
@@ -216,8 +224,14 @@ export const es: Messages = {
   saveShape: 'Guardar contorno',
   tooFew: 'Un polígono necesita al menos tres vértices.',
   exportReview: 'Exportar la revisión',
-  exportNote: (unreviewed) => unreviewed === 0 ? 'Todos los polígonos están revisados.' : `${many(unreviewed, 'polígono sin revisar queda', 'polígonos sin revisar quedan')} fuera.`,
-  exported: (unreviewed) => unreviewed === 0 ? 'Se descargó review.gpkg; no quedó nada fuera.' : `Se descargó review.gpkg; ${many(unreviewed, 'polígono sin revisar quedó', 'polígonos sin revisar quedaron')} fuera.`,
+  exportNote: (unreviewed) =>
+    unreviewed === 0
+      ? 'Todos los polígonos están revisados.'
+      : `${many(unreviewed, 'polígono sin revisar queda', 'polígonos sin revisar quedan')} fuera.`,
+  exported: (unreviewed) =>
+    unreviewed === 0
+      ? 'Se descargó review.gpkg; no quedó nada fuera.'
+      : `Se descargó review.gpkg; ${many(unreviewed, 'polígono sin revisar quedó', 'polígonos sin revisar quedaron')} fuera.`,
   exportFailed: 'No se pudo exportar la revisión',
   exportUnsaved: 'Hay cambios sin guardar. Guárdelos o descártelos primero.',
 
