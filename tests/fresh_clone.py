@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
+from importlib.metadata import distribution
+from importlib.util import cache_from_source
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).resolve().parent.parent
+SITE_PACKAGES = Path(f"python{sys.version_info.major}.{sys.version_info.minor}") / "site-packages"
 
 
 def clone(folder: Path) -> Path:
@@ -30,6 +37,61 @@ def clone(folder: Path) -> Path:
         else:
             (folder / name).unlink(missing_ok=True)
     return folder
+
+
+def requirements(name: str, extra: str = "") -> set[str]:
+    """Return the names of all distributions that a distribution with an extra needs, as installed here."""
+    found: set[str] = set()
+    pending = [(name, extra)]
+    seen = set(pending)
+    while pending:
+        name, extra = pending.pop()
+        for text in distribution(name).requires or []:
+            requirement = Requirement(text)
+            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            needed = canonicalize_name(requirement.name)
+            found.add(needed)
+            new = {(needed, one) for one in ("", *requirement.extras)} - seen
+            seen |= new
+            pending += new
+    return found
+
+
+def link(names: set[str], venv: Path) -> None:
+    """Put distributions of this environment into another one, as hard links where the file system can.
+
+    An installer that then replaces one of them in the other environment leaves this one as it is.
+    """
+    for name in names:
+        for file in distribution(name).files or []:
+            source, target = Path(file.locate()), Path(os.path.normpath(venv / "lib" / SITE_PACKAGES / file))
+            if target.parent == venv / "bin":
+                _write_program(source, target, venv)
+                continue
+            _link(source, target)
+            if file.suffix == ".py":  # an installer lists compiled modules only where it compiles them itself
+                compiled = Path(cache_from_source(str(source)))
+                _link(compiled, target.parent / compiled.parent.name / compiled.name)
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists() or not source.is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _write_program(source: Path, target: Path, venv: Path) -> None:
+    """Copy a program; a script gets the other environment's Python."""
+    content = source.read_bytes()
+    if content.startswith(b"#!") and b"python" in content.split(b"\n", 1)[0]:
+        content = f"#!{venv / 'bin/python'}\n".encode() + content.split(b"\n", 1)[1]
+    target.write_bytes(content)
+    target.chmod(0o755)
 
 
 @dataclass(frozen=True)
