@@ -10,11 +10,12 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-TIMEOUT_SECONDS = 30  # for one command
+TIMEOUT_SECONDS = 120  # for one command; the first one of a process imports everything
 LONGEST_ERROR = 1500  # characters
 
 
@@ -23,10 +24,12 @@ class Worker:
 
     Attributes:
         folder: the working folder of commands that name no other.
+        environment: variables that the process has beside those of the tests.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self.environment = environment or {}
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(self, *arguments: str, folder: Path | None = None) -> tuple[int, str, str]:
@@ -58,7 +61,9 @@ class Worker:
         (requests, to), (of, answers) = os.pipe(), os.pipe()
         program = Path(__file__).with_name("hostile_worker.py")
         command = [sys.executable, program, str(requests), str(answers)]
-        self.process = subprocess.Popen(command, cwd=self.folder, pass_fds=(requests, answers))
+        self.process = subprocess.Popen(
+            command, cwd=self.folder, env=os.environ | self.environment, pass_fds=(requests, answers)
+        )
         os.close(requests)
         os.close(answers)
         self.requests, self.answers = os.fdopen(to, "w"), os.fdopen(of)
