@@ -11,7 +11,9 @@ import numpy as np
 import pandas
 import pyogrio
 
+from talud.data.inventory import layer_of
 from talud.errors import SourceError
+from talud.vector import open_vector
 
 GEOMETRY = "geometry"  # the name of the polygons' column in a frame, which no attribute can have
 _SHAPEFILE_NAME = 10  # characters of a column's name, at most
@@ -39,6 +41,16 @@ def read_frame(path: Path, layer: str) -> pandas.DataFrame:
         elif kind.kind == "O" and not isinstance(frame[column].array, geopandas.array.GeometryArray):
             frame[column] = frame[column].map(_plain)
     return frame
+
+
+def key_and_geometry(path: Path) -> dict[str, str]:
+    """Return the names of a GeoPackage layer's key and geometry columns.
+
+    They are creation options of OGR.
+    """
+    with open_vector(path) as whole:
+        info = pyogrio.read_info(whole, layer=layer_of(path, "inventory"))
+    return {"FID": str(info["fid_column"] or "fid"), "GEOMETRY_NAME": str(info["geometry_name"] or "geom")}
 
 
 def fitted(

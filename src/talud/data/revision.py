@@ -118,7 +118,7 @@ def revise(project: Project, name: str, edits: Path) -> Revision:
     corrected, valid = _read(edits, area.inventory_filter)
     filtered, corrected = int((~valid).sum()), corrected[valid]
     corrected, mended = _mended(edits, corrected)
-    reserved = () if path.suffix.lower() != ".gpkg" else _layer_columns(path).values()
+    reserved = () if path.suffix.lower() != ".gpkg" else columns.key_and_geometry(path).values()
     corrected, renamed = columns.fitted(edits, corrected, current, path.suffix.lower(), reserved)
     corrected = corrected.to_crs(current.crs)
     inside, here = _touching(corrected, grid), counts & _touching(current, grid)
@@ -214,16 +214,6 @@ def _refuse(path: Path, numbers: Sequence[int], why: str) -> None:
         raise SourceError(
             f"{path}: feature{'s' if len(numbers) > 1 else ''} {named}{more}: {why}; nothing was imported"
         )
-
-
-def _layer_columns(path: Path) -> dict[str, str]:
-    """Return the names of a GeoPackage layer's key and geometry columns.
-
-    They are creation options of OGR.
-    """
-    with open_vector(path) as whole:
-        info = pyogrio.read_info(whole, layer=layer_of(path, "inventory"))
-    return {"FID": str(info["fid_column"] or "fid"), "GEOMETRY_NAME": str(info["geometry_name"] or "geom")}
 
 
 def _ground(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.object_]:
@@ -354,7 +344,7 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
             shutil.copyfile(whole, made)
         merge_pending_edits(made)
         kind = str(pyogrio.read_info(plain_path(made), layer=layer)["geometry_type"]).removesuffix(" Z")
-        options |= _layer_columns(made)
+        options |= columns.key_and_geometry(made)
         single = kind == "Polygon" and (frame.geom_type == "Polygon").all()
         polygons = {"geometry_type": "Polygon" if single else "MultiPolygon", "promote_to_multi": not single}
         options |= polygons if kind.endswith("Polygon") else {"geometry_type": "Unknown"}
