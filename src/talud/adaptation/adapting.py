@@ -55,7 +55,9 @@ class Adapted:
 
 
 def adapt(model: Model, raster: str | Path, area: str | None = None, strength: float | None = None) -> Adapted:
-    """Make the features of a model in an area, from its raster alone, like those of its training areas; no label.
+    """Align the features of a model in an area to those of its training areas.
+
+    It needs the raster of the area, and no label.
 
     Mean and variance of each optical and SAR band over squares of the raster, and of each channel after each
     convolution, become those that the file holds of the training areas (see `features`). What the raster says to lie
@@ -108,7 +110,7 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
 
 
 def _adaptable(model: Model) -> tuple[onnx.ModelProto, Features]:
-    """A model's graph, and the features of its training areas.
+    """Return the graph of a model, and the features of its training areas.
 
     Raises:
         ModelError: it cannot be adapted.
@@ -131,7 +133,7 @@ def _adaptable(model: Model) -> tuple[onnx.ModelProto, Features]:
 
 
 def _sample(stack: StackReader, side: int, lit: Sequence[bool], raster: str | Path) -> NDArray[np.float32]:
-    """Squares of a raster, as large as those that the features of home were measured on, or its patches.
+    """Return squares of a raster, as large as those of the training areas, or its patches.
 
     Those that look unlike most, in a band that light changes, are left out: cloud of which the raster does not tell.
 
@@ -154,7 +156,10 @@ def _sample(stack: StackReader, side: int, lit: Sequence[bool], raster: str | Pa
 
 
 def _typical(sample: NDArray[np.float32], lit: Sequence[bool]) -> NDArray[np.float32]:
-    """The squares whose mean is near the median of all, in each of some bands; of a third, the median is no victim."""
+    """Drop outlier squares: keep those whose band means lie near the median.
+
+    The distance is limited to `FARTHEST` deviations, estimated from the median distance.
+    """
     valid: NDArray[np.bool_] = np.isfinite(sample[:, np.array(lit, bool)])
     sample = sample[np.all(valid.any(axis=(2, 3)), axis=1)]  # no band is invalid throughout
     if not len(sample):
@@ -166,13 +171,13 @@ def _typical(sample: NDArray[np.float32], lit: Sequence[bool]) -> NDArray[np.flo
 
 
 def _chosen(tried: Sequence[_Moved], before: float) -> _Moved | None:
-    """The first that agrees better with itself than before, or else that does not agree worse than chance has it."""
+    """Return the first that agrees better with itself; else the first not worse beyond noise."""
     return next((one for least in (before, before - NOISE) for one in tried if one.agreement > least), None)
 
 
 @dataclass(frozen=True)
 class _Moved:
-    """A network whose features were moved so much of the way, and how far it agrees with itself on some squares."""
+    """Network with features moved by a strength, and its agreement with itself."""
 
     strength: float
     graph: onnx.ModelProto
@@ -190,7 +195,7 @@ def _moved(model: Model, graph: onnx.ModelProto, strength: float, sample: NDArra
 
 
 def agreement(model: Model, squares: NDArray[np.float32]) -> float:
-    """The mean correlation of a model's map with the seven that it makes of the same squares turned and mirrored.
+    """Return the mean correlation of a map with the seven of the squares turned and mirrored.
 
     Args:
         model: to run, at its own threshold.
@@ -214,7 +219,7 @@ def agreement(model: Model, squares: NDArray[np.float32]) -> float:
 
 
 def _landslides(model: Model, square: NDArray[np.float32]) -> Iterator[NDArray[np.bool_]]:
-    """Where a model maps landslides in a square, by each of the eight ways in which it can lie, as it is first."""
+    """Yield the landslide mask of a square under each of the eight symmetries."""
     for symmetry in SYMMETRIES:
         probability = model.probability(np.ascontiguousarray(symmetry.turned(square)))
         yield symmetry.turned_back(probability) >= model.contract.measured.threshold

@@ -32,7 +32,7 @@ _BATCH = 16
 
 
 def quantized(model: onnx.ModelProto, patches: NDArray[np.float32]) -> onnx.ModelProto:
-    """The 8-bit form of a model; the same bytes for the same patches.
+    """Return the 8-bit form of a model; the same bytes for the same patches.
 
     Args:
         model: of `talud train`, float32; it is left as it is.
@@ -61,7 +61,7 @@ def quantized(model: onnx.ModelProto, patches: NDArray[np.float32]) -> onnx.Mode
 
 
 def _first_layers(graph: onnx.GraphProto) -> list[str]:
-    """The names of the nodes up to the first convolution and its activation."""
+    """Return the names of the nodes up to the first convolution and its activation."""
     names: list[str] = []
     for node in graph.node:
         names.append(node.name)
@@ -71,7 +71,7 @@ def _first_layers(graph: onnx.GraphProto) -> list[str]:
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
-    """Hands out the patches as ONNX Runtime's calibration asks for them."""
+    """Calibration patches in batches, as ONNX Runtime reads them."""
 
     def __init__(self, name: str, patches: NDArray[np.float32]) -> None:
         self._batches: Iterator[dict[str, NDArray[np.float32]]] = (
@@ -79,12 +79,12 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
         )
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """The next batch by the input's name; None at the end."""
+        """Return the next batch by the input's name; None at the end."""
         return next(self._batches, None)
 
 
 def halved(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The half-precision form of a model of `talud train`, which is left as it is."""
+    """Return the half-precision form of a model of `talud train`."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -109,7 +109,7 @@ def halved(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _halve_weights(graph: onnx.GraphProto) -> None:
-    """Kernels and biases to half precision; a Resize takes its scales in float32 only."""
+    """Convert kernels and biases; a Resize takes its scales in float32 only."""
     weights = {name for node in graph.node if node.op_type == "Conv" for name in node.input[1:]}
     for constant in graph.initializer:
         if constant.name in weights:
@@ -118,7 +118,7 @@ def _halve_weights(graph: onnx.GraphProto) -> None:
 
 
 def _cast(nodes: list[onnx.NodeProto], halves: set[str], name: str, half: bool) -> str:
-    """The name of a tensor in the other precision; the Cast is appended where there is none yet."""
+    """Return the name of a tensor in the other precision; append its Cast if missing."""
     result = f"{name}_{'float16' if half else 'float32'}"
     if not any(result in node.output for node in nodes):
         to = TensorProto.FLOAT16 if half else TensorProto.FLOAT

@@ -29,7 +29,7 @@ _SPAN = 3.0  # deviations on each side of the mean that gamma maps onto themselv
 
 
 def turned(image: NDArray[Any], symmetry: int) -> NDArray[Any]:
-    """An image (height, width, ...) of equal sides under one of the eight symmetries of the square.
+    """Return an image (height, width, ...) of equal sides under a symmetry of the square.
 
     0 to 3 are quarter turns; 4 to 7 are the same after mirroring left and right.
     """
@@ -39,7 +39,7 @@ def turned(image: NDArray[Any], symmetry: int) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Draws what is changed, and changes it.
+    """Random changes of training patches.
 
     Attributes:
         options: of the recipe.
@@ -63,13 +63,13 @@ class Augmenter:
         mean: NDArray[np.floating],
         deviation: NDArray[np.floating],
     ) -> Augmenter:
-        """For bands by name, with their statistics, each of shape (bands,)."""
+        """Return the augmenter of bands by name, with statistics of shape (bands,)."""
         groups = np.array([band(name).group for name in bands])
         optical, radar = groups == Group.OPTICAL, groups == Group.SAR
         return cls(options, mean.astype(np.float32), deviation.astype(np.float32), optical, radar)
 
     def __call__(self, patches: Patches, places: NDArray[np.intp], generator: np.random.Generator) -> Patches:
-        """The patches at some places, changed.
+        """Return the patches at some places, changed.
 
         Args:
             patches: all that there are; landslides that are pasted come from them.
@@ -86,7 +86,7 @@ class Augmenter:
     def _pasted(
         self, patches: Patches, stack: NDArray[np.float32], mask: NDArray[np.uint8], generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Some patches with the landslides of others, moved to the brightness of what they come to lie in."""
+        """Paste landslides of other patches into some patches, at the brightness around them."""
         stack, mask = stack.copy(), mask.copy()
         for place in np.flatnonzero(generator.random(len(mask)) < self.options.paste):
             donor, symmetry = int(generator.integers(len(patches))), int(generator.integers(SYMMETRIES))
@@ -100,7 +100,7 @@ class Augmenter:
     def _laid(
         self, stack: NDArray[np.float32], mask: NDArray[np.uint8], generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """A patch turned and mirrored, and a part of it enlarged to the whole."""
+        """Turn and mirror a patch, and enlarge a part of it to the whole."""
         if self.options.symmetries:
             symmetry = int(generator.integers(SYMMETRIES))
             stack, mask = turned(stack, symmetry), turned(mask, symmetry)
@@ -114,7 +114,7 @@ class Augmenter:
         return stack, mask
 
     def _lit(self, stack: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
-        """Patches under another light: of each band its gamma, its gain, its offset, and haze over all."""
+        """Change gamma, gain and offset of each band, and add haze."""
         options = self.options
         if not (options.gain or options.offset or options.gamma or options.haze):
             return stack
@@ -134,7 +134,10 @@ class Augmenter:
     def _drawn(
         self, deviation: float, bands: NDArray[np.bool_], count: int, generator: np.random.Generator
     ) -> NDArray[np.float32]:
-        """A normal number for each patch and band, most of it common to all bands; (count, 1, 1, bands)."""
+        """Draw a normal number for each patch and band, mostly common to all bands.
+
+        The shape is (count, 1, 1, bands).
+        """
         common = generator.normal(size=(count, 1, 1, 1))
         own = generator.normal(size=(count, 1, 1, len(bands))) * self.options.per_band
         drawn: NDArray[np.float32] = ((common + own) * deviation * bands).astype(np.float32)
@@ -142,7 +145,10 @@ class Augmenter:
 
 
 def _background(stack: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The median of each band outside the landslides, (bands,); NaN where it has no valid pixel there."""
+    """Return the median of each band outside landslides, (bands,).
+
+    It is NaN for a band without a valid pixel there.
+    """
     valid = [values[np.isfinite(values)] for values in np.moveaxis(stack[mask != LANDSLIDE], -1, 0)]
     return np.array([np.median(values) if len(values) else np.nan for values in valid], np.float32)
 
@@ -154,7 +160,7 @@ _STREAM = 0xC10D  # so that the same seed, epoch and batch draw nothing else ali
 
 @dataclass(frozen=True)
 class Dropping:
-    """What is taken away from the patches of a training.
+    """Dropping of band groups and simulated clouds in training patches.
 
     Attributes:
         options: how often.
@@ -166,14 +172,16 @@ class Dropping:
 
     @classmethod
     def of(cls, options: DroppingOptions, bands: Sequence[str]) -> Dropping | None:
-        """What the options ask for, of a network of these bands; None where that is nothing."""
+        """Return the dropping that options ask for; None if they ask for nothing."""
         members = tuple(band(name).group for name in bands)
         return cls(options, members) if options.optional(groups(tuple(bands))) else None
 
     def applied(
         self, stack: NDArray[np.float32], truth: NDArray[np.uint8], drawn_by: Sequence[int]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """A batch of which groups are dropped and which is clouded over; the truth is unknown where no band is left.
+        """Drop groups of a batch and put clouds over it.
+
+        The truth becomes unknown where no band is left.
 
         Args:
             stack: (batch, height, width, bands), NaN where invalid; it is left as it is.
@@ -192,7 +200,7 @@ def without_groups(
     probabilities: Mapping[Group, float],
     generator: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """A copy of a batch in which whole groups of a patch are NaN: each with its probability, but never all.
+    """Return a copy of a batch with whole groups of a patch set to NaN, but never all.
 
     Where all would be dropped, one is kept, each as likely as another.
 
@@ -217,7 +225,7 @@ def without_groups(
 def under_clouds(
     stack: NDArray[np.float32], groups: Sequence[Group], share: float, generator: np.random.Generator
 ) -> NDArray[np.float32]:
-    """A copy of a batch in which some patches have a cloud: smooth blobs where the optical bands are NaN.
+    """Return a copy of a batch with clouds: smooth blobs of NaN in the optical bands.
 
     Args:
         stack: (batch, height, width, bands).
@@ -234,7 +242,7 @@ def under_clouds(
 
 
 def cloud(shape: tuple[int, int], cover: float, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """Where a simulated cloud lies: smooth noise of a random width, cut at the level that gives it its cover.
+    """Return the mask of a simulated cloud: smooth noise, cut at the level of its cover.
 
     Args:
         shape: (height, width).
@@ -249,7 +257,7 @@ def cloud(shape: tuple[int, int], cover: float, generator: np.random.Generator) 
 
 
 class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Batches for one `fit`: stacks (batch, height, width, bands) and truths (batch, height, width, 1).
+    """Batches for one `fit`: stacks (batch, height, width, bands) and truths (..., 1).
 
     The order and the changes of an epoch, dropping included, depend on the seed and on the epoch's number alone, so a
     training that goes on at `first_epoch` (`fit`'s `initial_epoch`) sees what one that was never interrupted sees. Pass
@@ -297,6 +305,6 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         return stack, truth[..., np.newaxis]
 
     def on_epoch_end(self) -> None:
-        """Go on to the next epoch; `fit` calls this once before its first epoch too, having only looked at a batch."""
+        """Advance to the next epoch; `fit` calls this once before its first epoch too."""
         self._epoch = self._next_epoch
         self._next_epoch += 1

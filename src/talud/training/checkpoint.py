@@ -92,12 +92,12 @@ class State:
 
     @property
     def holds(self) -> frozenset[str]:
-        """The names of what is large and there."""
+        """Names of the arrays that are present."""
         return frozenset(name for name in ARRAYS if getattr(self, name) is not None)
 
     @property
     def light(self) -> State:
-        """The same without anything large."""
+        """The state without its arrays."""
         return replace(self, best=None, weights=None, optimizer=None)
 
     @property
@@ -107,17 +107,17 @@ class State:
         return {name: metrics[f"val_{name}"] for name in ("precision", "recall", "f1", "iou")}
 
     def f1_until(self, epoch: int) -> float:
-        """The highest validation F1 of the epochs up to one, counted from 1; 0 before the first."""
+        """Return the highest validation F1 up to an epoch, counted from 1; 0 before the first."""
         return max((one.metrics["val_f1"] for one in self.epochs[:epoch]), default=0.0)
 
     def is_over(self, epochs: int, patience: int | None) -> bool:
-        """Whether so many epochs are done, or the last `patience` of them brought no higher F1."""
+        """Return True if all epochs are done, or the last `patience` brought no higher F1."""
         done = len(self.epochs)
         return done >= epochs or (patience is not None and done - self.best_epoch >= patience)
 
 
 def write(path: Path, state: State) -> None:
-    """Write a state; the file is the former one or this, whatever happens meanwhile.
+    """Write a state atomically.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written to.
@@ -131,7 +131,7 @@ def write(path: Path, state: State) -> None:
 
 
 def read(path: Path) -> State:
-    """The state in a file; that before the first epoch where there is none, or it is damaged.
+    """Read the state in a file; the one before the first epoch if missing or damaged.
 
     Raises:
         StudyError: there is one, and the system does not let it be read.
@@ -151,7 +151,7 @@ def read(path: Path) -> State:
 
 @contextmanager
 def started(path: Path) -> Iterator[None]:
-    """Count a process that is killed while the block runs; one that ends the block in any other way is not counted.
+    """Count a process that is killed inside the block; any other end is not counted.
 
     Args:
         path: of the trial's checkpoint. The count lies beside it, and begins anew when it is written.
@@ -171,7 +171,7 @@ def started(path: Path) -> Iterator[None]:
 
 
 def kills(path: Path) -> int:
-    """How many processes were killed at a trial since its checkpoint was last written."""
+    """Return the number of processes killed at a trial since its last checkpoint."""
     try:
         place, number = counter(path).read_text(encoding="ascii").split()
         return int(number) if place == _place(path) else 0
@@ -180,7 +180,7 @@ def kills(path: Path) -> int:
 
 
 def counter(path: Path) -> Path:
-    """The file beside a checkpoint that counts what `started` does."""
+    """Return the file next to a checkpoint in which `started` counts."""
     return path.with_suffix(".kills")
 
 
@@ -191,5 +191,5 @@ def _count(path: Path, number: int) -> None:
 
 
 def _place(path: Path) -> str:
-    """Tells a checkpoint from what it was before it was last written."""
+    """Return a text that changes whenever the checkpoint is written."""
     return str(path.stat().st_mtime_ns) if path.exists() else "none"

@@ -1,4 +1,4 @@
-"""One trial: a U-Net trained with one choice of hyperparameters, kept at its best epoch, to be gone on with at will."""
+"""One trial: a U-Net trained with one choice of hyperparameters, kept at its best epoch, and resumable."""
 
 from __future__ import annotations
 
@@ -129,14 +129,14 @@ def train(
 
 
 class _AveragedAndNormalised(keras.callbacks.SwapEMAWeights):  # type: ignore[misc]
-    """Validation sees the averaged weights, and statistics of batch normalisation that are theirs.
+    """Validation with averaged weights, and statistics of batch normalisation to match.
 
     Those that a training keeps are of what the weights themselves give, step by step. They stay when the weights are
     swapped back: no step of a training reads them.
     """
 
     def __init__(self, network: keras.Model, batches: TrainingBatches) -> None:
-        """Take a plain network with the same weights, in the same order, and what it is normalised over."""
+        """Take a plain network of the same weights, and the batches to normalise it over."""
         super().__init__()
         self._network, self._batches = network, batches
 
@@ -150,7 +150,7 @@ class _AveragedAndNormalised(keras.callbacks.SwapEMAWeights):  # type: ignore[mi
 
 
 def _between_steps(do: Callable[[], None]) -> keras.callbacks.Callback:
-    """A callback that does something after each step of training and of validation."""
+    """Return a callback that calls `do` after each step of training and validation."""
     return keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda *_, **__: _keep_memory(),
         on_train_batch_end=lambda *_, **__: do(),
@@ -179,7 +179,7 @@ def build(
     mixed_precision: unet.Precision = False,
     batch_normalisation: bool = False,
 ) -> keras.Model:
-    """The untrained U-Net of a trial; by default that which is exported, in float32 throughout."""
+    """Return the untrained U-Net of a trial; by default the exported one, in float32."""
     mean, deviation = statistics.mean.astype(np.float32), statistics.deviation.astype(np.float32)
     return unet.build(
         choice.filters,
@@ -234,7 +234,7 @@ def compiled(method: Method, statistics: Statistics, steps: int) -> keras.Model:
 
 
 def _optimizer(choice: Hyperparameters, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
-    """Adam, or AdamW where weights decay (Loshchilov and Hutter, 2019), with the recipe's schedule and averaging."""
+    """Return Adam, or AdamW if weights decay (Loshchilov and Hutter, 2019)."""
     rate = choice.learning_rate
     if recipe.schedule == "cosine":  # Loshchilov and Hutter, 2017, without restarts
         warm = steps // 2
@@ -248,7 +248,7 @@ def _optimizer(choice: Hyperparameters, recipe: Recipe, steps: int) -> keras.opt
 
 
 class Keeper(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the state of a trial: in memory after each epoch, and in its checkpoint.
+    """Callback that keeps the state of a trial, in memory and in its checkpoint.
 
     The best epoch is that of the highest validation F1; of equal ones, of the lower validation loss.
     """
@@ -292,7 +292,7 @@ class Keeper(keras.callbacks.Callback):  # type: ignore[misc]
             self._write()
 
     def _validated(self) -> checkpoint.Weights:
-        """The weights that the validation has seen: their moving averages where such are kept."""
+        """Return the weights that validation has seen: moving averages if there are any."""
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         averages = {}
         if optimizer.use_ema:  # Keras shows them nowhere else

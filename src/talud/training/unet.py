@@ -28,7 +28,7 @@ Precision = Literal[False, "float16", "bfloat16"]
 
 @keras.saving.register_keras_serializable("talud")
 class Scaling(layers.Layer):  # type: ignore[misc]
-    """The model's preprocessing: (x - mean) / deviation for each band, then 0 where x is NaN.
+    """Preprocessing: (x - mean) / deviation of each band, then 0 where x is NaN.
 
     0 is the mean of a scaled band, so an invalid pixel carries no signal. The constants are weights that no
     optimiser moves; they are saved and exported with the others.
@@ -56,7 +56,7 @@ def build(
     mixed_precision: Precision = False,
     batch_normalisation: bool = False,
 ) -> keras.Model:
-    """A U-Net of fresh weights, He-initialised from the seed.
+    """Return a U-Net of fresh weights, He-initialised from the seed.
 
     Args:
         filters: of the first level; they double with each level down.
@@ -86,7 +86,7 @@ def build(
 
 
 def normalise_anew(model: keras.Model, stacks: Iterable[NDArray[np.float32]]) -> None:
-    """Make the statistics of batch normalisation the mean of those of some batches, under the weights as they are.
+    """Set the statistics of batch normalisation to the means over some batches.
 
     Args:
         model: of `build`, not rematerialised.
@@ -102,7 +102,7 @@ def normalise_anew(model: keras.Model, stacks: Iterable[NDArray[np.float32]]) ->
 
 
 def folded(model: keras.Model) -> keras.Model:
-    """The plain U-Net, in float32, that says what a trained one with batch normalisation says.
+    """Return the plain float32 U-Net that equals a trained one with batch normalisation.
 
     A convolution and the normalisation of its output by fixed statistics are one convolution: its kernel times
     scale / deviation, and the offset that remains as its bias.
@@ -124,7 +124,7 @@ def folded(model: keras.Model) -> keras.Model:
 
 
 def _folded(kernel: NDArray[np.float32], normalisation: layers.BatchNormalization) -> list[NDArray[np.float32]]:
-    """Kernel and bias of a convolution and a normalisation."""
+    """Return kernel and bias of a convolution with its normalisation."""
     scale, offset, mean, variance = (weight.astype(np.float64) for weight in normalisation.get_weights())
     factor = scale / np.sqrt(variance + normalisation.epsilon)
     return [(kernel * factor).astype(np.float32), (offset - mean * factor).astype(np.float32)]
@@ -135,7 +135,7 @@ Block = Callable[..., Any]  # from one tensor or several to one
 
 @dataclass(frozen=True)
 class _Blocks:
-    """The layers of a U-Net, in the blocks between whose ends nothing need be kept for the backward pass.
+    """Layers of a U-Net in blocks, inside which the backward pass needs nothing kept.
 
     Attributes:
         encoder: from the first level to the bottom; the output of each but the last is a skip.
@@ -151,7 +151,7 @@ class _Blocks:
 
     @classmethod
     def made(cls, filters: int, depth: int, seed: int, dtype: str, normalised: bool) -> _Blocks:
-        """Fresh layers; those between scaling and probability compute in that Keras dtype policy."""
+        """Return fresh layers; between scaling and probability they compute in `dtype`."""
         convolution = _convolutions(filters, itertools.count(seed), dtype, normalised)
         encoder, up, decoder = [], [], []
         for level in range(depth + 1):
@@ -170,7 +170,7 @@ class _Blocks:
         return cls(Scaling(dtype="float32", name="scaling"), tuple(encoder), tuple(up), tuple(decoder), last)
 
     def run(self, stack: Any, through: Callable[[Block], Block]) -> Any:
-        """From a stack to its probability, each block as `through` makes it."""
+        """Return the probability of a stack, with each block wrapped by `through`."""
         x, skips = self.scaling(stack), []
         for encode in self.encoder:
             x = through(encode)(x)
@@ -182,7 +182,7 @@ class _Blocks:
 
 
 class Rematerialised(keras.Model):  # type: ignore[misc]
-    """The same network, layers and weights; called, it keeps for the backward pass what lies between its blocks.
+    """The same network; for the backward pass it keeps only what lies between its blocks.
 
     Keras's own `RematScope` takes each layer for itself and so keeps what lies between layers, which here is
     everything.
@@ -193,12 +193,12 @@ class Rematerialised(keras.Model):  # type: ignore[misc]
         self._blocks = blocks
 
     def call(self, inputs: Any) -> Any:
-        """From a stack to its probability."""
+        """Return the probability of a stack."""
         return self._blocks.run(inputs, _recomputed)
 
 
 def _recomputed(block: Block) -> Block:
-    """A block of which the backward pass finds its inputs alone."""
+    """Return a block that the backward pass computes again from its inputs."""
 
     def anew(*inputs: Any) -> Any:  # a function of its own each time: JAX knows one again, with its weights of then
         return block(*inputs)
@@ -208,7 +208,7 @@ def _recomputed(block: Block) -> Block:
 
 
 def _chain(*chained: layers.Layer) -> Block:
-    """One layer after the other, the first of which may take several tensors."""
+    """Chain layers, the first of which may take several tensors."""
 
     def block(*inputs: Any) -> Any:
         x = inputs[0] if len(inputs) == 1 else list(inputs)
@@ -226,7 +226,7 @@ def _he(seed: int) -> keras.initializers.Initializer:
 def _convolutions(
     filters: int, seeds: Iterator[int], dtype: str, normalised: bool
 ) -> Callable[[int, str], tuple[layers.Layer, ...]]:
-    """A 3 × 3 convolution with ReLU for a level, of its own seed at each call; normalised in between if so."""
+    """Return a maker of 3 × 3 convolutions with ReLU, each with a seed of its own."""
 
     def convolution(level: int, name: str) -> tuple[layers.Layer, ...]:
         layer = layers.Conv2D(
@@ -248,7 +248,9 @@ def _convolutions(
 
 
 def dice(truth: Any, probability: Any) -> Any:
-    """One minus the Dice coefficient of all known pixels of a batch, a scalar: Keras's `dice` over all four axes.
+    """Return one minus the Dice coefficient of all known pixels of a batch, a scalar.
+
+    It is Keras's `dice` over all four axes.
 
     All pixels of the batch make one coefficient. Taken patch by patch, a patch without a landslide would cost 1
     whatever the network says there, and have no gradient: nothing could be learned from background.
@@ -267,7 +269,9 @@ def dice_cross_entropy(truth: Any, probability: Any) -> Any:
 
 
 def tversky(truth: Any, probability: Any) -> Any:
-    """Keras's `tversky` over all known pixels of a batch, a scalar: a missed pixel counts 0.7, a false alarm 0.3.
+    """Return the Tversky loss of all known pixels of a batch, a scalar.
+
+    A missed pixel counts 0.7, a false alarm 0.3.
 
     Salehi, Erdogmus and Gholipour, 2017, who found these best for lesions, a class as rare as landslides.
     """
@@ -287,7 +291,10 @@ _ALL = (0, 1, 2, 3)
 
 
 def _known(truth: Any, probability: Any) -> tuple[Any, Any]:
-    """Truth and prediction, both 0 where the truth is unknown: such a pixel adds nothing, and gets no gradient."""
+    """Set truth and prediction to 0 where the truth is unknown.
+
+    Such a pixel adds nothing, and gets no gradient.
+    """
     probability = ops.convert_to_tensor(probability)
     truth = ops.cast(truth, probability.dtype)
     known = ops.cast(truth != UNKNOWN, probability.dtype)
@@ -301,19 +308,19 @@ LOSSES: Mapping[str, Callable[[Any, Any], Any]] = {
 
 @keras.saving.register_keras_serializable("talud")
 class Loss(keras.losses.Loss):  # type: ignore[misc]
-    """One of `LOSSES`, by its name, as a loss for `compile`."""
+    """Loss for `compile`, by its name in `LOSSES`."""
 
     def __init__(self, name: str = "dice", **options: Any) -> None:
         super().__init__(name=name, **options)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """The loss of a batch, a scalar."""
+        """Return the loss of a batch, a scalar."""
         return LOSSES[self.name](y_true, y_pred)
 
 
 @keras.saving.register_keras_serializable("talud")
 class PixelScores(keras.metrics.Metric):  # type: ignore[misc]
-    """Precision, recall, F1 and IoU of the landslide class over a whole epoch, from summed counts.
+    """Precision, recall, F1 and IoU of landslides over an epoch, from summed counts.
 
     The mean of a score over batches is not the score of their pixels, so the counts are added up, as whole numbers.
     A pixel is landslide where its probability is at least 0.5; unknown pixels are not counted.
@@ -327,7 +334,7 @@ class PixelScores(keras.metrics.Metric):  # type: ignore[misc]
         )
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add the counts of a batch; weights of samples are of no use here and refused."""
+        """Add the counts of a batch; refuse sample weights."""
         if sample_weight is not None:
             raise ValueError("PixelScores counts pixels; sample weights mean nothing to it")
         known = ops.not_equal(y_true, UNKNOWN)
@@ -338,7 +345,7 @@ class PixelScores(keras.metrics.Metric):  # type: ignore[misc]
         self.misses.assign_add(_count(ops.logical_and(ops.logical_not(mapped), landslide)))
 
     def result(self) -> dict[str, Any]:
-        """The four scores by name; 0 where a denominator is 0."""
+        """Return the four scores by name; 0 where a denominator is 0."""
         hits, alarms, misses = (ops.cast(count, "float32") for count in (self.hits, self.alarms, self.misses))
         return {
             "precision": ops.divide_no_nan(hits, hits + alarms),

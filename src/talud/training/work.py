@@ -40,7 +40,7 @@ KILLS = 3  # of processes in the same place, after which a trial is not tried ag
 
 @dataclass(frozen=True)
 class Task:
-    """A trial, or the next part of one.
+    """A trial, or the next part of one, to be performed.
 
     Attributes:
         project: which workers must find at the same path.
@@ -63,7 +63,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a trial has come to, or why it failed.
+    """State of a trial after it was performed, or why it failed.
 
     Attributes:
         run_id: of its run.
@@ -83,7 +83,7 @@ class Entry:
 
     @property
     def outcome(self) -> str:
-        """In words."""
+        """Describe the result of the trial."""
         if self.failure:
             return f"failed: {self.failure}"
         state = self.state
@@ -95,7 +95,7 @@ Tell = Callable[[str, int, float], None]  # a trial's key, its last epoch, and t
 
 
 def perform(task: Task, tell: Tell) -> Entry:
-    """Train a trial from its checkpoint up to an epoch, on record; one that fails is recorded as failed.
+    """Train a trial from its checkpoint up to an epoch, and record it, even if it fails.
 
     Epochs that the store of runs cannot take at once, for it does not answer, are sent with later ones, at the latest
     when the trial ends.
@@ -162,7 +162,7 @@ def perform_here(task: Task, tell: Tell) -> Entry:
 
 
 def failed(task: Task, reason: str) -> Entry:
-    """Record a trial as failed for something that it could not say itself.
+    """Record a trial as failed for a reason that its process could not record.
 
     Raises:
         RegistryError: the store does not answer.
@@ -176,21 +176,21 @@ def failed(task: Task, reason: str) -> Entry:
 
 
 def _record(store: Store, task: Task, epochs: int) -> AbstractContextManager[TrialRun]:
-    """The run of a trial that has so many epochs behind it."""
+    """Open the run of a trial that has so many finished epochs."""
     tags = {**task.tags, "trial": task.key}
     name, hyperparameters = f"{task.band_set} · {task.choice.name}", stated(task.project.params, task.choice)
     return store.runs.trial(task.parent, name, hyperparameters, tags, epochs)
 
 
 class _Sent:
-    """Which epochs of a trial its run has."""
+    """Epochs of a trial that its run holds already."""
 
     def __init__(self, record: TrialRun) -> None:
         self._record = record
         self._epochs = record.logged_epochs
 
     def up_to(self, state: State) -> None:
-        """Send what is new, unless the store does not answer."""
+        """Send new epochs, unless the store does not answer."""
         try:
             with short_timeouts():
                 self.all_of(state)
@@ -198,14 +198,14 @@ class _Sent:
             return  # it goes along with the next
 
     def all_of(self, state: State) -> None:
-        """Send what is new."""
+        """Send new epochs."""
         self._record.log_epochs([(epoch.number, epoch.time, epoch.metrics) for epoch in state.epochs[self._epochs :]])
         self._epochs = len(state.epochs)
 
 
 @contextmanager
 def _out_of_memory(task: Task) -> Iterator[None]:
-    """A device or machine that has no memory left is the trial's failure, and no fault of the study."""
+    """Raise a lack of memory inside the block as the failure of the trial."""
     try:
         yield
     except MemoryError as error:
@@ -232,7 +232,7 @@ def _less_memory(options: TrainingOptions) -> str:
 
 
 def dataset(project: Project, band_set: str) -> Dataset:
-    """What a study learns from; the last one is kept, for a process that works on one trial after another.
+    """Return the data set of a study; the last one is cached for the next trial.
 
     Raises:
         As `Dataset.load`.
@@ -247,10 +247,10 @@ def _loaded(root: Path, params: str, band_set: str, _version: str) -> Dataset:
 
 
 class Runner(Protocol):
-    """Where trials are run: each task's entry, in any order."""
+    """Runner of trials, in this process or by workers."""
 
     def __call__(self, tasks: Sequence[Task], tell: Tell) -> Iterator[Entry]:
-        """Run tasks."""
+        """Run tasks and yield their entries, in any order."""
 
 
 def here(tasks: Sequence[Task], tell: Tell) -> Iterator[Entry]:
@@ -260,7 +260,7 @@ def here(tasks: Sequence[Task], tell: Tell) -> Iterator[Entry]:
 
 @dataclass(frozen=True)
 class Place:
-    """What a worker must have in common with the process that hands out the trials.
+    """Project, store and code that a worker shares with the process that gives it trials.
 
     Attributes:
         root: of the project.
@@ -275,7 +275,7 @@ class Place:
 
 @contextmanager
 def workers(asked: Workers, project: Project) -> Iterator[Runner]:
-    """A runner of trials for `study.run`: workers, each of which has been seen to reach the project and the store.
+    """Open workers as a runner for `study.run`; check that each reaches project and store.
 
     Args:
         asked: a number of processes on this machine, which share its cores, or the address of a Dask scheduler.
@@ -301,7 +301,7 @@ def workers(asked: Workers, project: Project) -> Iterator[Runner]:
 
 
 def _server() -> str:
-    """The address of the server of runs, without a login that may stand in it.
+    """Return the address of the server of runs, without a login in it.
 
     Raises:
         ClusterError: there is none.
@@ -333,7 +333,7 @@ def _perform(place: Place, task: Task, tell: cluster.Tell) -> Entry:
 
 
 def _trouble(place: Place) -> TaludError | None:
-    """What keeps a worker from running trials, asked there."""
+    """Return the reason why this worker cannot run trials, None if it can."""
     if place.store is not None:
         os.environ["MLFLOW_TRACKING_URI"] = place.store
     if training_code() != place.code:
