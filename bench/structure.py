@@ -36,10 +36,10 @@ COMMAND_LINE = "talud.cli"  # a command has a parameter for each of its options
 FILE_LINES, BODY_LINES, PARAMETERS, DUPLICATE_LINES = 400, 60, 8, 6
 # The highest value allowed of each figure.
 LIMITS = {
-    "modules": 165,
+    "modules": 161,
     "files over 400 lines": 0,
     "functions with a body over 60 lines": 0,
-    "functions outside talud.cli with more than 8 parameters": 1,
+    "functions outside talud.cli with more than 8 parameters": 0,
     "import cycles": 0,
     "arrows against the layers": 0,
     "literal duplicates in src": 0,
