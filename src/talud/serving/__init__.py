@@ -1,1 +1,1 @@
-"""The service: an agency runs registered models over its rasters through OGC API – Processes, and reviews the maps."""
+"""A service that maps rasters through OGC API – Processes and stores reviews."""

@@ -54,7 +54,7 @@ builds it; then start the service again.</p>
 
 
 def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
-    """The application; it opens its database, and begins with its jobs, when a server starts it.
+    """Create the application; its database and jobs start with the server.
 
     Args:
         settings: of the agency.
@@ -106,7 +106,7 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
 
 
 class _Files(StaticFiles):
-    """The page's files: those whose names change with what they hold may be kept, the others are asked for again."""
+    """The page's files; browsers cache those whose names contain a checksum."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -116,7 +116,7 @@ class _Files(StaticFiles):
 
 
 def install_page(app: FastAPI, built: Path = BUILT) -> None:
-    """Have an application show the page under /page/; where it was not built, say so there.
+    """Install the page under /page/, or a notice if it was not built.
 
     Args:
         app: the application.
@@ -132,7 +132,7 @@ def install_page(app: FastAPI, built: Path = BUILT) -> None:
 
 
 def check_start(settings: Settings, host: str, port: int) -> None:
-    """See that a service can be started, before it says that it is.
+    """Check that a service can be started.
 
     Raises:
         ParamsError: the database's URL cannot be used.
@@ -148,7 +148,7 @@ def check_start(settings: Settings, host: str, port: int) -> None:
 
 
 def open_browser(host: str, port: int, page: str) -> None:
-    """Open a page in the browser of whoever sits here, once the service answers; does not wait for it."""
+    """Open a page in the browser once the service answers, without waiting."""
 
     def wait() -> None:
         while True:

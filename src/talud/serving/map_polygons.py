@@ -249,7 +249,7 @@ def collection(members: Iterable[str], **foreign: Any) -> str:
 
 
 def _geojson(outlines: Sequence[Any] | NDArray[np.object_], grid: Grid) -> list[str]:
-    """Return outlines as GeoJSON of RFC 7946: rounded degrees, outer rings anticlockwise."""
+    """Return outlines as GeoJSON (RFC 7946) in rounded degrees."""
     moved = geopandas.GeoSeries(list(outlines), crs=grid.crs.to_wkt()).to_crs(WGS84).to_numpy()
     rounded = shapely.transform(shapely.orient_polygons(moved), lambda places: np.round(places, _DECIMALS))
     return [str(text) for text in shapely.to_geojson(rounded)]

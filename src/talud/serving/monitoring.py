@@ -120,23 +120,23 @@ class Metrics:
             object.__setattr__(self, name, metric)
 
     def watch(self, jobs: JobStore, results: Path) -> None:
-        """Tell of the jobs that wait or run, and of the room on the disk, whenever somebody asks."""
+        """Add the waiting and running jobs and the free disk space to the figures."""
         self._registry.register(_Now(jobs, results))
 
     def text(self) -> bytes:
-        """All of it, in Prometheus's format."""
+        """Return all figures in Prometheus's format."""
         return generate_latest(self._registry)
 
 
 @dataclass(frozen=True)
 class _Now:
-    """What is looked at when it is asked for."""
+    """Figures that are read when they are requested."""
 
     jobs: JobStore
     results: Path
 
     def collect(self) -> Iterable[Metric]:
-        """The figures of this moment."""
+        """Return the present figures."""
         waiting = GaugeMetricFamily("talud_jobs", "Jobs that wait or run", labels=("status",))
         for status in UNFINISHED:
             waiting.add_metric((status,), self.jobs.count((status,)))
@@ -145,5 +145,5 @@ class _Now:
         yield GaugeMetricFamily("talud_results_free_bytes", "Room on the disk of the results", value=disk.free)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: what is there is known when it is asked for."""
+        """Return nothing: the figures are known when they are collected."""
         return ()

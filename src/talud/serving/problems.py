@@ -1,4 +1,4 @@
-"""What goes wrong, as `application/problem+json` (RFC 9457): one line for a person."""
+"""Problems as `application/problem+json` (RFC 9457): one line for a person."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ log = logging.getLogger("talud.service")
 
 
 class Problem(Exception):  # noqa: N818 - the word of the standard
-    """An answer that tells of a problem.
+    """An error that becomes a problem answer.
 
     Attributes:
         status: of HTTP.
@@ -64,7 +64,7 @@ class Problem(Exception):  # noqa: N818 - the word of the standard
 
 
 class ProblemBody(BaseModel):
-    """What went wrong."""
+    """A problem, for a client."""
 
     type: str = "about:blank"
     title: str
@@ -73,13 +73,13 @@ class ProblemBody(BaseModel):
 
 
 def answer(status: int, detail: str, kind: str = "about:blank", headers: dict[str, str] | None = None) -> JSONResponse:
-    """A problem as an answer."""
+    """Return a problem as an answer."""
     body = ProblemBody(type=kind, title=HTTPStatus(status).phrase, status=status, detail=detail)
     return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problems with which a route may answer, for its OpenAPI description."""
+    """Return the OpenAPI description of a route's problem answers."""
     return {
         status: {"description": HTTPStatus(status).phrase, "model": ProblemBody, "content": {_TYPE: {}}}
         for status in statuses
@@ -91,7 +91,7 @@ MOST = 10  # faults of a request that are told
 
 
 def install(app: FastAPI) -> None:
-    """Have an application tell of problems in this way."""
+    """Install the error handlers of an application."""
 
     @app.exception_handler(Problem)
     async def _problem(_: Request, problem: Problem) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""References of clients to rasters on this machine, and the checks that these must pass.
+"""Paths of local rasters from client references, and the checks of the files.
 
 Rasters may only be GeoTIFFs. GDAL follows what a file of another kind, or one that lies beside a file, tells it to: to
 other files of this machine, and to addresses that this machine reaches. A GeoTIFF, too, can say where its overviews
@@ -46,7 +46,7 @@ with rasterio.Env() as environment:
 
 
 def local(href: str, settings: Settings) -> Path:
-    """The file that a client's reference names.
+    """Return the file of a client's reference.
 
     Args:
         href: `basins/liboriana.tif`, below the data folder, or `uploads/ID`.
@@ -71,7 +71,7 @@ def local(href: str, settings: Settings) -> Path:
 
 
 def check(path: Path, root: Path, name: str) -> None:
-    """Whether a file is a GeoTIFF that leads to no file outside a folder, by itself or by what lies beside it.
+    """Check that a file is a GeoTIFF that refers to no file outside a folder.
 
     Args:
         path: absolute, without symbolic links.
@@ -164,7 +164,7 @@ def _check_links(path: Path, root: Path, name: str) -> None:
 
 @lru_cache(maxsize=10_000)
 def _check_once(path: Path, root: Path, name: str, _stamps: tuple[_Stamp, ...]) -> None:
-    """`check`, of files that did not change since they passed: a tile does not open its raster twice."""
+    """Run `check` once for each state of the files."""
     check(path, root, name)
 
 
@@ -175,7 +175,7 @@ def _stamp(file: Path) -> _Stamp:
 
 
 def confine_gdal(*, warping: bool = False) -> None:
-    """Keep GDAL to the drivers that maps take, and off the network: in this process, and in those that it starts.
+    """Restrict GDAL to the drivers of maps, without network, also in child processes.
 
     rasterio and pyogrio bring a GDAL each, which takes up its drivers once, when it is first used; which those are,
     another process tells. So this comes before anything that imports pyogrio.
@@ -210,13 +210,13 @@ def confine_gdal(*, warping: bool = False) -> None:
 
 
 def _skip(drivers: set[str]) -> None:
-    """Drivers that GDAL leaves out; those whose names hold a blank it finds in the second variable alone."""
+    """Set the variables that name the drivers which GDAL skips."""
     for name in ("GDAL_SKIP", "OGR_SKIP", CONFINED_DRIVERS):
         os.environ[name] = ",".join(sorted(drivers))
 
 
 def _parts(href: str) -> list[str]:
-    """The parts of a relative path in plain words: no part is empty, hidden or leads up."""
+    """Return the parts of a relative path; none is empty, hidden or `..`."""
     parts = href.split("/")
     if (
         len(href) > LONGEST
@@ -234,7 +234,7 @@ def _parts(href: str) -> list[str]:
 
 
 def _upload(folder: Path, href: str) -> Path:
-    """The one raster of an upload."""
+    """Return the raster of an upload."""
     try:
         names = [path for path in folder.iterdir() if not path.name.startswith(".")]
         files = [path for path in names if not path.name.casefold().endswith((*PICTURES, TAGS, ".part"))]
@@ -246,7 +246,7 @@ def _upload(folder: Path, href: str) -> Path:
 
 
 def _inside(path: Path, root: Path, name: str) -> Path:
-    """Where a path leads, which must be a file below a folder.
+    """Resolve a path that must lead to a file below a folder.
 
     Raises:
         SourceError: it leads out, or there is no file.

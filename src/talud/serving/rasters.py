@@ -1,4 +1,4 @@
-"""The rasters that a service can map: those below its data folder, and uploads."""
+"""Rasters that the service can map: those below its data folder, and uploads."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _Frozen(BaseModel):
 
 
 class Header(_Frozen):
-    """What a raster's file says of itself."""
+    """The header of a raster file."""
 
     bands: Annotated[tuple[str, ...], Field(description="names, in the order of the file; empty where one has none")]
     layers: Annotated[
@@ -76,7 +76,7 @@ class Raster(Header):
 
 
 def listed(settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> tuple[tuple[Raster, ...], int]:
-    """The rasters below the data folder, by their reference; and how many more cannot be read.
+    """Return the rasters below the data folder, and the number of unreadable ones.
 
     Args:
         settings: of the agency.
@@ -92,7 +92,7 @@ def listed(settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -
 
 
 def raster(href: str, path: Path, settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> Raster:
-    """What is known of a raster.
+    """Return a raster's header and the models that fit it.
 
     Raises:
         SourceError: it cannot be read as a GeoTIFF.
@@ -105,7 +105,7 @@ def raster(href: str, path: Path, settings: Settings, contracts: Sequence[tuple[
 
 
 def header(path: Path) -> Header:
-    """What a raster's file says of itself; a file that did not change is not opened again.
+    """Return the header of a raster; an unchanged file is not opened again.
 
     Raises:
         SourceError: it cannot be read as a GeoTIFF.
@@ -125,12 +125,12 @@ def has_mask(path: Path, settings: Settings) -> bool:
 
 
 def bands_of(layer: str, present: Sequence[str]) -> tuple[str, ...]:
-    """The names of the bands of which a layer is made; none where the raster does not have it."""
+    """Return the names of a layer's bands; none if the raster lacks the layer."""
     return next((names for names in _LAYERS.get(layer, ()) if set(names) <= set(present)), ())
 
 
 def stamp(path: Path) -> Stamp:
-    """By what a file is known again.
+    """Return the path, time and size that identify a file's content.
 
     Raises:
         SourceError: it is gone.
@@ -143,7 +143,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def placed(dataset: DatasetReader) -> Grid:
-    """The grid of a raster of which every pixel covers some ground.
+    """Return the grid of a raster after checking its pixel size.
 
     Raises:
         SourceError: it has none.
@@ -156,7 +156,7 @@ def placed(dataset: DatasetReader) -> Grid:
 
 @contextmanager
 def opened(path: str | Path) -> Iterator[DatasetReader]:
-    """A GeoTIFF, and nothing else that GDAL would read.
+    """Open a GeoTIFF; no other format is read.
 
     Raises:
         SourceError: it is none, or a read inside the block fails; the message names no folder of this machine.
@@ -167,7 +167,7 @@ def opened(path: str | Path) -> Iterator[DatasetReader]:
 
 @contextmanager
 def borrowed(stamp: Stamp) -> Iterator[DatasetReader]:
-    """A GeoTIFF that stays open for the next one who asks for it: with it stay the blocks that were unpacked.
+    """Open a GeoTIFF that stays open, with its unpacked blocks, for the next caller.
 
     Raises:
         SourceError: as `opened`.
@@ -202,7 +202,7 @@ def _open(path: str | Path) -> DatasetReader:
 
 @contextmanager
 def _reading(path: str | Path) -> Iterator[None]:
-    """Whatever GDAL cannot read inside the block is a fault of the file, which is named without its folders."""
+    """Translate GDAL's errors inside the block into errors of the file."""
     name = Path(path).name
     try:
         with frugal():
@@ -215,7 +215,7 @@ def _reading(path: str | Path) -> Iterator[None]:
 
 
 def _references(folder: Path) -> Iterator[str]:
-    """The GeoTIFFs below a folder that are neither hidden nor masks, relative to it, sorted."""
+    """Yield the GeoTIFFs below a folder, sorted, without masks and hidden files."""
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):

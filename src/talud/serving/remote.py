@@ -1,4 +1,4 @@
-"""Rasters of other machines, fetched from where the agency allows it, and notes to such places.
+"""Downloads of rasters from allowed locations, and callbacks to such locations.
 
 The connection goes to the very address that was judged; `settings` says which places are allowed. A fetch ends within
 seconds once nobody wants it any more, whatever the other side does.
@@ -116,7 +116,7 @@ def check_reference(url: str, settings: Settings) -> None:
 
 
 def notify(url: str, document: Mapping[str, object], settings: Settings) -> None:
-    """Post a JSON document to a place that is allowed; where that fails, the log says so, and nothing else."""
+    """Post a JSON document to an allowed location; a failure is only logged."""
 
     async def post() -> None:
         async with asyncio.timeout(NOTE_SECONDS), _answer("POST", allowed(url, settings), settings, document) as said:
@@ -294,7 +294,7 @@ async def _answer(
 
 
 async def _download(url: httpx.URL, target: Path, settings: Settings, pace: _Pace) -> None:
-    """Write what lies at an address to a file, over a few redirections, each of which is judged as the first."""
+    """Download a file; redirections must pass the same checks as the address."""
     for _ in range(HOPS + 1):
         name = without_secrets(str(url))
         try:
@@ -330,7 +330,7 @@ def _next(url: httpx.URL, location: str, settings: Settings) -> httpx.URL:
 
 
 def _copy_object(url: str, target: Path, pace: _Pace, check: Callable[[], object]) -> None:
-    """Copy an object of S3, in a process of its own: it may write no larger file, and ask for no other object."""
+    """Copy an object of S3 in a process that can write no larger file."""
     source = f"/vsis3/{url.removeprefix(S3)}"
     options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": source, "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
     command = [sys.executable, "-c", _COPY, source, str(target), str(pace.most + 1)]
@@ -358,7 +358,7 @@ def _copy_object(url: str, target: Path, pace: _Pace, check: Callable[[], object
 
 
 def _file_name(url: str) -> str:
-    """The last part of an address, in letters that no file system minds, ending in .tif."""
+    """Return a safe file name from the last part of an address, ending in .tif."""
     try:
         path = httpx.URL(url).path
     except (httpx.InvalidURL, UnicodeError):  # which is told of when it is judged

@@ -38,11 +38,11 @@ class Models:
 
     @classmethod
     def here(cls) -> Models:
-        """Those of the project around the working folder, or of the server that `MLFLOW_TRACKING_URI` names."""
+        """Return the models of the project, or of the server in `MLFLOW_TRACKING_URI`."""
         return cls(root_around(Path.cwd()))
 
     def look_up(self, reference: str) -> Candidate:
-        """The version that `NAME`, `NAME@ALIAS` or `NAME/VERSION` names now.
+        """Return the version of `NAME`, `NAME@ALIAS` or `NAME/VERSION`.
 
         Raises:
             RegistryError: there is none, its file cannot be had, or the registry does not answer.
@@ -52,7 +52,7 @@ class Models:
         return self._candidate(store, store.models.look_up(reference))
 
     def champions(self) -> list[Candidate]:
-        """The champions that can be run, by name.
+        """Return the champions that can be run, by name.
 
         Raises:
             RegistryError: the registry cannot be reached.
@@ -60,7 +60,7 @@ class Models:
         return [candidate for _, candidate in self._usable(lambda version: "champion" in version.aliases)]
 
     def aliased(self) -> list[tuple[ModelVersion, Candidate]]:
-        """All versions that an alias points to and that can be run.
+        """Return all versions with an alias that can be run.
 
         Raises:
             RegistryError: the registry cannot be reached.
@@ -68,7 +68,7 @@ class Models:
         return self._usable(lambda version: bool(version.aliases))
 
     def choose(self, misfit: Callable[[Contract], str | None]) -> Candidate:
-        """The champion with most bands among those that a raster fits.
+        """Return the champion with most bands that a raster fits.
 
         Raises:
             RegistryError: the registry cannot be reached, or has no champion.
@@ -99,7 +99,7 @@ class Models:
 
 @dataclass(frozen=True)
 class RequestResolver:
-    """Takes requests in.
+    """The resolution of requests to a raster and a model.
 
     Attributes:
         settings: of the agency.
@@ -114,7 +114,7 @@ class RequestResolver:
     models: Models
 
     def accept(self, execute: Execute, key: Key) -> Job:
-        """A job for a request, after all that can be checked now.
+        """Check a request and return its new job.
 
         Raises:
             Problem: too many jobs wait.
@@ -178,7 +178,7 @@ class RequestResolver:
         return raster, request.model_copy(update={"model": model.name, "version": model.version})
 
     def raster(self, job: Job) -> Path:
-        """A job's raster on this machine.
+        """Return the path of a job's raster on this machine.
 
         Raises:
             SourceError: it is there no more, or not yet.
@@ -195,7 +195,7 @@ class RequestResolver:
         return None if found is None else found.absolute()
 
     def tell(self, request: Request, event: str, job: Job) -> None:
-        """Tell a subscriber how a job fares; one that does not listen changes nothing."""
+        """Notify a subscriber of a job's status; failures are ignored."""
         if url := request.subscribers.get(event):
             document = {"jobID": job.id, "processID": PROCESS, "status": job.status, "message": job.message}
             remote.notify(url, document, self.settings)
@@ -208,7 +208,7 @@ class RequestResolver:
             raise Problem(503, f"{settings.queue} jobs wait or run; try again later", headers={"Retry-After": "60"})
 
     def _fitting(self, raster: Path, model: Candidate | None, bands: tuple[str, ...] | None) -> Candidate:
-        """The model that maps a raster: the one that is named, or the champion with most bands.
+        """Return the named model, or the champion with most bands that fits a raster.
 
         Raises:
             SourceError: the raster cannot be read.

@@ -1,4 +1,4 @@
-"""Reviews of maps: verdicts on polygons, redrawn and added outlines, and their history."""
+"""Reviews of maps: verdicts, outlines drawn by reviewers, and their history."""
 
 from __future__ import annotations
 

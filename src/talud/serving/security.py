@@ -1,4 +1,4 @@
-"""Checks that each request must pass, and the address under which the service answers.
+"""Checks that each request must pass, and the public address of the service.
 
 A browser sends the page's cookie with what other sites have it send, and reaches a service on its own machine that
 asks for no key. It says of each request which site it comes from, so that what changes something can be told apart. A
@@ -85,7 +85,7 @@ def key_in_headers(request: Request) -> str | None:
 
 
 def _refusal(request: Request, open_to_all: bool) -> tuple[int, str] | None:
-    """Why a request is refused, with its status."""
+    """Return the status and reason if a request must be refused."""
     headers = request.headers
     if open_to_all and _host_name(headers) not in LOOPBACK:
         return 421, "this service asks for no key, and answers to the names of its own machine alone: localhost"
@@ -102,7 +102,7 @@ def _refusal(request: Request, open_to_all: bool) -> tuple[int, str] | None:
 
 
 def _of_the_page(request: Request) -> bool:
-    """Whether a request that changes something comes from the service's own page, or from no browser at all."""
+    """Check whether a request comes from the service's page, or from no browser."""
     if site := request.headers.get("Sec-Fetch-Site"):
         return site in ("same-origin", "none")
     if origin := request.headers.get("Origin"):
@@ -118,7 +118,7 @@ def _of_a_proxy(headers: Headers) -> str | None:
 
 
 def _host_name(headers: Headers) -> str:
-    """The name, without its port, by which a client calls the service."""
+    """Return the host name of a request, without its port."""
     try:
         return urlsplit(f"//{headers.get('Host', '')}").hostname or ""
     except ValueError:
@@ -131,7 +131,7 @@ def _length(headers: Headers) -> int:
 
 
 def _limited(receive: Receive) -> Receive:
-    """The parts of a body, until they are too many, whatever the request said of its length."""
+    """Return a receiver that refuses a body that is too large."""
     received = 0
 
     async def limited() -> Message:
@@ -264,7 +264,7 @@ ADDRESSES_REMEMBERED = 10_000  # addresses, the latest
 
 @dataclass(frozen=True)
 class LoginThrottle:
-    """Wrong keys of late.
+    """A limit of wrong keys for each network.
 
     Attributes:
         clock: seconds.
@@ -296,7 +296,7 @@ class LoginThrottle:
 
 
 def _network(address: str) -> str:
-    """An address, or, where it is of IPv6, its network, for whoever has one address there has them all."""
+    """Return an IPv4 address, or the network of an IPv6 address."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:  # of a test, or a socket of the file system

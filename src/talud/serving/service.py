@@ -1,4 +1,4 @@
-"""What a running service has at hand, and who may ask it for what."""
+"""The parts of a running service, and the keys that its routes require."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from talud.serving.tables import Key, Scope
 
 @dataclass(frozen=True)
 class Service:
-    """What a running service has at hand.
+    """The parts of a running service.
 
     Attributes:
         settings: of the agency.
@@ -59,7 +59,7 @@ class Service:
     @classmethod
     @contextmanager
     def started(cls, settings: Settings, *, open_to_all: bool) -> Iterator[Service]:
-        """A service that carries out its jobs within the block.
+        """Yield a service that carries out jobs within the block.
 
         Raises:
             ParamsError: the database's URL cannot be used.
@@ -98,7 +98,7 @@ Running = Annotated[Service, Depends(_service)]
 
 
 def holder(request: Request, service: Service) -> Key | None:
-    """Whose request it is; where no key is asked for, whoever is at this machine may do all.
+    """Return the key of a request; without required keys, a local admin key.
 
     Raises:
         Problem: too many wrong keys came from there.
@@ -114,7 +114,7 @@ def holder(request: Request, service: Service) -> Key | None:
 
 
 def key_of(secret: str, request: Request, service: Service) -> Key | None:
-    """The key of that secret; a right one opens however many wrong ones came from there, whom it may share it with.
+    """Return the key of a secret; a valid one passes the throttle of wrong keys.
 
     Raises:
         Problem: it has expired, or is wrong, as were too many before it.

@@ -131,7 +131,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls) -> Settings:
-        """The settings of the environment.
+        """Read the settings from the environment.
 
         Raises:
             ParamsError: one is missing or makes no sense.
@@ -193,7 +193,7 @@ class Settings(BaseSettings):
         return said
 
     def open_to_all(self, host: str) -> bool:
-        """Whether no key is asked for, where the service listens at that host.
+        """Check whether clients need no key if the service listens at a host.
 
         Raises:
             ParamsError: keys are switched off and others can reach the host.

@@ -48,23 +48,23 @@ class Maps:
     _looked_at: dict[str, float] = field(default_factory=dict, repr=False)
 
     def of(self, job: str) -> Path:
-        """The folder of a job: its model, its raster where that was fetched, and its map."""
+        """Return the folder of a job's model, fetched raster and map."""
         return self.folder / job
 
     def model(self, job: str) -> Path:
-        """A job's own copy of its model, which no promotion and no clean-up of the registry takes from it."""
+        """Return the path of a job's own copy of its model."""
         return self.of(job) / "model.onnx"
 
     def fetched(self, job: str) -> Path:
-        """The folder of a job's raster, where that was fetched from elsewhere."""
+        """Return the folder of a job's fetched raster."""
         return self.of(job) / "raster"
 
     def out(self, job: str) -> Path:
-        """The folder of a job's map."""
+        """Return the folder of a job's map."""
         return self.of(job) / "map"
 
     def products(self, job: str) -> Products:
-        """The files of a job's map."""
+        """Return the files of a job's map."""
         return Products.within(self.out(job))
 
     def keep_model(self, job: str, model: Path) -> None:
@@ -85,7 +85,7 @@ class Maps:
             scratch.replace(copy)
 
     def look_at(self, job: str) -> None:
-        """Note that somebody looks at a job's map, which is then not removed for a while."""
+        """Protect a job's map from removal for a while, because it was viewed."""
         self._looked_at[job] = time.monotonic()
 
     def remove_tiles(self, job: str) -> None:
@@ -98,7 +98,7 @@ class Maps:
         shutil.rmtree(self.of(job), ignore_errors=True)
 
     def in_use(self, job: str) -> bool:
-        """Whether somebody looked at a job's map of late."""
+        """Check whether a job's map was viewed recently."""
         looked = self._looked_at.get(job)
         return looked is not None and time.monotonic() - looked < IN_USE
 
@@ -108,7 +108,7 @@ _LONGEST_NAME = 80  # characters of an upload's name
 
 @dataclass(frozen=True)
 class Upload:
-    """A raster that arrives.
+    """A raster that is being uploaded.
 
     Attributes:
         id: a UUID.
@@ -122,7 +122,7 @@ class Upload:
 
     @classmethod
     def begun(cls, settings: Settings, filename: str) -> Upload:
-        """A file that is yet empty, in a folder of its own.
+        """Create an empty file in a folder of its own.
 
         Raises:
             OutputError: it cannot be made.
@@ -134,7 +134,7 @@ class Upload:
             return cls(identity, path, _part(path).open("wb"))
 
     def write(self, data: bytes) -> None:
-        """Add what arrived.
+        """Append received bytes.
 
         Raises:
             OutputError: the disk is full.
@@ -143,7 +143,7 @@ class Upload:
             self.stream.write(data)
 
     def finished(self, settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> Raster:
-        """The raster, once it is known to be one.
+        """Check the uploaded file and return its raster.
 
         Raises:
             SourceError: it is no GeoTIFF that can be mapped.
@@ -161,13 +161,13 @@ class Upload:
         return raster(f"{raster_paths.UPLOADS}/{self.id}", self.path, settings, contracts)
 
     def abandoned(self) -> None:
-        """Leave nothing of it."""
+        """Delete the file and its folder."""
         self.stream.close()
         shutil.rmtree(self.path.parent, ignore_errors=True)
 
 
 def safe_name(filename: str) -> str:
-    """A client's name for a file as one that any disk takes: letters, digits, - and _, then .tif."""
+    """Return a file name of letters, digits, - and _, with the suffix .tif."""
     last = re.split(r"[/\\]", unicodedata.normalize("NFKC", filename))[-1]
     stem = re.sub(r"\.tiff?$", "", last, flags=re.IGNORECASE)
     plain = re.sub(r"[^A-Za-z0-9-]+", "_", unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode())
@@ -179,7 +179,7 @@ def _part(path: Path) -> Path:
 
 
 def _check_upload(path: Path, settings: Settings) -> None:
-    """That a file is a whole GeoTIFF with a place, and not too large to be mapped."""
+    """Check that a file is a complete GeoTIFF with a location and few enough pixels."""
     raster_paths.check_directories(path, path.name)
     with opened(path) as dataset:
         grid = placed(dataset)
@@ -243,7 +243,7 @@ class UploadStore:
 
 @contextmanager
 def lock_results(results: Path) -> Iterator[None]:
-    """Keep other services from a folder of results, whose running jobs they would take for ones that were cut short.
+    """Lock the results folder, so that no second service restarts its jobs.
 
     Raises:
         OutputError: another service uses it, or it cannot be written to.
@@ -258,9 +258,9 @@ def lock_results(results: Path) -> Iterator[None]:
 
 
 def remove_expired(jobs: JobStore, maps: Maps, settings: Settings) -> list[str]:
-    """Remove what is older than the settings allow, or more: the oldest first, nothing in use.
+    """Remove maps and uploads beyond the allowed age and size, oldest first.
 
-    A map that people have reviewed stays until somebody throws it away: it could be made again, their work could not.
+    Those in use stay. A map with reviews stays until it is dismissed: it could be made again, the reviews could not.
 
     Returns:
         The ids of the jobs and uploads that were removed.
@@ -309,7 +309,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _age(folder: Path) -> float:
-    """Seconds since something was put into a folder."""
+    """Return the seconds since a folder was last changed."""
     return time.time() - folder.stat().st_mtime
 
 
@@ -318,7 +318,7 @@ def _end(job: Job) -> datetime:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """Return the size of all files below a folder, in bytes."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:

@@ -1,4 +1,4 @@
-"""Pictures of rasters and maps, tile by tile: 256 pixels a side, in Web Mercator."""
+"""Map tiles of rasters: 256 pixels a side, in Web Mercator."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _UNKNOWN = 255  # in a mask
 
 @dataclass(frozen=True)
 class _Look:
-    """What all tiles of a layer have in common.
+    """The properties that all tiles of a layer share.
 
     Attributes:
         indexes: of its bands in the file.
@@ -71,7 +71,7 @@ class _Look:
 
 
 def tile(path: Path, layer: Layer, z: int, x: int, y: int) -> bytes | None:
-    """A tile as PNG; None where it would be empty.
+    """Return a tile as PNG; None if it would be empty.
 
     Args:
         path: of the raster; of the mask for the inventory, of the map's probability for that.
@@ -105,7 +105,7 @@ def tile(path: Path, layer: Layer, z: int, x: int, y: int) -> bytes | None:
 
 @contextmanager
 def _source(stamp: Stamp, look: _Look, pixel: float) -> Iterator[tuple[DatasetReader, tuple[int, ...]]]:
-    """Where a tile of so many metres a pixel is read from, and the numbers of its bands there."""
+    """Yield the dataset for a tile's pixel size, and the numbers of its bands."""
     if look.copy and pixel > look.coarsest:
         with MemoryFile(look.copy) as memory, memory.open() as dataset:
             yield dataset, tuple(range(1, len(look.indexes) + 1))
@@ -117,7 +117,7 @@ def _source(stamp: Stamp, look: _Look, pixel: float) -> Iterator[tuple[DatasetRe
 def _warped(
     dataset: DatasetReader, indexes: Sequence[int], bounds: Bounds, way: Resampling
 ) -> NDArray[np.float32] | None:
-    """Bands (bands, SIDE, SIDE) inside bounds in Web Mercator, NaN where invalid; None where the raster is not.
+    """Return bands (bands, SIDE, SIDE) in Web Mercator; None outside the raster.
 
     Only these bands are read, from the overview next finer than the tile: a warped VRT would warp all of a stack's.
     """
@@ -199,7 +199,7 @@ def _small(dataset: DatasetReader, grid: Grid, indexes: Sequence[int]) -> bytes:
 
 
 def _limits(dataset: DatasetReader, layer: Layer, indexes: Sequence[int]) -> tuple[tuple[float, float], ...]:
-    """Of each band, its 2nd and 98th percentile; before and after an event they are the same, so that they compare."""
+    """Return the percentiles 2 and 98 of each band; equal before and after an event."""
     if layer in _CLASSES or layer == "slope":
         return ()
     if layer.startswith("sar"):
@@ -255,7 +255,7 @@ _PAINTERS = {
 
 
 def _png(picture: NDArray[np.uint8], shown: NDArray[np.bool_]) -> bytes | None:
-    """A picture (1 or 3, height, width) with what is not shown transparent; None where nothing is."""
+    """Return a picture as PNG, transparent where nothing is shown; None if empty."""
     if not shown.any():
         return None
     painted = np.where(shown, picture, 0).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""What the service answers, by subject."""
+"""Routes of the service, by subject."""

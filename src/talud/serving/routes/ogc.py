@@ -1,4 +1,4 @@
-"""OGC API – Processes, Part 1: landing page, conformance, the process, its jobs and their results."""
+"""Routes of OGC API – Processes, Part 1: process, jobs and results."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Landing(BaseModel):
 
 
 class Conformance(BaseModel):
-    """Which parts of the standard are kept."""
+    """Conformance classes of the service."""
 
     conformsTo: list[str]  # noqa: N815 - the standard's names, here and below
 
 
 class Asked(BaseModel):
-    """What a job was asked for, as it was settled."""
+    """Inputs of a job, with the chosen model."""
 
     raster: Annotated[str, Field(description="its href; the query of an address, which may be signed, is left out")]
     model: str
@@ -63,7 +63,7 @@ class Asked(BaseModel):
 
 
 class StatusInfo(BaseModel):
-    """How a job fares."""
+    """Status of a job."""
 
     processID: str  # noqa: N815
     type: Literal["process"] = "process"
@@ -95,7 +95,7 @@ class Result(BaseModel):
 
 @router.get("/", response_model=Landing)
 def landing(request: Request) -> Any:
-    """The landing page; a browser is led to the page for people."""
+    """Return the landing page; browsers are redirected to the review page."""
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(f"{_base(request)}/page/")
     base = _base(request)
@@ -115,13 +115,13 @@ def landing(request: Request) -> Any:
 
 @router.get("/conformance")
 def conformance() -> Conformance:
-    """Which parts of the standard are kept."""
+    """Return the conformance classes of the service."""
     return Conformance(conformsTo=CONFORMANCE)
 
 
 @router.get("/processes", responses=described(401))
 def processes(request: Request, _: Reader) -> dict[str, Any]:
-    """All processes: there is one."""
+    """Return the list of processes, which has one entry."""
     base = _base(request)
     one = process.summary() | {"links": [Link(href=f"{base}/processes/{PROCESS}", rel="self", type="application/json")]}
     return {"processes": [one], "links": [Link(href=f"{base}/processes", rel="self", type="application/json")]}
@@ -129,7 +129,7 @@ def processes(request: Request, _: Reader) -> dict[str, Any]:
 
 @router.get("/processes/{process_id}", responses=described(401, 404))
 def describe(process_id: str, request: Request, _: Reader) -> dict[str, Any]:
-    """What the process takes and gives."""
+    """Return the inputs and outputs of the process."""
     _check_process(process_id)
     execute = f"{_base(request)}/processes/{PROCESS}/execution"
     link = Link(href=execute, rel="http://www.opengis.net/def/rel/ogc/1.0/execute", title="Ask for a map")
@@ -152,7 +152,10 @@ async def execute(
     service: Running,
     prefer: Annotated[str, Header(description="respond-async: do not wait for the map")] = "",
 ) -> Any:
-    """Ask for a map. Without `Prefer: respond-async` the answer comes when the map is made, if the raster is small."""
+    """Request a map.
+
+    Without `Prefer: respond-async` the answer comes when the map is made, if the raster is small.
+    """
     _check_process(process_id)
     if unknown := sorted((execute.outputs or {}).keys() - OUTPUTS.keys()):
         raise Problem(422, f"outputs: there is no {', '.join(unknown)}; there are {', '.join(OUTPUTS)}")
@@ -197,13 +200,13 @@ def jobs(
 
 @router.get("/jobs/{job_id}", responses=described(401, 404))
 def job(job_id: str, request: Request, service: Running, _: Reader) -> StatusInfo:
-    """How a job fares."""
+    """Return the status of a job."""
     return _info(_found(job_id, service), request)
 
 
 @router.delete("/jobs/{job_id}", responses=described(401, 403, 404))
 def dismiss(job_id: str, request: Request, service: Running, key: Runner) -> StatusInfo:
-    """End a job, or throw away the map of one that has ended: one's own, or with the scope admin any."""
+    """Dismiss a job of the key, or any job with the scope admin, and its map."""
     found = _found(job_id, service)
     if found.key_id != key.id and not key.allows("admin"):
         raise Problem(403, f"the job is not of the key of {key.name}; that takes the scope admin")
@@ -214,13 +217,13 @@ def dismiss(job_id: str, request: Request, service: Running, key: Runner) -> Sta
 
 @router.get("/jobs/{job_id}/results", responses=described(401, 404, 410, 500))
 def results(job_id: str, request: Request, service: Running, _: Reader) -> dict[str, Result]:
-    """Where the outputs of a job are."""
+    """Return links to the outputs of a job."""
     return _results(_successful(job_id, service), request, service)
 
 
 @router.get("/jobs/{job_id}/files/{name}", responses=described(401, 404), response_class=FileResponse)
 def file(job_id: str, name: str, service: Running, _: Reader) -> FileResponse:
-    """A file of a map; parts of it by Range, as a GIS reads a COG."""
+    """Return a file of a map, or a part of it by Range."""
     found = _successful(job_id, service)
     media = {each: OUTPUTS[output][1] for output, each in process.files(service.maps.products(found.id)).items()}
     path = service.maps.out(found.id) / name
@@ -260,7 +263,7 @@ def _check_process(name: str) -> None:
 
 
 def _check_small(execute: Execute, service: Service) -> None:
-    """That a client may wait for the map of a raster."""
+    """Check that a raster is small enough for a synchronous request."""
     href, most = execute.inputs.raster.href, service.settings.sync_pixels
     if is_remote(href):
         remote.check_reference(href, service.settings)
@@ -271,7 +274,7 @@ def _check_small(execute: Execute, service: Service) -> None:
 
 
 async def _end_of(job: Job, service: Service) -> Job:
-    """The job when it has ended."""
+    """Wait for a job's end and return the job."""
     for _ in range(round(PATIENCE / PULSE)):
         await asyncio.sleep(PULSE)
         found = await asyncio.to_thread(service.jobs.get, job.id)
@@ -288,7 +291,7 @@ def _found(job_id: str, service: Service) -> Job:
 
 
 def _successful(job_id: str, service: Service) -> Job:
-    """A job whose map is there."""
+    """Return a successful job."""
     found = _found(job_id, service)
     if found.status == "failed":
         raise Problem(500, f"the job failed: {found.message}")

@@ -1,4 +1,4 @@
-"""The agency's rasters: which there are, uploads, and pictures of them."""
+"""Routes of rasters: list, uploads and tiles."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RasterList(BaseModel):
 
 @router.get("/rasters", responses=described(401, 403))
 def rasters(service: Running, _: Reader) -> RasterList:
-    """The rasters of the data folder, without masks, hidden files and damaged ones."""
+    """Return the rasters of the data folder, without masks and hidden files."""
     found, unreadable = listed(service.settings, _contracts(service))
     return RasterList(rasters=found, unreadable=unreadable)
 
@@ -70,7 +70,7 @@ async def upload(
     service: Running,
     key: Runner,
 ) -> Raster:
-    """Bring a GeoTIFF, as the body; a job names it by the `href` of the answer."""
+    """Upload a GeoTIFF as the body; a job refers to it by `href` of the answer."""
     parts = _parts(request, service.settings.upload_bytes)
     arriving = await run_in_threadpool(Upload.begun, service.settings, filename)
     stated, received, claimed = request.headers.get("Content-Length", ""), 0, 0
@@ -119,7 +119,7 @@ def remove_upload(
 
 
 async def _parts(request: Request, most: int) -> AsyncIterator[bytes]:
-    """A request's body in parts of some size; none of one that says beforehand that it is too large."""
+    """Yield a request's body in parts; refuse a body that is too large."""
     too_large = Problem(413, f"this service takes files of at most {most:,} bytes")
     stated = request.headers.get("Content-Length", "")
     if stated.isdecimal() and int(stated) > most:
@@ -148,7 +148,7 @@ def tile(
     service: Running,
     _: Reader,
 ) -> Response:
-    """A picture of a raster's layer; the inventory's grey is 255 for landslide, 0 for background."""
+    """Return a tile of a raster; the inventory is 255 for landslide, 0 for background."""
     return picture(raster_paths.local(raster, service.settings), service.settings, layer, z, x, y)
 
 
@@ -165,7 +165,7 @@ def picture(path: File, settings: Settings, layer: tiles.Layer, z: int, x: int, 
 
 
 def _contracts(service: Service) -> Sequence[tuple[str, Contract]]:
-    """The contracts of the registered champions, by name; of none where the registry does not answer."""
+    """Return the champions' contracts; none if the registry does not answer."""
     try:
         return [(champion.name, champion.contract) for champion in service.models.champions()]
     except RegistryError:

@@ -1,4 +1,4 @@
-"""The review of finished maps: what they show, and what people say of their landslides."""
+"""Routes of finished maps: their layers, polygons and reviews."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class MapInfo(BaseModel):
 
 
 class PolygonProperties(BaseModel):
-    """What is known of a landslide; null where it was drawn by a person and the model said nothing of it."""
+    """Properties of a landslide; null for measurements of a drawn one."""
 
     area_m2: float
     mean_probability: Annotated[float | None, Field(description="inside the outline that the model drew")]
@@ -81,7 +81,7 @@ class PolygonFeature(BaseModel):
 
 
 class Counts(BaseModel):
-    """How far a review has come."""
+    """Progress of a review."""
 
     unreviewed: Annotated[int, Field(description="landslides of the model, like the two that follow")]
     accepted: int
@@ -115,14 +115,14 @@ class NotMappedFeature(BaseModel):
 
 
 class NotMappedCollection(BaseModel):
-    """What a map leaves out, WGS84."""
+    """Unmapped parts of a raster, WGS84."""
 
     type: Literal["FeatureCollection"]
     features: list[NotMappedFeature]
 
 
 class Said(BaseModel):
-    """What a reviewer says of a landslide."""
+    """Review of a landslide."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -160,7 +160,7 @@ class History(BaseModel):
 
 @dataclass(frozen=True)
 class _Finished:
-    """A job that has a map, the map's files, and its raster, where that is still there."""
+    """A job with a map, the map's files, and its raster if that still exists."""
 
     job: Job
     products: Products
@@ -190,7 +190,7 @@ PolygonId = Annotated[str, Path(max_length=36, description="of a landslide of th
 
 @router.get("/map", responses=described(401, 403, 404))
 def map_(service: Running, _: Reader, finished: Finished) -> MapInfo:
-    """What a page needs to know to show a map."""
+    """Return the facts that a page needs to show a map."""
     grid = map_polygons.grid_of(finished.products.probability)
     record = json.loads(finished.products.record.read_text(encoding="utf-8"))
     raster = finished.raster
@@ -229,7 +229,7 @@ def tile(layer: tiles.Layer, z: Zoom, x: Column, y: Row, service: Running, _: Re
     response_class=Response,
 )
 def polygons(service: Running, _: Reader, finished: Finished) -> Response:
-    """The landslides of a map, those that were drawn included, with what was said of them."""
+    """Return the mapped and drawn landslides with their reviews."""
     found, said = _review(service, finished)
     text = map_polygons.collection(map_polygons.features(found, said), counts=map_polygons.counts(found, said))
     return Response(text, media_type=GEOJSON)
@@ -241,7 +241,7 @@ def polygons(service: Running, _: Reader, finished: Finished) -> Response:
     response_class=Response,
 )
 def not_mapped(_: Reader, finished: Finished) -> Response:
-    """What a map leaves out, and why."""
+    """Return the unmapped parts and their reasons."""
     return Response(map_polygons.not_mapped(finished.products), media_type=GEOJSON)
 
 
@@ -290,7 +290,7 @@ def draw(body: Drawn, service: Running, key: Runner, finished: Finished) -> Resp
 
 @router.delete("/polygons/{polygon}", status_code=204, responses=described(401, 403, 404))
 def take_back(polygon: PolygonId, service: Running, key: Runner, finished: Finished) -> None:
-    """Take back what was said: a landslide that was drawn goes; one of the model is as it drew it, unreviewed."""
+    """Withdraw a review; a drawn landslide is deleted, a mapped one is reset."""
     gone = ReviewStore(service.database).withdraw(finished.job.id, polygon, key)
     if not gone and polygon not in map_polygons.landslides(finished.products).outlines:
         raise _no_such(polygon)
@@ -325,13 +325,13 @@ def history(polygon: PolygonId, service: Running, _: Reader, finished: Finished)
     response_class=Response,
 )
 def geopackage(service: Running, _: Reader, finished: Finished) -> Response:
-    """The landslides that are accepted or drawn, in the CRS of the map, as `talud inventory import` takes them."""
+    """Return accepted and drawn landslides for `talud inventory import`."""
     headers = {"Content-Disposition": 'attachment; filename="review.gpkg"'}
     return Response(map_polygons.geopackage(*_review(service, finished)), media_type=GEOPACKAGE, headers=headers)
 
 
 def pixel_metres(grid: Grid) -> float:
-    """The side of a pixel in metres; of degrees, along a meridian of the sphere that web maps draw."""
+    """Return the side of a pixel in metres; degrees are measured along a meridian."""
     return (
         math.radians(grid.resolution) * WEB_MERCATOR_RADIUS if grid.crs.is_geographic else grid.resolution * grid.metre
     )

@@ -20,20 +20,20 @@ router = APIRouter()
 
 
 class Health(BaseModel):
-    """That all is well."""
+    """The state of the service."""
 
     status: str = "ok"
 
 
 @router.get("/health/live", tags=["health"])
 def live() -> Health:
-    """The process answers."""
+    """Answer if the process runs."""
     return Health()
 
 
 @router.get("/health/ready", tags=["health"], responses=described(503))
 def ready(service: Running) -> Health:
-    """The database answers, and workers are there."""
+    """Answer if the database answers and workers are connected."""
     try:
         with service.database.engine.connect() as connection:
             connection.execute(text("SELECT 1"))
@@ -46,7 +46,7 @@ def ready(service: Running) -> Health:
 
 @router.get("/metrics", tags=["health"], response_class=PlainTextResponse, responses=described(401))
 def metrics(service: Running, _: Reader) -> Response:
-    """Figures for Prometheus, which can bring a key with the scope read as its bearer token."""
+    """Return figures for Prometheus; a key of scope read is the bearer token."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
@@ -69,7 +69,7 @@ class ModelList(BaseModel):
 
 @router.get("/models", tags=["models"], responses=described(401, 422))
 def models(service: Running, _: Reader) -> ModelList:
-    """The champions of the registry, and what else has an alias, with their contracts."""
+    """Return the versions with an alias, with their contracts."""
     return ModelList(
         models=[
             RegisteredModel(
@@ -92,7 +92,7 @@ class Entry(BaseModel):
 
 
 class Session(BaseModel):
-    """Who asks, and what they may do."""
+    """The client of a session, and its scope."""
 
     keys_required: bool
     name: str | None
@@ -101,7 +101,7 @@ class Session(BaseModel):
 
 @router.get("/session", tags=["session"], responses=described(429))
 def show(request: Request, service: Running) -> Session:
-    """Who asks, by the key that the request brings."""
+    """Return the client of a request, by its key."""
     key = holder(request, service)
     return Session(keys_required=not service.open_to_all, name=key and key.name, scope=key and key.scope)
 
