@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from talud.process import defer_sigint, stderr_suppressed
 
@@ -17,10 +19,20 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 _UNUSED = ("jax", "matplotlib", "sklearn")
 
 
+def _backend() -> str | None:
+    """Return the backend that the environment or Keras's own settings ask for, None if neither does."""
+    if asked := os.environ.get("KERAS_BACKEND"):
+        return asked
+    settings = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
+    with suppress(OSError, ValueError, AttributeError):
+        return str(json.loads(settings.read_text(encoding="utf-8")).get("backend"))
+    return None
+
+
 @contextmanager
 def _without_unused_packages() -> Iterator[None]:
     """Let imports of unused packages fail, as where they are not installed."""
-    hidden = [name for name in _UNUSED if name not in sys.modules]
+    hidden = [name for name in _UNUSED if name not in sys.modules and name != _backend()]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: Python's sign for "not to be imported"
     try:
         yield
