@@ -46,3 +46,12 @@ def test_the_lock_holds_names_and_versions_alone() -> None:
 def test_the_locks_of_page_and_service_hold_no_address() -> None:
     for lock in ("page/package-lock.json", "serving/requirements.lock"):
         assert "://" not in (ROOT / lock).read_text(), lock
+
+
+def test_architecture_lists_every_module() -> None:
+    table = (ROOT / "docs/architecture.md").read_text().partition("## Modules")[2].partition("## Files")[0]
+    listed = set(re.findall(r"^\| (?:\| |\*\*)`(\w+)`", table, flags=re.MULTILINE))
+    sources = ROOT / "src/talud"
+    modules = {path.stem for path in [*sources.glob("*.py"), *sources.glob("*/*.py")]} - {"__init__"}
+    packages = {path.parent.name for path in [*sources.glob("*/__init__.py"), *sources.glob("*/*/__init__.py")]}
+    assert listed == modules | packages
