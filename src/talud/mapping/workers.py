@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
 from talud import cluster
-from talud.cluster import Lost, Tell, across
+from talud.cluster import Cluster, Lost, Tell, across
 from talud.cluster_connection import Workers, machine_of
 from talud.engine.runtime import Model, Origin
 from talud.engine.session import CUDA, Provider, physical_cores
@@ -104,11 +104,13 @@ class Opening:
         job: job that it was opened for.
         stack: the raster.
         held: resources to close, from any thread.
+        busy: lock of the thread while it reads.
     """
 
     job: Job
     stack: StackReader
     held: ExitStack
+    busy: Lock = field(default_factory=Lock, compare=False)
 
 
 # Thread → its own raster, for a GDAL dataset serves one thread at a time.
@@ -150,16 +152,13 @@ class OnWorkers:
             with cluster.opened(self.workers, journal.run, {}, exclusive=False) as found:
                 _check_disk(found.client, copy)
                 job = self._job(copy, journal, found.threads_by_machine())
-                done = 0
-                for shard, result in across(partial(_finish, job), _shards(tiles, sum(job.slots.values())), found):
-                    if isinstance(result, Lost):
-                        raise ClusterError(
-                            f"{result.deaths} workers in turn died while they mapped {shard}; each needs up to 3 GB of "
-                            "memory"
-                        )
-                    done += len(shard.tiles)
-                    report(done)
-                found.client.run(_close, job, on_error="ignore")
+                try:
+                    _hand_out(job, _shards(tiles, sum(job.slots.values())), found, report)
+                finally:
+                    # Without the copy, shards that still run end with their tile, and the rasters can be closed.
+                    copy.unlink(missing_ok=True)
+                    if found.client.status == "running":
+                        found.client.run(_close, job, on_error="ignore")
         finally:
             copy.unlink(missing_ok=True)
 
@@ -167,6 +166,23 @@ class OnWorkers:
         provider: Provider = "cuda" if self.model.provider == CUDA else "cpu"
         file = ModelFile(copy, md5(copy), self.model.origin, provider)
         return Job(file, self.stack.info.location, journal, self.passes, _facts(self.model, self.stack), slots)
+
+
+def _hand_out(job: Job, shards: Sequence[Shard], found: Cluster, report: Callable[[int], object]) -> None:
+    """Let workers compute all shards.
+
+    Raises:
+        TaludError: The first error of a worker.
+        ClusterError: Workers or scheduler were lost.
+    """
+    done = 0
+    for shard, result in across(partial(_finish, job), shards, found):
+        if isinstance(result, Lost):
+            raise ClusterError(
+                f"{result.deaths} workers in turn died while they mapped {shard}; each needs up to 3 GB of memory"
+            )
+        done += len(shard.tiles)
+        report(done)
 
 
 def _check_disk(client: Client, copy: Path) -> None:
@@ -203,7 +219,8 @@ def _finish(job: Job, shard: Shard, _: Tell) -> None:
         raise type(error)(f"worker {worker.address}: {error}") from error
     unfinished = (tile for tile in shard.tiles if job.journal.read(tile) is None)
     wanted = itertools.takewhile(lambda _: job.model.path.exists(), unfinished)
-    finish_tiles(model, stack, wanted, job.journal, job.passes)
+    with _openings[get_ident()].busy:
+        finish_tiles(model, stack, wanted, job.journal, job.passes)
 
 
 @lru_cache(maxsize=1)
@@ -249,7 +266,9 @@ def _close(job: Job) -> None:
     """Close, in a worker, the files of a job that is done."""
     _model.cache_clear()
     for thread in [thread for thread, opening in list(_openings.items()) if opening.job == job]:
-        _openings.pop(thread).held.close()
+        opening = _openings.pop(thread)
+        with opening.busy:
+            opening.held.close()
 
 
 def _facts(model: Model, stack: StackReader) -> dict[str, Any]:
