@@ -510,7 +510,7 @@ if moment == "epoch":
     watch = die
 else:
     watch = None
-    module, name = {"write": (work.checkpoint, "write"), "send": (work.Trial, "log_epochs"), "scores": (work.Trial, "log_scores"), "export": (study, "export")}[moment]
+    module, name = {"write": (work.checkpoint, "write"), "send": (work.TrialRun, "log_epochs"), "scores": (work.TrialRun, "log_scores"), "export": (study, "export")}[moment]
     former = getattr(module, name)
     def wrapped(*arguments, **options):
         result = former(*arguments, **options)
@@ -527,9 +527,9 @@ def killed(project: Project, moment: str, at: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def defer_sigint(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project of a longer study that nothing stopped."""
-    project = make_project(tmp_path_factory.mktemp("defer_sigint") / "project", searches={"small": LONGER})
+    project = make_project(tmp_path_factory.mktemp("uninterrupted") / "project", searches={"small": LONGER})
     study.run(project, "both")
     return project
 
@@ -555,7 +555,7 @@ def learning_curves(project: Project) -> dict[str, list[tuple[int, float]]]:
     ],
 )
 def test_a_study_that_is_killed_ends_as_if_it_had_not_been(
-    defer_sigint: Project, tmp_path: Path, kills: list[tuple[str, int]]
+    uninterrupted: Project, tmp_path: Path, kills: list[tuple[str, int]]
 ) -> None:
     project = make_project(tmp_path / "project", searches={"small": LONGER})
     for moment, at in kills:
@@ -563,9 +563,9 @@ def test_a_study_that_is_killed_ends_as_if_it_had_not_been(
     study.run(project, "both")
     assert len(runs(project)) == 5  # the study and its four trials
     assert set(statuses(project)) == {"FINISHED"}
-    assert learning_curves(project) == learning_curves(defer_sigint)
-    assert contract_of(project.model("both")).origin.weights == contract_of(defer_sigint.model("both")).origin.weights
-    tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, defer_sigint)]
+    assert learning_curves(project) == learning_curves(uninterrupted)
+    assert contract_of(project.model("both")).origin.weights == contract_of(uninterrupted.model("both")).origin.weights
+    tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, uninterrupted)]
     for trial in (*tables[0], *tables[1]):
         del trial["run_id"], trial["seconds"]
     assert tables[0] == tables[1]
@@ -766,12 +766,12 @@ def test_files_that_cannot_be_kept_are_one_line_and_cost_no_training(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_trial_that_halving_left_behind_is_what_it_is_in_a_grid(defer_sigint: Project, tmp_path: Path) -> None:
+def test_a_trial_that_halving_left_behind_is_what_it_is_in_a_grid(uninterrupted: Project, tmp_path: Path) -> None:
     halving = {**LONGER, "method": "halving", "first_epochs": 1, "factor": 4}
     project = make_project(tmp_path / "project", searches={"small": LONGER, "halving": halving})
     study.run(project, "both", search="halving")
     study.run(project, "both", search="small")
-    tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, defer_sigint)]
+    tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, uninterrupted)]
     assert [trial["scores"] for trial in tables[0]] == [trial["scores"] for trial in tables[1]]
     assert [trial["epochs_run"] for trial in tables[0]] == [4, 4, 4, 4]
-    assert contract_of(project.model("both")).origin.weights == contract_of(defer_sigint.model("both")).origin.weights
+    assert contract_of(project.model("both")).origin.weights == contract_of(uninterrupted.model("both")).origin.weights
