@@ -15,10 +15,12 @@ SEED = 20150518
 def write(out: Path, seed: int = SEED) -> Iterator[tuple[Path, ...]]:
     """Make the basins one after the other, each in a folder of its name below `out`; yield the files of each.
 
-    The same seed gives the same bytes.
+    The same seed gives the same bytes. All folders are checked before the first basin is made, which takes a while.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or a folder holds files of the user.
     """
+    for character in BASINS:
+        storage.check_folder(out / character.name)
     for character in BASINS:
         yield storage.write(make(character, seed), out / character.name)

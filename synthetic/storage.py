@@ -34,8 +34,8 @@ def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
     Raises:
         OutputError: a file cannot be written.
     """
+    check_folder(folder)
     paths = tuple(folder / name for name in FILES)
-    source_files.check_output_folder(folder, FILES, (), ours=_is_sample(folder))
     with replacing_together(*paths) as (image, dtm, pre, post, inventory, cloud):
         _raster(image, basin.grid, basin.optical, ("red", "green", "blue"), "reflectance", optical.SCALE)
         _raster(dtm, basin.grid, basin.dtm[None], ("elevation",), "m", DTM_SCALE)
@@ -44,6 +44,15 @@ def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
         _polygons(inventory, basin.grid, basin.inventory)
         _polygons(cloud, basin.grid, basin.cloud)
     return paths
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a basin can be written into a folder without replacing files of the user.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    source_files.check_output_folder(folder, FILES, (), ours=_is_sample(folder))
 
 
 def _is_sample(folder: Path) -> bool:
