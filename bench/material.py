@@ -1,4 +1,4 @@
-"""What the benchmarks run on: a U-Net of random weights, and rasters of random values.
+"""Material of the benchmarks: a U-Net of random weights and random rasters.
 
     python bench/material.py FOLDER SIDE
 

@@ -1,4 +1,4 @@
-"""How the figures of `run.py` are measured: each function takes the material and gives one figure or more."""
+"""Measurements of `run.py`: each function returns one figure or more."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Watch:
 
     @property
     def median(self) -> float:
-        """Of the wall times, in seconds."""
+        """Summary of wall times, in seconds."""
         return statistics.median(self.seconds)
 
 
@@ -315,7 +315,7 @@ def _cluster(folder: Path, number: int) -> Iterator[tuple[str, list[int]]]:
 
 
 def _process_seconds(pid: int) -> float:
-    """What a process has used of the processor."""
+    """Return the processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -372,10 +372,10 @@ def _in_turn(*works: Callable[[], object]) -> tuple[Watch, ...]:
 
 
 def _cpu_seconds() -> float:
-    """What this process and those that it waited for have used."""
+    """Return the processor time of this process and its finished children."""
     return sum(os.times()[:4])
 
 
 def _cores(*watches: Watch) -> str:
-    """How many cores each had; where one had fewer than the other, the ratio says little."""
+    """Return the cores that each had; unequal ones make the ratio useless."""
     return "CPU / wall " + " and ".join(f"{sum(watch.busy) / sum(watch.seconds):.2f}" for watch in watches)

@@ -1,4 +1,4 @@
-"""How the service answers while it computes, and under load: `python bench/service.py [SECONDS]`.
+"""Response times of the service: `python bench/service.py [SECONDS]`.
 
 A project with one model (7 bands, 32 filters, random weights) and a raster of 4096² pixels (noise), two workers,
 SQLite, all on loopback. While two jobs compute, one client asks how one of them fares, ten times a second; then 50
@@ -65,14 +65,14 @@ def make_project(root: Path) -> Path:
 
 
 def memory(service: Serving) -> dict[str, float]:
-    """What the processes take at rest: resident, in MB."""
+    """Return the resident memory of the idle processes, in MB."""
     process = psutil.Process(service.process.pid)
     workers = [child.memory_info().rss for child in process.children(recursive=True)]
     return {"MB at rest: service": process.memory_info().rss // 10**6, "MB at rest: two workers": sum(workers) // 10**6}
 
 
 def while_computing(service: Serving) -> dict[str, float]:
-    """How fast a job's state comes while two jobs compute."""
+    """Measure how fast the state of a job is answered while two jobs run."""
     jobs = [service.ask("large.tif") for _ in range(2)]
     wait_for(lambda: all(service.job(job)["progress"] > 0 for job in jobs), "no tile is finished")
     took = []

@@ -1,4 +1,4 @@
-"""How the figures of training are measured: on the patches of the synthetic training basin."""
+"""Measurements of training on patches of the synthetic training basin."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ print(statistics.median(seconds[2:]))
 
 
 def training(material: Material) -> Iterator[Figure]:
-    """What oneDNN gives, input against bare `fit`, then what a trial costs beside its epochs."""
+    """Measure oneDNN, the input pipeline, and the overhead of a trial."""
     project = _project(material.folder / "project")
     yield _one_dnn(project)
     yield from _throughput(project)

@@ -1,4 +1,4 @@
-"""What sets one sample basin apart from another."""
+"""Characters of the sample basins."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _BASE = 900.0  # metres from the ground to the cloud
 
 @dataclass(frozen=True)
 class Clouds:
-    """What hides the ground; both are float64 (height, width) from 0 to 1.
+    """Cover of cloud and haze, float64 (height, width) from 0 to 1.
 
     Attributes:
         cover: opacity of the cloud.

@@ -1,4 +1,4 @@
-"""Where water runs: D8 flow over a terrain without sinks."""
+"""Drainage: D8 flow over a terrain without sinks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What grows, or lies bare, on the ground before the storm."""
+"""Land cover before the storm: vegetation and bare ground."""
 
 from __future__ import annotations
 

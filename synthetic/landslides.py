@@ -117,7 +117,7 @@ def _run(character: Character, terrain: Terrain, start: int, ragged: Field, rng:
 
 
 def _stop(terrain: Terrain, cells: NDArray[np.int64]) -> int:
-    """How many pixels a landslide runs: to a river, or some pixels onto ground under 10 degrees."""
+    """Return the run-out in pixels: to a river, or onto ground under 10°."""
     flat = np.cumsum(ndimage.uniform_filter1d(terrain.slope.ravel()[cells], 5) < 10)
     in_river = terrain.drained.ravel()[cells] > RIVER
     stopped = (flat > 5) | in_river

@@ -1,4 +1,4 @@
-"""What an optical sensor sees: sunlit relief through haze, clouds and noise."""
+"""Optical image: sunlit relief through haze, clouds and noise."""
 
 from __future__ import annotations
 

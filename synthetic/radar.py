@@ -1,4 +1,4 @@
-"""What a C-band radar sees: VV with speckle, bright slopes that face it, and what the storm changed."""
+"""Radar images: C-band VV with speckle, bright facing slopes and changes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def scan(
 
 
 def _relief(character: Character, terrain: Terrain) -> Field:
-    """How much ground falls into one range cell, 1 on level ground: foreshortening, up to layover."""
+    """Return the ground per range cell, 1 on level ground, up to layover."""
     azimuth, incidence = np.radians(character.look_azimuth), np.radians(character.incidence)
     toward = np.arctan(-terrain.east * np.sin(azimuth) - terrain.north * np.cos(azimuth))
     local = np.clip(incidence - toward, np.radians(9), np.radians(88))

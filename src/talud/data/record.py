@@ -31,7 +31,7 @@ _LABELS = ("inventory", "boundary", "masks")
 
 @dataclass(frozen=True)
 class Record:
-    """What a stack and its mask were made from, and what they hold.
+    """Record of a stack and its mask: their sources and contents.
 
     Of polygons and landslide pixels None where an area has no inventory, or no masks; of patches where it has none.
     """

@@ -58,7 +58,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Revision:
-    """What a correction came to.
+    """Result of a correction.
 
     Attributes:
         path: of the inventory.

@@ -1,4 +1,4 @@
-"""Where a map says something, from which groups of bands, and why it says nothing elsewhere."""
+"""Coverage of a map: the groups that map a pixel, or the reason for none."""
 
 from __future__ import annotations
 

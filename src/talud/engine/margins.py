@@ -1,4 +1,4 @@
-"""How far around a tile's core each tensor of a network is needed, derived from its ONNX graph.
+"""Margins around a tile's core for each tensor, derived from the ONNX graph.
 
 The graph is walked from its output to its input: what a node needs of its input follows from what is needed of its
 output. A core's corners lie on the lattice of the poolings, so the answer holds for a core of any size. All operators

@@ -1,4 +1,4 @@
-"""What a model file holds, checked before anything of it runs: a model is data, and all of it lies in its one file."""
+"""Checks of a model file before it runs: a model is data in one file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def parsed(content: bytes) -> onnx.ModelProto:
 
 
 def contract_of(path: Path) -> Contract:
-    """What a model file states about itself; it is not opened to be run.
+    """Return the contract of a model file, without opening it for a run.
 
     Raises:
         ModelError: it is no model of talud's.
@@ -103,7 +103,7 @@ def _check_resizing(graph: onnx.GraphProto) -> None:
 
 
 def check_lattice(model: onnx.ModelProto, contract: Contract) -> None:
-    """That a contract's halo and alignment are those of the graph or wider, so that tiles equal the whole.
+    """Check that a contract's halo and alignment cover those of the graph.
 
     Of a graph that holds an operator of unknown reach, nothing but the contract can say it.
 

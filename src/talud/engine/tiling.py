@@ -1,4 +1,4 @@
-"""How a raster is cut into tiles so that the tiled map equals the map of one pass over the whole raster.
+"""Exact tiling: tiles whose map equals that of one pass over the raster.
 
 A network with poolings sees a lattice of 2^depth pixels, and an output pixel depends on a bounded surrounding, the
 halo. A tile's window therefore starts on the lattice and reaches a halo beyond the core that the tile writes. The

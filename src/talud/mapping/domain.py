@@ -1,4 +1,4 @@
-"""How far a raster lies from what a model learned from: the domain report.
+"""Domain report: the distance of a raster from a model's training data.
 
 For each band, the histogram of the valid training pixels, which the contract holds, is compared with that of the
 raster by their intersection: the sum over the bins of the smaller of both shares (M. J. Swain and D. H. Ballard, Color
@@ -43,7 +43,7 @@ UNLIKE = (Verdict.DIFFERS, Verdict.FAR)
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a band of a raster, or a difference of two, lies from the training areas.
+    """Distance of a band, or a difference of two, from the training areas.
 
     Attributes:
         band: its name, such as "red" or "red − green".
@@ -89,7 +89,7 @@ class Distance:
         learned: Sequence[float],
         limits: tuple[float, float],
     ) -> Distance:
-        """Of valid values against a training histogram, which may be none, and the training range."""
+        """Compare valid values with a training histogram, if any, and range."""
         if not values.size:
             return cls(name, None, None)
         outside = float(np.mean((values < limits[0]) | (values > limits[1])))

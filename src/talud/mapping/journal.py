@@ -1,4 +1,4 @@
-"""What an interrupted map goes on from: its finished tiles, in a hidden working folder beside the map's own.
+"""Journal of a map: finished tiles from which an interrupted run resumes.
 
 A tile is finished once its file lies under its own name: it is written under another one, brought to the disk, and
 renamed. Whatever ends a run (a power cut, a full disk, kill -9), the next one finds whole tiles or none. What the run

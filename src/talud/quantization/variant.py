@@ -108,7 +108,7 @@ def _with_less(stack: NDArray[np.float32], contract: Contract) -> list[NDArray[n
 
 
 def _subsets(variant: Model, project: Project) -> tuple[Subset, ...]:
-    """What the variant is worth with each of its subsets; those that the model maps with, it maps with too."""
+    """Score the variant with each subset; the supported ones stay supported."""
     stated = variant.contract.input.subsets
     if not stated:
         return ()

@@ -1,4 +1,4 @@
-"""Who carries the jobs out: it hands them to workers, notes how far they are, and goes on with them after a restart."""
+"""Executor of jobs: hands them to workers and resumes them after a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker does for a job: the map, tile by tile, from wherever an earlier worker left it."""
+"""Task of a worker: the map of a job, resumed where a worker left it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it.
+    """Result of a job in its worker.
 
     Attributes:
         message: one line for a person.

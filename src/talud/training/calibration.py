@@ -97,7 +97,7 @@ class Logits:
 
 
 def logits(model: keras.Model, stack: NDArray[np.float32], alignment: int) -> NDArray[np.float64]:
-    """What a model's last layer makes a probability of, over a whole array: the layer's sum in double precision.
+    """Return the logits of a model over an array, in double precision.
 
     Args:
         model: whose last layer is a convolution of 1 × 1 with a sigmoid.

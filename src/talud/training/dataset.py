@@ -1,4 +1,4 @@
-"""What a study learns from: the training areas' patches, and all that the contract says about them."""
+"""Training data of a study: patches, and their statistics for the contract."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAKING = ("resolution", "slope", "curvature", "sar_unit", "lee_window")  # tags 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of each band over the valid training pixels, each of shape (bands,)."""
+    """Statistics of each band over valid training pixels, of shape (bands,)."""
 
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
@@ -50,7 +50,7 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Form:
-    """What the stacks of all training areas must share.
+    """Properties that the stacks of all training areas share.
 
     Attributes:
         units: of each band.
@@ -127,7 +127,7 @@ class Dataset(TrainingData):
         return {site.name: site.blocks for site in self.sites}
 
     def counts(self, options: SplitOptions) -> dict[str, int]:
-        """How many blocks, patches and landslide pixels (of the mask) each part holds, such as `test_blocks`."""
+        """Count blocks, patches and landslide pixels of parts (`test_blocks` …)."""
         counts = {}
         for part in PARTS:
             blocks = [block for split in self.blocks.values() for block in split if block.part == part]

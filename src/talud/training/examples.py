@@ -67,7 +67,7 @@ def log_examples(store: Store, dataset: Dataset, model: Path, *run_ids: str) -> 
 
 
 def spread(patches: Patches, count: int = ROWS) -> NDArray[np.intp]:
-    """Which patches to show: of those with landslides, `count` at even steps from the fullest to the emptiest.
+    """Choose `count` patches with landslides, evenly from fullest to emptiest.
 
     What a model says of them has no part in the choice.
     """
@@ -115,7 +115,7 @@ COLOURED[list(COLOURS)] = [colour[:3] for colour in COLOURS.values()]
 
 
 def _probability(model: Model, patches: Patches) -> NDArray[np.float32]:
-    """What the file says of each patch by itself (patches, height, width); NaN where a band is invalid."""
+    """Return the file's probability of each patch; NaN where a band is invalid."""
     maps = [model.probability(np.ascontiguousarray(np.moveaxis(stack, -1, 0))) for stack in patches.stack]
     return np.where(np.isnan(patches.stack).any(axis=-1), np.float32(np.nan), np.stack(maps))
 
@@ -149,7 +149,7 @@ def _outcomes(examples: Examples) -> NDArray[np.uint8]:
 
 
 def _scores(examples: Examples) -> list[tuple[str, ...]]:
-    """What stands beside each row."""
+    """Return the label of each row."""
     lines: list[tuple[str, ...]] = []
     for probability, truth in zip(examples.probability, examples.patches.mask, strict=True):
         counts = confusion(probability >= examples.threshold, truth, np.isfinite(probability))

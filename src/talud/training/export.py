@@ -37,7 +37,7 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model comes from."""
+    """Origin of a model."""
 
     band_set: str
     commit: str
@@ -95,7 +95,7 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
 
 
 def _features(graph: onnx.ModelProto, contract: Contract, dataset: Dataset, project: Project) -> Features | None:
-    """Those of the training blocks, as a new area's are measured; None where no block is large or valid enough."""
+    """Measure the features of the training blocks; None if no block suffices."""
     side = project.params.split.block // contract.input.alignment * contract.input.alignment
     if not side:
         return None

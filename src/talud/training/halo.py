@@ -1,4 +1,4 @@
-"""What a smaller halo than the exact one costs, measured on the stacks of the training areas.
+"""Errors of halos smaller than the exact one, on the training areas.
 
 A tile's error is largest along the border of its core, and comes from the side that is nearest. So a core as wide as
 the exact halo shows what one of any size would: its far side is out of reach. The cores lie on landslides, for where
@@ -92,7 +92,7 @@ def _spread(items: Sequence[_Item], count: int) -> list[_Item]:
 
 
 def _mapped(sample: NDArray[np.float32], model: Model) -> NDArray[np.bool_]:
-    """Which pixels of a sample's core the map says something of."""
+    """Return which pixels of a sample's core are mapped."""
     inner = slice(model.halo, -model.halo)
     mapped: NDArray[np.bool_] = coverage.blocked(sample, model.contract)[inner, inner] == 0
     return mapped

@@ -18,7 +18,7 @@ _Trial = TypeVar("_Trial")
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What makes one trial of a study differ from another.
+    """Hyperparameters of a trial.
 
     Attributes:
         epochs: at most.
@@ -95,7 +95,7 @@ def rungs(search: Search, trials: int) -> tuple[Rung, ...]:
 
 
 def epochs_of(steps: Sequence[Rung]) -> int:
-    """How many epochs the rungs take together, each trial going on from where it was."""
+    """Count the epochs of all rungs, in which trials resume."""
     before = (0, *(step.epochs for step in steps))
     return sum(step.trials * (step.epochs - done) for step, done in zip(steps, before, strict=False))
 

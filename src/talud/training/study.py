@@ -25,7 +25,7 @@ from talud.training.work import Entry, Runner, Task, here
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a study is, after an epoch.
+    """Progress of a study after an epoch.
 
     Attributes:
         trial: counted from 1.

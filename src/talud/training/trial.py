@@ -33,7 +33,7 @@ OnState = Callable[[State], None]
 
 @dataclass(frozen=True)
 class Method:
-    """How the network of a trial is built and trained.
+    """Method by which the network of a trial is built and trained.
 
     Attributes:
         choice: hyperparameters of the trial.
