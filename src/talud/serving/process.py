@@ -59,7 +59,7 @@ class Inputs(ResultOptions):
 
 
 class Output(_Body):
-    """How an output is wanted: by reference, which is the only way."""
+    """Requested form of an output: by reference, the only one."""
 
     transmissionMode: Literal["reference"] = "reference"  # noqa: N815 - the standard's name
     format: dict[str, Any] | None = None
