@@ -26,6 +26,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield workers
 
 
+@pytest.mark.slow
 def test_workers_have_their_environment_and_do_one_task_at_a_time(two: Cluster) -> None:
     done = list(across(cluster_tasks.environment, ["TALUD_TEST"] * 4, two))
     assert [task for task, _ in done] == ["TALUD_TEST"] * 4
@@ -57,6 +58,7 @@ def test_each_task_comes_back_once_though_a_worker_is_killed(two: Cluster, tmp_p
     assert set(told) == {(task, what) for task in tasks for what in ("begun", "ends")}
 
 
+@pytest.mark.slow
 def test_a_task_that_no_worker_survives_is_lost_and_the_others_are_not(two: Cluster, tmp_path: Path) -> None:
     tasks = [tmp_path / name for name in ("deadly", "one", "two", "three", "four")]
     done = dict(across(cluster_tasks.deadly, tasks, two))
@@ -66,6 +68,7 @@ def test_a_task_that_no_worker_survives_is_lost_and_the_others_are_not(two: Clus
     assert [len(task.read_text().splitlines()) for task in tasks] == [3, 1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_an_error_comes_whole_and_what_runs_then_is_stopped(two: Cluster, tmp_path: Path) -> None:
     tasks = [tmp_path / name for name in ("failing", "stopped", "never")]
     with pytest.raises(StudyError, match=r"^no such luck$"):

@@ -181,6 +181,7 @@ DERIVATIONS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.builds(Contract, input=inputs(), origin=ORIGINS, measured=MEASUREMENTS, derived=DERIVATIONS))
 def test_any_contract_is_read_as_it_was_written_in_both_forms(contract: Contract) -> None:
     assert Contract.from_metadata(contract.to_metadata(), "new.onnx") == contract

@@ -14,6 +14,7 @@ from fresh_clone import ROOT
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 
+@pytest.mark.slow
 def test_the_reference_of_the_command_line_is_current(tmp_path: Path) -> None:
     out = tmp_path / "cli.md"
     command = [

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from fresh_clone import ROOT
 
 
+@pytest.mark.slow
 def test_dvc_ignores_what_programs_write_beside_files() -> None:
     names = [
         f"predictions/7band/here/{name}"

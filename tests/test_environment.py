@@ -95,6 +95,7 @@ print(CRS.from_epsg(32618).to_epsg(), *Transformer.from_crs(4326, 32618, always_
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_half_pixel_shift_by_an_option_of_gdal_is_ignored(tmp_path: Path) -> None:
     """GTIFF_POINT_GEO_IGNORE moves a raster whose coordinates are those of pixel centres by half a pixel."""
     path = write_raster(tmp_path / "dtm.tif", VALUES[:1].astype(np.float32), tags={"AREA_OR_POINT": "Point"})
@@ -162,6 +163,7 @@ def test_number_of_threads_is_a_plain_number_afterwards(given: str, expected: st
         assert environ.get(name) == expected
 
 
+@pytest.mark.slow
 def test_numexpr_is_imported_with_a_list_of_threads() -> None:
     """The service's tiles need numexpr, which reads the variable when it is imported."""
     code = "import talud, json, numexpr; print(json.dumps(numexpr.get_num_threads()))"

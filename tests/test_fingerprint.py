@@ -137,6 +137,7 @@ def test_change_of_any_part_is_noticed(tmp_path: Path, kind: Callable[[Path], Ch
     assert fingerprint(source) not in (before, EMPTY)
 
 
+@pytest.mark.slow
 def test_raster_on_network_is_known_by_its_pixels(tmp_path: Path) -> None:
     known = []
     for name, value in (("one", 7), ("same", 7), ("other", 8)):

@@ -74,6 +74,7 @@ def test_centres_decide_which_pixels_bounds_hold() -> None:
     assert grid.bounds == (1003, 2007, 1043, 2027)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 128))
 def test_windows_cover_every_pixel_once(height: int, width: int, size: int) -> None:
     count = np.zeros((height, width), int)

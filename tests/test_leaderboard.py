@@ -86,6 +86,7 @@ def test_failed_trials_stand_with_their_reasons_and_those_that_finished_later_do
     assert "Not finished: 1." in note
 
 
+@pytest.mark.slow
 def test_names_and_reasons_break_neither_the_note_nor_its_limit(root: Path) -> None:
     store = Store.open(root, create=True)
     with store.runs.study("hostile", TAGS, "The end.") as run_id:

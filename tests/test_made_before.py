@@ -68,6 +68,7 @@ def test_a_model_file_made_before_maps_the_same(project: Path, file: str, precis
         np.testing.assert_allclose(found, recorded[precision], atol=1e-6 if precision == "float32" else 0.02)
 
 
+@pytest.mark.slow
 def test_an_unfinished_study_made_before_starts_anew_with_a_message(project: Path) -> None:
     tags = {"band_set": "both", "search": "long", "study": "0" * 32, "data_version": "0" * 32, "commit": "unknown"}
     runs = Store.open(project).runs

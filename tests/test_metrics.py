@@ -19,6 +19,7 @@ def test_study_table_4_gives_the_scores_that_follow_from_its_counts() -> None:
     assert [round(table.f1, 3) for table in (three, five, seven)] == [0.445, 0.361, 0.378]
 
 
+@pytest.mark.slow
 @given(
     hnp.arrays(np.bool_, (7, 5)),
     hnp.arrays(np.uint8, (7, 5), elements=st.sampled_from([0, 1, 255])),
@@ -70,6 +71,7 @@ def f1_by_threshold(probability: np.ndarray, truth: np.ndarray) -> dict[float, f
     return {threshold: confusion(probability >= np.float32(threshold), truth, valid).f1 for threshold in thresholds}
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
 def test_the_threshold_is_the_one_nearest_to_the_middle_of_the_good_ones(seed: int) -> None:
     generator = np.random.default_rng(seed)

@@ -113,6 +113,7 @@ def log_the_same_data(root: Path) -> None:
     assert found == [f"{number // 2:036x}" for number in range(60)]
 
 
+@pytest.mark.slow
 def test_trials_that_begin_in_the_same_moment_log_the_same_data(root: Path) -> None:
     log_the_same_data(root)
 
@@ -173,6 +174,7 @@ def test_a_project_is_known_again_by_a_machine_of_another_name_and_from_its_name
 IDENTIFY = "import sys, pathlib; from talud.project import identifier; print(identifier(pathlib.Path(sys.argv[1])))"
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_know_one_project_and_a_damaged_id_is_made_anew(tmp_path: Path) -> None:
     started = [
         subprocess.Popen([sys.executable, "-c", IDENTIFY, tmp_path], stdout=subprocess.PIPE, text=True)
@@ -198,6 +200,7 @@ def test_a_run_that_an_old_worker_ended_late_has_no_error_once_it_is_finished(ro
     assert (run.info.status, "error" in run.data.tags) == ("FINISHED", False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [0, 5])  # that the trial has behind it now: its checkpoint is gone, or went further
 def test_a_run_that_a_registered_version_came_from_outlives_its_trial(
     root: Path, tiny_model: Path, epochs: int
@@ -289,6 +292,7 @@ def register_in(store: Store, model: Path, f1: float) -> ModelVersion:
     return version
 
 
+@pytest.mark.slow
 def test_two_open_stores_keep_runs_and_models_apart(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,6 +444,7 @@ assert registry.fetch("models:/landslide-unet-3band@champion", Path(sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_a_small_installation_fetches_in_silence_and_calls_nobody(root: Path, version: ModelVersion) -> None:
     without_ci = {name: value for name, value in os.environ.items() if name not in ("CI", "PYTEST_CURRENT_TEST")}
     command = [sys.executable, "-c", FETCH, str(root)]

@@ -32,6 +32,7 @@ def test_the_blocker_blocks(name: str) -> None:
     assert f"No module named '{name}'" in run(f"import {name}").stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code", ["import talud.products.prediction", "import talud.registry", "import talud.cli.main", "import talud"]
 )
@@ -40,6 +41,7 @@ def test_the_runtime_needs_no_tensorflow_dvc_matplotlib_or_dask(code: str) -> No
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_engine_maps_arrays_without_rasterio(tiny_model: Path) -> None:
     code = f"""
 import sys
@@ -62,6 +64,7 @@ print([name for name in ("tensorflow", "mlflow", "onnxruntime", "geopandas", "sc
     assert run(code).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_training_imports_keras_without_the_packages_that_it_does_not_use() -> None:
     code = """
 import sys

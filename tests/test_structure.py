@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 _spec = importlib.util.spec_from_file_location("structure", ROOT / "bench" / "structure.py")
 assert _spec is not None
@@ -19,6 +21,7 @@ _spec.loader.exec_module(structure)
 STEPS = "\n".join(f"value_{number} = {number}" for number in range(6))
 
 
+@pytest.mark.slow
 def test_no_figure_is_above_its_limit() -> None:
     result = subprocess.run(
         [sys.executable, ROOT / "bench" / "structure.py"], capture_output=True, text=True, check=False

@@ -57,11 +57,13 @@ def burnt(basin: Basin, polygons: tuple[shapely.Polygon, ...]) -> NDArray[np.boo
     return rasterize(polygons, out_shape=basin.grid.shape, transform=basin.grid.transform).astype(bool)
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     again = storage.write(make(ARGELIA, SEED, SIZE), tmp_path)
     assert [md5(path) for path in again] == [md5(folder / path.name) for path in again]
 
 
+@pytest.mark.slow
 def test_another_seed_makes_another_basin() -> None:
     other = make(ARGELIA, SEED + 1, 40)
     same = make(ARGELIA, SEED, 40)
@@ -228,6 +230,7 @@ def test_the_command_refuses_wrong_arguments(option: str, value: str, capsys: py
     assert f"argument {option}:" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_does_not_replace_a_basin_of_the_user(tmp_path: Path) -> None:
     folder = tmp_path / ARGELIA.name
     folder.mkdir()

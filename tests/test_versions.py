@@ -25,6 +25,7 @@ LEFT_OUT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     sys.version_info[:2] != code_hashes.PYTHON, reason="syntax trees of other versions of Python differ"
 )

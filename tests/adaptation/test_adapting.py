@@ -25,6 +25,8 @@ from talud.measurement.features import measured
 from talud.measurement.samples import sample_windows
 from talud.metrics import confusion
 
+pytestmark = pytest.mark.slow  # its tests share a trained network
+
 SIDE = 256
 CUTS = range(0, SIDE, 64)
 GAIN, OFFSET = np.array([0.6, 1.3, 0.7], np.float32), np.array([40, -25, 35], np.float32)

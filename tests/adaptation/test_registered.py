@@ -22,6 +22,7 @@ from talud.registry import Store
 CUTS = range(0, 256, 64)
 
 
+@pytest.mark.slow
 def test_an_adapted_version_has_its_origin_and_no_alias(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

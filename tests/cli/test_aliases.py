@@ -44,6 +44,7 @@ def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
 BROKEN = f"'{NAME}': its alias champion points to version 2, which was deleted; run talud models promote {NAME} VERSION"
 
 
+@pytest.mark.slow
 def test_commands_name_the_broken_alias_and_promote_repairs_it(talud: Run, project: Project) -> None:
     code, out, err = talud("models", "list")
     assert (code, NAME in out) == (0, True)

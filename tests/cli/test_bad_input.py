@@ -185,6 +185,7 @@ def test_outside_a_project_commands_say_so_and_leave_nothing(
     assert set(root.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path, tiny_model: Path) -> None:
     """In a process of its own whose files may not grow beyond 20 kB: a write fails, as on a full disk."""
     source = write_raster(tmp_path / "optical.tif", noise())

@@ -30,6 +30,7 @@ def commands(command: Command, names: tuple[str, ...] = ()) -> Iterator[tuple[st
         yield from commands(sub, (*names, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "cp437"])
 def test_every_help_is_printed_on_consoles_that_are_not_utf_8(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     known = list(commands(typer.main.get_command(app)))
@@ -75,6 +76,7 @@ def test_map_is_the_same_on_any_console(variables: dict[str, str], tmp_path: Pat
     assert made["other"] == made["usual"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
 def test_error_is_one_line_on_consoles_that_are_not_utf_8(encoding: str, tmp_path: Path, tiny_model: Path) -> None:
     missing = tmp_path / "地形 \udcff.tif"

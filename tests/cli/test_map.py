@@ -69,6 +69,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, talud: Run, command: list[object]
         assert talud(*command)[0] == 130
 
 
+@pytest.mark.slow
 def test_one_command_gives_what_stack_and_predict_give_in_two(
     talud: Run, command: list[object], image: Path, tiny_model: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_one_command_gives_what_stack_and_predict_give_in_two(
     assert "chosen" not in record["model"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_transparent_border_of_a_five_band_orthophoto_is_not_mapped(
     talud: Run, command: list[object], tmp_path: Path, tiny_model: Path, dtype: str
@@ -139,6 +141,7 @@ def test_the_stack_is_made_again_only_where_it_is_another(tmp_path: Path, image:
     assert (out / "stack.tif").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_finished_tiles_are_kept_and_their_stack_with_them(
     talud: Run, command: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +160,7 @@ def test_finished_tiles_are_kept_and_their_stack_with_them(
     assert not list(Path("maps").glob(".*"))
 
 
+@pytest.mark.slow
 def test_looking_at_a_source_in_a_gis_does_not_stop_a_resumed_map(
     talud: Run, command: list[object], image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +205,7 @@ def test_options_are_looked_at_before_a_stack_is_made(talud: Run, command: list[
     assert not Path("maps").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_map_leaves_the_earlier_one(talud: Run, command: list[object], tmp_path: Path) -> None:
     assert talud(*command)[0] == 0
     before = products(Path("maps/here"))

@@ -24,6 +24,8 @@ from talud.project import Project
 from talud.raster import open_raster
 from talud.registry import Store
 
+pytestmark = pytest.mark.slow  # its tests share a registry of trained networks
+
 VALLEY = (96, 128)
 
 

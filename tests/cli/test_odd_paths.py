@@ -52,6 +52,7 @@ def test_map_is_made_whatever_its_files_and_folders_are_called(
     assert "tiny" in said or "3band" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_registry_is_made_whatever_the_projects_folder_is_called(name: str, tmp_path: Path) -> None:
     root = tmp_path / name

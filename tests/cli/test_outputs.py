@@ -129,6 +129,7 @@ def test_folder_of_a_map_contains_no_input(talud: Run, here: Path, command: list
     assert content(here) == before
 
 
+@pytest.mark.slow
 def test_earlier_map_is_replaced_and_the_files_of_others_stay(talud: Run, here: Path) -> None:
     assert talud(*MAP, "basin")[0] == 0
     (here / "basin/notes.txt").write_text("mine")

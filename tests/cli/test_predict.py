@@ -32,6 +32,7 @@ def stack(tmp_path: Path) -> Path:
     return write_stack(tmp_path / "stack.tif", values)
 
 
+@pytest.mark.slow
 def test_it_writes_the_products_and_says_what_they_hold(talud, tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     code, out, err = talud("predict", tiny_model, stack, "--out", tmp_path / "map", "--tile", 32, "--threshold", 0.4)
     assert (code, err) == (0, "")
@@ -82,6 +83,7 @@ def test_what_a_user_can_mend_is_one_line_on_stderr(
     assert not (tmp_path / "map").exists()
 
 
+@pytest.mark.slow
 def test_small_landslides_are_left_out_on_demand_and_geojson_holds_the_same(
     talud, tiny_model: Path, stack: Path, tmp_path: Path
 ) -> None:
@@ -104,6 +106,7 @@ def test_small_landslides_are_left_out_on_demand_and_geojson_holds_the_same(
     assert rasters[0] == rasters[1]  # a minimum area is one of the polygons
 
 
+@pytest.mark.slow
 def test_what_less_halo_costs_is_said(talud, tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     run = ("predict", tiny_model, stack, "--tile", 16, "--out")
     _, out, _ = talud(*run, tmp_path / "unknown", "--halo", 6)
@@ -153,6 +156,7 @@ def test_usage_errors_exit_2(talud, tiny_model: Path, stack: Path, wrong: list[s
     assert wrong[0] in err
 
 
+@pytest.mark.slow
 def test_a_registered_model_is_found_by_its_uri_from_within_the_project(
     talud, tiny_model: Path, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +184,7 @@ def test_a_registered_model_is_found_by_its_uri_from_within_the_project(
     assert "champion" in err
 
 
+@pytest.mark.slow
 def test_it_works_where_only_the_runtime_is_installed(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     """In a process of its own that cannot import what training needs, as the last lines see."""
     code = f"""

@@ -15,6 +15,7 @@ from talud.evaluation import promotion
 NAME = "landslide-unet-3band"
 
 
+@pytest.mark.slow
 def test_copied_project_is_relocated(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, talud: Run
 ) -> None:

@@ -280,9 +280,11 @@ def test_damaged_files_are_said(tmp_path: Path, suffix: str) -> None:
 def test_few_places_stay_empty(count: int) -> None:
     rows, columns = arrangement(count)
     assert (rows - 1) * columns < count <= rows * columns
-    square = int(np.ceil(np.sqrt(count)))
+    side = np.sqrt(count)
+    square = int(np.ceil(side))
     assert rows * columns <= -(-count // square) * square
-    assert count < 50 or 0.5 <= rows / columns <= 2
+    # At most twice as wide as high, or as high as wide, before the number of columns is rounded.
+    assert side / np.sqrt(2) - 1 < columns < side * np.sqrt(2) + 1
 
 
 def params(**area: object) -> Params:

@@ -68,6 +68,7 @@ def options(draw: st.DrawFn) -> SplitOptions:
     )
 
 
+@pytest.mark.slow
 @given(options(), st.integers(30, 120), st.integers(30, 120), st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
 def test_no_validation_or_test_pixel_lies_in_a_training_patch(

@@ -221,6 +221,7 @@ places = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=places, after=places)
 def test_before_plus_the_changes_is_after(tmp_path_factory: pytest.TempPathFactory, before: list, after: list) -> None:

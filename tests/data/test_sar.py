@@ -146,6 +146,7 @@ def test_a_raw_scene_is_refused_with_advice(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("unit", ["db", "amplitude"])
 def test_one_burst_before_and_after_is_what_numpy_makes_of_it(tmp_path: Path, real_data: Path, unit: str) -> None:

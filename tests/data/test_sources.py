@@ -213,6 +213,7 @@ def test_outside_the_source_nothing_is_valid() -> None:
     assert np.array_equal(valid, expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.integers(5, 40), st.floats(3, 40), st.floats(-15, 15), st.integers(0, 2**31))
 def test_windows_together_are_the_whole(size: int, side: float, shift: float, seed: int) -> None:

@@ -182,6 +182,7 @@ def test_a_mask_of_what_the_stack_does_not_hold_is_no_band_of_it(project: Projec
     assert list(read(radar.stack("here")))[3:] == ["vv_pre", "vv_post", "sar_mask"]
 
 
+@pytest.mark.slow
 def test_outside_the_boundary_the_mask_is_unknown(project: Project) -> None:
     polygons(project.root / "data" / "here" / "boundary.shp", (0, -250, 500, 0))
     record = build(project, "here")
@@ -193,6 +194,7 @@ def test_outside_the_boundary_the_mask_is_unknown(project: Project) -> None:
     assert (record.landslide_pixels, record.polygons) == (64, 2)
 
 
+@pytest.mark.slow
 def test_an_unlabelled_transfer_area_has_a_mask_that_knows_nothing(project: Project) -> None:
     (project.root / "data" / "here" / "inventory.gpkg").unlink()
     unlabelled = write_project(project.root, {"here": {**AREA, "role": "transfer"}})
@@ -201,6 +203,7 @@ def test_an_unlabelled_transfer_area_has_a_mask_that_knows_nothing(project: Proj
     assert (record.polygons, record.landslide_pixels) == (None, None)
 
 
+@pytest.mark.slow
 def test_skipped_and_repaired_polygons_are_said(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +221,7 @@ def test_skipped_and_repaired_polygons_are_said(
     assert (content["polygons"], content["repaired_polygons"], content["skipped_polygons"]) == (2, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_record_lies_in_the_folder_of_its_role_alone(project: Project) -> None:
     build(project, "here")
     moved = write_project(project.root, {"here": {**AREA, "role": "gate"}}, band_sets={"all": EVERYTHING})
@@ -251,6 +255,7 @@ def test_geographic_sources_make_a_stack_in_utm(tmp_path: Path) -> None:
     assert np.isfinite(values).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_two_areas_share_files_by_bounds(project: Project) -> None:
     halves = {
         "west": {**AREA, "bounds": [LEFT, TOP - 750, LEFT + 450, TOP]},
@@ -332,6 +337,7 @@ def no_sar(folder: Path) -> None:
     (folder / "sar_pre.tif").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

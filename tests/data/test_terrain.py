@@ -45,6 +45,7 @@ def test_horn_is_the_sobel_gradient() -> None:
     assert terrain.slope(z, 10, 20, "horn") == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_sphere_bends_as_its_radius_says_and_convex_is_positive() -> None:
     radius = 1000.0
     x, y = surface(401, 401, 2, 2)

@@ -101,6 +101,7 @@ READ: dict[str, tuple[str, Write]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["inventory", "boundary", "cloud"])
 @pytest.mark.parametrize("case", READ)
 def test_polygons_of_each_format_give_the_same_pixels(talud: Run, tmp_path: Path, source: str, case: str) -> None:

@@ -64,6 +64,7 @@ def test_margins_of_the_described_u_net(unets: dict[int, Model]) -> None:
     assert margins["stack"] == Margin(110, 110)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("size", [(379, 383), (381, 13), (9, 383)])
 def test_cropped_tiles_equal_one_pass_to_the_last_bit(
@@ -80,6 +81,7 @@ def test_cropped_tiles_equal_one_pass_to_the_last_bit(
     assert not plain_runs
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(10, 90), st.integers(0, 2**32 - 1))
 @example(1, 1, 1, 0)
@@ -111,6 +113,7 @@ def test_every_rim_makes_a_valid_graph_from_just_the_margin_to_the_core(
     assert np.array_equal(probability(network, image[:, rows, columns]), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("rim", [(False, False, False, False), (True, False, False, True), (False, True, False, False)])
 def test_with_less_halo_it_is_the_plain_graph_on_a_smaller_window(
@@ -197,6 +200,7 @@ def test_a_network_with_an_unknown_operator_runs_whole(
     assert plain_runs[1:] == [(3, *tiling.window)] * len(tiling)  # the first checks the file when it is loaded
 
 
+@pytest.mark.slow
 def test_a_tile_nearer_to_the_rim_than_a_halo_runs_whole(
     unets: dict[int, Model], plain_runs: list[tuple[int, ...]]
 ) -> None:
@@ -206,6 +210,7 @@ def test_a_tile_nearer_to_the_rim_than_a_halo_runs_whole(
     assert 0 < len(plain_runs) == len(near) < len(tiling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 def test_a_variant_of_reduced_precision_is_as_exact(

@@ -42,6 +42,7 @@ def tiled(model: Model, stack: np.ndarray, tiling: Tiling, plain: bool = False) 
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("size", [*ODD_SIZES, (201, 245)])
 def test_tiles_equal_one_pass_over_the_whole_raster(unets: dict[int, Model], depth: int, size: tuple[int, int]) -> None:
@@ -56,6 +57,7 @@ def test_tiles_equal_one_pass_over_the_whole_raster(unets: dict[int, Model], dep
     assert np.abs(model.probability(stack) - whole).max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("size", [(131, 97), (201, 245)])
 def test_tiles_in_batches_equal_one_pass_over_the_whole_raster(

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from talud.engine.runtime import Model
 from talud.engine.session import physical_cores
 
@@ -21,6 +23,7 @@ def test_the_session_runs_on_those_cores(model: Model) -> None:
     assert model._session.get_session_options().intra_op_num_threads == physical_cores()
 
 
+@pytest.mark.slow
 def test_opening_a_model_says_nothing(tiny_model: Path) -> None:
     """ONNX Runtime warns about a CUDA library that is absent; nobody without a GPU wants to read that."""
     code = f"import talud; print(talud.load_model({str(tiny_model)!r}).provider)"

@@ -116,6 +116,7 @@ def test_the_map_of_a_turned_raster_is_the_map_turned(unets: dict[int, Model], s
     assert equal(turned, (symmetry.turned(mean), symmetry.turned(spread)))
 
 
+@pytest.mark.slow
 def test_a_map_holds_the_disagreement_and_does_not_depend_on_the_tile(model: Model, tmp_path: Path) -> None:
     values = noise(61, 90)
     values[1, 10:20, 30:50] = np.nan

@@ -24,6 +24,8 @@ from talud.files import md5
 from talud.project import Project
 from talud.training import export
 
+pytestmark = pytest.mark.slow  # its tests share a trained network
+
 BIAS, THRESHOLD, BLOCK = -2.0, 0.6, 32
 WEIGHTS = np.array([9.0, -4.0, 0.0])[:, np.newaxis, np.newaxis]
 SCIKIT_LEARN = {

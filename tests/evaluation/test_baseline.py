@@ -17,6 +17,8 @@ from talud.errors import ParamsError, StudyError
 from talud.evaluation import references
 from talud.project import Project
 
+pytestmark = pytest.mark.slow  # its tests share a trained network
+
 THRESHOLDS = np.arange(1, 100) / 100
 
 

@@ -34,6 +34,7 @@ def test_two_blocks_give_the_three_values_that_they_can() -> None:
     assert found.estimate == pytest.approx(20 / 30 - 10 / 30)
 
 
+@pytest.mark.slow
 def test_draws_of_the_mean_have_the_bootstraps_variance() -> None:
     """With TP + FN = FP + TP in every block F1 is a mean over blocks: the bootstrap's variance is theirs over n."""
     hits = np.random.default_rng(4).integers(0, 101, 400)
@@ -59,6 +60,7 @@ def study(random: np.random.Generator, blocks: int) -> tuple[NDArray[np.int64], 
     return both[0], both[1]
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_true_difference_in_about_95_of_100_studies() -> None:
     """A bootstrap of pixels would hold the truth far more rarely."""
     random = np.random.default_rng(6)
@@ -68,6 +70,7 @@ def test_the_interval_holds_the_true_difference_in_about_95_of_100_studies() -> 
     assert 0.91 <= held <= 0.98  # 0.95 and its error of 0.011; percentile intervals of 60 blocks hold a little less
 
 
+@pytest.mark.slow
 def test_the_interval_of_each_score_holds_the_true_one_in_about_95_of_100_studies() -> None:
     random = np.random.default_rng(7)
     truth = dict(zip(SCORES, scores(study(random, 2_000_000)[0].sum(axis=0)), strict=True))
@@ -77,6 +80,7 @@ def test_the_interval_of_each_score_holds_the_true_one_in_about_95_of_100_studie
         assert 0.9 <= held <= 0.98, name  # 0.91 to 0.93 here
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_proportion_is_the_binomial_one() -> None:
     """Blocks of one pixel are independent: precision and recall are then proportions, whose deviation is known."""
     random = np.random.default_rng(8)

@@ -77,6 +77,7 @@ def test_no_size_class_lies_below_one_pixel(side, first):
 masks = arrays.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 255]))
 
 
+@pytest.mark.slow
 @given(mapped=masks, truth=masks, other=masks)
 def test_counts_are_consistent_and_add_up(mapped, truth, other):
     tally, again = ObjectTally.of(mapped, truth, 150.0), ObjectTally.of(other, truth, 150.0)

@@ -12,6 +12,7 @@ from talud.evaluation.comparison import compare
 from talud.project import Project
 
 
+@pytest.mark.slow
 def test_comparison_replaces_an_earlier_one_and_no_file_of_the_user(small_project: Project, tmp_path: Path) -> None:
     model, out = Model.load(small_project.model("3band")), tmp_path / "compared"
     out.mkdir()

@@ -48,6 +48,7 @@ def test_hysteresis_keeps_what_touches_a_sure_pixel_at_an_edge_or_a_corner_and_s
     np.testing.assert_array_equal(hysteresis(probability, 0.4, 0.9), expected)
 
 
+@pytest.mark.slow
 @given(probability=probabilities, low=st.sampled_from(LEVELS), high=st.sampled_from(LEVELS))
 def test_hysteresis_is_each_part_of_the_lower_thresholds_map_that_reaches_the_upper_one(probability, low, high):
     low, high = sorted((low, high))

@@ -98,6 +98,7 @@ def runs(project: Project) -> list[str]:
     return sorted(run.info.run_name for run in found)
 
 
+@pytest.mark.slow
 def test_the_first_version_is_the_champion_and_holds_the_file(project: Project, train: Train) -> None:
     path = train(SOMETHING, run_id="1" * 32, commit="c0ffee", scores={"precision": 0.7, "recall": 0.5, "f1": 0.6})
     done = register(project)
@@ -116,6 +117,7 @@ def test_the_first_version_is_the_champion_and_holds_the_file(project: Project, 
     assert json.loads(record(project))["reason"] == f"the first version of {name(project)}"
 
 
+@pytest.mark.slow
 def test_registering_again_changes_nothing(project: Project, train: Train) -> None:
     train(SOMETHING, run_id="1" * 32)
     first = register(project)
@@ -126,6 +128,7 @@ def test_registering_again_changes_nothing(project: Project, train: Train) -> No
     assert len(Store.open(project.root).client.search_model_versions(f"name='{name(project)}'")) == 1
 
 
+@pytest.mark.slow
 def test_files_that_the_store_has_lost_are_put_back(project: Project, train: Train) -> None:
     path = train(SOMETHING)
     done = register(project)
@@ -137,6 +140,7 @@ def test_files_that_the_store_has_lost_are_put_back(project: Project, train: Tra
     assert Model.load(registry.fetch(uri, project.root).path).contract == Model.load(path).contract
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [0, 1])  # files before the process was stopped
 def test_a_restoration_that_was_cut_short_is_made_good_by_the_next(
     project: Project, train: Train, monkeypatch: pytest.MonkeyPatch, sent: int
@@ -153,6 +157,7 @@ def test_a_restoration_that_was_cut_short_is_made_good_by_the_next(
     assert Model.load(registry.fetch(uri, project.root).path).contract == Model.load(path).contract
 
 
+@pytest.mark.slow
 def test_a_run_whose_restoration_was_cut_short_is_made_whole_by_the_next(
     project: Project, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +185,7 @@ def send_part_of(client: MlflowClient, number: int, model_id: str, local_dir: st
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_variant_joins_the_version_of_its_model(
     project: Project, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +218,7 @@ def test_a_variant_joins_the_version_of_its_model(
     assert predicted.landslides > 0
 
 
+@pytest.mark.slow
 def test_a_variant_of_another_model_stays_out_and_a_new_one_takes_its_place(project: Project, train: Train) -> None:
     quantize(train(SOMETHING), seed=1)
     register(project)
@@ -225,6 +232,7 @@ def test_a_variant_of_another_model_stays_out_and_a_new_one_takes_its_place(proj
     assert (done.version, done.variants, done.passed_over) == ("2", (), (f"models/{band_set(project)}.int8.onnx",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -242,6 +250,7 @@ def test_other_data_or_parameters_make_another_version_of_equal_weights(
     assert (register(project).version, register(project).version) == ("2", "2")
 
 
+@pytest.mark.slow
 def test_the_better_map_of_todays_blocks_is_the_champion(project: Project, train: Train) -> None:
     train(NOTHING)
     register(project)
@@ -259,6 +268,7 @@ def test_the_better_map_of_todays_blocks_is_the_champion(project: Project, train
     assert register(project) == worse
 
 
+@pytest.mark.slow
 def test_a_corrected_inventory_lets_the_challenger_win(project: Project, train: Train) -> None:
     train(EVERYTHING)
     register(project)
@@ -270,6 +280,7 @@ def test_a_corrected_inventory_lets_the_challenger_win(project: Project, train: 
     assert (register(project).alias, aliases(project)) == ("champion", {"champion": 2})
 
 
+@pytest.mark.slow
 def test_an_equal_model_does_not_take_the_champions_place(project: Project, train: Train) -> None:
     train(NOTHING)
     register(project)
@@ -279,6 +290,7 @@ def test_an_equal_model_does_not_take_the_champions_place(project: Project, trai
     assert "no better than the champion" in equal.reason
 
 
+@pytest.mark.slow
 def test_a_gate_area_keeps_a_worse_model_out(tmp_path: Path, project: Project, train: Train) -> None:
     project = write_params(tmp_path, gate={"role": "gate", "folder": "data/gate"})
     exact = Model.load(train(SOMETHING)).probability(pixels(100, 90)) >= SOMETHING
@@ -292,6 +304,7 @@ def test_a_gate_area_keeps_a_worse_model_out(tmp_path: Path, project: Project, t
     assert "on gate" in done.reason
 
 
+@pytest.mark.slow
 def test_a_champion_that_does_not_fit_todays_stacks_makes_way(project: Project, train: Train) -> None:
     train(EVERYTHING, pixel_size=25.0)
     register(project)
@@ -301,6 +314,7 @@ def test_a_champion_that_does_not_fit_todays_stacks_makes_way(project: Project, 
     assert "cannot be run on the present stacks" in done.reason
 
 
+@pytest.mark.slow
 def test_a_wiped_store_gets_back_the_whole_study(
     project: Project, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +349,7 @@ def test_a_wiped_store_gets_back_the_whole_study(
     assert "[trial b](" in parent.data.tags["mlflow.note.content"]
 
 
+@pytest.mark.slow
 def test_no_alias_moves_to_a_version_whose_file_is_another(project: Project, train: Train) -> None:
     first = train(NOTHING).read_bytes()
     register(project)
@@ -368,6 +383,7 @@ UNFIT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limits", "changes", "words"), UNFIT)
 def test_a_model_that_breaks_a_rule_is_no_champion_even_where_there_is_none(
     tmp_path: Path, project: Project, train: Train, limits: dict[str, object], changes: dict[str, object], words: str
@@ -397,6 +413,7 @@ def test_parity_beyond_what_rounding_explains_and_every_gap_of_a_contract_are_fo
     assert set(gate.missing(spoilt)) >= {"unit of red", "histogram of red"}
 
 
+@pytest.mark.slow
 def test_limits_that_are_kept_and_what_was_measured_are_on_record(
     tmp_path: Path, project: Project, train: Train
 ) -> None:
@@ -411,6 +428,7 @@ def test_limits_that_are_kept_and_what_was_measured_are_on_record(
     assert register(project) == done  # nothing is measured again for the champion
 
 
+@pytest.mark.slow
 def test_a_worse_model_within_chance_passes_the_gate_but_the_pipeline_does_not_promote_it(
     project: Project, train: Train
 ) -> None:
@@ -433,6 +451,7 @@ def test_a_worse_model_within_chance_passes_the_gate_but_the_pipeline_does_not_p
     assert aliases(project) == {"champion": 2}
 
 
+@pytest.mark.slow
 def test_a_person_promotes_and_the_pipeline_respects_it(project: Project, train: Train) -> None:
     train(NOTHING)
     register(project)
@@ -471,6 +490,7 @@ def test_a_person_promotes_and_the_pipeline_respects_it(project: Project, train:
     assert register(project).alias == "champion"
 
 
+@pytest.mark.slow
 def test_a_worse_version_is_refused_and_the_champion_stays(project: Project, train: Train) -> None:
     train(EVERYTHING)
     register(project)
@@ -485,6 +505,7 @@ def test_a_worse_version_is_refused_and_the_champion_stays(project: Project, tra
         promotion.promote(project, name(project), "9")
 
 
+@pytest.mark.slow
 def test_a_version_that_a_rollback_needs_may_be_gone(project: Project, train: Train) -> None:
     train(NOTHING)
     register(project)

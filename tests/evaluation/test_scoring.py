@@ -54,6 +54,7 @@ def confusions(found: tuple[Assessment, ...]) -> tuple[Confusion, ...]:
     return tuple(each.confusion for each in found)
 
 
+@pytest.mark.slow
 def test_block_scores_are_those_of_the_contracts_threshold_within_the_blocks_of_that_part(small_project: Project):
     truth, probability = read(small_project.mask("home"))[0], logistic(small_project, "home")
     model = Model.load(small_project.model("3band"))
@@ -71,6 +72,7 @@ def test_block_scores_are_those_of_the_contracts_threshold_within_the_blocks_of_
         assert confusions(compare_blocks([model], small_project, ["home", "away"], part)) != (expected,)
 
 
+@pytest.mark.slow
 def test_models_are_compared_on_the_pixels_that_all_of_them_map(small_project: Project):
     rgb, terrain = (Model.load(small_project.model(band_set)) for band_set in ("3band", "terrain"))
     truth, stack = read(small_project.mask("away"))[0], read(small_project.stack("away"))
@@ -100,6 +102,7 @@ def test_area_scores_come_from_the_map_files(small_project: Project):
     assert scores.not_mapped_share == pytest.approx(cloud.sum() / (truth != 255).sum(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_training_areas_are_scored_by_their_test_blocks_only_and_mapped_whole(small_project: Project):
     table = evaluate(small_project, "3band")
     model = Model.load(small_project.model("3band"))
@@ -171,6 +174,7 @@ def test_an_area_without_an_inventory_has_no_scores(small_project: Project):
     assert not small_project.outcome("3band", "away").exists()
 
 
+@pytest.mark.slow
 def test_evaluating_again_changes_no_byte_and_tells_how_far_it_is(small_project: Project):
     evaluate(small_project, "3band")
     before = {path: path.read_bytes() for path in (small_project.root / "evaluation").rglob("*") if path.is_file()}
@@ -192,6 +196,7 @@ def test_what_is_missing_is_named_and_earlier_scores_stay(small_project: Project
         evaluate(small_project, "4band")
 
 
+@pytest.mark.slow
 def test_a_map_that_another_model_or_threshold_made_is_not_scored_as_this_ones(small_project: Project):
     model, away = Model.load(small_project.model("3band")), small_project.prediction("3band", "away")
     predict(model, small_project.stack("away"), away, MapOptions(threshold=0.3))
@@ -204,6 +209,7 @@ def test_a_map_that_another_model_or_threshold_made_is_not_scored_as_this_ones(s
     assert not small_project.scores("3band").exists()
 
 
+@pytest.mark.slow
 def test_a_map_of_another_kind_is_not_scored_as_the_models_own(small_project: Project):
     """Eight passes make another map than `talud predict` does by itself; so does less than the exact halo."""
     model, away = Model.load(small_project.model("3band")), small_project.prediction("3band", "away")

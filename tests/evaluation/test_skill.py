@@ -59,6 +59,7 @@ register = partial(promotion.register, band_set="3band")
 NAME = "landslide-unet-3band"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -89,12 +90,14 @@ def test_a_model_without_skill_is_no_first_champion(
     assert promotion.promote(allowed, NAME, "1").alias == "champion"
 
 
+@pytest.mark.slow
 def test_a_model_with_skill_is_the_first_champion(project: Project, tiny_model: Path) -> None:
     put_model(project, tiny_model, SOMETHING, validation=SKILLED)
     done = register(project)
     assert (done.alias, done.warnings) == ("champion", ())
 
 
+@pytest.mark.slow
 def test_a_model_without_skill_on_a_gate_area_is_no_champion(project: Project, tiny_model: Path) -> None:
     project = write_params(project.root, gate={"role": "gate", "folder": "data/gate"})
     model = Model.load(put_model(project, tiny_model, SOMETHING, validation=SKILLED))
@@ -104,6 +107,7 @@ def test_a_model_without_skill_on_a_gate_area_is_no_champion(project: Project, t
     assert "skill on gate: no better than calling nothing a landslide: F1 0.000" in done.reason
 
 
+@pytest.mark.slow
 def test_a_challenger_does_not_win_on_few_blocks(project: Project, tiny_model: Path) -> None:
     put_model(project, tiny_model, SOMETHING)
     model = Model.load(project.model("3band"))

@@ -132,6 +132,7 @@ def test_a_band_that_is_shifted_is_the_one_that_differs(model: Model, tmp_path: 
     assert [one.verdict for one in found.values()] == [Verdict.LIKE, Verdict.FAR, Verdict.LIKE]
 
 
+@pytest.mark.slow
 def test_overviews_whose_averages_spread_less_do_not_mislead(model: Model, tmp_path: Path) -> None:
     """Averages of four uniform values overlap with single ones by less than 0.7; most of the raster is void."""
     values = np.full((3, 2100, 2100), np.nan, np.float32)

@@ -152,6 +152,7 @@ def test_a_tile_that_fails_twice_stops_the_run_which_says_where_and_goes_on_late
 ROW = {"tile": 24, "batch": 3}
 
 
+@pytest.mark.slow
 def test_a_batch_that_fails_is_tried_again_tile_by_tile_and_the_error_names_its_tile(
     model: Model, runs: Callable[..., list[int]], tmp_path: Path
 ) -> None:
@@ -171,6 +172,7 @@ def test_a_batch_that_fails_is_tried_again_tile_by_tile_and_the_error_names_its_
     assert products(tmp_path / "map") == products(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_tiles_without_a_pixel_to_map_are_skipped_in_a_batch(model: Model, tmp_path: Path) -> None:
     values = noise(60, 240)
     values[:, :, 100:170] = np.nan
@@ -191,6 +193,7 @@ def test_nothing_is_left_where_no_tile_was_finished(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -280,6 +283,7 @@ def test_a_damaged_tile_is_computed_again(
     assert products(out) == undisturbed
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_make_one_map(model: Model, stack: Path, tmp_path: Path) -> None:
     out = tmp_path / "map"
     code = f"""
@@ -300,6 +304,7 @@ with Journal.opened(Path({str(out)!r}), {{}}):
     assert predict(model, stack, out).tiles == 6
 
 
+@pytest.mark.slow
 def test_files_of_an_earlier_map_do_not_stay_beside_a_new_one(model: Model, stack: Path, tmp_path: Path) -> None:
     predict(model, stack, tmp_path / "map", geojson=True)
     (tmp_path / "map/probability.tif.aux.xml").write_text("statistics that a GIS kept")
@@ -481,6 +486,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("within", [True, False], ids=["folder on the disk", "the disk itself"])
 def test_a_full_disk_stops_the_run_which_goes_on_when_there_is_room(
     model: Model, small_disk: Path, tmp_path: Path, within: bool

@@ -28,6 +28,7 @@ def patch_stack(folder: Path, values: np.ndarray, side: object = SIDE) -> Path:
     return write_stack(folder / "patches.tif", values, grid=grid, tags={"TALUD_PATCH": str(side)})
 
 
+@pytest.mark.slow
 def test_another_neighbour_changes_nothing(unets: dict[int, Model], tmp_path: Path) -> None:
     model, values = unets[3], noise(3 * SIDE, 4 * SIDE)
     predict(model, patch_stack(tmp_path, values), tmp_path / "map", MapOptions(tta=False))

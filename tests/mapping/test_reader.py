@@ -166,6 +166,7 @@ def test_a_hundredth_of_implausible_values_is_let_pass_and_more_is_not(model: Mo
     assert "'blue' holds" in refusal(write_stack(tmp_path / "more.tif", stack), model.contract)
 
 
+@pytest.mark.slow
 def test_values_are_looked_for_everywhere_in_a_large_raster(model: Model, tmp_path: Path) -> None:
     stack = noise(1500, 1500)
     stack[0, 1300:] = 40_000

@@ -62,6 +62,7 @@ def chosen(out: Path) -> str:
     return json.loads((out / "prediction.json").read_text())["model"]["chosen"]
 
 
+@pytest.mark.slow
 def test_sources_are_mapped_by_the_champion_with_most_bands(talud: Run, tmp_path: Path) -> None:
     code, out, err = talud("map", "--optical", "image.tif", "--dtm", "dtm.tif", "--out", tmp_path / "both")
     assert (code, err) == (0, "")
@@ -103,6 +104,7 @@ def test_a_damaged_source_is_no_reason_to_take_a_smaller_model(talud: Run, tmp_p
     assert not (tmp_path / "map").exists()
 
 
+@pytest.mark.slow
 def test_a_stack_is_mapped_by_the_champion_with_most_of_its_bands(talud: Run, tmp_path: Path) -> None:
     slopes = np.random.default_rng(1).uniform(0, 80, (2, 40, 50)).astype(np.float32)
     all_bands = write_stack(tmp_path / "five.tif", np.concatenate([noise(40, 50), slopes]), TERRAIN)
@@ -119,6 +121,7 @@ def test_a_stack_is_mapped_by_the_champion_with_most_of_its_bands(talud: Run, tm
     assert f"landslide-unet-3band (has no band {', '.join(RGB)}; it has nir" in err
 
 
+@pytest.mark.slow
 def test_a_champion_whose_files_are_gone_is_named(talud: Run, project: Path, exporter, tmp_path: Path) -> None:
     add(project, "lost", exporter(2, (*TERRAIN, "elevation")))
     (file,) = (path for path in (project / "mlartifacts").rglob("*.onnx") if b"elevation" in path.read_bytes())
@@ -139,6 +142,7 @@ def test_a_store_without_a_champion_says_so(talud: Run, tmp_path: Path, monkeypa
     assert "the registry holds no champion that talud made; name a model" in err
 
 
+@pytest.mark.slow
 def test_a_model_that_can_do_without_a_source_steps_in_where_no_other_fits(
     talud: Run, project: Path, exporter, tmp_path: Path
 ) -> None:

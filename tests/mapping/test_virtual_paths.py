@@ -43,6 +43,7 @@ def same(first: Path, second: Path) -> bool:
     return all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["/vsicurl/{}", "{}", "/vsicurl/{}?signature=secret"])
 def test_a_raster_on_a_server_gives_the_map_of_the_file(
     model: Model, stack: Path, local: Path, tmp_path: Path, form: str
@@ -54,12 +55,14 @@ def test_a_raster_on_a_server_gives_the_map_of_the_file(
     assert "secret" not in (tmp_path / "map/prediction.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_python_door_takes_addresses_too(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     with serving(stack, tmp_path / "control") as server:
         outcome = talud.predict(tiny_model, f"/vsicurl/{server.address}", tmp_path / "map")
     assert outcome.raster == "stack.tif"
 
 
+@pytest.mark.slow
 def test_an_overloaded_server_is_asked_again(model: Model, stack: Path, local: Path, tmp_path: Path) -> None:
     with serving(stack, tmp_path / "control") as server:
         server.overloaded.write_text("1")
@@ -101,6 +104,7 @@ def test_a_server_that_goes_away_costs_nothing_that_was_finished(
     assert same(tmp_path / "local", tmp_path / "map")
 
 
+@pytest.mark.slow
 def test_other_content_at_the_same_address_is_refused(model: Model, stack: Path, tmp_path: Path) -> None:
     def stop(done: int, total: int) -> None:
         if done == 3:
@@ -120,6 +124,7 @@ def test_other_content_at_the_same_address_is_refused(model: Model, stack: Path,
         predict(model, f"/vsicurl/{server.address}", tmp_path / "map", MapOptions(tile=256))
 
 
+@pytest.mark.slow
 def test_a_raster_in_an_archive_gives_the_map_of_the_file(
     model: Model, stack: Path, local: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +134,7 @@ def test_a_raster_in_an_archive_gives_the_map_of_the_file(
     assert same(local, tmp_path / "map")
 
 
+@pytest.mark.slow
 def test_a_vrt_gives_the_map_of_its_source_and_a_changed_source_is_noticed(
     model: Model, stack: Path, local: Path, tmp_path: Path
 ) -> None:
@@ -176,6 +182,7 @@ def test_what_cannot_be_reached_is_said_in_one_line_at_once(model: Model, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"control"}
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_not_waited_for_beyond_what_the_user_set(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,7 @@ def test_errors_come_whole_over_the_wire(kind: type[TaludError]) -> None:
     assert (type(sent), str(sent)) == (kind, "what was found, what was expected")
 
 
+@pytest.mark.slow
 def test_workers_make_the_files_of_one_process(
     model: Model, stack: Path, alone: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_workers_make_the_files_of_one_process(
     assert [path.name for path in tmp_path.iterdir()] == ["map"]
 
 
+@pytest.mark.slow
 def test_a_worker_opens_the_raster_once_for_all_its_shards(
     model: Model, stack: Path, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +199,7 @@ def test_a_worker_opens_the_raster_at_the_second_try_and_lets_go_of_it(
     assert opened._dataset.closed
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_of_it(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -213,6 +216,7 @@ def test_a_script_without_a_guard_is_told_of_it(tiny_model: Path, stack: Path, t
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 
 
+@pytest.mark.slow
 def test_threads_change_no_bit(tiny_model: Path, stack: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
     for threads in (1, 3):
         model = Model.load(tiny_model, threads=threads)
@@ -221,6 +225,7 @@ def test_threads_change_no_bit(tiny_model: Path, stack: Path, alone: dict[str, b
         assert products(tmp_path / "map") == alone
 
 
+@pytest.mark.slow
 def test_a_map_goes_on_with_another_number_of_workers(
     model: Model, stack: Path, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +266,7 @@ def test_a_worker_that_outlives_its_run_finishes_nothing_of_the_next(model: Mode
             assert len(new) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [None, 2])
 def test_a_damaged_raster_stops_the_run_which_says_where(model: Model, tmp_path: Path, workers: int | None) -> None:
     """One block of one band is; the header and the overviews, which are looked at first, are not."""
@@ -286,6 +292,7 @@ def test_no_workers_are_none(model: Model, stack: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_dask_one_line_names_the_extra(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     code = "import sys; sys.modules['distributed'] = None; from talud.cli.main import main; main()"
     command = [sys.executable, "-c", code, "predict", tiny_model, stack, "--out", tmp_path / "map", "--workers", "2"]

@@ -64,6 +64,7 @@ def test_windows_of_a_part_are_read_alone_and_counted_as_scikit_learn_does(site:
     assert found.calibration_error == pytest.approx(expected.bins().calibration_error)
 
 
+@pytest.mark.slow
 def test_assessments_of_disjoint_windows_add_up(site: Site, random_model: Model) -> None:
     windows = site.windows(side=40)
     (whole,) = assess(labelled_windows(site, windows, random_model), [SOMETHING])
@@ -89,6 +90,7 @@ def test_several_models_are_counted_on_the_pixels_that_all_of_them_map(site: Sit
     assert theirs.confusion.tp + theirs.confusion.fp == SIDE * SIDE / 2
 
 
+@pytest.mark.slow
 def test_mapped_windows_show_the_map_of_the_whole_site(site: Site, random_model: Model, tmp_path: Path) -> None:
     predict(random_model, site.stack, tmp_path / "map")
     with open_raster(tmp_path / "map" / "probability.tif") as raster:

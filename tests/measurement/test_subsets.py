@@ -62,6 +62,7 @@ def products(out: Path) -> dict[str, bytes]:
     return {name: rasterio.open(out / name).read().tobytes() for name in ("probability.tif", "landslides.tif")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lacking", "left"), [((TERRAIN, SAR), (OPTICAL,)), ((SAR,), (OPTICAL, TERRAIN)), ((OPTICAL,), (TERRAIN, SAR))]
 )
@@ -87,6 +88,7 @@ def test_a_raster_without_some_groups_is_mapped_as_one_in_which_they_are_nan(
     assert f"from {' + '.join(left)} alone" in said
 
 
+@pytest.mark.slow
 def test_a_group_that_a_raster_has_in_part_is_one_that_it_lacks(model: Model, tmp_path: Path) -> None:
     full = values()
     part = write_stack(tmp_path / "part.tif", full[:6], BANDS[:6])
@@ -118,6 +120,7 @@ def test_bands_that_are_there_must_still_fit(model: Model, tmp_path: Path) -> No
     predict(model, left, tmp_path / "map")  # no slope is read
 
 
+@pytest.mark.slow
 def test_tiles_do_not_show_under_a_cloud_over_half_the_raster(model: Model, tmp_path: Path) -> None:
     cloudy = values(90, 120)
     cloudy[:3, :, 61:] = np.nan
@@ -144,6 +147,7 @@ def test_tiles_do_not_show_under_a_cloud_over_half_the_raster(model: Model, tmp_
     assert json.loads((tmp_path / "a" / "prediction.json").read_text())["share_reduced"] == found.share_reduced
 
 
+@pytest.mark.slow
 def test_no_area_is_estimated_where_a_pixel_is_mapped_with_fewer_groups(model: Model, tmp_path: Path) -> None:
     counts = Assessment((Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810))).validation
     counted = replace(model, contract=model.contract.replace(validation=counts))

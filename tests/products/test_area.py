@@ -85,6 +85,7 @@ def test_a_map_says_its_estimate_everywhere(counted: Model, tmp_path: Path, caps
     assert "Whether it holds here is not known" in html
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1200, 900), (400, 800)])
 def test_estimate_stands_apart_from_the_figures_above_it(counted: Model, tmp_path: Path, size: tuple[int, int]) -> None:
     mapped(counted, tmp_path)
@@ -97,6 +98,7 @@ def test_estimate_stands_apart_from_the_figures_above_it(counted: Model, tmp_pat
     assert gap >= 16
 
 
+@pytest.mark.slow
 def test_a_minimum_area_leaves_the_estimate_as_it_is(counted: Model, tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     (tmp_path / "large").mkdir()
@@ -105,6 +107,7 @@ def test_a_minimum_area_leaves_the_estimate_as_it_is(counted: Model, tmp_path: P
     assert large.estimate == every.estimate is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"threshold": 0.4}, {"tta": True}, {"tile": 32, "halo": 8}])
 def test_a_map_of_another_kind_than_the_blocks_has_none(
     counted: Model, tmp_path: Path, options: dict[str, float]

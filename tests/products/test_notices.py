@@ -52,6 +52,7 @@ def mapped(
     return run
 
 
+@pytest.mark.slow
 def test_adapted_map_says_so_everywhere(mapped: Map, tmp_path: Path) -> None:
     mapped()
     before = np.asarray(Image.open(tmp_path / "map/quicklook.png"))
@@ -101,6 +102,7 @@ def test_model_without_skill_is_named(mapped: Map) -> None:
     assert "on its validation blocks the model mapped everything, or nothing, as landslide" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

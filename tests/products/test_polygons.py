@@ -39,6 +39,7 @@ def traced(
     return polygons.trace(*[folder / "parts.tif"] * 2, {1: "optical invalid", 2: "sar invalid"}, minimum_area)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 3)))
 def test_polygons_are_the_groups_of_pixels_that_touch(tmp_path: Path, parts: np.ndarray) -> None:
@@ -95,6 +96,7 @@ def attributes(slides: polygons.Landslides) -> dict[str, np.ndarray]:
     return {"mean_probability": np.where(slides.area > PIXEL, 0.75, np.nan)}
 
 
+@pytest.mark.slow
 def test_the_file_has_the_same_bytes_whenever_it_is_written(tmp_path: Path) -> None:
     slides, rest = traced(tmp_path, np.array([[1, 0, 2], [0, 0, 2], [1, 1, 3]], np.uint8))
     for name in ("first", "second"):

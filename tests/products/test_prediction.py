@@ -98,6 +98,7 @@ def test_the_map_is_that_of_one_pass_with_bands_in_contract_order(
     assert outcome.share_not_mapped == left_out.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tile", "batch", "halo"),
     [(None, None, None), (13, None, None), (20, 3, None), (100, None, None), (32, 5, 28), (48, 2, 999)],
@@ -118,6 +119,7 @@ def test_the_map_does_not_depend_on_tile_batch_or_more_halo_than_needed(
         assert before[name] == after[name], name
 
 
+@pytest.mark.slow
 def test_a_second_run_gives_the_same_bytes_but_for_the_seconds(
     mapped: tuple[Path, Path, Prediction], wide: Model
 ) -> None:
@@ -245,6 +247,7 @@ def test_the_record_tells_each_band_of_the_domain(mapped: tuple[Path, Path, Pred
     assert [band["outside"] for band in domain["bands"]] == [one.outside for one in outcome.distances]
 
 
+@pytest.mark.slow
 def test_smoothing_changes_outlines_and_no_number(
     mapped: tuple[Path, Path, Prediction], wide: Model, tmp_path: Path
 ) -> None:
@@ -269,6 +272,7 @@ def test_smoothing_changes_outlines_and_no_number(
     assert [each["properties"]["area_m2"] for each in content["features"]] == after["area_m2"].tolist()
 
 
+@pytest.mark.slow
 def test_tiles_without_a_pixel_to_map_are_skipped(wide: Model, tmp_path: Path) -> None:
     values = noise(64, 200, bands=6)
     values[0, :, 60:] = np.nan
@@ -285,6 +289,7 @@ def test_a_raster_without_a_valid_pixel_gives_a_map_that_says_so(model: Model, t
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (7, 4000), (4000, 7)])
 def test_rasters_of_any_shape(model: Model, tmp_path: Path, size: tuple[int, int]) -> None:
     values = noise(*size)
@@ -300,6 +305,7 @@ def test_infinite_and_implausible_values_are_invalid(model: Model, tmp_path: Pat
     assert np.isnan(read(tmp_path / "out/probability.tif")[[5, 20, 40], [5, 20, 40]]).all()
 
 
+@pytest.mark.slow
 def test_integers_with_nodata_and_scale_are_read_as_what_they_mean(model: Model, tmp_path: Path) -> None:
     values = np.round(noise(40, 50))
     values[:, 3:9, 4:8] = np.nan
@@ -316,6 +322,7 @@ def test_integers_with_nodata_and_scale_are_read_as_what_they_mean(model: Model,
     assert np.array_equal(*maps, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_a_threshold_given_by_hand_decides(model: Model, tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "s.tif", noise(64, 64))
     probability = model.probability(noise(64, 64))
@@ -331,6 +338,7 @@ def test_a_threshold_given_by_hand_decides(model: Model, tmp_path: Path) -> None
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_less_halo_costs_what_the_record_says(exporter, tmp_path: Path) -> None:
     """The map is then that of each core with just so much context; the contract says how far it may differ."""
     model = Model.load(exporter(3, halo_errors={16: 0.25}))
@@ -402,6 +410,7 @@ def earlier(folder: Path, model: Model) -> dict[str, bytes]:
     return contents(folder / "out")
 
 
+@pytest.mark.slow
 def test_a_file_that_breaks_off_leaves_the_earlier_result(model: Model, tmp_path: Path) -> None:
     before = earlier(tmp_path, model)
     whole = write_stack(tmp_path / "whole.tif", noise(700, 700)).read_bytes()
@@ -412,6 +421,7 @@ def test_a_file_that_breaks_off_leaves_the_earlier_result(model: Model, tmp_path
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_a_network_that_fails_midway_leaves_the_earlier_result(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +441,7 @@ def test_a_network_that_fails_midway_leaves_the_earlier_result(
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [10_000, 150_000, 600_000])
 def test_a_full_disk_leaves_the_earlier_result(model: Model, tmp_path: Path, limit: int) -> None:
     before = earlier(tmp_path, model)

@@ -71,6 +71,7 @@ class Reader(HTMLParser):
             self.words.append(data)
 
 
+@pytest.mark.slow
 def test_it_says_what_the_record_says(described: Model, tmp_path: Path) -> None:
     html, outcome = page(described, tmp_path)
     read = Reader(html)
@@ -94,6 +95,7 @@ def test_it_says_what_the_record_says(described: Model, tmp_path: Path) -> None:
     assert bars[2] < 30 < 90 < bars[1]
 
 
+@pytest.mark.slow
 def test_it_says_what_was_asked_for_beyond_the_usual(model: Model, tmp_path: Path) -> None:
     """Less than the exact halo, eight passes, and why this model was taken: a reader must not miss them."""
     chosen = replace(model, origin=Origin("unet", "3", "unet, version 3: the most bands (3) that the stack supports"))
@@ -141,6 +143,7 @@ def test_what_is_not_known_is_not_said(model: Model, tmp_path: Path) -> None:
     assert "Landslides 0 Their area 0.0 ha" in text
 
 
+@pytest.mark.slow
 def test_a_map_of_nothing_has_a_page(model: Model, tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "s.tif", np.full((3, 20, 30), np.nan, np.float32))
     predict(model, stack, tmp_path / "out")

@@ -67,6 +67,7 @@ def test_statistics_are_those_of_all_valid_pixels_inside_across_windows(terrain_
     assert np.isnan(found["aspect_degrees"][2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [0, 40, 90, 135, 200, 359])
 def test_the_aspect_of_a_plane_is_the_direction_in_which_it_falls(
     terrain_model: Model, tmp_path: Path, degrees: float

@@ -45,6 +45,7 @@ def validation(project: Project, path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([block.ravel() for block in found]), np.concatenate(truth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 def test_the_contract_states_what_was_lost(project: Project, precision: str) -> None:
     path = project.model("3band")
@@ -88,6 +89,7 @@ def test_two_runs_make_the_same_bytes(project: Project) -> None:
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_calibration_sees_no_validation_or_test_block(project: Project, retrain: Retrain) -> None:
     """Whatever stands in the other blocks, the graph is the same; what stands in the training blocks changes it."""
     graphs = []
@@ -152,6 +154,7 @@ def test_the_variant_of_another_model_is_refused(project: Project) -> None:
         load_model(path, precision="int8")
 
 
+@pytest.mark.slow
 def test_a_variant_maps_with_the_subsets_of_its_model_and_states_its_own_scores(
     project: Project, tmp_path: Path
 ) -> None:

@@ -107,6 +107,7 @@ def test_database_of_the_release_before_migrations_is_upgraded_without_loss(url:
         assert store.all(JOB.format(2)) == {}  # of a dismissed job
 
 
+@pytest.mark.slow
 def test_service_uses_a_database_of_the_release_before_mapped_classes(url: str, tmp_path: Path) -> None:
     make_earlier_database(url, "before_mapped_classes")
     known = json.loads((RECORDED / "before_mapped_classes.json").read_text())[make_url(url).get_backend_name()]
@@ -191,6 +192,7 @@ def test_database_of_a_newer_release_is_refused_in_one_line(url: str) -> None:
     assert digests == [hashlib.sha256(secret.encode()).hexdigest()]
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_upgrade_once(url: str) -> None:
     make_earlier_database(url)
     code = (

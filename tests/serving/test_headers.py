@@ -65,6 +65,7 @@ def test_second_request_on_a_connection_has_the_same_limit(port: int) -> None:
         assert seconds_until_closed(client, b"a") < 5
 
 
+@pytest.mark.slow
 def test_answer_may_take_longer_than_headers(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.settimeout(10)

@@ -154,6 +154,7 @@ def asked(service: Serving) -> str | None:
     return answer.json()["jobID"] if answer.status_code == 201 else None
 
 
+@pytest.mark.slow
 def test_locked_sqlite_answers_every_writing_request_with_503(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, database=f"sqlite:///{tmp_path}/service.db?timeout=0.05")
     with serving_here(settings) as (client, service):

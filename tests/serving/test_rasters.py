@@ -240,6 +240,7 @@ def test_files_that_gdal_takes_minutes_for_are_refused_at_once(
     assert nothing_left(agency, before)
 
 
+@pytest.mark.slow
 def test_raster_of_as_many_bands_as_are_read_is_taken_in_seconds(agency: SimpleNamespace, tmp_path: Path) -> None:
     content = write_tiff(tmp_path / "many.tif", 4, 3, 1000, overviews=99, metadata=metadata(15_000)).read_bytes()
     began = time.process_time()
@@ -472,6 +473,7 @@ def test_a_raster_that_changed_is_shown_as_it_is_now(tmp_path: Path) -> None:
     assert np.corrcoef(first[..., 0][inside], second[..., 0][inside])[0, 1] < -0.9
 
 
+@pytest.mark.slow
 def test_far_out_a_raster_without_overviews_is_read_from_a_small_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -516,6 +518,7 @@ def test_the_openapi_page_describes_all(agency: SimpleNamespace) -> None:
     )
 
 
+@pytest.mark.slow
 def test_mask_that_links_out_of_the_data_folder_is_not_shown(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     write_stack(settings.data / "a.tif", stack_values(), BANDS)

@@ -396,6 +396,7 @@ def test_an_object_of_an_allowed_bucket_is_copied_byte_by_byte(bucket: Host, ras
     assert all("Credential=who/" in headers["Authorization"] for _, _, headers, _ in bucket.asked)
 
 
+@pytest.mark.slow
 def test_other_objects_are_refused(bucket: Host, raster: bytes, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "s3://rasters", bucket.place)
     for url in (
@@ -528,6 +529,7 @@ def test_slow_host_is_given_up(
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.slow
 def test_host_that_is_just_fast_enough_is_waited_for(
     host: Host, raster: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -539,6 +541,7 @@ def test_host_that_is_just_fast_enough_is_waited_for(
     assert path.read_bytes() == raster
 
 
+@pytest.mark.slow
 def test_slow_bucket_is_left_when_nobody_wants_its_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
 
@@ -588,6 +591,7 @@ SIGNED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", SIGNED)
 def test_signatures_and_passwords_are_in_no_message(
     url: str, host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture

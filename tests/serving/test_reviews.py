@@ -337,6 +337,7 @@ def test_the_rim_of_the_map_may_be_drawn_along(review: SimpleNamespace) -> None:
     assert review.client.post(f"{review.url}/polygons", json=body).status_code == 201
 
 
+@pytest.mark.slow
 def test_outlines_that_would_take_minutes_to_look_at_are_refused_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = grid_of(HEIGHT, WIDTH)
     rng = np.random.default_rng(0)
@@ -416,6 +417,7 @@ def test_the_review_is_taken_by_the_inventory_import_with_who_and_when(review: S
     assert "nothing changed" in again
 
 
+@pytest.mark.slow
 def test_the_same_review_gives_the_same_bytes_whoever_asks_at_once(review: SimpleNamespace, tmp_path: Path) -> None:
     empty = download(review, tmp_path / "empty.gpkg")
     assert ogr(empty, "SELECT COUNT(*) FROM inventory") == 0
@@ -455,6 +457,7 @@ def new_review(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_verdicts_of_many_at_once_are_each_whole(store: ReviewStore) -> None:
     drawn = {f"reviewer {number}": square(0, 0, number) for number in range(1, 41)}
 
@@ -586,6 +589,7 @@ def test_every_change_stays_in_the_history(keyed: SimpleNamespace) -> None:
     assert keyed.client.get(f"{keyed.url}/polygons/999/history").status_code == 404
 
 
+@pytest.mark.slow
 def test_a_deleted_job_takes_its_review_along(tmp_path: Path, tiny_model: Path) -> None:
     settings = settings_of(tmp_path)
     raster = write_stack(settings.data / "a.tif", np.full((3, 64, 64), 120, np.float32))

@@ -244,6 +244,7 @@ def test_other_sites_change_nothing_where_no_key_is_asked_for(headers: dict, ope
     assert open_client.put("/thing", headers=of_site(headers, open_client), json={}).status_code == 403
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", [*FROM_THE_PAGE, {}])
 def test_whoever_is_at_the_machine_may_do_all_where_no_key_is_asked_for(headers: dict, open_client: TestClient) -> None:
     assert open_client.get("/session").json() == {"keys_required": False, "name": "local", "scope": "admin"}
@@ -334,6 +335,7 @@ def statuses_of_wrong_keys(client: TestClient, forwarded: str) -> list[int]:
 LIMITED, UNLIMITED = [401] * WRONG_KEYS + [429], [401] * (WRONG_KEYS + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "proxies", "forwarded", "expected"),
     [

@@ -155,6 +155,7 @@ def test_places_that_nothing_could_match_are_refused(entry: str, instead: str, m
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -181,6 +182,7 @@ def test_keys_are_off_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None
         told(monkeypatch, keys_required="false").open_to_all("0.0.0.0")
 
 
+@pytest.mark.slow
 def test_serve_says_where_it_is_and_that_nobody_has_a_key_yet(service_project: Path, tmp_path: Path) -> None:
     port = str(free_port())
     command = [sys.executable, "-m", "talud.cli.main", "serve", "--port", port]

@@ -60,6 +60,7 @@ def answer(port: int, head: str, parts: Iterator[bytes], pause: float) -> tuple[
     return received, time.monotonic() - began
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("begin", [b"", b"II*\0" + bytes(280)], ids=["nothing", "a begin"])
 @pytest.mark.parametrize("request_line", ["PUT /uploads/a.tif", "POST /processes/map-landslides/execution"])
@@ -83,6 +84,7 @@ def test_body_that_drips_is_refused_and_leaves_nothing(
     assert not uploads.exists() or list(uploads.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_body_that_is_just_fast_enough_is_taken(port: int, uploads: Path, tmp_path: Path) -> None:
     content = write_stack(tmp_path / "a.tif", noise(16, 16)).read_bytes()
     steps = 30

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from service_process import free_port, wait_for
 
 
+@pytest.mark.slow
 def test_the_page_opens_before_whoever_starts_the_service_at_a_desktop(service_project: Path, tmp_path: Path) -> None:
     browser, seen = tmp_path / "browser.py", tmp_path / "seen"
     browser.write_text(

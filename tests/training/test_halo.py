@@ -119,6 +119,7 @@ def test_the_windows_are_spread_over_areas_and_blocks(
     assert halo.halo_errors(model, project, {"hill": blocks}) == halo.halo_errors(model, project, {"hill": blocks})
 
 
+@pytest.mark.slow
 def test_a_map_with_less_halo_differs_by_the_order_of_what_was_measured(
     model: Model, project: Project, tmp_path: Path
 ) -> None:

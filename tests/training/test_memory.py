@@ -41,6 +41,7 @@ def kept(model: keras.Model, stack: np.ndarray) -> int:
     return sum(taken.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalised", [False, True])
 def test_rematerialised_the_backward_pass_takes_less_than_half_from_the_forward_pass(normalised: bool) -> None:
     found = {}

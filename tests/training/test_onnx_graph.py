@@ -39,6 +39,7 @@ def test_onnx_and_keras_agree_on_any_shape_and_on_nan(bands: int, filters: int, 
         np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_graph_says_what_an_independent_converter_makes_of_the_model() -> None:
     import tensorflow as tf
     import tf2onnx

@@ -211,6 +211,7 @@ def exported(
     return raw, export.export(model, dataset, changed, export.Origin("both", "c", "r", {}), path)
 
 
+@pytest.mark.slow
 def test_the_file_gives_the_logits_of_the_network_on_the_line_that_its_contract_states(
     finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
 ) -> None:
@@ -227,6 +228,7 @@ def test_the_file_gives_the_logits_of_the_network_on_the_line_that_its_contract_
         assert model.run(stack) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_calibration_keeps_the_order_of_the_pixels_and_the_counts_are_those_of_the_file(
     finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
 ) -> None:
@@ -244,6 +246,7 @@ def test_calibration_keeps_the_order_of_the_pixels_and_the_counts_are_those_of_t
         assert known.blocks == 5
 
 
+@pytest.mark.slow
 def test_switched_off_the_file_holds_the_network_as_it_was_trained(
     finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
 ) -> None:
@@ -255,6 +258,7 @@ def test_switched_off_the_file_holds_the_network_as_it_was_trained(
     assert contract.origin.weights == weights_digest(to_onnx(raw))
 
 
+@pytest.mark.slow
 def test_a_network_whose_logits_are_upside_down_is_left_as_it_is_and_that_is_said(
     finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
 ) -> None:
@@ -267,6 +271,7 @@ def test_a_network_whose_logits_are_upside_down_is_left_as_it_is_and_that_is_sai
     assert onnx.load(tmp_path / "turned.onnx").graph == to_onnx(raw).graph
 
 
+@pytest.mark.slow
 def test_subsets_are_measured_with_the_calibrated_file_at_its_threshold(
     finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
 ) -> None:
@@ -589,6 +594,7 @@ def die_of(path: Path) -> None:
     assert done.returncode == -9, done.stderr
 
 
+@pytest.mark.slow
 def test_processes_that_were_killed_at_a_trial_are_counted_until_it_gets_on(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "trial.npz"
     for number in range(3):

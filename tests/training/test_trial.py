@@ -186,6 +186,7 @@ def test_compiled_by_xla_a_trial_is_the_same(tmp_path: Path) -> None:
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_trial(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="not a number"):
         trained(tmp_path, replace(CHOICE, learning_rate=1e38))
@@ -209,11 +210,13 @@ def test_a_trial_that_was_stopped_after_any_epoch_ends_as_if_it_had_not_been(
     assert (state.best_epoch, state.weight_count) == (whole.best_epoch, whole.weight_count)
 
 
+@pytest.mark.slow
 def test_a_trial_that_learns_no_more_ends_early(tmp_path: Path) -> None:
     result = trained(tmp_path, replace(CHOICE, learning_rate=1e-12, epochs=30, patience=3))
     assert len(result.epochs) == result.best_epoch + 3 < 30
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:
     path = tmp_path / "trial.npz"
     trained(tmp_path, replace(CHOICE, epochs=1))

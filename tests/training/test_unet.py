@@ -164,6 +164,7 @@ def test_it_trains_on_the_jax_backend_with_every_option(tmp_path: Path) -> None:
     assert "rematerialise saves no memory with JAX on a processor" in found["refusal"]
 
 
+@pytest.mark.slow
 def test_rematerialised_the_network_is_the_same_with_the_same_gradients() -> None:
     import tensorflow as tf
 
