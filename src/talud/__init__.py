@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from talud.engine.runtime import Model
     from talud.engine.session import Provider
     from talud.mapping.options import MapOptions
-    from talud.products.record import Prediction
+    from talud.products.map_record import Prediction
     from talud.progress import Progress
 
 __version__ = version("talud")
@@ -137,7 +137,7 @@ def _record(out: Path) -> None:
     from talud.project import root_around
 
     if root := root_around(Path.cwd()):
-        from talud.lineage.maps import record_map
+        from talud.lineage.provenance import record_map
 
         try:
             record_map(root, out)

@@ -18,7 +18,7 @@ from talud.files import replacing
 from talud.mapping import reader
 from talud.mapping.journal import Journal, change
 from talud.params import Area, Source
-from talud.products.rasters import STACK, Products, check_out, has_record
+from talud.products.rasters import STACK_FILE_NAME, Products, check_map_folder, has_map_record
 from talud.progress import Progress
 from talud.project import root_around
 from talud.raster import ORIGIN_TAG, open_raster
@@ -203,8 +203,8 @@ def prepare(
             making.
     """
     check_output_name(out)
-    stack, name = out / STACK, out.resolve().name
-    check_out(out, [*files.values(), *([model] if model else [])], (stack.name,))
+    stack, name = out / STACK_FILE_NAME, out.resolve().name
+    check_map_folder(out, [*files.values(), *([model] if model else [])], (stack.name,))
     _check_own(stack)
     before, now = origin_of(stack), origin_like(contract, area, files, name)
     if before == now:
@@ -239,7 +239,7 @@ def _check_own(stack: Path) -> None:
         with open_raster(stack) as dataset:
             own = ORIGIN_TAG in dataset.tags()
     except SourceError:  # it is damaged, and the record of a map says whose it is
-        own = has_record(stack.parent)
+        own = has_map_record(stack.parent)
     if not own:
         raise OutputError(
             f"{stack}: was not made by talud map, and would be replaced; name another --out, or move it away"

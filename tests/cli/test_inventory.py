@@ -20,7 +20,7 @@ from command_line import Run, runner
 from source_files import CORNER, UTM, write_project, write_raster
 from talud.errors import OutputError
 from talud.files import replacing
-from talud.lineage.maps import MapProvenance
+from talud.lineage.provenance import MapProvenance
 
 LEFT, TOP = CORNER
 SQUARES = [shapely.box(LEFT + x, TOP - x - 100, LEFT + x + 100, TOP - x) for x in (100, 300, 500)]

@@ -36,7 +36,7 @@ def traced(
 ) -> tuple[polygons.Landslides, polygons.NotMapped]:
     with writing_cog(folder / "parts.tif", grid or grid_of(*parts.shape), Layout("uint8", None, ("parts",))) as raster:
         raster.write(parts, 1)
-    return polygons.trace(*[folder / "parts.tif"] * 2, {1: "optical invalid", 2: "sar invalid"}, minimum_area)
+    return polygons.trace_polygons(*[folder / "parts.tif"] * 2, {1: "optical invalid", 2: "sar invalid"}, minimum_area)
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_the_file_has_the_same_bytes_whenever_it_is_written(tmp_path: Path) -> N
     slides, rest = traced(tmp_path, np.array([[1, 0, 2], [0, 0, 2], [1, 1, 3]], np.uint8))
     for name in ("first", "second"):
         tags = {"TALUD_MODEL": "3band"}
-        polygons.write(tmp_path / f"{name}.gpkg", slides, attributes(slides), rest, grid_of(3, 3), tags)
+        polygons.write_geopackage(tmp_path / f"{name}.gpkg", slides, attributes(slides), rest, grid_of(3, 3), tags)
         polygons.write_geojson(tmp_path / f"{name}.geojson", slides, attributes(slides), grid_of(3, 3))
         time.sleep(1.1)  # the clock of GDAL counts seconds
     for suffix in ("gpkg", "geojson"):
@@ -111,7 +111,7 @@ def test_the_file_has_the_same_bytes_whenever_it_is_written(tmp_path: Path) -> N
 def test_the_styles_of_both_layers_travel_in_the_table_where_qgis_looks(tmp_path: Path) -> None:
     """The columns are those of QGIS's own table; the query is that with which QGIS looks for a layer's style."""
     slides, rest = traced(tmp_path, np.array([[1, 0, 2]], np.uint8))
-    polygons.write(tmp_path / "l.gpkg", slides, attributes(slides), rest, grid_of(1, 3), {})
+    polygons.write_geopackage(tmp_path / "l.gpkg", slides, attributes(slides), rest, grid_of(1, 3), {})
     with closing(sqlite3.connect(tmp_path / "l.gpkg")) as database:
         geometry = dict(database.execute("SELECT table_name, column_name FROM gpkg_geometry_columns"))
         assert geometry.keys() == {"landslides", "not_mapped"}
@@ -167,6 +167,6 @@ def test_geojson_that_a_full_disk_cuts_short_is_an_error(tmp_path: Path, missing
 
 def test_a_file_of_no_landslides_is_a_file(tmp_path: Path) -> None:
     slides, rest = traced(tmp_path, np.zeros((2, 2), np.uint8))
-    polygons.write(tmp_path / "l.gpkg", slides, attributes(slides), rest, grid_of(2, 2), {})
+    polygons.write_geopackage(tmp_path / "l.gpkg", slides, attributes(slides), rest, grid_of(2, 2), {})
     polygons.write_geojson(tmp_path / "l.geojson", slides, attributes(slides), grid_of(2, 2))
     assert json.loads((tmp_path / "l.geojson").read_text())["features"] == []

@@ -20,7 +20,7 @@ from talud.products import quicklook
 from talud.products.polygons import Landslides, NotMapped
 
 ZOOM, TOP = imaging.LARGEST_ZOOM, imaging.MARGIN + 40 + 24 + 12
-CAPTION = quicklook.Caption("Landslides in Peñón", ("Model",), "", "3 mapped", "5%", "")
+CAPTION = quicklook.MapCaption("Landslides in Peñón", ("Model",), "", "3 mapped", "5%", "")
 
 
 def rectangle(left: int, top: int, right: int, bottom: int) -> shapely.Polygon:
@@ -29,13 +29,13 @@ def rectangle(left: int, top: int, right: int, bottom: int) -> shapely.Polygon:
     return shapely.box(*(transform * (left, bottom)), *(transform * (right, top)))
 
 
-def drawn(folder: Path, model: Model, values: np.ndarray, caption: quicklook.Caption = CAPTION) -> np.ndarray:
+def drawn(folder: Path, model: Model, values: np.ndarray, caption: quicklook.MapCaption = CAPTION) -> np.ndarray:
     """The whole page: a landslide in rows and columns 10 to 20, what is not mapped in 30 to 40."""
     landslides = Landslides(np.array([rectangle(10, 10, 20, 20)]), np.ones(1), np.ones(1))
     not_mapped = NotMapped(np.array([rectangle(30, 30, 40, 40)]), np.ones(1), np.array(["optical invalid"]))
     stack = write_stack(folder / "s.tif", values, model.contract.input.band_names)
     with open_stack(stack, model.contract) as reader:
-        quicklook.draw(folder / "q.png", quicklook.scene(reader, landslides, not_mapped), caption)
+        quicklook.write(folder / "q.png", quicklook.render(reader, landslides, not_mapped), caption)
     return np.asarray(Image.open(folder / "q.png")).astype(int)
 
 

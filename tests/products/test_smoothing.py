@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stack_files import grid_of
-from talud.products.polygons import smoothed
+from talud.products.polygons import smooth_outlines
 
 PIXEL = 12.5
 
@@ -31,7 +31,7 @@ def rings(polygons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @given(arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 1)))
 def test_no_landslide_is_lost_or_broken_and_no_point_moves_by_half_a_pixel(mask: np.ndarray) -> None:
     before = outlines(mask)
-    after = smoothed(before, PIXEL)
+    after = smooth_outlines(before, PIXEL)
     assert len(after) == len(before)
     assert shapely.is_valid(after).all()
     assert not shapely.is_empty(after).any()
@@ -45,7 +45,7 @@ def test_no_landslide_is_lost_or_broken_and_no_point_moves_by_half_a_pixel(mask:
 
 
 def test_straight_edges_stay_where_they_are_and_cost_no_points() -> None:
-    [rounded] = smoothed(outlines(np.ones((30, 400), np.uint8)), PIXEL)
+    [rounded] = smooth_outlines(outlines(np.ones((30, 400), np.uint8)), PIXEL)
     assert rounded.bounds == outlines(np.ones((30, 400), np.uint8))[0].bounds
     assert shapely.get_num_coordinates(rounded) <= 4 * 4 + 2
 
@@ -53,7 +53,7 @@ def test_straight_edges_stay_where_they_are_and_cost_no_points() -> None:
 def test_steps_become_slopes() -> None:
     """The outline of a staircase turns by no more than 27 degrees at a point; before, by 90."""
     [stairs] = outlines(np.tri(20, dtype=np.uint8))
-    [curve] = shapely.get_parts(smoothed(np.array([stairs], np.object_), PIXEL))
+    [curve] = shapely.get_parts(smooth_outlines(np.array([stairs], np.object_), PIXEL))
     steps = np.diff(shapely.get_coordinates(curve), axis=0)
     bearing = np.degrees(np.arctan2(steps[:, 1], steps[:, 0]))
     turns = np.abs((np.diff(np.append(bearing, bearing[0])) + 180) % 360 - 180)
@@ -61,4 +61,4 @@ def test_steps_become_slopes() -> None:
 
 
 def test_nothing_to_smooth_is_nothing() -> None:
-    assert len(smoothed(np.array([], np.object_), PIXEL)) == 0
+    assert len(smooth_outlines(np.array([], np.object_), PIXEL)) == 0

@@ -12,7 +12,7 @@ import shapely
 from stack_files import grid_of, write_stack
 from talud.engine.runtime import Model
 from talud.mapping.reader import open_stack
-from talud.products.polygons import statistics
+from talud.products.polygons import zonal_statistics
 from talud.raster import Layout, writing_cog
 
 SHAPE = 40, 2100  # two borders of the windows lie inside
@@ -44,7 +44,7 @@ def measured(
     with writing_cog(path, grid_of(*SHAPE), Layout("float32", float("nan"), ("probability",))) as writer:
         writer.write(probability.astype(np.float32), 1)
     with open_stack(raster, model.contract) as stack:
-        return statistics(outlines, path, stack)
+        return zonal_statistics(outlines, path, stack)
 
 
 def test_statistics_are_those_of_all_valid_pixels_inside_across_windows(terrain_model: Model, tmp_path: Path) -> None:

@@ -43,10 +43,10 @@ def lineage(
     from dataclasses import asdict
     from pathlib import Path
 
-    from talud.lineage.trace import trace
+    from talud.lineage.trace import trace_lineage
     from talud.project import root_around
 
-    found = trace(what, root_around(Path.cwd()))
+    found = trace_lineage(what, root_around(Path.cwd()))
     if as_json:
         print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
         return

@@ -14,7 +14,7 @@ from talud.mapping.options import DEFAULTS, MapOptions
 
 if TYPE_CHECKING:
     from talud.engine.runtime import Model
-    from talud.products.record import Prediction
+    from talud.products.map_record import Prediction
 
 Out = Annotated[Path, typer.Option(help="folder of the map's files; made where it is missing")]
 
@@ -190,7 +190,7 @@ def map_sources(
 def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None:
     """Print a summary of the map of a raster."""
     from talud.mapping import domain
-    from talud.products import record
+    from talud.products import map_record
     from talud.text import counted
 
     if result.taken_over:
@@ -204,7 +204,7 @@ def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None
     print(f"not mapped: {result.share_not_mapped:.1%} of the raster")
     for reason, pixels in result.not_mapped.items():
         print(f"  {reason}: {pixels / result.pixels:.1%}")
-    for line in record.reduced(result, model.contract):
+    for line in map_record.reduced_lines(result, model.contract):
         print(line)
     for line in domain.lines(result.distances):
         print(line)
@@ -212,12 +212,12 @@ def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None
         print(f"  a model adapted to this raster may map it better: {_adapt_command(model, raster)}")
         print("  that takes no labels, and it can multiply false alarms: compare both maps with the image")
     print(f"model: {model.title}; ran on {result.provider}")
-    for what, how in record.settings(model, result).items():
+    for what, how in map_record.unusual_settings(model, result).items():
         print(f"{what.lower()}: {how}")
-    for notice in record.notices(model, result):
+    for notice in map_record.notices(model, result):
         print(f"warning: {notice[:1].lower()}{notice[1:]}")
     print(f"files: {out}")
-    print(result.estimate.words if result.estimate else f"no estimate of the landslide area: {result.no_estimate}")
+    print(result.estimate.sentence if result.estimate else f"no estimate of the landslide area: {result.no_estimate}")
 
 
 def _adapt_command(model: Model, raster: str | Path) -> str:

@@ -24,13 +24,13 @@ from talud.contract import Contract
 from talud.data.record import version_of
 from talud.engine import model_file
 from talud.errors import ModelError, RegistryError, SourceError, TaludError
-from talud.lineage.maps import MapProvenance, RecordedMap, recorded_maps
+from talud.lineage.provenance import MapProvenance, RecordedMap, recorded_maps
 
-_FILES = (".gpkg", ".tif", ".tiff", ".json", ".geojson", ".onnx")
-CHANGES = "+changes"
+_FILE_SUFFIXES = (".gpkg", ".tif", ".tiff", ".json", ".geojson", ".onnx")
+UNCOMMITTED_SUFFIX = "+changes"
 _WORKING_FOLDER = ""  # in place of a commit
-_RECORDS = "stacks/training/"
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, twenty times as fast if it is built
+_TRAINING_RECORDS_FOLDER = "stacks/training/"
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, twenty times as fast if it is built
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Lineage:
     unknown: tuple[str, ...]
 
 
-def trace(asked: str, root: Path | None) -> Lineage:
+def trace_lineage(asked: str, root: Path | None) -> Lineage:
     """Find the origin of a map or a model.
 
     Args:
@@ -125,7 +125,7 @@ def trace(asked: str, root: Path | None) -> Lineage:
     """
     path = Path(asked)
     if not path.exists():
-        if path.suffix.lower() in _FILES and ":/" not in asked:
+        if path.suffix.lower() in _FILE_SUFFIXES and ":/" not in asked:
             raise SourceError(f"{asked}: no such file; name a map, an .onnx file, or a registered model")
         fetched = registry.fetch(registry.model_uri(asked), root)
         return _of_model(asked, model_file.contract_of(fetched.path), (fetched.name, fetched.version), root)
@@ -141,7 +141,7 @@ def _of_model(asked: str, contract: Contract, named: tuple[str, str] | None, roo
         name, version, origin.run_id, origin.commit, origin.data_version, origin.weights, contract.derived.precision,
         f"{contract.measured.threshold:g}", {},
     )  # fmt: skip
-    answer = _traced(asked, "model", stated, contract, root)
+    answer = _lineage(asked, "model", stated, contract, root)
     if root is None:
         return replace(answer, unknown=(*answer.unknown, "the maps: they are recorded in projects, and this is none"))
     known = (origin.weights, origin.data_version)
@@ -150,8 +150,8 @@ def _of_model(asked: str, contract: Contract, named: tuple[str, str] | None, roo
 
 
 def _of_map(asked: str, stated: MapProvenance, root: Path | None) -> Lineage:
-    contract, why_not = _contract(stated, root)
-    answer = _traced(asked, "map", stated, contract, root)
+    contract, why_not = _find_contract(stated, root)
+    answer = _lineage(asked, "map", stated, contract, root)
     mapped = {**stated.raster, "threshold": stated.threshold}
     unknown = [*answer.unknown, *([why_not] if why_not else [])]
     if "digest" not in mapped:
@@ -161,7 +161,7 @@ def _of_map(asked: str, stated: MapProvenance, root: Path | None) -> Lineage:
     return replace(answer, mapped=mapped, unknown=tuple(unknown))
 
 
-def _traced(asked: str, kind: str, stated: MapProvenance, contract: Contract | None, root: Path | None) -> Lineage:
+def _lineage(asked: str, kind: str, stated: MapProvenance, contract: Contract | None, root: Path | None) -> Lineage:
     """Find the run, versions, commit and data of a network."""
     unknown = []
     run, registered = None, {}
@@ -200,7 +200,7 @@ def _traced(asked: str, kind: str, stated: MapProvenance, contract: Contract | N
     )
 
 
-def _contract(stated: MapProvenance, root: Path | None) -> tuple[Contract | None, str]:
+def _find_contract(stated: MapProvenance, root: Path | None) -> tuple[Contract | None, str]:
     """Return the contract of the model of a map, or the reason why it is missing.
 
     It comes from the project's own files, else from the store.
@@ -231,19 +231,21 @@ def find_data(root: Path, data_version: str, stated: str) -> TrainingData:
         data_version: the data version that the model, or the map, states.
         stated: the commit that it states, with +changes if there were any.
     """
-    head = stated.removesuffix(CHANGES)
-    known = _known(root, head)
-    areas, matching = _search(root, data_version)
-    candidates = [head] if known and not stated.endswith(CHANGES) else [commit for commit in matching if commit]
+    head = stated.removesuffix(UNCOMMITTED_SUFFIX)
+    known = _has_commit(root, head)
+    areas, matching = _find_areas(root, data_version)
+    candidates = (
+        [head] if known and not stated.endswith(UNCOMMITTED_SUFFIX) else [commit for commit in matching if commit]
+    )
     commit = candidates[-1] if candidates else ""  # the oldest: the nearest to the training
-    tracked = _tracked(root, commit, areas) if commit else ()
-    doubts = (*_about_commit(stated, known, commit), *_about_data(root, areas, matching, commit, tracked))
+    tracked = _dvc_entries(root, commit, areas) if commit else ()
+    doubts = (*_commit_doubts(stated, known, commit), *_data_doubts(root, areas, matching, commit, tracked))
     hashes = {each.file: each.md5 for each in tracked}
-    return TrainingData(areas, commit, hashes, _commands(commit, hashes, areas), doubts)
+    return TrainingData(areas, commit, hashes, _restore_commands(commit, hashes, areas), doubts)
 
 
 @dataclass(frozen=True)
-class _Tracked:
+class _DvcEntry:
     """An entry of a .dvc file, with paths relative to the project's root."""
 
     file: str
@@ -251,18 +253,18 @@ class _Tracked:
     md5: str
 
 
-def _about_commit(stated: str, known: bool, commit: str) -> Iterator[str]:
-    head = stated.removesuffix(CHANGES)
+def _commit_doubts(stated: str, known: bool, commit: str) -> Iterator[str]:
+    head = stated.removesuffix(UNCOMMITTED_SUFFIX)
     if not known:
         yield f"the commit it states, {stated or 'none'}, is not in this repository"
-    if stated.endswith(CHANGES):
+    if stated.endswith(UNCOMMITTED_SUFFIX):
         yield f"it was trained with changes that were not committed on top of {head[:12]}"
         if commit:
             yield f"{commit[:12]} is the first commit whose dvc.lock has its data; code and params.yaml may differ"
 
 
-def _about_data(
-    root: Path, areas: tuple[TrainingArea, ...], matching: list[str], commit: str, tracked: tuple[_Tracked, ...]
+def _data_doubts(
+    root: Path, areas: tuple[TrainingArea, ...], matching: list[str], commit: str, tracked: tuple[_DvcEntry, ...]
 ) -> Iterator[str]:
     if not areas:
         yield "no dvc.lock, of this folder or in the history of git, has the stacks and masks of that data version"
@@ -275,14 +277,14 @@ def _about_data(
     elif not areas:
         yield f"so whether the sources that {commit[:12]} has are those it was trained on, is not proven"
     for area in areas if tracked else ():
-        found = _sources_of(root, area, tracked)
+        found = _sources_hash(root, area, tracked)
         if found not in ("", area.sources_md5):
             yield f"{commit[:12]} has other sources of {area.area} than its stack was made of ({found})"
-        elif not found and not any(_tracked(root, one, areas) == tracked for one in matching):
+        elif not found and not any(_dvc_entries(root, one, areas) == tracked for one in matching):
             yield f"whether {commit[:12]} has the sources of {area.area} is not proven: DVC's list of them is not here"
 
 
-def _sources_of(root: Path, area: TrainingArea, tracked: tuple[_Tracked, ...]) -> str:
+def _sources_hash(root: Path, area: TrainingArea, tracked: tuple[_DvcEntry, ...]) -> str:
     """Return DVC's hash of an area's folder according to .dvc files; empty if unknown.
 
     For a part of a tracked folder, it follows from the list that DVC's cache keeps of the whole.
@@ -301,14 +303,14 @@ def _sources_of(root: Path, area: TrainingArea, tracked: tuple[_Tracked, ...]) -
     return hashlib.md5(json.dumps(part).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def _commands(commit: str, tracked: Mapping[str, str], areas: tuple[TrainingArea, ...]) -> tuple[str, ...]:
+def _restore_commands(commit: str, tracked: Mapping[str, str], areas: tuple[TrainingArea, ...]) -> tuple[str, ...]:
     if not (commit and tracked):
         return ()
     stages = [shlex.join(["dvc", "repro", *(area.stage for area in areas)])] if areas else []
     return (f"git checkout {commit}", shlex.join(["dvc", "pull", *tracked]), *stages)
 
 
-def _search(root: Path, data_version: str) -> tuple[tuple[TrainingArea, ...], list[str]]:
+def _find_areas(root: Path, data_version: str) -> tuple[tuple[TrainingArea, ...], list[str]]:
     """Return the areas of a data version, and the commits whose dvc.lock has them.
 
     The working folder comes first, then commits, newest first.
@@ -317,7 +319,7 @@ def _search(root: Path, data_version: str) -> tuple[tuple[TrainingArea, ...], li
     matching = []
     log = _git(root, "log", "--all", "--format=%H", "--", "dvc.lock") or ""
     for commit in (_WORKING_FOLDER, *log.split()):
-        areas = _training_areas(_read(root, commit, "dvc.lock"))
+        areas = _training_areas(_read_yaml(root, commit, "dvc.lock"))
         if areas and version_of([md5 for area in areas for md5 in (area.stack_md5, area.mask_md5)]) == data_version:
             matching.append(commit)
             found = areas
@@ -330,7 +332,7 @@ def _training_areas(lock: Mapping[str, Any]) -> tuple[TrainingArea, ...]:
     for stage, content in dict(lock.get("stages") or {}).items():
         outs = {str(out["path"]): str(out.get("md5", "")) for out in content.get("outs", [])}
         deps = {str(dep["path"]): str(dep.get("md5", "")) for dep in content.get("deps", [])}
-        for record in (path for path in outs if path.startswith(_RECORDS)):
+        for record in (path for path in outs if path.startswith(_TRAINING_RECORDS_FOLDER)):
             area = PurePosixPath(record).stem
             params = dict(content.get("params", {})).get("params.yaml", {})
             folder = str(dict(params.get(f"areas.{area}", {})).get("folder", ""))
@@ -339,20 +341,20 @@ def _training_areas(lock: Mapping[str, Any]) -> tuple[TrainingArea, ...]:
     return tuple(areas)
 
 
-def _tracked(root: Path, commit: str, areas: tuple[TrainingArea, ...]) -> tuple[_Tracked, ...]:
+def _dvc_entries(root: Path, commit: str, areas: tuple[TrainingArea, ...]) -> tuple[_DvcEntry, ...]:
     """Return the entries of a commit's .dvc files for the areas; all if there are none."""
     folders = [PurePosixPath(area.folder) for area in areas]
     names = (_git(root, "ls-tree", "-r", "-z", "--name-only", commit) or "").split("\0") if commit else ()
     found = []
     for name in (name for name in names if name.endswith(".dvc")):
-        for out in _read(root, commit, name).get("outs") or []:
+        for out in _read_yaml(root, commit, name).get("outs") or []:
             path = PurePosixPath(name).parent / str(out.get("path", ""))
             if not folders or any(path.is_relative_to(folder) or folder.is_relative_to(path) for folder in folders):
-                found.append(_Tracked(name, path, str(out.get("md5", ""))))
+                found.append(_DvcEntry(name, path, str(out.get("md5", ""))))
     return tuple(found)
 
 
-def _known(root: Path, commit: str) -> bool:
+def _has_commit(root: Path, commit: str) -> bool:
     """Return whether git has a commit; text that is no hash is none."""
     return (
         bool(re.fullmatch(r"[0-9a-f]{7,64}", commit))
@@ -360,14 +362,14 @@ def _known(root: Path, commit: str) -> bool:
     )
 
 
-def _read(root: Path, commit: str, name: str) -> Mapping[str, Any]:
+def _read_yaml(root: Path, commit: str, name: str) -> Mapping[str, Any]:
     """Read a YAML file of a commit or the working folder; empty if missing or damaged."""
     try:
         if commit == _WORKING_FOLDER:
             text: str | None = (root / name).read_text(encoding="utf-8")
         else:
             text = _git(root, "show", f"{commit}:./{name}")
-        content = yaml.load(text or "", Loader=_LOADER)
+        content = yaml.load(text or "", Loader=_YAML_LOADER)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -28,18 +28,24 @@ from talud.errors import OutputError
 from talud.grid import Grid
 from talud.mapping.reader import StackReader
 from talud.metrics import LANDSLIDE
-from talud.products.rasters import qml
+from talud.products.rasters import qgis_style
 from talud.text import first_line
 from talud.vector import plain_path
 
-GEOPACKAGE = "1.2"  # of the standard: QGIS and GDAL of some years ago warn of a later one
-UTC = 100  # GDAL's number for it
-_ROUNDING = 1e-9  # of an area, which is a sum
+# Version of the GeoPackage standard. Older releases of QGIS and GDAL warn about later versions.
+GEOPACKAGE_VERSION = "1.2"
+# GDAL's time zone flag for UTC.
+GDAL_UTC = 100
 SMOOTHING_ROUNDS = 2
-ZONE_SIDE_PIXELS = 1024  # of the windows in which polygons and rasters meet
-_ROUNDING_PIXELS = 1e-6  # of the side of a pixel
-_CLOCK = threading.Lock()  # GDAL's clock is that of all threads
-_DATE = "2000-01-01T00:00:00.000Z"  # GDAL's clock while a GeoPackage is written: the same map gives the same bytes
+# Side of the windows in which the zonal statistics are computed.
+WINDOW_SIDE_PIXELS = 1024
+# Relative tolerance of an area, which is a sum of floating-point numbers.
+_AREA_TOLERANCE = 1e-9
+_LENGTH_TOLERANCE_PIXELS = 1e-6
+# GDAL's clock is global to the process.
+_GDAL_CLOCK_LOCK = threading.Lock()
+# GDAL's clock is set to this time while a file is written, so that equal content gives equal bytes.
+_FIXED_DATE = "2000-01-01T00:00:00.000Z"
 
 Columns = Mapping[str, NDArray[Any]]
 _Shape = tuple[dict[str, Any], float]  # GeoJSON geometry, value
@@ -77,7 +83,7 @@ class NotMapped:
     reason: NDArray[np.object_]
 
 
-def trace(
+def trace_polygons(
     parts: Path, classes: Path, reasons: Mapping[int, str], minimum_area: float = 0, patch: int | None = None
 ) -> tuple[Landslides, NotMapped]:
     """Trace the polygons of a map.
@@ -95,13 +101,13 @@ def trace(
         grid = Grid.of(dataset)
         shapes = list(_shapes(dataset, mask, grid.windows(patch) if patch else None))
     values = np.array([value for _, value in shapes], dtype=np.int64)
-    outlines = _valid(np.array([shapely.geometry.shape(shape) for shape, _ in shapes], dtype=np.object_))
+    outlines = _make_valid(np.array([shapely.geometry.shape(shape) for shape, _ in shapes], dtype=np.object_))
     metre = grid.metre
     area = shapely.area(outlines) * metre**2
     order = _largest_first(outlines, area)
     values, outlines, area = values[order], outlines[order], area[order]
     slides, rest = values == LANDSLIDE, values > LANDSLIDE
-    kept = slides & (area >= minimum_area * (1 - _ROUNDING))
+    kept = slides & (area >= minimum_area * (1 - _AREA_TOLERANCE))
     why = np.array([reasons[int(value) - 1] for value in values[rest]], dtype=np.object_)
     perimeter = shapely.length(outlines[kept]) * metre
     landslides = Landslides(outlines[kept], area[kept], perimeter, int(slides.sum() - kept.sum()))
@@ -120,7 +126,7 @@ def _shapes(dataset: DatasetReader, mask: DatasetReader, windows: Sequence[Windo
         yield from rasterio.features.shapes(values, shown, connectivity=8, transform=place)
 
 
-def write(
+def write_geopackage(
     path: Path,
     landslides: Landslides,
     attributes: Columns,
@@ -143,12 +149,12 @@ def write(
     """
     slides = _columns(landslides, attributes)
     rest: Columns = {"reason": not_mapped.reason, "area_m2": not_mapped.area}
-    common = {"driver": "GPKG", "dataset_metadata": dict(tags), "dataset_options": {"VERSION": GEOPACKAGE}}
+    common = {"driver": "GPKG", "dataset_metadata": dict(tags), "dataset_options": {"VERSION": GEOPACKAGE_VERSION}}
     spatial = common | {"geometry_type": "MultiPolygon", "promote_to_multi": True, "crs": grid.crs.to_wkt()}
     write_layer(path, shapely.to_wkb(landslides.outlines), slides, layer="landslides", **spatial)
     write_layer(path, shapely.to_wkb(not_mapped.outlines), rest, layer="not_mapped", **spatial)
-    styles = _styles("landslides", "not_mapped")
-    utc = {"update_time": np.full(len(styles["update_time"]), UTC)}
+    styles = _style_rows("landslides", "not_mapped")
+    utc = {"update_time": np.full(len(styles["update_time"]), GDAL_UTC)}
     precise = {"DATETIME_PRECISION": "MILLISECOND"}  # as the standard has it
     write_layer(path, None, styles, layer="layer_styles", gdal_tz_offsets=utc, layer_options=precise, **common)
 
@@ -181,7 +187,7 @@ def _columns(landslides: Landslides, attributes: Columns) -> Columns:
     return {"id": ids, "area_m2": landslides.area, "perimeter_m": landslides.perimeter} | dict(attributes)
 
 
-def _styles(*layers: str) -> Columns:
+def _style_rows(*layers: str) -> Columns:
     """Return the rows of the table in which QGIS keeps the styles of the layers of a GeoPackage."""
     count = len(layers)
 
@@ -195,13 +201,13 @@ def _styles(*layers: str) -> Columns:
         "f_table_name": names,
         "f_geometry_column": same("geom"),
         "styleName": names,
-        "styleQML": np.array([qml(layer) for layer in layers], np.object_),
+        "styleQML": np.array([qgis_style(layer) for layer in layers], np.object_),
         "styleSLD": same(""),
         "useAsDefault": np.ones(count, np.bool_),
         "description": same("talud"),
         "owner": same(""),
         "ui": same(""),
-        "update_time": np.full(count, np.datetime64(_DATE.removesuffix("Z"), "ms")),
+        "update_time": np.full(count, np.datetime64(_FIXED_DATE.removesuffix("Z"), "ms")),
     }
 
 
@@ -211,8 +217,8 @@ def write_layer(path: Path, geometry: NDArray[Any] | None, columns: Columns, **o
     Raises:
         OutputError: it cannot be written.
     """
-    with _CLOCK:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _DATE})
+    with _GDAL_CLOCK_LOCK:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _FIXED_DATE})
         try:
             pyogrio.raw.write(
                 plain_path(path), geometry=geometry, field_data=list(columns.values()), fields=list(columns), **options
@@ -223,7 +229,7 @@ def write_layer(path: Path, geometry: NDArray[Any] | None, columns: Columns, **o
             pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
 
 
-def _valid(outlines: NDArray[np.object_]) -> NDArray[np.object_]:
+def _make_valid(outlines: NDArray[np.object_]) -> NDArray[np.object_]:
     """Take rings that touch themselves at a corner apart into polygons that touch."""
     broken = ~shapely.is_valid(outlines)
     outlines[broken] = shapely.make_valid(outlines[broken])
@@ -236,7 +242,7 @@ def _largest_first(outlines: NDArray[np.object_], area: NDArray[np.float64]) -> 
     return np.lexsort((left, -top, -area))
 
 
-def smoothed(outlines: NDArray[np.object_], pixel: float) -> NDArray[np.object_]:
+def smooth_outlines(outlines: NDArray[np.object_], pixel: float) -> NDArray[np.object_]:
     """Cut the corners of polygons of whole pixels; none vanishes, and all stay valid.
 
     Corners are cut as G. M. Chaikin does (An algorithm for high-speed curve generation, Computer Graphics and Image
@@ -252,7 +258,7 @@ def smoothed(outlines: NDArray[np.object_], pixel: float) -> NDArray[np.object_]
     """
     if not len(outlines):
         return outlines
-    steps = shapely.segmentize(outlines, pixel * (1 + _ROUNDING_PIXELS))
+    steps = shapely.segmentize(outlines, pixel * (1 + _LENGTH_TOLERANCE_PIXELS))
     parts, owners = shapely.get_parts(steps, return_index=True)
     whole = np.asarray(shapely.multipolygons(parts, indices=owners), np.object_)
     _, points, (ends, polygons, wholes) = shapely.to_ragged_array(whole)
@@ -260,7 +266,8 @@ def smoothed(outlines: NDArray[np.object_], pixel: float) -> NDArray[np.object_]
     for _ in range(SMOOTHING_ROUNDS):
         points, rings = _cut_corners(points, rings)
     curves = shapely.from_ragged_array(shapely.GeometryType.MULTIPOLYGON, points, (rings, polygons, wholes))
-    return np.asarray(shapely.simplify(curves, pixel * _ROUNDING_PIXELS), np.object_)  # drops points on straight edges
+    # Simplifying drops the points on straight edges.
+    return np.asarray(shapely.simplify(curves, pixel * _LENGTH_TOLERANCE_PIXELS), np.object_)
 
 
 def _cut_corners(
@@ -281,7 +288,7 @@ def _cut_corners(
     return closed, starts + np.arange(len(rings))
 
 
-def statistics(
+def zonal_statistics(
     outlines: NDArray[np.object_], probability: Path, stack: StackReader, disagreement: Path | None = None
 ) -> dict[str, NDArray[np.float64]]:
     """Return probability and terrain inside each polygon, as columns by name.
@@ -301,29 +308,29 @@ def statistics(
         SourceError: the stack cannot be read.
     """
     maps = {"probability": probability} | ({"disagreement": disagreement} if disagreement else {})
-    tallies = {name: _Tally(len(outlines)) for name in (*maps, "slope", "elevation", "east", "north")}
+    zonal = {name: _ZonalStatistics(len(outlines)) for name in (*maps, "slope", "elevation", "east", "north")}
     with ExitStack() as opened:
         rasters = {name: opened.enter_context(rasterio.open(path)) for name, path in maps.items()}
-        for window, owner in _zones(outlines, stack.grid):
+        for window, owner in _polygon_windows(outlines, stack.grid):
             found = {name: raster.read(1, window=window) for name, raster in rasters.items()}
-            for name, values in (found | _terrain(stack, window)).items():
-                tallies[name].add(owner, values)
+            for name, values in (found | _terrain_layers(stack, window)).items():
+                zonal[name].add(owner, values)
     columns = {
-        "mean_probability": tallies["probability"].mean,
-        "maximum_probability": tallies["probability"].maximum,
+        "mean_probability": zonal["probability"].mean,
+        "maximum_probability": zonal["probability"].maximum,
     }
     if disagreement:
-        columns["disagreement"] = tallies["disagreement"].mean
+        columns["disagreement"] = zonal["disagreement"].mean
     if stack.has("slope"):
-        columns["mean_slope_degrees"] = tallies["slope"].mean
+        columns["mean_slope_degrees"] = zonal["slope"].mean
     if stack.has("elevation"):
-        columns["aspect_degrees"] = _bearing(tallies["east"].mean, tallies["north"].mean)
-        columns["minimum_elevation_m"] = tallies["elevation"].minimum
-        columns["maximum_elevation_m"] = tallies["elevation"].maximum
+        columns["aspect_degrees"] = _compass_bearing(zonal["east"].mean, zonal["north"].mean)
+        columns["minimum_elevation_m"] = zonal["elevation"].minimum
+        columns["maximum_elevation_m"] = zonal["elevation"].maximum
     return columns
 
 
-class _Tally:
+class _ZonalStatistics:
     """Mean, minimum and maximum of the valid pixels of each polygon, gathered window by window."""
 
     def __init__(self, polygons: int) -> None:
@@ -352,10 +359,10 @@ class _Tally:
         return np.where(self._count > 0, self._highest, np.nan)
 
 
-def _zones(outlines: NDArray[np.object_], grid: Grid) -> Iterator[tuple[Window, NDArray[np.int32]]]:
+def _polygon_windows(outlines: NDArray[np.object_], grid: Grid) -> Iterator[tuple[Window, NDArray[np.int32]]]:
     """Yield the windows that polygons lie in, with the number of the polygon of each pixel, from 1, or 0."""
     tree = shapely.STRtree(outlines)
-    for window in grid.windows(ZONE_SIDE_PIXELS):
+    for window in grid.windows(WINDOW_SIDE_PIXELS):
         zone = grid.crop(window)
         near = np.sort(tree.query(shapely.box(*zone.bounds)))
         if len(near):
@@ -363,7 +370,7 @@ def _zones(outlines: NDArray[np.object_], grid: Grid) -> Iterator[tuple[Window, 
             yield window, rasterio.features.rasterize(shapes, zone.shape, transform=zone.transform, dtype="int32")
 
 
-def _terrain(stack: StackReader, window: Window) -> dict[str, NDArray[np.float32]]:
+def _terrain_layers(stack: StackReader, window: Window) -> dict[str, NDArray[np.float32]]:
     """Return slope and elevation in a window, where the stack has them, and the fall to the east and north."""
     layers = {"slope": stack.band("slope", window)} if stack.has("slope") else {}
     if stack.has("elevation"):
@@ -379,7 +386,7 @@ def _terrain(stack: StackReader, window: Window) -> dict[str, NDArray[np.float32
     return layers
 
 
-def _bearing(east: NDArray[np.float64], north: NDArray[np.float64]) -> NDArray[np.float64]:
+def _compass_bearing(east: NDArray[np.float64], north: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the direction of a vector in degrees clockwise from north, 0 to 360; NaN for the zero vector."""
     degrees = np.degrees(np.arctan2(east, north)) % 360
     return np.where((east == 0) & (north == 0), np.nan, degrees)

@@ -24,11 +24,11 @@ from talud.mapping.options import DEFAULTS, MapOptions
 from talud.mapping.reader import StackReader, frugal, open_stack
 from talud.mapping.tiles import Executor, InProcess, Passes, deliver, finish
 from talud.mapping.workers import OnWorkers
-from talud.products import polygons, quicklook, record, summary
-from talud.products.area import AreaEstimate, estimate, obstacle
+from talud.products import map_record, polygons, quicklook, summary
+from talud.products.area_estimate import AreaEstimate, estimate_area, why_no_estimate
+from talud.products.map_record import Prediction, ReducedPixels
 from talud.products.polygons import Landslides, NotMapped
-from talud.products.rasters import MapRasters, PixelCounts, Products, check_out, check_space
-from talud.products.record import Prediction, Reduced
+from talud.products.rasters import MapRasters, PixelCounts, Products, check_disk_space, check_map_folder
 from talud.progress import Progress
 
 
@@ -62,14 +62,14 @@ def predict(
         ClusterError: The workers cannot be had, differ from this process, or are lost.
         ParamsError: An option does not suit the raster, or the model is open with another provider or precision.
     """
-    clock = _Clock()
+    clock = _Stopwatch()
     _check_opened(model, options)
-    check_out(out, [raster, model.path])
+    check_map_folder(out, [raster, model.path])
     with frugal(), open_stack(raster, model.contract) as stack:
         if options.geojson and stack.grid.local:
             raise ParamsError(f"{raster}: its coordinates have no longitude and latitude; leave --geojson out")
-        check_space(out, stack.grid, options.tta)
-        run = _Run.of(model, stack, options)
+        check_disk_space(out, stack.grid, options.tta)
+        run = _MapRun.of(model, stack, options)
         with Journal.opened(out, run.facts) as journal:
             taken_over = finish(run.tiling, journal, run.executor, progress)
             clock.lap("tiles")
@@ -102,7 +102,7 @@ def _check_opened(model: Model, options: MapOptions) -> None:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _MapRun:
     """Map in the making: its model, its raster, and its options with their defaults.
 
     Attributes:
@@ -120,7 +120,7 @@ class _Run:
     threshold: float
 
     @classmethod
-    def of(cls, model: Model, stack: StackReader, options: MapOptions) -> _Run:
+    def of(cls, model: Model, stack: StackReader, options: MapOptions) -> _MapRun:
         """Plan a map; a raster that consists of patches is cut into these.
 
         Raises:
@@ -179,48 +179,48 @@ class _Run:
     @property
     def tags(self) -> dict[str, str]:
         """Return the tags of the map's files."""
-        lineage = record.lineage(self.model, self.threshold, self.smaller_halo, self.options.tta)
+        lineage = map_record.origin_tags(self.model, self.threshold, self.smaller_halo, self.options.tta)
         return lineage | self.stack.info.provenance
 
 
-def _make_products(run: _Run, journal: Journal, products: Products, clock: _Clock) -> Prediction:
+def _make_products(run: _MapRun, journal: Journal, products: Products, clock: _Stopwatch) -> Prediction:
     """Make the products of the finished tiles."""
     model, info, tta = run.model, run.stack.info, run.options.tta
     with MapRasters.writing(products, info.grid, run.threshold, run.tags, disagreement=tta) as rasters:
         deliver(run.tiling, journal, rasters)
     clock.lap("rasters")
     reasons = rasters.counts.reasons(model.contract)
-    landslides, not_mapped = polygons.trace(
+    landslides, not_mapped = polygons.trace_polygons(
         products.parts, products.classes, reasons, run.options.minimum_area, info.patch
     )
     _write_polygons(run, products, landslides, not_mapped)
     clock.lap("polygons")
     prediction = _summarise(run, rasters.counts, landslides)
-    scene = quicklook.scene(run.stack, landslides, not_mapped)
-    quicklook.draw(products.quicklook, scene, record.caption(model, info, prediction))
+    rendered = quicklook.render(run.stack, landslides, not_mapped)
+    quicklook.write(products.quicklook, rendered, map_record.caption(model, info, prediction))
     clock.lap("quicklook")
-    summary.write(products.summary, summary.Page.of(model, info, prediction, scene, landslides.area))
+    summary.write(products.summary, summary.SummaryPage.of(model, info, prediction, rendered, landslides.area))
     clock.lap("summary")
-    _write_json(products.record, record.content(model, prediction, info.provenance))
+    _write_json(products.record, map_record.content(model, prediction, info.provenance))
     return prediction
 
 
-def _write_polygons(run: _Run, products: Products, landslides: Landslides, not_mapped: NotMapped) -> None:
+def _write_polygons(run: _MapRun, products: Products, landslides: Landslides, not_mapped: NotMapped) -> None:
     """Write the polygons with their attributes as GeoPackage, and GeoJSON if asked for."""
     grid, outlines = run.stack.info.grid, landslides.outlines
     disagreement = products.disagreement if run.options.tta else None
-    attributes = polygons.statistics(outlines, products.probability, run.stack, disagreement) | {
+    attributes = polygons.zonal_statistics(outlines, products.probability, run.stack, disagreement) | {
         name: np.full(len(landslides.area), value, np.object_)
         for name, value in (("model", run.model.name), ("version", run.model.version))
     }
     if run.options.smooth:
-        landslides = replace(landslides, outlines=polygons.smoothed(outlines, grid.resolution))
-    polygons.write(products.polygons, landslides, attributes, not_mapped, grid, run.tags)
+        landslides = replace(landslides, outlines=polygons.smooth_outlines(outlines, grid.resolution))
+    polygons.write_geopackage(products.polygons, landslides, attributes, not_mapped, grid, run.tags)
     if run.options.geojson:
         polygons.write_geojson(products.geojson, landslides, attributes, grid)
 
 
-def _summarise(run: _Run, counts: PixelCounts, landslides: Landslides) -> Prediction:
+def _summarise(run: _MapRun, counts: PixelCounts, landslides: Landslides) -> Prediction:
     """Return the figures of a map."""
     model, tiling, info, reduced = run.model, run.tiling, run.stack.info, counts.reduced
     no_estimate = _no_estimate(run, counts)
@@ -231,7 +231,7 @@ def _summarise(run: _Run, counts: PixelCounts, landslides: Landslides) -> Predic
         pixels=info.grid.height * info.grid.width,
         not_mapped={words: int(counts.blocked[code]) for code, words in by_frequency},
         reduced=tuple(
-            Reduced.of(code, int(reduced[code]), model.contract)
+            ReducedPixels.of(code, int(reduced[code]), model.contract)
             for code in sorted(reduced.nonzero()[0].tolist(), key=lambda code: (-reduced[code], code))
         ),
         landslides=len(landslides.area),
@@ -256,7 +256,7 @@ def _summarise(run: _Run, counts: PixelCounts, landslides: Landslides) -> Predic
     )
 
 
-def _no_estimate(run: _Run, counts: PixelCounts) -> str:
+def _no_estimate(run: _MapRun, counts: PixelCounts) -> str:
     """Return the reason for a missing estimate of the landslide area.
 
     The text is empty if there is an estimate: the map must be of the kind that the contract's counts are of, with all
@@ -270,22 +270,22 @@ def _no_estimate(run: _Run, counts: PixelCounts) -> str:
         return "the halo is smaller than that of the model's validation"
     if counts.reduced.any():
         return "parts are mapped with fewer bands than the model was validated with"
-    return obstacle(run.model.contract, counts.mapped)
+    return why_no_estimate(run.model.contract, counts.mapped)
 
 
-def _estimate(run: _Run, counts: PixelCounts) -> AreaEstimate | None:
+def _estimate(run: _MapRun, counts: PixelCounts) -> AreaEstimate | None:
     """Return the estimated landslide area of the mapped pixels."""
     info = run.stack.info
     square_metres = info.grid.pixel_area * info.grid.crs.linear_units_factor[1] ** 2
     background, verdict = counts.mapped - counts.landslide, domain.verdict(info.distances)
-    return estimate(run.model.contract, counts.landslide, background, square_metres, verdict)
+    return estimate_area(run.model.contract, counts.landslide, background, square_metres, verdict)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-class _Clock:
+class _Stopwatch:
     """Clock that notes the seconds of each part of a run."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ LANDSLIDE_COLOUR = (230, 30, 60)
 
 
 @dataclass(frozen=True)
-class Caption(imaging.Caption):
+class MapCaption(imaging.Caption):
     """Text of the picture.
 
     Attributes:
@@ -35,7 +35,7 @@ class Caption(imaging.Caption):
 
 
 @dataclass(frozen=True)
-class Scene:
+class RenderedMap:
     """Map as a picture, without text.
 
     Attributes:
@@ -49,28 +49,28 @@ class Scene:
     metres: float
 
 
-def scene(stack: StackReader, landslides: Landslides, not_mapped: NotMapped) -> Scene:
+def render(stack: StackReader, landslides: Landslides, not_mapped: NotMapped) -> RenderedMap:
     """Paint the landslides and what is not mapped over the image or the relief."""
     grid = stack.grid
     shape = picture_shape(grid.shape)
     transform = grid.transform * Affine.scale(grid.width / shape[1], grid.height / shape[0])
     base, legend = background(stack, shape)
-    hidden = _burn(not_mapped.outlines, shape, transform, touched=False)
-    slides = _burn(landslides.outlines, shape, transform, touched=shape[1] < grid.width)
+    hidden = _rasterised(not_mapped.outlines, shape, transform, touched=False)
+    slides = _rasterised(landslides.outlines, shape, transform, touched=shape[1] < grid.width)
     picture = hatched(base, hidden)
-    picture = _outlined(picture, slides)
+    picture = _draw_outlines(picture, slides)
     metres = grid.resolution * grid.metre * grid.width / shape[1]
-    return Scene(picture, legend, metres)
+    return RenderedMap(picture, legend, metres)
 
 
-def draw(path: Path, scene: Scene, caption: Caption) -> None:
+def write(path: Path, rendered: RenderedMap, caption: MapCaption) -> None:
     """Draw the map between its title and its legend, as PNG."""
     legend = [
         Swatch(caption.landslides, LANDSLIDE_COLOUR, 0.35, LANDSLIDE_COLOUR),
         Swatch(caption.not_mapped, None, outline=imaging.HATCH),
     ]
-    notes = [note for note in (caption.reasons, f"Background: {scene.background}. North is up.") if note]
-    imaging.page(scene.picture, scene.metres, caption, legend, notes).save(path)
+    notes = [note for note in (caption.reasons, f"Background: {rendered.background}. North is up.") if note]
+    imaging.page(rendered.picture, rendered.metres, caption, legend, notes).save(path)
 
 
 def background(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str]:
@@ -87,7 +87,9 @@ def background(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str
     return np.repeat(stretched(first[0])[..., np.newaxis], 3, axis=-1), name
 
 
-def _burn(outlines: NDArray[np.object_], shape: tuple[int, int], transform: Affine, touched: bool) -> NDArray[np.bool_]:
+def _rasterised(
+    outlines: NDArray[np.object_], shape: tuple[int, int], transform: Affine, touched: bool
+) -> NDArray[np.bool_]:
     """Return the pixels of the picture under the polygons; with `touched`, the smallest still shows."""
     if not len(outlines):
         return np.zeros(shape, np.bool_)
@@ -95,7 +97,7 @@ def _burn(outlines: NDArray[np.object_], shape: tuple[int, int], transform: Affi
     return burnt.astype(np.bool_)
 
 
-def _outlined(picture: Picture, where: NDArray[np.bool_]) -> Picture:
+def _draw_outlines(picture: Picture, where: NDArray[np.bool_]) -> Picture:
     inner = ndimage.binary_erosion(where, border_value=1)
     casing = ndimage.binary_dilation(where) & ~where  # a pale line around the red one: seen on any background
     filled = blend(picture, where, LANDSLIDE_COLOUR, 0.35)

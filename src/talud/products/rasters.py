@@ -30,26 +30,26 @@ from talud.raster import ORIGIN_TAG, Layout, open_raster, writing_cog
 from talud.text import dimensions
 from talud.vector import merge_pending_edits
 
-STACK = "stack.tif"  # what talud map makes of the sources, beside the map
-IN_THE_MAKING = 13  # bytes a pixel: finished tiles 6, the three rasters before they are compressed 7
-DISAGREEMENT = 8  # bytes more: 4 and 4
-NODATA = 255  # in the class raster
-COLOURS = {BACKGROUND: (244, 242, 236, 255), LANDSLIDE: (214, 40, 57, 255), NODATA: (150, 150, 150, 255)}
+STACK_FILE_NAME = "stack.tif"  # what talud map makes of the sources, beside the map
+WORKING_BYTES_PER_PIXEL = 13  # bytes a pixel: finished tiles 6, the three rasters before they are compressed 7
+DISAGREEMENT_BYTES_PER_PIXEL = 8  # bytes more: 4 and 4
+CLASS_NODATA = 255  # in the class raster
+CLASS_COLOURS = {BACKGROUND: (244, 242, 236, 255), LANDSLIDE: (214, 40, 57, 255), CLASS_NODATA: (150, 150, 150, 255)}
 
 
-def qml(name: str) -> str:
+def qgis_style(name: str) -> str:
     """Return the QGIS style of a raster or layer as QML, such as `probability`."""
     return (files("talud.products") / "styles" / f"{name}.qml").read_text(encoding="utf-8")
 
 
-def check_space(out: Path, grid: Grid, disagreement: bool) -> None:
+def check_disk_space(out: Path, grid: Grid, disagreement: bool) -> None:
     """Check that the disk can hold the rasters of a map while they are made.
 
     Raises:
         OutputError: it could not, were it empty.
     """
     folder = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
-    pixel = IN_THE_MAKING + (DISAGREEMENT if disagreement else 0)
+    pixel = WORKING_BYTES_PER_PIXEL + (DISAGREEMENT_BYTES_PER_PIXEL if disagreement else 0)
     needed, total = pixel * grid.height * grid.width, shutil.disk_usage(folder).total
     if total and needed > total:  # some file systems do not say
         raise OutputError(
@@ -126,7 +126,7 @@ class Products:
             path.with_name(f"{path.name}.aux.xml").unlink(missing_ok=True)  # statistics that a GIS kept
 
 
-def has_record(folder: Path) -> bool:
+def has_map_record(folder: Path) -> bool:
     """Check whether a folder holds the record of a map."""
     try:
         content = json.loads(Products.within(folder).record.read_bytes())
@@ -135,7 +135,7 @@ def has_record(folder: Path) -> bool:
         return False
 
 
-def check_out(out: Path, inputs: Iterable[str | Path], more: tuple[str, ...] = ()) -> None:
+def check_map_folder(out: Path, inputs: Iterable[str | Path], more: tuple[str, ...] = ()) -> None:
     """Check that a map can be written to a folder.
 
     The folder must hold no input, and none of the user's own files under the names of the map's files.
@@ -153,13 +153,13 @@ def check_out(out: Path, inputs: Iterable[str | Path], more: tuple[str, ...] = (
     """
     source_files.check_output_name(out)
     names = [*(path.name for path in astuple(Products.within(out))), *more]
-    ours = has_record(out) or Journal.publishing_to(out) or _has_stack(out)
-    source_files.check_output_folder(out, names, inputs, ours=ours, kept=() if more else (STACK,))
+    ours = has_map_record(out) or Journal.publishing_to(out) or _has_talud_stack(out)
+    source_files.check_output_folder(out, names, inputs, ours=ours, kept=() if more else (STACK_FILE_NAME,))
 
 
-def _has_stack(folder: Path) -> bool:
+def _has_talud_stack(folder: Path) -> bool:
     try:
-        with open_raster(folder / STACK) as dataset:
+        with open_raster(folder / STACK_FILE_NAME) as dataset:
             return ORIGIN_TAG in dataset.tags()
     except SourceError:
         return False
@@ -234,15 +234,15 @@ class MapRasters:
             OutputError: One cannot be written.
         """
         probability = Layout("float32", float("nan"), ("probability",), tags=tags)
-        classes = Layout("uint8", NODATA, ("landslides",), tags=tags, colours=COLOURS, overviews="mode")
+        classes = Layout("uint8", CLASS_NODATA, ("landslides",), tags=tags, colours=CLASS_COLOURS, overviews="mode")
         parts = Layout("uint16", None, ("parts",), overviews="nearest")
-        products.probability_style.write_text(qml("probability"), encoding="utf-8")
-        products.classes_style.write_text(qml("classes"), encoding="utf-8")
+        products.probability_style.write_text(qgis_style("probability"), encoding="utf-8")
+        products.classes_style.write_text(qgis_style("classes"), encoding="utf-8")
         with ExitStack() as rasters:
             spread = None
             if disagreement:
                 layout = replace(probability, bands=("disagreement",))
-                products.disagreement_style.write_text(qml("disagreement"), encoding="utf-8")
+                products.disagreement_style.write_text(qgis_style("disagreement"), encoding="utf-8")
                 spread = rasters.enter_context(writing_cog(products.disagreement, grid, layout))
             yield cls(
                 threshold,
@@ -259,7 +259,7 @@ class MapRasters:
         self.counts.add(block, landslide)
         with stderr_suppressed():  # as in `writing_cog`
             self._probability.write(np.where(mapped, block.probability, np.float32(np.nan)), 1, window=window)
-            self._classes.write(np.where(mapped, landslide, NODATA).astype(np.uint8), 1, window=window)
+            self._classes.write(np.where(mapped, landslide, CLASS_NODATA).astype(np.uint8), 1, window=window)
             self._parts.write(np.where(mapped, landslide, block.blocked + 1).astype(np.uint16), 1, window=window)
             if self._disagreement is not None and block.disagreement is not None:
                 spread = np.where(mapped, block.disagreement, np.float32(np.nan))

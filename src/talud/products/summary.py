@@ -17,16 +17,16 @@ from talud.imaging import Picture, data_uri, length_in_words, round_length
 from talud.mapping import domain
 from talud.mapping.domain import Distance, Verdict
 from talud.mapping.reader import RasterInfo
-from talud.products import record
-from talud.products.quicklook import Scene
-from talud.products.record import Prediction
+from talud.products import map_record
+from talud.products.map_record import Prediction
+from talud.products.quicklook import RenderedMap
 from talud.text import counted, dimensions, html_environment
 
-_BAR = 0.3  # of the map's width, at most, for the scale bar
+_MAX_SCALE_BAR_SHARE = 0.3  # of the map's width, at most, for the scale bar
 
 
 @dataclass(frozen=True)
-class NotMapped:
+class UnmappedReason:
     """Reason why pixels are not mapped.
 
     Attributes:
@@ -41,7 +41,7 @@ class NotMapped:
 
 
 @dataclass(frozen=True)
-class Page:
+class SummaryPage:
     """Content of the page.
 
     Attributes:
@@ -64,7 +64,7 @@ class Page:
     bar: tuple[str, float]
     hectares: NDArray[np.float64]
     square_kilometres: float
-    not_mapped: Sequence[NotMapped]
+    not_mapped: Sequence[UnmappedReason]
     reduced: Sequence[str]
     prediction: Prediction
     model: str
@@ -75,35 +75,35 @@ class Page:
 
     @classmethod
     def of(
-        cls, model: Model, info: RasterInfo, prediction: Prediction, scene: Scene, area: NDArray[np.float64]
-    ) -> Page:
+        cls, model: Model, info: RasterInfo, prediction: Prediction, rendered: RenderedMap, area: NDArray[np.float64]
+    ) -> SummaryPage:
         """Gather the content.
 
         Args:
-            model: that made it.
-            info: the raster that it was made of.
-            prediction: what came of it.
-            scene: how it looks.
-            area: of each landslide, in m².
+            model: model that made the map.
+            info: properties of the mapped raster.
+            prediction: figures of the map.
+            rendered: picture of the map.
+            area: area of each landslide in m².
         """
         grid, contract = info.grid, model.contract
         pixel = grid.pixel_area * grid.metre**2 / 1e6
-        width = scene.picture.shape[1] * scene.metres
-        length = round_length(_BAR * width)
+        width = rendered.picture.shape[1] * rendered.metres
+        length = round_length(_MAX_SCALE_BAR_SHARE * width)
         return cls(
             title=info.title,
             synthetic=info.synthetic,
-            dates=record.dates(info.provenance),
-            picture=_address(scene.picture),
-            background=scene.background,
+            dates=map_record.dates(info.provenance),
+            picture=_data_uri_of(rendered.picture),
+            background=rendered.background,
             bar=(length_in_words(length), 100 * length / width),
             hectares=area / 10_000,
             square_kilometres=prediction.pixels * pixel,
             not_mapped=[
-                NotMapped(why, pixels / prediction.pixels, pixels * pixel)
+                UnmappedReason(why, pixels / prediction.pixels, pixels * pixel)
                 for why, pixels in prediction.not_mapped.items()
             ],
-            reduced=record.reduced(prediction, contract),
+            reduced=map_record.reduced_lines(prediction, contract),
             prediction=prediction,
             model=model.title,
             from_file=not model.version.isdecimal(),
@@ -118,10 +118,10 @@ class Page:
                 "Commit": contract.origin.commit,
                 "Weights (SHA-256)": contract.origin.weights,
                 "Ran on": prediction.provider,
-                **record.settings(model, prediction),
+                **map_record.unusual_settings(model, prediction),
                 "Made by": f"talud {version('talud')}",
             },
-            notices=record.notices(model, prediction),
+            notices=map_record.notices(model, prediction),
         )
 
     @property
@@ -140,14 +140,14 @@ class Page:
         return [one for one in self.prediction.distances if one.overlap is not None]
 
 
-def write(path: Path, page: Page) -> None:
+def write(path: Path, page: SummaryPage) -> None:
     """Write the page as HTML: the same bytes for the same map."""
     environment = html_environment("talud.products", number=_number, percent=_percent, counted=counted)
     html = environment.get_template("summary.html").render(page=page, Verdict=Verdict, domain=domain)
     path.write_text(html, encoding="utf-8")
 
 
-def _address(picture: Picture) -> str:
+def _data_uri_of(picture: Picture) -> str:
     """Return a picture as a data URI, in 256 colours: less than half the bytes, and as clear."""
     stream = io.BytesIO()
     colours = Image.fromarray(picture).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)

@@ -24,7 +24,7 @@ from pydantic.types import FailFast
 from talud.data.inventory import polygonal
 from talud.errors import ParamsError, SourceError
 from talud.grid import Grid
-from talud.products.polygons import GEOPACKAGE, UTC, write_layer
+from talud.products.polygons import GDAL_UTC, GEOPACKAGE_VERSION, write_layer
 from talud.products.rasters import Products
 from talud.raster import reading
 from talud.serving.rasters import WGS84, Stamp, stamp
@@ -230,8 +230,8 @@ def geopackage(found: Landslides, reviews: Mapping[str, Review]) -> bytes:
             geometry_type="MultiPolygon",
             promote_to_multi=True,
             dataset_metadata=dict(found.tags),
-            dataset_options={"VERSION": GEOPACKAGE},
-            gdal_tz_offsets={"reviewed_at": np.full(len(names), UTC)},
+            dataset_options={"VERSION": GEOPACKAGE_VERSION},
+            gdal_tz_offsets={"reviewed_at": np.full(len(names), GDAL_UTC)},
         )
         return path.read_bytes()
 

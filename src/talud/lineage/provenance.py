@@ -20,9 +20,9 @@ from talud.raster import open_raster
 from talud.text import utc_text
 from talud.vector import open_vector
 
-FOLDER = Path(".talud") / "maps"  # in a project: one file for each map, so that two never meet in a merge
-_RECORD = "prediction.json"
-_NAMES = {  # key of the model in prediction.json → tag of the map's other files
+MAP_RECORDS_FOLDER = Path(".talud") / "maps"  # in a project: one file for each map, so that two never meet in a merge
+_RECORD_NAME = "prediction.json"
+_TAG_OF_MODEL_KEY = {  # key of the model in prediction.json → tag of the map's other files
     "name": "TALUD_MODEL",
     "version": "TALUD_VERSION",
     "run": "TALUD_RUN",
@@ -69,11 +69,11 @@ class MapProvenance:
             SourceError: it is missing, cannot be read, or does not state its origin.
         """
         if path.is_dir():
-            return cls.read(_within(path))
+            return cls.read(_main_file(path))
         if not path.exists():
             raise SourceError(f"{path}: no such file or folder")
         if path.suffix.lower() == ".json":
-            return _recorded(path)
+            return _from_record(path)
         if path.suffix.lower() == ".geojson":
             raise SourceError(f"{path}: a GeoJSON has no place for its origin; name the GeoPackage or the map's folder")
         tags = _tags(path)
@@ -82,7 +82,7 @@ class MapProvenance:
                 f"{path}: does not say which model made it: it is no map of talud's, or another program wrote it "
                 "again without its tags; name the map's folder, or prediction.json"
             )
-        return _tagged(tags)
+        return _from_tags(tags)
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ def record_map(root: Path, out: Path) -> None:
     folder = out.resolve()
     if folder.is_relative_to(root / "predictions"):  # found there, however it came there
         return
-    stated = _recorded(folder / _RECORD)
+    stated = _from_record(folder / _RECORD_NAME)
     place = folder.relative_to(root) if folder.is_relative_to(root) else folder
     entry = {"folder": place.as_posix(), "machine": socket.gethostname(), **asdict(stated)}
     digest = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
-    path = root / FOLDER / f"{digest}.json"
+    path = root / MAP_RECORDS_FOLDER / f"{digest}.json"
     if path.exists():
         return
     with replacing(path) as scratch:
@@ -136,14 +136,14 @@ def recorded_maps(root: Path) -> list[RecordedMap]:
     """Return the maps under predictions/, then the recorded ones, the latest last."""
     found = [
         RecordedMap(path.parent.relative_to(root).as_posix(), "", "", stated)
-        for path in sorted((root / "predictions").rglob(_RECORD))
-        if (stated := _readable(path))
+        for path in sorted((root / "predictions").rglob(_RECORD_NAME))
+        if (stated := _try_record(path))
     ]
-    kept = (_entry(root, path) for path in (root / FOLDER).glob("*.json"))
+    kept = (_read_entry(root, path) for path in (root / MAP_RECORDS_FOLDER).glob("*.json"))
     return found + sorted(filter(None, kept), key=lambda entry: (entry.made, entry.folder))
 
 
-def _entry(root: Path, path: Path) -> RecordedMap | None:
+def _read_entry(root: Path, path: Path) -> RecordedMap | None:
     """Read a record of a map and check its folder; None if the file is no record."""
     try:
         content = json.loads(path.read_bytes())
@@ -151,7 +151,7 @@ def _entry(root: Path, path: Path) -> RecordedMap | None:
         stated = TypeAdapter(MapProvenance).validate_python(content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # whatever a hand may have made of it
         return None
-    there = _readable(root / folder / _RECORD)
+    there = _try_record(root / folder / _RECORD_NAME)
     if there == stated:
         state = "there"
     elif machine != socket.gethostname():
@@ -161,42 +161,42 @@ def _entry(root: Path, path: Path) -> RecordedMap | None:
     return RecordedMap(folder, machine, made, stated, state)
 
 
-def _within(folder: Path) -> Path:
+def _main_file(folder: Path) -> Path:
     """Return the file of a map's folder that states most of its origin."""
     products = Products.within(folder)
     for path in (products.record, products.polygons, products.probability, products.classes):
         if path.is_file():
             return path
-    raise SourceError(f"{folder}: holds no map of talud's (no {_RECORD}, landslides.gpkg or probability.tif)")
+    raise SourceError(f"{folder}: holds no map of talud's (no {_RECORD_NAME}, landslides.gpkg or probability.tif)")
 
 
-def _readable(path: Path) -> MapProvenance | None:
+def _try_record(path: Path) -> MapProvenance | None:
     try:
-        return _recorded(path)
+        return _from_record(path)
     except SourceError:
         return None
 
 
-def _recorded(path: Path) -> MapProvenance:
+def _from_record(path: Path) -> MapProvenance:
     """Read the provenance from prediction.json."""
     try:
         content = json.loads(path.read_bytes())
         model, stack = dict(content["model"]), dict(content["stack"])
-        tags = {tag: str(model.get(name, "")) for name, tag in _NAMES.items()}
+        tags = {tag: str(model.get(name, "")) for name, tag in _TAG_OF_MODEL_KEY.items()}
         tags |= {
             "TALUD_THRESHOLD": f"{content['threshold']:g}",
             "TALUD_RASTER": str(content["raster"]),
         }  # older: no tag
-        return _tagged({**stack, **tags})
+        return _from_tags({**stack, **tags})
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError) as error:
         raise SourceError(f"{path}: is no record of a map") from error
 
 
-def _tagged(tags: Mapping[str, str]) -> MapProvenance:
+def _from_tags(tags: Mapping[str, str]) -> MapProvenance:
     ours = {key: value for key, value in tags.items() if key.startswith("TALUD_")}
-    of_model = {("model" if name == "name" else name): ours.pop(tag, "") for name, tag in _NAMES.items()}
+    of_model = {("model" if name == "name" else name): ours.pop(tag, "") for name, tag in _TAG_OF_MODEL_KEY.items()}
     threshold = ours.pop("TALUD_THRESHOLD", "")
     raster = {
         key.removeprefix("TALUD_").removeprefix("RASTER_").lower(): value

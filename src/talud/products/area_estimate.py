@@ -37,14 +37,14 @@ class AreaEstimate:
     doubt: str = ""
 
     @property
-    def words(self) -> str:
+    def sentence(self) -> str:
         """Return the estimate in one sentence, without its end."""
         low, estimate, high = (f"{area / 10_000:,.1f}" for area in (self.low_m2, self.m2, self.high_m2))
         given = f"95 % interval {low} to {high} ha if {self.assumes}"
         return f"estimated landslide area: {estimate} ha, {given}" + (f"; {self.doubt}" if self.doubt else "")
 
 
-def obstacle(contract: Contract, mapped: int) -> str:
+def why_no_estimate(contract: Contract, mapped: int) -> str:
     """Return the reason why the landslide area cannot be estimated.
 
     The text is empty if it can be.
@@ -68,7 +68,7 @@ def obstacle(contract: Contract, mapped: int) -> str:
     return ""
 
 
-def estimate(
+def estimate_area(
     contract: Contract, landslide: int, background: int, pixel_area: float, verdict: Verdict
 ) -> AreaEstimate | None:
     """Estimate the landslide area of a map made as the validation blocks were: same file, threshold, and one pass.
@@ -84,7 +84,7 @@ def estimate(
         None where the contract holds no counts or too few, or nothing is mapped.
     """
     known, mapped = contract.measured.validation, landslide + background
-    if known is None or obstacle(contract, mapped):
+    if known is None or why_no_estimate(contract, mapped):
         return None
     share = stratified(
         (known.tp, known.fn),

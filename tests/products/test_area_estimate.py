@@ -19,7 +19,7 @@ from talud.mapping.domain import Verdict
 from talud.mapping.options import MapOptions
 from talud.measurement.assessment import Assessment
 from talud.metrics import Confusion
-from talud.products.area import AreaEstimate, estimate
+from talud.products.area_estimate import AreaEstimate, estimate_area
 from talud.products.prediction import Prediction, predict
 
 BLOCKS = Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810), Confusion(0, 20, 40, 3940)
@@ -46,7 +46,7 @@ def test_blocks_without_a_pixel_count_for_nothing() -> None:
 
 
 def test_the_estimate_adds_what_is_missed_and_takes_false_alarms_away(counted: Model) -> None:
-    found = estimate(counted.contract, landslide=1_000, background=9_000, pixel_area=100, verdict=Verdict.LIKE)
+    found = estimate_area(counted.contract, landslide=1_000, background=9_000, pixel_area=100, verdict=Verdict.LIKE)
     assert found is not None
     assert found.m2 == pytest.approx(100 * (1_000 * 400 / 560 + 9_000 * 140 / 11_440))
     assert 0 <= found.low_m2 < found.m2 < found.high_m2 <= 1_000_000
@@ -55,7 +55,7 @@ def test_the_estimate_adds_what_is_missed_and_takes_false_alarms_away(counted: M
 
 def test_where_the_domain_report_has_doubts_so_has_the_interval(counted: Model) -> None:
     def doubt(verdict: Verdict) -> str:
-        found = estimate(counted.contract, 10, 90, 100, verdict)
+        found = estimate_area(counted.contract, 10, 90, 100, verdict)
         assert found is not None
         return found.words
 
@@ -71,7 +71,7 @@ def test_a_map_says_its_estimate_everywhere(counted: Model, tmp_path: Path, caps
     assert capsys.readouterr().out.splitlines()[-1] == (outcome.estimate and outcome.estimate.words)
     with rasterio.open(tmp_path / "out/landslides.tif") as raster:
         classes, pixel = raster.read(1), abs(raster.transform.determinant)
-    expected = estimate(
+    expected = estimate_area(
         counted.contract, int((classes == 1).sum()), int((classes == 0).sum()), pixel, Verdict.NO_HISTOGRAM
     )
     assert expected is not None
@@ -122,11 +122,11 @@ def test_a_model_without_counts_gives_none(model: Model, tmp_path: Path) -> None
     del older["measured"]["validation"], older["measured"]["calibration"]
     contract = Contract.model_validate(older)
     assert contract.measured.validation is contract.measured.calibration is None
-    assert estimate(contract, 10, 90, 100, Verdict.LIKE) is None
+    assert estimate_area(contract, 10, 90, 100, Verdict.LIKE) is None
     assert mapped(model, tmp_path).estimate is None
 
 
 @pytest.mark.parametrize("blocks", [BLOCKS[:1], (Confusion(tn=50), Confusion(fn=3, tn=50))])
 def test_too_few_blocks_or_pixels_of_a_class_say_nothing(model: Model, blocks: tuple[Confusion, ...]) -> None:
     contract = model.contract.replace(validation=Assessment(blocks).validation)
-    assert estimate(contract, 10, 90, 100, Verdict.LIKE) is None
+    assert estimate_area(contract, 10, 90, 100, Verdict.LIKE) is None

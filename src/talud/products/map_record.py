@@ -16,14 +16,14 @@ from talud.mapping import domain
 from talud.mapping.domain import Distance
 from talud.mapping.reader import RasterInfo
 from talud.products import quicklook
-from talud.products.area import AreaEstimate
+from talud.products.area_estimate import AreaEstimate
 from talud.products.rasters import Products
 
-SHOWN = 3  # reasons, at most, under the quicklook: it has one line for them
+MAX_REASONS_IN_CAPTION = 3  # reasons, at most, under the quicklook: it has one line for them
 
 
 @dataclass(frozen=True)
-class Reduced:
+class ReducedPixels:
     """Pixels that are mapped without some groups of bands.
 
     Attributes:
@@ -39,7 +39,7 @@ class Reduced:
     f1: float | None
 
     @classmethod
-    def of(cls, code: int, pixels: int, contract: Contract) -> Reduced:
+    def of(cls, code: int, pixels: int, contract: Contract) -> ReducedPixels:
         """Return the meaning of a code of `coverage.Coverage.reduced`."""
         groups = coverage.remaining(code, contract)
         measured = contract.input.subset(groups)
@@ -84,7 +84,7 @@ class Prediction:
     raster: str
     pixels: int
     not_mapped: dict[str, int]
-    reduced: tuple[Reduced, ...]
+    reduced: tuple[ReducedPixels, ...]
     landslides: int
     landslide_area_m2: float
     threshold: float
@@ -132,7 +132,7 @@ class Prediction:
         return sum(one.pixels for one in self.reduced) / mapped if mapped else 0.0
 
 
-def lineage(model: Model, threshold: float, halo: int | None, tta: bool) -> dict[str, str]:
+def origin_tags(model: Model, threshold: float, halo: int | None, tta: bool) -> dict[str, str]:
     """Return the origin of a map as tags of its files; halo and augmentation only where they are not the default.
 
     Args:
@@ -156,13 +156,15 @@ def lineage(model: Model, threshold: float, halo: int | None, tta: bool) -> dict
     }
 
 
-def settings(model: Model, prediction: Prediction) -> dict[str, str]:
+def unusual_settings(model: Model, prediction: Prediction) -> dict[str, str]:
     """Return the options that are not the default, and the choice of the model, in words."""
     stated: dict[str, str] = {}
     if model.contract.derived.precision != "float32":
         stated["Precision"] = model.contract.derived.precision
     if prediction.halo < prediction.exact_halo:
-        stated["Halo"] = f"{prediction.halo} instead of {prediction.exact_halo}: {_cost(prediction.halo_error)}"
+        stated["Halo"] = (
+            f"{prediction.halo} instead of {prediction.exact_halo}: {_halo_error_text(prediction.halo_error)}"
+        )
     if prediction.tta:
         stated["Probability"] = "mean over the raster turned and mirrored in all eight ways"
     if model.origin and model.origin.chosen:
@@ -170,7 +172,7 @@ def settings(model: Model, prediction: Prediction) -> dict[str, str]:
     return stated
 
 
-MOSTLY = 0.5  # of what is mapped: no basin holds so much landslide
+IMPLAUSIBLE_LANDSLIDE_SHARE = 0.5  # of what is mapped: no basin holds so much landslide
 
 
 def notices(model: Model, prediction: Prediction) -> list[str]:
@@ -184,7 +186,7 @@ def notices(model: Model, prediction: Prediction) -> list[str]:
     if weak := model.contract.measured.lack_of_skill:
         said.append(f"The model is {weak}")
     mapped = prediction.pixels - sum(prediction.not_mapped.values())
-    if mapped and prediction.landslide_share > MOSTLY:
+    if mapped and prediction.landslide_share > IMPLAUSIBLE_LANDSLIDE_SHARE:
         said.append(
             f"{prediction.landslide_share:.0%} of what is mapped is called landslide: the map tells little apart"
         )
@@ -193,7 +195,7 @@ def notices(model: Model, prediction: Prediction) -> list[str]:
     return said
 
 
-def reduced(prediction: Prediction, contract: Contract) -> list[str]:
+def reduced_lines(prediction: Prediction, contract: Contract) -> list[str]:
     """Return a line for each set of groups that pixels are mapped with, such as "12.0% … from terrain + sar alone"."""
     mapped = prediction.pixels - sum(prediction.not_mapped.values())
     whole = contract.input.subset(contract.input.groups)
@@ -206,7 +208,7 @@ def reduced(prediction: Prediction, contract: Contract) -> list[str]:
     return lines
 
 
-def _cost(error: float | None) -> str:
+def _halo_error_text(error: float | None) -> str:
     """Return the cost of a smaller halo in words."""
     if error is None:
         return "probabilities differ; how far was not measured for this model"
@@ -226,16 +228,16 @@ def dates(provenance: Mapping[str, str]) -> dict[str, str]:
     return {what: day for what, day in known.items() if day}
 
 
-def caption(model: Model, info: RasterInfo, prediction: Prediction) -> quicklook.Caption:
+def caption(model: Model, info: RasterInfo, prediction: Prediction) -> quicklook.MapCaption:
     """Return the text of the quicklook."""
     known = ", ".join(f"{what} {day}" for what, day in dates(info.provenance).items())
     shares = [f"{pixels / prediction.pixels:.1%} {why}" for why, pixels in prediction.not_mapped.items()]
-    if len(shares) > SHOWN:
-        shares = [*shares[:SHOWN], f"{len(shares) - SHOWN} more reasons"]
+    if len(shares) > MAX_REASONS_IN_CAPTION:
+        shares = [*shares[:MAX_REASONS_IN_CAPTION], f"{len(shares) - MAX_REASONS_IN_CAPTION} more reasons"]
     hectares = prediction.landslide_area_m2 / 10_000
-    stated = settings(model, prediction) | {"Chosen": ""}
+    stated = unusual_settings(model, prediction) | {"Chosen": ""}
     unusual = "; ".join(f"{what}: {how}" for what, how in stated.items() if how)
-    return quicklook.Caption(
+    return quicklook.MapCaption(
         title=info.title,
         lines=(
             known[:1].upper() + known[1:] if known else "Dates unknown",
@@ -273,7 +275,7 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
         "share_not_mapped": prediction.share_not_mapped,
         "share_reduced": prediction.share_reduced,
         **(
-            {"landslide_area_estimate": _estimated(prediction.estimate)}
+            {"landslide_area_estimate": _estimate_content(prediction.estimate)}
             if prediction.estimate
             else {"no_landslide_area_estimate": prediction.no_estimate}
         ),
@@ -291,7 +293,7 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
     }
 
 
-def _estimated(estimate: AreaEstimate) -> dict[str, Any]:
+def _estimate_content(estimate: AreaEstimate) -> dict[str, Any]:
     """Return the estimate of the area, and its method."""
     return {
         "measure": "stratified estimator (Olofsson et al. 2014) of what is mapped; 95 % interval over the blocks",
