@@ -29,10 +29,10 @@ from talud.data.patches import Patches
 from talud.measurement.sites import Site
 from talud.metrics import LANDSLIDE, UNKNOWN, Levels, best_threshold, confusion
 from talud.project import Project
-from talud.training.checkpoint import State
+from talud.training.checkpoint import TrialState
 from talud.training.dataset import Dataset
-from talud.training.search import choices
-from talud.training.trial import Method, build, train
+from talud.training.search import hyperparameter_sets
+from talud.training.trial import TrialConfig, build_network, train
 
 Classifier = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (n, height, width, bands) → (n, height, width)
 
@@ -57,13 +57,15 @@ def per_pixel(dataset: Dataset, seed: int) -> Classifier:
 def network(dataset: Dataset, project: Project) -> Classifier:
     """The trained U-Net."""
     options = project.params.training
-    choice = choices(project.params.searches["demo"], project.params.seed)[0]
+    hyperparameters = hyperparameter_sets(project.params.searches["demo"], project.params.seed)[0]
     with tempfile.TemporaryDirectory() as folder:
-        method = Method.of(project.params, choice)
-        trained = train(dataset, method, Path(folder) / "trial.npz", state=State(), until=choice.epochs)
-    model = build(choice, dataset.statistics, options.depth, project.params.seed)
+        config = TrialConfig.of(project.params, hyperparameters)
+        trained = train(
+            dataset, config, Path(folder) / "trial.npz", state=TrialState(), max_epochs=hyperparameters.epochs
+        )
+    model = build_network(hyperparameters, dataset.statistics, options.depth, project.params.seed)
     model.set_weights(trained.best)
-    print(f"  U-Net: {trained.seconds:.0f} s, best epoch {trained.best_epoch} of {choice.epochs}")
+    print(f"  U-Net: {trained.seconds:.0f} s, best epoch {trained.best_epoch} of {hyperparameters.epochs}")
     return lambda stack: np.asarray(model.predict(stack, batch_size=16, verbose=0))[..., 0]
 
 

@@ -29,11 +29,11 @@ import numpy as np
 from talud.project import Project
 from talud.training.dataset import Dataset
 from talud.training.search import Hyperparameters
-from talud.training.trial import Method, compiled
+from talud.training.trial import TrialConfig, compile_network
 project = Project.find()
 dataset = Dataset.load(project, sys.argv[1])
-choice, params = Hyperparameters(8, 1e-3, 16, 1, None), project.params
-model = compiled(Method.of(params, choice), dataset.statistics, 1)
+hyperparameters, params = Hyperparameters(8, 1e-3, 16, 1, None), project.params
+model = compile_network(TrialConfig.of(params, hyperparameters), dataset.statistics, 1)
 stack, mask = dataset.training.stack[:16], dataset.training.mask[:16, ..., np.newaxis]
 seconds = []
 for _ in range(12):
@@ -73,13 +73,13 @@ def _throughput(project: Project) -> Iterator[Figure]:
     from talud.training.batches import Augmenter, TrainingBatches
     from talud.training.dataset import Dataset
     from talud.training.search import Hyperparameters
-    from talud.training.trial import Method, compiled
+    from talud.training.trial import TrialConfig, compile_network
 
     dataset, seed = Dataset.load(project, BAND_SET), project.params.seed
     patches, (rate, *_), (size,) = dataset.training, SEARCH["learning_rate"], SEARCH["batch_size"]
-    choice = Hyperparameters(SEARCH["filters"][0], rate, size, 1, None)
+    chosen = Hyperparameters(SEARCH["filters"][0], rate, size, 1, None)
     recipe = project.params.learning
-    model = compiled(Method.of(project.params, choice), dataset.statistics, math.ceil(len(patches) / size))
+    model = compile_network(TrialConfig.of(project.params, chosen), dataset.statistics, math.ceil(len(patches) / size))
     augmenter = Augmenter.of(recipe.augmentation, dataset.bands, dataset.statistics.mean, dataset.statistics.deviation)
     batches = TrainingBatches(patches, size, augmenter=augmenter, seed=seed)
     truth = patches.mask[..., np.newaxis]
@@ -95,7 +95,7 @@ def _throughput(project: Project) -> Iterator[Figure]:
         for watch, work in zip((ours, theirs), works, strict=True):
             watch.run(work, at_least=BUSY)
     name = "training steps per second against bare fit on the same arrays in memory"
-    how = f"{len(patches)} patches of {patches.mask.shape[1]}² (synthetic), {choice.filters} filters, batch {size}"
+    how = f"{len(patches)} patches of {patches.mask.shape[1]}² (synthetic), {chosen.filters} filters, batch {size}"
     how += f"; {len(ours.seconds)} and {len(theirs.seconds)} of {attempts} epochs in turn count"
     if not (ours.seconds and theirs.seconds):
         yield Figure.at_least(name, 0, 0.95, "×", f"{how}: they never had {BUSY} cores, so nothing was measured")
@@ -111,10 +111,10 @@ def _overhead(project: Project) -> Iterator[Figure]:
 
     ends: dict[tuple[int, int], float] = {}
 
-    def note(progress: study.Progress) -> None:
+    def note(progress: study.StudyProgress) -> None:
         ends[progress.trial, progress.epoch] = time.perf_counter()
 
-    study.run(project, BAND_SET, watch=note)
+    study.run(project, BAND_SET, on_progress=note)
     finished = time.perf_counter()
     trials = sorted({trial for trial, _ in ends})
     epoch = statistics.median(ends[trial, 2] - ends[trial, 1] for trial in trials)

@@ -29,7 +29,7 @@ from talud.products.prediction import predict
 from talud.project import Project
 from talud.registry import Store
 from talud.registry.models import FINGERPRINT
-from talud.training import work
+from talud.training import trial_runner
 from talud.versions import training_code
 from test_registry import log_the_same_data
 from training.test_study import make_project
@@ -173,9 +173,9 @@ def test_workers_that_the_server_does_not_know_are_named(environment: Any, tmp_p
     """The workers have a login of their own; here the server is another one, which they cannot reach."""
     project = make_project(tmp_path / "project", **CHANGES)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        place = work.Place(project.root, f"http://127.0.0.1:{silent.getsockname()[1]}", training_code())
+        place = trial_runner.WorkerContext(project.root, f"http://127.0.0.1:{silent.getsockname()[1]}", training_code())
     before = os.environ["MLFLOW_TRACKING_URI"]
-    trouble = work._trouble(place)
+    trouble = trial_runner._worker_problem(place)
     os.environ["MLFLOW_TRACKING_URI"] = before
     assert isinstance(trouble, RegistryError)
     assert "does not answer" in str(trouble)
@@ -186,14 +186,14 @@ def test_a_cluster_without_a_server_of_runs_is_refused(tmp_path: Path, monkeypat
     project = make_project(tmp_path / "project")
     with (
         pytest.raises(ClusterError, match="MLFLOW_TRACKING_URI names none"),
-        work.workers("tcp://127.0.0.1:1", project),
+        trial_runner.open_workers("tcp://127.0.0.1:1", project),
     ):
         pytest.fail("workers were had")
 
 
 def test_no_login_goes_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://someone:secret@mlflow.example.org:8443/team")
-    assert work._server() == "https://mlflow.example.org:8443/team"
+    assert trial_runner._tracking_server() == "https://mlflow.example.org:8443/team"
 
 
 @pytest.mark.slow

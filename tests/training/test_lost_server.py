@@ -65,13 +65,13 @@ def test_what_was_trained_while_the_server_was_away_is_sent_when_it_is_back(
         monkeypatch.setenv(unused, "false")
     project = make_project(tmp_path / "project", searches={"small": SEARCH})
 
-    def lose(progress: study.Progress) -> None:
+    def lose(progress: study.StudyProgress) -> None:
         if progress.epoch == 2:
             server.kill()
 
     seen: list[tuple[int, int]] = []
 
-    def lose_for_two_epochs(progress: study.Progress) -> None:
+    def lose_for_two_epochs(progress: study.StudyProgress) -> None:
         seen.append((progress.trial, progress.epoch))
         if seen[-1] == (2, 1):
             server.kill()
@@ -81,12 +81,12 @@ def test_what_was_trained_while_the_server_was_away_is_sent_when_it_is_back(
     try:
         server.start()
         with pytest.raises(RegistryError, match=r"^MLflow: the server does not answer; what was trained is kept"):
-            study.run(project, "both", watch=lose)
+            study.run(project, "both", on_progress=lose)
         server.start()
-        result = study.run(project, "both", watch=lose_for_two_epochs)
+        result = study.run(project, "both", on_progress=lose_for_two_epochs)
         assert seen == [(2, 1), (2, 2), (2, 3), (2, 4)]  # the first trial was done, and only had to be sent
         client = MlflowClient(server.address)
-        for entry in result.entries:
+        for entry in result.results:
             run = client.get_run(entry.run_id)
             assert run.info.status == "FINISHED"
             assert run.data.metrics["f1"] == pytest.approx(entry.state.scores["f1"], abs=1e-6)

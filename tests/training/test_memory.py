@@ -8,7 +8,7 @@ import pytest
 
 from talud.params import TrainingOptions
 from talud.training import unet
-from talud.training.work import _less_memory
+from talud.training.trial_runner import _memory_advice
 
 
 def kept(model: keras.Model, stack: np.ndarray) -> int:
@@ -53,9 +53,9 @@ def test_rematerialised_the_backward_pass_takes_less_than_half_from_the_forward_
 
 
 def test_the_hint_names_what_is_not_chosen_yet() -> None:
-    assert _less_memory(TrainingOptions()) == (
+    assert _memory_advice(TrainingOptions()) == (
         "less memory is needed with a smaller batch_size or training.rematerialise: true or "
         "training.mixed_precision: float16"
     )
     chosen = TrainingOptions(rematerialise=True, mixed_precision="float16")
-    assert _less_memory(chosen) == "less memory is needed with a smaller batch_size"
+    assert _memory_advice(chosen) == "less memory is needed with a smaller batch_size"

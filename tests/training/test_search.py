@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from fresh_clone import ROOT
 from talud.errors import ParamsError
 from talud.params import Params, Search
-from talud.training.search import Rung, choices, epochs_of, named, rungs, survivors
+from talud.training.search import Rung, find_search, hyperparameter_sets, rungs, survivors, total_epochs
 
 SMALL = {"filters": [16], "learning_rate": [1e-3], "batch_size": [8], "epochs": 9}
 
@@ -25,23 +25,23 @@ def search(**changes: object) -> Search:
 
 def test_the_study_is_table_1_in_full() -> None:
     params = Params.read(ROOT / "params.yaml")
-    trials = choices(named(params, "study"), params.seed)
+    trials = hyperparameter_sets(find_search(params, "study"), params.seed)
     assert len(trials) == len(set(trials)) == 54
     assert {trial.filters for trial in trials} == {16, 32, 64}
     assert {trial.learning_rate for trial in trials} == {5e-4, 10e-4, 5e-5, 10e-5, 5e-6, 10e-6}
     assert {trial.batch_size for trial in trials} == {16, 32, 64}
     assert {(trial.epochs, trial.patience) for trial in trials} == {(150, None)}
-    assert rungs(named(params, "study"), 54) == (Rung(54, 150),)
+    assert rungs(find_search(params, "study"), 54) == (Rung(54, 150),)
 
 
 def test_halving_over_table_1_takes_an_eighth_of_its_epochs() -> None:
     params = Params.read(ROOT / "params.yaml")
-    halving = named(params, "halving")
-    assert choices(halving, params.seed) == choices(named(params, "study"), params.seed)
+    halving = find_search(params, "halving")
+    assert hyperparameter_sets(halving, params.seed) == hyperparameter_sets(find_search(params, "study"), params.seed)
     steps = rungs(halving, 54)
     assert steps == (Rung(54, 5), Rung(18, 15), Rung(6, 45), Rung(2, 135), Rung(1, 150))
     # by hand: 54 × 5 + 18 × 10 + 6 × 30 + 2 × 90 + 1 × 15
-    assert epochs_of(steps) == 825 < 54 * 150 / 8
+    assert total_epochs(steps) == 825 < 54 * 150 / 8
 
 
 @given(
@@ -58,25 +58,25 @@ def test_rungs_only_ever_narrow(trials: int, epochs: int, first: int, factor: in
     for before, after in pairwise(steps):
         assert before.epochs < after.epochs
         assert after.trials <= before.trials <= factor * after.trials
-    assert 0 < epochs_of(steps) <= trials * epochs
+    assert 0 < total_epochs(steps) <= trials * epochs
 
 
 def test_a_sample_of_the_trials_is_drawn_from_the_seed() -> None:
     wide = {"filters": [16, 32, 64], "batch_size": [8, 16, 32, 64]}
-    everything = choices(search(**wide), 1)
-    drawn = choices(search(**wide, trials=5), 1)
+    everything = hyperparameter_sets(search(**wide), 1)
+    drawn = hyperparameter_sets(search(**wide, trials=5), 1)
     assert len(everything) == 12
     assert [one for one in everything if one in drawn] == list(drawn)
     assert len(drawn) == 5
-    assert drawn == choices(search(**wide, trials=5), 1) != choices(search(**wide, trials=5), 2)
-    assert choices(search(**wide, trials=50), 1) == everything
+    assert drawn == hyperparameter_sets(search(**wide, trials=5), 1) != hyperparameter_sets(search(**wide, trials=5), 2)
+    assert hyperparameter_sets(search(**wide, trials=50), 1) == everything
 
 
 def test_each_combination_is_tried_with_each_seed() -> None:
-    trials = choices(search(seeds=[3, 4], batch_size=[8, 16]), 1)
+    trials = hyperparameter_sets(search(seeds=[3, 4], batch_size=[8, 16]), 1)
     assert [(trial.batch_size, trial.training_seed) for trial in trials] == [(8, 3), (8, 4), (16, 3), (16, 4)]
     assert len({trial.name for trial in trials}) == 4
-    assert choices(search(), 1)[0].training_seed is None
+    assert hyperparameter_sets(search(), 1)[0].training_seed is None
 
 
 def test_survivors_are_those_of_the_highest_f1_in_their_order() -> None:

@@ -40,11 +40,11 @@ from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
 from talud.training import checkpoint, export, study
 from talud.training.calibration import logits
-from talud.training.checkpoint import Epoch, State, trial_key
+from talud.training.checkpoint import Epoch, TrialState, trial_key
 from talud.training.dataset import Dataset
 from talud.training.onnx_graph import to_onnx
-from talud.training.search import choices, named, stated
-from talud.training.work import Entry
+from talud.training.search import find_search, hyperparameter_sets, recorded_hyperparameters
+from talud.training.trial_runner import TrialResult
 from talud.versions import VERSIONS
 
 PARAMS = {
@@ -106,9 +106,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="module")
-def finished(project: Project) -> tuple[Project, study.Study, list[study.Progress]]:
-    seen: list[study.Progress] = []
-    return project, study.run(project, "both", watch=seen.append), seen
+def finished(project: Project) -> tuple[Project, study.Study, list[study.StudyProgress]]:
+    seen: list[study.StudyProgress] = []
+    return project, study.run(project, "both", on_progress=seen.append), seen
 
 
 def client(project: Project) -> MlflowClient:
@@ -129,7 +129,7 @@ def contract_of(path: Path) -> Contract:
     return Contract.from_metadata({item.key: item.value for item in onnx.load(path).metadata_props}, str(path))
 
 
-def test_the_table_of_trials(finished: tuple[Project, study.Study, list[study.Progress]]) -> None:
+def test_the_table_of_trials(finished: tuple[Project, study.Study, list[study.StudyProgress]]) -> None:
     project, result, seen = finished
     table = json.loads(project.trials("both").read_text())
     assert [trial["learning_rate"] for trial in table["trials"]] == [0.01, 0.001]
@@ -141,7 +141,7 @@ def test_the_table_of_trials(finished: tuple[Project, study.Study, list[study.Pr
     ]  # fmt: skip
 
 
-def test_the_contract_says_what_the_model_saw(finished: tuple[Project, study.Study, list[study.Progress]]) -> None:
+def test_the_contract_says_what_the_model_saw(finished: tuple[Project, study.Study, list[study.StudyProgress]]) -> None:
     project, result, _ = finished
     contract = contract_of(project.model("both"))
     assert contract.input.band_names == ("slope", "red")
@@ -161,7 +161,7 @@ def test_the_contract_says_what_the_model_saw(finished: tuple[Project, study.Stu
 
 
 def test_the_statistics_are_of_training_patches_alone(
-    finished: tuple[Project, study.Study, list[study.Progress]],
+    finished: tuple[Project, study.Study, list[study.StudyProgress]],
 ) -> None:
     project, _, _ = finished
     options, seed = project.params.split, project.params.seed
@@ -180,7 +180,7 @@ def test_the_statistics_are_of_training_patches_alone(
 
 
 def test_threshold_and_scores_are_those_of_the_file_on_validation_blocks(
-    finished: tuple[Project, study.Study, list[study.Progress]],
+    finished: tuple[Project, study.Study, list[study.StudyProgress]],
 ) -> None:
     project, _, _ = finished
     model = Model.load(project.model("both"))
@@ -204,7 +204,7 @@ def exported(
     options = project.params.training.model_copy(update=training)
     changed = replace(project, params=project.params.model_copy(update={"training": options}))
     dataset = Dataset.load(changed, "both")
-    model = study._rebuilt(changed, dataset, result.best)
+    model = study._best_model(changed, dataset, result.best)
     model.layers[-1].set_weights([sign * weights for weights in model.layers[-1].get_weights()])
     raw = keras.models.clone_model(model)
     raw.set_weights(model.get_weights())
@@ -213,7 +213,7 @@ def exported(
 
 @pytest.mark.slow
 def test_the_file_gives_the_logits_of_the_network_on_the_line_that_its_contract_states(
-    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
     project, result, _ = finished
     raw, contract = exported(project, result, tmp_path / "again.onnx")
@@ -230,7 +230,7 @@ def test_the_file_gives_the_logits_of_the_network_on_the_line_that_its_contract_
 
 @pytest.mark.slow
 def test_calibration_keeps_the_order_of_the_pixels_and_the_counts_are_those_of_the_file(
-    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
     project, result, _ = finished
     _, plain = exported(project, result, tmp_path / "plain.onnx", calibrate=False)
@@ -248,7 +248,7 @@ def test_calibration_keeps_the_order_of_the_pixels_and_the_counts_are_those_of_t
 
 @pytest.mark.slow
 def test_switched_off_the_file_holds_the_network_as_it_was_trained(
-    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
     project, result, _ = finished
     raw, contract = exported(project, result, tmp_path / "plain.onnx", calibrate=False)
@@ -260,7 +260,7 @@ def test_switched_off_the_file_holds_the_network_as_it_was_trained(
 
 @pytest.mark.slow
 def test_a_network_whose_logits_are_upside_down_is_left_as_it_is_and_that_is_said(
-    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
     project, result, _ = finished
     raw, contract = exported(project, result, tmp_path / "turned.onnx", sign=-1)
@@ -273,7 +273,7 @@ def test_a_network_whose_logits_are_upside_down_is_left_as_it_is_and_that_is_sai
 
 @pytest.mark.slow
 def test_subsets_are_measured_with_the_calibrated_file_at_its_threshold(
-    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
     project, result, _ = finished
     _, contract = exported(dropping(project, groups={"terrain": 0.5}, tolerance=1), result, tmp_path / "any.onnx")
@@ -307,29 +307,29 @@ def dropping(project: Project, **options: object) -> Project:
 
 
 def test_what_is_dropped_makes_another_trial_and_the_tolerance_does_not(project: Project) -> None:
-    (choice,) = choices(named(project.params, "hopeless"), seed=1)
+    (hyperparameters,) = hyperparameter_sets(find_search(project.params, "hopeless"), seed=1)
     lost = {"groups": {"terrain": 0.5}}
     often, seldom = dropping(project, **lost), dropping(project, groups={"terrain": 0.1})
     strict = dropping(project, **lost, tolerance=0.01)
-    keys = [trial_key(one, ("slope", "red"), "v", choice) for one in (project, often, seldom, strict)]
+    keys = [trial_key(one, ("slope", "red"), "v", hyperparameters) for one in (project, often, seldom, strict)]
     assert len(set(keys)) == 3
     assert keys[1] == keys[3]
-    found = stated(dropping(project, **lost, clouds=0.25).params, choice)
+    found = recorded_hyperparameters(dropping(project, **lost, clouds=0.25).params, hyperparameters)
     assert found["dropping"] == "terrain 0.5, clouds 0.25"
-    assert "dropping" not in stated(project.params, choice)
+    assert "dropping" not in recorded_hyperparameters(project.params, hyperparameters)
 
 
 def test_calibration_comes_after_the_trials_and_changes_none(project: Project) -> None:
-    (choice,) = choices(named(project.params, "hopeless"), seed=1)
+    (hyperparameters,) = hyperparameter_sets(find_search(project.params, "hopeless"), seed=1)
     off = project.params.training.model_copy(update={"calibrate": False})
     other = replace(project, params=project.params.model_copy(update={"training": off}))
     deeper = project.params.training.model_copy(update={"depth": 2})
     changed = replace(project, params=project.params.model_copy(update={"training": deeper}))
-    key = trial_key(project, ("red",), "v", choice)
-    assert trial_key(other, ("red",), "v", choice) == key != trial_key(changed, ("red",), "v", choice)
+    key = trial_key(project, ("red",), "v", hyperparameters)
+    assert trial_key(other, ("red",), "v", hyperparameters) == key != trial_key(changed, ("red",), "v", hyperparameters)
 
 
-def test_runs_are_on_record(finished: tuple[Project, study.Study, list[study.Progress]]) -> None:
+def test_runs_are_on_record(finished: tuple[Project, study.Study, list[study.StudyProgress]]) -> None:
     project, result, _ = finished
     store = client(project)
     parent = store.get_run(result.parent_run_id)
@@ -348,7 +348,7 @@ def test_runs_are_on_record(finished: tuple[Project, study.Study, list[study.Pro
 
 @pytest.mark.slow
 def test_a_repeated_study_gives_the_same_weights(
-    finished: tuple[Project, study.Study, list[study.Progress]], tmp_path: Path
+    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
     project, _, _ = finished
     study.run(again := make_project(tmp_path / "again"), "both")
@@ -406,7 +406,7 @@ def test_landslides_that_no_valid_pixel_shows_are_missed_before_training(tmp_pat
 def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(tmp_path: Path) -> None:
     project = make_project(tmp_path / "partly")
     result = study.run(project, "both", search="partly")
-    assert result.best.choice.learning_rate == 0.01
+    assert result.best.hyperparameters.learning_rate == 0.01
     table = json.loads(project.trials("both").read_text())
     assert len(table["trials"]) == len(table["failed"]) == 1
     assert "not a number" in table["failed"][0]["reason"]
@@ -486,7 +486,7 @@ def test_the_command_prints_its_result_and_nothing_of_its_libraries(tmp_path: Pa
 
 
 def test_the_table_holds_all_trials_of_the_store_and_both_runs_the_examples(
-    finished: tuple[Project, study.Study, list[study.Progress]],
+    finished: tuple[Project, study.Study, list[study.StudyProgress]],
 ) -> None:
     project, result, _ = finished
     store, table = client(project), json.loads(project.trials("both").read_text())
@@ -504,7 +504,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from talud.project import Project
-from talud.training import study, work
+from talud.training import study, trial_runner
 epochs, moment, left = 0, sys.argv[2], int(sys.argv[3])
 def die(*_):
     global left
@@ -515,14 +515,14 @@ if moment == "epoch":
     watch = die
 else:
     watch = None
-    module, name = {"write": (work.checkpoint, "write"), "send": (work.TrialRun, "log_epochs"), "scores": (work.TrialRun, "log_scores"), "export": (study, "export")}[moment]
+    module, name = {"write": (trial_runner.checkpoint, "write"), "send": (trial_runner.TrialRun, "log_epochs"), "scores": (trial_runner.TrialRun, "log_scores"), "export": (study, "export")}[moment]
     former = getattr(module, name)
     def wrapped(*arguments, **options):
         result = former(*arguments, **options)
         die()
         return result
     setattr(module, name, wrapped)
-study.run(Project.find(Path(sys.argv[1])), "both", watch=watch)
+study.run(Project.find(Path(sys.argv[1])), "both", on_progress=watch)
 """  # noqa: E501
 
 
@@ -582,7 +582,7 @@ from pathlib import Path
 found = importlib.util.spec_from_file_location("checkpoint", sys.argv[1])  # without Keras, which its package imports
 module = sys.modules["checkpoint"] = importlib.util.module_from_spec(found)
 found.loader.exec_module(module)
-with module.started(Path(sys.argv[2])):
+with module.crash_counted(Path(sys.argv[2])):
     os.kill(os.getpid(), 9)
 """
 
@@ -598,35 +598,35 @@ def die_of(path: Path) -> None:
 def test_processes_that_were_killed_at_a_trial_are_counted_until_it_gets_on(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "trial.npz"
     for number in range(3):
-        assert checkpoint.kills(path) == number
-        with suppress(KeyboardInterrupt), checkpoint.started(path):
+        assert checkpoint.crash_count(path) == number
+        with suppress(KeyboardInterrupt), checkpoint.crash_counted(path):
             raise KeyboardInterrupt
-        with suppress(StudyError), checkpoint.started(path):
+        with suppress(StudyError), checkpoint.crash_counted(path):
             raise StudyError("the loss is not a number")
-        assert checkpoint.kills(path) == number
+        assert checkpoint.crash_count(path) == number
         die_of(path)
-    checkpoint.write(path, State())
-    assert checkpoint.kills(path) == 0
+    checkpoint.write(path, TrialState())
+    assert checkpoint.crash_count(path) == 0
     die_of(path)
-    assert checkpoint.kills(path) == 1
-    with checkpoint.started(path):
-        checkpoint.write(path, State())
+    assert checkpoint.crash_count(path) == 1
+    with checkpoint.crash_counted(path):
+        checkpoint.write(path, TrialState())
     assert [file.name for file in path.parent.iterdir()] == ["trial.npz"]
-    checkpoint.counter(path).write_text("no number")
-    assert checkpoint.kills(path) == 0
+    checkpoint.crash_file(path).write_text("no number")
+    assert checkpoint.crash_count(path) == 0
 
 
 @pytest.mark.slow
 def test_a_trial_that_has_killed_its_process_three_times_is_passed_over(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     dataset = Dataset.load(project, "both")
-    choice, _ = choices(named(project.params, "small"), 7)
-    path = project.checkpoint(trial_key(project, dataset.bands, dataset.version, choice))
+    hyperparameters, _ = hyperparameter_sets(find_search(project.params, "small"), 7)
+    path = project.checkpoint(trial_key(project, dataset.bands, dataset.version, hyperparameters))
     for _ in range(3):
         die_of(path)
     result, seen = epochs_trained(project)
     assert seen == ["2 filters · lr 0.001 · batch 8"] * 2
-    assert result.best.choice.learning_rate == 0.001
+    assert result.best.hyperparameters.learning_rate == 0.001
     (failed,) = json.loads(project.trials("both").read_text())["failed"]
     assert re.match(
         r"its process was killed 3 times between epoch 0 and the next checkpoint, probably out of memory; "
@@ -635,7 +635,7 @@ def test_a_trial_that_has_killed_its_process_three_times_is_passed_over(tmp_path
     )
     assert client(project).get_run(failed["run_id"]).info.status == "FAILED"
     assert epochs_trained(project)[1] == []  # nor does another start of the study meet it
-    checkpoint.counter(path).unlink()
+    checkpoint.crash_file(path).unlink()
     assert epochs_trained(project)[1] == ["2 filters · lr 0.01 · batch 8"] * 2
 
 
@@ -647,41 +647,43 @@ def test_of_all_trials_the_best_alone_keeps_weights_and_no_checkpoint_is_read_wi
     for number, f1 in enumerate((0.3, 0.5, 0.4, 0.6, 0.2)):
         scores = {"val_precision": f1, "val_recall": f1, "val_f1": f1, "val_iou": f1}
         arrays = [np.full(3, number)]
-        state = State((Epoch(1, 0, scores),), 1, arrays, arrays, arrays, weight_count=3)
-        choice = replace(choices(named(project.params, "small"), 7)[0], filters=number + 1)
-        done.append(Entry("run", choice, f"{number}", state.light, state.holds))
+        state = TrialState((Epoch(1, 0, scores),), 1, arrays, arrays, arrays, weight_count=3)
+        hyperparameters = replace(hyperparameter_sets(find_search(project.params, "small"), 7)[0], filters=number + 1)
+        done.append(TrialResult("run", hyperparameters, f"{number}", state.without_arrays, state.stored_arrays))
         checkpoint.write(project.checkpoint(f"{number}"), state)
     touched = []
 
-    def spied(name: str, former: Any, path: Path, *state: State) -> State | None:
+    def spied(name: str, former: Any, path: Path, *state: TrialState) -> TrialState | None:
         touched.append((name, path.stem))
         return former(path, *state)
 
     for name in ("read", "write"):
         monkeypatch.setattr(checkpoint, name, partial(spied, name, getattr(checkpoint, name)))
-    shelf = study._Shelf(project)
+    shelf = study._CheckpointPruner(project)
     for number in range(1, 6):
-        shelf.thin(done[:number])
+        shelf.prune_weights(done[:number])
     read = [key for name, key in touched if name == "read"]
     written = [key for name, key in touched if name == "write"]
     assert read == ["0", "1", "3"]  # the best so far
     assert sorted(written) == ["0", "0", "1", "1", "2", "3", "4"]
     kept = [checkpoint.read(project.checkpoint(entry.key)) for entry in done]
-    assert [state.holds for state in kept] == [set(), set(), set(), {"best"}, set()]
+    assert [state.stored_arrays for state in kept] == [set(), set(), set(), {"best"}, set()]
     assert kept[3].best[0].tolist() == [3, 3, 3]
-    assert [state.light for state in kept] == [entry.state for entry in done]
+    assert [state.without_arrays for state in kept] == [entry.state for entry in done]
 
     touched.clear()
-    resumed = study._Shelf(project)
+    resumed = study._CheckpointPruner(project)
     for number in range(1, 6):
-        resumed.thin([replace(one, holds=state.holds) for one, state in zip(done, kept, strict=True)][:number])
+        resumed.prune_weights(
+            [replace(one, stored_arrays=state.stored_arrays) for one, state in zip(done, kept, strict=True)][:number]
+        )
     assert touched == []
 
 
 def epochs_trained(project: Project, **options: str) -> tuple[study.Study, list[str]]:
     """Run a study; the trials of all epochs that were trained."""
-    seen: list[study.Progress] = []
-    return study.run(project, "both", watch=seen.append, **options), [one.name for one in seen]
+    seen: list[study.StudyProgress] = []
+    return study.run(project, "both", on_progress=seen.append, **options), [one.name for one in seen]
 
 
 @pytest.mark.slow
@@ -710,8 +712,8 @@ def test_a_trial_is_run_again_only_where_something_changed(tmp_path: Path, monke
 def test_a_best_trial_whose_weights_an_earlier_study_did_not_keep_is_trained_again(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     first = study.run(project, "both")
-    (worse,) = (entry for entry in first.entries if entry is not first.best)
-    alone = {"small": {**PARAMS["searches"]["small"], "learning_rate": [worse.choice.learning_rate]}}
+    (worse,) = (entry for entry in first.results if entry is not first.best)
+    alone = {"small": {**PARAMS["searches"]["small"], "learning_rate": [worse.hyperparameters.learning_rate]}}
     (project.root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "searches": alone}))
     second = study.run(Project.find(project.root), "both")
     assert second.best.state.scores == worse.state.scores
@@ -722,11 +724,11 @@ def test_a_best_trial_whose_weights_an_earlier_study_did_not_keep_is_trained_aga
 def test_two_studies_of_a_band_set_do_not_run_at_once(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
 
-    def intrude(_: study.Progress) -> None:
+    def intrude(_: study.StudyProgress) -> None:
         with pytest.raises(StudyError, match="another process trains 'both'"):
             study.run(project, "both")
 
-    study.run(project, "both", watch=intrude)
+    study.run(project, "both", on_progress=intrude)
     assert len(runs(project)) == 3
 
 
@@ -736,7 +738,7 @@ def test_successive_halving_leaves_the_worse_behind(tmp_path: Path) -> None:
     halving = {**search, "method": "halving", "first_epochs": 1, "factor": 2}
     project = make_project(tmp_path / "project", searches={"small": halving})
     result, seen = epochs_trained(project)
-    epochs = {entry.choice.learning_rate: len(entry.state.epochs) for entry in result.entries}
+    epochs = {entry.hyperparameters.learning_rate: len(entry.state.epochs) for entry in result.results}
     assert sorted(epochs.values()) == [1, 1, 2, 4]
     assert len(seen) == 4 + 2 + 2
     assert epochs[1.0e-9] == epochs[1.0e-8] == 1

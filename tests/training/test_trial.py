@@ -15,10 +15,10 @@ from talud.data.patches import Patches
 from talud.errors import StudyError
 from talud.params import Augmentation, Recipe, TrainingOptions
 from talud.training import checkpoint, unet
-from talud.training.checkpoint import State
+from talud.training.checkpoint import TrialState
 from talud.training.dataset import Statistics, TrainingData
 from talud.training.search import Hyperparameters
-from talud.training.trial import Keeper, Method, build, train
+from talud.training.trial import CheckpointCallback, TrialConfig, build_network, train
 from talud.training.unet import NORMALISED
 
 
@@ -54,19 +54,19 @@ FULL = Recipe(
 
 def trained(
     folder: Path,
-    choice: Hyperparameters = CHOICE,
-    state: State | None = None,
-    until: int | None = None,
+    hyperparameters: Hyperparameters = CHOICE,
+    state: TrialState | None = None,
+    max_epochs: int | None = None,
     seed: int = 3,
     recipe: Recipe = RECIPE,
     **options: Any,
-) -> State:
+) -> TrialState:
     return train(
         TrainingData(("a", "b"), TRAINING, VALIDATION, STATISTICS),
-        Method(choice, recipe, TrainingOptions(depth=1, **options), seed),
+        TrialConfig(hyperparameters, recipe, TrainingOptions(depth=1, **options), seed),
         folder / "trial.npz",
-        state=state or State(),
-        until=until or choice.epochs,
+        state=state or TrialState(),
+        max_epochs=max_epochs or hyperparameters.epochs,
     )
 
 
@@ -97,17 +97,17 @@ def test_the_best_epoch_is_kept_and_its_scores_are_those_of_its_weights(tmp_path
     assert [epoch.number for epoch in result.epochs] == list(range(1, 16))
     assert result.scores["f1"] == max(epoch.metrics["val_f1"] for epoch in result.epochs) > 0.9
     assert result.scores["f1"] == result.epochs[result.best_epoch - 1].metrics["val_f1"]
-    model = build(CHOICE, STATISTICS, depth=1, seed=9)
+    model = build_network(CHOICE, STATISTICS, depth=1, seed=9)
     model.set_weights(result.best)
     mapped = np.asarray(model(VALIDATION.stack))[..., 0] >= 0.5
     assert four_scores(mapped) == pytest.approx(result.scores, abs=1e-6)
 
 
 def test_the_best_epoch_is_that_of_the_highest_f1_then_of_the_lowest_loss(tmp_path: Path) -> None:
-    model = build(CHOICE, STATISTICS, depth=1, seed=9)
+    model = build_network(CHOICE, STATISTICS, depth=1, seed=9)
     model.compile(optimizer="adam")
     quiet = {"on_epoch": lambda state: None, "on_write": lambda state: None}
-    keeper = Keeper(model, State(), tmp_path / "trial.npz", CHOICE, CHOICE.epochs, **quiet)
+    keeper = CheckpointCallback(model, TrialState(), tmp_path / "trial.npz", CHOICE, CHOICE.epochs, **quiet)
     keeper.set_model(model)
     for epoch, (f1, loss) in enumerate([(0.2, 0.9), (0.6, 0.5), (0.6, 0.4), (0.6, 0.4), (0.5, 0.1)]):
         model.get_layer("scaling").set_weights([np.full(2, epoch), np.ones(2)])
@@ -122,15 +122,15 @@ def test_the_best_epoch_is_that_of_the_highest_f1_then_of_the_lowest_loss(tmp_pa
 def test_a_trial_with_all_that_a_recipe_has_learns_and_goes_on_as_if_never_interrupted(
     tmp_path: Path, arithmetic: str | bool
 ) -> None:
-    choice, options = replace(CHOICE, epochs=8), {"recipe": FULL, "mixed_precision": arithmetic}
-    whole = trained(tmp_path / "whole", choice, **options)
-    half = trained(tmp_path, choice, until=3, **options)
-    result = trained(tmp_path, choice, state=checkpoint.read(tmp_path / "trial.npz"), **options)
+    hyperparameters, options = replace(CHOICE, epochs=8), {"recipe": FULL, "mixed_precision": arithmetic}
+    whole = trained(tmp_path / "whole", hyperparameters, **options)
+    half = trained(tmp_path, hyperparameters, max_epochs=3, **options)
+    result = trained(tmp_path, hyperparameters, state=checkpoint.read(tmp_path / "trial.npz"), **options)
     assert len(half.epochs) == 3
     assert alike(result.best, whole.best)
     assert [epoch.metrics for epoch in result.epochs] == [epoch.metrics for epoch in whole.epochs]
     assert result.scores["f1"] > 0.6
-    model = build(CHOICE, STATISTICS, depth=1, seed=9, batch_normalisation=True)
+    model = build_network(CHOICE, STATISTICS, depth=1, seed=9, batch_normalisation=True)
     model.set_weights(result.best)
     probability, plain = (np.asarray(one(VALIDATION.stack))[..., 0] for one in (model, unet.folded(model)))
     np.testing.assert_allclose(plain, probability, atol=1e-5)
@@ -145,7 +145,7 @@ def test_averaged_weights_are_normalised_by_what_they_give_themselves(tmp_path: 
     """Among ten steps that go far, the weights' own statistics would be those of another network."""
     recipe = Recipe(averaging=0.9, batch_normalisation=True, augmentation=Augmentation(symmetries=False))
     result = trained(tmp_path, replace(CHOICE, learning_rate=3e-2, epochs=2), recipe=recipe)
-    model = build(CHOICE, STATISTICS, depth=1, seed=9, batch_normalisation=True)
+    model = build_network(CHOICE, STATISTICS, depth=1, seed=9, batch_normalisation=True)
     model.set_weights(result.best)
     normalisations = [layer for layer in model.layers if NORMALISED in layer.name]
     hidden = keras.Model(model.inputs[0], [layer.output for layer in normalisations])
@@ -167,11 +167,11 @@ def test_a_rematerialised_trial_gives_the_same_weights(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_trial_in_mixed_precision_learns_and_its_weights_are_those_of_a_float32_network(tmp_path: Path) -> None:
-    half = trained(tmp_path, until=7, mixed_precision="float16", rematerialise=True)
+    half = trained(tmp_path, max_epochs=7, mixed_precision="float16", rematerialise=True)
     result = trained(tmp_path, state=half, mixed_precision="float16", rematerialise=True)
     assert result.scores["f1"] > 0.9
     assert all(np.isfinite(epoch.metrics["loss"]) for epoch in result.epochs)
-    model = build(CHOICE, STATISTICS, depth=1, seed=99)
+    model = build_network(CHOICE, STATISTICS, depth=1, seed=99)
     model.set_weights(result.best)
     assert {weight.dtype for weight in result.best} == {np.dtype(np.float32)}
     mapped = np.asarray(model(VALIDATION.stack))[..., 0] >= 0.5
@@ -197,11 +197,11 @@ def test_a_loss_that_is_not_finite_ends_the_trial(tmp_path: Path) -> None:
 def test_a_trial_that_was_stopped_after_any_epoch_ends_as_if_it_had_not_been(
     tmp_path: Path, patience: int | None
 ) -> None:
-    choice = replace(CHOICE, epochs=6, patience=patience)
-    whole = trained(tmp_path / "whole", choice)
-    state = State()
+    hyperparameters = replace(CHOICE, epochs=6, patience=patience)
+    whole = trained(tmp_path / "whole", hyperparameters)
+    state = TrialState()
     for until in (1, 2, 4, 6):
-        parts = trained(tmp_path, choice, state, until)
+        parts = trained(tmp_path, hyperparameters, state, until)
         state = checkpoint.read(tmp_path / "trial.npz")
         assert state.epochs == parts.epochs
     for name in checkpoint.ARRAYS:
@@ -224,9 +224,9 @@ def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for keep in (0, 100, 5000):
         path.write_bytes(whole[:keep])
-        assert checkpoint.read(path) == State(), keep
+        assert checkpoint.read(path) == TrialState(), keep
     path.unlink()
-    assert checkpoint.read(path) == State()
+    assert checkpoint.read(path) == TrialState()
 
 
 def test_statistics_are_those_of_the_valid_pixels() -> None:

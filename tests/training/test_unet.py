@@ -91,10 +91,10 @@ import numpy as np
 from talud.data.patches import Patches
 from talud.errors import StudyError
 from talud.params import Recipe, TrainingOptions
-from talud.training.checkpoint import State
+from talud.training.checkpoint import TrialState
 from talud.training.dataset import Statistics, TrainingData
 from talud.training.search import Hyperparameters
-from talud.training.trial import Method, build, train
+from talud.training.trial import TrialConfig, build_network, train
 import jax
 import keras
 
@@ -102,15 +102,15 @@ generator = np.random.default_rng(0)
 stack = generator.normal(size=(8, 16, 16, 2)).astype(np.float32)
 mask = (stack[..., 0] > 0.5).astype(np.uint8)
 stack[:, 3, 3], mask[:, 5, 5] = np.nan, 255
-choice = Hyperparameters(4, 1e-2, 4, 4, None)
+hyperparameters = Hyperparameters(4, 1e-2, 4, 4, None)
 patches, statistics = Patches(stack, mask), Statistics.of(stack, ("a", "b"))
 
 def losses(recipe=Recipe(), interrupted=True, **options):
-    state = State()
+    state = TrialState()
     for until in (2, 4) if interrupted else (4,):
         state = train(TrainingData(("a", "b"), patches, patches, statistics),
-                      Method(choice, recipe, TrainingOptions(depth=1, **options), 1),
-                      Path(sys.argv[1]), state=state, until=until)
+                      TrialConfig(hyperparameters, recipe, TrainingOptions(depth=1, **options), 1),
+                      Path(sys.argv[1]), state=state, max_epochs=until)
     return [epoch.metrics[name] for name in ("loss", "val_loss") for epoch in state.epochs]
 
 whole = Recipe(schedule="cosine", weight_decay=0.01, averaging=0.8, batch_normalisation=True)
@@ -122,7 +122,7 @@ def refusal():
         return str(error)
 
 def pulled(rematerialise):
-    model = build(choice, statistics, 2, 1, rematerialise=rematerialise)
+    model = build_network(hyperparameters, statistics, 2, 1, rematerialise=rematerialise)
     fixed = [variable.value for variable in model.non_trainable_variables]
     weights = [variable.value for variable in model.trainable_variables]
     model.stateless_call([0 * weight for weight in weights], fixed, stack)  # of which nothing may be remembered
@@ -169,7 +169,7 @@ def test_rematerialised_the_network_is_the_same_with_the_same_gradients() -> Non
     import tensorflow as tf
 
     mean, deviation = np.array([50, 60], np.float32), np.array([9, 5], np.float32)
-    plain, again = (unet.build(3, 2, mean, deviation, 1, rematerialise=choice) for choice in (False, True))
+    plain, again = (unet.build(3, 2, mean, deviation, 1, rematerialise=option) for option in (False, True))
     assert [weight.path for weight in plain.weights] == [weight.path for weight in again.weights]
     assert all(np.array_equal(a, b) for a, b in zip(plain.get_weights(), again.get_weights(), strict=True))
     assert to_onnx(plain).SerializeToString() == to_onnx(again).SerializeToString()
@@ -194,7 +194,7 @@ def test_rematerialised_the_network_is_the_same_with_the_same_gradients() -> Non
 def test_in_mixed_precision_bands_and_probability_stay_in_single_precision() -> None:
     """Values that float16 cannot hold, and invalid pixels, come through."""
     mean, deviation = np.array([2e5, 0.5], np.float32), np.array([1e4, 1e-6], np.float32)
-    plain, mixed = (unet.build(4, 2, mean, deviation, 1, mixed_precision=choice) for choice in (False, "float16"))
+    plain, mixed = (unet.build(4, 2, mean, deviation, 1, mixed_precision=option) for option in (False, "float16"))
     stack = np.random.default_rng(1).normal(mean, deviation, (2, 16, 16, 2)).astype(np.float32)
     neutral = stack.copy()
     stack[0, 2:7, 3:9, 0], neutral[0, 2:7, 3:9, 0] = np.nan, mean[0]

@@ -304,7 +304,7 @@ def reference(
     )
     if other:
         with shown(f"train {band_set}, {other.params.recipe}", "epochs") as tell:
-            study.run(other, band_set, watch=lambda step: tell(step.done, step.total, f"F1 {step.best_f1:.3f}"))
+            study.run(other, band_set, on_progress=lambda step: tell(step.done, step.total, f"F1 {step.best_f1:.3f}"))
         models[other.params.recipe] = load_model(other.model(band_set))
     with shown(f"comparing {band_set}", "maps") as progress:
         found = references.compare_recipes(project, band_set, models, progress)

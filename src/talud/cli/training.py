@@ -52,24 +52,24 @@ def train(
     from talud.cli.progress import shown
     from talud.engine.model_file import contract_of
     from talud.project import Project
-    from talud.training import study, work
+    from talud.training import study, trial_runner
 
     asked = maps.workers(workers, scheduler)
     project = Project.find()
     with (
-        work.workers(asked, project) if asked else nullcontext(work.here) as runner,
+        trial_runner.open_workers(asked, project) if asked else nullcontext(trial_runner.run_here) as runner,
         shown(f"train {band_set}", "epochs") as tell,
     ):
 
-        def watch(progress: study.Progress) -> None:
+        def on_progress(progress: study.StudyProgress) -> None:
             note = f"trial {progress.trial} of {progress.trials}, best validation F1 {progress.best_f1:.3f}"
             tell(progress.done, progress.total, note)
 
-        result = study.run(project, band_set, search, watch, runner)
-    for entry in result.entries:
-        print(f"{entry.choice.name}: {entry.outcome}")
+        result = study.run(project, band_set, search, on_progress, runner)
+    for entry in result.results:
+        print(f"{entry.hyperparameters.name}: {entry.summary}")
     path = project.model(band_set)
-    print(f"{path.relative_to(project.root)}: the model of {result.best.choice.name}")
+    print(f"{path.relative_to(project.root)}: the model of {result.best.hyperparameters.name}")
     if weak := contract_of(path).measured.lack_of_skill:
         print(f"warning: the model is {weak}")
 

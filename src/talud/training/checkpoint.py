@@ -25,7 +25,7 @@ from talud.training.search import Hyperparameters
 from talud.versions import VERSIONS
 
 
-def trial_key(project: Project, bands: Sequence[str], data_version: str, choice: Hyperparameters) -> str:
+def trial_key(project: Project, bands: Sequence[str], data_version: str, hyperparameters: Hyperparameters) -> str:
     """Return a trial's key: 32 hex digits of a SHA-256 over data, split, hyperparameters and versions.
 
     Two trials with the same key are the same trial.
@@ -38,7 +38,7 @@ def trial_key(project: Project, bands: Sequence[str], data_version: str, choice:
         # What is left out comes after all trials.
         "training": params.training.model_dump(exclude={"calibrate"}),
         "recipe": params.learning.model_dump(exclude={"dropping": {"tolerance"}}),
-        "choice": asdict(choice),
+        "choice": asdict(hyperparameters),
         "versions": {part: VERSIONS[part] for part in ("data", "training")},
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
@@ -69,7 +69,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class State:
+class TrialState:
     """A trial after some epochs.
 
     Attributes:
@@ -91,12 +91,12 @@ class State:
     seconds: float = 0.0
 
     @property
-    def holds(self) -> frozenset[str]:
+    def stored_arrays(self) -> frozenset[str]:
         """Names of the arrays that are present."""
         return frozenset(name for name in ARRAYS if getattr(self, name) is not None)
 
     @property
-    def light(self) -> State:
+    def without_arrays(self) -> TrialState:
         """The state without its arrays."""
         return replace(self, best=None, weights=None, optimizer=None)
 
@@ -106,23 +106,23 @@ class State:
         metrics = self.epochs[self.best_epoch - 1].metrics
         return {name: metrics[f"val_{name}"] for name in ("precision", "recall", "f1", "iou")}
 
-    def f1_until(self, epoch: int) -> float:
+    def best_f1_up_to(self, epoch: int) -> float:
         """Return the highest validation F1 up to an epoch, counted from 1; 0 before the first."""
         return max((one.metrics["val_f1"] for one in self.epochs[:epoch]), default=0.0)
 
-    def is_over(self, epochs: int, patience: int | None) -> bool:
+    def is_finished(self, epochs: int, patience: int | None) -> bool:
         """Return True if all epochs are done, or the last `patience` brought no higher F1."""
         done = len(self.epochs)
         return done >= epochs or (patience is not None and done - self.best_epoch >= patience)
 
 
-def write(path: Path, state: State) -> None:
+def write(path: Path, state: TrialState) -> None:
     """Write a state atomically.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written to.
     """
-    record = asdict(state.light)
+    record = asdict(state.without_arrays)
     record |= {name: None if getattr(state, name) is None else len(getattr(state, name)) for name in ARRAYS}
     arrays = {f"{name}_{i}": array for name in ARRAYS for i, array in enumerate(getattr(state, name) or ())}
     with replacing(path) as scratch:
@@ -130,7 +130,7 @@ def write(path: Path, state: State) -> None:
         synchronise(scratch)
 
 
-def read(path: Path) -> State:
+def read(path: Path) -> TrialState:
     """Read the state in a file; the one before the first epoch if missing or damaged.
 
     Raises:
@@ -142,15 +142,15 @@ def read(path: Path) -> State:
             for name in ARRAYS:
                 count = record[name]
                 record[name] = None if count is None else [file[f"{name}_{i}"] for i in range(count)]
-            return State(**record | {"epochs": tuple(Epoch(**epoch) for epoch in record["epochs"])})
+            return TrialState(**record | {"epochs": tuple(Epoch(**epoch) for epoch in record["epochs"])})
     except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-        return State()
+        return TrialState()
     except OSError as error:
         raise StudyError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager
-def started(path: Path) -> Iterator[None]:
+def crash_counted(path: Path) -> Iterator[None]:
     """Count a process that is killed inside the block; any other end is not counted.
 
     Args:
@@ -159,7 +159,7 @@ def started(path: Path) -> Iterator[None]:
     Raises:
         OutputError: the disk is full, or the folder cannot be written to.
     """
-    before, place = kills(path), _place(path)
+    before, place = crash_count(path), _place(path)
     _count(path, before + 1)
     try:
         yield
@@ -167,27 +167,27 @@ def started(path: Path) -> Iterator[None]:
         if before and _place(path) == place:
             _count(path, before)
         else:
-            counter(path).unlink(missing_ok=True)
+            crash_file(path).unlink(missing_ok=True)
 
 
-def kills(path: Path) -> int:
+def crash_count(path: Path) -> int:
     """Return the number of processes killed at a trial since its last checkpoint."""
     try:
-        place, number = counter(path).read_text(encoding="ascii").split()
+        place, number = crash_file(path).read_text(encoding="ascii").split()
         return int(number) if place == _place(path) else 0
     except (OSError, ValueError):
         return 0
 
 
-def counter(path: Path) -> Path:
-    """Return the file next to a checkpoint in which `started` counts."""
+def crash_file(path: Path) -> Path:
+    """Return the file next to a checkpoint in which `crash_counted` counts."""
     return path.with_suffix(".kills")
 
 
 def _count(path: Path, number: int) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        counter(path).write_text(f"{_place(path)} {number}", encoding="ascii")
+        crash_file(path).write_text(f"{_place(path)} {number}", encoding="ascii")
 
 
 def _place(path: Path) -> str:

@@ -48,7 +48,7 @@ class Rung:
     epochs: int
 
 
-def named(params: Params, name: str) -> Search:
+def find_search(params: Params, name: str) -> Search:
     """The search of that name.
 
     Raises:
@@ -60,7 +60,7 @@ def named(params: Params, name: str) -> Search:
     return searches[name]
 
 
-def choices(search: Search, seed: int) -> tuple[Hyperparameters, ...]:
+def hyperparameter_sets(search: Search, seed: int) -> tuple[Hyperparameters, ...]:
     """The combinations of a search, the last parameter running fastest; where it limits their number, a sample.
 
     Args:
@@ -94,7 +94,7 @@ def rungs(search: Search, trials: int) -> tuple[Rung, ...]:
     return (*found, Rung(trials, search.epochs))
 
 
-def epochs_of(steps: Sequence[Rung]) -> int:
+def total_epochs(steps: Sequence[Rung]) -> int:
     """Count the epochs of all rungs, in which trials resume."""
     before = (0, *(step.epochs for step in steps))
     return sum(step.trials * (step.epochs - done) for step, done in zip(steps, before, strict=False))
@@ -106,25 +106,25 @@ def survivors(trials: Sequence[_Trial], f1: Sequence[float], count: int) -> tupl
     return tuple(trials[number] for number in kept)
 
 
-def stated(params: Params, choice: Hyperparameters) -> dict[str, float | int | str]:
+def recorded_hyperparameters(params: Params, hyperparameters: Hyperparameters) -> dict[str, float | int | str]:
     """Return everything but the data that decides a trial's weights, by name, as MLflow and the contract state it."""
     options, recipe = params.training, params.learning
-    chosen = {name: value for name, value in asdict(choice).items() if value is not None}
-    shared = {"depth": options.depth, "recipe": params.recipe, **_recipe(recipe)}
+    chosen = {name: value for name, value in asdict(hyperparameters).items() if value is not None}
+    shared = {"depth": options.depth, "recipe": params.recipe, **_recipe_options(recipe)}
     if options.mixed_precision:
         shared["arithmetic"] = f"mixed {options.mixed_precision}"
     return {**chosen, **shared, **params.split_choices}
 
 
-def _recipe(recipe: Recipe) -> dict[str, float | int | str]:
+def _recipe_options(recipe: Recipe) -> dict[str, float | int | str]:
     """Return the options of a recipe; names of those of the augmentation begin with `augmentation_`."""
     options = recipe.model_dump(exclude={"augmentation", "dropping"})
     augmentation = {f"augmentation_{name}": value for name, value in recipe.augmentation.model_dump().items()}
     optimizer = "AdamW" if recipe.weight_decay else "Adam"
-    return {"optimizer": optimizer, **options, **augmentation, **_dropped(recipe.dropping)}
+    return {"optimizer": optimizer, **options, **augmentation, **_dropping_summary(recipe.dropping)}
 
 
-def _dropped(options: DroppingOptions) -> dict[str, str]:
+def _dropping_summary(options: DroppingOptions) -> dict[str, str]:
     """Return what is dropped, and how often, as one entry; none if nothing is dropped."""
     shares = {str(group): share for group, share in options.groups.items()} | {"clouds": options.clouds}
     dropped = ", ".join(f"{what} {share:g}" for what, share in shares.items() if share)

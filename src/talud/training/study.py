@@ -13,18 +13,25 @@ from talud.errors import ParamsError, StudyError
 from talud.files import exclusive_lock, replacing_together
 from talud.project import Project, current_commit
 from talud.registry import Store
-from talud.training import checkpoint, unet, work
+from talud.training import checkpoint, trial_runner, unet
 from talud.training.checkpoint import study_key, trial_key
 from talud.training.dataset import Dataset
 from talud.training.examples import log_examples
 from talud.training.export import Origin, export
-from talud.training.search import choices, epochs_of, named, rungs, stated, survivors
-from talud.training.trial import Method
-from talud.training.work import Entry, Runner, Task, here
+from talud.training.search import (
+    find_search,
+    hyperparameter_sets,
+    recorded_hyperparameters,
+    rungs,
+    survivors,
+    total_epochs,
+)
+from talud.training.trial import TrialConfig
+from talud.training.trial_runner import TrialResult, TrialRunner, TrialTask, run_here
 
 
 @dataclass(frozen=True)
-class Progress:
+class StudyProgress:
     """Progress of a study after an epoch.
 
     Attributes:
@@ -58,15 +65,19 @@ class Study:
 
     parent_run_id: str
     search: str
-    entries: tuple[Entry, ...]
-    best: Entry
+    results: tuple[TrialResult, ...]
+    best: TrialResult
 
 
-Watch = Callable[[Progress], None]
+ProgressCallback = Callable[[StudyProgress], None]
 
 
 def run(
-    project: Project, band_set: str, search: str | None = None, watch: Watch | None = None, runner: Runner = here
+    project: Project,
+    band_set: str,
+    search: str | None = None,
+    on_progress: ProgressCallback | None = None,
+    runner: TrialRunner = run_here,
 ) -> Study:
     """Run a study and write the best trial's model and the table of trials; after an error neither is changed.
 
@@ -77,7 +88,7 @@ def run(
         project: whose training areas have stacks.
         band_set: the name of one of its band sets.
         search: the name of one of its searches; default: the one that params.yaml chooses.
-        watch: told after each epoch how far it is.
+        on_progress: told after each epoch how far it is.
         runner: where the trials are run.
 
     Raises:
@@ -89,10 +100,10 @@ def run(
         OutputError: the files cannot be written.
     """
     search = search or project.params.search
-    picked = choices(named(project.params, search), project.params.seed)
+    candidates = hyperparameter_sets(find_search(project.params, search), project.params.seed)
     _check_patch(project)
-    dataset = work.dataset(project, band_set)
-    keys = [trial_key(project, dataset.bands, dataset.version, choice) for choice in picked]
+    dataset = trial_runner.load_dataset(project, band_set)
+    keys = [trial_key(project, dataset.bands, dataset.version, hyperparameters) for hyperparameters in candidates]
     tags = {
         "band_set": band_set,
         "search": search,
@@ -102,22 +113,27 @@ def run(
         **({"data": "synthetic"} if dataset.synthetic else {}),
         **_split_tags(dataset.counts(project.params.split)),
     }
-    name, note = f"{band_set} · {search}", _note(project, dataset, tags)
+    name, note = f"{band_set} · {search}", _run_description(project, dataset, tags)
     store = Store.open(project.root, create=True)
     lock = project.checkpoint(band_set).with_suffix(".lock")
     busy = StudyError(f"another process trains '{band_set}' in {project.root}; wait until it is done, and start again")
     with exclusive_lock(lock, busy), store.runs.study(name, tags, note) as parent:
         tasks = [
-            Task(project, band_set, choice, key, choice.epochs, parent, tags)
-            for choice, key in zip(picked, keys, strict=True)
+            TrialTask(project, band_set, hyperparameters, key, hyperparameters.epochs, parent, tags)
+            for hyperparameters, key in zip(candidates, keys, strict=True)
         ]
-        entries = _searched(project, search, tasks, runner, watch)
-        study = Study(parent, search, entries, _best(entries))
+        results = _run_search(project, search, tasks, runner, on_progress)
+        study = Study(parent, search, results, _best(results))
         with replacing_together(project.model(band_set), project.trials(band_set)) as (model, table):
-            origin = Origin(band_set, tags["commit"], study.best.run_id, stated(project.params, study.best.choice))
-            export(_rebuilt(project, dataset, study.best), dataset, project, origin, model)
+            origin = Origin(
+                band_set,
+                tags["commit"],
+                study.best.run_id,
+                recorded_hyperparameters(project.params, study.best.hyperparameters),
+            )
+            export(_best_model(project, dataset, study.best), dataset, project, origin, model)
             log_examples(store, dataset, model, parent, study.best.run_id)
-            content = _table(study, band_set, dataset.version, project.params.seed)
+            content = _trials_table(study, band_set, dataset.version, project.params.seed)
             table.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return study
 
@@ -132,66 +148,66 @@ def _check_patch(project: Project) -> None:
         )
 
 
-def _searched(
-    project: Project, search: str, tasks: Sequence[Task], runner: Runner, watch: Watch | None
-) -> tuple[Entry, ...]:
-    """Run all rungs of a search; each trial's entry, in the order of the search.
+def _run_search(
+    project: Project, search: str, tasks: Sequence[TrialTask], runner: TrialRunner, on_progress: ProgressCallback | None
+) -> tuple[TrialResult, ...]:
+    """Run all rungs of a search; each trial's result, in the order of the search.
 
     Raises:
         StudyError: too many trials failed.
     """
-    options = named(project.params, search)
+    options = find_search(project.params, search)
     steps = rungs(options, len(tasks))
-    board, left = _Board(tasks, epochs_of(steps), watch), tuple(tasks)
-    entries: dict[str, Entry] = {}
-    shelf = _Shelf(project)
+    progress, left = _ProgressTracker(tasks, total_epochs(steps), on_progress), tuple(tasks)
+    results: dict[str, TrialResult] = {}
+    pruner = _CheckpointPruner(project)
     before = 0
     for step in steps:
-        f1 = [entries[task.key].state.f1_until(before) if before else 0 for task in left]
+        f1 = [results[task.key].state.best_f1_up_to(before) if before else 0 for task in left]
         left, before = survivors(left, f1, step.trials), step.epochs
         waiting = {task.key for task in left}
-        for entry in runner([replace(task, until=step.epochs) for task in left], board.tell):
-            entries[entry.key] = entry
-            board.over(entry.key, step.epochs)
-            _check_failures([one for one in entries.values() if one.failure], len(tasks), options.failures)
+        for result in runner([replace(task, max_epochs=step.epochs) for task in left], progress.report_epoch):
+            results[result.key] = result
+            progress.mark_finished(result.key, step.epochs)
+            _check_failures([one for one in results.values() if one.failure], len(tasks), options.failures)
             if step == steps[-1]:
-                waiting.remove(entry.key)
-                shelf.thin([one for one in entries.values() if one.key not in waiting and not one.failure])
-        left = tuple(task for task in left if not entries[task.key].failure)
-    best = _best(tuple(entries.values()))
+                waiting.remove(result.key)
+                pruner.prune_weights([one for one in results.values() if one.key not in waiting and not one.failure])
+        left = tuple(task for task in left if not results[task.key].failure)
+    best = _best(tuple(results.values()))
     while checkpoint.read(project.checkpoint(best.key)).best is None:  # it was not the best of an earlier search
         project.checkpoint(best.key).unlink(missing_ok=True)
-        again = [replace(task, until=len(best.state.epochs)) for task in tasks if task.key == best.key]
-        (entries[best.key],) = runner(again, board.tell)
-        if not entries[best.key].failure and not project.checkpoint(best.key).is_file():
+        again = [replace(task, max_epochs=len(best.state.epochs)) for task in tasks if task.key == best.key]
+        (results[best.key],) = runner(again, progress.report_epoch)
+        if not results[best.key].failure and not project.checkpoint(best.key).is_file():
             raise StudyError(f"{project.checkpoint(best.key)}: a worker wrote it elsewhere; let all share one disk")
-        _check_failures([one for one in entries.values() if one.failure], len(tasks), options.failures)
-        best = _best(tuple(entries.values()))
-    return tuple(entries[task.key] for task in tasks)
+        _check_failures([one for one in results.values() if one.failure], len(tasks), options.failures)
+        best = _best(tuple(results.values()))
+    return tuple(results[task.key] for task in tasks)
 
 
-class _Board:
+class _ProgressTracker:
     """Adds up how far all trials of a study are, for whoever watches it."""
 
-    def __init__(self, tasks: Sequence[Task], total: int, watch: Watch | None) -> None:
-        self._names = {task.key: task.choice.name for task in tasks}
+    def __init__(self, tasks: Sequence[TrialTask], total: int, on_progress: ProgressCallback | None) -> None:
+        self._names = {task.key: task.hyperparameters.name for task in tasks}
         self._epochs = dict.fromkeys(self._names, 0)
-        self._total, self._watch, self._best = total, watch, 0.0
+        self._total, self._on_progress, self._best = total, on_progress, 0.0
 
-    def tell(self, key: str, epoch: int, f1: float) -> None:
+    def report_epoch(self, key: str, epoch: int, f1: float) -> None:
         """Note an epoch of a trial, and pass it on."""
         self._epochs[key], self._best = epoch, max(self._best, f1)
-        if self._watch:
+        if self._on_progress:
             trial, done = list(self._names).index(key) + 1, sum(self._epochs.values())
             name, trials = self._names[key], len(self._names)
-            self._watch(Progress(trial, trials, name, epoch, f1, self._best, done, self._total))
+            self._on_progress(StudyProgress(trial, trials, name, epoch, f1, self._best, done, self._total))
 
-    def over(self, key: str, epochs: int) -> None:
+    def mark_finished(self, key: str, epochs: int) -> None:
         """Note that a trial is where it should be, though it may have ended early, or had been there before."""
         self._epochs[key] = epochs
 
 
-def _check_failures(failed: Sequence[Entry], trials: int, limit: int) -> None:
+def _check_failures(failed: Sequence[TrialResult], trials: int, limit: int) -> None:
     if failed and len(failed) == trials:
         raise StudyError(f"all {trials} trials failed; the last one: {failed[-1].failure}")
     if len(failed) > limit:
@@ -201,43 +217,45 @@ def _check_failures(failed: Sequence[Entry], trials: int, limit: int) -> None:
         )
 
 
-def _best(entries: Sequence[Entry]) -> Entry:
-    def rank(entry: Entry) -> tuple[float, int]:
-        return -entry.state.scores["f1"], entry.state.weight_count
+def _best(results: Sequence[TrialResult]) -> TrialResult:
+    def rank(result: TrialResult) -> tuple[float, int]:
+        return -result.state.scores["f1"], result.state.weight_count
 
-    return min((entry for entry in entries if not entry.failure), key=rank)
+    return min((result for result in results if not result.failure), key=rank)
 
 
-class _Shelf:
+class _CheckpointPruner:
     """The checkpoints of trials that are done, from which it takes what nobody needs."""
 
     def __init__(self, project: Project) -> None:
         self._project = project
         self._best: dict[str, bool] = {}  # of each trial that is thin: whether it was the best
 
-    def thin(self, done: Sequence[Entry]) -> None:
+    def prune_weights(self, done: Sequence[TrialResult]) -> None:
         """Leave the best of the trials that are done its best weights, and the others none.
 
         Only what has come since the last time is looked at, and the one that is not the best any more.
         """
         best = _best(done) if done else None
-        for entry in done:
-            is_best = entry is best
-            if self._best.get(entry.key) is not is_best and entry.holds > (BEST if is_best else frozenset()):
-                path = self._project.checkpoint(entry.key)
+        for result in done:
+            is_best = result is best
+            if self._best.get(result.key) is not is_best and result.stored_arrays > (
+                BEST_WEIGHTS_ONLY if is_best else frozenset()
+            ):
+                path = self._project.checkpoint(result.key)
                 weights = checkpoint.read(path).best if is_best else None
-                checkpoint.write(path, replace(entry.state, best=weights))
-            self._best[entry.key] = is_best
+                checkpoint.write(path, replace(result.state, best=weights))
+            self._best[result.key] = is_best
 
 
-BEST = frozenset({"best"})
+BEST_WEIGHTS_ONLY = frozenset({"best"})
 
 
-def _rebuilt(project: Project, dataset: Dataset, entry: Entry) -> keras.Model:
+def _best_model(project: Project, dataset: Dataset, result: TrialResult) -> keras.Model:
     """Return the Keras model of a trial on the CPU: a GPU's TF32 arithmetic is too coarse to compare the file with."""
     with keras.device("cpu"):
-        model = Method.of(project.params, entry.choice).exported(dataset.statistics)
-        model.set_weights(checkpoint.read(project.checkpoint(entry.key)).best)
+        model = TrialConfig.of(project.params, result.hyperparameters).build_for_export(dataset.statistics)
+        model.set_weights(checkpoint.read(project.checkpoint(result.key)).best)
         return unet.folded(model) if project.params.learning.batch_normalisation else model
 
 
@@ -249,7 +267,7 @@ def _split_tags(counts: Mapping[str, int]) -> dict[str, str]:
     }
 
 
-def _note(project: Project, dataset: Dataset, tags: Mapping[str, str]) -> str:
+def _run_description(project: Project, dataset: Dataset, tags: Mapping[str, str]) -> str:
     """The study in Markdown, for a person who opens its run."""
     rows = [f"| {part} | {tags[f'split_{part}']} |" for part in PARTS]
     return "\n".join(
@@ -264,7 +282,7 @@ def _note(project: Project, dataset: Dataset, tags: Mapping[str, str]) -> str:
     )
 
 
-def _table(study: Study, band_set: str, data_version: str, seed: int) -> dict[str, object]:
+def _trials_table(study: Study, band_set: str, data_version: str, seed: int) -> dict[str, object]:
     """The table of trials, in the order of the search."""
     return {
         "band_set": band_set,
@@ -275,21 +293,21 @@ def _table(study: Study, band_set: str, data_version: str, seed: int) -> dict[st
         "best": study.best.run_id,
         "trials": [
             {
-                "run_id": entry.run_id,
-                "name": entry.choice.name,
-                **asdict(entry.choice),
-                "best_epoch": entry.state.best_epoch,
-                "epochs_run": len(entry.state.epochs),
-                "seconds": round(entry.state.seconds, 1),
-                "parameters": entry.state.weight_count,
-                "scores": entry.state.scores,
+                "run_id": result.run_id,
+                "name": result.hyperparameters.name,
+                **asdict(result.hyperparameters),
+                "best_epoch": result.state.best_epoch,
+                "epochs_run": len(result.state.epochs),
+                "seconds": round(result.state.seconds, 1),
+                "parameters": result.state.weight_count,
+                "scores": result.state.scores,
             }
-            for entry in study.entries
-            if not entry.failure
+            for result in study.results
+            if not result.failure
         ],
         "failed": [
-            {"run_id": entry.run_id, "name": entry.choice.name, "reason": entry.failure}
-            for entry in study.entries
-            if entry.failure
+            {"run_id": result.run_id, "name": result.hyperparameters.name, "reason": result.failure}
+            for result in study.results
+            if result.failure
         ],
     }

@@ -1,4 +1,4 @@
-"""One trial: a U-Net trained with one choice of hyperparameters, kept at its best epoch, and resumable."""
+"""One trial: a U-Net trained with one set of hyperparameters, kept at its best epoch, and resumable."""
 
 from __future__ import annotations
 
@@ -18,52 +18,55 @@ from talud.params import Params, Recipe, TrainingOptions
 from talud.process import defer_sigint
 from talud.training import checkpoint, unet
 from talud.training.batches import Augmenter, Dropping, TrainingBatches
-from talud.training.checkpoint import Epoch, State
+from talud.training.checkpoint import Epoch, TrialState
 from talud.training.dataset import Statistics, TrainingData
 from talud.training.search import Hyperparameters
 from talud.training.unet import Loss, PixelScores
 
-VALIDATION_BATCH = 32
-NORMALISED = 16  # batches, at most, that statistics of averaged weights are over
-MALLOC = {-1: 2**30, -3: 2**25}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: bytes; the second takes no more
-SPARING = 20  # times as long as writing a checkpoint takes, training goes on before the next is written
+VALIDATION_BATCH_SIZE = 32
+NORMALISATION_BATCHES = 16  # batches, at most, that statistics of averaged weights are over
+MALLOC_OPTIONS = {-1: 2**30, -3: 2**25}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: bytes; the second takes no more
+# Training continues for at least this many times as long as the last checkpoint took to write.
+MIN_TRAINING_TO_WRITING_RATIO = 20
 
-OnState = Callable[[State], None]
+StateCallback = Callable[[TrialState], None]
 
 
 @dataclass(frozen=True)
-class Method:
-    """Method by which the network of a trial is built and trained.
+class TrialConfig:
+    """Configuration of a trial: everything that decides its weights, but the data.
 
     Attributes:
-        choice: hyperparameters of the trial.
+        hyperparameters: filters, learning rate, batch size and number of epochs.
         recipe: loss, augmentation, dropping, schedule and regularisation.
         options: depth of the network, and how its training is computed.
         seed: seed of the weights, the order of the patches and their changes.
     """
 
-    choice: Hyperparameters
+    hyperparameters: Hyperparameters
     recipe: Recipe
     options: TrainingOptions
     seed: int
 
     @classmethod
-    def of(cls, params: Params, choice: Hyperparameters) -> Method:
-        """Return the method of a trial of a project."""
-        seed = params.seed if choice.training_seed is None else choice.training_seed
-        return cls(choice, params.learning, params.training, seed)
+    def of(cls, params: Params, hyperparameters: Hyperparameters) -> TrialConfig:
+        """Return the config of a trial of a project."""
+        seed = params.seed if hyperparameters.training_seed is None else hyperparameters.training_seed
+        return cls(hyperparameters, params.learning, params.training, seed)
 
-    def exported(self, statistics: Statistics) -> keras.Model:
+    def build_for_export(self, statistics: Statistics) -> keras.Model:
         """Return the untrained network whose trained weights are exported, in float32 throughout."""
         normalised = self.recipe.batch_normalisation
-        return build(self.choice, statistics, self.options.depth, self.seed, batch_normalisation=normalised)
+        return build_network(
+            self.hyperparameters, statistics, self.options.depth, self.seed, batch_normalisation=normalised
+        )
 
-    def batches(self, data: TrainingData, first_epoch: int = 0) -> TrainingBatches:
+    def training_batches(self, data: TrainingData, first_epoch: int = 0) -> TrainingBatches:
         """Return the training batches, as they are from an epoch on that is counted from 0."""
         mean, deviation = data.statistics.mean, data.statistics.deviation
         return TrainingBatches(
             data.training,
-            self.choice.batch_size,
+            self.hyperparameters.batch_size,
             augmenter=Augmenter.of(self.recipe.augmentation, data.bands, mean, deviation),
             seed=self.seed,
             first_epoch=first_epoch,
@@ -73,24 +76,24 @@ class Method:
 
 def train(
     data: TrainingData,
-    method: Method,
+    config: TrialConfig,
     file: Path,
     *,
-    state: State,
-    until: int,
-    on_epoch: OnState = lambda _: None,
-    on_write: OnState = lambda _: None,
-) -> State:
+    state: TrialState,
+    max_epochs: int,
+    on_epoch: StateCallback = lambda _: None,
+    on_write: StateCallback = lambda _: None,
+) -> TrialState:
     """Train a U-Net up to an epoch, from where it was left.
 
     On one machine, equal arguments give equal weights, however often the training was interrupted.
 
     Args:
         data: patches, and the statistics of their bands.
-        method: how the network is built and trained.
+        config: how the network is built and trained.
         file: checkpoint of the trial. It is written after each epoch, or less often where writing takes long.
-        state: state to resume from; `State()` to begin.
-        until: last epoch, counted from 1.
+        state: state to resume from; `TrialState()` to begin.
+        max_epochs: last epoch, counted from 1.
         on_epoch: callback with the state after each epoch.
         on_write: callback with the state whenever it has been written.
 
@@ -101,34 +104,34 @@ def train(
         StudyError: The loss is not finite.
         OutputError: The checkpoint cannot be written.
     """
-    choice, recipe = method.choice, method.recipe
-    if state.is_over(until, choice.patience):
+    hyperparameters, recipe = config.hyperparameters, config.recipe
+    if state.is_finished(max_epochs, hyperparameters.patience):
         return state
     keras.utils.clear_session()
-    keras.utils.set_random_seed(method.seed)
-    model = compiled(method, data.statistics, math.ceil(len(data.training) / choice.batch_size))
-    keeper = Keeper(model, state, file, choice, until, on_epoch, on_write)
+    keras.utils.set_random_seed(config.seed)
+    model = compile_network(config, data.statistics, math.ceil(len(data.training) / hyperparameters.batch_size))
+    keeper = CheckpointCallback(model, state, file, hyperparameters, max_epochs, on_epoch, on_write)
     done = len(state.epochs)
     averaged: list[keras.callbacks.Callback] = []
     if recipe.averaging and recipe.batch_normalisation:
-        averaged = [_AveragedAndNormalised(method.exported(data.statistics), method.batches(data))]
+        averaged = [_AveragedWeights(config.build_for_export(data.statistics), config.training_batches(data))]
     elif recipe.averaging:
         averaged = [keras.callbacks.SwapEMAWeights()]
     with defer_sigint() as release:  # between two steps: inside of one, TensorFlow makes a SystemError of a Ctrl-C
         model.fit(
-            method.batches(data, done),
+            config.training_batches(data, done),
             validation_data=(data.validation.stack, data.validation.mask[..., np.newaxis]),
-            validation_batch_size=VALIDATION_BATCH,
+            validation_batch_size=VALIDATION_BATCH_SIZE,
             initial_epoch=done,
-            epochs=until,
+            epochs=max_epochs,
             shuffle=False,
             verbose=0,
-            callbacks=[*averaged, keeper, _between_steps(release)],
+            callbacks=[*averaged, keeper, _after_each_step(release)],
         )
     return keeper.state
 
 
-class _AveragedAndNormalised(keras.callbacks.SwapEMAWeights):  # type: ignore[misc]
+class _AveragedWeights(keras.callbacks.SwapEMAWeights):  # type: ignore[misc]
     """Validation with averaged weights, and statistics of batch normalisation to match.
 
     Those that a training keeps are of what the weights themselves give, step by step. They stay when the weights are
@@ -144,33 +147,33 @@ class _AveragedAndNormalised(keras.callbacks.SwapEMAWeights):  # type: ignore[mi
         """Swap the weights, and normalise."""
         super().on_test_begin(logs)
         self._network.set_weights(self.model.get_weights())
-        some = range(min(len(self._batches), NORMALISED))
+        some = range(min(len(self._batches), NORMALISATION_BATCHES))
         unet.normalise_anew(self._network, (self._batches[number][0] for number in some))
         self.model.set_weights(self._network.get_weights())
 
 
-def _between_steps(do: Callable[[], None]) -> keras.callbacks.Callback:
+def _after_each_step(do: Callable[[], None]) -> keras.callbacks.Callback:
     """Return a callback that calls `do` after each step of training and validation."""
     return keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda *_, **__: _keep_memory(),
+        on_epoch_begin=lambda *_, **__: _retain_freed_memory(),
         on_train_batch_end=lambda *_, **__: do(),
         on_test_batch_end=lambda *_, **__: do(),
     )
 
 
-def _keep_memory() -> None:
+def _retain_freed_memory() -> None:
     """Have the C library keep what a step frees for the next one.
 
     `fit` makes TensorFlow tell glibc to give all back to the system, which then clears every page anew: a third of a
     training's time. Other C libraries have no such setting, and nothing is done.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        for setting, size in MALLOC.items():
+        for setting, size in MALLOC_OPTIONS.items():
             mallopt(setting, size)
 
 
-def build(
-    choice: Hyperparameters,
+def build_network(
+    hyperparameters: Hyperparameters,
     statistics: Statistics,
     depth: int,
     seed: int,
@@ -182,7 +185,7 @@ def build(
     """Return the untrained U-Net of a trial; by default the exported one, in float32."""
     mean, deviation = statistics.mean.astype(np.float32), statistics.deviation.astype(np.float32)
     return unet.build(
-        choice.filters,
+        hyperparameters.filters,
         depth,
         mean,
         deviation,
@@ -193,38 +196,38 @@ def build(
     )
 
 
-def compiled(method: Method, statistics: Statistics, steps: int) -> keras.Model:
+def compile_network(config: TrialConfig, statistics: Statistics, steps: int) -> keras.Model:
     """Return the untrained U-Net of a trial, ready to be trained.
 
-    Its weights are those of `Method.exported`, in the same order. Keras's own dtype policy, which is one for the whole
-    process, is left alone.
+    Its weights have the order of those of `TrialConfig.build_for_export`. Keras's dtype policy, which is global, is not
+    changed.
 
     Args:
-        method: how the network is built and trained.
+        config: how the network is built and trained.
         statistics: statistics of the bands over the training patches.
         steps: batches in an epoch, which the schedule of the learning rate counts.
 
     Raises:
         StudyError: The options ask for something that has no effect on this device.
     """
-    choice, recipe, options = method.choice, method.recipe, method.options
+    hyperparameters, recipe, options = config.hyperparameters, config.recipe, config.options
     if options.rematerialise and keras.backend.backend() == "jax" and keras.distribution.list_devices()[0] == "cpu:0":
         raise StudyError(
             "training.rematerialise saves no memory with JAX on a processor, whose compiler joins what is computed "
             "twice; set it to false in params.yaml, or train with KERAS_BACKEND=tensorflow or on a GPU"
         )
-    model = build(
-        choice,
+    model = build_network(
+        hyperparameters,
         statistics,
         options.depth,
-        method.seed,
+        config.seed,
         rematerialise=options.rematerialise,
         mixed_precision=options.mixed_precision,
         batch_normalisation=recipe.batch_normalisation,
     )
     # XLA only where it is asked for or needed: on two cores TensorFlow compiles for 14 s and then trains no faster.
     jit = "auto" if options.xla or keras.backend.backend() != "tensorflow" else False
-    optimizer = _optimizer(choice, recipe, steps)
+    optimizer = _optimizer(hyperparameters, recipe, steps)
     if options.mixed_precision == "float16":  # which would lose the smallest gradients
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, loss=Loss(recipe.loss), metrics=[PixelScores()], jit_compile=jit)
@@ -233,13 +236,13 @@ def compiled(method: Method, statistics: Statistics, steps: int) -> keras.Model:
     return model
 
 
-def _optimizer(choice: Hyperparameters, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
+def _optimizer(hyperparameters: Hyperparameters, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
     """Return Adam, or AdamW if weights decay (Loshchilov and Hutter, 2019)."""
-    rate = choice.learning_rate
+    rate = hyperparameters.learning_rate
     if recipe.schedule == "cosine":  # Loshchilov and Hutter, 2017, without restarts
         warm = steps // 2
         rate = keras.optimizers.schedules.CosineDecay(
-            rate / 100, choice.epochs * steps - warm, alpha=0.01, warmup_target=rate, warmup_steps=warm
+            rate / 100, hyperparameters.epochs * steps - warm, alpha=0.01, warmup_target=rate, warmup_steps=warm
         )
     average = {"use_ema": bool(recipe.averaging), "ema_momentum": recipe.averaging or 0.99}
     if recipe.weight_decay:
@@ -247,7 +250,7 @@ def _optimizer(choice: Hyperparameters, recipe: Recipe, steps: int) -> keras.opt
     return keras.optimizers.Adam(rate, **average)
 
 
-class Keeper(keras.callbacks.Callback):  # type: ignore[misc]
+class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Callback that keeps the state of a trial, in memory and in its checkpoint.
 
     The best epoch is that of the highest validation F1; of equal ones, of the lower validation loss.
@@ -256,15 +259,15 @@ class Keeper(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(
         self,
         model: keras.Model,
-        state: State,
+        state: TrialState,
         file: Path,
-        choice: Hyperparameters,
-        until: int,
-        on_epoch: OnState,
-        on_write: OnState,
+        hyperparameters: Hyperparameters,
+        max_epochs: int,
+        on_epoch: StateCallback,
+        on_write: StateCallback,
     ) -> None:
         super().__init__()
-        self._file, self._choice, self._until = file, choice, until
+        self._file, self._hyperparameters, self._max_epochs = file, hyperparameters, max_epochs
         self._on_epoch, self._on_write = on_epoch, on_write
         self._writing, self._written, self._began = 0.0, time.monotonic(), time.monotonic()
         self._before = state.seconds
@@ -286,9 +289,9 @@ class Keeper(keras.callbacks.Callback):  # type: ignore[misc]
         if not self.state.best_epoch or _rank(metrics) > _rank(epochs[self.state.best_epoch - 1].metrics):
             self.state = replace(self.state, best_epoch=epoch + 1, best=self._validated())
         self._on_epoch(self.state)
-        over = self.state.is_over(self._until, self._choice.patience)
+        over = self.state.is_finished(self._max_epochs, self._hyperparameters.patience)
         self.model.stop_training = over
-        if over or time.monotonic() - self._written >= SPARING * self._writing:
+        if over or time.monotonic() - self._written >= MIN_TRAINING_TO_WRITING_RATIO * self._writing:
             self._write()
 
     def _validated(self) -> checkpoint.Weights:

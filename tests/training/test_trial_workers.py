@@ -15,9 +15,9 @@ from mlflow import MlflowClient
 
 from talud.errors import ParamsError
 from talud.registry import Store
-from talud.training import work
-from talud.training.checkpoint import State
-from talud.training.work import Task
+from talud.training import trial_runner
+from talud.training.checkpoint import TrialState
+from talud.training.trial_runner import TrialTask
 from talud.versions import training_code
 from training.test_study import make_project
 
@@ -85,7 +85,10 @@ def test_ctrl_c_leaves_no_open_run_and_no_process_and_the_study_goes_on(tmp_path
 
 
 def test_no_workers_are_none(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match="the number of workers is 0"), work.workers(0, make_project(tmp_path)):
+    with (
+        pytest.raises(ParamsError, match="the number of workers is 0"),
+        trial_runner.open_workers(0, make_project(tmp_path)),
+    ):
         pytest.fail("workers were had")
 
 
@@ -94,7 +97,7 @@ def test_fewer_gpus_than_workers_are_said(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", "")  # no nvidia-smi
     with (
         pytest.raises(ParamsError, match="is 3, but a trial needs a GPU of its own and CUDA gives this process 2"),
-        work.workers(3, make_project(tmp_path)),
+        trial_runner.open_workers(3, make_project(tmp_path)),
     ):
         pytest.fail("workers were had")
 
@@ -102,21 +105,23 @@ def test_fewer_gpus_than_workers_are_said(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_worker_of_other_training_code_or_without_the_project_is_named(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     code = training_code()
-    other = work._trouble(work.Place(project.root, None, "0 (data 1)"))
-    absent = work._trouble(work.Place(tmp_path / "elsewhere", None, code))
-    assert str(other) == f"has the training code of talud {code}, and this process that of 0 (data 1); install the same"
+    other = trial_runner._worker_problem(trial_runner.WorkerContext(project.root, None, "0 (data 1)"))
+    absent = trial_runner._worker_problem(trial_runner.WorkerContext(tmp_path / "elsewhere", None, code))
+    assert str(other) == (
+        f"has the training code of talud {code}, but this process has that of 0 (data 1); install the same version"
+    )
     assert str(absent).startswith(f"does not see {tmp_path / 'elsewhere'}")
 
 
 def test_a_trial_that_no_worker_survives_is_recorded_with_its_reason(tmp_path: Path) -> None:
-    from talud.training.search import choices, named
+    from talud.training.search import find_search, hyperparameter_sets
 
     project = make_project(tmp_path / "project", **CHANGES)
-    choice, _ = choices(named(project.params, "two"), 7)
+    hyperparameters, _ = hyperparameter_sets(find_search(project.params, "two"), 7)
     with Store.open(project.root, create=True).runs.study("both · two", {"band_set": "both", "study": "1"}) as parent:
-        task = Task(project, "both", choice, "a" * 32, 40, parent, {"band_set": "both"})
-        entry = work.failed(task, "3 workers in turn died of it")
+        task = TrialTask(project, "both", hyperparameters, "a" * 32, 40, parent, {"band_set": "both"})
+        entry = trial_runner.record_failure(task, "3 workers in turn died of it")
     run = MlflowClient(f"sqlite:///{project.root}/mlflow.db").get_run(entry.run_id)
-    assert (entry.failure, entry.state) == ("3 workers in turn died of it", State())
+    assert (entry.failure, entry.state) == ("3 workers in turn died of it", TrialState())
     assert run.info.status == "FAILED"
     assert "3 workers in turn died of it" in run.data.tags["error"]
