@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 
 from talud.engine.runtime import Model
 from talud.grid import Grid
-from talud.measurement.features import Features
+from talud.measurement.features import FeatureStatistics
 from talud.project import Project
 from talud.raster import Layout, writing_cog
 from talud.training import export
@@ -59,7 +59,7 @@ def write_params(root: Path, promotion: dict[str, object] | None = None, **areas
 
 
 def put_model(
-    project: Project, tiny_model: Path, threshold: float, features: Features | None = None, **changes: object
+    project: Project, tiny_model: Path, threshold: float, features: FeatureStatistics | None = None, **changes: object
 ) -> Path:
     """Put a model with another contract, which leaves nothing open, where training would put it."""
     band_set = next(iter(project.params.band_sets))

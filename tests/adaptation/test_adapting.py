@@ -21,7 +21,7 @@ from talud.engine.model_file import save, weights_digest
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError
 from talud.mapping.reader import open_stack
-from talud.measurement.features import measured
+from talud.measurement.features import measure_features
 from talud.measurement.samples import sample_windows
 from talud.metrics import confusion
 
@@ -80,7 +80,7 @@ def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     graph, contract = to_onnx(network), Model.load(tiny_model).contract
     home = np.stack([image[:, row : row + 64, column : column + 64] for row in CUTS for column in CUTS])
     path = tmp_path_factory.mktemp("adapted") / "3band.onnx"
-    save(graph, contract.replace(weights=weights_digest(graph)), path, measured(graph, home).to_metadata())
+    save(graph, contract.replace(weights=weights_digest(graph)), path, measure_features(graph, home).to_metadata())
     return Model.load(path)
 
 
@@ -212,7 +212,7 @@ def test_squares_are_drawn_alike_and_where_there_is_something(model: Model, tmp_
 
 def test_a_file_without_features_and_an_adapted_one_are_refused(model: Model, tiny_model: Path, tmp_path: Path) -> None:
     raster = write_stack(tmp_path / "basin.tif", shifted(scene(2)[0]))
-    with pytest.raises(ModelError, match="holds no statistics of its features"):
+    with pytest.raises(ModelError, match="holds no feature statistics"):
         adapt(Model.load(tiny_model), raster)
     made = adapt(model, raster)
     with pytest.raises(ModelError, match="was adapted to basin already"):

@@ -16,7 +16,7 @@ from talud import load_model
 from talud.cli.main import app
 from talud.errors import RegistryError
 from talud.evaluation import promotion
-from talud.measurement.features import measured
+from talud.measurement.features import measure_features
 from talud.registry import Store
 
 CUTS = range(0, 256, 64)
@@ -30,7 +30,7 @@ def test_an_adapted_version_has_its_origin_and_no_alias(
     rows, _ = np.indices((128, 128))
     write_area(project, "basin", rows % 10 == 0)
     home = np.stack([pixels(256, 256)[:, row : row + 64, column : column + 64] for row in CUTS for column in CUTS])
-    put_model(project, tiny_model, 0.5, measured(onnx.load(tiny_model), home))
+    put_model(project, tiny_model, 0.5, measure_features(onnx.load(tiny_model), home))
     assert promotion.register(project, "project").alias == "champion"
     raster = write_stack(tmp_path / "valley.tif", pixels(256, 256) * np.float32(0.8) + 20)
     monkeypatch.chdir(project.root)

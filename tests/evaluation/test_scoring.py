@@ -265,7 +265,7 @@ pixels = arrays.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 255]))
 
 @given(mapped=pixels, truth=pixels)
 def test_outcomes_and_tallies_count_each_pixel_once(mapped, truth):
-    outcome, tally = classify(mapped, truth), Assessment.of_classes(truth, mapped)
+    outcome, tally = classify(mapped, truth), Assessment.of_class_map(truth, mapped)
     counts = tally.confusion
     assert (outcome == Outcome.TRUE_POSITIVE).sum() == counts.tp == ((mapped == 1) & (truth == 1)).sum()
     assert (outcome == Outcome.FALSE_POSITIVE).sum() == counts.fp
@@ -273,6 +273,6 @@ def test_outcomes_and_tallies_count_each_pixel_once(mapped, truth):
     assert (outcome == Outcome.TRUE_NEGATIVE).sum() == counts.tn
     assert tally.pixels == (truth != 255).sum()
     assert tally.landslide_pixels == (truth == 1).sum()
-    both = Assessment.of_classes(truth[:2], mapped[:2]) + Assessment.of_classes(truth[2:], mapped[2:])
+    both = Assessment.of_class_map(truth[:2], mapped[:2]) + Assessment.of_class_map(truth[2:], mapped[2:])
     assert (both.confusion, both.pixels) == (counts, tally.pixels)
     assert (both.not_mapped, both.not_mapped_landslide) == (tally.not_mapped, tally.not_mapped_landslide)

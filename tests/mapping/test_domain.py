@@ -18,7 +18,7 @@ from talud.engine.runtime import Model
 from talud.errors import ModelError
 from talud.mapping.domain import FAR, LIKE, Distance, Verdict, lines, verdict
 from talud.mapping.reader import open_stack
-from talud.measurement.samples import BINS, band_differences, band_histogram
+from talud.measurement.samples import MAX_BINS, band_histogram, difference_histograms
 
 
 def learned(model: Model, values: np.ndarray, name: str = "red") -> BandContract:
@@ -52,7 +52,7 @@ def test_uniform_distributions_overlap_by_what_they_share(model: Model, part: fl
 def test_a_histogram_accounts_for_all_of_its_own_values(values: list[float]) -> None:
     pixels = np.array(values, np.float32)
     edges, shares = band_histogram(pixels)
-    assert len(edges) == len(shares) + 1 <= BINS + 1
+    assert len(edges) == len(shares) + 1 <= MAX_BINS + 1
     assert sum(shares) == pytest.approx(1)
     assert (edges[0], edges[-1]) == (pixels.min(), pixels.max())
     stated = {
@@ -67,8 +67,8 @@ def test_a_histogram_accounts_for_all_of_its_own_values(values: list[float]) -> 
 
 def test_bins_of_many_values_hold_equal_shares() -> None:
     shares = band_histogram(normal(320_000))[1]
-    assert len(shares) == BINS
-    assert np.allclose(shares, 1 / BINS, atol=1e-4)
+    assert len(shares) == MAX_BINS
+    assert np.allclose(shares, 1 / MAX_BINS, atol=1e-4)
     assert len(band_histogram(np.repeat(np.arange(5.0), 7))[1]) == 4  # of 8-bit water, say
 
 
@@ -152,14 +152,14 @@ def test_differences_are_of_neighbours_that_one_unit_makes_comparable() -> None:
     names = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")
     stack = np.random.default_rng(3).normal(size=(2, 40, 40, 7)).astype(np.float32)
     stack[0, :, :, 1] = np.nan
-    found = band_differences(stack, names)
+    found = difference_histograms(stack, names)
     assert [one.bands for one in found] == [("red", "green"), ("green", "blue"), ("vv_pre", "vv_post")]
     red_green = stack[1, ..., 0] - stack[1, ..., 1]
     assert found[0].edges[0] == red_green.min()
     assert found[0].edges[-1] == red_green.max()
     assert np.histogram(red_green, found[0].edges)[0] / 1600 == pytest.approx(found[0].shares)
     stack[..., 5] = np.nan
-    assert [one.bands for one in band_differences(stack, names)] == [("red", "green"), ("green", "blue")]
+    assert [one.bands for one in difference_histograms(stack, names)] == [("red", "green"), ("green", "blue")]
 
 
 def hued(model: Model) -> Contract:

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from talud.errors import ModelError
-from talud.measurement.features import METADATA_KEY, Features, aligned, convolutions, measured
+from talud.measurement.features import METADATA_KEY, FeatureStatistics, align_features, convolutions, measure_features
 
 MEAN, DEVIATION = np.array([90, 110, 70], np.float32), np.array([30, 40, 20], np.float32)
 
@@ -44,7 +44,7 @@ def test_the_moments_are_those_that_keras_gives(
     network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray
 ) -> None:
     model, graph = network
-    found = measured(graph, squares)
+    found = measure_features(graph, squares)
     first = model.get_layer("encoder_0_first")
     scaled = (np.moveaxis(squares, 1, -1) - MEAN) / DEVIATION
     kernel, bias = first.get_weights()
@@ -60,8 +60,8 @@ def test_where_nothing_differs_nothing_changes(
     network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray
 ) -> None:
     _, graph = network
-    home = measured(graph, squares)
-    same = aligned(graph, home, measured(graph, squares, home, [True] * 3), [True] * 3)
+    home = measure_features(graph, squares)
+    same = align_features(graph, home, measure_features(graph, squares, home, [True] * 3), [True] * 3)
     np.testing.assert_allclose(run(same, squares), run(graph, squares), atol=1e-5)
 
 
@@ -69,15 +69,15 @@ def test_a_gain_and_an_offset_of_each_band_are_undone(
     network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray
 ) -> None:
     _, graph = network
-    home = measured(graph, squares)
+    home = measure_features(graph, squares)
     gain, offset = np.reshape([2.5, 0.6, 1.3], (3, 1, 1)), np.reshape([-25, 40, 3], (3, 1, 1))
     shifted = (gain * squares + offset).astype(np.float32)
-    adapted = aligned(graph, home, measured(graph, shifted, home, [True] * 3), [True] * 3)
+    adapted = align_features(graph, home, measure_features(graph, shifted, home, [True] * 3), [True] * 3)
     assert np.abs(run(graph, shifted) - run(graph, squares)).max() > 0.1
     np.testing.assert_allclose(run(adapted, shifted), run(graph, squares), atol=1e-4)
     shifted[:, 0] = squares[:, 0]
     some = [False, True, True]
-    adapted = aligned(graph, home, measured(graph, shifted, home, some), some)
+    adapted = align_features(graph, home, measure_features(graph, shifted, home, some), some)
     np.testing.assert_allclose(run(adapted, shifted), run(graph, squares), atol=1e-4)
 
 
@@ -85,10 +85,10 @@ def test_features_become_those_of_home_where_more_than_the_light_differs(
     network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray
 ) -> None:
     _, graph = network
-    home = measured(graph, squares)
+    home = measure_features(graph, squares)
     other = np.roll(squares, 1, axis=1) + np.random.default_rng(2).normal(0, 15, squares.shape).astype(np.float32)
-    adapted = aligned(graph, home, measured(graph, other, home), [False] * 3)
-    found = measured(adapted, other)
+    adapted = align_features(graph, home, measure_features(graph, other, home), [False] * 3)
+    found = measure_features(adapted, other)
     for name in set(home.means) - {"stack"}:
         np.testing.assert_allclose(
             found.means[name], home.means[name], atol=1e-3 + 1e-2 * np.abs(home.means[name]).max()
@@ -97,12 +97,12 @@ def test_features_become_those_of_home_where_more_than_the_light_differs(
 
 def test_half_of_the_way_lies_between(network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray) -> None:
     _, graph = network
-    home = measured(graph, squares)
-    there = measured(graph, (squares * 1.5).astype(np.float32), home)
-    half = home.between(there, 0.5)
+    home = measure_features(graph, squares)
+    there = measure_features(graph, (squares * 1.5).astype(np.float32), home)
+    half = home.interpolate(there, 0.5)
     for name in home.means:
         np.testing.assert_allclose(half.means[name], (home.means[name] + there.means[name]) / 2, rtol=1e-5)
-    assert home.between(there, 0.0).means.keys() == home.means.keys()
+    assert home.interpolate(there, 0.0).means.keys() == home.means.keys()
 
 
 def test_a_file_gives_back_what_it_was_given(
@@ -110,10 +110,10 @@ def test_a_file_gives_back_what_it_was_given(
 ) -> None:
     graph = onnx.ModelProto()
     graph.CopyFrom(network[1])
-    home = measured(graph, squares)
+    home = measure_features(graph, squares)
     onnx.helper.set_model_props(graph, home.to_metadata())
     onnx.save(graph, tmp_path / "model.onnx")
-    read = Features.of(onnx.load(tmp_path / "model.onnx"))
+    read = FeatureStatistics.of(onnx.load(tmp_path / "model.onnx"))
     for name in home.means:
         assert np.array_equal(read.means[name], home.means[name])
         assert np.array_equal(read.variances[name], home.variances[name])
@@ -123,17 +123,17 @@ def test_a_file_gives_back_what_it_was_given(
 def test_what_is_missing_or_damaged_is_said(network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray) -> None:
     graph = onnx.ModelProto()
     graph.CopyFrom(network[1])
-    with pytest.raises(ModelError, match="of late"):
-        Features.of(graph)
-    whole = measured(graph, squares)
+    with pytest.raises(ModelError, match="train the model again"):
+        FeatureStatistics.of(graph)
+    whole = measure_features(graph, squares)
     first = convolutions(graph)[0].output[0]
-    fewer = Features(32, {name: part for name, part in whole.means.items() if name != first}, whole.variances)
-    negative = Features(32, whole.means, {**whole.variances, first: -whole.variances[first]})
+    fewer = FeatureStatistics(32, {name: part for name, part in whole.means.items() if name != first}, whole.variances)
+    negative = FeatureStatistics(32, whole.means, {**whole.variances, first: -whole.variances[first]})
     for text in ("", "[]", '{"means": {}}', '{"means": 3, "variances": 4}', '{"means": {"a": "?"}, "variances": {}}'):
         onnx.helper.set_model_props(graph, {METADATA_KEY: text})
-        with pytest.raises(ModelError, match="statistics of features"):
-            Features.of(graph)
+        with pytest.raises(ModelError, match="feature statistics"):
+            FeatureStatistics.of(graph)
     for wrong in (fewer, negative):
         onnx.helper.set_model_props(graph, wrong.to_metadata())
-        with pytest.raises(ModelError, match="statistics of features"):
-            Features.of(graph)
+        with pytest.raises(ModelError, match="feature statistics"):
+            FeatureStatistics.of(graph)

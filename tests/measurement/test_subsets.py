@@ -183,7 +183,7 @@ def test_subsets_are_measured_on_the_same_pixels_and_supported_where_learned_and
     raster = write_stack(tmp_path / "s.tif", stack, BANDS)
     mask = write_stack(tmp_path / "m.tif", truth[np.newaxis].astype(np.float32), ("landslide",))
     sites = [Site("here", raster, mask, SplitOptions(), seed=0)]
-    found = subsets.measured(model, sites, (TERRAIN, SAR), 0.1, part=None)
+    found = subsets.score_subsets(model, sites, (TERRAIN, SAR), 0.1, part=None)
     assert [one.groups for one in found] == ALL
     for one in found:
         alone = np.full_like(stack, np.nan)
@@ -193,9 +193,9 @@ def test_subsets_are_measured_on_the_same_pixels_and_supported_where_learned_and
         counts = confusion(model.probability(alone)[7:] >= 0.5, truth[7:])
         assert (one.precision, one.recall, one.f1) == (counts.precision, counts.recall, counts.f1)
         assert one.supported == (OPTICAL in one.groups and one.f1 >= found[0].f1 - 0.1)
-    none = subsets.measured(model, sites, (), 1, part=None)
+    none = subsets.score_subsets(model, sites, (), 1, part=None)
     assert [one.groups for one in none if one.supported] == [(OPTICAL, TERRAIN, SAR)]
-    assert subsets.required(none) == (OPTICAL, TERRAIN, SAR)
+    assert subsets.required_groups(none) == (OPTICAL, TERRAIN, SAR)
 
 
 def with_subsets(model: Model, *supported: tuple[Group, ...]) -> Contract:

@@ -28,8 +28,8 @@ from talud.engine.symmetry import SYMMETRIES
 from talud.errors import MismatchError, ModelError
 from talud.mapping.reader import StackReader, frugal, open_stack
 from talud.measurement import features
-from talud.measurement.features import Features
-from talud.measurement.samples import LEAST_MAPPED_SHARE, sample_windows
+from talud.measurement.features import FeatureStatistics
+from talud.measurement.samples import MIN_MAPPED_SHARE, sample_windows
 from talud.metrics import Confusion
 
 LIT = (Group.OPTICAL, Group.SAR)  # what light, air and instrument change; terrain is the same everywhere
@@ -80,10 +80,10 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
     lit = [band.group in LIT for band in model.contract.input.bands]
     with frugal(), open_stack(raster, model.contract) as stack:
         sample, provenance = _sample(stack, home.side, lit, raster), stack.info.provenance
-    there = features.measured(graph, sample, home, lit)
+    there = features.measure_features(graph, sample, home, lit)
     before = agreement(model, sample)
     tried = [
-        _moved(model, features.aligned(graph, home, home.between(there, share), lit), share, sample)
+        _moved(model, features.align_features(graph, home, home.interpolate(there, share), lit), share, sample)
         for share in ((strength,) if strength else STRENGTHS)
     ]
     made = _chosen(tried, before)
@@ -109,7 +109,7 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
     return Adapted(made.graph, made.contract.replace(adapted=adaptation))
 
 
-def _adaptable(model: Model) -> tuple[onnx.ModelProto, Features]:
+def _adaptable(model: Model) -> tuple[onnx.ModelProto, FeatureStatistics]:
     """Return the graph of a model, and the features of its training areas.
 
     Raises:
@@ -125,7 +125,7 @@ def _adaptable(model: Model) -> tuple[onnx.ModelProto, Features]:
         )
     graph = parsed(model.path.read_bytes())
     try:
-        home = Features.of(graph)
+        home = FeatureStatistics.of(graph)
     except ModelError as error:
         raise ModelError(f"{model.path}: {error}") from error
     del graph.metadata_props[:]
@@ -149,7 +149,7 @@ def _sample(stack: StackReader, side: int, lit: Sequence[bool], raster: str | Pa
     if len(found) < FEWEST:
         raise MismatchError(
             f"{raster}: no model is adapted to it: it has {len(found)} squares of {side} pixels of which "
-            f"{LEAST_MAPPED_SHARE:.0%} can be mapped, fewer than the {FEWEST} that stand for an area; take a larger "
+            f"{MIN_MAPPED_SHARE:.0%} can be mapped, fewer than the {FEWEST} that stand for an area; take a larger "
             "part of it"
         )
     return found

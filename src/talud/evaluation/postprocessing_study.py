@@ -255,7 +255,7 @@ class _Found:
     objects: ObjectTally = field(default_factory=ObjectTally)
 
     def add(self, mapped: NDArray[np.uint8], view: View, block: int) -> None:
-        self.blocks += [Assessment.of_classes(view.truth[at], mapped[at]) for at in _blocks(mapped.shape, block)]
+        self.blocks += [Assessment.of_class_map(view.truth[at], mapped[at]) for at in _blocks(mapped.shape, block)]
         self.objects += ObjectTally.of(mapped, view.truth, view.context.pixel_area)
 
     @property
@@ -274,7 +274,7 @@ def _judged(views: Iterable[View], threshold: float, options: Postprocessing) ->
     parts, objects = [], ObjectTally()
     for view in views:
         mapped = postprocessed(view.probability, threshold, options, view.context)
-        parts.append(Assessment.of_classes(view.truth, mapped))
+        parts.append(Assessment.of_class_map(view.truth, mapped))
         objects += ObjectTally.of(mapped, view.truth, view.context.pixel_area)
     return Choice(
         options=options,

@@ -25,7 +25,7 @@ from talud.errors import StudyError
 from talud.evaluation.results import read_table
 from talud.evaluation.scores import SiteScores, Subject, assess_area, labelled_sites, pixels_of
 from talud.files import replacing
-from talud.measurement.sites import Site, assess, histogram, labelled_windows
+from talud.measurement.sites import Site, assess, labelled_windows, probability_histogram
 from talud.metrics import LANDSLIDE, UNKNOWN, best_threshold, lack_of_skill
 from talud.params import Params, Search
 from talud.progress import Progress, tracked
@@ -108,7 +108,7 @@ def fit(project: Project, band_set: str) -> Forest:
     forest = Forest(bands, RandomForestClassifier(TREES, min_samples_leaf=LEAF, random_state=seed, n_jobs=-1))
     forest.classifier.fit(values, landslide)
     validation = (labelled_windows(site, site.windows("validation"), _ForestMap(forest, site)) for site in sites)
-    return replace(forest, threshold=best_threshold(histogram(chain.from_iterable(validation))))
+    return replace(forest, threshold=best_threshold(probability_histogram(chain.from_iterable(validation))))
 
 
 def _training_sites(project: Project) -> list[Site]:

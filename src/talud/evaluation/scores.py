@@ -336,7 +336,7 @@ def _scored_map(
             for found in labelled_windows(site, windows, ProbabilityMap.of(folder)):
                 mapped = at_threshold(found.probabilities[0], threshold)
                 writer.write(classify(mapped, found.truth), 1, window=found.window)
-                yield found.assessed([threshold])[0]
+                yield found.assess([threshold])[0]
 
 
 def _common_grid(mask: DatasetReader, *maps: DatasetReader) -> Grid:

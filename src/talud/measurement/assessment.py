@@ -44,7 +44,7 @@ class Assessment:
         return cls._counted(truth, at_threshold(probability, threshold), histogram)
 
     @classmethod
-    def of_classes(cls, truth: NDArray[np.uint8], classes: NDArray[np.uint8]) -> Assessment:
+    def of_class_map(cls, truth: NDArray[np.uint8], classes: NDArray[np.uint8]) -> Assessment:
         """Count a window of a class map (1 landslide, 0 background, 255 not mapped) as one block."""
         return cls._counted(truth, classes, ThresholdHistogram())
 

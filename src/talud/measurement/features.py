@@ -1,11 +1,11 @@
-"""Features of a network in an area, and their alignment to those of the training areas.
+"""Feature statistics of a network, and their alignment to another area.
 
-Another light, another sensor, another season change what a network computes at every layer. Mean and variance of each
-band that they change are made, by the constants that scale it, what they were at home; and after each convolution mean
-and variance of each channel, layer after layer, since what a layer sees depends on those before it (adaptive batch
-normalisation: Li, Wang, Shi, Hou and Liu, 2018, Pattern Recognition 80; here for networks whose normalisation is part
-of their convolutions, or that never had one). A convolution and a normalisation of its output are one convolution, so
-the network that results has the form, the reach and the cost of the old one.
+A change of light, sensor or season changes the activations of every layer. The alignment restores the mean and the
+variance of the training areas: of each changed band through the constants that scale it, and of each channel after each
+convolution. It goes layer by layer, since the input of a layer depends on the layers before it (adaptive batch
+normalisation: Li, Wang, Shi, Hou and Liu, 2018, Pattern Recognition 80; here for networks whose normalisation is folded
+into their convolutions, or that have none). A convolution followed by a normalisation is again one convolution, so
+the aligned network has the structure, the receptive field and the cost of the original.
 """
 
 from __future__ import annotations
@@ -25,143 +25,158 @@ from onnx import TensorProto, helper, numpy_helper
 from talud.errors import ModelError
 
 METADATA_KEY = "talud.features"
-_FLOOR = 1e-3  # added to each variance, so that a channel that is nearly constant is not blown up
-_FORM = "<f4"
+# Added to each variance, so that an almost constant channel is not amplified.
+_VARIANCE_OFFSET = 1e-3
+_STORED_DTYPE = "<f4"
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Features:
-    """Mean and variance of each band, and of what each convolution but the last gives, before its ReLU.
+class FeatureStatistics:
+    """Mean and variance of each band and of each convolution's output.
+
+    Outputs are taken before the ReLU. The last convolution, whose output is the logit, is not included.
 
     Attributes:
-        side: of the squares that they are over, in pixels.
-        means: (channels,) by the name of a convolution's output, over all pixels, of which those that are invalid carry
-            no signal; and under the network's input, (bands,), over the valid pixels.
-        variances: likewise.
+        side: side in pixels of the windows that were measured.
+        means: name of a convolution's output → mean of each channel, (channels,), over all pixels (invalid ones enter
+            the network as zeros); name of the network's input → mean of each band, (bands,), over the valid pixels.
+        variances: variances, in the same form.
     """
 
     side: int
     means: dict[str, Floats]
     variances: dict[str, Floats]
 
-    def between(self, other: Features, strength: float) -> Features:
-        """Interpolate between these features and others by a share."""
+    def interpolate(self, other: FeatureStatistics, strength: float) -> FeatureStatistics:
+        """Interpolate linearly: these statistics at strength 0, the others at 1."""
 
-        def on_the_way(here: dict[str, Floats], there: dict[str, Floats]) -> dict[str, Floats]:
-            return {name: (1 - strength) * here[name] + strength * there[name] for name in here}
+        def mix(ours: dict[str, Floats], theirs: dict[str, Floats]) -> dict[str, Floats]:
+            return {name: (1 - strength) * ours[name] + strength * theirs[name] for name in ours}
 
-        return Features(self.side, on_the_way(self.means, other.means), on_the_way(self.variances, other.variances))
+        return FeatureStatistics(self.side, mix(self.means, other.means), mix(self.variances, other.variances))
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the metadata entry of a model file, in float32."""
+        """Serialise as a metadata entry of a model file, in float32."""
 
-        def text(values: dict[str, Floats]) -> dict[str, str]:
-            return {name: base64.b64encode(part.astype(_FORM).tobytes()).decode() for name, part in values.items()}
+        def encode(values: Floats) -> str:
+            return base64.b64encode(values.astype(_STORED_DTYPE).tobytes()).decode()
 
-        held = {"side": self.side, "means": text(self.means), "variances": text(self.variances)}
-        return {METADATA_KEY: json.dumps(held)}
+        means, variances = (
+            {name: encode(values) for name, values in part.items()} for part in (self.means, self.variances)
+        )
+        return {METADATA_KEY: json.dumps({"side": self.side, "means": means, "variances": variances})}
 
     @classmethod
     def of(cls, graph: onnx.ModelProto) -> Self:
-        """Read the features of the training areas from a model file.
+        """Read the statistics of the training areas from a model file.
 
         Raises:
-            ModelError: it holds none, or not those of its own convolutions.
+            ModelError: the file holds none, or they do not fit the network.
         """
-        held = {entry.key: entry.value for entry in graph.metadata_props}.get(METADATA_KEY)
-        if held is None:
-            raise ModelError("holds no statistics of its features; take a file that talud train has made of late")
+        entry = {entry.key: entry.value for entry in graph.metadata_props}.get(METADATA_KEY)
+        if entry is None:
+            raise ModelError("holds no feature statistics; train the model again with this version of talud")
         try:
-            said = json.loads(held)
+            stored = json.loads(entry)
             means, variances = (
-                {name: np.frombuffer(base64.b64decode(part), _FORM) for name, part in said[key].items()}
+                {name: np.frombuffer(base64.b64decode(part), _STORED_DTYPE) for name, part in stored[key].items()}
                 for key in ("means", "variances")
             )
-            found = cls(int(said["side"]), means, variances)
+            statistics = cls(int(stored["side"]), means, variances)
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError("its statistics of features are damaged; export it again") from error
+            raise ModelError("has damaged feature statistics; export it again") from error
         bands = graph.graph.input[0]
         widths = {bands.name: bands.type.tensor_type.shape.dim[1].dim_value}
         widths |= {node.output[0]: len(_constant(graph, node.input[2])) for node in convolutions(graph)}
-        for values in (found.means, found.variances):
-            whole = all(np.isfinite(part).all() for part in values.values())
-            if not whole or {name: len(part) for name, part in values.items()} != widths:
-                raise ModelError("its statistics of features are not those of its layers; export it again")
-        if found.side < 1 or any((part < 0).any() for part in found.variances.values()):
-            raise ModelError("its statistics of features are no statistics; export it again")
-        return found
+        for values in (statistics.means, statistics.variances):
+            finite = all(np.isfinite(part).all() for part in values.values())
+            if not finite or {name: len(part) for name, part in values.items()} != widths:
+                raise ModelError("has feature statistics that do not fit its layers; export it again")
+        if statistics.side < 1 or any((part < 0).any() for part in statistics.variances.values()):
+            raise ModelError("has feature statistics with impossible values; export it again")
+        return statistics
 
 
 def convolutions(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Return the convolutions of a network in order, without the last one."""
+    """Return the convolutions of a network in order, except the last."""
     return [node for node in graph.graph.node if node.op_type == "Conv"][:-1]
 
 
-def measured(
-    graph: onnx.ModelProto, squares: Floats, like: Features | None = None, lit: Sequence[bool] = ()
-) -> Features:
-    """Measure the features of a network over some squares.
+def measure_features(
+    graph: onnx.ModelProto,
+    squares: Floats,
+    target: FeatureStatistics | None = None,
+    radiometric_bands: Sequence[bool] = (),
+) -> FeatureStatistics:
+    """Measure the feature statistics of a network on windows.
 
     Args:
-        graph: of a model file whose convolutions have a bias.
-        squares: in physical units, NaN where invalid; (squares, bands, side, side), multiples of the alignment.
-        like: features as which each layer's are made, before the next layer sees them; default: they are left alone.
-        lit: which bands are made so too; default: none.
+        graph: model file whose convolutions have a bias.
+        squares: windows in physical units, NaN where invalid; (windows, bands, side, side), where side is a multiple of
+            the alignment.
+        target: statistics to which each layer's output is normalised before the next layer reads it. Default: outputs
+            are passed on unchanged.
+        radiometric_bands: flag of each band that is normalised to the target too. Default: none.
 
     Raises:
-        ModelError: the network does not scale its bands as talud's do.
+        ModelError: the network does not scale its bands by a mean and a deviation.
     """
-    stack, bands = graph.graph.input[0].name, _of_bands(squares)
-    probe = _scaled(graph, like, bands, lit) if like else _copy(graph)
+    stack, bands = graph.graph.input[0].name, _band_moments(squares)
+    probe = _rescale_bands(graph, target, bands, radiometric_bands) if target else _copy(graph)
     chosen = {node.output[0] for node in convolutions(graph)}
     nodes: list[onnx.NodeProto] = []
     for node in probe.graph.node:
         nodes.append(node)
         if node.op_type == "Conv" and node.output[0] in chosen:
             name = node.output[0]
-            node.output[0] = f"{name}_found"
+            node.output[0] = f"{name}_raw"
             nodes += _moments(name)
-            nodes += _normalisation(probe, name, like) if like else [_node("Identity", [f"{name}_found"], name)]
+            nodes += _normalisation(probe, name, target) if target else [_node("Identity", [f"{name}_raw"], name)]
     del probe.graph.node[:]
     probe.graph.node.extend(nodes)
     probe.graph.initializer.extend(
         [
             numpy_helper.from_array(np.array([0, 2, 3], np.int64), "over"),
-            numpy_helper.from_array(np.array(_FLOOR, np.float32), "floor"),
+            numpy_helper.from_array(np.array(_VARIANCE_OFFSET, np.float32), "offset"),
         ]
     )
     names = sorted(chosen)
-    wanted = [f"{name}_{moment}" for moment in ("mean", "variance") for name in names]
-    probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
+    outputs = [f"{name}_{moment}" for moment in ("mean", "variance") for name in names]
+    probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found = [values.ravel() for values in session.run(wanted, {stack: squares})]
-    means, variances = (dict(zip(names, part, strict=True)) for part in (found[: len(names)], found[len(names) :]))
-    return Features(squares.shape[-1], {stack: bands[0], **means}, {stack: bands[1], **variances})
+    moments = [values.ravel() for values in session.run(outputs, {stack: squares})]
+    means, variances = (dict(zip(names, part, strict=True)) for part in (moments[: len(names)], moments[len(names) :]))
+    return FeatureStatistics(squares.shape[-1], {stack: bands[0], **means}, {stack: bands[1], **variances})
 
 
-def aligned(graph: onnx.ModelProto, home: Features, there: Features, lit: Sequence[bool]) -> onnx.ModelProto:
+def align_features(
+    graph: onnx.ModelProto,
+    reference: FeatureStatistics,
+    observed: FeatureStatistics,
+    radiometric_bands: Sequence[bool],
+) -> onnx.ModelProto:
     """Align the features of a network in a new area to those of its training areas.
 
     Args:
-        graph: of a model file.
-        home: the features of its training area.
-        there: what `measured` found in the new area with those of home as `like`, or what lies between.
-        lit: which bands are scaled anew, as there.
+        graph: model file.
+        reference: statistics of the training areas.
+        observed: statistics of the new area, measured with the reference as target, or interpolated between both.
+        radiometric_bands: flag of each band that is rescaled; the same as in the measurement.
 
     Raises:
-        ModelError: the network does not scale its bands as talud's do.
+        ModelError: the network does not scale its bands by a mean and a deviation.
     """
     stack = graph.graph.input[0].name
-    result = _scaled(graph, home, (there.means[stack], there.variances[stack]), lit)
+    result = _rescale_bands(graph, reference, (observed.means[stack], observed.variances[stack]), radiometric_bands)
     constants = {constant.name: constant for constant in result.graph.initializer}
     for node in convolutions(result):
         name, kernel, bias = node.output[0], *(_constant(graph, part) for part in node.input[1:3])
-        gain = np.sqrt((home.variances[name] + _FLOOR) / (there.variances[name] + _FLOOR))
-        moved = (bias - there.means[name]) * gain + home.means[name]
+        gain = np.sqrt((reference.variances[name] + _VARIANCE_OFFSET) / (observed.variances[name] + _VARIANCE_OFFSET))
+        moved = (bias - observed.means[name]) * gain + reference.means[name]
         for part, values in ((node.input[1], kernel * gain[:, None, None, None]), (node.input[2], moved)):
             constants[part].CopyFrom(numpy_helper.from_array(values.astype(np.float32), part))
     return result
@@ -173,30 +188,34 @@ def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _of_bands(squares: Floats) -> tuple[Floats, Floats]:
-    """Mean and variance of each band over its valid pixels, (bands,) each; 0 of one that has none."""
+def _band_moments(squares: Floats) -> tuple[Floats, Floats]:
+    """Return mean and variance, (bands,) each, over valid pixels; 0 if there are none."""
     valid = [band[np.isfinite(band)].astype(np.float64) for band in np.moveaxis(squares, 1, 0)]
     moments = [(band.mean(), band.var()) if band.size else (0.0, 0.0) for band in valid]
     mean, variance = np.array(moments, np.float32).T
     return mean, variance
 
 
-def _scaled(
-    graph: onnx.ModelProto, home: Features, there: tuple[Floats, Floats], lit: Sequence[bool]
+def _rescale_bands(
+    graph: onnx.ModelProto,
+    reference: FeatureStatistics,
+    observed: tuple[Floats, Floats],
+    radiometric_bands: Sequence[bool],
 ) -> onnx.ModelProto:
-    """Scale some bands of an area to their means and variances in the training areas.
+    """Give some bands of an area the mean and variance of the training areas.
 
-    Of (x - mean) / deviation, in which x becomes (x - mean there) * gain + mean at home.
+    The network scales a band as (x - mean) / deviation. Here x is replaced by (x - observed mean) * gain + reference
+    mean, which changes only the two constants.
     """
     result = _copy(graph)
     constants = {constant.name: constant for constant in result.graph.initializer}
     if not {"mean", "deviation"} <= constants.keys():
-        raise ModelError("does not scale its bands by a mean and a deviation, as talud's networks do")
+        raise ModelError("does not scale its bands by a mean and a deviation; train it with talud")
     stack = graph.graph.input[0].name
     mean, deviation = (numpy_helper.to_array(constants[name]).ravel() for name in ("mean", "deviation"))
-    changed = np.array(lit or [False] * len(mean)) & (there[1] > 0) & (home.variances[stack] > 0)
-    width = np.sqrt(np.divide(there[1], home.variances[stack], out=np.ones_like(mean), where=changed))
-    moved = np.where(changed, there[0] - (home.means[stack] - mean) * width, mean)
+    changed = np.array(radiometric_bands or [False] * len(mean)) & (observed[1] > 0) & (reference.variances[stack] > 0)
+    width = np.sqrt(np.divide(observed[1], reference.variances[stack], out=np.ones_like(mean), where=changed))
+    moved = np.where(changed, observed[0] - (reference.means[stack] - mean) * width, mean)
     for name, values in (("mean", moved), ("deviation", deviation * width)):
         shaped = np.reshape(values, (1, -1, 1, 1)).astype(np.float32)
         constants[name].CopyFrom(numpy_helper.from_array(shaped, name))
@@ -204,27 +223,27 @@ def _scaled(
 
 
 def _moments(name: str) -> list[onnx.NodeProto]:
-    """Mean and variance of each channel of a convolution's output."""
+    """Return nodes for mean and variance of each channel of a convolution's output."""
     return [
-        _node("ReduceMean", [f"{name}_found", "over"], f"{name}_mean", keepdims=1),
-        _node("Sub", [f"{name}_found", f"{name}_mean"], f"{name}_centred"),
+        _node("ReduceMean", [f"{name}_raw", "over"], f"{name}_mean", keepdims=1),
+        _node("Sub", [f"{name}_raw", f"{name}_mean"], f"{name}_centred"),
         _node("Mul", [f"{name}_centred", f"{name}_centred"], f"{name}_square"),
         _node("ReduceMean", [f"{name}_square", "over"], f"{name}_variance", keepdims=1),
     ]
 
 
-def _normalisation(probe: onnx.ModelProto, name: str, like: Features) -> list[onnx.NodeProto]:
-    """Make a convolution's output have the mean and variance of other features."""
-    deviation = np.sqrt(like.variances[name] + _FLOOR)
-    for suffix, values in (("home", like.means[name]), ("width", deviation)):
+def _normalisation(probe: onnx.ModelProto, name: str, target: FeatureStatistics) -> list[onnx.NodeProto]:
+    """Return nodes that normalise a convolution's output to the target statistics."""
+    deviation = np.sqrt(target.variances[name] + _VARIANCE_OFFSET)
+    for suffix, values in (("target", target.means[name]), ("width", deviation)):
         shaped = np.reshape(values, (1, -1, 1, 1)).astype(np.float32)
         probe.graph.initializer.append(numpy_helper.from_array(shaped, f"{name}_{suffix}"))
     return [
-        _node("Add", [f"{name}_variance", "floor"], f"{name}_raised"),
+        _node("Add", [f"{name}_variance", "offset"], f"{name}_raised"),
         _node("Sqrt", [f"{name}_raised"], f"{name}_deviation"),
         _node("Div", [f"{name}_centred", f"{name}_deviation"], f"{name}_standard"),
         _node("Mul", [f"{name}_standard", f"{name}_width"], f"{name}_scaled"),
-        _node("Add", [f"{name}_scaled", f"{name}_home"], name),
+        _node("Add", [f"{name}_scaled", f"{name}_target"], name),
     ]
 
 

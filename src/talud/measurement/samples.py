@@ -15,9 +15,9 @@ from talud.engine import coverage
 from talud.mapping.domain import count_bins
 from talud.mapping.reader import StackReader
 
-SAMPLE_PIXELS = 1 << 20  # of all squares together, at most
-LEAST_MAPPED_SHARE = 0.75  # of a square
-BINS = 32  # of a training histogram, at most
+MAX_SAMPLE_PIXELS = 1 << 20  # of all squares together, at most
+MIN_MAPPED_SHARE = 0.75  # of a square
+MAX_BINS = 32  # of a training histogram, at most
 
 
 def sample_windows(stack: StackReader, windows: Sequence[Window], side: int) -> NDArray[np.float32]:
@@ -31,7 +31,7 @@ def sample_windows(stack: StackReader, windows: Sequence[Window], side: int) -> 
         side: side of a square in pixels.
 
     Returns:
-        (squares, bands, side, side), in contract order, NaN where invalid; at most `SAMPLE_PIXELS` pixels, and none
+        (squares, bands, side, side), in contract order, NaN where invalid; at most `MAX_SAMPLE_PIXELS` pixels, and none
         where nothing fits.
 
     Raises:
@@ -45,9 +45,9 @@ def sample_windows(stack: StackReader, windows: Sequence[Window], side: int) -> 
         for name, hidden in stack.shades(window).items():
             of = [one.group is SHADES[name] for one in stack.contract.input.bands]
             values[np.ix_(of)] = np.where(hidden, np.float32(np.nan), values[np.ix_(of)])
-        if (coverage.blocked(values, stack.contract) == 0).mean() >= LEAST_MAPPED_SHARE:
+        if (coverage.blocked(values, stack.contract) == 0).mean() >= MIN_MAPPED_SHARE:
             found.append(values)
-        if (len(found) + 1) * side**2 > SAMPLE_PIXELS:
+        if (len(found) + 1) * side**2 > MAX_SAMPLE_PIXELS:
             break
     return np.stack(found) if found else np.empty((0, len(stack.contract.input.bands), side, side), np.float32)
 
@@ -62,14 +62,14 @@ def band_histogram(values: NDArray[np.floating]) -> tuple[tuple[float, ...], tup
         Edges, from the lowest value to the highest, at most 33; the share of the values in each bin, which holds its
         lower edge, the last one both. Fewer bins where values repeat; one of no width where all are equal.
     """
-    quantiles = np.quantile(values, np.linspace(0, 1, BINS + 1), method="lower")
+    quantiles = np.quantile(values, np.linspace(0, 1, MAX_BINS + 1), method="lower")
     edges = np.unique(quantiles.astype(np.float64))
     edges = edges if len(edges) > 1 else np.repeat(edges, 2)
     shares = count_bins(values, tuple(edges)) / values.size
     return tuple(edges.tolist()), tuple(shares.tolist())
 
 
-def band_differences(stack: NDArray[np.float32], bands: Sequence[str]) -> tuple[Difference, ...]:
+def difference_histograms(stack: NDArray[np.float32], bands: Sequence[str]) -> tuple[Difference, ...]:
     """Return the histograms of differences of neighbouring bands of one unit: optical bands, and SAR bands.
 
     Args:

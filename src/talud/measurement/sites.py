@@ -112,7 +112,7 @@ class Site:
             return any((mask.read(1, window=window) != UNKNOWN).any() for window in Grid.of(mask).windows(BLOCK))
 
     @contextmanager
-    def truths(self) -> Iterator[Callable[[Window], NDArray[np.uint8]]]:
+    def open_truth(self) -> Iterator[Callable[[Window], NDArray[np.uint8]]]:
         """Open the truth: a function that reads a window of it, 1 landslide, 0 background, 255 unknown.
 
         Raises:
@@ -151,9 +151,7 @@ class Site:
         return read(self.stack, self.mask, bands, chosen, self.split, self.seed, optional)
 
 
-def joined_patches(
-    sites: Iterable[Site], bands: Sequence[str], part: Part, optional: Collection[Group] = ()
-) -> Patches:
+def join_patches(sites: Iterable[Site], bands: Sequence[str], part: Part, optional: Collection[Group] = ()) -> Patches:
     """Cut the patches of a part of several sites, one site after the other."""
     return Patches.joined([site.patches(bands, part, optional) for site in sites])
 
@@ -204,7 +202,7 @@ class FolderSite:
         return [Window(0, side * number, side, side) for number in range(len(self.folder.pairs))]
 
     @contextmanager
-    def truths(self) -> Iterator[Callable[[Window], NDArray[np.uint8]]]:
+    def open_truth(self) -> Iterator[Callable[[Window], NDArray[np.uint8]]]:
         """Return a function that reads the truth of a patch: 1 landslide, 0 background, 255 unknown."""
         yield lambda window: self._read(window)[1]
 
@@ -269,7 +267,7 @@ class LabelledWindow:
         """Return the pixels that every model maps."""
         return np.asarray(np.isfinite(np.stack(self.probabilities)).all(axis=0))
 
-    def assessed(self, thresholds: Sequence[float]) -> tuple[Assessment, ...]:
+    def assess(self, thresholds: Sequence[float]) -> tuple[Assessment, ...]:
         """Count each model, at its threshold, on the pixels that every model maps."""
         valid = self.valid
         return tuple(
@@ -296,7 +294,7 @@ def labelled_windows(
         ModelError: a network fails.
     """
     # The mask is opened first and closed last, even if the caller stops early: rasterio's environments are nested.
-    with site.truths() as truth, ExitStack() as opened:
+    with site.open_truth() as truth, ExitStack() as opened:
         answers = [opened.enter_context(closing(_probabilities(model, site, windows))) for model in models]
         for window, *probabilities in zip(windows, *answers, strict=True):
             yield LabelledWindow(window, truth(window), tuple(probabilities))
@@ -334,11 +332,11 @@ def assess(windows: Iterable[LabelledWindow], thresholds: Sequence[float]) -> tu
         windows: disjoint windows with the probabilities of the same models.
         thresholds: least probability that each model maps as landslide.
     """
-    counted = [window.assessed(thresholds) for window in windows]
+    counted = [window.assess(thresholds) for window in windows]
     return tuple(Assessment.total(parts[number] for parts in counted) for number in range(len(thresholds)))
 
 
-def histogram(windows: Iterable[LabelledWindow]) -> ThresholdHistogram:
+def probability_histogram(windows: Iterable[LabelledWindow]) -> ThresholdHistogram:
     """Count the pixels of windows by the probability of the first model."""
     parts = (ThresholdHistogram.of(window.probabilities[0], window.truth) for window in windows)
     return sum(parts, start=ThresholdHistogram())

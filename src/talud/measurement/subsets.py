@@ -17,7 +17,7 @@ from talud.measurement.sites import Site, labelled_windows
 from talud.metrics import Confusion, confusion
 
 
-def measured(
+def score_subsets(
     model: Model,
     sites: Iterable[Site],
     optional: Collection[Group],
@@ -73,11 +73,13 @@ class _EachSubset:
         contract = self.model.contract
         for values in self.site.pixels(contract, windows):
             valid = np.isfinite(values).all(axis=0)
-            found = [self.model.probability(only(values, contract, groups)) for groups in self.chosen]
+            found = [self.model.probability(mask_other_groups(values, contract, groups)) for groups in self.chosen]
             yield np.where(valid, np.stack(found), np.float32(np.nan))
 
 
-def only(values: NDArray[np.float32], contract: Contract, groups: Collection[Group]) -> NDArray[np.float32]:
+def mask_other_groups(
+    values: NDArray[np.float32], contract: Contract, groups: Collection[Group]
+) -> NDArray[np.float32]:
     """Return a copy of a stack (bands, height, width) in which the bands of all other groups are NaN."""
     left_out = [index for index, band in enumerate(contract.input.bands) if band.group not in groups]
     result = values.copy()
@@ -85,7 +87,7 @@ def only(values: NDArray[np.float32], contract: Contract, groups: Collection[Gro
     return result
 
 
-def required(subsets: Iterable[Subset]) -> tuple[Group, ...]:
+def required_groups(subsets: Iterable[Subset]) -> tuple[Group, ...]:
     """Return the groups that every supported subset holds, in the order of the largest; one must be supported."""
     supported = [subset.groups for subset in subsets if subset.supported]
     return tuple(group for group in max(supported, key=len) if all(group in groups for groups in supported))

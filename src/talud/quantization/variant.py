@@ -18,7 +18,7 @@ from talud.errors import ModelError
 from talud.files import replacing
 from talud.measurement import subsets
 from talud.measurement.assessment import Assessment
-from talud.measurement.sites import Site, joined_patches, labelled_windows
+from talud.measurement.sites import Site, join_patches, labelled_windows
 from talud.project import Project
 from talud.quantization.precision import halved, quantized
 
@@ -88,7 +88,7 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
 def _reduced(graph: onnx.ModelProto, precision: Reduced, project: Project, contract: Contract) -> onnx.ModelProto:
     if precision == "float16":
         return halved(graph)
-    patches = joined_patches(_sites(project, contract), contract.input.band_names, "training")
+    patches = join_patches(_sites(project, contract), contract.input.band_names, "training")
     stack = np.ascontiguousarray(np.moveaxis(patches.stack, -1, 1))
     return quantized(graph, np.concatenate([stack, *_with_less(stack, contract)]))
 
@@ -101,7 +101,7 @@ def _with_less(stack: NDArray[np.float32], contract: Contract) -> list[NDArray[n
         if subset.supported and set(subset.groups) < set(contract.input.groups)
     ]
     return [
-        np.stack([subsets.only(patch, contract, groups) for patch in stack[place :: len(less)]])
+        np.stack([subsets.mask_other_groups(patch, contract, groups) for patch in stack[place :: len(less)]])
         for place, groups in enumerate(less)
         if len(stack) > place
     ]
@@ -115,7 +115,7 @@ def _subsets(variant: Model, project: Project) -> tuple[Subset, ...]:
     maps_with = {frozenset(subset.groups) for subset in stated if subset.supported}
     return tuple(
         found.model_copy(update={"supported": frozenset(found.groups) in maps_with})
-        for found in subsets.measured(variant, _sites(project, variant.contract), variant.contract.input.groups, 1)
+        for found in subsets.score_subsets(variant, _sites(project, variant.contract), variant.contract.input.groups, 1)
     )
 
 
@@ -161,7 +161,7 @@ def _compare(model: Model, variant: Model, project: Project) -> _Loss:
     counts, pixels, total, largest = [], 0, 0.0, 0.0
     for site in _sites(project, model.contract):
         for window in labelled_windows(site, site.windows("validation"), *both):
-            counts.append(window.assessed([model.contract.measured.threshold] * 2))
+            counts.append(window.assess([model.contract.measured.threshold] * 2))
             first, second = window.probabilities
             difference = np.abs(first - second)[window.valid].astype(np.float64)
             pixels += difference.size

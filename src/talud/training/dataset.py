@@ -13,7 +13,7 @@ from talud.data.patches import PARTS, Block, Part, Patches, patch_windows
 from talud.data.record import current_stack, data_version
 from talud.errors import StudyError
 from talud.grid import Grid
-from talud.measurement.sites import Site, joined_patches
+from talud.measurement.sites import Site, join_patches
 from talud.params import SplitOptions
 from talud.project import Project
 from talud.raster import BLOCK, open_raster
@@ -194,7 +194,7 @@ def _form(project: Project, area: str, bands: tuple[str, ...]) -> Form:
 
 def _patches(project: Project, bands: tuple[str, ...], sites: Sequence[Site], part: Part) -> Patches:
     optional = project.params.learning.dropping.optional(groups(bands)) if part == "training" else ()
-    patches = joined_patches(sites, bands, part, optional)
+    patches = join_patches(sites, bands, part, optional)
     if not patches.landslide_pixels:
         raise StudyError(
             f"the {part} blocks hold no landslide where all of {', '.join(bands)} are valid; look at clouds and "

@@ -20,9 +20,9 @@ from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.mapping.reader import open_stack
 from talud.measurement import subsets
-from talud.measurement.features import Features, measured
-from talud.measurement.samples import SAMPLE_PIXELS, band_differences, band_histogram, sample_windows
-from talud.measurement.sites import assess, histogram, labelled_windows
+from talud.measurement.features import FeatureStatistics, measure_features
+from talud.measurement.samples import MAX_SAMPLE_PIXELS, band_histogram, difference_histograms, sample_windows
+from talud.measurement.sites import assess, labelled_windows, probability_histogram
 from talud.metrics import LANDSLIDE, UNKNOWN, ThresholdHistogram, best_threshold
 from talud.project import Project
 from talud.training import calibration
@@ -77,7 +77,7 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
     validation = [
         window for site in dataset.sites for window in labelled_windows(site, site.windows("validation"), shipped)
     ]
-    threshold = best_threshold(histogram(validation))
+    threshold = best_threshold(probability_histogram(validation))
     (assessment,) = assess(validation, [threshold])
     found = {
         "threshold": threshold,
@@ -94,25 +94,27 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
     return contract
 
 
-def _features(graph: onnx.ModelProto, contract: Contract, dataset: Dataset, project: Project) -> Features | None:
+def _features(
+    graph: onnx.ModelProto, contract: Contract, dataset: Dataset, project: Project
+) -> FeatureStatistics | None:
     """Measure the features of the training blocks; None if no block suffices."""
     side = project.params.split.block // contract.input.alignment * contract.input.alignment
     if not side:
         return None
-    most = max(1, SAMPLE_PIXELS // side**2 // len(dataset.sites))  # of each area
+    most = max(1, MAX_SAMPLE_PIXELS // side**2 // len(dataset.sites))  # of each area
     parts = []
     for site in dataset.sites:
         with open_stack(site.stack, contract) as stack:
             parts.append(sample_windows(stack, site.windows("training"), side)[:most])
     sample = np.concatenate(parts)
-    return measured(graph, sample) if len(sample) else None
+    return measure_features(graph, sample) if len(sample) else None
 
 
 def _with_subsets(shipped: Model, dataset: Dataset, project: Project) -> Contract:
     """Return a file's contract with its scores by subset of groups, measured on the validation blocks."""
     tolerance = project.params.learning.dropping.tolerance
-    found = subsets.measured(shipped, dataset.sites, _optional(dataset, project), tolerance)
-    return shipped.contract.replace(subsets=found, required_groups=subsets.required(found))
+    found = subsets.score_subsets(shipped, dataset.sites, _optional(dataset, project), tolerance)
+    return shipped.contract.replace(subsets=found, required_groups=subsets.required_groups(found))
 
 
 def _optional(dataset: Dataset, project: Project) -> tuple[Group, ...]:
@@ -125,7 +127,7 @@ def _draft(graph: onnx.ModelProto, dataset: Dataset, origin: Origin) -> Contract
     return Contract(
         input=ModelInput(
             bands=_bands(dataset),
-            differences=band_differences(dataset.training.stack, dataset.bands),
+            differences=difference_histograms(dataset.training.stack, dataset.bands),
             required_groups=groups(dataset.bands),
             pixel_size=dataset.form.pixel_size,
             halo=field.halo,

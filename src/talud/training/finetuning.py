@@ -27,7 +27,7 @@ from talud.grid import Grid
 from talud.mapping.reader import open_stack
 from talud.measurement import subsets
 from talud.measurement.assessment import Assessment
-from talud.measurement.sites import Site, assess, histogram, joined_patches, labelled_windows
+from talud.measurement.sites import Site, assess, join_patches, labelled_windows, probability_histogram
 from talud.params import Params
 from talud.process import defer_sigint
 from talud.progress import Progress, tracked
@@ -139,7 +139,7 @@ def finetune(
         path = Path(folder) / "finetuned.onnx"
         save(graph, draft, path)
         learned = labelled_windows(site, [cell.window for cell in chosen], Model.load(path))
-        threshold = metrics.best_threshold(histogram(learned))
+        threshold = metrics.best_threshold(probability_histogram(learned))
         draft = draft.replace(threshold=threshold)
         save(graph, draft, path)
         shipped = Model.load(path)
@@ -236,7 +236,7 @@ def _rehearsed(project: Project, model: Model) -> list[Patches]:
     except StudyError:
         return []
     sites = [Site.of(project, area) for area in model.contract.origin.areas]
-    return [joined_patches(sites, model.contract.input.band_names, "training", _optional(model.contract))]
+    return [join_patches(sites, model.contract.input.band_names, "training", _optional(model.contract))]
 
 
 def _train(
@@ -309,6 +309,6 @@ def _validated(model: Model, project: Project, optional: Sequence[Group]) -> dic
     counts = Assessment.total(_assessed(model, site, site.windows("validation")) for site in sites)
     found: dict[str, object] = {"scores": counts.confusion.scores()}
     if optional:
-        worth = subsets.measured(model, sites, optional, project.params.learning.dropping.tolerance)
-        found |= {"subsets": worth, "required_groups": subsets.required(worth)}
+        worth = subsets.score_subsets(model, sites, optional, project.params.learning.dropping.tolerance)
+        found |= {"subsets": worth, "required_groups": subsets.required_groups(worth)}
     return found
