@@ -123,7 +123,7 @@ export interface NotMapped {
 export type Results = Record<string, { href: string; type?: string; title?: string }>;
 
 /** An answer that says what is wrong (RFC 7807), or no answer at all: then the status is 0. */
-export class Problem extends Error {
+export class ServiceError extends Error {
   constructor(
     readonly status: number,
     readonly title: string,
@@ -133,50 +133,50 @@ export class Problem extends Error {
   }
 }
 
-let signedOut: () => void = () => undefined;
+let handleSignedOut: () => void = () => undefined;
 
 /** Says what is to be done when the service no longer knows who asks. */
-export function whenSignedOut(act: () => void): void {
-  signedOut = act;
+export function onSignedOut(listener: () => void): void {
+  handleSignedOut = listener;
 }
 
-async function problem(response: Response): Promise<Problem> {
-  if (response.status === 401) signedOut();
+async function serviceError(response: Response): Promise<ServiceError> {
+  if (response.status === 401) handleSignedOut();
   const text = await response.text();
   try {
     const { title, detail } = JSON.parse(text) as { title?: string; detail?: unknown };
-    return new Problem(
+    return new ServiceError(
       response.status,
       title ?? response.statusText,
       typeof detail === 'string' ? detail : detail === undefined ? '' : JSON.stringify(detail),
     );
   } catch {
-    return new Problem(response.status, response.statusText, '');
+    return new ServiceError(response.status, response.statusText, '');
   }
 }
 
-async function answer(path: string, options: RequestInit = {}): Promise<Response> {
+async function request(path: string, options: RequestInit = {}): Promise<Response> {
   let response: Response;
   try {
     response = await fetch(new URL(path, SERVICE), { credentials: 'same-origin', ...options });
   } catch (error) {
     if (error instanceof DOMException && error.name === 'AbortError') throw error;
-    throw new Problem(0, '', '');
+    throw new ServiceError(0, '', '');
   }
-  if (!response.ok) throw await problem(response);
+  if (!response.ok) throw await serviceError(response);
   return response;
 }
 
-async function got<T>(path: string, signal?: AbortSignal): Promise<T> {
-  const response = await answer(path, {
+async function getJson<T>(path: string, signal?: AbortSignal): Promise<T> {
+  const response = await request(path, {
     headers: { Accept: 'application/json, application/geo+json' },
     ...(signal ? { signal } : {}),
   });
   return (await response.json()) as T;
 }
 
-async function sent(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Response> {
-  return answer(path, {
+async function sendJson(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Response> {
+  return request(path, {
     method,
     headers: {
       Accept: 'application/json, application/geo+json',
@@ -187,53 +187,53 @@ async function sent(method: string, path: string, body?: unknown, headers: Recor
   });
 }
 
-const of = (id: string) => `jobs/${encodeURIComponent(id)}`;
+const jobPath = (id: string) => `jobs/${encodeURIComponent(id)}`;
 
-export const session = () => got<Session>('session');
-export const signIn = async (key: string) => void (await sent('POST', 'session', { key }));
-export const signOut = async () => void (await sent('DELETE', 'session'));
+export const getSession = () => getJson<Session>('session');
+export const signIn = async (key: string) => void (await sendJson('POST', 'session', { key }));
+export const signOut = async () => void (await sendJson('DELETE', 'session'));
 
-export const rasters = async () => (await got<{ rasters: Raster[] }>('rasters')).rasters;
-export const models = async () => (await got<{ models: Model[] }>('models')).models;
-export const jobs = async (limit: number, signal?: AbortSignal) => got<{ jobs: Job[] }>(`jobs?limit=${limit}`, signal);
-export const job = (id: string) => got<Job>(of(id));
-export const jobMap = (id: string) => got<JobMap>(`${of(id)}/map`);
-export const results = (id: string) => got<Results>(`${of(id)}/results`);
-export const polygons = (id: string) => got<Polygons>(`${of(id)}/polygons`);
-export const notMapped = (id: string) => got<NotMapped>(`${of(id)}/not-mapped`);
-export const dismiss = async (id: string) => void (await sent('DELETE', of(id)));
+export const listRasters = async () => (await getJson<{ rasters: Raster[] }>('rasters')).rasters;
+export const listModels = async () => (await getJson<{ models: Model[] }>('models')).models;
+export const listJobs = async (limit: number, signal?: AbortSignal) => getJson<{ jobs: Job[] }>(`jobs?limit=${limit}`, signal);
+export const getJob = (id: string) => getJson<Job>(jobPath(id));
+export const getJobMap = (id: string) => getJson<JobMap>(`${jobPath(id)}/map`);
+export const getResults = (id: string) => getJson<Results>(`${jobPath(id)}/results`);
+export const getPolygons = (id: string) => getJson<Polygons>(`${jobPath(id)}/polygons`);
+export const getNotMapped = (id: string) => getJson<NotMapped>(`${jobPath(id)}/not-mapped`);
+export const dismissJob = async (id: string) => void (await sendJson('DELETE', jobPath(id)));
 
-export async function start(inputs: Inputs): Promise<Job> {
+export async function startJob(inputs: Inputs): Promise<Job> {
   const headers = { Prefer: 'respond-async' };
-  const response = await sent('POST', 'processes/map-landslides/execution', { inputs }, headers);
+  const response = await sendJson('POST', 'processes/map-landslides/execution', { inputs }, headers);
   return (await response.json()) as Job;
 }
 
 /** Sends a raster; `progress` hears which share of it, 0 to 1, is there. */
-export function upload(file: File, progress: (share: number) => void, signal: AbortSignal): Promise<Raster> {
+export function uploadRaster(file: File, progress: (share: number) => void, signal: AbortSignal): Promise<Raster> {
   return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open('PUT', new URL(`uploads/${encodeURIComponent(file.name)}`, SERVICE));
-    request.setRequestHeader('Content-Type', 'application/octet-stream');
-    request.upload.addEventListener('progress', (event) => {
+    const transfer = new XMLHttpRequest();
+    transfer.open('PUT', new URL(`uploads/${encodeURIComponent(file.name)}`, SERVICE));
+    transfer.setRequestHeader('Content-Type', 'application/octet-stream');
+    transfer.upload.addEventListener('progress', (event) => {
       if (event.lengthComputable) progress(event.loaded / event.total);
     });
-    request.addEventListener('error', () => reject(new Problem(0, '', '')));
-    request.addEventListener('abort', () => reject(new DOMException('', 'AbortError')));
-    request.addEventListener('load', () => {
-      if (request.status === 201 || request.status === 200) {
-        resolve(JSON.parse(request.responseText) as Raster);
+    transfer.addEventListener('error', () => reject(new ServiceError(0, '', '')));
+    transfer.addEventListener('abort', () => reject(new DOMException('', 'AbortError')));
+    transfer.addEventListener('load', () => {
+      if (transfer.status === 201 || transfer.status === 200) {
+        resolve(JSON.parse(transfer.responseText) as Raster);
         return;
       }
-      void problem(new Response(request.responseText, { status: request.status })).then(reject);
+      void serviceError(new Response(transfer.responseText, { status: transfer.status })).then(reject);
     });
-    signal.addEventListener('abort', () => request.abort());
-    request.send(file);
+    signal.addEventListener('abort', () => transfer.abort());
+    transfer.send(file);
   });
 }
 
 /** Says what a person thinks of a polygon, with another outline where one is given. */
-export async function judge(
+export async function saveReview(
   id: string,
   polygon: string,
   verdict: Verdict,
@@ -241,27 +241,27 @@ export async function judge(
   geometry?: Polygon | MultiPolygon,
 ): Promise<PolygonFeature> {
   const body = geometry ? { verdict, reviewer, geometry } : { verdict, reviewer };
-  const response = await sent('PUT', `${of(id)}/polygons/${encodeURIComponent(polygon)}`, body);
+  const response = await sendJson('PUT', `${jobPath(id)}/polygons/${encodeURIComponent(polygon)}`, body);
   return (await response.json()) as PolygonFeature;
 }
 
 /** Adds a polygon that a person has drawn; it counts as accepted. */
-export async function draw(id: string, reviewer: string, geometry: Polygon | MultiPolygon): Promise<PolygonFeature> {
-  const response = await sent('POST', `${of(id)}/polygons`, { geometry, reviewer });
+export async function addPolygon(id: string, reviewer: string, geometry: Polygon | MultiPolygon): Promise<PolygonFeature> {
+  const response = await sendJson('POST', `${jobPath(id)}/polygons`, { geometry, reviewer });
   return (await response.json()) as PolygonFeature;
 }
 
 /** Takes a verdict back; a drawn polygon goes, one of the model is as the model drew it again. */
-export const takeBack = async (id: string, polygon: string) =>
-  void (await sent('DELETE', `${of(id)}/polygons/${encodeURIComponent(polygon)}`));
+export const deleteReview = async (id: string, polygon: string) =>
+  void (await sendJson('DELETE', `${jobPath(id)}/polygons/${encodeURIComponent(polygon)}`));
 
-export async function review(id: string): Promise<Blob> {
-  return (await answer(`${of(id)}/review.gpkg`)).blob();
+export async function exportReview(id: string): Promise<Blob> {
+  return (await request(`${jobPath(id)}/review.gpkg`)).blob();
 }
 
 /** A tile of a job as a picture; null where it is empty. */
-export async function tile(id: string, layer: string, z: number, x: number, y: number): Promise<ImageBitmap | null> {
-  const response = await answer(`${of(id)}/tiles/${layer}/${z}/${x}/${y}.png`);
+export async function getTile(id: string, layer: string, z: number, x: number, y: number): Promise<ImageBitmap | null> {
+  const response = await request(`${jobPath(id)}/tiles/${layer}/${z}/${x}/${y}.png`);
   if (response.status === 204) return null;
   // Values are read from these pictures, so nothing may touch them on the way.
   return createImageBitmap(await response.blob(), { colorSpaceConversion: 'none', premultiplyAlpha: 'none' });

@@ -4,7 +4,7 @@ import { button, h, type Child, type Words } from './dom';
 import { t } from './language';
 
 /** Opens a dialogue; it is gone once closed. */
-export function open(title: Words, ...children: Child[]): HTMLDialogElement {
+export function openDialogue(title: Words, ...children: Child[]): HTMLDialogElement {
   const dialogue = h(
     'dialog',
     { 'aria-labelledby': 'dialogue-title' },
@@ -18,9 +18,9 @@ export function open(title: Words, ...children: Child[]): HTMLDialogElement {
 }
 
 /** Asks whether to go on; false where the person does not want to. */
-export function confirmed(title: Words, text: Words, yes: Words): Promise<boolean> {
+export function confirmAction(title: Words, text: Words, yes: Words): Promise<boolean> {
   return new Promise((resolve) => {
-    const dialogue = open(
+    const dialogue = openDialogue(
       title,
       h('p', {}, text),
       h(

@@ -1,6 +1,6 @@
 /** Elements: made in one call, their words in the page's language. */
 
-import { speak } from './language';
+import { localise } from './language';
 
 /** A function is asked again when the language changes. */
 export type Words = string | (() => string);
@@ -23,7 +23,7 @@ export function h<K extends keyof HTMLElementTagNameMap>(
     if (name === 'on') {
       for (const [event, listener] of Object.entries(value as object)) element.addEventListener(event, listener);
     } else if (typeof value === 'function') {
-      speak<HTMLElement>(element, (node) => node.setAttribute(name, value()));
+      localise<HTMLElement>(element, (node) => node.setAttribute(name, value()));
     } else if (value !== false && value !== null && value !== undefined) {
       element.setAttribute(name, value === true ? '' : String(value));
     }
@@ -36,8 +36,8 @@ function node(child: Node | Words): Node {
   if (typeof child === 'string') return document.createTextNode(child);
   if (typeof child !== 'function') return child;
   const text = document.createTextNode('');
-  speak(text, (spoken) => {
-    spoken.data = child();
+  localise(text, (localised) => {
+    localised.data = child();
   });
   return text;
 }
@@ -52,7 +52,7 @@ export interface ButtonOptions extends Attributes {
 }
 
 /** A button that does one thing. */
-export function button(words: Words, act: () => void, options: ButtonOptions = {}): HTMLButtonElement {
+export function button(words: Words, onClick: () => void, options: ButtonOptions = {}): HTMLButtonElement {
   const { kind = 'plain', ...attributes } = options;
-  return h('button', { type: 'button', class: `button ${kind}`, on: { click: act }, ...attributes }, words);
+  return h('button', { type: 'button', class: `button ${kind}`, on: { click: onClick }, ...attributes }, words);
 }

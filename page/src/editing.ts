@@ -15,40 +15,40 @@ import { button, fill, h, type Words } from './dom';
 import { t } from './language';
 import { sketchStyle } from './polygons';
 
-const FINGER = 22;
-const MOUSE = 10;
+const TOUCH_TOLERANCE_PIXELS = 22;
+const MOUSE_TOLERANCE_PIXELS = 10;
 
 export class Editing {
   readonly bar = h('div', { class: 'edit-bar', role: 'group', 'aria-label': () => t().edit, hidden: true });
   private readonly sketch = new VectorSource();
   private readonly layer = new VectorLayer({ source: this.sketch, style: sketchStyle(), zIndex: 10 });
-  private leaving: (() => void) | null = null;
-  private finishing: () => void = () => undefined;
+  private onLeave: (() => void) | null = null;
+  private onFinish: () => void = () => undefined;
 
   constructor(private readonly map: OlMap) {
     map.addLayer(this.layer);
   }
 
   get active(): boolean {
-    return this.leaving !== null;
+    return this.onLeave !== null;
   }
 
   /** Leaves what is being done, without keeping it. */
   leave(): void {
-    this.leaving?.();
-    this.leaving = null;
+    this.onLeave?.();
+    this.onLeave = null;
     this.sketch.clear();
     this.bar.hidden = true;
   }
 
   /** Keeps what is being done, as far as it is a polygon. */
   finish(): void {
-    if (this.active) this.finishing();
+    if (this.active) this.onFinish();
   }
 
   draw(done: (geometry: Geometry) => void): void {
     this.leave();
-    const draw = new Draw({ type: 'Polygon', source: this.sketch, style: sketchStyle(), stopClick: true, snapTolerance: FINGER });
+    const draw = new Draw({ type: 'Polygon', source: this.sketch, style: sketchStyle(), stopClick: true, snapTolerance: TOUCH_TOLERANCE_PIXELS });
     draw.on('drawend', ({ feature }) => {
       const geometry = feature.getGeometry()!;
       // OpenLayers adds what was drawn to the sketch only after this event.
@@ -59,55 +59,55 @@ export class Editing {
     });
     draw.on('drawabort', () => announce(t().tooFew));
     const removeLast = button(() => t().removeLast, () => draw.removeLastPoint());
-    this.enter([draw], () => t().drawing, () => draw.finishDrawing(), removeLast, () => t().finish);
+    this.startMode([draw], () => t().drawing, () => draw.finishDrawing(), removeLast, () => t().finish);
   }
 
   edit(feature: Feature, done: (geometry: Geometry) => void): void {
     this.leave();
     const copy = new Feature(feature.getGeometry()!.clone());
     this.sketch.addFeature(copy);
-    const removing = h('button', {
+    const removeButton = h('button', {
       type: 'button',
       class: 'button plain',
       'aria-pressed': 'false',
-      on: { click: () => removing.setAttribute('aria-pressed', String(removing.getAttribute('aria-pressed') !== 'true')) },
+      on: { click: () => removeButton.setAttribute('aria-pressed', String(removeButton.getAttribute('aria-pressed') !== 'true')) },
     }, () => t().removingCorners);
-    const removes = () => removing.getAttribute('aria-pressed') === 'true';
+    const removes = () => removeButton.getAttribute('aria-pressed') === 'true';
     const modify = new Modify({
       features: new Collection([copy]),
       style: sketchStyle(),
-      pixelTolerance: matchMedia('(pointer: coarse)').matches ? FINGER : MOUSE,
+      pixelTolerance: matchMedia('(pointer: coarse)').matches ? TOUCH_TOLERANCE_PIXELS : MOUSE_TOLERANCE_PIXELS,
       condition: (event) => primaryAction(event),
       deleteCondition: (event) => (removes() ? click(event) || singleClick(event) : never()),
       insertVertexCondition: () => !removes(),
     });
-    const keep = () => {
+    const save = () => {
       const geometry = copy.getGeometry()!;
       this.leave();
       done(geometry);
     };
     feature.set('hidden', true);
-    this.enter([modify], () => t().editing, keep, removing, () => t().saveShape, () => feature.unset('hidden'));
+    this.startMode([modify], () => t().editing, save, removeButton, () => t().saveShape, () => feature.unset('hidden'));
   }
 
-  private enter(
+  private startMode(
     interactions: (Draw | Modify)[],
     hint: Words,
     finish: () => void,
     tool: HTMLElement,
-    keep: Words,
-    after = () => undefined as void,
+    saveLabel: Words,
+    onEnd = () => undefined as void,
   ): void {
     for (const interaction of interactions) this.map.addInteraction(interaction);
-    this.finishing = finish;
-    this.leaving = () => {
+    this.onFinish = finish;
+    this.onLeave = () => {
       for (const interaction of interactions) this.map.removeInteraction(interaction);
-      after();
+      onEnd();
     };
     fill(
       this.bar,
       h('p', {}, hint),
-      h('div', { class: 'actions' }, tool, button(() => t().cancel, () => this.leave()), button(keep, finish, { kind: 'primary' })),
+      h('div', { class: 'actions' }, tool, button(() => t().cancel, () => this.leave()), button(saveLabel, finish, { kind: 'primary' })),
     );
     this.bar.hidden = false;
     announce(typeof hint === 'function' ? hint() : hint);

@@ -1,6 +1,6 @@
 /** The help: the keys, and what a map says and does not say. */
 
-import { open } from './dialogue';
+import { openDialogue } from './dialogue';
 import { button, h } from './dom';
 import { t } from './language';
 import { setShortcuts, shortcutsOn } from './shortcuts';
@@ -19,7 +19,7 @@ export function openHelp(): void {
     ['?', t().keyHelp],
   ];
   const on = h('input', { type: 'checkbox', id: 'keys-on', checked: shortcutsOn(), on: { change: () => setShortcuts(on.checked) } });
-  const dialogue = open(
+  const dialogue = openDialogue(
     () => t().helpTitle,
     h('h3', {}, () => t().helpWhat),
     h('ul', {}, ...[t().helpNetwork, t().helpReview, t().helpNotMapped, t().helpSynthetic].map((text) => h('li', {}, text))),

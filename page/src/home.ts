@@ -2,8 +2,8 @@
 
 import type { Session } from './api';
 import { h } from './dom';
-import { JobList } from './jobs';
-import { StartForm } from './start';
+import { JobList } from './joblist';
+import { StartForm } from './startform';
 import { t } from './language';
 import type { View } from './view';
 

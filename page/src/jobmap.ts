@@ -4,14 +4,14 @@ import type Feature from 'ol/Feature';
 import type OlMap from 'ol/Map';
 import VectorLayer from 'ol/layer/Vector';
 
-import { job, jobMap, notMapped, type Job, type JobMap, type NotMapped } from './api';
+import { getJob, getJobMap, getNotMapped, type Job, type JobMap, type NotMapped } from './api';
 import { Layers } from './layers';
 import { MapFrame } from './mapframe';
 import { polygonStyle } from './polygons';
 import { Review } from './review';
-import { finest } from './tiles';
+import { maxZoomFor } from './tiles';
 
-const HIT_PIXELS = 6;
+const CLICK_TOLERANCE_PIXELS = 6;
 
 export class JobMapView {
   readonly frame: MapFrame;
@@ -24,7 +24,7 @@ export class JobMapView {
     readonly job: Job,
     readonly facts: JobMap,
   ) {
-    const maxZoom = finest(facts.resolution, (facts.bounds[1] + facts.bounds[3]) / 2);
+    const maxZoom = maxZoomFor(facts.resolution, (facts.bounds[1] + facts.bounds[3]) / 2);
     const failed = () => {
       this.failedTiles += 1;
       this.tileFailed();
@@ -43,7 +43,7 @@ export class JobMapView {
   }
 
   static async open(id: string): Promise<JobMapView> {
-    const [facts, about] = await Promise.all([jobMap(id), job(id)]);
+    const [facts, about] = await Promise.all([getJobMap(id), getJob(id)]);
     return new JobMapView(about, facts);
   }
 
@@ -52,8 +52,8 @@ export class JobMapView {
   }
 
   /** Hears of tiles that did not arrive. */
-  onTileFailure(act: () => void): void {
-    this.tileFailed = act;
+  onTileFailure(listener: () => void): void {
+    this.tileFailed = listener;
   }
 
   /** Asks again for the tiles that did not arrive. */
@@ -63,7 +63,7 @@ export class JobMapView {
   }
 
   async loadNotMapped(): Promise<NotMapped> {
-    const areas = await notMapped(this.job.jobID);
+    const areas = await getNotMapped(this.job.jobID);
     this.layers.setNotMapped(areas);
     return areas;
   }
@@ -71,7 +71,7 @@ export class JobMapView {
   /** The polygon at a pixel of the map; the smallest where several lie there. */
   polygonAt(pixel: number[]): Feature | null {
     const polygons = this.layers.find('polygons');
-    const options = { layerFilter: (layer: unknown) => layer === polygons, hitTolerance: HIT_PIXELS };
+    const options = { layerFilter: (layer: unknown) => layer === polygons, hitTolerance: CLICK_TOLERANCE_PIXELS };
     const found = this.map.getFeaturesAtPixel(pixel, options) as Feature[];
     return found.sort((a, b) => Number(a.get('area_m2')) - Number(b.get('area_m2')))[0] ?? null;
   }

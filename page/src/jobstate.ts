@@ -2,15 +2,15 @@
 
 import type Feature from 'ol/Feature';
 
-import { start, type Session } from './api';
+import { startJob, type Session } from './api';
 import { announce } from './announce';
-import { confirmed } from './dialogue';
+import { confirmAction } from './dialogue';
 import { Editing } from './editing';
 import type { JobMapView } from './jobmap';
 import { t } from './language';
-import { properties } from './review';
+import { propertiesOf } from './review';
 import { askReviewer, reviewer } from './reviewer';
-import { goesOn } from './reviewpanel';
+import { advancesAfterReview } from './reviewpanel';
 
 export type Panel = 'layers' | 'review';
 
@@ -51,13 +51,13 @@ export class JobState {
     return new Set(this.main.layers.all.filter(({ layer }) => layer.getVisible()).map(({ name }) => name));
   }
 
-  /** Calls `act` after every change, of the review or of what is shown. */
-  onChange(act: () => void): void {
-    this.listeners.push(act);
+  /** Calls `listener` after every change, of the review or of what is shown. */
+  onChange(listener: () => void): void {
+    this.listeners.push(listener);
   }
 
   private changed(): void {
-    for (const act of this.listeners) act();
+    for (const listener of this.listeners) listener();
   }
 
   setThreshold(threshold: number): void {
@@ -95,24 +95,24 @@ export class JobState {
     }
   }
 
-  async judge(verdict: 'accepted' | 'rejected'): Promise<void> {
-    const found = await this.subject();
-    if (!found || properties(found.feature).origin === 'drawn') return;
-    const kept = this.main.review.judge(found.feature, verdict, found.name);
-    if (goesOn()) this.step(1);
-    await kept;
+  async reviewSelected(verdict: 'accepted' | 'rejected'): Promise<void> {
+    const found = await this.selectionAndReviewer();
+    if (!found || propertiesOf(found.feature).origin === 'drawn') return;
+    const saved = this.main.review.reviewPolygon(found.feature, verdict, found.name);
+    if (advancesAfterReview()) this.step(1);
+    await saved;
   }
 
   /** Withdraws the review of the selected polygon; asks first where an outline would be lost. */
   async undo(): Promise<void> {
     const feature = this.main.review.selected;
     if (!feature || !this.mayReview || this.editing.active) return;
-    const { origin, redrawn, verdict } = properties(feature);
+    const { origin, redrawn, verdict } = propertiesOf(feature);
     if (verdict === 'unreviewed') return;
     const drawn = origin === 'drawn';
     const sure =
       !(drawn || redrawn) ||
-      (await confirmed(
+      (await confirmAction(
         () => (drawn ? t().removeDrawnTitle : t().undoRedrawnTitle),
         () => (drawn ? t().removeDrawnText : t().undoRedrawnText),
         () => (drawn ? t().removeDrawn : t().undo),
@@ -121,7 +121,7 @@ export class JobState {
   }
 
   async edit(): Promise<void> {
-    const found = await this.subject();
+    const found = await this.selectionAndReviewer();
     if (!found) return;
     const { feature, name } = found;
     this.main.frame.zoomTo(feature.getGeometry()!.getExtent());
@@ -130,7 +130,7 @@ export class JobState {
 
   async draw(): Promise<void> {
     if (!this.mayReview || this.editing.active) return;
-    const name = await this.name();
+    const name = await this.reviewerName();
     if (name !== null) this.editing.draw((geometry) => void this.main.review.draw(geometry, name));
   }
 
@@ -143,7 +143,7 @@ export class JobState {
   /** Requests the same map at the threshold of the slider. */
   async requestMap(): Promise<void> {
     const { raster, model, version, minimum_area: minimum } = this.main.job.inputs;
-    await start({
+    await startJob({
       raster: { href: raster },
       model: version ? `${model}/${version}` : model,
       threshold: this.threshold,
@@ -156,14 +156,14 @@ export class JobState {
   }
 
   /** The selected polygon and the reviewer's name; null where one is missing. */
-  private async subject(): Promise<{ feature: Feature; name: string } | null> {
+  private async selectionAndReviewer(): Promise<{ feature: Feature; name: string } | null> {
     const feature = this.main.review.selected;
     if (!feature || !this.mayReview || this.editing.active) return null;
-    const name = await this.name();
+    const name = await this.reviewerName();
     return name === null ? null : { feature, name };
   }
 
-  private async name(): Promise<string | null> {
+  private async reviewerName(): Promise<string | null> {
     const name = reviewer() ?? (await askReviewer());
     if (name === null) announce(t().reviewerNeeded);
     return name;

@@ -3,13 +3,13 @@
 import { announce } from './announce';
 import type { Session } from './api';
 import { button, fill, h, type Words } from './dom';
-import { failure } from './failure';
+import { failureNotice } from './failure';
 import { JobMapView } from './jobmap';
 import { JobState, type Panel } from './jobstate';
-import { speak, t } from './language';
+import { localise, t } from './language';
 import { LayerPanel } from './layerpanel';
 import { MapArea } from './maparea';
-import { drawsWebGL } from './mapframe';
+import { supportsWebGL2 } from './mapframe';
 import { ReviewPanel } from './reviewpanel';
 import { onKeys } from './shortcuts';
 import type { View } from './view';
@@ -21,14 +21,14 @@ export function jobView(session: Session, id: string, other: string | null): Vie
   let state: JobState | null = null;
   const open = async () => {
     fill(element, h('p', { class: 'soft centred' }, () => t().loading));
-    if (!drawsWebGL()) return fill(element, h('p', { class: 'notice wrong', role: 'alert' }, () => t().noWebGL));
+    if (!supportsWebGL2()) return fill(element, h('p', { class: 'notice wrong', role: 'alert' }, () => t().noWebGL));
     try {
       const opened = await Promise.all([id, ...(other ? [other] : [])].map((one) => JobMapView.open(one)));
       if (closing.signal.aborted) return opened.forEach((one) => one.close());
       state = new JobState(session, opened[0]!, opened[1] ?? null);
       await show(element, state, closing.signal);
     } catch (error) {
-      if (!closing.signal.aborted) fill(element, failure(() => t().mapFailed, error, () => void open()));
+      if (!closing.signal.aborted) fill(element, failureNotice(() => t().mapFailed, error, () => void open()));
     }
   };
   void open();
@@ -50,8 +50,8 @@ async function show(element: HTMLElement, state: JobState, signal: AbortSignal):
   const review = new ReviewPanel(main.job.jobID, main.review, state.mayReview, {
     next: () => state.step(1),
     previous: () => state.step(-1),
-    accept: () => void state.judge('accepted'),
-    reject: () => void state.judge('rejected'),
+    accept: () => void state.reviewSelected('accepted'),
+    reject: () => void state.reviewSelected('rejected'),
     undo: () => void state.undo(),
     edit: () => void state.edit(),
     draw: () => void state.draw(),
@@ -60,23 +60,23 @@ async function show(element: HTMLElement, state: JobState, signal: AbortSignal):
   const body = h('div', { class: 'job-body' }, tabs(state), layers.element, area.element, review.element);
   const showReview = () => {
     review.show();
-    unchecked.textContent = uncheckedWords(state);
+    unchecked.textContent = uncheckedText(state);
   };
   main.review.onChange(showReview);
   state.onChange(() => showPanel(body, state.panel));
   showPanel(body, state.panel);
-  keys(state, signal);
-  speak(body, () => {
+  bindKeys(state, signal);
+  localise(body, () => {
     showReview();
     area.show();
     layers.show();
   });
-  fill(element, strip(state, unchecked), body);
+  fill(element, titleStrip(state, unchecked), body);
   main.frame.fit();
   await Promise.all([...state.maps.map((map) => map.review.load()), layers.load()]);
 }
 
-function strip({ main: { facts } }: JobState, unchecked: HTMLElement): HTMLElement {
+function titleStrip({ main: { facts } }: JobState, unchecked: HTMLElement): HTMLElement {
   return h(
     'div',
     { class: facts.synthetic ? 'strip synthetic' : 'strip' },
@@ -93,7 +93,7 @@ function strip({ main: { facts } }: JobState, unchecked: HTMLElement): HTMLEleme
   );
 }
 
-function uncheckedWords({ main }: JobState): string {
+function uncheckedText({ main }: JobState): string {
   const { unreviewed, accepted, rejected } = main.review.counts();
   const reviewed = accepted + rejected;
   const all = unreviewed + reviewed;
@@ -120,13 +120,13 @@ function showPanel(body: HTMLElement, panel: Panel): void {
   }
 }
 
-function keys(state: JobState, signal: AbortSignal): void {
+function bindKeys(state: JobState, signal: AbortSignal): void {
   onKeys(
     {
       n: () => state.step(1),
       p: () => state.step(-1),
-      a: () => void state.judge('accepted'),
-      r: () => void state.judge('rejected'),
+      a: () => void state.reviewSelected('accepted'),
+      r: () => void state.reviewSelected('rejected'),
       u: () => void state.undo(),
       d: () => void state.draw(),
       e: () => void state.edit(),
@@ -143,6 +143,6 @@ async function mapAgain(state: JobState, notice: HTMLElement): Promise<void> {
     announce(t().started);
     location.hash = '#/';
   } catch (error) {
-    fill(notice, failure(() => t().startFailed, error, () => void mapAgain(state, notice)));
+    fill(notice, failureNotice(() => t().startFailed, error, () => void mapAgain(state, notice)));
   }
 }

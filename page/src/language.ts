@@ -6,14 +6,14 @@ import { es } from './messages/es';
 export type Language = 'en' | 'es';
 
 const MESSAGES: Record<Language, Messages> = { en, es };
-const KEY = 'talud.language';
+const LANGUAGE_KEY = 'talud.language';
 
-let current: Language = remembered() ?? (navigator.language.startsWith('es') ? 'es' : 'en');
-let spoken: { node: WeakRef<Node>; renew: (node: Node) => void }[] = [];
+let current: Language = storedLanguage() ?? (navigator.language.startsWith('es') ? 'es' : 'en');
+let localised: { node: WeakRef<Node>; update: (node: Node) => void }[] = [];
 
-function remembered(): Language | null {
-  const kept = localStorage.getItem(KEY);
-  return kept === 'en' || kept === 'es' ? kept : null;
+function storedLanguage(): Language | null {
+  const stored = localStorage.getItem(LANGUAGE_KEY);
+  return stored === 'en' || stored === 'es' ? stored : null;
 }
 
 export const language = (): Language => current;
@@ -22,18 +22,18 @@ export const language = (): Language => current;
 export const t = (): Messages => MESSAGES[current];
 
 /** Does something with a node now, and again whenever the language changes while the node is in use. */
-export function speak<N extends Node>(node: N, renew: (node: N) => void): void {
-  renew(node);
-  spoken.push({ node: new WeakRef(node), renew: renew as (node: Node) => void });
+export function localise<N extends Node>(node: N, update: (node: N) => void): void {
+  update(node);
+  localised.push({ node: new WeakRef(node), update: update as (node: Node) => void });
 }
 
 export function setLanguage(chosen: Language): void {
   current = chosen;
-  localStorage.setItem(KEY, chosen);
+  localStorage.setItem(LANGUAGE_KEY, chosen);
   document.documentElement.lang = chosen;
-  spoken = spoken.filter(({ node, renew }) => {
-    const there = node.deref();
-    if (there) renew(there);
-    return there !== undefined;
+  localised = localised.filter(({ node, update }) => {
+    const target = node.deref();
+    if (target) update(target);
+    return target !== undefined;
   });
 }

@@ -1,16 +1,16 @@
 /** The panel of the layers: which are shown and how strongly, the threshold, what is not mapped, other maps, files. */
 
-import { jobs, results, type Job, type NotMapped } from './api';
+import { getResults, listJobs, type Job, type NotMapped } from './api';
 import { button, fill, h } from './dom';
-import { failure } from './failure';
+import { failureNotice } from './failure';
 import type { JobState } from './jobstate';
 import { t } from './language';
 import type { Layer } from './layers';
-import { rasterName } from './names';
+import { rasterName } from './rasternames';
 import { area, moment, number } from './quantities';
 import { ThresholdSlider } from './thresholdslider';
 
-const MOST_JOBS = 200;
+const MAX_LISTED_JOBS = 200;
 
 type LayerChange = (name: string, visible: boolean, opacity: number) => void;
 
@@ -31,7 +31,7 @@ export class LayerPanel {
     const label = () => (second ? t().leftThreshold : t().mapThreshold);
     const moved = (threshold: number) => state.setThreshold(threshold);
     const slider = new ThresholdSlider('map-threshold', label, main.facts.threshold, moved);
-    this.again = button(() => this.againWords(), mapAgain, { id: 'map-again' });
+    this.again = button(() => this.mapAgainText(), mapAgain, { id: 'map-again' });
     this.element = h(
       'section',
       { class: 'panel layer-panel', 'aria-labelledby': 'layers-title' },
@@ -53,7 +53,7 @@ export class LayerPanel {
 
   show(): void {
     this.again.hidden = !this.state.thresholdMoved;
-    this.again.textContent = this.againWords();
+    this.again.textContent = this.mapAgainText();
   }
 
   /** Requests what the panel lists: unmapped areas, other maps, files. */
@@ -61,16 +61,16 @@ export class LayerPanel {
     await Promise.all([this.showNotMapped(), this.showCompare(), showFiles(this.state.main.job.jobID, this.files)]);
   }
 
-  private againWords(): string {
+  private mapAgainText(): string {
     return t().mapAgain(number(this.state.threshold, 2));
   }
 
   private async showNotMapped(): Promise<void> {
     try {
       const [areas] = await Promise.all(this.state.maps.map((map) => map.loadNotMapped()));
-      fill(this.notMapped, notMappedFacts(areas!));
+      fill(this.notMapped, notMappedList(areas!));
     } catch (error) {
-      fill(this.notMapped, failure(() => t().notMappedFailed, error, () => void this.showNotMapped()));
+      fill(this.notMapped, failureNotice(() => t().notMappedFailed, error, () => void this.showNotMapped()));
     }
   }
 
@@ -79,12 +79,12 @@ export class LayerPanel {
     const comparable = (one: Job) =>
       one.status === 'successful' && one.jobID !== job.jobID && one.inputs.raster === job.inputs.raster;
     try {
-      const { jobs: all } = await jobs(MOST_JOBS, this.signal);
+      const { jobs: all } = await listJobs(MAX_LISTED_JOBS, this.signal);
       const other = this.state.second?.job.jobID ?? null;
       fill(this.compare, compareChoice(job.jobID, all.filter(comparable), other));
     } catch (error) {
       if (this.signal.aborted) return;
-      fill(this.compare, failure(() => t().compare, error, () => void this.showCompare()));
+      fill(this.compare, failureNotice(() => t().compare, error, () => void this.showCompare()));
     }
   }
 }
@@ -100,11 +100,11 @@ function layerRows(layers: Layer[], changed: LayerChange): HTMLElement {
   const rows = layers.map(({ name, layer }) => {
     const id = `layer-${name}`;
     const words = () => t().layer[name] ?? name;
-    const tell = () => {
+    const notify = () => {
       fade.disabled = !box.checked;
       changed(name, box.checked, fade.valueAsNumber);
     };
-    const box = h('input', { type: 'checkbox', id, checked: layer.getVisible(), on: { change: tell } });
+    const box = h('input', { type: 'checkbox', id, checked: layer.getVisible(), on: { change: notify } });
     const fade = h('input', {
       type: 'range',
       min: 0,
@@ -113,7 +113,7 @@ function layerRows(layers: Layer[], changed: LayerChange): HTMLElement {
       value: layer.getOpacity(),
       disabled: !layer.getVisible(),
       'aria-label': () => t().opacityOf(words()),
-      on: { input: tell },
+      on: { input: notify },
     });
     return h('li', {}, box, h('label', { for: id }, words), fade);
   });
@@ -122,7 +122,7 @@ function layerRows(layers: Layer[], changed: LayerChange): HTMLElement {
 }
 
 /** How much is not mapped, and why. */
-function notMappedFacts(areas: NotMapped): HTMLElement {
+function notMappedList(areas: NotMapped): HTMLElement {
   const byReason = new Map<string, number>();
   for (const { properties: { reason, area_m2: size } } of areas.features) {
     byReason.set(reason, (byReason.get(reason) ?? 0) + size);
@@ -157,13 +157,13 @@ function compareChoice(id: string, others: Job[], other: string | null): HTMLEle
 }
 
 /** The files of a map, to be downloaded. */
-async function showFiles(id: string, place: HTMLElement): Promise<void> {
+async function showFiles(id: string, container: HTMLElement): Promise<void> {
   try {
-    const files = Object.entries(await results(id));
+    const files = Object.entries(await getResults(id));
     const entry = ([name, { href }]: (typeof files)[number]) =>
       h('li', {}, h('a', { href, target: '_blank', rel: 'noopener' }, () => t().fileNames[name] ?? rasterName(href)));
-    fill(place, h('ul', { class: 'files' }, ...files.map(entry)));
+    fill(container, h('ul', { class: 'files' }, ...files.map(entry)));
   } catch (error) {
-    fill(place, failure(() => t().files, error, () => void showFiles(id, place)));
+    fill(container, failureNotice(() => t().files, error, () => void showFiles(id, container)));
   }
 }

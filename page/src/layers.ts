@@ -9,51 +9,51 @@ import VectorSource from 'ol/source/Vector';
 
 import type { JobMap, NotMapped } from './api';
 import { FALSE_ALARM, HIT, INVENTORY, MISS, RAMP, type Colour } from './colours';
-import { cut } from './levels';
-import { hatched } from './polygons';
-import { pictures, values, type TileSet } from './tiles';
+import { tileThreshold } from './tilevalues';
+import { hatchStyle } from './polygons';
+import { pictureSource, valueSources, type TileSet } from './tiles';
 
 export const FORMAT = new GeoJSON({ dataProjection: 'EPSG:4326', featureProjection: 'EPSG:3857' });
 
-const PICTURES = ['optical', 'elevation', 'slope', 'sar_before', 'sar_after'];
-const SHOWN = new Set(['optical', 'probability', 'not_mapped', 'polygons']);
+const PICTURE_LAYERS = ['optical', 'elevation', 'slope', 'sar_before', 'sar_after'];
+const INITIALLY_VISIBLE = new Set(['optical', 'probability', 'not_mapped', 'polygons']);
 
 const PROBABILITY = ['band', 1];
 const MAPPED = ['>', PROBABILITY, 0.5 / 255];
-const LANDSLIDE = ['>', PROBABILITY, ['var', 'cut']];
-const KNOWN = ['>', ['band', 3], 0.5];
-const TRUE = ['>', ['band', 2], 0.5];
-const CLEAR = ['color', 0, 0, 0, 0];
+const LANDSLIDE = ['>', PROBABILITY, ['var', 'threshold']];
+const INVENTORY_KNOWN = ['>', ['band', 3], 0.5];
+const INVENTORY_LANDSLIDE = ['>', ['band', 2], 0.5];
+const TRANSPARENT = ['color', 0, 0, 0, 0];
 
 const colour = ([red, green, blue]: Colour, opacity = 1) => ['color', red, green, blue, opacity];
 
 function probabilityStyle(threshold: number): Style {
   const stops = RAMP.flatMap(([probability, shade]) => [(probability * 254 + 1) / 255, colour(shade)]);
   return {
-    variables: { cut: cut(threshold) },
-    color: ['case', ['all', MAPPED, LANDSLIDE], ['interpolate', ['linear'], PROBABILITY, ...stops], CLEAR],
+    variables: { threshold: tileThreshold(threshold) },
+    color: ['case', ['all', MAPPED, LANDSLIDE], ['interpolate', ['linear'], PROBABILITY, ...stops], TRANSPARENT],
   };
 }
 
 /** The study's four classes; what is true and mapped negative, unknown or not mapped stays clear. */
 function confusionStyle(threshold: number): Style {
-  const both = ['all', MAPPED, KNOWN];
+  const both = ['all', MAPPED, INVENTORY_KNOWN];
   return {
-    variables: { cut: cut(threshold) },
+    variables: { threshold: tileThreshold(threshold) },
     color: [
       'case',
-      ['all', both, LANDSLIDE, TRUE],
+      ['all', both, LANDSLIDE, INVENTORY_LANDSLIDE],
       colour(HIT),
-      ['all', both, LANDSLIDE, ['!', TRUE]],
+      ['all', both, LANDSLIDE, ['!', INVENTORY_LANDSLIDE]],
       colour(FALSE_ALARM),
-      ['all', both, ['!', LANDSLIDE], TRUE],
+      ['all', both, ['!', LANDSLIDE], INVENTORY_LANDSLIDE],
       colour(MISS),
-      CLEAR,
+      TRANSPARENT,
     ],
   };
 }
 
-const INVENTORY_STYLE: Style = { color: ['case', ['all', KNOWN, TRUE], colour(INVENTORY), CLEAR] };
+const INVENTORY_STYLE: Style = { color: ['case', ['all', INVENTORY_KNOWN, INVENTORY_LANDSLIDE], colour(INVENTORY), TRANSPARENT] };
 
 export interface Layer {
   name: string;
@@ -63,36 +63,36 @@ export interface Layer {
 export class Layers {
   readonly all: Layer[] = [];
   readonly hatching = new VectorSource();
-  private readonly coloured: WebGLTile[] = [];
+  private readonly thresholdLayers: WebGLTile[] = [];
 
   constructor(map: JobMap, tiles: TileSet) {
     const extent = transformExtent(map.bounds, 'EPSG:4326', 'EPSG:3857');
     const inventory = map.inventory;
-    const shared = values(tiles, inventory);
+    const nextSource = valueSources(tiles, inventory);
     const add = (name: string, layer: BaseLayer) => {
-      layer.setVisible(SHOWN.has(name));
+      layer.setVisible(INITIALLY_VISIBLE.has(name));
       this.all.push({ name, layer });
       return layer;
     };
-    const valued = (name: string, style: Style, opacity: number) => {
-      const layer = new WebGLTile({ source: shared(), style, extent, opacity });
+    const addValueLayer = (name: string, style: Style, opacity: number) => {
+      const layer = new WebGLTile({ source: nextSource(), style, extent, opacity });
       add(name, layer);
-      if (style.variables) this.coloured.push(layer);
+      if (style.variables) this.thresholdLayers.push(layer);
     };
-    for (const name of PICTURES.filter((one) => map.layers.includes(one))) {
-      add(name, new WebGLTile({ source: pictures(tiles, name), extent }));
+    for (const name of PICTURE_LAYERS.filter((one) => map.layers.includes(one))) {
+      add(name, new WebGLTile({ source: pictureSource(tiles, name), extent }));
     }
-    valued('probability', probabilityStyle(map.threshold), 0.85);
+    addValueLayer('probability', probabilityStyle(map.threshold), 0.85);
     if (inventory) {
-      valued('inventory', INVENTORY_STYLE, 0.75);
-      valued('confusion', confusionStyle(map.threshold), 0.9);
+      addValueLayer('inventory', INVENTORY_STYLE, 0.75);
+      addValueLayer('confusion', confusionStyle(map.threshold), 0.9);
     }
-    add('not_mapped', new VectorLayer({ source: this.hatching, style: hatched() }));
+    add('not_mapped', new VectorLayer({ source: this.hatching, style: hatchStyle() }));
   }
 
   /** Colours probability and classes by another threshold, without a tile being asked for. */
   setThreshold(threshold: number): void {
-    for (const layer of this.coloured) layer.updateStyleVariables({ cut: cut(threshold) });
+    for (const layer of this.thresholdLayers) layer.updateStyleVariables({ threshold: tileThreshold(threshold) });
   }
 
   setNotMapped(areas: NotMapped): void {

@@ -3,7 +3,7 @@
 import { FALSE_ALARM, HIT, INVENTORY, MISS, RAMP, css, type Colour } from './colours';
 import { fill, h } from './dom';
 import { t } from './language';
-import { LINES } from './polygons';
+import { LINE_STYLES } from './polygons';
 import { number } from './quantities';
 
 export class Legend {
@@ -53,8 +53,8 @@ function swatch(colour: Colour): HTMLElement {
   return mark;
 }
 
-function line(kind: keyof typeof LINES): HTMLElement {
-  const { colour, dash } = LINES[kind];
+function line(kind: keyof typeof LINE_STYLES): HTMLElement {
+  const { colour, dash } = LINE_STYLES[kind];
   const mark = h('i', { class: 'swatch line' });
   mark.style.borderColor = colour;
   mark.style.borderStyle = dash ? (dash[0]! < 4 ? 'dotted' : 'dashed') : 'solid';

@@ -3,18 +3,18 @@
 import './page.css';
 import { liveRegion } from './announce';
 import type { Session } from './api';
-import { confirmed } from './dialogue';
+import { confirmAction } from './dialogue';
 import { button, fill, h } from './dom';
-import { failure } from './failure';
+import { failureNotice } from './failure';
 import { openHelp } from './help';
 import { home } from './home';
 import { jobView } from './jobview';
-import { language, setLanguage, speak, t, type Language } from './language';
-import { account, opened } from './session';
+import { language, setLanguage, localise, t, type Language } from './language';
+import { accountControls, signedInSession } from './session';
 import { onKeys } from './shortcuts';
 import type { View } from './view';
 
-const place = h('main', { id: 'content', tabindex: -1 });
+const content = h('main', { id: 'content', tabindex: -1 });
 let current: View | null = null;
 let address = '';
 
@@ -38,19 +38,19 @@ function header(session: Session | null): HTMLElement {
       h('strong', {}, 'talud'),
       h('span', { class: 'brand-title' }, () => t().title),
     ),
-    h('div', { class: 'header-tools' }, session && account(session), choose, help),
+    h('div', { class: 'header-tools' }, session && accountControls(session), choose, help),
   );
 }
 
 function skip(event: Event): void {
   // The address is the router's, so the link moves the focus itself.
   event.preventDefault();
-  place.focus();
+  content.focus();
 }
 
 async function route(session: Session): Promise<void> {
   if (location.hash === address) return;
-  if (current?.unsaved() && !(await confirmed(() => t().leaveTitle, () => t().leaveText, () => t().leave))) {
+  if (current?.unsaved() && !(await confirmAction(() => t().leaveTitle, () => t().leaveText, () => t().leave))) {
     history.replaceState(null, '', address);
     return;
   }
@@ -59,20 +59,20 @@ async function route(session: Session): Promise<void> {
   const [, id, other] = /^#\/jobs\/([^/]+)(?:\/compare\/([^/]+))?$/.exec(address) ?? [];
   current = id ? jobView(session, decodeURIComponent(id), other ? decodeURIComponent(other) : null) : home(session);
   document.body.classList.toggle('with-map', id !== undefined);
-  fill(place, current.element);
+  fill(content, current.element);
 }
 
-async function begin(): Promise<void> {
-  fill(place, h('p', { class: 'soft centred' }, () => t().loading));
-  fill(document.body, header(null), place, liveRegion());
+async function startPage(): Promise<void> {
+  fill(content, h('p', { class: 'soft centred' }, () => t().loading));
+  fill(document.body, header(null), content, liveRegion());
   try {
-    const session = await opened();
-    fill(document.body, header(session), place, liveRegion());
+    const session = await signedInSession();
+    fill(document.body, header(session), content, liveRegion());
     address = '-';
     addEventListener('hashchange', () => void route(session));
     await route(session);
   } catch (error) {
-    fill(place, failure(() => t().title, error, () => void begin()));
+    fill(content, failureNotice(() => t().title, error, () => void startPage()));
   }
 }
 
@@ -80,8 +80,8 @@ addEventListener('beforeunload', (event) => {
   if (current?.unsaved()) event.preventDefault();
 });
 onKeys({ '?': openHelp }, new AbortController().signal);
-speak(document, () => {
+localise(document, () => {
   document.title = `${t().title} – talud`;
 });
 setLanguage(language());
-void begin();
+void startPage();

@@ -20,7 +20,7 @@ export class MapArea {
   constructor(private readonly state: JobState) {
     const { main, second, editing } = state;
     this.element = h('div', { class: 'map-area' }, main.frame.element, this.legend.element, editing.bar, this.notice);
-    if (second) this.swipe = sideBySide(main, second, this.element);
+    if (second) this.swipe = addComparison(main, second, this.element);
     for (const map of state.maps) map.onTileFailure(() => this.showTileFailures());
     main.map.on('click', (event) => this.clicked(event));
     state.onChange(() => this.show());
@@ -54,7 +54,7 @@ export class MapArea {
 }
 
 /** Puts the second map over the first; both look at the same place. */
-function sideBySide(main: JobMapView, second: JobMapView, area: HTMLElement): Swipe {
+function addComparison(main: JobMapView, second: JobMapView, area: HTMLElement): Swipe {
   second.map.setView(main.map.getView());
   const { target } = second.frame;
   target.classList.add('upper');
@@ -63,11 +63,11 @@ function sideBySide(main: JobMapView, second: JobMapView, area: HTMLElement): Sw
   target.setAttribute('aria-hidden', 'true');
   const swipe = new Swipe(area, target);
   main.frame.target.after(target);
-  area.append(side('left', main), side('right', second), swipe.handle);
+  area.append(mapLabel('left', main), mapLabel('right', second), swipe.handle);
   return swipe;
 }
 
-function side(name: 'left' | 'right', { facts }: JobMapView): HTMLElement {
+function mapLabel(name: 'left' | 'right', { facts }: JobMapView): HTMLElement {
   const model = () => `${t().jobModel(facts.model, facts.version)} · ${number(facts.threshold, 2)}`;
   return h('p', { class: `side ${name}` }, h('span', { class: 'hidden-visually' }, () => `${t()[name]}: `), model);
 }

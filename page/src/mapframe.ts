@@ -11,7 +11,7 @@ import type { Bounds } from './api';
 import { button, h } from './dom';
 import { t } from './language';
 
-export const drawsWebGL = (): boolean => document.createElement('canvas').getContext('webgl2') !== null;
+export const supportsWebGL2 = (): boolean => document.createElement('canvas').getContext('webgl2') !== null;
 
 export class MapFrame {
   readonly element: HTMLElement;
@@ -29,8 +29,8 @@ export class MapFrame {
       view: new View({ center: [0, 0], zoom: 2, maxZoom: maxZoom + 3, enableRotation: false }),
     });
     const zoom = (by: number) => () => this.map.getView().animate({ zoom: (this.map.getView().getZoom() ?? 0) + by, duration: 150 });
-    const tool = (words: () => string, sign: string, act: () => void) =>
-      button(sign, act, { 'aria-label': words, title: words, class: 'button plain round' });
+    const tool = (words: () => string, sign: string, onClick: () => void) =>
+      button(sign, onClick, { 'aria-label': words, title: words, class: 'button plain round' });
     this.element = h(
       'div',
       { class: 'map-frame' },
@@ -56,7 +56,7 @@ export class MapFrame {
   /** Goes to a part of the map, not nearer than one can tell what lies around it. */
   zoomTo(extent: number[]): void {
     const view = this.map.getView();
-    view.fit(extent, { padding: [90, 90, 90, 90], maxZoom: view.getMaxZoom() - 2, duration: reduced() ? 0 : 250 });
+    view.fit(extent, { padding: [90, 90, 90, 90], maxZoom: view.getMaxZoom() - 2, duration: prefersReducedMotion() ? 0 : 250 });
     this.map.renderSync();
   }
 
@@ -66,4 +66,4 @@ export class MapFrame {
   }
 }
 
-export const reduced = (): boolean => matchMedia('(prefers-reduced-motion: reduce)').matches;
+export const prefersReducedMotion = (): boolean => matchMedia('(prefers-reduced-motion: reduce)').matches;

@@ -5,9 +5,9 @@ import { Circle, Fill, Stroke, Style } from 'ol/style';
 
 import type { Verdict } from './api';
 
-type Look = 'unsaved' | Verdict;
+type OutlineKind = 'unsaved' | Verdict;
 
-export const LINES: Record<Look, { colour: string; width: number; dash?: number[] }> = {
+export const LINE_STYLES: Record<OutlineKind, { colour: string; width: number; dash?: number[] }> = {
   unreviewed: { colour: '#ffe14d', width: 2 },
   accepted: { colour: '#2fe0d2', width: 3 },
   rejected: { colour: '#e8e8e8', width: 2, dash: [6, 5] },
@@ -15,11 +15,11 @@ export const LINES: Record<Look, { colour: string; width: number; dash?: number[
 };
 const CASING = 'rgb(20 24 22 / 85%)';
 
-function look(kind: Look, selected: boolean, share: number): Style[] {
-  const { colour, dash } = LINES[kind];
-  const width = LINES[kind].width * share;
+function outlineStyles(kind: OutlineKind, selected: boolean, widthFactor: number): Style[] {
+  const { colour, dash } = LINE_STYLES[kind];
+  const width = LINE_STYLES[kind].width * widthFactor;
   const styles = [
-    new Style({ stroke: new Stroke({ color: CASING, width: width + 2.5 * share }) }),
+    new Style({ stroke: new Stroke({ color: CASING, width: width + 2.5 * widthFactor }) }),
     new Style({
       stroke: new Stroke({ color: colour, width, ...(dash ? { lineDash: dash } : {}) }),
       // Without a fill only its line could be clicked.
@@ -27,26 +27,26 @@ function look(kind: Look, selected: boolean, share: number): Style[] {
     }),
   ];
   const halo = [
-    new Style({ stroke: new Stroke({ color: CASING, width: width + 10 * share }) }),
-    new Style({ stroke: new Stroke({ color: '#ffffff', width: width + 7 * share }) }),
+    new Style({ stroke: new Stroke({ color: CASING, width: width + 10 * widthFactor }) }),
+    new Style({ stroke: new Stroke({ color: '#ffffff', width: width + 7 * widthFactor }) }),
   ];
   return selected ? [...halo, ...styles] : styles;
 }
 
-const key = (kind: Look, selected: boolean, far: boolean) => `${kind} ${selected} ${far}`;
+const styleKey = (kind: OutlineKind, selected: boolean, thin: boolean) => `${kind} ${selected} ${thin}`;
 // Metres a pixel of the screen beyond which lines are thinner, lest they cover small polygons.
-const FAR = 8;
-const STYLES = new Map<string, Style[]>();
-for (const kind of Object.keys(LINES) as Look[]) {
+const THIN_LINE_RESOLUTION = 8;
+const OUTLINE_STYLES = new Map<string, Style[]>();
+for (const kind of Object.keys(LINE_STYLES) as OutlineKind[]) {
   for (const selected of [true, false]) {
-    STYLES.set(key(kind, selected, true), look(kind, selected, 0.65));
-    STYLES.set(key(kind, selected, false), look(kind, selected, 1));
+    OUTLINE_STYLES.set(styleKey(kind, selected, true), outlineStyles(kind, selected, 0.65));
+    OUTLINE_STYLES.set(styleKey(kind, selected, false), outlineStyles(kind, selected, 1));
   }
 }
 
 export function polygonStyle(feature: Feature, selected: boolean, resolution: number): Style[] {
   const kind = feature.get('unsaved') || feature.get('failed') ? 'unsaved' : (feature.get('verdict') as Verdict);
-  return STYLES.get(key(kind, selected, resolution > FAR)) ?? [];
+  return OUTLINE_STYLES.get(styleKey(kind, selected, resolution > THIN_LINE_RESOLUTION)) ?? [];
 }
 
 /** Of what is being drawn or changed: its corners are large enough for a finger. */
@@ -59,7 +59,7 @@ export const sketchStyle = (): Style[] => [
 ];
 
 /** Hatching, for where nothing is mapped. */
-export function hatched(): Style {
+export function hatchStyle(): Style {
   const side = 10 * devicePixelRatio;
   const canvas = document.createElement('canvas');
   canvas.width = canvas.height = side;

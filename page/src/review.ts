@@ -4,19 +4,19 @@ import Feature from 'ol/Feature';
 import type { Geometry } from 'ol/geom';
 import VectorSource from 'ol/source/Vector';
 
-import { draw, judge, polygons, takeBack, type PolygonFeature, type PolygonProperties, type Verdict } from './api';
+import { addPolygon, deleteReview, getPolygons, saveReview, type PolygonFeature, type PolygonProperties, type Verdict } from './api';
 import { announce } from './announce';
-import { reason } from './failure';
+import { errorMessage } from './failure';
 import type { MultiPolygon, Polygon } from './geojson';
 import { t } from './language';
 import { FORMAT } from './layers';
-import { counted, following, type Counts } from './order';
+import { countPolygons, nextPolygon, type Counts } from './revieworder';
 
-export type Deed = Verdict | 'shape' | 'drawn' | 'removed';
+export type ReviewAction = Verdict | 'shape' | 'drawn' | 'removed';
 
 interface Change {
   feature: Feature;
-  deed: Deed;
+  action: ReviewAction;
   send: () => Promise<void>;
   /** Puts the polygon back as the service has it. */
   discard: () => void;
@@ -26,10 +26,10 @@ export interface Unsaved extends Change {
   error: unknown;
 }
 
-const of = (geometry: Geometry) =>
+const toGeoJson = (geometry: Geometry) =>
   FORMAT.writeGeometryObject(geometry, { rightHanded: true }) as unknown as Polygon | MultiPolygon;
 
-export const properties = (feature: Feature): PolygonProperties => feature.getProperties() as PolygonProperties & { geometry: Geometry };
+export const propertiesOf = (feature: Feature): PolygonProperties => feature.getProperties() as PolygonProperties & { geometry: Geometry };
 
 export class Review {
   readonly source = new VectorSource();
@@ -44,25 +44,25 @@ export class Review {
   constructor(private readonly job: string) {}
 
   /** Hears of every change of the review. */
-  onChange(act: () => void): void {
-    this.listeners.push(act);
+  onChange(listener: () => void): void {
+    this.listeners.push(listener);
   }
 
   private changed(): void {
-    for (const act of this.listeners) act();
+    for (const listener of this.listeners) listener();
   }
 
   async load(): Promise<void> {
-    const found = FORMAT.readFeatures(await polygons(this.job)) as Feature[];
+    const found = FORMAT.readFeatures(await getPolygons(this.job)) as Feature[];
     this.source.clear();
     this.source.addFeatures(found);
     this.loaded = true;
-    this.order = found.sort((a, b) => properties(b).area_m2 - properties(a).area_m2);
+    this.order = found.sort((a, b) => propertiesOf(b).area_m2 - propertiesOf(a).area_m2);
     this.changed();
   }
 
   counts(): Counts {
-    return counted(this.order.filter((feature) => !isNew(feature)).map(properties));
+    return countPolygons(this.order.filter((feature) => !isNew(feature)).map(propertiesOf));
   }
 
   select(feature: Feature | null): void {
@@ -72,16 +72,16 @@ export class Review {
 
   /** Selects the next (1) or previous (-1) polygon, the unreviewed ones first. */
   step(by: 1 | -1): Feature | null {
-    this.select(following(this.order, this.selected, by, (one) => properties(one).verdict === 'unreviewed'));
+    this.select(nextPolygon(this.order, this.selected, by, (one) => propertiesOf(one).verdict === 'unreviewed'));
     return this.selected;
   }
 
-  judge(feature: Feature, verdict: 'accepted' | 'rejected', reviewer: string): Promise<void> {
+  reviewPolygon(feature: Feature, verdict: 'accepted' | 'rejected', reviewer: string): Promise<void> {
     // An outline that was not kept yet goes along, so that a verdict does not take its place.
-    const outline = feature.get('unsaved') ? of(feature.getGeometry()!) : undefined;
+    const outline = feature.get('unsaved') ? toGeoJson(feature.getGeometry()!) : undefined;
     const { discard } = this.unsaved.find((one) => one.feature === feature) ?? { discard: () => undefined };
-    const send = async () => this.take(feature, await judge(this.job, String(feature.getId()), verdict, reviewer, outline));
-    return this.commit({ feature, deed: verdict, send, discard });
+    const send = async () => this.applySaved(feature, await saveReview(this.job, String(feature.getId()), verdict, reviewer, outline));
+    return this.commit({ feature, action: verdict, send, discard });
   }
 
   /** Gives a polygon another outline, which accepts it. */
@@ -94,14 +94,14 @@ export class Review {
     feature.setGeometry(geometry);
     feature.set('unsaved', true);
     const send = async () =>
-      this.take(feature, await judge(this.job, String(feature.getId()), 'accepted', reviewer, of(geometry)));
+      this.applySaved(feature, await saveReview(this.job, String(feature.getId()), 'accepted', reviewer, toGeoJson(geometry)));
     const earlier = this.unsaved.find((one) => one.feature === feature);
     const discard = () => {
       feature.setGeometry(before);
       feature.unset('unsaved');
       earlier?.discard();
     };
-    return this.commit({ feature, deed: 'shape', send, discard });
+    return this.commit({ feature, action: 'shape', send, discard });
   }
 
   /** Adds a polygon of a person's. */
@@ -114,29 +114,29 @@ export class Review {
   }
 
   private add(feature: Feature, reviewer: string): Promise<void> {
-    const send = async () => this.take(feature, await draw(this.job, reviewer, of(feature.getGeometry()!)));
-    return this.commit({ feature, deed: 'drawn', send, discard: () => this.drop(feature) });
+    const send = async () => this.applySaved(feature, await addPolygon(this.job, reviewer, toGeoJson(feature.getGeometry()!)));
+    return this.commit({ feature, action: 'drawn', send, discard: () => this.removeFeature(feature) });
   }
 
   /** Takes a verdict back; a drawn polygon goes. */
   undo(feature: Feature): Promise<void> {
-    const { origin, redrawn } = properties(feature);
+    const { origin, redrawn } = propertiesOf(feature);
     const send = async () => {
-      await takeBack(this.job, String(feature.getId()));
-      if (origin === 'drawn') return this.drop(feature);
-      if (redrawn) return this.take(feature, await this.again(feature));
+      await deleteReview(this.job, String(feature.getId()));
+      if (origin === 'drawn') return this.removeFeature(feature);
+      if (redrawn) return this.applySaved(feature, await this.fetchPolygon(feature));
       feature.setProperties({ verdict: 'unreviewed', reviewed_by: null, reviewed_at: null });
     };
-    return this.commit({ feature, deed: origin === 'drawn' ? 'removed' : 'unreviewed', send, discard: () => undefined });
+    return this.commit({ feature, action: origin === 'drawn' ? 'removed' : 'unreviewed', send, discard: () => undefined });
   }
 
-  private async again(feature: Feature): Promise<PolygonFeature> {
-    const found = (await polygons(this.job)).features.find(({ id }) => String(id) === String(feature.getId()));
+  private async fetchPolygon(feature: Feature): Promise<PolygonFeature> {
+    const found = (await getPolygons(this.job)).features.find(({ id }) => String(id) === String(feature.getId()));
     if (!found) throw new Error(t().noAnswer);
     return found;
   }
 
-  private take(feature: Feature, kept: PolygonFeature): void {
+  private applySaved(feature: Feature, kept: PolygonFeature): void {
     const { id, geometry, properties: facts } = kept;
     feature.setId(id);
     feature.setGeometry(FORMAT.readGeometry(geometry));
@@ -144,7 +144,7 @@ export class Review {
     feature.unset('unsaved');
   }
 
-  private drop(feature: Feature): void {
+  private removeFeature(feature: Feature): void {
     this.source.removeFeature(feature);
     this.order = this.order.filter((one) => one !== feature);
     if (this.selected === feature) this.selected = null;
@@ -160,11 +160,11 @@ export class Review {
     const done = (this.queues.get(feature) ?? Promise.resolve()).then(async () => {
       try {
         await change.send();
-        announce(t().savedVerdict(t().change[change.deed], this.counts().unreviewed));
+        announce(t().savedVerdict(t().change[change.action], this.counts().unreviewed));
       } catch (error) {
         this.unsaved = [...this.unsaved, { ...change, error }];
         feature.set('failed', true);
-        announce(t().failed(t().unsaved(this.unsaved.length), reason(error)));
+        announce(t().failed(t().unsaved(this.unsaved.length), errorMessage(error)));
       }
       this.saving -= 1;
       this.changed();
@@ -174,7 +174,7 @@ export class Review {
   }
 
   /** Sends all that was not saved once more. */
-  async tryAgain(): Promise<void> {
+  async retryUnsaved(): Promise<void> {
     await Promise.all(this.unsaved.map((change) => this.commit(change)));
   }
 

@@ -1,12 +1,12 @@
 /** Who reviews: asked once, then remembered by the browser. */
 
 import { button, h } from './dom';
-import { open } from './dialogue';
+import { openDialogue } from './dialogue';
 import { t } from './language';
 
-const KEY = 'talud.reviewer';
+const REVIEWER_KEY = 'talud.reviewer';
 
-export const reviewer = (): string | null => localStorage.getItem(KEY);
+export const reviewer = (): string | null => localStorage.getItem(REVIEWER_KEY);
 
 /** Asks for the reviewer's name; null where the person would not say. */
 export function askReviewer(): Promise<string | null> {
@@ -27,7 +27,7 @@ export function askReviewer(): Promise<string | null> {
             event.preventDefault();
             const name = field.value.trim();
             if (!name) return;
-            localStorage.setItem(KEY, name);
+            localStorage.setItem(REVIEWER_KEY, name);
             dialogue.close('yes');
           },
         },
@@ -42,7 +42,7 @@ export function askReviewer(): Promise<string | null> {
         h('button', { type: 'submit', class: 'button primary' }, () => t().go),
       ),
     );
-    const dialogue = open(() => t().reviewerTitle, form);
+    const dialogue = openDialogue(() => t().reviewerTitle, form);
     dialogue.addEventListener('close', () => resolve(dialogue.returnValue === 'yes' ? reviewer() : null));
     field.focus();
   });

@@ -2,16 +2,16 @@
 
 import type Feature from 'ol/Feature';
 
-import { review as exported } from './api';
+import { exportReview } from './api';
 import { announce } from './announce';
 import { button, fill, h } from './dom';
-import { failure, reason } from './failure';
-import { speak, t } from './language';
+import { errorMessage, failureNotice } from './failure';
+import { localise, t } from './language';
 import { area, moment, number, probability } from './quantities';
-import { isNew, properties, type Review } from './review';
+import { isNew, propertiesOf, type Review } from './review';
 import { askReviewer, reviewer } from './reviewer';
 
-export interface Acts {
+export interface ReviewHandlers {
   next(): void;
   previous(): void;
   accept(): void;
@@ -21,9 +21,9 @@ export interface Acts {
   draw(): void;
 }
 
-const GO_ON = 'talud.goOn';
+const ADVANCE_KEY = 'talud.goOn';
 
-export const goesOn = (): boolean => localStorage.getItem(GO_ON) === 'on';
+export const advancesAfterReview = (): boolean => localStorage.getItem(ADVANCE_KEY) === 'on';
 
 export class ReviewPanel {
   readonly element: HTMLElement;
@@ -36,29 +36,29 @@ export class ReviewPanel {
   private readonly accept: HTMLButtonElement;
   private readonly reject: HTMLButtonElement;
   private readonly draw: HTMLButtonElement;
-  private readonly judging: HTMLButtonElement[];
+  private readonly reviewButtons: HTMLButtonElement[];
   private readonly undo: HTMLButtonElement;
 
   constructor(
     private readonly job: string,
     private readonly review: Review,
     private readonly mayReview: boolean,
-    acts: Acts,
+    handlers: ReviewHandlers,
   ) {
-    const key = (words: () => string, letter: string, act: () => void, kind: 'primary' | 'plain' = 'plain') => {
-      const made = button(words, act, { kind, 'aria-keyshortcuts': letter });
+    const key = (words: () => string, letter: string, onClick: () => void, kind: 'primary' | 'plain' = 'plain') => {
+      const made = button(words, onClick, { kind, 'aria-keyshortcuts': letter });
       made.append(h('kbd', { 'aria-hidden': 'true' }, letter));
       return made;
     };
-    const remember = () => localStorage.setItem(GO_ON, goOn.checked ? 'on' : 'off');
-    const goOn = h('input', { type: 'checkbox', id: 'go-on', checked: goesOn(), on: { change: remember } });
-    this.accept = key(() => t().accept, 'a', acts.accept, 'primary');
-    this.reject = key(() => t().reject, 'r', acts.reject);
-    const edit = key(() => t().edit, 'e', acts.edit);
-    this.undo = key(() => (this.drawn() ? t().removeDrawn : t().undo), 'u', acts.undo);
-    this.draw = key(() => t().draw, 'd', acts.draw);
+    const rememberAdvance = () => localStorage.setItem(ADVANCE_KEY, advance.checked ? 'on' : 'off');
+    const advance = h('input', { type: 'checkbox', id: 'go-on', checked: advancesAfterReview(), on: { change: rememberAdvance } });
+    this.accept = key(() => t().accept, 'a', handlers.accept, 'primary');
+    this.reject = key(() => t().reject, 'r', handlers.reject);
+    const edit = key(() => t().edit, 'e', handlers.edit);
+    this.undo = key(() => (this.drawn() ? t().removeDrawn : t().undo), 'u', handlers.undo);
+    this.draw = key(() => t().draw, 'd', handlers.draw);
     this.draw.disabled = !mayReview;
-    this.judging = [this.accept, this.reject, edit];
+    this.reviewButtons = [this.accept, this.reject, edit];
     this.element = h(
       'section',
       { class: 'panel review', 'aria-labelledby': 'review-title' },
@@ -67,16 +67,16 @@ export class ReviewPanel {
       this.counts,
       h(
         'div',
-        { class: 'judging' },
+        { class: 'review-actions' },
         mayReview ? null : h('p', { class: 'notice' }, () => t().mayNotReview),
-        h('div', { class: 'pair' }, key(() => t().previous, 'p', acts.previous), key(() => t().next, 'n', acts.next)),
+        h('div', { class: 'pair' }, key(() => t().previous, 'p', handlers.previous), key(() => t().next, 'n', handlers.next)),
         h('div', { class: 'pair' }, this.accept, this.reject, edit, this.undo),
-        h('p', { class: 'check' }, goOn, h('label', { for: 'go-on' }, () => t().goOn)),
+        h('p', { class: 'check' }, advance, h('label', { for: 'go-on' }, () => t().advanceAfterReview)),
       ),
       this.selected,
       h(
         'div',
-        { class: 'keeping' },
+        { class: 'export-actions' },
         this.draw,
         this.by,
         button(() => t().exportReview, () => void this.export(), { kind: 'primary', id: 'export' }),
@@ -84,12 +84,12 @@ export class ReviewPanel {
         this.notice,
       ),
     );
-    speak(this.element, () => this.show());
+    localise(this.element, () => this.show());
   }
 
   private drawn(): boolean {
     const { selected } = this.review;
-    return selected !== null && properties(selected).origin === 'drawn';
+    return selected !== null && propertiesOf(selected).origin === 'drawn';
   }
 
   show(): void {
@@ -114,11 +114,11 @@ export class ReviewPanel {
         entry(t().acceptedArea, area(acceptedArea)),
       ),
     );
-    fill(this.selected, ...(selected ? described(selected) : [h('p', { class: 'soft' }, t().nothingSelected)]));
-    for (const one of this.judging) one.disabled = !this.mayReview || selected === null;
+    fill(this.selected, ...(selected ? polygonFacts(selected) : [h('p', { class: 'soft' }, t().nothingSelected)]));
+    for (const one of this.reviewButtons) one.disabled = !this.mayReview || selected === null;
     // Who drew a polygon has accepted it; it can be redrawn, or removed.
     if (this.drawn()) this.accept.disabled = this.reject.disabled = true;
-    this.undo.disabled = !this.mayReview || selected === null || isNew(selected) || properties(selected).verdict === 'unreviewed';
+    this.undo.disabled = !this.mayReview || selected === null || isNew(selected) || propertiesOf(selected).verdict === 'unreviewed';
     this.undo.firstChild!.textContent = this.drawn() ? t().removeDrawn : t().undo;
     this.note.textContent = t().exportNote(unreviewed);
     const name = reviewer();
@@ -133,7 +133,7 @@ export class ReviewPanel {
       h(
         'li',
         {},
-        h('span', {}, t().unsavedOf(t().change[one.deed], area(properties(one.feature).area_m2), reason(one.error))),
+        h('span', {}, t().unsavedOf(t().change[one.action], area(propertiesOf(one.feature).area_m2), errorMessage(one.error))),
         button(t().discard, () => this.review.discard(one), { class: 'button link' }),
       );
     fill(
@@ -146,7 +146,7 @@ export class ReviewPanel {
             { class: 'notice wrong' },
             h('p', {}, h('strong', {}, t().unsaved(unsaved.length))),
             h('ul', {}, ...unsaved.map(entry)),
-            button(t().againAll, () => void this.review.tryAgain(), { kind: 'primary' }),
+            button(t().againAll, () => void this.review.retryUnsaved(), { kind: 'primary' }),
           )
         : null,
     );
@@ -158,20 +158,20 @@ export class ReviewPanel {
       return;
     }
     try {
-      const link = h('a', { href: URL.createObjectURL(await exported(this.job)), download: 'review.gpkg' });
+      const link = h('a', { href: URL.createObjectURL(await exportReview(this.job)), download: 'review.gpkg' });
       link.click();
       setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
       const words = () => t().exported(this.review.counts().unreviewed);
       fill(this.notice, h('p', { class: 'notice' }, words));
       announce(words());
     } catch (error) {
-      fill(this.notice, failure(() => t().exportFailed, error, () => void this.export()));
+      fill(this.notice, failureNotice(() => t().exportFailed, error, () => void this.export()));
     }
   }
 }
 
-function described(feature: Feature): HTMLElement[] {
-  const facts = properties(feature);
+function polygonFacts(feature: Feature): HTMLElement[] {
+  const facts = propertiesOf(feature);
   const origin = facts.origin === 'drawn' ? t().originDrawn : facts.redrawn ? t().redrawn : t().originModel;
   const entries: [string, string | null][] = [
     [t().verdict, feature.get('unsaved') || feature.get('failed') ? t().unsavedLegend : t().verdicts[facts.verdict]],

@@ -1,9 +1,9 @@
 /** Signing in with an API key, in a dialogue over whatever the page shows, so that nothing in it is lost. */
 
-import { Problem, session, signIn, signOut, whenSignedOut, type Session } from './api';
-import { open } from './dialogue';
+import { ServiceError, getSession, signIn, signOut, onSignedOut, type Session } from './api';
+import { openDialogue } from './dialogue';
 import { button, fill, h } from './dom';
-import { reason } from './failure';
+import { errorMessage } from './failure';
 import { t } from './language';
 
 let asking: Promise<void> | null = null;
@@ -23,8 +23,8 @@ export function askKey(): Promise<void> {
             signIn(field.value.trim()).then(
               () => dialogue.close(),
               (error: unknown) => {
-                const unknown = error instanceof Problem && (error.status === 401 || error.status === 403);
-                fill(wrong, unknown ? () => t().wrongKey : () => reason(error));
+                const unknown = error instanceof ServiceError && (error.status === 401 || error.status === 403);
+                fill(wrong, unknown ? () => t().wrongKey : () => errorMessage(error));
                 field.select();
               },
             );
@@ -39,7 +39,7 @@ export function askKey(): Promise<void> {
       wrong,
       h('div', { class: 'actions' }, h('button', { type: 'submit', class: 'button primary' }, () => t().signIn)),
     );
-    const dialogue = open(() => t().signInTitle, form);
+    const dialogue = openDialogue(() => t().signInTitle, form);
     dialogue.addEventListener('cancel', (event) => event.preventDefault());
     dialogue.addEventListener('close', () => {
       asking = null;
@@ -51,20 +51,20 @@ export function askKey(): Promise<void> {
 }
 
 /** Who asks the service; where it needs a key, after one was given. */
-export async function opened(): Promise<Session> {
-  let current = await session();
+export async function signedInSession(): Promise<Session> {
+  let current = await getSession();
   while (current.keys_required && current.name === null) {
     await askKey();
-    current = await session();
+    current = await getSession();
   }
-  whenSignedOut(() => {
+  onSignedOut(() => {
     if (current.keys_required) void askKey();
   });
   return current;
 }
 
 /** The name of who is signed in, and the way out. */
-export function account(current: Session): HTMLElement | null {
+export function accountControls(current: Session): HTMLElement | null {
   const { name } = current;
   if (!current.keys_required || name === null) return null;
   const out = () => void signOut().finally(() => location.reload());

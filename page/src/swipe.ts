@@ -3,11 +3,11 @@
 import { h } from './dom';
 import { t } from './language';
 
-const STEP = 2;
+const STEP_PERCENT = 2;
 
 export class Swipe {
   readonly handle: HTMLElement;
-  private share = 50;
+  private percent = 50;
 
   /** `upper` is cut off left of the divider, so that what lies below it is seen there. */
   constructor(
@@ -35,10 +35,10 @@ export class Swipe {
     });
     this.handle.addEventListener('keydown', (event) => {
       const to = {
-        ArrowLeft: this.share - STEP,
-        ArrowRight: this.share + STEP,
-        PageDown: this.share - 5 * STEP,
-        PageUp: this.share + 5 * STEP,
+        ArrowLeft: this.percent - STEP_PERCENT,
+        ArrowRight: this.percent + STEP_PERCENT,
+        PageDown: this.percent - 5 * STEP_PERCENT,
+        PageUp: this.percent + 5 * STEP_PERCENT,
         Home: 0,
         End: 100,
       }[event.key];
@@ -51,14 +51,14 @@ export class Swipe {
 
   /** Whether a point of the frame, in pixels from its left, is of the right map. */
   isRight(x: number): boolean {
-    return x > (this.share / 100) * this.frame.clientWidth;
+    return x > (this.percent / 100) * this.frame.clientWidth;
   }
 
-  private set(share: number): void {
-    this.share = Math.min(100, Math.max(0, share));
-    this.handle.style.left = `${this.share}%`;
-    this.upper.style.clipPath = `inset(0 0 0 ${this.share}%)`;
-    this.handle.setAttribute('aria-valuenow', String(Math.round(this.share)));
-    this.handle.setAttribute('aria-valuetext', `${Math.round(this.share)} %`);
+  private set(percent: number): void {
+    this.percent = Math.min(100, Math.max(0, percent));
+    this.handle.style.left = `${this.percent}%`;
+    this.upper.style.clipPath = `inset(0 0 0 ${this.percent}%)`;
+    this.handle.setAttribute('aria-valuenow', String(Math.round(this.percent)));
+    this.handle.setAttribute('aria-valuetext', `${Math.round(this.percent)} %`);
   }
 }

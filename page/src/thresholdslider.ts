@@ -1,7 +1,7 @@
-/** A slider for the threshold of a map's picture, which starts at the map's own. */
+/** A slider for the threshold of a map's picture, which starts at the map's initial. */
 
 import { button, h } from './dom';
-import { speak, t } from './language';
+import { localise, t } from './language';
 import { number } from './quantities';
 
 const STEP = 0.01;
@@ -10,46 +10,46 @@ export class ThresholdSlider {
   readonly element: HTMLElement;
   value: number;
   private readonly slider: HTMLInputElement;
-  private readonly shown: HTMLOutputElement;
-  private readonly back: HTMLButtonElement;
+  private readonly output: HTMLOutputElement;
+  private readonly resetButton: HTMLButtonElement;
 
   constructor(
     id: string,
     label: () => string,
-    private readonly own: number,
-    private readonly changed: (threshold: number) => void,
+    private readonly initial: number,
+    private readonly onChange: (threshold: number) => void,
   ) {
-    this.value = own;
+    this.value = initial;
     this.slider = h('input', {
       type: 'range',
       id,
       min: STEP,
       max: 1 - STEP,
       step: STEP,
-      value: own.toFixed(2),
+      value: initial.toFixed(2),
       on: { input: () => this.set(this.slider.valueAsNumber) },
     });
-    this.shown = h('output', { for: id });
-    this.back = button(() => t().modelThreshold(number(own, 2)), () => this.set(own));
-    const row = h('div', { class: 'row' }, h('label', { for: id }, label), this.shown);
-    this.element = h('div', { class: 'threshold' }, row, this.slider, this.back);
-    speak(this.element, () => this.show());
+    this.output = h('output', { for: id });
+    this.resetButton = button(() => t().modelThreshold(number(initial, 2)), () => this.set(initial));
+    const row = h('div', { class: 'row' }, h('label', { for: id }, label), this.output);
+    this.element = h('div', { class: 'threshold' }, row, this.slider, this.resetButton);
+    localise(this.element, () => this.show());
   }
 
   get moved(): boolean {
-    return this.value !== this.own;
+    return this.value !== this.initial;
   }
 
   private set(threshold: number): void {
     this.value = threshold;
     this.slider.value = threshold.toFixed(2);
     this.show();
-    this.changed(threshold);
+    this.onChange(threshold);
   }
 
   private show(): void {
-    this.shown.textContent = number(this.value, 2);
+    this.output.textContent = number(this.value, 2);
     this.slider.setAttribute('aria-valuetext', number(this.value, 2));
-    this.back.hidden = !this.moved;
+    this.resetButton.hidden = !this.moved;
   }
 }

@@ -3,14 +3,14 @@
 import DataTile from 'ol/source/DataTile';
 import { createXYZ } from 'ol/tilegrid';
 
-import { tile } from './api';
-import { merged } from './levels';
+import { getTile } from './api';
+import { mergeTiles } from './tilevalues';
 
-const SIDE = 256;
-const KEPT = 160;
+const TILE_SIDE_PIXELS = 256;
+const MAX_CACHED_TILES = 160;
 
 /** The zoom whose pixels are no larger than the raster's; beyond it, tiles are drawn larger. */
-export function finest(resolution: number, latitude: number): number {
+export function maxZoomFor(resolution: number, latitude: number): number {
   const ground = 156_543.034 * Math.cos((latitude * Math.PI) / 180);
   return Math.min(22, Math.max(0, Math.ceil(Math.log2(ground / resolution))));
 }
@@ -21,21 +21,21 @@ export interface TileSet {
   failed: () => void;
 }
 
-function empty(): HTMLCanvasElement {
+function emptyTile(): HTMLCanvasElement {
   const canvas = document.createElement('canvas');
-  canvas.width = canvas.height = SIDE;
+  canvas.width = canvas.height = TILE_SIDE_PIXELS;
   return canvas;
 }
 
 /** A layer that the service has coloured. */
-export function pictures({ job, maxZoom, failed }: TileSet, layer: string): DataTile {
+export function pictureSource({ job, maxZoom, failed }: TileSet, layer: string): DataTile {
   return new DataTile({
-    tileGrid: createXYZ({ maxZoom, tileSize: SIDE }),
+    tileGrid: createXYZ({ maxZoom, tileSize: TILE_SIDE_PIXELS }),
     interpolate: true,
     transition: 0,
     loader: async (z, x, y) => {
       try {
-        return (await tile(job, layer, z, x, y)) ?? empty();
+        return (await getTile(job, layer, z, x, y)) ?? emptyTile();
       } catch (error) {
         failed();
         throw error;
@@ -44,39 +44,39 @@ export function pictures({ job, maxZoom, failed }: TileSet, layer: string): Data
   });
 }
 
-/** Probability and, where there is one, inventory as values: see `merged`. Several layers colour the same ones. */
-export function values({ job, maxZoom, failed }: TileSet, inventory: boolean): () => DataTile {
-  const kept = new Map<string, Promise<Uint8Array>>();
+/** Probability and, where there is one, inventory as values: see `mergeTiles`. Several layers colour the same ones. */
+export function valueSources({ job, maxZoom, failed }: TileSet, inventory: boolean): () => DataTile {
+  const cache = new Map<string, Promise<Uint8Array>>();
   const load = async (z: number, x: number, y: number) => {
-    const of = (layer: string) => tile(job, layer, z, x, y).then(pixels);
-    const [probability, known] = await Promise.all([of('probability'), inventory ? of('inventory') : null]);
-    return merged(probability, known, SIDE * SIDE);
+    const layerPixels = (layer: string) => getTile(job, layer, z, x, y).then(readPixels);
+    const [probability, known] = await Promise.all([layerPixels('probability'), inventory ? layerPixels('inventory') : null]);
+    return mergeTiles(probability, known, TILE_SIDE_PIXELS * TILE_SIDE_PIXELS);
   };
   return () =>
     new DataTile({
-      tileGrid: createXYZ({ maxZoom, tileSize: SIDE }),
+      tileGrid: createXYZ({ maxZoom, tileSize: TILE_SIDE_PIXELS }),
       bandCount: 4,
       interpolate: false,
       transition: 0,
       loader: (z, x, y) => {
         const key = `${z}/${x}/${y}`;
-        const found = kept.get(key) ?? load(z, x, y);
-        kept.delete(key);
-        kept.set(key, found);
+        const found = cache.get(key) ?? load(z, x, y);
+        cache.delete(key);
+        cache.set(key, found);
         found.catch(() => {
-          kept.delete(key);
+          cache.delete(key);
           failed();
         });
-        if (kept.size > KEPT) kept.delete(kept.keys().next().value!);
+        if (cache.size > MAX_CACHED_TILES) cache.delete(cache.keys().next().value!);
         return found;
       },
     });
 }
 
-function pixels(picture: ImageBitmap | null): Uint8ClampedArray | null {
+function readPixels(picture: ImageBitmap | null): Uint8ClampedArray | null {
   if (picture === null) return null;
-  const context = new OffscreenCanvas(SIDE, SIDE).getContext('2d', { willReadFrequently: true })!;
+  const context = new OffscreenCanvas(TILE_SIDE_PIXELS, TILE_SIDE_PIXELS).getContext('2d', { willReadFrequently: true })!;
   context.drawImage(picture, 0, 0);
   picture.close();
-  return context.getImageData(0, 0, SIDE, SIDE).data;
+  return context.getImageData(0, 0, TILE_SIDE_PIXELS, TILE_SIDE_PIXELS).data;
 }

@@ -189,7 +189,7 @@ export const en = {
   removeDrawn: 'Remove polygon',
   edit: 'Redraw',
   draw: 'Draw a new polygon',
-  goOn: 'Go to the next one after a verdict',
+  advanceAfterReview: 'Go to the next one after a verdict',
   reviewingAs: (name: string) => `Reviewing as ${name}`,
   changeReviewer: 'Change',
   reviewerTitle: 'Who is reviewing?',

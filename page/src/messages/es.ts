@@ -188,7 +188,7 @@ export const es: Messages = {
   removeDrawn: 'Quitar polígono',
   edit: 'Redibujar',
   draw: 'Dibujar un polígono nuevo',
-  goOn: 'Ir al siguiente después de cada veredicto',
+  advanceAfterReview: 'Ir al siguiente después de cada veredicto',
   reviewingAs: (name) => `Revisa ${name}`,
   changeReviewer: 'Cambiar',
   reviewerTitle: '¿Quién revisa?',

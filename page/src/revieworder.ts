@@ -11,7 +11,7 @@ export interface Counts {
   acceptedArea: number;
 }
 
-export function counted(polygons: Iterable<PolygonProperties>): Counts {
+export function countPolygons(polygons: Iterable<PolygonProperties>): Counts {
   const counts: Counts = { unreviewed: 0, accepted: 0, rejected: 0, drawn: 0, acceptedArea: 0 };
   for (const { verdict, origin, area_m2 } of polygons) {
     counts[origin === 'drawn' ? 'drawn' : verdict] += 1;
@@ -24,7 +24,7 @@ export function counted(polygons: Iterable<PolygonProperties>): Counts {
  * The polygon after (step 1) or before (-1) the current one: the nearest unreviewed one in that direction, round the
  * end; where all others are reviewed, simply the neighbour. Without a current one it begins at the end it comes from.
  */
-export function following<T>(order: readonly T[], current: T | null, step: 1 | -1, unreviewed: (one: T) => boolean): T | null {
+export function nextPolygon<T>(order: readonly T[], current: T | null, step: 1 | -1, unreviewed: (one: T) => boolean): T | null {
   const at = current === null ? -1 : order.indexOf(current);
   const from = at < 0 && step < 0 ? order.length : at;
   const round = order.map((_, n) => order[(from + step * (n + 1) + order.length * 2) % order.length]!);

@@ -1,28 +1,28 @@
 /** The list of maps: what each is made of, how far it is, and what can be done with it. */
 
-import { dismiss, jobs, type Job, type Raster } from './api';
+import { dismissJob, listJobs, type Job, type Raster } from './api';
 import { announce } from './announce';
-import { confirmed } from './dialogue';
+import { confirmAction } from './dialogue';
 import { button, fill, h } from './dom';
-import { failure } from './failure';
-import { speak, t } from './language';
-import { rasterName } from './names';
+import { failureNotice } from './failure';
+import { localise, t } from './language';
+import { rasterName } from './rasternames';
 import { area, moment, number } from './quantities';
 
-const PAGE = 30;
-const OFTEN = 1500;
-const SELDOM = 10_000;
+const PAGE_SIZE = 30;
+const ACTIVE_POLL_INTERVAL_MS = 1500;
+const IDLE_POLL_INTERVAL_MS = 10_000;
 
-const alive = (job: Job): boolean => job.status === 'accepted' || job.status === 'running';
+const isUnfinished = (job: Job): boolean => job.status === 'accepted' || job.status === 'running';
 
 export class JobList {
   readonly element: HTMLElement;
   private readonly list = h('ul', { class: 'jobs' });
   private readonly state = h('div');
   private readonly closing = new AbortController();
-  private known: Job[] = [];
+  private jobs: Job[] = [];
   private synthetic = new Set<string>();
-  private limit = PAGE;
+  private limit = PAGE_SIZE;
   private timer = 0;
 
   constructor() {
@@ -33,7 +33,7 @@ export class JobList {
       this.state,
       this.list,
     );
-    speak(this.list, () => this.show());
+    localise(this.list, () => this.show());
     fill(this.state, h('p', { class: 'soft' }, () => t().loading));
     void this.poll();
   }
@@ -53,24 +53,24 @@ export class JobList {
   async poll(): Promise<void> {
     clearTimeout(this.timer);
     try {
-      const { jobs: found } = await jobs(this.limit, this.closing.signal);
-      this.tell(found);
-      this.known = found;
+      const { jobs: found } = await listJobs(this.limit, this.closing.signal);
+      this.announceFinished(found);
+      this.jobs = found;
       fill(this.state, found.length ? null : h('p', { class: 'soft' }, () => t().mapsNone));
       this.show();
     } catch (error) {
       if (this.closing.signal.aborted) return;
-      fill(this.state, failure(() => t().mapsFailed, error, () => void this.poll()));
+      fill(this.state, failureNotice(() => t().mapsFailed, error, () => void this.poll()));
     }
-    const wait = this.known.some(alive) && !document.hidden ? OFTEN : SELDOM;
+    const wait = this.jobs.some(isUnfinished) && !document.hidden ? ACTIVE_POLL_INTERVAL_MS : IDLE_POLL_INTERVAL_MS;
     if (!this.closing.signal.aborted) this.timer = window.setTimeout(() => void this.poll(), wait);
   }
 
-  private tell(found: Job[]): void {
-    const before = new Map(this.known.map((job) => [job.jobID, job]));
+  private announceFinished(found: Job[]): void {
+    const before = new Map(this.jobs.map((job) => [job.jobID, job]));
     for (const job of found) {
       const was = before.get(job.jobID);
-      if (!was || !alive(was)) continue;
+      if (!was || !isUnfinished(was)) continue;
       if (job.status === 'successful') announce(t().jobReady(rasterName(job.inputs.raster)));
       if (job.status === 'failed') announce(t().jobFailed(rasterName(job.inputs.raster)));
     }
@@ -79,10 +79,10 @@ export class JobList {
   private show(): void {
     // The focus outlives the renewal: it is on the same button of the same map after it.
     const focused = this.list.contains(document.activeElement) ? document.activeElement?.id : undefined;
-    fill(this.list, ...this.known.filter((job) => job.status !== 'dismissed').map((job) => this.entry(job)));
-    if (this.known.length >= this.limit) {
+    fill(this.list, ...this.jobs.filter((job) => job.status !== 'dismissed').map((job) => this.entry(job)));
+    if (this.jobs.length >= this.limit) {
       const more = () => {
-        this.limit += PAGE;
+        this.limit += PAGE_SIZE;
         void this.poll();
       };
       this.list.append(h('li', { class: 'more' }, button(() => t().showMore, more, { id: 'more-maps' })));
@@ -105,9 +105,9 @@ export class JobList {
           h('span', { class: `chip ${job.status}` }, t().status[job.status]),
           this.synthetic.has(job.inputs.raster) ? h('span', { class: 'chip synthetic' }, t().synthetic) : null,
         ),
-        h('p', { class: 'soft' }, facts(job)),
+        h('p', { class: 'soft' }, jobFacts(job)),
         h('p', { class: 'soft' }, t().createdAt(moment(job.created))),
-        alive(job)
+        isUnfinished(job)
           ? h('progress', { max: 100, value: job.progress, 'aria-label': t().progressOf(name) }, `${job.progress} %`)
           : null,
         job.status === 'failed' && job.message ? h('p', { class: 'wrong-text' }, job.message) : null,
@@ -127,27 +127,27 @@ export class JobList {
               t().open,
             )
           : null,
-        button(alive(job) ? t().stop : t().remove, () => void this.dismiss(job), {
+        button(isUnfinished(job) ? t().stop : t().remove, () => void this.dismiss(job), {
           id: `dismiss-${job.jobID}`,
-          'aria-label': alive(job) ? t().stopMap(name) : t().removeMap(name),
+          'aria-label': isUnfinished(job) ? t().stopMap(name) : t().removeMap(name),
         }),
       ),
     );
   }
 
   private async dismiss(job: Job): Promise<void> {
-    const sure = alive(job) || (await confirmed(() => t().removeTitle, () => t().removeText, () => t().remove));
+    const sure = isUnfinished(job) || (await confirmAction(() => t().removeTitle, () => t().removeText, () => t().remove));
     if (!sure) return;
     try {
-      await dismiss(job.jobID);
+      await dismissJob(job.jobID);
       await this.poll();
     } catch (error) {
-      fill(this.state, failure(() => t().removeFailed, error, () => void this.dismiss(job)));
+      fill(this.state, failureNotice(() => t().removeFailed, error, () => void this.dismiss(job)));
     }
   }
 }
 
-function facts(job: Job): string {
+function jobFacts(job: Job): string {
   const { model, version, threshold, minimum_area: minimum } = job.inputs;
   return [
     t().jobModel(model, version),

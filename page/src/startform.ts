@@ -1,11 +1,11 @@
 /** The form that starts a map: raster, model, and what may be set besides. */
 
-import { models, rasters, start, upload, type Inputs, type Model, type Raster, type Session } from './api';
+import { listModels, listRasters, startJob, uploadRaster, type Inputs, type Model, type Raster, type Session } from './api';
 import { announce } from './announce';
 import { button, fill, h } from './dom';
-import { failure } from './failure';
-import { speak, t } from './language';
-import { rememberUpload, uploads } from './names';
+import { failureNotice } from './failure';
+import { localise, t } from './language';
+import { rememberUpload, uploadedRasters } from './rasternames';
 import { megapixels, number } from './quantities';
 
 const AUTO = 'auto';
@@ -13,7 +13,7 @@ const AUTO = 'auto';
 export const fits = (model: Model, raster: Raster): boolean => raster.fits.includes(model.name);
 
 /** The bands that a model reads and a raster has not. */
-export function lacking(model: Model, raster: Raster): string[] {
+export function missingBands(model: Model, raster: Raster): string[] {
   return model.contract.bands.map((band) => band.name).filter((name) => !raster.bands.includes(name));
 }
 
@@ -36,12 +36,12 @@ export class StartForm {
 
   constructor(
     session: Session,
-    private readonly started: () => void,
-    private readonly known: (rasters: Raster[]) => void,
+    private readonly onStarted: () => void,
+    private readonly onRasters: (rasters: Raster[]) => void,
   ) {
     this.raster.addEventListener('change', () => this.rasterChosen());
     this.model.addEventListener('change', () => this.describeModel());
-    this.file.addEventListener('change', () => void this.send());
+    this.file.addEventListener('change', () => void this.upload());
     this.element = h(
       'section',
       { class: 'card', 'aria-labelledby': 'new-title' },
@@ -50,7 +50,7 @@ export class StartForm {
       session.scope === 'read' ? h('p', { class: 'notice' }, () => t().mayNotRun) : this.form(),
     );
     // The words of options and descriptions depend on what is chosen, so they are made anew with it.
-    speak(this.element, () => this.show());
+    localise(this.element, () => this.show());
     void this.load();
   }
 
@@ -88,15 +88,15 @@ export class StartForm {
 
   private async load(): Promise<void> {
     try {
-      const [listed, registered] = await Promise.all([rasters(), models()]);
-      this.rasters = [...uploads(), ...listed];
+      const [listed, registered] = await Promise.all([listRasters(), listModels()]);
+      this.rasters = [...uploadedRasters(), ...listed];
       this.models = registered;
-      this.known(this.rasters);
+      this.onRasters(this.rasters);
       fill(this.notice);
       this.show();
       this.rasterChosen();
     } catch (error) {
-      fill(this.notice, failure(() => t().newMap, error, () => void this.load()));
+      fill(this.notice, failureNotice(() => t().newMap, error, () => void this.load()));
     }
   }
 
@@ -106,7 +106,7 @@ export class StartForm {
 
   private show(): void {
     const [raster, model] = [this.raster.value, this.model.value];
-    fill(this.raster, ...this.rasters.map((one) => h('option', { value: one.href }, named(one))));
+    fill(this.raster, ...this.rasters.map((one) => h('option', { value: one.href }, rasterTitle(one))));
     if (!this.rasters.length) fill(this.raster, h('option', { value: '' }, t().rasterNone));
     if (raster) this.raster.value = raster;
     this.showRaster();
@@ -141,9 +141,9 @@ export class StartForm {
     if (!raster) return fill(this.model);
     const fitting = this.models.filter((model) => fits(model, raster));
     const others = this.models.filter((model) => !fits(model, raster));
-    const choice = (model: Model) => h('option', { value: address(model) }, titled(model));
+    const choice = (model: Model) => h('option', { value: modelReference(model) }, modelTitle(model));
     const refused = (model: Model) =>
-      h('option', { value: address(model), disabled: true }, `${titled(model)}${wanting(model, raster)}`);
+      h('option', { value: modelReference(model), disabled: true }, `${modelTitle(model)}${missingBandsText(model, raster)}`);
     fill(
       this.model,
       fitting.length ? h('option', { value: AUTO }, t().auto) : h('option', { value: '' }, t().noModel),
@@ -154,7 +154,7 @@ export class StartForm {
   }
 
   private describeModel(): void {
-    const model = this.models.find((one) => address(one) === this.model.value);
+    const model = this.models.find((one) => modelReference(one) === this.model.value);
     this.thresholdHint.textContent = t().thresholdHint(model ? number(model.contract.threshold, 2) : null);
     if (!model) return fill(this.modelFacts);
     const { bands, scores, areas } = model.contract;
@@ -168,7 +168,7 @@ export class StartForm {
     );
   }
 
-  private async send(): Promise<void> {
+  private async upload(): Promise<void> {
     const file = this.file.files?.[0];
     if (!file) return;
     const stop = new AbortController();
@@ -176,7 +176,7 @@ export class StartForm {
     const text = h('p', { class: 'soft' }, t().uploading(file.name, 0));
     fill(this.uploading, text, bar, button(() => t().cancel, () => stop.abort()));
     try {
-      const raster = await upload(
+      const raster = await uploadRaster(
         file,
         (share) => {
           bar.value = share;
@@ -186,14 +186,14 @@ export class StartForm {
       );
       rememberUpload(raster);
       this.rasters = [raster, ...this.rasters];
-      this.known(this.rasters);
+      this.onRasters(this.rasters);
       this.show();
       this.raster.value = raster.href;
       this.rasterChosen();
       fill(this.uploading, h('p', { class: 'soft' }, () => t().uploaded(raster.name)));
       announce(t().uploaded(raster.name));
     } catch (error) {
-      fill(this.uploading, stop.signal.aborted ? null : failure(() => t().uploadFailed, error, () => void this.send()));
+      fill(this.uploading, stop.signal.aborted ? null : failureNotice(() => t().uploadFailed, error, () => void this.upload()));
     }
     if (stop.signal.aborted) this.file.value = '';
   }
@@ -210,22 +210,22 @@ export class StartForm {
   private async start(): Promise<void> {
     this.submit.disabled = true;
     try {
-      await start(this.inputs());
+      await startJob(this.inputs());
       fill(this.notice);
       announce(t().started);
-      this.started();
+      this.onStarted();
     } catch (error) {
-      fill(this.notice, failure(() => t().startFailed, error));
+      fill(this.notice, failureNotice(() => t().startFailed, error));
     }
     this.submit.disabled = false;
   }
 }
 
-const named = (raster: Raster): string => (raster.synthetic ? `${raster.name} (${t().synthetic.toLowerCase()})` : raster.name);
-const address = (model: Model): string => `${model.name}/${model.version}`;
-const titled = (model: Model): string => t().modelOption(model.name, model.version, model.aliases.join(', '));
+const rasterTitle = (raster: Raster): string => (raster.synthetic ? `${raster.name} (${t().synthetic.toLowerCase()})` : raster.name);
+const modelReference = (model: Model): string => `${model.name}/${model.version}`;
+const modelTitle = (model: Model): string => t().modelOption(model.name, model.version, model.aliases.join(', '));
 
-function wanting(model: Model, raster: Raster): string {
-  const bands = lacking(model, raster);
+function missingBandsText(model: Model, raster: Raster): string {
+  const bands = missingBands(model, raster);
   return bands.length ? `: ${t().lacks(bands.join(', '))}` : '';
 }
