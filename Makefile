@@ -22,7 +22,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 demo: $(BIN)/.train
 	@echo "== sample data (synthetic)"
 	@dvc pull --quiet data.dvc
-	@echo "== pipeline: stack, train, quantize, predict, evaluate, register, reference, report"
+	@echo "== pipeline: stack, train, quantize, predict, evaluate, register, baseline, report"
 	@dvc repro
 	@talud register
 	@echo

@@ -140,8 +140,8 @@ def test_a_changed_inventory_of_the_transfer_area_trains_nothing(demo: Demo) -> 
     assert result.returncode == 0, result.stderr
     evaluations = {f"evaluate@{band_set}" for band_set in BAND_SETS}
     registrations = {f"register@{band_set}" for band_set in BAND_SETS}
-    references = {f"reference@{band_set}" for band_set in BAND_SETS}
-    stages = {"stack@synthetic_liboriana", "report"} | evaluations | registrations | references
+    baselines = {f"baseline@{band_set}" for band_set in BAND_SETS}
+    stages = {"stack@synthetic_liboriana", "report"} | evaluations | registrations | baselines
     assert running(result.stdout) == stages
     assert "epochs" not in result.stdout
 

@@ -56,7 +56,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Projec
             "predict models/3band.onnx stacks/country_b.tif --out predictions/3band/country_b",
             "evaluate 3band",
             "register 3band",
-            "reference 3band",
+            "baseline 3band",
             "report",
         ):
             patch.setattr(sys, "argv", ["talud", *command.split()])
@@ -123,14 +123,14 @@ def test_the_model_is_registered_and_reported(project: Project) -> None:
     assert Model.load(project.model("3band")).contract.measured.halo_errors == {}
 
 
-def test_the_recipe_stands_beside_its_reference(project: Project) -> None:
-    chosen, other = (Model.load(project.root / folder / "3band.onnx") for folder in ("models", "references"))
+def test_baseline_trains_and_scores_the_second_recipe(project: Project) -> None:
+    chosen, other = (Model.load(project.root / folder / "3band.onnx") for folder in ("models", "baselines"))
     said = [model.contract.origin.hyperparameters for model in (chosen, other)]
     assert [each["recipe"] for each in said] == ["aligned", "study"]
     assert [each["loss"] for each in said] == ["dice_cross_entropy", "dice"]
     for name in ("filters", "learning_rate", "batch_size", "epochs", "training_seed", "depth"):
         assert said[0][name] == said[1][name]
-    scored = json.loads((project.root / "references" / "3band.json").read_text())["scored"]
+    scored = json.loads((project.root / "baselines" / "3band.json").read_text())["scored"]
     assert [(row["area"], row["recipe"]) for row in scored] == [
         (area, recipe) for area in ("country_a", "country_b") for recipe in ("aligned", "study")
     ]

@@ -12,7 +12,7 @@ from talud.errors import ParamsError
 from talud.files import exclusive_lock, writing
 from talud.params import Area, Params
 
-REFERENCES = "references"  # the folder of what the recipe is compared with
+BASELINES = "baselines"  # folder of the models and scores of the baseline recipe
 
 
 def root_around(folder: Path) -> Path | None:
@@ -143,9 +143,9 @@ class Project:
         """
         return self.root / "evaluation" / f"{band_set}.curves" / f"{part}.csv"
 
-    def recipes(self, band_set: str) -> Path:
-        """Return the path of the scores of the recipe and its reference."""
-        return self.root / REFERENCES / f"{band_set}.json"
+    def recipe_comparison(self, band_set: str) -> Path:
+        """Return the path of the scores of the recipe and its baseline."""
+        return self.root / BASELINES / f"{band_set}.json"
 
     def postprocessing(self, band_set: str) -> Path:
         """Return the path of the scores of post-processing for a band set's model."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from talud.cli import models, sources
 from talud.cli.app import app
 from talud.cli.progress import shown
+from talud.errors import TaludWarning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
     from talud.evaluation.postprocessing_study import MethodScores, PostprocessingTable
     from talud.evaluation.scores import SiteScores
+    from talud.project import Project
+
+BandSet = Annotated[str, typer.Argument(help="Band set of params.yaml.", show_default=False)]
 
 _TITLES = {"f1": "F1", "precision": "precision", "recall": "recall", "iou": "IoU", "mcc": "MCC"}
 
@@ -78,35 +83,6 @@ def evaluate(
         print(json.dumps(found.record(), indent=2, ensure_ascii=False))
     else:
         _show([found])
-
-
-@app.command("floor")
-def floor(
-    band_set: Annotated[str, typer.Argument(help="a band set of params.yaml")],
-    as_json: models.AsJson = False,
-) -> None:
-    """Train a random forest that looks at single pixels, and score it: what a U-Net has to beat.
-
-    It learns from up to 20,000 landslide and 20,000 other pixels of the training blocks, its threshold is chosen on
-    the validation blocks, and it is scored as talud evaluate scores a model: on the test blocks of each training area,
-    and on every other labelled area. Nothing is written.
-
-    **Examples**
-
-        talud floor 3band
-
-        talud floor 7band --json
-    """
-    from talud.evaluation.references import assess_baseline
-    from talud.project import Project
-
-    project = Project.find()
-    with shown(f"floor {band_set}", "areas") as progress:
-        found = assess_baseline(project, band_set, progress)
-    if as_json:
-        print(json.dumps([one.record() for one in found], indent=2, ensure_ascii=False))
-    else:
-        _show(found)
 
 
 def _assess(reference: str, source: str, bands: dict[str, int] | None) -> SiteScores:
@@ -267,31 +243,104 @@ def _objects(place: str, rows: tuple[MethodScores, ...]) -> Table:
     return table
 
 
-@app.command("reference")
-def reference(
-    band_set: Annotated[str, typer.Argument(help="A band set of params.yaml.", show_default=False)],
+@app.command("baseline")
+def baseline(
+    band_set: BandSet,
+    method: Annotated[
+        Literal["recipe", "random-forest"],
+        typer.Option(help="Baseline to train: the same network with another recipe, or a random forest of pixels."),
+    ] = "recipe",
+    as_json: models.AsJson = False,
 ) -> None:
-    """Train the best configuration once more, with the recipe that params.yaml names as `reference`, and score both.
+    """Train and score a baseline: another training recipe, or a random forest.
 
-    Writes references/BAND_SET.onnx, its table of trials, and references/BAND_SET.json: F1, precision and recall of
-    both models with 95 % intervals, on the test blocks of the training areas and on the other labelled areas. The model
-    is for comparison alone: it is not registered. Where there is no reference, the chosen recipe stands alone.
+    With `--method recipe`, as in the pipeline: trains the best configuration of the band set once more, with the recipe
+    that `reference` in params.yaml names, and scores both models on the test blocks of the training areas and on the
+    other labelled areas, with 95 % intervals. Writes baselines/BAND_SET.onnx, baselines/BAND_SET.trials.json and
+    baselines/BAND_SET.json. The baseline is not registered. If `reference` is null, only the model of the chosen recipe
+    is scored.
+
+    With `--method random-forest`: trains a random forest on single pixels of the training blocks (at most 20,000
+    landslide and 20,000 background pixels), chooses its threshold on the validation blocks, and scores it on the test
+    blocks of each training area and on every other labelled area. Writes no files.
+
+    **Examples**
+
+        talud baseline 3band
+
+        talud baseline 7band --method random-forest --json
+    """
+    from talud.project import Project
+
+    if method == "random-forest":
+        _score_forest(Project.find(), band_set, as_json)
+    else:
+        _score_recipes(Project.find(), band_set, as_json)
+
+
+@app.command("reference", hidden=True)
+def reference(band_set: BandSet) -> None:
+    """Run `talud baseline` under its deprecated name; write the scores to references/BAND_SET.json.
 
     **Examples**
 
         talud reference 3band
     """
+    from talud.evaluation.baselines import move_to_deprecated_path
+    from talud.project import Project
+
+    _warn_of_old_name("reference", "baseline BAND_SET; in dvc.yaml, replace the stage reference with baseline")
+    project = Project.find()
+    _score_recipes(project, band_set, as_json=False)
+    move_to_deprecated_path(project, band_set)
+
+
+@app.command("floor", hidden=True)
+def floor(band_set: BandSet, as_json: models.AsJson = False) -> None:
+    """Run `talud baseline --method random-forest` under its deprecated name.
+
+    **Examples**
+
+        talud floor 3band
+    """
+    from talud.project import Project
+
+    _warn_of_old_name("floor", "baseline BAND_SET --method random-forest")
+    _score_forest(Project.find(), band_set, as_json)
+
+
+def _warn_of_old_name(name: str, replacement: str) -> None:
+    """Warn that a command was renamed and will be removed."""
+    warnings.warn(
+        f"talud {name} is deprecated and will be removed in release 0.3; use talud {replacement}",
+        TaludWarning,
+        stacklevel=2,
+    )
+
+
+def _score_forest(project: Project, band_set: str, as_json: bool) -> None:
+    """Train and score a random forest, and print its scores."""
+    from talud.evaluation.baselines import assess_forest
+
+    with shown(f"random forest {band_set}", "areas") as progress:
+        found = assess_forest(project, band_set, progress)
+    if as_json:
+        print(json.dumps([one.record() for one in found], indent=2, ensure_ascii=False))
+    else:
+        _show(found)
+
+
+def _score_recipes(project: Project, band_set: str, as_json: bool) -> None:
+    """Train the best configuration with the baseline recipe, and print the scores of both models."""
     from talud import load_model
-    from talud.evaluation import references
+    from talud.evaluation import baselines
     from talud.evaluation.results import Trials
     from talud.params import Search
-    from talud.project import Project
     from talud.training import study
 
-    project = Project.find()
     best = Trials.read(project.trials(band_set)).best_trial
-    models = {project.params.recipe: load_model(project.model(band_set))}
-    other = references.reference_project(
+    trained = {project.params.recipe: load_model(project.model(band_set))}
+    other = baselines.baseline_project(
         project,
         Search(
             filters=(best.filters,),
@@ -305,9 +354,12 @@ def reference(
     if other:
         with shown(f"train {band_set}, {other.params.recipe}", "epochs") as tell:
             study.run(other, band_set, on_progress=lambda step: tell(step.done, step.total, f"F1 {step.best_f1:.3f}"))
-        models[other.params.recipe] = load_model(other.model(band_set))
+        trained[other.params.recipe] = load_model(other.model(band_set))
     with shown(f"comparing {band_set}", "maps") as progress:
-        found = references.compare_recipes(project, band_set, models, progress)
+        found = baselines.compare_recipes(project, band_set, trained, progress)
+    if as_json:
+        print(found.model_dump_json(indent=2))
+        return
     for row in found.scored:
         low, high = row.intervals["f1"]
         print(f"{row.recipe}: {row.area}, {row.pixels}: F1 {row.f1:.3f} ({low:.3f} to {high:.3f})")

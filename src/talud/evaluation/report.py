@@ -13,9 +13,9 @@ from talud.confusion_map import COLOURS, Outcome
 from talud.data.record import current_stack
 from talud.errors import StudyError
 from talud.evaluation import figures, paper
+from talud.evaluation.baselines import RecipeComparison, read_comparison
 from talud.evaluation.figures import Viewer, diagram, view
 from talud.evaluation.paper import IMAGE_MODELS, INFERENCE_BASIN, Assumption, Finding
-from talud.evaluation.references import RecipeComparison
 from talud.evaluation.results import Result, Trial, Trials
 from talud.files import replacing
 from talud.grid import Grid
@@ -122,7 +122,7 @@ class Page:
             assumptions=paper.assumptions(project.params, results),
             viewers=[view(project, area, evaluated) for area in _last_first(project)],
             recipe=project.params.recipe,
-            recipes=[RecipeComparison.read(path) for path in map(project.recipes, evaluated) if path.is_file()],
+            recipes=[found for name in evaluated if (found := read_comparison(project, name))],
         )
 
     @property

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from talud.cli.main import app
 from talud.data.patches import split
 from talud.errors import ParamsError, StudyError
-from talud.evaluation import references
+from talud.evaluation import baselines
 from talud.project import Project
 
 pytestmark = pytest.mark.slow  # its tests share a trained network
@@ -24,8 +24,8 @@ THRESHOLDS = np.arange(1, 100) / 100
 
 @pytest.fixture(autouse=True)
 def _few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(references, "TREES", 20)
-    monkeypatch.setattr(references, "PER_CLASS", 500)
+    monkeypatch.setattr(baselines, "TREES", 20)
+    monkeypatch.setattr(baselines, "PIXELS_PER_CLASS", 500)
 
 
 def read(path: Path) -> np.ndarray:
@@ -42,7 +42,7 @@ def inside(project: Project, part: str) -> np.ndarray:
     return found
 
 
-def probability(forest: references.Forest, project: Project, area: str) -> np.ndarray:
+def probability(forest: baselines.Forest, project: Project, area: str) -> np.ndarray:
     """The forest's answer pixel by pixel, NaN under clouds."""
     pixels = read(project.stack(area))[:3]
     valid = np.isfinite(pixels).all(axis=0)
@@ -59,8 +59,8 @@ def corrupt(project: Project, area: str, where: np.ndarray) -> None:
 
 
 def test_it_is_scored_on_test_blocks_and_other_areas_as_scikit_learn_scores_it(small_project: Project) -> None:
-    forest = references.fit(small_project, "3band")
-    home, away = references.assess_baseline(small_project, "3band")
+    forest = baselines.fit_forest(small_project, "3band")
+    home, away = baselines.assess_forest(small_project, "3band")
     assert (home.source, home.pixels, away.source, away.pixels) == ("home", "the test blocks", "away", "the whole area")
     for found, where in ((home, inside(small_project, "test")), (away, np.ones((192, 192), dtype=bool))):
         truth, levels = read(small_project.mask(found.source))[0], probability(forest, small_project, found.source)
@@ -74,7 +74,7 @@ def test_it_is_scored_on_test_blocks_and_other_areas_as_scikit_learn_scores_it(s
 
 
 def test_the_threshold_is_one_of_the_best_on_the_validation_blocks(small_project: Project) -> None:
-    forest = references.fit(small_project, "3band")
+    forest = baselines.fit_forest(small_project, "3band")
     truth, levels = read(small_project.mask("home"))[0], probability(forest, small_project, "home")
     counted = inside(small_project, "validation") & (truth != 255) & np.isfinite(levels)
     f1 = [f1_score(truth[counted], levels[counted] >= np.float32(threshold)) for threshold in THRESHOLDS]
@@ -84,21 +84,21 @@ def test_the_threshold_is_one_of_the_best_on_the_validation_blocks(small_project
 
 
 def test_the_truth_of_test_blocks_and_other_areas_is_not_seen(small_project: Project) -> None:
-    forest = references.fit(small_project, "3band")
-    before, _ = references.assess_baseline(small_project, "3band")
+    forest = baselines.fit_forest(small_project, "3band")
+    before, _ = baselines.assess_forest(small_project, "3band")
     levels = probability(forest, small_project, "home")
     blocks = small_project.params.split, small_project.params.seed
     dealt = split(small_project.mask("home"), *blocks)
     corrupt(small_project, "away", np.ones((192, 192), dtype=bool))
-    again = references.fit(small_project, "3band")
+    again = baselines.fit_forest(small_project, "3band")
     np.testing.assert_array_equal(probability(again, small_project, "home"), levels)
     assert again.threshold == forest.threshold
     with pytest.MonkeyPatch.context() as patch:  # the split looks at the truth, so it must stay what it was
         patch.setattr("talud.measurement.sites.split", lambda *_: dealt)
         corrupt(small_project, "home", inside(small_project, "test"))
-        again = references.fit(small_project, "3band")
+        again = baselines.fit_forest(small_project, "3band")
         np.testing.assert_array_equal(probability(again, small_project, "home"), levels)
-        after, _ = references.assess_baseline(small_project, "3band")
+        after, _ = baselines.assess_forest(small_project, "3band")
     assert after.assessment.confusion.tp == before.assessment.confusion.fp
 
 
@@ -111,7 +111,7 @@ def test_either_class_gives_as_many_pixels_all_with_the_same_chance() -> None:
     views = [(values[:, None, at : at + 400], truth[None, at : at + 400]) for at in range(0, 4000, 400)]
     drawn = []
     for seed in range(40):
-        pixels, landslide = references._balanced(views, 2, seed)
+        pixels, landslide = baselines._sample_balanced(views, 2, seed)
         assert landslide.sum() == (~landslide).sum() == 500
         assert len(set(pixels[:, 0].tolist())) == 1000
         assert not np.isnan(pixels).any()
@@ -120,7 +120,7 @@ def test_either_class_gives_as_many_pixels_all_with_the_same_chance() -> None:
         drawn.append(pixels[landslide, 0])
     share = np.histogram(np.concatenate(drawn), bins=10, range=(0, 3000))[0] / (40 * 500)
     np.testing.assert_allclose(share, 0.1, atol=0.01)  # four deviations
-    few, classes = references._balanced(views[7:8], 2, 1)  # 160 landslide, 160 others
+    few, classes = baselines._sample_balanced(views[7:8], 2, 1)  # 160 landslide, 160 others
     assert (len(few), classes.sum()) == (320, 160)
 
 
@@ -128,20 +128,20 @@ def test_one_seed_gives_one_forest_and_the_command_prints_it(
     small_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(small_project.root)
-    printed = CliRunner().invoke(app, ["floor", "3band", "--json"]).stdout
+    printed = CliRunner().invoke(app, ["baseline", "3band", "--method", "random-forest", "--json"]).stdout
     found = json.loads(printed)
-    assert printed == CliRunner().invoke(app, ["floor", "3band", "--json"]).stdout
+    assert printed == CliRunner().invoke(app, ["baseline", "3band", "--method", "random-forest", "--json"]).stdout
     assert [one["source"] for one in found] == ["home", "away"]
     assert found[0]["model"] == {"name": "random forest", "version": "", "weights": ""}
-    table = CliRunner().invoke(app, ["floor", "3band"]).stdout
+    table = CliRunner().invoke(app, ["baseline", "3band", "--method", "random-forest"]).stdout
     assert f"random forest, 3band, threshold {found[0]['threshold']:.2f}" in table
     assert all(f"{one['f1']:.3f}" in table for one in found)
 
 
 def test_what_is_missing_is_said(small_project: Project) -> None:
     with pytest.raises(ParamsError, match="no band set '4band'"):
-        references.assess_baseline(small_project, "4band")
+        baselines.assess_forest(small_project, "4band")
     with rasterio.open(small_project.stack("home"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as stack:
         stack.set_band_description(2, "nir")
     with pytest.raises(StudyError, match=r"home.tif: has no band green; it holds red, nir, blue, slope, curvature"):
-        references.assess_baseline(small_project, "3band")
+        baselines.assess_forest(small_project, "3band")

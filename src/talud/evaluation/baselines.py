@@ -1,4 +1,4 @@
-"""References to compare a model with: a random forest, and the same network trained with another recipe.
+"""Baselines of a model: a random forest, and the same network trained with another recipe.
 
 A random forest over single pixels is what the landslide literature used before networks (Breiman 2001, Machine
 Learning 45). It gets the same bands, blocks and pixels as the U-Net: it is trained on the training blocks, its
@@ -29,12 +29,14 @@ from talud.measurement.sites import Site, assess, labelled_windows, probability_
 from talud.metrics import LANDSLIDE, UNKNOWN, best_threshold, lack_of_skill
 from talud.params import Params, Search
 from talud.progress import Progress, tracked
-from talud.project import REFERENCES, Project
+from talud.project import BASELINES, Project
 from talud.raster import open_raster
 
-PER_CLASS = 20_000  # pixels of landslide, and of background, that the forest learns from
-TREES, LEAF = 200, 5
-PIXELS_AT_ONCE = 1 << 20
+PIXELS_PER_CLASS = 20_000  # training sample of a forest: at most so many landslide and so many background pixels
+TREES = 200
+MIN_LEAF_PIXELS = 5
+PIXELS_PER_BATCH = 1 << 20
+DEPRECATED_FOLDER = "references"  # output of the stage `reference`, which became `baseline` in release 0.2
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Forest:
     threshold: float = 0.5
 
 
-def assess_baseline(project: Project, band_set: str, progress: Progress | None = None) -> list[SiteScores]:
+def assess_forest(project: Project, band_set: str, progress: Progress | None = None) -> list[SiteScores]:
     """Train a forest, and score it on the test blocks of the training areas and on every other labelled area.
 
     Args:
@@ -65,7 +67,7 @@ def assess_baseline(project: Project, band_set: str, progress: Progress | None =
         StudyError: there is no training area, it cannot be split, its blocks hold too little, or a stack lacks a band.
         SourceError: a stack or mask is missing or cannot be read.
     """
-    forest = fit(project, band_set)
+    forest = fit_forest(project, band_set)
     subject = Subject(f"random forest, {band_set}", "random forest", "", "", forest.threshold)
     training = project.params.areas_of("training")
     others = [site for site in labelled_sites(project) if site.name not in training]
@@ -79,7 +81,7 @@ def assess_baseline(project: Project, band_set: str, progress: Progress | None =
     return found
 
 
-def fit(project: Project, band_set: str) -> Forest:
+def fit_forest(project: Project, band_set: str) -> Forest:
     """Fit a forest to pixels of the training blocks, as many of either class, and choose its threshold.
 
     The threshold is `talud.metrics.best_threshold` on the validation blocks, as the U-Net's is.
@@ -102,10 +104,12 @@ def fit(project: Project, band_set: str) -> Forest:
         for site in sites
         for found in labelled_windows(site, site.windows("training"), _Bands(site, bands))
     )
-    values, landslide = _balanced(training, len(bands), seed)
+    values, landslide = _sample_balanced(training, len(bands), seed)
     if not landslide.size:
         raise StudyError(f"the training blocks hold no landslide, or nothing else, where {', '.join(bands)} are valid")
-    forest = Forest(bands, RandomForestClassifier(TREES, min_samples_leaf=LEAF, random_state=seed, n_jobs=-1))
+    forest = Forest(
+        bands, RandomForestClassifier(TREES, min_samples_leaf=MIN_LEAF_PIXELS, random_state=seed, n_jobs=-1)
+    )
     forest.classifier.fit(values, landslide)
     validation = (labelled_windows(site, site.windows("validation"), _ForestMap(forest, site)) for site in sites)
     return replace(forest, threshold=best_threshold(probability_histogram(chain.from_iterable(validation))))
@@ -124,7 +128,7 @@ class _Bands:
 
     def probabilities(self, windows: Sequence[Window]) -> Iterator[NDArray[np.float32]]:
         with open_raster(self.site.stack) as stack:
-            numbers = _numbers(stack, self.bands)
+            numbers = _band_numbers(stack, self.bands)
             for window in windows:
                 yield stack.read(numbers, window=window, out_dtype="float32")
 
@@ -140,13 +144,13 @@ class _ForestMap:
         gathered: list[NDArray[np.float32]] = []
         for values in _Bands(self.site, self.forest.bands).probabilities(windows):
             gathered.append(values)
-            if sum(each[0].size for each in gathered) >= PIXELS_AT_ONCE:
-                yield from _classified(self.forest.classifier, gathered)
+            if sum(each[0].size for each in gathered) >= PIXELS_PER_BATCH:
+                yield from _classify(self.forest.classifier, gathered)
                 gathered = []
-        yield from _classified(self.forest.classifier, gathered)
+        yield from _classify(self.forest.classifier, gathered)
 
 
-def _numbers(stack: DatasetReader, bands: Sequence[str]) -> list[int]:
+def _band_numbers(stack: DatasetReader, bands: Sequence[str]) -> list[int]:
     missing = [name for name in bands if name not in stack.descriptions]
     if missing:
         raise StudyError(
@@ -156,10 +160,10 @@ def _numbers(stack: DatasetReader, bands: Sequence[str]) -> list[int]:
     return [stack.descriptions.index(name) + 1 for name in bands]
 
 
-def _balanced(
+def _sample_balanced(
     views: Iterable[tuple[NDArray[np.float32], NDArray[np.uint8]]], bands: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return as many valid pixels of either class, at most `PER_CLASS`: (pixels, bands), and their class.
+    """Return as many valid pixels of either class, at most `PIXELS_PER_CLASS`: (pixels, bands), and their class.
 
     Each pixel draws a number, and those with the lowest are kept: all are as likely, and one reading is enough.
     """
@@ -170,13 +174,13 @@ def _balanced(
         for landslide, (pixels, numbers) in kept.items():
             more = values[:, usable & ((truth == LANDSLIDE) == landslide)].T
             drawn = np.concatenate([numbers, generator.random(len(more))])
-            lowest = np.argsort(drawn, kind="stable")[:PER_CLASS]
+            lowest = np.argsort(drawn, kind="stable")[:PIXELS_PER_CLASS]
             kept[landslide] = np.concatenate([pixels, more])[lowest], drawn[lowest]
     number = min(len(pixels) for pixels, _ in kept.values())
     return np.concatenate([pixels[:number] for pixels, _ in kept.values()]), np.repeat(list(kept), number)
 
 
-def _classified(classifier: Any, gathered: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+def _classify(classifier: Any, gathered: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
     """Yield the probability over each window, NaN where a band is invalid."""
     valid = [~np.isnan(values).any(axis=0) for values in gathered]
     pixels = [values[:, where].T for values, where in zip(gathered, valid, strict=True)]
@@ -221,7 +225,7 @@ class RecipeScores(BaseModel):
 
 
 class RecipeComparison(BaseModel):
-    """The recipes of a band set, on each labelled area: the chosen one, and its reference if there is one."""
+    """Scores of a band set's recipe, and of its baseline recipe if there is one, on each labelled area."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -240,39 +244,39 @@ class RecipeComparison(BaseModel):
         Raises:
             StudyError: it is missing or damaged.
         """
-        return read_table(cls, path, "talud reference")
+        return read_table(cls, path, "talud baseline")
 
 
-def reference_project(project: Project, best: Search) -> Project | None:
-    """Return the project whose studies train the reference recipe, in a folder of their own.
+def baseline_project(project: Project, best: Search) -> Project | None:
+    """Return a project that trains the baseline recipe and writes to baselines/.
 
     Args:
-        project: whose params.yaml may name a reference.
-        best: the configuration.
+        project: project whose params.yaml may name a recipe as `reference`.
+        best: search with the best configuration alone.
 
     Returns:
-        None where no recipe is to be compared with, or the chosen one is that recipe itself.
+        None if `reference` is null or the same as `recipe`.
     """
     params = project.params
     if params.reference in (None, params.recipe):
         return None
-    changed = {"recipe": params.reference, "search": "reference", "searches": {"reference": best}}
-    return Project(project.root, Params.model_validate({**dict(params), **changed}), REFERENCES)
+    changed = {"recipe": params.reference, "search": "baseline", "searches": {"baseline": best}}
+    return Project(project.root, Params.model_validate({**dict(params), **changed}), BASELINES)
 
 
 def compare_recipes(
     project: Project, band_set: str, models: Mapping[str, Model], progress: Progress | None
 ) -> RecipeComparison:
-    """Score the models of recipes on every labelled area, as `assess_area` does, and write it down.
+    """Score the models of several recipes on every labelled area, and write the scores.
 
     Args:
-        project: whose areas they are.
-        band_set: of the models.
+        project: project whose labelled areas are scored.
+        band_set: name of the models' band set.
         models: recipe → the model that was trained with it.
-        progress: told of each model and area.
+        progress: callback after each model and area.
 
     Raises:
-        TaludError: as `assess_area` does.
+        TaludError: a model or an area cannot be scored, as in `assess_area`.
         OutputError: the comparison cannot be written.
     """
     pairs = list(itertools.product(labelled_sites(project), models.items()))
@@ -281,5 +285,32 @@ def compare_recipes(
         for site, (recipe, model) in tracked(pairs, progress, len(pairs))
     ]
     result = RecipeComparison(band_set=band_set, scored=tuple(scored))
-    result.write(project.recipes(band_set))
+    result.write(project.recipe_comparison(band_set))
     return result
+
+
+def read_comparison(project: Project, band_set: str) -> RecipeComparison | None:
+    """Read the comparison of a band set's recipes; return None if there is none.
+
+    Raises:
+        StudyError: the file is damaged.
+    """
+    for path in (project.recipe_comparison(band_set), _deprecated_path(project, band_set)):
+        if path.is_file():
+            return RecipeComparison.read(path)
+    return None
+
+
+def move_to_deprecated_path(project: Project, band_set: str) -> None:
+    """Move the comparison to where a dvc.yaml that runs `talud reference` expects its output.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    source, target = project.recipe_comparison(band_set), _deprecated_path(project, band_set)
+    with replacing(target) as scratch:
+        source.replace(scratch)
+
+
+def _deprecated_path(project: Project, band_set: str) -> Path:
+    return project.root / DEPRECATED_FOLDER / f"{band_set}.json"
