@@ -28,7 +28,7 @@ from talud.bands import band, groups
 from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin, variant_path
 from talud.engine.runtime import Model
 from talud.grid import Grid
-from talud.quantization.precision import quantized
+from talud.quantization.precision import quantize_to_int8
 from talud.raster import Layout, writing_cog
 
 BANDS = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")
@@ -97,7 +97,7 @@ def write_model(path: Path) -> None:
     threshold = float(np.quantile(probability, 1 - LANDSLIDES))
     contract = contract.replace(threshold=threshold)
     export.save(graph, contract, path)
-    variant = quantized(onnx.load(path), np.stack([values(128, 128, seed) for seed in range(8)]))
+    variant = quantize_to_int8(onnx.load(path), np.stack([values(128, 128, seed) for seed in range(8)]))
     export.save(variant, contract.replace(precision="int8"), variant_path(path, "int8"))
 
 

@@ -18,7 +18,7 @@ from talud.engine.cropping import Sides, cropped
 from talud.engine.margins import Margin, Network
 from talud.engine.runtime import Model
 from talud.engine.tiling import Rim, Tiling, round_up
-from talud.quantization.precision import halved, quantized
+from talud.quantization.precision import convert_to_float16, quantize_to_int8
 
 
 def probability(graph: onnx.ModelProto | Path, stack: np.ndarray) -> np.ndarray:
@@ -219,7 +219,7 @@ def test_a_variant_of_reduced_precision_is_as_exact(
     """Tiles of the variant equal one pass of the variant to the last bit."""
     graph = onnx.load(unets[depth].path)
     patches = np.stack([noise(64, 64, seed=seed) for seed in range(4)])
-    variant = quantized(graph, patches) if precision == "int8" else halved(graph)
+    variant = quantize_to_int8(graph, patches) if precision == "int8" else convert_to_float16(graph)
     onnx.helper.set_model_props(variant, unets[depth].contract.to_metadata())
     onnx.save(variant, tmp_path / "variant.onnx")
     model, size = Model.load(tmp_path / "variant.onnx"), (307, 290)

@@ -24,7 +24,7 @@ from talud.engine.runtime import Model
 from talud.errors import ModelError, PromotionError, RegistryError
 from talud.evaluation import gate, promotion
 from talud.project import Project
-from talud.quantization.precision import quantized
+from talud.quantization.precision import quantize_to_int8
 from talud.raster import open_raster
 from talud.registry import Store
 from talud.training import export
@@ -66,7 +66,7 @@ def quantize(path: Path, seed: int, **changes: object) -> bytes:
         **changes,
     }
     contract = Model.load(path).contract.replace(**stated)
-    graph = quantized(onnx.load(path), noise(32, 32, seed=seed)[np.newaxis])
+    graph = quantize_to_int8(onnx.load(path), noise(32, 32, seed=seed)[np.newaxis])
     export.save(graph, contract, variant_path(path, "int8"))
     return variant_path(path, "int8").read_bytes()
 

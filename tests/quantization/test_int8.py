@@ -12,7 +12,7 @@ import pytest
 
 from talud.engine.cropping import cropped
 from talud.engine.tiling import Rim
-from talud.quantization.precision import quantized
+from talud.quantization.precision import quantize_to_int8
 from talud.training import unet
 from talud.training.onnx_graph import to_onnx
 
@@ -27,7 +27,7 @@ def network() -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def reduced(network: onnx.ModelProto) -> onnx.ModelProto:
-    return quantized(network, patches(24, 1))
+    return quantize_to_int8(network, patches(24, 1))
 
 
 def patches(count: int, seed: int) -> np.ndarray:

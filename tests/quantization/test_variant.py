@@ -49,7 +49,7 @@ def validation(project: Project, path: Path) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 def test_the_contract_states_what_was_lost(project: Project, precision: str) -> None:
     path = project.model("3band")
-    made = variant.make(project, path, precision)
+    made = variant.make_variant(project, path, precision)
     assert made.path == path.with_name(f"3band.{precision}.onnx")
     assert made.path.stat().st_size < path.stat().st_size
     contract, original = Model.load(made.path).contract, Model.load(path).contract
@@ -100,7 +100,7 @@ def test_calibration_sees_no_validation_or_test_block(project: Project, retrain:
             if block.part in brightened:
                 stack[:, *block.window.toslices()] *= 2
         retrain(stack)
-        graphs.append(onnx.load(variant.make(project, project.model("3band"), "int8").path).graph)
+        graphs.append(onnx.load(variant.make_variant(project, project.model("3band"), "int8").path).graph)
     plain, others, training = (graph.SerializeToString(deterministic=True) for graph in graphs)
     assert plain == others
     assert plain != training
@@ -110,7 +110,7 @@ def test_calibration_sees_no_validation_or_test_block(project: Project, retrain:
 def test_what_is_no_float32_model_is_one_line(
     project: Project, name: str, monkeypatch: pytest.MonkeyPatch, talud: Run
 ) -> None:
-    variant.make(project, project.model("3band"), "int8")
+    variant.make_variant(project, project.model("3band"), "int8")
     monkeypatch.chdir(project.root)
     code, out, err = talud("quantize", name)
     assert (code, out, err.count("\n")) == (1, "", 1)
@@ -122,10 +122,10 @@ def test_other_data_or_another_split_are_refused(project: Project) -> None:
     params = yaml.safe_load((project.root / "params.yaml").read_text())
     (project.root / "params.yaml").write_text(yaml.safe_dump(params | {"seed": 8}))
     with pytest.raises(StudyError, match="was trained with seed 7"):
-        variant.make(Project.find(project.root), path, "int8")
+        variant.make_variant(Project.find(project.root), path, "int8")
     project.record("basin").write_text(json.dumps({"stack_md5": "0" * 32, "mask_md5": "0" * 32}))
     with pytest.raises(StudyError, match="was trained on other stacks"):
-        variant.make(project, path, "int8")
+        variant.make_variant(project, path, "int8")
     assert not variant_path(path, "int8").exists()
 
 
@@ -133,7 +133,7 @@ def test_a_variant_is_chosen_by_its_precision(project: Project) -> None:
     path = project.model("3band")
     with pytest.raises(ModelError, match=r"3band\.int8\.onnx: no such file; make it with talud quantize .*3band.onnx"):
         load_model(path, precision="int8")
-    made = variant.make(project, path, "int8")
+    made = variant.make_variant(project, path, "int8")
     for named, precision in ((path, "int8"), (made.path, "int8"), (made.path, None)):
         model = load_model(named, precision=precision)
         assert (model.path, model.title) == (made.path, "3band, from a file, int8")
@@ -145,7 +145,7 @@ def test_a_variant_is_chosen_by_its_precision(project: Project) -> None:
 
 def test_the_variant_of_another_model_is_refused(project: Project) -> None:
     path = project.model("3band")
-    variant.make(project, path, "int8")
+    variant.make_variant(project, path, "int8")
     graph = onnx.load(path)
     contract = Model.load(path).contract.replace(weights="1" * 64)
     onnx.helper.set_model_props(graph, contract.to_metadata())
@@ -172,7 +172,7 @@ def test_a_variant_maps_with_the_subsets_of_its_model_and_states_its_own_scores(
         values = stack.read()
     bands = ("red", "green", "vv_pre")
     write_stack(project.stack("basin"), values, bands)
-    made = variant.make(project, path, "int8")
+    made = variant.make_variant(project, path, "int8")
     assert [(one.groups, one.supported) for one in made.contract.input.subsets] == [
         (("optical", "sar"), True), (("optical",), True), (("sar",), False),
     ]  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 
 from talud.data.patches import Patches
 from talud.params import Augmentation
-from talud.training.batches import SYMMETRIES, Augmenter, TrainingBatches, turned
+from talud.training.batches import SYMMETRIES, Augmenter, TrainingBatches, apply_symmetry
 
 
 def numbered(count: int, side: int = 4) -> Patches:
@@ -28,11 +28,11 @@ def augmenter(bands: int = 2, **options: bool) -> Augmenter:
 
 def test_the_symmetries_are_the_eight_of_the_square() -> None:
     square = np.arange(9).reshape(3, 3)
-    images = {turned(square, symmetry).tobytes() for symmetry in range(SYMMETRIES)}
+    images = {apply_symmetry(square, symmetry).tobytes() for symmetry in range(SYMMETRIES)}
     assert len(images) == 8
     for first in range(SYMMETRIES):  # a group: one after another is again one of them
         for second in range(SYMMETRIES):
-            assert turned(turned(square, first), second).tobytes() in images
+            assert apply_symmetry(apply_symmetry(square, first), second).tobytes() in images
 
 
 def test_an_epoch_holds_every_patch_once_with_its_own_truth_and_its_nan() -> None:

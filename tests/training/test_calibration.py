@@ -20,7 +20,7 @@ def draws(slope: float, offset: float, count: int, seed: int) -> tuple[np.ndarra
 
 def test_a_known_slope_and_offset_are_found_again_in_logits_of_hundreds() -> None:
     logits, truth = draws(0.02, -1.5, 200_000, seed=1)
-    line = calibration.fitted(logits, truth)
+    line = calibration.fit_platt_scaling(logits, truth)
     assert line.slope == pytest.approx(0.02, rel=0.02)
     assert line.offset == pytest.approx(-1.5, abs=0.03)
 
@@ -33,30 +33,30 @@ def test_the_line_is_that_of_a_logistic_regression_without_penalty(slope: float,
     theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000, solver="newton-cholesky").fit(
         np.tile(logits, 2)[:, None] / 100, np.repeat([True, False], len(logits)), np.concatenate([target, 1 - target])
     )
-    line = calibration.fitted(logits, truth)
+    line = calibration.fit_platt_scaling(logits, truth)
     assert line.slope == pytest.approx(theirs.coef_[0, 0] / 100, rel=1e-4)
     assert line.offset == pytest.approx(theirs.intercept_[0], abs=1e-4)
 
 
 def test_classes_that_are_told_apart_without_a_fault_give_a_finite_line() -> None:
     truth = np.arange(1000) >= 900
-    line = calibration.fitted(np.where(truth, 400.0, -400.0), truth)
+    line = calibration.fit_platt_scaling(np.where(truth, 400.0, -400.0), truth)
     assert line.probability(np.array([400.0, -400.0])) == pytest.approx([101 / 102, 1 / 902], rel=1e-4)
 
 
 def test_where_logits_say_nothing_the_slope_is_not_positive() -> None:
     truth = np.arange(100) < 30
-    assert calibration.fitted(np.full(100, 7.0), truth).slope == 0
-    assert calibration.fitted(np.arange(100.0), truth).slope < 0
+    assert calibration.fit_platt_scaling(np.full(100, 7.0), truth).slope == 0
+    assert calibration.fit_platt_scaling(np.arange(100.0), truth).slope < 0
 
 
 def test_the_line_is_put_into_the_last_layer_and_nowhere_else() -> None:
     model = unet.build(4, 2, np.full(3, 90, np.float32), np.full(3, 30, np.float32), seed=3)
     stack = np.random.default_rng(1).normal(90, 30, (3, 30, 41)).astype(np.float32)
     stack[1, :5, :5] = np.nan
-    before, graph = calibration.logits(model, stack, alignment=4), to_onnx(model)
-    calibration.scale(model, calibration.Line(0.25, -0.75))
-    assert calibration.logits(model, stack, alignment=4) == pytest.approx(0.25 * before - 0.75, abs=1e-6)
+    before, graph = calibration.compute_logits(model, stack, alignment=4), to_onnx(model)
+    calibration.apply_to_last_layer(model, calibration.PlattScaling(0.25, -0.75))
+    assert calibration.compute_logits(model, stack, alignment=4) == pytest.approx(0.25 * before - 0.75, abs=1e-6)
     scaled = to_onnx(model)
     assert [node.op_type for node in scaled.graph.node] == [node.op_type for node in graph.graph.node]
     changed = [
@@ -69,4 +69,4 @@ def test_logits_are_what_the_sigmoid_is_given_whatever_the_size_of_the_array() -
     model = unet.build(4, 2, np.full(3, 90, np.float32), np.full(3, 30, np.float32), seed=3)
     stack = np.random.default_rng(2).normal(90, 30, (3, 32, 40)).astype(np.float32)
     probability = np.asarray(model(np.moveaxis(stack, 0, -1)[None]))[0, ..., 0]
-    assert expit(calibration.logits(model, stack, alignment=4)) == pytest.approx(probability, abs=1e-6)
+    assert expit(calibration.compute_logits(model, stack, alignment=4)) == pytest.approx(probability, abs=1e-6)

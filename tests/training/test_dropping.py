@@ -14,7 +14,7 @@ from stack_files import write_stack
 from talud.bands import Group
 from talud.data.patches import Block, Patches, read
 from talud.params import Augmentation, DroppingOptions, SplitOptions
-from talud.training.batches import Augmenter, Dropping, TrainingBatches, cloud, under_clouds, without_groups
+from talud.training.batches import Augmenter, Dropping, TrainingBatches, add_clouds, drop_groups, simulate_cloud
 
 BANDS = ("red", "slope", "green", "vv_pre", "vv_post")
 GROUPS = (Group.OPTICAL, Group.TERRAIN, Group.OPTICAL, Group.SAR, Group.SAR)
@@ -36,7 +36,7 @@ def gone(stack: np.ndarray) -> dict[Group, np.ndarray]:
 
 def test_each_group_is_dropped_as_often_as_asked_and_on_its_own() -> None:
     stack = patches(4000, 1)
-    absent = gone(without_groups(stack, GROUPS, {Group.TERRAIN: 0.3, Group.SAR: 0.5}, np.random.default_rng(2)))
+    absent = gone(drop_groups(stack, GROUPS, {Group.TERRAIN: 0.3, Group.SAR: 0.5}, np.random.default_rng(2)))
     assert not absent[Group.OPTICAL].any()
     assert absent[Group.TERRAIN].mean() == pytest.approx(0.3, abs=0.03)  # four deviations
     assert absent[Group.SAR].mean() == pytest.approx(0.5, abs=0.03)
@@ -47,7 +47,7 @@ def test_each_group_is_dropped_as_often_as_asked_and_on_its_own() -> None:
 def test_one_group_is_always_left_and_what_is_left_is_untouched(seed: int, probability: float) -> None:
     stack = patches(50, 2)
     before = stack.copy()
-    result = without_groups(stack, GROUPS, dict.fromkeys(MEMBERS, probability), np.random.default_rng(seed))
+    result = drop_groups(stack, GROUPS, dict.fromkeys(MEMBERS, probability), np.random.default_rng(seed))
     absent = np.array(list(gone(result).values()))
     assert not absent.all(axis=0).any()
     np.testing.assert_array_equal(stack, before)
@@ -55,26 +55,26 @@ def test_one_group_is_always_left_and_what_is_left_is_untouched(seed: int, proba
 
 
 def test_where_all_would_be_dropped_each_group_is_kept_as_often() -> None:
-    result = without_groups(patches(3000, 1), GROUPS, dict.fromkeys(MEMBERS, 0.9999), np.random.default_rng(0))
+    result = drop_groups(patches(3000, 1), GROUPS, dict.fromkeys(MEMBERS, 0.9999), np.random.default_rng(0))
     kept = [1 - absent.mean() for absent in gone(result).values()]
     assert kept == pytest.approx([1 / 3] * 3, abs=0.04)
 
 
 @given(st.integers(0, 2**32), st.floats(0, 1), st.integers(4, 40), st.integers(4, 40))
 def test_a_cloud_covers_what_it_should_to_a_pixel(seed: int, cover: float, height: int, width: int) -> None:
-    hidden = cloud((height, width), cover, np.random.default_rng(seed))
+    hidden = simulate_cloud((height, width), cover, np.random.default_rng(seed))
     assert hidden.shape == (height, width)
     assert abs(hidden.sum() - cover * hidden.size) <= 0.5
 
 
 def test_a_cloud_is_of_blobs_and_no_noise() -> None:
-    hidden = cloud((64, 64), 0.4, np.random.default_rng(3))
+    hidden = simulate_cloud((64, 64), 0.4, np.random.default_rng(3))
     alike = (hidden[:, 1:] == hidden[:, :-1]).mean()
     assert alike > 0.9  # of independent pixels 0.52 would be
 
 
 def test_clouds_hide_the_optical_bands_alone_of_their_share_of_patches_by_up_to_four_fifths() -> None:
-    result = np.isnan(under_clouds(patches(1000, 16), GROUPS, 0.25, np.random.default_rng(4)))
+    result = np.isnan(add_clouds(patches(1000, 16), GROUPS, 0.25, np.random.default_rng(4)))
     optical = result[..., 0]
     np.testing.assert_array_equal(optical, result[..., 2])
     assert not result[..., [1, 3, 4]].any()
@@ -88,7 +88,7 @@ def test_the_truth_is_unknown_where_no_band_is_left() -> None:
     dropping = Dropping.of(DroppingOptions(groups={"sar": 0.9, "terrain": 0.9}, clouds=1), BANDS)
     assert dropping
     truth = np.ones((200, 16, 16), np.uint8)
-    stack, known = dropping.applied(patches(200, 16), truth, (1, 2, 3))
+    stack, known = dropping.apply(patches(200, 16), truth, (1, 2, 3))
     nothing = np.isnan(stack).all(axis=-1)
     assert 0.1 < nothing.mean() < 0.5
     np.testing.assert_array_equal(known == 255, nothing)

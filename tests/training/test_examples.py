@@ -10,7 +10,7 @@ from PIL import Image
 from talud.confusion_map import COLOURS, Outcome
 from talud.data.patches import Patches
 from talud.training import examples
-from talud.training.examples import Examples, example_panel, spread
+from talud.training.examples import Examples, example_panel, select_patches
 
 SIDE = 19  # a tenth of a pane of the picture
 
@@ -33,12 +33,12 @@ def pane(picture: bytes, row: int, column: int) -> np.ndarray:
 
 def test_patches_are_spread_from_the_fullest_to_the_emptiest_and_empty_ones_are_left_out() -> None:
     counts = [0, 5, 300, 0, 20, 100, 50, 7, 200, 1, 0]
-    shown = [counts[index] for index in spread(patches(*counts), 4)]
+    shown = [counts[index] for index in select_patches(patches(*counts), 4)]
     assert (shown[0], shown[-1]) == (300, 1)
     assert shown == sorted(shown, reverse=True)
     assert set(shown[1:-1]) < {100, 50, 20, 7}
-    assert sorted(counts[index] for index in spread(patches(*counts), 99)) == sorted(filter(None, counts))
-    assert len(spread(patches(0, 3))) == 1
+    assert sorted(counts[index] for index in select_patches(patches(*counts), 99)) == sorted(filter(None, counts))
+    assert len(select_patches(patches(0, 3))) == 1
 
 
 def test_each_pane_shows_its_patch() -> None:
@@ -58,7 +58,7 @@ def test_each_pane_shows_its_patch() -> None:
     assert (dark == (found.mask[0] == 1)).all()
     assert chance[0, 1].sum() < chance[0, 0].sum()  # the more probable, the darker
     assert np.corrcoef(seen[..., 0].ravel(), found.stack[0, ..., 0].ravel())[0, 1] > 0.9
-    nothing = tuple(examples.COLOURED[255])
+    nothing = tuple(examples.CLASS_COLOURS[255])
     assert tuple(pane(picture, 1, 3)[5, 5]) == tuple(pane(picture, 1, 2)[5, 5]) == nothing
 
 

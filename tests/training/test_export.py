@@ -40,7 +40,7 @@ def shipped(graph: onnx.ModelProto, tiny_model: Path, folder: Path) -> Model:
 
 def test_double_precision_changes_the_arithmetic_and_not_the_model() -> None:
     model = steep()
-    exact = export.in_double_precision(model)
+    exact = export.to_double_precision(model)
     wide = np.asarray(exact(PATCHES.stack.astype(np.float64)))
     assert wide.dtype == np.float64
     rounding = np.abs(wide - np.asarray(model(PATCHES.stack))).max()

@@ -39,7 +39,7 @@ from talud.params import DroppingOptions, Recipe
 from talud.project import Project
 from talud.raster import Layout, open_raster, writing_cog
 from talud.training import checkpoint, export, study
-from talud.training.calibration import logits
+from talud.training.calibration import compute_logits
 from talud.training.checkpoint import Epoch, TrialState, trial_key
 from talud.training.dataset import Dataset
 from talud.training.onnx_graph import to_onnx
@@ -208,7 +208,7 @@ def exported(
     model.layers[-1].set_weights([sign * weights for weights in model.layers[-1].get_weights()])
     raw = keras.models.clone_model(model)
     raw.set_weights(model.get_weights())
-    return raw, export.export(model, dataset, changed, export.Origin("both", "c", "r", {}), path)
+    return raw, export.export_model(model, dataset, changed, export.ExportOrigin("both", "c", "r", {}), path)
 
 
 @pytest.mark.slow
@@ -224,7 +224,7 @@ def test_the_file_gives_the_logits_of_the_network_on_the_line_that_its_contract_
     assert line.error_after < line.error_before
     for patch in Dataset.load(project, "both").validation.stack:
         stack = np.ascontiguousarray(np.moveaxis(patch, -1, 0))
-        expected = expit(line.slope * logits(raw, stack, alignment=2) + line.offset)
+        expected = expit(line.slope * compute_logits(raw, stack, alignment=2) + line.offset)
         assert model.run(stack) == pytest.approx(expected, abs=1e-5)
 
 
@@ -374,7 +374,7 @@ def test_a_value_that_only_a_test_block_holds_is_plausible_but_no_training_value
         red = stack.descriptions.index("red") + 1
         stack.write(np.full((1, 1), 900, np.float32), red, window=Window(window.col_off, window.row_off, 1, 1))
     dataset = Dataset.load(project, "both")
-    assert dataset.extremes[1, 1] == 900
+    assert dataset.value_ranges[1, 1] == 900
     assert dataset.statistics.maximum[1] < 900
 
 
@@ -386,7 +386,7 @@ def test_areas_are_joined_only_where_their_stacks_are_made_alike(tmp_path: Path)
     assert len(two.training) == 2 * len(one.training)
     assert two.counts(project.params.split)["test_blocks"] == 2 * one.counts(project.params.split)["test_blocks"] == 10
     make_stack(project, "dale", slope=None)  # of an earlier release, which did not state it
-    with pytest.raises(StudyError, match=r"'hill' and 'dale' differ in making: .*zevenbergen_thorne"):
+    with pytest.raises(StudyError, match=r"'hill' and 'dale' differ in processing: .*zevenbergen_thorne"):
         Dataset.load(project, "both")
 
 

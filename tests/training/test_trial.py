@@ -19,7 +19,7 @@ from talud.training.checkpoint import TrialState
 from talud.training.dataset import Statistics, TrainingData
 from talud.training.search import Hyperparameters
 from talud.training.trial import CheckpointCallback, TrialConfig, build_network, train
-from talud.training.unet import NORMALISED
+from talud.training.unet import NORMALISATION_SUFFIX
 
 
 def bright_squares(count: int, seed: int) -> Patches:
@@ -132,7 +132,9 @@ def test_a_trial_with_all_that_a_recipe_has_learns_and_goes_on_as_if_never_inter
     assert result.scores["f1"] > 0.6
     model = build_network(CHOICE, STATISTICS, depth=1, seed=9, batch_normalisation=True)
     model.set_weights(result.best)
-    probability, plain = (np.asarray(one(VALIDATION.stack))[..., 0] for one in (model, unet.folded(model)))
+    probability, plain = (
+        np.asarray(one(VALIDATION.stack))[..., 0] for one in (model, unet.fold_batch_normalisation(model))
+    )
     np.testing.assert_allclose(plain, probability, atol=1e-5)
     if not arithmetic:
         scores = metrics.confusion(probability >= 0.5, VALIDATION.mask).scores()
@@ -147,7 +149,7 @@ def test_averaged_weights_are_normalised_by_what_they_give_themselves(tmp_path: 
     result = trained(tmp_path, replace(CHOICE, learning_rate=3e-2, epochs=2), recipe=recipe)
     model = build_network(CHOICE, STATISTICS, depth=1, seed=9, batch_normalisation=True)
     model.set_weights(result.best)
-    normalisations = [layer for layer in model.layers if NORMALISED in layer.name]
+    normalisations = [layer for layer in model.layers if NORMALISATION_SUFFIX in layer.name]
     hidden = keras.Model(model.inputs[0], [layer.output for layer in normalisations])
     for values, normalisation in zip(hidden(TRAINING.stack), normalisations, strict=True):
         scale, offset, *_ = normalisation.get_weights()

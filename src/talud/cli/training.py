@@ -215,7 +215,7 @@ def adapt(
         talud adapt landslide-unet-7band@champion stacks/liboriana.tif --area liboriana --strength 0.7 --json
     """
     from talud import source_files
-    from talud.adaptation import adapting
+    from talud.adaptation import alignment
     from talud.data.record import check_current
     from talud.evaluation import registration
     from talud.project import root_around
@@ -229,7 +229,7 @@ def adapt(
     source = registration.open_model(root, model)
     if out is not None:
         source_files.check_output_file(out, [source.path, raster])
-    made = adapting.adapt(source, raster, area, strength)
+    made = alignment.adapt(source, raster, area, strength)
     if out is not None:
         registration.write_model(out, made.graph, made.contract)
         place = str(out)
@@ -274,7 +274,7 @@ def quantize(
     from talud.project import Project
     from talud.quantization import variant
 
-    made = variant.make(Project.find(), model, precision)
+    made = variant.make_variant(Project.find(), model, precision)
     loss, f1 = made.contract.measured.loss, made.contract.measured.scores["f1"]
     print(f"{made.path}: F1 {f1:.4f} on the validation blocks, {f1 + loss['f1']:.4f} in float32")
     if weak := made.contract.measured.lack_of_skill:

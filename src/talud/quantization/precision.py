@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-OPERATORS = ["Conv", "Relu", "MaxPool", "Resize", "Concat"]
-_BATCH = 16
+QUANTIZED_OPERATORS = ["Conv", "Relu", "MaxPool", "Resize", "Concat"]
+_BATCH_SIZE = 16
 
 
-def quantized(model: onnx.ModelProto, patches: NDArray[np.float32]) -> onnx.ModelProto:
+def quantize_to_int8(model: onnx.ModelProto, patches: NDArray[np.float32]) -> onnx.ModelProto:
     """Return the 8-bit form of a model; the same bytes for the same patches.
 
     Args:
@@ -49,8 +49,8 @@ def quantized(model: onnx.ModelProto, patches: NDArray[np.float32]) -> onnx.Mode
             path,
             _Batches(model.graph.input[0].name, patches),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=OPERATORS,
-            nodes_to_exclude=_first_layers(model.graph),
+            op_types_to_quantize=QUANTIZED_OPERATORS,
+            nodes_to_exclude=_float32_nodes(model.graph),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -60,7 +60,7 @@ def quantized(model: onnx.ModelProto, patches: NDArray[np.float32]) -> onnx.Mode
     return result
 
 
-def _first_layers(graph: onnx.GraphProto) -> list[str]:
+def _float32_nodes(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the nodes up to the first convolution and its activation."""
     names: list[str] = []
     for node in graph.node:
@@ -75,7 +75,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
 
     def __init__(self, name: str, patches: NDArray[np.float32]) -> None:
         self._batches: Iterator[dict[str, NDArray[np.float32]]] = (
-            {name: patches[start : start + _BATCH]} for start in range(0, len(patches), _BATCH)
+            {name: patches[start : start + _BATCH_SIZE]} for start in range(0, len(patches), _BATCH_SIZE)
         )
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
@@ -83,7 +83,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def halved(model: onnx.ModelProto) -> onnx.ModelProto:
+def convert_to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the half-precision form of a model of `talud train`."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -98,7 +98,7 @@ def halved(model: onnx.ModelProto) -> onnx.ModelProto:
         for place, name in enumerate(node.input):
             computed = any(name in before.output for before in nodes)
             if computed and (name in halves) != half:
-                node.input[place] = _cast(nodes, halves, name, half)
+                node.input[place] = _cast_tensor(nodes, halves, name, half)
         nodes.append(node)
         halves |= set(node.output) if half else set()
     copies = [*nodes]
@@ -117,7 +117,7 @@ def _halve_weights(graph: onnx.GraphProto) -> None:
             constant.CopyFrom(numpy_helper.from_array(halved, constant.name))
 
 
-def _cast(nodes: list[onnx.NodeProto], halves: set[str], name: str, half: bool) -> str:
+def _cast_tensor(nodes: list[onnx.NodeProto], halves: set[str], name: str, half: bool) -> str:
     """Return the name of a tensor in the other precision; append its Cast if missing."""
     result = f"{name}_{'float16' if half else 'float32'}"
     if not any(result in node.output for node in nodes):

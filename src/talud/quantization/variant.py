@@ -20,7 +20,7 @@ from talud.measurement import subsets
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import Site, join_patches, labelled_windows
 from talud.project import Project
-from talud.quantization.precision import halved, quantized
+from talud.quantization.precision import convert_to_float16, quantize_to_int8
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Variant:
     contract: Contract
 
 
-def make(project: Project, path: Path, precision: Reduced) -> Variant:
+def make_variant(project: Project, path: Path, precision: Reduced) -> Variant:
     """Write the variant of a model beside it; the same bytes for the same model and stacks.
 
     It is calibrated on the patches that the model was trained on, and measured on the validation blocks. The threshold
@@ -65,7 +65,7 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
             "it; quantize the model that it was adapted from"
         )
     check_held_out(model.contract, path, project)
-    graph = _reduced(onnx.load(path), precision, project, model.contract)
+    graph = _reduced_graph(onnx.load(path), precision, project, model.contract)
     # What a smaller halo costs, and parity, were measured with the float32 file; rounding makes more of both.
     draft = model.contract.replace(precision=precision, halo_errors={}, parity={})
     out = variant_path(path, precision)
@@ -78,22 +78,22 @@ def make(project: Project, path: Path, precision: Reduced) -> Variant:
             "scores": loss.variant.confusion.scores(),
             "validation": loss.variant.validation,
             "loss": loss.to_contract(),
-            "subsets": _subsets(Model.load(scratch), project),
+            "subsets": _measure_subsets(Model.load(scratch), project),
         }
         contract = draft.replace(**measured)
         save(graph, contract, scratch)
     return Variant(out, contract)
 
 
-def _reduced(graph: onnx.ModelProto, precision: Reduced, project: Project, contract: Contract) -> onnx.ModelProto:
+def _reduced_graph(graph: onnx.ModelProto, precision: Reduced, project: Project, contract: Contract) -> onnx.ModelProto:
     if precision == "float16":
-        return halved(graph)
+        return convert_to_float16(graph)
     patches = join_patches(_sites(project, contract), contract.input.band_names, "training")
     stack = np.ascontiguousarray(np.moveaxis(patches.stack, -1, 1))
-    return quantized(graph, np.concatenate([stack, *_with_less(stack, contract)]))
+    return quantize_to_int8(graph, np.concatenate([stack, *_patches_of_subsets(stack, contract)]))
 
 
-def _with_less(stack: NDArray[np.float32], contract: Contract) -> list[NDArray[np.float32]]:
+def _patches_of_subsets(stack: NDArray[np.float32], contract: Contract) -> list[NDArray[np.float32]]:
     """Every so many of the patches with each of the subsets alone that the model maps with: what ranges it meets."""
     less = [
         subset.groups
@@ -107,7 +107,7 @@ def _with_less(stack: NDArray[np.float32], contract: Contract) -> list[NDArray[n
     ]
 
 
-def _subsets(variant: Model, project: Project) -> tuple[Subset, ...]:
+def _measure_subsets(variant: Model, project: Project) -> tuple[Subset, ...]:
     """Score the variant with each subset; the supported ones stay supported."""
     stated = variant.contract.input.subsets
     if not stated:
@@ -125,7 +125,7 @@ def _sites(project: Project, contract: Contract) -> list[Site]:
 
 
 @dataclass(frozen=True)
-class _Loss:
+class _VariantLoss:
     """Counts of the model and of its variant, and the differences of their probabilities.
 
     Attributes:
@@ -149,10 +149,10 @@ class _Loss:
         }
 
 
-def _compare(model: Model, variant: Model, project: Project) -> _Loss:
+def _compare(model: Model, variant: Model, project: Project) -> _VariantLoss:
     """Compare both on the validation blocks of the areas that the model was trained on, each block read alone.
 
-    Pixels count where all groups are valid, as at export; `_subsets` measures each subset of them.
+    Pixels count where all groups are valid, as at export; `_measure_subsets` measures each subset of them.
     """
     both = [
         replace(each, contract=each.contract.without_optional_groups()) if each.contract.input.subsets else each
@@ -168,4 +168,4 @@ def _compare(model: Model, variant: Model, project: Project) -> _Loss:
             total += float(difference.sum())
             largest = max(largest, float(difference.max(initial=0)))
     ours, theirs = (Assessment.total(each) for each in zip(*counts, strict=True))
-    return _Loss(ours, theirs, total / pixels if pixels else 0.0, largest)
+    return _VariantLoss(ours, theirs, total / pixels if pixels else 0.0, largest)

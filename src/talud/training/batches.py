@@ -24,11 +24,11 @@ from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.params import Augmentation, DroppingOptions
 
 SYMMETRIES = 8  # of a square: the dihedral group D4
-VEIL = 3.0  # deviations above the mean: how bright haze is that lets nothing through
-_SPAN = 3.0  # deviations on each side of the mean that gamma maps onto themselves
+HAZE_LEVEL = 3.0  # deviations above the mean: how bright haze is that lets nothing through
+_GAMMA_SPAN = 3.0  # deviations on each side of the mean that gamma maps onto themselves
 
 
-def turned(image: NDArray[Any], symmetry: int) -> NDArray[Any]:
+def apply_symmetry(image: NDArray[Any], symmetry: int) -> NDArray[Any]:
     """Return an image (height, width, ...) of equal sides under a symmetry of the square.
 
     0 to 3 are quarter turns; 4 to 7 are the same after mirroring left and right.
@@ -78,32 +78,32 @@ class Augmenter:
         """
         stack, mask = patches.stack[places], patches.mask[places]
         if self.options.paste:
-            stack, mask = self._pasted(patches, stack, mask, generator)
-        pairs = [self._laid(*pair, generator) for pair in zip(stack, mask, strict=True)]
+            stack, mask = self._paste_landslides(patches, stack, mask, generator)
+        pairs = [self._transform_geometry(*pair, generator) for pair in zip(stack, mask, strict=True)]
         stack, mask = (np.stack(parts) for parts in zip(*pairs, strict=True))
-        return Patches(self._lit(stack, generator), mask)
+        return Patches(self._transform_radiometry(stack, generator), mask)
 
-    def _pasted(
+    def _paste_landslides(
         self, patches: Patches, stack: NDArray[np.float32], mask: NDArray[np.uint8], generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Paste landslides of other patches into some patches, at the brightness around them."""
         stack, mask = stack.copy(), mask.copy()
         for place in np.flatnonzero(generator.random(len(mask)) < self.options.paste):
             donor, symmetry = int(generator.integers(len(patches))), int(generator.integers(SYMMETRIES))
-            pixels, truth = (turned(values[donor], symmetry) for values in (patches.stack, patches.mask))
+            pixels, truth = (apply_symmetry(values[donor], symmetry) for values in (patches.stack, patches.mask))
             there = (truth == LANDSLIDE) & (mask[place] != UNKNOWN)
             moved = np.nan_to_num(_background(stack[place], mask[place]) - _background(pixels, truth))
             stack[place][there] = (pixels + np.where(self.optical | self.radar, moved, 0))[there]
             mask[place][there] = LANDSLIDE
         return stack, mask
 
-    def _laid(
+    def _transform_geometry(
         self, stack: NDArray[np.float32], mask: NDArray[np.uint8], generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Turn and mirror a patch, and enlarge a part of it to the whole."""
         if self.options.symmetries:
             symmetry = int(generator.integers(SYMMETRIES))
-            stack, mask = turned(stack, symmetry), turned(mask, symmetry)
+            stack, mask = apply_symmetry(stack, symmetry), apply_symmetry(mask, symmetry)
         if self.options.scale:
             side = len(mask)
             kept = round(side * (1 - self.options.scale * generator.random()))
@@ -113,25 +113,25 @@ class Augmenter:
             stack, mask = stack[first][:, second], mask[first][:, second]
         return stack, mask
 
-    def _lit(self, stack: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+    def _transform_radiometry(self, stack: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
         """Change gamma, gain and offset of each band, and add haze."""
         options = self.options
         if not (options.gain or options.offset or options.gamma or options.haze):
             return stack
         scaled = (stack - self.mean) / self.deviation
         if options.gamma:
-            exponent = np.exp(self._drawn(options.gamma, self.optical, len(stack), generator))
-            unit = np.clip(scaled / (2 * _SPAN) + 0.5, 0, 1) ** exponent
-            scaled = np.where(self.optical & (np.abs(scaled) < _SPAN), (unit - 0.5) * 2 * _SPAN, scaled)
+            exponent = np.exp(self._draw_changes(options.gamma, self.optical, len(stack), generator))
+            unit = np.clip(scaled / (2 * _GAMMA_SPAN) + 0.5, 0, 1) ** exponent
+            scaled = np.where(self.optical & (np.abs(scaled) < _GAMMA_SPAN), (unit - 0.5) * 2 * _GAMMA_SPAN, scaled)
         lit = self.optical | self.radar
-        scaled = scaled * np.exp(self._drawn(options.gain, lit, len(stack), generator))
-        scaled = scaled + self._drawn(options.offset, lit, len(stack), generator)
+        scaled = scaled * np.exp(self._draw_changes(options.gain, lit, len(stack), generator))
+        scaled = scaled + self._draw_changes(options.offset, lit, len(stack), generator)
         if options.haze:
             share = self.optical * options.haze * generator.random((len(stack), 1, 1, 1)) ** 2
-            scaled = scaled * (1 - share) + share * VEIL
+            scaled = scaled * (1 - share) + share * HAZE_LEVEL
         return (scaled * self.deviation + self.mean).astype(np.float32)
 
-    def _drawn(
+    def _draw_changes(
         self, deviation: float, bands: NDArray[np.bool_], count: int, generator: np.random.Generator
     ) -> NDArray[np.float32]:
         """Draw a normal number for each patch and band, mostly common to all bands.
@@ -153,9 +153,9 @@ def _background(stack: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[
     return np.array([np.median(values) if len(values) else np.nan for values in valid], np.float32)
 
 
-MOST_COVER = 0.8  # of a patch, under simulated cloud
-_WIDTHS = 1 / 16, 1 / 4  # narrowest and widest of the noise that clouds are cut from, as shares of a patch's side
-_STREAM = 0xC10D  # so that the same seed, epoch and batch draw nothing else alike
+MAX_CLOUD_COVER = 0.8  # of a patch, under simulated cloud
+_CLOUD_WIDTHS = 1 / 16, 1 / 4  # narrowest and widest of the noise that clouds are cut from, as shares of a patch's side
+_DROPPING_STREAM = 0xC10D  # so that the same seed, epoch and batch draw nothing else alike
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,8 @@ class Dropping:
         members = tuple(band(name).group for name in bands)
         return cls(options, members) if options.optional(groups(tuple(bands))) else None
 
-    def applied(
-        self, stack: NDArray[np.float32], truth: NDArray[np.uint8], drawn_by: Sequence[int]
+    def apply(
+        self, stack: NDArray[np.float32], truth: NDArray[np.uint8], seeds: Sequence[int]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Drop groups of a batch and put clouds over it.
 
@@ -186,15 +186,15 @@ class Dropping:
         Args:
             stack: (batch, height, width, bands), NaN where invalid; it is left as it is.
             truth: (batch, height, width), 255 where unknown; it is left as it is.
-            drawn_by: numbers, such as seed, epoch and batch, that decide what is drawn.
+            seeds: numbers, such as seed, epoch and batch, that decide what is drawn.
         """
-        generator = np.random.default_rng([*drawn_by, _STREAM])
-        stack = without_groups(stack, self.groups, self.options.groups, generator)
-        stack = under_clouds(stack, self.groups, self.options.clouds, generator)
+        generator = np.random.default_rng([*seeds, _DROPPING_STREAM])
+        stack = drop_groups(stack, self.groups, self.options.groups, generator)
+        stack = add_clouds(stack, self.groups, self.options.clouds, generator)
         return stack, np.where(np.isnan(stack).all(axis=-1), np.uint8(UNKNOWN), truth)
 
 
-def without_groups(
+def drop_groups(
     stack: NDArray[np.float32],
     groups: Sequence[Group],
     probabilities: Mapping[Group, float],
@@ -222,7 +222,7 @@ def without_groups(
     return result
 
 
-def under_clouds(
+def add_clouds(
     stack: NDArray[np.float32], groups: Sequence[Group], share: float, generator: np.random.Generator
 ) -> NDArray[np.float32]:
     """Return a copy of a batch with clouds: smooth blobs of NaN in the optical bands.
@@ -236,12 +236,12 @@ def under_clouds(
     optical = [band for band, group in enumerate(groups) if group is Group.OPTICAL]
     result = stack.copy()
     for patch in np.flatnonzero(generator.random(len(stack)) < share):
-        hidden = cloud((stack.shape[1], stack.shape[2]), generator.uniform(0, MOST_COVER), generator)
+        hidden = simulate_cloud((stack.shape[1], stack.shape[2]), generator.uniform(0, MAX_CLOUD_COVER), generator)
         result[patch, hidden] = np.where(np.isin(np.arange(len(groups)), optical), np.nan, result[patch, hidden])
     return result
 
 
-def cloud(shape: tuple[int, int], cover: float, generator: np.random.Generator) -> NDArray[np.bool_]:
+def simulate_cloud(shape: tuple[int, int], cover: float, generator: np.random.Generator) -> NDArray[np.bool_]:
     """Return the mask of a simulated cloud: smooth noise, cut at the level of its cover.
 
     Args:
@@ -249,7 +249,7 @@ def cloud(shape: tuple[int, int], cover: float, generator: np.random.Generator) 
         cover: share of the pixels, which the cloud has to within one pixel.
         generator: of the draws.
     """
-    width = generator.uniform(*_WIDTHS) * min(shape)
+    width = generator.uniform(*_CLOUD_WIDTHS) * min(shape)
     noise = ndimage.gaussian_filter(generator.standard_normal(shape, np.float32), width, mode="reflect")
     hidden = np.zeros(noise.size, np.bool_)
     hidden[np.argsort(noise, axis=None)[: round(cover * noise.size)]] = True
@@ -297,11 +297,11 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
         order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._patches))
         places = order[index * self._batch_size : (index + 1) * self._batch_size]
         # One generator a batch, so that no batch depends on another's having been drawn.
-        drawn_by = [self._seed, self._epoch, index]
-        changed = self._augmenter(self._patches, places, np.random.default_rng(drawn_by))
+        seeds = [self._seed, self._epoch, index]
+        changed = self._augmenter(self._patches, places, np.random.default_rng(seeds))
         stack, truth = changed.stack, changed.mask
         if self._dropping:
-            stack, truth = self._dropping.applied(stack, truth, drawn_by)
+            stack, truth = self._dropping.apply(stack, truth, seeds)
         return stack, truth[..., np.newaxis]
 
     def on_epoch_end(self) -> None:

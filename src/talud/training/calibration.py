@@ -24,7 +24,7 @@ from talud.measurement.sites import Site
 
 
 @dataclass(frozen=True)
-class Line:
+class PlattScaling:
     """From a logit to another one: slope * logit + offset."""
 
     slope: float
@@ -36,10 +36,10 @@ class Line:
         return probability
 
 
-AS_IT_IS = Line(1.0, 0.0)
+IDENTITY = PlattScaling(1.0, 0.0)
 
 
-def fitted(logits: NDArray[np.float64], landslide: NDArray[np.bool_]) -> Line:
+def fit_platt_scaling(logits: NDArray[np.float64], landslide: NDArray[np.bool_]) -> PlattScaling:
     """The line of the highest likelihood.
 
     The truth of n pixels of a class counts as (n + 1) / (n + 2), not as 1, and of the other class likewise, as Platt
@@ -56,7 +56,7 @@ def fitted(logits: NDArray[np.float64], landslide: NDArray[np.bool_]) -> Line:
     target = np.where(landslide, (positive + 1) / (positive + 2), 1 / (len(logits) - positive + 2))
     centre, width = float(logits.mean()), float(logits.std())
     if not width > 0:
-        return Line(0.0, float(np.log(target.mean() / (1 - target.mean()))))
+        return PlattScaling(0.0, float(np.log(target.mean() / (1 - target.mean()))))
     scaled = (logits - centre) / width
 
     def cost(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -72,11 +72,11 @@ def fitted(logits: NDArray[np.float64], landslide: NDArray[np.bool_]) -> Line:
 
     found = minimize(cost, np.zeros(2), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-9}).x
     slope = float(found[0]) / width
-    return Line(slope, float(found[1]) - slope * centre)
+    return PlattScaling(slope, float(found[1]) - slope * centre)
 
 
 @dataclass(frozen=True)
-class Logits:
+class SiteLogits:
     """The logits of a Keras model in windows of a site, instead of probabilities.
 
     Attributes:
@@ -93,10 +93,10 @@ class Logits:
         """Yield the logits of windows, NaN where nothing is mapped."""
         for values in self.site.pixels(self.contract, windows):
             mapped = coverage.blocked(values, self.contract) == 0
-            yield np.where(mapped, logits(self.model, values, self.contract.input.alignment), np.nan)
+            yield np.where(mapped, compute_logits(self.model, values, self.contract.input.alignment), np.nan)
 
 
-def logits(model: keras.Model, stack: NDArray[np.float32], alignment: int) -> NDArray[np.float64]:
+def compute_logits(model: keras.Model, stack: NDArray[np.float32], alignment: int) -> NDArray[np.float64]:
     """Return the logits of a model over an array, in double precision.
 
     Args:
@@ -118,7 +118,7 @@ def logits(model: keras.Model, stack: NDArray[np.float32], alignment: int) -> ND
     return logit
 
 
-def scale(model: keras.Model, line: Line) -> None:
+def apply_to_last_layer(model: keras.Model, line: PlattScaling) -> None:
     """Put a line into the last layer of a model, in place: the same graph, at no cost."""
     kernel, bias = (weights.astype(np.float64) for weights in model.layers[-1].get_weights())
     scaled = line.slope * kernel, line.slope * bias + line.offset

@@ -18,7 +18,7 @@ from talud.params import SplitOptions
 from talud.project import Project
 from talud.raster import BLOCK, open_raster
 
-MAKING = ("resolution", "slope", "curvature", "sar_unit", "lee_window")  # tags that say how a stack was made
+PROCESSING_TAGS = ("resolution", "slope", "curvature", "sar_unit", "lee_window")  # tags that say how a stack was made
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,18 @@ class Statistics:
 
 
 @dataclass(frozen=True)
-class Form:
+class StackFormat:
     """Properties that the stacks of all training areas share.
 
     Attributes:
         units: of each band.
         pixel_size: in metres.
-        making: how the stacks were made: "slope", "curvature", "sar_unit" and so on.
+        processing: how the stacks were made: "slope", "curvature", "sar_unit" and so on.
     """
 
     units: tuple[str, ...]
     pixel_size: float
-    making: Mapping[str, str]
+    processing: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,15 @@ class Dataset(TrainingData):
         form: units, pixel size and making of the stacks.
         version: MD5 over the MD5s of all stacks and masks.
         sites: training areas, with the split of each.
-        extremes: lowest and highest valid value of each band in the whole training areas, (2, bands): what a raster
+        value_ranges: lowest and highest valid value of each band in the whole training areas, (2, bands): what a raster
             may hold without being implausible. No training sees it.
         synthetic: whether an area is not of this world.
     """
 
-    form: Form
+    stack_format: StackFormat
     version: str
     sites: tuple[Site, ...]
-    extremes: NDArray[np.float32]
+    value_ranges: NDArray[np.float32]
     synthetic: bool
 
     @classmethod
@@ -105,8 +105,8 @@ class Dataset(TrainingData):
 
         Raises:
             ParamsError: there is no such band set.
-            StudyError: a stack is missing or lacks a band, the areas' stacks differ in form, or training or validation
-                would hold no landslide.
+            StudyError: a stack is missing or lacks a band, the areas' stacks differ in format, or the training or
+                validation blocks show no landslide.
             SourceError: a raster cannot be read.
         """
         params = project.params
@@ -114,12 +114,12 @@ class Dataset(TrainingData):
         if not areas:
             raise StudyError("params.yaml names no area of the role training; a study needs one")
         version = data_version(project, areas)
-        form = _common_form(project, areas, bands)
+        stack_format = _common_format(project, areas, bands)
         sites = tuple(Site.of(project, area) for area in areas)
         training, validation = (_patches(project, bands, sites, part) for part in ("training", "validation"))
-        statistics, extremes = Statistics.of(training.stack, bands), _extremes(project, areas, bands)
-        synthetic = _synthetic(project, areas)
-        return cls(bands, training, validation, statistics, form, version, sites, extremes, synthetic)
+        statistics, value_ranges = Statistics.of(training.stack, bands), _value_ranges(project, areas, bands)
+        synthetic = _is_synthetic(project, areas)
+        return cls(bands, training, validation, statistics, stack_format, version, sites, value_ranges, synthetic)
 
     @property
     def blocks(self) -> dict[str, tuple[Block, ...]]:
@@ -140,7 +140,7 @@ class Dataset(TrainingData):
         return counts
 
 
-def _extremes(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) -> NDArray[np.float32]:
+def _value_ranges(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) -> NDArray[np.float32]:
     """The lowest and highest value of each band in the stacks, read window by window; every band has valid pixels."""
     lowest, highest = np.full(len(bands), np.inf, np.float32), np.full(len(bands), -np.inf, np.float32)
     for area in areas:
@@ -153,7 +153,7 @@ def _extremes(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) 
     return np.stack([lowest, highest])
 
 
-def _synthetic(project: Project, areas: tuple[str, ...]) -> bool:
+def _is_synthetic(project: Project, areas: tuple[str, ...]) -> bool:
     for area in areas:
         with open_raster(current_stack(project, area)) as stack:
             if stack.tags().get("TALUD_SYNTHETIC") == "yes":
@@ -161,20 +161,20 @@ def _synthetic(project: Project, areas: tuple[str, ...]) -> bool:
     return False
 
 
-def _common_form(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) -> Form:
-    forms = {area: _form(project, area, bands) for area in areas}
+def _common_format(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) -> StackFormat:
+    forms = {area: _stack_format(project, area, bands) for area in areas}
     first = forms[areas[0]]
-    for area, form in forms.items():
-        for name in ("units", "pixel_size", "making"):
-            if getattr(form, name) != getattr(first, name):
+    for area, stack_format in forms.items():
+        for name in ("units", "pixel_size", "processing"):
+            if getattr(stack_format, name) != getattr(first, name):
                 raise StudyError(
                     f"the stacks of '{areas[0]}' and '{area}' differ in {name}: {getattr(first, name)} and "
-                    f"{getattr(form, name)}; run talud stack (or dvc repro) for all training areas"
+                    f"{getattr(stack_format, name)}; run talud stack (or dvc repro) for all training areas"
                 )
     return first
 
 
-def _form(project: Project, area: str, bands: tuple[str, ...]) -> Form:
+def _stack_format(project: Project, area: str, bands: tuple[str, ...]) -> StackFormat:
     path = current_stack(project, area)
     if not path.is_file():
         raise StudyError(f"{path}: not found; run talud stack {area} (or dvc repro)")
@@ -187,9 +187,11 @@ def _form(project: Project, area: str, bands: tuple[str, ...]) -> Form:
                 "in params.yaml, or add the source of the band and run talud stack (or dvc repro)"
             )
         tags = dataset.tags()
-        making = {name: tags[f"TALUD_{name.upper()}"] for name in MAKING if f"TALUD_{name.upper()}" in tags}
+        processing = {
+            name: tags[f"TALUD_{name.upper()}"] for name in PROCESSING_TAGS if f"TALUD_{name.upper()}" in tags
+        }
         grid = Grid.of(dataset)
-        return Form(tuple(units[name] or "" for name in bands), grid.resolution * grid.metre, making)
+        return StackFormat(tuple(units[name] or "" for name in bands), grid.resolution * grid.metre, processing)
 
 
 def _patches(project: Project, bands: tuple[str, ...], sites: Sequence[Site], part: Part) -> Patches:

@@ -19,8 +19,8 @@ from talud.metrics import LANDSLIDE, UNKNOWN, confusion
 from talud.registry import Store
 from talud.training.dataset import Dataset
 
-NAME = "examples.png"
-ROWS = 6
+FILE_NAME = "examples.png"
+DEFAULT_ROWS = 6
 _SIDE, _GAP, _WORDS, _TOP, _BOTTOM = 190, 10, 150, 84, 44  # pixels of the picture
 _BACKGROUND, _TRUE, _NOTHING = (240, 240, 236), (45, 45, 45), (196, 196, 202)
 
@@ -57,16 +57,16 @@ def log_examples(store: Store, dataset: Dataset, model: Path, *run_ids: str) -> 
         RegistryError: the store cannot be used.
     """
     shipped = Model.load(model)
-    places = spread(dataset.validation)
+    places = select_patches(dataset.validation)
     patches = Patches(dataset.validation.stack[places], dataset.validation.mask[places])
-    examples = Examples(dataset.bands, patches, _probability(shipped, patches), shipped.contract.measured.threshold)
+    examples = Examples(dataset.bands, patches, _map_patches(shipped, patches), shipped.contract.measured.threshold)
     warning = "Synthetic data" if dataset.synthetic else ""
     picture = example_panel(examples, f"{shipped.contract.origin.name}: validation patches", warning)
     for run_id in run_ids:
-        store.runs.log_file(run_id, picture, NAME)
+        store.runs.log_file(run_id, picture, FILE_NAME)
 
 
-def spread(patches: Patches, count: int = ROWS) -> NDArray[np.intp]:
+def select_patches(patches: Patches, count: int = DEFAULT_ROWS) -> NDArray[np.intp]:
     """Choose `count` patches with landslides, evenly from fullest to emptiest.
 
     What a model says of them has no part in the choice.
@@ -85,9 +85,14 @@ def example_panel(examples: Examples, title: str, warning: str = "") -> bytes:
         title: of the picture.
         warning: at its side, such as that the data are synthetic.
     """
-    seen, kind = _seen(examples)
+    seen, kind = _image(examples)
     columns = (kind, "truth", "probability, dark is 1", f"outcome at {examples.threshold:.2f}")
-    pictures = (seen, _truth(examples.patches.mask), _ramp(examples.probability), COLOURED[_outcomes(examples)])
+    pictures = (
+        seen,
+        _truth_colours(examples.patches.mask),
+        _probability_colours(examples.probability),
+        CLASS_COLOURS[_pixel_classes(examples)],
+    )
     left = [_GAP + column * (_SIDE + _GAP) for column in range(4)]
     height = _TOP + len(examples.patches) * (_SIDE + _GAP) + _BOTTOM
     page = Image.new("RGB", (left[-1] + _SIDE + _GAP + _WORDS, height), "white")
@@ -99,7 +104,7 @@ def example_panel(examples: Examples, title: str, warning: str = "") -> bytes:
         for row, pixels in enumerate(stack):
             shown = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
             page.paste(shown, (column, _TOP + row * (_SIDE + _GAP)))
-    for row, lines in enumerate(_scores(examples)):
+    for row, lines in enumerate(_row_labels(examples)):
         for number, line in enumerate(lines):
             place = left[-1] + _SIDE + _GAP, _TOP + row * (_SIDE + _GAP) + 20 * number
             write(pen, place, line, 14, FAINT if number else INK)
@@ -110,17 +115,17 @@ def example_panel(examples: Examples, title: str, warning: str = "") -> bytes:
 
 
 # The colour of each outcome's value, red, green and blue.
-COLOURED = np.full((256, 3), _NOTHING, np.uint8)
-COLOURED[list(COLOURS)] = [colour[:3] for colour in COLOURS.values()]
+CLASS_COLOURS = np.full((256, 3), _NOTHING, np.uint8)
+CLASS_COLOURS[list(COLOURS)] = [colour[:3] for colour in COLOURS.values()]
 
 
-def _probability(model: Model, patches: Patches) -> NDArray[np.float32]:
+def _map_patches(model: Model, patches: Patches) -> NDArray[np.float32]:
     """Return the file's probability of each patch; NaN where a band is invalid."""
     maps = [model.probability(np.ascontiguousarray(np.moveaxis(stack, -1, 0))) for stack in patches.stack]
     return np.where(np.isnan(patches.stack).any(axis=-1), np.float32(np.nan), np.stack(maps))
 
 
-def _seen(examples: Examples) -> tuple[NDArray[np.uint8], str]:
+def _image(examples: Examples) -> tuple[NDArray[np.uint8], str]:
     """Red, green and blue (patches, height, width, 3) where the model reads them, else the slope or its first band."""
     stack, bands = examples.patches.stack, examples.bands
     if {"red", "green", "blue"} <= set(bands):
@@ -131,24 +136,24 @@ def _seen(examples: Examples) -> tuple[NDArray[np.uint8], str]:
     return np.repeat((255 - grey if name == "slope" else grey)[..., np.newaxis], 3, axis=-1), name
 
 
-def _truth(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _truth_colours(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     colours = np.full((256, 3), _BACKGROUND, np.uint8)
     colours[LANDSLIDE], colours[UNKNOWN] = _TRUE, _NOTHING
     return colours[mask]
 
 
-def _ramp(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _probability_colours(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Light to dark from 0 to 1, as in the report; grey where nothing is said."""
     said = np.isfinite(probability)
     colours = mpl.colormaps["magma_r"](np.nan_to_num(probability), bytes=True)[..., :3]
     return np.where(said[..., np.newaxis], colours, np.array(_NOTHING, np.uint8)).astype(np.uint8)
 
 
-def _outcomes(examples: Examples) -> NDArray[np.uint8]:
+def _pixel_classes(examples: Examples) -> NDArray[np.uint8]:
     return classify(at_threshold(examples.probability, examples.threshold), examples.patches.mask)
 
 
-def _scores(examples: Examples) -> list[tuple[str, ...]]:
+def _row_labels(examples: Examples) -> list[tuple[str, ...]]:
     """Return the label of each row."""
     lines: list[tuple[str, ...]] = []
     for probability, truth in zip(examples.probability, examples.patches.mask, strict=True):
@@ -164,6 +169,6 @@ def _legend(pen: ImageDraw.ImageDraw, top: int) -> None:
     words = {int(outcome): outcome.label for outcome in Outcome} | {NO_OUTCOME: "unknown or not mapped"}
     left = _GAP
     for value, label in words.items():
-        pen.rectangle((left, top, left + 16, top + 16), fill=tuple(map(int, COLOURED[value])), outline=FAINT)
+        pen.rectangle((left, top, left + 16, top + 16), fill=tuple(map(int, CLASS_COLOURS[value])), outline=FAINT)
         write(pen, (left + 24, top), label, 14, INK)
         left += 44 + int(pen.textlength(label, font=ImageFont.load_default(14)))

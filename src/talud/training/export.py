@@ -27,17 +27,17 @@ from talud.metrics import LANDSLIDE, UNKNOWN, ThresholdHistogram, best_threshold
 from talud.project import Project
 from talud.training import calibration
 from talud.training.dataset import Dataset
-from talud.training.halo import halo_errors
+from talud.training.halo_errors import measure_halo_errors
 from talud.training.onnx_graph import to_onnx
 
-TOLERANCE = 1e-5  # between Keras and ONNX Runtime, in probability
-_ROUNDINGS = 4  # how many times Keras's own rounding error the file may differ by
-_BATCH = 16
+PARITY_TOLERANCE = 1e-5  # between Keras and ONNX Runtime, in probability
+_MAX_ROUNDING_FACTOR = 4  # how many times Keras's own rounding error the file may differ by
+_BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Origin of a model."""
+class ExportOrigin:
+    """ExportOrigin of an exported model."""
 
     band_set: str
     commit: str
@@ -45,7 +45,7 @@ class Origin:
     hyperparameters: dict[str, float | int | str]
 
 
-def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origin, path: Path) -> Contract:
+def export_model(model: keras.Model, dataset: Dataset, project: Project, origin: ExportOrigin, path: Path) -> Contract:
     """Write a model and its contract, having calibrated it and checked the file on the validation blocks.
 
     Unless `training.calibrate` is off, the last layer is scaled first, so that probabilities fit the validation blocks
@@ -66,9 +66,9 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
         OutputError: the file cannot be written.
     """
     graph = to_onnx(model)
-    draft = _draft(graph, dataset, origin)
+    draft = _draft_contract(graph, dataset, origin)
     if project.params.training.calibrate:
-        calibrated = _calibrate(model, draft, dataset)
+        calibrated = _calibrate_last_layer(model, draft, dataset)
         graph = to_onnx(model)
         draft = draft.replace(calibration=calibrated, weights=weights_digest(graph))
     save(graph, draft, path)
@@ -85,16 +85,16 @@ def export(model: keras.Model, dataset: Dataset, project: Project, origin: Origi
         "validation": assessment.validation,
         "parity": parity,
     }
-    contract = shipped.contract.replace(**found, halo_errors=halo_errors(shipped, project, dataset.blocks))
+    contract = shipped.contract.replace(**found, halo_errors=measure_halo_errors(shipped, project, dataset.blocks))
     save(graph, contract, path)
-    if _optional(dataset, project):
-        contract = _with_subsets(Model.load(path), dataset, project)
-    features = _features(graph, contract, dataset, project)
+    if _optional_groups(dataset, project):
+        contract = _measure_subsets(Model.load(path), dataset, project)
+    features = _measure_features(graph, contract, dataset, project)
     save(graph, contract, path, features.to_metadata() if features else None)
     return contract
 
 
-def _features(
+def _measure_features(
     graph: onnx.ModelProto, contract: Contract, dataset: Dataset, project: Project
 ) -> FeatureStatistics | None:
     """Measure the features of the training blocks; None if no block suffices."""
@@ -110,29 +110,29 @@ def _features(
     return measure_features(graph, sample) if len(sample) else None
 
 
-def _with_subsets(shipped: Model, dataset: Dataset, project: Project) -> Contract:
+def _measure_subsets(shipped: Model, dataset: Dataset, project: Project) -> Contract:
     """Return a file's contract with its scores by subset of groups, measured on the validation blocks."""
     tolerance = project.params.learning.dropping.tolerance
-    found = subsets.score_subsets(shipped, dataset.sites, _optional(dataset, project), tolerance)
+    found = subsets.score_subsets(shipped, dataset.sites, _optional_groups(dataset, project), tolerance)
     return shipped.contract.replace(subsets=found, required_groups=subsets.required_groups(found))
 
 
-def _optional(dataset: Dataset, project: Project) -> tuple[Group, ...]:
+def _optional_groups(dataset: Dataset, project: Project) -> tuple[Group, ...]:
     return project.params.learning.dropping.optional(groups(dataset.bands))
 
 
-def _draft(graph: onnx.ModelProto, dataset: Dataset, origin: Origin) -> Contract:
+def _draft_contract(graph: onnx.ModelProto, dataset: Dataset, origin: ExportOrigin) -> Contract:
     """The contract, before threshold and scores are known."""
     field = receptive_field(graph)
     return Contract(
         input=ModelInput(
-            bands=_bands(dataset),
+            bands=_band_contracts(dataset),
             differences=difference_histograms(dataset.training.stack, dataset.bands),
             required_groups=groups(dataset.bands),
-            pixel_size=dataset.form.pixel_size,
+            pixel_size=dataset.stack_format.pixel_size,
             halo=field.halo,
             alignment=field.alignment,
-            stack=dict(dataset.form.making),
+            stack=dict(dataset.stack_format.processing),
         ),
         origin=ModelOrigin(
             name=origin.band_set,
@@ -150,20 +150,20 @@ def _draft(graph: onnx.ModelProto, dataset: Dataset, origin: Origin) -> Contract
     )
 
 
-def _bands(dataset: Dataset) -> tuple[BandContract, ...]:
+def _band_contracts(dataset: Dataset) -> tuple[BandContract, ...]:
     """Each band's entry; where physics sets no limit, plausible is the range of the training areas and a span more."""
     entries = []
     statistics = dataset.statistics
     for index, name in enumerate(dataset.bands):
         known = band(name)
-        low, high = map(float, dataset.extremes[:, index])
+        low, high = map(float, dataset.value_ranges[:, index])
         pixels = dataset.training.stack[..., index]
         edges, shares = band_histogram(pixels[~np.isnan(pixels)])
         entries.append(
             BandContract(
                 name=name,
                 group=known.group,
-                unit=dataset.form.units[index],
+                unit=dataset.stack_format.units[index],
                 lowest=known.lowest if math.isfinite(known.lowest) else low - (high - low),
                 highest=known.highest if math.isfinite(known.highest) else high + (high - low),
                 mean=float(statistics.mean[index]),
@@ -184,15 +184,15 @@ def check_parity(model: keras.Model, shipped: Model, patches: Patches) -> dict[s
     cancel, rounding is what remains of them. So the file may also differ by a few times what Keras itself errs by in
     single precision. A fault of the export is far larger than either.
     """
-    exact = in_double_precision(model)
+    exact = to_double_precision(model)
     difference = rounding = 0.0
-    for start in range(0, len(patches), _BATCH):
-        stack = patches.stack[start : start + _BATCH]
-        expected = _map(exact, stack.astype(np.float64))
+    for start in range(0, len(patches), _BATCH_SIZE):
+        stack = patches.stack[start : start + _BATCH_SIZE]
+        expected = _probability(exact, stack.astype(np.float64))
         found = np.stack([shipped.run(np.ascontiguousarray(np.moveaxis(patch, -1, 0))) for patch in stack])
         difference = max(difference, float(np.abs(found - expected).max()))
-        rounding = max(rounding, float(np.abs(_map(model, stack) - expected).max()))
-    allowed = max(TOLERANCE, _ROUNDINGS * rounding)
+        rounding = max(rounding, float(np.abs(_probability(model, stack) - expected).max()))
+    allowed = max(PARITY_TOLERANCE, _MAX_ROUNDING_FACTOR * rounding)
     if not difference <= allowed:  # so written, NaN fails too
         raise StudyError(
             f"the exported model differs from the Keras model by {difference:.2g} on validation patches, more than "
@@ -201,7 +201,7 @@ def check_parity(model: keras.Model, shipped: Model, patches: Patches) -> dict[s
     return {"difference": difference, "allowed": allowed}
 
 
-def in_double_precision(model: keras.Model) -> keras.Model:
+def to_double_precision(model: keras.Model) -> keras.Model:
     """The same model with 64-bit weights and arithmetic (where the backend has them; JAX must be told to)."""
 
     def widened(layer: keras.Layer) -> keras.Layer:
@@ -212,27 +212,27 @@ def in_double_precision(model: keras.Model) -> keras.Model:
     return wide
 
 
-def _map(model: keras.Model, stack: NDArray[np.floating]) -> NDArray[np.floating]:
+def _probability(model: keras.Model, stack: NDArray[np.floating]) -> NDArray[np.floating]:
     """The probability of a batch, (batch, height, width)."""
     probability: NDArray[np.floating] = keras.ops.convert_to_numpy(model(stack, training=False))[..., 0]
     return probability
 
 
-def _calibrate(model: keras.Model, draft: Contract, dataset: Dataset) -> Calibration:
+def _calibrate_last_layer(model: keras.Model, draft: Contract, dataset: Dataset) -> Calibration:
     """Scale a model's last layer by what fits the mapped pixels of the validation blocks that are known."""
     found, truth = [], []
     for site in dataset.sites:
-        for window in labelled_windows(site, site.windows("validation"), calibration.Logits(model, draft, site)):
+        for window in labelled_windows(site, site.windows("validation"), calibration.SiteLogits(model, draft, site)):
             counted = window.valid & (window.truth != UNKNOWN)
             found.append(window.probabilities[0][counted])
             truth.append(window.truth[counted])
     logits, known = np.concatenate(found), np.concatenate(truth)
-    line = calibration.fitted(logits, known == LANDSLIDE)
+    line = calibration.fit_platt_scaling(logits, known == LANDSLIDE)
     declined = "" if line.slope > 0 else "on the validation blocks, higher logits do not mean more landslide"
-    line = calibration.AS_IT_IS if declined else line
-    calibration.scale(model, line)
+    line = calibration.IDENTITY if declined else line
+    calibration.apply_to_last_layer(model, line)
     before, after = (
         ThresholdHistogram.of(each.probability(logits).astype(np.float32), known).bins().calibration_error
-        for each in (calibration.AS_IT_IS, line)
+        for each in (calibration.IDENTITY, line)
     )
     return Calibration(slope=line.slope, offset=line.offset, error_before=before, error_after=after, declined=declined)

@@ -38,12 +38,12 @@ from talud.training.export import check_parity
 from talud.training.onnx_graph import from_onnx, to_onnx
 from talud.training.unet import Loss
 
-BATCH = 16  # patches of a step; half of them are rehearsed, where there are any
-STEPS = 200
-LEARNING_RATE = 1e-4  # a tenth or less of what trainings begin with: the model is to be bent, not made anew
+BATCH_SIZE = 16  # patches of a step; half of them are rehearsed, where there are any
+DEFAULT_STEPS = 200
+DEFAULT_LEARNING_RATE = 1e-4  # a tenth or less of what trainings begin with: the model is to be bent, not made anew
 
 # What a contract states of the file that it came with, and no longer of one that was trained further.
-_NO_LONGER: Mapping[str, object] = {
+_RESET_FIELDS: Mapping[str, object] = {
     "halo_errors": {},
     "parity": {},
     "scores": {},
@@ -53,7 +53,7 @@ _NO_LONGER: Mapping[str, object] = {
 
 
 @dataclass(frozen=True)
-class FineTuned:
+class FineTunedModel:
     """A model trained further, in memory.
 
     Attributes:
@@ -88,8 +88,8 @@ class FineTuningOptions:
 
     patches: int
     seed: int
-    steps: int = STEPS
-    learning_rate: float = LEARNING_RATE
+    steps: int = DEFAULT_STEPS
+    learning_rate: float = DEFAULT_LEARNING_RATE
 
 
 def finetune(
@@ -98,7 +98,7 @@ def finetune(
     area: str,
     options: FineTuningOptions,
     progress: Progress | None = None,
-) -> FineTuned:
+) -> FineTunedModel:
     """Train a model further on labelled patches of an area, and measure it on the area's other labelled patches.
 
     The area is cut into squares of `split.patch` pixels; a patch data set consists of such squares already. Those with
@@ -123,18 +123,18 @@ def finetune(
         MismatchError: the area's stack does not fit the model.
         SourceError: a raster cannot be read.
     """
-    _check_new(project, model, area)
+    _check_can_finetune(project, model, area)
     network = from_onnx(onnx.load(model.path), str(model.path), project.params.training.mixed_precision)
-    cells, side = _cells(project, model, area)
-    chosen = _drawn(cells, options.patches, options.seed, area)
-    drawn = _patches(project, model.contract, area, [cell.window for cell in chosen], side)
-    new, rehearsed = _whole(drawn, model.contract.input.alignment), _rehearsed(project, model)
+    cells, side = _labelled_cells(project, model, area)
+    chosen = _draw_cells(cells, options.patches, options.seed, area)
+    drawn = _read_cells(project, model.contract, area, [cell.window for cell in chosen], side)
+    new, rehearsed = _crop_to_alignment(drawn, model.contract.input.alignment), _rehearsal_patches(project, model)
     _train(network, project.params, model.contract, [new, *rehearsed], options, progress)
     graph = to_onnx(network)
     others = [cell.window for cell in cells if cell not in chosen]
     site = Site.of(project, area)
-    before = _assessed(model, site, others).confusion
-    draft = model.contract.without_optional_groups().replace(**_NO_LONGER, weights=weights_digest(graph))
+    before = _assess(model, site, others).confusion
+    draft = model.contract.without_optional_groups().replace(**_RESET_FIELDS, weights=weights_digest(graph))
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         path = Path(folder) / "finetuned.onnx"
         save(graph, draft, path)
@@ -145,8 +145,8 @@ def finetune(
         shipped = Model.load(path)
         found: dict[str, object] = {"parity": check_parity(from_onnx(graph, str(path)), shipped, new)}
         if rehearsed:
-            found |= _validated(shipped, project, _optional(model.contract))
-        after = _assessed(shipped, site, others).confusion
+            found |= _validation_entries(shipped, project, _optional_groups(model.contract))
+        after = _assess(shipped, site, others).confusion
     finetuned = FineTuning(
         weights=model.contract.origin.weights,
         model=model.name,
@@ -165,10 +165,10 @@ def finetune(
         f1_before=before.f1 if before.tp + before.fn else None,
         f1_after=after.f1 if after.tp + after.fn else None,
     )
-    return FineTuned(graph, draft.replace(**found, finetuned=finetuned), metrics.lack_of_skill(after))
+    return FineTunedModel(graph, draft.replace(**found, finetuned=finetuned), metrics.lack_of_skill(after))
 
 
-def _check_new(project: Project, model: Model, area: str) -> None:
+def _check_can_finetune(project: Project, model: Model, area: str) -> None:
     role, known = project.params.area(area).role, model.contract.derived.finetuned
     if role == "gate":
         raise StudyError(f"{area}: decides which version is the champion, so no model is fine-tuned on it")
@@ -181,12 +181,12 @@ def _check_new(project: Project, model: Model, area: str) -> None:
         )
 
 
-def _optional(contract: Contract) -> tuple[Group, ...]:
+def _optional_groups(contract: Contract) -> tuple[Group, ...]:
     """The groups that a model can do without."""
     return tuple(group for group in contract.input.groups if group not in contract.input.required_groups)
 
 
-def _cells(project: Project, model: Model, area: str) -> tuple[list[_Cell], int]:
+def _labelled_cells(project: Project, model: Model, area: str) -> tuple[list[_Cell], int]:
     """The squares of an area that hold a pixel that is mapped and whose truth is known; their side."""
     contract = model.contract
     with open_stack(current_stack(project, area), contract) as stack, open_raster(project.mask(area)) as mask:
@@ -207,7 +207,7 @@ def _cells(project: Project, model: Model, area: str) -> tuple[list[_Cell], int]
     return cells, side
 
 
-def _drawn(cells: Sequence[_Cell], patches: int, seed: int, area: str) -> list[_Cell]:
+def _draw_cells(cells: Sequence[_Cell], patches: int, seed: int, area: str) -> list[_Cell]:
     with_landslides = [cell for cell in cells if cell.landslide_pixels]
     if len(with_landslides) < patches:
         raise StudyError(
@@ -219,15 +219,15 @@ def _drawn(cells: Sequence[_Cell], patches: int, seed: int, area: str) -> list[_
     return [with_landslides[int(generator.choice(run))] for run in runs]
 
 
-def _patches(project: Project, contract: Contract, area: str, windows: Sequence[Window], side: int) -> Patches:
+def _read_cells(project: Project, contract: Contract, area: str, windows: Sequence[Window], side: int) -> Patches:
     """Whole squares of an area, without those that hold nothing to learn from."""
     site = Site.of(project, area)
     site = replace(site, split=site.split.model_copy(update={"patch": side}))
     blocks = [Block(window, "validation") for window in windows]
-    return site.patches(contract.input.band_names, "validation", _optional(contract), blocks)
+    return site.patches(contract.input.band_names, "validation", _optional_groups(contract), blocks)
 
 
-def _rehearsed(project: Project, model: Model) -> list[Patches]:
+def _rehearsal_patches(project: Project, model: Model) -> list[Patches]:
     """All patches that the model was trained on, as one; none where they cannot be had as they were, or now look so."""
     if model.contract.derived.adapted:
         return []
@@ -236,7 +236,7 @@ def _rehearsed(project: Project, model: Model) -> list[Patches]:
     except StudyError:
         return []
     sites = [Site.of(project, area) for area in model.contract.origin.areas]
-    return [join_patches(sites, model.contract.input.band_names, "training", _optional(model.contract))]
+    return [join_patches(sites, model.contract.input.band_names, "training", _optional_groups(model.contract))]
 
 
 def _train(
@@ -264,21 +264,21 @@ def _train(
     dropping = Dropping.of(recipe.dropping, contract.input.band_names)
     with defer_sigint() as release:
         for step in tracked(range(options.steps), progress, options.steps):
-            stack, mask = _batch(sources, side, augmenter, generators)
+            stack, mask = _draw_batch(sources, side, augmenter, generators)
             if dropping:
-                stack, mask = dropping.applied(stack, mask, (options.seed, step))
+                stack, mask = dropping.apply(stack, mask, (options.seed, step))
             if not np.isfinite(network.train_on_batch(stack, mask[..., np.newaxis])):
                 raise StudyError(f"the loss of step {step + 1} is not a number; a lower learning rate may help")
             release()
 
 
-def _batch(
+def _draw_batch(
     sources: Sequence[Patches], side: int, augmenter: Augmenter, generators: Sequence[np.random.Generator]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """As many patches of each source, each drawn anew, changed, and cut somewhere; stack and mask."""
     stacks, masks = [], []
     for source, generator in zip(sources, generators, strict=True):
-        places = generator.integers(len(source), size=BATCH // len(sources))
+        places = generator.integers(len(source), size=BATCH_SIZE // len(sources))
         changed = augmenter(source, places, generator)
         for stack, mask in zip(changed.stack, changed.mask, strict=True):
             row, column = generator.integers(len(mask) - side + 1, size=2)
@@ -288,25 +288,25 @@ def _batch(
     return np.stack(stacks), np.stack(masks)
 
 
-def _whole(patches: Patches, alignment: int) -> Patches:
+def _crop_to_alignment(patches: Patches, alignment: int) -> Patches:
     """Patches whose side the network takes, cut at the right and the bottom."""
     side = patches.mask.shape[1] // alignment * alignment
     return Patches(patches.stack[:, :side, :side], patches.mask[:, :side, :side])
 
 
-def _assessed(model: Model, site: Site, windows: Sequence[Window]) -> Assessment:
+def _assess(model: Model, site: Site, windows: Sequence[Window]) -> Assessment:
     """Score a model, at its own threshold, on windows of a site that are each read alone."""
     (found,) = assess(labelled_windows(site, windows, model), [model.contract.measured.threshold])
     return found
 
 
-def _validated(model: Model, project: Project, optional: Sequence[Group]) -> dict[str, object]:
+def _validation_entries(model: Model, project: Project, optional: Sequence[Group]) -> dict[str, object]:
     """Return the contract's entries on the validation blocks of the areas that the model was first trained on.
 
     They are the scores and, if the model can do without some groups, the scores of each subset of them.
     """
     sites = [Site.of(project, area) for area in model.contract.origin.areas]
-    counts = Assessment.total(_assessed(model, site, site.windows("validation")) for site in sites)
+    counts = Assessment.total(_assess(model, site, site.windows("validation")) for site in sites)
     found: dict[str, object] = {"scores": counts.confusion.scores()}
     if optional:
         worth = subsets.score_subsets(model, sites, optional, project.params.learning.dropping.tolerance)

@@ -17,7 +17,7 @@ from talud.training import checkpoint, trial_runner, unet
 from talud.training.checkpoint import study_key, trial_key
 from talud.training.dataset import Dataset
 from talud.training.examples import log_examples
-from talud.training.export import Origin, export
+from talud.training.export import ExportOrigin, export_model
 from talud.training.search import (
     find_search,
     hyperparameter_sets,
@@ -125,13 +125,13 @@ def run(
         results = _run_search(project, search, tasks, runner, on_progress)
         study = Study(parent, search, results, _best(results))
         with replacing_together(project.model(band_set), project.trials(band_set)) as (model, table):
-            origin = Origin(
+            origin = ExportOrigin(
                 band_set,
                 tags["commit"],
                 study.best.run_id,
                 recorded_hyperparameters(project.params, study.best.hyperparameters),
             )
-            export(_best_model(project, dataset, study.best), dataset, project, origin, model)
+            export_model(_best_model(project, dataset, study.best), dataset, project, origin, model)
             log_examples(store, dataset, model, parent, study.best.run_id)
             content = _trials_table(study, band_set, dataset.version, project.params.seed)
             table.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -256,7 +256,7 @@ def _best_model(project: Project, dataset: Dataset, result: TrialResult) -> kera
     with keras.device("cpu"):
         model = TrialConfig.of(project.params, result.hyperparameters).build_for_export(dataset.statistics)
         model.set_weights(checkpoint.read(project.checkpoint(result.key)).best)
-        return unet.folded(model) if project.params.learning.batch_normalisation else model
+        return unet.fold_batch_normalisation(model) if project.params.learning.batch_normalisation else model
 
 
 def _split_tags(counts: Mapping[str, int]) -> dict[str, str]:

@@ -148,7 +148,7 @@ class _AveragedWeights(keras.callbacks.SwapEMAWeights):  # type: ignore[misc]
         super().on_test_begin(logs)
         self._network.set_weights(self.model.get_weights())
         some = range(min(len(self._batches), NORMALISATION_BATCHES))
-        unet.normalise_anew(self._network, (self._batches[number][0] for number in some))
+        unet.recompute_normalisation(self._network, (self._batches[number][0] for number in some))
         self.model.set_weights(self._network.get_weights())
 
 

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from talud.metrics import LANDSLIDE, UNKNOWN
 
 NAME = "unet"
-KERNEL = 3  # side of every convolution but the last
-POOL = 2  # side of every pooling and up-sampling
-NORMALISED = "_normalisation"  # how the name of a convolution's batch normalisation ends
-MOMENTUM = 0.95  # of the statistics of batch normalisation: an epoch may have no more than a few dozen batches
+KERNEL_SIDE = 3  # side of every convolution but the last
+POOL_SIDE = 2  # side of every pooling and up-sampling
+NORMALISATION_SUFFIX = "_normalisation"  # how the name of a convolution's batch normalisation ends
+# Momentum of the statistics of batch normalisation; low, for an epoch may have only a few dozen batches.
+NORMALISATION_MOMENTUM = 0.95
 
 Precision = Literal[False, "float16", "bfloat16"]
 
@@ -69,7 +70,7 @@ def build(
         mixed_precision: compute in float16 or bfloat16, but for the scaling of the bands and the probability; the
             weights stay float32.
         batch_normalisation: normalise what each convolution but the last gives, before its ReLU (Ioffe and Szegedy,
-            2015); `folded` makes the plain network of such a one.
+            2015); `fold_batch_normalisation` makes the plain network of such a one.
 
     Returns:
         A model from `stack` (batch, height, width, bands), in physical units with NaN for invalid, to `probability`
@@ -85,7 +86,7 @@ def build(
     return keras.Model(stack, probability, name=NAME)
 
 
-def normalise_anew(model: keras.Model, stacks: Iterable[NDArray[np.float32]]) -> None:
+def recompute_normalisation(model: keras.Model, stacks: Iterable[NDArray[np.float32]]) -> None:
     """Set the statistics of batch normalisation to the means over some batches.
 
     Args:
@@ -98,10 +99,10 @@ def normalise_anew(model: keras.Model, stacks: Iterable[NDArray[np.float32]]) ->
             normalisation.momentum = seen / (seen + 1)
         model(stack, training=True)
     for normalisation in normalisations:
-        normalisation.momentum = MOMENTUM
+        normalisation.momentum = NORMALISATION_MOMENTUM
 
 
-def folded(model: keras.Model) -> keras.Model:
+def fold_batch_normalisation(model: keras.Model) -> keras.Model:
     """Return the plain float32 U-Net that equals a trained one with batch normalisation.
 
     A convolution and the normalisation of its output by fixed statistics are one convolution: its kernel times
@@ -117,13 +118,13 @@ def folded(model: keras.Model) -> keras.Model:
     plain = build(filters, depth, mean, deviation, seed=0)
     for target in plain.layers:
         weights = layer[target.name].get_weights()
-        if f"{target.name}{NORMALISED}" in layer:
-            weights = _folded(weights[0], layer[f"{target.name}{NORMALISED}"])
+        if f"{target.name}{NORMALISATION_SUFFIX}" in layer:
+            weights = _fold(weights[0], layer[f"{target.name}{NORMALISATION_SUFFIX}"])
         target.set_weights(weights)
     return plain
 
 
-def _folded(kernel: NDArray[np.float32], normalisation: layers.BatchNormalization) -> list[NDArray[np.float32]]:
+def _fold(kernel: NDArray[np.float32], normalisation: layers.BatchNormalization) -> list[NDArray[np.float32]]:
     """Return kernel and bias of a convolution with its normalisation."""
     scale, offset, mean, variance = (weight.astype(np.float64) for weight in normalisation.get_weights())
     factor = scale / np.sqrt(variance + normalisation.epsilon)
@@ -155,11 +156,11 @@ class _Blocks:
         convolution = _convolutions(filters, itertools.count(seed), dtype, normalised)
         encoder, up, decoder = [], [], []
         for level in range(depth + 1):
-            pool = [layers.MaxPooling2D(POOL, dtype=dtype, name=f"pool_{level - 1}")] if level else []
+            pool = [layers.MaxPooling2D(POOL_SIDE, dtype=dtype, name=f"pool_{level - 1}")] if level else []
             name = f"encoder_{level}" if level < depth else "bottom"
             encoder.append(_chain(*pool, *convolution(level, f"{name}_first"), *convolution(level, f"{name}_second")))
         for level in reversed(range(depth)):
-            larger = layers.UpSampling2D(POOL, interpolation="nearest", dtype=dtype, name=f"up_{level}")
+            larger = layers.UpSampling2D(POOL_SIDE, interpolation="nearest", dtype=dtype, name=f"up_{level}")
             up.append(_chain(larger, *convolution(level, f"up_{level}_convolution")))
             join = layers.Concatenate(dtype=dtype, name=f"skip_{level}")
             first, second = (convolution(level, f"decoder_{level}_{name}") for name in ("first", "second"))
@@ -231,7 +232,7 @@ def _convolutions(
     def convolution(level: int, name: str) -> tuple[layers.Layer, ...]:
         layer = layers.Conv2D(
             filters * 2**level,
-            KERNEL,
+            KERNEL_SIDE,
             padding="same",
             activation=None if normalised else "relu",
             use_bias=not normalised,
@@ -241,7 +242,9 @@ def _convolutions(
         )
         if not normalised:
             return (layer,)
-        normalisation = layers.BatchNormalization(momentum=MOMENTUM, dtype=dtype, name=f"{name}{NORMALISED}")
+        normalisation = layers.BatchNormalization(
+            momentum=NORMALISATION_MOMENTUM, dtype=dtype, name=f"{name}{NORMALISATION_SUFFIX}"
+        )
         return layer, normalisation, layers.ReLU(dtype=dtype, name=f"{name}_relu")
 
     return convolution

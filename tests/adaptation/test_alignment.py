@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from stack_files import write_stack
-from talud.adaptation.adapting import _typical, adapt, agreement
+from talud.adaptation.alignment import _drop_outliers, adapt, self_agreement
 from talud.cli.main import app
 from talud.contract import Contract
 from talud.engine.model_file import save, weights_digest
@@ -157,8 +157,8 @@ def test_patches_side_by_side_are_looked_at_one_by_one(model: Model, tmp_path: P
 
 def test_a_model_that_maps_nothing_agrees_with_nothing(model: Model) -> None:
     image, _ = scene(2)
-    assert agreement(model, image[np.newaxis]) > 0.7
-    assert agreement(model, np.full_like(image, model.contract.input.bands[0].mean)[np.newaxis]) == 0
+    assert self_agreement(model, image[np.newaxis]) > 0.7
+    assert self_agreement(model, np.full_like(image, model.contract.input.bands[0].mean)[np.newaxis]) == 0
 
 
 def test_too_few_squares_are_said(model: Model, tmp_path: Path) -> None:
@@ -183,11 +183,11 @@ def test_square_without_a_band_of_light_is_left_out_without_warnings() -> None:
     sample = np.random.default_rng(0).normal(100, 1, (6, 2, 4, 4)).astype(np.float32)
     sample[2, 0] = np.nan
     sample[3, 1, 0] = np.nan
-    kept = _typical(sample, (True, False))
+    kept = _drop_outliers(sample, (True, False))
     assert len(kept) >= 4
     assert not np.isnan(kept[:, 0]).any()
-    assert not len(_typical(np.full_like(sample, np.nan), (True, True)))
-    assert not len(_typical(sample[:0], (True, True)))
+    assert not len(_drop_outliers(np.full_like(sample, np.nan), (True, True)))
+    assert not len(_drop_outliers(sample[:0], (True, True)))
 
 
 def test_cloud_that_the_raster_tells_of_is_left_out(model: Model, tmp_path: Path) -> None:

@@ -32,17 +32,17 @@ from talud.measurement.features import FeatureStatistics
 from talud.measurement.samples import MIN_MAPPED_SHARE, sample_windows
 from talud.metrics import Confusion
 
-LIT = (Group.OPTICAL, Group.SAR)  # what light, air and instrument change; terrain is the same everywhere
+RADIOMETRIC_GROUPS = (Group.OPTICAL, Group.SAR)  # what light, air and instrument change; terrain is the same everywhere
 STRENGTHS = (1.0, 0.5)  # that are tried, in this order
-NOISE = 0.01  # of agreement: a smaller loss does not speak against the area's own statistics
-FEWEST = 4  # squares that stand for an area
-FARTHEST = 3.0  # deviations of a square's mean from the median, estimated from the median distance
+AGREEMENT_NOISE = 0.01  # of agreement: a smaller loss does not speak against the area's own statistics
+MIN_WINDOWS = 4  # squares that stand for an area
+MAX_DEVIATIONS = 3.0  # deviations of a square's mean from the median, estimated from the median distance
 # What a contract states of the file that it came with, and no longer of one whose features were moved.
-_NO_LONGER: Mapping[str, object] = {"halo_errors": {}, "parity": {}, "calibration": None, "validation": None}
+_RESET_FIELDS: Mapping[str, object] = {"halo_errors": {}, "parity": {}, "calibration": None, "validation": None}
 
 
 @dataclass(frozen=True)
-class Adapted:
+class AdaptedModel:
     """A model adapted to an area, in memory.
 
     Attributes:
@@ -54,7 +54,7 @@ class Adapted:
     contract: Contract
 
 
-def adapt(model: Model, raster: str | Path, area: str | None = None, strength: float | None = None) -> Adapted:
+def adapt(model: Model, raster: str | Path, area: str | None = None, strength: float | None = None) -> AdaptedModel:
     """Align the features of a model in an area to those of its training areas.
 
     It needs the raster of the area, and no label.
@@ -62,7 +62,7 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
     Mean and variance of each optical and SAR band over squares of the raster, and of each channel after each
     convolution, become those that the file holds of the training areas (see `features`). What the raster says to lie
     under cloud, or in radar layover or shadow, is left out. Whether that is done whole, by half or not at all, the
-    model's agreement with itself says (see `agreement`). Form, threshold and scores stay the original's.
+    model's agreement with itself says (see `self_agreement`). Form, threshold and scores stay the original's.
 
     Args:
         model: a float32 file.
@@ -76,17 +76,19 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
             itself once adapted. What was found, and the limit, is said.
         SourceError: the raster cannot be read.
     """
-    graph, home = _adaptable(model)
-    lit = [band.group in LIT for band in model.contract.input.bands]
+    graph, home = _training_features(model)
+    radiometric = [band.group in RADIOMETRIC_GROUPS for band in model.contract.input.bands]
     with frugal(), open_stack(raster, model.contract) as stack:
-        sample, provenance = _sample(stack, home.side, lit, raster), stack.info.provenance
-    there = features.measure_features(graph, sample, home, lit)
-    before = agreement(model, sample)
+        sample, provenance = _sample_windows(stack, home.side, radiometric, raster), stack.info.provenance
+    there = features.measure_features(graph, sample, home, radiometric)
+    before = self_agreement(model, sample)
     tried = [
-        _moved(model, features.align_features(graph, home, home.interpolate(there, share), lit), share, sample)
+        _make_candidate(
+            model, features.align_features(graph, home, home.interpolate(there, share), radiometric), share, sample
+        )
         for share in ((strength,) if strength else STRENGTHS)
     ]
-    made = _chosen(tried, before)
+    made = _choose_candidate(tried, before)
     if made is None:
         after = max(one.agreement for one in tried)
         raise MismatchError(
@@ -106,10 +108,10 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
         agreement_before=before,
         agreement_after=made.agreement,
     )
-    return Adapted(made.graph, made.contract.replace(adapted=adaptation))
+    return AdaptedModel(made.graph, made.contract.replace(adapted=adaptation))
 
 
-def _adaptable(model: Model) -> tuple[onnx.ModelProto, FeatureStatistics]:
+def _training_features(model: Model) -> tuple[onnx.ModelProto, FeatureStatistics]:
     """Return the graph of a model, and the features of its training areas.
 
     Raises:
@@ -132,7 +134,9 @@ def _adaptable(model: Model) -> tuple[onnx.ModelProto, FeatureStatistics]:
     return graph, home
 
 
-def _sample(stack: StackReader, side: int, lit: Sequence[bool], raster: str | Path) -> NDArray[np.float32]:
+def _sample_windows(
+    stack: StackReader, side: int, radiometric: Sequence[bool], raster: str | Path
+) -> NDArray[np.float32]:
     """Return squares of a raster, as large as those of the training areas, or its patches.
 
     Those that look unlike most, in a band that light changes, are left out: cloud of which the raster does not tell.
@@ -145,38 +149,38 @@ def _sample(stack: StackReader, side: int, lit: Sequence[bool], raster: str | Pa
             f"{raster}: lacks the bands of {', '.join(stack.info.absent)}, so no model is adapted to it"
         )
     side = stack.info.patch or side
-    found = _typical(sample_windows(stack, stack.grid.windows(side), side), lit)
-    if len(found) < FEWEST:
+    found = _drop_outliers(sample_windows(stack, stack.grid.windows(side), side), radiometric)
+    if len(found) < MIN_WINDOWS:
         raise MismatchError(
             f"{raster}: no model is adapted to it: it has {len(found)} squares of {side} pixels of which "
-            f"{MIN_MAPPED_SHARE:.0%} can be mapped, fewer than the {FEWEST} that stand for an area; take a larger "
-            "part of it"
+            f"{MIN_MAPPED_SHARE:.0%} can be mapped, fewer than the {MIN_WINDOWS} that represent an area; take a "
+            "larger part of it"
         )
     return found
 
 
-def _typical(sample: NDArray[np.float32], lit: Sequence[bool]) -> NDArray[np.float32]:
+def _drop_outliers(sample: NDArray[np.float32], radiometric: Sequence[bool]) -> NDArray[np.float32]:
     """Drop outlier squares: keep those whose band means lie near the median.
 
-    The distance is limited to `FARTHEST` deviations, estimated from the median distance.
+    The distance is limited to `MAX_DEVIATIONS` deviations, estimated from the median distance.
     """
-    valid: NDArray[np.bool_] = np.isfinite(sample[:, np.array(lit, bool)])
+    valid: NDArray[np.bool_] = np.isfinite(sample[:, np.array(radiometric, bool)])
     sample = sample[np.all(valid.any(axis=(2, 3)), axis=1)]  # no band is invalid throughout
     if not len(sample):
         return sample
-    means = np.nanmean(sample[:, np.array(lit, bool)], axis=(2, 3))
+    means = np.nanmean(sample[:, np.array(radiometric, bool)], axis=(2, 3))
     distance = np.abs(means - np.median(means, axis=0))
-    near: NDArray[np.bool_] = (distance <= FARTHEST * np.median(distance, axis=0) / norm.ppf(0.75)).all(axis=1)
+    near: NDArray[np.bool_] = (distance <= MAX_DEVIATIONS * np.median(distance, axis=0) / norm.ppf(0.75)).all(axis=1)
     return sample[near]
 
 
-def _chosen(tried: Sequence[_Moved], before: float) -> _Moved | None:
+def _choose_candidate(tried: Sequence[_Candidate], before: float) -> _Candidate | None:
     """Return the first that agrees better with itself; else the first not worse beyond noise."""
-    return next((one for least in (before, before - NOISE) for one in tried if one.agreement > least), None)
+    return next((one for least in (before, before - AGREEMENT_NOISE) for one in tried if one.agreement > least), None)
 
 
 @dataclass(frozen=True)
-class _Moved:
+class _Candidate:
     """Network with features moved by a strength, and its agreement with itself."""
 
     strength: float
@@ -185,16 +189,16 @@ class _Moved:
     agreement: float
 
 
-def _moved(model: Model, graph: onnx.ModelProto, strength: float, sample: NDArray[np.float32]) -> _Moved:
+def _make_candidate(model: Model, graph: onnx.ModelProto, strength: float, sample: NDArray[np.float32]) -> _Candidate:
     stays = model.contract.without_optional_groups() if model.contract.input.subsets else model.contract
-    contract = stays.replace(**_NO_LONGER, weights=weights_digest(graph))
+    contract = stays.replace(**_RESET_FIELDS, weights=weights_digest(graph))
     with TemporaryDirectory(prefix="talud-") as folder:
         path = Path(folder) / "adapted.onnx"
         save(graph, contract, path)
-        return _Moved(strength, graph, contract, agreement(Model.load(path), sample))
+        return _Candidate(strength, graph, contract, self_agreement(Model.load(path), sample))
 
 
-def agreement(model: Model, squares: NDArray[np.float32]) -> float:
+def self_agreement(model: Model, squares: NDArray[np.float32]) -> float:
     """Return the mean correlation of a map with the seven of the squares turned and mirrored.
 
     Args:
@@ -210,7 +214,7 @@ def agreement(model: Model, squares: NDArray[np.float32]) -> float:
     counts = [Confusion() for _ in SYMMETRIES[1:]]
     for square in squares:
         mapped = coverage.blocked(square, model.contract) == 0
-        straight, *turned = _landslides(model, square)
+        straight, *turned = _landslide_masks(model, square)
         counts = [
             count + metrics.confusion(other, straight.astype(np.uint8), mapped)
             for count, other in zip(counts, turned, strict=True)
@@ -218,7 +222,7 @@ def agreement(model: Model, squares: NDArray[np.float32]) -> float:
     return float(np.mean([count.mcc for count in counts]))
 
 
-def _landslides(model: Model, square: NDArray[np.float32]) -> Iterator[NDArray[np.bool_]]:
+def _landslide_masks(model: Model, square: NDArray[np.float32]) -> Iterator[NDArray[np.bool_]]:
     """Yield the landslide mask of a square under each of the eight symmetries."""
     for symmetry in SYMMETRIES:
         probability = model.probability(np.ascontiguousarray(symmetry.turned(square)))

@@ -17,7 +17,7 @@ from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
 from talud.project import Project
 from talud.raster import open_raster
-from talud.training import halo
+from talud.training import halo_errors
 
 SIDE = 220
 
@@ -74,7 +74,7 @@ def core(model: Model, values: np.ndarray, row: int, column: int, context: int) 
 
 def test_it_is_the_difference_of_the_plain_network_with_less_context(model: Model, project: Project) -> None:
     """Around one block: the core is as wide as the halo, 28 pixels, and centred on it as far as the lattice goes."""
-    errors = halo.halo_errors(model, project, {"hill": [block(98, 86), block(0, 0, landslide_pixels=0)]})
+    errors = halo_errors.measure_halo_errors(model, project, {"hill": [block(98, 86), block(0, 0, landslide_pixels=0)]})
     values = noise(SIDE, SIDE)
     exact = core(model, values, 100, 88, 60)
     assert np.array_equal(core(model, values, 100, 88, 28), exact)
@@ -86,37 +86,41 @@ def test_it_is_the_difference_of_the_plain_network_with_less_context(model: Mode
 
 def test_only_pixels_that_are_mapped_count(model: Model, project: Project) -> None:
     """Of the core at 28, which a window in the raster's corner has, rows 4 to 8 are valid."""
-    errors = halo.halo_errors(model, project, {"cloud": [block(0, 0)]})
+    errors = halo_errors.measure_halo_errors(model, project, {"cloud": [block(0, 0)]})
     difference = np.abs(core(model, clouded(), 28, 28, 0) - core(model, clouded(), 28, 28, 28))
     assert errors[0] == difference[4:8].max() < difference.max()
-    assert halo.halo_errors(model, project, {"cloud": [block(150, 150)]}) == {}
+    assert halo_errors.measure_halo_errors(model, project, {"cloud": [block(150, 150)]}) == {}
 
 
 def test_nothing_is_measured_where_no_core_has_its_whole_halo(model: Model, project: Project) -> None:
-    assert halo.halo_errors(model, project, {"tiny": [block(30, 100)]}) == {}
-    assert halo.halo_errors(model, project, {"hill": [block(90, 90, landslide_pixels=0)]}) == {}
+    assert halo_errors.measure_halo_errors(model, project, {"tiny": [block(30, 100)]}) == {}
+    assert halo_errors.measure_halo_errors(model, project, {"hill": [block(90, 90, landslide_pixels=0)]}) == {}
 
 
 def test_the_windows_are_spread_over_areas_and_blocks(
     model: Model, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = [block(row, column) for row in range(0, 192, 32) for column in range(0, 192, 32)]
-    windows = halo._windows(blocks, (SIDE, SIDE), model.halo, model.contract.input.alignment)
+    windows = halo_errors._windows(blocks, (SIDE, SIDE), model.halo, model.contract.input.alignment)
     assert len(windows) == len(set(windows))
     for window in windows:
         assert window.row_off % 4 == window.col_off % 4 == 0
         assert (window.height, window.width) == (84, 84)
         assert 0 <= window.row_off <= SIDE - 84
         assert 0 <= window.col_off <= SIDE - 84
-    assert halo._spread(range(100), 5) == [10, 30, 50, 70, 90]
-    assert halo._spread("ab", 5) == ["a", "b"]
+    assert halo_errors._spread(range(100), 5) == [10, 30, 50, 70, 90]
+    assert halo_errors._spread("ab", 5) == ["a", "b"]
     seen = []
-    opened = halo.open_stack
-    monkeypatch.setattr(halo, "open_stack", lambda path, contract: seen.append(path.stem) or opened(path, contract))
-    many = halo._samples(model, project, {"hill": blocks, "cloud": blocks})
+    opened = halo_errors.open_stack
+    monkeypatch.setattr(
+        halo_errors, "open_stack", lambda path, contract: seen.append(path.stem) or opened(path, contract)
+    )
+    many = halo_errors._read_samples(model, project, {"hill": blocks, "cloud": blocks})
     assert seen == ["hill", "cloud"]
-    assert 2 <= len(many) <= halo.SAMPLES
-    assert halo.halo_errors(model, project, {"hill": blocks}) == halo.halo_errors(model, project, {"hill": blocks})
+    assert 2 <= len(many) <= halo_errors.MAX_WINDOWS
+    assert halo_errors.measure_halo_errors(model, project, {"hill": blocks}) == halo_errors.measure_halo_errors(
+        model, project, {"hill": blocks}
+    )
 
 
 @pytest.mark.slow
@@ -125,7 +129,7 @@ def test_a_map_with_less_halo_differs_by_the_order_of_what_was_measured(
 ) -> None:
     """A few windows do not see the worst pixel of a map: four times as much passes, and so does a quarter."""
     blocks = [block(row, column) for row in range(30, 150, 32) for column in range(30, 150, 32)]
-    errors = halo.halo_errors(model, project, {"hill": blocks})
+    errors = halo_errors.measure_halo_errors(model, project, {"hill": blocks})
     probability = {}
     for context in (0, 4, 12, 20, model.halo):
         predict(model, project.stack("hill"), tmp_path / str(context), MapOptions(tile=56, halo=context))

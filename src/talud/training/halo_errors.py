@@ -23,11 +23,11 @@ from talud.mapping.reader import open_stack
 from talud.project import Project
 
 _Item = TypeVar("_Item")
-SAMPLES = 5  # windows, over all areas: at 64 filters each takes a second and a half of two cores
-_INSIDE = Rim(False, False, False, False)
+MAX_WINDOWS = 5  # windows, over all areas: at 64 filters each takes a second and a half of two cores
+_INTERIOR = Rim(False, False, False, False)
 
 
-def halo_errors(model: Model, project: Project, blocks: Mapping[str, Sequence[Block]]) -> dict[int, float]:
+def measure_halo_errors(model: Model, project: Project, blocks: Mapping[str, Sequence[Block]]) -> dict[int, float]:
     """The largest absolute difference of a probability from the exact one, for each smaller halo on the lattice.
 
     Args:
@@ -44,27 +44,27 @@ def halo_errors(model: Model, project: Project, blocks: Mapping[str, Sequence[Bl
         MismatchError: a stack does not fit the model's contract.
         ModelError: the network fails.
     """
-    samples = _samples(model, project, blocks)
+    samples = _read_samples(model, project, blocks)
     if not samples:
         return {}
     mapped = np.stack([_mapped(sample, model) for sample in samples])
-    exact = _cores(model, samples, model.halo)[mapped]
+    exact = _core_probabilities(model, samples, model.halo)[mapped]
     return {
-        halo: float(np.abs(_cores(model, samples, halo)[mapped] - exact).max())
+        halo: float(np.abs(_core_probabilities(model, samples, halo)[mapped] - exact).max())
         for halo in range(0, model.halo, model.contract.input.alignment)
     }
 
 
-def _samples(model: Model, project: Project, blocks: Mapping[str, Sequence[Block]]) -> list[NDArray[np.float32]]:
+def _read_samples(model: Model, project: Project, blocks: Mapping[str, Sequence[Block]]) -> list[NDArray[np.float32]]:
     """The bands of some windows that each hold a core with its whole halo, and a pixel there that is mapped."""
     samples = []
-    areas = _spread(list(blocks), SAMPLES)
+    areas = _spread(list(blocks), MAX_WINDOWS)
     for area in areas:
         with open_stack(current_stack(project, area), model.contract) as stack:
             if stack.info.patch:  # its tiles are its patches, whose neighbours are not theirs on the ground
                 continue
             windows = _windows(blocks[area], stack.grid.shape, model.halo, model.contract.input.alignment)
-            samples += [stack.read(window) for window in _spread(windows, SAMPLES // len(areas))]
+            samples += [stack.read(window) for window in _spread(windows, MAX_WINDOWS // len(areas))]
     return [sample for sample in samples if _mapped(sample, model).any()]
 
 
@@ -98,8 +98,8 @@ def _mapped(sample: NDArray[np.float32], model: Model) -> NDArray[np.bool_]:
     return mapped
 
 
-def _cores(model: Model, samples: list[NDArray[np.float32]], halo: int) -> NDArray[np.float32]:
+def _core_probabilities(model: Model, samples: list[NDArray[np.float32]], halo: int) -> NDArray[np.float32]:
     """The probability over the core of each sample, (samples, height, width), computed with a halo."""
     exact = model.halo
-    tile = Tile(PixelWindow(exact, exact, exact, exact), PixelWindow(0, 0, 3 * exact, 3 * exact), _INSIDE, halo)
+    tile = Tile(PixelWindow(exact, exact, exact, exact), PixelWindow(0, 0, 3 * exact, 3 * exact), _INTERIOR, halo)
     return np.stack([model.cores([sample], [tile])[0] for sample in samples])
