@@ -136,5 +136,5 @@ def test_many_blocks_are_drawn_in_parts_without_another_result() -> None:
     ours, theirs = np.random.default_rng(0).integers(0, 50, (2, 40, 4))
     whole = f1_difference(ours, theirs, 300, 9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "_AT_ONCE", 40 * 7)
+        patch.setattr(bootstrap, "_MAX_DRAWS_IN_MEMORY", 40 * 7)
         assert f1_difference(ours, theirs, 300, 9) == whole

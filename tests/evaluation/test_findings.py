@@ -38,17 +38,17 @@ def theirs(name: str, f1: float) -> tuple[int, float, int, float]:
 
 def test_the_studys_own_numbers_support_its_findings() -> None:
     own = {name: model.f1 for name, model in IMAGE_MODELS.items()}
-    assert paper.training_zone(own).verdict is Verdict.HOLDS
+    assert paper.check_training_zone(own).verdict is Verdict.HOLDS
     away = {name: model.inference.f1 for name, model in IMAGE_MODELS.items()}
-    falls = {name: model.fall for name, model in IMAGE_MODELS.items()}
-    found = paper.transfer("la_liboriana", away, falls)
+    losses = {name: model.f1_loss for name, model in IMAGE_MODELS.items()}
+    found = paper.check_transfer("la_liboriana", away, losses)
     assert found.verdict is Verdict.HOLDS
     assert found.reason == (
         "on la_liboriana it costs 36 to 46%, as much, and 3band lies 0.068 above the better of the others "
         "(F1 3band 0.445, 5band 0.361, 7band 0.378)"
     )
     best = {name: table(theirs(name, 0.7), (16, 1e-3, 8, 0.6)) for name in IMAGE_MODELS}
-    assert paper.configurations(best).verdict is Verdict.HOLDS
+    assert paper.check_configurations(best).verdict is Verdict.HOLDS
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_the_studys_own_numbers_support_its_findings() -> None:
     ],
 )
 def test_the_training_zone_is_judged_by_both_halves_of_the_finding(f1: tuple[float, ...], verdict: Verdict) -> None:
-    assert paper.training_zone(dict(zip(IMAGE_MODELS, f1, strict=True))).verdict is verdict
+    assert paper.check_training_zone(dict(zip(IMAGE_MODELS, f1, strict=True))).verdict is verdict
 
 
 @pytest.mark.parametrize(
-    ("f1", "falls", "verdict", "words"),
+    ("f1", "losses", "verdict", "words"),
     [
         ((0.50, 0.40, 0.40), (0.1, 0.2, 0.3), Verdict.IN_PART, "it costs 10 to 30%, less, and 3band lies 0.100 above"),
         ((0.41, 0.40, 0.40), (0.6, 0.6, 0.5), Verdict.IN_PART, "it costs 50 to 60%, more"),
@@ -77,10 +77,10 @@ def test_the_training_zone_is_judged_by_both_halves_of_the_finding(f1: tuple[flo
     ],
 )
 def test_transfer_is_judged_by_its_cost_and_by_who_wins(
-    f1: tuple[float, ...], falls: tuple[float, ...], verdict: Verdict, words: str
+    f1: tuple[float, ...], losses: tuple[float, ...], verdict: Verdict, words: str
 ) -> None:
-    named = [dict(zip(IMAGE_MODELS, values, strict=True)) for values in (f1, falls)]
-    found = paper.transfer("x", *named)
+    named = [dict(zip(IMAGE_MODELS, values, strict=True)) for values in (f1, losses)]
+    found = paper.check_transfer("x", *named)
     assert found.verdict is verdict
     assert words in found.reason
 
@@ -90,26 +90,26 @@ def test_a_configuration_is_judged_where_it_was_tried_against_others() -> None:
     close = table(theirs("5band", 0.70), (16, 1e-3, 8, 0.71), (16, 1e-3, 16, 0.5))
     far = table(theirs("7band", 0.5), (16, 1e-3, 8, 0.6))
     alone, other = table(theirs("5band", 0.7)), table((16, 1e-3, 8, 0.6), (16, 1e-3, 16, 0.5))
-    found = paper.configurations({"3band": best, "5band": close, "7band": far})
+    found = paper.check_configurations({"3band": best, "5band": close, "7band": far})
     assert found.verdict is Verdict.IN_PART
     assert found.reason == (
         "the study’s choice is for 3band number 1 of 2, for 5band number 2 of 3 (0.010 of validation F1 behind "
         "the best), for 7band number 2 of 2 (0.100 of validation F1 behind the best)"
     )
-    assert paper.configurations({"7band": far}).verdict is Verdict.FAILS
-    partly = paper.configurations({"3band": best, "5band": alone})
+    assert paper.check_configurations({"7band": far}).verdict is Verdict.FAILS
+    partly = paper.check_configurations({"3band": best, "5band": alone})
     assert partly.verdict is Verdict.IN_PART
     assert "for 5band and 7band not tried against others" in partly.reason
-    assert paper.configurations({"3band": other, "5band": alone}).verdict is Verdict.UNDECIDED
+    assert paper.check_configurations({"3band": other, "5band": alone}).verdict is Verdict.UNDECIDED
 
 
 def test_without_all_three_band_sets_nothing_is_judged() -> None:
-    found = paper.training_zone({"3band": 0.7, "7band": 0.7})
+    found = paper.check_training_zone({"3band": 0.7, "7band": 0.7})
     assert (found.verdict, found.reason) == (Verdict.UNDECIDED, "no scores of 5band")
-    assert paper.transfer("x", {"3band": 0.4}, {"3band": 0.4}).verdict is Verdict.UNDECIDED
-    assert not paper.unlabelled().judged
+    assert paper.check_transfer("x", {"3band": 0.4}, {"3band": 0.4}).verdict is Verdict.UNDECIDED
+    assert not paper.transfer_without_labels().judged
 
 
 def test_a_rate_is_the_same_however_it_is_written() -> None:
     rate = 5.0e-4 * (1 + 1e-12)
-    assert paper.configurations({"3band": table((64, rate, 16, 0.7), (16, 1e-3, 8, 0.6))}).judged
+    assert paper.check_configurations({"3band": table((64, rate, 16, 0.7), (16, 1e-3, 8, 0.6))}).judged

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from talud.evaluation.postprocessing import ObjectTally, size_bounds
+from talud.evaluation.postprocessing import ObjectCounts, size_bounds
 
 
 def drawn(*rows: str) -> np.ndarray:
@@ -33,7 +33,7 @@ def test_landslides_are_detected_from_half_of_their_mapped_pixels_on():
         "..........",
         "???###...#",  # four of seven mapped ones
     )
-    tally = ObjectTally.of(mapped, truth, 100.0)
+    tally = ObjectCounts.of(mapped, truth, 100.0)
     counts = [(each.title, each.landslides, each.detected, each.touched, each.not_mapped) for each in tally.classes]
     assert counts == [
         ("< 400 m²", 1, 1, 1, 0),
@@ -49,7 +49,7 @@ def test_a_false_alarm_shares_no_pixel_with_a_landslide_and_lies_on_known_ground
     truth = drawn("###...", "......", "......", "...???", "......")
     mapped = drawn("..#...", "......", "#..#..", "...##.", ".....?")
     # One finds the landslide; one is alone; one lies with two of three pixels where nothing is known.
-    tally = ObjectTally.of(mapped, truth, 100.0)
+    tally = ObjectCounts.of(mapped, truth, 100.0)
     assert (tally.mapped, tally.false_alarms) == (2, 1)
     assert tally.square_metres == (30 - 3 - 1) * 100
     assert tally.false_alarms_per_km2 == pytest.approx(1 / (26 * 100 / 1e6))
@@ -60,13 +60,13 @@ def test_a_false_alarm_shares_no_pixel_with_a_landslide_and_lies_on_known_ground
 def test_the_f1_of_objects_is_the_harmonic_mean_of_what_is_found_and_what_is_no_false_alarm():
     truth = drawn("#.#.#.#", ".......", ".......")
     mapped = drawn("#.#.#..", ".......", "#......")
-    assert ObjectTally.of(mapped, truth, 100.0).f1 == pytest.approx(2 * 0.75 * 0.75 / 1.5)
-    assert ObjectTally().f1 == ObjectTally().false_alarms_per_km2 == 0
+    assert ObjectCounts.of(mapped, truth, 100.0).f1 == pytest.approx(2 * 0.75 * 0.75 / 1.5)
+    assert ObjectCounts().f1 == ObjectCounts().false_alarms_per_km2 == 0
 
 
 def test_landslides_at_a_windows_edge_are_counted_as_cut():
     truth = drawn("#...#", ".....", "..#..", "....#", "#####")
-    assert ObjectTally.of(truth, truth, 100.0).cut == 3
+    assert ObjectCounts.of(truth, truth, 100.0).cut == 3
 
 
 @pytest.mark.parametrize(("side", "first"), [(10.0, 400), (20.0, 1_000), (28.5, 1_000), (100.0, 100_000)])
@@ -80,14 +80,14 @@ masks = arrays.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 255]))
 @pytest.mark.slow
 @given(mapped=masks, truth=masks, other=masks)
 def test_counts_are_consistent_and_add_up(mapped, truth, other):
-    tally, again = ObjectTally.of(mapped, truth, 150.0), ObjectTally.of(other, truth, 150.0)
+    tally, again = ObjectCounts.of(mapped, truth, 150.0), ObjectCounts.of(other, truth, 150.0)
     for each in tally.classes:
         assert 0 <= each.detected <= each.touched <= each.landslides
     assert 0 <= tally.false_alarms <= tally.mapped
     both = tally + again
     assert both.detected == tally.detected + again.detected
     assert both.square_metres == tally.square_metres + again.square_metres
-    assert ObjectTally() + tally == tally == tally + ObjectTally()
-    perfect = ObjectTally.of(np.where(truth == 1, 1, 0).astype(np.uint8), truth, 150.0)
+    assert ObjectCounts() + tally == tally == tally + ObjectCounts()
+    perfect = ObjectCounts.of(np.where(truth == 1, 1, 0).astype(np.uint8), truth, 150.0)
     assert perfect.detected == perfect.landslides
     assert perfect.false_alarms == 0

@@ -15,8 +15,8 @@ from talud.evaluation.postprocessing import (
     WindowContext,
     hysteresis,
     minimum_mapping_unit,
-    object_vote,
-    postprocessed,
+    postprocess,
+    segment_vote,
     segments,
     slope_rule,
 )
@@ -118,11 +118,11 @@ def test_each_segment_has_one_vote_which_its_weight_blends_with_the_pixels():
     probability = np.full((12, 12), 0.2, np.float32)
     probability[:9, 6:] = 0.8  # three quarters of the right half
     probability[0, 0] = NAN
-    voted = object_vote(probability, labels, 1)
+    voted = segment_vote(probability, labels, 1)
     np.testing.assert_allclose(voted[:, 6:], 0.65, rtol=1e-6)
     np.testing.assert_allclose(voted[:, 1:6], 0.2, rtol=1e-6)
     np.testing.assert_array_equal(np.isnan(voted), np.isnan(probability))
-    blended = object_vote(probability, labels, 0.25)
+    blended = segment_vote(probability, labels, 0.25)
     np.testing.assert_allclose(blended[:9, 6:], 0.75 * 0.8 + 0.25 * 0.65, rtol=1e-6)
     np.testing.assert_allclose(blended[9:, 6:], 0.75 * 0.2 + 0.25 * 0.65, rtol=1e-6)
 
@@ -140,12 +140,12 @@ def test_segments_do_not_depend_on_the_unit_and_leave_out_what_is_invalid(method
 
 def test_under_cloud_a_pixel_keeps_its_own_probability():
     probability = np.array([[0.1, 0.9, 0.4]], np.float32)
-    np.testing.assert_allclose(object_vote(probability, np.array([[1, 1, 0]]), 1), [[0.5, 0.5, 0.4]], rtol=1e-6)
+    np.testing.assert_allclose(segment_vote(probability, np.array([[1, 1, 0]]), 1), [[0.5, 0.5, 0.4]], rtol=1e-6)
 
 
 @given(probability=probabilities)
 def test_by_default_only_the_threshold_counts(probability):
-    found = postprocessed(probability, 0.5, Postprocessing(), WindowContext(156.25))
+    found = postprocess(probability, 0.5, Postprocessing(), WindowContext(156.25))
     np.testing.assert_array_equal(found, at_threshold(probability, 0.5))
 
 
@@ -158,14 +158,14 @@ def test_all_of_it_together_on_a_drawn_map():
     slope[:, :6] = 2
     ground = WindowContext(100, halves(), slope)
     votes = {"segments": "felzenszwalb", "segment_scale": 20}
-    left = postprocessed(probability, 0.5, Postprocessing(**votes), ground)
+    left = postprocess(probability, 0.5, Postprocessing(**votes), ground)
     assert (left[:, :6] == 1).all()
     assert not left[:, 6:].any()
-    assert not postprocessed(probability, 0.5, Postprocessing(**votes, slope_rule=10), ground).any()
+    assert not postprocess(probability, 0.5, Postprocessing(**votes, slope_rule=10), ground).any()
     wide = Postprocessing(**votes, hysteresis_low=0.3, hysteresis_high=0.6 - 1e-6)
-    assert (postprocessed(probability, 0.5, wide, ground) == 1).all()
+    assert (postprocess(probability, 0.5, wide, ground) == 1).all()
     unit = Postprocessing(**votes, minimum_mapping_unit=7_201)  # the half has 72 pixels of 100 m²
-    assert not postprocessed(probability, 0.5, unit, ground).any()
+    assert not postprocess(probability, 0.5, unit, ground).any()
 
 
 @pytest.mark.parametrize(
@@ -173,4 +173,4 @@ def test_all_of_it_together_on_a_drawn_map():
 )
 def test_an_option_whose_band_is_missing_is_an_error(options, said):
     with pytest.raises(ParamsError, match=said):
-        postprocessed(np.zeros((2, 2), np.float32), 0.5, Postprocessing(**options), WindowContext(100))
+        postprocess(np.zeros((2, 2), np.float32), 0.5, Postprocessing(**options), WindowContext(100))

@@ -16,13 +16,22 @@ from talud.cli.main import app
 from talud.errors import ParamsError, StudyError
 from talud.evaluation import postprocessing_study
 from talud.evaluation.postprocessing import WindowContext
-from talud.evaluation.postprocessing_study import PLAIN, TEST, TOGETHER, Choice, View, choose, measure, score
+from talud.evaluation.postprocessing_study import (
+    COMBINED,
+    TEST_BLOCKS,
+    THRESHOLD_ONLY,
+    Choice,
+    StudyWindow,
+    choose_options,
+    compare_methods,
+    score_methods,
+)
 from talud.evaluation.scores import evaluate
 from talud.params import Postprocessing
 from talud.project import Project
 
 
-def speckled(seed: int, slope: bool = False) -> View:
+def speckled(seed: int, slope: bool = False) -> StudyWindow:
     """A landslide of 100 pixels of 100 m², found for certain, and false alarms of one pixel as certain as it."""
     random = np.random.default_rng(seed)
     truth = np.zeros((40, 40), np.uint8)
@@ -30,7 +39,7 @@ def speckled(seed: int, slope: bool = False) -> View:
     probability = np.where(truth == 1, 0.9, 0.1).astype(np.float32)
     probability[random.integers(1, 12, 20), random.integers(1, 39, 20)] = 0.9
     tilt = np.where(truth == 1, 30, 1).astype(np.float32)
-    return View(probability, truth, WindowContext(100.0, None, tilt if slope else None))
+    return StudyWindow(probability, truth, WindowContext(100.0, None, tilt if slope else None))
 
 
 def row(rows, method):
@@ -39,18 +48,18 @@ def row(rows, method):
 
 def test_what_gains_on_the_given_views_is_chosen_and_joined_and_what_lacks_a_band_is_left_out():
     views = [speckled(1), speckled(2)]
-    chosen = choose(views, 0.5)
-    assert set(chosen) == {PLAIN, "hysteresis", "minimum mapping unit", TOGETHER}
+    chosen = choose_options(views, 0.5)
+    assert set(chosen) == {THRESHOLD_ONLY, "hysteresis", "minimum mapping unit", COMBINED}
     unit = chosen["minimum mapping unit"]
     assert unit.options.minimum_mapping_unit == 250  # the mildest of those that drop them all
     assert unit.validation_f1 == unit.validation_object_f1 == 1
-    assert chosen[PLAIN].validation_f1 < 0.95
-    assert chosen[TOGETHER].options == unit.options
-    assert choose([speckled(1, slope=True)], 0.5)["slope rule"].options.slope_rule in (2, 5, 8, 10, 15, 20)
+    assert chosen[THRESHOLD_ONLY].validation_f1 < 0.95
+    assert chosen[COMBINED].options == unit.options
+    assert choose_options([speckled(1, slope=True)], 0.5)["slope rule"].options.slope_rule in (2, 5, 8, 10, 15, 20)
 
 
-def on_the_map(truth: np.ndarray, mapped: np.ndarray) -> View:
-    return View(np.where(mapped == 1, 0.9, 0.1).astype(np.float32), truth, WindowContext(100.0))
+def on_the_map(truth: np.ndarray, mapped: np.ndarray) -> StudyWindow:
+    return StudyWindow(np.where(mapped == 1, 0.9, 0.1).astype(np.float32), truth, WindowContext(100.0))
 
 
 def test_where_the_f1_of_pixels_ties_that_of_objects_decides():
@@ -60,10 +69,10 @@ def test_where_the_f1_of_pixels_ties_that_of_objects_decides():
     truth[60:65, 10:16] = 1  # 30 pixels, of which the map has 9
     mapped[60:63, 10:13] = 1
     mapped[60:62, 40:43] = 1  # a false alarm of 6
-    choice = choose([on_the_map(truth, mapped)], 0.5)
+    choice = choose_options([on_the_map(truth, mapped)], 0.5)
     # 1,000 m² takes both: 9 true and 6 false pixels, and one false alarm for no landslide less.
     assert choice["minimum mapping unit"].options.minimum_mapping_unit == 1_000
-    assert 0 < choice[PLAIN].validation_f1 - choice["minimum mapping unit"].validation_f1 < 0.005
+    assert 0 < choice[THRESHOLD_ONLY].validation_f1 - choice["minimum mapping unit"].validation_f1 < 0.005
 
 
 def test_a_unit_that_costs_landslides_is_not_chosen():
@@ -71,19 +80,19 @@ def test_a_unit_that_costs_landslides_is_not_chosen():
     truth[:30, :40] = 1
     for place in range(10):  # ten landslides of six pixels beside a large one: 5 % of the pixels
         truth[40:42, 3 + 5 * place : 6 + 5 * place] = 1
-    chosen = choose([on_the_map(truth, truth)], 0.5)
+    chosen = choose_options([on_the_map(truth, truth)], 0.5)
     assert chosen["minimum mapping unit"].options.minimum_mapping_unit == 250
-    assert chosen[TOGETHER].options == Postprocessing()
+    assert chosen[COMBINED].options == Postprocessing()
 
 
 def test_differences_are_paired_by_blocks_with_the_threshold_alone():
     views = [speckled(seed) for seed in range(3)]
     ways = {
-        PLAIN: Choice(options=Postprocessing(), validation_f1=0, validation_object_f1=0),
+        THRESHOLD_ONLY: Choice(options=Postprocessing(), validation_f1=0, validation_object_f1=0),
         "unit": Choice(options=Postprocessing(minimum_mapping_unit=500), validation_f1=0, validation_object_f1=0),
         "slope": Choice(options=Postprocessing(slope_rule=5), validation_f1=0, validation_object_f1=0),
     }
-    plain, unit = score(views, 0.5, ways, block=16, resamples=200, seed=3)  # no slope, so no row of that
+    plain, unit = score_methods(views, 0.5, ways, block=16, resamples=200, seed=3)  # no slope, so no row of that
     truth = np.concatenate([view.truth.ravel() for view in views])
     mapped = np.concatenate([view.probability.ravel() >= 0.5 for view in views])
     before = f1_score(truth, mapped)
@@ -98,10 +107,10 @@ def test_differences_are_paired_by_blocks_with_the_threshold_alone():
 
 @pytest.mark.slow
 def test_the_threshold_alone_scores_as_evaluate_does_and_the_file_says_what_was_found(small_project: Project):
-    table, usual = measure(small_project, "3band"), evaluate(small_project, "3band")
-    assert row(table.places["away"], PLAIN).scores == usual.areas["away"].model_copy(update={"role": None})
-    assert row(table.places[TEST], PLAIN).scores.assessment == usual.test_assessment
-    assert list(table.places) == [TEST, "away"]
+    table, usual = compare_methods(small_project, "3band"), evaluate(small_project, "3band")
+    assert row(table.places["away"], THRESHOLD_ONLY).scores == usual.areas["away"].model_copy(update={"role": None})
+    assert row(table.places[TEST_BLOCKS], THRESHOLD_ONLY).scores.assessment == usual.test_assessment
+    assert list(table.places) == [TEST_BLOCKS, "away"]
     assert not table.left_out
     written = json.loads(small_project.postprocessing("3band").read_text())
     assert written == json.loads(table.model_dump_json())
@@ -117,23 +126,23 @@ def test_the_threshold_alone_scores_as_evaluate_does_and_the_file_says_what_was_
 
 @pytest.mark.slow
 def test_the_choice_does_not_know_the_truth_of_the_transfer_area(small_project: Project):
-    before = measure(small_project, "3band")
+    before = compare_methods(small_project, "3band")
     with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
         truth = mask.read(1)
         mask.write(np.where(truth == 255, 255, 1 - (truth == 1)).astype(np.uint8), 1)
-    after = measure(small_project, "3band")
+    after = compare_methods(small_project, "3band")
     assert after.chosen == before.chosen
-    assert after.places[TEST] == before.places[TEST]
+    assert after.places[TEST_BLOCKS] == before.places[TEST_BLOCKS]
     assert after.places["away"] != before.places["away"]
 
 
 @pytest.mark.slow
 def test_the_cells_of_a_stack_of_patches_are_looked_at_one_by_one(small_project: Project, monkeypatch):
     monkeypatch.setattr(postprocessing_study, "CANDIDATES", {})
-    whole = row(measure(small_project, "3band").places["away"], PLAIN)
+    whole = row(compare_methods(small_project, "3band").places["away"], THRESHOLD_ONLY)
     with rasterio.open(small_project.stack("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as stack:
         stack.update_tags(TALUD_PATCH="32")
-    cells = row(measure(small_project, "3band").places["away"], PLAIN)
+    cells = row(compare_methods(small_project, "3band").places["away"], THRESHOLD_ONLY)
     assert cells.scores == whole.scores  # this model sees single pixels
     with rasterio.open(small_project.mask("away")) as mask:
         truth = mask.read(1) == 1
@@ -152,12 +161,12 @@ def configured(project: Project, **options) -> Project:
 @pytest.mark.slow
 def test_what_params_yaml_says_is_measured_beside_the_rest(small_project: Project, monkeypatch):
     monkeypatch.setattr(postprocessing_study, "CANDIDATES", {})
-    table = measure(configured(small_project, minimum_mapping_unit=1_000), "3band")
+    table = compare_methods(configured(small_project, minimum_mapping_unit=1_000), "3band")
     ours = row(table.places["away"], "params.yaml")
     assert ours.scores.tp + ours.scores.fp < sum(
-        (one.scores.tp + one.scores.fp) for one in table.places["away"] if one.method == PLAIN
+        (one.scores.tp + one.scores.fp) for one in table.places["away"] if one.method == THRESHOLD_ONLY
     )
-    assert [one.method for one in table.places["away"]] == [PLAIN, TOGETHER, "params.yaml"]
+    assert [one.method for one in table.places["away"]] == [THRESHOLD_ONLY, COMBINED, "params.yaml"]
     with pytest.raises(ParamsError, match=r"hysteresis_low is 0\.6, hysteresis_high 0\.3"):
         configured(small_project, hysteresis_low=0.6, hysteresis_high=0.3)
 
@@ -165,7 +174,7 @@ def test_what_params_yaml_says_is_measured_beside_the_rest(small_project: Projec
 def test_a_model_that_may_have_seen_the_test_blocks_is_refused(small_project: Project):
     small_project.record("home").write_text(json.dumps({"stack_md5": "1" * 32, "mask_md5": "2" * 32}))
     with pytest.raises(StudyError, match="was trained on other stacks"):
-        measure(small_project, "3band")
+        compare_methods(small_project, "3band")
     assert not small_project.postprocessing("3band").exists()
 
 

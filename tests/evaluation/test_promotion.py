@@ -257,7 +257,7 @@ def test_the_better_map_of_todays_blocks_is_the_champion(project: Project, train
     train(EVERYTHING, scores={"precision": 0.1, "recall": 0.1, "f1": 0.1, "iou": 0.05})  # what it says does not count
     better = register(project)
     assert (better.version, better.alias, aliases(project)) == ("2", "champion", {"champion": 2})
-    score = better.gate.f1[gate.VALIDATION]
+    score = better.gate.f1[gate.VALIDATION_BLOCKS]
     assert score["champion"] == 0
     assert score["model"] == pytest.approx(2 * 0.1 / (1 + 0.1), abs=0.01)  # all of a tenth: 2 · P / (1 + P)
 
@@ -393,7 +393,7 @@ def test_a_model_that_breaks_a_rule_is_no_champion_even_where_there_is_none(
     done = register(project)
     assert (done.alias, aliases(project)) == ("challenger", {"challenger": 1})
     assert re.match(f"failed the gate: {words}", done.reason)
-    assert re.match(words, done.unfit)
+    assert re.match(words, done.file_faults)
     assert [check["passed"] for check in json.loads(record(project))["gate"]["checks"]].count(False) == 1
     with pytest.raises(PromotionError, match=f"version 1 does not pass the gate: {words}"):
         promotion.promote(project, name(project), "1")
@@ -405,12 +405,12 @@ def test_parity_beyond_what_rounding_explains_and_every_gap_of_a_contract_are_fo
 ) -> None:
     path = train(SOMETHING, parity={"difference": 2e-5, "allowed": 1e-5}, stack={}, data_version="unknown", scores={})
     model = Model.load(path)
-    parity, contract, *_ = gate.examine(project, model, None).failed
+    parity, contract, *_ = gate.run_gate(project, model, None).failed
     assert (parity.rule, parity.value, parity.limit) == ("parity", 2e-5, 1e-5)
     assert contract.words == "does not say: stack, scores, data_version"
     bare = model.contract.input.bands[0].model_copy(update={"unit": "", "edges": (), "shares": ()})
     spoilt = model.contract.replace(bands=(bare, *model.contract.input.bands[1:]))
-    assert set(gate.missing(spoilt)) >= {"unit of red", "histogram of red"}
+    assert set(gate.missing_facts(spoilt)) >= {"unit of red", "histogram of red"}
 
 
 @pytest.mark.slow
@@ -441,7 +441,7 @@ def test_a_worse_model_within_chance_passes_the_gate_but_the_pipeline_does_not_p
     register(project)
     train(high)
     done = register(project)
-    found = done.gate.f1[gate.VALIDATION]
+    found = done.gate.f1[gate.VALIDATION_BLOCKS]
     assert found["model"] < found["champion"]
     assert (done.alias, done.gate.failed) == ("challenger", ())
     assert "no better than the champion" in done.reason

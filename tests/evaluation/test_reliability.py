@@ -11,7 +11,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from talud.evaluation.figures import diagram
+from talud.evaluation.figures import reliability_diagram
 from talud.evaluation.results import Reliability
 from talud.evaluation.scores import evaluate
 from talud.metrics import BINS, ThresholdHistogram
@@ -81,9 +81,9 @@ def test_the_diagram_is_a_picture_and_the_same_one_for_the_same_numbers() -> Non
         name: Reliability.of(levels(probability, (generator.random(20_000) < probability**power).astype(np.uint8)))
         for name, power in (("test", 1), ("away", 3))
     }
-    kind, _, content = diagram(places).partition(",")
+    kind, _, content = reliability_diagram(places).partition(",")
     assert kind == "data:image/png;base64"
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")).astype(int)
     for colour in ((0, 158, 115), (213, 94, 0)):  # both lines are there
         assert (np.abs(pixels - colour).max(axis=-1) < 20).sum() > 300
-    assert diagram(places) == diagram(dict(places))
+    assert reliability_diagram(places) == reliability_diagram(dict(places))

@@ -21,9 +21,9 @@ from talud.confusion_map import COLOURS, Outcome
 from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation import paper, report
-from talud.evaluation.figures import view
+from talud.evaluation.figures import area_viewer
 from talud.evaluation.paper import assumptions
-from talud.evaluation.results import Result
+from talud.evaluation.results import BandSetResult
 from talud.evaluation.scores import evaluate
 from talud.project import Project
 
@@ -38,7 +38,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, made_project: Path) -> Pro
     found = Project.find(root)
     for band_set in found.params.band_sets:
         evaluate(found, band_set)
-    report.write(found)
+    report.write_report(found)
     return found
 
 
@@ -60,8 +60,8 @@ def picture(uri: str) -> np.ndarray:
 def test_the_studys_scores_follow_from_its_counts():
     inference = {name: round(model.inference.f1, 3) for name, model in paper.IMAGE_MODELS.items()}
     assert inference == {"3band": 0.445, "5band": 0.361, "7band": 0.378}
-    falls = [round(100 * model.fall) for model in paper.IMAGE_MODELS.values()]
-    assert (min(falls), max(falls)) == (36, 46)
+    losses = [round(100 * model.f1_loss) for model in paper.IMAGE_MODELS.values()]
+    assert (min(losses), max(losses)) == (36, 46)
     # The printed precision and recall of the training zone give the printed F1.
     for model in paper.IMAGE_MODELS.values():
         assert 2 * model.precision * model.recall / (model.precision + model.recall) == pytest.approx(
@@ -71,16 +71,16 @@ def test_the_studys_scores_follow_from_its_counts():
 
 
 def test_a_ranking_names_the_best_first_and_does_not_invent_a_winner():
-    assert report.ranking({"a": 0.3, "b": 0.5}) == "b has the highest F1, 0.500, before a 0.300."
-    assert report.ranking({"a": 0.5001, "b": 0.5004}) == "no band set stands out by F1: b 0.500, a 0.500."
-    assert report.ranking({"a": 0.5}) == "a reaches an F1 of 0.500."
+    assert report.ranking_sentence({"a": 0.3, "b": 0.5}) == "b has the highest F1, 0.500, before a 0.300."
+    assert report.ranking_sentence({"a": 0.5001, "b": 0.5004}) == "no band set stands out by F1: b 0.500, a 0.500."
+    assert report.ranking_sentence({"a": 0.5}) == "a reaches an F1 of 0.500."
 
 
 def test_a_change_is_a_cost_only_where_it_is_one():
-    assert report.change([0.36, 0.46], "x") == "Transfer to x costs 36 to 46% of the F1."
-    assert report.change([0.25], "x") == "Transfer to x costs 25% of the F1."
-    assert "costs no F1" in report.change([-0.1, -0.05], "x")
-    assert "between +10% and −20%" in report.change([-0.1, 0.2], "x")
+    assert report.transfer_sentence([0.36, 0.46], "x") == "Transfer to x costs 36 to 46% of the F1."
+    assert report.transfer_sentence([0.25], "x") == "Transfer to x costs 25% of the F1."
+    assert "costs no F1" in report.transfer_sentence([-0.1, -0.05], "x")
+    assert "between +10% and −20%" in report.transfer_sentence([-0.1, 0.2], "x")
 
 
 def test_the_tables_hold_the_numbers_of_the_results(project: Project, html: str):
@@ -121,19 +121,19 @@ def test_a_finding_stands_below_each_table_and_is_not_judged_without_its_band_se
 
 @pytest.mark.slow
 def test_findings_rest_on_the_results(project: Project):
-    result = report.Page.gather(project).results[0]
+    result = report.ReportData.gather(project).results[0]
     results = [
         replace(result, scores=result.scores.model_copy(update={"band_set": name})) for name in paper.IMAGE_MODELS
     ]
-    _, training, transfer = paper.findings(results, ["away"])
+    _, training, transfer = paper.check_findings(results, ["away"])
     assert training.reason.startswith(f"F1 3band {result.test.f1:.3f}, 5band {result.test.f1:.3f}")
     assert training.verdict is paper.Verdict.IN_PART  # 3 and 7 bands are equal, and so are 5
-    fall = round(100 * result.fall("away"))
-    assert f"on away it costs {fall} to {fall}%" in transfer.reason
-    page = replace(report.Page.gather(project), findings=[training])
-    assert "holds in part on this synthetic data, with one seed: F1 3band" in text_of(report.render(page))
+    loss = round(100 * result.f1_loss("away"))
+    assert f"on away it costs {loss} to {loss}%" in transfer.reason
+    page = replace(report.ReportData.gather(project), findings=[training])
+    assert "holds in part on this synthetic data, with one seed: F1 3band" in text_of(report.render_report(page))
     partly = replace(page, areas=[replace(page.areas[0], synthetic=False), *page.areas[1:]])
-    assert "on this partly synthetic data" in text_of(report.render(partly))
+    assert "on this partly synthetic data" in text_of(report.render_report(partly))
 
 
 def test_each_trial_stands_in_the_column_of_its_hyperparameter(project: Project, html: str):
@@ -162,11 +162,11 @@ def test_report_names_the_version_of_the_same_weights(project: Project) -> None:
     record.parent.mkdir(exist_ok=True)
     for stated, said in ((weights, "unet-3band version 4 (champion)"), ("f" * 64, "")):
         record.write_text(json.dumps({"name": "unet-3band", "version": "4", "alias": "champion", "weights": stated}))
-        assert Result.read(project, "3band").registered == said
+        assert BandSetResult.read(project, "3band").registered == said
     record.write_text(json.dumps({"name": "unet-3band", "version": "4", "alias": "champion"}))  # of an earlier talud
-    assert Result.read(project, "3band").registered == ""
+    assert BandSetResult.read(project, "3band").registered == ""
     record.unlink()
-    assert Result.read(project, "3band").registered == ""
+    assert BandSetResult.read(project, "3band").registered == ""
 
 
 def test_the_page_says_what_was_assumed_and_where_it_came_from(project: Project, html: str):
@@ -187,7 +187,7 @@ def test_the_page_says_what_was_assumed_and_where_it_came_from(project: Project,
 @pytest.mark.parametrize("slope", ["horn", "zevenbergen_thorne"])
 def test_curvature_is_said_to_come_from_its_own_derivatives(project: Project, slope: str) -> None:
     stack = project.params.stack.model_copy(update={"slope": slope})
-    stated = assumptions(project.params.model_copy(update={"stack": stack}), [Result.read(project, "terrain")])
+    stated = assumptions(project.params.model_copy(update={"stack": stack}), [BandSetResult.read(project, "terrain")])
     said = {one.choice: one.made for one in stated}
     assert said["Slope"] == {"horn": "Horn’s derivatives"}.get(slope, "Zevenbergen and Thorne’s derivatives")
     assert said["Which curvature"].endswith("Zevenbergen and Thorne’s derivatives")
@@ -196,14 +196,14 @@ def test_curvature_is_said_to_come_from_its_own_derivatives(project: Project, sl
 @pytest.mark.slow
 def test_synthetic_areas_are_called_so_and_real_ones_are_not(project: Project, html: str):
     assert "Synthetic data. home and away were generated by a program." in text_of(html)
-    page = report.Page.gather(project)
-    real = report.render(replace(page, areas=[replace(area, synthetic=False) for area in page.areas]))
+    page = report.ReportData.gather(project)
+    real = report.render_report(replace(page, areas=[replace(area, synthetic=False) for area in page.areas]))
     assert "ynthetic" not in text_of(real)
 
 
 @pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(project: Project, html: str):
-    report.write(project)
+    report.write_report(project)
     assert project.report.read_text(encoding="utf-8") == html
 
 
@@ -215,13 +215,13 @@ def test_the_page_names_no_outside_address_and_is_small(html: str):
 
 @pytest.mark.slow
 def test_names_cannot_break_the_page(project: Project):
-    page = report.Page.gather(project)
+    page = report.ReportData.gather(project)
     hostile = replace(page, missing=["<script>alert(1)</script>"])
-    assert "<script>alert(1)" not in report.render(hostile)
+    assert "<script>alert(1)" not in report.render_report(hostile)
 
 
 def test_pictures_hold_the_pixels_of_the_maps(project: Project):
-    viewer = view(project, "away", ["3band"])
+    viewer = area_viewer(project, "away", ["3band"])
     with rasterio.open(project.outcome("3band", "away")) as raster:
         outcomes = raster.read(1)
     shown = picture(viewer.images["outcome-3band"])
@@ -238,7 +238,7 @@ def test_pictures_hold_the_pixels_of_the_maps(project: Project):
 
 
 def test_landslides_can_be_visited_one_by_one_the_largest_first(project: Project):
-    viewer = view(project, "away", ["3band"])
+    viewer = area_viewer(project, "away", ["3band"])
     with rasterio.open(project.mask("away")) as raster:
         truth = raster.read(1) == 1
     assert len(viewer.places) > 5
@@ -253,11 +253,11 @@ def test_landslides_can_be_visited_one_by_one_the_largest_first(project: Project
 
 @pytest.mark.slow
 def test_large_areas_are_shown_coarser_and_the_page_says_so(project: Project, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("talud.evaluation.figures.LONGEST", 96)
-    page = report.Page.gather(project)
+    monkeypatch.setattr("talud.evaluation.figures.MAX_PICTURE_SIDE_PIXELS", 96)
+    page = report.ReportData.gather(project)
     assert (page.viewers[0].width, page.viewers[0].metres) == (96, 25.0)
     assert picture(page.viewers[0].images["outcome-3band"]).shape == (96, 96, 4)
-    assert "Shown at 25.0 m a pixel; the files hold 12.5 m." in text_of(report.render(page))
+    assert "Shown at 25.0 m a pixel; the files hold 12.5 m." in text_of(report.render_report(page))
 
 
 @pytest.mark.slow
@@ -269,7 +269,7 @@ def test_a_project_of_terrain_bands_without_transfer_has_a_report(small_project:
     (small_project.root / "params.yaml").write_text(yaml.safe_dump(params))
     project = Project.find(small_project.root)
     evaluate(project, "terrain")
-    text = text_of(report.write(project).read_text(encoding="utf-8"))
+    text = text_of(report.write_report(project).read_text(encoding="utf-8"))
     assert "terrain reaches an F1 of" in text
     assert "nothing can be scored outside the training areas" in text
     assert "Table 4" not in text
@@ -281,8 +281,8 @@ def test_an_area_without_an_inventory_is_shown_without_scores(small_project: Pro
     with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
         mask.write(np.full((1, mask.height, mask.width), 255, np.uint8))
     evaluate(small_project, "3band")
-    page = report.Page.gather(small_project)
-    text = text_of(report.render(page))
+    page = report.ReportData.gather(small_project)
+    text = text_of(report.render_report(page))
     assert "no inventory, so no scores" in text
     assert "Not evaluated yet, and so not shown: terrain." in text
     away = next(viewer for viewer in page.viewers if viewer.area == "away")
@@ -292,7 +292,7 @@ def test_an_area_without_an_inventory_is_shown_without_scores(small_project: Pro
 
 def test_without_scores_there_is_no_report(small_project: Project):
     with pytest.raises(StudyError, match="run talud evaluate BAND_SET first"):
-        report.write(small_project)
+        report.write_report(small_project)
     assert not small_project.report.exists()
 
 
@@ -300,7 +300,7 @@ def test_a_damaged_score_table_is_named(small_project: Project):
     evaluate(small_project, "3band")
     small_project.scores("3band").write_text('{"band_set": "3band"}')
     with pytest.raises(StudyError, match=r"3band\.scores\.json: damaged at 'threshold'"):
-        report.write(small_project)
+        report.write_report(small_project)
 
 
 @pytest.fixture(scope="module")

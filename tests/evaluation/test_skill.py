@@ -14,7 +14,7 @@ from talud.contract import Validation
 from talud.engine.runtime import Model
 from talud.errors import PromotionError
 from talud.evaluation import gate, promotion, report
-from talud.evaluation.results import Result, Scores, ScoreTable
+from talud.evaluation.results import BandSetResult, Scores, ScoreTable
 from talud.evaluation.scores import evaluate
 from talud.measurement.assessment import Assessment
 from talud.metrics import Confusion, lack_of_skill
@@ -82,7 +82,7 @@ def test_a_model_without_skill_is_no_first_champion(
     done = register(project)
     assert done.alias == "challenger"
     assert words in done.reason
-    assert done.unfit == ""  # a result of training, and no fault of the file
+    assert done.file_faults == ""  # a result of training, and no fault of the file
     assert [words in warning for warning in done.warnings] == [True]
     with pytest.raises(PromotionError, match="does not pass the gate: skill: on the validation blocks no better than"):
         promotion.promote(project, NAME, "1")
@@ -115,7 +115,7 @@ def test_a_challenger_does_not_win_on_few_blocks(project: Project, tiny_model: P
     write_area(project, "basin", model.probability(pixels(64, 64)) >= model.contract.measured.threshold - 0.1)
     put_model(project, tiny_model, SOMETHING - 0.1)  # right everywhere, on two blocks
     done = register(project)
-    assert done.gate.f1[gate.VALIDATION]["model"] > done.gate.f1[gate.VALIDATION]["champion"]
+    assert done.gate.f1[gate.VALIDATION_BLOCKS]["model"] > done.gate.f1[gate.VALIDATION_BLOCKS]["champion"]
     assert done.alias == "challenger"
     assert f"{done.gate.blocks} blocks, and fewer than {gate.MINIMUM_GATE_BLOCKS} decide nothing" in done.reason
     assert 0 < done.gate.blocks < gate.MINIMUM_GATE_BLOCKS
@@ -136,7 +136,7 @@ def test_registering_says_where_an_evaluated_area_was_missed(small_project: Proj
 
 def test_a_report_does_not_praise_a_model_without_skill(small_project: Project) -> None:
     evaluate(small_project, "3band")
-    result = Result.read(small_project, "3band")
+    result = BandSetResult.read(small_project, "3band")
     home, away = (Scores.of(Assessment((Confusion(tp, 1000 - tp, 0, 0),)), "transfer") for tp in (100, 120))
     scores = result.scores.model_copy(update={"test": {"home": home}, "areas": {"away": away}})
     said = report.summary_sentences([replace(result, scores=scores)], ["away"])

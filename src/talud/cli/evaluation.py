@@ -112,7 +112,7 @@ def _show(found: Sequence[SiteScores]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    subject = found[0].subject
+    subject = found[0].model
     table = Table("", title=f"{subject.title}, threshold {subject.threshold:.2f}", title_justify="left")
     for column in _TITLES.values():
         table.add_column(column, justify="right")
@@ -186,7 +186,7 @@ def postprocess(
 
     project = Project.find()
     with shown("measuring", "windows") as progress:
-        found = postprocessing_study.measure(project, band_set, progress)
+        found = postprocessing_study.compare_methods(project, band_set, progress)
     if as_json:
         print(found.model_dump_json(indent=2))
         return
@@ -377,8 +377,8 @@ def report() -> None:
 
         talud report
     """
-    from talud.evaluation.report import write
+    from talud.evaluation.report import write_report
     from talud.project import Project
 
     project = Project.find()
-    print(f"report: {write(project)}")
+    print(f"report: {write_report(project)}")

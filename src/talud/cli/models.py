@@ -62,8 +62,8 @@ def register(
             print(f"{done.name} version {done.version} holds the model in {' and '.join(done.variants)} too")
         for file in done.passed_over:
             print(f"{file} is no variant of that model and was left out; talud quantize makes it again")
-        if done.unfit:
-            unfit.append(f"{done.name} version {done.version} ({done.unfit})")
+        if done.file_faults:
+            unfit.append(f"{done.name} version {done.version} ({done.file_faults})")
     if unfit:
         raise PromotionError(f"registered, but does not pass the promotion gate, so no champion: {', '.join(unfit)}")
 

@@ -23,7 +23,7 @@ from rasterio.windows import Window
 from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation.results import read_table
-from talud.evaluation.scores import SiteScores, Subject, assess_area, labelled_sites, pixels_of
+from talud.evaluation.scores import ScoredModel, SiteScores, assess_area, describe_pixels, labelled_sites
 from talud.files import replacing
 from talud.measurement.sites import Site, assess, labelled_windows, probability_histogram
 from talud.metrics import LANDSLIDE, UNKNOWN, best_threshold, lack_of_skill
@@ -68,7 +68,7 @@ def assess_forest(project: Project, band_set: str, progress: Progress | None = N
         SourceError: a stack or mask is missing or cannot be read.
     """
     forest = fit_forest(project, band_set)
-    subject = Subject(f"random forest, {band_set}", "random forest", "", "", forest.threshold)
+    subject = ScoredModel(f"random forest, {band_set}", "random forest", "", "", forest.threshold)
     training = project.params.areas_of("training")
     others = [site for site in labelled_sites(project) if site.name not in training]
     sites = [*_training_sites(project), *others]
@@ -77,7 +77,7 @@ def assess_forest(project: Project, band_set: str, progress: Progress | None = N
         test = site.name in training
         windows = labelled_windows(site, site.windows("test" if test else None), _ForestMap(forest, site))
         (assessment,) = assess(windows, [forest.threshold])
-        found.append(SiteScores.of(subject, site, pixels_of(site, test=test), assessment))
+        found.append(SiteScores.of(subject, site, describe_pixels(site, test=test), assessment))
     return found
 
 

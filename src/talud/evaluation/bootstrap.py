@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from talud.metrics import SCORES, scores
 
-LEVEL = 0.95
-FEW = 20  # blocks: below, percentile intervals are known to be too narrow
-_AT_ONCE = 4_000_000  # numbers of drawn blocks that are held at a time
+CONFIDENCE_LEVEL = 0.95
+FEW_BLOCKS = 20  # blocks: below, percentile intervals are known to be too narrow
+_MAX_DRAWS_IN_MEMORY = 4_000_000  # numbers of drawn blocks that are held at a time
 _F1 = SCORES.index("f1")
 
 # Of sums of counts (…, numbers), some values (…, values).
@@ -61,7 +61,7 @@ class Difference(Interval):
 
     def __str__(self) -> str:
         interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
-        few = ", few, so that it is too narrow" if self.blocks < FEW else ""
+        few = ", few, so that it is too narrow" if self.blocks < FEW_BLOCKS else ""
         return f"{self.estimate:+.3f} ({interval} over {self.blocks} block{'s'[: self.blocks != 1]}{few})"
 
 
@@ -77,7 +77,7 @@ def score_intervals(counts: NDArray[np.int64], resamples: int, seed: int) -> dic
     if len(counts) < 2:
         lows, highs = [-1.0 if name == "mcc" else 0.0 for name in SCORES], [1.0] * len(SCORES)
     else:
-        lows, highs = _ends(counts, scores, resamples, seed).tolist()
+        lows, highs = _interval_ends(counts, scores, resamples, seed).tolist()
     rows = zip(SCORES, estimates, lows, highs, strict=True)
     return {name: Interval(estimate, low, high, len(counts), resamples) for name, estimate, low, high in rows}
 
@@ -96,11 +96,11 @@ def f1_difference(ours: NDArray[np.int64], theirs: NDArray[np.int64], resamples:
         return scores(sums[..., :4])[..., [_F1]] - scores(sums[..., 4:])[..., [_F1]]
 
     both = np.concatenate([ours, theirs], axis=1)
-    low, high = (-1.0, 1.0) if len(both) < 2 else _ends(both, difference, resamples, seed)[:, 0].tolist()
+    low, high = (-1.0, 1.0) if len(both) < 2 else _interval_ends(both, difference, resamples, seed)[:, 0].tolist()
     return Difference(float(difference(both.sum(axis=0))[0]), low, high, len(both), resamples)
 
 
-def _ends(counts: NDArray[np.int64], statistic: Statistic, resamples: int, seed: int) -> NDArray[np.float64]:
+def _interval_ends(counts: NDArray[np.int64], statistic: Statistic, resamples: int, seed: int) -> NDArray[np.float64]:
     """Lower and upper end of the interval of each value of a statistic: (2, values).
 
     Args:
@@ -110,9 +110,9 @@ def _ends(counts: NDArray[np.int64], statistic: Statistic, resamples: int, seed:
         seed: of the draws.
     """
     blocks, generator = len(counts), np.random.default_rng(seed)
-    spread, at_once = [], max(_AT_ONCE // blocks, 1)
+    spread, at_once = [], max(_MAX_DRAWS_IN_MEMORY // blocks, 1)
     for start in range(0, resamples, at_once):
         # How often each block is drawn is all that the sums need.
         drawn = generator.multinomial(blocks, np.full(blocks, 1 / blocks), min(at_once, resamples - start))
         spread.append(statistic(drawn.astype(np.float64) @ counts.astype(np.float64)))
-    return np.quantile(np.concatenate(spread), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return np.quantile(np.concatenate(spread), [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2], axis=0)

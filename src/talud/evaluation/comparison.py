@@ -23,7 +23,7 @@ from talud.data.patches import Part
 from talud.data.record import check_held_out
 from talud.engine.runtime import Model
 from talud.errors import StudyError
-from talud.evaluation.bootstrap import LEVEL, Difference, f1_difference
+from talud.evaluation.bootstrap import CONFIDENCE_LEVEL, Difference, f1_difference
 from talud.files import replacing
 from talud.grid import Grid
 from talud.imaging import Swatch
@@ -45,7 +45,7 @@ from talud.raster import BLOCK, Layout, open_raster, writing_cog
 from talud.text import counted
 
 _FILES = "difference.tif", "difference.png", "comparison.json"
-WHOLE, TEST_BLOCKS = "the whole area", "the test blocks"
+WHOLE_AREA, TEST_BLOCKS = "the whole area", "the test blocks"
 _LINEAGE = ("MODEL", "VERSION", "RUN", "DATA_VERSION", "COMMIT", "WEIGHTS", "PRECISION", "THRESHOLD")
 
 
@@ -55,7 +55,7 @@ class Comparison:
 
     Attributes:
         area: name of the area.
-        pixels: pixels that were counted: `WHOLE` or `TEST_BLOCKS`.
+        pixels: pixels that were counted: `WHOLE_AREA` or `TEST_BLOCKS`.
         models: models A and B.
         counts: counts of A and B on the pixels of known truth that both map.
         known: number of pixels of known truth.
@@ -108,7 +108,7 @@ class Comparison:
             "known_pixels": self.known,
             "compared_pixels": self.compared,
             "models": models,
-            "f1_difference": {**asdict(self.difference), "level": LEVEL, "verdict": self.verdict},
+            "f1_difference": {**asdict(self.difference), "level": CONFIDENCE_LEVEL, "verdict": self.verdict},
             "notes": self.notes,
         }
 
@@ -193,7 +193,7 @@ def _comparison(
     resamples, seed = project.params.promotion.resamples, project.params.seed
     return Comparison(
         area,
-        TEST_BLOCKS if trained else WHOLE,
+        TEST_BLOCKS if trained else WHOLE_AREA,
         models,
         (first.confusion, second.confusion),
         first.pixels,

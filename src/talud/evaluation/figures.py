@@ -34,18 +34,18 @@ from talud.raster import open_raster
 
 Colour = tuple[int, int, int, int]
 
-INVENTORY = (255, 221, 51, 255)
-MAPPED = (213, 70, 0, 255)
-_CLEAR = (0, 0, 0, 0)
-_HATCH = {252: (196, 196, 202, 255), 253: (222, 222, 226, 255)}  # not mapped: two greys in stripes
-_LEVELS = 100  # probabilities are shown in hundredths
+INVENTORY_COLOUR = (255, 221, 51, 255)
+MAPPED_COLOUR = (213, 70, 0, 255)
+_TRANSPARENT = (0, 0, 0, 0)
+_HATCHING = {252: (196, 196, 202, 255), 253: (222, 222, 226, 255)}  # not mapped: two greys in stripes
+_PROBABILITY_LEVELS = 100  # probabilities are shown in hundredths
 PROBABILITY_RAMP = tuple(
-    cast(Colour, tuple(round(255 * part) for part in mpl.colormaps["magma_r"](level / _LEVELS)))
-    for level in range(_LEVELS + 1)
+    cast(Colour, tuple(round(255 * part) for part in mpl.colormaps["magma_r"](level / _PROBABILITY_LEVELS)))
+    for level in range(_PROBABILITY_LEVELS + 1)
 )
 
 
-def photograph(bands: NDArray[np.float32], *, grey: bool = False) -> str:
+def draw_image(bands: NDArray[np.float32], *, grey: bool = False) -> str:
     """Draw three bands (3, height, width), each stretched between its 1st and 99th percentile.
 
     Pixels that are NaN in any band are clear. With `grey` the picture is a pale grey one, to lay classes over.
@@ -55,58 +55,67 @@ def photograph(bands: NDArray[np.float32], *, grey: bool = False) -> str:
     if grey:
         luminance = np.tensordot(np.array([0.299, 0.587, 0.114]), colours, axes=1)
         colours = np.stack([0.3 + 0.55 * luminance] * 3)
-    return _lossy(colours, valid)
+    return _encode_photo(colours, valid)
 
 
-def relief(slope: NDArray[np.float32]) -> str:
+def draw_slope(slope: NDArray[np.float32]) -> str:
     """Draw slope in degrees (height, width): the steeper, the darker; NaN is clear."""
     valid = np.isfinite(slope)
     light = 0.95 - 0.65 * np.clip(np.nan_to_num(slope) / 60, 0, 1)
-    return _lossy(np.stack([light] * 3), valid)
+    return _encode_photo(np.stack([light] * 3), valid)
 
 
-def probability(levels: NDArray[np.float32]) -> str:
+def draw_probability(levels: NDArray[np.float32]) -> str:
     """Probabilities (height, width) in hundredths on a ramp from light to dark; NaN is hatched."""
     mapped = np.isfinite(levels)
-    classes = np.where(mapped, np.nan_to_num(levels) * _LEVELS, 0).round().clip(0, _LEVELS).astype(np.uint8)
-    return _classes(_hatched(classes, ~mapped), dict(enumerate(PROBABILITY_RAMP)) | _HATCH)
+    classes = (
+        np.where(mapped, np.nan_to_num(levels) * _PROBABILITY_LEVELS, 0)
+        .round()
+        .clip(0, _PROBABILITY_LEVELS)
+        .astype(np.uint8)
+    )
+    return _encode_classes(_hatched(classes, ~mapped), dict(enumerate(PROBABILITY_RAMP)) | _HATCHING)
 
 
-def landslides(mapped: NDArray[np.uint8]) -> str:
+def draw_landslides(mapped: NDArray[np.uint8]) -> str:
     """Draw a class map: background (0) is clear, pixels that are not mapped (255) are hatched."""
-    return _classes(_hatched(mapped, mapped == NOT_MAPPED), {0: _CLEAR, LANDSLIDE: MAPPED} | _HATCH)
+    return _encode_classes(
+        _hatched(mapped, mapped == NOT_MAPPED), {0: _TRANSPARENT, LANDSLIDE: MAPPED_COLOUR} | _HATCHING
+    )
 
 
-def inventory(truth: NDArray[np.uint8]) -> str:
+def draw_inventory(truth: NDArray[np.uint8]) -> str:
     """Draw an inventory mask: background (0) is clear, unknown pixels (255) are hatched."""
-    return _classes(_hatched(truth, truth == UNKNOWN), {0: _CLEAR, LANDSLIDE: INVENTORY} | _HATCH)
+    return _encode_classes(
+        _hatched(truth, truth == UNKNOWN), {0: _TRANSPARENT, LANDSLIDE: INVENTORY_COLOUR} | _HATCHING
+    )
 
 
-def outcome(outcomes: NDArray[np.uint8]) -> str:
+def draw_outcome(outcomes: NDArray[np.uint8]) -> str:
     """Draw the four outcomes; true negatives are clear, pixels without an outcome hatched."""
-    colours = COLOURS | {Outcome.TRUE_NEGATIVE: _CLEAR}
-    return _classes(_hatched(outcomes, outcomes == NO_OUTCOME), colours | _HATCH)
+    colours = COLOURS | {Outcome.TRUE_NEGATIVE: _TRANSPARENT}
+    return _encode_classes(_hatched(outcomes, outcomes == NO_OUTCOME), colours | _HATCHING)
 
 
 def _hatched(classes: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Put the two hatching classes, in diagonal stripes, where the map says nothing."""
-    stripes = np.where(diagonal_stripes(classes.shape, 16, 5), min(_HATCH), max(_HATCH)).astype(np.uint8)
+    stripes = np.where(diagonal_stripes(classes.shape, 16, 5), min(_HATCHING), max(_HATCHING)).astype(np.uint8)
     return np.where(where, stripes, classes)
 
 
-def _classes(classes: NDArray[np.uint8], colours: Mapping[int, Colour]) -> str:
+def _encode_classes(classes: NDArray[np.uint8], colours: Mapping[int, Colour]) -> str:
     """Draw uint8 classes (height, width) in exactly their colours, others clear."""
-    palette = np.array([colours.get(value, _CLEAR) for value in range(256)], dtype=np.uint8)
-    return _uri(palette[classes], lossless=True)
+    palette = np.array([colours.get(value, _TRANSPARENT) for value in range(256)], dtype=np.uint8)
+    return _webp_uri(palette[classes], lossless=True)
 
 
-def _lossy(colours: NDArray[np.floating[Any]], valid: NDArray[np.bool_]) -> str:
+def _encode_photo(colours: NDArray[np.floating[Any]], valid: NDArray[np.bool_]) -> str:
     """Draw colours (3, height, width) between 0 and 1, clear where not valid."""
     pixels = np.concatenate([colours, valid[np.newaxis]]) * 255
-    return _uri(np.moveaxis(pixels.round().astype(np.uint8), 0, -1), lossless=False)
+    return _webp_uri(np.moveaxis(pixels.round().astype(np.uint8), 0, -1), lossless=False)
 
 
-def _uri(pixels: NDArray[np.uint8], *, lossless: bool) -> str:
+def _webp_uri(pixels: NDArray[np.uint8], *, lossless: bool) -> str:
     """Red, green, blue and alpha (height, width, 4) as WebP in a data URI."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "WEBP", lossless=lossless, quality=82, method=4)
@@ -115,7 +124,7 @@ def _uri(pixels: NDArray[np.uint8], *, lossless: bool) -> str:
 
 Box = tuple[float, float, float, float]
 
-LONGEST = 1200  # pixels a side of a picture; a larger area is shown coarser, and the page says so
+MAX_PICTURE_SIDE_PIXELS = 1200  # pixels a side of a picture; a larger area is shown coarser, and the page says so
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,7 @@ class Viewer:
         return min(max(self.width / self.height, 0.7), 2.0)
 
 
-def view(project: Project, area: str, band_sets: Sequence[str]) -> Viewer:
+def area_viewer(project: Project, area: str, band_sets: Sequence[str]) -> Viewer:
     """Read the maps of an area.
 
     Raises:
@@ -169,18 +178,18 @@ def view(project: Project, area: str, band_sets: Sequence[str]) -> Viewer:
     with open_raster(current_stack(project, area)) as stack:
         grid = Grid.of(stack)
         shape = _picture_shape(grid)
-        title, caption, images = _base(stack, shape)
+        title, caption, images = _draw_background(stack, shape)
     comparison = [Panel(title, caption, ("base",))]
     outlines, places = "", list[Box]()
     with open_raster(project.mask(area)) as mask:
         truth = _read_classes(mask, shape)
     if (truth != UNKNOWN).any():
-        images["inventory"] = inventory(truth)
-        outlines, places = _landslides(truth)
+        images["inventory"] = draw_inventory(truth)
+        outlines, places = _outline_landslides(truth)
         comparison.append(Panel("Inventory", "as digitised", ("grey", "inventory")))
     results = {}
     for band_set in band_sets:
-        pictures = _pictures(project, area, band_set, shape)
+        pictures = _draw_results(project, area, band_set, shape)
         images |= {f"{name}-{band_set}": picture for name, picture in pictures.items()}
         results[band_set] = [
             Panel(*_PANELS[name], (*(() if name == "probability" else ("grey",)), f"{name}-{band_set}"))
@@ -211,11 +220,11 @@ _PANELS = {
 
 
 def _picture_shape(grid: Grid) -> tuple[int, int]:
-    scale = min(1.0, LONGEST / max(grid.shape))
+    scale = min(1.0, MAX_PICTURE_SIDE_PIXELS / max(grid.shape))
     return max(1, round(grid.height * scale)), max(1, round(grid.width * scale))
 
 
-def _base(stack: DatasetReader, shape: tuple[int, int]) -> tuple[str, str, dict[str, str]]:
+def _draw_background(stack: DatasetReader, shape: tuple[int, int]) -> tuple[str, str, dict[str, str]]:
     """Title, caption and pictures of what the area looks like: optical where there is such, else slope."""
     names = [str(name) for name in stack.descriptions]
     optical = [name for name in names if band(name).group is Group.OPTICAL]
@@ -223,26 +232,26 @@ def _base(stack: DatasetReader, shape: tuple[int, int]) -> tuple[str, str, dict[
     shown = natural if set(natural) <= set(optical) else (optical * 3)[:3]
     if not shown and "slope" in names:
         slope = _read(stack, [names.index("slope") + 1], shape, Resampling.average)[0]
-        picture = relief(slope)
+        picture = draw_slope(slope)
         return "Slope", "the steeper, the darker", {"base": picture, "grey": picture}
     shown = shown or [names[0]] * 3
     bands = _read(stack, [names.index(name) + 1 for name in shown], shape, Resampling.average)
     title = "Optical image" if optical else names[0]
-    images = {"base": photograph(bands), "grey": photograph(bands, grey=True)}
+    images = {"base": draw_image(bands), "grey": draw_image(bands, grey=True)}
     return title, f"{', '.join(dict.fromkeys(shown))}, stretched", images
 
 
-def _pictures(project: Project, area: str, band_set: str, shape: tuple[int, int]) -> dict[str, str]:
+def _draw_results(project: Project, area: str, band_set: str, shape: tuple[int, int]) -> dict[str, str]:
     folder = project.prediction(band_set, area)
     if not (folder / "landslides.tif").is_file():
         return {}
     with open_raster(folder / "probability.tif") as raster:
-        pictures = {"probability": probability(_read(raster, [1], shape, Resampling.average)[0])}
+        pictures = {"probability": draw_probability(_read(raster, [1], shape, Resampling.average)[0])}
     with open_raster(folder / "landslides.tif") as raster:
-        pictures["landslides"] = landslides(_read_classes(raster, shape))
+        pictures["landslides"] = draw_landslides(_read_classes(raster, shape))
     if project.outcome(band_set, area).is_file():
         with open_raster(project.outcome(band_set, area)) as raster:
-            pictures["outcome"] = outcome(_read_classes(raster, shape))
+            pictures["outcome"] = draw_outcome(_read_classes(raster, shape))
     return pictures
 
 
@@ -266,7 +275,7 @@ def _read_classes(dataset: DatasetReader, shape: tuple[int, int]) -> NDArray[np.
     return np.asarray(dataset.read(1, out_shape=shape, resampling=Resampling.nearest))
 
 
-def _landslides(truth: NDArray[np.uint8]) -> tuple[str, list[Box]]:
+def _outline_landslides(truth: NDArray[np.uint8]) -> tuple[str, list[Box]]:
     """Return the outlines of the landslides as one SVG path, and their boxes, largest first."""
     paths, boxes = [], []
     for shape, _ in rasterio.features.shapes(truth, mask=truth == LANDSLIDE, connectivity=8):
@@ -278,10 +287,10 @@ def _landslides(truth: NDArray[np.uint8]) -> tuple[str, list[Box]]:
 
 
 # Okabe and Ito's palette (2008): the first for the test blocks, the others for areas, over again.
-_HOME, *_AWAY = "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#e69f00"
+_TEST_COLOUR, *_AREA_COLOURS = "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#e69f00"
 
 
-def diagram(places: Mapping[str, Reliability]) -> str:
+def reliability_diagram(places: Mapping[str, Reliability]) -> str:
     """Draw the reliability diagram as a PNG in a data URI, the same bytes for the same numbers.
 
     Args:
@@ -291,10 +300,12 @@ def diagram(places: Mapping[str, Reliability]) -> str:
         figure = Figure(figsize=(4.2, 5.6), dpi=160, facecolor="white", layout="constrained")
         curves, shares = figure.subplots(2, 1, sharex=True, height_ratios=(3.6, 1))
         curves.plot([0, 1], [0, 1], color="#8a938e", linewidth=0.9)
-        colours = dict(zip((place for place in places if place != "test"), itertools.cycle(_AWAY), strict=False))
+        colours = dict(
+            zip((place for place in places if place != "test"), itertools.cycle(_AREA_COLOURS), strict=False)
+        )
         for place, reliability in places.items():
             home = place == "test"
-            style = {"color": colours.get(place, _HOME), "linewidth": 1.6, "linestyle": "-" if home else "--"}
+            style = {"color": colours.get(place, _TEST_COLOUR), "linewidth": 1.6, "linestyle": "-" if home else "--"}
             points = np.array(reliability.points()).reshape(-1, 2)
             label = f"{'test blocks' if home else place} (error {reliability.expected_calibration_error:.3f})"
             curves.plot(*points.T, marker="o", markersize=3.5, label=label, **style)

@@ -29,14 +29,15 @@ from talud.metrics import lack_of_skill
 from talud.params import Promotion
 from talud.project import Project
 
-VALIDATION = "validation blocks"
-PARITY, CONTRACT, SIZE, SPEED, SKILL = OF_THE_MODEL = ("parity", "contract", "size", "speed", "skill")
+VALIDATION_BLOCKS = "validation blocks"
+PARITY, CONTRACT, SIZE, SPEED, SKILL = MODEL_RULES = ("parity", "contract", "size", "speed", "skill")
 # Least number of blocks with which a challenger can win. A model is better in all of five blocks by chance once in
 # 2^5 = 32 times, which is more often than the 2.5 % on one side of an interval of 95 %.
 MINIMUM_GATE_BLOCKS = 6
-POOLED = "all of them"
+ALL_PIXELS = "all of them"
 _UNKNOWN = ("", "unknown")
-_SIDE, _PASSES = 256, 3  # of the square that is timed, in pixels; the fastest pass counts
+# The timed window; the fastest pass counts.
+_TIMED_SIDE_PIXELS, _TIMED_PASSES = 256, 3
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,9 @@ class Gate:
         return tuple(check for check in self.checks if not check.passed)
 
     @property
-    def unfit(self) -> tuple[Check, ...]:
+    def failed_model_rules(self) -> tuple[Check, ...]:
         """The broken rules that concern the model alone, whatever the champion."""
-        return tuple(check for check in self.failed if check.rule in OF_THE_MODEL or check.rule.startswith(SKILL))
+        return tuple(check for check in self.failed if check.rule in MODEL_RULES or check.rule.startswith(SKILL))
 
     def to_json(self) -> str:
         """Return the result as JSON on one line."""
@@ -100,7 +101,7 @@ class Gate:
             raise RegistryError(f"{origin}: its tag 'gate' is damaged; delete it, and register again") from error
 
 
-def examine(project: Project, model: Model, champion: Model | None) -> Gate:
+def run_gate(project: Project, model: Model, champion: Model | None) -> Gate:
     """Check a model against every rule.
 
     Args:
@@ -127,15 +128,17 @@ def examine(project: Project, model: Model, champion: Model | None) -> Gate:
     )
     if champion is None:
         return Gate(checks)
-    counts = {VALIDATION: compare_blocks(models, project, project.params.areas_of("training"), "validation")} | gates
+    counts = {
+        VALIDATION_BLOCKS: compare_blocks(models, project, project.params.areas_of("training"), "validation")
+    } | gates
     checks += tuple(_not_worse(place, found, project) for place, found in counts.items())
     blocks = sum(len(found[0].blocks) for found in counts.values())
     if len(counts) > 1:
-        counts[POOLED] = tuple(map(Assessment.total, zip(*counts.values(), strict=True)))
+        counts[ALL_PIXELS] = tuple(map(Assessment.total, zip(*counts.values(), strict=True)))
     return Gate(checks, {place: _f1(found) for place, found in counts.items()}, blocks)
 
 
-def missing(contract: Contract) -> list[str]:
+def missing_facts(contract: Contract) -> list[str]:
     """Return the facts that a contract lacks to run a model and to judge its maps."""
     stated: dict[str, object] = {
         "stack": contract.input.stack,
@@ -165,7 +168,7 @@ def _parity(contract: Contract) -> Check:
 
 
 def _contract(contract: Contract) -> Check:
-    gaps = missing(contract)
+    gaps = missing_facts(contract)
     return Check(CONTRACT, not gaps, float(len(gaps)), 0.0, f"does not say: {', '.join(gaps)}" if gaps else "complete")
 
 
@@ -193,13 +196,15 @@ def seconds_per_megapixel(model: Model) -> float:
     """
     timed = Model.load(model.path, provider="cpu")
     bands = np.array([[band.mean] for band in timed.contract.input.bands], np.float32)
-    square = np.repeat(bands, _SIDE * _SIDE, axis=1).reshape(-1, _SIDE, _SIDE)
+    square = np.repeat(bands, _TIMED_SIDE_PIXELS * _TIMED_SIDE_PIXELS, axis=1).reshape(
+        -1, _TIMED_SIDE_PIXELS, _TIMED_SIDE_PIXELS
+    )
     seconds = []
-    for _ in range(1 + _PASSES):
+    for _ in range(1 + _TIMED_PASSES):
         start = time.perf_counter()
         timed.probability(square)
         seconds.append(time.perf_counter() - start)
-    return min(seconds[1:]) / _SIDE**2 * 1e6
+    return min(seconds[1:]) / _TIMED_SIDE_PIXELS**2 * 1e6
 
 
 def _skill(rule: str, lack: str, limits: Promotion) -> Check:
@@ -229,6 +234,6 @@ def _f1(counts: Sequence[Assessment]) -> dict[str, float]:
     return {"model": round(model.f1, 6), "champion": round(champion.f1, 6)}
 
 
-def sentence(checks: Sequence[Check]) -> str:
+def format_checks(checks: Sequence[Check]) -> str:
     """Return the results of rules on one line."""
     return "; ".join(f"{check.rule}: {check.words}" for check in checks)

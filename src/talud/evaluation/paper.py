@@ -13,7 +13,7 @@ from enum import StrEnum
 from math import isclose
 
 from talud.bands import Group, groups
-from talud.evaluation.results import Result, Trial, Trials
+from talud.evaluation.results import BandSetResult, Trial, Trials
 from talud.metrics import Confusion
 from talud.params import Augmentation, Params, SplitOptions
 
@@ -24,7 +24,9 @@ TITLE = (
 )
 TRAINING_BASIN = "La Argelia"
 INFERENCE_BASIN = "La Liboriana"
-TRIALS = 54  # Table 1: filters 16, 32, 64 × six learning rates × batch size 16, 32, 64; for each image model
+TRIALS_PER_IMAGE_MODEL = (
+    54  # Table 1: filters 16, 32, 64 × six learning rates × batch size 16, 32, 64; for each image model
+)
 EPOCHS = 150
 
 
@@ -49,7 +51,7 @@ class ImageModel:
     inference: Confusion
 
     @property
-    def fall(self) -> float:
+    def f1_loss(self) -> float:
         """The part of the training zone's F1 that the inference zone loses; the study does not print it."""
         return 1 - self.inference.f1 / self.f1
 
@@ -63,7 +65,7 @@ IMAGE_MODELS: dict[str, ImageModel] = {
 }
 
 
-ABOUT_EQUAL = 0.02  # of F1; the study's own Table 3 tells apart what differs by 0.03, printed to two decimals
+EQUAL_F1_TOLERANCE = 0.02  # of F1; the study's own Table 3 tells apart what differs by 0.03, printed to two decimals
 
 
 class Verdict(StrEnum):
@@ -97,83 +99,87 @@ class Finding:
         return self.verdict is not Verdict.UNDECIDED
 
 
-def configurations(trials: Mapping[str, Trials]) -> Finding:
-    """Table 2: is the study's best configuration of each image model the best here? `trials` is by band set.
+def check_configurations(trials: Mapping[str, Trials]) -> Finding:
+    """Check Table 2: the study's best configuration of each image model.
 
-    A band set counts where its search tried that configuration; one within `ABOUT_EQUAL` of the best F1 holds in part.
+    A band set counts if its search tried that configuration. The finding holds in part if the configuration is within
+    `EQUAL_F1_TOLERANCE` of the best F1.
+
+    Args:
+        trials: band set → its trials.
     """
-    claim = f"which of {TRIALS} configurations is best for each image model"
+    claim = f"which of {TRIALS_PER_IMAGE_MODEL} configurations is best for each image model"
     verdicts, said, missing = [], [], []
     for name, theirs in IMAGE_MODELS.items():
         table = trials.get(name)
-        tried = _tried(table, theirs) if table and len(table.trials) > 1 else None
+        tried = _find_trial(table, theirs) if table and len(table.trials) > 1 else None
         if table is None or tried is None:
             missing.append(name)
             continue
-        verdict, words = _standing(table, tried)
+        verdict, words = _judge_rank(table, tried)
         verdicts.append(verdict)
         said.append(f"for {name} {words}")
     if missing:
-        said.append(f"for {_listed(missing)} not tried against others")
-    verdict = _together(verdicts)
+        said.append(f"for {_join_names(missing)} not tried against others")
+    verdict = _combine(verdicts)
     if missing and verdict is Verdict.HOLDS:
         verdict = Verdict.IN_PART
     return Finding(2, claim, verdict, f"the study’s choice is {', '.join(said)}")
 
 
-def training_zone(f1: Mapping[str, float]) -> Finding:
+def check_training_zone(f1: Mapping[str, float]) -> Finding:
     """Table 3: do 3 and 7 bands do about equally well, and 5 bands worse? `f1` is of the test blocks, by band set."""
     claim = "that in the training zone 3 and 7 bands do about equally well and 5 bands worse"
     if missing := [name for name in IMAGE_MODELS if name not in f1]:
-        return Finding(3, claim, Verdict.UNDECIDED, f"no scores of {_listed(missing)}")
+        return Finding(3, claim, Verdict.UNDECIDED, f"no scores of {_join_names(missing)}")
     three, five, seven = (f1[name] for name in IMAGE_MODELS)
     gap, lead = abs(three - seven), min(three, seven) - five
-    equal = Verdict.HOLDS if round(gap, 3) <= ABOUT_EQUAL else Verdict.FAILS
-    apart = f"3band and 7band differ by {gap:.3f}, and 5band lies {_above(-lead, 'lower')} of them"
-    said = f"{_scores(f1)}; {apart} (up to {ABOUT_EQUAL} counts as equal)"
-    return Finding(3, claim, _together([equal, _clearly(lead)]), said)
+    equal = Verdict.HOLDS if round(gap, 3) <= EQUAL_F1_TOLERANCE else Verdict.FAILS
+    apart = f"3band and 7band differ by {gap:.3f}, and 5band lies {_format_lead(-lead, 'lower')} of them"
+    said = f"{_scores(f1)}; {apart} (up to {EQUAL_F1_TOLERANCE} counts as equal)"
+    return Finding(3, claim, _combine([equal, _judge_lead(lead)]), said)
 
 
-def transfer(area: str, f1: Mapping[str, float], falls: Mapping[str, float]) -> Finding:
+def check_transfer(area: str, f1: Mapping[str, float], losses: Mapping[str, float]) -> Finding:
     """Table 4: does transfer cost as much of the F1 as in the study, and has the 3-band model the highest F1 there?
 
     Args:
         area: a labelled area of the role transfer.
         f1: of its map, by band set.
-        falls: the part of the test blocks' F1 that is lost there, by band set.
+        losses: the part of the test blocks' F1 that is lost there, by band set.
     """
-    low, high = _span([model.fall for model in IMAGE_MODELS.values()])
+    low, high = _percent_range([model.f1_loss for model in IMAGE_MODELS.values()])
     claim = f"that transfer costs {low} to {high}% of the F1, and the 3-band model has the highest F1 there"
     if missing := [name for name in IMAGE_MODELS if name not in f1]:
-        return Finding(4, claim, Verdict.UNDECIDED, f"{area}: no scores of {_listed(missing)}")
-    least, most = _span([falls[name] for name in IMAGE_MODELS])
+        return Finding(4, claim, Verdict.UNDECIDED, f"{area}: no scores of {_join_names(missing)}")
+    least, most = _percent_range([losses[name] for name in IMAGE_MODELS])
     lead = f1["3band"] - max(f1["5band"], f1["7band"])
-    cost = _cost(area, least, most, low, high)
-    said = f"{cost}, and 3band lies {_above(lead, 'better')} of the others ({_scores(f1)})"
-    return Finding(4, claim, _together([_within(least, most, low, high), _clearly(lead)]), said)
+    cost = _format_loss(area, least, most, low, high)
+    said = f"{cost}, and 3band lies {_format_lead(lead, 'better')} of the others ({_scores(f1)})"
+    return Finding(4, claim, _combine([_judge_loss(least, most, low, high), _judge_lead(lead)]), said)
 
 
-def unlabelled() -> Finding:
+def transfer_without_labels() -> Finding:
     """Table 4 where no transfer area has an inventory."""
-    return transfer("any transfer area", {}, {})
+    return check_transfer("any transfer area", {}, {})
 
 
-def findings(results: Sequence[Result], areas: Sequence[str]) -> list[Finding]:
+def check_findings(results: Sequence[BandSetResult], areas: Sequence[str]) -> list[Finding]:
     """Check the findings on a project's results; `areas` are its labelled transfer areas."""
     by_name = {result.name: result for result in results}
     away = []
     for area in areas:
         scored = {name: result for name, result in by_name.items() if area in result.scores.areas}
         f1 = {name: result.scores.areas[area].assessment.confusion.f1 for name, result in scored.items()}
-        away.append(transfer(area, f1, {name: result.fall(area) for name, result in scored.items()}))
+        away.append(check_transfer(area, f1, {name: result.f1_loss(area) for name, result in scored.items()}))
     return [
-        configurations({name: result.trials for name, result in by_name.items()}),
-        training_zone({name: result.test.f1 for name, result in by_name.items()}),
-        *(away or [unlabelled()]),
+        check_configurations({name: result.trials for name, result in by_name.items()}),
+        check_training_zone({name: result.test.f1 for name, result in by_name.items()}),
+        *(away or [transfer_without_labels()]),
     ]
 
 
-def _tried(table: Trials, theirs: ImageModel) -> Trial | None:
+def _find_trial(table: Trials, theirs: ImageModel) -> Trial | None:
     """Return the trial of the study's best configuration."""
     for trial in table.trials:
         same = (trial.filters, trial.batch_size) == (theirs.filters, theirs.batch_size)
@@ -182,44 +188,44 @@ def _tried(table: Trials, theirs: ImageModel) -> Trial | None:
     return None
 
 
-def _standing(table: Trials, tried: Trial) -> tuple[Verdict, str]:
+def _judge_rank(table: Trials, tried: Trial) -> tuple[Verdict, str]:
     """Judge the study's configuration among the trials of a band set."""
     place = [trial.run_id for trial in table.ranked].index(tried.run_id) + 1
     behind = table.ranked[0].scores["f1"] - tried.scores["f1"]
     words = f"number {place} of {len(table.trials)}"
     if place == 1:
         return Verdict.HOLDS, words
-    verdict = Verdict.IN_PART if round(behind, 3) <= ABOUT_EQUAL else Verdict.FAILS
+    verdict = Verdict.IN_PART if round(behind, 3) <= EQUAL_F1_TOLERANCE else Verdict.FAILS
     return verdict, f"{words} ({behind:.3f} of validation F1 behind the best)"
 
 
-def _together(verdicts: Sequence[Verdict]) -> Verdict:
+def _combine(verdicts: Sequence[Verdict]) -> Verdict:
     """One verdict on several claims: theirs where they agree."""
     if not verdicts:
         return Verdict.UNDECIDED
     return verdicts[0] if len(set(verdicts)) == 1 else Verdict.IN_PART
 
 
-def _clearly(lead: float) -> Verdict:
+def _judge_lead(lead: float) -> Verdict:
     """Judge if one F1 is above another; in part if the two count as equal."""
-    if abs(round(lead, 3)) <= ABOUT_EQUAL:
+    if abs(round(lead, 3)) <= EQUAL_F1_TOLERANCE:
         return Verdict.IN_PART
     return Verdict.HOLDS if lead > 0 else Verdict.FAILS
 
 
-def _within(least: int, most: int, low: int, high: int) -> Verdict:
+def _judge_loss(least: int, most: int, low: int, high: int) -> Verdict:
     """Judge if the loss here is within the range of the study; in part if the ranges overlap."""
     if most < low or least > high:
         return Verdict.FAILS
     return Verdict.HOLDS if low <= least and most <= high else Verdict.IN_PART
 
 
-def _span(falls: Sequence[float]) -> tuple[int, int]:
+def _percent_range(losses: Sequence[float]) -> tuple[int, int]:
     """Return the least and the most of some shares, in percent."""
-    return round(100 * min(falls)), round(100 * max(falls))
+    return round(100 * min(losses)), round(100 * max(losses))
 
 
-def _cost(area: str, least: int, most: int, low: int, high: int) -> str:
+def _format_loss(area: str, least: int, most: int, low: int, high: int) -> str:
     """Format the loss by transfer here (least to most, in percent) and in the study (low to high)."""
     if least < 0:
         return f"on {area} F1 changes by {-most:+} to {-least:+}%".replace("-", "−")
@@ -227,7 +233,7 @@ def _cost(area: str, least: int, most: int, low: int, high: int) -> str:
     return f"on {area} it costs {least} to {most}%" + (f", {beside}" if beside else "")
 
 
-def _above(lead: float, which: str) -> str:
+def _format_lead(lead: float, which: str) -> str:
     return f"{abs(lead):.3f} {'above' if lead >= 0 else 'below'} the {which}"
 
 
@@ -235,7 +241,7 @@ def _scores(f1: Mapping[str, float]) -> str:
     return "F1 " + ", ".join(f"{name} {f1[name]:.3f}" for name in IMAGE_MODELS)
 
 
-def _listed(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
@@ -255,7 +261,7 @@ class Assumption:
     made: str
 
 
-def assumptions(params: Params, results: Sequence[Result]) -> list[Assumption]:
+def assumptions(params: Params, results: Sequence[BandSetResult]) -> list[Assumption]:
     """Return the choices behind the results, as params.yaml and the contracts state them."""
     stated = [
         *_patches(params),
@@ -275,7 +281,7 @@ def assumptions(params: Params, results: Sequence[Result]) -> list[Assumption]:
     return [*stated, *terrain, *radar, *_inventory(params)]
 
 
-def _calibration(results: Sequence[Result]) -> str:
+def _calibration(results: Sequence[BandSetResult]) -> str:
     scaled = [
         one.name
         for one in results

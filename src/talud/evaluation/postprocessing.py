@@ -20,8 +20,8 @@ from talud.imaging import scaled, value_limits
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.params import Postprocessing, Segmentation
 
-TOUCHING = np.ones((3, 3), np.bool_)  # neighbours of a pixel: 8-connectivity
-_ROUNDING = 1e-9  # of an area, as in `inference.polygons`
+EIGHT_CONNECTED = np.ones((3, 3), np.bool_)  # neighbours of a pixel: 8-connectivity
+_AREA_TOLERANCE = 1e-9  # of an area, as in `inference.polygons`
 _COMPACTNESS = 0.1  # of SLIC: colours of 0 to 1 weigh more than nearness
 
 
@@ -40,7 +40,7 @@ class WindowContext:
     slope: NDArray[np.float32] | None = None
 
 
-def postprocessed(
+def postprocess(
     probability: NDArray[np.float32], threshold: float, options: Postprocessing, context: WindowContext
 ) -> NDArray[np.uint8]:
     """Return the class map of probabilities: 1 landslide, 0 background, 255 not mapped.
@@ -61,7 +61,7 @@ def postprocessed(
         if context.image is None:
             raise ParamsError("postprocessing.segments: the stack has no optical band to segment; set it to none")
         parts = segments(context.image, options.segments, options.segment_scale)
-        probability = object_vote(probability, parts, options.segment_weight)
+        probability = segment_vote(probability, parts, options.segment_weight)
     high = threshold if options.hysteresis_high is None else options.hysteresis_high
     low = high if options.hysteresis_low is None else options.hysteresis_low
     landslides = hysteresis(probability, low, high)
@@ -85,7 +85,7 @@ def hysteresis(probability: NDArray[np.float32], low: float, high: float) -> NDA
     if low > high:
         raise ParamsError(f"hysteresis: the lower threshold is {low:g}, the upper one {high:g}; exchange them")
     strong, weak = (at_threshold(probability, level) for level in (high, low))
-    found = ndimage.binary_propagation(strong == LANDSLIDE, TOUCHING, weak == LANDSLIDE)
+    found = ndimage.binary_propagation(strong == LANDSLIDE, EIGHT_CONNECTED, weak == LANDSLIDE)
     return np.where(strong == NOT_MAPPED, NOT_MAPPED, found).astype(np.uint8)
 
 
@@ -97,9 +97,9 @@ def minimum_mapping_unit(landslides: NDArray[np.uint8], area: float, pixel_area:
         area: in m², of the smallest object that is kept.
         pixel_area: in m².
     """
-    labels, _ = ndimage.label(landslides == LANDSLIDE, TOUCHING)
+    labels, _ = ndimage.label(landslides == LANDSLIDE, EIGHT_CONNECTED)
     sizes = np.bincount(labels.ravel()) * pixel_area
-    return _without(landslides, labels, sizes < area * (1 - _ROUNDING))
+    return _without(landslides, labels, sizes < area * (1 - _AREA_TOLERANCE))
 
 
 def slope_rule(landslides: NDArray[np.uint8], slope: NDArray[np.float32], degrees: float) -> NDArray[np.uint8]:
@@ -113,7 +113,7 @@ def slope_rule(landslides: NDArray[np.uint8], slope: NDArray[np.float32], degree
         slope: in degrees, NaN where invalid.
         degrees: the limit.
     """
-    labels, count = ndimage.label(landslides == LANDSLIDE, TOUCHING)
+    labels, count = ndimage.label(landslides == LANDSLIDE, EIGHT_CONNECTED)
     return _without(landslides, labels, _means(slope, labels, count + 1) < degrees)
 
 
@@ -147,7 +147,9 @@ def segments(image: NDArray[np.float32], method: Segmentation, scale: float) -> 
     return np.where(valid, labels, 0).astype(np.intp)
 
 
-def object_vote(probability: NDArray[np.float32], labels: NDArray[np.intp], weight: float = 1.0) -> NDArray[np.float32]:
+def segment_vote(
+    probability: NDArray[np.float32], labels: NDArray[np.intp], weight: float = 1.0
+) -> NDArray[np.float32]:
     """Blend each pixel's probability with the mean of its segment.
 
     Args:
@@ -182,9 +184,9 @@ def _without(landslides: NDArray[np.uint8], labels: NDArray[np.intp], dropped: N
     return np.where(dropped[labels], BACKGROUND, landslides).astype(np.uint8)
 
 
-BOUNDS = (400.0, 1_000.0, 10_000.0, 100_000.0)  # m², of the size classes
-DETECTED = 0.5  # of a landslide's mapped pixels: the least that makes it detected
-_SQUARE_METRES = 1e6  # of a km²
+SIZE_CLASS_BOUNDS_M2 = (400.0, 1_000.0, 10_000.0, 100_000.0)  # m², of the size classes
+MIN_DETECTED_SHARE = 0.5  # of a landslide's mapped pixels: the least that makes it detected
+_SQUARE_METRES_PER_KM2 = 1e6  # of a km²
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ class SizeClass:
 
 
 @dataclass(frozen=True)
-class ObjectTally:
+class ObjectCounts:
     """Landslides detected and false alarms, counted in one or more windows; counts of disjoint windows add up.
 
     Attributes:
@@ -244,7 +246,7 @@ class ObjectTally:
     square_metres: float = 0.0
 
     @classmethod
-    def of(cls, mapped: NDArray[np.uint8], truth: NDArray[np.uint8], pixel_area: float) -> ObjectTally:
+    def of(cls, mapped: NDArray[np.uint8], truth: NDArray[np.uint8], pixel_area: float) -> ObjectCounts:
         """Count the objects of a window.
 
         An object of the map counts where the truth of at least half of its pixels is known.
@@ -254,28 +256,28 @@ class ObjectTally:
             truth: 1 landslide, 0 background, 255 unknown; same shape.
             pixel_area: in m².
         """
-        slides, count = ndimage.label(truth == LANDSLIDE, TOUCHING)
-        found, objects = ndimage.label(mapped == LANDSLIDE, TOUCHING)
+        slides, count = ndimage.label(truth == LANDSLIDE, EIGHT_CONNECTED)
+        found, objects = ndimage.label(mapped == LANDSLIDE, EIGHT_CONNECTED)
         pixels, seen, hits = (
-            _count(slides, count, where) for where in (slides > 0, mapped != NOT_MAPPED, mapped == LANDSLIDE)
+            _count_pixels(slides, count, where) for where in (slides > 0, mapped != NOT_MAPPED, mapped == LANDSLIDE)
         )
         extent, known, shared = (
-            _count(found, objects, where) for where in (found > 0, truth != UNKNOWN, truth == LANDSLIDE)
+            _count_pixels(found, objects, where) for where in (found > 0, truth != UNKNOWN, truth == LANDSLIDE)
         )
         judged = 2 * known >= extent
         edge = np.unique(np.concatenate([slides[0], slides[-1], slides[:, 0], slides[:, -1]]))
         return cls(
-            _classes(pixels, seen, hits, pixel_area),
+            _count_by_size(pixels, seen, hits, pixel_area),
             int(np.count_nonzero(judged)),
             int(np.count_nonzero(judged & (shared == 0))),
             int(np.count_nonzero(edge)),
             float(np.count_nonzero((mapped != NOT_MAPPED) & (truth != UNKNOWN)) * pixel_area),
         )
 
-    def __add__(self, other: ObjectTally) -> ObjectTally:
+    def __add__(self, other: ObjectCounts) -> ObjectCounts:
         """Add the counts of rasters with pixels of the same size."""
         pairs = zip(self.classes, other.classes, strict=True) if self.classes and other.classes else ()
-        return ObjectTally(
+        return ObjectCounts(
             tuple(ours + theirs for ours, theirs in pairs) or self.classes or other.classes,
             self.mapped + other.mapped,
             self.false_alarms + other.false_alarms,
@@ -305,22 +307,22 @@ class ObjectTally:
     @property
     def false_alarms_per_km2(self) -> float:
         """False alarms by km² of mapped ground whose truth is known; 0 where there is none."""
-        return self.false_alarms / self.square_metres * _SQUARE_METRES if self.square_metres else 0.0
+        return self.false_alarms / self.square_metres * _SQUARE_METRES_PER_KM2 if self.square_metres else 0.0
 
 
 def size_bounds(pixel_area: float) -> tuple[float, ...]:
-    """Return the `BOUNDS` that exceed a pixel's area, so that every class can hold a landslide."""
-    return tuple(bound for bound in BOUNDS if bound > pixel_area)
+    """Return the `SIZE_CLASS_BOUNDS_M2` that exceed a pixel's area, so that every class can hold a landslide."""
+    return tuple(bound for bound in SIZE_CLASS_BOUNDS_M2 if bound > pixel_area)
 
 
-def _classes(
+def _count_by_size(
     pixels: NDArray[np.int64], seen: NDArray[np.int64], hits: NDArray[np.int64], pixel_area: float
 ) -> tuple[SizeClass, ...]:
     """Landslides by size, from how many pixels each has, how many of them are mapped, and how many as landslide."""
     bounds = size_bounds(pixel_area)
     size = np.searchsorted(bounds, pixels * pixel_area, side="right")
     judged = 2 * seen >= pixels
-    detected, touched = judged & (hits >= DETECTED * seen), judged & (hits > 0)
+    detected, touched = judged & (hits >= MIN_DETECTED_SHARE * seen), judged & (hits > 0)
     by_class = (np.bincount(size[which], minlength=len(bounds) + 1) for which in (judged, detected, touched, ~judged))
     limits = zip((0.0, *bounds), (*bounds, None), strict=True)
     return tuple(
@@ -328,6 +330,6 @@ def _classes(
     )
 
 
-def _count(labels: NDArray[np.int32], count: int, where: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _count_pixels(labels: NDArray[np.int32], count: int, where: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Count the pixels of each label, from 1 to count, at which a condition is true."""
     return np.bincount(labels[where], minlength=count + 1)[1:]

@@ -21,7 +21,7 @@ from talud.bands import Group, band
 from talud.data.record import check_held_out
 from talud.engine.runtime import Model
 from talud.evaluation.bootstrap import Difference, f1_difference
-from talud.evaluation.postprocessing import DETECTED, ObjectTally, WindowContext, postprocessed
+from talud.evaluation.postprocessing import MIN_DETECTED_SHARE, ObjectCounts, WindowContext, postprocess
 from talud.evaluation.results import Scores
 from talud.evaluation.scores import labelled_sites
 from talud.files import replacing
@@ -33,11 +33,11 @@ from talud.progress import Progress, tracked
 from talud.project import Project
 from talud.raster import open_raster
 
-TEST = "test blocks"
-PLAIN, TOGETHER, CONFIGURED = "threshold", "together", "params.yaml"
-WINDOW = 2048  # pixels a side; segmenting one takes about a gigabyte
+TEST_BLOCKS = "test blocks"
+THRESHOLD_ONLY, COMBINED, CONFIGURED = "threshold", "together", "params.yaml"
+WINDOW_SIDE_PIXELS = 2048  # pixels a side; segmenting one takes about a gigabyte
 
-TIE = 0.005  # the difference in F1 that decides nothing, as in `metrics.best_threshold`
+F1_TIE = 0.005  # the difference in F1 that decides nothing, as in `metrics.best_threshold`
 
 # What is tried of each method, the mildest first: of equals the first is taken.
 CANDIDATES: Mapping[str, Sequence[Postprocessing]] = {
@@ -66,7 +66,7 @@ _Read = Callable[[Site, Sequence[Window], Model], Iterator[LabelledWindow]]
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class StudyWindow:
     """A window that is post-processed alone.
 
     Attributes:
@@ -88,18 +88,18 @@ class MethodScores(BaseModel):
     method: str
     scores: Scores
     difference: Difference | None = Field(description="of its F1 from that of the threshold alone; None for that")
-    objects: ObjectTally
+    objects: ObjectCounts
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def object_f1(self) -> float:
-        """See `ObjectTally`."""
+        """See `ObjectCounts`."""
         return round(self.objects.f1, 6)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def false_alarms_per_km2(self) -> float:
-        """See `ObjectTally`."""
+        """See `ObjectCounts`."""
         return round(self.objects.false_alarms_per_km2, 6)
 
 
@@ -110,7 +110,7 @@ class Choice(BaseModel):
 
     options: Postprocessing
     validation_f1: float = Field(description="of pixels")
-    validation_object_f1: float = Field(description="see `ObjectTally`")
+    validation_object_f1: float = Field(description="see `ObjectCounts`")
 
 
 class PostprocessingTable(BaseModel):
@@ -132,7 +132,7 @@ class PostprocessingTable(BaseModel):
             scratch.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def measure(project: Project, band_set: str, progress: Progress | None = None) -> PostprocessingTable:
+def compare_methods(project: Project, band_set: str, progress: Progress | None = None) -> PostprocessingTable:
     """Choose the parameters of each method on the validation blocks, and score them on all that was held out.
 
     Places are the test blocks of the training areas, together, and each other labelled area. Writes
@@ -156,29 +156,29 @@ def measure(project: Project, band_set: str, progress: Progress | None = None) -
     sites = [Site.of(project, area) for area in training]
     validation = [(site, site.windows("validation")) for site in sites]
     held_out: dict[str, tuple[_Read, list[tuple[Site, list[Window]]]]] = {
-        TEST: (labelled_windows, [(site, site.windows("test")) for site in sites])
+        TEST_BLOCKS: (labelled_windows, [(site, site.windows("test")) for site in sites])
     } | {
-        site.name: (mapped_windows, [(site, site.windows(side=site.patch or WINDOW))])
+        site.name: (mapped_windows, [(site, site.windows(side=site.patch or WINDOW_SIDE_PIXELS))])
         for site in labelled_sites(project)
         if site.name not in training
     }
     total = sum(len(windows) for _, windows in chain(validation, *(parts for _, parts in held_out.values())))
-    views = list(tracked(_views(model, labelled_windows, validation), progress, total))
+    windows = list(tracked(_study_windows(model, labelled_windows, validation), progress, total))
     threshold = model.contract.measured.threshold
-    chosen = choose(views, threshold)
+    chosen = choose_options(windows, threshold)
     if project.params.postprocessing.changes:
-        chosen[CONFIGURED] = _judged(views, threshold, project.params.postprocessing)
+        chosen[CONFIGURED] = _evaluate_options(windows, threshold, project.params.postprocessing)
     block, resamples = project.params.split.block, project.params.promotion.resamples
-    places, done = {}, len(views)
+    places, done = {}, len(windows)
     for place, (read, parts) in held_out.items():
-        found = tracked(_views(model, read, parts), progress, total, done)
-        places[place] = score(found, threshold, chosen, block, resamples, project.params.seed)
+        found = tracked(_study_windows(model, read, parts), progress, total, done)
+        places[place] = score_methods(found, threshold, chosen, block, resamples, project.params.seed)
         done += sum(len(windows) for _, windows in parts)
     table = PostprocessingTable(
         band_set=band_set,
         weights=model.contract.origin.weights,
         threshold=threshold,
-        detected_share=DETECTED,
+        detected_share=MIN_DETECTED_SHARE,
         chosen=chosen,
         left_out=tuple(method for method in CANDIDATES if method not in chosen),
         places=places,
@@ -187,60 +187,67 @@ def measure(project: Project, band_set: str, progress: Progress | None = None) -
     return table
 
 
-def choose(views: Sequence[View], threshold: float) -> dict[str, Choice]:
-    """Choose the best candidate of each method on all views, and the best combination.
+def choose_options(windows: Sequence[StudyWindow], threshold: float) -> dict[str, Choice]:
+    """Choose the best candidate of each method on all windows, and the best combination.
 
     The F1 of pixels hardly sees small objects, so its exact maximum sits anywhere by chance: among candidates within
-    `TIE` of it, the F1 of objects decides. A method that needs a band which a view lacks is left out. `TOGETHER`
+    `F1_TIE` of it, the F1 of objects decides. A method that needs a band which a window lacks is left out. `COMBINED`
     begins with the threshold alone and takes one method after the other, the best first, where that gains by the same
     measure.
 
     Args:
-        views: of the validation blocks; pixels of the same size.
+        windows: of the validation blocks; pixels of the same size.
         threshold: of the model.
     """
-    plain = _judged(views, threshold, Postprocessing())
-    chosen = {PLAIN: plain}
+    plain = _evaluate_options(windows, threshold, Postprocessing())
+    chosen = {THRESHOLD_ONLY: plain}
     for method, candidates in CANDIDATES.items():
-        if all(_usable(candidates[0], view.context) for view in views):
-            chosen[method] = _best([_judged(views, threshold, each) for each in candidates])
+        if all(_usable(candidates[0], window.context) for window in windows):
+            chosen[method] = _best([_evaluate_options(windows, threshold, each) for each in candidates])
     together, tried = plain, list(chosen.values())
     for choice in sorted(chosen.values(), key=lambda choice: -choice.validation_f1):
         ours, theirs = together.options.changes, choice.options.changes
         if theirs and not ours.keys() & theirs.keys():
-            joint = _judged(views, threshold, Postprocessing.model_validate(ours | theirs))
+            joint = _evaluate_options(windows, threshold, Postprocessing.model_validate(ours | theirs))
             tried.append(joint)
-            least = max(each.validation_f1 for each in tried) - TIE
+            least = max(each.validation_f1 for each in tried) - F1_TIE
             gains = joint.validation_object_f1 > together.validation_object_f1 or together.validation_f1 < least
             together = joint if gains and joint.validation_f1 >= least else together
-    return chosen | {TOGETHER: together}
+    return chosen | {COMBINED: together}
 
 
-def score(
-    views: Iterable[View], threshold: float, chosen: Mapping[str, Choice], block: int, resamples: int, seed: int
+def score_methods(
+    windows: Iterable[StudyWindow],
+    threshold: float,
+    chosen: Mapping[str, Choice],
+    block: int,
+    resamples: int,
+    seed: int,
 ) -> tuple[MethodScores, ...]:
     """Score the chosen methods by pixels and by objects, without those that need an absent band.
 
     Args:
-        views: of one place; pixels of the same size.
+        windows: of one place; pixels of the same size.
         threshold: of the model.
-        chosen: by method; that of `PLAIN` is what the others are compared with.
-        block: pixels a side of the blocks, counted from each view's corner, that the bootstrap draws.
+        chosen: by method; that of `THRESHOLD_ONLY` is what the others are compared with.
+        block: pixels a side of the blocks, counted from each window's corner, that the bootstrap draws.
         resamples: of the blocks.
         seed: of the draws.
     """
-    found = {method: _Found() for method in chosen}
-    for view in views:
-        found = {method: one for method, one in found.items() if _usable(chosen[method].options, view.context)}
+    found = {method: _MethodCounts() for method in chosen}
+    for window in windows:
+        found = {method: one for method, one in found.items() if _usable(chosen[method].options, window.context)}
         for method, one in found.items():
-            mapped = postprocessed(view.probability, threshold, chosen[method].options, view.context)
-            one.add(mapped, view, block)
-    plain = found[PLAIN].assessment.block_counts
+            mapped = postprocess(window.probability, threshold, chosen[method].options, window.context)
+            one.add(mapped, window, block)
+    plain = found[THRESHOLD_ONLY].assessment.block_counts
     return tuple(
         MethodScores(
             method=method,
             scores=Scores.of(one.assessment),
-            difference=None if method == PLAIN else f1_difference(one.assessment.block_counts, plain, resamples, seed),
+            difference=None
+            if method == THRESHOLD_ONLY
+            else f1_difference(one.assessment.block_counts, plain, resamples, seed),
             objects=one.objects,
         )
         for method, one in found.items()
@@ -248,15 +255,15 @@ def score(
 
 
 @dataclass
-class _Found:
+class _MethodCounts:
     """Counts of one method so far, by block and by object."""
 
     blocks: list[Assessment] = field(default_factory=list)
-    objects: ObjectTally = field(default_factory=ObjectTally)
+    objects: ObjectCounts = field(default_factory=ObjectCounts)
 
-    def add(self, mapped: NDArray[np.uint8], view: View, block: int) -> None:
-        self.blocks += [Assessment.of_class_map(view.truth[at], mapped[at]) for at in _blocks(mapped.shape, block)]
-        self.objects += ObjectTally.of(mapped, view.truth, view.context.pixel_area)
+    def add(self, mapped: NDArray[np.uint8], window: StudyWindow, block: int) -> None:
+        self.blocks += [Assessment.of_class_map(window.truth[at], mapped[at]) for at in _blocks(mapped.shape, block)]
+        self.objects += ObjectCounts.of(mapped, window.truth, window.context.pixel_area)
 
     @property
     def assessment(self) -> Assessment:
@@ -269,13 +276,13 @@ def _blocks(shape: tuple[int, ...], side: int) -> Iterator[tuple[slice, slice]]:
         yield slice(row, row + side), slice(column, column + side)
 
 
-def _judged(views: Iterable[View], threshold: float, options: Postprocessing) -> Choice:
-    """Score options on all views."""
-    parts, objects = [], ObjectTally()
-    for view in views:
-        mapped = postprocessed(view.probability, threshold, options, view.context)
-        parts.append(Assessment.of_class_map(view.truth, mapped))
-        objects += ObjectTally.of(mapped, view.truth, view.context.pixel_area)
+def _evaluate_options(windows: Iterable[StudyWindow], threshold: float, options: Postprocessing) -> Choice:
+    """Score options on all windows."""
+    parts, objects = [], ObjectCounts()
+    for window in windows:
+        mapped = postprocess(window.probability, threshold, options, window.context)
+        parts.append(Assessment.of_class_map(window.truth, mapped))
+        objects += ObjectCounts.of(mapped, window.truth, window.context.pixel_area)
     return Choice(
         options=options,
         validation_f1=round(Assessment.total(parts).f1, 6),
@@ -284,8 +291,8 @@ def _judged(views: Iterable[View], threshold: float, options: Postprocessing) ->
 
 
 def _best(choices: Sequence[Choice]) -> Choice:
-    """Return the choice of the highest F1 of objects among those within `TIE` of the highest F1."""
-    least = max(choice.validation_f1 for choice in choices) - TIE
+    """Return the choice of the highest F1 of objects among those within `F1_TIE` of the highest F1."""
+    least = max(choice.validation_f1 for choice in choices) - F1_TIE
     return max(
         (choice for choice in choices if choice.validation_f1 >= least), key=lambda choice: choice.validation_object_f1
     )
@@ -298,11 +305,11 @@ def _usable(options: Postprocessing, context: WindowContext) -> bool:
     )
 
 
-def _views(model: Model, read: _Read, parts: Iterable[tuple[Site, Sequence[Window]]]) -> Iterator[View]:
+def _study_windows(model: Model, read: _Read, parts: Iterable[tuple[Site, Sequence[Window]]]) -> Iterator[StudyWindow]:
     """Yield windows of sites with the bands of the stack that post-processing reads."""
     for site, windows in parts:
         for window in read(site, windows, model):
-            yield View(window.probabilities[0], window.truth, _context(site, window.window))
+            yield StudyWindow(window.probabilities[0], window.truth, _context(site, window.window))
 
 
 def _context(site: Site, window: Window) -> WindowContext:

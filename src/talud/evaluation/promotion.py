@@ -18,7 +18,7 @@ from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError, PromotionError
 from talud.evaluation import gate as gates
 from talud.evaluation.gate import Gate
-from talud.evaluation.registration import evaluated, open_version, register_trained
+from talud.evaluation.registration import evaluation_counts, open_version, register_trained
 from talud.files import replacing
 from talud.mapping.reader import open_stack
 from talud.metrics import lack_of_skill
@@ -57,13 +57,13 @@ class Registration:
     weights: str = ""
 
     @property
-    def unfit(self) -> str:
+    def file_faults(self) -> str:
         """Return the faults of the model's file; empty if it is the champion.
 
         A lack of skill is a result of training, and no fault of the file.
         """
-        faults = [check for check in self.gate.unfit if not check.rule.startswith(gates.SKILL)]
-        return "" if self.alias == "champion" else gates.sentence(faults)
+        faults = [check for check in self.gate.failed_model_rules if not check.rule.startswith(gates.SKILL)]
+        return "" if self.alias == "champion" else gates.format_checks(faults)
 
 
 def register(project: Project, band_set: str) -> Registration:
@@ -128,7 +128,7 @@ def _warnings(project: Project, contract: Contract) -> tuple[str, ...]:
     The scores are those of its validation blocks and of its evaluation.
     """
     validation = [contract.measured.lack_of_skill] if contract.measured.lack_of_skill else []
-    found = {area: lack_of_skill(counts) for area, counts in evaluated(project, contract).items()}
+    found = {area: lack_of_skill(counts) for area, counts in evaluation_counts(project, contract).items()}
     return (*validation, *(f"on {area} {sentence}" for area, sentence in found.items() if sentence))
 
 
@@ -157,12 +157,14 @@ def promote(project: Project, name: str, number: str) -> Registration:
             name, version.version, "champion", reason, recorded_gate(version) or Gate(()), version.run_id
         )
     model = open_version(store, version)
-    present = _champion_model(store, project, champion)
-    gate = gates.examine(project, model, present.model)
+    present = _load_champion(store, project, champion)
+    gate = gates.run_gate(project, model, present.model)
     if gate.failed:
-        _record(store, version, f"failed the gate: {gates.sentence(gate.failed)}", gate)
+        _record(store, version, f"failed the gate: {gates.format_checks(gate.failed)}", gate)
         store.models.set_alias(version, "challenger")
-        raise PromotionError(f"{name} version {version.version} does not pass the gate: {gates.sentence(gate.failed)}")
+        raise PromotionError(
+            f"{name} version {version.version} does not pass the gate: {gates.format_checks(gate.failed)}"
+        )
     place = f"in place of version {champion.version}" if champion else "the first champion"
     _record(store, version, f"promoted by hand, {place}", gate)
     store.models.promote(version, by_hand=True)
@@ -184,7 +186,7 @@ class _Champion:
     reason: str = ""
 
 
-def _champion_model(store: Store, project: Project, champion: ModelVersion | None) -> _Champion:
+def _load_champion(store: Store, project: Project, champion: ModelVersion | None) -> _Champion:
     if champion is None:
         return _Champion()
     named = f"the champion, version {champion.version}"
@@ -202,12 +204,12 @@ def _decide(
     store: Store, project: Project, version: ModelVersion, model: Model, champion: ModelVersion | None
 ) -> tuple[str, str, Gate]:
     """Decide the alias of a model; return it, the reason and the gate's result."""
-    present = _champion_model(store, project, champion)
-    gate = gates.examine(project, model, present.model)
-    if gate.unfit:
-        return "challenger", f"failed the gate: {gates.sentence(gate.failed)}", gate
+    present = _load_champion(store, project, champion)
+    gate = gates.run_gate(project, model, present.model)
+    if gate.failed_model_rules:
+        return "challenger", f"failed the gate: {gates.format_checks(gate.failed)}", gate
     if gate.failed:
-        return "challenger", f"worse than {present.name}: {gates.sentence(gate.failed)}", gate
+        return "challenger", f"worse than {present.name}: {gates.format_checks(gate.failed)}", gate
     if SET_ASIDE in version.tags:
         again = f"talud models promote {version.name} {version.version} makes it the champion again"
         return "challenger", f"set aside {version.tags[SET_ASIDE]}; {again}", gate

@@ -24,8 +24,20 @@ from talud.project import Project
 from talud.registry import EXPERIMENT, ModelVersion, Store
 from talud.text import counted
 
-_CHOICE = ("filters", "learning_rate", "batch_size", "epochs")  # the hyperparameters that a description names
-_LATER = ("parity", "calibration", "validation", "subsets", "adapted", "finetuned")  # fields that older files lack
+_DESCRIBED_HYPERPARAMETERS = (
+    "filters",
+    "learning_rate",
+    "batch_size",
+    "epochs",
+)  # the hyperparameters that a description names
+_ADDED_FIELDS = (
+    "parity",
+    "calibration",
+    "validation",
+    "subsets",
+    "adapted",
+    "finetuned",
+)  # fields that older files lack
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,7 @@ def fingerprint(contract: Contract) -> str:
     is found.
     """
     stated = contract.flat()
-    unstated = {name for name in _LATER if not stated[name]}
+    unstated = {name for name in _ADDED_FIELDS if not stated[name]}
     content = {name: value for name, value in stated.items() if name not in {"run_id", "commit", "scores"} | unstated}
     return hashlib.sha256(to_json(content)).hexdigest()
 
@@ -114,7 +126,7 @@ def register_trained(store: Store, project: Project, model: Model) -> tuple[Mode
     _check_same(model, registered, f"that of {model.path}")
     variants = _register_variants(store, project, version, model)
     scores = {"validation": dict(contract.measured.scores)}
-    scores |= {area: counts.scores() for area, counts in evaluated(project, contract).items()}
+    scores |= {area: counts.scores() for area, counts in evaluation_counts(project, contract).items()}
     tags = {f"f1_{area.replace(' ', '_')}": f"{score['f1']:.4f}" for area, score in scores.items()}
     tags |= _origin_tags(contract) | {
         f"{variant.derived.precision}_f1_loss": f"{variant.measured.loss['f1']:.4f}" for variant in variants.contracts
@@ -167,7 +179,7 @@ def register_derived(
     return version
 
 
-def evaluated(project: Project, contract: Contract) -> dict[str, Confusion]:
+def evaluation_counts(project: Project, contract: Contract) -> dict[str, Confusion]:
     """Return the counts of a model's evaluation by area; none if not evaluated."""
     path = project.scores(contract.origin.name)
     table = ScoreTable.read(path) if path.is_file() else None
@@ -293,7 +305,9 @@ def _origin_tags(contract: Contract) -> dict[str, str]:
 def _describe_trained(contract: Contract, scores: Mapping[str, Mapping[str, float]], variants: Variants) -> str:
     """Return the description of a trained model in Markdown."""
     hyperparameters = contract.origin.hyperparameters.items()
-    choice = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in hyperparameters if name in _CHOICE)
+    choice = ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in hyperparameters if name in _DESCRIBED_HYPERPARAMETERS
+    )
     losses = [
         f"The {variant.derived.precision} variant loses {variant.measured.loss['f1']:.4f} of the F1 on the validation "
         f"blocks; its probabilities differ by {variant.measured.loss['mean_difference']:.2g} in the mean."

@@ -14,9 +14,9 @@ from talud.data.record import current_stack
 from talud.errors import StudyError
 from talud.evaluation import figures, paper
 from talud.evaluation.baselines import RecipeComparison, read_comparison
-from talud.evaluation.figures import Viewer, diagram, view
+from talud.evaluation.figures import Viewer, area_viewer, reliability_diagram
 from talud.evaluation.paper import IMAGE_MODELS, INFERENCE_BASIN, Assumption, Finding
-from talud.evaluation.results import Result, Trial, Trials
+from talud.evaluation.results import BandSetResult, Trial, Trials
 from talud.files import replacing
 from talud.grid import Grid
 from talud.metrics import Confusion
@@ -72,7 +72,7 @@ class AreaFacts:
 
 
 @dataclass(frozen=True)
-class Page:
+class ReportData:
     """Everything that the template shows.
 
     Attributes:
@@ -84,7 +84,7 @@ class Page:
 
     version: str
     areas: list[AreaFacts]
-    results: list[Result]
+    results: list[BandSetResult]
     missing: list[str]
     labelled: list[str]
     summary: list[str]
@@ -96,7 +96,7 @@ class Page:
     recipes: list[RecipeComparison]
 
     @classmethod
-    def gather(cls, project: Project) -> Page:
+    def gather(cls, project: Project) -> ReportData:
         """Read all results of a project.
 
         Raises:
@@ -106,7 +106,7 @@ class Page:
         evaluated = [name for name in project.params.band_sets if project.scores(name).is_file()]
         if not evaluated:
             raise StudyError(f"{project.root / 'evaluation'}: holds no scores; run talud evaluate BAND_SET first")
-        results = [Result.read(project, name) for name in evaluated]
+        results = [BandSetResult.read(project, name) for name in evaluated]
         scored = {area for result in results for area in result.scores.areas}
         labelled = [area for area in project.params.areas if area in scored]
         transfer = [area for area in labelled if project.params.area(area).role == "transfer"]
@@ -118,9 +118,9 @@ class Page:
             labelled=labelled,
             summary=summary_sentences(results, transfer),
             study_summary=study_sentences(),
-            findings=paper.findings(results, transfer) if _compared(results) else [],
+            findings=paper.check_findings(results, transfer) if _has_image_model(results) else [],
             assumptions=paper.assumptions(project.params, results),
-            viewers=[view(project, area, evaluated) for area in _last_first(project)],
+            viewers=[area_viewer(project, area, evaluated) for area in _areas_by_role(project)],
             recipe=project.params.recipe,
             recipes=[found for name in evaluated if (found := read_comparison(project, name))],
         )
@@ -133,7 +133,7 @@ class Page:
     @property
     def compared(self) -> bool:
         """True if any band set is one of the study's image models."""
-        return _compared(self.results)
+        return _has_image_model(self.results)
 
     @property
     def kind_of_data(self) -> str:
@@ -146,7 +146,7 @@ class Page:
         return next(facts for facts in self.areas if facts.name == area)
 
     @property
-    def reliable(self) -> list[Result]:
+    def reliable(self) -> list[BandSetResult]:
         """The band sets whose probabilities were compared with what they came to."""
         return [result for result in self.results if result.scores.reliability]
 
@@ -162,22 +162,22 @@ class Page:
             for result in self.reliable
         )
 
-    def scored(self, area: str) -> list[Result]:
+    def scored(self, area: str) -> list[BandSetResult]:
         """Return the band sets that have scores on an area."""
         return [result for result in self.results if area in result.scores.areas]
 
 
-def _compared(results: list[Result]) -> bool:
+def _has_image_model(results: list[BandSetResult]) -> bool:
     return any(result.name in paper.IMAGE_MODELS for result in results)
 
 
-def _last_first(project: Project) -> list[str]:
+def _areas_by_role(project: Project) -> list[str]:
     """Return the areas, transfer before gate before training: the unseen basin comes first."""
     roles = ("transfer", "gate", "training")
     return [area for role in roles for area in project.params.areas_of(role)]
 
 
-def write(project: Project) -> Path:
+def write_report(project: Project) -> Path:
     """Write the report of a project and return its path. The same results give the same bytes.
 
     Raises:
@@ -185,13 +185,13 @@ def write(project: Project) -> Path:
         SourceError: a raster is missing or cannot be read.
         OutputError: the page cannot be written.
     """
-    html = render(Page.gather(project))
+    html = render_report(ReportData.gather(project))
     with replacing(project.report) as scratch:
         scratch.write_text(html, encoding="utf-8")
     return project.report
 
 
-def render(page: Page) -> str:
+def render_report(page: ReportData) -> str:
     """Return the page as HTML."""
     environment = html_environment(
         "talud.evaluation",
@@ -209,12 +209,12 @@ def render(page: Page) -> str:
         Outcome=Outcome,
         outcome_colours=COLOURS,
         figures=figures,
-        strips=strips,
-        diagram=diagram,
+        strip_plots=strip_plots,
+        reliability_diagram=reliability_diagram,
     )
 
 
-_AXIS_TOPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+_AXIS_LIMITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
 def axis_top(values: Iterable[float]) -> float:
@@ -223,7 +223,7 @@ def axis_top(values: Iterable[float]) -> float:
     It is a round number not below the highest score, so that small scores are visible.
     """
     highest = max(values, default=1.0)
-    return next((top for top in _AXIS_TOPS if top >= highest), 1.0)
+    return next((top for top in _AXIS_LIMITS if top >= highest), 1.0)
 
 
 def _thousands(count: int) -> str:
@@ -246,22 +246,29 @@ def _css(colour: tuple[int, int, int, int]) -> str:
     return "#" + "".join(f"{part:02x}" for part in colour[:3])
 
 
-def summary_sentences(results: Sequence[Result], transfer: Sequence[str]) -> list[str]:
+def summary_sentences(results: Sequence[BandSetResult], transfer: Sequence[str]) -> list[str]:
     """Summarise the results in sentences; `transfer` names the labelled transfer areas."""
-    said = _without_skill(results, transfer)
-    said += ["On the test blocks of the training areas " + ranking({result.name: result.test.f1 for result in results})]
+    said = _skill_warnings(results, transfer)
+    said += [
+        "On the test blocks of the training areas "
+        + ranking_sentence({result.name: result.test.f1 for result in results})
+    ]
     for area in transfer:
         scored = [result for result in results if area in result.scores.areas]
         if scored:
             counts = {result.name: result.scores.areas[area].assessment.confusion for result in scored}
-            said.append(f"On {area} " + ranking({name: confusion.f1 for name, confusion in counts.items()}))
+            said.append(f"On {area} " + ranking_sentence({name: confusion.f1 for name, confusion in counts.items()}))
             if any(not _lacks_skill(result, area) for result in scored):
-                said.append(change([result.fall(area) for result in scored if not _lacks_skill(result, area)], area))
+                said.append(
+                    transfer_sentence(
+                        [result.f1_loss(area) for result in scored if not _lacks_skill(result, area)], area
+                    )
+                )
             said.append(everything_sentence(next(iter(counts.values())), area))
     return said
 
 
-def _without_skill(results: Sequence[Result], areas: Sequence[str]) -> list[str]:
+def _skill_warnings(results: Sequence[BandSetResult], areas: Sequence[str]) -> list[str]:
     """Return a sentence for each map that is no better than a constant one."""
     said = []
     for result in results:
@@ -272,7 +279,7 @@ def _without_skill(results: Sequence[Result], areas: Sequence[str]) -> list[str]
     return said
 
 
-def _lacks_skill(result: Result, area: str) -> bool:
+def _lacks_skill(result: BandSetResult, area: str) -> bool:
     """Check whether a change of F1 is meaningless.
 
     It is where the model is no better than a constant map, at home or in the area.
@@ -283,15 +290,15 @@ def _lacks_skill(result: Result, area: str) -> bool:
 def study_sentences() -> list[str]:
     """Summarise the counts that the study printed for its inference zone."""
     scores = {name: model.inference.f1 for name, model in IMAGE_MODELS.items()}
-    falls = [model.fall for model in IMAGE_MODELS.values()]
+    losses = [model.f1_loss for model in IMAGE_MODELS.values()]
     return [
-        f"In the study’s own inference zone {INFERENCE_BASIN}, by the counts of its Table 4, {ranking(scores)}",
-        change(falls, INFERENCE_BASIN),
+        f"In the study’s own inference zone {INFERENCE_BASIN} (counts of its Table 4) {ranking_sentence(scores)}",
+        transfer_sentence(losses, INFERENCE_BASIN),
         "The “around 0.70” of its text is the training zone’s F1, not this one.",
     ]
 
 
-def ranking(f1: Mapping[str, float]) -> str:
+def ranking_sentence(f1: Mapping[str, float]) -> str:
     """Band sets by F1, the highest first, as the end of a sentence."""
     ranked = sorted(f1.items(), key=lambda item: -item[1])
     best, score = ranked[0]
@@ -303,14 +310,14 @@ def ranking(f1: Mapping[str, float]) -> str:
     return f"{best} has the highest F1, {score:.3f}, before {rest}."
 
 
-def change(falls: Sequence[float], area: str) -> str:
+def transfer_sentence(losses: Sequence[float], area: str) -> str:
     """Describe the loss of F1 between the test blocks and an area, over the band sets."""
-    low, high = round(100 * min(falls)), round(100 * max(falls))
+    low, high = round(100 * min(losses)), round(100 * max(losses))
     if high <= 0:
-        return f"Transfer to {area} costs no F1: it is {_span(-high, -low)}% higher there than at home."
+        return f"Transfer to {area} costs no F1: it is {_percent_range(-high, -low)}% higher there than at home."
     if low < 0:
         return f"Transfer to {area} changes F1 by between +{-low}% and −{high}% of what it was at home."
-    return f"Transfer to {area} costs {_span(low, high)}% of the F1."
+    return f"Transfer to {area} costs {_percent_range(low, high)}% of the F1."
 
 
 def everything_sentence(counts: Confusion, area: str) -> str:
@@ -319,11 +326,11 @@ def everything_sentence(counts: Confusion, area: str) -> str:
     return f"A map that calls all of {area} a landslide has an F1 of {everything.f1:.3f}."
 
 
-def _span(low: int, high: int) -> str:
+def _percent_range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-CHOICES = {"filters": "Filters", "learning_rate": "Learning rate", "batch_size": "Batch size"}
+HYPERPARAMETER_LABELS = {"filters": "Filters", "learning_rate": "Learning rate", "batch_size": "Batch size"}
 
 
 @dataclass(frozen=True)
@@ -340,20 +347,20 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Strip:
+class StripPlot:
     """A hyperparameter and its values, the smallest first."""
 
     label: str
     columns: tuple[Column, ...]
 
 
-def strips(trials: Trials) -> list[Strip]:
+def strip_plots(trials: Trials) -> list[StripPlot]:
     """Return a strip for each hyperparameter of which more than one value was tried."""
     made = []
-    for choice, label in CHOICES.items():
+    for choice, label in HYPERPARAMETER_LABELS.items():
         values = sorted({float(getattr(trial, choice)) for trial in trials.trials})
         rising = trials.ranked[::-1]
         columns = [Column(value, tuple(t for t in rising if getattr(t, choice) == value)) for value in values]
         if len(columns) > 1:
-            made.append(Strip(label, tuple(columns)))
+            made.append(StripPlot(label, tuple(columns)))
     return made

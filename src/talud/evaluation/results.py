@@ -20,7 +20,7 @@ from talud.metrics import BINS, Confusion, ThresholdHistogram, lack_of_skill
 from talud.project import Project
 from talud.text import duration
 
-ENOUGH = 100  # pixels of a bin of probabilities, at least, from which its landslide share is known
+MIN_BIN_PIXELS = 100  # pixels of a bin of probabilities, at least, from which its landslide share is known
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -92,7 +92,7 @@ class Reliability(BaseModel):
             mean_probability=tuple(means),
         )
 
-    def points(self, least: int = ENOUGH) -> list[tuple[float, float]]:
+    def points(self, least: int = MIN_BIN_PIXELS) -> list[tuple[float, float]]:
         """Return mean probability and landslide share of each bin of at least so many pixels."""
         rows = zip(self.mean_probability, self.landslide_pixels, self.pixels, strict=True)
         return [(mean, slides / pixels) for mean, slides, pixels in rows if mean is not None and pixels >= least]
@@ -175,7 +175,7 @@ class Trial(BaseModel):
     )
 
 
-class Failure(BaseModel):
+class FailedTrial(BaseModel):
     """A trial that came to nothing."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -196,7 +196,7 @@ class Trials(BaseModel):
     parent_run_id: str = Field(description="the run of the study")
     best: str = Field(description="the run of the best trial")
     trials: tuple[Trial, ...]
-    failed: tuple[Failure, ...] = ()
+    failed: tuple[FailedTrial, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -228,7 +228,7 @@ class Trials(BaseModel):
 
 
 @dataclass(frozen=True)
-class Result:
+class BandSetResult:
     """All that is known of a band set: its model's contract, its study's trials, and its scores.
 
     Attributes:
@@ -277,7 +277,7 @@ class Result:
         """
         return lack_of_skill(self.test if part == "test" else self.scores.areas[part].assessment.confusion)
 
-    def fall(self, area: str) -> float:
+    def f1_loss(self, area: str) -> float:
         """Return the share of the test blocks' F1 that is lost in an area; 0 if that F1 is 0."""
         home = self.test.f1
         return 1 - self.scores.areas[area].assessment.confusion.f1 / home if home else 0.0

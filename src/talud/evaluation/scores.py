@@ -17,7 +17,7 @@ from talud.contract import FineTuning
 from talud.data.record import check_held_out
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, StudyError, TaludWarning
-from talud.evaluation.bootstrap import FEW, LEVEL, Interval, score_intervals
+from talud.evaluation.bootstrap import CONFIDENCE_LEVEL, FEW_BLOCKS, Interval, score_intervals
 from talud.evaluation.results import Reliability, Scores, ScoreTable
 from talud.files import md5, replacing
 from talud.grid import Grid
@@ -37,12 +37,12 @@ from talud.project import Project
 from talud.raster import BLOCK, Layout, open_raster, writing_cog
 from talud.text import counted, dimensions
 
-RESAMPLES = 2000
-SEED = 0  # of the bootstrap: the same pixels give the same interval, on every machine
+BOOTSTRAP_RESAMPLES = 2000
+BOOTSTRAP_SEED = 0  # of the bootstrap: the same pixels give the same interval, on every machine
 
 
 @dataclass(frozen=True)
-class Subject:
+class ScoredModel:
     """A model whose maps are scored.
 
     Attributes:
@@ -60,7 +60,7 @@ class Subject:
     threshold: float
 
     @classmethod
-    def of(cls, model: Model) -> Subject:
+    def of(cls, model: Model) -> ScoredModel:
         """Return a model at its own threshold."""
         contract = model.contract
         return cls(model.title, model.name, model.version, contract.origin.weights, contract.measured.threshold)
@@ -71,7 +71,7 @@ class SiteScores:
     """Scores of a model on a site, with their intervals.
 
     Attributes:
-        subject: model.
+        model: scored model.
         source: name of the site: an area, or a folder.
         pixels: description of the pixels that were counted.
         unit: unit that the bootstrap draws: patches or blocks.
@@ -80,7 +80,7 @@ class SiteScores:
         notes: remarks that a reader needs in order to judge the scores.
     """
 
-    subject: Subject
+    model: ScoredModel
     source: str
     pixels: str
     unit: str
@@ -90,7 +90,7 @@ class SiteScores:
 
     @classmethod
     def of(
-        cls, subject: Subject, site: Site | FolderSite, pixels: str, assessment: Assessment, notes: Iterable[str] = ()
+        cls, model: ScoredModel, site: Site | FolderSite, pixels: str, assessment: Assessment, notes: Iterable[str] = ()
     ) -> SiteScores:
         """Find the intervals by a bootstrap over the blocks.
 
@@ -100,25 +100,29 @@ class SiteScores:
         blocks = assessment.block_counts
         if not len(blocks):
             raise StudyError(f"{site.name}: has no pixel whose truth is known and that is mapped, so none to score")
-        few = f"{len(blocks)} {site.unit} are few, so that the intervals are too narrow" if len(blocks) < FEW else ""
+        few = (
+            f"{len(blocks)} {site.unit} are few, so that the intervals are too narrow"
+            if len(blocks) < FEW_BLOCKS
+            else ""
+        )
         remarks = (few, assessment.missing_class, lack_of_skill(assessment.confusion))
         return cls(
-            subject,
+            model,
             site.name,
             pixels,
             site.unit,
             assessment,
-            score_intervals(blocks, RESAMPLES, SEED),
+            score_intervals(blocks, BOOTSTRAP_RESAMPLES, BOOTSTRAP_SEED),
             (*notes, *filter(None, remarks)),
         )
 
     def record(self) -> dict[str, Any]:
         """Return the entries of the JSON output: the scores by name, and their intervals next to them."""
         return {
-            "model": {"name": self.subject.name, "version": self.subject.version, "weights": self.subject.weights},
+            "model": {"name": self.model.name, "version": self.model.version, "weights": self.model.weights},
             "source": self.source,
             "pixels": self.pixels,
-            "threshold": self.subject.threshold,
+            "threshold": self.model.threshold,
             self.unit: self.assessment.windows,
             **asdict(self.assessment.confusion),
             **{name: round(score.estimate, 6) for name, score in self.scores.items()},
@@ -126,12 +130,17 @@ class SiteScores:
             "not_mapped_pixels": self.assessment.not_mapped,
             "not_mapped_landslide_pixels": self.assessment.not_mapped_landslide,
             "not_mapped_share": round(self.assessment.not_mapped_share, 6),
-            "bootstrap": {"level": LEVEL, "drawn": self.unit, "resamples": RESAMPLES, "seed": SEED},
+            "bootstrap": {
+                "level": CONFIDENCE_LEVEL,
+                "drawn": self.unit,
+                "resamples": BOOTSTRAP_RESAMPLES,
+                "seed": BOOTSTRAP_SEED,
+            },
             "notes": list(self.notes),
         }
 
 
-def pixels_of(site: Site, *, test: bool) -> str:
+def describe_pixels(site: Site, *, test: bool) -> str:
     """Return the description of the test blocks of a site, or of all of it."""
     if test:
         return f"the test {site.unit}"
@@ -156,7 +165,7 @@ def assess_area(model: Model, project: Project, area: str, progress: Progress | 
     if trained:
         check_held_out(contract, model.path, project)
     site = Site.of(project, area)
-    pixels = pixels_of(site, test=trained)
+    pixels = describe_pixels(site, test=trained)
     notes = [f"trained on {area}, so that {pixels} alone count"] if trained else []
     if role == "training" and not trained:
         notes.append(f"{area} is a training area, but not of this model, so that all of it counts")
@@ -168,7 +177,7 @@ def assess_area(model: Model, project: Project, area: str, progress: Progress | 
         notes += _fine_tuning_notes(tuned, model, site)
         found = _without_learned_cells(found, tuned)
     (assessment,) = assess(tracked(found, progress, len(windows)), [contract.measured.threshold])
-    return SiteScores.of(Subject.of(model), site, pixels, assessment, notes)
+    return SiteScores.of(ScoredModel.of(model), site, pixels, assessment, notes)
 
 
 def _fine_tuning_notes(tuned: FineTuning, model: Model, site: Site) -> list[str]:
@@ -227,7 +236,7 @@ def assess_folder(
     tuned = model.contract.derived.finetuned
     patches = counted(tuned.patches, "patch", "patches") if tuned else ""
     notes = [f"fine-tuned on {patches} of {tuned.area}, counted too where they lie here"] if tuned else []
-    return SiteScores.of(Subject.of(model), site, "all patches", assessment, notes)
+    return SiteScores.of(ScoredModel.of(model), site, "all patches", assessment, notes)
 
 
 def evaluate(project: Project, band_set: str, progress: Progress | None = None) -> ScoreTable:
@@ -268,7 +277,9 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     for name, assessment in (*tests.items(), *areas.items()):
         if assessment.missing_class:
             warnings.warn(f"{name}: {assessment.missing_class}", TaludWarning, stacklevel=2)
-    return _written(project, band_set, model, tests, {name: one for name, one in areas.items() if name not in training})
+    return _write_results(
+        project, band_set, model, tests, {name: one for name, one in areas.items() if name not in training}
+    )
 
 
 def labelled_sites(project: Project) -> list[Site]:
@@ -277,7 +288,7 @@ def labelled_sites(project: Project) -> list[Site]:
     return [site for site in sites if site.labelled]
 
 
-def _written(
+def _write_results(
     project: Project,
     band_set: str,
     model: Model,
@@ -330,7 +341,7 @@ def _scored_map(
         open_raster(site.mask) as mask,
     ):
         grid = _common_grid(mask, classes, probability)
-        _check_maker(model, classes)
+        _check_map_origin(model, classes)
         layout = _layout(classes, project, band_set, site.name)
         with writing_cog(project.outcome(band_set, site.name), grid, layout) as writer:
             for found in labelled_windows(site, windows, ProbabilityMap.of(folder)):
@@ -350,7 +361,7 @@ def _common_grid(mask: DatasetReader, *maps: DatasetReader) -> Grid:
     return grid
 
 
-def _check_maker(model: Model, classes: DatasetReader) -> None:
+def _check_map_origin(model: Model, classes: DatasetReader) -> None:
     """Check that the model made the map at its own threshold: an earlier model's map has the same path."""
     tags, contract = classes.tags(), model.contract
     made_by = tags.get("TALUD_WEIGHTS"), tags.get("TALUD_THRESHOLD"), tags.get("TALUD_PRECISION", "float32")
