@@ -142,7 +142,7 @@ def test_hdf5_as_landslide4sense_has_it_needs_the_channels_named(talud: Run, fol
     assert json.loads(talud("patches", "--json", "--bands", "red=4,green=3,blue=2")[1]) == png
     code, _, said = talud("patches")
     assert code == 1
-    assert "names no channels; say which is which, such as --bands red=4,green=3,blue=2" in said
+    assert "has no channel names; give them, for example --bands red=4,green=3,blue=2" in said
 
 
 def test_unknown_and_invalid_pixels_are_in_no_count_but_the_latter_are_told(folder: Path, model: Model) -> None:
@@ -212,7 +212,7 @@ def spoil_all(folder: Path) -> None:
 BAD = {
     "a missing mask": (spoil_missing_mask, "10.png: has no mask in"),
     "a mask of another size": (spoil_size, "7.png: has 31 columns × 30 rows, but the patches have 30 × 30"),
-    "grey images": (spoil_channel, "has 1 channel without names; say which is which"),
+    "grey images": (spoil_channel, "has 1 channel without names; give them"),
     "one grey image": (spoil_one_channel, "7.png: has 1 channel, but green is said to be number 2"),
     "no green band": (spoil_names, "has no band green; it has red, nir, blue, the model expects red, green, blue"),
     "values of another scale": (spoil_values, "band 'red' holds"),
@@ -234,7 +234,7 @@ def test_what_is_wrong_is_one_line(talud: Run, folder: Path, case: str) -> None:
 
 def test_channels_are_counted_from_one(talud: Run, folder: Path) -> None:
     code, _, said = talud("patches", "--bands", "red=0,green=1,blue=2")
-    assert (code, said) == (1, "talud: channels are counted from 1, so red cannot be number 0\n")
+    assert (code, said) == (1, "talud: band red has channel number 0, but channels are numbered from 1\n")
     assert talud("patches", "--bands", "red=4,green=1,blue=2")[0] == 1
     assert talud("patches", "--bands", "red")[0] == 2
 

@@ -1,4 +1,4 @@
-"""Counts of a map against the truth, and the scores that follow from them."""
+"""Pixel counts of a map against the truth, and scores."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from talud.metrics import LANDSLIDE, UNKNOWN, Confusion, Design, ThresholdHistog
 
 @dataclass(frozen=True)
 class Assessment:
-    """Counts of a map against the truth; the counts of disjoint windows add up.
+    """Pixel counts of a map against the truth.
+
+    Assessments of disjoint windows can be added.
 
     Attributes:
         blocks: confusion of each window that holds a mapped pixel of known truth.
         windows: number of windows that hold a pixel of known truth.
-        not_mapped: pixels of known truth that the map leaves out, under a cloud for example.
+        not_mapped: number of pixels of known truth that are not mapped, under a cloud for example.
         not_mapped_landslide: number of these that are landslide.
-        histogram: pixels by probability; empty for a map of classes.
+        histogram: pixels by probability; empty for a class map.
     """
 
     blocks: tuple[Confusion, ...] = ()
@@ -45,7 +47,12 @@ class Assessment:
 
     @classmethod
     def of_class_map(cls, truth: NDArray[np.uint8], classes: NDArray[np.uint8]) -> Assessment:
-        """Count a window of a class map (1 landslide, 0 background, 255 not mapped) as one block."""
+        """Count a class map as one block.
+
+        Args:
+            truth: 1 landslide, 0 background, 255 unknown.
+            classes: 1 landslide, 0 background, 255 not mapped; same shape.
+        """
         return cls._counted(truth, classes, ThresholdHistogram())
 
     @classmethod
@@ -61,7 +68,7 @@ class Assessment:
 
     @classmethod
     def total(cls, parts: Iterable[Assessment]) -> Assessment:
-        """Add up the counts of disjoint windows, in their order."""
+        """Add the counts of disjoint windows, in order."""
         blocks: list[Confusion] = []
         windows = not_mapped = not_mapped_landslide = 0
         histogram = ThresholdHistogram()
@@ -78,68 +85,68 @@ class Assessment:
 
     @property
     def confusion(self) -> Confusion:
-        """Return the counts of all mapped pixels of known truth."""
+        """Counts of all mapped pixels of known truth."""
         return sum(self.blocks, start=Confusion())
 
     @property
     def block_counts(self) -> NDArray[np.int64]:
-        """Return TP, FP, FN and TN of each block, (blocks, 4), for the bootstrap."""
+        """TP, FP, FN, TN by block, int64 (blocks, 4)."""
         counts = [(block.tp, block.fp, block.fn, block.tn) for block in self.blocks]
         return np.array(counts, np.int64).reshape(-1, 4)
 
     @property
     def pixels(self) -> int:
-        """Return the number of pixels of known truth, mapped or not."""
+        """Number of pixels of known truth, mapped or not."""
         return self.confusion.pixels + self.not_mapped
 
     @property
     def landslide_pixels(self) -> int:
-        """Return the number of landslide pixels, mapped or not."""
+        """Number of landslide pixels, mapped or not."""
         return self.confusion.tp + self.confusion.fn + self.not_mapped_landslide
 
     @property
     def not_mapped_landslide_share(self) -> float:
-        """Return the share of the landslide pixels that the map leaves out."""
+        """Share of landslide pixels not mapped."""
         return self.not_mapped_landslide / self.landslide_pixels if self.landslide_pixels else 0.0
 
     @property
     def not_mapped_share(self) -> float:
-        """Return the share of the pixels of known truth that the map leaves out."""
+        """Share of pixels of known truth not mapped."""
         return self.not_mapped / self.pixels if self.pixels else 0.0
 
     @property
     def precision(self) -> float:
-        """Return TP / (TP + FP), 0 where nothing was mapped."""
+        """TP / (TP + FP); 0 if undefined."""
         return self.confusion.precision
 
     @property
     def recall(self) -> float:
-        """Return TP / (TP + FN), 0 where there is no landslide."""
+        """TP / (TP + FN); 0 if undefined."""
         return self.confusion.recall
 
     @property
     def f1(self) -> float:
-        """Return the harmonic mean of precision and recall."""
+        """Harmonic mean of precision and recall."""
         return self.confusion.f1
 
     @property
     def iou(self) -> float:
-        """Return TP / (TP + FP + FN), the intersection over union."""
+        """Intersection over union of the landslide class."""
         return self.confusion.iou
 
     @property
     def mcc(self) -> float:
-        """Return Matthews' correlation coefficient."""
+        """Matthews' correlation coefficient."""
         return self.confusion.mcc
 
     @property
     def calibration_error(self) -> float:
-        """Return the expected calibration error of the probabilities."""
+        """Expected calibration error of the probabilities."""
         return self.histogram.bins().calibration_error
 
     @property
     def validation(self) -> Validation:
-        """Return the counts in the form in which a contract holds those of its validation blocks."""
+        """Counts as the `validation` part of a contract."""
         design, counts = Design.of(self.block_counts), self.confusion
         return Validation(
             tp=counts.tp,
@@ -153,11 +160,11 @@ class Assessment:
 
     @property
     def missing_class(self) -> str:
-        """Return a sentence if the truth of the mapped pixels holds one class only, else an empty text."""
+        """Warning if the truth holds one class only, else empty."""
         counts = self.confusion
         landslide, background = counts.tp + counts.fn, counts.fp + counts.tn
         if background and not landslide:
-            return "no mapped pixel is known to be landslide, so scores there show only false alarms"
+            return "no mapped pixel is known to be landslide, so the scores show only false alarms"
         if landslide and not background:
-            return "no mapped pixel is known to be background, so that no false alarm is counted and precision is 1"
+            return "no mapped pixel is known to be background, so no false alarm can be counted and precision is 1"
         return ""

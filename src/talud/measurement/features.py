@@ -1,4 +1,4 @@
-"""Feature statistics of a network, and their alignment to another area.
+"""Measurement and alignment of the feature statistics of a network.
 
 A change of light, sensor or season changes the activations of every layer. The alignment restores the mean and the
 variance of the training areas: of each changed band through the constants that scale it, and of each channel after each
@@ -34,7 +34,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """Mean and variance of each band and of each convolution's output.
+    """Mean and variance of each band and convolution output.
 
     Outputs are taken before the ReLU. The last convolution, whose output is the logit, is not included.
 
@@ -50,7 +50,7 @@ class FeatureStatistics:
     variances: dict[str, Floats]
 
     def interpolate(self, other: FeatureStatistics, strength: float) -> FeatureStatistics:
-        """Interpolate linearly: these statistics at strength 0, the others at 1."""
+        """Interpolate linearly to other statistics (at strength 1)."""
 
         def mix(ours: dict[str, Floats], theirs: dict[str, Floats]) -> dict[str, Floats]:
             return {name: (1 - strength) * ours[name] + strength * theirs[name] for name in ours}
@@ -58,7 +58,7 @@ class FeatureStatistics:
         return FeatureStatistics(self.side, mix(self.means, other.means), mix(self.variances, other.variances))
 
     def to_metadata(self) -> dict[str, str]:
-        """Serialise as a metadata entry of a model file, in float32."""
+        """Serialise as float32 for a model file's metadata."""
 
         def encode(values: Floats) -> str:
             return base64.b64encode(values.astype(_STORED_DTYPE).tobytes()).decode()
@@ -70,7 +70,7 @@ class FeatureStatistics:
 
     @classmethod
     def of(cls, graph: onnx.ModelProto) -> Self:
-        """Read the statistics of the training areas from a model file.
+        """Read the training areas' statistics from a model file.
 
         Raises:
             ModelError: the file holds none, or they do not fit the network.
@@ -100,7 +100,7 @@ class FeatureStatistics:
 
 
 def convolutions(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Return the convolutions of a network in order, except the last."""
+    """Return all convolutions but the last, in order."""
     return [node for node in graph.graph.node if node.op_type == "Conv"][:-1]
 
 
@@ -159,7 +159,7 @@ def align_features(
     observed: FeatureStatistics,
     radiometric_bands: Sequence[bool],
 ) -> onnx.ModelProto:
-    """Align the features of a network in a new area to those of its training areas.
+    """Align a network's features in a new area to the training areas.
 
     Args:
         graph: model file.
@@ -189,7 +189,7 @@ def _copy(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _band_moments(squares: Floats) -> tuple[Floats, Floats]:
-    """Return mean and variance, (bands,) each, over valid pixels; 0 if there are none."""
+    """Return mean and variance, (bands,) each; 0 without valid pixels."""
     valid = [band[np.isfinite(band)].astype(np.float64) for band in np.moveaxis(squares, 1, 0)]
     moments = [(band.mean(), band.var()) if band.size else (0.0, 0.0) for band in valid]
     mean, variance = np.array(moments, np.float32).T
@@ -202,7 +202,7 @@ def _rescale_bands(
     observed: tuple[Floats, Floats],
     radiometric_bands: Sequence[bool],
 ) -> onnx.ModelProto:
-    """Give some bands of an area the mean and variance of the training areas.
+    """Rescale some bands to the statistics of the training areas.
 
     The network scales a band as (x - mean) / deviation. Here x is replaced by (x - observed mean) * gain + reference
     mean, which changes only the two constants.
@@ -223,7 +223,7 @@ def _rescale_bands(
 
 
 def _moments(name: str) -> list[onnx.NodeProto]:
-    """Return nodes for mean and variance of each channel of a convolution's output."""
+    """Return nodes that measure a convolution's output."""
     return [
         _node("ReduceMean", [f"{name}_raw", "over"], f"{name}_mean", keepdims=1),
         _node("Sub", [f"{name}_raw", f"{name}_mean"], f"{name}_centred"),
@@ -233,7 +233,7 @@ def _moments(name: str) -> list[onnx.NodeProto]:
 
 
 def _normalisation(probe: onnx.ModelProto, name: str, target: FeatureStatistics) -> list[onnx.NodeProto]:
-    """Return nodes that normalise a convolution's output to the target statistics."""
+    """Return nodes that normalise an output to the target statistics."""
     deviation = np.sqrt(target.variances[name] + _VARIANCE_OFFSET)
     for suffix, values in (("target", target.means[name]), ("width", deviation)):
         shaped = np.reshape(values, (1, -1, 1, 1)).astype(np.float32)

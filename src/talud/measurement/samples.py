@@ -1,4 +1,4 @@
-"""Samples of a raster: windows on which features are measured, and histograms of its bands."""
+"""Sample windows and band histograms of a raster."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from talud.engine import coverage
 from talud.mapping.domain import count_bins
 from talud.mapping.reader import StackReader
 
-MAX_SAMPLE_PIXELS = 1 << 20  # of all squares together, at most
-MIN_MAPPED_SHARE = 0.75  # of a square
-MAX_BINS = 32  # of a training histogram, at most
+# Pixels of all sample windows together.
+MAX_SAMPLE_PIXELS = 1 << 20
+# Share of a window's pixels that can be mapped.
+MIN_MAPPED_SHARE = 0.75
+# Bins of a training histogram.
+MAX_BINS = 32
 
 
 def sample_windows(stack: StackReader, windows: Sequence[Window], side: int) -> NDArray[np.float32]:
-    """Read squares of a raster in a fixed random order, without those that are too little mapped.
+    """Read square sample windows in a fixed random order.
 
-    Where the raster says that cloud, or radar layover or shadow, hides a band, it is invalid.
+    Pixels that the raster's masks mark as cloud, radar layover or radar shadow are invalid. Windows with less than
+    `MIN_MAPPED_SHARE` of mappable pixels are skipped.
 
     Args:
         stack: raster to read.
-        windows: windows in whose corner a square may begin; smaller ones are left out.
+        windows: windows at whose upper left corner a square is read; smaller ones are skipped.
         side: side of a square in pixels.
 
     Returns:
-        (squares, bands, side, side), in contract order, NaN where invalid; at most `MAX_SAMPLE_PIXELS` pixels, and none
-        where nothing fits.
+        float32 (squares, bands, side, side), bands in contract order, NaN where invalid; at most `MAX_SAMPLE_PIXELS`
+        pixels; (0, bands, side, side) if no window qualifies.
 
     Raises:
         SourceError: the raster is damaged.
@@ -53,14 +57,15 @@ def sample_windows(stack: StackReader, windows: Sequence[Window], side: int) -> 
 
 
 def band_histogram(values: NDArray[np.floating]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the edges and shares of a histogram whose bins hold about as many values each.
+    """Return a histogram with equally filled bins.
 
     Args:
         values: finite values, at least one.
 
     Returns:
-        Edges, from the lowest value to the highest, at most 33; the share of the values in each bin, which holds its
-        lower edge, the last one both. Fewer bins where values repeat; one of no width where all are equal.
+        Edges from the lowest value to the highest, at most 33, and the share of the values in each bin. A bin
+        includes its lower edge, the last bin both edges. Repeated values give fewer bins; equal values give one bin
+        of zero width.
     """
     quantiles = np.quantile(values, np.linspace(0, 1, MAX_BINS + 1), method="lower")
     edges = np.unique(quantiles.astype(np.float64))
@@ -70,11 +75,13 @@ def band_histogram(values: NDArray[np.floating]) -> tuple[tuple[float, ...], tup
 
 
 def difference_histograms(stack: NDArray[np.float32], bands: Sequence[str]) -> tuple[Difference, ...]:
-    """Return the histograms of differences of neighbouring bands of one unit: optical bands, and SAR bands.
+    """Return histograms of differences between neighbouring bands.
+
+    Only pairs of optical or of SAR bands are compared.
 
     Args:
         stack: training pixels, (..., bands), NaN where invalid.
-        bands: names of the bands.
+        bands: names of the bands, in the order of the stack.
     """
     entries = []
     for (first, minuend), (second, subtrahend) in pairwise(enumerate(bands)):

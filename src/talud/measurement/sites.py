@@ -1,4 +1,4 @@
-"""Labelled places, and the truth and the probabilities of models in their windows."""
+"""Labelled sites, read window by window with model probabilities."""
 
 from __future__ import annotations
 
@@ -34,20 +34,21 @@ from talud.project import Project
 from talud.raster import BLOCK, open_raster, patch_side
 from talud.text import counted
 
-_SAMPLE = 64  # patches whose values are checked before any is scored
+# Patches whose values are checked before the first is scored.
+_CHECKED_PATCHES = 64
 _COLOURS = ("red", "green", "blue")
 _TIFF = frozenset({".tif", ".tiff"})
 
 
 @dataclass(frozen=True)
 class Site:
-    """A labelled place: an area of a project, with its stack, its mask and its split.
+    """Labelled area with its stack, mask and split.
 
     Attributes:
         name: name of the area.
-        stack: path of the bands.
-        mask: path of the truth.
-        split: sizes and shares of the blocks that make up the parts.
+        stack: path of the stack.
+        mask: path of the mask.
+        split: options of the split into training, validation and test blocks.
         seed: seed of the split.
     """
 
@@ -70,7 +71,7 @@ class Site:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """The blocks that the split deals to the three parts.
+        """Blocks of the training, validation and test parts.
 
         Raises:
             SourceError: the mask is missing or cannot be read.
@@ -80,21 +81,21 @@ class Site:
 
     @cached_property
     def patch(self) -> int | None:
-        """The side in pixels of the patches that the stack consists of; None for any other raster."""
+        """Patch side in pixels; None for a continuous raster."""
         with open_raster(self.stack) as stack:
             return patch_side(stack)
 
     @property
     def unit(self) -> str:
-        """The name of the squares that the site is cut into."""
+        """Unit of the split: patches or blocks."""
         return "patches" if self.patch else "blocks"
 
     def windows(self, part: Part | None = None, side: int | None = None) -> list[Window]:
-        """Return the blocks of a part, or the squares of the whole site.
+        """Return a part's blocks, or squares covering the site.
 
         Args:
-            part: part of the split; without it the whole site is cut into squares.
-            side: side of these squares in pixels. Default: that of the patches, or else of the blocks.
+            part: part of the split. Default: the whole site, cut into squares.
+            side: side of these squares in pixels. Default: the patch side, else the block side.
 
         Raises:
             SourceError: a raster is missing or cannot be read.
@@ -107,13 +108,15 @@ class Site:
 
     @property
     def labelled(self) -> bool:
-        """True if the truth of any pixel is known."""
+        """True if any pixel of the mask is known."""
         with open_raster(self.mask) as mask:
             return any((mask.read(1, window=window) != UNKNOWN).any() for window in Grid.of(mask).windows(BLOCK))
 
     @contextmanager
     def open_truth(self) -> Iterator[Callable[[Window], NDArray[np.uint8]]]:
-        """Open the truth: a function that reads a window of it, 1 landslide, 0 background, 255 unknown.
+        """Open the mask and yield its reader.
+
+        The reader takes a window and returns uint8: 1 landslide, 0 background, 255 unknown.
 
         Raises:
             SourceError: the mask is missing or cannot be read.
@@ -122,7 +125,9 @@ class Site:
             yield lambda window: mask.read(1, window=window)
 
     def pixels(self, contract: Contract, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
-        """Yield the bands of windows in contract order, (bands, height, width), NaN where invalid.
+        """Yield the bands of windows in contract order.
+
+        Each is float32 (bands, height, width), NaN where invalid.
 
         Raises:
             SourceError: the stack is missing or cannot be read.
@@ -140,8 +145,8 @@ class Site:
         Args:
             bands: names of the bands to read.
             part: part of the split.
-            optional: groups that the network learns to do without.
-            blocks: blocks to cut. Default: those of the split.
+            optional: groups that may be missing in a patch.
+            blocks: blocks to cut. Default: the blocks of the split.
 
         Raises:
             StudyError: stack and mask differ in grid.
@@ -152,17 +157,19 @@ class Site:
 
 
 def join_patches(sites: Iterable[Site], bands: Sequence[str], part: Part, optional: Collection[Group] = ()) -> Patches:
-    """Cut the patches of a part of several sites, one site after the other."""
+    """Cut the patches of a part of several sites."""
     return Patches.joined([site.patches(bands, part, optional) for site in sites])
 
 
 @dataclass(frozen=True)
 class FolderSite:
-    """A labelled place: a folder of patches, which lie below one another as windows.
+    """Labelled folder of patches.
+
+    Its patches are the windows of one tall image.
 
     Attributes:
-        name: name for messages.
-        folder: images and masks of the patches; the bands are in the order of the model's contract.
+        name: path for messages.
+        folder: images and masks; bands are in contract order.
     """
 
     name: str
@@ -171,27 +178,27 @@ class FolderSite:
 
     @classmethod
     def find(cls, folder: Path, contract: Contract, bands: Mapping[str, int] | None = None) -> Self:
-        """Find the patches of a folder, and check that each has a mask and plausible values.
+        """Find a folder's patches; check masks and value ranges.
 
         Args:
             folder: folder with images and masks.
-            contract: contract of the model that is to read them.
-            bands: band name → number of the channel in an image. Default: the names that TIFF images state; else three
-                channels are red, green and blue.
+            contract: contract of the model.
+            bands: band name → channel number in an image, from 1. Default: band names of TIFF images; else red, green
+                and blue for three channels.
 
         Raises:
             ParamsError: a channel number is less than 1.
             SourceError: images or masks are missing, cannot be read, or do not fit together.
-            MismatchError: the images lack a band of the contract, or hold other values than it expects.
+            MismatchError: the images lack a band of the contract, or their values are implausible for it.
         """
         found = _find_patches(folder, contract, bands)
         without = [pair.image for pair in found.pairs if pair.mask is None]
         if without:
             raise SourceError(
                 f"{without[0]}: has no mask in {folder / found.data.masks} ({len(without)} of {len(found.pairs)} "
-                "images have none); give each image its mask, or take it away"
+                "images have none); add the missing masks, or remove these images"
             )
-        step = -(-len(found.pairs) // _SAMPLE)
+        step = -(-len(found.pairs) // _CHECKED_PATCHES)
         sample = [found.read(pair)[0] for pair in found.pairs[::step]]
         check_plausible(np.concatenate(sample, axis=1), contract, folder)
         return cls(str(folder), found)
@@ -203,11 +210,16 @@ class FolderSite:
 
     @contextmanager
     def open_truth(self) -> Iterator[Callable[[Window], NDArray[np.uint8]]]:
-        """Return a function that reads the truth of a patch: 1 landslide, 0 background, 255 unknown."""
+        """Yield a reader of the masks.
+
+        The reader takes a window and returns uint8: 1 landslide, 0 background, 255 unknown.
+        """
         yield lambda window: self._read(window)[1]
 
     def pixels(self, contract: Contract, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
-        """Yield the bands of patches, (bands, side, side), NaN where invalid or implausible.
+        """Yield the bands of patches in contract order.
+
+        Each is float32 (bands, side, side), NaN where invalid or implausible.
 
         Raises:
             SourceError: an image or a mask cannot be read.
@@ -220,21 +232,21 @@ class FolderSite:
 
 
 class Predictor(Protocol):
-    """A source of probabilities other than a model."""
+    """Source of probabilities other than a model."""
 
     def probabilities(self, windows: Sequence[Window]) -> Iterator[NDArray[Any]]:
-        """Yield the probability of a landslide in windows of a site, NaN where it maps nothing."""
+        """Yield each window's probabilities, NaN where not mapped."""
 
 
 @dataclass(frozen=True)
 class ProbabilityMap:
-    """A raster of probabilities on the grid of a site, as `talud predict` writes it."""
+    """Probability raster written by `talud predict` for a site."""
 
     path: Path
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Return the probabilities in a folder of a map's files."""
+        """Return the probability map in the folder of a map."""
         return cls(folder / "probability.tif")
 
     def probabilities(self, windows: Sequence[Window]) -> Iterator[NDArray[np.float32]]:
@@ -250,12 +262,12 @@ class ProbabilityMap:
 
 @dataclass(frozen=True, eq=False)
 class LabelledWindow:
-    """A window of a site with its truth and what each model says there.
+    """Window with its truth and each model's probabilities.
 
     Attributes:
-        window: pixels of the site.
+        window: window in pixels of the site.
         truth: uint8 (height, width): 1 landslide, 0 background, 255 unknown.
-        probabilities: float32 (height, width) of each model, NaN where it maps nothing.
+        probabilities: float32 (height, width) for each model, NaN where not mapped.
     """
 
     window: Window
@@ -264,11 +276,11 @@ class LabelledWindow:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """Return the pixels that every model maps."""
+        """Pixels that every model maps, bool (height, width)."""
         return np.asarray(np.isfinite(np.stack(self.probabilities)).all(axis=0))
 
     def assess(self, thresholds: Sequence[float]) -> tuple[Assessment, ...]:
-        """Count each model, at its threshold, on the pixels that every model maps."""
+        """Assess each model on the pixels that all models map."""
         valid = self.valid
         return tuple(
             Assessment.of(self.truth, np.where(valid, probability, np.float32(np.nan)), threshold)
@@ -279,14 +291,14 @@ class LabelledWindow:
 def labelled_windows(
     site: Site | FolderSite, windows: Sequence[Window], *models: Model | Predictor
 ) -> Iterator[LabelledWindow]:
-    """Yield windows of a site with their truth and the probability of each model.
+    """Yield windows with truth and each model's probabilities.
 
-    A model sees each window alone, so that no pixel outside it helps.
+    A model reads each window without its surroundings.
 
     Args:
-        site: labelled place.
+        site: labelled site.
         windows: windows of whole pixels, inside the site.
-        models: models, or other sources of probabilities.
+        models: models or other predictors.
 
     Raises:
         SourceError: a raster is missing or cannot be read.
@@ -301,10 +313,14 @@ def labelled_windows(
 
 
 def mapped_windows(site: Site, windows: Sequence[Window], *models: Model) -> Iterator[LabelledWindow]:
-    """Yield windows likewise, but of maps of the whole site, which are not kept.
+    """Yield labelled windows from temporary maps of the whole site.
+
+    Unlike in `labelled_windows`, each pixel is predicted with its surroundings.
 
     Raises:
-        TaludError: an error as in `labelled_windows`.
+        SourceError: the stack or mask is missing or cannot be read.
+        MismatchError: the stack does not fit a model's contract.
+        ModelError: a network fails.
     """
     with temporary_maps(site, *models) as maps:
         yield from labelled_windows(site, windows, *map(ProbabilityMap.of, maps))
@@ -312,7 +328,7 @@ def mapped_windows(site: Site, windows: Sequence[Window], *models: Model) -> Ite
 
 @contextmanager
 def temporary_maps(site: Site, *models: Model) -> Iterator[list[Path]]:
-    """Map a whole site with each model into a temporary folder, and remove them at the end.
+    """Map a site with each model into temporary folders.
 
     Raises:
         SourceError: the stack is missing or cannot be read.
@@ -326,18 +342,18 @@ def temporary_maps(site: Site, *models: Model) -> Iterator[list[Path]]:
 
 
 def assess(windows: Iterable[LabelledWindow], thresholds: Sequence[float]) -> tuple[Assessment, ...]:
-    """Count each model over windows, on the pixels that every model maps.
+    """Assess each model on the pixels that all models map.
 
     Args:
         windows: disjoint windows with the probabilities of the same models.
-        thresholds: least probability that each model maps as landslide.
+        thresholds: for each model, the least probability that is mapped as landslide.
     """
     counted = [window.assess(thresholds) for window in windows]
     return tuple(Assessment.total(parts[number] for parts in counted) for number in range(len(thresholds)))
 
 
 def probability_histogram(windows: Iterable[LabelledWindow]) -> ThresholdHistogram:
-    """Count the pixels of windows by the probability of the first model."""
+    """Return the histogram of the first model's probabilities."""
     parts = (ThresholdHistogram.of(window.probabilities[0], window.truth) for window in windows)
     return sum(parts, start=ThresholdHistogram())
 
@@ -353,31 +369,34 @@ def _probabilities(
 
 
 def _find_patches(folder: Path, contract: Contract, bands: Mapping[str, int] | None) -> PatchFolder:
-    """Return the patches of a folder, with their bands in the order of the contract."""
+    """Find patches with their bands in contract order."""
     for name, number in (bands or {}).items():
         if number < 1:
-            raise ParamsError(f"channels are counted from 1, so {name} cannot be number {number}")
+            raise ParamsError(f"band {name} has channel number {number}, but channels are numbered from 1")
     if bands is None:
-        first = PatchFolder.find(folder, _data({contract.input.band_names[0]: 1})).pairs[0].image
-        bands = _stated(first)
+        first = PatchFolder.find(folder, _patch_data({contract.input.band_names[0]: 1})).pairs[0].image
+        bands = _image_bands(first)
     missing = [name for name in contract.input.band_names if name not in bands]
     if missing:
         raise MismatchError(
             f"{folder}: has no band {', '.join(missing)}; it has {', '.join(bands)}, the model expects "
-            f"{', '.join(contract.input.band_names)}; say which channel is which, such as --bands red=1,green=2,blue=3"
+            f"{', '.join(contract.input.band_names)}; name the channels, for example --bands red=1,green=2,blue=3"
         )
-    return PatchFolder.find(folder, _data({name: bands[name] for name in contract.input.band_names}))
+    return PatchFolder.find(folder, _patch_data({name: bands[name] for name in contract.input.band_names}))
 
 
-def _data(bands: Mapping[str, int]) -> PatchData:
-    """Return which channels to read; unlike those of an area, the bands of a folder are not checked."""
+def _patch_data(bands: Mapping[str, int]) -> PatchData:
+    """Return unchecked patch options for some bands."""
     return PatchData.model_construct(bands=dict(bands))
 
 
-def _stated(image: Path) -> dict[str, int]:
-    """Return band name → number, as an image states it; of three unnamed channels red, green and blue."""
+def _image_bands(image: Path) -> dict[str, int]:
+    """Return band name → channel number of an image.
+
+    Three channels without names are red, green and blue.
+    """
     if image.suffix.lower() not in _TIFF | {".png"}:
-        raise MismatchError(f"{image}: names no channels; say which is which, such as --bands red=4,green=3,blue=2")
+        raise MismatchError(f"{image}: has no channel names; give them, for example --bands red=4,green=3,blue=2")
     with sources.open_source(image) as dataset:
         named = {name: number for number, name in enumerate(dataset.descriptions, start=1) if name}
         count = sources.colour_bands(dataset)
@@ -385,7 +404,7 @@ def _stated(image: Path) -> dict[str, int]:
         return named
     if count != len(_COLOURS):
         raise MismatchError(
-            f"{image}: has {counted(count, 'channel')} without names; say which is which, "
-            "such as --bands red=3,green=2,blue=1"
+            f"{image}: has {counted(count, 'channel')} without names; give them, for example "
+            "--bands red=3,green=2,blue=1"
         )
     return {name: number for number, name in enumerate(_COLOURS, start=1)}

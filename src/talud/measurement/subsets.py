@@ -24,16 +24,17 @@ def score_subsets(
     tolerance: float,
     part: Part | None = "validation",
 ) -> tuple[Subset, ...]:
-    """Score a model with each subset of its groups, at its own threshold, the set of all first.
+    """Score a model with each subset of its band groups.
 
-    All are counted on the same pixels, those where every group is valid, so that they can be compared.
+    All subsets are scored at the model's own threshold, on the pixels where every group is valid. The complete
+    set comes first.
 
     Args:
         model: model to run.
         sites: labelled places.
-        optional: groups that the model learned to do without.
+        optional: groups that were dropped at random in training.
         tolerance: largest loss of F1, against all groups, at which a subset of optional groups is still accepted.
-        part: part of each site's split whose blocks are read alone; None for the whole site.
+        part: part of each site's split; its blocks are read without their surroundings. None for the whole site.
 
     Raises:
         SourceError: a raster cannot be read.
@@ -63,7 +64,10 @@ def score_subsets(
 
 @dataclass(frozen=True)
 class _EachSubset:
-    """A model run with each of some subsets of its groups: (subsets, height, width), of one reading of the stack."""
+    """Predictor that runs a model with several subsets of groups.
+
+    It reads the stack once; its probabilities are (subsets, height, width).
+    """
 
     model: Model
     site: Site
@@ -80,7 +84,13 @@ class _EachSubset:
 def mask_other_groups(
     values: NDArray[np.float32], contract: Contract, groups: Collection[Group]
 ) -> NDArray[np.float32]:
-    """Return a copy of a stack (bands, height, width) in which the bands of all other groups are NaN."""
+    """Return a stack whose bands outside some groups are NaN.
+
+    Args:
+        values: (bands, height, width), in contract order.
+        contract: contract of the model.
+        groups: groups that keep their values.
+    """
     left_out = [index for index, band in enumerate(contract.input.bands) if band.group not in groups]
     result = values.copy()
     result[left_out] = np.nan
@@ -88,6 +98,9 @@ def mask_other_groups(
 
 
 def required_groups(subsets: Iterable[Subset]) -> tuple[Group, ...]:
-    """Return the groups that every supported subset holds, in the order of the largest; one must be supported."""
+    """Return the groups that every supported subset holds.
+
+    At least one subset must be supported.
+    """
     supported = [subset.groups for subset in subsets if subset.supported]
     return tuple(group for group in max(supported, key=len) if all(group in groups for groups in supported))
