@@ -1,6 +1,7 @@
 # make demo: from a fresh clone to registered models that have mapped a new basin.
 # make test: all checks and tests.
 # make structure: figures of the code's structure, with their limits.
+# make docs: the documentation site, in docs/_build/html; no network is needed.
 # make team: what a team has, on this machine alone: PostgreSQL, MLflow with a login, Dask; and a small study on it.
 # make page: the service's review page, built from page/ with Node; the service runs without it, but shows no page.
 # make bench: how fast inference and training are, beside what it should reach; half an hour on a machine that does nothing else.
@@ -42,9 +43,9 @@ lint: $(BIN)/.dev
 structure: $(BIN)/.dev
 	@python bench/structure.py
 
-# The reference of the command line is written by the command line.
 docs: $(BIN)/.dev
-	@typer talud.cli.main utils docs --name talud --output docs/cli.md
+	@sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+	@echo "site       docs/_build/html/index.html"
 
 PAGE := src/talud/serving/static
 
@@ -67,7 +68,7 @@ bench: $(BIN)/.dev
 	@python bench/run.py
 
 clean:
-	@rm -rf .venv
+	@rm -rf .venv docs/_build docs/reference/_generated
 
 $(BIN)/pip:
 	@echo "== virtual environment in .venv"

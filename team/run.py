@@ -5,7 +5,7 @@
 starts PostgreSQL, MLflow over it with a login and a store of files, a Dask scheduler and two workers; prints what a
 user's environment needs; runs COMMAND in that environment, or else a small study of the sample basin (synthetic); and
 stops all that it started when that is done and Ctrl-C is pressed. Everything lies in a folder that goes at the end.
-docs/team.md says what differs where a team really works.
+docs/tutorials/team.md says what differs where a team really works.
 
 PostgreSQL comes from Debian: apt-get install postgresql. It refuses to be run by root, who runs it as `postgres`.
 """

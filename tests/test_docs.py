@@ -1,58 +1,172 @@
-"""The documents: what is generated is current, what is linked exists, what is locked has no address."""
+"""Tests of the documentation: the built site, its generated reference, links, command blocks and lock files."""
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from pydantic import BaseModel
+from typer.core import TyperGroup
 
 from fresh_clone import ROOT
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    if not {"_generated", "_build"} & set(path.relative_to(ROOT).parts)
+)
+
+
+class Page(HTMLParser):
+    """Text, anchors and loaded addresses of a page of HTML."""
+
+    def __init__(self, path: Path) -> None:
+        """Read a page."""
+        super().__init__()
+        self.loaded: list[str] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        """Keep what a browser loads for a tag."""
+        values = dict(attributes)
+        loading = {"link": "href", "script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data"}
+        if tag in loading and (address := values.get(loading[tag])) and values.get("rel") not in ("canonical",):
+            self.loaded.append(address)
+
+    def handle_data(self, data: str) -> None:
+        """Keep text."""
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site, with every warning an error."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", ROOT / "docs", out]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (built.returncode, built.stderr) == (0, "")
+    return out
+
+
+def commands(group: Any, context: Any, prefix: str = "talud") -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, command and context of every command that is not hidden."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if command.hidden:
+            continue
+        yield f"{prefix} {name}", command, context
+        if isinstance(command, TyperGroup):
+            yield from commands(command, context, f"{prefix} {name}")
+
+
+def fields(model: type[BaseModel]) -> set[str]:
+    """Return the names of all fields of a model and of the models in it."""
+    schema = model.model_json_schema()
+    parts = [schema, *schema.get("$defs", {}).values()]
+    return {name for part in parts for name in part.get("properties", ())}
 
 
 @pytest.mark.slow
-def test_the_reference_of_the_command_line_is_current(tmp_path: Path) -> None:
-    out = tmp_path / "cli.md"
-    command = [
-        sys.executable,
-        "-m",
-        "typer",
-        "talud.cli.main",
-        "utils",
-        "docs",
-        "--name",
-        "talud",
-        "--output",
-        str(out),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    assert out.read_text() == (ROOT / "docs" / "cli.md").read_text(), "run make docs"
+def test_built_page_lists_every_command_and_option(site: Path) -> None:
+    from talud.cli.main import app
+
+    text = Page(site / "reference/cli.html").text
+    group = typer.main.get_command(app)
+    found = list(commands(group, typer.Context(group, info_name="talud")))
+    assert len(found) > 20
+    for name, command, context in found:
+        assert name in text
+        for parameter in command.get_params(context):
+            if parameter.get_help_record(context):
+                for spelling in parameter.opts if parameter.param_type_name == "option" else ():
+                    assert spelling in text, f"{name} {spelling}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(document: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text()):
+@pytest.mark.slow
+def test_built_pages_list_every_key_field_and_variable(site: Path) -> None:
+    from talud.contract import Contract
+    from talud.params import Params
+    from talud.serving.settings import PREFIX, Settings
+
+    for page, names in (
+        ("params", fields(Params)),
+        ("contract", fields(Contract)),
+        ("settings", {PREFIX + name.upper() for name in Settings.model_fields}),
+    ):
+        words = set(re.findall(r"\w+", Page(site / f"reference/{page}.html").text))
+        assert names <= words, page
+
+
+@pytest.mark.slow
+def test_built_page_lists_every_public_name_of_python(site: Path) -> None:
+    import talud
+    from talud import errors
+
+    text = Page(site / "reference/python.html").text
+    names = {name for name in talud.__all__ if not name.startswith("_")}
+    raised = {name for name, value in vars(errors).items() if isinstance(value, type)}
+    assert names | raised <= set(re.findall(r"\w+", text))
+
+
+@pytest.mark.slow
+def test_built_page_lists_every_module(site: Path) -> None:
+    listed = set(re.findall(r"talud[\w.]*", Page(site / "reference/modules.html").text))
+    source = ROOT / "src"
+    modules = {
+        ".".join(path.relative_to(source).with_suffix("").parts).removesuffix(".__init__")
+        for path in (source / "talud").rglob("*.py")
+    }
+    assert modules <= listed
+
+
+@pytest.mark.slow
+def test_site_loads_nothing_from_outside(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        outside = [address for address in Page(path).loaded if re.match(r"(?:https?:)?//", address)]
+        assert not outside, path.name
+    for path in site.rglob("*.css"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", text), path.name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), target
 
 
-def test_the_lock_holds_names_and_versions_alone() -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_and_names_that_pages_mention_exist(document: Path) -> None:
+    if document.name == "CHANGELOG.md":
+        pytest.skip("history names what was there")
+    for name in set(re.findall(r"`(talud(?:\.\w+)+)\b", document.read_text(encoding="utf-8"))):
+        if re.search(r"\.(tif|gpkg|json|contract|example)$", name):
+            continue
+        parts = name.split(".")
+        for length in range(len(parts), 0, -1):
+            try:
+                value: Any = importlib.import_module(".".join(parts[:length]))
+            except ModuleNotFoundError:
+                continue
+            for part in parts[length:]:
+                value = getattr(value, part)
+            break
+
+
+def test_lock_holds_names_and_versions_only() -> None:
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         assert re.fullmatch(r"[a-z0-9.-]+==[^\s/:]+( ; [^/]+)?", line), line
 
 
-def test_the_locks_of_page_and_service_hold_no_address() -> None:
+def test_locks_of_page_and_service_hold_no_address() -> None:
     for lock in ("page/package-lock.json", "serving/requirements.lock"):
         assert "://" not in (ROOT / lock).read_text(), lock
-
-
-def test_architecture_lists_every_module() -> None:
-    table = (ROOT / "docs/architecture.md").read_text().partition("## Modules")[2].partition("## Files")[0]
-    listed = set(re.findall(r"^\| (?:\| |\*\*)`(\w+)`", table, flags=re.MULTILINE))
-    sources = ROOT / "src/talud"
-    modules = {path.stem for path in [*sources.glob("*.py"), *sources.glob("*/*.py")]} - {"__init__"}
-    packages = {path.parent.name for path in [*sources.glob("*/__init__.py"), *sources.glob("*/*/__init__.py")]}
-    assert listed == modules | packages

@@ -1,4 +1,4 @@
-"""docs/own-basin.md on the real basin, shortened: fewer epochs, a coarser grid."""
+"""docs/tutorials/own-basin.md on the real basin, shortened: fewer epochs, a coarser grid."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ VENV = Path(sys.prefix)
 
 @pytest.fixture(scope="module")
 def kashmir(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Path:
-    """A project made as docs/own-basin.md says, after its `dvc repro`."""
+    """A project made as docs/tutorials/own-basin.md describes, after its `dvc repro`."""
     root = clone(tmp_path_factory.mktemp("own") / "kashmir")
     for name in ("data", "data.dvc", "dvc.lock", "evaluation", "src"):  # talud is installed: its sources are not needed
         path = root / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     shutil.copytree(real_data / "kashmir", root / "data" / "kashmir", copy_function=shutil.copyfile)
-    block = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "own-basin.md").read_text(), flags=re.DOTALL)
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/tutorials/own-basin.md").read_text(), flags=re.DOTALL)
     assert block
     params = yaml.safe_load(block[1])
     params["stack"]["resolution"] = 60

@@ -1,4 +1,4 @@
-"""docs/patches.md on a few of the real patches: from the PNG pairs to the report."""
+"""docs/tutorials/own-patches.md on a few of the real patches: from the PNG pairs to the report."""
 
 from __future__ import annotations
 

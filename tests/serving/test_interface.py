@@ -25,8 +25,8 @@ def service(service_project: Path) -> Iterator[Serving]:
 
 
 def documented(service: Serving) -> list[str]:
-    """The Python of docs/service.md, with the address and a raster of this service."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/service.md").read_text(), re.DOTALL)
+    """The Python of docs/how-to/serve-and-review.md, with the address and a raster of this service."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/serve-and-review.md").read_text(), re.DOTALL)
     address = str(service.http.base_url).rstrip("/")
     return [
         block.replace("http://127.0.0.1:8080", address).replace("synthetic_liboriana.tif", "small.tif").replace("…", "")

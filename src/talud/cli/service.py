@@ -26,7 +26,7 @@ def serve(
     """Serve registered models by OGC API – Processes, and the review page, until Ctrl-C.
 
     Inside a project it maps the rasters in stacks/ by the models of the project's own registry. All else is set in the
-    environment, by names that begin with TALUD_SERVICE_ (docs/operations.md).
+    environment, by names that begin with TALUD_SERVICE_ (docs/how-to/operate-the-service.md).
 
     Where it is started at a desktop, for nobody but its user, the page opens in the browser.
 
