@@ -24,12 +24,12 @@ from rasterio.crs import CRS
 from rasterio.shutil import copy
 from rasterio.windows import Window
 
-from talud.bands import band, groups
+from talud.bands import band_named, groups_of
 from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin, variant_path
 from talud.engine.runtime import Model
 from talud.grid import Grid
 from talud.quantization.precision import quantize_to_int8
-from talud.raster import Layout, writing_cog
+from talud.raster import Layout, write_cog
 
 BANDS = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")
 FILTERS, DEPTH = 32, 4
@@ -64,7 +64,7 @@ def write_model(path: Path) -> None:
     field = receptive_field(graph)
     bands = tuple(
         BandContract(
-            name=name, group=band(name).group, unit=band(name).unit or "1", lowest=0, highest=2 * MEAN,
+            name=name, group=band_named(name).group, unit=band_named(name).unit or "1", lowest=0, highest=2 * MEAN,
             mean=MEAN, deviation=DEVIATION, minimum=0, maximum=2 * MEAN,
         )
         for name in BANDS
@@ -72,7 +72,7 @@ def write_model(path: Path) -> None:
     contract = Contract(
         input=ModelInput(
             bands=bands,
-            required_groups=groups(BANDS),
+            required_groups=groups_of(BANDS),
             pixel_size=12.5,
             halo=field.halo,
             alignment=field.alignment,
@@ -104,8 +104,8 @@ def write_model(path: Path) -> None:
 def write_stack(path: Path, side: int) -> None:
     """A stack as `talud stack` writes it."""
     grid = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 400_000, 0, -12.5, 650_000), side, side)
-    units = tuple(band(name).unit or "1" for name in BANDS)
-    with writing_cog(path, grid, Layout("float32", float("nan"), BANDS, units)) as raster:
+    units = tuple(band_named(name).unit or "1" for name in BANDS)
+    with write_cog(path, grid, Layout("float32", float("nan"), BANDS, units)) as raster:
         for top in range(0, side, STRIP):
             rows = min(STRIP, side - top)
             raster.write(values(rows, side, seed=top), window=Window(0, top, side, rows))

@@ -16,7 +16,7 @@ from synthetic import optical, radar
 from synthetic.basin import DTM_SCALE, Basin
 from talud import source_files
 from talud.errors import OutputError, SourceError
-from talud.files import replacing_together
+from talud.files import atomic_replace_all
 from talud.grid import Grid
 from talud.raster import open_raster
 from talud.vector import plain_path
@@ -36,7 +36,7 @@ def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
     """
     check_folder(folder)
     paths = tuple(folder / name for name in FILES)
-    with replacing_together(*paths) as (image, dtm, pre, post, inventory, cloud):
+    with atomic_replace_all(*paths) as (image, dtm, pre, post, inventory, cloud):
         _raster(image, basin.grid, basin.optical, ("red", "green", "blue"), "reflectance", optical.SCALE)
         _raster(dtm, basin.grid, basin.dtm[None], ("elevation",), "m", DTM_SCALE)
         _raster(pre, basin.grid, basin.sar_pre[None], ("VV",), "amplitude", radar.SCALE)

@@ -7,11 +7,11 @@ import signal
 import time
 from pathlib import Path
 
-from talud.cluster import Tell
+from talud.cluster import SendMessage
 from talud.errors import StudyError
 
 
-def noted(path: Path, tell: Tell) -> int:
+def noted(path: Path, tell: SendMessage) -> int:
     """Say which process has begun, and give the process back; each beginning is a line of the file."""
     with path.open("a") as beginnings:
         beginnings.write(f"{os.getpid()}\n")
@@ -19,7 +19,7 @@ def noted(path: Path, tell: Tell) -> int:
     return os.getpid()
 
 
-def held(path: Path, tell: Tell) -> int:
+def held(path: Path, tell: SendMessage) -> int:
     """The same, and stay until somebody lets it go."""
     noted(path, tell)
     while not leave(path).exists():
@@ -33,7 +33,7 @@ def leave(path: Path) -> Path:
     return path.with_suffix(".leave")
 
 
-def deadly(path: Path, tell: Tell) -> int:
+def deadly(path: Path, tell: SendMessage) -> int:
     """Be killed, where the file's name says so."""
     begun = noted(path, tell)
     time.sleep(0.5)
@@ -42,7 +42,7 @@ def deadly(path: Path, tell: Tell) -> int:
     return begun
 
 
-def failing(path: Path, tell: Tell) -> None:
+def failing(path: Path, tell: SendMessage) -> None:
     """Fail, or go on until nobody wants it any more, and then write the file."""
     if path.name == "failing":
         while not path.exists():  # the other one has begun
@@ -58,7 +58,7 @@ def failing(path: Path, tell: Tell) -> None:
         raise
 
 
-def environment(name: str, tell: Tell) -> tuple[int, str | None]:
+def environment(name: str, tell: SendMessage) -> tuple[int, str | None]:
     """The process, and one of its variables."""
     time.sleep(0.5)
     return os.getpid(), os.environ.get(name)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stack_files import RGB
-from talud.bands import Group, band, groups
+from talud.bands import Group, band_named, groups_of
 from talud.engine.runtime import Model
 
 Exporter = Callable[..., Path]
@@ -44,12 +44,14 @@ def exporter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
         field = receptive_field(graph)
         like = contract.input.bands[0]
         bands = tuple(
-            like.model_copy(update={"name": name, "group": band(name).group, "unit": band(name).unit or like.unit})
+            like.model_copy(
+                update={"name": name, "group": band_named(name).group, "unit": band_named(name).unit or like.unit}
+            )
             for name in names
         )
         stated = {
             "bands": bands,
-            "required_groups": tuple(required) if required is not None else groups(tuple(names)),
+            "required_groups": tuple(required) if required is not None else groups_of(tuple(names)),
             "halo": field.halo,
             "alignment": field.alignment,
             "weights": weights_digest(graph),

@@ -15,7 +15,7 @@ from talud.engine.runtime import Model
 from talud.grid import Grid
 from talud.measurement.features import FeatureStatistics
 from talud.project import Project
-from talud.raster import Layout, writing_cog
+from talud.raster import Layout, write_cog
 from talud.training import export
 
 EVERYTHING, SOMETHING, NOTHING = 0.001, 0.5, 0.999  # thresholds: what the model of random weights calls landslide
@@ -43,9 +43,9 @@ def write_area(project: Project, area: str, landslide: NDArray[np.bool_]) -> Non
     height, width = landslide.shape
     grid = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 400_000, 0, -12.5, 650_000), height, width)
     bands = Layout("float32", float("nan"), ["red", "green", "blue"], ["DN"] * 3)
-    with writing_cog(project.stack(area), grid, bands) as writer:
+    with write_cog(project.stack(area), grid, bands) as writer:
         writer.write(pixels(height, width))
-    with writing_cog(project.mask(area), grid, Layout("uint8", 255, ["landslide"])) as writer:
+    with write_cog(project.mask(area), grid, Layout("uint8", 255, ["landslide"])) as writer:
         writer.write(landslide.astype(np.uint8), 1)
 
 

@@ -15,7 +15,7 @@ from talud.engine.runtime import Model
 from talud.grid import Grid
 from talud.mapping.reader import open_stack
 from talud.mapping.tiles import probability_where_mapped
-from talud.raster import Layout, writing_cog
+from talud.raster import Layout, write_cog
 
 RGB = ("red", "green", "blue")
 
@@ -34,7 +34,7 @@ def write_stack(
 ) -> Path:
     """A stack as `talud stack` writes it."""
     layout = Layout("float32", float("nan"), bands, units, tags or {})
-    with writing_cog(path, grid or grid_of(*values.shape[1:]), layout) as raster:
+    with write_cog(path, grid or grid_of(*values.shape[1:]), layout) as raster:
         raster.write(values)
     return path
 

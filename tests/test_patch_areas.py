@@ -67,7 +67,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Projec
 
 
 def names(project: Project, area: str) -> list[str]:
-    return json.loads(project.record(area).read_text())["patches"]
+    return json.loads(project.stack_record(area).read_text())["patches"]
 
 
 def cell(path: Path, number: int) -> np.ndarray:

@@ -12,10 +12,10 @@ from rasterio.crs import CRS
 from rio_cogeo import cog_validate
 
 from talud.errors import OutputError, SourceError
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.grid import Grid
 from talud.process import stderr_suppressed
-from talud.raster import Layout, open_raster, writing_cog
+from talud.raster import Layout, open_raster, write_cog
 
 GRID = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 4e5, 0, -12.5, 6e5), 700, 1100)
 LAYOUT = Layout("float32", float("nan"), ["slope", "red"], ["degree", "1"], {"TALUD_AREA": "here"})
@@ -23,7 +23,7 @@ LAYOUT = Layout("float32", float("nan"), ["slope", "red"], ["degree", "1"], {"TA
 
 def write(path: Path, grid: Grid = GRID, layout: Layout = LAYOUT) -> np.ndarray:
     values = np.random.default_rng(1).random((len(layout.bands), *grid.shape)).astype(layout.dtype)
-    with writing_cog(path, grid, layout) as writer:
+    with write_cog(path, grid, layout) as writer:
         for window in grid.windows(512):
             writer.write(values[(slice(None), *window.toslices())], window=window)
     return values
@@ -50,7 +50,7 @@ def test_the_same_pixels_give_the_same_bytes(tmp_path: Path) -> None:
 def test_after_an_error_the_earlier_file_stands_and_nothing_else(tmp_path: Path) -> None:
     write(tmp_path / "a.tif")
     before = (tmp_path / "a.tif").read_bytes()
-    with pytest.raises(ZeroDivisionError), writing_cog(tmp_path / "a.tif", GRID, LAYOUT):
+    with pytest.raises(ZeroDivisionError), write_cog(tmp_path / "a.tif", GRID, LAYOUT):
         raise ZeroDivisionError
     assert (tmp_path / "a.tif").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.tif"]
@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> Non
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     def fill_the_disk() -> None:
-        with replacing(tmp_path / "a.txt") as scratch:
+        with atomic_replace(tmp_path / "a.txt") as scratch:
             scratch.symlink_to("/dev/full")
             scratch.write_text("x" * 100_000)
 
@@ -90,7 +90,7 @@ def test_what_is_no_raster_is_a_source_error_of_one_line(tmp_path: Path) -> None
 
 def test_a_class_raster_keeps_its_colours(tmp_path: Path) -> None:
     layout = Layout("uint8", 255, ["landslides"], colours={0: (0, 0, 0, 0), 1: (200, 30, 30, 255)}, overviews="mode")
-    with writing_cog(tmp_path / "a.tif", GRID, layout) as writer:
+    with write_cog(tmp_path / "a.tif", GRID, layout) as writer:
         writer.write(np.ones((1, *GRID.shape), np.uint8))
     with rasterio.open(tmp_path / "a.tif") as dataset:
         assert dataset.colormap(1)[1] == (200, 30, 30, 255)
@@ -109,7 +109,7 @@ def test_a_disk_that_fills_at_any_point_leaves_no_raster_cut_short(
     try:
         with (
             pytest.raises(OutputError, match="cannot be written"),
-            writing_cog(tmp_path / "a.tif", grid, layout) as writer,
+            write_cog(tmp_path / "a.tif", grid, layout) as writer,
             stderr_suppressed(),
         ):
             writer.write(values, 1)

@@ -23,7 +23,7 @@ from mlflow.entities import RunStatus
 from talud import registry
 from talud.engine.runtime import Model
 from talud.errors import OutputError, RegistryError, StudyError
-from talud.project import current_commit, identifier
+from talud.project import current_commit, project_id
 from talud.registry import ModelVersion, Store
 
 TAGS = {"band_set": "7band", "search": "demo", "data_version": "ab" * 16, "commit": "cd" * 20 + "+changes"}
@@ -181,14 +181,14 @@ def test_processes_that_start_together_know_one_project_and_a_damaged_id_is_made
         for _ in range(4)
     ]
     said = {process.communicate()[0].strip() for process in started}
-    assert said == {identifier(tmp_path)}
+    assert said == {project_id(tmp_path)}
     (tmp_path / "checkpoints/project.id").write_bytes(b"\xff' or 1 = 1 --" * 10)
-    assert re.fullmatch("[0-9a-f]{32}", identifier(tmp_path))
-    assert identifier(tmp_path) == identifier(tmp_path) not in said
+    assert re.fullmatch("[0-9a-f]{32}", project_id(tmp_path))
+    assert project_id(tmp_path) == project_id(tmp_path) not in said
     (tmp_path / "other").mkdir()
     (tmp_path / "other/checkpoints").write_text("in the way")
     with pytest.raises(OutputError, match=r"project\.id: cannot be written"):
-        identifier(tmp_path / "other")
+        project_id(tmp_path / "other")
 
 
 def test_a_run_that_an_old_worker_ended_late_has_no_error_once_it_is_finished(root: Path) -> None:

@@ -55,9 +55,9 @@ def load_model(uri: str | Path, provider: Provider = "auto", precision: Precisio
         return open_variant(Path(uri), precision, None, provider)
 
     from talud import registry
-    from talud.project import root_around
+    from talud.project import find_root
 
-    fetched = registry.fetch(uri, root_around(Path.cwd()))
+    fetched = registry.fetch(uri, find_root(Path.cwd()))
     return open_variant(fetched.path, precision, Origin(fetched.name, fetched.version), provider)
 
 
@@ -79,7 +79,7 @@ def load_model_for(raster: str | Path, model: str | Path, options: MapOptions | 
         # Imported here alone: the registry takes as long to import as everything else together.
         from talud import basin
 
-        return basin.for_stack(raster, options.provider, options.precision)
+        return basin.open_for_stack(raster, options.provider, options.precision)
     return load_model(model, options.provider, options.precision)
 
 
@@ -134,9 +134,9 @@ def _record(out: Path) -> None:
     from pathlib import Path
 
     from talud.errors import TaludError, TaludWarning
-    from talud.project import root_around
+    from talud.project import find_root
 
-    if root := root_around(Path.cwd()):
+    if root := find_root(Path.cwd()):
         from talud.lineage.provenance import record_map
 
         try:

@@ -18,7 +18,7 @@ class Group(StrEnum):
     OPTICAL = "optical"
     TERRAIN = "terrain"
     SAR = "sar"
-    SHADE = "shade"  # where something hides another group; no model reads it
+    OCCLUSION = "shade"  # where something hides another group; no model reads it
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,19 @@ SAR_BANDS = tuple(
     Band(f"{polarisation}_{time}", Group.SAR) for polarisation in ("vv", "vh") for time in ("pre", "post")
 )
 # 1 where cloud, or radar layover or shadow, hides the bands of a group, 0 elsewhere.
-SHADES: Mapping[str, Group] = {"cloud": Group.OPTICAL, "sar_mask": Group.SAR}
-SHADE_BANDS = tuple(Band(name, Group.SHADE, "", 0.0, 1.0) for name in SHADES)
-_KNOWN = {band.name: band for band in (*TERRAIN_BANDS, *SAR_BANDS, *SHADE_BANDS)}
+OCCLUSION_MASKS: Mapping[str, Group] = {"cloud": Group.OPTICAL, "sar_mask": Group.SAR}
+OCCLUSION_BANDS = tuple(Band(name, Group.OCCLUSION, "", 0.0, 1.0) for name in OCCLUSION_MASKS)
+_KNOWN = {known.name: known for known in (*TERRAIN_BANDS, *SAR_BANDS, *OCCLUSION_BANDS)}
 
 
-def band(name: str) -> Band:
+def band_named(name: str) -> Band:
     """Return the band of a name; an unknown name is one of the optical source."""
     return _KNOWN.get(name, Band(name, Group.OPTICAL))
 
 
-def groups(names: tuple[str, ...]) -> tuple[Group, ...]:
+def groups_of(names: tuple[str, ...]) -> tuple[Group, ...]:
     """Return the groups of the named bands, in the order of their first band."""
-    return tuple(dict.fromkeys(band(name).group for name in names))
+    return tuple(dict.fromkeys(band_named(name).group for name in names))
 
 
 def powerset(groups: Sequence[Group]) -> Iterator[tuple[Group, ...]]:
@@ -69,6 +69,6 @@ def powerset(groups: Sequence[Group]) -> Iterator[tuple[Group, ...]]:
     return itertools.chain.from_iterable(itertools.combinations(groups, count) for count in range(len(groups), -1, -1))
 
 
-def plausible(values: NDArray[np.float32], lowest: float, highest: float) -> NDArray[np.float32]:
+def mask_implausible(values: NDArray[np.float32], lowest: float, highest: float) -> NDArray[np.float32]:
     """Return values with NaN where they are outside the plausible range of a band."""
     return np.where((values >= lowest) & (values <= highest), values, np.float32(np.nan))

@@ -14,19 +14,19 @@ from talud.engine import model_file
 from talud.engine.runtime import Model, Origin, open_variant
 from talud.engine.session import Provider
 from talud.errors import MismatchError, ModelError, OutputError, RegistryError, SourceError
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.mapping import reader
 from talud.mapping.journal import Journal, change
 from talud.params import Area, Source
 from talud.products.rasters import STACK_FILE_NAME, Products, check_map_folder, has_map_record
 from talud.progress import Progress
-from talud.project import root_around
+from talud.project import find_root
 from talud.raster import ORIGIN_TAG, open_raster
 from talud.registry import ModelVersion, Store
 from talud.source_files import check_output_name
 
 
-def for_stack(raster: str | Path, provider: Provider = "auto", precision: Precision | None = None) -> Model:
+def open_for_stack(raster: str | Path, provider: Provider = "auto", precision: Precision | None = None) -> Model:
     """Open the champion with most bands among those that a stack fits; its origin states the reason.
 
     Args:
@@ -42,7 +42,7 @@ def for_stack(raster: str | Path, provider: Provider = "auto", precision: Precis
     return _chosen(lambda contract: reader.misfit(raster, contract), "the stack supports", provider, precision)
 
 
-def for_sources(
+def open_for_sources(
     area: Area, files: Mapping[Source, Path], provider: Provider = "auto", precision: Precision | None = None
 ) -> Model:
     """Open the champion with most bands among those whose stack the sources can make; its origin states the reason.
@@ -65,7 +65,7 @@ def _chosen(
     misfit: Callable[[Contract], str | None], support: str, provider: Provider, precision: Precision | None
 ) -> Model:
     usable, unfit = _champions()
-    best, reason = choose(usable, misfit, support, unfit)
+    best, reason = choose_champion(usable, misfit, support, unfit)
     return open_variant(best.path, precision, Origin(best.name, best.version, reason), provider)
 
 
@@ -102,7 +102,7 @@ class Candidate:
         return cls(fetched.name, fetched.version, fetched.path, contract)
 
 
-def choose(
+def choose_champion(
     candidates: Iterable[Candidate],
     misfit: Callable[[Contract], str | None],
     support: str,
@@ -152,7 +152,7 @@ def choose(
 def _champions() -> tuple[list[Candidate], list[str]]:
     """Return the champions of the registry, and those that cannot be run, with the reason."""
     try:
-        store = Store.open(root_around(Path.cwd()))
+        store = Store.open(find_root(Path.cwd()))
         found = store.models.champions()
         broken = [alias.words for alias in store.models.broken_aliases() if alias.alias == "champion"]
     except RegistryError as error:
@@ -173,7 +173,7 @@ def _champions() -> tuple[list[Candidate], list[str]]:
     return usable, unfit
 
 
-def prepare(
+def prepare_stack(
     contract: Contract,
     area: Area,
     files: Mapping[Source, Path],
@@ -217,9 +217,9 @@ def prepare(
                 f"{stack}: was made with {changes}, and {len(journal)} finished tiles of its map are kept; go on with "
                 f"what it was made with, or delete {journal.folder} to start over"
             )
-        for left_behind in out.glob(f".{stack.name}.*"):  # by a run that was killed; `replacing` names them so
+        for left_behind in out.glob(f".{stack.name}.*"):  # by a run that was killed; `atomic_replace` names them so
             shutil.rmtree(left_behind, ignore_errors=True)
-        with replacing(stack) as scratch:
+        with atomic_replace(stack) as scratch:
             build_like(contract, area, files, scratch, progress, name=name, origin=now)
             if why_not := reader.misfit(scratch, contract):
                 raise MismatchError(f"{stack}: {why_not}")

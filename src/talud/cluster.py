@@ -1,8 +1,8 @@
 """Tasks on Dask workers: processes of this machine, or those of a cluster.
 
-When a worker dies, Dask gives its task to another one, up to `MAX_DEATHS` times on this machine, elsewhere as often as
-the cluster's `distributed.scheduler.allowed-failures` says. Only as many tasks are handed out as can run at once, for
-with a worker's death Dask suspects every task that waits for it too.
+When a worker dies, Dask gives its task to another one: up to `MAX_WORKER_DEATHS` times on this machine, on a cluster as
+often as its setting `distributed.scheduler.allowed-failures` allows. Only as many tasks are submitted as can run at
+once, because Dask counts a worker's death against every task that is queued on it.
 
 Dask comes with the extra `cluster`, and is imported only where workers are asked for.
 """
@@ -25,26 +25,26 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
-from talud.cluster_connection import Workers, check_release, connected, machine_of
+from talud.cluster_connection import Workers, check_release, connect_workers, machine_of
 from talud.errors import ClusterError, ParamsError, TaludError
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
 
 
-Tell = Callable[[Any], None]  # takes what MessagePack can carry: numbers, texts, lists of them
+SendMessage = Callable[[Any], None]  # takes what MessagePack can carry: numbers, texts, lists of them
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 POLL_INTERVAL_SECONDS = 2  # between two looks at the workers that are there
 NO_WORKER_TIMEOUT_SECONDS = 600  # a batch job may have to queue again
-RESOURCES = ("GPU", "trial")  # of Dask, of which a task takes 1: the first that any worker offers
-ENDED = object()
+RESOURCE_NAMES = ("GPU", "trial")  # of Dask, of which a task takes 1: the first that any worker resources
+_ENDED = object()
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostTask:
     """The end of a task that its workers did not survive.
 
     Attributes:
@@ -60,7 +60,7 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Offer:
+class WorkerResources:
     """The means of a worker.
 
     Attributes:
@@ -73,7 +73,7 @@ class Offer:
     resources: Mapping[str, float]
     gpus: tuple[str, ...]
 
-    def at_once(self, resource: str | None) -> int:
+    def concurrent_tasks(self, resource: str | None) -> int:
         """Return the number of tasks that it would run at the same time."""
         return min(self.threads, int(self.resources.get(resource, 0))) if resource else self.threads
 
@@ -85,15 +85,15 @@ class Cluster:
     Attributes:
         client: connection to them.
         exclusive: each process does one task at a time, and no two share a GPU; else each thread does one.
-        resource: Dask resource that a task takes; None where no worker offers one.
+        resource: Dask resource that a task takes; None where no worker resources one.
     """
 
     client: Client
     exclusive: bool
     resource: str | None
-    _offers: dict[str, Offer] = field(default_factory=dict)
+    _resources: dict[str, WorkerResources] = field(default_factory=dict)
 
-    def slots(self) -> int:
+    def count_slots(self) -> int:
         """Return the number of tasks that can run now; workers that have joined are checked first.
 
         Raises:
@@ -101,28 +101,30 @@ class Cluster:
         """
         try:
             present = self.client.nthreads()
-            joined = [address for address in present if address not in self._offers]
+            joined = [address for address in present if address not in self._resources]
             if joined:
                 check_release(self.client, joined)
-                self._offers.update(self.client.run(_offer, self.exclusive, workers=joined, on_error="ignore"))
+                self._resources.update(
+                    self.client.run(_get_resources, self.exclusive, workers=joined, on_error="ignore")
+                )
         except (OSError, CancelledError) as error:
             raise ClusterError("the scheduler was lost") from error
-        for address in self._offers.keys() - present.keys():
-            del self._offers[address]
+        for address in self._resources.keys() - present.keys():
+            del self._resources[address]
         if self.exclusive:
-            return len(_fit(self._offers, self.resource))
+            return len(_task_workers(self._resources, self.resource))
         return sum(self.threads_by_machine().values())
 
     def threads_by_machine(self) -> dict[str, int]:
         """Return the number of threads of the workers on each machine, by its address."""
         threads: dict[str, int] = {}
-        for address, offer in self._offers.items():
-            threads[machine_of(address)] = threads.get(machine_of(address), 0) + offer.threads
+        for address, worker in self._resources.items():
+            threads[machine_of(address)] = threads.get(machine_of(address), 0) + worker.threads
         return threads
 
 
 @contextmanager
-def opened(
+def open_cluster(
     workers: Workers, folder: Path, environment: Mapping[str, str], *, exclusive: bool = True
 ) -> Iterator[Cluster]:
     """Open workers for tasks.
@@ -138,33 +140,33 @@ def opened(
         ParamsError: There is no such number of workers, or there are fewer GPUs.
         ClusterError: They cannot be had, are of another release, run several tasks at once, or share a GPU.
     """
-    with connected(workers, folder, environment, _one_gpu_each(workers) if exclusive else ()) as client:
+    with connect_workers(workers, folder, environment, _one_gpu_each(workers) if exclusive else ()) as client:
         check_release(client)
-        offers: dict[str, Offer] = client.run(_offer, exclusive, on_error="ignore")
-        if not offers:
+        resources: dict[str, WorkerResources] = client.run(_get_resources, exclusive, on_error="ignore")
+        if not resources:
             raise ClusterError("all workers were lost before they had said what they have; start some that stay")
-        offered = {name for each in offers.values() for name in each.resources}
-        resource = next((name for name in RESOURCES if name in offered), None) if exclusive else None
-        cluster = Cluster(client, exclusive, resource, offers)
-        cluster.slots()
+        offered = {name for each in resources.values() for name in each.resources}
+        resource = next((name for name in RESOURCE_NAMES if name in offered), None) if exclusive else None
+        cluster = Cluster(client, exclusive, resource, resources)
+        cluster.count_slots()
         yield cluster
 
 
-def across(
-    work: Callable[[Task, Tell], Result],
+def run_tasks(
+    work: Callable[[Task, SendMessage], Result],
     tasks: Sequence[Task],
     cluster: Cluster,
-    hear: Callable[[Task, Any], object] = lambda _task, _message: None,
-) -> Iterator[tuple[Task, Result | Lost]]:
+    on_message: Callable[[Task, Any], object] = lambda _task, _message: None,
+) -> Iterator[tuple[Task, Result | LostTask]]:
     """Do tasks on workers; yield each once, in the order in which they end.
 
     Args:
         work: a function of a module that the workers have too, since it goes there by its name. A task whose worker
-            died begins again. Its messages reach `hear`; when nobody waits for the task any more, sending one raises
-            KeyboardInterrupt.
+            died begins again. Its messages reach `on_message`; when nobody waits for the task any more, sending one
+            raises KeyboardInterrupt.
         tasks: tasks that pickle can carry.
         cluster: workers that do them.
-        hear: callback that gets the messages of a task, in the calling thread.
+        on_message: callback that gets the messages of a task, in the calling thread.
 
     Raises:
         TaludError: The first that `work` raised, and likewise any other error. Tasks that run then are dropped.
@@ -179,7 +181,7 @@ def across(
     empty_since = None
     try:
         while waiting or running:
-            slots = cluster.slots()
+            slots = cluster.count_slots()
             empty_since = None if slots else empty_since or time.monotonic()
             if empty_since and time.monotonic() - empty_since > NO_WORKER_TIMEOUT_SECONDS:
                 raise ClusterError(
@@ -188,12 +190,14 @@ def across(
             for number, task in [waiting.popleft() for _ in range(min(slots - len(running), len(waiting)))]:
                 # Packed, so that the scheduler does not unpack it and import packages that it may not have.
                 packed = pickle.dumps((work, task))
-                future = client.submit(_do, packed, number, topic, key=f"{topic}-{number}", pure=False, resources=needs)
+                future = client.submit(
+                    _run_task, packed, number, topic, key=f"{topic}-{number}", pure=False, resources=needs
+                )
                 running[number] = future
-                future.add_done_callback(partial(_ended, events, number))
-            for number, message in _soon(events):
-                if number in running and message is not ENDED:
-                    hear(tasks[number], message)
+                future.add_done_callback(partial(_queue_end, events, number))
+            for number, message in _next_events(events):
+                if number in running and message is not _ENDED:
+                    on_message(tasks[number], message)
                 elif number in running:
                     yield tasks[number], _result(running.pop(number))
     finally:
@@ -248,42 +252,42 @@ def _visible(there: Sequence[str], chosen: str | None, machine: str) -> tuple[st
     return tuple(known.get(name, name) for name in names if name in known or not name.isdigit())
 
 
-def _offer(exclusive: bool, dask_worker: Worker) -> Offer:
+def _get_resources(exclusive: bool, dask_worker: Worker) -> WorkerResources:
     """Return the means of a worker, called there; its GPUs only for tasks that do not share them."""
     state = dask_worker.state
     gpus = _gpus(machine_of(dask_worker.address)) if exclusive else ()
-    return Offer(state.nthreads, dict(state.total_resources), gpus)
+    return WorkerResources(state.nthreads, dict(state.total_resources), gpus)
 
 
-def _fit(offers: Mapping[str, Offer], resource: str | None) -> tuple[str, ...]:
+def _task_workers(resources: Mapping[str, WorkerResources], resource: str | None) -> tuple[str, ...]:
     """Return the addresses of the workers that take tasks.
 
     Raises:
         ClusterError: One of them runs several at once, or two have the same GPU.
     """
-    takers = {address: offer for address, offer in offers.items() if offer.at_once(resource) > 0}
+    chosen = {address: worker for address, worker in resources.items() if worker.concurrent_tasks(resource) > 0}
     owner: dict[str, str] = {}
-    for address, offer in takers.items():
-        if offer.at_once(resource) > 1:
+    for address, worker in chosen.items():
+        if (number := worker.concurrent_tasks(resource)) > 1:
             raise ClusterError(
-                f"worker {address} would run {offer.at_once(resource)} trials in one process, but each needs its own; "
-                "start it with --nthreads 1"
+                f"worker {address} would run {number} trials in one process, but each needs its own; start it with "
+                "--nthreads 1"
             )
-        for gpu in offer.gpus:
+        for gpu in worker.gpus:
             if gpu in owner:
                 raise ClusterError(
                     f"workers {owner[gpu]} and {address} would share GPU {gpu}; give each its own by "
                     "CUDA_VISIBLE_DEVICES, or none by CUDA_VISIBLE_DEVICES="
                 )
             owner[gpu] = address
-    return tuple(takers)
+    return tuple(chosen)
 
 
-def _ended(events: SimpleQueue[tuple[int, Any]], number: int, _: Future[Any]) -> None:
-    events.put((number, ENDED))
+def _queue_end(events: SimpleQueue[tuple[int, Any]], number: int, _: Future[Any]) -> None:
+    events.put((number, _ENDED))
 
 
-def _soon(events: SimpleQueue[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+def _next_events(events: SimpleQueue[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
     """Yield the events that have happened, or happen within a poll interval."""
     try:
         yield events.get(timeout=POLL_INTERVAL_SECONDS)
@@ -293,7 +297,7 @@ def _soon(events: SimpleQueue[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         return
 
 
-def _result(future: Future[Result]) -> Result | Lost:
+def _result(future: Future[Result]) -> Result | LostTask:
     """Return the result of a task that has ended.
 
     Raises:
@@ -304,7 +308,7 @@ def _result(future: Future[Result]) -> Result | Lost:
     try:
         result: Result = future.result()
     except KilledWorker as error:
-        return Lost(error.allowed_failures + 1)
+        return LostTask(error.allowed_failures + 1)
     except ImportError as error:
         raise ClusterError(f"a worker lacks a package: {error}; give it the same installation") from error
     except CancelledError as error:
@@ -316,7 +320,7 @@ def _result(future: Future[Result]) -> Result | Lost:
         future.release()
 
 
-def _do(packed: bytes, number: int, topic: str) -> Any:
+def _run_task(packed: bytes, number: int, topic: str) -> Any:
     """Do a task, in a worker."""
     from distributed import get_worker
 
@@ -325,7 +329,7 @@ def _do(packed: bytes, number: int, topic: str) -> Any:
     key = worker.get_current_task()
 
     def tell(message: Any) -> None:
-        if not _wanted(worker, key):
+        if not _is_wanted(worker, key):
             raise KeyboardInterrupt
         worker.log_event(topic, [number, message])
 
@@ -339,7 +343,7 @@ def _do(packed: bytes, number: int, topic: str) -> Any:
     raise told
 
 
-def _wanted(worker: Worker, key: object) -> bool:
+def _is_wanted(worker: Worker, key: object) -> bool:
     """Check whether the caller still waits for a task that this worker runs."""
     state = worker.state.tasks.get(key)
     serving = worker.status.name in ("running", "paused", "closing_gracefully")

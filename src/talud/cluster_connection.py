@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 Workers = int | str
 
 CONNECT_TIMEOUT_SECONDS = 5  # for a scheduler, and for its first worker
-MAX_DEATHS = 3  # of workers of this machine over one task, before the task counts as lost
+MAX_WORKER_DEATHS = 3  # of workers of this machine over one task, before the task counts as lost
 IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
 # Dask's settings for processes of this machine: no pages, and an environment as this process has it.
-LOCAL: dict[str, Any] = {
+LOCAL_DASK_CONFIG: dict[str, Any] = {
     "distributed.scheduler.http.routes": [],
-    "distributed.scheduler.allowed-failures": MAX_DEATHS - 1,
+    "distributed.scheduler.allowed-failures": MAX_WORKER_DEATHS - 1,
     "distributed.worker.http.routes": [],
     # On a busy machine a killed worker may need minutes to come back.
     "distributed.deploy.lost-worker-timeout": "10 minutes",
@@ -40,7 +40,7 @@ LOCAL: dict[str, Any] = {
 
 
 @contextmanager
-def connected(
+def connect_workers(
     workers: Workers, folder: Path, environment: Mapping[str, str] | None = None, preload: Sequence[str] = ()
 ) -> Iterator[Client]:
     """Connect to workers; those of this machine end with the connection, however this process ends.
@@ -66,12 +66,14 @@ def connected(
     with ExitStack() as held:
         held.enter_context(silence_logging_cmgr(logging.CRITICAL))
         # Ctrl-C reaches all processes of a terminal; this one ends the workers.
-        held.enter_context(dask.config.set(LOCAL | {"distributed.worker.preload": [IGNORE_CTRL_C, *preload]}))
+        held.enter_context(
+            dask.config.set(LOCAL_DASK_CONFIG | {"distributed.worker.preload": [IGNORE_CTRL_C, *preload]})
+        )
         if isinstance(workers, int):
-            cluster = held.enter_context(_processes(workers, folder, environment or {}))
+            cluster = held.enter_context(_start_local_cluster(workers, folder, environment or {}))
             yield held.enter_context(Client(cluster, set_as_default=False))
         else:
-            yield held.enter_context(_joined(workers))
+            yield held.enter_context(_join_cluster(workers))
 
 
 def check_release(client: Client, workers: Sequence[str] | None = None) -> None:
@@ -101,7 +103,7 @@ def machine_of(address: str) -> str:
 
 
 @contextmanager
-def _processes(number: int, folder: Path, environment: Mapping[str, str]) -> Iterator[Any]:
+def _start_local_cluster(number: int, folder: Path, environment: Mapping[str, str]) -> Iterator[Any]:
     """Start a Dask cluster of processes of this machine.
 
     Raises:
@@ -134,7 +136,7 @@ def _processes(number: int, folder: Path, environment: Mapping[str, str]) -> Ite
 
 
 @contextmanager
-def _joined(address: str) -> Iterator[Client]:
+def _join_cluster(address: str) -> Iterator[Client]:
     """Connect to a scheduler that has at least one worker.
 
     Raises:
@@ -144,7 +146,7 @@ def _joined(address: str) -> Iterator[Client]:
 
     try:
         with ThreadPoolExecutor(1) as thread:  # a notebook's own thread has a loop already
-            thread.submit(asyncio.run, _greet(address)).result()
+            thread.submit(asyncio.run, _await_scheduler(address)).result()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of packages in other versions; those that matter are compared
             client = Client(address, timeout=CONNECT_TIMEOUT_SECONDS, set_as_default=False)
@@ -160,7 +162,7 @@ def _joined(address: str) -> Iterator[Client]:
         yield client
 
 
-async def _greet(address: str) -> None:
+async def _await_scheduler(address: str) -> None:
     """Wait until a scheduler answers; Dask's own client would wait for ever for one that is silent.
 
     Raises:

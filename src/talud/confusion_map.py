@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from talud.metrics import LANDSLIDE, UNKNOWN
 
 NOT_MAPPED = 255  # in a class map: the model had no data here
-NO_OUTCOME = 255  # truth unknown, or not mapped
+NOT_COMPARED = 255  # truth unknown, or not mapped
 
 
-class Outcome(IntEnum):
+class PixelClass(IntEnum):
     """The class of a pixel in a confusion map."""
 
     TRUE_NEGATIVE = 0
@@ -28,15 +28,15 @@ class Outcome(IntEnum):
 
 
 # Okabe and Ito's palette (2008), which readers of every kind of colour vision tell apart.
-COLOURS: dict[int, tuple[int, int, int, int]] = {
-    Outcome.TRUE_NEGATIVE: (226, 226, 222, 255),
-    Outcome.TRUE_POSITIVE: (0, 114, 178, 255),
-    Outcome.FALSE_POSITIVE: (230, 159, 0, 255),
-    Outcome.FALSE_NEGATIVE: (204, 61, 139, 255),
+PIXEL_CLASS_COLOURS: dict[int, tuple[int, int, int, int]] = {
+    PixelClass.TRUE_NEGATIVE: (226, 226, 222, 255),
+    PixelClass.TRUE_POSITIVE: (0, 114, 178, 255),
+    PixelClass.FALSE_POSITIVE: (230, 159, 0, 255),
+    PixelClass.FALSE_NEGATIVE: (204, 61, 139, 255),
 }
 
 
-def at_threshold(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+def apply_threshold(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
     """Return the class map of probabilities, which are NaN where not mapped.
 
     It is 1 for landslide, 0 for background and 255 where not mapped.
@@ -44,7 +44,7 @@ def at_threshold(probability: NDArray[np.float32], threshold: float) -> NDArray[
     return np.where(np.isfinite(probability), probability >= threshold, NOT_MAPPED).astype(np.uint8)
 
 
-def classify(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def classify_pixels(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the class of each pixel in the confusion map.
 
     It is uint8, and 255 where the truth is unknown or nothing was mapped.
@@ -54,9 +54,9 @@ def classify(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.
         truth: 1 landslide, 0 background, 255 unknown; same shape.
     """
     found, real = mapped == LANDSLIDE, truth == LANDSLIDE
-    outcome = np.full(mapped.shape, Outcome.TRUE_NEGATIVE, dtype=np.uint8)
-    outcome[found & real] = Outcome.TRUE_POSITIVE
-    outcome[found & ~real] = Outcome.FALSE_POSITIVE
-    outcome[~found & real] = Outcome.FALSE_NEGATIVE
-    outcome[(mapped == NOT_MAPPED) | (truth == UNKNOWN)] = NO_OUTCOME
+    outcome = np.full(mapped.shape, PixelClass.TRUE_NEGATIVE, dtype=np.uint8)
+    outcome[found & real] = PixelClass.TRUE_POSITIVE
+    outcome[found & ~real] = PixelClass.FALSE_POSITIVE
+    outcome[~found & real] = PixelClass.FALSE_NEGATIVE
+    outcome[(mapped == NOT_MAPPED) | (truth == UNKNOWN)] = NOT_COMPARED
     return outcome

@@ -16,7 +16,7 @@ from talud.errors import OutputError, TaludError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_replace(path: Path) -> Iterator[Path]:
     """Yield a scratch path that replaces `path` if the block ends without an error.
 
     It lies beside `path` and has the same suffix.
@@ -24,12 +24,12 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be made or written to, or the disk is full.
     """
-    with replacing_together(path) as (scratch,):
+    with atomic_replace_all(path) as (scratch,):
         yield scratch
 
 
 @contextmanager
-def replacing_together(*paths: Path) -> Iterator[tuple[Path, ...]]:
+def atomic_replace_all(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """Yield scratch paths that replace `paths` together.
 
     They do so if the block ends without an error; else none is replaced.
@@ -71,7 +71,7 @@ def _check_replaceable(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def translate_write_errors(path: Path) -> Iterator[None]:
     """Raise an OutputError for anything that the system refuses in the block.
 
     Raises:
@@ -98,7 +98,7 @@ def exclusive_lock(path: Path, busy: TaludError | None = None, *, required: bool
     Raises:
         OutputError: the file cannot be created, or its disk has no locks.
     """
-    with writing(path):
+    with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -117,7 +117,7 @@ def exclusive_lock(path: Path, busy: TaludError | None = None, *, required: bool
         os.close(descriptor)
 
 
-def synchronise(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Wait until a file's bytes are on the disk.
 
     A power cut could otherwise leave its name without them.

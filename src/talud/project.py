@@ -9,18 +9,18 @@ from pathlib import Path
 from uuid import uuid4
 
 from talud.errors import ParamsError
-from talud.files import exclusive_lock, writing
+from talud.files import exclusive_lock, translate_write_errors
 from talud.params import Area, Params
 
 BASELINES = "baselines"  # folder of the models and scores of the baseline recipe
 
 
-def root_around(folder: Path) -> Path | None:
+def find_root(folder: Path) -> Path | None:
     """Return the root of the project around an absolute folder, if there is one."""
     return next((root for root in (folder, *folder.parents) if (root / "params.yaml").is_file()), None)
 
 
-def identifier(root: Path) -> str:
+def project_id(root: Path) -> str:
     """Return the id of a checkout in a store that projects share: 32 hex digits.
 
     They are made once, and kept where git does not look, in `checkpoints/project.id`: a clone is another project, and
@@ -30,7 +30,7 @@ def identifier(root: Path) -> str:
         OutputError: the file cannot be written.
     """
     path = root / "checkpoints" / "project.id"
-    with writing(path), exclusive_lock(path):  # of processes that start together, one makes it
+    with translate_write_errors(path), exclusive_lock(path):  # of processes that start together, one makes it
         known = path.read_text(encoding="ascii", errors="replace").strip()
         if not re.fullmatch("[0-9a-f]{32}", known):
             known = uuid4().hex
@@ -79,7 +79,7 @@ class Project:
             ParamsError: there is none, or its params.yaml is wrong.
         """
         folder = (start or Path.cwd()).resolve()
-        root = root_around(folder)
+        root = find_root(folder)
         if root is None:
             raise ParamsError(f"{folder}: no params.yaml here or above; change into a talud project")
         return cls(root, Params.read(root / "params.yaml"))
@@ -96,7 +96,7 @@ class Project:
         """Return the path of the mask of an area: 1 landslide, 0 not, 255 unknown."""
         return self.root / "stacks" / f"{area}.mask.tif"
 
-    def record(self, area: str) -> Path:
+    def stack_record(self, area: str) -> Path:
         """Return the path of the record of an area's stack.
 
         It holds the sources of the stack, and the MD5s of stack and mask.
@@ -132,7 +132,7 @@ class Project:
         """
         return self.root / "evaluation" / f"{band_set}.scores.json"
 
-    def outcome(self, band_set: str, area: str) -> Path:
+    def confusion_map(self, band_set: str, area: str) -> Path:
         """Return the path of an area's map of true and false positives and negatives."""
         return self.root / "evaluation" / band_set / f"{area}.tif"
 

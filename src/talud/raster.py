@@ -22,17 +22,17 @@ from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
 
 from talud.errors import OutputError, SourceError
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.grid import Grid
 from talud.process import stderr_suppressed
 from talud.text import dimensions, first_line
 
 PATCH_TAG = "TALUD_PATCH"  # of a patch stack: the side in pixels of the patches that it consists of
 _ALPHA_NAME = re.compile(r"\b(?:alpha|opacity|transparency)\b")
-MOST_BANDS = 1000  # of a raster; GDAL's time for one of them grows with their number
+MAX_BANDS = 1000  # of a raster; GDAL's time for one of them grows with their number
 ORIGIN_TAG = "TALUD_ORIGIN"  # of a stack that talud map made: what it was made of
-BLOCK = 512  # pixels a side of a block on disk
-PATIENCE = {
+BLOCK_SIZE = 512  # pixels a side of a block on disk
+NETWORK_TIMEOUTS = {
     "GDAL_HTTP_CONNECTTIMEOUT": "10",  # seconds
     "GDAL_HTTP_LOW_SPEED_TIME": "15",  # seconds at less than the next
     "GDAL_HTTP_LOW_SPEED_LIMIT": "100",  # bytes a second; a limit on the whole answer would punish slow networks
@@ -83,7 +83,7 @@ def patch_side(dataset: DatasetReader) -> int | None:
 
 
 @contextmanager
-def reading(path: str | Path) -> Iterator[None]:
+def translate_read_errors(path: str | Path) -> Iterator[None]:
     """Raise a SourceError for anything that GDAL cannot read inside the block.
 
     Raises:
@@ -104,7 +104,7 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     Raises:
         SourceError: it cannot be opened, or a read inside the block fails (a truncated file, say).
     """
-    with reading(path), rasterio.Env(**_patience()):
+    with translate_read_errors(path), rasterio.Env(**_default_timeouts()):
         # rasterio shows a traceback where GDAL says of a damaged file what is not UTF-8.
         with warnings.catch_warnings(), stderr_suppressed():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` says it in an error
@@ -116,7 +116,7 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
         with dataset, warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", NodataShadowWarning
-            )  # alpha is read beside nodata values, see `read_opaque`
+            )  # alpha is read beside nodata values, see `read_alpha_mask`
             yield dataset
 
 
@@ -145,7 +145,7 @@ def masked_by_alpha(dataset: DatasetReader, index: int) -> bool:
     return MaskFlags.alpha in dataset.mask_flag_enums[index - 1]
 
 
-def read_valid(
+def read_validity(
     dataset: DatasetReader, indexes: Sequence[int], window: Window | None = None, shape: tuple[int, int] | None = None
 ) -> NDArray[np.bool_]:
     """Return the validity of bands by nodata values and mask files.
@@ -159,7 +159,7 @@ def read_valid(
     return np.stack(valid)
 
 
-def read_opaque(
+def read_alpha_mask(
     dataset: DatasetReader, alpha: Sequence[int], window: Window | None = None, shape: tuple[int, int] | None = None
 ) -> NDArray[np.bool_] | np.bool_:
     """Return the pixels where no band of `alpha` is wholly transparent.
@@ -172,16 +172,16 @@ def read_opaque(
     return np.logical_and.reduce(opaque) if opaque else np.True_
 
 
-def _patience() -> dict[str, str]:
+def _default_timeouts() -> dict[str, str]:
     """Return GDAL's network timeouts that the user has not set.
 
     Without them it waits for minutes, or for ever.
     """
-    return {option: value for option, value in PATIENCE.items() if get_gdal_config(option) is None}
+    return {option: value for option, value in NETWORK_TIMEOUTS.items() if get_gdal_config(option) is None}
 
 
 @contextmanager
-def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWriter]:
+def write_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWriter]:
     """Yield a tiled raster that becomes a Cloud-Optimised GeoTIFF at the end.
 
     It is filled window by window.
@@ -191,7 +191,7 @@ def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWrite
     Raises:
         OutputError: the file cannot be written.
     """
-    with replacing(path) as cog:
+    with atomic_replace(path) as cog:
         scratch = cog.with_name("scratch.tif")
         try:
             writer = rasterio.open(scratch, "w", **_profile(grid, layout))
@@ -206,7 +206,7 @@ def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWrite
                     scratch,
                     cog,
                     driver="COG",
-                    blocksize=BLOCK,
+                    blocksize=BLOCK_SIZE,
                     compress="DEFLATE",
                     level=1,  # 2 to 10 % larger than by default, in less than half of the time
                     predictor="YES",
@@ -215,14 +215,14 @@ def writing_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWrite
                     bigtiff="IF_SAFER",
                 )
                 with rasterio.open(cog) as dataset:
-                    read_through(dataset)  # GDAL may close a file on a full disk without a word, and leave it short
+                    check_readable(dataset)  # GDAL may close a file on a full disk without a word, and leave it short
         except (RasterioError, CPLE_BaseError, UnicodeError) as error:
             free = shutil.disk_usage(cog.parent).free // 10**6
             reason = first_line(error.__cause__ or error)
             raise OutputError(f"{path}: cannot be written: {reason} ({free} MB are free there)") from error
 
 
-def read_through(dataset: DatasetReader) -> None:
+def check_readable(dataset: DatasetReader) -> None:
     """Read every block of the full resolution, to know that the file is whole.
 
     Raises:
@@ -243,8 +243,8 @@ def _profile(grid: Grid, layout: Layout) -> dict[str, object]:
         "dtype": layout.dtype,
         "nodata": layout.nodata,
         "tiled": True,
-        "blockxsize": BLOCK,
-        "blockysize": BLOCK,
+        "blockxsize": BLOCK_SIZE,
+        "blockysize": BLOCK_SIZE,
         "interleave": "band",
         "bigtiff": "IF_SAFER",
         "sparse_ok": False,

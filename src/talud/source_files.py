@@ -15,7 +15,7 @@ from rasterio.io import DatasetReader
 
 from talud.errors import OutputError, SourceError
 from talud.files import md5
-from talud.raster import open_raster, reading
+from talud.raster import open_raster, translate_read_errors
 from talud.vector import (
     OTHER_VECTOR_SUFFIXES,
     PENDING,
@@ -206,7 +206,7 @@ def _lines(source: str | Path, path: Path) -> Iterator[str]:
 
 
 def _of_pixels(source: str | Path) -> str:
-    with open_raster(source) as dataset, reading(source):
+    with open_raster(source) as dataset, translate_read_errors(source):
         digest = hashlib.md5(repr(_header(dataset)).encode(), usedforsecurity=False)
         for _, window in dataset.block_windows(1):
             digest.update(dataset.read(window=window).tobytes())

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from talud.errors import ParamsError, TaludWarning
-from talud.files import replacing
+from talud.files import atomic_replace
 
 VERSIONS = {
     "data": 1,  # sources to stacks, masks and patches
@@ -41,7 +41,7 @@ def write(root: Path) -> Path:
         OutputError: The file cannot be written.
     """
     path = root / FILE
-    with replacing(path) as scratch:
+    with atomic_replace(path) as scratch:
         scratch.write_text(HEADER + "".join(f"{part}: {number}\n" for part, number in VERSIONS.items()))
     return path
 

@@ -19,7 +19,7 @@ import shapely
 from command_line import Run, runner
 from source_files import CORNER, UTM, write_project, write_raster
 from talud.errors import OutputError
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.lineage.provenance import MapProvenance
 
 LEFT, TOP = CORNER
@@ -167,7 +167,7 @@ def test_pending_edits_of_a_deleted_geopackage_do_not_get_into_a_new_one(tmp_pat
         shutil.copy(tmp_path / "new.gpkg-wal", tmp_path / "kept")
     path.unlink()
     (tmp_path / "kept").rename(tmp_path / "new.gpkg-wal")
-    with pytest.raises(OutputError, match=r"new\.gpkg-wal holds pending edits"), replacing(path) as scratch:
+    with pytest.raises(OutputError, match=r"new\.gpkg-wal holds pending edits"), atomic_replace(path) as scratch:
         write(scratch, SQUARES)
     assert not path.exists()
 

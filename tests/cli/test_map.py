@@ -19,7 +19,7 @@ from rasterio.enums import ColorInterp
 from command_line import Run
 from source_files import write_raster
 from talud import load_model
-from talud.basin import prepare
+from talud.basin import prepare_stack
 from talud.files import md5
 from talud.mapping import tiles as mapping
 from talud.params import Area
@@ -122,7 +122,7 @@ def test_the_stack_is_made_again_only_where_it_is_another(tmp_path: Path, image:
 
     def made(source: Path, **said: str) -> int:
         area = Area.given(role="transfer", folder=".", **said)
-        return prepare(contract, area, {"optical": source}, out).stat().st_mtime_ns
+        return prepare_stack(contract, area, {"optical": source}, out).stat().st_mtime_ns
 
     first, moved = made(image), Path(shutil.copy(image, tmp_path / "moved.tif"))
     os.utime(image)

@@ -173,8 +173,8 @@ def test_an_area_trained_on_is_counted_on_its_test_blocks(
 ) -> None:
     trained = tmp_path / "trained.onnx"
     kept = project.model("3band").read_bytes()
-    project.record("basin").parent.mkdir(parents=True, exist_ok=True)
-    project.record("basin").write_text(json.dumps({"stack_md5": "1", "mask_md5": "2"}))
+    project.stack_record("basin").parent.mkdir(parents=True, exist_ok=True)
+    project.stack_record("basin").write_text(json.dumps({"stack_md5": "1", "mask_md5": "2"}))
     try:
         put_model(project, tiny_model, SOMETHING, areas=("basin",)).replace(trained)
     finally:

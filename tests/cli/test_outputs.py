@@ -17,7 +17,7 @@ from source_files import CORNER, UTM, write_project, write_raster
 from stack_files import noise, write_stack
 from talud import source_files
 from talud.errors import OutputError
-from talud.files import replacing
+from talud.files import atomic_replace
 
 LEFT, TOP = CORNER
 
@@ -185,6 +185,6 @@ def test_device_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="neither a file nor a folder"):
         source_files.check_output_file(tmp_path / "pipe", [])
-    with pytest.raises(OutputError, match="neither a file nor a folder"), replacing(tmp_path / "pipe") as scratch:
+    with pytest.raises(OutputError, match="neither a file nor a folder"), atomic_replace(tmp_path / "pipe") as scratch:
         scratch.write_bytes(b"x")
     assert (tmp_path / "pipe").is_fifo()

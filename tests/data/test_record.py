@@ -70,13 +70,13 @@ def test_parameters_that_a_stack_does_not_depend_on_may_change(project: Project)
 
 
 def test_older_record_is_read_and_checked_by_the_tags_of_its_stack(project: Project) -> None:
-    record = json.loads(project.record("here").read_text())
+    record = json.loads(project.stack_record("here").read_text())
     del record["settings"]
-    project.record("here").write_text(json.dumps(record))
+    project.stack_record("here").write_text(json.dumps(record))
     assert current_stack(project, "here") == project.stack("here")
     with pytest.raises(StudyError, match=r"resolution 12[.]5, and params[.]yaml says 25"):
         current_stack(write_project(project.root, {"here": AREA}, stack={"resolution": 25}), "here")
-    project.record("here").unlink()  # another program's stack
+    project.stack_record("here").unlink()  # another program's stack
     assert current_stack(project, "here") == project.stack("here")
 
 

@@ -19,7 +19,7 @@ from shapely.geometry import Polygon, box
 
 import talud
 from source_files import CORNER, UTM, write_project, write_raster
-from talud.bands import band, groups
+from talud.bands import band_named, groups_of
 from talud.cli.main import main
 from talud.contract import METADATA_KEY, BandContract, Contract, Measurements, ModelInput, ModelOrigin
 from talud.data.stack import bands_taken, build, build_like
@@ -101,7 +101,7 @@ def test_a_stack_is_a_cog_that_says_what_it_holds_and_how_it_was_made(project: P
             for name in ("dtm", "optical", "sar_post", "sar_pre")
         ),
     }
-    content = json.loads(project.record("here").read_text())
+    content = json.loads(project.stack_record("here").read_text())
     assert content["stack_md5"] == record.stack_md5 == md5(project.stack("here"))
     assert content["mask_md5"] == md5(project.mask("here"))
     assert content["sources"]["optical"] == md5(project.root / "data" / "here" / "optical.tif")
@@ -217,7 +217,7 @@ def test_skipped_and_repaired_polygons_are_said(
     assert said.splitlines()[0].startswith("here: stacks/here.tif, ")
     for part in ("2 polygons", "1 invalid polygon repaired", "1 feature without a polygon skipped"):
         assert part in said
-    content = json.loads(project.record("here").read_text())
+    content = json.loads(project.stack_record("here").read_text())
     assert (content["polygons"], content["repaired_polygons"], content["skipped_polygons"]) == (2, 1, 1)
 
 
@@ -428,8 +428,8 @@ def contract(*names: str, unit: str = "reflectance", **stack: str) -> Contract:
     bands = [
         BandContract(
             name=name,
-            group=band(name).group,
-            unit=band(name).unit or optical[band(name).group],
+            group=band_named(name).group,
+            unit=band_named(name).unit or optical[band_named(name).group],
             lowest=-1e9,
             highest=1e9,
             mean=0,
@@ -441,7 +441,7 @@ def contract(*names: str, unit: str = "reflectance", **stack: str) -> Contract:
     ]
     return Contract(
         input=ModelInput(
-            bands=tuple(bands), required_groups=groups(names), pixel_size=25.0, halo=0, alignment=1, stack=stack
+            bands=tuple(bands), required_groups=groups_of(names), pixel_size=25.0, halo=0, alignment=1, stack=stack
         ),
         origin=ModelOrigin(
             name="asked", weights="", data_version="", areas=(), commit="", run_id="", hyperparameters={}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from talud.bands import SHADES, Group, band
+from talud.bands import OCCLUSION_MASKS, Group, band_named
 from talud.contract import Contract
 from talud.engine.coverage import blocked, reason
 from talud.engine.runtime import Model
@@ -15,7 +15,7 @@ BANDS = ("slope", "red", "vv_pre", "blue", "vv_post")  # groups in the order ter
 
 def contract(model: Model, *required: Group) -> Contract:
     like = model.contract.input.bands[0]
-    bands = tuple(like.model_copy(update={"name": name, "group": band(name).group}) for name in BANDS)
+    bands = tuple(like.model_copy(update={"name": name, "group": band_named(name).group}) for name in BANDS)
     return model.contract.replace(bands=bands, required_groups=required)
 
 
@@ -61,7 +61,7 @@ def test_what_hides_a_group_is_named_in_place_of_its_bands(
     stated = contract(model, Group.OPTICAL, Group.SAR)
     stack = np.zeros((5, 1, 2), np.float32)
     stack[[BANDS.index(name) for name in invalid], 0, 1] = np.nan
-    hidden = {name: np.array([[False, name in shades]]) for name in SHADES}
+    hidden = {name: np.array([[False, name in shades]]) for name in OCCLUSION_MASKS}
     mapped, code = blocked(stack, stated, hidden)[0]
     assert mapped == 0
     assert (reason(int(code), stated) if code else None) == why
@@ -79,5 +79,5 @@ def test_more_bands_than_a_code_has_bits_are_named_by_their_group(model: Model, 
     code = int(blocked(stack, stated)[0, 1])
     assert reason(code, stated) == why
     stack[:] = np.nan
-    everything = blocked(stack, stated, {name: np.ones((1, 2), np.bool_) for name in SHADES}).max()
+    everything = blocked(stack, stated, {name: np.ones((1, 2), np.bool_) for name in OCCLUSION_MASKS}).max()
     assert everything < 2**16 - 1  # the polygons are traced from codes that are one more

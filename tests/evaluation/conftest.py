@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rasterio.crs import CRS
 from scipy import ndimage
 
-from talud.bands import band, groups
+from talud.bands import band_named, groups_of
 from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin
 from talud.data.record import data_version
 from talud.engine.runtime import Model
@@ -23,7 +23,7 @@ from talud.files import md5
 from talud.grid import Grid
 from talud.products.prediction import predict
 from talud.project import Project
-from talud.raster import Layout, writing_cog
+from talud.raster import Layout, write_cog
 
 SIDE = 192
 WEIGHTS = {"red": 9.0, "green": -4.0}  # of the model, which looks at one pixel alone
@@ -56,7 +56,7 @@ def write_raster(
     """A raster of (bands, height, width) on a 12.5 m grid of UTM zone 18 N."""
     grid = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 400_000, 0, -12.5, 650_000), *pixels.shape[1:])
     kind = "average" if pixels.dtype == np.float32 else "mode"
-    with writing_cog(path, grid, Layout(str(pixels.dtype), nodata, names, (), tags or {}, {}, kind)) as writer:
+    with write_cog(path, grid, Layout(str(pixels.dtype), nodata, names, (), tags or {}, {}, kind)) as writer:
         writer.write(pixels)
 
 
@@ -87,7 +87,7 @@ def _contract(name: str, names: tuple[str, ...], version: str) -> Contract:
     bands = tuple(
         BandContract(
             name=band_name,
-            group=band(band_name).group,
+            group=band_named(band_name).group,
             unit="degree" if band_name == "slope" else "1/100m" if band_name == "curvature" else "reflectance",
             lowest=-100,
             highest=100,
@@ -101,7 +101,7 @@ def _contract(name: str, names: tuple[str, ...], version: str) -> Contract:
     return Contract(
         input=ModelInput(
             bands=bands,
-            required_groups=groups(names),
+            required_groups=groups_of(names),
             pixel_size=12.5,
             halo=0,
             alignment=1,
@@ -139,7 +139,7 @@ def write_area(project: Project, area: str, seed: int, *, synthetic: bool = True
     names = ["red", "green", "blue", "slope", "curvature"]
     units = ("reflectance", "reflectance", "reflectance", "degree", "1/100m")
     grid = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 400_000, 0, -12.5, 650_000), SIDE, SIDE)
-    with writing_cog(project.stack(area), grid, Layout("float32", float("nan"), names, units, tags)) as writer:
+    with write_cog(project.stack(area), grid, Layout("float32", float("nan"), names, units, tags)) as writer:
         writer.write(bands)
     write_raster(project.mask(area), truth[np.newaxis], 255, ["landslide"])
     write_record(project, area)
@@ -147,9 +147,9 @@ def write_area(project: Project, area: str, seed: int, *, synthetic: bool = True
 
 def write_record(project: Project, area: str) -> None:
     """What the data version is made of."""
-    project.record(area).parent.mkdir(parents=True, exist_ok=True)
+    project.stack_record(area).parent.mkdir(parents=True, exist_ok=True)
     digests = {"stack_md5": md5(project.stack(area)), "mask_md5": md5(project.mask(area))}
-    project.record(area).write_text(json.dumps(digests), encoding="utf-8")
+    project.stack_record(area).write_text(json.dumps(digests), encoding="utf-8")
 
 
 def write_trials(project: Project, band_set: str) -> None:

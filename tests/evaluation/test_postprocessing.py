@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from skimage.measure import label
 
-from talud.confusion_map import at_threshold
+from talud.confusion_map import apply_threshold
 from talud.errors import ParamsError
 from talud.evaluation.postprocessing import (
     WindowContext,
@@ -53,12 +53,12 @@ def test_hysteresis_keeps_what_touches_a_sure_pixel_at_an_edge_or_a_corner_and_s
 def test_hysteresis_is_each_part_of_the_lower_thresholds_map_that_reaches_the_upper_one(probability, low, high):
     low, high = sorted((low, high))
     found = hysteresis(probability, low, high)
-    parts = label(at_threshold(probability, low) == 1, connectivity=2)
-    strong = at_threshold(probability, high) == 1
+    parts = label(apply_threshold(probability, low) == 1, connectivity=2)
+    strong = apply_threshold(probability, high) == 1
     kept = [part for part in range(1, parts.max() + 1) if strong[parts == part].any()]
     np.testing.assert_array_equal(found == 1, np.isin(parts, kept))
     np.testing.assert_array_equal(found == 255, np.isnan(probability))
-    np.testing.assert_array_equal(hysteresis(probability, low, low), at_threshold(probability, low))
+    np.testing.assert_array_equal(hysteresis(probability, low, low), apply_threshold(probability, low))
 
 
 def test_thresholds_in_the_wrong_order_are_an_error():
@@ -146,7 +146,7 @@ def test_under_cloud_a_pixel_keeps_its_own_probability():
 @given(probability=probabilities)
 def test_by_default_only_the_threshold_counts(probability):
     found = postprocess(probability, 0.5, Postprocessing(), WindowContext(156.25))
-    np.testing.assert_array_equal(found, at_threshold(probability, 0.5))
+    np.testing.assert_array_equal(found, apply_threshold(probability, 0.5))
 
 
 def test_all_of_it_together_on_a_drawn_map():

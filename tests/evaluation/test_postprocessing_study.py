@@ -172,7 +172,7 @@ def test_what_params_yaml_says_is_measured_beside_the_rest(small_project: Projec
 
 
 def test_a_model_that_may_have_seen_the_test_blocks_is_refused(small_project: Project):
-    small_project.record("home").write_text(json.dumps({"stack_md5": "1" * 32, "mask_md5": "2" * 32}))
+    small_project.stack_record("home").write_text(json.dumps({"stack_md5": "1" * 32, "mask_md5": "2" * 32}))
     with pytest.raises(StudyError, match="was trained on other stacks"):
         compare_methods(small_project, "3band")
     assert not small_project.postprocessing("3band").exists()

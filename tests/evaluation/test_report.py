@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from chromium import chromium, opened
-from talud.confusion_map import COLOURS, Outcome
+from talud.confusion_map import PIXEL_CLASS_COLOURS, PixelClass
 from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation import paper, report
@@ -222,13 +222,13 @@ def test_names_cannot_break_the_page(project: Project):
 
 def test_pictures_hold_the_pixels_of_the_maps(project: Project):
     viewer = area_viewer(project, "away", ["3band"])
-    with rasterio.open(project.outcome("3band", "away")) as raster:
+    with rasterio.open(project.confusion_map("3band", "away")) as raster:
         outcomes = raster.read(1)
     shown = picture(viewer.images["outcome-3band"])
     assert shown.shape == (*outcomes.shape, 4)
-    for outcome in (Outcome.TRUE_POSITIVE, Outcome.FALSE_POSITIVE, Outcome.FALSE_NEGATIVE):
-        assert ((shown == COLOURS[outcome]).all(axis=-1) == (outcomes == outcome)).all()
-    assert (shown[outcomes == Outcome.TRUE_NEGATIVE, 3] == 0).all()
+    for outcome in (PixelClass.TRUE_POSITIVE, PixelClass.FALSE_POSITIVE, PixelClass.FALSE_NEGATIVE):
+        assert ((shown == PIXEL_CLASS_COLOURS[outcome]).all(axis=-1) == (outcomes == outcome)).all()
+    assert (shown[outcomes == PixelClass.TRUE_NEGATIVE, 3] == 0).all()
     hatched = shown[outcomes == 255]
     assert (hatched[:, 3] == 255).all()
     assert len(np.unique(hatched[:, 0])) == 2

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 from rio_cogeo.cogeo import cog_validate
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from talud.confusion_map import COLOURS, Outcome, classify
+from talud.confusion_map import PIXEL_CLASS_COLOURS, PixelClass, classify_pixels
 from talud.data.patches import split
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, StudyError
@@ -110,7 +110,7 @@ def test_training_areas_are_scored_by_their_test_blocks_only_and_mapped_whole(sm
         compare_blocks([model], small_project, ["home"], "test")
     )
     assert list(table.areas) == ["away"]
-    assert small_project.outcome("3band", "home").is_file()
+    assert small_project.confusion_map("3band", "home").is_file()
     written = json.loads(small_project.scores("3band").read_text())
     assert written["threshold"] == THRESHOLD
     assert written["areas"]["away"]["role"] == "transfer"
@@ -138,19 +138,19 @@ def test_metrics_file_holds_f1_precision_and_recall_alone(small_project: Project
 
 def test_the_outcome_map_holds_the_four_counts_and_says_what_they_are(small_project: Project):
     scores = evaluate(small_project, "3band").areas["away"]
-    path = small_project.outcome("3band", "away")
+    path = small_project.confusion_map("3band", "away")
     assert cog_validate(path, quiet=True)[0]
     with rasterio.open(path) as raster:
         pixels, colours, tags = raster.read(1), raster.colormap(1), raster.tags()
         assert raster.nodata == 255
-        assert all(outcome.label in raster.descriptions[0] for outcome in Outcome)
-    counts = {outcome: int((pixels == outcome).sum()) for outcome in Outcome}
-    assert counts[Outcome.TRUE_POSITIVE] == scores.tp
-    assert counts[Outcome.FALSE_POSITIVE] == scores.fp
-    assert counts[Outcome.FALSE_NEGATIVE] == scores.fn
-    assert counts[Outcome.TRUE_NEGATIVE] == scores.tn
+        assert all(outcome.label in raster.descriptions[0] for outcome in PixelClass)
+    counts = {outcome: int((pixels == outcome).sum()) for outcome in PixelClass}
+    assert counts[PixelClass.TRUE_POSITIVE] == scores.tp
+    assert counts[PixelClass.FALSE_POSITIVE] == scores.fp
+    assert counts[PixelClass.FALSE_NEGATIVE] == scores.fn
+    assert counts[PixelClass.TRUE_NEGATIVE] == scores.tn
     assert set(np.unique(pixels)) <= {0, 1, 2, 3, 255}
-    assert {value: colours[value] for value in COLOURS} == COLOURS
+    assert {value: colours[value] for value in PIXEL_CLASS_COLOURS} == PIXEL_CLASS_COLOURS
     assert tags["CLASS_2"] == "false positive"
     assert tags["TALUD_BAND_SET"] == "3band"
 
@@ -171,7 +171,7 @@ def test_an_area_without_an_inventory_has_no_scores(small_project: Project):
     with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
         mask.write(np.full((1, mask.height, mask.width), 255, np.uint8))
     assert evaluate(small_project, "3band").areas == {}
-    assert not small_project.outcome("3band", "away").exists()
+    assert not small_project.confusion_map("3band", "away").exists()
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Proj
 
 
 def test_an_inventory_that_changed_since_the_training_is_noticed(small_project: Project):
-    record = small_project.record("home")
+    record = small_project.stack_record("home")
     stated = json.loads(record.read_text()) | {"mask_md5": "0" * 32}
     record.write_text(json.dumps(stated))
     with pytest.raises(StudyError, match="other stacks or inventories than the present ones of home"):
@@ -265,12 +265,12 @@ pixels = arrays.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 255]))
 
 @given(mapped=pixels, truth=pixels)
 def test_outcomes_and_tallies_count_each_pixel_once(mapped, truth):
-    outcome, tally = classify(mapped, truth), Assessment.of_class_map(truth, mapped)
+    outcome, tally = classify_pixels(mapped, truth), Assessment.of_class_map(truth, mapped)
     counts = tally.confusion
-    assert (outcome == Outcome.TRUE_POSITIVE).sum() == counts.tp == ((mapped == 1) & (truth == 1)).sum()
-    assert (outcome == Outcome.FALSE_POSITIVE).sum() == counts.fp
-    assert (outcome == Outcome.FALSE_NEGATIVE).sum() == counts.fn
-    assert (outcome == Outcome.TRUE_NEGATIVE).sum() == counts.tn
+    assert (outcome == PixelClass.TRUE_POSITIVE).sum() == counts.tp == ((mapped == 1) & (truth == 1)).sum()
+    assert (outcome == PixelClass.FALSE_POSITIVE).sum() == counts.fp
+    assert (outcome == PixelClass.FALSE_NEGATIVE).sum() == counts.fn
+    assert (outcome == PixelClass.TRUE_NEGATIVE).sum() == counts.tn
     assert tally.pixels == (truth != 255).sum()
     assert tally.landslide_pixels == (truth == 1).sum()
     both = Assessment.of_class_map(truth[:2], mapped[:2]) + Assessment.of_class_map(truth[2:], mapped[2:])

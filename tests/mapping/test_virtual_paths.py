@@ -22,7 +22,7 @@ from talud.engine.runtime import Model
 from talud.errors import OutputError, SourceError
 from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
-from talud.raster import PATIENCE, open_raster
+from talud.raster import NETWORK_TIMEOUTS, open_raster
 
 
 @pytest.fixture(scope="module")
@@ -200,11 +200,11 @@ def test_what_the_user_set_for_gdal_holds(stack: Path, monkeypatch: pytest.Monke
     found: dict[str, object] = {}
 
     def look() -> None:  # a thread of its own, as tiles are read in
-        found.update({name: rasterio.env.get_gdal_config(name) for name in PATIENCE})
+        found.update({name: rasterio.env.get_gdal_config(name) for name in NETWORK_TIMEOUTS})
 
     with rasterio.Env(GDAL_HTTP_MAX_RETRY="9"), open_raster(stack):
         thread = threading.Thread(target=look)
         thread.start()
         thread.join()
-    expected = PATIENCE | {"GDAL_HTTP_LOW_SPEED_TIME": "77", "GDAL_HTTP_MAX_RETRY": "9"}
+    expected = NETWORK_TIMEOUTS | {"GDAL_HTTP_LOW_SPEED_TIME": "77", "GDAL_HTTP_MAX_RETRY": "9"}
     assert json.loads(json.dumps(found)) == {name: int(value) for name, value in expected.items()}

@@ -13,7 +13,7 @@ import rasterio
 from rasterio.windows import Window
 
 from stack_files import noise, probabilities, write_stack
-from talud.bands import SHADES, Group
+from talud.bands import OCCLUSION_MASKS, Group
 from talud.contract import METADATA_KEY, Contract, Subset
 from talud.engine.coverage import blocked, coverage, reason, remaining
 from talud.engine.runtime import Model
@@ -239,7 +239,7 @@ def test_a_pixel_is_mapped_where_its_valid_groups_are_a_supported_subset(
     contract = with_subsets(model, *supported)
     stack = np.zeros((len(BANDS), 1, 2), np.float32)
     stack[[place for group in absent for place in PLACES[group]], 0, 1] = np.nan
-    hidden = {name: np.array([[False, name in shades]]) for name in SHADES}
+    hidden = {name: np.array([[False, name in shades]]) for name in OCCLUSION_MASKS}
     found = coverage(stack, contract, hidden)
     assert found.reduced is not None
     assert found.blocked[0, 0] == found.reduced[0, 0] == 0

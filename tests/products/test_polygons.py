@@ -26,7 +26,7 @@ from stack_files import grid_of
 from talud.errors import OutputError
 from talud.grid import Grid
 from talud.products import polygons
-from talud.raster import Layout, writing_cog
+from talud.raster import Layout, write_cog
 
 PIXEL = 12.5**2
 
@@ -34,7 +34,7 @@ PIXEL = 12.5**2
 def traced(
     folder: Path, parts: np.ndarray, grid: Grid | None = None, minimum_area: float = 0
 ) -> tuple[polygons.Landslides, polygons.NotMapped]:
-    with writing_cog(folder / "parts.tif", grid or grid_of(*parts.shape), Layout("uint8", None, ("parts",))) as raster:
+    with write_cog(folder / "parts.tif", grid or grid_of(*parts.shape), Layout("uint8", None, ("parts",))) as raster:
         raster.write(parts, 1)
     return polygons.trace_polygons(*[folder / "parts.tif"] * 2, {1: "optical invalid", 2: "sar invalid"}, minimum_area)
 

@@ -13,7 +13,7 @@ from stack_files import grid_of, write_stack
 from talud.engine.runtime import Model
 from talud.mapping.reader import open_stack
 from talud.products.polygons import zonal_statistics
-from talud.raster import Layout, writing_cog
+from talud.raster import Layout, write_cog
 
 SHAPE = 40, 2100  # two borders of the windows lie inside
 
@@ -41,7 +41,7 @@ def measured(
     values = np.stack([*bands.values()]).astype(np.float32)
     raster = write_stack(folder / "stack.tif", values, list(bands), units=units)
     path = folder / "probability.tif"
-    with writing_cog(path, grid_of(*SHAPE), Layout("float32", float("nan"), ("probability",))) as writer:
+    with write_cog(path, grid_of(*SHAPE), Layout("float32", float("nan"), ("probability",))) as writer:
         writer.write(probability.astype(np.float32), 1)
     with open_stack(raster, model.contract) as stack:
         return zonal_statistics(outlines, path, stack)

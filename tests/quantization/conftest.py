@@ -17,7 +17,7 @@ from talud.data.record import data_version
 from talud.engine.runtime import Model
 from talud.files import md5
 from talud.project import Project
-from talud.raster import Layout, writing_cog
+from talud.raster import Layout, write_cog
 
 SIDE = 128
 PARAMS = {
@@ -36,11 +36,11 @@ def write_area(project: Project, stack: np.ndarray) -> None:
     """The stack of `basin`, a mask of which a tenth is landslide, and the record of both."""
     write_stack(project.stack("basin"), stack, units=["DN"] * 3)
     rows, _ = np.indices((SIDE, SIDE))
-    with writing_cog(project.mask("basin"), grid_of(SIDE, SIDE), Layout("uint8", 255, ["landslide"])) as mask:
+    with write_cog(project.mask("basin"), grid_of(SIDE, SIDE), Layout("uint8", 255, ["landslide"])) as mask:
         mask.write((rows % 10 == 0).astype(np.uint8), 1)
     digests = {"stack_md5": md5(project.stack("basin")), "mask_md5": md5(project.mask("basin"))}
-    project.record("basin").parent.mkdir(parents=True, exist_ok=True)
-    project.record("basin").write_text(json.dumps(digests))
+    project.stack_record("basin").parent.mkdir(parents=True, exist_ok=True)
+    project.stack_record("basin").write_text(json.dumps(digests))
 
 
 def write_model(project: Project, tiny_model: Path) -> None:

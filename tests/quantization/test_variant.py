@@ -123,7 +123,7 @@ def test_other_data_or_another_split_are_refused(project: Project) -> None:
     (project.root / "params.yaml").write_text(yaml.safe_dump(params | {"seed": 8}))
     with pytest.raises(StudyError, match="was trained with seed 7"):
         variant.make_variant(Project.find(project.root), path, "int8")
-    project.record("basin").write_text(json.dumps({"stack_md5": "0" * 32, "mask_md5": "0" * 32}))
+    project.stack_record("basin").write_text(json.dumps({"stack_md5": "0" * 32, "mask_md5": "0" * 32}))
     with pytest.raises(StudyError, match="was trained on other stacks"):
         variant.make_variant(project, path, "int8")
     assert not variant_path(path, "int8").exists()

@@ -28,7 +28,7 @@ from fresh_clone import ROOT
 from service_process import Serving, add_champion, serving
 from stack_files import grid_of, write_stack
 from talud.engine.model_file import contract_of, save, weights_digest
-from talud.raster import Layout, writing_cog
+from talud.raster import Layout, write_cog
 from talud.serving.app import install_page
 from talud.serving.database import Database
 from talud.serving.keys import KeyStore
@@ -137,7 +137,7 @@ def agency(built: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFacto
     add_champion(root, "soil", model)
     add_champion(root, "infrared", other_bands(model, elsewhere / "infrared.onnx"))
     write_stack(root / "stacks/basin.tif", stack())
-    with writing_cog(
+    with write_cog(
         root / "stacks/basin.mask.tif", grid_of(HEIGHT, WIDTH), Layout("uint8", 255, ("landslide",))
     ) as mask:
         mask.write(soil()[np.newaxis].astype(np.uint8))

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
 import talud.serving
-from talud.cluster_connection import connected
+from talud.cluster_connection import connect_workers
 from talud.serving.app import HEADERS, create_app
 from talud.serving.database import now
 from talud.serving.keys import SESSION_HOURS
@@ -48,7 +48,7 @@ def with_routes(app: FastAPI) -> FastAPI:
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a scheduler with a worker, for all services here: none of them maps anything."""
-    with connected(1, tmp_path_factory.mktemp("workers")) as cluster:
+    with connect_workers(1, tmp_path_factory.mktemp("workers")) as cluster:
         yield cluster.scheduler.address
 
 

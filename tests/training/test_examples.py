@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from talud.confusion_map import COLOURS, Outcome
+from talud.confusion_map import PIXEL_CLASS_COLOURS, PixelClass
 from talud.data.patches import Patches
 from talud.training import examples
 from talud.training.examples import Examples, example_panel, select_patches
@@ -49,16 +49,16 @@ def test_each_pane_shows_its_patch() -> None:
     probability[1, 5, 5], found.stack[1, 5, 5] = np.nan, np.nan
     picture = example_panel(Examples(("red", "green", "blue"), found, probability, 0.5), "any", "Synthetic data")
     outcome = pane(picture, 0, 3)
-    colours = {kind: COLOURS[kind][:3] for kind in Outcome}
-    assert tuple(outcome[0, 0]) == colours[Outcome.FALSE_NEGATIVE]
-    assert tuple(outcome[-1, -1]) == colours[Outcome.FALSE_POSITIVE]
-    assert (outcome == colours[Outcome.TRUE_POSITIVE]).all(axis=-1).sum() == 39
+    colours = {kind: PIXEL_CLASS_COLOURS[kind][:3] for kind in PixelClass}
+    assert tuple(outcome[0, 0]) == colours[PixelClass.FALSE_NEGATIVE]
+    assert tuple(outcome[-1, -1]) == colours[PixelClass.FALSE_POSITIVE]
+    assert (outcome == colours[PixelClass.TRUE_POSITIVE]).all(axis=-1).sum() == 39
     truth, chance, seen = (pane(picture, 0, column) for column in (1, 2, 0))
     dark = truth.sum(axis=-1) < 300
     assert (dark == (found.mask[0] == 1)).all()
     assert chance[0, 1].sum() < chance[0, 0].sum()  # the more probable, the darker
     assert np.corrcoef(seen[..., 0].ravel(), found.stack[0, ..., 0].ravel())[0, 1] > 0.9
-    nothing = tuple(examples.CLASS_COLOURS[255])
+    nothing = tuple(examples.PIXEL_CLASS_COLOURS[255])
     assert tuple(pane(picture, 1, 3)[5, 5]) == tuple(pane(picture, 1, 2)[5, 5]) == nothing
 
 

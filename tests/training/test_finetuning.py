@@ -21,7 +21,7 @@ from talud.evaluation.scores import assess_area
 from talud.grid import Grid
 from talud.metrics import ThresholdHistogram, best_threshold
 from talud.project import Project
-from talud.raster import Layout, open_raster, writing_cog
+from talud.raster import Layout, open_raster, write_cog
 from talud.registry import Store
 from talud.training import unet
 from talud.training.finetuning import FineTuningOptions, finetune
@@ -103,7 +103,7 @@ def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_o
         with rasterio.open(path) as raster:
             values, grid = raster.read(), Grid.of(raster)
             layout = Layout(raster.dtypes[0], raster.nodata, raster.descriptions, raster.units, {"TALUD_PATCH": "32"})
-        with writing_cog(path, grid, layout) as writer:
+        with write_cog(path, grid, layout) as writer:
             writer.write(values)
     known = {
         "calibration": Calibration(slope=0.5, offset=0, error_before=0.2, error_after=0.1),

@@ -37,7 +37,7 @@ from talud.files import md5
 from talud.grid import Grid
 from talud.params import DroppingOptions, Recipe
 from talud.project import Project
-from talud.raster import Layout, open_raster, writing_cog
+from talud.raster import Layout, open_raster, write_cog
 from talud.training import checkpoint, export, study
 from talud.training.calibration import compute_logits
 from talud.training.checkpoint import Epoch, TrialState, trial_key
@@ -75,13 +75,13 @@ def make_stack(project: Project, area: str, slope: str | None = "zevenbergen_tho
     grid = Grid(CRS.from_epsg(32618), from_origin(400_000, 650_000, 12.5, 12.5), 160, 160)
     tags = {"TALUD_RESOLUTION": "12.5"} | ({"TALUD_SLOPE": slope} if slope else {})
     layout = Layout("float32", np.nan, ("red", "slope"), ("DN", "degree"), tags)
-    with writing_cog(project.stack(area), grid, layout) as writer:
+    with write_cog(project.stack(area), grid, layout) as writer:
         writer.write(stack)
-    with writing_cog(project.mask(area), grid, Layout("uint8", None, ("landslide",))) as writer:
+    with write_cog(project.mask(area), grid, Layout("uint8", None, ("landslide",))) as writer:
         writer.write(mask, 1)
     record = {"stack_md5": md5(project.stack(area)), "mask_md5": md5(project.mask(area))}
-    project.record(area).parent.mkdir(parents=True, exist_ok=True)
-    project.record(area).write_text(json.dumps(record))
+    project.stack_record(area).parent.mkdir(parents=True, exist_ok=True)
+    project.stack_record(area).write_text(json.dumps(record))
 
 
 def make_project(root: Path, **changes: object) -> Project:
@@ -360,9 +360,9 @@ def test_a_repeated_study_gives_the_same_weights(
 
 def test_the_data_version_follows_the_data(tmp_path: Path) -> None:
     project = make_project(tmp_path / "one")
-    record = json.loads(project.record("hill").read_text())
+    record = json.loads(project.stack_record("hill").read_text())
     before = Dataset.load(project, "both").version
-    project.record("hill").write_text(json.dumps({**record, "mask_md5": "0" * 32, "area": "hill"}))
+    project.stack_record("hill").write_text(json.dumps({**record, "mask_md5": "0" * 32, "area": "hill"}))
     assert Dataset.load(project, "both").version != before
 
 
@@ -396,7 +396,7 @@ def test_landslides_that_no_valid_pixel_shows_are_missed_before_training(tmp_pat
         grid, stack = Grid.of(dataset), dataset.read()
     with open_raster(project.mask("hill")) as dataset:
         stack[0][dataset.read(1) == 1] = np.nan
-    with writing_cog(project.stack("hill"), grid, Layout("float32", np.nan, ("red", "slope"))) as writer:
+    with write_cog(project.stack("hill"), grid, Layout("float32", np.nan, ("red", "slope"))) as writer:
         writer.write(stack)
     with pytest.raises(StudyError, match="training blocks hold no landslide where all of slope, red are valid"):
         Dataset.load(project, "both")
@@ -459,7 +459,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     project.stack("hill").unlink()
     with pytest.raises(StudyError, match="run talud stack hill"):
         study.run(project, "both")
-    project.record("hill").unlink()
+    project.stack_record("hill").unlink()
     with pytest.raises(StudyError, match="run talud stack hill"):
         study.run(project, "both")
 
@@ -701,8 +701,8 @@ def test_a_trial_is_run_again_only_where_something_changed(tmp_path: Path, monke
     _, seen = epochs_trained(project)
     assert seen == ["2 filters · lr 0.003 · batch 8"] * 2  # the others were done in the earlier study
 
-    record = json.loads(project.record("hill").read_text())
-    project.record("hill").write_text(json.dumps({**record, "mask_md5": "0" * 32}))
+    record = json.loads(project.stack_record("hill").read_text())
+    project.stack_record("hill").write_text(json.dumps({**record, "mask_md5": "0" * 32}))
     assert len(epochs_trained(project)[1]) == 6
     monkeypatch.setitem(VERSIONS, "training", VERSIONS["training"] + 1)
     assert len(epochs_trained(project)[1]) == 6

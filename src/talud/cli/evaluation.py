@@ -90,9 +90,9 @@ def _assess(reference: str, source: str, bands: dict[str, int] | None) -> SiteSc
     from talud import load_model
     from talud.errors import SourceError
     from talud.evaluation import scores
-    from talud.project import Project, root_around
+    from talud.project import Project, find_root
 
-    project = Project.find() if root_around(Path.cwd()) else None
+    project = Project.find() if find_root(Path.cwd()) else None
     if project and source in project.params.areas:
         if bands is not None:
             raise typer.BadParameter("the bands of an area are those of its stack", param_hint="--bands")

@@ -44,9 +44,9 @@ def lineage(
     from pathlib import Path
 
     from talud.lineage.trace import trace_lineage
-    from talud.project import root_around
+    from talud.project import find_root
 
-    found = trace_lineage(what, root_around(Path.cwd()))
+    found = trace_lineage(what, find_root(Path.cwd()))
     if as_json:
         print(json.dumps(asdict(found), indent=2, ensure_ascii=False))
         return
@@ -110,10 +110,10 @@ def versions() -> None:
     """
     from talud import versions
     from talud.errors import ParamsError
-    from talud.project import root_around
+    from talud.project import find_root
 
     folder = Path.cwd()
-    root = root_around(folder)
+    root = find_root(folder)
     if root is None:
         raise ParamsError(f"{folder}: no params.yaml here or above; change into a talud project")
     versions.write(root)

@@ -175,12 +175,12 @@ def map_sources(
         from talud.cli.progress import shown
 
     loaded = (
-        basin.for_sources(area, files, options.provider, options.precision)
+        basin.open_for_sources(area, files, options.provider, options.precision)
         if model == "auto"
         else talud.load_model(model, options.provider, options.precision)
     )
     with shown("stack", "windows") as progress:
-        stack = basin.prepare(loaded.contract, area, files, out, progress, loaded.path)
+        stack = basin.prepare_stack(loaded.contract, area, files, out, progress, loaded.path)
     with shown("mapping", "tiles") as progress:
         result = talud.predict(loaded, stack, out, options, progress)
     say(result, loaded, out, stack)

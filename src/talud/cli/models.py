@@ -92,10 +92,10 @@ def list_(as_json: AsJson = False) -> None:
 
     from talud.errors import TaludWarning
     from talud.evaluation.model_card import list_versions
-    from talud.project import root_around
+    from talud.project import find_root
     from talud.registry import Store
 
-    store = Store.open(root_around(Path.cwd()))
+    store = Store.open(find_root(Path.cwd()))
     found = list_versions(store)
     for broken in store.models.broken_aliases():
         warnings.warn(broken.words, TaludWarning, stacklevel=2)
@@ -133,10 +133,10 @@ def show(
         talud models show landslide-unet-7band@challenger --json
     """
     from talud.evaluation.model_card import model_card
-    from talud.project import root_around
+    from talud.project import find_root
     from talud.registry import Store
 
-    found = model_card(Store.open(root_around(Path.cwd())), reference)
+    found = model_card(Store.open(find_root(Path.cwd())), reference)
     if as_json:
         _print_json(found.record())
         return
@@ -220,10 +220,10 @@ def rollback(name: Name) -> None:
 
         talud models rollback landslide-unet-7band
     """
-    from talud.project import root_around
+    from talud.project import find_root
     from talud.registry import Store
 
-    back, gone = Store.open(root_around(Path.cwd())).models.roll_back(name)
+    back, gone = Store.open(find_root(Path.cwd())).models.roll_back(name)
     print(f"{name} version {back.version} is champion again, in place of version {gone.version}")
 
 

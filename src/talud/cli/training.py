@@ -218,14 +218,14 @@ def adapt(
     from talud.adaptation import alignment
     from talud.data.record import check_current
     from talud.evaluation import registration
-    from talud.project import root_around
+    from talud.project import find_root
 
     if registration.is_model_file(model) and out is None:
         raise typer.BadParameter("a file is adapted to a file: give one", param_hint="--out")
     if out is not None and not registration.is_model_file(str(out)):
         raise typer.BadParameter("the name of a model's file ends in .onnx", param_hint="--out")
     check_current(raster)
-    root = root_around(Path.cwd())
+    root = find_root(Path.cwd())
     source = registration.open_model(root, model)
     if out is not None:
         source_files.check_output_file(out, [source.path, raster])

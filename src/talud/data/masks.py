@@ -15,7 +15,7 @@ from rasterio.io import DatasetReader
 from talud.data import sources
 from talud.errors import SourceError, TaludWarning
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
-from talud.raster import PATCH_TAG, Layout, alpha_bands, read_opaque, read_valid, reading
+from talud.raster import PATCH_TAG, Layout, alpha_bands, read_alpha_mask, read_validity, translate_read_errors
 
 COLOURS = {BACKGROUND: (224, 224, 224, 255), LANDSLIDE: (204, 51, 17, 255), UNKNOWN: (0, 0, 0, 0)}
 _TOLD = ("TALUD_AREA", "TALUD_EVENT", "TALUD_SYNTHETIC", PATCH_TAG)
@@ -88,10 +88,10 @@ def read_classes(path: Path) -> NDArray[np.uint8]:
     Raises:
         SourceError: the file cannot be read, or is no mask.
     """
-    with sources.open_source(path) as raster, reading(path):
+    with sources.open_source(path) as raster, translate_read_errors(path):
         planes = raster.read(list(range(1, max(sources.colour_bands(raster), 1) + 1)))
-        opaque = read_opaque(raster, alpha_bands(raster, (1,)))
-        known = read_valid(raster, (1,))[0] & opaque & np.isfinite(planes[0])
+        opaque = read_alpha_mask(raster, alpha_bands(raster, (1,)))
+        known = read_validity(raster, (1,))[0] & opaque & np.isfinite(planes[0])
         palette = _palette(raster)
     if palette is not None and not np.array_equal(palette[:2], _OWN_PALETTE):
         if planes[0][known].max(initial=0) >= len(palette):

@@ -20,14 +20,14 @@ from talud.data.masks import KnownPixels, check_known, mask_layout
 from talud.data.patch_folder import PatchFolder
 from talud.data.record import BANDS_OF, Record, sources_tag
 from talud.errors import SourceError
-from talud.files import md5, replacing_together
+from talud.files import atomic_replace_all, md5
 from talud.grid import Grid
 from talud.metrics import UNKNOWN
 from talud.params import Area
 from talud.process import stderr_suppressed
 from talud.progress import Progress
 from talud.project import Project
-from talud.raster import PATCH_TAG, Layout, writing_cog
+from talud.raster import PATCH_TAG, Layout, write_cog
 
 # No place on Earth: the patches say not where they come from.
 _CRS = CRS.from_wkt('LOCAL_CS["patches side by side",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]')
@@ -53,11 +53,11 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
     _refuse_missing(project, area, folder)
     fingerprints = folder.fingerprints
     tags = _tags(area, described, folder) | sources_tag(fingerprints)
-    targets = project.stack(area), project.mask(area), project.record(area)
+    targets = project.stack(area), project.mask(area), project.stack_record(area)
     for target in targets:
         source_files.check_output_file(target, [])
         source_files.refuse_to_replace(target, folder.files)
-    with replacing_together(*targets) as (stack, mask, record):
+    with atomic_replace_all(*targets) as (stack, mask, record):
         known = _write(folder, tags, stack, mask, progress)
         if described.role != "transfer" and not (known and known.landslide):
             raise SourceError(
@@ -119,12 +119,12 @@ def _write(
     empty = np.full((len(bands), side, side), np.nan, np.float32), np.full((side, side), UNKNOWN, np.uint8)
     known = KnownPixels()
     with ExitStack() as writers:
-        stack_writer = writers.enter_context(writing_cog(stack, grid, layout))
-        mask_writer = writers.enter_context(writing_cog(mask, grid, mask_layout(tags)))
+        stack_writer = writers.enter_context(write_cog(stack, grid, layout))
+        mask_writer = writers.enter_context(write_cog(mask, grid, mask_layout(tags)))
         for number, window in enumerate(grid.windows(side)):
             values, truth = folder.read(folder.pairs[number]) if number < len(folder.pairs) else empty
             known += KnownPixels.of(truth)
-            with stderr_suppressed():  # as in `writing_cog`
+            with stderr_suppressed():  # as in `write_cog`
                 stack_writer.write(values, window=window)
                 mask_writer.write(truth, 1, window=window)
             if progress and number < len(folder.pairs):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from talud.bands import Group, band
+from talud.bands import Group, band_named
 from talud.errors import StudyError
 from talud.grid import Grid
 from talud.metrics import LANDSLIDE, UNKNOWN
@@ -285,7 +285,7 @@ def _read_block(
     wanting = np.isnan(pixels)
     unknown = wanting.any(axis=-1)
     if optional:
-        members = np.array([band(name).group for name in bands])
+        members = np.array([band_named(name).group for name in bands])
         for group in optional:
             wanting[..., members == group] = wanting[..., members == group].any(axis=-1, keepdims=True)
         pixels[wanting] = np.nan

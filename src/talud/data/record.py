@@ -13,7 +13,7 @@ from typing import Any
 from talud.contract import Contract
 from talud.errors import StudyError
 from talud.params import Area, Source, StackOptions
-from talud.project import Project, root_around
+from talud.project import Project, find_root
 from talud.raster import open_raster
 
 BANDS_OF = "TALUD_BANDS_OF_"  # and the name of a source: the tag of the bands that were taken from it
@@ -72,7 +72,7 @@ def forget_other_roles(project: Project, area: str) -> None:
 
     Training must not depend on it any more.
     """
-    current = project.record(area)
+    current = project.stack_record(area)
     for stale in current.parent.parent.glob(f"*/{area}.json"):
         if stale != current:
             stale.unlink()
@@ -87,7 +87,7 @@ def data_version(project: Project, areas: Sequence[str]) -> str:
     """
     digests = []
     for area in areas:
-        path = project.record(area)
+        path = project.stack_record(area)
         try:
             record = json.loads(path.read_bytes())
             digests += [str(record["stack_md5"]), str(record["mask_md5"])]
@@ -126,7 +126,7 @@ def current_stack(project: Project, area: str) -> Path:
         ParamsError: there is no such area.
         StudyError: params.yaml has changed since the stack was made, or the record is damaged.
     """
-    path, record = project.stack(area), project.record(area)
+    path, record = project.stack(area), project.stack_record(area)
     shown = path.relative_to(project.root)
     again = f"run talud stack {area} (or dvc repro)"
     if not record.is_file():
@@ -164,7 +164,7 @@ def check_current(raster: str | Path) -> None:
         StudyError: params.yaml has changed since the stack was made.
     """
     path = Path(raster).resolve()
-    root = root_around(path.parent)
+    root = find_root(path.parent)
     if path.suffix != ".tif" or root is None or path.parent != root / "stacks":
         return
     project = Project.find(root)

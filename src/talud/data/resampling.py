@@ -18,7 +18,7 @@ from rasterio.errors import CRSError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from talud.bands import SHADES, band
+from talud.bands import OCCLUSION_MASKS, band_named
 from talud.data import sar, sources, terrain, warping
 from talud.data.inventory import Polygons
 from talud.data.sources import Layer
@@ -76,7 +76,7 @@ class SourceStack:
         for shade, cover in self.shades.items():
             hidden = cover(target)
             for name in self.bands:
-                if band(name).group is SHADES[shade]:
+                if band_named(name).group is OCCLUSION_MASKS[shade]:
                     values[name][hidden] = np.nan
             values[shade] = hidden.astype(np.float32)
         return np.stack([values[name] for name in self.bands]), seen

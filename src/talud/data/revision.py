@@ -30,7 +30,7 @@ from talud.data.inventory import Polygons, check_coordinates, layer_of, polygona
 from talud.data.resampling import open_sources
 from talud.data.stack_spec import spec_of_area
 from talud.errors import OutputError, SourceError
-from talud.files import replacing_together
+from talud.files import atomic_replace_all
 from talud.grid import Grid
 from talud.params import Area
 from talud.project import Project
@@ -317,7 +317,7 @@ def _replace(
         merge_pending_edits(path)
         if fingerprint(path) != known:
             raise OutputError(f"{path}: another program changed it in the meantime; import again")
-        with replacing_together(*parts) as scratch:
+        with atomic_replace_all(*parts) as scratch:
             for part, target in zip(parts.values(), scratch, strict=True):
                 shutil.copyfile(part, target)
     if made.suffix == ".shp":

@@ -18,7 +18,7 @@ from rasterio.windows import Window
 from talud.errors import SourceError
 from talud.grid import Grid
 from talud.params import Source
-from talud.raster import alpha_bands, open_raster, read_opaque, read_valid, reading
+from talud.raster import alpha_bands, open_raster, read_alpha_mask, read_validity, translate_read_errors
 from talud.source_files import TOGETHER
 from talud.text import counted
 from talud.vector import ARCHIVES, OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES, refuse_other_format
@@ -162,10 +162,10 @@ def read(
     inner = _overlap(window, dataset.height, dataset.width)
     if inner is None:
         return values
-    with reading(dataset.name):
+    with translate_read_errors(dataset.name):
         pixels = dataset.read(list(indexes), window=inner)
-        masks = read_valid(dataset, indexes, inner)
-        opaque = read_opaque(dataset, alpha_bands(dataset, {*indexes, *named}), inner)
+        masks = read_validity(dataset, indexes, inner)
+        opaque = read_alpha_mask(dataset, alpha_bands(dataset, {*indexes, *named}), inner)
     if np.iscomplexobj(pixels):
         raise SourceError(f"{dataset.name}: complex values, a single-look scene; detect and terrain-correct it first")
     scale, offset = (
@@ -190,10 +190,10 @@ def sample(dataset: DatasetReader, indexes: Sequence[int]) -> NDArray[np.float64
         SourceError: the pixels cannot be read.
     """
     shape = (min(dataset.height, _SAMPLE), min(dataset.width, _SAMPLE))
-    with reading(dataset.name):
+    with translate_read_errors(dataset.name):
         pixels = dataset.read(list(indexes), out_shape=(len(indexes), *shape))
-        valid = read_valid(dataset, indexes, shape=shape)
-        opaque = read_opaque(dataset, alpha_bands(dataset, indexes), shape=shape)
+        valid = read_validity(dataset, indexes, shape=shape)
+        opaque = read_alpha_mask(dataset, alpha_bands(dataset, indexes), shape=shape)
     if np.iscomplexobj(pixels):
         raise SourceError(f"{dataset.name}: complex values, a single-look scene; detect and terrain-correct it first")
     return np.where(valid & opaque & np.isfinite(pixels), pixels.astype(np.float64), np.nan)
@@ -289,7 +289,7 @@ def _scaling_given(
 
 def _refuse_mask(dataset: DatasetReader, indexes: list[int]) -> None:
     height, width = min(dataset.height, 512), min(dataset.width, 512)
-    with reading(dataset.name):
+    with translate_read_errors(dataset.name):
         sample = np.unique(dataset.read(indexes, out_shape=(len(indexes), height, width)))
     for values in ((0, 1), (0, 255)):
         if len(sample) > 1 and np.isin(sample, values).all():

@@ -24,14 +24,14 @@ from talud.data.resampling import SourceStack, open_sources
 from talud.data.source_checks import refuse_overlap
 from talud.data.stack_spec import StackSpec, spec_for_model, spec_of_area
 from talud.errors import MismatchError, SourceError
-from talud.files import md5, replacing_together, synchronise
+from talud.files import atomic_replace_all, md5, sync_to_disk
 from talud.grid import Grid
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.params import Area, Source
 from talud.process import stderr_suppressed
 from talud.progress import Progress, tracked
 from talud.project import Project
-from talud.raster import ORIGIN_TAG, Layout, read_through, writing_cog
+from talud.raster import ORIGIN_TAG, Layout, check_readable, write_cog
 from talud.source_files import fingerprint
 
 
@@ -79,14 +79,14 @@ def _bring_together(project: Project, area: str, progress: Progress | None) -> R
     """Make stack, mask and record of an area of rasters."""
     spec = spec_of_area(project, area)
     fingerprints = {source: fingerprint(path) for source, path in spec.files.items()}
-    targets = project.stack(area), project.mask(area), project.record(area)
+    targets = project.stack(area), project.mask(area), project.stack_record(area)
     for target in targets:
         source_files.check_output_file(target, spec.files.values())
     with open_sources(spec) as source_stack:
         refuse_overlap(project, spec, source_stack)
         labels = _labels(spec, source_stack.grid)
         source_checks.warn_of_doubts(spec)
-        with replacing_together(*targets) as (stack, mask, record_file):
+        with atomic_replace_all(*targets) as (stack, mask, record_file):
             known = _write(spec, source_stack, progress, stack, (mask, labels), sources_tag(fingerprints))
             if spec.area.role != "transfer" and not known.landslide:
                 raise SourceError(
@@ -131,11 +131,11 @@ def build_like(
     with open_sources(spec) as source_stack:
         _refuse_other_units(source_stack, contract)
         source_checks.warn_of_doubts(spec)
-        with replacing_together(out) as (stack,):
+        with atomic_replace_all(out) as (stack,):
             contents = {source: (origin or {}).get(source) or fingerprint(spec.files[source]) for source in spec.files}
             tags = sources_tag(contents) | ({ORIGIN_TAG: json.dumps(origin)} if origin else {})
             _write(spec, source_stack, progress, stack, None, tags)
-            synchronise(stack)
+            sync_to_disk(stack)
     return source_stack.grid
 
 
@@ -185,7 +185,7 @@ def origin_of(stack: Path) -> dict[str, str]:
         with sources.open_source(stack) as dataset:
             origin = json.loads(dataset.tags().get(ORIGIN_TAG, "{}"))
             if origin:
-                read_through(dataset)
+                check_readable(dataset)
     except (SourceError, ValueError):
         return {}
     return origin if isinstance(origin, dict) else {}
@@ -286,15 +286,15 @@ def _write(
     seen: set[Path] = set()
     known = KnownPixels()
     with ExitStack() as writers:
-        writer = writers.enter_context(writing_cog(stack, source_stack.grid, layout))
+        writer = writers.enter_context(write_cog(stack, source_stack.grid, layout))
         if mask:
             path, labels = mask
-            mask_writer: DatasetWriter = writers.enter_context(writing_cog(path, source_stack.grid, mask_layout(tags)))
+            mask_writer: DatasetWriter = writers.enter_context(write_cog(path, source_stack.grid, mask_layout(tags)))
         windows = source_stack.windows
         for window in tracked(windows, progress, len(windows)):
             values, here = source_stack.read(window)
             seen |= here
-            with stderr_suppressed():  # as in `writing_cog`
+            with stderr_suppressed():  # as in `write_cog`
                 writer.write(values, window=window)
             if mask:
                 pixels = labels.mask(source_stack.grid.crop(window))

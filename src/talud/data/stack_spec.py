@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from talud.bands import SAR_BANDS, SHADES, TERRAIN_BANDS, Group, band, groups
+from talud.bands import OCCLUSION_MASKS, SAR_BANDS, TERRAIN_BANDS, Group, band_named, groups_of
 from talud.contract import Contract
 from talud.data import band_names, sources
 from talud.data.band_names import Described, MissingBandError, Taken
@@ -83,7 +83,7 @@ def spec_for_model(contract: Contract, area: Area, files: Mapping[Source, Path],
         wanted = ", ".join(name for name in names if _source_of(name) in lacking)
         options = " ".join(f"--{source.replace('_', '-')} FILE" for source in lacking)
         raise MissingBandError(f"the model '{contract.origin.name}' needs {wanted}: give {options}")
-    used = {s: path for s, path in files.items() if s in needed or SHADES.get(s) in groups(names)}
+    used = {s: path for s, path in files.items() if s in needed or OCCLUSION_MASKS.get(s) in groups_of(names)}
     taken = {
         source: _taken(area, source, path, _wanted(names, source))
         for source, path in used.items()
@@ -123,7 +123,7 @@ def _wanted(names: Iterable[str], source: Source) -> tuple[str, ...]:
 
 def _numbered_as(name: str) -> str:
     """Return the name under which optical_bands or sar_bands number a band."""
-    return name[:2] if band(name).group is Group.SAR else name
+    return name[:2] if band_named(name).group is Group.SAR else name
 
 
 def _taken_of_project(
@@ -179,12 +179,15 @@ def _taken(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> T
 
 def _with_shades(names: tuple[str, ...], files: Mapping[Source, Path]) -> tuple[str, ...]:
     """Return the named bands, followed by those that mark cloud, layover or shadow."""
-    return (*names, *(shade for shade in SHADE_SOURCES if shade in files and SHADES[shade] in groups(names)))
+    return (
+        *names,
+        *(shade for shade in SHADE_SOURCES if shade in files and OCCLUSION_MASKS[shade] in groups_of(names)),
+    )
 
 
 def _source_of(name: str) -> Source:
-    group = band(name).group
-    if group is Group.SHADE:
+    group = band_named(name).group
+    if group is Group.OCCLUSION:
         return "cloud" if name == "cloud" else "sar_mask"
     if group is Group.SAR:
         return "sar_pre" if name.endswith("_pre") else "sar_post"
@@ -202,7 +205,7 @@ def _refuse_missing(spec: StackSpec, needs: str) -> None:
                 "band out of the set"
             )
         if name not in available:
-            key = "sar_bands" if band(name).group is Group.SAR else "optical_bands"
+            key = "sar_bands" if band_named(name).group is Group.SAR else "optical_bands"
             raise MissingBandError(
                 f"area '{spec.name}': {needs} needs {name}, but {key} does not say which band of {source} it is"
             )

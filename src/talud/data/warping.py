@@ -18,7 +18,7 @@ from rasterio.windows import Window
 from talud.data.sources import Layer
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
-from talud.raster import reading
+from talud.raster import translate_read_errors
 
 # A metre of the CRS may differ by this share from a metre on the ground.
 _SCALE_TOLERANCE = 0.02
@@ -90,7 +90,7 @@ def resample(layer: Layer, target: Grid, ratio: float) -> NDArray[np.float32]:
     if not valid.any():
         return np.full((len(values), *target.shape), np.nan, np.float32)
     method = Resampling.average if coarser else layer.resampling
-    with reading(layer.path):
+    with translate_read_errors(layer.path):
         warped = layer.finish(_warp(values, source, target, method))
     if not valid.all():
         covered = _warp(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from talud.bands import SHADES, Group, powerset
+from talud.bands import OCCLUSION_MASKS, Group, powerset
 from talud.contract import Contract
 
 _BITS = 15  # of a reason: one more than the largest must fit uint16
@@ -54,14 +54,14 @@ def coverage(
     Args:
         stack: (bands, height, width) in contract order, NaN where invalid.
         contract: of the model.
-        shades: by name (see `talud.bands.SHADES`), where cloud, or radar layover or shadow, hides the bands of its
-            group; each (height, width). Those that the raster has.
+        shades: by name (see `talud.bands.OCCLUSION_MASKS`), where cloud, or radar layover or shadow, hides the bands of
+            its group; each (height, width). Those that the raster has.
     """
     groups, learned = contract.input.groups, bool(contract.input.subsets)
     named_at, mapped_at = _rules(groups, contract.input.supported)
     wanting: dict[int, tuple[Group, NDArray[np.bool_]]] = {
         bit: (cause.group, np.any(np.isnan(stack[list(cause.bands)]), axis=0))
-        for bit, cause in enumerate(_causes(contract), start=len(SHADES))
+        for bit, cause in enumerate(_causes(contract), start=len(OCCLUSION_MASKS))
     }
     absent = np.zeros(stack.shape[1:], np.uint8)
     for place, group in enumerate(groups):
@@ -92,7 +92,7 @@ def _named(
     """Return the bits of a group where it is blamed: of the shade that hides it, else of its invalid bands."""
     code = np.zeros(blamed.shape, np.uint16)
     hidden = np.zeros_like(blamed)
-    for bit, (name, of) in enumerate(SHADES.items()):
+    for bit, (name, of) in enumerate(OCCLUSION_MASKS.items()):
         if of is group and name in shades:
             hidden = blamed & shades[name]
             code |= hidden.astype(np.uint16) << np.uint16(bit)
@@ -104,7 +104,7 @@ def _named(
 
 def reason(code: int, contract: Contract) -> str:
     """Return a code in words, such as "cloud and no data: slope, curvature"."""
-    words = [_WORDS[shade] for bit, shade in enumerate(SHADES) if code >> bit & 1]
+    words = [_WORDS[shade] for bit, shade in enumerate(OCCLUSION_MASKS) if code >> bit & 1]
     wanting = [cause.name for cause in _wanting(code, contract)]
     return " and ".join([*words, f"no data: {', '.join(wanting)}"] if wanting else words)
 
@@ -112,7 +112,7 @@ def reason(code: int, contract: Contract) -> str:
 def remaining(code: int, contract: Contract) -> tuple[Group, ...]:
     """Return the groups that the pixels of a code of `Coverage.reduced` are mapped with."""
     gone = {cause.group for cause in _wanting(code, contract)}
-    gone |= {group for bit, group in enumerate(SHADES.values()) if code >> bit & 1}
+    gone |= {group for bit, group in enumerate(OCCLUSION_MASKS.values()) if code >> bit & 1}
     return tuple(group for group in contract.input.groups if group not in gone)
 
 
@@ -156,11 +156,11 @@ def _bits(groups: tuple[Group, ...], chosen: Collection[Group]) -> int:
 
 
 def _wanting(code: int, contract: Contract) -> list[_Cause]:
-    return [cause for bit, cause in enumerate(_causes(contract), start=len(SHADES)) if code >> bit & 1]
+    return [cause for bit, cause in enumerate(_causes(contract), start=len(OCCLUSION_MASKS)) if code >> bit & 1]
 
 
 def _causes(contract: Contract) -> tuple[_Cause, ...]:
-    if len(contract.input.bands) <= _BITS - len(SHADES):
+    if len(contract.input.bands) <= _BITS - len(OCCLUSION_MASKS):
         return tuple(_Cause(band.name, band.group, (index,)) for index, band in enumerate(contract.input.bands))
     members = {
         group: [i for i, band in enumerate(contract.input.bands) if band.group is group]

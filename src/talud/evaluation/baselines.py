@@ -24,7 +24,7 @@ from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation.results import read_table
 from talud.evaluation.scores import ScoredModel, SiteScores, assess_area, describe_pixels, labelled_sites
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.measurement.sites import Site, assess, labelled_windows, probability_histogram
 from talud.metrics import LANDSLIDE, UNKNOWN, best_threshold, lack_of_skill
 from talud.params import Params, Search
@@ -234,7 +234,7 @@ class RecipeComparison(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        with replacing(path) as scratch:
+        with atomic_replace(path) as scratch:
             scratch.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -308,7 +308,7 @@ def move_to_deprecated_path(project: Project, band_set: str) -> None:
         OutputError: the file cannot be written.
     """
     source, target = project.recipe_comparison(band_set), _deprecated_path(project, band_set)
-    with replacing(target) as scratch:
+    with atomic_replace(target) as scratch:
         source.replace(scratch)
 
 

@@ -18,13 +18,13 @@ from rasterio.io import DatasetReader
 from scipy import ndimage
 
 from talud import imaging, source_files
-from talud.confusion_map import NOT_MAPPED, at_threshold
+from talud.confusion_map import NOT_MAPPED, apply_threshold
 from talud.data.patches import Part
 from talud.data.record import check_held_out
 from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation.bootstrap import CONFIDENCE_LEVEL, Difference, f1_difference
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.grid import Grid
 from talud.imaging import Swatch
 from talud.mapping.reader import StackReader, open_stack
@@ -41,7 +41,7 @@ from talud.measurement.sites import (
 from talud.metrics import LANDSLIDE, UNKNOWN, Confusion
 from talud.products.quicklook import background
 from talud.project import Project
-from talud.raster import BLOCK, Layout, open_raster, writing_cog
+from talud.raster import BLOCK_SIZE, Layout, open_raster, write_cog
 from talud.text import counted
 
 _FILES = "difference.tif", "difference.png", "comparison.json"
@@ -230,7 +230,7 @@ def _write(comparison: Comparison, site: Site, maps: Sequence[Path], out: Path) 
         tags = {"TALUD_AREA": comparison.area} | ({"TALUD_SYNTHETIC": "yes"} if synthetic else {})
         for letter, folder in zip("AB", maps, strict=True):
             tags |= _lineage(letter, folder)
-        windows = labelled_windows(site, site.windows(side=BLOCK), *map(ProbabilityMap.of, maps))
+        windows = labelled_windows(site, site.windows(side=BLOCK_SIZE), *map(ProbabilityMap.of, maps))
         pixels = write_agreement(out / "difference.tif", stack.grid, windows, _thresholds(comparison.models), tags)
         caption = AgreementCaption(
             f"{comparison.area}: two models",
@@ -241,10 +241,10 @@ def _write(comparison: Comparison, site: Site, maps: Sequence[Path], out: Path) 
         with (
             open_raster(site.mask) as truths,
             open_raster(out / "difference.tif") as classes,
-            replacing(out / "difference.png") as scratch,
+            atomic_replace(out / "difference.png") as scratch,
         ):
             draw_agreement(scratch, stack, classes, truths, caption)
-    with replacing(out / "comparison.json") as scratch:
+    with atomic_replace(out / "comparison.json") as scratch:
         scratch.write_text(json.dumps(comparison.record(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -344,9 +344,9 @@ def write_agreement(
         overviews="mode",
     )
     pixels: Counter[int] = Counter()
-    with writing_cog(path, grid, layout) as writer:
+    with write_cog(path, grid, layout) as writer:
         for window in windows:
-            a, b = (at_threshold(*each) for each in zip(window.probabilities, thresholds, strict=True))
+            a, b = (apply_threshold(*each) for each in zip(window.probabilities, thresholds, strict=True))
             found = agreement(a, b, window.truth)
             pixels.update(dict(enumerate(np.bincount(found.ravel(), minlength=len(Agreement)).tolist())))
             writer.write(found, 1, window=window.window)

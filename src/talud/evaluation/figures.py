@@ -21,8 +21,8 @@ from PIL import Image
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 
-from talud.bands import Group, band
-from talud.confusion_map import COLOURS, NO_OUTCOME, NOT_MAPPED, Outcome
+from talud.bands import Group, band_named
+from talud.confusion_map import NOT_COMPARED, NOT_MAPPED, PIXEL_CLASS_COLOURS, PixelClass
 from talud.data.record import current_stack
 from talud.evaluation.results import Reliability
 from talud.grid import Grid
@@ -93,8 +93,8 @@ def draw_inventory(truth: NDArray[np.uint8]) -> str:
 
 def draw_outcome(outcomes: NDArray[np.uint8]) -> str:
     """Draw the four outcomes; true negatives are clear, pixels without an outcome hatched."""
-    colours = COLOURS | {Outcome.TRUE_NEGATIVE: _TRANSPARENT}
-    return _encode_classes(_hatched(outcomes, outcomes == NO_OUTCOME), colours | _HATCHING)
+    colours = PIXEL_CLASS_COLOURS | {PixelClass.TRUE_NEGATIVE: _TRANSPARENT}
+    return _encode_classes(_hatched(outcomes, outcomes == NOT_COMPARED), colours | _HATCHING)
 
 
 def _hatched(classes: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -227,7 +227,7 @@ def _picture_shape(grid: Grid) -> tuple[int, int]:
 def _draw_background(stack: DatasetReader, shape: tuple[int, int]) -> tuple[str, str, dict[str, str]]:
     """Title, caption and pictures of what the area looks like: optical where there is such, else slope."""
     names = [str(name) for name in stack.descriptions]
-    optical = [name for name in names if band(name).group is Group.OPTICAL]
+    optical = [name for name in names if band_named(name).group is Group.OPTICAL]
     natural = ["red", "green", "blue"]
     shown = natural if set(natural) <= set(optical) else (optical * 3)[:3]
     if not shown and "slope" in names:
@@ -249,8 +249,8 @@ def _draw_results(project: Project, area: str, band_set: str, shape: tuple[int, 
         pictures = {"probability": draw_probability(_read(raster, [1], shape, Resampling.average)[0])}
     with open_raster(folder / "landslides.tif") as raster:
         pictures["landslides"] = draw_landslides(_read_classes(raster, shape))
-    if project.outcome(band_set, area).is_file():
-        with open_raster(project.outcome(band_set, area)) as raster:
+    if project.confusion_map(band_set, area).is_file():
+        with open_raster(project.confusion_map(band_set, area)) as raster:
             pictures["outcome"] = draw_outcome(_read_classes(raster, shape))
     return pictures
 

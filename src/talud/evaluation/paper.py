@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import isclose
 
-from talud.bands import Group, groups
+from talud.bands import Group, groups_of
 from talud.evaluation.results import BandSetResult, Trial, Trials
 from talud.metrics import Confusion
 from talud.params import Augmentation, Params, SplitOptions
@@ -275,7 +275,7 @@ def assumptions(params: Params, results: Sequence[BandSetResult]) -> list[Assump
         Assumption("Calibration", _calibration(results)),
         Assumption("Which epoch", "the one of the highest F1 on the validation blocks"),
     ]
-    used = {group for result in results for group in groups(result.contract.input.band_names)}
+    used = {group for result in results for group in groups_of(result.contract.input.band_names)}
     terrain = _terrain(params) if Group.TERRAIN in used else []
     radar = _radar(params) if Group.SAR in used else []
     return [*stated, *terrain, *radar, *_inventory(params)]

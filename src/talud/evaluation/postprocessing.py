@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import segmentation
 
-from talud.confusion_map import NOT_MAPPED, at_threshold
+from talud.confusion_map import NOT_MAPPED, apply_threshold
 from talud.errors import ParamsError
 from talud.imaging import scaled, value_limits
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
@@ -84,7 +84,7 @@ def hysteresis(probability: NDArray[np.float32], low: float, high: float) -> NDA
     """
     if low > high:
         raise ParamsError(f"hysteresis: the lower threshold is {low:g}, the upper one {high:g}; exchange them")
-    strong, weak = (at_threshold(probability, level) for level in (high, low))
+    strong, weak = (apply_threshold(probability, level) for level in (high, low))
     found = ndimage.binary_propagation(strong == LANDSLIDE, EIGHT_CONNECTED, weak == LANDSLIDE)
     return np.where(strong == NOT_MAPPED, NOT_MAPPED, found).astype(np.uint8)
 

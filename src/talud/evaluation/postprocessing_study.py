@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 from rasterio.windows import Window
 
-from talud.bands import Group, band
+from talud.bands import Group, band_named
 from talud.data.record import check_held_out
 from talud.engine.runtime import Model
 from talud.evaluation.bootstrap import Difference, f1_difference
 from talud.evaluation.postprocessing import MIN_DETECTED_SHARE, ObjectCounts, WindowContext, postprocess
 from talud.evaluation.results import Scores
 from talud.evaluation.scores import labelled_sites
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.grid import Grid
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import LabelledWindow, Site, labelled_windows, mapped_windows
@@ -128,7 +128,7 @@ class PostprocessingTable(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        with replacing(path) as scratch:
+        with atomic_replace(path) as scratch:
             scratch.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -315,7 +315,7 @@ def _study_windows(model: Model, read: _Read, parts: Iterable[tuple[Site, Sequen
 def _context(site: Site, window: Window) -> WindowContext:
     with open_raster(site.stack) as stack:
         names = stack.descriptions
-        optical = [name for name in names if name and band(name).group is Group.OPTICAL]
+        optical = [name for name in names if name and band_named(name).group is Group.OPTICAL]
 
         def read(bands: Sequence[str]) -> NDArray[np.float32]:
             numbers = [names.index(name) + 1 for name in bands]

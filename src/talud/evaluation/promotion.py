@@ -19,7 +19,7 @@ from talud.errors import MismatchError, ModelError, PromotionError
 from talud.evaluation import gate as gates
 from talud.evaluation.gate import Gate
 from talud.evaluation.registration import evaluation_counts, open_version, register_trained
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.mapping.reader import open_stack
 from talud.metrics import lack_of_skill
 from talud.project import Project
@@ -103,7 +103,7 @@ def register(project: Project, band_set: str) -> Registration:
         _warnings(project, model.contract),
         model.contract.origin.weights,
     )
-    with replacing(project.registration(band_set)) as scratch:
+    with atomic_replace(project.registration(band_set)) as scratch:
         scratch.write_text(json.dumps(asdict(registration), indent=2) + "\n", encoding="utf-8")
     return registration
 

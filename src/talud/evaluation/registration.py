@@ -18,7 +18,7 @@ from talud.engine.model_file import save
 from talud.engine.runtime import Model, Origin
 from talud.errors import ModelError, RegistryError
 from talud.evaluation.results import ScoreTable, Trial, Trials
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.metrics import Confusion
 from talud.project import Project
 from talud.registry import EXPERIMENT, ModelVersion, Store
@@ -99,7 +99,7 @@ def write_model(path: Path, graph: onnx.ModelProto, contract: Contract) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    with replacing(path) as scratch:
+    with atomic_replace(path) as scratch:
         save(graph, contract, scratch)
 
 

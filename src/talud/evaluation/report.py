@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from talud.confusion_map import COLOURS, Outcome
+from talud.confusion_map import PIXEL_CLASS_COLOURS, PixelClass
 from talud.data.record import current_stack
 from talud.errors import StudyError
 from talud.evaluation import figures, paper
@@ -17,7 +17,7 @@ from talud.evaluation.baselines import RecipeComparison, read_comparison
 from talud.evaluation.figures import Viewer, area_viewer, reliability_diagram
 from talud.evaluation.paper import IMAGE_MODELS, INFERENCE_BASIN, Assumption, Finding
 from talud.evaluation.results import BandSetResult, Trial, Trials
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.grid import Grid
 from talud.metrics import Confusion
 from talud.project import Project
@@ -186,7 +186,7 @@ def write_report(project: Project) -> Path:
         OutputError: the page cannot be written.
     """
     html = render_report(ReportData.gather(project))
-    with replacing(project.report) as scratch:
+    with atomic_replace(project.report) as scratch:
         scratch.write_text(html, encoding="utf-8")
     return project.report
 
@@ -206,8 +206,8 @@ def render_report(page: ReportData) -> str:
     return environment.get_template("report.html").render(
         page=page,
         study=paper,
-        Outcome=Outcome,
-        outcome_colours=COLOURS,
+        Outcome=PixelClass,
+        outcome_colours=PIXEL_CLASS_COLOURS,
         figures=figures,
         strip_plots=strip_plots,
         reliability_diagram=reliability_diagram,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from talud.contract import Contract
 from talud.engine.runtime import Model
 from talud.errors import StudyError
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.measurement.assessment import Assessment
 from talud.metrics import BINS, Confusion, ThresholdHistogram, lack_of_skill
 from talud.project import Project
@@ -124,7 +124,7 @@ class ScoreTable(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        with replacing(path) as scratch:
+        with atomic_replace(path) as scratch:
             scratch.write_text(self.model_dump_json(indent=2, exclude_none=True) + "\n", encoding="utf-8")
 
     def write_metrics(self, path: Path) -> None:
@@ -137,7 +137,7 @@ class ScoreTable(BaseModel):
             "test": _metrics(self.test_assessment.confusion),
             "areas": {area: _metrics(counts) for area, counts in confusions.items()},
         }
-        with replacing(path) as scratch:
+        with atomic_replace(path) as scratch:
             scratch.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod

@@ -12,14 +12,14 @@ from typing import Any
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from talud.confusion_map import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
+from talud.confusion_map import NOT_COMPARED, PIXEL_CLASS_COLOURS, PixelClass, apply_threshold, classify_pixels
 from talud.contract import FineTuning
 from talud.data.record import check_held_out
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, StudyError, TaludWarning
 from talud.evaluation.bootstrap import CONFIDENCE_LEVEL, FEW_BLOCKS, Interval, score_intervals
 from talud.evaluation.results import Reliability, Scores, ScoreTable
-from talud.files import md5, replacing
+from talud.files import atomic_replace, md5
 from talud.grid import Grid
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import (
@@ -34,7 +34,7 @@ from talud.measurement.sites import (
 from talud.metrics import THRESHOLDS, UNKNOWN, ThresholdHistogram, lack_of_skill
 from talud.progress import Progress, tracked
 from talud.project import Project
-from talud.raster import BLOCK, Layout, open_raster, writing_cog
+from talud.raster import BLOCK_SIZE, Layout, open_raster, write_cog
 from talud.text import counted, dimensions
 
 BOOTSTRAP_RESAMPLES = 2000
@@ -321,7 +321,7 @@ def _map_windows(project: Project, band_set: str, site: Site) -> list[Window]:
     """
     folder = project.prediction(band_set, site.name)
     if (folder / "landslides.tif").is_file():
-        return site.windows(side=BLOCK)
+        return site.windows(side=BLOCK_SIZE)
     if project.params.area(site.name).role == "training":
         return []
     model, stack, out = (
@@ -343,10 +343,10 @@ def _scored_map(
         grid = _common_grid(mask, classes, probability)
         _check_map_origin(model, classes)
         layout = _layout(classes, project, band_set, site.name)
-        with writing_cog(project.outcome(band_set, site.name), grid, layout) as writer:
+        with write_cog(project.confusion_map(band_set, site.name), grid, layout) as writer:
             for found in labelled_windows(site, windows, ProbabilityMap.of(folder)):
-                mapped = at_threshold(found.probabilities[0], threshold)
-                writer.write(classify(mapped, found.truth), 1, window=found.window)
+                mapped = apply_threshold(found.probabilities[0], threshold)
+                writer.write(classify_pixels(mapped, found.truth), 1, window=found.window)
                 yield found.assess([threshold])[0]
 
 
@@ -376,26 +376,26 @@ def _check_map_origin(model: Model, classes: DatasetReader) -> None:
 
 def _layout(classes: DatasetReader, project: Project, band_set: str, area: str) -> Layout:
     lineage = {key: value for key, value in classes.tags().items() if key.startswith("TALUD_")}
-    meanings = {f"CLASS_{outcome.value}": outcome.label for outcome in Outcome}
+    meanings = {f"CLASS_{outcome.value}": outcome.label for outcome in PixelClass}
     return Layout(
         dtype="uint8",
-        nodata=NO_OUTCOME,
-        bands=["outcome: " + ", ".join(f"{outcome.value} {outcome.label}" for outcome in Outcome)],
+        nodata=NOT_COMPARED,
+        bands=["outcome: " + ", ".join(f"{outcome.value} {outcome.label}" for outcome in PixelClass)],
         tags={
             **lineage,
             **meanings,
-            f"CLASS_{NO_OUTCOME}": "not mapped, or truth unknown",
+            f"CLASS_{NOT_COMPARED}": "not mapped, or truth unknown",
             "TALUD_AREA": area,
             "TALUD_BAND_SET": band_set,
             "TALUD_ROLE": project.params.area(area).role,
         },
-        colours=COLOURS,
+        colours=PIXEL_CLASS_COLOURS,
         overviews="mode",
     )
 
 
 def _write_curve(path: Path, histogram: ThresholdHistogram) -> None:
-    with replacing(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_replace(path) as scratch, scratch.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["threshold", "precision", "recall", "f1"])
         for threshold, counts in zip(THRESHOLDS, histogram.curve(), strict=True):

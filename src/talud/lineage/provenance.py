@@ -14,7 +14,7 @@ import pyogrio
 from pydantic import TypeAdapter
 
 from talud.errors import SourceError
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.products.rasters import Products
 from talud.raster import open_raster
 from talud.text import utc_text
@@ -127,7 +127,7 @@ def record_map(root: Path, out: Path) -> None:
     path = root / MAP_RECORDS_FOLDER / f"{digest}.json"
     if path.exists():
         return
-    with replacing(path) as scratch:
+    with atomic_replace(path) as scratch:
         content = {"made": utc_text(datetime.now(UTC)), **entry}
         scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

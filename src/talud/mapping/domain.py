@@ -19,7 +19,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from talud.bands import plausible
+from talud.bands import mask_implausible
 from talud.contract import BandContract, Difference
 
 LIKE = 0.6  # overlap of normal distributions about one width apart, from which a band counts as alike
@@ -125,7 +125,7 @@ def lines(distances: Sequence[Distance]) -> list[str]:
 
 def _counted(pixels: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
     """Return the pixels that are counted, flat; NaN where one is implausible."""
-    return plausible(pixels.ravel()[:: -(-pixels.size // COUNTED)], band.lowest, band.highest)
+    return mask_implausible(pixels.ravel()[:: -(-pixels.size // COUNTED)], band.lowest, band.highest)
 
 
 def count_bins(values: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int64]:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from talud.engine.tiling import Tile, Tiling
 from talud.errors import BusyError, OutputError, TaludError
-from talud.files import exclusive_lock, synchronise, writing
+from talud.files import exclusive_lock, sync_to_disk, translate_write_errors
 
 _BEGUN, _LOCK, _TILES, _RUN, _PUBLISHING = "journal.json", "lock", "tiles", "run-", "publishing"
 
@@ -82,7 +82,7 @@ class Journal:
         with journal._locked(out):
             journal._refuse_others(begun)
             try:
-                with writing(out):
+                with translate_write_errors(out):
                     journal._begin(begun)
                     yield journal
             except BaseException as error:
@@ -92,7 +92,7 @@ class Journal:
                 elif isinstance(error, TaludError):
                     raise type(error)(f"{error}; {kept} finished tiles are kept, the same command goes on") from error
                 raise
-            with writing(out):
+            with translate_write_errors(out):
                 (journal.folder / _BEGUN).unlink()  # first: what a kill leaves of the rest is then taken for nothing
                 shutil.rmtree(journal.folder, ignore_errors=True)  # a network share may hold on to the lock
 
@@ -156,10 +156,10 @@ class Journal:
         """
         path = self._path(tile)
         scratch = self.run / f"{path.stem}.{uuid.uuid4().hex}.part"  # two workers may be at one tile
-        with writing(path):
+        with translate_write_errors(path):
             with scratch.open("wb") as stream:
                 np.savez(stream, **{name: array for name, array in vars(block).items() if array is not None})
-            synchronise(scratch)
+            sync_to_disk(scratch)
             scratch.replace(path)
 
     @classmethod
@@ -169,7 +169,7 @@ class Journal:
 
     @contextmanager
     def _locked(self, out: Path) -> Iterator[None]:
-        with writing(out):
+        with translate_write_errors(out):
             if out.exists() and not out.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, "a file of that name is in the way")
             lock = _lock(self.folder)

@@ -17,7 +17,7 @@ from talud.bands import Group
 from talud.contract import BandContract, Contract
 from talud.errors import MismatchError, SourceError
 from talud.grid import Grid
-from talud.raster import MOST_BANDS
+from talud.raster import MAX_BANDS
 
 PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
 GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
@@ -119,8 +119,8 @@ def check_band_count(dataset: DatasetReader, raster: str | Path) -> None:
     Raises:
         SourceError: it has.
     """
-    if dataset.count > MOST_BANDS:
-        raise SourceError(f"{raster}: has {dataset.count:,} bands; at most {MOST_BANDS:,} are read")
+    if dataset.count > MAX_BANDS:
+        raise SourceError(f"{raster}: has {dataset.count:,} bands; at most {MAX_BANDS:,} are read")
 
 
 def check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str | Path) -> None:
@@ -182,7 +182,7 @@ def plausible(values: NDArray[np.float32], contract: Contract) -> NDArray[np.flo
     """Return bands in contract order with NaN where a value is implausible."""
     return np.stack(
         [
-            bands.plausible(each, band.lowest, band.highest)
+            bands.mask_implausible(each, band.lowest, band.highest)
             for each, band in zip(values, contract.input.bands, strict=True)
         ]
     )

@@ -35,15 +35,15 @@ from talud.mapping.raster_checks import (
     check_values,
 )
 from talud.raster import (
-    BLOCK,
+    BLOCK_SIZE,
     PATCH_TAG,
     alpha_bands,
     masked_by_alpha,
     open_raster,
     patch_side,
-    read_opaque,
-    read_valid,
-    reading,
+    read_alpha_mask,
+    read_validity,
+    translate_read_errors,
 )
 from talud.text import dimensions
 
@@ -146,7 +146,7 @@ class StackReader:
         rows, columns = (slice(0, inside.height), slice(0, inside.width))
         for index, band, values in zip(self._indexes, self.contract.input.bands, stack, strict=True):
             if index is not None:
-                values[rows, columns] = bands.plausible(
+                values[rows, columns] = bands.mask_implausible(
                     _read_band(self._dataset, index, inside), band.lowest, band.highest
                 )
         return stack
@@ -155,21 +155,21 @@ class StackReader:
         """Check whether there is a band of that name in talud's unit."""
         if name not in self._dataset.descriptions:
             return False
-        stated, expected = self._dataset.units[self._dataset.descriptions.index(name)], bands.band(name).unit
+        stated, expected = self._dataset.units[self._dataset.descriptions.index(name)], bands.band_named(name).unit
         return not stated or not expected or stated.casefold() == expected.casefold()
 
     def band(self, name: str, window: Window) -> NDArray[np.float32]:
         """Return a window of a band that the raster `has`; NaN where invalid."""
         index = self._dataset.descriptions.index(name) + 1
-        band = bands.band(name)
-        return bands.plausible(_read_band(self._dataset, index, window), band.lowest, band.highest)
+        band = bands.band_named(name)
+        return bands.mask_implausible(_read_band(self._dataset, index, window), band.lowest, band.highest)
 
     def shades(self, window: Window) -> dict[str, NDArray[np.bool_]]:
         """Return the masks of cloud, and of radar layover or shadow, by name.
 
-        The names are those of `talud.bands.SHADES`; the window lies inside the raster.
+        The names are those of `talud.bands.OCCLUSION_MASKS`; the window lies inside the raster.
         """
-        return {name: self.band(name, window) > 0 for name in bands.SHADES if self.has(name)}
+        return {name: self.band(name, window) > 0 for name in bands.OCCLUSION_MASKS if self.has(name)}
 
     def image(self, names: tuple[str, ...], shape: tuple[int, int]) -> NDArray[np.float32] | None:
         """Return bands resampled to (height, width); None where one is missing."""
@@ -213,7 +213,7 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
             pixels.update(sample.tobytes())
             check_values(sample, band, raster)
         for index, description in enumerate(dataset.descriptions, start=1):
-            if description in bands.SHADES:
+            if description in bands.OCCLUSION_MASKS:
                 pixels.update(_sample(dataset, index).tobytes())
         name = _name(raster)
         info = RasterInfo(
@@ -283,7 +283,8 @@ def _read_band(
     resampling: Resampling = Resampling.nearest,
 ) -> NDArray[np.float32]:
     """Read a band as float32 in physical units, NaN where it is invalid."""
-    with reading(dataset.name), np.errstate(over="ignore", invalid="ignore"):  # what overflows is implausible
+    # A value that overflows is implausible.
+    with translate_read_errors(dataset.name), np.errstate(over="ignore", invalid="ignore"):
         alpha = alpha_bands(dataset, (index,))
         by_alpha = masked_by_alpha(dataset, index)
         band = dataset.read(
@@ -296,7 +297,7 @@ def _read_band(
         )
         values: NDArray[np.float32] = np.ma.filled(band, np.nan)
         if alpha or by_alpha:
-            valid = read_valid(dataset, (index,), window, shape)[0] & read_opaque(dataset, alpha, window, shape)
+            valid = read_validity(dataset, (index,), window, shape)[0] & read_alpha_mask(dataset, alpha, window, shape)
             values[~valid] = np.nan
         return values * np.float32(dataset.scales[index - 1]) + np.float32(dataset.offsets[index - 1])
 
@@ -339,10 +340,14 @@ def _distances(
 def _places(valid: NDArray[np.bool_], shape: tuple[int, int]) -> list[Window]:
     """Return blocks of a raster, spread evenly over the valid pixels of its sample."""
     rows, columns = np.nonzero(valid if valid.any() else np.ones_like(valid))
-    places = int(np.clip(math.prod(shape) // (3 * BLOCK) ** 2, *PLACES))
+    places = int(np.clip(math.prod(shape) // (3 * BLOCK_SIZE) ** 2, *PLACES))
     chosen = ((np.arange(places) + 0.5) * len(rows) / places).astype(int)
     scale = np.array(shape) / valid.shape
     corners = {
-        tuple((np.array((rows[one], columns[one])) * scale // BLOCK * BLOCK).astype(int).tolist()) for one in chosen
+        tuple((np.array((rows[one], columns[one])) * scale // BLOCK_SIZE * BLOCK_SIZE).astype(int).tolist())
+        for one in chosen
     }
-    return [Window(left, top, min(BLOCK, shape[1] - left), min(BLOCK, shape[0] - top)) for top, left in sorted(corners)]
+    return [
+        Window(left, top, min(BLOCK_SIZE, shape[1] - left), min(BLOCK_SIZE, shape[0] - top))
+        for top, left in sorted(corners)
+    ]

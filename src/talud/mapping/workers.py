@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 
 from talud import cluster
-from talud.cluster import Cluster, Lost, Tell, across
+from talud.cluster import Cluster, LostTask, SendMessage, run_tasks
 from talud.cluster_connection import Workers, machine_of
 from talud.engine.runtime import Model, Origin
 from talud.engine.session import CUDA, Provider, physical_cores
 from talud.engine.tiling import Tile
 from talud.errors import ClusterError, SourceError, TaludError
-from talud.files import md5, writing
+from talud.files import md5, translate_write_errors
 from talud.mapping.journal import Journal, change
 from talud.mapping.reader import StackReader, frugal, open_stack
 from talud.mapping.tiles import Passes, finish_tiles
@@ -146,10 +146,10 @@ class OnWorkers:
         """
         if not tiles:
             return
-        with writing(journal.run):
+        with translate_write_errors(journal.run):
             copy = Path(shutil.copy(self.model.path, journal.run / "model.onnx"))
         try:
-            with cluster.opened(self.workers, journal.run, {}, exclusive=False) as found:
+            with cluster.open_cluster(self.workers, journal.run, {}, exclusive=False) as found:
                 _check_disk(found.client, copy)
                 job = self._job(copy, journal, found.threads_by_machine())
                 try:
@@ -176,8 +176,8 @@ def _hand_out(job: Job, shards: Sequence[Shard], found: Cluster, report: Callabl
         ClusterError: Workers or scheduler were lost.
     """
     done = 0
-    for shard, result in across(partial(_finish, job), shards, found):
-        if isinstance(result, Lost):
+    for shard, result in run_tasks(partial(_finish, job), shards, found):
+        if isinstance(result, LostTask):
             raise ClusterError(
                 f"{result.deaths} workers in turn died while they mapped {shard}; each needs up to 3 GB of memory"
             )
@@ -206,7 +206,7 @@ def _shards(tiles: Sequence[Tile], slots: int) -> list[Shard]:
     return [Shard(tuple(tiles[start : start + length])) for start in range(0, len(tiles), length)]
 
 
-def _finish(job: Job, shard: Shard, _: Tell) -> None:
+def _finish(job: Job, shard: Shard, _: SendMessage) -> None:
     """Finish a shard, in a worker."""
     from distributed import get_worker
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from talud.confusion_map import NOT_MAPPED, at_threshold
+from talud.confusion_map import NOT_MAPPED, apply_threshold
 from talud.contract import Validation
 from talud.metrics import LANDSLIDE, UNKNOWN, Confusion, Design, ThresholdHistogram, confusion
 
@@ -43,7 +43,7 @@ class Assessment:
             threshold: least probability that is mapped as landslide.
         """
         histogram = ThresholdHistogram.of(probability, truth)
-        return cls._counted(truth, at_threshold(probability, threshold), histogram)
+        return cls._counted(truth, apply_threshold(probability, threshold), histogram)
 
     @classmethod
     def of_class_map(cls, truth: NDArray[np.uint8], classes: NDArray[np.uint8]) -> Assessment:

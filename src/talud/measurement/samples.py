@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from talud.bands import SHADES, Group, band
+from talud.bands import OCCLUSION_MASKS, Group, band_named
 from talud.contract import Difference
 from talud.engine import coverage
 from talud.mapping.domain import count_bins
@@ -47,7 +47,7 @@ def sample_windows(stack: StackReader, windows: Sequence[Window], side: int) -> 
         window = Window(large[number].col_off, large[number].row_off, side, side)
         values = stack.read(window)
         for name, hidden in stack.shades(window).items():
-            of = [one.group is SHADES[name] for one in stack.contract.input.bands]
+            of = [one.group is OCCLUSION_MASKS[name] for one in stack.contract.input.bands]
             values[np.ix_(of)] = np.where(hidden, np.float32(np.nan), values[np.ix_(of)])
         if (coverage.blocked(values, stack.contract) == 0).mean() >= MIN_MAPPED_SHARE:
             found.append(values)
@@ -85,7 +85,7 @@ def difference_histograms(stack: NDArray[np.float32], bands: Sequence[str]) -> t
     """
     entries = []
     for (first, minuend), (second, subtrahend) in pairwise(enumerate(bands)):
-        if band(minuend).group == band(subtrahend).group != Group.TERRAIN:
+        if band_named(minuend).group == band_named(subtrahend).group != Group.TERRAIN:
             values = stack[..., first] - stack[..., second]
             values = values[np.isfinite(values)]
             if values.size:

@@ -31,7 +31,7 @@ from talud.metrics import UNKNOWN, ThresholdHistogram
 from talud.params import PatchData, SplitOptions
 from talud.products.prediction import predict
 from talud.project import Project
-from talud.raster import BLOCK, open_raster, patch_side
+from talud.raster import BLOCK_SIZE, open_raster, patch_side
 from talud.text import counted
 
 # Patches whose values are checked before the first is scored.
@@ -110,7 +110,7 @@ class Site:
     def labelled(self) -> bool:
         """True if any pixel of the mask is known."""
         with open_raster(self.mask) as mask:
-            return any((mask.read(1, window=window) != UNKNOWN).any() for window in Grid.of(mask).windows(BLOCK))
+            return any((mask.read(1, window=window) != UNKNOWN).any() for window in Grid.of(mask).windows(BLOCK_SIZE))
 
     @contextmanager
     def open_truth(self) -> Iterator[Callable[[Window], NDArray[np.uint8]]]:

@@ -10,7 +10,7 @@ import yaml
 from annotated_types import Len
 from pydantic import Field, ValidationError, model_validator
 
-from talud.bands import Group, band
+from talud.bands import Group, band_named
 from talud.errors import ParamsError, TaludWarning
 from talud.params.areas import (
     Acquired,
@@ -89,7 +89,7 @@ class Params(Frozen):
         for name, bands in self.band_sets.items():
             if len(set(bands)) < len(bands):
                 raise ValueError(f"band_sets.{name} names a band twice")
-            shades = [one for one in bands if band(one).group is Group.SHADE]
+            shades = [one for one in bands if band_named(one).group is Group.OCCLUSION]
             if shades:
                 raise ValueError(
                     f"band_sets.{name} names {shades[0]}, which says what hides other bands: no model reads it"

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from annotated_types import Len
 from pydantic import Field, FiniteFloat, ValidationError, field_validator, model_validator
 
-from talud.bands import Group, band
+from talud.bands import Group, band_named
 from talud.errors import ParamsError
 from talud.params.reading import Frozen, explain
 
@@ -201,5 +201,5 @@ class SplitOptions(Frozen):
 
 def _refuse_bands_of_others(key: str, names: Iterable[str]) -> None:
     for name in names:
-        if band(name).group is not Group.OPTICAL:
+        if band_named(name).group is not Group.OPTICAL:
             raise ValueError(f"{key}: '{name}' is a band of another source; give the optical band its own name")

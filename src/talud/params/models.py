@@ -57,8 +57,8 @@ class DroppingOptions(Frozen):
 
     @model_validator(mode="after")
     def _groups_are_read(self) -> Self:
-        if Group.SHADE in self.groups:
-            raise ValueError(f"groups: no model reads '{Group.SHADE}'; name optical, terrain or sar")
+        if Group.OCCLUSION in self.groups:
+            raise ValueError(f"groups: no model reads '{Group.OCCLUSION}'; name optical, terrain or sar")
         return self
 
     def optional(self, groups: Sequence[Group]) -> tuple[Group, ...]:

@@ -21,12 +21,12 @@ from talud.contract import Contract
 from talud.engine.coverage import reason
 from talud.engine.tiling import Tile
 from talud.errors import OutputError, SourceError
-from talud.files import synchronise
+from talud.files import sync_to_disk
 from talud.grid import Grid
 from talud.mapping.journal import Block, Journal
 from talud.metrics import BACKGROUND, LANDSLIDE
 from talud.process import stderr_suppressed
-from talud.raster import ORIGIN_TAG, Layout, open_raster, writing_cog
+from talud.raster import ORIGIN_TAG, Layout, open_raster, write_cog
 from talud.text import dimensions
 from talud.vector import merge_pending_edits
 
@@ -34,7 +34,11 @@ STACK_FILE_NAME = "stack.tif"  # what talud map makes of the sources, beside the
 WORKING_BYTES_PER_PIXEL = 13  # bytes a pixel: finished tiles 6, the three rasters before they are compressed 7
 DISAGREEMENT_BYTES_PER_PIXEL = 8  # bytes more: 4 and 4
 CLASS_NODATA = 255  # in the class raster
-CLASS_COLOURS = {BACKGROUND: (244, 242, 236, 255), LANDSLIDE: (214, 40, 57, 255), CLASS_NODATA: (150, 150, 150, 255)}
+PIXEL_CLASS_COLOURS = {
+    BACKGROUND: (244, 242, 236, 255),
+    LANDSLIDE: (214, 40, 57, 255),
+    CLASS_NODATA: (150, 150, 150, 255),
+}
 
 
 def qgis_style(name: str) -> str:
@@ -114,7 +118,7 @@ class Products:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, f"a folder named {path.name} is in the way")
             if made.exists():
-                synchronise(made)
+                sync_to_disk(made)
         merge_pending_edits(there.polygons)
         there.record.parent.mkdir(parents=True, exist_ok=True)
         there.record.unlink(missing_ok=True)
@@ -234,7 +238,9 @@ class MapRasters:
             OutputError: One cannot be written.
         """
         probability = Layout("float32", float("nan"), ("probability",), tags=tags)
-        classes = Layout("uint8", CLASS_NODATA, ("landslides",), tags=tags, colours=CLASS_COLOURS, overviews="mode")
+        classes = Layout(
+            "uint8", CLASS_NODATA, ("landslides",), tags=tags, colours=PIXEL_CLASS_COLOURS, overviews="mode"
+        )
         parts = Layout("uint16", None, ("parts",), overviews="nearest")
         products.probability_style.write_text(qgis_style("probability"), encoding="utf-8")
         products.classes_style.write_text(qgis_style("classes"), encoding="utf-8")
@@ -243,12 +249,12 @@ class MapRasters:
             if disagreement:
                 layout = replace(probability, bands=("disagreement",))
                 products.disagreement_style.write_text(qgis_style("disagreement"), encoding="utf-8")
-                spread = rasters.enter_context(writing_cog(products.disagreement, grid, layout))
+                spread = rasters.enter_context(write_cog(products.disagreement, grid, layout))
             yield cls(
                 threshold,
-                rasters.enter_context(writing_cog(products.probability, grid, probability)),
-                rasters.enter_context(writing_cog(products.classes, grid, classes)),
-                rasters.enter_context(writing_cog(products.parts, grid, parts)),
+                rasters.enter_context(write_cog(products.probability, grid, probability)),
+                rasters.enter_context(write_cog(products.classes, grid, classes)),
+                rasters.enter_context(write_cog(products.parts, grid, parts)),
                 spread,
             )
 

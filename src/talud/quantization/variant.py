@@ -15,7 +15,7 @@ from talud.data.record import check_held_out
 from talud.engine.model_file import save
 from talud.engine.runtime import Model
 from talud.errors import ModelError
-from talud.files import replacing
+from talud.files import atomic_replace
 from talud.measurement import subsets
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import Site, join_patches, labelled_windows
@@ -71,7 +71,7 @@ def make_variant(project: Project, path: Path, precision: Reduced) -> Variant:
     out = variant_path(path, precision)
     stacks = [file for area in model.contract.origin.areas for file in (project.stack(area), project.mask(area))]
     source_files.check_output_file(out, [path, *stacks])
-    with replacing(out) as scratch:
+    with atomic_replace(out) as scratch:
         save(graph, draft, scratch)
         loss = _compare(model, Model.load(scratch), project)
         measured = {

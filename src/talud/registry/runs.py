@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 
 from talud.errors import RegistryError, TaludWarning
-from talud.project import identifier
+from talud.project import project_id
 from talud.registry.connection import experiment_id, metrics, origin_tags, short_timeouts, translated_errors
 from talud.registry.files import log_file
 from talud.registry.leaderboard import SUPERSEDED, summarise
@@ -149,7 +149,7 @@ class Runs:
         """
         if self.root is None:
             raise RegistryError("a study belongs to a project; change into one")
-        tags = {**tags, "project": identifier(self.root)}
+        tags = {**tags, "project": project_id(self.root)}
         self._end_abandoned(tags)
         if begun := self._unfinished(tags):
             warnings.warn(

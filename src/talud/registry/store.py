@@ -18,7 +18,7 @@ from mlflow.entities import Experiment
 from sqlalchemy import URL
 
 from talud.errors import RegistryError
-from talud.files import exclusive_lock, replacing
+from talud.files import atomic_replace, exclusive_lock
 from talud.registry.connection import EXPERIMENT, is_server, open_client, translated_errors
 from talud.registry.files import FetchedModel
 from talud.registry.leaderboard import EXPERIMENT_TAGS, VIEW
@@ -146,7 +146,7 @@ def _has_content(path: Path) -> bool:
 
 def _create(root: Path) -> None:
     """Make an empty store, which appears under its name only when complete."""
-    with translated_errors(), replacing(root / "mlflow.db") as scratch:
+    with translated_errors(), atomic_replace(root / "mlflow.db") as scratch:
         uri = _sqlite(scratch)
         client = MlflowClient(uri, uri)
         _create_experiment(client, artifacts_uri(root))
@@ -263,7 +263,7 @@ def relocate(root: Path, *, write: bool) -> Relocation:
 def _back_up(path: Path) -> None:
     """Copy the store before the open transaction changes it."""
     with (
-        replacing(path.with_name(BACKUP)) as scratch,
+        atomic_replace(path.with_name(BACKUP)) as scratch,
         closing(sqlite3.connect(path)) as before,
         closing(sqlite3.connect(scratch)) as kept,
     ):

@@ -27,7 +27,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from talud.errors import OutputError, ParamsError
-from talud.files import writing
+from talud.files import translate_write_errors
 from talud.text import first_line
 
 VERSION_TABLE = "talud_service_version"  # MLflow, too, keeps an alembic_version
@@ -99,7 +99,7 @@ def _make_private(file: Path) -> None:
     Raises:
         OutputError: it cannot be made.
     """
-    with writing(file):
+    with translate_write_errors(file):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
         for each in (file, file.with_name(f"{file.name}-wal"), file.with_name(f"{file.name}-shm")):

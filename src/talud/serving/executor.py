@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from talud.cluster import Cluster, Lost, across, opened
+from talud.cluster import Cluster, LostTask, open_cluster, run_tasks
 from talud.engine.runtime import Origin
 from talud.engine.session import physical_cores
 from talud.errors import ClusterError, TaludError
@@ -87,7 +87,7 @@ class Executor:
         while not self._ending.is_set():
             try:
                 self._stored(self._requeue_lost)
-                with opened(self.settings.workers, self.settings.results, {}) as cluster:
+                with open_cluster(self.settings.workers, self.settings.results, {}) as cluster:
                     self._serve(cluster)
             except Stopped:
                 pass
@@ -109,7 +109,7 @@ class Executor:
             ClusterError: the cluster is lost.
         """
         while not self._ending.wait(PULSE):
-            self.slots = cluster.slots()
+            self.slots = cluster.count_slots()
             try:
                 self._hand_out(cluster)
             except SQLAlchemyError as error:
@@ -220,14 +220,14 @@ class Executor:
             NICE if isinstance(workers, int) else 0,
         )
 
-        def hear(_: Work, said: list[int]) -> None:
+        def on_message(_: Work, said: list[int]) -> None:
             self._go_on(job)
             done, tiles = said
             if tiles:
                 self._note(job, 99 * done // tiles, f"{done} of {tiles} tiles are done")
 
-        for _, result in across(map_landslides, [work], cluster, hear):
-            if isinstance(result, Lost):
+        for _, result in run_tasks(map_landslides, [work], cluster, on_message):
+            if isinstance(result, LostTask):
                 self._fail(job, result.reason)
             elif self._end(job, "successful", result.message):
                 log.info("%s", result.message, extra=of_job(job))

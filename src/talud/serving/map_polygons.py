@@ -26,7 +26,7 @@ from talud.errors import ParamsError, SourceError
 from talud.grid import Grid
 from talud.products.polygons import GDAL_UTC, GEOPACKAGE_VERSION, write_layer
 from talud.products.rasters import Products
-from talud.raster import reading
+from talud.raster import translate_read_errors
 from talud.serving.rasters import WGS84, Stamp, stamp
 from talud.serving.tables import Outline, Review
 from talud.vector import open_vector
@@ -114,7 +114,7 @@ def grid_of(raster: Path | str) -> Grid:
     Raises:
         SourceError: it is gone, or has none.
     """
-    with reading(Path(raster).name), rasterio.open(raster) as dataset:
+    with translate_read_errors(Path(raster).name), rasterio.open(raster) as dataset:
         grid = Grid.of(dataset)
     if grid.local:
         raise SourceError("the map's coordinates have no place on Earth, so it cannot be reviewed on a map; use QGIS")

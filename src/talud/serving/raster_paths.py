@@ -24,7 +24,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from talud.errors import ForbiddenError, ParamsError, SourceError
 from talud.process import CONFINED_DRIVERS, stderr_suppressed
-from talud.raster import MOST_BANDS
+from talud.raster import MAX_BANDS
 from talud.serving.settings import Settings
 
 UPLOADS = "uploads"
@@ -338,8 +338,8 @@ def _walk(file: BinaryIO, name: str) -> None:
 
 
 def _check_entry(tag: int, length: int, value: int, name: str) -> None:
-    if tag == _BANDS and value > MOST_BANDS:
-        raise SourceError(f"{name}: has {value:,} bands; at most {MOST_BANDS:,} are read")
+    if tag == _BANDS and value > MAX_BANDS:
+        raise SourceError(f"{name}: has {value:,} bands; at most {MAX_BANDS:,} are read")
     if tag == _METADATA and length > LARGEST_METADATA_BYTES:
         raise SourceError(
             f"{name}: has {length:,} bytes of metadata; at most {LARGEST_METADATA_BYTES:,} are read; write it without"

@@ -25,8 +25,8 @@ import anyio.to_thread
 import httpx
 
 from talud.errors import ForbiddenError, SourceError, TaludError
-from talud.files import replacing
-from talud.raster import PATIENCE
+from talud.files import atomic_replace
+from talud.raster import NETWORK_TIMEOUTS
 from talud.serving import raster_paths
 from talud.serving.settings import (
     BUCKET,
@@ -79,7 +79,7 @@ def fetch(url: str, folder: Path, settings: Settings, go_on: Callable[[], object
     """
     check_reference(url, settings)
     path = folder.resolve() / _file_name(url)
-    with replacing(path) as scratch:
+    with atomic_replace(path) as scratch:
         pace = _Pace(without_secrets(url), settings.upload_bytes)
 
         def watch() -> None:
@@ -336,8 +336,8 @@ def _copy_object(url: str, target: Path, pace: _Pace, check: Callable[[], object
     command = [sys.executable, "-c", _COPY, source, str(target), str(pace.most + 1)]
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            command, env=PATIENCE | dict(os.environ) | options, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=said,
+            command, env=NETWORK_TIMEOUTS | dict(os.environ) | options, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=said,
         )  # fmt: skip
         try:
             while process.poll() is None:

@@ -13,7 +13,7 @@ from talud.contract import Contract
 from talud.errors import MismatchError, ModelError, OutputError, ParamsError, RegistryError, SourceError
 from talud.mapping import reader
 from talud.mapping.options import ResultOptions
-from talud.project import root_around
+from talud.project import find_root
 from talud.registry import ModelVersion, Store
 from talud.serving import raster_paths, remote
 from talud.serving.jobs import JobStore
@@ -39,7 +39,7 @@ class Models:
     @classmethod
     def here(cls) -> Models:
         """Return the models of the project, or of the server in `MLFLOW_TRACKING_URI`."""
-        return cls(root_around(Path.cwd()))
+        return cls(find_root(Path.cwd()))
 
     def look_up(self, reference: str) -> Candidate:
         """Return the version of `NAME`, `NAME@ALIAS` or `NAME/VERSION`.
@@ -77,7 +77,7 @@ class Models:
         champions = self.champions()
         if not champions:
             raise RegistryError("the registry holds no champion; promote a version: talud models promote")
-        return basin.choose(champions, misfit, "the raster supports")[0]
+        return basin.choose_champion(champions, misfit, "the raster supports")[0]
 
     def _usable(self, wanted: Callable[[ModelVersion], bool]) -> list[tuple[ModelVersion, Candidate]]:
         store = Store.open(self.root)

@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from talud.errors import ParamsError
-from talud.project import root_around
+from talud.project import find_root
 
 PREFIX = "TALUD_SERVICE_"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _of_the_project(cls, given: dict[str, object]) -> dict[str, object]:
-        root = root_around(Path.cwd())
+        root = find_root(Path.cwd())
         if root is None:
             return given
         return {"data": root / "stacks", "results": root / ".talud" / "service"} | given

@@ -21,7 +21,7 @@ from sqlalchemy import delete, func, select
 
 from talud.contract import Contract
 from talud.errors import BusyError, SourceError
-from talud.files import exclusive_lock, writing
+from talud.files import exclusive_lock, translate_write_errors
 from talud.mapping.raster_checks import check_blocks
 from talud.products.rasters import Products
 from talud.serving import raster_paths
@@ -74,7 +74,7 @@ class Maps:
             OutputError: the disk is full, or fails.
         """
         copy = self.model(job)
-        with writing(copy):
+        with translate_write_errors(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)
             scratch = copy.with_suffix(".part")
             scratch.unlink(missing_ok=True)
@@ -129,7 +129,7 @@ class Upload:
         """
         identity = str(uuid.uuid4())
         path = settings.results / raster_paths.UPLOADS / identity / safe_name(filename)
-        with writing(path):
+        with translate_write_errors(path):
             path.parent.mkdir(parents=True)
             return cls(identity, path, _part(path).open("wb"))
 
@@ -139,7 +139,7 @@ class Upload:
         Raises:
             OutputError: the disk is full.
         """
-        with writing(self.path):
+        with translate_write_errors(self.path):
             self.stream.write(data)
 
     def finished(self, settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> Raster:
@@ -150,13 +150,13 @@ class Upload:
             OutputError: the disk is full.
         """
         part = _part(self.path)
-        with writing(self.path):
+        with translate_write_errors(self.path):
             self.stream.close()
         try:
             _check_upload(part, settings)
         except SourceError as error:
             raise SourceError(str(error).replace(part.name, self.path.name)) from error
-        with writing(self.path):
+        with translate_write_errors(self.path):
             part.replace(self.path)
         return raster(f"{raster_paths.UPLOADS}/{self.id}", self.path, settings, contracts)
 
@@ -248,7 +248,7 @@ def lock_results(results: Path) -> Iterator[None]:
     Raises:
         OutputError: another service uses it, or it cannot be written to.
     """
-    with writing(results):
+    with translate_write_errors(results):
         results.mkdir(mode=0o700, parents=True, exist_ok=True)
         if results.stat().st_mode & 0o007:  # a group that an operator lets in stays
             results.chmod(0o700)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from talud.cluster import Tell
+from talud.cluster import SendMessage
 from talud.engine.runtime import Model, Origin
 from talud.errors import BusyError, TaludError
 from talud.mapping.options import MapOptions
@@ -62,7 +62,7 @@ class Outcome:
     tiles: int
 
 
-def map_landslides(work: Work, tell: Tell) -> Outcome:
+def map_landslides(work: Work, tell: SendMessage) -> Outcome:
     """Make the map; of its tiles [done, all] is told.
 
     A map that an earlier worker finished, before the service could note it, is taken as it is.

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from talud.bands import Group, band, groups
+from talud.bands import Group, band_named, groups_of
 from talud.data.patches import Patches
 from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.params import Augmentation, DroppingOptions
@@ -64,7 +64,7 @@ class Augmenter:
         deviation: NDArray[np.floating],
     ) -> Augmenter:
         """Return the augmenter of bands by name, with statistics of shape (bands,)."""
-        groups = np.array([band(name).group for name in bands])
+        groups = np.array([band_named(name).group for name in bands])
         optical, radar = groups == Group.OPTICAL, groups == Group.SAR
         return cls(options, mean.astype(np.float32), deviation.astype(np.float32), optical, radar)
 
@@ -173,8 +173,8 @@ class Dropping:
     @classmethod
     def of(cls, options: DroppingOptions, bands: Sequence[str]) -> Dropping | None:
         """Return the dropping that options ask for; None if they ask for nothing."""
-        members = tuple(band(name).group for name in bands)
-        return cls(options, members) if options.optional(groups(tuple(bands))) else None
+        members = tuple(band_named(name).group for name in bands)
+        return cls(options, members) if options.optional(groups_of(tuple(bands))) else None
 
     def apply(
         self, stack: NDArray[np.float32], truth: NDArray[np.uint8], seeds: Sequence[int]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talud.errors import StudyError
-from talud.files import replacing, synchronise, writing
+from talud.files import atomic_replace, sync_to_disk, translate_write_errors
 from talud.project import Project
 from talud.training.search import Hyperparameters
 from talud.versions import VERSIONS
@@ -125,9 +125,9 @@ def write(path: Path, state: TrialState) -> None:
     record = asdict(state.without_arrays)
     record |= {name: None if getattr(state, name) is None else len(getattr(state, name)) for name in ARRAYS}
     arrays = {f"{name}_{i}": array for name in ARRAYS for i, array in enumerate(getattr(state, name) or ())}
-    with replacing(path) as scratch:
+    with atomic_replace(path) as scratch:
         np.savez(scratch, record=np.frombuffer(json.dumps(record).encode(), np.uint8), **arrays)
-        synchronise(scratch)
+        sync_to_disk(scratch)
 
 
 def read(path: Path) -> TrialState:
@@ -185,7 +185,7 @@ def crash_file(path: Path) -> Path:
 
 
 def _count(path: Path, number: int) -> None:
-    with writing(path):
+    with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         crash_file(path).write_text(f"{_place(path)} {number}", encoding="ascii")
 

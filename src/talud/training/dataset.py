@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from talud.bands import groups
+from talud.bands import groups_of
 from talud.data.patches import PARTS, Block, Part, Patches, patch_windows
 from talud.data.record import current_stack, data_version
 from talud.errors import StudyError
@@ -16,7 +16,7 @@ from talud.grid import Grid
 from talud.measurement.sites import Site, join_patches
 from talud.params import SplitOptions
 from talud.project import Project
-from talud.raster import BLOCK, open_raster
+from talud.raster import BLOCK_SIZE, open_raster
 
 PROCESSING_TAGS = ("resolution", "slope", "curvature", "sar_unit", "lee_window")  # tags that say how a stack was made
 
@@ -146,7 +146,7 @@ def _value_ranges(project: Project, areas: tuple[str, ...], bands: tuple[str, ..
     for area in areas:
         with open_raster(current_stack(project, area)) as dataset:
             numbers = [dataset.descriptions.index(name) + 1 for name in bands]
-            for window in Grid.of(dataset).windows(BLOCK):
+            for window in Grid.of(dataset).windows(BLOCK_SIZE):
                 values = dataset.read(numbers, window=window, out_dtype="float32").reshape(len(bands), -1)
                 lowest = np.fmin(lowest, np.fmin.reduce(values, axis=1))
                 highest = np.fmax(highest, np.fmax.reduce(values, axis=1))
@@ -195,7 +195,7 @@ def _stack_format(project: Project, area: str, bands: tuple[str, ...]) -> StackF
 
 
 def _patches(project: Project, bands: tuple[str, ...], sites: Sequence[Site], part: Part) -> Patches:
-    optional = project.params.learning.dropping.optional(groups(bands)) if part == "training" else ()
+    optional = project.params.learning.dropping.optional(groups_of(bands)) if part == "training" else ()
     patches = join_patches(sites, bands, part, optional)
     if not patches.landslide_pixels:
         raise StudyError(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from talud.confusion_map import COLOURS, NO_OUTCOME, Outcome, at_threshold, classify
+from talud.confusion_map import NOT_COMPARED, PIXEL_CLASS_COLOURS, PixelClass, apply_threshold, classify_pixels
 from talud.data.patches import Patches
 from talud.engine.runtime import Model
 from talud.imaging import FAINT, INK, WARNING, stretched, write
@@ -116,7 +116,7 @@ def example_panel(examples: Examples, title: str, warning: str = "") -> bytes:
 
 # The colour of each outcome's value, red, green and blue.
 CLASS_COLOURS = np.full((256, 3), _NOTHING, np.uint8)
-CLASS_COLOURS[list(COLOURS)] = [colour[:3] for colour in COLOURS.values()]
+CLASS_COLOURS[list(PIXEL_CLASS_COLOURS)] = [colour[:3] for colour in PIXEL_CLASS_COLOURS.values()]
 
 
 def _map_patches(model: Model, patches: Patches) -> NDArray[np.float32]:
@@ -150,7 +150,7 @@ def _probability_colours(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _pixel_classes(examples: Examples) -> NDArray[np.uint8]:
-    return classify(at_threshold(examples.probability, examples.threshold), examples.patches.mask)
+    return classify_pixels(apply_threshold(examples.probability, examples.threshold), examples.patches.mask)
 
 
 def _row_labels(examples: Examples) -> list[tuple[str, ...]]:
@@ -166,7 +166,7 @@ def _row_labels(examples: Examples) -> list[tuple[str, ...]]:
 
 
 def _legend(pen: ImageDraw.ImageDraw, top: int) -> None:
-    words = {int(outcome): outcome.label for outcome in Outcome} | {NO_OUTCOME: "unknown or not mapped"}
+    words = {int(outcome): outcome.label for outcome in PixelClass} | {NOT_COMPARED: "unknown or not mapped"}
     left = _GAP
     for value, label in words.items():
         pen.rectangle((left, top, left + 16, top + 16), fill=tuple(map(int, CLASS_COLOURS[value])), outline=FAINT)

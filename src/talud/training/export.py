@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from talud.bands import Group, band, groups
+from talud.bands import Group, band_named, groups_of
 from talud.contract import BandContract, Calibration, Contract, Measurements, ModelInput, ModelOrigin
 from talud.data.patches import Patches
 from talud.engine.margins import receptive_field
@@ -118,7 +118,7 @@ def _measure_subsets(shipped: Model, dataset: Dataset, project: Project) -> Cont
 
 
 def _optional_groups(dataset: Dataset, project: Project) -> tuple[Group, ...]:
-    return project.params.learning.dropping.optional(groups(dataset.bands))
+    return project.params.learning.dropping.optional(groups_of(dataset.bands))
 
 
 def _draft_contract(graph: onnx.ModelProto, dataset: Dataset, origin: ExportOrigin) -> Contract:
@@ -128,7 +128,7 @@ def _draft_contract(graph: onnx.ModelProto, dataset: Dataset, origin: ExportOrig
         input=ModelInput(
             bands=_band_contracts(dataset),
             differences=difference_histograms(dataset.training.stack, dataset.bands),
-            required_groups=groups(dataset.bands),
+            required_groups=groups_of(dataset.bands),
             pixel_size=dataset.stack_format.pixel_size,
             halo=field.halo,
             alignment=field.alignment,
@@ -155,7 +155,7 @@ def _band_contracts(dataset: Dataset) -> tuple[BandContract, ...]:
     entries = []
     statistics = dataset.statistics
     for index, name in enumerate(dataset.bands):
-        known = band(name)
+        known = band_named(name)
         low, high = map(float, dataset.value_ranges[:, index])
         pixels = dataset.training.stack[..., index]
         edges, shares = band_histogram(pixels[~np.isnan(pixels)])

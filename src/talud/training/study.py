@@ -10,7 +10,7 @@ import keras
 
 from talud.data.patches import PARTS
 from talud.errors import ParamsError, StudyError
-from talud.files import exclusive_lock, replacing_together
+from talud.files import atomic_replace_all, exclusive_lock
 from talud.project import Project, current_commit
 from talud.registry import Store
 from talud.training import checkpoint, trial_runner, unet
@@ -124,7 +124,7 @@ def run(
         ]
         results = _run_search(project, search, tasks, runner, on_progress)
         study = Study(parent, search, results, _best(results))
-        with replacing_together(project.model(band_set), project.trials(band_set)) as (model, table):
+        with atomic_replace_all(project.model(band_set), project.trials(band_set)) as (model, table):
             origin = ExportOrigin(
                 band_set,
                 tags["commit"],

@@ -19,7 +19,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from talud import cluster
-from talud.cluster import Cluster, Lost, across
+from talud.cluster import Cluster, LostTask, run_tasks
 from talud.cluster_connection import Workers
 from talud.data.record import data_version
 from talud.engine.session import physical_cores
@@ -299,7 +299,7 @@ def open_workers(requested: Workers, project: Project) -> Iterator[TrialRunner]:
     shared = {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads}
     with (
         tempfile.TemporaryDirectory(prefix="talud-") as folder,
-        cluster.opened(requested, Path(folder), shared) as found,
+        cluster.open_cluster(requested, Path(folder), shared) as found,
     ):
         for address, trouble in found.client.run(_worker_problem, context, on_error="ignore").items():
             if trouble:
@@ -326,11 +326,13 @@ def _run_on_workers(
     found: Cluster, context: WorkerContext, tasks: Sequence[TrialTask], on_epoch: EpochCallback
 ) -> Iterator[TrialResult]:
     """Run trials by workers; one that no worker survives is recorded as failed."""
-    for task, result in across(partial(_run_on_worker, context), tasks, found, lambda _, message: on_epoch(*message)):
-        yield record_failure(task, result.reason) if isinstance(result, Lost) else result
+    for task, result in run_tasks(
+        partial(_run_on_worker, context), tasks, found, lambda _, message: on_epoch(*message)
+    ):
+        yield record_failure(task, result.reason) if isinstance(result, LostTask) else result
 
 
-def _run_on_worker(context: WorkerContext, task: TrialTask, on_epoch: cluster.Tell) -> TrialResult:
+def _run_on_worker(context: WorkerContext, task: TrialTask, on_epoch: cluster.SendMessage) -> TrialResult:
     """Run a trial, in a worker.
 
     Raises:
