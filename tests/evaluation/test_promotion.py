@@ -311,7 +311,7 @@ def test_a_champion_that_does_not_fit_todays_stacks_makes_way(project: Project, 
     train(NOTHING)
     done = register(project)
     assert (done.alias, aliases(project)) == ("champion", {"champion": 2})
-    assert "cannot be run on the present stacks" in done.reason
+    assert "cannot be run on the current stacks" in done.reason
 
 
 @pytest.mark.slow
@@ -376,10 +376,10 @@ def test_a_model_that_is_missing_or_of_another_band_set_is_refused(
 
 
 UNFIT = [
-    ({}, {"parity": {}}, "parity: the file does not say"),
-    ({}, {"commit": "unknown"}, "contract: does not say: commit"),
-    ({"megabytes": 0.01}, {}, r"size: 0.0\d+ MB, 0.01 MB are allowed"),
-    ({"seconds_per_megapixel": 1e-6}, {}, "speed: .* 1e-06 s are allowed"),
+    ({}, {"parity": {}}, "parity: the file does not state"),
+    ({}, {"commit": "unknown"}, "contract: missing: commit"),
+    ({"megabytes": 0.01}, {}, r"size: 0.0\d+ MB, limit 0.01 MB"),
+    ({"seconds_per_megapixel": 1e-6}, {}, "speed: .* limit 1e-06 s"),
 ]
 
 
@@ -407,7 +407,7 @@ def test_parity_beyond_what_rounding_explains_and_every_gap_of_a_contract_are_fo
     model = Model.load(path)
     parity, contract, *_ = gate.run_gate(project, model, None).failed
     assert (parity.rule, parity.value, parity.limit) == ("parity", 2e-5, 1e-5)
-    assert contract.words == "does not say: stack, scores, data_version"
+    assert contract.words == "missing: stack, scores, data_version"
     bare = model.contract.input.bands[0].model_copy(update={"unit": "", "edges": (), "shares": ()})
     spoilt = model.contract.replace(bands=(bare, *model.contract.input.bands[1:]))
     assert set(gate.missing_facts(spoilt)) >= {"unit of red", "histogram of red"}

@@ -1,7 +1,7 @@
-"""Confidence intervals of scores, and of differences of scores: the block bootstrap.
+"""Block bootstrap: confidence intervals of scores and of score differences.
 
-Neighbouring pixels err together, so pixels are no independent witnesses, and a bootstrap of pixels would be far too
-sure. Whole blocks (or patches) are drawn instead, with replacement, all maps' counts of a block together
+Errors of neighbouring pixels are correlated, so a bootstrap of pixels would give intervals that are far too narrow.
+Instead, whole blocks (or patches) are drawn with replacement, the counts of all maps in a block together
 (non-overlapping blocks: Carlstein 1986, Annals of Statistics 14; percentile interval: Efron 1979, Annals of
 Statistics 7).
 """
@@ -17,25 +17,26 @@ from numpy.typing import NDArray
 from talud.metrics import SCORES, scores
 
 CONFIDENCE_LEVEL = 0.95
-FEW_BLOCKS = 20  # blocks: below, percentile intervals are known to be too narrow
-_MAX_DRAWS_IN_MEMORY = 4_000_000  # numbers of drawn blocks that are held at a time
+# With fewer blocks, percentile intervals are known to be too narrow.
+FEW_BLOCKS = 20
+# Draw counts (resamples × blocks) that are in memory at a time.
+_MAX_DRAWS_IN_MEMORY = 4_000_000
 _F1 = SCORES.index("f1")
 
-# Of sums of counts (…, numbers), some values (…, values).
+# Function from summed counts, (…, counts), to values, (…, values).
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number that follows from a map's counts, and how far chance may move it.
+    """Score with its 95 % confidence interval.
 
     Attributes:
-        estimate: of the pixels that there are.
-        low: end of the 95 % interval.
-        high: its other end.
-        blocks: that were resampled. Of fewer than two nothing can be said: the interval then holds all values that
-            the number can have.
-        resamples: how many times.
+        estimate: score of all pixels.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        blocks: number of blocks that were resampled. With fewer than two, the interval is the full range of the score.
+        resamples: number of resamples.
     """
 
     estimate: float
@@ -47,31 +48,31 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference(Interval):
-    """The F1 of one map less that of another on the same pixels, and how far chance may move it."""
+    """Difference in F1 of two maps of the same pixels, with its interval."""
 
     @property
     def worse(self) -> bool:
-        """True if the whole interval lies below 0."""
+        """True if the whole interval is below 0."""
         return self.high < 0
 
     @property
     def better(self) -> bool:
-        """True if the whole interval lies above 0."""
+        """True if the whole interval is above 0."""
         return self.low > 0
 
     def __str__(self) -> str:
         interval = f"95 % interval {self.low:+.3f} to {self.high:+.3f}"
-        few = ", few, so that it is too narrow" if self.blocks < FEW_BLOCKS else ""
+        few = "; with so few, it is too narrow" if self.blocks < FEW_BLOCKS else ""
         return f"{self.estimate:+.3f} ({interval} over {self.blocks} block{'s'[: self.blocks != 1]}{few})"
 
 
 def score_intervals(counts: NDArray[np.int64], resamples: int, seed: int) -> dict[str, Interval]:
-    """Resample blocks with replacement, and see how each of the `SCORES` spreads.
+    """Bootstrap the interval of each of the `SCORES`.
 
     Args:
         counts: int64 (blocks, 4): TP, FP, FN and TN of a map in each block.
-        resamples: how many times as many blocks are drawn as there are.
-        seed: of the draws.
+        resamples: number of resamples.
+        seed: seed of the random draws.
     """
     estimates = scores(counts.sum(axis=0)).tolist()
     if len(counts) < 2:
@@ -83,13 +84,13 @@ def score_intervals(counts: NDArray[np.int64], resamples: int, seed: int) -> dic
 
 
 def f1_difference(ours: NDArray[np.int64], theirs: NDArray[np.int64], resamples: int, seed: int) -> Difference:
-    """Resample blocks with replacement, and see how the difference in F1 spreads.
+    """Bootstrap the difference in F1 of two maps.
 
     Args:
-        ours: int64 (blocks, 4): TP, FP, FN and TN of one map in each block.
-        theirs: of the other map, in the same blocks.
-        resamples: how many times as many blocks are drawn as there are.
-        seed: of the draws.
+        ours: int64 (blocks, 4): TP, FP, FN and TN of the first map in each block.
+        theirs: counts of the second map in the same blocks; same shape.
+        resamples: number of resamples.
+        seed: seed of the random draws.
     """
 
     def difference(sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -101,18 +102,18 @@ def f1_difference(ours: NDArray[np.int64], theirs: NDArray[np.int64], resamples:
 
 
 def _interval_ends(counts: NDArray[np.int64], statistic: Statistic, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Lower and upper end of the interval of each value of a statistic: (2, values).
+    """Return the lower and upper interval ends of a statistic, (2, values).
 
     Args:
-        counts: (blocks, numbers), at least two blocks, of sums below 2^53.
-        statistic: of sums over blocks.
-        resamples: how many times as many blocks are drawn as there are.
-        seed: of the draws.
+        counts: (blocks, counts), at least two blocks; sums are below 2^53, so that float64 holds them exactly.
+        statistic: function of the counts summed over blocks.
+        resamples: number of resamples.
+        seed: seed of the random draws.
     """
     blocks, generator = len(counts), np.random.default_rng(seed)
     spread, at_once = [], max(_MAX_DRAWS_IN_MEMORY // blocks, 1)
     for start in range(0, resamples, at_once):
-        # How often each block is drawn is all that the sums need.
+        # The sums depend only on how often each block is drawn.
         drawn = generator.multinomial(blocks, np.full(blocks, 1 / blocks), min(at_once, resamples - start))
         spread.append(statistic(drawn.astype(np.float64) @ counts.astype(np.float64)))
     return np.quantile(np.concatenate(spread), [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2], axis=0)

@@ -1,11 +1,12 @@
-"""Promotion gate: the rules that a model must keep to become the champion.
+"""Promotion gate: rules that a model must pass to become the champion.
 
-Some rules concern the model alone: its parity with the Keras model, its contract, its size, its speed, and its skill.
-A model has skill if it is better than calling everything, or nothing, a landslide (`talud.metrics.lack_of_skill`): on
-its validation blocks, as its contract counts them, and on every gate area, with the present stacks and masks. The other
-rules compare it with the champion on pixels that both map, with the present stacks and masks: on the validation blocks
-of the training areas, and on every gate area as a whole. Such a rule fails if the model is worse beyond chance: if the
-whole 95 % interval of the difference in F1 is below 0. Areas of role transfer never decide.
+Some rules concern the model alone: parity with the Keras model, contract, size, speed and skill. A model has skill if
+it is better than calling everything, or nothing, a landslide (`talud.metrics.lack_of_skill`), both on its validation
+blocks (counts of its contract) and on every gate area (current stacks and masks).
+
+The other rules compare it with the champion, on the pixels that both map and with the current stacks and masks: on the
+validation blocks of the training areas, and on every gate area as a whole. Such a rule fails if the model is worse
+beyond chance: if the whole 95 % interval of the difference in F1 is below 0. Transfer areas are never used.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from talud.project import Project
 
 VALIDATION_BLOCKS = "validation blocks"
 PARITY, CONTRACT, SIZE, SPEED, SKILL = MODEL_RULES = ("parity", "contract", "size", "speed", "skill")
-# Least number of blocks with which a challenger can win. A model is better in all of five blocks by chance once in
-# 2^5 = 32 times, which is more often than the 2.5 % on one side of an interval of 95 %.
+# Least number of blocks with which a challenger can win. With five blocks, a model is better in all of them by chance
+# once in 2^5 = 32 times, which is more than the 2.5 % on one side of a 95 % interval.
 MINIMUM_GATE_BLOCKS = 6
 ALL_PIXELS = "all of them"
 _UNKNOWN = ("", "unknown")
@@ -42,14 +43,14 @@ _TIMED_SIDE_PIXELS, _TIMED_PASSES = 256, 3
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one rule.
+    """Result of one rule.
 
     Attributes:
-        rule: its name.
-        passed: whether the model keeps it.
-        value: what was measured; None where nothing was.
-        limit: what the value is held against; None where there is no limit.
-        words: the same for a reader.
+        rule: name of the rule.
+        passed: True if the model passes the rule.
+        value: measured value; None if nothing was measured.
+        limit: limit of the value; None if there is none.
+        words: result as text.
     """
 
     rule: str
@@ -61,13 +62,13 @@ class Check:
 
 @dataclass(frozen=True)
 class Gate:
-    """The result of the gate.
+    """Result of the gate.
 
     Attributes:
-        checks: rule by rule.
-        f1: the model's F1 and the champion's on each set of pixels that decides, and on all of them together, as
-            {"model": …, "champion": …}; empty where there was no champion to compare with.
-        blocks: over which both were compared, in all sets of pixels together; 0 in older records.
+        checks: result of each rule.
+        f1: set of pixels → F1 of the model and of the champion on it, as {"model": …, "champion": …}; `ALL_PIXELS`
+            comes last. Empty without a champion.
+        blocks: number of blocks on which both were compared; 0 in older records.
     """
 
     checks: tuple[Check, ...]
@@ -76,41 +77,45 @@ class Gate:
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """The rules that the model breaks."""
+        """Rules that the model fails."""
         return tuple(check for check in self.checks if not check.passed)
 
     @property
     def failed_model_rules(self) -> tuple[Check, ...]:
-        """The broken rules that concern the model alone, whatever the champion."""
+        """Failed rules that concern the model alone."""
         return tuple(check for check in self.failed if check.rule in MODEL_RULES or check.rule.startswith(SKILL))
 
     def to_json(self) -> str:
-        """Return the result as JSON on one line."""
+        """Serialise the result as one line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str, origin: str) -> Self:
-        """Read the text of `to_json`.
+        """Parse the output of `to_json`.
+
+        Args:
+            text: content of a version's tag.
+            origin: URI of the version, for the error message.
 
         Raises:
-            RegistryError: the text, a tag of the version `origin`, is something else.
+            RegistryError: the text is damaged.
         """
         try:
             return TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
-            raise RegistryError(f"{origin}: its tag 'gate' is damaged; delete it, and register again") from error
+            raise RegistryError(f"{origin}: the tag 'gate' is damaged; delete the tag and register again") from error
 
 
 def run_gate(project: Project, model: Model, champion: Model | None) -> Gate:
     """Check a model against every rule.
 
     Args:
-        project: whose stacks, masks and params are the present ones.
-        model: to examine.
-        champion: to compare it with, if there is one; it must fit the present stacks.
+        project: project with stacks, masks and params.yaml.
+        model: model to check.
+        champion: champion to compare with, which fits the current stacks; None if there is none.
 
     Raises:
-        SourceError: the stack or mask of a gate area is missing, or there is a champion, and one of a training area is.
+        SourceError: a stack or mask is missing, of a gate area or (with a champion) of a training area.
         MismatchError: the model does not fit a stack.
     """
     limits = project.params.promotion
@@ -139,7 +144,7 @@ def run_gate(project: Project, model: Model, champion: Model | None) -> Gate:
 
 
 def missing_facts(contract: Contract) -> list[str]:
-    """Return the facts that a contract lacks to run a model and to judge its maps."""
+    """Return the names of the facts that a contract lacks."""
     stated: dict[str, object] = {
         "stack": contract.input.stack,
         "areas": contract.origin.areas,
@@ -162,19 +167,21 @@ def missing_facts(contract: Contract) -> list[str]:
 def _parity(contract: Contract) -> Check:
     difference, allowed = contract.measured.parity.get("difference"), contract.measured.parity.get("allowed")
     if difference is None or allowed is None:
-        return Check(PARITY, False, None, None, "the file does not say how far it is from the Keras model; train again")
-    words = f"differs from the Keras model by {difference:.1e}, {allowed:.1e} is allowed"
+        return Check(
+            PARITY, False, None, None, "the file does not state its difference from the Keras model; train it again"
+        )
+    words = f"differs from the Keras model by {difference:.1e}, limit {allowed:.1e}"
     return Check(PARITY, difference <= allowed, difference, allowed, words)
 
 
 def _contract(contract: Contract) -> Check:
     gaps = missing_facts(contract)
-    return Check(CONTRACT, not gaps, float(len(gaps)), 0.0, f"does not say: {', '.join(gaps)}" if gaps else "complete")
+    return Check(CONTRACT, not gaps, float(len(gaps)), 0.0, f"missing: {', '.join(gaps)}" if gaps else "complete")
 
 
 def _size(model: Model, limits: Promotion) -> Check:
     found, limit = round(model.path.stat().st_size / 1e6, 3), limits.megabytes
-    allowed = f", {limit:g} MB are allowed" if limit else ", no limit"
+    allowed = f", limit {limit:g} MB" if limit else ", no limit"
     return Check(SIZE, limit is None or found <= limit, found, limit, f"{found:.3g} MB{allowed}")
 
 
@@ -183,16 +190,15 @@ def _speed(model: Model, limits: Promotion) -> Check:
     if limit is None:
         return Check(SPEED, True, None, None, "not measured, no limit")
     found = round(seconds_per_megapixel(model), 3)
-    words = f"{found:.3g} s per million pixels on this CPU, {limit:g} s are allowed"
+    words = f"{found:.3g} s per million pixels on this CPU, limit {limit:g} s"
     return Check(SPEED, found <= limit, found, limit, words)
 
 
 def seconds_per_megapixel(model: Model) -> float:
-    """Measure the seconds per million pixels of a network on this machine's CPU.
+    """Measure a network's seconds per million pixels on this CPU.
 
-    The fastest of three squares of 256² pixels counts.
-
-    The first pass, in which ONNX Runtime plans its memory, does not count; a tile's halo adds to it.
+    The result is the fastest of three passes over a square of 256² pixels. A first pass, in which ONNX Runtime plans
+    its memory, is not timed. The halo of tiles is not included.
     """
     timed = Model.load(model.path, provider="cpu")
     bands = np.array([[band.mean] for band in timed.contract.input.bands], np.float32)
@@ -210,10 +216,13 @@ def seconds_per_megapixel(model: Model) -> float:
 def _skill(rule: str, lack: str, limits: Promotion) -> Check:
     """Check that a model is better than a constant map.
 
-    `lack` is a sentence if it is not.
+    Args:
+        rule: name of the rule.
+        lack: result of `talud.metrics.lack_of_skill`.
+        limits: options of the gate.
     """
     if not lack:
-        return Check(rule, True, None, None, "better than calling everything or nothing a landslide, or not known")
+        return Check(rule, True, None, None, "better than calling everything, or nothing, a landslide; or unknown")
     if not limits.require_skill:
         return Check(rule, True, None, None, f"{lack}; allowed because promotion.require_skill is false in params.yaml")
     return Check(rule, False, None, None, f"{lack} (promotion.require_skill: false in params.yaml allows it)")
@@ -229,11 +238,11 @@ def _not_worse(place: str, counts: Sequence[Assessment], project: Project) -> Ch
 
 
 def _f1(counts: Sequence[Assessment]) -> dict[str, float]:
-    """Return the F1 of both models, to six decimals."""
+    """Return the F1 of both models, rounded to six decimals."""
     model, champion = counts
     return {"model": round(model.f1, 6), "champion": round(champion.f1, 6)}
 
 
 def format_checks(checks: Sequence[Check]) -> str:
-    """Return the results of rules on one line."""
+    """Format results of rules on one line."""
     return "; ".join(f"{check.rule}: {check.words}" for check in checks)

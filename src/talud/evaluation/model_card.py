@@ -1,4 +1,4 @@
-"""Model cards: scores, origin, contract and promotion of registered versions."""
+"""Model cards of registered versions: scores, origin, contract, promotion."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from talud.evaluation.promotion import REASON, recorded_gate
 from talud.evaluation.registration import open_version
 from talud.registry import ModelVersion, Store
 
-_F1_PREFIX = "f1_"  # of the tags that hold an F1
+# Prefix of the tags that hold an F1.
+_F1_PREFIX = "f1_"
 
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """A registered version; fields that the registry does not state are empty.
+    """Registered version as shown to users.
+
+    Fields that the registry does not hold are empty.
 
     Attributes:
-        created: the time of registration, as ISO 8601 in UTC, like the other times.
-        f1: validation, test, or an area → F1 on it.
-        reason: the reason of its alias.
-        replaced: the champion before it, to which a rollback returns.
-        set_aside: who took it from its place, and when; the pipeline does not put it back.
+        created: time of registration, ISO 8601 in UTC, like all times.
+        f1: validation, test or an area → F1 on it.
+        reason: reason for its alias.
+        replaced: previous champion, to which a rollback returns.
+        set_aside: who replaced or rolled back this champion, and when; the pipeline does not promote it again.
     """
 
     name: str
@@ -48,7 +51,7 @@ class VersionInfo:
     def of(cls, version: ModelVersion) -> Self:
         """Read the tags of a version."""
         tags = version.tags
-        said = {
+        stated = {
             name: tags.get(name, "")
             for name in (
                 "data_version",
@@ -68,7 +71,7 @@ class VersionInfo:
             run_id=version.run_id,
             created=version.created,
             reason=tags.get(REASON, ""),
-            **said,
+            **stated,
         )
 
     def record(self) -> dict[str, Any]:
@@ -78,12 +81,12 @@ class VersionInfo:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All information on a registered version.
+    """Full information on a registered version.
 
     Attributes:
-        version: the entry in the registry.
-        contract: the contract of the file, without the histograms of its bands and their differences.
-        gate: the result of its last examination by the gate; None if it was never examined.
+        version: entry in the registry.
+        contract: contract of the file, without histograms.
+        gate: last result of the promotion gate; None if there is none.
     """
 
     version: VersionInfo
@@ -97,7 +100,7 @@ class ModelCard:
 
 
 def list_versions(store: Store) -> tuple[VersionInfo, ...]:
-    """Return all versions that talud registered: by name, newest first.
+    """Return all versions that talud registered, by name, newest first.
 
     Raises:
         RegistryError: the store cannot be used.
@@ -106,11 +109,15 @@ def list_versions(store: Store) -> tuple[VersionInfo, ...]:
 
 
 def model_card(store: Store, reference: str) -> ModelCard:
-    """Return the card of a version: `NAME`, `NAME@ALIAS` or `NAME/VERSION`.
+    """Return the card of a version.
+
+    Args:
+        store: model registry.
+        reference: NAME, NAME@ALIAS or NAME/VERSION.
 
     Raises:
         RegistryError: the store cannot be used, or has no such version.
-        ModelError: its file is not one that talud can run.
+        ModelError: its file cannot be run.
     """
     version = store.models.look_up(reference)
     contract = open_version(store, version).contract
@@ -121,7 +128,7 @@ def model_card(store: Store, reference: str) -> ModelCard:
 
 
 def _scores(tags: Mapping[str, str]) -> dict[str, float]:
-    """Return the F1 by area from the tags; invalid values are skipped."""
+    """Return the F1 by area from the tags, skipping invalid values."""
     found = {}
     for tag in sorted(tags):
         with suppress(ValueError):

@@ -1,10 +1,10 @@
-"""Promotion of registered models: the alias that a model gets, and the reason.
+"""Promotion of registered models to champion or challenger.
 
-Two questions are kept apart. The gate (`gate`) decides if a model *may* be the champion: by its rules a person may
-promote any version. The pipeline makes it the champion *by itself* if it passes the gate and its F1 is higher than the
-champion's on all deciding pixels together, both scored again with the present stacks and masks. The validation blocks
-favour the new model, whose epoch, trial and threshold were chosen on them; gate areas chose nothing, so that a team
-that has the labels should name one. Fewer than `gate.MINIMUM_GATE_BLOCKS` blocks decide nothing: the champion stays.
+The gate (`gate`) decides if a model *may* become the champion: a person can promote any version that passes it. The
+pipeline promotes a model *by itself* if it passes the gate and its F1 on all deciding pixels together is higher than
+the champion's, both scored again with the current stacks and masks. The validation blocks favour the new model, because
+its epoch, trial and threshold were chosen on them. Gate areas were used for no choice, so a team with enough labels
+should name one. With fewer than `gate.MINIMUM_GATE_BLOCKS` blocks the champion stays.
 """
 
 from __future__ import annotations
@@ -24,25 +24,27 @@ from talud.mapping.reader import open_stack
 from talud.metrics import lack_of_skill
 from talud.project import Project
 from talud.registry import SET_ASIDE, ModelVersion, Store
+from talud.text import counted
 
-REASON, GATE = "alias_reason", "gate"  # tags of a version: the reason of its alias, and the result of the gate
+# Tags of a version: the reason for its alias, and the result of the gate.
+REASON, GATE = "alias_reason", "gate"
 
 
 @dataclass(frozen=True)
 class Registration:
-    """The result of registering or promoting a model.
+    """Result of registering or promoting a model.
 
     Attributes:
-        name: the name of the registered model.
-        version: the version that holds the model.
+        name: name of the registered model.
+        version: number of the version.
         alias: `champion` or `challenger`.
-        reason: the reason of the alias.
-        gate: the result of the gate when the alias was decided.
-        run_id: the MLflow run of the trial.
-        variants: the reduced precisions in which the version holds the model too.
-        passed_over: files beside the model that are named like its variants and belong to another model.
-        warnings: sentences on areas where the model is no better than calling everything, or nothing, a landslide.
-        weights: the checksum of the model's weights.
+        reason: reason for the alias.
+        gate: result of the gate.
+        run_id: MLflow run of the trial.
+        variants: precisions of the reduced-precision variants in the version.
+        passed_over: variant files next to the model that belong to another model and were not registered.
+        warnings: warnings that the model is no better than calling everything, or nothing, a landslide.
+        weights: checksum of the model's weights.
     """
 
     name: str
@@ -58,28 +60,27 @@ class Registration:
 
     @property
     def file_faults(self) -> str:
-        """Return the faults of the model's file; empty if it is the champion.
+        """Faults of the model's file; empty for a champion.
 
-        A lack of skill is a result of training, and no fault of the file.
+        A lack of skill is a result of training, not a fault of the file.
         """
         faults = [check for check in self.gate.failed_model_rules if not check.rule.startswith(gates.SKILL)]
         return "" if self.alias == "champion" else gates.format_checks(faults)
 
 
 def register(project: Project, band_set: str) -> Registration:
-    """Register a band set's model, and give it its alias.
+    """Register a band set's model and set its alias.
 
-    A model that is registered already is not registered again: two models are the same if weights, training data, and
-    all else that their contracts state are equal, except for run, commit and scores. Variants of reduced precision
-    beside the model that belong to it go into the same version, also into one that was registered without them. The
-    alias moves last, after the registered version has been fetched and opened. The result is written to
+    A model is registered only once: two models are the same if their contracts are equal, except for run, commit and
+    scores. Reduced-precision variants next to the model are added to its version, even if that exists already. The
+    alias is moved last, after the registered version has been fetched and loaded. The result is written to
     `registered/BAND_SET.json`.
 
     Raises:
         ParamsError: there is no such band set.
-        ModelError: its model is missing, or is not one that talud can run.
-        RegistryError: the store cannot be used, or gives back something else.
-        SourceError: there is a champion, and a stack or mask to compare on is missing.
+        ModelError: the model is missing or cannot be run.
+        RegistryError: the store cannot be used, or returns a different model.
+        SourceError: a stack or mask for the comparison with the champion is missing.
     """
     project.params.band_set(band_set)
     path = project.model(band_set)
@@ -87,7 +88,7 @@ def register(project: Project, band_set: str) -> Registration:
         raise ModelError(f"{path}: not found; run talud train {band_set} first")
     model = Model.load(path)
     if model.contract.origin.name != band_set:
-        raise ModelError(f"{path}: its contract says '{model.contract.origin.name}', not '{band_set}'; train it again")
+        raise ModelError(f"{path}: is a model of '{model.contract.origin.name}', not of '{band_set}'; train it again")
     store = Store.open(project.root, create=True)
     version, registered, variants = register_trained(store, project, model)
     alias, reason, gate = _set_alias(store, project, version, registered)
@@ -109,10 +110,10 @@ def register(project: Project, band_set: str) -> Registration:
 
 
 def _set_alias(store: Store, project: Project, version: ModelVersion, model: Model) -> tuple[str, str, Gate]:
-    """Give a registered version its alias; return it, the reason and the gate's result."""
+    """Set a version's alias; return alias, reason, gate result."""
     champion = store.models.champion(version.name)
     if champion and champion.version == version.version:
-        return "champion", version.tags.get(REASON, "the champion already"), recorded_gate(version) or Gate(())
+        return "champion", version.tags.get(REASON, "already the champion"), recorded_gate(version) or Gate(())
     alias, reason, gate = _decide(store, project, version, model, champion)
     _record(store, version, reason, gate)
     if alias == "champion":
@@ -123,9 +124,9 @@ def _set_alias(store: Store, project: Project, version: ModelVersion, model: Mod
 
 
 def _warnings(project: Project, contract: Contract) -> tuple[str, ...]:
-    """Return warnings that a model is no better than a constant map.
+    """Return warnings of a lack of skill.
 
-    The scores are those of its validation blocks and of its evaluation.
+    The validation blocks and the evaluated areas are checked.
     """
     validation = [contract.measured.lack_of_skill] if contract.measured.lack_of_skill else []
     found = {area: lack_of_skill(counts) for area, counts in evaluation_counts(project, contract).items()}
@@ -133,26 +134,27 @@ def _warnings(project: Project, contract: Contract) -> tuple[str, ...]:
 
 
 def promote(project: Project, name: str, number: str) -> Registration:
-    """Make a registered version the champion for a person, if it passes the gate.
+    """Make a version the champion, if it passes the gate.
 
-    The version that it replaces is set aside: the pipeline does not put it back by itself. A version that does not
-    pass becomes the challenger, and the champion stays.
+    The replaced version is set aside: the pipeline does not promote it again by itself. A version that fails the gate
+    becomes the challenger, and the champion stays.
 
     Args:
-        project: the project with the stacks and masks on which version and champion are compared.
-        name: the name of the registered model.
-        number: the number of the version.
+        project: project with the stacks and masks on which version and champion are compared.
+        name: name of the registered model.
+        number: number of the version.
 
     Raises:
         RegistryError: there is no such version, or the store cannot be used.
-        PromotionError: the version does not pass the gate.
-        SourceError, MismatchError: the models cannot be compared on the present stacks.
+        PromotionError: the version fails the gate.
+        SourceError: a stack or mask is missing.
+        MismatchError: the model does not fit the current stacks.
     """
     store = Store.open(project.root)
     version = store.models.look_up(f"{name}/{number}")
     champion = store.models.champion(name)
     if champion and champion.version == version.version:
-        reason = version.tags.get(REASON, "the champion already")
+        reason = version.tags.get(REASON, "already the champion")
         return Registration(
             name, version.version, "champion", reason, recorded_gate(version) or Gate(()), version.run_id
         )
@@ -173,12 +175,12 @@ def promote(project: Project, name: str, number: str) -> Registration:
 
 @dataclass(frozen=True)
 class _Champion:
-    """The champion that a model is compared with.
+    """Champion that a model is compared with.
 
     Attributes:
-        name: its name for a sentence.
-        model: the model; None if there is no champion, or it cannot be run.
-        reason: the reason why it cannot be run, or empty.
+        name: description for messages.
+        model: model; None if there is no champion, or it cannot be run.
+        reason: reason why it cannot be run; else empty.
     """
 
     name: str = ""
@@ -196,14 +198,14 @@ def _load_champion(store: Store, project: Project, champion: ModelVersion | None
             with open_stack(current_stack(project, area), model.contract):
                 pass
     except (MismatchError, ModelError) as error:
-        return _Champion(named, None, f"{named}, cannot be run on the present stacks: {error}")
+        return _Champion(named, None, f"{named}, cannot be run on the current stacks: {error}")
     return _Champion(named, model)
 
 
 def _decide(
     store: Store, project: Project, version: ModelVersion, model: Model, champion: ModelVersion | None
 ) -> tuple[str, str, Gate]:
-    """Decide the alias of a model; return it, the reason and the gate's result."""
+    """Decide a model's alias; return alias, reason, gate result."""
     present = _load_champion(store, project, champion)
     gate = gates.run_gate(project, model, present.model)
     if gate.failed_model_rules:
@@ -218,19 +220,19 @@ def _decide(
     place, f1 = list(gate.f1.items())[-1]  # all deciding pixels together, or the only ones
     numbers = f"F1 {f1['model']:.3f} against {f1['champion']:.3f} on {place}"
     if f1["model"] > f1["champion"] and gate.blocks < gates.MINIMUM_GATE_BLOCKS:
-        few = f"{gate.blocks} block{'s'[: gate.blocks != 1]}, and fewer than {gates.MINIMUM_GATE_BLOCKS} decide nothing"
-        advice = f"name a gate area, or run talud models promote {version.name} {version.version}"
-        return "challenger", f"not known to be better than {present.name}: {numbers}, {few}; {advice}", gate
+        few = f"{counted(gate.blocks, 'block')}, but at least {gates.MINIMUM_GATE_BLOCKS} are needed"
+        advice = f"add a gate area, or run talud models promote {version.name} {version.version}"
+        return "challenger", f"not shown to be better than {present.name}: {numbers}, {few}; {advice}", gate
     if f1["model"] > f1["champion"]:
         return "champion", f"better than {present.name}: {numbers}", gate
     return "challenger", f"no better than {present.name}: {numbers}", gate
 
 
 def _record(store: Store, version: ModelVersion, reason: str, gate: Gate) -> None:
-    """Tag a version with the result of the gate, and the reason of its alias."""
+    """Record gate result and reason as tags."""
     store.models.describe(version, {REASON: reason, GATE: gate.to_json()})
 
 
 def recorded_gate(version: ModelVersion) -> Gate | None:
-    """Return the result of a version's last examination; None if never examined."""
+    """Return a version's last gate result, if any."""
     return Gate.from_json(version.tags[GATE], version.uri) if GATE in version.tags else None

@@ -1,4 +1,4 @@
-"""Registration of models: one version for each model, described and checked."""
+"""Registration of models as described and verified versions."""
 
 from __future__ import annotations
 
@@ -24,29 +24,19 @@ from talud.project import Project
 from talud.registry import EXPERIMENT, ModelVersion, Store
 from talud.text import counted
 
-_DESCRIBED_HYPERPARAMETERS = (
-    "filters",
-    "learning_rate",
-    "batch_size",
-    "epochs",
-)  # the hyperparameters that a description names
-_ADDED_FIELDS = (
-    "parity",
-    "calibration",
-    "validation",
-    "subsets",
-    "adapted",
-    "finetuned",
-)  # fields that older files lack
+# Hyperparameters in the description of a version.
+_DESCRIBED_HYPERPARAMETERS = ("filters", "learning_rate", "batch_size", "epochs")
+# Contract fields that older files lack.
+_ADDED_FIELDS = ("parity", "calibration", "validation", "subsets", "adapted", "finetuned")
 
 
 @dataclass(frozen=True)
 class Variants:
-    """The variants of a model in reduced precision.
+    """Reduced-precision variants of a model.
 
     Attributes:
-        contracts: the contracts of those in the registered version.
-        passed_over: files beside the model that are named like its variants and belong to another model.
+        contracts: contracts of the variants in the registered version.
+        passed_over: variant files next to the model that belong to another model and were not registered.
     """
 
     contracts: tuple[Contract, ...]
@@ -54,10 +44,9 @@ class Variants:
 
 
 def fingerprint(contract: Contract) -> str:
-    """Return a SHA-256 of a contract without run, commit and scores.
+    """Return the SHA-256 of a contract without run, commit and scores.
 
-    A contract without one of the later fields gives the same value as before that field existed, so that its version
-    is found.
+    Unset `_ADDED_FIELDS` are left out, so that models of older versions of talud keep their fingerprint.
     """
     stated = contract.flat()
     unstated = {name for name in _ADDED_FIELDS if not stated[name]}
@@ -66,20 +55,20 @@ def fingerprint(contract: Contract) -> str:
 
 
 def is_model_file(reference: str) -> bool:
-    """Return whether a reference names a file, and not a registered version."""
+    """Check if a reference is a file, not a registered version."""
     return reference.endswith(".onnx")
 
 
 def open_model(root: Path | None, reference: str) -> Model:
-    """Open a model: an .onnx file, or NAME, NAME@ALIAS or NAME/VERSION of the registry.
+    """Open a model from a file or the registry.
 
     Args:
-        root: the project's root, absolute; may be None if `MLFLOW_TRACKING_URI` names a server.
-        reference: the reference to the model.
+        root: absolute path of the project's root; may be None if `MLFLOW_TRACKING_URI` names a server.
+        reference: path of an .onnx file, or NAME, NAME@ALIAS or NAME/VERSION.
 
     Raises:
         RegistryError: the store cannot be used, or has no such version.
-        ModelError: the file is missing, or is not one that talud can run.
+        ModelError: the file is missing or cannot be run.
     """
     if is_model_file(reference):
         return Model.load(Path(reference))
@@ -94,25 +83,25 @@ def open_version(store: Store, version: ModelVersion) -> Model:
 
 
 def write_model(path: Path, graph: onnx.ModelProto, contract: Contract) -> None:
-    """Write a model as a file, whole or not at all.
+    """Write a model file atomically.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     with atomic_replace(path) as scratch:
         save(graph, contract, scratch)
 
 
 def register_trained(store: Store, project: Project, model: Model) -> tuple[ModelVersion, Model, Variants]:
-    """Register a trained model with its variants, unless it is registered already.
+    """Register a trained model with its variants, once.
 
-    Files of the version that the store has lost are uploaded again.
+    If the model is registered already, files that the store has lost are uploaded again.
 
     Returns:
-        The version, the model as the store gives it back, and the variants.
+        The version, the model as loaded from the store, and the variants.
 
     Raises:
-        RegistryError: the store cannot be used, or gives back something else.
+        RegistryError: the store cannot be used, or returns a different model.
         ModelError: a variant does not state its loss.
     """
     contract, graph = model.contract, onnx.load(model.path)
@@ -123,7 +112,7 @@ def register_trained(store: Store, project: Project, model: Model) -> tuple[Mode
     else:
         store.models.put_back(version, graph)
     registered = open_version(store, version)
-    _check_same(model, registered, f"that of {model.path}")
+    _check_same(model, registered, f"the one in {model.path}")
     variants = _register_variants(store, project, version, model)
     scores = {"validation": dict(contract.measured.scores)}
     scores |= {area: counts.scores() for area, counts in evaluation_counts(project, contract).items()}
@@ -138,25 +127,25 @@ def register_trained(store: Store, project: Project, model: Model) -> tuple[Mode
 def register_derived(
     root: Path | None, model: Model, graph: onnx.ModelProto, contract: Contract, alias: str | None = None
 ) -> ModelVersion:
-    """Register a model that was made of a registered one, in a run of its own.
+    """Register an adapted or fine-tuned model, in a run of its own.
 
     It becomes a version of the same registered model, unless the registry holds it already.
 
     Args:
-        root: the project's root, absolute; may be None if `MLFLOW_TRACKING_URI` names a server.
-        model: the registered model.
-        graph: the graph of the new one.
-        contract: the contract of the new one, which states the adaptation or fine-tuning.
-        alias: the alias for the new version.
+        root: absolute path of the project's root; may be None if `MLFLOW_TRACKING_URI` names a server.
+        model: registered model from which the new one was made.
+        graph: network of the new model.
+        contract: contract of the new model, which states the adaptation or fine-tuning.
+        alias: alias of the new version. Default: none.
 
     Raises:
-        RegistryError: the store cannot be used, or gives back something else.
-        ModelError: the model is not registered, or the contract does not state how the new one was made.
+        RegistryError: the store cannot be used, or returns a different model.
+        ModelError: the original model is not registered, or the contract states no adaptation or fine-tuning.
     """
     derived = contract.derived
     made = derived.finetuned if derived.finetuned != model.contract.derived.finetuned else derived.adapted
     if model.origin is None or made is None:
-        raise ModelError(f"{model.path}: is no registered model, or nothing was made of it")
+        raise ModelError(f"{model.path}: is not registered, or was neither adapted nor fine-tuned; register it first")
     store, key = Store.open(root), fingerprint(contract)
     tags, (command, parameters) = _origin_tags(contract), _derivation(made)
     version = store.models.find(model.origin.name, key)
@@ -180,7 +169,10 @@ def register_derived(
 
 
 def evaluation_counts(project: Project, contract: Contract) -> dict[str, Confusion]:
-    """Return the counts of a model's evaluation by area; none if not evaluated."""
+    """Return the counts of a model's evaluation by area.
+
+    They are empty if the model has not been evaluated.
+    """
     path = project.scores(contract.origin.name)
     table = ScoreTable.read(path) if path.is_file() else None
     if table is None or (table.weights, table.threshold) != (contract.origin.weights, contract.measured.threshold):
@@ -190,9 +182,10 @@ def evaluation_counts(project: Project, contract: Contract) -> dict[str, Confusi
 
 
 def restore_runs(store: Store, project: Project, contract: Contract) -> str:
-    """Return the run of a model's trial; restore its study if the store lost it.
+    """Return the run of a model's trial, restoring lost runs.
 
-    Each trial is restored with its hyperparameters and scores from the table of trials, which keeps no learning curves.
+    Each trial of the study is restored with its hyperparameters and scores from the table of trials. Learning curves
+    are not in that table and stay lost.
 
     Raises:
         StudyError: the table of trials is damaged.
@@ -209,18 +202,19 @@ def restore_runs(store: Store, project: Project, contract: Contract) -> str:
     parent = store.runs.locate(table.parent_run_id) or store.runs.restore(
         table.parent_run_id, f"{table.band_set} · {table.search}", {}, {}, tags
     )
-    # The best trial comes last: a restoration that was interrupted is found incomplete by it.
+    # The best trial comes last: its run is missing after an interrupted restoration.
     for trial in sorted(table.trials, key=lambda trial: trial.run_id == table.best):
         if store.runs.locate(trial.run_id) is None:
             _restore_trial(store, trial, contract, tags, parent)
-    store.runs.summarise(parent, f"Restored from models/{table.band_set}.trials.json, which keeps no learning curves.")
+    store.runs.summarise(parent, f"Restored from models/{table.band_set}.trials.json, which has no learning curves.")
     return store.runs.locate(origin.run_id) or store.runs.restore(
         origin.run_id, origin.name, origin.hyperparameters, scores, tags, parent
     )
 
 
 def _restore_trial(store: Store, trial: Trial, contract: Contract, tags: dict[str, str], parent: str) -> None:
-    hyperparameters = {  # the others are those of the whole study
+    # The other hyperparameters are the same in the whole study.
+    hyperparameters = {
         **contract.origin.hyperparameters,
         "filters": trial.filters,
         "learning_rate": trial.learning_rate,
@@ -233,10 +227,10 @@ def _restore_trial(store: Store, trial: Trial, contract: Contract, tags: dict[st
 
 
 def _register_variants(store: Store, project: Project, version: ModelVersion, model: Model) -> Variants:
-    """Store the variants that are beside a model in its version; return all it has.
+    """Upload the variants next to a model; return all of its version.
 
     Raises:
-        RegistryError: the store gives back something else.
+        RegistryError: the store returns a different file.
     """
     found, passed_over = [], []
     for precision in get_args(Reduced):
@@ -249,35 +243,37 @@ def _register_variants(store: Store, project: Project, version: ModelVersion, mo
                 store.models.add_file(version, ours, theirs.name)
                 theirs = variant_path(store.models.fetch(version.uri).path, precision)
             if theirs.read_bytes() != ours.read_bytes():
-                raise RegistryError(f"{theirs}: is not the file that was registered, {ours}; is the store sound?")
+                raise RegistryError(
+                    f"{theirs}: differs from the registered file {ours}; check the artifact store and register again"
+                )
         if theirs.is_file():
             found.append(Model.load(theirs).contract)
     return Variants(tuple(found), tuple(passed_over))
 
 
 def _belongs(path: Path, contract: Contract) -> bool:
-    """Return whether a file is a variant of a model.
+    """Check if a file is a variant of a model.
 
     Raises:
-        ModelError: it is, but does not state its loss.
+        ModelError: the variant does not state its loss.
     """
     variant = Model.load(path).contract
     belongs = variant.is_variant_of(contract)
     if belongs and not {"f1", "mean_difference"} <= variant.measured.loss.keys():
-        raise ModelError(f"{path}: does not say what it loses against the model; make it again with talud quantize")
+        raise ModelError(f"{path}: does not state its loss against the model; run talud quantize again")
     return belongs
 
 
 def _check_same(model: Model, registered: Model, expected: str) -> None:
-    """Check that two models state and compute the same.
+    """Check that two models have equal contracts and outputs.
 
     Args:
-        model: the model that was to be registered.
-        registered: the model as the store gives it back.
-        expected: the words for the first in the message.
+        model: model that was registered.
+        registered: model as loaded from the store.
+        expected: description of the first model for the error message.
 
     Raises:
-        RegistryError: they do not.
+        RegistryError: they differ.
     """
     cell, bands = 2 * model.contract.input.alignment, model.contract.input.bands
     noise = np.random.default_rng(0).standard_normal((len(bands), cell, cell), np.float32)
@@ -286,13 +282,13 @@ def _check_same(model: Model, registered: Model, expected: str) -> None:
     same = fingerprint(model.contract) == fingerprint(registered.contract)
     if not (same and np.array_equal(model.run(stack), registered.run(stack))):
         raise RegistryError(
-            f"{registered.path}: the registered model is not {expected}; no alias was moved; delete the "
+            f"{registered.path}: the registered model is not {expected}; no alias was moved; delete "
             f"version {registered.version} of {registered.name} and register again"
         )
 
 
 def _origin_tags(contract: Contract) -> dict[str, str]:
-    """Return the tags that every version has."""
+    """Return the tags common to all versions."""
     return {
         "band_set": contract.origin.name,
         "data_version": contract.origin.data_version,
@@ -303,7 +299,7 @@ def _origin_tags(contract: Contract) -> dict[str, str]:
 
 
 def _describe_trained(contract: Contract, scores: Mapping[str, Mapping[str, float]], variants: Variants) -> str:
-    """Return the description of a trained model in Markdown."""
+    """Describe a trained model in Markdown."""
     hyperparameters = contract.origin.hyperparameters.items()
     choice = ", ".join(
         f"{name.replace('_', ' ')} {value}" for name, value in hyperparameters if name in _DESCRIBED_HYPERPARAMETERS
@@ -348,18 +344,18 @@ def _derived_scores(made: Adaptation | FineTuning) -> dict[str, float]:
 
 
 def _describe_derived(model: Model, made: Adaptation | FineTuning) -> str:
-    """Return the description of an adapted or fine-tuned model in Markdown."""
+    """Describe an adapted or fine-tuned model in Markdown."""
     if isinstance(made, Adaptation):
         return (
-            f"{model.title}, its features aligned to {made.area} from {made.raster}, without labels (strength "
-            f"{made.strength:g}). Threshold and scores are the original's. For other areas take that."
+            f"{model.title}, adapted to {made.area} from {made.raster} without labels (strength {made.strength:g}). "
+            "Threshold and scores are those of the original; use that for other areas."
         )
     measured = (
         f"F1 on the area's other labelled patches: {made.f1_before:.3f} before, {made.f1_after:.3f} after."
         if made.f1_before is not None and made.f1_after is not None
-        else "No other patch of the area is labelled, so nothing says how good it is."
+        else "No other patch of the area is labelled, so its accuracy is unknown."
     )
     return (
-        f"{model.title}, trained further on {made.patches} labelled patches of {made.area} "
+        f"{model.title}, fine-tuned on {counted(made.patches, 'labelled patch', 'labelled patches')} of {made.area} "
         f"({counted(made.landslide_pixels, 'landslide pixel')}, seed {made.seed}). {measured}"
     )
