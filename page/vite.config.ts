@@ -6,10 +6,10 @@ export default defineConfig({
     outDir: '../src/talud/serving/static',
     emptyOutDir: true,
     target: 'es2022',
-    // The service's content security policy allows files of its own alone: nothing inline, no data: scripts.
+    // The service's content security policy allows only its own files: no inline scripts, no data: URLs.
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
-    // What is bundled is named, with its licence, beside the page.
+    // Lists the bundled libraries and their licences.
     license: { fileName: 'licences.txt' },
     chunkSizeWarningLimit: 1000,
   },

@@ -1,4 +1,4 @@
-/** What happened, for those who do not see it: a live region. */
+/** Live region that reads messages to screen readers. */
 
 import { h } from './dom';
 
@@ -8,7 +8,7 @@ export const liveRegion = (): HTMLElement => region;
 
 export function announce(words: string): void {
   region.textContent = '';
-  // Two equal messages in a row are two messages: a screen reader hears only what changes.
+  // A screen reader only reads changes, so the region is cleared before a repeated message.
   requestAnimationFrame(() => {
     region.textContent = words;
   });

@@ -1,15 +1,15 @@
-/** The service's HTTP interface: the only module that asks the service for anything. */
+/** Client of the service's HTTP API; no other module sends requests. */
 
 import type { MultiPolygon, Polygon } from './geojson';
 
-/** Where the service is: one level above the page, wherever a proxy puts both. */
+/** Address of the service, one level above the page. It is relative, for proxies with a path prefix. */
 export const SERVICE = new URL('../', document.baseURI);
 
 export type Scope = 'read' | 'run' | 'admin';
 export type Status = 'accepted' | 'running' | 'successful' | 'failed' | 'dismissed';
 export type Verdict = 'unreviewed' | 'accepted' | 'rejected';
 export type Picture = 'optical' | 'slope' | 'elevation' | 'sar_before' | 'sar_after';
-/** West, south, east, north in degrees. */
+/** West, south, east and north in degrees. */
 export type Bounds = [number, number, number, number];
 
 export interface Session {
@@ -122,7 +122,7 @@ export interface NotMapped {
 
 export type Results = Record<string, { href: string; type?: string; title?: string }>;
 
-/** An answer that says what is wrong (RFC 7807), or no answer at all: then the status is 0. */
+/** Error response (RFC 7807). The status is 0 if the service did not respond. */
 export class ServiceError extends Error {
   constructor(
     readonly status: number,
@@ -135,7 +135,7 @@ export class ServiceError extends Error {
 
 let handleSignedOut: () => void = () => undefined;
 
-/** Says what is to be done when the service no longer knows who asks. */
+/** Set the listener that is called when the session has expired. */
 export function onSignedOut(listener: () => void): void {
   handleSignedOut = listener;
 }
@@ -209,7 +209,7 @@ export async function startJob(inputs: Inputs): Promise<Job> {
   return (await response.json()) as Job;
 }
 
-/** Sends a raster; `progress` hears which share of it, 0 to 1, is there. */
+/** Upload a raster; `progress` gets the share that has been sent, 0 to 1. */
 export function uploadRaster(file: File, progress: (share: number) => void, signal: AbortSignal): Promise<Raster> {
   return new Promise((resolve, reject) => {
     const transfer = new XMLHttpRequest();
@@ -232,7 +232,7 @@ export function uploadRaster(file: File, progress: (share: number) => void, sign
   });
 }
 
-/** Says what a person thinks of a polygon, with another outline where one is given. */
+/** Save the review of a polygon, with a new outline if one is given. */
 export async function saveReview(
   id: string,
   polygon: string,
@@ -245,13 +245,13 @@ export async function saveReview(
   return (await response.json()) as PolygonFeature;
 }
 
-/** Adds a polygon that a person has drawn; it counts as accepted. */
+/** Add a polygon drawn by a person; it counts as accepted. */
 export async function addPolygon(id: string, reviewer: string, geometry: Polygon | MultiPolygon): Promise<PolygonFeature> {
   const response = await sendJson('POST', `${jobPath(id)}/polygons`, { geometry, reviewer });
   return (await response.json()) as PolygonFeature;
 }
 
-/** Takes a verdict back; a drawn polygon goes, one of the model is as the model drew it again. */
+/** Delete a review. A drawn polygon is removed; a redrawn one gets the model's outline back. */
 export const deleteReview = async (id: string, polygon: string) =>
   void (await sendJson('DELETE', `${jobPath(id)}/polygons/${encodeURIComponent(polygon)}`));
 
@@ -259,10 +259,10 @@ export async function exportReview(id: string): Promise<Blob> {
   return (await request(`${jobPath(id)}/review.gpkg`)).blob();
 }
 
-/** A tile of a job as a picture; null where it is empty. */
+/** Return a tile of a map as an image; null if it is empty. */
 export async function getTile(id: string, layer: string, z: number, x: number, y: number): Promise<ImageBitmap | null> {
   const response = await request(`${jobPath(id)}/tiles/${layer}/${z}/${x}/${y}.png`);
   if (response.status === 204) return null;
-  // Values are read from these pictures, so nothing may touch them on the way.
+  // Pixel values are read from these images, so the browser must not convert them.
   return createImageBitmap(await response.blob(), { colorSpaceConversion: 'none', premultiplyAlpha: 'none' });
 }

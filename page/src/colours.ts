@@ -1,8 +1,8 @@
-/** The colours of the map, which readers of every kind of colour vision tell apart; words stand beside them. */
+/** Colours of the map, safe for colour-blind readers. */
 
 export type Colour = readonly [red: number, green: number, blue: number];
 
-/** Probability: a ramp of one direction in lightness, the same as in the styles for QGIS. */
+/** Colour ramp of the probability, as in the QGIS styles. */
 export const RAMP: readonly (readonly [probability: number, colour: Colour])[] = [
   [0, [255, 255, 212]],
   [0.1, [254, 233, 176]],
@@ -12,7 +12,7 @@ export const RAMP: readonly (readonly [probability: number, colour: Colour])[] =
   [1, [140, 13, 37]],
 ];
 
-/** Of Okabe and Ito's palette, as in talud's report. */
+/** Colours of the confusion map, from the palette of Okabe and Ito. */
 export const HIT: Colour = [0, 114, 178];
 export const FALSE_ALARM: Colour = [230, 159, 0];
 export const MISS: Colour = [204, 61, 139];

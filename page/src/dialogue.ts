@@ -1,9 +1,9 @@
-/** Dialogues: one question at a time, with the focus kept in it and given back after. */
+/** Modal dialogues, which keep the focus and return it when they are closed. */
 
 import { button, h, type Child, type Words } from './dom';
 import { t } from './language';
 
-/** Opens a dialogue; it is gone once closed. */
+/** Open a dialogue, which is removed when it is closed. */
 export function openDialogue(title: Words, ...children: Child[]): HTMLDialogElement {
   const dialogue = h(
     'dialog',
@@ -17,7 +17,7 @@ export function openDialogue(title: Words, ...children: Child[]): HTMLDialogElem
   return dialogue;
 }
 
-/** Asks whether to go on; false where the person does not want to. */
+/** Ask for confirmation; resolve to false if the user cancels. */
 export function confirmAction(title: Words, text: Words, yes: Words): Promise<boolean> {
   return new Promise((resolve) => {
     const dialogue = openDialogue(

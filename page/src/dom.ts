@@ -1,8 +1,8 @@
-/** Elements: made in one call, their words in the page's language. */
+/** Creation of DOM elements with text in the current language. */
 
 import { localise } from './language';
 
-/** A function is asked again when the language changes. */
+/** Text, or a function that returns it in the current language. */
 export type Words = string | (() => string);
 export type Child = Node | Words | null | undefined;
 
@@ -12,7 +12,7 @@ export interface Attributes {
   [name: string]: Value | Attributes['on'];
 }
 
-/** An element with its attributes (true: present, false: absent), listeners and children. */
+/** Create an element with attributes, listeners and children. True sets an attribute, false omits it. */
 export function h<K extends keyof HTMLElementTagNameMap>(
   tag: K,
   attributes: Attributes = {},
@@ -42,7 +42,7 @@ function node(child: Node | Words): Node {
   return text;
 }
 
-/** Puts other children into an element. */
+/** Replace the children of an element. */
 export function fill(element: Element, ...children: Child[]): void {
   element.replaceChildren(...children.filter((child) => child !== null && child !== undefined).map(node));
 }
@@ -51,7 +51,7 @@ export interface ButtonOptions extends Attributes {
   kind?: 'primary' | 'plain' | 'danger';
 }
 
-/** A button that does one thing. */
+/** Create a button. */
 export function button(words: Words, onClick: () => void, options: ButtonOptions = {}): HTMLButtonElement {
   const { kind = 'plain', ...attributes } = options;
   return h('button', { type: 'button', class: `button ${kind}`, on: { click: onClick }, ...attributes }, words);

@@ -1,4 +1,4 @@
-/** Drawing a polygon, and changing the outline of one: a mode of the map, with a bar that says how to go on. */
+/** Map mode for drawing and redrawing polygons, with its toolbar. */
 
 import Collection from 'ol/Collection';
 import Feature from 'ol/Feature';
@@ -33,7 +33,7 @@ export class Editing {
     return this.onLeave !== null;
   }
 
-  /** Leaves what is being done, without keeping it. */
+  /** End drawing or redrawing and discard the changes. */
   leave(): void {
     this.onLeave?.();
     this.onLeave = null;
@@ -41,17 +41,23 @@ export class Editing {
     this.bar.hidden = true;
   }
 
-  /** Keeps what is being done, as far as it is a polygon. */
+  /** End drawing or redrawing and keep the outline, if it is a polygon. */
   finish(): void {
     if (this.active) this.onFinish();
   }
 
   draw(done: (geometry: Geometry) => void): void {
     this.leave();
-    const draw = new Draw({ type: 'Polygon', source: this.sketch, style: sketchStyle(), stopClick: true, snapTolerance: TOUCH_TOLERANCE_PIXELS });
+    const draw = new Draw({
+      type: 'Polygon',
+      source: this.sketch,
+      style: sketchStyle(),
+      stopClick: true,
+      snapTolerance: TOUCH_TOLERANCE_PIXELS,
+    });
     draw.on('drawend', ({ feature }) => {
       const geometry = feature.getGeometry()!;
-      // OpenLayers adds what was drawn to the sketch only after this event.
+      // OpenLayers adds the drawn polygon to the sketch only after this event.
       setTimeout(() => {
         this.leave();
         done(geometry);

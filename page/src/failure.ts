@@ -1,16 +1,16 @@
-/** What went wrong, in words, with a way to try again. */
+/** Error messages and notices with a button to try again. */
 
 import { ServiceError } from './api';
 import { button, h } from './dom';
 import { t } from './language';
 
-/** Why something failed: what the service says, or that it says nothing. */
+/** Return the message of an error, or a hint that the service did not respond. */
 export function errorMessage(error: unknown): string {
   if (error instanceof ServiceError) return error.status === 0 ? t().noAnswer : error.message;
   return error instanceof Error ? error.message : String(error);
 }
 
-/** A notice of what failed and why; with a button where trying again may help. */
+/** Create a notice of a failure and its reason; with a button if `again` is given. */
 export function failureNotice(what: () => string, error: unknown, again?: () => void): HTMLElement {
   return h(
     'div',

@@ -1,4 +1,4 @@
-/** The two geometries of GeoJSON that pass between page and service. */
+/** GeoJSON geometries that the page exchanges with the service. */
 
 export type Position = number[];
 

@@ -1,4 +1,4 @@
-/** The help: the keys, and what a map says and does not say. */
+/** Help dialogue: keyboard shortcuts and how to read a map. */
 
 import { openDialogue } from './dialogue';
 import { button, h } from './dom';

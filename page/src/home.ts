@@ -1,4 +1,4 @@
-/** The first view: start a map, and the maps there are. */
+/** Start view: a form that starts a map, and the list of maps. */
 
 import type { Session } from './api';
 import { h } from './dom';

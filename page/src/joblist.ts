@@ -1,4 +1,4 @@
-/** The list of maps: what each is made of, how far it is, and what can be done with it. */
+/** List of maps with their inputs, progress and actions. */
 
 import { dismissJob, listJobs, type Job, type Raster } from './api';
 import { announce } from './announce';
@@ -38,7 +38,7 @@ export class JobList {
     void this.poll();
   }
 
-  /** Says of maps whose rasters are synthetic that they are. */
+  /** Mark the maps of synthetic rasters. */
   setRasters(rasters: Raster[]): void {
     this.synthetic = new Set(rasters.filter((raster) => raster.synthetic).map(({ href }) => href));
     this.show();
@@ -49,7 +49,7 @@ export class JobList {
     clearTimeout(this.timer);
   }
 
-  /** Asks at once, rather than when its time has come. */
+  /** Request the list now instead of at the next interval. */
   async poll(): Promise<void> {
     clearTimeout(this.timer);
     try {
@@ -77,7 +77,7 @@ export class JobList {
   }
 
   private show(): void {
-    // The focus outlives the renewal: it is on the same button of the same map after it.
+    // The list is built anew, so the focus is moved to the same button of the same map.
     const focused = this.list.contains(document.activeElement) ? document.activeElement?.id : undefined;
     fill(this.list, ...this.jobs.filter((job) => job.status !== 'dismissed').map((job) => this.entry(job)));
     if (this.jobs.length >= this.limit) {

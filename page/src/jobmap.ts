@@ -1,4 +1,4 @@
-/** One job on a map: its layers and its polygons. */
+/** Map view of one job: its layers and polygons. */
 
 import type Feature from 'ol/Feature';
 import type OlMap from 'ol/Map';
@@ -51,12 +51,12 @@ export class JobMapView {
     return this.frame.map;
   }
 
-  /** Hears of tiles that did not arrive. */
+  /** Set the listener that is called when a tile fails to load. */
   onTileFailure(listener: () => void): void {
     this.tileFailed = listener;
   }
 
-  /** Asks again for the tiles that did not arrive. */
+  /** Reload the tiles that failed to load. */
   refresh(): void {
     this.failedTiles = 0;
     this.layers.refresh();
@@ -68,7 +68,7 @@ export class JobMapView {
     return areas;
   }
 
-  /** The polygon at a pixel of the map; the smallest where several lie there. */
+  /** Return the polygon at a pixel of the map; the smallest if there are several. */
   polygonAt(pixel: number[]): Feature | null {
     const polygons = this.layers.find('polygons');
     const options = { layerFilter: (layer: unknown) => layer === polygons, hitTolerance: CLICK_TOLERANCE_PIXELS };

@@ -1,4 +1,4 @@
-/** The state of an open map: what is shown, selected and edited, and the actions of a reviewer on it. */
+/** State of an open map (layers, selection, editing) and the reviewer's actions. */
 
 import type Feature from 'ol/Feature';
 
@@ -20,7 +20,7 @@ export class JobState {
   panel: Panel = 'review';
   private readonly listeners: (() => void)[] = [];
 
-  /** `second` is the map that `main` is compared with. */
+  /** Create the state; `second` is the map that `main` is compared with, if any. */
   constructor(
     private readonly session: Session,
     readonly main: JobMapView,
@@ -51,7 +51,7 @@ export class JobState {
     return new Set(this.main.layers.all.filter(({ layer }) => layer.getVisible()).map(({ name }) => name));
   }
 
-  /** Calls `listener` after every change, of the review or of what is shown. */
+  /** Call `listener` after every change of the review or the view. */
   onChange(listener: () => void): void {
     this.listeners.push(listener);
   }
@@ -66,7 +66,7 @@ export class JobState {
     this.changed();
   }
 
-  /** Shows or hides a layer of all maps. */
+  /** Show or hide a layer of all maps. */
   setLayer(name: string, visible: boolean, opacity: number): void {
     for (const { layers } of this.maps) {
       layers.find(name)?.setVisible(visible);
@@ -85,7 +85,7 @@ export class JobState {
     if (feature) this.showPanel('review');
   }
 
-  /** Goes to the next (1) or previous (-1) polygon. */
+  /** Select the next (1) or previous (-1) polygon and zoom to it. */
   step(by: 1 | -1): void {
     if (this.editing.active) return;
     const found = this.main.review.step(by);
@@ -103,7 +103,7 @@ export class JobState {
     await saved;
   }
 
-  /** Withdraws the review of the selected polygon; asks first where an outline would be lost. */
+  /** Undo the review of the selected polygon; ask first if an outline would be lost. */
   async undo(): Promise<void> {
     const feature = this.main.review.selected;
     if (!feature || !this.mayReview || this.editing.active) return;
@@ -134,13 +134,13 @@ export class JobState {
     if (name !== null) this.editing.draw((geometry) => void this.main.review.draw(geometry, name));
   }
 
-  /** Ends drawing or redrawing; where neither is active, deselects the polygon. */
+  /** End drawing or redrawing; deselect the polygon if neither is active. */
   leave(): void {
     if (this.editing.active) this.editing.leave();
     else this.main.review.select(null);
   }
 
-  /** Requests the same map at the threshold of the slider. */
+  /** Start a map of the same raster with the threshold of the slider. */
   async requestMap(): Promise<void> {
     const { raster, model, version, minimum_area: minimum } = this.main.job.inputs;
     await startJob({
@@ -155,7 +155,7 @@ export class JobState {
     for (const map of this.maps) map.close();
   }
 
-  /** The selected polygon and the reviewer's name; null where one is missing. */
+  /** Return the selected polygon and the reviewer's name; null if one is missing. */
   private async selectionAndReviewer(): Promise<{ feature: Feature; name: string } | null> {
     const feature = this.main.review.selected;
     if (!feature || !this.mayReview || this.editing.active) return null;

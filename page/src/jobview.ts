@@ -1,4 +1,4 @@
-/** The view of one map between its panels, or of two maps of one raster with a divider between them. */
+/** View of one map, or of two maps of a raster side by side, with its panels. */
 
 import { announce } from './announce';
 import type { Session } from './api';
@@ -14,7 +14,7 @@ import { ReviewPanel } from './reviewpanel';
 import { onKeys } from './shortcuts';
 import type { View } from './view';
 
-/** Opens a map, and another one to compare it with where its id is given. */
+/** Open a map; `other` is the job of a map to compare it with. */
 export function jobView(session: Session, id: string, other: string | null): View {
   const element = h('div', { class: 'job-view' });
   const closing = new AbortController();
@@ -42,7 +42,7 @@ export function jobView(session: Session, id: string, other: string | null): Vie
   };
 }
 
-/** Fills the element with the views of a state, and requests all that they show besides tiles. */
+/** Fill the element with the map and its panels, and load their content. */
 async function show(element: HTMLElement, state: JobState, signal: AbortSignal): Promise<void> {
   const { main } = state;
   const area = new MapArea(state);
@@ -101,7 +101,7 @@ function uncheckedText({ main }: JobState): string {
   return unreviewed ? t().uncheckedSome(reviewed, all) : t().uncheckedNone(all);
 }
 
-/** Buttons that choose one of the panels where there is no room for both. */
+/** Create buttons that switch between the panels on small screens. */
 function tabs(state: JobState): HTMLElement {
   const tab = (panel: Panel, words: Words) =>
     button(words, () => state.showPanel(panel), { class: 'tab', id: `tab-${panel}`, 'aria-pressed': 'false' });

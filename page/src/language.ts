@@ -1,4 +1,4 @@
-/** The language of the page: what is said in it follows when it is changed. */
+/** Language of the page and the update of its texts when it changes. */
 
 import { en, type Messages } from './messages/en';
 import { es } from './messages/es';
@@ -18,10 +18,10 @@ function storedLanguage(): Language | null {
 
 export const language = (): Language => current;
 
-/** The words of the current language. */
+/** Return the messages of the current language. */
 export const t = (): Messages => MESSAGES[current];
 
-/** Does something with a node now, and again whenever the language changes while the node is in use. */
+/** Update a node now and after every change of the language. */
 export function localise<N extends Node>(node: N, update: (node: N) => void): void {
   update(node);
   localised.push({ node: new WeakRef(node), update: update as (node: Node) => void });

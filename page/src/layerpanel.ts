@@ -1,4 +1,4 @@
-/** The panel of the layers: which are shown and how strongly, the threshold, what is not mapped, other maps, files. */
+/** Layer panel: layers, threshold, unmapped areas, comparison and files. */
 
 import { getResults, listJobs, type Job, type NotMapped } from './api';
 import { button, fill, h } from './dom';
@@ -21,7 +21,7 @@ export class LayerPanel {
   private readonly compare = h('div');
   private readonly files = h('div');
 
-  /** `mapAgain` requests a map at the threshold of the slider. */
+  /** Create the panel; `mapAgain` starts a map with the threshold of the slider. */
   constructor(
     private readonly state: JobState,
     private readonly signal: AbortSignal,
@@ -56,7 +56,7 @@ export class LayerPanel {
     this.again.textContent = this.mapAgainText();
   }
 
-  /** Requests what the panel lists: unmapped areas, other maps, files. */
+  /** Load the lists of the panel: unmapped areas, other maps and files. */
   async load(): Promise<void> {
     await Promise.all([this.showNotMapped(), this.showCompare(), showFiles(this.state.main.job.jobID, this.files)]);
   }
@@ -95,7 +95,7 @@ function secondSlider({ second }: JobState): ThresholdSlider {
   return new ThresholdSlider('second-threshold', () => t().rightThreshold, facts.threshold, moved);
 }
 
-/** One row for each layer: a box to show it, a slider to fade it. */
+/** Create a row for each layer, with a checkbox and an opacity slider. */
 function layerRows(layers: Layer[], changed: LayerChange): HTMLElement {
   const rows = layers.map(({ name, layer }) => {
     const id = `layer-${name}`;
@@ -117,11 +117,11 @@ function layerRows(layers: Layer[], changed: LayerChange): HTMLElement {
     });
     return h('li', {}, box, h('label', { for: id }, words), fade);
   });
-  // What lies on top stands on top.
+  // The list starts with the topmost layer.
   return h('ul', { class: 'layers' }, ...rows.reverse());
 }
 
-/** How much is not mapped, and why. */
+/** List the unmapped area by reason. */
 function notMappedList(areas: NotMapped): HTMLElement {
   const byReason = new Map<string, number>();
   for (const { properties: { reason, area_m2: size } } of areas.features) {
@@ -138,7 +138,7 @@ function notMappedList(areas: NotMapped): HTMLElement {
   );
 }
 
-/** The maps of the same raster that this one can be compared with. */
+/** Create the menu of other maps of the same raster. */
 function compareChoice(id: string, others: Job[], other: string | null): HTMLElement {
   if (!others.length) return h('p', { class: 'soft' }, () => t().compareNone);
   const go = () => {
@@ -156,7 +156,7 @@ function compareChoice(id: string, others: Job[], other: string | null): HTMLEle
   return h('div', {}, h('label', { for: 'compare' }, () => t().compareWith), choice);
 }
 
-/** The files of a map, to be downloaded. */
+/** Load and list the files of a map. */
 async function showFiles(id: string, container: HTMLElement): Promise<void> {
   try {
     const files = Object.entries(await getResults(id));

@@ -1,4 +1,4 @@
-/** The layers of a job's map, from the ground up. */
+/** Layers of a map, from bottom to top. */
 
 import type BaseLayer from 'ol/layer/Base';
 import VectorLayer from 'ol/layer/Vector';
@@ -35,7 +35,7 @@ function probabilityStyle(threshold: number): Style {
   };
 }
 
-/** The study's four classes; what is true and mapped negative, unknown or not mapped stays clear. */
+/** Colour true positives, false positives and false negatives. */
 function confusionStyle(threshold: number): Style {
   const both = ['all', MAPPED, INVENTORY_KNOWN];
   return {
@@ -90,7 +90,7 @@ export class Layers {
     add('not_mapped', new VectorLayer({ source: this.hatching, style: hatchStyle() }));
   }
 
-  /** Colours probability and classes by another threshold, without a tile being asked for. */
+  /** Colour probability and confusion by another threshold, without loading tiles. */
   setThreshold(threshold: number): void {
     for (const layer of this.thresholdLayers) layer.updateStyleVariables({ threshold: tileThreshold(threshold) });
   }
@@ -104,7 +104,7 @@ export class Layers {
     return this.all.find((one) => one.name === name)?.layer;
   }
 
-  /** Asks again for the tiles that did not arrive. */
+  /** Reload the tiles that failed to load. */
   refresh(): void {
     for (const { layer } of this.all) if (layer instanceof WebGLTile) layer.getSource()?.refresh();
   }

@@ -1,4 +1,4 @@
-/** What the colours of the visible layers mean, in words. */
+/** Legend of the visible layers. */
 
 import { FALSE_ALARM, HIT, INVENTORY, MISS, RAMP, css, type Colour } from './colours';
 import { fill, h } from './dom';

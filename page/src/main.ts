@@ -1,4 +1,4 @@
-/** The page: its header, and the view that the address names. */
+/** Entry point of the page: header, and the view for the current address. */
 
 import './page.css';
 import { liveRegion } from './announce';
@@ -43,7 +43,7 @@ function header(session: Session | null): HTMLElement {
 }
 
 function skip(event: Event): void {
-  // The address is the router's, so the link moves the focus itself.
+  // The router uses the address, so the link moves the focus without changing it.
   event.preventDefault();
   content.focus();
 }

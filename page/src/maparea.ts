@@ -1,4 +1,4 @@
-/** The area of the map: one map with its legend and notices, or two maps with a divider between them. */
+/** Map area: one map, or two with a divider, with legend and notices. */
 
 import type MapBrowserEvent from 'ol/MapBrowserEvent';
 
@@ -53,12 +53,12 @@ export class MapArea {
   }
 }
 
-/** Puts the second map over the first; both look at the same place. */
+/** Place the second map over the first; both share one view. */
 function addComparison(main: JobMapView, second: JobMapView, area: HTMLElement): Swipe {
   second.map.setView(main.map.getView());
   const { target } = second.frame;
   target.classList.add('upper');
-  // Fingers, mouse and keys move the map below, and with it this one.
+  // Pointer and keyboard move the first map, and through the shared view this one.
   target.removeAttribute('tabindex');
   target.setAttribute('aria-hidden', 'true');
   const swipe = new Swipe(area, target);

@@ -1,4 +1,4 @@
-/** The map itself: OpenLayers with this page's buttons, in words of its language. */
+/** OpenLayers map with localised zoom buttons. */
 
 import OlMap from 'ol/Map';
 import View from 'ol/View';
@@ -45,15 +45,15 @@ export class MapFrame {
     );
   }
 
-  /** Shows the whole raster. */
+  /** Show the whole raster. */
   fit(): void {
     this.map.updateSize();
     this.map.getView().fit(this.extent, { padding: [30, 30, 30, 30] });
-    // Until a frame is drawn, a click would be taken for a place of the earlier view.
+    // Until a frame is drawn, OpenLayers would resolve a click in the earlier view.
     this.map.renderSync();
   }
 
-  /** Goes to a part of the map, not nearer than one can tell what lies around it. */
+  /** Zoom to an extent, but keep its surroundings visible. */
   zoomTo(extent: number[]): void {
     const view = this.map.getView();
     view.fit(extent, { padding: [90, 90, 90, 90], maxZoom: view.getMaxZoom() - 2, duration: prefersReducedMotion() ? 0 : 250 });

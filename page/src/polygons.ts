@@ -1,4 +1,4 @@
-/** How polygons look: their verdict by colour and line, on any background. */
+/** Styles of polygons by review status, visible on any background. */
 
 import type Feature from 'ol/Feature';
 import { Circle, Fill, Stroke, Style } from 'ol/style';
@@ -22,7 +22,7 @@ function outlineStyles(kind: OutlineKind, selected: boolean, widthFactor: number
     new Style({ stroke: new Stroke({ color: CASING, width: width + 2.5 * widthFactor }) }),
     new Style({
       stroke: new Stroke({ color: colour, width, ...(dash ? { lineDash: dash } : {}) }),
-      // Without a fill only its line could be clicked.
+      // Without a fill, only the line could be clicked.
       fill: new Fill({ color: 'rgb(255 255 255 / 1%)' }),
     }),
   ];
@@ -34,7 +34,7 @@ function outlineStyles(kind: OutlineKind, selected: boolean, widthFactor: number
 }
 
 const styleKey = (kind: OutlineKind, selected: boolean, thin: boolean) => `${kind} ${selected} ${thin}`;
-// Metres a pixel of the screen beyond which lines are thinner, lest they cover small polygons.
+// Metres per screen pixel beyond which lines are thinner, so that they do not cover small polygons.
 const THIN_LINE_RESOLUTION = 8;
 const OUTLINE_STYLES = new Map<string, Style[]>();
 for (const kind of Object.keys(LINE_STYLES) as OutlineKind[]) {
@@ -49,7 +49,7 @@ export function polygonStyle(feature: Feature, selected: boolean, resolution: nu
   return OUTLINE_STYLES.get(styleKey(kind, selected, resolution > THIN_LINE_RESOLUTION)) ?? [];
 }
 
-/** Of what is being drawn or changed: its corners are large enough for a finger. */
+/** Return the style of a polygon being drawn, with corners for touch screens. */
 export const sketchStyle = (): Style[] => [
   new Style({
     stroke: new Stroke({ color: CASING, width: 5 }),
@@ -58,7 +58,7 @@ export const sketchStyle = (): Style[] => [
   new Style({ stroke: new Stroke({ color: '#ffffff', width: 2 }), fill: new Fill({ color: 'rgb(255 255 255 / 15%)' }) }),
 ];
 
-/** Hatching, for where nothing is mapped. */
+/** Return the hatching of unmapped areas. */
 export function hatchStyle(): Style {
   const side = 10 * devicePixelRatio;
   const canvas = document.createElement('canvas');

@@ -1,4 +1,4 @@
-/** Numbers as people of the page's language write them. */
+/** Numbers, areas and dates formatted in the current language. */
 
 import { language } from './language';
 
@@ -7,7 +7,7 @@ export function number(value: number, digits = 0): string {
   return new Intl.NumberFormat(language(), options).format(value);
 }
 
-/** An area in m² below a hectare, in hectares below a square kilometre. */
+/** Format an area in m², hectares or km², depending on its size. */
 export function area(squareMetres: number): string {
   if (squareMetres < 10_000) return `${number(squareMetres)} m²`;
   if (squareMetres < 1_000_000) return `${number(squareMetres / 10_000, 2)} ha`;

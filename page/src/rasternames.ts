@@ -1,11 +1,11 @@
-/** What rasters are called: an upload's address says nothing, so the browser that sent it remembers what it was. */
+/** Names of rasters. Those of uploads are stored in the browser. */
 
 import type { Raster } from './api';
 
 const UPLOADS_KEY = 'talud.uploads';
 const MAX_UPLOADS = 30;
 
-/** The rasters that this browser has uploaded, the newest first. */
+/** Return the rasters uploaded by this browser, newest first. */
 export function uploadedRasters(): Raster[] {
   try {
     const stored: unknown = JSON.parse(localStorage.getItem(UPLOADS_KEY) ?? '[]');
@@ -20,6 +20,6 @@ export function rememberUpload(raster: Raster): void {
   localStorage.setItem(UPLOADS_KEY, JSON.stringify([raster, ...others].slice(0, MAX_UPLOADS)));
 }
 
-/** A raster's name for people. */
+/** Return the display name of a raster. */
 export const rasterName = (href: string): string =>
   uploadedRasters().find((upload) => upload.href === href)?.name ?? (href.startsWith('uploads/') ? href : href.split('/').at(-1)!);

@@ -1,4 +1,4 @@
-/** The review of a map: its polygons, what people say of them, and what of that the service has not kept yet. */
+/** Review of a map: polygons, their status and unsaved changes. */
 
 import Feature from 'ol/Feature';
 import type { Geometry } from 'ol/geom';
@@ -18,7 +18,7 @@ interface Change {
   feature: Feature;
   action: ReviewAction;
   send: () => Promise<void>;
-  /** Puts the polygon back as the service has it. */
+  /** Restore the polygon as saved by the service. */
   discard: () => void;
 }
 
@@ -43,7 +43,7 @@ export class Review {
 
   constructor(private readonly job: string) {}
 
-  /** Hears of every change of the review. */
+  /** Call `listener` after every change of the review. */
   onChange(listener: () => void): void {
     this.listeners.push(listener);
   }
@@ -70,21 +70,21 @@ export class Review {
     this.changed();
   }
 
-  /** Selects the next (1) or previous (-1) polygon, the unreviewed ones first. */
+  /** Select the next (1) or previous (-1) polygon, unreviewed ones first. */
   step(by: 1 | -1): Feature | null {
     this.select(nextPolygon(this.order, this.selected, by, (one) => propertiesOf(one).verdict === 'unreviewed'));
     return this.selected;
   }
 
   reviewPolygon(feature: Feature, verdict: 'accepted' | 'rejected', reviewer: string): Promise<void> {
-    // An outline that was not kept yet goes along, so that a verdict does not take its place.
+    // An unsaved outline is sent along, because the review replaces its unsaved change.
     const outline = feature.get('unsaved') ? toGeoJson(feature.getGeometry()!) : undefined;
     const { discard } = this.unsaved.find((one) => one.feature === feature) ?? { discard: () => undefined };
     const send = async () => this.applySaved(feature, await saveReview(this.job, String(feature.getId()), verdict, reviewer, outline));
     return this.commit({ feature, action: verdict, send, discard });
   }
 
-  /** Gives a polygon another outline, which accepts it. */
+  /** Replace the outline of a polygon, which accepts it. */
   reshape(feature: Feature, geometry: Geometry, reviewer: string): Promise<void> {
     if (isNew(feature)) {
       feature.setGeometry(geometry);
@@ -104,7 +104,7 @@ export class Review {
     return this.commit({ feature, action: 'shape', send, discard });
   }
 
-  /** Adds a polygon of a person's. */
+  /** Add a polygon drawn by a person. */
   draw(geometry: Geometry, reviewer: string): Promise<void> {
     const feature = new Feature({ geometry, unsaved: true, verdict: 'accepted', origin: 'drawn', area_m2: 0 });
     this.source.addFeature(feature);
@@ -118,7 +118,7 @@ export class Review {
     return this.commit({ feature, action: 'drawn', send, discard: () => this.removeFeature(feature) });
   }
 
-  /** Takes a verdict back; a drawn polygon goes. */
+  /** Undo the review of a polygon; a drawn polygon is deleted. */
   undo(feature: Feature): Promise<void> {
     const { origin, redrawn } = propertiesOf(feature);
     const send = async () => {
@@ -150,7 +150,7 @@ export class Review {
     if (this.selected === feature) this.selected = null;
   }
 
-  /** Sends a change after the earlier ones of the same polygon; where that fails, it is kept to be tried again. */
+  /** Send a change after earlier ones of its polygon. If it fails, it is kept in `unsaved`. */
   private commit(change: Change): Promise<void> {
     const { feature } = change;
     this.unsaved = this.unsaved.filter((one) => one.feature !== feature);
@@ -173,12 +173,12 @@ export class Review {
     return done;
   }
 
-  /** Sends all that was not saved once more. */
+  /** Send all unsaved changes again. */
   async retryUnsaved(): Promise<void> {
     await Promise.all(this.unsaved.map((change) => this.commit(change)));
   }
 
-  /** Gives up a change that was not saved. */
+  /** Discard an unsaved change. */
   discard(change: Unsaved): void {
     change.discard();
     change.feature.unset('failed');
@@ -191,5 +191,5 @@ export class Review {
   }
 }
 
-/** Whether a drawn polygon is not known to the service yet. */
+/** Check if a drawn polygon has not been saved by the service yet. */
 export const isNew = (feature: Feature): boolean => feature.getId() === undefined;

@@ -1,4 +1,4 @@
-/** Who reviews: asked once, then remembered by the browser. */
+/** Name of the reviewer, stored in the browser. */
 
 import { button, h } from './dom';
 import { openDialogue } from './dialogue';
@@ -8,7 +8,7 @@ const REVIEWER_KEY = 'talud.reviewer';
 
 export const reviewer = (): string | null => localStorage.getItem(REVIEWER_KEY);
 
-/** Asks for the reviewer's name; null where the person would not say. */
+/** Ask for the reviewer's name; resolve to null if the user cancels. */
 export function askReviewer(): Promise<string | null> {
   return new Promise((resolve) => {
     const field = h('input', {

@@ -1,8 +1,8 @@
-/** In which order polygons are reviewed, and how far the review is. */
+/** Order and progress of a review. */
 
 import type { PolygonProperties } from './api';
 
-/** As the service counts: accepted ones are the model's, drawn ones stand beside them. */
+/** Numbers of polygons by status. Drawn polygons are not counted as accepted. */
 export interface Counts {
   unreviewed: number;
   accepted: number;
@@ -21,8 +21,10 @@ export function countPolygons(polygons: Iterable<PolygonProperties>): Counts {
 }
 
 /**
- * The polygon after (step 1) or before (-1) the current one: the nearest unreviewed one in that direction, round the
- * end; where all others are reviewed, simply the neighbour. Without a current one it begins at the end it comes from.
+ * Return the nearest unreviewed polygon in the direction of `step`.
+ *
+ * The search runs forwards (1) or backwards (-1) from the current polygon and wraps around at the ends. Without a
+ * current polygon it starts at the first (1) or last (-1) one. If all others are reviewed, the neighbour is returned.
  */
 export function nextPolygon<T>(order: readonly T[], current: T | null, step: 1 | -1, unreviewed: (one: T) => boolean): T | null {
   const at = current === null ? -1 : order.indexOf(current);

@@ -1,4 +1,4 @@
-/** The panel of the review: how far it is, the selected polygon, what can be said of it, and the export. */
+/** Review panel: progress, selected polygon, actions and export. */
 
 import type Feature from 'ol/Feature';
 
@@ -116,7 +116,7 @@ export class ReviewPanel {
     );
     fill(this.selected, ...(selected ? polygonFacts(selected) : [h('p', { class: 'soft' }, t().nothingSelected)]));
     for (const one of this.reviewButtons) one.disabled = !this.mayReview || selected === null;
-    // Who drew a polygon has accepted it; it can be redrawn, or removed.
+    // A drawn polygon is accepted; it can only be redrawn or deleted.
     if (this.drawn()) this.accept.disabled = this.reject.disabled = true;
     this.undo.disabled = !this.mayReview || selected === null || isNew(selected) || propertiesOf(selected).verdict === 'unreviewed';
     this.undo.firstChild!.textContent = this.drawn() ? t().removeDrawn : t().undo;
@@ -142,7 +142,7 @@ export class ReviewPanel {
       unsaved.length
         ? h(
             'div',
-            // Said by the live region when it happens, not whenever the panel is renewed.
+            // No alert role: the live region reads the failure once, while the panel is often rebuilt.
             { class: 'notice wrong' },
             h('p', {}, h('strong', {}, t().unsaved(unsaved.length))),
             h('ul', {}, ...unsaved.map(entry)),

@@ -1,4 +1,4 @@
-/** Signing in with an API key, in a dialogue over whatever the page shows, so that nothing in it is lost. */
+/** Sign-in with an API key, in a dialogue that keeps the page and its unsaved changes. */
 
 import { ServiceError, getSession, signIn, signOut, onSignedOut, type Session } from './api';
 import { openDialogue } from './dialogue';
@@ -8,7 +8,7 @@ import { t } from './language';
 
 let asking: Promise<void> | null = null;
 
-/** Asks for a key until the service knows it. */
+/** Ask for an API key until one is valid. */
 export function askKey(): Promise<void> {
   asking ??= new Promise<void>((resolve) => {
     const field = h('input', { id: 'key', type: 'password', required: true, autocomplete: 'current-password' });
@@ -32,7 +32,7 @@ export function askKey(): Promise<void> {
         },
       },
       h('p', { class: 'soft' }, () => t().signInText),
-      // So that a browser that keeps passwords knows whose this one is.
+      // Password managers need a user name to store the key under.
       h('input', { type: 'text', autocomplete: 'username', value: 'talud', hidden: true }),
       h('label', { for: 'key' }, () => t().key),
       field,
@@ -50,7 +50,7 @@ export function askKey(): Promise<void> {
   return asking;
 }
 
-/** Who asks the service; where it needs a key, after one was given. */
+/** Return the session, after signing in if the service requires a key. */
 export async function signedInSession(): Promise<Session> {
   let current = await getSession();
   while (current.keys_required && current.name === null) {
@@ -63,7 +63,7 @@ export async function signedInSession(): Promise<Session> {
   return current;
 }
 
-/** The name of who is signed in, and the way out. */
+/** Create the user's name and a sign-out button; null if nobody is signed in. */
 export function accountControls(current: Session): HTMLElement | null {
   const { name } = current;
   if (!current.keys_required || name === null) return null;

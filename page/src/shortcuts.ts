@@ -1,4 +1,4 @@
-/** Keys of one letter, which a person can switch off. */
+/** Single-letter keyboard shortcuts, which the user can switch off. */
 
 const SHORTCUTS_KEY = 'talud.shortcuts';
 
@@ -9,8 +9,10 @@ const TEXT_CONTROLS = 'input:not([type=range], [type=checkbox]), select, textare
 const PRESSABLE_CONTROLS = 'button, a, summary, input, select, textarea';
 
 /**
- * Calls what belongs to a key until the signal stops it: never in a dialogue, nor while something is typed. Enter
- * and Escape are no letters: they work when the letters are off, but Enter on a button presses the button.
+ * Call the handler of each pressed key until the signal is aborted.
+ *
+ * Shortcuts do not work in dialogues and text fields. Enter and Escape also work when the letters are switched off,
+ * but Enter on a button presses the button.
  */
 export function onKeys(handlers: Record<string, () => void>, signal: AbortSignal): void {
   document.addEventListener(

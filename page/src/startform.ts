@@ -1,4 +1,4 @@
-/** The form that starts a map: raster, model, and what may be set besides. */
+/** Form that starts a map: raster, model and options. */
 
 import { listModels, listRasters, startJob, uploadRaster, type Inputs, type Model, type Raster, type Session } from './api';
 import { announce } from './announce';
@@ -12,7 +12,7 @@ const AUTO = 'auto';
 
 export const fits = (model: Model, raster: Raster): boolean => raster.fits.includes(model.name);
 
-/** The bands that a model reads and a raster has not. */
+/** Return the bands that a model needs and a raster lacks. */
 export function missingBands(model: Model, raster: Raster): string[] {
   return model.contract.bands.map((band) => band.name).filter((name) => !raster.bands.includes(name));
 }
@@ -49,7 +49,7 @@ export class StartForm {
       this.notice,
       session.scope === 'read' ? h('p', { class: 'notice' }, () => t().mayNotRun) : this.form(),
     );
-    // The words of options and descriptions depend on what is chosen, so they are made anew with it.
+    // The texts of options and descriptions depend on the selection, so they are rebuilt with it.
     localise(this.element, () => this.show());
     void this.load();
   }

@@ -1,4 +1,4 @@
-/** Two maps in one frame, parted by a divider that fingers and keys move. */
+/** Divider between two maps in one frame, moved by pointer or keyboard. */
 
 import { h } from './dom';
 import { t } from './language';
@@ -9,7 +9,7 @@ export class Swipe {
   readonly handle: HTMLElement;
   private percent = 50;
 
-  /** `upper` is cut off left of the divider, so that what lies below it is seen there. */
+  /** Create the divider; `upper`, the top map, is only visible on its right. */
   constructor(
     private readonly frame: HTMLElement,
     private readonly upper: HTMLElement,
@@ -49,7 +49,7 @@ export class Swipe {
     this.set(50);
   }
 
-  /** Whether a point of the frame, in pixels from its left, is of the right map. */
+  /** Check if a point, `x` pixels from the left edge, is on the right map. */
   isRight(x: number): boolean {
     return x > (this.percent / 100) * this.frame.clientWidth;
   }

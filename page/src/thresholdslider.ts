@@ -1,4 +1,4 @@
-/** A slider for the threshold of a map's picture, which starts at the map's initial. */
+/** Slider for the threshold at which a map is coloured, with a reset button. */
 
 import { button, h } from './dom';
 import { localise, t } from './language';

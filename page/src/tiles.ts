@@ -1,4 +1,4 @@
-/** Where the map's layers get their tiles: pictures, and the values that are coloured in the browser. */
+/** Tile sources of the layers: images, and values that are coloured in the browser. */
 
 import DataTile from 'ol/source/DataTile';
 import { createXYZ } from 'ol/tilegrid';
@@ -9,7 +9,7 @@ import { mergeTiles } from './tilevalues';
 const TILE_SIDE_PIXELS = 256;
 const MAX_CACHED_TILES = 160;
 
-/** The zoom whose pixels are no larger than the raster's; beyond it, tiles are drawn larger. */
+/** Return the lowest zoom whose pixels are no larger than those of the raster. */
 export function maxZoomFor(resolution: number, latitude: number): number {
   const ground = 156_543.034 * Math.cos((latitude * Math.PI) / 180);
   return Math.min(22, Math.max(0, Math.ceil(Math.log2(ground / resolution))));
@@ -27,7 +27,7 @@ function emptyTile(): HTMLCanvasElement {
   return canvas;
 }
 
-/** A layer that the service has coloured. */
+/** Return the source of a layer that the service colours. */
 export function pictureSource({ job, maxZoom, failed }: TileSet, layer: string): DataTile {
   return new DataTile({
     tileGrid: createXYZ({ maxZoom, tileSize: TILE_SIDE_PIXELS }),
@@ -44,7 +44,7 @@ export function pictureSource({ job, maxZoom, failed }: TileSet, layer: string):
   });
 }
 
-/** Probability and, where there is one, inventory as values: see `mergeTiles`. Several layers colour the same ones. */
+/** Return a factory of sources of merged tiles (see `mergeTiles`) with a shared cache. */
 export function valueSources({ job, maxZoom, failed }: TileSet, inventory: boolean): () => DataTile {
   const cache = new Map<string, Promise<Uint8Array>>();
   const load = async (z: number, x: number, y: number) => {

@@ -1,8 +1,8 @@
-/** What the page shows below its header, one at a time. */
+/** Content of the page below its header. */
 
 export interface View {
   element: HTMLElement;
-  /** Whether something would be lost with it. */
+  /** Check if leaving the view would lose unsaved changes. */
   unsaved(): boolean;
   close(): void;
 }
