@@ -8,7 +8,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Python compiles a module when it first imports it: of twenty thousand, few are ever imported.
+# Python compiles a module when it first imports it: of twenty thousand, few are ever imported. It keeps the result,
+# also where the caller's environment says otherwise: each of hundreds of processes would compile TensorFlow again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := pip install --disable-pip-version-check --no-compile --constraint requirements.lock --editable
 
 # Nothing calls out: the usage statistics of MLflow and DVC are off.

@@ -30,6 +30,8 @@ from talud.evaluation.scores import evaluate
 from talud.params import Postprocessing
 from talud.project import Project
 
+pytestmark = pytest.mark.slow  # its tests share a trained network
+
 
 def speckled(seed: int, slope: bool = False) -> StudyWindow:
     """A landslide of 100 pixels of 100 m², found for certain, and false alarms of one pixel as certain as it."""
@@ -105,7 +107,6 @@ def test_differences_are_paired_by_blocks_with_the_threshold_alone():
     assert unit.objects.detected == plain.objects.detected == 3
 
 
-@pytest.mark.slow
 def test_the_threshold_alone_scores_as_evaluate_does_and_the_file_says_what_was_found(small_project: Project):
     table, usual = compare_methods(small_project, "3band"), evaluate(small_project, "3band")
     assert row(table.places["away"], THRESHOLD_ONLY).scores == usual.areas["away"].model_copy(update={"role": None})
@@ -124,7 +125,6 @@ def test_the_threshold_alone_scores_as_evaluate_does_and_the_file_says_what_was_
         )
 
 
-@pytest.mark.slow
 def test_the_choice_does_not_know_the_truth_of_the_transfer_area(small_project: Project):
     before = compare_methods(small_project, "3band")
     with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
@@ -136,7 +136,6 @@ def test_the_choice_does_not_know_the_truth_of_the_transfer_area(small_project: 
     assert after.places["away"] != before.places["away"]
 
 
-@pytest.mark.slow
 def test_the_cells_of_a_stack_of_patches_are_looked_at_one_by_one(small_project: Project, monkeypatch):
     monkeypatch.setattr(postprocessing_study, "CANDIDATES", {})
     whole = row(compare_methods(small_project, "3band").places["away"], THRESHOLD_ONLY)
@@ -158,7 +157,6 @@ def configured(project: Project, **options) -> Project:
     return Project.find(project.root)
 
 
-@pytest.mark.slow
 def test_what_params_yaml_says_is_measured_beside_the_rest(small_project: Project, monkeypatch):
     monkeypatch.setattr(postprocessing_study, "CANDIDATES", {})
     table = compare_methods(configured(small_project, minimum_mapping_unit=1_000), "3band")
@@ -178,7 +176,6 @@ def test_a_model_that_may_have_seen_the_test_blocks_is_refused(small_project: Pr
     assert not small_project.postprocessing("3band").exists()
 
 
-@pytest.mark.slow
 def test_the_command_prints_tables_or_json(small_project: Project, monkeypatch):
     monkeypatch.chdir(small_project.root)
     monkeypatch.setattr(

@@ -17,6 +17,8 @@ from talud.evaluation.scores import evaluate
 from talud.metrics import BINS, ThresholdHistogram
 from talud.project import Project
 
+pytestmark = pytest.mark.slow  # its tests share a trained network
+
 
 def levels(probability: np.ndarray, truth: np.ndarray) -> ThresholdHistogram:
     """Added up from three parts, as windows are."""
@@ -73,7 +75,6 @@ def test_the_evaluation_holds_it_at_home_and_away(small_project: Project) -> Non
     assert sum(written["away"]["landslide_pixels"]) == (truth == 1).sum()
 
 
-@pytest.mark.slow
 def test_the_diagram_is_a_picture_and_the_same_one_for_the_same_numbers() -> None:
     generator = np.random.default_rng(2)
     probability = generator.random(20_000)
