@@ -128,7 +128,7 @@ def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_o
     found = assess_area(Model.load(path), project, "valley")
     assert (found.assessment.windows, found.assessment.pixels) == (13, 13 * 32**2)  # of the 16 patches
     assert found.scores["f1"].estimate == pytest.approx(tuning.f1_after)
-    with pytest.raises(ModelError, match=r"was fine-tuned on valley already; fine-tune what it was made from"):
+    with pytest.raises(ModelError, match=r"was already fine-tuned on valley; fine-tune its original"):
         finetune(project, Model.load(path), "valley", FineTuningOptions(5, seed=3))
     write_area(project, "valley", np.eye(128, dtype=bool))
     for path_of in (stack, mask):
@@ -159,11 +159,11 @@ def test_the_recipe_of_the_project_changes_what_it_learns_from(project: Project,
 
 def test_more_patches_than_there_are_and_areas_that_it_knows_are_refused(project: Project) -> None:
     model = Model.load(project.model("project"))
-    with pytest.raises(StudyError, match="64 of its 64 labelled patches hold landslides, 65 are wanted"):
+    with pytest.raises(StudyError, match="64 of its 64 labelled patches hold landslides, fewer than the 65 requested"):
         finetune(project, model, "valley", FineTuningOptions(65, seed=1))
-    with pytest.raises(StudyError, match="was trained on it already"):
+    with pytest.raises(StudyError, match="was trained on it; choose a new area"):
         finetune(project, model, "basin", FineTuningOptions(1, seed=1))
     text = (project.root / "params.yaml").read_text()
     (project.root / "params.yaml").write_text(text.replace("role: transfer", "role: gate"))
-    with pytest.raises(StudyError, match="decides which version is the champion"):
+    with pytest.raises(StudyError, match="its role is gate"):
         finetune(Project.find(project.root), model, "valley", FineTuningOptions(1, seed=1))

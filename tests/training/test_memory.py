@@ -54,8 +54,7 @@ def test_rematerialised_the_backward_pass_takes_less_than_half_from_the_forward_
 
 def test_the_hint_names_what_is_not_chosen_yet() -> None:
     assert _memory_advice(TrainingOptions()) == (
-        "less memory is needed with a smaller batch_size or training.rematerialise: true or "
-        "training.mixed_precision: float16"
+        "to save memory, use a smaller batch_size or training.rematerialise: true or training.mixed_precision: float16"
     )
     chosen = TrainingOptions(rematerialise=True, mixed_precision="float16")
-    assert _memory_advice(chosen) == "less memory is needed with a smaller batch_size"
+    assert _memory_advice(chosen) == "to save memory, use a smaller batch_size"

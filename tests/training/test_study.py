@@ -582,7 +582,7 @@ from pathlib import Path
 found = importlib.util.spec_from_file_location("checkpoint", sys.argv[1])  # without Keras, which its package imports
 module = sys.modules["checkpoint"] = importlib.util.module_from_spec(found)
 found.loader.exec_module(module)
-with module.crash_counted(Path(sys.argv[2])):
+with module.counting_crashes(Path(sys.argv[2])):
     os.kill(os.getpid(), 9)
 """
 
@@ -599,9 +599,9 @@ def test_processes_that_were_killed_at_a_trial_are_counted_until_it_gets_on(tmp_
     path = tmp_path / "checkpoints" / "trial.npz"
     for number in range(3):
         assert checkpoint.crash_count(path) == number
-        with suppress(KeyboardInterrupt), checkpoint.crash_counted(path):
+        with suppress(KeyboardInterrupt), checkpoint.counting_crashes(path):
             raise KeyboardInterrupt
-        with suppress(StudyError), checkpoint.crash_counted(path):
+        with suppress(StudyError), checkpoint.counting_crashes(path):
             raise StudyError("the loss is not a number")
         assert checkpoint.crash_count(path) == number
         die_of(path)
@@ -609,7 +609,7 @@ def test_processes_that_were_killed_at_a_trial_are_counted_until_it_gets_on(tmp_
     assert checkpoint.crash_count(path) == 0
     die_of(path)
     assert checkpoint.crash_count(path) == 1
-    with checkpoint.crash_counted(path):
+    with checkpoint.counting_crashes(path):
         checkpoint.write(path, TrialState())
     assert [file.name for file in path.parent.iterdir()] == ["trial.npz"]
     checkpoint.crash_file(path).write_text("no number")
@@ -630,7 +630,7 @@ def test_a_trial_that_has_killed_its_process_three_times_is_passed_over(tmp_path
     (failed,) = json.loads(project.trials("both").read_text())["failed"]
     assert re.match(
         r"its process was killed 3 times between epoch 0 and the next checkpoint, probably out of memory; "
-        r"less memory is needed with a smaller batch_size or .*; to retry, delete checkpoints/\w+\.kills$",
+        r"to save memory, use a smaller batch_size or .*; to retry, delete checkpoints/\w+\.kills$",
         failed["reason"],
     )
     assert client(project).get_run(failed["run_id"]).info.status == "FAILED"

@@ -161,7 +161,7 @@ def test_it_trains_on_the_jax_backend_with_every_option(tmp_path: Path) -> None:
     assert found["mixed"] == pytest.approx(found["losses"], abs=0.01)
     plain, again = found["kept"]
     assert again < 0.6 * plain
-    assert "rematerialise saves no memory with JAX on a processor" in found["refusal"]
+    assert "rematerialise saves no memory with JAX on a CPU" in found["refusal"]
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""A model made to see a new area as it saw its training areas; no label is needed."""
+"""Unsupervised adaptation of a model to a new area."""

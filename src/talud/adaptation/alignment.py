@@ -1,9 +1,8 @@
-"""Adaptation of a model to an area without labels: its features there are aligned to those of its training areas.
+"""Alignment of a model's feature statistics to a new area.
 
-Whether to adapt, the model's agreement with itself decides: a landslide stays one when its image is turned or mirrored,
-and a network that knows what it sees gives eight maps that resemble each other. The resemblance is Matthews'
-correlation coefficient, which is 0 for a map without any landslide, or full of them; the share of equal pixels would
-rank these best.
+The model's self-agreement decides if and how strongly it is adapted: the eight maps of a rotated and mirrored image
+should be alike if the network recognises landslides there. Their similarity is Matthews' correlation coefficient, which
+is 0 for maps without landslides or of landslides only; the share of equal pixels would rank such maps best.
 """
 
 from __future__ import annotations
@@ -32,12 +31,13 @@ from talud.measurement.features import FeatureStatistics
 from talud.measurement.samples import MIN_MAPPED_SHARE, sample_windows
 from talud.metrics import Confusion
 
-RADIOMETRIC_GROUPS = (Group.OPTICAL, Group.SAR)  # what light, air and instrument change; terrain is the same everywhere
-STRENGTHS = (1.0, 0.5)  # that are tried, in this order
-AGREEMENT_NOISE = 0.01  # of agreement: a smaller loss does not speak against the area's own statistics
-MIN_WINDOWS = 4  # squares that stand for an area
-MAX_DEVIATIONS = 3.0  # deviations of a square's mean from the median, estimated from the median distance
-# What a contract states of the file that it came with, and no longer of one whose features were moved.
+# Groups whose values depend on illumination, atmosphere and sensor; terrain does not.
+RADIOMETRIC_GROUPS = (Group.OPTICAL, Group.SAR)
+STRENGTHS = (1.0, 0.5)  # strengths to try, in this order
+AGREEMENT_NOISE = 0.01  # largest loss of self-agreement that does not count as worse
+MIN_WINDOWS = 4  # smallest number of windows that represent an area
+MAX_DEVIATIONS = 3.0  # largest distance of a window's mean from the median, in robust standard deviations
+# Fields of a contract that were measured with the original features, with the values that reset them.
 _RESET_FIELDS: Mapping[str, object] = {"halo_errors": {}, "parity": {}, "calibration": None, "validation": None}
 
 
@@ -46,8 +46,8 @@ class AdaptedModel:
     """A model adapted to an area, in memory.
 
     Attributes:
-        graph: of it; its metadata hold no contract yet.
-        contract: of it; `adapted` says how it came about.
+        graph: ONNX graph, without the contract in its metadata.
+        contract: contract of the model, whose `adapted` describes the adaptation.
     """
 
     graph: onnx.ModelProto
@@ -55,36 +55,40 @@ class AdaptedModel:
 
 
 def adapt(model: Model, raster: str | Path, area: str | None = None, strength: float | None = None) -> AdaptedModel:
-    """Align the features of a model in an area to those of its training areas.
+    """Adapt a model to an area by aligning its feature statistics.
 
-    It needs the raster of the area, and no label.
-
-    Mean and variance of each optical and SAR band over squares of the raster, and of each channel after each
-    convolution, become those that the file holds of the training areas (see `features`). What the raster says to lie
-    under cloud, or in radar layover or shadow, is left out. Whether that is done whole, by half or not at all, the
-    model's agreement with itself says (see `self_agreement`). Form, threshold and scores stay the original's.
+    No labels are needed. The mean and variance of each optical and SAR band over windows of the raster, and of each
+    channel after each convolution, are set to those of the training areas, which the file holds (see
+    `measurement.features`). Pixels under cloud, and in radar layover or shadow, are left out if the raster marks them.
+    The strength of the alignment is decided by the self-agreement (see `self_agreement`). The structure, threshold and
+    scores of the original are kept.
 
     Args:
-        model: a float32 file.
-        raster: a stack of the area that fits the model's contract, all of its bands.
-        area: its name; default: what the stack calls it, or the raster's name.
-        strength: how much of the way the statistics go, above 0, at most 1. Default: 1, or else 0.5.
+        model: float32 model.
+        raster: stack of the area with all bands of the model.
+        area: name of the area; default: the stack's tag TALUD_AREA, or the name of the raster.
+        strength: share of the difference of the statistics to correct, above 0 and at most 1; default: 1, else 0.5.
 
     Raises:
-        ModelError: the file is a variant of reduced precision, holds no statistics of its features, or was adapted.
-        MismatchError: the raster does not fit the model, has too few valid squares, or the model agrees less with
-            itself once adapted. What was found, and the limit, is said.
-        SourceError: the raster cannot be read.
+        ModelError: The file is a reduced-precision variant, holds no feature statistics, or was adapted already.
+        MismatchError: The raster does not fit the model or has too few valid windows, or the adaptation would reduce
+            the self-agreement.
+        SourceError: The raster cannot be read.
     """
-    graph, home = _training_features(model)
+    graph, training_features = _training_features(model)
     radiometric = [band.group in RADIOMETRIC_GROUPS for band in model.contract.input.bands]
     with frugal(), open_stack(raster, model.contract) as stack:
-        sample, provenance = _sample_windows(stack, home.side, radiometric, raster), stack.info.provenance
-    there = features.measure_features(graph, sample, home, radiometric)
+        sample, provenance = _sample_windows(stack, training_features.side, radiometric, raster), stack.info.provenance
+    area_features = features.measure_features(graph, sample, training_features, radiometric)
     before = self_agreement(model, sample)
     tried = [
         _make_candidate(
-            model, features.align_features(graph, home, home.interpolate(there, share), radiometric), share, sample
+            model,
+            features.align_features(
+                graph, training_features, training_features.interpolate(area_features, share), radiometric
+            ),
+            share,
+            sample,
         )
         for share in ((strength,) if strength else STRENGTHS)
     ]
@@ -92,8 +96,8 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
     if made is None:
         after = max(one.agreement for one in tried)
         raise MismatchError(
-            f"{raster}: no model is adapted to it: turned and mirrored, its maps correlate to {after:.3f} once "
-            f"adapted, and to {before:.3f} as the model is; map with that"
+            f"{raster}: the model is not adapted to it: the correlation of its rotated and mirrored maps would fall "
+            f"from {before:.3f} to {after:.3f}; use the original model"
         )
     adaptation = Adaptation(
         weights=model.contract.origin.weights,
@@ -112,47 +116,54 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
 
 
 def _training_features(model: Model) -> tuple[onnx.ModelProto, FeatureStatistics]:
-    """Return the graph of a model, and the features of its training areas.
+    """Return a model's graph and its training feature statistics.
 
     Raises:
-        ModelError: it cannot be adapted.
+        ModelError: The model cannot be adapted.
     """
     contract = model.contract
     if contract.derived.precision != "float32":
-        raise ModelError(f"{model.path}: is of precision {contract.derived.precision}; name the float32 file")
+        raise ModelError(f"{model.path}: is of precision {contract.derived.precision}; use the float32 file")
     if contract.derived.adapted:
         raise ModelError(
-            f"{model.path}: was adapted to {contract.derived.adapted.area} already; adapt what it was made from, "
+            f"{model.path}: was already adapted to {contract.derived.adapted.area}; adapt its original, "
             f"{contract.derived.adapted.model} {contract.derived.adapted.version}"
         )
     graph = parsed(model.path.read_bytes())
     try:
-        home = FeatureStatistics.of(graph)
+        training_features = FeatureStatistics.of(graph)
     except ModelError as error:
         raise ModelError(f"{model.path}: {error}") from error
     del graph.metadata_props[:]
-    return graph, home
+    return graph, training_features
 
 
 def _sample_windows(
     stack: StackReader, side: int, radiometric: Sequence[bool], raster: str | Path
 ) -> NDArray[np.float32]:
-    """Return squares of a raster, as large as those of the training areas, or its patches.
+    """Return windows of a raster, or its patches, without outliers.
 
-    Those that look unlike most, in a band that light changes, are left out: cloud of which the raster does not tell.
+    Outliers in an optical or SAR band are usually clouds that the raster does not mark.
+
+    Args:
+        stack: reader of the raster.
+        side: side of the windows in pixels, as in the training areas.
+        radiometric: mask of the optical and SAR bands, (bands,).
+        raster: path of the raster, for error messages.
 
     Raises:
-        MismatchError: there are too few, or a group of bands is missing.
+        MismatchError: There are too few windows, or a band group is missing.
     """
     if stack.info.absent:
         raise MismatchError(
-            f"{raster}: lacks the bands of {', '.join(stack.info.absent)}, so no model is adapted to it"
+            f"{raster}: lacks the bands of {', '.join(stack.info.absent)}, so the model cannot be adapted to it; add "
+            "their sources"
         )
     side = stack.info.patch or side
     found = _drop_outliers(sample_windows(stack, stack.grid.windows(side), side), radiometric)
     if len(found) < MIN_WINDOWS:
         raise MismatchError(
-            f"{raster}: no model is adapted to it: it has {len(found)} squares of {side} pixels of which "
+            f"{raster}: the model is not adapted to it: it has {len(found)} squares of {side} pixels of which "
             f"{MIN_MAPPED_SHARE:.0%} can be mapped, fewer than the {MIN_WINDOWS} that represent an area; take a "
             "larger part of it"
         )
@@ -160,9 +171,9 @@ def _sample_windows(
 
 
 def _drop_outliers(sample: NDArray[np.float32], radiometric: Sequence[bool]) -> NDArray[np.float32]:
-    """Drop outlier squares: keep those whose band means lie near the median.
+    """Drop windows whose band means are far from the median.
 
-    The distance is limited to `MAX_DEVIATIONS` deviations, estimated from the median distance.
+    The largest allowed distance is `MAX_DEVIATIONS` standard deviations, estimated from the median absolute deviation.
     """
     valid: NDArray[np.bool_] = np.isfinite(sample[:, np.array(radiometric, bool)])
     sample = sample[np.all(valid.any(axis=(2, 3)), axis=1)]  # no band is invalid throughout
@@ -175,13 +186,16 @@ def _drop_outliers(sample: NDArray[np.float32], radiometric: Sequence[bool]) -> 
 
 
 def _choose_candidate(tried: Sequence[_Candidate], before: float) -> _Candidate | None:
-    """Return the first that agrees better with itself; else the first not worse beyond noise."""
+    """Return the first candidate with higher self-agreement.
+
+    If there is none, return the first whose loss is within `AGREEMENT_NOISE`, else None.
+    """
     return next((one for least in (before, before - AGREEMENT_NOISE) for one in tried if one.agreement > least), None)
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Network with features moved by a strength, and its agreement with itself."""
+    """Model aligned with a strength, and its self-agreement."""
 
     strength: float
     graph: onnx.ModelProto
@@ -198,32 +212,34 @@ def _make_candidate(model: Model, graph: onnx.ModelProto, strength: float, sampl
         return _Candidate(strength, graph, contract, self_agreement(Model.load(path), sample))
 
 
-def self_agreement(model: Model, squares: NDArray[np.float32]) -> float:
-    """Return the mean correlation of a map with the seven of the squares turned and mirrored.
+def self_agreement(model: Model, windows: NDArray[np.float32]) -> float:
+    """Return the agreement of a model's rotated and mirrored maps.
+
+    It is the mean correlation of each window's map with the maps of its seven rotated and mirrored copies.
 
     Args:
-        model: to run, at its own threshold.
-        squares: (squares, bands, side, side), in contract order, NaN where invalid.
+        model: model, which is run at its own threshold.
+        windows: square windows (windows, bands, side, side) in contract order, NaN where invalid.
 
     Returns:
-        -1 to 1; 0 where it maps nothing, or everything, as landslide.
+        Mean Matthews correlation, -1 to 1; 0 if nothing or everything is mapped as landslide.
 
     Raises:
-        ModelError: the network fails.
+        ModelError: The network fails.
     """
     counts = [Confusion() for _ in SYMMETRIES[1:]]
-    for square in squares:
-        mapped = coverage.blocked(square, model.contract) == 0
-        straight, *turned = _landslide_masks(model, square)
+    for window in windows:
+        mapped = coverage.blocked(window, model.contract) == 0
+        original, *others = _landslide_masks(model, window)
         counts = [
-            count + metrics.confusion(other, straight.astype(np.uint8), mapped)
-            for count, other in zip(counts, turned, strict=True)
+            count + metrics.confusion(other, original.astype(np.uint8), mapped)
+            for count, other in zip(counts, others, strict=True)
         ]
     return float(np.mean([count.mcc for count in counts]))
 
 
-def _landslide_masks(model: Model, square: NDArray[np.float32]) -> Iterator[NDArray[np.bool_]]:
-    """Yield the landslide mask of a square under each of the eight symmetries."""
+def _landslide_masks(model: Model, window: NDArray[np.float32]) -> Iterator[NDArray[np.bool_]]:
+    """Yield a window's landslide mask under each symmetry."""
     for symmetry in SYMMETRIES:
-        probability = model.probability(np.ascontiguousarray(symmetry.turned(square)))
+        probability = model.probability(np.ascontiguousarray(symmetry.turned(window)))
         yield symmetry.turned_back(probability) >= model.contract.measured.threshold

@@ -1,1 +1,1 @@
-"""Variants of a trained model in reduced precision: smaller, faster, and measured against the float32 file."""
+"""Variants of a model in reduced precision (int8, float16)."""

@@ -1,18 +1,18 @@
-"""Networks in reduced precision: 8-bit integers for processors, float16 for GPUs.
+"""Conversion of networks to int8 (for CPUs) and float16 (for GPUs).
 
-In the int8 form weights are signed and symmetric, with a scale for each output channel; activations are unsigned, with
-a scale and a zero point for each tensor, which follow from its lowest and highest value over calibration patches. In
-float32 remain:
+In the int8 form, weights are signed and symmetric, with a scale for each output channel. Activations are unsigned, with
+a scale and a zero point for each tensor from its lowest and highest value over calibration patches. These layers remain
+in float32:
 
-- the layers that scale the bands and neutralise NaN: bands differ in scale by orders of magnitude, and share one scale
-  once they are quantised;
-- the first convolution, for the same reason: its input has no scale that suits all bands. In float32 it costs the same
-  time (its few channels fill no vector of integers), and the F1 in transfer fell by 0.0002 instead of 0.003;
-- the sigmoid, for it turns a logit's rounding into its own.
+- the layers that scale the bands and replace NaN: a quantised tensor has one scale, but the bands differ by orders of
+  magnitude;
+- the first convolution, for the same reason. In float32 it takes the same time (its few channels do not fill an integer
+  vector), and the F1 in transfer fell by 0.0002 instead of 0.003;
+- the sigmoid, because quantising its output would add a second rounding error.
 
-In the float16 form, input, output, the layers that scale the bands, and the sigmoid stay in float32: physical values
-may exceed what half precision reaches (65,504), and a difference of two of them what it resolves. ONNX Runtime's own
-converter passes what lies between two such layers through half precision, so it is not used.
+In the float16 form, the input, the output, the layers that scale the bands and the sigmoid remain in float32, because
+physical values can exceed the range (65,504) and the resolution of float16. ONNX Runtime's own converter is not used,
+since it converts the tensors between two such layers to float16.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _BATCH_SIZE = 16
 
 
 def quantize_to_int8(model: onnx.ModelProto, patches: NDArray[np.float32]) -> onnx.ModelProto:
-    """Return the 8-bit form of a model; the same bytes for the same patches.
+    """Return the 8-bit form of a model, reproducible to the byte.
 
     Args:
-        model: of `talud train`, float32; it is left as it is.
-        patches: to calibrate on, (patches, bands, height, width) in physical units, NaN where invalid.
+        model: float32 model of `talud train`, which is not changed.
+        patches: calibration patches (patches, bands, height, width) in physical units, NaN where invalid.
     """
     source = onnx.ModelProto()
     source.CopyFrom(model)
-    # That nothing is left to prepare: the graph is exported without shape arithmetic, and shapes are inferred anyway.
+    # Tell ONNX Runtime that the graph needs no preprocessing: it has no shape arithmetic, and shapes are inferred.
     helper.set_model_props(source, {"onnx.quant.pre_process": "onnxruntime.quant"})
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         path = Path(folder) / "int8.onnx"
@@ -61,7 +61,10 @@ def quantize_to_int8(model: onnx.ModelProto, patches: NDArray[np.float32]) -> on
 
 
 def _float32_nodes(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the nodes up to the first convolution and its activation."""
+    """Return the names of the nodes that remain in float32.
+
+    They are the nodes up to the first convolution and its activation.
+    """
     names: list[str] = []
     for node in graph.node:
         names.append(node.name)
@@ -71,7 +74,7 @@ def _float32_nodes(graph: onnx.GraphProto) -> list[str]:
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
-    """Calibration patches in batches, as ONNX Runtime reads them."""
+    """Batches of calibration patches for ONNX Runtime."""
 
     def __init__(self, name: str, patches: NDArray[np.float32]) -> None:
         self._batches: Iterator[dict[str, NDArray[np.float32]]] = (
@@ -79,12 +82,12 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
         )
 
     def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        """Return the next batch by the input's name; None at the end."""
+        """Return the next batch, None at the end."""
         return next(self._batches, None)
 
 
 def convert_to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the half-precision form of a model of `talud train`."""
+    """Return the float16 form of a model of `talud train`."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -109,7 +112,10 @@ def convert_to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _halve_weights(graph: onnx.GraphProto) -> None:
-    """Convert kernels and biases; a Resize takes its scales in float32 only."""
+    """Convert kernels and biases to float16.
+
+    The scales of a Resize remain, since ONNX allows only float32 there.
+    """
     weights = {name for node in graph.node if node.op_type == "Conv" for name in node.input[1:]}
     for constant in graph.initializer:
         if constant.name in weights:
@@ -118,7 +124,7 @@ def _halve_weights(graph: onnx.GraphProto) -> None:
 
 
 def _cast_tensor(nodes: list[onnx.NodeProto], halves: set[str], name: str, half: bool) -> str:
-    """Return the name of a tensor in the other precision; append its Cast if missing."""
+    """Return a tensor's name in the other precision; add a Cast if missing."""
     result = f"{name}_{'float16' if half else 'float32'}"
     if not any(result in node.output for node in nodes):
         to = TensorProto.FLOAT16 if half else TensorProto.FLOAT

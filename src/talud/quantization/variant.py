@@ -1,4 +1,4 @@
-"""Making the variant of a model in reduced precision, and measuring what it loses."""
+"""Creation of a reduced-precision variant, and measurement of its loss."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from talud.quantization.precision import convert_to_float16, quantize_to_int8
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant that was made.
+    """A variant that was written.
 
     Attributes:
-        path: of its file.
-        contract: with its scores, and what it loses against the float32 file.
+        path: path of the file.
+        contract: contract of the variant, with its scores and its loss compared with the float32 file.
     """
 
     path: Path
@@ -37,36 +37,37 @@ class Variant:
 
 
 def make_variant(project: Project, path: Path, precision: Reduced) -> Variant:
-    """Write the variant of a model beside it; the same bytes for the same model and stacks.
+    """Write the variant of a model next to it.
 
-    It is calibrated on the patches that the model was trained on, and measured on the validation blocks. The threshold
-    stays that of the float32 file, so that the two make the same map but for rounding, and share the decision which
-    of two versions is the better one: the variant's F1 hardly depends on it (see `metrics.best_threshold`).
+    The same model and stacks give the same bytes. An int8 variant is calibrated on the patches that the model was
+    trained on. Every variant is scored on the validation blocks. It keeps the threshold of the float32 file, so that
+    the maps of both differ by rounding only, and one comparison of two versions holds for both: the variant's F1 hardly
+    depends on the threshold (see `metrics.best_threshold`).
 
     Args:
-        project: that the model was trained in, its stacks as they were then.
-        path: of the float32 file.
-        precision: of the variant.
+        project: project that the model was trained in, with unchanged stacks.
+        path: path of the float32 file.
+        precision: precision of the variant.
 
     Raises:
-        ModelError: the file is missing, or is no float32 model of talud.
-        StudyError: stacks, inventories or split are not those that the model was trained on.
-        SourceError: a raster cannot be read.
-        OutputError: the file cannot be written.
+        ModelError: The file is missing, or is not a float32 model of talud.
+        StudyError: The stacks, inventories or split are not those that the model was trained on.
+        SourceError: A raster cannot be read.
+        OutputError: The file cannot be written.
     """
     model = Model.load(path)
     if model.contract.derived.precision != "float32":
         raise ModelError(
-            f"{path}: is a variant already, of precision {model.contract.derived.precision}; name the float32 file"
+            f"{path}: is already a variant of precision {model.contract.derived.precision}; use the float32 file"
         )
     if model.contract.derived.adapted:
         raise ModelError(
             f"{path}: is adapted to {model.contract.derived.adapted.area}, so the training patches cannot calibrate "
-            "it; quantize the model that it was adapted from"
+            "it; quantize the model from which it was adapted"
         )
     check_held_out(model.contract, path, project)
     graph = _reduced_graph(onnx.load(path), precision, project, model.contract)
-    # What a smaller halo costs, and parity, were measured with the float32 file; rounding makes more of both.
+    # The errors of smaller halos and the parity were measured with the float32 file, and are larger for the variant.
     draft = model.contract.replace(precision=precision, halo_errors={}, parity={})
     out = variant_path(path, precision)
     stacks = [file for area in model.contract.origin.areas for file in (project.stack(area), project.mask(area))]
@@ -94,21 +95,27 @@ def _reduced_graph(graph: onnx.ModelProto, precision: Reduced, project: Project,
 
 
 def _patches_of_subsets(stack: NDArray[np.float32], contract: Contract) -> list[NDArray[np.float32]]:
-    """Every so many of the patches with each of the subsets alone that the model maps with: what ranges it meets."""
-    less = [
+    """Return patches with each supported subset of band groups.
+
+    The calibration then covers the value ranges that occur with missing groups. Each patch is used for one subset.
+    """
+    reduced = [
         subset.groups
         for subset in contract.input.subsets
         if subset.supported and set(subset.groups) < set(contract.input.groups)
     ]
     return [
-        np.stack([subsets.mask_other_groups(patch, contract, groups) for patch in stack[place :: len(less)]])
-        for place, groups in enumerate(less)
-        if len(stack) > place
+        np.stack([subsets.mask_other_groups(patch, contract, groups) for patch in stack[start :: len(reduced)]])
+        for start, groups in enumerate(reduced)
+        if len(stack) > start
     ]
 
 
 def _measure_subsets(variant: Model, project: Project) -> tuple[Subset, ...]:
-    """Score the variant with each subset; the supported ones stay supported."""
+    """Score the variant with each subset of band groups.
+
+    The model's supported subsets remain supported.
+    """
     stated = variant.contract.input.subsets
     if not stated:
         return ()
@@ -126,13 +133,13 @@ def _sites(project: Project, contract: Contract) -> list[Site]:
 
 @dataclass(frozen=True)
 class _VariantLoss:
-    """Counts of the model and of its variant, and the differences of their probabilities.
+    """Scores of a model and its variant, and their differences.
 
     Attributes:
-        model: counts of the float32 file.
-        variant: counts of the variant, on the same pixels.
-        mean: mean difference of probability.
-        largest: largest difference.
+        model: scores of the float32 file.
+        variant: scores of the variant on the same pixels.
+        mean: mean absolute difference of the probabilities.
+        largest: largest absolute difference of the probabilities.
     """
 
     model: Assessment
@@ -141,7 +148,7 @@ class _VariantLoss:
     largest: float
 
     def to_contract(self) -> dict[str, float]:
-        """Return the entry of the contract."""
+        """Return the contract's entry `loss`."""
         return {
             "f1": self.model.f1 - self.variant.f1,
             "largest_difference": self.largest,
@@ -150,9 +157,9 @@ class _VariantLoss:
 
 
 def _compare(model: Model, variant: Model, project: Project) -> _VariantLoss:
-    """Compare both on the validation blocks of the areas that the model was trained on, each block read alone.
+    """Compare a model and its variant on the validation blocks.
 
-    Pixels count where all groups are valid, as at export; `_measure_subsets` measures each subset of them.
+    As in the export, only pixels with all band groups count; `_measure_subsets` scores the subsets.
     """
     both = [
         replace(each, contract=each.contract.without_optional_groups()) if each.contract.input.subsets else each
@@ -167,5 +174,5 @@ def _compare(model: Model, variant: Model, project: Project) -> _VariantLoss:
             pixels += difference.size
             total += float(difference.sum())
             largest = max(largest, float(difference.max(initial=0)))
-    ours, theirs = (Assessment.total(each) for each in zip(*counts, strict=True))
-    return _VariantLoss(ours, theirs, total / pixels if pixels else 0.0, largest)
+    original, reduced = (Assessment.total(each) for each in zip(*counts, strict=True))
+    return _VariantLoss(original, reduced, total / pixels if pixels else 0.0, largest)

@@ -1,4 +1,4 @@
-"""From patches to trials, studies, and an ONNX file that carries its contract."""
+"""Training of U-Nets: trials, studies, fine-tuning and export to ONNX."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 from talud.process import defer_sigint, stderr_suppressed
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# TensorFlow has oneDNN's convolutions in any case, and by itself takes them only where a processor has AVX512-VNNI.
+# TensorFlow always includes oneDNN's convolutions, but by default uses them only on CPUs with AVX512-VNNI.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# Keras and TensorFlow import these where they are installed, for features that talud does not use: half of the time.
+# Keras and TensorFlow import these packages if they are installed, for features that talud does not use. That takes
+# half of their import time.
 _UNUSED = ("jax", "matplotlib", "sklearn")
 
 
 def _backend() -> str | None:
-    """Return the backend that the environment or Keras's own settings ask for, None if neither does."""
-    if asked := os.environ.get("KERAS_BACKEND"):
-        return asked
+    """Return the Keras backend of the environment or keras.json, or None."""
+    if backend := os.environ.get("KERAS_BACKEND"):
+        return backend
     settings = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "keras.json"
     with suppress(OSError, ValueError, AttributeError):
         return str(json.loads(settings.read_text(encoding="utf-8")).get("backend"))
@@ -31,9 +32,10 @@ def _backend() -> str | None:
 
 @contextmanager
 def _without_unused_packages() -> Iterator[None]:
-    """Let imports of unused packages fail, as where they are not installed."""
+    """Make imports of unused packages fail."""
     hidden = [name for name in _UNUSED if name not in sys.modules and name != _backend()]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: Python's sign for "not to be imported"
+    # An entry of None makes Python raise ImportError.
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
         yield
     finally:
@@ -41,6 +43,6 @@ def _without_unused_packages() -> Iterator[None]:
             del sys.modules[name]
 
 
-# TensorFlow greets before its own log level counts, so its first import is done here, in silence.
+# TensorFlow logs before it reads its log level, so it is imported here first, with stderr suppressed.
 with stderr_suppressed(), defer_sigint(), _without_unused_packages():
     import keras as _keras  # noqa: F401

@@ -1,9 +1,10 @@
-"""Batches of training patches: shuffled and changed at random, the same way for the same seed.
+"""Shuffled and augmented batches of training patches, reproducible by seed.
 
-Changes of position, scale and light teach a network what a landslide is, not how one image was lit; dropped band groups
-and clouds teach it to do without them. Stacks are float32 (patches, height, width, bands) in physical units, NaN where
-invalid; masks uint8 (patches, height, width). Radiometry is changed in units of each band's deviation over the training
-pixels, and only in optical and SAR bands: terrain is measured, and stays as it is.
+Geometric and radiometric augmentation make a network independent of orientation, scale and illumination. Dropped band
+groups and simulated clouds make it work with missing bands. Stacks are float32 (patches, height, width, bands) in
+physical units, NaN where invalid. Masks are uint8 (patches, height, width). Radiometric changes are in units of each
+band's standard deviation over the training pixels, and apply to optical and SAR bands only: terrain does not depend on
+illumination.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from talud.data.patches import Patches
 from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.params import Augmentation, DroppingOptions
 
-SYMMETRIES = 8  # of a square: the dihedral group D4
-HAZE_LEVEL = 3.0  # deviations above the mean: how bright haze is that lets nothing through
-_GAMMA_SPAN = 3.0  # deviations on each side of the mean that gamma maps onto themselves
+SYMMETRIES = 8  # symmetries of the square: the dihedral group D4
+HAZE_LEVEL = 3.0  # brightness of opaque haze, in standard deviations above the mean
+_GAMMA_SPAN = 3.0  # range of the gamma change, in standard deviations on each side of the mean
 
 
 def apply_symmetry(image: NDArray[Any], symmetry: int) -> NDArray[Any]:
-    """Return an image (height, width, ...) of equal sides under a symmetry of the square.
+    """Rotate and mirror a square image of shape (height, width, ...).
 
-    0 to 3 are quarter turns; 4 to 7 are the same after mirroring left and right.
+    Args:
+        image: square image.
+        symmetry: 0 to 3 are quarter turns; 4 to 7 are the same after mirroring left and right.
     """
     mirrored = image[:, ::-1] if symmetry >= SYMMETRIES // 2 else image
     return np.rot90(mirrored, symmetry % 4)
@@ -39,14 +42,14 @@ def apply_symmetry(image: NDArray[Any], symmetry: int) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Random changes of training patches.
+    """Random augmentation of training patches.
 
     Attributes:
-        options: of the recipe.
-        mean: of each band over the training pixels, (bands,).
-        deviation: likewise.
-        optical: which bands are optical, (bands,).
-        radar: which are SAR, (bands,).
+        options: augmentation options of the recipe.
+        mean: mean of each band over the training pixels, (bands,).
+        deviation: standard deviation of each band over the training pixels, (bands,).
+        optical: mask of the optical bands, (bands,).
+        radar: mask of the SAR bands, (bands,).
     """
 
     options: Augmentation
@@ -63,20 +66,20 @@ class Augmenter:
         mean: NDArray[np.floating],
         deviation: NDArray[np.floating],
     ) -> Augmenter:
-        """Return the augmenter of bands by name, with statistics of shape (bands,)."""
+        """Return the augmenter for named bands, given statistics of shape (bands,)."""
         groups = np.array([band_named(name).group for name in bands])
         optical, radar = groups == Group.OPTICAL, groups == Group.SAR
         return cls(options, mean.astype(np.float32), deviation.astype(np.float32), optical, radar)
 
-    def __call__(self, patches: Patches, places: NDArray[np.intp], generator: np.random.Generator) -> Patches:
-        """Return the patches at some places, changed.
+    def __call__(self, patches: Patches, indices: NDArray[np.intp], generator: np.random.Generator) -> Patches:
+        """Return augmented copies of selected patches.
 
         Args:
-            patches: all that there are; landslides that are pasted come from them.
-            places: of those that are asked for.
-            generator: of all that is drawn.
+            patches: all training patches, from which pasted landslides are taken.
+            indices: indices of the patches to augment.
+            generator: generator of the random numbers.
         """
-        stack, mask = patches.stack[places], patches.mask[places]
+        stack, mask = patches.stack[indices], patches.mask[indices]
         if self.options.paste:
             stack, mask = self._paste_landslides(patches, stack, mask, generator)
         pairs = [self._transform_geometry(*pair, generator) for pair in zip(stack, mask, strict=True)]
@@ -86,21 +89,21 @@ class Augmenter:
     def _paste_landslides(
         self, patches: Patches, stack: NDArray[np.float32], mask: NDArray[np.uint8], generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Paste landslides of other patches into some patches, at the brightness around them."""
+        """Paste landslides from other patches, adjusted to the local brightness."""
         stack, mask = stack.copy(), mask.copy()
-        for place in np.flatnonzero(generator.random(len(mask)) < self.options.paste):
+        for index in np.flatnonzero(generator.random(len(mask)) < self.options.paste):
             donor, symmetry = int(generator.integers(len(patches))), int(generator.integers(SYMMETRIES))
             pixels, truth = (apply_symmetry(values[donor], symmetry) for values in (patches.stack, patches.mask))
-            there = (truth == LANDSLIDE) & (mask[place] != UNKNOWN)
-            moved = np.nan_to_num(_background(stack[place], mask[place]) - _background(pixels, truth))
-            stack[place][there] = (pixels + np.where(self.optical | self.radar, moved, 0))[there]
-            mask[place][there] = LANDSLIDE
+            pasted = (truth == LANDSLIDE) & (mask[index] != UNKNOWN)
+            offset = np.nan_to_num(_background(stack[index], mask[index]) - _background(pixels, truth))
+            stack[index][pasted] = (pixels + np.where(self.optical | self.radar, offset, 0))[pasted]
+            mask[index][pasted] = LANDSLIDE
         return stack, mask
 
     def _transform_geometry(
         self, stack: NDArray[np.float32], mask: NDArray[np.uint8], generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Turn and mirror a patch, and enlarge a part of it to the whole."""
+        """Rotate, mirror and rescale a patch at random."""
         if self.options.symmetries:
             symmetry = int(generator.integers(SYMMETRIES))
             stack, mask = apply_symmetry(stack, symmetry), apply_symmetry(mask, symmetry)
@@ -114,7 +117,7 @@ class Augmenter:
         return stack, mask
 
     def _transform_radiometry(self, stack: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
-        """Change gamma, gain and offset of each band, and add haze."""
+        """Change gamma, gain and offset, and add haze."""
         options = self.options
         if not (options.gain or options.offset or options.gamma or options.haze):
             return stack
@@ -134,9 +137,9 @@ class Augmenter:
     def _draw_changes(
         self, deviation: float, bands: NDArray[np.bool_], count: int, generator: np.random.Generator
     ) -> NDArray[np.float32]:
-        """Draw a normal number for each patch and band, mostly common to all bands.
+        """Draw a normally distributed change for each patch and band.
 
-        The shape is (count, 1, 1, bands).
+        It is the sum of a part common to all bands of a patch and a part of each band. Shape: (count, 1, 1, bands).
         """
         common = generator.normal(size=(count, 1, 1, 1))
         own = generator.normal(size=(count, 1, 1, len(bands))) * self.options.per_band
@@ -147,24 +150,25 @@ class Augmenter:
 def _background(stack: NDArray[np.float32], mask: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the median of each band outside landslides, (bands,).
 
-    It is NaN for a band without a valid pixel there.
+    The median of a band without valid pixels there is NaN.
     """
     valid = [values[np.isfinite(values)] for values in np.moveaxis(stack[mask != LANDSLIDE], -1, 0)]
     return np.array([np.median(values) if len(values) else np.nan for values in valid], np.float32)
 
 
-MAX_CLOUD_COVER = 0.8  # of a patch, under simulated cloud
-_CLOUD_WIDTHS = 1 / 16, 1 / 4  # narrowest and widest of the noise that clouds are cut from, as shares of a patch's side
-_DROPPING_STREAM = 0xC10D  # so that the same seed, epoch and batch draw nothing else alike
+MAX_CLOUD_COVER = 0.8  # largest share of a patch under simulated clouds
+_CLOUD_WIDTHS = 1 / 16, 1 / 4  # range of the smoothing width of cloud noise, as a share of a patch's side
+# Extra seed of the dropping, so that its random numbers are independent of those of the augmentation.
+_DROPPING_STREAM = 0xC10D
 
 
 @dataclass(frozen=True)
 class Dropping:
-    """Dropping of band groups and simulated clouds in training patches.
+    """Random removal of band groups, and simulated clouds, in training patches.
 
     Attributes:
-        options: how often.
-        groups: of each band, in order.
+        options: probabilities of the recipe.
+        groups: group of each band, in order.
     """
 
     options: DroppingOptions
@@ -172,21 +176,21 @@ class Dropping:
 
     @classmethod
     def of(cls, options: DroppingOptions, bands: Sequence[str]) -> Dropping | None:
-        """Return the dropping that options ask for; None if they ask for nothing."""
+        """Return the dropping for named bands, None if nothing is dropped."""
         members = tuple(band_named(name).group for name in bands)
         return cls(options, members) if options.optional(groups_of(tuple(bands))) else None
 
     def apply(
         self, stack: NDArray[np.float32], truth: NDArray[np.uint8], seeds: Sequence[int]
     ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Drop groups of a batch and put clouds over it.
+        """Return a batch with dropped groups and simulated clouds.
 
-        The truth becomes unknown where no band is left.
+        The truth becomes unknown where no valid band remains. The inputs are not changed.
 
         Args:
-            stack: (batch, height, width, bands), NaN where invalid; it is left as it is.
-            truth: (batch, height, width), 255 where unknown; it is left as it is.
-            seeds: numbers, such as seed, epoch and batch, that decide what is drawn.
+            stack: stacks (batch, height, width, bands), NaN where invalid.
+            truth: truth (batch, height, width), 255 where unknown.
+            seeds: seeds of the random numbers, such as the seed, the epoch and the batch.
         """
         generator = np.random.default_rng([*seeds, _DROPPING_STREAM])
         stack = drop_groups(stack, self.groups, self.options.groups, generator)
@@ -200,17 +204,17 @@ def drop_groups(
     probabilities: Mapping[Group, float],
     generator: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Return a copy of a batch with whole groups of a patch set to NaN, but never all.
+    """Return a copy of a batch with dropped band groups (NaN).
 
-    Where all would be dropped, one is kept, each as likely as another.
+    At least one group of each patch is kept. If all would be dropped, the one to keep is drawn with equal probability.
 
     Args:
-        stack: (batch, height, width, bands).
-        groups: of each band.
-        probabilities: that a group of a patch is dropped; 0 for one that is not named.
-        generator: of the draws.
+        stack: stacks (batch, height, width, bands).
+        groups: group of each band.
+        probabilities: probability of dropping each group; 0 for a group that is not named.
+        generator: generator of the random numbers.
     """
-    members = [[place for place, of in enumerate(groups) if of is group] for group in dict.fromkeys(groups)]
+    members = [[index for index, other in enumerate(groups) if other is group] for group in dict.fromkeys(groups)]
     chances = [probabilities.get(group, 0.0) for group in dict.fromkeys(groups)]
     dropped = generator.random((len(stack), len(members))) < chances
     kept = generator.integers(len(members), size=len(stack))
@@ -225,13 +229,15 @@ def drop_groups(
 def add_clouds(
     stack: NDArray[np.float32], groups: Sequence[Group], share: float, generator: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return a copy of a batch with clouds: smooth blobs of NaN in the optical bands.
+    """Return a copy of a batch with simulated clouds.
+
+    Pixels under a cloud are NaN in the optical bands.
 
     Args:
-        stack: (batch, height, width, bands).
-        groups: of each band.
-        share: of the patches that get a cloud; each covers 0 to 80 % of its patch.
-        generator: of the draws.
+        stack: stacks (batch, height, width, bands).
+        groups: group of each band.
+        share: share of the patches with a cloud, which covers 0 to 80 % of the patch.
+        generator: generator of the random numbers.
     """
     optical = [band for band, group in enumerate(groups) if group is Group.OPTICAL]
     result = stack.copy()
@@ -242,12 +248,12 @@ def add_clouds(
 
 
 def simulate_cloud(shape: tuple[int, int], cover: float, generator: np.random.Generator) -> NDArray[np.bool_]:
-    """Return the mask of a simulated cloud: smooth noise, cut at the level of its cover.
+    """Return the mask of a simulated cloud: thresholded smooth noise.
 
     Args:
         shape: (height, width).
-        cover: share of the pixels, which the cloud has to within one pixel.
-        generator: of the draws.
+        cover: share of the pixels under the cloud, exact to within one pixel.
+        generator: generator of the random numbers.
     """
     width = generator.uniform(*_CLOUD_WIDTHS) * min(shape)
     noise = ndimage.gaussian_filter(generator.standard_normal(shape, np.float32), width, mode="reflect")
@@ -259,17 +265,17 @@ def simulate_cloud(shape: tuple[int, int], cover: float, generator: np.random.Ge
 class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches for one `fit`: stacks (batch, height, width, bands) and truths (..., 1).
 
-    The order and the changes of an epoch, dropping included, depend on the seed and on the epoch's number alone, so a
-    training that goes on at `first_epoch` (`fit`'s `initial_epoch`) sees what one that was never interrupted sees. Pass
-    `shuffle=False` to `fit`: the order is drawn here. The last batch of an epoch may be smaller.
+    The order, augmentation and dropping of an epoch depend only on the seed and the epoch's number. A training that
+    resumes at `first_epoch` (`fit`'s `initial_epoch`) therefore sees the same batches as an uninterrupted one. Pass
+    `shuffle=False` to `fit`: the patches are shuffled here. The last batch of an epoch may be smaller.
 
     Args:
-        patches: all of them pass in every epoch.
-        batch_size: patches in a batch.
-        augmenter: changes them.
-        seed: of the order and of the changes.
-        first_epoch: the number, counted from 0, of the epoch that `fit` begins with.
-        dropping: what is then taken away from them; default: nothing.
+        patches: training patches, all of which are used in every epoch.
+        batch_size: number of patches in a batch.
+        augmenter: augmentation of the patches.
+        seed: seed of the order, the augmentation and the dropping.
+        first_epoch: number of the epoch with which `fit` begins, counted from 0.
+        dropping: dropping applied after the augmentation; default: none.
     """
 
     def __init__(
@@ -295,16 +301,19 @@ class TrainingBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         order = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._patches))
-        places = order[index * self._batch_size : (index + 1) * self._batch_size]
-        # One generator a batch, so that no batch depends on another's having been drawn.
+        indices = order[index * self._batch_size : (index + 1) * self._batch_size]
+        # Each batch has its own generator, so that batches do not depend on the order in which they are requested.
         seeds = [self._seed, self._epoch, index]
-        changed = self._augmenter(self._patches, places, np.random.default_rng(seeds))
+        changed = self._augmenter(self._patches, indices, np.random.default_rng(seeds))
         stack, truth = changed.stack, changed.mask
         if self._dropping:
             stack, truth = self._dropping.apply(stack, truth, seeds)
         return stack, truth[..., np.newaxis]
 
     def on_epoch_end(self) -> None:
-        """Advance to the next epoch; `fit` calls this once before its first epoch too."""
+        """Advance to the next epoch.
+
+        `fit` also calls this once before its first epoch.
+        """
         self._epoch = self._next_epoch
         self._next_epoch += 1

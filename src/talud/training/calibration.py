@@ -1,9 +1,9 @@
-"""Probabilities that mean what they say: Platt scaling, which goes into the last layer.
+"""Calibration of probabilities by Platt scaling of the last layer.
 
 J. C. Platt, Probabilistic outputs for support vector machines and comparisons to regularized likelihood methods, 1999:
-logit' = slope * logit + offset, of the highest likelihood on pixels that the weights were not fitted to. A network that
-was trained on Dice says 0 or 1 nearly everywhere, whether it knows or not: it has logits of hundreds, of which
-probabilities keep nothing, so logits are what it is fitted to.
+logit' = slope * logit + offset, with the maximum likelihood on pixels that were not used for training. A network that
+was trained with the Dice loss is overconfident: its logits reach hundreds, and its probabilities are nearly always 0 or
+1. The scaling is therefore fitted to logits, not to probabilities.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from talud.measurement.sites import Site
 
 @dataclass(frozen=True)
 class PlattScaling:
-    """From a logit to another one: slope * logit + offset."""
+    """Linear scaling of logits: slope * logit + offset."""
 
     slope: float
     offset: float
 
     def probability(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The probability at a logit, of any shape; NaN stays NaN."""
+        """Return the probabilities of logits of any shape; NaN remains NaN."""
         probability: NDArray[np.float64] = expit(self.slope * logits + self.offset)
         return probability
 
@@ -40,17 +40,17 @@ IDENTITY = PlattScaling(1.0, 0.0)
 
 
 def fit_platt_scaling(logits: NDArray[np.float64], landslide: NDArray[np.bool_]) -> PlattScaling:
-    """The line of the highest likelihood.
+    """Return the Platt scaling with the maximum likelihood.
 
-    The truth of n pixels of a class counts as (n + 1) / (n + 2), not as 1, and of the other class likewise, as Platt
-    has it: the line is then finite where logits tell the classes apart without a fault.
+    As in Platt (1999), the target of a class of n pixels is (n + 1) / (n + 2) instead of 1, and that of the other class
+    1 / (n + 2) instead of 0. The scaling is then finite even if the logits separate the classes perfectly.
 
     Args:
-        logits: of pixels, (pixels,), finite.
-        landslide: whether each is one, (pixels,).
+        logits: finite logits of pixels, (pixels,).
+        landslide: landslide mask of the pixels, (pixels,).
 
     Returns:
-        A line of any slope; one of slope 0 where all logits are equal.
+        The scaling. Its slope may be negative, and is 0 if all logits are equal.
     """
     positive = int(np.count_nonzero(landslide))
     target = np.where(landslide, (positive + 1) / (positive + 2), 1 / (len(logits) - positive + 2))
@@ -77,12 +77,12 @@ def fit_platt_scaling(logits: NDArray[np.float64], landslide: NDArray[np.bool_])
 
 @dataclass(frozen=True)
 class SiteLogits:
-    """The logits of a Keras model in windows of a site, instead of probabilities.
+    """Source of a Keras model's logits in windows of a site.
 
     Attributes:
-        model: model whose last layer is a convolution of 1 × 1 with a sigmoid.
-        contract: contract of the model, which states its bands and its alignment.
-        site: labelled place.
+        model: model whose last layer is a 1 × 1 convolution with a sigmoid.
+        contract: contract of the model.
+        site: labelled site to map.
     """
 
     model: keras.Model
@@ -90,22 +90,22 @@ class SiteLogits:
     site: Site
 
     def probabilities(self, windows: Sequence[Window]) -> Iterator[NDArray[np.float64]]:
-        """Yield the logits of windows, NaN where nothing is mapped."""
+        """Yield the logits of each window, NaN where not mapped."""
         for values in self.site.pixels(self.contract, windows):
             mapped = coverage.blocked(values, self.contract) == 0
             yield np.where(mapped, compute_logits(self.model, values, self.contract.input.alignment), np.nan)
 
 
 def compute_logits(model: keras.Model, stack: NDArray[np.float32], alignment: int) -> NDArray[np.float64]:
-    """Return the logits of a model over an array, in double precision.
+    """Return the logits of a model in double precision.
 
     Args:
-        model: whose last layer is a convolution of 1 × 1 with a sigmoid.
-        stack: (bands, height, width) of any height and width, physical units, NaN where invalid.
-        alignment: what the network's input sides are multiples of.
+        model: model whose last layer is a 1 × 1 convolution with a sigmoid.
+        stack: stack (bands, height, width) of any size, in physical units, NaN where invalid.
+        alignment: number of which the sides of the network's input are multiples.
 
     Returns:
-        (height, width), with a value at invalid pixels too.
+        Logits (height, width), finite at invalid pixels too.
     """
     bands, height, width = stack.shape
     padded = np.full((1, -(-height // alignment) * alignment, -(-width // alignment) * alignment, bands), np.nan)
@@ -118,8 +118,8 @@ def compute_logits(model: keras.Model, stack: NDArray[np.float32], alignment: in
     return logit
 
 
-def apply_to_last_layer(model: keras.Model, line: PlattScaling) -> None:
-    """Put a line into the last layer of a model, in place: the same graph, at no cost."""
+def apply_to_last_layer(model: keras.Model, scaling: PlattScaling) -> None:
+    """Scale a model's logits by changing its last layer in place."""
     kernel, bias = (weights.astype(np.float64) for weights in model.layers[-1].get_weights())
-    scaled = line.slope * kernel, line.slope * bias + line.offset
+    scaled = scaling.slope * kernel, scaling.slope * bias + scaling.offset
     model.layers[-1].set_weights([weights.astype(np.float32) for weights in scaled])

@@ -1,7 +1,7 @@
-"""Trials on disk: the keys by which they are found, and checkpoints from which they are resumed.
+"""Keys and checkpoints of trials.
 
-A key is a hash of everything that a trial's result depends on. A checkpoint resumes a trial on the same machine to the
-same weights.
+A key is a hash of everything on which a trial's result depends. A trial that resumes from a checkpoint on the same
+machine reaches the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from talud.versions import VERSIONS
 
 
 def trial_key(project: Project, bands: Sequence[str], data_version: str, hyperparameters: Hyperparameters) -> str:
-    """Return a trial's key: 32 hex digits of a SHA-256 over data, split, hyperparameters and versions.
+    """Return the key of a trial, 32 hex digits.
 
-    Two trials with the same key are the same trial.
+    It is a SHA-256 hash of the data, the split, the hyperparameters and the versions of the code. Two trials with the
+    same key are the same trial.
     """
     params = project.params
     content = {
         "bands": list(bands),
         "data_version": data_version,
         "split": params.split_choices,
-        # What is left out comes after all trials.
+        # The excluded options take effect only after the trials.
         "training": params.training.model_dump(exclude={"calibrate"}),
         "recipe": params.learning.model_dump(exclude={"dropping": {"tolerance"}}),
         "choice": asdict(hyperparameters),
@@ -45,7 +46,10 @@ def trial_key(project: Project, bands: Sequence[str], data_version: str, hyperpa
 
 
 def study_key(keys: Sequence[str], search: str) -> str:
-    """Return a study's key: a hash of its search's name and the keys of its trials."""
+    """Return the key of a study, 32 hex digits.
+
+    It is a SHA-256 hash of the name of its search and the keys of its trials.
+    """
     return hashlib.sha256("\n".join((search, *keys)).encode()).hexdigest()[:32]
 
 
@@ -55,12 +59,12 @@ ARRAYS = ("best", "weights", "optimizer")
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch that is over.
+    """A finished epoch.
 
     Attributes:
-        number: counted from 1.
-        time: when it ended, in milliseconds since 1970.
-        metrics: `loss`, the four scores, and `val_` of each.
+        number: number of the epoch, counted from 1.
+        time: time of its end, in milliseconds since 1970.
+        metrics: `loss` and the four scores on the training patches; with the prefix `val_` on the validation patches.
     """
 
     number: int
@@ -70,16 +74,16 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrialState:
-    """A trial after some epochs.
+    """State of a trial after its last finished epoch.
 
     Attributes:
-        epochs: all that are over, in order.
-        best_epoch: the one of the highest validation F1; 0 before the first.
-        best: its weights, in the order of `keras.Model.get_weights`.
-        weights: of the last epoch.
-        optimizer: the optimiser's variables after the last epoch.
+        epochs: finished epochs, in order.
+        best_epoch: number of the epoch with the highest validation F1; 0 before the first epoch.
+        best: weights of the best epoch, in the order of `keras.Model.get_weights`.
+        weights: weights after the last epoch.
+        optimizer: variables of the optimiser after the last epoch.
         weight_count: number of trainable weights.
-        seconds: that the training took so far.
+        seconds: training time so far, in seconds.
     """
 
     epochs: tuple[Epoch, ...] = ()
@@ -97,30 +101,38 @@ class TrialState:
 
     @property
     def without_arrays(self) -> TrialState:
-        """The state without its arrays."""
+        """State without its arrays."""
         return replace(self, best=None, weights=None, optimizer=None)
 
     @property
     def scores(self) -> dict[str, float]:
-        """Precision, recall, f1 and iou of the best epoch on the validation patches, at a threshold of 0.5."""
+        """Validation scores of the best epoch.
+
+        They are precision, recall, f1 and iou at a threshold of 0.5.
+        """
         metrics = self.epochs[self.best_epoch - 1].metrics
         return {name: metrics[f"val_{name}"] for name in ("precision", "recall", "f1", "iou")}
 
     def best_f1_up_to(self, epoch: int) -> float:
-        """Return the highest validation F1 up to an epoch, counted from 1; 0 before the first."""
+        """Return the highest validation F1 up to an epoch."""
         return max((one.metrics["val_f1"] for one in self.epochs[:epoch]), default=0.0)
 
     def is_finished(self, epochs: int, patience: int | None) -> bool:
-        """Return True if all epochs are done, or the last `patience` brought no higher F1."""
+        """Check if all epochs are done or the patience has run out.
+
+        Args:
+            epochs: number of the last epoch.
+            patience: number of epochs without a higher validation F1 after which training stops; None: no limit.
+        """
         done = len(self.epochs)
         return done >= epochs or (patience is not None and done - self.best_epoch >= patience)
 
 
 def write(path: Path, state: TrialState) -> None:
-    """Write a state atomically.
+    """Write a state to a file atomically.
 
     Raises:
-        OutputError: the disk is full, or the folder cannot be written to.
+        OutputError: The disk is full, or the folder cannot be written to.
     """
     record = asdict(state.without_arrays)
     record |= {name: None if getattr(state, name) is None else len(getattr(state, name)) for name in ARRAYS}
@@ -131,10 +143,10 @@ def write(path: Path, state: TrialState) -> None:
 
 
 def read(path: Path) -> TrialState:
-    """Read the state in a file; the one before the first epoch if missing or damaged.
+    """Read a state; return the initial one if missing or damaged.
 
     Raises:
-        StudyError: there is one, and the system does not let it be read.
+        StudyError: The file exists, but the system does not allow reading it.
     """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -150,46 +162,48 @@ def read(path: Path) -> TrialState:
 
 
 @contextmanager
-def crash_counted(path: Path) -> Iterator[None]:
-    """Count a process that is killed inside the block; any other end is not counted.
+def counting_crashes(path: Path) -> Iterator[None]:
+    """Count a crash if the process is killed inside the block.
+
+    An exception is not a crash. The count is stored next to the checkpoint, and reset when the checkpoint is written.
 
     Args:
-        path: of the trial's checkpoint. The count lies beside it, and begins anew when it is written.
+        path: path of the trial's checkpoint.
 
     Raises:
-        OutputError: the disk is full, or the folder cannot be written to.
+        OutputError: The disk is full, or the folder cannot be written to.
     """
-    before, place = crash_count(path), _place(path)
-    _count(path, before + 1)
+    before, stamp = crash_count(path), _checkpoint_stamp(path)
+    _write_count(path, before + 1)
     try:
         yield
     finally:
-        if before and _place(path) == place:
-            _count(path, before)
+        if before and _checkpoint_stamp(path) == stamp:
+            _write_count(path, before)
         else:
             crash_file(path).unlink(missing_ok=True)
 
 
 def crash_count(path: Path) -> int:
-    """Return the number of processes killed at a trial since its last checkpoint."""
+    """Return the number of crashes since the last checkpoint."""
     try:
-        place, number = crash_file(path).read_text(encoding="ascii").split()
-        return int(number) if place == _place(path) else 0
+        stamp, number = crash_file(path).read_text(encoding="ascii").split()
+        return int(number) if stamp == _checkpoint_stamp(path) else 0
     except (OSError, ValueError):
         return 0
 
 
 def crash_file(path: Path) -> Path:
-    """Return the file next to a checkpoint in which `crash_counted` counts."""
+    """Return the path of the crash counter of a checkpoint."""
     return path.with_suffix(".kills")
 
 
-def _count(path: Path, number: int) -> None:
+def _write_count(path: Path, number: int) -> None:
     with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        crash_file(path).write_text(f"{_place(path)} {number}", encoding="ascii")
+        crash_file(path).write_text(f"{_checkpoint_stamp(path)} {number}", encoding="ascii")
 
 
-def _place(path: Path) -> str:
-    """Return a text that changes whenever the checkpoint is written."""
+def _checkpoint_stamp(path: Path) -> str:
+    """Return the modification time of a checkpoint, or "none"."""
     return str(path.stat().st_mtime_ns) if path.exists() else "none"

@@ -1,4 +1,4 @@
-"""Training data of a study: patches, and their statistics for the contract."""
+"""Training data of a study: patches and their statistics."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from talud.params import SplitOptions
 from talud.project import Project
 from talud.raster import BLOCK_SIZE, open_raster
 
-PROCESSING_TAGS = ("resolution", "slope", "curvature", "sar_unit", "lee_window")  # tags that say how a stack was made
+# Tags of a stack that state how it was processed, in lower case and without the prefix "TALUD_".
+PROCESSING_TAGS = ("resolution", "slope", "curvature", "sar_unit", "lee_window")
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Statistics of each band over valid training pixels, of shape (bands,)."""
+    """Statistics of each band over the valid training pixels, (bands,)."""
 
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
@@ -32,18 +33,18 @@ class Statistics:
 
     @classmethod
     def of(cls, stack: NDArray[np.float32], bands: tuple[str, ...]) -> Statistics:
-        """The statistics of patches (patches, height, width, bands); NaN is left out.
+        """Compute the statistics of patches (patches, height, width, bands).
 
-        A constant band gets the deviation 1, so that it is centred and no more.
+        NaN is ignored. The standard deviation of a constant band is set to 1, so that the band is only centred.
 
         Raises:
-            StudyError: a band has no valid pixel.
+            StudyError: A band has no valid pixel.
         """
         rows = []
         for name, values in zip(bands, np.moveaxis(stack, -1, 0), strict=True):
             valid = values[~np.isnan(values)].astype(np.float64)
             if not valid.size:
-                raise StudyError(f"the band '{name}' has no valid pixel in the training patches; look at its source")
+                raise StudyError(f"the band '{name}' has no valid pixel in the training patches; check its source")
             rows.append((valid.mean(), valid.std() or 1.0, valid.min(), valid.max()))
         return cls(*np.array(rows).T)
 
@@ -53,9 +54,9 @@ class StackFormat:
     """Properties that the stacks of all training areas share.
 
     Attributes:
-        units: of each band.
-        pixel_size: in metres.
-        processing: how the stacks were made: "slope", "curvature", "sar_unit" and so on.
+        units: unit of each band.
+        pixel_size: side of a pixel, in metres.
+        processing: processing options by name, such as "slope", "curvature" and "sar_unit".
     """
 
     units: tuple[str, ...]
@@ -65,7 +66,7 @@ class StackFormat:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Patches that a network learns from, and the statistics of their bands.
+    """Patches for training a network, and the statistics of their bands.
 
     Attributes:
         bands: names of the bands, in the order in which the network reads them.
@@ -82,15 +83,15 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Dataset(TrainingData):
-    """The training data of a study, and where they come from.
+    """Training data of a study, with their origin.
 
     Attributes:
-        form: units, pixel size and making of the stacks.
+        stack_format: units, pixel size and processing options of the stacks.
         version: MD5 over the MD5s of all stacks and masks.
-        sites: training areas, with the split of each.
-        value_ranges: lowest and highest valid value of each band in the whole training areas, (2, bands): what a raster
-            may hold without being implausible. No training sees it.
-        synthetic: whether an area is not of this world.
+        sites: training areas with their splits.
+        value_ranges: lowest and highest valid value of each band in the whole training areas, (2, bands). They define
+            the plausible values of a raster, and are not used in training.
+        synthetic: True if a training area is synthetic.
     """
 
     stack_format: StackFormat
@@ -104,15 +105,15 @@ class Dataset(TrainingData):
         """Split the training areas and read their patches.
 
         Raises:
-            ParamsError: there is no such band set.
-            StudyError: a stack is missing or lacks a band, the areas' stacks differ in format, or the training or
+            ParamsError: There is no such band set.
+            StudyError: A stack is missing or lacks a band, the areas' stacks differ in format, or the training or
                 validation blocks show no landslide.
-            SourceError: a raster cannot be read.
+            SourceError: A raster cannot be read.
         """
         params = project.params
         bands, areas = params.band_set(band_set), params.areas_of("training")
         if not areas:
-            raise StudyError("params.yaml names no area of the role training; a study needs one")
+            raise StudyError("params.yaml has no area with role: training; a study needs one")
         version = data_version(project, areas)
         stack_format = _common_format(project, areas, bands)
         sites = tuple(Site.of(project, area) for area in areas)
@@ -123,11 +124,14 @@ class Dataset(TrainingData):
 
     @property
     def blocks(self) -> dict[str, tuple[Block, ...]]:
-        """The blocks of each area."""
+        """Blocks of each area by name."""
         return {site.name: site.blocks for site in self.sites}
 
     def counts(self, options: SplitOptions) -> dict[str, int]:
-        """Count blocks, patches and landslide pixels of parts (`test_blocks` …)."""
+        """Count the blocks, patches and landslide pixels of each part.
+
+        The keys are `training_blocks`, `training_patches`, `training_landslide_pixels` and so on.
+        """
         counts = {}
         for part in PARTS:
             blocks = [block for split in self.blocks.values() for block in split if block.part == part]
@@ -141,7 +145,7 @@ class Dataset(TrainingData):
 
 
 def _value_ranges(project: Project, areas: tuple[str, ...], bands: tuple[str, ...]) -> NDArray[np.float32]:
-    """The lowest and highest value of each band in the stacks, read window by window; every band has valid pixels."""
+    """Return the value range of each band in the stacks, (2, bands)."""
     lowest, highest = np.full(len(bands), np.inf, np.float32), np.full(len(bands), -np.inf, np.float32)
     for area in areas:
         with open_raster(current_stack(project, area)) as dataset:
@@ -165,10 +169,10 @@ def _common_format(project: Project, areas: tuple[str, ...], bands: tuple[str, .
     forms = {area: _stack_format(project, area, bands) for area in areas}
     first = forms[areas[0]]
     for area, stack_format in forms.items():
-        for name in ("units", "pixel_size", "processing"):
+        for name, label in (("units", "units"), ("pixel_size", "pixel size"), ("processing", "processing")):
             if getattr(stack_format, name) != getattr(first, name):
                 raise StudyError(
-                    f"the stacks of '{areas[0]}' and '{area}' differ in {name}: {getattr(first, name)} and "
+                    f"the stacks of '{areas[0]}' and '{area}' differ in {label}: {getattr(first, name)} and "
                     f"{getattr(stack_format, name)}; run talud stack (or dvc repro) for all training areas"
                 )
     return first
@@ -199,7 +203,7 @@ def _patches(project: Project, bands: tuple[str, ...], sites: Sequence[Site], pa
     patches = join_patches(sites, bands, part, optional)
     if not patches.landslide_pixels:
         raise StudyError(
-            f"the {part} blocks hold no landslide where all of {', '.join(bands)} are valid; look at clouds and "
-            "invalid pixels, or make split.block smaller"
+            f"the {part} blocks hold no landslide where all of {', '.join(bands)} are valid; check clouds and invalid "
+            "pixels, or make split.block smaller"
         )
     return patches

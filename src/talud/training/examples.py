@@ -1,4 +1,4 @@
-"""Example predictions: validation patches that hold landslides, beside what a model says of them, as a picture."""
+"""Picture of example predictions on validation patches with landslides."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from talud.training.dataset import Dataset
 
 FILE_NAME = "examples.png"
 DEFAULT_ROWS = 6
-_SIDE, _GAP, _WORDS, _TOP, _BOTTOM = 190, 10, 150, 84, 44  # pixels of the picture
+# Layout in pixels: sides of a patch, gaps, width of the scores, margins at the top and at the bottom.
+_SIDE, _GAP, _SCORES, _TOP, _BOTTOM = 190, 10, 150, 84, 44
 _BACKGROUND, _TRUE, _NOTHING = (240, 240, 236), (45, 45, 45), (196, 196, 202)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Patches and what a model says of them.
+    """Patches and a model's predictions for them.
 
     Attributes:
-        bands: the names of the stack's bands.
-        patches: the rows of the picture.
-        probability: float32 (patches, height, width); NaN where nothing is said.
-        threshold: above which a pixel is mapped as a landslide.
+        bands: names of the bands.
+        patches: patches, one for each row of the picture.
+        probability: landslide probability, float32 (patches, height, width), NaN where not mapped.
+        threshold: probability from which a pixel is mapped as a landslide.
     """
 
     bands: tuple[str, ...]
@@ -43,22 +44,22 @@ class Examples:
 
 
 def log_examples(store: Store, dataset: Dataset, model: Path, *run_ids: str) -> None:
-    """Keep a picture of a model's example predictions, `examples.png`, with each of some runs.
+    """Log a picture of example predictions to runs.
 
     Args:
-        store: the store of the runs.
-        dataset: whose validation patches are shown.
-        model: the ONNX file, with its contract.
-        run_ids: of a study and its best trial, say.
+        store: store of the runs.
+        dataset: dataset with the validation patches to show.
+        model: path of the ONNX file with its contract.
+        run_ids: identifiers of the runs, such as a study and its best trial.
 
     Raises:
-        ModelError: the file cannot be opened.
-        SourceError: a stack cannot be read.
-        RegistryError: the store cannot be used.
+        ModelError: The file cannot be opened.
+        SourceError: A stack cannot be read.
+        RegistryError: The store cannot be used.
     """
     shipped = Model.load(model)
-    places = select_patches(dataset.validation)
-    patches = Patches(dataset.validation.stack[places], dataset.validation.mask[places])
+    indices = select_patches(dataset.validation)
+    patches = Patches(dataset.validation.stack[indices], dataset.validation.mask[indices])
     examples = Examples(dataset.bands, patches, _map_patches(shipped, patches), shipped.contract.measured.threshold)
     warning = "Synthetic data" if dataset.synthetic else ""
     picture = example_panel(examples, f"{shipped.contract.origin.name}: validation patches", warning)
@@ -67,9 +68,16 @@ def log_examples(store: Store, dataset: Dataset, model: Path, *run_ids: str) -> 
 
 
 def select_patches(patches: Patches, count: int = DEFAULT_ROWS) -> NDArray[np.intp]:
-    """Choose `count` patches with landslides, evenly from fullest to emptiest.
+    """Select patches that span the range of landslide pixel counts.
 
-    What a model says of them has no part in the choice.
+    Patches without landslides are left out. The selection does not depend on a model's predictions.
+
+    Args:
+        patches: patches to select from.
+        count: largest number of patches to select.
+
+    Returns:
+        Indices of the selected patches, those with the most landslide pixels first.
     """
     pixels = np.count_nonzero(patches.mask == LANDSLIDE, axis=(1, 2))
     ranked = np.argsort(-pixels, kind="stable")[: np.count_nonzero(pixels)]
@@ -78,15 +86,20 @@ def select_patches(patches: Patches, count: int = DEFAULT_ROWS) -> NDArray[np.in
 
 
 def example_panel(examples: Examples, title: str, warning: str = "") -> bytes:
-    """Draw a row for each patch, as PNG: what was seen, the truth, the probability, and the four outcomes.
+    """Draw a picture with a row for each patch.
+
+    The columns show the image, the truth, the probability and the confusion map.
 
     Args:
-        examples: at least one.
-        title: of the picture.
-        warning: at its side, such as that the data are synthetic.
+        examples: at least one patch with its prediction.
+        title: title of the picture.
+        warning: text next to the title, such as "Synthetic data".
+
+    Returns:
+        The picture as PNG.
     """
     seen, kind = _image(examples)
-    columns = (kind, "truth", "probability, dark is 1", f"outcome at {examples.threshold:.2f}")
+    columns = (kind, "truth", "probability (dark: 1)", f"result at {examples.threshold:.2f}")
     pictures = (
         seen,
         _truth_colours(examples.patches.mask),
@@ -95,7 +108,7 @@ def example_panel(examples: Examples, title: str, warning: str = "") -> bytes:
     )
     left = [_GAP + column * (_SIDE + _GAP) for column in range(4)]
     height = _TOP + len(examples.patches) * (_SIDE + _GAP) + _BOTTOM
-    page = Image.new("RGB", (left[-1] + _SIDE + _GAP + _WORDS, height), "white")
+    page = Image.new("RGB", (left[-1] + _SIDE + _GAP + _SCORES, height), "white")
     pen = ImageDraw.Draw(page)
     write(pen, (_GAP, 14), title, 22, INK)
     write(pen, (page.width - _GAP, 18), warning, 16, WARNING, anchor="ra")
@@ -106,27 +119,30 @@ def example_panel(examples: Examples, title: str, warning: str = "") -> bytes:
             page.paste(shown, (column, _TOP + row * (_SIDE + _GAP)))
     for row, lines in enumerate(_row_labels(examples)):
         for number, line in enumerate(lines):
-            place = left[-1] + _SIDE + _GAP, _TOP + row * (_SIDE + _GAP) + 20 * number
-            write(pen, place, line, 14, FAINT if number else INK)
+            corner = left[-1] + _SIDE + _GAP, _TOP + row * (_SIDE + _GAP) + 20 * number
+            write(pen, corner, line, 14, FAINT if number else INK)
     _legend(pen, height - _BOTTOM + 8)
     stream = io.BytesIO()
     page.save(stream, "PNG")
     return stream.getvalue()
 
 
-# The colour of each outcome's value, red, green and blue.
+# Red, green and blue of each value of a confusion map.
 CLASS_COLOURS = np.full((256, 3), _NOTHING, np.uint8)
 CLASS_COLOURS[list(PIXEL_CLASS_COLOURS)] = [colour[:3] for colour in PIXEL_CLASS_COLOURS.values()]
 
 
 def _map_patches(model: Model, patches: Patches) -> NDArray[np.float32]:
-    """Return the file's probability of each patch; NaN where a band is invalid."""
+    """Return the probability of each patch, NaN where invalid."""
     maps = [model.probability(np.ascontiguousarray(np.moveaxis(stack, -1, 0))) for stack in patches.stack]
     return np.where(np.isnan(patches.stack).any(axis=-1), np.float32(np.nan), np.stack(maps))
 
 
 def _image(examples: Examples) -> tuple[NDArray[np.uint8], str]:
-    """Red, green and blue (patches, height, width, 3) where the model reads them, else the slope or its first band."""
+    """Return the images of the patches, and their label.
+
+    It shows red, green and blue if the model reads them, else the slope or the first band in grey.
+    """
     stack, bands = examples.patches.stack, examples.bands
     if {"red", "green", "blue"} <= set(bands):
         colours = [stretched(stack[..., bands.index(name)]) for name in ("red", "green", "blue")]
@@ -143,10 +159,10 @@ def _truth_colours(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _probability_colours(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Light to dark from 0 to 1, as in the report; grey where nothing is said."""
-    said = np.isfinite(probability)
+    """Colour probabilities from light (0) to dark (1)."""
+    mapped = np.isfinite(probability)
     colours = mpl.colormaps["magma_r"](np.nan_to_num(probability), bytes=True)[..., :3]
-    return np.where(said[..., np.newaxis], colours, np.array(_NOTHING, np.uint8)).astype(np.uint8)
+    return np.where(mapped[..., np.newaxis], colours, np.array(_NOTHING, np.uint8)).astype(np.uint8)
 
 
 def _pixel_classes(examples: Examples) -> NDArray[np.uint8]:
@@ -154,7 +170,7 @@ def _pixel_classes(examples: Examples) -> NDArray[np.uint8]:
 
 
 def _row_labels(examples: Examples) -> list[tuple[str, ...]]:
-    """Return the label of each row."""
+    """Return the lines of text next to each row."""
     lines: list[tuple[str, ...]] = []
     for probability, truth in zip(examples.probability, examples.patches.mask, strict=True):
         counts = confusion(probability >= examples.threshold, truth, np.isfinite(probability))

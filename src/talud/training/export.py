@@ -1,4 +1,4 @@
-"""From a trained Keras model to the file that ships: ONNX, checked against Keras, with its contract inside."""
+"""Export of a trained Keras model to an ONNX file with its contract."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from talud.training.dataset import Dataset
 from talud.training.halo_errors import measure_halo_errors
 from talud.training.onnx_graph import to_onnx
 
-PARITY_TOLERANCE = 1e-5  # between Keras and ONNX Runtime, in probability
-_MAX_ROUNDING_FACTOR = 4  # how many times Keras's own rounding error the file may differ by
+PARITY_TOLERANCE = 1e-5  # allowed difference of probabilities between Keras and ONNX Runtime
+_MAX_ROUNDING_FACTOR = 4  # allowed difference, as a multiple of Keras's own rounding error
 _BATCH_SIZE = 16
 
 
 @dataclass(frozen=True)
 class ExportOrigin:
-    """ExportOrigin of an exported model."""
+    """Origin of an exported model."""
 
     band_set: str
     commit: str
@@ -46,24 +46,27 @@ class ExportOrigin:
 
 
 def export_model(model: keras.Model, dataset: Dataset, project: Project, origin: ExportOrigin, path: Path) -> Contract:
-    """Write a model and its contract, having calibrated it and checked the file on the validation blocks.
+    """Calibrate a model and export it to ONNX.
 
-    Unless `training.calibrate` is off, the last layer is scaled first, so that probabilities fit the validation blocks
-    (`talud.training.calibration`). The threshold is `talud.metrics.best_threshold` there, found with the file itself;
-    the contract's scores and counts are those at this threshold. What smaller halos cost is measured on the areas'
-    stacks; for a model that learned to do without some groups, what it is worth with each subset of them is measured on
-    the validation blocks, with the file as it ships.
+    If `training.calibrate` is on, the last layer is scaled to fit the validation blocks (`talud.training.calibration`).
+    The file is then compared with the Keras model on the validation patches. The contract states measurements of the
+    file: the best threshold on the validation blocks (`talud.metrics.best_threshold`) with the scores and counts there,
+    the errors of smaller halos on the areas' stacks, and, for a model trained with dropped groups, its scores with each
+    subset of the band groups.
 
     Args:
-        model: trained; its last layer is scaled in place.
-        dataset: what it was trained on.
-        project: where the validation blocks' stacks and masks lie.
-        origin: where the model comes from.
-        path: of the ONNX file.
+        model: trained model, whose last layer is scaled in place.
+        dataset: data that the model was trained on.
+        project: project with the stacks and masks of the validation blocks.
+        origin: origin of the model.
+        path: path of the ONNX file.
+
+    Returns:
+        The contract of the file.
 
     Raises:
-        StudyError: file and model differ on a validation patch by more than 1e-5, and more than rounding explains.
-        OutputError: the file cannot be written.
+        StudyError: The file and the Keras model differ by more than 1e-5, and by more than rounding errors explain.
+        OutputError: The file cannot be written.
     """
     graph = to_onnx(model)
     draft = _draft_contract(graph, dataset, origin)
@@ -97,21 +100,24 @@ def export_model(model: keras.Model, dataset: Dataset, project: Project, origin:
 def _measure_features(
     graph: onnx.ModelProto, contract: Contract, dataset: Dataset, project: Project
 ) -> FeatureStatistics | None:
-    """Measure the features of the training blocks; None if no block suffices."""
+    """Measure the feature statistics of the training blocks.
+
+    Return None if no window of the blocks has enough mapped pixels.
+    """
     side = project.params.split.block // contract.input.alignment * contract.input.alignment
     if not side:
         return None
-    most = max(1, MAX_SAMPLE_PIXELS // side**2 // len(dataset.sites))  # of each area
+    per_site = max(1, MAX_SAMPLE_PIXELS // side**2 // len(dataset.sites))
     parts = []
     for site in dataset.sites:
         with open_stack(site.stack, contract) as stack:
-            parts.append(sample_windows(stack, site.windows("training"), side)[:most])
+            parts.append(sample_windows(stack, site.windows("training"), side)[:per_site])
     sample = np.concatenate(parts)
     return measure_features(graph, sample) if len(sample) else None
 
 
 def _measure_subsets(shipped: Model, dataset: Dataset, project: Project) -> Contract:
-    """Return a file's contract with its scores by subset of groups, measured on the validation blocks."""
+    """Return the contract with the scores of band-group subsets."""
     tolerance = project.params.learning.dropping.tolerance
     found = subsets.score_subsets(shipped, dataset.sites, _optional_groups(dataset, project), tolerance)
     return shipped.contract.replace(subsets=found, required_groups=subsets.required_groups(found))
@@ -122,7 +128,7 @@ def _optional_groups(dataset: Dataset, project: Project) -> tuple[Group, ...]:
 
 
 def _draft_contract(graph: onnx.ModelProto, dataset: Dataset, origin: ExportOrigin) -> Contract:
-    """The contract, before threshold and scores are known."""
+    """Return the contract without threshold and scores."""
     field = receptive_field(graph)
     return Contract(
         input=ModelInput(
@@ -151,7 +157,10 @@ def _draft_contract(graph: onnx.ModelProto, dataset: Dataset, origin: ExportOrig
 
 
 def _band_contracts(dataset: Dataset) -> tuple[BandContract, ...]:
-    """Each band's entry; where physics sets no limit, plausible is the range of the training areas and a span more."""
+    """Return the contract's entry of each band.
+
+    If physics sets no limit, the plausible range is that of the training areas, extended by its width on each side.
+    """
     entries = []
     statistics = dataset.statistics
     for index, name in enumerate(dataset.bands):
@@ -178,11 +187,22 @@ def _band_contracts(dataset: Dataset) -> tuple[BandContract, ...]:
 
 
 def check_parity(model: keras.Model, shipped: Model, patches: Patches) -> dict[str, float]:
-    """Compare the file with the Keras model in double precision, on every validation patch; the contract's `parity`.
+    """Compare an exported model with the Keras model in double precision.
 
-    Single precision alone can err by more than the tolerance: the Dice loss drives logits to hundreds, and where they
-    cancel, rounding is what remains of them. So the file may also differ by a few times what Keras itself errs by in
-    single precision. A fault of the export is far larger than either.
+    Rounding errors in single precision can exceed the tolerance, because the Dice loss produces logits of hundreds. The
+    file may therefore differ by a small multiple of the error that Keras makes in single precision. A fault of the
+    export is far larger.
+
+    Args:
+        model: Keras model.
+        shipped: exported model.
+        patches: patches to compare on.
+
+    Returns:
+        The contract's `parity`: the largest difference of a probability, and the allowed one.
+
+    Raises:
+        StudyError: The difference is too large.
     """
     exact = to_double_precision(model)
     difference = rounding = 0.0
@@ -193,16 +213,20 @@ def check_parity(model: keras.Model, shipped: Model, patches: Patches) -> dict[s
         difference = max(difference, float(np.abs(found - expected).max()))
         rounding = max(rounding, float(np.abs(_probability(model, stack) - expected).max()))
     allowed = max(PARITY_TOLERANCE, _MAX_ROUNDING_FACTOR * rounding)
-    if not difference <= allowed:  # so written, NaN fails too
+    # Written this way, the check also fails on NaN.
+    if not difference <= allowed:
         raise StudyError(
             f"the exported model differs from the Keras model by {difference:.2g} on validation patches, more than "
-            f"the {allowed:.2g} that rounding explains; nothing was written. Please report this with params.yaml"
+            f"the {allowed:.2g} that rounding explains; no file was written; please report this with params.yaml"
         )
     return {"difference": difference, "allowed": allowed}
 
 
 def to_double_precision(model: keras.Model) -> keras.Model:
-    """The same model with 64-bit weights and arithmetic (where the backend has them; JAX must be told to)."""
+    """Return a copy of a model in float64.
+
+    With the JAX backend this requires `jax_enable_x64`.
+    """
 
     def widened(layer: keras.Layer) -> keras.Layer:
         return type(layer).from_config({**layer.get_config(), "dtype": "float64"})
@@ -213,13 +237,13 @@ def to_double_precision(model: keras.Model) -> keras.Model:
 
 
 def _probability(model: keras.Model, stack: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The probability of a batch, (batch, height, width)."""
+    """Return the probability of a batch, (batch, height, width)."""
     probability: NDArray[np.floating] = keras.ops.convert_to_numpy(model(stack, training=False))[..., 0]
     return probability
 
 
 def _calibrate_last_layer(model: keras.Model, draft: Contract, dataset: Dataset) -> Calibration:
-    """Scale a model's last layer by what fits the mapped pixels of the validation blocks that are known."""
+    """Calibrate a model's last layer on the validation blocks."""
     found, truth = [], []
     for site in dataset.sites:
         for window in labelled_windows(site, site.windows("validation"), calibration.SiteLogits(model, draft, site)):
@@ -227,12 +251,14 @@ def _calibrate_last_layer(model: keras.Model, draft: Contract, dataset: Dataset)
             found.append(window.probabilities[0][counted])
             truth.append(window.truth[counted])
     logits, known = np.concatenate(found), np.concatenate(truth)
-    line = calibration.fit_platt_scaling(logits, known == LANDSLIDE)
-    declined = "" if line.slope > 0 else "on the validation blocks, higher logits do not mean more landslide"
-    line = calibration.IDENTITY if declined else line
-    calibration.apply_to_last_layer(model, line)
+    scaling = calibration.fit_platt_scaling(logits, known == LANDSLIDE)
+    declined = "" if scaling.slope > 0 else "on the validation blocks, higher logits do not mean more landslide"
+    scaling = calibration.IDENTITY if declined else scaling
+    calibration.apply_to_last_layer(model, scaling)
     before, after = (
         ThresholdHistogram.of(each.probability(logits).astype(np.float32), known).bins().calibration_error
-        for each in (calibration.IDENTITY, line)
+        for each in (calibration.IDENTITY, scaling)
     )
-    return Calibration(slope=line.slope, offset=line.offset, error_before=before, error_after=after, declined=declined)
+    return Calibration(
+        slope=scaling.slope, offset=scaling.offset, error_before=before, error_after=after, declined=declined
+    )

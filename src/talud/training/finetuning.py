@@ -1,4 +1,4 @@
-"""A few labels of a new area: a model trained further on some of its patches, mixed with what it knows already."""
+"""Fine-tuning of a model on labelled patches of a new area."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ from talud.training.export import check_parity
 from talud.training.onnx_graph import from_onnx, to_onnx
 from talud.training.unet import Loss
 
-BATCH_SIZE = 16  # patches of a step; half of them are rehearsed, where there are any
+BATCH_SIZE = 16  # patches in a batch; half of them come from the training areas, if these are available
 DEFAULT_STEPS = 200
-DEFAULT_LEARNING_RATE = 1e-4  # a tenth or less of what trainings begin with: the model is to be bent, not made anew
+# At most a tenth of the learning rates of a training, so that the model keeps what it has learned.
+DEFAULT_LEARNING_RATE = 1e-4
 
-# What a contract states of the file that it came with, and no longer of one that was trained further.
+# Fields of a contract that were measured with the original weights, with the values that reset them.
 _RESET_FIELDS: Mapping[str, object] = {
     "halo_errors": {},
     "parity": {},
@@ -54,12 +55,12 @@ _RESET_FIELDS: Mapping[str, object] = {
 
 @dataclass(frozen=True)
 class FineTunedModel:
-    """A model trained further, in memory.
+    """A fine-tuned model in memory.
 
     Attributes:
-        graph: of it; its metadata hold no contract yet.
-        contract: of it; `finetuned` says how it came about.
-        lack_of_skill: that it is no better than a constant map on the area's other labelled patches, in words.
+        graph: ONNX graph, without the contract in its metadata.
+        contract: contract of the model, whose `finetuned` describes the fine-tuning.
+        lack_of_skill: message if the model is no better than a constant map on the area's other labelled patches.
     """
 
     graph: onnx.ModelProto
@@ -69,7 +70,7 @@ class FineTunedModel:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A square of an area whose truth is known somewhere."""
+    """Square of an area with labelled pixels."""
 
     window: Window
     landslide_pixels: int
@@ -77,11 +78,11 @@ class _Cell:
 
 @dataclass(frozen=True)
 class FineTuningOptions:
-    """Choices of a fine-tuning.
+    """Options of a fine-tuning.
 
     Attributes:
         patches: number of labelled patches to train on.
-        seed: seed of the draw, the order of the patches and their changes.
+        seed: seed of the selection, the order and the augmentation of the patches.
         steps: steps of the optimiser (Adam).
         learning_rate: learning rate of the optimiser.
     """
@@ -99,29 +100,30 @@ def finetune(
     options: FineTuningOptions,
     progress: Progress | None = None,
 ) -> FineTunedModel:
-    """Train a model further on labelled patches of an area, and measure it on the area's other labelled patches.
+    """Fine-tune a model on labelled patches of an area.
 
-    The area is cut into squares of `split.patch` pixels; a patch data set consists of such squares already. Those with
-    landslides are dealt, in their order, into as many runs of neighbours as patches are wanted, and one is drawn from
-    each. Loss, augmentation and dropping are those of the project's recipe. Where the areas that the model learned from
-    are at hand as they were, half of every batch is theirs, so that it forgets less, and what it is worth with some of
-    its groups alone is measured again; else it needs all of them from now on. The threshold is the best one on the
-    patches that it was trained on. Its calibration, and what its validation blocks said of it, no longer hold and go.
+    The area is cut into squares of `split.patch` pixels, or those of its patch data set. The squares with landslides
+    are divided, in their order, into as many groups of neighbours as patches are requested, and one is drawn from each.
+    Loss, augmentation and dropping are those of the project's recipe. If the original training areas are available and
+    unchanged, half of every batch comes from them, so that the model forgets less, and its scores with subsets of its
+    band groups are measured again; otherwise it requires all band groups from now on. The threshold is the best one on
+    the patches that it was fine-tuned on. The calibration and the validation scores of the original are removed. The
+    model is scored on the other labelled patches of the area, before and after.
 
     Args:
-        project: with the stack and mask of the area.
-        model: a float32 file.
-        area: of params.yaml, with an inventory.
+        project: project with the stack and mask of the area.
+        model: float32 model.
+        area: area of params.yaml with an inventory.
         options: number of patches, seed, steps and learning rate.
-        progress: told, after each step, how many are done and how many there are.
+        progress: callback with the number of finished steps and of all steps.
 
     Raises:
-        ParamsError: no such area.
-        StudyError: the area decides promotion, was trained on, or has fewer patches with landslides, or the exported
-            file differs from Keras.
-        ModelError: the model is none that can be trained further, or was fine-tuned already.
-        MismatchError: the area's stack does not fit the model.
-        SourceError: a raster cannot be read.
+        ParamsError: There is no such area.
+        StudyError: The area decides promotion, was trained on or has too few patches with landslides, or the exported
+            file differs from the Keras model.
+        ModelError: The model cannot be fine-tuned, or was fine-tuned already.
+        MismatchError: The area's stack does not fit the model.
+        SourceError: A raster cannot be read.
     """
     _check_can_finetune(project, model, area)
     network = from_onnx(onnx.load(model.path), str(model.path), project.params.training.mixed_precision)
@@ -171,39 +173,39 @@ def finetune(
 def _check_can_finetune(project: Project, model: Model, area: str) -> None:
     role, known = project.params.area(area).role, model.contract.derived.finetuned
     if role == "gate":
-        raise StudyError(f"{area}: decides which version is the champion, so no model is fine-tuned on it")
+        raise StudyError(f"{area}: its role is gate (it decides promotion), so no model is fine-tuned on it")
     if area in model.contract.origin.areas:
-        raise StudyError(f"{area}: {model.title} was trained on it already; name an area that is new to it")
+        raise StudyError(f"{area}: {model.title} was trained on it; choose a new area")
     if known:
         raise ModelError(
-            f"{model.path}: was fine-tuned on {known.area} already; fine-tune what it was made from, {known.model} "
+            f"{model.path}: was already fine-tuned on {known.area}; fine-tune its original, {known.model} "
             f"{known.version}, on more patches"
         )
 
 
 def _optional_groups(contract: Contract) -> tuple[Group, ...]:
-    """The groups that a model can do without."""
+    """Return the band groups that a model can do without."""
     return tuple(group for group in contract.input.groups if group not in contract.input.required_groups)
 
 
 def _labelled_cells(project: Project, model: Model, area: str) -> tuple[list[_Cell], int]:
-    """The squares of an area that hold a pixel that is mapped and whose truth is known; their side."""
+    """Return the labelled squares of an area, and their side."""
     contract = model.contract
     with open_stack(current_stack(project, area), contract) as stack, open_raster(project.mask(area)) as mask:
         if Grid.of(mask) != stack.grid:
-            raise StudyError(f"{mask.name}: lies on another grid than the stack; run talud stack {area} again")
+            raise StudyError(f"{mask.name}: its grid differs from that of the stack; run talud stack {area} again")
         if stack.info.absent:
             raise StudyError(
-                f"{area}: its stack lacks {', '.join(stack.info.absent)}, which the model reads; add the source"
+                f"{area}: its stack lacks {', '.join(stack.info.absent)}, which the model needs; add the source"
             )
         side = stack.info.patch or project.params.split.patch
         cells = []
-        for place in stack.grid.windows(side):
-            truth = mask.read(1, window=place)
+        for window in stack.grid.windows(side):
+            truth = mask.read(1, window=window)
             if truth.shape == (side, side) and (truth != metrics.UNKNOWN).any():
-                known = (truth != metrics.UNKNOWN) & (coverage.blocked(stack.read(place), contract) == 0)
+                known = (truth != metrics.UNKNOWN) & (coverage.blocked(stack.read(window), contract) == 0)
                 if known.any():
-                    cells.append(_Cell(place, int(np.count_nonzero(known & (truth == metrics.LANDSLIDE)))))
+                    cells.append(_Cell(window, int(np.count_nonzero(known & (truth == metrics.LANDSLIDE)))))
     return cells, side
 
 
@@ -211,8 +213,8 @@ def _draw_cells(cells: Sequence[_Cell], patches: int, seed: int, area: str) -> l
     with_landslides = [cell for cell in cells if cell.landslide_pixels]
     if len(with_landslides) < patches:
         raise StudyError(
-            f"{area}: {len(with_landslides)} of its {len(cells)} labelled patches hold landslides, {patches} are "
-            "wanted; ask for fewer, or label more"
+            f"{area}: {len(with_landslides)} of its {len(cells)} labelled patches hold landslides, fewer than the "
+            f"{patches} requested; use fewer patches, or label more"
         )
     generator = np.random.default_rng(seed)
     runs = np.array_split(np.arange(len(with_landslides)), patches)
@@ -220,7 +222,7 @@ def _draw_cells(cells: Sequence[_Cell], patches: int, seed: int, area: str) -> l
 
 
 def _read_cells(project: Project, contract: Contract, area: str, windows: Sequence[Window], side: int) -> Patches:
-    """Whole squares of an area, without those that hold nothing to learn from."""
+    """Read squares of an area as patches, without unusable ones."""
     site = Site.of(project, area)
     site = replace(site, split=site.split.model_copy(update={"patch": side}))
     blocks = [Block(window, "validation") for window in windows]
@@ -228,7 +230,10 @@ def _read_cells(project: Project, contract: Contract, area: str, windows: Sequen
 
 
 def _rehearsal_patches(project: Project, model: Model) -> list[Patches]:
-    """All patches that the model was trained on, as one; none where they cannot be had as they were, or now look so."""
+    """Return the patches that the model was trained on.
+
+    The list is empty if they are unavailable or changed, or if the model was adapted to another area.
+    """
     if model.contract.derived.adapted:
         return []
     try:
@@ -247,14 +252,17 @@ def _train(
     options: FineTuningOptions,
     progress: Progress | None,
 ) -> None:
-    """Train on as many patches of each source, all cut to the side of the smallest, as the recipe changes them."""
+    """Train on equal numbers of patches from each source.
+
+    The patches are augmented by the recipe and cut to the side of the smallest ones.
+    """
     recipe = params.learning
     keras.utils.set_random_seed(options.seed)
     optimizer = keras.optimizers.Adam(options.learning_rate)
-    if params.training.mixed_precision == "float16":  # which would lose the smallest gradients
+    if params.training.mixed_precision == "float16":  # scaling keeps small gradients from underflowing
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     network.compile(optimizer=optimizer, loss=Loss(recipe.loss), jit_compile=False)
-    optimizer.build(network.trainable_variables)  # as in `trial.compiled`
+    optimizer.build(network.trainable_variables)  # as in `trial.compile_network`
     side = min(source.mask.shape[1] for source in sources)
     generators = [np.random.default_rng([options.seed, number]) for number in range(len(sources))]
     mean, deviation = (
@@ -268,18 +276,18 @@ def _train(
             if dropping:
                 stack, mask = dropping.apply(stack, mask, (options.seed, step))
             if not np.isfinite(network.train_on_batch(stack, mask[..., np.newaxis])):
-                raise StudyError(f"the loss of step {step + 1} is not a number; a lower learning rate may help")
+                raise StudyError(f"the loss of step {step + 1} is not a number; try a lower learning rate")
             release()
 
 
 def _draw_batch(
     sources: Sequence[Patches], side: int, augmenter: Augmenter, generators: Sequence[np.random.Generator]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """As many patches of each source, each drawn anew, changed, and cut somewhere; stack and mask."""
+    """Draw, augment and crop equal numbers of patches from each source."""
     stacks, masks = [], []
     for source, generator in zip(sources, generators, strict=True):
-        places = generator.integers(len(source), size=BATCH_SIZE // len(sources))
-        changed = augmenter(source, places, generator)
+        indices = generator.integers(len(source), size=BATCH_SIZE // len(sources))
+        changed = augmenter(source, indices, generator)
         for stack, mask in zip(changed.stack, changed.mask, strict=True):
             row, column = generator.integers(len(mask) - side + 1, size=2)
             cut = slice(row, row + side), slice(column, column + side)
@@ -289,26 +297,26 @@ def _draw_batch(
 
 
 def _crop_to_alignment(patches: Patches, alignment: int) -> Patches:
-    """Patches whose side the network takes, cut at the right and the bottom."""
+    """Crop patches to a multiple of the alignment."""
     side = patches.mask.shape[1] // alignment * alignment
     return Patches(patches.stack[:, :side, :side], patches.mask[:, :side, :side])
 
 
 def _assess(model: Model, site: Site, windows: Sequence[Window]) -> Assessment:
-    """Score a model, at its own threshold, on windows of a site that are each read alone."""
+    """Score a model on windows at its own threshold."""
     (found,) = assess(labelled_windows(site, windows, model), [model.contract.measured.threshold])
     return found
 
 
 def _validation_entries(model: Model, project: Project, optional: Sequence[Group]) -> dict[str, object]:
-    """Return the contract's entries on the validation blocks of the areas that the model was first trained on.
+    """Return the contract's scores on the original validation blocks.
 
-    They are the scores and, if the model can do without some groups, the scores of each subset of them.
+    If the model can do without some band groups, the scores of each subset are included.
     """
     sites = [Site.of(project, area) for area in model.contract.origin.areas]
     counts = Assessment.total(_assess(model, site, site.windows("validation")) for site in sites)
     found: dict[str, object] = {"scores": counts.confusion.scores()}
     if optional:
-        worth = subsets.score_subsets(model, sites, optional, project.params.learning.dropping.tolerance)
-        found |= {"subsets": worth, "required_groups": subsets.required_groups(worth)}
+        scored = subsets.score_subsets(model, sites, optional, project.params.learning.dropping.tolerance)
+        found |= {"subsets": scored, "required_groups": subsets.required_groups(scored)}
     return found

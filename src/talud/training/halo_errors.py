@@ -1,8 +1,8 @@
-"""Errors of halos smaller than the exact one, on the training areas.
+"""Errors of halos smaller than the exact one.
 
-A tile's error is largest along the border of its core, and comes from the side that is nearest. So a core as wide as
-the exact halo shows what one of any size would: its far side is out of reach. The cores lie on landslides, for where
-all is background the network is sure whatever it sees.
+A tile's error is largest along the border of its core, and is caused by the nearest side. A core as wide as the exact
+halo therefore shows the same errors as a larger one. The cores are placed on landslides, because probabilities of
+homogeneous background hardly depend on the context.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ from talud.mapping.reader import open_stack
 from talud.project import Project
 
 _Item = TypeVar("_Item")
-MAX_WINDOWS = 5  # windows, over all areas: at 64 filters each takes a second and a half of two cores
+MAX_WINDOWS = 5  # number of windows over all areas; with 64 filters each takes about 1.5 s on two cores
 _INTERIOR = Rim(False, False, False, False)
 
 
 def measure_halo_errors(model: Model, project: Project, blocks: Mapping[str, Sequence[Block]]) -> dict[int, float]:
-    """The largest absolute difference of a probability from the exact one, for each smaller halo on the lattice.
+    """Measure the largest error for each smaller halo.
 
     Args:
-        model: as it ships.
-        project: where the areas' stacks lie.
-        blocks: of each training area.
+        model: exported model.
+        project: project with the stacks of the areas.
+        blocks: blocks of each training area by name.
 
     Returns:
-        Halo in pixels → difference, over the mapped pixels of all cores; empty where no area is large enough for a
-        core with its whole halo on each side, all are patch stacks, or none has a mapped pixel there.
+        Largest absolute difference from the exact probability over the mapped pixels of all cores, by halo in pixels.
+        The halos are multiples of the alignment. It is empty if no area is large enough for a core with its full halo,
+        if all areas are patch stacks, or if no core has a mapped pixel.
 
     Raises:
-        SourceError: a stack cannot be read.
-        MismatchError: a stack does not fit the model's contract.
-        ModelError: the network fails.
+        SourceError: A stack cannot be read.
+        MismatchError: A stack does not fit the model's contract.
+        ModelError: The network fails.
     """
     samples = _read_samples(model, project, blocks)
     if not samples:
@@ -56,12 +57,12 @@ def measure_halo_errors(model: Model, project: Project, blocks: Mapping[str, Seq
 
 
 def _read_samples(model: Model, project: Project, blocks: Mapping[str, Sequence[Block]]) -> list[NDArray[np.float32]]:
-    """The bands of some windows that each hold a core with its whole halo, and a pixel there that is mapped."""
+    """Read windows with mapped pixels and full halos."""
     samples = []
     areas = _spread(list(blocks), MAX_WINDOWS)
     for area in areas:
         with open_stack(current_stack(project, area), model.contract) as stack:
-            if stack.info.patch:  # its tiles are its patches, whose neighbours are not theirs on the ground
+            if stack.info.patch:  # neighbouring patches of a patch stack are not neighbours on the ground
                 continue
             windows = _windows(blocks[area], stack.grid.shape, model.halo, model.contract.input.alignment)
             samples += [stack.read(window) for window in _spread(windows, MAX_WINDOWS // len(areas))]
@@ -69,15 +70,18 @@ def _read_samples(model: Model, project: Project, blocks: Mapping[str, Sequence[
 
 
 def _windows(blocks: Sequence[Block], shape: tuple[int, int], halo: int, alignment: int) -> list[Window]:
-    """Windows three halos wide, on the lattice and inside a raster of (height, width), at blocks with landslides."""
+    """Return windows three halos wide at blocks with landslides.
+
+    They are aligned to multiples of `alignment` and inside a raster of shape (height, width).
+    """
     side = 3 * halo
     if side > min(shape):
         return []
     corners = []
     for block in blocks:
         if block.landslide_pixels:
-            places = (block.window.row_off, block.window.height), (block.window.col_off, block.window.width)
-            starts = (start + length // 2 - side // 2 for start, length in places)
+            extents = (block.window.row_off, block.window.height), (block.window.col_off, block.window.width)
+            starts = (start + length // 2 - side // 2 for start, length in extents)
             ends = (length - side for length in shape)
             corners.append(
                 tuple(min(max(start, 0), end) // alignment * alignment for start, end in zip(starts, ends, strict=True))
@@ -86,20 +90,23 @@ def _windows(blocks: Sequence[Block], shape: tuple[int, int], halo: int, alignme
 
 
 def _spread(items: Sequence[_Item], count: int) -> list[_Item]:
-    """So many of the items, or all where there are fewer, at even distances."""
+    """Return up to `count` evenly spaced items."""
     count = min(count, len(items))
     return [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]
 
 
 def _mapped(sample: NDArray[np.float32], model: Model) -> NDArray[np.bool_]:
-    """Return which pixels of a sample's core are mapped."""
+    """Return the mask of the mapped pixels of a sample's core."""
     inner = slice(model.halo, -model.halo)
     mapped: NDArray[np.bool_] = coverage.blocked(sample, model.contract)[inner, inner] == 0
     return mapped
 
 
 def _core_probabilities(model: Model, samples: list[NDArray[np.float32]], halo: int) -> NDArray[np.float32]:
-    """The probability over the core of each sample, (samples, height, width), computed with a halo."""
+    """Return the probabilities of the cores with a given halo.
+
+    The shape is (samples, height, width).
+    """
     exact = model.halo
     tile = Tile(PixelWindow(exact, exact, exact, exact), PixelWindow(0, 0, 3 * exact, 3 * exact), _INTERIOR, halo)
     return np.stack([model.cores([sample], [tile])[0] for sample in samples])

@@ -1,9 +1,9 @@
-"""A Keras U-Net as an ONNX graph: one node for each layer, in the layout (batch, bands, height, width).
+"""Conversion between a Keras U-Net and an ONNX graph.
 
-The graph is written node by node because what the runtime relies on is its form: the halo is derived from it, and
-a converter that traces TensorFlow spells one up-sampling of free size in forty nodes of shape arithmetic, which hide
-the receptive field and cost time. Written so, the same model gives the same bytes, holds no name but its layers',
-and needs no TensorFlow. Whether it says the same as the Keras model is checked on real patches at every export.
+The graph has the layout (batch, bands, height, width). It is written node by node, because the runtime derives the halo
+from it: a converter that traces TensorFlow writes an up-sampling of free size as forty nodes of shape arithmetic, which
+hide the receptive field and cost time. The same model always gives the same bytes, names are those of the layers, and
+TensorFlow is not needed. Every export compares the graph with the Keras model on real patches.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from talud.training import unet
 from talud.training.unet import Scaling
 
 OPSET = 18
-IR_VERSION = 10  # the newest that every supported ONNX Runtime reads
+IR_VERSION = 10  # newest version that every supported ONNX Runtime reads
 _ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid"}
 
 
 @dataclass
 class _Graph:
-    """The nodes and constants written so far."""
+    """Nodes and constants written so far."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
@@ -46,13 +46,13 @@ class _Graph:
 
 
 def to_onnx(model: keras.Model) -> onnx.ModelProto:
-    """The ONNX form of a model of `talud.training.unet`.
+    """Convert a model of `talud.training.unet` to ONNX.
 
-    Input `stack`, float32 (batch, bands, height, width); output `probability`, float32 (batch, 1, height, width);
-    batch, height and width are free.
+    The input is `stack`, float32 (batch, bands, height, width). The output is `probability`, float32
+    (batch, 1, height, width). Batch, height and width are free.
 
     Raises:
-        StudyError: the model holds a layer that has no form here.
+        StudyError: The model has a layer that cannot be converted.
     """
     graph = _Graph()
     tensors = {id(model.inputs[0]): INPUT}
@@ -74,19 +74,19 @@ def to_onnx(model: keras.Model) -> onnx.ModelProto:
 
 
 def from_onnx(graph: onnx.ModelProto, origin: str, mixed_precision: unet.Precision = False) -> keras.Model:
-    """The Keras model that `to_onnx` made a graph of; exported again, it gives the same constants.
+    """Rebuild the Keras model from a graph of `to_onnx`.
 
     Args:
-        graph: of a float32 model.
-        origin: of it, for the message.
-        mixed_precision: in which the model computes, as for `talud.training.unet.build`.
+        graph: graph of a float32 model.
+        origin: name of the model for error messages.
+        mixed_precision: precision of the rebuilt model's arithmetic, as for `talud.training.unet.build`.
 
     Raises:
-        ModelError: the graph is not one that `to_onnx` makes.
+        ModelError: The graph was not written by `to_onnx`.
     """
     constants = {constant.name: numpy_helper.to_array(constant) for constant in graph.graph.initializer}
     depth = sum(re.fullmatch(r"up_\d+_scales", name) is not None for name in constants)
-    refused = f"{origin}: is not a float32 U-Net as talud train writes it, so it cannot be trained further"
+    refused = f"{origin}: is not a float32 U-Net of talud train, so it cannot be trained further"
     try:
         filters = constants["encoder_0_first_kernel"].shape[0]
         scaling = constants["mean"].ravel(), constants["deviation"].ravel()
@@ -102,7 +102,7 @@ def from_onnx(graph: onnx.ModelProto, origin: str, mixed_precision: unet.Precisi
 
 
 def _write(graph: _Graph, layer: keras.Layer, inputs: list[str]) -> str:
-    """Append a layer's nodes; the name of its output."""
+    """Append a layer's nodes; return its output's name."""
     match layer:
         case Scaling():
             return _scaling(graph, layer, inputs[0])
@@ -115,7 +115,7 @@ def _write(graph: _Graph, layer: keras.Layer, inputs: list[str]) -> str:
             return _up_sampling(graph, layer, inputs[0])
         case layers.Concatenate():
             return graph.node("Concat", inputs, layer.name, axis=1)
-    raise StudyError(f"the layer '{layer.name}' ({type(layer).__name__}) has no ONNX form in talud")
+    raise StudyError(f"the layer '{layer.name}' ({type(layer).__name__}) cannot be converted to ONNX by talud")
 
 
 def _scaling(graph: _Graph, layer: Scaling, stack: str) -> str:

@@ -1,4 +1,4 @@
-"""Trials of a search: their hyperparameters, and the epochs up to which each is trained."""
+"""Hyperparameters and epochs of the trials of a search."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ class Hyperparameters:
     """Hyperparameters of a trial.
 
     Attributes:
-        epochs: at most.
-        patience: epochs without a higher validation F1 after which training stops; None: never.
-        training_seed: of the weights, the order of the patches and their turns; None: the project's seed.
+        filters: number of filters of the first level.
+        learning_rate: learning rate of the optimiser.
+        batch_size: number of patches in a batch.
+        epochs: largest number of epochs.
+        patience: number of epochs without a higher validation F1 after which training stops; None: no early stopping.
+        training_seed: seed of the weights, the order and the augmentation of the patches; None: the project's seed.
     """
 
     filters: int
@@ -35,24 +38,29 @@ class Hyperparameters:
 
     @property
     def name(self) -> str:
-        """A short name, unique in a study."""
+        """Short name, unique in a study."""
         name = f"{self.filters} filters · lr {self.learning_rate:g} · batch {self.batch_size}"
         return name if self.training_seed is None else f"{name} · seed {self.training_seed}"
 
 
 @dataclass(frozen=True)
 class Rung:
-    """A step of a search: so many trials are trained up to so many epochs, counted from their first."""
+    """Rung of a search.
+
+    Attributes:
+        trials: number of trials.
+        epochs: epochs that each trial has at the end of the rung, counted from its first.
+    """
 
     trials: int
     epochs: int
 
 
 def find_search(params: Params, name: str) -> Search:
-    """The search of that name.
+    """Return the search with the given name.
 
     Raises:
-        ParamsError: there is none.
+        ParamsError: There is no such search.
     """
     searches: Mapping[str, Search] = params.searches
     if name not in searches:
@@ -61,11 +69,13 @@ def find_search(params: Params, name: str) -> Search:
 
 
 def hyperparameter_sets(search: Search, seed: int) -> tuple[Hyperparameters, ...]:
-    """The combinations of a search, the last parameter running fastest; where it limits their number, a sample.
+    """Return the combinations of a search, or a sample of them.
+
+    The values of the last parameter vary fastest. If the search limits the number of trials, the sample has that size.
 
     Args:
-        search: of params.yaml.
-        seed: of the sample.
+        search: search of params.yaml.
+        seed: seed of the sample.
     """
     grid = [
         Hyperparameters(filters, learning_rate, batch_size, search.epochs, search.patience, training_seed)
@@ -80,10 +90,14 @@ def hyperparameter_sets(search: Search, seed: int) -> tuple[Hyperparameters, ...
 
 
 def rungs(search: Search, trials: int) -> tuple[Rung, ...]:
-    """The rungs of a search over so many trials: one for a grid, several for successive halving.
+    """Return the rungs of a search.
 
-    Successive halving (Jamieson and Talwalkar, 2016) trains all for a few epochs, then the best 1/factor of them
-    factor times as long, and so on up to the search's epochs.
+    A grid search has one rung. Successive halving (Jamieson and Talwalkar, 2016) trains all trials for a few epochs,
+    then the best 1/factor of them factor times as long, and so on up to the search's epochs.
+
+    Args:
+        search: search of params.yaml.
+        trials: number of trials.
     """
     if search.method == "grid":
         return (Rung(trials, search.epochs),)
@@ -95,19 +109,25 @@ def rungs(search: Search, trials: int) -> tuple[Rung, ...]:
 
 
 def total_epochs(steps: Sequence[Rung]) -> int:
-    """Count the epochs of all rungs, in which trials resume."""
+    """Count the epochs of all rungs; trials resume from rung to rung."""
     before = (0, *(step.epochs for step in steps))
     return sum(step.trials * (step.epochs - done) for step, done in zip(steps, before, strict=False))
 
 
 def survivors(trials: Sequence[_Trial], f1: Sequence[float], count: int) -> tuple[_Trial, ...]:
-    """So many trials of the highest F1, in their order; of equal ones the first."""
+    """Return the trials with the highest F1, in order.
+
+    Of trials with equal F1 the first are kept.
+    """
     kept = sorted(sorted(range(len(trials)), key=lambda number: -f1[number])[:count])
     return tuple(trials[number] for number in kept)
 
 
 def recorded_hyperparameters(params: Params, hyperparameters: Hyperparameters) -> dict[str, float | int | str]:
-    """Return everything but the data that decides a trial's weights, by name, as MLflow and the contract state it."""
+    """Return the hyperparameters that MLflow and the contract record.
+
+    They are all settings that decide a trial's weights, except the data.
+    """
     options, recipe = params.training, params.learning
     chosen = {name: value for name, value in asdict(hyperparameters).items() if value is not None}
     shared = {"depth": options.depth, "recipe": params.recipe, **_recipe_options(recipe)}
@@ -117,7 +137,10 @@ def recorded_hyperparameters(params: Params, hyperparameters: Hyperparameters) -
 
 
 def _recipe_options(recipe: Recipe) -> dict[str, float | int | str]:
-    """Return the options of a recipe; names of those of the augmentation begin with `augmentation_`."""
+    """Return the recorded options of a recipe.
+
+    Names of augmentation options have the prefix `augmentation_`.
+    """
     options = recipe.model_dump(exclude={"augmentation", "dropping"})
     augmentation = {f"augmentation_{name}": value for name, value in recipe.augmentation.model_dump().items()}
     optimizer = "AdamW" if recipe.weight_decay else "Adam"
@@ -125,7 +148,7 @@ def _recipe_options(recipe: Recipe) -> dict[str, float | int | str]:
 
 
 def _dropping_summary(options: DroppingOptions) -> dict[str, str]:
-    """Return what is dropped, and how often, as one entry; none if nothing is dropped."""
+    """Return the recorded dropping options, if any."""
     shares = {str(group): share for group, share in options.groups.items()} | {"clouds": options.clouds}
-    dropped = ", ".join(f"{what} {share:g}" for what, share in shares.items() if share)
+    dropped = ", ".join(f"{name} {share:g}" for name, share in shares.items() if share)
     return {"dropping": dropped} if dropped else {}

@@ -1,4 +1,4 @@
-"""A study: every trial of a band set's search, on record in MLflow, and the best one exported."""
+"""Studies: the trials of a search, and export of the best."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class StudyProgress:
     """Progress of a study after an epoch.
 
     Attributes:
-        trial: counted from 1.
-        trials: their number.
-        name: the trial's.
-        epoch: counted from 1.
-        f1: on the validation patches, of this epoch.
-        best_f1: the study's highest so far.
-        done: epochs that the study has behind it, those of trials that ended early included.
-        total: epochs of the whole study.
+        trial: number of the trial, counted from 1.
+        trials: number of all trials.
+        name: name of the trial.
+        epoch: number of the epoch in its trial, counted from 1.
+        f1: validation F1 of the epoch.
+        best_f1: highest validation F1 of the study so far.
+        done: number of finished epochs of the study, including skipped epochs of trials that stopped early.
+        total: number of all epochs of the study.
     """
 
     trial: int
@@ -57,10 +57,13 @@ class StudyProgress:
 
 @dataclass(frozen=True)
 class Study:
-    """All trials of a band set, and the best of them.
+    """Results of a finished study.
 
     Attributes:
-        best: of the highest validation F1; of equal ones, the smallest network, then the first of the search.
+        parent_run_id: MLflow run of the study.
+        search: name of the search.
+        results: results of all trials, in the order of the search.
+        best: trial with the highest validation F1; of equal ones, that of the smallest network, then the first.
     """
 
     parent_run_id: str
@@ -79,25 +82,25 @@ def run(
     on_progress: ProgressCallback | None = None,
     runner: TrialRunner = run_here,
 ) -> Study:
-    """Run a study and write the best trial's model and the table of trials; after an error neither is changed.
+    """Run a study; write its best model and table of trials.
 
-    A study that was stopped, in whatever way, goes on: trials that are done are not run again, and one that was in the
-    middle goes on from its checkpoint, as long as data, split, hyperparameters and training code are the same.
+    An interrupted study resumes: finished trials are not run again, and an unfinished one resumes from its checkpoint,
+    if the data, split, hyperparameters and training code have not changed. After an error both files are unchanged.
 
     Args:
-        project: whose training areas have stacks.
-        band_set: the name of one of its band sets.
-        search: the name of one of its searches; default: the one that params.yaml chooses.
-        on_progress: told after each epoch how far it is.
-        runner: where the trials are run.
+        project: project whose training areas have stacks.
+        band_set: name of the band set.
+        search: name of the search; default: `search` of params.yaml.
+        on_progress: callback with the progress after each epoch.
+        runner: runner of the trials; default: this process.
 
     Raises:
-        ParamsError: there is no such band set or search.
-        StudyError: a stack is missing or unfit, too many trials failed, the exported file differs from the Keras
-            model, or the same study is running.
-        SourceError: a stack or mask cannot be read.
-        RegistryError: the store of runs cannot be used.
-        OutputError: the files cannot be written.
+        ParamsError: There is no such band set or search.
+        StudyError: A stack is missing or unsuitable, too many trials failed, the exported file differs from the Keras
+            model, or the same study is already running.
+        SourceError: A stack or mask cannot be read.
+        RegistryError: The store of runs cannot be used.
+        OutputError: The files cannot be written.
     """
     search = search or project.params.search
     candidates = hyperparameter_sets(find_search(project.params, search), project.params.seed)
@@ -116,7 +119,7 @@ def run(
     name, note = f"{band_set} · {search}", _run_description(project, dataset, tags)
     store = Store.open(project.root, create=True)
     lock = project.checkpoint(band_set).with_suffix(".lock")
-    busy = StudyError(f"another process trains '{band_set}' in {project.root}; wait until it is done, and start again")
+    busy = StudyError(f"another process trains '{band_set}' in {project.root}; wait until it is done, then start again")
     with exclusive_lock(lock, busy), store.runs.study(name, tags, note) as parent:
         tasks = [
             TrialTask(project, band_set, hyperparameters, key, hyperparameters.epochs, parent, tags)
@@ -139,7 +142,7 @@ def run(
 
 
 def _check_patch(project: Project) -> None:
-    """The U-Net halves a patch at each level, so its side must allow that."""
+    """Check that the patch size suits the U-Net's depth."""
     patch, depth = project.params.split.patch, project.params.training.depth
     if patch % 2**depth:
         raise ParamsError(
@@ -151,10 +154,10 @@ def _check_patch(project: Project) -> None:
 def _run_search(
     project: Project, search: str, tasks: Sequence[TrialTask], runner: TrialRunner, on_progress: ProgressCallback | None
 ) -> tuple[TrialResult, ...]:
-    """Run all rungs of a search; each trial's result, in the order of the search.
+    """Run all rungs of a search; return the results in its order.
 
     Raises:
-        StudyError: too many trials failed.
+        StudyError: Too many trials failed.
     """
     options = find_search(project.params, search)
     steps = rungs(options, len(tasks))
@@ -175,19 +178,23 @@ def _run_search(
                 pruner.prune_weights([one for one in results.values() if one.key not in waiting and not one.failure])
         left = tuple(task for task in left if not results[task.key].failure)
     best = _best(tuple(results.values()))
-    while checkpoint.read(project.checkpoint(best.key)).best is None:  # it was not the best of an earlier search
+    # If the best trial was not the best of an earlier study, that study deleted its weights.
+    while checkpoint.read(project.checkpoint(best.key)).best is None:
         project.checkpoint(best.key).unlink(missing_ok=True)
         again = [replace(task, max_epochs=len(best.state.epochs)) for task in tasks if task.key == best.key]
         (results[best.key],) = runner(again, progress.report_epoch)
         if not results[best.key].failure and not project.checkpoint(best.key).is_file():
-            raise StudyError(f"{project.checkpoint(best.key)}: a worker wrote it elsewhere; let all share one disk")
+            raise StudyError(
+                f"{project.checkpoint(best.key)}: not found, so a worker wrote it to another disk; "
+                "let all workers share one disk"
+            )
         _check_failures([one for one in results.values() if one.failure], len(tasks), options.failures)
         best = _best(tuple(results.values()))
     return tuple(results[task.key] for task in tasks)
 
 
 class _ProgressTracker:
-    """Adds up how far all trials of a study are, for whoever watches it."""
+    """Progress of all trials of a study, reported to a callback."""
 
     def __init__(self, tasks: Sequence[TrialTask], total: int, on_progress: ProgressCallback | None) -> None:
         self._names = {task.key: task.hyperparameters.name for task in tasks}
@@ -195,7 +202,7 @@ class _ProgressTracker:
         self._total, self._on_progress, self._best = total, on_progress, 0.0
 
     def report_epoch(self, key: str, epoch: int, f1: float) -> None:
-        """Note an epoch of a trial, and pass it on."""
+        """Record an epoch of a trial and call the callback."""
         self._epochs[key], self._best = epoch, max(self._best, f1)
         if self._on_progress:
             trial, done = list(self._names).index(key) + 1, sum(self._epochs.values())
@@ -203,7 +210,7 @@ class _ProgressTracker:
             self._on_progress(StudyProgress(trial, trials, name, epoch, f1, self._best, done, self._total))
 
     def mark_finished(self, key: str, epochs: int) -> None:
-        """Note that a trial is where it should be, though it may have ended early, or had been there before."""
+        """Record that a trial has reached an epoch."""
         self._epochs[key] = epochs
 
 
@@ -225,16 +232,16 @@ def _best(results: Sequence[TrialResult]) -> TrialResult:
 
 
 class _CheckpointPruner:
-    """The checkpoints of trials that are done, from which it takes what nobody needs."""
+    """Pruner of the weights in finished trials' checkpoints."""
 
     def __init__(self, project: Project) -> None:
         self._project = project
-        self._best: dict[str, bool] = {}  # of each trial that is thin: whether it was the best
+        self._best: dict[str, bool] = {}  # pruned trials by key; True for the best trial of that moment
 
     def prune_weights(self, done: Sequence[TrialResult]) -> None:
-        """Leave the best of the trials that are done its best weights, and the others none.
+        """Delete the weights of finished trials except the best trial's.
 
-        Only what has come since the last time is looked at, and the one that is not the best any more.
+        Only checkpoints that changed since the last call, and that of the former best trial, are read.
         """
         best = _best(done) if done else None
         for result in done:
@@ -252,7 +259,10 @@ BEST_WEIGHTS_ONLY = frozenset({"best"})
 
 
 def _best_model(project: Project, dataset: Dataset, result: TrialResult) -> keras.Model:
-    """Return the Keras model of a trial on the CPU: a GPU's TF32 arithmetic is too coarse to compare the file with."""
+    """Return the trained Keras model of a trial, on the CPU.
+
+    The TF32 arithmetic of a GPU is too imprecise for comparing it with the exported file.
+    """
     with keras.device("cpu"):
         model = TrialConfig.of(project.params, result.hyperparameters).build_for_export(dataset.statistics)
         model.set_weights(checkpoint.read(project.checkpoint(result.key)).best)
@@ -268,7 +278,7 @@ def _split_tags(counts: Mapping[str, int]) -> dict[str, str]:
 
 
 def _run_description(project: Project, dataset: Dataset, tags: Mapping[str, str]) -> str:
-    """The study in Markdown, for a person who opens its run."""
+    """Return the description of a study's run, in Markdown."""
     rows = [f"| {part} | {tags[f'split_{part}']} |" for part in PARTS]
     return "\n".join(
         [
@@ -283,7 +293,7 @@ def _run_description(project: Project, dataset: Dataset, tags: Mapping[str, str]
 
 
 def _trials_table(study: Study, band_set: str, data_version: str, seed: int) -> dict[str, object]:
-    """The table of trials, in the order of the search."""
+    """Return the table of trials, in the order of the search."""
     return {
         "band_set": band_set,
         "search": study.search,

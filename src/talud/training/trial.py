@@ -1,4 +1,4 @@
-"""One trial: a U-Net trained with one set of hyperparameters, kept at its best epoch, and resumable."""
+"""Training of one trial: a U-Net with one set of hyperparameters."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from talud.training.search import Hyperparameters
 from talud.training.unet import Loss, PixelScores
 
 VALIDATION_BATCH_SIZE = 32
-NORMALISATION_BATCHES = 16  # batches, at most, that statistics of averaged weights are over
-MALLOC_OPTIONS = {-1: 2**30, -3: 2**25}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: bytes; the second takes no more
+NORMALISATION_BATCHES = 16  # largest number of batches for the statistics of averaged weights
+# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc, in bytes; the second has its largest value.
+MALLOC_OPTIONS = {-1: 2**30, -3: 2**25}
 # Training continues for at least this many times as long as the last checkpoint took to write.
 MIN_TRAINING_TO_WRITING_RATIO = 20
 
@@ -34,13 +35,13 @@ StateCallback = Callable[[TrialState], None]
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """Configuration of a trial: everything that decides its weights, but the data.
+    """Configuration of a trial: everything but the data.
 
     Attributes:
         hyperparameters: filters, learning rate, batch size and number of epochs.
         recipe: loss, augmentation, dropping, schedule and regularisation.
         options: depth of the network, and how its training is computed.
-        seed: seed of the weights, the order of the patches and their changes.
+        seed: seed of the weights, the order and the augmentation of the patches.
     """
 
     hyperparameters: Hyperparameters
@@ -50,19 +51,19 @@ class TrialConfig:
 
     @classmethod
     def of(cls, params: Params, hyperparameters: Hyperparameters) -> TrialConfig:
-        """Return the config of a trial of a project."""
+        """Return the configuration of a trial in a project."""
         seed = params.seed if hyperparameters.training_seed is None else hyperparameters.training_seed
         return cls(hyperparameters, params.learning, params.training, seed)
 
     def build_for_export(self, statistics: Statistics) -> keras.Model:
-        """Return the untrained network whose trained weights are exported, in float32 throughout."""
+        """Return an untrained float32 network for the trained weights."""
         normalised = self.recipe.batch_normalisation
         return build_network(
             self.hyperparameters, statistics, self.options.depth, self.seed, batch_normalisation=normalised
         )
 
     def training_batches(self, data: TrainingData, first_epoch: int = 0) -> TrainingBatches:
-        """Return the training batches, as they are from an epoch on that is counted from 0."""
+        """Return the training batches from an epoch on, counted from 0."""
         mean, deviation = data.statistics.mean, data.statistics.deviation
         return TrainingBatches(
             data.training,
@@ -84,21 +85,21 @@ def train(
     on_epoch: StateCallback = lambda _: None,
     on_write: StateCallback = lambda _: None,
 ) -> TrialState:
-    """Train a U-Net up to an epoch, from where it was left.
+    """Train a U-Net up to an epoch from a saved state.
 
-    On one machine, equal arguments give equal weights, however often the training was interrupted.
+    On one machine, equal arguments give equal weights, no matter how often the training was interrupted.
 
     Args:
-        data: patches, and the statistics of their bands.
-        config: how the network is built and trained.
-        file: checkpoint of the trial. It is written after each epoch, or less often where writing takes long.
+        data: patches and the statistics of their bands.
+        config: configuration of the trial.
+        file: path of the checkpoint, which is written after each epoch, or less often if writing takes long.
         state: state to resume from; `TrialState()` to begin.
-        max_epochs: last epoch, counted from 1.
+        max_epochs: number of the last epoch, counted from 1.
         on_epoch: callback with the state after each epoch.
-        on_write: callback with the state whenever it has been written.
+        on_write: callback with the state after each writing of the checkpoint.
 
     Returns:
-        The state at the end, which is that of the checkpoint.
+        The state after the last epoch, which is also in the checkpoint.
 
     Raises:
         StudyError: The loss is not finite.
@@ -117,7 +118,8 @@ def train(
         averaged = [_AveragedWeights(config.build_for_export(data.statistics), config.training_batches(data))]
     elif recipe.averaging:
         averaged = [keras.callbacks.SwapEMAWeights()]
-    with defer_sigint() as release:  # between two steps: inside of one, TensorFlow makes a SystemError of a Ctrl-C
+    # TensorFlow turns a Ctrl-C inside a step into a SystemError, so it is handled between two steps.
+    with defer_sigint() as release:
         model.fit(
             config.training_batches(data, done),
             validation_data=(data.validation.stack, data.validation.mask[..., np.newaxis]),
@@ -132,19 +134,19 @@ def train(
 
 
 class _AveragedWeights(keras.callbacks.SwapEMAWeights):  # type: ignore[misc]
-    """Validation with averaged weights, and statistics of batch normalisation to match.
+    """Callback that validates averaged weights with matching normalisation.
 
-    Those that a training keeps are of what the weights themselves give, step by step. They stay when the weights are
-    swapped back: no step of a training reads them.
+    During training, the statistics of batch normalisation follow the current weights, not their averages. The
+    recomputed statistics remain after the weights are swapped back, since no training step reads them.
     """
 
     def __init__(self, network: keras.Model, batches: TrainingBatches) -> None:
-        """Take a plain network of the same weights, and the batches to normalise it over."""
+        """Keep an equal network and the batches for its statistics."""
         super().__init__()
         self._network, self._batches = network, batches
 
     def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Swap the weights, and normalise."""
+        """Swap in the averaged weights and recompute the statistics."""
         super().on_test_begin(logs)
         self._network.set_weights(self.model.get_weights())
         some = range(min(len(self._batches), NORMALISATION_BATCHES))
@@ -153,7 +155,7 @@ class _AveragedWeights(keras.callbacks.SwapEMAWeights):  # type: ignore[misc]
 
 
 def _after_each_step(do: Callable[[], None]) -> keras.callbacks.Callback:
-    """Return a callback that calls `do` after each step of training and validation."""
+    """Return a callback that calls `do` after each step."""
     return keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda *_, **__: _retain_freed_memory(),
         on_train_batch_end=lambda *_, **__: do(),
@@ -162,10 +164,10 @@ def _after_each_step(do: Callable[[], None]) -> keras.callbacks.Callback:
 
 
 def _retain_freed_memory() -> None:
-    """Have the C library keep what a step frees for the next one.
+    """Make glibc keep the memory that a training step frees.
 
-    `fit` makes TensorFlow tell glibc to give all back to the system, which then clears every page anew: a third of a
-    training's time. Other C libraries have no such setting, and nothing is done.
+    `fit` makes TensorFlow configure glibc to return all freed memory to the system, which then clears every page again.
+    That takes a third of the training time. Other C libraries have no such setting and are left alone.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         for setting, size in MALLOC_OPTIONS.items():
@@ -182,7 +184,7 @@ def build_network(
     mixed_precision: unet.Precision = False,
     batch_normalisation: bool = False,
 ) -> keras.Model:
-    """Return the untrained U-Net of a trial; by default the exported one, in float32."""
+    """Return the untrained U-Net of a trial, by default in float32."""
     mean, deviation = statistics.mean.astype(np.float32), statistics.deviation.astype(np.float32)
     return unet.build(
         hyperparameters.filters,
@@ -197,15 +199,15 @@ def build_network(
 
 
 def compile_network(config: TrialConfig, statistics: Statistics, steps: int) -> keras.Model:
-    """Return the untrained U-Net of a trial, ready to be trained.
+    """Return the untrained U-Net of a trial, compiled for training.
 
     Its weights have the order of those of `TrialConfig.build_for_export`. Keras's dtype policy, which is global, is not
     changed.
 
     Args:
-        config: how the network is built and trained.
+        config: configuration of the trial.
         statistics: statistics of the bands over the training patches.
-        steps: batches in an epoch, which the schedule of the learning rate counts.
+        steps: number of batches in an epoch, for the schedule of the learning rate.
 
     Raises:
         StudyError: The options ask for something that has no effect on this device.
@@ -213,8 +215,8 @@ def compile_network(config: TrialConfig, statistics: Statistics, steps: int) -> 
     hyperparameters, recipe, options = config.hyperparameters, config.recipe, config.options
     if options.rematerialise and keras.backend.backend() == "jax" and keras.distribution.list_devices()[0] == "cpu:0":
         raise StudyError(
-            "training.rematerialise saves no memory with JAX on a processor, whose compiler joins what is computed "
-            "twice; set it to false in params.yaml, or train with KERAS_BACKEND=tensorflow or on a GPU"
+            "training.rematerialise saves no memory with JAX on a CPU, whose compiler merges duplicate computations; "
+            "set it to false in params.yaml, or train with KERAS_BACKEND=tensorflow or on a GPU"
         )
     model = build_network(
         hyperparameters,
@@ -225,19 +227,19 @@ def compile_network(config: TrialConfig, statistics: Statistics, steps: int) -> 
         mixed_precision=options.mixed_precision,
         batch_normalisation=recipe.batch_normalisation,
     )
-    # XLA only where it is asked for or needed: on two cores TensorFlow compiles for 14 s and then trains no faster.
+    # XLA is used only on request or if needed: on two cores TensorFlow compiles for 14 s and then trains no faster.
     jit = "auto" if options.xla or keras.backend.backend() != "tensorflow" else False
     optimizer = _optimizer(hyperparameters, recipe, steps)
-    if options.mixed_precision == "float16":  # which would lose the smallest gradients
+    if options.mixed_precision == "float16":  # scaling keeps small gradients from underflowing
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     model.compile(optimizer=optimizer, loss=Loss(recipe.loss), metrics=[PixelScores()], jit_compile=jit)
-    # An optimizer that makes its variables in the first step has TensorFlow trace that step twice, for seconds.
+    # If the optimiser creates its variables in the first step, TensorFlow traces that step twice, which takes seconds.
     optimizer.build(model.trainable_variables)
     return model
 
 
 def _optimizer(hyperparameters: Hyperparameters, recipe: Recipe, steps: int) -> keras.optimizers.Optimizer:
-    """Return Adam, or AdamW if weights decay (Loshchilov and Hutter, 2019)."""
+    """Return Adam, or AdamW for weight decay (Loshchilov and Hutter, 2019)."""
     rate = hyperparameters.learning_rate
     if recipe.schedule == "cosine":  # Loshchilov and Hutter, 2017, without restarts
         warm = steps // 2
@@ -251,9 +253,9 @@ def _optimizer(hyperparameters: Hyperparameters, recipe: Recipe, steps: int) -> 
 
 
 class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Callback that keeps the state of a trial, in memory and in its checkpoint.
+    """Callback that keeps a trial's state and checkpoint.
 
-    The best epoch is that of the highest validation F1; of equal ones, of the lower validation loss.
+    The best epoch is that with the highest validation F1; of equal ones, that with the lowest validation loss.
     """
 
     def __init__(
@@ -269,7 +271,7 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self._file, self._hyperparameters, self._max_epochs = file, hyperparameters, max_epochs
         self._on_epoch, self._on_write = on_epoch, on_write
-        self._writing, self._written, self._began = 0.0, time.monotonic(), time.monotonic()
+        self._writing_seconds, self._written, self._began = 0.0, time.monotonic(), time.monotonic()
         self._before = state.seconds
         weight_count = sum(math.prod(weight.shape) for weight in model.trainable_weights)
         self.state = replace(state, weight_count=weight_count)
@@ -279,10 +281,10 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
                 variable.assign(values)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Compare the epoch with the best, pass it on, and write the checkpoint where it is time."""
+        """Record the epoch, and write the checkpoint if due."""
         metrics = {name: float(value) for name, value in (logs or {}).items()}
         if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["val_loss"])):
-            raise StudyError(f"the loss of epoch {epoch + 1} is not a number; a lower learning rate may help")
+            raise StudyError(f"the loss of epoch {epoch + 1} is not a number; try a lower learning rate")
         epochs = (*self.state.epochs, Epoch(epoch + 1, time.time_ns() // 10**6, metrics))
         seconds = self._before + time.monotonic() - self._began
         self.state = replace(self.state, epochs=epochs, seconds=seconds)
@@ -291,14 +293,14 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._on_epoch(self.state)
         over = self.state.is_finished(self._max_epochs, self._hyperparameters.patience)
         self.model.stop_training = over
-        if over or time.monotonic() - self._written >= MIN_TRAINING_TO_WRITING_RATIO * self._writing:
+        if over or time.monotonic() - self._written >= MIN_TRAINING_TO_WRITING_RATIO * self._writing_seconds:
             self._write()
 
     def _validated(self) -> checkpoint.Weights:
-        """Return the weights that validation has seen: moving averages if there are any."""
+        """Return the validated weights, or their moving averages."""
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         averages = {}
-        if optimizer.use_ema:  # Keras shows them nowhere else
+        if optimizer.use_ema:  # Keras has no public access to the averages
             pairs = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True)
             averages = {id(weight): average for weight, average in pairs}
         return [np.asarray(averages.get(id(weight), weight)) for weight in self.model.weights]
@@ -309,7 +311,7 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self.state = replace(self.state, weights=self.model.get_weights(), optimizer=optimizer)
         checkpoint.write(self._file, self.state)
         self._written = time.monotonic()
-        self._writing = self._written - begun
+        self._writing_seconds = self._written - begun
         self._on_write(self.state)
 
 

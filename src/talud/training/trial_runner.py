@@ -1,9 +1,9 @@
-"""Trials performed on record in MLflow, from their checkpoints onwards: in this process, or by workers.
+"""Running of trials, in this process or on workers.
 
-Workers are processes of this machine, or those of a Dask cluster, with one trial a process. A worker finds the project
-at the same path as this process, resumes a trial from its checkpoint there, and logs to the store of runs itself. To a
-cluster goes the address of that store, never a login: Dask may carry it unencrypted, so the workers have theirs in
-their own environment.
+Workers are processes of this machine or of a Dask cluster, each of which runs one trial at a time. A worker needs the
+project at the same path as this process. It resumes a trial from its checkpoint there, and logs to the store of runs
+itself. The workers of a cluster get the address of the store but no credentials, since Dask may send them unencrypted;
+credentials come from the workers' own environment.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ MAX_CRASHES = 3  # processes killed at the same epoch, after which a trial is no
 
 @dataclass(frozen=True)
 class TrialTask:
-    """A trial, or the next part of one, to be performed.
+    """Trial to be run, from its checkpoint up to an epoch.
 
     Attributes:
-        project: which workers must find at the same path.
-        band_set: of the study.
-        hyperparameters: the trial's hyperparameters.
-        key: by which it is known again (`checkpoint.trial_key`).
-        max_epochs: the epoch up to which it is trained now.
-        parent_run_id: the study's run.
-        tags: of the trial's run.
+        project: project, which workers must find at the same path.
+        band_set: name of the study's band set.
+        hyperparameters: hyperparameters of the trial.
+        key: key of the trial (`checkpoint.trial_key`).
+        max_epochs: number of the epoch up to which the trial is trained now.
+        parent_run_id: MLflow run of the study.
+        tags: tags of the trial's run.
     """
 
     project: Project
@@ -63,15 +63,15 @@ class TrialTask:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """State of a trial after it was performed, or why it failed.
+    """Result of a trial, or the reason why it failed.
 
     Attributes:
-        run_id: of its run.
-        hyperparameters: its hyperparameters.
-        key: by which it is known again.
-        state: without anything large.
-        holds: what its checkpoint holds that is large, by name.
-        failure: empty where it did not fail.
+        run_id: MLflow run of the trial.
+        hyperparameters: hyperparameters of the trial.
+        key: key of the trial.
+        state: state of the trial without its arrays.
+        stored_arrays: names of the arrays in its checkpoint.
+        failure: reason for the failure; empty if the trial succeeded.
     """
 
     run_id: str
@@ -83,7 +83,7 @@ class TrialResult:
 
     @property
     def summary(self) -> str:
-        """Describe the result of the trial."""
+        """Result in one line, for messages."""
         if self.failure:
             return f"failed: {self.failure}"
         state = self.state
@@ -91,29 +91,31 @@ class TrialResult:
         return f"validation F1 {state.scores['f1']:.3f} at {done}, {state.seconds:.0f} s"
 
 
-EpochCallback = Callable[[str, int, float], None]  # a trial's key, its last epoch, and the validation F1 of that
+# Called with a trial's key, the number of its last epoch, and the validation F1 of that epoch.
+EpochCallback = Callable[[str, int, float], None]
 
 
 def run_trial(task: TrialTask, on_epoch: EpochCallback) -> TrialResult:
-    """Train a trial from its checkpoint up to an epoch, and record it, even if it fails.
+    """Train a trial from its checkpoint and log its run.
 
-    Epochs that the store of runs cannot take at once, for it does not answer, are sent with later ones, at the latest
-    when the trial ends.
+    A failed trial is logged, too. If the store of runs does not respond after an epoch, the epoch is logged with a
+    later one, at the latest when the trial ends.
 
     Raises:
-        RegistryError: the store does not answer when the trial begins or ends; the checkpoint is kept.
-        OutputError: the checkpoint cannot be written.
+        RegistryError: The store does not respond when the trial begins or ends; the checkpoint is kept.
+        OutputError: The checkpoint cannot be written.
     """
     project, path = task.project, task.project.checkpoint(task.key)
     store = Store.open(project.root)
     data = load_dataset(project, task.band_set)
     if data.version != task.tags["data_version"]:
         raise ClusterError(
-            f"{project.root} holds other stacks here than where the study was started; let all workers share one disk"
+            f"{project.root}: its stacks differ from those of the process that started the study; let all workers "
+            "share one disk"
         )
     state = checkpoint.read(path)
     if state.weights is None and not state.is_finished(task.max_epochs, task.hyperparameters.patience):
-        state = TrialState()  # an earlier search was done with it, and kept no weights to go on from
+        state = TrialState()  # an earlier study deleted the weights, so that training cannot resume
     result = TrialResult("", task.hyperparameters, task.key, state.without_arrays, state.stored_arrays)
     if state.is_finished(task.max_epochs, task.hyperparameters.patience):
         run_id = store.runs.finished_trial(task.parent_run_id, task.key, len(state.epochs))
@@ -143,17 +145,18 @@ def run_trial(task: TrialTask, on_epoch: EpochCallback) -> TrialResult:
 
 
 def run_with_crash_limit(task: TrialTask, on_epoch: EpochCallback) -> TrialResult:
-    """Run a trial in this process; fail it after too many crashes.
+    """Run a trial here; fail it after too many crashes.
 
     A trial that has crashed `MAX_CRASHES` processes since its last checkpoint is recorded as failed.
 
     Raises:
-        As `run_trial`.
+        RegistryError: The store does not respond when the trial begins or ends; the checkpoint is kept.
+        OutputError: The checkpoint cannot be written.
     """
     path = task.project.checkpoint(task.key)
     crash_count = checkpoint.crash_count(path)
     if crash_count < MAX_CRASHES:
-        with checkpoint.crash_counted(path):
+        with checkpoint.counting_crashes(path):
             return run_trial(task, on_epoch)
     return record_failure(
         task,
@@ -164,10 +167,14 @@ def run_with_crash_limit(task: TrialTask, on_epoch: EpochCallback) -> TrialResul
 
 
 def record_failure(task: TrialTask, reason: str) -> TrialResult:
-    """Record a trial as failed for a reason that its process could not record.
+    """Record a trial as failed if its own process could not.
+
+    Args:
+        task: trial that failed.
+        reason: reason for the failure.
 
     Raises:
-        RegistryError: the store does not answer.
+        RegistryError: The store does not respond.
     """
     state = checkpoint.read(task.project.checkpoint(task.key))
     store = Store.open(task.project.root)
@@ -175,12 +182,12 @@ def record_failure(task: TrialTask, reason: str) -> TrialResult:
         result = TrialResult(
             record.run_id, task.hyperparameters, task.key, state.without_arrays, state.stored_arrays, reason
         )
-        raise StudyError(reason)  # with which the run ends
+        raise StudyError(reason)  # ends the run as failed
     return result
 
 
 def _record(store: Store, task: TrialTask, epochs: int) -> AbstractContextManager[TrialRun]:
-    """Open the run of a trial that has so many finished epochs."""
+    """Open the MLflow run of a trial."""
     tags = {**task.tags, "trial": task.key}
     name, hyperparameters = (
         f"{task.band_set} · {task.hyperparameters.name}",
@@ -190,59 +197,61 @@ def _record(store: Store, task: TrialTask, epochs: int) -> AbstractContextManage
 
 
 class _EpochLogger:
-    """Epochs of a trial that its run holds already."""
+    """Logger of a trial's new epochs."""
 
     def __init__(self, record: TrialRun) -> None:
         self._record = record
         self._epochs = record.logged_epochs
 
     def try_log(self, state: TrialState) -> None:
-        """Send new epochs, unless the store does not answer."""
+        """Log new epochs; do nothing if the store does not respond."""
         try:
             with short_timeouts():
                 self.log(state)
         except RegistryError:
-            return  # it goes along with the next
+            return  # the epochs are logged with the next ones
 
     def log(self, state: TrialState) -> None:
-        """Send new epochs."""
+        """Log new epochs."""
         self._record.log_epochs([(epoch.number, epoch.time, epoch.metrics) for epoch in state.epochs[self._epochs :]])
         self._epochs = len(state.epochs)
 
 
 @contextmanager
 def _memory_errors_as_failure(task: TrialTask) -> Iterator[None]:
-    """Raise a lack of memory inside the block as the failure of the trial."""
+    """Convert out-of-memory errors inside the block to StudyError."""
     try:
         yield
     except MemoryError as error:
         raise StudyError(_out_of_memory_message(task, error)) from error
     except Exception as error:
-        # TensorFlow and JAX have errors of their own for it, with this one word in common.
-        said = f"{type(error).__name__} {error}".replace("_", "").lower()
-        if not any(word in said for word in ("resourceexhausted", "out of memory", "outofmemory", "allocfailed")):
+        # TensorFlow and JAX have their own error types, which are identified by their names and messages.
+        text = f"{type(error).__name__} {error}".replace("_", "").lower()
+        if not any(word in text for word in ("resourceexhausted", "out of memory", "outofmemory", "allocfailed")):
             raise
         raise StudyError(_out_of_memory_message(task, error)) from error
 
 
 def _out_of_memory_message(task: TrialTask, error: BaseException) -> str:
-    """Return the error message of a trial that ran out of memory."""
+    """Return the message for an out-of-memory error."""
     return f"out of memory ({first_line(error)[:200]}); {_memory_advice(task.project.params.training)}"
 
 
 def _memory_advice(options: TrainingOptions) -> str:
-    """Return a hint that names the choices which need less memory and are not made yet."""
-    choices = ["a smaller batch_size"]
-    choices += ["training.rematerialise: true"] if not options.rematerialise else []
-    choices += ["training.mixed_precision: float16"] if not options.mixed_precision else []
-    return f"less memory is needed with {' or '.join(choices)}"
+    """Return a hint that names unused options that save memory."""
+    remedies = ["a smaller batch_size"]
+    remedies += ["training.rematerialise: true"] if not options.rematerialise else []
+    remedies += ["training.mixed_precision: float16"] if not options.mixed_precision else []
+    return f"to save memory, use {' or '.join(remedies)}"
 
 
 def load_dataset(project: Project, band_set: str) -> Dataset:
-    """Return the data set of a study; the last one is cached for the next trial.
+    """Return the dataset of a study, cached for the next trial.
 
     Raises:
-        As `Dataset.load`.
+        ParamsError: There is no such band set.
+        StudyError: The stacks are missing or unsuitable, or show no landslide.
+        SourceError: A raster cannot be read.
     """
     version = data_version(project, project.params.areas_of("training"))
     return _loaded(project.root, project.params.model_dump_json(), band_set, version)
@@ -257,7 +266,7 @@ class TrialRunner(Protocol):
     """Runner of trials, in this process or by workers."""
 
     def __call__(self, tasks: Sequence[TrialTask], on_epoch: EpochCallback) -> Iterator[TrialResult]:
-        """Run tasks and yield their entries, in any order."""
+        """Run tasks and yield their results, in any order."""
 
 
 def run_here(tasks: Sequence[TrialTask], on_epoch: EpochCallback) -> Iterator[TrialResult]:
@@ -267,12 +276,12 @@ def run_here(tasks: Sequence[TrialTask], on_epoch: EpochCallback) -> Iterator[Tr
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """Project, store and code that a worker shares with the process that gives it trials.
+    """Settings that workers share with the starting process.
 
     Attributes:
-        root: of the project.
-        store: the address of the server of runs; None for workers whose environment is this process's own.
-        code: the release and the versions of the training code.
+        root: root folder of the project.
+        store: address of the MLflow server; None for workers that inherit this process's environment.
+        code: release and versions of the training code.
     """
 
     root: Path
@@ -282,16 +291,19 @@ class WorkerContext:
 
 @contextmanager
 def open_workers(requested: Workers, project: Project) -> Iterator[TrialRunner]:
-    """Open workers as a runner for `study.run`; check that each reaches project and store.
+    """Open workers as a runner for `study.run`.
+
+    Each worker is checked for access to the project and to the store of runs.
 
     Args:
-        requested: a number of processes on this machine, which share its cores, or the address of a Dask scheduler.
-        project: whose stacks and checkpoints the workers find at the same path.
+        requested: number of processes on this machine, which share its cores, or address of a Dask scheduler.
+        project: project with the stacks and checkpoints, at the same path for all workers.
 
     Raises:
-        ParamsError: there is no such number of workers, or there are fewer GPUs.
-        ClusterError: they cannot be had, differ from this process, do not see the project, or would share a GPU.
-        RegistryError: the store of runs cannot be used, from here or by a worker.
+        ParamsError: The number of workers is not positive, or exceeds the number of GPUs.
+        ClusterError: The workers cannot be started or reached, run other code, do not see the project, or would share
+            a GPU.
+        RegistryError: This process or a worker cannot use the store of runs.
     """
     Store.open(project.root, create=True)
     context = WorkerContext(project.root, _tracking_server() if isinstance(requested, str) else None, training_code())
@@ -301,23 +313,23 @@ def open_workers(requested: Workers, project: Project) -> Iterator[TrialRunner]:
         tempfile.TemporaryDirectory(prefix="talud-") as folder,
         cluster.open_cluster(requested, Path(folder), shared) as found,
     ):
-        for address, trouble in found.client.run(_worker_problem, context, on_error="ignore").items():
-            if trouble:
-                raise type(trouble)(f"worker {address}: {trouble}")
+        for address, problem in found.client.run(_worker_problem, context, on_error="ignore").items():
+            if problem:
+                raise type(problem)(f"worker {address}: {problem}")
         yield partial(_run_on_workers, found, context)
 
 
 def _tracking_server() -> str:
-    """Return the address of the server of runs, without a login in it.
+    """Return the address of the MLflow server without credentials.
 
     Raises:
-        ClusterError: there is none.
+        ClusterError: MLFLOW_TRACKING_URI names no server.
     """
     address = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
     if address.scheme not in ("http", "https"):
         raise ClusterError(
-            "the workers of a cluster log to an MLflow server, and MLFLOW_TRACKING_URI names none; set it to the "
-            "server's address, such as https://mlflow.example.org"
+            "the workers of a cluster need an MLflow server, but MLFLOW_TRACKING_URI names none; set it to the address "
+            "of the server, such as https://mlflow.example.org"
         )
     return address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
 
@@ -325,7 +337,10 @@ def _tracking_server() -> str:
 def _run_on_workers(
     found: Cluster, context: WorkerContext, tasks: Sequence[TrialTask], on_epoch: EpochCallback
 ) -> Iterator[TrialResult]:
-    """Run trials by workers; one that no worker survives is recorded as failed."""
+    """Run trials on workers and yield their results.
+
+    A trial that crashed several workers is recorded as failed.
+    """
     for task, result in run_tasks(
         partial(_run_on_worker, context), tasks, found, lambda _, message: on_epoch(*message)
     ):
@@ -333,18 +348,18 @@ def _run_on_workers(
 
 
 def _run_on_worker(context: WorkerContext, task: TrialTask, on_epoch: cluster.SendMessage) -> TrialResult:
-    """Run a trial, in a worker.
+    """Run a trial in this worker.
 
     Raises:
-        TaludError: as `run_trial`, or the worker has not what it must have.
+        TaludError: The worker cannot run trials, or `run_trial` fails.
     """
-    if trouble := _worker_problem(context):
-        raise trouble
+    if problem := _worker_problem(context):
+        raise problem
     return run_trial(task, lambda *progress: on_epoch(progress))
 
 
 def _worker_problem(context: WorkerContext) -> TaludError | None:
-    """Return the reason why this worker cannot run trials, None if it can."""
+    """Return why this worker cannot run trials, else None."""
     if context.store is not None:
         os.environ["MLFLOW_TRACKING_URI"] = context.store
     if training_code() != context.code:
@@ -354,7 +369,7 @@ def _worker_problem(context: WorkerContext) -> TaludError | None:
         )
     if not (context.root / "params.yaml").is_file():
         return ClusterError(
-            f"does not see {context.root}; the project must lie on a disk that all workers reach under the same path"
+            f"does not see {context.root}; put the project on a disk that all workers reach under the same path"
         )
     try:
         Store.open(context.root)

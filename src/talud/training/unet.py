@@ -1,6 +1,6 @@
-"""The U-Net of the published study, for any number of bands, filters and depth, with its losses and scores.
+"""U-Net of the published study, with its losses and scores.
 
-Tensors are `(batch, height, width, bands)`. Height and width are free, and multiples of 2^depth.
+Tensors are `(batch, height, width, bands)`. Height and width are free multiples of 2^depth.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from talud.metrics import LANDSLIDE, UNKNOWN
 
 NAME = "unet"
-KERNEL_SIDE = 3  # side of every convolution but the last
-POOL_SIDE = 2  # side of every pooling and up-sampling
-NORMALISATION_SUFFIX = "_normalisation"  # how the name of a convolution's batch normalisation ends
+KERNEL_SIDE = 3  # side of every convolution except the last, in pixels
+POOL_SIDE = 2  # side of every pooling and up-sampling, in pixels
+NORMALISATION_SUFFIX = "_normalisation"  # appended to a convolution's name for its batch normalisation
 # Momentum of the statistics of batch normalisation; low, for an epoch may have only a few dozen batches.
 NORMALISATION_MOMENTUM = 0.95
 
@@ -29,20 +29,20 @@ Precision = Literal[False, "float16", "bfloat16"]
 
 @keras.saving.register_keras_serializable("talud")
 class Scaling(layers.Layer):  # type: ignore[misc]
-    """Preprocessing: (x - mean) / deviation of each band, then 0 where x is NaN.
+    """Preprocessing: (x - mean) / deviation of each band, 0 where NaN.
 
-    0 is the mean of a scaled band, so an invalid pixel carries no signal. The constants are weights that no
-    optimiser moves; they are saved and exported with the others.
+    0 is the mean of a scaled band, so that an invalid pixel carries no signal. The constants are non-trainable weights,
+    which are saved and exported with the others.
     """
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create the constants: mean 0 and deviation 1 until `set_weights([mean, deviation])`."""
+        """Create the constants, with mean 0 and deviation 1."""
         bands = input_shape[-1]
         self.mean = self.add_weight(shape=(bands,), initializer="zeros", trainable=False, name="mean")
         self.deviation = self.add_weight(shape=(bands,), initializer="ones", trainable=False, name="deviation")
 
     def call(self, inputs: Any) -> Any:
-        """Scale a stack of shape (batch, height, width, bands); NaN becomes 0."""
+        """Scale a stack (batch, height, width, bands); NaN becomes 0."""
         return ops.where(ops.isnan(inputs), 0.0, (inputs - self.mean) / self.deviation)
 
 
@@ -57,27 +57,27 @@ def build(
     mixed_precision: Precision = False,
     batch_normalisation: bool = False,
 ) -> keras.Model:
-    """Return a U-Net of fresh weights, He-initialised from the seed.
+    """Return an untrained U-Net, He-initialised from a seed.
 
     Args:
-        filters: of the first level; they double with each level down.
+        filters: number of filters of the first level, doubled at each lower level.
         depth: number of poolings.
-        mean: of each band over the valid training pixels, shape (bands,).
-        deviation: standard deviation of each band, shape (bands,), above 0.
-        seed: two models of one seed have equal weights.
-        rematerialise: keep only what passes between the blocks for the backward pass, and compute the rest again there:
-            the same values for less memory and more time.
-        mixed_precision: compute in float16 or bfloat16, but for the scaling of the bands and the probability; the
-            weights stay float32.
-        batch_normalisation: normalise what each convolution but the last gives, before its ReLU (Ioffe and Szegedy,
-            2015); `fold_batch_normalisation` makes the plain network of such a one.
+        mean: mean of each band over the valid training pixels, (bands,).
+        deviation: standard deviation of each band, above 0, (bands,).
+        seed: seed of the weights.
+        rematerialise: recompute the activations inside each block in the backward pass, which gives the same values
+            with less memory and more time.
+        mixed_precision: float16 or bfloat16 to compute everything but the scaling of the bands and the probability in
+            that type; the weights are always float32.
+        batch_normalisation: normalise the output of each convolution except the last, before its ReLU (Ioffe and
+            Szegedy, 2015). `fold_batch_normalisation` returns the equivalent network without it.
 
     Returns:
         A model from `stack` (batch, height, width, bands), in physical units with NaN for invalid, to `probability`
         (batch, height, width, 1), both float32.
     """
     dtype = f"mixed_{mixed_precision}" if mixed_precision else "float32"
-    blocks = _Blocks.made(filters, depth, seed, dtype, batch_normalisation)
+    blocks = _Blocks.create(filters, depth, seed, dtype, batch_normalisation)
     stack = layers.Input((None, None, len(mean)), dtype="float32", name="stack")
     probability = blocks.run(stack, lambda block: block)
     blocks.scaling.set_weights([mean, deviation])
@@ -87,11 +87,11 @@ def build(
 
 
 def recompute_normalisation(model: keras.Model, stacks: Iterable[NDArray[np.float32]]) -> None:
-    """Set the statistics of batch normalisation to the means over some batches.
+    """Recompute the statistics of batch normalisation as means over batches.
 
     Args:
-        model: of `build`, not rematerialised.
-        stacks: one for each batch, (batch, height, width, bands).
+        model: model of `build` that is not rematerialised.
+        stacks: stacks of the batches, (batch, height, width, bands).
     """
     normalisations = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     for seen, stack in enumerate(stacks):
@@ -103,13 +103,13 @@ def recompute_normalisation(model: keras.Model, stacks: Iterable[NDArray[np.floa
 
 
 def fold_batch_normalisation(model: keras.Model) -> keras.Model:
-    """Return the plain float32 U-Net that equals a trained one with batch normalisation.
+    """Return an equivalent float32 U-Net without batch normalisation.
 
-    A convolution and the normalisation of its output by fixed statistics are one convolution: its kernel times
-    scale / deviation, and the offset that remains as its bias.
+    A convolution followed by a normalisation with fixed statistics is equivalent to one convolution, whose kernel is
+    multiplied by scale / deviation and whose bias is the remaining offset.
 
     Args:
-        model: of `build`.
+        model: trained model of `build`.
     """
     layer = {layer.name: layer for layer in model.layers}
     depth = sum(name.startswith("pool_") for name in layer)
@@ -125,23 +125,25 @@ def fold_batch_normalisation(model: keras.Model) -> keras.Model:
 
 
 def _fold(kernel: NDArray[np.float32], normalisation: layers.BatchNormalization) -> list[NDArray[np.float32]]:
-    """Return kernel and bias of a convolution with its normalisation."""
+    """Fold a normalisation into its convolution's kernel and bias."""
     scale, offset, mean, variance = (weight.astype(np.float64) for weight in normalisation.get_weights())
     factor = scale / np.sqrt(variance + normalisation.epsilon)
     return [(kernel * factor).astype(np.float32), (offset - mean * factor).astype(np.float32)]
 
 
-Block = Callable[..., Any]  # from one tensor or several to one
+Block = Callable[..., Any]  # function from one or more tensors to one tensor
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Layers of a U-Net in blocks, inside which the backward pass needs nothing kept.
+    """Layers of a U-Net, grouped in blocks that can be rematerialised.
 
     Attributes:
-        encoder: from the first level to the bottom; the output of each but the last is a skip.
-        up: from the level below, from the bottom's to the first.
-        decoder: from a skip and what comes up, in the same order.
+        scaling: preprocessing layer.
+        encoder: blocks from the first level to the bottom; all outputs except the last are skip connections.
+        up: up-sampling blocks, from the bottom to the first level.
+        decoder: blocks that join a skip connection with the up-sampled tensor, in the same order.
+        probability: last layer.
     """
 
     scaling: Scaling
@@ -151,8 +153,8 @@ class _Blocks:
     probability: layers.Conv2D
 
     @classmethod
-    def made(cls, filters: int, depth: int, seed: int, dtype: str, normalised: bool) -> _Blocks:
-        """Return fresh layers; between scaling and probability they compute in `dtype`."""
+    def create(cls, filters: int, depth: int, seed: int, dtype: str, normalised: bool) -> _Blocks:
+        """Create the layers with the arithmetic of `dtype`."""
         convolution = _convolutions(filters, itertools.count(seed), dtype, normalised)
         encoder, up, decoder = [], [], []
         for level in range(depth + 1):
@@ -171,7 +173,7 @@ class _Blocks:
         return cls(Scaling(dtype="float32", name="scaling"), tuple(encoder), tuple(up), tuple(decoder), last)
 
     def run(self, stack: Any, through: Callable[[Block], Block]) -> Any:
-        """Return the probability of a stack, with each block wrapped by `through`."""
+        """Return the probability of a stack; wrap blocks with `through`."""
         x, skips = self.scaling(stack), []
         for encode in self.encoder:
             x = through(encode)(x)
@@ -183,10 +185,9 @@ class _Blocks:
 
 
 class Rematerialised(keras.Model):  # type: ignore[misc]
-    """The same network; for the backward pass it keeps only what lies between its blocks.
+    """U-Net that rematerialises its blocks in the backward pass.
 
-    Keras's own `RematScope` takes each layer for itself and so keeps what lies between layers, which here is
-    everything.
+    Keras's `RematScope` rematerialises each layer separately, and so still stores all tensors between layers.
     """
 
     def __init__(self, stack: Any, probability: Any, blocks: _Blocks) -> None:
@@ -199,17 +200,18 @@ class Rematerialised(keras.Model):  # type: ignore[misc]
 
 
 def _recomputed(block: Block) -> Block:
-    """Return a block that the backward pass computes again from its inputs."""
+    """Return a block that the backward pass recomputes from its inputs."""
 
-    def anew(*inputs: Any) -> Any:  # a function of its own each time: JAX knows one again, with its weights of then
+    # A new function for each call: JAX caches by identity, and would reuse the weights of an earlier call.
+    def call_block(*inputs: Any) -> Any:
         return block(*inputs)
 
-    recomputed: Block = keras.remat(anew)
+    recomputed: Block = keras.remat(call_block)
     return recomputed
 
 
 def _chain(*chained: layers.Layer) -> Block:
-    """Chain layers, the first of which may take several tensors."""
+    """Chain layers into a block; the first may take several tensors."""
 
     def block(*inputs: Any) -> Any:
         x = inputs[0] if len(inputs) == 1 else list(inputs)
@@ -227,7 +229,7 @@ def _he(seed: int) -> keras.initializers.Initializer:
 def _convolutions(
     filters: int, seeds: Iterator[int], dtype: str, normalised: bool
 ) -> Callable[[int, str], tuple[layers.Layer, ...]]:
-    """Return a maker of 3 × 3 convolutions with ReLU, each with a seed of its own."""
+    """Return a factory of 3 × 3 convolutions with ReLU."""
 
     def convolution(level: int, name: str) -> tuple[layers.Layer, ...]:
         layer = layers.Conv2D(
@@ -251,20 +253,20 @@ def _convolutions(
 
 
 def dice(truth: Any, probability: Any) -> Any:
-    """Return one minus the Dice coefficient of all known pixels of a batch, a scalar.
+    """Return the Dice loss of all known pixels of a batch.
 
-    It is Keras's `dice` over all four axes.
-
-    All pixels of the batch make one coefficient. Taken patch by patch, a patch without a landslide would cost 1
-    whatever the network says there, and have no gradient: nothing could be learned from background.
+    It is Keras's `dice` over all four axes: one coefficient for all pixels of the batch. With one coefficient for each
+    patch, a patch without landslides would always have the loss 1 and no gradient, so that the network could not learn
+    from background.
     """
     return keras.losses.dice(*_known(truth, probability), axis=_ALL)
 
 
 def dice_cross_entropy(truth: Any, probability: Any) -> Any:
-    """`dice` and the mean binary cross-entropy of the known pixels, added.
+    """Return the sum of `dice` and the binary cross-entropy.
 
-    Dice sees no more than sums and is flat where the network is sure and wrong; cross-entropy is not.
+    The Dice loss has almost no gradient where the network is confident and wrong; cross-entropy does. Unknown pixels
+    are ignored.
     """
     known = ops.cast(ops.convert_to_tensor(truth) != UNKNOWN, ops.dtype(ops.convert_to_tensor(probability)))
     each = ops.expand_dims(keras.losses.binary_crossentropy(*_known(truth, probability)), -1)
@@ -272,20 +274,19 @@ def dice_cross_entropy(truth: Any, probability: Any) -> Any:
 
 
 def tversky(truth: Any, probability: Any) -> Any:
-    """Return the Tversky loss of all known pixels of a batch, a scalar.
+    """Return the Tversky loss of all known pixels of a batch.
 
-    A missed pixel counts 0.7, a false alarm 0.3.
-
-    Salehi, Erdogmus and Gholipour, 2017, who found these best for lesions, a class as rare as landslides.
+    A missed pixel has the weight 0.7, a false alarm 0.3. Salehi, Erdogmus and Gholipour (2017) found these weights best
+    for lesions, which are as rare as landslides.
     """
-    # Keras weighs (1 - prediction) · truth, the misses, by what it calls alpha.
+    # Keras's alpha is the weight of the missed pixels.
     return keras.losses.tversky(*_known(truth, probability), alpha=0.7, beta=0.3, axis=_ALL)
 
 
 def focal_tversky(truth: Any, probability: Any) -> Any:
-    """`tversky` to the power of 3/4, a scalar, which keeps its gradient where the loss is small.
+    """Return the Tversky loss to the power of 3/4.
 
-    Abraham and Khan, 2019 (γ = 4/3).
+    Its gradient is larger where the loss is small (Abraham and Khan, 2019, γ = 4/3).
     """
     return tversky(truth, probability) ** 0.75
 
@@ -296,7 +297,7 @@ _ALL = (0, 1, 2, 3)
 def _known(truth: Any, probability: Any) -> tuple[Any, Any]:
     """Set truth and prediction to 0 where the truth is unknown.
 
-    Such a pixel adds nothing, and gets no gradient.
+    Unknown pixels then contribute neither to the loss nor to the gradient.
     """
     probability = ops.convert_to_tensor(probability)
     truth = ops.cast(truth, probability.dtype)
@@ -311,7 +312,7 @@ LOSSES: Mapping[str, Callable[[Any, Any], Any]] = {
 
 @keras.saving.register_keras_serializable("talud")
 class Loss(keras.losses.Loss):  # type: ignore[misc]
-    """Loss for `compile`, by its name in `LOSSES`."""
+    """Loss with a name of `LOSSES`, for `compile`."""
 
     def __init__(self, name: str = "dice", **options: Any) -> None:
         super().__init__(name=name, **options)
@@ -323,10 +324,10 @@ class Loss(keras.losses.Loss):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable("talud")
 class PixelScores(keras.metrics.Metric):  # type: ignore[misc]
-    """Precision, recall, F1 and IoU of landslides over an epoch, from summed counts.
+    """Precision, recall, F1 and IoU of landslides over an epoch.
 
-    The mean of a score over batches is not the score of their pixels, so the counts are added up, as whole numbers.
-    A pixel is landslide where its probability is at least 0.5; unknown pixels are not counted.
+    They are computed from integer counts summed over the batches, because the mean of a score over batches is not the
+    score of their pixels. A pixel counts as landslide if its probability is at least 0.5. Unknown pixels are ignored.
     """
 
     def __init__(self, name: str = "scores", **options: Any) -> None:
@@ -337,9 +338,13 @@ class PixelScores(keras.metrics.Metric):  # type: ignore[misc]
         )
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add the counts of a batch; refuse sample weights."""
+        """Add the counts of a batch.
+
+        Raises:
+            ValueError: Sample weights are given.
+        """
         if sample_weight is not None:
-            raise ValueError("PixelScores counts pixels; sample weights mean nothing to it")
+            raise ValueError("PixelScores does not support sample weights")
         known = ops.not_equal(y_true, UNKNOWN)
         landslide = ops.equal(y_true, LANDSLIDE)
         mapped = ops.logical_and(y_pred >= 0.5, known)
@@ -348,7 +353,7 @@ class PixelScores(keras.metrics.Metric):  # type: ignore[misc]
         self.misses.assign_add(_count(ops.logical_and(ops.logical_not(mapped), landslide)))
 
     def result(self) -> dict[str, Any]:
-        """Return the four scores by name; 0 where a denominator is 0."""
+        """Return the four scores by name, 0 if undefined."""
         hits, alarms, misses = (ops.cast(count, "float32") for count in (self.hits, self.alarms, self.misses))
         return {
             "precision": ops.divide_no_nan(hits, hits + alarms),
