@@ -14,10 +14,10 @@ from talud.engine.runtime import Model
 from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
 from talud.serving.app import create_app
-from talud.serving.database import now
+from talud.serving.database import utc_now
 from talud.serving.service import Service
 from talud.serving.settings import Settings
-from talud.serving.tables import Job, Request
+from talud.serving.tables import Job, MapRequest
 
 
 def settings_of(root: Path, **others: object) -> Settings:
@@ -36,7 +36,7 @@ def serving(settings: Settings) -> Iterator[tuple[TestClient, Service]]:
 
 def put_job(service: Service, raster: str, status: str) -> str:
     """The id of a job that is there in that state, for which nobody did anything."""
-    request, moment = Request(raster=raster, model="tiny", version="1"), now()
+    request, moment = MapRequest(raster=raster, model="tiny", version="1"), utc_now()
     row = Job(
         id=str(uuid.uuid4()), key="local", status=status, message="", progress=0, request=request,
         created=moment, updated=moment,
@@ -49,5 +49,5 @@ def put_job(service: Service, raster: str, status: str) -> str:
 def finished_job(service: Service, model: Path, raster: Path, threshold: float = 0.5) -> str:
     """The id of a job whose map lies in its folder."""
     job = put_job(service, str(raster.relative_to(service.settings.data)), "successful")
-    predict(Model.load(model), raster, service.maps.out(job), MapOptions(threshold=threshold))
+    predict(Model.load(model), raster, service.job_folders.map_folder(job), MapOptions(threshold=threshold))
     return job

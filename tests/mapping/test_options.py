@@ -14,8 +14,8 @@ from talud.cli import maps as command_line
 from talud.engine.runtime import Model
 from talud.errors import ParamsError
 from talud.mapping.options import MapOptions, ResultOptions
-from talud.serving.jobs import Request
-from talud.serving.process import Inputs, description
+from talud.serving.jobs import MapRequest
+from talud.serving.ogc_process import Inputs, process_description
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_commands_take_every_option_with_its_default(command: str) -> None:
 
 
 def test_service_describes_the_same_options() -> None:
-    inputs = description()["inputs"]
+    inputs = process_description()["inputs"]
     for name, field in ResultOptions.model_fields.items():
         assert inputs[name]["description"] == field.description
     given = Inputs.model_validate({"raster": {"href": "a.tif"}, "threshold": 0.3, "minimum_area": 100})
     chosen = given.model_dump(include=set(ResultOptions.model_fields))
-    assert Request(raster="a.tif", **chosen).options == MapOptions(threshold=0.3, minimum_area=100)
+    assert MapRequest(raster="a.tif", **chosen).options == MapOptions(threshold=0.3, minimum_area=100)
 
 
 def test_open_model_of_another_precision_is_refused(model: Model, tmp_path: Path) -> None:

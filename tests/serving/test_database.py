@@ -74,7 +74,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 def test_database_of_the_release_before_migrations_is_upgraded_without_loss(url: str) -> None:
     make_earlier_database(url)
-    with Database.opened(url) as database:
+    with Database.open(url) as database:
         keys = {key.name: key for key in KeyStore(database).all()}
         assert {name: (key.scope, key.expires) for name, key in keys.items()} == {
             "Geological Survey": ("admin", None),
@@ -121,7 +121,7 @@ def test_service_uses_a_database_of_the_release_before_mapped_classes(url: str, 
         {"X-API-Key": secret[name]} for name in ("Geological Survey", "field office Medellín", "visitor", "revoked")
     )
     with (
-        Database.opened(url) as database,
+        Database.open(url) as database,
         TestClient(create_app(settings, open_to_all=False), base_url="http://localhost") as client,
     ):
         stored = {found.id: found for found in JobStore(database).list()}
@@ -164,7 +164,7 @@ def test_service_uses_a_database_of_the_release_before_mapped_classes(url: str, 
 
 def test_upgraded_and_new_databases_have_the_same_layout(url: str) -> None:
     def differences() -> list[object]:
-        with Database.opened(url) as database, database.engine.connect() as connection:
+        with Database.open(url) as database, database.engine.connect() as connection:
             context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
             return compare_metadata(context, Table.metadata)
 
@@ -178,14 +178,14 @@ def test_upgraded_and_new_databases_have_the_same_layout(url: str) -> None:
 
 
 def test_database_of_a_newer_release_is_refused_in_one_line(url: str) -> None:
-    with Database.opened(url) as database:
+    with Database.open(url) as database:
         secret = KeyStore(database).add("survey", "run")
         with database.engine.begin() as connection:
             connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(
         OutputError, match=r"made by a newer talud \(layout 9999, this one knows up to 0002\)"
     ) as raised:
-        Database.opened(url).__enter__()
+        Database.open(url).__enter__()
     assert "\n" not in str(raised.value)
     with changing(url) as connection:
         digests = connection.execute(text("SELECT digest FROM keys")).scalars().all()
@@ -198,7 +198,7 @@ def test_processes_that_start_at_once_upgrade_once(url: str) -> None:
     code = (
         "import sys; from talud.serving.database import Database; from talud.serving.keys import KeyStore\n"
         "sys.stdin.readline()\n"
-        "with Database.opened(sys.argv[1]) as database: print(sorted(key.id for key in KeyStore(database).all()))"
+        "with Database.open(sys.argv[1]) as database: print(sorted(key.id for key in KeyStore(database).all()))"
     )
     command = [sys.executable, "-c", code, url]
     started = [
@@ -211,7 +211,7 @@ def test_processes_that_start_at_once_upgrade_once(url: str) -> None:
     said = [process.communicate(timeout=60) for process in started]
     assert [process.returncode for process in started] == [0] * 4, said
     assert len({out for out, _ in said}) == 1
-    with Database.opened(url) as database:
+    with Database.open(url) as database:
         assert len(ReviewStore(database).history(JOB.format(0), "1")) == 1
 
 
@@ -228,10 +228,10 @@ def test_upgrade_that_breaks_off_leaves_the_database_as_it_was(tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(op, "drop_table", fail)
         with pytest.raises(OSError, match="no space left"):
-            Database.opened(f"sqlite:///{tmp_path}/service.db").__enter__()
+            Database.open(f"sqlite:///{tmp_path}/service.db").__enter__()
     with closing(sqlite3.connect(tmp_path / "service.db")) as connection:
         assert list(connection.iterdump()) == before
-    with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
+    with Database.open(f"sqlite:///{tmp_path}/service.db") as database:
         assert len(KeyStore(database).all()) == 3
 
 
@@ -239,7 +239,7 @@ def test_upgrade_that_breaks_off_leaves_the_database_as_it_was(tmp_path: Path, m
 def test_only_its_owner_reads_the_database_and_the_results(tmp_path: Path, umask: int) -> None:
     results, before = tmp_path / "results", os.umask(umask)
     try:
-        with lock_results(results), Database.opened(f"sqlite:///{results}/service.db") as database:
+        with lock_results(results), Database.open(f"sqlite:///{results}/service.db") as database:
             SessionStore(database).begin(KeyStore(database).find(KeyStore(database).add("survey", "run")))
             modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in results.glob("service.db*")}
     finally:
@@ -253,7 +253,7 @@ def test_database_and_results_of_an_earlier_release_are_closed_to_others(tmp_pat
     results.mkdir(mode=0o755)
     make_earlier_database(f"sqlite:///{results}/service.db")
     (results / "service.db").chmod(0o644)
-    with lock_results(results), Database.opened(f"sqlite:///{results}/service.db"):
+    with lock_results(results), Database.open(f"sqlite:///{results}/service.db"):
         assert stat.S_IMODE((results / "service.db").stat().st_mode) == 0o600
         assert stat.S_IMODE(results.stat().st_mode) == 0o700
     results.chmod(0o750)  # for the group of the workers

@@ -11,7 +11,7 @@ import pytest
 
 from service_process import listening
 from talud.serving import security
-from talud.serving.security import PunctualProtocol
+from talud.serving.security import HeaderTimeoutProtocol
 
 
 async def answering(scope, receive, send) -> None:
@@ -26,8 +26,8 @@ async def answering(scope, receive, send) -> None:
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Yield the port of a real server with a short limit."""
-    monkeypatch.setattr(security, "HEADERS_SECONDS", 0.5)
-    with listening(answering, http=PunctualProtocol, lifespan="off") as port:
+    monkeypatch.setattr(security, "HEADER_TIMEOUT_SECONDS", 0.5)
+    with listening(answering, http=HeaderTimeoutProtocol, lifespan="off") as port:
         yield port
 
 

@@ -22,10 +22,10 @@ from talud.errors import SourceError
 from talud.products.prediction import predict
 from talud.serving.database import Database
 from talud.serving.jobs import JobStore
-from talud.serving.request_resolution import Models, RequestResolver
+from talud.serving.request_resolution import ModelLookup, RequestResolver
 from talud.serving.settings import Settings
-from talud.serving.storage import Maps
-from talud.serving.tables import Request
+from talud.serving.storage import JobFolders
+from talud.serving.tables import MapRequest
 
 pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
 
@@ -157,17 +157,17 @@ def test_what_cannot_be_done_is_said_at_once(service: Serving, inputs: dict[str,
 
 def test_a_raster_that_was_fetched_is_not_fetched_again(service_project: Path, tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, results=tmp_path)  # allows no place
-    with Database.opened(settings.database_url) as database:
-        jobs, maps = JobStore(database), Maps(tmp_path / "jobs")
-        intake = RequestResolver(settings, jobs, maps, Models(service_project))
-        request = Request(raster="https://gone.example/small.tif", model="landslide-unet-3band", version="1")
+    with Database.open(settings.database_url) as database:
+        jobs, maps = JobStore(database), JobFolders(tmp_path / "jobs")
+        intake = RequestResolver(settings, jobs, maps, ModelLookup(service_project))
+        request = MapRequest(raster="https://gone.example/small.tif", model="landslide-unet-3band", version="1")
         job = jobs.create("a", "somebody", request)
         with pytest.raises(SourceError, match=r"gone\.example: not among the places"):
             intake.fetch(job, lambda: None)
-        maps.fetched("a").mkdir(parents=True, exist_ok=True)
-        shutil.copy(service_project / "stacks/small.tif", maps.fetched("a"))
+        maps.fetched_raster("a").mkdir(parents=True, exist_ok=True)
+        shutil.copy(service_project / "stacks/small.tif", maps.fetched_raster("a"))
         intake.fetch(job, lambda: None)
-        assert intake.settle(job)[0] == maps.fetched("a") / "small.tif"
+        assert intake.resolve(job)[0] == maps.fetched_raster("a") / "small.tif"
         assert maps.model("a").is_file()
 
 

@@ -14,21 +14,21 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from talud.errors import BusyError
-from talud.serving.database import Database, now
+from talud.serving.database import Database, utc_now
 from talud.serving.jobs import JobStore
 from talud.serving.problems import Problem
 from talud.serving.reviews import ReviewStore
 from talud.serving.settings import Settings
-from talud.serving.storage import Maps, lock_results, remove_expired
-from talud.serving.tables import Job, Key, Request, Review
+from talud.serving.storage import JobFolders, lock_results, remove_expired
+from talud.serving.tables import Job, Key, MapRequest, Review
 
 MEGABYTE = 10**6
-ANA = Key(id="0" * 32, name="field office", digest="", scope="run", created=now())
+ANA = Key(id="0" * 32, name="field office", digest="", scope="run", created=utc_now())
 
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> Iterator[JobStore]:
-    with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
+    with Database.open(f"sqlite:///{tmp_path}/service.db") as database:
         yield JobStore(database)
 
 
@@ -38,17 +38,17 @@ def settings(tmp_path: Path, **others: object) -> Settings:
 
 def review(job: str) -> Review:
     """Return a review of polygon 1 of a job's map."""
-    return Review(job=job, polygon="1", verdict="accepted", reviewer="Ana", reviewed=now())
+    return Review(job=job, polygon="1", verdict="accepted", reviewer="Ana", reviewed=utc_now())
 
 
-def ended(jobs: JobStore, maps: Maps, name: str, days: float) -> None:
+def ended(jobs: JobStore, maps: JobFolders, name: str, days: float) -> None:
     """A job that ended so many days ago, with a map of a megabyte."""
-    jobs.create(name, "somebody", Request(raster="a.tif"))
+    jobs.create(name, "somebody", MapRequest(raster="a.tif"))
     jobs.end(name, "successful", "done")
     with Session(jobs.database.engine) as session, session.begin():
-        session.execute(update(Job).where(Job.id == name).values(finished=now() - timedelta(days=days)))
-    maps.out(name).mkdir(parents=True)
-    (maps.out(name) / "probability.tif").write_bytes(bytes(MEGABYTE))
+        session.execute(update(Job).where(Job.id == name).values(finished=utc_now() - timedelta(days=days)))
+    maps.map_folder(name).mkdir(parents=True)
+    (maps.map_folder(name) / "probability.tif").write_bytes(bytes(MEGABYTE))
 
 
 def test_a_second_service_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
@@ -63,27 +63,27 @@ def test_a_second_service_is_refused_while_the_first_one_runs(tmp_path: Path) ->
 
 
 def test_what_is_old_goes(jobs: JobStore, tmp_path: Path) -> None:
-    maps = Maps(tmp_path / "jobs")
+    maps = JobFolders(tmp_path / "jobs")
     for name, days in (("old", 8), ("young", 6)):
         ended(jobs, maps, name, days)
     assert remove_expired(jobs, maps, settings(tmp_path, results_days=7)) == ["old"]
-    assert (jobs.get("old"), maps.of("old").exists(), maps.of("young").exists()) == (None, False, True)
+    assert (jobs.get("old"), maps.folder("old").exists(), maps.folder("young").exists()) == (None, False, True)
 
 
 def test_what_is_too_much_goes_the_oldest_first_but_nothing_in_use(jobs: JobStore, tmp_path: Path) -> None:
-    maps = Maps(tmp_path / "jobs")
+    maps = JobFolders(tmp_path / "jobs")
     for name, days in (("first", 4), ("second", 3), ("third", 2), ("fourth", 1)):
         ended(jobs, maps, name, days)
-    jobs.create("running", "somebody", Request(raster="a.tif"))
-    maps.out("running").mkdir(parents=True)
-    (maps.out("running") / "tiles").write_bytes(bytes(MEGABYTE))
-    maps.look_at("second")
+    jobs.create("running", "somebody", MapRequest(raster="a.tif"))
+    maps.map_folder("running").mkdir(parents=True)
+    (maps.map_folder("running") / "tiles").write_bytes(bytes(MEGABYTE))
+    maps.mark_viewed("second")
     assert remove_expired(jobs, maps, settings(tmp_path, results_bytes=3 * MEGABYTE)) == ["first", "third"]
     assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["fourth", "running", "second"]
 
 
 def test_a_map_that_people_reviewed_stays_until_somebody_throws_it_away(jobs: JobStore, tmp_path: Path) -> None:
-    maps = Maps(tmp_path / "jobs")
+    maps = JobFolders(tmp_path / "jobs")
     for name in ("reviewed", "forgotten"):
         ended(jobs, maps, name, 100)
     ReviewStore(jobs.database).save(review("reviewed"), ANA)
@@ -92,7 +92,7 @@ def test_a_map_that_people_reviewed_stays_until_somebody_throws_it_away(jobs: Jo
 
 
 def test_a_dismissed_job_loses_its_review_and_is_cleaned_up(jobs: JobStore, tmp_path: Path) -> None:
-    maps, store = Maps(tmp_path / "jobs"), ReviewStore(jobs.database)
+    maps, store = JobFolders(tmp_path / "jobs"), ReviewStore(jobs.database)
     for name in ("thrown away", "kept"):
         ended(jobs, maps, name, 100)
         store.save(review(name), ANA)
@@ -100,7 +100,7 @@ def test_a_dismissed_job_loses_its_review_and_is_cleaned_up(jobs: JobStore, tmp_
     assert store.all("thrown away") == {}
     assert store.history("thrown away", "1") == ()
     with Session(jobs.database.engine) as session, session.begin():
-        session.execute(update(Job).values(finished=now() - timedelta(days=100)))
+        session.execute(update(Job).values(finished=utc_now() - timedelta(days=100)))
     assert remove_expired(jobs, maps, settings(tmp_path, results_days=7)) == ["thrown away"]
     assert len(store.history("kept", "1")) == 1
     with pytest.raises(Problem, match="its map is gone"):
@@ -109,20 +109,20 @@ def test_a_dismissed_job_loses_its_review_and_is_cleaned_up(jobs: JobStore, tmp_
 
 
 def test_an_upload_stays_while_a_job_shows_it(jobs: JobStore, tmp_path: Path) -> None:
-    maps = Maps(tmp_path / "jobs")
+    maps = JobFolders(tmp_path / "jobs")
     for name in ("shown", "forgotten", "fresh"):
         (tmp_path / "uploads" / name).mkdir(parents=True)
         (tmp_path / "uploads" / name / "a.tif").write_bytes(bytes(MEGABYTE))
         hours = 0 if name == "fresh" else 1
         os.utime(tmp_path / "uploads" / name, (time.time() - hours * 3600,) * 2)
-    jobs.create("a", "somebody", Request(raster="uploads/shown"))
+    jobs.create("a", "somebody", MapRequest(raster="uploads/shown"))
     assert remove_expired(jobs, maps, settings(tmp_path, results_bytes=MEGABYTE)) == ["forgotten"]
     assert sorted(path.name for path in (tmp_path / "uploads").iterdir()) == ["fresh", "shown"]
 
 
 def test_of_many_who_claim_jobs_each_gets_another_the_oldest_first(jobs: JobStore) -> None:
     for number in range(40):
-        jobs.create(f"{number:02}", "somebody", Request(raster="a.tif"))
+        jobs.create(f"{number:02}", "somebody", MapRequest(raster="a.tif"))
     first = jobs.claim()
     assert first is not None
     assert first.id == "00"
@@ -133,11 +133,11 @@ def test_of_many_who_claim_jobs_each_gets_another_the_oldest_first(jobs: JobStor
 
 
 def test_a_job_that_has_ended_is_not_ended_again_and_a_dismissed_one_stays_so(jobs: JobStore) -> None:
-    jobs.create("a", "somebody", Request(raster="a.tif"))
+    jobs.create("a", "somebody", MapRequest(raster="a.tif"))
     jobs.claim()
     jobs.dismiss("a")
     assert not jobs.end("a", "successful", "done")
-    jobs.note("a", 50, "half")
+    jobs.save_progress("a", 50, "half")
     found = jobs.get("a")
     assert found is not None
     assert (found.status, found.progress) == ("dismissed", 0)

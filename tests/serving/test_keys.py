@@ -19,7 +19,7 @@ from talud.serving.tables import SCOPES, Key
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[KeyStore]:
-    with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
+    with Database.open(f"sqlite:///{tmp_path}/service.db") as database:
         yield KeyStore(database)
 
 
@@ -104,7 +104,7 @@ def talud(*arguments: str) -> str:
 def test_the_command_shows_a_key_once(project: Path) -> None:
     assert "no key yet" in talud("list")
     secret = talud("add", "Geological Survey", "--scope", "run").strip()
-    with Database.opened(f"sqlite:///{project}/.talud/service/service.db") as database:
+    with Database.open(f"sqlite:///{project}/.talud/service/service.db") as database:
         found = KeyStore(database).find(secret)
     assert found is not None
     assert found.scope == "run"
@@ -119,7 +119,7 @@ def test_the_command_lists_when_keys_expire(project: Path) -> None:
     talud("add", "brief", "--expires-days", "7")
     assert f"{datetime.now(UTC) + timedelta(days=7):%Y-%m-%d}" in talud("list")
     with (
-        Database.opened(f"sqlite:///{project}/.talud/service/service.db") as database,
+        Database.open(f"sqlite:///{project}/.talud/service/service.db") as database,
         database.engine.begin() as writer,
     ):
         writer.execute(update(Key).values(expires=datetime(2026, 1, 2, tzinfo=UTC)))

@@ -32,10 +32,10 @@ def test_log_tells_of_each_job_once_and_of_nothing_that_gdal_signals(
     broken.unlink()
     assert upload.status_code == 201
     assert not [line for line in lines if "GDAL" in line or "CPLE" in line or "Traceback" in line]
-    of_job = [line for line in lines if job in line]
-    assert len(of_job) == 4
+    job_fields = [line for line in lines if job in line]
+    assert len(job_fields) == 4
     for line, said in zip(
-        of_job, ("accepted: small.tif", "begins: small.tif", "landslides", "dismissed by"), strict=True
+        job_fields, ("accepted: small.tif", "begins: small.tif", "landslides", "dismissed by"), strict=True
     ):
         assert said in line
     if style == "json":
@@ -45,7 +45,7 @@ def test_log_tells_of_each_job_once_and_of_nothing_that_gdal_signals(
         assert {(line["level"], line["key"]) for line in found} == {("info", "local")}
         assert [line["message"] for line in log if line["message"].startswith("uploaded: uploads/")]
     else:
-        assert all(f"INFO job {job}, key local: " in line for line in of_job)
+        assert all(f"INFO job {job}, key local: " in line for line in job_fields)
 
 
 def test_message_of_a_client_stays_in_its_line() -> None:

@@ -26,8 +26,8 @@ from talud.serving import database
 from talud.serving.database import Database
 from talud.serving.jobs import JobStore
 from talud.serving.settings import Settings
-from talud.serving.storage import Maps, remove_expired
-from talud.serving.tables import Request
+from talud.serving.storage import JobFolders, remove_expired
+from talud.serving.tables import MapRequest
 
 ASK = {"inputs": {"raster": {"href": "small.tif"}}}
 RECORD = "map/prediction.json"
@@ -193,34 +193,34 @@ def failing(times: int, calls: list[int]) -> Callable[[], str]:
 
 
 def test_calls_are_repeated_until_they_succeed_or_the_service_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(database, "MIN_RETRY_DELAY_SECONDS", 0.001)
     ending, calls = threading.Event(), []
-    assert database.wait_out(failing(5, calls), ending) == "stored"
+    assert database.retry_outages(failing(5, calls), ending) == "stored"
     assert len(calls) == 6
     ending.set()
-    with pytest.raises(database.Stopped):
-        database.wait_out(failing(5, []), ending)
+    with pytest.raises(database.JobStopped):
+        database.retry_outages(failing(5, []), ending)
 
 
 def test_end_that_was_stored_although_its_answer_was_lost_is_the_same_end(tmp_path: Path) -> None:
-    with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
+    with Database.open(f"sqlite:///{tmp_path}/service.db") as database:
         jobs = JobStore(database)
-        jobs.create("a", "somebody", Request(raster="a.tif"))
+        jobs.create("a", "somebody", MapRequest(raster="a.tif"))
         assert jobs.end("a", "successful", "done")
         assert jobs.end("a", "successful", "done")
         assert not jobs.end("a", "failed", "no")
 
 
 def test_clean_up_keeps_files_of_jobs_that_it_cannot_remove_from_database(tmp_path: Path) -> None:
-    maps = Maps(tmp_path / "jobs")
+    maps = JobFolders(tmp_path / "jobs")
     settings = Settings(data=tmp_path, results=tmp_path, results_days=1e-9)
-    with Database.opened(f"sqlite:///{tmp_path}/service.db?timeout=0.05") as database:
+    with Database.open(f"sqlite:///{tmp_path}/service.db?timeout=0.05") as database:
         jobs = JobStore(database)
-        jobs.create("a", "somebody", Request(raster="a.tif"))
+        jobs.create("a", "somebody", MapRequest(raster="a.tif"))
         jobs.end("a", "successful", "done")
-        maps.out("a").mkdir(parents=True)
+        maps.map_folder("a").mkdir(parents=True)
         with locked(tmp_path / "service.db"), pytest.raises(OperationalError):
             remove_expired(jobs, maps, settings)
-        assert maps.out("a").exists()
+        assert maps.map_folder("a").exists()
         assert remove_expired(jobs, maps, settings) == ["a"]
-        assert not maps.out("a").exists()
+        assert not maps.map_folder("a").exists()

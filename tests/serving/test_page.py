@@ -153,7 +153,7 @@ def service(page_index: Path, tiny_model: Path, tmp_path_factory: pytest.TempPat
     upload = write_stack(elsewhere / "Quebrada Ñ.tif", stack(), tags={"TALUD_SYNTHETIC": "yes"})
     results = root / ".talud/service"
     results.mkdir(parents=True)
-    with Database.opened(f"sqlite:///{results / 'service.db'}") as database:
+    with Database.open(f"sqlite:///{results / 'service.db'}") as database:
         run_key, read_key = (KeyStore(database).add(scope, scope) for scope in ("run", "read"))
     with serving(root, {"keys_required": "true"}) as running:
         running.http.headers["X-API-Key"] = run_key

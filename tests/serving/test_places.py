@@ -16,7 +16,7 @@ from rasterio.vrt import WarpedVRT
 
 from stack_files import noise, write_stack
 from talud.errors import SourceError
-from talud.serving.raster_paths import local, mask_beside
+from talud.serving.raster_paths import find_mask, resolve_raster
 from talud.serving.rasters import has_mask
 from talud.serving.settings import Settings
 
@@ -40,20 +40,20 @@ def settings(tmp_path: Path, stack: Path) -> Settings:
 
 def refused(href: str, settings: Settings) -> str:
     with pytest.raises(SourceError) as caught:
-        local(href, settings)
+        resolve_raster(href, settings)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_rasters_below_the_data_folder_are_found(settings: Settings) -> None:
-    assert local("a.tif", settings) == settings.data / "a.tif"
-    assert local("basins/b.tif", settings) == settings.data / "basins/b.tif"
+    assert resolve_raster("a.tif", settings) == settings.data / "a.tif"
+    assert resolve_raster("basins/b.tif", settings) == settings.data / "basins/b.tif"
 
 
 def test_names_in_any_script_are_found(settings: Settings) -> None:
     for name in ("cañón de la Liboriana.tif", "地滑り.tif", "what? #1 & 100%!.tif"):
         shutil.copy(settings.data / "a.tif", settings.data / name)
-        assert local(name, settings).name == name
+        assert resolve_raster(name, settings).name == name
 
 
 @pytest.mark.parametrize(
@@ -129,19 +129,19 @@ def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_followed(setting
     (settings.data / "circle.tif").symlink_to("circle.tif")
     for href in ("out.tif", "up/secret.tif", "circle.tif"):
         refused(href, settings)
-    assert local("in.tif", settings) == settings.data / "basins/b.tif"
+    assert resolve_raster("in.tif", settings) == settings.data / "basins/b.tif"
 
 
 def test_a_data_folder_that_is_itself_a_link_is_as_good(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(settings.data)
-    assert local("a.tif", settings.model_copy(update={"data": tmp_path / "link"})) == settings.data / "a.tif"
+    assert resolve_raster("a.tif", settings.model_copy(update={"data": tmp_path / "link"})) == settings.data / "a.tif"
 
 
 def test_an_upload_is_the_one_file_of_its_folder(settings: Settings, tmp_path: Path) -> None:
     folder = settings.results / "uploads" / UPLOAD
     shutil.copy(settings.data / "a.tif", folder / "mine.tif")
     (folder / "mine.tif.aux.xml").write_text("<PAMDataset/>")
-    assert local(f"uploads/{UPLOAD}", settings) == folder / "mine.tif"
+    assert resolve_raster(f"uploads/{UPLOAD}", settings) == folder / "mine.tif"
     (folder / "another.tif").symlink_to(tmp_path / "secret.tif")
     refused(f"uploads/{UPLOAD}", settings)
     (folder / "mine.tif").unlink()
@@ -159,12 +159,12 @@ def test_link_beside_a_raster_that_leads_out_is_refused(
     side: str, first: bool, settings: Settings, tmp_path: Path
 ) -> None:
     if first:
-        local("a.tif", settings)
+        resolve_raster("a.tif", settings)
     (tmp_path / "secret.txt").write_text("5\n0\n0\n-5\n123456\n654321\n")
     (settings.data / side).symlink_to(tmp_path / "secret.txt")
     assert "leads out of its folder" in refused("a.tif", settings)
     (settings.data / side).unlink()
-    local("a.tif", settings)
+    resolve_raster("a.tif", settings)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -176,11 +176,11 @@ def test_world_file_that_links_out_is_not_read(settings: Settings, tmp_path: Pat
     ) as writer:  # no geotransform of its own
         writer.write(values)
     (settings.data / "c.tfw").write_text("5\n0\n0\n-5\n400000\n650000\n")
-    local("c.tif", settings)  # its own world file is fine
+    resolve_raster("c.tif", settings)  # its own world file is fine
     (settings.data / "world").mkdir()
     (settings.data / "c.tfw").rename(settings.data / "world/c.tfw")
     (settings.data / "c.tfw").symlink_to("world/c.tfw")  # and a link that stays in the folder
-    local("c.tif", settings)
+    resolve_raster("c.tif", settings)
     (settings.data / "world/c.tfw").unlink()
     (settings.data / "world/c.tfw").symlink_to(tmp_path / "secret.tif")  # a link to a link
     assert "leads out of its folder" in refused("c.tif", settings)
@@ -218,23 +218,23 @@ def test_tags_inside_a_raster_that_name_overviews_of_a_band_are_refused(settings
 
 
 def test_mask_is_judged_as_its_raster_is(settings: Settings, tmp_path: Path) -> None:
-    raster, mask = local("a.tif", settings), settings.data / "a.mask.tif"
-    assert mask_beside(raster, settings) is None
+    raster, mask = resolve_raster("a.tif", settings), settings.data / "a.mask.tif"
+    assert find_mask(raster, settings) is None
     shutil.copy(raster, settings.data / "known.tif")
     mask.symlink_to("known.tif")
-    assert mask_beside(raster, settings) == settings.data / "known.tif"
+    assert find_mask(raster, settings) == settings.data / "known.tif"
     for outside in (tmp_path / "secret.tif", tmp_path / "missing.tif", Path("/etc/passwd")):
         mask.unlink()
         mask.symlink_to(outside)
         with pytest.raises(SourceError) as caught:
-            mask_beside(raster, settings)
+            find_mask(raster, settings)
         assert str(outside) not in str(caught.value)
         assert not has_mask(raster, settings)
-        local("a.tif", settings)  # the raster itself can be mapped
+        resolve_raster("a.tif", settings)  # the raster itself can be mapped
     mask.unlink()
     mask.write_text("<VRTDataset/>")
     with pytest.raises(SourceError, match="no GeoTIFF"):
-        mask_beside(raster, settings)
+        find_mask(raster, settings)
 
 
 def test_a_pipe_is_not_waited_for(settings: Settings) -> None:
@@ -276,7 +276,7 @@ def test_overviews_mask_and_tags_beside_a_raster_are_fine(settings: Settings) ->
         shutil.copy(settings.data / "a.tif", settings.data / f"{name}.ovr")
         shutil.copy(settings.data / "a.tif", settings.data / f"{name}.msk")
         (settings.data / f"{name}.aux.xml").write_text("<PAMDataset><Metadata/></PAMDataset>")
-        local(name, settings)
+        resolve_raster(name, settings)
 
 
 @pytest.mark.parametrize("side", ["a.tif.ovr", "a.tif.msk", "a.tif.aux.xml", "A.TIF.OVR", "a.tif.ovr.msk"])

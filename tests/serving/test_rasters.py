@@ -33,7 +33,7 @@ from talud.mapping.reader import misfit
 from talud.serving import rasters, tiles
 from talud.serving.problems import Problem
 from talud.serving.raster_paths import check_directories
-from talud.serving.rasters import header
+from talud.serving.rasters import read_header
 from talud.serving.storage import remove_unfinished_uploads, safe_name
 
 BANDS = ("red", "green", "blue", "slope", "elevation", "vv_pre", "vv_post")
@@ -126,7 +126,7 @@ def test_the_list_follows_the_folder_and_opens_nothing_twice(
     other = write_stack(settings.data / "b.tif", noise(64, 64), grid=grid_of(64, 64, pixel=10))
 
     def listed() -> dict[str, tuple[str, ...]]:
-        return {one.href: one.fits for one in rasters.listed(settings, [("champion", contract)])[0]}
+        return {one.href: one.fits for one in rasters.find_rasters(settings, [("champion", contract)])[0]}
 
     assert listed() == {"a.tif": ("champion",), "b.tif": ()}
     with monkeypatch.context() as patch:
@@ -350,7 +350,7 @@ def test_uploads_at_once_share_the_quota(quotas: SimpleNamespace) -> None:
 
     def claim(number: int) -> bool:
         try:
-            quotas.service.uploads.claim(f"upload {number}", key, 100_000)
+            quotas.service.uploads.reserve(f"upload {number}", key, 100_000)
         except Problem:
             return False
         return True
@@ -389,7 +389,7 @@ def test_names_of_uploads_are_such_as_any_disk_takes(given: str, kept: str) -> N
 def test_a_picture_is_what_gdal_warps_of_the_bands_between_their_percentiles(
     agency: SimpleNamespace, tmp_path: Path
 ) -> None:
-    tile = centre_tile(header(agency.stack).bounds, 15)
+    tile = centre_tile(read_header(agency.stack).bounds, 15)
     found = picture(fetch(agency, "optical", tile))
     expected = warped(agency.stack, tmp_path / "w.tif", tile, "bilinear", 1, 2, 3)
     low, high = np.nanpercentile(stack_values()[:3], (2, 98), axis=(1, 2))[..., None, None]
@@ -401,7 +401,7 @@ def test_a_picture_is_what_gdal_warps_of_the_bands_between_their_percentiles(
 
 
 def test_invalid_pixels_are_transparent(agency: SimpleNamespace, tmp_path: Path) -> None:
-    west, _, _, north = header(agency.stack).bounds
+    west, _, _, north = read_header(agency.stack).bounds
     tile = WEB_MERCATOR_TMS.tile(west + 0.003, north - 0.002, 15)
     expected = np.isfinite(warped(agency.stack, tmp_path / "w.tif", tile, "bilinear", 1, 2, 3)).all(axis=0)
     alpha = picture(fetch(agency, "optical", tile))[..., 3]
@@ -412,7 +412,7 @@ def test_invalid_pixels_are_transparent(agency: SimpleNamespace, tmp_path: Path)
 
 
 def test_slope_is_dark_where_it_is_steep_and_sar_keeps_its_change(agency: SimpleNamespace, tmp_path: Path) -> None:
-    tile = centre_tile(header(agency.stack).bounds, 15)
+    tile = centre_tile(read_header(agency.stack).bounds, 15)
     slope = warped(agency.stack, tmp_path / "s.tif", tile, "bilinear", 4)[0]
     assert np.abs(picture(fetch(agency, "slope", tile))[..., 0] - (255 - slope / 60 * 255)).mean() < 1
     before, after = (picture(fetch(agency, f"sar_{time}", tile))[..., 0].astype(int) for time in ("before", "after"))
@@ -422,7 +422,7 @@ def test_slope_is_dark_where_it_is_steep_and_sar_keeps_its_change(agency: Simple
 
 
 def test_the_inventory_keeps_its_classes(agency: SimpleNamespace, tmp_path: Path) -> None:
-    tile = centre_tile(header(agency.stack).bounds, 15)
+    tile = centre_tile(read_header(agency.stack).bounds, 15)
     expected = warped(agency.data / "basins/a.mask.tif", tmp_path / "m.tif", tile, "near", 1)[0]
     image = picture(fetch(agency, "inventory", tile))
     grey, alpha = image[..., 0], image[..., 1]
@@ -450,7 +450,7 @@ def test_numbers_that_name_no_tile_are_refused(agency: SimpleNamespace, place: s
 
 
 def test_a_layer_or_raster_that_is_not_there_is_named(agency: SimpleNamespace) -> None:
-    tile = centre_tile(header(agency.stack).bounds, 13)
+    tile = centre_tile(read_header(agency.stack).bounds, 13)
     for layer, href, said in (
         ("optical", "plain.tiff", "plain.tiff: has no layer optical"),
         ("optical", "nowhere.tif", "nowhere.tif"),
@@ -464,10 +464,10 @@ def test_a_layer_or_raster_that_is_not_there_is_named(agency: SimpleNamespace) -
 
 def test_a_raster_that_changed_is_shown_as_it_is_now(tmp_path: Path) -> None:
     path = write_stack(tmp_path / "a.tif", np.tile(np.linspace(0, 250, 64, dtype=np.float32), (3, 64, 1)))
-    tile = centre_tile(header(path).bounds, 14)
-    before = tiles.tile(path, "optical", tile.z, tile.x, tile.y)
+    tile = centre_tile(read_header(path).bounds, 14)
+    before = tiles.render_tile(path, "optical", tile.z, tile.x, tile.y)
     write_stack(path, np.tile(np.linspace(250, 0, 64, dtype=np.float32), (3, 64, 1)))
-    after = tiles.tile(path, "optical", tile.z, tile.x, tile.y)
+    after = tiles.render_tile(path, "optical", tile.z, tile.x, tile.y)
     first, second = (np.asarray(Image.open(io.BytesIO(one))).astype(int) for one in (before, after))
     inside = first[..., 3] == 255
     assert np.corrcoef(first[..., 0][inside], second[..., 0][inside])[0, 1] < -0.9
@@ -482,11 +482,11 @@ def test_far_out_a_raster_without_overviews_is_read_from_a_small_copy(
     path = write_raster(
         tmp_path / "s.tif", ramp, corner=(400_000, 650_000), descriptions=("slope",), nodata=np.nan, compress="deflate"
     )
-    tile = centre_tile(header(path).bounds, 9)
-    first = tiles.tile(path, "slope", tile.z, tile.x, tile.y)
+    tile = centre_tile(read_header(path).bounds, 9)
+    first = tiles.render_tile(path, "slope", tile.z, tile.x, tile.y)
     assert first
-    monkeypatch.setattr(tiles, "borrowed", lambda _: pytest.fail("the file itself was read"))
-    assert tiles.tile(path, "slope", tile.z, tile.x, tile.y) == first
+    monkeypatch.setattr(tiles, "open_pooled", lambda _: pytest.fail("the file itself was read"))
+    assert tiles.render_tile(path, "slope", tile.z, tile.x, tile.y) == first
     monkeypatch.undo()
     expected = warped(path, tmp_path / "w.tif", tile, "near", 1)[0]
     image = np.asarray(Image.open(io.BytesIO(first)))
@@ -499,7 +499,7 @@ def test_patches_side_by_side_have_no_place_to_be_shown_at(tmp_path: Path) -> No
     local = CRS.from_wkt('LOCAL_CS["patches",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]')
     grid = grid_of(64, 64)
     path = write_stack(tmp_path / "p.tif", noise(64, 64), grid=type(grid)(local, grid.transform, 64, 64))
-    known = header(path)
+    known = read_header(path)
     assert (known.bounds, known.layers) == (None, ())
 
 

@@ -517,7 +517,8 @@ def test_fetch_ends_at_once_when_nobody_wants_it(scheme: str, phase: str, tmp_pa
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize(
-    ("limit", "said"), [("RATE_SECONDS", "less than 10,000 bytes per second"), ("LONGEST_SECONDS", "took longer than")]
+    ("limit", "said"),
+    [("RATE_WINDOW_SECONDS", "less than 10,000 bytes per second"), ("MAX_DOWNLOAD_SECONDS", "took longer than")],
 )
 def test_slow_host_is_given_up(
     limit: str, said: str, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -533,8 +534,8 @@ def test_slow_host_is_given_up(
 def test_host_that_is_just_fast_enough_is_waited_for(
     host: Host, raster: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "RATE_SECONDS", 0.7)
-    monkeypatch.setattr(remote, "LEAST_BYTES_PER_SECOND", len(raster) // 10)
+    monkeypatch.setattr(remote, "RATE_WINDOW_SECONDS", 0.7)
+    monkeypatch.setattr(remote, "MIN_BYTES_PER_SECOND", len(raster) // 10)
     host.pause = 0.15  # seconds before each tenth of the body: one and a half in all
     url = f"http://{host.place}/maps/liboriana.tif"
     path = remote.fetch(url, tmp_path / "kept", settings_of(tmp_path, host.place))
@@ -564,7 +565,7 @@ def test_slow_bucket_is_left_when_nobody_wants_its_object(tmp_path: Path, monkey
 def test_note_is_given_up_after_its_time(
     phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(remote, "NOTE_SECONDS", 0.5)
+    monkeypatch.setattr(remote, "CALLBACK_TIMEOUT_SECONDS", 0.5)
     began = time.monotonic()
     with slow(phase) as place, caplog.at_level(logging.WARNING):
         remote.notify(f"http://{place}/done", {}, settings_of(tmp_path, place))

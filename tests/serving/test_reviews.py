@@ -33,17 +33,17 @@ from source_files import write_project, write_raster
 from stack_files import grid_of, write_stack
 from talud.errors import ParamsError
 from talud.serving import map_polygons
-from talud.serving.database import Database, now
+from talud.serving.database import Database, utc_now
 from talud.serving.jobs import JobStore
 from talud.serving.map_polygons import PolygonGeometry
 from talud.serving.problems import Problem
 from talud.serving.reviews import ReviewStore
 from talud.serving.routes.reviews import pixel_metres
-from talud.serving.tables import Key, Request, Review, Verdict
+from talud.serving.tables import Key, MapRequest, Review, Verdict
 
 LEFT, TOP = 400_000, 650_000
 HEIGHT, WIDTH = 96, 128
-SOMEBODY = Key(id="1", name="somebody", digest="", scope="admin", created=now())
+SOMEBODY = Key(id="1", name="somebody", digest="", scope="admin", created=utc_now())
 
 
 @pytest.fixture(scope="module")
@@ -347,7 +347,7 @@ def test_outlines_that_would_take_minutes_to_look_at_are_refused_beforehand(monk
     def refused(rings: list[np.ndarray]) -> str:
         closed = [[*ring.tolist(), ring[0].tolist()] for ring in rings]
         with pytest.raises(ParamsError) as error:
-            map_polygons.outline_of(PolygonGeometry(type="Polygon", coordinates=closed), grid)
+            map_polygons.parse_outline(PolygonGeometry(type="Polygon", coordinates=closed), grid)
         return str(error.value)
 
     for count in (200, 999, 50_000):  # which cross themselves at every turn
@@ -360,9 +360,9 @@ def test_areas_on_the_ellipsoid_where_coordinates_are_degrees() -> None:
     grid = grid_of(HEIGHT, WIDTH)
     degrees = type(grid)(CRS.from_epsg(4326), grid.transform, HEIGHT, WIDTH)
     quadrant = shapely.Polygon([(0, 0), (90, 0), (0, 90)])  # an eighth of the Earth, WGS84
-    assert map_polygons.area_of(quadrant, degrees) == pytest.approx(510_065_621_724_000 / 8, rel=1e-6)
+    assert map_polygons.outline_area(quadrant, degrees) == pytest.approx(510_065_621_724_000 / 8, rel=1e-6)
     feet = type(grid)(CRS.from_epsg(2263), grid.transform, HEIGHT, WIDTH)
-    assert map_polygons.area_of(shapely.box(0, 0, 100, 100), feet) == pytest.approx((100 * 1200 / 3937) ** 2)
+    assert map_polygons.outline_area(shapely.box(0, 0, 100, 100), feet) == pytest.approx((100 * 1200 / 3937) ** 2)
 
 
 def test_the_side_of_a_pixel_in_metres_whatever_the_unit_of_its_crs() -> None:
@@ -434,12 +434,12 @@ def test_the_same_review_gives_the_same_bytes_whoever_asks_at_once(review: Simpl
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ReviewStore]:
     """A store of verdicts that many threads may use."""
     if request.param == "sqlite":
-        with Database.opened(f"sqlite:///{tmp_path}/service.db") as database:
-            JobStore(database).create("job", "somebody", Request(raster="a.tif"))
+        with Database.open(f"sqlite:///{tmp_path}/service.db") as database:
+            JobStore(database).create("job", "somebody", MapRequest(raster="a.tif"))
             yield ReviewStore(database)
     else:
-        with postgresql() as url, Database.opened(url) as database:
-            JobStore(database).create("job", "somebody", Request(raster="a.tif"))
+        with postgresql() as url, Database.open(url) as database:
+            JobStore(database).create("job", "somebody", MapRequest(raster="a.tif"))
             yield ReviewStore(database)
 
 
@@ -453,7 +453,7 @@ def new_review(
 ) -> Review:
     """Return a review of this moment."""
     return Review(
-        job=job, polygon=polygon, verdict=verdict, reviewer=reviewer, reviewed=now(), geometry=geometry, area=area
+        job=job, polygon=polygon, verdict=verdict, reviewer=reviewer, reviewed=utc_now(), geometry=geometry, area=area
     )  # fmt: skip
 
 
@@ -501,7 +501,7 @@ def test_job_dismissed_at_once_with_its_review_keeps_nothing(store: ReviewStore)
     jobs = JobStore(store.database)
     names = [f"job {number}" for number in range(30)]
     for name in names:
-        jobs.create(name, "somebody", Request(raster="a.tif"))
+        jobs.create(name, "somebody", MapRequest(raster="a.tif"))
 
     def either(task: tuple[bool, str]) -> None:
         dismissed, name = task

@@ -16,11 +16,17 @@ from sqlalchemy import select, update
 
 import talud.serving
 from talud.cluster_connection import connect_workers
-from talud.serving.app import HEADERS, create_app
-from talud.serving.database import now
+from talud.serving.app import SECURITY_HEADERS, create_app
+from talud.serving.database import utc_now
 from talud.serving.keys import SESSION_HOURS
-from talud.serving.security import COOKIE, LARGEST_BODY, WRONG_KEYS, WRONG_KEYS_SECONDS, LoginThrottle
-from talud.serving.service import Reader, Runner
+from talud.serving.security import (
+    MAX_BODY_BYTES,
+    MAX_WRONG_KEYS,
+    SESSION_COOKIE,
+    WRONG_KEYS_WINDOW_SECONDS,
+    LoginThrottle,
+)
+from talud.serving.service import ReadKey, RunKey
 from talud.serving.settings import Settings
 from talud.serving.tables import Key, PageSession, Scope
 
@@ -31,15 +37,15 @@ def with_routes(app: FastAPI) -> FastAPI:
     """An application with a thing to read, one to change, and one that takes any body."""
 
     @app.get("/thing")
-    def read(key: Reader) -> str:
+    def read(key: ReadKey) -> str:
         return key.name
 
     @app.put("/thing")
-    def change(key: Runner, body: dict) -> str:
+    def change(key: RunKey, body: dict) -> str:
         return key.name
 
     @app.put("/uploads/there/{name}")
-    async def upload(name: str, request: Request, key: Runner) -> int:
+    async def upload(name: str, request: Request, key: RunKey) -> int:
         return len(await request.body())
 
     return app
@@ -118,7 +124,7 @@ def test_a_revoked_key_ends_its_sessions(client: TestClient) -> None:
 
 def test_the_cookie_is_a_token_that_is_stored_as_a_digest(client: TestClient, tmp_path: Path) -> None:
     secret = begin(client)
-    token = client.cookies[COOKIE]
+    token = client.cookies[SESSION_COOKIE]
     assert secret not in token
     assert len(token) >= 43  # 32 bytes
     assert client.get("/thing", headers={"X-API-Key": token}).status_code == 401
@@ -126,15 +132,15 @@ def test_the_cookie_is_a_token_that_is_stored_as_a_digest(client: TestClient, tm
     assert hashlib.sha256(token.encode()).hexdigest().encode() in kept
     assert token.encode() not in kept
     begin_again = client.post("/session", json={"key": secret}, headers={"Origin": SITE})
-    assert begin_again.cookies[COOKIE] != token
-    assert client.get("/thing", headers={"Cookie": f"{COOKIE}={token}"}).status_code == 401  # it took its place
+    assert begin_again.cookies[SESSION_COOKIE] != token
+    assert client.get("/thing", headers={"Cookie": f"{SESSION_COOKIE}={token}"}).status_code == 401  # it took its place
 
 
 def test_a_session_that_was_ended_is_gone_from_the_service(client: TestClient) -> None:
     begin(client)
-    token = client.cookies[COOKIE]
+    token = client.cookies[SESSION_COOKIE]
     assert client.delete("/session", headers={"Origin": SITE}).status_code == 204
-    assert client.get("/thing", headers={"Cookie": f"{COOKIE}={token}"}).status_code == 401
+    assert client.get("/thing", headers={"Cookie": f"{SESSION_COOKIE}={token}"}).status_code == 401
 
 
 def test_sessions_expire(client: TestClient) -> None:
@@ -147,9 +153,9 @@ def test_sessions_expire(client: TestClient) -> None:
     )
     assert client.get("/thing").status_code == 200
     with client.app.state.service.database.engine.begin() as connection:
-        connection.execute(update(PageSession).values(expires=now() - timedelta(seconds=1)))
+        connection.execute(update(PageSession).values(expires=utc_now() - timedelta(seconds=1)))
     # A page that stays open asks on, and is no guesser of keys.
-    assert [client.get("/thing").status_code for _ in range(WRONG_KEYS + 5)] == [401] * (WRONG_KEYS + 5)
+    assert [client.get("/thing").status_code for _ in range(MAX_WRONG_KEYS + 5)] == [401] * (MAX_WRONG_KEYS + 5)
     client.post("/session", json={"key": key_of(client, name="third")}, headers={"Origin": SITE})
     with client.app.state.service.database.engine.connect() as connection:
         assert len(connection.execute(select(PageSession.digest)).all()) == 1  # the expired ones are removed
@@ -284,7 +290,7 @@ def test_open_mode_refuses_what_a_proxy_passed_on(header: str, open_client: Test
 
 def test_bodies_have_an_end(client: TestClient) -> None:
     headers = {"X-API-Key": key_of(client)}
-    large = b'{"a": "' + b"a" * LARGEST_BODY + b'"}'
+    large = b'{"a": "' + b"a" * MAX_BODY_BYTES + b'"}'
 
     def in_parts() -> Iterator[bytes]:
         yield from (large[start : start + 65536] for start in range(0, len(large), 65536))
@@ -293,22 +299,22 @@ def test_bodies_have_an_end(client: TestClient) -> None:
         answer = client.put("/thing", headers=headers | {"Content-Type": "application/json"}, content=body)
         assert answer.status_code == 413
         assert answer.headers["Content-Type"] == "application/problem+json"
-    assert client.put("/thing", headers=headers, json={"a": "a" * (LARGEST_BODY - 100)}).status_code == 200
+    assert client.put("/thing", headers=headers, json={"a": "a" * (MAX_BODY_BYTES - 100)}).status_code == 200
     assert client.put("/uploads/there/a.tif", headers=headers, content=large).json() == len(large)
 
 
 def test_who_tries_many_keys_waits_and_others_do_not(client: TestClient) -> None:
     secret = key_of(client)
     statuses = [
-        client.get("/thing", headers={"X-API-Key": f"guess {each}"}).status_code for each in range(WRONG_KEYS + 1)
+        client.get("/thing", headers={"X-API-Key": f"guess {each}"}).status_code for each in range(MAX_WRONG_KEYS + 1)
     ]
-    assert statuses == [401] * WRONG_KEYS + [429]
+    assert statuses == [401] * MAX_WRONG_KEYS + [429]
     for answer in (
         client.post("/session", json={"key": "guess"}),
         client.get("/session", headers={"Authorization": "Bearer guess"}),
     ):
         assert answer.status_code == 429
-        assert 0 < int(answer.headers["Retry-After"]) <= WRONG_KEYS_SECONDS + 1
+        assert 0 < int(answer.headers["Retry-After"]) <= WRONG_KEYS_WINDOW_SECONDS + 1
     assert client.get("/thing", headers={"X-API-Key": secret}).status_code == 200
     assert client.get("/thing").status_code == 401
 
@@ -328,11 +334,11 @@ def reached_from(address: str, tmp_path: Path, workers: str, **others: object) -
 def statuses_of_wrong_keys(client: TestClient, forwarded: str) -> list[int]:
     return [
         client.get("/thing", headers={"X-API-Key": "guess", "X-Forwarded-For": forwarded.format(number)}).status_code
-        for number in range(WRONG_KEYS + 1)
+        for number in range(MAX_WRONG_KEYS + 1)
     ]
 
 
-LIMITED, UNLIMITED = [401] * WRONG_KEYS + [429], [401] * (WRONG_KEYS + 1)
+LIMITED, UNLIMITED = [401] * MAX_WRONG_KEYS + [429], [401] * (MAX_WRONG_KEYS + 1)
 
 
 @pytest.mark.slow
@@ -375,7 +381,7 @@ def test_links_lead_to_the_public_address_whatever_host_the_client_names(
         answer = client.post("/session", json={"key": own["X-API-Key"]})
         assert ("secure" in answer.headers["Set-Cookie"].lower()) == public.startswith("https")
         if public:
-            cookie = f"{COOKIE}={answer.cookies[COOKIE]}"  # which httpx would send by TLS alone
+            cookie = f"{SESSION_COOKIE}={answer.cookies[SESSION_COOKIE]}"  # which httpx would send by TLS alone
             origin = {"Origin": "https://" + public.split("/")[2], "Cookie": cookie}
             assert client.put("/thing", headers=origin, json={}).status_code == 200
 
@@ -383,17 +389,22 @@ def test_links_lead_to_the_public_address_whatever_host_the_client_names(
 def test_attempts_are_forgotten_and_counted_by_network() -> None:
     moment = [0.0]
     attempts = LoginThrottle(clock=lambda: moment[0])
-    assert [attempts.failed("2001:db8::1") for _ in range(WRONG_KEYS)] == [0] * WRONG_KEYS
-    assert attempts.failed("2001:db8::ffff") > 0
-    assert attempts.failed("2001:db8:1::1") == attempts.failed("192.0.2.1") == attempts.failed("::ffff:192.0.2.1") == 0
-    moment[0] = WRONG_KEYS_SECONDS
-    assert attempts.failed("2001:db8::1") == 0
+    assert [attempts.count_failure("2001:db8::1") for _ in range(MAX_WRONG_KEYS)] == [0] * MAX_WRONG_KEYS
+    assert attempts.count_failure("2001:db8::ffff") > 0
+    assert (
+        attempts.count_failure("2001:db8:1::1")
+        == attempts.count_failure("192.0.2.1")
+        == attempts.count_failure("::ffff:192.0.2.1")
+        == 0
+    )
+    moment[0] = WRONG_KEYS_WINDOW_SECONDS
+    assert attempts.count_failure("2001:db8::1") == 0
 
 
 def test_refusals_carry_the_security_headers_too(open_client: TestClient) -> None:
     refused = open_client.get("/thing", headers={"Host": "evil.example.com"})
     for answer in (refused, open_client.get("/missing"), open_client.get("/thing")):
-        assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+        assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
         assert "Access-Control-Allow-Origin" not in answer.headers
 
 

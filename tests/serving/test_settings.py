@@ -12,7 +12,7 @@ import pytest
 
 from service_process import free_port
 from talud.errors import ParamsError
-from talud.serving.settings import PREFIX, Settings
+from talud.serving.settings import ENV_PREFIX, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def told(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
     for name, value in {"data": "rasters", "results": "maps", **values}.items():
-        monkeypatch.setenv(f"{PREFIX}{name.upper()}", value)
+        monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", value)
     return Settings.load()
 
 
@@ -167,7 +167,7 @@ def test_serve_refuses_wrong_settings_in_one_line(name: str, value: str, said: s
     (tmp_path / "file").write_text("in the way")
     command = [sys.executable, "-m", "talud.cli.main", "serve", "--port", str(free_port())]
     settings = {"data": "rasters", "results": "maps", name: value}
-    environment = os.environ | {f"{PREFIX}{each.upper()}": given for each, given in settings.items()}
+    environment = os.environ | {f"{ENV_PREFIX}{each.upper()}": given for each, given in settings.items()}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert said in done.stderr
@@ -186,7 +186,10 @@ def test_keys_are_off_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None
 def test_serve_says_where_it_is_and_that_nobody_has_a_key_yet(service_project: Path, tmp_path: Path) -> None:
     port = str(free_port())
     command = [sys.executable, "-m", "talud.cli.main", "serve", "--port", port]
-    environment = os.environ | {f"{PREFIX}KEYS_REQUIRED": "true", f"{PREFIX}RESULTS": str(tmp_path)}
+    environment = os.environ | {
+        f"{ENV_PREFIX}KEYS_REQUIRED": "true",
+        f"{ENV_PREFIX}RESULTS_RELATION": str(tmp_path),
+    }
     with subprocess.Popen(command, cwd=service_project, env=environment, stdout=subprocess.PIPE, text=True) as running:
         try:
             said = [running.stdout.readline().strip() for _ in range(3)]
@@ -209,18 +212,18 @@ def test_serve_says_where_it_is_and_that_nobody_has_a_key_yet(service_project: P
 def test_an_address_that_makes_no_sense_is_refused(
     name: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(f"{PREFIX}DATA", str(tmp_path / "rasters"))
-    monkeypatch.setenv(f"{PREFIX}RESULTS", str(tmp_path / "maps"))
-    monkeypatch.setenv(f"{PREFIX}{name}", value)
+    monkeypatch.setenv(f"{ENV_PREFIX}DATA", str(tmp_path / "rasters"))
+    monkeypatch.setenv(f"{ENV_PREFIX}RESULTS_RELATION", str(tmp_path / "maps"))
+    monkeypatch.setenv(f"{ENV_PREFIX}{name}", value)
     with pytest.raises(ParamsError, match=said):
         Settings.load()
 
 
 def test_the_earlier_setting_of_proxies_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"{PREFIX}DATA", str(tmp_path / "rasters"))
-    monkeypatch.setenv(f"{PREFIX}RESULTS", str(tmp_path / "maps"))
+    monkeypatch.setenv(f"{ENV_PREFIX}DATA", str(tmp_path / "rasters"))
+    monkeypatch.setenv(f"{ENV_PREFIX}RESULTS_RELATION", str(tmp_path / "maps"))
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.5")
     with pytest.raises(ParamsError, match="FORWARDED_ALLOW_IPS: is not read any more"):
         Settings.load()
-    monkeypatch.setenv(f"{PREFIX}PROXIES", '["10.0.0.5"]')
+    monkeypatch.setenv(f"{ENV_PREFIX}PROXIES", '["10.0.0.5"]')
     assert [str(network) for network in Settings.load().proxies] == ["10.0.0.5/32"]

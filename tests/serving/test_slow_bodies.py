@@ -14,7 +14,7 @@ from service_process import listening
 from stack_files import noise, write_stack
 from talud.serving import security
 from talud.serving.app import create_app
-from talud.serving.security import PunctualProtocol
+from talud.serving.security import HeaderTimeoutProtocol
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def port(uploads: Path) -> Iterator[int]:
     """
     app = create_app(settings_of(uploads.parent.parent), open_to_all=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(security, "RATE_SECONDS", 1)
-        patch.setattr(security, "LEAST_BYTES_PER_SECOND", 300)
-        with listening(app, http=PunctualProtocol) as port:
+        patch.setattr(security, "RATE_WINDOW_SECONDS", 1)
+        patch.setattr(security, "MIN_BYTES_PER_SECOND", 300)
+        with listening(app, http=HeaderTimeoutProtocol) as port:
             yield port
 
 

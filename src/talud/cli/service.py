@@ -149,7 +149,7 @@ def kept() -> Iterator[KeyStore]:
         from talud.serving.settings import Settings
     except ImportError as error:
         raise ParamsError("the service is not installed: pip install 'talud[serve]'") from error
-    with Database.opened(Settings.load().database_url) as database:
+    with Database.open(Settings.load().database_url) as database:
         yield KeyStore(database)
 
 

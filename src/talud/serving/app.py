@@ -21,14 +21,14 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from talud.errors import OutputError
 from talud.serving import problems
 from talud.serving.database import Database
-from talud.serving.monitoring import configure, log
+from talud.serving.monitoring import configure_logging, log
 from talud.serving.routes import ogc, rasters, reviews, service
-from talud.serving.security import PublicAddress, PunctualProtocol, RequestChecks
+from talud.serving.security import HeaderTimeoutProtocol, PublicAddress, RequestChecks
 from talud.serving.service import Service
 from talud.serving.settings import Settings
 from talud.serving.storage import lock_results
 
-HEADERS = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; worker-src 'self'; font-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'",
@@ -38,8 +38,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "geolocation=(), camera=(), microphone=()",
 }
-BUILT = Path(__file__).parent / "static"
-_NOT_BUILT = """<!DOCTYPE html>
+PAGE_FOLDER = Path(__file__).parent / "static"
+_MISSING_PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="color-scheme" content="light dark"><title>talud</title></head>
 <body>
@@ -63,7 +63,7 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        with Service.started(settings, open_to_all=open_to_all) as running:
+        with Service.start(settings, open_to_all=open_to_all) as running:
             app.state.service = running
             yield
 
@@ -76,7 +76,7 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
         redoc_url=None,
         openapi_url="/api",
     )
-    problems.install(app)
+    problems.install_handlers(app)
     app.add_middleware(RequestChecks, open_to_all=open_to_all)
     public = PublicAddress(settings.public_url.rstrip("/"), open_to_all=open_to_all)
     app.state.address = public
@@ -88,13 +88,13 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
             response: Response = await call_next(request)
         except Exception:
             log.exception("%s %s", request.method, request.url.path)
-            response = problems.answer(500, "a fault of talud's; the service's log tells which")
+            response = problems.problem_response(500, "a fault of talud's; the service's log tells which")
         route = getattr(request.scope.get("route"), "path", "none")  # not the path: it would be counted one by one
         labels = route, request.method, str(response.status_code)
-        request.app.state.service.metrics.requests.labels(*labels).observe(time.perf_counter() - began)
+        request.app.state.service.metrics.request_seconds.labels(*labels).observe(time.perf_counter() - began)
         if location := response.headers.get("Location"):
-            response.headers["Location"] = public.of_link(request, location)
-        for name, value in HEADERS.items():
+            response.headers["Location"] = public.rewrite_link(request, location)
+        for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         return response
 
@@ -105,7 +105,7 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
     return app
 
 
-class _Files(StaticFiles):
+class _PageFiles(StaticFiles):
     """The page's files; browsers cache those whose names contain a checksum."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
@@ -115,20 +115,20 @@ class _Files(StaticFiles):
         return response
 
 
-def install_page(app: FastAPI, built: Path = BUILT) -> None:
+def install_page(app: FastAPI, folder: Path = PAGE_FOLDER) -> None:
     """Install the page under /page/, or a notice if it was not built.
 
     Args:
         app: the application.
-        built: folder of the built page.
+        folder: folder of the built page.
     """
-    if (built / "index.html").is_file():
-        app.mount("/page", _Files(directory=built, html=True))
+    if (folder / "index.html").is_file():
+        app.mount("/page", _PageFiles(directory=folder, html=True))
         return
 
     @app.get("/page/", include_in_schema=False)
     def not_built() -> HTMLResponse:
-        return HTMLResponse(_NOT_BUILT)
+        return HTMLResponse(_MISSING_PAGE)
 
 
 def check_start(settings: Settings, host: str, port: int) -> None:
@@ -138,7 +138,7 @@ def check_start(settings: Settings, host: str, port: int) -> None:
         ParamsError: the database's URL cannot be used.
         OutputError: the port is taken, the database cannot be opened, or another service uses the results.
     """
-    with lock_results(settings.results), Database.opened(settings.database_url):
+    with lock_results(settings.results), Database.open(settings.database_url):
         pass
     try:
         socket.create_server((host, port)).close()
@@ -172,7 +172,7 @@ def serve(settings: Settings, host: str, port: int, *, open_to_all: bool) -> Non
         port: likewise.
         open_to_all: whether no key is asked for.
     """
-    configure(settings.log)
+    configure_logging(settings.log)
     app = create_app(settings, open_to_all=open_to_all)
     keys = "no key is asked for" if open_to_all else "keys are required"
     log.info("starts at %s port %s; %s; results in %s", host, port, keys, settings.results)
@@ -183,7 +183,7 @@ def serve(settings: Settings, host: str, port: int, *, open_to_all: bool) -> Non
         log_level="warning",
         server_header=False,
         proxy_headers=False,
-        http=PunctualProtocol,
+        http=HeaderTimeoutProtocol,
         log_config=None,
         timeout_graceful_shutdown=5,
     )

@@ -31,12 +31,12 @@ from talud.files import translate_write_errors
 from talud.text import first_line
 
 VERSION_TABLE = "talud_service_version"  # MLflow, too, keeps an alembic_version
-_LOCK = {
+_MIGRATION_LOCKS = {
     "sqlite": "BEGIN IMMEDIATE",
     "postgresql": "SELECT pg_advisory_xact_lock(7426583)",
 }  # until the transaction ends
 
-PATIENCE_SECONDS = 10  # for a lock of SQLite, or a connection to PostgreSQL
+LOCK_TIMEOUT_SECONDS = 10  # for a lock of SQLite, or a connection to PostgreSQL
 
 
 class Database:
@@ -61,7 +61,7 @@ class Database:
 
     @classmethod
     @contextmanager
-    def opened(cls, url: str) -> Iterator[Database]:
+    def open(cls, url: str) -> Iterator[Database]:
         """Open the database at a URL and migrate it to the present layout.
 
         Raises:
@@ -76,11 +76,11 @@ class Database:
                 and not place.database.startswith((":", "file:"))
             ):
                 _make_private(Path(place.database))
-            engine = create_engine(place, pool_pre_ping=True, connect_args=_patience(place))
+            engine = create_engine(place, pool_pre_ping=True, connect_args=_timeout_option(place))
         except (SQLAlchemyError, ImportError) as error:
             raise ParamsError(f"the database's URL cannot be used: {first_line(error)}") from error
         if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _patient)
+            event.listen(engine, "connect", _set_sqlite_pragmas)
         try:
             try:
                 _migrate(engine, place.render_as_string())
@@ -129,7 +129,7 @@ def _migrate(engine: Engine, place: str) -> None:
                 "one again, or restore an earlier backup"
             )
         connection.rollback()
-        connection.exec_driver_sql(_LOCK.get(engine.dialect.name, "SELECT 1"))
+        connection.exec_driver_sql(_MIGRATION_LOCKS.get(engine.dialect.name, "SELECT 1"))
         config = Config(attributes={"connection": connection})
         config.set_main_option("script_location", str(files("talud.serving") / "migrations"))
         config.set_main_option("path_separator", "os")
@@ -141,18 +141,18 @@ def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
 
 
-def now() -> datetime:
+def utc_now() -> datetime:
     """The time, in UTC."""
     return datetime.now(UTC)
 
 
-def _patience(url: URL) -> dict[str, int]:
+def _timeout_option(url: URL) -> dict[str, int]:
     """Return the timeout for a lock or a connection, unless the URL sets it."""
     option = "timeout" if url.get_backend_name() == "sqlite" else "connect_timeout"
-    return {} if option in url.query else {option: PATIENCE_SECONDS}
+    return {} if option in url.query else {option: LOCK_TIMEOUT_SECONDS}
 
 
-def _patient(connection: object, _record: object) -> None:
+def _set_sqlite_pragmas(connection: object, _record: object) -> None:
     """Set up a SQLite file so that readers do not wait for a writer."""
     cursor = connection.cursor()  # type: ignore[attr-defined]
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
@@ -160,15 +160,15 @@ def _patient(connection: object, _record: object) -> None:
     cursor.close()
 
 
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 10.0
+MIN_RETRY_DELAY_SECONDS = 0.5
+MAX_RETRY_DELAY_SECONDS = 10.0
 RETRY_AFTER_SECONDS = 10  # of a request that is refused because of an outage
 
 Result = TypeVar("Result")
 _LOG = logging.getLogger("talud.service")
 
 
-class Stopped(Exception):  # noqa: N818 - no error
+class JobStopped(Exception):  # noqa: N818 - no error
     """An exception that ends a job which was dismissed or whose service ends."""
 
 
@@ -180,18 +180,18 @@ def is_outage(error: SQLAlchemyError) -> bool:
     return isinstance(error, DBAPIError | PoolTimeoutError) and not isinstance(error, DataError | IntegrityError)
 
 
-def wait_out(call: Callable[[], Result], ending: threading.Event) -> Result:
+def retry_outages(call: Callable[[], Result], stopping: threading.Event) -> Result:
     """Retry a call of the database with growing pauses until it succeeds.
 
     Args:
         call: the call, which may be made more than once although its first commit reached the database.
-        ending: the event after which nothing is repeated.
+        stopping: the event after which nothing is repeated.
 
     Raises:
-        Stopped: the service ends before the database answers.
+        JobStopped: the service ends before the database answers.
         SQLAlchemyError: the call fails for another reason than an outage.
     """
-    pause, since = FIRST_PAUSE_SECONDS, None
+    pause, since = MIN_RETRY_DELAY_SECONDS, None
     while True:
         try:
             result = call()
@@ -205,6 +205,6 @@ def wait_out(call: Callable[[], Result], ending: threading.Event) -> Result:
             if since is not None:
                 _LOG.warning("the database answers again, after %.0f s", time.monotonic() - since)
             return result
-        if ending.wait(pause):
-            raise Stopped
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        if stopping.wait(pause):
+            raise JobStopped
+        pause = min(2 * pause, MAX_RETRY_DELAY_SECONDS)

@@ -10,8 +10,8 @@ from sqlalchemy import JSON, delete, func, not_, or_, select, type_coerce, updat
 from sqlalchemy.orm import Session
 
 from talud.serving import remote
-from talud.serving.database import Database, now
-from talud.serving.tables import STATUSES, UNFINISHED, Job, Request, Review, ReviewChange, Status
+from talud.serving.database import Database, utc_now
+from talud.serving.tables import STATUSES, UNFINISHED, Job, MapRequest, Review, ReviewChange, Status
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class JobStore:
 
     database: Database
 
-    def create(self, job: str, key: str, request: Request, key_id: str | None = None) -> Job:
+    def create(self, job: str, key: str, request: MapRequest, key_id: str | None = None) -> Job:
         """Add an accepted job and return it."""
-        moment = now()
+        moment = utc_now()
         made = Job(
             id=job, key=key, key_id=key_id, status="accepted", message="waits for a worker", progress=0,
             request=request, created=moment, updated=moment,
@@ -48,7 +48,7 @@ class JobStore:
         with self.database.session() as session:
             return session.scalar(chosen if key_id is None else chosen.where(Job.key_id == key_id)) or 0
 
-    def reviewed(self) -> set[str]:
+    def reviewed_ids(self) -> set[str]:
         """Return the ids of the jobs whose maps have reviews."""
         with self.database.session() as session:
             return set(session.scalars(select(Review.job).distinct()))
@@ -64,7 +64,7 @@ class JobStore:
             raster = type_coerce(Job.request, JSON)["raster"].as_string()
             is_remote = or_(*(raster.startswith(scheme) for scheme in remote.SCHEMES))
             oldest = oldest.where(is_remote if remote_raster else not_(is_remote))
-        moment = now()
+        moment = utc_now()
         running = {"status": "running", "message": "has begun", "updated": moment}
         started = func.coalesce(Job.started, moment)
         while True:
@@ -76,21 +76,21 @@ class JobStore:
                 if session.execute(of.values(started=started, **running)).rowcount:  # type: ignore[attr-defined]
                     return session.get_one(Job, found)
 
-    def note(self, job: str, progress: int, message: str) -> None:
+    def save_progress(self, job: str, progress: int, message: str) -> None:
         """Store the progress of a running job."""
         self._change(job, ("running",), progress=progress, message=message)
 
-    def wait_again(self, job: str, message: str) -> None:
+    def requeue(self, job: str, message: str) -> None:
         """Requeue a running job, which resumes from its finished tiles."""
         self._change(job, ("running",), status="accepted", message=message)
 
-    def settle(self, job: str, request: Request) -> None:
+    def save_request(self, job: str, request: MapRequest) -> None:
         """Store the request of a running job, with its model."""
         self._change(job, ("running",), request=request)
 
     def dismiss(self, job: str) -> None:
         """Dismiss a job at any stage, and delete the review of its map."""
-        moment = now()
+        moment = utc_now()
         values = {"status": "dismissed", "message": "dismissed", "finished": moment, "updated": moment}
         with self.database.transaction() as session:
             session.execute(update(Job).where(Job.id == job).values(**values))
@@ -102,7 +102,7 @@ class JobStore:
         A repeated call gives the same answer: the first one may have reached the database although its answer was lost.
         """
         progress = {"progress": 100} if status == "successful" else {}
-        if self._change(job, UNFINISHED, status=status, message=message, finished=now(), **progress):
+        if self._change(job, UNFINISHED, status=status, message=message, finished=utc_now(), **progress):
             return True
         found = self.get(job)
         return found is not None and found.status == status
@@ -114,7 +114,7 @@ class JobStore:
             _delete_review(session, job)
 
     def _change(self, job: str, of: Sequence[str], **values: Any) -> bool:
-        changed = update(Job).where(Job.id == job, Job.status.in_(of)).values(updated=now(), **values)
+        changed = update(Job).where(Job.id == job, Job.status.in_(of)).values(updated=utc_now(), **values)
         with self.database.transaction() as session:
             return bool(session.execute(changed).rowcount)  # type: ignore[attr-defined]
 

@@ -15,13 +15,13 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
 from talud.errors import ParamsError
-from talud.serving.database import Database, now
+from talud.serving.database import Database, utc_now
 from talud.serving.tables import Key, PageSession, Scope
 
-LONGEST_NAME = 80
+MAX_NAME_CHARACTERS = 80
 EXPIRY_DAYS = 365  # of a new key, unless another number is given
 SESSION_HOURS = 12  # after which the page asks for the key again
-LOCAL = "local"  # the id and name of clients where keys are not required
+LOCAL_KEY = "local"  # the id and name of clients where keys are not required
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class KeyStore:
         Raises:
             ParamsError: the name is taken, empty or too long.
         """
-        made = now()
-        if not 0 < len(name.strip()) <= LONGEST_NAME:
-            raise ParamsError(f"a key's name has 1 to {LONGEST_NAME} characters")
+        made = utc_now()
+        if not 0 < len(name.strip()) <= MAX_NAME_CHARACTERS:
+            raise ParamsError(f"a key's name has 1 to {MAX_NAME_CHARACTERS} characters")
         secret = f"talud-{secrets.token_urlsafe(32)}"
         try:
             with self.database.transaction() as session:
@@ -93,18 +93,18 @@ class SessionStore:
         Returns:
             The token, which is stored nowhere else.
         """
-        token, moment = secrets.token_urlsafe(32), now()
+        token, moment = secrets.token_urlsafe(32), utc_now()
         with self.database.transaction() as session:
             session.execute(delete(PageSession).where(PageSession.expires <= moment))
             expires = moment + timedelta(hours=SESSION_HOURS)
             session.add(PageSession(digest=digest(token), key_id=key.id, expires=expires))
         return token
 
-    def key(self, token: str) -> Key | None:
+    def find_key(self, token: str) -> Key | None:
         """Return the key of a session; None if either has ended or expired."""
         known = select(Key).join(PageSession, PageSession.key_id == Key.id)
         with self.database.session() as session:
-            found = session.scalar(known.where(PageSession.digest == digest(token), PageSession.expires > now()))
+            found = session.scalar(known.where(PageSession.digest == digest(token), PageSession.expires > utc_now()))
         return None if found is None or found.expired else found
 
     def end(self, token: str) -> None:

@@ -27,18 +27,23 @@ from talud.grid import Grid
 from talud.products.polygons import GDAL_UTC, GEOPACKAGE_VERSION, write_layer
 from talud.products.rasters import Products
 from talud.raster import translate_read_errors
-from talud.serving.rasters import WGS84, Stamp, stamp
+from talud.serving.rasters import WGS84, FileStamp, file_stamp
 from talud.serving.tables import Outline, Review
 from talud.vector import open_vector
 
-MOST_VERTICES = 100_000
-MOST_RINGS = 500  # of an outline: whether one lies within another is asked of each pair
-MOST_MENDABLE = 1_000  # vertices of an outline that is mended, whose crossings are counted first
-MOST_CROSSINGS = 100  # of such an outline: hundreds of vertices can cross in thousands of places, which takes minutes
-AREA_TOLERANCE = 0.01  # of an outline's area: as much may mending it change, as when an inventory is imported
-_DECIMALS = 7  # of degrees: 1 cm
-_KEPT = 8  # maps whose polygons are kept in memory
-_NUMBERS = ("area_m2", "mean_probability", "maximum_probability", "mean_slope_degrees")  # of a polygon, where known
+MAX_VERTICES = 100_000
+MAX_RINGS = 500  # of an outline: whether one lies within another is asked of each pair
+MAX_REPAIRABLE_VERTICES = 1_000  # vertices of an outline that is mended, whose crossings are counted first
+MAX_CROSSINGS = 100  # of such an outline: hundreds of vertices can cross in thousands of places, which takes minutes
+MAX_AREA_CHANGE = 0.01  # of an outline's area: as much may mending it change, as when an inventory is imported
+_DEGREE_DECIMALS = 7  # of degrees: 1 cm
+_CACHED_MAPS = 8  # maps whose polygons are kept in memory
+_MEASUREMENTS = (
+    "area_m2",
+    "mean_probability",
+    "maximum_probability",
+    "mean_slope_degrees",
+)  # of a polygon, where known
 
 Position = Annotated[list[FiniteFloat], Field(min_length=2, max_length=3), FailFast()]
 Ring = Annotated[list[Position], Field(min_length=4), FailFast()]
@@ -63,43 +68,43 @@ Geometry = Annotated[PolygonGeometry | MultiPolygonGeometry, Field(discriminator
 
 
 @dataclass(frozen=True)
-class Landslides:
+class MappedLandslides:
     """The landslides of a map, as the model drew them.
 
     Attributes:
         grid: grid of the map.
         tags: tags of its file.
         outlines: id → outline in the CRS of the map, in the order of the file.
-        numbers: id → name → number, for the names in `_NUMBERS` that the file holds.
-        shown: id → outline as GeoJSON, WGS84.
+        measurements: id → name → number, for the names in `_NUMBERS` that the file holds.
+        geojson: id → outline as GeoJSON, WGS84.
     """
 
     grid: Grid
     tags: Mapping[str, str]
     outlines: Mapping[str, Outline]
-    numbers: Mapping[str, Mapping[str, float | None]]
-    shown: Mapping[str, str]
+    measurements: Mapping[str, Mapping[str, float | None]]
+    geojson: Mapping[str, str]
 
 
-def landslides(products: Products) -> Landslides:
+def read_landslides(products: Products) -> MappedLandslides:
     """Return the landslides of a finished map.
 
     Raises:
         SourceError: its files are gone or damaged, or it has no place on Earth.
     """
-    return _landslides(stamp(products.polygons), str(products.probability))
+    return _read_landslides(file_stamp(products.polygons), str(products.probability))
 
 
-@cached(LRUCache(_KEPT), key=lambda stamp, _: stamp, condition=threading.Condition())
-def _landslides(stamp: Stamp, probability: str) -> Landslides:
-    grid = grid_of(probability)
-    frame = _read(stamp[0], "landslides")
+@cached(LRUCache(_CACHED_MAPS), key=lambda stamp, _: stamp, condition=threading.Condition())
+def _read_landslides(stamp: FileStamp, probability: str) -> MappedLandslides:
+    grid = read_grid(probability)
+    frame = _read_layer(stamp[0], "landslides")
     with open_vector(stamp[0]) as whole:
         stated = pyogrio.read_info(whole, layer="landslides")["dataset_metadata"] or {}
     ids = [str(number) for number in frame["id"]]
-    names = [name for name in _NUMBERS if name in frame.columns]
+    names = [name for name in _MEASUREMENTS if name in frame.columns]
     rows = frame[names].astype(object).where(frame[names].notna(), None).to_dict("records")
-    return Landslides(
+    return MappedLandslides(
         grid,
         stated,
         dict(zip(ids, frame.geometry, strict=True)),
@@ -108,7 +113,7 @@ def _landslides(stamp: Stamp, probability: str) -> Landslides:
     )
 
 
-def grid_of(raster: Path | str) -> Grid:
+def read_grid(raster: Path | str) -> Grid:
     """Return the grid of a map that has a location on Earth.
 
     Raises:
@@ -121,22 +126,22 @@ def grid_of(raster: Path | str) -> Grid:
     return grid
 
 
-def not_mapped(products: Products) -> str:
+def read_not_mapped(products: Products) -> str:
     """Return the unmapped parts and their reasons as GeoJSON, WGS84.
 
     Raises:
         SourceError: its files are gone or damaged, or it has no place on Earth.
     """
-    stamp(products.polygons)
-    frame = _read(str(products.polygons), "not_mapped")
-    shown = _geojson(frame.geometry.to_numpy(), grid_of(products.probability))
-    return collection(
-        feature(str(number), outline, {"reason": reason, "area_m2": area})
+    file_stamp(products.polygons)
+    frame = _read_layer(str(products.polygons), "not_mapped")
+    shown = _geojson(frame.geometry.to_numpy(), read_grid(products.probability))
+    return feature_collection(
+        geojson_feature(str(number), outline, {"reason": reason, "area_m2": area})
         for number, (outline, reason, area) in enumerate(zip(shown, frame["reason"], frame["area_m2"], strict=True), 1)
     )
 
 
-def _read(path: str, layer: str) -> geopandas.GeoDataFrame:
+def _read_layer(path: str, layer: str) -> geopandas.GeoDataFrame:
     try:
         with open_vector(path) as whole:
             return pyogrio.read_dataframe(whole, layer=layer)
@@ -144,31 +149,35 @@ def _read(path: str, layer: str) -> geopandas.GeoDataFrame:
         raise SourceError(str(error).replace(path, Path(path).name)) from error
 
 
-def features(found: Landslides, reviews: Mapping[str, Review], chosen: Iterable[str] | None = None) -> list[str]:
+def geojson_features(
+    landslides: MappedLandslides, reviews: Mapping[str, Review], ids: Iterable[str] | None = None
+) -> list[str]:
     """Return landslides as GeoJSON features, WGS84: mapped ones first.
 
     Args:
-        found: landslides of the map.
+        landslides: landslides of the map.
         reviews: reviews of them, and of drawn landslides.
-        chosen: ids of the landslides to return; default: all.
+        ids: ids of the landslides to return; default: all.
     """
     redrawn = {name: one for name, one in reviews.items() if one.geometry is not None}
-    outlines = dict(zip(redrawn, _geojson([one.geometry for one in redrawn.values()], found.grid), strict=True))
-    ids = [*found.outlines, *drawn(found, reviews)] if chosen is None else chosen
+    outlines = dict(zip(redrawn, _geojson([one.geometry for one in redrawn.values()], landslides.grid), strict=True))
+    ids = [*landslides.outlines, *drawn_ids(landslides, reviews)] if ids is None else ids
     return [
-        feature(name, outlines.get(name) or found.shown[name], _properties(name, found, reviews.get(name)))
+        geojson_feature(
+            name, outlines.get(name) or landslides.geojson[name], _properties(name, landslides, reviews.get(name))
+        )
         for name in ids
     ]
 
 
-def drawn(found: Landslides, reviews: Mapping[str, Review]) -> list[str]:
+def drawn_ids(landslides: MappedLandslides, reviews: Mapping[str, Review]) -> list[str]:
     """Return the ids of the landslides that were drawn, oldest first."""
-    return [name for name, one in reviews.items() if one.geometry is not None and name not in found.outlines]
+    return [name for name, one in reviews.items() if one.geometry is not None and name not in landslides.outlines]
 
 
-def _properties(name: str, found: Landslides, review: Review | None) -> dict[str, Any]:
-    by_model = name in found.outlines
-    numbers = dict(found.numbers[name]) if by_model else dict.fromkeys(_NUMBERS[:3])
+def _properties(polygon: str, landslides: MappedLandslides, review: Review | None) -> dict[str, Any]:
+    by_model = polygon in landslides.outlines
+    numbers = dict(landslides.measurements[polygon]) if by_model else dict.fromkeys(_MEASUREMENTS[:3])
     if review and review.area is not None:
         numbers["area_m2"] = review.area
     return numbers | {
@@ -180,27 +189,27 @@ def _properties(name: str, found: Landslides, review: Review | None) -> dict[str
     }
 
 
-def counts(found: Landslides, reviews: Mapping[str, Review]) -> dict[str, float]:
+def review_counts(landslides: MappedLandslides, reviews: Mapping[str, Review]) -> dict[str, float]:
     """Return the number of landslides by verdict, and the accepted area."""
-    said = {name: reviews[name] for name in found.outlines if name in reviews}
+    said = {name: reviews[name] for name in landslides.outlines if name in reviews}
     words = [one.verdict for one in said.values()]
-    taken = accepted(found, reviews)
+    taken = accepted_ids(landslides, reviews)
     return {
-        "unreviewed": len(found.outlines) - words.count("accepted") - words.count("rejected"),
+        "unreviewed": len(landslides.outlines) - words.count("accepted") - words.count("rejected"),
         "accepted": words.count("accepted"),
         "rejected": words.count("rejected"),
-        "drawn": len(drawn(found, reviews)),
-        "accepted_area_m2": sum(_properties(name, found, reviews[name])["area_m2"] for name in taken),
+        "drawn": len(drawn_ids(landslides, reviews)),
+        "accepted_area_m2": sum(_properties(name, landslides, reviews[name])["area_m2"] for name in taken),
     }
 
 
-def accepted(found: Landslides, reviews: Mapping[str, Review]) -> list[str]:
+def accepted_ids(landslides: MappedLandslides, reviews: Mapping[str, Review]) -> list[str]:
     """Return the ids of accepted landslides: mapped ones, then drawn ones."""
-    by_model = [name for name in found.outlines if name in reviews and reviews[name].verdict == "accepted"]
-    return by_model + drawn(found, reviews)
+    by_model = [name for name in landslides.outlines if name in reviews and reviews[name].verdict == "accepted"]
+    return by_model + drawn_ids(landslides, reviews)
 
 
-def geopackage(found: Landslides, reviews: Mapping[str, Review]) -> bytes:
+def to_geopackage(landslides: MappedLandslides, reviews: Mapping[str, Review]) -> bytes:
     """Return the accepted landslides as a GeoPackage in the map's CRS.
 
     `talud inventory import` takes it. Equal reviews give equal bytes.
@@ -208,12 +217,12 @@ def geopackage(found: Landslides, reviews: Mapping[str, Review]) -> bytes:
     Raises:
         OutputError: it cannot be written.
     """
-    names = accepted(found, reviews)
+    names = accepted_ids(landslides, reviews)
     said = [reviews[name] for name in names]
-    outlines = [one.geometry or found.outlines[name] for name, one in zip(names, said, strict=True)]
-    probability = [found.numbers.get(name, {}).get("mean_probability") for name in names]
+    outlines = [one.geometry or landslides.outlines[name] for name, one in zip(names, said, strict=True)]
+    probability = [landslides.measurements.get(name, {}).get("mean_probability") for name in names]
     columns: dict[str, NDArray[Any]] = {
-        "origin": np.array(["model" if name in found.outlines else "drawn" for name in names], np.object_),
+        "origin": np.array(["model" if name in landslides.outlines else "drawn" for name in names], np.object_),
         "reviewed_by": np.array([one.reviewer for one in said], np.object_),
         "reviewed_at": np.array([one.reviewed.replace(tzinfo=None) for one in said], "datetime64[ms]"),
         "mean_probability": np.array(probability, np.float64),
@@ -226,23 +235,23 @@ def geopackage(found: Landslides, reviews: Mapping[str, Review]) -> bytes:
             columns,
             driver="GPKG",
             layer="inventory",
-            crs=found.grid.crs.to_wkt(),
+            crs=landslides.grid.crs.to_wkt(),
             geometry_type="MultiPolygon",
             promote_to_multi=True,
-            dataset_metadata=dict(found.tags),
+            dataset_metadata=dict(landslides.tags),
             dataset_options={"VERSION": GEOPACKAGE_VERSION},
             gdal_tz_offsets={"reviewed_at": np.full(len(names), GDAL_UTC)},
         )
         return path.read_bytes()
 
 
-def feature(identity: str, outline: str, properties: Mapping[str, Any]) -> str:
+def geojson_feature(identity: str, outline: str, properties: Mapping[str, Any]) -> str:
     """Return a GeoJSON feature around a geometry that is text already."""
     words = json.dumps(properties, ensure_ascii=False, allow_nan=False)
     return f'{{"type":"Feature","id":{json.dumps(identity)},"geometry":{outline},"properties":{words}}}'
 
 
-def collection(members: Iterable[str], **foreign: Any) -> str:
+def feature_collection(members: Iterable[str], **foreign: Any) -> str:
     """Return a FeatureCollection of features, with foreign members."""
     rest = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in foreign.items())
     return f'{{"type":"FeatureCollection","features":[{",".join(members)}]{rest}}}'
@@ -251,11 +260,11 @@ def collection(members: Iterable[str], **foreign: Any) -> str:
 def _geojson(outlines: Sequence[Any] | NDArray[np.object_], grid: Grid) -> list[str]:
     """Return outlines as GeoJSON (RFC 7946) in rounded degrees."""
     moved = geopandas.GeoSeries(list(outlines), crs=grid.crs.to_wkt()).to_crs(WGS84).to_numpy()
-    rounded = shapely.transform(shapely.orient_polygons(moved), lambda places: np.round(places, _DECIMALS))
+    rounded = shapely.transform(shapely.orient_polygons(moved), lambda places: np.round(places, _DEGREE_DECIMALS))
     return [str(text) for text in shapely.to_geojson(rounded)]
 
 
-def outline_of(geometry: PolygonGeometry | MultiPolygonGeometry, grid: Grid) -> Outline:
+def parse_outline(geometry: PolygonGeometry | MultiPolygonGeometry, grid: Grid) -> Outline:
     """Return a client's outline as valid polygons in the CRS of a map.
 
     An outline that crosses itself is repaired if its area stays the same.
@@ -265,44 +274,44 @@ def outline_of(geometry: PolygonGeometry | MultiPolygonGeometry, grid: Grid) -> 
     """
     parts = [geometry.coordinates] if geometry.type == "Polygon" else geometry.coordinates
     vertices = sum(len(ring) for rings in parts for ring in rings)
-    if vertices > MOST_VERTICES:
-        raise ParamsError(f"the geometry has {vertices:,} vertices; at most {MOST_VERTICES:,} are taken, simplify it")
-    if sum(map(len, parts)) > MOST_RINGS:
-        raise ParamsError(f"the geometry has more than {MOST_RINGS} rings; draw it as several landslides")
-    drawn = [shapely.Polygon(_flat(rings[0]), [_flat(ring) for ring in rings[1:]]) for rings in parts]
+    if vertices > MAX_VERTICES:
+        raise ParamsError(f"the geometry has {vertices:,} vertices; at most {MAX_VERTICES:,} are taken, simplify it")
+    if sum(map(len, parts)) > MAX_RINGS:
+        raise ParamsError(f"the geometry has more than {MAX_RINGS} rings; draw it as several landslides")
+    drawn = [shapely.Polygon(_drop_heights(rings[0]), [_drop_heights(ring) for ring in rings[1:]]) for rings in parts]
     west, south, east, north = shapely.MultiPolygon(drawn).bounds
     if west < -180 or east > 180 or south < -90 or north > 90:
         raise ParamsError("the geometry is not in longitude and latitude (degrees, WGS84)")
     moved = geopandas.GeoSeries([drawn[0] if len(drawn) == 1 else shapely.MultiPolygon(drawn)], crs=WGS84).to_crs(
         grid.crs.to_wkt()
     )
-    outline = _valid(moved.iloc[0])
+    outline = _repaired(moved.iloc[0])
     slack = grid.resolution  # degrees are rounded, and the rim of the map may be drawn along
     if not np.isfinite(outline.bounds).all() or not shapely.box(*grid.bounds).buffer(slack).covers(outline):
         raise ParamsError("the geometry reaches beyond the map; draw inside it")
     return outline
 
 
-def _flat(ring: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+def _drop_heights(ring: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     return [(position[0], position[1]) for position in ring]
 
 
-def _valid(outline: Outline) -> Outline:
+def _repaired(outline: Outline) -> Outline:
     if shapely.is_valid(outline):
         mended: Any = outline
     else:
-        mended = polygonal(outline) if _mendable(outline) else None
+        mended = polygonal(outline) if _is_repairable(outline) else None
     if mended is None or not mended.area > 0:
         raise ParamsError("the geometry crosses itself, or encloses nothing; draw it again")
-    if abs(mended.area - outline.area) > AREA_TOLERANCE * outline.area:
+    if abs(mended.area - outline.area) > MAX_AREA_CHANGE * outline.area:
         raise ParamsError("the geometry crosses itself, and mending it would change its area; draw it again")
     kept: Outline = mended
     return kept
 
 
-def _mendable(outline: Outline) -> bool:
+def _is_repairable(outline: Outline) -> bool:
     """Check whether an outline can be repaired quickly."""
-    if shapely.get_num_coordinates(outline) > MOST_MENDABLE:
+    if shapely.get_num_coordinates(outline) > MAX_REPAIRABLE_VERTICES:
         return False
     rings = shapely.get_rings(shapely.get_parts(outline))
     places = [shapely.get_coordinates(ring) for ring in rings]
@@ -310,10 +319,10 @@ def _mendable(outline: Outline) -> bool:
     meetings: int = (
         shapely.STRtree(sides).query(sides, predicate="intersects").shape[1]
     )  # each side with itself, two others
-    return (meetings - 3 * len(sides)) / 2 <= MOST_CROSSINGS
+    return (meetings - 3 * len(sides)) / 2 <= MAX_CROSSINGS
 
 
-def area_of(outline: Outline, grid: Grid) -> float:
+def outline_area(outline: Outline, grid: Grid) -> float:
     """Return the area of an outline in m², on the ellipsoid if in degrees."""
     if grid.crs.is_geographic:
         geod = pyproj.CRS.from_wkt(grid.crs.to_wkt()).get_geod()

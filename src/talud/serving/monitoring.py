@@ -15,11 +15,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from talud.serving.jobs import JobStore
-from talud.serving.tables import UNFINISHED, Job, Request
+from talud.serving.tables import UNFINISHED, Job, MapRequest
 
-Style = Literal["text", "json"]
+LogStyle = Literal["text", "json"]
 log = logging.getLogger("talud.service")
-_QUIET = {  # logger of a library → the least level that an operator has use for
+_LIBRARY_LEVELS = {  # logger of a library → the least level that an operator has use for
     "distributed": logging.CRITICAL,  # talud itself says when workers are lost
     "httpx": logging.CRITICAL,
     "alembic": logging.WARNING,
@@ -29,21 +29,21 @@ _QUIET = {  # logger of a library → the least level that an operator has use f
 }
 
 
-def configure(style: Style) -> None:
+def configure_logging(style: LogStyle) -> None:
     """Configure the log: one line on stderr for each event."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for name, level in _QUIET.items():
+    for name, level in _LIBRARY_LEVELS.items():
         logging.getLogger(name).setLevel(level)
 
 
-def of_job(job: Job) -> dict[str, Any]:
+def job_fields(job: Job) -> dict[str, Any]:
     """Return the extra fields of a line about a job: its id and its key's name."""
     return {"job": job.id, "key": job.key}
 
 
-def shown(request: Request) -> str:
+def raster_reference(request: MapRequest) -> str:
     """Return a request's raster without query, which may hold a signature."""
     return request.raster.partition("?")[0]
 
@@ -54,7 +54,7 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
         """Format the message on one line, with the job and the key before it."""
         known = [f"{name} {value}" for name in ("job", "key") if (value := getattr(record, name, None))]
-        record.message = _in_one_line(f"{', '.join(known)}: {record.message}" if known else record.message)
+        record.message = _escape_line_breaks(f"{', '.join(known)}: {record.message}" if known else record.message)
         return super().formatMessage(record)
 
 
@@ -75,7 +75,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({name: value for name, value in line.items() if value is not None})
 
 
-def _in_one_line(message: str) -> str:
+def _escape_line_breaks(message: str) -> str:
     """Escape characters of a message that would start a new line.
 
     The text of a client may contain them.
@@ -83,7 +83,18 @@ def _in_one_line(message: str) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
 
 
-FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)  # seconds; what is asked for often stays below 0.05
+REQUEST_BUCKETS_SECONDS = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    10,
+)  # seconds; what is asked for often stays below 0.05
 
 
 @dataclass(frozen=True)
@@ -91,27 +102,27 @@ class Metrics:
     """The figures of one service.
 
     Attributes:
-        requests: seconds that each answer took, by route, method and status.
-        jobs: that ended, by status.
-        tiles: of the maps that were made.
-        seconds: that the making of each map took, by what the network ran on.
+        request_seconds: seconds that each answer took, by route, method and status.
+        jobs_ended: that ended, by status.
+        tiles_mapped: of the maps that were made.
+        map_seconds: that the making of each map took, by what the network ran on.
     """
 
     _registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    requests: Histogram = field(init=False)
-    jobs: Counter = field(init=False)
-    tiles: Counter = field(init=False)
-    seconds: Histogram = field(init=False)
+    request_seconds: Histogram = field(init=False)
+    jobs_ended: Counter = field(init=False)
+    tiles_mapped: Counter = field(init=False)
+    map_seconds: Histogram = field(init=False)
 
     def __post_init__(self) -> None:
         made = {
-            "requests": Histogram(
-                "talud_request_seconds", "Time to an answer", ("route", "method", "status"), buckets=FAST,
-                registry=self._registry,
+            "request_seconds": Histogram(
+                "talud_request_seconds", "Duration of requests", ("route", "method", "status"),
+                buckets=REQUEST_BUCKETS_SECONDS, registry=self._registry,
             ),
-            "jobs": Counter("talud_jobs_ended", "Jobs that ended", ("status",), registry=self._registry),
-            "tiles": Counter("talud_tiles_mapped", "Tiles of the maps that were made", registry=self._registry),
-            "seconds": Histogram(
+            "jobs_ended": Counter("talud_jobs_ended", "Jobs that ended", ("status",), registry=self._registry),
+            "tiles_mapped": Counter("talud_tiles_mapped", "Tiles of the maps that were made", registry=self._registry),
+            "map_seconds": Histogram(
                 "talud_map_seconds", "Time that the making of a map took, by what the network ran on", ("provider",),
                 buckets=(1, 5, 15, 60, 300, 900, 3600, 14400, 86400), registry=self._registry,
             ),
@@ -119,17 +130,17 @@ class Metrics:
         for name, metric in made.items():
             object.__setattr__(self, name, metric)
 
-    def watch(self, jobs: JobStore, results: Path) -> None:
+    def add_live_gauges(self, jobs: JobStore, results: Path) -> None:
         """Add the waiting and running jobs and the free disk space to the figures."""
-        self._registry.register(_Now(jobs, results))
+        self._registry.register(_LiveGauges(jobs, results))
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """Return all figures in Prometheus's format."""
         return generate_latest(self._registry)
 
 
 @dataclass(frozen=True)
-class _Now:
+class _LiveGauges:
     """Figures that are read when they are requested."""
 
     jobs: JobStore

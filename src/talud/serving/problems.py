@@ -27,13 +27,13 @@ from talud.errors import (
 from talud.serving.database import RETRY_AFTER_SECONDS, is_outage
 from talud.text import first_line
 
-OGC = "http://www.opengis.net/def/exceptions/ogcapi-processes-1/1.0"
+OGC_EXCEPTIONS = "http://www.opengis.net/def/exceptions/ogcapi-processes-1/1.0"
 NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY = (
-    f"{OGC}/no-such-job",
-    f"{OGC}/no-such-process",
-    f"{OGC}/result-not-ready",
+    f"{OGC_EXCEPTIONS}/no-such-job",
+    f"{OGC_EXCEPTIONS}/no-such-process",
+    f"{OGC_EXCEPTIONS}/result-not-ready",
 )
-_STATUS: dict[type[TaludError], int] = {  # whose fault it is
+_STATUS_CODES: dict[type[TaludError], int] = {  # whose fault it is
     ParamsError: 422,
     ForbiddenError: 403,
     SourceError: 422,
@@ -72,40 +72,42 @@ class ProblemBody(BaseModel):
     detail: str
 
 
-def answer(status: int, detail: str, kind: str = "about:blank", headers: dict[str, str] | None = None) -> JSONResponse:
+def problem_response(
+    status: int, detail: str, kind: str = "about:blank", headers: dict[str, str] | None = None
+) -> JSONResponse:
     """Return a problem as an answer."""
     body = ProblemBody(type=kind, title=HTTPStatus(status).phrase, status=status, detail=detail)
     return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
 
 
-def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI description of a route's problem answers."""
     return {
-        status: {"description": HTTPStatus(status).phrase, "model": ProblemBody, "content": {_TYPE: {}}}
+        status: {"description": HTTPStatus(status).phrase, "model": ProblemBody, "content": {_MEDIA_TYPE: {}}}
         for status in statuses
     }
 
 
-_TYPE = "application/problem+json"
-MOST = 10  # faults of a request that are told
+_MEDIA_TYPE = "application/problem+json"
+MAX_REPORTED_ERRORS = 10  # faults of a request that are told
 
 
-def install(app: FastAPI) -> None:
+def install_handlers(app: FastAPI) -> None:
     """Install the error handlers of an application."""
 
     @app.exception_handler(Problem)
     async def _problem(_: Request, problem: Problem) -> JSONResponse:
-        return answer(problem.status, problem.detail, problem.kind, problem.headers)
+        return problem_response(problem.status, problem.detail, problem.kind, problem.headers)
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> JSONResponse:
-        return answer(error.status_code, str(error.detail), headers=dict(error.headers or {}))
+        return problem_response(error.status_code, str(error.detail), headers=dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         said = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors()]
-        more = f"; and {len(said) - MOST} more" if len(said) > MOST else ""
-        return answer(422, "; ".join(said[:MOST]) + more)
+        more = f"; and {len(said) - MAX_REPORTED_ERRORS} more" if len(said) > MAX_REPORTED_ERRORS else ""
+        return problem_response(422, "; ".join(said[:MAX_REPORTED_ERRORS]) + more)
 
     @app.exception_handler(SQLAlchemyError)
     async def _outage(_: Request, error: SQLAlchemyError) -> JSONResponse:
@@ -113,9 +115,11 @@ def install(app: FastAPI) -> None:
             raise error
         log.warning("the database does not answer a request: %s", first_line(error))
         retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        return answer(503, "the service's database does not answer at the moment; try again later", headers=retry)
+        return problem_response(
+            503, "the service's database does not answer at the moment; try again later", headers=retry
+        )
 
     @app.exception_handler(TaludError)
     async def _talud(request: Request, error: TaludError) -> JSONResponse:
-        said = request.app.state.service.settings.without_folders(str(error))
-        return answer(next(status for kind, status in _STATUS.items() if isinstance(error, kind)), said)
+        said = request.app.state.service.settings.remove_folders(str(error))
+        return problem_response(next(status for kind, status in _STATUS_CODES.items() if isinstance(error, kind)), said)

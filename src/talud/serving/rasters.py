@@ -32,8 +32,8 @@ from talud.text import first_line
 
 WGS84 = "EPSG:4326"
 _SUFFIXES = (".tif", ".tiff")
-_KEPT = 4096  # rasters whose headers are kept
-_MOST_IDLE = 8  # rasters that stay open between tiles
+_CACHED_HEADERS = 4096  # rasters whose headers are kept
+_MAX_IDLE_DATASETS = 8  # rasters that stay open between tiles
 _LAYERS = {  # layer → the bands of which it is made: the first of these sets that a raster has
     "optical": (("red", "green", "blue"),),
     "slope": (("slope",),),
@@ -42,14 +42,14 @@ _LAYERS = {  # layer → the bands of which it is made: the first of these sets 
     "sar_after": (("vv_post",), ("vh_post",)),
 }
 
-Stamp = tuple[str, int, int]  # path, time of change in ns, size in bytes: by which a file is known again
+FileStamp = tuple[str, int, int]  # path, time of change in ns, size in bytes: by which a file is known again
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Header(_Frozen):
+class RasterHeader(_Frozen):
     """The header of a raster file."""
 
     bands: Annotated[tuple[str, ...], Field(description="names, in the order of the file; empty where one has none")]
@@ -66,7 +66,7 @@ class Header(_Frozen):
     synthetic: Annotated[bool, Field(description="whether a program made what it shows")]
 
 
-class Raster(Header):
+class Raster(RasterHeader):
     """A raster that may be mapped."""
 
     href: Annotated[str, Field(description="by which a job names it")]
@@ -75,7 +75,7 @@ class Raster(Header):
     fits: Annotated[tuple[str, ...], Field(description="registered champions that can map it")]
 
 
-def listed(settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> tuple[tuple[Raster, ...], int]:
+def find_rasters(settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> tuple[tuple[Raster, ...], int]:
     """Return the rasters below the data folder, and the number of unreadable ones.
 
     Args:
@@ -85,32 +85,34 @@ def listed(settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -
     found, unreadable = [], 0
     for href in _references(settings.data):
         try:
-            found.append(raster(href, raster_paths.local(href, settings), settings, contracts))
+            found.append(describe_raster(href, raster_paths.resolve_raster(href, settings), settings, contracts))
         except SourceError:
             unreadable += 1
     return tuple(found), unreadable
 
 
-def raster(href: str, path: Path, settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> Raster:
+def describe_raster(
+    href: str, path: Path, settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()
+) -> Raster:
     """Return a raster's header and the models that fit it.
 
     Raises:
         SourceError: it cannot be read as a GeoTIFF.
     """
-    known = header(path)
-    digests = [(name, contract, _digest(contract)) for name, contract in contracts]
-    fitting = tuple(name for name, contract, digest in digests if _fits(stamp(path), digest, contract))
+    known = read_header(path)
+    digests = [(name, contract, _contract_digest(contract)) for name, contract in contracts]
+    fitting = tuple(name for name, contract, digest in digests if _fits(file_stamp(path), digest, contract))
     inventory = has_mask(path, settings)
     return Raster(href=href, name=path.name, inventory=inventory, fits=fitting, **dict(known))
 
 
-def header(path: Path) -> Header:
+def read_header(path: Path) -> RasterHeader:
     """Return the header of a raster; an unchanged file is not opened again.
 
     Raises:
         SourceError: it cannot be read as a GeoTIFF.
     """
-    return _header(stamp(path))
+    return _read_header(file_stamp(path))
 
 
 def has_mask(path: Path, settings: Settings) -> bool:
@@ -119,17 +121,17 @@ def has_mask(path: Path, settings: Settings) -> bool:
     Only masks that may be shown count.
     """
     try:
-        return raster_paths.mask_beside(path, settings) is not None
+        return raster_paths.find_mask(path, settings) is not None
     except SourceError:
         return False
 
 
-def bands_of(layer: str, present: Sequence[str]) -> tuple[str, ...]:
+def layer_bands(layer: str, present: Sequence[str]) -> tuple[str, ...]:
     """Return the names of a layer's bands; none if the raster lacks the layer."""
     return next((names for names in _LAYERS.get(layer, ()) if set(names) <= set(present)), ())
 
 
-def stamp(path: Path) -> Stamp:
+def file_stamp(path: Path) -> FileStamp:
     """Return the path, time and size that identify a file's content.
 
     Raises:
@@ -142,7 +144,7 @@ def stamp(path: Path) -> Stamp:
     return str(path), found.st_mtime_ns, found.st_size
 
 
-def placed(dataset: DatasetReader) -> Grid:
+def checked_grid(dataset: DatasetReader) -> Grid:
     """Return the grid of a raster after checking its pixel size.
 
     Raises:
@@ -155,43 +157,43 @@ def placed(dataset: DatasetReader) -> Grid:
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[DatasetReader]:
+def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     """Open a GeoTIFF; no other format is read.
 
     Raises:
         SourceError: it is none, or a read inside the block fails; the message names no folder of this machine.
     """
-    with _reading(path), _open(path) as dataset:
+    with _translate_errors(path), _open(path) as dataset:
         yield dataset
 
 
 @contextmanager
-def borrowed(stamp: Stamp) -> Iterator[DatasetReader]:
+def open_pooled(stamp: FileStamp) -> Iterator[DatasetReader]:
     """Open a GeoTIFF that stays open, with its unpacked blocks, for the next caller.
 
     Raises:
         SourceError: as `opened`.
     """
-    with _reading(stamp[0]):
-        with _LENDING:
-            found = next((one for one in reversed(_IDLE) if one[0] == stamp), None)
+    with _translate_errors(stamp[0]):
+        with _POOL_LOCK:
+            found = next((one for one in reversed(_POOL) if one[0] == stamp), None)
             if found:
-                _IDLE.remove(found)
+                _POOL.remove(found)
         dataset = found[1] if found else _open(stamp[0])
         try:
             yield dataset
         except BaseException:
             dataset.close()
             raise
-        with _LENDING:
-            _IDLE.append((stamp, dataset))
-            spare = _IDLE.popleft()[1] if len(_IDLE) > _MOST_IDLE else None
+        with _POOL_LOCK:
+            _POOL.append((stamp, dataset))
+            spare = _POOL.popleft()[1] if len(_POOL) > _MAX_IDLE_DATASETS else None
         if spare:
             spare.close()
 
 
-_LENDING = threading.Lock()
-_IDLE: deque[tuple[Stamp, DatasetReader]] = deque()  # the one used last is last
+_POOL_LOCK = threading.Lock()
+_POOL: deque[tuple[FileStamp, DatasetReader]] = deque()  # the one used last is last
 
 
 def _open(path: str | Path) -> DatasetReader:
@@ -201,7 +203,7 @@ def _open(path: str | Path) -> DatasetReader:
 
 
 @contextmanager
-def _reading(path: str | Path) -> Iterator[None]:
+def _translate_errors(path: str | Path) -> Iterator[None]:
     """Translate GDAL's errors inside the block into errors of the file."""
     name = Path(path).name
     try:
@@ -220,23 +222,23 @@ def _references(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             lower = name.casefold()
-            if lower.endswith(_SUFFIXES) and not lower.endswith(raster_paths.MASK) and not name.startswith("."):
+            if lower.endswith(_SUFFIXES) and not lower.endswith(raster_paths.MASK_SUFFIX) and not name.startswith("."):
                 yield (Path(place) / name).relative_to(folder).as_posix()
 
 
-@cached(LRUCache(_KEPT), key=lambda stamp: stamp, condition=threading.Condition())
-def _header(stamp: Stamp) -> Header:
+@cached(LRUCache(_CACHED_HEADERS), key=lambda stamp: stamp, condition=threading.Condition())
+def _read_header(stamp: FileStamp) -> RasterHeader:
     path = stamp[0]
-    with opened(path) as dataset:
-        grid = placed(dataset)
+    with open_raster(path) as dataset:
+        grid = checked_grid(dataset)
         check_blocks(dataset, dataset.indexes, path)
         bands = tuple(name or "" for name in dataset.descriptions)
         bounds = None if grid.local else transform_bounds(grid.crs, WGS84, *grid.bounds, densify_pts=21)
         if bounds and not all(map(math.isfinite, bounds)):
             raise SourceError(f"{path}: lies where {grid.crs} has no place on the ground; is the geotransform right?")
-        return Header(
+        return RasterHeader(
             bands=bands,
-            layers=tuple(layer for layer in _LAYERS if bounds and bands_of(layer, bands)),
+            layers=tuple(layer for layer in _LAYERS if bounds and layer_bands(layer, bands)),
             bounds=bounds,
             pixels=grid.height * grid.width,
             resolution=grid.resolution,
@@ -245,12 +247,12 @@ def _header(stamp: Stamp) -> Header:
         )
 
 
-def _digest(contract: Contract) -> str:
+def _contract_digest(contract: Contract) -> str:
     return hashlib.sha256(contract.model_dump_json().encode()).hexdigest()
 
 
-@cached(LRUCache(8 * _KEPT), key=lambda stamp, digest, _: (stamp, digest), condition=threading.Condition())
-def _fits(stamp: Stamp, digest: str, contract: Contract) -> bool:  # noqa: ARG001 - contracts are told apart by it
+@cached(LRUCache(8 * _CACHED_HEADERS), key=lambda stamp, digest, _: (stamp, digest), condition=threading.Condition())
+def _fits(stamp: FileStamp, digest: str, contract: Contract) -> bool:  # noqa: ARG001 - contracts are told apart by it
     try:
         return misfit(stamp[0], contract) is None
     except SourceError:

@@ -17,16 +17,16 @@ from talud.project import find_root
 from talud.registry import ModelVersion, Store
 from talud.serving import raster_paths, remote
 from talud.serving.jobs import JobStore
+from talud.serving.ogc_process import PROCESS_ID, ExecuteRequest
 from talud.serving.problems import Problem
-from talud.serving.process import PROCESS, Execute
-from talud.serving.rasters import header
+from talud.serving.rasters import read_header
 from talud.serving.settings import Settings
-from talud.serving.storage import Maps
-from talud.serving.tables import UNFINISHED, Job, Key, Request
+from talud.serving.storage import JobFolders
+from talud.serving.tables import UNFINISHED, Job, Key, MapRequest
 
 
 @dataclass(frozen=True)
-class Models:
+class ModelLookup:
     """The models of the registry, looked up anew each time: an alias may have moved.
 
     Attributes:
@@ -34,10 +34,10 @@ class Models:
     """
 
     root: Path | None
-    _known: dict[tuple[str, str], Candidate] = field(default_factory=dict, repr=False)
+    _cache: dict[tuple[str, str], Candidate] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def here(cls) -> Models:
+    def current(cls) -> ModelLookup:
         """Return the models of the project, or of the server in `MLFLOW_TRACKING_URI`."""
         return cls(find_root(Path.cwd()))
 
@@ -57,17 +57,17 @@ class Models:
         Raises:
             RegistryError: the registry cannot be reached.
         """
-        return [candidate for _, candidate in self._usable(lambda version: "champion" in version.aliases)]
+        return [candidate for _, candidate in self._loadable(lambda version: "champion" in version.aliases)]
 
-    def aliased(self) -> list[tuple[ModelVersion, Candidate]]:
+    def with_alias(self) -> list[tuple[ModelVersion, Candidate]]:
         """Return all versions with an alias that can be run.
 
         Raises:
             RegistryError: the registry cannot be reached.
         """
-        return self._usable(lambda version: bool(version.aliases))
+        return self._loadable(lambda version: bool(version.aliases))
 
-    def choose(self, misfit: Callable[[Contract], str | None]) -> Candidate:
+    def choose_champion(self, misfit: Callable[[Contract], str | None]) -> Candidate:
         """Return the champion with most bands that a raster fits.
 
         Raises:
@@ -79,7 +79,7 @@ class Models:
             raise RegistryError("the registry holds no champion; promote a version: talud models promote")
         return basin.choose_champion(champions, misfit, "the raster supports")[0]
 
-    def _usable(self, wanted: Callable[[ModelVersion], bool]) -> list[tuple[ModelVersion, Candidate]]:
+    def _loadable(self, wanted: Callable[[ModelVersion], bool]) -> list[tuple[ModelVersion, Candidate]]:
         store = Store.open(self.root)
         usable = []
         for version in store.models.versions():
@@ -91,9 +91,9 @@ class Models:
         return usable
 
     def _candidate(self, store: Store, version: ModelVersion) -> Candidate:
-        known = self._known.get((version.name, version.version))
+        known = self._cache.get((version.name, version.version))
         if known is None or not known.path.is_file():
-            known = self._known[version.name, version.version] = Candidate.of(version, store)
+            known = self._cache[version.name, version.version] = Candidate.of(version, store)
         return known
 
 
@@ -104,16 +104,16 @@ class RequestResolver:
     Attributes:
         settings: of the agency.
         jobs: of the service.
-        maps: where their files lie.
+        job_folders: where their files lie.
         models: of the registry.
     """
 
     settings: Settings
     jobs: JobStore
-    maps: Maps
-    models: Models
+    job_folders: JobFolders
+    models: ModelLookup
 
-    def accept(self, execute: Execute, key: Key) -> Job:
+    def accept(self, execute: ExecuteRequest, key: Key) -> Job:
         """Check a request and return its new job.
 
         Raises:
@@ -126,11 +126,13 @@ class RequestResolver:
         self._check_queue(key)
         subscribers = execute.subscriber.model_dump(mode="json", exclude_none=True) if execute.subscriber else {}
         for url in subscribers.values():
-            remote.allowed(url, self.settings)
+            remote.check_url(url, self.settings)
         model = None if inputs.model == "auto" else self.models.look_up(inputs.model)
         if not is_remote(inputs.raster.href):
-            model = self._fitting(raster_paths.local(inputs.raster.href, self.settings), model, inputs.bands)
-        request = Request(
+            model = self._fitting_model(
+                raster_paths.resolve_raster(inputs.raster.href, self.settings), model, inputs.bands
+            )
+        request = MapRequest(
             raster=inputs.raster.href,
             model=model.name if model else "",
             version=model.version if model else "",
@@ -141,63 +143,63 @@ class RequestResolver:
         job = str(uuid.uuid4())
         try:
             if model:
-                self.maps.keep_model(job, model.path)
+                self.job_folders.copy_model(job, model.path)
             return self.jobs.create(job, key.name, request, key.id)
         except OutputError:
-            self.maps.remove(job)
+            self.job_folders.remove(job)
             raise
 
-    def fetch(self, job: Job, go_on: Callable[[], object]) -> None:
+    def fetch(self, job: Job, check_wanted: Callable[[], object]) -> None:
         """Fetch a job's raster from another machine.
 
         A resumed job uses the raster with which it started.
 
         Args:
             job: the job.
-            go_on: a function that is called again and again meanwhile; what it raises ends the fetch.
+            check_wanted: a function that is called again and again meanwhile; what it raises ends the fetch.
 
         Raises:
             TaludError: the raster cannot be had.
         """
-        if self._fetched(job) is None:
-            remote.fetch(job.request.raster, self.maps.fetched(job.id), self.settings, go_on)
+        if self._fetched_path(job) is None:
+            remote.fetch(job.request.raster, self.job_folders.fetched_raster(job.id), self.settings, check_wanted)
 
-    def settle(self, job: Job) -> tuple[Path, Request]:
+    def resolve(self, job: Job) -> tuple[Path, MapRequest]:
         """Return the local raster of a job, and its request with a model.
 
         Raises:
             TaludError: the raster cannot be had, or does not fit.
         """
-        request, raster = job.request, self.raster(job)
+        request, raster = job.request, self.raster_path(job)
         if not is_remote(request.raster):
             return raster, request
         model = self.models.look_up(f"{request.model}/{request.version}") if request.model else None
-        model = self._fitting(raster, model, request.bands)
-        if not self.maps.model(job.id).exists():
-            self.maps.keep_model(job.id, model.path)
+        model = self._fitting_model(raster, model, request.bands)
+        if not self.job_folders.model(job.id).exists():
+            self.job_folders.copy_model(job.id, model.path)
         return raster, request.model_copy(update={"model": model.name, "version": model.version})
 
-    def raster(self, job: Job) -> Path:
+    def raster_path(self, job: Job) -> Path:
         """Return the path of a job's raster on this machine.
 
         Raises:
             SourceError: it is there no more, or not yet.
         """
         if not is_remote(job.request.raster):
-            return raster_paths.local(job.request.raster, self.settings).absolute()
-        found = self._fetched(job)
+            return raster_paths.resolve_raster(job.request.raster, self.settings).absolute()
+        found = self._fetched_path(job)
         if found is None:
-            raise SourceError(f"{job.request.shown_raster}: is not fetched yet, or no longer there")
+            raise SourceError(f"{job.request.raster_without_secrets}: is not fetched yet, or no longer there")
         return found
 
-    def _fetched(self, job: Job) -> Path | None:
-        found = next(self.maps.fetched(job.id).glob("[!.]*.tif*"), None)
+    def _fetched_path(self, job: Job) -> Path | None:
+        found = next(self.job_folders.fetched_raster(job.id).glob("[!.]*.tif*"), None)
         return None if found is None else found.absolute()
 
-    def tell(self, request: Request, event: str, job: Job) -> None:
+    def notify(self, request: MapRequest, event: str, job: Job) -> None:
         """Notify a subscriber of a job's status; failures are ignored."""
         if url := request.subscribers.get(event):
-            document = {"jobID": job.id, "processID": PROCESS, "status": job.status, "message": job.message}
+            document = {"jobID": job.id, "processID": PROCESS_ID, "status": job.status, "message": job.message}
             remote.notify(url, document, self.settings)
 
     def _check_queue(self, key: Key) -> None:
@@ -207,7 +209,7 @@ class RequestResolver:
         if self.jobs.count(UNFINISHED) >= settings.queue:
             raise Problem(503, f"{settings.queue} jobs wait or run; try again later", headers={"Retry-After": "60"})
 
-    def _fitting(self, raster: Path, model: Candidate | None, bands: tuple[str, ...] | None) -> Candidate:
+    def _fitting_model(self, raster: Path, model: Candidate | None, bands: tuple[str, ...] | None) -> Candidate:
         """Return the named model, or the champion with most bands that fits a raster.
 
         Raises:
@@ -223,13 +225,13 @@ class RequestResolver:
             return reader.misfit(raster, contract)
 
         if model is None:
-            return self.models.choose(misfit)
+            return self.models.choose_champion(misfit)
         if why_not := misfit(model.contract):
             raise MismatchError(f"{raster.name}: {why_not}")
         return model
 
     def _check_size(self, raster: Path) -> None:
-        pixels = header(raster).pixels
+        pixels = read_header(raster).pixels
         if pixels > self.settings.pixels:
             raise ParamsError(f"{raster.name}: has {pixels:,} pixels; this service maps up to {self.settings.pixels:,}")
 

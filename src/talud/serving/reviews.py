@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, delete, select, true, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from talud.serving.database import Database, now
+from talud.serving.database import Database, utc_now
 from talud.serving.problems import RESULT_NOT_READY, Problem
 from talud.serving.tables import Job, Key, Review, ReviewChange
 
@@ -89,7 +89,7 @@ class ReviewStore:
         with _locked(self.database, job) as session:
             if session.execute(gone).rowcount:  # type: ignore[attr-defined]
                 change = ReviewChange(
-                    job=job, polygon=polygon, verdict="withdrawn", reviewer=key.name, reviewed=now(), key_id=key.id
+                    job=job, polygon=polygon, verdict="withdrawn", reviewer=key.name, reviewed=utc_now(), key_id=key.id
                 )
                 session.add(change)
                 return True

@@ -26,21 +26,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from talud.serving import problems
-from talud.serving.remote import LEAST_BYTES_PER_SECOND, RATE_SECONDS
-from talud.serving.settings import LOOPBACK, PREFIX
+from talud.serving.remote import MIN_BYTES_PER_SECOND, RATE_WINDOW_SECONDS
+from talud.serving.settings import ENV_PREFIX, LOOPBACK_HOSTS
 
-COOKIE = "talud_session"
-LARGEST_BODY = 1_000_000  # bytes; uploads have a limit of their own
-UPLOADS = "/uploads/"
-HARMLESS = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
+SESSION_COOKIE = "talud_session"
+MAX_BODY_BYTES = 1_000_000  # bytes; uploads have a limit of their own
+UPLOADS_PATH = "/uploads/"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
 # Headers that proxies, load balancers and tunnels add to requests, like all that begin as the second.
-OF_PROXIES = {
+PROXY_HEADERS = {
     "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-forwarded-for",
     "x-original-host", "x-original-url", "x-rewrite-url", "x-proxyuser-ip", "x-envoy-external-address", "client-ip",
     "true-client-ip", "fastly-client-ip", "cdn-loop", "x-appengine-user-ip", "x-arr-ssl", "x-azure-clientip",
     "x-amzn-trace-id", "fly-client-ip", "x-nf-client-connection-ip",
 }  # fmt: skip
-BEGIN_OF_PROXIES = ("x-forwarded", "cf-", "tailscale-")
+PROXY_HEADER_PREFIXES = ("x-forwarded", "cf-", "tailscale-")
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class RequestChecks:
         if {"content-length", "transfer-encoding"} <= {name.casefold() for name in request.headers}:
             # A proxy may see another end of this body, and take the rest for the next client's request.
             closing = {"Connection": "close"}
-            await problems.answer(400, _TWO_LENGTHS, headers=closing)(scope, receive, send)
-        elif reason := _refusal(request, self.open_to_all):
-            await problems.answer(*reason)(scope, receive, send)
-        elif scope["path"].startswith(UPLOADS):
-            await self.app(scope, _paced(receive), send)
+            await problems.problem_response(400, _TWO_LENGTHS, headers=closing)(scope, receive, send)
+        elif reason := _refusal_reason(request, self.open_to_all):
+            await problems.problem_response(*reason)(scope, receive, send)
+        elif scope["path"].startswith(UPLOADS_PATH):
+            await self.app(scope, _with_minimum_rate(receive), send)
         else:
-            await self.app(scope, _limited(_paced(receive)), send)
+            await self.app(scope, _with_size_limit(_with_minimum_rate(receive)), send)
 
 
 def key_in_headers(request: Request) -> str | None:
@@ -84,37 +84,37 @@ def key_in_headers(request: Request) -> str | None:
     return request.headers.get("X-API-Key") or None
 
 
-def _refusal(request: Request, open_to_all: bool) -> tuple[int, str] | None:
+def _refusal_reason(request: Request, open_to_all: bool) -> tuple[int, str] | None:
     """Return the status and reason if a request must be refused."""
     headers = request.headers
-    if open_to_all and _host_name(headers) not in LOOPBACK:
+    if open_to_all and _host_name(headers) not in LOOPBACK_HOSTS:
         return 421, "this service asks for no key, and answers to the names of its own machine alone: localhost"
-    if open_to_all and (passed_on := _of_a_proxy(headers)):
+    if open_to_all and (passed_on := _proxy_header(headers)):
         return 403, (
             f"this request came through a proxy (header {passed_on}), but this service asks for no key; behind one, "
-            f"set {PREFIX}KEYS_REQUIRED=true and start it again"
+            f"set {ENV_PREFIX}KEYS_REQUIRED=true and start it again"
         )
-    if not request.url.path.startswith(UPLOADS) and _length(headers) > LARGEST_BODY:
+    if not request.url.path.startswith(UPLOADS_PATH) and _content_length(headers) > MAX_BODY_BYTES:
         return 413, _TOO_LARGE
-    if request.method not in HARMLESS and not key_in_headers(request) and not _of_the_page(request):
+    if request.method not in SAFE_METHODS and not key_in_headers(request) and not _is_same_origin(request):
         return 403, "this request comes from another site; use the page, or send a key: Authorization: Bearer KEY"
     return None
 
 
-def _of_the_page(request: Request) -> bool:
+def _is_same_origin(request: Request) -> bool:
     """Check whether a request comes from the service's page, or from no browser."""
     if site := request.headers.get("Sec-Fetch-Site"):
         return site in ("same-origin", "none")
     if origin := request.headers.get("Origin"):
         own = request.headers.get("Host", "nowhere"), urlsplit(request.app.state.address.public).netloc
         return origin.casefold().partition("://")[2] in {name.casefold() for name in own if name}
-    return COOKIE not in request.cookies
+    return SESSION_COOKIE not in request.cookies
 
 
-def _of_a_proxy(headers: Headers) -> str | None:
+def _proxy_header(headers: Headers) -> str | None:
     """Return the first header that only proxies add, or None."""
     names = (name.casefold() for name in headers)
-    return next((name for name in names if name in OF_PROXIES or name.startswith(BEGIN_OF_PROXIES)), None)
+    return next((name for name in names if name in PROXY_HEADERS or name.startswith(PROXY_HEADER_PREFIXES)), None)
 
 
 def _host_name(headers: Headers) -> str:
@@ -125,12 +125,12 @@ def _host_name(headers: Headers) -> str:
         return ""
 
 
-def _length(headers: Headers) -> int:
+def _content_length(headers: Headers) -> int:
     stated = headers.get("Content-Length", "0")
-    return int(stated) if re.fullmatch("[0-9]{1,18}", stated) else LARGEST_BODY + 1
+    return int(stated) if re.fullmatch("[0-9]{1,18}", stated) else MAX_BODY_BYTES + 1
 
 
-def _limited(receive: Receive) -> Receive:
+def _with_size_limit(receive: Receive) -> Receive:
     """Return a receiver that refuses a body that is too large."""
     received = 0
 
@@ -138,14 +138,14 @@ def _limited(receive: Receive) -> Receive:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > LARGEST_BODY:
+        if received > MAX_BODY_BYTES:
             raise HTTPException(413, _TOO_LARGE)
         return message
 
     return limited
 
 
-def _paced(receive: Receive) -> Receive:
+def _with_minimum_rate(receive: Receive) -> Receive:
     """Return a receiver that refuses a body whose parts arrive too slowly.
 
     Only the time spent waiting for a part counts.
@@ -156,11 +156,11 @@ def _paced(receive: Receive) -> Receive:
         nonlocal received, waited, is_whole
         if is_whole:  # what is awaited now is the end of the connection
             return await receive()
-        if received >= LEAST_BYTES_PER_SECOND * RATE_SECONDS:
+        if received >= MIN_BYTES_PER_SECOND * RATE_WINDOW_SECONDS:
             received, waited = 0, 0.0
         began = time.monotonic()
         try:
-            async with asyncio.timeout(RATE_SECONDS - waited):
+            async with asyncio.timeout(RATE_WINDOW_SECONDS - waited):
                 message = await receive()
         except TimeoutError as error:
             raise HTTPException(408, _TOO_SLOW, {"Connection": "close"}) from error
@@ -173,16 +173,16 @@ def _paced(receive: Receive) -> Receive:
 
 
 _TOO_SLOW = (
-    f"the body comes too slowly, with less than {LEAST_BYTES_PER_SECOND:,} bytes per second over {RATE_SECONDS} s"
+    f"the body comes too slowly, with less than {MIN_BYTES_PER_SECOND:,} bytes per second over {RATE_WINDOW_SECONDS} s"
 )
 _TWO_LENGTHS = "the request states its length twice, by Content-Length and by Transfer-Encoding; send one of them"
-_TOO_LARGE = f"the body is larger than {LARGEST_BODY:,} bytes"
+_TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES:,} bytes"
 
 
-HEADERS_SECONDS = 20.0  # from the connection, or the first byte of a further request, to the end of its headers
+HEADER_TIMEOUT_SECONDS = 20.0  # from the connection, or the first byte of a further request, to the end of its headers
 
 
-class PunctualProtocol(H11Protocol):
+class HeaderTimeoutProtocol(H11Protocol):
     """HTTP/1.1 that closes connections whose headers arrive too slowly."""
 
     _limit: asyncio.TimerHandle | None = None
@@ -212,7 +212,7 @@ class PunctualProtocol(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _wait(self) -> None:
-        self._limit = self.loop.call_later(HEADERS_SECONDS, self._expire)
+        self._limit = self.loop.call_later(HEADER_TIMEOUT_SECONDS, self._expire)
 
     def _forget(self) -> None:
         if self._limit is not None:
@@ -246,20 +246,20 @@ class PublicAddress:
             return self.public
         return str(request.base_url).rstrip("/")
 
-    def of_link(self, request: Request, link: str) -> str:
+    def rewrite_link(self, request: Request, link: str) -> str:
         """Return a link with the service's own address instead of the header Host."""
         own = str(request.base_url).rstrip("/")
         return f"{self.base(request)}{link.removeprefix(own)}" if link.startswith(f"{own}/") else link
 
-    def secure(self, request: Request) -> bool:
+    def uses_tls(self, request: Request) -> bool:
         """Return whether clients reach the service by TLS."""
         return (self.public or request.url.scheme).startswith("https")
 
 
 log = logging.getLogger("talud.service")
-WRONG_KEYS = 10  # wrong keys of one address
-WRONG_KEYS_SECONDS = 60.0  # seconds
-ADDRESSES_REMEMBERED = 10_000  # addresses, the latest
+MAX_WRONG_KEYS = 10  # wrong keys of one address
+WRONG_KEYS_WINDOW_SECONDS = 60.0  # seconds
+MAX_TRACKED_NETWORKS = 10_000  # addresses, the latest
 
 
 @dataclass(frozen=True)
@@ -271,10 +271,10 @@ class LoginThrottle:
     """
 
     clock: Callable[[], float] = time.monotonic
-    _of: OrderedDict[str, tuple[float, int]] = field(default_factory=OrderedDict)
+    _failures: OrderedDict[str, tuple[float, int]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def failed(self, address: str) -> int:
+    def count_failure(self, address: str) -> int:
         """Count one wrong key.
 
         Returns:
@@ -282,17 +282,17 @@ class LoginThrottle:
         """
         now, network = self.clock(), _network(address)
         with self._lock:
-            since, count = self._of.pop(network, (now, 0))
-            if now - since >= WRONG_KEYS_SECONDS:
+            since, count = self._failures.pop(network, (now, 0))
+            if now - since >= WRONG_KEYS_WINDOW_SECONDS:
                 since, count = now, 0
-            self._of[network] = since, count + 1
-            if len(self._of) > ADDRESSES_REMEMBERED:
-                self._of.popitem(last=False)
-        if count == WRONG_KEYS:  # once, since attempts continue
+            self._failures[network] = since, count + 1
+            if len(self._failures) > MAX_TRACKED_NETWORKS:
+                self._failures.popitem(last=False)
+        if count == MAX_WRONG_KEYS:  # once, since attempts continue
             log.warning(
-                "%s: %s wrong keys within %d s; more are refused for a while", network, count, WRONG_KEYS_SECONDS
+                "%s: %s wrong keys within %d s; more are refused for a while", network, count, WRONG_KEYS_WINDOW_SECONDS
             )
-        return 0 if count < WRONG_KEYS else int(since + WRONG_KEYS_SECONDS - now) + 1
+        return 0 if count < MAX_WRONG_KEYS else int(since + WRONG_KEYS_WINDOW_SECONDS - now) + 1
 
 
 def _network(address: str) -> str:

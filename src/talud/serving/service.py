@@ -9,16 +9,16 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from talud.serving.database import Database, now
+from talud.serving.database import Database, utc_now
 from talud.serving.executor import Executor
 from talud.serving.jobs import JobStore
-from talud.serving.keys import LOCAL, KeyStore, SessionStore
+from talud.serving.keys import LOCAL_KEY, KeyStore, SessionStore
 from talud.serving.monitoring import Metrics
 from talud.serving.problems import Problem
-from talud.serving.request_resolution import Models, RequestResolver
-from talud.serving.security import COOKIE, LoginThrottle, key_in_headers
+from talud.serving.request_resolution import ModelLookup, RequestResolver
+from talud.serving.security import SESSION_COOKIE, LoginThrottle, key_in_headers
 from talud.serving.settings import Settings
-from talud.serving.storage import Maps, UploadStore, lock_results, remove_unfinished_uploads
+from talud.serving.storage import JobFolders, UploadStore, lock_results, remove_unfinished_uploads
 from talud.serving.tables import Key, Scope
 
 
@@ -34,12 +34,12 @@ class Service:
         sessions: of the page, in it.
         uploads: in it.
         models: of the registry.
-        maps: where the files of jobs lie.
-        intake: what takes requests in.
+        job_folders: where the files of jobs lie.
+        resolver: what takes requests in.
         executor: what carries jobs out.
         metrics: what it counts and measures.
         open_to_all: whether no key is asked for.
-        attempts: wrong keys of late.
+        login_throttle: wrong keys of late.
     """
 
     settings: Settings
@@ -48,31 +48,31 @@ class Service:
     keys: KeyStore
     sessions: SessionStore
     uploads: UploadStore
-    models: Models
-    maps: Maps
-    intake: RequestResolver
+    models: ModelLookup
+    job_folders: JobFolders
+    resolver: RequestResolver
     executor: Executor
     metrics: Metrics
     open_to_all: bool
-    attempts: LoginThrottle = field(default_factory=LoginThrottle)
+    login_throttle: LoginThrottle = field(default_factory=LoginThrottle)
 
     @classmethod
     @contextmanager
-    def started(cls, settings: Settings, *, open_to_all: bool) -> Iterator[Service]:
+    def start(cls, settings: Settings, *, open_to_all: bool) -> Iterator[Service]:
         """Yield a service that carries out jobs within the block.
 
         Raises:
             ParamsError: the database's URL cannot be used.
             OutputError: the database cannot be opened, or another service uses the results.
         """
-        with lock_results(settings.results), Database.opened(settings.database_url) as database:
+        with lock_results(settings.results), Database.open(settings.database_url) as database:
             remove_unfinished_uploads(settings.results)
-            jobs, maps, models = JobStore(database), Maps(settings.results / "jobs"), Models.here()
-            intake = RequestResolver(settings, jobs, maps, models)
+            jobs, job_folders, models = JobStore(database), JobFolders(settings.results / "jobs"), ModelLookup.current()
+            resolver = RequestResolver(settings, jobs, job_folders, models)
             metrics = Metrics()
-            metrics.watch(jobs, settings.results)
-            executor = Executor(settings, jobs, maps, intake, metrics)
-            with executor.at_work():
+            metrics.add_live_gauges(jobs, settings.results)
+            executor = Executor(settings, jobs, job_folders, resolver, metrics)
+            with executor.running():
                 yield cls(
                     settings=settings,
                     database=database,
@@ -81,8 +81,8 @@ class Service:
                     sessions=SessionStore(database),
                     uploads=UploadStore(database, settings.upload_bytes_per_key),
                     models=models,
-                    maps=maps,
-                    intake=intake,
+                    job_folders=job_folders,
+                    resolver=resolver,
                     executor=executor,
                     metrics=metrics,
                     open_to_all=open_to_all,
@@ -94,10 +94,10 @@ def _service(request: Request) -> Service:
     return service
 
 
-Running = Annotated[Service, Depends(_service)]
+CurrentService = Annotated[Service, Depends(_service)]
 
 
-def holder(request: Request, service: Service) -> Key | None:
+def client_key(request: Request, service: Service) -> Key | None:
     """Return the key of a request; without required keys, a local admin key.
 
     Raises:
@@ -105,15 +105,17 @@ def holder(request: Request, service: Service) -> Key | None:
     """
     found = None
     if secret := key_in_headers(request):
-        found = key_of(secret, request, service)
-    elif token := request.cookies.get(COOKIE):  # not counted: a page that is open asks on after its session ended
-        found = service.sessions.key(token)
+        found = find_key(secret, request, service)
+    elif token := request.cookies.get(
+        SESSION_COOKIE
+    ):  # not counted: a page that is open asks on after its session ended
+        found = service.sessions.find_key(token)
     if found is None and service.open_to_all:
-        return Key(id=LOCAL, name=LOCAL, digest="", scope="admin", created=now())
+        return Key(id=LOCAL_KEY, name=LOCAL_KEY, digest="", scope="admin", created=utc_now())
     return found
 
 
-def key_of(secret: str, request: Request, service: Service) -> Key | None:
+def find_key(secret: str, request: Request, service: Service) -> Key | None:
     """Return the key of a secret; a valid one passes the throttle of wrong keys.
 
     Raises:
@@ -128,15 +130,15 @@ def key_of(secret: str, request: Request, service: Service) -> Key | None:
             headers={"WWW-Authenticate": "Bearer"},
         )
     if found is None and not service.open_to_all:
-        wait = service.attempts.failed(request.client.host if request.client else "")
+        wait = service.login_throttle.count_failure(request.client.host if request.client else "")
         if wait:
             raise Problem(429, f"too many wrong keys; try again in {wait} s", headers={"Retry-After": str(wait)})
     return found
 
 
-def _needs(scope: Scope) -> Callable[[Request, Service], Key]:
-    def check(request: Request, service: Running) -> Key:
-        key = holder(request, service)
+def _require_scope(scope: Scope) -> Callable[[Request, Service], Key]:
+    def check(request: Request, service: CurrentService) -> Key:
+        key = client_key(request, service)
         if key is None:
             raise Problem(
                 401,
@@ -150,5 +152,5 @@ def _needs(scope: Scope) -> Callable[[Request, Service], Key]:
     return check
 
 
-Reader = Annotated[Key, Depends(_needs("read"))]
-Runner = Annotated[Key, Depends(_needs("run"))]
+ReadKey = Annotated[Key, Depends(_require_scope("read"))]
+RunKey = Annotated[Key, Depends(_require_scope("run"))]

@@ -25,49 +25,49 @@ from talud.files import exclusive_lock, translate_write_errors
 from talud.mapping.raster_checks import check_blocks
 from talud.products.rasters import Products
 from talud.serving import raster_paths
-from talud.serving.database import Database, now
+from talud.serving.database import Database, utc_now
 from talud.serving.jobs import JobStore
 from talud.serving.problems import Problem
-from talud.serving.rasters import Raster, opened, placed, raster
+from talud.serving.rasters import Raster, checked_grid, describe_raster, open_raster
 from talud.serving.settings import Settings
 from talud.serving.tables import STATUSES, UNFINISHED, Job, Key, UploadOwner
 from talud.text import dimensions
 
-IN_USE = 15 * 60  # seconds after somebody looked at a map in which it is not removed
+VIEW_PROTECTION_SECONDS = 15 * 60  # seconds after somebody looked at a map in which it is not removed
 
 
 @dataclass(frozen=True)
-class Maps:
+class JobFolders:
     """The folders of jobs.
 
     Attributes:
-        folder: that holds them, each under its job's id.
+        root: that holds them, each under its job's id.
     """
 
-    folder: Path
-    _looked_at: dict[str, float] = field(default_factory=dict, repr=False)
+    root: Path
+    _viewed_at: dict[str, float] = field(default_factory=dict, repr=False)
 
-    def of(self, job: str) -> Path:
+    def folder(self, job: str) -> Path:
         """Return the folder of a job's model, fetched raster and map."""
-        return self.folder / job
+        return self.root / job
 
     def model(self, job: str) -> Path:
         """Return the path of a job's own copy of its model."""
-        return self.of(job) / "model.onnx"
+        return self.folder(job) / "model.onnx"
 
-    def fetched(self, job: str) -> Path:
+    def fetched_raster(self, job: str) -> Path:
         """Return the folder of a job's fetched raster."""
-        return self.of(job) / "raster"
+        return self.folder(job) / "raster"
 
-    def out(self, job: str) -> Path:
+    def map_folder(self, job: str) -> Path:
         """Return the folder of a job's map."""
-        return self.of(job) / "map"
+        return self.folder(job) / "map"
 
     def products(self, job: str) -> Products:
         """Return the files of a job's map."""
-        return Products.within(self.out(job))
+        return Products.within(self.map_folder(job))
 
-    def keep_model(self, job: str, model: Path) -> None:
+    def copy_model(self, job: str, model: Path) -> None:
         """Keep a job's own copy of its model.
 
         Raises:
@@ -84,26 +84,26 @@ class Maps:
                 shutil.copyfile(model, scratch)
             scratch.replace(copy)
 
-    def look_at(self, job: str) -> None:
+    def mark_viewed(self, job: str) -> None:
         """Protect a job's map from removal for a while, because it was viewed."""
-        self._looked_at[job] = time.monotonic()
+        self._viewed_at[job] = time.monotonic()
 
     def remove_tiles(self, job: str) -> None:
         """Remove the tiles of a map that is not finished."""
-        for folder in self.of(job).glob(".*.partial"):
+        for folder in self.folder(job).glob(".*.partial"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self, job: str) -> None:
         """Remove all files of a job."""
-        shutil.rmtree(self.of(job), ignore_errors=True)
+        shutil.rmtree(self.folder(job), ignore_errors=True)
 
-    def in_use(self, job: str) -> bool:
+    def recently_viewed(self, job: str) -> bool:
         """Check whether a job's map was viewed recently."""
-        looked = self._looked_at.get(job)
-        return looked is not None and time.monotonic() - looked < IN_USE
+        looked = self._viewed_at.get(job)
+        return looked is not None and time.monotonic() - looked < VIEW_PROTECTION_SECONDS
 
 
-_LONGEST_NAME = 80  # characters of an upload's name
+_MAX_NAME_CHARACTERS = 80  # characters of an upload's name
 
 
 @dataclass(frozen=True)
@@ -121,17 +121,17 @@ class Upload:
     stream: BinaryIO
 
     @classmethod
-    def begun(cls, settings: Settings, filename: str) -> Upload:
+    def create(cls, settings: Settings, filename: str) -> Upload:
         """Create an empty file in a folder of its own.
 
         Raises:
             OutputError: it cannot be made.
         """
         identity = str(uuid.uuid4())
-        path = settings.results / raster_paths.UPLOADS / identity / safe_name(filename)
+        path = settings.results / raster_paths.UPLOADS_FOLDER / identity / safe_name(filename)
         with translate_write_errors(path):
             path.parent.mkdir(parents=True)
-            return cls(identity, path, _part(path).open("wb"))
+            return cls(identity, path, _partial_path(path).open("wb"))
 
     def write(self, data: bytes) -> None:
         """Append received bytes.
@@ -142,14 +142,14 @@ class Upload:
         with translate_write_errors(self.path):
             self.stream.write(data)
 
-    def finished(self, settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> Raster:
+    def finish(self, settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> Raster:
         """Check the uploaded file and return its raster.
 
         Raises:
             SourceError: it is no GeoTIFF that can be mapped.
             OutputError: the disk is full.
         """
-        part = _part(self.path)
+        part = _partial_path(self.path)
         with translate_write_errors(self.path):
             self.stream.close()
         try:
@@ -158,9 +158,9 @@ class Upload:
             raise SourceError(str(error).replace(part.name, self.path.name)) from error
         with translate_write_errors(self.path):
             part.replace(self.path)
-        return raster(f"{raster_paths.UPLOADS}/{self.id}", self.path, settings, contracts)
+        return describe_raster(f"{raster_paths.UPLOADS_FOLDER}/{self.id}", self.path, settings, contracts)
 
-    def abandoned(self) -> None:
+    def discard(self) -> None:
         """Delete the file and its folder."""
         self.stream.close()
         shutil.rmtree(self.path.parent, ignore_errors=True)
@@ -171,18 +171,18 @@ def safe_name(filename: str) -> str:
     last = re.split(r"[/\\]", unicodedata.normalize("NFKC", filename))[-1]
     stem = re.sub(r"\.tiff?$", "", last, flags=re.IGNORECASE)
     plain = re.sub(r"[^A-Za-z0-9-]+", "_", unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode())
-    return f"{plain[:_LONGEST_NAME].strip('_-') or 'raster'}.tif"
+    return f"{plain[:_MAX_NAME_CHARACTERS].strip('_-') or 'raster'}.tif"
 
 
-def _part(path: Path) -> Path:
+def _partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
 def _check_upload(path: Path, settings: Settings) -> None:
     """Check that a file is a complete GeoTIFF with a location and few enough pixels."""
     raster_paths.check_directories(path, path.name)
-    with opened(path) as dataset:
-        grid = placed(dataset)
+    with open_raster(path) as dataset:
+        grid = checked_grid(dataset)
         if grid.height * grid.width > settings.pixels:
             raise SourceError(
                 f"{path.name}: has {dimensions(grid.width, grid.height)}, and this service maps at most "
@@ -203,9 +203,9 @@ class UploadStore:
 
     database: Database
     quota: int
-    _claiming: threading.Lock = field(default_factory=threading.Lock)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def claim(self, upload: str, key: Key, size: int) -> None:
+    def reserve(self, upload: str, key: Key, size: int) -> None:
         """Count `size` bytes in all for an upload, received or expected.
 
         Raises:
@@ -214,7 +214,7 @@ class UploadStore:
         others = select(func.coalesce(func.sum(UploadOwner.bytes), 0))
         others = others.where(UploadOwner.key_id == key.id, UploadOwner.id != upload)
         # One service uses the database, so that its own lock is enough for uploads that arrive at once.
-        with self._claiming, self.database.transaction() as session:
+        with self._lock, self.database.transaction() as session:
             taken = int(session.scalar(others) or 0)
             if taken + size > self.quota:
                 raise Problem(
@@ -230,12 +230,12 @@ class UploadStore:
             row = session.get(UploadOwner, upload)
             return row.key_id if row else None
 
-    def all(self) -> tuple[str, ...]:
+    def ids(self) -> tuple[str, ...]:
         """Return the ids of all counted uploads."""
         with self.database.session() as session:
             return tuple(session.scalars(select(UploadOwner.id)))
 
-    def forget(self, uploads: Iterable[str]) -> None:
+    def release(self, uploads: Iterable[str]) -> None:
         """Stop counting uploads."""
         with self.database.transaction() as session:
             session.execute(delete(UploadOwner).where(UploadOwner.id.in_(list(uploads))))
@@ -257,7 +257,7 @@ def lock_results(results: Path) -> Iterator[None]:
         yield
 
 
-def remove_expired(jobs: JobStore, maps: Maps, settings: Settings) -> list[str]:
+def remove_expired(jobs: JobStore, job_folders: JobFolders, settings: Settings) -> list[str]:
     """Remove maps and uploads beyond the allowed age and size, oldest first.
 
     Those in use stay. A map with reviews stays until it is dismissed: it could be made again, the reviews could not.
@@ -266,31 +266,38 @@ def remove_expired(jobs: JobStore, maps: Maps, settings: Settings) -> list[str]:
         The ids of the jobs and uploads that were removed.
     """
     known = {job.id: job for job in jobs.list(STATUSES, limit=10**6)}
-    uploads = _folders(settings.results / raster_paths.UPLOADS)
-    for folder in _folders(maps.folder):
+    uploads = _subfolders(settings.results / raster_paths.UPLOADS_FOLDER)
+    for folder in _subfolders(job_folders.root):
         stray = folder.name not in known or known[folder.name].status == "dismissed"
-        if stray and _age(folder) > IN_USE:
+        if stray and _age_seconds(folder) > VIEW_PROTECTION_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)
-    sizes = {name: _size(maps.of(name)) for name in known}
-    excess, removed = sum(sizes.values()) + sum(map(_size, uploads)) - settings.results_bytes, []
-    reviewed = jobs.reviewed()
+    sizes = {name: _size_bytes(job_folders.folder(name)) for name in known}
+    excess, removed = sum(sizes.values()) + sum(map(_size_bytes, uploads)) - settings.results_bytes, []
+    reviewed = jobs.reviewed_ids()
     ended = [job for job in known.values() if job.status not in UNFINISHED and job.id not in reviewed]
-    for job in sorted(ended, key=_end):
-        old = now() - _end(job) > timedelta(days=settings.results_days)
-        if (old or (excess > 0 and sizes[job.id])) and not maps.in_use(job.id):
+    for job in sorted(ended, key=_end_time):
+        old = utc_now() - _end_time(job) > timedelta(days=settings.results_days)
+        if (old or (excess > 0 and sizes[job.id])) and not job_folders.recently_viewed(job.id):
             jobs.remove(job.id)  # first: were the database away afterwards, a job without files would stay in it
-            maps.remove(job.id)
+            job_folders.remove(job.id)
             removed.append(job.id)
             excess -= sizes[job.id]
     mapped = {job.request.raster for job in known.values() if job.id not in removed}
-    for folder in sorted(uploads, key=_age, reverse=True):
-        old = _age(folder) > settings.results_days * 86400
-        if f"{raster_paths.UPLOADS}/{folder.name}" not in mapped and (old or excess > 0) and _age(folder) > IN_USE:
-            excess -= _size(folder)
+    for folder in sorted(uploads, key=_age_seconds, reverse=True):
+        old = _age_seconds(folder) > settings.results_days * 86400
+        if (
+            f"{raster_paths.UPLOADS_FOLDER}/{folder.name}" not in mapped
+            and (old or excess > 0)
+            and _age_seconds(folder) > VIEW_PROTECTION_SECONDS
+        ):
+            excess -= _size_bytes(folder)
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder.name)
-    root, uploaded = settings.results / raster_paths.UPLOADS, UploadStore(jobs.database, settings.upload_bytes_per_key)
-    uploaded.forget(upload for upload in uploaded.all() if not (root / upload).is_dir())
+    root, uploaded = (
+        settings.results / raster_paths.UPLOADS_FOLDER,
+        UploadStore(jobs.database, settings.upload_bytes_per_key),
+    )
+    uploaded.release(upload for upload in uploaded.ids() if not (root / upload).is_dir())
     return removed
 
 
@@ -299,25 +306,25 @@ def remove_unfinished_uploads(results: Path) -> None:
 
     It is called before any new upload can arrive.
     """
-    for folder in _folders(results / raster_paths.UPLOADS):
+    for folder in _subfolders(results / raster_paths.UPLOADS_FOLDER):
         if any(folder.glob("*.part")):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folders(folder: Path) -> list[Path]:
+def _subfolders(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
 
 
-def _age(folder: Path) -> float:
+def _age_seconds(folder: Path) -> float:
     """Return the seconds since a folder was last changed."""
     return time.time() - folder.stat().st_mtime
 
 
-def _end(job: Job) -> datetime:
+def _end_time(job: Job) -> datetime:
     return job.finished or job.updated
 
 
-def _size(folder: Path) -> int:
+def _size_bytes(folder: Path) -> int:
     """Return the size of all files below a folder, in bytes."""
     total = 0
     for root, _, names in os.walk(folder):

@@ -24,7 +24,7 @@ Verdict = Literal["unreviewed", "accepted", "rejected"]
 Outline = shapely.Polygon | shapely.MultiPolygon
 
 
-class Request(ResultOptions):
+class MapRequest(ResultOptions):
     """A request for a map, with the model that was chosen for it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Request(ResultOptions):
         return MapOptions(**self.model_dump(include=set(ResultOptions.model_fields)))
 
     @property
-    def shown_raster(self) -> str:
+    def raster_without_secrets(self) -> str:
         """Return the raster's name without a query, which may hold a signature."""
         return remote.without_secrets(self.raster) if self.raster.startswith(remote.SCHEMES) else self.raster
 
@@ -65,19 +65,19 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-class RequestJson(TypeDecorator[Request]):
+class RequestJson(TypeDecorator[MapRequest]):
     """A request as JSON."""
 
     impl = JSON
     cache_ok = True
 
-    def process_bind_param(self, value: Request | None, dialect: Dialect) -> object:  # noqa: ARG002
+    def process_bind_param(self, value: MapRequest | None, dialect: Dialect) -> object:  # noqa: ARG002
         """Return the JSON of a request."""
         return None if value is None else value.model_dump()
 
-    def process_result_value(self, value: object, dialect: Dialect) -> Request | None:  # noqa: ARG002
+    def process_result_value(self, value: object, dialect: Dialect) -> MapRequest | None:  # noqa: ARG002
         """Return the request of a JSON document."""
-        return None if value is None else Request.model_validate(value)
+        return None if value is None else MapRequest.model_validate(value)
 
 
 class GeoJson(TypeDecorator[Outline]):
@@ -126,7 +126,7 @@ class Job(Table):
     status: Mapped[Status] = mapped_column(String(12), index=True)
     message: Mapped[str] = mapped_column(Text)
     progress: Mapped[int] = mapped_column(Integer)
-    request: Mapped[Request] = mapped_column("inputs", RequestJson)
+    request: Mapped[MapRequest] = mapped_column("inputs", RequestJson)
     created: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     updated: Mapped[datetime] = mapped_column(UtcDateTime)
     started: Mapped[datetime | None] = mapped_column(UtcDateTime, default=None)

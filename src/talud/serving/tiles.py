@@ -30,24 +30,24 @@ from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.imaging import GAMMA, scaled, value_limits
 from talud.mapping.raster_checks import check_blocks
-from talud.serving.rasters import Stamp, bands_of, borrowed, placed, stamp
+from talud.serving.rasters import FileStamp, checked_grid, file_stamp, layer_bands, open_pooled
 
 Layer = Literal["optical", "slope", "elevation", "sar_before", "sar_after", "inventory", "probability"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
-SIDE = 256  # pixels of a tile
-DEEPEST = 24  # zoom: pixels of 1 cm
-STEEPEST = 60.0  # degrees that are shown apart
-_CLASSES = ("inventory", "probability")  # layers whose values count: nothing is put between them
+TILE_PIXELS = 256  # pixels of a tile
+MAX_ZOOM = 24  # zoom: pixels of 1 cm
+MAX_SLOPE_DEGREES = 60.0  # degrees that are shown apart
+_NEAREST_LAYERS = ("inventory", "probability")  # layers whose values count: nothing is put between them
 _MERCATOR = CRS.from_epsg(3857)
-_SAMPLE = 1024  # rows and columns, at most, of what stretch limits are found in, and of a small copy
-_LARGEST_READ = 2048  # pixels a side, at most, that one tile may take
-_MARGIN = 2  # pixels around a tile that its rim is interpolated from
-_KEPT = 128 * 2**20  # bytes of small copies
-_UNKNOWN = 255  # in a mask
+_SAMPLE_PIXELS = 1024  # rows and columns, at most, of what stretch limits are found in, and of a small copy
+_MAX_READ_PIXELS = 2048  # pixels a side, at most, that one tile may take
+_MARGIN_PIXELS = 2  # pixels around a tile that its rim is interpolated from
+_CACHE_BYTES = 128 * 2**20  # bytes of small copies
+_MASK_UNKNOWN = 255  # in a mask
 
 
 @dataclass(frozen=True)
-class _Look:
+class _LayerInfo:
     """The properties that all tiles of a layer share.
 
     Attributes:
@@ -55,14 +55,14 @@ class _Look:
         bounds: in Web Mercator.
         limits: (low, high) of each band, which are black and white.
         copy: the layer made small, as a GeoTIFF, where the file has no overviews that are small enough.
-        coarsest: metres of Web Mercator a pixel above which the small copy is read.
+        max_metres: metres of Web Mercator a pixel above which the small copy is read.
     """
 
     indexes: tuple[int, ...]
     bounds: Bounds
     limits: tuple[tuple[float, float], ...]
     copy: bytes
-    coarsest: float
+    max_metres: float
 
     @property
     def size(self) -> int:
@@ -70,7 +70,7 @@ class _Look:
         return len(self.copy) + 1024
 
 
-def tile(path: Path, layer: Layer, z: int, x: int, y: int) -> bytes | None:
+def render_tile(path: Path, layer: Layer, z: int, x: int, y: int) -> bytes | None:
     """Return a tile as PNG; None if it would be empty.
 
     Args:
@@ -83,53 +83,55 @@ def tile(path: Path, layer: Layer, z: int, x: int, y: int) -> bytes | None:
     Raises:
         SourceError: the raster cannot be read, or has no such layer.
     """
-    if z > DEEPEST:
+    if z > MAX_ZOOM:
         return None
-    known = stamp(path)
-    look = _look(known, layer)
+    known = file_stamp(path)
+    look = _layer_info(known, layer)
     bounds = WEB_MERCATOR_TMS.xy_bounds(Tile(x, y, z))
     west, south, east, north = look.bounds
-    pixel = (bounds.right - bounds.left) / SIDE
+    pixel = (bounds.right - bounds.left) / TILE_PIXELS
     outside = bounds.left >= east or bounds.right <= west or bounds.bottom >= north or bounds.top <= south
     if outside or max(east - west, north - south) < pixel:
         return None
     with _source(known, look, pixel) as (dataset, indexes):
-        values = _warped(dataset, indexes, bounds, Resampling.nearest if layer in _CLASSES else Resampling.bilinear)
+        values = _warp(
+            dataset, indexes, bounds, Resampling.nearest if layer in _NEAREST_LAYERS else Resampling.bilinear
+        )
     if values is None:
         return None
     shown: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(values))
     if layer == "inventory":
-        shown &= values[0] != _UNKNOWN
-    return _png(_PAINTERS[layer](values, look.limits), shown)
+        shown &= values[0] != _MASK_UNKNOWN
+    return _png(_RENDERERS[layer](values, look.limits), shown)
 
 
 @contextmanager
-def _source(stamp: Stamp, look: _Look, pixel: float) -> Iterator[tuple[DatasetReader, tuple[int, ...]]]:
+def _source(stamp: FileStamp, look: _LayerInfo, pixel: float) -> Iterator[tuple[DatasetReader, tuple[int, ...]]]:
     """Yield the dataset for a tile's pixel size, and the numbers of its bands."""
-    if look.copy and pixel > look.coarsest:
+    if look.copy and pixel > look.max_metres:
         with MemoryFile(look.copy) as memory, memory.open() as dataset:
             yield dataset, tuple(range(1, len(look.indexes) + 1))
     else:
-        with borrowed(stamp) as dataset:
+        with open_pooled(stamp) as dataset:
             yield dataset, look.indexes
 
 
-def _warped(
-    dataset: DatasetReader, indexes: Sequence[int], bounds: Bounds, way: Resampling
+def _warp(
+    dataset: DatasetReader, indexes: Sequence[int], bounds: Bounds, resampling: Resampling
 ) -> NDArray[np.float32] | None:
-    """Return bands (bands, SIDE, SIDE) in Web Mercator; None outside the raster.
+    """Return bands (bands, TILE_PIXELS, TILE_PIXELS) in Web Mercator; None outside the raster.
 
     Only these bands are read, from the overview next finer than the tile: a warped VRT would warp all of a stack's.
     """
     left, bottom, right, top = transform_bounds(_MERCATOR, dataset.crs, *bounds, densify_pts=21)
-    finer = max(min((right - left) / dataset.transform.a, (top - bottom) / -dataset.transform.e) / SIDE, 1)
+    finer = max(min((right - left) / dataset.transform.a, (top - bottom) / -dataset.transform.e) / TILE_PIXELS, 1)
     reduction = 2 ** math.floor(math.log2(finer))  # as overviews have it
     height, width = math.ceil(dataset.height / reduction), math.ceil(dataset.width / reduction)
     reduced = dataset.transform * Affine.scale(dataset.width / width, dataset.height / height)
     first_column, first_row = ~reduced * (left, top)
     last_column, last_row = ~reduced * (right, bottom)
-    columns = max(math.floor(first_column) - _MARGIN, 0), min(math.ceil(last_column) + _MARGIN, width)
-    rows = max(math.floor(first_row) - _MARGIN, 0), min(math.ceil(last_row) + _MARGIN, height)
+    columns = max(math.floor(first_column) - _MARGIN_PIXELS, 0), min(math.ceil(last_column) + _MARGIN_PIXELS, width)
+    rows = max(math.floor(first_row) - _MARGIN_PIXELS, 0), min(math.ceil(last_row) + _MARGIN_PIXELS, height)
     if columns[0] >= columns[1] or rows[0] >= rows[1]:
         return None
     shape = rows[1] - rows[0], columns[1] - columns[0]
@@ -137,27 +139,27 @@ def _warped(
     window = Window(columns[0] * scale[0], rows[0] * scale[1], shape[1] * scale[0], shape[0] * scale[1])
     image = read(dataset, window=window, height=shape[0], width=shape[1], indexes=indexes, unscale=True).array
     values = np.where(np.ma.getmaskarray(image), np.float32(np.nan), image.data)
-    warped = np.full((len(indexes), SIDE, SIDE), np.nan, np.float32)
+    warped = np.full((len(indexes), TILE_PIXELS, TILE_PIXELS), np.nan, np.float32)
     reproject(
         values, warped, src_transform=reduced * Affine.translation(columns[0], rows[0]), src_crs=dataset.crs,
-        dst_transform=from_bounds(*bounds, SIDE, SIDE), dst_crs=_MERCATOR, src_nodata=np.nan, dst_nodata=np.nan,
-        resampling=way,
+        dst_transform=from_bounds(*bounds, TILE_PIXELS, TILE_PIXELS), dst_crs=_MERCATOR, src_nodata=np.nan,
+        dst_nodata=np.nan, resampling=resampling,
     )  # fmt: skip
     return warped
 
 
 @cached(
-    LRUCache(_KEPT, getsizeof=lambda look: look.size),
+    LRUCache(_CACHE_BYTES, getsizeof=lambda look: look.size),
     key=lambda stamp, layer: (stamp, layer),
     condition=threading.Condition(),
 )
-def _look(stamp: Stamp, layer: Layer) -> _Look:
+def _layer_info(stamp: FileStamp, layer: Layer) -> _LayerInfo:
     """Find what all tiles of a layer have in common, once."""
-    with borrowed(stamp) as dataset:
-        grid = placed(dataset)
+    with open_pooled(stamp) as dataset:
+        grid = checked_grid(dataset)
         if grid.local:
             raise SourceError(f"{stamp[0]}: its coordinates have no place on Earth, so it cannot be shown on a map")
-        indexes = _indexes(dataset, layer)
+        indexes = _band_indexes(dataset, layer)
         if not indexes:
             raise SourceError(f"{stamp[0]}: has no layer {layer}")
         check_blocks(dataset, indexes, stamp[0])
@@ -166,28 +168,30 @@ def _look(stamp: Stamp, layer: Layer) -> _Look:
             raise SourceError(f"{stamp[0]}: lies where Web Mercator has no place")
         reduction = max([1, *dataset.overviews(indexes[0])])
         pixel = max((bounds[2] - bounds[0]) / grid.width, (bounds[3] - bounds[1]) / grid.height) * reduction
-        copy = _small(dataset, grid, indexes) if max(grid.shape) > _LARGEST_READ * reduction else b""
-        return _Look(indexes, bounds, _limits(dataset, layer, indexes), copy, pixel * _LARGEST_READ / SIDE)
+        copy = _small_copy(dataset, grid, indexes) if max(grid.shape) > _MAX_READ_PIXELS * reduction else b""
+        return _LayerInfo(
+            indexes, bounds, _stretch_limits(dataset, layer, indexes), copy, pixel * _MAX_READ_PIXELS / TILE_PIXELS
+        )
 
 
-def _indexes(dataset: DatasetReader, layer: Layer) -> tuple[int, ...]:
-    if layer in _CLASSES:
+def _band_indexes(dataset: DatasetReader, layer: Layer) -> tuple[int, ...]:
+    if layer in _NEAREST_LAYERS:
         return (1,)
     names = dataset.descriptions
-    return tuple(names.index(name) + 1 for name in bands_of(layer, names))
+    return tuple(names.index(name) + 1 for name in layer_bands(layer, names))
 
 
-def _sample(dataset: DatasetReader, index: int) -> NDArray[np.float32]:
+def _read_sample(dataset: DatasetReader, index: int) -> NDArray[np.float32]:
     """A band made small, in physical units, NaN where invalid."""
-    shape = min(dataset.height, _SAMPLE), min(dataset.width, _SAMPLE)
+    shape = min(dataset.height, _SAMPLE_PIXELS), min(dataset.width, _SAMPLE_PIXELS)
     band = dataset.read(index, out_shape=shape, masked=True, out_dtype="float32", resampling=Resampling.nearest)
     values: NDArray[np.float32] = band.filled(np.nan)
     return values * np.float32(dataset.scales[index - 1]) + np.float32(dataset.offsets[index - 1])
 
 
-def _small(dataset: DatasetReader, grid: Grid, indexes: Sequence[int]) -> bytes:
+def _small_copy(dataset: DatasetReader, grid: Grid, indexes: Sequence[int]) -> bytes:
     """Bands made small, as a GeoTIFF."""
-    values = np.stack([_sample(dataset, index) for index in indexes])
+    values = np.stack([_read_sample(dataset, index) for index in indexes])
     height, width = values.shape[1:]
     with MemoryFile() as memory:
         with memory.open(
@@ -198,9 +202,9 @@ def _small(dataset: DatasetReader, grid: Grid, indexes: Sequence[int]) -> bytes:
         return bytes(memory.getbuffer())
 
 
-def _limits(dataset: DatasetReader, layer: Layer, indexes: Sequence[int]) -> tuple[tuple[float, float], ...]:
+def _stretch_limits(dataset: DatasetReader, layer: Layer, indexes: Sequence[int]) -> tuple[tuple[float, float], ...]:
     """Return the percentiles 2 and 98 of each band; equal before and after an event."""
-    if layer in _CLASSES or layer == "slope":
+    if layer in _NEAREST_LAYERS or layer == "slope":
         return ()
     if layer.startswith("sar"):
         polarisation = dataset.descriptions[indexes[0] - 1].partition("_")[0]
@@ -209,8 +213,8 @@ def _limits(dataset: DatasetReader, layer: Layer, indexes: Sequence[int]) -> tup
             for name in (f"{polarisation}_pre", f"{polarisation}_post")
             if name in dataset.descriptions
         ]
-        return (value_limits(np.concatenate([_sample(dataset, index).ravel() for index in both])),)
-    return tuple(value_limits(_sample(dataset, index)) for index in indexes)
+        return (value_limits(np.concatenate([_read_sample(dataset, index).ravel() for index in both])),)
+    return tuple(value_limits(_read_sample(dataset, index)) for index in indexes)
 
 
 _Limits = tuple[tuple[float, float], ...]
@@ -218,32 +222,32 @@ _Limits = tuple[tuple[float, float], ...]
 
 def _colours(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
     """Bands from black to white, shadows lifted."""
-    return _bytes(np.stack([scaled(*band) for band in zip(values, limits, strict=True)]) ** GAMMA * 255)
+    return _to_uint8(np.stack([scaled(*band) for band in zip(values, limits, strict=True)]) ** GAMMA * 255)
 
 
 def _grey(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
-    return _bytes(scaled(values, limits[0]) * 255)
+    return _to_uint8(scaled(values, limits[0]) * 255)
 
 
 def _slope(values: NDArray[np.float32], _: _Limits) -> NDArray[np.uint8]:
     """Steep is dark, as in the picture of a map."""
-    return _bytes(255 - (values / STEEPEST).clip(0, 1) * 255)
+    return _to_uint8(255 - (values / MAX_SLOPE_DEGREES).clip(0, 1) * 255)
 
 
 def _inventory(values: NDArray[np.float32], _: _Limits) -> NDArray[np.uint8]:
-    return _bytes(np.where(values == 1, 255, 0))
+    return _to_uint8(np.where(values == 1, 255, 0))
 
 
 def _probability(values: NDArray[np.float32], _: _Limits) -> NDArray[np.uint8]:
-    return _bytes(np.round(values.clip(0, 1) * 254) + 1)
+    return _to_uint8(np.round(values.clip(0, 1) * 254) + 1)
 
 
-def _bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+def _to_uint8(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     whole: NDArray[np.uint8] = np.nan_to_num(values).round().astype(np.uint8)
     return whole
 
 
-_PAINTERS = {
+_RENDERERS = {
     "optical": _colours,
     "slope": _slope,
     "elevation": _grey,

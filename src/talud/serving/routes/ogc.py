@@ -14,14 +14,14 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 from starlette.datastructures import URL
 
-from talud.serving import process, raster_paths, remote
-from talud.serving.monitoring import log, of_job, shown
-from talud.serving.problems import NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY, Problem, described
-from talud.serving.process import OUTPUTS, PROCESS, Execute, Link
-from talud.serving.rasters import header
+from talud.serving import ogc_process, raster_paths, remote
+from talud.serving.monitoring import job_fields, log, raster_reference
+from talud.serving.ogc_process import OUTPUTS, PROCESS_ID, ExecuteRequest, Link
+from talud.serving.problems import NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY, Problem, problem_responses
+from talud.serving.rasters import read_header
 from talud.serving.request_resolution import is_remote
 from talud.serving.security import PublicAddress
-from talud.serving.service import Reader, Runner, Running, Service
+from talud.serving.service import CurrentService, ReadKey, RunKey, Service
 from talud.serving.tables import STATUSES, Job, Status
 
 router = APIRouter(tags=["OGC API – Processes"])
@@ -30,15 +30,15 @@ CONFORMANCE = [
     f"http://www.opengis.net/spec/ogcapi-processes-1/1.0/conf/{name}"
     for name in ("core", "ogc-process-description", "json", "job-list", "callback", "dismiss")
 ]
-RESULTS = "http://www.opengis.net/def/rel/ogc/1.0/results"
-PATIENCE = 600  # seconds that a client may wait for a small raster
+RESULTS_RELATION = "http://www.opengis.net/def/rel/ogc/1.0/results"
+SYNC_TIMEOUT_SECONDS = 600  # seconds that a client may wait for a small raster
 # A browser shows a picture in a generated page, with styles in attributes.
 _PICTURE_POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-_LARGEST_HEAD = 2**18  # bytes of a summary before its picture, at most
-PULSE = 0.2  # seconds between two looks at a job that somebody waits for
+_MAX_HEAD_BYTES = 2**18  # bytes of a summary before its picture, at most
+POLL_INTERVAL_SECONDS = 0.2  # seconds between two looks at a job that somebody waits for
 
 
-class Landing(BaseModel):
+class LandingPage(BaseModel):
     """The landing page."""
 
     title: str
@@ -52,7 +52,7 @@ class Conformance(BaseModel):
     conformsTo: list[str]  # noqa: N815 - the standard's names, here and below
 
 
-class Asked(BaseModel):
+class JobInputs(BaseModel):
     """Inputs of a job, with the chosen model."""
 
     raster: Annotated[str, Field(description="its href; the query of an address, which may be signed, is left out")]
@@ -75,7 +75,7 @@ class StatusInfo(BaseModel):
     finished: datetime | None
     updated: datetime
     progress: Annotated[int, Field(ge=0, le=100)]
-    inputs: Asked
+    inputs: JobInputs
     links: list[Link]
 
 
@@ -86,20 +86,20 @@ class JobList(BaseModel):
     links: list[Link]
 
 
-class Result(BaseModel):
+class OutputLink(BaseModel):
     """An output, by reference."""
 
     href: str
     type: str
 
 
-@router.get("/", response_model=Landing)
-def landing(request: Request) -> Any:
+@router.get("/", response_model=LandingPage)
+def get_landing_page(request: Request) -> Any:
     """Return the landing page; browsers are redirected to the review page."""
     if "text/html" in request.headers.get("accept", ""):
-        return RedirectResponse(f"{_base(request)}/page/")
-    base = _base(request)
-    return Landing(
+        return RedirectResponse(f"{_base_url(request)}/page/")
+    base = _base_url(request)
+    return LandingPage(
         title="talud",
         description="Landslide maps of registered models",
         links=[
@@ -114,42 +114,44 @@ def landing(request: Request) -> Any:
 
 
 @router.get("/conformance")
-def conformance() -> Conformance:
+def get_conformance() -> Conformance:
     """Return the conformance classes of the service."""
     return Conformance(conformsTo=CONFORMANCE)
 
 
-@router.get("/processes", responses=described(401))
-def processes(request: Request, _: Reader) -> dict[str, Any]:
+@router.get("/processes", responses=problem_responses(401))
+def list_processes(request: Request, _: ReadKey) -> dict[str, Any]:
     """Return the list of processes, which has one entry."""
-    base = _base(request)
-    one = process.summary() | {"links": [Link(href=f"{base}/processes/{PROCESS}", rel="self", type="application/json")]}
+    base = _base_url(request)
+    one = ogc_process.process_summary() | {
+        "links": [Link(href=f"{base}/processes/{PROCESS_ID}", rel="self", type="application/json")]
+    }
     return {"processes": [one], "links": [Link(href=f"{base}/processes", rel="self", type="application/json")]}
 
 
-@router.get("/processes/{process_id}", responses=described(401, 404))
-def describe(process_id: str, request: Request, _: Reader) -> dict[str, Any]:
+@router.get("/processes/{process_id}", responses=problem_responses(401, 404))
+def get_process(process_id: str, request: Request, _: ReadKey) -> dict[str, Any]:
     """Return the inputs and outputs of the process."""
     _check_process(process_id)
-    execute = f"{_base(request)}/processes/{PROCESS}/execution"
+    execute = f"{_base_url(request)}/processes/{PROCESS_ID}/execution"
     link = Link(href=execute, rel="http://www.opengis.net/def/rel/ogc/1.0/execute", title="Ask for a map")
-    return process.description() | {"links": [link]}
+    return ogc_process.process_description() | {"links": [link]}
 
 
 @router.post(
     "/processes/{process_id}/execution",
-    response_model=dict[str, Result],
+    response_model=dict[str, OutputLink],
     responses={
         201: {"model": StatusInfo, "description": "The job is accepted; Location names it"},
-        **described(401, 403, 404, 413, 422, 429, 500, 503, 507),
+        **problem_responses(401, 403, 404, 413, 422, 429, 500, 503, 507),
     },
 )
-async def execute(
+async def execute_process(
     process_id: str,
-    execute: Execute,
+    execute: ExecuteRequest,
     request: Request,
-    key: Runner,
-    service: Running,
+    key: RunKey,
+    service: CurrentService,
     prefer: Annotated[str, Header(description="respond-async: do not wait for the map")] = "",
 ) -> Any:
     """Request a map.
@@ -162,25 +164,25 @@ async def execute(
     asynchronous = "respond-async" in prefer.casefold()
     if not asynchronous:
         await asyncio.to_thread(_check_small, execute, service)
-    job = await asyncio.to_thread(service.intake.accept, execute, key)
-    log.info("accepted: %s", shown(job.request), extra=of_job(job))
+    job = await asyncio.to_thread(service.resolver.accept, execute, key)
+    log.info("accepted: %s", raster_reference(job.request), extra=job_fields(job))
     if asynchronous:
-        headers = {"Location": f"{_base(request)}/jobs/{job.id}", "Preference-Applied": "respond-async"}
-        return JSONResponse(_info(job, request).model_dump(mode="json"), 201, headers)
-    ended = await _end_of(job, service)
+        headers = {"Location": f"{_base_url(request)}/jobs/{job.id}", "Preference-Applied": "respond-async"}
+        return JSONResponse(_status_info(job, request).model_dump(mode="json"), 201, headers)
+    ended = await _wait_for_end(job, service)
     if ended.status != "successful":
         raise Problem(
             500 if ended.status == "failed" else 410, f"the job {ended.id} is {ended.status}: {ended.message}"
         )
     wanted = execute.outputs or OUTPUTS
-    return {name: result for name, result in _results(ended, request, service).items() if name in wanted}
+    return {name: result for name, result in _output_links(ended, request, service).items() if name in wanted}
 
 
-@router.get("/jobs", responses=described(401, 422))
-def jobs(
+@router.get("/jobs", responses=problem_responses(401, 422))
+def list_jobs(
     request: Request,
-    service: Running,
-    _: Reader,
+    service: CurrentService,
+    _: ReadKey,
     status: Annotated[list[Status] | None, Query(description="only jobs of these")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
@@ -189,44 +191,47 @@ def jobs(
     found = service.jobs.list(status or STATUSES, limit + 1, offset)
 
     def here(url: URL) -> str:
-        return f"{_base(request)}{url.path}{'?' if url.query else ''}{url.query}"
+        return f"{_base_url(request)}{url.path}{'?' if url.query else ''}{url.query}"
 
     links = [Link(href=here(request.url), rel="self", type="application/json")]
     if len(found) > limit:
         onward = request.url.include_query_params(offset=offset + limit, limit=limit)
         links.append(Link(href=here(onward), rel="next", type="application/json"))
-    return JobList(jobs=[_info(job, request) for job in found[:limit]], links=links)
+    return JobList(jobs=[_status_info(job, request) for job in found[:limit]], links=links)
 
 
-@router.get("/jobs/{job_id}", responses=described(401, 404))
-def job(job_id: str, request: Request, service: Running, _: Reader) -> StatusInfo:
+@router.get("/jobs/{job_id}", responses=problem_responses(401, 404))
+def get_job(job_id: str, request: Request, service: CurrentService, _: ReadKey) -> StatusInfo:
     """Return the status of a job."""
-    return _info(_found(job_id, service), request)
+    return _status_info(_find_job(job_id, service), request)
 
 
-@router.delete("/jobs/{job_id}", responses=described(401, 403, 404))
-def dismiss(job_id: str, request: Request, service: Running, key: Runner) -> StatusInfo:
+@router.delete("/jobs/{job_id}", responses=problem_responses(401, 403, 404))
+def dismiss_job(job_id: str, request: Request, service: CurrentService, key: RunKey) -> StatusInfo:
     """Dismiss a job of the key, or any job with the scope admin, and its map."""
-    found = _found(job_id, service)
+    found = _find_job(job_id, service)
     if found.key_id != key.id and not key.allows("admin"):
         raise Problem(403, f"the job is not of the key of {key.name}; that takes the scope admin")
     service.executor.dismiss(found.id)
-    log.info("dismissed by the key of %s", key.name, extra=of_job(found))
-    return _info(_found(job_id, service), request)
+    log.info("dismissed by the key of %s", key.name, extra=job_fields(found))
+    return _status_info(_find_job(job_id, service), request)
 
 
-@router.get("/jobs/{job_id}/results", responses=described(401, 404, 410, 500))
-def results(job_id: str, request: Request, service: Running, _: Reader) -> dict[str, Result]:
+@router.get("/jobs/{job_id}/results", responses=problem_responses(401, 404, 410, 500))
+def get_results(job_id: str, request: Request, service: CurrentService, _: ReadKey) -> dict[str, OutputLink]:
     """Return links to the outputs of a job."""
-    return _results(_successful(job_id, service), request, service)
+    return _output_links(_successful_job(job_id, service), request, service)
 
 
-@router.get("/jobs/{job_id}/files/{name}", responses=described(401, 404), response_class=FileResponse)
-def file(job_id: str, name: str, service: Running, _: Reader) -> FileResponse:
+@router.get("/jobs/{job_id}/files/{name}", responses=problem_responses(401, 404), response_class=FileResponse)
+def get_file(job_id: str, name: str, service: CurrentService, _: ReadKey) -> FileResponse:
     """Return a file of a map, or a part of it by Range."""
-    found = _successful(job_id, service)
-    media = {each: OUTPUTS[output][1] for output, each in process.files(service.maps.products(found.id)).items()}
-    path = service.maps.out(found.id) / name
+    found = _successful_job(job_id, service)
+    media = {
+        each: OUTPUTS[output][1]
+        for output, each in ogc_process.output_files(service.job_folders.products(found.id)).items()
+    }
+    path = service.job_folders.map_folder(found.id) / name
     if name not in media or not path.is_file():
         raise Problem(404, f"there is no file {name}; there are {', '.join(media)}")
     headers = {}
@@ -243,7 +248,7 @@ def _summary_policy(page: File) -> str:
     It allows the page's own style sheet, lengths of bars, and embedded pictures.
     """
     with page.open("rb") as stream:
-        head = stream.read(_LARGEST_HEAD)
+        head = stream.read(_MAX_HEAD_BYTES)
     sheet = head.partition(b"<style>")[2].partition(b"</style>")[0]
     checksum = base64.b64encode(hashlib.sha256(sheet).digest()).decode("ascii")
     return (
@@ -252,70 +257,72 @@ def _summary_policy(page: File) -> str:
     )
 
 
-def _base(request: Request) -> str:
+def _base_url(request: Request) -> str:
     address: PublicAddress = request.app.state.address
     return address.base(request)
 
 
 def _check_process(name: str) -> None:
-    if name != PROCESS:
-        raise Problem(404, f"there is no process {name}; there is {PROCESS}", NO_SUCH_PROCESS)
+    if name != PROCESS_ID:
+        raise Problem(404, f"there is no process {name}; there is {PROCESS_ID}", NO_SUCH_PROCESS)
 
 
-def _check_small(execute: Execute, service: Service) -> None:
+def _check_small(execute: ExecuteRequest, service: Service) -> None:
     """Check that a raster is small enough for a synchronous request."""
     href, most = execute.inputs.raster.href, service.settings.sync_pixels
     if is_remote(href):
         remote.check_reference(href, service.settings)
         raise Problem(413, "a raster that has to be fetched is not waited for; ask with Prefer: respond-async")
-    pixels = header(raster_paths.local(href, service.settings)).pixels
+    pixels = read_header(raster_paths.resolve_raster(href, service.settings)).pixels
     if pixels > most:
         raise Problem(413, f"{href}: has {pixels:,} pixels, and only {most:,} are waited for; Prefer: respond-async")
 
 
-async def _end_of(job: Job, service: Service) -> Job:
+async def _wait_for_end(job: Job, service: Service) -> Job:
     """Wait for a job's end and return the job."""
-    for _ in range(round(PATIENCE / PULSE)):
-        await asyncio.sleep(PULSE)
+    for _ in range(round(SYNC_TIMEOUT_SECONDS / POLL_INTERVAL_SECONDS)):
+        await asyncio.sleep(POLL_INTERVAL_SECONDS)
         found = await asyncio.to_thread(service.jobs.get, job.id)
         if found is None or found.finished:
             return found or job
-    raise Problem(503, f"the job {job.id} is not done after {PATIENCE} s; it goes on: ask for /jobs/{job.id}")
+    raise Problem(
+        503, f"the job {job.id} is not done after {SYNC_TIMEOUT_SECONDS} s; it goes on: ask for /jobs/{job.id}"
+    )
 
 
-def _found(job_id: str, service: Service) -> Job:
+def _find_job(job_id: str, service: Service) -> Job:
     found = service.jobs.get(job_id)
     if found is None:
         raise Problem(404, f"there is no job {job_id}", NO_SUCH_JOB)
     return found
 
 
-def _successful(job_id: str, service: Service) -> Job:
+def _successful_job(job_id: str, service: Service) -> Job:
     """Return a successful job."""
-    found = _found(job_id, service)
+    found = _find_job(job_id, service)
     if found.status == "failed":
         raise Problem(500, f"the job failed: {found.message}")
     if found.status == "dismissed":
         raise Problem(410, "the job was dismissed, and its map is gone")
     if found.status != "successful":
         raise Problem(404, f"the job is {found.status}; its results are not ready", RESULT_NOT_READY)
-    service.maps.look_at(found.id)
+    service.job_folders.mark_viewed(found.id)
     return found
 
 
-def _results(job: Job, request: Request, service: Service) -> dict[str, Result]:
-    files = f"{_base(request)}/jobs/{job.id}/files"
-    names = process.files(service.maps.products(job.id))
-    return {name: Result(href=f"{files}/{names[name]}", type=OUTPUTS[name][1]) for name in OUTPUTS}
+def _output_links(job: Job, request: Request, service: Service) -> dict[str, OutputLink]:
+    files = f"{_base_url(request)}/jobs/{job.id}/files"
+    names = ogc_process.output_files(service.job_folders.products(job.id))
+    return {name: OutputLink(href=f"{files}/{names[name]}", type=OUTPUTS[name][1]) for name in OUTPUTS}
 
 
-def _info(job: Job, request: Request) -> StatusInfo:
-    here = f"{_base(request)}/jobs/{job.id}"
+def _status_info(job: Job, request: Request) -> StatusInfo:
+    here = f"{_base_url(request)}/jobs/{job.id}"
     links = [Link(href=here, rel="self", type="application/json")]
     if job.status == "successful":
-        links.append(Link(href=f"{here}/results", rel=RESULTS, type="application/json"))
+        links.append(Link(href=f"{here}/results", rel=RESULTS_RELATION, type="application/json"))
     return StatusInfo(
-        processID=PROCESS,
+        processID=PROCESS_ID,
         jobID=job.id,
         status=job.status,
         message=job.message,
@@ -324,8 +331,9 @@ def _info(job: Job, request: Request) -> StatusInfo:
         finished=job.finished,
         updated=job.updated,
         progress=job.progress,
-        inputs=Asked(
-            **job.request.model_dump(include=set(Asked.model_fields) - {"raster"}), raster=job.request.shown_raster
+        inputs=JobInputs(
+            **job.request.model_dump(include=set(JobInputs.model_fields) - {"raster"}),
+            raster=job.request.raster_without_secrets,
         ),
         links=links,
     )

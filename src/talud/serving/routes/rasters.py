@@ -16,21 +16,21 @@ from talud.contract import Contract
 from talud.errors import RegistryError
 from talud.serving import raster_paths, tiles
 from talud.serving.monitoring import log
-from talud.serving.problems import Problem, described
-from talud.serving.rasters import Raster, listed
-from talud.serving.service import Reader, Runner, Running, Service
+from talud.serving.problems import Problem, problem_responses
+from talud.serving.rasters import Raster, find_rasters
+from talud.serving.service import CurrentService, ReadKey, RunKey, Service
 from talud.serving.settings import Settings
 from talud.serving.storage import Upload
 from talud.serving.tables import UNFINISHED
 
 router = APIRouter(tags=["rasters"])
-_AT_ONCE = 2**20  # bytes of an upload that are written at once
-_DEEPEST = 30  # zoom: beyond it, no map client asks
+_WRITE_BYTES = 2**20  # bytes of an upload that are written at once
+_MAX_ZOOM = 30  # zoom: beyond it, no map client asks
 
-Zoom = Annotated[int, Path(ge=0, le=_DEEPEST, description="zoom, 0 for the world in one tile")]
-Column = Annotated[int, Path(ge=0, lt=2**_DEEPEST, description="from the west")]
-Row = Annotated[int, Path(ge=0, lt=2**_DEEPEST, description="from the north")]
-PICTURE: dict[int | str, dict[str, Any]] = {
+Zoom = Annotated[int, Path(ge=0, le=_MAX_ZOOM, description="zoom, 0 for the world in one tile")]
+Column = Annotated[int, Path(ge=0, lt=2**_MAX_ZOOM, description="from the west")]
+Row = Annotated[int, Path(ge=0, lt=2**_MAX_ZOOM, description="from the north")]
+TILE_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {}}, "description": "256 × 256 pixels, with alpha"},
     204: {"description": "nothing is there"},
 }
@@ -43,17 +43,17 @@ class RasterList(BaseModel):
     unreadable: Annotated[int, Field(description="further GeoTIFFs there that cannot be read")]
 
 
-@router.get("/rasters", responses=described(401, 403))
-def rasters(service: Running, _: Reader) -> RasterList:
+@router.get("/rasters", responses=problem_responses(401, 403))
+def list_rasters(service: CurrentService, _: ReadKey) -> RasterList:
     """Return the rasters of the data folder, without masks and hidden files."""
-    found, unreadable = listed(service.settings, _contracts(service))
+    found, unreadable = find_rasters(service.settings, _champion_contracts(service))
     return RasterList(rasters=found, unreadable=unreadable)
 
 
 @router.put(
     "/uploads/{filename}",
     status_code=201,
-    responses=described(401, 403, 408, 413, 422, 507),
+    responses=problem_responses(401, 403, 408, 413, 422, 507),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -64,28 +64,28 @@ def rasters(service: Running, _: Reader) -> RasterList:
         }
     },
 )
-async def upload(
+async def upload_raster(
     filename: Annotated[str, Path(max_length=1000, description="of the file; letters and digits of it are kept")],
     request: Request,
-    service: Running,
-    key: Runner,
+    service: CurrentService,
+    key: RunKey,
 ) -> Raster:
     """Upload a GeoTIFF as the body; a job refers to it by `href` of the answer."""
-    parts = _parts(request, service.settings.upload_bytes)
-    arriving = await run_in_threadpool(Upload.begun, service.settings, filename)
+    parts = _body_parts(request, service.settings.upload_bytes)
+    arriving = await run_in_threadpool(Upload.create, service.settings, filename)
     stated, received, claimed = request.headers.get("Content-Length", ""), 0, 0
     try:
         async for part in parts:
             received += len(part)
             if received > claimed:
                 claimed = max(int(stated) if stated.isdecimal() else 0, received)
-                await run_in_threadpool(service.uploads.claim, arriving.id, key, claimed)
+                await run_in_threadpool(service.uploads.reserve, arriving.id, key, claimed)
             await run_in_threadpool(arriving.write, part)
-        raster = await run_in_threadpool(arriving.finished, service.settings, _contracts(service))
-        await run_in_threadpool(service.uploads.claim, arriving.id, key, received)
+        raster = await run_in_threadpool(arriving.finish, service.settings, _champion_contracts(service))
+        await run_in_threadpool(service.uploads.reserve, arriving.id, key, received)
     except BaseException as error:
-        arriving.abandoned()
-        service.uploads.forget([arriving.id])
+        arriving.discard()
+        service.uploads.release([arriving.id])
         if isinstance(error, ClientDisconnect):
             raise Problem(400, "the upload broke off") from error
         raise
@@ -93,32 +93,32 @@ async def upload(
     return raster
 
 
-@router.delete("/uploads/{upload_id}", status_code=204, responses=described(401, 403, 404, 409))
-def remove_upload(
-    upload_id: Annotated[str, Path(pattern=raster_paths.UPLOAD_ID, description="of the upload")],
-    service: Running,
-    key: Runner,
+@router.delete("/uploads/{upload_id}", status_code=204, responses=problem_responses(401, 403, 404, 409))
+def delete_upload(
+    upload_id: Annotated[str, Path(pattern=raster_paths.UPLOAD_ID_PATTERN, description="of the upload")],
+    service: CurrentService,
+    key: RunKey,
 ) -> None:
     """Remove an upload of the key, or any upload with the scope admin.
 
     Maps of the upload stay.
     """
-    folder = service.settings.results / raster_paths.UPLOADS / upload_id
+    folder = service.settings.results / raster_paths.UPLOADS_FOLDER / upload_id
     if not folder.is_dir():
         raise Problem(404, f"there is no upload {upload_id}")
     if service.uploads.owner(upload_id) != key.id and not key.allows("admin"):
         raise Problem(
             403, f"the upload belongs to another key than that of {key.name}; removing it takes the scope admin"
         )
-    href = f"{raster_paths.UPLOADS}/{upload_id}"
+    href = f"{raster_paths.UPLOADS_FOLDER}/{upload_id}"
     if any(job.request.raster == href for job in service.jobs.list(UNFINISHED, limit=10**6)):
         raise Problem(409, "a job that waits or runs maps this upload; dismiss it, or wait for it")
     shutil.rmtree(folder, ignore_errors=True)
-    service.uploads.forget([upload_id])
+    service.uploads.release([upload_id])
     log.info("%s: removed", href, extra={"key": key.name})
 
 
-async def _parts(request: Request, most: int) -> AsyncIterator[bytes]:
+async def _body_parts(request: Request, most: int) -> AsyncIterator[bytes]:
     """Yield a request's body in parts; refuse a body that is too large."""
     too_large = Problem(413, f"this service takes files of at most {most:,} bytes")
     stated = request.headers.get("Content-Length", "")
@@ -130,41 +130,43 @@ async def _parts(request: Request, most: int) -> AsyncIterator[bytes]:
         if received > most:
             raise too_large
         waiting += chunk
-        if len(waiting) >= _AT_ONCE:
+        if len(waiting) >= _WRITE_BYTES:
             yield bytes(waiting)
             waiting.clear()
     yield bytes(waiting)
 
 
 @router.get(
-    "/rasters/tiles/{layer}/{z}/{x}/{y}.png", responses=PICTURE | described(401, 403, 422), response_class=Response
+    "/rasters/tiles/{layer}/{z}/{x}/{y}.png",
+    responses=TILE_RESPONSES | problem_responses(401, 403, 422),
+    response_class=Response,
 )
-def tile(
+def get_raster_tile(
     layer: Literal["optical", "slope", "elevation", "sar_before", "sar_after", "inventory"],
     z: Zoom,
     x: Column,
     y: Row,
     raster: Annotated[str, Query(max_length=2000, description="its href")],
-    service: Running,
-    _: Reader,
+    service: CurrentService,
+    _: ReadKey,
 ) -> Response:
     """Return a tile of a raster; the inventory is 255 for landslide, 0 for background."""
-    return picture(raster_paths.local(raster, service.settings), service.settings, layer, z, x, y)
+    return tile_response(raster_paths.resolve_raster(raster, service.settings), service.settings, layer, z, x, y)
 
 
-def picture(path: File, settings: Settings, layer: tiles.Layer, z: int, x: int, y: int) -> Response:
+def tile_response(path: File, settings: Settings, layer: tiles.Layer, z: int, x: int, y: int) -> Response:
     """A tile of a raster, or of the mask beside it, as an answer."""
     if max(x, y) >= 2**z:
         raise Problem(422, f"zoom {z} has {2**z} × {2**z} tiles; there is none at x {x}, y {y}")
-    source = raster_paths.mask_beside(path, settings) if layer == "inventory" else path
-    found = tiles.tile(source, layer, z, x, y) if source else None
+    source = raster_paths.find_mask(path, settings) if layer == "inventory" else path
+    found = tiles.render_tile(source, layer, z, x, y) if source else None
     headers = {"Cache-Control": "private, max-age=300"}
     if found is None:
         return Response(status_code=204, headers=headers)
     return Response(found, media_type="image/png", headers=headers)
 
 
-def _contracts(service: Service) -> Sequence[tuple[str, Contract]]:
+def _champion_contracts(service: Service) -> Sequence[tuple[str, Contract]]:
     """Return the champions' contracts; none if the registry does not answer."""
     try:
         return [(champion.name, champion.contract) for champion in service.models.champions()]

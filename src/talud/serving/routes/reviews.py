@@ -17,13 +17,13 @@ from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.products.rasters import Products
 from talud.serving import map_polygons, tiles
-from talud.serving.database import now
-from talud.serving.map_polygons import Geometry, Landslides
-from talud.serving.problems import NO_SUCH_JOB, RESULT_NOT_READY, Problem, described
-from talud.serving.rasters import WGS84, has_mask, header
+from talud.serving.database import utc_now
+from talud.serving.map_polygons import Geometry, MappedLandslides
+from talud.serving.problems import NO_SUCH_JOB, RESULT_NOT_READY, Problem, problem_responses
+from talud.serving.rasters import WGS84, has_mask, read_header
 from talud.serving.reviews import ReviewStore
-from talud.serving.routes.rasters import PICTURE, Column, Row, Zoom, picture
-from talud.serving.service import Reader, Runner, Running
+from talud.serving.routes.rasters import TILE_RESPONSES, Column, Row, Zoom, tile_response
+from talud.serving.service import CurrentService, ReadKey, RunKey
 from talud.serving.tables import Job, Review, Verdict
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["review"])
@@ -31,7 +31,7 @@ GEOJSON = "application/geo+json"
 GEOPACKAGE = "application/geopackage+sqlite3"
 WEB_MERCATOR_RADIUS = 6_378_137  # m
 _GEOPACKAGE: dict[int | str, dict[str, Any]] = {200: {"content": {GEOPACKAGE: {}}, "description": "a GeoPackage"}}
-Name = Annotated[
+ReviewerName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
 
@@ -80,7 +80,7 @@ class PolygonFeature(BaseModel):
     properties: PolygonProperties
 
 
-class Counts(BaseModel):
+class ReviewCounts(BaseModel):
     """Progress of a review."""
 
     unreviewed: Annotated[int, Field(description="landslides of the model, like the two that follow")]
@@ -95,7 +95,7 @@ class PolygonCollection(BaseModel):
 
     type: Literal["FeatureCollection"]
     features: list[PolygonFeature]
-    counts: Counts
+    counts: ReviewCounts
 
 
 class NotMappedProperties(BaseModel):
@@ -121,7 +121,7 @@ class NotMappedCollection(BaseModel):
     features: list[NotMappedFeature]
 
 
-class Said(BaseModel):
+class ReviewRequest(BaseModel):
     """Review of a landslide."""
 
     model_config = ConfigDict(extra="forbid")
@@ -130,19 +130,19 @@ class Said(BaseModel):
     geometry: Annotated[
         Geometry | None, Field(description="its outline, drawn anew; without it, the present one stays")
     ] = None
-    reviewer: Annotated[Name, Field(description="name of who says it")]
+    reviewer: Annotated[ReviewerName, Field(description="name of who says it")]
 
 
-class Drawn(BaseModel):
+class DrawnLandslide(BaseModel):
     """A landslide that the model missed."""
 
     model_config = ConfigDict(extra="forbid")
 
     geometry: Annotated[Geometry, Field(description="its outline, WGS84")]
-    reviewer: Annotated[Name, Field(description="name of who drew it")]
+    reviewer: Annotated[ReviewerName, Field(description="name of who drew it")]
 
 
-class Change(BaseModel):
+class HistoryEntry(BaseModel):
     """One change of what is said of a landslide."""
 
     verdict: Verdict | Literal["withdrawn"]
@@ -152,14 +152,14 @@ class Change(BaseModel):
     area_m2: Annotated[float | None, Field(description="of the outline that was drawn, if one was")]
 
 
-class History(BaseModel):
+class ReviewHistory(BaseModel):
     """All that was said of a landslide."""
 
-    changes: list[Change]
+    changes: list[HistoryEntry]
 
 
 @dataclass(frozen=True)
-class _Finished:
+class _FinishedMap:
     """A job with a map, the map's files, and its raster if that still exists."""
 
     job: Job
@@ -167,40 +167,42 @@ class _Finished:
     raster: File | None
 
 
-def _finished(job_id: Annotated[str, Path(description="of a job that was successful")], service: Running) -> _Finished:
+def _find_map(
+    job_id: Annotated[str, Path(description="of a job that was successful")], service: CurrentService
+) -> _FinishedMap:
     job = service.jobs.get(job_id)
     if job is None:
         raise Problem(404, f"there is no job {job_id}", NO_SUCH_JOB)
     if job.status != "successful":
         raise Problem(404, f"the job is {job.status}; only one that was successful has a map", RESULT_NOT_READY)
-    products = service.maps.products(job.id)
+    products = service.job_folders.products(job.id)
     if not products.record.is_file():
         raise Problem(404, "the job's map was removed; ask for it again", RESULT_NOT_READY)
-    service.maps.look_at(job.id)
+    service.job_folders.mark_viewed(job.id)
     try:
-        raster = service.intake.raster(job)
+        raster = service.resolver.raster_path(job)
     except SourceError:
         raster = None
-    return _Finished(job, products, raster)
+    return _FinishedMap(job, products, raster)
 
 
-Finished = Annotated[_Finished, Depends(_finished)]
+FinishedMap = Annotated[_FinishedMap, Depends(_find_map)]
 PolygonId = Annotated[str, Path(max_length=36, description="of a landslide of the map, or one that was drawn")]
 
 
-@router.get("/map", responses=described(401, 403, 404))
-def map_(service: Running, _: Reader, finished: Finished) -> MapInfo:
+@router.get("/map", responses=problem_responses(401, 403, 404))
+def get_map(service: CurrentService, _: ReadKey, finished: FinishedMap) -> MapInfo:
     """Return the facts that a page needs to show a map."""
-    grid = map_polygons.grid_of(finished.products.probability)
+    grid = map_polygons.read_grid(finished.products.probability)
     record = json.loads(finished.products.record.read_text(encoding="utf-8"))
     raster = finished.raster
     return MapInfo(
         bounds=transform_bounds(grid.crs, WGS84, *grid.bounds, densify_pts=21),
-        layers=header(raster).layers if raster else (),
+        layers=read_header(raster).layers if raster else (),
         threshold=record["threshold"],
         model=finished.job.request.model,
         version=finished.job.request.version,
-        raster=finished.job.request.shown_raster,
+        raster=finished.job.request.raster_without_secrets,
         name=record["raster"],
         resolution=pixel_metres(grid),
         synthetic=record["stack"].get("TALUD_SYNTHETIC") == "yes",
@@ -209,9 +211,13 @@ def map_(service: Running, _: Reader, finished: Finished) -> MapInfo:
 
 
 @router.get(
-    "/tiles/{layer}/{z}/{x}/{y}.png", responses=PICTURE | described(401, 403, 404, 422), response_class=Response
+    "/tiles/{layer}/{z}/{x}/{y}.png",
+    responses=TILE_RESPONSES | problem_responses(401, 403, 404, 422),
+    response_class=Response,
 )
-def tile(layer: tiles.Layer, z: Zoom, x: Column, y: Row, service: Running, _: Reader, finished: Finished) -> Response:
+def get_map_tile(
+    layer: tiles.Layer, z: Zoom, x: Column, y: Row, service: CurrentService, _: ReadKey, finished: FinishedMap
+) -> Response:
     """A picture of a layer of the job's raster, or its map's probability.
 
     The probability's grey is round(probability × 254) + 1, transparent where it is not mapped. Below the raster's own
@@ -219,95 +225,99 @@ def tile(layer: tiles.Layer, z: Zoom, x: Column, y: Row, service: Running, _: Re
     """
     shown = finished.products.probability if layer == "probability" else finished.raster
     if shown is None:
-        raise Problem(422, f"{finished.job.request.shown_raster}: is there no more; the map of it is")
-    return picture(shown, service.settings, layer, z, x, y)
+        raise Problem(422, f"{finished.job.request.raster_without_secrets}: is there no more; the map of it is")
+    return tile_response(shown, service.settings, layer, z, x, y)
 
 
 @router.get(
     "/polygons",
-    responses=_geojson(200, PolygonCollection) | described(401, 403, 404, 422),
+    responses=_geojson(200, PolygonCollection) | problem_responses(401, 403, 404, 422),
     response_class=Response,
 )
-def polygons(service: Running, _: Reader, finished: Finished) -> Response:
+def list_landslides(service: CurrentService, _: ReadKey, finished: FinishedMap) -> Response:
     """Return the mapped and drawn landslides with their reviews."""
-    found, said = _review(service, finished)
-    text = map_polygons.collection(map_polygons.features(found, said), counts=map_polygons.counts(found, said))
+    found, said = _read_reviewed(service, finished)
+    text = map_polygons.feature_collection(
+        map_polygons.geojson_features(found, said), counts=map_polygons.review_counts(found, said)
+    )
     return Response(text, media_type=GEOJSON)
 
 
 @router.get(
     "/not-mapped",
-    responses=_geojson(200, NotMappedCollection) | described(401, 403, 404, 422),
+    responses=_geojson(200, NotMappedCollection) | problem_responses(401, 403, 404, 422),
     response_class=Response,
 )
-def not_mapped(_: Reader, finished: Finished) -> Response:
+def list_unmapped_parts(_: ReadKey, finished: FinishedMap) -> Response:
     """Return the unmapped parts and their reasons."""
-    return Response(map_polygons.not_mapped(finished.products), media_type=GEOJSON)
+    return Response(map_polygons.read_not_mapped(finished.products), media_type=GEOJSON)
 
 
 @router.put(
     "/polygons/{polygon}",
-    responses=_geojson(200, PolygonFeature) | described(401, 403, 404, 422),
+    responses=_geojson(200, PolygonFeature) | problem_responses(401, 403, 404, 422),
     response_class=Response,
 )
-def say(polygon: PolygonId, body: Said, service: Running, key: Runner, finished: Finished) -> Response:
+def review_landslide(
+    polygon: PolygonId, body: ReviewRequest, service: CurrentService, key: RunKey, finished: FinishedMap
+) -> Response:
     """Accept or reject a landslide, or draw its outline.
 
     Only the author of a verdict, or an admin, can change it.
     """
-    store, found = ReviewStore(service.database), map_polygons.landslides(finished.products)
+    store, found = ReviewStore(service.database), map_polygons.read_landslides(finished.products)
     review = _new_review(finished.job, polygon, body.verdict, body.reviewer)
     if body.geometry:
-        review.geometry = map_polygons.outline_of(body.geometry, found.grid)
-        review.area = map_polygons.area_of(review.geometry, found.grid)
+        review.geometry = map_polygons.parse_outline(body.geometry, found.grid)
+        review.area = map_polygons.outline_area(review.geometry, found.grid)
     if polygon in found.outlines:
         store.save(review, key)
     elif body.verdict != "accepted":
         raise Problem(422, "a landslide that was drawn is accepted; DELETE takes it away")
     elif not store.change(review, key):
-        raise _no_such(polygon)
-    return _one(store, finished, found, polygon)
+        raise _unknown_landslide(polygon)
+    return _landslide_response(store, finished, found, polygon)
 
 
 @router.post(
     "/polygons",
     status_code=201,
-    responses=_geojson(201, PolygonFeature) | described(401, 403, 404, 422),
+    responses=_geojson(201, PolygonFeature) | problem_responses(401, 403, 404, 422),
     response_class=Response,
 )
-def draw(body: Drawn, service: Running, key: Runner, finished: Finished) -> Response:
+def draw_landslide(body: DrawnLandslide, service: CurrentService, key: RunKey, finished: FinishedMap) -> Response:
     """Draw a landslide that the model missed."""
-    store, found = ReviewStore(service.database), map_polygons.landslides(finished.products)
+    store, found = ReviewStore(service.database), map_polygons.read_landslides(finished.products)
     review = _new_review(finished.job, str(uuid.uuid4()), "accepted", body.reviewer)
-    review.geometry = map_polygons.outline_of(body.geometry, found.grid)
-    review.area = map_polygons.area_of(review.geometry, found.grid)
+    review.geometry = map_polygons.parse_outline(body.geometry, found.grid)
+    review.area = map_polygons.outline_area(review.geometry, found.grid)
     store.save(review, key)
-    answer = _one(store, finished, found, review.polygon)
+    answer = _landslide_response(store, finished, found, review.polygon)
     answer.status_code = 201
     answer.headers["Location"] = f"/jobs/{finished.job.id}/polygons/{review.polygon}"
     return answer
 
 
-@router.delete("/polygons/{polygon}", status_code=204, responses=described(401, 403, 404))
-def take_back(polygon: PolygonId, service: Running, key: Runner, finished: Finished) -> None:
+@router.delete("/polygons/{polygon}", status_code=204, responses=problem_responses(401, 403, 404))
+def withdraw_review(polygon: PolygonId, service: CurrentService, key: RunKey, finished: FinishedMap) -> None:
     """Withdraw a review; a drawn landslide is deleted, a mapped one is reset."""
     gone = ReviewStore(service.database).withdraw(finished.job.id, polygon, key)
-    if not gone and polygon not in map_polygons.landslides(finished.products).outlines:
-        raise _no_such(polygon)
+    if not gone and polygon not in map_polygons.read_landslides(finished.products).outlines:
+        raise _unknown_landslide(polygon)
 
 
-@router.get("/polygons/{polygon}/history", responses=described(401, 403, 404))
-def history(polygon: PolygonId, service: Running, _: Reader, finished: Finished) -> History:
+@router.get("/polygons/{polygon}/history", responses=problem_responses(401, 403, 404))
+def get_review_history(polygon: PolygonId, service: CurrentService, _: ReadKey, finished: FinishedMap) -> ReviewHistory:
     """Return all verdicts on a landslide, the earliest first.
 
     They are deleted with the job.
     """
     said = ReviewStore(service.database).history(finished.job.id, polygon)
-    if not said and polygon not in map_polygons.landslides(finished.products).outlines:
-        raise _no_such(polygon)
-    return History(
+    if not said and polygon not in map_polygons.read_landslides(finished.products).outlines:
+        raise _unknown_landslide(polygon)
+    return ReviewHistory(
         changes=[
-            Change(
+            HistoryEntry(
                 verdict=one.verdict,
                 reviewed_by=one.reviewer,
                 reviewed_at=one.reviewed.isoformat(),
@@ -321,13 +331,15 @@ def history(polygon: PolygonId, service: Running, _: Reader, finished: Finished)
 
 @router.get(
     "/review.gpkg",
-    responses=_GEOPACKAGE | described(401, 403, 404, 422),
+    responses=_GEOPACKAGE | problem_responses(401, 403, 404, 422),
     response_class=Response,
 )
-def geopackage(service: Running, _: Reader, finished: Finished) -> Response:
+def export_review(service: CurrentService, _: ReadKey, finished: FinishedMap) -> Response:
     """Return accepted and drawn landslides for `talud inventory import`."""
     headers = {"Content-Disposition": 'attachment; filename="review.gpkg"'}
-    return Response(map_polygons.geopackage(*_review(service, finished)), media_type=GEOPACKAGE, headers=headers)
+    return Response(
+        map_polygons.to_geopackage(*_read_reviewed(service, finished)), media_type=GEOPACKAGE, headers=headers
+    )
 
 
 def pixel_metres(grid: Grid) -> float:
@@ -337,21 +349,21 @@ def pixel_metres(grid: Grid) -> float:
     )
 
 
-def _review(service: Running, finished: _Finished) -> tuple[Landslides, dict[str, Review]]:
-    return map_polygons.landslides(finished.products), ReviewStore(service.database).all(finished.job.id)
+def _read_reviewed(service: CurrentService, finished: _FinishedMap) -> tuple[MappedLandslides, dict[str, Review]]:
+    return map_polygons.read_landslides(finished.products), ReviewStore(service.database).all(finished.job.id)
 
 
 def _new_review(job: Job, polygon: str, verdict: Verdict, reviewer: str) -> Review:
-    return Review(job=job.id, polygon=polygon, verdict=verdict, reviewer=reviewer, reviewed=now())
+    return Review(job=job.id, polygon=polygon, verdict=verdict, reviewer=reviewer, reviewed=utc_now())
 
 
-def _one(store: ReviewStore, finished: _Finished, found: Landslides, polygon: str) -> Response:
+def _landslide_response(store: ReviewStore, finished: _FinishedMap, found: MappedLandslides, polygon: str) -> Response:
     review = store.get(finished.job.id, polygon)
     if review is None and polygon not in found.outlines:
-        raise _no_such(polygon)  # somebody took it away in this moment
-    (text,) = map_polygons.features(found, {polygon: review} if review else {}, [polygon])
+        raise _unknown_landslide(polygon)  # somebody took it away in this moment
+    (text,) = map_polygons.geojson_features(found, {polygon: review} if review else {}, [polygon])
     return Response(text, media_type=GEOJSON)
 
 
-def _no_such(polygon: str) -> Problem:
+def _unknown_landslide(polygon: str) -> Problem:
     return Problem(404, f"the map has no landslide {polygon}")

@@ -11,9 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from talud.contract import FlatContract
 from talud.serving.keys import SESSION_HOURS
-from talud.serving.problems import Problem, described
-from talud.serving.security import COOKIE
-from talud.serving.service import Reader, Running, holder, key_of
+from talud.serving.problems import Problem, problem_responses
+from talud.serving.security import SESSION_COOKIE
+from talud.serving.service import CurrentService, ReadKey, client_key, find_key
 from talud.serving.tables import Scope
 
 router = APIRouter()
@@ -26,13 +26,13 @@ class Health(BaseModel):
 
 
 @router.get("/health/live", tags=["health"])
-def live() -> Health:
+def get_liveness() -> Health:
     """Answer if the process runs."""
     return Health()
 
 
-@router.get("/health/ready", tags=["health"], responses=described(503))
-def ready(service: Running) -> Health:
+@router.get("/health/ready", tags=["health"], responses=problem_responses(503))
+def get_readiness(service: CurrentService) -> Health:
     """Answer if the database answers and workers are connected."""
     try:
         with service.database.engine.connect() as connection:
@@ -44,10 +44,10 @@ def ready(service: Running) -> Health:
     return Health()
 
 
-@router.get("/metrics", tags=["health"], response_class=PlainTextResponse, responses=described(401))
-def metrics(service: Running, _: Reader) -> Response:
+@router.get("/metrics", tags=["health"], response_class=PlainTextResponse, responses=problem_responses(401))
+def get_metrics(service: CurrentService, _: ReadKey) -> Response:
     """Return figures for Prometheus; a key of scope read is the bearer token."""
-    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
 class RegisteredModel(BaseModel):
@@ -67,8 +67,8 @@ class ModelList(BaseModel):
     models: list[RegisteredModel]
 
 
-@router.get("/models", tags=["models"], responses=described(401, 422))
-def models(service: Running, _: Reader) -> ModelList:
+@router.get("/models", tags=["models"], responses=problem_responses(401, 422))
+def list_models(service: CurrentService, _: ReadKey) -> ModelList:
     """Return the versions with an alias, with their contracts."""
     return ModelList(
         models=[
@@ -80,18 +80,18 @@ def models(service: Running, _: Reader) -> ModelList:
                 created=version.created,
                 contract=FlatContract.of(candidate.contract),
             )
-            for version, candidate in service.models.aliased()
+            for version, candidate in service.models.with_alias()
         ]
     )
 
 
-class Entry(BaseModel):
+class SessionRequest(BaseModel):
     """The key with which a session begins."""
 
     key: str = Field(min_length=1, max_length=200)
 
 
-class Session(BaseModel):
+class SessionInfo(BaseModel):
     """The client of a session, and its scope."""
 
     keys_required: bool
@@ -99,35 +99,35 @@ class Session(BaseModel):
     scope: Scope | None
 
 
-@router.get("/session", tags=["session"], responses=described(429))
-def show(request: Request, service: Running) -> Session:
+@router.get("/session", tags=["session"], responses=problem_responses(429))
+def get_session(request: Request, service: CurrentService) -> SessionInfo:
     """Return the client of a request, by its key."""
-    key = holder(request, service)
-    return Session(keys_required=not service.open_to_all, name=key and key.name, scope=key and key.scope)
+    key = client_key(request, service)
+    return SessionInfo(keys_required=not service.open_to_all, name=key and key.name, scope=key and key.scope)
 
 
-@router.post("/session", tags=["session"], responses=described(401, 413, 429))
-def begin(entry: Entry, request: Request, response: Response, service: Running) -> Session:
+@router.post("/session", tags=["session"], responses=problem_responses(401, 413, 429))
+def start_session(entry: SessionRequest, request: Request, response: Response, service: CurrentService) -> SessionInfo:
     """Begin a session with a key."""
-    key = key_of(entry.key, request, service)
+    key = find_key(entry.key, request, service)
     if key is None:
         raise Problem(401, "this key opens nothing; whoever runs the service makes keys: talud keys add NAME")
-    if earlier := request.cookies.get(COOKIE):
+    if earlier := request.cookies.get(SESSION_COOKIE):
         service.sessions.end(earlier)
     response.set_cookie(
-        COOKIE,
+        SESSION_COOKIE,
         service.sessions.begin(key),
         max_age=SESSION_HOURS * 3600,
         httponly=True,
         samesite="strict",
-        secure=request.app.state.address.secure(request),
+        secure=request.app.state.address.uses_tls(request),
     )
-    return Session(keys_required=not service.open_to_all, name=key.name, scope=key.scope)
+    return SessionInfo(keys_required=not service.open_to_all, name=key.name, scope=key.scope)
 
 
 @router.delete("/session", tags=["session"], status_code=204)
-def end(request: Request, response: Response, service: Running) -> None:
+def end_session(request: Request, response: Response, service: CurrentService) -> None:
     """End the session."""
-    if token := request.cookies.get(COOKIE):
+    if token := request.cookies.get(SESSION_COOKIE):
         service.sessions.end(token)
-    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    response.delete_cookie(SESSION_COOKIE, httponly=True, samesite="strict")

@@ -9,11 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 from talud.mapping.options import ResultOptions
 from talud.products.rasters import Products
 
-PROCESS = "map-landslides"
-COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+PROCESS_ID = "map-landslides"
+COG_MEDIA_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 OUTPUTS: dict[str, tuple[str, str, str]] = {  # name → attribute of `Products`, media type, what it is
-    "probability": ("probability", COG, "probability of a landslide, float32; NaN where nothing can be said"),
-    "landslides": ("classes", COG, "0 background, 1 landslide, 255 not mapped"),
+    "probability": (
+        "probability",
+        COG_MEDIA_TYPE,
+        "probability of a landslide, float32; NaN where nothing can be said",
+    ),
+    "landslides": ("classes", COG_MEDIA_TYPE, "0 background, 1 landslide, 255 not mapped"),
     "polygons": ("polygons", "application/geopackage+sqlite3", "landslides, and what is not mapped and why"),
     "summary": ("summary", "text/html", "one page to read or to mail"),
     "quicklook": ("quicklook", "image/png", "a picture for a first look"),
@@ -21,11 +25,11 @@ OUTPUTS: dict[str, tuple[str, str, str]] = {  # name → attribute of `Products`
 }
 
 
-class _Body(BaseModel):
+class _RequestModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Reference(_Body):
+class RasterReference(_RequestModel):
     """A raster by reference."""
 
     href: Annotated[
@@ -42,7 +46,7 @@ class Reference(_Body):
 class Inputs(ResultOptions):
     """Inputs of the process: a raster, a model, and the options of a map that clients may set."""
 
-    raster: Annotated[Reference, Field(description="a stack: a GeoTIFF whose bands are named")]
+    raster: Annotated[RasterReference, Field(description="a stack: a GeoTIFF whose bands are named")]
     model: Annotated[
         str,
         Field(
@@ -58,14 +62,14 @@ class Inputs(ResultOptions):
     ] = None
 
 
-class Output(_Body):
+class RequestedOutput(_RequestModel):
     """Requested form of an output: by reference, the only one."""
 
     transmissionMode: Literal["reference"] = "reference"  # noqa: N815 - the standard's name
     format: dict[str, Any] | None = None
 
 
-class Subscriber(_Body):
+class Subscriber(_RequestModel):
     """Addresses, on the allow-list, that are told how a job fares."""
 
     successUri: HttpUrl | None = None  # noqa: N815
@@ -73,11 +77,13 @@ class Subscriber(_Body):
     failedUri: HttpUrl | None = None  # noqa: N815
 
 
-class Execute(_Body):
+class ExecuteRequest(_RequestModel):
     """A request for a map."""
 
     inputs: Inputs
-    outputs: Annotated[dict[str, Output] | None, Field(description="those that are wanted; default: all")] = None
+    outputs: Annotated[dict[str, RequestedOutput] | None, Field(description="those that are wanted; default: all")] = (
+        None
+    )
     response: Literal["document", "raw"] = "document"
     subscriber: Subscriber | None = None
 
@@ -91,10 +97,10 @@ class Link(BaseModel):
     title: str | None = None
 
 
-def summary() -> dict[str, Any]:
+def process_summary() -> dict[str, Any]:
     """The process in a list of processes, without links."""
     return {
-        "id": PROCESS,
+        "id": PROCESS_ID,
         "title": "Map landslides",
         "description": "Maps the landslides of a satellite stack by a registered U-Net: the probability of each pixel, "
         "classes, polygons, and where nothing could be said. Made by a neural network; nobody has checked it in the "
@@ -106,11 +112,11 @@ def summary() -> dict[str, Any]:
     }
 
 
-def description() -> dict[str, Any]:
+def process_description() -> dict[str, Any]:
     """The whole description, without links."""
     schema = Inputs.model_json_schema(ref_template="{model}")
     required = schema.get("required", ())
-    reference = Reference.model_json_schema()
+    reference = RasterReference.model_json_schema()
     inputs = {
         name: {
             "title": name.replace("_", " ").capitalize(),
@@ -129,9 +135,9 @@ def description() -> dict[str, Any]:
         }
         for name, (_, media, what) in OUTPUTS.items()
     }
-    return summary() | {"inputs": inputs, "outputs": outputs}
+    return process_summary() | {"inputs": inputs, "outputs": outputs}
 
 
-def files(products: Products) -> dict[str, str]:
+def output_files(products: Products) -> dict[str, str]:
     """Name of each output → name of its file."""
     return {name: getattr(products, attribute).name for name, (attribute, _, _) in OUTPUTS.items()}

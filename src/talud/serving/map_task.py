@@ -18,12 +18,14 @@ from talud.products import prediction
 from talud.products.rasters import Products
 from talud.text import counted
 
-NICE = 10  # of a worker beside its service: who asks how a job fares is answered before the next tile
-PATIENCE = 120  # seconds; a worker whose service was killed is done with its tile, and so with its map, by then
+WORKER_NICENESS = 10  # of a worker beside its service: who asks how a job fares is answered before the next tile
+BUSY_TIMEOUT_SECONDS = (
+    120  # seconds; a worker whose service was killed is done with its tile, and so with its map, by then
+)
 
 
 @dataclass(frozen=True)
-class Work:
+class MapTask:
     """A map to be made.
 
     Attributes:
@@ -46,7 +48,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MapResult:
     """Result of a job in its worker.
 
     Attributes:
@@ -62,30 +64,30 @@ class Outcome:
     tiles: int
 
 
-def map_landslides(work: Work, tell: SendMessage) -> Outcome:
+def map_landslides(task: MapTask, report: SendMessage) -> MapResult:
     """Make the map; of its tiles [done, all] is told.
 
     A map that an earlier worker finished, before the service could note it, is taken as it is.
     """
-    os.nice(max(work.nice - os.nice(0), 0))
-    tell([0, 0])
+    os.nice(max(task.nice - os.nice(0), 0))
+    report([0, 0])
     began = time.monotonic()
-    if found := _finished(work.out):
-        return Outcome(_summary(found), found["provider"], time.monotonic() - began, 0)
-    model = Model.load(work.model, work.origin, threads=work.threads)
+    if found := _read_record(task.out):
+        return MapResult(_summary(found), found["provider"], time.monotonic() - began, 0)
+    model = Model.load(task.model, task.origin, threads=task.threads)
     while True:
         try:
             result = prediction.predict(
                 model,
-                work.raster,
-                work.out,
-                work.options,
-                lambda done, tiles: tell([done, tiles]),
+                task.raster,
+                task.out,
+                task.options,
+                lambda done, tiles: report([done, tiles]),
             )
         except BusyError:
-            if time.monotonic() - began > PATIENCE:
+            if time.monotonic() - began > BUSY_TIMEOUT_SECONDS:
                 raise
-            tell([0, 0])
+            report([0, 0])
             time.sleep(1)
         except TaludError as error:
             # The journal's hint to repeat a command is of no use to a client, whose job's files are removed.
@@ -94,10 +96,10 @@ def map_landslides(work: Work, tell: SendMessage) -> Outcome:
             raise
         else:
             message = _summary(asdict(result) | {"share_not_mapped": result.share_not_mapped})
-            return Outcome(message, result.provider, time.monotonic() - began, result.tiles - result.taken_over)
+            return MapResult(message, result.provider, time.monotonic() - began, result.tiles - result.taken_over)
 
 
-def _finished(out: Path) -> dict[str, Any] | None:
+def _read_record(out: Path) -> dict[str, Any] | None:
     """Return the record of a finished map.
 
     A folder with a record holds a complete map.
