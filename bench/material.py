@@ -92,13 +92,13 @@ def write_model(path: Path) -> None:
             scores={},
         ),
     )
-    export.save(graph, contract, path)
+    export.save_model(graph, contract, path)
     probability = Model.load(path).run(values(512, 512, seed=0))
     threshold = float(np.quantile(probability, 1 - LANDSLIDES))
     contract = contract.replace(threshold=threshold)
-    export.save(graph, contract, path)
+    export.save_model(graph, contract, path)
     variant = quantize_to_int8(onnx.load(path), np.stack([values(128, 128, seed) for seed in range(8)]))
-    export.save(variant, contract.replace(precision="int8"), variant_path(path, "int8"))
+    export.save_model(variant, contract.replace(precision="int8"), variant_path(path, "int8"))
 
 
 def write_stack(path: Path, side: int) -> None:

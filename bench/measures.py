@@ -133,11 +133,13 @@ def cost_of_exactness(material: Material) -> Iterator[Figure]:
     tiling = model.tiling((side, side))
     window = values(*tiling.window, seed=0)
     exact, bare, total = 0.0, 0.0, (Watch(), Watch())
-    for rim, count in Counter(tile.rim for tile in tiling).items():
-        tile = next(tile for tile in tiling if tile.rim == rim)
-        patch = np.ascontiguousarray(window[np.newaxis, :, *tile.within((0, 0, 0, 0), model.contract.input.alignment)])
+    for edges, count in Counter(tile.edges for tile in tiling).items():
+        tile = next(tile for tile in tiling if tile.edges == edges)
+        patch = np.ascontiguousarray(
+            window[np.newaxis, :, *tile.cell_slices((0, 0, 0, 0), model.contract.input.alignment)]
+        )
         bare_run = partial(_session(material).run, None, {"stack": patch})
-        ours, theirs = _in_turn(partial(model.cores, [window], [tile]), bare_run)
+        ours, theirs = _in_turn(partial(model.run_cores, [window], [tile]), bare_run)
         exact, bare = exact + count * ours.median, bare + count * theirs.median
         for whole, part in zip(total, (ours, theirs), strict=True):
             whole.seconds += part.seconds
@@ -161,7 +163,7 @@ def end_to_end(material: Material) -> Iterator[Figure]:
     command, whole, cropped = _in_turn(
         partial(_predict, material, "stack.tif"),
         lambda: [session.run(None, {"stack": window[np.newaxis]}) for _ in tiling],
-        lambda: [model.cores([window], [tile])[0] for tile in tiling],
+        lambda: [model.run_cores([window], [tile])[0] for tile in tiling],
     )
     runs = f"{len(command.seconds)} runs in turn"
     ours = f"`talud predict` on a COG of {side}², all products, {command.median:.1f} s; {runs}"
@@ -192,11 +194,11 @@ def int8_against_float32(material: Material) -> Iterator[Figure]:
     """The 8-bit variant against the model itself: one pass, and the tiles that large rasters are made of."""
     stack = values(512, 512, seed=0)
     tiling = material.model.tiling((8192, 8192))
-    tile = next(tile for tile in tiling if tile.rim is not None and not any(tile.rim))
+    tile = next(tile for tile in tiling if tile.edges is not None and not any(tile.edges))
     window = values(*tiling.window, seed=0)
     for what, work in (
         ("one pass of 512²", lambda model: model.run(stack)),
-        (f"the core of a default tile, {tiling.rows.core}²", lambda model: model.cores([window], [tile])),
+        (f"the core of a default tile, {tiling.rows.core}²", lambda model: model.run_cores([window], [tile])),
     ):
         ours, theirs = _in_turn(partial(work, material.int8), partial(work, material.model))
         yield Figure.at_least(

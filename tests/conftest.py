@@ -171,5 +171,5 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     )
     path = tmp_path_factory.mktemp("tiny_model") / "tiny.onnx"
-    export.save(graph, contract, path)
+    export.save_model(graph, contract, path)
     return path

@@ -59,7 +59,7 @@ def exporter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
             **stated,
         }
         path = tmp_path_factory.mktemp("model") / f"depth{depth}.onnx"
-        exporting.save(graph, contract.replace(**stated), path)
+        exporting.save_model(graph, contract.replace(**stated), path)
         return path
 
     return export

@@ -69,7 +69,7 @@ def put_model(
     complete = {"bands": bands, "name": band_set, "threshold": threshold, "commit": "c0ffee", "parity": PARITY}
     path = project.model(band_set)
     path.parent.mkdir(exist_ok=True)
-    export.save(
+    export.save_model(
         onnx.load(tiny_model),
         contract.replace(**complete | changes),
         path,

@@ -120,7 +120,7 @@ def train(project: Project, tiny_model: Path) -> None:
     }
     contract = Model.load(tiny_model).contract.replace(**stated)
     project.model("3band").parent.mkdir(exist_ok=True)
-    export.save(onnx.load(tiny_model), contract, project.model("3band"))
+    export.save_model(onnx.load(tiny_model), contract, project.model("3band"))
     model = onnx.load(project.model("3band"))
     version = store.models.register("landslide-unet-3band", model, trial.run_id, contract.origin.weights)
     store.models.describe(version, {"weights": contract.origin.weights})
@@ -311,10 +311,10 @@ def test_after_a_correction_only_what_depends_on_it_is_to_run(past: Past) -> Non
 
 
 def test_a_commit_that_has_other_sources_is_doubted(past: Past, tmp_path: Path) -> None:
-    from talud.engine.model_file import contract_of
+    from talud.engine.model_file import read_contract
     from talud.lineage.trace import find_data
 
-    version = contract_of(past.root / "models/3band.onnx").origin.data_version
+    version = read_contract(past.root / "models/3band.onnx").origin.data_version
     corrected = shell("git rev-parse HEAD", past.root)
     (doubt,) = find_data(past.root, version, corrected).doubts
     assert f"{corrected[:12]} has other sources of home" in doubt
@@ -327,10 +327,10 @@ def test_a_commit_that_has_other_sources_is_doubted(past: Past, tmp_path: Path) 
 def test_what_was_not_committed_is_found_in_the_commit_that_followed(past: Past, talud: Run, tmp_path: Path) -> None:
     root = tmp_path / "project"
     shell(f"git clone --quiet {past.root} {root}", tmp_path)
-    from talud.engine.model_file import contract_of
+    from talud.engine.model_file import read_contract
     from talud.lineage.trace import find_data
 
-    version = contract_of(past.root / "models/3band.onnx").origin.data_version
+    version = read_contract(past.root / "models/3band.onnx").origin.data_version
     found = find_data(root, version, f"{past.trained}+changes")
     followed = shell(f"git rev-list --reverse {past.trained}..HEAD -- dvc.lock", root).split()[0]
     assert found.commit == followed

@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from postgresql import script
 from service_process import add_champion, serving, wait_for
 from stack_files import noise, write_stack
-from talud.engine.runtime import Model, Origin
+from talud.engine.runtime import Model, RegistryVersion
 from talud.errors import ClusterError, RegistryError
 from talud.evaluation import promotion
 from talud.products.prediction import predict
@@ -216,6 +216,6 @@ def test_a_service_with_postgresql_and_a_cluster_goes_on_with_its_jobs_when_it_i
     with serving(tmp_path / "nowhere", settings, team.environment) as service:
         assert service.ended(job)["status"] == "successful", service.job(job)
         found = service.http.get(f"/jobs/{job}/files/probability.tif").content
-    origin = Origin(version.name, version.version)
+    origin = RegistryVersion(version.name, version.version)
     predict(Model.load(tiny_model, origin), tmp_path / "rasters/large.tif", tmp_path / "by_hand")
     assert found == (tmp_path / "by_hand/probability.tif").read_bytes()

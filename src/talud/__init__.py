@@ -49,7 +49,7 @@ def load_model(uri: str | Path, provider: Provider = "auto", precision: Precisio
     """
     from pathlib import Path
 
-    from talud.engine.runtime import Origin, open_variant
+    from talud.engine.runtime import RegistryVersion, open_variant
 
     if isinstance(uri, Path) or ":/" not in uri:
         return open_variant(Path(uri), precision, None, provider)
@@ -58,7 +58,7 @@ def load_model(uri: str | Path, provider: Provider = "auto", precision: Precisio
     from talud.project import find_root
 
     fetched = registry.fetch(uri, find_root(Path.cwd()))
-    return open_variant(fetched.path, precision, Origin(fetched.name, fetched.version), provider)
+    return open_variant(fetched.path, precision, RegistryVersion(fetched.name, fetched.version), provider)
 
 
 def load_model_for(raster: str | Path, model: str | Path, options: MapOptions | None = None) -> Model:

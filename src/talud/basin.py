@@ -11,7 +11,7 @@ from talud.contract import Contract, Precision
 from talud.data.stack import build_like, origin_like, origin_of
 from talud.data.stack import misfit as sources_misfit
 from talud.engine import model_file
-from talud.engine.runtime import Model, Origin, open_variant
+from talud.engine.runtime import Model, RegistryVersion, open_variant
 from talud.engine.session import Provider
 from talud.errors import MismatchError, ModelError, OutputError, RegistryError, SourceError
 from talud.files import atomic_replace
@@ -66,7 +66,7 @@ def _chosen(
 ) -> Model:
     usable, unfit = _champions()
     best, reason = choose_champion(usable, misfit, support, unfit)
-    return open_variant(best.path, precision, Origin(best.name, best.version, reason), provider)
+    return open_variant(best.path, precision, RegistryVersion(best.name, best.version, reason), provider)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Candidate:
         """
         fetched = store.models.fetch(version.uri)
         try:
-            contract = model_file.contract_of(fetched.path)
+            contract = model_file.read_contract(fetched.path)
         except ModelError as error:  # named as registered: clients of the service see no paths of its machine
             reason = str(error).removeprefix(f"{fetched.path}: ")
             raise ModelError(f"{fetched.name}, version {fetched.version}: {reason}") from error

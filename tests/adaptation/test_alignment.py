@@ -17,7 +17,7 @@ from stack_files import write_stack
 from talud.adaptation.alignment import _drop_outliers, adapt, self_agreement
 from talud.cli.main import app
 from talud.contract import Contract
-from talud.engine.model_file import save, weights_digest
+from talud.engine.model_file import save_model, weights_digest
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError
 from talud.mapping.reader import open_stack
@@ -80,7 +80,9 @@ def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     graph, contract = to_onnx(network), Model.load(tiny_model).contract
     home = np.stack([image[:, row : row + 64, column : column + 64] for row in CUTS for column in CUTS])
     path = tmp_path_factory.mktemp("adapted") / "3band.onnx"
-    save(graph, contract.replace(weights=weights_digest(graph)), path, measure_features(graph, home).to_metadata())
+    save_model(
+        graph, contract.replace(weights=weights_digest(graph)), path, measure_features(graph, home).to_metadata()
+    )
     return Model.load(path)
 
 
@@ -89,7 +91,7 @@ def f1(model: Model, image: Bands, truth: Truth, known: Truth | None = None) -> 
 
 
 def saved(graph: onnx.ModelProto, contract: Contract, folder: Path) -> Model:
-    save(graph, contract, folder / "new.onnx")
+    save_model(graph, contract, folder / "new.onnx")
     return Model.load(folder / "new.onnx")
 
 

@@ -15,7 +15,7 @@ import rasterio
 from stack_files import noise, write_stack
 from talud import load_model
 from talud.contract import Difference
-from talud.engine.model_file import save
+from talud.engine.model_file import save_model
 from talud.registry import Store
 
 PRODUCTS = {
@@ -55,7 +55,7 @@ def test_where_the_hue_is_new_talud_adapt_is_named(
     contract = load_model(tiny_model).contract
     learned = (Difference(bands=("red", "green"), edges=edges, shares=(1.0,)),)
     path = tmp_path / "hued.onnx"
-    save(onnx.load(tiny_model), contract.replace(differences=learned), path)
+    save_model(onnx.load(tiny_model), contract.replace(differences=learned), path)
     code, out, err = talud("predict", path, stack, "--out", tmp_path / "map")
     assert (code, err) == (0, "")
     assert ("red − green: overlap 0%" in out) == ("talud adapt" in out) == advised

@@ -7,7 +7,7 @@ import pytest
 
 from talud.bands import OCCLUSION_MASKS, Group, band_named
 from talud.contract import Contract
-from talud.engine.coverage import blocked, reason
+from talud.engine.coverage import describe_code, unmapped_codes
 from talud.engine.runtime import Model
 
 BANDS = ("slope", "red", "vv_pre", "blue", "vv_post")  # groups in the order terrain, optical, SAR
@@ -38,9 +38,9 @@ def test_a_pixel_is_left_out_for_want_of_a_required_group_or_of_all(
     stated = contract(model, *required)
     stack = np.zeros((5, 1, 2), np.float32)
     stack[[BANDS.index(name) for name in invalid], 0, 1] = np.nan
-    mapped, code = blocked(stack, stated)[0]
+    mapped, code = unmapped_codes(stack, stated)[0]
     assert mapped == 0
-    assert (reason(int(code), stated) if code else None) == why
+    assert (describe_code(int(code), stated) if code else None) == why
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_what_hides_a_group_is_named_in_place_of_its_bands(
     stack = np.zeros((5, 1, 2), np.float32)
     stack[[BANDS.index(name) for name in invalid], 0, 1] = np.nan
     hidden = {name: np.array([[False, name in shades]]) for name in OCCLUSION_MASKS}
-    mapped, code = blocked(stack, stated, hidden)[0]
+    mapped, code = unmapped_codes(stack, stated, hidden)[0]
     assert mapped == 0
-    assert (reason(int(code), stated) if code else None) == why
+    assert (describe_code(int(code), stated) if code else None) == why
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_more_bands_than_a_code_has_bits_are_named_by_their_group(model: Model, 
     stated = model.contract.replace(bands=bands)
     stack = np.zeros((count, 1, 2), np.float32)
     stack[[0, 12], 0, 1] = np.nan
-    code = int(blocked(stack, stated)[0, 1])
-    assert reason(code, stated) == why
+    code = int(unmapped_codes(stack, stated)[0, 1])
+    assert describe_code(code, stated) == why
     stack[:] = np.nan
-    everything = blocked(stack, stated, {name: np.ones((1, 2), np.bool_) for name in OCCLUSION_MASKS}).max()
+    everything = unmapped_codes(stack, stated, {name: np.ones((1, 2), np.bool_) for name in OCCLUSION_MASKS}).max()
     assert everything < 2**16 - 1  # the polygons are traced from codes that are one more

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from stack_files import noise
 from talud.contract import Reduced
-from talud.engine.cropping import Sides, cropped
-from talud.engine.margins import Margin, Network
+from talud.engine.cropping import Sides, crop_network
+from talud.engine.margins import Margin, NetworkGeometry
 from talud.engine.runtime import Model
-from talud.engine.tiling import Rim, Tiling, round_up
+from talud.engine.tiling import Edges, Tiling, round_up
 from talud.quantization.precision import convert_to_float16, quantize_to_int8
 
 
@@ -37,7 +37,7 @@ def padded(stack: np.ndarray, alignment: int) -> np.ndarray:
 def tiled(model: Model, stack: np.ndarray, tiling: Tiling) -> np.ndarray:
     whole, result = padded(stack, model.contract.input.alignment), np.full(stack.shape[1:], np.nan, np.float32)
     for tile in tiling:
-        result[tile.core.toslices()] = model.cores([whole[:, *tile.window.toslices()]], [tile])[0]
+        result[tile.core.toslices()] = model.run_cores([whole[:, *tile.window.toslices()]], [tile])[0]
     return result
 
 
@@ -57,7 +57,7 @@ def plain_runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 def test_margins_of_the_described_u_net(unets: dict[int, Model]) -> None:
     """As counted by hand: 3 pixels of the up-sampled map at full resolution, then 5, 6 and 6 in the coarser levels."""
-    margins = Network(onnx.load(unets[4].path)).margins()
+    margins = NetworkGeometry(onnx.load(unets[4].path)).margins()
     assert [margins[f"up_{level}"] for level in range(4)] == [Margin(side, side) for side in (3, 5, 6, 6)]
     assert [margins[f"skip_{level}"] for level in range(4)] == [Margin(side, side) for side in (2, 4, 5, 5)]
     assert [margins[f"pool_{level}"] for level in range(4)] == [Margin(side, side) for side in (54, 26, 12, 5)]
@@ -75,7 +75,7 @@ def test_cropped_tiles_equal_one_pass_to_the_last_bit(
     stack[1, size[0] // 3 : size[0] // 2, : size[1] // 2] = np.nan
     whole = probability(model.path, padded(stack, model.contract.input.alignment))[: size[0], : size[1]]
     tiling = model.tiling(size, 128)
-    rims = [tile.rim for tile in tiling]
+    rims = [tile.edges for tile in tiling]
     assert len(set(rims)) == (9 if min(size) > 128 else 3)
     assert np.array_equal(tiled(model, stack, tiling), whole)
     assert not plain_runs
@@ -101,12 +101,12 @@ def test_every_rim_makes_a_valid_graph_from_just_the_margin_to_the_core(
     """The reference pads the raster's whole surroundings, so that the core's sides lie on its rim or far from it."""
     model = unets[3]
     graph = onnx.load(model.path)
-    network, core = cropped(graph, Rim(*rim), 56), (24, 40)
+    network, core = crop_network(graph, Edges(*rim), 56), (24, 40)
     onnx.checker.check_model(network, full_check=True)
-    margin = Network(graph).margins()["stack"]
-    top, left, bottom, right = Sides(56, 56, 56, 56).off(Rim(*rim))
+    margin = NetworkGeometry(graph).margins()["stack"]
+    top, left, bottom, right = Sides(56, 56, 56, 56).without_edges(Edges(*rim))
     image = noise(top + core[0] + bottom, left + core[1] + right)
-    inner = Sides.of(margin, margin).off(Rim(*rim))
+    inner = Sides.of(margin, margin).without_edges(Edges(*rim))
     rows = slice(top - inner.top, top + core[0] + inner.bottom)
     columns = slice(left - inner.left, left + core[1] + inner.right)
     expected = probability(model.path, image)[top : top + core[0], left : left + core[1]]
@@ -122,22 +122,24 @@ def test_with_less_halo_it_is_the_plain_graph_on_a_smaller_window(
     """To the last bit, for every halo on the lattice; the plain graph pads at the window's border."""
     model, cell = unets[depth], 2**depth
     graph, core = onnx.load(model.path), (3 * cell, 5 * cell)
-    needed = max(Network(graph).margins()["stack"])
+    needed = max(NetworkGeometry(graph).margins()["stack"])
     for halo in range(0, model.halo + cell, cell):
-        around = Sides(halo, halo, halo, halo).off(Rim(*rim))
+        around = Sides(halo, halo, halo, halo).without_edges(Edges(*rim))
         image = noise(around.top + core[0] + around.bottom, around.left + core[1] + around.right)
         rows, columns = slice(around.top, around.top + core[0]), slice(around.left, around.left + core[1])
         expected = probability(model.path, image)[rows, columns]
         cut = [max(side - needed, 0) for side in around]  # what even the exact network does not read
         read = image[:, cut[0] : image.shape[1] - cut[2], cut[1] : image.shape[2] - cut[3]]
-        assert np.array_equal(probability(cropped(graph, Rim(*rim), halo), read), expected), halo
+        assert np.array_equal(probability(crop_network(graph, Edges(*rim), halo), read), expected), halo
 
 
 def test_less_halo_is_less_arithmetic(unets: dict[int, Model]) -> None:
     """And less than the plain graph has on the same window."""
     graph, core = onnx.load(unets[4].path), 256
-    inside = Rim(False, False, False, False)
-    costs = {halo: multiply_adds(cropped(graph, inside, halo), core + 2 * min(halo, 110)) for halo in range(0, 128, 16)}
+    inside = Edges(False, False, False, False)
+    costs = {
+        halo: multiply_adds(crop_network(graph, inside, halo), core + 2 * min(halo, 110)) for halo in range(0, 128, 16)
+    }
     plain = {halo: multiply_adds(graph, core + 2 * halo) for halo in costs}
     assert list(costs.values()) == sorted(costs.values())
     assert costs[0] == plain[0]
@@ -160,8 +162,8 @@ def multiply_adds(graph: onnx.ModelProto, side: int) -> int:
 def test_no_margin_is_wider_than_it_must_be(unets: dict[int, Model]) -> None:
     """The outermost pixels of the input count: were one pixel less taken, this would show."""
     graph = onnx.load(unets[2].path)
-    network = cropped(graph, Rim(False, False, False, False), 112)
-    side = 64 + 2 * Network(graph).margins()["stack"].before
+    network = crop_network(graph, Edges(False, False, False, False), 112)
+    side = 64 + 2 * NetworkGeometry(graph).margins()["stack"].before
     image = noise(side, side)
     before = probability(network, image)
     for edge in (np.s_[:, 0], np.s_[:, -1], np.s_[:, :, 0], np.s_[:, :, -1]):
@@ -173,8 +175,8 @@ def test_no_margin_is_wider_than_it_must_be(unets: dict[int, Model]) -> None:
 def test_every_layer_shrinks(unets: dict[int, Model]) -> None:
     """That the cropping is real: every convolution's output is no wider than the core needs and its lattice makes."""
     graph = onnx.load(unets[4].path)
-    network = cropped(graph, Rim(False, False, False, False), 112)
-    plain, core = Network(graph), 64
+    network = crop_network(graph, Edges(False, False, False, False), 112)
+    plain, core = NetworkGeometry(graph), 64
     margins, scales = plain.margins(), plain.scales()
     for value, side in ((network.graph.input[0], core + sum(margins["stack"])), (network.graph.output[0], core)):
         for dimension in value.type.tensor_type.shape.dim[2:]:
@@ -205,7 +207,7 @@ def test_a_tile_nearer_to_the_rim_than_a_halo_runs_whole(
     unets: dict[int, Model], plain_runs: list[tuple[int, ...]]
 ) -> None:
     tiling = unets[2].tiling((90, 120), 8)
-    near = [tile for tile in tiling if tile.rim is None]
+    near = [tile for tile in tiling if tile.edges is None]
     tiled(unets[2], noise(90, 120), tiling)
     assert 0 < len(plain_runs) == len(near) < len(tiling)
 
@@ -233,5 +235,5 @@ def test_a_variant_of_reduced_precision_is_as_exact(
         plain_runs.clear()
         tiling = model.tiling(size, tile)
         assert np.array_equal(tiled(model, stack, tiling), whole)
-        assert len({tile.rim for tile in tiling}) > 3
+        assert len({tile.edges for tile in tiling}) > 3
         assert len(plain_runs) < len(tiling)

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 from stack_files import noise
 from talud import load_model
 from talud.contract import METADATA_KEY
-from talud.engine.runtime import Model, Origin
-from talud.engine.tiling import Tiling, batched, round_up
+from talud.engine.runtime import Model, RegistryVersion
+from talud.engine.tiling import Tiling, batch_tiles, round_up
 from talud.errors import ModelError
 
 ODD_SIZES = [(1, 1), (5, 203), (131, 97)]
@@ -38,7 +38,9 @@ def tiled(model: Model, stack: np.ndarray, tiling: Tiling, plain: bool = False) 
     result = np.full(stack.shape[1:], np.nan, np.float32)
     for tile in tiling:
         window = np.ascontiguousarray(padded[:, *tile.window.toslices()])
-        result[tile.core.toslices()] = model.run(window)[tile.inner] if plain else model.cores([window], [tile])[0]
+        result[tile.core.toslices()] = (
+            model.run(window)[tile.core_slices] if plain else model.run_cores([window], [tile])[0]
+        )
     return result
 
 
@@ -71,8 +73,8 @@ def test_tiles_in_batches_equal_one_pass_over_the_whole_raster(
         padded = np.full((3, *tiling.padded), np.nan, np.float32)
         padded[:, : size[0], : size[1]] = stack
         result = np.full(size, np.nan, np.float32)
-        for tiles in batched(tiling, batch):
-            cores = model.cores([padded[:, *tile.window.toslices()] for tile in tiles], tiles)
+        for tiles in batch_tiles(tiling, batch):
+            cores = model.run_cores([padded[:, *tile.window.toslices()] for tile in tiles], tiles)
             for tile, core_ in zip(tiles, cores, strict=True):
                 result[tile.core.toslices()] = core_
         assert np.array_equal(result, whole)
@@ -89,8 +91,8 @@ def test_a_batch_takes_one_pass(unets: dict[int, Model], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Model, "_probability", noted)
     tiling = unets[2].tiling((64, 320), 32)
-    for tiles in batched(tiling, 4):
-        unets[2].cores([np.zeros((3, *tiling.window), np.float32)] * len(tiles), tiles)
+    for tiles in batch_tiles(tiling, 4):
+        unets[2].run_cores([np.zeros((3, *tiling.window), np.float32)] * len(tiles), tiles)
     assert sorted(passes) == [1] * 4 + [4] * 4
 
 
@@ -102,14 +104,14 @@ def test_the_halo_is_rounded_up_to_the_lattice_and_never_more_than_the_exact_one
 
 
 def test_memory_counts_the_batch(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("talud.engine.runtime.MEMORY", 5 * 10**8)
+    monkeypatch.setattr("talud.engine.runtime.MEMORY_LIMIT_BYTES", 5 * 10**8)
     model = unets[4]
     tiling = model.tiling((9000, 9000))
-    assert model.memory(tiling) <= 5 * 10**8 < model.memory(tiling, 4)
-    fixed = model.memory(tiling, 0)
-    assert model.memory(tiling, 4) - fixed == 4 * (model.memory(tiling) - fixed)
-    assert model.batch(tiling) == 1  # on the CPU
-    assert model.memory(model.tiling((50, 50)), 4) == model.memory(model.tiling((50, 50)))  # which is one tile
+    assert model.memory_bytes(tiling) <= 5 * 10**8 < model.memory_bytes(tiling, 4)
+    fixed = model.memory_bytes(tiling, 0)
+    assert model.memory_bytes(tiling, 4) - fixed == 4 * (model.memory_bytes(tiling) - fixed)
+    assert model.batch_size(tiling) == 1  # on the CPU
+    assert model.memory_bytes(model.tiling((50, 50)), 4) == model.memory_bytes(model.tiling((50, 50)))
 
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
@@ -127,7 +129,7 @@ def test_less_halo_or_a_shifted_lattice_would_show(unets: dict[int, Model], dept
 
 def test_a_large_array_is_cut_by_itself(unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch) -> None:
     model, stack = unets[2], noise(150, 170)
-    monkeypatch.setattr("talud.engine.runtime.MEMORY", 5 * 10**6)
+    monkeypatch.setattr("talud.engine.runtime.MEMORY_LIMIT_BYTES", 5 * 10**6)
     assert len(model.tiling((150, 170))) > 1
     assert np.array_equal(model.probability(stack), in_one_pass(model, stack))
 
@@ -137,11 +139,11 @@ def test_a_large_array_is_cut_by_itself(unets: dict[int, Model], monkeypatch: py
 def test_the_default_tile_keeps_within_the_memory_and_crops(
     unets: dict[int, Model], monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], memory: int
 ) -> None:
-    monkeypatch.setattr("talud.engine.runtime.MEMORY", memory)
+    monkeypatch.setattr("talud.engine.runtime.MEMORY_LIMIT_BYTES", memory)
     model = unets[4]
     tiling = model.tiling(shape)
-    assert model.memory(tiling) <= memory
-    assert tiling.crops or len(tiling) == 1
+    assert model.memory_bytes(tiling) <= memory
+    assert tiling.can_crop or len(tiling) == 1
     assert len(tiling) == 1 or max(tiling.rows.core, tiling.columns.core) <= 704
 
 
@@ -151,7 +153,7 @@ def test_provider_is_what_the_session_says(model: Model) -> None:
 
 
 def test_a_registered_model_has_its_registry_name(tiny_model: Path) -> None:
-    model = Model.load(tiny_model, Origin("landslide-unet-3band", "7"))
+    model = Model.load(tiny_model, RegistryVersion("landslide-unet-3band", "7"))
     assert (model.name, model.version) == ("landslide-unet-3band", "7")
 
 

@@ -18,7 +18,7 @@ from rio_cogeo import cog_validate
 
 from stack_files import noise, write_stack
 from talud.engine.runtime import Model
-from talud.engine.symmetry import SYMMETRIES, averaged
+from talud.engine.symmetry import SYMMETRIES, average_symmetries
 from talud.engine.tiling import round_up
 from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
@@ -50,7 +50,7 @@ def tiled(model: Model, stack: np.ndarray, tile: int) -> Map:
     mean, spread = (np.full(stack.shape[1:], np.nan, np.float32) for _ in range(2))
     for part in model.tiling(stack.shape[1:], tile):
         core = part.core.toslices()
-        mean[core], spread[core] = averaged(model, whole[:, *part.window.toslices()], part)
+        mean[core], spread[core] = average_symmetries(model, whole[:, *part.window.toslices()], part)
     return mean, spread
 
 
@@ -60,8 +60,8 @@ def equal(ours: Map, theirs: Map) -> bool:
 
 def test_the_eight_are_different_and_each_is_turned_back() -> None:
     array = np.arange(12).reshape(1, 3, 4)
-    assert len({symmetry.turned(array).tobytes() for symmetry in SYMMETRIES}) == 8
-    assert all(np.array_equal(symmetry.turned_back(symmetry.turned(array)), array) for symmetry in SYMMETRIES)
+    assert len({symmetry.apply(array).tobytes() for symmetry in SYMMETRIES}) == 8
+    assert all(np.array_equal(symmetry.invert(symmetry.apply(array)), array) for symmetry in SYMMETRIES)
 
 
 @pytest.mark.parametrize(
@@ -85,15 +85,15 @@ def test_neighbours_along_the_rim_share_the_networks_that_are_open(
     exporter: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each goes through four rims, three are kept of a large network: only one is to be opened again."""
-    monkeypatch.setattr("talud.engine.cropping.KEPT_BYTES", 0)
+    monkeypatch.setattr("talud.engine.cropping.SESSION_CACHE_BYTES", 0)
     model, stack = Model.load(exporter(2)), noise(192, 512)
     whole = padded(stack, model.contract.input.alignment)
     opened = []
     for part in list(model.tiling((192, 512), 64))[1:7]:  # the upper row, without its corners
-        assert part.rim is not None
-        assert part.rim.top
-        averaged(model, whole[:, *part.window.toslices()], part)
-        opened.append(model._croppings.session.cache_info().misses)
+        assert part.edges is not None
+        assert part.edges.top
+        average_symmetries(model, whole[:, *part.window.toslices()], part)
+        opened.append(model._cropped_sessions.session.cache_info().misses)
     assert opened == [4, 5, 6, 7, 8, 9]
 
 

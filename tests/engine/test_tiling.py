@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from talud.engine.tiling import Tiling, batched, round_up
+from talud.engine.tiling import Tiling, batch_tiles, round_up
 
 lengths = st.integers(1, 90)
 cases = st.tuples(
@@ -70,7 +70,7 @@ def test_a_window_holds_its_core_and_the_halo_as_far_as_the_padded_raster_goes(
         assert window.col_off <= max(core.col_off - halo, 0)
         assert window.row_off + window.height >= min(core.row_off + core.height + halo, height)
         assert window.col_off + window.width >= min(core.col_off + core.width + halo, width)
-        rows, columns = tile.inner
+        rows, columns = tile.core_slices
         assert (rows.start, columns.start) == (core.row_off - window.row_off, core.col_off - window.col_off)
         assert (rows.stop - rows.start, columns.stop - columns.start) == (core.height, core.width)
 
@@ -82,15 +82,15 @@ def test_batches_hold_each_tile_once_and_are_full_or_single(
     case: tuple[tuple[int, int], int, int, int], size: int
 ) -> None:
     tiling = Tiling.of(case[0], *case[1:])
-    batches = list(batched(tiling, size))
+    batches = list(batch_tiles(tiling, size))
     assert sorted(tile.core.toslices() for tiles in batches for tile in tiles) == sorted(
         tile.core.toslices() for tile in tiling
     )
-    kinds = [{tile.kind for tile in tiles} for tiles in batches]
+    kinds = [{tile.batch_key for tile in tiles} for tiles in batches]
     assert all(len(kind) == 1 for kind in kinds)
     assert {len(tiles) for tiles in batches} <= {1, size}
     if size > 1:  # as few single ones as can be
-        single = Counter(tiles[0].kind for tiles in batches if len(tiles) == 1)
+        single = Counter(tiles[0].batch_key for tiles in batches if len(tiles) == 1)
         assert all(count < size for count in single.values())
     if size == 1:
         assert [tiles[0] for tiles in batches] == list(tiling)
@@ -105,7 +105,7 @@ def holds(pixels: int) -> Callable[[Tiling], bool]:
 def test_tiles_are_as_large_as_fits_unless_a_single_cell_is_too_large(
     shape: tuple[int, int], pixels: int, halo: int, alignment: int
 ) -> None:
-    tiling = Tiling.within(shape, holds(pixels), halo, alignment)
+    tiling = Tiling.largest_fitting(shape, holds(pixels), halo, alignment)
     assert holds(pixels)(tiling) or (tiling.rows.core, tiling.columns.core) == (alignment, alignment)
     larger = Tiling.of(shape, max(tiling.rows.core, tiling.columns.core) + alignment, halo, alignment)
     assert larger.window == tiling.window or not holds(pixels)(larger)
@@ -125,20 +125,20 @@ def test_a_side_is_on_the_rim_or_has_its_whole_halo(case: tuple[tuple[int, int],
             round_up(stop, alignment) for stop in (core.row_off + core.height, core.col_off + core.width)
         )
         room = (core.row_off, core.col_off, height - last_row, width - last_column)
-        if tile.rim is None:
+        if tile.edges is None:
             assert any(0 < side < halo for side in room)
             continue
-        assert tile.rim == tuple(side == 0 for side in room)
+        assert tile.edges == tuple(side == 0 for side in room)
         assert all(side == 0 or side >= halo for side in room)
-        margins = tuple(0 if at_rim else halo for at_rim in tile.rim)
-        rows, columns = tile.within(margins, alignment)
+        margins = tuple(0 if at_rim else halo for at_rim in tile.edges)
+        rows, columns = tile.cell_slices(margins, alignment)
         assert 0 <= rows.start <= rows.stop <= tile.window.height
         assert 0 <= columns.start <= columns.stop <= tile.window.width
         assert rows.stop - rows.start == last_row - core.row_off + margins[0] + margins[2]
 
 
 def test_a_raster_that_fits_is_one_tile_and_a_larger_one_is_cut_evenly() -> None:
-    assert len(Tiling.within((900, 900), holds(1_000_000), 112, 16)) == 1
-    assert len(Tiling.within((7, 4000), holds(1_000_000), 112, 16)) == 1
+    assert len(Tiling.largest_fitting((900, 900), holds(1_000_000), 112, 16)) == 1
+    assert len(Tiling.largest_fitting((7, 4000), holds(1_000_000), 112, 16)) == 1
     cut = Tiling.of((900, 900), 864, 112, 16)  # not 864 and a rest of 36, whose windows would all be 912
     assert (cut.rows.core, cut.window) == (464, (688, 688))

@@ -55,7 +55,7 @@ def talud(project: Project, monkeypatch: pytest.MonkeyPatch, *arguments: object)
 def change_contract(project: Project, **changes: object) -> Model:
     path = project.model("3band")
     contract = Model.load(path).contract.replace(**changes)
-    export.save(onnx.load(path), contract, path)
+    export.save_model(onnx.load(path), contract, path)
     return Model.load(path)
 
 

@@ -67,7 +67,7 @@ def quantize(path: Path, seed: int, **changes: object) -> bytes:
     }
     contract = Model.load(path).contract.replace(**stated)
     graph = quantize_to_int8(onnx.load(path), noise(32, 32, seed=seed)[np.newaxis])
-    export.save(graph, contract, variant_path(path, "int8"))
+    export.save_model(graph, contract, variant_path(path, "int8"))
     return variant_path(path, "int8").read_bytes()
 
 

@@ -222,10 +222,10 @@ def test_a_map_of_another_kind_is_not_scored_as_the_models_own(small_project: Pr
 def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Project, choice: str, words: str):
     path, present = small_project.model("3band"), small_project.params.split_choices
     graph, contract = onnx.load(path), Model.load(path).contract
-    export.save(graph, contract.replace(hyperparameters={**present, choice: 64}), path)
+    export.save_model(graph, contract.replace(hyperparameters={**present, choice: 64}), path)
     with pytest.raises(StudyError, match=rf"was trained with {words} 64, params.yaml says .* run talud train 3band"):
         evaluate(small_project, "3band")
-    export.save(graph, contract.replace(hyperparameters=present), path)
+    export.save_model(graph, contract.replace(hyperparameters=present), path)
     assert evaluate(small_project, "3band").test_assessment.confusion.tp > 0
 
 
@@ -241,7 +241,7 @@ def test_an_inventory_that_changed_since_the_training_is_noticed(small_project: 
 def test_a_model_that_learned_from_a_former_training_area_is_refused(small_project: Project):
     path = small_project.model("3band")
     contract = Model.load(path).contract.replace(areas=("home", "former"))
-    export.save(onnx.load(path), contract, path)
+    export.save_model(onnx.load(path), contract, path)
     with pytest.raises(
         StudyError, match=r"was trained on former, .* remove stacks/training/former.json and run dvc repro"
     ):

@@ -15,7 +15,7 @@ from rasterio.windows import Window
 from stack_files import noise, probabilities, write_stack
 from talud.bands import OCCLUSION_MASKS, Group
 from talud.contract import METADATA_KEY, Contract, Subset
-from talud.engine.coverage import blocked, coverage, reason, remaining
+from talud.engine.coverage import available_groups, compute_coverage, describe_code, unmapped_codes
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError
 from talud.mapping.options import MapOptions
@@ -240,22 +240,22 @@ def test_a_pixel_is_mapped_where_its_valid_groups_are_a_supported_subset(
     stack = np.zeros((len(BANDS), 1, 2), np.float32)
     stack[[place for group in absent for place in PLACES[group]], 0, 1] = np.nan
     hidden = {name: np.array([[False, name in shades]]) for name in OCCLUSION_MASKS}
-    found = coverage(stack, contract, hidden)
-    assert found.reduced is not None
-    assert found.blocked[0, 0] == found.reduced[0, 0] == 0
-    code, lessened = int(found.blocked[0, 1]), int(found.reduced[0, 1])
-    assert (reason(code, contract) if code else None) == why_not
-    assert (remaining(lessened, contract) if lessened else None) == left
-    np.testing.assert_array_equal(blocked(stack, contract, hidden), found.blocked)
+    found = compute_coverage(stack, contract, hidden)
+    assert found.partial is not None
+    assert found.unmapped[0, 0] == found.partial[0, 0] == 0
+    code, lessened = int(found.unmapped[0, 1]), int(found.partial[0, 1])
+    assert (describe_code(code, contract) if code else None) == why_not
+    assert (available_groups(lessened, contract) if lessened else None) == left
+    np.testing.assert_array_equal(unmapped_codes(stack, contract, hidden), found.unmapped)
 
 
 def test_a_model_of_no_subsets_says_nothing_of_them(model: Model) -> None:
     whole = model.contract.without_optional_groups()
     stack = np.zeros((len(BANDS), 1, 2), np.float32)
     stack[5, 0, 1] = np.nan
-    found = coverage(stack, whole)
-    assert found.reduced is None
-    assert reason(int(found.blocked[0, 1]), whole) == "no data: vv_pre"
+    found = compute_coverage(stack, whole)
+    assert found.partial is None
+    assert describe_code(int(found.unmapped[0, 1]), whole) == "no data: vv_pre"
 
 
 def test_subsets_survive_the_way_through_a_file_and_older_files_have_none(model: Model) -> None:

@@ -17,7 +17,7 @@ from stack_files import noise, write_stack
 from talud import load_model
 from talud.cli.main import main
 from talud.contract import Adaptation, Difference, Validation
-from talud.engine.model_file import save
+from talud.engine.model_file import save_model
 
 ADAPTED = Adaptation(
     weights="0" * 64, model="3band", version="unregistered", area="valley", raster="valley.tif", raster_digest="0",
@@ -40,7 +40,7 @@ def mapped(
 
     def run(*options: object, **changes: object) -> tuple[str, str, dict[str, object]]:
         contract = load_model(tiny_model).contract.replace(**changes)
-        save(onnx.load(tiny_model), contract, tmp_path / "model.onnx")
+        save_model(onnx.load(tiny_model), contract, tmp_path / "model.onnx")
         arguments = ["predict", "model.onnx", stack.name, "--out", "map", *options]
         monkeypatch.setattr(sys, "argv", ["talud", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:

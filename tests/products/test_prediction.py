@@ -427,7 +427,7 @@ def test_a_network_that_fails_midway_leaves_the_earlier_result(
 ) -> None:
     before = earlier(tmp_path, model)
     stack = write_stack(tmp_path / "s.tif", noise(90, 90))
-    cores, passes = Model.cores, []
+    cores, passes = Model.run_cores, []
 
     def third_fails(self: Model, windows: list[np.ndarray], tiles: list[Tile]) -> list[np.ndarray]:
         passes.append(tiles)

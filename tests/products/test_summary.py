@@ -15,7 +15,7 @@ import rasterio
 from PIL import Image
 
 from stack_files import noise, write_stack
-from talud.engine.runtime import Model, Origin
+from talud.engine.runtime import Model, RegistryVersion
 from talud.mapping.options import MapOptions
 from talud.measurement.samples import band_histogram
 from talud.products.prediction import Prediction, predict
@@ -98,7 +98,9 @@ def test_it_says_what_the_record_says(described: Model, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_says_what_was_asked_for_beyond_the_usual(model: Model, tmp_path: Path) -> None:
     """Less than the exact halo, eight passes, and why this model was taken: a reader must not miss them."""
-    chosen = replace(model, origin=Origin("unet", "3", "unet, version 3: the most bands (3) that the stack supports"))
+    chosen = replace(
+        model, registered_as=RegistryVersion("unet", "3", "unet, version 3: the most bands (3) that the stack supports")
+    )
     html, _ = page(chosen, tmp_path, tile=32, halo=8, tta=True)
     said = Reader(html).text
     assert "Halo 8 instead of 28: probabilities differ; how far was not measured for this model" in said

@@ -10,8 +10,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from talud.engine.cropping import cropped
-from talud.engine.tiling import Rim
+from talud.engine.cropping import crop_network
+from talud.engine.tiling import Edges
 from talud.quantization.precision import quantize_to_int8
 from talud.training import unet
 from talud.training.onnx_graph import to_onnx
@@ -66,8 +66,8 @@ def test_all_convolutions_but_the_first_run_in_whole_numbers(
     convolutions = sum(node.op_type == "Conv" for node in network.graph.node)
     for graph in (
         reduced,
-        cropped(reduced, Rim(False, False, False, False), 112),
-        cropped(reduced, Rim(True, False, False, True), 112),
+        crop_network(reduced, Edges(False, False, False, False), 112),
+        crop_network(reduced, Edges(True, False, False, True), 112),
     ):
         found = operators(graph, tmp_path)
         assert (found["QLinearConv"], found["Conv"], found["QLinearConcat"]) == (convolutions - 1, 1, 2)

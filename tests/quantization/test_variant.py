@@ -167,7 +167,7 @@ def test_a_variant_maps_with_the_subsets_of_its_model_and_states_its_own_scores(
         {"groups": one, "precision": 0.1, "recall": 0.1, "f1": 0.1, "supported": one != ("sar",)} for one in groups
     ]
     contract = original.replace(bands=changed, subsets=subsets, required_groups=("optical",))
-    export.save(onnx.load(path), contract, path)
+    export.save_model(onnx.load(path), contract, path)
     with open_raster(project.stack("basin")) as stack:
         values = stack.read()
     bands = ("red", "green", "vv_pre")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from service_process import EXECUTION, Serving, add_champion, serving, wait_for
-from talud.engine.runtime import Model, Origin
+from talud.engine.runtime import Model, RegistryVersion
 from talud.errors import SourceError
 from talud.products.prediction import predict
 from talud.serving.database import Database
@@ -42,7 +42,9 @@ def service(service_project: Path) -> Iterator[Serving]:
 def by_hand(service_project: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The digests of the map of large.tif as `predict` makes it, by name."""
     out = tmp_path_factory.mktemp("by_hand") / "map"
-    predict(Model.load(tiny_model, Origin("landslide-unet-3band", "1")), service_project / "stacks/large.tif", out)
+    predict(
+        Model.load(tiny_model, RegistryVersion("landslide-unet-3band", "1")), service_project / "stacks/large.tif", out
+    )
     return digests({path.name: path.read_bytes() for path in out.iterdir()})
 
 

@@ -20,7 +20,7 @@ from agency import put_job, settings_of
 from agency import serving as serving_here
 from postgresql import running_postgresql
 from service_process import EXECUTION, Serving, serving, wait_for
-from talud.engine.runtime import Model, Origin
+from talud.engine.runtime import Model, RegistryVersion
 from talud.products.prediction import predict
 from talud.serving import database
 from talud.serving.database import Database
@@ -56,7 +56,9 @@ def digests(folder: Path) -> dict[str, str]:
 def undisturbed(service_project: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the checksums of the map of large.tif made without a service."""
     out = tmp_path_factory.mktemp("undisturbed") / "map"
-    predict(Model.load(tiny_model, Origin("landslide-unet-3band", "1")), service_project / "stacks/large.tif", out)
+    predict(
+        Model.load(tiny_model, RegistryVersion("landslide-unet-3band", "1")), service_project / "stacks/large.tif", out
+    )
     return digests(out)
 
 

@@ -27,7 +27,7 @@ from chromium import WEBGL, chromium
 from fresh_clone import ROOT
 from service_process import Serving, add_champion, serving
 from stack_files import grid_of, write_stack
-from talud.engine.model_file import contract_of, save, weights_digest
+from talud.engine.model_file import read_contract, save_model, weights_digest
 from talud.raster import Layout, write_cog
 from talud.serving.app import install_page
 from talud.serving.database import Database
@@ -97,16 +97,16 @@ def soil_model(tiny: Path, path: Path) -> Path:
             values[:] = -3
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     del graph.metadata_props[:]
-    save(graph, contract_of(tiny).replace(weights=weights_digest(graph)), path)
+    save_model(graph, read_contract(tiny).replace(weights=weights_digest(graph)), path)
     return path
 
 
 def other_bands(model: Path, path: Path) -> Path:
     """Write the model with a band that no raster of the tests has."""
-    graph, contract = onnx.load(model), contract_of(model)
+    graph, contract = onnx.load(model), read_contract(model)
     bands = (contract.input.bands[0].model_copy(update={"name": "near_infrared"}), *contract.input.bands[1:])
     del graph.metadata_props[:]
-    save(graph, contract.replace(bands=bands), path)
+    save_model(graph, contract.replace(bands=bands), path)
     return path
 
 

@@ -34,7 +34,7 @@ def steep() -> keras.Model:
 
 def shipped(graph: onnx.ModelProto, tiny_model: Path, folder: Path) -> Model:
     metadata = {entry.key: entry.value for entry in onnx.load(tiny_model).metadata_props}
-    export.save(graph, Contract.from_metadata(metadata, "tiny"), folder / "model.onnx")
+    export.save_model(graph, Contract.from_metadata(metadata, "tiny"), folder / "model.onnx")
     return Model.load(folder / "model.onnx")
 
 

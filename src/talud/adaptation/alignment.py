@@ -21,7 +21,7 @@ from talud import metrics
 from talud.bands import Group
 from talud.contract import Adaptation, Contract
 from talud.engine import coverage
-from talud.engine.model_file import parsed, save, weights_digest
+from talud.engine.model_file import parse_model, save_model, weights_digest
 from talud.engine.runtime import Model
 from talud.engine.symmetry import SYMMETRIES
 from talud.errors import MismatchError, ModelError
@@ -129,7 +129,7 @@ def _training_features(model: Model) -> tuple[onnx.ModelProto, FeatureStatistics
             f"{model.path}: was already adapted to {contract.derived.adapted.area}; adapt its original, "
             f"{contract.derived.adapted.model} {contract.derived.adapted.version}"
         )
-    graph = parsed(model.path.read_bytes())
+    graph = parse_model(model.path.read_bytes())
     try:
         training_features = FeatureStatistics.of(graph)
     except ModelError as error:
@@ -208,7 +208,7 @@ def _make_candidate(model: Model, graph: onnx.ModelProto, strength: float, sampl
     contract = stays.replace(**_RESET_FIELDS, weights=weights_digest(graph))
     with TemporaryDirectory(prefix="talud-") as folder:
         path = Path(folder) / "adapted.onnx"
-        save(graph, contract, path)
+        save_model(graph, contract, path)
         return _Candidate(strength, graph, contract, self_agreement(Model.load(path), sample))
 
 
@@ -229,7 +229,7 @@ def self_agreement(model: Model, windows: NDArray[np.float32]) -> float:
     """
     counts = [Confusion() for _ in SYMMETRIES[1:]]
     for window in windows:
-        mapped = coverage.blocked(window, model.contract) == 0
+        mapped = coverage.unmapped_codes(window, model.contract) == 0
         original, *others = _landslide_masks(model, window)
         counts = [
             count + metrics.confusion(other, original.astype(np.uint8), mapped)
@@ -241,5 +241,5 @@ def self_agreement(model: Model, windows: NDArray[np.float32]) -> float:
 def _landslide_masks(model: Model, window: NDArray[np.float32]) -> Iterator[NDArray[np.bool_]]:
     """Yield a window's landslide mask under each symmetry."""
     for symmetry in SYMMETRIES:
-        probability = model.probability(np.ascontiguousarray(symmetry.turned(window)))
-        yield symmetry.turned_back(probability) >= model.contract.measured.threshold
+        probability = model.probability(np.ascontiguousarray(symmetry.apply(window)))
+        yield symmetry.invert(probability) >= model.contract.measured.threshold

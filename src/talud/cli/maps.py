@@ -223,7 +223,7 @@ def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None
 def _adapt_command(model: Model, raster: str | Path) -> str:
     """Return the command that adapts a model to a raster."""
     command = ["talud", "adapt"]
-    if model.origin:
+    if model.registered_as:
         command += [f"{model.name}/{model.version}", str(raster)]
     else:
         adapted = model.path.with_name(f"{model.path.stem}.{Path(str(raster)).stem}.onnx")

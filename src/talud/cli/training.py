@@ -50,7 +50,7 @@ def train(
     """
     from talud.cli import maps
     from talud.cli.progress import shown
-    from talud.engine.model_file import contract_of
+    from talud.engine.model_file import read_contract
     from talud.project import Project
     from talud.training import study, trial_runner
 
@@ -70,7 +70,7 @@ def train(
         print(f"{entry.hyperparameters.name}: {entry.summary}")
     path = project.model(band_set)
     print(f"{path.relative_to(project.root)}: the model of {result.best.hyperparameters.name}")
-    if weak := contract_of(path).measured.lack_of_skill:
+    if weak := read_contract(path).measured.lack_of_skill:
         print(f"warning: the model is {weak}")
 
 

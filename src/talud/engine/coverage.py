@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from talud.bands import OCCLUSION_MASKS, Group, powerset
 from talud.contract import Contract
 
-_BITS = 15  # of a reason: one more than the largest must fit uint16
-_NO_SHADES: Mapping[str, NDArray[np.bool_]] = {}
-_WORDS = {"cloud": "cloud", "sar_mask": "radar layover or shadow"}
+_CODE_BITS = 15  # of a reason: one more than the largest must fit uint16
+_NO_OCCLUSIONS: Mapping[str, NDArray[np.bool_]] = {}
+_OCCLUSION_NAMES = {"cloud": "cloud", "sar_mask": "radar layover or shadow"}
 
 
 @dataclass(frozen=True)
-class _Cause:
+class _MissingData:
     """Band that can be missing at a pixel, or a whole group where there are too many bands for a code."""
 
     name: str
@@ -36,12 +36,12 @@ class Coverage(NamedTuple):
             do without nothing, or of which nobody measured what that costs.
     """
 
-    blocked: NDArray[np.uint16]
-    reduced: NDArray[np.uint16] | None
+    unmapped: NDArray[np.uint16]
+    partial: NDArray[np.uint16] | None
 
 
-def coverage(
-    stack: NDArray[np.float32], contract: Contract, shades: Mapping[str, NDArray[np.bool_]] = _NO_SHADES
+def compute_coverage(
+    stack: NDArray[np.float32], contract: Contract, occlusions: Mapping[str, NDArray[np.bool_]] = _NO_OCCLUSIONS
 ) -> Coverage:
     """Return which pixels are mapped, and with which groups.
 
@@ -54,69 +54,69 @@ def coverage(
     Args:
         stack: (bands, height, width) in contract order, NaN where invalid.
         contract: of the model.
-        shades: by name (see `talud.bands.OCCLUSION_MASKS`), where cloud, or radar layover or shadow, hides the bands of
-            its group; each (height, width). Those that the raster has.
+        occlusions: masks by name (see `talud.bands.OCCLUSION_MASKS`), each (height, width), true where cloud, or radar
+            layover or shadow, hides the bands of a group; only those that the raster has.
     """
     groups, learned = contract.input.groups, bool(contract.input.subsets)
     named_at, mapped_at = _rules(groups, contract.input.supported)
-    wanting: dict[int, tuple[Group, NDArray[np.bool_]]] = {
+    missing: dict[int, tuple[Group, NDArray[np.bool_]]] = {
         bit: (cause.group, np.any(np.isnan(stack[list(cause.bands)]), axis=0))
-        for bit, cause in enumerate(_causes(contract), start=len(OCCLUSION_MASKS))
+        for bit, cause in enumerate(_possible_causes(contract), start=len(OCCLUSION_MASKS))
     }
     absent = np.zeros(stack.shape[1:], np.uint8)
     for place, group in enumerate(groups):
-        there = np.logical_or.reduce([invalid for of, invalid in wanting.values() if of is group])
+        there = np.logical_or.reduce([invalid for of, invalid in missing.values() if of is group])
         absent |= there.astype(np.uint8) << np.uint8(place)
     code = np.zeros(stack.shape[1:], np.uint16)
     if absent.any():
         named = named_at[absent]
         for place, group in enumerate(groups):
-            code |= _named(group, (named >> np.uint8(place) & 1).astype(np.bool_), wanting, shades)
+            code |= _group_code(group, (named >> np.uint8(place) & 1).astype(np.bool_), missing, occlusions)
     there = mapped_at[absent]
     return Coverage(np.where(there, np.uint16(0), code), np.where(there, code, np.uint16(0)) if learned else None)
 
 
-def blocked(
-    stack: NDArray[np.float32], contract: Contract, shades: Mapping[str, NDArray[np.bool_]] = _NO_SHADES
+def unmapped_codes(
+    stack: NDArray[np.float32], contract: Contract, occlusions: Mapping[str, NDArray[np.bool_]] = _NO_OCCLUSIONS
 ) -> NDArray[np.uint16]:
     """Return the code of why a pixel is not mapped (see `coverage`); 0 where it is mapped."""
-    return coverage(stack, contract, shades).blocked
+    return compute_coverage(stack, contract, occlusions).unmapped
 
 
-def _named(
+def _group_code(
     group: Group,
     blamed: NDArray[np.bool_],
-    wanting: Mapping[int, tuple[Group, NDArray[np.bool_]]],
-    shades: Mapping[str, NDArray[np.bool_]],
+    missing: Mapping[int, tuple[Group, NDArray[np.bool_]]],
+    occlusions: Mapping[str, NDArray[np.bool_]],
 ) -> NDArray[np.uint16]:
     """Return the bits of a group where it is blamed: of the shade that hides it, else of its invalid bands."""
     code = np.zeros(blamed.shape, np.uint16)
     hidden = np.zeros_like(blamed)
     for bit, (name, of) in enumerate(OCCLUSION_MASKS.items()):
-        if of is group and name in shades:
-            hidden = blamed & shades[name]
+        if of is group and name in occlusions:
+            hidden = blamed & occlusions[name]
             code |= hidden.astype(np.uint16) << np.uint16(bit)
-    for bit, (of, there) in wanting.items():
+    for bit, (of, there) in missing.items():
         if of is group:
             code |= (there & blamed & ~hidden).astype(np.uint16) << np.uint16(bit)
     return code
 
 
-def reason(code: int, contract: Contract) -> str:
+def describe_code(code: int, contract: Contract) -> str:
     """Return a code in words, such as "cloud and no data: slope, curvature"."""
-    words = [_WORDS[shade] for bit, shade in enumerate(OCCLUSION_MASKS) if code >> bit & 1]
-    wanting = [cause.name for cause in _wanting(code, contract)]
-    return " and ".join([*words, f"no data: {', '.join(wanting)}"] if wanting else words)
+    words = [_OCCLUSION_NAMES[shade] for bit, shade in enumerate(OCCLUSION_MASKS) if code >> bit & 1]
+    missing = [cause.name for cause in _decode(code, contract)]
+    return " and ".join([*words, f"no data: {', '.join(missing)}"] if missing else words)
 
 
-def remaining(code: int, contract: Contract) -> tuple[Group, ...]:
+def available_groups(code: int, contract: Contract) -> tuple[Group, ...]:
     """Return the groups that the pixels of a code of `Coverage.reduced` are mapped with."""
-    gone = {cause.group for cause in _wanting(code, contract)}
+    gone = {cause.group for cause in _decode(code, contract)}
     gone |= {group for bit, group in enumerate(OCCLUSION_MASKS.values()) if code >> bit & 1}
     return tuple(group for group in contract.input.groups if group not in gone)
 
 
-def whole_groups(stack: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+def mask_partial_groups(stack: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
     """Return a stack in which all bands of a group are NaN where one is, as models of subsets learn it.
 
     Args:
@@ -155,15 +155,17 @@ def _bits(groups: tuple[Group, ...], chosen: Collection[Group]) -> int:
     return sum(1 << groups.index(group) for group in chosen)
 
 
-def _wanting(code: int, contract: Contract) -> list[_Cause]:
-    return [cause for bit, cause in enumerate(_causes(contract), start=len(OCCLUSION_MASKS)) if code >> bit & 1]
+def _decode(code: int, contract: Contract) -> list[_MissingData]:
+    return [
+        cause for bit, cause in enumerate(_possible_causes(contract), start=len(OCCLUSION_MASKS)) if code >> bit & 1
+    ]
 
 
-def _causes(contract: Contract) -> tuple[_Cause, ...]:
-    if len(contract.input.bands) <= _BITS - len(OCCLUSION_MASKS):
-        return tuple(_Cause(band.name, band.group, (index,)) for index, band in enumerate(contract.input.bands))
+def _possible_causes(contract: Contract) -> tuple[_MissingData, ...]:
+    if len(contract.input.bands) <= _CODE_BITS - len(OCCLUSION_MASKS):
+        return tuple(_MissingData(band.name, band.group, (index,)) for index, band in enumerate(contract.input.bands))
     members = {
         group: [i for i, band in enumerate(contract.input.bands) if band.group is group]
         for group in contract.input.groups
     }
-    return tuple(_Cause(group.value, group, tuple(indexes)) for group, indexes in members.items())
+    return tuple(_MissingData(group.value, group, tuple(indexes)) for group, indexes in members.items())

@@ -41,13 +41,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 
-from talud.engine.margins import Margin, Network
+from talud.engine.margins import Margin, NetworkGeometry
 from talud.engine.session import Provider, open_session
-from talud.engine.tiling import Rim
+from talud.engine.tiling import Edges
 from talud.errors import ModelError
 
-_LARGE = 1024  # bytes
-KEPT_BYTES = 320 * 10**6  # bytes of weights that sessions may hold to save their opening anew, 40 ms each
+_MIN_EXTERNAL_BYTES = 1024  # bytes
+SESSION_CACHE_BYTES = 320 * 10**6  # bytes of weights that sessions may hold to save their opening anew, 40 ms each
 
 
 class Sides(NamedTuple):
@@ -73,12 +73,12 @@ class Sides(NamedTuple):
         """Return the margin of the columns."""
         return Margin(self.left, self.right)
 
-    def off(self, rim: Rim) -> Sides:
+    def without_edges(self, rim: Edges) -> Sides:
         """Return the same sides, with none where the core reaches the rim."""
         return Sides(*(0 if at_rim else side for side, at_rim in zip(self, rim, strict=True)))
 
 
-def cropped(model: onnx.ModelProto, rim: Rim, halo: int) -> onnx.ModelProto:
+def crop_network(model: onnx.ModelProto, rim: Edges, halo: int) -> onnx.ModelProto:
     """Return the graph that turns a core and the margin that it needs into the probability of the core.
 
     Args:
@@ -94,14 +94,14 @@ def cropped(model: onnx.ModelProto, rim: Rim, halo: int) -> onnx.ModelProto:
     Raises:
         ModelError: the graph holds an operator whose reach is not known.
     """
-    network = Network(model)
-    writer = _Writer(network, Sides(halo, halo, halo, halo).off(rim))
+    network = NetworkGeometry(model)
+    writer = _Writer(network, Sides(halo, halo, halo, halo).without_edges(rim))
     for node in network.nodes:
         writer.append(node)
     return writer.finished()
 
 
-def without_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
+def split_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
     """Return a graph without the values of its large constants, and these values.
 
     Such a graph is derived and parsed in milliseconds, and the sessions that run it can be given the same arrays.
@@ -109,7 +109,7 @@ def without_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, 
     light, weights = onnx.ModelProto(), {}
     light.CopyFrom(model)
     for constant in light.graph.initializer:
-        if len(constant.raw_data) < _LARGE:
+        if len(constant.raw_data) < _MIN_EXTERNAL_BYTES:
             continue
         weights[constant.name] = numpy_helper.to_array(constant)
         constant.ClearField("raw_data")
@@ -121,7 +121,7 @@ def without_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, 
 class _Writer:
     """Writes the cropped graph node by node, in the order of the plain one."""
 
-    def __init__(self, network: Network, room: Sides) -> None:
+    def __init__(self, network: NetworkGeometry, room: Sides) -> None:
         self.network = network
         rows, columns = network.margins(room.rows), network.margins(room.columns)
         self.wanted = {name: Sides.of(rows[name], columns[name]) for name in rows}
@@ -136,11 +136,11 @@ class _Writer:
         """Write a node, whose output is as wide as its narrowest input allows, or padded to what is wanted of it."""
         if node.output[0] not in self.wanted:
             return
-        step, names = self.network.step(node), self.network.tensors(node)
+        step, names = self.network.reach(node), self.network.variable_inputs(node)
         narrowest = Sides(*map(min, zip(*(self.margins[name] for name in names), strict=True)))
-        unpadded = Sides.of(step.given(narrowest.rows), step.given(narrowest.columns))
+        unpadded = Sides.of(step.output_margin(narrowest.rows), step.output_margin(narrowest.columns))
         given = Sides(*map(max, unpadded, self.wanted[node.output[0]]))
-        needed = Sides.of(step.needed(given.rows), step.needed(given.columns))
+        needed = Sides.of(step.input_margin(given.rows), step.input_margin(given.columns))
         held = Sides(*map(min, needed, narrowest))
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
@@ -240,7 +240,7 @@ def _cut(wide: Margin, narrow: Margin) -> _Cut:
     return _Cut((before + after) // dilation + 1, before // dilation, dilation)
 
 
-class Croppings:
+class CroppedSessions:
     """Network cropped for tiles, opened when a tile first asks for it.
 
     Tiles come row by row, and a row has a left, a middle and a right one, so at least three sessions are kept; all nine
@@ -254,13 +254,13 @@ class Croppings:
 
     def __init__(self, graph: onnx.ModelProto, provider: Provider, threads: int | None) -> None:
         self._provider, self._threads = provider, threads
-        self._graph, self._weights = without_weights(graph)
-        network = Network(self._graph)
+        self._graph, self._weights = split_weights(graph)
+        network = NetworkGeometry(self._graph)
         try:
             self.margin: Margin | None = network.margins()[network.input]
         except ModelError:
             self.margin = None
-        self.session = lru_cache(maxsize=self.kept)(self._open)
+        self.session = lru_cache(maxsize=self.cache_size)(self._open)
 
     @property
     def weight_bytes(self) -> int:
@@ -268,10 +268,10 @@ class Croppings:
         return sum(values.nbytes for values in self._weights.values())
 
     @property
-    def kept(self) -> int:
+    def cache_size(self) -> int:
         """Return the number of sessions that stay open."""
-        return min(max(KEPT_BYTES // max(self.weight_bytes, 1), 3), 9)
+        return min(max(SESSION_CACHE_BYTES // max(self.weight_bytes, 1), 3), 9)
 
-    def _open(self, rim: Rim, halo: int) -> Any:
-        graph = cropped(self._graph, rim, halo).SerializeToString()
+    def _open(self, rim: Edges, halo: int) -> Any:
+        graph = crop_network(self._graph, rim, halo).SerializeToString()
         return open_session(graph, self._provider, self._weights, self._threads)

@@ -30,7 +30,7 @@ class Margin(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Step:
+class OperatorReach:
     """Input that an operator needs.
 
     For a margin m of its output, a convolution or pooling of stride s needs a margin of s·m, and a few pixels more;
@@ -42,18 +42,18 @@ class Step:
     """
 
     scale: Fraction
-    more: Margin
+    extra: Margin
 
-    def needed(self, wanted: Margin) -> Margin:
+    def input_margin(self, wanted: Margin) -> Margin:
         """Return the margin of the input that a margin of the output needs."""
-        return Margin(*(ceil(side * self.scale) + more for side, more in zip(wanted, self.more, strict=True)))
+        return Margin(*(ceil(side * self.scale) + more for side, more in zip(wanted, self.extra, strict=True)))
 
-    def given(self, margin: Margin) -> Margin:
+    def output_margin(self, margin: Margin) -> Margin:
         """Return the widest margin of the output that a margin of the input gives."""
-        return Margin(*(floor((side - more) / self.scale) for side, more in zip(margin, self.more, strict=True)))
+        return Margin(*(floor((side - more) / self.scale) for side, more in zip(margin, self.extra, strict=True)))
 
 
-class Network:
+class NetworkGeometry:
     """Geometry of a graph of one input and one output.
 
     Attributes:
@@ -72,17 +72,17 @@ class Network:
         self.constant_nodes: list[onnx.NodeProto] = []
         self._tensors = {self.input}
         for node in model.graph.node:
-            if self.tensors(node):
+            if self.variable_inputs(node):
                 self.nodes.append(node)
                 self._tensors.update(node.output)
             else:
                 self.constant_nodes.append(node)
 
-    def tensors(self, node: onnx.NodeProto) -> list[str]:
+    def variable_inputs(self, node: onnx.NodeProto) -> list[str]:
         """Return the inputs of a node that are no constants."""
         return [name for name in node.input if name in self._tensors]
 
-    def step(self, node: onnx.NodeProto) -> Step:
+    def reach(self, node: onnx.NodeProto) -> OperatorReach:
         """Return the input that a node needs.
 
         Raises:
@@ -90,12 +90,12 @@ class Network:
         """
         if node.domain not in {"", "ai.onnx"}:  # a known name may mean another thing there
             raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
-        if node.op_type in _POINTWISE or (node.op_type == "Concat" and attributes(node).get("axis") == 1):
-            return Step(Fraction(1), Margin(0, 0))
+        if node.op_type in _POINTWISE or (node.op_type == "Concat" and node_attributes(node).get("axis") == 1):
+            return OperatorReach(Fraction(1), Margin(0, 0))
         if node.op_type == "Resize":
-            return Step(Fraction(1, self._repetition(node)), Margin(0, 0))
+            return OperatorReach(Fraction(1, self._upsampling_factor(node)), Margin(0, 0))
         if node.op_type in {"Conv", "MaxPool"}:
-            return _sliding(node)
+            return _sliding_window_reach(node)
         raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
 
     def scales(self) -> dict[str, int]:
@@ -106,10 +106,10 @@ class Network:
         """
         scales = {self.input: Fraction(1)}
         for node in self.nodes:
-            incoming = {scales[name] for name in self.tensors(node)}
+            incoming = {scales[name] for name in self.variable_inputs(node)}
             if len(incoming) != 1:
                 raise ModelError(f"the graph's node '{node.name}' joins tensors of different scale")
-            scale = incoming.pop() * self.step(node).scale
+            scale = incoming.pop() * self.reach(node).scale
             if scale.denominator != 1:
                 raise ModelError(f"the graph's node '{node.name}' makes pixels smaller than the input's")
             scales[node.output[0]] = scale
@@ -130,16 +130,16 @@ class Network:
         for node in reversed(self.nodes):
             if node.output[0] not in wanted:
                 continue
-            needed = self.step(node).needed(wanted[node.output[0]])
-            for name in self.tensors(node):
+            needed = self.reach(node).input_margin(wanted[node.output[0]])
+            for name in self.variable_inputs(node):
                 there = Margin(*(side // scales[name] for side in limit)) if limit else needed
                 within = Margin(*map(min, needed, there))
                 wanted[name] = Margin(*map(max, wanted.get(name, within), within))
         return wanted
 
-    def _repetition(self, node: onnx.NodeProto) -> int:
+    def _upsampling_factor(self, node: onnx.NodeProto) -> int:
         """Return the number of times that a Resize repeats each pixel."""
-        form = attributes(node)
+        form = node_attributes(node)
         repeats = (
             form.get("mode") == b"nearest"
             and form.get("coordinate_transformation_mode") == b"asymmetric"
@@ -153,19 +153,19 @@ class Network:
         return int(scales[3])
 
 
-def _sliding(node: onnx.NodeProto) -> Step:
+def _sliding_window_reach(node: onnx.NodeProto) -> OperatorReach:
     """Return the input that a convolution or pooling needs."""
-    form = attributes(node)
+    form = node_attributes(node)
     sides = [form.get(name, [default] * 2) for name, default in (("kernel_shape", 0), ("strides", 1), ("dilations", 1))]
     pads = form.get("pads", [0] * 4)
     alike = all(side == [side[0]] * 2 for side in (*sides, pads[:2], pads[2:]))
     if not alike or not sides[0][0] or form.get("auto_pad", b"NOTSET") != b"NOTSET" or form.get("ceil_mode"):
         raise ModelError(f"the graph's node '{node.name}' does not treat rows and columns alike, or hides its form")
     kernel, stride, dilation = (side[0] for side in sides)
-    return Step(Fraction(stride), Margin(pads[0], (kernel - 1) * dilation - pads[0] - (stride - 1)))
+    return OperatorReach(Fraction(stride), Margin(pads[0], (kernel - 1) * dilation - pads[0] - (stride - 1)))
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+def node_attributes(node: onnx.NodeProto) -> dict[str, Any]:
     """Return a node's attributes by name."""
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
@@ -190,6 +190,6 @@ def receptive_field(model: onnx.ModelProto) -> ReceptiveField:
     Raises:
         ModelError: An operator's reach is not known, or paths of different scale meet.
     """
-    network = Network(model)
+    network = NetworkGeometry(model)
     alignment = lcm(*network.scales().values())
     return ReceptiveField(round_up(max(*network.margins()[network.input], 0), alignment), alignment)

@@ -12,14 +12,14 @@ import onnx
 from onnx import helper, numpy_helper
 
 from talud.contract import Contract
-from talud.engine.margins import Network
+from talud.engine.margins import NetworkGeometry
 from talud.engine.tiling import round_up
 from talud.errors import ModelError, OutputError
 
-INPUT, OUTPUT = "stack", "probability"  # names of a graph's input and output
+INPUT_NAME, OUTPUT_NAME = "stack", "probability"  # names of a graph's input and output
 
 
-def parsed(content: bytes) -> onnx.ModelProto:
+def parse_model(content: bytes) -> onnx.ModelProto:
     """The graph of a model file, which reads no other file, and ends.
 
     ONNX lets a constant lie in another file, named by a path of the author's choice, or at an address in memory; lets
@@ -45,18 +45,18 @@ def parsed(content: bytes) -> onnx.ModelProto:
     for node in model.graph.node:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise ModelError(f"its operator '{node.op_type}' runs a graph of its own; export it again without")
-    _check_resizing(model.graph)
+    _check_resize_nodes(model.graph)
     return model
 
 
-def contract_of(path: Path) -> Contract:
+def read_contract(path: Path) -> Contract:
     """Return the contract of a model file, without opening it for a run.
 
     Raises:
         ModelError: it is no model of talud's.
     """
     try:
-        properties = parsed(path.read_bytes()).metadata_props
+        properties = parse_model(path.read_bytes()).metadata_props
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     except Exception as error:  # whatever a damaged file sets off: protobuf's exceptions have no common base
@@ -74,7 +74,9 @@ def weights_digest(model: onnx.ModelProto) -> str:
     return digest.hexdigest()
 
 
-def save(graph: onnx.ModelProto, contract: Contract, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_model(
+    graph: onnx.ModelProto, contract: Contract, path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a graph and its contract, weights inside, as one ONNX file.
 
     Args:
@@ -93,7 +95,7 @@ def save(graph: onnx.ModelProto, contract: Contract, path: Path, metadata: Mappi
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _check_resizing(graph: onnx.GraphProto) -> None:
+def _check_resize_nodes(graph: onnx.GraphProto) -> None:
     constants = {constant.name: constant for constant in graph.initializer}
     for node in graph.node:
         if node.op_type == "Resize" and len(node.input) > 2 and node.input[2] in constants:
@@ -110,7 +112,7 @@ def check_lattice(model: onnx.ModelProto, contract: Contract) -> None:
     Raises:
         ModelError: they are not.
     """
-    network = Network(model)
+    network = NetworkGeometry(model)
     try:
         reach, lattice = max(network.margins()[network.input]), math.lcm(*network.scales().values())
     except ModelError:

@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 
 from talud.contract import Contract, Precision, variant_path
 from talud.engine import model_file
-from talud.engine.coverage import whole_groups
-from talud.engine.cropping import Croppings, Sides
+from talud.engine.coverage import mask_partial_groups
+from talud.engine.cropping import CroppedSessions, Sides
 from talud.engine.margins import Margin
-from talud.engine.model_file import INPUT, OUTPUT
-from talud.engine.session import CUDA, SILENT, Provider, open_session, processor
+from talud.engine.model_file import INPUT_NAME, OUTPUT_NAME
+from talud.engine.session import CUDA_PROVIDER, LOG_FATAL_ONLY, Provider, open_session, processor_digest
 from talud.engine.tiling import Tile, Tiling, round_up
 from talud.errors import ModelError, ParamsError
 from talud.text import first_line
 
-MEMORY = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
-LARGEST_CORE = 704  # a larger one saves less arithmetic than the first pass of each kind of tile costs
-LARGEST_STEP = 512  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
-ROUNDING = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is sure
+MEMORY_LIMIT_BYTES = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
+MAX_CORE_PIXELS = 704  # a larger one saves less arithmetic than the first pass of each kind of tile costs
+MAX_HALO_PIXELS = 512  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
+ROUNDING_TOLERANCE = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is sure
 
 
 @dataclass(frozen=True)
-class Origin:
+class RegistryVersion:
     """Name and version of a model in the registry.
 
     Attributes:
@@ -41,7 +41,7 @@ class Origin:
 
     name: str
     version: str
-    chosen: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,24 +51,28 @@ class Model:
     Attributes:
         path: of the ONNX file.
         contract: what it expects and states about itself.
-        origin: its place in the registry; None for a file that was named directly.
+        registered_as: its name and version in the registry; None for a file that was named directly.
     """
 
     path: Path
     contract: Contract
-    origin: Origin | None
+    registered_as: RegistryVersion | None
     _session: Any = field(repr=False)
-    _croppings: Croppings = field(repr=False)
+    _cropped_sessions: CroppedSessions = field(repr=False)
 
     @classmethod
     def load(
-        cls, path: Path, origin: Origin | None = None, provider: Provider = "auto", threads: int | None = None
+        cls,
+        path: Path,
+        registered_as: RegistryVersion | None = None,
+        provider: Provider = "auto",
+        threads: int | None = None,
     ) -> Model:
         """Open an ONNX file on CUDA where a device can be used, else on the CPU; or on the one that is asked for.
 
         Args:
             path: of the file.
-            origin: the model's place in the registry, if it has one.
+            registered_as: name and version in the registry, if it has one.
             provider: to run on.
             threads: of one pass on the CPU. Default: the physical cores. The map is the same.
 
@@ -80,17 +84,17 @@ class Model:
             raise ParamsError(f"the provider is {provider}; it must be one of {', '.join(get_args(Provider))}")
         if not path.is_file():
             raise ModelError(f"{path}: no such file; name an .onnx file or a registered model (models:/NAME@ALIAS)")
-        onnxruntime.set_default_logger_severity(SILENT)
+        onnxruntime.set_default_logger_severity(LOG_FATAL_ONLY)
         try:
             content = path.read_bytes()
-            graph = model_file.parsed(content)
-            croppings = Croppings(graph, provider, threads)
+            graph = model_file.parse_model(content)
+            croppings = CroppedSessions(graph, provider, threads)
             session = open_session(content, provider, threads=threads)
             metadata = session.get_modelmeta().custom_metadata_map
         except Exception as error:  # whatever a damaged file sets off: ONNX Runtime's exceptions have no common base
             raise ModelError(f"{path}: is not a model that ONNX Runtime can open: {first_line(error)}") from error
-        model = cls(path, Contract.from_metadata(metadata, str(path)), origin, session, croppings)
-        if provider == "cuda" and model.provider != CUDA:
+        model = cls(path, Contract.from_metadata(metadata, str(path)), registered_as, session, croppings)
+        if provider == "cuda" and model.provider != CUDA_PROVIDER:
             raise ParamsError(
                 "the provider cuda was asked for, but ONNX Runtime can use no CUDA device here: look for the device, "
                 "its driver and onnxruntime-gpu, or ask for auto or cpu"
@@ -111,12 +115,12 @@ class Model:
     @property
     def name(self) -> str:
         """Return the registered model's name, or the band set's."""
-        return self.origin.name if self.origin else self.contract.origin.name
+        return self.registered_as.name if self.registered_as else self.contract.origin.name
 
     @property
     def version(self) -> str:
         """Return the registered version, or "unregistered" for a file that was named directly."""
-        return self.origin.version if self.origin and self.origin.version else "unregistered"
+        return self.registered_as.version if self.registered_as and self.registered_as.version else "unregistered"
 
     @property
     def title(self) -> str:
@@ -144,7 +148,7 @@ class Model:
         probability: NDArray[np.float32] = self._probability(self._session, stack[np.newaxis], stack.shape[1:])[0]
         return probability
 
-    def cores(self, windows: Sequence[NDArray[np.float32]], tiles: Sequence[Tile]) -> list[NDArray[np.float32]]:
+    def run_cores(self, windows: Sequence[NDArray[np.float32]], tiles: Sequence[Tile]) -> list[NDArray[np.float32]]:
         """Return the probability over the cores of tiles, in one pass of the network.
 
         With a tile's whole halo it is that of one pass over the whole raster. The plain network, which runs the few
@@ -160,15 +164,15 @@ class Model:
         Raises:
             ModelError: the network fails, or gives no probability.
         """
-        first, needed = tiles[0], self._croppings.margin
-        if first.rim is None or all(first.rim) or needed is None:
-            return [self.run(window)[tile.inner] for window, tile in zip(windows, tiles, strict=True)]
+        first, needed = tiles[0], self._cropped_sessions.margin
+        if first.edges is None or all(first.edges) or needed is None:
+            return [self.run(window)[tile.core_slices] for window, tile in zip(windows, tiles, strict=True)]
         margin = Margin(*(min(side, first.halo) for side in needed))
-        sides, cell = Sides.of(margin, margin).off(first.rim), self.contract.input.alignment
-        insides = [window[:, *tile.within(sides, cell)] for window, tile in zip(windows, tiles, strict=True)]
-        shape = tuple(side.stop - side.start for side in first.within((0, 0, 0, 0), cell))
+        sides, cell = Sides.of(margin, margin).without_edges(first.edges), self.contract.input.alignment
+        insides = [window[:, *tile.cell_slices(sides, cell)] for window, tile in zip(windows, tiles, strict=True)]
+        shape = tuple(side.stop - side.start for side in first.cell_slices((0, 0, 0, 0), cell))
         try:
-            session = self._croppings.session(first.rim, first.halo)
+            session = self._cropped_sessions.session(first.edges, first.halo)
         except Exception as error:  # as in `load`
             raise ModelError(f"{self.path}: the network cannot be cropped: {first_line(error)}") from error
         probability = self._probability(session, np.stack(insides), shape)
@@ -179,14 +183,14 @@ class Model:
 
         Input and output are bound to the session's device: what the network makes there is copied once, at its end.
         """
-        device = "cuda" if self.provider == CUDA else "cpu"
-        batch = whole_groups(batch, self.contract)
+        device = "cuda" if self.provider == CUDA_PROVIDER else "cpu"
+        batch = mask_partial_groups(batch, self.contract)
         try:
             binding = session.io_binding()
             # A copy on the device; on the CPU the array itself.
             stack = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(batch), device, 0)
-            binding.bind_ortvalue_input(INPUT, stack)
-            binding.bind_output(OUTPUT, device)
+            binding.bind_ortvalue_input(INPUT_NAME, stack)
+            binding.bind_output(OUTPUT_NAME, device)
             session.run_with_iobinding(binding)
             output = binding.copy_outputs_to_cpu()[0]
         except Exception as error:  # as in `load`
@@ -194,26 +198,30 @@ class Model:
         if output.shape != (len(batch), 1, *shape):
             raise ModelError(f"{self.path}: the network turns {batch.shape} into {output.shape}; export it again")
         probability: NDArray[np.float32] = output[:, 0]
-        if not (probability.min() >= -ROUNDING and probability.max() <= 1 + ROUNDING):  # so written, NaN fails too
+        if not (
+            probability.min() >= -ROUNDING_TOLERANCE and probability.max() <= 1 + ROUNDING_TOLERANCE
+        ):  # so written, NaN fails too
             raise ModelError(f"{self.path}: the network gives values that are no probability; the file is damaged")
         return np.clip(probability, 0, 1, out=probability)
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         """Release the memory of passes, which the polygons of a large map need."""
-        self._croppings.session.cache_clear()
+        self._cropped_sessions.session.cache_clear()
         cell = self.contract.input.alignment
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         smallest = np.full((1, len(self.contract.input.bands), cell, 2 * cell), np.nan, np.float32)
-        self._session.run(None, {INPUT: smallest}, options)  # the arena shrinks at the end of a pass, and no other time
+        self._session.run(
+            None, {INPUT_NAME: smallest}, options
+        )  # the arena shrinks at the end of a pass, and no other time
 
     @property
-    def rounding(self) -> dict[str, str]:
+    def numeric_environment(self) -> dict[str, str]:
         """Return the further facts that a map depends on: with reduced precision the processor, else none.
 
         Where float32 differs in its last bits, a whole number may be another one, and a probability far off.
         """
-        return {} if self.contract.derived.precision == "float32" else {"processor": processor()}
+        return {} if self.contract.derived.precision == "float32" else {"processor": processor_digest()}
 
     @property
     def halo(self) -> int:
@@ -231,12 +239,12 @@ class Model:
         alignment = self.contract.input.alignment
         halo = self.halo if halo is None else min(round_up(halo, alignment), self.halo)
         if tile is None:
-            return Tiling.within(shape, self._suits, halo, alignment)
+            return Tiling.largest_fitting(shape, self._fits_memory, halo, alignment)
         return Tiling.of(shape, tile, halo, alignment)
 
-    def _suits(self, tiling: Tiling) -> bool:
-        small = len(tiling) == 1 or max(tiling.rows.core, tiling.columns.core) <= LARGEST_CORE
-        return small and self.memory(tiling) <= MEMORY
+    def _fits_memory(self, tiling: Tiling) -> bool:
+        small = len(tiling) == 1 or max(tiling.rows.core, tiling.columns.core) <= MAX_CORE_PIXELS
+        return small and self.memory_bytes(tiling) <= MEMORY_LIMIT_BYTES
 
     def halo_error(self, tiling: Tiling) -> float | None:
         """Return the error of a tiled map's probabilities: 0 with the exact halo, or one tile.
@@ -247,14 +255,14 @@ class Model:
         exact = tiling.rows.halo >= self.halo or len(tiling) == 1
         return 0.0 if exact else self.contract.measured.halo_errors.get(tiling.rows.halo)
 
-    def batch(self, tiling: Tiling) -> int:
+    def batch_size(self, tiling: Tiling) -> int:
         """Return the number of tiles in a pass: one on the CPU, where more were no faster, else as memory allows."""
-        if self.provider != CUDA:
+        if self.provider != CUDA_PROVIDER:
             return 1
-        fixed = self.memory(tiling, 0)
-        return max(min((MEMORY - fixed) // (self.memory(tiling) - fixed), len(tiling)), 1)
+        fixed = self.memory_bytes(tiling, 0)
+        return max(min((MEMORY_LIMIT_BYTES - fixed) // (self.memory_bytes(tiling) - fixed), len(tiling)), 1)
 
-    def memory(self, tiling: Tiling, batch: int = 1) -> int:
+    def memory_bytes(self, tiling: Tiling, batch: int = 1) -> int:
         """Return the bytes that the network takes at most on the tiles of a raster: its weights and one pass.
 
         Measured with the arena that all sessions share: a pixel of one pass takes 280, 470, 650, 1190 and 1430 bytes
@@ -265,9 +273,9 @@ class Model:
         """
         filters = self.contract.origin.hyperparameters.get("filters", 64)
         known = filters if isinstance(filters, int) and filters > 0 else 64
-        crops = tiling.crops and self._croppings.margin is not None
+        crops = tiling.can_crop and self._cropped_sessions.margin is not None
         pixel = 360 + 18 * known if crops else 240 + 36 * known
-        held = (3 + self._croppings.kept) * self._croppings.weight_bytes
+        held = (3 + self._cropped_sessions.cache_size) * self._cropped_sessions.weight_bytes
         return held + pixel * tiling.window[0] * tiling.window[1] * min(batch, len(tiling))
 
     def probability(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -293,7 +301,7 @@ class Model:
         probability = np.empty(stack.shape[1:], np.float32)
         for tile in tiling:
             window = np.ascontiguousarray(padded[:, *tile.window.toslices()])
-            probability[tile.core.toslices()] = self.cores([window], [tile])[0]
+            probability[tile.core.toslices()] = self.run_cores([window], [tile])[0]
         return probability
 
     def _check(self, graph: onnx.ModelProto) -> None:
@@ -304,8 +312,8 @@ class Model:
         """
         bands = len(self.contract.input.bands)
         for found, name, channels in (
-            (self._session.get_inputs(), INPUT, bands),
-            (self._session.get_outputs(), OUTPUT, 1),
+            (self._session.get_inputs(), INPUT_NAME, bands),
+            (self._session.get_outputs(), OUTPUT_NAME, 1),
         ):
             shapes = ", ".join(f"{value.name} {value.type} {value.shape}" for value in found)
             expected = f"one tensor(float) '{name}' (batch, {channels}, height, width), height and width free"
@@ -313,10 +321,10 @@ class Model:
             if not fits or not _free_image(found[0].shape, channels):
                 raise ModelError(f"{self.path}: has {shapes}, its contract says {expected}; export it again")
         cell, halo = self.contract.input.alignment, self.contract.input.halo
-        if max(cell, halo) > LARGEST_STEP:
+        if max(cell, halo) > MAX_HALO_PIXELS:
             raise ModelError(
-                f"{self.path}: states an alignment of {cell} and a halo of {halo} pixels, more than the {LARGEST_STEP} "
-                "that any network here can have; export it again"
+                f"{self.path}: states an alignment of {cell} and a halo of {halo} pixels, more than the largest "
+                f"supported value, {MAX_HALO_PIXELS}; export it again"
             )
         try:
             model_file.check_lattice(graph, self.contract)
@@ -331,20 +339,22 @@ def _free_image(shape: list[Any], channels: int) -> bool:
     return len(shape) == 4 and shape[1] == channels and not any(isinstance(side, int) for side in shape[2:])
 
 
-def open_variant(path: Path, precision: Precision | None, origin: Origin | None, provider: Provider = "auto") -> Model:
+def open_variant(
+    path: Path, precision: Precision | None, registered_as: RegistryVersion | None, provider: Provider = "auto"
+) -> Model:
     """Open a model file, or its variant of a precision, which lies beside it.
 
     Args:
         path: of the model.
         precision: that is asked for. Default: that of the file, whatever it is.
-        origin: its place in the registry.
+        registered_as: name and version of the model in the registry.
         provider: as for `Model.load`.
 
     Raises:
         ModelError: as `Model.load`; or there is no such variant, or it was made of another model.
         ParamsError: as `Model.load`.
     """
-    named = Model.load(path, origin, provider)
+    named = Model.load(path, registered_as, provider)
     if precision in (None, named.contract.derived.precision):
         return named
     beside = variant_path(path, precision)
@@ -354,13 +364,13 @@ def open_variant(path: Path, precision: Precision | None, origin: Origin | None,
         )
     make = f"talud quantize models/{named.contract.origin.name}.onnx --precision {precision}"
     if not beside.is_file():
-        if origin:
+        if registered_as:
             raise ModelError(
                 f"{named.title}: holds no variant of precision {precision}; run {make}, then talud register"
             )
         raise ModelError(f"{beside}: no such file; make it with talud quantize {path} --precision {precision}")
-    variant = Model.load(beside, origin, provider)
+    variant = Model.load(beside, registered_as, provider)
     if variant.contract.derived.precision != precision or not variant.contract.is_variant_of(named.contract):
-        again = f"{make}, then talud register," if origin else f"talud quantize {path} --precision {precision}"
+        again = f"{make}, then talud register," if registered_as else f"talud quantize {path} --precision {precision}"
         raise ModelError(f"{beside}: is not the {precision} variant of {path.name}; run {again} again")
     return variant

@@ -15,8 +15,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 Provider = Literal["auto", "cpu", "cuda"]
-CUDA = "CUDAExecutionProvider"
-SILENT = 4  # only what is fatal
+CUDA_PROVIDER = "CUDAExecutionProvider"
+LOG_FATAL_ONLY = 4  # only what is fatal
 
 
 def open_session(
@@ -60,7 +60,7 @@ def _share_arena() -> None:
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = SILENT
+    options.log_severity_level = LOG_FATAL_ONLY
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -71,14 +71,14 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
 def _providers(wanted: Provider) -> list[Any]:
     """Return CUDA before the CPU, unless TensorFlow is in this process: the two load different builds of CUDA."""
     cpu = "CPUExecutionProvider"
-    if wanted == "cpu" or CUDA not in onnxruntime.get_available_providers() or "tensorflow" in sys.modules:
+    if wanted == "cpu" or CUDA_PROVIDER not in onnxruntime.get_available_providers() or "tensorflow" in sys.modules:
         return [cpu]
     # TF32 keeps 10 bits of mantissa: tiles would no longer equal the whole to 1e-6.
     # The exhaustive search tries every algorithm at each new shape.
-    return [(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), cpu]
+    return [(CUDA_PROVIDER, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), cpu]
 
 
-def processor() -> str:
+def processor_digest() -> str:
     """Return a digest of the features of the processor, on which the routines of ONNX Runtime depend."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talud.engine.runtime import Model
-from talud.engine.tiling import PixelWindow, Rim, Tile
+from talud.engine.tiling import Edges, PixelWindow, Tile
 
 
 class Symmetry(NamedTuple):
@@ -27,16 +27,16 @@ class Symmetry(NamedTuple):
     columns_reversed: bool
     transposed: bool
 
-    def turned(self, array: NDArray[Any]) -> NDArray[Any]:
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return an array (…, height, width) turned."""
         mirrored = self._mirrored(array)
         return mirrored.swapaxes(-2, -1) if self.transposed else mirrored
 
-    def turned_back(self, array: NDArray[Any]) -> NDArray[Any]:
+    def invert(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the array (…, height, width) that `turned` makes this of."""
         return self._mirrored(array.swapaxes(-2, -1) if self.transposed else array)
 
-    def tile(self, tile: Tile, alignment: int) -> Tile:
+    def transform_tile(self, tile: Tile, alignment: int) -> Tile:
         """Return the tile of the turned raster that a tile becomes, with whole lattice cells as its core.
 
         Args:
@@ -46,7 +46,7 @@ class Symmetry(NamedTuple):
         Returns:
             The tile, counted from the corner of its own window.
         """
-        rows, columns = tile.within((0, 0, 0, 0), alignment)
+        rows, columns = tile.cell_slices((0, 0, 0, 0), alignment)
         height, width = tile.window.height, tile.window.width
         if self.rows_reversed:
             rows = slice(height - rows.stop, height - rows.start)
@@ -55,24 +55,26 @@ class Symmetry(NamedTuple):
         if self.transposed:
             (rows, columns), (height, width) = (columns, rows), (width, height)
         core = PixelWindow(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-        return Tile(core, PixelWindow(0, 0, width, height), tile.rim and self._rim(tile.rim), tile.halo)
+        return Tile(core, PixelWindow(0, 0, width, height), tile.edges and self._transform_edges(tile.edges), tile.halo)
 
     def _mirrored(self, array: NDArray[Any]) -> NDArray[Any]:
         return array[..., :: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
 
-    def _rim(self, rim: Rim) -> Rim:
+    def _transform_edges(self, rim: Edges) -> Edges:
         top, left, bottom, right = rim
         if self.rows_reversed:
             top, bottom = bottom, top
         if self.columns_reversed:
             left, right = right, left
-        return Rim(left, top, right, bottom) if self.transposed else Rim(top, left, bottom, right)
+        return Edges(left, top, right, bottom) if self.transposed else Edges(top, left, bottom, right)
 
 
 SYMMETRIES = tuple(Symmetry(*ways) for ways in product((False, True), repeat=3))
 
 
-def averaged(model: Model, stack: NDArray[np.float32], tile: Tile) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def average_symmetries(
+    model: Model, stack: NDArray[np.float32], tile: Tile
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return mean and standard deviation of the eight probabilities over a tile's core, both (height, width).
 
     They are those of eight passes over the whole padded raster, turned. The sums are of sorted values, so that they
@@ -89,30 +91,30 @@ def averaged(model: Model, stack: NDArray[np.float32], tile: Tile) -> tuple[NDAr
     height, width = tile.core.height, tile.core.width
     alignment = model.contract.input.alignment
     found = np.empty((len(SYMMETRIES), height, width), np.float32)
-    for values, (turned, symmetry) in zip(found, _by_rim(tile, alignment), strict=True):
-        [probability] = model.cores([symmetry.turned(stack)], [turned])
-        values[:] = symmetry.turned_back(probability)[:height, :width]
+    for values, (turned, symmetry) in zip(found, _symmetric_tiles(tile, alignment), strict=True):
+        [probability] = model.run_cores([symmetry.apply(stack)], [turned])
+        values[:] = symmetry.invert(probability)[:height, :width]
     found.sort(axis=0)
     count = np.float32(len(found))
-    mean = _total(found) / count
-    spread: NDArray[np.float32] = np.sqrt(_total((found - mean) ** 2) / count)
+    mean = _pairwise_sum(found) / count
+    spread: NDArray[np.float32] = np.sqrt(_pairwise_sum((found - mean) ** 2) / count)
     return mean, spread
 
 
-def _by_rim(tile: Tile, alignment: int) -> list[tuple[Tile, Symmetry]]:
+def _symmetric_tiles(tile: Tile, alignment: int) -> list[tuple[Tile, Symmetry]]:
     """Return a tile in all eight ways, those of one rim together: a model keeps few cropped networks open.
 
     Neighbours along the rim, and the two ends of a row, go through the same four rims: one forwards, the other
     backwards, so that each begins with those that the one before has left open.
     """
-    turned = [(symmetry.tile(tile, alignment), symmetry) for symmetry in SYMMETRIES]
-    if tile.rim is None:  # the network is not cropped
+    turned = [(symmetry.transform_tile(tile, alignment), symmetry) for symmetry in SYMMETRIES]
+    if tile.edges is None:  # the network is not cropped
         return turned
     column = tile.core.col_off // tile.core.width
-    return sorted(turned, key=lambda way: way[0].rim or (), reverse=tile.rim.right or column % 2 == 1)
+    return sorted(turned, key=lambda way: way[0].edges or (), reverse=tile.edges.right or column % 2 == 1)
 
 
-def _total(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _pairwise_sum(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the sum of eight arrays, pair by pair, since NumPy's own order depends on the shape."""
     while len(values) > 1:
         values = values[::2] + values[1::2]

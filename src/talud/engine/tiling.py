@@ -35,7 +35,7 @@ class PixelWindow(NamedTuple):
         return rows, slice(self.col_off, self.col_off + self.width)
 
 
-class Rim(NamedTuple):
+class Edges(NamedTuple):
     """Sides on which a tile's core, filled up to whole lattice cells, reaches the padded raster's rim."""
 
     top: bool
@@ -58,22 +58,22 @@ class Tile:
 
     core: PixelWindow
     window: PixelWindow
-    rim: Rim | None
+    edges: Edges | None
     halo: int
 
     @property
-    def kind(self) -> tuple[Rim | None, int, int]:
+    def batch_key(self) -> tuple[Edges | None, int, int]:
         """Return rim and shape of the core, which tiles in one pass of the network have in common."""
-        return self.rim, self.core.height, self.core.width
+        return self.edges, self.core.height, self.core.width
 
     @property
-    def inner(self) -> tuple[slice, slice]:
+    def core_slices(self) -> tuple[slice, slice]:
         """Return rows and columns of the core in an array of the window."""
         top = self.core.row_off - self.window.row_off
         left = self.core.col_off - self.window.col_off
         return slice(top, top + self.core.height), slice(left, left + self.core.width)
 
-    def within(self, margins: tuple[int, int, int, int], alignment: int) -> tuple[slice, slice]:
+    def cell_slices(self, margins: tuple[int, int, int, int], alignment: int) -> tuple[slice, slice]:
         """Return rows and columns, in an array of the window, of the core's lattice cells and a margin.
 
         Args:
@@ -82,7 +82,7 @@ class Tile:
         """
         rows, columns = (
             slice(inner.start - before, inner.start + round_up(inner.stop - inner.start, alignment) + after)
-            for inner, before, after in zip(self.inner, margins[:2], margins[2:], strict=True)
+            for inner, before, after in zip(self.core_slices, margins[:2], margins[2:], strict=True)
         )
         return rows, columns
 
@@ -128,7 +128,7 @@ class Axis:
             first = min(max(start - self.halo, 0), self.padded - self.window)
             yield range(start, min(start + self.core, self.length)), range(first, first + self.window)
 
-    def rim(self, core: range) -> tuple[bool, bool] | None:
+    def touched_edges(self, core: range) -> tuple[bool, bool] | None:
         """Check whether a core begins and ends at the rim; None where a rim is within the halo."""
         distances = core.start, self.padded - round_up(core.stop, self.alignment)
         if any(0 < distance < self.halo for distance in distances):
@@ -150,7 +150,9 @@ class Tiling:
         return cls(Axis.balanced(height, tile, halo, alignment), Axis.balanced(width, tile, halo, alignment))
 
     @classmethod
-    def within(cls, shape: tuple[int, int], fits: Callable[[Tiling], bool], halo: int, alignment: int) -> Tiling:
+    def largest_fitting(
+        cls, shape: tuple[int, int], fits: Callable[[Tiling], bool], halo: int, alignment: int
+    ) -> Tiling:
         """Cut a raster into the largest tiles that fit; a lattice cell is the smallest.
 
         Args:
@@ -164,9 +166,9 @@ class Tiling:
         return next(filter(fits, tilings), cls.of(shape, alignment, halo, alignment))
 
     @property
-    def crops(self) -> bool:
+    def can_crop(self) -> bool:
         """Check whether there are several tiles, and each reaches the raster's rim or has its whole halo."""
-        ends = [axis.rim(core) for axis in (self.rows, self.columns) for core, _ in axis]
+        ends = [axis.touched_edges(core) for axis in (self.rows, self.columns) for core, _ in axis]
         return len(self) > 1 and None not in ends
 
     @property
@@ -187,18 +189,18 @@ class Tiling:
         """Yield the tiles, row by row."""
         for core_rows, window_rows in self.rows:
             for core_columns, window_columns in self.columns:
-                rim = _rim(self.rows.rim(core_rows), self.columns.rim(core_columns))
+                rim = _edges(self.rows.touched_edges(core_rows), self.columns.touched_edges(core_columns))
                 yield Tile(_window(core_rows, core_columns), _window(window_rows, window_columns), rim, self.rows.halo)
 
 
-def batched(tiles: Iterable[Tile], size: int) -> Iterator[list[Tile]]:
+def batch_tiles(tiles: Iterable[Tile], size: int) -> Iterator[list[Tile]]:
     """Yield tiles in batches of one kind and of exactly `size`, as each becomes full; at the end the rest, singly."""
-    waiting: dict[tuple[Rim | None, int, int], list[Tile]] = {}
+    waiting: dict[tuple[Edges | None, int, int], list[Tile]] = {}
     for tile in tiles:
-        batch = waiting.setdefault(tile.kind, [])
+        batch = waiting.setdefault(tile.batch_key, [])
         batch.append(tile)
         if len(batch) == size:
-            yield waiting.pop(tile.kind)
+            yield waiting.pop(tile.batch_key)
     for batch in waiting.values():
         yield from ([tile] for tile in batch)
 
@@ -207,5 +209,5 @@ def _window(rows: range, columns: range) -> PixelWindow:
     return PixelWindow(columns.start, rows.start, len(columns), len(rows))
 
 
-def _rim(rows: tuple[bool, bool] | None, columns: tuple[bool, bool] | None) -> Rim | None:
-    return Rim(rows[0], columns[0], rows[1], columns[1]) if rows and columns else None
+def _edges(rows: tuple[bool, bool] | None, columns: tuple[bool, bool] | None) -> Edges | None:
+    return Edges(rows[0], columns[0], rows[1], columns[1]) if rows and columns else None

@@ -14,8 +14,8 @@ import onnx
 from pydantic_core import to_json
 
 from talud.contract import Adaptation, Contract, FineTuning, Reduced, variant_path
-from talud.engine.model_file import save
-from talud.engine.runtime import Model, Origin
+from talud.engine.model_file import save_model
+from talud.engine.runtime import Model, RegistryVersion
 from talud.errors import ModelError, RegistryError
 from talud.evaluation.results import ScoreTable, Trial, Trials
 from talud.files import atomic_replace
@@ -79,7 +79,7 @@ def open_model(root: Path | None, reference: str) -> Model:
 def open_version(store: Store, version: ModelVersion) -> Model:
     """Open a registered model."""
     fetched = store.models.fetch(version.uri)
-    return Model.load(fetched.path, Origin(fetched.name, fetched.version))
+    return Model.load(fetched.path, RegistryVersion(fetched.name, fetched.version))
 
 
 def write_model(path: Path, graph: onnx.ModelProto, contract: Contract) -> None:
@@ -89,7 +89,7 @@ def write_model(path: Path, graph: onnx.ModelProto, contract: Contract) -> None:
         OutputError: the file cannot be written.
     """
     with atomic_replace(path) as scratch:
-        save(graph, contract, scratch)
+        save_model(graph, contract, scratch)
 
 
 def register_trained(store: Store, project: Project, model: Model) -> tuple[ModelVersion, Model, Variants]:
@@ -144,20 +144,20 @@ def register_derived(
     """
     derived = contract.derived
     made = derived.finetuned if derived.finetuned != model.contract.derived.finetuned else derived.adapted
-    if model.origin is None or made is None:
+    if model.registered_as is None or made is None:
         raise ModelError(f"{model.path}: is not registered, or was neither adapted nor fine-tuned; register it first")
     store, key = Store.open(root), fingerprint(contract)
     tags, (command, parameters) = _origin_tags(contract), _derivation(made)
-    version = store.models.find(model.origin.name, key)
+    version = store.models.find(model.registered_as.name, key)
     if version is None:
         run_name = f"{contract.origin.name} · {command} · {made.area}"
         run_tags = {name: tags[name] for name in ("band_set", "data_version", "commit")}
         with store.runs.derivation(command, run_name, parameters, run_tags) as run:
             run.log_scores(_derived_scores(made))
             onnx.helper.set_model_props(graph, contract.replace(run_id=run.run_id).to_metadata())
-            version = store.models.register(model.origin.name, graph, run.run_id, key)
+            version = store.models.register(model.registered_as.name, graph, run.run_id, key)
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
-        save(graph, contract, Path(folder) / "made.onnx")
+        save_model(graph, contract, Path(folder) / "made.onnx")
         made_model = Model.load(Path(folder) / "made.onnx")
         _check_same(made_model, open_version(store, version), f"the one that talud {command} made")
     tags[{"adapt": "adapted_from", "finetune": "finetuned_from"}[command]] = f"models:/{model.name}/{model.version}"

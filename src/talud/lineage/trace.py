@@ -128,9 +128,9 @@ def trace_lineage(asked: str, root: Path | None) -> Lineage:
         if path.suffix.lower() in _FILE_SUFFIXES and ":/" not in asked:
             raise SourceError(f"{asked}: no such file; name a map, an .onnx file, or a registered model")
         fetched = registry.fetch(registry.model_uri(asked), root)
-        return _of_model(asked, model_file.contract_of(fetched.path), (fetched.name, fetched.version), root)
+        return _of_model(asked, model_file.read_contract(fetched.path), (fetched.name, fetched.version), root)
     if path.suffix.lower() == ".onnx":
-        return _of_model(asked, model_file.contract_of(path), None, root)
+        return _of_model(asked, model_file.read_contract(path), None, root)
     return _of_map(asked, MapProvenance.read(path), root)
 
 
@@ -207,7 +207,7 @@ def _find_contract(stated: MapProvenance, root: Path | None) -> tuple[Contract |
     """
     for path in sorted((root / "models").glob("*.onnx")) if root else ():
         try:
-            contract = model_file.contract_of(path)
+            contract = model_file.read_contract(path)
         except ModelError:
             continue
         if (contract.origin.weights, contract.origin.data_version) == (stated.weights, stated.data_version):
@@ -215,7 +215,7 @@ def _find_contract(stated: MapProvenance, root: Path | None) -> tuple[Contract |
     try:
         models = registry.Store.open(root).models
         for uri in models.with_weights(stated.weights):
-            contract = model_file.contract_of(models.fetch(uri).path)
+            contract = model_file.read_contract(models.fetch(uri).path)
             if contract.origin.data_version == stated.data_version:
                 return contract, ""
     except TaludError as error:

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 
 from talud.engine import coverage, symmetry
 from talud.engine.runtime import Model
-from talud.engine.tiling import Tile, Tiling, batched
+from talud.engine.tiling import Tile, Tiling, batch_tiles
 from talud.errors import OutputError, TaludError
 from talud.mapping.journal import Block, Journal
 from talud.mapping.reader import StackReader
@@ -78,7 +78,7 @@ class InProcess:
     def run(self, tiles: Sequence[Tile], journal: Journal, report: Callable[[int], object]) -> None:
         """Compute tiles; as `Executor.run`."""
         finish_tiles(self.model, self.stack, tiles, journal, self.passes, report)
-        self.model.rest()
+        self.model.release_memory()
 
 
 def finish(tiling: Tiling, journal: Journal, executor: Executor, progress: Progress | None) -> int:
@@ -127,7 +127,7 @@ def probability_where_mapped(model: Model, values: NDArray[np.float32]) -> NDArr
     Raises:
         ModelError: The network fails.
     """
-    mapped = coverage.blocked(values, model.contract) == 0
+    mapped = coverage.unmapped_codes(values, model.contract) == 0
     return np.where(mapped, model.probability(values), np.float32(np.nan))
 
 
@@ -157,7 +157,7 @@ def finish_tiles(
     with ThreadPoolExecutor(max_workers=1) as reader, ThreadPoolExecutor(max_workers=1) as writer:
         written: Future[None] | None = None
         done = 0
-        for batch, coming in _read_ahead(stack, batched(tiles, passes.batch), reader):
+        for batch, coming in _read_ahead(stack, batch_tiles(tiles, passes.batch), reader):
             blocks = _blocks_at_second_try(model, stack, batch, coming, reader, passes.tta)
             if written:
                 written.result()
@@ -188,7 +188,7 @@ def _read_ahead(
 def _read(stack: StackReader, tile: Tile) -> Pixels:
     window = stack.read(Window(*tile.window))
     shades = stack.shades(Window(*tile.core))
-    return Pixels(window, *coverage.coverage(window[:, *tile.inner], stack.contract, shades))
+    return Pixels(window, *coverage.compute_coverage(window[:, *tile.core_slices], stack.contract, shades))
 
 
 def _blocks_at_second_try(
@@ -229,7 +229,7 @@ def _blocks(model: Model, tiles: list[Tile], batch: list[Pixels], tta: bool) -> 
     A batch that such tiles leave incomplete runs tile by tile, for ONNX Runtime would plan its memory anew.
     """
     if not (tta or any(pixels.blocked.all() for pixels in batch)):
-        cores = model.cores([pixels.window for pixels in batch], tiles)
+        cores = model.run_cores([pixels.window for pixels in batch], tiles)
         return [Block(core, pixels.blocked, None, pixels.reduced) for core, pixels in zip(cores, batch, strict=True)]
     return [_block(model, tile, pixels, tta) for tile, pixels in zip(tiles, batch, strict=True)]
 
@@ -239,8 +239,8 @@ def _block(model: Model, tile: Tile, pixels: Pixels, tta: bool) -> Block:
         nothing = np.full(pixels.blocked.shape, np.nan, np.float32)
         return Block(nothing, pixels.blocked, nothing if tta else None, pixels.reduced)
     if not tta:
-        return Block(model.cores([pixels.window], [tile])[0], pixels.blocked, None, pixels.reduced)
-    probability, disagreement = symmetry.averaged(model, pixels.window, tile)
+        return Block(model.run_cores([pixels.window], [tile])[0], pixels.blocked, None, pixels.reduced)
+    probability, disagreement = symmetry.average_symmetries(model, pixels.window, tile)
     return Block(probability, pixels.blocked, disagreement, pixels.reduced)
 
 

@@ -30,8 +30,8 @@ import onnxruntime
 from talud import cluster
 from talud.cluster import Cluster, LostTask, SendMessage, run_tasks
 from talud.cluster_connection import Workers, machine_of
-from talud.engine.runtime import Model, Origin
-from talud.engine.session import CUDA, Provider, physical_cores
+from talud.engine.runtime import Model, RegistryVersion
+from talud.engine.session import CUDA_PROVIDER, Provider, physical_cores
 from talud.engine.tiling import Tile
 from talud.errors import ClusterError, SourceError, TaludError
 from talud.files import md5, translate_write_errors
@@ -71,7 +71,7 @@ class ModelFile:
 
     path: Path = field(compare=False)
     digest: str
-    origin: Origin | None
+    origin: RegistryVersion | None
     provider: Provider
 
 
@@ -163,8 +163,8 @@ class OnWorkers:
             copy.unlink(missing_ok=True)
 
     def _job(self, copy: Path, journal: Journal, slots: Mapping[str, int]) -> Job:
-        provider: Provider = "cuda" if self.model.provider == CUDA else "cpu"
-        file = ModelFile(copy, md5(copy), self.model.origin, provider)
+        provider: Provider = "cuda" if self.model.provider == CUDA_PROVIDER else "cpu"
+        file = ModelFile(copy, md5(copy), self.model.registered_as, provider)
         return Job(file, self.stack.info.location, journal, self.passes, _facts(self.model, self.stack), slots)
 
 
@@ -277,7 +277,7 @@ def _facts(model: Model, stack: StackReader) -> dict[str, Any]:
         "talud": version("talud"),
         "ONNX Runtime": onnxruntime.__version__,
         "provider": model.provider,
-        **model.rounding,
+        **model.numeric_environment,
         **stack.info.identity,
     }
 

@@ -49,7 +49,7 @@ def sample_windows(stack: StackReader, windows: Sequence[Window], side: int) -> 
         for name, hidden in stack.shades(window).items():
             of = [one.group is OCCLUSION_MASKS[name] for one in stack.contract.input.bands]
             values[np.ix_(of)] = np.where(hidden, np.float32(np.nan), values[np.ix_(of)])
-        if (coverage.blocked(values, stack.contract) == 0).mean() >= MIN_MAPPED_SHARE:
+        if (coverage.unmapped_codes(values, stack.contract) == 0).mean() >= MIN_MAPPED_SHARE:
             found.append(values)
         if (len(found) + 1) * side**2 > MAX_SAMPLE_PIXELS:
             break

@@ -41,9 +41,9 @@ class ReducedPixels:
     @classmethod
     def of(cls, code: int, pixels: int, contract: Contract) -> ReducedPixels:
         """Return the meaning of a code of `coverage.Coverage.reduced`."""
-        groups = coverage.remaining(code, contract)
+        groups = coverage.available_groups(code, contract)
         measured = contract.input.subset(groups)
-        return cls(groups, coverage.reason(code, contract), pixels, measured.f1 if measured else None)
+        return cls(groups, coverage.describe_code(code, contract), pixels, measured.f1 if measured else None)
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def unusual_settings(model: Model, prediction: Prediction) -> dict[str, str]:
         )
     if prediction.tta:
         stated["Probability"] = "mean over the raster turned and mirrored in all eight ways"
-    if model.origin and model.origin.chosen:
-        stated["Chosen"] = model.origin.chosen
+    if model.registered_as and model.registered_as.reason:
+        stated["Chosen"] = model.registered_as.reason
     return stated
 
 
@@ -269,7 +269,7 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
             "bands": contract.input.band_names,
             "trained_on": contract.origin.areas,
         }
-        | ({"chosen": model.origin.chosen} if model.origin and model.origin.chosen else {}),
+        | ({"chosen": model.registered_as.reason} if model.registered_as and model.registered_as.reason else {}),
         "talud": version("talud"),
         **facts,
         "share_not_mapped": prediction.share_not_mapped,

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 from talud.engine.runtime import Model
-from talud.engine.session import CUDA
+from talud.engine.session import CUDA_PROVIDER
 from talud.engine.tiling import Tiling
 from talud.errors import ParamsError
 from talud.files import md5
@@ -92,7 +92,7 @@ def _check_opened(model: Model, options: MapOptions) -> None:
     Raises:
         ParamsError: It is not.
     """
-    runs_on = "cuda" if model.provider == CUDA else "cpu"
+    runs_on = "cuda" if model.provider == CUDA_PROVIDER else "cpu"
     for name, asked, found in (
         ("provider", options.provider, {"auto", runs_on}),
         ("precision", options.precision, {None, model.contract.derived.precision}),
@@ -147,7 +147,7 @@ class _MapRun:
             "model": self.model.title,
             "model file": md5(self.model.path),
             "provider": self.model.provider,
-            **self.model.rounding,
+            **self.model.numeric_environment,
             **self.stack.info.identity,
             "tile": [self.tiling.rows.core, self.tiling.columns.core],
             "halo": self.tiling.rows.halo,
@@ -161,7 +161,7 @@ class _MapRun:
     @property
     def executor(self) -> Executor:
         """Return the executor that computes the tiles."""
-        passes = Passes(self.options.batch or self.model.batch(self.tiling), self.options.tta)
+        passes = Passes(self.options.batch or self.model.batch_size(self.tiling), self.options.tta)
         if self.options.workers is None:
             return InProcess(self.model, self.stack, passes)
         return OnWorkers(self.model, self.stack, passes, self.options.workers)

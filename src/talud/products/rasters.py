@@ -18,7 +18,7 @@ from rasterio.windows import Window
 
 from talud import source_files
 from talud.contract import Contract
-from talud.engine.coverage import reason
+from talud.engine.coverage import describe_code
 from talud.engine.tiling import Tile
 from talud.errors import OutputError, SourceError
 from talud.files import sync_to_disk
@@ -192,7 +192,7 @@ class PixelCounts:
 
     def reasons(self, contract: Contract) -> dict[int, str]:
         """Return the codes of pixels that are not mapped, with the reason in words."""
-        return {int(code): reason(int(code), contract) for code in self.blocked.nonzero()[0] if code}
+        return {int(code): describe_code(int(code), contract) for code in self.blocked.nonzero()[0] if code}
 
     def add(self, block: Block, landslide: NDArray[np.bool_]) -> None:
         """Count a tile."""

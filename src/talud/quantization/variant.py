@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from talud import source_files
 from talud.contract import Contract, Reduced, Subset, variant_path
 from talud.data.record import check_held_out
-from talud.engine.model_file import save
+from talud.engine.model_file import save_model
 from talud.engine.runtime import Model
 from talud.errors import ModelError
 from talud.files import atomic_replace
@@ -73,7 +73,7 @@ def make_variant(project: Project, path: Path, precision: Reduced) -> Variant:
     stacks = [file for area in model.contract.origin.areas for file in (project.stack(area), project.mask(area))]
     source_files.check_output_file(out, [path, *stacks])
     with atomic_replace(out) as scratch:
-        save(graph, draft, scratch)
+        save_model(graph, draft, scratch)
         loss = _compare(model, Model.load(scratch), project)
         measured = {
             "scores": loss.variant.confusion.scores(),
@@ -82,7 +82,7 @@ def make_variant(project: Project, path: Path, precision: Reduced) -> Variant:
             "subsets": _measure_subsets(Model.load(scratch), project),
         }
         contract = draft.replace(**measured)
-        save(graph, contract, scratch)
+        save_model(graph, contract, scratch)
     return Variant(out, contract)
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from talud.cluster import Cluster, LostTask, open_cluster, run_tasks
-from talud.engine.runtime import Origin
+from talud.engine.runtime import RegistryVersion
 from talud.engine.session import physical_cores
 from talud.errors import ClusterError, TaludError
 from talud.serving.database import JobStopped, is_outage, retry_outages
@@ -219,7 +219,7 @@ class Executor:
         task = MapTask(
             raster,
             self.job_folders.model(job.id).absolute(),
-            Origin(request.model, request.version),
+            RegistryVersion(request.model, request.version),
             self.job_folders.map_folder(job.id).absolute(),
             request.options,
             max(physical_cores() // workers, 1) if isinstance(workers, int) else None,

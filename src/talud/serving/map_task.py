@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from talud.cluster import SendMessage
-from talud.engine.runtime import Model, Origin
+from talud.engine.runtime import Model, RegistryVersion
 from talud.errors import BusyError, TaludError
 from talud.mapping.options import MapOptions
 from talud.products import prediction
@@ -40,7 +40,7 @@ class MapTask:
 
     raster: Path
     model: Path
-    origin: Origin
+    origin: RegistryVersion
     out: Path
     options: MapOptions
     threads: int | None

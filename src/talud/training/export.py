@@ -15,7 +15,7 @@ from talud.bands import Group, band_named, groups_of
 from talud.contract import BandContract, Calibration, Contract, Measurements, ModelInput, ModelOrigin
 from talud.data.patches import Patches
 from talud.engine.margins import receptive_field
-from talud.engine.model_file import save, weights_digest
+from talud.engine.model_file import save_model, weights_digest
 from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.mapping.reader import open_stack
@@ -74,7 +74,7 @@ def export_model(model: keras.Model, dataset: Dataset, project: Project, origin:
         calibrated = _calibrate_last_layer(model, draft, dataset)
         graph = to_onnx(model)
         draft = draft.replace(calibration=calibrated, weights=weights_digest(graph))
-    save(graph, draft, path)
+    save_model(graph, draft, path)
     shipped = Model.load(path)
     parity = check_parity(model, shipped, dataset.validation)
     validation = [
@@ -89,11 +89,11 @@ def export_model(model: keras.Model, dataset: Dataset, project: Project, origin:
         "parity": parity,
     }
     contract = shipped.contract.replace(**found, halo_errors=measure_halo_errors(shipped, project, dataset.blocks))
-    save(graph, contract, path)
+    save_model(graph, contract, path)
     if _optional_groups(dataset, project):
         contract = _measure_subsets(Model.load(path), dataset, project)
     features = _measure_features(graph, contract, dataset, project)
-    save(graph, contract, path, features.to_metadata() if features else None)
+    save_model(graph, contract, path, features.to_metadata() if features else None)
     return contract
 
 

@@ -19,7 +19,7 @@ from talud.contract import Contract, FineTuning
 from talud.data.patches import Block, Patches
 from talud.data.record import check_held_out, current_stack
 from talud.engine import coverage
-from talud.engine.model_file import save, weights_digest
+from talud.engine.model_file import save_model, weights_digest
 from talud.engine.runtime import Model
 from talud.errors import ModelError, StudyError
 from talud.files import md5
@@ -139,11 +139,11 @@ def finetune(
     draft = model.contract.without_optional_groups().replace(**_RESET_FIELDS, weights=weights_digest(graph))
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         path = Path(folder) / "finetuned.onnx"
-        save(graph, draft, path)
+        save_model(graph, draft, path)
         learned = labelled_windows(site, [cell.window for cell in chosen], Model.load(path))
         threshold = metrics.best_threshold(probability_histogram(learned))
         draft = draft.replace(threshold=threshold)
-        save(graph, draft, path)
+        save_model(graph, draft, path)
         shipped = Model.load(path)
         found: dict[str, object] = {"parity": check_parity(from_onnx(graph, str(path)), shipped, new)}
         if rehearsed:
@@ -203,7 +203,7 @@ def _labelled_cells(project: Project, model: Model, area: str) -> tuple[list[_Ce
         for window in stack.grid.windows(side):
             truth = mask.read(1, window=window)
             if truth.shape == (side, side) and (truth != metrics.UNKNOWN).any():
-                known = (truth != metrics.UNKNOWN) & (coverage.blocked(stack.read(window), contract) == 0)
+                known = (truth != metrics.UNKNOWN) & (coverage.unmapped_codes(stack.read(window), contract) == 0)
                 if known.any():
                     cells.append(_Cell(window, int(np.count_nonzero(known & (truth == metrics.LANDSLIDE)))))
     return cells, side

@@ -18,13 +18,13 @@ from talud.data.patches import Block
 from talud.data.record import current_stack
 from talud.engine import coverage
 from talud.engine.runtime import Model
-from talud.engine.tiling import PixelWindow, Rim, Tile
+from talud.engine.tiling import Edges, PixelWindow, Tile
 from talud.mapping.reader import open_stack
 from talud.project import Project
 
 _Item = TypeVar("_Item")
 MAX_WINDOWS = 5  # number of windows over all areas; with 64 filters each takes about 1.5 s on two cores
-_INTERIOR = Rim(False, False, False, False)
+_INTERIOR = Edges(False, False, False, False)
 
 
 def measure_halo_errors(model: Model, project: Project, blocks: Mapping[str, Sequence[Block]]) -> dict[int, float]:
@@ -98,7 +98,7 @@ def _spread(items: Sequence[_Item], count: int) -> list[_Item]:
 def _mapped(sample: NDArray[np.float32], model: Model) -> NDArray[np.bool_]:
     """Return the mask of the mapped pixels of a sample's core."""
     inner = slice(model.halo, -model.halo)
-    mapped: NDArray[np.bool_] = coverage.blocked(sample, model.contract)[inner, inner] == 0
+    mapped: NDArray[np.bool_] = coverage.unmapped_codes(sample, model.contract)[inner, inner] == 0
     return mapped
 
 
@@ -109,4 +109,4 @@ def _core_probabilities(model: Model, samples: list[NDArray[np.float32]], halo: 
     """
     exact = model.halo
     tile = Tile(PixelWindow(exact, exact, exact, exact), PixelWindow(0, 0, 3 * exact, 3 * exact), _INTERIOR, halo)
-    return np.stack([model.cores([sample], [tile])[0] for sample in samples])
+    return np.stack([model.run_cores([sample], [tile])[0] for sample in samples])

@@ -19,7 +19,7 @@ from keras import layers
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from talud.engine.model_file import INPUT, OUTPUT, weights_digest
+from talud.engine.model_file import INPUT_NAME, OUTPUT_NAME, weights_digest
 from talud.errors import ModelError, StudyError
 from talud.training import unet
 from talud.training.unet import Scaling
@@ -55,7 +55,7 @@ def to_onnx(model: keras.Model) -> onnx.ModelProto:
         StudyError: The model has a layer that cannot be converted.
     """
     graph = _Graph()
-    tensors = {id(model.inputs[0]): INPUT}
+    tensors = {id(model.inputs[0]): INPUT_NAME}
     for layer in model.layers[1:]:
         sources = layer.input if isinstance(layer.input, list) else [layer.input]
         tensors[id(layer.output)] = _write(graph, layer, [tensors[id(source)] for source in sources])
@@ -63,8 +63,8 @@ def to_onnx(model: keras.Model) -> onnx.ModelProto:
     body = helper.make_graph(
         graph.nodes,
         model.name,
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["batch", bands, "height", "width"])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", 1, "height", "width"])],
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["batch", bands, "height", "width"])],
+        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, ["batch", 1, "height", "width"])],
         graph.constants,
     )
     opset = [helper.make_opsetid("", OPSET)]
