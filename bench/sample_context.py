@@ -98,7 +98,8 @@ def main(band_sets: list[str]) -> None:
             f"test blocks of {area}": Site.of(project, area).patches(dataset.bands, "test") for area in dataset.blocks
         }
         tests |= {
-            area: whole(project, area, dataset.bands, 2**params.training.depth) for area in params.areas_of("transfer")
+            area: whole(project, area, dataset.bands, 2**params.training.depth)
+            for area in params.areas_with_role("transfer")
         }
         for name, classifier in (("per pixel", per_pixel(dataset, params.seed)), ("U-Net", network(dataset, project))):
             validation, threshold = score(classifier, dataset)

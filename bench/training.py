@@ -78,7 +78,7 @@ def _throughput(project: Project) -> Iterator[Figure]:
     dataset, seed = Dataset.load(project, BAND_SET), project.params.seed
     patches, (rate, *_), (size,) = dataset.training, SEARCH["learning_rate"], SEARCH["batch_size"]
     chosen = Hyperparameters(SEARCH["filters"][0], rate, size, 1, None)
-    recipe = project.params.learning
+    recipe = project.params.chosen_recipe
     model = compile_network(TrialConfig.of(project.params, chosen), dataset.statistics, math.ceil(len(patches) / size))
     augmenter = Augmenter.of(recipe.augmentation, dataset.bands, dataset.statistics.mean, dataset.statistics.deviation)
     batches = TrainingBatches(patches, size, augmenter=augmenter, seed=seed)

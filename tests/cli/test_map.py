@@ -121,7 +121,7 @@ def test_the_stack_is_made_again_only_where_it_is_another(tmp_path: Path, image:
     contract, out = load_model(tiny_model).contract, tmp_path / "here"
 
     def made(source: Path, **said: str) -> int:
-        area = Area.given(role="transfer", folder=".", **said)
+        area = Area.create(role="transfer", folder=".", **said)
         return prepare_stack(contract, area, {"optical": source}, out).stat().st_mtime_ns
 
     first, moved = made(image), Path(shutil.copy(image, tmp_path / "moved.tif"))

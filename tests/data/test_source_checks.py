@@ -24,7 +24,7 @@ def said(files: Mapping[str, Path], bands: int = 1, **area: object) -> list[str]
     """Return the warnings about sources."""
     numbers = Taken.of({f"b{number}": number for number in range(1, bands + 1)}, "as given")
     taken = {source: numbers for source in files if source != "dtm"}
-    described = Area.given(role="transfer", folder=".", **area)
+    described = Area.create(role="transfer", folder=".", **area)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn_of_doubts(StackSpec("here", described, files, StackOptions(), (), taken))

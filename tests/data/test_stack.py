@@ -174,7 +174,7 @@ def test_a_mask_of_what_the_stack_does_not_hold_is_no_band_of_it(project: Projec
     polygons(folder / "sar_mask.gpkg", (0, -50, 50, 0))
     files = {"dtm": folder / "dtm.tif", "cloud": folder / "cloud.gpkg", "sar_mask": folder / "sar_mask.gpkg"}
     like = contract("slope")
-    build_like(like, Area.given(role="transfer", folder="."), files, project.root / "new.tif")
+    build_like(like, Area.create(role="transfer", folder="."), files, project.root / "new.tif")
     assert list(read(project.root / "new.tif")) == ["slope"]
     (folder / "optical.tif").unlink()
     radar = write_project(project.root, {"here": AREA}, band_sets={"radar": ["vv_pre", "vv_post"]})
@@ -453,7 +453,7 @@ def contract(*names: str, unit: str = "reflectance", **stack: str) -> Contract:
 def test_model_does_not_carry_the_origin_of_its_project(tmp_path: Path) -> None:
     source = write_raster(tmp_path / "dtm.tif", np.ones((40, 60), np.float32), 25, (LEFT + 3.7, TOP - 1.2))
     asked = contract("slope", origin="[4, 2.5]", overlap="allow", slope="horn")
-    build_like(asked, Area.given(role="transfer", folder="."), {"dtm": source}, tmp_path / "new.tif")
+    build_like(asked, Area.create(role="transfer", folder="."), {"dtm": source}, tmp_path / "new.tif")
     with rasterio.open(source) as dataset, rasterio.open(tmp_path / "new.tif") as stack:
         assert stack.transform == dataset.transform
 
@@ -464,7 +464,7 @@ def test_a_model_gets_its_bands_resolution_and_methods(project: Project, tmp_pat
     asked = contract(
         "vv_post", "slope", "blue", slope="horn", curvature="contour", sar_unit="amplitude", lee_window="5"
     )
-    area = Area.given(role="transfer", folder=".", event="2015-05-18")
+    area = Area.create(role="transfer", folder=".", event="2015-05-18")
     build_like(asked, area, files, out)
     with rasterio.open(out) as dataset:
         assert dataset.descriptions == ("vv_post", "slope", "blue")
@@ -481,7 +481,7 @@ def test_a_stack_for_a_model_is_that_of_the_project(project: Project, tmp_path: 
     build(same, "here")
     folder = project.root / "data" / "here"
     files = {name: folder / f"{name}.tif" for name in ("optical", "dtm", "sar_pre", "sar_post")}
-    build_like(contract(*EVERYTHING), Area.given(role="transfer", folder="."), files, tmp_path / "new.tif")
+    build_like(contract(*EVERYTHING), Area.create(role="transfer", folder="."), files, tmp_path / "new.tif")
     for (name, ours), theirs in zip(read(tmp_path / "new.tif").items(), read(same.stack("here")).values(), strict=True):
         assert np.array_equal(ours, theirs, equal_nan=True), name
 
@@ -489,7 +489,7 @@ def test_a_stack_for_a_model_is_that_of_the_project(project: Project, tmp_path: 
 def test_image_bands_are_found_by_their_names(tmp_path: Path) -> None:
     image = np.arange(1, 5, dtype=np.uint8)[:, None, None] * np.ones((4, 8, 8), np.uint8)
     named = write_raster(tmp_path / "named.tif", image, 25, descriptions=("Blue", "Green", "Red", "NIR"))
-    area = Area.given(role="transfer", folder=".")
+    area = Area.create(role="transfer", folder=".")
     build_like(contract("red", "nir", unit="DN"), area, {"optical": named}, tmp_path / "out.tif")
     assert {name: values[4, 4] for name, values in read(tmp_path / "out.tif").items()} == {"red": 3, "nir": 4}
     bare = write_raster(tmp_path / "bare.tif", image, 25)
@@ -497,7 +497,7 @@ def test_image_bands_are_found_by_their_names(tmp_path: Path) -> None:
     assert read(tmp_path / "out.tif")["blue"][4, 4] == 3
     with pytest.raises(SourceError, match="say which bands they are with --optical-bands"):
         build_like(contract("red", "nir", unit="DN"), area, {"optical": bare}, tmp_path / "out.tif")
-    told = Area.given(role="transfer", folder=".", optical_bands={"red": 2, "nir": 1})
+    told = Area.create(role="transfer", folder=".", optical_bands={"red": 2, "nir": 1})
     build_like(contract("red", "nir", unit="DN"), told, {"optical": bare}, tmp_path / "out.tif")
     assert read(tmp_path / "out.tif")["red"][4, 4] == 2
 
@@ -513,7 +513,7 @@ def test_a_project_and_a_model_take_the_same_bands_of_a_described_image(tmp_path
             tmp_path, {"here": {**AREA, "role": "transfer"}}, band_sets={"all": ["red", "green", "blue", "nir"]}
         )
         build(project, "here")
-        area = Area.given(role="transfer", folder=".")
+        area = Area.create(role="transfer", folder=".")
         build_like(contract("red", "green", "blue", "nir", unit="DN"), area, {"optical": optical}, tmp_path / "new.tif")
         for stack in (project.stack("here"), tmp_path / "new.tif"):
             assert {name: values[4, 4] for name, values in read(stack).items()} == expected
@@ -598,7 +598,7 @@ def test_an_area_may_state_scale_and_offset(project: Project) -> None:
 @pytest.mark.slow
 def test_a_real_sentinel_2_scene_in_numbers_becomes_reflectance(tmp_path: Path, real_data: Path) -> None:
     scene = real_data / "chattogram_s2/s2_rgbn_dn.tif"
-    area = Area.given(role="transfer", folder=".", optical_scale=0.0001)
+    area = Area.create(role="transfer", folder=".", optical_scale=0.0001)
     build_like(contract("red", "green", "blue"), area, {"optical": scene}, tmp_path / "new.tif")
     with rasterio.open(scene) as dataset:
         dn = dataset.read(1, masked=True)
@@ -610,7 +610,7 @@ def test_a_real_sentinel_2_scene_in_numbers_becomes_reflectance(tmp_path: Path, 
 
 
 def test_what_a_model_lacks_or_cannot_read_is_said(project: Project, tmp_path: Path) -> None:
-    folder, area = project.root / "data" / "here", Area.given(role="transfer", folder=".")
+    folder, area = project.root / "data" / "here", Area.create(role="transfer", folder=".")
     with pytest.raises(SourceError, match="needs vv_pre: give --sar-pre FILE"):
         build_like(contract("slope", "vv_pre"), area, {"dtm": folder / "dtm.tif"}, tmp_path / "out.tif")
     with pytest.raises(MismatchError, match="red comes in reflectance, but the model 'asked' was trained on DN"):

@@ -116,7 +116,7 @@ def test_an_area_that_the_model_was_trained_on_counts_on_its_test_blocks_alone(
 
 
 def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Project) -> None:
-    changed = {**small_project.params.split_choices, "seed": 8}
+    changed = {**small_project.params.split_hyperparameters, "seed": 8}
     with pytest.raises(StudyError, match=r"was trained with seed 8, params.yaml says 7"):
         assess_area(change_contract(small_project, hyperparameters=changed), small_project, "home")
 

@@ -220,7 +220,7 @@ def test_a_map_of_another_kind_is_not_scored_as_the_models_own(small_project: Pr
 
 @pytest.mark.parametrize(("choice", "words"), [("seed", "seed"), ("split_block", "split.block")])
 def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Project, choice: str, words: str):
-    path, present = small_project.model("3band"), small_project.params.split_choices
+    path, present = small_project.model("3band"), small_project.params.split_hyperparameters
     graph, contract = onnx.load(path), Model.load(path).contract
     export.save_model(graph, contract.replace(hyperparameters={**present, choice: 64}), path)
     with pytest.raises(StudyError, match=rf"was trained with {words} 64, params.yaml says .* run talud train 3band"):

@@ -67,7 +67,7 @@ def test_where_the_domain_report_has_doubts_so_has_the_interval(counted: Model) 
 
 def test_a_map_says_its_estimate_everywhere(counted: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = mapped(counted, tmp_path)
-    maps.say(outcome, counted, tmp_path / "out", "stack.tif")
+    maps.print_summary(outcome, counted, tmp_path / "out", "stack.tif")
     assert capsys.readouterr().out.splitlines()[-1] == (outcome.estimate and outcome.estimate.words)
     with rasterio.open(tmp_path / "out/landslides.tif") as raster:
         classes, pixel = raster.read(1), abs(raster.transform.determinant)

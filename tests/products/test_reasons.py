@@ -58,7 +58,7 @@ def mapped(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         )  # fmt: skip
         files[source] = folder / f"{source}.gpkg"
         geopandas.GeoDataFrame(geometry=[hidden], crs=UTM).to_file(files[source])
-    build_like(model.contract, Area.given(role="transfer", folder="."), files, folder / "stack.tif")
+    build_like(model.contract, Area.create(role="transfer", folder="."), files, folder / "stack.tif")
     return folder / "out", predict(model, folder / "stack.tif", folder / "out", MapOptions(tile=16))
 
 

@@ -48,7 +48,7 @@ def write_model(project: Project, tiny_model: Path) -> None:
     contract = Model.load(tiny_model).contract.replace(
         areas=("basin",),
         data_version=data_version(project, ("basin",)),
-        hyperparameters={"filters": 4, "depth": 2, **project.params.split_choices},
+        hyperparameters={"filters": 4, "depth": 2, **project.params.split_hyperparameters},
         threshold=0.45,
     )
     graph = onnx.load(tiny_model)

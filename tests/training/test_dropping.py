@@ -111,7 +111,7 @@ def test_what_is_never_dropped_cannot_be_done_without(
     chosen = DroppingOptions.model_validate(options)
     dropping = Dropping.of(chosen, bands)
     assert (dropping is None) == (not optional)
-    assert chosen.optional(tuple(dict.fromkeys(GROUPS[BANDS.index(band)] for band in bands))) == optional
+    assert chosen.optional_groups(tuple(dict.fromkeys(GROUPS[BANDS.index(band)] for band in bands))) == optional
 
 
 def test_an_epoch_is_dropped_from_in_the_same_way_by_a_training_that_goes_on() -> None:

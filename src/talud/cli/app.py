@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 
-class Commands(TyperGroup):
+class CommandGroup(TyperGroup):
     """A group of commands that refuses empty arguments.
 
     An empty path would mean the working folder.
@@ -29,7 +29,7 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     name="talud",
-    cls=Commands,
+    cls=CommandGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -9,7 +9,7 @@ import typer
 
 from talud.cli import sources
 from talud.cli.app import app
-from talud.cli.progress import shown
+from talud.cli.progress import show_progress
 from talud.text import counted, dimensions
 
 if TYPE_CHECKING:
@@ -48,25 +48,25 @@ def stack(
     if like:
         if areas or out is None:
             raise typer.BadParameter("with --like give sources and --out, and no areas", param_hint="--like")
-        _like(like, out, given.files, given.area())
+        _build_for_model(like, out, given.files, given.area())
     elif out or given.given:
         raise typer.BadParameter("params.yaml names the sources of areas; options go with --like", param_hint="AREAS")
     elif areas:
-        _areas(areas)
+        _build_areas(areas)
     else:
         raise typer.BadParameter("give the areas, or --like MODEL with sources and --out", param_hint="AREAS")
 
 
-def _areas(areas: list[str]) -> None:
+def _build_areas(areas: list[str]) -> None:
     from talud.data.stack import build
     from talud.project import Project
 
     project = Project.find()
     for area in areas:
-        with shown(f"stack {area}", "windows") as progress:
+        with show_progress(f"stack {area}", "windows") as progress:
             record = build(project, area, progress)
         print(f"{area}: {project.stack(area).relative_to(project.root)}, {_record_line(record)}")
-        sources.say_bands(project.stack(area))
+        sources.print_bands(project.stack(area))
 
 
 def _record_line(record: Record) -> str:
@@ -97,7 +97,7 @@ def _patches_text(record: Record) -> str:
     return f"{counted(number, 'patch', 'patches')}{without}; {counted(record.landslide_pixels, 'landslide pixel')}"
 
 
-def _like(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
+def _build_for_model(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
     import talud
     from talud import source_files
     from talud.data.stack import build_like
@@ -105,12 +105,12 @@ def _like(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
     loaded = talud.load_model(model)
     source_files.check_output_file(out, [*files.values(), loaded.path])
     contract = loaded.contract
-    with shown("stack", "windows") as progress:
+    with show_progress("stack", "windows") as progress:
         grid = build_like(contract, area, files, out, progress)
     print(
         f"{out}: {', '.join(contract.input.band_names)}; {dimensions(grid.width, grid.height)} of {grid.resolution:g} m"
     )
-    sources.say_bands(out)
+    sources.print_bands(out)
 
 
 inventory = typer.Typer(name="inventory", no_args_is_help=True, help="Correct the inventory of an area.")
@@ -157,11 +157,11 @@ def import_(
         tally: Tally = getattr(result, name)
         print(f"  {name}: {_tally_text(tally, signed=name == 'changed')}")
     if not result.written:
-        print(f"nothing changed; {_place(project, result.path)} is as it was")
+        print(f"nothing changed; {_relative_path(project, result.path)} is as it was")
         return
-    print(f"written: {_place(project, result.path)}")
+    print(f"written: {_relative_path(project, result.path)}")
     print("next, so that the new data are on record before a model is trained on them:")
-    for command in _next(project, result, area):
+    for command in _follow_up_commands(project, result, area):
         print(f"  {command}")
 
 
@@ -170,16 +170,16 @@ def _tally_text(tally: Tally, *, signed: bool = False) -> str:
     return f"{tally.polygons:,} polygon{'' if tally.polygons == 1 else 's'}, {hectares:{'+' if signed else ''},.2f} ha"
 
 
-def _place(project: Project, path: Path) -> Path:
+def _relative_path(project: Project, path: Path) -> Path:
     return path.relative_to(project.root) if path.is_relative_to(project.root) else path
 
 
-def _next(project: Project, result: Revision, area: str) -> list[str]:
+def _follow_up_commands(project: Project, result: Revision, area: str) -> list[str]:
     """Return the commands that record and use a change.
 
     DVC gets what it tracks already, else the folder of the area.
     """
-    place = _place(project, result.path)
+    place = _relative_path(project, result.path)
     candidates = [place, *place.parents][:-1]
     tracked = next((one for one in candidates if (project.root / f"{one}.dvc").is_file()), place.parent)
     return [

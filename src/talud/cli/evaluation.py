@@ -12,7 +12,7 @@ import typer
 
 from talud.cli import models, sources
 from talud.cli.app import app
-from talud.cli.progress import shown
+from talud.cli.progress import show_progress
 from talud.errors import TaludWarning
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _TITLES = {"f1": "F1", "precision": "precision", "recall": "recall", "iou": "IoU
 @app.command("evaluate")
 def evaluate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help=f"{models.One}; without SOURCE, a band set of params.yaml")
+        str, typer.Argument(metavar="MODEL", help=f"{models.MODEL_HELP}; without SOURCE, a band set of params.yaml")
     ],
     source: Annotated[
         str | None,
@@ -42,12 +42,12 @@ def evaluate(
         Any,
         typer.Option(
             metavar="NAME=NUMBER,…",
-            parser=sources.numbers,
+            parser=sources.parse_band_numbers,
             help="channels of the folder's images: red=4,green=3,blue=2; default: the names that TIFF images state, "
             "else red, green and blue where there are three",
         ),
     ] = None,
-    as_json: models.AsJson = False,
+    as_json: models.JsonOption = False,
 ) -> None:
     """Score a model on any labelled area or folder of patches; or a band set's model on all there is.
 
@@ -78,14 +78,14 @@ def evaluate(
             raise typer.BadParameter("--bands and --json go with a SOURCE", param_hint="SOURCE")
         _evaluate_band_set(model)
         return
-    found = _assess(model, source, bands)
+    found = _score_model(model, source, bands)
     if as_json:
         print(json.dumps(found.record(), indent=2, ensure_ascii=False))
     else:
-        _show([found])
+        _print_scores([found])
 
 
-def _assess(reference: str, source: str, bands: dict[str, int] | None) -> SiteScores:
+def _score_model(reference: str, source: str, bands: dict[str, int] | None) -> SiteScores:
     """Score a model on an area of the project, or else on a folder."""
     from talud import load_model
     from talud.errors import SourceError
@@ -96,18 +96,18 @@ def _assess(reference: str, source: str, bands: dict[str, int] | None) -> SiteSc
     if project and source in project.params.areas:
         if bands is not None:
             raise typer.BadParameter("the bands of an area are those of its stack", param_hint="--bands")
-        model = load_model(models.uri(reference))
-        with shown(f"evaluating {source}", "windows") as progress:
+        model = load_model(models.model_uri(reference))
+        with show_progress(f"evaluating {source}", "windows") as progress:
             return scores.assess_area(model, project, source, progress)
     if not Path(source).is_dir():
         no_area = f"no area of params.yaml ({', '.join(project.params.areas)}), and " if project else ""
         raise SourceError(f"{source}: is {no_area}no folder; name one that holds images/ and masks/")
-    model = load_model(models.uri(reference))
-    with shown(f"evaluating {source}", "patches") as progress:
+    model = load_model(models.model_uri(reference))
+    with show_progress(f"evaluating {source}", "patches") as progress:
         return scores.assess_folder(model, Path(source), bands, progress)
 
 
-def _show(found: Sequence[SiteScores]) -> None:
+def _print_scores(found: Sequence[SiteScores]) -> None:
     """Print two lines of scores for each of a model's assessments, and notes."""
     from rich.console import Console
     from rich.table import Table
@@ -141,7 +141,7 @@ def _evaluate_band_set(band_set: str) -> None:
     from talud.project import Project
 
     project = Project.find()
-    with shown("evaluating", "windows") as progress:
+    with show_progress("evaluating", "windows") as progress:
         scores = evaluate(project, band_set, progress)
     table = Table("where", title=f"{band_set}, threshold {scores.threshold:.2f}", title_justify="left")
     for column in ("TP", "FP", "FN", "TN", "precision", "recall", "F1", "IoU", "MCC", "not mapped"):
@@ -185,16 +185,16 @@ def postprocess(
     from talud.project import Project
 
     project = Project.find()
-    with shown("measuring", "windows") as progress:
+    with show_progress("measuring", "windows") as progress:
         found = postprocessing_study.compare_methods(project, band_set, progress)
     if as_json:
         print(found.model_dump_json(indent=2))
         return
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(_choices(found))
+    console.print(_choice_table(found))
     for place, rows in found.places.items():
-        console.print(_pixels(place, rows))
-        console.print(_objects(place, rows))
+        console.print(_pixel_table(place, rows))
+        console.print(_object_table(place, rows))
     for method in found.left_out:
         print(f"note: {method} was left out, for it needs a band that the stacks have not")
     print(f"file: {project.postprocessing(band_set)}")
@@ -209,7 +209,7 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _choices(found: PostprocessingTable) -> Table:
+def _choice_table(found: PostprocessingTable) -> Table:
     table = _table(
         f"{found.band_set}, threshold {found.threshold:.2f}: chosen on validation blocks",
         "F1 there",
@@ -222,7 +222,7 @@ def _choices(found: PostprocessingTable) -> Table:
     return table
 
 
-def _pixels(place: str, rows: tuple[MethodScores, ...]) -> Table:
+def _pixel_table(place: str, rows: tuple[MethodScores, ...]) -> Table:
     table = _table(f"{place}: pixels", "precision", "recall", "F1", "IoU", "F1 less that of the threshold")
     for row in rows:
         ratios = (row.scores.precision, row.scores.recall, row.scores.f1, row.scores.iou)
@@ -230,7 +230,7 @@ def _pixels(place: str, rows: tuple[MethodScores, ...]) -> Table:
     return table
 
 
-def _objects(place: str, rows: tuple[MethodScores, ...]) -> Table:
+def _object_table(place: str, rows: tuple[MethodScores, ...]) -> Table:
     first = rows[0].objects
     lost = sum(each.not_mapped for each in first.classes)
     title = f"{place}: landslides detected ({first.cut} cut by the edge of a window, {lost} not mapped)"
@@ -250,7 +250,7 @@ def baseline(
         Literal["recipe", "random-forest"],
         typer.Option(help="Baseline to train: the same network with another recipe, or a random forest of pixels."),
     ] = "recipe",
-    as_json: models.AsJson = False,
+    as_json: models.JsonOption = False,
 ) -> None:
     """Train and score a baseline: another training recipe, or a random forest.
 
@@ -296,7 +296,7 @@ def reference(band_set: BandSet) -> None:
 
 
 @app.command("floor", hidden=True)
-def floor(band_set: BandSet, as_json: models.AsJson = False) -> None:
+def floor(band_set: BandSet, as_json: models.JsonOption = False) -> None:
     """Run `talud baseline --method random-forest` under its deprecated name.
 
     **Examples**
@@ -322,12 +322,12 @@ def _score_forest(project: Project, band_set: str, as_json: bool) -> None:
     """Train and score a random forest, and print its scores."""
     from talud.evaluation.baselines import assess_forest
 
-    with shown(f"random forest {band_set}", "areas") as progress:
+    with show_progress(f"random forest {band_set}", "areas") as progress:
         found = assess_forest(project, band_set, progress)
     if as_json:
         print(json.dumps([one.record() for one in found], indent=2, ensure_ascii=False))
     else:
-        _show(found)
+        _print_scores(found)
 
 
 def _score_recipes(project: Project, band_set: str, as_json: bool) -> None:
@@ -352,10 +352,10 @@ def _score_recipes(project: Project, band_set: str, as_json: bool) -> None:
         ),
     )
     if other:
-        with shown(f"train {band_set}, {other.params.recipe}", "epochs") as tell:
-            study.run(other, band_set, on_progress=lambda step: tell(step.done, step.total, f"F1 {step.best_f1:.3f}"))
+        with show_progress(f"train {band_set}, {other.params.recipe}", "epochs") as report:
+            study.run(other, band_set, on_progress=lambda step: report(step.done, step.total, f"F1 {step.best_f1:.3f}"))
         trained[other.params.recipe] = load_model(other.model(band_set))
-    with shown(f"comparing {band_set}", "maps") as progress:
+    with show_progress(f"comparing {band_set}", "maps") as progress:
         found = baselines.compare_recipes(project, band_set, trained, progress)
     if as_json:
         print(found.model_dump_json(indent=2))

@@ -24,24 +24,24 @@ with sigint_ends_process():  # no command has begun, so there is nothing to tidy
         if module.name != "main":
             importlib.import_module(f"talud.cli.{module.name}")
 
-LONGEST = 1000  # characters of an error
-INTERRUPTED = 130  # the exit code that shells give a command which Ctrl-C has ended
+MAX_MESSAGE_CHARACTERS = 1000
+EXIT_INTERRUPTED = 130  # exit code that shells give a command ended by Ctrl-C
 
 
 def main() -> None:
     """Run the command line: a TaludError, or a lack of memory, becomes one line on stderr and exit code 1."""
-    sys.unraisablehook = _unraisable
+    sys.unraisablehook = _resend_dropped_interrupt
     _replace_unencodable_characters()
     try:
         with _warnings_as_lines():
             app()
     except KeyboardInterrupt:  # before or after the command itself, where typer sees to it
-        sys.exit(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     except TaludError as error:
-        print(f"talud: {_line(error)}", file=sys.stderr)
+        print(f"talud: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
     except MemoryError as error:
-        print(f"talud: not enough memory: {_line(error)}", file=sys.stderr)
+        print(f"talud: not enough memory: {_one_line(error)}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -58,7 +58,7 @@ def _warnings_as_lines() -> Iterator[None]:
 
         def show_as_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             if issubclass(category, TaludWarning):
-                line = _line(message)
+                line = _one_line(message)
                 if line not in said:
                     print(f"talud: warning: {line}", file=sys.stderr)
                 said.add(line)
@@ -79,16 +79,20 @@ def _replace_unencodable_characters() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _line(error: Exception | str) -> str:
+def _one_line(error: Exception | str) -> str:
     """Return the message of an error on one line of limited length.
 
     It may quote the content of a file, such as 10,000 names.
     """
     said = " ".join(str(error).split())
-    return said if len(said) <= LONGEST else f"{said[: LONGEST * 2 // 3]} … {said[-LONGEST // 3 :]}"
+    return (
+        said
+        if len(said) <= MAX_MESSAGE_CHARACTERS
+        else f"{said[: MAX_MESSAGE_CHARACTERS * 2 // 3]} … {said[-MAX_MESSAGE_CHARACTERS // 3 :]}"
+    )
 
 
-def _unraisable(dropped: sys.UnraisableHookArgs) -> None:
+def _resend_dropped_interrupt(dropped: sys.UnraisableHookArgs) -> None:
     """Send a Ctrl-C again that Python has dropped.
 
     Python drops it in a finaliser or a callback of the garbage collector.

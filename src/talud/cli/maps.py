@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from talud.engine.runtime import Model
     from talud.products.map_record import Prediction
 
-Out = Annotated[Path, typer.Option(help="folder of the map's files; made where it is missing")]
+OutFolder = Annotated[Path, typer.Option(help="folder of the map's files; made where it is missing")]
 
 
 def _option(name: str, *flags: str, metavar: str | None = None, least: float | None = None) -> Any:
     return typer.Option(*flags, help=MapOptions.model_fields[name].description, metavar=metavar, min=least)
 
 
-DECLARED: dict[str, Any] = {
+MAP_OPTIONS: dict[str, Any] = {
     "threshold": Annotated[float | None, _option("threshold")],
     "minimum_area": Annotated[float, _option("minimum_area", metavar="M2", least=0)],
     "smooth": Annotated[bool, _option("smooth", "--smooth")],
@@ -46,7 +46,7 @@ DECLARED: dict[str, Any] = {
 }
 
 
-def workers(number: int | None, scheduler: str | None) -> int | str | None:
+def choose_workers(number: int | None, scheduler: str | None) -> int | str | None:
     """Return the workers that are asked for: a number of processes, a scheduler's address, or None.
 
     Raises:
@@ -58,13 +58,13 @@ def workers(number: int | None, scheduler: str | None) -> int | str | None:
 
 
 def _map_options(given: dict[str, Any]) -> MapOptions:
-    asked = workers(given["workers"], given.pop("scheduler"))
+    asked = choose_workers(given["workers"], given.pop("scheduler"))
     return MapOptions(**given | {"workers": asked})
 
 
 # Gives a command the options of a map; its parameter `options` is made of them.
 with_map_options = with_options(
-    "options", {name: (kind, getattr(DEFAULTS, name, None)) for name, kind in DECLARED.items()}, _map_options
+    "options", {name: (kind, getattr(DEFAULTS, name, None)) for name, kind in MAP_OPTIONS.items()}, _map_options
 )
 
 
@@ -85,7 +85,7 @@ def predict(
             "opens: /vsicurl/https://…, /vsizip/…, /vsis3/…"
         ),
     ],
-    out: Out,
+    out: OutFolder,
     options: MapOptions,
 ) -> None:
     """Map the landslides of a raster.
@@ -121,7 +121,7 @@ def predict(
 
     with sigint_ends_process():  # an extension module that is being imported would make an ImportError of it
         import talud.products.prediction
-        from talud.cli.progress import shown
+        from talud.cli.progress import show_progress
         from talud.data.record import check_current
 
         if model == "auto" or ":/" in model:  # the registry takes as long to import as the rest together
@@ -129,16 +129,16 @@ def predict(
 
     check_current(raster)
     loaded = talud.load_model_for(raster, model, options)
-    with shown("mapping", "tiles") as progress:
+    with show_progress("mapping", "tiles") as progress:
         result = talud.predict(loaded, raster, out, options, progress)
-    say(result, loaded, out, raster)
+    print_summary(result, loaded, out, raster)
 
 
 @app.command("map")
 @with_map_options
 @sources.with_sources
 def map_sources(
-    out: Out,
+    out: OutFolder,
     options: MapOptions,
     given: sources.Sources,
     model: Annotated[
@@ -172,22 +172,22 @@ def map_sources(
     with sigint_ends_process():  # as in talud predict
         import talud.products.prediction
         from talud import basin
-        from talud.cli.progress import shown
+        from talud.cli.progress import show_progress
 
     loaded = (
         basin.open_for_sources(area, files, options.provider, options.precision)
         if model == "auto"
         else talud.load_model(model, options.provider, options.precision)
     )
-    with shown("stack", "windows") as progress:
+    with show_progress("stack", "windows") as progress:
         stack = basin.prepare_stack(loaded.contract, area, files, out, progress, loaded.path)
-    with shown("mapping", "tiles") as progress:
+    with show_progress("mapping", "tiles") as progress:
         result = talud.predict(loaded, stack, out, options, progress)
-    say(result, loaded, out, stack)
-    sources.say_bands(stack)
+    print_summary(result, loaded, out, stack)
+    sources.print_bands(stack)
 
 
-def say(result: Prediction, model: Model, out: Path, raster: str | Path) -> None:
+def print_summary(result: Prediction, model: Model, out: Path, raster: str | Path) -> None:
     """Print a summary of the map of a raster."""
     from talud.mapping import domain
     from talud.products import map_record

@@ -71,13 +71,13 @@ def register(
 models = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(models, name="models", help="List, show, compare and promote the registered models.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead")]
-Name = Annotated[str, typer.Argument(help="of a registered model, such as landslide-unet-7band")]
-One = "an .onnx file, or a registered model: NAME (its champion), NAME@ALIAS or NAME/VERSION"
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead")]
+ModelName = Annotated[str, typer.Argument(help="of a registered model, such as landslide-unet-7band")]
+MODEL_HELP = "an .onnx file, or a registered model: NAME (its champion), NAME@ALIAS or NAME/VERSION"
 
 
 @models.command("list")
-def list_(as_json: AsJson = False) -> None:
+def list_(as_json: JsonOption = False) -> None:
     """List all registered versions, by model, the newest first.
 
     F1 is that of the validation blocks, of the test blocks, and of the other labelled areas.
@@ -108,9 +108,9 @@ def list_(as_json: AsJson = False) -> None:
     table = Table("model", "version", "alias", "F1", "data", "commit", "registered", "champion since")
     for entry in found:
         scores = ", ".join(f"{place} {f1:.3f}" for place, f1 in entry.f1.items())
-        since = _by(entry.promoted_at, entry.promoted_by) if "champion" in entry.aliases else ""
+        since = _time_and_person(entry.promoted_at, entry.promoted_by) if "champion" in entry.aliases else ""
         alias = ", ".join(entry.aliases) or ("set aside" if entry.set_aside else "")
-        made = _by(entry.created, entry.registered_by)
+        made = _time_and_person(entry.created, entry.registered_by)
         table.add_row(entry.name, entry.version, alias, scores, entry.data_version[:8], entry.commit[:8], made, since)
     _print_table(table)
 
@@ -120,7 +120,7 @@ def show(
     reference: Annotated[
         str, typer.Argument(metavar="NAME", help="a registered model: NAME (its champion), NAME@ALIAS or NAME/VERSION")
     ],
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show all that is known of a registered version: where it came from, its contract, what the gate found.
 
@@ -146,13 +146,13 @@ def show(
 
 @models.command("compare")
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help=One)],
+    a: Annotated[str, typer.Argument(metavar="A", help=MODEL_HELP)],
     b: Annotated[str, typer.Argument(metavar="B", help="likewise")],
     area: Annotated[str, typer.Option(help="a labelled area of params.yaml")],
     out: Annotated[
         Path | None, typer.Option(help="folder for difference.tif, difference.png and comparison.json")
     ] = None,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run two models over an area, on the pixels that both map, and say whether their F1 differ by more than chance.
 
@@ -171,12 +171,12 @@ def compare(
     from talud.project import Project
 
     project = Project.find()
-    first, second = (load_model(uri(reference)) for reference in (a, b))
+    first, second = (load_model(model_uri(reference)) for reference in (a, b))
     found = comparison.compare(first, second, project, area, out)
     if as_json:
         _print_json(found.record())
         return
-    _print_table(_scores(found))
+    _print_table(_score_table(found))
     print(f"F1 of A less that of B: {found.difference}")
     print(f"{found.verdict}; {counted(found.difference.resamples, 'resample')}")
     for note in found.notes:
@@ -187,7 +187,8 @@ def compare(
 
 @models.command("promote")
 def promote(
-    name: Name, version: Annotated[int, typer.Argument(min=1, help="of the model: its number in talud models list")]
+    name: ModelName,
+    version: Annotated[int, typer.Argument(min=1, help="of the model: its number in talud models list")],
 ) -> None:
     """Make a registered version the champion, if it passes the promotion gate.
 
@@ -211,7 +212,7 @@ def promote(
 
 
 @models.command("rollback")
-def rollback(name: Name) -> None:
+def rollback(name: ModelName) -> None:
     """Give a model the champion back that the present one replaced. No gate asks; who did it, and when, is kept.
 
     The version that goes is set aside: talud register does not put it back by itself.
@@ -258,7 +259,7 @@ def relocate(
     print("changed" if found.written else "nothing changed yet; talud models relocate --yes changes it")
 
 
-def uri(reference: str) -> str:
+def model_uri(reference: str) -> str:
     """Return what `load_model` opens: a file, or the URI of a registered model."""
     if reference.endswith(".onnx"):
         return reference
@@ -267,7 +268,7 @@ def uri(reference: str) -> str:
     return registry.model_uri(reference)
 
 
-def _by(when: str, who: str) -> str:
+def _time_and_person(when: str, who: str) -> str:
     """Return time and person on two lines of a table's cell."""
     return f"{when.replace('T', ' ').removesuffix('Z')}{who and chr(10) + who}"
 
@@ -311,7 +312,7 @@ def _cell(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _scores(found: Comparison) -> Table:
+def _score_table(found: Comparison) -> Table:
     from rich.table import Table
 
     names = list(found.counts[0].scores())

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-PAUSE = 10.0  # seconds, at least, between two plain lines
+LINE_INTERVAL_SECONDS = 10.0
 
 
-class Tell(Protocol):
+class ProgressCallback(Protocol):
     """A callback for the progress of a command, with an optional note."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
@@ -19,7 +19,7 @@ class Tell(Protocol):
 
 
 @contextmanager
-def shown(title: str, unit: str) -> Iterator[Tell]:
+def show_progress(title: str, unit: str) -> Iterator[ProgressCallback]:
     """Yield a callback that shows progress, and perhaps a note, on stderr.
 
     Args:
@@ -37,19 +37,19 @@ def shown(title: str, unit: str) -> Iterator[Tell]:
     with Progress(*columns, note_column, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, note="")
 
-        def tell(done: int, total: int, note: str = "") -> None:
+        def report(done: int, total: int, note: str = "") -> None:
             bar.update(task, completed=done, total=total, note=note)
 
-        yield tell
+        yield report
 
 
-def _plain_lines(title: str, unit: str) -> Tell:
+def _plain_lines(title: str, unit: str) -> ProgressCallback:
     last = time.monotonic()
 
-    def tell(done: int, total: int, note: str = "") -> None:
+    def report(done: int, total: int, note: str = "") -> None:
         nonlocal last
-        if time.monotonic() - last >= PAUSE:
+        if time.monotonic() - last >= LINE_INTERVAL_SECONDS:
             last = time.monotonic()
             print(f"{title}: {done} of {total} {unit}{note and ', '}{note}", file=sys.stderr, flush=True)
 
-    return tell
+    return report

@@ -62,7 +62,7 @@ def serve(
         if has_desktop():
             open_browser(host, port, page)
     else:
-        with kept() as keys:
+        with open_key_store() as keys:
             if not keys.all():
                 print("nobody can use it yet: talud keys add NAME --scope run makes a key", flush=True)
     run_service(settings, host, port, open_to_all=open_to_all)
@@ -71,12 +71,12 @@ def serve(
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 app.add_typer(keys, name="keys", help="Make, list and revoke the API keys of the service.")
 
-Name = Annotated[str, typer.Argument(help="of whoever has the key")]
+KeyName = Annotated[str, typer.Argument(help="of whoever has the key")]
 
 
 @keys.command("add")
 def add(
-    name: Name,
+    name: KeyName,
     scope: Annotated[
         Literal["read", "run", "admin"],
         typer.Option(help="read: look at maps; run: also map and review; admin: also rule over what others did"),
@@ -93,7 +93,7 @@ def add(
 
         talud keys add "Geological Survey" --scope run
     """
-    with kept() as store:
+    with open_key_store() as store:
         print(store.add(name, scope, expires_days))
 
 
@@ -109,7 +109,7 @@ def list_() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    with kept() as store:
+    with open_key_store() as store:
         found = store.all()
     if not found:
         print("there is no key yet; talud keys add makes one")
@@ -121,14 +121,14 @@ def list_() -> None:
 
 
 @keys.command("revoke")
-def revoke(name: Name) -> None:
+def revoke(name: KeyName) -> None:
     """Take a key away: it opens nothing from then on. What its holder made stays.
 
     **Examples**
 
         talud keys revoke "Geological Survey"
     """
-    with kept() as store:
+    with open_key_store() as store:
         store.revoke(name)
     print(f"the key of {name} opens nothing any more")
 
@@ -141,7 +141,7 @@ def _expiry(key: Key) -> str:
 
 
 @contextmanager
-def kept() -> Iterator[KeyStore]:
+def open_key_store() -> Iterator[KeyStore]:
     """Yield the store of keys of the service of the environment or the project."""
     try:
         from talud.serving.database import Database

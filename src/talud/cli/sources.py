@@ -20,7 +20,7 @@ _FILES: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post", "cloud", 
 _DATED = ("optical", "sar_pre", "sar_post")
 
 
-def numbers(text: str) -> dict[str, int]:
+def parse_band_numbers(text: str) -> dict[str, int]:
     """Return the numbers of an option by band name."""
     try:
         return {name.strip(): int(number) for name, number in (part.split("=") for part in text.split(","))}
@@ -37,10 +37,10 @@ def _date(text: str) -> Any:
 
 
 def _bands(text: str) -> Any:
-    return typer.Option(help=text, metavar="NAME=NUMBER,…", parser=numbers, rich_help_panel=_PANEL)
+    return typer.Option(help=text, metavar="NAME=NUMBER,…", parser=parse_band_numbers, rich_help_panel=_PANEL)
 
 
-_DECLARED: dict[str, Any] = {
+_SOURCE_OPTIONS: dict[str, Any] = {
     "optical": Annotated[Path | None, _option("Optical image.")],
     "dtm": Annotated[Path | None, _option("Digital terrain model; slope and curvature come from it.")],
     "sar_pre": Annotated[Path | None, _option("SAR scene before the event.")],
@@ -101,7 +101,7 @@ class Sources:
         dates = {name: self.given[f"{name}_date"].date() for name in _DATED if f"{name}_date" in self.given}
         if dates:
             settings["acquired"] = dates
-        return Area.given(role="transfer", folder=".", **settings)
+        return Area.create(role="transfer", folder=".", **settings)
 
 
 def _sources(options: dict[str, Any]) -> Sources:
@@ -109,10 +109,10 @@ def _sources(options: dict[str, Any]) -> Sources:
 
 
 # Gives a command the options of sources; its parameter `given` is made of them.
-with_sources = with_options("given", {name: (kind, None) for name, kind in _DECLARED.items()}, _sources)
+with_sources = with_options("given", {name: (kind, None) for name, kind in _SOURCE_OPTIONS.items()}, _sources)
 
 
-def say_bands(stack: Path) -> None:
+def print_bands(stack: Path) -> None:
     """Print the bands that a stack took from each of its sources, with the evidence."""
     from talud.data.stack import bands_taken
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from talud.cli.app import app
-from talud.cli.progress import shown
+from talud.cli.progress import show_progress
 from talud.text import counted
 
 if TYPE_CHECKING:
@@ -49,21 +49,20 @@ def train(
         talud train 3band --search study --scheduler tls://10.0.0.1:8786
     """
     from talud.cli import maps
-    from talud.cli.progress import shown
     from talud.engine.model_file import read_contract
     from talud.project import Project
     from talud.training import study, trial_runner
 
-    asked = maps.workers(workers, scheduler)
+    asked = maps.choose_workers(workers, scheduler)
     project = Project.find()
     with (
         trial_runner.open_workers(asked, project) if asked else nullcontext(trial_runner.run_here) as runner,
-        shown(f"train {band_set}", "epochs") as tell,
+        show_progress(f"train {band_set}", "epochs") as report,
     ):
 
         def on_progress(progress: study.StudyProgress) -> None:
             note = f"trial {progress.trial} of {progress.trials}, best validation F1 {progress.best_f1:.3f}"
-            tell(progress.done, progress.total, note)
+            report(progress.done, progress.total, note)
 
         result = study.run(project, band_set, search, on_progress, runner)
     for entry in result.results:
@@ -130,7 +129,7 @@ def finetune(
         source_files.check_output_file(out, [source.path, *stacks])
     from talud.training import finetuning
 
-    with shown("fine-tuning", "steps") as progress:
+    with show_progress("fine-tuning", "steps") as progress:
         made = finetuning.finetune(
             project,
             source,
@@ -155,7 +154,7 @@ def finetune(
         return
     trained_on = counted(tuning.patches, "patch", "patches")
     print(f"{trained_on} of {area}, {counted(tuning.landslide_pixels, 'landslide pixel')}")
-    print(f"rehearsed: {', '.join(tuning.rehearsed) or f'nothing: {_why_nothing(source.contract)}'}")
+    print(f"rehearsed: {', '.join(tuning.rehearsed) or f'nothing: {_why_no_rehearsal(source.contract)}'}")
     if tuning.f1_before is None or tuning.f1_after is None:
         print("no other patch of the area holds landslides, so nothing says how good it is")
     else:
@@ -166,7 +165,7 @@ def finetune(
     print(f"{source.title}, fine-tuned to {tuning.area}: {place}")
 
 
-def _why_nothing(contract: Contract) -> str:
+def _why_no_rehearsal(contract: Contract) -> str:
     if contract.derived.adapted:
         return (
             f"it was adapted to {contract.derived.adapted.area}, and reads the areas that it learned from otherwise now"

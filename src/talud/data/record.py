@@ -207,7 +207,7 @@ def check_held_out(contract: Contract, path: Path, project: Project) -> None:
     Raises:
         StudyError: it was not.
     """
-    gone = [area for area in contract.origin.areas if area not in project.params.areas_of("training")]
+    gone = [area for area in contract.origin.areas if area not in project.params.areas_with_role("training")]
     if gone:  # DVC cannot see this: a record that nothing makes any more stays where it was
         records = " ".join(f"stacks/training/{area}.json" for area in gone)
         raise StudyError(
@@ -222,7 +222,7 @@ def check_held_out(contract: Contract, path: Path, project: Project) -> None:
             f"{', '.join(contract.origin.areas)}, so the blocks may be dealt otherwise; run talud train "
             f"{contract.origin.name} (or dvc repro) again"
         )
-    stated, present = contract.origin.hyperparameters, project.params.split_choices
+    stated, present = contract.origin.hyperparameters, project.params.split_hyperparameters
     for name in (name for name in present if name in stated and stated[name] != present[name]):
         raise StudyError(
             f"{path}: was trained with {name.replace('_', '.', 1)} {stated[name]}, params.yaml says "

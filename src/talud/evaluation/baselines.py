@@ -69,7 +69,7 @@ def assess_forest(project: Project, band_set: str, progress: Progress | None = N
     """
     forest = fit_forest(project, band_set)
     subject = ScoredModel(f"random forest, {band_set}", "random forest", "", "", forest.threshold)
-    training = project.params.areas_of("training")
+    training = project.params.areas_with_role("training")
     others = [site for site in labelled_sites(project) if site.name not in training]
     sites = [*_training_sites(project), *others]
     found = []
@@ -116,7 +116,7 @@ def fit_forest(project: Project, band_set: str) -> Forest:
 
 
 def _training_sites(project: Project) -> list[Site]:
-    return [Site.of(project, area) for area in project.params.areas_of("training")]
+    return [Site.of(project, area) for area in project.params.areas_with_role("training")]
 
 
 @dataclass(frozen=True)

@@ -127,14 +127,14 @@ def run_gate(project: Project, model: Model, champion: Model | None) -> Gate:
         _skill(SKILL, model.contract.measured.lack_of_skill, limits),
     )
     models = (model,) if champion is None else (model, champion)
-    gates = {area: compare_maps(models, project, area) for area in project.params.areas_of("gate")}
+    gates = {area: compare_maps(models, project, area) for area in project.params.areas_with_role("gate")}
     checks += tuple(
         _skill(f"{SKILL} on {area}", lack_of_skill(found[0].confusion), limits) for area, found in gates.items()
     )
     if champion is None:
         return Gate(checks)
     counts = {
-        VALIDATION_BLOCKS: compare_blocks(models, project, project.params.areas_of("training"), "validation")
+        VALIDATION_BLOCKS: compare_blocks(models, project, project.params.areas_with_role("training"), "validation")
     } | gates
     checks += tuple(_not_worse(place, found, project) for place, found in counts.items())
     blocks = sum(len(found[0].blocks) for found in counts.values())

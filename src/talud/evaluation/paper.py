@@ -266,7 +266,7 @@ def assumptions(params: Params, results: Sequence[BandSetResult]) -> list[Assump
     stated = [
         *_patches(params),
         Assumption("Depth of the U-Net", f"{params.training.depth} poolings"),
-        Assumption("Augmentation", _augmentation(params.learning.augmentation)),
+        Assumption("Augmentation", _augmentation(params.chosen_recipe.augmentation)),
         Assumption(
             "Threshold",
             "nearest to 0.5 of those whose F1 on the validation blocks is within 0.005 of the highest: "

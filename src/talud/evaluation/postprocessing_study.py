@@ -152,7 +152,7 @@ def compare_methods(project: Project, band_set: str, progress: Progress | None =
     project.params.band_set(band_set)
     model = Model.load(project.model(band_set))
     check_held_out(model.contract, model.path, project)
-    training = project.params.areas_of("training")
+    training = project.params.areas_with_role("training")
     sites = [Site.of(project, area) for area in training]
     validation = [(site, site.windows("validation")) for site in sites]
     held_out: dict[str, tuple[_Read, list[tuple[Site, list[Window]]]]] = {

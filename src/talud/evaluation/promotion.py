@@ -194,7 +194,7 @@ def _load_champion(store: Store, project: Project, champion: ModelVersion | None
     named = f"the champion, version {champion.version}"
     try:
         model = open_version(store, champion)
-        for area in (*project.params.areas_of("training"), *project.params.areas_of("gate")):
+        for area in (*project.params.areas_with_role("training"), *project.params.areas_with_role("gate")):
             with open_stack(current_stack(project, area), model.contract):
                 pass
     except (MismatchError, ModelError) as error:

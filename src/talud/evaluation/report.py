@@ -174,7 +174,7 @@ def _has_image_model(results: list[BandSetResult]) -> bool:
 def _areas_by_role(project: Project) -> list[str]:
     """Return the areas, transfer before gate before training: the unseen basin comes first."""
     roles = ("transfer", "gate", "training")
-    return [area for role in roles for area in project.params.areas_of(role)]
+    return [area for role in roles for area in project.params.areas_with_role(role)]
 
 
 def write_report(project: Project) -> Path:

@@ -259,7 +259,7 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
     project.params.band_set(band_set)
     model = Model.load(project.model(band_set))
     check_held_out(model.contract, model.path, project)
-    training = project.params.areas_of("training")
+    training = project.params.areas_with_role("training")
     maps = [(site, _map_windows(project, band_set, site)) for site in labelled_sites(project)]
     blocks = [(site, site.windows("test")) for site in (Site.of(project, area) for area in training)]
     total, done = sum(len(windows) for _, windows in blocks + maps), 0

@@ -33,7 +33,7 @@ from talud.params.models import (
     Segmentation,
     TrainingOptions,
 )
-from talud.params.reading import Frozen, Name, check_keys, explain
+from talud.params.reading import Frozen, Name, check_keys, validation_message
 
 __all__ = [
     "Acquired",
@@ -118,7 +118,7 @@ class Params(Frozen):
         try:
             params = cls.model_validate(content)
         except ValidationError as error:
-            raise ParamsError(f"{path}: {explain(error, cls)}") from error
+            raise ParamsError(f"{path}: {validation_message(error, cls)}") from error
         pipeline = path.with_name("dvc.yaml")
         if "recipe" not in content and pipeline.is_file() and b"${recipe}" in pipeline.read_bytes():
             warnings.warn(
@@ -150,16 +150,16 @@ class Params(Frozen):
         return self.band_sets[name]
 
     @property
-    def learning(self) -> Recipe:
+    def chosen_recipe(self) -> Recipe:
         """The recipe that is chosen."""
         recipes: dict[str, Recipe] = self.recipes
         return recipes[self.recipe]
 
     @property
-    def split_choices(self) -> dict[str, float | int]:
+    def split_hyperparameters(self) -> dict[str, float | int]:
         """The seed and all of `split`, named as in a contract's hyperparameters."""
         return {"seed": self.seed} | {f"split_{name}": value for name, value in self.split.model_dump().items()}
 
-    def areas_of(self, role: str) -> tuple[str, ...]:
+    def areas_with_role(self, role: str) -> tuple[str, ...]:
         """Return the names of the areas of a role, in the order of params.yaml."""
         return tuple(name for name, area in self.areas.items() if area.role == role)

@@ -11,7 +11,7 @@ from pydantic import Field, FiniteFloat, ValidationError, field_validator, model
 
 from talud.bands import Group, band_named
 from talud.errors import ParamsError
-from talud.params.reading import Frozen, explain
+from talud.params.reading import Frozen, validation_message
 
 SlopeMethod = Literal["zevenbergen_thorne", "horn"]
 CurvatureKind = Literal["profile", "contour", "total"]
@@ -19,7 +19,7 @@ SarUnit = Literal["amplitude", "power", "db"]
 Source = Literal["optical", "dtm", "sar_pre", "sar_post", "inventory", "boundary", "cloud", "sar_mask"]
 
 # Keys of an area about its rasters and polygons.
-_OF_RASTERS = (
+_RASTER_KEYS = (
     "files",
     "optical_bands",
     "optical_scale",
@@ -62,7 +62,7 @@ class PatchData(Frozen):
 
     @model_validator(mode="after")
     def _bands_are_optical(self) -> Self:
-        _refuse_bands_of_others("bands", self.bands)
+        _require_optical_bands("bands", self.bands)
         return self
 
 
@@ -104,7 +104,7 @@ class Area(Frozen):
     patches: PatchData | None = Field(None, description="in place of rasters: images cut into squares, and their masks")
 
     @classmethod
-    def given(cls, **fields: object) -> Self:
+    def create(cls, **fields: object) -> Self:
         """Return an area from values given by hand.
 
         Raises:
@@ -113,18 +113,18 @@ class Area(Frozen):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            raise ParamsError(explain(error, cls)) from error
+            raise ParamsError(validation_message(error, cls)) from error
 
     @model_validator(mode="after")
     def _optical_names_are_optical(self) -> Self:
-        _refuse_bands_of_others("optical_bands", self.optical_bands)
+        _require_optical_bands("optical_bands", self.optical_bands)
         return self
 
     @model_validator(mode="after")
     def _patches_stand_alone(self) -> Self:
         if self.patches:
             fields = type(self).model_fields
-            said = [name for name in _OF_RASTERS if getattr(self, name) != fields[name].get_default()]
+            said = [name for name in _RASTER_KEYS if getattr(self, name) != fields[name].get_default()]
             if said:
                 raise ValueError(f"patches stand in place of rasters, to which {', '.join(said)} belong")
             if self.acquired.sar_pre or self.acquired.sar_post:
@@ -199,7 +199,7 @@ class SplitOptions(Frozen):
         return self
 
 
-def _refuse_bands_of_others(key: str, names: Iterable[str]) -> None:
+def _require_optical_bands(key: str, names: Iterable[str]) -> None:
     for name in names:
         if band_named(name).group is not Group.OPTICAL:
             raise ValueError(f"{key}: '{name}' is a band of another source; give the optical band its own name")

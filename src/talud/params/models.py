@@ -61,7 +61,7 @@ class DroppingOptions(Frozen):
             raise ValueError(f"groups: no model reads '{Group.OCCLUSION}'; name optical, terrain or sar")
         return self
 
-    def optional(self, groups: Sequence[Group]) -> tuple[Group, ...]:
+    def optional_groups(self, groups: Sequence[Group]) -> tuple[Group, ...]:
         """Return the groups of a network that it learns to do without."""
         if len(groups) < 2:
             return ()

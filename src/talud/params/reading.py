@@ -14,7 +14,7 @@ from talud.errors import ParamsError
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+|0x[0-9a-fA-F]+")  # of YAML 1.2
-_KINDS = {  # of keys that are no text, by their tag in YAML 1.1
+_NON_TEXT_TYPES = {  # of keys that are no text, by their tag in YAML 1.1
     "tag:yaml.org,2002:bool": "true or false",
     "tag:yaml.org,2002:null": "nothing",
     "tag:yaml.org,2002:int": "a number",
@@ -62,7 +62,7 @@ def check_keys(text: str) -> None:
                 name, line = key.value, key.start_mark.line + 1
                 if not isinstance(key, yaml.ScalarNode):
                     continue
-                if kind := _kind(key):
+                if kind := _non_text_type(key):
                     raise ParamsError(
                         f"the key {name} in line {line} is {kind} in YAML, not a name; put it in quotes, here and "
                         f'wherever it is named: "{name}"'
@@ -72,7 +72,7 @@ def check_keys(text: str) -> None:
                 lines[name] = line
 
 
-def _kind(key: yaml.ScalarNode) -> str | None:
+def _non_text_type(key: yaml.ScalarNode) -> str | None:
     """Return the type that YAML gives to a key which is not text.
 
     YAML 1.1 and 1.2 are considered, since DVC reads the later one. None where the key is text.
@@ -81,10 +81,10 @@ def _kind(key: yaml.ScalarNode) -> str | None:
         return "a number"
     if key.tag in (_TEXT_TAG, _MERGE_TAG):
         return None
-    return _KINDS.get(key.tag, "no text")
+    return _NON_TEXT_TYPES.get(key.tag, "no text")
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
+def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
     """Return the first fault on one line, with the allowed keys where a key is wrong.
 
     Unknown keys come first, since a typo may make another key missing.
@@ -99,15 +99,15 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         if first["type"] == "missing":
             return f"the key '{where}' is missing"
         if first["type"] == "string_type":
-            message = _no_text(first["input"])
+            message = _not_text_message(first["input"])
         return f"{where}: {message}" if where else message
-    allowed = sorted(_fields_at(model, location[:-1]))
+    allowed = sorted(_allowed_keys(model, location[:-1]))
     close = difflib.get_close_matches(location[-1], allowed, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     return f"unknown key '{where}'{hint} (allowed: {', '.join(allowed)})"
 
 
-def _no_text(value: object) -> str:
+def _not_text_message(value: object) -> str:
     """Return the message for a value that YAML does not read as text."""
     if value is None:
         return "expected a text, but the value is empty; put null and ~ in quotes where they are names"
@@ -116,7 +116,7 @@ def _no_text(value: object) -> str:
     return f"expected a text, but it is {str(value)[:60]!r} to YAML; put it in quotes"
 
 
-def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+def _allowed_keys(model: type[BaseModel], location: list[str]) -> list[str]:
     """Return the keys that are allowed at a location of the file."""
     current: Any = model
     for part in location:

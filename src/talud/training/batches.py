@@ -178,7 +178,7 @@ class Dropping:
     def of(cls, options: DroppingOptions, bands: Sequence[str]) -> Dropping | None:
         """Return the dropping for named bands, None if nothing is dropped."""
         members = tuple(band_named(name).group for name in bands)
-        return cls(options, members) if options.optional(groups_of(tuple(bands))) else None
+        return cls(options, members) if options.optional_groups(groups_of(tuple(bands))) else None
 
     def apply(
         self, stack: NDArray[np.float32], truth: NDArray[np.uint8], seeds: Sequence[int]

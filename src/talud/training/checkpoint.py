@@ -35,10 +35,10 @@ def trial_key(project: Project, bands: Sequence[str], data_version: str, hyperpa
     content = {
         "bands": list(bands),
         "data_version": data_version,
-        "split": params.split_choices,
+        "split": params.split_hyperparameters,
         # The excluded options take effect only after the trials.
         "training": params.training.model_dump(exclude={"calibrate"}),
-        "recipe": params.learning.model_dump(exclude={"dropping": {"tolerance"}}),
+        "recipe": params.chosen_recipe.model_dump(exclude={"dropping": {"tolerance"}}),
         "choice": asdict(hyperparameters),
         "versions": {part: VERSIONS[part] for part in ("data", "training")},
     }

@@ -111,7 +111,7 @@ class Dataset(TrainingData):
             SourceError: A raster cannot be read.
         """
         params = project.params
-        bands, areas = params.band_set(band_set), params.areas_of("training")
+        bands, areas = params.band_set(band_set), params.areas_with_role("training")
         if not areas:
             raise StudyError("params.yaml has no area with role: training; a study needs one")
         version = data_version(project, areas)
@@ -199,7 +199,7 @@ def _stack_format(project: Project, area: str, bands: tuple[str, ...]) -> StackF
 
 
 def _patches(project: Project, bands: tuple[str, ...], sites: Sequence[Site], part: Part) -> Patches:
-    optional = project.params.learning.dropping.optional(groups_of(bands)) if part == "training" else ()
+    optional = project.params.chosen_recipe.dropping.optional_groups(groups_of(bands)) if part == "training" else ()
     patches = join_patches(sites, bands, part, optional)
     if not patches.landslide_pixels:
         raise StudyError(

@@ -118,13 +118,13 @@ def _measure_features(
 
 def _measure_subsets(shipped: Model, dataset: Dataset, project: Project) -> Contract:
     """Return the contract with the scores of band-group subsets."""
-    tolerance = project.params.learning.dropping.tolerance
+    tolerance = project.params.chosen_recipe.dropping.tolerance
     found = subsets.score_subsets(shipped, dataset.sites, _optional_groups(dataset, project), tolerance)
     return shipped.contract.replace(subsets=found, required_groups=subsets.required_groups(found))
 
 
 def _optional_groups(dataset: Dataset, project: Project) -> tuple[Group, ...]:
-    return project.params.learning.dropping.optional(groups_of(dataset.bands))
+    return project.params.chosen_recipe.dropping.optional_groups(groups_of(dataset.bands))
 
 
 def _draft_contract(graph: onnx.ModelProto, dataset: Dataset, origin: ExportOrigin) -> Contract:

@@ -256,7 +256,7 @@ def _train(
 
     The patches are augmented by the recipe and cut to the side of the smallest ones.
     """
-    recipe = params.learning
+    recipe = params.chosen_recipe
     keras.utils.set_random_seed(options.seed)
     optimizer = keras.optimizers.Adam(options.learning_rate)
     if params.training.mixed_precision == "float16":  # scaling keeps small gradients from underflowing
@@ -317,6 +317,6 @@ def _validation_entries(model: Model, project: Project, optional: Sequence[Group
     counts = Assessment.total(_assess(model, site, site.windows("validation")) for site in sites)
     found: dict[str, object] = {"scores": counts.confusion.scores()}
     if optional:
-        scored = subsets.score_subsets(model, sites, optional, project.params.learning.dropping.tolerance)
+        scored = subsets.score_subsets(model, sites, optional, project.params.chosen_recipe.dropping.tolerance)
         found |= {"subsets": scored, "required_groups": subsets.required_groups(scored)}
     return found

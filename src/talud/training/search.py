@@ -128,12 +128,12 @@ def recorded_hyperparameters(params: Params, hyperparameters: Hyperparameters) -
 
     They are all settings that decide a trial's weights, except the data.
     """
-    options, recipe = params.training, params.learning
+    options, recipe = params.training, params.chosen_recipe
     chosen = {name: value for name, value in asdict(hyperparameters).items() if value is not None}
     shared = {"depth": options.depth, "recipe": params.recipe, **_recipe_options(recipe)}
     if options.mixed_precision:
         shared["arithmetic"] = f"mixed {options.mixed_precision}"
-    return {**chosen, **shared, **params.split_choices}
+    return {**chosen, **shared, **params.split_hyperparameters}
 
 
 def _recipe_options(recipe: Recipe) -> dict[str, float | int | str]:

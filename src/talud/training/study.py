@@ -266,7 +266,7 @@ def _best_model(project: Project, dataset: Dataset, result: TrialResult) -> kera
     with keras.device("cpu"):
         model = TrialConfig.of(project.params, result.hyperparameters).build_for_export(dataset.statistics)
         model.set_weights(checkpoint.read(project.checkpoint(result.key)).best)
-        return unet.fold_batch_normalisation(model) if project.params.learning.batch_normalisation else model
+        return unet.fold_batch_normalisation(model) if project.params.chosen_recipe.batch_normalisation else model
 
 
 def _split_tags(counts: Mapping[str, int]) -> dict[str, str]:

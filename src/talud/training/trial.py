@@ -53,7 +53,7 @@ class TrialConfig:
     def of(cls, params: Params, hyperparameters: Hyperparameters) -> TrialConfig:
         """Return the configuration of a trial in a project."""
         seed = params.seed if hyperparameters.training_seed is None else hyperparameters.training_seed
-        return cls(hyperparameters, params.learning, params.training, seed)
+        return cls(hyperparameters, params.chosen_recipe, params.training, seed)
 
     def build_for_export(self, statistics: Statistics) -> keras.Model:
         """Return an untrained float32 network for the trained weights."""

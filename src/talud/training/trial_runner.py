@@ -253,7 +253,7 @@ def load_dataset(project: Project, band_set: str) -> Dataset:
         StudyError: The stacks are missing or unsuitable, or show no landslide.
         SourceError: A raster cannot be read.
     """
-    version = data_version(project, project.params.areas_of("training"))
+    version = data_version(project, project.params.areas_with_role("training"))
     return _loaded(project.root, project.params.model_dump_json(), band_set, version)
 
 
