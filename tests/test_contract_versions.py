@@ -27,7 +27,7 @@ from talud.contract import (
     ModelInput,
     ModelOrigin,
     Validation,
-    migrated,
+    migrate,
 )
 from talud.evaluation.registration import fingerprint
 
@@ -74,7 +74,7 @@ def test_a_migrated_contract_is_read_again_as_it_is(kind: str) -> None:
     text = contract.to_metadata()[METADATA_KEY]
     assert json.loads(text)["schema_version"] == SCHEMA_VERSION
     assert read(text) == contract
-    assert migrated(json.loads(text)) == json.loads(text)
+    assert migrate(json.loads(text)) == json.loads(text)
 
 
 def test_the_recorded_contracts_state_every_field() -> None:

@@ -17,7 +17,7 @@ import rasterio
 
 from source_files import UTM, write_raster
 from talud import process
-from talud.process import CONFINED_DRIVERS, settle
+from talud.process import CONFINED_DRIVERS, clean_environment
 
 VALUES = np.random.default_rng(0).integers(30, 220, (3, 40, 50)).astype(np.uint8)
 
@@ -123,7 +123,7 @@ with open_raster({str(path)!r}) as dataset:
 )  # fmt: skip
 def test_variable_that_changes_results_is_removed_and_named(name: str) -> None:
     environ = {name: "1", "HOME": "/home/somebody"}
-    said = settle(environ)
+    said = clean_environment(environ)
     assert environ == {"HOME": "/home/somebody"}
     assert said is not None
     assert f"sets {name}, which talud ignores" in said
@@ -139,13 +139,13 @@ def test_variable_that_changes_results_is_removed_and_named(name: str) -> None:
 )  # fmt: skip
 def test_variable_of_network_memory_or_reports_stays(name: str) -> None:
     environ = {name: "1"}
-    assert settle(environ) is None
+    assert clean_environment(environ) is None
     assert environ == {name: "1"}
 
 
 def test_drivers_that_the_service_switched_off_stay_off_in_its_processes() -> None:
     environ = dict.fromkeys(("GDAL_SKIP", "OGR_SKIP", CONFINED_DRIVERS), "HFA,VRT")
-    assert settle(environ) is None
+    assert clean_environment(environ) is None
     assert environ == dict.fromkeys(("GDAL_SKIP", "OGR_SKIP", CONFINED_DRIVERS), "HFA,VRT")
 
 
@@ -159,7 +159,7 @@ def test_drivers_that_the_service_switched_off_stay_off_in_its_processes() -> No
 def test_number_of_threads_is_a_plain_number_afterwards(given: str, expected: str | None) -> None:
     for name in ("OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS"):
         environ = {name: given}
-        assert settle(environ) is None
+        assert clean_environment(environ) is None
         assert environ.get(name) == expected
 
 

@@ -9,19 +9,19 @@ import pytest
 from PIL import Image
 
 from talud import imaging
-from talud.imaging import Caption, Swatch
+from talud.imaging import Caption, LegendEntry
 
 
 def test_percentiles_of_finite_values_are_the_ends_of_the_scale() -> None:
     values = np.concatenate([np.arange(101, dtype=np.float32), np.array([np.nan, np.inf], np.float32)])
-    assert imaging.value_limits(values) == (2, 98)
-    assert imaging.scaled(values[:101], (2, 98))[[0, 2, 50, 98, 100]].tolist() == pytest.approx([0, 0, 0.5, 1, 1])
+    assert imaging.percentile_limits(values) == (2, 98)
+    assert imaging.rescale(values[:101], (2, 98))[[0, 2, 50, 98, 100]].tolist() == pytest.approx([0, 0, 0.5, 1, 1])
 
 
 @pytest.mark.parametrize("value", [np.nan, 7.0])
 def test_constant_or_invalid_band_is_stretched(value: float) -> None:
     grey = 255 if np.isnan(value) else 0
-    assert (imaging.stretched(np.full((3, 4), value, np.float32)) == grey).all()
+    assert (imaging.stretch_contrast(np.full((3, 4), value, np.float32)) == grey).all()
 
 
 def test_stripes_are_diagonal() -> None:
@@ -33,8 +33,8 @@ def test_stripes_are_diagonal() -> None:
 
 def test_page_holds_the_picture_and_the_legend() -> None:
     picture = np.full((40, 900, 3), (10, 200, 30), np.uint8)
-    legend = [Swatch("a landslide", (230, 30, 60)), Swatch("not mapped", None)]
-    page = np.asarray(imaging.page(picture, 10.0, Caption("Título", ["one"], ""), legend, ["North is up."]))
+    legend = [LegendEntry("a landslide", (230, 30, 60)), LegendEntry("not mapped", None)]
+    page = np.asarray(imaging.compose_figure(picture, 10.0, Caption("Título", ["one"], ""), legend, ["North is up."]))
     assert (page == (10, 200, 30)).all(axis=-1).sum() == 40 * 900
     assert (page == (230, 30, 60)).all(axis=-1).sum() > 500
 
@@ -50,6 +50,6 @@ def test_accents_are_left_off() -> None:
     other = image.copy()
     from PIL import ImageDraw
 
-    imaging.write(ImageDraw.Draw(image), (0, 0), "Peñón", 16, imaging.INK)
-    imaging.write(ImageDraw.Draw(other), (0, 0), "Penon", 16, imaging.INK)
+    imaging.draw_text(ImageDraw.Draw(image), (0, 0), "Peñón", 16, imaging.TEXT_COLOUR)
+    imaging.draw_text(ImageDraw.Draw(other), (0, 0), "Penon", 16, imaging.TEXT_COLOUR)
     assert image.tobytes() == other.tobytes()

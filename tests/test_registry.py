@@ -420,7 +420,7 @@ def test_an_alias_leaves_the_version_that_had_the_other(root: Path, version: Mod
     assert store.client.get_registered_model(version.name).aliases == {"challenger": 1}
     assert store.models.champion(version.name) is None
     store.models.set_alias(version, "champion")
-    assert store.models.champion(version.name) == store.models.find(version.name, "a" * 64)
+    assert store.models.champion(version.name) == store.models.find_by_fingerprint(version.name, "a" * 64)
 
 
 FETCH = """

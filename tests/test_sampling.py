@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from talud.metrics import Design, stratified
+from talud.metrics import DesignEffect, stratified_estimate
 
 
 def test_the_deforested_area_of_the_worked_example() -> None:
     """Olofsson et al. 2014, Table 8 and section 5.2: 235,086 ± 68,418 pixels of 30 m, 21,158 ± 6,158 ha."""
-    share = stratified((66, 0, 1, 2), (75, 75, 165, 325), (0.02, 0.015, 0.32, 0.645))
+    share = stratified_estimate((66, 0, 1, 2), (75, 75, 165, 325), (0.02, 0.015, 0.32, 0.645))
     assert share.estimate * 10_000_000 == pytest.approx(235_086, abs=1)
     assert (share.high - share.estimate) * 10_000_000 == pytest.approx(68_418, abs=3)
     assert share.estimate * 900_000 == pytest.approx(21_158, abs=1)
@@ -20,7 +20,7 @@ def test_the_deforested_area_of_the_worked_example() -> None:
 def test_pixels_drawn_one_by_one_are_blocks_without_a_design_effect() -> None:
     generator = np.random.default_rng(1)
     blocks = np.eye(4, dtype=np.int64)[generator.choice(4, 20_000, p=[0.05, 0.02, 0.03, 0.9])]
-    design = Design.of(blocks)
+    design = DesignEffect.of(blocks)
     assert design.effects == pytest.approx((1, 1), abs=0.02)
     assert design.correlation == pytest.approx(0, abs=0.02)
 
@@ -28,7 +28,7 @@ def test_pixels_drawn_one_by_one_are_blocks_without_a_design_effect() -> None:
 def test_a_block_of_equal_pixels_counts_as_one_of_them() -> None:
     generator = np.random.default_rng(2)
     single = np.eye(4, dtype=np.int64)[generator.choice(4, 5_000, p=[0.2, 0.1, 0.1, 0.6])]
-    assert Design.of(100 * single).effects == pytest.approx((100, 100), rel=0.05)
+    assert DesignEffect.of(100 * single).effects == pytest.approx((100, 100), rel=0.05)
 
 
 def blocks_of(generator: np.random.Generator, count: int) -> np.ndarray:
@@ -55,9 +55,9 @@ def test_the_interval_holds_the_truth_in_95_of_100_cases(count: int, least: floa
     for _ in range(1000):
         sample = blocks_of(generator, count)
         tp, fp, fn, tn = sample.sum(axis=0)
-        share = stratified((tp, fn), (tp + fp, fn + tn), weights, Design.of(sample), count - 1)
+        share = stratified_estimate((tp, fn), (tp + fp, fn + tn), weights, DesignEffect.of(sample), count - 1)
         held.append(share.low <= truth <= share.high)
-        naive = stratified((tp, fn), (tp + fp, fn + tn), weights)
+        naive = stratified_estimate((tp, fn), (tp + fp, fn + tn), weights)
         singly.append(naive.low <= truth <= naive.high)
     assert least <= np.mean(held) <= 0.98
     assert np.mean(singly) < 0.5  # what it would be were pixels drawn one by one

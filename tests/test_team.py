@@ -28,9 +28,9 @@ from talud.evaluation import promotion
 from talud.products.prediction import predict
 from talud.project import Project
 from talud.registry import Store
-from talud.registry.models import FINGERPRINT
+from talud.registry.models import FINGERPRINT_TAG
 from talud.training import trial_runner
-from talud.versions import training_code
+from talud.versions import training_versions
 from test_registry import log_the_same_data
 from training.test_study import make_project
 
@@ -121,7 +121,7 @@ def test_a_study_across_workers_is_that_of_one_machine_though_one_is_killed(
     by_one = promotion.register(alone, "both")
     assert (together.name, together.version, together.alias) == (by_one.name, by_one.version, by_one.alias)
     here = MlflowClient(f"sqlite:///{alone.root}/mlflow.db").get_model_version(by_one.name, by_one.version).tags
-    assert there[FINGERPRINT] == here[FINGERPRINT]
+    assert there[FINGERPRINT_TAG] == here[FINGERPRINT_TAG]
 
 
 @pytest.mark.slow
@@ -173,7 +173,9 @@ def test_workers_that_the_server_does_not_know_are_named(environment: Any, tmp_p
     """The workers have a login of their own; here the server is another one, which they cannot reach."""
     project = make_project(tmp_path / "project", **CHANGES)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        place = trial_runner.WorkerContext(project.root, f"http://127.0.0.1:{silent.getsockname()[1]}", training_code())
+        place = trial_runner.WorkerContext(
+            project.root, f"http://127.0.0.1:{silent.getsockname()[1]}", training_versions()
+        )
     before = os.environ["MLFLOW_TRACKING_URI"]
     trouble = trial_runner._worker_problem(place)
     os.environ["MLFLOW_TRACKING_URI"] = before

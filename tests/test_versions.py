@@ -63,7 +63,7 @@ def test_the_report_names_modules_and_tells_how_to_decide() -> None:
 
 
 def test_the_repository_s_file_states_the_package_s_versions() -> None:
-    assert yaml.safe_load((ROOT / versions.FILE).read_text()) == versions.VERSIONS
+    assert yaml.safe_load((ROOT / versions.FILE_NAME).read_text()) == versions.VERSIONS
 
 
 def test_the_pipeline_depends_on_versions_and_on_no_source() -> None:
@@ -78,7 +78,7 @@ def test_the_pipeline_depends_on_versions_and_on_no_source() -> None:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """An own project without talud's sources, as a user of the wheel has it."""
-    for name in ("dvc.yaml", "params.yaml", versions.FILE):
+    for name in ("dvc.yaml", "params.yaml", versions.FILE_NAME):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -102,14 +102,14 @@ def test_equal_versions_are_silent(project: Path, recwarn: pytest.WarningsRecord
 def test_other_versions_stop_a_stage_and_warn_elsewhere(
     project: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, message: str
 ) -> None:
-    path = project / versions.FILE
+    path = project / versions.FILE_NAME
     path.unlink() if content is None else path.write_text(content)
     with pytest.warns(TaludWarning, match=re.escape(message) + ".*; run talud versions, then dvc status"):
         versions.check_project(project)
     monkeypatch.setenv("DVC_STAGE", "train@7band")
     with pytest.raises(ParamsError, match=re.escape(message) + ".*; run talud versions, then dvc repro"):
         versions.check_project(project)
-    versions.write(project)
+    versions.write_versions(project)
     versions.check_project(project)
 
 
@@ -117,7 +117,7 @@ def test_a_pipeline_of_before_gets_one_line(project: Path, monkeypatch: pytest.M
     pipeline = project / "dvc.yaml"
     pipeline.write_text(re.sub(r"\n +- versions.yaml.*", "", pipeline.read_text()))
     monkeypatch.setenv("DVC_STAGE", "train@7band")
-    with pytest.warns(TaludWarning, match="is of an earlier talud and does not read versions.yaml") as said:
+    with pytest.warns(TaludWarning, match="was written for an earlier talud and does not read versions.yaml") as said:
         versions.check_project(project)
     assert len(said) == 1
 

@@ -154,7 +154,7 @@ def _champions() -> tuple[list[Candidate], list[str]]:
     try:
         store = Store.open(find_root(Path.cwd()))
         found = store.models.champions()
-        broken = [alias.words for alias in store.models.broken_aliases() if alias.alias == "champion"]
+        broken = [alias.message for alias in store.models.broken_aliases() if alias.alias == "champion"]
     except RegistryError as error:
         raise RegistryError(f"{error} (or name a model: an .onnx file)") from error
     if not found and broken:

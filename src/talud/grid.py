@@ -138,22 +138,22 @@ class Grid:
         return self.height, self.width
 
     @property
-    def local(self) -> bool:
+    def is_local(self) -> bool:
         """True if the coordinates have no place on Earth, as those of patches."""
         known = self.crs.is_projected or self.crs.is_geographic
         return not known and pyproj.CRS.from_wkt(self.crs.to_wkt()).is_engineering
 
     @property
-    def metre(self) -> float:
+    def metres_per_unit(self) -> float:
         """The length of the unit of a projected or local CRS, in metres."""
-        if self.local:
+        if self.is_local:
             return float(pyproj.CRS.from_wkt(self.crs.to_wkt()).axis_info[0].unit_conversion_factor)
         return float(self.crs.linear_units_factor[1])
 
     @property
-    def place(self) -> str:
+    def crs_label(self) -> str:
         """The CRS in words."""
-        return "in coordinates of their own" if self.local else str(self.crs.to_string())
+        return "in coordinates of their own" if self.is_local else str(self.crs.to_string())
 
     def crop(self, window: Window) -> Grid:
         """Return the grid of a window of whole pixels."""

@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-LONGEST_SIDE = 1200  # pixels of a picture's longer side
-LARGEST_ZOOM = 8  # pixels of the picture for one of the raster
-NARROWEST = 760  # pixels of a picture's width, so that the text has room
-MARGIN = 24
+MAX_SIDE_PIXELS = 1200  # pixels of a picture's longer side
+MAX_ZOOM = 8  # pixels of the picture for one of the raster
+MIN_WIDTH_PIXELS = 760  # pixels of a picture's width, so that the text has room
+MARGIN_PIXELS = 24
 GAMMA = 0.7  # forest in the shadow of a slope is dark in a linear stretch
-INK, FAINT, WARNING = (30, 30, 30), (95, 95, 95), (170, 80, 0)
-NOT_MAPPED, HATCH = (196, 196, 196), (128, 128, 128)
-_ROW = 30  # pixels of a row of the legend
-_SWATCH = (20, 36)
+TEXT_COLOUR, MUTED_COLOUR, WARNING_COLOUR = (30, 30, 30), (95, 95, 95), (170, 80, 0)
+NOT_MAPPED_COLOUR, HATCH_COLOUR = (196, 196, 196), (128, 128, 128)
+_LEGEND_ROW_PIXELS = 30  # pixels of a row of the legend
+_SWATCH_SHAPE = (20, 36)
 _SMALLEST_RANGE = 1e-6
 
 Picture = NDArray[np.uint8]  # (height, width, 3)
@@ -29,27 +29,27 @@ Colour = tuple[int, int, int]
 _Real = TypeVar("_Real", np.float32, np.float64)
 
 
-def value_limits(values: NDArray[_Real], percentiles: tuple[float, float] = (2, 98)) -> tuple[float, float]:
+def percentile_limits(values: NDArray[_Real], percentiles: tuple[float, float] = (2, 98)) -> tuple[float, float]:
     """Return two percentiles of the finite values; 0 and 1 if there are none."""
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, percentiles).tolist() if finite.size else (0.0, 1.0)
     return low, high
 
 
-def scaled(values: NDArray[_Real], limits: tuple[float, float]) -> NDArray[_Real]:
+def rescale(values: NDArray[_Real], limits: tuple[float, float]) -> NDArray[_Real]:
     """Return values with the limits at 0 and 1, clipped there."""
     low, high = limits
     return ((values - low) / max(high - low, _SMALLEST_RANGE)).clip(0, 1)
 
 
-def stretched(band: NDArray[np.float32]) -> NDArray[np.uint8]:
+def stretch_contrast(band: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return a band as 0 to 255 with dark values lightened; white where it is invalid.
 
     The ends are the 2nd and the 98th percentile.
     """
     valid = np.isfinite(band)
-    limits = value_limits(band)
-    grey = scaled(np.where(valid, band, np.float32(limits[1])), limits) ** GAMMA * 255
+    limits = percentile_limits(band)
+    grey = rescale(np.where(valid, band, np.float32(limits[1])), limits) ** GAMMA * 255
     return np.where(valid, grey, 255).astype(np.uint8)
 
 
@@ -65,15 +65,15 @@ def blend(picture: Picture, where: NDArray[np.bool_], colour: Colour, share: flo
     return blended
 
 
-def hatched(picture: Picture, where: NDArray[np.bool_]) -> Picture:
+def hatch(picture: Picture, where: NDArray[np.bool_]) -> Picture:
     """Return the picture with pale diagonal stripes where nothing is mapped."""
-    washed = blend(picture, where, NOT_MAPPED, 0.75)
-    return blend(washed, where & diagonal_stripes(picture.shape[:2], 8, 2), HATCH, 1.0)
+    washed = blend(picture, where, NOT_MAPPED_COLOUR, 0.75)
+    return blend(washed, where & diagonal_stripes(picture.shape[:2], 8, 2), HATCH_COLOUR, 1.0)
 
 
 def picture_shape(raster: tuple[int, int]) -> tuple[int, int]:
     """Return height and width of the picture of a raster."""
-    zoom = min(LONGEST_SIDE / max(raster), LARGEST_ZOOM)
+    zoom = min(MAX_SIDE_PIXELS / max(raster), MAX_ZOOM)
     return max(round(raster[0] * zoom), 1), max(round(raster[1] * zoom), 1)
 
 
@@ -98,31 +98,31 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class Swatch:
+class LegendEntry:
     """An entry of a legend.
 
     Attributes:
-        words: the meaning.
+        label: the meaning.
         colour: the colour that is blended into white; None for hatching.
         share: the share of the colour, 0 to 1.
         outline: the colour of the frame.
     """
 
-    words: str
+    label: str
     colour: Colour | None
     share: float = 1.0
-    outline: Colour = FAINT
+    outline: Colour = MUTED_COLOUR
 
     @property
     def picture(self) -> Picture:
         """The swatch."""
-        white = np.full((*_SWATCH, 3), 255, np.uint8)
-        everywhere = np.ones(_SWATCH, np.bool_)
-        return blend(white, everywhere, self.colour, self.share) if self.colour else hatched(white, everywhere)
+        white = np.full((*_SWATCH_SHAPE, 3), 255, np.uint8)
+        everywhere = np.ones(_SWATCH_SHAPE, np.bool_)
+        return blend(white, everywhere, self.colour, self.share) if self.colour else hatch(white, everywhere)
 
 
-def page(
-    picture: Picture, metres: float, caption: Caption, legend: Sequence[Swatch], notes: Sequence[str]
+def compose_figure(
+    picture: Picture, metres: float, caption: Caption, legend: Sequence[LegendEntry], notes: Sequence[str]
 ) -> Image.Image:
     """Return a picture between its caption and its legend.
 
@@ -134,26 +134,28 @@ def page(
         notes: the lines under the legend.
     """
     height, width = picture.shape[:2]
-    page_width = max(width, NARROWEST) + 2 * MARGIN
-    top = MARGIN + 40 + 24 * len(caption.lines) + 12
-    under = top + height + 16 + _ROW * len(legend) + 8
-    made = Image.new("RGB", (page_width, under + 22 * len(notes) + 12 + MARGIN), "white")
+    page_width = max(width, MIN_WIDTH_PIXELS) + 2 * MARGIN_PIXELS
+    top = MARGIN_PIXELS + 40 + 24 * len(caption.lines) + 12
+    under = top + height + 16 + _LEGEND_ROW_PIXELS * len(legend) + 8
+    made = Image.new("RGB", (page_width, under + 22 * len(notes) + 12 + MARGIN_PIXELS), "white")
     pen = ImageDraw.Draw(made)
-    write(pen, (MARGIN, MARGIN), caption.title, 28, INK)
+    draw_text(pen, (MARGIN_PIXELS, MARGIN_PIXELS), caption.title, 28, TEXT_COLOUR)
     for row, line in enumerate(caption.lines):
-        write(pen, (MARGIN, MARGIN + 40 + 24 * row), line, 16, FAINT)
-    write(pen, (page_width - MARGIN, MARGIN + 6), caption.warning, 18, WARNING, anchor="ra")
+        draw_text(pen, (MARGIN_PIXELS, MARGIN_PIXELS + 40 + 24 * row), line, 16, MUTED_COLOUR)
+    draw_text(pen, (page_width - MARGIN_PIXELS, MARGIN_PIXELS + 6), caption.warning, 18, WARNING_COLOUR, anchor="ra")
     left = (page_width - width) // 2
     made.paste(Image.fromarray(picture), (left, top))
-    pen.rectangle((left - 1, top - 1, left + width, top + height), outline=INK)
+    pen.rectangle((left - 1, top - 1, left + width, top + height), outline=TEXT_COLOUR)
     for row, swatch in enumerate(legend):
-        corner = MARGIN, top + height + 16 + _ROW * row
+        corner = MARGIN_PIXELS, top + height + 16 + _LEGEND_ROW_PIXELS * row
         made.paste(Image.fromarray(swatch.picture), corner)
-        pen.rectangle((*corner, corner[0] + _SWATCH[1] - 1, corner[1] + _SWATCH[0] - 1), outline=swatch.outline)
-        write(pen, (MARGIN + 48, corner[1]), swatch.words, 17, INK)
+        pen.rectangle(
+            (*corner, corner[0] + _SWATCH_SHAPE[1] - 1, corner[1] + _SWATCH_SHAPE[0] - 1), outline=swatch.outline
+        )
+        draw_text(pen, (MARGIN_PIXELS + 48, corner[1]), swatch.label, 17, TEXT_COLOUR)
     for row, note in enumerate(notes):
-        write(pen, (MARGIN, under + 22 * row), note, 15, FAINT)
-    scale_bar(pen, (page_width - MARGIN, top + height + 24), metres, page_width // 4)
+        draw_text(pen, (MARGIN_PIXELS, under + 22 * row), note, 15, MUTED_COLOUR)
+    draw_scale_bar(pen, (page_width - MARGIN_PIXELS, top + height + 24), metres, page_width // 4)
     return made
 
 
@@ -163,22 +165,22 @@ def round_length(longest: float) -> float:
     return max(step * power for step in (0.5, 1, 2, 5) if step * power <= longest)  # 0.5: the logarithm was rounded up
 
 
-def length_in_words(metres: float) -> str:
+def format_length(metres: float) -> str:
     """Return a length such as "500 m" or "2 km"."""
     return f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
 
 
-def scale_bar(pen: ImageDraw.ImageDraw, right_top: tuple[int, int], metres: float, longest: int) -> None:
+def draw_scale_bar(pen: ImageDraw.ImageDraw, right_top: tuple[int, int], metres: float, longest: int) -> None:
     """Draw a bar of a round length, at most `longest` pixels."""
     length = round_length(longest * metres)
     right, top = right_top
     left = right - max(round(length / metres), 1)
-    pen.rectangle((left, top, right, top + 6), fill=INK)
+    pen.rectangle((left, top, right, top + 6), fill=TEXT_COLOUR)
     pen.rectangle((left + (right - left) // 2, top + 1, right - 1, top + 5), fill="white")
-    write(pen, (right, top + 12), length_in_words(length), 15, INK, anchor="ra")
+    draw_text(pen, (right, top + 12), format_length(length), 15, TEXT_COLOUR, anchor="ra")
 
 
-def write(
+def draw_text(
     pen: ImageDraw.ImageDraw, position: tuple[int, int], words: str, size: int, colour: Colour, anchor: str = "la"
 ) -> None:
     """Write in Pillow's own font, the same on every machine, without accents."""

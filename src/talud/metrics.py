@@ -25,7 +25,9 @@ BACKGROUND = 0
 UNKNOWN = 255
 THRESHOLDS = np.arange(1, 100) / 100
 SCORES = ("precision", "recall", "f1", "iou", "mcc")
-BINS = 20  # of probability, 0.05 wide: a few of one network's levels each, and enough pixels to tell a share
+CALIBRATION_BINS = (
+    20  # of probability, 0.05 wide: a few of one network's levels each, and enough pixels to tell a share
+)
 
 
 def scores(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.float64]:
@@ -134,7 +136,7 @@ def confusion(
 SKILL_MARGIN = 0.005  # of F1: as much as `best_threshold` can gain by chance on the pixels that it is chosen on
 
 
-def everything_f1(share: float) -> float:
+def all_landslide_f1(share: float) -> float:
     """Return the F1 of a map that calls every pixel a landslide: 2 p / (1 + p).
 
     p is the share of landslide pixels.
@@ -157,7 +159,7 @@ def lack_of_skill(counts: Confusion) -> str:
     landslide, background = counts.tp + counts.fn, counts.fp + counts.tn
     if not landslide or not background:
         return ""
-    constant = everything_f1(landslide / (landslide + background))
+    constant = all_landslide_f1(landslide / (landslide + background))
     if counts.f1 > constant + SKILL_MARGIN:
         return ""
     if not counts.tp:
@@ -218,16 +220,17 @@ class ThresholdHistogram:
         hits, alarms = (counts[::-1].cumsum()[::-1].tolist() for counts in (self.landslide, self.background))
         return [Confusion(tp, fp, hits[0] - tp, alarms[0] - fp) for tp, fp in zip(hits[1:], alarms[1:], strict=True)]
 
-    def bins(self) -> Bins:
+    def bins(self) -> ReliabilityBins:
         """Return the same pixels in bins of 0.05."""
         landslide, background, probability = (
-            values.reshape(BINS, -1).sum(axis=1) for values in (self.landslide, self.background, self.probability)
+            values.reshape(CALIBRATION_BINS, -1).sum(axis=1)
+            for values in (self.landslide, self.background, self.probability)
         )
-        return Bins(landslide + background, landslide, probability)
+        return ReliabilityBins(landslide + background, landslide, probability)
 
 
 @dataclass(frozen=True)
-class Bins:
+class ReliabilityBins:
     """Counts of pixels by probability, in bins of equal width between 0 and 1.
 
     They are arrays (BINS,).
@@ -270,11 +273,11 @@ def best_threshold(levels: ThresholdHistogram, tie: float = 0.005) -> float:
     return float(good[np.argmin(np.abs(good - 0.5))])
 
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Design:
+class DesignEffect:
     """Design effects of a sample of blocks, compared with one of single pixels.
 
     Attributes:
@@ -287,7 +290,7 @@ class Design:
     correlation: float
 
     @classmethod
-    def of(cls, blocks: NDArray[np.int64]) -> Design:
+    def of(cls, blocks: NDArray[np.int64]) -> DesignEffect:
         """Return the design effects of blocks (blocks, 4) of TP, FP, FN and TN.
 
         Fewer than two blocks give 1, 1 and 0.
@@ -315,11 +318,11 @@ class Interval:
     high: float
 
 
-def stratified(
+def stratified_estimate(
     found: Sequence[int],
     sampled: Sequence[int],
     weights: Sequence[float],
-    design: Design | None = None,
+    design: DesignEffect | None = None,
     degrees: int | None = None,
 ) -> Interval:
     """Return the share of a class in an area (equations 9 to 11).
@@ -341,6 +344,6 @@ def stratified(
     if design is not None:
         between[0, 1] = between[1, 0] = design.correlation
     estimate, error = float(weight @ share), float(np.sqrt(max(float(errors @ between @ errors), 0.0)))
-    quantile = (1 + LEVEL) / 2
+    quantile = (1 + CONFIDENCE_LEVEL) / 2
     reach = error * float(ndtri(quantile) if degrees is None else stdtrit(degrees, quantile))
     return Interval(estimate, max(estimate - reach, 0.0), min(estimate + reach, 1.0))

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 CONFINED_DRIVERS = "TALUD_CONFINED_DRIVERS"  # the value of GDAL_SKIP in processes that the service confines
-OTHER_INSTALLATION = (
+INSTALLATION_VARIABLES = (
     "PROJ_DATA",
     "PROJ_LIB",
     "PROJ_AUX_DB",
@@ -31,7 +31,7 @@ OTHER_INSTALLATION = (
     "GDAL_PYTHON_DRIVER_PATH",
     "GEOTIFF_CSV",
 )
-OPTIONS = re.compile(
+RESULT_OPTIONS = re.compile(
     r"(GDAL|OGR|OSR|GTIFF|PROJ)_.*|SHAPE_(ENCODING|RESTORE_SHX|REWIND_ON_WRITE)|SQLITE_LIST_ALL_TABLES"
     r"|VRT_(SHARED_SOURCE|VIRTUAL_OVERVIEWS)|TIFF_USE_OVR|USE_RRD|CENTER_LONG|CHECK_WITH_INVERT_PROJ"
     r"|(COMPRESS|INTERLEAVE|PHOTOMETRIC|PREDICTOR|ZLEVEL|BIGTIFF|SPARSE_OK|JPEG_QUALITY)_OVERVIEW"
@@ -43,11 +43,11 @@ KEPT_OPTIONS = re.compile(
     r"|PROJ_(NETWORK|NETWORK_ENDPOINT|CURL_CA_BUNDLE|USER_WRITABLE_DIRECTORY|DEBUG)"
     r"|(GDAL|PROJ)_(VERSION|CONFIG|HOME|DIR|ROOT|INCDIR|LIBDIR|WHEEL)"
 )
-THREADS = ("OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
-MOST_THREADS = 1024
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS")
+MAX_THREADS = 1024
 
 
-def settle(environ: MutableMapping[str, str]) -> str | None:
+def clean_environment(environ: MutableMapping[str, str]) -> str | None:
     """Remove variables that change results, and normalise numbers of threads.
 
     Every library can read the numbers afterwards.
@@ -60,8 +60,8 @@ def settle(environ: MutableMapping[str, str]) -> str | None:
     Returns:
         The warning for the user, without a line break; None where nothing but numbers of threads was changed.
     """
-    for name in THREADS:
-        _settle_threads(environ, name)
+    for name in THREAD_VARIABLES:
+        _clean_thread_count(environ, name)
     bundled = _bundled("proj_data/proj.db") is not None
     removed = sorted(name for name in environ if _changes_results(name, bundled) and not _is_ours(environ, name))
     for name in removed:
@@ -76,7 +76,7 @@ def settle(environ: MutableMapping[str, str]) -> str | None:
 
 def clean_process_environment() -> None:
     """Clean the environment of this process, and print any warning on stderr."""
-    warning = settle(os.environ)
+    warning = clean_environment(os.environ)
     if warning is None:
         return
     if "rasterio.env" in sys.modules:  # it has read the variables already
@@ -86,9 +86,9 @@ def clean_process_environment() -> None:
 
 
 def _changes_results(name: str, bundled: bool) -> bool:
-    if name in OTHER_INSTALLATION:
+    if name in INSTALLATION_VARIABLES:
         return bundled
-    return OPTIONS.fullmatch(name) is not None and KEPT_OPTIONS.fullmatch(name) is None
+    return RESULT_OPTIONS.fullmatch(name) is not None and KEPT_OPTIONS.fullmatch(name) is None
 
 
 def _is_ours(environ: MutableMapping[str, str], name: str) -> bool:
@@ -97,7 +97,7 @@ def _is_ours(environ: MutableMapping[str, str], name: str) -> bool:
     return name in ("GDAL_SKIP", "OGR_SKIP") and confined is not None and environ[name] == confined
 
 
-def _settle_threads(environ: MutableMapping[str, str], name: str) -> None:
+def _clean_thread_count(environ: MutableMapping[str, str], name: str) -> None:
     """Normalise the numbers of threads in the environment.
 
     Keep the first number of a list such as `4,2`, which OpenMP allows; remove whatever is not a number of threads.
@@ -107,7 +107,7 @@ def _settle_threads(environ: MutableMapping[str, str], name: str) -> None:
     first = environ[name].split(",")[0].strip()
     number = int(first) if re.fullmatch("[0-9]{1,9}", first) else 0
     if number:
-        environ[name] = str(min(number, MOST_THREADS))
+        environ[name] = str(min(number, MAX_THREADS))
     else:
         del environ[name]
 
@@ -131,7 +131,7 @@ def _restore_bundled_data() -> None:
 
 
 @dataclass
-class _Hush:
+class _SuppressedStderr:
     """The state of a suppressed stderr; the last thread to end restores it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -139,7 +139,7 @@ class _Hush:
     terminal: int = -1
 
 
-_hush = _Hush()
+_suppressed = _SuppressedStderr()
 
 
 @contextmanager
@@ -148,21 +148,21 @@ def stderr_suppressed() -> Iterator[None]:
 
     A Python error is still shown, after the block.
     """
-    with _hush.lock:
-        if not _hush.blocks:
+    with _suppressed.lock:
+        if not _suppressed.blocks:
             sys.stderr.flush()
-            _hush.terminal = os.dup(2)
+            _suppressed.terminal = os.dup(2)
             with Path(os.devnull).open("w") as sink:
                 os.dup2(sink.fileno(), 2)
-        _hush.blocks += 1
+        _suppressed.blocks += 1
     try:
         yield
     finally:
-        with _hush.lock:
-            _hush.blocks -= 1
-            if not _hush.blocks:
-                os.dup2(_hush.terminal, 2)
-                os.close(_hush.terminal)
+        with _suppressed.lock:
+            _suppressed.blocks -= 1
+            if not _suppressed.blocks:
+                os.dup2(_suppressed.terminal, 2)
+                os.close(_suppressed.terminal)
 
 
 def has_desktop() -> bool:

@@ -18,7 +18,7 @@ from talud.files import md5
 from talud.raster import open_raster, translate_read_errors
 from talud.vector import (
     OTHER_VECTOR_SUFFIXES,
-    PENDING,
+    PENDING_SUFFIXES,
     VECTOR_SUFFIXES,
     geopackage_checksum,
     is_database,
@@ -28,7 +28,7 @@ from talud.vector import (
 
 # Suffix of a vector file → those of the files of the same name that belong to it. GDAL lists no parts of vectors.
 _SHAPEFILE = (".shp", ".dbf", ".prj", ".cpg", ".shx")
-TOGETHER = {
+COMPANION_SUFFIXES = {
     ".shp": _SHAPEFILE,
     ".dbf": _SHAPEFILE,
     ".shx": _SHAPEFILE,
@@ -61,7 +61,7 @@ def files_of(source: str | Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def side_files(path: Path) -> list[Path]:
+def sidecar_files(path: Path) -> list[Path]:
     """Return the files beside a raster that GIS programs read with it.
 
     GDAL itself may not need them.
@@ -76,7 +76,7 @@ def side_files(path: Path) -> list[Path]:
     ]
 
 
-def on_disk(name: str | Path) -> Path | None:
+def find_on_disk(name: str | Path) -> Path | None:
     """Return the file or folder on disk to which a GDAL name refers.
 
     For something in an archive it is the archive.
@@ -94,7 +94,7 @@ def on_disk(name: str | Path) -> Path | None:
     return next((part for part in (path, *path.parents) if part.is_file()), None)
 
 
-def listed(source: str | Path) -> list[str]:
+def list_gdal_files(source: str | Path) -> list[str]:
     """Return the names that GDAL lists for a raster.
 
     There are none for anything but a raster on disk.
@@ -102,7 +102,7 @@ def listed(source: str | Path) -> list[str]:
     path = Path(source)
     if str(source).startswith(_NETWORK) or path.suffix.lower() == ".onnx":
         return []
-    if is_database(path) or path.suffix.lower() in (*TOGETHER, ".json", ".geojson"):
+    if is_database(path) or path.suffix.lower() in (*COMPANION_SUFFIXES, ".json", ".geojson"):
         return []  # GDAL would write beside a GeoPackage that it opens
     try:
         with open_raster(source) as dataset:
@@ -112,24 +112,24 @@ def listed(source: str | Path) -> list[str]:
 
 
 def _parts(source: str | Path) -> Iterator[Path]:
-    path = on_disk(source)
+    path = find_on_disk(source)
     if path is None or not path.is_dir():
-        for name in (*([str(path)] if path else []), *listed(source)):
-            part = on_disk(name)
+        for name in (*([str(path)] if path else []), *list_gdal_files(source)):
+            part = find_on_disk(name)
             if part:
                 yield part
-                yield from _named_alike(part)
+                yield from _companion_files(part)
         if path and path.is_file() and path.suffix.lower() == ".vrt":
             yield from _vector_sources(path)
         return
     yield from sorted(part for part in path.rglob("*") if part.is_file())
-    yield from filter(None, map(on_disk, listed(source)))
+    yield from filter(None, map(find_on_disk, list_gdal_files(source)))
 
 
-def _named_alike(path: Path) -> Iterator[Path]:
+def _companion_files(path: Path) -> Iterator[Path]:
     if is_database(path):
         yield from pending_files(path)
-    suffixes = TOGETHER.get(path.suffix.lower(), ())
+    suffixes = COMPANION_SUFFIXES.get(path.suffix.lower(), ())
     beside = path.parent.iterdir() if suffixes else ()
     alike = [other for other in beside if other.stem == path.stem and other.suffix.lower() in suffixes]
     yield from sorted(alike, key=lambda other: (suffixes.index(other.suffix.lower()), other.name))
@@ -146,10 +146,10 @@ def _is_virtual(path: Path) -> bool:
 def _vector_sources(path: Path) -> Iterator[Path]:
     """Yield the files to which a virtual vector file refers."""
     for name in _VECTOR_SOURCE.findall(path.read_text(encoding="utf-8", errors="replace")):
-        part = on_disk(path.parent / name)
+        part = find_on_disk(path.parent / name)
         if part and part.is_file():
             yield part
-            yield from _named_alike(part)
+            yield from _companion_files(part)
 
 
 _VECTORS = VECTOR_SUFFIXES | OTHER_VECTOR_SUFFIXES
@@ -172,7 +172,7 @@ def fingerprint(source: str | Path) -> str:
     Raises:
         SourceError: the source is missing, cannot be read, or has no file.
     """
-    path = on_disk(source)
+    path = find_on_disk(source)
     if path is None:
         return _of_pixels(source)
     if not (path.is_dir() or is_database(path) or Path(source).suffix.lower() in _VECTORS):
@@ -190,13 +190,13 @@ def _lines(source: str | Path, path: Path) -> Iterator[str]:
     """Yield the name and the checksum of each part of a source."""
     within = str(source)[str(source).find(path.name) + len(path.name) :]
     for part in files_of(source):
-        if part.is_dir() or part.name.endswith((*_ADDED_BY_GIS, *PENDING)):
+        if part.is_dir() or part.name.endswith((*_ADDED_BY_GIS, *PENDING_SUFFIXES)):
             continue
         inside = path.is_dir() and part.is_relative_to(path)
         name = part.relative_to(path).as_posix() if inside else part.name
         name += within if part == path else ""
         yield f"{name} {geopackage_checksum(part) if is_database(part) else md5(part)}"
-    if any(name.endswith(_STATISTICS) for name in listed(source)):
+    if any(name.endswith(_STATISTICS) for name in list_gdal_files(source)):
         with rasterio.Env(GDAL_PAM_ENABLED=False), open_raster(source) as dataset:
             alone = _header(dataset)
         with open_raster(source) as dataset:
@@ -258,10 +258,10 @@ def check_output_file(out: Path, inputs: Iterable[str | Path]) -> None:
         if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
             raise OutputError(f"{out}: lies in one of the inputs, the folder {source}; name another file")
         parts = files_of(source)
-        refuse_to_replace(out, [*parts, *(other for part in parts for other in side_files(part))])
+        check_not_input(out, [*parts, *(other for part in parts for other in sidecar_files(part))])
 
 
-def refuse_to_replace(out: Path, inputs: Iterable[Path]) -> None:
+def check_not_input(out: Path, inputs: Iterable[Path]) -> None:
     """Refuse an output that is, or links to, one of the input files.
 
     Raises:
@@ -302,7 +302,7 @@ def check_output_folder(
             if part.resolve().is_relative_to(out.resolve()) and not part.name.startswith(kept):
                 raise OutputError(f"{out}: contains {part}, which is one of the inputs; name another folder")
             for name in names:
-                refuse_to_replace(out / name, [part])
+                check_not_input(out / name, [part])
     there = [name for name in names if (out / name).exists() or (out / name).is_symlink()]
     if there and not ours:
         raise OutputError(

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from talud.errors import OutputError, SourceError
 
-PENDING = ("-wal", "-journal")  # of a database's name: what it consists of while edits are pending
+PENDING_SUFFIXES = ("-wal", "-journal")  # of a database's name: what it consists of while edits are pending
 _MAGIC = b"SQLite format 3\0"
 _WAL = b"\2\2"  # bytes 18 and 19 of a database in write-ahead mode
 # Bytes of a database's header that change when a program opens it although the content stays the same: the journal
@@ -133,7 +133,7 @@ def pending_files(path: Path) -> tuple[Path, ...]:
 
 
 def _beside(path: Path) -> tuple[Path, ...]:
-    return tuple(path.with_name(path.name + suffix) for suffix in PENDING)
+    return tuple(path.with_name(path.name + suffix) for suffix in PENDING_SUFFIXES)
 
 
 def _copy(path: Path, copy: Path) -> None:
@@ -210,20 +210,20 @@ def _literal(text: str) -> str:
     return re.sub(r"([*?\[])", r"[\1]", text)
 
 
-ARCHIVES = frozenset({".zip", ".kmz"})
+ARCHIVE_SUFFIXES = frozenset({".zip", ".kmz"})
 _FILES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".fgb", ".kml", ".tab", ".mif"})
-VECTOR_SUFFIXES = _FILES | ARCHIVES
+VECTOR_SUFFIXES = _FILES | ARCHIVE_SUFFIXES
 # Unsupported vector formats: several files, written to when read, or without a driver in pyogrio's wheels.
 OTHER_VECTOR_SUFFIXES = frozenset(
     {".dgn", ".dwg", ".dxf", ".gdb", ".geoparquet", ".gml", ".gpx", ".mdb", ".parquet", ".pmtiles", ".sqlite"}
     | {".topojson", ".wkt"}
 )
-SUPPORTED = (
+SUPPORTED_FORMATS = (
     "GeoPackage (.gpkg), Shapefile (.shp, or zipped), GeoJSON, FlatGeobuf (.fgb), KML, KMZ and MapInfo (.tab, .mif)"
 )
 
 
-def refuse_other_format(path: Path) -> None:
+def check_supported_format(path: Path) -> None:
     """Refuse a vector file whose format is not supported.
 
     Raises:
@@ -231,7 +231,7 @@ def refuse_other_format(path: Path) -> None:
     """
     if path.suffix.lower() in OTHER_VECTOR_SUFFIXES:
         raise SourceError(
-            f"{path}: polygons in this format are not read, but those of {SUPPORTED} are; convert it: ogr2ogr "
+            f"{path}: polygons in this format are not read, but those of {SUPPORTED_FORMATS} are; convert it: ogr2ogr "
             f"{path.stem}.gpkg {path.name}"
         )
 
@@ -273,7 +273,7 @@ def _within_archive(path: Path) -> str | None:
     Raises:
         SourceError: the archive is damaged, or holds no vector file, or several.
     """
-    if path.suffix.lower() not in ARCHIVES or not path.is_file():
+    if path.suffix.lower() not in ARCHIVE_SUFFIXES or not path.is_file():
         return None
     try:
         with zipfile.ZipFile(path) as archive:
@@ -286,4 +286,4 @@ def _within_archive(path: Path) -> str | None:
     if found:
         raise SourceError(f"{path}: holds {len(found)} vector files ({', '.join(found)}); keep one in it")
     held = ", ".join(names[:5]) or "nothing"
-    raise SourceError(f"{path}: holds no vector file, but {held}; supported formats are {SUPPORTED}")
+    raise SourceError(f"{path}: holds no vector file, but {held}; supported formats are {SUPPORTED_FORMATS}")

@@ -22,25 +22,25 @@ VERSIONS = {
     "inference": 1,  # model files: export, quantisation, maps and their products
     "evaluation": 1,  # maps and labels to scores, gate and report
 }
-FILE = "versions.yaml"
+FILE_NAME = "versions.yaml"
 HEADER = """\
 # Versions of talud's parts, which dvc.yaml reads: where one changes, dvc repro repeats the stages that depend on it.
 # Written by `talud versions`; run it after each upgrade of talud, and commit this file with dvc.lock.
 """
 
 
-def training_code() -> str:
+def training_versions() -> str:
     """Return the text by which workers compare their training code: release and versions."""
     return f"{version('talud')} (data {VERSIONS['data']}, training {VERSIONS['training']})"
 
 
-def write(root: Path) -> Path:
+def write_versions(root: Path) -> Path:
     """Write the file of versions of the project in folder `root`; return its path.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    path = root / FILE
+    path = root / FILE_NAME
     with atomic_replace(path) as scratch:
         scratch.write_text(HEADER + "".join(f"{part}: {number}\n" for part, number in VERSIONS.items()))
     return path
@@ -58,15 +58,15 @@ def check_project(folder: Path) -> None:
     if root is None:
         return
     pipeline = _text(root / "dvc.yaml")
-    reads = f"- {FILE}" in pipeline
+    reads = f"- {FILE_NAME}" in pipeline
     if "talud train" in pipeline and not reads:
         warnings.warn(
-            f"{root / 'dvc.yaml'}: is of an earlier talud and does not read {FILE}, so DVC cannot see what an upgrade "
-            f"of talud changes; take the dvc.yaml of talud {version('talud')} and run talud versions",
+            f"{root / 'dvc.yaml'}: was written for an earlier talud and does not read {FILE_NAME}, so DVC does not "
+            f"detect changes by an upgrade; copy the dvc.yaml of talud {version('talud')} and run talud versions",
             TaludWarning,
             stacklevel=2,
         )
-    elif (reads or (root / FILE).is_file()) and (trouble := _trouble(root / FILE)):
+    elif (reads or (root / FILE_NAME).is_file()) and (trouble := _trouble(root / FILE_NAME)):
         if "DVC_STAGE" in os.environ:
             raise ParamsError(f"{trouble}; run talud versions, then dvc repro")
         warnings.warn(

@@ -100,7 +100,7 @@ def test_a_teams_server_keeps_trials_and_models(
         with store.runs.study("3band · demo", {}) as parent, store.runs.trial(parent, "one", {}, {}) as trial:
             trial.log_scores({"f1": 0.5})
         version = store.models.register("landslide-unet-3band", onnx.load(tiny_model), trial.run_id, "a" * 64)
-        assert store.models.find(version.name, "a" * 64) == version
+        assert store.models.find_by_fingerprint(version.name, "a" * 64) == version
         store.models.set_alias(version, "champion")
         store.models.set_alias(version, "challenger")
         fetched = registry.fetch("models:/landslide-unet-3band@challenger", project)

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stack_files import noise
-from talud.contract import Reduced
+from talud.contract import ReducedPrecision
 from talud.engine.cropping import Sides, crop_network
 from talud.engine.margins import Margin, NetworkGeometry
 from talud.engine.runtime import Model
@@ -216,7 +216,7 @@ def test_a_tile_nearer_to_the_rim_than_a_halo_runs_whole(
 @pytest.mark.parametrize("depth", [2, 3, 4])
 @pytest.mark.parametrize("precision", ["int8", "float16"])
 def test_a_variant_of_reduced_precision_is_as_exact(
-    unets: dict[int, Model], depth: int, precision: Reduced, tmp_path: Path, plain_runs: list[tuple[int, ...]]
+    unets: dict[int, Model], depth: int, precision: ReducedPrecision, tmp_path: Path, plain_runs: list[tuple[int, ...]]
 ) -> None:
     """Tiles of the variant equal one pass of the variant to the last bit."""
     graph = onnx.load(unets[depth].path)

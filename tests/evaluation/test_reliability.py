@@ -14,7 +14,7 @@ from PIL import Image
 from talud.evaluation.figures import reliability_diagram
 from talud.evaluation.results import Reliability
 from talud.evaluation.scores import evaluate
-from talud.metrics import BINS, ThresholdHistogram
+from talud.metrics import CALIBRATION_BINS, ThresholdHistogram
 from talud.project import Project
 
 pytestmark = pytest.mark.slow  # its tests share a trained network
@@ -53,7 +53,11 @@ def test_errors_of_one_bin_do_not_hide_those_of_another() -> None:
 
 def test_of_no_pixels_nothing_is_said() -> None:
     found = Reliability.of(ThresholdHistogram())
-    assert (found.expected_calibration_error, found.points(), found.mean_probability) == (0, [], (None,) * BINS)
+    assert (found.expected_calibration_error, found.points(), found.mean_probability) == (
+        0,
+        [],
+        (None,) * CALIBRATION_BINS,
+    )
 
 
 def test_the_evaluation_holds_it_at_home_and_away(small_project: Project) -> None:
@@ -66,9 +70,9 @@ def test_the_evaluation_holds_it_at_home_and_away(small_project: Project) -> Non
         truth = raster.read(1)
     counted = np.isfinite(probability) & (truth != 255)
     probability, truth = probability[counted], truth[counted]
-    which = np.minimum((probability * BINS).astype(int), BINS - 1)
+    which = np.minimum((probability * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     error = sum(
-        abs(probability[which == each].sum() - (truth[which == each] == 1).sum()) for each in range(BINS)
+        abs(probability[which == each].sum() - (truth[which == each] == 1).sum()) for each in range(CALIBRATION_BINS)
     ) / len(truth)
     assert written["away"]["expected_calibration_error"] == pytest.approx(error, abs=1e-5)
     assert sum(written["away"]["pixels"]) == len(truth)

@@ -19,7 +19,7 @@ from talud.mapping.reader import open_stack
 from talud.products import quicklook
 from talud.products.polygons import Landslides, NotMapped
 
-ZOOM, TOP = imaging.LARGEST_ZOOM, imaging.MARGIN + 40 + 24 + 12
+ZOOM, TOP = imaging.MAX_ZOOM, imaging.MARGIN_PIXELS + 40 + 24 + 12
 CAPTION = quicklook.MapCaption("Landslides in Peñón", ("Model",), "", "3 mapped", "5%", "")
 
 
@@ -58,7 +58,7 @@ def test_landslides_are_red_what_is_not_mapped_is_hatched_and_the_rest_is_the_im
     assert red > elsewhere[0] + 20
     assert elsewhere[1] == max(elsewhere) > green
     hidden = page[31 * ZOOM : 39 * ZOOM, 31 * ZOOM : 39 * ZOOM].reshape(-1, 3)
-    lines = (hidden == imaging.HATCH).all(axis=1).mean()
+    lines = (hidden == imaging.HATCH_COLOUR).all(axis=1).mean()
     assert lines == pytest.approx(0.25, abs=0.02)
     assert len(np.unique(hidden, axis=0)) == 2
     assert blue < 255

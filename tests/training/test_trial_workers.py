@@ -18,7 +18,7 @@ from talud.registry import Store
 from talud.training import trial_runner
 from talud.training.checkpoint import TrialState
 from talud.training.trial_runner import TrialTask
-from talud.versions import training_code
+from talud.versions import training_versions
 from training.test_study import make_project
 
 SEARCH = {"filters": [2], "learning_rate": [0.01, 0.003], "batch_size": [8], "epochs": 40}
@@ -104,7 +104,7 @@ def test_fewer_gpus_than_workers_are_said(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_worker_of_other_training_code_or_without_the_project_is_named(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
-    code = training_code()
+    code = training_versions()
     other = trial_runner._worker_problem(trial_runner.WorkerContext(project.root, None, "0 (data 1)"))
     absent = trial_runner._worker_problem(trial_runner.WorkerContext(tmp_path / "elsewhere", None, code))
     assert str(other) == (

@@ -116,5 +116,5 @@ def versions() -> None:
     root = find_root(folder)
     if root is None:
         raise ParamsError(f"{folder}: no params.yaml here or above; change into a talud project")
-    versions.write(root)
-    print(f"{versions.FILE}: {', '.join(f'{part} {number}' for part, number in versions.VERSIONS.items())}")
+    versions.write_versions(root)
+    print(f"{versions.FILE_NAME}: {', '.join(f'{part} {number}' for part, number in versions.VERSIONS.items())}")

@@ -98,7 +98,7 @@ def list_(as_json: JsonOption = False) -> None:
     store = Store.open(find_root(Path.cwd()))
     found = list_versions(store)
     for broken in store.models.broken_aliases():
-        warnings.warn(broken.words, TaludWarning, stacklevel=2)
+        warnings.warn(broken.message, TaludWarning, stacklevel=2)
     if as_json:
         _print_json([entry.record() for entry in found])
         return

@@ -175,8 +175,8 @@ def ui(
 
     root = Project.find().root
     store = Store.open(root)
-    if store.server:
-        print(f"MLFLOW_TRACKING_URI names a server; its UI is there already: {store.page(store.server)}")
+    if store.server_url:
+        print(f"MLFLOW_TRACKING_URI names a server; its UI is there already: {store.trials_url(store.server_url)}")
         return
-    print(f"MLflow UI, until Ctrl-C: {store.page(f'http://{host}:{port}')}")
+    print(f"MLflow UI, until Ctrl-C: {store.trials_url(f'http://{host}:{port}')}")
     serve_ui(root, host, port)

@@ -14,28 +14,28 @@ from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from talud.contract.parts import (
-    MOST_SUBSETS,
+    MAX_SUBSETS,
     Adaptation,
     BandContract,
     Calibration,
     Derivations,
     Difference,
     FineTuning,
-    Frozen,
+    FrozenModel,
     Measurements,
     ModelInput,
     ModelOrigin,
     ParentModel,
     Precision,
-    Reduced,
+    ReducedPrecision,
     Subset,
     Validation,
 )
 from talud.errors import ModelError
 
 __all__ = [
+    "MAX_SUBSETS",
     "METADATA_KEY",
-    "MOST_SUBSETS",
     "SCHEMA_VERSION",
     "Adaptation",
     "BandContract",
@@ -50,10 +50,10 @@ __all__ = [
     "ModelOrigin",
     "ParentModel",
     "Precision",
-    "Reduced",
+    "ReducedPrecision",
     "Subset",
     "Validation",
-    "migrated",
+    "migrate",
     "variant_path",
 ]
 
@@ -90,7 +90,7 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
 }
 
 
-class Contract(Frozen):
+class Contract(FrozenModel):
     """The statement of a model about its input and itself, in four parts."""
 
     schema_version: Literal[2] = Field(2, description="of this form of contract")
@@ -105,7 +105,7 @@ class Contract(Frozen):
         Raises:
             ValidationError: a value is not allowed, or no part has such a field.
         """
-        return Contract.model_validate(migrated(self.flat() | fields))
+        return Contract.model_validate(migrate(self.flat() | fields))
 
     def without_optional_groups(self) -> Contract:
         """Return the contract of the same model if it needed all of its band groups."""
@@ -134,7 +134,7 @@ class Contract(Frozen):
         if text is None:
             raise ModelError(f"{origin}: carries no talud contract; export it with talud train, or name another model")
         try:
-            return cls.model_validate(migrated(from_json(text)))
+            return cls.model_validate(migrate(from_json(text)))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -169,7 +169,7 @@ class _NewerError(Exception):
     """A contract of a later schema version, which is the message."""
 
 
-def migrated(content: Any) -> Any:
+def migrate(content: Any) -> Any:
     """Return a contract's JSON content in the form of the present schema version.
 
     Version 1 had all fields at the top. A field that it did not know stays there, where validation refuses it.

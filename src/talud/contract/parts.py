@@ -15,21 +15,21 @@ from talud.bands import Group, powerset
 from talud.metrics import Confusion, lack_of_skill
 
 Precision = Literal["float32", "float16", "int8"]
-Reduced = Literal["float16", "int8"]
+ReducedPrecision = Literal["float16", "int8"]
 Share = Annotated[float, Field(ge=0, le=1)]
 # Of three groups of bands.
-MOST_SUBSETS = 7
+MAX_SUBSETS = 7
 # Bands are read as float32.
 _LARGEST_FLOAT32 = 3.4e38
 
 
-class Frozen(BaseModel):
+class FrozenModel(BaseModel):
     """An immutable object without unknown fields or infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class BandContract(Frozen):
+class BandContract(FrozenModel):
     """One input band, in the order in which the network reads it."""
 
     name: str
@@ -52,7 +52,7 @@ class BandContract(Frozen):
         return self
 
 
-class Difference(Frozen):
+class Difference(FrozenModel):
     """The histogram of the difference of two bands over the training pixels.
 
     Such a difference, a hue for instance, may be new where the values of each band are not.
@@ -73,7 +73,7 @@ def _check_histogram(edges: Sequence[float], shares: Sequence[float]) -> None:
         raise ValueError("edges and shares are no histogram")
 
 
-class Subset(Frozen):
+class Subset(FrozenModel):
     """Some of a model's band groups, with the model's scores where only these are valid."""
 
     groups: Annotated[tuple[Group, ...], Field(min_length=1)]
@@ -83,7 +83,7 @@ class Subset(Frozen):
     supported: bool = Field(description="whether a pixel is mapped where these groups are valid and no other is")
 
 
-class ModelInput(Frozen):
+class ModelInput(FrozenModel):
     """The raster that a model expects."""
 
     bands: tuple[BandContract, ...]
@@ -91,7 +91,7 @@ class ModelInput(Frozen):
         (), description="of neighbouring optical bands, and of SAR bands; empty in older files"
     )
     required_groups: tuple[Group, ...] = Field(description="where one of these is invalid, nothing is mapped")
-    subsets: Annotated[tuple[Subset, ...], Field(max_length=MOST_SUBSETS)] = Field(
+    subsets: Annotated[tuple[Subset, ...], Field(max_length=MAX_SUBSETS)] = Field(
         (),
         description="of a model that learned to do without some groups: each of the subsets of its groups, with the "
         "scores on the validation blocks where the other groups are absent, all on the same pixels and at the "
@@ -157,7 +157,7 @@ class ModelInput(Frozen):
         return self
 
 
-class ModelOrigin(Frozen):
+class ModelOrigin(FrozenModel):
     """The training run, data and code that a model came from."""
 
     name: str = Field(description="the band set")
@@ -172,7 +172,7 @@ class ModelOrigin(Frozen):
     hyperparameters: dict[str, float | int | str]
 
 
-class Calibration(Frozen):
+class Calibration(FrozenModel):
     """The line of Platt (1999) in the last layer: logit' = slope * logit + offset."""
 
     slope: FiniteFloat = Field(gt=0, description="1 where they were left as they are")
@@ -186,7 +186,7 @@ class Calibration(Frozen):
     declined: str = Field("", description="why they were left as they are; empty where they were not")
 
 
-class Validation(Frozen):
+class Validation(FrozenModel):
     """Pixel counts on the validation blocks, from which an area is estimated."""
 
     tp: NonNegativeInt
@@ -201,7 +201,7 @@ class Validation(Frozen):
     correlation: float = Field(ge=-1, le=1, description="of these two shares, between blocks")
 
 
-class Measurements(Frozen):
+class Measurements(FrozenModel):
     """The threshold, and all that was measured of a model at it."""
 
     threshold: float = Field(gt=0, lt=1, description="landslide where the probability is at least this")
@@ -245,7 +245,7 @@ class Measurements(Frozen):
         return f"on the validation blocks {said}" if said else ""
 
 
-class ParentModel(Frozen):
+class ParentModel(FrozenModel):
     """The model that another was made from."""
 
     weights: str = Field(description="its digest, as `weights` of its contract's origin")
@@ -285,7 +285,7 @@ class FineTuning(ParentModel):
     f1_after: float | None
 
 
-class Derivations(Frozen):
+class Derivations(FrozenModel):
     """The steps by which a file was derived from a trained network."""
 
     precision: Precision = Field(

@@ -23,7 +23,7 @@ from shapely.geometry.base import BaseMultipartGeometry
 from talud.data import warping
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
-from talud.vector import open_vector, refuse_other_format
+from talud.vector import check_supported_format, open_vector
 
 # Polygons farther from an area than this cannot belong to its image: no satellite's swath is as wide.
 SAME_IMAGE_METRES = 500_000.0
@@ -103,7 +103,7 @@ def elsewhere(
     area = shapely.box(*grid.bounds)
     if shapely.intersects(geometries, area).any() or extent is None or not (len(geometries) or unplaced):
         return None
-    metres = float(shapely.distance(geometries, area).min(initial=math.inf)) * grid.metre
+    metres = float(shapely.distance(geometries, area).min(initial=math.inf)) * grid.metres_per_unit
     away = f"the nearest lies {_length(metres)} away" if math.isfinite(metres) else "they lie on another side of Earth"
     reason = _reason(crs, extent, grid)
     return Elsewhere(
@@ -252,7 +252,7 @@ def layer_of(path: Path, wanted: str) -> str:
     Raises:
         SourceError: there is none, or several; or the file is of a format that is not read.
     """
-    refuse_other_format(path)
+    check_supported_format(path)
     kinds = ("Poly", "Geometry", "Unknown")
     with open_vector(path, " as polygons") as whole:
         found = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(whole)]

@@ -56,7 +56,7 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
     targets = project.stack(area), project.mask(area), project.stack_record(area)
     for target in targets:
         source_files.check_output_file(target, [])
-        source_files.refuse_to_replace(target, folder.files)
+        source_files.check_not_input(target, folder.files)
     with atomic_replace_all(*targets) as (stack, mask, record):
         known = _write(folder, tags, stack, mask, progress)
         if described.role != "transfer" and not (known and known.landslide):

@@ -19,9 +19,9 @@ from talud.errors import SourceError
 from talud.grid import Grid
 from talud.params import Source
 from talud.raster import alpha_bands, open_raster, read_alpha_mask, read_validity, translate_read_errors
-from talud.source_files import TOGETHER
+from talud.source_files import COMPANION_SUFFIXES
 from talud.text import counted
-from talud.vector import ARCHIVES, OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES, refuse_other_format
+from talud.vector import ARCHIVE_SUFFIXES, OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES, check_supported_format
 
 _RASTERS: frozenset[Source] = frozenset({"optical", "dtm", "sar_pre", "sar_post"})
 _VECTORS: frozenset[Source] = frozenset({"inventory", "boundary"})
@@ -80,7 +80,7 @@ def _named(folder: Path, source: Source, name: str) -> Path:
     if not path.exists():
         raise SourceError(f"{path}: no such file, though params.yaml names it as {source}")
     if source not in _RASTERS:
-        refuse_other_format(path)
+        check_supported_format(path)
     return path
 
 
@@ -98,10 +98,10 @@ def _lying_in(folder: Path, source: Source) -> Path | None:
     if source in _RASTERS:
         candidates = [path for path in candidates if _suffix(path) not in VECTOR_SUFFIXES]
     elif others and not candidates:
-        refuse_other_format(others[0])
+        check_supported_format(others[0])
     # Neither an archive beside its unpacked files nor a part of a vector file is a second source.
-    candidates = [path for path in candidates if _suffix(path) not in ARCHIVES] or candidates
-    parts = {part for path in candidates for part in TOGETHER.get(_suffix(path), ()) if part != _suffix(path)}
+    candidates = [path for path in candidates if _suffix(path) not in ARCHIVE_SUFFIXES] or candidates
+    parts = {part for path in candidates for part in COMPANION_SUFFIXES.get(_suffix(path), ()) if part != _suffix(path)}
     candidates = [path for path in candidates if _suffix(path) not in parts]
     if len(candidates) > 1:
         names = ", ".join(path.name for path in candidates)
@@ -118,7 +118,7 @@ def _stem(path: Path) -> str:
 
     The suffix of a zipped Shapefile may be `.shp.zip`.
     """
-    return path.stem.lower().removesuffix(".shp") if _suffix(path) in ARCHIVES else path.stem.lower()
+    return path.stem.lower().removesuffix(".shp") if _suffix(path) in ARCHIVE_SUFFIXES else path.stem.lower()
 
 
 @contextmanager

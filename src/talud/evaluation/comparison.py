@@ -26,7 +26,7 @@ from talud.errors import StudyError
 from talud.evaluation.bootstrap import CONFIDENCE_LEVEL, Difference, f1_difference
 from talud.files import atomic_replace
 from talud.grid import Grid
-from talud.imaging import Swatch
+from talud.imaging import LegendEntry
 from talud.mapping.reader import StackReader, open_stack
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import (
@@ -377,22 +377,22 @@ def draw_agreement(
     picture = imaging.blend(picture, slides & (found == Agreement.BOTH_RIGHT), _FOUND_BY_BOTH, 0.8)
     for each in (Agreement.ONLY_A_RIGHT, Agreement.ONLY_B_RIGHT, Agreement.BOTH_WRONG):
         picture = imaging.blend(picture, found == each, AGREEMENT_COLOURS[each][:3], 0.9)
-    picture = imaging.hatched(picture, found == NOT_COMPARED)
-    picture = imaging.blend(picture, slides & ~ndimage.binary_erosion(slides), imaging.INK, 0.9)
-    metres = grid.resolution * grid.metre * grid.width / shape[1]
+    picture = imaging.hatch(picture, found == NOT_COMPARED)
+    picture = imaging.blend(picture, slides & ~ndimage.binary_erosion(slides), imaging.TEXT_COLOUR, 0.9)
+    metres = grid.resolution * grid.metres_per_unit * grid.width / shape[1]
     notes = [f"Background: {under}. Outlines: the inventory. North is up."]
-    imaging.page(picture, metres, caption, _legend(caption), notes).save(path, "PNG")
+    imaging.compose_figure(picture, metres, caption, _legend(caption), notes).save(path, "PNG")
 
 
-def _legend(caption: AgreementCaption) -> list[Swatch]:
+def _legend(caption: AgreementCaption) -> list[LegendEntry]:
     meanings = {
         Agreement.ONLY_A_RIGHT: "only A is right: B misses a landslide here, or shows one that is none",
         Agreement.ONLY_B_RIGHT: "only B is right",
         Agreement.BOTH_WRONG: "both are wrong",
     }
     shares = [
-        Swatch(f"{words} ({caption.shares[each]:.2%})", AGREEMENT_COLOURS[each][:3], 0.9)
+        LegendEntry(f"{words} ({caption.shares[each]:.2%})", AGREEMENT_COLOURS[each][:3], 0.9)
         for each, words in meanings.items()
     ]
-    both = Swatch("a landslide that both show", _FOUND_BY_BOTH, 0.9)
-    return [both, *shares, Swatch("not mapped by one of the two, or truth unknown", None)]
+    both = LegendEntry("a landslide that both show", _FOUND_BY_BOTH, 0.9)
+    return [both, *shares, LegendEntry("not mapped by one of the two, or truth unknown", None)]

@@ -26,9 +26,9 @@ from talud.confusion_map import NOT_COMPARED, NOT_MAPPED, PIXEL_CLASS_COLOURS, P
 from talud.data.record import current_stack
 from talud.evaluation.results import Reliability
 from talud.grid import Grid
-from talud.imaging import GAMMA, data_uri, diagonal_stripes, scaled, value_limits
+from talud.imaging import GAMMA, data_uri, diagonal_stripes, percentile_limits, rescale
 from talud.measurement.sites import Site
-from talud.metrics import BINS, LANDSLIDE, UNKNOWN
+from talud.metrics import CALIBRATION_BINS, LANDSLIDE, UNKNOWN
 from talud.project import Project
 from talud.raster import open_raster
 
@@ -51,7 +51,7 @@ def draw_image(bands: NDArray[np.float32], *, grey: bool = False) -> str:
     Pixels that are NaN in any band are clear. With `grey` the picture is a pale grey one, to lay classes over.
     """
     valid = np.asarray(np.isfinite(bands).all(axis=0))
-    colours = np.where(valid, [scaled(band, value_limits(band[valid], (1, 99))) ** GAMMA for band in bands], 0.0)
+    colours = np.where(valid, [rescale(band, percentile_limits(band[valid], (1, 99))) ** GAMMA for band in bands], 0.0)
     if grey:
         luminance = np.tensordot(np.array([0.299, 0.587, 0.114]), colours, axes=1)
         colours = np.stack([0.3 + 0.55 * luminance] * 3)
@@ -310,7 +310,7 @@ def reliability_diagram(places: Mapping[str, Reliability]) -> str:
             label = f"{'test blocks' if home else place} (error {reliability.expected_calibration_error:.3f})"
             curves.plot(*points.T, marker="o", markersize=3.5, label=label, **style)
             share = np.array(reliability.pixels) / max(sum(reliability.pixels), 1)
-            shares.stairs(share, np.linspace(0, 1, BINS + 1), **style)
+            shares.stairs(share, np.linspace(0, 1, CALIBRATION_BINS + 1), **style)
         curves.set(xlim=(0, 1), ylim=(0, 1), ylabel="Share of landslide")
         figure.legend(loc="outside upper left", frameon=False, handlelength=2.4)
         shares.set(yscale="log", ylim=(1e-4, 1), xlabel="Probability", ylabel="Share of pixels")

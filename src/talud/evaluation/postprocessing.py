@@ -16,7 +16,7 @@ from skimage import segmentation
 
 from talud.confusion_map import NOT_MAPPED, apply_threshold
 from talud.errors import ParamsError
-from talud.imaging import scaled, value_limits
+from talud.imaging import percentile_limits, rescale
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.params import Postprocessing, Segmentation
 
@@ -165,7 +165,7 @@ def segment_vote(
 def _stretched(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Stretch a band between 0 and 1; invalid pixels get its median, which adds no edge."""
     values = band[valid].astype(np.float64)
-    return scaled(np.where(valid, band, np.median(values)).astype(np.float64), value_limits(values))
+    return rescale(np.where(valid, band, np.median(values)).astype(np.float64), percentile_limits(values))
 
 
 def _means(values: NDArray[np.float32], labels: NDArray[np.intp], count: int) -> NDArray[np.float64]:

@@ -23,7 +23,7 @@ from talud.files import atomic_replace
 from talud.mapping.reader import open_stack
 from talud.metrics import lack_of_skill
 from talud.project import Project
-from talud.registry import SET_ASIDE, ModelVersion, Store
+from talud.registry import SET_ASIDE_TAG, ModelVersion, Store
 from talud.text import counted
 
 # Tags of a version: the reason for its alias, and the result of the gate.
@@ -212,9 +212,9 @@ def _decide(
         return "challenger", f"failed the gate: {gates.format_checks(gate.failed)}", gate
     if gate.failed:
         return "challenger", f"worse than {present.name}: {gates.format_checks(gate.failed)}", gate
-    if SET_ASIDE in version.tags:
+    if SET_ASIDE_TAG in version.tags:
         again = f"talud models promote {version.name} {version.version} makes it the champion again"
-        return "challenger", f"set aside {version.tags[SET_ASIDE]}; {again}", gate
+        return "challenger", f"set aside {version.tags[SET_ASIDE_TAG]}; {again}", gate
     if present.model is None:
         return "champion", present.reason or f"the first version of {version.name}", gate
     place, f1 = list(gate.f1.items())[-1]  # all deciding pixels together, or the only ones

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from pydantic_core import to_json
 
-from talud.contract import Adaptation, Contract, FineTuning, Reduced, variant_path
+from talud.contract import Adaptation, Contract, FineTuning, ReducedPrecision, variant_path
 from talud.engine.model_file import save_model
 from talud.engine.runtime import Model, RegistryVersion
 from talud.errors import ModelError, RegistryError
@@ -106,11 +106,11 @@ def register_trained(store: Store, project: Project, model: Model) -> tuple[Mode
     """
     contract, graph = model.contract, onnx.load(model.path)
     name, key = f"{EXPERIMENT}-{contract.origin.name}", fingerprint(contract)
-    version = store.models.find(name, key)
+    version = store.models.find_by_fingerprint(name, key)
     if version is None:
         version = store.models.register(name, graph, restore_runs(store, project, contract), key)
     else:
-        store.models.put_back(version, graph)
+        store.models.upload_missing_files(version, graph)
     registered = open_version(store, version)
     _check_same(model, registered, f"the one in {model.path}")
     variants = _register_variants(store, project, version, model)
@@ -148,7 +148,7 @@ def register_derived(
         raise ModelError(f"{model.path}: is not registered, or was neither adapted nor fine-tuned; register it first")
     store, key = Store.open(root), fingerprint(contract)
     tags, (command, parameters) = _origin_tags(contract), _derivation(made)
-    version = store.models.find(model.registered_as.name, key)
+    version = store.models.find_by_fingerprint(model.registered_as.name, key)
     if version is None:
         run_name = f"{contract.origin.name} · {command} · {made.area}"
         run_tags = {name: tags[name] for name in ("band_set", "data_version", "commit")}
@@ -233,7 +233,7 @@ def _register_variants(store: Store, project: Project, version: ModelVersion, mo
         RegistryError: the store returns a different file.
     """
     found, passed_over = [], []
-    for precision in get_args(Reduced):
+    for precision in get_args(ReducedPrecision):
         ours = variant_path(model.path, precision)
         theirs = variant_path(store.models.fetch(version.uri).path, precision)
         if ours.is_file() and not _belongs(ours, model.contract):

@@ -16,7 +16,7 @@ from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.files import atomic_replace
 from talud.measurement.assessment import Assessment
-from talud.metrics import BINS, Confusion, ThresholdHistogram, lack_of_skill
+from talud.metrics import CALIBRATION_BINS, Confusion, ThresholdHistogram, lack_of_skill
 from talud.project import Project
 from talud.text import duration
 
@@ -73,7 +73,7 @@ class Reliability(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     expected_calibration_error: float = Field(ge=0, le=1)
-    pixels: tuple[int, ...] = Field(description=f"by probability, in {BINS} bins of one width from 0 to 1")
+    pixels: tuple[int, ...] = Field(description=f"by probability, in {CALIBRATION_BINS} bins of one width from 0 to 1")
     landslide_pixels: tuple[int, ...] = Field(description="those of them that are landslide")
     mean_probability: tuple[float | None, ...] = Field(description="of them; null where a bin is empty")
 

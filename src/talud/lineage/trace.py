@@ -167,7 +167,7 @@ def _lineage(asked: str, kind: str, stated: MapProvenance, contract: Contract | 
     run, registered = None, {}
     try:
         store = registry.Store.open(root)
-        run, registered = store.runs.find(stated.run), store.models.with_weights(stated.weights)
+        run, registered = store.runs.find(stated.run), store.models.find_by_weights(stated.weights)
         if run is None:
             unknown.append(f"the store of MLflow has no run {stated.run or '(none is stated)'}")
         if not registered:
@@ -214,7 +214,7 @@ def _find_contract(stated: MapProvenance, root: Path | None) -> tuple[Contract |
             return contract, ""
     try:
         models = registry.Store.open(root).models
-        for uri in models.with_weights(stated.weights):
+        for uri in models.find_by_weights(stated.weights):
             contract = model_file.read_contract(models.fetch(uri).path)
             if contract.origin.data_version == stated.data_version:
                 return contract, ""

@@ -36,13 +36,13 @@ def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | 
             f"{raster}: consists of patches of {patch} pixels, the model expects a multiple of "
             f"{contract.input.alignment}"
         )
-    if not (grid.crs.is_projected or (patch and grid.local)):
+    if not (grid.crs.is_projected or (patch and grid.is_local)):
         raise MismatchError(
             f"{raster}: its CRS ({grid.crs}) is not projected, the model expects pixels of "
             f"{contract.input.pixel_size:g} m; let talud map bring the sources to one, or warp it to a metric CRS, "
             "such as the UTM zone, with gdalwarp"
         )
-    metre = grid.metre
+    metre = grid.metres_per_unit
     width, height = grid.transform.a * metre, -grid.transform.e * metre
     if (
         max(abs(side - contract.input.pixel_size) for side in (width, height))
@@ -52,7 +52,7 @@ def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | 
             f"{raster}: its pixels are {width:g} × {height:g} m, the model expects {contract.input.pixel_size:g} m; "
             "make the stack at that resolution"
         )
-    if grid.local:
+    if grid.is_local:
         return
     length = max(grid.shape) * contract.input.pixel_size
     if length > EQUATOR:

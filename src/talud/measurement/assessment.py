@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from talud.confusion_map import NOT_MAPPED, apply_threshold
 from talud.contract import Validation
-from talud.metrics import LANDSLIDE, UNKNOWN, Confusion, Design, ThresholdHistogram, confusion
+from talud.metrics import LANDSLIDE, UNKNOWN, Confusion, DesignEffect, ThresholdHistogram, confusion
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Assessment:
     @property
     def validation(self) -> Validation:
         """Counts as the `validation` part of a contract."""
-        design, counts = Design.of(self.block_counts), self.confusion
+        design, counts = DesignEffect.of(self.block_counts), self.confusion
         return Validation(
             tp=counts.tp,
             fp=counts.fp,

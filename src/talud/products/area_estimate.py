@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from talud.contract import Contract
 from talud.mapping.domain import Verdict
-from talud.metrics import Design, stratified
+from talud.metrics import DesignEffect, stratified_estimate
 
 _DOUBTS = {
     Verdict.DIFFERS: "it does not hold here, for this area differs from the training areas",
@@ -86,11 +86,11 @@ def estimate_area(
     known, mapped = contract.measured.validation, landslide + background
     if known is None or why_no_estimate(contract, mapped):
         return None
-    share = stratified(
+    share = stratified_estimate(
         (known.tp, known.fn),
         (known.tp + known.fp, known.fn + known.tn),
         (landslide / mapped, background / mapped),
-        Design(known.design_effects, known.correlation),
+        DesignEffect(known.design_effects, known.correlation),
         known.blocks - 1,
     )
     low, middle, high = (one * mapped * pixel_area for one in (share.low, share.estimate, share.high))

@@ -102,7 +102,7 @@ def trace_polygons(
         shapes = list(_shapes(dataset, mask, grid.windows(patch) if patch else None))
     values = np.array([value for _, value in shapes], dtype=np.int64)
     outlines = _make_valid(np.array([shapely.geometry.shape(shape) for shape, _ in shapes], dtype=np.object_))
-    metre = grid.metre
+    metre = grid.metres_per_unit
     area = shapely.area(outlines) * metre**2
     order = _largest_first(outlines, area)
     values, outlines, area = values[order], outlines[order], area[order]

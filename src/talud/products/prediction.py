@@ -66,7 +66,7 @@ def predict(
     _check_opened(model, options)
     check_map_folder(out, [raster, model.path])
     with frugal(), open_stack(raster, model.contract) as stack:
-        if options.geojson and stack.grid.local:
+        if options.geojson and stack.grid.is_local:
             raise ParamsError(f"{raster}: its coordinates have no longitude and latitude; leave --geojson out")
         check_disk_space(out, stack.grid, options.tta)
         run = _MapRun.of(model, stack, options)

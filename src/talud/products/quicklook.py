@@ -12,7 +12,7 @@ from rasterio.features import rasterize
 from scipy import ndimage
 
 from talud import imaging
-from talud.imaging import Picture, Swatch, blend, hatched, picture_shape, stretched
+from talud.imaging import LegendEntry, Picture, blend, hatch, picture_shape, stretch_contrast
 from talud.mapping.reader import StackReader
 from talud.products.polygons import Landslides, NotMapped
 
@@ -57,34 +57,34 @@ def render(stack: StackReader, landslides: Landslides, not_mapped: NotMapped) ->
     base, legend = background(stack, shape)
     hidden = _rasterised(not_mapped.outlines, shape, transform, touched=False)
     slides = _rasterised(landslides.outlines, shape, transform, touched=shape[1] < grid.width)
-    picture = hatched(base, hidden)
+    picture = hatch(base, hidden)
     picture = _draw_outlines(picture, slides)
-    metres = grid.resolution * grid.metre * grid.width / shape[1]
+    metres = grid.resolution * grid.metres_per_unit * grid.width / shape[1]
     return RenderedMap(picture, legend, metres)
 
 
 def write(path: Path, rendered: RenderedMap, caption: MapCaption) -> None:
     """Draw the map between its title and its legend, as PNG."""
     legend = [
-        Swatch(caption.landslides, LANDSLIDE_COLOUR, 0.35, LANDSLIDE_COLOUR),
-        Swatch(caption.not_mapped, None, outline=imaging.HATCH),
+        LegendEntry(caption.landslides, LANDSLIDE_COLOUR, 0.35, LANDSLIDE_COLOUR),
+        LegendEntry(caption.not_mapped, None, outline=imaging.HATCH_COLOUR),
     ]
     notes = [note for note in (caption.reasons, f"Background: {rendered.background}. North is up.") if note]
-    imaging.page(rendered.picture, rendered.metres, caption, legend, notes).save(path)
+    imaging.compose_figure(rendered.picture, rendered.metres, caption, legend, notes).save(path)
 
 
 def background(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str]:
     """Return the background and its name: the optical image, else the slope, else the first band."""
     colour = stack.image(("red", "green", "blue"), shape)
     if colour is not None:
-        return np.stack([stretched(band) for band in colour], axis=-1), "optical image, 2 to 98 % stretch"
+        return np.stack([stretch_contrast(band) for band in colour], axis=-1), "optical image, 2 to 98 % stretch"
     slope = stack.image(("slope",), shape)
     if slope is not None:
-        return np.repeat(255 - stretched(slope[0])[..., np.newaxis], 3, axis=-1), "slope, steep is dark"
+        return np.repeat(255 - stretch_contrast(slope[0])[..., np.newaxis], 3, axis=-1), "slope, steep is dark"
     name = next(band.name for band in stack.contract.input.bands if band.group not in stack.info.absent)
     first = stack.image((name,), shape)
     assert first is not None  # the reader found every band that is not absent
-    return np.repeat(stretched(first[0])[..., np.newaxis], 3, axis=-1), name
+    return np.repeat(stretch_contrast(first[0])[..., np.newaxis], 3, axis=-1), name
 
 
 def _rasterised(

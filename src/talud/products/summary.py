@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from talud.engine.runtime import Model
-from talud.imaging import Picture, data_uri, length_in_words, round_length
+from talud.imaging import Picture, data_uri, format_length, round_length
 from talud.mapping import domain
 from talud.mapping.domain import Distance, Verdict
 from talud.mapping.reader import RasterInfo
@@ -87,7 +87,7 @@ class SummaryPage:
             area: area of each landslide in m².
         """
         grid, contract = info.grid, model.contract
-        pixel = grid.pixel_area * grid.metre**2 / 1e6
+        pixel = grid.pixel_area * grid.metres_per_unit**2 / 1e6
         width = rendered.picture.shape[1] * rendered.metres
         length = round_length(_MAX_SCALE_BAR_SHARE * width)
         return cls(
@@ -96,7 +96,7 @@ class SummaryPage:
             dates=map_record.dates(info.provenance),
             picture=_data_uri_of(rendered.picture),
             background=rendered.background,
-            bar=(length_in_words(length), 100 * length / width),
+            bar=(format_length(length), 100 * length / width),
             hectares=area / 10_000,
             square_kilometres=prediction.pixels * pixel,
             not_mapped=[
@@ -110,7 +110,7 @@ class SummaryPage:
             areas=contract.origin.areas,
             origin={
                 "Raster": info.name,
-                "Grid": f"{dimensions(grid.width, grid.height)} of {contract.input.pixel_size:g} m, {grid.place}",
+                "Grid": f"{dimensions(grid.width, grid.height)} of {contract.input.pixel_size:g} m, {grid.crs_label}",
                 "Bands": ", ".join(contract.input.band_names),
                 "Trained on": ", ".join(contract.origin.areas),
                 "MLflow run": contract.origin.run_id,

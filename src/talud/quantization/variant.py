@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from talud import source_files
-from talud.contract import Contract, Reduced, Subset, variant_path
+from talud.contract import Contract, ReducedPrecision, Subset, variant_path
 from talud.data.record import check_held_out
 from talud.engine.model_file import save_model
 from talud.engine.runtime import Model
@@ -36,7 +36,7 @@ class Variant:
     contract: Contract
 
 
-def make_variant(project: Project, path: Path, precision: Reduced) -> Variant:
+def make_variant(project: Project, path: Path, precision: ReducedPrecision) -> Variant:
     """Write the variant of a model next to it.
 
     The same model and stacks give the same bytes. An int8 variant is calibrated on the patches that the model was
@@ -86,7 +86,9 @@ def make_variant(project: Project, path: Path, precision: Reduced) -> Variant:
     return Variant(out, contract)
 
 
-def _reduced_graph(graph: onnx.ModelProto, precision: Reduced, project: Project, contract: Contract) -> onnx.ModelProto:
+def _reduced_graph(
+    graph: onnx.ModelProto, precision: ReducedPrecision, project: Project, contract: Contract
+) -> onnx.ModelProto:
     if precision == "float16":
         return convert_to_float16(graph)
     patches = join_patches(_sites(project, contract), contract.input.band_names, "training")

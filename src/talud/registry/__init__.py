@@ -23,13 +23,13 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)  # read by mlflow when it is imported, below
 
 from talud.registry.connection import EXPERIMENT, short_timeouts  # noqa: E402
-from talud.registry.models import SET_ASIDE, ModelVersion, model_uri  # noqa: E402
+from talud.registry.models import SET_ASIDE_TAG, ModelVersion, model_uri  # noqa: E402
 from talud.registry.runs import RunInfo, TrialRun  # noqa: E402
 from talud.registry.store import Store, fetch, relocate, serve_ui  # noqa: E402
 
 __all__ = [
     "EXPERIMENT",
-    "SET_ASIDE",
+    "SET_ASIDE_TAG",
     "ModelVersion",
     "RunInfo",
     "Store",

@@ -129,7 +129,7 @@ def short_timeouts() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def user() -> str:
+def current_user() -> str:
     """Return the name of the user who runs this process."""
     try:
         return getpass.getuser()
@@ -142,7 +142,7 @@ def origin_tags(command: str, tags: Mapping[str, str]) -> dict[str, str]:
     origin = {
         mlflow_tags.MLFLOW_SOURCE_NAME: f"talud {command} {tags.get('band_set', '')}".strip(),
         mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
-        mlflow_tags.MLFLOW_USER: user(),
+        mlflow_tags.MLFLOW_USER: current_user(),
         "talud": version("talud"),
     }
     commit = tags.get("commit", "unknown").removesuffix("+changes")
@@ -173,7 +173,7 @@ def translated_errors(subject: str = "MLflow") -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except (MlflowException, SQLAlchemyError) as error:
-        raise RegistryError(f"{subject}: {_without_password(explain(error))}") from error
+        raise RegistryError(f"{subject}: {_without_password(explain_error(error))}") from error
     except OSError as error:  # a full disk, or the server that keeps the files
         file, text = f"{error.filename}: " if error.filename else "", " ".join(str(error.strerror or error).split())
         raise RegistryError(f"{subject}: {file}{_without_password(text)}; nothing is lost, start again") from error
@@ -183,7 +183,7 @@ def _without_password(text: str) -> str:
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 
-def explain(error: Exception) -> str:
+def explain_error(error: Exception) -> str:
     """Explain an error of mlflow in one line: who refused, and what to do."""
     said = " ".join(str(error).split())
     if answer := re.search(r"failed with error code (\d{3}) .*?Response body: '(.*)'", said):

@@ -80,7 +80,7 @@ def fetch(client: MlflowClient, uri: str, location: str, run_id: str = "") -> tu
     return path, run_id or str(manifest.get("run_id") or "")
 
 
-def log(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) -> str:
+def log_model(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) -> str:
     """Log a model to a run, with the scores of the run; return the model's id.
 
     The function `mlflow.onnx.log_model` does the same, but only in MLflow's default store and its active run.
@@ -97,7 +97,7 @@ def log(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) ->
     return str(logged.model_id)
 
 
-def complete(client: MlflowClient, model_id: str, model: onnx.ModelProto, run_id: str) -> None:
+def upload_missing_files(client: MlflowClient, model_id: str, model: onnx.ModelProto, run_id: str) -> None:
     """Upload the files of a logged model again if some are missing."""
     logged = client.get_logged_model(model_id)
     found = {Path(file.path).name for file in client.list_logged_model_artifacts(logged.model_id)}

@@ -15,8 +15,8 @@ from talud.registry.connection import SCORES, metrics, translated_errors
 from talud.registry.files import log_file
 from talud.text import html_environment
 
-SUPERSEDED = "superseded"  # the tag of a run whose trial was trained again
-PAGE = "trials.html"
+SUPERSEDED_TAG = "superseded"  # the tag of a run whose trial was trained again
+PAGE_FILE = "trials.html"
 TRIALS_IN_NOTE = 20
 FAILURES_IN_NOTE = 10
 _REASON_CHARACTERS = 200  # MLflow keeps 8000 of a note
@@ -133,7 +133,7 @@ class Leaderboard:
     def _headline(self) -> str:
         count, best = len(self.finished), self.finished[0]
         of = f"Best of {count} finished trials" if count > 1 else "The one finished trial"
-        page = f"[{PAGE}]({self._address(self.run_id)}/artifacts/{PAGE})"
+        page = f"[{PAGE_FILE}]({self._address(self.run_id)}/artifacts/{PAGE_FILE})"
         return f"**{of}: {self._link(best)}, validation F1 {best.values['f1']:.3f}.** All of them: {page}."
 
     @property
@@ -156,12 +156,12 @@ class Leaderboard:
         """Return the address of a run's page in the UI, relative to any server."""
         return f"#/experiments/{self.experiment}/runs/{run_id}"
 
-    def page(self) -> str:
+    def html(self) -> str:
         """Return all trials on parallel coordinates and in a table, as one HTML file."""
         return trials_page(self.study, self.finished, self.failed)
 
 
-def summarise(client: MlflowClient, run_id: str, note: str) -> None:
+def write_summary(client: MlflowClient, run_id: str, note: str) -> None:
     """Give the run of a study the scores of its best trial, a note, and a page.
 
     Args:
@@ -178,7 +178,7 @@ def summarise(client: MlflowClient, run_id: str, note: str) -> None:
     with translated_errors():
         client.log_batch(run_id, metrics(best), tags=tags)
     if board.finished:
-        log_file(client, run_id, board.page().encode(), PAGE)
+        log_file(client, run_id, board.html().encode(), PAGE_FILE)
 
 
 @dataclass(frozen=True)
@@ -188,13 +188,13 @@ class Axis:
     Attributes:
         key: the name of its values in a trial.
         label: the label for a reader.
-        form: the format of a number in the table, as `str.format` takes it.
+        number_format: the format of a number in the table, as `str.format` takes it.
         chosen: true for a hyperparameter, whose few values, a factor apart, need a logarithmic axis.
     """
 
     key: str
     label: str
-    form: str
+    number_format: str
     chosen: bool = False
 
 
@@ -247,7 +247,7 @@ def _drawable(axis: Axis, trial: FinishedTrial) -> bool:
 
 
 def _shown(axes: Sequence[Axis], trial: FinishedTrial) -> list[str]:
-    return [axis.form.format(trial.values[axis.key]) for axis in axes]
+    return [axis.number_format.format(trial.values[axis.key]) for axis in axes]
 
 
 _ALL = frozenset(SCORES)
@@ -259,7 +259,7 @@ def _children(client: MlflowClient, experiment: str, parent_run_id: str) -> Iter
     while True:
         condition = f"tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'"
         page = client.search_runs([experiment], condition, page_token=token)
-        yield from (run for run in page if SUPERSEDED not in run.data.tags)
+        yield from (run for run in page if SUPERSEDED_TAG not in run.data.tags)
         token = page.token
         if not token:
             return

@@ -17,7 +17,7 @@ from mlflow.store.entities.paged_list import PagedList
 
 from talud.errors import RegistryError
 from talud.registry import files
-from talud.registry.connection import default_store, translated_errors, user
+from talud.registry.connection import current_user, default_store, translated_errors
 from talud.registry.files import FetchedModel
 from talud.text import utc_text
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 ALIASES = ("champion", "challenger")
 # Tags of a version.
-FINGERPRINT = "fingerprint"  # keeps a model from being registered twice
-REGISTERED_BY = "registered_by"
-PROMOTED_BY, PROMOTED_AT = "promoted_by", "promoted_at"
-REPLACED = "replaced"  # the champion before this one, to which a rollback returns
-SET_ASIDE = "set_aside"  # who took the version from its place, and when: the pipeline does not put it back
+FINGERPRINT_TAG = "fingerprint"  # keeps a model from being registered twice
+REGISTERED_BY_TAG = "registered_by"
+PROMOTED_BY_TAG, PROMOTED_AT_TAG = "promoted_by", "promoted_at"
+REPLACED_TAG = "replaced"  # the champion before this one, to which a rollback returns
+SET_ASIDE_TAG = "set_aside"  # who took the version from its place, and when: the pipeline does not put it back
 URI_FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, models:/MODEL_ID, runs:/RUN_ID/PATH, or where its files lie"
 _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+|latest))")
 _LOGGED = re.compile(r"models:/m-[0-9a-f]+")
@@ -68,7 +68,7 @@ class BrokenAlias:
     version: str
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """A sentence on the broken alias, with the command to repair it."""
         return (
             f"'{self.name}': its alias {self.alias} points to version {self.version}, which was deleted; run talud "
@@ -142,9 +142,9 @@ class Models:
         with translated_errors(reference):
             return self._resolve(**named.groupdict())
 
-    def find(self, name: str, fingerprint: str) -> ModelVersion | None:
+    def find_by_fingerprint(self, name: str, fingerprint: str) -> ModelVersion | None:
         """Return the version of a registered model with a given fingerprint."""
-        condition = f"name = '{name}' and tags.`{FINGERPRINT}` = '{fingerprint}'"
+        condition = f"name = '{name}' and tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
         with translated_errors():
             found = self.client.search_model_versions(condition)
             return _version(found[0]) if found else None
@@ -166,7 +166,7 @@ class Models:
             models = _all(self.client.search_registered_models)
             named = [(model.name, model.aliases.get("champion")) for model in models]
             found = [self._present(name, number) for name, number in sorted(named) if number]
-        return tuple(_version(each) for each in found if each and FINGERPRINT in each.tags)
+        return tuple(_version(each) for each in found if each and FINGERPRINT_TAG in each.tags)
 
     def versions(self) -> tuple[ModelVersion, ...]:
         """Return all versions that talud registered: by name, newest first."""
@@ -174,10 +174,10 @@ class Models:
             models = _all(self.client.search_registered_models)
             found = _all(self.client.search_model_versions)
         aliases = {model.name: model.aliases for model in models}  # the list of versions is without them
-        ours = [_version(each, aliases.get(each.name, {})) for each in found if FINGERPRINT in each.tags]
+        ours = [_version(each, aliases.get(each.name, {})) for each in found if FINGERPRINT_TAG in each.tags]
         return tuple(sorted(ours, key=lambda version: (version.name, -int(version.version))))
 
-    def with_weights(self, weights: str) -> dict[str, str]:
+    def find_by_weights(self, weights: str) -> dict[str, str]:
         """Return the registered versions that hold a network: URI → aliases.
 
         Args:
@@ -216,24 +216,24 @@ class Models:
             name: the name of the registered model.
             model: the model, with its weights inside.
             run_id: the run of the trial, whose scores become the model's.
-            fingerprint: the value by which `find` tells this model from others.
+            fingerprint: the value by which `find_by_fingerprint` tells this model from others.
 
         Raises:
             RegistryError: the store cannot be used.
         """
-        tags = {FINGERPRINT: fingerprint, REGISTERED_BY: user()}
+        tags = {FINGERPRINT_TAG: fingerprint, REGISTERED_BY_TAG: current_user()}
         with translated_errors():
             if self._registered(name) is None:
                 self.client.create_registered_model(name)
-            model_id = files.log(self.client, name, model, run_id)
+            model_id = files.log_model(self.client, name, model, run_id)
             with default_store(self.client):
                 made = self.client.create_model_version(name, f"models:/{model_id}", run_id, tags, model_id=model_id)
             return _version(made)
 
-    def put_back(self, version: ModelVersion, model: onnx.ModelProto) -> None:
+    def upload_missing_files(self, version: ModelVersion, model: onnx.ModelProto) -> None:
         """Upload the files of a version again if the store lacks some of them."""
         with translated_errors(version.uri):
-            files.complete(self.client, self._model_id(version), model, version.run_id)
+            files.upload_missing_files(self.client, self._model_id(version), model, version.run_id)
 
     def add_file(self, version: ModelVersion, path: Path, name: str) -> None:
         """Store a file beside the model of a version, in place of one of its name."""
@@ -276,11 +276,15 @@ class Models:
         """
         before, now = self.champion(version.name), utc_text(datetime.now(UTC))
         self._unlink(version)
-        self.describe(version, {PROMOTED_BY: user(), PROMOTED_AT: now} | ({REPLACED: before.version} if before else {}))
-        self._delete_tags(version, *([] if before else [REPLACED]), SET_ASIDE)
+        self.describe(
+            version,
+            {PROMOTED_BY_TAG: current_user(), PROMOTED_AT_TAG: now}
+            | ({REPLACED_TAG: before.version} if before else {}),
+        )
+        self._delete_tags(version, *([] if before else [REPLACED_TAG]), SET_ASIDE_TAG)
         self.set_alias(version, "champion")
         if before and by_hand:
-            self.describe(before, {SET_ASIDE: f"by {user()} at {now}, for version {version.version}"})
+            self.describe(before, {SET_ASIDE_TAG: f"by {current_user()} at {now}, for version {version.version}"})
 
     def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
         """Make the version that the champion replaced the champion again.
@@ -294,7 +298,7 @@ class Models:
             RegistryError: there is no champion, none is left before it, or that version was deleted.
         """
         present = self.look_up(f"{name}@champion")
-        number = present.tags.get(REPLACED)
+        number = present.tags.get(REPLACED_TAG)
         if number is None:
             raise RegistryError(
                 f"{name}: before its champion, version {present.version}, there was no other that has not been rolled "
@@ -302,23 +306,23 @@ class Models:
                 f"talud models promote {name} VERSION makes one the champion"
             )
         former, now = self.look_up(f"{name}/{number}"), utc_text(datetime.now(UTC))
-        self.describe(former, {PROMOTED_BY: user(), PROMOTED_AT: now})
-        self._delete_tags(former, SET_ASIDE)
+        self.describe(former, {PROMOTED_BY_TAG: current_user(), PROMOTED_AT_TAG: now})
+        self._delete_tags(former, SET_ASIDE_TAG)
         self.set_alias(former, "champion")
-        self.describe(present, {SET_ASIDE: f"by {user()} at {now}, rolled back to version {number}"})
+        self.describe(present, {SET_ASIDE_TAG: f"by {current_user()} at {now}, rolled back to version {number}"})
         self._unlink(present)
-        self._delete_tags(present, REPLACED)
+        self._delete_tags(present, REPLACED_TAG)
         return former, present
 
     def _unlink(self, version: ModelVersion) -> None:
         """Take a version out of the chain of champions, and join its neighbours."""
-        before = version.tags.get(REPLACED)
+        before = version.tags.get(REPLACED_TAG)
         for other in self.versions():
-            if other.name == version.name and other.tags.get(REPLACED) == version.version:
+            if other.name == version.name and other.tags.get(REPLACED_TAG) == version.version:
                 if before is None or before == other.version:
-                    self._delete_tags(other, REPLACED)
+                    self._delete_tags(other, REPLACED_TAG)
                 else:
-                    self.describe(other, {REPLACED: before})
+                    self.describe(other, {REPLACED_TAG: before})
 
     def _delete_tags(self, version: ModelVersion, *tags: str) -> None:
         with translated_errors():
@@ -361,7 +365,7 @@ class Models:
         if number == "latest":
             number = max(versions, key=int, default=number)
         if alias and str(number) not in versions:
-            raise RegistryError(BrokenAlias(name, alias, str(number)).words)
+            raise RegistryError(BrokenAlias(name, alias, str(number)).message)
         if str(number) not in versions:
             known = ", ".join(sorted(versions, key=int))
             raise RegistryError(f"'{name}' has no version {number}; it has: {known or 'none'}")

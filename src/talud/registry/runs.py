@@ -23,11 +23,11 @@ from talud.errors import RegistryError, TaludWarning
 from talud.project import project_id
 from talud.registry.connection import experiment_id, metrics, origin_tags, short_timeouts, translated_errors
 from talud.registry.files import log_file
-from talud.registry.leaderboard import SUPERSEDED, summarise
+from talud.registry.leaderboard import SUPERSEDED_TAG, write_summary
 from talud.text import utc_text
 
-RESTORED = "restored_from"  # the tag of a run that was made in place of a lost one
-ERROR = "error"  # the tag with the reason why a run failed
+RESTORED_TAG = "restored_from"  # the tag of a run that was made in place of a lost one
+ERROR_TAG = "error"  # the tag with the reason why a run failed
 METRICS_PER_REQUEST = 1000  # the limit of MLflow
 
 
@@ -200,7 +200,7 @@ class Runs:
                 logged = TrialRun(self.client, run_id).logged_epochs
                 if logged != epochs and self.client.search_model_versions(f"run_id = '{run_id}'"):
                     reason = "its trial was trained again; a registered version came from it"
-                    self.client.set_tag(run_id, SUPERSEDED, reason)
+                    self.client.set_tag(run_id, SUPERSEDED_TAG, reason)
                 elif logged > epochs:
                     self.client.delete_run(run_id)
         with self._run(name, tags, hyperparameters, parent=parent_run_id, key="trial") as run_id:
@@ -254,7 +254,7 @@ class Runs:
             except MlflowException as error:
                 if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     raise
-            condition = f"tags.{RESTORED} = '{run_id}' and attributes.status = 'FINISHED'"
+            condition = f"tags.{RESTORED_TAG} = '{run_id}' and attributes.status = 'FINISHED'"
             found = self.client.search_runs([experiment_id(self.client)], condition, max_results=1)
             return str(found[0].info.run_id) if found else None
 
@@ -271,7 +271,7 @@ class Runs:
 
         Its tag `restored_from` names the lost run. A restored run that is incomplete is completed.
         """
-        with self._run(name, {**tags, RESTORED: run_id}, hyperparameters, parent, "register", RESTORED) as made:
+        with self._run(name, {**tags, RESTORED_TAG: run_id}, hyperparameters, parent, "register", RESTORED_TAG) as made:
             TrialRun(self.client, made).log_scores(scores)
         return made
 
@@ -287,7 +287,7 @@ class Runs:
 
     def summarise(self, run_id: str, note: str) -> None:
         """Give the run of a study the scores of its best trial, a note, and a page."""
-        summarise(self.client, run_id, note)
+        write_summary(self.client, run_id, note)
 
     @contextmanager
     def _run(
@@ -330,12 +330,12 @@ class Runs:
             self.client.set_terminated(run_id)
 
     def _delete_error(self, run_id: str) -> None:
-        if ERROR in self.client.get_run(run_id).data.tags:
-            self.client.delete_tag(run_id, ERROR)
+        if ERROR_TAG in self.client.get_run(run_id).data.tags:
+            self.client.delete_tag(run_id, ERROR_TAG)
 
     def _end(self, run_id: str, status: int, reason: str) -> None:
         with translated_errors():
-            tag = RunTag(ERROR, " ".join(reason.split()).removesuffix(":")[:500])
+            tag = RunTag(ERROR_TAG, " ".join(reason.split()).removesuffix(":")[:500])
             self.client.log_batch(run_id, tags=[tag])
             self.client.set_terminated(run_id, RunStatus.to_string(status))
 
@@ -354,7 +354,7 @@ class Runs:
         """Return the runs with given tags that are not superseded, oldest first."""
         condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
         found = self.client.search_runs([experiment_id(self.client)], condition, order_by=["attributes.start_time"])
-        return [str(run.info.run_id) for run in found if SUPERSEDED not in run.data.tags]
+        return [str(run.info.run_id) for run in found if SUPERSEDED_TAG not in run.data.tags]
 
     def _end_abandoned(self, tags: Mapping[str, str]) -> None:
         """End the open runs of a project's band set, except those of this study."""

@@ -59,7 +59,7 @@ class Store:
             RegistryError: there is no store, it does not answer, refuses the login, is of another version of MLflow,
                 or was moved: its artifact paths are absolute and lead elsewhere.
         """
-        uri = location(root)
+        uri = store_uri(root)
         own = None if os.environ.get("MLFLOW_TRACKING_URI") else root
         if own is not None and not _has_content(own / "mlflow.db"):
             if not create:
@@ -88,12 +88,12 @@ class Store:
         return Runs(self.client, self.root)
 
     @property
-    def server(self) -> str | None:
+    def server_url(self) -> str | None:
         """The address of the server that keeps the store, and shows its UI already."""
         uri = str(self.client.tracking_uri)
         return uri.rstrip("/") if is_server(uri) else None
 
-    def page(self, address: str) -> str:
+    def trials_url(self, address: str) -> str:
         """Return the page of a server that lists the trials, or its first page."""
         with translated_errors():
             experiment = self.client.get_experiment_by_name(EXPERIMENT)
@@ -113,7 +113,7 @@ def fetch(uri: str, root: Path | None) -> FetchedModel:
     return Store.open(root).models.fetch(uri)
 
 
-def location(root: Path | None) -> str:
+def store_uri(root: Path | None) -> str:
     """Return the URI of the store: `MLFLOW_TRACKING_URI`, else the project's own.
 
     Raises:
@@ -191,7 +191,7 @@ def serve_ui(root: Path, host: str, port: int) -> NoReturn:
         "MLFLOW_ENABLE_AI_GATEWAY": "false",
         "PYTHONWARNINGS": "ignore",
     }
-    uri, files = location(root), artifacts_uri(root)
+    uri, files = store_uri(root), artifacts_uri(root)
     arguments = ["--backend-store-uri", uri, "--registry-store-uri", uri, "--default-artifact-root", files]
     network = ["--host", host, "--port", str(port), "--workers", "1", "--uvicorn-opts", "--log-level warning"]
     command = [sys.executable, "-m", "mlflow", "server", *arguments, *network]

@@ -121,7 +121,7 @@ def read_grid(raster: Path | str) -> Grid:
     """
     with translate_read_errors(Path(raster).name), rasterio.open(raster) as dataset:
         grid = Grid.of(dataset)
-    if grid.local:
+    if grid.is_local:
         raise SourceError("the map's coordinates have no place on Earth, so it cannot be reviewed on a map; use QGIS")
     return grid
 
@@ -328,4 +328,4 @@ def outline_area(outline: Outline, grid: Grid) -> float:
         geod = pyproj.CRS.from_wkt(grid.crs.to_wkt()).get_geod()
         assert geod is not None  # a geographic CRS has an ellipsoid
         return abs(float(geod.geometry_area_perimeter(outline)[0]))
-    return float(outline.area) * grid.metre**2
+    return float(outline.area) * grid.metres_per_unit**2

@@ -233,7 +233,7 @@ def _read_header(stamp: FileStamp) -> RasterHeader:
         grid = checked_grid(dataset)
         check_blocks(dataset, dataset.indexes, path)
         bands = tuple(name or "" for name in dataset.descriptions)
-        bounds = None if grid.local else transform_bounds(grid.crs, WGS84, *grid.bounds, densify_pts=21)
+        bounds = None if grid.is_local else transform_bounds(grid.crs, WGS84, *grid.bounds, densify_pts=21)
         if bounds and not all(map(math.isfinite, bounds)):
             raise SourceError(f"{path}: lies where {grid.crs} has no place on the ground; is the geotransform right?")
         return RasterHeader(
@@ -242,7 +242,7 @@ def _read_header(stamp: FileStamp) -> RasterHeader:
             bounds=bounds,
             pixels=grid.height * grid.width,
             resolution=grid.resolution,
-            crs=grid.place,
+            crs=grid.crs_label,
             synthetic=dataset.tags().get("TALUD_SYNTHETIC") == "yes",
         )
 

@@ -28,7 +28,7 @@ from rio_tiler.reader import read
 
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
-from talud.imaging import GAMMA, scaled, value_limits
+from talud.imaging import GAMMA, percentile_limits, rescale
 from talud.mapping.raster_checks import check_blocks
 from talud.serving.rasters import FileStamp, checked_grid, file_stamp, layer_bands, open_pooled
 
@@ -157,7 +157,7 @@ def _layer_info(stamp: FileStamp, layer: Layer) -> _LayerInfo:
     """Find what all tiles of a layer have in common, once."""
     with open_pooled(stamp) as dataset:
         grid = checked_grid(dataset)
-        if grid.local:
+        if grid.is_local:
             raise SourceError(f"{stamp[0]}: its coordinates have no place on Earth, so it cannot be shown on a map")
         indexes = _band_indexes(dataset, layer)
         if not indexes:
@@ -213,8 +213,8 @@ def _stretch_limits(dataset: DatasetReader, layer: Layer, indexes: Sequence[int]
             for name in (f"{polarisation}_pre", f"{polarisation}_post")
             if name in dataset.descriptions
         ]
-        return (value_limits(np.concatenate([_read_sample(dataset, index).ravel() for index in both])),)
-    return tuple(value_limits(_read_sample(dataset, index)) for index in indexes)
+        return (percentile_limits(np.concatenate([_read_sample(dataset, index).ravel() for index in both])),)
+    return tuple(percentile_limits(_read_sample(dataset, index)) for index in indexes)
 
 
 _Limits = tuple[tuple[float, float], ...]
@@ -222,11 +222,11 @@ _Limits = tuple[tuple[float, float], ...]
 
 def _colours(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
     """Bands from black to white, shadows lifted."""
-    return _to_uint8(np.stack([scaled(*band) for band in zip(values, limits, strict=True)]) ** GAMMA * 255)
+    return _to_uint8(np.stack([rescale(*band) for band in zip(values, limits, strict=True)]) ** GAMMA * 255)
 
 
 def _grey(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
-    return _to_uint8(scaled(values, limits[0]) * 255)
+    return _to_uint8(rescale(values, limits[0]) * 255)
 
 
 def _slope(values: NDArray[np.float32], _: _Limits) -> NDArray[np.uint8]:

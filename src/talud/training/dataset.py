@@ -195,7 +195,9 @@ def _stack_format(project: Project, area: str, bands: tuple[str, ...]) -> StackF
             name: tags[f"TALUD_{name.upper()}"] for name in PROCESSING_TAGS if f"TALUD_{name.upper()}" in tags
         }
         grid = Grid.of(dataset)
-        return StackFormat(tuple(units[name] or "" for name in bands), grid.resolution * grid.metre, processing)
+        return StackFormat(
+            tuple(units[name] or "" for name in bands), grid.resolution * grid.metres_per_unit, processing
+        )
 
 
 def _patches(project: Project, bands: tuple[str, ...], sites: Sequence[Site], part: Part) -> Patches:

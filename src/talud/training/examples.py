@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from talud.confusion_map import NOT_COMPARED, PIXEL_CLASS_COLOURS, PixelClass, apply_threshold, classify_pixels
 from talud.data.patches import Patches
 from talud.engine.runtime import Model
-from talud.imaging import FAINT, INK, WARNING, stretched, write
+from talud.imaging import MUTED_COLOUR, TEXT_COLOUR, WARNING_COLOUR, draw_text, stretch_contrast
 from talud.metrics import LANDSLIDE, UNKNOWN, confusion
 from talud.registry import Store
 from talud.training.dataset import Dataset
@@ -110,17 +110,17 @@ def example_panel(examples: Examples, title: str, warning: str = "") -> bytes:
     height = _TOP + len(examples.patches) * (_SIDE + _GAP) + _BOTTOM
     page = Image.new("RGB", (left[-1] + _SIDE + _GAP + _SCORES, height), "white")
     pen = ImageDraw.Draw(page)
-    write(pen, (_GAP, 14), title, 22, INK)
-    write(pen, (page.width - _GAP, 18), warning, 16, WARNING, anchor="ra")
+    draw_text(pen, (_GAP, 14), title, 22, TEXT_COLOUR)
+    draw_text(pen, (page.width - _GAP, 18), warning, 16, WARNING_COLOUR, anchor="ra")
     for column, words, stack in zip(left, columns, pictures, strict=True):
-        write(pen, (column, _TOP - 24), words, 15, FAINT)
+        draw_text(pen, (column, _TOP - 24), words, 15, MUTED_COLOUR)
         for row, pixels in enumerate(stack):
             shown = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.NEAREST)
             page.paste(shown, (column, _TOP + row * (_SIDE + _GAP)))
     for row, lines in enumerate(_row_labels(examples)):
         for number, line in enumerate(lines):
             corner = left[-1] + _SIDE + _GAP, _TOP + row * (_SIDE + _GAP) + 20 * number
-            write(pen, corner, line, 14, FAINT if number else INK)
+            draw_text(pen, corner, line, 14, MUTED_COLOUR if number else TEXT_COLOUR)
     _legend(pen, height - _BOTTOM + 8)
     stream = io.BytesIO()
     page.save(stream, "PNG")
@@ -145,10 +145,10 @@ def _image(examples: Examples) -> tuple[NDArray[np.uint8], str]:
     """
     stack, bands = examples.patches.stack, examples.bands
     if {"red", "green", "blue"} <= set(bands):
-        colours = [stretched(stack[..., bands.index(name)]) for name in ("red", "green", "blue")]
+        colours = [stretch_contrast(stack[..., bands.index(name)]) for name in ("red", "green", "blue")]
         return np.stack(colours, axis=-1), "optical image"
     name = "slope" if "slope" in bands else bands[0]
-    grey = stretched(stack[..., bands.index(name)])
+    grey = stretch_contrast(stack[..., bands.index(name)])
     return np.repeat((255 - grey if name == "slope" else grey)[..., np.newaxis], 3, axis=-1), name
 
 
@@ -185,6 +185,8 @@ def _legend(pen: ImageDraw.ImageDraw, top: int) -> None:
     words = {int(outcome): outcome.label for outcome in PixelClass} | {NOT_COMPARED: "unknown or not mapped"}
     left = _GAP
     for value, label in words.items():
-        pen.rectangle((left, top, left + 16, top + 16), fill=tuple(map(int, CLASS_COLOURS[value])), outline=FAINT)
-        write(pen, (left + 24, top), label, 14, INK)
+        pen.rectangle(
+            (left, top, left + 16, top + 16), fill=tuple(map(int, CLASS_COLOURS[value])), outline=MUTED_COLOUR
+        )
+        draw_text(pen, (left + 24, top), label, 14, TEXT_COLOUR)
         left += 44 + int(pen.textlength(label, font=ImageFont.load_default(14)))

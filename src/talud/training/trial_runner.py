@@ -33,7 +33,7 @@ from talud.training.checkpoint import TrialState
 from talud.training.dataset import Dataset
 from talud.training.search import Hyperparameters, recorded_hyperparameters
 from talud.training.trial import TrialConfig, train
-from talud.versions import training_code
+from talud.versions import training_versions
 
 MAX_CRASHES = 3  # processes killed at the same epoch, after which a trial is not tried again
 
@@ -306,7 +306,9 @@ def open_workers(requested: Workers, project: Project) -> Iterator[TrialRunner]:
         RegistryError: This process or a worker cannot use the store of runs.
     """
     Store.open(project.root, create=True)
-    context = WorkerContext(project.root, _tracking_server() if isinstance(requested, str) else None, training_code())
+    context = WorkerContext(
+        project.root, _tracking_server() if isinstance(requested, str) else None, training_versions()
+    )
     threads = str(max(physical_cores() // requested, 1)) if isinstance(requested, int) and requested > 0 else ""
     shared = {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads}
     with (
@@ -362,10 +364,10 @@ def _worker_problem(context: WorkerContext) -> TaludError | None:
     """Return why this worker cannot run trials, else None."""
     if context.store is not None:
         os.environ["MLFLOW_TRACKING_URI"] = context.store
-    if training_code() != context.code:
+    if training_versions() != context.code:
         return ClusterError(
-            f"has the training code of talud {training_code()}, but this process has that of {context.code}; install "
-            "the same version"
+            f"has the training code of talud {training_versions()}, but this process has that of {context.code}; "
+            "install the same version"
         )
     if not (context.root / "params.yaml").is_file():
         return ClusterError(

@@ -345,7 +345,9 @@ def export_review(service: CurrentService, _: ReadKey, finished: FinishedMap) ->
 def pixel_metres(grid: Grid) -> float:
     """Return the side of a pixel in metres; degrees are measured along a meridian."""
     return (
-        math.radians(grid.resolution) * WEB_MERCATOR_RADIUS if grid.crs.is_geographic else grid.resolution * grid.metre
+        math.radians(grid.resolution) * WEB_MERCATOR_RADIUS
+        if grid.crs.is_geographic
+        else grid.resolution * grid.metres_per_unit
     )
 
 
