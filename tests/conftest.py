@@ -24,7 +24,8 @@ from talud.contract import BandContract, Contract, Measurements, ModelInput, Mod
 hypothesis.settings.register_profile("talud", deadline=None)
 hypothesis.settings.load_profile("talud")
 
-DEMO_EPOCHS = "epochs: 10\n"
+DEMO_SEARCH = "batch_size: [4, 8]\n    epochs: 10\n"
+SHORT_SEARCH = "batch_size: [4]\n    epochs: 4\n"
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -101,19 +102,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The one run of the demo that all tests marked `demo` share.
 
     Its environment holds what the extra `train` needs and nothing else, linked from the one in which the tests run.
-    The demo's own installer checks it against the lock file, and downloads what is missing. Its networks are trained
-    for fewer epochs than a newcomer's.
+    The demo's own installer checks it against the lock file, and downloads what is missing. The search has one trial
+    for each band set and fewer epochs than a newcomer's.
     """
     root = clone(tmp_path_factory.mktemp("demo") / "talud")
     subprocess.run(["make", ".venv/bin/pip"], cwd=root, check=True)
     link(requirements("talud", "train"), root / ".venv")
     params = root / "params.yaml"
     text = params.read_text()
-    assert DEMO_EPOCHS in text
-    params.write_text(text.replace(DEMO_EPOCHS, "epochs: 4\n", 1))
+    assert DEMO_SEARCH in text
+    params.write_text(text.replace(DEMO_SEARCH, SHORT_SEARCH, 1))
     author = ("-c", "user.name=tests", "-c", "user.email=tests@localhost")
     subprocess.run(
-        ["git", *author, "commit", "--quiet", "--message", "Fewer epochs", "params.yaml"], cwd=root, check=True
+        ["git", *author, "commit", "--quiet", "--message", "Shorten the search", "params.yaml"], cwd=root, check=True
     )
     result = subprocess.run(["make", "demo"], cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]

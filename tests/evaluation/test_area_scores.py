@@ -24,7 +24,7 @@ from talud.files import md5
 from talud.project import Project
 from talud.training import export
 
-pytestmark = pytest.mark.slow  # its tests share a trained network
+pytestmark = pytest.mark.slow  # its tests share a project with maps
 
 BIAS, THRESHOLD, BLOCK = -2.0, 0.6, 32
 WEIGHTS = np.array([9.0, -4.0, 0.0])[:, np.newaxis, np.newaxis]

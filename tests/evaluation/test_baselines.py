@@ -17,7 +17,7 @@ from talud.errors import ParamsError, StudyError
 from talud.evaluation import baselines
 from talud.project import Project
 
-pytestmark = pytest.mark.slow  # its tests share a trained network
+pytestmark = pytest.mark.slow  # its tests share a project with maps
 
 THRESHOLDS = np.arange(1, 100) / 100
 

@@ -30,7 +30,7 @@ from talud.evaluation.scores import evaluate
 from talud.params import Postprocessing
 from talud.project import Project
 
-pytestmark = pytest.mark.slow  # its tests share a trained network
+pytestmark = pytest.mark.slow  # its tests share a project with maps
 
 
 def speckled(seed: int, slope: bool = False) -> StudyWindow:

@@ -17,7 +17,7 @@ from talud.evaluation.scores import evaluate
 from talud.metrics import CALIBRATION_BINS, ThresholdHistogram
 from talud.project import Project
 
-pytestmark = pytest.mark.slow  # its tests share a trained network
+pytestmark = pytest.mark.slow  # its tests share a project with maps
 
 
 def levels(probability: np.ndarray, truth: np.ndarray) -> ThresholdHistogram:
