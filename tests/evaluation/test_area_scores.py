@@ -109,7 +109,7 @@ def test_an_area_that_the_model_was_trained_on_counts_on_its_test_blocks_alone(
     assert found.assessment.windows == sum(block.part == "test" for block in blocks)
     printed = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "home").stdout
     assert f"home: the test blocks ({found.assessment.windows} blocks)" in printed
-    assert "note: trained on home, so that the test blocks alone count" in printed
+    assert "note: the model was trained on home, so only the test blocks are scored" in printed
     assert f"{found.scores['mcc'].estimate:.3f}" in printed
     assert f"{found.scores['mcc'].low:.3f} to {found.scores['mcc'].high:.3f}" in printed
     assert f"note: {found.assessment.windows} blocks are few" in printed
@@ -125,7 +125,7 @@ def test_a_training_area_of_others_counts_whole_and_that_is_said(small_project: 
     found = assess_area(change_contract(small_project, areas=("elsewhere",)), small_project, "home")
     truth = read(small_project.mask("home"))[0]
     assert found.assessment.pixels == (truth != 255).sum()
-    assert found.notes == ("home is a training area, but not of this model, so that all of it counts",)
+    assert found.notes == ("home is a training area, but not of this model, so all of it is scored",)
 
 
 def test_patches_that_the_model_was_fine_tuned_on_are_left_out(small_project: Project) -> None:

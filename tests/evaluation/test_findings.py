@@ -44,7 +44,7 @@ def test_the_studys_own_numbers_support_its_findings() -> None:
     found = paper.check_transfer("la_liboriana", away, losses)
     assert found.verdict is Verdict.HOLDS
     assert found.reason == (
-        "on la_liboriana it costs 36 to 46%, as much, and 3band lies 0.068 above the better of the others "
+        "on la_liboriana it costs 36 to 46%, as much, and 3band is 0.068 above the better of the others "
         "(F1 3band 0.445, 5band 0.361, 7band 0.378)"
     )
     best = {name: table(theirs(name, 0.7), (16, 1e-3, 8, 0.6)) for name in IMAGE_MODELS}
@@ -68,10 +68,10 @@ def test_the_training_zone_is_judged_by_both_halves_of_the_finding(f1: tuple[flo
 @pytest.mark.parametrize(
     ("f1", "losses", "verdict", "words"),
     [
-        ((0.50, 0.40, 0.40), (0.1, 0.2, 0.3), Verdict.IN_PART, "it costs 10 to 30%, less, and 3band lies 0.100 above"),
+        ((0.50, 0.40, 0.40), (0.1, 0.2, 0.3), Verdict.IN_PART, "it costs 10 to 30%, less, and 3band is 0.100 above"),
         ((0.41, 0.40, 0.40), (0.6, 0.6, 0.5), Verdict.IN_PART, "it costs 50 to 60%, more"),
-        ((0.40, 0.50, 0.45), (0.4, 0.4, 0.4), Verdict.IN_PART, "3band lies 0.100 below the better"),
-        ((0.40, 0.50, 0.45), (0.6, 0.6, 0.5), Verdict.FAILS, "3band lies 0.100 below the better"),
+        ((0.40, 0.50, 0.45), (0.4, 0.4, 0.4), Verdict.IN_PART, "3band is 0.100 below the better"),
+        ((0.40, 0.50, 0.45), (0.6, 0.6, 0.5), Verdict.FAILS, "3band is 0.100 below the better"),
         ((0.40, 0.50, 0.45), (-0.1, 0.2, 0.3), Verdict.FAILS, "F1 changes by −30 to +10%"),
         ((0.40, 0.50, 0.45), (0.3, 0.2, 0.4), Verdict.IN_PART, "it costs 20 to 40%, and 3band"),
     ],
@@ -99,7 +99,7 @@ def test_a_configuration_is_judged_where_it_was_tried_against_others() -> None:
     assert paper.check_configurations({"7band": far}).verdict is Verdict.FAILS
     partly = paper.check_configurations({"3band": best, "5band": alone})
     assert partly.verdict is Verdict.IN_PART
-    assert "for 5band and 7band not tried against others" in partly.reason
+    assert "for 5band and 7band not compared with others" in partly.reason
     assert paper.check_configurations({"3band": other, "5band": alone}).verdict is Verdict.UNDECIDED
 
 

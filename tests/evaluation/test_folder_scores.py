@@ -77,7 +77,7 @@ def test_patches_are_scored_alone_as_scikit_learn_scores_them(talud: Run, folder
     share = known.mean()
     everything = 2 * share / (1 + share)  # F1 of the map that calls every pixel a landslide
     assert found["notes"] == [
-        "5 patches are few, so that the intervals are too narrow",
+        "only 5 patches, so the intervals are too narrow",
         f"no better than calling everything a landslide: F1 {found['f1']:.3f} against {everything:.3f}",
     ]
 

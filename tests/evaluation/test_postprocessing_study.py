@@ -20,7 +20,7 @@ from talud.evaluation.postprocessing_study import (
     COMBINED,
     TEST_BLOCKS,
     THRESHOLD_ONLY,
-    Choice,
+    ChosenOptions,
     StudyWindow,
     choose_options,
     compare_methods,
@@ -90,9 +90,11 @@ def test_a_unit_that_costs_landslides_is_not_chosen():
 def test_differences_are_paired_by_blocks_with_the_threshold_alone():
     views = [speckled(seed) for seed in range(3)]
     ways = {
-        THRESHOLD_ONLY: Choice(options=Postprocessing(), validation_f1=0, validation_object_f1=0),
-        "unit": Choice(options=Postprocessing(minimum_mapping_unit=500), validation_f1=0, validation_object_f1=0),
-        "slope": Choice(options=Postprocessing(slope_rule=5), validation_f1=0, validation_object_f1=0),
+        THRESHOLD_ONLY: ChosenOptions(options=Postprocessing(), validation_f1=0, validation_object_f1=0),
+        "unit": ChosenOptions(
+            options=Postprocessing(minimum_mapping_unit=500), validation_f1=0, validation_object_f1=0
+        ),
+        "slope": ChosenOptions(options=Postprocessing(slope_rule=5), validation_f1=0, validation_object_f1=0),
     }
     plain, unit = score_methods(views, 0.5, ways, block=16, resamples=200, seed=3)  # no slope, so no row of that
     truth = np.concatenate([view.truth.ravel() for view in views])

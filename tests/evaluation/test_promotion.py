@@ -370,7 +370,7 @@ def test_a_model_that_is_missing_or_of_another_band_set_is_refused(
     with pytest.raises(ModelError, match=f"talud train {tmp_path.name}"):
         register(project)
     train(SOMETHING, name="7band")
-    with pytest.raises(ModelError, match=f"'7band', not '{tmp_path.name}'"):
+    with pytest.raises(ModelError, match=f"'7band', not of '{tmp_path.name}'"):
         register(project)
     assert not project.registration(tmp_path.name).exists()
 

@@ -111,7 +111,7 @@ def test_the_studys_numbers_stand_beside_ours_for_its_band_sets_alone(html: str)
 def test_a_finding_stands_below_each_table_and_is_not_judged_without_its_band_sets(html: str):
     text = text_of(html)
     for table, reason in (
-        (2, "the study’s choice is for 3band, 5band and 7band not tried against others"),
+        (2, "the study’s choice is for 3band, 5band and 7band not compared with others"),
         (3, "no scores of 5band and 7band"),
         (4, "away: no scores of 5band and 7band"),
     ):
@@ -190,7 +190,7 @@ def test_curvature_is_said_to_come_from_its_own_derivatives(project: Project, sl
     stated = assumptions(project.params.model_copy(update={"stack": stack}), [BandSetResult.read(project, "terrain")])
     said = {one.choice: one.made for one in stated}
     assert said["Slope"] == {"horn": "Horn’s derivatives"}.get(slope, "Zevenbergen and Thorne’s derivatives")
-    assert said["Which curvature"].endswith("Zevenbergen and Thorne’s derivatives")
+    assert said["Curvature"].endswith("Zevenbergen and Thorne’s derivatives")
 
 
 @pytest.mark.slow

@@ -177,7 +177,7 @@ def compare(
         _print_json(found.record())
         return
     _print_table(_score_table(found))
-    print(f"F1 of A less that of B: {found.difference}")
+    print(f"F1 of A minus F1 of B: {found.difference}")
     print(f"{found.verdict}; {counted(found.difference.resamples, 'resample')}")
     for note in found.notes:
         print(f"note: {note}")

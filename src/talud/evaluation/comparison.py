@@ -1,4 +1,4 @@
-"""Comparison of models on the same pixels: those of known truth that every one of them maps."""
+"""Comparison of models on the pixels that all map."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ _LINEAGE = ("MODEL", "VERSION", "RUN", "DATA_VERSION", "COMMIT", "WEIGHTS", "PRE
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores of two models, A and B, on an area.
+    """Scores of models A and B on an area.
 
     Attributes:
         area: name of the area.
-        pixels: pixels that were counted: `WHOLE_AREA` or `TEST_BLOCKS`.
+        pixels: description of the counted pixels: `WHOLE_AREA` or `TEST_BLOCKS`.
         models: models A and B.
         counts: counts of A and B on the pixels of known truth that both map.
         known: number of pixels of known truth.
-        difference: F1 of A less that of B.
+        difference: F1 of A minus F1 of B.
         notes: remarks that a reader needs in order to judge the scores.
     """
 
@@ -73,19 +73,19 @@ class Comparison:
 
     @property
     def compared(self) -> int:
-        """Return how many pixels were counted."""
+        """Number of pixels that were compared."""
         return self.counts[0].pixels
 
     @property
     def verdict(self) -> str:
-        """Return in words if the difference is more than chance."""
+        """Result of the comparison as text."""
         if self.difference.better or self.difference.worse:
             first, second = ("A", "B") if self.difference.better else ("B", "A")
             return f"{first} is better than {second}, by more than chance"
-        return "the difference is no more than chance may bring"
+        return "the difference may be due to chance"
 
     def rows(self) -> Iterator[tuple[str, str, Confusion]]:
-        """Yield the letter, the title and the counts of each model."""
+        """Yield letter, title and counts of each model."""
         titles = (model.title for model in self.models)
         yield from zip("AB", titles, self.counts, strict=True)
 
@@ -116,11 +116,10 @@ class Comparison:
 def compare_blocks(
     models: Sequence[Model], project: Project, areas: Iterable[str], part: Part
 ) -> tuple[Assessment, ...]:
-    """Count each model over the blocks of one part of the areas' split, each block read alone.
+    """Count each model over the blocks of a part.
 
-    A pixel is landslide where its probability is at least the threshold of the model's contract. Pixels of unknown
-    truth, and those that one of the models does not map, are not counted: a model must not gain by leaving hard pixels
-    out.
+    Each block is read without its surroundings, and each model is used at the threshold of its contract. Pixels of
+    unknown truth, or that one of the models does not map, are not counted: no model gains by skipping hard pixels.
 
     Raises:
         SourceError: a stack or mask is missing or cannot be read.
@@ -132,7 +131,9 @@ def compare_blocks(
 
 
 def compare_maps(models: Sequence[Model], project: Project, area: str) -> tuple[Assessment, ...]:
-    """Count each model over the map of a whole area, which is not kept, in blocks or patches.
+    """Count each model over maps of a whole area.
+
+    The maps are temporary. Counts are by block of the split, or by patch.
 
     Raises:
         SourceError: the stack or mask is missing or cannot be read.
@@ -147,15 +148,23 @@ def _thresholds(models: Sequence[Model]) -> list[float]:
 
 
 def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = None) -> Comparison:
-    """Run two models over an area, and count both on the pixels of known truth that both map.
+    """Compare two models on an area.
 
-    On an area that one of them was trained on, only the test blocks count, each read alone. With `out`, the files
-    difference.tif, difference.png and comparison.json of the whole area are written there.
+    Only pixels that both map are compared.
+
+    If one of them was trained on the area, only its test blocks are compared, each read without its surroundings.
+
+    Args:
+        a: model A.
+        b: model B.
+        project: project with the area.
+        area: name of a labelled area.
+        out: folder for difference.tif, difference.png and comparison.json of the whole area. Default: no files.
 
     Raises:
         ParamsError: there is no such area.
-        StudyError: no pixel of it can be compared.
-        SourceError: its stack or mask is missing or cannot be read.
+        StudyError: no pixel can be compared.
+        SourceError: the stack or mask is missing or cannot be read.
         MismatchError: the stack does not fit a model's contract.
         OutputError: a file cannot be written.
     """
@@ -170,7 +179,7 @@ def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = 
         mapped = labelled_windows(site, site.windows(), *map(ProbabilityMap.of, maps))
         counts = compare_blocks(models, project, [area], "test") if trained else assess(mapped, _thresholds(models))
         if not counts[0].blocks:
-            raise StudyError(f"{area}: has no pixel whose truth is known and that both models map, so none to compare")
+            raise StudyError(f"{area}: no pixel of known truth is mapped by both models, so nothing can be compared")
         comparison = _comparison(models, project, area, counts, trained)
         if out is not None:
             _write(comparison, site, maps, out)
@@ -178,7 +187,7 @@ def compare(a: Model, b: Model, project: Project, area: str, out: Path | None = 
 
 
 def _has_comparison(out: Path) -> bool:
-    """Check whether a folder holds the record of an earlier comparison."""
+    """Check if a folder holds an earlier comparison."""
     try:
         content = json.loads((out / "comparison.json").read_bytes())
         return isinstance(content["models"], dict) and "compared_pixels" in content
@@ -207,23 +216,23 @@ def _notes(models: tuple[Model, Model], project: Project, area: str) -> Iterator
         tuned = model.contract.derived.finetuned
         if tuned and tuned.area == area:
             patches = counted(tuned.patches, "patch", "patches")
-            yield f"{letter} was fine-tuned on {patches} of {area}, which are counted too"
+            yield f"{letter} was fine-tuned on {patches} of {area}, which are included in the scores"
         if area in model.contract.origin.areas:
-            yield f"{letter} was trained on {area}, so that its test blocks alone are counted"
+            yield f"{letter} was trained on {area}, so only its test blocks are scored"
             try:
                 check_held_out(model.contract, model.path, project)
             except StudyError as error:
-                yield f"{letter} may have learned from some of the test blocks: {error}"
+                yield f"{letter} may have been trained on some of the test blocks: {error}"
 
 
 def _write(comparison: Comparison, site: Site, maps: Sequence[Path], out: Path) -> None:
-    """Write the raster, the picture and the record of a comparison.
+    """Write raster, picture and JSON file of a comparison.
 
     Args:
         comparison: scores of both models.
         site: area that was mapped.
         maps: folder of each model's map.
-        out: folder of the files.
+        out: output folder.
     """
     with open_stack(site.stack, comparison.models[0].contract) as stack:
         synthetic = stack.info.synthetic
@@ -249,7 +258,7 @@ def _write(comparison: Comparison, site: Site, maps: Sequence[Path], out: Path) 
 
 
 def _lineage(letter: str, folder: Path) -> dict[str, str]:
-    """Return the tags of a map that state its model, renamed for model A or B."""
+    """Return a map's provenance tags, renamed for A or B."""
     with open_raster(folder / "landslides.tif") as raster:
         tags = raster.tags()
     return {f"TALUD_{letter}_{key}": tags[f"TALUD_{key}"] for key in _LINEAGE if f"TALUD_{key}" in tags}
@@ -262,8 +271,8 @@ def _lines(comparison: Comparison) -> list[str]:
     ]
     return [
         *scores,
-        f"F1 of A less that of B: {comparison.difference}: {comparison.verdict}.",
-        f"Scores are of {comparison.pixels}; shares below are of all pixels that both models map.",
+        f"F1 of A minus F1 of B: {comparison.difference}: {comparison.verdict}.",
+        f"Scores cover {comparison.pixels}; shares below cover all pixels that both models map.",
     ]
 
 
@@ -271,11 +280,12 @@ def _shares(pixels: dict[Agreement, int]) -> dict[Agreement, float]:
     return {each: number / max(sum(pixels.values()), 1) for each, number in pixels.items()}
 
 
-NOT_COMPARED = 255  # truth unknown, or not mapped by one of the two
+# Value of pixels of unknown truth, or not mapped by one of the models.
+NOT_COMPARED = 255
 
 
 class Agreement(IntEnum):
-    """Agreement of two maps, A and B, with the truth of a pixel; the values of the raster."""
+    """Agreement of two maps with the truth, as raster values."""
 
     BOTH_RIGHT = 0
     ONLY_A_RIGHT = 1
@@ -284,7 +294,7 @@ class Agreement(IntEnum):
 
     @property
     def label(self) -> str:
-        """Return the name for a reader."""
+        """Name for display."""
         return self.name.replace("_", " ").lower().replace(" a ", " A ").replace(" b ", " B ")
 
 
@@ -294,16 +304,20 @@ AGREEMENT_COLOURS: dict[int, tuple[int, int, int, int]] = {
     Agreement.ONLY_B_RIGHT: (230, 159, 0, 255),
     Agreement.BOTH_WRONG: (204, 61, 139, 255),
 }
-_FOUND_BY_BOTH = (0, 158, 115)  # of the same palette: in the picture, landslides that both maps show
+# Colour of landslides that both maps show, in the picture only; from the same palette.
+_FOUND_BY_BOTH = (0, 158, 115)
 
 
 def agreement(a: NDArray[np.uint8], b: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the `Agreement` of two class maps, uint8, 255 where they are not compared.
+    """Return the `Agreement` of two class maps by pixel.
 
     Args:
-        a: 1 landslide, 0 background, 255 not mapped; any shape.
-        b: likewise; same shape.
+        a: map A: 1 landslide, 0 background, 255 not mapped; any shape.
+        b: map B, in the same form; same shape.
         truth: 1 landslide, 0 background, 255 unknown; same shape.
+
+    Returns:
+        uint8 of the same shape; `NOT_COMPARED` where the maps are not compared.
     """
     right_a, right_b = ((classes == LANDSLIDE) == (truth == LANDSLIDE) for classes in (a, b))
     found = np.full(truth.shape, Agreement.BOTH_WRONG, np.uint8)
@@ -321,12 +335,12 @@ def write_agreement(
     thresholds: Sequence[float],
     tags: Mapping[str, str],
 ) -> dict[Agreement, int]:
-    """Write the raster of two maps, and return how many pixels each class has.
+    """Write the agreement raster; return pixels by class.
 
     Args:
         path: path of the raster.
         grid: grid of the raster.
-        windows: windows that cover the grid, with the probabilities of both models.
+        windows: windows that cover the grid, with probabilities of both models.
         thresholds: threshold of each model.
         tags: tags of the raster.
 
@@ -339,7 +353,7 @@ def write_agreement(
         dtype="uint8",
         nodata=NOT_COMPARED,
         bands=["agreement: " + ", ".join(f"{each.value} {each.label}" for each in Agreement)],
-        tags={**tags, **classes, f"CLASS_{NOT_COMPARED}": "not mapped by one of the two, or truth unknown"},
+        tags={**tags, **classes, f"CLASS_{NOT_COMPARED}": "not mapped by one of the models, or truth unknown"},
         colours=AGREEMENT_COLOURS,
         overviews="mode",
     )
@@ -355,10 +369,10 @@ def write_agreement(
 
 @dataclass(frozen=True)
 class AgreementCaption(imaging.Caption):
-    """The words of the picture.
+    """Caption of the comparison picture.
 
     Attributes:
-        shares: the share of each class in the compared pixels.
+        shares: share of each class in the compared pixels.
     """
 
     shares: Mapping[Agreement, float]
@@ -367,7 +381,7 @@ class AgreementCaption(imaging.Caption):
 def draw_agreement(
     path: Path, stack: StackReader, classes: DatasetReader, truths: DatasetReader, caption: AgreementCaption
 ) -> None:
-    """Draw the raster and the outlines of the inventory over a pale image of the area, as PNG."""
+    """Draw agreement and inventory over an image, as PNG."""
     grid = stack.grid
     shape = imaging.picture_shape(grid.shape)
     base, under = background(stack, shape)
@@ -386,7 +400,7 @@ def draw_agreement(
 
 def _legend(caption: AgreementCaption) -> list[LegendEntry]:
     meanings = {
-        Agreement.ONLY_A_RIGHT: "only A is right: B misses a landslide here, or shows one that is none",
+        Agreement.ONLY_A_RIGHT: "only A is right: B misses a landslide, or shows a false alarm",
         Agreement.ONLY_B_RIGHT: "only B is right",
         Agreement.BOTH_WRONG: "both are wrong",
     }
@@ -394,5 +408,5 @@ def _legend(caption: AgreementCaption) -> list[LegendEntry]:
         LegendEntry(f"{words} ({caption.shares[each]:.2%})", AGREEMENT_COLOURS[each][:3], 0.9)
         for each, words in meanings.items()
     ]
-    both = LegendEntry("a landslide that both show", _FOUND_BY_BOTH, 0.9)
-    return [both, *shares, LegendEntry("not mapped by one of the two, or truth unknown", None)]
+    both = LegendEntry("landslide that both show", _FOUND_BY_BOTH, 0.9)
+    return [both, *shares, LegendEntry("not mapped by one of the models, or truth unknown", None)]

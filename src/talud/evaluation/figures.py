@@ -1,4 +1,4 @@
-"""Pictures, maps and diagrams of the report, as data URIs that need no other file.
+"""Pictures and diagrams of the report as data URIs.
 
 The reliability diagram is that of A. Niculescu-Mizil and R. Caruana, Predicting Good Probabilities with Supervised
 Learning, ICML 2005.
@@ -37,8 +37,10 @@ Colour = tuple[int, int, int, int]
 INVENTORY_COLOUR = (255, 221, 51, 255)
 MAPPED_COLOUR = (213, 70, 0, 255)
 _TRANSPARENT = (0, 0, 0, 0)
-_HATCHING = {252: (196, 196, 202, 255), 253: (222, 222, 226, 255)}  # not mapped: two greys in stripes
-_PROBABILITY_LEVELS = 100  # probabilities are shown in hundredths
+# Classes and colours of the grey stripes over pixels that are not mapped.
+_HATCHING = {252: (196, 196, 202, 255), 253: (222, 222, 226, 255)}
+# Steps of the colour ramp of probabilities.
+_PROBABILITY_LEVELS = 100
 PROBABILITY_RAMP = tuple(
     cast(Colour, tuple(round(255 * part) for part in mpl.colormaps["magma_r"](level / _PROBABILITY_LEVELS)))
     for level in range(_PROBABILITY_LEVELS + 1)
@@ -46,9 +48,13 @@ PROBABILITY_RAMP = tuple(
 
 
 def draw_image(bands: NDArray[np.float32], *, grey: bool = False) -> str:
-    """Draw three bands (3, height, width), each stretched between its 1st and 99th percentile.
+    """Draw three bands as a photograph.
 
-    Pixels that are NaN in any band are clear. With `grey` the picture is a pale grey one, to lay classes over.
+    Each band is stretched between its 1st and 99th percentile. Pixels that are NaN in any band are transparent.
+
+    Args:
+        bands: float32 (3, height, width).
+        grey: draw in pale grey, as a background for classes.
     """
     valid = np.asarray(np.isfinite(bands).all(axis=0))
     colours = np.where(valid, [rescale(band, percentile_limits(band[valid], (1, 99))) ** GAMMA for band in bands], 0.0)
@@ -59,14 +65,22 @@ def draw_image(bands: NDArray[np.float32], *, grey: bool = False) -> str:
 
 
 def draw_slope(slope: NDArray[np.float32]) -> str:
-    """Draw slope in degrees (height, width): the steeper, the darker; NaN is clear."""
+    """Draw slope, darker where steeper.
+
+    Args:
+        slope: degrees, (height, width); NaN is transparent.
+    """
     valid = np.isfinite(slope)
     light = 0.95 - 0.65 * np.clip(np.nan_to_num(slope) / 60, 0, 1)
     return _encode_photo(np.stack([light] * 3), valid)
 
 
 def draw_probability(levels: NDArray[np.float32]) -> str:
-    """Probabilities (height, width) in hundredths on a ramp from light to dark; NaN is hatched."""
+    """Draw probabilities on a ramp from light to dark.
+
+    Args:
+        levels: probabilities, (height, width); NaN is hatched.
+    """
     mapped = np.isfinite(levels)
     classes = (
         np.where(mapped, np.nan_to_num(levels) * _PROBABILITY_LEVELS, 0)
@@ -78,45 +92,53 @@ def draw_probability(levels: NDArray[np.float32]) -> str:
 
 
 def draw_landslides(mapped: NDArray[np.uint8]) -> str:
-    """Draw a class map: background (0) is clear, pixels that are not mapped (255) are hatched."""
+    """Draw a class map.
+
+    Args:
+        mapped: 1 landslide; 0 background, transparent; 255 not mapped, hatched.
+    """
     return _encode_classes(
         _hatched(mapped, mapped == NOT_MAPPED), {0: _TRANSPARENT, LANDSLIDE: MAPPED_COLOUR} | _HATCHING
     )
 
 
 def draw_inventory(truth: NDArray[np.uint8]) -> str:
-    """Draw an inventory mask: background (0) is clear, unknown pixels (255) are hatched."""
+    """Draw an inventory mask.
+
+    Args:
+        truth: 1 landslide; 0 background, transparent; 255 unknown, hatched.
+    """
     return _encode_classes(
         _hatched(truth, truth == UNKNOWN), {0: _TRANSPARENT, LANDSLIDE: INVENTORY_COLOUR} | _HATCHING
     )
 
 
 def draw_outcome(outcomes: NDArray[np.uint8]) -> str:
-    """Draw the four outcomes; true negatives are clear, pixels without an outcome hatched."""
+    """Draw a confusion map: true negatives transparent, no class hatched."""
     colours = PIXEL_CLASS_COLOURS | {PixelClass.TRUE_NEGATIVE: _TRANSPARENT}
     return _encode_classes(_hatched(outcomes, outcomes == NOT_COMPARED), colours | _HATCHING)
 
 
 def _hatched(classes: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Put the two hatching classes, in diagonal stripes, where the map says nothing."""
+    """Fill pixels without a value with stripes."""
     stripes = np.where(diagonal_stripes(classes.shape, 16, 5), min(_HATCHING), max(_HATCHING)).astype(np.uint8)
     return np.where(where, stripes, classes)
 
 
 def _encode_classes(classes: NDArray[np.uint8], colours: Mapping[int, Colour]) -> str:
-    """Draw uint8 classes (height, width) in exactly their colours, others clear."""
+    """Encode uint8 classes (height, width) in exact colours."""
     palette = np.array([colours.get(value, _TRANSPARENT) for value in range(256)], dtype=np.uint8)
     return _webp_uri(palette[classes], lossless=True)
 
 
 def _encode_photo(colours: NDArray[np.floating[Any]], valid: NDArray[np.bool_]) -> str:
-    """Draw colours (3, height, width) between 0 and 1, clear where not valid."""
+    """Encode colours (3, height, width), 0 to 1, as a lossy picture."""
     pixels = np.concatenate([colours, valid[np.newaxis]]) * 255
     return _webp_uri(np.moveaxis(pixels.round().astype(np.uint8), 0, -1), lossless=False)
 
 
 def _webp_uri(pixels: NDArray[np.uint8], *, lossless: bool) -> str:
-    """Red, green, blue and alpha (height, width, 4) as WebP in a data URI."""
+    """Encode RGBA pixels (height, width, 4) as WebP in a data URI."""
     stream = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "WEBP", lossless=lossless, quality=82, method=4)
     return data_uri(stream.getvalue(), "image/webp")
@@ -124,12 +146,19 @@ def _webp_uri(pixels: NDArray[np.uint8], *, lossless: bool) -> str:
 
 Box = tuple[float, float, float, float]
 
-MAX_PICTURE_SIDE_PIXELS = 1200  # pixels a side of a picture; a larger area is shown coarser, and the page says so
+# Longest side of a picture. Larger areas are shown at a lower resolution, which the page states.
+MAX_PICTURE_SIDE_PIXELS = 1200
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One map: the pictures that lie on one another, bottom first, by name."""
+    """Map panel of a viewer.
+
+    Attributes:
+        title: title of the panel.
+        caption: caption of the panel.
+        layers: names of its pictures, bottom first.
+    """
 
     title: str
     caption: str
@@ -138,16 +167,19 @@ class Panel:
 
 @dataclass(frozen=True)
 class Viewer:
-    """The panels of an area, which zoom and move together.
+    """Map panels of an area, which zoom and move together.
 
     Attributes:
-        width, height: of every picture, in pixels.
-        metres: the side of such a pixel on the ground.
+        area: name of the area.
+        width: width of every picture in pixels.
+        height: height of every picture in pixels.
+        metres: side of a picture's pixel on the ground.
+        reduced: True if pictures have a lower resolution than the rasters.
         images: name → data URI.
-        outlines: the landslides of the inventory as SVG path data, in pixels.
-        places: (left, top, right, bottom) of each landslide of the inventory in pixels, the largest first.
+        outlines: landslides of the inventory as SVG path data, in pixels.
+        places: (left, top, right, bottom) of each landslide of the inventory in pixels, largest first.
         blocks: (left, top, right, bottom) of each test block of a training area in pixels.
-        comparison: the panels of what was seen and what is known.
+        comparison: panels of the image and the inventory.
         results: band set → its panels.
     """
 
@@ -165,15 +197,15 @@ class Viewer:
 
     @property
     def aspect(self) -> float:
-        """Width over height of a panel; the map of a long, thin area does not fill it."""
+        """Width over height of a panel, limited to 0.7 to 2."""
         return min(max(self.width / self.height, 0.7), 2.0)
 
 
 def area_viewer(project: Project, area: str, band_sets: Sequence[str]) -> Viewer:
-    """Read the maps of an area.
+    """Draw the pictures of an area for the report.
 
     Raises:
-        SourceError: one of its rasters is missing or cannot be read.
+        SourceError: a raster is missing or cannot be read.
     """
     with open_raster(current_stack(project, area)) as stack:
         grid = Grid.of(stack)
@@ -225,7 +257,11 @@ def _picture_shape(grid: Grid) -> tuple[int, int]:
 
 
 def _draw_background(stack: DatasetReader, shape: tuple[int, int]) -> tuple[str, str, dict[str, str]]:
-    """Title, caption and pictures of what the area looks like: optical where there is such, else slope."""
+    """Draw the background of an area: optical bands, else slope.
+
+    Returns:
+        Title, caption, and pictures by name.
+    """
     names = [str(name) for name in stack.descriptions]
     optical = [name for name in names if band_named(name).group is Group.OPTICAL]
     natural = ["red", "green", "blue"]
@@ -266,7 +302,10 @@ def _test_blocks(project: Project, area: str, scale: float) -> list[Box]:
 
 
 def _read(dataset: DatasetReader, indexes: list[int], shape: tuple[int, int], how: Resampling) -> NDArray[np.float32]:
-    """Bands at a picture's shape, float32 (bands, height, width), NaN where there is no data."""
+    """Read bands at a picture's shape, float32 (bands, height, width).
+
+    Pixels without data are NaN.
+    """
     bands = dataset.read(indexes, out_shape=(len(indexes), *shape), resampling=how, masked=True)
     return np.asarray(bands.astype(np.float32).filled(np.nan))
 
@@ -276,7 +315,7 @@ def _read_classes(dataset: DatasetReader, shape: tuple[int, int]) -> NDArray[np.
 
 
 def _outline_landslides(truth: NDArray[np.uint8]) -> tuple[str, list[Box]]:
-    """Return the outlines of the landslides as one SVG path, and their boxes, largest first."""
+    """Return an SVG path of all landslides, and their boxes."""
     paths, boxes = [], []
     for shape, _ in rasterio.features.shapes(truth, mask=truth == LANDSLIDE, connectivity=8):
         rings = [[(int(x), int(y)) for x, y in ring[:-1]] for ring in shape["coordinates"]]
@@ -286,15 +325,17 @@ def _outline_landslides(truth: NDArray[np.uint8]) -> tuple[str, list[Box]]:
     return "".join(paths), sorted(boxes, key=lambda box: -(box[2] - box[0]) * (box[3] - box[1]))
 
 
-# Okabe and Ito's palette (2008): the first for the test blocks, the others for areas, over again.
+# Palette of Okabe and Ito (2008): the first colour for the test blocks, the others for areas, repeated as needed.
 _TEST_COLOUR, *_AREA_COLOURS = "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#e69f00"
 
 
 def reliability_diagram(places: Mapping[str, Reliability]) -> str:
-    """Draw the reliability diagram as a PNG in a data URI, the same bytes for the same numbers.
+    """Draw the reliability diagram as a PNG in a data URI.
+
+    Equal numbers give equal bytes.
 
     Args:
-        places: "test", for the test blocks, solid; areas, dashed.
+        places: reliability by set of pixels: "test" for the test blocks (solid line), areas (dashed lines).
     """
     with mpl.rc_context({"font.family": "DejaVu Sans", "font.size": 9}):
         figure = Figure(figsize=(4.2, 5.6), dpi=160, facecolor="white", layout="constrained")

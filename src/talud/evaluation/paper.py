@@ -1,4 +1,4 @@
-"""The published study that the pipeline implements: its numbers, its findings on this data, and its gaps.
+"""Published study that talud implements: numbers, findings, gaps.
 
 Vega and Hidalgo, "Evaluation of U-Net transfer learning model for semantic segmentation of landslides in the
 Colombian tropical mountain region". Training basin La Argelia (Carmen de Atrato, Chocó), inference basin
@@ -24,21 +24,24 @@ TITLE = (
 )
 TRAINING_BASIN = "La Argelia"
 INFERENCE_BASIN = "La Liboriana"
-TRIALS_PER_IMAGE_MODEL = (
-    54  # Table 1: filters 16, 32, 64 × six learning rates × batch size 16, 32, 64; for each image model
-)
+# Table 1: filters 16, 32, 64 × six learning rates × batch sizes 16, 32, 64.
+TRIALS_PER_IMAGE_MODEL = 54
 EPOCHS = 150
 
 
 @dataclass(frozen=True)
 class ImageModel:
-    """One of the study's image models.
+    """Image model of the study.
 
     Attributes:
-        bands: what its layers are.
-        filters: of the best configuration, like the two that follow (Table 2).
-        precision: in the training zone, like the two that follow (Table 3, two decimals as printed).
-        inference: pixels of the inference zone (Table 4).
+        bands: description of its layers.
+        filters: filters of the best configuration (Table 2).
+        learning_rate: learning rate of the best configuration (Table 2).
+        batch_size: batch size of the best configuration (Table 2).
+        precision: precision in the training zone (Table 3, two decimals as printed).
+        recall: recall in the training zone (Table 3).
+        f1: F1 in the training zone (Table 3).
+        inference: pixel counts of the inference zone (Table 4).
     """
 
     bands: str
@@ -52,7 +55,10 @@ class ImageModel:
 
     @property
     def f1_loss(self) -> float:
-        """The part of the training zone's F1 that the inference zone loses; the study does not print it."""
+        """Relative loss of F1 in the inference zone.
+
+        The study does not print it.
+        """
         return 1 - self.inference.f1 / self.f1
 
 
@@ -65,11 +71,12 @@ IMAGE_MODELS: dict[str, ImageModel] = {
 }
 
 
-EQUAL_F1_TOLERANCE = 0.02  # of F1; the study's own Table 3 tells apart what differs by 0.03, printed to two decimals
+# Largest difference of F1 that counts as equal. The study distinguishes models that differ by 0.03 (Table 3).
+EQUAL_F1_TOLERANCE = 0.02
 
 
 class Verdict(StrEnum):
-    """The result of checking a finding."""
+    """Result of checking a finding."""
 
     HOLDS = "holds"
     IN_PART = "holds in part"
@@ -79,13 +86,13 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """A finding of the study on this data.
+    """Finding of the study, checked on this data.
 
     Attributes:
-        table: of the study.
-        claim: what the study found.
-        verdict: on this data.
-        reason: the numbers that it rests on.
+        table: number of the table in the study.
+        claim: statement of the study.
+        verdict: result on this data.
+        reason: numbers behind the verdict.
     """
 
     table: int
@@ -95,12 +102,14 @@ class Finding:
 
     @property
     def judged(self) -> bool:
-        """True if the data decide the finding."""
+        """True if this data can decide the finding."""
         return self.verdict is not Verdict.UNDECIDED
 
 
 def check_configurations(trials: Mapping[str, Trials]) -> Finding:
-    """Check Table 2: the study's best configuration of each image model.
+    """Check Table 2, the best configurations.
+
+    The finding is that a configuration is the best of an image model.
 
     A band set counts if its search tried that configuration. The finding holds in part if the configuration is within
     `EQUAL_F1_TOLERANCE` of the best F1.
@@ -120,7 +129,7 @@ def check_configurations(trials: Mapping[str, Trials]) -> Finding:
         verdicts.append(verdict)
         said.append(f"for {name} {words}")
     if missing:
-        said.append(f"for {_join_names(missing)} not tried against others")
+        said.append(f"for {_join_names(missing)} not compared with others")
     verdict = _combine(verdicts)
     if missing and verdict is Verdict.HOLDS:
         verdict = Verdict.IN_PART
@@ -128,25 +137,33 @@ def check_configurations(trials: Mapping[str, Trials]) -> Finding:
 
 
 def check_training_zone(f1: Mapping[str, float]) -> Finding:
-    """Table 3: do 3 and 7 bands do about equally well, and 5 bands worse? `f1` is of the test blocks, by band set."""
-    claim = "that in the training zone 3 and 7 bands do about equally well and 5 bands worse"
+    """Check Table 3, the F1 in the training zone.
+
+    The finding is that 3 and 7 bands score about equally, and 5 bands lower.
+
+    Args:
+        f1: band set → F1 on the test blocks.
+    """
+    claim = "that in the training zone 3 and 7 bands score about equally and 5 bands lower"
     if missing := [name for name in IMAGE_MODELS if name not in f1]:
         return Finding(3, claim, Verdict.UNDECIDED, f"no scores of {_join_names(missing)}")
     three, five, seven = (f1[name] for name in IMAGE_MODELS)
     gap, lead = abs(three - seven), min(three, seven) - five
     equal = Verdict.HOLDS if round(gap, 3) <= EQUAL_F1_TOLERANCE else Verdict.FAILS
-    apart = f"3band and 7band differ by {gap:.3f}, and 5band lies {_format_lead(-lead, 'lower')} of them"
+    apart = f"3band and 7band differ by {gap:.3f}, and 5band is {_format_lead(-lead, 'lower')} of them"
     said = f"{_scores(f1)}; {apart} (up to {EQUAL_F1_TOLERANCE} counts as equal)"
     return Finding(3, claim, _combine([equal, _judge_lead(lead)]), said)
 
 
 def check_transfer(area: str, f1: Mapping[str, float], losses: Mapping[str, float]) -> Finding:
-    """Table 4: does transfer cost as much of the F1 as in the study, and has the 3-band model the highest F1 there?
+    """Check Table 4, the F1 after transfer.
+
+    The findings are the range of the loss of F1, and that 3 bands score highest.
 
     Args:
-        area: a labelled area of the role transfer.
-        f1: of its map, by band set.
-        losses: the part of the test blocks' F1 that is lost there, by band set.
+        area: labelled transfer area.
+        f1: band set → F1 of the area's map.
+        losses: band set → relative loss of F1 from the test blocks to the area.
     """
     low, high = _percent_range([model.f1_loss for model in IMAGE_MODELS.values()])
     claim = f"that transfer costs {low} to {high}% of the F1, and the 3-band model has the highest F1 there"
@@ -155,17 +172,22 @@ def check_transfer(area: str, f1: Mapping[str, float], losses: Mapping[str, floa
     least, most = _percent_range([losses[name] for name in IMAGE_MODELS])
     lead = f1["3band"] - max(f1["5band"], f1["7band"])
     cost = _format_loss(area, least, most, low, high)
-    said = f"{cost}, and 3band lies {_format_lead(lead, 'better')} of the others ({_scores(f1)})"
+    said = f"{cost}, and 3band is {_format_lead(lead, 'better')} of the others ({_scores(f1)})"
     return Finding(4, claim, _combine([_judge_loss(least, most, low, high), _judge_lead(lead)]), said)
 
 
 def transfer_without_labels() -> Finding:
-    """Table 4 where no transfer area has an inventory."""
+    """Return the finding on Table 4 without labels."""
     return check_transfer("any transfer area", {}, {})
 
 
 def check_findings(results: Sequence[BandSetResult], areas: Sequence[str]) -> list[Finding]:
-    """Check the findings on a project's results; `areas` are its labelled transfer areas."""
+    """Check all findings on a project's results.
+
+    Args:
+        results: results of each evaluated band set.
+        areas: labelled transfer areas.
+    """
     by_name = {result.name: result for result in results}
     away = []
     for area in areas:
@@ -180,7 +202,7 @@ def check_findings(results: Sequence[BandSetResult], areas: Sequence[str]) -> li
 
 
 def _find_trial(table: Trials, theirs: ImageModel) -> Trial | None:
-    """Return the trial of the study's best configuration."""
+    """Return the trial with the study's configuration, if any."""
     for trial in table.trials:
         same = (trial.filters, trial.batch_size) == (theirs.filters, theirs.batch_size)
         if same and isclose(trial.learning_rate, theirs.learning_rate, rel_tol=1e-6):
@@ -189,7 +211,7 @@ def _find_trial(table: Trials, theirs: ImageModel) -> Trial | None:
 
 
 def _judge_rank(table: Trials, tried: Trial) -> tuple[Verdict, str]:
-    """Judge the study's configuration among the trials of a band set."""
+    """Judge the rank of a trial in its study."""
     place = [trial.run_id for trial in table.ranked].index(tried.run_id) + 1
     behind = table.ranked[0].scores["f1"] - tried.scores["f1"]
     words = f"number {place} of {len(table.trials)}"
@@ -200,33 +222,44 @@ def _judge_rank(table: Trials, tried: Trial) -> tuple[Verdict, str]:
 
 
 def _combine(verdicts: Sequence[Verdict]) -> Verdict:
-    """One verdict on several claims: theirs where they agree."""
+    """Combine verdicts: the common one, or 'holds in part'."""
     if not verdicts:
         return Verdict.UNDECIDED
     return verdicts[0] if len(set(verdicts)) == 1 else Verdict.IN_PART
 
 
 def _judge_lead(lead: float) -> Verdict:
-    """Judge if one F1 is above another; in part if the two count as equal."""
+    """Judge a lead in F1; equal F1 holds in part."""
     if abs(round(lead, 3)) <= EQUAL_F1_TOLERANCE:
         return Verdict.IN_PART
     return Verdict.HOLDS if lead > 0 else Verdict.FAILS
 
 
 def _judge_loss(least: int, most: int, low: int, high: int) -> Verdict:
-    """Judge if the loss here is within the range of the study; in part if the ranges overlap."""
+    """Judge losses against the study's range, in percent.
+
+    Overlapping ranges hold in part.
+    """
     if most < low or least > high:
         return Verdict.FAILS
     return Verdict.HOLDS if low <= least and most <= high else Verdict.IN_PART
 
 
 def _percent_range(losses: Sequence[float]) -> tuple[int, int]:
-    """Return the least and the most of some shares, in percent."""
+    """Return the lowest and highest share in percent."""
     return round(100 * min(losses)), round(100 * max(losses))
 
 
 def _format_loss(area: str, least: int, most: int, low: int, high: int) -> str:
-    """Format the loss by transfer here (least to most, in percent) and in the study (low to high)."""
+    """Format the loss by transfer next to the study's.
+
+    Args:
+        area: name of the area.
+        least: lowest loss on this data, in percent.
+        most: highest loss on this data, in percent.
+        low: lowest loss in the study, in percent.
+        high: highest loss in the study, in percent.
+    """
     if least < 0:
         return f"on {area} F1 changes by {-most:+} to {-least:+}%".replace("-", "−")
     beside = "less" if most < low else "more" if least > high else "as much" if low <= least and most <= high else ""
@@ -255,25 +288,30 @@ _CURVATURE = {
 
 @dataclass(frozen=True)
 class Assumption:
-    """A choice that the study does not state, and the one made here."""
+    """Choice that the study does not state.
+
+    Attributes:
+        choice: name of the choice.
+        made: choice made in this project.
+    """
 
     choice: str
     made: str
 
 
 def assumptions(params: Params, results: Sequence[BandSetResult]) -> list[Assumption]:
-    """Return the choices behind the results, as params.yaml and the contracts state them."""
+    """Return this project's choices where the study states none."""
     stated = [
         *_patches(params),
         Assumption("Depth of the U-Net", f"{params.training.depth} poolings"),
         Assumption("Augmentation", _augmentation(params.chosen_recipe.augmentation)),
         Assumption(
             "Threshold",
-            "nearest to 0.5 of those whose F1 on the validation blocks is within 0.005 of the highest: "
+            "the one nearest to 0.5 whose F1 on the validation blocks is within 0.005 of the highest: "
             + ", ".join(f"{result.scores.threshold:.2f} for {result.name}" for result in results),
         ),
         Assumption("Calibration", _calibration(results)),
-        Assumption("Which epoch", "the one of the highest F1 on the validation blocks"),
+        Assumption("Epoch", "the one with the highest F1 on the validation blocks"),
     ]
     used = {group for result in results for group in groups_of(result.contract.input.band_names)}
     terrain = _terrain(params) if Group.TERRAIN in used else []
@@ -288,7 +326,7 @@ def _calibration(results: Sequence[BandSetResult]) -> str:
         if one.contract.measured.calibration and not one.contract.measured.calibration.declined
     ]
     if not scaled:
-        return "none: probabilities are the network’s own"
+        return "none: probabilities are the network’s output"
     return f"logits are scaled to fit the validation blocks (Platt 1999): {', '.join(scaled)}"
 
 
@@ -300,15 +338,15 @@ def _patches(params: Params) -> list[Assumption]:
     return [
         Assumption(
             "Patch size",
-            f"{split.patch} × {split.patch} pixels ({split.patch * metres:g} m), a new one every "
-            f"{split.stride} pixels; at most {split.empty_share:.0%} of them without a landslide",
+            f"{split.patch} × {split.patch} pixels ({split.patch * metres:g} m), one every {split.stride} pixels; "
+            f"at most {split.empty_share:.0%} of them without a landslide",
         ),
         Assumption("Split", _runs(split) if given else _blocks(split, metres, params.seed)),
     ]
 
 
 def _augmentation(options: Augmentation) -> str:
-    """Format the augmentation: the changes, and their limits."""
+    """Format the augmentations with their limits."""
     changed = {name: value for name, value in options.model_dump(exclude={"symmetries", "per_band"}).items() if value}
     symmetries = ["turned and mirrored (the eight symmetries of the square)"] if options.symmetries else []
     said = [*symmetries, *(f"{name} {value:g}" for name, value in changed.items())]
@@ -316,10 +354,10 @@ def _augmentation(options: Augmentation) -> str:
 
 
 def _blocks(split: SplitOptions, metres: float, seed: int) -> str:
-    guard = f", {split.guard} pixels left out along each border" if split.guard else ""
+    buffer = f", a buffer of {split.guard} pixels along each border" if split.guard else ""
     return (
         f"whole blocks of {split.block} × {split.block} pixels ({split.block * metres / 1000:g} km): "
-        f"{split.validation:.0%} for validation, {split.test:.0%} for test, the rest for training{guard}; seed {seed}"
+        f"{split.validation:.0%} for validation, {split.test:.0%} for test, the rest for training{buffer}; seed {seed}"
     )
 
 
@@ -334,8 +372,8 @@ def _terrain(params: Params) -> list[Assumption]:
     slope, curvature = params.stack.slope, params.stack.curvature
     return [
         Assumption("Slope", _SLOPE[slope]),
-        # `stack.slope` does not choose the derivatives of curvature: Horn has none of second order.
-        Assumption("Which curvature", f"{_CURVATURE[curvature]}; {_SLOPE['zevenbergen_thorne']}"),
+        # Curvature does not depend on `stack.slope`: Horn defines no second derivatives.
+        Assumption("Curvature", f"{_CURVATURE[curvature]}; {_SLOPE['zevenbergen_thorne']}"),
     ]
 
 
@@ -353,6 +391,6 @@ def _inventory(params: Params) -> list[Assumption]:
     }
     given = all(area.patches for area in params.areas.values())
     return [
-        Assumption("Inventory as mask", "as the data set has it" if given else rule[params.stack.inventory_rule]),
-        Assumption("Clouds and missing data", "not mapped, counted apart, and in none of TP, FP, FN and TN"),
+        Assumption("Inventory as mask", "from the data set" if given else rule[params.stack.inventory_rule]),
+        Assumption("Clouds and missing data", "not mapped; counted separately, not in TP, FP, FN or TN"),
     ]

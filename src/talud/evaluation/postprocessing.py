@@ -1,8 +1,8 @@
-"""From probabilities to a class map: hysteresis, segments, slope, minimum mapping unit; and its objects counted.
+"""Post-processing of probabilities to class maps, and counts of their objects.
 
-Pure functions of arrays on one grid, (height, width). Objects are pixels that touch at an edge or a corner, as those of
-the polygons of a map (see `talud.products.polygons`). Pixels that are not mapped (NaN, or 255 in a class map) stay so,
-and divide objects. A landslide is a connected part of the inventory's mask, so inventory polygons that touch are one.
+All functions are pure and take arrays of one grid, (height, width). Objects are 8-connected, as the polygons of a map
+are (see `talud.products.polygons`). Pixels that are not mapped (NaN, or 255 in a class map) stay unmapped and separate
+objects. A landslide is a connected part of the inventory's mask, so touching inventory polygons are one landslide.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from talud.imaging import percentile_limits, rescale
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.params import Postprocessing, Segmentation
 
-EIGHT_CONNECTED = np.ones((3, 3), np.bool_)  # neighbours of a pixel: 8-connectivity
-_AREA_TOLERANCE = 1e-9  # of an area, as in `inference.polygons`
-_COMPACTNESS = 0.1  # of SLIC: colours of 0 to 1 weigh more than nearness
+# Neighbourhood of a pixel: edges and corners.
+EIGHT_CONNECTED = np.ones((3, 3), np.bool_)
+# Relative tolerance of areas, as in `products.polygons`.
+_AREA_TOLERANCE = 1e-9
+# Compactness of SLIC, for colours of 0 to 1: colour outweighs distance.
+_SLIC_COMPACTNESS = 0.1
 
 
 @dataclass(frozen=True, eq=False)
 class WindowContext:
-    """Bands of the stack that post-processing reads in a window.
+    """Bands of a window that post-processing reads.
 
     Attributes:
-        pixel_area: in m².
-        image: float32 (bands, height, width): the optical bands, NaN where invalid; None where there are none.
-        slope: float32 (height, width), in degrees, NaN where invalid; None where there is none.
+        pixel_area: area of a pixel in m².
+        image: float32 (bands, height, width): optical bands, NaN where invalid; None if the stack has none.
+        slope: float32 (height, width): slope in degrees, NaN where invalid; None if the stack has none.
     """
 
     pixel_area: float
@@ -43,19 +46,22 @@ class WindowContext:
 def postprocess(
     probability: NDArray[np.float32], threshold: float, options: Postprocessing, context: WindowContext
 ) -> NDArray[np.uint8]:
-    """Return the class map of probabilities: 1 landslide, 0 background, 255 not mapped.
+    """Make a class map from probabilities.
 
-    Segments vote first, since they change probabilities; then the threshold, or hysteresis, makes objects, of which
-    the slope rule and last the minimum mapping unit drop some.
+    The steps are, in order: the vote of segments, which changes probabilities; the threshold, or hysteresis, which
+    makes objects; the slope rule and the minimum mapping unit, which drop objects.
 
     Args:
-        probability: of a landslide, NaN where not mapped.
-        threshold: of the model; `options` may name others.
-        options: what is to be done; by default the threshold alone.
-        context: on the same grid.
+        probability: probability of a landslide, NaN where not mapped.
+        threshold: threshold of the model, unless `options` states others.
+        options: methods and their parameters; by default only the threshold.
+        context: bands of the same window.
+
+    Returns:
+        uint8: 1 landslide, 0 background, 255 not mapped.
 
     Raises:
-        ParamsError: the lower threshold lies above the upper one, or an option needs what the context has not.
+        ParamsError: the lower threshold is above the upper one, or an option needs a band that the context lacks.
     """
     if options.segments != "none":
         if context.image is None:
@@ -73,29 +79,37 @@ def postprocess(
 
 
 def hysteresis(probability: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
-    """Landslide where the probability is at least `low` and touches, through such pixels, one of at least `high`.
+    """Apply a threshold with hysteresis.
 
-    Canny (1986, IEEE Transactions on Pattern Analysis and Machine Intelligence 8) follows edges in this way. With
-    low = high it is the threshold. scikit-image's function is not used: it wants more than the threshold, where a map
-    takes what reaches it, and knows no corners.
+    A pixel of at least `low` is landslide if pixels of at least `low` connect it to one of at least `high` (Canny 1986,
+    IEEE Transactions on Pattern Analysis and Machine Intelligence 8). If low = high, this is the plain threshold.
+    scikit-image's function is not used, because it excludes the threshold itself and is not 8-connected.
+
+    Args:
+        probability: probability of a landslide, NaN where not mapped.
+        low: lower threshold.
+        high: upper threshold.
+
+    Returns:
+        uint8: 1 landslide, 0 background, 255 not mapped.
 
     Raises:
         ParamsError: low > high.
     """
     if low > high:
-        raise ParamsError(f"hysteresis: the lower threshold is {low:g}, the upper one {high:g}; exchange them")
+        raise ParamsError(f"hysteresis: the lower threshold {low:g} is above the upper threshold {high:g}; swap them")
     strong, weak = (apply_threshold(probability, level) for level in (high, low))
     found = ndimage.binary_propagation(strong == LANDSLIDE, EIGHT_CONNECTED, weak == LANDSLIDE)
     return np.where(strong == NOT_MAPPED, NOT_MAPPED, found).astype(np.uint8)
 
 
 def minimum_mapping_unit(landslides: NDArray[np.uint8], area: float, pixel_area: float) -> NDArray[np.uint8]:
-    """Drop the objects that are smaller than an area.
+    """Drop objects below a minimum area.
 
     Args:
         landslides: 1 landslide, 0 background, 255 not mapped.
-        area: in m², of the smallest object that is kept.
-        pixel_area: in m².
+        area: area of the smallest object that is kept, in m².
+        pixel_area: area of a pixel in m².
     """
     labels, _ = ndimage.label(landslides == LANDSLIDE, EIGHT_CONNECTED)
     sizes = np.bincount(labels.ravel()) * pixel_area
@@ -103,44 +117,46 @@ def minimum_mapping_unit(landslides: NDArray[np.uint8], area: float, pixel_area:
 
 
 def slope_rule(landslides: NDArray[np.uint8], slope: NDArray[np.float32], degrees: float) -> NDArray[np.uint8]:
-    """Drop the objects whose mean slope is below a limit: water, fields and river bars look as bare as landslides.
+    """Drop objects whose mean slope is below a limit.
 
-    The mean of an object, not each pixel's slope: the toe of a landslide lies flat, and belongs to it. An object whose
-    slope is nowhere known stays.
+    Water, fields and river bars are as bare as landslides, but flat. The mean of the object decides, because the flat
+    toe of a landslide belongs to it. Objects without a valid slope are kept.
 
     Args:
         landslides: 1 landslide, 0 background, 255 not mapped.
-        slope: in degrees, NaN where invalid.
-        degrees: the limit.
+        slope: slope in degrees, NaN where invalid.
+        degrees: least mean slope in degrees.
     """
     labels, count = ndimage.label(landslides == LANDSLIDE, EIGHT_CONNECTED)
     return _without(landslides, labels, _means(slope, labels, count + 1) < degrees)
 
 
 def segments(image: NDArray[np.float32], method: Segmentation, scale: float) -> NDArray[np.intp]:
-    """Divide an image into segments of like colour: int (height, width), from 1; 0 where a band is invalid.
+    """Divide an image into segments of similar colour.
 
-    Each band is stretched to 0 and 1 between its 2nd and 98th percentile, so that the same scale serves bands of any
-    unit.
+    Each band is scaled to 0 to 1 between its 2nd and 98th percentile, so that a scale suits bands of any unit.
 
     Args:
         image: (bands, height, width), NaN where invalid.
         method: felzenszwalb (Felzenszwalb and Huttenlocher 2004, International Journal of Computer Vision 59), or slic
             (Achanta et al. 2012, IEEE Transactions on Pattern Analysis and Machine Intelligence 34).
-        scale: for felzenszwalb, its scale: the higher, the larger the segments; for slic, the pixels of a segment.
+        scale: for felzenszwalb, its scale (larger values give larger segments); for slic, pixels per segment.
+
+    Returns:
+        int (height, width): labels from 1; 0 where a band is invalid.
     """
     valid: NDArray[np.bool_] = np.asarray(np.isfinite(image).all(axis=0))
     if not valid.any():
         return np.zeros(valid.shape, np.intp)
     stretched = np.stack([_stretched(band, valid) for band in image], axis=-1)
     if method == "felzenszwalb":
-        # Unsmoothed: a blur would make segments of the rims of landslides, which are few pixels wide.
+        # No smoothing: landslides are a few pixels wide, and a blur would make separate segments of their edges.
         labels = segmentation.felzenszwalb(stretched, scale=scale, sigma=0, min_size=4) + 1
     else:
         labels = segmentation.slic(
             stretched,
             n_segments=max(round(valid.size / scale), 1),
-            compactness=_COMPACTNESS,
+            compactness=_SLIC_COMPACTNESS,
             convert2lab=False,  # bands need not be red, green and blue
             start_label=1,
         )
@@ -153,9 +169,9 @@ def segment_vote(
     """Blend each pixel's probability with the mean of its segment.
 
     Args:
-        probability: of a landslide, NaN where not mapped: such pixels do not vote, and stay so.
-        labels: the segments, from 1; where it is 0 a pixel keeps its own probability.
-        weight: of the segment's mean, 0 to 1; the rest is the pixel's own.
+        probability: probability of a landslide, NaN where not mapped; such pixels do not vote and stay NaN.
+        labels: labels of segments, from 1; pixels of label 0 keep their probability.
+        weight: weight of the segment's mean, 0 to 1; the rest is the weight of the pixel.
     """
     means = _means(probability, labels, int(labels.max()) + 1)[labels]
     blended = weight * means + (1 - weight) * probability
@@ -163,13 +179,13 @@ def segment_vote(
 
 
 def _stretched(band: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Stretch a band between 0 and 1; invalid pixels get its median, which adds no edge."""
+    """Scale a band to 0 to 1; invalid pixels get the median."""
     values = band[valid].astype(np.float64)
     return rescale(np.where(valid, band, np.median(values)).astype(np.float64), percentile_limits(values))
 
 
 def _means(values: NDArray[np.float32], labels: NDArray[np.intp], count: int) -> NDArray[np.float64]:
-    """Return the mean of the finite values under the labels 0 to count − 1; NaN without any."""
+    """Return the mean of finite values by label; NaN without any."""
     known = np.isfinite(values)
     number = np.bincount(labels[known], minlength=count)
     total = np.bincount(labels[known], weights=values[known], minlength=count)
@@ -184,22 +200,23 @@ def _without(landslides: NDArray[np.uint8], labels: NDArray[np.intp], dropped: N
     return np.where(dropped[labels], BACKGROUND, landslides).astype(np.uint8)
 
 
-SIZE_CLASS_BOUNDS_M2 = (400.0, 1_000.0, 10_000.0, 100_000.0)  # m², of the size classes
-MIN_DETECTED_SHARE = 0.5  # of a landslide's mapped pixels: the least that makes it detected
-_SQUARE_METRES_PER_KM2 = 1e6  # of a km²
+SIZE_CLASS_BOUNDS_M2 = (400.0, 1_000.0, 10_000.0, 100_000.0)
+# A landslide is detected if the map shows at least this share of its mapped pixels.
+MIN_DETECTED_SHARE = 0.5
+_SQUARE_METRES_PER_KM2 = 1e6
 
 
 @dataclass(frozen=True)
 class SizeClass:
-    """The landslides of one size class.
+    """Counts of landslides of one size class.
 
     Attributes:
-        low: m², the smallest area that belongs to it.
-        high: m², the area from which on the next class counts; None in the last.
-        landslides: those that were judged.
-        detected: of them, those of whose mapped pixels at least half are landslide on the map.
-        touched: of them, those of which at least one pixel is.
-        not_mapped: landslides that were not judged, since less than half of their pixels are mapped.
+        low: lower bound of the area in m², inclusive.
+        high: upper bound of the area in m², exclusive; None for the last class.
+        landslides: landslides of which at least half of the pixels are mapped; only these are judged.
+        detected: judged landslides with at least half of their mapped pixels landslide on the map.
+        touched: judged landslides with at least one pixel landslide on the map.
+        not_mapped: landslides that were not judged.
     """
 
     low: float
@@ -221,7 +238,7 @@ class SizeClass:
 
     @property
     def title(self) -> str:
-        """The class in words."""
+        """Name for display, with the bounds."""
         if self.high is None:
             return f"≥ {self.low:,.0f} m²"
         return f"{self.low:,.0f} to {self.high:,.0f} m²" if self.low else f"< {self.high:,.0f} m²"
@@ -229,14 +246,16 @@ class SizeClass:
 
 @dataclass(frozen=True)
 class ObjectCounts:
-    """Landslides detected and false alarms, counted in one or more windows; counts of disjoint windows add up.
+    """Counts of detected landslides and false alarms.
+
+    Counts of disjoint windows can be added.
 
     Attributes:
-        classes: the landslides by size, the smallest first.
-        mapped: objects of the map that were judged.
-        false_alarms: of them, those that share no pixel with a landslide.
-        cut: landslides that lie at the edge of a window, so that some of each may be missing.
-        square_metres: mapped ground whose truth is known.
+        classes: landslides by size, smallest first.
+        mapped: objects of the map with at least half of their pixels of known truth; only these are judged.
+        false_alarms: judged objects that share no pixel with a landslide.
+        cut: landslides at the edge of a window, which may be incomplete.
+        square_metres: area that is mapped and of known truth, in m².
     """
 
     classes: tuple[SizeClass, ...] = ()
@@ -249,12 +268,10 @@ class ObjectCounts:
     def of(cls, mapped: NDArray[np.uint8], truth: NDArray[np.uint8], pixel_area: float) -> ObjectCounts:
         """Count the objects of a window.
 
-        An object of the map counts where the truth of at least half of its pixels is known.
-
         Args:
             mapped: 1 landslide, 0 background, 255 not mapped; (height, width).
             truth: 1 landslide, 0 background, 255 unknown; same shape.
-            pixel_area: in m².
+            pixel_area: area of a pixel in m².
         """
         slides, count = ndimage.label(truth == LANDSLIDE, EIGHT_CONNECTED)
         found, objects = ndimage.label(mapped == LANDSLIDE, EIGHT_CONNECTED)
@@ -275,7 +292,7 @@ class ObjectCounts:
         )
 
     def __add__(self, other: ObjectCounts) -> ObjectCounts:
-        """Add the counts of rasters with pixels of the same size."""
+        """Add counts of windows with the same pixel size."""
         pairs = zip(self.classes, other.classes, strict=True) if self.classes and other.classes else ()
         return ObjectCounts(
             tuple(ours + theirs for ours, theirs in pairs) or self.classes or other.classes,
@@ -287,7 +304,7 @@ class ObjectCounts:
 
     @property
     def landslides(self) -> int:
-        """All that were judged."""
+        """Number of landslides that were judged."""
         return sum(each.landslides for each in self.classes)
 
     @property
@@ -297,28 +314,39 @@ class ObjectCounts:
 
     @property
     def f1(self) -> float:
-        """The harmonic mean of the detected share of the landslides and the share of objects that are no false alarm.
+        """F1 of objects.
 
-        0 where there is neither.
+        This is the harmonic mean of the share of landslides that are detected and the share of objects that are not
+        false alarms; 0 if nothing is detected.
         """
         shares = self.detected / max(self.landslides, 1), 1 - self.false_alarms / max(self.mapped, 1)
         return 2 * shares[0] * shares[1] / sum(shares) if shares[0] else 0.0
 
     @property
     def false_alarms_per_km2(self) -> float:
-        """False alarms by km² of mapped ground whose truth is known; 0 where there is none."""
+        """False alarms per km² of mapped area of known truth."""
         return self.false_alarms / self.square_metres * _SQUARE_METRES_PER_KM2 if self.square_metres else 0.0
 
 
 def size_bounds(pixel_area: float) -> tuple[float, ...]:
-    """Return the `SIZE_CLASS_BOUNDS_M2` that exceed a pixel's area, so that every class can hold a landslide."""
+    """Return the size class bounds above a pixel's area, in m².
+
+    Every class between them can hold a landslide.
+    """
     return tuple(bound for bound in SIZE_CLASS_BOUNDS_M2 if bound > pixel_area)
 
 
 def _count_by_size(
     pixels: NDArray[np.int64], seen: NDArray[np.int64], hits: NDArray[np.int64], pixel_area: float
 ) -> tuple[SizeClass, ...]:
-    """Landslides by size, from how many pixels each has, how many of them are mapped, and how many as landslide."""
+    """Count landslides by size class.
+
+    Args:
+        pixels: number of pixels of each landslide.
+        seen: number of these that are mapped.
+        hits: number of these that are landslide on the map.
+        pixel_area: area of a pixel in m².
+    """
     bounds = size_bounds(pixel_area)
     size = np.searchsorted(bounds, pixels * pixel_area, side="right")
     judged = 2 * seen >= pixels
@@ -331,5 +359,5 @@ def _count_by_size(
 
 
 def _count_pixels(labels: NDArray[np.int32], count: int, where: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Count the pixels of each label, from 1 to count, at which a condition is true."""
+    """Count the pixels of each label where a condition is true."""
     return np.bincount(labels[where], minlength=count + 1)[1:]

@@ -1,7 +1,7 @@
-"""Scores of methods of post-processing, chosen on validation blocks, on test blocks and on other areas.
+"""Comparison of post-processing methods, chosen on validation blocks.
 
-Everything goes window by window, and no window knows of another: blocks of the split, cells of a stack of patches
-(independent images side by side), or large squares of an area's map, at whose seams objects are cut.
+Each window is processed on its own: a block of the split, a patch of a stack of patches, or a large square of an area's
+map. Objects are cut at the edges of windows.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ from talud.raster import open_raster
 
 TEST_BLOCKS = "test blocks"
 THRESHOLD_ONLY, COMBINED, CONFIGURED = "threshold", "together", "params.yaml"
-WINDOW_SIDE_PIXELS = 2048  # pixels a side; segmenting one takes about a gigabyte
+# Segmenting a window of this side needs about 1 GB of memory.
+WINDOW_SIDE_PIXELS = 2048
 
-F1_TIE = 0.005  # the difference in F1 that decides nothing, as in `metrics.best_threshold`
+# Differences in F1 up to this count as equal, as in `metrics.best_threshold`.
+F1_TIE = 0.005
 
-# What is tried of each method, the mildest first: of equals the first is taken.
+# Candidates of each method, mildest first: among equals the first is chosen.
 CANDIDATES: Mapping[str, Sequence[Postprocessing]] = {
     "hysteresis": [
         Postprocessing(hysteresis_low=low, hysteresis_high=high)
@@ -61,18 +63,18 @@ CANDIDATES: Mapping[str, Sequence[Postprocessing]] = {
 }
 
 
-# Either `labelled_windows` or `mapped_windows`.
+# Type of `labelled_windows` and `mapped_windows`.
 _Read = Callable[[Site, Sequence[Window], Model], Iterator[LabelledWindow]]
 
 
 @dataclass(frozen=True, eq=False)
 class StudyWindow:
-    """A window that is post-processed alone.
+    """Window that is post-processed.
 
     Attributes:
         probability: float32 (height, width), NaN where not mapped.
         truth: uint8 (height, width): 1 landslide, 0 background, 255 unknown.
-        context: bands of the stack there.
+        context: bands of the stack in the window.
     """
 
     probability: NDArray[np.float32]
@@ -81,49 +83,53 @@ class StudyWindow:
 
 
 class MethodScores(BaseModel):
-    """Scores of one method of post-processing in one place."""
+    """Scores of a method on one set of pixels."""
 
     model_config = ConfigDict(frozen=True)
 
     method: str
     scores: Scores
-    difference: Difference | None = Field(description="of its F1 from that of the threshold alone; None for that")
+    difference: Difference | None = Field(
+        description="F1 minus the F1 of the threshold alone; null for the threshold itself"
+    )
     objects: ObjectCounts
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def object_f1(self) -> float:
-        """See `ObjectCounts`."""
+        """F1 of objects (see `ObjectCounts`)."""
         return round(self.objects.f1, 6)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def false_alarms_per_km2(self) -> float:
-        """See `ObjectCounts`."""
+        """False alarms per km² (see `ObjectCounts`)."""
         return round(self.objects.false_alarms_per_km2, 6)
 
 
-class Choice(BaseModel):
-    """The parameters of a method, and what they come to on the validation blocks."""
+class ChosenOptions(BaseModel):
+    """Chosen parameters of a method, with their validation scores."""
 
     model_config = ConfigDict(frozen=True)
 
     options: Postprocessing
-    validation_f1: float = Field(description="of pixels")
-    validation_object_f1: float = Field(description="see `ObjectCounts`")
+    validation_f1: float = Field(description="F1 of pixels on the validation blocks")
+    validation_object_f1: float = Field(description="F1 of objects on the validation blocks")
 
 
 class PostprocessingTable(BaseModel):
-    """The ways of post-processing that were tried with a band set's model."""
+    """Results of all post-processing methods for a band set's model."""
 
     model_config = ConfigDict(frozen=True)
 
     band_set: str
-    weights: str = Field(description="digest of those of the model")
+    weights: str = Field(description="checksum of the model's weights")
     threshold: float
-    detected_share: float = Field(description="of a landslide's mapped pixels, the least that makes it detected")
-    chosen: dict[str, Choice]
-    left_out: tuple[str, ...] = Field(description="methods that lack a band")
+    detected_share: float = Field(
+        description="least share of a landslide's mapped pixels that must be found for it to be detected"
+    )
+    chosen: dict[str, ChosenOptions]
+    left_out: tuple[str, ...] = Field(description="methods that need a band which the stacks lack")
     places: dict[str, tuple[MethodScores, ...]]
 
     def write(self, path: Path) -> None:
@@ -133,21 +139,21 @@ class PostprocessingTable(BaseModel):
 
 
 def compare_methods(project: Project, band_set: str, progress: Progress | None = None) -> PostprocessingTable:
-    """Choose the parameters of each method on the validation blocks, and score them on all that was held out.
+    """Compare post-processing methods for a band set's model.
 
-    Places are the test blocks of the training areas, together, and each other labelled area. Writes
-    evaluation/BAND_SET.postprocessing.json.
+    Their parameters are chosen on the validation blocks. They are scored on the test blocks of all training areas
+    together, and on each other labelled area. Writes evaluation/BAND_SET.postprocessing.json.
 
     Args:
-        project: with stacks and model in place.
-        band_set: of params.yaml.
-        progress: told, after each window, how many are done and how many there are.
+        project: project with stacks and model.
+        band_set: name of a band set of params.yaml.
+        progress: callback that takes the windows done and all windows.
 
     Raises:
-        StudyError: the present blocks are not those that the model's training left out.
+        StudyError: the current blocks differ from those of the model's training.
         SourceError: a stack or mask is missing or cannot be read.
         MismatchError: a stack does not fit the model's contract.
-        ParamsError: no such band set, or params.yaml asks for post-processing that the stacks have no band for.
+        ParamsError: there is no such band set, or params.yaml asks for a method whose band the stacks lack.
     """
     project.params.band_set(band_set)
     model = Model.load(project.model(band_set))
@@ -187,17 +193,16 @@ def compare_methods(project: Project, band_set: str, progress: Progress | None =
     return table
 
 
-def choose_options(windows: Sequence[StudyWindow], threshold: float) -> dict[str, Choice]:
-    """Choose the best candidate of each method on all windows, and the best combination.
+def choose_options(windows: Sequence[StudyWindow], threshold: float) -> dict[str, ChosenOptions]:
+    """Choose the best candidate of each method, and a combination.
 
-    The F1 of pixels hardly sees small objects, so its exact maximum sits anywhere by chance: among candidates within
-    `F1_TIE` of it, the F1 of objects decides. A method that needs a band which a window lacks is left out. `COMBINED`
-    begins with the threshold alone and takes one method after the other, the best first, where that gains by the same
-    measure.
+    Small objects hardly change the F1 of pixels, so candidates within `F1_TIE` of its maximum count as equal and the F1
+    of objects decides. Methods that need a band which a window lacks are left out. `COMBINED` starts with the threshold
+    alone and adds the methods one by one, best first, if they improve it by the same criterion.
 
     Args:
-        windows: of the validation blocks; pixels of the same size.
-        threshold: of the model.
+        windows: windows of the validation blocks, with the same pixel size.
+        threshold: threshold of the model.
     """
     plain = _evaluate_options(windows, threshold, Postprocessing())
     chosen = {THRESHOLD_ONLY: plain}
@@ -219,20 +224,22 @@ def choose_options(windows: Sequence[StudyWindow], threshold: float) -> dict[str
 def score_methods(
     windows: Iterable[StudyWindow],
     threshold: float,
-    chosen: Mapping[str, Choice],
+    chosen: Mapping[str, ChosenOptions],
     block: int,
     resamples: int,
     seed: int,
 ) -> tuple[MethodScores, ...]:
-    """Score the chosen methods by pixels and by objects, without those that need an absent band.
+    """Score the chosen methods by pixels and by objects.
+
+    Methods that need an absent band are left out.
 
     Args:
-        windows: of one place; pixels of the same size.
-        threshold: of the model.
-        chosen: by method; that of `THRESHOLD_ONLY` is what the others are compared with.
-        block: pixels a side of the blocks, counted from each window's corner, that the bootstrap draws.
-        resamples: of the blocks.
-        seed: of the draws.
+        windows: windows of one set of pixels, with the same pixel size.
+        threshold: threshold of the model.
+        chosen: method → parameters; the others are compared with `THRESHOLD_ONLY`.
+        block: side of the bootstrap's blocks in pixels, from each window's corner.
+        resamples: number of resamples.
+        seed: seed of the random draws.
     """
     found = {method: _MethodCounts() for method in chosen}
     for window in windows:
@@ -256,7 +263,7 @@ def score_methods(
 
 @dataclass
 class _MethodCounts:
-    """Counts of one method so far, by block and by object."""
+    """Running counts of a method, by block and by object."""
 
     blocks: list[Assessment] = field(default_factory=list)
     objects: ObjectCounts = field(default_factory=ObjectCounts)
@@ -271,27 +278,27 @@ class _MethodCounts:
 
 
 def _blocks(shape: tuple[int, ...], side: int) -> Iterator[tuple[slice, slice]]:
-    """Squares of a window, row by row."""
+    """Yield the blocks of a window, row by row."""
     for row, column in itertools.product(range(0, shape[0], side), range(0, shape[1], side)):
         yield slice(row, row + side), slice(column, column + side)
 
 
-def _evaluate_options(windows: Iterable[StudyWindow], threshold: float, options: Postprocessing) -> Choice:
+def _evaluate_options(windows: Iterable[StudyWindow], threshold: float, options: Postprocessing) -> ChosenOptions:
     """Score options on all windows."""
     parts, objects = [], ObjectCounts()
     for window in windows:
         mapped = postprocess(window.probability, threshold, options, window.context)
         parts.append(Assessment.of_class_map(window.truth, mapped))
         objects += ObjectCounts.of(mapped, window.truth, window.context.pixel_area)
-    return Choice(
+    return ChosenOptions(
         options=options,
         validation_f1=round(Assessment.total(parts).f1, 6),
         validation_object_f1=round(objects.f1, 6),
     )
 
 
-def _best(choices: Sequence[Choice]) -> Choice:
-    """Return the choice of the highest F1 of objects among those within `F1_TIE` of the highest F1."""
+def _best(choices: Sequence[ChosenOptions]) -> ChosenOptions:
+    """Return the best choice by the criterion of `choose_options`."""
     least = max(choice.validation_f1 for choice in choices) - F1_TIE
     return max(
         (choice for choice in choices if choice.validation_f1 >= least), key=lambda choice: choice.validation_object_f1
@@ -306,7 +313,7 @@ def _usable(options: Postprocessing, context: WindowContext) -> bool:
 
 
 def _study_windows(model: Model, read: _Read, parts: Iterable[tuple[Site, Sequence[Window]]]) -> Iterator[StudyWindow]:
-    """Yield windows of sites with the bands of the stack that post-processing reads."""
+    """Yield windows of sites for post-processing."""
     for site, windows in parts:
         for window in read(site, windows, model):
             yield StudyWindow(window.probabilities[0], window.truth, _context(site, window.window))

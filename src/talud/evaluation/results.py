@@ -1,4 +1,4 @@
-"""Results in files: the score table of a band set, the trials of its study, its curves."""
+"""Result files of a band set: scores, trials and threshold curves."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ from talud.metrics import CALIBRATION_BINS, Confusion, ThresholdHistogram, lack_
 from talud.project import Project
 from talud.text import duration
 
-MIN_BIN_PIXELS = 100  # pixels of a bin of probabilities, at least, from which its landslide share is known
+# Bins of probabilities with fewer pixels are not drawn, because their landslide share is uncertain.
+MIN_BIN_PIXELS = 100
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Scores(BaseModel):
-    """Counts and scores of a set of pixels; the scores cover what was mapped, and the rest is counted beside them."""
+    """Counts and scores of a set of pixels.
+
+    The scores cover the mapped pixels; pixels that are not mapped are counted separately.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    role: str | None = Field(None, description="of the area, where a whole area was scored")
+    role: str | None = Field(None, description="role of the area, if a whole area was scored")
     tp: int
     fp: int
     fn: int
@@ -39,13 +43,13 @@ class Scores(BaseModel):
     f1: float
     iou: float
     mcc: float = Field(description="Matthews' correlation coefficient")
-    not_mapped_pixels: int = Field(description="truth known, and nothing mapped: under cloud, for example")
+    not_mapped_pixels: int = Field(description="pixels of known truth that are not mapped, under cloud for example")
     not_mapped_landslide_pixels: int
-    not_mapped_share: float = Field(description="not mapped pixels / pixels whose truth is known")
+    not_mapped_share: float = Field(description="share of the pixels of known truth that is not mapped")
 
     @classmethod
     def of(cls, assessment: Assessment, role: str | None = None) -> Self:
-        """Return the scores of an assessment, to six decimals."""
+        """Return an assessment's scores, rounded to six decimals."""
         counts = assessment.confusion
         return cls(
             role=role,
@@ -61,25 +65,27 @@ class Scores(BaseModel):
 
     @property
     def assessment(self) -> Assessment:
-        """The counts, as those of one window."""
+        """Counts as the assessment of one window."""
         counts = Confusion(self.tp, self.fp, self.fn, self.tn)
         blocks = (counts,) if counts.pixels else ()
         return Assessment(blocks, 1, self.not_mapped_pixels, self.not_mapped_landslide_pixels)
 
 
 class Reliability(BaseModel):
-    """Probabilities and the landslide shares observed at them, over the mapped pixels of known truth."""
+    """Reliability of probabilities, over mapped pixels of known truth."""
 
     model_config = ConfigDict(frozen=True)
 
     expected_calibration_error: float = Field(ge=0, le=1)
-    pixels: tuple[int, ...] = Field(description=f"by probability, in {CALIBRATION_BINS} bins of one width from 0 to 1")
-    landslide_pixels: tuple[int, ...] = Field(description="those of them that are landslide")
-    mean_probability: tuple[float | None, ...] = Field(description="of them; null where a bin is empty")
+    pixels: tuple[int, ...] = Field(description=f"pixels by probability, in {CALIBRATION_BINS} equal bins from 0 to 1")
+    landslide_pixels: tuple[int, ...] = Field(description="landslide pixels in each bin")
+    mean_probability: tuple[float | None, ...] = Field(
+        description="mean probability of each bin; null for an empty bin"
+    )
 
     @classmethod
     def of(cls, histogram: ThresholdHistogram) -> Self:
-        """Return what follows from a histogram, to six decimals."""
+        """Return a histogram's reliability, rounded to six decimals."""
         bins = histogram.bins()
         means = [
             round(float(total / pixels), 6) if pixels else None
@@ -93,32 +99,39 @@ class Reliability(BaseModel):
         )
 
     def points(self, least: int = MIN_BIN_PIXELS) -> list[tuple[float, float]]:
-        """Return mean probability and landslide share of each bin of at least so many pixels."""
+        """Return mean probability and landslide share of each bin.
+
+        Args:
+            least: least number of pixels; bins with fewer are left out.
+        """
         rows = zip(self.mean_probability, self.landslide_pixels, self.pixels, strict=True)
         return [(mean, slides / pixels) for mean, slides, pixels in rows if mean is not None and pixels >= least]
 
 
 class ScoreTable(BaseModel):
-    """The scores of a band set's model: `test` blocks of each training area, and each other labelled area's map."""
+    """Scores of a band set's model.
+
+    `test` holds the test blocks of each training area, `areas` the maps of the other labelled areas.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     band_set: str
-    weights: str = Field("", description="digest of those that were scored")
+    weights: str = Field("", description="checksum of the weights that were scored")
     threshold: float
     test: dict[str, Scores]
     areas: dict[str, Scores]
     reliability: dict[str, Reliability] = Field(
-        {}, description="of the probabilities, on all test blocks together (test) and each area; empty in older files"
+        {}, description="reliability on all test blocks together (test) and on each area; empty in older files"
     )
 
     @property
     def test_assessment(self) -> Assessment:
-        """The counts of the test blocks of all training areas together."""
+        """Counts of the test blocks of all training areas."""
         return Assessment.total(scores.assessment for scores in self.test.values())
 
     def rows(self) -> list[tuple[str, Scores]]:
-        """Return the description of each place, and its scores."""
+        """Return a description and the scores of each set of pixels."""
         test = [(f"{area}, test blocks", scores) for area, scores in self.test.items()]
         return test + [(f"{area}, {scores.role} map", scores) for area, scores in self.areas.items()]
 
@@ -130,7 +143,7 @@ class ScoreTable(BaseModel):
     def write_metrics(self, path: Path) -> None:
         """Write precision, recall and F1 as JSON for DVC.
 
-        The scores are those of the test blocks together, and of each area.
+        They cover all test blocks together, and each area.
         """
         confusions = {area: scores.assessment.confusion for area, scores in self.areas.items()}
         metrics = {
@@ -142,10 +155,10 @@ class ScoreTable(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote.
+        """Read a score table.
 
         Raises:
-            StudyError: it is missing or damaged.
+            StudyError: the file is missing or damaged.
         """
         return read_table(cls, path, "talud evaluate")
 
@@ -155,7 +168,7 @@ def _metrics(counts: Confusion) -> dict[str, float]:
 
 
 class Trial(BaseModel):
-    """One trial of a study."""
+    """Trial of a study."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -167,16 +180,16 @@ class Trial(BaseModel):
     epochs: int
     patience: int | None = None
     training_seed: int | None = None
-    best_epoch: int = Field(description="whose weights were kept: the highest validation F1")
+    best_epoch: int = Field(description="epoch of the highest validation F1, whose weights were kept")
     seconds: float
-    parameters: int = Field(description="weights of the network")
+    parameters: int = Field(description="number of weights of the network")
     scores: dict[str, float] = Field(
-        description="precision, recall, f1 and iou on validation blocks at 0.5, uncalibrated"
+        description="precision, recall, f1 and iou on the validation blocks at threshold 0.5, before calibration"
     )
 
 
 class FailedTrial(BaseModel):
-    """A trial that came to nothing."""
+    """Failed trial of a study."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -185,7 +198,7 @@ class FailedTrial(BaseModel):
 
 
 class Trials(BaseModel):
-    """The trials of a study, and which of them was best."""
+    """Trials of a study, with the best one."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -193,8 +206,8 @@ class Trials(BaseModel):
     search: str
     data_version: str
     seed: int
-    parent_run_id: str = Field(description="the run of the study")
-    best: str = Field(description="the run of the best trial")
+    parent_run_id: str = Field(description="MLflow run of the study")
+    best: str = Field(description="MLflow run of the best trial")
     trials: tuple[Trial, ...]
     failed: tuple[FailedTrial, ...] = ()
 
@@ -203,37 +216,40 @@ class Trials(BaseModel):
         """Read a trials table.
 
         Raises:
-            StudyError: it is missing or damaged, or has no best trial.
+            StudyError: the file is missing or damaged, or has no best trial.
         """
         table = read_table(cls, path, "talud train")
         if table.best not in {trial.run_id for trial in table.trials}:
-            raise StudyError(f"{path}: the best run '{table.best}' is none of its trials; run talud train again")
+            raise StudyError(f"{path}: has no trial of the best run '{table.best}'; run talud train again")
         return table
 
     @property
     def best_trial(self) -> Trial:
-        """The trial whose model was exported."""
+        """Best trial, whose model was exported."""
         return next(trial for trial in self.trials if trial.run_id == self.best)
 
     @property
     def hours(self) -> str:
-        """Time that all trials took, one after the other, in words."""
+        """Total duration of all trials as text."""
         seconds = sum(trial.seconds for trial in self.trials)
         return duration(seconds)
 
     @property
     def ranked(self) -> list[Trial]:
-        """The trials, highest validation F1 first."""
+        """Trials by validation F1, highest first."""
         return sorted(self.trials, key=lambda trial: -trial.scores["f1"])
 
 
 @dataclass(frozen=True)
 class BandSetResult:
-    """All that is known of a band set: its model's contract, its study's trials, and its scores.
+    """Results of a band set.
 
     Attributes:
+        contract: contract of its model.
+        trials: trials of its study.
+        scores: scores of its model.
         curves: "test" or an area's name → rows of threshold, precision, recall and F1.
-        registered: the name and version under which the model is registered, empty where it is not.
+        registered: name and version of the registered model; empty if it is not registered.
     """
 
     contract: Contract
@@ -247,8 +263,8 @@ class BandSetResult:
         """Read the results of a band set.
 
         Raises:
-            StudyError: its scores or trials are missing or damaged.
-            ModelError: its model cannot be opened.
+            StudyError: scores, trials or curves are missing or damaged.
+            ModelError: the model cannot be opened.
         """
         scores = ScoreTable.read(project.scores(band_set))
         contract = Model.load(project.model(band_set)).contract
@@ -262,37 +278,39 @@ class BandSetResult:
 
     @property
     def name(self) -> str:
-        """The band set."""
+        """Name of the band set."""
         return self.scores.band_set
 
     @property
     def test(self) -> Confusion:
-        """The counts over the test blocks of all training areas."""
+        """Counts over the test blocks of all training areas."""
         return self.scores.test_assessment.confusion
 
     def lack_of_skill(self, part: str) -> str:
-        """Return a sentence if the model is no better than a constant map.
+        """Return a warning if the model has no skill, else an empty text.
 
-        The place is an area, or the test blocks (`test`).
+        Args:
+            part: name of an area, or `test` for the test blocks.
         """
         return lack_of_skill(self.test if part == "test" else self.scores.areas[part].assessment.confusion)
 
     def f1_loss(self, area: str) -> float:
-        """Return the share of the test blocks' F1 that is lost in an area; 0 if that F1 is 0."""
+        """Return the relative loss of F1 from the test blocks to an area.
+
+        It is 0 if the F1 of the test blocks is 0.
+        """
         home = self.test.f1
         return 1 - self.scores.areas[area].assessment.confusion.f1 / home if home else 0.0
 
 
 def _registered(path: Path, contract: Contract) -> str:
-    """Return the name and version under which a model is registered.
-
-    The source is the record of `talud register`.
-    """
+    """Return the registered name and version from the record of `talud register`."""
     try:
         stated = json.loads(path.read_bytes())
         if stated["weights"] == contract.origin.weights:
             return f"{stated['name']} version {stated['version']} ({stated['alias']})"
-    except (OSError, ValueError, TypeError, KeyError):  # missing, or of an earlier talud: not a result of this model
+    except (OSError, ValueError, TypeError, KeyError):
+        # The record is missing, or an earlier version of talud wrote it.
         return ""
     return ""
 
@@ -306,10 +324,15 @@ def _read_curve(path: Path) -> list[dict[str, float]]:
 
 
 def read_table(model: type[_Model], path: Path, command: str) -> _Model:
-    """Read a file that a command wrote as JSON.
+    """Read a JSON file that a command wrote.
+
+    Args:
+        model: type of the content.
+        path: path of the file.
+        command: command that writes it, for error messages.
 
     Raises:
-        StudyError: it is missing or damaged.
+        StudyError: the file is missing or damaged.
     """
     try:
         return model.model_validate_json(path.read_bytes())

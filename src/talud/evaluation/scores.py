@@ -1,4 +1,4 @@
-"""Scores of a model on labelled sites: those of a project, or a folder of patches."""
+"""Scores of a model on labelled areas and folders of patches."""
 
 from __future__ import annotations
 
@@ -38,17 +38,18 @@ from talud.raster import BLOCK_SIZE, Layout, open_raster, write_cog
 from talud.text import counted, dimensions
 
 BOOTSTRAP_RESAMPLES = 2000
-BOOTSTRAP_SEED = 0  # of the bootstrap: the same pixels give the same interval, on every machine
+# Fixed, so that the same pixels give the same interval on every machine.
+BOOTSTRAP_SEED = 0
 
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """A model whose maps are scored.
+    """Model whose maps are scored.
 
     Attributes:
-        title: name for a reader.
+        title: name and version for display.
         name: name of the model.
-        version: version in the registry; empty outside it.
+        version: version in the registry; empty if it is not registered.
         weights: checksum of the weights; empty for a model without any.
         threshold: least probability that is mapped as landslide.
     """
@@ -61,21 +62,21 @@ class ScoredModel:
 
     @classmethod
     def of(cls, model: Model) -> ScoredModel:
-        """Return a model at its own threshold."""
+        """Describe a model at its own threshold."""
         contract = model.contract
         return cls(model.title, model.name, model.version, contract.origin.weights, contract.measured.threshold)
 
 
 @dataclass(frozen=True)
 class SiteScores:
-    """Scores of a model on a site, with their intervals.
+    """Scores of a model on a site, with intervals.
 
     Attributes:
         model: scored model.
-        source: name of the site: an area, or a folder.
+        source: name of the site: an area or a folder.
         pixels: description of the pixels that were counted.
-        unit: unit that the bootstrap draws: patches or blocks.
-        assessment: counts.
+        unit: unit of the bootstrap: patches or blocks.
+        assessment: counts of the site.
         scores: interval of each of `talud.metrics.SCORES`, over the mapped pixels.
         notes: remarks that a reader needs in order to judge the scores.
     """
@@ -92,19 +93,15 @@ class SiteScores:
     def of(
         cls, model: ScoredModel, site: Site | FolderSite, pixels: str, assessment: Assessment, notes: Iterable[str] = ()
     ) -> SiteScores:
-        """Find the intervals by a bootstrap over the blocks.
+        """Bootstrap the intervals over the blocks of an assessment.
 
         Raises:
-            StudyError: no pixel is mapped whose truth is known.
+            StudyError: no pixel is both mapped and of known truth.
         """
         blocks = assessment.block_counts
         if not len(blocks):
-            raise StudyError(f"{site.name}: has no pixel whose truth is known and that is mapped, so none to score")
-        few = (
-            f"{len(blocks)} {site.unit} are few, so that the intervals are too narrow"
-            if len(blocks) < FEW_BLOCKS
-            else ""
-        )
+            raise StudyError(f"{site.name}: no pixel is both mapped and of known truth, so nothing can be scored")
+        few = f"only {len(blocks)} {site.unit}, so the intervals are too narrow" if len(blocks) < FEW_BLOCKS else ""
         remarks = (few, assessment.missing_class, lack_of_skill(assessment.confusion))
         return cls(
             model,
@@ -117,7 +114,7 @@ class SiteScores:
         )
 
     def record(self) -> dict[str, Any]:
-        """Return the entries of the JSON output: the scores by name, and their intervals next to them."""
+        """Return the content of the JSON output."""
         return {
             "model": {"name": self.model.name, "version": self.model.version, "weights": self.model.weights},
             "source": self.source,
@@ -141,22 +138,29 @@ class SiteScores:
 
 
 def describe_pixels(site: Site, *, test: bool) -> str:
-    """Return the description of the test blocks of a site, or of all of it."""
+    """Describe the pixels of a site that are scored."""
     if test:
         return f"the test {site.unit}"
     return "all patches" if site.patch else "the whole area"
 
 
 def assess_area(model: Model, project: Project, area: str, progress: Progress | None = None) -> SiteScores:
-    """Score a model on an area: on its test blocks if the model was trained on it, else on all of it.
+    """Score a model on an area.
 
-    Pixels of the area that the model was fine-tuned on count as unknown. Test blocks, and the patches of a patch data
-    set, are read alone; else the whole area is mapped, and the map is not kept.
+    If the model was trained on the area, only its test blocks are scored. Pixels on which it was fine-tuned count as
+    unknown. Test blocks, and the patches of a patch data set, are read without their surroundings; otherwise the whole
+    area is mapped into a temporary folder.
+
+    Args:
+        model: model to score.
+        project: project with the area.
+        area: name of a labelled area.
+        progress: callback that takes the windows done and all windows.
 
     Raises:
         ParamsError: there is no such area.
-        StudyError: the present test blocks are not those that the model's training left out, the patches it was
-            fine-tuned on are no longer known, or no pixel can be scored.
+        StudyError: the current test blocks differ from those of the model's training, the patches of its fine-tuning
+            have changed, or no pixel can be scored.
         SourceError: the stack or mask is missing or cannot be read.
         MismatchError: the stack does not fit the model's contract.
     """
@@ -166,9 +170,9 @@ def assess_area(model: Model, project: Project, area: str, progress: Progress | 
         check_held_out(contract, model.path, project)
     site = Site.of(project, area)
     pixels = describe_pixels(site, test=trained)
-    notes = [f"trained on {area}, so that {pixels} alone count"] if trained else []
+    notes = [f"the model was trained on {area}, so only {pixels} are scored"] if trained else []
     if role == "training" and not trained:
-        notes.append(f"{area} is a training area, but not of this model, so that all of it counts")
+        notes.append(f"{area} is a training area, but not of this model, so all of it is scored")
     windows = site.windows("test" if trained else None)
     read = labelled_windows if trained or site.patch else mapped_windows
     found = read(site, windows, model)
@@ -181,26 +185,26 @@ def assess_area(model: Model, project: Project, area: str, progress: Progress | 
 
 
 def _fine_tuning_notes(tuned: FineTuning, model: Model, site: Site) -> list[str]:
-    """Return the notes on the patches that are left out.
+    """Return notes on the patches of fine-tuning, which are not scored.
 
     Raises:
-        StudyError: the patches of a patch data set may be in another place now.
+        StudyError: the patches or masks of a patch data set have changed.
     """
-    notes = [f"fine-tuned on {counted(tuned.patches, 'patch', 'patches')} of {tuned.area}, which are left out"]
+    notes = [
+        f"the model was fine-tuned on {counted(tuned.patches, 'patch', 'patches')} of {tuned.area}, which are left out"
+    ]
     if md5(site.mask) != tuned.labels:
         if site.patch:
             raise StudyError(
-                f"{model.path}: was fine-tuned on {tuned.area} before its patches or masks changed, so nobody knows "
-                "which of them it has seen; run talud finetune again"
+                f"{model.path}: the patches or masks of {tuned.area} have changed since it was fine-tuned on them; run "
+                "talud finetune again"
             )
-        notes.append(
-            f"the labels of {tuned.area} have changed since: left out is what lies in the same rows and columns"
-        )
+        notes.append(f"the labels of {tuned.area} have changed since; the same rows and columns are left out")
     return notes
 
 
 def _without_learned_cells(windows: Iterable[LabelledWindow], tuned: FineTuning) -> Iterator[LabelledWindow]:
-    """Yield windows whose truth is unknown in the cells that the model was fine-tuned on."""
+    """Yield windows with the cells of fine-tuning marked as unknown."""
     for each in windows:
         truth = each.truth.copy()
         for row, column in tuned.cells:
@@ -217,15 +221,15 @@ def assess_folder(
 
     Args:
         model: model to score.
-        folder: folder with `images` and `masks`, see `talud.data.patch_folder`; every image needs its mask.
-        bands: band name → number of the channel in an image. Default: the names that TIFF images state; else three
-            channels are red, green and blue.
+        folder: folder with `images` and `masks` (see `talud.data.patch_folder`); every image needs a mask.
+        bands: band name → channel number in an image, from 1. Default: band names of TIFF images; else red, green and
+            blue for three channels.
         progress: callback that takes the patches done and all patches.
 
     Raises:
         ParamsError: a channel number is less than 1.
         SourceError: images or masks are missing, cannot be read, or do not fit together.
-        MismatchError: the images lack a band of the model's contract, or hold other values than it expects.
+        MismatchError: the images lack a band of the contract, or their values are implausible for it.
         StudyError: no pixel can be scored.
         ModelError: the network fails.
     """
@@ -235,25 +239,30 @@ def assess_folder(
     (assessment,) = assess(found, [model.contract.measured.threshold])
     tuned = model.contract.derived.finetuned
     patches = counted(tuned.patches, "patch", "patches") if tuned else ""
-    notes = [f"fine-tuned on {patches} of {tuned.area}, counted too where they lie here"] if tuned else []
+    notes = (
+        [f"the model was fine-tuned on {patches} of {tuned.area}; any of them in this folder are scored too"]
+        if tuned
+        else []
+    )
     return SiteScores.of(ScoredModel.of(model), site, "all patches", assessment, notes)
 
 
 def evaluate(project: Project, band_set: str, progress: Progress | None = None) -> ScoreTable:
-    """Score a band set's model: on the test blocks of the training areas, and on each other labelled area's map.
+    """Score a band set's model on all labelled areas of a project.
 
-    Writes the score table, its metrics for DVC, a curve of scores over the threshold for the test blocks and for each
-    area, and the outcome map of every labelled area that has been mapped, training areas too.
+    Training areas are scored on their test blocks, other labelled areas on their maps. Writes the score table, its
+    metrics for DVC, curves of scores over the threshold (test blocks and each area), and the confusion map of every
+    labelled area that has been mapped, including training areas.
 
     Args:
-        project: project with stacks, model and maps in place.
+        project: project with stacks, model and maps.
         band_set: name of a band set of params.yaml.
         progress: callback that takes the windows done and all windows.
 
     Raises:
-        StudyError: a gate or transfer area with an inventory has no map, or the present test blocks are not those
-            that the model's training left out.
-        MismatchError: a map does not lie on the grid of its area's mask, or another model or threshold made it.
+        StudyError: a gate or transfer area with an inventory has no map, or the current test blocks differ from those
+            of the model's training.
+        MismatchError: a map has another grid than its area's mask, or was made by another model or threshold.
         SourceError: a stack, mask or map is missing or cannot be read.
     """
     project.params.band_set(band_set)
@@ -283,7 +292,7 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
 
 
 def labelled_sites(project: Project) -> list[Site]:
-    """Return the sites of a project whose mask holds a pixel of known truth."""
+    """Return the labelled sites of a project."""
     sites = [Site.of(project, area) for area in project.params.areas]
     return [site for site in sites if site.labelled]
 
@@ -295,7 +304,7 @@ def _write_results(
     tests: Mapping[str, Assessment],
     areas: Mapping[str, Assessment],
 ) -> ScoreTable:
-    """Write the score table, the metrics and the curves."""
+    """Write score table, metrics and curves."""
     histograms = {"test": Assessment.total(tests.values()).histogram}
     histograms |= {area: one.histogram for area, one in areas.items()}
     table = ScoreTable(
@@ -314,10 +323,12 @@ def _write_results(
 
 
 def _map_windows(project: Project, band_set: str, site: Site) -> list[Window]:
-    """Return the windows of an area's map; none for a training area without a map, which is scored by blocks.
+    """Return the windows of an area's map.
+
+    They are empty for a training area without a map, which is scored by its test blocks.
 
     Raises:
-        StudyError: another area has no map.
+        StudyError: any other area has no map.
     """
     folder = project.prediction(band_set, site.name)
     if (folder / "landslides.tif").is_file():
@@ -327,13 +338,13 @@ def _map_windows(project: Project, band_set: str, site: Site) -> list[Window]:
     model, stack, out = (
         path.relative_to(project.root) for path in (project.model(band_set), project.stack(site.name), folder)
     )
-    raise StudyError(f"{out}: holds no map of {site.name}; run: talud predict {model} {stack} --out {out}")
+    raise StudyError(f"{out}: has no map of {site.name}; run talud predict {model} {stack} --out {out}")
 
 
 def _scored_map(
     model: Model, project: Project, band_set: str, site: Site, windows: Sequence[Window]
 ) -> Iterator[Assessment]:
-    """Score an area's map from its files, window by window, and write its outcome map."""
+    """Score an area's map by window, and write its confusion map."""
     folder, threshold = project.prediction(band_set, site.name), model.contract.measured.threshold
     with (
         open_raster(folder / "landslides.tif") as classes,
@@ -355,22 +366,24 @@ def _common_grid(mask: DatasetReader, *maps: DatasetReader) -> Grid:
     for other in maps:
         if Grid.of(other) != grid:
             raise MismatchError(
-                f"{other.name}: {dimensions(other.width, other.height)} that are not those of the mask {mask.name} "
-                f"({dimensions(mask.width, mask.height)}); run talud predict on the present stack again"
+                f"{other.name}: its grid of {dimensions(other.width, other.height)} differs from the grid of the mask "
+                f"{mask.name} ({dimensions(mask.width, mask.height)}); run talud predict on the current stack again"
             )
     return grid
 
 
 def _check_map_origin(model: Model, classes: DatasetReader) -> None:
-    """Check that the model made the map at its own threshold: an earlier model's map has the same path."""
+    """Check that a model made the map with its default options.
+
+    The map of an earlier model has the same path.
+    """
     tags, contract = classes.tags(), model.contract
     made_by = tags.get("TALUD_WEIGHTS"), tags.get("TALUD_THRESHOLD"), tags.get("TALUD_PRECISION", "float32")
     unusual = tags.keys() & {"TALUD_HALO", "TALUD_TTA"}
     if made_by != (contract.origin.weights, f"{contract.measured.threshold:g}", contract.derived.precision) or unusual:
         raise MismatchError(
-            f"{classes.name}: is not the map that {model.path.name} makes at its threshold of "
-            f"{contract.measured.threshold:g}, with its exact halo and in one pass; "
-            "run talud predict (or dvc repro) again"
+            f"{classes.name}: was not made by {model.path.name} with its threshold of {contract.measured.threshold:g} "
+            "and default options; run talud predict (or dvc repro) again"
         )
 
 
