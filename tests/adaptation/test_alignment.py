@@ -1,4 +1,4 @@
-"""Adapted without labels: what another light took from a model it has again, and skewed areas are not ruined."""
+"""Tests of the adaptation of a model without labels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from talud.measurement.features import measure_features
 from talud.measurement.samples import sample_windows
 from talud.metrics import confusion
 
-pytestmark = pytest.mark.slow  # its tests share a trained network
+pytestmark = pytest.mark.slow  # the tests share a trained network
 
 SIDE = 256
 CUTS = range(0, SIDE, 64)
@@ -36,7 +36,10 @@ Truth = NDArray[np.bool_]
 
 
 def scene(seed: int, landslide: float = 0.05, soil: float = 0.1) -> tuple[Bands, Truth]:
-    """A synthetic image, (3, SIDE, SIDE), and where its landslides are: rougher than the soil, which is as bright."""
+    """Return a synthetic image (3, SIDE, SIDE) and its landslide mask.
+
+    Landslides are as bright as soil, but rougher.
+    """
     generator = np.random.default_rng(seed)
 
     def blobs(share: float, size: float) -> Truth:
@@ -53,13 +56,13 @@ def scene(seed: int, landslide: float = 0.05, soil: float = 0.1) -> tuple[Bands,
     return np.where(truth, ground((135, 115, 85), 16), image).astype(np.float32), truth
 
 
-def shifted(image: Bands) -> Bands:
+def change_radiometry(image: Bands) -> Bands:
     return image * GAIN[:, np.newaxis, np.newaxis] + OFFSET[:, np.newaxis, np.newaxis]
 
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """A small U-Net that was trained on a scene, with its histograms."""
+    """Return a small U-Net trained on a scene, with its feature statistics."""
     import keras
 
     from talud.training import unet
@@ -78,10 +81,13 @@ def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
         stacks = np.stack([np.moveaxis(image, 0, -1)[cut] for cut in cuts])
         network.train_on_batch(stacks, np.stack([truth[cut] for cut in cuts])[..., np.newaxis].astype(np.uint8))
     graph, contract = to_onnx(network), Model.load(tiny_model).contract
-    home = np.stack([image[:, row : row + 64, column : column + 64] for row in CUTS for column in CUTS])
+    training_windows = np.stack([image[:, row : row + 64, column : column + 64] for row in CUTS for column in CUTS])
     path = tmp_path_factory.mktemp("adapted") / "3band.onnx"
     save_model(
-        graph, contract.replace(weights=weights_digest(graph)), path, measure_features(graph, home).to_metadata()
+        graph,
+        contract.replace(weights=weights_digest(graph)),
+        path,
+        measure_features(graph, training_windows).to_metadata(),
     )
     return Model.load(path)
 
@@ -90,18 +96,18 @@ def f1(model: Model, image: Bands, truth: Truth, known: Truth | None = None) -> 
     return confusion(model.run(image) >= model.contract.measured.threshold, truth.astype(np.uint8), known).f1
 
 
-def saved(graph: onnx.ModelProto, contract: Contract, folder: Path) -> Model:
+def save_and_load(graph: onnx.ModelProto, contract: Contract, folder: Path) -> Model:
     save_model(graph, contract, folder / "new.onnx")
     return Model.load(folder / "new.onnx")
 
 
-def test_what_a_gain_and_an_offset_took_from_a_model_it_has_again(model: Model, tmp_path: Path) -> None:
+def test_adapt_restores_f1_after_gain_and_offset(model: Model, tmp_path: Path) -> None:
     image, truth = scene(2)
-    raster = write_stack(tmp_path / "basin.tif", shifted(image), tags={"TALUD_AREA": "basin"})
+    raster = write_stack(tmp_path / "basin.tif", change_radiometry(image), tags={"TALUD_AREA": "basin"})
     made = adapt(model, raster)
-    new = saved(made.graph, made.contract, tmp_path)
-    assert f1(model, shifted(image), truth) < 0.7 < 0.85 < f1(model, image, truth)
-    assert f1(new, shifted(image), truth) > f1(model, image, truth) - 0.05
+    new = save_and_load(made.graph, made.contract, tmp_path)
+    assert f1(model, change_radiometry(image), truth) < 0.7 < 0.85 < f1(model, image, truth)
+    assert f1(new, change_radiometry(image), truth) > f1(model, image, truth) - 0.05
     assert made.contract.origin.weights == weights_digest(onnx.load(new.path)) != model.contract.origin.weights
     adapted = made.contract.derived.adapted
     assert adapted is not None
@@ -110,30 +116,30 @@ def test_what_a_gain_and_an_offset_took_from_a_model_it_has_again(model: Model, 
     assert made.contract.measured.threshold == model.contract.measured.threshold
 
 
-def clouded(image: Bands) -> tuple[Bands, Truth]:
-    """Three tenths of an image under cloud that nothing tells of, and where one can see."""
+def add_cloud(image: Bands) -> tuple[Bands, Truth]:
+    """Return an image with 30 % unmarked cloud, and the mask of its clear pixels."""
     clear = np.indices((SIDE, SIDE))[0] >= SIDE * 3 // 10
     return np.where(clear, image, 230 + np.random.default_rng(0).normal(0, 4, image.shape)).astype(np.float32), clear
 
 
 @pytest.mark.parametrize("skewed", ["landslide", "cloud", "soil", "forest", "nothing"])
-def test_no_area_that_is_lit_as_training_was_is_ruined(model: Model, skewed: str, tmp_path: Path) -> None:
-    """30 % landslide, 30 % cloud, hardly forest, hardly soil, or all as it was: it loses little, or is declined.
+def test_adapt_hardly_lowers_f1_of_skewed_areas(model: Model, skewed: str, tmp_path: Path) -> None:
+    """Adapt to areas with unusual shares of landslide, cloud, soil or forest.
 
-    What it loses differs between networks, and so between processors, on which they are not trained to the same bits.
+    The loss differs between networks, and therefore between processors, on which training is not bit-identical.
     """
     soil = {"soil": 0.8, "forest": 0.01}.get(skewed, 0.1)
     image, truth = scene(6, landslide=0.3 if skewed == "landslide" else 0.05, soil=soil)
-    image, clear = clouded(image) if skewed == "cloud" else (image, np.ones_like(truth))
+    image, clear = add_cloud(image) if skewed == "cloud" else (image, np.ones_like(truth))
     raster = write_stack(tmp_path / "skewed.tif", image)
     before, after = f1(model, image, truth, clear), None
     with suppress(MismatchError):
         made = adapt(model, raster)
-        after = f1(saved(made.graph, made.contract, tmp_path), image, truth, clear)
+        after = f1(save_and_load(made.graph, made.contract, tmp_path), image, truth, clear)
     assert after is None or after >= before - 0.05
 
 
-def test_where_half_is_landslide_it_is_declined_with_both_numbers(model: Model, tmp_path: Path) -> None:
+def test_adapt_declines_area_of_half_landslides(model: Model, tmp_path: Path) -> None:
     raster = write_stack(tmp_path / "slides.tif", scene(6, landslide=0.5)[0])
     with pytest.raises(MismatchError, match=r"would fall from 0\.\d{3} to 0\.\d{3}; use the original"):
         adapt(model, raster, strength=1)
@@ -143,27 +149,27 @@ def constants(graph: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
     return {part.name: numpy_helper.to_array(part) for part in graph.graph.initializer}
 
 
-def test_half_a_strength_is_half_of_the_way(model: Model, tmp_path: Path) -> None:
-    raster = write_stack(tmp_path / "basin.tif", shifted(scene(2)[0]))
+def test_half_strength_moves_statistics_half_way(model: Model, tmp_path: Path) -> None:
+    raster = write_stack(tmp_path / "basin.tif", change_radiometry(scene(2)[0]))
     half, whole = (constants(adapt(model, raster, strength=strength).graph)["deviation"] ** 2 for strength in (0.5, 1))
-    home = constants(onnx.load(model.path))["deviation"] ** 2
-    np.testing.assert_allclose(half, (home + whole) / 2, rtol=1e-4)
+    training_windows = constants(onnx.load(model.path))["deviation"] ** 2
+    np.testing.assert_allclose(half, (training_windows + whole) / 2, rtol=1e-4)
 
 
-def test_patches_side_by_side_are_looked_at_one_by_one(model: Model, tmp_path: Path) -> None:
-    raster = write_stack(tmp_path / "patches.tif", shifted(scene(2)[0]), tags={"TALUD_PATCH": "64"})
+def test_adapt_uses_patches_of_a_patch_stack(model: Model, tmp_path: Path) -> None:
+    raster = write_stack(tmp_path / "patches.tif", change_radiometry(scene(2)[0]), tags={"TALUD_PATCH": "64"})
     made = adapt(model, raster).contract.derived.adapted
     assert made is not None
     assert (made.squares, made.side) == (16, 64)
 
 
-def test_a_model_that_maps_nothing_agrees_with_nothing(model: Model) -> None:
+def test_self_agreement_is_0_for_an_empty_map(model: Model) -> None:
     image, _ = scene(2)
     assert self_agreement(model, image[np.newaxis]) > 0.7
     assert self_agreement(model, np.full_like(image, model.contract.input.bands[0].mean)[np.newaxis]) == 0
 
 
-def test_too_few_squares_are_said(model: Model, tmp_path: Path) -> None:
+def test_adapt_reports_too_few_windows(model: Model, tmp_path: Path) -> None:
     few = np.where(np.indices((SIDE, SIDE))[0] < 64, scene(2)[0], np.float32(np.nan))
     few[:, :, :64] = np.nan
     raster = write_stack(tmp_path / "few.tif", few)
@@ -175,13 +181,13 @@ def test_too_few_squares_are_said(model: Model, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("side", [1, 20, 64])
-def test_raster_that_is_too_small_is_refused_without_warnings(model: Model, tmp_path: Path, side: int) -> None:
+def test_adapt_refuses_small_raster_without_warnings(model: Model, tmp_path: Path, side: int) -> None:
     raster = write_stack(tmp_path / "small.tif", scene(2)[0][:, :side, :side])
     with pytest.raises(MismatchError, match=r"small\.tif: .*has \d squares of 64 pixels"):
         adapt(model, raster)
 
 
-def test_square_without_a_band_of_light_is_left_out_without_warnings() -> None:
+def test_windows_without_a_radiometric_band_are_dropped() -> None:
     sample = np.random.default_rng(0).normal(100, 1, (6, 2, 4, 4)).astype(np.float32)
     sample[2, 0] = np.nan
     sample[3, 1, 0] = np.nan
@@ -192,8 +198,8 @@ def test_square_without_a_band_of_light_is_left_out_without_warnings() -> None:
     assert not len(_drop_outliers(sample[:0], (True, True)))
 
 
-def test_cloud_that_the_raster_tells_of_is_left_out(model: Model, tmp_path: Path) -> None:
-    values = shifted(scene(1)[0])
+def test_adapt_ignores_pixels_of_the_cloud_band(model: Model, tmp_path: Path) -> None:
+    values = change_radiometry(scene(1)[0])
     hidden = np.indices((SIDE, SIDE))[0] < SIDE // 4
     seen = np.where(hidden, np.float32(np.nan), values)
     expected = adapt(model, write_stack(tmp_path / "seen.tif", seen))
@@ -203,7 +209,7 @@ def test_cloud_that_the_raster_tells_of_is_left_out(model: Model, tmp_path: Path
     assert made.contract.origin.weights == expected.contract.origin.weights
 
 
-def test_squares_are_drawn_alike_and_where_there_is_something(model: Model, tmp_path: Path) -> None:
+def test_sample_windows_are_valid_and_reproducible(model: Model, tmp_path: Path) -> None:
     image = scene(2)[0]
     image[:, :100, :64] = np.nan
     with open_stack(write_stack(tmp_path / "basin.tif", image), model.contract) as stack:
@@ -212,17 +218,17 @@ def test_squares_are_drawn_alike_and_where_there_is_something(model: Model, tmp_
     assert np.array_equal(found[0], found[1], equal_nan=True)
 
 
-def test_a_file_without_features_and_an_adapted_one_are_refused(model: Model, tiny_model: Path, tmp_path: Path) -> None:
-    raster = write_stack(tmp_path / "basin.tif", shifted(scene(2)[0]))
+def test_adapt_refuses_files_without_features_or_adapted(model: Model, tiny_model: Path, tmp_path: Path) -> None:
+    raster = write_stack(tmp_path / "basin.tif", change_radiometry(scene(2)[0]))
     with pytest.raises(ModelError, match="holds no feature statistics"):
         adapt(Model.load(tiny_model), raster)
     made = adapt(model, raster)
     with pytest.raises(ModelError, match="was already adapted to basin"):
-        adapt(saved(made.graph, made.contract, tmp_path), raster)
+        adapt(save_and_load(made.graph, made.contract, tmp_path), raster)
 
 
-def test_the_command_writes_a_file_and_wants_to_know_where(model: Model, tmp_path: Path) -> None:
-    raster = write_stack(tmp_path / "basin.tif", shifted(scene(2)[0]))
+def test_adapt_command_requires_out_for_a_file(model: Model, tmp_path: Path) -> None:
+    raster = write_stack(tmp_path / "basin.tif", change_radiometry(scene(2)[0]))
     out = tmp_path / "new" / "basin.onnx"
     asked = CliRunner().invoke(app, ["adapt", str(model.path), str(raster)])
     assert (asked.exit_code, "--out" in asked.output) == (2, True)
@@ -232,9 +238,9 @@ def test_the_command_writes_a_file_and_wants_to_know_where(model: Model, tmp_pat
     assert Model.load(out).contract.derived.adapted is not None
 
 
-def test_cloud_of_which_nothing_tells_is_no_part_of_the_area(model: Model, tmp_path: Path) -> None:
-    """Four of sixteen squares under cloud: the rest is scaled as if they were not there."""
-    image = shifted(scene(2)[0])
+def test_adapt_ignores_unmarked_clouds(model: Model, tmp_path: Path) -> None:
+    """Cover 4 of 16 windows with cloud, which changes nothing."""
+    image = change_radiometry(scene(2)[0])
     cloudy = np.where(np.indices((SIDE, SIDE))[0] < 64, np.float32(230), image)
     made = adapt(model, write_stack(tmp_path / "cloudy.tif", cloudy), strength=1)
     clear = adapt(model, write_stack(tmp_path / "clear.tif", image[:, 64:]), strength=1)

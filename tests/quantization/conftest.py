@@ -1,4 +1,4 @@
-"""Networks and a small project for the tests of reduced precision."""
+"""Fixtures for the tests of reduced precision."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PARAMS = {
 
 
 def write_area(project: Project, stack: np.ndarray) -> None:
-    """The stack of `basin`, a mask of which a tenth is landslide, and the record of both."""
+    """Write the stack of `basin`, a mask with 10 % landslides, and their record."""
     write_stack(project.stack("basin"), stack, units=["DN"] * 3)
     rows, _ = np.indices((SIDE, SIDE))
     with write_cog(project.mask("basin"), grid_of(SIDE, SIDE), Layout("uint8", 255, ["landslide"])) as mask:
@@ -44,7 +44,10 @@ def write_area(project: Project, stack: np.ndarray) -> None:
 
 
 def write_model(project: Project, tiny_model: Path) -> None:
-    """The model as if it had been trained on the present stack, at a threshold that cuts its values in two."""
+    """Write a model whose contract claims training on the current stack.
+
+    Its threshold is near the middle of its probabilities.
+    """
     contract = Model.load(tiny_model).contract.replace(
         areas=("basin",),
         data_version=data_version(project, ("basin",)),
@@ -59,14 +62,14 @@ def write_model(project: Project, tiny_model: Path) -> None:
 
 
 def train(project: Project, tiny_model: Path, stack: np.ndarray) -> None:
-    """Put a stack in place, and a model that says it was trained on it."""
+    """Write a stack and a model whose contract claims training on it."""
     write_area(project, stack)
     write_model(project, tiny_model)
 
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_model: Path) -> Project:
-    """A project with one training area and a model of it."""
+    """Return a project with one training area and a model of it."""
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     found, stack = Project.find(tmp_path), noise(SIDE, SIDE)
     stack[1, 40:50, 20:60] = np.nan
@@ -76,5 +79,5 @@ def project(tmp_path: Path, tiny_model: Path) -> Project:
 
 @pytest.fixture
 def retrain(project: Project, tiny_model: Path) -> Callable[[np.ndarray], None]:
-    """Puts another stack into the project, and a model of it."""
+    """Return a function that replaces the stack and the model of the project."""
     return partial(train, project, tiny_model)

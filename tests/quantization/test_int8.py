@@ -1,4 +1,4 @@
-"""The 8-bit network says what the float32 one says, and runs in whole numbers."""
+"""Tests of the 8-bit form of a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from talud.quantization.precision import quantize_to_int8
 from talud.training import unet
 from talud.training.onnx_graph import to_onnx
 
-# Of bands as unlike as reflectance, slope, curvature and digital numbers.
+# Statistics of reflectance, slope, curvature and digital numbers, which differ by orders of magnitude.
 MEAN, DEVIATION = np.array([0.2, 30, 0, 5000], np.float32), np.array([0.05, 12, 0.01, 1500], np.float32)
 
 
@@ -26,7 +26,7 @@ def network() -> onnx.ModelProto:
 
 
 @pytest.fixture(scope="module")
-def reduced(network: onnx.ModelProto) -> onnx.ModelProto:
+def int8_network(network: onnx.ModelProto) -> onnx.ModelProto:
     return quantize_to_int8(network, patches(24, 1))
 
 
@@ -44,30 +44,32 @@ def run(graph: onnx.ModelProto, stack: np.ndarray) -> np.ndarray:
 
 
 def operators(graph: onnx.ModelProto, folder: Path) -> Counter[str]:
-    """What ONNX Runtime makes of a graph."""
+    """Count the operators in ONNX Runtime's optimised form of a graph."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(folder / "optimised.onnx"), 3
     onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
 
 
-def test_nan_and_bands_of_unlike_scale_cost_nothing(network: onnx.ModelProto, reduced: onnx.ModelProto) -> None:
-    """Quantised along with the rest, the layers that scale the bands lose all but the band of the largest numbers."""
+def test_int8_handles_nan_and_bands_of_different_scales(
+    network: onnx.ModelProto, int8_network: onnx.ModelProto
+) -> None:
+    """Keep the scaling layers in float32, which would lose all but the largest band."""
     stack = patches(8, 2)
-    expected, found = run(network, stack), run(reduced, stack)
+    expected, found = run(network, stack), run(int8_network, stack)
     assert np.isfinite(found).all()
     assert np.corrcoef(expected.ravel(), found.ravel())[0, 1] > 0.995
 
 
-def test_all_convolutions_but_the_first_run_in_whole_numbers(
-    reduced: onnx.ModelProto, network: onnx.ModelProto, tmp_path: Path
+def test_int8_runs_all_convolutions_except_first_as_integers(
+    int8_network: onnx.ModelProto, network: onnx.ModelProto, tmp_path: Path
 ) -> None:
-    """Cropped or not: one change to whole numbers, one back, and no float32 copy of a large tensor between them."""
+    """Convert to integers once and back once, with or without cropping."""
     convolutions = sum(node.op_type == "Conv" for node in network.graph.node)
     for graph in (
-        reduced,
-        crop_network(reduced, Edges(False, False, False, False), 112),
-        crop_network(reduced, Edges(True, False, False, True), 112),
+        int8_network,
+        crop_network(int8_network, Edges(False, False, False, False), 112),
+        crop_network(int8_network, Edges(True, False, False, True), 112),
     ):
         found = operators(graph, tmp_path)
         assert (found["QLinearConv"], found["Conv"], found["QLinearConcat"]) == (convolutions - 1, 1, 2)

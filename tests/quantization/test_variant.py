@@ -1,4 +1,4 @@
-"""What `talud quantize` writes, and what it refuses."""
+"""Tests of `talud quantize`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QUANTIZE = "from talud.cli.main import main; main()"
 
 
 def validation(project: Project, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A model's probabilities on the validation blocks, and the truth, both flat."""
+    """Return flat probabilities and truths on the validation blocks."""
     params = project.params
     windows = [
         block.window for block in split(project.mask("basin"), params.split, params.seed) if block.part == "validation"
@@ -47,7 +47,7 @@ def validation(project: Project, path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["int8", "float16"])
-def test_the_contract_states_what_was_lost(project: Project, precision: str) -> None:
+def test_variant_contract_states_its_loss(project: Project, precision: str) -> None:
     path = project.model("3band")
     made = variant.make_variant(project, path, precision)
     assert made.path == path.with_name(f"3band.{precision}.onnx")
@@ -56,7 +56,7 @@ def test_the_contract_states_what_was_lost(project: Project, precision: str) -> 
     assert contract == made.contract
     assert contract.derived.precision == precision
     assert contract.is_variant_of(original)
-    assert contract.measured.halo_errors == {}  # those of the float32 file are not its own
+    assert contract.measured.halo_errors == {}  # those of the float32 file do not apply
     own = {"precision", "scores", "validation", "loss", "halo_errors"}
     assert {name for name, value in contract.flat().items() if value != original.flat()[name]} <= own
 
@@ -77,8 +77,8 @@ def test_the_contract_states_what_was_lost(project: Project, precision: str) -> 
 
 
 @pytest.mark.slow
-def test_two_runs_make_the_same_bytes(project: Project) -> None:
-    """In two processes that hash strings differently."""
+def test_variant_is_reproducible_across_processes(project: Project) -> None:
+    """Use two processes with different hash seeds."""
     path, made = project.model("3band"), []
     for seed in ("1", "2"):
         command = [sys.executable, "-c", QUANTIZE, "quantize", str(path)]
@@ -90,8 +90,8 @@ def test_two_runs_make_the_same_bytes(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_calibration_sees_no_validation_or_test_block(project: Project, retrain: Retrain) -> None:
-    """Whatever stands in the other blocks, the graph is the same; what stands in the training blocks changes it."""
+def test_variant_is_calibrated_on_training_blocks_only(project: Project, retrain: Retrain) -> None:
+    """Change other blocks, which keeps the graph, and training blocks."""
     graphs = []
     blocks = split(project.mask("basin"), project.params.split, project.params.seed)
     for brightened in ((), ("validation", "test"), ("training",)):
@@ -107,7 +107,7 @@ def test_calibration_sees_no_validation_or_test_block(project: Project, retrain:
 
 
 @pytest.mark.parametrize("name", ["missing.onnx", "params.yaml", "models/3band.int8.onnx"])
-def test_what_is_no_float32_model_is_one_line(
+def test_quantize_refuses_other_files_in_one_line(
     project: Project, name: str, monkeypatch: pytest.MonkeyPatch, talud: Run
 ) -> None:
     variant.make_variant(project, project.model("3band"), "int8")
@@ -117,7 +117,7 @@ def test_what_is_no_float32_model_is_one_line(
     assert err.startswith(f"talud: {name}: ")
 
 
-def test_other_data_or_another_split_are_refused(project: Project) -> None:
+def test_variant_of_changed_data_or_split_is_refused(project: Project) -> None:
     path = project.model("3band")
     params = yaml.safe_load((project.root / "params.yaml").read_text())
     (project.root / "params.yaml").write_text(yaml.safe_dump(params | {"seed": 8}))
@@ -129,7 +129,7 @@ def test_other_data_or_another_split_are_refused(project: Project) -> None:
     assert not variant_path(path, "int8").exists()
 
 
-def test_a_variant_is_chosen_by_its_precision(project: Project) -> None:
+def test_load_model_selects_variant_by_precision(project: Project) -> None:
     path = project.model("3band")
     with pytest.raises(ModelError, match=r"3band\.int8\.onnx: no such file; make it with talud quantize .*3band.onnx"):
         load_model(path, precision="int8")
@@ -143,7 +143,7 @@ def test_a_variant_is_chosen_by_its_precision(project: Project) -> None:
             load_model(made.path, precision=wrong)
 
 
-def test_the_variant_of_another_model_is_refused(project: Project) -> None:
+def test_load_model_refuses_variant_of_another_model(project: Project) -> None:
     path = project.model("3band")
     variant.make_variant(project, path, "int8")
     graph = onnx.load(path)
@@ -155,9 +155,7 @@ def test_the_variant_of_another_model_is_refused(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_a_variant_maps_with_the_subsets_of_its_model_and_states_its_own_scores(
-    project: Project, tmp_path: Path
-) -> None:
+def test_variant_supports_subsets_with_its_own_scores(project: Project, tmp_path: Path) -> None:
     path = project.model("3band")
     original = Model.load(path).contract
     new = zip(original.input.bands, ("red", "green", "vv_pre"), ("optical", "optical", "sar"), strict=True)

@@ -1,4 +1,4 @@
-"""What augmentation changes in patches, and what it leaves alone."""
+"""Tests of the augmentation of training patches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def patches() -> Patches:
     return Patches(stack, mask)
 
 
-def changed(seed: int = 1, **options: float | bool) -> tuple[Patches, Patches]:
+def augment(seed: int = 1, **options: float | bool) -> tuple[Patches, Patches]:
     before = patches()
     augmenter = Augmenter.of(Augmentation(**{"symmetries": False} | options), BANDS, MEAN, DEVIATION)
     after = augmenter(before, ALL, np.random.default_rng(seed))
@@ -35,16 +35,16 @@ def changed(seed: int = 1, **options: float | bool) -> tuple[Patches, Patches]:
     return before, after
 
 
-def test_nothing_asked_for_is_nothing_changed() -> None:
-    before, after = changed()
+def test_augmenter_without_options_changes_nothing() -> None:
+    before, after = augment()
     np.testing.assert_array_equal(after.stack, before.stack)
     np.testing.assert_array_equal(after.mask, before.mask)
 
 
-def test_a_landslide_is_moved_in_the_bands_that_both_patches_have_and_no_others() -> None:
+def test_paste_adjusts_brightness_only_of_bands_valid_in_both() -> None:
     stack = np.tile(MEAN.astype(np.float32), (2, 4, 4, 1))
     stack[1] += np.float32(5)
-    stack[1, ..., :2] = np.nan  # under a cloud all over
+    stack[1, ..., :2] = np.nan  # a cloud covers the whole patch
     mask = np.zeros((2, 4, 4), np.uint8)
     mask[0, :2] = 1
     augmenter = Augmenter.of(Augmentation(symmetries=False, paste=1.0), BANDS, MEAN, DEVIATION)
@@ -55,8 +55,8 @@ def test_a_landslide_is_moved_in_the_bands_that_both_patches_have_and_no_others(
 
 
 @pytest.mark.parametrize("option", ["gain", "offset", "gamma", "haze"])
-def test_light_changes_what_light_makes_and_never_terrain_truth_or_nan(option: str) -> None:
-    before, after = changed(**{option: 0.3})
+def test_radiometric_changes_keep_terrain_truth_and_nan(option: str) -> None:
+    before, after = augment(**{option: 0.3})
     np.testing.assert_array_equal(after.mask, before.mask)
     np.testing.assert_array_equal(np.isnan(after.stack), np.isnan(before.stack))
     np.testing.assert_allclose(after.stack[..., 2], before.stack[..., 2], atol=1e-4)  # the slope
@@ -65,8 +65,8 @@ def test_light_changes_what_light_makes_and_never_terrain_truth_or_nan(option: s
     assert (moved[3] > 0.1) == (option in ("gain", "offset"))
 
 
-def test_gain_and_offset_are_affine_in_each_band_of_each_patch() -> None:
-    before, after = changed(gain=0.3, offset=0.5)
+def test_gain_and_offset_are_affine_per_band_and_patch() -> None:
+    before, after = augment(gain=0.3, offset=0.5)
     for patch in range(3):
         for band in (0, 1, 3):
             x, y = before.stack[patch, ..., band].ravel(), after.stack[patch, ..., band].ravel()
@@ -77,15 +77,15 @@ def test_gain_and_offset_are_affine_in_each_band_of_each_patch() -> None:
     assert np.ptp(slopes) > 0.01
 
 
-def test_haze_draws_all_pixels_towards_its_own_brightness() -> None:
-    before, after = changed(haze=0.9)
-    veil = MEAN[0] + 3 * DEVIATION[0]
-    x, y = (np.abs(one.stack[:3, ..., 0] - veil) for one in (before, after))
+def test_haze_moves_pixels_towards_its_brightness() -> None:
+    before, after = augment(haze=0.9)
+    haze = MEAN[0] + 3 * DEVIATION[0]
+    x, y = (np.abs(one.stack[:3, ..., 0] - haze) for one in (before, after))
     assert (y <= x + 1e-3).all()
     assert y.mean() < 0.99 * x.mean()
 
 
-def test_the_spread_of_gains_is_the_one_asked_for() -> None:
+def test_gains_have_requested_spread() -> None:
     flat = Patches(
         np.broadcast_to(MEAN + DEVIATION, (4000, 1, 1, 4)).astype(np.float32), np.zeros((4000, 1, 1), np.uint8)
     )
@@ -96,7 +96,7 @@ def test_the_spread_of_gains_is_the_one_asked_for() -> None:
     assert logarithms.mean() == pytest.approx(0, abs=0.01)
 
 
-def test_scale_takes_truth_along() -> None:
+def test_scale_changes_stack_and_truth_together() -> None:
     before = patches()
     before.stack[..., 2] = before.mask
     augmenter = Augmenter.of(Augmentation(scale=0.5), BANDS, MEAN, DEVIATION)
@@ -107,8 +107,8 @@ def test_scale_takes_truth_along() -> None:
 
 
 @given(st.integers(0, 1000))
-def test_pasted_landslides_are_added_where_the_truth_is_known_and_nothing_else_moves(seed: int) -> None:
-    before, after = changed(seed, paste=1.0)
+def test_paste_changes_only_known_pixels_under_landslides(seed: int) -> None:
+    before, after = augment(seed, paste=1.0)
     gained = (after.mask == 1) & (before.mask != 1)
     assert (before.mask[gained] == 0).all()
     assert ((before.mask == 255) == (after.mask == 255)).all()
@@ -117,7 +117,7 @@ def test_pasted_landslides_are_added_where_the_truth_is_known_and_nothing_else_m
     assert np.isfinite(after.stack[gained]).all()
 
 
-def test_a_seed_decides_what_is_changed() -> None:
+def test_augmentation_is_reproducible_by_seed() -> None:
     options = {"gain": 0.2, "paste": 0.5, "scale": 0.2, "symmetries": True}
-    first, again, other = (changed(seed, **options)[1].stack.tobytes() for seed in (1, 1, 2))
+    first, again, other = (augment(seed, **options)[1].stack.tobytes() for seed in (1, 1, 2))
     assert first == again != other

@@ -1,4 +1,4 @@
-"""Training batches: every patch once an epoch, truth and stack turned together."""
+"""Tests of training batches."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from talud.params import Augmentation
 from talud.training.batches import SYMMETRIES, Augmenter, TrainingBatches, apply_symmetry
 
 
-def numbered(count: int, side: int = 4) -> Patches:
-    """Patches whose mask repeats the first band, so that they can be told apart and compared."""
+def numbered_patches(count: int, side: int = 4) -> Patches:
+    """Return distinct patches whose mask equals their first band."""
     values = np.arange(count * side * side).reshape(count, side, side)
     return Patches(np.stack([values, -values], axis=-1).astype(np.float32), values.astype(np.uint8))
 
@@ -26,17 +26,17 @@ def augmenter(bands: int = 2, **options: bool) -> Augmenter:
     return Augmenter.of(Augmentation(**options), names, np.zeros(bands), np.ones(bands))
 
 
-def test_the_symmetries_are_the_eight_of_the_square() -> None:
+def test_symmetries_form_the_dihedral_group() -> None:
     square = np.arange(9).reshape(3, 3)
     images = {apply_symmetry(square, symmetry).tobytes() for symmetry in range(SYMMETRIES)}
     assert len(images) == 8
-    for first in range(SYMMETRIES):  # a group: one after another is again one of them
+    for first in range(SYMMETRIES):  # a group: two symmetries in sequence are again a symmetry
         for second in range(SYMMETRIES):
             assert apply_symmetry(apply_symmetry(square, first), second).tobytes() in images
 
 
-def test_an_epoch_holds_every_patch_once_with_its_own_truth_and_its_nan() -> None:
-    patches = numbered(11)
+def test_epoch_has_every_patch_once_with_its_truth() -> None:
+    patches = numbered_patches(11)
     patches.stack[3, 0, 1, 1] = np.nan
     batches = TrainingBatches(patches, 4, augmenter=augmenter(), seed=1)
     orders = []
@@ -51,21 +51,21 @@ def test_an_epoch_holds_every_patch_once_with_its_own_truth_and_its_nan() -> Non
         assert sorted(stack[..., 0].ravel()) == list(range(11 * 16))
         orders.append(stack[..., 0].tobytes())
         batches.on_epoch_end()
-    assert orders[0] == orders[1]  # the first end is that of `fit` having looked at the batches
+    assert orders[0] == orders[1]  # `fit` ends an epoch before the first one
     assert orders[1] != orders[2]
 
 
-def test_without_augmentation_no_patch_is_turned() -> None:
-    patches = numbered(9)
+def test_batches_without_augmentation_keep_patches() -> None:
+    patches = numbered_patches(9)
     for stack, _ in (TrainingBatches(patches, 9, augmenter=augmenter(symmetries=False), seed=3)[0],):
         for one in stack:
             number = int(one[0, 0, 0]) // 16
             np.testing.assert_array_equal(one, patches.stack[number])
 
 
-def test_a_seed_decides_the_batches() -> None:
+def test_batches_are_reproducible_by_seed() -> None:
     def first(seed: int) -> bytes:
-        return TrainingBatches(numbered(30), 30, augmenter=augmenter(), seed=seed)[0][0].tobytes()
+        return TrainingBatches(numbered_patches(30), 30, augmenter=augmenter(), seed=seed)[0][0].tobytes()
 
     assert first(1) == first(1) != first(2)
 
@@ -82,17 +82,17 @@ from talud.training.batches import TrainingBatches
 def augmenter():
     return Augmenter.of(Augmentation(), ("red",), np.zeros(1), np.ones(1))
 
-class Noted(TrainingBatches):
+class RecordedBatches(TrainingBatches):
     seen = []
     def __getitem__(self, index):
         stack, truth = super().__getitem__(index)
         self.seen.append((index, tuple(stack[:, :, :, 0].ravel().tolist())))
         return stack, truth
 
-def fitted(first, size):
+def fit_epochs(first, size):
     model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Conv2D(1, 1)])
     model.compile("sgd", loss="mse", metrics=["mse"])
-    batches, epochs = Noted(patches, size, augmenter=augmenter(), seed=4, first_epoch=first), []
+    batches, epochs = RecordedBatches(patches, size, augmenter=augmenter(), seed=4, first_epoch=first), []
     note = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: batches.seen.clear(),
         on_epoch_end=lambda epoch, logs: epochs.append(sorted(set(batches.seen))),
@@ -102,13 +102,13 @@ def fitted(first, size):
 
 values = np.arange(5 * 4).reshape(5, 2, 2)
 patches = Patches(values[..., np.newaxis].astype(np.float32), (values % 2).astype(np.uint8))
-print(json.dumps([fitted(first, size) for size in (2, 5) for first in (0, 1)]))
+print(json.dumps([fit_epochs(first, size) for size in (2, 5) for first in (0, 1)]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_what_an_epoch_of_fit_sees_depends_on_its_number_and_the_seed_alone(backend: str) -> None:
+def test_fit_epoch_depends_only_on_its_number_and_seed(backend: str) -> None:
     environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-W", "ignore", "-c", EPOCHS]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Platt scaling: a known line is found again, and goes into the last layer without changing anything else."""
+"""Tests of Platt scaling."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from talud.training import calibration, unet
 from talud.training.onnx_graph import to_onnx
 
 
-def draws(slope: float, offset: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of an overconfident network, in two heaps far apart, and truths that follow the line."""
+def draw_pixels(slope: float, offset: float, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return overconfident logits, and truths that follow a Platt scaling."""
     generator = np.random.default_rng(seed)
     logits = np.concatenate([generator.normal(-300, 150, count), generator.normal(100, 200, count // 4)])
     return logits, generator.random(len(logits)) < expit(slope * logits + offset)
 
 
-def test_a_known_slope_and_offset_are_found_again_in_logits_of_hundreds() -> None:
-    logits, truth = draws(0.02, -1.5, 200_000, seed=1)
-    line = calibration.fit_platt_scaling(logits, truth)
-    assert line.slope == pytest.approx(0.02, rel=0.02)
-    assert line.offset == pytest.approx(-1.5, abs=0.03)
+def test_platt_scaling_recovers_slope_and_offset() -> None:
+    logits, truth = draw_pixels(0.02, -1.5, 200_000, seed=1)
+    scaling = calibration.fit_platt_scaling(logits, truth)
+    assert scaling.slope == pytest.approx(0.02, rel=0.02)
+    assert scaling.offset == pytest.approx(-1.5, abs=0.03)
 
 
 @pytest.mark.parametrize(("slope", "offset"), [(0.005, 0.5), (0.02, -1.5), (0.05, -3.0)])
-def test_the_line_is_that_of_a_logistic_regression_without_penalty(slope: float, offset: float) -> None:
-    logits, truth = draws(slope, offset, 2_000, seed=2)
+def test_platt_scaling_matches_logistic_regression(slope: float, offset: float) -> None:
+    logits, truth = draw_pixels(slope, offset, 2_000, seed=2)
     positive = int(truth.sum())
     target = np.where(truth, (positive + 1) / (positive + 2), 1 / (len(truth) - positive + 2))
     theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000, solver="newton-cholesky").fit(
         np.tile(logits, 2)[:, None] / 100, np.repeat([True, False], len(logits)), np.concatenate([target, 1 - target])
     )
-    line = calibration.fit_platt_scaling(logits, truth)
-    assert line.slope == pytest.approx(theirs.coef_[0, 0] / 100, rel=1e-4)
-    assert line.offset == pytest.approx(theirs.intercept_[0], abs=1e-4)
+    scaling = calibration.fit_platt_scaling(logits, truth)
+    assert scaling.slope == pytest.approx(theirs.coef_[0, 0] / 100, rel=1e-4)
+    assert scaling.offset == pytest.approx(theirs.intercept_[0], abs=1e-4)
 
 
-def test_classes_that_are_told_apart_without_a_fault_give_a_finite_line() -> None:
+def test_platt_scaling_is_finite_for_separable_classes() -> None:
     truth = np.arange(1000) >= 900
-    line = calibration.fit_platt_scaling(np.where(truth, 400.0, -400.0), truth)
-    assert line.probability(np.array([400.0, -400.0])) == pytest.approx([101 / 102, 1 / 902], rel=1e-4)
+    scaling = calibration.fit_platt_scaling(np.where(truth, 400.0, -400.0), truth)
+    assert scaling.probability(np.array([400.0, -400.0])) == pytest.approx([101 / 102, 1 / 902], rel=1e-4)
 
 
-def test_where_logits_say_nothing_the_slope_is_not_positive() -> None:
+def test_uninformative_logits_give_no_positive_slope() -> None:
     truth = np.arange(100) < 30
     assert calibration.fit_platt_scaling(np.full(100, 7.0), truth).slope == 0
     assert calibration.fit_platt_scaling(np.arange(100.0), truth).slope < 0
 
 
-def test_the_line_is_put_into_the_last_layer_and_nowhere_else() -> None:
+def test_scaling_changes_only_the_last_layer() -> None:
     model = unet.build(4, 2, np.full(3, 90, np.float32), np.full(3, 30, np.float32), seed=3)
     stack = np.random.default_rng(1).normal(90, 30, (3, 30, 41)).astype(np.float32)
     stack[1, :5, :5] = np.nan
@@ -65,7 +65,7 @@ def test_the_line_is_put_into_the_last_layer_and_nowhere_else() -> None:
     assert sorted(changed) == ["probability_bias", "probability_kernel"]
 
 
-def test_logits_are_what_the_sigmoid_is_given_whatever_the_size_of_the_array() -> None:
+def test_logits_match_probabilities_for_any_array_size() -> None:
     model = unet.build(4, 2, np.full(3, 90, np.float32), np.full(3, 30, np.float32), seed=3)
     stack = np.random.default_rng(2).normal(90, 30, (3, 32, 40)).astype(np.float32)
     probability = np.asarray(model(np.moveaxis(stack, 0, -1)[None]))[0, ..., 0]

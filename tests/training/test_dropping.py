@@ -1,4 +1,4 @@
-"""What is dropped from training patches: how often, never all of it, and the same again for the same seed."""
+"""Tests of dropped band groups and simulated clouds."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def patches(count: int, side: int = 4) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(count, side, side, len(BANDS))).astype(np.float32)
 
 
-def gone(stack: np.ndarray) -> dict[Group, np.ndarray]:
-    """Group → whether it is NaN in a patch; a patch in which it is so in part is a failure."""
+def dropped_groups(stack: np.ndarray) -> dict[Group, np.ndarray]:
+    """Return for each group the patches in which it is NaN; fail if it is partly NaN."""
     nan = np.isnan(stack)
     for members in MEMBERS.values():
         part = nan[..., members].reshape(len(stack), -1)
@@ -34,46 +34,46 @@ def gone(stack: np.ndarray) -> dict[Group, np.ndarray]:
     return {group: nan[:, 0, 0, members[0]] for group, members in MEMBERS.items()}
 
 
-def test_each_group_is_dropped_as_often_as_asked_and_on_its_own() -> None:
+def test_groups_are_dropped_independently_at_given_rates() -> None:
     stack = patches(4000, 1)
-    absent = gone(drop_groups(stack, GROUPS, {Group.TERRAIN: 0.3, Group.SAR: 0.5}, np.random.default_rng(2)))
+    absent = dropped_groups(drop_groups(stack, GROUPS, {Group.TERRAIN: 0.3, Group.SAR: 0.5}, np.random.default_rng(2)))
     assert not absent[Group.OPTICAL].any()
-    assert absent[Group.TERRAIN].mean() == pytest.approx(0.3, abs=0.03)  # four deviations
+    assert absent[Group.TERRAIN].mean() == pytest.approx(0.3, abs=0.03)  # four standard deviations
     assert absent[Group.SAR].mean() == pytest.approx(0.5, abs=0.03)
     assert (absent[Group.TERRAIN] & absent[Group.SAR]).mean() == pytest.approx(0.15, abs=0.03)
 
 
 @given(st.integers(0, 2**32), st.floats(0.9, 0.999))
-def test_one_group_is_always_left_and_what_is_left_is_untouched(seed: int, probability: float) -> None:
+def test_drop_groups_keeps_one_group_unchanged(seed: int, probability: float) -> None:
     stack = patches(50, 2)
     before = stack.copy()
     result = drop_groups(stack, GROUPS, dict.fromkeys(MEMBERS, probability), np.random.default_rng(seed))
-    absent = np.array(list(gone(result).values()))
+    absent = np.array(list(dropped_groups(result).values()))
     assert not absent.all(axis=0).any()
     np.testing.assert_array_equal(stack, before)
     np.testing.assert_array_equal(result[~np.isnan(result)], stack[~np.isnan(result)])
 
 
-def test_where_all_would_be_dropped_each_group_is_kept_as_often() -> None:
+def test_drop_groups_keeps_each_group_with_equal_probability() -> None:
     result = drop_groups(patches(3000, 1), GROUPS, dict.fromkeys(MEMBERS, 0.9999), np.random.default_rng(0))
-    kept = [1 - absent.mean() for absent in gone(result).values()]
+    kept = [1 - absent.mean() for absent in dropped_groups(result).values()]
     assert kept == pytest.approx([1 / 3] * 3, abs=0.04)
 
 
 @given(st.integers(0, 2**32), st.floats(0, 1), st.integers(4, 40), st.integers(4, 40))
-def test_a_cloud_covers_what_it_should_to_a_pixel(seed: int, cover: float, height: int, width: int) -> None:
+def test_simulated_cloud_has_exact_cover(seed: int, cover: float, height: int, width: int) -> None:
     hidden = simulate_cloud((height, width), cover, np.random.default_rng(seed))
     assert hidden.shape == (height, width)
     assert abs(hidden.sum() - cover * hidden.size) <= 0.5
 
 
-def test_a_cloud_is_of_blobs_and_no_noise() -> None:
+def test_simulated_cloud_is_spatially_coherent() -> None:
     hidden = simulate_cloud((64, 64), 0.4, np.random.default_rng(3))
     alike = (hidden[:, 1:] == hidden[:, :-1]).mean()
-    assert alike > 0.9  # of independent pixels 0.52 would be
+    assert alike > 0.9  # independent pixels would give 0.52
 
 
-def test_clouds_hide_the_optical_bands_alone_of_their_share_of_patches_by_up_to_four_fifths() -> None:
+def test_clouds_hide_optical_bands_of_a_share_of_patches() -> None:
     result = np.isnan(add_clouds(patches(1000, 16), GROUPS, 0.25, np.random.default_rng(4)))
     optical = result[..., 0]
     np.testing.assert_array_equal(optical, result[..., 2])
@@ -84,7 +84,7 @@ def test_clouds_hide_the_optical_bands_alone_of_their_share_of_patches_by_up_to_
     assert cover[cover > 0].mean() == pytest.approx(0.4, abs=0.06)
 
 
-def test_the_truth_is_unknown_where_no_band_is_left() -> None:
+def test_dropping_sets_truth_unknown_without_valid_band() -> None:
     dropping = Dropping.of(DroppingOptions(groups={"sar": 0.9, "terrain": 0.9}, clouds=1), BANDS)
     assert dropping
     truth = np.ones((200, 16, 16), np.uint8)
@@ -105,7 +105,7 @@ def test_the_truth_is_unknown_where_no_band_is_left() -> None:
         ({"groups": {"optical": 0.2}, "clouds": 0.2}, ("red", "green"), ()),  # nothing would be left
     ],
 )
-def test_what_is_never_dropped_cannot_be_done_without(
+def test_only_dropped_groups_are_optional(
     options: dict[str, object], bands: tuple[str, ...], optional: tuple[Group, ...]
 ) -> None:
     chosen = DroppingOptions.model_validate(options)
@@ -114,7 +114,7 @@ def test_what_is_never_dropped_cannot_be_done_without(
     assert chosen.optional_groups(tuple(dict.fromkeys(GROUPS[BANDS.index(band)] for band in bands))) == optional
 
 
-def test_an_epoch_is_dropped_from_in_the_same_way_by_a_training_that_goes_on() -> None:
+def test_dropping_is_the_same_in_a_resumed_training() -> None:
     stack = patches(9, 8)
     whole = Patches(stack, np.zeros(stack.shape[:3], np.uint8))
     dropping = Dropping.of(DroppingOptions(groups={"sar": 0.5, "optical": 0.5}, clouds=0.5), BANDS)
@@ -124,23 +124,23 @@ def test_an_epoch_is_dropped_from_in_the_same_way_by_a_training_that_goes_on() -
     def epoch(batches: TrainingBatches) -> bytes:
         return b"".join(batches[index][0].tobytes() for index in range(len(batches)))
 
-    def begun(first: int, seed: int = 5) -> TrainingBatches:
+    def batches_from(first: int, seed: int = 5) -> TrainingBatches:
         return TrainingBatches(whole, 4, augmenter=augmenter, seed=seed, first_epoch=first, dropping=dropping)
 
-    going = begun(0)
+    going = batches_from(0)
     seen = [epoch(going)]
     for _ in range(3):
         going.on_epoch_end()
         seen.append(epoch(going))
     assert seen[0] == seen[1]  # `fit` ends an epoch before the first
     assert len(set(seen[1:])) == 3
-    assert [epoch(begun(number)) for number in range(3)] == seen[1:]
-    assert epoch(begun(0, seed=6)) != seen[0]
+    assert [epoch(batches_from(number)) for number in range(3)] == seen[1:]
+    assert epoch(batches_from(0, seed=6)) != seen[0]
     again = going[0][0]
-    np.testing.assert_array_equal(again, going[0][0])  # looked at twice
+    np.testing.assert_array_equal(again, going[0][0])  # the same batch, requested twice
 
 
-def test_a_real_cloud_leaves_the_truth_known_where_the_network_may_do_without_what_it_hides(tmp_path: Path) -> None:
+def test_missing_optional_groups_keep_truth_known(tmp_path: Path) -> None:
     values = np.ones((5, 16, 16), np.float32)
     values[[0, 2], :4] = np.nan  # a cloud
     values[3, 4:6] = np.nan  # one band of the radar

@@ -1,4 +1,4 @@
-"""The file is compared with the Keras model: rounding passes, a fault does not."""
+"""Tests of the comparison of an exported file with its Keras model."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PATCHES = Patches(
 )
 
 
-def steep() -> keras.Model:
-    """A model whose logits are huge and cancel, as those of long training with the Dice loss."""
+def overconfident_model() -> keras.Model:
+    """Return a model with logits of hundreds, as after long training."""
     mean, deviation = np.full(3, 90, np.float32), np.full(3, 30, np.float32)
     model = unet.build(4, 2, mean, deviation, seed=3)
     kernel, _ = model.layers[-1].get_weights()
@@ -32,34 +32,34 @@ def steep() -> keras.Model:
     return model
 
 
-def shipped(graph: onnx.ModelProto, tiny_model: Path, folder: Path) -> Model:
+def save_and_load(graph: onnx.ModelProto, tiny_model: Path, folder: Path) -> Model:
     metadata = {entry.key: entry.value for entry in onnx.load(tiny_model).metadata_props}
     export.save_model(graph, Contract.from_metadata(metadata, "tiny"), folder / "model.onnx")
     return Model.load(folder / "model.onnx")
 
 
-def test_double_precision_changes_the_arithmetic_and_not_the_model() -> None:
-    model = steep()
+def test_double_precision_removes_rounding_errors() -> None:
+    model = overconfident_model()
     exact = export.to_double_precision(model)
     wide = np.asarray(exact(PATCHES.stack.astype(np.float64)))
     assert wide.dtype == np.float64
     rounding = np.abs(wide - np.asarray(model(PATCHES.stack))).max()
-    assert 1e-5 < rounding < 1e-2  # the setting of these tests: single precision alone misses the tolerance
+    assert 1e-5 < rounding < 1e-2  # in single precision the error exceeds the tolerance
 
 
-def test_rounding_is_no_fault(tiny_model: Path, tmp_path: Path) -> None:
-    model = steep()
-    parity = export.check_parity(model, shipped(to_onnx(model), tiny_model, tmp_path), PATCHES)
+def test_parity_check_accepts_rounding_errors(tiny_model: Path, tmp_path: Path) -> None:
+    model = overconfident_model()
+    parity = export.check_parity(model, save_and_load(to_onnx(model), tiny_model, tmp_path), PATCHES)
     assert parity["allowed"] > 1e-5
     assert 0 < parity["difference"] <= parity["allowed"]
 
 
-def test_a_fault_is_found_even_in_a_steep_model(tiny_model: Path, tmp_path: Path) -> None:
-    model = steep()
+def test_parity_check_detects_changed_weights(tiny_model: Path, tmp_path: Path) -> None:
+    model = overconfident_model()
     graph = to_onnx(model)
     for constant in graph.graph.initializer:
         if constant.name == "bottom_second_kernel":
             values = onnx.numpy_helper.to_array(constant)
             constant.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.01), constant.name))
     with pytest.raises(StudyError, match="more than the"):
-        export.check_parity(model, shipped(graph, tiny_model, tmp_path), PATCHES)
+        export.check_parity(model, save_and_load(graph, tiny_model, tmp_path), PATCHES)

@@ -1,4 +1,4 @@
-"""A model trained further on a few patches: rebuilt from its file, registered with what it was made from."""
+"""Tests of fine-tuning."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from talud.training.onnx_graph import from_onnx, to_onnx
 
 
 @pytest.mark.parametrize(("bands", "filters", "depth"), [(1, 3, 1), (7, 2, 4)])
-def test_a_model_rebuilt_from_its_graph_gives_the_same_graph(bands: int, filters: int, depth: int) -> None:
+def test_model_rebuilt_from_onnx_gives_same_graph(bands: int, filters: int, depth: int) -> None:
     scale = np.linspace(2, 9, bands, dtype=np.float32)
     graph = to_onnx(unet.build(filters, depth, scale, scale + 1, seed=11))
     again = to_onnx(from_onnx(graph, "this"))
     assert again.SerializeToString(deterministic=True) == graph.SerializeToString(deterministic=True)
 
 
-def test_what_is_no_unet_of_talud_is_not_rebuilt(tiny_model: Path) -> None:
+def test_from_onnx_refuses_foreign_graphs(tiny_model: Path) -> None:
     graph = onnx.load(tiny_model)
     graph.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "more"))
     with pytest.raises(ModelError, match=r"tiny\.onnx: is not a float32 U-Net"):
@@ -45,7 +45,7 @@ def test_what_is_no_unet_of_talud_is_not_rebuilt(tiny_model: Path) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_model: Path) -> Project:
-    """A registered model of random weights, and a new area whose landslides are its brightest red."""
+    """Return a project with a registered model and a new labelled area."""
     found = write_params(tmp_path / "project", valley={"role": "transfer", "folder": "data/valley"})
     rows, _ = np.indices((128, 128))
     write_area(found, "basin", rows % 10 == 0)
@@ -59,7 +59,7 @@ def project(tmp_path: Path, tiny_model: Path) -> Project:
 
 
 @pytest.mark.slow
-def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(project: Project) -> None:
+def test_finetuning_improves_f1_and_registers_a_version(project: Project) -> None:
     source = registration.open_model(project.root, "landslide-unet-project")
     made = finetune(project, source, "valley", FineTuningOptions(6, seed=3, steps=150, learning_rate=1e-2))
     tuning = made.contract.derived.finetuned
@@ -68,7 +68,7 @@ def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(pr
     assert tuning.f1_before is not None
     assert tuning.f1_after > tuning.f1_before + 0.2
     assert (tuning.area, tuning.patches, len(set(tuning.cells)), tuning.side) == ("valley", 6, 6, 16)
-    assert tuning.rehearsed == ()  # the area that the contract names has no record, so it may be another than it was
+    assert tuning.rehearsed == ()  # the original area has no record, so it may have changed
     version = registration.register_derived(project.root, source, made.graph, made.contract, alias="challenger")
     store = Store.open(project.root)
     card = model_card.model_card(store, "landslide-unet-project@challenger")
@@ -81,7 +81,7 @@ def test_fine_tuning_helps_on_other_patches_and_makes_a_version_that_says_how(pr
 
 
 def best_on(graph: onnx.ModelProto, contract: Contract, project: Project) -> float:
-    """The best threshold of a fine-tuned model on its patches, from all their pixels at once."""
+    """Return the best threshold of a fine-tuned model on all pixels of its patches."""
     assert contract.derived.finetuned is not None
     path = project.root / "tried.onnx"
     registration.write_model(path, graph, contract)
@@ -94,10 +94,8 @@ def best_on(graph: onnx.ModelProto, contract: Contract, project: Project) -> flo
 
 
 @pytest.mark.slow
-def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_old_file_is_gone(
-    project: Project, tiny_model: Path
-) -> None:
-    """A patch data set: three patches of 32 pixels are three of its own, whatever split.patch says."""
+def test_finetuning_on_patches_resets_measurements(project: Project, tiny_model: Path) -> None:
+    """Use the 32-pixel patches of a patch data set instead of split.patch."""
     stack, mask = project.stack("valley"), project.mask("valley")
     for path in (stack, mask):
         with rasterio.open(path) as raster:
@@ -109,7 +107,7 @@ def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_o
         "calibration": Calibration(slope=0.5, offset=0, error_before=0.2, error_after=0.1),
         "validation": Validation(tp=9, fp=3, fn=2, tn=90, blocks=3, design_effects=(1.5, 1.5), correlation=0),
     }
-    put_model(project, tiny_model, 0.5, areas=("basin",), **{name: said.model_dump() for name, said in known.items()})
+    put_model(project, tiny_model, 0.5, areas=("basin",), **{name: entry.model_dump() for name, entry in known.items()})
     model = Model.load(project.model("project"))
     assert model.contract.measured.calibration is not None
     made = finetune(project, model, "valley", FineTuningOptions(3, seed=3, steps=2))
@@ -139,8 +137,8 @@ def test_patches_side_by_side_are_what_it_learns_from_and_what_was_said_of_the_o
 
 
 @pytest.mark.slow
-def test_the_recipe_of_the_project_changes_what_it_learns_from(project: Project, monkeypatch: Any) -> None:
-    """Batches of a recipe that dims every patch are dim."""
+def test_finetuning_applies_augmentation_of_the_recipe(project: Project, monkeypatch: Any) -> None:
+    """Use the gain of the recipe, which makes the brightness of patches vary."""
     seen: list[float] = []
 
     def watched(network: keras.Model, stack: np.ndarray, mask: np.ndarray) -> float:
@@ -157,7 +155,7 @@ def test_the_recipe_of_the_project_changes_what_it_learns_from(project: Project,
     assert seen[1] > 3 * seen[0]
 
 
-def test_more_patches_than_there_are_and_areas_that_it_knows_are_refused(project: Project) -> None:
+def test_finetuning_refuses_few_patches_and_known_areas(project: Project) -> None:
     model = Model.load(project.model("project"))
     with pytest.raises(StudyError, match="64 of its 64 labelled patches hold landslides, fewer than the 65 requested"):
         finetune(project, model, "valley", FineTuningOptions(65, seed=1))

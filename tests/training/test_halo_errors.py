@@ -1,4 +1,4 @@
-"""What smaller halos cost, as measured for the contract."""
+"""Tests of the errors of smaller halos."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from talud.training import halo_errors
 SIDE = 220
 
 
-def clouded() -> np.ndarray:
-    """Valid in the first 36 rows alone, and there not from row 28 to 32."""
+def cloudy_stack() -> np.ndarray:
+    """Return a stack that is valid in rows 0 to 27 and 32 to 35."""
     values = noise(SIDE, SIDE)
     values[:, 36:] = np.nan
     values[0, 28:32] = np.nan
@@ -37,9 +37,9 @@ def model(tiny_model: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Three areas: one valid, one mostly not, and one too small."""
+    """Return a project with a valid, a mostly invalid and a too small area."""
     root = tmp_path_factory.mktemp("project")
-    areas = {name: {"role": "training", "folder": "data"} for name in ("hill", "cloud", "tiny")}
+    areas = {name: {"role": "training", "folder": "data"} for name in ("valid", "cloudy", "small")}
     grid = {"filters": [4], "learning_rate": [0.001], "batch_size": [8], "epochs": 1}
     params = {
         "seed": 1,
@@ -54,9 +54,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     (root / "stacks").mkdir()
     project = Project.find(root)
-    write_stack(project.stack("hill"), noise(SIDE, SIDE))
-    write_stack(project.stack("cloud"), clouded())
-    write_stack(project.stack("tiny"), noise(80, 300))
+    write_stack(project.stack("valid"), noise(SIDE, SIDE))
+    write_stack(project.stack("cloudy"), cloudy_stack())
+    write_stack(project.stack("small"), noise(80, 300))
     return project
 
 
@@ -64,40 +64,45 @@ def block(row: int, column: int, landslide_pixels: int = 9, side: int = 32) -> B
     return Block(Window(column, row, side, side), "training", landslide_pixels)
 
 
-def core(model: Model, values: np.ndarray, row: int, column: int, context: int) -> np.ndarray:
-    """The probability of a core of 28 pixels a side, by a bare session that sees so much around it."""
+def core_probability(model: Model, values: np.ndarray, row: int, column: int, context: int) -> np.ndarray:
+    """Return the probability of a 28 × 28 core from a plain session with some context."""
     rows, columns = (slice(first - context, first + 28 + context) for first in (row, column))
     session = onnxruntime.InferenceSession(model.path, providers=["CPUExecutionProvider"])
     found = session.run(None, {"stack": np.ascontiguousarray(values[:, rows, columns])[np.newaxis]})[0][0, 0]
     return found[context : context + 28, context : context + 28]
 
 
-def test_it_is_the_difference_of_the_plain_network_with_less_context(model: Model, project: Project) -> None:
-    """Around one block: the core is as wide as the halo, 28 pixels, and centred on it as far as the lattice goes."""
-    errors = halo_errors.measure_halo_errors(model, project, {"hill": [block(98, 86), block(0, 0, landslide_pixels=0)]})
+def test_halo_errors_match_onnx_runtime_with_less_context(model: Model, project: Project) -> None:
+    """Compare a block's core, which is as wide as the halo (28 pixels)."""
+    errors = halo_errors.measure_halo_errors(
+        model, project, {"valid": [block(98, 86), block(0, 0, landslide_pixels=0)]}
+    )
     values = noise(SIDE, SIDE)
-    exact = core(model, values, 100, 88, 60)
-    assert np.array_equal(core(model, values, 100, 88, 28), exact)
+    exact = core_probability(model, values, 100, 88, 60)
+    assert np.array_equal(core_probability(model, values, 100, 88, 28), exact)
     assert errors == {
-        context: float(np.abs(core(model, values, 100, 88, context) - exact).max()) for context in range(0, 28, 4)
+        context: float(np.abs(core_probability(model, values, 100, 88, context) - exact).max())
+        for context in range(0, 28, 4)
     }
     assert min(errors.values()) > 0
 
 
-def test_only_pixels_that_are_mapped_count(model: Model, project: Project) -> None:
-    """Of the core at 28, which a window in the raster's corner has, rows 4 to 8 are valid."""
-    errors = halo_errors.measure_halo_errors(model, project, {"cloud": [block(0, 0)]})
-    difference = np.abs(core(model, clouded(), 28, 28, 0) - core(model, clouded(), 28, 28, 28))
+def test_halo_errors_count_only_mapped_pixels(model: Model, project: Project) -> None:
+    """Count rows 4 to 8 of the core at 28, which are the valid ones."""
+    errors = halo_errors.measure_halo_errors(model, project, {"cloudy": [block(0, 0)]})
+    difference = np.abs(
+        core_probability(model, cloudy_stack(), 28, 28, 0) - core_probability(model, cloudy_stack(), 28, 28, 28)
+    )
     assert errors[0] == difference[4:8].max() < difference.max()
-    assert halo_errors.measure_halo_errors(model, project, {"cloud": [block(150, 150)]}) == {}
+    assert halo_errors.measure_halo_errors(model, project, {"cloudy": [block(150, 150)]}) == {}
 
 
-def test_nothing_is_measured_where_no_core_has_its_whole_halo(model: Model, project: Project) -> None:
-    assert halo_errors.measure_halo_errors(model, project, {"tiny": [block(30, 100)]}) == {}
-    assert halo_errors.measure_halo_errors(model, project, {"hill": [block(90, 90, landslide_pixels=0)]}) == {}
+def test_halo_errors_are_empty_without_room_or_landslides(model: Model, project: Project) -> None:
+    assert halo_errors.measure_halo_errors(model, project, {"small": [block(30, 100)]}) == {}
+    assert halo_errors.measure_halo_errors(model, project, {"valid": [block(90, 90, landslide_pixels=0)]}) == {}
 
 
-def test_the_windows_are_spread_over_areas_and_blocks(
+def test_halo_error_windows_are_spread_over_areas_and_blocks(
     model: Model, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocks = [block(row, column) for row in range(0, 192, 32) for column in range(0, 192, 32)]
@@ -115,24 +120,22 @@ def test_the_windows_are_spread_over_areas_and_blocks(
     monkeypatch.setattr(
         halo_errors, "open_stack", lambda path, contract: seen.append(path.stem) or opened(path, contract)
     )
-    many = halo_errors._read_samples(model, project, {"hill": blocks, "cloud": blocks})
-    assert seen == ["hill", "cloud"]
+    many = halo_errors._read_samples(model, project, {"valid": blocks, "cloudy": blocks})
+    assert seen == ["valid", "cloudy"]
     assert 2 <= len(many) <= halo_errors.MAX_WINDOWS
-    assert halo_errors.measure_halo_errors(model, project, {"hill": blocks}) == halo_errors.measure_halo_errors(
-        model, project, {"hill": blocks}
+    assert halo_errors.measure_halo_errors(model, project, {"valid": blocks}) == halo_errors.measure_halo_errors(
+        model, project, {"valid": blocks}
     )
 
 
 @pytest.mark.slow
-def test_a_map_with_less_halo_differs_by_the_order_of_what_was_measured(
-    model: Model, project: Project, tmp_path: Path
-) -> None:
-    """A few windows do not see the worst pixel of a map: four times as much passes, and so does a quarter."""
+def test_halo_errors_predict_errors_of_a_map(model: Model, project: Project, tmp_path: Path) -> None:
+    """Allow a factor of 4, since a few windows do not hold the worst pixel of a map."""
     blocks = [block(row, column) for row in range(30, 150, 32) for column in range(30, 150, 32)]
-    errors = halo_errors.measure_halo_errors(model, project, {"hill": blocks})
+    errors = halo_errors.measure_halo_errors(model, project, {"valid": blocks})
     probability = {}
     for context in (0, 4, 12, 20, model.halo):
-        predict(model, project.stack("hill"), tmp_path / str(context), MapOptions(tile=56, halo=context))
+        predict(model, project.stack("valid"), tmp_path / str(context), MapOptions(tile=56, halo=context))
         with open_raster(tmp_path / str(context) / "probability.tif") as dataset:
             probability[context] = dataset.read(1)
     exact = probability.pop(model.halo)

@@ -1,4 +1,4 @@
-"""Dice loss and pixel scores, against closed forms and scikit-learn."""
+"""Tests of losses and pixel scores against formulas and scikit-learn."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from talud.training.unet import LOSSES, Loss, PixelScores, dice, dice_cross_entr
 SHAPE = (3, 8, 8, 1)
 
 
-def drawn(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def random_batch(seed: int) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     truth = generator.choice(np.array([0, 1, 255], np.uint8), SHAPE, p=[0.6, 0.3, 0.1])
     return truth, generator.random(SHAPE, np.float32)
 
 
-def test_dice_is_one_coefficient_of_all_known_pixels_of_the_batch() -> None:
-    truth, probability = drawn(1)
+def test_dice_uses_all_known_pixels_of_the_batch() -> None:
+    truth, probability = random_batch(1)
     known = truth != 255
     t, p = truth[known].astype(float), probability[known].astype(float)
     assert float(dice(truth, probability)) == pytest.approx(1 - 2 * (t * p).sum() / (t.sum() + p.sum()), abs=1e-6)
     assert float(Loss()(truth, probability)) == pytest.approx(float(dice(truth, probability)))
 
 
-def test_the_other_losses_are_what_their_papers_say() -> None:
-    truth, probability = drawn(1)
+def test_other_losses_match_their_published_formulas() -> None:
+    truth, probability = random_batch(1)
     known = truth != 255
     t, p = truth[known].astype(float), probability[known].astype(float)
     entropy = -np.mean(t * np.log(p) + (1 - t) * np.log(1 - p))
@@ -42,25 +42,25 @@ def test_the_other_losses_are_what_their_papers_say() -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_what_is_said_of_unknown_pixels_costs_nothing(name: str) -> None:
-    truth, probability = drawn(2)
+def test_losses_ignore_unknown_pixels(name: str) -> None:
+    truth, probability = random_batch(2)
     other = np.where(truth == 255, 1 - probability, probability)
     loss = Loss(name)
     assert float(loss(truth, other)) == float(loss(truth, probability))
 
 
-def test_a_patch_without_a_landslide_still_teaches_background() -> None:
-    """Per patch, such a patch would cost 1 whatever is said there; in one coefficient, false alarms cost."""
-    truth, probability = drawn(3)
+def test_dice_penalises_false_alarms_in_empty_patches() -> None:
+    """Lower the loss by lower probabilities in a patch without landslides."""
+    truth, probability = random_batch(3)
     truth[0] = 0
     calm = probability.copy()
     calm[0] *= 0.5
     assert float(dice(truth, calm)) < float(dice(truth, probability))
 
 
-def test_scores_come_from_the_counts_of_an_epoch_not_from_means_of_batches() -> None:
+def test_pixel_scores_use_counts_summed_over_batches() -> None:
     metric = PixelScores()
-    batches = [drawn(seed) for seed in (4, 5)]
+    batches = [random_batch(seed) for seed in (4, 5)]
     batches[1][0][:] = np.where(batches[1][0] == 1, 0, batches[1][0])  # a batch without a landslide
     for truth, probability in batches:
         metric.update_state(ops.convert_to_tensor(truth), ops.convert_to_tensor(probability))
@@ -78,7 +78,7 @@ def test_scores_come_from_the_counts_of_an_epoch_not_from_means_of_batches() -> 
     assert {float(value) for value in metric.result().values()} == {0.0}
 
 
-def test_loss_and_metric_can_be_saved_with_a_model() -> None:
+def test_loss_and_metric_are_serialisable() -> None:
     for thing, rebuild in ((Loss(), keras.losses.deserialize), (PixelScores(), keras.metrics.deserialize)):
         serialised = keras.saving.serialize_keras_object(thing)
         assert type(rebuild(serialised)) is type(thing)

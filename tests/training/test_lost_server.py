@@ -1,4 +1,4 @@
-"""A server of runs that is lost while trials run: nothing that was trained is lost with it."""
+"""Tests of a study whose MLflow server stops while trials run."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from training.test_study import make_project
 SEARCH = {"filters": [2], "learning_rate": [0.01, 0.001], "batch_size": [8], "epochs": 4}
 
 
-class Server:
-    """MLflow's own, on loopback, with a store in a SQLite file that outlives it."""
+class MlflowServer:
+    """MLflow server on loopback, with a persistent SQLite store."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as free:
@@ -55,23 +55,24 @@ class Server:
 
 
 @pytest.mark.slow
-def test_what_was_trained_while_the_server_was_away_is_sent_when_it_is_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = Server(tmp_path)
+def test_epochs_trained_during_outage_are_logged_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = MlflowServer(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    for unused in ("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "MLFLOW_ENABLE_AI_GATEWAY"):  # processes of their own
+    for unused in (
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION",
+        "MLFLOW_ENABLE_AI_GATEWAY",
+    ):  # features that start further processes
         monkeypatch.setenv(unused, "false")
     project = make_project(tmp_path / "project", searches={"small": SEARCH})
 
-    def lose(progress: study.StudyProgress) -> None:
+    def stop_server(progress: study.StudyProgress) -> None:
         if progress.epoch == 2:
             server.kill()
 
     seen: list[tuple[int, int]] = []
 
-    def lose_for_two_epochs(progress: study.StudyProgress) -> None:
+    def stop_server_for_two_epochs(progress: study.StudyProgress) -> None:
         seen.append((progress.trial, progress.epoch))
         if seen[-1] == (2, 1):
             server.kill()
@@ -81,17 +82,17 @@ def test_what_was_trained_while_the_server_was_away_is_sent_when_it_is_back(
     try:
         server.start()
         with pytest.raises(RegistryError, match=r"^MLflow: the server does not answer; what was trained is kept"):
-            study.run(project, "both", on_progress=lose)
+            study.run(project, "both", on_progress=stop_server)
         server.start()
-        result = study.run(project, "both", on_progress=lose_for_two_epochs)
-        assert seen == [(2, 1), (2, 2), (2, 3), (2, 4)]  # the first trial was done, and only had to be sent
+        result = study.run(project, "both", on_progress=stop_server_for_two_epochs)
+        assert seen == [(2, 1), (2, 2), (2, 3), (2, 4)]  # the first trial was finished and only had to be logged
         client = MlflowClient(server.address)
-        for entry in result.results:
-            run = client.get_run(entry.run_id)
+        for trial in result.results:
+            run = client.get_run(trial.run_id)
             assert run.info.status == "FINISHED"
-            assert run.data.metrics["f1"] == pytest.approx(entry.state.scores["f1"], abs=1e-6)
+            assert run.data.metrics["f1"] == pytest.approx(trial.state.scores["f1"], abs=1e-6)
             for name in ("training/loss", "validation/f1"):
-                assert [point.step for point in client.get_metric_history(entry.run_id, name)] == [1, 2, 3, 4]
+                assert [point.step for point in client.get_metric_history(trial.run_id, name)] == [1, 2, 3, 4]
         assert len(client.search_runs([run.info.experiment_id])) == 3
     finally:
         server.kill()

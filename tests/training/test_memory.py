@@ -1,4 +1,4 @@
-"""The memory of a training step: what rematerialising saves, and what is said when there is too little."""
+"""Tests of the memory that a training step needs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from talud.training import unet
 from talud.training.trial_runner import _memory_advice
 
 
-def kept(model: keras.Model, stack: np.ndarray) -> int:
-    """The bytes of activations that the backward pass of TensorFlow's graph of a step takes from the forward pass."""
+def stored_activation_bytes(model: keras.Model, stack: np.ndarray) -> int:
+    """Return the bytes of activations stored for the backward pass.
+
+    They are counted in TensorFlow's graph of a training step.
+    """
     import tensorflow as tf
 
     @tf.function
@@ -22,8 +25,8 @@ def kept(model: keras.Model, stack: np.ndarray) -> int:
         forward.update(operation.name for operation in tf.compat.v1.get_default_graph().get_operations())
         return tape.gradient(loss, [weight.value for weight in model.trainable_weights])
 
-    def source(tensor: tf.Tensor) -> tf.Tensor:
-        """Past operations that hand on what they were given."""
+    def origin(tensor: tf.Tensor) -> tf.Tensor:
+        """Return the tensor behind identity operations."""
         while tensor.op.type in ("Identity", "IdentityN"):
             tensor = tensor.op.inputs[tensor.value_index]
         return tensor
@@ -31,11 +34,11 @@ def kept(model: keras.Model, stack: np.ndarray) -> int:
     forward: set[str] = set()
     graph = step.get_concrete_function(tf.constant(stack)).graph
     taken = {
-        source(tensor).name: 4 * source(tensor).shape.num_elements()
+        origin(tensor).name: 4 * origin(tensor).shape.num_elements()
         for operation in graph.get_operations()
         if operation.name not in forward and operation.type not in ("Shape", "ShapeN", "Identity", "IdentityN")
         for tensor in operation.inputs
-        if source(tensor).op.name in forward and source(tensor).shape.rank == 4 and source(tensor).op.inputs
+        if origin(tensor).op.name in forward and origin(tensor).shape.rank == 4 and origin(tensor).op.inputs
         if len(tensor.shape) == 4 and tensor.shape[0] == len(stack)
     }
     return sum(taken.values())
@@ -43,16 +46,16 @@ def kept(model: keras.Model, stack: np.ndarray) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("normalised", [False, True])
-def test_rematerialised_the_backward_pass_takes_less_than_half_from_the_forward_pass(normalised: bool) -> None:
+def test_rematerialisation_halves_stored_activations(normalised: bool) -> None:
     found = {}
     for again in (False, True):
         choices = {"rematerialise": again, "batch_normalisation": normalised}
         model = unet.build(8, 3, np.zeros(3, np.float32), np.ones(3, np.float32), seed=1, **choices)
-        found[again] = kept(model, np.zeros((2, 32, 32, 3), np.float32))
+        found[again] = stored_activation_bytes(model, np.zeros((2, 32, 32, 3), np.float32))
     assert 0 < found[True] < found[False] / 2
 
 
-def test_the_hint_names_what_is_not_chosen_yet() -> None:
+def test_memory_advice_names_unused_options() -> None:
     assert _memory_advice(TrainingOptions()) == (
         "to save memory, use a smaller batch_size or training.rematerialise: true or training.mixed_precision: float16"
     )

@@ -1,4 +1,4 @@
-"""The ONNX form of a U-Net says what the Keras model says."""
+"""Tests of the conversion of a U-Net to ONNX."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def run(model: onnx.ModelProto, stack: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("bands", "filters", "depth"), [(1, 3, 1), (2, 4, 3), (7, 2, 4)])
-def test_onnx_and_keras_agree_on_any_shape_and_on_nan(bands: int, filters: int, depth: int) -> None:
+def test_onnx_matches_keras_for_any_shape_and_nan(bands: int, filters: int, depth: int) -> None:
     mean, deviation = np.linspace(-5, 40, bands, dtype=np.float32), np.linspace(1, 9, bands, dtype=np.float32)
     model = unet.build(filters, depth, mean, deviation, seed=11)
     generator = np.random.default_rng(5)
-    for layer in model.layers[2:]:  # biases too, which start at zero and would hide a fault
+    for layer in model.layers[2:]:  # biases too: they start at zero, which would hide a fault
         layer.set_weights([generator.normal(0, 0.2, values.shape) for values in layer.get_weights()])
     graph = to_onnx(model)
     for height, width, batch in ((32, 64, 1), (64, 32, 3)):
@@ -40,7 +40,7 @@ def test_onnx_and_keras_agree_on_any_shape_and_on_nan(bands: int, filters: int, 
 
 
 @pytest.mark.slow
-def test_the_graph_says_what_an_independent_converter_makes_of_the_model() -> None:
+def test_onnx_matches_tf2onnx() -> None:
     import tensorflow as tf
     import tf2onnx
 
@@ -54,14 +54,14 @@ def test_the_graph_says_what_an_independent_converter_makes_of_the_model() -> No
     np.testing.assert_allclose(run(to_onnx(model), stack), theirs, atol=1e-6, rtol=0)
 
 
-def test_two_exports_of_one_model_are_one_file_and_other_weights_another_digest() -> None:
+def test_export_is_reproducible_and_digest_follows_weights() -> None:
     scale = np.zeros(2, np.float32), np.ones(2, np.float32)
     first, again, other = (to_onnx(unet.build(3, 1, *scale, seed)) for seed in (1, 1, 2))
     assert first.SerializeToString(deterministic=True) == again.SerializeToString(deterministic=True)
     assert weights_digest(first) == weights_digest(again) != weights_digest(other)
 
 
-def test_the_file_is_valid_whole_and_states_its_contract(tiny_model: Path) -> None:
+def test_model_file_is_valid_and_states_its_contract(tiny_model: Path) -> None:
     onnx.checker.check_model(str(tiny_model), full_check=True)
     model = onnx.load(tiny_model, load_external_data=False)
     assert not any(onnx.external_data_helper.uses_external_data(constant) for constant in model.graph.initializer)
@@ -69,4 +69,4 @@ def test_the_file_is_valid_whole_and_states_its_contract(tiny_model: Path) -> No
     contract = Contract.from_metadata(metadata, str(tiny_model))
     assert contract.input.band_names == ("red", "green", "blue")
     assert contract.origin.weights == weights_digest(model)
-    assert "/" not in "".join(node.name for node in model.graph.node)  # names must not tell where it was made
+    assert "/" not in "".join(node.name for node in model.graph.node)  # names must not contain paths of this machine

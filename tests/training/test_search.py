@@ -1,4 +1,4 @@
-"""Which trials a search has, and how far each goes."""
+"""Tests of the trials and rungs of a search."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def search(**changes: object) -> Search:
     return Search.model_validate({**SMALL, **changes})
 
 
-def test_the_study_is_table_1_in_full() -> None:
+def test_study_search_is_table_1_of_paper() -> None:
     params = Params.read(ROOT / "params.yaml")
     trials = hyperparameter_sets(find_search(params, "study"), params.seed)
     assert len(trials) == len(set(trials)) == 54
@@ -34,7 +34,7 @@ def test_the_study_is_table_1_in_full() -> None:
     assert rungs(find_search(params, "study"), 54) == (Rung(54, 150),)
 
 
-def test_halving_over_table_1_takes_an_eighth_of_its_epochs() -> None:
+def test_halving_needs_an_eighth_of_grid_epochs() -> None:
     params = Params.read(ROOT / "params.yaml")
     halving = find_search(params, "halving")
     assert hyperparameter_sets(halving, params.seed) == hyperparameter_sets(find_search(params, "study"), params.seed)
@@ -51,7 +51,9 @@ def test_halving_over_table_1_takes_an_eighth_of_its_epochs() -> None:
     st.integers(2, 5),
     st.sampled_from(["grid", "halving"]),
 )
-def test_rungs_only_ever_narrow(trials: int, epochs: int, first: int, factor: int, method: str) -> None:
+def test_rungs_have_fewer_trials_and_more_epochs(
+    trials: int, epochs: int, first: int, factor: int, method: str
+) -> None:
     steps = rungs(search(epochs=epochs, first_epochs=first, factor=factor, method=method), trials)
     assert steps[0].trials == trials
     assert steps[-1].epochs == epochs
@@ -61,7 +63,7 @@ def test_rungs_only_ever_narrow(trials: int, epochs: int, first: int, factor: in
     assert 0 < total_epochs(steps) <= trials * epochs
 
 
-def test_a_sample_of_the_trials_is_drawn_from_the_seed() -> None:
+def test_sample_of_trials_is_reproducible_by_seed() -> None:
     wide = {"filters": [16, 32, 64], "batch_size": [8, 16, 32, 64]}
     everything = hyperparameter_sets(search(**wide), 1)
     drawn = hyperparameter_sets(search(**wide, trials=5), 1)
@@ -72,21 +74,21 @@ def test_a_sample_of_the_trials_is_drawn_from_the_seed() -> None:
     assert hyperparameter_sets(search(**wide, trials=50), 1) == everything
 
 
-def test_each_combination_is_tried_with_each_seed() -> None:
+def test_search_repeats_each_combination_with_each_seed() -> None:
     trials = hyperparameter_sets(search(seeds=[3, 4], batch_size=[8, 16]), 1)
     assert [(trial.batch_size, trial.training_seed) for trial in trials] == [(8, 3), (8, 4), (16, 3), (16, 4)]
     assert len({trial.name for trial in trials}) == 4
     assert hyperparameter_sets(search(), 1)[0].training_seed is None
 
 
-def test_survivors_are_those_of_the_highest_f1_in_their_order() -> None:
+def test_survivors_have_highest_f1_in_original_order() -> None:
     assert survivors("abcde", [0.1, 0.5, 0.3, 0.5, 0.2], 3) == ("b", "c", "d")
     assert survivors("abc", [0.5, 0.5, 0.5], 2) == ("a", "b")
     assert survivors("ab", [0.0, 0.1], 5) == ("a", "b")
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"filters": []}, "filters"),
         ({"filters": [0]}, "filters"),
@@ -101,13 +103,13 @@ def test_survivors_are_those_of_the_highest_f1_in_their_order() -> None:
         ({"failures": -1}, "failures"),
     ],
 )
-def test_a_search_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+def test_invalid_search_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError):
         search(**changes)
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["searches"]["demo"] |= changes
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(ParamsError, match=told) as error:
+    with pytest.raises(ParamsError, match=message) as error:
         Params.read(tmp_path / "params.yaml")
     assert "\n" not in str(error.value)
     assert "searches.demo" in str(error.value)

@@ -1,4 +1,4 @@
-"""A whole study on a small synthetic project: files, contract, runs, and what happens when something fails."""
+"""Tests of complete studies on a small synthetic project."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from talud.versions import VERSIONS
 
 PARAMS = {
     "seed": 7,
-    "areas": {"hill": {"role": "training", "folder": "data/hill"}},
+    "areas": {"basin": {"role": "training", "folder": "data/basin"}},
     "band_sets": {"both": ["slope", "red"], "more": ["red", "near_infrared"]},
     "stack": {},
     "split": {"block": 32, "patch": 16, "stride": 16},
@@ -57,14 +57,14 @@ PARAMS = {
     "search": "small",
     "searches": {
         "small": {"filters": [2], "learning_rate": [0.01, 0.001], "batch_size": [8], "epochs": 2},
-        "partly": {"filters": [2], "learning_rate": [1.0e38, 0.01], "batch_size": [8], "epochs": 1},
-        "hopeless": {"filters": [2], "learning_rate": [1.0e38], "batch_size": [8], "epochs": 1},
+        "partly_diverging": {"filters": [2], "learning_rate": [1.0e38, 0.01], "batch_size": [8], "epochs": 1},
+        "diverging": {"filters": [2], "learning_rate": [1.0e38], "batch_size": [8], "epochs": 1},
     },
 }
 
 
 def make_stack(project: Project, area: str, slope: str | None = "zevenbergen_thorne") -> None:
-    """Write a synthetic stack, mask and record as talud stack does."""
+    """Write a synthetic stack, its mask and its record, as talud stack does."""
     generator = np.random.default_rng(1)
     mask = np.zeros((160, 160), np.uint8)
     for row, column in generator.integers(0, 150, (60, 2)):
@@ -106,17 +106,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="module")
-def finished(project: Project) -> tuple[Project, study.Study, list[study.StudyProgress]]:
+def completed_study(project: Project) -> tuple[Project, study.Study, list[study.StudyProgress]]:
     seen: list[study.StudyProgress] = []
     return project, study.run(project, "both", on_progress=seen.append), seen
 
 
-def client(project: Project) -> MlflowClient:
+def mlflow_client(project: Project) -> MlflowClient:
     return MlflowClient(f"sqlite:///{project.root}/mlflow.db")
 
 
 def runs(project: Project) -> list[Run]:
-    store = client(project)
+    store = mlflow_client(project)
     experiment = store.get_experiment_by_name("landslide-unet")
     return store.search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
 
@@ -129,8 +129,8 @@ def contract_of(path: Path) -> Contract:
     return Contract.from_metadata({item.key: item.value for item in onnx.load(path).metadata_props}, str(path))
 
 
-def test_the_table_of_trials(finished: tuple[Project, study.Study, list[study.StudyProgress]]) -> None:
-    project, result, seen = finished
+def test_study_writes_table_of_trials(completed_study: tuple[Project, study.Study, list[study.StudyProgress]]) -> None:
+    project, result, seen = completed_study
     table = json.loads(project.trials("both").read_text())
     assert [trial["learning_rate"] for trial in table["trials"]] == [0.01, 0.001]
     best = max(table["trials"], key=lambda trial: trial["scores"]["f1"])
@@ -141,8 +141,10 @@ def test_the_table_of_trials(finished: tuple[Project, study.Study, list[study.St
     ]  # fmt: skip
 
 
-def test_the_contract_says_what_the_model_saw(finished: tuple[Project, study.Study, list[study.StudyProgress]]) -> None:
-    project, result, _ = finished
+def test_contract_describes_training_data(
+    completed_study: tuple[Project, study.Study, list[study.StudyProgress]],
+) -> None:
+    project, result, _ = completed_study
     contract = contract_of(project.model("both"))
     assert contract.input.band_names == ("slope", "red")
     assert [band.unit for band in contract.input.bands] == ["degree", "DN"]
@@ -151,23 +153,23 @@ def test_the_contract_says_what_the_model_saw(finished: tuple[Project, study.Stu
     span = red.maximum - red.minimum
     assert (red.lowest, red.highest) == pytest.approx((red.minimum - span, red.maximum + span))
     assert contract.input.required_groups == ("terrain", "optical")
-    assert contract.input.differences == ()  # slope and red have no unit in common
+    assert contract.input.differences == ()  # slope and red have different units
     assert (contract.input.pixel_size, contract.input.halo, contract.input.alignment) == (12.5, 10, 2)
     assert set(contract.measured.halo_errors) == {0, 2, 4, 6, 8}
     assert contract.input.stack == {"slope": "zevenbergen_thorne", "resolution": "12.5"}
     assert contract.origin.run_id == result.best.run_id
-    assert contract.origin.areas == ("hill",)
-    assert contract.origin.commit == "unknown"  # the project of this test is in no repository
+    assert contract.origin.areas == ("basin",)
+    assert contract.origin.commit == "unknown"  # the project is not in a Git repository
 
 
-def test_the_statistics_are_of_training_patches_alone(
-    finished: tuple[Project, study.Study, list[study.StudyProgress]],
+def test_contract_statistics_are_of_training_patches_only(
+    completed_study: tuple[Project, study.Study, list[study.StudyProgress]],
 ) -> None:
-    project, _, _ = finished
+    project, _, _ = completed_study
     options, seed = project.params.split, project.params.seed
-    blocks = split(project.mask("hill"), options, seed)
+    blocks = split(project.mask("basin"), options, seed)
     training = [block for block in blocks if block.part == "training"]
-    patches = read(project.stack("hill"), project.mask("hill"), ("slope", "red"), training, options, seed)
+    patches = read(project.stack("basin"), project.mask("basin"), ("slope", "red"), training, options, seed)
     for index, band in enumerate(contract_of(project.model("both")).input.bands):
         values = patches.stack[..., index].astype(np.float64)
         assert band.mean == pytest.approx(np.nanmean(values))
@@ -179,16 +181,16 @@ def test_the_statistics_are_of_training_patches_alone(
         assert band.shares == pytest.approx(counted)
 
 
-def test_threshold_and_scores_are_those_of_the_file_on_validation_blocks(
-    finished: tuple[Project, study.Study, list[study.StudyProgress]],
+def test_contract_threshold_and_scores_match_the_file(
+    completed_study: tuple[Project, study.Study, list[study.StudyProgress]],
 ) -> None:
-    project, _, _ = finished
+    project, _, _ = completed_study
     model = Model.load(project.model("both"))
-    blocks = split(project.mask("hill"), project.params.split, project.params.seed)
+    blocks = split(project.mask("basin"), project.params.split, project.params.seed)
     windows = [block.window for block in blocks if block.part == "validation"]
     counts = {step: metrics.Confusion() for step in range(1, 100)}
-    with open_raster(project.mask("hill")) as mask:
-        for window, found in zip(windows, probabilities(model, project.stack("hill"), windows), strict=True):
+    with open_raster(project.mask("basin")) as mask:
+        for window, found in zip(windows, probabilities(model, project.stack("basin"), windows), strict=True):
             truth = mask.read(1, window=window)
             for step in counts:
                 counts[step] += metrics.confusion(found >= np.float32(step / 100), truth, np.isfinite(found))
@@ -197,10 +199,13 @@ def test_threshold_and_scores_are_those_of_the_file_on_validation_blocks(
     assert model.contract.measured.scores == pytest.approx(chosen.scores())
 
 
-def exported(
+def export_best_trial(
     project: Project, result: study.Study, path: Path, sign: int = 1, **training: bool
 ) -> tuple[keras.Model, Contract]:
-    """The best trial's network, its logits turned over where the sign is -1, and what exporting it again says."""
+    """Export the best trial again; return its network and the new contract.
+
+    A sign of -1 inverts the logits of the network.
+    """
     options = project.params.training.model_copy(update=training)
     changed = replace(project, params=project.params.model_copy(update={"training": options}))
     dataset = Dataset.load(changed, "both")
@@ -212,11 +217,11 @@ def exported(
 
 
 @pytest.mark.slow
-def test_the_file_gives_the_logits_of_the_network_on_the_line_that_its_contract_states(
-    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
+def test_file_applies_the_calibration_of_its_contract(
+    completed_study: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
-    project, result, _ = finished
-    raw, contract = exported(project, result, tmp_path / "again.onnx")
+    project, result, _ = completed_study
+    raw, contract = export_best_trial(project, result, tmp_path / "again.onnx")
     line, model = contract.measured.calibration, Model.load(project.model("both"))
     assert line is not None
     assert model.contract.measured.calibration == line
@@ -229,11 +234,11 @@ def test_the_file_gives_the_logits_of_the_network_on_the_line_that_its_contract_
 
 
 @pytest.mark.slow
-def test_calibration_keeps_the_order_of_the_pixels_and_the_counts_are_those_of_the_file(
-    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
+def test_calibration_keeps_f1_and_contract_counts_match(
+    completed_study: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
-    project, result, _ = finished
-    _, plain = exported(project, result, tmp_path / "plain.onnx", calibrate=False)
+    project, result, _ = completed_study
+    _, plain = export_best_trial(project, result, tmp_path / "plain.onnx", calibrate=False)
     scaled = contract_of(project.model("both"))
     assert scaled.measured.scores["f1"] == pytest.approx(
         plain.measured.scores["f1"], abs=0.02
@@ -247,11 +252,11 @@ def test_calibration_keeps_the_order_of_the_pixels_and_the_counts_are_those_of_t
 
 
 @pytest.mark.slow
-def test_switched_off_the_file_holds_the_network_as_it_was_trained(
-    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
+def test_export_without_calibration_keeps_trained_weights(
+    completed_study: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
-    project, result, _ = finished
-    raw, contract = exported(project, result, tmp_path / "plain.onnx", calibrate=False)
+    project, result, _ = completed_study
+    raw, contract = export_best_trial(project, result, tmp_path / "plain.onnx", calibrate=False)
     written = onnx.load(tmp_path / "plain.onnx")
     assert contract.measured.calibration is None
     assert written.graph == to_onnx(raw).graph
@@ -259,11 +264,11 @@ def test_switched_off_the_file_holds_the_network_as_it_was_trained(
 
 
 @pytest.mark.slow
-def test_a_network_whose_logits_are_upside_down_is_left_as_it_is_and_that_is_said(
-    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
+def test_calibration_is_declined_for_inverted_logits(
+    completed_study: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
-    project, result, _ = finished
-    raw, contract = exported(project, result, tmp_path / "turned.onnx", sign=-1)
+    project, result, _ = completed_study
+    raw, contract = export_best_trial(project, result, tmp_path / "turned.onnx", sign=-1)
     line = contract.measured.calibration
     assert line is not None
     assert (line.slope, line.offset) == (1, 0)
@@ -272,11 +277,13 @@ def test_a_network_whose_logits_are_upside_down_is_left_as_it_is_and_that_is_sai
 
 
 @pytest.mark.slow
-def test_subsets_are_measured_with_the_calibrated_file_at_its_threshold(
-    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
+def test_subset_scores_use_calibrated_file_and_threshold(
+    completed_study: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
-    project, result, _ = finished
-    _, contract = exported(dropping(project, groups={"terrain": 0.5}, tolerance=1), result, tmp_path / "any.onnx")
+    project, result, _ = completed_study
+    _, contract = export_best_trial(
+        with_dropping(project, groups={"terrain": 0.5}, tolerance=1), result, tmp_path / "any.onnx"
+    )
     shipped, plain = Model.load(tmp_path / "any.onnx"), contract_of(project.model("both"))
     assert shipped.contract == contract
     assert contract.measured.calibration == plain.measured.calibration is not None
@@ -288,8 +295,8 @@ def test_subsets_are_measured_with_the_calibrated_file_at_its_threshold(
     assert contract.input.required_groups == ("optical",)
     assert found["terrain", "optical"].f1 == pytest.approx(contract.measured.scores["f1"])
     counts = metrics.Confusion()
-    with open_raster(project.stack("hill")) as stack, open_raster(project.mask("hill")) as mask:
-        for block in split(project.mask("hill"), project.params.split, project.params.seed):
+    with open_raster(project.stack("basin")) as stack, open_raster(project.mask("basin")) as mask:
+        for block in split(project.mask("basin"), project.params.split, project.params.seed):
             if block.part == "validation":
                 red, slope = stack.read(window=block.window)
                 alone = shipped.probability(np.stack([np.full_like(slope, np.nan), red]))
@@ -300,27 +307,27 @@ def test_subsets_are_measured_with_the_calibrated_file_at_its_threshold(
     assert found["optical",].f1 == pytest.approx(counts.f1)
 
 
-def dropping(project: Project, **options: object) -> Project:
-    """The project with a recipe that drops something."""
+def with_dropping(project: Project, **options: object) -> Project:
+    """Return the project with a recipe that drops band groups."""
     recipes = {"study": Recipe(dropping=DroppingOptions.model_validate(options))}
     return replace(project, params=project.params.model_copy(update={"recipes": recipes}))
 
 
-def test_what_is_dropped_makes_another_trial_and_the_tolerance_does_not(project: Project) -> None:
-    (hyperparameters,) = hyperparameter_sets(find_search(project.params, "hopeless"), seed=1)
+def test_trial_key_covers_dropping_but_not_its_tolerance(project: Project) -> None:
+    (hyperparameters,) = hyperparameter_sets(find_search(project.params, "diverging"), seed=1)
     lost = {"groups": {"terrain": 0.5}}
-    often, seldom = dropping(project, **lost), dropping(project, groups={"terrain": 0.1})
-    strict = dropping(project, **lost, tolerance=0.01)
+    often, seldom = with_dropping(project, **lost), with_dropping(project, groups={"terrain": 0.1})
+    strict = with_dropping(project, **lost, tolerance=0.01)
     keys = [trial_key(one, ("slope", "red"), "v", hyperparameters) for one in (project, often, seldom, strict)]
     assert len(set(keys)) == 3
     assert keys[1] == keys[3]
-    found = recorded_hyperparameters(dropping(project, **lost, clouds=0.25).params, hyperparameters)
+    found = recorded_hyperparameters(with_dropping(project, **lost, clouds=0.25).params, hyperparameters)
     assert found["dropping"] == "terrain 0.5, clouds 0.25"
     assert "dropping" not in recorded_hyperparameters(project.params, hyperparameters)
 
 
-def test_calibration_comes_after_the_trials_and_changes_none(project: Project) -> None:
-    (hyperparameters,) = hyperparameter_sets(find_search(project.params, "hopeless"), seed=1)
+def test_trial_key_does_not_cover_calibration(project: Project) -> None:
+    (hyperparameters,) = hyperparameter_sets(find_search(project.params, "diverging"), seed=1)
     off = project.params.training.model_copy(update={"calibrate": False})
     other = replace(project, params=project.params.model_copy(update={"training": off}))
     deeper = project.params.training.model_copy(update={"depth": 2})
@@ -329,9 +336,9 @@ def test_calibration_comes_after_the_trials_and_changes_none(project: Project) -
     assert trial_key(other, ("red",), "v", hyperparameters) == key != trial_key(changed, ("red",), "v", hyperparameters)
 
 
-def test_runs_are_on_record(finished: tuple[Project, study.Study, list[study.StudyProgress]]) -> None:
-    project, result, _ = finished
-    store = client(project)
+def test_study_logs_runs_of_trials(completed_study: tuple[Project, study.Study, list[study.StudyProgress]]) -> None:
+    project, result, _ = completed_study
+    store = mlflow_client(project)
     parent = store.get_run(result.parent_run_id)
     children = store.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{result.parent_run_id}'")
     version = contract_of(project.model("both")).origin.data_version
@@ -347,10 +354,10 @@ def test_runs_are_on_record(finished: tuple[Project, study.Study, list[study.Stu
 
 
 @pytest.mark.slow
-def test_a_repeated_study_gives_the_same_weights(
-    finished: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
+def test_repeated_study_gives_same_weights(
+    completed_study: tuple[Project, study.Study, list[study.StudyProgress]], tmp_path: Path
 ) -> None:
-    project, _, _ = finished
+    project, _, _ = completed_study
     study.run(again := make_project(tmp_path / "again"), "both")
     first, second = contract_of(project.model("both")), contract_of(again.model("both"))
     assert first.origin.weights == second.origin.weights
@@ -358,19 +365,19 @@ def test_a_repeated_study_gives_the_same_weights(
     assert first.measured.threshold == second.measured.threshold
 
 
-def test_the_data_version_follows_the_data(tmp_path: Path) -> None:
+def test_data_version_changes_with_the_masks(tmp_path: Path) -> None:
     project = make_project(tmp_path / "one")
-    record = json.loads(project.stack_record("hill").read_text())
+    record = json.loads(project.stack_record("basin").read_text())
     before = Dataset.load(project, "both").version
-    project.stack_record("hill").write_text(json.dumps({**record, "mask_md5": "0" * 32, "area": "hill"}))
+    project.stack_record("basin").write_text(json.dumps({**record, "mask_md5": "0" * 32, "area": "basin"}))
     assert Dataset.load(project, "both").version != before
 
 
-def test_a_value_that_only_a_test_block_holds_is_plausible_but_no_training_value(tmp_path: Path) -> None:
+def test_value_ranges_include_test_blocks_statistics_do_not(tmp_path: Path) -> None:
     project = make_project(tmp_path)
-    blocks = split(project.mask("hill"), project.params.split, project.params.seed)
+    blocks = split(project.mask("basin"), project.params.split, project.params.seed)
     window = next(block.window for block in blocks if block.part == "test")
-    with rasterio.open(project.stack("hill"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as stack:
+    with rasterio.open(project.stack("basin"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as stack:
         red = stack.descriptions.index("red") + 1
         stack.write(np.full((1, 1), 900, np.float32), red, window=Window(window.col_off, window.row_off, 1, 1))
     dataset = Dataset.load(project, "both")
@@ -378,100 +385,100 @@ def test_a_value_that_only_a_test_block_holds_is_plausible_but_no_training_value
     assert dataset.statistics.maximum[1] < 900
 
 
-def test_areas_are_joined_only_where_their_stacks_are_made_alike(tmp_path: Path) -> None:
-    areas = {name: {"role": "training", "folder": name} for name in ("hill", "dale")}
+def test_areas_with_different_processing_are_refused(tmp_path: Path) -> None:
+    areas = {name: {"role": "training", "folder": name} for name in ("basin", "valley")}
     project = make_project(tmp_path / "two", areas=areas)
     one = Dataset.load(make_project(tmp_path / "one"), "both")
     two = Dataset.load(project, "both")
     assert len(two.training) == 2 * len(one.training)
     assert two.counts(project.params.split)["test_blocks"] == 2 * one.counts(project.params.split)["test_blocks"] == 10
-    make_stack(project, "dale", slope=None)  # of an earlier release, which did not state it
-    with pytest.raises(StudyError, match=r"'hill' and 'dale' differ in processing: .*zevenbergen_thorne"):
+    make_stack(project, "valley", slope=None)  # as in earlier releases, which did not record it
+    with pytest.raises(StudyError, match=r"'basin' and 'valley' differ in processing: .*zevenbergen_thorne"):
         Dataset.load(project, "both")
 
 
-def test_landslides_that_no_valid_pixel_shows_are_missed_before_training(tmp_path: Path) -> None:
+def test_landslides_under_invalid_pixels_are_refused(tmp_path: Path) -> None:
     project = make_project(tmp_path / "cloudy")
-    with open_raster(project.stack("hill")) as dataset:
+    with open_raster(project.stack("basin")) as dataset:
         grid, stack = Grid.of(dataset), dataset.read()
-    with open_raster(project.mask("hill")) as dataset:
+    with open_raster(project.mask("basin")) as dataset:
         stack[0][dataset.read(1) == 1] = np.nan
-    with write_cog(project.stack("hill"), grid, Layout("float32", np.nan, ("red", "slope"))) as writer:
+    with write_cog(project.stack("basin"), grid, Layout("float32", np.nan, ("red", "slope"))) as writer:
         writer.write(stack)
     with pytest.raises(StudyError, match="training blocks hold no landslide where all of slope, red are valid"):
         Dataset.load(project, "both")
 
 
 @pytest.mark.slow
-def test_a_trial_that_diverges_is_recorded_and_the_study_goes_on(tmp_path: Path) -> None:
-    project = make_project(tmp_path / "partly")
-    result = study.run(project, "both", search="partly")
+def test_study_records_diverged_trial_and_continues(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "partly_diverging")
+    result = study.run(project, "both", search="partly_diverging")
     assert result.best.hyperparameters.learning_rate == 0.01
     table = json.loads(project.trials("both").read_text())
     assert len(table["trials"]) == len(table["failed"]) == 1
     assert "not a number" in table["failed"][0]["reason"]
-    assert client(project).get_run(table["failed"][0]["run_id"]).info.status == "FAILED"
+    assert mlflow_client(project).get_run(table["failed"][0]["run_id"]).info.status == "FAILED"
 
 
 @pytest.mark.slow
-def test_where_all_trials_fail_earlier_results_stay(tmp_path: Path) -> None:
-    project = make_project(tmp_path / "hopeless")
+def test_failed_study_keeps_earlier_results(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "diverging")
     project.model("both").parent.mkdir()
     project.model("both").write_text("earlier")
     with pytest.raises(StudyError, match=r"all 1 trials failed.*not a number"):
-        study.run(project, "both", search="hopeless")
+        study.run(project, "both", search="diverging")
     assert project.model("both").read_text() == "earlier"
     assert [path.name for path in project.model("both").parent.iterdir()] == ["both.onnx"]
 
 
 @pytest.mark.slow
-def test_too_many_failures_stop_a_study(tmp_path: Path) -> None:
+def test_study_stops_after_too_many_failures(tmp_path: Path) -> None:
     search = {"filters": [2], "learning_rate": [1.0e38, 1.1e38, 1.2e38, 0.01], "batch_size": [8], "epochs": 1}
     project = make_project(tmp_path / "failing", searches={"small": {**search, "failures": 1}})
     with pytest.raises(StudyError, match=r"2 of 4 trials failed, more than the 1 that `failures`.*not a number"):
         study.run(project, "both")
-    assert statuses(project) == ["FAILED", "FAILED", "FAILED"]  # the study, and two trials: the others never began
+    assert statuses(project) == ["FAILED", "FAILED", "FAILED"]  # the study and two trials; the others did not start
 
 
 @pytest.mark.slow
-def test_a_file_that_differs_from_keras_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_study_writes_no_file_that_differs_from_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = make_project(tmp_path / "differs")
     written = export.to_onnx
 
-    def faulty(model: object) -> onnx.ModelProto:
+    def export_with_fault(model: object) -> onnx.ModelProto:
         graph = written(model)
         bias = graph.graph.initializer[-1]
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
         return graph
 
-    monkeypatch.setattr(export, "to_onnx", faulty)
+    monkeypatch.setattr(export, "to_onnx", export_with_fault)
     with pytest.raises(StudyError, match="differs from the Keras model"):
         study.run(project, "both")
     assert not list(project.model("both").parent.iterdir())
 
 
-def test_what_is_missing_is_named(tmp_path: Path) -> None:
+def test_study_names_missing_bands_search_and_stacks(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
-    with pytest.raises(StudyError, match=r"hill\.tif: has no band near_infrared; it holds red, slope"):
+    with pytest.raises(StudyError, match=r"basin\.tif: has no band near_infrared; it holds red, slope"):
         study.run(project, "more")
-    with pytest.raises(ParamsError, match=r"no search 'none'.*small, partly, hopeless"):
+    with pytest.raises(ParamsError, match=r"no search 'none'.*small, partly_diverging, diverging"):
         study.run(project, "both", search="none")
-    project.stack("hill").unlink()
-    with pytest.raises(StudyError, match="run talud stack hill"):
+    project.stack("basin").unlink()
+    with pytest.raises(StudyError, match="run talud stack basin"):
         study.run(project, "both")
-    project.stack_record("hill").unlink()
-    with pytest.raises(StudyError, match="run talud stack hill"):
+    project.stack_record("basin").unlink()
+    with pytest.raises(StudyError, match="run talud stack basin"):
         study.run(project, "both")
 
 
-def test_a_patch_that_the_network_cannot_halve_is_refused(tmp_path: Path) -> None:
+def test_patch_size_unsuited_to_depth_is_refused(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", split={"block": 32, "patch": 18}, training={"depth": 2})
     with pytest.raises(ParamsError, match=r"split.patch is 18 pixels.*multiple of 4"):
         study.run(project, "both")
 
 
 @pytest.mark.slow
-def test_the_command_prints_its_result_and_nothing_of_its_libraries(tmp_path: Path) -> None:
+def test_train_prints_only_progress_and_result(tmp_path: Path) -> None:
     make_project(tmp_path / "project")
     command = [sys.executable, "-m", "talud.cli.main", "train", "both"]
     done = subprocess.run(command, cwd=tmp_path / "project", capture_output=True, text=True, check=False)
@@ -485,11 +492,11 @@ def test_the_command_prints_its_result_and_nothing_of_its_libraries(tmp_path: Pa
     assert wrong.stderr == "talud: no band set 'none' in params.yaml; it has: both, more\n"
 
 
-def test_the_table_holds_all_trials_of_the_store_and_both_runs_the_examples(
-    finished: tuple[Project, study.Study, list[study.StudyProgress]],
+def test_table_matches_store_and_runs_have_artifacts(
+    completed_study: tuple[Project, study.Study, list[study.StudyProgress]],
 ) -> None:
-    project, result, _ = finished
-    store, table = client(project), json.loads(project.trials("both").read_text())
+    project, result, _ = completed_study
+    store, table = mlflow_client(project), json.loads(project.trials("both").read_text())
     (experiment,) = store.search_experiments()
     runs = store.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{result.parent_run_id}'")
     assert {run.info.run_id for run in runs} == {trial["run_id"] for trial in table["trials"] + table["failed"]}
@@ -497,10 +504,10 @@ def test_the_table_holds_all_trials_of_the_store_and_both_runs_the_examples(
         assert [file.path for file in store.list_artifacts(run_id)] == files
 
 
-# A study that was stopped.
+# Interrupted studies.
 
-LONGER = {"filters": [2, 3], "learning_rate": [0.01], "batch_size": [8, 16], "epochs": 4}
-KILLED = """
+LONG_SEARCH = {"filters": [2, 3], "learning_rate": [0.01], "batch_size": [8, 16], "epochs": 4}
+STUDY_TO_KILL = """
 import os, sys
 from pathlib import Path
 from talud.project import Project
@@ -526,21 +533,21 @@ study.run(Project.find(Path(sys.argv[1])), "both", on_progress=watch)
 """  # noqa: E501
 
 
-def killed(project: Project, moment: str, at: int) -> int:
-    command = [sys.executable, "-c", KILLED, project.root, moment, str(at)]
+def run_and_kill(project: Project, moment: str, at: int) -> int:
+    command = [sys.executable, "-c", STUDY_TO_KILL, project.root, moment, str(at)]
     return subprocess.run(command, capture_output=True, check=False, text=True).returncode
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project of a longer study that nothing stopped."""
-    project = make_project(tmp_path_factory.mktemp("uninterrupted") / "project", searches={"small": LONGER})
+def uninterrupted_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Return the project of a longer study that was not interrupted."""
+    project = make_project(tmp_path_factory.mktemp("uninterrupted") / "project", searches={"small": LONG_SEARCH})
     study.run(project, "both")
     return project
 
 
 def learning_curves(project: Project) -> dict[str, list[tuple[int, float]]]:
-    store = client(project)
+    store = mlflow_client(project)
     return {
         run.info.run_name: sorted(
             (one.step, one.value) for one in store.get_metric_history(run.info.run_id, "validation/loss")
@@ -559,27 +566,30 @@ def learning_curves(project: Project) -> dict[str, list[tuple[int, float]]]:
         [("scores", 1), ("scores", 2), ("export", 1)],
     ],
 )
-def test_a_study_that_is_killed_ends_as_if_it_had_not_been(
-    uninterrupted: Project, tmp_path: Path, kills: list[tuple[str, int]]
+def test_killed_study_resumes_to_the_same_results(
+    uninterrupted_project: Project, tmp_path: Path, kills: list[tuple[str, int]]
 ) -> None:
-    project = make_project(tmp_path / "project", searches={"small": LONGER})
+    project = make_project(tmp_path / "project", searches={"small": LONG_SEARCH})
     for moment, at in kills:
-        assert killed(project, moment, at) == -9
+        assert run_and_kill(project, moment, at) == -9
     study.run(project, "both")
     assert len(runs(project)) == 5  # the study and its four trials
     assert set(statuses(project)) == {"FINISHED"}
-    assert learning_curves(project) == learning_curves(uninterrupted)
-    assert contract_of(project.model("both")).origin.weights == contract_of(uninterrupted.model("both")).origin.weights
-    tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, uninterrupted)]
+    assert learning_curves(project) == learning_curves(uninterrupted_project)
+    assert (
+        contract_of(project.model("both")).origin.weights
+        == contract_of(uninterrupted_project.model("both")).origin.weights
+    )
+    tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, uninterrupted_project)]
     for trial in (*tables[0], *tables[1]):
         del trial["run_id"], trial["seconds"]
     assert tables[0] == tables[1]
 
 
-STARTED = """
+CRASH = """
 import importlib.util, os, sys
 from pathlib import Path
-found = importlib.util.spec_from_file_location("checkpoint", sys.argv[1])  # without Keras, which its package imports
+found = importlib.util.spec_from_file_location("checkpoint", sys.argv[1])  # without Keras
 module = sys.modules["checkpoint"] = importlib.util.module_from_spec(found)
 found.loader.exec_module(module)
 with module.counting_crashes(Path(sys.argv[2])):
@@ -587,15 +597,15 @@ with module.counting_crashes(Path(sys.argv[2])):
 """
 
 
-def die_of(path: Path) -> None:
-    """A process that is killed while it is at a trial."""
-    command = [sys.executable, "-c", STARTED, checkpoint.__file__, path]
+def crash_at(path: Path) -> None:
+    """Kill a process while it runs a trial."""
+    command = [sys.executable, "-c", CRASH, checkpoint.__file__, path]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
 
 
 @pytest.mark.slow
-def test_processes_that_were_killed_at_a_trial_are_counted_until_it_gets_on(tmp_path: Path) -> None:
+def test_crashes_are_counted_until_next_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "trial.npz"
     for number in range(3):
         assert checkpoint.crash_count(path) == number
@@ -604,10 +614,10 @@ def test_processes_that_were_killed_at_a_trial_are_counted_until_it_gets_on(tmp_
         with suppress(StudyError), checkpoint.counting_crashes(path):
             raise StudyError("the loss is not a number")
         assert checkpoint.crash_count(path) == number
-        die_of(path)
+        crash_at(path)
     checkpoint.write(path, TrialState())
     assert checkpoint.crash_count(path) == 0
-    die_of(path)
+    crash_at(path)
     assert checkpoint.crash_count(path) == 1
     with checkpoint.counting_crashes(path):
         checkpoint.write(path, TrialState())
@@ -617,14 +627,14 @@ def test_processes_that_were_killed_at_a_trial_are_counted_until_it_gets_on(tmp_
 
 
 @pytest.mark.slow
-def test_a_trial_that_has_killed_its_process_three_times_is_passed_over(tmp_path: Path) -> None:
+def test_trial_with_three_crashes_is_recorded_as_failed(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     dataset = Dataset.load(project, "both")
     hyperparameters, _ = hyperparameter_sets(find_search(project.params, "small"), 7)
     path = project.checkpoint(trial_key(project, dataset.bands, dataset.version, hyperparameters))
     for _ in range(3):
-        die_of(path)
-    result, seen = epochs_trained(project)
+        crash_at(path)
+    result, seen = run_and_list_epochs(project)
     assert seen == ["2 filters · lr 0.001 · batch 8"] * 2
     assert result.best.hyperparameters.learning_rate == 0.001
     (failed,) = json.loads(project.trials("both").read_text())["failed"]
@@ -633,15 +643,13 @@ def test_a_trial_that_has_killed_its_process_three_times_is_passed_over(tmp_path
         r"to save memory, use a smaller batch_size or .*; to retry, delete checkpoints/\w+\.kills$",
         failed["reason"],
     )
-    assert client(project).get_run(failed["run_id"]).info.status == "FAILED"
-    assert epochs_trained(project)[1] == []  # nor does another start of the study meet it
+    assert mlflow_client(project).get_run(failed["run_id"]).info.status == "FAILED"
+    assert run_and_list_epochs(project)[1] == []  # a restarted study does not run it either
     checkpoint.crash_file(path).unlink()
-    assert epochs_trained(project)[1] == ["2 filters · lr 0.01 · batch 8"] * 2
+    assert run_and_list_epochs(project)[1] == ["2 filters · lr 0.01 · batch 8"] * 2
 
 
-def test_of_all_trials_the_best_alone_keeps_weights_and_no_checkpoint_is_read_without_need(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pruner_keeps_only_best_weights_and_reads_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = make_project(tmp_path)
     done = []
     for number, f1 in enumerate((0.3, 0.5, 0.4, 0.6, 0.2)):
@@ -651,68 +659,68 @@ def test_of_all_trials_the_best_alone_keeps_weights_and_no_checkpoint_is_read_wi
         hyperparameters = replace(hyperparameter_sets(find_search(project.params, "small"), 7)[0], filters=number + 1)
         done.append(TrialResult("run", hyperparameters, f"{number}", state.without_arrays, state.stored_arrays))
         checkpoint.write(project.checkpoint(f"{number}"), state)
-    touched = []
+    calls = []
 
-    def spied(name: str, former: Any, path: Path, *state: TrialState) -> TrialState | None:
-        touched.append((name, path.stem))
+    def record_call(name: str, former: Any, path: Path, *state: TrialState) -> TrialState | None:
+        calls.append((name, path.stem))
         return former(path, *state)
 
     for name in ("read", "write"):
-        monkeypatch.setattr(checkpoint, name, partial(spied, name, getattr(checkpoint, name)))
-    shelf = study._CheckpointPruner(project)
+        monkeypatch.setattr(checkpoint, name, partial(record_call, name, getattr(checkpoint, name)))
+    pruner = study._CheckpointPruner(project)
     for number in range(1, 6):
-        shelf.prune_weights(done[:number])
-    read = [key for name, key in touched if name == "read"]
-    written = [key for name, key in touched if name == "write"]
+        pruner.prune_weights(done[:number])
+    read = [key for name, key in calls if name == "read"]
+    written = [key for name, key in calls if name == "write"]
     assert read == ["0", "1", "3"]  # the best so far
     assert sorted(written) == ["0", "0", "1", "1", "2", "3", "4"]
-    kept = [checkpoint.read(project.checkpoint(entry.key)) for entry in done]
+    kept = [checkpoint.read(project.checkpoint(result.key)) for result in done]
     assert [state.stored_arrays for state in kept] == [set(), set(), set(), {"best"}, set()]
     assert kept[3].best[0].tolist() == [3, 3, 3]
-    assert [state.without_arrays for state in kept] == [entry.state for entry in done]
+    assert [state.without_arrays for state in kept] == [result.state for result in done]
 
-    touched.clear()
-    resumed = study._CheckpointPruner(project)
+    calls.clear()
+    second_pruner = study._CheckpointPruner(project)
     for number in range(1, 6):
-        resumed.prune_weights(
+        second_pruner.prune_weights(
             [replace(one, stored_arrays=state.stored_arrays) for one, state in zip(done, kept, strict=True)][:number]
         )
-    assert touched == []
+    assert calls == []
 
 
-def epochs_trained(project: Project, **options: str) -> tuple[study.Study, list[str]]:
-    """Run a study; the trials of all epochs that were trained."""
+def run_and_list_epochs(project: Project, **options: str) -> tuple[study.Study, list[str]]:
+    """Run a study; return it with the name of the trial of each trained epoch."""
     seen: list[study.StudyProgress] = []
     return study.run(project, "both", on_progress=seen.append, **options), [one.name for one in seen]
 
 
 @pytest.mark.slow
-def test_a_trial_is_run_again_only_where_something_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trial_runs_again_only_after_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = make_project(tmp_path / "project")
-    first, seen = epochs_trained(project)
+    first, seen = run_and_list_epochs(project)
     assert len(seen) == 4
-    again, seen = epochs_trained(project)
+    again, seen = run_and_list_epochs(project)
     assert (again.best.run_id, again.parent_run_id, seen) == (first.best.run_id, first.parent_run_id, [])
     assert len(runs(project)) == 3
 
     wider = {"small": {**PARAMS["searches"]["small"], "learning_rate": [0.01, 0.001, 0.003]}}
     (project.root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "searches": wider}))
     project = Project.find(project.root)
-    _, seen = epochs_trained(project)
-    assert seen == ["2 filters · lr 0.003 · batch 8"] * 2  # the others were done in the earlier study
+    _, seen = run_and_list_epochs(project)
+    assert seen == ["2 filters · lr 0.003 · batch 8"] * 2  # the others were finished in the earlier study
 
-    record = json.loads(project.stack_record("hill").read_text())
-    project.stack_record("hill").write_text(json.dumps({**record, "mask_md5": "0" * 32}))
-    assert len(epochs_trained(project)[1]) == 6
+    record = json.loads(project.stack_record("basin").read_text())
+    project.stack_record("basin").write_text(json.dumps({**record, "mask_md5": "0" * 32}))
+    assert len(run_and_list_epochs(project)[1]) == 6
     monkeypatch.setitem(VERSIONS, "training", VERSIONS["training"] + 1)
-    assert len(epochs_trained(project)[1]) == 6
+    assert len(run_and_list_epochs(project)[1]) == 6
 
 
 @pytest.mark.slow
-def test_a_best_trial_whose_weights_an_earlier_study_did_not_keep_is_trained_again(tmp_path: Path) -> None:
+def test_best_trial_with_deleted_weights_is_trained_again(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     first = study.run(project, "both")
-    (worse,) = (entry for entry in first.results if entry is not first.best)
+    (worse,) = (result for result in first.results if result is not first.best)
     alone = {"small": {**PARAMS["searches"]["small"], "learning_rate": [worse.hyperparameters.learning_rate]}}
     (project.root / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "searches": alone}))
     second = study.run(Project.find(project.root), "both")
@@ -721,38 +729,38 @@ def test_a_best_trial_whose_weights_an_earlier_study_did_not_keep_is_trained_aga
 
 
 @pytest.mark.slow
-def test_two_studies_of_a_band_set_do_not_run_at_once(tmp_path: Path) -> None:
+def test_second_study_of_same_band_set_is_refused(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
 
-    def intrude(_: study.StudyProgress) -> None:
+    def start_second_study(_: study.StudyProgress) -> None:
         with pytest.raises(StudyError, match="another process trains 'both'"):
             study.run(project, "both")
 
-    study.run(project, "both", on_progress=intrude)
+    study.run(project, "both", on_progress=start_second_study)
     assert len(runs(project)) == 3
 
 
 @pytest.mark.slow
-def test_successive_halving_leaves_the_worse_behind(tmp_path: Path) -> None:
+def test_successive_halving_stops_worse_trials(tmp_path: Path) -> None:
     search = {"filters": [2], "learning_rate": [0.01, 1.0e-9, 0.003, 1.0e-8], "batch_size": [8], "epochs": 4}
     halving = {**search, "method": "halving", "first_epochs": 1, "factor": 2}
     project = make_project(tmp_path / "project", searches={"small": halving})
-    result, seen = epochs_trained(project)
-    epochs = {entry.hyperparameters.learning_rate: len(entry.state.epochs) for entry in result.results}
+    result, seen = run_and_list_epochs(project)
+    epochs = {result.hyperparameters.learning_rate: len(result.state.epochs) for result in result.results}
     assert sorted(epochs.values()) == [1, 1, 2, 4]
     assert len(seen) == 4 + 2 + 2
     assert epochs[1.0e-9] == epochs[1.0e-8] == 1
     table = json.loads(project.trials("both").read_text())
     assert {trial["learning_rate"]: trial["epochs_run"] for trial in table["trials"]} == epochs
     assert set(statuses(project)) == {"FINISHED"}
-    again, seen = epochs_trained(project)
+    again, seen = run_and_list_epochs(project)
     assert (again.best.run_id, seen) == (result.best.run_id, [])
 
 
 @pytest.mark.slow
-def test_runs_that_a_killed_study_left_open_are_ended(tmp_path: Path) -> None:
+def test_open_runs_of_a_killed_study_are_ended(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
-    assert killed(project, "epoch", 1) == -9
+    assert run_and_kill(project, "epoch", 1) == -9
     assert statuses(project) == ["RUNNING", "RUNNING"]
     changed = {**PARAMS, "seed": 8}
     (project.root / "params.yaml").write_text(yaml.safe_dump(changed))
@@ -762,24 +770,27 @@ def test_runs_that_a_killed_study_left_open_are_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_files_that_cannot_be_kept_are_one_line_and_cost_no_training(tmp_path: Path) -> None:
+def test_unwritable_artifacts_do_not_repeat_training(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     (project.root / "mlartifacts").write_text("in the way")
     with pytest.raises(RegistryError, match=r": .*mlartifacts.*; nothing is lost, start again$"):
         study.run(project, "both")
     assert not project.model("both").exists()
     (project.root / "mlartifacts").unlink()
-    assert epochs_trained(project)[1] == []
+    assert run_and_list_epochs(project)[1] == []
     assert set(statuses(project)) == {"FINISHED"}
 
 
 @pytest.mark.slow
-def test_a_trial_that_halving_left_behind_is_what_it_is_in_a_grid(uninterrupted: Project, tmp_path: Path) -> None:
-    halving = {**LONGER, "method": "halving", "first_epochs": 1, "factor": 4}
-    project = make_project(tmp_path / "project", searches={"small": LONGER, "halving": halving})
+def test_trial_stopped_by_halving_resumes_in_a_grid(uninterrupted_project: Project, tmp_path: Path) -> None:
+    halving = {**LONG_SEARCH, "method": "halving", "first_epochs": 1, "factor": 4}
+    project = make_project(tmp_path / "project", searches={"small": LONG_SEARCH, "halving": halving})
     study.run(project, "both", search="halving")
     study.run(project, "both", search="small")
-    tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, uninterrupted)]
+    tables = [json.loads(one.trials("both").read_text())["trials"] for one in (project, uninterrupted_project)]
     assert [trial["scores"] for trial in tables[0]] == [trial["scores"] for trial in tables[1]]
     assert [trial["epochs_run"] for trial in tables[0]] == [4, 4, 4, 4]
-    assert contract_of(project.model("both")).origin.weights == contract_of(uninterrupted.model("both")).origin.weights
+    assert (
+        contract_of(project.model("both")).origin.weights
+        == contract_of(uninterrupted_project.model("both")).origin.weights
+    )

@@ -1,4 +1,4 @@
-"""A trial learns, keeps its best epoch, and can be repeated."""
+"""Tests of training, resuming and reproducing a trial."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from talud.training.unet import NORMALISATION_SUFFIX
 
 
 def bright_squares(count: int, seed: int) -> Patches:
-    """Patches with a bright square each, which is the landslide, some invalid pixels and some of unknown truth."""
+    """Return patches with a bright landslide, and invalid and unknown pixels."""
     generator = np.random.default_rng(seed)
     mask = np.zeros((count, 16, 16), np.uint8)
     for one in mask:
@@ -38,11 +38,11 @@ def bright_squares(count: int, seed: int) -> Patches:
 
 TRAINING, VALIDATION = bright_squares(40, 1), bright_squares(12, 2)
 STATISTICS = Statistics.of(TRAINING.stack, ("a", "b"))
-CHOICE = Hyperparameters(filters=4, learning_rate=1e-2, batch_size=8, epochs=15, patience=None)
+HYPERPARAMETERS = Hyperparameters(filters=4, learning_rate=1e-2, batch_size=8, epochs=15, patience=None)
 
 
 RECIPE = Recipe()
-FULL = Recipe(
+FULL_RECIPE = Recipe(
     augmentation=Augmentation(scale=0.2, gain=0.1, offset=0.1, gamma=0.1, haze=0.1, paste=0.2),
     loss="focal_tversky",
     schedule="cosine",
@@ -52,9 +52,9 @@ FULL = Recipe(
 )
 
 
-def trained(
+def train_trial(
     folder: Path,
-    hyperparameters: Hyperparameters = CHOICE,
+    hyperparameters: Hyperparameters = HYPERPARAMETERS,
     state: TrialState | None = None,
     max_epochs: int | None = None,
     seed: int = 3,
@@ -70,67 +70,70 @@ def trained(
     )
 
 
-def alike(first: list[np.ndarray] | None, second: list[np.ndarray] | None) -> bool:
+def equal_weights(first: list[np.ndarray] | None, second: list[np.ndarray] | None) -> bool:
     assert first is not None
     assert second is not None
     return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def four_scores(mapped: np.ndarray) -> dict[str, float]:
-    """Those of a map of the validation patches that training keeps."""
+def validation_scores(mapped: np.ndarray) -> dict[str, float]:
+    """Return the four scores of a map of the validation patches."""
     scores = metrics.confusion(mapped, VALIDATION.mask).scores()
     return {name: scores[name] for name in ("precision", "recall", "f1", "iou")}
 
 
 @pytest.mark.slow
-def test_one_seed_gives_one_result_and_another_seed_another(tmp_path: Path) -> None:
-    short = replace(CHOICE, epochs=2)
-    first, again = trained(tmp_path, short), trained(tmp_path, short)
-    other = trained(tmp_path, short, seed=4)
-    assert alike(first.best, again.best)
-    assert not alike(first.best, other.best)
+def test_trial_is_reproducible_by_seed(tmp_path: Path) -> None:
+    short = replace(HYPERPARAMETERS, epochs=2)
+    first, again = train_trial(tmp_path, short), train_trial(tmp_path, short)
+    other = train_trial(tmp_path, short, seed=4)
+    assert equal_weights(first.best, again.best)
+    assert not equal_weights(first.best, other.best)
 
 
 @pytest.mark.slow
-def test_the_best_epoch_is_kept_and_its_scores_are_those_of_its_weights(tmp_path: Path) -> None:
-    result = trained(tmp_path)
+def test_trial_keeps_best_epoch_with_matching_scores(tmp_path: Path) -> None:
+    result = train_trial(tmp_path)
     assert [epoch.number for epoch in result.epochs] == list(range(1, 16))
     assert result.scores["f1"] == max(epoch.metrics["val_f1"] for epoch in result.epochs) > 0.9
     assert result.scores["f1"] == result.epochs[result.best_epoch - 1].metrics["val_f1"]
-    model = build_network(CHOICE, STATISTICS, depth=1, seed=9)
+    model = build_network(HYPERPARAMETERS, STATISTICS, depth=1, seed=9)
     model.set_weights(result.best)
     mapped = np.asarray(model(VALIDATION.stack))[..., 0] >= 0.5
-    assert four_scores(mapped) == pytest.approx(result.scores, abs=1e-6)
+    assert validation_scores(mapped) == pytest.approx(result.scores, abs=1e-6)
 
 
-def test_the_best_epoch_is_that_of_the_highest_f1_then_of_the_lowest_loss(tmp_path: Path) -> None:
-    model = build_network(CHOICE, STATISTICS, depth=1, seed=9)
+def test_best_epoch_has_highest_f1_then_lowest_loss(tmp_path: Path) -> None:
+    model = build_network(HYPERPARAMETERS, STATISTICS, depth=1, seed=9)
     model.compile(optimizer="adam")
-    quiet = {"on_epoch": lambda state: None, "on_write": lambda state: None}
-    keeper = CheckpointCallback(model, TrialState(), tmp_path / "trial.npz", CHOICE, CHOICE.epochs, **quiet)
-    keeper.set_model(model)
+    callbacks = {"on_epoch": lambda state: None, "on_write": lambda state: None}
+    callback = CheckpointCallback(
+        model, TrialState(), tmp_path / "trial.npz", HYPERPARAMETERS, HYPERPARAMETERS.epochs, **callbacks
+    )
+    callback.set_model(model)
     for epoch, (f1, loss) in enumerate([(0.2, 0.9), (0.6, 0.5), (0.6, 0.4), (0.6, 0.4), (0.5, 0.1)]):
         model.get_layer("scaling").set_weights([np.full(2, epoch), np.ones(2)])
         logs = {"loss": 0.3, "val_loss": loss, "val_precision": 0, "val_recall": 0, "val_iou": 0, "val_f1": f1}
-        keeper.on_epoch_end(epoch, logs)
-    assert keeper.state.best_epoch == 3
-    np.testing.assert_array_equal(keeper.state.best[0], [2, 2])
+        callback.on_epoch_end(epoch, logs)
+    assert callback.state.best_epoch == 3
+    np.testing.assert_array_equal(callback.state.best[0], [2, 2])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arithmetic", [False, "bfloat16"])
-def test_a_trial_with_all_that_a_recipe_has_learns_and_goes_on_as_if_never_interrupted(
-    tmp_path: Path, arithmetic: str | bool
-) -> None:
-    hyperparameters, options = replace(CHOICE, epochs=8), {"recipe": FULL, "mixed_precision": arithmetic}
-    whole = trained(tmp_path / "whole", hyperparameters, **options)
-    half = trained(tmp_path, hyperparameters, max_epochs=3, **options)
-    result = trained(tmp_path, hyperparameters, state=checkpoint.read(tmp_path / "trial.npz"), **options)
+def test_trial_with_full_recipe_learns_and_resumes_exactly(tmp_path: Path, arithmetic: str | bool) -> None:
+    hyperparameters, options = (
+        replace(HYPERPARAMETERS, epochs=8),
+        {"recipe": FULL_RECIPE, "mixed_precision": arithmetic},
+    )
+    whole = train_trial(tmp_path / "whole", hyperparameters, **options)
+    half = train_trial(tmp_path, hyperparameters, max_epochs=3, **options)
+    result = train_trial(tmp_path, hyperparameters, state=checkpoint.read(tmp_path / "trial.npz"), **options)
     assert len(half.epochs) == 3
-    assert alike(result.best, whole.best)
+    assert equal_weights(result.best, whole.best)
     assert [epoch.metrics for epoch in result.epochs] == [epoch.metrics for epoch in whole.epochs]
     assert result.scores["f1"] > 0.6
-    model = build_network(CHOICE, STATISTICS, depth=1, seed=9, batch_normalisation=True)
+    model = build_network(HYPERPARAMETERS, STATISTICS, depth=1, seed=9, batch_normalisation=True)
     model.set_weights(result.best)
     probability, plain = (
         np.asarray(one(VALIDATION.stack))[..., 0] for one in (model, unet.fold_batch_normalisation(model))
@@ -139,15 +142,15 @@ def test_a_trial_with_all_that_a_recipe_has_learns_and_goes_on_as_if_never_inter
     if not arithmetic:
         scores = metrics.confusion(probability >= 0.5, VALIDATION.mask).scores()
         ours = {name: scores[name] for name in result.scores}
-        assert result.scores == pytest.approx(ours, abs=1e-6)  # those of the averaged weights
+        assert result.scores == pytest.approx(ours, abs=1e-6)  # the scores of the averaged weights
 
 
 @pytest.mark.slow
-def test_averaged_weights_are_normalised_by_what_they_give_themselves(tmp_path: Path) -> None:
-    """Among ten steps that go far, the weights' own statistics would be those of another network."""
+def test_averaged_weights_have_matching_normalisation(tmp_path: Path) -> None:
+    """Use a high learning rate, so that raw and averaged weights differ."""
     recipe = Recipe(averaging=0.9, batch_normalisation=True, augmentation=Augmentation(symmetries=False))
-    result = trained(tmp_path, replace(CHOICE, learning_rate=3e-2, epochs=2), recipe=recipe)
-    model = build_network(CHOICE, STATISTICS, depth=1, seed=9, batch_normalisation=True)
+    result = train_trial(tmp_path, replace(HYPERPARAMETERS, learning_rate=3e-2, epochs=2), recipe=recipe)
+    model = build_network(HYPERPARAMETERS, STATISTICS, depth=1, seed=9, batch_normalisation=True)
     model.set_weights(result.best)
     normalisations = [layer for layer in model.layers if NORMALISATION_SUFFIX in layer.name]
     hidden = keras.Model(model.inputs[0], [layer.output for layer in normalisations])
@@ -159,69 +162,67 @@ def test_averaged_weights_are_normalised_by_what_they_give_themselves(tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_rematerialised_trial_gives_the_same_weights(tmp_path: Path) -> None:
-    short = replace(CHOICE, epochs=3)
-    plain, again = trained(tmp_path / "plain", short), trained(tmp_path, short, rematerialise=True)
+def test_rematerialised_trial_gives_same_weights(tmp_path: Path) -> None:
+    short = replace(HYPERPARAMETERS, epochs=3)
+    plain, again = train_trial(tmp_path / "plain", short), train_trial(tmp_path, short, rematerialise=True)
     assert again.scores == pytest.approx(plain.scores, abs=1e-4)
     for first, second in zip(plain.best, again.best, strict=True):
         np.testing.assert_allclose(first, second, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_a_trial_in_mixed_precision_learns_and_its_weights_are_those_of_a_float32_network(tmp_path: Path) -> None:
-    half = trained(tmp_path, max_epochs=7, mixed_precision="float16", rematerialise=True)
-    result = trained(tmp_path, state=half, mixed_precision="float16", rematerialise=True)
+def test_mixed_precision_trial_learns_float32_weights(tmp_path: Path) -> None:
+    half = train_trial(tmp_path, max_epochs=7, mixed_precision="float16", rematerialise=True)
+    result = train_trial(tmp_path, state=half, mixed_precision="float16", rematerialise=True)
     assert result.scores["f1"] > 0.9
     assert all(np.isfinite(epoch.metrics["loss"]) for epoch in result.epochs)
-    model = build_network(CHOICE, STATISTICS, depth=1, seed=99)
+    model = build_network(HYPERPARAMETERS, STATISTICS, depth=1, seed=99)
     model.set_weights(result.best)
     assert {weight.dtype for weight in result.best} == {np.dtype(np.float32)}
     mapped = np.asarray(model(VALIDATION.stack))[..., 0] >= 0.5
-    assert four_scores(mapped) == pytest.approx(result.scores, abs=0.01)
+    assert validation_scores(mapped) == pytest.approx(result.scores, abs=0.01)
 
 
 @pytest.mark.slow
-def test_compiled_by_xla_a_trial_is_the_same(tmp_path: Path) -> None:
-    short = replace(CHOICE, epochs=2)
-    plain, compiled = trained(tmp_path / "plain", short), trained(tmp_path, short, xla="auto")
+def test_xla_trial_gives_same_losses(tmp_path: Path) -> None:
+    short = replace(HYPERPARAMETERS, epochs=2)
+    plain, compiled = train_trial(tmp_path / "plain", short), train_trial(tmp_path, short, xla="auto")
     losses = [[epoch.metrics["loss"] for epoch in state.epochs] for state in (plain, compiled)]
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_ends_the_trial(tmp_path: Path) -> None:
+def test_trial_fails_on_non_finite_loss(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="not a number"):
-        trained(tmp_path, replace(CHOICE, learning_rate=1e38))
+        train_trial(tmp_path, replace(HYPERPARAMETERS, learning_rate=1e38))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("patience", [None, 3])
-def test_a_trial_that_was_stopped_after_any_epoch_ends_as_if_it_had_not_been(
-    tmp_path: Path, patience: int | None
-) -> None:
-    hyperparameters = replace(CHOICE, epochs=6, patience=patience)
-    whole = trained(tmp_path / "whole", hyperparameters)
+def test_trial_interrupted_after_any_epoch_resumes_exactly(tmp_path: Path, patience: int | None) -> None:
+    hyperparameters = replace(HYPERPARAMETERS, epochs=6, patience=patience)
+    whole = train_trial(tmp_path / "whole", hyperparameters)
     state = TrialState()
     for until in (1, 2, 4, 6):
-        parts = trained(tmp_path, hyperparameters, state, until)
+        parts = train_trial(tmp_path, hyperparameters, state, until)
         state = checkpoint.read(tmp_path / "trial.npz")
         assert state.epochs == parts.epochs
     for name in checkpoint.ARRAYS:
-        assert alike(getattr(state, name), getattr(whole, name)), name
+        assert equal_weights(getattr(state, name), getattr(whole, name)), name
     assert [epoch.metrics for epoch in state.epochs] == [epoch.metrics for epoch in whole.epochs]
     assert (state.best_epoch, state.weight_count) == (whole.best_epoch, whole.weight_count)
 
 
 @pytest.mark.slow
-def test_a_trial_that_learns_no_more_ends_early(tmp_path: Path) -> None:
-    result = trained(tmp_path, replace(CHOICE, learning_rate=1e-12, epochs=30, patience=3))
+def test_trial_stops_early_without_improvement(tmp_path: Path) -> None:
+    result = train_trial(tmp_path, replace(HYPERPARAMETERS, learning_rate=1e-12, epochs=30, patience=3))
     assert len(result.epochs) == result.best_epoch + 3 < 30
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:
+def test_damaged_checkpoint_reads_as_initial_state(tmp_path: Path) -> None:
     path = tmp_path / "trial.npz"
-    trained(tmp_path, replace(CHOICE, epochs=1))
+    train_trial(tmp_path, replace(HYPERPARAMETERS, epochs=1))
     assert len(checkpoint.read(path).epochs) == 1
     whole = path.read_bytes()
     for keep in (0, 100, 5000):
@@ -231,11 +232,11 @@ def test_a_damaged_checkpoint_is_none(tmp_path: Path) -> None:
     assert checkpoint.read(path) == TrialState()
 
 
-def test_statistics_are_those_of_the_valid_pixels() -> None:
+def test_statistics_ignore_invalid_pixels() -> None:
     stack = np.array([[1, 10], [3, np.nan], [np.nan, 10]], np.float32).reshape(1, 3, 1, 2)
     statistics = Statistics.of(stack, ("a", "b"))
     np.testing.assert_allclose(statistics.mean, [2, 10])
-    np.testing.assert_allclose(statistics.deviation, [1, 1])  # of a constant band: 1, so that it can be divided by
+    np.testing.assert_allclose(statistics.deviation, [1, 1])  # 1 for the constant band, since bands are divided by it
     np.testing.assert_allclose([statistics.minimum, statistics.maximum], [[1, 10], [3, 10]])
     stack[..., 1] = np.nan
     with pytest.raises(StudyError, match="'b' has no valid pixel"):

@@ -1,4 +1,4 @@
-"""A study by processes of one machine: interrupted, gone on with, and what becomes of a trial that kills them."""
+"""Tests of studies on several worker processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def processes_of(group: int) -> list[int]:
-    """The processes of a session that are still there."""
+    """Return the running processes of a session."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -45,8 +45,8 @@ def processes_of(group: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader")  # of mlflow's own
-def test_ctrl_c_leaves_no_open_run_and_no_process_and_the_study_goes_on(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader")  # from MLflow
+def test_ctrl_c_ends_runs_and_processes_and_study_resumes(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", **CHANGES)
     with subprocess.Popen(
         COMMAND, cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -54,9 +54,9 @@ def test_ctrl_c_leaves_no_open_run_and_no_process_and_the_study_goes_on(tmp_path
         while running.poll() is None and len(list((project.root / "checkpoints").glob("*.npz"))) < 2:
             time.sleep(0.02)
         os.killpg(running.pid, signal.SIGINT)
-        said, complained = running.communicate(timeout=300)
-    assert (running.returncode, said) == (130, ""), complained
-    assert all(line.startswith("train both: ") for line in complained.splitlines())
+        output, messages = running.communicate(timeout=300)
+    assert (running.returncode, output) == (130, ""), messages
+    assert all(line.startswith("train both: ") for line in messages.splitlines())
     limit = time.monotonic() + 120
     while left := processes_of(running.pid):
         assert time.monotonic() < limit, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
@@ -84,25 +84,25 @@ def test_ctrl_c_leaves_no_open_run_and_no_process_and_the_study_goes_on(tmp_path
         assert [point.step for point in curve] == list(range(1, 41))
 
 
-def test_no_workers_are_none(tmp_path: Path) -> None:
+def test_zero_workers_are_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(ParamsError, match="the number of workers is 0"),
         trial_runner.open_workers(0, make_project(tmp_path)),
     ):
-        pytest.fail("workers were had")
+        pytest.fail("workers were started")
 
 
-def test_fewer_gpus_than_workers_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_workers_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("PATH", "")  # no nvidia-smi
     with (
         pytest.raises(ParamsError, match="is 3, but a trial needs a GPU of its own and CUDA gives this process 2"),
         trial_runner.open_workers(3, make_project(tmp_path)),
     ):
-        pytest.fail("workers were had")
+        pytest.fail("workers were started")
 
 
-def test_a_worker_of_other_training_code_or_without_the_project_is_named(tmp_path: Path) -> None:
+def test_worker_check_reports_other_code_or_missing_project(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     code = training_versions()
     other = trial_runner._worker_problem(trial_runner.WorkerContext(project.root, None, "0 (data 1)"))
@@ -113,15 +113,15 @@ def test_a_worker_of_other_training_code_or_without_the_project_is_named(tmp_pat
     assert str(absent).startswith(f"does not see {tmp_path / 'elsewhere'}")
 
 
-def test_a_trial_that_no_worker_survives_is_recorded_with_its_reason(tmp_path: Path) -> None:
+def test_record_failure_logs_the_reason(tmp_path: Path) -> None:
     from talud.training.search import find_search, hyperparameter_sets
 
     project = make_project(tmp_path / "project", **CHANGES)
     hyperparameters, _ = hyperparameter_sets(find_search(project.params, "two"), 7)
     with Store.open(project.root, create=True).runs.study("both · two", {"band_set": "both", "study": "1"}) as parent:
         task = TrialTask(project, "both", hyperparameters, "a" * 32, 40, parent, {"band_set": "both"})
-        entry = trial_runner.record_failure(task, "3 workers in turn died of it")
-    run = MlflowClient(f"sqlite:///{project.root}/mlflow.db").get_run(entry.run_id)
-    assert (entry.failure, entry.state) == ("3 workers in turn died of it", TrialState())
+        result = trial_runner.record_failure(task, "it crashed 3 workers")
+    run = MlflowClient(f"sqlite:///{project.root}/mlflow.db").get_run(result.run_id)
+    assert (result.failure, result.state) == ("it crashed 3 workers", TrialState())
     assert run.info.status == "FAILED"
-    assert "3 workers in turn died of it" in run.data.tags["error"]
+    assert "it crashed 3 workers" in run.data.tags["error"]

@@ -1,4 +1,4 @@
-"""The U-Net as the study describes it."""
+"""Tests of the U-Net."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from talud.training import unet
 from talud.training.onnx_graph import to_onnx
 
 
-def built(bands: int, filters: int, depth: int, seed: int = 1) -> keras.Model:
+def build_unet(bands: int, filters: int, depth: int, seed: int = 1) -> keras.Model:
     generator = np.random.default_rng(0)
     mean, deviation = generator.normal(50, 9, bands), generator.uniform(1, 9, bands)
     return unet.build(filters, depth, mean.astype(np.float32), deviation.astype(np.float32), seed)
 
 
-def weights(bands: int, filters: int, depth: int) -> int:
-    """The number of trainable weights, counted from the description."""
+def count_weights(bands: int, filters: int, depth: int) -> int:
+    """Count the trainable weights from the published description."""
 
     def convolution(side: int, entering: int, leaving: int) -> int:
         return side * side * entering * leaving + leaving
@@ -40,16 +40,16 @@ def weights(bands: int, filters: int, depth: int) -> int:
 
 
 @pytest.mark.parametrize(("bands", "filters", "depth"), [(3, 16, 4), (5, 3, 1), (9, 5, 3)])
-def test_any_number_of_bands_filters_and_depth(bands: int, filters: int, depth: int) -> None:
-    model = built(bands, filters, depth)
-    assert sum(int(np.prod(weight.shape)) for weight in model.trainable_weights) == weights(bands, filters, depth)
-    assert len(model.non_trainable_weights) == 2  # mean and deviation, which no optimiser moves
+def test_unet_accepts_any_bands_filters_and_depth(bands: int, filters: int, depth: int) -> None:
+    model = build_unet(bands, filters, depth)
+    assert sum(int(np.prod(weight.shape)) for weight in model.trainable_weights) == count_weights(bands, filters, depth)
+    assert len(model.non_trainable_weights) == 2  # mean and deviation
     stack = np.zeros((2, 2**depth * 3, 2**depth, bands), np.float32)
     assert model(stack).shape == (2, 2**depth * 3, 2**depth, 1)
 
 
-def test_an_invalid_pixel_says_no_more_than_the_mean_of_its_band() -> None:
-    model = built(3, 2, 2)
+def test_unet_treats_nan_as_band_mean() -> None:
+    model = build_unet(3, 2, 2)
     mean = model.get_layer("scaling").get_weights()[0]
     stack = np.random.default_rng(1).normal(mean, 20, (1, 16, 16, 3)).astype(np.float32)
     neutral = stack.copy()
@@ -58,8 +58,8 @@ def test_an_invalid_pixel_says_no_more_than_the_mean_of_its_band() -> None:
     assert np.isfinite(model(np.full_like(stack, np.nan))).all()
 
 
-def test_scaling_is_part_of_the_model() -> None:
-    """The same stack in another unit, with the constants in that unit, gives the same map."""
+def test_unet_scaling_makes_units_irrelevant() -> None:
+    """Convert stack and constants to another unit, which gives the same map."""
     mean, deviation = np.array([10, 20], np.float32), np.array([2, 4], np.float32)
     stack = np.random.default_rng(1).normal(mean, deviation, (1, 8, 8, 2)).astype(np.float32)
     metres, feet = (unet.build(2, 1, mean * unit, deviation * unit, seed=5) for unit in (1, np.float32(3.2808)))
@@ -67,15 +67,15 @@ def test_scaling_is_part_of_the_model() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras 3.15 with NumPy 2.4
-def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
-    model = built(2, 2, 1)
+def test_saved_keras_model_gives_same_map(tmp_path: Path) -> None:
+    model = build_unet(2, 2, 1)
     model.save(tmp_path / "model.keras")
     stack = np.random.default_rng(1).normal(50, 9, (1, 8, 8, 2)).astype(np.float32)
     np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(stack), model(stack))
 
 
-def test_a_seed_decides_the_weights_and_no_two_layers_share_them() -> None:
-    first, again, other = (built(2, 4, 2, seed).get_weights() for seed in (1, 1, 2))
+def test_seed_gives_each_layer_its_own_weights() -> None:
+    first, again, other = (build_unet(2, 4, 2, seed).get_weights() for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[2], other[2])
     kernels = [weight for weight in first if weight.shape == (3, 3, 4, 4)]
@@ -83,7 +83,7 @@ def test_a_seed_decides_the_weights_and_no_two_layers_share_them() -> None:
     assert not np.array_equal(kernels[0], kernels[1])
 
 
-STEPS = """
+TRAINING_ON_JAX = """
 import json
 import sys
 from pathlib import Path
@@ -115,23 +115,23 @@ def losses(recipe=Recipe(), interrupted=True, **options):
 
 whole = Recipe(schedule="cosine", weight_decay=0.01, averaging=0.8, batch_normalisation=True)
 
-def refusal():
+def refused_option():
     try:
         losses(rematerialise=True)
     except StudyError as error:
         return str(error)
 
-def pulled(rematerialise):
+def stored_bytes_and_gradients(rematerialise):
     model = build_network(hyperparameters, statistics, 2, 1, rematerialise=rematerialise)
     fixed = [variable.value for variable in model.non_trainable_variables]
     weights = [variable.value for variable in model.trainable_variables]
-    model.stateless_call([0 * weight for weight in weights], fixed, stack)  # of which nothing may be remembered
+    model.stateless_call([0 * weight for weight in weights], fixed, stack)  # its weights must not be cached
     probability = lambda weights: model.stateless_call(weights, fixed, stack)[0]
     value, pull = jax.vjp(probability, weights)
     kept = sum(leaf.nbytes for leaf in jax.tree_util.tree_leaves(pull))
     return kept, pull(value)[0]
 
-(plain, expected), (again, gradients) = pulled(False), pulled(True)
+(plain, expected), (again, gradients) = stored_bytes_and_gradients(False), stored_bytes_and_gradients(True)
 for first, second in zip(expected, gradients, strict=True):
     np.testing.assert_array_equal(first, second)
 print(json.dumps({
@@ -140,15 +140,15 @@ print(json.dumps({
     "mixed": losses(mixed_precision="float16"),
     "recipe": [losses(whole, interrupted) for interrupted in (True, False)],
     "kept": [plain, again],
-    "refusal": refusal(),
+    "refusal": refused_option(),
 }))
 """
 
 
 @pytest.mark.slow
-def test_it_trains_on_the_jax_backend_with_every_option(tmp_path: Path) -> None:
+def test_unet_trains_on_jax_with_every_option(tmp_path: Path) -> None:
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-W", "ignore", "-c", STEPS, tmp_path / "trial.npz"]
+    command = [sys.executable, "-W", "ignore", "-c", TRAINING_ON_JAX, tmp_path / "trial.npz"]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.splitlines()[-1])
@@ -157,7 +157,7 @@ def test_it_trains_on_the_jax_backend_with_every_option(tmp_path: Path) -> None:
     interrupted, whole = found["recipe"]
     assert interrupted == whole
     assert whole[3] < whole[0] - 0.02
-    assert whole[4:] != sorted(whole[4:])  # what validation sees, the averaged weights, learns too
+    assert whole[4:] != sorted(whole[4:])  # the averaged weights of the validation learn, too
     assert found["mixed"] == pytest.approx(found["losses"], abs=0.01)
     plain, again = found["kept"]
     assert again < 0.6 * plain
@@ -165,7 +165,7 @@ def test_it_trains_on_the_jax_backend_with_every_option(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_rematerialised_the_network_is_the_same_with_the_same_gradients() -> None:
+def test_rematerialised_unet_has_same_map_and_gradients() -> None:
     import tensorflow as tf
 
     mean, deviation = np.array([50, 60], np.float32), np.array([9, 5], np.float32)
@@ -191,8 +191,8 @@ def test_rematerialised_the_network_is_the_same_with_the_same_gradients() -> Non
         np.testing.assert_allclose(first, second, rtol=1e-5, atol=1e-7)
 
 
-def test_in_mixed_precision_bands_and_probability_stay_in_single_precision() -> None:
-    """Values that float16 cannot hold, and invalid pixels, come through."""
+def test_mixed_precision_keeps_scaling_and_probability_float32() -> None:
+    """Use values beyond the range of float16, and invalid pixels."""
     mean, deviation = np.array([2e5, 0.5], np.float32), np.array([1e4, 1e-6], np.float32)
     plain, mixed = (unet.build(4, 2, mean, deviation, 1, mixed_precision=option) for option in (False, "float16"))
     stack = np.random.default_rng(1).normal(mean, deviation, (2, 16, 16, 2)).astype(np.float32)
@@ -202,7 +202,7 @@ def test_in_mixed_precision_bands_and_probability_stay_in_single_precision() -> 
     assert probability.dtype == np.float32
     np.testing.assert_array_equal(probability, np.asarray(mixed(neutral)))
     np.testing.assert_allclose(probability, plain(stack), atol=0.01)
-    assert not np.array_equal(probability, plain(stack))  # it did compute in float16
+    assert not np.array_equal(probability, plain(stack))  # the arithmetic is float16
     assert {weight.dtype for weight in mixed.weights} == {"float32"}
     assert keras.config.dtype_policy().name == "float32"
     assert to_onnx(mixed).SerializeToString() == to_onnx(plain).SerializeToString()
