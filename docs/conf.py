@@ -20,7 +20,7 @@ extensions = [
     "sphinx_copybutton",
     "generated_reference",
 ]
-exclude_patterns = ["_build", "**/_generated", "explanation/design.md"]
+exclude_patterns = ["_build", "**/_generated"]
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3

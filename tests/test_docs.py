@@ -95,12 +95,12 @@ def test_built_page_lists_every_command_and_option(site: Path) -> None:
 def test_built_pages_list_every_key_field_and_variable(site: Path) -> None:
     from talud.contract import Contract
     from talud.params import Params
-    from talud.serving.settings import PREFIX, Settings
+    from talud.serving.settings import Settings
 
     for page, names in (
         ("params", fields(Params)),
         ("contract", fields(Contract)),
-        ("settings", {PREFIX + name.upper() for name in Settings.model_fields}),
+        ("settings", {str(Settings.model_config["env_prefix"]) + name.upper() for name in Settings.model_fields}),
     ):
         words = set(re.findall(r"\w+", Page(site / f"reference/{page}.html").text))
         assert names <= words, page

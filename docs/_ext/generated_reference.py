@@ -174,11 +174,11 @@ def _default(schema: dict[str, Any]) -> str:
 
 def settings_table() -> str:
     """Return a table of the environment variables of the service."""
-    from talud.serving.settings import PREFIX, Settings
+    from talud.serving.settings import Settings
 
-    schema = Settings.model_json_schema()
+    schema, prefix = Settings.model_json_schema(), Settings.model_config["env_prefix"]
     rows = [
-        (f"`{PREFIX}{name.upper()}`", _type(field, "settings"), _default(field), field.get("description", ""))
+        (f"`{prefix}{name.upper()}`", _type(field, "settings"), _default(field), field.get("description", ""))
         for name, field in schema["properties"].items()
     ]
     return _table(("variable", "type", "default", "description"), rows) + "\n"
