@@ -1,4 +1,4 @@
-"""The report: one page with the study's tables and figures next to those of a project."""
+"""HTML report of a project's results next to the published study."""
 
 from __future__ import annotations
 
@@ -27,11 +27,17 @@ from talud.text import counted, html_environment
 
 @dataclass(frozen=True)
 class AreaFacts:
-    """Facts of an area that a reader needs before its scores.
+    """Facts of an area for the report.
 
     Attributes:
-        dates: what happened or was acquired → when.
-        square_kilometres: of its grid.
+        name: name of the area.
+        role: training, gate or transfer.
+        synthetic: True if the data are synthetic.
+        dates: event or acquisition → date.
+        width: width of the grid in pixels.
+        height: height of the grid in pixels.
+        resolution: side of a pixel in units of the CRS.
+        square_kilometres: area of the grid.
     """
 
     name: str
@@ -73,13 +79,21 @@ class AreaFacts:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that the template shows.
+    """Content of the report's template.
 
     Attributes:
-        missing: the band sets that have not been evaluated.
-        labelled: the areas beside the training areas that have been scored.
-        recipe: that was chosen.
-        recipes: of the band sets whose recipe was compared with another.
+        version: version of talud.
+        areas: facts of all areas.
+        results: results of the evaluated band sets.
+        missing: band sets that have not been evaluated.
+        labelled: scored areas other than the training areas.
+        summary: summary of the results in sentences.
+        study_summary: summary of the study in sentences.
+        findings: findings of the study, checked on these results.
+        assumptions: choices that the study does not state.
+        viewers: map panels by area.
+        recipe: chosen recipe of training.
+        recipes: comparisons of the recipe with another, by band set.
     """
 
     version: str
@@ -105,7 +119,7 @@ class ReportData:
         """
         evaluated = [name for name in project.params.band_sets if project.scores(name).is_file()]
         if not evaluated:
-            raise StudyError(f"{project.root / 'evaluation'}: holds no scores; run talud evaluate BAND_SET first")
+            raise StudyError(f"{project.root / 'evaluation'}: has no scores; run talud evaluate BAND_SET first")
         results = [BandSetResult.read(project, name) for name in evaluated]
         scored = {area for result in results for area in result.scores.areas}
         labelled = [area for area in project.params.areas if area in scored]
@@ -127,17 +141,17 @@ class ReportData:
 
     @property
     def synthetic(self) -> list[str]:
-        """The areas that are not of this world."""
+        """Names of the synthetic areas."""
         return [area.name for area in self.areas if area.synthetic]
 
     @property
     def compared(self) -> bool:
-        """True if any band set is one of the study's image models."""
+        """True if a band set is an image model of the study."""
         return _has_image_model(self.results)
 
     @property
     def kind_of_data(self) -> str:
-        """This project's data, in a sentence."""
+        """Description of this project's data, within a sentence."""
         partly = "" if len(self.synthetic) == len(self.areas) else "partly "
         return f"this {partly}synthetic data" if self.synthetic else "this data"
 
@@ -147,15 +161,12 @@ class ReportData:
 
     @property
     def reliable(self) -> list[BandSetResult]:
-        """The band sets whose probabilities were compared with what they came to."""
+        """Results of the band sets with a reliability diagram."""
         return [result for result in self.results if result.scores.reliability]
 
     @property
     def without_skill(self) -> bool:
-        """Return whether a shown model is no better than a constant map somewhere.
-
-        Models are shown among the probabilities.
-        """
+        """True if a model with a reliability diagram lacks skill anywhere."""
         return any(
             result.contract.measured.lack_of_skill
             or any(result.lack_of_skill(part) for part in ("test", *result.scores.areas))
@@ -163,7 +174,7 @@ class ReportData:
         )
 
     def scored(self, area: str) -> list[BandSetResult]:
-        """Return the band sets that have scores on an area."""
+        """Return the results that have scores on an area."""
         return [result for result in self.results if area in result.scores.areas]
 
 
@@ -172,13 +183,15 @@ def _has_image_model(results: list[BandSetResult]) -> bool:
 
 
 def _areas_by_role(project: Project) -> list[str]:
-    """Return the areas, transfer before gate before training: the unseen basin comes first."""
+    """Return the areas: transfer first, then gate, then training."""
     roles = ("transfer", "gate", "training")
     return [area for role in roles for area in project.params.areas_with_role(role)]
 
 
 def write_report(project: Project) -> Path:
-    """Write the report of a project and return its path. The same results give the same bytes.
+    """Write the report of a project and return its path.
+
+    Equal results give equal bytes.
 
     Raises:
         StudyError: no band set has been evaluated, or a result is damaged.
@@ -192,7 +205,7 @@ def write_report(project: Project) -> Path:
 
 
 def render_report(page: ReportData) -> str:
-    """Return the page as HTML."""
+    """Render the report as HTML."""
     environment = html_environment(
         "talud.evaluation",
         thousands=_thousands,
@@ -218,9 +231,9 @@ _AXIS_LIMITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
 def axis_top(values: Iterable[float]) -> float:
-    """Return the upper end of an axis of scores that starts at 0.
+    """Return the upper end of a score axis that starts at 0.
 
-    It is a round number not below the highest score, so that small scores are visible.
+    It is the next round number above the highest score, so that small scores are visible.
     """
     highest = max(values, default=1.0)
     return next((top for top in _AXIS_LIMITS if top >= highest), 1.0)
@@ -235,7 +248,7 @@ def _percent(share: float) -> str:
 
 
 def _short(value: float) -> str:
-    """Format a hyperparameter in few characters: 5e-4 rather than 0.0005."""
+    """Format a hyperparameter briefly, such as 5e−4."""
     if value >= 0.01:
         return f"{value:g}"
     digits, exponent = f"{value:e}".split("e")
@@ -247,9 +260,14 @@ def _css(colour: tuple[int, int, int, int]) -> str:
 
 
 def summary_sentences(results: Sequence[BandSetResult], transfer: Sequence[str]) -> list[str]:
-    """Summarise the results in sentences; `transfer` names the labelled transfer areas."""
-    said = _skill_warnings(results, transfer)
-    said += [
+    """Summarise the results in sentences.
+
+    Args:
+        results: results of each evaluated band set.
+        transfer: labelled transfer areas.
+    """
+    sentences = _skill_warnings(results, transfer)
+    sentences += [
         "On the test blocks of the training areas "
         + ranking_sentence({result.name: result.test.f1 for result in results})
     ]
@@ -257,49 +275,51 @@ def summary_sentences(results: Sequence[BandSetResult], transfer: Sequence[str])
         scored = [result for result in results if area in result.scores.areas]
         if scored:
             counts = {result.name: result.scores.areas[area].assessment.confusion for result in scored}
-            said.append(f"On {area} " + ranking_sentence({name: confusion.f1 for name, confusion in counts.items()}))
+            sentences.append(
+                f"On {area} " + ranking_sentence({name: confusion.f1 for name, confusion in counts.items()})
+            )
             if any(not _lacks_skill(result, area) for result in scored):
-                said.append(
+                sentences.append(
                     transfer_sentence(
                         [result.f1_loss(area) for result in scored if not _lacks_skill(result, area)], area
                     )
                 )
-            said.append(everything_sentence(next(iter(counts.values())), area))
-    return said
+            sentences.append(everything_sentence(next(iter(counts.values())), area))
+    return sentences
 
 
 def _skill_warnings(results: Sequence[BandSetResult], areas: Sequence[str]) -> list[str]:
-    """Return a sentence for each map that is no better than a constant one."""
-    said = []
+    """Return a sentence for each lack of skill."""
+    sentences = []
     for result in results:
         for part in ("test", *(area for area in areas if area in result.scores.areas)):
             if lack := result.lack_of_skill(part):
                 place = "the test blocks of the training areas" if part == "test" else part
-                said.append(f"{result.name} shows no skill: on {place} it is {lack}.")
-    return said
+                sentences.append(f"{result.name} shows no skill: on {place} it is {lack}.")
+    return sentences
 
 
 def _lacks_skill(result: BandSetResult, area: str) -> bool:
-    """Check whether a change of F1 is meaningless.
+    """Check if a model lacks skill on the test blocks or in an area.
 
-    It is where the model is no better than a constant map, at home or in the area.
+    A change of F1 between them is then meaningless.
     """
     return bool(result.lack_of_skill("test") or result.lack_of_skill(area))
 
 
 def study_sentences() -> list[str]:
-    """Summarise the counts that the study printed for its inference zone."""
+    """Summarise the study's results in its inference zone."""
     scores = {name: model.inference.f1 for name, model in IMAGE_MODELS.items()}
     losses = [model.f1_loss for model in IMAGE_MODELS.values()]
     return [
         f"In the study’s own inference zone {INFERENCE_BASIN} (counts of its Table 4) {ranking_sentence(scores)}",
         transfer_sentence(losses, INFERENCE_BASIN),
-        "The “around 0.70” of its text is the training zone’s F1, not this one.",
+        "The “around 0.70” in its text is the F1 of the training zone.",
     ]
 
 
 def ranking_sentence(f1: Mapping[str, float]) -> str:
-    """Band sets by F1, the highest first, as the end of a sentence."""
+    """Rank band sets by F1, as the end of a sentence."""
     ranked = sorted(f1.items(), key=lambda item: -item[1])
     best, score = ranked[0]
     if len(ranked) == 1:
@@ -311,17 +331,23 @@ def ranking_sentence(f1: Mapping[str, float]) -> str:
 
 
 def transfer_sentence(losses: Sequence[float], area: str) -> str:
-    """Describe the loss of F1 between the test blocks and an area, over the band sets."""
+    """Describe the loss of F1 by transfer to an area.
+
+    Args:
+        losses: relative loss from the test blocks, by band set.
+        area: name of the area.
+    """
     low, high = round(100 * min(losses)), round(100 * max(losses))
     if high <= 0:
-        return f"Transfer to {area} costs no F1: it is {_percent_range(-high, -low)}% higher there than at home."
+        gain = _percent_range(-high, -low)
+        return f"Transfer to {area} costs no F1: it is {gain}% higher there than on the test blocks."
     if low < 0:
-        return f"Transfer to {area} changes F1 by between +{-low}% and −{high}% of what it was at home."
+        return f"Transfer to {area} changes F1 by between +{-low}% and −{high}% of that on the test blocks."
     return f"Transfer to {area} costs {_percent_range(low, high)}% of the F1."
 
 
 def everything_sentence(counts: Confusion, area: str) -> str:
-    """Describe the F1 of a map that calls every pixel a landslide."""
+    """State the F1 of a map that is landslide everywhere."""
     everything = Confusion(tp=counts.tp + counts.fn, fp=counts.fp + counts.tn)
     return f"A map that calls all of {area} a landslide has an F1 of {everything.f1:.3f}."
 
@@ -334,8 +360,8 @@ HYPERPARAMETER_LABELS = {"filters": "Filters", "learning_rate": "Learning rate",
 
 
 @dataclass(frozen=True)
-class Column:
-    """The trials that share a value of a hyperparameter, the lowest F1 first."""
+class StripColumn:
+    """Trials with the same value of a hyperparameter, lowest F1 first."""
 
     value: float
     trials: tuple[Trial, ...]
@@ -348,19 +374,19 @@ class Column:
 
 @dataclass(frozen=True)
 class StripPlot:
-    """A hyperparameter and its values, the smallest first."""
+    """Strip plot of a hyperparameter: F1 of trials by value."""
 
     label: str
-    columns: tuple[Column, ...]
+    columns: tuple[StripColumn, ...]
 
 
 def strip_plots(trials: Trials) -> list[StripPlot]:
-    """Return a strip for each hyperparameter of which more than one value was tried."""
+    """Return a strip plot of each hyperparameter that was searched."""
     made = []
     for choice, label in HYPERPARAMETER_LABELS.items():
         values = sorted({float(getattr(trial, choice)) for trial in trials.trials})
         rising = trials.ranked[::-1]
-        columns = [Column(value, tuple(t for t in rising if getattr(t, choice) == value)) for value in values]
+        columns = [StripColumn(value, tuple(t for t in rising if getattr(t, choice) == value)) for value in values]
         if len(columns) > 1:
             made.append(StripPlot(label, tuple(columns)))
     return made
