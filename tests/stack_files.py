@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from talud.engine.runtime import Model
 from talud.grid import Grid
 from talud.mapping.reader import open_stack
-from talud.mapping.tiles import probability_where_mapped
+from talud.mapping.tiles import mapped_probability
 from talud.raster import Layout, write_cog
 
 RGB = ("red", "green", "blue")
@@ -48,4 +48,4 @@ def probabilities(model: Model, raster: Path, windows: Iterable[Window]) -> Iter
     """The probabilities of windows of a raster, each computed without its surroundings."""
     with open_stack(raster, model.contract) as stack:
         for window in windows:
-            yield probability_where_mapped(model, stack.read(window))
+            yield mapped_probability(model, stack.read(window))

@@ -20,7 +20,7 @@ import pytest
 from talud.cli.main import main
 from talud.engine.runtime import Model
 from talud.errors import TaludWarning
-from talud.mapping.tiles import probability_where_mapped
+from talud.mapping.tiles import mapped_probability
 from talud.registry import Store
 
 
@@ -64,7 +64,7 @@ def test_a_model_file_made_before_maps_the_same(project: Path, file: str, precis
     assert model.contract.derived.precision == precision
     assert (model.contract.input.halo, model.contract.measured.threshold) == (10, 0.22)
     with np.load(project / "probabilities.npz") as recorded:
-        found = probability_where_mapped(model, recorded["values"])
+        found = mapped_probability(model, recorded["values"])
         np.testing.assert_allclose(found, recorded[precision], atol=1e-6 if precision == "float32" else 0.02)
 
 

@@ -72,9 +72,9 @@ def load_model_for(raster: str | Path, model: str | Path, options: MapOptions | 
     Raises:
         TaludError: As `load_model` does; or no champion fits the raster, or it cannot be read.
     """
-    from talud.mapping.options import DEFAULTS
+    from talud.mapping.options import DEFAULT_OPTIONS
 
-    options = options or DEFAULTS
+    options = options or DEFAULT_OPTIONS
     if model == "auto":
         # Imported here alone: the registry takes as long to import as everything else together.
         from talud import basin
@@ -117,10 +117,10 @@ def predict(
     from pathlib import Path
 
     from talud.data.record import check_current
-    from talud.mapping.options import DEFAULTS
+    from talud.mapping.options import DEFAULT_OPTIONS
     from talud.products import prediction
 
-    options = options or DEFAULTS
+    options = options or DEFAULT_OPTIONS
     check_current(raster)
     if isinstance(model, str | Path):
         model = load_model_for(raster, model, options)

@@ -16,7 +16,7 @@ from talud.engine.session import Provider
 from talud.errors import MismatchError, ModelError, OutputError, RegistryError, SourceError
 from talud.files import atomic_replace
 from talud.mapping import reader
-from talud.mapping.journal import Journal, change
+from talud.mapping.journal import Journal, describe_change
 from talud.params import Area, Source
 from talud.products.rasters import STACK_FILE_NAME, Products, check_map_folder, has_map_record
 from talud.progress import Progress
@@ -39,7 +39,7 @@ def open_for_stack(raster: str | Path, provider: Provider = "auto", precision: P
         MismatchError: The raster fits none; the message states what each lacks.
         SourceError: The raster cannot be read.
     """
-    return _chosen(lambda contract: reader.misfit(raster, contract), "the stack supports", provider, precision)
+    return _chosen(lambda contract: reader.find_mismatch(raster, contract), "the stack supports", provider, precision)
 
 
 def open_for_sources(
@@ -209,10 +209,10 @@ def prepare_stack(
     before, now = origin_of(stack), origin_like(contract, area, files, name)
     if before == now:
         return stack
-    with Journal.awaited(out) as journal:
+    with Journal.reserve(out) as journal:
         if before and len(journal):
             names = [key for key in before | now if before.get(key) != now.get(key)]
-            changes = ", ".join(change(key, before.get(key), now.get(key)) for key in names)
+            changes = ", ".join(describe_change(key, before.get(key), now.get(key)) for key in names)
             raise OutputError(
                 f"{stack}: was made with {changes}, and {len(journal)} finished tiles of its map are kept; go on with "
                 f"what it was made with, or delete {journal.folder} to start over"
@@ -221,7 +221,7 @@ def prepare_stack(
             shutil.rmtree(left_behind, ignore_errors=True)
         with atomic_replace(stack) as scratch:
             build_like(contract, area, files, scratch, progress, name=name, origin=now)
-            if why_not := reader.misfit(scratch, contract):
+            if why_not := reader.find_mismatch(scratch, contract):
                 raise MismatchError(f"{stack}: {why_not}")
             Products.within(out).record.unlink(missing_ok=True)
     return stack

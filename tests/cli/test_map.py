@@ -56,7 +56,7 @@ def read(path: Path) -> np.ndarray:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, talud: Run, command: list[object], after: int) -> None:
     """Leave a map of which so many tiles are finished."""
-    blocks, tried = mapping._blocks, []
+    blocks, tried = mapping._compute_batch, []
 
     def sometimes(*arguments):
         tried.append(arguments)

@@ -16,7 +16,14 @@ from stack_files import noise, write_stack
 from talud.contract import METADATA_KEY, BandContract, Contract, Difference
 from talud.engine.runtime import Model
 from talud.errors import ModelError
-from talud.mapping.domain import FAR, LIKE, Distance, Verdict, lines, verdict
+from talud.mapping.domain import (
+    FAR_OVERLAP,
+    SIMILAR_OVERLAP,
+    DomainDistance,
+    DomainVerdict,
+    overall_verdict,
+    report_lines,
+)
 from talud.mapping.reader import open_stack
 from talud.measurement.samples import MAX_BINS, band_histogram, difference_histograms
 
@@ -35,7 +42,7 @@ def normal(count: int, shift: float = 0, seed: int = 1) -> np.ndarray:
 @pytest.mark.parametrize("shift", [0, 0.5, 1, 2, 3])
 def test_normal_distributions_overlap_as_the_closed_form_says(model: Model, shift: float) -> None:
     """2 Φ(−d / 2); the bins round it up a little."""
-    found = Distance.of(normal(100_000, shift, seed=2), learned(model, normal(100_000)))
+    found = DomainDistance.of(normal(100_000, shift, seed=2), learned(model, normal(100_000)))
     expected = 2 * NormalDist().cdf(-shift / 2)
     assert expected - 0.015 < found.overlap < expected + 0.03
 
@@ -43,7 +50,7 @@ def test_normal_distributions_overlap_as_the_closed_form_says(model: Model, shif
 @pytest.mark.parametrize("part", [0, 0.25, 0.5, 1])
 def test_uniform_distributions_overlap_by_what_they_share(model: Model, part: float) -> None:
     trained, seen = np.linspace(0, 100, 32_001), np.linspace(100 * (1 - part), 100 * (2 - part), 32_001)
-    found = Distance.of(seen.astype(np.float32), learned(model, trained))
+    found = DomainDistance.of(seen.astype(np.float32), learned(model, trained))
     assert found.overlap == pytest.approx(part, abs=0.002)
     assert found.outside == pytest.approx(1 - part, abs=0.002)
 
@@ -61,7 +68,7 @@ def test_a_histogram_accounts_for_all_of_its_own_values(values: list[float]) -> 
     }  # fmt: skip
     band = BandContract.model_validate(stated)
     assert BandContract.model_validate_json(band.model_dump_json()) == band
-    found = Distance.of(pixels, band)
+    found = DomainDistance.of(pixels, band)
     assert (found.overlap, found.outside) == (pytest.approx(1), 0)
 
 
@@ -74,36 +81,42 @@ def test_bins_of_many_values_hold_equal_shares() -> None:
 
 @pytest.mark.parametrize(
     ("shift", "found"),
-    [(0, Verdict.LIKE), (0.8, Verdict.LIKE), (1.5, Verdict.DIFFERS), (2.5, Verdict.FAR), (-2.5, Verdict.FAR)],
+    [
+        (0, DomainVerdict.LIKE),
+        (0.8, DomainVerdict.LIKE),
+        (1.5, DomainVerdict.DIFFERS),
+        (2.5, DomainVerdict.FAR),
+        (-2.5, DomainVerdict.FAR),
+    ],
 )
-def test_the_farther_the_worse_the_verdict(model: Model, shift: float, found: Verdict) -> None:
+def test_the_farther_the_worse_the_verdict(model: Model, shift: float, found: DomainVerdict) -> None:
     """The thresholds are those of normal distributions one and two widths apart."""
-    assert 2 * NormalDist().cdf(-0.5) == pytest.approx(LIKE, abs=0.02)
-    assert 2 * NormalDist().cdf(-1) == pytest.approx(FAR, abs=0.02)
-    assert Distance.of(normal(50_000, shift), learned(model, normal(50_000))).verdict is found
+    assert 2 * NormalDist().cdf(-0.5) == pytest.approx(SIMILAR_OVERLAP, abs=0.02)
+    assert 2 * NormalDist().cdf(-1) == pytest.approx(FAR_OVERLAP, abs=0.02)
+    assert DomainDistance.of(normal(50_000, shift), learned(model, normal(50_000))).verdict is found
 
 
 def test_values_that_no_training_saw_make_a_band_differ_whatever_the_rest(model: Model) -> None:
     pixels = normal(50_000)
     pixels[:5000] = 300
-    found = Distance.of(pixels, learned(model, normal(50_000)))
+    found = DomainDistance.of(pixels, learned(model, normal(50_000)))
     assert found.outside == pytest.approx(0.1, abs=0.001)
-    assert found.overlap > LIKE
-    assert found.verdict is Verdict.DIFFERS
+    assert found.overlap > SIMILAR_OVERLAP
+    assert found.verdict is DomainVerdict.DIFFERS
 
 
 def test_the_worst_band_decides_and_only_bands_that_are_unlike_are_told() -> None:
-    like, differs = Distance("slope", 0.9, 0.0), Distance("vv_pre", 0.5, 0.125)
-    empty, unknown = Distance("red", None, None), Distance("red", None, 0.0)
-    assert verdict([like, differs, empty]) is Verdict.DIFFERS
-    assert lines([like, differs]) == [
+    like, differs = DomainDistance("slope", 0.9, 0.0), DomainDistance("vv_pre", 0.5, 0.125)
+    empty, unknown = DomainDistance("red", None, None), DomainDistance("red", None, 0.0)
+    assert overall_verdict([like, differs, empty]) is DomainVerdict.DIFFERS
+    assert report_lines([like, differs]) == [
         "domain: differs from the training areas",
         "  vv_pre: overlap 50%, outside the training range 12.5%",
     ]
-    assert lines([like, Distance("vv_pre", 0.1, 0.0)])[0] == "domain: far from the training areas"
-    assert lines([like, empty]) == ["domain: like the training areas"]
-    assert lines([empty, unknown]) == ["domain: the model holds no histograms"]
-    assert lines([empty]) == ["domain: no valid values"]
+    assert report_lines([like, DomainDistance("vv_pre", 0.1, 0.0)])[0] == "domain: far from the training areas"
+    assert report_lines([like, empty]) == ["domain: like the training areas"]
+    assert report_lines([empty, unknown]) == ["domain: the model holds no histograms"]
+    assert report_lines([empty]) == ["domain: no valid values"]
 
 
 def stated(model: Model) -> Contract:
@@ -113,7 +126,7 @@ def stated(model: Model) -> Contract:
     return model.contract.replace(bands=bands)
 
 
-def compared(path: Path, contract: Contract) -> dict[str, Distance]:
+def compared(path: Path, contract: Contract) -> dict[str, DomainDistance]:
     with open_stack(path, contract) as stack:
         return {one.band: one for one in stack.info.distances}
 
@@ -129,7 +142,7 @@ def test_a_band_that_is_shifted_is_the_one_that_differs(model: Model, tmp_path: 
     assert found["green"].overlap == pytest.approx(0.2, abs=0.02)  # from 200 to 250 of 250
     assert found["green"].outside == pytest.approx(0.6, abs=0.02)
     assert found["blue"].overlap > 0.95
-    assert [one.verdict for one in found.values()] == [Verdict.LIKE, Verdict.FAR, Verdict.LIKE]
+    assert [one.verdict for one in found.values()] == [DomainVerdict.LIKE, DomainVerdict.FAR, DomainVerdict.LIKE]
 
 
 @pytest.mark.slow
@@ -143,9 +156,9 @@ def test_overviews_whose_averages_spread_less_do_not_mislead(model: Model, tmp_p
 
 def test_without_histograms_or_values_nothing_is_claimed(model: Model, tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "s.tif", noise(20, 20))
-    assert {one.verdict for one in compared(stack, model.contract).values()} == {Verdict.NO_HISTOGRAM}
+    assert {one.verdict for one in compared(stack, model.contract).values()} == {DomainVerdict.NO_HISTOGRAM}
     empty = write_stack(tmp_path / "empty.tif", np.full((3, 1100, 20), np.nan, np.float32))
-    assert {one.verdict for one in compared(empty, stated(model)).values()} == {Verdict.NO_VALUES}
+    assert {one.verdict for one in compared(empty, stated(model)).values()} == {DomainVerdict.NO_VALUES}
 
 
 def test_differences_are_of_neighbours_that_one_unit_makes_comparable() -> None:
@@ -168,9 +181,11 @@ def hued(model: Model) -> Contract:
     return stated(model).replace(differences=(Difference(bands=("red", "green"), edges=edges, shares=shares),))
 
 
-@pytest.mark.parametrize(("shift", "found"), [(0, Verdict.LIKE), (1.5, Verdict.DIFFERS), (-3, Verdict.FAR)])
+@pytest.mark.parametrize(
+    ("shift", "found"), [(0, DomainVerdict.LIKE), (1.5, DomainVerdict.DIFFERS), (-3, DomainVerdict.FAR)]
+)
 def test_a_new_hue_is_found_where_each_band_is_as_it_was(
-    model: Model, tmp_path: Path, shift: float, found: Verdict
+    model: Model, tmp_path: Path, shift: float, found: DomainVerdict
 ) -> None:
     """2 Φ(−d / 2), as for a band."""
     values = noise(300, 300)
@@ -179,7 +194,7 @@ def test_a_new_hue_is_found_where_each_band_is_as_it_was(
     values[1, 0] = 1e30  # implausible, so the difference is too
     by_name = compared(write_stack(tmp_path / "s.tif", values), hued(model))
     assert list(by_name) == ["red", "green", "blue", "red − green"]
-    assert {by_name[name].verdict for name in ("red", "green", "blue")} == {Verdict.LIKE}
+    assert {by_name[name].verdict for name in ("red", "green", "blue")} == {DomainVerdict.LIKE}
     hue = by_name["red − green"]
     assert hue.overlap == pytest.approx(2 * NormalDist().cdf(-abs(shift) / 2), abs=0.03)
     assert hue.verdict is found

@@ -24,14 +24,14 @@ from talud.engine.runtime import Model
 from talud.engine.tiling import Tile, Tiling
 from talud.errors import ModelError, OutputError, SourceError
 from talud.mapping import tiles as mapping
-from talud.mapping.journal import Block, Journal
+from talud.mapping.journal import Journal, TileResult
 from talud.mapping.options import MapOptions
 from talud.mapping.reader import StackReader
 from talud.products import prediction
 from talud.progress import Progress
 
 TILES = Tiling.of((100, 140), 64, 8, 4)
-BLOCKS = mapping._blocks
+BLOCKS = mapping._compute_batch
 
 
 def products(folder: Path) -> dict[str, bytes]:
@@ -72,7 +72,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     def fail(*numbers: int, error: type[BaseException] = KeyboardInterrupt) -> list[int]:
         tried: list[int] = []
 
-        def blocks(model: Model, tiles: list[Tile], batch: list[mapping.Pixels], tta: bool) -> list[Block]:
+        def blocks(model: Model, tiles: list[Tile], batch: list[mapping.TileInput], tta: bool) -> list[TileResult]:
             tried.append(len(tried) + 1)
             if tried[-1] in numbers:
                 raise error("the network fails")
@@ -333,10 +333,10 @@ def test_where_the_folder_above_is_closed_to_the_user_the_work_is_done_within(
 def test_blocks_come_back_as_they_were_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     blocks = {}
-    with Journal.opened(tmp_path / "map", {"a": 1}) as journal:
+    with Journal.open(tmp_path / "map", {"a": 1}) as journal:
         for tile in TILES:
             shape = tile.core.height, tile.core.width
-            blocks[tile] = Block(rng.random(shape, np.float32), rng.integers(0, 900, shape, np.uint16))
+            blocks[tile] = TileResult(rng.random(shape, np.float32), rng.integers(0, 900, shape, np.uint16))
             assert journal.read(tile) is None
             journal.write(tile, blocks[tile])
         assert len(journal) == len(TILES)
@@ -344,7 +344,7 @@ def test_blocks_come_back_as_they_were_written(tmp_path: Path) -> None:
             found = journal.read(tile)
             assert found is not None
             assert np.array_equal(found.probability, block.probability)
-            assert np.array_equal(found.blocked, block.blocked)
+            assert np.array_equal(found.unmapped, block.blocked)
     assert list(tmp_path.iterdir()) == []
 
 

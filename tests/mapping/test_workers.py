@@ -34,7 +34,7 @@ from talud.mapping import workers
 from talud.mapping.journal import Journal
 from talud.mapping.options import MapOptions
 from talud.mapping.reader import open_stack
-from talud.mapping.tiles import Passes, finish_tiles
+from talud.mapping.tiles import PassOptions, compute_tiles
 from talud.products.prediction import predict
 
 COMMAND = (sys.executable, "-m", "talud.cli.main", "predict")
@@ -131,11 +131,11 @@ def test_each_missing_tile_is_in_one_shard_and_every_slot_has_some(
     height: int, width: int, tile: int, slots: int, finished: int
 ) -> None:
     missing = list(Tiling.of((height, width), tile, 8, 4))[finished:]
-    shards = list(workers._shards(missing, slots)) if missing else []
+    shards = list(workers._cut_into_shards(missing, slots)) if missing else []
     assert [each for shard in shards for each in shard.tiles] == missing
-    assert len(shards) >= min(len(missing), workers.SHARDS_PER_SLOT * slots)
+    assert len(shards) >= min(len(missing), workers.MIN_SHARDS_PER_SLOT * slots)
     largest = max((sum(t.core.width * t.core.height for t in shard.tiles) for shard in shards), default=0)
-    assert largest <= workers.LARGEST_SHARD_PIXELS
+    assert largest <= workers.MAX_SHARD_PIXELS
 
 
 @pytest.mark.parametrize("kind", [error for error in vars(errors).values() if isinstance(error, type)])
@@ -184,18 +184,18 @@ def test_a_worker_opens_the_raster_at_the_second_try_and_lets_go_of_it(
 ) -> None:
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/")
-    file = workers.ModelFile(model.path, "", None, "cpu")
+    file = workers.SharedModel(model.path, "", None, "cpu")
     with serving(stack, tmp_path / "control") as server:
         raster = f"/vsicurl/{server.address}"
         with open_stack(raster, model.contract) as reader:
-            facts = workers._facts(model, reader)
-        job = workers.Job(file, raster, Journal(tmp_path, tmp_path), Passes(), facts, {})
+            facts = workers._environment(model, reader)
+        job = workers.ShardContext(file, raster, Journal(tmp_path, tmp_path), PassOptions(), facts, {})
         server.overloaded.write_text("1")
-        opened = workers._stack(job, model)
+        opened = workers._thread_raster(job, model)
         assert not server.overloaded.exists()  # the first try has failed
-        assert workers._stack(job, model) is opened
+        assert workers._thread_raster(job, model) is opened
         with ThreadPoolExecutor(1) as dask:  # which asks for it in a thread of its own
-            dask.submit(workers._close, job).result()
+            dask.submit(workers._close_rasters, job).result()
     assert opened._dataset.closed
 
 
@@ -254,15 +254,15 @@ def test_a_worker_that_outlives_its_run_finishes_nothing_of_the_next(model: Mode
     out, tiling = tmp_path / "map", model.tiling((180, 250), 32)
     first, second, *_ = tiling
     with open_stack(stack, model.contract) as reader:
-        with suppress(KeyboardInterrupt), Journal.opened(out, {"model": 1}) as old:
-            finish_tiles(model, reader, [first], old, Passes())
+        with suppress(KeyboardInterrupt), Journal.open(out, {"model": 1}) as old:
+            compute_tiles(model, reader, [first], old, PassOptions())
             raise KeyboardInterrupt
-        with Journal.opened(out, {"model": 1}) as new:
+        with Journal.open(out, {"model": 1}) as new:
             assert len(new) == 1
             with pytest.raises(OutputError):
-                finish_tiles(model, reader, [second], old, Passes())
+                compute_tiles(model, reader, [second], old, PassOptions())
             assert len(new) == 1
-            finish_tiles(model, reader, [second], new, Passes())
+            compute_tiles(model, reader, [second], new, PassOptions())
             assert len(new) == 2
 
 

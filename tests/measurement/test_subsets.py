@@ -94,7 +94,7 @@ def test_a_group_that_a_raster_has_in_part_is_one_that_it_lacks(model: Model, tm
     part = write_stack(tmp_path / "part.tif", full[:6], BANDS[:6])
     none = write_stack(tmp_path / "none.tif", full[:5], BANDS[:5])
     with open_stack(part, model.contract) as found:
-        assert found.info.absent == (SAR,)
+        assert found.info.missing_groups == (SAR,)
     predict(model, part, tmp_path / "a")
     predict(model, none, tmp_path / "b")
     assert products(tmp_path / "a") == products(tmp_path / "b")

@@ -15,7 +15,7 @@ from stack_files import noise, write_stack
 from talud.cli import maps
 from talud.contract import Contract, Validation
 from talud.engine.runtime import Model
-from talud.mapping.domain import Verdict
+from talud.mapping.domain import DomainVerdict
 from talud.mapping.options import MapOptions
 from talud.measurement.assessment import Assessment
 from talud.metrics import Confusion
@@ -46,7 +46,9 @@ def test_blocks_without_a_pixel_count_for_nothing() -> None:
 
 
 def test_the_estimate_adds_what_is_missed_and_takes_false_alarms_away(counted: Model) -> None:
-    found = estimate_area(counted.contract, landslide=1_000, background=9_000, pixel_area=100, verdict=Verdict.LIKE)
+    found = estimate_area(
+        counted.contract, landslide=1_000, background=9_000, pixel_area=100, verdict=DomainVerdict.LIKE
+    )
     assert found is not None
     assert found.m2 == pytest.approx(100 * (1_000 * 400 / 560 + 9_000 * 140 / 11_440))
     assert 0 <= found.low_m2 < found.m2 < found.high_m2 <= 1_000_000
@@ -54,15 +56,15 @@ def test_the_estimate_adds_what_is_missed_and_takes_false_alarms_away(counted: M
 
 
 def test_where_the_domain_report_has_doubts_so_has_the_interval(counted: Model) -> None:
-    def doubt(verdict: Verdict) -> str:
+    def doubt(verdict: DomainVerdict) -> str:
         found = estimate_area(counted.contract, 10, 90, 100, verdict)
         assert found is not None
         return found.words
 
-    assert doubt(Verdict.LIKE).endswith("if this area errs as the validation blocks do")
-    assert doubt(Verdict.FAR).endswith("; it does not hold here, for this area is far from the training areas")
-    assert "does not hold here" in doubt(Verdict.DIFFERS)
-    assert "not known" in doubt(Verdict.NO_HISTOGRAM)
+    assert doubt(DomainVerdict.LIKE).endswith("if this area errs as the validation blocks do")
+    assert doubt(DomainVerdict.FAR).endswith("; it does not hold here, for this area is far from the training areas")
+    assert "does not hold here" in doubt(DomainVerdict.DIFFERS)
+    assert "not known" in doubt(DomainVerdict.NO_HISTOGRAM)
 
 
 def test_a_map_says_its_estimate_everywhere(counted: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +74,7 @@ def test_a_map_says_its_estimate_everywhere(counted: Model, tmp_path: Path, caps
     with rasterio.open(tmp_path / "out/landslides.tif") as raster:
         classes, pixel = raster.read(1), abs(raster.transform.determinant)
     expected = estimate_area(
-        counted.contract, int((classes == 1).sum()), int((classes == 0).sum()), pixel, Verdict.NO_HISTOGRAM
+        counted.contract, int((classes == 1).sum()), int((classes == 0).sum()), pixel, DomainVerdict.NO_HISTOGRAM
     )
     assert expected is not None
     assert outcome.estimate == expected
@@ -122,11 +124,11 @@ def test_a_model_without_counts_gives_none(model: Model, tmp_path: Path) -> None
     del older["measured"]["validation"], older["measured"]["calibration"]
     contract = Contract.model_validate(older)
     assert contract.measured.validation is contract.measured.calibration is None
-    assert estimate_area(contract, 10, 90, 100, Verdict.LIKE) is None
+    assert estimate_area(contract, 10, 90, 100, DomainVerdict.LIKE) is None
     assert mapped(model, tmp_path).estimate is None
 
 
 @pytest.mark.parametrize("blocks", [BLOCKS[:1], (Confusion(tn=50), Confusion(fn=3, tn=50))])
 def test_too_few_blocks_or_pixels_of_a_class_say_nothing(model: Model, blocks: tuple[Confusion, ...]) -> None:
     contract = model.contract.replace(validation=Assessment(blocks).validation)
-    assert estimate_area(contract, 10, 90, 100, Verdict.LIKE) is None
+    assert estimate_area(contract, 10, 90, 100, DomainVerdict.LIKE) is None

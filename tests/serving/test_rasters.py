@@ -29,7 +29,7 @@ from source_files import write_raster
 from stack_files import grid_of, noise, write_stack
 from talud.engine.runtime import Model
 from talud.errors import SourceError
-from talud.mapping.reader import misfit
+from talud.mapping.reader import find_mismatch
 from talud.serving import rasters, tiles
 from talud.serving.problems import Problem
 from talud.serving.raster_paths import check_directories
@@ -253,7 +253,7 @@ def test_raster_of_as_many_bands_as_are_read_is_taken_in_seconds(agency: SimpleN
 def test_prediction_refuses_raster_of_too_many_bands(tmp_path: Path, tiny_model: Path) -> None:
     path = write_tiff(tmp_path / "odd.tif", 1, 1, 60_000)
     with pytest.raises(SourceError, match=r"odd\.tif: has 60,000 bands; at most 1,000"):
-        misfit(path, Model.load(tiny_model).contract)
+        find_mismatch(path, Model.load(tiny_model).contract)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from talud.engine.model_file import parse_model, save_model, weights_digest
 from talud.engine.runtime import Model
 from talud.engine.symmetry import SYMMETRIES
 from talud.errors import MismatchError, ModelError
-from talud.mapping.reader import StackReader, frugal, open_stack
+from talud.mapping.reader import StackReader, open_stack, small_gdal_cache
 from talud.measurement import features
 from talud.measurement.features import FeatureStatistics
 from talud.measurement.samples import MIN_MAPPED_SHARE, sample_windows
@@ -77,7 +77,7 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
     """
     graph, training_features = _training_features(model)
     radiometric = [band.group in RADIOMETRIC_GROUPS for band in model.contract.input.bands]
-    with frugal(), open_stack(raster, model.contract) as stack:
+    with small_gdal_cache(), open_stack(raster, model.contract) as stack:
         sample, provenance = _sample_windows(stack, training_features.side, radiometric, raster), stack.info.provenance
     area_features = features.measure_features(graph, sample, training_features, radiometric)
     before = self_agreement(model, sample)
@@ -154,9 +154,9 @@ def _sample_windows(
     Raises:
         MismatchError: There are too few windows, or a band group is missing.
     """
-    if stack.info.absent:
+    if stack.info.missing_groups:
         raise MismatchError(
-            f"{raster}: lacks the bands of {', '.join(stack.info.absent)}, so the model cannot be adapted to it; add "
+            f"{raster}: lacks the bands of {', '.join(stack.info.missing_groups)}, which adapting the model needs; add "
             "their sources"
         )
     side = stack.info.patch or side

@@ -10,7 +10,7 @@ import typer
 
 from talud.cli import sources
 from talud.cli.app import app, with_options
-from talud.mapping.options import DEFAULTS, MapOptions
+from talud.mapping.options import DEFAULT_OPTIONS, MapOptions
 
 if TYPE_CHECKING:
     from talud.engine.runtime import Model
@@ -64,7 +64,7 @@ def _map_options(given: dict[str, Any]) -> MapOptions:
 
 # Gives a command the options of a map; its parameter `options` is made of them.
 with_map_options = with_options(
-    "options", {name: (kind, getattr(DEFAULTS, name, None)) for name, kind in MAP_OPTIONS.items()}, _map_options
+    "options", {name: (kind, getattr(DEFAULT_OPTIONS, name, None)) for name, kind in MAP_OPTIONS.items()}, _map_options
 )
 
 
@@ -206,9 +206,9 @@ def print_summary(result: Prediction, model: Model, out: Path, raster: str | Pat
         print(f"  {reason}: {pixels / result.pixels:.1%}")
     for line in map_record.reduced_lines(result, model.contract):
         print(line)
-    for line in domain.lines(result.distances):
+    for line in domain.report_lines(result.distances):
         print(line)
-    if domain.verdict(result.distances) in domain.UNLIKE and not model.contract.derived.adapted:
+    if domain.overall_verdict(result.distances) in domain.UNLIKE_VERDICTS and not model.contract.derived.adapted:
         print(f"  a model adapted to this raster may map it better: {_adapt_command(model, raster)}")
         print("  that takes no labels, and it can multiply false alarms: compare both maps with the image")
     print(f"model: {model.title}; ran on {result.provider}")

@@ -22,13 +22,13 @@ from numpy.typing import NDArray
 from talud.bands import mask_implausible
 from talud.contract import BandContract, Difference
 
-LIKE = 0.6  # overlap of normal distributions about one width apart, from which a band counts as alike
-FAR = 0.3  # about two widths apart, below which it counts as far
-OUTSIDE = 0.05  # share of values outside the training range, above which a band differs
-COUNTED = 1 << 17  # pixels of a band, at most: a share is then known to 0.003
+SIMILAR_OVERLAP = 0.6  # overlap of normal distributions about one width apart, from which a band counts as alike
+FAR_OVERLAP = 0.3  # about two widths apart, below which it counts as far
+MAX_OUTSIDE_SHARE = 0.05  # share of values outside the training range, above which a band differs
+MAX_COUNTED_PIXELS = 1 << 17  # pixels of a band, at most: a share is then known to 0.003
 
 
-class Verdict(StrEnum):
+class DomainVerdict(StrEnum):
     """On a band, or, as the worst of its bands, on a raster; the worse, the later."""
 
     NO_VALUES = "no valid values"
@@ -38,11 +38,11 @@ class Verdict(StrEnum):
     FAR = "far from the training areas"
 
 
-UNLIKE = (Verdict.DIFFERS, Verdict.FAR)
+UNLIKE_VERDICTS = (DomainVerdict.DIFFERS, DomainVerdict.FAR)
 
 
 @dataclass(frozen=True)
-class Distance:
+class DomainDistance:
     """Distance of a band, or a difference of two, from the training areas.
 
     Attributes:
@@ -58,12 +58,12 @@ class Distance:
     outside: float | None
 
     @classmethod
-    def of(cls, pixels: NDArray[np.float32], band: BandContract) -> Distance:
+    def of(cls, pixels: NDArray[np.float32], band: BandContract) -> DomainDistance:
         """Compare pixels of a raster's band, of any shape and NaN where invalid, with those of the training areas.
 
         Implausible values count as invalid. Of many pixels, every so many are counted.
         """
-        values = _counted(pixels, band)
+        values = _pixel_sample(pixels, band)
         values = values[np.isfinite(values)]
         return cls._compared(band.name, values, band.edges, band.shares, (band.minimum, band.maximum))
 
@@ -73,9 +73,9 @@ class Distance:
         first: tuple[NDArray[np.float32], BandContract],
         second: tuple[NDArray[np.float32], BandContract],
         difference: Difference,
-    ) -> Distance:
+    ) -> DomainDistance:
         """Compare the difference of two bands, whose pixels are in one order, each as `of` takes them."""
-        values = _counted(*first) - _counted(*second)
+        values = _pixel_sample(*first) - _pixel_sample(*second)
         values = values[np.isfinite(values)]
         limits = difference.edges[0], difference.edges[-1]
         return cls._compared(" − ".join(difference.bands), values, difference.edges, difference.shares, limits)
@@ -88,7 +88,7 @@ class Distance:
         edges: Sequence[float],
         learned: Sequence[float],
         limits: tuple[float, float],
-    ) -> Distance:
+    ) -> DomainDistance:
         """Compare valid values with a training histogram, if any, and range."""
         if not values.size:
             return cls(name, None, None)
@@ -98,34 +98,38 @@ class Distance:
         return cls(name, float(np.minimum(count_bins(values, edges) / values.size, learned).sum()), outside)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> DomainVerdict:
         """In plain words."""
         if self.outside is None:
-            return Verdict.NO_VALUES
+            return DomainVerdict.NO_VALUES
         if self.overlap is None:
-            return Verdict.NO_HISTOGRAM
-        if self.overlap < FAR:
-            return Verdict.FAR
-        return Verdict.DIFFERS if self.overlap < LIKE or self.outside > OUTSIDE else Verdict.LIKE
+            return DomainVerdict.NO_HISTOGRAM
+        if self.overlap < FAR_OVERLAP:
+            return DomainVerdict.FAR
+        return (
+            DomainVerdict.DIFFERS
+            if self.overlap < SIMILAR_OVERLAP or self.outside > MAX_OUTSIDE_SHARE
+            else DomainVerdict.LIKE
+        )
 
 
-def verdict(distances: Sequence[Distance]) -> Verdict:
+def overall_verdict(distances: Sequence[DomainDistance]) -> DomainVerdict:
     """The worst verdict of all bands, of which there is at least one."""
-    return max((distance.verdict for distance in distances), key=list(Verdict).index)
+    return max((distance.verdict for distance in distances), key=list(DomainVerdict).index)
 
 
-def lines(distances: Sequence[Distance]) -> list[str]:
+def report_lines(distances: Sequence[DomainDistance]) -> list[str]:
     """The verdict on the raster, and the bands that are not alike, in a line each."""
-    unlike = [distance for distance in distances if distance.verdict in UNLIKE]
+    unlike = [distance for distance in distances if distance.verdict in UNLIKE_VERDICTS]
     return [
-        f"domain: {verdict(distances)}",
+        f"domain: {overall_verdict(distances)}",
         *(f"  {one.band}: overlap {one.overlap:.0%}, outside the training range {one.outside:.1%}" for one in unlike),
     ]
 
 
-def _counted(pixels: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
+def _pixel_sample(pixels: NDArray[np.float32], band: BandContract) -> NDArray[np.float32]:
     """Return the pixels that are counted, flat; NaN where one is implausible."""
-    return mask_implausible(pixels.ravel()[:: -(-pixels.size // COUNTED)], band.lowest, band.highest)
+    return mask_implausible(pixels.ravel()[:: -(-pixels.size // MAX_COUNTED_PIXELS)], band.lowest, band.highest)
 
 
 def count_bins(values: NDArray[np.floating], edges: Sequence[float]) -> NDArray[np.int64]:

@@ -30,11 +30,17 @@ from talud.engine.tiling import Tile, Tiling
 from talud.errors import BusyError, OutputError, TaludError
 from talud.files import exclusive_lock, sync_to_disk, translate_write_errors
 
-_BEGUN, _LOCK, _TILES, _RUN, _PUBLISHING = "journal.json", "lock", "tiles", "run-", "publishing"
+_IDENTITY_FILE, _LOCK_FILE, _TILES_FOLDER, _RUN_PREFIX, _PUBLISHING_FILE = (
+    "journal.json",
+    "lock",
+    "tiles",
+    "run-",
+    "publishing",
+)
 
 
 @dataclass(frozen=True)
-class Block:
+class TileResult:
     """Result for the core of a tile.
 
     Attributes:
@@ -47,9 +53,9 @@ class Block:
     """
 
     probability: NDArray[np.float32]
-    blocked: NDArray[np.uint16]
+    unmapped: NDArray[np.uint16]
     disagreement: NDArray[np.float32] | None = None
-    reduced: NDArray[np.uint16] | None = None
+    partial: NDArray[np.uint16] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,24 +72,24 @@ class Journal:
 
     @classmethod
     @contextmanager
-    def opened(cls, out: Path, begun: Mapping[str, Any]) -> Iterator[Journal]:
+    def open(cls, out: Path, identity: Mapping[str, Any]) -> Iterator[Journal]:
         """Resume the map in the making for the folder `out`, or begin it.
 
         At the end of the block the journal is gone. After an error it is kept if a tile is finished.
 
         Args:
             out: folder of the map.
-            begun: whatever the bytes of the map depend on, by name, as JSON would hold it.
+            identity: everything that the bytes of the map depend on, by name, as JSON values.
 
         Raises:
             OutputError: another process makes that map, it was begun with something else, or nothing can be written.
         """
-        journal = cls._for(out)
+        journal = cls._at(out)
         with journal._locked(out):
-            journal._refuse_others(begun)
+            journal._check_identity(identity)
             try:
                 with translate_write_errors(out):
-                    journal._begin(begun)
+                    journal._start(identity)
                     yield journal
             except BaseException as error:
                 kept = len(journal)
@@ -93,18 +99,20 @@ class Journal:
                     raise type(error)(f"{error}; {kept} finished tiles are kept, the same command goes on") from error
                 raise
             with translate_write_errors(out):
-                (journal.folder / _BEGUN).unlink()  # first: what a kill leaves of the rest is then taken for nothing
+                (
+                    journal.folder / _IDENTITY_FILE
+                ).unlink()  # first: what a kill leaves of the rest is then taken for nothing
                 shutil.rmtree(journal.folder, ignore_errors=True)  # a network share may hold on to the lock
 
     @classmethod
     @contextmanager
-    def awaited(cls, out: Path) -> Iterator[Journal]:
+    def reserve(cls, out: Path) -> Iterator[Journal]:
         """Lock the map of the folder `out` while its stack is made.
 
         Raises:
             OutputError: another process makes that map, or nothing can be written.
         """
-        journal = cls._for(out)
+        journal = cls._at(out)
         with journal._locked(out):
             try:
                 yield journal
@@ -113,16 +121,16 @@ class Journal:
                     shutil.rmtree(journal.folder, ignore_errors=True)
 
     @classmethod
-    def publishing_to(cls, out: Path) -> bool:
+    def was_publishing(cls, out: Path) -> bool:
         """Check whether a run was interrupted while it published to `out`.
 
         It was moving the files of a map to that folder.
         """
-        return (_beside(out) / _PUBLISHING).exists()
+        return (_working_folder(out) / _PUBLISHING_FILE).exists()
 
-    def publish(self) -> None:
+    def mark_publishing(self) -> None:
         """Record that the files of the map are being moved to its folder."""
-        (self.folder / _PUBLISHING).touch()
+        (self.folder / _PUBLISHING_FILE).touch()
 
     @property
     def products(self) -> Path:
@@ -131,24 +139,24 @@ class Journal:
 
     def __len__(self) -> int:
         """Return the number of finished tiles."""
-        return sum(1 for _ in (self.folder / _TILES).glob("*.npz"))
+        return sum(1 for _ in (self.folder / _TILES_FOLDER).glob("*.npz"))
 
     def missing(self, tiling: Tiling) -> list[Tile]:
         """Return the tiles that are not finished."""
         # Listed first: a share may hold for a minute that a file which was looked for in vain is not there.
-        names = {path.name for path in (self.folder / _TILES).iterdir()}
+        names = {path.name for path in (self.folder / _TILES_FOLDER).iterdir()}
         return [tile for tile in tiling if self._path(tile).name not in names or self.read(tile) is None]
 
-    def read(self, tile: Tile) -> Block | None:
+    def read(self, tile: Tile) -> TileResult | None:
         """Return the result for a tile; None where it is not finished, or its file is damaged."""
         try:
             # NumPy compares the checksums that the zip format holds.
             with self._path(tile).open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                return Block(**arrays)
+                return TileResult(**arrays)
         except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile):
             return None
 
-    def write(self, tile: Tile, block: Block) -> None:
+    def write(self, tile: Tile, block: TileResult) -> None:
         """Keep the result for a tile, which is then finished.
 
         Raises:
@@ -163,66 +171,66 @@ class Journal:
             scratch.replace(path)
 
     @classmethod
-    def _for(cls, out: Path) -> Journal:
-        folder = _beside(out)
-        return cls(folder, folder / f"{_RUN}{uuid.uuid4().hex}")
+    def _at(cls, out: Path) -> Journal:
+        folder = _working_folder(out)
+        return cls(folder, folder / f"{_RUN_PREFIX}{uuid.uuid4().hex}")
 
     @contextmanager
     def _locked(self, out: Path) -> Iterator[None]:
         with translate_write_errors(out):
             if out.exists() and not out.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, "a file of that name is in the way")
-            lock = _lock(self.folder)
+            lock = _lock_folder(self.folder)
         with lock:
             yield
 
     def _path(self, tile: Tile) -> Path:
-        return self.folder / _TILES / f"{tile.core.row_off}_{tile.core.col_off}.npz"
+        return self.folder / _TILES_FOLDER / f"{tile.core.row_off}_{tile.core.col_off}.npz"
 
-    def _refuse_others(self, begun: Mapping[str, Any]) -> None:
-        before, now = self._begun(), json.loads(json.dumps(begun))  # as it will be read again
+    def _check_identity(self, identity: Mapping[str, Any]) -> None:
+        before, now = self._stored_identity(), json.loads(json.dumps(identity))  # as it will be read again
         names = [name for name in before | now if before.get(name) != now.get(name)]
-        changes = [change(name, before.get(name), now.get(name)) for name in names]
+        changes = [describe_change(name, before.get(name), now.get(name)) for name in names]
         if changes and before and len(self):
             raise OutputError(
                 f"{self.folder}: holds {len(self)} finished tiles of a map that was begun with {', '.join(changes)}; "
                 "go on with what it was begun with, or delete that folder to start over"
             )
 
-    def _begin(self, begun: Mapping[str, Any]) -> None:
-        if not (self._begun() and len(self)):
-            shutil.rmtree(self.folder / _TILES, ignore_errors=True)
-        for interrupted in self.folder.glob(f"{_RUN}*"):
+    def _start(self, identity: Mapping[str, Any]) -> None:
+        if not (self._stored_identity() and len(self)):
+            shutil.rmtree(self.folder / _TILES_FOLDER, ignore_errors=True)
+        for interrupted in self.folder.glob(f"{_RUN_PREFIX}*"):
             shutil.rmtree(interrupted, ignore_errors=True)
-        (self.folder / _TILES).mkdir(exist_ok=True)
+        (self.folder / _TILES_FOLDER).mkdir(exist_ok=True)
         self.products.mkdir(parents=True)
-        scratch = self.folder / f"{_BEGUN}.part"
-        scratch.write_text(json.dumps(begun, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        scratch.replace(self.folder / _BEGUN)
+        scratch = self.folder / f"{_IDENTITY_FILE}.part"
+        scratch.write_text(json.dumps(identity, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        scratch.replace(self.folder / _IDENTITY_FILE)
 
-    def _begun(self) -> dict[str, Any]:
+    def _stored_identity(self) -> dict[str, Any]:
         """Return the facts that the map was begun with; empty where the file is missing or damaged."""
         try:
-            begun = json.loads((self.folder / _BEGUN).read_text(encoding="utf-8"))
+            begun = json.loads((self.folder / _IDENTITY_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return begun if isinstance(begun, dict) else {}
 
 
-def _beside(out: Path) -> Path:
+def _working_folder(out: Path) -> Path:
     """Return the working folder of a map: on the same disk, beside its own folder, which DVC empties before a run."""
     out = out.resolve()
     within = out.is_dir() and (out.is_mount() or not os.access(out.parent, os.W_OK))
     return out / ".partial" if within else out.with_name(f".{out.name}.partial")
 
 
-def _lock(folder: Path) -> ExitStack:
+def _lock_folder(folder: Path) -> ExitStack:
     """Lock a working folder until the result is closed, or the process ends.
 
     Raises:
         OutputError: another process holds the lock.
     """
-    path = folder / _LOCK
+    path = folder / _LOCK_FILE
     busy = BusyError(f"{folder}: another process is making this map; wait for it, or name another --out")
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -233,12 +241,12 @@ def _lock(folder: Path) -> ExitStack:
             # The process that held the lock has just finished, and removed the folder.
 
 
-def change(name: str, before: Any, now: Any, when: str = "now") -> str:
+def describe_change(name: str, before: Any, now: Any, when: str = "now") -> str:
     """Return a difference in words; the values of checksums are left out."""
     if re.fullmatch("[0-9a-f]{32,}", str(before)):
         return f"different {name}"
-    return f"{name} {_shown(before)} ({when} {_shown(now)})"
+    return f"{name} {_format_value(before)} ({when} {_format_value(now)})"
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return " × ".join(map(str, value)) if isinstance(value, list) else str(value)

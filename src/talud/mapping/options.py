@@ -117,10 +117,10 @@ class MapOptions(ResultOptions):
         try:
             return handler(values)
         except ValidationError as error:
-            raise ParamsError(_words(error)) from None
+            raise ParamsError(_error_message(error)) from None
 
 
-def _words(error: ValidationError) -> str:
+def _error_message(error: ValidationError) -> str:
     """Return the first error of the options in words."""
     first = error.errors(include_url=False)[0]
     name, value = str(first["loc"][0]).replace("_", " "), first["input"]
@@ -136,4 +136,4 @@ def _words(error: ValidationError) -> str:
     return f"the option {first['loc'][0]} is {value!r}: {first['msg']}"
 
 
-DEFAULTS = MapOptions()
+DEFAULT_OPTIONS = MapOptions()

@@ -20,13 +20,15 @@ from talud.grid import Grid
 from talud.raster import MAX_BANDS
 
 PIXEL_SIZE_TOLERANCE = 0.001  # of the contract's pixel size
-GROUND_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
-BEYOND_SENSORS = 1e9  # no band is measured in such numbers
-IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
-_FINITE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
-EQUATOR = 40.1e6  # metres
-FARTHEST = 1e9  # metres; no system of coordinates counts so far, and float64 would not resolve pixels for ever
-LARGEST_BLOCK = 10**9  # bytes
+GROUND_SCALE_TOLERANCE = 0.02  # a UTM zone's own scale stays within 0.002 of 1, far from Web Mercator's
+MAX_MEASURABLE_VALUE = 1e9  # no band is measured in such numbers
+MAX_IMPLAUSIBLE_SHARE = 0.01  # of a band's valid pixels
+_FLOAT32_RANGE = (np.finfo(np.float32).min, np.finfo(np.float32).max)
+EQUATOR_METRES = 40.1e6  # metres
+MAX_COORDINATE_METRES = (
+    1e9  # metres; no system of coordinates counts so far, and float64 would not resolve pixels for ever
+)
+MAX_BLOCK_BYTES = 10**9  # bytes
 
 
 def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | None) -> None:
@@ -55,21 +57,21 @@ def check_grid(grid: Grid, contract: Contract, raster: str | Path, patch: int | 
     if grid.is_local:
         return
     length = max(grid.shape) * contract.input.pixel_size
-    if length > EQUATOR:
+    if length > EQUATOR_METRES:
         raise MismatchError(f"{raster}: is {length / 1000:,.0f} km long, longer than the Earth is round")
-    ground = grid.resolution * metre / _scale(grid)
-    if not 0 < ground < math.inf or max(map(abs, grid.bounds)) * metre > FARTHEST:
+    ground = grid.resolution * metre / _scale_factor(grid)
+    if not 0 < ground < math.inf or max(map(abs, grid.bounds)) * metre > MAX_COORDINATE_METRES:
         raise MismatchError(
             f"{raster}: it lies where {grid.crs} has no place on the ground; is the geotransform right?"
         )
-    if abs(ground - contract.input.pixel_size) > GROUND_TOLERANCE * contract.input.pixel_size:
+    if abs(ground - contract.input.pixel_size) > GROUND_SCALE_TOLERANCE * contract.input.pixel_size:
         raise MismatchError(
             f"{raster}: its pixels are {width:g} m on the map but {ground:.3g} m on the ground, for {grid.crs} "
             f"stretches lengths there; the model expects {contract.input.pixel_size:g} m; warp it to the UTM zone"
         )
 
 
-def _scale(grid: Grid) -> float:
+def _scale_factor(grid: Grid) -> float:
     """Return the ratio of lengths on the map and on the ground at the centre."""
     crs = pyproj.CRS.from_wkt(grid.crs.to_wkt())
     centre = grid.transform * (grid.width / 2, grid.height / 2)
@@ -77,7 +79,7 @@ def _scale(grid: Grid) -> float:
     return math.sqrt(pyproj.Proj(crs).get_factors(longitude, latitude).areal_scale)
 
 
-def absent_groups(dataset: DatasetReader, contract: Contract) -> tuple[Group, ...]:
+def find_missing_groups(dataset: DatasetReader, contract: Contract) -> tuple[Group, ...]:
     """Return the groups that a raster lacks, if the model was measured without them."""
     missing = {band.group for band in contract.input.bands if band.name not in dataset.descriptions}
     rest = frozenset(contract.input.groups) - missing
@@ -85,7 +87,7 @@ def absent_groups(dataset: DatasetReader, contract: Contract) -> tuple[Group, ..
     return learned if contract.input.subsets and rest in contract.input.supported else ()
 
 
-def band_indexes(
+def find_band_indexes(
     dataset: DatasetReader, contract: Contract, present: tuple[BandContract, ...], raster: str | Path
 ) -> tuple[int, ...]:
     """Return the numbers of the bands that must be there, found by name."""
@@ -96,7 +98,8 @@ def band_indexes(
     if missing:
         raise MismatchError(
             f"{raster}: has no band {', '.join(missing)}; it has {found}, the model expects {expected} "
-            f"(the band descriptions count, not the order){_or_less(contract)}; talud stack --like makes such a raster"
+            f"(the band descriptions count, not the order){_supported_subsets(contract)}; "
+            "talud stack --like makes such a raster"
         )
     twice = [name for name in wanted if names.count(name) > 1]
     if twice:
@@ -107,7 +110,7 @@ def band_indexes(
     return indexes
 
 
-def _or_less(contract: Contract) -> str:
+def _supported_subsets(contract: Contract) -> str:
     """Return the smaller sets of groups that a model takes, for a message."""
     less = [" + ".join(subset.groups) for subset in contract.input.subsets if subset.supported]
     return f", or the whole of {' or '.join(less[1:])}" if less[1:] else ""
@@ -137,7 +140,7 @@ def check_blocks(dataset: DatasetReader, indexes: tuple[int, ...], raster: str |
     for index in indexes:
         height, width = shapes[index - 1]
         size = height * width * np.dtype(types[index - 1]).itemsize * together
-        if size > LARGEST_BLOCK:
+        if size > MAX_BLOCK_BYTES:
             raise SourceError(
                 f"{raster}: is stored in blocks of {size / 10**9:.1f} GB, each of which must be read whole; "
                 "store it in tiles first, for example with gdal_translate -of COG"
@@ -178,7 +181,7 @@ def check_processing(
             )
 
 
-def plausible(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
+def mask_implausible(values: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
     """Return bands in contract order with NaN where a value is implausible."""
     return np.stack(
         [
@@ -195,15 +198,15 @@ def check_plausible(sample: NDArray[np.float32], contract: Contract, origin: str
         MismatchError: of some band, named with `origin`, more than 1 % cannot be.
     """
     for values, band in zip(sample, contract.input.bands, strict=True):
-        check_values(values, band, origin)
+        check_band_values(values, band, origin)
 
 
-def check_values(sample: NDArray[np.float32], band: BandContract, raster: str | Path) -> None:
+def check_band_values(sample: NDArray[np.float32], band: BandContract, raster: str | Path) -> None:
     """Check that the values of a band are plausible."""
     values = sample[~np.isnan(sample)]
     outside = np.count_nonzero((values < band.lowest) | (values > band.highest))
-    if outside > IMPLAUSIBLE_SHARE * values.size:
-        low, high = np.percentile(np.clip(values, *_FINITE), (1, 99))
+    if outside > MAX_IMPLAUSIBLE_SHARE * values.size:
+        low, high = np.percentile(np.clip(values, *_FLOAT32_RANGE), (1, 99))
         raise MismatchError(
             f"{raster}: band '{band.name}' holds {low:g} to {high:g} (1st to 99th percentile), the model expects "
             f"{band.lowest:g} to {band.highest:g} {band.unit}, and {outside / values.size:.0%} of the values lie "
@@ -213,7 +216,7 @@ def check_values(sample: NDArray[np.float32], band: BandContract, raster: str | 
 
 def _probable_cause(band: BandContract, low: float, high: float) -> str:
     unit = band.unit.casefold()
-    if max(-low, high) > BEYOND_SENSORS:
+    if max(-low, high) > MAX_MEASURABLE_VALUE:
         return "is there an undeclared nodata value, or a scale or offset that is wrong?"
     if unit == "db" and low >= 0:
         return "these look like amplitude or power: convert to dB"

@@ -23,16 +23,16 @@ from talud.bands import Group
 from talud.contract import BandContract, Contract
 from talud.errors import MismatchError
 from talud.grid import Grid
-from talud.mapping.domain import Distance
+from talud.mapping.domain import DomainDistance
 from talud.mapping.raster_checks import (
-    absent_groups,
-    band_indexes,
     check_band_count,
+    check_band_values,
     check_blocks,
     check_grid,
     check_processing,
     check_units,
-    check_values,
+    find_band_indexes,
+    find_missing_groups,
 )
 from talud.raster import (
     BLOCK_SIZE,
@@ -47,7 +47,7 @@ from talud.raster import (
 )
 from talud.text import dimensions
 
-PROVENANCE = (
+PROVENANCE_TAGS = (
     "TALUD_AREA",
     "TALUD_EVENT",
     "TALUD_ACQUIRED_OPTICAL",
@@ -57,12 +57,14 @@ PROVENANCE = (
     "TALUD_SOURCES",
     PATCH_TAG,
 )
-_CONTENT = ("grid", "bands and tags", "pixels")  # of a raster's identity: what does not depend on where it lies
+_CONTENT_KEYS = ("grid", "bands and tags", "pixels")  # of a raster's identity: what does not depend on where it lies
 _REMOTE = "curl|s3|gs|az|adls|oss|swift|webhdfs"  # GDAL's file systems on a network
 _ADDRESS = re.compile(rf"(https?|ftp|s3|gs|az|vrt)://|(/vsi[a-z0-9]+/)*/vsi({_REMOTE})(_streaming)?[/?]")
-CACHE = 192 * 10**6  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
-SAMPLE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
-PLACES = 4, 8  # blocks, at least and at most, by which a large raster is compared with the training areas
+GDAL_CACHE_BYTES = (
+    192 * 10**6
+)  # bytes that GDAL keeps of what it reads and writes; by itself a twentieth of the machine's memory
+MAX_SAMPLE_SIDE = 1024  # rows and columns, at most, of the sample that is checked for plausible values
+SAMPLE_BLOCK_LIMITS = 4, 8  # blocks, at least and at most, by which a large raster is compared with the training areas
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ class RasterInfo:
     grid: Grid
     tags: Mapping[str, str]
     identity: Mapping[str, Any]
-    distances: tuple[Distance, ...]
-    absent: tuple[Group, ...]
+    distances: tuple[DomainDistance, ...]
+    missing_groups: tuple[Group, ...]
     patch: int | None
 
     @property
@@ -97,8 +99,8 @@ class RasterInfo:
         These are its own on area, dates and sources, its name, and a digest. The digest is of its grid, its
         header, and a sample of its pixels (see `_identity`), wherever it lies.
         """
-        digest = hashlib.sha256("\n".join(str(self.identity[part]) for part in _CONTENT).encode()).hexdigest()
-        stated = {tag: self.tags[tag] for tag in PROVENANCE if tag in self.tags}
+        digest = hashlib.sha256("\n".join(str(self.identity[part]) for part in _CONTENT_KEYS).encode()).hexdigest()
+        stated = {tag: self.tags[tag] for tag in PROVENANCE_TAGS if tag in self.tags}
         return stated | {"TALUD_RASTER": self.name, "TALUD_RASTER_DIGEST": digest}
 
     @property
@@ -151,27 +153,27 @@ class StackReader:
                 )
         return stack
 
-    def has(self, name: str) -> bool:
+    def has_band(self, name: str) -> bool:
         """Check whether there is a band of that name in talud's unit."""
         if name not in self._dataset.descriptions:
             return False
         stated, expected = self._dataset.units[self._dataset.descriptions.index(name)], bands.band_named(name).unit
         return not stated or not expected or stated.casefold() == expected.casefold()
 
-    def band(self, name: str, window: Window) -> NDArray[np.float32]:
+    def read_band(self, name: str, window: Window) -> NDArray[np.float32]:
         """Return a window of a band that the raster `has`; NaN where invalid."""
         index = self._dataset.descriptions.index(name) + 1
         band = bands.band_named(name)
         return bands.mask_implausible(_read_band(self._dataset, index, window), band.lowest, band.highest)
 
-    def shades(self, window: Window) -> dict[str, NDArray[np.bool_]]:
+    def occlusion_masks(self, window: Window) -> dict[str, NDArray[np.bool_]]:
         """Return the masks of cloud, and of radar layover or shadow, by name.
 
         The names are those of `talud.bands.OCCLUSION_MASKS`; the window lies inside the raster.
         """
-        return {name: self.band(name, window) > 0 for name in bands.OCCLUSION_MASKS if self.has(name)}
+        return {name: self.read_band(name, window) > 0 for name in bands.OCCLUSION_MASKS if self.has_band(name)}
 
-    def image(self, names: tuple[str, ...], shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    def read_image(self, names: tuple[str, ...], shape: tuple[int, int]) -> NDArray[np.float32] | None:
         """Return bands resampled to (height, width); None where one is missing."""
         present = self._dataset.descriptions
         if not set(names) <= set(present):
@@ -184,9 +186,9 @@ class StackReader:
         )
 
 
-def frugal() -> rasterio.Env:
+def small_gdal_cache() -> rasterio.Env:
     """Return an environment with a small GDAL cache."""
-    return rasterio.Env(GDAL_CACHEMAX=CACHE)
+    return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES)
 
 
 @contextmanager
@@ -202,16 +204,16 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
         grid = Grid.of(dataset)
         patch = patch_side(dataset)
         check_grid(grid, contract, raster, patch)
-        absent = absent_groups(dataset, contract)
+        absent = find_missing_groups(dataset, contract)
         present = tuple(band for band in contract.input.bands if band.group not in absent)
-        indexes = band_indexes(dataset, contract, present, raster)
+        indexes = find_band_indexes(dataset, contract, present, raster)
         check_blocks(dataset, indexes, raster)
         check_units(dataset, indexes, present, raster)
         check_processing(dataset.tags(), contract, present, raster)
         pixels, samples = hashlib.sha256(), [_sample(dataset, index) for index in indexes]
         for sample, band in zip(samples, present, strict=True):
             pixels.update(sample.tobytes())
-            check_values(sample, band, raster)
+            check_band_values(sample, band, raster)
         for index, description in enumerate(dataset.descriptions, start=1):
             if description in bands.OCCLUSION_MASKS:
                 pixels.update(_sample(dataset, index).tobytes())
@@ -221,9 +223,9 @@ def open_stack(raster: str | Path, contract: Contract) -> Iterator[StackReader]:
             location=str(Path(raster).absolute() if Path(raster).exists() else raster),
             grid=grid,
             tags=dataset.tags(),
-            identity=_identity(name, dataset, pixels.hexdigest()),
+            identity=_raster_identity(name, dataset, pixels.hexdigest()),
             distances=_distances(dataset, indexes, samples, present, contract),
-            absent=absent,
+            missing_groups=absent,
             patch=patch,
         )
         places = {band.name: index for band, index in zip(present, indexes, strict=True)}
@@ -241,7 +243,7 @@ def _name(raster: str | Path) -> str:
     return (text.split("?", maxsplit=1)[0] if address else text).rsplit("/", 1)[-1]
 
 
-def misfit(raster: str | Path, contract: Contract) -> str | None:
+def find_mismatch(raster: str | Path, contract: Contract) -> str | None:
     """Return the reason why a raster does not fit a contract; None where it does.
 
     Raises:
@@ -254,7 +256,7 @@ def misfit(raster: str | Path, contract: Contract) -> str | None:
         return str(error).removeprefix(f"{raster}: ")
 
 
-def _identity(name: str, dataset: DatasetReader, pixels: str) -> dict[str, Any]:
+def _raster_identity(name: str, dataset: DatasetReader, pixels: str) -> dict[str, Any]:
     """Return facts by which a raster is recognised, wherever it lies.
 
     Its name, its grid, all that its header says, digests of a sample of its pixels (of each band, at most 1024 × 1024,
@@ -303,7 +305,9 @@ def _read_band(
 
 
 def _sample(dataset: DatasetReader, index: int) -> NDArray[np.float32]:
-    return _read_band(dataset, index, None, shape=(min(dataset.height, SAMPLE), min(dataset.width, SAMPLE)))
+    return _read_band(
+        dataset, index, None, shape=(min(dataset.height, MAX_SAMPLE_SIDE), min(dataset.width, MAX_SAMPLE_SIDE))
+    )
 
 
 def _distances(
@@ -312,7 +316,7 @@ def _distances(
     samples: list[NDArray[np.float32]],
     present: tuple[BandContract, ...],
     contract: Contract,
-) -> tuple[Distance, ...]:
+) -> tuple[DomainDistance, ...]:
     """Return the distances of bands and their differences from the training areas.
 
     Where the sample is not the whole raster, it may come from overviews, whose averages spread less than pixels do:
@@ -320,27 +324,27 @@ def _distances(
     """
     pixels = samples
     if samples[0].shape != dataset.shape:
-        windows = _places(np.logical_and.reduce([~np.isnan(sample) for sample in samples]), dataset.shape)
+        windows = _sample_windows(np.logical_and.reduce([~np.isnan(sample) for sample in samples]), dataset.shape)
         read = [[_read_band(dataset, index, window).ravel() for index in indexes] for window in windows]
         pixels = [np.concatenate(parts) for parts in zip(*read, strict=True)]
     read_of = {band.name: (values, band) for values, band in zip(pixels, present, strict=True)}
     return (
         *(
-            Distance.of(*read_of[name]) if name in read_of else Distance(name, None, None)
+            DomainDistance.of(*read_of[name]) if name in read_of else DomainDistance(name, None, None)
             for name in contract.input.band_names
         ),
         *(
-            Distance.between(read_of[one.bands[0]], read_of[one.bands[1]], one)
+            DomainDistance.between(read_of[one.bands[0]], read_of[one.bands[1]], one)
             for one in contract.input.differences
             if read_of.keys() >= set(one.bands)
         ),
     )
 
 
-def _places(valid: NDArray[np.bool_], shape: tuple[int, int]) -> list[Window]:
+def _sample_windows(valid: NDArray[np.bool_], shape: tuple[int, int]) -> list[Window]:
     """Return blocks of a raster, spread evenly over the valid pixels of its sample."""
     rows, columns = np.nonzero(valid if valid.any() else np.ones_like(valid))
-    places = int(np.clip(math.prod(shape) // (3 * BLOCK_SIZE) ** 2, *PLACES))
+    places = int(np.clip(math.prod(shape) // (3 * BLOCK_SIZE) ** 2, *SAMPLE_BLOCK_LIMITS))
     chosen = ((np.arange(places) + 0.5) * len(rows) / places).astype(int)
     scale = np.array(shape) / valid.shape
     corners = {

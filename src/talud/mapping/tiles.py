@@ -15,21 +15,21 @@ from talud.engine import coverage, symmetry
 from talud.engine.runtime import Model
 from talud.engine.tiling import Tile, Tiling, batch_tiles
 from talud.errors import OutputError, TaludError
-from talud.mapping.journal import Block, Journal
+from talud.mapping.journal import Journal, TileResult
 from talud.mapping.reader import StackReader
 from talud.progress import Progress
 
 
-class Pixels(NamedTuple):
+class TileInput(NamedTuple):
     """Input of the network for the window of a tile, and codes of what its core lacks."""
 
     window: NDArray[np.float32]
-    blocked: NDArray[np.uint16]
-    reduced: NDArray[np.uint16] | None
+    unmapped: NDArray[np.uint16]
+    partial: NDArray[np.uint16] | None
 
 
 @dataclass(frozen=True)
-class Passes:
+class PassOptions:
     """Passes of the network over tiles.
 
     Attributes:
@@ -44,7 +44,7 @@ class Passes:
 class TileSink(Protocol):
     """Receiver of the finished tiles of a map."""
 
-    def write(self, tile: Tile, block: Block) -> None:
+    def write(self, tile: Tile, block: TileResult) -> None:
         """Take a tile; each comes once, in the order of the tiling."""
 
 
@@ -62,7 +62,7 @@ class Executor(Protocol):
 
 
 @dataclass(frozen=True)
-class InProcess:
+class InProcessExecutor:
     """Executor that computes tiles in this process.
 
     Attributes:
@@ -73,15 +73,15 @@ class InProcess:
 
     model: Model
     stack: StackReader
-    passes: Passes
+    passes: PassOptions
 
     def run(self, tiles: Sequence[Tile], journal: Journal, report: Callable[[int], object]) -> None:
         """Compute tiles; as `Executor.run`."""
-        finish_tiles(self.model, self.stack, tiles, journal, self.passes, report)
+        compute_tiles(self.model, self.stack, tiles, journal, self.passes, report)
         self.model.release_memory()
 
 
-def finish(tiling: Tiling, journal: Journal, executor: Executor, progress: Progress | None) -> int:
+def compute_missing_tiles(tiling: Tiling, journal: Journal, executor: Executor, progress: Progress | None) -> int:
     """Finish the missing tiles of a map; return how many were there already.
 
     Args:
@@ -104,7 +104,7 @@ def finish(tiling: Tiling, journal: Journal, executor: Executor, progress: Progr
     return resumed
 
 
-def deliver(tiling: Tiling, journal: Journal, sink: TileSink) -> None:
+def send_to_sink(tiling: Tiling, journal: Journal, sink: TileSink) -> None:
     """Give all finished tiles to a sink, in the order of the tiling.
 
     Raises:
@@ -117,7 +117,7 @@ def deliver(tiling: Tiling, journal: Journal, sink: TileSink) -> None:
         sink.write(tile, block)
 
 
-def probability_where_mapped(model: Model, values: NDArray[np.float32]) -> NDArray[np.float32]:
+def mapped_probability(model: Model, values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the probability over an array of pixels; NaN where it is not mapped.
 
     Args:
@@ -131,12 +131,12 @@ def probability_where_mapped(model: Model, values: NDArray[np.float32]) -> NDArr
     return np.where(mapped, model.probability(values), np.float32(np.nan))
 
 
-def finish_tiles(
+def compute_tiles(
     model: Model,
     stack: StackReader,
     tiles: Iterable[Tile],
     journal: Journal,
-    passes: Passes,
+    passes: PassOptions,
     report: Callable[[int], object] = lambda _: None,
 ) -> None:
     """Compute tiles of a map in this process and keep them in the journal.
@@ -158,7 +158,7 @@ def finish_tiles(
         written: Future[None] | None = None
         done = 0
         for batch, coming in _read_ahead(stack, batch_tiles(tiles, passes.batch), reader):
-            blocks = _blocks_at_second_try(model, stack, batch, coming, reader, passes.tta)
+            blocks = _compute_with_retry(model, stack, batch, coming, reader, passes.tta)
             if written:
                 written.result()
             written = writer.submit(_write, journal, batch, blocks)
@@ -170,7 +170,7 @@ def finish_tiles(
 
 def _read_ahead(
     stack: StackReader, batches: Iterable[list[Tile]], reader: ThreadPoolExecutor
-) -> Iterator[tuple[list[Tile], list[Future[Pixels]]]]:
+) -> Iterator[tuple[list[Tile], list[Future[TileInput]]]]:
     """Yield batches with their pixels, read while the network runs on the one before.
 
     The reader has one thread, for a GDAL dataset serves one at a time.
@@ -185,36 +185,36 @@ def _read_ahead(
         yield ahead
 
 
-def _read(stack: StackReader, tile: Tile) -> Pixels:
+def _read(stack: StackReader, tile: Tile) -> TileInput:
     window = stack.read(Window(*tile.window))
-    shades = stack.shades(Window(*tile.core))
-    return Pixels(window, *coverage.compute_coverage(window[:, *tile.core_slices], stack.contract, shades))
+    shades = stack.occlusion_masks(Window(*tile.core))
+    return TileInput(window, *coverage.compute_coverage(window[:, *tile.core_slices], stack.contract, shades))
 
 
-def _blocks_at_second_try(
+def _compute_with_retry(
     model: Model,
     stack: StackReader,
     tiles: list[Tile],
-    coming: list[Future[Pixels]],
+    coming: list[Future[TileInput]],
     reader: ThreadPoolExecutor,
     tta: bool,
-) -> list[Block]:
+) -> list[TileResult]:
     """Compute a batch; try again once, for a network share or a shared GPU may fail.
 
     The second time goes tile by tile, so that an error is that of one tile, and a batch that takes too much memory may
     yet pass.
     """
     try:
-        return _blocks(model, tiles, [pixels.result() for pixels in coming], tta)
+        return _compute_batch(model, tiles, [pixels.result() for pixels in coming], tta)
     except TaludError:
         again = [reader.submit(_read, stack, tile) for tile in tiles]
-    return [_block_or_where(model, tile, pixels, tta) for tile, pixels in zip(tiles, again, strict=True)]
+    return [_compute_with_location(model, tile, pixels, tta) for tile, pixels in zip(tiles, again, strict=True)]
 
 
-def _block_or_where(model: Model, tile: Tile, pixels: Future[Pixels], tta: bool) -> Block:
+def _compute_with_location(model: Model, tile: Tile, pixels: Future[TileInput], tta: bool) -> TileResult:
     """Compute a tile; an error says where it is."""
     try:
-        return _blocks(model, [tile], [pixels.result()], tta)[0]
+        return _compute_batch(model, [tile], [pixels.result()], tta)[0]
     except TaludError as error:
         core = tile.core
         rows, columns = core.row_off + core.height, core.col_off + core.width
@@ -223,27 +223,29 @@ def _block_or_where(model: Model, tile: Tile, pixels: Future[Pixels], tta: bool)
         ) from error
 
 
-def _blocks(model: Model, tiles: list[Tile], batch: list[Pixels], tta: bool) -> list[Block]:
+def _compute_batch(model: Model, tiles: list[Tile], batch: list[TileInput], tta: bool) -> list[TileResult]:
     """Compute a batch; the network does not run on a tile without a pixel to map.
 
     A batch that such tiles leave incomplete runs tile by tile, for ONNX Runtime would plan its memory anew.
     """
-    if not (tta or any(pixels.blocked.all() for pixels in batch)):
+    if not (tta or any(pixels.unmapped.all() for pixels in batch)):
         cores = model.run_cores([pixels.window for pixels in batch], tiles)
-        return [Block(core, pixels.blocked, None, pixels.reduced) for core, pixels in zip(cores, batch, strict=True)]
-    return [_block(model, tile, pixels, tta) for tile, pixels in zip(tiles, batch, strict=True)]
+        return [
+            TileResult(core, pixels.unmapped, None, pixels.partial) for core, pixels in zip(cores, batch, strict=True)
+        ]
+    return [_compute_tile(model, tile, pixels, tta) for tile, pixels in zip(tiles, batch, strict=True)]
 
 
-def _block(model: Model, tile: Tile, pixels: Pixels, tta: bool) -> Block:
-    if pixels.blocked.all():
-        nothing = np.full(pixels.blocked.shape, np.nan, np.float32)
-        return Block(nothing, pixels.blocked, nothing if tta else None, pixels.reduced)
+def _compute_tile(model: Model, tile: Tile, pixels: TileInput, tta: bool) -> TileResult:
+    if pixels.unmapped.all():
+        nothing = np.full(pixels.unmapped.shape, np.nan, np.float32)
+        return TileResult(nothing, pixels.unmapped, nothing if tta else None, pixels.partial)
     if not tta:
-        return Block(model.run_cores([pixels.window], [tile])[0], pixels.blocked, None, pixels.reduced)
+        return TileResult(model.run_cores([pixels.window], [tile])[0], pixels.unmapped, None, pixels.partial)
     probability, disagreement = symmetry.average_symmetries(model, pixels.window, tile)
-    return Block(probability, pixels.blocked, disagreement, pixels.reduced)
+    return TileResult(probability, pixels.unmapped, disagreement, pixels.partial)
 
 
-def _write(journal: Journal, tiles: list[Tile], blocks: list[Block]) -> None:
+def _write(journal: Journal, tiles: list[Tile], blocks: list[TileResult]) -> None:
     for tile, block in zip(tiles, blocks, strict=True):
         journal.write(tile, block)

@@ -35,15 +35,15 @@ from talud.engine.session import CUDA_PROVIDER, Provider, physical_cores
 from talud.engine.tiling import Tile
 from talud.errors import ClusterError, SourceError, TaludError
 from talud.files import md5, translate_write_errors
-from talud.mapping.journal import Journal, change
-from talud.mapping.reader import StackReader, frugal, open_stack
-from talud.mapping.tiles import Passes, finish_tiles
+from talud.mapping.journal import Journal, describe_change
+from talud.mapping.reader import StackReader, open_stack, small_gdal_cache
+from talud.mapping.tiles import PassOptions, compute_tiles
 
 if TYPE_CHECKING:
     from distributed import Client
 
-LARGEST_SHARD_PIXELS = 8 * 1024**2  # about a minute of one core, which the loss of a worker may cost
-SHARDS_PER_SLOT = 4  # at least, so that all slots end at about the same time
+MAX_SHARD_PIXELS = 8 * 1024**2  # about a minute of one core, which the loss of a worker may cost
+MIN_SHARDS_PER_SLOT = 4  # at least, so that all slots end at about the same time
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class ModelFile:
+class SharedModel:
     """A copy of the model that all workers reach.
 
     Attributes:
@@ -71,12 +71,12 @@ class ModelFile:
 
     path: Path = field(compare=False)
     digest: str
-    origin: RegistryVersion | None
+    registered_as: RegistryVersion | None
     provider: Provider
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardContext:
     """Everything that a worker needs beside its shard.
 
     Attributes:
@@ -84,20 +84,20 @@ class Job:
         raster: as `predict` was given it, as an absolute path where it is one.
         journal: journal of the map.
         passes: how the network is run.
-        facts: facts that the tiles depend on, as the calling process has them (see `_facts`).
+        environment: facts that the tiles depend on, as the calling process has them (see `_environment`).
         slots: address of a machine → number of tiles that its workers compute at once.
     """
 
-    model: ModelFile
+    model: SharedModel
     raster: str
     journal: Journal
-    passes: Passes
-    facts: Mapping[str, Any]
+    passes: PassOptions
+    environment: Mapping[str, Any]
     slots: Mapping[str, int]
 
 
 @dataclass(frozen=True)
-class Opening:
+class OpenRaster:
     """A raster that a thread of a worker keeps open between the shards of a job.
 
     Attributes:
@@ -107,18 +107,18 @@ class Opening:
         busy: lock of the thread while it reads.
     """
 
-    job: Job
+    job: ShardContext
     stack: StackReader
-    held: ExitStack
+    resources: ExitStack
     busy: Lock = field(default_factory=Lock, compare=False)
 
 
 # Thread → its own raster, for a GDAL dataset serves one thread at a time.
-_openings: dict[int, Opening] = {}
+_open_rasters: dict[int, OpenRaster] = {}
 
 
 @dataclass(frozen=True)
-class OnWorkers:
+class WorkerExecutor:
     """Executor that computes tiles on workers.
 
     Attributes:
@@ -131,7 +131,7 @@ class OnWorkers:
 
     model: Model
     stack: StackReader
-    passes: Passes
+    passes: PassOptions
     workers: Workers
 
     def run(self, tiles: Sequence[Tile], journal: Journal, report: Callable[[int], object]) -> None:
@@ -150,25 +150,27 @@ class OnWorkers:
             copy = Path(shutil.copy(self.model.path, journal.run / "model.onnx"))
         try:
             with cluster.open_cluster(self.workers, journal.run, {}, exclusive=False) as found:
-                _check_disk(found.client, copy)
+                _check_shared_disk(found.client, copy)
                 job = self._job(copy, journal, found.threads_by_machine())
                 try:
-                    _hand_out(job, _shards(tiles, sum(job.slots.values())), found, report)
+                    _distribute(job, _cut_into_shards(tiles, sum(job.slots.values())), found, report)
                 finally:
                     # Without the copy, shards that still run end with their tile, and the rasters can be closed.
                     copy.unlink(missing_ok=True)
                     if found.client.status == "running":
-                        found.client.run(_close, job, on_error="ignore")
+                        found.client.run(_close_rasters, job, on_error="ignore")
         finally:
             copy.unlink(missing_ok=True)
 
-    def _job(self, copy: Path, journal: Journal, slots: Mapping[str, int]) -> Job:
+    def _job(self, copy: Path, journal: Journal, slots: Mapping[str, int]) -> ShardContext:
         provider: Provider = "cuda" if self.model.provider == CUDA_PROVIDER else "cpu"
-        file = ModelFile(copy, md5(copy), self.model.registered_as, provider)
-        return Job(file, self.stack.info.location, journal, self.passes, _facts(self.model, self.stack), slots)
+        file = SharedModel(copy, md5(copy), self.model.registered_as, provider)
+        return ShardContext(
+            file, self.stack.info.location, journal, self.passes, _environment(self.model, self.stack), slots
+        )
 
 
-def _hand_out(job: Job, shards: Sequence[Shard], found: Cluster, report: Callable[[int], object]) -> None:
+def _distribute(job: ShardContext, shards: Sequence[Shard], found: Cluster, report: Callable[[int], object]) -> None:
     """Let workers compute all shards.
 
     Raises:
@@ -176,7 +178,7 @@ def _hand_out(job: Job, shards: Sequence[Shard], found: Cluster, report: Callabl
         ClusterError: Workers or scheduler were lost.
     """
     done = 0
-    for shard, result in run_tasks(partial(_finish, job), shards, found):
+    for shard, result in run_tasks(partial(_compute_shard, job), shards, found):
         if isinstance(result, LostTask):
             raise ClusterError(
                 f"{result.deaths} workers in turn died while they mapped {shard}; each needs up to 3 GB of memory"
@@ -185,7 +187,7 @@ def _hand_out(job: Job, shards: Sequence[Shard], found: Cluster, report: Callabl
         report(done)
 
 
-def _check_disk(client: Client, copy: Path) -> None:
+def _check_shared_disk(client: Client, copy: Path) -> None:
     """Check that the workers reach the disk, by a question that any Python can answer.
 
     Raises:
@@ -199,39 +201,39 @@ def _check_disk(client: Client, copy: Path) -> None:
             )
 
 
-def _shards(tiles: Sequence[Tile], slots: int) -> list[Shard]:
+def _cut_into_shards(tiles: Sequence[Tile], slots: int) -> list[Shard]:
     """Cut tiles into shards, in their order."""
     pixels = max(tile.core.width * tile.core.height for tile in tiles)
-    length = max(min(LARGEST_SHARD_PIXELS // pixels, len(tiles) // (SHARDS_PER_SLOT * slots)), 1)
+    length = max(min(MAX_SHARD_PIXELS // pixels, len(tiles) // (MIN_SHARDS_PER_SLOT * slots)), 1)
     return [Shard(tuple(tiles[start : start + length])) for start in range(0, len(tiles), length)]
 
 
-def _finish(job: Job, shard: Shard, _: SendMessage) -> None:
+def _compute_shard(job: ShardContext, shard: Shard, _: SendMessage) -> None:
     """Finish a shard, in a worker."""
     from distributed import get_worker
 
     worker = get_worker()
     slots = max(job.slots.get(machine_of(worker.address), 1), worker.state.nthreads)
     try:
-        model = _model(job.model, max(physical_cores() // slots, 1))
-        stack = _stack(job, model)
+        model = _load_model(job.model, max(physical_cores() // slots, 1))
+        stack = _thread_raster(job, model)
     except TaludError as error:
         raise type(error)(f"worker {worker.address}: {error}") from error
     unfinished = (tile for tile in shard.tiles if job.journal.read(tile) is None)
     wanted = itertools.takewhile(lambda _: job.model.path.exists(), unfinished)
-    with _openings[get_ident()].busy:
-        finish_tiles(model, stack, wanted, job.journal, job.passes)
+    with _open_rasters[get_ident()].busy:
+        compute_tiles(model, stack, wanted, job.journal, job.passes)
 
 
 @lru_cache(maxsize=1)
-def _model(file: ModelFile, threads: int) -> Model:
+def _load_model(file: SharedModel, threads: int) -> Model:
     """Open a worker's model, which stays open between shards."""
     if md5(file.path) != file.digest:
         raise ClusterError(f"{file.path}: is not the file that was put there; is the disk sound?")
-    return Model.load(file.path, file.origin, file.provider, threads)
+    return Model.load(file.path, file.registered_as, file.provider, threads)
 
 
-def _stack(job: Job, model: Model) -> StackReader:
+def _thread_raster(job: ShardContext, model: Model) -> StackReader:
     """Return this thread's raster, which stays open between shards.
 
     Raises:
@@ -240,38 +242,38 @@ def _stack(job: Job, model: Model) -> StackReader:
         ClusterError: It, or another fact that the tiles depend on, differs from the calling process.
     """
     thread = get_ident()
-    opening = _openings.get(thread)
+    opening = _open_rasters.get(thread)
     if opening is None or opening.job != job:
         if opening:  # of a run that failed
-            _openings.pop(thread).held.close()
-        opening = _openings[thread] = _open(job, model)
+            _open_rasters.pop(thread).resources.close()
+        opening = _open_rasters[thread] = _open_raster(job, model)
     return opening.stack
 
 
-def _open(job: Job, model: Model) -> Opening:
+def _open_raster(job: ShardContext, model: Model) -> OpenRaster:
     """Open a raster in a thread of its own, since rasterio wants it closed where it was opened."""
     with ExitStack() as held:
         thread, opened = held.enter_context(ThreadPoolExecutor(1)), ExitStack()
         held.callback(lambda: thread.submit(opened.close).result())
-        thread.submit(opened.enter_context, frugal()).result()
+        thread.submit(opened.enter_context, small_gdal_cache()).result()
         try:
             stack = thread.submit(opened.enter_context, open_stack(job.raster, model.contract)).result()
         except SourceError:  # a share may be away for a moment
             stack = thread.submit(opened.enter_context, open_stack(job.raster, model.contract)).result()
-        _refuse_others(job.facts, _facts(model, stack))
-        return Opening(job, stack, held.pop_all())
+        _check_environment(job.environment, _environment(model, stack))
+        return OpenRaster(job, stack, held.pop_all())
 
 
-def _close(job: Job) -> None:
+def _close_rasters(job: ShardContext) -> None:
     """Close, in a worker, the files of a job that is done."""
-    _model.cache_clear()
-    for thread in [thread for thread, opening in list(_openings.items()) if opening.job == job]:
-        opening = _openings.pop(thread)
+    _load_model.cache_clear()
+    for thread in [thread for thread, opening in list(_open_rasters.items()) if opening.job == job]:
+        opening = _open_rasters.pop(thread)
         with opening.busy:
-            opening.held.close()
+            opening.resources.close()
 
 
-def _facts(model: Model, stack: StackReader) -> dict[str, Any]:
+def _environment(model: Model, stack: StackReader) -> dict[str, Any]:
     """Return the facts that tiles depend on and that may differ on a worker, by name."""
     return {
         "talud": version("talud"),
@@ -282,7 +284,7 @@ def _facts(model: Model, stack: StackReader) -> dict[str, Any]:
     }
 
 
-def _refuse_others(facts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    changes = [change(name, found[name], facts[name], "here") for name in facts if found[name] != facts[name]]
+def _check_environment(facts: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    changes = [describe_change(name, found[name], facts[name], "here") for name in facts if found[name] != facts[name]]
     if changes:
         raise ClusterError(f"has {', '.join(changes)}; give it what is here")

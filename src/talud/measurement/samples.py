@@ -46,7 +46,7 @@ def sample_windows(stack: StackReader, windows: Sequence[Window], side: int) -> 
     for number in np.random.default_rng(0).permutation(len(large)):
         window = Window(large[number].col_off, large[number].row_off, side, side)
         values = stack.read(window)
-        for name, hidden in stack.shades(window).items():
+        for name, hidden in stack.occlusion_masks(window).items():
             of = [one.group is OCCLUSION_MASKS[name] for one in stack.contract.input.bands]
             values[np.ix_(of)] = np.where(hidden, np.float32(np.nan), values[np.ix_(of)])
         if (coverage.unmapped_codes(values, stack.contract) == 0).mean() >= MIN_MAPPED_SHARE:

@@ -23,9 +23,9 @@ from talud.data.record import current_stack
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, SourceError
 from talud.grid import Grid
-from talud.mapping.raster_checks import check_plausible, plausible
+from talud.mapping.raster_checks import check_plausible, mask_implausible
 from talud.mapping.reader import open_stack
-from talud.mapping.tiles import probability_where_mapped
+from talud.mapping.tiles import mapped_probability
 from talud.measurement.assessment import Assessment
 from talud.metrics import UNKNOWN, ThresholdHistogram
 from talud.params import PatchData, SplitOptions
@@ -225,7 +225,7 @@ class FolderSite:
             SourceError: an image or a mask cannot be read.
         """
         for window in windows:
-            yield plausible(self._read(window)[0], contract)
+            yield mask_implausible(self._read(window)[0], contract)
 
     def _read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         return self.folder.read(self.folder.pairs[int(window.row_off) // self.folder.side])
@@ -365,7 +365,7 @@ def _probabilities(
         yield from model.probabilities(windows)
         return
     for values in site.pixels(model.contract, windows):
-        yield probability_where_mapped(model, values)
+        yield mapped_probability(model, values)
 
 
 def _find_patches(folder: Path, contract: Contract, bands: Mapping[str, int] | None) -> PatchFolder:

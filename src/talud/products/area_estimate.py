@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from talud.contract import Contract
-from talud.mapping.domain import Verdict
+from talud.mapping.domain import DomainVerdict
 from talud.metrics import DesignEffect, stratified_estimate
 
 _DOUBTS = {
-    Verdict.DIFFERS: "it does not hold here, for this area differs from the training areas",
-    Verdict.FAR: "it does not hold here, for this area is far from the training areas",
-    Verdict.NO_VALUES: "whether it holds here is not known, for a band has no valid values",
-    Verdict.NO_HISTOGRAM: "whether it holds here is not known, for the model holds no histograms",
+    DomainVerdict.DIFFERS: "it does not hold here, for this area differs from the training areas",
+    DomainVerdict.FAR: "it does not hold here, for this area is far from the training areas",
+    DomainVerdict.NO_VALUES: "whether it holds here is not known, for a band has no valid values",
+    DomainVerdict.NO_HISTOGRAM: "whether it holds here is not known, for the model holds no histograms",
 }
 
 
@@ -69,7 +69,7 @@ def why_no_estimate(contract: Contract, mapped: int) -> str:
 
 
 def estimate_area(
-    contract: Contract, landslide: int, background: int, pixel_area: float, verdict: Verdict
+    contract: Contract, landslide: int, background: int, pixel_area: float, verdict: DomainVerdict
 ) -> AreaEstimate | None:
     """Estimate the landslide area of a map made as the validation blocks were: same file, threshold, and one pass.
 

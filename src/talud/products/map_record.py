@@ -13,7 +13,7 @@ from talud.contract import Contract
 from talud.engine import coverage
 from talud.engine.runtime import Model
 from talud.mapping import domain
-from talud.mapping.domain import Distance
+from talud.mapping.domain import DomainDistance
 from talud.mapping.reader import RasterInfo
 from talud.products import quicklook
 from talud.products.area_estimate import AreaEstimate
@@ -99,7 +99,7 @@ class Prediction:
     minimum_area_m2: float
     left_out: int
     smooth: bool
-    distances: tuple[Distance, ...]
+    distances: tuple[DomainDistance, ...]
     tta: bool
     estimate: AreaEstimate | None = None
     no_estimate: str = ""
@@ -281,7 +281,7 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
         ),
         "notices": notices(model, prediction),
         "domain": {
-            "verdict": domain.verdict(prediction.distances),
+            "verdict": domain.overall_verdict(prediction.distances),
             "measure": "overlap: intersection of the histograms of training pixels and raster; outside: share of the "
             "raster's values beyond the training range",
             "bands": [

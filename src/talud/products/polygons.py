@@ -321,9 +321,9 @@ def zonal_statistics(
     }
     if disagreement:
         columns["disagreement"] = zonal["disagreement"].mean
-    if stack.has("slope"):
+    if stack.has_band("slope"):
         columns["mean_slope_degrees"] = zonal["slope"].mean
-    if stack.has("elevation"):
+    if stack.has_band("elevation"):
         columns["aspect_degrees"] = _compass_bearing(zonal["east"].mean, zonal["north"].mean)
         columns["minimum_elevation_m"] = zonal["elevation"].minimum
         columns["maximum_elevation_m"] = zonal["elevation"].maximum
@@ -372,13 +372,13 @@ def _polygon_windows(outlines: NDArray[np.object_], grid: Grid) -> Iterator[tupl
 
 def _terrain_layers(stack: StackReader, window: Window) -> dict[str, NDArray[np.float32]]:
     """Return slope and elevation in a window, where the stack has them, and the fall to the east and north."""
-    layers = {"slope": stack.band("slope", window)} if stack.has("slope") else {}
-    if stack.has("elevation"):
+    layers = {"slope": stack.read_band("slope", window)} if stack.has_band("slope") else {}
+    if stack.has_band("elevation"):
         whole = Window(0, 0, stack.grid.width, stack.grid.height)
         around = Window(window.col_off - 1, window.row_off - 1, window.width + 2, window.height + 2).intersection(whole)
         top, left = window.row_off - around.row_off, window.col_off - around.col_off
         inside = np.s_[top : top + window.height, left : left + window.width]
-        elevation = stack.band("elevation", around)
+        elevation = stack.read_band("elevation", around)
         layers["elevation"] = elevation[inside]
         if min(elevation.shape) > 1:
             to_south, to_east = (np.gradient(elevation, axis=axis) for axis in (0, 1))

@@ -20,10 +20,10 @@ from talud.errors import ParamsError
 from talud.files import md5
 from talud.mapping import domain
 from talud.mapping.journal import Journal
-from talud.mapping.options import DEFAULTS, MapOptions
-from talud.mapping.reader import StackReader, frugal, open_stack
-from talud.mapping.tiles import Executor, InProcess, Passes, deliver, finish
-from talud.mapping.workers import OnWorkers
+from talud.mapping.options import DEFAULT_OPTIONS, MapOptions
+from talud.mapping.reader import StackReader, open_stack, small_gdal_cache
+from talud.mapping.tiles import Executor, InProcessExecutor, PassOptions, compute_missing_tiles, send_to_sink
+from talud.mapping.workers import WorkerExecutor
 from talud.products import map_record, polygons, quicklook, summary
 from talud.products.area_estimate import AreaEstimate, estimate_area, why_no_estimate
 from talud.products.map_record import Prediction, ReducedPixels
@@ -36,7 +36,7 @@ def predict(
     model: Model,
     raster: str | Path,
     out: Path,
-    options: MapOptions = DEFAULTS,
+    options: MapOptions = DEFAULT_OPTIONS,
     progress: Progress | None = None,
 ) -> Prediction:
     """Map the landslides of a raster into a folder.
@@ -65,13 +65,13 @@ def predict(
     clock = _Stopwatch()
     _check_opened(model, options)
     check_map_folder(out, [raster, model.path])
-    with frugal(), open_stack(raster, model.contract) as stack:
+    with small_gdal_cache(), open_stack(raster, model.contract) as stack:
         if options.geojson and stack.grid.is_local:
             raise ParamsError(f"{raster}: its coordinates have no longitude and latitude; leave --geojson out")
         check_disk_space(out, stack.grid, options.tta)
         run = _MapRun.of(model, stack, options)
-        with Journal.opened(out, run.facts) as journal:
-            taken_over = finish(run.tiling, journal, run.executor, progress)
+        with Journal.open(out, run.facts) as journal:
+            taken_over = compute_missing_tiles(run.tiling, journal, run.executor, progress)
             clock.lap("tiles")
             products = Products.within(journal.products)
             prediction = replace(_make_products(run, journal, products, clock), taken_over=taken_over, folder=out)
@@ -81,7 +81,7 @@ def predict(
                 "workers": options.workers,
             }
             _write_json(products.timings, timings)
-            journal.publish()
+            journal.mark_publishing()
             products.publish(out)
     return prediction
 
@@ -161,10 +161,10 @@ class _MapRun:
     @property
     def executor(self) -> Executor:
         """Return the executor that computes the tiles."""
-        passes = Passes(self.options.batch or self.model.batch_size(self.tiling), self.options.tta)
+        passes = PassOptions(self.options.batch or self.model.batch_size(self.tiling), self.options.tta)
         if self.options.workers is None:
-            return InProcess(self.model, self.stack, passes)
-        return OnWorkers(self.model, self.stack, passes, self.options.workers)
+            return InProcessExecutor(self.model, self.stack, passes)
+        return WorkerExecutor(self.model, self.stack, passes, self.options.workers)
 
     @property
     def exact_halo(self) -> int:
@@ -187,7 +187,7 @@ def _make_products(run: _MapRun, journal: Journal, products: Products, clock: _S
     """Make the products of the finished tiles."""
     model, info, tta = run.model, run.stack.info, run.options.tta
     with MapRasters.writing(products, info.grid, run.threshold, run.tags, disagreement=tta) as rasters:
-        deliver(run.tiling, journal, rasters)
+        send_to_sink(run.tiling, journal, rasters)
     clock.lap("rasters")
     reasons = rasters.counts.reasons(model.contract)
     landslides, not_mapped = polygons.trace_polygons(
@@ -277,7 +277,7 @@ def _estimate(run: _MapRun, counts: PixelCounts) -> AreaEstimate | None:
     """Return the estimated landslide area of the mapped pixels."""
     info = run.stack.info
     square_metres = info.grid.pixel_area * info.grid.crs.linear_units_factor[1] ** 2
-    background, verdict = counts.mapped - counts.landslide, domain.verdict(info.distances)
+    background, verdict = counts.mapped - counts.landslide, domain.overall_verdict(info.distances)
     return estimate_area(run.model.contract, counts.landslide, background, square_metres, verdict)
 
 

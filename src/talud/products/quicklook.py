@@ -75,14 +75,14 @@ def write(path: Path, rendered: RenderedMap, caption: MapCaption) -> None:
 
 def background(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str]:
     """Return the background and its name: the optical image, else the slope, else the first band."""
-    colour = stack.image(("red", "green", "blue"), shape)
+    colour = stack.read_image(("red", "green", "blue"), shape)
     if colour is not None:
         return np.stack([stretch_contrast(band) for band in colour], axis=-1), "optical image, 2 to 98 % stretch"
-    slope = stack.image(("slope",), shape)
+    slope = stack.read_image(("slope",), shape)
     if slope is not None:
         return np.repeat(255 - stretch_contrast(slope[0])[..., np.newaxis], 3, axis=-1), "slope, steep is dark"
-    name = next(band.name for band in stack.contract.input.bands if band.group not in stack.info.absent)
-    first = stack.image((name,), shape)
+    name = next(band.name for band in stack.contract.input.bands if band.group not in stack.info.missing_groups)
+    first = stack.read_image((name,), shape)
     assert first is not None  # the reader found every band that is not absent
     return np.repeat(stretch_contrast(first[0])[..., np.newaxis], 3, axis=-1), name
 

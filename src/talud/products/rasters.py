@@ -23,7 +23,7 @@ from talud.engine.tiling import Tile
 from talud.errors import OutputError, SourceError
 from talud.files import sync_to_disk
 from talud.grid import Grid
-from talud.mapping.journal import Block, Journal
+from talud.mapping.journal import Journal, TileResult
 from talud.metrics import BACKGROUND, LANDSLIDE
 from talud.process import stderr_suppressed
 from talud.raster import ORIGIN_TAG, Layout, open_raster, write_cog
@@ -157,7 +157,7 @@ def check_map_folder(out: Path, inputs: Iterable[str | Path], more: tuple[str, .
     """
     source_files.check_output_name(out)
     names = [*(path.name for path in astuple(Products.within(out))), *more]
-    ours = has_map_record(out) or Journal.publishing_to(out) or _has_talud_stack(out)
+    ours = has_map_record(out) or Journal.was_publishing(out) or _has_talud_stack(out)
     source_files.check_output_folder(out, names, inputs, ours=ours, kept=() if more else (STACK_FILE_NAME,))
 
 
@@ -194,13 +194,13 @@ class PixelCounts:
         """Return the codes of pixels that are not mapped, with the reason in words."""
         return {int(code): describe_code(int(code), contract) for code in self.blocked.nonzero()[0] if code}
 
-    def add(self, block: Block, landslide: NDArray[np.bool_]) -> None:
+    def add(self, block: TileResult, landslide: NDArray[np.bool_]) -> None:
         """Count a tile."""
         self.landslide += int(np.count_nonzero(landslide))
-        self.blocked += np.bincount(block.blocked.ravel(), minlength=len(self.blocked))
-        self.skipped += bool(block.blocked.all())
-        if block.reduced is not None:
-            self.reduced += np.bincount(block.reduced.ravel(), minlength=len(self.reduced))
+        self.blocked += np.bincount(block.unmapped.ravel(), minlength=len(self.blocked))
+        self.skipped += bool(block.unmapped.all())
+        if block.partial is not None:
+            self.reduced += np.bincount(block.partial.ravel(), minlength=len(self.reduced))
             self.reduced[0] = 0
 
 
@@ -258,15 +258,15 @@ class MapRasters:
                 spread,
             )
 
-    def write(self, tile: Tile, block: Block) -> None:
+    def write(self, tile: Tile, block: TileResult) -> None:
         """Write and count a tile."""
-        window, mapped = Window(*tile.core), block.blocked == 0
+        window, mapped = Window(*tile.core), block.unmapped == 0
         landslide = mapped & (block.probability >= self.threshold)
         self.counts.add(block, landslide)
         with stderr_suppressed():  # as in `writing_cog`
             self._probability.write(np.where(mapped, block.probability, np.float32(np.nan)), 1, window=window)
             self._classes.write(np.where(mapped, landslide, CLASS_NODATA).astype(np.uint8), 1, window=window)
-            self._parts.write(np.where(mapped, landslide, block.blocked + 1).astype(np.uint16), 1, window=window)
+            self._parts.write(np.where(mapped, landslide, block.unmapped + 1).astype(np.uint16), 1, window=window)
             if self._disagreement is not None and block.disagreement is not None:
                 spread = np.where(mapped, block.disagreement, np.float32(np.nan))
                 self._disagreement.write(spread, 1, window=window)

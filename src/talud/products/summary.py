@@ -15,7 +15,7 @@ from PIL import Image
 from talud.engine.runtime import Model
 from talud.imaging import Picture, data_uri, format_length, round_length
 from talud.mapping import domain
-from talud.mapping.domain import Distance, Verdict
+from talud.mapping.domain import DomainDistance, DomainVerdict
 from talud.mapping.reader import RasterInfo
 from talud.products import map_record
 from talud.products.map_record import Prediction
@@ -125,9 +125,9 @@ class SummaryPage:
         )
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> DomainVerdict:
         """Return the verdict on the raster as a whole."""
-        return domain.verdict(self.prediction.distances)
+        return domain.overall_verdict(self.prediction.distances)
 
     @property
     def median(self) -> float:
@@ -135,7 +135,7 @@ class SummaryPage:
         return float(np.median(self.hectares))
 
     @property
-    def compared(self) -> list[Distance]:
+    def compared(self) -> list[DomainDistance]:
         """Return the bands that have a histogram to compare."""
         return [one for one in self.prediction.distances if one.overlap is not None]
 
@@ -143,7 +143,7 @@ class SummaryPage:
 def write(path: Path, page: SummaryPage) -> None:
     """Write the page as HTML: the same bytes for the same map."""
     environment = html_environment("talud.products", number=_number, percent=_percent, counted=counted)
-    html = environment.get_template("summary.html").render(page=page, Verdict=Verdict, domain=domain)
+    html = environment.get_template("summary.html").render(page=page, Verdict=DomainVerdict, domain=domain)
     path.write_text(html, encoding="utf-8")
 
 

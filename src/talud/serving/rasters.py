@@ -25,7 +25,7 @@ from talud.contract import Contract
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.mapping.raster_checks import check_blocks
-from talud.mapping.reader import frugal, misfit
+from talud.mapping.reader import find_mismatch, small_gdal_cache
 from talud.serving import raster_paths
 from talud.serving.settings import Settings
 from talud.text import first_line
@@ -207,7 +207,7 @@ def _translate_errors(path: str | Path) -> Iterator[None]:
     """Translate GDAL's errors inside the block into errors of the file."""
     name = Path(path).name
     try:
-        with frugal():
+        with small_gdal_cache():
             yield
     except (RasterioError, CPLE_BaseError, UnicodeError) as error:
         reason = first_line(error.__cause__ or error).replace(str(path), name)
@@ -254,6 +254,6 @@ def _contract_digest(contract: Contract) -> str:
 @cached(LRUCache(8 * _CACHED_HEADERS), key=lambda stamp, digest, _: (stamp, digest), condition=threading.Condition())
 def _fits(stamp: FileStamp, digest: str, contract: Contract) -> bool:  # noqa: ARG001 - contracts are told apart by it
     try:
-        return misfit(stamp[0], contract) is None
+        return find_mismatch(stamp[0], contract) is None
     except SourceError:
         return False

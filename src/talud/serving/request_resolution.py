@@ -222,7 +222,7 @@ class RequestResolver:
         def misfit(contract: Contract) -> str | None:
             if bands is not None and (others := [name for name in contract.input.band_names if name not in bands]):
                 return f"reads {', '.join(others)}, which the request leaves out"
-            return reader.misfit(raster, contract)
+            return reader.find_mismatch(raster, contract)
 
         if model is None:
             return self.models.choose_champion(misfit)

@@ -194,9 +194,9 @@ def _labelled_cells(project: Project, model: Model, area: str) -> tuple[list[_Ce
     with open_stack(current_stack(project, area), contract) as stack, open_raster(project.mask(area)) as mask:
         if Grid.of(mask) != stack.grid:
             raise StudyError(f"{mask.name}: its grid differs from that of the stack; run talud stack {area} again")
-        if stack.info.absent:
+        if stack.info.missing_groups:
             raise StudyError(
-                f"{area}: its stack lacks {', '.join(stack.info.absent)}, which the model needs; add the source"
+                f"{area}: its stack lacks {', '.join(stack.info.missing_groups)}, which the model needs; add the source"
             )
         side = stack.info.patch or project.params.split.patch
         cells = []
