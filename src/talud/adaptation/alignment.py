@@ -163,9 +163,8 @@ def _sample_windows(
     found = _drop_outliers(sample_windows(stack, stack.grid.windows(side), side), radiometric)
     if len(found) < MIN_WINDOWS:
         raise MismatchError(
-            f"{raster}: the model is not adapted to it: it has {len(found)} squares of {side} pixels of which "
-            f"{MIN_MAPPED_SHARE:.0%} can be mapped, fewer than the {MIN_WINDOWS} that represent an area; take a "
-            "larger part of it"
+            f"{raster}: has {len(found)} squares of {side} pixels of which at least {MIN_MAPPED_SHARE:.0%} can be "
+            f"mapped, but an adaptation needs {MIN_WINDOWS}; use a larger raster"
         )
     return found
 
@@ -215,14 +214,14 @@ def _make_candidate(model: Model, graph: onnx.ModelProto, strength: float, sampl
 def self_agreement(model: Model, windows: NDArray[np.float32]) -> float:
     """Return the agreement of a model's rotated and mirrored maps.
 
-    It is the mean correlation of each window's map with the maps of its seven rotated and mirrored copies.
+    The maps of the windows are compared with the maps of their seven rotated and mirrored copies.
 
     Args:
         model: model, which is run at its own threshold.
         windows: square windows (windows, bands, side, side) in contract order, NaN where invalid.
 
     Returns:
-        Mean Matthews correlation, -1 to 1; 0 if nothing or everything is mapped as landslide.
+        Mean of the seven Matthews correlations over all windows, -1 to 1; 0 if nothing or everything is landslide.
 
     Raises:
         ModelError: The network fails.

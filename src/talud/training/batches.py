@@ -126,9 +126,9 @@ class Augmenter:
             exponent = np.exp(self._draw_changes(options.gamma, self.optical, len(stack), generator))
             unit = np.clip(scaled / (2 * _GAMMA_SPAN) + 0.5, 0, 1) ** exponent
             scaled = np.where(self.optical & (np.abs(scaled) < _GAMMA_SPAN), (unit - 0.5) * 2 * _GAMMA_SPAN, scaled)
-        lit = self.optical | self.radar
-        scaled = scaled * np.exp(self._draw_changes(options.gain, lit, len(stack), generator))
-        scaled = scaled + self._draw_changes(options.offset, lit, len(stack), generator)
+        radiometric = self.optical | self.radar
+        scaled = scaled * np.exp(self._draw_changes(options.gain, radiometric, len(stack), generator))
+        scaled = scaled + self._draw_changes(options.offset, radiometric, len(stack), generator)
         if options.haze:
             share = self.optical * options.haze * generator.random((len(stack), 1, 1, 1)) ** 2
             scaled = scaled * (1 - share) + share * HAZE_LEVEL

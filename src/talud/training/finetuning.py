@@ -173,7 +173,7 @@ def finetune(
 def _check_can_finetune(project: Project, model: Model, area: str) -> None:
     role, known = project.params.area(area).role, model.contract.derived.finetuned
     if role == "gate":
-        raise StudyError(f"{area}: its role is gate (it decides promotion), so no model is fine-tuned on it")
+        raise StudyError(f"{area}: its role is gate, so no model is fine-tuned on it; use another area")
     if area in model.contract.origin.areas:
         raise StudyError(f"{area}: {model.title} was trained on it; choose a new area")
     if known:

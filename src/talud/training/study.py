@@ -29,6 +29,8 @@ from talud.training.search import (
 from talud.training.trial import TrialConfig
 from talud.training.trial_runner import TrialResult, TrialRunner, TrialTask, run_here
 
+BEST_WEIGHTS_ONLY = frozenset({"best"})  # arrays that remain in the checkpoint of the best trial
+
 
 @dataclass(frozen=True)
 class StudyProgress:
@@ -253,9 +255,6 @@ class _CheckpointPruner:
                 weights = checkpoint.read(path).best if is_best else None
                 checkpoint.write(path, replace(result.state, best=weights))
             self._best[result.key] = is_best
-
-
-BEST_WEIGHTS_ONLY = frozenset({"best"})
 
 
 def _best_model(project: Project, dataset: Dataset, result: TrialResult) -> keras.Model:
