@@ -58,7 +58,7 @@ def test_example_panel_shows_each_patch_in_its_pane() -> None:
     assert (dark == (found.mask[0] == 1)).all()
     assert chance[0, 1].sum() < chance[0, 0].sum()  # higher probabilities are darker
     assert np.corrcoef(seen[..., 0].ravel(), found.stack[0, ..., 0].ravel())[0, 1] > 0.9
-    nothing = tuple(examples.PIXEL_CLASS_COLOURS[255])
+    nothing = tuple(examples.CLASS_COLOURS[255])
     assert tuple(pane(picture, 1, 3)[5, 5]) == tuple(pane(picture, 1, 2)[5, 5]) == nothing
 
 
