@@ -27,7 +27,7 @@ from material import BANDS, values
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "tests"))
 
-from service_process import EXECUTION, Serving, add_champion, serving, wait_for  # noqa: E402
+from service_process import EXECUTION, ServiceProcess, add_champion, run_service, wait_for  # noqa: E402
 from stack_files import write_stack  # noqa: E402
 
 CLIENTS = 50
@@ -42,7 +42,7 @@ def main() -> None:
         project = make_project(Path(folder) / "project")
         settings = {"workers": "2", "queue": "100000", "jobs_per_key": "100000"}
         began = time.monotonic()
-        with serving(project, settings) as service:
+        with run_service(project, settings) as service:
             wait_for(lambda: service.http.get("/health/ready").status_code == 200, "not ready")
             figures = {"seconds to ready": round(time.monotonic() - began, 1)} | memory(service)
             figures |= while_computing(service)
@@ -64,14 +64,14 @@ def make_project(root: Path) -> Path:
     return root
 
 
-def memory(service: Serving) -> dict[str, float]:
+def memory(service: ServiceProcess) -> dict[str, float]:
     """Return the resident memory of the idle processes, in MB."""
     process = psutil.Process(service.process.pid)
     workers = [child.memory_info().rss for child in process.children(recursive=True)]
     return {"MB at rest: service": process.memory_info().rss // 10**6, "MB at rest: two workers": sum(workers) // 10**6}
 
 
-def while_computing(service: Serving) -> dict[str, float]:
+def while_computing(service: ServiceProcess) -> dict[str, float]:
     """Measure how fast the state of a job is answered while two jobs run."""
     jobs = [service.ask("large.tif") for _ in range(2)]
     wait_for(lambda: all(service.job(job)["progress"] > 0 for job in jobs), "no tile is finished")
@@ -118,7 +118,7 @@ async def under_load(address: str, seconds: float) -> dict[str, float]:
     return {"clients": CLIENTS, "seconds of load": seconds} | found | milliseconds("under load", took)
 
 
-def jobs_lost(service: Serving) -> dict[str, float]:
+def jobs_lost(service: ServiceProcess) -> dict[str, float]:
     """Jobs that were accepted and did not end well."""
     while unfinished(service):
         time.sleep(1)
@@ -126,12 +126,12 @@ def jobs_lost(service: Serving) -> dict[str, float]:
     return {f"jobs {status}": count for status, count in sorted(ended.items())}
 
 
-def unfinished(service: Serving) -> list[dict[str, str]]:
+def unfinished(service: ServiceProcess) -> list[dict[str, str]]:
     """Jobs that wait or run."""
     return listed(service, "status=accepted&status=running&")
 
 
-def listed(service: Serving, query: str) -> list[dict[str, str]]:
+def listed(service: ServiceProcess, query: str) -> list[dict[str, str]]:
     """All jobs."""
     found, page = [], 1000
     while batch := service.http.get(f"/jobs?{query}limit={page}&offset={len(found)}").json()["jobs"]:

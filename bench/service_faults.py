@@ -22,7 +22,7 @@ import material
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "tests"))
 
-from service_process import Serving, add_champion, serving, wait_for  # noqa: E402
+from service_process import ServiceProcess, add_champion, run_service, wait_for  # noqa: E402
 
 SIDE = 2500
 JOBS = 100
@@ -69,13 +69,13 @@ def digests(map_folder: Path) -> dict[str, str]:
 
 def undisturbed(project: Path, results: Path) -> dict[str, str]:
     """Return the checksums of a map made without any fault."""
-    with serving(project, {"results": str(results)}) as service:
+    with run_service(project, {"results": str(results)}) as service:
         job = service.ask("large.tif")
         assert service.ended(job)["status"] == "successful", service.job(job)
     return digests(results / "jobs" / job / "map")
 
 
-def begun(service: Serving, results: Path) -> str:
+def begun(service: ServiceProcess, results: Path) -> str:
     """Return the id of a job with some finished tiles."""
     job = service.ask("large.tif")
     tiles = results / "jobs" / job / ".map.partial/tiles"
@@ -85,14 +85,14 @@ def begun(service: Serving, results: Path) -> str:
 
 def killed(project: Path, results: Path, expected: dict[str, str], what: str) -> str:
     """Kill the service or its worker during a job, and compare the bytes of the map."""
-    with serving(project, {"results": str(results)}) as service:
+    with run_service(project, {"results": str(results)}) as service:
         job = begun(service, results)
         if what == "service":
             service.kill()
         else:
             os.kill(service.workers()[0], signal.SIGKILL)
             service.ended(job)
-    with serving(project, {"results": str(results)}) as service:
+    with run_service(project, {"results": str(results)}) as service:
         status = service.ended(job)["status"]
     if status != "successful":
         return f"FAILED: the job is {status}"
@@ -107,7 +107,7 @@ def full_disk(project: Path, disk: Path) -> str:
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         return "skipped: a small disk cannot be mounted here; that takes root"
     try:
-        with serving(project, {"results": str(disk)}) as service:
+        with run_service(project, {"results": str(disk)}) as service:
             job, waiting = begun(service, disk), service.ask("small.tif")
             try:
                 with (disk / "others.bin").open("wb", buffering=0) as file:
@@ -127,7 +127,7 @@ def full_disk(project: Path, disk: Path) -> str:
 def queued(project: Path, results: Path) -> str:
     """Submit many jobs at once, and check that all end well and in order."""
     settings = {"results": str(results), "jobs_per_key": str(JOBS), "queue": str(JOBS)}
-    with serving(project, settings) as service:
+    with run_service(project, settings) as service:
         jobs = [service.ask("small.tif") for _ in range(JOBS)]
         ended = [service.ended(job) for job in jobs]
     lost = sum(job["status"] != "successful" for job in ended)

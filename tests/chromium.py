@@ -35,7 +35,7 @@ def chromium(graphics: Sequence[str] = NO_GRAPHICS) -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, address: str, size: tuple[int, int]) -> Iterator[Page]:
+def open_page(browser: Browser, address: str, size: tuple[int, int]) -> Iterator[Page]:
     """A page in a window of that width and height, with fingers where it is as narrow as a phone."""
     width, height = size
     faults: list[str] = []

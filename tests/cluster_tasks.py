@@ -11,7 +11,7 @@ from talud.cluster import SendMessage
 from talud.errors import StudyError
 
 
-def noted(path: Path, tell: SendMessage) -> int:
+def record_start(path: Path, tell: SendMessage) -> int:
     """Say which process has begun, and give the process back; each beginning is a line of the file."""
     with path.open("a") as beginnings:
         beginnings.write(f"{os.getpid()}\n")
@@ -19,30 +19,30 @@ def noted(path: Path, tell: SendMessage) -> int:
     return os.getpid()
 
 
-def held(path: Path, tell: SendMessage) -> int:
+def wait_for_release(path: Path, tell: SendMessage) -> int:
     """The same, and stay until somebody lets it go."""
-    noted(path, tell)
-    while not leave(path).exists():
+    record_start(path, tell)
+    while not release_file(path).exists():
         time.sleep(0.01)
     tell(["ends", os.getpid()])
     return os.getpid()
 
 
-def leave(path: Path) -> Path:
+def release_file(path: Path) -> Path:
     """The file that lets a task go that is held."""
     return path.with_suffix(".leave")
 
 
-def deadly(path: Path, tell: SendMessage) -> int:
+def die(path: Path, tell: SendMessage) -> int:
     """Be killed, where the file's name says so."""
-    begun = noted(path, tell)
+    begun = record_start(path, tell)
     time.sleep(0.5)
     if path.name == "deadly":
         os.kill(begun, signal.SIGKILL)
     return begun
 
 
-def failing(path: Path, tell: SendMessage) -> None:
+def fail(path: Path, tell: SendMessage) -> None:
     """Fail, or go on until nobody wants it any more, and then write the file."""
     if path.name == "failing":
         while not path.exists():  # the other one has begun
@@ -58,7 +58,7 @@ def failing(path: Path, tell: SendMessage) -> None:
         raise
 
 
-def environment(name: str, tell: SendMessage) -> tuple[int, str | None]:
+def read_variable(name: str, tell: SendMessage) -> tuple[int, str | None]:
     """The process, and one of its variables."""
     time.sleep(0.5)
     return os.getpid(), os.environ.get(name)

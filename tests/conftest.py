@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, inspect
 
 from command_line import Run, runner
-from fresh_clone import ROOT, Demo, clone, link, requirements
+from fresh_clone import ROOT, Demo, clone, link_packages, required_packages
 from talud.bands import Group
 from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin
 
@@ -107,7 +107,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """
     root = clone(tmp_path_factory.mktemp("demo") / "talud")
     subprocess.run(["make", ".venv/bin/pip"], cwd=root, check=True)
-    link(requirements("talud", "train"), root / ".venv")
+    link_packages(required_packages("talud", "train"), root / ".venv")
     params = root / "params.yaml"
     text = params.read_text()
     assert DEMO_SEARCH in text

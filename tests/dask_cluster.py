@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 @contextmanager
-def cluster(
+def run_dask_cluster(
     folder: Path, *workers: dict[str, str], prefix: tuple[str, ...] = (), options: tuple[str, ...] = ("--nthreads", "1")
 ) -> Iterator[tuple[str, list[int]]]:
     """A scheduler with workers, each with more in its environment; its address, and the pids of all."""

@@ -39,7 +39,7 @@ def clone(folder: Path) -> Path:
     return folder
 
 
-def requirements(name: str, extra: str = "") -> set[str]:
+def required_packages(name: str, extra: str = "") -> set[str]:
     """Return the names of all distributions that a distribution with an extra needs, as installed here."""
     found: set[str] = set()
     pending = [(name, extra)]
@@ -58,7 +58,7 @@ def requirements(name: str, extra: str = "") -> set[str]:
     return found
 
 
-def link(names: set[str], venv: Path) -> None:
+def link_packages(names: set[str], venv: Path) -> None:
     """Put distributions of this environment into another one, as hard links where the file system can.
 
     An installer that then replaces one of them in the other environment leaves this one as it is.

@@ -33,7 +33,7 @@ class Server:
 
 
 @contextmanager
-def serving(file: Path, control: Path) -> Iterator[Server]:
+def run_range_server(file: Path, control: Path) -> Iterator[Server]:
     """Serve a file as /stack.tif; `control` is a folder for the rest."""
     control.mkdir(exist_ok=True)
     command = [sys.executable, __file__, str(file), str(control)]

@@ -23,7 +23,7 @@ import uvicorn
 from talud.registry import ModelVersion, Store
 
 EXECUTION = "/processes/map-landslides/execution"
-PATIENCE = 90  # seconds
+TIMEOUT_SECONDS = 90  # seconds
 
 Found = TypeVar("Found")
 
@@ -48,7 +48,7 @@ def free_port() -> int:
 
 def wait_for(look: Callable[[], Found], what: str) -> Found:
     """What `look` gives once it is true."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end:
         if found := look():
             return found
@@ -57,7 +57,7 @@ def wait_for(look: Callable[[], Found], what: str) -> Found:
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServiceProcess:
     """A running service.
 
     Attributes:
@@ -100,7 +100,7 @@ class Serving:
 
 
 @contextmanager
-def listening(app: Callable[..., object], **options: object) -> Iterator[int]:
+def run_server(app: Callable[..., object], **options: object) -> Iterator[int]:
     """Run an application in a thread of this process, until the block ends; yield its port."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", **options))
@@ -122,12 +122,12 @@ def _command(process: psutil.Process) -> str:
 
 
 @contextmanager
-def serving(
+def run_service(
     project: Path,
     settings: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
     command: Sequence[object] = (sys.executable, "-m", "talud.cli.main"),
-) -> Iterator[Serving]:
+) -> Iterator[ServiceProcess]:
     """Start `talud serve` in a project, until the block ends."""
     port = free_port()
     own = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | (environment or {})
@@ -141,13 +141,13 @@ def serving(
         start_new_session=True,
     )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as http:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=TIMEOUT_SECONDS) as http:
             wait_for(lambda: _answers(process, http), "the service does not answer")
-            yield Serving(process, http)
+            yield ServiceProcess(process, http)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=PATIENCE)
+        process.communicate(timeout=TIMEOUT_SECONDS)
 
 
 def _answers(process: subprocess.Popen[str], http: httpx.Client) -> bool:

@@ -44,7 +44,7 @@ def noise(height: int, width: int, bands: int = 3, seed: int = 0) -> NDArray[np.
     return np.random.default_rng(seed).uniform(0, 250, (bands, height, width)).astype(np.float32)
 
 
-def probabilities(model: Model, raster: Path, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
+def window_probabilities(model: Model, raster: Path, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
     """The probabilities of windows of a raster, each computed without its surroundings."""
     with open_stack(raster, model.contract) as stack:
         for window in windows:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import cluster_tasks
-from dask_cluster import cluster
+from dask_cluster import run_dask_cluster
 from talud import cluster as talud_cluster
 from talud.cluster import Cluster, LostTask, open_cluster, run_tasks
 from talud.cluster_connection import check_release
@@ -28,12 +28,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.mark.slow
 def test_workers_have_their_environment_and_do_one_task_at_a_time(two: Cluster) -> None:
-    done = list(run_tasks(cluster_tasks.environment, ["TALUD_TEST"] * 4, two))
+    done = list(run_tasks(cluster_tasks.read_variable, ["TALUD_TEST"] * 4, two))
     assert [task for task, _ in done] == ["TALUD_TEST"] * 4
     assert {value for _, (_, value) in done} == {"given"}
     assert len({pid for _, (pid, _) in done}) == two.count_slots() == 2
     assert "TALUD_TEST" not in os.environ
-    assert list(run_tasks(cluster_tasks.environment, [], two)) == []
+    assert list(run_tasks(cluster_tasks.read_variable, [], two)) == []
 
 
 def test_each_task_comes_back_once_though_a_worker_is_killed(two: Cluster, tmp_path: Path) -> None:
@@ -47,9 +47,9 @@ def test_each_task_comes_back_once_though_a_worker_is_killed(two: Cluster, tmp_p
             killed[task] = message[1]
             os.kill(message[1], signal.SIGKILL)
         else:
-            cluster_tasks.leave(task).touch()
+            cluster_tasks.release_file(task).touch()
 
-    done = list(run_tasks(cluster_tasks.held, tasks, two, on_message))
+    done = list(run_tasks(cluster_tasks.wait_for_release, tasks, two, on_message))
     assert sorted(task for task, _ in done) == tasks
     assert all(dict(done)[task] != pid for task, pid in killed.items())
     assert len(killed) == 1
@@ -61,7 +61,7 @@ def test_each_task_comes_back_once_though_a_worker_is_killed(two: Cluster, tmp_p
 @pytest.mark.slow
 def test_a_task_that_no_worker_survives_is_lost_and_the_others_are_not(two: Cluster, tmp_path: Path) -> None:
     tasks = [tmp_path / name for name in ("deadly", "one", "two", "three", "four")]
-    done = dict(run_tasks(cluster_tasks.deadly, tasks, two))
+    done = dict(run_tasks(cluster_tasks.die, tasks, two))
     assert done.pop(tasks[0]) == LostTask(3)
     assert set(done) == set(tasks[1:])
     assert all(isinstance(pid, int) for pid in done.values())
@@ -72,10 +72,10 @@ def test_a_task_that_no_worker_survives_is_lost_and_the_others_are_not(two: Clus
 def test_an_error_comes_whole_and_what_runs_then_is_stopped(two: Cluster, tmp_path: Path) -> None:
     tasks = [tmp_path / name for name in ("failing", "stopped", "never")]
     with pytest.raises(StudyError, match=r"^no such luck$"):
-        list(run_tasks(cluster_tasks.failing, tasks, two))
+        list(run_tasks(cluster_tasks.fail, tasks, two))
     until(tasks[1].exists)
     assert not tasks[2].exists()
-    assert len(list(run_tasks(cluster_tasks.environment, ["HOME"], two))) == 1  # the workers serve on
+    assert len(list(run_tasks(cluster_tasks.read_variable, ["HOME"], two))) == 1  # the workers serve on
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_gpus_that_cuda_gives_a_process(there: tuple[str, ...], chosen: str 
 def test_workers_that_trials_would_share_are_refused(
     tmp_path: Path, options: tuple[str, ...], workers: list[dict[str, str]], said: str
 ) -> None:
-    with cluster(tmp_path / "cluster", *workers, options=options) as (address, _):
+    with run_dask_cluster(tmp_path / "cluster", *workers, options=options) as (address, _):
         with pytest.raises(ClusterError, match=said) as caught, open_cluster(address, tmp_path, {}) as found:
             joined(found, len(workers))
         assert "\n" not in str(caught.value)
@@ -122,39 +122,46 @@ def test_a_trial_takes_a_gpu_of_a_cluster(tmp_path: Path) -> None:
     own = [{"CUDA_VISIBLE_DEVICES": name} for name in "01"]
     options = ("--nthreads", "4", "--resources", "GPU=1")
     with (
-        cluster(tmp_path / "cluster", *own, options=options) as (address, _),
+        run_dask_cluster(tmp_path / "cluster", *own, options=options) as (address, _),
         open_cluster(address, tmp_path, {}) as found,
     ):
         joined(found, 2)
         assert found.resource == "GPU"
-        done = list(run_tasks(cluster_tasks.environment, ["CUDA_VISIBLE_DEVICES"] * 4, found))
+        done = list(run_tasks(cluster_tasks.read_variable, ["CUDA_VISIBLE_DEVICES"] * 4, found))
     assert len({pid for _, (pid, _) in done}) == 2
     assert {visible for _, (_, visible) in done} == {"0", "1"}
 
 
 @pytest.mark.slow
 def test_a_lost_scheduler_is_said(tmp_path: Path) -> None:
-    with cluster(tmp_path / "cluster", {}) as (address, pids), open_cluster(address, tmp_path, {}) as found:
+    with run_dask_cluster(tmp_path / "cluster", {}) as (address, pids), open_cluster(address, tmp_path, {}) as found:
 
         def on_message(_task: Path, message: object) -> None:
             os.kill(pids[0], signal.SIGKILL)
 
         with pytest.raises(ClusterError, match="the scheduler was lost") as caught:
-            list(run_tasks(cluster_tasks.noted, [tmp_path / "1", tmp_path / "2", tmp_path / "3"], found, on_message))
+            list(
+                run_tasks(
+                    cluster_tasks.record_start, [tmp_path / "1", tmp_path / "2", tmp_path / "3"], found, on_message
+                )
+            )
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
 def test_a_worker_that_is_gone_when_it_is_asked_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s")  # how long the scheduler tries to reach it
-    with cluster(tmp_path / "cluster", {}, {}) as (address, pids), open_cluster(address, tmp_path, {}) as found:
+    with (
+        run_dask_cluster(tmp_path / "cluster", {}, {}) as (address, pids),
+        open_cluster(address, tmp_path, {}) as found,
+    ):
         joined(found, 2)
         ours = found.client.run(os.getpid)
         (gone,) = [worker for worker, pid in ours.items() if pid == pids[1]]
         os.kill(pids[1], signal.SIGKILL)
         until(lambda: len(found.client.nthreads()) == 1)
         check_release(found.client, [gone])
-        assert [pid for _, (pid, _) in run_tasks(cluster_tasks.environment, ["HOME"], found)] == [pids[2]]
+        assert [pid for _, (pid, _) in run_tasks(cluster_tasks.read_variable, ["HOME"], found)] == [pids[2]]
 
 
 def joined(found: Cluster, number: int) -> None:

@@ -19,7 +19,7 @@ import rasterio
 import shapely
 from rasterio.errors import RasterioDeprecationWarning
 
-from range_server import serving
+from range_server import run_range_server
 from source_files import UTM, write_raster
 from talud.errors import SourceError
 from talud.files import md5
@@ -141,7 +141,7 @@ def test_change_of_any_part_is_noticed(tmp_path: Path, kind: Callable[[Path], Ch
 def test_raster_on_network_is_known_by_its_pixels(tmp_path: Path) -> None:
     known = []
     for name, value in (("one", 7), ("same", 7), ("other", 8)):
-        with serving(raster(tmp_path / f"{name}.tif", value), tmp_path) as server:
+        with run_range_server(raster(tmp_path / f"{name}.tif", value), tmp_path) as server:
             known.append(fingerprint(f"/vsicurl/{server.address}"))
     one, same, other = known
     assert one == same != other

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from chromium import chromium, opened
+from chromium import chromium, open_page
 from talud.errors import RegistryError, StudyError
 from talud.registry import Store
 from talud.registry.leaderboard import FinishedTrial, Leaderboard, trials_page
@@ -176,7 +176,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def page(request: pytest.FixtureRequest, browser: Browser, root: Path, parent: str, tmp_path: Path) -> Iterator[Page]:
-    with opened(browser, page_of(root, parent, tmp_path).as_uri(), request.param) as tab:
+    with open_page(browser, page_of(root, parent, tmp_path).as_uri(), request.param) as tab:
         yield tab
 
 

@@ -20,7 +20,7 @@ import pytest
 from mlflow import MlflowClient
 
 from postgresql import script
-from service_process import add_champion, serving, wait_for
+from service_process import add_champion, run_service, wait_for
 from stack_files import noise, write_stack
 from talud.engine.runtime import Model, RegistryVersion
 from talud.errors import ClusterError, RegistryError
@@ -211,11 +211,11 @@ def test_a_service_with_postgresql_and_a_cluster_goes_on_with_its_jobs_when_it_i
         "data": str(tmp_path / "rasters"), "results": str(tmp_path / "results"), "workers": team.scheduler,
         "database": f"{team.database}/service",
     }  # fmt: skip
-    with serving(tmp_path / "nowhere", settings, team.environment) as service:
+    with run_service(tmp_path / "nowhere", settings, team.environment) as service:
         job = service.ask("large.tif", model=version.name)
         wait_for(lambda: list((tmp_path / "results/jobs").glob("*/.map.partial/tiles/*.npz")), "no tile is finished")
         service.kill()
-    with serving(tmp_path / "nowhere", settings, team.environment) as service:
+    with run_service(tmp_path / "nowhere", settings, team.environment) as service:
         assert service.ended(job)["status"] == "successful", service.job(job)
         found = service.http.get(f"/jobs/{job}/files/probability.tif").content
     origin = RegistryVersion(version.name, version.version)

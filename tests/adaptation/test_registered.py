@@ -10,7 +10,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from registrable import pixels, put_model, write_area, write_params
+from small_projects import pixels, write_area, write_model, write_params
 from stack_files import write_stack
 from talud import load_model
 from talud.cli.main import app
@@ -30,7 +30,7 @@ def test_adapted_version_states_its_origin_without_alias(
     rows, _ = np.indices((128, 128))
     write_area(project, "basin", rows % 10 == 0)
     windows = np.stack([pixels(256, 256)[:, row : row + 64, column : column + 64] for row in CUTS for column in CUTS])
-    put_model(project, tiny_model, 0.5, measure_features(onnx.load(tiny_model), windows))
+    write_model(project, tiny_model, 0.5, measure_features(onnx.load(tiny_model), windows))
     assert promotion.register(project, "project").alias == "champion"
     raster = write_stack(tmp_path / "valley.tif", pixels(256, 256) * np.float32(0.8) + 20)
     monkeypatch.chdir(project.root)

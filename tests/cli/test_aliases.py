@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from command_line import Run
-from registrable import HALF, SOMETHING, put_model, write_area, write_params
+from small_projects import HALF, SOMETHING, write_area, write_model, write_params
 from talud.evaluation import promotion
 from talud.project import Project
 from talud.registry import Store
@@ -28,7 +28,7 @@ def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
     found = write_params(tmp_path / "3band")
     write_area(found, "basin", np.indices((128, 128))[0] % 10 == 0)
     for threshold in (SOMETHING, HALF):
-        put_model(found, tiny_model, threshold)
+        write_model(found, tiny_model, threshold)
         promotion.register(found, "3band")
     client = Store.open(found.root).client
     client.set_registered_model_alias(NAME, "champion", "2")

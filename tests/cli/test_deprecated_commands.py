@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from command_line import Run
-from registrable import write_params
+from small_projects import write_params
 from talud.cli import evaluation
 from talud.evaluation.baselines import RecipeComparison, read_comparison
 from talud.project import Project

@@ -15,7 +15,7 @@ from rio_cogeo import cog_validate
 from sklearn.metrics import f1_score
 from typer.testing import CliRunner
 
-from registrable import EVERYTHING, HALF, NOTHING, SOMETHING, pixels, put_model, write_area, write_params
+from small_projects import EVERYTHING, HALF, NOTHING, SOMETHING, pixels, write_area, write_model, write_params
 from talud.cli.main import app
 from talud.engine.runtime import Model
 from talud.errors import ParamsError, PromotionError, RegistryError, StudyError
@@ -41,11 +41,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Proje
     exact = probability >= HALF
     exact[:10] ^= True
     write_area(found, "valley", exact)  # the first model is right but for ten rows
-    put_model(found, tiny_model, HALF)
+    write_model(found, tiny_model, HALF)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         promotion.register(found, "3band")
-        put_model(found, tiny_model, EVERYTHING)
+        write_model(found, tiny_model, EVERYTHING)
         promotion.register(found, "3band")
     return found
 
@@ -176,7 +176,7 @@ def test_an_area_trained_on_is_counted_on_its_test_blocks(
     project.stack_record("basin").parent.mkdir(parents=True, exist_ok=True)
     project.stack_record("basin").write_text(json.dumps({"stack_md5": "1", "mask_md5": "2"}))
     try:
-        put_model(project, tiny_model, SOMETHING, areas=("basin",)).replace(trained)
+        write_model(project, tiny_model, SOMETHING, areas=("basin",)).replace(trained)
     finally:
         project.model("3band").write_bytes(kept)
     found = json.loads(talud("models", "compare", trained, NAME, "--area", "basin", "--json").stdout)
@@ -207,12 +207,12 @@ def test_compare_refuses_what_it_cannot_compare(talud: Talud, project: Project) 
 
 def test_promote_and_roll_back(talud: Talud, project: Project, tiny_model: Path) -> None:
     champion = next(one for one in json.loads(talud("models", "list", "--json").stdout) if one["aliases"])
-    put_model(project, tiny_model, NOTHING)
+    write_model(project, tiny_model, NOTHING)
     assert "is challenger: worse than the champion" in talud("register").stdout
     refused = talud("models", "promote", NAME, 3)
     assert isinstance(refused.exception, PromotionError)
     assert "version 3 does not pass the gate: F1 on validation blocks: 0.000" in str(refused.exception)
-    put_model(project, tiny_model, EVERYTHING * 0.9)  # another version that maps the same
+    write_model(project, tiny_model, EVERYTHING * 0.9)  # another version that maps the same
     assert "version 4 is challenger: no better than" in talud("register").stdout
     result = talud("models", "promote", NAME, 4)
     assert f"{NAME} version 4 is champion: promoted by hand, in place of version {champion['version']}" in result.stdout
@@ -227,7 +227,7 @@ def test_promote_and_roll_back(talud: Talud, project: Project, tiny_model: Path)
 
 
 def test_register_ends_with_an_error_where_a_model_is_unfit(talud: Talud, project: Project, tiny_model: Path) -> None:
-    put_model(project, tiny_model, 0.3, parity={})
+    write_model(project, tiny_model, 0.3, parity={})
     result = talud("register", "3band")
     assert isinstance(result.exception, PromotionError)
     assert "does not pass the promotion gate" in str(result.exception)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from command_line import Run
-from registrable import SOMETHING, put_model, write_area, write_params
+from small_projects import SOMETHING, write_area, write_model, write_params
 from talud.evaluation import promotion
 
 NAME = "landslide-unet-3band"
@@ -22,7 +22,7 @@ def test_copied_project_is_relocated(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     old = write_params(tmp_path / "3band")
     write_area(old, "basin", np.indices((128, 128))[0] % 10 == 0)
-    put_model(old, tiny_model, SOMETHING)
+    write_model(old, tiny_model, SOMETHING)
     promotion.register(old, "3band")
     new = tmp_path / "a copy ñ"
     shutil.copytree(old.root, new)

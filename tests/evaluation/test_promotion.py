@@ -16,7 +16,7 @@ import onnx
 import pytest
 from mlflow import MlflowClient
 
-from registrable import EVERYTHING, NOTHING, PARITY, SOMETHING, pixels, put_model, write_area, write_params
+from small_projects import EVERYTHING, NOTHING, PARITY, SOMETHING, pixels, write_area, write_model, write_params
 from stack_files import noise, write_stack
 from talud import load_model, predict, registry
 from talud.contract import variant_path
@@ -55,7 +55,7 @@ Train = Callable[..., Path]
 def train(project: Project, tiny_model: Path) -> Train:
     """Puts a model with another contract where training would put it."""
 
-    return partial(put_model, project, tiny_model)
+    return partial(write_model, project, tiny_model)
 
 
 def quantize(path: Path, seed: int, **changes: object) -> bytes:

@@ -16,7 +16,7 @@ import rasterio
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from chromium import chromium, opened
+from chromium import chromium, open_page
 from talud.confusion_map import PIXEL_CLASS_COLOURS, PixelClass
 from talud.engine.runtime import Model
 from talud.errors import StudyError
@@ -312,7 +312,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def page(request, browser: Browser, project: Project) -> Iterator[Page]:
     """The report in a browser."""
-    with opened(browser, project.report.as_uri(), request.param) as tab:
+    with open_page(browser, project.report.as_uri(), request.param) as tab:
         tab.wait_for_selector(".viewer[data-ready]")
         yield tab
 

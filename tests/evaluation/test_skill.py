@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from registrable import EVERYTHING, SOMETHING, pixels, put_model, write_area, write_params
+from small_projects import EVERYTHING, SOMETHING, pixels, write_area, write_model, write_params
 from talud.contract import Validation
 from talud.engine.runtime import Model
 from talud.errors import PromotionError
@@ -78,7 +78,7 @@ NAME = "landslide-unet-3band"
 def test_a_model_without_skill_is_no_first_champion(
     project: Project, tiny_model: Path, changes: dict[str, object], words: str
 ) -> None:
-    put_model(project, tiny_model, SOMETHING, **changes)
+    write_model(project, tiny_model, SOMETHING, **changes)
     done = register(project)
     assert done.alias == "challenger"
     assert words in done.reason
@@ -92,7 +92,7 @@ def test_a_model_without_skill_is_no_first_champion(
 
 @pytest.mark.slow
 def test_a_model_with_skill_is_the_first_champion(project: Project, tiny_model: Path) -> None:
-    put_model(project, tiny_model, SOMETHING, validation=SKILLED)
+    write_model(project, tiny_model, SOMETHING, validation=SKILLED)
     done = register(project)
     assert (done.alias, done.warnings) == ("champion", ())
 
@@ -100,7 +100,7 @@ def test_a_model_with_skill_is_the_first_champion(project: Project, tiny_model: 
 @pytest.mark.slow
 def test_a_model_without_skill_on_a_gate_area_is_no_champion(project: Project, tiny_model: Path) -> None:
     project = write_params(project.root, gate={"role": "gate", "folder": "data/gate"})
-    model = Model.load(put_model(project, tiny_model, SOMETHING, validation=SKILLED))
+    model = Model.load(write_model(project, tiny_model, SOMETHING, validation=SKILLED))
     write_area(project, "gate", model.probability(pixels(96, 96)) < SOMETHING)  # all that it does not map
     done = register(project)
     assert done.alias == "challenger"
@@ -109,11 +109,11 @@ def test_a_model_without_skill_on_a_gate_area_is_no_champion(project: Project, t
 
 @pytest.mark.slow
 def test_a_challenger_does_not_win_on_few_blocks(project: Project, tiny_model: Path) -> None:
-    put_model(project, tiny_model, SOMETHING)
+    write_model(project, tiny_model, SOMETHING)
     model = Model.load(project.model("3band"))
     register(project)
     write_area(project, "basin", model.probability(pixels(64, 64)) >= model.contract.measured.threshold - 0.1)
-    put_model(project, tiny_model, SOMETHING - 0.1)  # right everywhere, on two blocks
+    write_model(project, tiny_model, SOMETHING - 0.1)  # right everywhere, on two blocks
     done = register(project)
     assert done.gate.f1[gate.VALIDATION_BLOCKS]["model"] > done.gate.f1[gate.VALIDATION_BLOCKS]["champion"]
     assert done.alias == "challenger"
@@ -151,7 +151,7 @@ def test_a_report_does_not_praise_a_model_without_skill(small_project: Project) 
 
 
 def test_the_threshold_that_maps_everything_scores_as_the_rule_says(project: Project, tiny_model: Path) -> None:
-    model = Model.load(put_model(project, tiny_model, EVERYTHING))
+    model = Model.load(write_model(project, tiny_model, EVERYTHING))
     truth = np.indices((128, 128))[0] % 10 == 0
     mapped = model.probability(pixels(128, 128)) >= EVERYTHING
     tp, fp = int((mapped & truth).sum()), int((mapped & ~truth).sum())

@@ -16,7 +16,7 @@ import rasterio.shutil
 from rasterio.vrt import WarpedVRT
 
 import talud
-from range_server import serving
+from range_server import run_range_server
 from stack_files import noise, write_stack
 from talud.engine.runtime import Model
 from talud.errors import OutputError, SourceError
@@ -48,7 +48,7 @@ def same(first: Path, second: Path) -> bool:
 def test_a_raster_on_a_server_gives_the_map_of_the_file(
     model: Model, stack: Path, local: Path, tmp_path: Path, form: str
 ) -> None:
-    with serving(stack, tmp_path / "control") as server:
+    with run_range_server(stack, tmp_path / "control") as server:
         predict(model, form.format(server.address), tmp_path / "map", MapOptions(tile=256))
         assert len(server.parts.read_text().splitlines()) >= 2
     assert same(local, tmp_path / "map")
@@ -57,14 +57,14 @@ def test_a_raster_on_a_server_gives_the_map_of_the_file(
 
 @pytest.mark.slow
 def test_the_python_door_takes_addresses_too(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
-    with serving(stack, tmp_path / "control") as server:
+    with run_range_server(stack, tmp_path / "control") as server:
         outcome = talud.predict(tiny_model, f"/vsicurl/{server.address}", tmp_path / "map")
     assert outcome.raster == "stack.tif"
 
 
 @pytest.mark.slow
 def test_an_overloaded_server_is_asked_again(model: Model, stack: Path, local: Path, tmp_path: Path) -> None:
-    with serving(stack, tmp_path / "control") as server:
+    with run_range_server(stack, tmp_path / "control") as server:
         server.overloaded.write_text("1")
         predict(model, f"/vsicurl/{server.address}", tmp_path / "map", MapOptions(tile=256))
         assert not server.overloaded.exists()
@@ -78,7 +78,7 @@ def test_a_server_that_goes_away_costs_nothing_that_was_finished(
     """The raster is so large that the check of its values, from its overviews, does not fetch all of it."""
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     stack = write_stack(tmp_path / "stack.tif", noise(2100, 2100) // 64 * 64)
-    with serving(stack, tmp_path / "control") as server:
+    with run_range_server(stack, tmp_path / "control") as server:
 
         def away(done: int, total: int) -> None:
             if done == 2:
@@ -110,7 +110,7 @@ def test_other_content_at_the_same_address_is_refused(model: Model, stack: Path,
         if done == 3:
             raise KeyboardInterrupt
 
-    with serving(stack, tmp_path / "control") as server:
+    with run_range_server(stack, tmp_path / "control") as server:
         address = f"/vsicurl/{server.address}"
         with pytest.raises(KeyboardInterrupt):
             predict(model, address, tmp_path / "map", MapOptions(tile=256), progress=stop)
@@ -118,7 +118,7 @@ def test_other_content_at_the_same_address_is_refused(model: Model, stack: Path,
     changed[:, 200:260, 100:180] += 40
     write_stack(tmp_path / "changed.tif", changed)
     with (
-        serving(tmp_path / "changed.tif", tmp_path / "control") as server,
+        run_range_server(tmp_path / "changed.tif", tmp_path / "control") as server,
         pytest.raises(OutputError, match="different pixels"),
     ):
         predict(model, f"/vsicurl/{server.address}", tmp_path / "map", MapOptions(tile=256))
@@ -171,7 +171,7 @@ def test_a_vrt_gives_the_map_of_its_source_and_a_changed_source_is_noticed(
     ],
 )
 def test_what_cannot_be_reached_is_said_in_one_line_at_once(model: Model, tmp_path: Path, address: str) -> None:
-    with socket.socket() as closed, serving(Path(__file__), tmp_path / "control") as server:
+    with socket.socket() as closed, run_range_server(Path(__file__), tmp_path / "control") as server:
         closed.bind(("127.0.0.1", 0))
         address = address.format(closed=closed.getsockname()[1], server=server.address)
         began = time.monotonic()

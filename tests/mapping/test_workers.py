@@ -23,8 +23,8 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_cluster import cluster
-from range_server import serving
+from dask_cluster import run_dask_cluster
+from range_server import run_range_server
 from stack_files import noise, write_stack
 from talud import errors
 from talud.engine.runtime import Model
@@ -166,7 +166,7 @@ def test_a_worker_opens_the_raster_once_for_all_its_shards(
     """From a server, and what GDAL keeps of it is dropped with the last opening: each fetches the header anew."""
     monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/")
     told: list[int] = []
-    with serving(stack, tmp_path / "control") as server:
+    with run_range_server(stack, tmp_path / "control") as server:
         address = f"/vsicurl/{server.address}"
         predict(
             model, address, tmp_path / "map", MapOptions(tile=32, workers=2), progress=lambda done, _: told.append(done)
@@ -185,7 +185,7 @@ def test_a_worker_opens_the_raster_at_the_second_try_and_lets_go_of_it(
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     monkeypatch.setenv("CPL_VSIL_CURL_NON_CACHED", "/vsicurl/")
     file = workers.SharedModel(model.path, "", None, "cpu")
-    with serving(stack, tmp_path / "control") as server:
+    with run_range_server(stack, tmp_path / "control") as server:
         raster = f"/vsicurl/{server.address}"
         with open_stack(raster, model.contract) as reader:
             facts = workers._environment(model, reader)
@@ -370,7 +370,7 @@ def test_a_cluster_makes_the_files_of_one_process_even_if_it_loses_a_worker(
 ) -> None:
     out = tmp_path / "map"
     place = os.path.relpath(big.stack)  # from here; the workers run elsewhere
-    with cluster(tmp_path / "cluster", {}, {}) as (address, pids):
+    with run_dask_cluster(tmp_path / "cluster", {}, {}) as (address, pids):
         with starting(tiny_model, Path(place), out, "--scheduler", address) as run:
             finished(out, 100, run)
             os.kill(pids[1], signal.SIGKILL)
@@ -382,7 +382,7 @@ def test_a_cluster_makes_the_files_of_one_process_even_if_it_loses_a_worker(
 def test_a_lost_scheduler_is_one_line_and_tiles_are_kept(tiny_model: Path, big: Big, tmp_path: Path) -> None:
     out = tmp_path / "map"
     with (
-        cluster(tmp_path / "cluster", {}) as (address, pids),
+        run_dask_cluster(tmp_path / "cluster", {}) as (address, pids),
         starting(tiny_model, big.stack, out, "--scheduler", address) as run,
     ):
         finished(out, 50, run)
@@ -401,7 +401,7 @@ def test_a_worker_of_another_release_is_refused(model: Model, stack: Path, tmp_p
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: talud\nVersion: 99\n")
     path = os.pathsep.join([str(metadata.parent), *sys.path])
     with (
-        cluster(tmp_path / "cluster", {"PYTHONPATH": path}) as (address, _),
+        run_dask_cluster(tmp_path / "cluster", {"PYTHONPATH": path}) as (address, _),
         pytest.raises(ClusterError, match=r"worker tcp://127\.0\.0\.1:\d+ has talud 99, this process ") as caught,
     ):
         predict(model, stack, tmp_path / "map", MapOptions(tile=32, workers=address))
@@ -426,7 +426,7 @@ def test_a_scheduler_that_cannot_be_used_is_one_line_in_seconds(
         other.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
         if answers == "no workers":
-            with cluster(tmp_path / "cluster") as (address, _):
+            with run_dask_cluster(tmp_path / "cluster") as (address, _):
                 assert said(address) == f"{address}: the scheduler has no workers; start some: dask worker {address}"
         else:
             if answers == "another":
@@ -445,7 +445,7 @@ def test_a_disk_that_workers_do_not_share_is_named(model: Model, stack: Path, tm
     if os.geteuid() != 0 or subprocess.run([*hide, "true"], capture_output=True, check=False).returncode:
         pytest.skip("a disk cannot be hidden from a process here: that takes root")
     with (
-        cluster(tmp_path / "cluster", {}, prefix=hide) as (address, _),
+        run_dask_cluster(tmp_path / "cluster", {}, prefix=hide) as (address, _),
         pytest.raises(ClusterError, match=r"does not see .*; the map's folder must lie on a disk that all workers"),
     ):
         predict(model, stack, out, MapOptions(tile=32, workers=address))

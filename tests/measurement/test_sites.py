@@ -13,7 +13,7 @@ import rasterio
 from rasterio.windows import Window
 from sklearn.metrics import confusion_matrix
 
-from registrable import SOMETHING, put_model, write_area, write_params
+from small_projects import SOMETHING, write_area, write_model, write_params
 from talud.engine.runtime import Model
 from talud.measurement.assessment import Assessment
 from talud.measurement.sites import Site, assess, histogram, labelled_windows, mapped_windows
@@ -40,7 +40,7 @@ def site(project: Project) -> Site:
 
 @pytest.fixture(scope="module")
 def random_model(project: Project, tiny_model: Path) -> Model:
-    return Model.load(put_model(project, tiny_model, SOMETHING, areas=("basin",)))
+    return Model.load(write_model(project, tiny_model, SOMETHING, areas=("basin",)))
 
 
 def truth_and_probability(site: Site, model: Model, windows: list[Window]) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from rasterio.windows import Window
 
-from stack_files import noise, probabilities, write_stack
+from stack_files import noise, window_probabilities, write_stack
 from talud.bands import OCCLUSION_MASKS, Group
 from talud.contract import METADATA_KEY, Contract, Subset
 from talud.engine.coverage import available_groups, compute_coverage, describe_code, unmapped_codes
@@ -167,7 +167,7 @@ def test_scores_count_what_is_mapped(model: Model, tmp_path: Path) -> None:
     cloudy[:3, :10] = np.nan
     cloudy[5:, 5:15] = np.nan
     raster = write_stack(tmp_path / "s.tif", cloudy, BANDS)
-    (probability,) = probabilities(model, raster, [Window(0, 0, 70, 40)])
+    (probability,) = window_probabilities(model, raster, [Window(0, 0, 70, 40)])
     predict(model, raster, tmp_path / "map")
     mapped = rasterio.open(tmp_path / "map" / "landslides.tif").read(1) != 255
     np.testing.assert_array_equal(np.isfinite(probability), mapped)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from chromium import chromium, opened
+from chromium import chromium, open_page
 from stack_files import noise, write_stack
 from talud.cli import maps
 from talud.contract import Contract, Validation
@@ -91,7 +91,7 @@ def test_a_map_says_its_estimate_everywhere(counted: Model, tmp_path: Path, caps
 @pytest.mark.parametrize("size", [(1200, 900), (400, 800)])
 def test_estimate_stands_apart_from_the_figures_above_it(counted: Model, tmp_path: Path, size: tuple[int, int]) -> None:
     mapped(counted, tmp_path)
-    with chromium() as browser, opened(browser, (tmp_path / "out/summary.html").as_uri(), size) as tab:
+    with chromium() as browser, open_page(browser, (tmp_path / "out/summary.html").as_uri(), size) as tab:
         gap = tab.evaluate(
             "document.querySelector('.figures + p').getBoundingClientRect().top"
             " - document.querySelector('.figures').getBoundingClientRect().bottom"

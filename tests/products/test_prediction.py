@@ -24,7 +24,7 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 from rio_cogeo import cog_validate
 
-from stack_files import grid_of, noise, probabilities, write_stack
+from stack_files import grid_of, noise, window_probabilities, write_stack
 from talud.bands import Group
 from talud.engine.runtime import Model
 from talud.engine.tiling import Tile
@@ -368,7 +368,7 @@ def test_probabilities_of_windows_are_each_read_alone(model: Model, tmp_path: Pa
     values[1, 20:25, 20:25] = np.nan
     stack = write_stack(tmp_path / "s.tif", values)
     windows = [Window(0, 0, 33, 30), Window(17, 13, 50, 41)]
-    for window, found in zip(windows, probabilities(model, stack, windows), strict=True):
+    for window, found in zip(windows, window_probabilities(model, stack, windows), strict=True):
         part = values[:, *window.toslices()]
         assert np.array_equal(
             found, np.where(np.isnan(part[1]), np.nan, model.probability(part)).astype(np.float32), equal_nan=True

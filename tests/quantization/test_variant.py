@@ -16,7 +16,7 @@ import rasterio
 import yaml
 
 from command_line import Run
-from stack_files import noise, probabilities, write_stack
+from stack_files import noise, window_probabilities, write_stack
 from talud import load_model, metrics
 from talud.contract import variant_path
 from talud.data.patches import split
@@ -39,7 +39,7 @@ def validation(project: Project, path: Path) -> tuple[np.ndarray, np.ndarray]:
     windows = [
         block.window for block in split(project.mask("basin"), params.split, params.seed) if block.part == "validation"
     ]
-    found = probabilities(Model.load(path), project.stack("basin"), windows)
+    found = window_probabilities(Model.load(path), project.stack("basin"), windows)
     with open_raster(project.mask("basin")) as mask:
         truth = [mask.read(1, window=window).ravel() for window in windows]
     return np.concatenate([block.ravel() for block in found]), np.concatenate(truth)

@@ -24,7 +24,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.engine import make_url
 
-from agency import settings_of
+from app_client import make_settings
 from postgresql import postgresql
 from talud.errors import OutputError
 from talud.serving.app import create_app
@@ -111,7 +111,7 @@ def test_database_of_the_release_before_migrations_is_upgraded_without_loss(url:
 def test_service_uses_a_database_of_the_release_before_mapped_classes(url: str, tmp_path: Path) -> None:
     make_earlier_database(url, "before_mapped_classes")
     known = json.loads((RECORDED / "before_mapped_classes.json").read_text())[make_url(url).get_backend_name()]
-    settings = settings_of(tmp_path, database=url, results_days=36_500)  # nothing is too old, whenever this runs
+    settings = make_settings(tmp_path, database=url, results_days=36_500)  # nothing is too old, whenever this runs
     (settings.results / known["upload"]).mkdir(parents=True)
     folder, job = settings.results / "jobs" / known["reviewed"] / "map", f"/jobs/{known['reviewed']}"
     with tarfile.open(RECORDED / "before_mapped_classes_map.tar.gz") as archive:

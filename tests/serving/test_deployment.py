@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fresh_clone import ROOT
-from service_process import serving
+from service_process import run_service
 
 ABSENT = ("tensorflow", "keras", "dvc", "matplotlib", "onnxruntime_gpu", "skimage", "sklearn", "h5py", "jax")
 
@@ -53,7 +53,7 @@ def test_what_the_container_installs_maps_without_tensorflow(service_project: Pa
     present = {path.name for path in next(environment.glob("lib/python*/site-packages")).iterdir()}
     assert not present & set(ABSENT)
     assert {"talud", "onnxruntime"} <= present
-    with serving(service_project, {}, {"PYTHONPATH": ""}, [environment / "bin/talud"]) as service:
+    with run_service(service_project, {}, {"PYTHONPATH": ""}, [environment / "bin/talud"]) as service:
         job = service.ended(service.ask("small.tif"))
         assert job["status"] == "successful", job
         assert service.http.get("/health/ready").status_code == 200

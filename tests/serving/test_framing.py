@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service_process import Serving, serving
+from service_process import ServiceProcess, run_service
 
 pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
 
@@ -20,12 +20,12 @@ CHUNKED_END = "0\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def service(service_project: Path) -> Iterator[Serving]:
-    with serving(service_project) as running:
+def service(service_project: Path) -> Iterator[ServiceProcess]:
+    with run_service(service_project) as running:
         yield running
 
 
-def answers(service: Serving, *headers: str, body: str, method: str = "POST", version: str = "1.1") -> list[int]:
+def answers(service: ServiceProcess, *headers: str, body: str, method: str = "POST", version: str = "1.1") -> list[int]:
     """Send a request and return the statuses of all answers.
 
     Read until the service closes the connection.
@@ -66,13 +66,13 @@ def answers(service: Serving, *headers: str, body: str, method: str = "POST", ve
     ],
 )
 def test_request_with_an_ambiguous_length_is_refused_and_the_connection_closed(
-    headers: tuple[str, ...], method: str, service: Serving
+    headers: tuple[str, ...], method: str, service: ServiceProcess
 ) -> None:
     (status,) = answers(service, *headers, method=method, body=CHUNKED_END + HIDDEN)
     assert status in (400, 501)
 
 
-def test_refusal_says_why(service: Serving) -> None:
+def test_refusal_says_why(service: ServiceProcess) -> None:
     answer = service.http.post(
         "/session", headers={"Content-Length": "5", "Transfer-Encoding": "chunked"}, content=iter([b"{}"])
     )
@@ -84,6 +84,6 @@ def test_refusal_says_why(service: Serving) -> None:
 @pytest.mark.parametrize(
     ("header", "body"), [("Content-Length: 2", "{}"), ("Transfer-Encoding: chunked", "2\r\n{}\r\n0\r\n\r\n")]
 )
-def test_request_with_one_length_is_read(header: str, body: str, service: Serving) -> None:
+def test_request_with_one_length_is_read(header: str, body: str, service: ServiceProcess) -> None:
     kind = "Content-Type: application/json"
     assert answers(service, header, kind, "Connection: close", body=body) == [422]  # {} holds no key

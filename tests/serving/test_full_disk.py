@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service_process import EXECUTION, Serving, serving, wait_for
+from service_process import EXECUTION, ServiceProcess, run_service, wait_for
 
 ASK = {"inputs": {"raster": {"href": "small.tif"}}}
 
@@ -35,14 +35,14 @@ def fill(path: Path) -> None:
             return
 
 
-def listed(service: Serving, status: str) -> list[str]:
+def listed(service: ServiceProcess, status: str) -> list[str]:
     return [job["jobID"] for job in service.http.get(f"/jobs?status={status}").json()["jobs"]]
 
 
 @pytest.mark.slow
 def test_job_fails_on_full_disk_and_leaves_room_for_the_next(service_project: Path, small_disk: Path) -> None:
     """The database lies on the same disk, and has to note the job's end there."""
-    with serving(service_project, {"results": str(small_disk)}) as service:
+    with run_service(service_project, {"results": str(small_disk)}) as service:
         job, waiting = service.ask("large.tif"), service.ask("small.tif")
         tiles = small_disk / "jobs" / job / ".map.partial/tiles"
         wait_for(lambda: len(list(tiles.glob("*.npz"))) >= 2, "no tile is finished")

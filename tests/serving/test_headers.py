@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from service_process import listening
+from service_process import run_server
 from talud.serving import security
 from talud.serving.security import HeaderTimeoutProtocol
 
@@ -27,7 +27,7 @@ async def answering(scope, receive, send) -> None:
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Yield the port of a real server with a short limit."""
     monkeypatch.setattr(security, "HEADER_TIMEOUT_SECONDS", 0.5)
-    with listening(answering, http=HeaderTimeoutProtocol, lifespan="off") as port:
+    with run_server(answering, http=HeaderTimeoutProtocol, lifespan="off") as port:
         yield port
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from service_process import EXECUTION, Serving, add_champion, serving
+from service_process import EXECUTION, ServiceProcess, add_champion, run_service
 from stack_files import noise, write_stack
 from talud import registry
 from talud.engine.runtime import Model
@@ -28,8 +28,8 @@ def project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(project: Path) -> Iterator[Serving]:
-    with serving(project) as running:
+def service(project: Path) -> Iterator[ServiceProcess]:
+    with run_service(project) as running:
         yield running
 
 
@@ -80,7 +80,7 @@ def constant_in_another_file(tiny: Path) -> bytes:
     ],
 )
 def test_hostile_model_ends_its_job_in_one_line_and_the_service_goes_on(
-    make: Callable[[Path], bytes], status: int, said: str, service: Serving, project: Path, tiny_model: Path
+    make: Callable[[Path], bytes], status: int, said: str, service: ServiceProcess, project: Path, tiny_model: Path
 ) -> None:
     name = make.__name__.replace("_", "-")
     version = add_champion(project, name, tiny_model)

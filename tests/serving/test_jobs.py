@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from service_process import EXECUTION, Serving, add_champion, serving, wait_for
+from service_process import EXECUTION, ServiceProcess, add_champion, run_service, wait_for
 from talud.engine.runtime import Model, RegistryVersion
 from talud.errors import SourceError
 from talud.products.prediction import predict
@@ -33,8 +33,8 @@ LARGE = {"raster": "large.tif", "model": "landslide-unet-3band/1"}
 
 
 @pytest.fixture(scope="module")
-def service(service_project: Path) -> Iterator[Serving]:
-    with serving(service_project) as running:
+def service(service_project: Path) -> Iterator[ServiceProcess]:
+    with run_service(service_project) as running:
         yield running
 
 
@@ -52,7 +52,7 @@ def digests(files: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
-def fetched(service: Serving, job: str) -> dict[str, str]:
+def fetched(service: ServiceProcess, job: str) -> dict[str, str]:
     """The digests of a job's results."""
     results = service.http.get(f"/jobs/{job}/results").json()
     files = {one["href"].rsplit("/", 1)[1]: service.http.get(one["href"]).content for one in results.values()}
@@ -64,7 +64,7 @@ def same(found: dict[str, str], expected: dict[str, str]) -> None:
     assert found == {name: expected[name] for name in found}
 
 
-def test_a_small_raster_is_mapped_while_the_client_waits(service: Serving) -> None:
+def test_a_small_raster_is_mapped_while_the_client_waits(service: ServiceProcess) -> None:
     answer = service.http.post(EXECUTION, json={"inputs": {"raster": {"href": "small.tif"}}})
     assert answer.status_code == 200, answer.text
     assert sorted(answer.json()) == ["landslides", "polygons", "probability", "quicklook", "record", "summary"]
@@ -73,7 +73,7 @@ def test_a_small_raster_is_mapped_while_the_client_waits(service: Serving) -> No
 
 
 def test_a_large_one_only_asynchronously_and_gives_the_bytes_of_predict(
-    service: Serving, by_hand: dict[str, str]
+    service: ServiceProcess, by_hand: dict[str, str]
 ) -> None:
     refused = service.http.post(EXECUTION, json={"inputs": {"raster": {"href": "large.tif"}}})
     assert (refused.status_code, refused.headers["content-type"]) == (413, "application/problem+json")
@@ -92,7 +92,7 @@ def test_a_job_goes_on_from_its_tiles_whatever_is_killed(
     killed: str, service_project: Path, by_hand: dict[str, str], tmp_path: Path
 ) -> None:
     own = {"results": str(tmp_path)}  # another service of this module may run
-    with serving(service_project, own) as running:
+    with run_service(service_project, own) as running:
         job = running.ask(**LARGE)
         wait_for(lambda: tiles(tmp_path, job) >= 2, "no tile is finished")
         workers = running.workers()
@@ -104,14 +104,14 @@ def test_a_job_goes_on_from_its_tiles_whatever_is_killed(
         else:
             assert running.ended(job)["status"] == "successful"
     assert killed == "worker" or tiles(tmp_path, job) >= 2
-    with serving(service_project, own) as again:
+    with run_service(service_project, own) as again:
         assert again.ended(job)["status"] == "successful", again.job(job)
         same(fetched(again, job), by_hand)
     timings = json.loads((tmp_path / "jobs" / job / "map/timings.json").read_text())
     assert timings["tiles_taken_over"] >= 2
 
 
-def test_a_dismissed_job_frees_its_worker_and_its_files(service: Serving, service_project: Path) -> None:
+def test_a_dismissed_job_frees_its_worker_and_its_files(service: ServiceProcess, service_project: Path) -> None:
     job, waiting = service.ask(**LARGE), service.ask(**LARGE)
     results = service_project / ".talud/service"
     wait_for(lambda: tiles(results, job) >= 1, "no tile is finished")
@@ -125,7 +125,7 @@ def test_a_dismissed_job_frees_its_worker_and_its_files(service: Serving, servic
 
 
 def test_a_promoted_model_is_taken_up_and_a_running_job_keeps_its_version(
-    service: Serving, service_project: Path, tiny_model: Path
+    service: ServiceProcess, service_project: Path, tiny_model: Path
 ) -> None:
     job = service.ask("large.tif")
     add_champion(service_project, "3band", tiny_model)
@@ -149,7 +149,9 @@ def test_a_promoted_model_is_taken_up_and_a_running_job_keeps_its_version(
         ({}, 422, "inputs.raster: Field required"),
     ],
 )
-def test_what_cannot_be_done_is_said_at_once(service: Serving, inputs: dict[str, Any], status: int, said: str) -> None:
+def test_what_cannot_be_done_is_said_at_once(
+    service: ServiceProcess, inputs: dict[str, Any], status: int, said: str
+) -> None:
     before = len(service.http.get("/jobs").json()["jobs"])
     answer = service.http.post(EXECUTION, json={"inputs": inputs}, headers={"Prefer": "respond-async"})
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
@@ -206,7 +208,7 @@ def test_slow_remote_raster_holds_neither_worker_nor_dismissal_nor_shutdown(
     dripping_host: str, service_project: Path, tmp_path: Path
 ) -> None:
     settings = {"results": str(tmp_path), "allowed": json.dumps([dripping_host])}
-    with serving(service_project, settings) as running:
+    with run_service(service_project, settings) as running:
         slow = [running.ask(f"http://{dripping_host}/{number}.tif?sig=5ec4e7") for number in range(6)]
         wait_for(lambda: [running.job(each)["status"] for each in slow].count("running") == 4, "not four are fetched")
         assert running.ended(running.ask("small.tif"))["status"] == "successful"
@@ -224,7 +226,7 @@ def test_slow_remote_raster_holds_neither_worker_nor_dismissal_nor_shutdown(
         said = running.process.communicate(timeout=60)[0]
         assert time.monotonic() - began < 15
         assert "5ec4e7" not in said
-    with serving(service_project, settings) as again:  # fetches go on, or rather begin again
+    with run_service(service_project, settings) as again:  # fetches go on, or rather begin again
         wait_for(lambda: [again.job(each)["status"] for each in slow[1:]].count("running") == 4, "not four are fetched")
         assert again.ended(again.ask("small.tif"))["status"] == "successful"
 
@@ -257,17 +259,19 @@ FORBIDDEN = [
 
 
 @pytest.fixture(scope="module")
-def selective(service_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+def selective(service_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """Yield a service that takes rasters from one host and one bucket."""
     root = tmp_path_factory.mktemp("selective")
     allowed = json.dumps(["data.example.org", "s3://allowed"])
-    with serving(service_project, {"results": str(root), "allowed": allowed}) as running:
+    with run_service(service_project, {"results": str(root), "allowed": allowed}) as running:
         yield running
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 @pytest.mark.parametrize("href", FORBIDDEN)
-def test_references_that_are_not_allowed_are_refused_at_once(href: str, asynchronous: bool, selective: Serving) -> None:
+def test_references_that_are_not_allowed_are_refused_at_once(
+    href: str, asynchronous: bool, selective: ServiceProcess
+) -> None:
     headers = {"Prefer": "respond-async"} if asynchronous else {}
     answer = selective.http.post(EXECUTION, json={"inputs": {"raster": {"href": href}}}, headers=headers)
     assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
@@ -275,7 +279,7 @@ def test_references_that_are_not_allowed_are_refused_at_once(href: str, asynchro
     assert selective.http.get("/jobs").json()["jobs"] == []
 
 
-def test_callbacks_to_places_that_are_not_allowed_are_refused_at_once(selective: Serving) -> None:
+def test_callbacks_to_places_that_are_not_allowed_are_refused_at_once(selective: ServiceProcess) -> None:
     body = {"inputs": {"raster": {"href": "small.tif"}}, "subscriber": {"successUri": "https://evil.org/?token=5ec4e7"}}
     answer = selective.http.post(EXECUTION, json=body, headers={"Prefer": "respond-async"})
     assert answer.status_code == 403
@@ -288,7 +292,7 @@ def test_callbacks_to_places_that_are_not_allowed_are_refused_at_once(selective:
 def test_more_jobs_than_are_allowed_are_refused_until_one_has_ended(
     limit: str, status: int, service_project: Path, tmp_path: Path
 ) -> None:
-    with serving(service_project, {limit: "1", "results": str(tmp_path)}) as running:
+    with run_service(service_project, {limit: "1", "results": str(tmp_path)}) as running:
         job = running.ask(**LARGE)
         body = {"inputs": {"raster": {"href": "small.tif"}}}
         assert running.http.post(EXECUTION, json=body, headers={"Prefer": "respond-async"}).status_code == status
@@ -296,7 +300,7 @@ def test_more_jobs_than_are_allowed_are_refused_until_one_has_ended(
         assert running.ended(running.ask("small.tif"))["status"] == "successful"
 
 
-def test_the_standards_pages_link_to_each_other(service: Serving) -> None:
+def test_the_standards_pages_link_to_each_other(service: ServiceProcess) -> None:
     links = {link["rel"].rsplit("/", 1)[-1]: link["href"] for link in service.http.get("/").json()["links"]}
     assert (
         "http://www.opengis.net/spec/ogcapi-processes-1/1.0/conf/core"
@@ -314,7 +318,7 @@ def test_the_standards_pages_link_to_each_other(service: Serving) -> None:
     )
 
 
-def test_owslib_reads_what_the_service_offers(service: Serving) -> None:
+def test_owslib_reads_what_the_service_offers(service: ServiceProcess) -> None:
     from owslib.ogcapi.processes import Processes
 
     client = Processes(str(service.http.base_url))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service_process import serving
+from service_process import run_service
 from stack_files import noise, write_stack
 
 
@@ -18,7 +18,7 @@ def test_log_tells_of_each_job_once_and_of_nothing_that_gdal_signals(
 ) -> None:
     broken = write_stack(service_project / "stacks" / "broken.tif", noise(120, 160))
     content = broken.read_bytes()
-    with serving(service_project, {"log": style, "results": str(tmp_path / "results")}) as service:
+    with run_service(service_project, {"log": style, "results": str(tmp_path / "results")}) as service:
         job = service.ask("small.tif")
         assert service.ended(job)["status"] == "successful"
         service.http.delete(f"/jobs/{job}")

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError, SQLAlchemyError
 
-from agency import put_job, settings_of
-from agency import serving as serving_here
+from app_client import add_job, make_settings
+from app_client import run_app as serving_here
 from postgresql import running_postgresql
-from service_process import EXECUTION, Serving, serving, wait_for
+from service_process import EXECUTION, ServiceProcess, run_service, wait_for
 from talud.engine.runtime import Model, RegistryVersion
 from talud.products.prediction import predict
 from talud.serving import database
@@ -62,7 +62,7 @@ def undisturbed(service_project: Path, tiny_model: Path, tmp_path_factory: pytes
     return digests(out)
 
 
-def is_refused_with_503(service: Serving) -> bool:
+def is_refused_with_503(service: ServiceProcess) -> bool:
     """Check that write requests are answered with 503 and a retry time."""
     answer = service.http.post(EXECUTION, json=ASK, headers={"Prefer": "respond-async"})
     assert answer.status_code in (201, 503), answer.text
@@ -73,7 +73,7 @@ def is_refused_with_503(service: Serving) -> bool:
     return answer.status_code == 503
 
 
-def begun(service: Serving) -> str:
+def begun(service: ServiceProcess) -> str:
     """Return the id of a job with a finished tile."""
     job = service.ask("large.tif", model="landslide-unet-3band/1")
     wait_for(lambda: service.job(job)["progress"] > 0, "no tile is finished")
@@ -86,7 +86,7 @@ def short_timeout(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def job_finished_while_locked(service: Serving, folder: Path) -> Iterator[str]:
+def job_finished_while_locked(service: ServiceProcess, folder: Path) -> Iterator[str]:
     """Yield the id of a job whose map is finished, while the database is locked."""
     job = begun(service)
     with locked(folder / "service.db"):
@@ -98,7 +98,7 @@ def job_finished_while_locked(service: Serving, folder: Path) -> Iterator[str]:
 def test_lock_longer_than_busy_timeout_keeps_finished_map(
     service_project: Path, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
-    with serving(service_project, short_timeout(tmp_path)) as service:
+    with run_service(service_project, short_timeout(tmp_path)) as service:
         with job_finished_while_locked(service, tmp_path) as job:
             assert is_refused_with_503(service)
             assert service.http.get("/health/live").status_code == 200
@@ -116,11 +116,11 @@ def test_map_finished_while_locked_is_taken_over_after_restart(
 ) -> None:
     """The service ends between a finished map and its row; the next one has no tiles to map again."""
     settings = short_timeout(tmp_path)
-    with serving(service_project, settings) as service, job_finished_while_locked(service, tmp_path) as job:
+    with run_service(service_project, settings) as service, job_finished_while_locked(service, tmp_path) as job:
         time.sleep(1)
         service.kill()
     made = (tmp_path / "jobs" / job / RECORD).stat().st_mtime_ns
-    with serving(service_project, settings) as again:
+    with run_service(service_project, settings) as again:
         assert again.ended(job)["status"] == "successful"
     assert (tmp_path / "jobs" / job / RECORD).stat().st_mtime_ns == made
     assert digests(tmp_path / "jobs" / job / "map") == undisturbed
@@ -130,7 +130,7 @@ def test_map_finished_while_locked_is_taken_over_after_restart(
 def test_restarted_postgresql_fails_no_job(service_project: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
     with (
         running_postgresql() as database,
-        serving(service_project, {"results": str(tmp_path), "database": database.url}) as service,
+        run_service(service_project, {"results": str(tmp_path), "database": database.url}) as service,
     ):
         job = begun(service)
         waiting = service.ask("small.tif")
@@ -150,7 +150,7 @@ def test_restarted_postgresql_fails_no_job(service_project: Path, tmp_path: Path
         assert service.ended(wait_for(lambda: asked(service), "no job is taken"))["status"] == "successful"
 
 
-def asked(service: Serving) -> str | None:
+def asked(service: ServiceProcess) -> str | None:
     """Return the id of a new job, or None while the database refuses it."""
     answer = service.http.post(EXECUTION, json=ASK, headers={"Prefer": "respond-async"})
     return answer.json()["jobID"] if answer.status_code == 201 else None
@@ -158,9 +158,9 @@ def asked(service: Serving) -> str | None:
 
 @pytest.mark.slow
 def test_locked_sqlite_answers_every_writing_request_with_503(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, database=f"sqlite:///{tmp_path}/service.db?timeout=0.05")
+    settings = make_settings(tmp_path, database=f"sqlite:///{tmp_path}/service.db?timeout=0.05")
     with serving_here(settings) as (client, service):
-        job = put_job(service, "a.tif", "successful")
+        job = add_job(service, "a.tif", "successful")
         with locked(tmp_path / "service.db"):
             answer = client.delete(f"/jobs/{job}")
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")

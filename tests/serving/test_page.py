@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from chromium import WEBGL, chromium
 from fresh_clone import ROOT
-from service_process import Serving, add_champion, serving
+from service_process import ServiceProcess, add_champion, run_service
 from stack_files import grid_of, write_stack
 from talud.engine.model_file import read_contract, save_model, weights_digest
 from talud.raster import Layout, write_cog
@@ -121,7 +121,7 @@ class ReviewService:
         upload: raster outside the service's data folder.
     """
 
-    process: Serving
+    process: ServiceProcess
     run_key: str
     read_key: str
     upload: Path
@@ -155,7 +155,7 @@ def service(page_index: Path, tiny_model: Path, tmp_path_factory: pytest.TempPat
     results.mkdir(parents=True)
     with Database.open(f"sqlite:///{results / 'service.db'}") as database:
         run_key, read_key = (KeyStore(database).add(scope, scope) for scope in ("run", "read"))
-    with serving(root, {"keys_required": "true"}) as running:
+    with run_service(root, {"keys_required": "true"}) as running:
         running.http.headers["X-API-Key"] = run_key
         yield ReviewService(running, run_key, read_key, upload)
 

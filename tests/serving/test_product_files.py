@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser
 
-from chromium import chromium, opened
-from service_process import Serving, serving
+from chromium import chromium, open_page
+from service_process import ServiceProcess, run_service
 from stack_files import noise, write_stack
 
 pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
@@ -19,15 +19,15 @@ HOSTILE = "<img src=x onerror=document.title=1><script>document.title=2<style>*{
 
 
 @pytest.fixture(scope="module")
-def service(service_project: Path) -> Iterator[Serving]:
+def service(service_project: Path) -> Iterator[ServiceProcess]:
     raster = write_stack(service_project / "stacks" / HOSTILE, np.ascontiguousarray(noise(60, 80)))
-    with serving(service_project) as running:
+    with run_service(service_project) as running:
         yield running
     raster.unlink()
 
 
 @pytest.fixture(scope="module")
-def files(service: Serving) -> dict[str, str]:
+def files(service: ServiceProcess) -> dict[str, str]:
     """Return the address of each output of a map.
 
     The raster has a hostile name.
@@ -44,7 +44,7 @@ def browser() -> Iterator[Browser]:
 
 
 def test_summary_has_its_styles_and_runs_no_script(files: dict[str, str], browser: Browser) -> None:
-    with opened(browser, files["summary"], (1200, 900)) as page:  # faults of the console fail it
+    with open_page(browser, files["summary"], (1200, 900)) as page:  # faults of the console fail it
         assert HOSTILE in page.inner_text("body")
         style = "element => getComputedStyle(element)"
         assert page.evaluate(f"({style})(document.querySelector('.figures')).display") in ("grid", "flex")
@@ -57,7 +57,9 @@ def test_summary_has_its_styles_and_runs_no_script(files: dict[str, str], browse
         assert page.title() not in ("1", "2")
 
 
-def test_injected_style_or_script_would_not_count(files: dict[str, str], service: Serving, browser: Browser) -> None:
+def test_injected_style_or_script_would_not_count(
+    files: dict[str, str], service: ServiceProcess, browser: Browser
+) -> None:
     policy = service.http.get(files["summary"]).headers["content-security-policy"]
     directives = {part.split()[0]: part.split()[1:] for part in policy.split("; ")}
     assert directives["default-src"] == ["'none'"]
@@ -81,7 +83,7 @@ def test_injected_style_or_script_would_not_count(files: dict[str, str], service
 
 @pytest.mark.parametrize("name", ["quicklook", "record"])
 def test_other_files_open_without_a_fault_under_the_policy_of_all(
-    name: str, files: dict[str, str], service: Serving, browser: Browser
+    name: str, files: dict[str, str], service: ServiceProcess, browser: Browser
 ) -> None:
     headers = service.http.get(files[name]).headers
     assert headers["content-security-policy"].startswith("default-src 'none'; ")

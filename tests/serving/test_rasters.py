@@ -23,8 +23,7 @@ from pyproj import Transformer
 from rasterio.crs import CRS
 from rio_tiler.constants import WEB_MERCATOR_TMS
 
-from agency import put_job, serving, settings_of
-from odd_tiffs import write_tiff
+from app_client import add_job, make_settings, run_app
 from source_files import write_raster
 from stack_files import grid_of, noise, write_stack
 from talud.engine.runtime import Model
@@ -35,6 +34,7 @@ from talud.serving.problems import Problem
 from talud.serving.raster_paths import check_directories
 from talud.serving.rasters import read_header
 from talud.serving.storage import remove_unfinished_uploads, safe_name
+from tiff_writer import write_tiff
 
 BANDS = ("red", "green", "blue", "slope", "elevation", "vv_pre", "vv_post")
 RANDOM = np.random.default_rng(1).bytes(80_000)  # which no compression makes smaller
@@ -53,7 +53,7 @@ def stack_values(height: int = 160, width: int = 200) -> np.ndarray:
 def agency(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """A service over a stack with a mask in a folder, and what is no raster of it."""
     root = tmp_path_factory.mktemp("agency")
-    settings = settings_of(root, upload_bytes=2_000_000, pixels=100_000)
+    settings = make_settings(root, upload_bytes=2_000_000, pixels=100_000)
     data = settings.data
     (data / "basins").mkdir()
     (data / ".hidden").mkdir()
@@ -66,7 +66,7 @@ def agency(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace
     (data / "notes.txt").write_text("no raster")
     (data / "damaged.tif").write_bytes(stack.read_bytes()[:100])
     (data / "picture.tif").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    with serving(settings) as (client, service):
+    with run_app(settings) as (client, service):
         yield SimpleNamespace(client=client, service=service, settings=settings, data=data, stack=stack, mask=mask)
 
 
@@ -121,7 +121,7 @@ def test_the_list_tells_of_each_raster_what_a_page_needs(agency: SimpleNamespace
 def test_the_list_follows_the_folder_and_opens_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:
-    settings, contract = settings_of(tmp_path), Model.load(tiny_model).contract
+    settings, contract = make_settings(tmp_path), Model.load(tiny_model).contract
     path = write_stack(settings.data / "a.tif", noise(64, 64))
     other = write_stack(settings.data / "b.tif", noise(64, 64), grid=grid_of(64, 64, pixel=10))
 
@@ -299,8 +299,8 @@ def test_an_upload_that_breaks_off_leaves_nothing(agency: SimpleNamespace) -> No
 @pytest.fixture
 def quotas(tmp_path: Path) -> Iterator[SimpleNamespace]:
     """Yield a service with a quota of 300 kB per key, and headers of keys."""
-    settings = settings_of(tmp_path, upload_bytes=2_000_000, upload_bytes_per_key=300_000)
-    with serving(settings) as (client, service):
+    settings = make_settings(tmp_path, upload_bytes=2_000_000, upload_bytes_per_key=300_000)
+    with run_app(settings) as (client, service):
         scopes = {"ana": "run", "luz": "run", "chief": "admin"}
         headers = {name: {"X-API-Key": service.keys.add(name, scope)} for name, scope in scopes.items()}
         raster = write_stack(tmp_path / "s.tif", noise(96, 96)).read_bytes()
@@ -336,7 +336,7 @@ def test_uploads_of_a_key_have_a_quota(quotas: SimpleNamespace) -> None:
 
 def test_an_upload_that_a_job_waits_to_map_is_not_removed(quotas: SimpleNamespace) -> None:
     href = quotas.client.put("/uploads/s.tif", content=quotas.raster).json()["href"]
-    job = put_job(quotas.service, href, "accepted")
+    job = add_job(quotas.service, href, "accepted")
     answer = quotas.client.delete(f"/{href}")
     assert (answer.status_code, "dismiss it" in answer.json()["detail"]) == (409, True)
     quotas.service.jobs.remove(job)
@@ -520,11 +520,11 @@ def test_the_openapi_page_describes_all(agency: SimpleNamespace) -> None:
 
 @pytest.mark.slow
 def test_mask_that_links_out_of_the_data_folder_is_not_shown(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
+    settings = make_settings(tmp_path)
     write_stack(settings.data / "a.tif", stack_values(), BANDS)
     write_raster(tmp_path / "secret.tif", np.ones((160, 200), np.uint8), corner=(400_000, 650_000))
     (settings.data / "a.mask.tif").symlink_to(tmp_path / "secret.tif")
-    with serving(settings) as (client, _):
+    with run_app(settings) as (client, _):
         (found,) = client.get("/rasters").json()["rasters"]
         assert not found["inventory"]
         tile = centre_tile(found["bounds"], 15)

@@ -27,7 +27,7 @@ from rasterio.crs import CRS
 from rio_tiler.constants import WEB_MERCATOR_TMS
 from scipy import ndimage
 
-from agency import finished_job, put_job, serving, settings_of
+from app_client import add_finished_job, add_job, make_settings, run_app
 from postgresql import postgresql
 from source_files import write_project, write_raster
 from stack_files import grid_of, write_stack
@@ -49,13 +49,13 @@ SOMEBODY = Key(id="1", name="somebody", digest="", scope="admin", created=utc_no
 @pytest.fixture(scope="module")
 def agency(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[SimpleNamespace]:
     """A service with a finished job, of whose raster a corner is invalid."""
-    settings = settings_of(tmp_path_factory.mktemp("agency"))
+    settings = make_settings(tmp_path_factory.mktemp("agency"))
     rough = np.random.default_rng(1).normal(0, 1, (3, HEIGHT, WIDTH))
     values = (125 + 900 * ndimage.gaussian_filter(rough, (0, 4, 4))).clip(0, 250).astype(np.float32)
     values[:, :24, :32] = np.nan
     raster = write_stack(settings.data / "a.tif", values, tags={"TALUD_SYNTHETIC": "yes"})
-    with serving(settings) as (client, service):
-        job = finished_job(service, tiny_model, raster)
+    with run_app(settings) as (client, service):
+        job = add_finished_job(service, tiny_model, raster)
         products = settings.results / "jobs" / job / "map"
         yield SimpleNamespace(
             client=client, service=service, job=job, url=f"/jobs/{job}", map=products, raster=raster, model=tiny_model
@@ -182,7 +182,7 @@ def test_the_probability_is_in_the_tiles_pixel_by_pixel(agency: SimpleNamespace,
 @pytest.mark.parametrize("path", ["map", "polygons", "not-mapped", "review.gpkg", "tiles/probability/3/2/3.png"])
 def test_only_a_finished_map_can_be_reviewed(agency: SimpleNamespace, path: str) -> None:
     for status in ("accepted", "running", "failed", "dismissed"):
-        job = put_job(agency.service, "a.tif", status)
+        job = add_job(agency.service, "a.tif", status)
         answer = agency.client.get(f"/jobs/{job}/{path}")
         assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (404, "result-not-ready")
         agency.service.jobs.remove(job)
@@ -591,10 +591,10 @@ def test_every_change_stays_in_the_history(keyed: SimpleNamespace) -> None:
 
 @pytest.mark.slow
 def test_a_deleted_job_takes_its_review_along(tmp_path: Path, tiny_model: Path) -> None:
-    settings = settings_of(tmp_path)
+    settings = make_settings(tmp_path)
     raster = write_stack(settings.data / "a.tif", np.full((3, 64, 64), 120, np.float32))
-    with serving(settings) as (client, service):
-        job = finished_job(service, tiny_model, raster)
+    with run_app(settings) as (client, service):
+        job = add_finished_job(service, tiny_model, raster)
         body = {"geometry": in_degrees(square(100, 100, 100)), "reviewer": "Ana Ríos"}
         assert client.post(f"/jobs/{job}/polygons", json=body).status_code == 201
         assert client.delete(f"/jobs/{job}").json()["status"] == "dismissed"

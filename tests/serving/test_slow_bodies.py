@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agency import settings_of
-from service_process import listening
+from app_client import make_settings
+from service_process import run_server
 from stack_files import noise, write_stack
 from talud.serving import security
 from talud.serving.app import create_app
@@ -28,11 +28,11 @@ def port(uploads: Path) -> Iterator[int]:
 
     It expects at least 300 bytes in each second of waiting.
     """
-    app = create_app(settings_of(uploads.parent.parent), open_to_all=True)
+    app = create_app(make_settings(uploads.parent.parent), open_to_all=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(security, "RATE_WINDOW_SECONDS", 1)
         patch.setattr(security, "MIN_BYTES_PER_SECOND", 300)
-        with listening(app, http=HeaderTimeoutProtocol) as port:
+        with run_server(app, http=HeaderTimeoutProtocol) as port:
             yield port
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import rasterio
 
-from registrable import put_model, write_area, write_params
+from small_projects import write_area, write_model, write_params
 from talud import registry
 from talud.contract import Calibration, Contract, Validation
 from talud.engine.runtime import Model
@@ -53,7 +53,7 @@ def project(tmp_path: Path, tiny_model: Path) -> Project:
     with open_raster(found.stack("valley")) as stack:
         bright = stack.read(1) > 200
     write_area(found, "valley", bright)
-    put_model(found, tiny_model, 0.5, areas=("basin",))
+    write_model(found, tiny_model, 0.5, areas=("basin",))
     promotion.register(found, "project")
     return found
 
@@ -107,7 +107,9 @@ def test_finetuning_on_patches_resets_measurements(project: Project, tiny_model:
         "calibration": Calibration(slope=0.5, offset=0, error_before=0.2, error_after=0.1),
         "validation": Validation(tp=9, fp=3, fn=2, tn=90, blocks=3, design_effects=(1.5, 1.5), correlation=0),
     }
-    put_model(project, tiny_model, 0.5, areas=("basin",), **{name: entry.model_dump() for name, entry in known.items()})
+    write_model(
+        project, tiny_model, 0.5, areas=("basin",), **{name: entry.model_dump() for name, entry in known.items()}
+    )
     model = Model.load(project.model("project"))
     assert model.contract.measured.calibration is not None
     made = finetune(project, model, "valley", FineTuningOptions(3, seed=3, steps=2))

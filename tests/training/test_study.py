@@ -26,7 +26,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 from scipy.special import expit
 
-from stack_files import probabilities
+from stack_files import window_probabilities
 from talud import metrics
 from talud.contract import Contract
 from talud.data.patches import read, split
@@ -190,7 +190,7 @@ def test_contract_threshold_and_scores_match_the_file(
     windows = [block.window for block in blocks if block.part == "validation"]
     counts = {step: metrics.Confusion() for step in range(1, 100)}
     with open_raster(project.mask("basin")) as mask:
-        for window, found in zip(windows, probabilities(model, project.stack("basin"), windows), strict=True):
+        for window, found in zip(windows, window_probabilities(model, project.stack("basin"), windows), strict=True):
             truth = mask.read(1, window=window)
             for step in counts:
                 counts[step] += metrics.confusion(found >= np.float32(step / 100), truth, np.isfinite(found))

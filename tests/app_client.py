@@ -20,21 +20,21 @@ from talud.serving.settings import Settings
 from talud.serving.tables import Job, MapRequest
 
 
-def settings_of(root: Path, **others: object) -> Settings:
+def make_settings(root: Path, **others: object) -> Settings:
     """The settings of an agency whose folders lie below `root`."""
     (root / "data").mkdir(parents=True, exist_ok=True)
     return Settings(data=root / "data", results=root / "results", **others)
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[tuple[TestClient, Service]]:
+def run_app(settings: Settings) -> Iterator[tuple[TestClient, Service]]:
     """A service that runs, to which whoever asks is the administrator."""
     app = create_app(settings, open_to_all=True)
     with TestClient(app, base_url="http://localhost") as client:
         yield client, app.state.service
 
 
-def put_job(service: Service, raster: str, status: str) -> str:
+def add_job(service: Service, raster: str, status: str) -> str:
     """The id of a job that is there in that state, for which nobody did anything."""
     request, moment = MapRequest(raster=raster, model="tiny", version="1"), utc_now()
     row = Job(
@@ -46,8 +46,8 @@ def put_job(service: Service, raster: str, status: str) -> str:
     return row.id
 
 
-def finished_job(service: Service, model: Path, raster: Path, threshold: float = 0.5) -> str:
+def add_finished_job(service: Service, model: Path, raster: Path, threshold: float = 0.5) -> str:
     """The id of a job whose map lies in its folder."""
-    job = put_job(service, str(raster.relative_to(service.settings.data)), "successful")
+    job = add_job(service, str(raster.relative_to(service.settings.data)), "successful")
     predict(Model.load(model), raster, service.job_folders.map_folder(job), MapOptions(threshold=threshold))
     return job

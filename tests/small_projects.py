@@ -58,7 +58,7 @@ def write_params(root: Path, promotion: dict[str, object] | None = None, **areas
     return Project.find(root)
 
 
-def put_model(
+def write_model(
     project: Project, tiny_model: Path, threshold: float, features: FeatureStatistics | None = None, **changes: object
 ) -> Path:
     """Put a model with another contract, which leaves nothing open, where training would put it."""
