@@ -1,4 +1,4 @@
-"""A small project with stacks, a model and maps, made once for the tests of the evaluation."""
+"""Small project with stacks, a model and maps for the evaluation tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from talud.project import Project
 from talud.raster import Layout, write_cog
 
 SIDE = 192
-WEIGHTS = {"red": 9.0, "green": -4.0}  # of the model, which looks at one pixel alone
+# Weights of the model, which reads single pixels.
+WEIGHTS = {"red": 9.0, "green": -4.0}
 BIAS = -2.0
 THRESHOLD = 0.6
 
@@ -53,7 +54,7 @@ PARAMS = {
 def write_raster(
     path: Path, pixels: NDArray[np.generic], nodata: float, names: list[str], tags: dict[str, str] | None = None
 ) -> None:
-    """A raster of (bands, height, width) on a 12.5 m grid of UTM zone 18 N."""
+    """Write (bands, height, width) on a 12.5 m grid of UTM zone 18 N."""
     grid = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 400_000, 0, -12.5, 650_000), *pixels.shape[1:])
     kind = "average" if pixels.dtype == np.float32 else "mode"
     with write_cog(path, grid, Layout(str(pixels.dtype), nodata, names, (), tags or {}, {}, kind)) as writer:
@@ -61,7 +62,10 @@ def write_raster(
 
 
 def write_model(path: Path, name: str, names: tuple[str, ...], weights: dict[str, float], version: str) -> None:
-    """A real ONNX file: the logistic function of a weighted sum of a pixel's bands, NaN read as 0."""
+    """Write an ONNX model: a logistic regression of a pixel's bands.
+
+    NaN is read as 0.
+    """
     kernel = np.array([weights.get(band_name, 0.0) for band_name in names], np.float32).reshape(1, -1, 1, 1)
     nodes = [
         helper.make_node("IsNaN", ["stack"], ["invalid"]),
@@ -124,7 +128,10 @@ def _contract(name: str, names: tuple[str, ...], version: str) -> Contract:
 
 
 def write_area(project: Project, area: str, seed: int, *, synthetic: bool = True) -> None:
-    """Stack and mask of an area: landslides are red and noisy, clouds hide some, a border is not surveyed."""
+    """Write stack and mask of an area.
+
+    Landslides are red and noisy, clouds hide some, and the truth of a border is unknown.
+    """
     random = np.random.default_rng(seed)
     field = ndimage.gaussian_filter(random.normal(size=(SIDE, SIDE)), 3)
     truth = (field > np.quantile(field, 0.93)).astype(np.uint8)
@@ -146,14 +153,14 @@ def write_area(project: Project, area: str, seed: int, *, synthetic: bool = True
 
 
 def write_record(project: Project, area: str) -> None:
-    """What the data version is made of."""
+    """Write the record from which the data version is computed."""
     project.stack_record(area).parent.mkdir(parents=True, exist_ok=True)
     digests = {"stack_md5": md5(project.stack(area)), "mask_md5": md5(project.mask(area))}
     project.stack_record(area).write_text(json.dumps(digests), encoding="utf-8")
 
 
 def write_trials(project: Project, band_set: str) -> None:
-    """A table of two trials, as a study leaves it."""
+    """Write a table of two trials."""
     trials = [
         {
             "run_id": f"{number:032x}",
@@ -176,7 +183,7 @@ def write_trials(project: Project, band_set: str) -> None:
 
 
 def make_project(root: Path, params: dict[str, object] = PARAMS, *, synthetic: bool = True) -> Project:
-    """A project whose stacks, models, trials and maps are in place, and nothing evaluated."""
+    """Make a project with stacks, models, trials and maps, without scores."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     project = Project.find(root)
@@ -193,15 +200,15 @@ def make_project(root: Path, params: dict[str, object] = PARAMS, *, synthetic: b
 
 
 @pytest.fixture
-def small_project(tmp_path: Path, made_project: Path) -> Project:
-    """A copy of the small project, for a test to evaluate or to spoil."""
+def small_project(tmp_path: Path, project_template: Path) -> Project:
+    """Copy of the small project that a test may change."""
     import shutil
 
-    shutil.copytree(made_project, tmp_path / "project")
+    shutil.copytree(project_template, tmp_path / "project")
     return Project.find(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")
-def made_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small project, not to be changed."""
+def project_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small project that tests must not change."""
     return make_project(tmp_path_factory.mktemp("evaluation") / "project").root

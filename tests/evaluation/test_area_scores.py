@@ -1,4 +1,4 @@
-"""A model scored on an area: the same numbers as scikit-learn's, over the pixels that it says."""
+"""Tests of scores on an area, against scikit-learn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from talud.files import md5
 from talud.project import Project
 from talud.training import export
 
-pytestmark = pytest.mark.slow  # its tests share a project with maps
+pytestmark = pytest.mark.slow  # the tests share a project with maps
 
 BIAS, THRESHOLD, BLOCK = -2.0, 0.6, 32
 WEIGHTS = np.array([9.0, -4.0, 0.0])[:, np.newaxis, np.newaxis]
@@ -43,7 +43,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def logistic(project: Project, area: str) -> np.ndarray:
-    """The small model's answer, by NumPy alone; NaN under clouds."""
+    """Return the small model's probabilities by NumPy; NaN under clouds."""
     return 1 / (1 + np.exp(-((read(project.stack(area))[:3] * WEIGHTS).sum(axis=0) + BIAS)))
 
 
@@ -59,9 +59,7 @@ def change_contract(project: Project, **changes: object) -> Model:
     return Model.load(path)
 
 
-def test_a_transfer_area_is_scored_whole_as_scikit_learn_scores_it(
-    small_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_transfer_area_scores_match_scikit_learn(small_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     result = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "away", "--json")
     found = json.loads(result.stdout)
     truth, probability = read(small_project.mask("away"))[0], logistic(small_project, "away")
@@ -80,8 +78,8 @@ def test_a_transfer_area_is_scored_whole_as_scikit_learn_scores_it(
     assert found["model"] == {"name": "3band", "version": "unregistered", "weights": "0" * 64}
 
 
-def test_the_interval_is_that_of_drawing_blocks(small_project: Project) -> None:
-    """By a loop over drawn blocks, written anew, with another generator."""
+def test_f1_interval_matches_an_independent_block_bootstrap(small_project: Project) -> None:
+    """The reference draws blocks in a loop, with another generator."""
     truth, probability = read(small_project.mask("away"))[0], logistic(small_project, "away")
     known, mapped = (truth != 255) & np.isfinite(probability), probability >= THRESHOLD
     rows = []
@@ -98,7 +96,7 @@ def test_the_interval_is_that_of_drawing_blocks(small_project: Project) -> None:
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.002)
 
 
-def test_an_area_that_the_model_was_trained_on_counts_on_its_test_blocks_alone(
+def test_training_area_is_scored_on_its_test_blocks_only(
     small_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Model.load(small_project.model("3band"))
@@ -112,24 +110,24 @@ def test_an_area_that_the_model_was_trained_on_counts_on_its_test_blocks_alone(
     assert "note: the model was trained on home, so only the test blocks are scored" in printed
     assert f"{found.scores['mcc'].estimate:.3f}" in printed
     assert f"{found.scores['mcc'].low:.3f} to {found.scores['mcc'].high:.3f}" in printed
-    assert f"note: {found.assessment.windows} blocks are few" in printed
+    assert f"note: only {found.assessment.windows} blocks, so" in printed
 
 
-def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Project) -> None:
+def test_assess_area_refuses_test_blocks_of_another_split(small_project: Project) -> None:
     changed = {**small_project.params.split_hyperparameters, "seed": 8}
     with pytest.raises(StudyError, match=r"was trained with seed 8, params.yaml says 7"):
         assess_area(change_contract(small_project, hyperparameters=changed), small_project, "home")
 
 
-def test_a_training_area_of_others_counts_whole_and_that_is_said(small_project: Project) -> None:
+def test_training_area_of_another_model_is_scored_completely(small_project: Project) -> None:
     found = assess_area(change_contract(small_project, areas=("elsewhere",)), small_project, "home")
     truth = read(small_project.mask("home"))[0]
     assert found.assessment.pixels == (truth != 255).sum()
     assert found.notes == ("home is a training area, but not of this model, so all of it is scored",)
 
 
-def test_patches_that_the_model_was_fine_tuned_on_are_left_out(small_project: Project) -> None:
-    cells, side = ((0, 0), (40, 100)), 48  # the second lies in four blocks
+def test_assess_area_leaves_out_fine_tuning_patches(small_project: Project) -> None:
+    cells, side = ((0, 0), (40, 100)), 48  # the second cell overlaps four blocks
     made = FineTuning(
         **{"weights": "0" * 64, "model": "3band", "version": "1", "area": "away", "labels": "0" * 32, "patches": 2},
         **{"cells": cells, "side": side, "landslide_pixels": 1, "seed": 1, "steps": 1, "learning_rate": 1e-4},
@@ -154,13 +152,13 @@ def test_patches_that_the_model_was_fine_tuned_on_are_left_out(small_project: Pr
     assert elsewhere.assessment.pixels > found.assessment.pixels
 
 
-def test_what_cannot_be_scored_is_one_error(small_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_reports_unusable_areas(small_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model.load(small_project.model("3band"))
     with pytest.raises(ParamsError, match="no area 'nowhere'"):
         assess_area(model, small_project, "nowhere")
     with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
         mask.write(np.full((1, mask.height, mask.width), 255, np.uint8))
-    with pytest.raises(StudyError, match="away: has no pixel whose truth is known"):
+    with pytest.raises(StudyError, match="away: no pixel is both mapped and of known truth"):
         assess_area(model, small_project, "away")
     error = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "nowhere").exception
     assert isinstance(error, SourceError)
@@ -170,7 +168,7 @@ def test_what_cannot_be_scored_is_one_error(small_project: Project, monkeypatch:
     assert talud(small_project, monkeypatch, "evaluate", "3band", "--json").exit_code == 2
 
 
-def test_without_a_source_the_pipelines_stage_runs(small_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate_without_source_scores_the_band_set(small_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     result = talud(small_project, monkeypatch, "evaluate", "3band")
     assert result.exit_code == 0
     written = json.loads(small_project.scores("3band").read_text())

@@ -1,4 +1,4 @@
-"""Whether the study's findings hold: judged on its own numbers they do, and on others only where they do."""
+"""Tests of the check of the study's findings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from talud.evaluation.results import Trial, Trials
 
 
 def table(*trials: tuple[int, float, int, float]) -> Trials:
-    """Trials of filters, learning rate, batch size and validation F1; the best one was kept."""
+    """Make a table of trials from hyperparameters and F1.
+
+    Args:
+        trials: filters, learning rate, batch size and validation F1 of each trial.
+    """
     made = [
         Trial(
             run_id=f"{number:032x}",
@@ -36,7 +40,7 @@ def theirs(name: str, f1: float) -> tuple[int, float, int, float]:
     return model.filters, model.learning_rate, model.batch_size, f1
 
 
-def test_the_studys_own_numbers_support_its_findings() -> None:
+def test_findings_hold_on_the_studys_own_numbers() -> None:
     own = {name: model.f1 for name, model in IMAGE_MODELS.items()}
     assert paper.check_training_zone(own).verdict is Verdict.HOLDS
     away = {name: model.inference.f1 for name, model in IMAGE_MODELS.items()}
@@ -61,7 +65,7 @@ def test_the_studys_own_numbers_support_its_findings() -> None:
         ((0.60, 0.70, 0.80), Verdict.FAILS),
     ],
 )
-def test_the_training_zone_is_judged_by_both_halves_of_the_finding(f1: tuple[float, ...], verdict: Verdict) -> None:
+def test_training_zone_verdict_depends_on_both_claims(f1: tuple[float, ...], verdict: Verdict) -> None:
     assert paper.check_training_zone(dict(zip(IMAGE_MODELS, f1, strict=True))).verdict is verdict
 
 
@@ -76,7 +80,7 @@ def test_the_training_zone_is_judged_by_both_halves_of_the_finding(f1: tuple[flo
         ((0.40, 0.50, 0.45), (0.3, 0.2, 0.4), Verdict.IN_PART, "it costs 20 to 40%, and 3band"),
     ],
 )
-def test_transfer_is_judged_by_its_cost_and_by_who_wins(
+def test_transfer_verdict_depends_on_loss_and_ranking(
     f1: tuple[float, ...], losses: tuple[float, ...], verdict: Verdict, words: str
 ) -> None:
     named = [dict(zip(IMAGE_MODELS, values, strict=True)) for values in (f1, losses)]
@@ -85,7 +89,7 @@ def test_transfer_is_judged_by_its_cost_and_by_who_wins(
     assert words in found.reason
 
 
-def test_a_configuration_is_judged_where_it_was_tried_against_others() -> None:
+def test_configurations_are_judged_only_if_compared() -> None:
     best = table(theirs("3band", 0.7), (16, 1e-3, 8, 0.6))
     close = table(theirs("5band", 0.70), (16, 1e-3, 8, 0.71), (16, 1e-3, 16, 0.5))
     far = table(theirs("7band", 0.5), (16, 1e-3, 8, 0.6))
@@ -103,13 +107,13 @@ def test_a_configuration_is_judged_where_it_was_tried_against_others() -> None:
     assert paper.check_configurations({"3band": other, "5band": alone}).verdict is Verdict.UNDECIDED
 
 
-def test_without_all_three_band_sets_nothing_is_judged() -> None:
+def test_findings_are_undecided_without_all_band_sets() -> None:
     found = paper.check_training_zone({"3band": 0.7, "7band": 0.7})
     assert (found.verdict, found.reason) == (Verdict.UNDECIDED, "no scores of 5band")
     assert paper.check_transfer("x", {"3band": 0.4}, {"3band": 0.4}).verdict is Verdict.UNDECIDED
     assert not paper.transfer_without_labels().judged
 
 
-def test_a_rate_is_the_same_however_it_is_written() -> None:
+def test_learning_rates_match_within_rounding() -> None:
     rate = 5.0e-4 * (1 + 1e-12)
     assert paper.check_configurations({"3band": table((64, rate, 16, 0.7), (16, 1e-3, 8, 0.6))}).judged

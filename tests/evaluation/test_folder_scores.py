@@ -1,4 +1,4 @@
-"""A model scored on a folder of patches: whatever their format and order, by scikit-learn's numbers; or one line."""
+"""Tests of scores on a folder of patches, against scikit-learn."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from talud.data.stack import build
 from talud.engine.runtime import Model
 from talud.evaluation.scores import assess_area, assess_folder
 
-SIDE = 30  # no multiple of the tiny model's alignment of 4
+SIDE = 30  # not a multiple of the tiny model's alignment of 4
 NAMES = ("2", "10", "1", "31", "7")
 
 
 def image(name: str) -> NDArray[np.uint8]:
-    """(3, side, side), the same for the same name."""
+    """Return a patch (3, side, side) seeded by its name."""
     return np.random.default_rng(int(name)).integers(1, 250, (3, SIDE, SIDE)).astype(np.uint8)
 
 
@@ -40,7 +40,7 @@ def model(tiny_model: Path) -> Model:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Patches as PNG, outside of any project."""
+    """Folder of PNG patches outside any project."""
     monkeypatch.chdir(tmp_path)
     found = tmp_path / "patches"
     for kind in ("images", "masks"):
@@ -53,17 +53,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def talud(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_model: Path) -> Run:
-    """`talud evaluate` of the tiny model: exit code, and what it prints."""
+    """Runner of `talud evaluate` with the tiny model."""
     return runner(monkeypatch, capsys, "evaluate", str(tiny_model))
 
 
 def expected(model: Model, names: tuple[str, ...] = NAMES) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Truth and map of all patches, each run as it is."""
+    """Return truth and map of all patches, each predicted separately."""
     maps = [model.probability(image(name).astype(np.float32)) >= model.contract.measured.threshold for name in names]
     return np.stack([truth(name) for name in names]), np.stack(maps)
 
 
-def test_patches_are_scored_alone_as_scikit_learn_scores_them(talud: Run, folder: Path, model: Model) -> None:
+def test_folder_scores_match_scikit_learn(talud: Run, folder: Path, model: Model) -> None:
     code, printed, said = talud("patches", "--json")
     found = json.loads(printed)
     known, mapped = expected(model)
@@ -82,7 +82,7 @@ def test_patches_are_scored_alone_as_scikit_learn_scores_them(talud: Run, folder
     ]
 
 
-def test_the_json_has_these_keys_and_no_others(talud: Run, folder: Path) -> None:
+def test_evaluate_json_has_documented_keys(talud: Run, folder: Path) -> None:
     found = json.loads(talud("patches", "--json")[1])
     scores = ["precision", "recall", "f1", "iou", "mcc"]
     assert list(found) == [
@@ -95,7 +95,7 @@ def test_the_json_has_these_keys_and_no_others(talud: Run, folder: Path) -> None
     assert found["bootstrap"] == {"level": 0.95, "drawn": "patches", "resamples": 2000, "seed": 0}
 
 
-def test_a_person_reads_two_lines_of_scores_and_one_of_counts(talud: Run, folder: Path, model: Model) -> None:
+def test_evaluate_prints_scores_intervals_and_counts(talud: Run, folder: Path, model: Model) -> None:
     scores = assess_folder(model, folder).scores
     lines = [line for line in talud("patches")[1].splitlines() if "│" in line]
     assert len(lines) == 2
@@ -107,7 +107,7 @@ def test_a_person_reads_two_lines_of_scores_and_one_of_counts(talud: Run, folder
 
 
 def rewrite(folder: Path, write: Callable[[Path, str], object]) -> None:
-    """The same patches in another form."""
+    """Rewrite the same patches in another format."""
     for kind in ("images", "masks"):
         shutil.rmtree(folder / kind)
         (folder / kind).mkdir()
@@ -115,7 +115,7 @@ def rewrite(folder: Path, write: Callable[[Path, str], object]) -> None:
         write(folder, name)
 
 
-def test_tiff_bands_are_found_by_name_in_any_order(folder: Path, model: Model) -> None:
+def test_tiff_bands_are_matched_by_name(folder: Path, model: Model) -> None:
     def write(folder: Path, name: str) -> None:
         pixels = np.concatenate([image(name)[::-1], image(name)[:1] // 2]).astype(np.float32)
         names = ("blue", "green", "red", "nir")
@@ -128,7 +128,7 @@ def test_tiff_bands_are_found_by_name_in_any_order(folder: Path, model: Model) -
     assert (tiff.assessment, tiff.scores) == (png.assessment, png.scores)
 
 
-def test_hdf5_as_landslide4sense_has_it_needs_the_channels_named(talud: Run, folder: Path, model: Model) -> None:
+def test_hdf5_patches_need_channel_names(talud: Run, folder: Path, model: Model) -> None:
     def write(folder: Path, name: str) -> None:
         channels = np.zeros((SIDE, SIDE, 14))
         channels[..., [3, 2, 1]] = np.moveaxis(image(name), 0, -1)
@@ -145,7 +145,7 @@ def test_hdf5_as_landslide4sense_has_it_needs_the_channels_named(talud: Run, fol
     assert "has no channel names; give them, for example --bands red=4,green=3,blue=2" in said
 
 
-def test_unknown_and_invalid_pixels_are_in_no_count_but_the_latter_are_told(folder: Path, model: Model) -> None:
+def test_unknown_and_invalid_pixels_are_not_counted(folder: Path, model: Model) -> None:
     def write(folder: Path, name: str) -> None:
         pixels = image(name).astype(np.float32)
         pixels[1, :5] = np.nan
@@ -223,7 +223,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_is_one_line(talud: Run, folder: Path, case: str) -> None:
+def test_evaluate_reports_a_bad_folder_on_one_line(talud: Run, folder: Path, case: str) -> None:
     spoil, words = BAD[case]
     spoil(folder)
     code, printed, said = talud("patches")
@@ -232,15 +232,15 @@ def test_what_is_wrong_is_one_line(talud: Run, folder: Path, case: str) -> None:
     assert words in said
 
 
-def test_channels_are_counted_from_one(talud: Run, folder: Path) -> None:
+def test_channel_numbers_start_at_one(talud: Run, folder: Path) -> None:
     code, _, said = talud("patches", "--bands", "red=0,green=1,blue=2")
     assert (code, said) == (1, "talud: band red has channel number 0, but channels are numbered from 1\n")
     assert talud("patches", "--bands", "red=4,green=1,blue=2")[0] == 1
     assert talud("patches", "--bands", "red")[0] == 2
 
 
-def test_a_folder_and_the_area_that_is_made_of_it_come_to_the_same(tmp_path: Path, model: Model) -> None:
-    """In the stack patches lie side by side, and still none may see another."""
+def test_folder_and_its_patch_stack_have_equal_scores(tmp_path: Path, model: Model) -> None:
+    """Patches that are adjacent in the stack must not influence each other."""
     for kind in ("images", "masks"):
         (tmp_path / "data/valley" / kind).mkdir(parents=True)
     random = np.random.default_rng(1)
@@ -256,7 +256,7 @@ def test_a_folder_and_the_area_that_is_made_of_it_come_to_the_same(tmp_path: Pat
     assert (together.assessment, together.scores) == (apart.assessment, apart.scores)
 
 
-def test_masks_without_known_background_are_said_beside_the_scores(talud: Run, folder: Path) -> None:
+def test_evaluate_warns_of_masks_without_background(talud: Run, folder: Path) -> None:
     for path in (folder / "masks").iterdir():
         values = np.array(Image.open(path))
         path.unlink()

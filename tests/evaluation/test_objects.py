@@ -1,4 +1,4 @@
-"""Landslides found and false alarms, on masks drawn and counted by hand."""
+"""Tests of counts of landslides and false alarms, on drawn masks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from talud.evaluation.postprocessing import ObjectCounts, size_bounds
 
 
 def drawn(*rows: str) -> np.ndarray:
-    """# landslide, . background, ? unknown or not mapped."""
+    """Parse a drawn mask: # landslide, . background, ? 255."""
     return np.array([[{"#": 1, ".": 0, "?": 255}[one] for one in row] for row in rows], np.uint8)
 
 
-def test_landslides_are_detected_from_half_of_their_mapped_pixels_on():
+def test_landslide_is_detected_from_half_of_its_mapped_pixels():
     truth = drawn(
         "##......#.",  # four pixels of 100 m², and one that touches another at a corner
         "##.......#",
@@ -45,32 +45,32 @@ def test_landslides_are_detected_from_half_of_their_mapped_pixels_on():
     assert (tally.landslides, tally.detected) == (4, 3)
 
 
-def test_a_false_alarm_shares_no_pixel_with_a_landslide_and_lies_on_known_ground():
+def test_false_alarms_touch_no_landslide_on_known_ground():
     truth = drawn("###...", "......", "......", "...???", "......")
     mapped = drawn("..#...", "......", "#..#..", "...##.", ".....?")
-    # One finds the landslide; one is alone; one lies with two of three pixels where nothing is known.
+    # One object touches the landslide, one is alone, and one has two of three pixels on unknown ground.
     tally = ObjectCounts.of(mapped, truth, 100.0)
     assert (tally.mapped, tally.false_alarms) == (2, 1)
     assert tally.square_metres == (30 - 3 - 1) * 100
     assert tally.false_alarms_per_km2 == pytest.approx(1 / (26 * 100 / 1e6))
-    # One third of the landslide is found: none of one is detected.
+    # Only a third of the landslide is mapped, so it is not detected.
     assert tally.f1 == 0
 
 
-def test_the_f1_of_objects_is_the_harmonic_mean_of_what_is_found_and_what_is_no_false_alarm():
+def test_object_f1_is_a_harmonic_mean():
     truth = drawn("#.#.#.#", ".......", ".......")
     mapped = drawn("#.#.#..", ".......", "#......")
     assert ObjectCounts.of(mapped, truth, 100.0).f1 == pytest.approx(2 * 0.75 * 0.75 / 1.5)
     assert ObjectCounts().f1 == ObjectCounts().false_alarms_per_km2 == 0
 
 
-def test_landslides_at_a_windows_edge_are_counted_as_cut():
+def test_landslides_at_window_edges_count_as_cut():
     truth = drawn("#...#", ".....", "..#..", "....#", "#####")
     assert ObjectCounts.of(truth, truth, 100.0).cut == 3
 
 
 @pytest.mark.parametrize(("side", "first"), [(10.0, 400), (20.0, 1_000), (28.5, 1_000), (100.0, 100_000)])
-def test_no_size_class_lies_below_one_pixel(side, first):
+def test_size_bounds_exceed_the_pixel_area(side, first):
     assert size_bounds(side**2)[0] == first
 
 
@@ -79,7 +79,7 @@ masks = arrays.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 255]))
 
 @pytest.mark.slow
 @given(mapped=masks, truth=masks, other=masks)
-def test_counts_are_consistent_and_add_up(mapped, truth, other):
+def test_object_counts_are_consistent_and_additive(mapped, truth, other):
     tally, again = ObjectCounts.of(mapped, truth, 150.0), ObjectCounts.of(other, truth, 150.0)
     for each in tally.classes:
         assert 0 <= each.detected <= each.touched <= each.landslides

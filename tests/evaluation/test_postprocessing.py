@@ -1,4 +1,4 @@
-"""Post-processing on images small enough to work out by hand, and what must hold on any."""
+"""Tests of post-processing on drawn maps, and of its invariants."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ classes = arrays.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 255]))
 
 
 def image(*rows: str) -> np.ndarray:
-    """A class map drawn by hand: # landslide, . background, ? not mapped."""
+    """Parse a drawn class map: # landslide, . background, ? not mapped."""
     return np.array([[{"#": 1, ".": 0, "?": 255}[one] for one in row] for row in rows], np.uint8)
 
 
-def test_hysteresis_keeps_what_touches_a_sure_pixel_at_an_edge_or_a_corner_and_stops_where_nothing_is_mapped():
+def test_hysteresis_keeps_8_connected_weak_pixels():
     probability = np.array(
         [
             [0.9, 0.4, 0.1, 0.4, 0.4],
@@ -50,7 +50,7 @@ def test_hysteresis_keeps_what_touches_a_sure_pixel_at_an_edge_or_a_corner_and_s
 
 @pytest.mark.slow
 @given(probability=probabilities, low=st.sampled_from(LEVELS), high=st.sampled_from(LEVELS))
-def test_hysteresis_is_each_part_of_the_lower_thresholds_map_that_reaches_the_upper_one(probability, low, high):
+def test_hysteresis_keeps_weak_objects_with_a_strong_pixel(probability, low, high):
     low, high = sorted((low, high))
     found = hysteresis(probability, low, high)
     parts = label(apply_threshold(probability, low) == 1, connectivity=2)
@@ -61,8 +61,8 @@ def test_hysteresis_is_each_part_of_the_lower_thresholds_map_that_reaches_the_up
     np.testing.assert_array_equal(hysteresis(probability, low, low), apply_threshold(probability, low))
 
 
-def test_thresholds_in_the_wrong_order_are_an_error():
-    with pytest.raises(ParamsError, match=r"lower threshold is 0\.7, the upper one 0\.5"):
+def test_hysteresis_refuses_swapped_thresholds():
+    with pytest.raises(ParamsError, match=r"lower threshold 0\.7 is above the upper threshold 0\.5"):
         hysteresis(np.zeros((2, 2), np.float32), 0.7, 0.5)
 
 
@@ -74,14 +74,14 @@ def test_thresholds_in_the_wrong_order_are_an_error():
         (4, image(".....?", "......", "......", "......", "......")),
     ],
 )
-def test_the_unit_keeps_the_objects_of_at_least_its_area(pixels, kept):
+def test_minimum_mapping_unit_keeps_objects_of_its_area(pixels, kept):
     drawn = image("#..##?", ".#...#", "#.....", "......", "....##")  # two of three pixels, one of two
     np.testing.assert_array_equal(minimum_mapping_unit(drawn, pixels * 156.25, 156.25), kept)
     np.testing.assert_array_equal(minimum_mapping_unit(drawn, (pixels - 1) * 156.25 + 1, 156.25), kept)
 
 
 @given(drawn=classes, area=st.integers(0, 12), more=st.integers(0, 12))
-def test_a_larger_unit_keeps_no_more_and_none_is_smaller(drawn, area, more):
+def test_minimum_mapping_unit_is_monotonic(drawn, area, more):
     kept, fewer = (minimum_mapping_unit(drawn, unit, 1) for unit in (area, area + more))
     assert ((fewer == 1) <= (kept == 1)).all()
     assert ((kept == 1) <= (drawn == 1)).all()
@@ -92,7 +92,7 @@ def test_a_larger_unit_keeps_no_more_and_none_is_smaller(drawn, area, more):
     assert sorted(sizes) == sorted(size for size in sizes_before if size >= area)
 
 
-def test_the_slope_rule_drops_objects_by_their_mean_and_spares_those_of_unknown_slope():
+def test_slope_rule_drops_objects_by_mean_slope():
     drawn = image("##..#?", "......", "##...#")
     slope = np.array([[0, 20, 0, 0, 9, 0], [0] * 6, [0, NAN, 0, 0, 0, NAN]], np.float32)
     np.testing.assert_array_equal(slope_rule(drawn, slope, 10), image("##...?", "......", ".....#"))
@@ -100,20 +100,20 @@ def test_the_slope_rule_drops_objects_by_their_mean_and_spares_those_of_unknown_
 
 
 def halves() -> np.ndarray:
-    """Two flat halves of another colour, (bands, 12, 12), in units that have nothing to do with 0 to 1."""
+    """Return two flat halves, (bands, 12, 12), in units far from 0 to 1."""
     picture = np.empty((3, 12, 12), np.float32)
     picture[:, :, :6], picture[:, :, 6:] = 40, 900
     return picture
 
 
 @pytest.mark.parametrize(("method", "scale", "parts"), [("felzenszwalb", 20, 2), ("slic", 36, 4)])
-def test_no_segment_joins_two_flat_halves(method, scale, parts):
+def test_segments_separate_flat_regions(method, scale, parts):
     labels = segments(halves(), method, scale)
     assert len(np.unique(labels)) == parts
     assert not set(labels[:, :6].ravel()) & set(labels[:, 6:].ravel())
 
 
-def test_each_segment_has_one_vote_which_its_weight_blends_with_the_pixels():
+def test_segment_vote_blends_means_by_weight():
     labels = segments(halves(), "felzenszwalb", 20)
     probability = np.full((12, 12), 0.2, np.float32)
     probability[:9, 6:] = 0.8  # three quarters of the right half
@@ -128,7 +128,7 @@ def test_each_segment_has_one_vote_which_its_weight_blends_with_the_pixels():
 
 
 @pytest.mark.parametrize(("method", "scale"), [("felzenszwalb", 20), ("slic", 36)])
-def test_segments_do_not_depend_on_the_unit_and_leave_out_what_is_invalid(method, scale):
+def test_segments_ignore_units_and_invalid_pixels(method, scale):
     picture = np.random.default_rng(5).normal(size=(3, 24, 24)).astype(np.float32)
     picture[:, 4:9, 4:9] += 8
     picture[1, 15:, 15:] = NAN
@@ -138,20 +138,20 @@ def test_segments_do_not_depend_on_the_unit_and_leave_out_what_is_invalid(method
     assert (segments(np.full_like(picture, NAN), method, scale) == 0).all()
 
 
-def test_under_cloud_a_pixel_keeps_its_own_probability():
+def test_segment_vote_keeps_unlabelled_pixels():
     probability = np.array([[0.1, 0.9, 0.4]], np.float32)
     np.testing.assert_allclose(segment_vote(probability, np.array([[1, 1, 0]]), 1), [[0.5, 0.5, 0.4]], rtol=1e-6)
 
 
 @given(probability=probabilities)
-def test_by_default_only_the_threshold_counts(probability):
+def test_postprocess_applies_only_the_threshold_by_default(probability):
     found = postprocess(probability, 0.5, Postprocessing(), WindowContext(156.25))
     np.testing.assert_array_equal(found, apply_threshold(probability, 0.5))
 
 
-def test_all_of_it_together_on_a_drawn_map():
-    # The vote lifts the left half to 0.6 and leaves the right one at 0.3, where one sure pixel draws its neighbours in
-    # by hysteresis; the slope rule takes the left half, and the unit a single pixel.
+def test_postprocess_combines_all_methods():
+    # Probabilities are 0.6 in the left half and 0.3 in the right half. The threshold maps the left half, hysteresis
+    # adds the right half, and the slope rule or the minimum mapping unit drops the left half.
     probability = np.full((12, 12), 0.3, np.float32)
     probability[:, :6] = 0.6
     slope = np.full((12, 12), 30, np.float32)
@@ -171,6 +171,6 @@ def test_all_of_it_together_on_a_drawn_map():
 @pytest.mark.parametrize(
     ("options", "said"), [({"segments": "slic"}, "no optical band"), ({"slope_rule": 5}, "no band 'slope'")]
 )
-def test_an_option_whose_band_is_missing_is_an_error(options, said):
+def test_postprocess_refuses_options_without_their_band(options, said):
     with pytest.raises(ParamsError, match=said):
         postprocess(np.zeros((2, 2), np.float32), 0.5, Postprocessing(**options), WindowContext(100))

@@ -1,4 +1,4 @@
-"""Parameters come from validation blocks alone, and scores are those of an independent count."""
+"""Tests of the choice and the scores of post-processing methods."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ from talud.evaluation.scores import evaluate
 from talud.params import Postprocessing
 from talud.project import Project
 
-pytestmark = pytest.mark.slow  # its tests share a project with maps
+pytestmark = pytest.mark.slow  # the tests share a project with maps
 
 
 def speckled(seed: int, slope: bool = False) -> StudyWindow:
-    """A landslide of 100 pixels of 100 m², found for certain, and false alarms of one pixel as certain as it."""
+    """Make a window with a detected landslide and one-pixel false alarms.
+
+    The landslide has 100 pixels of 100 m²; all have the same probability.
+    """
     random = np.random.default_rng(seed)
     truth = np.zeros((40, 40), np.uint8)
     truth[15:25, 15:25] = 1
@@ -48,12 +51,12 @@ def row(rows, method):
     return next(one for one in rows if one.method == method)
 
 
-def test_what_gains_on_the_given_views_is_chosen_and_joined_and_what_lacks_a_band_is_left_out():
+def test_choose_options_combines_methods_that_improve():
     views = [speckled(1), speckled(2)]
     chosen = choose_options(views, 0.5)
     assert set(chosen) == {THRESHOLD_ONLY, "hysteresis", "minimum mapping unit", COMBINED}
     unit = chosen["minimum mapping unit"]
-    assert unit.options.minimum_mapping_unit == 250  # the mildest of those that drop them all
+    assert unit.options.minimum_mapping_unit == 250  # the mildest that drops all false alarms
     assert unit.validation_f1 == unit.validation_object_f1 == 1
     assert chosen[THRESHOLD_ONLY].validation_f1 < 0.95
     assert chosen[COMBINED].options == unit.options
@@ -64,7 +67,7 @@ def on_the_map(truth: np.ndarray, mapped: np.ndarray) -> StudyWindow:
     return StudyWindow(np.where(mapped == 1, 0.9, 0.1).astype(np.float32), truth, WindowContext(100.0))
 
 
-def test_where_the_f1_of_pixels_ties_that_of_objects_decides():
+def test_choose_options_breaks_ties_by_object_f1():
     truth = np.zeros((80, 80), np.uint8)
     truth[:50, :80] = 1
     mapped = truth.copy()
@@ -72,12 +75,12 @@ def test_where_the_f1_of_pixels_ties_that_of_objects_decides():
     mapped[60:63, 10:13] = 1
     mapped[60:62, 40:43] = 1  # a false alarm of 6
     choice = choose_options([on_the_map(truth, mapped)], 0.5)
-    # 1,000 m² takes both: 9 true and 6 false pixels, and one false alarm for no landslide less.
+    # 1,000 m² drops both: 9 true and 6 false pixels, one false alarm and no detected landslide.
     assert choice["minimum mapping unit"].options.minimum_mapping_unit == 1_000
     assert 0 < choice[THRESHOLD_ONLY].validation_f1 - choice["minimum mapping unit"].validation_f1 < 0.005
 
 
-def test_a_unit_that_costs_landslides_is_not_chosen():
+def test_choose_options_keeps_small_landslides():
     truth = np.zeros((60, 60), np.uint8)
     truth[:30, :40] = 1
     for place in range(10):  # ten landslides of six pixels beside a large one: 5 % of the pixels
@@ -87,7 +90,7 @@ def test_a_unit_that_costs_landslides_is_not_chosen():
     assert chosen[COMBINED].options == Postprocessing()
 
 
-def test_differences_are_paired_by_blocks_with_the_threshold_alone():
+def test_score_methods_pairs_differences_by_block():
     views = [speckled(seed) for seed in range(3)]
     ways = {
         THRESHOLD_ONLY: ChosenOptions(options=Postprocessing(), validation_f1=0, validation_object_f1=0),
@@ -96,7 +99,7 @@ def test_differences_are_paired_by_blocks_with_the_threshold_alone():
         ),
         "slope": ChosenOptions(options=Postprocessing(slope_rule=5), validation_f1=0, validation_object_f1=0),
     }
-    plain, unit = score_methods(views, 0.5, ways, block=16, resamples=200, seed=3)  # no slope, so no row of that
+    plain, unit = score_methods(views, 0.5, ways, block=16, resamples=200, seed=3)  # no slope, so no row for it
     truth = np.concatenate([view.truth.ravel() for view in views])
     mapped = np.concatenate([view.probability.ravel() >= 0.5 for view in views])
     before = f1_score(truth, mapped)
@@ -109,7 +112,7 @@ def test_differences_are_paired_by_blocks_with_the_threshold_alone():
     assert unit.objects.detected == plain.objects.detected == 3
 
 
-def test_the_threshold_alone_scores_as_evaluate_does_and_the_file_says_what_was_found(small_project: Project):
+def test_threshold_scores_equal_those_of_evaluate(small_project: Project):
     table, usual = compare_methods(small_project, "3band"), evaluate(small_project, "3band")
     assert row(table.places["away"], THRESHOLD_ONLY).scores == usual.areas["away"].model_copy(update={"role": None})
     assert row(table.places[TEST_BLOCKS], THRESHOLD_ONLY).scores.assessment == usual.test_assessment
@@ -127,7 +130,7 @@ def test_the_threshold_alone_scores_as_evaluate_does_and_the_file_says_what_was_
         )
 
 
-def test_the_choice_does_not_know_the_truth_of_the_transfer_area(small_project: Project):
+def test_choice_is_independent_of_the_transfer_area(small_project: Project):
     before = compare_methods(small_project, "3band")
     with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
         truth = mask.read(1)
@@ -138,7 +141,7 @@ def test_the_choice_does_not_know_the_truth_of_the_transfer_area(small_project: 
     assert after.places["away"] != before.places["away"]
 
 
-def test_the_cells_of_a_stack_of_patches_are_looked_at_one_by_one(small_project: Project, monkeypatch):
+def test_patches_of_a_stack_are_processed_separately(small_project: Project, monkeypatch):
     monkeypatch.setattr(postprocessing_study, "CANDIDATES", {})
     whole = row(compare_methods(small_project, "3band").places["away"], THRESHOLD_ONLY)
     with rasterio.open(small_project.stack("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as stack:
@@ -159,7 +162,7 @@ def configured(project: Project, **options) -> Project:
     return Project.find(project.root)
 
 
-def test_what_params_yaml_says_is_measured_beside_the_rest(small_project: Project, monkeypatch):
+def test_options_of_params_yaml_are_scored_too(small_project: Project, monkeypatch):
     monkeypatch.setattr(postprocessing_study, "CANDIDATES", {})
     table = compare_methods(configured(small_project, minimum_mapping_unit=1_000), "3band")
     ours = row(table.places["away"], "params.yaml")
@@ -171,14 +174,14 @@ def test_what_params_yaml_says_is_measured_beside_the_rest(small_project: Projec
         configured(small_project, hysteresis_low=0.6, hysteresis_high=0.3)
 
 
-def test_a_model_that_may_have_seen_the_test_blocks_is_refused(small_project: Project):
+def test_compare_methods_refuses_models_of_other_stacks(small_project: Project):
     small_project.stack_record("home").write_text(json.dumps({"stack_md5": "1" * 32, "mask_md5": "2" * 32}))
     with pytest.raises(StudyError, match="was trained on other stacks"):
         compare_methods(small_project, "3band")
     assert not small_project.postprocessing("3band").exists()
 
 
-def test_the_command_prints_tables_or_json(small_project: Project, monkeypatch):
+def test_postprocess_prints_tables_or_json(small_project: Project, monkeypatch):
     monkeypatch.chdir(small_project.root)
     monkeypatch.setattr(
         postprocessing_study, "CANDIDATES", {"slope rule": postprocessing_study.CANDIDATES["slope rule"]}

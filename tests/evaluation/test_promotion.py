@@ -1,4 +1,4 @@
-"""Models registered into a real store: once each, and the champion is the one that maps better today."""
+"""Tests of registration and promotion with a real model registry."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from talud.training import export
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project whose store the tests share."""
+    """Folder of the registry that the tests share."""
     root = tmp_path_factory.mktemp("store")
     Store.open(root, create=True)
     return root
@@ -40,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with one training area, a tenth of it landslide."""
+    """Project with one training area, a tenth of it landslide."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
     found = write_params(tmp_path)
     rows, _ = np.indices((128, 128))
@@ -53,13 +53,13 @@ Train = Callable[..., Path]
 
 @pytest.fixture
 def train(project: Project, tiny_model: Path) -> Train:
-    """Puts a model with another contract where training would put it."""
+    """Function that puts a model with a given contract into the project."""
 
     return partial(write_model, project, tiny_model)
 
 
 def quantize(path: Path, seed: int, **changes: object) -> bytes:
-    """Put an int8 variant beside a model, calibrated on noise."""
+    """Write an int8 variant next to a model, calibrated on noise."""
     stated = {
         "precision": "int8",
         "loss": {"f1": 0.0123, "largest_difference": 0.5, "mean_difference": 0.001},
@@ -99,7 +99,7 @@ def runs(project: Project) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_first_version_is_the_champion_and_holds_the_file(project: Project, train: Train) -> None:
+def test_first_version_becomes_champion(project: Project, train: Train) -> None:
     path = train(SOMETHING, run_id="1" * 32, commit="c0ffee", scores={"precision": 0.7, "recall": 0.5, "f1": 0.6})
     done = register(project)
 
@@ -118,7 +118,7 @@ def test_the_first_version_is_the_champion_and_holds_the_file(project: Project, 
 
 
 @pytest.mark.slow
-def test_registering_again_changes_nothing(project: Project, train: Train) -> None:
+def test_register_is_idempotent(project: Project, train: Train) -> None:
     train(SOMETHING, run_id="1" * 32)
     first = register(project)
     before = runs(project), record(project)
@@ -129,7 +129,7 @@ def test_registering_again_changes_nothing(project: Project, train: Train) -> No
 
 
 @pytest.mark.slow
-def test_files_that_the_store_has_lost_are_put_back(project: Project, train: Train) -> None:
+def test_register_restores_lost_files(project: Project, train: Train) -> None:
     path = train(SOMETHING)
     done = register(project)
     uri = f"models:/{done.name}@champion"
@@ -141,8 +141,8 @@ def test_files_that_the_store_has_lost_are_put_back(project: Project, train: Tra
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sent", [0, 1])  # files before the process was stopped
-def test_a_restoration_that_was_cut_short_is_made_good_by_the_next(
+@pytest.mark.parametrize("sent", [0, 1])  # complete files before the interruption
+def test_register_completes_an_interrupted_file_restoration(
     project: Project, train: Train, monkeypatch: pytest.MonkeyPatch, sent: int
 ) -> None:
     path = train(SOMETHING)
@@ -158,7 +158,7 @@ def test_a_restoration_that_was_cut_short_is_made_good_by_the_next(
 
 
 @pytest.mark.slow
-def test_a_run_whose_restoration_was_cut_short_is_made_whole_by_the_next(
+def test_register_completes_an_interrupted_run_restoration(
     project: Project, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(SOMETHING, run_id="7" * 32, scores={"precision": 0.7, "recall": 0.5, "f1": 0.6})
@@ -176,7 +176,7 @@ def test_a_run_whose_restoration_was_cut_short_is_made_whole_by_the_next(
 
 
 def send_part_of(client: MlflowClient, number: int, model_id: str, local_dir: str) -> None:
-    """What becomes of an upload that is stopped: so many whole files, the large one first, and half of the next."""
+    """Upload some files, largest first, and half of the next; then stop."""
     files = sorted(Path(local_dir).iterdir(), key=lambda file: -file.stat().st_size)
     for file in files[:number]:
         client.log_model_artifact(model_id, str(file))
@@ -186,7 +186,7 @@ def send_part_of(client: MlflowClient, number: int, model_id: str, local_dir: st
 
 
 @pytest.mark.slow
-def test_a_variant_joins_the_version_of_its_model(
+def test_register_adds_a_variant_to_its_models_version(
     project: Project, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = train(SOMETHING)
@@ -219,7 +219,7 @@ def test_a_variant_joins_the_version_of_its_model(
 
 
 @pytest.mark.slow
-def test_a_variant_of_another_model_stays_out_and_a_new_one_takes_its_place(project: Project, train: Train) -> None:
+def test_register_replaces_variants_and_skips_foreign_ones(project: Project, train: Train) -> None:
     quantize(train(SOMETHING), seed=1)
     register(project)
     content = quantize(train(SOMETHING), seed=2)
@@ -227,7 +227,7 @@ def test_a_variant_of_another_model_stays_out_and_a_new_one_takes_its_place(proj
     stored = registry.fetch(f"models:/{name(project)}/1", project.root).path
     assert variant_path(stored, "int8").read_bytes() == content
     assert register(project).passed_over == ()
-    train(NOTHING)  # the variant that lies beside it has another threshold
+    train(NOTHING)  # the variant next to it has another threshold
     done = register(project)
     assert (done.version, done.variants, done.passed_over) == ("2", (), (f"models/{band_set(project)}.int8.onnx",))
 
@@ -241,7 +241,7 @@ def test_a_variant_of_another_model_stays_out_and_a_new_one_takes_its_place(proj
         {"halo_errors": {8: 0.01}},  # exported again, by a talud that measures more
     ],
 )
-def test_other_data_or_parameters_make_another_version_of_equal_weights(
+def test_equal_weights_of_other_data_make_a_new_version(
     project: Project, train: Train, change: dict[str, object]
 ) -> None:
     train(SOMETHING)
@@ -251,15 +251,17 @@ def test_other_data_or_parameters_make_another_version_of_equal_weights(
 
 
 @pytest.mark.slow
-def test_the_better_map_of_todays_blocks_is_the_champion(project: Project, train: Train) -> None:
+def test_model_with_higher_f1_becomes_champion(project: Project, train: Train) -> None:
     train(NOTHING)
     register(project)
-    train(EVERYTHING, scores={"precision": 0.1, "recall": 0.1, "f1": 0.1, "iou": 0.05})  # what it says does not count
+    train(
+        EVERYTHING, scores={"precision": 0.1, "recall": 0.1, "f1": 0.1, "iou": 0.05}
+    )  # its stated scores are not used
     better = register(project)
     assert (better.version, better.alias, aliases(project)) == ("2", "champion", {"champion": 2})
     score = better.gate.f1[gate.VALIDATION_BLOCKS]
     assert score["champion"] == 0
-    assert score["model"] == pytest.approx(2 * 0.1 / (1 + 0.1), abs=0.01)  # all of a tenth: 2 · P / (1 + P)
+    assert score["model"] == pytest.approx(2 * 0.1 / (1 + 0.1), abs=0.01)  # recall 1, precision 0.1: 2 · P / (1 + P)
 
     train(NOTHING)  # back to the first
     worse = register(project)
@@ -269,7 +271,7 @@ def test_the_better_map_of_todays_blocks_is_the_champion(project: Project, train
 
 
 @pytest.mark.slow
-def test_a_corrected_inventory_lets_the_challenger_win(project: Project, train: Train) -> None:
+def test_challenger_wins_after_an_inventory_correction(project: Project, train: Train) -> None:
     train(EVERYTHING)
     register(project)
     path = train(SOMETHING)
@@ -281,7 +283,7 @@ def test_a_corrected_inventory_lets_the_challenger_win(project: Project, train: 
 
 
 @pytest.mark.slow
-def test_an_equal_model_does_not_take_the_champions_place(project: Project, train: Train) -> None:
+def test_equal_model_stays_challenger(project: Project, train: Train) -> None:
     train(NOTHING)
     register(project)
     train(0.998)
@@ -291,7 +293,7 @@ def test_an_equal_model_does_not_take_the_champions_place(project: Project, trai
 
 
 @pytest.mark.slow
-def test_a_gate_area_keeps_a_worse_model_out(tmp_path: Path, project: Project, train: Train) -> None:
+def test_gate_area_rejects_a_worse_model(tmp_path: Path, project: Project, train: Train) -> None:
     project = write_params(tmp_path, gate={"role": "gate", "folder": "data/gate"})
     exact = Model.load(train(SOMETHING)).probability(pixels(100, 90)) >= SOMETHING
     write_area(project, "gate", exact)  # the gate's landslides are exactly what the champion maps
@@ -305,7 +307,7 @@ def test_a_gate_area_keeps_a_worse_model_out(tmp_path: Path, project: Project, t
 
 
 @pytest.mark.slow
-def test_a_champion_that_does_not_fit_todays_stacks_makes_way(project: Project, train: Train) -> None:
+def test_champion_that_does_not_fit_the_stacks_is_replaced(project: Project, train: Train) -> None:
     train(EVERYTHING, pixel_size=25.0)
     register(project)
     train(NOTHING)
@@ -315,7 +317,7 @@ def test_a_champion_that_does_not_fit_todays_stacks_makes_way(project: Project, 
 
 
 @pytest.mark.slow
-def test_a_wiped_store_gets_back_the_whole_study(
+def test_register_restores_a_study_in_an_empty_store(
     project: Project, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -350,7 +352,7 @@ def test_a_wiped_store_gets_back_the_whole_study(
 
 
 @pytest.mark.slow
-def test_no_alias_moves_to_a_version_whose_file_is_another(project: Project, train: Train) -> None:
+def test_alias_is_not_moved_to_a_version_with_another_file(project: Project, train: Train) -> None:
     first = train(NOTHING).read_bytes()
     register(project)
     train(EVERYTHING)
@@ -364,9 +366,7 @@ def test_no_alias_moves_to_a_version_whose_file_is_another(project: Project, tra
     assert (aliases(project), record(project)) == ({"challenger": 2}, before)
 
 
-def test_a_model_that_is_missing_or_of_another_band_set_is_refused(
-    project: Project, train: Train, tmp_path: Path
-) -> None:
+def test_register_refuses_missing_or_foreign_models(project: Project, train: Train, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=f"talud train {tmp_path.name}"):
         register(project)
     train(SOMETHING, name="7band")
@@ -385,7 +385,7 @@ UNFIT = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("limits", "changes", "words"), UNFIT)
-def test_a_model_that_breaks_a_rule_is_no_champion_even_where_there_is_none(
+def test_model_that_fails_a_rule_does_not_become_champion(
     tmp_path: Path, project: Project, train: Train, limits: dict[str, object], changes: dict[str, object], words: str
 ) -> None:
     project = write_params(tmp_path, limits)
@@ -400,9 +400,7 @@ def test_a_model_that_breaks_a_rule_is_no_champion_even_where_there_is_none(
     assert aliases(project) == {"challenger": 1}
 
 
-def test_parity_beyond_what_rounding_explains_and_every_gap_of_a_contract_are_found(
-    project: Project, train: Train
-) -> None:
+def test_gate_finds_parity_loss_and_contract_gaps(project: Project, train: Train) -> None:
     path = train(SOMETHING, parity={"difference": 2e-5, "allowed": 1e-5}, stack={}, data_version="unknown", scores={})
     model = Model.load(path)
     parity, contract, *_ = gate.run_gate(project, model, None).failed
@@ -414,9 +412,7 @@ def test_parity_beyond_what_rounding_explains_and_every_gap_of_a_contract_are_fo
 
 
 @pytest.mark.slow
-def test_limits_that_are_kept_and_what_was_measured_are_on_record(
-    tmp_path: Path, project: Project, train: Train
-) -> None:
+def test_gate_records_measured_values(tmp_path: Path, project: Project, train: Train) -> None:
     project = write_params(tmp_path, {"megabytes": 1, "seconds_per_megapixel": 1000})
     path = train(SOMETHING)
     done = register(project)
@@ -429,12 +425,10 @@ def test_limits_that_are_kept_and_what_was_measured_are_on_record(
 
 
 @pytest.mark.slow
-def test_a_worse_model_within_chance_passes_the_gate_but_the_pipeline_does_not_promote_it(
-    project: Project, train: Train
-) -> None:
+def test_model_worse_within_chance_needs_manual_promotion(project: Project, train: Train) -> None:
     probability = Model.load(train(SOMETHING)).probability(pixels(256, 256))
     low, high = np.quantile(probability, [0.5, 0.6]).tolist()
-    # Block by block, one of the two is right; read alone, blocks come out otherwise, to the first one's good.
+    # In each block one of the two models is right. Blocks read without their surroundings favour the first model.
     right = np.kron(np.random.default_rng(3).random((8, 8)) < 0.1, np.ones((32, 32))) > 0
     write_area(project, "basin", np.where(right, probability >= low, probability >= high))
     train(low)
@@ -452,7 +446,7 @@ def test_a_worse_model_within_chance_passes_the_gate_but_the_pipeline_does_not_p
 
 
 @pytest.mark.slow
-def test_a_person_promotes_and_the_pipeline_respects_it(project: Project, train: Train) -> None:
+def test_register_respects_manual_promotion_and_rollback(project: Project, train: Train) -> None:
     train(NOTHING)
     register(project)
     train(0.998)
@@ -491,7 +485,7 @@ def test_a_person_promotes_and_the_pipeline_respects_it(project: Project, train:
 
 
 @pytest.mark.slow
-def test_a_worse_version_is_refused_and_the_champion_stays(project: Project, train: Train) -> None:
+def test_promote_refuses_a_worse_version(project: Project, train: Train) -> None:
     train(EVERYTHING)
     register(project)
     train(NOTHING)
@@ -506,7 +500,7 @@ def test_a_worse_version_is_refused_and_the_champion_stays(project: Project, tra
 
 
 @pytest.mark.slow
-def test_a_version_that_a_rollback_needs_may_be_gone(project: Project, train: Train) -> None:
+def test_rollback_refuses_a_deleted_version(project: Project, train: Train) -> None:
     train(NOTHING)
     register(project)
     train(EVERYTHING)

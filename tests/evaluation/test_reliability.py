@@ -1,4 +1,4 @@
-"""Probabilities beside what they came to."""
+"""Tests of the reliability of probabilities."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from talud.evaluation.scores import evaluate
 from talud.metrics import CALIBRATION_BINS, ThresholdHistogram
 from talud.project import Project
 
-pytestmark = pytest.mark.slow  # its tests share a project with maps
+pytestmark = pytest.mark.slow  # the tests share a project with maps
 
 
 def levels(probability: np.ndarray, truth: np.ndarray) -> ThresholdHistogram:
-    """Added up from three parts, as windows are."""
+    """Return a histogram added up from three parts."""
     parts = zip(np.array_split(probability.astype(np.float32), 3), np.array_split(truth, 3), strict=True)
     return sum((ThresholdHistogram.of(*part) for part in parts), start=ThresholdHistogram())
 
 
-def test_draws_from_the_probabilities_themselves_have_hardly_an_error() -> None:
+def test_calibrated_probabilities_have_almost_no_error() -> None:
     generator = np.random.default_rng(1)
     probability = generator.beta(0.2, 2, 500_000)
     truth = (generator.random(500_000) < probability).astype(np.uint8)
@@ -36,8 +36,8 @@ def test_draws_from_the_probabilities_themselves_have_hardly_an_error() -> None:
         assert share == pytest.approx(mean, abs=0.05)
 
 
-def test_an_overconfident_model_errs_by_what_arithmetic_says() -> None:
-    """0.98 where 60 % are landslide, 0.01 where 5 % are: 0.2 · 0.38 + 0.8 · 0.04."""
+def test_calibration_error_of_an_overconfident_model() -> None:
+    """The model states 0.98 for a share of 0.6, and 0.01 for 0.05."""
     probability = np.repeat([0.98, 0.01], [2_000, 8_000])
     truth = np.concatenate([np.arange(2_000) % 5 < 3, np.arange(8_000) % 20 == 0]).astype(np.uint8)
     found = Reliability.of(levels(probability, truth))
@@ -45,13 +45,13 @@ def test_an_overconfident_model_errs_by_what_arithmetic_says() -> None:
     assert found.points() == [(pytest.approx(0.01), 0.05), (pytest.approx(0.98), 0.6)]
 
 
-def test_errors_of_one_bin_do_not_hide_those_of_another() -> None:
-    """In sum as many landslides as probability, and yet no probability is right."""
+def test_calibration_errors_of_bins_do_not_cancel() -> None:
+    """The mean probability is right, but no bin is."""
     probability, truth = np.repeat([0.2, 0.8], 100), np.repeat([1, 0], 100).astype(np.uint8)
     assert Reliability.of(levels(probability, truth)).expected_calibration_error == pytest.approx(0.8)
 
 
-def test_of_no_pixels_nothing_is_said() -> None:
+def test_reliability_of_no_pixels_is_empty() -> None:
     found = Reliability.of(ThresholdHistogram())
     assert (found.expected_calibration_error, found.points(), found.mean_probability) == (
         0,
@@ -60,7 +60,7 @@ def test_of_no_pixels_nothing_is_said() -> None:
     )
 
 
-def test_the_evaluation_holds_it_at_home_and_away(small_project: Project) -> None:
+def test_evaluate_writes_reliability_of_blocks_and_areas(small_project: Project) -> None:
     evaluate(small_project, "3band")
     written = json.loads(small_project.scores("3band").read_text())["reliability"]
     assert list(written) == ["test", "away"]
@@ -79,7 +79,7 @@ def test_the_evaluation_holds_it_at_home_and_away(small_project: Project) -> Non
     assert sum(written["away"]["landslide_pixels"]) == (truth == 1).sum()
 
 
-def test_the_diagram_is_a_picture_and_the_same_one_for_the_same_numbers() -> None:
+def test_reliability_diagram_is_a_reproducible_png() -> None:
     generator = np.random.default_rng(2)
     probability = generator.random(20_000)
     places = {
@@ -89,6 +89,6 @@ def test_the_diagram_is_a_picture_and_the_same_one_for_the_same_numbers() -> Non
     kind, _, content = reliability_diagram(places).partition(",")
     assert kind == "data:image/png;base64"
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")).astype(int)
-    for colour in ((0, 158, 115), (213, 94, 0)):  # both lines are there
+    for colour in ((0, 158, 115), (213, 94, 0)):  # both lines are drawn
         assert (np.abs(pixels - colour).max(axis=-1) < 20).sum() > 300
     assert reliability_diagram(places) == reliability_diagram(dict(places))

@@ -1,4 +1,4 @@
-"""The report holds the numbers of the results, shows the maps' own pixels, and works alone in a browser."""
+"""Tests of the report: numbers, pictures, and its use in a browser."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from talud.project import Project
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, made_project: Path) -> Project:
-    """The small project with both band sets evaluated and the report written."""
+def project(tmp_path_factory: pytest.TempPathFactory, project_template: Path) -> Project:
+    """Small project with both band sets evaluated and the report written."""
     import shutil
 
     root = tmp_path_factory.mktemp("report") / "project"
-    shutil.copytree(made_project, root)
+    shutil.copytree(project_template, root)
     found = Project.find(root)
     for band_set in found.params.band_sets:
         evaluate(found, band_set)
@@ -48,7 +48,7 @@ def html(project: Project) -> str:
 
 
 def text_of(html: str) -> str:
-    """What a reader reads."""
+    """Return the visible text of a page."""
     without = re.sub(r"<(script|style)\b.*?</\1>", " ", html, flags=re.DOTALL)
     return " ".join(re.sub(r"<[^>]+>", " ", without).replace("\u202f", "").split())
 
@@ -57,7 +57,7 @@ def picture(uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGBA"))
 
 
-def test_the_studys_scores_follow_from_its_counts():
+def test_study_scores_follow_from_its_counts():
     inference = {name: round(model.inference.f1, 3) for name, model in paper.IMAGE_MODELS.items()}
     assert inference == {"3band": 0.445, "5band": 0.361, "7band": 0.378}
     losses = [round(100 * model.f1_loss) for model in paper.IMAGE_MODELS.values()]
@@ -70,20 +70,20 @@ def test_the_studys_scores_follow_from_its_counts():
         assert model.inference.tp + model.inference.fn == 3279
 
 
-def test_a_ranking_names_the_best_first_and_does_not_invent_a_winner():
+def test_ranking_sentence_states_ties():
     assert report.ranking_sentence({"a": 0.3, "b": 0.5}) == "b has the highest F1, 0.500, before a 0.300."
     assert report.ranking_sentence({"a": 0.5001, "b": 0.5004}) == "no band set stands out by F1: b 0.500, a 0.500."
     assert report.ranking_sentence({"a": 0.5}) == "a reaches an F1 of 0.500."
 
 
-def test_a_change_is_a_cost_only_where_it_is_one():
+def test_transfer_sentence_distinguishes_loss_from_gain():
     assert report.transfer_sentence([0.36, 0.46], "x") == "Transfer to x costs 36 to 46% of the F1."
     assert report.transfer_sentence([0.25], "x") == "Transfer to x costs 25% of the F1."
     assert "costs no F1" in report.transfer_sentence([-0.1, -0.05], "x")
     assert "between +10% and −20%" in report.transfer_sentence([-0.1, 0.2], "x")
 
 
-def test_the_tables_hold_the_numbers_of_the_results(project: Project, html: str):
+def test_report_tables_show_the_scores(project: Project, html: str):
     text = text_of(html)
     for band_set in ("3band", "terrain"):
         scores = json.loads(project.scores(band_set).read_text())
@@ -99,7 +99,7 @@ def test_the_tables_hold_the_numbers_of_the_results(project: Project, html: str)
         assert f"{100 * away['not_mapped_share']:.1f}% {away['not_mapped_landslide_pixels']}" in text
 
 
-def test_the_studys_numbers_stand_beside_ours_for_its_band_sets_alone(html: str):
+def test_report_shows_study_numbers_for_its_band_sets(html: str):
     text = text_of(html)
     assert "3band 1258 1113 2021 38441 0.531 0.384 0.445 0.286 −36.4%" in text
     assert "7band 922 682 2357 38872 0.575 0.281 0.378 0.233" in text
@@ -108,7 +108,7 @@ def test_the_studys_numbers_stand_beside_ours_for_its_band_sets_alone(html: str)
     assert "training zone’s F1" in text
 
 
-def test_a_finding_stands_below_each_table_and_is_not_judged_without_its_band_sets(html: str):
+def test_report_shows_a_finding_below_each_table(html: str):
     text = text_of(html)
     for table, reason in (
         (2, "the study’s choice is for 3band, 5band and 7band not compared with others"),
@@ -120,7 +120,7 @@ def test_a_finding_stands_below_each_table_and_is_not_judged_without_its_band_se
 
 
 @pytest.mark.slow
-def test_findings_rest_on_the_results(project: Project):
+def test_findings_use_the_results(project: Project):
     result = report.ReportData.gather(project).results[0]
     results = [
         replace(result, scores=result.scores.model_copy(update={"band_set": name})) for name in paper.IMAGE_MODELS
@@ -136,7 +136,7 @@ def test_findings_rest_on_the_results(project: Project):
     assert "on this partly synthetic data" in text_of(report.render_report(partly))
 
 
-def test_each_trial_stands_in_the_column_of_its_hyperparameter(project: Project, html: str):
+def test_strip_plot_places_trials_by_hyperparameter(project: Project, html: str):
     chart = re.search(r'aria-label="Validation F1 by batch size, 3band">(.*?)</svg>', html, re.DOTALL)
     assert chart
     assert re.findall(r">(8|16)</text>", chart[1]) == ["8", "16"]
@@ -152,7 +152,7 @@ def test_each_trial_stands_in_the_column_of_its_hyperparameter(project: Project,
 @pytest.mark.parametrize(
     ("scores", "top"), [([0.004], 0.01), ([0.031, 0.076], 0.1), ([0.2], 0.2), ([0.61], 0.8), ([1.0], 1), ([], 1)]
 )
-def test_axes_of_scores_end_near_the_highest(scores: list[float], top: float) -> None:
+def test_axis_top_is_near_the_highest_score(scores: list[float], top: float) -> None:
     assert report.axis_top(scores) == top
 
 
@@ -169,7 +169,7 @@ def test_report_names_the_version_of_the_same_weights(project: Project) -> None:
     assert BandSetResult.read(project, "3band").registered == ""
 
 
-def test_the_page_says_what_was_assumed_and_where_it_came_from(project: Project, html: str):
+def test_report_states_assumptions_and_provenance(project: Project, html: str):
     text, version = text_of(html), Model.load(project.model("3band")).contract.origin.data_version
     for words in (
         "16 × 16 pixels (200 m)",
@@ -185,7 +185,7 @@ def test_the_page_says_what_was_assumed_and_where_it_came_from(project: Project,
 
 
 @pytest.mark.parametrize("slope", ["horn", "zevenbergen_thorne"])
-def test_curvature_is_said_to_come_from_its_own_derivatives(project: Project, slope: str) -> None:
+def test_assumptions_name_the_derivatives_of_curvature(project: Project, slope: str) -> None:
     stack = project.params.stack.model_copy(update={"slope": slope})
     stated = assumptions(project.params.model_copy(update={"stack": stack}), [BandSetResult.read(project, "terrain")])
     said = {one.choice: one.made for one in stated}
@@ -194,7 +194,7 @@ def test_curvature_is_said_to_come_from_its_own_derivatives(project: Project, sl
 
 
 @pytest.mark.slow
-def test_synthetic_areas_are_called_so_and_real_ones_are_not(project: Project, html: str):
+def test_report_marks_synthetic_areas(project: Project, html: str):
     assert "Synthetic data. home and away were generated by a program." in text_of(html)
     page = report.ReportData.gather(project)
     real = report.render_report(replace(page, areas=[replace(area, synthetic=False) for area in page.areas]))
@@ -202,25 +202,25 @@ def test_synthetic_areas_are_called_so_and_real_ones_are_not(project: Project, h
 
 
 @pytest.mark.slow
-def test_the_same_results_give_the_same_bytes(project: Project, html: str):
+def test_report_is_reproducible(project: Project, html: str):
     report.write_report(project)
     assert project.report.read_text(encoding="utf-8") == html
 
 
-def test_the_page_names_no_outside_address_and_is_small(html: str):
+def test_report_is_small_and_loads_nothing(html: str):
     assert not re.search(r"(?:src|href|url\()\s*=?\s*[\"']?(?:https?:)?//", html)
     assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in html
     assert len(html) < 2_000_000
 
 
 @pytest.mark.slow
-def test_names_cannot_break_the_page(project: Project):
+def test_report_escapes_names(project: Project):
     page = report.ReportData.gather(project)
     hostile = replace(page, missing=["<script>alert(1)</script>"])
     assert "<script>alert(1)" not in report.render_report(hostile)
 
 
-def test_pictures_hold_the_pixels_of_the_maps(project: Project):
+def test_viewer_pictures_match_the_rasters(project: Project):
     viewer = area_viewer(project, "away", ["3band"])
     with rasterio.open(project.confusion_map("3band", "away")) as raster:
         outcomes = raster.read(1)
@@ -237,7 +237,7 @@ def test_pictures_hold_the_pixels_of_the_maps(project: Project):
     assert ((picture(viewer.images["base"])[..., 3] == 0) == clear).all()
 
 
-def test_landslides_can_be_visited_one_by_one_the_largest_first(project: Project):
+def test_viewer_lists_landslides_by_size(project: Project):
     viewer = area_viewer(project, "away", ["3band"])
     with rasterio.open(project.mask("away")) as raster:
         truth = raster.read(1) == 1
@@ -252,7 +252,7 @@ def test_landslides_can_be_visited_one_by_one_the_largest_first(project: Project
 
 
 @pytest.mark.slow
-def test_large_areas_are_shown_coarser_and_the_page_says_so(project: Project, monkeypatch: pytest.MonkeyPatch):
+def test_report_states_reduced_resolution(project: Project, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("talud.evaluation.figures.MAX_PICTURE_SIDE_PIXELS", 96)
     page = report.ReportData.gather(project)
     assert (page.viewers[0].width, page.viewers[0].metres) == (96, 25.0)
@@ -261,7 +261,7 @@ def test_large_areas_are_shown_coarser_and_the_page_says_so(project: Project, mo
 
 
 @pytest.mark.slow
-def test_a_project_of_terrain_bands_without_transfer_has_a_report(small_project: Project):
+def test_report_without_optical_bands_and_transfer_areas(small_project: Project):
     import yaml
 
     params = yaml.safe_load((small_project.root / "params.yaml").read_text())
@@ -277,7 +277,7 @@ def test_a_project_of_terrain_bands_without_transfer_has_a_report(small_project:
 
 
 @pytest.mark.slow
-def test_an_area_without_an_inventory_is_shown_without_scores(small_project: Project):
+def test_report_shows_unlabelled_areas_without_scores(small_project: Project):
     with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
         mask.write(np.full((1, mask.height, mask.width), 255, np.uint8))
     evaluate(small_project, "3band")
@@ -290,13 +290,13 @@ def test_an_area_without_an_inventory_is_shown_without_scores(small_project: Pro
     assert [panel.title for panel in away.results["3band"]] == ["Probability", "Landslides"]
 
 
-def test_without_scores_there_is_no_report(small_project: Project):
+def test_write_report_refuses_a_project_without_scores(small_project: Project):
     with pytest.raises(StudyError, match="run talud evaluate BAND_SET first"):
         report.write_report(small_project)
     assert not small_project.report.exists()
 
 
-def test_a_damaged_score_table_is_named(small_project: Project):
+def test_write_report_names_a_damaged_score_table(small_project: Project):
     evaluate(small_project, "3band")
     small_project.scores("3band").write_text('{"band_set": "3band"}')
     with pytest.raises(StudyError, match=r"3band\.scores\.json: damaged at 'threshold'"):
@@ -311,14 +311,14 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def page(request, browser: Browser, project: Project) -> Iterator[Page]:
-    """The report in a browser."""
+    """Report in a browser."""
     with open_page(browser, project.report.as_uri(), request.param) as tab:
         tab.wait_for_selector(".viewer[data-ready]")
         yield tab
 
 
 def pixels(page: Page, number: int) -> bytes:
-    """What the first viewer's canvas of that number shows."""
+    """Return the pixels of a canvas of the first viewer."""
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     return base64.b64decode(
         page.locator(".viewer").first.locator("canvas").nth(number).evaluate("(c) => c.toDataURL()").partition(",")[2]
@@ -330,18 +330,18 @@ def state(page: Page) -> tuple[float, float, float]:
     return float(x), float(y), float(zoom)
 
 
-def test_the_page_fits_its_width(page: Page):
+def test_report_fits_the_window_width(page: Page):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
 @pytest.mark.slow
-def test_maps_zoom_and_move_together_and_come_back(page: Page):
+def test_maps_zoom_and_pan_together_and_reset(page: Page):
     canvas = page.locator(".viewer canvas").first
     canvas.scroll_into_view_if_needed()
     before = [pixels(page, number) for number in (0, 2)]
     assert state(page) == (96, 96, 1)
     canvas.hover()
-    page.mouse.wheel(0, -100)  # not yet clicked: the wheel belongs to the page
+    page.mouse.wheel(0, -100)  # not clicked yet: the wheel scrolls the page
     assert state(page)[2] == 1
     canvas.scroll_into_view_if_needed()
     canvas.click()
@@ -366,7 +366,7 @@ def test_maps_zoom_and_move_together_and_come_back(page: Page):
     assert [pixels(page, number) for number in (0, 2)] == before
 
 
-def test_the_point_under_the_pointer_stays_where_it_is(page: Page):
+def test_zoom_keeps_the_point_under_the_pointer(page: Page):
     canvas = page.locator(".viewer canvas").first
     canvas.click(position={"x": 40, "y": 60})
     box = canvas.bounding_box()
@@ -383,7 +383,7 @@ def test_the_point_under_the_pointer_stays_where_it_is(page: Page):
 
 
 @pytest.mark.slow
-def test_buttons_and_keys_reach_everything(page: Page):
+def test_viewer_works_with_buttons_and_keys(page: Page):
     viewer = page.locator(".viewer").first
     viewer.get_by_role("button", name="Zoom in").click()
     assert state(page)[2] == 1.5
@@ -404,7 +404,7 @@ def test_buttons_and_keys_reach_everything(page: Page):
     assert pixels(page, 0) != plain
 
 
-def test_a_map_can_be_enlarged(page: Page):
+def test_map_panel_can_be_enlarged(page: Page):
     viewer = page.locator(".viewer").first
     button = viewer.get_by_role("button", name="Enlarge Landslides 3band")
     canvas = viewer.get_by_role("img", name="Landslides of 3band")
@@ -415,7 +415,7 @@ def test_a_map_can_be_enlarged(page: Page):
 
 
 @pytest.mark.parametrize("page", [(390, 844)], ids=["phone"], indirect=True)
-def test_two_fingers_zoom_and_one_finger_scrolls_the_page_until_then(page: Page):
+def test_one_finger_scrolls_and_two_fingers_zoom(page: Page):
     canvas = page.locator(".viewer canvas").first
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()

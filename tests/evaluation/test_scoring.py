@@ -1,4 +1,4 @@
-"""Scores agree with an independent count, and cover what they say."""
+"""Tests of a band set's scores against an independent count."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def read(path):
 
 
 def logistic(project: Project, area: str):
-    """The small model's answer, by NumPy alone."""
+    """Return the small model's probabilities by NumPy."""
     return 1 / (1 + np.exp(-((read(project.stack(area))[:3] * WEIGHTS).sum(axis=0) + BIAS)))
 
 
 def counted(truth, found, where) -> Confusion:
-    """The confusion by scikit-learn."""
+    """Count by scikit-learn."""
     tn, fp, fn, tp = confusion_matrix(truth[where] == 1, found[where], labels=[False, True]).ravel()
     return Confusion(int(tp), int(fp), int(fn), int(tn))
 
@@ -55,7 +55,7 @@ def confusions(found: tuple[Assessment, ...]) -> tuple[Confusion, ...]:
 
 
 @pytest.mark.slow
-def test_block_scores_are_those_of_the_contracts_threshold_within_the_blocks_of_that_part(small_project: Project):
+def test_compare_blocks_counts_only_blocks_of_the_part(small_project: Project):
     truth, probability = read(small_project.mask("home"))[0], logistic(small_project, "home")
     model = Model.load(small_project.model("3band"))
     blocks = split(small_project.mask("home"), small_project.params.split, small_project.params.seed)
@@ -73,12 +73,12 @@ def test_block_scores_are_those_of_the_contracts_threshold_within_the_blocks_of_
 
 
 @pytest.mark.slow
-def test_models_are_compared_on_the_pixels_that_all_of_them_map(small_project: Project):
+def test_models_are_compared_on_commonly_mapped_pixels(small_project: Project):
     rgb, terrain = (Model.load(small_project.model(band_set)) for band_set in ("3band", "terrain"))
     truth, stack = read(small_project.mask("away"))[0], read(small_project.stack("away"))
     steep = 1 / (1 + np.exp(-(0.08 * stack[3] + BIAS))) >= THRESHOLD
     both = (truth != 255) & np.isfinite(stack).all(axis=0)
-    assert both.sum() < (truth != 255).sum() - 1000  # clouds hide what terrain alone would map
+    assert both.sum() < (truth != 255).sum() - 1000  # clouds hide pixels that terrain alone would map
     expected = counted(truth, logistic(small_project, "away") >= THRESHOLD, both), counted(truth, steep, both)
     assert confusions(compare_maps([rgb, terrain], small_project, "away")) == expected
     ours, theirs = confusions(compare_blocks([rgb, terrain], small_project, ["away"], "validation"))
@@ -86,7 +86,7 @@ def test_models_are_compared_on_the_pixels_that_all_of_them_map(small_project: P
     assert confusions(compare_blocks([terrain], small_project, ["away"], "validation")) != (theirs,)
 
 
-def test_area_scores_come_from_the_map_files(small_project: Project):
+def test_evaluate_scores_areas_from_map_files(small_project: Project):
     table = evaluate(small_project, "3band")
     truth = read(small_project.mask("away"))[0]
     mapped = read(small_project.prediction("3band", "away") / "landslides.tif")[0]
@@ -103,7 +103,7 @@ def test_area_scores_come_from_the_map_files(small_project: Project):
 
 
 @pytest.mark.slow
-def test_training_areas_are_scored_by_their_test_blocks_only_and_mapped_whole(small_project: Project):
+def test_evaluate_scores_training_areas_by_test_blocks(small_project: Project):
     table = evaluate(small_project, "3band")
     model = Model.load(small_project.model("3band"))
     assert (table.test["home"].assessment.confusion,) == confusions(
@@ -117,7 +117,7 @@ def test_training_areas_are_scored_by_their_test_blocks_only_and_mapped_whole(sm
     assert written["test"]["home"]["f1"] == pytest.approx(table.test_assessment.confusion.f1, abs=1e-6)
 
 
-def test_metrics_file_holds_f1_precision_and_recall_alone(small_project: Project):
+def test_metrics_file_holds_f1_precision_and_recall(small_project: Project):
     table = evaluate(small_project, "3band")
     counts = table.areas["away"]
     metrics = json.loads(small_project.metrics("3band").read_text())
@@ -136,7 +136,7 @@ def test_metrics_file_holds_f1_precision_and_recall_alone(small_project: Project
     }
 
 
-def test_the_outcome_map_holds_the_four_counts_and_says_what_they_are(small_project: Project):
+def test_confusion_map_holds_the_four_counts(small_project: Project):
     scores = evaluate(small_project, "3band").areas["away"]
     path = small_project.confusion_map("3band", "away")
     assert cog_validate(path, quiet=True)[0]
@@ -155,7 +155,7 @@ def test_the_outcome_map_holds_the_four_counts_and_says_what_they_are(small_proj
     assert tags["TALUD_BAND_SET"] == "3band"
 
 
-def test_the_curve_passes_through_the_scores_at_the_threshold(small_project: Project):
+def test_curve_contains_the_scores_at_the_threshold(small_project: Project):
     scores = evaluate(small_project, "3band").areas["away"]
     with small_project.curve("3band", "away").open() as stream:
         rows = {float(row["threshold"]): row for row in csv.DictReader(stream)}
@@ -167,7 +167,7 @@ def test_the_curve_passes_through_the_scores_at_the_threshold(small_project: Pro
     assert not small_project.curve("3band", "home").exists()
 
 
-def test_an_area_without_an_inventory_has_no_scores(small_project: Project):
+def test_evaluate_skips_areas_without_inventory(small_project: Project):
     with rasterio.open(small_project.mask("away"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
         mask.write(np.full((1, mask.height, mask.width), 255, np.uint8))
     assert evaluate(small_project, "3band").areas == {}
@@ -175,7 +175,7 @@ def test_an_area_without_an_inventory_has_no_scores(small_project: Project):
 
 
 @pytest.mark.slow
-def test_evaluating_again_changes_no_byte_and_tells_how_far_it_is(small_project: Project):
+def test_evaluate_is_reproducible_and_reports_progress(small_project: Project):
     evaluate(small_project, "3band")
     before = {path: path.read_bytes() for path in (small_project.root / "evaluation").rglob("*") if path.is_file()}
     told: list[tuple[int, int]] = []
@@ -185,11 +185,11 @@ def test_evaluating_again_changes_no_byte_and_tells_how_far_it_is(small_project:
     assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
 
 
-def test_what_is_missing_is_named_and_earlier_scores_stay(small_project: Project):
+def test_evaluate_names_a_missing_map_and_keeps_scores(small_project: Project):
     evaluate(small_project, "3band")
     before = small_project.scores("3band").read_bytes()
     (small_project.prediction("3band", "away") / "landslides.tif").unlink()
-    with pytest.raises(StudyError, match=r"no map of away; run: talud predict models/3band.onnx stacks/away.tif"):
+    with pytest.raises(StudyError, match=r"no map of away; run talud predict models/3band.onnx stacks/away.tif"):
         evaluate(small_project, "3band")
     assert small_project.scores("3band").read_bytes() == before
     with pytest.raises(ParamsError, match="no band set '4band'"):
@@ -197,10 +197,10 @@ def test_what_is_missing_is_named_and_earlier_scores_stay(small_project: Project
 
 
 @pytest.mark.slow
-def test_a_map_that_another_model_or_threshold_made_is_not_scored_as_this_ones(small_project: Project):
+def test_evaluate_refuses_maps_of_other_models_or_thresholds(small_project: Project):
     model, away = Model.load(small_project.model("3band")), small_project.prediction("3band", "away")
     predict(model, small_project.stack("away"), away, MapOptions(threshold=0.3))
-    with pytest.raises(MismatchError, match=r"not the map that 3band.onnx makes at its threshold of 0.6"):
+    with pytest.raises(MismatchError, match=r"was not made by 3band.onnx with its threshold of 0.6"):
         evaluate(small_project, "3band")
     changed = model.contract.replace(weights="1" * 64)
     predict(dataclasses.replace(model, contract=changed), small_project.stack("away"), away)
@@ -210,16 +210,16 @@ def test_a_map_that_another_model_or_threshold_made_is_not_scored_as_this_ones(s
 
 
 @pytest.mark.slow
-def test_a_map_of_another_kind_is_not_scored_as_the_models_own(small_project: Project):
-    """Eight passes make another map than `talud predict` does by itself; so does less than the exact halo."""
+def test_evaluate_refuses_maps_with_other_options(small_project: Project):
+    """Test-time augmentation gives another map than the default options."""
     model, away = Model.load(small_project.model("3band")), small_project.prediction("3band", "away")
     predict(model, small_project.stack("away"), away, MapOptions(tta=True))
-    with pytest.raises(MismatchError, match="with its exact halo and in one pass; run talud predict"):
+    with pytest.raises(MismatchError, match="and default options; run talud predict"):
         evaluate(small_project, "3band")
 
 
 @pytest.mark.parametrize(("choice", "words"), [("seed", "seed"), ("split_block", "split.block")])
-def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Project, choice: str, words: str):
+def test_evaluate_refuses_test_blocks_of_another_split(small_project: Project, choice: str, words: str):
     path, present = small_project.model("3band"), small_project.params.split_hyperparameters
     graph, contract = onnx.load(path), Model.load(path).contract
     export.save_model(graph, contract.replace(hyperparameters={**present, choice: 64}), path)
@@ -229,7 +229,7 @@ def test_test_blocks_that_training_may_have_seen_are_refused(small_project: Proj
     assert evaluate(small_project, "3band").test_assessment.confusion.tp > 0
 
 
-def test_an_inventory_that_changed_since_the_training_is_noticed(small_project: Project):
+def test_evaluate_refuses_a_changed_inventory(small_project: Project):
     record = small_project.stack_record("home")
     stated = json.loads(record.read_text()) | {"mask_md5": "0" * 32}
     record.write_text(json.dumps(stated))
@@ -238,7 +238,7 @@ def test_an_inventory_that_changed_since_the_training_is_noticed(small_project: 
     assert not small_project.scores("3band").exists()
 
 
-def test_a_model_that_learned_from_a_former_training_area_is_refused(small_project: Project):
+def test_evaluate_refuses_models_of_former_training_areas(small_project: Project):
     path = small_project.model("3band")
     contract = Model.load(path).contract.replace(areas=("home", "former"))
     export.save_model(onnx.load(path), contract, path)
@@ -248,14 +248,14 @@ def test_a_model_that_learned_from_a_former_training_area_is_refused(small_proje
         evaluate(small_project, "3band")
 
 
-def test_a_map_on_another_grid_is_refused(small_project: Project):
+def test_evaluate_refuses_maps_on_another_grid(small_project: Project):
     path = small_project.prediction("3band", "away") / "landslides.tif"
     with rasterio.open(path) as raster:
         profile, pixels = raster.profile, raster.read()
     profile |= {"driver": "GTiff", "transform": Affine.translation(12.5, 0) * profile["transform"]}
     with rasterio.open(path, "w", **profile) as raster:
         raster.write(pixels)
-    with pytest.raises(MismatchError, match="run talud predict on the present stack again"):
+    with pytest.raises(MismatchError, match="run talud predict on the current stack again"):
         evaluate(small_project, "3band")
     assert not small_project.scores("3band").exists()
 
@@ -264,7 +264,7 @@ pixels = arrays.arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 255]))
 
 
 @given(mapped=pixels, truth=pixels)
-def test_outcomes_and_tallies_count_each_pixel_once(mapped, truth):
+def test_confusion_map_and_assessment_count_pixels_once(mapped, truth):
     outcome, tally = classify_pixels(mapped, truth), Assessment.of_class_map(truth, mapped)
     counts = tally.confusion
     assert (outcome == PixelClass.TRUE_POSITIVE).sum() == counts.tp == ((mapped == 1) & (truth == 1)).sum()

@@ -37,12 +37,12 @@ ALL_LANDSLIDE, ALL_BACKGROUND, SKILLED = counted(100, 900, 0, 0), counted(0, 0, 
         ((0, 0, 100, 900), "no better than calling nothing a landslide: F1 0.000"),
         ((0, 30, 100, 870), "no better than calling nothing a landslide: F1 0.000"),
         ((80, 40, 20, 860), ""),
-        ((0, 0, 0, 1000), ""),  # no landslide, so nothing can be said
+        ((0, 0, 0, 1000), ""),  # no landslide, so skill is unknown
         ((1000, 0, 0, 0), ""),
         ((0, 0, 0, 0), ""),
     ],
 )
-def test_lack_of_skill_is_an_f1_no_higher_than_a_constant_maps(counts: tuple[int, ...], words: str) -> None:
+def test_lack_of_skill_compares_f1_with_constant_maps(counts: tuple[int, ...], words: str) -> None:
     assert lack_of_skill(Confusion(*counts)) == words
 
 
@@ -75,14 +75,14 @@ NAME = "landslide-unet-3band"
         ),
     ],
 )
-def test_a_model_without_skill_is_no_first_champion(
+def test_model_without_skill_does_not_become_champion(
     project: Project, tiny_model: Path, changes: dict[str, object], words: str
 ) -> None:
     write_model(project, tiny_model, SOMETHING, **changes)
     done = register(project)
     assert done.alias == "challenger"
     assert words in done.reason
-    assert done.file_faults == ""  # a result of training, and no fault of the file
+    assert done.file_faults == ""  # a result of training, not a fault of the file
     assert [words in warning for warning in done.warnings] == [True]
     with pytest.raises(PromotionError, match="does not pass the gate: skill: on the validation blocks no better than"):
         promotion.promote(project, NAME, "1")
@@ -91,24 +91,24 @@ def test_a_model_without_skill_is_no_first_champion(
 
 
 @pytest.mark.slow
-def test_a_model_with_skill_is_the_first_champion(project: Project, tiny_model: Path) -> None:
+def test_model_with_skill_becomes_champion(project: Project, tiny_model: Path) -> None:
     write_model(project, tiny_model, SOMETHING, validation=SKILLED)
     done = register(project)
     assert (done.alias, done.warnings) == ("champion", ())
 
 
 @pytest.mark.slow
-def test_a_model_without_skill_on_a_gate_area_is_no_champion(project: Project, tiny_model: Path) -> None:
+def test_model_without_skill_on_gate_area_stays_challenger(project: Project, tiny_model: Path) -> None:
     project = write_params(project.root, gate={"role": "gate", "folder": "data/gate"})
     model = Model.load(write_model(project, tiny_model, SOMETHING, validation=SKILLED))
-    write_area(project, "gate", model.probability(pixels(96, 96)) < SOMETHING)  # all that it does not map
+    write_area(project, "gate", model.probability(pixels(96, 96)) < SOMETHING)  # all pixels that it does not map
     done = register(project)
     assert done.alias == "challenger"
     assert "skill on gate: no better than calling nothing a landslide: F1 0.000" in done.reason
 
 
 @pytest.mark.slow
-def test_a_challenger_does_not_win_on_few_blocks(project: Project, tiny_model: Path) -> None:
+def test_challenger_does_not_win_on_few_blocks(project: Project, tiny_model: Path) -> None:
     write_model(project, tiny_model, SOMETHING)
     model = Model.load(project.model("3band"))
     register(project)
@@ -122,7 +122,7 @@ def test_a_challenger_does_not_win_on_few_blocks(project: Project, tiny_model: P
     assert promotion.promote(project, NAME, "2").alias == "champion"  # a person may
 
 
-def test_registering_says_where_an_evaluated_area_was_missed(small_project: Project) -> None:
+def test_registration_warns_of_areas_without_skill(small_project: Project) -> None:
     evaluate(small_project, "3band")
     path = small_project.scores("3band")
     table = ScoreTable.read(path)
@@ -134,7 +134,7 @@ def test_registering_says_where_an_evaluated_area_was_missed(small_project: Proj
     )
 
 
-def test_a_report_does_not_praise_a_model_without_skill(small_project: Project) -> None:
+def test_summary_states_a_lack_of_skill(small_project: Project) -> None:
     evaluate(small_project, "3band")
     result = BandSetResult.read(small_project, "3band")
     home, away = (Scores.of(Assessment((Confusion(tp, 1000 - tp, 0, 0),)), "transfer") for tp in (100, 120))
@@ -150,7 +150,7 @@ def test_a_report_does_not_praise_a_model_without_skill(small_project: Project) 
     assert any("Transfer to away" in sentence for sentence in skilled)
 
 
-def test_the_threshold_that_maps_everything_scores_as_the_rule_says(project: Project, tiny_model: Path) -> None:
+def test_map_of_only_landslide_lacks_skill(project: Project, tiny_model: Path) -> None:
     model = Model.load(write_model(project, tiny_model, EVERYTHING))
     truth = np.indices((128, 128))[0] % 10 == 0
     mapped = model.probability(pixels(128, 128)) >= EVERYTHING

@@ -1,4 +1,4 @@
-"""A network's features in another light, and the network that sees there what it saw at home."""
+"""Tests of the measurement and alignment of feature statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEAN, DEVIATION = np.array([90, 110, 70], np.float32), np.array([30, 40, 20], np
 
 @pytest.fixture(scope="module")
 def network() -> tuple[keras.Model, onnx.ModelProto]:
-    """An untrained network, and its file."""
+    """Untrained network and its ONNX model."""
     from talud.training import unet
     from talud.training.onnx_graph import to_onnx
 
@@ -28,7 +28,7 @@ def network() -> tuple[keras.Model, onnx.ModelProto]:
 
 @pytest.fixture(scope="module")
 def squares() -> np.ndarray:
-    """Six squares (6, 3, 32, 32) of noise and edges."""
+    """Six windows of noise and edges, (6, 3, 32, 32)."""
     generator = np.random.default_rng(5)
     noise = generator.normal(size=(6, 3, 32, 32)) * DEVIATION[:, None, None]
     edges = np.where(np.arange(32) > generator.integers(8, 24, size=(6, 1, 1, 1)), 40, 0)
@@ -40,9 +40,7 @@ def run(graph: onnx.ModelProto, stack: np.ndarray) -> np.ndarray:
     return session.run(None, {"stack": stack})[0]
 
 
-def test_the_moments_are_those_that_keras_gives(
-    network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray
-) -> None:
+def test_feature_statistics_match_keras(network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray) -> None:
     model, graph = network
     found = measure_features(graph, squares)
     first = model.get_layer("encoder_0_first")
@@ -56,7 +54,7 @@ def test_the_moments_are_those_that_keras_gives(
     np.testing.assert_allclose(found.means["stack"], squares.mean((0, 2, 3)), rtol=1e-5)
 
 
-def test_where_nothing_differs_nothing_changes(
+def test_aligning_to_the_same_area_changes_nothing(
     network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray
 ) -> None:
     _, graph = network
@@ -65,7 +63,7 @@ def test_where_nothing_differs_nothing_changes(
     np.testing.assert_allclose(run(same, squares), run(graph, squares), atol=1e-5)
 
 
-def test_a_gain_and_an_offset_of_each_band_are_undone(
+def test_alignment_reverts_gain_and_offset_of_bands(
     network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray
 ) -> None:
     _, graph = network
@@ -81,7 +79,7 @@ def test_a_gain_and_an_offset_of_each_band_are_undone(
     np.testing.assert_allclose(run(adapted, shifted), run(graph, squares), atol=1e-4)
 
 
-def test_features_become_those_of_home_where_more_than_the_light_differs(
+def test_alignment_restores_the_reference_statistics(
     network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray
 ) -> None:
     _, graph = network
@@ -95,7 +93,7 @@ def test_features_become_those_of_home_where_more_than_the_light_differs(
         )
 
 
-def test_half_of_the_way_lies_between(network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray) -> None:
+def test_interpolation_is_linear(network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray) -> None:
     _, graph = network
     home = measure_features(graph, squares)
     there = measure_features(graph, (squares * 1.5).astype(np.float32), home)
@@ -105,7 +103,7 @@ def test_half_of_the_way_lies_between(network: tuple[keras.Model, onnx.ModelProt
     assert home.interpolate(there, 0.0).means.keys() == home.means.keys()
 
 
-def test_a_file_gives_back_what_it_was_given(
+def test_feature_statistics_survive_a_model_file(
     network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray, tmp_path: Path
 ) -> None:
     graph = onnx.ModelProto()
@@ -120,7 +118,9 @@ def test_a_file_gives_back_what_it_was_given(
     assert read.side == 32
 
 
-def test_what_is_missing_or_damaged_is_said(network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray) -> None:
+def test_missing_or_damaged_statistics_are_reported(
+    network: tuple[keras.Model, onnx.ModelProto], squares: np.ndarray
+) -> None:
     graph = onnx.ModelProto()
     graph.CopyFrom(network[1])
     with pytest.raises(ModelError, match="train the model again"):

@@ -1,4 +1,4 @@
-"""Labelled windows give what a model says of each window alone, and their counts add up."""
+"""Tests of labelled windows and their assessments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 from small_projects import SOMETHING, write_area, write_model, write_params
 from talud.engine.runtime import Model
 from talud.measurement.assessment import Assessment
-from talud.measurement.sites import Site, assess, histogram, labelled_windows, mapped_windows
+from talud.measurement.sites import Site, assess, labelled_windows, mapped_windows, probability_histogram
 from talud.metrics import ThresholdHistogram
 from talud.products.prediction import predict
 from talud.project import Project
@@ -44,14 +44,14 @@ def random_model(project: Project, tiny_model: Path) -> Model:
 
 
 def truth_and_probability(site: Site, model: Model, windows: list[Window]) -> tuple[np.ndarray, np.ndarray]:
-    """The truth and the probability of each window's pixels, one window after the other, by rasterio alone."""
+    """Read truth and probability of windows with rasterio, flattened."""
     with rasterio.open(site.stack) as stack, rasterio.open(site.mask) as mask:
         truth = [mask.read(1, window=window).ravel() for window in windows]
         probability = [model.probability(stack.read(window=window)).ravel() for window in windows]
     return np.concatenate(truth), np.concatenate(probability)
 
 
-def test_windows_of_a_part_are_read_alone_and_counted_as_scikit_learn_does(site: Site, random_model: Model) -> None:
+def test_labelled_windows_match_scikit_learn(site: Site, random_model: Model) -> None:
     windows = site.windows("validation")
     (found,) = assess(labelled_windows(site, windows, random_model), [SOMETHING])
     truth, probability = truth_and_probability(site, random_model, windows)
@@ -76,7 +76,7 @@ def test_assessments_of_disjoint_windows_add_up(site: Site, random_model: Model)
     assert Assessment() + whole == whole
 
 
-def test_several_models_are_counted_on_the_pixels_that_all_of_them_map(site: Site, random_model: Model) -> None:
+def test_models_are_assessed_on_commonly_mapped_pixels(site: Site, random_model: Model) -> None:
     class Half:
         def probabilities(self, windows):
             for window in windows:
@@ -91,7 +91,7 @@ def test_several_models_are_counted_on_the_pixels_that_all_of_them_map(site: Sit
 
 
 @pytest.mark.slow
-def test_mapped_windows_show_the_map_of_the_whole_site(site: Site, random_model: Model, tmp_path: Path) -> None:
+def test_mapped_windows_match_the_map_of_the_site(site: Site, random_model: Model, tmp_path: Path) -> None:
     predict(random_model, site.stack, tmp_path / "map")
     with open_raster(tmp_path / "map" / "probability.tif") as raster:
         expected = raster.read(1)
@@ -101,9 +101,9 @@ def test_mapped_windows_show_the_map_of_the_whole_site(site: Site, random_model:
     assert (alone != expected[: alone.shape[0], : alone.shape[1]]).any()  # at its edges
 
 
-def test_a_window_of_unknown_truth_is_no_block(site: Site, random_model: Model) -> None:
+def test_window_of_unknown_truth_is_not_a_block(site: Site, random_model: Model) -> None:
     first, second = labelled_windows(site, site.windows()[:2], random_model)
     unknown = replace(first, truth=np.full_like(first.truth, 255))
     (found,) = assess([unknown, second], [SOMETHING])
     assert (found.windows, len(found.blocks), found.pixels) == (1, 1, second.truth.size)
-    assert histogram([unknown]).landslide.sum() == 0
+    assert probability_histogram([unknown]).landslide.sum() == 0

@@ -1,4 +1,4 @@
-"""A model that learned to do without some groups maps with what there is, and says so."""
+"""Tests of models that map with a subset of their band groups."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def shared(*supported: tuple[Group, ...]) -> tuple[Group, ...]:
 
 @pytest.fixture(scope="module")
 def model(exporter) -> Model:
-    """Maps with the optical image, with or without terrain and SAR, and with terrain and SAR."""
+    """Model that needs optical bands, or terrain and SAR."""
     supported = ((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN), (OPTICAL, SAR), (TERRAIN, SAR), (OPTICAL,))
     return Model.load(
         exporter(2, BANDS, shared(*supported), subsets=stated(*supported), stack={"slope": "horn"}, threshold=0.5)
@@ -54,7 +54,7 @@ def model(exporter) -> Model:
 
 
 def values(height: int = 40, width: int = 70) -> np.ndarray:
-    """Plausible for every band: a curvature lies within 100, a slope within 90."""
+    """Return values that are plausible for every band."""
     return noise(height, width, len(BANDS)) * np.float32(0.3)
 
 
@@ -66,7 +66,7 @@ def products(out: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("lacking", "left"), [((TERRAIN, SAR), (OPTICAL,)), ((SAR,), (OPTICAL, TERRAIN)), ((OPTICAL,), (TERRAIN, SAR))]
 )
-def test_a_raster_without_some_groups_is_mapped_as_one_in_which_they_are_nan(
+def test_missing_groups_are_mapped_like_nan_groups(
     model: Model, tmp_path: Path, lacking: tuple[Group, ...], left: tuple[Group, ...]
 ) -> None:
     whole = values()
@@ -89,7 +89,7 @@ def test_a_raster_without_some_groups_is_mapped_as_one_in_which_they_are_nan(
 
 
 @pytest.mark.slow
-def test_a_group_that_a_raster_has_in_part_is_one_that_it_lacks(model: Model, tmp_path: Path) -> None:
+def test_incomplete_group_counts_as_missing(model: Model, tmp_path: Path) -> None:
     full = values()
     part = write_stack(tmp_path / "part.tif", full[:6], BANDS[:6])
     none = write_stack(tmp_path / "none.tif", full[:5], BANDS[:5])
@@ -100,7 +100,7 @@ def test_a_group_that_a_raster_has_in_part_is_one_that_it_lacks(model: Model, tm
     assert products(tmp_path / "a") == products(tmp_path / "b")
 
 
-def test_what_no_supported_subset_covers_is_refused_with_what_would_do(model: Model, tmp_path: Path) -> None:
+def test_predict_refuses_unsupported_subsets_with_options(model: Model, tmp_path: Path) -> None:
     raster = write_stack(tmp_path / "slope.tif", values()[3:5], BANDS[3:5])
     with pytest.raises(
         MismatchError, match=r"has no band red, .* or the whole of optical \+ terrain or .* or optical;"
@@ -109,7 +109,7 @@ def test_what_no_supported_subset_covers_is_refused_with_what_would_do(model: Mo
     assert not (tmp_path / "map").exists()
 
 
-def test_bands_that_are_there_must_still_fit(model: Model, tmp_path: Path) -> None:
+def test_available_bands_are_checked_against_the_contract(model: Model, tmp_path: Path) -> None:
     wrong = write_stack(tmp_path / "s.tif", values()[:5], BANDS[:5], units=["DN"] * 3 + ["percent", "1/100m"])
     with pytest.raises(MismatchError, match="'slope' is in percent"):
         predict(model, wrong, tmp_path / "map")
@@ -121,10 +121,10 @@ def test_bands_that_are_there_must_still_fit(model: Model, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_tiles_do_not_show_under_a_cloud_over_half_the_raster(model: Model, tmp_path: Path) -> None:
+def test_tiling_is_exact_under_partial_cloud(model: Model, tmp_path: Path) -> None:
     cloudy = values(90, 120)
     cloudy[:3, :, 61:] = np.nan
-    cloudy[5, 20:30] = np.nan  # one band of the radar: the whole group is wanting there
+    cloudy[5, 20:30] = np.nan  # one SAR band: the whole group is missing there
     cloud = np.zeros((1, 90, 120), np.float32)
     cloud[0, :, 61:] = 1
     raster = write_stack(tmp_path / "s.tif", np.concatenate([cloudy, cloud]), (*BANDS, "cloud"))
@@ -148,11 +148,11 @@ def test_tiles_do_not_show_under_a_cloud_over_half_the_raster(model: Model, tmp_
 
 
 @pytest.mark.slow
-def test_no_area_is_estimated_where_a_pixel_is_mapped_with_fewer_groups(model: Model, tmp_path: Path) -> None:
+def test_area_is_not_estimated_from_partial_groups(model: Model, tmp_path: Path) -> None:
     counts = Assessment((Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810))).validation
     counted = replace(model, contract=model.contract.replace(validation=counts))
     pixels = values()
-    pixels[:, 3, 3] = np.nan  # is not mapped at all
+    pixels[:, 3, 3] = np.nan  # not mapped
     whole = predict(counted, write_stack(tmp_path / "whole.tif", pixels, BANDS), tmp_path / "a")
     assert whole.estimate is not None
     pixels[0, 5, 5] = np.nan
@@ -162,7 +162,7 @@ def test_no_area_is_estimated_where_a_pixel_is_mapped_with_fewer_groups(model: M
     assert "landslide_area_estimate" not in json.loads((tmp_path / "b/prediction.json").read_text())
 
 
-def test_scores_count_what_is_mapped(model: Model, tmp_path: Path) -> None:
+def test_scored_pixels_equal_mapped_pixels(model: Model, tmp_path: Path) -> None:
     cloudy = values()
     cloudy[:3, :10] = np.nan
     cloudy[5:, 5:15] = np.nan
@@ -174,9 +174,7 @@ def test_scores_count_what_is_mapped(model: Model, tmp_path: Path) -> None:
     assert np.flatnonzero(~mapped.all(axis=1)).tolist() == [5, 6, 7, 8, 9]
 
 
-def test_subsets_are_measured_on_the_same_pixels_and_supported_where_learned_and_good(
-    model: Model, tmp_path: Path
-) -> None:
+def test_score_subsets_uses_the_same_pixels(model: Model, tmp_path: Path) -> None:
     stack, truth = values(), (np.random.default_rng(3).random((40, 70)) < 0.4).astype(np.uint8)
     stack[0, :7] = np.nan
     truth[:, :4] = 255
@@ -189,7 +187,7 @@ def test_subsets_are_measured_on_the_same_pixels_and_supported_where_learned_and
         alone = np.full_like(stack, np.nan)
         members = [place for group in one.groups for place in PLACES[group]]
         alone[members] = stack[members]
-        alone[:3, :7] = np.nan  # the whole group, where one of its bands is wanting
+        alone[:3, :7] = np.nan  # the whole group, where one of its bands is missing
         counts = confusion(model.probability(alone)[7:] >= 0.5, truth[7:])
         assert (one.precision, one.recall, one.f1) == (counts.precision, counts.recall, counts.f1)
         assert one.supported == (OPTICAL in one.groups and one.f1 >= found[0].f1 - 0.1)
@@ -208,7 +206,7 @@ def with_subsets(model: Model, *supported: tuple[Group, ...]) -> Contract:
         (((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN)), (), (), None, None),
         (((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN)), (SAR,), (), None, (OPTICAL, TERRAIN)),
         (((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN)), (OPTICAL,), (), "no data: red, green, blue", None),
-        # the radar is no reason, for it can be done without
+        # SAR is not a reason, because it is optional
         (((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN)), (OPTICAL, SAR), ("cloud",), "cloud", None),
         (
             ((OPTICAL, TERRAIN, SAR), (OPTICAL, TERRAIN), (TERRAIN, SAR)),
@@ -223,12 +221,12 @@ def with_subsets(model: Model, *supported: tuple[Group, ...]) -> Contract:
             (),
             "no data: slope, curvature",
             None,
-        ),  # as stated: nobody measured OPTICAL + SAR
+        ),  # as stated: OPTICAL + SAR was not measured
         (ALL, (OPTICAL, TERRAIN), ("cloud",), None, (SAR,)),
         (ALL, (OPTICAL, TERRAIN, SAR), (), "no data: red, green, blue, slope, curvature, vv_pre, vv_post", None),
     ],
 )
-def test_a_pixel_is_mapped_where_its_valid_groups_are_a_supported_subset(
+def test_coverage_requires_a_supported_subset(
     model: Model,
     supported: tuple[tuple[Group, ...], ...],
     absent: tuple[Group, ...],
@@ -249,7 +247,7 @@ def test_a_pixel_is_mapped_where_its_valid_groups_are_a_supported_subset(
     np.testing.assert_array_equal(unmapped_codes(stack, contract, hidden), found.unmapped)
 
 
-def test_a_model_of_no_subsets_says_nothing_of_them(model: Model) -> None:
+def test_model_without_subsets_has_no_partial_coverage(model: Model) -> None:
     whole = model.contract.without_optional_groups()
     stack = np.zeros((len(BANDS), 1, 2), np.float32)
     stack[5, 0, 1] = np.nan
@@ -258,7 +256,7 @@ def test_a_model_of_no_subsets_says_nothing_of_them(model: Model) -> None:
     assert describe_code(int(found.unmapped[0, 1]), whole) == "no data: vv_pre"
 
 
-def test_subsets_survive_the_way_through_a_file_and_older_files_have_none(model: Model) -> None:
+def test_subsets_survive_a_file_and_default_in_old_files(model: Model) -> None:
     assert Contract.from_metadata(model.contract.to_metadata(), "a.onnx") == model.contract
     older = json.loads(model.contract.to_metadata()[METADATA_KEY])
     del older["input"]["subsets"]
@@ -287,7 +285,7 @@ FULL = {"groups": ["optical", "terrain", "sar"]} | ENTRY
         ([FULL | {"code": "x"}], ["optical", "terrain", "sar"], "subsets.0.code"),
     ],
 )
-def test_hostile_subsets_are_refused(
+def test_contract_refuses_invalid_subsets(
     model: Model, entries: list[dict[str, object]], required: list[str], why: str
 ) -> None:
     content = json.loads(model.contract.to_metadata()[METADATA_KEY])

@@ -1,4 +1,4 @@
-"""The files of a comparison: they replace no file of a user."""
+"""Tests of the files of a comparison."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from talud.project import Project
 
 
 @pytest.mark.slow
-def test_comparison_replaces_an_earlier_one_and_no_file_of_the_user(small_project: Project, tmp_path: Path) -> None:
+def test_compare_replaces_only_files_of_a_comparison(small_project: Project, tmp_path: Path) -> None:
     model, out = Model.load(small_project.model("3band")), tmp_path / "compared"
     out.mkdir()
-    (out / "difference.tif").write_text("drawn by hand")
+    (out / "difference.tif").write_text("user's file")
     with pytest.raises(OutputError, match=r"holds difference\.tif"):
         compare(model, model, small_project, "away", out)
-    assert (out / "difference.tif").read_text() == "drawn by hand"
+    assert (out / "difference.tif").read_text() == "user's file"
     (out / "difference.tif").unlink()
     compare(model, model, small_project, "away", out)
     compare(model, model, small_project, "away", out)
