@@ -48,21 +48,21 @@ def test_it_says_what_changed_and_what_to_run_next(talud: Run, tmp_path: Path) -
     code, out, err = talud("import", edits, "--area", "here")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
-        "here: 3 polygons, 3.00 ha before, 2 polygons, 2.44 ha now",
+        "here: 3 polygons, 3.00 ha before, 2 polygons, 2.44 ha after",
         "  added: 0 polygons, 0.00 ha",
         "  removed: 1 polygon, 1.00 ha",
         "  changed: 1 polygon, +0.44 ha",
         "  unchanged: 1 polygon, 1.00 ha",
         "written: data/here/inventory.gpkg",
-        "next, so that the new data are on record before a model is trained on them:",
+        "next steps, to version the new inventory before a model is trained with it:",
         "  dvc add data/here",
-        "  git commit --message 'The inventory of here is corrected' data/here.dvc",
+        "  git commit --message 'Correct the inventory of here' data/here.dvc",
         "  dvc repro",
     ]
     (tmp_path / "project/data.dvc").touch()
     assert "dvc add data\n" in talud("import", write(tmp_path / "less.gpkg", SQUARES[:1]), "--area", "here")[1]
     code, out, _ = talud("import", tmp_path / "less.gpkg", "--area", "here")
-    assert (code, out.splitlines()[-1]) == (0, "nothing changed; data/here/inventory.gpkg is as it was")
+    assert (code, out.splitlines()[-1]) == (0, "no changes; data/here/inventory.gpkg was not written")
 
 
 @pytest.mark.parametrize(

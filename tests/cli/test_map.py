@@ -155,7 +155,7 @@ def test_finished_tiles_are_kept_and_their_stack_with_them(
     assert "maps/here/stack.tif: was made with event None (now 2015-05-18), and 3 finished tiles of its map" in err
     code, out, err = talud(*command)
     assert (code, err) == (0, "")
-    assert "went on with 3 of 6 tiles" in out
+    assert "resumed with 3 of 6 tiles" in out
     assert products(Path("maps/here")) == products(Path("undisturbed/here"))
     assert not list(Path("maps").glob(".*"))
 
@@ -175,7 +175,7 @@ def test_looking_at_a_source_in_a_gis_does_not_stop_a_resumed_map(
     shutil.copy(auxiliary, "maps/here/stack.tif.aux.xml")
     code, out, err = talud(*command)
     assert (code, err) == (0, "")
-    assert "went on with 3 of 6 tiles" in out
+    assert "resumed with 3 of 6 tiles" in out
 
 
 @pytest.mark.slow

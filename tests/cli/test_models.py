@@ -146,7 +146,7 @@ def test_compare_counts_what_scikit_learn_counts_and_draws_where_they_differ(
 def test_compare_in_words(talud: Talud) -> None:
     result = talud("models", "compare", f"{NAME}/1", "models/3band.onnx", "--area", "valley")
     assert "A is better than B, by more than chance; 2,000 resamples" in result.stdout
-    assert "over 12 blocks, few" in result.stdout
+    assert "over 12 blocks; with so few" in result.stdout
     assert "12,288 pixels that both map, 100.0% of those with known truth" in result.stdout
     same = talud("models", "compare", f"{NAME}/1", f"{NAME}/1", "--area", "valley")
     assert "the difference may be due to chance" in same.stdout
@@ -230,7 +230,7 @@ def test_register_ends_with_an_error_where_a_model_is_unfit(talud: Talud, projec
     write_model(project, tiny_model, 0.3, parity={})
     result = talud("register", "3band")
     assert isinstance(result.exception, PromotionError)
-    assert "does not pass the promotion gate" in str(result.exception)
+    assert "the promotion gate failed" in str(result.exception)
     assert "is challenger: failed the gate: parity" in result.stdout
     registered = json.loads(project.registration("3band").read_text())
     assert registered["alias"] == "challenger"
@@ -245,4 +245,4 @@ def test_without_a_store_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         assert "no model store" in str(error)
     Store.open(tmp_path, create=True)
     (tmp_path / "params.yaml").write_text("{}")
-    assert "no version is registered yet" in CliRunner().invoke(app, ["models", "list"]).stdout
+    assert "no model is registered yet" in CliRunner().invoke(app, ["models", "list"]).stdout

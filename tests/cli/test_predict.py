@@ -44,7 +44,7 @@ def test_it_writes_the_products_and_says_what_they_hold(talud, tiny_model: Path,
     assert "not mapped: 25.0% of the raster" in out
     assert "no data: red: 25.0%" in out
     assert "domain: the model holds no histograms" in out
-    assert "ran on CPUExecutionProvider" in out
+    assert "provider: CPUExecutionProvider" in out
     assert str(tmp_path / "map") in out
 
 
@@ -96,7 +96,7 @@ def test_small_landslides_are_left_out_on_demand_and_geojson_holds_the_same(
     assert code == 0
     assert 0 < len(kept) < len(everything)
     assert kept["area_m2"].tolist() == [area for area in everything["area_m2"] if area >= 400]
-    assert f"left out: {len(everything) - len(kept)} of less than 400 m²" in out
+    assert f"excluded: {len(everything) - len(kept)} smaller than 400 m²" in out
     geojson = json.loads((tmp_path / "map/landslides.geojson").read_text())
     assert [each["properties"]["area_m2"] for each in geojson["features"]] == kept["area_m2"].tolist()
     record = json.loads((tmp_path / "map/prediction.json").read_text())
@@ -126,7 +126,7 @@ def test_a_provider_that_is_asked_for_and_absent_is_an_error(
 ) -> None:
     code, out, _ = talud("predict", tiny_model, stack, "--out", tmp_path / "cpu", "--provider", "cpu")
     assert code == 0
-    assert "ran on CPUExecutionProvider" in out
+    assert "provider: CPUExecutionProvider" in out
     if load_model(tiny_model).provider == "CUDAExecutionProvider":
         pytest.skip("there is a CUDA device here")
     code, out, err = talud("predict", tiny_model, stack, "--out", tmp_path / "map", "--provider", "cuda")

@@ -218,7 +218,7 @@ BAD = {
     "values of another scale": (spoil_values, "band 'red' holds"),
     "a file that is no picture": (spoil_picture, "31.png: cannot be read as a raster"),
     "no masks": (spoil_masks, "has no mask in"),
-    "no folder": (spoil_all, "patches: is no folder; name one that holds images/ and masks/"),
+    "no folder": (spoil_all, "patches: is not a folder; give a folder with images/ and masks/"),
 }
 
 

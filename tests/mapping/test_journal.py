@@ -455,7 +455,7 @@ def test_killed_again_and_again_at_random_it_makes_the_files_of_an_undisturbed_r
     result = subprocess.run([*command, out], check=True, capture_output=True, text=True)
     assert kills >= 5, seed
     if finished:
-        assert f"went on with {len(finished)} of {total} tiles" in result.stdout, seed
+        assert f"resumed with {len(finished)} of {total} tiles" in result.stdout, seed
     assert products(out) == products(tmp_path / "undisturbed"), seed
     assert not working(out).exists()
 

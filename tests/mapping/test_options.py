@@ -44,8 +44,8 @@ def test_commands_take_every_option_with_its_default(command: str) -> None:
     [function] = [each.callback for each in app.registered_commands if each.name == command]
     taken = inspect.signature(function).parameters
     assert {name: taken[name].default for name in MapOptions.model_fields} == MapOptions().model_dump()
-    told = command_line.MAP_OPTIONS["tile"].__metadata__[0].help
-    assert told == MapOptions.model_fields["tile"].description
+    tile_help = command_line.MAP_OPTIONS["tile"].__metadata__[0].help
+    assert tile_help == command_line.as_sentence(MapOptions.model_fields["tile"].description)
 
 
 def test_service_describes_the_same_options() -> None:

@@ -342,7 +342,7 @@ def test_workers_die_with_their_parent_and_another_run_goes_on(
     with starting(tiny_model, big.stack, out, *(["--workers", others] if others else [])) as run:
         said, complained = run.communicate()
     assert (run.returncode, beside_progress(complained)) == (0, [])
-    assert f"went on with {kept} of " in said
+    assert f"resumed with {kept} of " in said
     assert products(out) == big.alone
 
 

@@ -195,8 +195,8 @@ def test_serve_says_where_it_is_and_that_nobody_has_a_key_yet(service_project: P
             said = [running.stdout.readline().strip() for _ in range(3)]
         finally:
             running.terminate()
-    assert said[0] == f"talud serves, until Ctrl-C: http://127.0.0.1:{port}/page/"
-    assert said[2] == "nobody can use it yet: talud keys add NAME --scope run makes a key"
+    assert said[0] == f"review page: http://127.0.0.1:{port}/page/ (stop with Ctrl-C)"
+    assert said[2] == "no API key exists yet; create one with: talud keys add NAME --scope run"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The typer application that every command joins."""
+"""The typer application to which all commands belong."""
 
 from __future__ import annotations
 
@@ -12,18 +12,44 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+# Panels of `talud --help`, in the order in which they are shown.
+DATA, TRAINING, MODELS, MAPS, SERVICE = "Data", "Training", "Models", "Maps", "Service"
+_PANELS = (DATA, TRAINING, MODELS, MAPS, SERVICE)
+# Commands of a panel in the order of their use; the others follow.
+_ORDER = (
+    "stack",
+    "train",
+    "evaluate",
+    "baseline",
+    "postprocess",
+    "report",
+    "quantize",
+    "adapt",
+    "finetune",
+    "register",
+)
+
 
 class CommandGroup(TyperGroup):
-    """A group of commands that refuses empty arguments.
+    """The group of all commands, which rejects empty arguments."""
 
-    An empty path would mean the working folder.
-    """
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands by panel, in the order of their use."""
+
+        def position(name: str) -> tuple[int, int]:
+            panel = getattr(self.commands[name], "rich_help_panel", None)
+            return (
+                _PANELS.index(panel) if panel in _PANELS else len(_PANELS),
+                _ORDER.index(name) if name in _ORDER else len(_ORDER),
+            )
+
+        return sorted(super().list_commands(ctx), key=position)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuse empty arguments as wrong usage."""
+        """Exit with a usage error if an argument is empty: an empty path would mean the working folder."""
         for argument in args:
             if not argument.strip() or re.fullmatch(r"--[a-z0-9-]+=\s*", argument):
-                ctx.fail(f"an argument is empty ({argument or repr('')}); is a variable of the shell not set?")
+                ctx.fail(f"an argument is empty ({argument or repr('')}); is a shell variable not set?")
         return super().parse_args(ctx, args)
 
 
@@ -37,8 +63,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(f"talud {version('talud')}")
@@ -48,11 +74,11 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     context: typer.Context,
-    _shown: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Train, compare, register and run U-Nets that map landslides in satellite stacks."""
+    """Map landslides in satellite images with U-Nets: prepare data, train and compare models, make and review maps."""
     from talud.versions import check_project
 
     if context.invoked_subcommand != "versions":
@@ -62,17 +88,17 @@ def options(
 def with_options(
     parameter: str, declared: Mapping[str, tuple[Any, Any]], build: Callable[[dict[str, Any]], Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that gives a command the options of one parameter.
+    """Return a decorator that replaces one parameter of a command by several options.
 
     Args:
-        parameter: the parameter of the command.
-        declared: the annotation and the default of each option, by name.
-        build: a function that makes the parameter's value of the options' values.
+        parameter: name of the parameter that is replaced.
+        declared: annotation and default of each option, by name.
+        build: function that makes the value of the parameter from the values of the options.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
-        def with_them(**given: Any) -> None:
+        def with_options_of_parameter(**given: Any) -> None:
             chosen = build({name: given.pop(name) for name in declared})
             command(**given, **{parameter: chosen})
 
@@ -82,8 +108,8 @@ def with_options(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
             for name, (annotation, default) in declared.items()
         ]
-        with_them.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
-        with_them.__annotations__ = {each.name: each.annotation for each in keywords}
-        return with_them
+        with_options_of_parameter.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+        with_options_of_parameter.__annotations__ = {each.name: each.annotation for each in keywords}
+        return with_options_of_parameter
 
     return decorate

@@ -1,4 +1,4 @@
-"""Commands for data: stacks and inventories."""
+"""Commands that prepare data: stacks and inventories."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from talud.cli import sources
-from talud.cli.app import app
+from talud.cli.app import DATA, app
 from talud.cli.progress import show_progress
 from talud.text import counted, dimensions
 
@@ -19,22 +19,30 @@ if TYPE_CHECKING:
     from talud.project import Project
 
 
-@app.command("stack")
+@app.command("stack", rich_help_panel=DATA)
 @sources.with_sources
 def stack(
     given: sources.Sources,
-    areas: Annotated[list[str] | None, typer.Argument(help="Areas of params.yaml.", show_default=False)] = None,
-    like: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Make the stack that this .onnx file or MLflow model asks for.")
+    areas: Annotated[
+        list[str] | None, typer.Argument(help="Areas of params.yaml to prepare.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="STACK", help="With --like: the stack to write.")] = None,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Build the stack that this model needs, outside any project: an .onnx file or an MLflow URI.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="STACK", help="Path of the stack, with --like.")] = None,
 ) -> None:
-    """Bring sources onto one grid: areas of the project, or, away from any project, what a model asks for.
+    """Resample and align optical, DTM and SAR rasters into one multi-band GeoTIFF.
 
-    In a project: writes stacks/AREA.tif (bands by name, NaN = invalid), stacks/AREA.mask.tif (the inventory: 1
-    landslide, 0 not, 255 unknown) and the record of both. Patches that params.yaml names in place of rasters lie side
-    by side there. With --like: writes the one stack, with the bands,
-    resolution and methods of the model.
+    In a project: writes stacks/AREA.tif (named bands, NaN where invalid), stacks/AREA.mask.tif (the rasterised
+    inventory: 1 landslide, 0 background, 255 unknown) and a record of the sources. For an area that consists of
+    patches, the patches are placed next to each other in one raster.
+
+    With `--like`, outside any project: writes one stack with the bands, the resolution and the methods that the model
+    expects.
 
     **Examples**
 
@@ -47,14 +55,18 @@ def stack(
     """
     if like:
         if areas or out is None:
-            raise typer.BadParameter("with --like give sources and --out, and no areas", param_hint="--like")
+            raise typer.BadParameter("--like needs sources and --out, and takes no areas", param_hint="--like")
         _build_for_model(like, out, given.files, given.area())
     elif out or given.given:
-        raise typer.BadParameter("params.yaml names the sources of areas; options go with --like", param_hint="AREAS")
+        raise typer.BadParameter(
+            "options of sources need --like; the sources of an area are listed in params.yaml", param_hint="AREAS"
+        )
     elif areas:
         _build_areas(areas)
     else:
-        raise typer.BadParameter("give the areas, or --like MODEL with sources and --out", param_hint="AREAS")
+        raise typer.BadParameter(
+            "no area given; name areas of params.yaml, or give --like MODEL with sources and --out", param_hint="AREAS"
+        )
 
 
 def _build_areas(areas: list[str]) -> None:
@@ -70,14 +82,14 @@ def _build_areas(areas: list[str]) -> None:
 
 
 def _record_line(record: Record) -> str:
-    """Return the record of a stack on one line."""
+    """Return a one-line summary of a stack."""
     parts = [
         f"{counted(len(record.bands), 'band')} ({', '.join(record.bands)}), {dimensions(record.width, record.height)}"
     ]
     if record.patches is not None:
         parts.append(_patches_text(record))
     elif record.polygons is None:
-        parts.append("no inventory, so its mask is unknown everywhere")
+        parts.append("no inventory, so the whole mask is unknown")
     else:
         parts.append(
             f"{counted(record.polygons, 'polygon')}, {counted(record.landslide_pixels or 0, 'landslide pixel')}"
@@ -92,7 +104,7 @@ def _record_line(record: Record) -> str:
 def _patches_text(record: Record) -> str:
     number, unknown = len(record.patches or ()), record.unlabelled_patches or 0
     if record.landslide_pixels is None:
-        return f"{counted(number, 'patch', 'patches')} without a mask, so that it is unknown everywhere"
+        return f"{counted(number, 'patch', 'patches')} without a mask, so the whole mask is unknown"
     without = f", {unknown:,} of them without a mask" if unknown else ""
     return f"{counted(number, 'patch', 'patches')}{without}; {counted(record.landslide_pixels, 'landslide pixel')}"
 
@@ -113,8 +125,8 @@ def _build_for_model(model: str, out: Path, files: dict[Source, Path], area: Are
     sources.print_bands(out)
 
 
-inventory = typer.Typer(name="inventory", no_args_is_help=True, help="Correct the inventory of an area.")
-app.add_typer(inventory)
+inventory = typer.Typer(name="inventory", no_args_is_help=True, help="Import a corrected landslide inventory.")
+app.add_typer(inventory, rich_help_panel=DATA)
 
 
 @inventory.command("import")
@@ -122,18 +134,20 @@ def import_(
     edits: Annotated[
         Path,
         typer.Argument(
-            metavar="EDITS", help="all landslides of the area, corrected: a GeoPackage, Shapefile or GeoJSON"
+            metavar="EDITS",
+            help="Corrected inventory with all landslides of the area: a GeoPackage, Shapefile or GeoJSON.",
         ),
     ],
-    area: Annotated[str, typer.Option(help="an area of params.yaml")],
+    area: Annotated[str, typer.Option(help="Area of params.yaml.")],
 ) -> None:
-    """Put a corrected inventory in the place of an area's own, and show what changed.
+    """Replace the landslide inventory of an area by a corrected one, and list the changes.
 
-    EDITS holds all landslides of the area: what is missing there is removed. Its polygons are checked, mended where
-    that leaves their area as it is, and brought to the inventory's CRS; the inventory keeps its name, format and layer,
-    and what it holds outside the area. Attributes of EDITS, such as who corrected a landslide and when, are kept.
+    EDITS must hold all landslides of the area: polygons that are missing there are removed from the inventory. Its
+    polygons are checked, repaired if that does not change their area, and reprojected to the CRS of the inventory. The
+    inventory keeps its file name, format, layer and the polygons outside the area. Attributes of EDITS, such as editor
+    and date, are kept.
 
-    After an error, or where nothing has changed, the inventory is as it was.
+    After an error, or if nothing changed, the inventory is left as it was.
 
     **Examples**
 
@@ -145,22 +159,22 @@ def import_(
     project = Project.find()
     result = revise(project, area, edits)
     if result.mended:
-        print(f"mended: {len(result.mended)} (features {', '.join(map(str, result.mended))})")
+        print(f"repaired: {len(result.mended)} (features {', '.join(map(str, result.mended))})")
     for column, name in result.renamed.items():
-        print(f"column '{column}' is kept as '{name}'")
+        print(f"column '{column}' is renamed to '{name}'")
     if result.outside:
-        print(f"left aside: {result.outside} outside the grid of {area}")
+        print(f"ignored: {result.outside} outside the grid of {area}")
     if result.filtered:
-        print(f"left aside: {result.filtered} that the area's inventory_filter leaves out")
-    print(f"{area}: {_tally_text(result.before)} before, {_tally_text(result.after)} now")
+        print(f"ignored: {result.filtered} excluded by inventory_filter of the area")
+    print(f"{area}: {_tally_text(result.before)} before, {_tally_text(result.after)} after")
     for name in ("added", "removed", "changed", "unchanged"):
         tally: Tally = getattr(result, name)
         print(f"  {name}: {_tally_text(tally, signed=name == 'changed')}")
     if not result.written:
-        print(f"nothing changed; {_relative_path(project, result.path)} is as it was")
+        print(f"no changes; {_relative_path(project, result.path)} was not written")
         return
     print(f"written: {_relative_path(project, result.path)}")
-    print("next, so that the new data are on record before a model is trained on them:")
+    print("next steps, to version the new inventory before a model is trained with it:")
     for command in _follow_up_commands(project, result, area):
         print(f"  {command}")
 
@@ -175,15 +189,15 @@ def _relative_path(project: Project, path: Path) -> Path:
 
 
 def _follow_up_commands(project: Project, result: Revision, area: str) -> list[str]:
-    """Return the commands that record and use a change.
+    """Return the commands that version a changed inventory and repeat the pipeline.
 
-    DVC gets what it tracks already, else the folder of the area.
+    `dvc add` gets the path that DVC tracks already, or else the folder of the area.
     """
     place = _relative_path(project, result.path)
     candidates = [place, *place.parents][:-1]
     tracked = next((one for one in candidates if (project.root / f"{one}.dvc").is_file()), place.parent)
     return [
         f"dvc add {tracked}",
-        f"git commit --message 'The inventory of {area} is corrected' {tracked}.dvc",
+        f"git commit --message 'Correct the inventory of {area}' {tracked}.dvc",
         "dvc repro",
     ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from talud.cli import models, sources
-from talud.cli.app import app
+from talud.cli.app import TRAINING, app
 from talud.cli.progress import show_progress
 from talud.errors import TaludWarning
 
@@ -29,41 +29,42 @@ BandSet = Annotated[str, typer.Argument(help="Band set of params.yaml.", show_de
 _TITLES = {"f1": "F1", "precision": "precision", "recall": "recall", "iou": "IoU", "mcc": "MCC"}
 
 
-@app.command("evaluate")
+@app.command("evaluate", rich_help_panel=TRAINING)
 def evaluate(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help=f"{models.MODEL_HELP}; without SOURCE, a band set of params.yaml")
+        str, typer.Argument(metavar="MODEL", help=f"{models.MODEL_HELP} Without SOURCE: a band set of params.yaml.")
     ],
     source: Annotated[
         str | None,
-        typer.Argument(metavar="SOURCE", help="a labelled area of params.yaml, or a folder with images/ and masks/"),
+        typer.Argument(metavar="SOURCE", help="Labelled area of params.yaml, or a folder with images/ and masks/."),
     ] = None,
     bands: Annotated[
         Any,
         typer.Option(
             metavar="NAME=NUMBER,…",
             parser=sources.parse_band_numbers,
-            help="channels of the folder's images: red=4,green=3,blue=2; default: the names that TIFF images state, "
-            "else red, green and blue where there are three",
+            help="Channel numbers of the folder's images, such as red=4,green=3,blue=2. Default: the band names in "
+            "TIFF images, or red, green and blue if there are three channels.",
         ),
     ] = None,
     as_json: models.JsonOption = False,
 ) -> None:
-    """Score a model on any labelled area or folder of patches; or a band set's model on all there is.
+    """Score a model on labelled data: precision, recall, F1, IoU and MCC.
 
-    With SOURCE: precision, recall, F1, IoU and Matthews' correlation coefficient (MCC) of the landslide class, each
-    with a 95 % bootstrap interval over patches (of a folder) or blocks of split.block pixels (of an area), at the
-    model's own threshold. Of an area that the model was trained on, its test blocks alone count; of one that it was
-    fine-tuned on, all but the patches that it has seen. A folder needs no project: its images and masks are PNG, TIFF
-    or HDF5 as Landslide4Sense has it, and each patch is read alone.
+    With SOURCE: prints the scores of the landslide class at the model's threshold, each with a 95 % bootstrap interval
+    over patches (of a folder) or over blocks of split.block pixels (of an area). MCC is Matthews' correlation
+    coefficient. In an area that the model was trained on, only the test blocks are scored; in an area that it was
+    fine-tuned on, the patches of the fine-tuning are excluded. A folder needs no project: its images and masks are PNG,
+    TIFF or HDF5 (as in Landslide4Sense), and each patch is mapped separately.
 
-    Without SOURCE, as the pipeline does: the model of a band set, on the test blocks of the training areas and on the
-    maps of the other labelled areas. Writes evaluation/BAND_SET.json (precision, recall and F1, for dvc metrics show),
-    evaluation/BAND_SET.scores.json (all counts and scores), curves of the scores over the threshold
+    Without SOURCE, as in the pipeline: scores the model of a band set on the test blocks of the training areas and on
+    the maps of the other labelled areas. Writes evaluation/BAND_SET.json (precision, recall and F1, for dvc metrics
+    show), evaluation/BAND_SET.scores.json (all counts and scores), curves of the scores by threshold
     (evaluation/BAND_SET.curves) and maps of true and false positives and negatives (evaluation/BAND_SET/AREA.tif).
 
-    Pixels whose truth is unknown, and pixels that were not mapped, are in none of the counts; the latter are shown
-    apart. The expected calibration error says how far probabilities are from what they came to.
+    Pixels with unknown truth and unmapped pixels are excluded from all counts; the share of unmapped pixels is printed
+    separately. The expected calibration error is the mean difference between predicted probability and observed share
+    of landslide pixels.
 
     **Examples**
 
@@ -75,7 +76,7 @@ def evaluate(
     """
     if source is None:
         if bands is not None or as_json:
-            raise typer.BadParameter("--bands and --json go with a SOURCE", param_hint="SOURCE")
+            raise typer.BadParameter("--bands and --json need a SOURCE", param_hint="SOURCE")
         _evaluate_band_set(model)
         return
     found = _score_model(model, source, bands)
@@ -86,7 +87,7 @@ def evaluate(
 
 
 def _score_model(reference: str, source: str, bands: dict[str, int] | None) -> SiteScores:
-    """Score a model on an area of the project, or else on a folder."""
+    """Score a model on an area of the project, or on a folder."""
     from talud import load_model
     from talud.errors import SourceError
     from talud.evaluation import scores
@@ -95,20 +96,22 @@ def _score_model(reference: str, source: str, bands: dict[str, int] | None) -> S
     project = Project.find() if find_root(Path.cwd()) else None
     if project and source in project.params.areas:
         if bands is not None:
-            raise typer.BadParameter("the bands of an area are those of its stack", param_hint="--bands")
+            raise typer.BadParameter(
+                "does not apply to an area, whose bands are those of its stack", param_hint="--bands"
+            )
         model = load_model(models.model_uri(reference))
         with show_progress(f"evaluating {source}", "windows") as progress:
             return scores.assess_area(model, project, source, progress)
     if not Path(source).is_dir():
-        no_area = f"no area of params.yaml ({', '.join(project.params.areas)}), and " if project else ""
-        raise SourceError(f"{source}: is {no_area}no folder; name one that holds images/ and masks/")
+        no_area = f"neither an area of params.yaml ({', '.join(project.params.areas)}) nor " if project else "not "
+        raise SourceError(f"{source}: is {no_area}a folder; give a folder with images/ and masks/")
     model = load_model(models.model_uri(reference))
     with show_progress(f"evaluating {source}", "patches") as progress:
         return scores.assess_folder(model, Path(source), bands, progress)
 
 
 def _print_scores(found: Sequence[SiteScores]) -> None:
-    """Print two lines of scores for each of a model's assessments, and notes."""
+    """Print the scores of a model on each site, with intervals, counts and notes."""
     from rich.console import Console
     from rich.table import Table
 
@@ -132,7 +135,7 @@ def _print_scores(found: Sequence[SiteScores]) -> None:
 
 
 def _evaluate_band_set(band_set: str) -> None:
-    """Score a band set's model, as a stage of the pipeline."""
+    """Score the model of a band set on all labelled areas, as a stage of the pipeline."""
     from rich.console import Console
     from rich.table import Table
 
@@ -159,19 +162,21 @@ def _evaluate_band_set(band_set: str) -> None:
         print(f"expected calibration error, {where}: {found.expected_calibration_error:.4f}")
 
 
-@app.command("postprocess")
+@app.command("postprocess", rich_help_panel=TRAINING)
 def postprocess(
-    band_set: Annotated[str, typer.Argument(help="A band set of params.yaml whose model is trained.")],
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
+    band_set: Annotated[str, typer.Argument(help="Band set of params.yaml whose model is trained.")],
+    as_json: models.JsonOption = False,
 ) -> None:
-    """Measure what post-processing adds to the threshold: hysteresis, segments, slope, a minimum mapping unit.
+    """Compare post-processing methods: hysteresis, segmentation, slope filter, minimum mapping unit.
 
-    The parameters of each method, and those that gain together, are chosen on the validation blocks alone: by the F1
-    of pixels, and within 0.005 of the highest by that of objects. The scores are of the test blocks and of each other
-    labelled area. By pixels: with a 95 % bootstrap interval of the difference in F1 from the threshold alone (blocks
-    of split.block pixels, promotion.resamples times). By objects: landslides of whose mapped pixels at least half are
-    found, by size class, and false alarms, which share no pixel with a landslide. What `postprocessing` in params.yaml
-    says is measured beside them. Writes evaluation/BAND_SET.postprocessing.json.
+    The parameters of each method and of their best combination are chosen on the validation blocks: by pixel F1, and
+    among those within 0.005 of the highest by object F1. They are scored on the test blocks and on every other labelled
+    area, together with the settings of `postprocessing` in params.yaml.
+
+    Pixel scores include a 95 % bootstrap interval of the difference in F1 from thresholding alone (blocks of
+    split.block pixels, promotion.resamples resamples). Object scores count a landslide as detected if at least half of
+    its mapped pixels are found, by size class; a false alarm is an object that overlaps no landslide. Writes
+    evaluation/BAND_SET.postprocessing.json.
 
     **Examples**
 
@@ -196,7 +201,7 @@ def postprocess(
         console.print(_pixel_table(place, rows))
         console.print(_object_table(place, rows))
     for method in found.left_out:
-        print(f"note: {method} was left out, for it needs a band that the stacks have not")
+        print(f"note: {method} was skipped: the stacks lack a band that it needs")
     print(f"file: {project.postprocessing(band_set)}")
 
 
@@ -211,9 +216,9 @@ def _table(title: str, *columns: str) -> Table:
 
 def _choice_table(found: PostprocessingTable) -> Table:
     table = _table(
-        f"{found.band_set}, threshold {found.threshold:.2f}: chosen on validation blocks",
-        "F1 there",
-        "F1 of objects",
+        f"{found.band_set}, threshold {found.threshold:.2f}: parameters chosen on the validation blocks",
+        "validation F1",
+        "object F1",
         "parameters",
     )
     for method, choice in found.chosen.items():
@@ -223,7 +228,7 @@ def _choice_table(found: PostprocessingTable) -> Table:
 
 
 def _pixel_table(place: str, rows: tuple[MethodScores, ...]) -> Table:
-    table = _table(f"{place}: pixels", "precision", "recall", "F1", "IoU", "F1 less that of the threshold")
+    table = _table(f"{place}: pixels", "precision", "recall", "F1", "IoU", "F1 gain over the threshold")
     for row in rows:
         ratios = (row.scores.precision, row.scores.recall, row.scores.f1, row.scores.iou)
         table.add_row(row.method, *(f"{ratio:.3f}" for ratio in ratios), str(row.difference or ""))
@@ -233,7 +238,7 @@ def _pixel_table(place: str, rows: tuple[MethodScores, ...]) -> Table:
 def _object_table(place: str, rows: tuple[MethodScores, ...]) -> Table:
     first = rows[0].objects
     lost = sum(each.not_mapped for each in first.classes)
-    title = f"{place}: landslides detected ({first.cut} cut by the edge of a window, {lost} not mapped)"
+    title = f"{place}: landslides detected ({first.cut} cut by a window edge, {lost} not mapped)"
     table = _table(title, "all", *(each.title for each in first.classes), "false alarms", "per km²", "F1")
     for row in rows:
         classes = (f"{each.detected} of {each.landslides}" if each.landslides else "" for each in row.objects.classes)
@@ -243,7 +248,7 @@ def _object_table(place: str, rows: tuple[MethodScores, ...]) -> Table:
     return table
 
 
-@app.command("baseline")
+@app.command("baseline", rich_help_panel=TRAINING)
 def baseline(
     band_set: BandSet,
     method: Annotated[
@@ -367,11 +372,11 @@ def _score_recipes(project: Project, band_set: str, as_json: bool) -> None:
             print(f"warning: {row.recipe} on {row.area} is {row.lack_of_skill}")
 
 
-@app.command("report")
+@app.command("report", rich_help_panel=TRAINING)
 def report() -> None:
-    """Write reports/index.html: scores and maps of all evaluated band sets, beside the published study's.
+    """Write an HTML report with scores and maps of all band sets, next to the published study's.
 
-    The page holds its images itself and loads nothing, so that one file can be sent to a colleague.
+    Writes reports/index.html. The page is self-contained: images are embedded and nothing is loaded from the network.
 
     **Examples**
 

@@ -1,4 +1,4 @@
-"""Commands for the origin of maps, models and versions."""
+"""Commands that trace maps and models, and write the versions of talud's parts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from talud.cli.app import app
+from talud.cli.app import MODELS, TRAINING, app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,23 +15,24 @@ if TYPE_CHECKING:
     from talud.lineage.trace import Lineage, TrainingData
 
 
-@app.command("lineage")
+@app.command("lineage", rich_help_panel=MODELS)
 def lineage(
     what: Annotated[
         str,
         typer.Argument(
             metavar="FILE_OR_MODEL",
-            help="a map: its folder, or probability.tif, landslides.tif or landslides.gpkg, moved and renamed or not; "
-            "or a model: an .onnx file, NAME (its champion), NAME@ALIAS, NAME/VERSION, or an MLflow URI",
+            help="Map: its folder, probability.tif, landslides.tif or landslides.gpkg (may be moved or renamed). "
+            "Or model: an .onnx file, NAME (its champion), NAME@ALIAS, NAME/VERSION or an MLflow URI.",
         ),
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Say where a map or a model came from: version, run, commit, the hashes of its data, and how to have them again.
+    """Trace a map or model to its training run, git commit and training data.
 
-    Run inside the project that made the model: git and DVC have the data on record there, and MLflow the run. Of a
-    model, the maps that were made with it are listed: those under predictions/, and those that talud predict and
-    talud map recorded in the project. What cannot be told is said under "not known".
+    Prints model version, MLflow run, commit, checksums of the training data, and the commands that restore the data.
+    Run it inside the project that trained the model, where git and DVC know the data and MLflow the run. For a model,
+    also lists the maps that were made with it: those under predictions/, and those that talud predict and talud map
+    recorded in the project. Missing information is listed under "not known".
 
     **Examples**
 
@@ -65,20 +66,20 @@ def _lines(found: Lineage) -> Iterator[str]:
         yield f"  registered as {uri}{f' ({aliases})' if aliases else ''}"
     yield f"run: {found.run_id}"
     if found.run:
-        yield f"  {found.run.name}, by {found.run.user or 'somebody'}, {found.run.started}"
+        yield f"  {found.run.name}, by {found.run.user or 'unknown user'}, {found.run.started}"
         if found.run.run_id != found.run_id:
             yield f"  restored as {found.run.run_id}"
     yield f"commit: {found.commit}"
-    yield f"data version: {found.data_version}, of {', '.join(found.trained_on) or 'areas that are not known'}"
+    yield f"data version: {found.data_version}, of {', '.join(found.trained_on) or 'unknown areas'}"
     if found.data:
         yield from _data_lines(found.data)
     if found.parameters:
         yield "parameters: " + ", ".join(f"{name} {value}" for name, value in found.parameters.items())
     if found.kind == "model":
-        yield f"maps: {len(found.maps) or 'none is recorded'}"
+        yield f"maps: {len(found.maps) or 'none recorded'}"
     for entry in found.maps:
         where = f" ({entry.state}, made {entry.made} on {entry.machine})" if entry.made else ""
-        yield f"  {entry.folder}, of {entry.statement.raster.get('raster', 'a raster without a name')}{where}"
+        yield f"  {entry.folder}, of {entry.statement.raster.get('raster', 'an unnamed raster')}{where}"
     for line in (*(found.data.doubts if found.data else ()), *found.unknown):
         yield f"not known: {line}"
 
@@ -90,19 +91,19 @@ def _data_lines(data: TrainingData) -> Iterator[str]:
     for name, digest in data.tracked.items():
         yield f"  {name}: {digest}"
     if data.restore:
-        yield "to have the data again:"
+        yield "to restore the data:"
         for command in data.restore:
             yield f"  {command}"
-        yield "  (sources come from the remote; stacks are not pushed, so they are made again from the sources)"
+        yield "  (sources are pulled from the DVC remote; stacks are not stored there and are rebuilt from the sources)"
 
 
-@app.command("versions")
+@app.command("versions", rich_help_panel=TRAINING)
 def versions() -> None:
-    """Write versions.yaml, by which DVC sees what an upgrade of talud changes.
+    """Write versions.yaml, so that DVC repeats the stages affected by an upgrade of talud.
 
-    Each part of talud (data, training, inference, evaluation) has a version, which is raised when the same input gives
-    another result. dvc.yaml reads the file: after this command `dvc status` lists the stages that are stale, and `dvc
-    repro` repeats them. Commit the file with dvc.lock.
+    Each part of talud (data, training, inference, evaluation) has a version number, which increases when the same input
+    gives a different result. dvc.yaml depends on the file: afterwards `dvc status` lists the stages that are out of
+    date, and `dvc repro` repeats them. Commit the file together with dvc.lock.
 
     **Examples**
 

@@ -1,4 +1,4 @@
-"""The `talud` command: gathers the subcommands, and shows errors to a person."""
+"""Entry point of the `talud` command: imports the subcommands and prints errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from talud import cli
 from talud.errors import TaludError, TaludWarning
 from talud.process import sigint_ends_process
 
-with sigint_ends_process():  # no command has begun, so there is nothing to tidy up, or to tell
+# No command has started, so an interruption leaves nothing to clean up.
+with sigint_ends_process():
     from talud.cli.app import app
 
     for module in pkgutil.iter_modules(cli.__path__):
@@ -29,13 +30,13 @@ EXIT_INTERRUPTED = 130  # exit code that shells give a command ended by Ctrl-C
 
 
 def main() -> None:
-    """Run the command line: a TaludError, or a lack of memory, becomes one line on stderr and exit code 1."""
+    """Run the command line; print errors as one line and exit with 1."""
     sys.unraisablehook = _resend_dropped_interrupt
     _replace_unencodable_characters()
     try:
         with _warnings_as_lines():
             app()
-    except KeyboardInterrupt:  # before or after the command itself, where typer sees to it
+    except KeyboardInterrupt:  # before or after the command itself, during which typer handles it
         sys.exit(EXIT_INTERRUPTED)
     except TaludError as error:
         print(f"talud: {_one_line(error)}", file=sys.stderr)
@@ -47,32 +48,32 @@ def main() -> None:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Print each TaludWarning inside the block once, as one line on stderr.
+    """Print each distinct TaludWarning once, as one line on stderr.
 
     Python shows all other warnings as usual.
     """
-    said: set[str] = set()
+    printed: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", TaludWarning)
         show = warnings.showwarning
 
-        def show_as_line(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        def show_as_line(message: Warning | str, category: type[Warning], *location: Any, **more: Any) -> None:
             if issubclass(category, TaludWarning):
                 line = _one_line(message)
-                if line not in said:
+                if line not in printed:
                     print(f"talud: warning: {line}", file=sys.stderr)
-                said.add(line)
+                printed.add(line)
             else:
-                show(message, category, *place, **more)
+                show(message, category, *location, **more)
 
         warnings.showwarning = show_as_line
         yield
 
 
 def _replace_unencodable_characters() -> None:
-    """Print `?` for characters that the console's encoding lacks.
+    """Print `?` for characters that the console cannot encode.
 
-    Likewise for the bytes of a file name that are not text.
+    The same holds for bytes of file names that are not valid text.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -80,24 +81,20 @@ def _replace_unencodable_characters() -> None:
 
 
 def _one_line(error: Exception | str) -> str:
-    """Return the message of an error on one line of limited length.
-
-    It may quote the content of a file, such as 10,000 names.
-    """
-    said = " ".join(str(error).split())
-    return (
-        said
-        if len(said) <= MAX_MESSAGE_CHARACTERS
-        else f"{said[: MAX_MESSAGE_CHARACTERS * 2 // 3]} … {said[-MAX_MESSAGE_CHARACTERS // 3 :]}"
-    )
+    """Return a message on one line, shortened in the middle if it is too long."""
+    text = " ".join(str(error).split())
+    if len(text) <= MAX_MESSAGE_CHARACTERS:
+        return text
+    return f"{text[: MAX_MESSAGE_CHARACTERS * 2 // 3]} … {text[-MAX_MESSAGE_CHARACTERS // 3 :]}"
 
 
 def _resend_dropped_interrupt(dropped: sys.UnraisableHookArgs) -> None:
-    """Send a Ctrl-C again that Python has dropped.
+    """Send the interrupt signal again if Python dropped a KeyboardInterrupt.
 
-    Python drops it in a finaliser or a callback of the garbage collector.
+    Python drops exceptions of finalisers and of callbacks of the garbage collector.
     """
-    if dropped.exc_type is KeyboardInterrupt:  # a real signal, which also ends a wait that the main thread is in
+    if dropped.exc_type is KeyboardInterrupt:
+        # A real signal also ends a blocking wait of the main thread.
         threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
     else:
         sys.__unraisablehook__(dropped)

@@ -1,4 +1,4 @@
-"""Commands that make maps, with their options and printed text."""
+"""Commands that make maps, their options and their printed summary."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from talud.cli import sources
-from talud.cli.app import app, with_options
+from talud.cli.app import MAPS, app, with_options
 from talud.mapping.options import DEFAULT_OPTIONS, MapOptions
 
 if TYPE_CHECKING:
     from talud.engine.runtime import Model
     from talud.products.map_record import Prediction
 
-OutFolder = Annotated[Path, typer.Option(help="folder of the map's files; made where it is missing")]
+OutFolder = Annotated[Path, typer.Option(help="Folder for the files of the map; created if missing.")]
 
 
 def _option(name: str, *flags: str, metavar: str | None = None, least: float | None = None) -> Any:
-    return typer.Option(*flags, help=MapOptions.model_fields[name].description, metavar=metavar, min=least)
+    return typer.Option(*flags, help=as_sentence(MapOptions.model_fields[name].description), metavar=metavar, min=least)
+
+
+def as_sentence(text: str | None) -> str:
+    """Return a description with a capital letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:].removesuffix('.')}." if text else ""
 
 
 MAP_OPTIONS: dict[str, Any] = {
@@ -39,21 +44,23 @@ MAP_OPTIONS: dict[str, Any] = {
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="let the workers of a Dask cluster do the work, such as tcp://10.0.0.1:8786; raster and --out must "
-            "lie where they all reach them under the same path",
+            help="Address of a Dask scheduler whose workers compute the map, such as tcp://10.0.0.1:8786. All workers "
+            "must reach the raster and --out under the same path.",
         ),
     ],
 }
 
 
 def choose_workers(number: int | None, scheduler: str | None) -> int | str | None:
-    """Return the workers that are asked for: a number of processes, a scheduler's address, or None.
+    """Return the number of processes or the scheduler's address; None for this process.
 
     Raises:
-        typer.BadParameter: both are named.
+        typer.BadParameter: both are given.
     """
     if number and scheduler:
-        raise typer.BadParameter("cannot be set with --scheduler, which has its own workers", param_hint="--workers")
+        raise typer.BadParameter(
+            "cannot be combined with --scheduler, which has its own workers", param_hint="--workers"
+        )
     return number or scheduler
 
 
@@ -62,44 +69,44 @@ def _map_options(given: dict[str, Any]) -> MapOptions:
     return MapOptions(**given | {"workers": asked})
 
 
-# Gives a command the options of a map; its parameter `options` is made of them.
+# Decorator that replaces the parameter `options` of a command by the options of a map.
 with_map_options = with_options(
     "options", {name: (kind, getattr(DEFAULT_OPTIONS, name, None)) for name, kind in MAP_OPTIONS.items()}, _map_options
 )
 
 
-@app.command("predict")
+@app.command("predict", rich_help_panel=MAPS)
 @with_map_options
 def predict(
     model: Annotated[
         str,
         typer.Argument(
-            help="an .onnx file, an MLflow URI such as models:/NAME@champion, or auto: the registered champion with "
-            "most bands that fits the stack"
+            help="Model: an .onnx file, an MLflow URI such as models:/NAME@champion, or auto for the registered "
+            "champion with the most bands that fits the stack."
         ),
     ],
     raster: Annotated[
         str,
         typer.Argument(
-            help="the stack to map, or any raster whose bands the model knows by name: a path, or what else GDAL "
-            "opens: /vsicurl/https://…, /vsizip/…, /vsis3/…"
+            help="Stack to map, or any raster with the band names that the model expects: a path, or another name "
+            "that GDAL opens: /vsicurl/https://…, /vsizip/…, /vsis3/…"
         ),
     ],
     out: OutFolder,
     options: MapOptions,
 ) -> None:
-    """Map the landslides of a raster.
+    """Map landslides in a raster stack with a trained model.
 
     Writes probability.tif, landslides.tif (0 background, 1 landslide, 255 not mapped), landslides.gpkg (layers
-    landslides and not_mapped), summary.html (all that is to be said of the map on one page), quicklook.png,
-    prediction.json and timings.json; QGIS shows rasters and layers in the styles that lie beside and within them.
-    With --tta: disagreement.tif too, the standard deviation of eight probabilities.
+    landslides and not_mapped), summary.html (results, warnings and settings on one page), quicklook.png,
+    prediction.json and timings.json. QGIS styles are written next to the rasters and into the GeoPackage. With --tta
+    also disagreement.tif, the standard deviation of the eight probabilities of a pixel.
 
-    The raster must fit what the model expects: bands by name, unit, pixel size, plausible values. How far its values
-    lie from those that the model learned from stands in summary.html.
+    The raster must match the model's contract: band names, units, pixel size and plausible values. summary.html states
+    how far its values differ from the training data.
 
-    Finished tiles are kept in a hidden folder beside the map's until all is done. When a run was interrupted, the
-    same command goes on from them and makes the same files, with as many workers as you like.
+    Finished tiles are kept in a hidden folder next to the map until the map is complete. After an interruption, the
+    same command resumes from them and writes identical files, with any number of workers.
 
     **Examples**
 
@@ -119,12 +126,14 @@ def predict(
     """
     from talud.process import sigint_ends_process
 
-    with sigint_ends_process():  # an extension module that is being imported would make an ImportError of it
+    # An extension module that is interrupted during its import would raise ImportError.
+    with sigint_ends_process():
         import talud.products.prediction
         from talud.cli.progress import show_progress
         from talud.data.record import check_current
 
-        if model == "auto" or ":/" in model:  # the registry takes as long to import as the rest together
+        # The registry takes as long to import as all the rest.
+        if model == "auto" or ":/" in model:
             import talud.basin
 
     check_current(raster)
@@ -134,7 +143,7 @@ def predict(
     print_summary(result, loaded, out, raster)
 
 
-@app.command("map")
+@app.command("map", rich_help_panel=MAPS)
 @with_map_options
 @sources.with_sources
 def map_sources(
@@ -144,16 +153,16 @@ def map_sources(
     model: Annotated[
         str,
         typer.Option(
-            help="an .onnx file, an MLflow URI such as models:/NAME@champion, or auto: the registered champion with "
-            "most bands that the sources support"
+            help="Model: an .onnx file, an MLflow URI such as models:/NAME@champion, or auto for the registered "
+            "champion with the most bands that the sources support."
         ),
     ] = "auto",
 ) -> None:
-    """Map the landslides of a basin from its sources: no project, no stack, one command.
+    """Map landslides in a basin directly from optical, DTM and SAR files.
 
-    Makes the stack that the model asks for (stack.tif, for a look in QGIS) and maps it: all files are those of talud
-    predict, in one folder, whose name is the basin's. When a run was interrupted, the same command goes on: a stack
-    that is whole and of the same sources and options is not made again, and finished tiles are not computed again.
+    Needs no project. Builds the stack that the model expects (stack.tif, which can be opened in QGIS), maps it, and
+    writes the same files as talud predict into one folder. After an interruption, the same command resumes: a complete
+    stack of the same sources and options is reused, and finished tiles are not computed again.
 
     **Examples**
 
@@ -164,7 +173,7 @@ def map_sources(
     """
     files = given.files
     if not files.keys() - {"cloud", "sar_mask"}:
-        raise typer.BadParameter("give at least one source: --optical, --dtm, --sar-pre or --sar-post FILE")
+        raise typer.BadParameter("no source given; give at least one of --optical, --dtm, --sar-pre and --sar-post")
     area = given.area()
 
     from talud.process import sigint_ends_process
@@ -194,13 +203,10 @@ def print_summary(result: Prediction, model: Model, out: Path, raster: str | Pat
     from talud.text import counted
 
     if result.taken_over:
-        print(
-            f"went on with {result.taken_over:,} of {counted(result.tiles, 'tile')}, "
-            "which an interrupted run had finished"
-        )
+        print(f"resumed with {result.taken_over:,} of {counted(result.tiles, 'tile')}, finished by an interrupted run")
     print(f"{counted(result.landslides, 'landslide')}, {result.landslide_area_m2 / 10_000:,.1f} ha, in {result.raster}")
     if result.left_out:
-        print(f"left out: {result.left_out:,} of less than {result.minimum_area_m2:g} m²")
+        print(f"excluded: {result.left_out:,} smaller than {result.minimum_area_m2:g} m²")
     print(f"not mapped: {result.share_not_mapped:.1%} of the raster")
     for reason, pixels in result.not_mapped.items():
         print(f"  {reason}: {pixels / result.pixels:.1%}")
@@ -209,9 +215,9 @@ def print_summary(result: Prediction, model: Model, out: Path, raster: str | Pat
     for line in domain.report_lines(result.distances):
         print(line)
     if domain.overall_verdict(result.distances) in domain.UNLIKE_VERDICTS and not model.contract.derived.adapted:
-        print(f"  a model adapted to this raster may map it better: {_adapt_command(model, raster)}")
-        print("  that takes no labels, and it can multiply false alarms: compare both maps with the image")
-    print(f"model: {model.title}; ran on {result.provider}")
+        print(f"  adapting the model to this raster may improve the map: {_adapt_command(model, raster)}")
+        print("  adaptation needs no labels but can multiply false alarms: compare both maps with the image")
+    print(f"model: {model.title}; provider: {result.provider}")
     for what, how in map_record.unusual_settings(model, result).items():
         print(f"{what.lower()}: {how}")
     for notice in map_record.notices(model, result):

@@ -1,4 +1,4 @@
-"""Commands for the model registry."""
+"""Commands of the model registry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from talud.cli.app import app
+from talud.cli.app import MODELS, app
 from talud.text import counted
 
 if TYPE_CHECKING:
@@ -20,23 +20,24 @@ if TYPE_CHECKING:
     from talud.evaluation.model_card import ModelCard
 
 
-@app.command("register")
+@app.command("register", rich_help_panel=MODELS)
 def register(
     band_set: Annotated[
-        str | None, typer.Argument(help="A band set of params.yaml. Default: each one that has a trained model.")
+        str | None, typer.Argument(help="Band set of params.yaml. Default: all that have a trained model.")
     ] = None,
 ) -> None:
-    """Register a band set's model in MLflow as landslide-unet-BAND_SET, and give it its alias.
+    """Register a trained model in MLflow as champion or challenger.
 
-    It becomes the champion if it passes the promotion gate of params.yaml and its F1 is higher than that of the present
-    one on the validation blocks and all gate areas together, both scored again on the pixels as they are now; else the
-    challenger. Being worse than the champion is no error; a model that breaks a rule of the gate which looks at it
-    alone (parity, contract, size, speed) is one: exit code 1. A model that is no better than calling everything, or
-    nothing, a landslide, on its validation blocks or on a gate area, becomes no champion, not even the first, unless
-    promotion.require_skill is false in params.yaml; a challenger that is compared on fewer than six blocks does not
-    win. A model that is registered already is not registered
-    twice, and a store that was wiped gets back what lies in models/. What talud quantize made of the model goes into
-    the same version.
+    The model is registered as landslide-unet-BAND_SET, together with its variants of reduced precision (talud
+    quantize). It becomes the champion if it passes the promotion gate of params.yaml and its F1 on the validation
+    blocks and all gate areas together is higher than that of the current champion (both are scored again on the current
+    data); otherwise it becomes the challenger.
+
+    A model that is worse than the champion is no error. A model that breaks a rule of the gate about itself (parity,
+    contract, size, speed) is registered, and the exit code is 1. A model that is no better than mapping every pixel, or
+    none, as landslide, on its validation blocks or on a gate area, never becomes champion unless
+    promotion.require_skill is false. A challenger that is compared on fewer than six blocks does not replace the
+    champion. A model is never registered twice; after the store was deleted, models are registered again from models/.
 
     **Examples**
 
@@ -51,7 +52,7 @@ def register(
     project = Project.find()
     trained = [name for name in project.params.band_sets if project.model(name).is_file()]
     if band_set is None and not trained:
-        raise StudyError("no band set of params.yaml has a trained model; run dvc repro, or talud train BAND_SET")
+        raise StudyError("no trained model found for any band set; run dvc repro, or talud train BAND_SET")
     unfit = []
     for name in [band_set] if band_set else trained:
         done = promotion.register(project, name)
@@ -59,28 +60,30 @@ def register(
         for weak in done.warnings:
             print(f"warning: {done.name} version {done.version} is {weak}")
         if done.variants:
-            print(f"{done.name} version {done.version} holds the model in {' and '.join(done.variants)} too")
+            print(f"{done.name} version {done.version} also holds the model in {' and '.join(done.variants)}")
         for file in done.passed_over:
-            print(f"{file} is no variant of that model and was left out; talud quantize makes it again")
+            print(f"{file} was skipped: it is not a variant of this model; repeat talud quantize")
         if done.file_faults:
             unfit.append(f"{done.name} version {done.version} ({done.file_faults})")
     if unfit:
-        raise PromotionError(f"registered, but does not pass the promotion gate, so no champion: {', '.join(unfit)}")
+        raise PromotionError(f"registered, but not as champion, because the promotion gate failed: {', '.join(unfit)}")
 
 
 models = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
-app.add_typer(models, name="models", help="List, show, compare and promote the registered models.")
+app.add_typer(
+    models, name="models", help="List, compare, promote and roll back registered models.", rich_help_panel=MODELS
+)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON instead")]
-ModelName = Annotated[str, typer.Argument(help="of a registered model, such as landslide-unet-7band")]
-MODEL_HELP = "an .onnx file, or a registered model: NAME (its champion), NAME@ALIAS or NAME/VERSION"
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+ModelName = Annotated[str, typer.Argument(help="Name of a registered model, such as landslide-unet-7band.")]
+MODEL_HELP = "Model: an .onnx file, or a registered one as NAME (its champion), NAME@ALIAS or NAME/VERSION."
 
 
 @models.command("list")
 def list_(as_json: JsonOption = False) -> None:
-    """List all registered versions, by model, the newest first.
+    """List all registered versions by model, newest first.
 
-    F1 is that of the validation blocks, of the test blocks, and of the other labelled areas.
+    F1 is listed for the validation blocks, the test blocks and the other labelled areas.
 
     **Examples**
 
@@ -103,7 +106,7 @@ def list_(as_json: JsonOption = False) -> None:
         _print_json([entry.record() for entry in found])
         return
     if not found:
-        print("no version is registered yet; talud register registers the models of models/")
+        print("no model is registered yet; talud register registers the models in models/")
         return
     table = Table("model", "version", "alias", "F1", "data", "commit", "registered", "champion since")
     for entry in found:
@@ -118,11 +121,11 @@ def list_(as_json: JsonOption = False) -> None:
 @models.command("show")
 def show(
     reference: Annotated[
-        str, typer.Argument(metavar="NAME", help="a registered model: NAME (its champion), NAME@ALIAS or NAME/VERSION")
+        str, typer.Argument(metavar="NAME", help="Registered model: NAME (its champion), NAME@ALIAS or NAME/VERSION.")
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Show all that is known of a registered version: where it came from, its contract, what the gate found.
+    """Show the model card of a version: origin, contract, scores and promotion checks.
 
     **Examples**
 
@@ -147,18 +150,19 @@ def show(
 @models.command("compare")
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=MODEL_HELP)],
-    b: Annotated[str, typer.Argument(metavar="B", help="likewise")],
-    area: Annotated[str, typer.Option(help="a labelled area of params.yaml")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Second model, in the same forms.")],
+    area: Annotated[str, typer.Option(help="Labelled area of params.yaml.")],
     out: Annotated[
-        Path | None, typer.Option(help="folder for difference.tif, difference.png and comparison.json")
+        Path | None, typer.Option(help="Folder for difference.tif, difference.png and comparison.json.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run two models over an area, on the pixels that both map, and say whether their F1 differ by more than chance.
+    """Compare two models on a labelled area, with a significance test of the F1 difference.
 
-    Spatial blocks of split.block pixels are resampled with replacement (promotion.resamples times): where the 95 %
-    interval of the difference holds 0, chance may explain it. An area that a model was trained on is counted on its
-    test blocks alone. difference.tif: 0 both right, 1 only A, 2 only B, 3 both wrong, 255 not mapped or truth unknown.
+    Both models are scored on the pixels that both map. The 95 % interval of the difference comes from a block bootstrap
+    (blocks of split.block pixels, promotion.resamples resamples): if it contains 0, the difference may be due to
+    chance. In an area that a model was trained on, only the test blocks are scored. difference.tif: 0 both right, 1
+    only A right, 2 only B right, 3 both wrong, 255 not mapped or truth unknown.
 
     **Examples**
 
@@ -188,15 +192,15 @@ def compare(
 @models.command("promote")
 def promote(
     name: ModelName,
-    version: Annotated[int, typer.Argument(min=1, help="of the model: its number in talud models list")],
+    version: Annotated[int, typer.Argument(min=1, help="Number of the version in talud models list.")],
 ) -> None:
-    """Make a registered version the champion, if it passes the promotion gate.
+    """Make a version the champion if it passes the promotion gate.
 
-    The gate is that of params.yaml: parity with Keras, a complete contract, size, speed, skill (an F1 that is higher
-    than that of calling everything, or nothing, a landslide), and an F1 that is not worse than the champion's beyond
-    chance, on the validation blocks and on each gate area. What it finds, who promoted the
-    version and when, and which one it replaced are kept as tags. A version that does not pass becomes the challenger.
-    The champion that makes way is set aside: talud register does not put it back by itself.
+    The gate (`promotion` in params.yaml) checks parity with Keras, a complete contract, file size, speed, skill (an F1
+    higher than that of mapping every pixel, or none, as landslide), and that F1 is not significantly lower than the
+    champion's on the validation blocks and on each gate area. The results, user, time and the replaced version are
+    stored as tags. A version that fails becomes the challenger. The replaced champion is set aside: talud register does
+    not promote it again.
 
     **Examples**
 
@@ -213,9 +217,10 @@ def promote(
 
 @models.command("rollback")
 def rollback(name: ModelName) -> None:
-    """Give a model the champion back that the present one replaced. No gate asks; who did it, and when, is kept.
+    """Restore the previous champion of a model.
 
-    The version that goes is set aside: talud register does not put it back by itself.
+    The promotion gate is not checked; user and time are stored as tags. The replaced version is set aside: talud
+    register does not promote it again.
 
     **Examples**
 
@@ -231,14 +236,14 @@ def rollback(name: ModelName) -> None:
 @models.command("relocate")
 def relocate(
     yes: Annotated[
-        bool, typer.Option("--yes", help="change the store; without it, only show what would change")
+        bool, typer.Option("--yes", help="Change the store. Without it, only show what would change.")
     ] = False,
 ) -> None:
-    """Make the project's own store lead to where the project lies now, after it was copied or moved.
+    """Update the paths in the model store after a project was copied or moved.
 
-    MLflow keeps absolute paths of runs and models. Without --yes, shows how many would change, and changes nothing;
-    with it, all change at once, and the store as it was stays beside it as mlflow.db.before-relocation. A store that
-    MLFLOW_TRACKING_URI names is left alone.
+    MLflow stores absolute paths of runs and models. Without --yes, prints how many paths would change. With --yes,
+    changes all of them, and keeps a copy of the store as mlflow.db.before-relocation. Applies only to the project's own
+    store, not to a server in MLFLOW_TRACKING_URI.
 
     **Examples**
 
@@ -256,11 +261,11 @@ def relocate(
     print(f"from {found.old} to {found.new}")
     for place, count in found.rows.items():
         print(f"  {place}: {count:,}")
-    print("changed" if found.written else "nothing changed yet; talud models relocate --yes changes it")
+    print("changed" if found.written else "not changed yet; run talud models relocate --yes to change the paths")
 
 
 def model_uri(reference: str) -> str:
-    """Return what `load_model` opens: a file, or the URI of a registered model."""
+    """Return a model's file name, or the URI of a registered model."""
     if reference.endswith(".onnx"):
         return reference
     from talud import registry
@@ -269,12 +274,12 @@ def model_uri(reference: str) -> str:
 
 
 def _time_and_person(when: str, who: str) -> str:
-    """Return time and person on two lines of a table's cell."""
+    """Return time and user on two lines of a table cell."""
     return f"{when.replace('T', ' ').removesuffix('Z')}{who and chr(10) + who}"
 
 
 def _card_tables(found: ModelCard) -> list[Table]:
-    """Return tables of the version, the file's contract, its bands, and the gate."""
+    """Return tables of the version, its contract, its bands and the gate."""
     from rich.table import Table
 
     entry, contract = found.version, dict(found.contract)
@@ -282,19 +287,19 @@ def _card_tables(found: ModelCard) -> list[Table]:
     for key, value in entry.record().items():
         if value not in (None, {}, [], (), "") and key not in ("name", "version"):
             about.add_row(key.replace("_", " "), _cell(value))
-    bands = Table("band", "group", "unit", "plausible", "mean", "deviation", "seen")
+    bands = Table("band", "group", "unit", "plausible", "mean", "deviation", "in training")
     for band in contract.pop("bands"):
         plausible, seen = (f"{band[low]:g} to {band[high]:g}" for low, high in _RANGES)
         bands.add_row(
             band["name"], band["group"], band["unit"], plausible, f"{band['mean']:g}", f"{band['deviation']:g}", seen
         )
-    stated = Table("contract", "of the file")
+    stated = Table("contract", "value")
     for key, value in contract.items():
         if value not in (None, {}, [], (), ""):
             stated.add_row(key.replace("_", " "), _cell(value))
     if found.gate is None:
         return [about, stated, bands]
-    gate = Table("gate", "passed", "what was found")
+    gate = Table("gate", "passed", "result")
     for check in found.gate.checks:
         gate.add_row(check.rule, "yes" if check.passed else "NO", check.words)
     return [about, stated, bands, gate]
@@ -304,7 +309,7 @@ _RANGES = (("lowest", "highest"), ("minimum", "maximum"))
 
 
 def _cell(value: object) -> str:
-    """Return a value in words: a list with commas, a mapping line by line."""
+    """Format a value for a table cell: lists with commas, mappings line by line."""
     if isinstance(value, dict):
         return "\n".join(f"{key}: {_cell(part)}" for key, part in value.items() if part not in (None, {}, [], (), ""))
     if isinstance(value, list | tuple):

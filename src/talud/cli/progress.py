@@ -1,4 +1,4 @@
-"""Progress of commands: a bar on a terminal, plain lines elsewhere."""
+"""Progress reports of commands: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ LINE_INTERVAL_SECONDS = 10.0
 
 
 class ProgressCallback(Protocol):
-    """A callback for the progress of a command, with an optional note."""
+    """Callback that reports the progress of a command."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Show it."""
+        """Report that `done` of `total` units are finished, with an optional note."""
 
 
 @contextmanager
 def show_progress(title: str, unit: str) -> Iterator[ProgressCallback]:
-    """Yield a callback that shows progress, and perhaps a note, on stderr.
+    """Yield a callback that shows progress on stderr.
 
     Args:
-        title: what goes on, such as "mapping".
-        unit: what is counted, such as "tiles".
+        title: name of the running step, such as "mapping".
+        unit: plural name of the counted items, such as "tiles".
     """
     if not sys.stderr.isatty():
         yield _plain_lines(title, unit)

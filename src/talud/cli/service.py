@@ -1,4 +1,4 @@
-"""Commands for the service, its keys, and the MLflow UI."""
+"""Commands of the web service, its API keys and the MLflow UI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from talud.cli.app import app
+from talud.cli.app import SERVICE, app
 from talud.errors import ParamsError
 
 if TYPE_CHECKING:
@@ -16,21 +16,24 @@ if TYPE_CHECKING:
     from talud.serving.tables import Key
 
 
-@app.command("serve")
+@app.command("serve", rich_help_panel=SERVICE)
 def serve(
     host: Annotated[
-        str, typer.Option(help="Where to listen. Others on the network reach 0.0.0.0, and need a key: talud keys add.")
+        str,
+        typer.Option(
+            help="Address to listen on. 0.0.0.0 accepts other machines, whose users need an API key (talud keys add)."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8080,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
-    """Serve registered models by OGC API – Processes, and the review page, until Ctrl-C.
+    """Start the web service: mapping jobs (OGC API – Processes) and the review page.
 
-    Inside a project it maps the rasters in stacks/ by the models of the project's own registry. All else is set in the
-    environment, by names that begin with TALUD_SERVICE_ (docs/how-to/operate-the-service.md).
+    Inside a project, it maps the rasters in stacks/ with the models of the project's registry. All other settings are
+    environment variables that begin with TALUD_SERVICE_ (docs/how-to/operate-the-service.md). Runs until Ctrl-C.
 
-    Where it is started at a desktop, for nobody but its user, the page opens in the browser.
+    On a desktop, if only this machine can reach the service, the review page opens in the browser.
 
-    Jobs survive: whatever ends the service, when it is started again they go on from their finished tiles.
+    Jobs survive a restart: they resume from their finished tiles.
 
     **Examples**
 
@@ -50,28 +53,31 @@ def serve(
             from talud.serving.app import serve as run_service
             from talud.serving.settings import Settings
         except ImportError as error:
-            raise ParamsError("the service's libraries are not installed: pip install 'talud[serve]'") from error
+            raise ParamsError("the libraries of the service are not installed: pip install 'talud[serve]'") from error
     settings = Settings.load()
     open_to_all = settings.open_to_all(host)
     check_start(settings, host, port)
     page = f"http://{f'[{host}]' if ':' in host else host}:{port}/page/"
-    print(f"talud serves, until Ctrl-C: {page}")
+    print(f"review page: {page} (stop with Ctrl-C)")
     print(f"rasters: {settings.data}; maps: {settings.results}")
     if open_to_all:
-        print(f"API keys are off: it listens at {host} alone, and whoever uses this machine may do all", flush=True)
+        print(
+            f"API keys are off: the service listens only on {host}; every user of this machine has all rights",
+            flush=True,
+        )
         if has_desktop():
             open_browser(host, port, page)
     else:
         with open_key_store() as keys:
             if not keys.all():
-                print("nobody can use it yet: talud keys add NAME --scope run makes a key", flush=True)
+                print("no API key exists yet; create one with: talud keys add NAME --scope run", flush=True)
     run_service(settings, host, port, open_to_all=open_to_all)
 
 
 keys = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
-app.add_typer(keys, name="keys", help="Make, list and revoke the API keys of the service.")
+app.add_typer(keys, name="keys", help="Create, list and revoke API keys of the service.", rich_help_panel=SERVICE)
 
-KeyName = Annotated[str, typer.Argument(help="of whoever has the key")]
+KeyName = Annotated[str, typer.Argument(help="Name of the person or organisation that uses the key.")]
 
 
 @keys.command("add")
@@ -79,15 +85,14 @@ def add(
     name: KeyName,
     scope: Annotated[
         Literal["read", "run", "admin"],
-        typer.Option(help="read: look at maps; run: also map and review; admin: also rule over what others did"),
+        typer.Option(help="read: view maps; run: also start jobs and review; admin: also manage the work of others."),
     ] = "read",
-    expires_days: Annotated[
-        int, typer.Option(min=1, max=36500, help="After how many days the key opens nothing any more.")
-    ] = 365,
+    expires_days: Annotated[int, typer.Option(min=1, max=36500, help="Days until the key expires.")] = 365,
 ) -> None:
-    """Make a key, and print it: once, for what is stored is a digest from which it cannot be found.
+    """Create an API key and print it.
 
-    The service knows it at once. Clients send it as Authorization: Bearer KEY.
+    The key is printed only once: the service stores its hash. It is valid immediately, also in a running service.
+    Clients send it as the header Authorization: Bearer KEY.
 
     **Examples**
 
@@ -99,7 +104,7 @@ def add(
 
 @keys.command("list")
 def list_() -> None:
-    """List the keys: whose they are, what they allow, since when and until when.
+    """List the API keys with name, scope, creation and expiry.
 
     **Examples**
 
@@ -112,9 +117,9 @@ def list_() -> None:
     with open_key_store() as store:
         found = store.all()
     if not found:
-        print("there is no key yet; talud keys add makes one")
+        print("no API key exists yet; create one with: talud keys add NAME")
         return
-    table = Table("name", "scope", "made", "expires")
+    table = Table("name", "scope", "created", "expires")
     for key in found:
         table.add_row(Text(key.name), key.scope, f"{key.created:%Y-%m-%d %H:%M}", _expiry(key))
     Console().print(table)
@@ -122,7 +127,7 @@ def list_() -> None:
 
 @keys.command("revoke")
 def revoke(name: KeyName) -> None:
-    """Take a key away: it opens nothing from then on. What its holder made stays.
+    """Revoke an API key. Maps and reviews made with it are kept.
 
     **Examples**
 
@@ -130,11 +135,11 @@ def revoke(name: KeyName) -> None:
     """
     with open_key_store() as store:
         store.revoke(name)
-    print(f"the key of {name} opens nothing any more")
+    print(f"the API key of {name} is revoked")
 
 
 def _expiry(key: Key) -> str:
-    """Return the day on which a key expires, in words for a table."""
+    """Format the expiry date of a key for a table."""
     if key.expires is None:
         return "never"
     return f"{key.expires:%Y-%m-%d}{' (expired)' if key.expired else ''}"
@@ -142,27 +147,26 @@ def _expiry(key: Key) -> str:
 
 @contextmanager
 def open_key_store() -> Iterator[KeyStore]:
-    """Yield the store of keys of the service of the environment or the project."""
+    """Yield the key store of the service that environment and project configure."""
     try:
         from talud.serving.database import Database
         from talud.serving.keys import KeyStore
         from talud.serving.settings import Settings
     except ImportError as error:
-        raise ParamsError("the service is not installed: pip install 'talud[serve]'") from error
+        raise ParamsError("the libraries of the service are not installed: pip install 'talud[serve]'") from error
     with Database.open(Settings.load().database_url) as database:
         yield KeyStore(database)
 
 
-@app.command("ui")
+@app.command("ui", rich_help_panel=SERVICE)
 def ui(
-    host: Annotated[str, typer.Option(help="Where to listen. Others on the network see the UI at 0.0.0.0.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0 accepts other machines.")] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
 ) -> None:
-    """Open the MLflow UI on the project's own store, until Ctrl-C.
+    """Start the MLflow UI to browse trials and registered models.
 
-    Where MLFLOW_TRACKING_URI names a server, its UI is there already: the address is printed.
+    Shows the project's own store, until Ctrl-C. If MLFLOW_TRACKING_URI names a server, only the address of its UI is
+    printed.
 
     **Examples**
 
@@ -176,7 +180,7 @@ def ui(
     root = Project.find().root
     store = Store.open(root)
     if store.server_url:
-        print(f"MLFLOW_TRACKING_URI names a server; its UI is there already: {store.trials_url(store.server_url)}")
+        print(f"MLFLOW_TRACKING_URI names a server; open its UI: {store.trials_url(store.server_url)}")
         return
-    print(f"MLflow UI, until Ctrl-C: {store.trials_url(f'http://{host}:{port}')}")
+    print(f"MLflow UI (stop with Ctrl-C): {store.trials_url(f'http://{host}:{port}')}")
     serve_ui(root, host, port)

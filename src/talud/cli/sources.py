@@ -1,4 +1,4 @@
-"""The options with which commands take loose sources, declared once."""
+"""Options for source files outside a project, shared by commands."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from talud.cli.app import with_options
 if TYPE_CHECKING:
     from talud.params import Area, Source
 
-_PANEL = "The sources"
+_PANEL = "Sources"
 _FILES: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post", "cloud", "sar_mask")
 _DATED = ("optical", "sar_pre", "sar_post")
 
 
 def parse_band_numbers(text: str) -> dict[str, int]:
-    """Return the numbers of an option by band name."""
+    """Parse NAME=NUMBER pairs into band numbers by name."""
     try:
         return {name.strip(): int(number) for name, number in (part.split("=") for part in text.split(","))}
     except ValueError as error:
-        raise typer.BadParameter("expected NAME=NUMBER, with commas between: red=3,green=2,blue=1") from error
+        raise typer.BadParameter(
+            "expected NAME=NUMBER pairs separated by commas, such as red=3,green=2,blue=1"
+        ) from error
 
 
 def _option(text: str, metavar: str | None = None) -> Any:
@@ -42,55 +44,60 @@ def _bands(text: str) -> Any:
 
 _SOURCE_OPTIONS: dict[str, Any] = {
     "optical": Annotated[Path | None, _option("Optical image.")],
-    "dtm": Annotated[Path | None, _option("Digital terrain model; slope and curvature come from it.")],
+    "dtm": Annotated[Path | None, _option("Digital terrain model (DTM), from which slope and curvature are computed.")],
     "sar_pre": Annotated[Path | None, _option("SAR scene before the event.")],
     "sar_post": Annotated[Path | None, _option("SAR scene after the event.")],
-    "cloud": Annotated[Path | None, _option("Clouds, as non-zero pixels or polygons.")],
-    "sar_mask": Annotated[Path | None, _option("Radar layover and shadow, as non-zero pixels or polygons.")],
-    "sar_unit": Annotated[
-        Literal["amplitude", "power", "db"] | None, _option("Unit of the SAR scenes, where their tags do not say it.")
+    "cloud": Annotated[Path | None, _option("Cloud mask: raster with non-zero pixels under cloud, or polygons.")],
+    "sar_mask": Annotated[
+        Path | None, _option("Mask of radar layover and shadow: raster with non-zero pixels, or polygons.")
     ],
-    "optical_bands": Annotated[Any, _bands("Bands of the image, where it does not name them: red=3,green=2,blue=1")],
+    "sar_unit": Annotated[
+        Literal["amplitude", "power", "db"] | None, _option("Unit of the SAR scenes, if their tags do not state it.")
+    ],
+    "optical_bands": Annotated[
+        Any, _bands("Band numbers of the image, if it has no band names: red=3,green=2,blue=1.")
+    ],
     "optical_scale": Annotated[
         float | None,
         _option(
-            "Reflectance for a step of the image's numbers, where it states none: 0.0001 for Sentinel-2 L2A.", "NUMBER"
+            "Scale from stored values to reflectance, if the image states none: 0.0001 for Sentinel-2 L2A.", "NUMBER"
         ),
     ],
     "optical_offset": Annotated[
         float | None,
         _option(
-            "Added after the scale, where the image states none: -0.1 for Sentinel-2 L2A since January 2022.", "NUMBER"
+            "Offset added after scaling, if the image states none: -0.1 for Sentinel-2 L2A since January 2022.",
+            "NUMBER",
         ),
     ],
-    "sar_bands": Annotated[Any, _bands("Bands of the SAR scenes, where VV is not the first: vv=2,vh=1")],
-    "event": Annotated[datetime | None, _date("When the landslides happened.")],
-    "optical_date": Annotated[datetime | None, _date("When the image was taken.")],
-    "sar_pre_date": Annotated[datetime | None, _date("When the scene before the event was taken.")],
-    "sar_post_date": Annotated[datetime | None, _date("When the scene after the event was taken.")],
+    "sar_bands": Annotated[Any, _bands("Band numbers of the SAR scenes, if VV is not the first: vv=2,vh=1.")],
+    "event": Annotated[datetime | None, _date("Date of the event that triggered the landslides.")],
+    "optical_date": Annotated[datetime | None, _date("Acquisition date of the optical image.")],
+    "sar_pre_date": Annotated[datetime | None, _date("Acquisition date of the SAR scene before the event.")],
+    "sar_post_date": Annotated[datetime | None, _date("Acquisition date of the SAR scene after the event.")],
 }
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The sources that the options of a command name.
+    """Source files and their settings, from the options of a command.
 
     Attributes:
-        given: the values of the options that are given, by name.
+        given: values of the options that were given, by name.
     """
 
     given: Mapping[str, Any]
 
     @property
     def files(self) -> dict[Source, Path]:
-        """The files by source."""
+        """Paths of the files, by source."""
         return {name: self.given[name] for name in _FILES if name in self.given}
 
     def area(self) -> Area:
-        """Return an area outside of any project.
+        """Return an area outside any project.
 
         Raises:
-            ParamsError: the options do not fit each other.
+            ParamsError: options contradict each other.
         """
         from talud.params import Area
 
@@ -108,12 +115,12 @@ def _sources(options: dict[str, Any]) -> Sources:
     return Sources({name: value for name, value in options.items() if value is not None})
 
 
-# Gives a command the options of sources; its parameter `given` is made of them.
+# Decorator that replaces the parameter `given` of a command by the options of sources.
 with_sources = with_options("given", {name: (kind, None) for name, kind in _SOURCE_OPTIONS.items()}, _sources)
 
 
 def print_bands(stack: Path) -> None:
-    """Print the bands that a stack took from each of its sources, with the evidence."""
+    """Print which bands of each source a stack uses, and how they were identified."""
     from talud.data.stack import bands_taken
 
     for source, words in bands_taken(stack).items():

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from talud.cli.app import app
+from talud.cli.app import TRAINING, app
+from talud.cli.models import MODEL_HELP, JsonOption
 from talud.cli.progress import show_progress
 from talud.text import counted
 
@@ -17,28 +18,32 @@ if TYPE_CHECKING:
     from talud.contract import Contract
 
 
-@app.command("train")
+@app.command("train", rich_help_panel=TRAINING)
 def train(
-    band_set: Annotated[str, typer.Argument(help="A band set of params.yaml.", show_default=False)],
+    band_set: Annotated[str, typer.Argument(help="Band set of params.yaml.", show_default=False)],
     search: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A search of params.yaml; default: the one that it chooses.")
+        str | None, typer.Option(metavar="NAME", help="Search of params.yaml. Default: the value of `search` there.")
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Run the trials in so many processes, which share the cores or have a GPU each."),
+        typer.Option(
+            min=1, help="Number of processes that run trials in parallel; they share the cores, or use one GPU each."
+        ),
     ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Run the trials on the workers of a Dask cluster, such as tcp://10.0.0.1:8786, one in a process; the "
-            "project must lie where they all reach it under the same path, and MLFLOW_TRACKING_URI name a server.",
+            help="Address of a Dask scheduler whose workers run the trials, such as tcp://10.0.0.1:8786. All workers "
+            "must reach the project under the same path, and MLFLOW_TRACKING_URI must name a server.",
         ),
     ] = None,
 ) -> None:
-    """Train a U-Net for each combination of a search, and export the best one.
+    """Train U-Nets with a hyperparameter search, and export the best as ONNX.
 
-    Writes models/BAND_SET.onnx and models/BAND_SET.trials.json, and keeps every trial on record in MLflow.
+    Trains one network for each combination of the search, records every trial in MLflow, and writes
+    models/BAND_SET.onnx (the trial with the highest validation F1) and models/BAND_SET.trials.json. After an
+    interruption, the same command resumes.
 
     **Examples**
 
@@ -68,41 +73,41 @@ def train(
     for entry in result.results:
         print(f"{entry.hyperparameters.name}: {entry.summary}")
     path = project.model(band_set)
-    print(f"{path.relative_to(project.root)}: the model of {result.best.hyperparameters.name}")
+    print(f"{path.relative_to(project.root)}: exported from trial {result.best.hyperparameters.name}")
     if weak := read_contract(path).measured.lack_of_skill:
         print(f"warning: the model is {weak}")
 
 
-@app.command("finetune")
+@app.command("finetune", rich_help_panel=TRAINING)
 def finetune(
     model: Annotated[
         str,
-        typer.Argument(help="an .onnx file, or a registered model: NAME (its champion), NAME@ALIAS or NAME/VERSION"),
+        typer.Argument(help=MODEL_HELP),
     ],
-    area: Annotated[
-        str, typer.Argument(help="an area of params.yaml with an inventory, which the model does not know")
-    ],
-    patches: Annotated[int, typer.Option(min=1, help="how many labelled patches to train on; 10, say")],
+    area: Annotated[str, typer.Argument(help="Labelled area of params.yaml that is not a training area of the model.")],
+    patches: Annotated[int, typer.Option(min=1, help="Number of labelled patches to train on, such as 10.")],
     out: Annotated[
-        Path | None, typer.Option(help="write the new model to this .onnx file, and register nothing")
+        Path | None, typer.Option(help="Write the new model to this .onnx file instead of registering it.")
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="of the draw of the patches and of the training; default: the project's")
+        int | None,
+        typer.Option(min=0, help="Seed of the choice of patches and of the training. Default: the project's seed."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="of the training")] = 200,
-    learning_rate: Annotated[float, typer.Option(min=1e-8, max=1, help="of the training")] = 1e-4,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="Number of training steps.")] = 200,
+    learning_rate: Annotated[float, typer.Option(min=1e-8, max=1, help="Learning rate.")] = 1e-4,
+    as_json: JsonOption = False,
 ) -> None:
-    """Train a model further on a few labelled patches of a new area.
+    """Fine-tune a model with a few labelled patches of a new area.
 
-    Where the area looks otherwise than the training areas, talud adapt first, and fine-tune what it makes: of real
-    patches of another country that brought F1 from 0.56 to 0.66, with ten patches.
+    If image statistics of the area differ from those of the training areas (light, season, sensor), run talud adapt
+    first and fine-tune the adapted model: for patches of another country, this increased F1 from 0.56 to 0.66 with ten
+    patches.
 
-    The patches are squares of split.patch pixels, or those of a patch data set, that hold landslides, drawn all over
-    the area with the seed. They are augmented as the recipe of params.yaml says. Where the training areas are at hand
-    as they were, half of each batch is theirs, so that the model forgets less. The threshold becomes the best one on
-    the drawn patches. Printed is the F1 on the area's other labelled patches, before and after. The new model is a new
-    version of the registered one, and its challenger.
+    The patches contain landslides and are drawn from the whole area with the seed: squares of split.patch pixels, or
+    patches of a patch data set. They are augmented as in the recipe of params.yaml. If the unchanged training areas are
+    available, half of each batch comes from them, to reduce forgetting. The threshold is chosen on the drawn patches.
+    Prints the F1 on the other labelled patches of the area, before and after. The new model is registered as a new
+    version, with the alias challenger.
 
     **Examples**
 
@@ -118,9 +123,9 @@ def finetune(
     from talud.project import Project
 
     if registration.is_model_file(model) and out is None:
-        raise typer.BadParameter("a file is fine-tuned to a file: give one", param_hint="--out")
+        raise typer.BadParameter("missing; a model from a file needs an output file", param_hint="--out")
     if out is not None and not registration.is_model_file(str(out)):
-        raise typer.BadParameter("the name of a model's file ends in .onnx", param_hint="--out")
+        raise typer.BadParameter("must end in .onnx", param_hint="--out")
     project = Project.find()
     source = registration.open_model(project.root, model)
     if out is not None:
@@ -154,56 +159,57 @@ def finetune(
         return
     trained_on = counted(tuning.patches, "patch", "patches")
     print(f"{trained_on} of {area}, {counted(tuning.landslide_pixels, 'landslide pixel')}")
-    print(f"rehearsed: {', '.join(tuning.rehearsed) or f'nothing: {_why_no_rehearsal(source.contract)}'}")
+    rehearsed = ", ".join(tuning.rehearsed) or f"none, because {_why_no_rehearsal(source.contract)}"
+    print(f"training areas in each batch: {rehearsed}")
     if tuning.f1_before is None or tuning.f1_after is None:
-        print("no other patch of the area holds landslides, so nothing says how good it is")
+        print("F1 not measured: no other patch of the area contains landslides")
     else:
         print(f"F1 on the area's other labelled patches: {tuning.f1_before:.3f} before, {tuning.f1_after:.3f} after")
     if made.lack_of_skill:
-        print(f"warning: on these the fine-tuned model is {made.lack_of_skill}")
+        print(f"warning: on these patches the fine-tuned model is {made.lack_of_skill}")
     print(f"threshold: {source.contract.measured.threshold:.2f} before, {made.contract.measured.threshold:.2f} after")
     print(f"{source.title}, fine-tuned to {tuning.area}: {place}")
 
 
 def _why_no_rehearsal(contract: Contract) -> str:
     if contract.derived.adapted:
-        return (
-            f"it was adapted to {contract.derived.adapted.area}, and reads the areas that it learned from otherwise now"
-        )
-    return "the areas it learned from are not at hand as they were"
+        return f"the model was adapted to {contract.derived.adapted.area} and no longer fits its training areas"
+    return "the training areas are missing or have changed"
 
 
-@app.command("adapt")
+@app.command("adapt", rich_help_panel=TRAINING)
 def adapt(
     model: Annotated[
         str,
-        typer.Argument(help="an .onnx file, or a registered model: NAME (its champion), NAME@ALIAS or NAME/VERSION"),
+        typer.Argument(help=MODEL_HELP),
     ],
-    raster: Annotated[str, typer.Argument(help="a stack of the new area; the larger, the better")],
+    raster: Annotated[str, typer.Argument(help="Stack of the new area; a larger one gives better statistics.")],
     out: Annotated[
-        Path | None, typer.Option(help="write the new model to this .onnx file, and register nothing")
+        Path | None, typer.Option(help="Write the new model to this .onnx file instead of registering it.")
     ] = None,
-    area: Annotated[str | None, typer.Option(help="the area's name; default: the stack's own, or the raster's")] = None,
+    area: Annotated[
+        str | None, typer.Option(help="Name of the area. Default: the name in the stack, or the file name.")
+    ] = None,
     strength: Annotated[
         float | None,
         typer.Option(
             min=0.05,
             max=1,
-            help="how much of the way the statistics go; default: 1, or 0.5 where that is too much",
+            help="Share of the difference in statistics that is corrected. Default: 1, or 0.5 if 1 is too much.",
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Make a model see a new area as it saw the areas that it learned from; no label is needed.
+    """Adapt a model to a new area, light or sensor without labels.
 
-    Another light, season or sensor changes what a network computes in every layer. Mean and variance of the optical and
-    SAR bands and of all features, over squares of the raster, are made those of the training areas, which the file
-    holds. The new model has the form and the cost of the old one, is a new version of the registered one, without an
-    alias, and is meant for this area alone.
+    Different light, season or sensor shift the statistics in every layer of the network. Aligns mean and variance of
+    the optical and SAR bands and of all features, over sample windows of the raster, to those of the training areas,
+    which the model file holds. The adapted model has the same size and speed, is registered as a new version without an
+    alias, and should only be used for this area.
 
-    The squares are mapped in all eight ways in which they can lie, with the model as it is, wholly and half adapted.
-    Where the eight maps agree worse once adapted, it declines and exits with 1: much of the area may be landslide, or
-    cloud. A raster with too few valid squares is declined too.
+    The windows are mapped in all eight rotations and reflections with the original, the half adapted and the fully
+    adapted model. If the eight maps agree less after adaptation, the command fails with exit code 1: large parts of the
+    area may be landslide or cloud. It also fails if the raster has too few valid windows.
 
     **Examples**
 
@@ -220,9 +226,9 @@ def adapt(
     from talud.project import find_root
 
     if registration.is_model_file(model) and out is None:
-        raise typer.BadParameter("a file is adapted to a file: give one", param_hint="--out")
+        raise typer.BadParameter("missing; a model from a file needs an output file", param_hint="--out")
     if out is not None and not registration.is_model_file(str(out)):
-        raise typer.BadParameter("the name of a model's file ends in .onnx", param_hint="--out")
+        raise typer.BadParameter("must end in .onnx", param_hint="--out")
     check_current(raster)
     root = find_root(Path.cwd())
     source = registration.open_model(root, model)
@@ -244,25 +250,25 @@ def adapt(
         )
         return
     print(
-        f"agreement with itself, turned and mirrored: {adaptation.agreement_before:.3f} before, "
+        f"agreement over rotations and reflections: {adaptation.agreement_before:.3f} before, "
         f"{adaptation.agreement_after:.3f} after; strength {adaptation.strength:g}"
     )
     print(f"{source.title}, adapted to {adaptation.area}: {place}")
 
 
-@app.command("quantize")
+@app.command("quantize", rich_help_panel=TRAINING)
 def quantize(
-    model: Annotated[Path, typer.Argument(help="The float32 file that talud train wrote.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="Model in float32, as written by talud train.", show_default=False)],
     precision: Annotated[
         Literal["int8", "float16"],
-        typer.Option(help="int8 is three times as fast on a CPU with VNNI; float16 is for GPUs."),
+        typer.Option(help="int8: three times as fast on CPUs with VNNI; float16: for GPUs."),
     ] = "int8",
 ) -> None:
-    """Make the variant of a model in reduced precision, and measure what it loses.
+    """Quantise a model to int8 or float16 for faster maps, and measure the accuracy loss.
 
-    Writes models/BAND_SET.int8.onnx (or .float16.onnx) beside the model. It is calibrated on the patches that the
-    model was trained on, and measured on the validation blocks; its contract holds the loss. `talud register` puts it
-    into the same version as the model, and `talud predict --precision int8` maps with it.
+    Writes models/BAND_SET.int8.onnx (or .float16.onnx) next to the model. The variant is calibrated on the training
+    patches and scored on the validation blocks; its contract states the loss. `talud register` adds it to the version
+    of the model, and `talud predict --precision int8` uses it.
 
     **Examples**
 
@@ -279,4 +285,4 @@ def quantize(
     if weak := made.contract.measured.lack_of_skill:
         print(f"warning: the model is {weak}")
     mean, largest = loss["mean_difference"], loss["largest_difference"]
-    print(f"probabilities differ by {mean:.2g} in the mean, by {largest:.2g} at most")
+    print(f"difference of probabilities: mean {mean:.2g}, largest {largest:.2g}")
