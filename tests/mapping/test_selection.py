@@ -157,7 +157,7 @@ def test_a_model_that_can_do_without_a_source_steps_in_where_no_other_fits(
         "map", "--model", flexible, "--optical", "image.tif", "--dtm", "dtm.tif", "--out", tmp_path / "a"
     )
     assert (code, err) == (0, "")
-    assert "100.0% of what is mapped from optical + terrain alone: no data: vv_pre, vv_post" in out
+    assert "100.0% of the mapped pixels use only optical + terrain: no data: vv_pre, vv_post" in out
     code, out, err = talud("map", "--model", flexible, "--optical", "image.tif", "--out", tmp_path / "b")
     assert (code, err.count("\n")) == (1, 1)
     assert "give --dtm FILE" in err

@@ -1,4 +1,4 @@
-"""The landslide area with its interval: what goes in, what comes out, and when nothing is said."""
+"""Tests of the estimate of the landslide area."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ BLOCKS = Confusion(300, 60, 90, 3550), Confusion(100, 80, 10, 3810), Confusion(0
 
 
 @pytest.fixture(scope="module")
-def counted(model: Model) -> Model:
-    """A model that knows how it erred on its validation blocks."""
+def validated_model(model: Model) -> Model:
+    """Return a model that states its errors on the validation blocks."""
     return replace(model, contract=model.contract.replace(validation=Assessment(BLOCKS).validation))
 
 
-def mapped(model: Model, folder: Path, **options: float) -> Prediction:
+def make_map(model: Model, folder: Path, **options: float) -> Prediction:
     values = noise(60, 80)
     values[0, :12] = np.nan
     return predict(model, write_stack(folder / "s.tif", values), folder / "out", MapOptions(**options))
 
 
-def test_blocks_without_a_pixel_count_for_nothing() -> None:
+def test_blocks_without_pixels_are_not_counted() -> None:
     unmapped = Assessment.of(np.zeros((2, 3), np.uint8), np.full((2, 3), np.nan, np.float32), 0.5)
     known = (Assessment(BLOCKS) + unmapped).validation
     assert (known.tp, known.fp, known.fn, known.tn, known.blocks) == (400, 160, 140, 11300, 3)
-    assert min(known.design_effects) > 10  # pixels of a block err together
+    assert min(known.design_effects) > 10  # errors within a block are correlated
     assert Assessment().validation == Validation(tp=0, fp=0, fn=0, tn=0, blocks=0, design_effects=(1, 1), correlation=0)
 
 
-def test_the_estimate_adds_what_is_missed_and_takes_false_alarms_away(counted: Model) -> None:
+def test_estimate_corrects_for_omissions_and_false_alarms(validated_model: Model) -> None:
     found = estimate_area(
-        counted.contract, landslide=1_000, background=9_000, pixel_area=100, verdict=DomainVerdict.LIKE
+        validated_model.contract, landslide=1_000, background=9_000, pixel_area=100, verdict=DomainVerdict.LIKE
     )
     assert found is not None
     assert found.m2 == pytest.approx(100 * (1_000 * 400 / 560 + 9_000 * 140 / 11_440))
@@ -55,26 +55,32 @@ def test_the_estimate_adds_what_is_missed_and_takes_false_alarms_away(counted: M
     assert found.doubt == ""
 
 
-def test_where_the_domain_report_has_doubts_so_has_the_interval(counted: Model) -> None:
+def test_estimate_repeats_doubts_of_the_domain_report(validated_model: Model) -> None:
     def doubt(verdict: DomainVerdict) -> str:
-        found = estimate_area(counted.contract, 10, 90, 100, verdict)
+        found = estimate_area(validated_model.contract, 10, 90, 100, verdict)
         assert found is not None
-        return found.words
+        return found.sentence
 
-    assert doubt(DomainVerdict.LIKE).endswith("if this area errs as the validation blocks do")
-    assert doubt(DomainVerdict.FAR).endswith("; it does not hold here, for this area is far from the training areas")
+    assert doubt(DomainVerdict.LIKE).endswith("if the model errs here as on its validation blocks")
+    assert doubt(DomainVerdict.FAR).endswith("; it does not hold here because this area is far from the training areas")
     assert "does not hold here" in doubt(DomainVerdict.DIFFERS)
-    assert "not known" in doubt(DomainVerdict.NO_HISTOGRAM)
+    assert "may not hold" in doubt(DomainVerdict.NO_HISTOGRAM)
 
 
-def test_a_map_says_its_estimate_everywhere(counted: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = mapped(counted, tmp_path)
-    maps.print_summary(outcome, counted, tmp_path / "out", "stack.tif")
-    assert capsys.readouterr().out.splitlines()[-1] == (outcome.estimate and outcome.estimate.words)
+def test_estimate_is_printed_recorded_and_on_the_page(
+    validated_model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = make_map(validated_model, tmp_path)
+    maps.print_summary(outcome, validated_model, tmp_path / "out", "stack.tif")
+    assert capsys.readouterr().out.splitlines()[-1] == (outcome.estimate and outcome.estimate.sentence)
     with rasterio.open(tmp_path / "out/landslides.tif") as raster:
         classes, pixel = raster.read(1), abs(raster.transform.determinant)
     expected = estimate_area(
-        counted.contract, int((classes == 1).sum()), int((classes == 0).sum()), pixel, DomainVerdict.NO_HISTOGRAM
+        validated_model.contract,
+        int((classes == 1).sum()),
+        int((classes == 0).sum()),
+        pixel,
+        DomainVerdict.NO_HISTOGRAM,
     )
     assert expected is not None
     assert outcome.estimate == expected
@@ -83,14 +89,14 @@ def test_a_map_says_its_estimate_everywhere(counted: Model, tmp_path: Path, caps
     assert AreaEstimate(**record) == expected
     html = " ".join((tmp_path / "out/summary.html").read_text(encoding="utf-8").split())
     assert f"Estimated landslide area: {outcome.estimate.m2 / 1e4:,.1f} ha" in html
-    assert "if this area errs as the validation blocks do" in html
-    assert "Whether it holds here is not known" in html
+    assert "if the model errs here as on its validation blocks" in html
+    assert "It may not hold here because the model" in html
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(1200, 900), (400, 800)])
-def test_estimate_stands_apart_from_the_figures_above_it(counted: Model, tmp_path: Path, size: tuple[int, int]) -> None:
-    mapped(counted, tmp_path)
+def test_estimate_has_space_below_the_figures(validated_model: Model, tmp_path: Path, size: tuple[int, int]) -> None:
+    make_map(validated_model, tmp_path)
     with chromium() as browser, open_page(browser, (tmp_path / "out/summary.html").as_uri(), size) as tab:
         gap = tab.evaluate(
             "document.querySelector('.figures + p').getBoundingClientRect().top"
@@ -101,34 +107,37 @@ def test_estimate_stands_apart_from_the_figures_above_it(counted: Model, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_minimum_area_leaves_the_estimate_as_it_is(counted: Model, tmp_path: Path) -> None:
+def test_minimum_area_does_not_change_the_estimate(validated_model: Model, tmp_path: Path) -> None:
     (tmp_path / "all").mkdir()
     (tmp_path / "large").mkdir()
-    every, large = mapped(counted, tmp_path / "all"), mapped(counted, tmp_path / "large", minimum_area=10_000)
+    every, large = (
+        make_map(validated_model, tmp_path / "all"),
+        make_map(validated_model, tmp_path / "large", minimum_area=10_000),
+    )
     assert large.landslide_area_m2 < every.landslide_area_m2
     assert large.estimate == every.estimate is not None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"threshold": 0.4}, {"tta": True}, {"tile": 32, "halo": 8}])
-def test_a_map_of_another_kind_than_the_blocks_has_none(
-    counted: Model, tmp_path: Path, options: dict[str, float]
+def test_map_with_other_settings_has_no_estimate(
+    validated_model: Model, tmp_path: Path, options: dict[str, float]
 ) -> None:
-    assert mapped(counted, tmp_path, **options).estimate is None
+    assert make_map(validated_model, tmp_path, **options).estimate is None
     assert "landslide_area_estimate" not in json.loads((tmp_path / "out/prediction.json").read_text())
     assert "Estimated" not in (tmp_path / "out/summary.html").read_text(encoding="utf-8")
 
 
-def test_a_model_without_counts_gives_none(model: Model, tmp_path: Path) -> None:
+def test_model_without_counts_gives_no_estimate(model: Model, tmp_path: Path) -> None:
     older = json.loads(next(iter(model.contract.to_metadata().values())))
     del older["measured"]["validation"], older["measured"]["calibration"]
     contract = Contract.model_validate(older)
     assert contract.measured.validation is contract.measured.calibration is None
     assert estimate_area(contract, 10, 90, 100, DomainVerdict.LIKE) is None
-    assert mapped(model, tmp_path).estimate is None
+    assert make_map(model, tmp_path).estimate is None
 
 
 @pytest.mark.parametrize("blocks", [BLOCKS[:1], (Confusion(tn=50), Confusion(fn=3, tn=50))])
-def test_too_few_blocks_or_pixels_of_a_class_say_nothing(model: Model, blocks: tuple[Confusion, ...]) -> None:
+def test_too_few_blocks_or_pixels_give_no_estimate(model: Model, blocks: tuple[Confusion, ...]) -> None:
     contract = model.contract.replace(validation=Assessment(blocks).validation)
     assert estimate_area(contract, 10, 90, 100, DomainVerdict.LIKE) is None

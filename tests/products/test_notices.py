@@ -1,4 +1,4 @@
-"""Tests of the notices of a map in print, on its page and in its record."""
+"""Tests of a map's notices: printed, on its page and in its record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Map = Callable[..., tuple[str, str, dict[str, object]]]
 def mapped(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Map:
-    """Return a function that maps a raster by a model with another contract.
+    """Return a function that maps a raster with a changed contract.
 
     It returns the printed text, the page and the record.
     """
@@ -53,23 +53,23 @@ def mapped(
 
 
 @pytest.mark.slow
-def test_adapted_map_says_so_everywhere(mapped: Map, tmp_path: Path) -> None:
+def test_adapted_model_is_named_in_all_outputs(mapped: Map, tmp_path: Path) -> None:
     mapped()
     before = np.asarray(Image.open(tmp_path / "map/quicklook.png"))
     out, page, record = mapped(adapted=ADAPTED)
-    notice = "dapted to valley without labels, which can multiply false alarms"
+    notice = "dapted to valley without labels, which can increase false alarms"
     assert f"warning: a{notice}" in out
     assert f"A{notice}" in page
     assert f"A{notice}" in record["notices"]
     after = np.asarray(Image.open(tmp_path / "map/quicklook.png"))
-    assert after.shape[0] == before.shape[0] + 24  # a line more above the picture
-    reason = "the model was adapted, so how it errs on its validation blocks is not known any more"
+    assert after.shape[0] == before.shape[0] + 24  # one more line above the picture
+    reason = "the model was adapted, so its errors on the validation blocks are no longer known"
     assert f"no estimate of the landslide area: {reason}" in out
     assert f"No estimate of the landslide area: {reason}" in page
     assert record["no_landslide_area_estimate"] == reason
 
 
-def test_hint_is_a_command_that_a_shell_takes(mapped: Map) -> None:
+def test_adaptation_hint_is_a_valid_shell_command(mapped: Map) -> None:
     hued = (Difference(bands=("red", "green"), edges=(400.0, 500.0), shares=(1.0,)),)
     out, _, _ = mapped(differences=hued)
     line = next(line for line in out.splitlines() if "talud adapt" in line)
@@ -81,25 +81,25 @@ def test_hint_is_a_command_that_a_shell_takes(mapped: Map) -> None:
 @pytest.mark.parametrize(
     ("threshold", "notice"),
     [
-        (0.001, "100% of what is mapped is called landslide: the map tells little apart"),
+        (0.001, "100% of the mapped pixels are landslide: the map is not plausible"),
         (0.999, "othing is mapped as landslide: no probability reaches the threshold"),
     ],
 )
-def test_constant_map_is_named(mapped: Map, threshold: float, notice: str) -> None:
+def test_constant_map_has_a_notice(mapped: Map, threshold: float, notice: str) -> None:
     out, page, record = mapped("--threshold", threshold)
     assert notice in out
     assert notice in page
     assert record["landslide_share"] == pytest.approx(float(threshold < 0.5))
-    assert "no estimate of the landslide area: the threshold is not that of the model's validation, 0.5" in out
+    assert "no estimate of the landslide area: the threshold differs from that of the validation, 0.5" in out
 
 
-def test_model_without_skill_is_named(mapped: Map) -> None:
+def test_model_without_skill_has_a_notice(mapped: Map) -> None:
     nothing = Validation(tp=0, fp=0, fn=100, tn=900, blocks=8, design_effects=(1, 1), correlation=0)
     out, page, _ = mapped(validation=nothing)
     notice = "on the validation blocks no better than calling nothing a landslide: F1 0.000"
     assert f"warning: the model is {notice}" in out
     assert notice in page
-    assert "on its validation blocks the model mapped everything, or nothing, as landslide" in out
+    assert "the model mapped everything, or nothing, on its validation blocks as landslide" in out
 
 
 @pytest.mark.slow
@@ -107,8 +107,8 @@ def test_model_without_skill_is_named(mapped: Map) -> None:
     ("options", "reason"),
     [
         (("--tta",), "the map is a mean over eight"),
-        (("--halo", 0, "--tile", 16), "the halo is smaller than that of the model's validation"),
-        ((), "the model does not state how it errs on its validation blocks"),
+        (("--halo", 0, "--tile", 16), "the halo is smaller than that of the validation"),
+        ((), "the model does not state its errors on the validation blocks"),
     ],
 )
 def test_missing_estimate_has_its_reason(mapped: Map, options: tuple[object, ...], reason: str) -> None:

@@ -1,4 +1,7 @@
-"""The map as GDAL's and OGR's own tools read it, where they are installed: not the GDAL that rasterio brings along."""
+"""Tests of a map with the command-line tools of GDAL and OGR.
+
+The tools use another GDAL than rasterio.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,15 @@ from talud.engine.runtime import Model
 from talud.mapping.options import MapOptions
 from talud.products.prediction import Prediction, predict
 
-PLACE = ["--config", "GDAL_PAM_ENABLED", "NO"]  # leave nothing beside the map
+# Without this option the tools write statistics next to the map.
+NO_STATISTICS = ["--config", "GDAL_PAM_ENABLED", "NO"]
 
 
-def said(tool: str, *arguments: object) -> str:
-    """What a tool prints; it must neither fail nor warn."""
+def run_tool(tool: str, *arguments: object) -> str:
+    """Run a tool without errors and warnings, and return its output."""
     if shutil.which(tool) is None:
-        pytest.skip(f"{tool} is not installed here (gdal-bin on Debian)")
-    result = subprocess.run([tool, *PLACE, *map(str, arguments)], capture_output=True, text=True, check=False)
+        pytest.skip(f"{tool} is not installed (gdal-bin on Debian)")
+    result = subprocess.run([tool, *NO_STATISTICS, *map(str, arguments)], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout
 
@@ -41,7 +45,7 @@ def mapped(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 def test_gdalinfo_reads_the_probability(mapped: tuple[Path, Prediction]) -> None:
     out, _ = mapped
-    info = json.loads(said("gdalinfo", "-json", "-mm", out / "probability.tif"))
+    info = json.loads(run_tool("gdalinfo", "-json", "-mm", out / "probability.tif"))
     (band,) = info["bands"]
     assert (info["size"], info["geoTransform"]) == ([300, 520], [400_000, 12.5, 0, 650_000, 0, -12.5])
     assert 'ID["EPSG",32618]' in info["coordinateSystem"]["wkt"]
@@ -55,10 +59,10 @@ def test_gdalinfo_reads_the_probability(mapped: tuple[Path, Prediction]) -> None
 
 def test_gdalinfo_reads_the_classes(mapped: tuple[Path, Prediction]) -> None:
     out, outcome = mapped
-    (band,) = json.loads(said("gdalinfo", "-json", "-hist", out / "landslides.tif"))["bands"]
+    (band,) = json.loads(run_tool("gdalinfo", "-json", "-hist", out / "landslides.tif"))["bands"]
     assert (band["type"], band["noDataValue"], band["colorInterpretation"]) == ("Byte", 255, "Palette")
     entries = band["colorTable"]["entries"]
-    transparent = [150, 150, 150, 0]  # as GDAL shows the colour of a nodata value
+    transparent = [150, 150, 150, 0]  # GDAL makes the colour of nodata transparent
     assert [entries[value] for value in (0, 1, 255)] == [[244, 242, 236, 255], [214, 40, 57, 255], transparent]
     landslides = round(outcome.landslide_area_m2 / 12.5**2)
     mapped_pixels = outcome.pixels - sum(outcome.not_mapped.values())
@@ -69,7 +73,7 @@ def test_gdalinfo_reads_the_classes(mapped: tuple[Path, Prediction]) -> None:
 @pytest.mark.parametrize(("layer", "columns"), [("landslides", 7), ("not_mapped", 2)])
 def test_ogrinfo_reads_the_layers(mapped: tuple[Path, Prediction], layer: str, columns: int) -> None:
     out, outcome = mapped
-    info = said("ogrinfo", "-ro", "-so", out / "landslides.gpkg", layer)
+    info = run_tool("ogrinfo", "-ro", "-so", out / "landslides.gpkg", layer)
     count = pyogrio.read_info(out / "landslides.gpkg", layer=layer)["features"]
     assert count == (outcome.landslides if layer == "landslides" else 1)
     assert "Geometry: Multi Polygon\n" in info
@@ -78,32 +82,34 @@ def test_ogrinfo_reads_the_layers(mapped: tuple[Path, Prediction], layer: str, c
     assert len(re.findall(r"^\w+: (?:Integer64|Integer|Real|String) \(", info, re.MULTILINE)) == columns
 
 
-def test_ogrinfo_finds_every_outline_valid_and_of_the_area_that_stands_beside_it(
+def test_ogrinfo_finds_valid_outlines_of_the_stated_area(
     mapped: tuple[Path, Prediction],
 ) -> None:
     out, outcome = mapped
     query = "SELECT COUNT(*) AS n, SUM(ST_IsValid(geom)) AS valid, SUM(ABS(ST_Area(geom) - area_m2)) AS off FROM {}"
     for layer, count in (("landslides", outcome.landslides), ("not_mapped", 1)):
-        found = said("ogrinfo", "-ro", "-q", out / "landslides.gpkg", "-dialect", "SQLite", "-sql", query.format(layer))
+        found = run_tool(
+            "ogrinfo", "-ro", "-q", out / "landslides.gpkg", "-dialect", "SQLite", "-sql", query.format(layer)
+        )
         numbers = {name: float(value) for name, value in re.findall(r"(\w+) \(\w+\) = (\S+)", found)}
         assert (numbers["n"], numbers["valid"]) == (count, count)
         assert numbers["off"] == pytest.approx(0, abs=1e-6 * count)
 
 
-def test_ogrinfo_reads_styles_and_geojson_and_gdalinfo_the_picture(mapped: tuple[Path, Prediction]) -> None:
+def test_tools_read_styles_geojson_and_quicklook(mapped: tuple[Path, Prediction]) -> None:
     out, outcome = mapped
-    assert "Feature Count: 2\n" in said("ogrinfo", "-ro", "-so", out / "landslides.gpkg", "layer_styles")
-    geojson = said("ogrinfo", "-ro", "-so", out / "landslides.geojson", "landslides")
+    assert "Feature Count: 2\n" in run_tool("ogrinfo", "-ro", "-so", out / "landslides.gpkg", "layer_styles")
+    geojson = run_tool("ogrinfo", "-ro", "-so", out / "landslides.geojson", "landslides")
     assert f"Feature Count: {outcome.landslides}\n" in geojson
     assert 'ID["EPSG",4326]' in geojson
-    picture = json.loads(said("gdalinfo", "-json", out / "quicklook.png"))
+    picture = json.loads(run_tool("gdalinfo", "-json", out / "quicklook.png"))
     assert (picture["driverShortName"], len(picture["bands"])) == ("PNG", 3)
 
 
-def test_reading_leaves_the_folder_as_it_was(mapped: tuple[Path, Prediction]) -> None:
+def test_reading_does_not_change_the_folder(mapped: tuple[Path, Prediction]) -> None:
     out, _ = mapped
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     for name in ("probability.tif", "landslides.tif", "quicklook.png"):
-        said("gdalinfo", out / name)
-    said("ogrinfo", "-ro", "-al", "-so", out / "landslides.gpkg")
+        run_tool("gdalinfo", out / name)
+    run_tool("ogrinfo", "-ro", "-al", "-so", out / "landslides.gpkg")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -1,4 +1,4 @@
-"""Polygons of a map."""
+"""Tests of the polygons of a map."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def traced(
 @pytest.mark.slow
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parts=arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 3)))
-def test_polygons_are_the_groups_of_pixels_that_touch(tmp_path: Path, parts: np.ndarray) -> None:
-    """Checked against SciPy's labels of 8-connected pixels."""
+def test_polygons_are_8_connected_components(tmp_path: Path, parts: np.ndarray) -> None:
+    """Compare the polygons with SciPy's labels."""
     slides, rest = traced(tmp_path, parts)
     transform = grid_of(1, 1).transform
     outlines = [*slides.outlines, *rest.outlines]
@@ -62,13 +62,13 @@ def test_polygons_are_the_groups_of_pixels_that_touch(tmp_path: Path, parts: np.
     assert shapely.area(outlines).sum() == (parts > 0).sum() * PIXEL
 
 
-def test_a_diagonal_run_is_one_landslide_without_its_corners(tmp_path: Path) -> None:
+def test_diagonal_pixels_are_one_landslide(tmp_path: Path) -> None:
     slides, _ = traced(tmp_path, np.eye(5, dtype=np.uint8))
     assert slides.area.tolist() == [5 * PIXEL]
     assert slides.outlines[0].geom_type == "MultiPolygon"
 
 
-def test_each_has_its_area_perimeter_and_reason(tmp_path: Path) -> None:
+def test_polygons_have_area_perimeter_and_reason(tmp_path: Path) -> None:
     parts = np.zeros((40, 2100), np.uint8)
     parts[5:9, 1000:1060] = 1
     parts[6, 1010:1013] = 0  # a hole
@@ -79,15 +79,15 @@ def test_each_has_its_area_perimeter_and_reason(tmp_path: Path) -> None:
     assert (rest.area.tolist(), rest.reason.tolist()) == ([PIXEL], ["optical invalid"])
 
 
-def test_landslides_below_the_minimum_area_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_landslides_below_the_minimum_area_are_counted(tmp_path: Path) -> None:
     parts = np.zeros((9, 9), np.uint8)
     parts[0, 0], parts[2:4, 2], parts[6, 2:5], parts[8, 8] = 1, 1, 1, 2
     slides, rest = traced(tmp_path, parts, minimum_area=2 * PIXEL)
     assert (slides.area.tolist(), slides.left_out) == ([3 * PIXEL, 2 * PIXEL], 1)
-    assert rest.area.tolist() == [PIXEL]  # what is not mapped is said however small it is
+    assert rest.area.tolist() == [PIXEL]  # the minimum area does not apply to unmapped parts
 
 
-def test_areas_are_square_metres_in_a_grid_of_feet(tmp_path: Path) -> None:
+def test_areas_are_in_square_metres_if_the_grid_is_in_feet(tmp_path: Path) -> None:
     slides, _ = traced(tmp_path, np.ones((2, 3), np.uint8), grid_of(2, 3, epsg=2263, pixel=100.0))
     assert slides.area == pytest.approx([6 * 30.48006096**2])
 
@@ -97,19 +97,19 @@ def attributes(slides: polygons.Landslides) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
-def test_the_file_has_the_same_bytes_whenever_it_is_written(tmp_path: Path) -> None:
+def test_file_has_the_same_bytes_at_any_time(tmp_path: Path) -> None:
     slides, rest = traced(tmp_path, np.array([[1, 0, 2], [0, 0, 2], [1, 1, 3]], np.uint8))
     for name in ("first", "second"):
         tags = {"TALUD_MODEL": "3band"}
         polygons.write_geopackage(tmp_path / f"{name}.gpkg", slides, attributes(slides), rest, grid_of(3, 3), tags)
         polygons.write_geojson(tmp_path / f"{name}.geojson", slides, attributes(slides), grid_of(3, 3))
-        time.sleep(1.1)  # the clock of GDAL counts seconds
+        time.sleep(1.1)  # GDAL's clock has a resolution of seconds
     for suffix in ("gpkg", "geojson"):
         assert (tmp_path / f"first.{suffix}").read_bytes() == (tmp_path / f"second.{suffix}").read_bytes()
 
 
-def test_the_styles_of_both_layers_travel_in_the_table_where_qgis_looks(tmp_path: Path) -> None:
-    """The columns are those of QGIS's own table; the query is that with which QGIS looks for a layer's style."""
+def test_geopackage_contains_qgis_styles_of_both_layers(tmp_path: Path) -> None:
+    """Query the styles as QGIS does."""
     slides, rest = traced(tmp_path, np.array([[1, 0, 2]], np.uint8))
     polygons.write_geopackage(tmp_path / "l.gpkg", slides, attributes(slides), rest, grid_of(1, 3), {})
     with closing(sqlite3.connect(tmp_path / "l.gpkg")) as database:
@@ -131,8 +131,8 @@ def test_the_styles_of_both_layers_travel_in_the_table_where_qgis_looks(tmp_path
             assert asked - {"model", "version"} <= fields
 
 
-def test_geojson_is_in_longitude_and_latitude_as_the_standard_has_it(tmp_path: Path) -> None:
-    """RFC 7946: no `crs`, exterior rings counterclockwise, at most 7 decimals; checked against pyproj."""
+def test_geojson_follows_rfc_7946(tmp_path: Path) -> None:
+    """Compare with pyproj; exterior rings must be counterclockwise."""
     slides, _ = traced(tmp_path, np.array([[1, 1, 0, 1]], np.uint8))
     polygons.write_geojson(tmp_path / "l.geojson", slides, attributes(slides), grid_of(1, 4))
     content = json.loads((tmp_path / "l.geojson").read_text())
@@ -149,7 +149,7 @@ def test_geojson_is_in_longitude_and_latitude_as_the_standard_has_it(tmp_path: P
 
 
 @pytest.mark.parametrize("missing", [1, 2, 40, 2000])
-def test_geojson_that_a_full_disk_cuts_short_is_an_error(tmp_path: Path, missing: int) -> None:
+def test_incomplete_geojson_on_a_full_disk_is_an_error(tmp_path: Path, missing: int) -> None:
     slides, _ = traced(tmp_path, np.eye(40, dtype=np.uint8)[::-1] | np.eye(40, dtype=np.uint8, k=-9))
     path = tmp_path / "l.geojson"
     polygons.write_geojson(path, slides, attributes(slides), grid_of(40, 40))
@@ -165,7 +165,7 @@ def test_geojson_that_a_full_disk_cuts_short_is_an_error(tmp_path: Path, missing
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_file_of_no_landslides_is_a_file(tmp_path: Path) -> None:
+def test_files_without_landslides_are_valid(tmp_path: Path) -> None:
     slides, rest = traced(tmp_path, np.zeros((2, 2), np.uint8))
     polygons.write_geopackage(tmp_path / "l.gpkg", slides, attributes(slides), rest, grid_of(2, 2), {})
     polygons.write_geojson(tmp_path / "l.geojson", slides, attributes(slides), grid_of(2, 2))

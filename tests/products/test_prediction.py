@@ -1,4 +1,4 @@
-"""From a raster to the files of a map."""
+"""Tests of the prediction: from a raster to the files of a map."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ BANDS = ("red", "green", "blue", "slope", "vv_pre", "vv_post")
 
 
 @pytest.fixture(scope="module")
-def wide(exporter, tmp_path_factory) -> Model:
-    """A model of three groups of which optical and SAR are required."""
+def three_group_model(exporter, tmp_path_factory) -> Model:
+    """Return a model of three band groups; optical and SAR are required."""
     return Model.load(exporter(2, BANDS, required=(Group.OPTICAL, Group.SAR)))
 
 
-def holes(values: np.ndarray) -> np.ndarray:
-    """Optical invalid in one place, SAR in another that overlaps, terrain in a third, all at the end."""
+def add_invalid_parts(values: np.ndarray) -> np.ndarray:
+    """Make parts of optical, SAR and terrain and a corner invalid."""
     values[1, 10:40, 10:40] = np.nan
     values[5, 30:60, 30:60] = np.nan
     values[3, 70:80, 10:50] = np.nan
@@ -56,10 +56,14 @@ def holes(values: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def mapped(wide: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Prediction]:
-    """Stack, folder and outcome of one map; the stack's bands are in another order than the contract's."""
+def mapped(three_group_model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Prediction]:
+    """Map a stack whose bands are not in the order of the contract.
+
+    Returns:
+        The stack, the folder of the map and its figures.
+    """
     folder = tmp_path_factory.mktemp("mapped")
-    values = holes(noise(123, 157, bands=6))
+    values = add_invalid_parts(noise(123, 157, bands=6))
     order = (3, 0, 5, 2, 1, 4)
     stack = write_stack(
         folder / "stack.tif",
@@ -67,7 +71,7 @@ def mapped(wide: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
         [BANDS[index] for index in order],
         tags={"TALUD_AREA": "somewhere", "TALUD_EVENT": "2015-05-18", "TALUD_SYNTHETIC": "yes"},
     )
-    return stack, folder / "out", predict(wide, stack, folder / "out", MapOptions(tile=48))
+    return stack, folder / "out", predict(three_group_model, stack, folder / "out", MapOptions(tile=48))
 
 
 def read(path: Path) -> np.ndarray:
@@ -79,21 +83,21 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_map_is_that_of_one_pass_with_bands_in_contract_order(
-    mapped: tuple[Path, Path, Prediction], wide: Model
+def test_map_equals_one_pass_with_bands_in_contract_order(
+    mapped: tuple[Path, Path, Prediction], three_group_model: Model
 ) -> None:
     _, out, outcome = mapped
-    values = holes(noise(123, 157, bands=6))
+    values = add_invalid_parts(noise(123, 157, bands=6))
     padded = np.full((6, 124, 160), np.nan, np.float32)
     padded[:, :123, :157] = values
-    whole = wide.run(padded)[:123, :157]
+    whole = three_group_model.run(padded)[:123, :157]
     invalid = np.isnan(values)
     left_out = invalid[:3].any(axis=0) | invalid[4:].any(axis=0)
     assert outcome.tiles > 4
     assert np.array_equal(read(out / "probability.tif"), np.where(left_out, np.nan, whole), equal_nan=True)
     assert np.array_equal(
         read(out / "landslides.tif"),
-        np.where(left_out, 255, whole >= wide.contract.measured.threshold).astype(np.uint8),
+        np.where(left_out, 255, whole >= three_group_model.contract.measured.threshold).astype(np.uint8),
     )
     assert outcome.share_not_mapped == left_out.mean()
 
@@ -103,16 +107,16 @@ def test_the_map_is_that_of_one_pass_with_bands_in_contract_order(
     ("tile", "batch", "halo"),
     [(None, None, None), (13, None, None), (20, 3, None), (100, None, None), (32, 5, 28), (48, 2, 999)],
 )
-def test_the_map_does_not_depend_on_tile_batch_or_more_halo_than_needed(
+def test_map_does_not_depend_on_tile_batch_or_larger_halo(
     mapped: tuple[Path, Path, Prediction],
-    wide: Model,
+    three_group_model: Model,
     tmp_path: Path,
     tile: int | None,
     batch: int | None,
     halo: int | None,
 ) -> None:
     stack, out, _ = mapped
-    predict(wide, stack, tmp_path / "out", MapOptions(tile=tile, batch=batch, halo=halo))
+    predict(three_group_model, stack, tmp_path / "out", MapOptions(tile=tile, batch=batch, halo=halo))
     before, after = contents(out), contents(tmp_path / "out")
     assert before.keys() == after.keys() == FILES
     for name in FILES - {"prediction.json", "timings.json"}:
@@ -120,12 +124,12 @@ def test_the_map_does_not_depend_on_tile_batch_or_more_halo_than_needed(
 
 
 @pytest.mark.slow
-def test_a_second_run_gives_the_same_bytes_but_for_the_seconds(
-    mapped: tuple[Path, Path, Prediction], wide: Model
+def test_second_run_gives_equal_bytes_except_timings(
+    mapped: tuple[Path, Path, Prediction], three_group_model: Model
 ) -> None:
     stack, out, outcome = mapped
     before = contents(out)
-    assert predict(wide, stack, out, MapOptions(tile=48)) == outcome
+    assert predict(three_group_model, stack, out, MapOptions(tile=48)) == outcome
     after = contents(out)
     timings = [json.loads(files.pop("timings.json")) for files in (before, after)]
     assert before == after
@@ -133,7 +137,7 @@ def test_a_second_run_gives_the_same_bytes_but_for_the_seconds(
     assert timings[0]["tiles_taken_over"] == 0
 
 
-def test_the_styles_of_the_rasters_lie_beside_them_in_the_colours_of_the_file(
+def test_raster_styles_have_the_colours_of_the_file(
     mapped: tuple[Path, Path, Prediction],
 ) -> None:
     _, out, _ = mapped
@@ -148,11 +152,9 @@ def test_the_styles_of_the_rasters_lie_beside_them_in_the_colours_of_the_file(
     assert (values[0], values[-1], values) == (0, 1, sorted(values))
 
 
-def test_both_rasters_are_cogs_that_say_where_they_come_from(
-    mapped: tuple[Path, Path, Prediction], wide: Model
-) -> None:
+def test_rasters_are_cogs_with_lineage_tags(mapped: tuple[Path, Path, Prediction], three_group_model: Model) -> None:
     _, out, _ = mapped
-    contract = wide.contract
+    contract = three_group_model.contract
     lineage = {
         "TALUD_MODEL": "3band",
         "TALUD_VERSION": "unregistered",
@@ -199,8 +201,8 @@ def test_landslide_polygons_are_the_landslide_pixels(mapped: tuple[Path, Path, P
         zip(slides.geometry, slides["id"], strict=True), classes.shape, transform=transform
     )
     assert np.array_equal(back > 0, classes == 1)
-    slope = holes(noise(123, 157, bands=6))[3]
-    slope = np.where(slope <= 90, slope, np.nan)  # what is steeper is no slope
+    slope = add_invalid_parts(noise(123, 157, bands=6))[3]
+    slope = np.where(slope <= 90, slope, np.nan)  # steeper values are invalid
     for row in slides.itertuples():
         inside = back == row.id
         assert row.mean_probability == pytest.approx(probability[inside].astype(np.float64).mean(), rel=1e-9)
@@ -209,7 +211,7 @@ def test_landslide_polygons_are_the_landslide_pixels(mapped: tuple[Path, Path, P
         assert row.mean_slope_degrees == pytest.approx(valid.mean() if len(valid) else np.nan, rel=1e-9, nan_ok=True)
 
 
-def test_not_mapped_polygons_say_why(mapped: tuple[Path, Path, Prediction]) -> None:
+def test_unmapped_polygons_have_reasons(mapped: tuple[Path, Path, Prediction]) -> None:
     _, out, outcome = mapped
     rest = pyogrio.read_dataframe(out / "landslides.gpkg", layer="not_mapped")
     by_reason = rest.groupby("reason")["area_m2"].sum() / 12.5**2
@@ -226,20 +228,20 @@ def test_not_mapped_polygons_say_why(mapped: tuple[Path, Path, Prediction]) -> N
     assert np.array_equal(left_out == 1, read(out / "landslides.tif") == 255)
 
 
-def test_the_record_holds_the_lineage_and_no_path(mapped: tuple[Path, Path, Prediction], wide: Model) -> None:
+def test_record_contains_lineage_but_no_path(mapped: tuple[Path, Path, Prediction], three_group_model: Model) -> None:
     stack, out, outcome = mapped
     text = (out / "prediction.json").read_text(encoding="utf-8")
     record = json.loads(text)
     assert str(stack.parent) not in text
     assert record["raster"] == "stack.tif"
-    assert record["model"]["commit"] == wide.contract.origin.commit
-    assert record["model"]["weights"] == wide.contract.origin.weights
-    assert record["provider"] == wide.provider
+    assert record["model"]["commit"] == three_group_model.contract.origin.commit
+    assert record["model"]["weights"] == three_group_model.contract.origin.weights
+    assert record["provider"] == three_group_model.provider
     assert (record["landslides"], record["landslide_area_m2"]) == (outcome.landslides, outcome.landslide_area_m2)
-    assert (record["halo"], record["tile"]) == (wide.contract.input.halo, [44, 40])
+    assert (record["halo"], record["tile"]) == (three_group_model.contract.input.halo, [44, 40])
 
 
-def test_the_record_tells_each_band_of_the_domain(mapped: tuple[Path, Path, Prediction]) -> None:
+def test_record_contains_the_domain_report_of_each_band(mapped: tuple[Path, Path, Prediction]) -> None:
     _, out, outcome = mapped
     domain = json.loads((out / "prediction.json").read_text(encoding="utf-8"))["domain"]
     assert domain["verdict"] == "the model holds no histograms"
@@ -248,11 +250,11 @@ def test_the_record_tells_each_band_of_the_domain(mapped: tuple[Path, Path, Pred
 
 
 @pytest.mark.slow
-def test_smoothing_changes_outlines_and_no_number(
-    mapped: tuple[Path, Path, Prediction], wide: Model, tmp_path: Path
+def test_smoothing_changes_only_outlines(
+    mapped: tuple[Path, Path, Prediction], three_group_model: Model, tmp_path: Path
 ) -> None:
     stack, out, outcome = mapped
-    smooth = predict(wide, stack, tmp_path / "out", MapOptions(tile=48, smooth=True, geojson=True))
+    smooth = predict(three_group_model, stack, tmp_path / "out", MapOptions(tile=48, smooth=True, geojson=True))
     assert smooth == replace(outcome, smooth=True)
     for name in ("probability.tif", "landslides.tif", "quicklook.png"):
         assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
@@ -273,15 +275,17 @@ def test_smoothing_changes_outlines_and_no_number(
 
 
 @pytest.mark.slow
-def test_tiles_without_a_pixel_to_map_are_skipped(wide: Model, tmp_path: Path) -> None:
+def test_tiles_without_valid_pixels_are_skipped(three_group_model: Model, tmp_path: Path) -> None:
     values = noise(64, 200, bands=6)
     values[0, :, 60:] = np.nan
-    outcome = predict(wide, write_stack(tmp_path / "s.tif", values, BANDS), tmp_path / "out", MapOptions(tile=40))
+    outcome = predict(
+        three_group_model, write_stack(tmp_path / "s.tif", values, BANDS), tmp_path / "out", MapOptions(tile=40)
+    )
     assert (outcome.tiles, outcome.skipped) == (10, 6)
     assert outcome.share_not_mapped == 0.7
 
 
-def test_a_raster_without_a_valid_pixel_gives_a_map_that_says_so(model: Model, tmp_path: Path) -> None:
+def test_raster_without_valid_pixels_gives_an_empty_map(model: Model, tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "s.tif", np.full((3, 20, 30), np.nan, np.float32))
     outcome = predict(model, stack, tmp_path / "out")
     assert (outcome.landslides, outcome.share_not_mapped, outcome.skipped) == (0, 1.0, 1)
@@ -291,7 +295,7 @@ def test_a_raster_without_a_valid_pixel_gives_a_map_that_says_so(model: Model, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (7, 4000), (4000, 7)])
-def test_rasters_of_any_shape(model: Model, tmp_path: Path, size: tuple[int, int]) -> None:
+def test_rasters_can_have_any_shape(model: Model, tmp_path: Path, size: tuple[int, int]) -> None:
     values = noise(*size)
     predict(model, write_stack(tmp_path / "s.tif", values), tmp_path / "out", MapOptions(tile=512))
     assert np.array_equal(read(tmp_path / "out/probability.tif"), model.probability(values))
@@ -306,7 +310,7 @@ def test_infinite_and_implausible_values_are_invalid(model: Model, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_integers_with_nodata_and_scale_are_read_as_what_they_mean(model: Model, tmp_path: Path) -> None:
+def test_nodata_scale_and_offset_of_integers_are_applied(model: Model, tmp_path: Path) -> None:
     values = np.round(noise(40, 50))
     values[:, 3:9, 4:8] = np.nan
     predict(model, write_stack(tmp_path / "float.tif", values), tmp_path / "float")
@@ -323,7 +327,7 @@ def test_integers_with_nodata_and_scale_are_read_as_what_they_mean(model: Model,
 
 
 @pytest.mark.slow
-def test_a_threshold_given_by_hand_decides(model: Model, tmp_path: Path) -> None:
+def test_threshold_option_overrides_the_model(model: Model, tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "s.tif", noise(64, 64))
     probability = model.probability(noise(64, 64))
     middle = float(np.median(probability))
@@ -339,8 +343,8 @@ def test_a_threshold_given_by_hand_decides(model: Model, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_less_halo_costs_what_the_record_says(exporter, tmp_path: Path) -> None:
-    """The map is then that of each core with just so much context; the contract says how far it may differ."""
+def test_smaller_halo_error_is_recorded(exporter, tmp_path: Path) -> None:
+    """Each core is computed with the reduced context; the contract states the error."""
     model = Model.load(exporter(3, halo_errors={16: 0.25}))
     values = noise(160, 200)
     stack = write_stack(tmp_path / "s.tif", values)
@@ -363,7 +367,7 @@ def test_less_halo_costs_what_the_record_says(exporter, tmp_path: Path) -> None:
             predict(model, stack, tmp_path / "other", MapOptions(**wrong))
 
 
-def test_probabilities_of_windows_are_each_read_alone(model: Model, tmp_path: Path) -> None:
+def test_windows_are_predicted_independently(model: Model, tmp_path: Path) -> None:
     values = noise(70, 90)
     values[1, 20:25, 20:25] = np.nan
     stack = write_stack(tmp_path / "s.tif", values)
@@ -377,7 +381,7 @@ def test_probabilities_of_windows_are_each_read_alone(model: Model, tmp_path: Pa
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_raster(tiny_model: Path, tmp_path: Path) -> None:
-    """Peak memory, in MB, of processes that map rasters of 1200 and of 2400 pixels a side in the same tiles."""
+    """Compare the peak memory in MB for rasters with sides of 1200 and 2400 pixels."""
     code = """
 import sys
 from pathlib import Path
@@ -391,7 +395,7 @@ prediction.predict(model, Path(sys.argv[2]), Path(sys.argv[3]), MapOptions(thres
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak.split()[1]) // 1024)
 """
-    # By itself glibc keeps a share of what was freed that differs from run to run by more than the raster takes.
+    # By default glibc keeps an amount of freed memory that varies by more than the size of the raster.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
     peaks = []
     for side in (1200, 2400):
@@ -402,17 +406,17 @@ print(int(peak.split()[1]) // 1024)
     assert peaks[1] < peaks[0] + 40, peaks  # MB; the larger stack takes 52 MB more, its map 22 MB
 
 
-# What must not happen to an earlier result.
+# Failures must not change an earlier map.
 
 
-def earlier(folder: Path, model: Model) -> dict[str, bytes]:
+def make_earlier_map(folder: Path, model: Model) -> dict[str, bytes]:
     predict(model, write_stack(folder / "earlier.tif", noise(40, 40)), folder / "out")
     return contents(folder / "out")
 
 
 @pytest.mark.slow
-def test_a_file_that_breaks_off_leaves_the_earlier_result(model: Model, tmp_path: Path) -> None:
-    before = earlier(tmp_path, model)
+def test_truncated_raster_keeps_the_earlier_map(model: Model, tmp_path: Path) -> None:
+    before = make_earlier_map(tmp_path, model)
     whole = write_stack(tmp_path / "whole.tif", noise(700, 700)).read_bytes()
     (tmp_path / "cut.tif").write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(SourceError, match=r"cut\.tif") as caught:
@@ -422,10 +426,10 @@ def test_a_file_that_breaks_off_leaves_the_earlier_result(model: Model, tmp_path
 
 
 @pytest.mark.slow
-def test_a_network_that_fails_midway_leaves_the_earlier_result(
+def test_interrupted_network_keeps_the_earlier_map(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = earlier(tmp_path, model)
+    before = make_earlier_map(tmp_path, model)
     stack = write_stack(tmp_path / "s.tif", noise(90, 90))
     cores, passes = Model.run_cores, []
 
@@ -443,8 +447,8 @@ def test_a_network_that_fails_midway_leaves_the_earlier_result(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [10_000, 150_000, 600_000])
-def test_a_full_disk_leaves_the_earlier_result(model: Model, tmp_path: Path, limit: int) -> None:
-    before = earlier(tmp_path, model)
+def test_full_disk_keeps_the_earlier_map(model: Model, tmp_path: Path, limit: int) -> None:
+    before = make_earlier_map(tmp_path, model)
     stack = write_stack(tmp_path / "s.tif", noise(300, 300))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -458,7 +462,7 @@ def test_a_full_disk_leaves_the_earlier_result(model: Model, tmp_path: Path, lim
     assert contents(tmp_path / "out") == before
 
 
-def test_a_folder_that_cannot_be_made_is_refused(model: Model, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_rejected(model: Model, tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "s.tif", noise(30, 30))
     (tmp_path / "file").write_text("in the way")
     for out in (tmp_path / "file", tmp_path / "file/below", Path("/proc/talud")):
@@ -467,7 +471,7 @@ def test_a_folder_that_cannot_be_made_is_refused(model: Model, tmp_path: Path) -
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_the_quicklook_is_a_picture(mapped: tuple[Path, Path, Prediction]) -> None:
+def test_quicklook_is_a_png(mapped: tuple[Path, Path, Prediction]) -> None:
     _, out, _ = mapped
     with Image.open(out / "quicklook.png") as picture:
         assert picture.format == "PNG"
@@ -486,7 +490,7 @@ def test_model_is_shown_on_one_line(model: Model) -> None:
     assert repr(model) == f"<Model {model.title}: red, green, blue at 12.5 m, {model.path}>"
 
 
-def test_raster_in_degrees_is_refused_with_the_command_that_maps_it(model: Model, tmp_path: Path) -> None:
+def test_raster_in_degrees_is_rejected_with_a_hint(model: Model, tmp_path: Path) -> None:
     grid = Grid(CRS.from_epsg(4326), Affine(1e-4, 0, -76, 0, -1e-4, 6), 30, 30)
     stack = write_stack(tmp_path / "s.tif", noise(30, 30), grid=grid)
     with pytest.raises(MismatchError, match="talud map"):

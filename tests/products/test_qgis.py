@@ -1,4 +1,4 @@
-"""The map as QGIS itself reads it, where QGIS is installed."""
+"""Tests of a map in QGIS, if it is installed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from talud.engine.runtime import Model
 from talud.mapping.options import MapOptions
 from talud.products.prediction import predict
 
-PYTHON = "/usr/bin/python3"  # the one that a package of QGIS is made for
-LOOK = """
+# Python of the distribution's QGIS package.
+PYTHON = "/usr/bin/python3"
+QGIS_SCRIPT = """
 import json, sys
 from qgis.core import QgsApplication, QgsRasterLayer, QgsVectorLayer
 
@@ -35,13 +36,13 @@ for name in ("landslides.gpkg|layername=landslides", "landslides.gpkg|layername=
     valid = all(feature.geometry().isGeosValid() for feature in layer.getFeatures())
     found[name] = layer.featureCount(), layer.crs().authid(), valid
 print(json.dumps(found))
-del layer  # before the application that it belongs to
+del layer  # must be deleted before the application
 application.exitQgis()
 """
 
 
 @pytest.mark.slow
-def test_qgis_shows_rasters_and_layers_in_their_styles_and_reads_every_polygon(model: Model, tmp_path: Path) -> None:
+def test_qgis_loads_styles_and_polygons(model: Model, tmp_path: Path) -> None:
     if subprocess.run([PYTHON, "-c", "import qgis.core"], capture_output=True, check=False).returncode:
         pytest.skip(f"{PYTHON} has no QGIS (python3-qgis on Debian)")
     values = noise(60, 80)
@@ -51,7 +52,7 @@ def test_qgis_shows_rasters_and_layers_in_their_styles_and_reads_every_polygon(m
     )
     assert outcome.landslides > 1
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "QT_QPA_PLATFORM": "offscreen"}
-    command = [PYTHON, "-c", LOOK, str(tmp_path / "map")]
+    command = [PYTHON, "-c", QGIS_SCRIPT, str(tmp_path / "map")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "Non-conformant" not in result.stderr
     assert json.loads(result.stdout.splitlines()[-1]) == {

@@ -1,4 +1,4 @@
-"""The picture of a map, looked at pixel by pixel."""
+"""Tests of the quicklook of a map."""
 
 from __future__ import annotations
 
@@ -24,13 +24,18 @@ CAPTION = quicklook.MapCaption("Landslides in Peñón", ("Model",), "", "3 mappe
 
 
 def rectangle(left: int, top: int, right: int, bottom: int) -> shapely.Polygon:
-    """Of columns and rows of the test grid."""
+    """Return a rectangle from columns and rows of the test grid."""
     transform = grid_of(1, 1).transform
     return shapely.box(*(transform * (left, bottom)), *(transform * (right, top)))
 
 
-def drawn(folder: Path, model: Model, values: np.ndarray, caption: quicklook.MapCaption = CAPTION) -> np.ndarray:
-    """The whole page: a landslide in rows and columns 10 to 20, what is not mapped in 30 to 40."""
+def draw_quicklook(
+    folder: Path, model: Model, values: np.ndarray, caption: quicklook.MapCaption = CAPTION
+) -> np.ndarray:
+    """Return the image of a map as an array.
+
+    Rows and columns 10 to 20 are a landslide, and 30 to 40 are not mapped.
+    """
     landslides = Landslides(np.array([rectangle(10, 10, 20, 20)]), np.ones(1), np.ones(1))
     not_mapped = NotMapped(np.array([rectangle(30, 30, 40, 40)]), np.ones(1), np.array(["optical invalid"]))
     stack = write_stack(folder / "s.tif", values, model.contract.input.band_names)
@@ -39,18 +44,16 @@ def drawn(folder: Path, model: Model, values: np.ndarray, caption: quicklook.Map
     return np.asarray(Image.open(folder / "q.png")).astype(int)
 
 
-def the_map(page: np.ndarray, height: int, width: int) -> np.ndarray:
+def map_part(page: np.ndarray, height: int, width: int) -> np.ndarray:
     left = (page.shape[1] - width * ZOOM) // 2
     return page[TOP : TOP + height * ZOOM, left : left + width * ZOOM]
 
 
-def test_landslides_are_red_what_is_not_mapped_is_hatched_and_the_rest_is_the_image(
-    model: Model, tmp_path: Path
-) -> None:
+def test_quicklook_shows_landslides_hatching_and_image(model: Model, tmp_path: Path) -> None:
     values = np.full((3, 50, 60), 100, np.float32)
-    values[:, :, :3], values[:, :, 3:6] = 0, 200  # what the stretch spans
+    values[:, :, :3], values[:, :, 3:6] = 0, 200  # limits of the stretch
     values[1, :, 6:] = 180  # green
-    page = the_map(drawn(tmp_path, model, values), 50, 60)
+    page = map_part(draw_quicklook(tmp_path, model, values), 50, 60)
     red, green, blue = (page[12 * ZOOM : 18 * ZOOM, 12 * ZOOM : 18 * ZOOM, band].mean() for band in range(3))
     outline = page[15 * ZOOM, 10 * ZOOM]
     elsewhere = page[45 * ZOOM, 50 * ZOOM]
@@ -64,32 +67,32 @@ def test_landslides_are_red_what_is_not_mapped_is_hatched_and_the_rest_is_the_im
     assert blue < 255
 
 
-def test_without_an_optical_image_the_slope_lies_underneath(exporter, tmp_path: Path) -> None:
+def test_background_is_the_slope_without_an_optical_image(exporter, tmp_path: Path) -> None:
     model = Model.load(exporter(2, ("curvature", "slope")))
     values = np.zeros((2, 50, 60), np.float32)
     values[1] = np.linspace(0, 60, 60)
-    page = the_map(drawn(tmp_path, model, values), 50, 60)
+    page = map_part(draw_quicklook(tmp_path, model, values), 50, 60)
     row = page[2 * ZOOM, ::ZOOM]
     assert (row == row[:, :1]).all()  # grey
     assert (np.diff(row[:, 0]) <= 0).all()  # steep is dark
     assert row[0, 0] > row[-1, 0]
 
 
-def test_a_warning_stands_at_the_top(model: Model, tmp_path: Path) -> None:
+def test_warning_is_at_the_top(model: Model, tmp_path: Path) -> None:
     corner = np.s_[: TOP - 4, -300:]
-    assert (drawn(tmp_path, model, noise(50, 60))[corner] == 255).all()
-    warned = drawn(tmp_path, model, noise(50, 60), replace(CAPTION, warning="SYNTHETIC DATA"))
+    assert (draw_quicklook(tmp_path, model, noise(50, 60))[corner] == 255).all()
+    warned = draw_quicklook(tmp_path, model, noise(50, 60), replace(CAPTION, warning="SYNTHETIC DATA"))
     assert (warned[corner] != 255).any()
 
 
-def test_letters_with_accents_are_written_without(model: Model, tmp_path: Path) -> None:
-    """Pillow's font would draw a box in their place."""
-    plain = drawn(tmp_path, model, noise(50, 60), replace(CAPTION, title="Landslides in Penon"))
-    assert np.array_equal(drawn(tmp_path, model, noise(50, 60)), plain)
+def test_accents_are_removed_from_the_title(model: Model, tmp_path: Path) -> None:
+    """Pillow's font has no letters with accents."""
+    plain = draw_quicklook(tmp_path, model, noise(50, 60), replace(CAPTION, title="Landslides in Penon"))
+    assert np.array_equal(draw_quicklook(tmp_path, model, noise(50, 60)), plain)
 
 
 @given(st.floats(1e-3, 1e7))
-def test_a_scale_bar_has_a_round_length_that_fills_at_least_two_fifths(longest: float) -> None:
+def test_scale_bar_has_a_round_length(longest: float) -> None:
     length = imaging.round_length(longest)
     assert longest * 0.399 < length <= longest
     assert f"{length:.0e}"[0] in "125"

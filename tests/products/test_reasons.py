@@ -1,4 +1,4 @@
-"""Why a map is silent: from the sources to the GeoPackage."""
+"""Tests of the reasons for unmapped pixels, from sources to GeoPackage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIDE = 12.5
 
 @pytest.fixture(scope="module")
 def model(exporter) -> Model:
-    """Asks for amplitude, so that the sources' numbers are the stack's."""
+    """Return a model of SAR amplitude, so that the stack needs no conversion."""
     path = exporter(2, BANDS, stack={"resolution": "12.5", "sar_unit": "amplitude"})
     loaded = Model.load(path)
     bands = tuple(
@@ -38,7 +38,10 @@ def model(exporter) -> Model:
 
 @pytest.fixture(scope="module")
 def mapped(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Prediction]:
-    """40 × 60 pixels: cloud in 10 × 10 of them, layover in 10 × 10 that overlap by 5 × 5, no image in three columns."""
+    """Map 40 × 60 pixels with clouds, layover and missing columns.
+
+    Cloud and layover cover 10 × 10 pixels each and overlap in 5 × 5. Three columns have no image.
+    """
     folder = tmp_path_factory.mktemp("sources")
     random = np.random.default_rng(4)
     image = random.integers(1, 250, (3, 40, 60)).astype(np.uint8)
@@ -51,7 +54,7 @@ def mapped(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         amplitude = random.uniform(1, 250, (40, 60)).astype(np.float32)
         files[source] = write_raster(folder / f"{source}.tif", amplitude, SIDE, units=("amplitude",))
     for source, (top, left) in {"cloud": (10, 10), "sar_mask": (15, 15)}.items():
-        inner = SIDE / 10  # polygons mark what they touch
+        inner = SIDE / 10  # all touched pixels are masked
         hidden = box(
             LEFT + left * SIDE + inner, TOP - (top + 10) * SIDE + inner,
             LEFT + (left + 10) * SIDE - inner, TOP - top * SIDE - inner,
@@ -62,7 +65,7 @@ def mapped(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder / "out", predict(model, folder / "stack.tif", folder / "out", MapOptions(tile=16))
 
 
-def test_cloud_and_layover_are_named_from_the_sources_to_the_polygons(mapped: tuple[Path, Prediction]) -> None:
+def test_cloud_and_layover_are_reasons_of_polygons(mapped: tuple[Path, Prediction]) -> None:
     out, outcome = mapped
     rest = pyogrio.read_dataframe(out / "landslides.gpkg", layer="not_mapped")
     pixels = (rest.groupby("reason")["area_m2"].sum() / SIDE**2).to_dict()
@@ -73,13 +76,13 @@ def test_cloud_and_layover_are_named_from_the_sources_to_the_polygons(mapped: tu
         "cloud and radar layover or shadow": 25,
         "no data: red, green, blue": 2 * 38,
     }
-    assert rim == 2 * 60 + 2 * 38  # a slope needs its neighbours
+    assert rim == 2 * 60 + 2 * 38  # a slope needs neighbouring pixels
     assert rest["reason"].value_counts()["cloud"] == 1  # one polygon across all tiles
     assert sum(outcome.not_mapped.values()) == sum(pixels.values()) + rim
     assert outcome.not_mapped["cloud"] == 75
 
 
-def test_the_summary_tells_the_same(mapped: tuple[Path, Prediction]) -> None:
+def test_summary_lists_the_reasons(mapped: tuple[Path, Prediction]) -> None:
     text = (mapped[0] / "summary.html").read_text(encoding="utf-8")
     for why in ("cloud", "radar layover or shadow", "cloud and radar layover or shadow", "no data: red, green, blue"):
         assert f'<th scope="row">{why}</th>' in text

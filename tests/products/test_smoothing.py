@@ -1,4 +1,4 @@
-"""Smoothed outlines."""
+"""Tests of smoothed outlines."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ PIXEL = 12.5
 
 
 def outlines(mask: np.ndarray) -> np.ndarray:
-    """As a map has them: pixels that touch at a corner are one landslide."""
+    """Return the 8-connected polygons of a mask, as in a map."""
     shapes = rasterio.features.shapes(mask, mask=mask > 0, connectivity=8, transform=grid_of(1, 1).transform)
     return shapely.make_valid(np.array([shapely.geometry.shape(shape) for shape, _ in shapes], np.object_))
 
 
 def rings(polygons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many parts, and how many holes, each has."""
+    """Return the numbers of parts and holes of each polygon."""
     parts, owner = shapely.get_parts(polygons, return_index=True)
     holes = np.bincount(owner, shapely.get_num_interior_rings(parts), minlength=len(polygons))
     return shapely.get_num_geometries(polygons), holes
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 1)))
-def test_no_landslide_is_lost_or_broken_and_no_point_moves_by_half_a_pixel(mask: np.ndarray) -> None:
+def test_smoothing_keeps_parts_holes_and_position(mask: np.ndarray) -> None:
     before = outlines(mask)
     after = smooth_outlines(before, PIXEL)
     assert len(after) == len(before)
@@ -39,19 +39,19 @@ def test_no_landslide_is_lost_or_broken_and_no_point_moves_by_half_a_pixel(mask:
     assert np.array_equal(rings(after), (parts, holes))
     distance = [shapely.hausdorff_distance(*pair, densify=0.1) for pair in zip(before, after, strict=True)]
     assert max(distance, default=0) <= PIXEL * np.sqrt(2) / 8 * (1 + 1e-9)
-    # Each ring encloses 5/32 of a pixel less: four corners, of which the first cut takes 1/32 each, the second 1/128.
+    # Each ring loses 5/32 pixel: at each of four corners the first round cuts 1/32 and the second 1/128.
     lost = shapely.area(before) - shapely.area(after)
     assert np.allclose(lost, (parts - holes) * 5 / 32 * PIXEL**2, atol=1e-6 * PIXEL**2)
 
 
-def test_straight_edges_stay_where_they_are_and_cost_no_points() -> None:
+def test_straight_edges_are_kept_without_extra_points() -> None:
     [rounded] = smooth_outlines(outlines(np.ones((30, 400), np.uint8)), PIXEL)
     assert rounded.bounds == outlines(np.ones((30, 400), np.uint8))[0].bounds
     assert shapely.get_num_coordinates(rounded) <= 4 * 4 + 2
 
 
-def test_steps_become_slopes() -> None:
-    """The outline of a staircase turns by no more than 27 degrees at a point; before, by 90."""
+def test_smoothing_limits_the_angles_of_a_staircase() -> None:
+    """Angles of 90 degrees become at most 27 degrees."""
     [stairs] = outlines(np.tri(20, dtype=np.uint8))
     [curve] = shapely.get_parts(smooth_outlines(np.array([stairs], np.object_), PIXEL))
     steps = np.diff(shapely.get_coordinates(curve), axis=0)
@@ -60,5 +60,5 @@ def test_steps_become_slopes() -> None:
     assert turns.max() < 27
 
 
-def test_nothing_to_smooth_is_nothing() -> None:
+def test_smoothing_accepts_no_polygons() -> None:
     assert len(smooth_outlines(np.array([], np.object_), PIXEL)) == 0

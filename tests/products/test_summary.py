@@ -1,4 +1,4 @@
-"""The page about a map."""
+"""Tests of the summary page of a map."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ TAGS = {"TALUD_AREA": "peñón_<b>alto</b>", "TALUD_EVENT": "2015-05-18", "TALUD
 
 
 @pytest.fixture(scope="module")
-def described(model: Model) -> Model:
-    """A model with histograms of uniform values from 0 to 250; blue was trained on darker ones."""
+def model_with_histograms(model: Model) -> Model:
+    """Return a model with histograms of uniform values from 0 to 250.
+
+    The values of blue only reach 50.
+    """
     contract = model.contract
     bands = []
     for band in contract.input.bands:
@@ -47,8 +50,8 @@ def page(model: Model, folder: Path, tags: dict[str, str] | None = None, **optio
     return (folder / "out" / "summary.html").read_text(encoding="utf-8"), outcome
 
 
-class Reader(HTMLParser):
-    """The words of a page, the addresses that it would fetch, and whether each tag is closed."""
+class PageParser(HTMLParser):
+    """Parser of a page for its text, addresses and unclosed tags."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -72,21 +75,21 @@ class Reader(HTMLParser):
 
 
 @pytest.mark.slow
-def test_it_says_what_the_record_says(described: Model, tmp_path: Path) -> None:
-    html, outcome = page(described, tmp_path)
-    read = Reader(html)
+def test_summary_agrees_with_the_record(model_with_histograms: Model, tmp_path: Path) -> None:
+    html, outcome = page(model_with_histograms, tmp_path)
+    read = PageParser(html)
     assert read.open == []
     for said in (
-        "Landslides in peñón <b>alto</b> Event 2015-05-18",  # a name is no markup
+        "Landslides in peñón <b>alto</b> Event 2015-05-18",  # names are escaped
         "SYNTHETIC DATA.",
-        f"Landslides {outcome.landslides:,} Their area {outcome.landslide_area_m2 / 1e4:,.1f} ha",
-        "Area of the raster 0.8 km² Not mapped 20.0 %",
+        f"Landslides {outcome.landslides:,} Landslide area {outcome.landslide_area_m2 / 1e4:,.1f} ha",
+        "Raster area 0.8 km² Not mapped 20.0 %",
         "no data: red 0.15 km² 20.0 %",
         "Far from the training areas",
         f"red {100 * outcome.distances[0].overlap:.1f} % 0.0 %",
-        "Model 3band, from a file ( talud lineage tells under which name and version it is registered). "
-        "A pixel is a landslide where the probability is at least 0.5.",
-        described.contract.origin.weights,
+        "Model 3band, from a file ( talud lineage shows its registered name and version). "
+        "Pixels with a probability of at least 0.5 are landslides.",
+        model_with_histograms.contract.origin.weights,
         "s.tif",
     ):
         assert said in read.text
@@ -96,25 +99,25 @@ def test_it_says_what_the_record_says(described: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_says_what_was_asked_for_beyond_the_usual(model: Model, tmp_path: Path) -> None:
-    """Less than the exact halo, eight passes, and why this model was taken: a reader must not miss them."""
+def test_summary_states_options_that_are_not_defaults(model: Model, tmp_path: Path) -> None:
+    """Map with a small halo, eight passes and a chosen model."""
     chosen = replace(
         model, registered_as=RegistryVersion("unet", "3", "unet, version 3: the most bands (3) that the stack supports")
     )
     html, _ = page(chosen, tmp_path, tile=32, halo=8, tta=True)
-    said = Reader(html).text
-    assert "Halo 8 instead of 28: probabilities differ; how far was not measured for this model" in said
-    assert "Probability mean over the raster turned and mirrored in all eight ways" in said
+    said = PageParser(html).text
+    assert "Halo 8 instead of 28: probabilities differ by an amount that was not measured for this model" in said
+    assert "Probability mean over eight rotated and mirrored passes" in said
     assert "Chosen unet, version 3: the most bands (3) that the stack supports" in said
     with rasterio.open(tmp_path / "out/landslides.tif") as classes:
         assert (classes.tags()["TALUD_HALO"], classes.tags()["TALUD_TTA"]) == ("8", "yes")
-    plain = Reader(page(model, tmp_path / "plain", tile=32)[0]).text
+    plain = PageParser(page(model, tmp_path / "plain", tile=32)[0]).text
     assert not any(word in plain for word in ("instead of", "mirrored", "Chosen"))
 
 
-def test_it_fetches_nothing_and_holds_the_map(described: Model, tmp_path: Path) -> None:
-    html, _ = page(described, tmp_path)
-    [icon, picture] = Reader(html).addresses
+def test_summary_is_self_contained(model_with_histograms: Model, tmp_path: Path) -> None:
+    html, _ = page(model_with_histograms, tmp_path)
+    [icon, picture] = PageParser(html).addresses
     assert icon == "data:,"
     assert "://" not in html.replace(picture, "")
     assert not re.search(r"url\(|@import|<script", html)
@@ -127,28 +130,28 @@ def test_it_fetches_nothing_and_holds_the_map(described: Model, tmp_path: Path) 
     assert red.any()
 
 
-def test_the_same_map_gives_the_same_bytes(described: Model, tmp_path: Path) -> None:
+def test_equal_maps_give_equal_bytes(model_with_histograms: Model, tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
-    first, second = (page(described, tmp_path / name)[0] for name in ("first", "second"))
+    first, second = (page(model_with_histograms, tmp_path / name)[0] for name in ("first", "second"))
     assert first == second
 
 
-def test_what_is_not_known_is_not_said(model: Model, tmp_path: Path) -> None:
+def test_summary_omits_unknown_facts(model: Model, tmp_path: Path) -> None:
     html, _ = page(model, tmp_path, tags={}, threshold=0.999999)
-    text = Reader(html).text
+    text = PageParser(html).text
     assert "SYNTHETIC" not in text
     assert "Landslides in s Dates unknown" in text
     assert "The model holds no histograms" in text
     assert "Overlap" not in text
-    assert "The largest" not in text
-    assert "Landslides 0 Their area 0.0 ha" in text
+    assert "Largest landslide" not in text
+    assert "Landslides 0 Landslide area 0.0 ha" in text
 
 
 @pytest.mark.slow
-def test_a_map_of_nothing_has_a_page(model: Model, tmp_path: Path) -> None:
+def test_map_without_valid_pixels_has_a_summary(model: Model, tmp_path: Path) -> None:
     stack = write_stack(tmp_path / "s.tif", np.full((3, 20, 30), np.nan, np.float32))
     predict(model, stack, tmp_path / "out")
-    text = Reader((tmp_path / "out/summary.html").read_text(encoding="utf-8")).text
+    text = PageParser((tmp_path / "out/summary.html").read_text(encoding="utf-8")).text
     assert "no data: red, green, blue 0.09 km² 100.0 %" in text
     assert "No valid values" in text

@@ -1,4 +1,4 @@
-"""What the rasters say inside polygons."""
+"""Tests of zonal statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from talud.mapping.reader import open_stack
 from talud.products.polygons import zonal_statistics
 from talud.raster import Layout, write_cog
 
-SHAPE = 40, 2100  # two borders of the windows lie inside
+# Wide enough for two borders between windows.
+SHAPE = 40, 2100
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def measured(
         return zonal_statistics(outlines, path, stack)
 
 
-def test_statistics_are_those_of_all_valid_pixels_inside_across_windows(terrain_model: Model, tmp_path: Path) -> None:
+def test_statistics_cover_valid_pixels_across_windows(terrain_model: Model, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     probability, slope, elevation = rng.random(SHAPE), rng.uniform(0, 90, SHAPE), rng.uniform(0, 4000, SHAPE)
     slope[6, 1000:1030] = np.nan
@@ -69,10 +70,11 @@ def test_statistics_are_those_of_all_valid_pixels_inside_across_windows(terrain_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("degrees", [0, 40, 90, 135, 200, 359])
-def test_the_aspect_of_a_plane_is_the_direction_in_which_it_falls(
-    terrain_model: Model, tmp_path: Path, degrees: float
-) -> None:
-    """Closed form: on h = -(east sin a + north cos a), the ground falls towards a; at the raster's edge too."""
+def test_aspect_of_a_plane_is_its_downslope_direction(terrain_model: Model, tmp_path: Path, degrees: float) -> None:
+    """Compare with the closed form, also at the edge of the raster.
+
+    The plane h = -(east sin a + north cos a) descends towards a.
+    """
     row, column = np.indices(SHAPE)
     angle = np.radians(degrees)
     height = 2000 - column * np.sin(angle) + row * np.cos(angle)
@@ -81,8 +83,8 @@ def test_the_aspect_of_a_plane_is_the_direction_in_which_it_falls(
     assert np.abs((found - degrees + 180) % 360 - 180).max() < 0.1
 
 
-def test_the_aspect_sees_across_the_borders_of_windows(terrain_model: Model, tmp_path: Path) -> None:
-    """A column of pixels at a border, on rough ground: NumPy's gradient of the whole raster says which way it falls."""
+def test_aspect_uses_pixels_of_neighbouring_windows(terrain_model: Model, tmp_path: Path) -> None:
+    """Compare pixels at a border with NumPy's gradient of the whole raster."""
     height = np.random.default_rng(2).uniform(0, 400, SHAPE).astype(np.float32)
     inside = np.s_[10:13, 1024:1025]
     to_south, to_east = np.gradient(height)
@@ -98,7 +100,7 @@ def test_level_ground_has_no_aspect(terrain_model: Model, tmp_path: Path) -> Non
     assert np.isnan(found["aspect_degrees"]).all()
 
 
-def test_columns_depend_on_the_bands_of_the_stack_and_their_units(terrain_model: Model, tmp_path: Path) -> None:
+def test_columns_depend_on_bands_and_units(terrain_model: Model, tmp_path: Path) -> None:
     probability = np.zeros(SHAPE)
     nothing = np.array([], np.object_)
     plain = measured(tmp_path, terrain_model, nothing, {}, probability)

@@ -1,1 +1,1 @@
-"""Lineage: the origin of maps and models, and the maps made with a model."""
+"""Lineage of maps and models."""

@@ -1,4 +1,4 @@
-"""Provenance that a map states, and the record of the maps made in a project."""
+"""Provenance of maps, and the records of a project's maps."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ from talud.raster import open_raster
 from talud.text import utc_text
 from talud.vector import open_vector
 
-MAP_RECORDS_FOLDER = Path(".talud") / "maps"  # in a project: one file for each map, so that two never meet in a merge
+# Folder in a project. Each map has its own file, so that git merges cause no conflicts.
+MAP_RECORDS_FOLDER = Path(".talud") / "maps"
 _RECORD_NAME = "prediction.json"
-_TAG_OF_MODEL_KEY = {  # key of the model in prediction.json → tag of the map's other files
+# Tags of rasters and GeoPackages by the key of the model in prediction.json.
+_TAG_OF_MODEL_KEY = {
     "name": "TALUD_MODEL",
     "version": "TALUD_VERSION",
     "run": "TALUD_RUN",
@@ -35,18 +37,18 @@ _TAG_OF_MODEL_KEY = {  # key of the model in prediction.json → tag of the map'
 
 @dataclass(frozen=True)
 class MapProvenance:
-    """The origin that a map states; texts that an older file does not state are empty.
+    """Origin stated by a map; texts missing in older files are empty.
 
     Attributes:
-        model: the model's name in the registry, or the band set's.
-        version: the version in the registry, or "unregistered".
-        run: the id of the run in MLflow.
-        commit: the project's commit, with +changes if there were any.
-        data_version: the MD5 over the MD5s of the stacks and masks trained on.
-        weights: the SHA-256 of the network's constants.
-        precision: the precision of the model file.
-        threshold: the threshold of the classes.
-        raster: the mapped raster: the name of its file, and its area, dates and sources.
+        model: name of the model in the registry, or of its band set.
+        version: version in the registry, or "unregistered".
+        run: id of the MLflow run.
+        commit: git commit of the project, with "+changes" if it was not clean.
+        data_version: MD5 over the MD5s of the training stacks and masks.
+        weights: SHA-256 of the network's weights.
+        precision: precision of the model file.
+        threshold: threshold of the classes.
+        raster: file name, area, dates and sources of the mapped raster.
     """
 
     model: str
@@ -61,12 +63,13 @@ class MapProvenance:
 
     @classmethod
     def read(cls, path: Path) -> MapProvenance:
-        """Read the provenance of a map from its folder or one of its files.
+        """Read the provenance from a map's folder or one of its files.
 
-        The files are prediction.json, a raster or a GeoPackage, which may have been moved and renamed.
+        Args:
+            path: folder of the map, prediction.json, a raster or a GeoPackage. Files may have been moved and renamed.
 
         Raises:
-            SourceError: it is missing, cannot be read, or does not state its origin.
+            SourceError: The map is missing, cannot be read, or does not state its origin.
         """
         if path.is_dir():
             return cls.read(_main_file(path))
@@ -75,26 +78,26 @@ class MapProvenance:
         if path.suffix.lower() == ".json":
             return _from_record(path)
         if path.suffix.lower() == ".geojson":
-            raise SourceError(f"{path}: a GeoJSON has no place for its origin; name the GeoPackage or the map's folder")
+            raise SourceError(f"{path}: a GeoJSON does not state its origin; give the GeoPackage or the map's folder")
         tags = _tags(path)
         if "TALUD_WEIGHTS" not in tags:
             raise SourceError(
-                f"{path}: does not say which model made it: it is no map of talud's, or another program wrote it "
-                "again without its tags; name the map's folder, or prediction.json"
+                f"{path}: does not state its model: it was not made by talud, or another program has removed its "
+                "tags; give the map's folder or prediction.json"
             )
         return _from_tags(tags)
 
 
 @dataclass(frozen=True)
 class RecordedMap:
-    """A recorded map.
+    """Record of a map.
 
     Attributes:
-        folder: the map's folder: relative to the project's root if inside, else absolute.
-        machine: the machine that made it; empty for one that was only found among the predictions.
-        made: the time when it was finished, in UTC; empty likewise.
-        statement: the map's provenance.
-        state: "there", "gone", "another map", or "on another machine".
+        folder: folder of the map, relative to the project's root if it is inside, else absolute.
+        machine: host name of the machine that made the map; empty for maps found under predictions/.
+        made: time of completion in UTC; empty for maps found under predictions/.
+        statement: provenance of the map.
+        state: "there", "gone", "another map" or "on another machine".
     """
 
     folder: str
@@ -107,22 +110,23 @@ class RecordedMap:
 def record_map(root: Path, out: Path) -> None:
     """Record a finished map in a project.
 
-    A map under predictions/, or recorded already, is skipped.
+    Maps under predictions/ and maps that are already recorded are skipped.
 
     Args:
-        root: the project's root, absolute.
-        out: the folder of the map.
+        root: absolute path of the project's root.
+        out: folder of the map.
 
     Raises:
-        OutputError: the record cannot be written.
-        SourceError: the map's own record cannot be read.
+        OutputError: The record cannot be written.
+        SourceError: The map's prediction.json cannot be read.
     """
     folder = out.resolve()
-    if folder.is_relative_to(root / "predictions"):  # found there, however it came there
+    # Maps under predictions/ are found without a record.
+    if folder.is_relative_to(root / "predictions"):
         return
     stated = _from_record(folder / _RECORD_NAME)
-    place = folder.relative_to(root) if folder.is_relative_to(root) else folder
-    entry = {"folder": place.as_posix(), "machine": socket.gethostname(), **asdict(stated)}
+    location = folder.relative_to(root) if folder.is_relative_to(root) else folder
+    entry = {"folder": location.as_posix(), "machine": socket.gethostname(), **asdict(stated)}
     digest = hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]
     path = root / MAP_RECORDS_FOLDER / f"{digest}.json"
     if path.exists():
@@ -133,7 +137,10 @@ def record_map(root: Path, out: Path) -> None:
 
 
 def recorded_maps(root: Path) -> list[RecordedMap]:
-    """Return the maps under predictions/, then the recorded ones, the latest last."""
+    """Return the maps of a project.
+
+    Maps under predictions/ come first, then the recorded ones, latest last.
+    """
     found = [
         RecordedMap(path.parent.relative_to(root).as_posix(), "", "", stated)
         for path in sorted((root / "predictions").rglob(_RECORD_NAME))
@@ -144,12 +151,13 @@ def recorded_maps(root: Path) -> list[RecordedMap]:
 
 
 def _read_entry(root: Path, path: Path) -> RecordedMap | None:
-    """Read a record of a map and check its folder; None if the file is no record."""
+    """Read a record and determine the state of its map; None if it is invalid."""
     try:
         content = json.loads(path.read_bytes())
         folder, machine, made = (str(content.pop(name)) for name in ("folder", "machine", "made"))
         stated = TypeAdapter(MapProvenance).validate_python(content)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # whatever a hand may have made of it
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        # The file may have been edited by hand.
         return None
     there = _try_record(root / folder / _RECORD_NAME)
     if there == stated:
@@ -162,12 +170,12 @@ def _read_entry(root: Path, path: Path) -> RecordedMap | None:
 
 
 def _main_file(folder: Path) -> Path:
-    """Return the file of a map's folder that states most of its origin."""
+    """Return the file in a map's folder with the most complete origin."""
     products = Products.within(folder)
     for path in (products.record, products.polygons, products.probability, products.classes):
         if path.is_file():
             return path
-    raise SourceError(f"{folder}: holds no map of talud's (no {_RECORD_NAME}, landslides.gpkg or probability.tif)")
+    raise SourceError(f"{folder}: contains no map (no {_RECORD_NAME}, landslides.gpkg or probability.tif)")
 
 
 def _try_record(path: Path) -> MapProvenance | None:
@@ -185,13 +193,14 @@ def _from_record(path: Path) -> MapProvenance:
         tags = {tag: str(model.get(name, "")) for name, tag in _TAG_OF_MODEL_KEY.items()}
         tags |= {
             "TALUD_THRESHOLD": f"{content['threshold']:g}",
+            # Stacks of older releases lack this tag.
             "TALUD_RASTER": str(content["raster"]),
-        }  # older: no tag
+        }
         return _from_tags({**stack, **tags})
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError) as error:
-        raise SourceError(f"{path}: is no record of a map") from error
+        raise SourceError(f"{path}: is not the record of a map") from error
 
 
 def _from_tags(tags: Mapping[str, str]) -> MapProvenance:
@@ -214,5 +223,5 @@ def _tags(path: Path) -> Mapping[str, str]:
     with open_vector(path, " as a GeoPackage") as whole:
         layers = pyogrio.list_layers(whole)
         if not len(layers):
-            raise SourceError(f"{path}: holds no layer")
+            raise SourceError(f"{path}: contains no layer")
         return pyogrio.read_info(whole, layer=str(layers[0][0])).get("dataset_metadata") or {}

@@ -1,8 +1,8 @@
-"""Origin of maps and models: run, commit and training data, and the maps made with a model.
+"""Search for the origin of maps and models: run, commit and training data.
 
-A model states its data version: the MD5 over the MD5s of the stacks and masks that it was trained on. Each dvc.lock in
-the history of a project lists such MD5s, and the hash of the sources that each stack was made of, so that the data are
-found by their content. A commit alone would not do: it does not state changes made after it. DVC itself is not needed.
+A model states its data version, which is the MD5 over the MD5s of its training stacks and masks. Each dvc.lock in the
+history of a project lists these MD5s and the hashes of the sources of each stack, so the data are found by content.
+The commit alone is not sufficient, because the project may have had uncommitted changes. DVC is not required.
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ from talud.lineage.provenance import MapProvenance, RecordedMap, recorded_maps
 
 _FILE_SUFFIXES = (".gpkg", ".tif", ".tiff", ".json", ".geojson", ".onnx")
 UNCOMMITTED_SUFFIX = "+changes"
-_WORKING_FOLDER = ""  # in place of a commit
+# Stands for the working folder in a list of commits.
+_WORKING_FOLDER = ""
 _TRAINING_RECORDS_FOLDER = "stacks/training/"
-_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, twenty times as fast if it is built
+# The C loader is twenty times as fast, but not always built.
+_YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
 class TrainingArea:
-    """An area that a model was trained on.
+    """Area that a model was trained on.
 
     Attributes:
-        area: the name of the area.
-        stack_md5: the MD5 of its stack.
-        mask_md5: the MD5 of its mask.
-        folder: the folder of its sources, relative to the project's root.
-        sources_md5: DVC's hash of that folder, which ends with .dir.
-        stage: the DVC stage that makes the stack.
+        area: name of the area.
+        stack_md5: MD5 of its stack.
+        mask_md5: MD5 of its mask.
+        folder: folder of its sources, relative to the project's root.
+        sources_md5: DVC's hash of that folder, which ends with ".dir".
+        stage: DVC stage that makes the stack.
     """
 
     area: str
@@ -56,14 +58,14 @@ class TrainingArea:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training data of a model, and commands that restore them.
+    """Training data of a model and the commands that restore them.
 
     Attributes:
-        areas: the areas; empty if no dvc.lock on record has them.
-        commit: the commit that has the sources on record; empty if unknown.
-        tracked: .dvc file of sources in that commit, relative to the project's root → the hash in it.
-        restore: commands, to be run in the project's root, that restore the data.
-        doubts: sentences on what is unknown or uncertain.
+        areas: training areas; empty if no dvc.lock contains them.
+        commit: commit that contains the sources; empty if unknown.
+        tracked: hashes in the .dvc files of that commit, by path relative to the project's root.
+        restore: commands that restore the data when run in the project's root.
+        doubts: clauses on unknown or uncertain facts.
     """
 
     areas: tuple[TrainingArea, ...]
@@ -75,23 +77,23 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Lineage:
-    """The origin of a map or a model, and the maps made with a model.
+    """Origin of a map or model, and for a model its maps.
 
     Attributes:
-        asked: the name that the user gave.
+        asked: name given by the user.
         kind: "map" or "model".
         model: name, version, precision and weights.
-        registered: URI of each registered version with this network → its aliases.
-        run_id: the id of the run in MLflow.
-        run: the run in the store; None if it is missing, or the store cannot be asked.
-        commit: the project's commit at training, with +changes if there were any.
-        data_version: the MD5 over the MD5s of the stacks and masks trained on.
-        trained_on: the training areas.
-        data: the data on record in git and DVC; None outside a project.
-        parameters: the hyperparameters.
-        mapped: for a map: the raster and its origin, and the threshold.
-        maps: for a model: the recorded maps.
-        unknown: sentences on what could not be answered, with the reason.
+        registered: aliases of each registered version with this network, by URI.
+        run_id: id of the MLflow run.
+        run: run in the store; None if it is missing or the store cannot be reached.
+        commit: commit of the project at training, with "+changes" if it was not clean.
+        data_version: MD5 over the MD5s of the training stacks and masks.
+        trained_on: training areas.
+        data: training data in git and DVC; None outside a project.
+        parameters: hyperparameters.
+        mapped: for a map, the raster, its origin and the threshold; None for a model.
+        maps: for a model, the recorded maps.
+        unknown: clauses on unknown facts, with the reason.
     """
 
     asked: str
@@ -111,22 +113,22 @@ class Lineage:
 
 
 def trace_lineage(asked: str, root: Path | None) -> Lineage:
-    """Find the origin of a map or a model.
+    """Find the origin of a map or model.
 
     Args:
-        asked: a map (its folder or one of its files), an .onnx file, or a registered model: NAME (its champion),
-            NAME@ALIAS, NAME/VERSION, or any MLflow URI.
-        root: the project's root, absolute; None outside a project.
+        asked: folder or file of a map, .onnx file, or registered model: NAME (its champion), NAME@ALIAS,
+            NAME/VERSION or an MLflow URI.
+        root: absolute path of the project's root; None outside a project.
 
     Raises:
-        SourceError: there is no such file, or it is not a map of talud's.
-        ModelError: the file is not a model of talud's.
-        RegistryError: the registry has no such model, or cannot be reached.
+        SourceError: The file is missing or not part of a talud map.
+        ModelError: The file is not a talud model.
+        RegistryError: The registry has no such model, or cannot be reached.
     """
     path = Path(asked)
     if not path.exists():
         if path.suffix.lower() in _FILE_SUFFIXES and ":/" not in asked:
-            raise SourceError(f"{asked}: no such file; name a map, an .onnx file, or a registered model")
+            raise SourceError(f"{asked}: no such file; give a map, an .onnx file or a registered model")
         fetched = registry.fetch(registry.model_uri(asked), root)
         return _of_model(asked, model_file.read_contract(fetched.path), (fetched.name, fetched.version), root)
     if path.suffix.lower() == ".onnx":
@@ -143,7 +145,8 @@ def _of_model(asked: str, contract: Contract, named: tuple[str, str] | None, roo
     )  # fmt: skip
     answer = _lineage(asked, "model", stated, contract, root)
     if root is None:
-        return replace(answer, unknown=(*answer.unknown, "the maps: they are recorded in projects, and this is none"))
+        no_maps = "the maps of the model: only projects record maps, and this folder is not in one"
+        return replace(answer, unknown=(*answer.unknown, no_maps))
     known = (origin.weights, origin.data_version)
     made = [entry for entry in recorded_maps(root) if (entry.statement.weights, entry.statement.data_version) == known]
     return replace(answer, maps=tuple(made))
@@ -155,28 +158,28 @@ def _of_map(asked: str, stated: MapProvenance, root: Path | None) -> Lineage:
     mapped = {**stated.raster, "threshold": stated.threshold}
     unknown = [*answer.unknown, *([why_not] if why_not else [])]
     if "digest" not in mapped:
-        unknown.append("the raster's digest and sources: an earlier release made the map")
+        unknown.append("the digest and sources of the raster: the map was made by an earlier release of talud")
     elif "sources" not in mapped:
-        unknown.append("the raster's sources: it is no stack of talud's, or one that an earlier release made")
+        unknown.append("the sources of the raster: it is not a stack of talud, or was made by an earlier release")
     return replace(answer, mapped=mapped, unknown=tuple(unknown))
 
 
 def _lineage(asked: str, kind: str, stated: MapProvenance, contract: Contract | None, root: Path | None) -> Lineage:
-    """Find the run, versions, commit and data of a network."""
+    """Find the run, versions and training data of a network."""
     unknown = []
     run, registered = None, {}
     try:
         store = registry.Store.open(root)
         run, registered = store.runs.find(stated.run), store.models.find_by_weights(stated.weights)
         if run is None:
-            unknown.append(f"the store of MLflow has no run {stated.run or '(none is stated)'}")
+            unknown.append(f"the MLflow run: the store has no run {stated.run or '(none is stated)'}")
         if not registered:
-            unknown.append("no version in the store holds this network: it was never registered there, or was deleted")
+            unknown.append("the registered version: no version in the store contains this network")
     except RegistryError as error:
-        unknown.append(f"run and registered versions: {error}")
+        unknown.append(f"the MLflow run and registered versions: {error}")
     data = find_data(root, stated.data_version, stated.commit) if root else None
     if data is None:
-        unknown.append("the data's hashes: they are in the history of the project, and this is none")
+        unknown.append("the data's hashes: they are in the history of a project, and this folder is not in one")
     return Lineage(
         asked=asked,
         kind=kind,
@@ -201,9 +204,9 @@ def _lineage(asked: str, kind: str, stated: MapProvenance, contract: Contract | 
 
 
 def _find_contract(stated: MapProvenance, root: Path | None) -> tuple[Contract | None, str]:
-    """Return the contract of the model of a map, or the reason why it is missing.
+    """Return the contract of a map's model, or the reason why it is missing.
 
-    It comes from the project's own files, else from the store.
+    The model files of the project are searched first, then the store.
     """
     for path in sorted((root / "models").glob("*.onnx")) if root else ():
         try:
@@ -219,17 +222,20 @@ def _find_contract(stated: MapProvenance, root: Path | None) -> tuple[Contract |
             if contract.origin.data_version == stated.data_version:
                 return contract, ""
     except TaludError as error:
-        return None, f"the model's own file: {error}"
-    return None, "the model's own file: neither models/ nor the store has it; the parameters, if any, are its run's"
+        return None, f"the model file: {error}"
+    return None, "the model file: it is neither in models/ nor in the store; parameters, if shown, are those of the run"
 
 
 def find_data(root: Path, data_version: str, stated: str) -> TrainingData:
-    """Find the data of a data version in the history of a project.
+    """Find the training data in the history of a project.
 
     Args:
-        root: the project's root, absolute.
-        data_version: the data version that the model, or the map, states.
-        stated: the commit that it states, with +changes if there were any.
+        root: absolute path of the project's root.
+        data_version: data version stated by the model or map.
+        stated: commit stated by the model or map, with "+changes" if the project was not clean.
+
+    Returns:
+        The training data, with doubts if they are not certain.
     """
     head = stated.removesuffix(UNCOMMITTED_SUFFIX)
     known = _has_commit(root, head)
@@ -237,7 +243,8 @@ def find_data(root: Path, data_version: str, stated: str) -> TrainingData:
     candidates = (
         [head] if known and not stated.endswith(UNCOMMITTED_SUFFIX) else [commit for commit in matching if commit]
     )
-    commit = candidates[-1] if candidates else ""  # the oldest: the nearest to the training
+    # The oldest commit is closest to the training.
+    commit = candidates[-1] if candidates else ""
     tracked = _dvc_entries(root, commit, areas) if commit else ()
     doubts = (*_commit_doubts(stated, known, commit), *_data_doubts(root, areas, matching, commit, tracked))
     hashes = {each.file: each.md5 for each in tracked}
@@ -246,7 +253,7 @@ def find_data(root: Path, data_version: str, stated: str) -> TrainingData:
 
 @dataclass(frozen=True)
 class _DvcEntry:
-    """An entry of a .dvc file, with paths relative to the project's root."""
+    """Entry of a .dvc file; paths are relative to the project's root."""
 
     file: str
     path: PurePosixPath
@@ -256,38 +263,38 @@ class _DvcEntry:
 def _commit_doubts(stated: str, known: bool, commit: str) -> Iterator[str]:
     head = stated.removesuffix(UNCOMMITTED_SUFFIX)
     if not known:
-        yield f"the commit it states, {stated or 'none'}, is not in this repository"
+        yield f"the stated commit, {stated or 'none'}, is not in this repository"
     if stated.endswith(UNCOMMITTED_SUFFIX):
-        yield f"it was trained with changes that were not committed on top of {head[:12]}"
+        yield f"it was trained with uncommitted changes after {head[:12]}"
         if commit:
-            yield f"{commit[:12]} is the first commit whose dvc.lock has its data; code and params.yaml may differ"
+            yield f"{commit[:12]} is the first commit whose dvc.lock contains its data; code and params.yaml may differ"
 
 
 def _data_doubts(
     root: Path, areas: tuple[TrainingArea, ...], matching: list[str], commit: str, tracked: tuple[_DvcEntry, ...]
 ) -> Iterator[str]:
     if not areas:
-        yield "no dvc.lock, of this folder or in the history of git, has the stacks and masks of that data version"
+        yield "no dvc.lock in this folder or in the git history contains the stacks and masks of this data version"
     elif matching == [_WORKING_FOLDER] and not commit:
-        yield "the data are those of the working folder, and not committed: commit dvc.lock and the .dvc files"
+        yield "the data are in the working folder, but not committed; commit dvc.lock and the .dvc files"
     if not commit:
         return
     if not tracked:
-        yield f"no .dvc file of {commit[:12]} holds the sources"
+        yield f"no .dvc file of {commit[:12]} contains the sources"
     elif not areas:
-        yield f"so whether the sources that {commit[:12]} has are those it was trained on, is not proven"
+        yield f"it is not proven that it was trained on the sources in {commit[:12]}"
     for area in areas if tracked else ():
         found = _sources_hash(root, area, tracked)
         if found not in ("", area.sources_md5):
-            yield f"{commit[:12]} has other sources of {area.area} than its stack was made of ({found})"
+            yield f"{commit[:12]} has other sources of {area.area} than its stack was made from ({found})"
         elif not found and not any(_dvc_entries(root, one, areas) == tracked for one in matching):
-            yield f"whether {commit[:12]} has the sources of {area.area} is not proven: DVC's list of them is not here"
+            yield f"it is not proven that {commit[:12]} has the sources of {area.area}: DVC's list of them is missing"
 
 
 def _sources_hash(root: Path, area: TrainingArea, tracked: tuple[_DvcEntry, ...]) -> str:
-    """Return DVC's hash of an area's folder according to .dvc files; empty if unknown.
+    """Return DVC's hash of an area's folder, or "" if unknown.
 
-    For a part of a tracked folder, it follows from the list that DVC's cache keeps of the whole.
+    For part of a tracked folder, the hash is computed from the file list of the whole folder in DVC's cache.
     """
     folder = PurePosixPath(area.folder)
     whole = next((each for each in tracked if folder.is_relative_to(each.path)), None)
@@ -311,9 +318,9 @@ def _restore_commands(commit: str, tracked: Mapping[str, str], areas: tuple[Trai
 
 
 def _find_areas(root: Path, data_version: str) -> tuple[tuple[TrainingArea, ...], list[str]]:
-    """Return the areas of a data version, and the commits whose dvc.lock has them.
+    """Return the areas of a data version and the commits that contain them.
 
-    The working folder comes first, then commits, newest first.
+    The working folder is searched first, then the commits with a dvc.lock, newest first.
     """
     found: tuple[TrainingArea, ...] = ()
     matching = []
@@ -327,7 +334,7 @@ def _find_areas(root: Path, data_version: str) -> tuple[tuple[TrainingArea, ...]
 
 
 def _training_areas(lock: Mapping[str, Any]) -> tuple[TrainingArea, ...]:
-    """Return the areas of a dvc.lock whose stage writes a training record."""
+    """Return the areas in a dvc.lock that have a training record."""
     areas = []
     for stage, content in dict(lock.get("stages") or {}).items():
         outs = {str(out["path"]): str(out.get("md5", "")) for out in content.get("outs", [])}
@@ -342,7 +349,10 @@ def _training_areas(lock: Mapping[str, Any]) -> tuple[TrainingArea, ...]:
 
 
 def _dvc_entries(root: Path, commit: str, areas: tuple[TrainingArea, ...]) -> tuple[_DvcEntry, ...]:
-    """Return the entries of a commit's .dvc files for the areas; all if there are none."""
+    """Return the .dvc entries of areas in a commit.
+
+    All entries are returned if there are no areas.
+    """
     folders = [PurePosixPath(area.folder) for area in areas]
     names = (_git(root, "ls-tree", "-r", "-z", "--name-only", commit) or "").split("\0") if commit else ()
     found = []
@@ -355,7 +365,7 @@ def _dvc_entries(root: Path, commit: str, areas: tuple[TrainingArea, ...]) -> tu
 
 
 def _has_commit(root: Path, commit: str) -> bool:
-    """Return whether git has a commit; text that is no hash is none."""
+    """Check if the repository has a commit."""
     return (
         bool(re.fullmatch(r"[0-9a-f]{7,64}", commit))
         and _git(root, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}") is not None
@@ -363,7 +373,7 @@ def _has_commit(root: Path, commit: str) -> bool:
 
 
 def _read_yaml(root: Path, commit: str, name: str) -> Mapping[str, Any]:
-    """Read a YAML file of a commit or the working folder; empty if missing or damaged."""
+    """Read a YAML file; empty if it is missing or damaged."""
     try:
         if commit == _WORKING_FOLDER:
             text: str | None = (root / name).read_text(encoding="utf-8")
@@ -376,7 +386,7 @@ def _read_yaml(root: Path, commit: str, name: str) -> Mapping[str, Any]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Return the output of git; None if it fails or is missing."""
+    """Run git and return its output; None if it fails or is missing."""
     try:
         command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout

@@ -1,1 +1,1 @@
-"""Files of a map: rasters, polygons, statistics, pictures and the record."""
+"""Files of a map."""

@@ -1,4 +1,4 @@
-"""Landslide area with its interval: the map's area corrected by the model's errors on its validation blocks."""
+"""Estimate of the landslide area of a map."""
 
 from __future__ import annotations
 
@@ -9,79 +9,80 @@ from talud.mapping.domain import DomainVerdict
 from talud.metrics import DesignEffect, stratified_estimate
 
 _DOUBTS = {
-    DomainVerdict.DIFFERS: "it does not hold here, for this area differs from the training areas",
-    DomainVerdict.FAR: "it does not hold here, for this area is far from the training areas",
-    DomainVerdict.NO_VALUES: "whether it holds here is not known, for a band has no valid values",
-    DomainVerdict.NO_HISTOGRAM: "whether it holds here is not known, for the model holds no histograms",
+    DomainVerdict.DIFFERS: "it does not hold here because this area differs from the training areas",
+    DomainVerdict.FAR: "it does not hold here because this area is far from the training areas",
+    DomainVerdict.NO_VALUES: "it may not hold here because a band has no valid values",
+    DomainVerdict.NO_HISTOGRAM: "it may not hold here because the model contains no histograms",
 }
 
 
 @dataclass(frozen=True)
 class AreaEstimate:
-    """The landslide area of what is mapped, whether the map shows it or misses it (`talud.metrics`).
+    """Estimated landslide area within the mapped pixels.
 
     Attributes:
-        m2: of landslide.
-        low_m2: end of the 95 % interval.
-        high_m2: its other end.
-        blocks: of validation that it rests on.
-        assumes: what must hold for it, in words.
-        doubt: why it does not hold, or may not, in words; empty where the domain report has nothing against it.
+        m2: landslide area in m².
+        low_m2: lower end of the 95 % interval in m².
+        high_m2: upper end of the 95 % interval in m².
+        blocks: number of validation blocks that the estimate is based on.
+        assumes: assumption of the estimate, as a clause.
+        doubt: reason why the assumption fails or may fail, as a clause; empty if the domain report gives none.
     """
 
     m2: float
     low_m2: float
     high_m2: float
     blocks: int
-    assumes: str = "this area errs as the validation blocks do"
+    assumes: str = "the model errs here as on its validation blocks"
     doubt: str = ""
 
     @property
     def sentence(self) -> str:
-        """Return the estimate in one sentence, without its end."""
+        """Estimate as one sentence without a full stop."""
         low, estimate, high = (f"{area / 10_000:,.1f}" for area in (self.low_m2, self.m2, self.high_m2))
         given = f"95 % interval {low} to {high} ha if {self.assumes}"
         return f"estimated landslide area: {estimate} ha, {given}" + (f"; {self.doubt}" if self.doubt else "")
 
 
 def why_no_estimate(contract: Contract, mapped: int) -> str:
-    """Return the reason why the landslide area cannot be estimated.
-
-    The text is empty if it can be.
+    """Return the reason for a missing estimate, or "".
 
     Args:
-        contract: of the model.
-        mapped: pixels that the map says anything of.
+        contract: contract of the model.
+        mapped: number of mapped pixels.
     """
     known = contract.measured.validation
     if not mapped:
         return "nothing is mapped"
     if known is None and (contract.derived.adapted or contract.derived.finetuned):
         how = "adapted" if contract.derived.adapted else "fine-tuned"
-        return f"the model was {how}, so how it errs on its validation blocks is not known any more"
+        return f"the model was {how}, so its errors on the validation blocks are no longer known"
     if known is None:
-        return "the model does not state how it errs on its validation blocks; models of a newer talud train do"
+        return "the model does not state its errors on the validation blocks; train it with a newer release of talud"
     if known.blocks < 2:
-        return f"the model was validated on {known.blocks} block, and two are needed"
+        return f"the model was validated on {known.blocks} block, but at least two are required"
     if min(known.tp + known.fp, known.fn + known.tn) < 2:
-        return "on its validation blocks the model mapped everything, or nothing, as landslide"
+        return "the model mapped everything, or nothing, on its validation blocks as landslide"
     return ""
 
 
 def estimate_area(
     contract: Contract, landslide: int, background: int, pixel_area: float, verdict: DomainVerdict
 ) -> AreaEstimate | None:
-    """Estimate the landslide area of a map made as the validation blocks were: same file, threshold, and one pass.
+    """Estimate the landslide area of a map.
+
+    The stratified estimator corrects the mapped area for the errors on the validation blocks. The map must be made like
+    the predictions on these blocks: with the same model file and threshold, in one pass.
 
     Args:
-        contract: of the model.
-        landslide: pixels that are mapped as landslide.
-        background: as background.
-        pixel_area: in m².
-        verdict: of the domain report.
+        contract: contract of the model.
+        landslide: number of pixels mapped as landslide.
+        background: number of pixels mapped as background.
+        pixel_area: area of a pixel in m².
+        verdict: verdict of the domain report.
 
     Returns:
-        None where the contract holds no counts or too few, or nothing is mapped.
+        The estimate; None if the contract contains no or too few counts, or if nothing is mapped.
     """
     known, mapped = contract.measured.validation, landslide + background
     if known is None or why_no_estimate(contract, mapped):

@@ -1,4 +1,4 @@
-"""Record of a map: tags of its files, text of its picture, content of prediction.json."""
+"""Record of a map: its figures, tags, caption and prediction.json."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from talud.products import quicklook
 from talud.products.area_estimate import AreaEstimate
 from talud.products.rasters import Products
 
-MAX_REASONS_IN_CAPTION = 3  # reasons, at most, under the quicklook: it has one line for them
+# The quicklook has one line for the reasons.
+MAX_REASONS_IN_CAPTION = 3
+# No basin has a larger share of landslide pixels.
+IMPLAUSIBLE_LANDSLIDE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class ReducedPixels:
-    """Pixels that are mapped without some groups of bands.
+    """Pixels that are mapped without some band groups.
 
     Attributes:
-        groups: that they are mapped with.
-        why: what is wanting, in words, as for what is not mapped.
-        pixels: how many.
-        f1: on the validation blocks, with these groups alone; None where nobody measured it.
+        groups: band groups that are used.
+        why: reason why the other groups are missing, as text.
+        pixels: number of pixels.
+        f1: F1 with these groups on the validation blocks; None if it was not measured.
     """
 
     groups: tuple[Group, ...]
@@ -40,7 +43,7 @@ class ReducedPixels:
 
     @classmethod
     def of(cls, code: int, pixels: int, contract: Contract) -> ReducedPixels:
-        """Return the meaning of a code of `coverage.Coverage.reduced`."""
+        """Decode the code of pixels mapped with fewer bands."""
         groups = coverage.available_groups(code, contract)
         measured = contract.input.subset(groups)
         return cls(groups, coverage.describe_code(code, contract), pixels, measured.f1 if measured else None)
@@ -48,37 +51,35 @@ class ReducedPixels:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Figures of a map; `prediction.json` holds them together with the origin of the model.
+    """Figures of a map, as in `prediction.json`.
 
     Attributes:
-        raster: name of the raster's file, without its folders.
-        pixels: of the whole raster.
-        not_mapped: why pixels are left out, in words → how many are for that reason, the most frequent first.
-        reduced: which pixels are mapped without some of the model's groups, the most frequent first.
-        landslides: their number.
-        landslide_area_m2: of all of them.
-        threshold: landslide where the probability is at least this.
-        provider: the execution provider that ran the network.
-        tile: (height, width) of a tile's core.
-        window: (height, width) of what the network is given at once.
-        halo: pixels of context around a core.
-        exact_halo: those with which the map equals that of one pass over the whole raster; 0 where it consists of
-            patches, each of which is a whole.
-        halo_error: what a smaller halo costs: how far probabilities differ from the exact ones, at most, on windows of
-            the training areas; 0 where the map is exact, None where the model's contract does not hold it.
+        raster: file name of the raster, without folders.
+        pixels: number of pixels of the raster.
+        not_mapped: numbers of unmapped pixels by reason, most frequent first.
+        reduced: pixels mapped without some band groups, most frequent first.
+        landslides: number of landslides.
+        landslide_area_m2: total area of the landslides in m².
+        threshold: lowest probability of a landslide pixel.
+        provider: execution provider that ran the network.
+        tile: (height, width) of a tile's core in pixels.
+        window: (height, width) of the network's input in pixels.
+        halo: context around a core in pixels.
+        exact_halo: halo in pixels at which the map equals one pass over the whole raster; 0 for a patch stack.
+        halo_error: largest difference of probabilities caused by a smaller halo, on windows of the training areas; 0
+            if the map is exact, None if the model's contract does not state it.
         tiles: number of tiles.
-        skipped: tiles without a pixel to map, for which the network did not run.
-        minimum_area_m2: of a landslide that counts; 0 where none was set.
-        left_out: landslides that are smaller, and neither counted nor among the polygons.
-        smooth: whether the outlines of the landslides are smoothed; their numbers are those of the pixels.
-        distances: how far each band lies from the training areas.
-        tta: whether the probability is the mean over eight turned and mirrored passes (test-time augmentation).
-        estimate: the landslide area set right by how the model errs on its validation blocks; None where the contract
-            does not hold that, or the map is of another threshold, halo or number of passes, or is reduced anywhere.
-        no_estimate: why there is none, in words; empty where there is one.
-        landslide_share: part of the mapped pixels that is landslide, 0 to 1, small landslides included.
-        taken_over: tiles that an earlier run had finished before it was interrupted. The files do not show it.
-        folder: of the files; None while the map is being made.
+        skipped: number of tiles without a pixel to map, for which the network did not run.
+        minimum_area_m2: minimum mapping unit in m²; 0 if none is set.
+        left_out: number of smaller landslides, which are neither counted nor among the polygons.
+        smooth: whether the outlines are smoothed; areas and statistics are those of the pixels.
+        distances: distance of each band from the training areas (see `talud.mapping.domain`).
+        tta: whether the probability is the mean over eight rotated and mirrored passes (test-time augmentation).
+        estimate: estimated landslide area; None if it cannot be estimated.
+        no_estimate: reason for a missing estimate; empty if there is one.
+        landslide_share: share of landslides in the mapped pixels, 0 to 1, including small landslides.
+        taken_over: number of tiles resumed from an interrupted run; it is not written to the files.
+        folder: folder of the files; None while the map is being made.
     """
 
     raster: str
@@ -109,11 +110,9 @@ class Prediction:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Return the paths of the map's files by name.
+        """Paths of the map's existing files by name.
 
-        The names are probability, classes, polygons, summary, record and others.
-
-        Only files that exist are listed: `disagreement` and `geojson` are made on demand.
+        The names are the attributes of `Products`, such as probability, classes, polygons, summary and record.
         """
         if self.folder is None:
             return {}
@@ -122,24 +121,24 @@ class Prediction:
 
     @property
     def share_not_mapped(self) -> float:
-        """Return the part of the raster that the map leaves out, 0 to 1."""
+        """Share of unmapped pixels in the raster, 0 to 1."""
         return sum(self.not_mapped.values()) / self.pixels
 
     @property
     def share_reduced(self) -> float:
-        """Return the part of the mapped pixels that is mapped without some of the model's groups, 0 to 1."""
+        """Share of mapped pixels without some band groups, 0 to 1."""
         mapped = self.pixels - sum(self.not_mapped.values())
         return sum(one.pixels for one in self.reduced) / mapped if mapped else 0.0
 
 
 def origin_tags(model: Model, threshold: float, halo: int | None, tta: bool) -> dict[str, str]:
-    """Return the origin of a map as tags of its files; halo and augmentation only where they are not the default.
+    """Return the origin of a map as file tags.
 
     Args:
-        model: that made it.
-        threshold: of a landslide's probability.
-        halo: where it is smaller than the exact one, else None.
-        tta: whether it is a mean over turned and mirrored passes.
+        model: model that made the map.
+        threshold: lowest probability of a landslide pixel.
+        halo: halo in pixels if it is smaller than the exact one, else None.
+        tta: whether test-time augmentation was used.
     """
     contract = model.contract
     return {
@@ -157,7 +156,10 @@ def origin_tags(model: Model, threshold: float, halo: int | None, tta: bool) -> 
 
 
 def unusual_settings(model: Model, prediction: Prediction) -> dict[str, str]:
-    """Return the options that are not the default, and the choice of the model, in words."""
+    """Return the options that are not the defaults, as text.
+
+    The reason for the choice of the model is included.
+    """
     stated: dict[str, str] = {}
     if model.contract.derived.precision != "float32":
         stated["Precision"] = model.contract.derived.precision
@@ -166,42 +168,37 @@ def unusual_settings(model: Model, prediction: Prediction) -> dict[str, str]:
             f"{prediction.halo} instead of {prediction.exact_halo}: {_halo_error_text(prediction.halo_error)}"
         )
     if prediction.tta:
-        stated["Probability"] = "mean over the raster turned and mirrored in all eight ways"
+        stated["Probability"] = "mean over eight rotated and mirrored passes"
     if model.registered_as and model.registered_as.reason:
         stated["Chosen"] = model.registered_as.reason
     return stated
 
 
-IMPLAUSIBLE_LANDSLIDE_SHARE = 0.5  # of what is mapped: no basin holds so much landslide
-
-
 def notices(model: Model, prediction: Prediction) -> list[str]:
-    """Return notices to read before the map is used, one line each.
-
-    The list is empty if there is nothing to say.
-    """
-    said = []
+    """Return warnings about the map, one line each."""
+    lines = []
     if adapted := model.contract.derived.adapted:
-        said.append(f"Adapted to {adapted.area} without labels, which can multiply false alarms")
+        lines.append(f"Adapted to {adapted.area} without labels, which can increase false alarms")
     if weak := model.contract.measured.lack_of_skill:
-        said.append(f"The model is {weak}")
+        lines.append(f"The model is {weak}")
     mapped = prediction.pixels - sum(prediction.not_mapped.values())
     if mapped and prediction.landslide_share > IMPLAUSIBLE_LANDSLIDE_SHARE:
-        said.append(
-            f"{prediction.landslide_share:.0%} of what is mapped is called landslide: the map tells little apart"
-        )
+        lines.append(f"{prediction.landslide_share:.0%} of the mapped pixels are landslide: the map is not plausible")
     if mapped and not prediction.landslide_share:
-        said.append("Nothing is mapped as landslide: no probability reaches the threshold")
-    return said
+        lines.append("Nothing is mapped as landslide: no probability reaches the threshold")
+    return lines
 
 
 def reduced_lines(prediction: Prediction, contract: Contract) -> list[str]:
-    """Return a line for each set of groups that pixels are mapped with, such as "12.0% … from terrain + sar alone"."""
+    """Return one line per incomplete set of band groups.
+
+    An example is "12.0% of the mapped pixels use only terrain + sar: cloud".
+    """
     mapped = prediction.pixels - sum(prediction.not_mapped.values())
     whole = contract.input.subset(contract.input.groups)
     lines = []
     for one in prediction.reduced:
-        line = f"{one.pixels / mapped:.1%} of what is mapped from {' + '.join(one.groups)} alone: {one.why}"
+        line = f"{one.pixels / mapped:.1%} of the mapped pixels use only {' + '.join(one.groups)}: {one.why}"
         if one.f1 is not None and whole:
             line += f" (validation F1 {one.f1:.2f}, with all bands {whole.f1:.2f})"
         lines.append(line)
@@ -209,16 +206,16 @@ def reduced_lines(prediction: Prediction, contract: Contract) -> list[str]:
 
 
 def _halo_error_text(error: float | None) -> str:
-    """Return the cost of a smaller halo in words."""
+    """Describe the error caused by a smaller halo."""
     if error is None:
-        return "probabilities differ; how far was not measured for this model"
+        return "probabilities differ by an amount that was not measured for this model"
     if error == 0:
-        return "probabilities are exact, for the raster is one tile"
+        return "probabilities are exact because the raster is one tile"
     return f"probabilities differed by up to {error:.1e} on windows of the training areas"
 
 
 def dates(provenance: Mapping[str, str]) -> dict[str, str]:
-    """Return the dates of event and acquisitions that the stack states."""
+    """Return the dates of event and acquisitions by name."""
     sar = [provenance[tag] for tag in ("TALUD_ACQUIRED_SAR_PRE", "TALUD_ACQUIRED_SAR_POST") if tag in provenance]
     known = {
         "event": provenance.get("TALUD_EVENT"),
@@ -229,7 +226,7 @@ def dates(provenance: Mapping[str, str]) -> dict[str, str]:
 
 
 def caption(model: Model, info: RasterInfo, prediction: Prediction) -> quicklook.MapCaption:
-    """Return the text of the quicklook."""
+    """Return the caption of the quicklook."""
     known = ", ".join(f"{what} {day}" for what, day in dates(info.provenance).items())
     shares = [f"{pixels / prediction.pixels:.1%} {why}" for why, pixels in prediction.not_mapped.items()]
     if len(shares) > MAX_REASONS_IN_CAPTION:
@@ -245,15 +242,18 @@ def caption(model: Model, info: RasterInfo, prediction: Prediction) -> quicklook
             *([unusual] if unusual else []),
             *notices(model, prediction),
         ),
-        warning="SYNTHETIC DATA, no real place" if info.synthetic else "",
+        warning="SYNTHETIC DATA, not a real place" if info.synthetic else "",
         landslides=f"Landslide: {prediction.landslides:,} mapped, {hectares:,.1f} ha",
         not_mapped=f"Not mapped: {prediction.share_not_mapped:.1%} of the raster",
-        reasons="Why not mapped: " + "; ".join(shares) if shares else "",
+        reasons="Reasons: " + "; ".join(shares) if shares else "",
     )
 
 
 def content(model: Model, prediction: Prediction, provenance: Mapping[str, str]) -> dict[str, Any]:
-    """Return the content of prediction.json: the same for the same model, raster and options."""
+    """Return the content of prediction.json.
+
+    It only depends on model, raster and options.
+    """
     contract, facts = model.contract, asdict(prediction)
     for left_out in ("taken_over", "distances", "estimate", "no_estimate", "folder"):
         del facts[left_out]
@@ -294,8 +294,8 @@ def content(model: Model, prediction: Prediction, provenance: Mapping[str, str])
 
 
 def _estimate_content(estimate: AreaEstimate) -> dict[str, Any]:
-    """Return the estimate of the area, and its method."""
+    """Return the area estimate and its method."""
     return {
-        "measure": "stratified estimator (Olofsson et al. 2014) of what is mapped; 95 % interval over the blocks",
+        "measure": "stratified estimator (Olofsson et al. 2014) over the mapped pixels; 95 % interval over the blocks",
         **asdict(estimate),
     }

@@ -1,7 +1,7 @@
-"""Polygons of a map: landslides with their statistics, and unmapped parts with their reason.
+"""Polygons of a map: landslides and unmapped parts.
 
-Pixels that touch at a corner belong to one landslide: a debris flow that runs down a valley at an angle to the grid
-is one event, and counting it by its edges alone would break it into dozens.
+Landslides are 8-connected: with 4-connectivity, a debris flow that crosses the grid at an angle would be split into
+dozens of polygons.
 """
 
 from __future__ import annotations
@@ -48,18 +48,19 @@ _GDAL_CLOCK_LOCK = threading.Lock()
 _FIXED_DATE = "2000-01-01T00:00:00.000Z"
 
 Columns = Mapping[str, NDArray[Any]]
-_Shape = tuple[dict[str, Any], float]  # GeoJSON geometry, value
+# GeoJSON geometry and pixel value.
+_Shape = tuple[dict[str, Any], float]
 
 
 @dataclass(frozen=True)
 class Landslides:
-    """Landslides of a map, the largest first.
+    """Landslides of a map, largest first.
 
     Attributes:
         outlines: polygons or multipolygons along the edges of pixels, in the CRS of the map.
-        area: of each, in m².
-        perimeter: of each, holes included, in m; it follows the steps of the pixels.
-        left_out: how many more are smaller than the minimum area.
+        area: areas in m².
+        perimeter: perimeters in m along the pixel edges, including holes.
+        left_out: number of landslides below the minimum area, which are not included.
     """
 
     outlines: NDArray[np.object_]
@@ -74,8 +75,8 @@ class NotMapped:
 
     Attributes:
         outlines: polygons or multipolygons, in the CRS of the map.
-        area: of each, in m².
-        reason: of each, in words.
+        area: areas in m².
+        reason: reasons as text.
     """
 
     outlines: NDArray[np.object_]
@@ -86,16 +87,16 @@ class NotMapped:
 def trace_polygons(
     parts: Path, classes: Path, reasons: Mapping[int, str], minimum_area: float = 0, patch: int | None = None
 ) -> tuple[Landslides, NotMapped]:
-    """Trace the polygons of a map.
+    """Trace the landslides and unmapped parts of a map.
 
-    Memory grows with the polygons, not with the raster.
+    Memory grows with the number of polygons, not with the size of the raster.
 
     Args:
-        parts: raster of 0 (nothing), 1 (landslide) and 1 + code (not mapped).
-        classes: uint8 raster on the same grid, 0 where `parts` is.
-        reasons: code → why, in words.
-        minimum_area: in m², of a landslide that is kept: the minimum mapping unit.
-        patch: side of the patches that the map consists of, if it does: no polygon reaches across their borders.
+        parts: path of a raster of 0 (background), 1 (landslide) and 1 + code (not mapped).
+        classes: path of a uint8 raster on the same grid, with 0 at the same pixels as `parts`.
+        reasons: text of each code.
+        minimum_area: minimum mapping unit in m²; smaller landslides are left out.
+        patch: side in pixels of the patches of a patch stack; polygons do not cross patch borders.
     """
     with rasterio.open(parts) as dataset, rasterio.open(classes) as mask:
         grid = Grid.of(dataset)
@@ -115,15 +116,15 @@ def trace_polygons(
 
 
 def _shapes(dataset: DatasetReader, mask: DatasetReader, windows: Sequence[Window] | None) -> Iterator[_Shape]:
-    """Yield the outlines of equal pixels, with their value: over the whole raster, or window by window."""
+    """Yield the outlines and values of connected pixels, optionally by window."""
     if windows is None:
         bands = rasterio.band(dataset, 1), rasterio.band(mask, 1)
         yield from rasterio.features.shapes(*bands, connectivity=8, transform=dataset.transform)
         return
     for window in windows:
         values, shown = (raster.read(1, window=window) for raster in (dataset, mask))
-        place = dataset.window_transform(window)
-        yield from rasterio.features.shapes(values, shown, connectivity=8, transform=place)
+        transform = dataset.window_transform(window)
+        yield from rasterio.features.shapes(values, shown, connectivity=8, transform=transform)
 
 
 def write_geopackage(
@@ -134,18 +135,20 @@ def write_geopackage(
     grid: Grid,
     tags: Mapping[str, str],
 ) -> None:
-    """Write both layers, and how QGIS shows them, as one GeoPackage: the same bytes for the same content.
+    """Write both layers and their QGIS styles as one GeoPackage.
+
+    Equal content gives equal bytes.
 
     Args:
-        path: of the file.
-        landslides: the layer `landslides`.
-        attributes: its columns beyond number, area and perimeter.
-        not_mapped: the layer of that name.
-        grid: of the map.
-        tags: of the file.
+        path: path of the file.
+        landslides: content of the layer `landslides`.
+        attributes: columns of that layer besides id, area and perimeter.
+        not_mapped: content of the layer `not_mapped`.
+        grid: grid of the map.
+        tags: metadata of the file.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The file cannot be written.
     """
     slides = _columns(landslides, attributes)
     rest: Columns = {"reason": not_mapped.reason, "area_m2": not_mapped.area}
@@ -155,15 +158,16 @@ def write_geopackage(
     write_layer(path, shapely.to_wkb(not_mapped.outlines), rest, layer="not_mapped", **spatial)
     styles = _style_rows("landslides", "not_mapped")
     utc = {"update_time": np.full(len(styles["update_time"]), GDAL_UTC)}
-    precise = {"DATETIME_PRECISION": "MILLISECOND"}  # as the standard has it
+    # The GeoPackage standard requires milliseconds.
+    precise = {"DATETIME_PRECISION": "MILLISECOND"}
     write_layer(path, None, styles, layer="layer_styles", gdal_tz_offsets=utc, layer_options=precise, **common)
 
 
 def write_geojson(path: Path, landslides: Landslides, attributes: Columns, grid: Grid) -> None:
-    """Write the landslides as GeoJSON: longitude and latitude (EPSG:4326), as RFC 7946 has it.
+    """Write the landslides as GeoJSON in longitude and latitude (RFC 7946).
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The file cannot be written.
     """
     write_layer(
         path,
@@ -171,15 +175,17 @@ def write_geojson(path: Path, landslides: Landslides, attributes: Columns, grid:
         _columns(landslides, attributes),
         driver="GeoJSON",
         layer="landslides",
-        layer_options={"RFC7946": "YES"},  # with it, GDAL converts the coordinates
+        # With this option GDAL converts the coordinates.
+        layer_options={"RFC7946": "YES"},
         geometry_type="MultiPolygon",
         promote_to_multi=True,
         crs=grid.crs.to_wkt(),
     )
     with path.open("rb") as stream:
         stream.seek(-2, os.SEEK_END)
-        if stream.read() != b"}\n":  # GDAL closes it on a full disk without a word
-            raise OutputError(f"{path}: cannot be written: it ends too early; is the disk full?")
+        # GDAL reports no error if the disk is full.
+        if stream.read() != b"}\n":
+            raise OutputError(f"{path}: cannot be written: the file is incomplete; is the disk full?")
 
 
 def _columns(landslides: Landslides, attributes: Columns) -> Columns:
@@ -188,7 +194,7 @@ def _columns(landslides: Landslides, attributes: Columns) -> Columns:
 
 
 def _style_rows(*layers: str) -> Columns:
-    """Return the rows of the table in which QGIS keeps the styles of the layers of a GeoPackage."""
+    """Return the rows of QGIS's table of layer styles."""
     count = len(layers)
 
     def same(value: str) -> NDArray[np.object_]:
@@ -212,10 +218,18 @@ def _style_rows(*layers: str) -> Columns:
 
 
 def write_layer(path: Path, geometry: NDArray[Any] | None, columns: Columns, **options: Any) -> None:
-    """Write a layer to a file, as pyogrio does: the same bytes for the same content, whenever that is.
+    """Write a layer with a fixed clock.
+
+    Equal content gives equal bytes.
+
+    Args:
+        path: path of the file.
+        geometry: geometries as WKB; None for a table without geometries.
+        columns: values of each column by name.
+        **options: further arguments of `pyogrio.raw.write`.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The layer cannot be written.
     """
     with _GDAL_CLOCK_LOCK:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _FIXED_DATE})
@@ -230,31 +244,37 @@ def write_layer(path: Path, geometry: NDArray[Any] | None, columns: Columns, **o
 
 
 def _make_valid(outlines: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Take rings that touch themselves at a corner apart into polygons that touch."""
+    """Split rings that touch themselves at a corner."""
     broken = ~shapely.is_valid(outlines)
     outlines[broken] = shapely.make_valid(outlines[broken])
     return outlines
 
 
 def _largest_first(outlines: NDArray[np.object_], area: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return an order by area; of equal ones, the northernmost, then the westernmost first."""
+    """Return the order of polygons, largest first.
+
+    Polygons of equal area are ordered from north to south, then from west to east.
+    """
     left, _, _, top = shapely.bounds(outlines).reshape(-1, 4).T
     return np.lexsort((left, -top, -area))
 
 
 def smooth_outlines(outlines: NDArray[np.object_], pixel: float) -> NDArray[np.object_]:
-    """Cut the corners of polygons of whole pixels; none vanishes, and all stay valid.
+    """Smooth polygons of whole pixels by cutting their corners.
 
-    Corners are cut as G. M. Chaikin does (An algorithm for high-speed curve generation, Computer Graphics and Image
-    Processing 3, 1974): each stretch of an outline is replaced by its middle half. On stretches of one pixel the limit
-    is a quadratic B-spline, which passes each corner at √2/8 of a pixel and leaves straight edges where they are. A
-    ring has four outward corners more than inward ones, so it loses a sixth of a pixel of its area in all (5/32 after
-    two rounds), however large it is; a hole does too. No point moves by more than a fifth of a pixel: where two
-    outlines touch at a corner, they part.
+    No polygon vanishes, and all stay valid. The method is that of G. M. Chaikin (An algorithm for high-speed curve
+    generation, Computer Graphics and Image Processing 3, 1974): each segment is replaced by its middle half. For
+    segments of one pixel, the limit is a quadratic B-spline, which passes each corner at a distance of √2/8 pixel and
+    does not move straight edges. A ring has four more convex than concave corners, so its area shrinks by 1/6 pixel
+    in the limit (5/32 after two rounds), whatever its size; the same holds for a hole. No point moves by more than a
+    fifth of a pixel. Outlines that touch at a corner are separated.
 
     Args:
         outlines: polygons or multipolygons along the edges of pixels.
         pixel: side of a pixel, in the units of the outlines.
+
+    Returns:
+        The smoothed polygons.
     """
     if not len(outlines):
         return outlines
@@ -276,14 +296,18 @@ def _cut_corners(
     """Cut the corners of closed rings once.
 
     Args:
-        points: (points, 2) of all rings, one after the other; a ring ends with its first point.
-        rings: where each ring begins in `points`, and the end of all.
+        points: coordinates of all rings, (points, 2); each ring ends with its first point.
+        rings: index of the first point of each ring, followed by the number of points.
+
+    Returns:
+        New points and rings.
     """
     last = np.zeros(len(points), np.bool_)
     last[rings[1:] - 1] = True
     begin, end = points[~last], points[1:][~last[:-1]]
     halves = np.stack([0.75 * begin + 0.25 * end, 0.25 * begin + 0.75 * end], axis=1).reshape(-1, 2)
-    starts = 2 * (rings - np.arange(len(rings)))  # of each ring in `halves`, which holds no closing points
+    # Starts of the rings in `halves`, which contains no closing points.
+    starts = 2 * (rings - np.arange(len(rings)))
     closed = np.insert(halves, starts[1:], halves[starts[:-1]], axis=0)
     return closed, starts + np.arange(len(rings))
 
@@ -291,21 +315,22 @@ def _cut_corners(
 def zonal_statistics(
     outlines: NDArray[np.object_], probability: Path, stack: StackReader, disagreement: Path | None = None
 ) -> dict[str, NDArray[np.float64]]:
-    """Return probability and terrain inside each polygon, as columns by name.
-
-    `mean_probability` and `maximum_probability`; where there is one, the mean `disagreement`; where the stack has a
-    slope, `mean_slope_degrees`; where it has an elevation, `minimum_elevation_m`, `maximum_elevation_m`, and
-    `aspect_degrees`: the direction in which the ground falls on the whole, clockwise from north, which is that of the
-    mean gradient. NaN where every pixel is invalid, or the ground does not fall.
+    """Return the statistics of probability and terrain by polygon.
 
     Args:
         outlines: polygons of whole pixels that do not overlap.
-        probability: raster of the probabilities.
-        stack: on the same grid.
-        disagreement: raster of the probabilities' disagreement, with test-time augmentation.
+        probability: path of the probability raster.
+        stack: stack on the same grid.
+        disagreement: path of the disagreement raster, if test-time augmentation is used.
+
+    Returns:
+        Columns by name: `mean_probability` and `maximum_probability`; `disagreement` (the mean), if given;
+        `mean_slope_degrees`, if the stack has a slope; `minimum_elevation_m`, `maximum_elevation_m` and
+        `aspect_degrees`, if it has an elevation. The aspect is the downslope direction of the mean gradient, clockwise
+        from north. Values are NaN if all pixels are invalid; the aspect also if the mean gradient is zero.
 
     Raises:
-        SourceError: the stack cannot be read.
+        SourceError: The stack cannot be read.
     """
     maps = {"probability": probability} | ({"disagreement": disagreement} if disagreement else {})
     zonal = {name: _ZonalStatistics(len(outlines)) for name in (*maps, "slope", "elevation", "east", "north")}
@@ -331,14 +356,19 @@ def zonal_statistics(
 
 
 class _ZonalStatistics:
-    """Mean, minimum and maximum of the valid pixels of each polygon, gathered window by window."""
+    """Mean, minimum and maximum by polygon, accumulated over windows."""
 
     def __init__(self, polygons: int) -> None:
         self._total, self._count = np.zeros(polygons), np.zeros(polygons)
         self._lowest, self._highest = np.full(polygons, np.inf), np.full(polygons, -np.inf)
 
     def add(self, owner: NDArray[np.int32], values: NDArray[np.float32]) -> None:
-        """Count a window: the number of each pixel's polygon, from 1, or 0; and its value, NaN where invalid."""
+        """Add the pixels of a window.
+
+        Args:
+            owner: number of each pixel's polygon, starting at 1; 0 outside polygons.
+            values: value of each pixel; NaN if invalid.
+        """
         valid = (owner > 0) & ~np.isnan(values)
         polygon, found = owner[valid] - 1, values[valid].astype(np.float64)
         self._total += np.bincount(polygon, found, len(self._total))
@@ -360,7 +390,10 @@ class _ZonalStatistics:
 
 
 def _polygon_windows(outlines: NDArray[np.object_], grid: Grid) -> Iterator[tuple[Window, NDArray[np.int32]]]:
-    """Yield the windows that polygons lie in, with the number of the polygon of each pixel, from 1, or 0."""
+    """Yield the windows that contain polygons, with polygon numbers.
+
+    Numbers start at 1; 0 is outside polygons.
+    """
     tree = shapely.STRtree(outlines)
     for window in grid.windows(WINDOW_SIDE_PIXELS):
         zone = grid.crop(window)
@@ -371,7 +404,10 @@ def _polygon_windows(outlines: NDArray[np.object_], grid: Grid) -> Iterator[tupl
 
 
 def _terrain_layers(stack: StackReader, window: Window) -> dict[str, NDArray[np.float32]]:
-    """Return slope and elevation in a window, where the stack has them, and the fall to the east and north."""
+    """Return the available terrain layers of a window.
+
+    The layers are `slope`, `elevation`, and the descent per pixel to the `east` and `north`.
+    """
     layers = {"slope": stack.read_band("slope", window)} if stack.has_band("slope") else {}
     if stack.has_band("elevation"):
         whole = Window(0, 0, stack.grid.width, stack.grid.height)
@@ -387,6 +423,6 @@ def _terrain_layers(stack: StackReader, window: Window) -> dict[str, NDArray[np.
 
 
 def _compass_bearing(east: NDArray[np.float64], north: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the direction of a vector in degrees clockwise from north, 0 to 360; NaN for the zero vector."""
+    """Return the compass bearing of vectors in degrees; NaN for zero vectors."""
     degrees = np.degrees(np.arctan2(east, north)) % 360
     return np.where((east == 0) & (north == 0), np.nan, degrees)

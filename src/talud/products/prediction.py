@@ -1,4 +1,4 @@
-"""Maps: from a model and a raster to the files of a map."""
+"""Prediction: from a raster and a model to a map."""
 
 from __future__ import annotations
 
@@ -39,35 +39,38 @@ def predict(
     options: MapOptions = DEFAULT_OPTIONS,
     progress: Progress | None = None,
 ) -> Prediction:
-    """Map the landslides of a raster into a folder.
+    """Map the landslides of a raster.
 
-    Memory does not grow with the raster, apart from the polygons. An interrupted run leaves its finished tiles
-    beside `out`; the same call resumes from them, and makes the same files as a run that was not disturbed (see
-    `journal`).
+    Memory grows with the number of polygons, not with the size of the raster. An interrupted run keeps its finished
+    tiles next to `out`. The same call resumes from them and makes the same files as an uninterrupted run (see
+    `talud.mapping.journal`).
 
     Args:
         model: model to run.
-        raster: a stack, or any raster of named bands that fits the model's contract: a path, or whatever else GDAL
-            opens, such as `/vsicurl/https://…`, `/vsizip/…` or `/vsis3/…`.
-        out: folder of the products (see `Products`); they appear there together, when all are whole.
+        raster: stack, or any raster with named bands that fits the model's contract, as a path or a GDAL name such as
+            `/vsicurl/https://…`, `/vsizip/…` or `/vsis3/…`.
+        out: folder of the map's files (see `Products`), which are moved there together when all are complete.
         options: options of the map.
-        progress: callback that gets, after each batch of tiles, how many are done and how many there are.
+        progress: callback that gets the numbers of finished tiles and of all tiles after each batch.
+
+    Returns:
+        The figures of the map.
 
     Raises:
         SourceError: The raster cannot be read.
         MismatchError: The raster does not fit the model's contract.
         ModelError: The network fails.
-        OutputError: A product cannot be written, another process makes this map, or one that was begun with something
-            else is unfinished; an earlier result is untouched.
-        ClusterError: The workers cannot be had, differ from this process, or are lost.
-        ParamsError: An option does not suit the raster, or the model is open with another provider or precision.
+        OutputError: A file cannot be written, another process makes this map, or an unfinished map with other inputs
+            is in the way. An earlier map is not changed.
+        ClusterError: The workers cannot be reached, differ from this process, or are lost.
+        ParamsError: An option does not suit the raster, or the model was loaded with another provider or precision.
     """
     clock = _Stopwatch()
     _check_opened(model, options)
     check_map_folder(out, [raster, model.path])
     with small_gdal_cache(), open_stack(raster, model.contract) as stack:
         if options.geojson and stack.grid.is_local:
-            raise ParamsError(f"{raster}: its coordinates have no longitude and latitude; leave --geojson out")
+            raise ParamsError(f"{raster}: its local coordinates have no longitude and latitude; omit --geojson")
         check_disk_space(out, stack.grid, options.tta)
         run = _MapRun.of(model, stack, options)
         with Journal.open(out, run.facts) as journal:
@@ -87,10 +90,10 @@ def predict(
 
 
 def _check_opened(model: Model, options: MapOptions) -> None:
-    """Check that a model is open with the provider and precision of the options.
+    """Check that the loaded model suits the options.
 
     Raises:
-        ParamsError: It is not.
+        ParamsError: The provider or precision differs.
     """
     runs_on = "cuda" if model.provider == CUDA_PROVIDER else "cpu"
     for name, asked, found in (
@@ -98,19 +101,19 @@ def _check_opened(model: Model, options: MapOptions) -> None:
         ("precision", options.precision, {None, model.contract.derived.precision}),
     ):
         if asked not in found:
-            raise ParamsError(f"the {name} is {asked}, but {model.path} is open with another; name it in load_model")
+            raise ParamsError(f"the {name} is {asked}, but {model.path} is open with another; pass it to load_model")
 
 
 @dataclass(frozen=True)
 class _MapRun:
-    """Map in the making: its model, its raster, and its options with their defaults.
+    """Run of a prediction: model, raster, tiles and options.
 
     Attributes:
         model: model to run.
-        stack: the raster, open.
+        stack: open raster.
         tiling: tiles of the raster.
         options: options of the map.
-        threshold: probability from which a pixel is a landslide.
+        threshold: lowest probability of a landslide pixel.
     """
 
     model: Model
@@ -121,10 +124,10 @@ class _MapRun:
 
     @classmethod
     def of(cls, model: Model, stack: StackReader, options: MapOptions) -> _MapRun:
-        """Plan a map; a raster that consists of patches is cut into these.
+        """Plan a run; each patch of a patch stack is one tile.
 
         Raises:
-            ParamsError: Tile or halo are set for a raster that consists of patches.
+            ParamsError: A tile size or halo is set for a patch stack.
         """
         info = stack.info
         threshold = model.contract.measured.threshold if options.threshold is None else options.threshold
@@ -132,14 +135,14 @@ class _MapRun:
             return cls(model, stack, model.tiling(info.grid.shape, options.tile, options.halo), options, threshold)
         if options.tile is not None or options.halo is not None:
             raise ParamsError(
-                f"{info.name}: consists of patches of {info.patch} pixels, each of which is a tile of its own; leave "
-                "--tile and --halo out"
+                f"{info.name}: consists of patches of {info.patch} pixels, and each patch is one tile; omit --tile and "
+                "--halo"
             )
         return cls(model, stack, model.tiling(info.grid.shape, info.patch, 0), options, threshold)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return the facts that the bytes of the map depend on, by name."""
+        """Everything that the bytes of the map depend on, by name."""
         options = self.options
         return {
             "talud": version("talud"),
@@ -160,7 +163,7 @@ class _MapRun:
 
     @property
     def executor(self) -> Executor:
-        """Return the executor that computes the tiles."""
+        """Executor that computes the tiles."""
         passes = PassOptions(self.options.batch or self.model.batch_size(self.tiling), self.options.tta)
         if self.options.workers is None:
             return InProcessExecutor(self.model, self.stack, passes)
@@ -168,23 +171,23 @@ class _MapRun:
 
     @property
     def exact_halo(self) -> int:
-        """Return the halo with which the map equals one pass; a patch has no surroundings."""
+        """Halo at which the map equals one pass; 0 for patches."""
         return 0 if self.stack.info.patch else self.model.halo
 
     @property
     def smaller_halo(self) -> int | None:
-        """Return the halo if it is smaller than the exact one."""
+        """Halo if it is smaller than the exact one, else None."""
         return self.tiling.rows.halo if self.tiling.rows.halo < self.exact_halo else None
 
     @property
     def tags(self) -> dict[str, str]:
-        """Return the tags of the map's files."""
+        """Tags of the map's files."""
         lineage = map_record.origin_tags(self.model, self.threshold, self.smaller_halo, self.options.tta)
         return lineage | self.stack.info.provenance
 
 
 def _make_products(run: _MapRun, journal: Journal, products: Products, clock: _Stopwatch) -> Prediction:
-    """Make the products of the finished tiles."""
+    """Write all files of the map from the finished tiles."""
     model, info, tta = run.model, run.stack.info, run.options.tta
     with MapRasters.writing(products, info.grid, run.threshold, run.tags, disagreement=tta) as rasters:
         send_to_sink(run.tiling, journal, rasters)
@@ -206,7 +209,7 @@ def _make_products(run: _MapRun, journal: Journal, products: Products, clock: _S
 
 
 def _write_polygons(run: _MapRun, products: Products, landslides: Landslides, not_mapped: NotMapped) -> None:
-    """Write the polygons with their attributes as GeoPackage, and GeoJSON if asked for."""
+    """Write the polygons as GeoPackage and, if requested, as GeoJSON."""
     grid, outlines = run.stack.info.grid, landslides.outlines
     disagreement = products.disagreement if run.options.tta else None
     attributes = polygons.zonal_statistics(outlines, products.probability, run.stack, disagreement) | {
@@ -257,24 +260,23 @@ def _summarise(run: _MapRun, counts: PixelCounts, landslides: Landslides) -> Pre
 
 
 def _no_estimate(run: _MapRun, counts: PixelCounts) -> str:
-    """Return the reason for a missing estimate of the landslide area.
+    """Return the reason for a missing area estimate, or "".
 
-    The text is empty if there is an estimate: the map must be of the kind that the contract's counts are of, with all
-    groups.
+    An estimate requires a map made like the predictions on the validation blocks, with all band groups.
     """
     if run.threshold != run.model.contract.measured.threshold:
-        return f"the threshold is not that of the model's validation, {run.model.contract.measured.threshold:g}"
+        return f"the threshold differs from that of the validation, {run.model.contract.measured.threshold:g}"
     if run.options.tta:
-        return "the model was validated in one pass, and the map is a mean over eight"
+        return "the map is a mean over eight passes, but the model was validated with one"
     if run.model.halo_error(run.tiling) != 0:
-        return "the halo is smaller than that of the model's validation"
+        return "the halo is smaller than that of the validation"
     if counts.reduced.any():
-        return "parts are mapped with fewer bands than the model was validated with"
+        return "some pixels are mapped with fewer bands than the model was validated with"
     return why_no_estimate(run.model.contract, counts.mapped)
 
 
 def _estimate(run: _MapRun, counts: PixelCounts) -> AreaEstimate | None:
-    """Return the estimated landslide area of the mapped pixels."""
+    """Estimate the landslide area of the mapped pixels."""
     info = run.stack.info
     square_metres = info.grid.pixel_area * info.grid.crs.linear_units_factor[1] ** 2
     background, verdict = counts.mapped - counts.landslide, domain.overall_verdict(info.distances)
@@ -286,14 +288,14 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 class _Stopwatch:
-    """Clock that notes the seconds of each part of a run."""
+    """Stopwatch for the parts of a run."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.monotonic()
 
     def lap(self, name: str) -> None:
-        """Note the seconds since the lap before."""
+        """Record the seconds since the last lap."""
         now = time.monotonic()
         self.laps[name] = round(now - self._last, 3)
         self._last = now

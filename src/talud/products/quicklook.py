@@ -1,4 +1,4 @@
-"""A picture of a map for a first look: landslides and what is not mapped, over the image or the relief."""
+"""Quicklook of a map as PNG."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LANDSLIDE_COLOUR = (230, 30, 60)
 
 @dataclass(frozen=True)
 class MapCaption(imaging.Caption):
-    """Text of the picture.
+    """Caption of a quicklook.
 
     Attributes:
-        landslides: the legend of what is mapped.
-        not_mapped: the legend of the hatching.
-        reasons: the reasons why pixels are not mapped; or empty.
+        landslides: legend text of the landslides.
+        not_mapped: legend text of the hatching.
+        reasons: reasons for unmapped pixels, or "".
     """
 
     landslides: str
@@ -36,12 +36,12 @@ class MapCaption(imaging.Caption):
 
 @dataclass(frozen=True)
 class RenderedMap:
-    """Map as a picture, without text.
+    """Picture of a map without text.
 
     Attributes:
-        picture: the map.
-        background: what lies under it.
-        metres: on the ground, for one pixel of the picture.
+        picture: image of the map.
+        background: name of the background layer.
+        metres: size of an image pixel on the ground in m.
     """
 
     picture: Picture
@@ -50,7 +50,7 @@ class RenderedMap:
 
 
 def render(stack: StackReader, landslides: Landslides, not_mapped: NotMapped) -> RenderedMap:
-    """Paint the landslides and what is not mapped over the image or the relief."""
+    """Render the landslides and unmapped parts over the background."""
     grid = stack.grid
     shape = picture_shape(grid.shape)
     transform = grid.transform * Affine.scale(grid.width / shape[1], grid.height / shape[0])
@@ -64,7 +64,7 @@ def render(stack: StackReader, landslides: Landslides, not_mapped: NotMapped) ->
 
 
 def write(path: Path, rendered: RenderedMap, caption: MapCaption) -> None:
-    """Draw the map between its title and its legend, as PNG."""
+    """Write the map with title and legend as PNG."""
     legend = [
         LegendEntry(caption.landslides, LANDSLIDE_COLOUR, 0.35, LANDSLIDE_COLOUR),
         LegendEntry(caption.not_mapped, None, outline=imaging.HATCH_COLOUR),
@@ -74,7 +74,10 @@ def write(path: Path, rendered: RenderedMap, caption: MapCaption) -> None:
 
 
 def background(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str]:
-    """Return the background and its name: the optical image, else the slope, else the first band."""
+    """Return the background and its name.
+
+    It is the optical image, else the slope, else the first band of the contract that is present.
+    """
     colour = stack.read_image(("red", "green", "blue"), shape)
     if colour is not None:
         return np.stack([stretch_contrast(band) for band in colour], axis=-1), "optical image, 2 to 98 % stretch"
@@ -83,14 +86,18 @@ def background(stack: StackReader, shape: tuple[int, int]) -> tuple[Picture, str
         return np.repeat(255 - stretch_contrast(slope[0])[..., np.newaxis], 3, axis=-1), "slope, steep is dark"
     name = next(band.name for band in stack.contract.input.bands if band.group not in stack.info.missing_groups)
     first = stack.read_image((name,), shape)
-    assert first is not None  # the reader found every band that is not absent
+    # The reader has found every band of a group that is not absent.
+    assert first is not None
     return np.repeat(stretch_contrast(first[0])[..., np.newaxis], 3, axis=-1), name
 
 
 def _rasterised(
     outlines: NDArray[np.object_], shape: tuple[int, int], transform: Affine, touched: bool
 ) -> NDArray[np.bool_]:
-    """Return the pixels of the picture under the polygons; with `touched`, the smallest still shows."""
+    """Return the image pixels inside polygons.
+
+    If `touched` is set, pixels that a polygon only touches are included, so that small polygons stay visible.
+    """
     if not len(outlines):
         return np.zeros(shape, np.bool_)
     burnt: NDArray[np.uint8] = rasterize(outlines, shape, transform=transform, all_touched=touched, dtype="uint8")
@@ -99,6 +106,7 @@ def _rasterised(
 
 def _draw_outlines(picture: Picture, where: NDArray[np.bool_]) -> Picture:
     inner = ndimage.binary_erosion(where, border_value=1)
-    casing = ndimage.binary_dilation(where) & ~where  # a pale line around the red one: seen on any background
+    # A pale line around the red one makes it visible on any background.
+    casing = ndimage.binary_dilation(where) & ~where
     filled = blend(picture, where, LANDSLIDE_COLOUR, 0.35)
     return blend(blend(filled, where & ~inner, LANDSLIDE_COLOUR, 1.0), casing, (255, 255, 255), 0.6)

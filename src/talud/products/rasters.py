@@ -1,4 +1,4 @@
-"""Files of a map: their names, their publication, and the rasters among them."""
+"""Names, publication and rasters of a map's files."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ from talud.raster import ORIGIN_TAG, Layout, open_raster, write_cog
 from talud.text import dimensions
 from talud.vector import merge_pending_edits
 
-STACK_FILE_NAME = "stack.tif"  # what talud map makes of the sources, beside the map
-WORKING_BYTES_PER_PIXEL = 13  # bytes a pixel: finished tiles 6, the three rasters before they are compressed 7
-DISAGREEMENT_BYTES_PER_PIXEL = 8  # bytes more: 4 and 4
-CLASS_NODATA = 255  # in the class raster
+# Stack that `talud map` writes next to the map.
+STACK_FILE_NAME = "stack.tif"
+# Finished tiles take 6 bytes, the three uncompressed rasters 7.
+WORKING_BYTES_PER_PIXEL = 13
+# Additional bytes with test-time augmentation: 4 in the tiles and 4 in the raster.
+DISAGREEMENT_BYTES_PER_PIXEL = 8
+CLASS_NODATA = 255
 PIXEL_CLASS_COLOURS = {
     BACKGROUND: (244, 242, 236, 255),
     LANDSLIDE: (214, 40, 57, 255),
@@ -42,30 +45,31 @@ PIXEL_CLASS_COLOURS = {
 
 
 def qgis_style(name: str) -> str:
-    """Return the QGIS style of a raster or layer as QML, such as `probability`."""
+    """Return the QGIS style (QML) of a layer by name."""
     return (files("talud.products") / "styles" / f"{name}.qml").read_text(encoding="utf-8")
 
 
 def check_disk_space(out: Path, grid: Grid, disagreement: bool) -> None:
-    """Check that the disk can hold the rasters of a map while they are made.
+    """Check that the disk can hold the map's rasters.
 
     Raises:
-        OutputError: it could not, were it empty.
+        OutputError: The disk is too small even if it were empty.
     """
     folder = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
     pixel = WORKING_BYTES_PER_PIXEL + (DISAGREEMENT_BYTES_PER_PIXEL if disagreement else 0)
     needed, total = pixel * grid.height * grid.width, shutil.disk_usage(folder).total
-    if total and needed > total:  # some file systems do not say
+    # Some file systems report a size of 0.
+    if total and needed > total:
         raise OutputError(
             f"{out}: a map of {dimensions(grid.width, grid.height)} takes at least {needed / 10**6:,.0f} MB while it "
-            f"is made, and the disk there has {total / 10**6:,.0f} MB in all; map a part of the raster, or name "
-            "another --out"
+            f"is made, but the disk has {total / 10**6:,.0f} MB in total; map a part of the raster, or set --out to a "
+            "folder on a larger disk"
         )
 
 
 @dataclass(frozen=True)
 class Products:
-    """Files of a map, in the order in which they appear."""
+    """Paths of a map's files in order of publication."""
 
     probability: Path
     probability_style: Path
@@ -82,7 +86,7 @@ class Products:
 
     @classmethod
     def within(cls, folder: Path) -> Products:
-        """Return the files in a folder."""
+        """Return the paths of the files in a folder."""
         return cls(
             folder / "probability.tif",
             folder / "probability.qml",
@@ -100,19 +104,21 @@ class Products:
 
     @property
     def parts(self) -> Path:
-        """Return the temporary raster that the polygons are traced from."""
+        """Path of the temporary raster of the polygons."""
         return self.classes.with_name("parts.tif")
 
     def publish(self, out: Path) -> None:
-        """Move the files to the folder `out`, on the same disk, where nothing of an earlier map is left.
+        """Move the files to the folder `out`.
 
-        The record is taken away first and put there last: a folder that holds it holds a whole map.
+        The folder must be on the same disk. Files of an earlier map are deleted. The record is deleted first and moved
+        last, so a folder with a record contains a complete map.
 
         Raises:
-            OutputError: another program has the earlier polygons open; then nothing was moved.
-            OSError: the folder cannot be made or written to, or a folder is in the way; then nothing was moved.
+            OutputError: Another program has the earlier polygons open; nothing was moved.
+            OSError: The folder cannot be created or written, or a folder is in the way; nothing was moved.
         """
-        there = Products.within(out.resolve())  # a link may lead to a folder that is yet to be made
+        # A symbolic link may point to a folder that does not exist yet.
+        there = Products.within(out.resolve())
         files = list(zip(astuple(self), astuple(there), strict=True))
         for made, path in files:
             if path.is_dir():
@@ -127,11 +133,12 @@ class Products:
                 made.replace(path)
             else:
                 path.unlink(missing_ok=True)
-            path.with_name(f"{path.name}.aux.xml").unlink(missing_ok=True)  # statistics that a GIS kept
+            # A GIS stores statistics of the earlier raster in this file.
+            path.with_name(f"{path.name}.aux.xml").unlink(missing_ok=True)
 
 
 def has_map_record(folder: Path) -> bool:
-    """Check whether a folder holds the record of a map."""
+    """Check if a folder contains a map record."""
     try:
         content = json.loads(Products.within(folder).record.read_bytes())
         return isinstance(content["model"], dict) and "raster" in content
@@ -142,18 +149,17 @@ def has_map_record(folder: Path) -> bool:
 def check_map_folder(out: Path, inputs: Iterable[str | Path], more: tuple[str, ...] = ()) -> None:
     """Check that a map can be written to a folder.
 
-    The folder must hold no input, and none of the user's own files under the names of the map's files.
-
-    Files of the map's names are talud's where the record of a map lies beside them, where a stack of talud map does,
-    or where a run was interrupted while it moved them there.
+    The folder must not contain an input, or files of the user with the names of the map's files. Files with these
+    names belong to talud if the folder contains a map record or a stack of `talud map`, or if a run was interrupted
+    while it moved them there.
 
     Args:
         out: folder of the map.
-        inputs: what is read. The stack that talud map put there may lie in the folder.
-        more: names of files that are written beside the map's.
+        inputs: files that are read. The stack of `talud map` may be in the folder.
+        more: names of further files that are written.
 
     Raises:
-        OutputError: it cannot.
+        OutputError: The folder contains an input or files of the user.
     """
     source_files.check_output_name(out)
     names = [*(path.name for path in astuple(Products.within(out))), *more]
@@ -171,7 +177,7 @@ def _has_talud_stack(folder: Path) -> bool:
 
 @dataclass
 class PixelCounts:
-    """Numbers of pixels and tiles of a map, counted while its rasters are written.
+    """Numbers of pixels and tiles of a map.
 
     Attributes:
         blocked: number of pixels by their code of `coverage.Coverage.blocked`.
@@ -187,11 +193,11 @@ class PixelCounts:
 
     @property
     def mapped(self) -> int:
-        """Return the number of mapped pixels."""
+        """Number of mapped pixels."""
         return int(self.blocked[0])
 
     def reasons(self, contract: Contract) -> dict[int, str]:
-        """Return the codes of pixels that are not mapped, with the reason in words."""
+        """Return the reasons of unmapped pixels by code."""
         return {int(code): describe_code(int(code), contract) for code in self.blocked.nonzero()[0] if code}
 
     def add(self, block: TileResult, landslide: NDArray[np.bool_]) -> None:
@@ -206,18 +212,18 @@ class PixelCounts:
 
 @dataclass(frozen=True)
 class MapRasters:
-    """Open rasters of a map: the sink of its tiles.
+    """Open rasters to which tiles are written.
 
-    `probability.tif` is float32 with NaN where the map says nothing. uint16 would halve the file, but what lies at
-    the threshold could then fall on either side of it: as float32, the probabilities that anybody reads give the
-    classes of `landslides.tif` again, at any threshold, without a scale to know of.
+    `probability.tif` is float32; unmapped pixels are NaN. uint16 would halve the size of the file, but rounding could
+    move a pixel across the threshold. With float32, the classes of `landslides.tif` follow from the stored
+    probabilities at any threshold.
 
-    `landslides.tif` holds 0 background, 1 landslide, 255 nodata.
+    `landslides.tif` is uint8: 0 background, 1 landslide, 255 not mapped.
 
-    `disagreement.tif`, with test-time augmentation alone, is float32 with NaN where the map says nothing.
+    `disagreement.tif` is float32, only with test-time augmentation; unmapped pixels are NaN.
 
-    `parts.tif` holds 0 where nothing is to be traced, 1 landslide, 1 + code where a pixel is not mapped for the
-    reason of that code (see `coverage`).
+    `parts.tif` is the uint16 input of the polygons: 0 background, 1 landslide, 1 + code of the reason for unmapped
+    pixels (see `talud.engine.coverage`).
     """
 
     threshold: float
@@ -232,10 +238,19 @@ class MapRasters:
     def writing(
         cls, products: Products, grid: Grid, threshold: float, tags: Mapping[str, str], *, disagreement: bool = False
     ) -> Iterator[MapRasters]:
-        """Open the rasters, which become COGs at the end, and write their styles.
+        """Open the rasters for writing, and write their styles.
+
+        The rasters are converted to COGs when the context ends.
+
+        Args:
+            products: paths of the map's files.
+            grid: grid of the map.
+            threshold: lowest probability of a landslide pixel.
+            tags: tags of the rasters.
+            disagreement: whether the map has a disagreement raster.
 
         Raises:
-            OutputError: One cannot be written.
+            OutputError: A raster cannot be written.
         """
         probability = Layout("float32", float("nan"), ("probability",), tags=tags)
         classes = Layout(
@@ -263,7 +278,8 @@ class MapRasters:
         window, mapped = Window(*tile.core), block.unmapped == 0
         landslide = mapped & (block.probability >= self.threshold)
         self.counts.add(block, landslide)
-        with stderr_suppressed():  # as in `writing_cog`
+        # GDAL prints warnings, as in `writing_cog`.
+        with stderr_suppressed():
             self._probability.write(np.where(mapped, block.probability, np.float32(np.nan)), 1, window=window)
             self._classes.write(np.where(mapped, landslide, CLASS_NODATA).astype(np.uint8), 1, window=window)
             self._parts.write(np.where(mapped, landslide, block.unmapped + 1).astype(np.uint16), 1, window=window)

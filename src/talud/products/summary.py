@@ -1,4 +1,4 @@
-"""Summary of a map: one HTML page that needs no other file."""
+"""Summary of a map: a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from talud.products.map_record import Prediction
 from talud.products.quicklook import RenderedMap
 from talud.text import counted, dimensions, html_environment
 
-_MAX_SCALE_BAR_SHARE = 0.3  # of the map's width, at most, for the scale bar
+# Maximum length of the scale bar, as a share of the map's width.
+_MAX_SCALE_BAR_SHARE = 0.3
 
 
 @dataclass(frozen=True)
 class UnmappedReason:
-    """Reason why pixels are not mapped.
+    """Reason for unmapped pixels.
 
     Attributes:
-        why: in words.
-        share: of the raster, 0 to 1.
-        square_kilometres: of those pixels.
+        why: text of the reason.
+        share: share of the raster's pixels, 0 to 1.
+        square_kilometres: area of the pixels in km².
     """
 
     why: str
@@ -45,15 +46,22 @@ class SummaryPage:
     """Content of the page.
 
     Attributes:
-        dates: what happened or was acquired → when.
-        picture: the map, as the address of a picture that holds it.
-        background: what lies under the map.
-        bar: length of the scale bar in words, and in percent of the map's width.
-        hectares: of each landslide.
-        reduced: what is mapped without some of the model's groups, in a line each.
-        square_kilometres: of the whole raster.
-        origin: where the map came from: what → which.
-        notices: what a reader must know before the map is trusted, in a line each.
+        title: title of the page.
+        synthetic: whether the raster is synthetic.
+        dates: dates of the event and the acquisitions by name.
+        picture: picture of the map as a data URI.
+        background: name of the background layer.
+        bar: length of the scale bar as text, and in percent of the map's width.
+        hectares: area of each landslide in ha.
+        square_kilometres: area of the raster in km².
+        not_mapped: reasons for unmapped pixels, most frequent first.
+        reduced: lines on pixels that are mapped without some band groups.
+        prediction: figures of the map.
+        model: title of the model.
+        from_file: whether the model was loaded from a file instead of the registry.
+        areas: training areas of the model.
+        origin: origin of the map as names and values.
+        notices: warnings to read before the map is used.
     """
 
     title: str
@@ -77,7 +85,7 @@ class SummaryPage:
     def of(
         cls, model: Model, info: RasterInfo, prediction: Prediction, rendered: RenderedMap, area: NDArray[np.float64]
     ) -> SummaryPage:
-        """Gather the content.
+        """Collect the content of the page.
 
         Args:
             model: model that made the map.
@@ -126,29 +134,32 @@ class SummaryPage:
 
     @property
     def verdict(self) -> DomainVerdict:
-        """Return the verdict on the raster as a whole."""
+        """Verdict of the domain report on the raster."""
         return domain.overall_verdict(self.prediction.distances)
 
     @property
     def median(self) -> float:
-        """Return the median area of the landslides in hectares; there must be one."""
+        """Median landslide area in ha."""
         return float(np.median(self.hectares))
 
     @property
     def compared(self) -> list[DomainDistance]:
-        """Return the bands that have a histogram to compare."""
+        """Bands that have a histogram to compare with."""
         return [one for one in self.prediction.distances if one.overlap is not None]
 
 
 def write(path: Path, page: SummaryPage) -> None:
-    """Write the page as HTML: the same bytes for the same map."""
+    """Write the page as HTML; equal content gives equal bytes."""
     environment = html_environment("talud.products", number=_number, percent=_percent, counted=counted)
     html = environment.get_template("summary.html").render(page=page, Verdict=DomainVerdict, domain=domain)
     path.write_text(html, encoding="utf-8")
 
 
 def _data_uri_of(picture: Picture) -> str:
-    """Return a picture as a data URI, in 256 colours: less than half the bytes, and as clear."""
+    """Return a picture as the data URI of a PNG.
+
+    With a palette of 256 colours, the file has less than half the size.
+    """
     stream = io.BytesIO()
     colours = Image.fromarray(picture).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     colours.save(stream, "PNG")
@@ -160,5 +171,8 @@ def _number(value: float, decimals: int = 0) -> str:
 
 
 def _percent(share: float) -> str:
-    """Return a share in percent; a share above 0 is never shown as 0.0 %."""
+    """Format a share in percent.
+
+    Shares above 0 are never shown as 0.0 %.
+    """
     return "< 0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")
