@@ -1,4 +1,4 @@
-"""From a map back to the very bytes that its model was trained on, with real git, DVC and MLflow; and back again."""
+"""Tests of the lineage of maps and models with real git, DVC and MLflow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from talud.registry import Store
 
 VENV = Path(sys.prefix)
 SIDE = 64
-QUIET = {
+ENVIRONMENT = {
     "DVC_NO_ANALYTICS": "true",
     "GIT_AUTHOR_NAME": "tests",
     "GIT_AUTHOR_EMAIL": "tests@localhost",
@@ -43,7 +43,7 @@ PARAMS = {
         "away": {"role": "transfer", "folder": "data/away"},
     },
     "band_sets": {"3band": ["red", "green", "blue"]},
-    "stack": {"overlap": "allow"},  # both areas lie on the same ground
+    "stack": {"overlap": "allow"},  # both areas have the same extent
     "split": {"block": 32, "patch": 16, "stride": 16},
     "training": {"depth": 2},
     "recipe": "study",
@@ -55,15 +55,15 @@ PARAMS = {
 
 
 @dataclass(frozen=True)
-class Past:
-    """A project whose inventory was corrected after a model was trained, and a map of that model.
+class CorrectedProject:
+    """Project whose inventory was corrected after training, with a map.
 
     Attributes:
-        root: of the project.
-        map: its GeoPackage alone, moved and renamed.
-        trained: the commit at which it was trained.
-        data: each source file then, and the stack and mask that were made of them → MD5.
-        status: what `dvc status` said was changed, before and after the stack of the corrected area was made again.
+        root: root of the project.
+        map: GeoPackage of the map, moved and renamed.
+        trained: commit at which the model was trained.
+        data: MD5 of each source file, the stack and the mask at that commit.
+        status: output of `dvc status` before and after the corrected stack was made.
     """
 
     root: Path
@@ -74,13 +74,13 @@ class Past:
 
 
 def shell(command: str, root: Path) -> str:
-    result = run_shell(command, root, VENV, **QUIET)
+    result = run_shell(command, root, VENV, **ENVIRONMENT)
     assert result.returncode == 0, f"{command}: {result.stdout[-2000:]}{result.stderr[-2000:]}"
     return result.stdout.strip()
 
 
 def digests(root: Path) -> dict[str, str]:
-    """The MD5 of each source file, and of the stack and mask of the training area."""
+    """Return the MD5 of the source files, and of the training stack and mask."""
     files = [*(root / "data").rglob("*.*"), root / "stacks/home.tif", root / "stacks/home.mask.tif"]
     return {path.relative_to(root).as_posix(): md5(path) for path in files}
 
@@ -97,7 +97,7 @@ def write_sources(folder: Path, seed: int) -> None:
 
 
 def train(project: Project, tiny_model: Path) -> None:
-    """Put a model where training would, with a real run and the contract that it would have, and register it."""
+    """Store and register a model as after training, with a run and a contract."""
     from talud.training import export
 
     store = Store.open(project.root, create=True)
@@ -128,7 +128,7 @@ def train(project: Project, tiny_model: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def past(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Past:
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> CorrectedProject:
     folder = tmp_path_factory.mktemp("lineage")
     root = clone(folder / "project")
     for name in ("data.dvc", "sample-data", "params.yaml"):
@@ -155,7 +155,7 @@ def past(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Past:
     pyogrio.write_dataframe(edits, folder / "edits.gpkg")
     said = shell(f"talud inventory import {folder}/edits.gpkg --area home", root)
     project.trials("3band").write_text("{}")
-    shell("dvc commit --quiet --force train@3band", root)  # as if DVC had run the training on the stacks as they are
+    shell("dvc commit --quiet --force train@3band", root)  # as if DVC had run the training
     add, commit, repro = (line.strip() for line in said.splitlines()[-3:])
     assert repro == "dvc repro"
     shell(f"{add} --quiet && {commit} --quiet", root)
@@ -163,14 +163,16 @@ def past(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Past:
     shell("dvc repro --quiet stack@home stack@away && dvc push --quiet data.dvc", root)
     after = json.loads(shell("dvc status --json", root))
     shell("git add dvc.lock && git commit --quiet --message 'Corrected'", root)
-    return Past(root, moved, trained, data, (before, after))
+    return CorrectedProject(root, moved, trained, data, (before, after))
 
 
 @pytest.fixture
-def asked(past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[object], dict[str, Any]]:
-    """The answer as JSON, asked in the project."""
+def lineage_of(
+    project: CorrectedProject, talud: Run, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[object], dict[str, Any]]:
+    """Return a function that runs `talud lineage --json` in the project."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(past.root)
+    monkeypatch.chdir(project.root)
 
     def ask(what: object) -> dict[str, Any]:
         code, out, err = talud("lineage", what, "--json")
@@ -184,70 +186,70 @@ def asked(past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 pytestmark = pytest.mark.slow
 
 
-def test_the_answer_for_a_moved_map_brings_back_the_exact_data(
-    past: Past, asked: Callable[[object], dict[str, Any]], tmp_path: Path
+def test_lineage_of_a_moved_map_restores_the_exact_data(
+    project: CorrectedProject, lineage_of: Callable[[object], dict[str, Any]], tmp_path: Path
 ) -> None:
-    assert digests(past.root)["data/home/inventory.gpkg"] != past.data["data/home/inventory.gpkg"]
-    answer = asked(past.map)
+    assert digests(project.root)["data/home/inventory.gpkg"] != project.data["data/home/inventory.gpkg"]
+    answer = lineage_of(project.map)
     (area,) = answer["data"]["areas"]
-    assert (area["area"], area["stack_md5"]) == ("home", past.data["stacks/home.tif"])
-    assert area["mask_md5"] == past.data["stacks/home.mask.tif"]
-    assert answer["data"]["commit"] == answer["commit"] == past.trained
+    assert (area["area"], area["stack_md5"]) == ("home", project.data["stacks/home.tif"])
+    assert area["mask_md5"] == project.data["stacks/home.mask.tif"]
+    assert answer["data"]["commit"] == answer["commit"] == project.trained
     assert answer["data"]["doubts"] == answer["unknown"] == []
 
     clean = tmp_path / "clean"
-    shell(f"git clone --quiet {past.root} {clean}", tmp_path)
+    shell(f"git clone --quiet {project.root} {clean}", tmp_path)
     for command in answer["data"]["restore"]:
         shell(command, clean)
-    assert digests(clean) == past.data
+    assert digests(clean) == project.data
     tree = json.loads(shell("dvc list --json --show-hash --rev HEAD . data/home", clean))
-    assert {entry["path"]: entry["md5"] for entry in tree}["inventory.gpkg"] == past.data["data/home/inventory.gpkg"]
+    assert {entry["path"]: entry["md5"] for entry in tree}["inventory.gpkg"] == project.data["data/home/inventory.gpkg"]
 
 
-def test_the_answer_names_model_run_parameters_and_raster(
-    past: Past, asked: Callable[[object], dict[str, Any]]
+def test_lineage_states_model_run_parameters_and_raster(
+    project: CorrectedProject, lineage_of: Callable[[object], dict[str, Any]]
 ) -> None:
-    answer = asked(past.map)
+    answer = lineage_of(project.map)
     assert (answer["model"]["name"], answer["model"]["version"]) == ("landslide-unet-3band", "1")
     assert answer["registered"] == {"models:/landslide-unet-3band/1": "champion"}
     assert (answer["run"]["name"], answer["run"]["run_id"]) == ("4 filters", answer["run_id"])
     assert answer["parameters"] == {"filters": 4, "learning_rate": 0.001, "depth": 2}
     assert answer["mapped"]["raster"] == "away.tif"
     assert answer["mapped"]["threshold"] == "0.4"
-    assert answer["mapped"]["sources"] == f"optical {past.data['data/away/optical.tif']}"
+    assert answer["mapped"]["sources"] == f"optical {project.data['data/away/optical.tif']}"
     assert len(answer["mapped"]["digest"]) == 64
 
 
-def test_every_file_of_a_map_gives_the_same_answer(
-    past: Past, asked: Callable[[object], dict[str, Any]], tmp_path: Path
+def test_all_files_of_a_map_have_the_same_lineage(
+    project: CorrectedProject, lineage_of: Callable[[object], dict[str, Any]], tmp_path: Path
 ) -> None:
-    folder = past.map.parent.parent / "maps/away"
-    expected = asked(past.map)
+    folder = project.map.parent.parent / "maps/away"
+    expected = lineage_of(project.map)
     for path in (folder, *(folder / name for name in ("prediction.json", "probability.tif", "landslides.tif"))):
-        assert {**asked(path), "asked": ""} == {**expected, "asked": ""}
+        assert {**lineage_of(path), "asked": ""} == {**expected, "asked": ""}
     with rasterio.open(folder / "probability.tif") as dataset:
         profile, pixels = dataset.profile, dataset.read()
     with rasterio.open(tmp_path / "bare.tif", "w", **profile) as writer:
         writer.write(pixels)
     shutil.copy(folder / "landslides.gpkg", tmp_path / "kept.gpkg")
-    assert asked(tmp_path / "kept.gpkg")["model"] == expected["model"]
+    assert lineage_of(tmp_path / "kept.gpkg")["model"] == expected["model"]
 
 
 @pytest.mark.parametrize("reference", ["landslide-unet-3band", "models:/landslide-unet-3band/1", "models/3band.onnx"])
-def test_a_model_knows_the_maps_that_were_made_with_it(
-    past: Past, asked: Callable[[object], dict[str, Any]], reference: str
+def test_lineage_of_a_model_lists_its_maps(
+    project: CorrectedProject, lineage_of: Callable[[object], dict[str, Any]], reference: str
 ) -> None:
-    answer = asked(reference)
-    assert (answer["kind"], answer["data"]["commit"]) == ("model", past.trained)
+    answer = lineage_of(reference)
+    assert (answer["kind"], answer["data"]["commit"]) == ("model", project.trained)
     maps = {entry["folder"]: entry["state"] for entry in answer["maps"]}
-    assert maps == {"predictions/3band/away": "there", str(past.map.parent.parent / "maps/away"): "there"}
+    assert maps == {"predictions/3band/away": "there", str(project.map.parent.parent / "maps/away"): "there"}
     assert answer["parameters"]["depth"] == 2
 
 
 @pytest.fixture
-def records(past: Past) -> Iterator[Path]:
-    """The folder of the records of maps, which is afterwards as it was, and so are the maps in the project."""
-    folder = past.root / ".talud/maps"
+def records(project: CorrectedProject) -> Iterator[Path]:
+    """Return the folder of map records; records and maps are restored afterwards."""
+    folder = project.root / ".talud/maps"
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     yield folder
     if folder.parent.is_file():
@@ -256,86 +258,86 @@ def records(past: Past) -> Iterator[Path]:
     folder.mkdir(parents=True)
     for name, content in kept.items():
         (folder / name).write_bytes(content)
-    shutil.rmtree(past.root / "maps", ignore_errors=True)
+    shutil.rmtree(project.root / "maps", ignore_errors=True)
 
 
-def test_a_map_that_was_deleted_or_replaced_is_said_to_be(
-    past: Past, asked: Callable[[object], dict[str, Any]], talud: Run, records: Path
+def test_deleted_and_replaced_maps_are_marked(
+    project: CorrectedProject, lineage_of: Callable[[object], dict[str, Any]], talud: Run, records: Path
 ) -> None:
     for place in ("one", "two"):
         assert talud("predict", "models/3band.onnx", "stacks/home.tif", "--out", f"maps/{place}")[0] == 0
-    shutil.rmtree(past.root / "maps/one")
+    shutil.rmtree(project.root / "maps/one")
     assert talud("predict", "models/3band.onnx", "stacks/away.tif", "--out", "maps/two")[0] == 0
-    found = asked("models/3band.onnx")["maps"]
+    found = lineage_of("models/3band.onnx")["maps"]
     states = {(entry["folder"], entry["statement"]["raster"]["raster"]): entry["state"] for entry in found}
     assert states["maps/one", "home.tif"] == "gone"
     assert states["maps/two", "home.tif"] == "another map"
     assert states["maps/two", "away.tif"] == "there"
 
 
-def test_a_map_of_another_machine_is_said_to_be(asked: Callable[[object], dict[str, Any]], records: Path) -> None:
+def test_maps_on_other_machines_are_marked(lineage_of: Callable[[object], dict[str, Any]], records: Path) -> None:
     (path,) = records.iterdir()
     entry = json.loads(path.read_text()) | {"machine": "elsewhere", "folder": "/data/maps/away"}
     (records / "theirs.json").write_text(json.dumps(entry))
-    states = {one["folder"]: (one["state"], one["machine"]) for one in asked("landslide-unet-3band")["maps"]}
+    states = {one["folder"]: (one["state"], one["machine"]) for one in lineage_of("landslide-unet-3band")["maps"]}
     assert states["/data/maps/away"] == ("on another machine", "elsewhere")
 
 
-def test_a_record_that_somebody_spoilt_is_passed_over(asked: Callable[[object], dict[str, Any]], records: Path) -> None:
+def test_damaged_records_are_skipped(lineage_of: Callable[[object], dict[str, Any]], records: Path) -> None:
     (path,) = records.iterdir()
     whole = json.loads(path.read_text())
     for number, content in enumerate([{**whole, "raster": "a name"}, [], dict.fromkeys(whole, 1), {}]):
-        (records / f"spoilt{number}.json").write_text(json.dumps(content))
-    (records / "spoilt.json").write_bytes(b"\xff{")
-    assert len(asked("models/3band.onnx")["maps"]) == 2
+        (records / f"damaged{number}.json").write_text(json.dumps(content))
+    (records / "damaged.json").write_bytes(b"\xff{")
+    assert len(lineage_of("models/3band.onnx")["maps"]) == 2
 
 
-def test_a_map_is_whole_where_it_cannot_be_recorded(
-    past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch, records: Path
+def test_map_is_complete_if_it_cannot_be_recorded(
+    project: CorrectedProject, talud: Run, monkeypatch: pytest.MonkeyPatch, records: Path
 ) -> None:
-    monkeypatch.chdir(past.root)
+    monkeypatch.chdir(project.root)
     shutil.rmtree(records.parent)
     records.parent.write_text("a file in the way")
     code, _, err = talud("predict", "models/3band.onnx", "stacks/away.tif", "--out", "maps/three")
     assert code == 0
     assert err.splitlines()[-1].startswith("talud: warning: the map is not recorded for talud lineage: ")
-    assert (past.root / "maps/three/prediction.json").is_file()
+    assert (project.root / "maps/three/prediction.json").is_file()
 
 
-def test_after_a_correction_only_what_depends_on_it_is_to_run(past: Past) -> None:
-    before, after = past.status
+def test_correction_invalidates_only_dependent_stages(project: CorrectedProject) -> None:
+    before, after = project.status
     assert "stack@home" in before
     assert "stack@away" not in before | after
-    assert "train@3band" not in before  # until the stack is made, nobody knows that it changes
+    assert "train@3band" not in before  # the stack has not been made again yet
     assert any("stacks/training" in str(change) for change in after["train@3band"])
 
 
-def test_a_commit_that_has_other_sources_is_doubted(past: Past, tmp_path: Path) -> None:
+def test_commit_with_other_sources_raises_a_doubt(project: CorrectedProject, tmp_path: Path) -> None:
     from talud.engine.model_file import read_contract
     from talud.lineage.trace import find_data
 
-    version = read_contract(past.root / "models/3band.onnx").origin.data_version
-    corrected = shell("git rev-parse HEAD", past.root)
-    (doubt,) = find_data(past.root, version, corrected).doubts
+    version = read_contract(project.root / "models/3band.onnx").origin.data_version
+    corrected = shell("git rev-parse HEAD", project.root)
+    (doubt,) = find_data(project.root, version, corrected).doubts
     assert f"{corrected[:12]} has other sources of home" in doubt
-    shell(f"git clone --quiet {past.root} {tmp_path}/clone", tmp_path)
+    shell(f"git clone --quiet {project.root} {tmp_path}/clone", tmp_path)
     (doubt,) = find_data(tmp_path / "clone", version, corrected).doubts  # without a cache
     assert "is not proven" in doubt
-    assert not find_data(tmp_path / "clone", version, past.trained).doubts
+    assert not find_data(tmp_path / "clone", version, project.trained).doubts
 
 
-def test_what_was_not_committed_is_found_in_the_commit_that_followed(past: Past, talud: Run, tmp_path: Path) -> None:
+def test_uncommitted_data_are_found_in_the_next_commit(project: CorrectedProject, talud: Run, tmp_path: Path) -> None:
     root = tmp_path / "project"
-    shell(f"git clone --quiet {past.root} {root}", tmp_path)
+    shell(f"git clone --quiet {project.root} {root}", tmp_path)
     from talud.engine.model_file import read_contract
     from talud.lineage.trace import find_data
 
-    version = read_contract(past.root / "models/3band.onnx").origin.data_version
-    found = find_data(root, version, f"{past.trained}+changes")
-    followed = shell(f"git rev-list --reverse {past.trained}..HEAD -- dvc.lock", root).split()[0]
+    version = read_contract(project.root / "models/3band.onnx").origin.data_version
+    found = find_data(root, version, f"{project.trained}+changes")
+    followed = shell(f"git rev-list --reverse {project.trained}..HEAD -- dvc.lock", root).split()[0]
     assert found.commit == followed
-    assert any("not committed" in doubt for doubt in found.doubts)
-    assert found.tracked == find_data(root, version, past.trained).tracked
+    assert any("uncommitted changes" in doubt for doubt in found.doubts)
+    assert found.tracked == find_data(root, version, project.trained).tracked
 
     nowhere = find_data(root, "0" * 32, "f" * 40)
     assert (nowhere.areas, nowhere.commit, nowhere.restore) == ((), "", ())
@@ -347,52 +349,52 @@ def test_what_was_not_committed_is_found_in_the_commit_that_followed(past: Past,
     ("what", "said"),
     [
         ("nowhere.tif", r"nowhere\.tif: no such file"),
-        ("stacks/home.tif", r"does not say which model made it"),
+        ("stacks/home.tif", r"does not state its model"),
         ("params.yaml", r"cannot be read as a raster"),
-        ("src", r"holds no map of talud's"),
-        ("stacks/training/home.json", r"is no record of a map"),
-        ("data/home/inventory.gpkg", r"does not say which model made it"),
+        ("src", r"contains no map"),
+        ("stacks/training/home.json", r"is not the record of a map"),
+        ("data/home/inventory.gpkg", r"does not state its model"),
         ("landslide-unet-5band", r"no registered model 'landslide-unet-5band'"),
         ("landslide-unet-3band/7", r"has no version 7"),
     ],
 )
-def test_what_has_no_lineage_is_refused_in_one_line(
-    past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch, what: str, said: str
+def test_files_without_lineage_are_rejected_in_one_line(
+    project: CorrectedProject, talud: Run, monkeypatch: pytest.MonkeyPatch, what: str, said: str
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(past.root)
+    monkeypatch.chdir(project.root)
     code, out, err = talud("lineage", what)
     assert (code, out, len(err.strip().splitlines())) == (1, "", 1)
     assert re.search(said, err)
 
 
-def test_a_model_that_the_store_has_lost_leaves_what_the_map_and_git_know(
-    past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_lineage_without_the_model_uses_map_and_git(
+    project: CorrectedProject, talud: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     Store.open(tmp_path, create=True)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.chdir(past.root)
-    (past.root / "models").rename(tmp_path / "models")
+    monkeypatch.chdir(project.root)
+    (project.root / "models").rename(tmp_path / "models")
     try:
-        code, out, err = talud("lineage", past.map, "--json")
+        code, out, err = talud("lineage", project.map, "--json")
     finally:
-        (tmp_path / "models").rename(past.root / "models")
+        (tmp_path / "models").rename(project.root / "models")
     assert (code, err) == (0, "")
     answer = json.loads(out)
     assert (answer["run"], answer["registered"], answer["parameters"]) == (None, {}, {})
-    assert answer["data"]["commit"] == past.trained
+    assert answer["data"]["commit"] == project.trained
     assert len(answer["unknown"]) == 3  # run, version, parameters
     assert all("the store" in line for line in answer["unknown"])
 
 
-def test_outside_a_project_a_map_says_what_it_knows_and_what_it_does_not(
-    past: Past, talud: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_lineage_outside_a_project_lists_unknown_facts(
+    project: CorrectedProject, talud: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    code, out, err = talud("lineage", past.map)
+    code, out, err = talud("lineage", project.map)
     assert (code, err) == (0, "")
-    assert f"commit: {past.trained}" in out
+    assert f"commit: {project.trained}" in out
     unknown = [line for line in out.splitlines() if line.startswith("not known: ")]
     assert any("no model store" in line for line in unknown)
     assert any("the data's hashes" in line for line in unknown)
