@@ -81,7 +81,7 @@ def evaluate(
         return
     found = _score_model(model, source, bands)
     if as_json:
-        print(json.dumps(found.record(), indent=2, ensure_ascii=False))
+        print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     else:
         _print_scores([found])
 
@@ -330,7 +330,7 @@ def _score_forest(project: Project, band_set: str, as_json: bool) -> None:
     with show_progress(f"random forest {band_set}", "areas") as progress:
         found = assess_forest(project, band_set, progress)
     if as_json:
-        print(json.dumps([one.record() for one in found], indent=2, ensure_ascii=False))
+        print(json.dumps([one.to_dict() for one in found], indent=2, ensure_ascii=False))
     else:
         _print_scores(found)
 

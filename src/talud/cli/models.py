@@ -103,7 +103,7 @@ def list_(as_json: JsonOption = False) -> None:
     for broken in store.models.broken_aliases():
         warnings.warn(broken.message, TaludWarning, stacklevel=2)
     if as_json:
-        _print_json([entry.record() for entry in found])
+        _print_json([entry.to_dict() for entry in found])
         return
     if not found:
         print("no model is registered yet; talud register registers the models in models/")
@@ -141,7 +141,7 @@ def show(
 
     found = model_card(Store.open(find_root(Path.cwd())), reference)
     if as_json:
-        _print_json(found.record())
+        _print_json(found.to_dict())
         return
     for table in _card_tables(found):
         _print_table(table)
@@ -178,7 +178,7 @@ def compare(
     first, second = (load_model(model_uri(reference)) for reference in (a, b))
     found = comparison.compare(first, second, project, area, out)
     if as_json:
-        _print_json(found.record())
+        _print_json(found.to_dict())
         return
     _print_table(_score_table(found))
     print(f"F1 of A minus F1 of B: {found.difference}")
@@ -284,7 +284,7 @@ def _card_tables(found: ModelCard) -> list[Table]:
 
     entry, contract = found.version, dict(found.contract)
     about = Table("registered", f"{entry.name}, version {entry.version}")
-    for key, value in entry.record().items():
+    for key, value in entry.to_dict().items():
         if value not in (None, {}, [], (), "") and key not in ("name", "version"):
             about.add_row(key.replace("_", " "), _cell(value))
     bands = Table("band", "group", "unit", "plausible", "mean", "deviation", "in training")

@@ -89,7 +89,7 @@ class Comparison:
         titles = (model.title for model in self.models)
         yield from zip("AB", titles, self.counts, strict=True)
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the content of comparison.json."""
         models = {
             letter: {
@@ -254,7 +254,7 @@ def _write(comparison: Comparison, site: Site, maps: Sequence[Path], out: Path) 
         ):
             draw_agreement(scratch, stack, classes, truths, caption)
     with atomic_replace(out / "comparison.json") as scratch:
-        scratch.write_text(json.dumps(comparison.record(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        scratch.write_text(json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _lineage(letter: str, folder: Path) -> dict[str, str]:

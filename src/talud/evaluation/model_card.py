@@ -74,7 +74,7 @@ class VersionInfo:
             **stated,
         )
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return all fields for JSON."""
         return asdict(self)
 
@@ -93,10 +93,10 @@ class ModelCard:
     contract: dict[str, Any]
     gate: Gate | None
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return all fields for JSON."""
         gate = asdict(self.gate) if self.gate else None
-        return {**self.version.record(), "gate": gate, "contract": self.contract}
+        return {**self.version.to_dict(), "gate": gate, "contract": self.contract}
 
 
 def list_versions(store: Store) -> tuple[VersionInfo, ...]:

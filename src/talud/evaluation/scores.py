@@ -102,7 +102,7 @@ class SiteScores:
         if not len(blocks):
             raise StudyError(f"{site.name}: no pixel is both mapped and of known truth, so nothing can be scored")
         few = f"only {len(blocks)} {site.unit}, so the intervals are too narrow" if len(blocks) < FEW_BLOCKS else ""
-        remarks = (few, assessment.missing_class, lack_of_skill(assessment.confusion))
+        remarks = (few, assessment.single_class_warning, lack_of_skill(assessment.confusion))
         return cls(
             model,
             site.name,
@@ -113,7 +113,7 @@ class SiteScores:
             (*notes, *filter(None, remarks)),
         )
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the content of the JSON output."""
         return {
             "model": {"name": self.model.name, "version": self.model.version, "weights": self.model.weights},
@@ -284,8 +284,8 @@ def evaluate(project: Project, band_set: str, progress: Progress | None = None) 
             areas[site.name] = Assessment.total(tracked(outcomes, progress, total, done))
             done += len(windows)
     for name, assessment in (*tests.items(), *areas.items()):
-        if assessment.missing_class:
-            warnings.warn(f"{name}: {assessment.missing_class}", TaludWarning, stacklevel=2)
+        if assessment.single_class_warning:
+            warnings.warn(f"{name}: {assessment.single_class_warning}", TaludWarning, stacklevel=2)
     return _write_results(
         project, band_set, model, tests, {name: one for name, one in areas.items() if name not in training}
     )

@@ -159,7 +159,7 @@ class Assessment:
         )
 
     @property
-    def missing_class(self) -> str:
+    def single_class_warning(self) -> str:
         """Warning if the truth holds one class only, else empty."""
         counts = self.confusion
         landslide, background = counts.tp + counts.fn, counts.fp + counts.tn
