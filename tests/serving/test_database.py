@@ -183,7 +183,7 @@ def test_database_of_a_newer_release_is_refused_in_one_line(url: str) -> None:
         with database.engine.begin() as connection:
             connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
     with pytest.raises(
-        OutputError, match=r"made by a newer talud \(layout 9999, this one knows up to 0002\)"
+        OutputError, match=r"created by a newer talud \(layout 9999, this release knows up to 0002\)"
     ) as raised:
         Database.open(url).__enter__()
     assert "\n" not in str(raised.value)

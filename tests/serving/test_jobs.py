@@ -142,7 +142,7 @@ def test_a_promoted_model_is_taken_up_and_a_running_job_keeps_its_version(
     [
         ({"raster": {"href": "nowhere.tif"}}, 422, "nowhere.tif"),
         ({"raster": {"href": "small.tif"}, "model": "landslide-unet-9band"}, 422, "landslide-unet-9band"),
-        ({"raster": {"href": "small.tif"}, "bands": ["red", "green"]}, 422, "reads blue"),
+        ({"raster": {"href": "small.tif"}, "bands": ["red", "green"]}, 422, "needs the bands blue"),
         ({"raster": {"href": "small.tif"}, "threshold": 1.5}, 422, "inputs.threshold: Input should be less than 1"),
         ({"raster": {"href": "small.tif"}, "minimum_area": -1}, 422, "inputs.minimum_area"),
         ({"raster": {"href": "small.tif"}, "colour": "red"}, 422, "inputs.colour: Extra inputs are not permitted"),
@@ -166,7 +166,7 @@ def test_a_raster_that_was_fetched_is_not_fetched_again(service_project: Path, t
         intake = RequestResolver(settings, jobs, maps, ModelLookup(service_project))
         request = MapRequest(raster="https://gone.example/small.tif", model="landslide-unet-3band", version="1")
         job = jobs.create("a", "somebody", request)
-        with pytest.raises(SourceError, match=r"gone\.example: not among the places"):
+        with pytest.raises(SourceError, match=r"gone\.example: is not on the allow-list"):
             intake.fetch(job, lambda: None)
         maps.fetched_raster("a").mkdir(parents=True, exist_ok=True)
         shutil.copy(service_project / "stacks/small.tif", maps.fetched_raster("a"))
@@ -212,7 +212,7 @@ def test_slow_remote_raster_holds_neither_worker_nor_dismissal_nor_shutdown(
         slow = [running.ask(f"http://{dripping_host}/{number}.tif?sig=5ec4e7") for number in range(6)]
         wait_for(lambda: [running.job(each)["status"] for each in slow].count("running") == 4, "not four are fetched")
         assert running.ended(running.ask("small.tif"))["status"] == "successful"
-        assert [running.job(each)["message"] for each in slow[:4]] == ["its raster is fetched"] * 4
+        assert [running.job(each)["message"] for each in slow[:4]] == ["downloading the raster"] * 4
         began = time.monotonic()
         assert running.http.delete(f"/jobs/{slow[0]}").json()["status"] == "dismissed"
         wait_for(lambda: not (tmp_path / "jobs" / slow[0]).exists(), "its files stay")

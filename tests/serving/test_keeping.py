@@ -103,7 +103,7 @@ def test_a_dismissed_job_loses_its_review_and_is_cleaned_up(jobs: JobStore, tmp_
         session.execute(update(Job).values(finished=utc_now() - timedelta(days=100)))
     assert remove_expired(jobs, maps, settings(tmp_path, results_days=7)) == ["thrown away"]
     assert len(store.history("kept", "1")) == 1
-    with pytest.raises(Problem, match="its map is gone"):
+    with pytest.raises(Problem, match="its map was deleted"):
         store.save(review("thrown away"), ANA)
     assert store.all("thrown away") == {}
 

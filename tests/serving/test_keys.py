@@ -69,7 +69,7 @@ def test_names_are_taken_once(store: KeyStore) -> None:
     for name in ("survey", "", "  ", "n" * 81):
         with pytest.raises(ParamsError):
             store.add(name, "run")
-    with pytest.raises(ParamsError, match="there are: survey"):
+    with pytest.raises(ParamsError, match="the keys are: survey"):
         store.revoke("serveys")
 
 
@@ -129,5 +129,5 @@ def test_the_command_lists_when_keys_expire(project: Path) -> None:
 def test_a_key_may_read_alone_unless_more_is_said(project: Path) -> None:
     assert talud("add", "visitor")
     assert "read" in talud("list")
-    with pytest.raises(ParamsError, match="there is a key named visitor"):
+    with pytest.raises(ParamsError, match="there is already a key named visitor"):
         talud("add", "visitor", "--scope", "admin")

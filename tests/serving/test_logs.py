@@ -35,7 +35,7 @@ def test_log_tells_of_each_job_once_and_of_nothing_that_gdal_signals(
     job_fields = [line for line in lines if job in line]
     assert len(job_fields) == 4
     for line, said in zip(
-        job_fields, ("accepted: small.tif", "begins: small.tif", "landslides", "dismissed by"), strict=True
+        job_fields, ("accepted: small.tif", "started: small.tif", "landslides", "dismissed by"), strict=True
     ):
         assert said in line
     if style == "json":

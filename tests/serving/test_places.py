@@ -214,7 +214,7 @@ def test_tags_that_name_other_files_are_refused_for_bands_and_overviews_too(
 def test_tags_inside_a_raster_that_name_overviews_of_a_band_are_refused(settings: Settings, tmp_path: Path) -> None:
     with rasterio.open(settings.data / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
         dataset.update_tags(2, "OVERVIEWS", OVERVIEW_FILE=str(tmp_path / "secret.tif"))
-    assert "name further files" in refused("a.tif", settings)
+    assert "refer to further files" in refused("a.tif", settings)
 
 
 def test_mask_is_judged_as_its_raster_is(settings: Settings, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_mask_is_judged_as_its_raster_is(settings: Settings, tmp_path: Path) -> 
         resolve_raster("a.tif", settings)  # the raster itself can be mapped
     mask.unlink()
     mask.write_text("<VRTDataset/>")
-    with pytest.raises(SourceError, match="no GeoTIFF"):
+    with pytest.raises(SourceError, match="not a GeoTIFF"):
         find_mask(raster, settings)
 
 
@@ -298,7 +298,7 @@ def test_tags_that_name_further_files_are_refused(domain: str, settings: Setting
     """GDAL takes a raster's overviews from whatever file, or address, such a tag names, and deletes it with it."""
     with rasterio.open(settings.data / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
         dataset.update_tags(ns=domain, OVERVIEW_FILE=str(tmp_path / "secret.tif"))
-    assert "name further files" in refused("a.tif", settings)
+    assert "refer to further files" in refused("a.tif", settings)
 
 
 def test_tags_beside_a_raster_that_name_further_files_are_refused(settings: Settings, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_tags_beside_a_raster_that_name_further_files_are_refused(settings: Sett
     (settings.data / "a.tif.aux.xml").write_text(
         f'<PAMDataset><Metadata domain="&#79;VERVIEWS">{item}</Metadata></PAMDataset>'
     )
-    assert "name further files" in refused("a.tif", settings)
+    assert "refers to further files" in refused("a.tif", settings)
 
 
 REFUSING = """
@@ -390,7 +390,7 @@ def test_pictures_are_made_by_a_confined_process_too(settings: Settings) -> None
 @pytest.mark.slow
 def test_confining_too_late_is_said() -> None:
     late = "import pyogrio; from talud.serving.raster_paths import confine_gdal; confine_gdal()"
-    assert "start the service in a process of its own" in confined(late).stderr
+    assert "start the service in a separate process" in confined(late).stderr
 
 
 @pytest.mark.slow

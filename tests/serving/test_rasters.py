@@ -205,10 +205,10 @@ def metadata(count: int) -> bytes:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: write_tiff(path, 1, 1, 60_000), "has 60,000 bands; at most 1,000 are read"),
-        (lambda path: write_tiff(path, 1, 1, 1001), "has 1,001 bands; at most 1,000 are read"),
+        (lambda path: write_tiff(path, 1, 1, 60_000), "has 60,000 bands; the limit is 1,000"),
+        (lambda path: write_tiff(path, 1, 1, 1001), "has 1,001 bands; the limit is 1,000"),
         (lambda path: write_tiff(path, 4, 4, overviews=7000), "has more than 100 overviews and masks"),
-        (lambda path: write_tiff(path, 4, 4, metadata=metadata(70_000)), "bytes of metadata; at most 500,000"),
+        (lambda path: write_tiff(path, 4, 4, metadata=metadata(70_000)), "bytes of metadata; the limit is 500,000"),
         (lambda path: write_tiff(path, 2**31 - 1, 1, stored=b"0"), "this service maps at most 100,000"),
         (lambda path: write_tiff(path, 1, 2**31 - 1, stored=b"0"), "this service maps at most 100,000"),
         (lambda path: write_tiff(path, 300, 300, stored=zlib.compress(bytes(10))[:9], deflated=True), "cannot be read"),
@@ -320,7 +320,7 @@ def test_uploads_of_a_key_have_a_quota(quotas: SimpleNamespace) -> None:
     for content in (quotas.raster, in_parts(quotas.raster)):  # with its length stated, and without
         refused = put(content, "ana")
         assert refused.status_code == 413
-        assert f"the uploads of the key of ana take {2 * len(quotas.raster):,} bytes" in refused.json()["detail"]
+        assert f"the uploads of the key ana have {2 * len(quotas.raster):,} bytes" in refused.json()["detail"]
     assert len(list(uploads.iterdir())) == 2
     assert put(in_parts(quotas.raster), "luz").status_code == 201  # another key has its own
     assert put(b"no raster", "ana").status_code == 422  # and is not counted
@@ -338,7 +338,7 @@ def test_an_upload_that_a_job_waits_to_map_is_not_removed(quotas: SimpleNamespac
     href = quotas.client.put("/uploads/s.tif", content=quotas.raster).json()["href"]
     job = add_job(quotas.service, href, "accepted")
     answer = quotas.client.delete(f"/{href}")
-    assert (answer.status_code, "dismiss it" in answer.json()["detail"]) == (409, True)
+    assert (answer.status_code, "dismiss the job" in answer.json()["detail"]) == (409, True)
     quotas.service.jobs.remove(job)
     assert quotas.client.delete(f"/{href}").status_code == 204
     for name in ("..", "%2e%2e", "x", "00000000-0000-4000-8000-000000000000"):
@@ -454,7 +454,7 @@ def test_a_layer_or_raster_that_is_not_there_is_named(agency: SimpleNamespace) -
     for layer, href, said in (
         ("optical", "plain.tiff", "plain.tiff: has no layer optical"),
         ("optical", "nowhere.tif", "nowhere.tif"),
-        ("optical", "damaged.tif", "damaged.tif: no GeoTIFF, or damaged"),
+        ("optical", "damaged.tif", "damaged.tif: is damaged or not a GeoTIFF"),
     ):
         answer = fetch(agency, layer, tile, href)
         assert answer.status_code == 422

@@ -123,7 +123,7 @@ def test_a_map_is_reviewed_though_its_raster_is_gone(agency: SimpleNamespace) ->
         assert agency.client.get(f"{agency.url}/polygons").status_code == 200
         assert agency.client.get(f"{agency.url}/review.gpkg").status_code == 200
         gone = agency.client.get(f"{agency.url}/tiles/optical/15/0/0.png")
-        assert (gone.status_code, gone.json()["detail"]) == (422, "a.tif: is there no more; the map of it is")
+        assert (gone.status_code, gone.json()["detail"]) == (422, "a.tif: was deleted; its map still exists")
     finally:
         moved.rename(agency.raster)
 
@@ -280,8 +280,8 @@ BOWTIE = in_degrees(shapely.Polygon([(LEFT + x, TOP - y) for x, y in ((500, 500)
         (polygon([*RING[:3], [None, 1]]), "geometry"),
         (polygon([*RING[:3], ["x", 1]]), "geometry"),
         (polygon([*RING[:3], [1]]), "geometry"),
-        (polygon([RING[0]] * 5), "encloses nothing"),
-        (polygon([RING[0], RING[1], RING[0], RING[0]]), "encloses nothing"),
+        (polygon([RING[0]] * 5), "has no area"),
+        (polygon([RING[0], RING[1], RING[0], RING[0]]), "has no area"),
         (BOWTIE, "crosses itself"),
         (polygon(RING, RING), "crosses itself"),
         ({"type": "MultiPolygon", "coordinates": [GOOD["coordinates"]] * 2}, "crosses itself"),
@@ -352,7 +352,7 @@ def test_outlines_that_would_take_minutes_to_look_at_are_refused_beforehand(monk
 
     for count in (200, 999, 50_000):  # which cross themselves at every turn
         assert "crosses itself" in refused([rng.uniform((west, south), (east, north), (count, 2))])
-    assert "at most 100,000" in refused([rng.uniform((west, south), (east, north), (100_001, 2))])
+    assert "the limit is 100,000" in refused([rng.uniform((west, south), (east, north), (100_001, 2))])
     assert "rings" in refused([rng.uniform((west, south), (east, north), (4, 2)) for _ in range(501)])
 
 

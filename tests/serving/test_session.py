@@ -191,7 +191,7 @@ def test_a_key_does_what_its_scope_allows(client: TestClient) -> None:
     assert client.get("/thing", headers=headers).status_code == 200
     answer = client.put("/thing", headers=headers, json={})
     assert answer.status_code == 403
-    assert "this takes run" in answer.json()["detail"]
+    assert "this request requires run" in answer.json()["detail"]
 
 
 FROM_ELSEWHERE = [

@@ -51,10 +51,10 @@ def test_in_a_project_its_stacks_are_mapped(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("data", "gone", "gone: no such folder; TALUD_SERVICE_DATA names the folder of the rasters"),
+        ("data", "gone", "gone: no such folder; set TALUD_SERVICE_DATA to the folder of the rasters"),
         ("pixels", "0", "TALUD_SERVICE_PIXELS: Input should be greater than 0"),
         ("allowed", "example.org", "TALUD_SERVICE_ALLOWED"),
-        ("alowed", "[]", "TALUD_SERVICE_ALOWED: there is no such setting; there are TALUD_SERVICE_ALLOWED"),
+        ("alowed", "[]", "TALUD_SERVICE_ALOWED: unknown setting; the settings are TALUD_SERVICE_ALLOWED"),
         ("results_days", "soon", "TALUD_SERVICE_RESULTS_DAYS: Input should be a valid number"),
         ("results_days", "inf", "TALUD_SERVICE_RESULTS_DAYS: Input should be"),
         ("results_days", "nan", "TALUD_SERVICE_RESULTS_DAYS: Input should be"),
@@ -68,23 +68,31 @@ def test_in_a_project_its_stacks_are_mapped(tmp_path: Path, monkeypatch: pytest.
         ("workers", "http://scheduler:8786", "TALUD_SERVICE_WORKERS: 'http://scheduler:8786' is neither"),
         ("workers", "scheduler:8786", "TALUD_SERVICE_WORKERS: 'scheduler:8786' is neither"),
         ("workers", "tcp://scheduler:99999", "TALUD_SERVICE_WORKERS: 'tcp://scheduler:99999' is neither"),
-        ("results", "rasters", "rasters: lies in the folder of the rasters, rasters, so that maps would be"),
-        ("results", "rasters/maps", "rasters/maps: lies in the folder of the rasters"),
-        ("results", "maps/../rasters/maps", "maps/../rasters/maps: lies in the folder of the rasters"),
-        ("results", "link/maps", "link/maps: lies in the folder of the rasters"),
+        ("results", "rasters", "rasters: is inside the folder of the rasters, rasters, so that maps would be"),
+        ("results", "rasters/maps", "rasters/maps: is inside the folder of the rasters"),
+        ("results", "maps/../rasters/maps", "maps/../rasters/maps: is inside the folder of the rasters"),
+        ("results", "link/maps", "link/maps: is inside the folder of the rasters"),
         ("results", "..", None),
         ("results", "rasters/.maps", None),
-        ("data", "kept/jobs", "kept/jobs: lies in .*/kept/jobs, which the service cleans up"),
-        ("data", "kept/uploads/mine", "kept/uploads/mine: lies in .*/kept/uploads, which the service cleans up"),
+        ("data", "kept/jobs", "kept/jobs: is inside .*/kept/jobs, where the service deletes files"),
+        ("data", "kept/uploads/mine", "kept/uploads/mine: is inside .*/kept/uploads, where the service deletes files"),
         (
             "database",
             "mysql+pymysql://user:secret@host/name",
-            "TALUD_SERVICE_DATABASE: mysql.pymysql is no database that",
+            "TALUD_SERVICE_DATABASE: mysql.pymysql is not a supported database",
         ),
-        ("database", "postgres://user:secret@host/name", "TALUD_SERVICE_DATABASE: postgres is no database that"),
-        ("database", "postgresql://user:secret@host/name", "TALUD_SERVICE_DATABASE: postgresql is no database that"),
-        ("database", "nothing", "TALUD_SERVICE_DATABASE: is no URL; expected sqlite:"),
-        ("database", "postgresql+psycopg://user:secret@host:port/name", "TALUD_SERVICE_DATABASE: is no URL"),
+        (
+            "database",
+            "postgres://user:secret@host/name",
+            "TALUD_SERVICE_DATABASE: postgres is not a supported database",
+        ),
+        (
+            "database",
+            "postgresql://user:secret@host/name",
+            "TALUD_SERVICE_DATABASE: postgresql is not a supported database",
+        ),
+        ("database", "nothing", "TALUD_SERVICE_DATABASE: is not a URL; expected sqlite:"),
+        ("database", "postgresql+psycopg://user:secret@host:port/name", "TALUD_SERVICE_DATABASE: is not a URL"),
         ("database", "sqlite://", "TALUD_SERVICE_DATABASE: the database would be lost"),
         ("database", "sqlite:///:memory:", "TALUD_SERVICE_DATABASE: the database would be lost"),
         ("database", "", None),
@@ -110,12 +118,12 @@ def test_what_makes_no_sense_is_one_line(
 @pytest.mark.parametrize(
     ("entry", "instead"),
     [
-        ("https://data.example.org", 'name the host alone: "data.example.org"'),
-        ("http://data.example.org:8080/", 'name the host alone: "data.example.org:8080"'),
-        ("data.example.org/", 'name the host alone: "data.example.org"'),
-        ("data.example.org/maps", 'name the host alone: "data.example.org"'),
-        ("data.example.org?x", 'name the host alone: "data.example.org"'),
-        (" data.example.org", 'name the host alone: "data.example.org"'),
+        ("https://data.example.org", 'give only the host: "data.example.org"'),
+        ("http://data.example.org:8080/", 'give only the host: "data.example.org:8080"'),
+        ("data.example.org/", 'give only the host: "data.example.org"'),
+        ("data.example.org/maps", 'give only the host: "data.example.org"'),
+        ("data.example.org?x", 'give only the host: "data.example.org"'),
+        (" data.example.org", 'give only the host: "data.example.org"'),
         ("user@data.example.org", "expected"),
         ("*.example.org", "expected"),
         ("./data.example.org", "expected"),
@@ -133,16 +141,16 @@ def test_what_makes_no_sense_is_one_line(
         ("data.example.org:65536", "port from 1 to 65535"),
         ("data.example.org:", "port from 1 to 65535"),
         ("data.example.org:https", "port from 1 to 65535"),
-        ("10.1.2.3", "name its port too: 10.1.2.3:8080"),
-        ("127.0.0.1", "name its port too: 127.0.0.1:8080"),
-        ("[::1]", "name its port too: [::1]:8080"),
+        ("10.1.2.3", "add its port: 10.1.2.3:8080"),
+        ("127.0.0.1", "add its port: 127.0.0.1:8080"),
+        ("[::1]", "add its port: [::1]:8080"),
         ("127.1:8080", "expected"),
         ("10.1.2.300:8080", "expected"),
         ("fd00::2", "port from 1 to 65535"),
-        ("s3://bucket/maps", 'name the bucket alone: "s3://bucket"'),
-        ("s3://bucket/", 'name the bucket alone: "s3://bucket"'),
-        ("s3://Bucket", 'name the bucket alone: "s3://bucket"'),
-        ("S3://bucket", 'name the bucket alone: "s3://bucket"'),
+        ("s3://bucket/maps", 'give only the bucket: "s3://bucket"'),
+        ("s3://bucket/", 'give only the bucket: "s3://bucket"'),
+        ("s3://Bucket", 'give only the bucket: "s3://bucket"'),
+        ("S3://bucket", 'give only the bucket: "s3://bucket"'),
         ("s3://", "expected"),
         ("ftp://data.example.org", "expected"),
         ("file:///etc", "expected"),
@@ -178,7 +186,7 @@ def test_keys_are_off_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None
     assert told(monkeypatch).open_to_all("127.0.0.1")
     assert not told(monkeypatch).open_to_all("0.0.0.0")
     assert not told(monkeypatch, keys_required="true").open_to_all("127.0.0.1")
-    with pytest.raises(ParamsError, match=r"KEYS_REQUIRED is false, but 0\.0\.0\.0 can be reached by others"):
+    with pytest.raises(ParamsError, match=r"KEYS_REQUIRED is false, but other machines can reach 0\.0\.0\.0"):
         told(monkeypatch, keys_required="false").open_to_all("0.0.0.0")
 
 
@@ -188,7 +196,7 @@ def test_serve_says_where_it_is_and_that_nobody_has_a_key_yet(service_project: P
     command = [sys.executable, "-m", "talud.cli.main", "serve", "--port", port]
     environment = os.environ | {
         f"{ENV_PREFIX}KEYS_REQUIRED": "true",
-        f"{ENV_PREFIX}RESULTS_RELATION": str(tmp_path),
+        f"{ENV_PREFIX}RESULTS": str(tmp_path),
     }
     with subprocess.Popen(command, cwd=service_project, env=environment, stdout=subprocess.PIPE, text=True) as running:
         try:
@@ -202,7 +210,7 @@ def test_serve_says_where_it_is_and_that_nobody_has_a_key_yet(service_project: P
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("PROXIES", "10.0.0.5", "PROXIES: is no JSON"),
+        ("PROXIES", "10.0.0.5", "PROXIES: is not valid JSON"),
         ("PROXIES", '["proxy"]', "PROXIES: value is not a valid IPv4 or IPv6 network"),
         ("PUBLIC_URL", "maps.example.org", "PUBLIC_URL: String should match"),
         ("PUBLIC_URL", "https://user:secret@maps.example.org", "PUBLIC_URL: String should match"),
@@ -213,7 +221,7 @@ def test_an_address_that_makes_no_sense_is_refused(
     name: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"{ENV_PREFIX}DATA", str(tmp_path / "rasters"))
-    monkeypatch.setenv(f"{ENV_PREFIX}RESULTS_RELATION", str(tmp_path / "maps"))
+    monkeypatch.setenv(f"{ENV_PREFIX}RESULTS", str(tmp_path / "maps"))
     monkeypatch.setenv(f"{ENV_PREFIX}{name}", value)
     with pytest.raises(ParamsError, match=said):
         Settings.load()
@@ -221,9 +229,9 @@ def test_an_address_that_makes_no_sense_is_refused(
 
 def test_the_earlier_setting_of_proxies_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{ENV_PREFIX}DATA", str(tmp_path / "rasters"))
-    monkeypatch.setenv(f"{ENV_PREFIX}RESULTS_RELATION", str(tmp_path / "maps"))
+    monkeypatch.setenv(f"{ENV_PREFIX}RESULTS", str(tmp_path / "maps"))
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.5")
-    with pytest.raises(ParamsError, match="FORWARDED_ALLOW_IPS: is not read any more"):
+    with pytest.raises(ParamsError, match="FORWARDED_ALLOW_IPS: is no longer used"):
         Settings.load()
     monkeypatch.setenv(f"{ENV_PREFIX}PROXIES", '["10.0.0.5"]')
     assert [str(network) for network in Settings.load().proxies] == ["10.0.0.5/32"]

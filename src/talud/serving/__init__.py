@@ -1,1 +1,1 @@
-"""A service that maps rasters through OGC API – Processes and stores reviews."""
+"""HTTP service that maps rasters through OGC API – Processes."""

@@ -1,4 +1,4 @@
-"""The web application of the service, and its server process."""
+"""Web application of the service and its server process."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ _MISSING_PAGE = """<!DOCTYPE html>
 <body>
 <main>
 <h1>The review page was not built</h1>
-<p>All else of the service works without it. In a checkout of talud, with Node.js 20.19 or newer, <code>make page</code>
-builds it; then start the service again.</p>
+<p>The rest of the service works without it. To build it, run <code>make page</code> in a checkout of talud with
+Node.js 20.19 or newer; then restart the service.</p>
 </main>
 </body>
 </html>
@@ -54,7 +54,7 @@ builds it; then start the service again.</p>
 
 
 def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
-    """Create the application; its database and jobs start with the server.
+    """Create the web application.
 
     Args:
         settings: of the agency.
@@ -70,9 +70,9 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
     app = FastAPI(
         title="talud",
         version=version("talud"),
-        summary="Landslide maps of registered models, by OGC API – Processes",
+        summary="Landslide maps by registered models through OGC API – Processes",
         lifespan=lifespan,
-        docs_url=None,  # their pages load addresses outside
+        docs_url=None,  # the documentation pages would load scripts from other hosts
         redoc_url=None,
         openapi_url="/api",
     )
@@ -88,7 +88,7 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
             response: Response = await call_next(request)
         except Exception:
             log.exception("%s %s", request.method, request.url.path)
-            response = problems.problem_response(500, "a fault of talud's; the service's log tells which")
+            response = problems.problem_response(500, "internal error of the service; its log contains the details")
         route = getattr(request.scope.get("route"), "path", "none")  # not the path: it would be counted one by one
         labels = route, request.method, str(response.status_code)
         request.app.state.service.metrics.request_seconds.labels(*labels).observe(time.perf_counter() - began)
@@ -106,7 +106,7 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
 
 
 class _PageFiles(StaticFiles):
-    """The page's files; browsers cache those whose names contain a checksum."""
+    """Static files of the page, with caching headers."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -116,11 +116,11 @@ class _PageFiles(StaticFiles):
 
 
 def install_page(app: FastAPI, folder: Path = PAGE_FOLDER) -> None:
-    """Install the page under /page/, or a notice if it was not built.
+    """Mount the review page at /page/, or a notice if it was not built.
 
     Args:
         app: the application.
-        folder: folder of the built page.
+        folder: folder of the built page
     """
     if (folder / "index.html").is_file():
         app.mount("/page", _PageFiles(directory=folder, html=True))
@@ -132,11 +132,12 @@ def install_page(app: FastAPI, folder: Path = PAGE_FOLDER) -> None:
 
 
 def check_start(settings: Settings, host: str, port: int) -> None:
-    """Check that a service can be started.
+    """Check that the service can be started.
 
     Raises:
-        ParamsError: the database's URL cannot be used.
-        OutputError: the port is taken, the database cannot be opened, or another service uses the results.
+        ParamsError: the URL of the database is invalid.
+        BusyError: another service uses the results folder.
+        OutputError: the port is in use, or the database cannot be opened.
     """
     with lock_results(settings.results), Database.open(settings.database_url):
         pass
@@ -144,11 +145,11 @@ def check_start(settings: Settings, host: str, port: int) -> None:
         socket.create_server((host, port)).close()
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]
-        raise OutputError(f"{host}:{port} cannot be used: {reason}; name another --port") from error
+        raise OutputError(f"{host}:{port} cannot be used: {reason}; choose another --port") from error
 
 
 def open_browser(host: str, port: int, page: str) -> None:
-    """Open a page in the browser once the service answers, without waiting."""
+    """Open a page in the browser once the service answers."""
 
     def wait() -> None:
         while True:
@@ -164,18 +165,18 @@ def open_browser(host: str, port: int, page: str) -> None:
 
 
 def serve(settings: Settings, host: str, port: int, *, open_to_all: bool) -> None:
-    """Serve until Ctrl-C or SIGTERM.
+    """Run the service until Ctrl-C or SIGTERM.
 
     Args:
         settings: of the agency.
-        host: where to listen.
-        port: likewise.
+        host: host to listen at.
+        port: port to listen at.
         open_to_all: whether no key is asked for.
     """
     configure_logging(settings.log)
     app = create_app(settings, open_to_all=open_to_all)
-    keys = "no key is asked for" if open_to_all else "keys are required"
-    log.info("starts at %s port %s; %s; results in %s", host, port, keys, settings.results)
+    keys = "no keys required" if open_to_all else "keys required"
+    log.info("starting at %s port %s; %s; results in %s", host, port, keys, settings.results)
     uvicorn.run(
         app,
         host=host,
@@ -187,4 +188,4 @@ def serve(settings: Settings, host: str, port: int, *, open_to_all: bool) -> Non
         log_config=None,
         timeout_graceful_shutdown=5,
     )
-    log.info("ends")
+    log.info("stopped")

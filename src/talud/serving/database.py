@@ -1,7 +1,4 @@
-"""Connection to the service's database, its migrations, and its outages.
-
-It is SQLite by default, and PostgreSQL by its URL.
-"""
+"""Connection to the service's SQLite or PostgreSQL database, and its migrations."""
 
 from __future__ import annotations
 
@@ -30,17 +27,17 @@ from talud.errors import OutputError, ParamsError
 from talud.files import translate_write_errors
 from talud.text import first_line
 
-VERSION_TABLE = "talud_service_version"  # MLflow, too, keeps an alembic_version
-_MIGRATION_LOCKS = {
+VERSION_TABLE = "talud_service_version"  # not alembic_version, which MLflow may use in the same database
+_MIGRATION_LOCKS = {  # statements that lock the database until the end of the transaction
     "sqlite": "BEGIN IMMEDIATE",
     "postgresql": "SELECT pg_advisory_xact_lock(7426583)",
-}  # until the transaction ends
+}
 
-LOCK_TIMEOUT_SECONDS = 10  # for a lock of SQLite, or a connection to PostgreSQL
+LOCK_TIMEOUT_SECONDS = 10  # for a lock in SQLite, or a connection to PostgreSQL
 
 
 class Database:
-    """An open database.
+    """Open database.
 
     Attributes:
         engine: SQLAlchemy engine.
@@ -50,23 +47,23 @@ class Database:
         self.engine = engine
 
     def session(self) -> Session:
-        """Return a session whose objects can be used after its end."""
+        """Return a session whose objects outlive it."""
         return Session(self.engine, expire_on_commit=False)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Yield a session that is committed at the end of the block."""
+        """Yield a session, and commit it after the block."""
         with self.session() as session, session.begin():
             yield session
 
     @classmethod
     @contextmanager
     def open(cls, url: str) -> Iterator[Database]:
-        """Open the database at a URL and migrate it to the present layout.
+        """Open a database, and migrate it to the current layout.
 
         Raises:
-            ParamsError: the URL is none, or its driver is missing.
-            OutputError: the database cannot be reached or written to, or is of a newer talud.
+            ParamsError: the URL is invalid, or its driver is missing.
+            OutputError: the database cannot be opened or written to, or was created by a newer release.
         """
         try:
             place = make_url(url)
@@ -78,7 +75,7 @@ class Database:
                 _make_private(Path(place.database))
             engine = create_engine(place, pool_pre_ping=True, connect_args=_timeout_option(place))
         except (SQLAlchemyError, ImportError) as error:
-            raise ParamsError(f"the database's URL cannot be used: {first_line(error)}") from error
+            raise ParamsError(f"the URL of the database is invalid: {first_line(error)}") from error
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _set_sqlite_pragmas)
         try:
@@ -92,12 +89,12 @@ class Database:
 
 
 def _make_private(file: Path) -> None:
-    """Create a missing SQLite file, and make it private whatever the umask.
+    """Create an SQLite file if missing, and restrict access to its owner.
 
-    This includes the files beside it.
+    The restriction includes the files `-wal` and `-shm` next to it.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: the file cannot be created.
     """
     with translate_write_errors(file):
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -108,16 +105,16 @@ def _make_private(file: Path) -> None:
 
 
 def _migrate(engine: Engine, place: str) -> None:
-    """Migrate a database to the present layout.
+    """Migrate a database to the current layout.
 
-    If several processes start at once, one migrates and the others wait.
+    If several processes start at once, one of them migrates while the others wait.
 
     Raises:
-        OutputError: it was made by a newer talud.
+        OutputError: the database was created by a newer release.
     """
     scripts = ScriptDirectory(str(files("talud.serving") / "migrations"))
     head = scripts.get_current_head()
-    # SQLite's driver would begin a transaction too late, and end it too early.
+    # With autocommit, because the driver of SQLite starts transactions too late and ends them too early.
     options = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "sqlite" else {}
     with engine.execution_options(**options).connect() as connection:
         revision = _revision(connection)
@@ -125,8 +122,8 @@ def _migrate(engine: Engine, place: str) -> None:
             return
         if revision and revision not in {script.revision for script in scripts.walk_revisions()}:
             raise OutputError(
-                f"{place}: was made by a newer talud (layout {revision}, this one knows up to {head}); install that "
-                "one again, or restore an earlier backup"
+                f"{place}: was created by a newer talud (layout {revision}, this release knows up to {head}); install "
+                "that release, or restore an earlier backup"
             )
         connection.rollback()
         connection.exec_driver_sql(_MIGRATION_LOCKS.get(engine.dialect.name, "SELECT 1"))
@@ -142,18 +139,18 @@ def _revision(connection: Connection) -> str | None:
 
 
 def utc_now() -> datetime:
-    """The time, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def _timeout_option(url: URL) -> dict[str, int]:
-    """Return the timeout for a lock or a connection, unless the URL sets it."""
+    """Return the driver's timeout option, unless the URL sets it."""
     option = "timeout" if url.get_backend_name() == "sqlite" else "connect_timeout"
     return {} if option in url.query else {option: LOCK_TIMEOUT_SECONDS}
 
 
 def _set_sqlite_pragmas(connection: object, _record: object) -> None:
-    """Set up a SQLite file so that readers do not wait for a writer."""
+    """Set SQLite's journal mode, so that readers never wait."""
     cursor = connection.cursor()  # type: ignore[attr-defined]
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -162,34 +159,34 @@ def _set_sqlite_pragmas(connection: object, _record: object) -> None:
 
 MIN_RETRY_DELAY_SECONDS = 0.5
 MAX_RETRY_DELAY_SECONDS = 10.0
-RETRY_AFTER_SECONDS = 10  # of a request that is refused because of an outage
+RETRY_AFTER_SECONDS = 10  # sent to clients whose request failed because of an outage
 
 Result = TypeVar("Result")
 _LOG = logging.getLogger("talud.service")
 
 
-class JobStopped(Exception):  # noqa: N818 - no error
-    """An exception that ends a job which was dismissed or whose service ends."""
+class JobStopped(Exception):  # noqa: N818 - not an error
+    """End of a job that was dismissed or whose service stops."""
 
 
 def is_outage(error: SQLAlchemyError) -> bool:
-    """Check whether an error is an outage: locked, full, away or restarted.
+    """Check if an error is a temporary outage of the database.
 
-    Values that it refuses are no outage: the same call would fail again.
+    Refused values are not an outage, because the same call would fail again.
     """
     return isinstance(error, DBAPIError | PoolTimeoutError) and not isinstance(error, DataError | IntegrityError)
 
 
 def retry_outages(call: Callable[[], Result], stopping: threading.Event) -> Result:
-    """Retry a call of the database with growing pauses until it succeeds.
+    """Call the database, and retry during an outage.
 
     Args:
-        call: the call, which may be made more than once although its first commit reached the database.
-        stopping: the event after which nothing is repeated.
+        call: function to call; it may be repeated although its first commit reached the database.
+        stopping: event that ends the retries.
 
     Raises:
         JobStopped: the service ends before the database answers.
-        SQLAlchemyError: the call fails for another reason than an outage.
+        SQLAlchemyError: the call fails for a reason other than an outage.
     """
     pause, since = MIN_RETRY_DELAY_SECONDS, None
     while True:
@@ -200,7 +197,7 @@ def retry_outages(call: Callable[[], Result], stopping: threading.Event) -> Resu
                 raise
             if since is None:
                 since = time.monotonic()
-                _LOG.warning("the database does not answer; trying again: %s", first_line(error))
+                _LOG.warning("the database does not answer; retrying: %s", first_line(error))
         else:
             if since is not None:
                 _LOG.warning("the database answers again, after %.0f s", time.monotonic() - since)

@@ -1,4 +1,4 @@
-"""Executor of jobs: hands them to workers and resumes them after a restart."""
+"""Execution of jobs by workers."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from talud.serving.storage import JobFolders, remove_expired
 from talud.serving.tables import Job, MapRequest, Status
 from talud.text import first_line
 
-MAX_FETCHES = 4  # rasters of other machines that come, or wait for a worker, at once
-POLL_INTERVAL_SECONDS = 0.5  # seconds between two looks for jobs that wait
-RETRY_DELAY_SECONDS = 10  # seconds before a cluster that was lost is asked for again
-MAX_ATTEMPTS = 5  # at one job, while clusters are lost under it
-CLEAN_UP_INTERVAL_SECONDS = 600  # seconds between two clean-ups
+MAX_FETCHES = 4  # remote rasters that are being downloaded, or are downloaded and wait for a worker
+POLL_INTERVAL_SECONDS = 0.5  # between two queries for waiting jobs
+RETRY_DELAY_SECONDS = 10  # before a new attempt to connect to a lost cluster
+MAX_ATTEMPTS = 5  # at a job whose workers were lost
+CLEAN_UP_INTERVAL_SECONDS = 600
 Result = TypeVar("Result")
 
 
 @dataclass
 class Executor:
-    """Carries jobs out, one for each task that the workers take at once.
+    """Executor that runs jobs in the slots of the workers.
 
     Attributes:
-        settings: of the agency.
-        jobs: to be done.
-        job_folders: where their files lie.
-        resolver: what settles a job's raster and model.
-        metrics: in which it counts.
-        slots: how many jobs can run at once now; 0 while no cluster is there.
+        settings: settings of the service.
+        jobs: jobs in the database.
+        job_folders: folders of the jobs.
+        resolver: resolver of a job's raster and model.
+        metrics: metrics that the executor updates.
+        slots: number of jobs that can run at once; 0 without a cluster.
     """
 
     settings: Settings
@@ -61,7 +61,10 @@ class Executor:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Carry jobs out within the block; those that run at its end go on when the service is started again."""
+        """Run jobs until the end of the block.
+
+        Jobs that run at its end are resumed by the next start of the service.
+        """
         threads = [threading.Thread(target=work, name=work.__name__) for work in (self._dispatch, self._clean_up)]
         for thread in threads:
             thread.start()
@@ -73,12 +76,12 @@ class Executor:
                 thread.join()
 
     def dismiss(self, job: str) -> None:
-        """End a job that waits or runs, or throw away the map of one that has ended."""
+        """Stop a job, or delete the map of an ended job."""
         self.jobs.dismiss(job)
         self.metrics.jobs_ended.labels("dismissed").inc()
         self._dismissed.add(job)
         for waiting in [each for each in self._fetched if each.id == job]:
-            with suppress(ValueError):  # a worker has just taken it
+            with suppress(ValueError):  # another thread has taken the job in the meantime
                 self._fetched.remove(waiting)
         if job not in self._running and job not in self._fetching:
             self.job_folders.remove(job)
@@ -92,18 +95,18 @@ class Executor:
             except JobStopped:
                 pass
             except TaludError as error:
-                log.warning("no workers: %s; trying again in %s s", error, RETRY_DELAY_SECONDS)
+                log.warning("no workers: %s; retry in %s s", error, RETRY_DELAY_SECONDS)
                 self._stopping.wait(RETRY_DELAY_SECONDS)
             except Exception:
-                log.exception("no workers, for a fault of talud's; trying again in %s s", RETRY_DELAY_SECONDS)
+                log.exception("no workers because of a bug in talud; retry in %s s", RETRY_DELAY_SECONDS)
                 self._stopping.wait(RETRY_DELAY_SECONDS)
-            finally:  # the workers are gone, and whoever waits for one hears of it
+            finally:  # the workers are gone, so the threads that wait for them end
                 self.slots = 0
                 for thread in list(self._running.values()):
                     thread.join()
 
     def _serve_cluster(self, cluster: Cluster) -> None:
-        """Hand jobs to the workers of a cluster, until the service ends.
+        """Start waiting jobs until the service ends.
 
         Raises:
             ClusterError: the cluster is lost.
@@ -115,11 +118,11 @@ class Executor:
             except SQLAlchemyError as error:
                 if not is_outage(error):
                     raise
-                log.warning("the database does not answer; no job is begun: %s", first_line(error))
+                log.warning("the database does not answer, no job can start: %s", first_line(error))
                 self._retry(self._requeue_lost)
 
     def _start_jobs(self, cluster: Cluster) -> None:
-        """Start as many jobs and fetches as the limits allow.
+        """Start as many jobs and downloads as the limits allow.
 
         Raises:
             SQLAlchemyError: the database does not answer.
@@ -130,10 +133,7 @@ class Executor:
             self._start_thread(job, self._fetching, self._fetch)
 
     def _next_job(self) -> Job | None:
-        """Return the next job for a worker.
-
-        Its raster was fetched, or needs no fetching.
-        """
+        """Return the next job that has a local raster."""
         return self._fetched.popleft() if self._fetched else self.jobs.claim(remote_raster=False)
 
     def _start_thread(self, job: Job, threads: dict[str, threading.Thread], step: Callable[[Job], None]) -> None:
@@ -141,20 +141,20 @@ class Executor:
         threads[job.id].start()
 
     def _requeue_lost(self) -> None:
-        """Requeue jobs that are stored as running although no worker has them.
+        """Requeue jobs that are marked as running without a thread.
 
-        An earlier service, or a claim whose answer was lost, has left them.
+        They were left by an earlier service, or by a claim whose reply was lost.
         """
         at_work = {*self._running, *self._fetching, *(job.id for job in self._fetched)}
         for job in self.jobs.list(("running",), limit=10**6):
             if job.id not in at_work:
-                self.jobs.requeue(job.id, "waits for a worker again, and goes on from its finished tiles")
+                self.jobs.requeue(job.id, "waiting for a worker again; resumes from its finished tiles")
 
     def _retry(self, call: Callable[[], Result]) -> Result:
-        """Return the result of a call of the database, waiting out outages.
+        """Call the database, and retry during outages.
 
         Raises:
-            JobStopped: the service ends before that.
+            JobStopped: the service ends before the database answers.
         """
         return retry_outages(call, self._stopping)
 
@@ -166,16 +166,16 @@ class Executor:
         finally:
             if job.id in self._dismissed:
                 self.job_folders.remove(job.id)
-            if threads.get(job.id) is threading.current_thread():  # the job may have begun again
+            if threads.get(job.id) is threading.current_thread():  # the job may already run in a new thread
                 del threads[job.id]
 
     def _run_step(self, job: Job, step: Callable[[Job], None]) -> None:
         """Run a step of a job and record its failure.
 
-        Errors because the service ends do not count as failures of the job.
+        An error that is caused by the end of the service is not a failure of the job.
 
         Raises:
-            JobStopped: the job is to go on no more.
+            JobStopped: the job was dismissed, or the service ends.
         """
         try:
             step(job)
@@ -185,21 +185,21 @@ class Executor:
             self._attempts[job.id] = self._attempts.get(job.id, 0) + 1
             log.warning("%s", error, extra=job_fields(job))
             if self._attempts[job.id] < MAX_ATTEMPTS:
-                self._retry(lambda: self.jobs.requeue(job.id, "waits for a worker again: the workers were lost"))
+                self._retry(lambda: self.jobs.requeue(job.id, "waiting for a worker again: the workers were lost"))
             else:
                 self._fail(job, str(error))
         except TaludError as error:
             self._fail(job, self.settings.remove_folders(str(error)))
         except Exception:
             self._check_wanted(job)
-            log.exception("failed because of a fault in talud", extra=job_fields(job))
-            self._fail(job, "failed because of a fault in talud; see the service's log")
+            log.exception("failed because of a bug in talud", extra=job_fields(job))
+            self._fail(job, "failed because of a bug in talud; see the service's log")
 
     def _fetch(self, job: Job) -> None:
-        """Fetch a job's raster without occupying a worker."""
-        self._save_progress(job, 0, "its raster is fetched")
+        """Download a job's raster without occupying a worker."""
+        self._save_progress(job, 0, "downloading the raster")
         self.resolver.fetch(job, lambda: self._check_wanted(job))
-        self._save_progress(job, 0, "its raster is there; waits for a worker")
+        self._save_progress(job, 0, "raster downloaded, waiting for a worker")
         self._fetched.append(job)
 
     def _map(self, job: Job, cluster: Cluster) -> None:
@@ -208,7 +208,7 @@ class Executor:
         self._check_wanted(job)
         self._retry(lambda: self.jobs.save_request(job.id, request))
         log.info(
-            "begins: %s, by version %s of %s",
+            "started: %s, with version %s of %s",
             raster_reference(request),
             request.version,
             request.model,
@@ -230,7 +230,7 @@ class Executor:
             self._check_wanted(job)
             done, tiles = said
             if tiles:
-                self._save_progress(job, 99 * done // tiles, f"{done} of {tiles} tiles are done")
+                self._save_progress(job, 99 * done // tiles, f"{done} of {tiles} tiles mapped")
 
         for _, result in run_tasks(map_landslides, [task], cluster, on_message):
             if isinstance(result, LostTask):
@@ -243,16 +243,16 @@ class Executor:
                 self._notify(request, "successUri", job)
 
     def _check_wanted(self, job: Job) -> None:
-        """See that a job is still wanted.
+        """Check that a job must continue.
 
         Raises:
-            JobStopped: it is not.
+            JobStopped: the job was dismissed, or the service ends.
         """
         if job.id in self._dismissed or self._stopping.is_set():
             raise JobStopped
 
     def _fail(self, job: Job, why: str) -> None:
-        # This comes first: on a disk full of tiles, the database could not store the job's end.
+        # The tiles are removed first: on a disk full of tiles, the database could not store the job's end.
         self.job_folders.remove_tiles(job.id)
         if self._end(job, "failed", why):
             log.warning("failed: %s", why, extra=job_fields(job))
@@ -266,14 +266,14 @@ class Executor:
     def _save_progress(self, job: Job, progress: int, message: str) -> None:
         """Store the progress of a job.
 
-        During an outage of the database it is not stored, and the job continues.
+        During an outage of the database the progress is not stored, and the job continues.
         """
         try:
             self.jobs.save_progress(job.id, progress, message)
         except SQLAlchemyError as error:
             if not is_outage(error):
                 raise
-            log.warning("its progress is not stored: %s", first_line(error), extra=job_fields(job))
+            log.warning("progress not stored: %s", first_line(error), extra=job_fields(job))
 
     def _notify(self, request: MapRequest, event: str, job: Job) -> None:
         if event in request.subscribers:
@@ -283,7 +283,7 @@ class Executor:
         while not self._stopping.is_set():
             try:
                 for job in remove_expired(self.jobs, self.job_folders, self.settings):
-                    log.info("removed because of its age or to free space", extra={"job": job})
+                    log.info("removed, because it expired or to free space", extra={"job": job})
             except SQLAlchemyError as error:
                 log.warning("the clean-up failed: %s", first_line(error))
             except Exception:

@@ -1,4 +1,4 @@
-"""Jobs and their states, in the service's database."""
+"""Jobs and their statuses in the service's database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from talud.serving.tables import STATUSES, UNFINISHED, Job, MapRequest, Review, 
 
 @dataclass(frozen=True)
 class JobStore:
-    """The jobs of a service."""
+    """Jobs of a service."""
 
     database: Database
 
@@ -24,7 +24,7 @@ class JobStore:
         """Add an accepted job and return it."""
         moment = utc_now()
         made = Job(
-            id=job, key=key, key_id=key_id, status="accepted", message="waits for a worker", progress=0,
+            id=job, key=key, key_id=key_id, status="accepted", message="waiting for a worker", progress=0,
             request=request, created=moment, updated=moment,
         )  # fmt: skip
         with self.database.transaction() as session:
@@ -43,13 +43,16 @@ class JobStore:
             return tuple(session.scalars(chosen.limit(limit).offset(offset)))
 
     def count(self, statuses: Sequence[str], key_id: str | None = None) -> int:
-        """Count the jobs with one of the statuses, of one key or of all keys."""
+        """Count the jobs with one of the statuses.
+
+        The count includes all keys, or one key if its id is given.
+        """
         chosen = select(func.count()).select_from(Job).where(Job.status.in_(statuses))
         with self.database.session() as session:
             return session.scalar(chosen if key_id is None else chosen.where(Job.key_id == key_id)) or 0
 
     def reviewed_ids(self) -> set[str]:
-        """Return the ids of the jobs whose maps have reviews."""
+        """Return the ids of all jobs with reviews."""
         with self.database.session() as session:
             return set(session.scalars(select(Review.job).distinct()))
 
@@ -57,7 +60,7 @@ class JobStore:
         """Mark the oldest waiting job as running and return it.
 
         Args:
-            remote_raster: choice of jobs with a raster of another machine, or of this one; None: either.
+            remote_raster: True: only jobs with a remote raster; False: only with a local one; None: any job.
         """
         oldest = select(Job.id).where(Job.status == "accepted").order_by(Job.created, Job.id).limit(1)
         if remote_raster is not None:
@@ -65,7 +68,7 @@ class JobStore:
             is_remote = or_(*(raster.startswith(scheme) for scheme in remote.SCHEMES))
             oldest = oldest.where(is_remote if remote_raster else not_(is_remote))
         moment = utc_now()
-        running = {"status": "running", "message": "has begun", "updated": moment}
+        running = {"status": "running", "message": "started", "updated": moment}
         started = func.coalesce(Job.started, moment)
         while True:
             with self.database.transaction() as session:
@@ -81,15 +84,15 @@ class JobStore:
         self._change(job, ("running",), progress=progress, message=message)
 
     def requeue(self, job: str, message: str) -> None:
-        """Requeue a running job, which resumes from its finished tiles."""
+        """Requeue a running job; it resumes from its finished tiles."""
         self._change(job, ("running",), status="accepted", message=message)
 
     def save_request(self, job: str, request: MapRequest) -> None:
-        """Store the request of a running job, with its model."""
+        """Store the resolved request of a running job."""
         self._change(job, ("running",), request=request)
 
     def dismiss(self, job: str) -> None:
-        """Dismiss a job at any stage, and delete the review of its map."""
+        """Mark a job as dismissed, and delete the review of its map."""
         moment = utc_now()
         values = {"status": "dismissed", "message": "dismissed", "finished": moment, "updated": moment}
         with self.database.transaction() as session:
@@ -97,9 +100,9 @@ class JobStore:
             _delete_review(session, job)
 
     def end(self, job: str, status: Status, message: str) -> bool:
-        """End an unfinished job; return whether it has that status now.
+        """End an unfinished job, and return whether it has that status now.
 
-        A repeated call gives the same answer: the first one may have reached the database although its answer was lost.
+        A repeated call returns the same value: the first call may have been stored although its reply was lost.
         """
         progress = {"progress": 100} if status == "successful" else {}
         if self._change(job, UNFINISHED, status=status, message=message, finished=utc_now(), **progress):
@@ -120,6 +123,6 @@ class JobStore:
 
 
 def _delete_review(session: Session, job: str) -> None:
-    """Delete the review of a job's map, with its history and reviewers' names."""
+    """Delete the review of a job's map and its history."""
     for table in (Review, ReviewChange):
         session.execute(delete(table).where(table.job == job))

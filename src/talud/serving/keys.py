@@ -1,6 +1,6 @@
-"""API keys, and the sessions of the page.
+"""API keys and sessions of the review page.
 
-The database holds digests of secrets and tokens, from which neither can be found.
+The database stores only digests of secrets and tokens.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from talud.serving.database import Database, utc_now
 from talud.serving.tables import Key, PageSession, Scope
 
 MAX_NAME_CHARACTERS = 80
-EXPIRY_DAYS = 365  # of a new key, unless another number is given
-SESSION_HOURS = 12  # after which the page asks for the key again
-LOCAL_KEY = "local"  # the id and name of clients where keys are not required
+EXPIRY_DAYS = 365  # default of a new key
+SESSION_HOURS = 12  # then the page asks for the key again
+LOCAL_KEY = "local"  # id and name of the key of all clients if keys are not required
 
 
 @dataclass(frozen=True)
 class KeyStore:
-    """The keys of a service."""
+    """API keys in the database of a service."""
 
     database: Database
 
     def add(self, name: str, scope: Scope, expiry_days: float = EXPIRY_DAYS) -> str:
-        """Add a key and return its secret, which is stored nowhere.
+        """Create a key and return its secret, which is not stored.
 
         Raises:
-            ParamsError: the name is taken, empty or too long.
+            ParamsError: the name is in use, empty or too long.
         """
         made = utc_now()
         if not 0 < len(name.strip()) <= MAX_NAME_CHARACTERS:
-            raise ParamsError(f"a key's name has 1 to {MAX_NAME_CHARACTERS} characters")
+            raise ParamsError(f"the name of a key must have 1 to {MAX_NAME_CHARACTERS} characters")
         secret = f"talud-{secrets.token_urlsafe(32)}"
         try:
             with self.database.transaction() as session:
@@ -53,16 +53,18 @@ class KeyStore:
                     )
                 )
         except IntegrityError as error:
-            raise ParamsError(f"there is a key named {name}; revoke it first, or take another name") from error
+            raise ParamsError(
+                f"there is already a key named {name}; revoke it first, or choose another name"
+            ) from error
         return secret
 
     def find(self, secret: str) -> Key | None:
-        """Return the key of a secret, even if it has expired, or None."""
+        """Return the key with a secret, even an expired one."""
         with self.database.session() as session:
             return session.scalar(select(Key).where(Key.digest == digest(secret)))
 
     def all(self) -> tuple[Key, ...]:
-        """Return all keys, by name."""
+        """Return all keys, sorted by name."""
         with self.database.session() as session:
             return tuple(session.scalars(select(Key).order_by(Key.name)))
 
@@ -70,28 +72,28 @@ class KeyStore:
         """Revoke a key and end its sessions.
 
         Raises:
-            ParamsError: there is none of that name.
+            ParamsError: there is no key with that name.
         """
         with self.database.transaction() as session:
             key = session.scalar(select(Key).where(Key.name == name))
             if key is None:
                 names = ", ".join(each.name for each in self.all()) or "none"
-                raise ParamsError(f"there is no key named {name}; there are: {names}")
+                raise ParamsError(f"there is no key named {name}; the keys are: {names}")
             session.execute(delete(PageSession).where(PageSession.key_id == key.id))
             session.delete(key)
 
 
 @dataclass(frozen=True)
 class SessionStore:
-    """The sessions of a service."""
+    """Sessions in the database of a service."""
 
     database: Database
 
     def begin(self, key: Key) -> str:
-        """Begin a session of a key, and remove all that have expired.
+        """Start a session for a key, and delete expired sessions.
 
         Returns:
-            The token, which is stored nowhere else.
+            The token of the session, which is not stored.
         """
         token, moment = secrets.token_urlsafe(32), utc_now()
         with self.database.transaction() as session:
@@ -101,7 +103,7 @@ class SessionStore:
         return token
 
     def find_key(self, token: str) -> Key | None:
-        """Return the key of a session; None if either has ended or expired."""
+        """Return the key of a valid session, or None."""
         known = select(Key).join(PageSession, PageSession.key_id == Key.id)
         with self.database.session() as session:
             found = session.scalar(known.where(PageSession.digest == digest(token), PageSession.expires > utc_now()))
@@ -114,8 +116,8 @@ class SessionStore:
 
 
 def digest(secret: str) -> str:
-    """Return the SHA-256 of a secret in hex.
+    """Return the SHA-256 checksum of a secret in hexadecimal.
 
-    A secret of 32 random bytes cannot be guessed, so a slow hash would protect nothing more.
+    A slow hash is not needed, because secrets of 32 random bytes cannot be guessed.
     """
     return hashlib.sha256(secret.encode()).hexdigest()

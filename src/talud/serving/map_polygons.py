@@ -32,18 +32,14 @@ from talud.serving.tables import Outline, Review
 from talud.vector import open_vector
 
 MAX_VERTICES = 100_000
-MAX_RINGS = 500  # of an outline: whether one lies within another is asked of each pair
-MAX_REPAIRABLE_VERTICES = 1_000  # vertices of an outline that is mended, whose crossings are counted first
-MAX_CROSSINGS = 100  # of such an outline: hundreds of vertices can cross in thousands of places, which takes minutes
-MAX_AREA_CHANGE = 0.01  # of an outline's area: as much may mending it change, as when an inventory is imported
-_DEGREE_DECIMALS = 7  # of degrees: 1 cm
-_CACHED_MAPS = 8  # maps whose polygons are kept in memory
-_MEASUREMENTS = (
-    "area_m2",
-    "mean_probability",
-    "maximum_probability",
-    "mean_slope_degrees",
-)  # of a polygon, where known
+MAX_RINGS = 500  # of an outline: a validity check compares each pair of rings
+# Limits for the repair of an outline: hundreds of vertices can cross in thousands of points, which takes minutes.
+MAX_REPAIRABLE_VERTICES = 1_000
+MAX_CROSSINGS = 100
+MAX_AREA_CHANGE = 0.01  # largest share of an outline's area that a repair may change, as for the import of inventories
+_DEGREE_DECIMALS = 7  # 1 cm
+_CACHED_MAPS = 8  # maps whose polygons stay in memory
+_MEASUREMENTS = ("area_m2", "mean_probability", "maximum_probability", "mean_slope_degrees")  # optional columns
 
 Position = Annotated[list[FiniteFloat], Field(min_length=2, max_length=3), FailFast()]
 Ring = Annotated[list[Position], Field(min_length=4), FailFast()]
@@ -51,14 +47,14 @@ Rings = Annotated[list[Ring], Field(min_length=1), FailFast()]
 
 
 class PolygonGeometry(BaseModel):
-    """A polygon of GeoJSON: its outer ring, then its holes, in longitude and latitude."""
+    """GeoJSON polygon in longitude and latitude: outer ring, then holes."""
 
     type: Literal["Polygon"]
     coordinates: Rings
 
 
 class MultiPolygonGeometry(BaseModel):
-    """Polygons of GeoJSON that are one landslide."""
+    """GeoJSON polygons that form one landslide."""
 
     type: Literal["MultiPolygon"]
     coordinates: Annotated[list[Rings], Field(min_length=1), FailFast()]
@@ -69,14 +65,14 @@ Geometry = Annotated[PolygonGeometry | MultiPolygonGeometry, Field(discriminator
 
 @dataclass(frozen=True)
 class MappedLandslides:
-    """The landslides of a map, as the model drew them.
+    """Landslides of a map as predicted by the model.
 
     Attributes:
         grid: grid of the map.
-        tags: tags of its file.
+        tags: tags of the map's GeoPackage.
         outlines: id → outline in the CRS of the map, in the order of the file.
         measurements: id → name → number, for the names in `_NUMBERS` that the file holds.
-        geojson: id → outline as GeoJSON, WGS84.
+        geojson: id → outline as GeoJSON in WGS84.
     """
 
     grid: Grid
@@ -90,7 +86,7 @@ def read_landslides(products: Products) -> MappedLandslides:
     """Return the landslides of a finished map.
 
     Raises:
-        SourceError: its files are gone or damaged, or it has no place on Earth.
+        SourceError: the map's files are missing or damaged, or its CRS is not georeferenced.
     """
     return _read_landslides(file_stamp(products.polygons), str(products.probability))
 
@@ -114,23 +110,23 @@ def _read_landslides(stamp: FileStamp, probability: str) -> MappedLandslides:
 
 
 def read_grid(raster: Path | str) -> Grid:
-    """Return the grid of a map that has a location on Earth.
+    """Return the grid of a georeferenced map.
 
     Raises:
-        SourceError: it is gone, or has none.
+        SourceError: the file is missing, or its CRS is not georeferenced.
     """
     with translate_read_errors(Path(raster).name), rasterio.open(raster) as dataset:
         grid = Grid.of(dataset)
     if grid.is_local:
-        raise SourceError("the map's coordinates have no place on Earth, so it cannot be reviewed on a map; use QGIS")
+        raise SourceError("the map has local coordinates without a location on Earth; review it in QGIS instead")
     return grid
 
 
 def read_not_mapped(products: Products) -> str:
-    """Return the unmapped parts and their reasons as GeoJSON, WGS84.
+    """Return the unmapped parts and their reasons as GeoJSON in WGS84.
 
     Raises:
-        SourceError: its files are gone or damaged, or it has no place on Earth.
+        SourceError: the map's files are missing or damaged, or its CRS is not georeferenced.
     """
     file_stamp(products.polygons)
     frame = _read_layer(str(products.polygons), "not_mapped")
@@ -152,11 +148,11 @@ def _read_layer(path: str, layer: str) -> geopandas.GeoDataFrame:
 def geojson_features(
     landslides: MappedLandslides, reviews: Mapping[str, Review], ids: Iterable[str] | None = None
 ) -> list[str]:
-    """Return landslides as GeoJSON features, WGS84: mapped ones first.
+    """Return landslides as GeoJSON features in WGS84, mapped ones first.
 
     Args:
         landslides: landslides of the map.
-        reviews: reviews of them, and of drawn landslides.
+        reviews: reviews of mapped and drawn landslides, by id.
         ids: ids of the landslides to return; default: all.
     """
     redrawn = {name: one for name, one in reviews.items() if one.geometry is not None}
@@ -171,7 +167,7 @@ def geojson_features(
 
 
 def drawn_ids(landslides: MappedLandslides, reviews: Mapping[str, Review]) -> list[str]:
-    """Return the ids of the landslides that were drawn, oldest first."""
+    """Return the ids of the drawn landslides, oldest first."""
     return [name for name, one in reviews.items() if one.geometry is not None and name not in landslides.outlines]
 
 
@@ -190,7 +186,7 @@ def _properties(polygon: str, landslides: MappedLandslides, review: Review | Non
 
 
 def review_counts(landslides: MappedLandslides, reviews: Mapping[str, Review]) -> dict[str, float]:
-    """Return the number of landslides by verdict, and the accepted area."""
+    """Count the landslides by verdict, and sum the accepted area."""
     said = {name: reviews[name] for name in landslides.outlines if name in reviews}
     words = [one.verdict for one in said.values()]
     taken = accepted_ids(landslides, reviews)
@@ -204,7 +200,7 @@ def review_counts(landslides: MappedLandslides, reviews: Mapping[str, Review]) -
 
 
 def accepted_ids(landslides: MappedLandslides, reviews: Mapping[str, Review]) -> list[str]:
-    """Return the ids of accepted landslides: mapped ones, then drawn ones."""
+    """Return the ids of the accepted landslides, mapped ones first."""
     by_model = [name for name in landslides.outlines if name in reviews and reviews[name].verdict == "accepted"]
     return by_model + drawn_ids(landslides, reviews)
 
@@ -212,10 +208,10 @@ def accepted_ids(landslides: MappedLandslides, reviews: Mapping[str, Review]) ->
 def to_geopackage(landslides: MappedLandslides, reviews: Mapping[str, Review]) -> bytes:
     """Return the accepted landslides as a GeoPackage in the map's CRS.
 
-    `talud inventory import` takes it. Equal reviews give equal bytes.
+    `talud inventory import` reads the file. Equal reviews give equal bytes.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     names = accepted_ids(landslides, reviews)
     said = [reviews[name] for name in names]
@@ -246,38 +242,38 @@ def to_geopackage(landslides: MappedLandslides, reviews: Mapping[str, Review]) -
 
 
 def geojson_feature(identity: str, outline: str, properties: Mapping[str, Any]) -> str:
-    """Return a GeoJSON feature around a geometry that is text already."""
+    """Return a GeoJSON feature with a serialised geometry."""
     words = json.dumps(properties, ensure_ascii=False, allow_nan=False)
     return f'{{"type":"Feature","id":{json.dumps(identity)},"geometry":{outline},"properties":{words}}}'
 
 
 def feature_collection(members: Iterable[str], **foreign: Any) -> str:
-    """Return a FeatureCollection of features, with foreign members."""
+    """Return a GeoJSON collection of serialised features."""
     rest = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in foreign.items())
     return f'{{"type":"FeatureCollection","features":[{",".join(members)}]{rest}}}'
 
 
 def _geojson(outlines: Sequence[Any] | NDArray[np.object_], grid: Grid) -> list[str]:
-    """Return outlines as GeoJSON (RFC 7946) in rounded degrees."""
+    """Serialise outlines as GeoJSON (RFC 7946) in WGS84."""
     moved = geopandas.GeoSeries(list(outlines), crs=grid.crs.to_wkt()).to_crs(WGS84).to_numpy()
     rounded = shapely.transform(shapely.orient_polygons(moved), lambda places: np.round(places, _DEGREE_DECIMALS))
     return [str(text) for text in shapely.to_geojson(rounded)]
 
 
 def parse_outline(geometry: PolygonGeometry | MultiPolygonGeometry, grid: Grid) -> Outline:
-    """Return a client's outline as valid polygons in the CRS of a map.
+    """Convert a client's geometry to valid polygons of a map.
 
-    An outline that crosses itself is repaired if its area stays the same.
+    A geometry that crosses itself is repaired if that hardly changes its area.
 
     Raises:
-        ParamsError: it is not on the map, or no outline of anything.
+        ParamsError: the geometry is too complex, empty, not repairable, or outside the map.
     """
     parts = [geometry.coordinates] if geometry.type == "Polygon" else geometry.coordinates
     vertices = sum(len(ring) for rings in parts for ring in rings)
     if vertices > MAX_VERTICES:
-        raise ParamsError(f"the geometry has {vertices:,} vertices; at most {MAX_VERTICES:,} are taken, simplify it")
+        raise ParamsError(f"the geometry has {vertices:,} vertices, and the limit is {MAX_VERTICES:,}; simplify it")
     if sum(map(len, parts)) > MAX_RINGS:
-        raise ParamsError(f"the geometry has more than {MAX_RINGS} rings; draw it as several landslides")
+        raise ParamsError(f"the geometry has more than {MAX_RINGS} rings; split it into several landslides")
     drawn = [shapely.Polygon(_drop_heights(rings[0]), [_drop_heights(ring) for ring in rings[1:]]) for rings in parts]
     west, south, east, north = shapely.MultiPolygon(drawn).bounds
     if west < -180 or east > 180 or south < -90 or north > 90:
@@ -286,9 +282,9 @@ def parse_outline(geometry: PolygonGeometry | MultiPolygonGeometry, grid: Grid) 
         grid.crs.to_wkt()
     )
     outline = _repaired(moved.iloc[0])
-    slack = grid.resolution  # degrees are rounded, and the rim of the map may be drawn along
+    slack = grid.resolution  # for outlines along the edge of the map, whose degrees were rounded
     if not np.isfinite(outline.bounds).all() or not shapely.box(*grid.bounds).buffer(slack).covers(outline):
-        raise ParamsError("the geometry reaches beyond the map; draw inside it")
+        raise ParamsError("the geometry extends beyond the map; draw inside the map")
     return outline
 
 
@@ -302,28 +298,30 @@ def _repaired(outline: Outline) -> Outline:
     else:
         mended = polygonal(outline) if _is_repairable(outline) else None
     if mended is None or not mended.area > 0:
-        raise ParamsError("the geometry crosses itself, or encloses nothing; draw it again")
+        raise ParamsError("the geometry crosses itself or has no area; draw it again")
     if abs(mended.area - outline.area) > MAX_AREA_CHANGE * outline.area:
-        raise ParamsError("the geometry crosses itself, and mending it would change its area; draw it again")
+        raise ParamsError("the geometry crosses itself, and a repair would change its area; draw it again")
     kept: Outline = mended
     return kept
 
 
 def _is_repairable(outline: Outline) -> bool:
-    """Check whether an outline can be repaired quickly."""
+    """Check if an outline can be repaired quickly.
+
+    The numbers of its vertices and crossings are limited.
+    """
     if shapely.get_num_coordinates(outline) > MAX_REPAIRABLE_VERTICES:
         return False
     rings = shapely.get_rings(shapely.get_parts(outline))
     places = [shapely.get_coordinates(ring) for ring in rings]
     sides: Any = shapely.linestrings(np.concatenate([np.stack([one[:-1], one[1:]], axis=1) for one in places]))
-    meetings: int = (
-        shapely.STRtree(sides).query(sides, predicate="intersects").shape[1]
-    )  # each side with itself, two others
-    return (meetings - 3 * len(sides)) / 2 <= MAX_CROSSINGS
+    intersections: int = shapely.STRtree(sides).query(sides, predicate="intersects").shape[1]
+    # Each side intersects itself and its two neighbours.
+    return (intersections - 3 * len(sides)) / 2 <= MAX_CROSSINGS
 
 
 def outline_area(outline: Outline, grid: Grid) -> float:
-    """Return the area of an outline in m², on the ellipsoid if in degrees."""
+    """Return the area of an outline in m², for degrees on the ellipsoid."""
     if grid.crs.is_geographic:
         geod = pyproj.CRS.from_wkt(grid.crs.to_wkt()).get_geod()
         assert geod is not None  # a geographic CRS has an ellipsoid

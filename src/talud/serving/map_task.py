@@ -1,4 +1,4 @@
-"""Task of a worker: the map of a job, resumed where a worker left it."""
+"""Task of a worker: map the raster of a job."""
 
 from __future__ import annotations
 
@@ -18,24 +18,22 @@ from talud.products import prediction
 from talud.products.rasters import Products
 from talud.text import counted
 
-WORKER_NICENESS = 10  # of a worker beside its service: who asks how a job fares is answered before the next tile
-BUSY_TIMEOUT_SECONDS = (
-    120  # seconds; a worker whose service was killed is done with its tile, and so with its map, by then
-)
+WORKER_NICENESS = 10  # of workers on the machine of the service, so that requests are answered quickly
+BUSY_TIMEOUT_SECONDS = 120  # by then, a worker of a killed service has finished its tile and released the map
 
 
 @dataclass(frozen=True)
 class MapTask:
-    """A map to be made.
+    """Inputs, options and output folder of a map.
 
     Attributes:
-        raster: a file that the worker reaches under the same path.
-        model: likewise; a copy of the job's own.
-        origin: of the model in the registry.
-        out: folder of the map.
-        options: of the map.
-        threads: of one pass; None: the physical cores.
-        nice: by how much the worker steps back behind other processes.
+        raster: path of the raster, which is the same for the worker.
+        model: path of the job's copy of the model, which is the same for the worker.
+        origin: name and version of the model in the registry.
+        out: output folder of the map.
+        options: options of the map.
+        threads: number of threads of the network; None: the physical cores.
+        nice: niceness of the worker process.
     """
 
     raster: Path
@@ -49,13 +47,13 @@ class MapTask:
 
 @dataclass(frozen=True)
 class MapResult:
-    """Result of a job in its worker.
+    """Result of a map task.
 
     Attributes:
-        message: one line for a person.
-        provider: that the network ran on.
-        seconds: that this worker took.
-        tiles: that it mapped; not those that an earlier worker had finished.
+        message: one-line summary for users.
+        provider: execution provider of ONNX Runtime.
+        seconds: duration in this worker.
+        tiles: number of tiles that this worker mapped, without those of earlier workers.
     """
 
     message: str
@@ -65,9 +63,13 @@ class MapResult:
 
 
 def map_landslides(task: MapTask, report: SendMessage) -> MapResult:
-    """Make the map; of its tiles [done, all] is told.
+    """Map a raster, resuming from the tiles of an earlier worker.
 
-    A map that an earlier worker finished, before the service could note it, is taken as it is.
+    A complete map of an earlier worker, which the service did not record, is kept as it is.
+
+    Args:
+        task: the task.
+        report: callback that receives [finished tiles, all tiles].
     """
     os.nice(max(task.nice - os.nice(0), 0))
     report([0, 0])
@@ -90,7 +92,7 @@ def map_landslides(task: MapTask, report: SendMessage) -> MapResult:
             report([0, 0])
             time.sleep(1)
         except TaludError as error:
-            # The journal's hint to repeat a command is of no use to a client, whose job's files are removed.
+            # Drop the journal's advice to repeat the command: the files of a failed job are removed.
             if isinstance(error.__cause__, TaludError):
                 raise error.__cause__ from None
             raise
@@ -100,10 +102,7 @@ def map_landslides(task: MapTask, report: SendMessage) -> MapResult:
 
 
 def _read_record(out: Path) -> dict[str, Any] | None:
-    """Return the record of a finished map.
-
-    A folder with a record holds a complete map.
-    """
+    """Return the record of a finished map, or None."""
     try:
         found: dict[str, Any] = json.loads(Products.within(out).record.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Log and metrics of the service."""
+"""Logging and metrics of the service."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from talud.serving.tables import UNFINISHED, Job, MapRequest
 
 LogStyle = Literal["text", "json"]
 log = logging.getLogger("talud.service")
-_LIBRARY_LEVELS = {  # logger of a library → the least level that an operator has use for
-    "distributed": logging.CRITICAL,  # talud itself says when workers are lost
+_LIBRARY_LEVELS = {  # logger of a library → lowest level that is useful to an operator
+    "distributed": logging.CRITICAL,  # talud itself logs the loss of workers
     "httpx": logging.CRITICAL,
     "alembic": logging.WARNING,
-    "rasterio": logging.WARNING,  # what GDAL signals is in the message of the job or the answer that fails of it
+    "rasterio": logging.WARNING,  # GDAL's errors are in the message of the failed job or request
     "pyogrio": logging.WARNING,
     "asyncio": logging.WARNING,
 }
 
 
 def configure_logging(style: LogStyle) -> None:
-    """Configure the log: one line on stderr for each event."""
+    """Configure logging to stderr, with one line for each event."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -39,30 +39,30 @@ def configure_logging(style: LogStyle) -> None:
 
 
 def job_fields(job: Job) -> dict[str, Any]:
-    """Return the extra fields of a line about a job: its id and its key's name."""
+    """Return the extra log fields of a job."""
     return {"job": job.id, "key": job.key}
 
 
 def raster_reference(request: MapRequest) -> str:
-    """Return a request's raster without query, which may hold a signature."""
+    """Return a request's raster without the query of its URL."""
     return request.raster.partition("?")[0]
 
 
 class TextFormatter(logging.Formatter):
-    """Log lines for people, each followed by its traceback."""
+    """Formatter of human-readable log lines, followed by tracebacks."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
-        """Format the message on one line, with the job and the key before it."""
+        """Format the message in one line, after the job and the key."""
         known = [f"{name} {value}" for name in ("job", "key") if (value := getattr(record, name, None))]
         record.message = _escape_line_breaks(f"{', '.join(known)}: {record.message}" if known else record.message)
         return super().formatMessage(record)
 
 
 class JsonFormatter(logging.Formatter):
-    """Log lines as JSON objects that include the traceback."""
+    """Formatter of log lines as JSON objects, with tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a record as JSON."""
+        """Format a record as a JSON object."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -76,36 +76,26 @@ class JsonFormatter(logging.Formatter):
 
 
 def _escape_line_breaks(message: str) -> str:
-    """Escape characters of a message that would start a new line.
+    """Escape characters with which clients could forge log lines.
 
-    The text of a client may contain them.
+    These are all characters that are not printable.
     """
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
 
 
-REQUEST_BUCKETS_SECONDS = (
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    10,
-)  # seconds; what is asked for often stays below 0.05
+# Frequent requests take less than 0.05 s.
+REQUEST_BUCKETS_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """The figures of one service.
+    """Prometheus metrics of a service.
 
     Attributes:
-        request_seconds: seconds that each answer took, by route, method and status.
-        jobs_ended: that ended, by status.
-        tiles_mapped: of the maps that were made.
-        map_seconds: that the making of each map took, by what the network ran on.
+        request_seconds: duration of each request, by route, method and status code.
+        jobs_ended: number of ended jobs, by status.
+        tiles_mapped: number of mapped tiles.
+        map_seconds: duration of each map, by execution provider.
     """
 
     _registry: CollectorRegistry = field(default_factory=CollectorRegistry)
@@ -120,10 +110,10 @@ class Metrics:
                 "talud_request_seconds", "Duration of requests", ("route", "method", "status"),
                 buckets=REQUEST_BUCKETS_SECONDS, registry=self._registry,
             ),
-            "jobs_ended": Counter("talud_jobs_ended", "Jobs that ended", ("status",), registry=self._registry),
-            "tiles_mapped": Counter("talud_tiles_mapped", "Tiles of the maps that were made", registry=self._registry),
+            "jobs_ended": Counter("talud_jobs_ended", "Ended jobs", ("status",), registry=self._registry),
+            "tiles_mapped": Counter("talud_tiles_mapped", "Mapped tiles", registry=self._registry),
             "map_seconds": Histogram(
-                "talud_map_seconds", "Time that the making of a map took, by what the network ran on", ("provider",),
+                "talud_map_seconds", "Duration of maps, by execution provider", ("provider",),
                 buckets=(1, 5, 15, 60, 300, 900, 3600, 14400, 86400), registry=self._registry,
             ),
         }  # fmt: skip
@@ -131,30 +121,30 @@ class Metrics:
             object.__setattr__(self, name, metric)
 
     def add_live_gauges(self, jobs: JobStore, results: Path) -> None:
-        """Add the waiting and running jobs and the free disk space to the figures."""
+        """Add gauges of unfinished jobs and free disk space."""
         self._registry.register(_LiveGauges(jobs, results))
 
     def render(self) -> bytes:
-        """Return all figures in Prometheus's format."""
+        """Return all metrics in the Prometheus text format."""
         return generate_latest(self._registry)
 
 
 @dataclass(frozen=True)
 class _LiveGauges:
-    """Figures that are read when they are requested."""
+    """Collector of metrics that are measured on request."""
 
     jobs: JobStore
     results: Path
 
     def collect(self) -> Iterable[Metric]:
-        """Return the present figures."""
-        waiting = GaugeMetricFamily("talud_jobs", "Jobs that wait or run", labels=("status",))
+        """Yield the current values."""
+        waiting = GaugeMetricFamily("talud_jobs", "Waiting and running jobs", labels=("status",))
         for status in UNFINISHED:
             waiting.add_metric((status,), self.jobs.count((status,)))
         yield waiting
         disk = shutil.disk_usage(self.results)
-        yield GaugeMetricFamily("talud_results_free_bytes", "Room on the disk of the results", value=disk.free)
+        yield GaugeMetricFamily("talud_results_free_bytes", "Free space on the disk of the results", value=disk.free)
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: the figures are known when they are collected."""
+        """Return no description, because collecting needs the database."""
         return ()

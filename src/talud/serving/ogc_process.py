@@ -1,4 +1,4 @@
-"""The process `map-landslides`: what it takes and gives, as OGC API – Processes describes it."""
+"""Description of the process `map-landslides` for OGC API – Processes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from talud.products.rasters import Products
 
 PROCESS_ID = "map-landslides"
 COG_MEDIA_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
-OUTPUTS: dict[str, tuple[str, str, str]] = {  # name → attribute of `Products`, media type, what it is
+OUTPUTS: dict[str, tuple[str, str, str]] = {  # name → attribute of `Products`, media type, description
     "probability": (
         "probability",
         COG_MEDIA_TYPE,
-        "probability of a landslide, float32; NaN where nothing can be said",
+        "probability of a landslide, float32; NaN where not mapped",
     ),
     "landslides": ("classes", COG_MEDIA_TYPE, "0 background, 1 landslide, 255 not mapped"),
-    "polygons": ("polygons", "application/geopackage+sqlite3", "landslides, and what is not mapped and why"),
-    "summary": ("summary", "text/html", "one page to read or to mail"),
-    "quicklook": ("quicklook", "image/png", "a picture for a first look"),
-    "record": ("record", "application/json", "model, raster, numbers, landslide area with its interval"),
+    "polygons": ("polygons", "application/geopackage+sqlite3", "landslides, and unmapped parts with their reasons"),
+    "summary": ("summary", "text/html", "one-page summary of the map"),
+    "quicklook": ("quicklook", "image/png", "preview image"),
+    "record": (
+        "record",
+        "application/json",
+        "model, raster, statistics, and landslide area with its confidence interval",
+    ),
 }
 
 
@@ -30,47 +34,51 @@ class _RequestModel(BaseModel):
 
 
 class RasterReference(_RequestModel):
-    """A raster by reference."""
+    """Reference to a raster."""
 
     href: Annotated[
         str,
         Field(
             min_length=1,
             max_length=2000,
-            description="a path below the data folder, uploads/ID, or an https:// or s3:// address on the allow-list",
+            description="path below the data folder, uploads/ID, or an https:// or s3:// URL on the allow-list",
             examples=["synthetic_liboriana.tif"],
         ),
     ]
 
 
 class Inputs(ResultOptions):
-    """Inputs of the process: a raster, a model, and the options of a map that clients may set."""
+    """Inputs of the process: raster, model, and options of the map."""
 
-    raster: Annotated[RasterReference, Field(description="a stack: a GeoTIFF whose bands are named")]
+    raster: Annotated[RasterReference, Field(description="stack to map: a GeoTIFF with band names")]
     model: Annotated[
         str,
         Field(
             max_length=200,
             pattern=r"^[^\s:/@]+(@[^\s/@:]+|/\d+)?$",
-            description="auto: the champion with most bands that the raster supports; or NAME (its champion), "
+            description="auto: the champion that uses the most bands of the raster; or NAME (its champion), "
             "NAME@ALIAS, NAME/VERSION",
         ),
     ] = "auto"
     bands: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=60)], ...] | None,
-        Field(min_length=1, max_length=60, description="only these bands may be read; default: all of the raster"),
+        Field(
+            min_length=1,
+            max_length=60,
+            description="names of the bands that may be used; default: all bands of the raster",
+        ),
     ] = None
 
 
 class RequestedOutput(_RequestModel):
-    """Requested form of an output: by reference, the only one."""
+    """Requested form of an output; outputs are always links."""
 
     transmissionMode: Literal["reference"] = "reference"  # noqa: N815 - the standard's name
     format: dict[str, Any] | None = None
 
 
 class Subscriber(_RequestModel):
-    """Addresses, on the allow-list, that are told how a job fares."""
+    """Callback URLs for changes of a job's status, on the allow-list."""
 
     successUri: HttpUrl | None = None  # noqa: N815
     inProgressUri: HttpUrl | None = None  # noqa: N815
@@ -78,18 +86,16 @@ class Subscriber(_RequestModel):
 
 
 class ExecuteRequest(_RequestModel):
-    """A request for a map."""
+    """Request for a map."""
 
     inputs: Inputs
-    outputs: Annotated[dict[str, RequestedOutput] | None, Field(description="those that are wanted; default: all")] = (
-        None
-    )
+    outputs: Annotated[dict[str, RequestedOutput] | None, Field(description="outputs to return; default: all")] = None
     response: Literal["document", "raw"] = "document"
     subscriber: Subscriber | None = None
 
 
 class Link(BaseModel):
-    """A link."""
+    """Link to a resource."""
 
     href: str
     rel: str
@@ -98,13 +104,13 @@ class Link(BaseModel):
 
 
 def process_summary() -> dict[str, Any]:
-    """The process in a list of processes, without links."""
+    """Return the summary of the process, without links."""
     return {
         "id": PROCESS_ID,
         "title": "Map landslides",
-        "description": "Maps the landslides of a satellite stack by a registered U-Net: the probability of each pixel, "
-        "classes, polygons, and where nothing could be said. Made by a neural network; nobody has checked it in the "
-        "field.",
+        "description": "Maps landslides in a satellite stack with a registered U-Net. Returns the probability of each "
+        "pixel, classes, polygons, and the unmapped parts. The map is made by a neural network and is not validated in "
+        "the field.",
         "keywords": ["landslides", "semantic segmentation", "U-Net"],
         "version": "1",
         "jobControlOptions": ["sync-execute", "async-execute", "dismiss"],
@@ -113,7 +119,7 @@ def process_summary() -> dict[str, Any]:
 
 
 def process_description() -> dict[str, Any]:
-    """The whole description, without links."""
+    """Return the full description of the process, without links."""
     schema = Inputs.model_json_schema(ref_template="{model}")
     required = schema.get("required", ())
     reference = RasterReference.model_json_schema()
@@ -130,14 +136,14 @@ def process_description() -> dict[str, Any]:
     outputs = {
         name: {
             "title": name.capitalize(),
-            "description": what,
+            "description": text,
             "schema": {"type": "string", "contentMediaType": media, "contentEncoding": "binary"},
         }
-        for name, (_, media, what) in OUTPUTS.items()
+        for name, (_, media, text) in OUTPUTS.items()
     }
     return process_summary() | {"inputs": inputs, "outputs": outputs}
 
 
 def output_files(products: Products) -> dict[str, str]:
-    """Name of each output → name of its file."""
+    """Return the file name of each output, by the output's name."""
     return {name: getattr(products, attribute).name for name, (attribute, _, _) in OUTPUTS.items()}

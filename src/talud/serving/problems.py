@@ -1,4 +1,4 @@
-"""Problems as `application/problem+json` (RFC 9457): one line for a person."""
+"""Errors as `application/problem+json` responses (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NO_SUCH_JOB, NO_SUCH_PROCESS, RESULT_NOT_READY = (
     f"{OGC_EXCEPTIONS}/no-such-process",
     f"{OGC_EXCEPTIONS}/result-not-ready",
 )
-_STATUS_CODES: dict[type[TaludError], int] = {  # whose fault it is
+_STATUS_CODES: dict[type[TaludError], int] = {  # status code by class of the error
     ParamsError: 422,
     ForbiddenError: 403,
     SourceError: 422,
@@ -46,14 +46,14 @@ _STATUS_CODES: dict[type[TaludError], int] = {  # whose fault it is
 log = logging.getLogger("talud.service")
 
 
-class Problem(Exception):  # noqa: N818 - the word of the standard
-    """An error that becomes a problem answer.
+class Problem(Exception):  # noqa: N818 - the standard's name
+    """Error that the client receives as a problem response.
 
     Attributes:
-        status: of HTTP.
-        detail: one line for a person.
-        kind: a URI that names the kind of problem, where a standard does.
-        headers: of the answer.
+        status: HTTP status code.
+        detail: one-line message for users.
+        kind: URI of the problem type, if a standard defines one.
+        headers: headers of the response.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Problem(Exception):  # noqa: N818 - the word of the standard
 
 
 class ProblemBody(BaseModel):
-    """A problem, for a client."""
+    """Problem details (RFC 9457)."""
 
     type: str = "about:blank"
     title: str
@@ -75,13 +75,13 @@ class ProblemBody(BaseModel):
 def problem_response(
     status: int, detail: str, kind: str = "about:blank", headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    """Return a problem as an answer."""
+    """Return a problem response."""
     body = ProblemBody(type=kind, title=HTTPStatus(status).phrase, status=status, detail=detail)
     return JSONResponse(body.model_dump(), status, headers, media_type="application/problem+json")
 
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI description of a route's problem answers."""
+    """Return the OpenAPI descriptions of a route's problem responses."""
     return {
         status: {"description": HTTPStatus(status).phrase, "model": ProblemBody, "content": {_MEDIA_TYPE: {}}}
         for status in statuses
@@ -89,7 +89,7 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 _MEDIA_TYPE = "application/problem+json"
-MAX_REPORTED_ERRORS = 10  # faults of a request that are told
+MAX_REPORTED_ERRORS = 10  # of an invalid request
 
 
 def install_handlers(app: FastAPI) -> None:
@@ -113,11 +113,9 @@ def install_handlers(app: FastAPI) -> None:
     async def _outage(_: Request, error: SQLAlchemyError) -> JSONResponse:
         if not is_outage(error):
             raise error
-        log.warning("the database does not answer a request: %s", first_line(error))
+        log.warning("the database did not answer a request: %s", first_line(error))
         retry = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-        return problem_response(
-            503, "the service's database does not answer at the moment; try again later", headers=retry
-        )
+        return problem_response(503, "the service's database does not answer; try again later", headers=retry)
 
     @app.exception_handler(TaludError)
     async def _talud(request: Request, error: TaludError) -> JSONResponse:

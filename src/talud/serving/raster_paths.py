@@ -1,10 +1,9 @@
-"""Paths of local rasters from client references, and the checks of the files.
+"""Paths of local rasters from client references, and checks of the files.
 
-Rasters may only be GeoTIFFs. GDAL follows what a file of another kind, or one that lies beside a file, tells it to: to
-other files of this machine, and to addresses that this machine reaches. A GeoTIFF, too, can say where its overviews
-lie. So a reference is judged by its words, by where it leads, by what the file says, and by what lies beside it. The
-directories of a TIFF are checked before GDAL opens it: it takes a time that grows with the square of the number of
-bands, tags and overviews, so a file of some megabytes could keep a processor for minutes.
+Only GeoTIFFs are accepted. Files of other formats, and sidecar files, can make GDAL open any file of this machine or
+any URL that it reaches; a GeoTIFF can do so in its tags. Therefore the reference, the resolved path, the tags of the
+file and its sidecar files are checked. The directories of a TIFF are checked before GDAL opens it: the time for opening
+grows with the square of the number of bands, tags and overviews, so that a file of a few megabytes could take minutes.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from talud.serving.settings import Settings
 
 UPLOADS_FOLDER = "uploads"
 UPLOAD_ID_PATTERN = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
-MAX_REFERENCE_CHARACTERS = 1000  # characters of a reference
-PICTURE_SUFFIXES, TAGS_SUFFIX = (".ovr", ".msk"), ".aux.xml"  # what GDAL reads beside a raster
-MASK_SUFFIX = ".mask.tif"  # follows a raster's name without its suffix
+MAX_REFERENCE_CHARACTERS = 1000
+PICTURE_SUFFIXES, TAGS_SUFFIX = (".ovr", ".msk"), ".aux.xml"  # sidecar files of GDAL
+MASK_SUFFIX = ".mask.tif"  # replaces the suffix of the raster
 _RASTER_SUFFIXES = (".tif", ".tiff")
 _FILE_REFERENCE = re.compile(rb"source_?(filename|dataset)|overview_?file|<VRT", re.IGNORECASE)  # in tags
 _FileState = tuple[str, int, int, int, int, int]
-FILE_REFERENCE_DOMAINS = {"OVERVIEWS", "GEOLOCATION"}  # domains of tags that name further files, which GDAL opens
-OFFLINE_OPTIONS = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}  # an option of GDAL, by which it asks no other machine
+FILE_REFERENCE_DOMAINS = {"OVERVIEWS", "GEOLOCATION"}  # tag domains in which GDAL looks for further files
+OFFLINE_OPTIONS = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}  # GDAL option that prevents network access
 ALLOWED_DRIVERS = {
     "GTiff",
     "COG",
@@ -54,18 +53,18 @@ with rasterio.Env() as environment:
 
 
 def resolve_raster(href: str, settings: Settings) -> Path:
-    """Return the file of a client's reference.
+    """Return the path of a raster from a client's reference.
 
     Args:
-        href: `basins/liboriana.tif`, below the data folder, or `uploads/ID`.
-        settings: of the agency.
+        href: path below the data folder, such as `basins/liboriana.tif`, or `uploads/ID`.
+        settings: settings of the service.
 
     Returns:
         The absolute path of a GeoTIFF, without symbolic links.
 
     Raises:
-        ForbiddenError: the reference is of a kind that is not taken, or leads out of its folder.
-        SourceError: there is none.
+        ForbiddenError: the reference has an unsupported form, or leads out of its folder.
+        SourceError: the file does not exist, or is not a safe GeoTIFF.
     """
     parts = _split_reference(href)
     if parts[0] == UPLOADS_FOLDER and len(parts) == 2 and re.fullmatch(UPLOAD_ID_PATTERN, parts[1]):
@@ -79,34 +78,34 @@ def resolve_raster(href: str, settings: Settings) -> Path:
 
 
 def check_file(path: Path, root: Path, name: str) -> None:
-    """Check that a file is a GeoTIFF that refers to no file outside a folder.
+    """Check that a GeoTIFF refers to no file outside a folder.
 
     Args:
-        path: absolute, without symbolic links.
-        root: the folder.
-        name: of the file, in messages.
+        path: absolute path without symbolic links.
+        root: folder in which referenced files must be.
+        name: name of the file in error messages.
 
     Raises:
-        SourceError: it is none.
+        SourceError: the file is not a GeoTIFF, or refers to a file outside.
     """
     _check_links(path, root, name)
     for side in _sidecar_files(path):
-        said = f"{name}: {side.name}, which lies beside it"
+        said = f"{name}: its sidecar file {side.name}"
         found = _resolve_below(side, root, said)
         if not side.name.casefold().endswith(TAGS_SUFFIX):
             _check_geotiff(side, root, said)
         elif b"<PAMDataset" not in (content := found.read_bytes())[:200]:
-            raise SourceError(f"{said}: not what GDAL writes there; remove it")
+            raise SourceError(f"{said} was not written by GDAL; remove it")
         elif _FILE_REFERENCE.search(content):
-            raise SourceError(f"{said}: its tags name further files; remove it")
+            raise SourceError(f"{said} refers to further files in its tags; remove it")
     _check_geotiff(path, root, name)
 
 
 def _check_geotiff(path: Path, root: Path, name: str) -> None:
-    """Check that a file is a GeoTIFF that refers to no other file.
+    """Check that a GeoTIFF's tags refer to no file.
 
     Raises:
-        SourceError: it is none, or names one.
+        SourceError: the file is not a GeoTIFF, or refers to another file.
     """
     check_directories(path, name)
     try:
@@ -118,24 +117,26 @@ def _check_geotiff(path: Path, root: Path, name: str) -> None:
                 leading = domains & FILE_REFERENCE_DOMAINS
                 files = () if leading else dataset.files
     except (RasterioError, UnicodeError) as error:
-        raise SourceError(f"{name}: no GeoTIFF, or damaged; only GeoTIFFs are taken") from error
+        raise SourceError(f"{name}: is damaged or not a GeoTIFF; only GeoTIFFs are accepted") from error
     if leading:
-        raise SourceError(f"{name}: its tags {', '.join(sorted(leading))} name further files; write it without them")
+        raise SourceError(
+            f"{name}: its tags {', '.join(sorted(leading))} refer to further files; write it without them"
+        )
     for file in files:
-        _resolve_below(Path(file), root, f"{name}: {Path(file).name}, which belongs to it")
+        _resolve_below(Path(file), root, f"{name}: its file {Path(file).name}")
 
 
 def find_mask(raster: Path, settings: Settings) -> Path | None:
-    """Return the mask of known landslides beside a raster; None if missing.
+    """Return the mask next to a raster, or None.
 
     The mask must pass the checks of a raster.
 
     Args:
-        raster: that `local` returned, or that a job fetched.
-        settings: of the agency.
+        raster: path from `resolve_raster`, or of a downloaded raster.
+        settings: settings of the service.
 
     Raises:
-        SourceError: it leads out of its folder, or is no GeoTIFF.
+        SourceError: the mask leads out of its folder, or is not a safe GeoTIFF.
     """
     named = raster.with_name(f"{raster.stem}{MASK_SUFFIX}")
     if not os.path.lexists(named):
@@ -145,12 +146,10 @@ def find_mask(raster: Path, settings: Settings) -> Path | None:
 
 
 def _check_if_changed(path: Path, root: Path, name: str) -> Path:
-    """Return a path after `check`.
-
-    The check is repeated if a file beside the path has changed.
+    """Return a path after `check_file`, which is cached for unchanged files.
 
     Raises:
-        SourceError: it may not be opened.
+        SourceError: the file must not be opened.
     """
     _check_links(path, root, name)
     _check_cached(path, root, name, tuple(_file_state(file) for file in (path, *_related_files(path))))
@@ -158,42 +157,44 @@ def _check_if_changed(path: Path, root: Path, name: str) -> Path:
 
 
 def _check_links(path: Path, root: Path, name: str) -> None:
-    """Check that no link beside a raster leads out of its folder.
+    """Check that no link next to a raster leads out of its folder.
 
-    Only links that GDAL may take for a part of the raster are checked.
+    Only links that GDAL may read together with the raster are checked.
 
     Raises:
-        SourceError: one does.
+        SourceError: a link leads out of the folder.
     """
     for side in _related_files(path):
         if side.is_symlink():
-            _resolve_below(side, root, f"{name}: {side.name}, which lies beside it")
+            _resolve_below(side, root, f"{name}: its sidecar file {side.name}")
 
 
 @lru_cache(maxsize=10_000)
 def _check_cached(path: Path, root: Path, name: str, _stamps: tuple[_FileState, ...]) -> None:
-    """Run `check` once for each state of the files."""
+    """Run `check_file` once for each state of the files."""
     check_file(path, root, name)
 
 
 def _file_state(file: Path) -> _FileState:
-    """Return a stamp that identifies a file, and the file that it may link to."""
+    """Return values that change with a file's content.
+
+    These are inodes, modification times and the size, of the file and of its link target.
+    """
     link, found = file.lstat(), file.stat() if file.exists() else file.lstat()
     return str(file), link.st_ino, link.st_mtime_ns, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def confine_gdal(*, warping: bool = False) -> None:
-    """Restrict GDAL to the drivers of maps, without network, also in child processes.
+    """Restrict GDAL to a few drivers without network access.
 
-    rasterio and pyogrio bring a GDAL each, which takes up its drivers once, when it is first used; which those are,
-    another process tells. So this comes before anything that imports pyogrio.
+    rasterio and pyogrio contain a GDAL each, which registers its drivers on first use. Call this function before
+    importing pyogrio; the names of the drivers are listed by another process.
 
     Args:
-        warping: whether this process warps, as for tiles of a picture: rasterio does so by way of its own VRTs. The
-            processes that it starts do not.
+        warping: whether this process may use the driver VRT, which rasterio needs to warp; child processes may not.
 
     Raises:
-        ParamsError: it comes too late.
+        ParamsError: GDAL was used before.
     """
     if "GDAL_SKIP" not in os.environ:
         command = [sys.executable, "-c", _LIST_DRIVERS_SCRIPT]
@@ -201,11 +202,11 @@ def confine_gdal(*, warping: bool = False) -> None:
         told = subprocess.run(command, env=free, capture_output=True, text=True, check=True).stdout
         _skip_drivers({*told.strip().split(",")} - ALLOWED_DRIVERS)
     os.environ.update(OFFLINE_OPTIONS)
-    os.environ.setdefault("CPL_LOG", os.devnull)  # workers' GDAL warns of each driver that it does not have at all
+    os.environ.setdefault("CPL_LOG", os.devnull)  # the GDAL of workers warns about each missing driver
     skipped = {*os.environ["GDAL_SKIP"].split(",")}
     kept = ALLOWED_DRIVERS | ({"VRT"} if warping else set())
     _skip_drivers(skipped - kept)
-    with stderr_suppressed():  # each GDAL complains of names that only the other has
+    with stderr_suppressed():  # each GDAL warns about drivers that only the other has
         import pyogrio
 
         with rasterio.Env() as environment:
@@ -213,18 +214,18 @@ def confine_gdal(*, warping: bool = False) -> None:
     _skip_drivers(skipped)
     if left:
         raise ParamsError(
-            f"GDAL still has the drivers {', '.join(sorted(left)[:5])} …; start the service in a process of its own"
+            f"GDAL already uses the drivers {', '.join(sorted(left)[:5])} …; start the service in a separate process"
         )
 
 
 def _skip_drivers(drivers: set[str]) -> None:
-    """Set the variables that name the drivers which GDAL skips."""
+    """Set the environment variables with the names of skipped drivers."""
     for name in ("GDAL_SKIP", "OGR_SKIP", CONFINED_DRIVERS):
         os.environ[name] = ",".join(sorted(drivers))
 
 
 def _split_reference(href: str) -> list[str]:
-    """Return the parts of a relative path; none is empty, hidden or `..`."""
+    """Split a reference into parts, and check them."""
     parts = href.split("/")
     if (
         len(href) > MAX_REFERENCE_CHARACTERS
@@ -232,49 +233,50 @@ def _split_reference(href: str) -> list[str]:
         or any(sign in href for sign in '\\:"')
         or any(not part or part.startswith(".") for part in parts)
     ):
-        shown = re.split("[?#]", href, maxsplit=1)[0] if ":" in href else href  # a query may hold a signature
+        shown = re.split("[?#]", href, maxsplit=1)[0] if ":" in href else href  # a query may contain a signature
         shown = re.sub("//[^/]*@", "//", shown)
         raise ForbiddenError(
-            f"{shown[:100]!a}: no reference to a raster; expected one below the data folder, such as "
-            "basins/liboriana.tif, uploads/ID, or an https:// or s3:// address that is allowed"
+            f"{shown[:100]!a}: is not a reference to a raster; expected a path below the data folder, such as "
+            "basins/liboriana.tif, uploads/ID, or an https:// or s3:// URL on the allow-list"
         )
     return parts
 
 
 def _uploaded_raster(folder: Path, href: str) -> Path:
-    """Return the raster of an upload."""
+    """Return the path of an uploaded raster."""
     try:
         names = [path for path in folder.iterdir() if not path.name.startswith(".")]
         files = [path for path in names if not path.name.casefold().endswith((*PICTURE_SUFFIXES, TAGS_SUFFIX, ".part"))]
     except OSError:
         files = []
     if len(files) != 1:
-        raise SourceError(f"{href}: no such upload, or no longer; upload the raster again")
+        raise SourceError(f"{href}: there is no such upload, or it has expired; upload the raster again")
     return files[0]
 
 
 def _resolve_below(path: Path, root: Path, name: str) -> Path:
-    """Resolve a path that must lead to a file below a folder.
+    """Resolve the path of a file below a folder.
 
     Raises:
-        SourceError: it leads out, or there is no file.
+        ForbiddenError: the path leads out of the folder.
+        SourceError: the file does not exist.
     """
     try:
         found = path.resolve(strict=True)
         if not found.is_relative_to(root.resolve(strict=True)):
-            raise ForbiddenError(f"{name}: leads out of its folder; put a copy there")
-        if not found.is_file():  # a pipe would keep us waiting
-            raise SourceError(f"{name}: no file")
-    except (OSError, RuntimeError) as error:  # a missing file, a name too long, links in a circle
+            raise ForbiddenError(f"{name}: leads out of its folder; replace the link by a copy")
+        if not found.is_file():  # reading a pipe would block
+            raise SourceError(f"{name}: is not a file")
+    except (OSError, RuntimeError) as error:  # a missing file, a name that is too long, or circular links
         raise SourceError(f"{name}: no such file") from error
     return found
 
 
 def _related_files(path: Path) -> list[Path]:
-    """Return all files that GDAL may take for a part of a raster, sorted.
+    """Return the files that GDAL may read with a raster.
 
-    These are world files, tables of georeferences, files of metadata, overviews, masks and tags, which all begin with
-    the raster's name without its suffix. Other rasters are judged by themselves.
+    These are world files, georeferencing, metadata, overviews, masks and tags, whose names start with the name of the
+    raster without its suffix. Other rasters are not included, because they are checked separately.
     """
     stem = path.stem.casefold()
     names = [(side, side.name.casefold()) for side in path.parent.iterdir()]
@@ -282,40 +284,38 @@ def _related_files(path: Path) -> list[Path]:
 
 
 def _sidecar_files(path: Path) -> list[Path]:
-    """Return the overviews, masks and tags beside a raster.
+    """Return the overviews, masks and tags next to a raster.
 
-    Those of overviews and masks are included; upper and lower case are equal.
+    The sidecar files of overviews and masks are included. Upper and lower case are equal.
     """
     name = re.escape(path.name.casefold())
     beside = re.compile(rf"{name}(\.ovr|\.msk)*(\.ovr|\.msk|\.aux\.xml)")
     found = [side for side in path.parent.iterdir() if beside.fullmatch(side.name.casefold())]
-    return sorted(found, key=lambda side: (-len(side.name), side.name))  # those of overviews before the overviews
+    return sorted(found, key=lambda side: (-len(side.name), side.name))  # sidecars of overviews before the overviews
 
 
-MAX_DIRECTORIES = 100  # overviews and masks among them
-MAX_METADATA_BYTES = 500_000  # of GDAL's XML
-_BANDS_TAG, _METADATA_TAG = 277, 42112  # tags of TIFF
-_ENTRY_FORMATS = {"short": ("H", "HHI", 12, "I"), "long": ("Q", "HHQ", 20, "Q")}  # of TIFF and of BigTIFF
+MAX_DIRECTORIES = 100  # including those of overviews and masks
+MAX_METADATA_BYTES = 500_000  # of GDAL's metadata in XML
+_BANDS_TAG, _METADATA_TAG = 277, 42112
+_ENTRY_FORMATS = {"short": ("H", "HHI", 12, "I"), "long": ("Q", "HHQ", 20, "Q")}  # for TIFF and BigTIFF
 
 
 def check_directories(path: Path, name: str) -> None:
-    """Check that a TIFF is not too complex for GDAL to read quickly.
+    """Check that a TIFF has few enough bands, tags and directories.
 
-    Bands, metadata and directories are limited.
-
-    A damaged file, or one that is not a TIFF, passes: opening it raises an error.
+    Damaged files and files of other formats pass, because opening them raises an error.
 
     Args:
-        path: the file.
-        name: of the file, in messages.
+        path: path of the file.
+        name: name of the file in error messages.
 
     Raises:
-        SourceError: it has more.
+        SourceError: the file exceeds a limit.
     """
     try:
         with path.open("rb") as file:
             _check_tiff(file, name)
-    except (struct.error, OSError, OverflowError, ValueError):  # cut off, or leads nowhere
+    except (struct.error, OSError, OverflowError, ValueError):  # a truncated file or an invalid offset
         return
 
 
@@ -332,7 +332,7 @@ def _check_tiff(file: BinaryIO, name: str) -> None:
         seen += 1
         if seen > MAX_DIRECTORIES:
             raise SourceError(
-                f"{name}: has more than {MAX_DIRECTORIES} overviews and masks; write it anew, for example with "
+                f"{name}: has more than {MAX_DIRECTORIES} overviews and masks; rewrite it, for example with "
                 "gdal_translate -of COG"
             )
         file.seek(place)
@@ -347,10 +347,10 @@ def _check_tiff(file: BinaryIO, name: str) -> None:
 
 def _check_entry(tag: int, length: int, value: int, name: str) -> None:
     if tag == _BANDS_TAG and value > MAX_BANDS:
-        raise SourceError(f"{name}: has {value:,} bands; at most {MAX_BANDS:,} are read")
+        raise SourceError(f"{name}: has {value:,} bands; the limit is {MAX_BANDS:,}")
     if tag == _METADATA_TAG and length > MAX_METADATA_BYTES:
         raise SourceError(
-            f"{name}: has {length:,} bytes of metadata; at most {MAX_METADATA_BYTES:,} are read; write it without"
+            f"{name}: has {length:,} bytes of metadata; the limit is {MAX_METADATA_BYTES:,}; remove the metadata"
         )
 
 

@@ -1,4 +1,4 @@
-"""Rasters that the service can map: those below its data folder, and uploads."""
+"""Rasters in the data folder and uploads: headers, layers and open files."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from talud.text import first_line
 
 WGS84 = "EPSG:4326"
 _SUFFIXES = (".tif", ".tiff")
-_CACHED_HEADERS = 4096  # rasters whose headers are kept
-_MAX_IDLE_DATASETS = 8  # rasters that stay open between tiles
-_LAYERS = {  # layer → the bands of which it is made: the first of these sets that a raster has
+_CACHED_HEADERS = 4096
+_MAX_IDLE_DATASETS = 8  # datasets that stay open between requests for tiles
+_LAYERS = {  # layer → sets of bands, of which the first that a raster has is shown
     "optical": (("red", "green", "blue"),),
     "slope": (("slope",),),
     "elevation": (("elevation",),),
@@ -42,7 +42,7 @@ _LAYERS = {  # layer → the bands of which it is made: the first of these sets 
     "sar_after": (("vv_post",), ("vh_post",)),
 }
 
-FileStamp = tuple[str, int, int]  # path, time of change in ns, size in bytes: by which a file is known again
+FileStamp = tuple[str, int, int]  # path, modification time in ns and size in bytes, which identify a file's content
 
 
 class _Frozen(BaseModel):
@@ -50,37 +50,37 @@ class _Frozen(BaseModel):
 
 
 class RasterHeader(_Frozen):
-    """The header of a raster file."""
+    """Header of a raster file."""
 
-    bands: Annotated[tuple[str, ...], Field(description="names, in the order of the file; empty where one has none")]
+    bands: Annotated[tuple[str, ...], Field(description="names of the bands; an unnamed band has an empty name")]
     layers: Annotated[
         tuple[str, ...],
-        Field(description="that can be shown: optical, slope, elevation, sar_before, sar_after; none without a place"),
+        Field(description="optical, slope, elevation, sar_before, sar_after; none if the raster is not georeferenced"),
     ]
     bounds: Annotated[
-        Bounds | None, Field(description="west, south, east, north, WGS84; null where it has no place on Earth")
+        Bounds | None, Field(description="west, south, east, north in WGS84; null if the raster is not georeferenced")
     ]
     pixels: Annotated[int, Field(description="height × width")]
-    resolution: Annotated[float, Field(description="side of a pixel, in the unit of the CRS")]
-    crs: Annotated[str, Field(description="such as EPSG:32618")]
-    synthetic: Annotated[bool, Field(description="whether a program made what it shows")]
+    resolution: Annotated[float, Field(description="pixel size in the unit of the CRS")]
+    crs: Annotated[str, Field(description="coordinate reference system, such as EPSG:32618")]
+    synthetic: Annotated[bool, Field(description="whether the raster is synthetic, made by a program")]
 
 
 class Raster(RasterHeader):
-    """A raster that may be mapped."""
+    """Raster that can be mapped."""
 
-    href: Annotated[str, Field(description="by which a job names it")]
-    name: Annotated[str, Field(description="of the file")]
-    inventory: Annotated[bool, Field(description="whether a mask of known landslides lies beside it")]
-    fits: Annotated[tuple[str, ...], Field(description="registered champions that can map it")]
+    href: Annotated[str, Field(description="reference to the raster in requests")]
+    name: Annotated[str, Field(description="file name")]
+    inventory: Annotated[bool, Field(description="whether a mask of known landslides is stored next to the raster")]
+    fits: Annotated[tuple[str, ...], Field(description="names of the registered champions that can map the raster")]
 
 
 def find_rasters(settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()) -> tuple[tuple[Raster, ...], int]:
     """Return the rasters below the data folder, and the number of unreadable ones.
 
     Args:
-        settings: of the agency.
-        contracts: of the models, by name, that may fit.
+        settings: settings of the service.
+        contracts: names and contracts of the models that are checked for a fit.
     """
     found, unreadable = [], 0
     for href in _references(settings.data):
@@ -94,10 +94,10 @@ def find_rasters(settings: Settings, contracts: Sequence[tuple[str, Contract]] =
 def describe_raster(
     href: str, path: Path, settings: Settings, contracts: Sequence[tuple[str, Contract]] = ()
 ) -> Raster:
-    """Return a raster's header and the models that fit it.
+    """Return a raster's header and the models that can map it.
 
     Raises:
-        SourceError: it cannot be read as a GeoTIFF.
+        SourceError: the file cannot be read as a GeoTIFF.
     """
     known = read_header(path)
     digests = [(name, contract, _contract_digest(contract)) for name, contract in contracts]
@@ -107,19 +107,18 @@ def describe_raster(
 
 
 def read_header(path: Path) -> RasterHeader:
-    """Return the header of a raster; an unchanged file is not opened again.
+    """Return the cached header of a raster.
+
+    A changed file is read again.
 
     Raises:
-        SourceError: it cannot be read as a GeoTIFF.
+        SourceError: the file cannot be read as a GeoTIFF.
     """
     return _read_header(file_stamp(path))
 
 
 def has_mask(path: Path, settings: Settings) -> bool:
-    """Return whether a mask of known landslides lies beside a raster.
-
-    Only masks that may be shown count.
-    """
+    """Check if a raster has a readable mask next to it."""
     try:
         return raster_paths.find_mask(path, settings) is not None
     except SourceError:
@@ -127,15 +126,15 @@ def has_mask(path: Path, settings: Settings) -> bool:
 
 
 def layer_bands(layer: str, present: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a layer's bands; none if the raster lacks the layer."""
+    """Return a layer's band names, or none if they are missing."""
     return next((names for names in _LAYERS.get(layer, ()) if set(names) <= set(present)), ())
 
 
 def file_stamp(path: Path) -> FileStamp:
-    """Return the path, time and size that identify a file's content.
+    """Return a file's path, modification time and size.
 
     Raises:
-        SourceError: it is gone.
+        SourceError: the file cannot be accessed.
     """
     try:
         found = path.stat()
@@ -145,23 +144,23 @@ def file_stamp(path: Path) -> FileStamp:
 
 
 def checked_grid(dataset: DatasetReader) -> Grid:
-    """Return the grid of a raster after checking its pixel size.
+    """Return the grid of a raster, and check its pixel size.
 
     Raises:
-        SourceError: it has none.
+        SourceError: the raster has no grid, or pixels without a size.
     """
     grid = Grid.of(dataset)
     if not grid.pixel_area > 0:
-        raise SourceError(f"{dataset.name}: its pixels have no size; is the geotransform right?")
+        raise SourceError(f"{dataset.name}: its pixels have no size; check the geotransform")
     return grid
 
 
 @contextmanager
 def open_raster(path: str | Path) -> Iterator[DatasetReader]:
-    """Open a GeoTIFF; no other format is read.
+    """Open a GeoTIFF; other formats are refused.
 
     Raises:
-        SourceError: it is none, or a read inside the block fails; the message names no folder of this machine.
+        SourceError: the file is not a GeoTIFF, or a read in the block fails; the message contains no local folder.
     """
     with _translate_errors(path), _open(path) as dataset:
         yield dataset
@@ -169,10 +168,10 @@ def open_raster(path: str | Path) -> Iterator[DatasetReader]:
 
 @contextmanager
 def open_pooled(stamp: FileStamp) -> Iterator[DatasetReader]:
-    """Open a GeoTIFF that stays open, with its unpacked blocks, for the next caller.
+    """Open a GeoTIFF from a pool, where it stays open with its cached blocks.
 
     Raises:
-        SourceError: as `opened`.
+        SourceError: as for `open_raster`.
     """
     with _translate_errors(stamp[0]):
         with _POOL_LOCK:
@@ -193,18 +192,18 @@ def open_pooled(stamp: FileStamp) -> Iterator[DatasetReader]:
 
 
 _POOL_LOCK = threading.Lock()
-_POOL: deque[tuple[FileStamp, DatasetReader]] = deque()  # the one used last is last
+_POOL: deque[tuple[FileStamp, DatasetReader]] = deque()  # idle datasets, the most recently used last
 
 
 def _open(path: str | Path) -> DatasetReader:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` says it in an error
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` raises an error instead
         return rasterio.open(path, driver="GTiff")
 
 
 @contextmanager
 def _translate_errors(path: str | Path) -> Iterator[None]:
-    """Translate GDAL's errors inside the block into errors of the file."""
+    """Translate GDAL's errors in the block into `SourceError`."""
     name = Path(path).name
     try:
         with small_gdal_cache():
@@ -217,7 +216,7 @@ def _translate_errors(path: str | Path) -> Iterator[None]:
 
 
 def _references(folder: Path) -> Iterator[str]:
-    """Yield the GeoTIFFs below a folder, sorted, without masks and hidden files."""
+    """Yield the sorted GeoTIFFs in a folder, without masks."""
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -235,7 +234,7 @@ def _read_header(stamp: FileStamp) -> RasterHeader:
         bands = tuple(name or "" for name in dataset.descriptions)
         bounds = None if grid.is_local else transform_bounds(grid.crs, WGS84, *grid.bounds, densify_pts=21)
         if bounds and not all(map(math.isfinite, bounds)):
-            raise SourceError(f"{path}: lies where {grid.crs} has no place on the ground; is the geotransform right?")
+            raise SourceError(f"{path}: is outside the area of {grid.crs}; check the geotransform")
         return RasterHeader(
             bands=bands,
             layers=tuple(layer for layer in _LAYERS if bounds and layer_bands(layer, bands)),
@@ -252,7 +251,7 @@ def _contract_digest(contract: Contract) -> str:
 
 
 @cached(LRUCache(8 * _CACHED_HEADERS), key=lambda stamp, digest, _: (stamp, digest), condition=threading.Condition())
-def _fits(stamp: FileStamp, digest: str, contract: Contract) -> bool:  # noqa: ARG001 - contracts are told apart by it
+def _fits(stamp: FileStamp, digest: str, contract: Contract) -> bool:  # noqa: ARG001 - part of the cache key
     try:
         return find_mismatch(stamp[0], contract) is None
     except SourceError:

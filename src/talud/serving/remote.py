@@ -1,7 +1,7 @@
-"""Downloads of rasters from allowed locations, and callbacks to such locations.
+"""Downloads and callbacks, restricted to allowed locations.
 
-The connection goes to the very address that was judged; `settings` says which places are allowed. A fetch ends within
-seconds once nobody wants it any more, whatever the other side does.
+A connection goes to the same IP address that was checked, which prevents DNS rebinding. The allow-list is part of the
+settings. A download stops within seconds after its cancellation, whatever the remote host does.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from talud.serving.settings import (
     port_number,
 )
 
-SCHEMES = ("http://", "https://", "s3://")  # by which a reference to another machine is known
-MAX_REDIRECTS = 3  # redirections that are followed
-HTTP_TIMEOUT = httpx.Timeout(30, connect=10)  # seconds for the next bytes
-MAX_DOWNLOAD_SECONDS = 3600  # for a raster
-MIN_BYTES_PER_SECOND = 10_000  # over each of the following times
+SCHEMES = ("http://", "https://", "s3://")  # prefixes of references to remote rasters
+MAX_REDIRECTS = 3
+HTTP_TIMEOUT = httpx.Timeout(30, connect=10)  # seconds
+MAX_DOWNLOAD_SECONDS = 3600
+MIN_BYTES_PER_SECOND = 10_000  # on average over each window of RATE_WINDOW_SECONDS
 RATE_WINDOW_SECONDS = 30
-CALLBACK_TIMEOUT_SECONDS = 10  # for a note
-POLL_INTERVAL_SECONDS = 0.2  # between two looks whether a fetch is still wanted
+CALLBACK_TIMEOUT_SECONDS = 10
+POLL_INTERVAL_SECONDS = 0.2  # between two checks for the cancellation of a download
 _COPY_SCRIPT = """
 import resource, sys
 import rasterio.shutil
@@ -61,20 +61,20 @@ _LOG = logging.getLogger(__name__)
 
 
 def fetch(url: str, folder: Path, settings: Settings, check_wanted: Callable[[], object] = lambda: None) -> Path:
-    """Fetch a raster into a folder.
+    """Download a raster into a folder.
 
     Args:
-        url: http, https or s3.
-        folder: which is made where it is missing.
-        settings: of the agency.
-        check_wanted: a function that is called several times a second; what it raises ends the fetch.
+        url: http, https or s3 URL of the raster.
+        folder: output folder, which is created if it is missing.
+        settings: settings of the service.
+        check_wanted: function that is called several times a second; an exception of it cancels the download.
 
     Returns:
-        The file, under the last part of its origin's name; it is there whole, or not at all.
+        The path of the complete file, named after the last part of the URL.
 
     Raises:
-        ForbiddenError: the place is not allowed.
-        SourceError: it gives nothing, or too slowly, or what it gives is no GeoTIFF or too large.
+        ForbiddenError: the location is not on the allow-list.
+        SourceError: the download fails, is too slow or too large, or the file is not a GeoTIFF.
         OutputError: the file cannot be written.
     """
     check_reference(url, settings)
@@ -95,12 +95,12 @@ def fetch(url: str, folder: Path, settings: Settings, check_wanted: Callable[[],
 
 
 def check_reference(url: str, settings: Settings) -> None:
-    """Check that the agency allows a reference to another machine.
+    """Check that a remote raster is on the allow-list.
 
-    Nothing is requested yet.
+    Nothing is requested from the host.
 
     Raises:
-        ForbiddenError: the agency does not allow it.
+        ForbiddenError: the URL is invalid or not on the allow-list.
     """
     if not url.startswith(S3_SCHEME):
         check_url(url, settings)
@@ -108,16 +108,18 @@ def check_reference(url: str, settings: Settings) -> None:
     bucket, _, key = url.removeprefix(S3_SCHEME).partition("/")
     named = BUCKET_PATTERN.fullmatch(bucket) and key.isprintable() and not {*key} & {*"\\?#"}
     if not named or any(part in ("", ".", "..") for part in key.split("/")):
-        raise ForbiddenError(f"{without_secrets(url)}: no object of S3; expected s3://BUCKET_PATTERN/KEY")
+        raise ForbiddenError(f"{without_secrets(url)}: is not the URL of an S3 object; expected s3://BUCKET/KEY")
     if f"{S3_SCHEME}{bucket}" not in settings.allowed:
         raise ForbiddenError(
-            f"s3://{bucket}: not among the buckets that this service reads; its operator can allow it "
-            f"({ENV_PREFIX}ALLOWED)"
+            f"s3://{bucket}: is not on the allow-list of this service; its operator can add it ({ENV_PREFIX}ALLOWED)"
         )
 
 
 def notify(url: str, document: Mapping[str, object], settings: Settings) -> None:
-    """Post a JSON document to an allowed location; a failure is only logged."""
+    """Post a JSON document to a callback URL.
+
+    Failures are only logged.
+    """
 
     async def post() -> None:
         async with (
@@ -125,49 +127,48 @@ def notify(url: str, document: Mapping[str, object], settings: Settings) -> None
             _send_request("POST", check_url(url, settings), settings, document) as said,
         ):
             if not said.is_success:
-                _LOG.warning("%s answered %d to a callback", said.request.headers["Host"], said.status_code)
+                _LOG.warning("callback failed: %s answered %d", said.request.headers["Host"], said.status_code)
 
     try:
         asyncio.run(post())
     except TimeoutError:
-        _LOG.warning("a callback was not delivered: no answer within %d s", CALLBACK_TIMEOUT_SECONDS)
+        _LOG.warning("callback failed: no response within %d s", CALLBACK_TIMEOUT_SECONDS)
     except httpx.HTTPError as error:
-        _LOG.warning("a callback was not delivered: %s", type(error).__name__)
+        _LOG.warning("callback failed: %s", type(error).__name__)
     except TaludError as error:
-        _LOG.warning("a callback was not delivered: %s", error)
+        _LOG.warning("callback failed: %s", error)
 
 
 def check_url(url: str, settings: Settings) -> httpx.URL:
-    """Return a web address after checking that the agency allows it.
+    """Parse a web URL and check that it is on the allow-list.
 
-    Its name is not resolved yet.
+    The host name is not resolved yet.
 
     Raises:
-        ForbiddenError: the agency does not allow it.
+        ForbiddenError: the URL is invalid or not on the allow-list.
     """
     shown = without_secrets(url)
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ForbiddenError(f"{shown}: not a web address; expected https://HOST/PATH") from error
+        raise ForbiddenError(f"{shown}: is not a web URL; expected https://HOST/PATH") from error
     if parsed.scheme not in DEFAULT_PORTS or not parsed.host:
         raise ForbiddenError(f"{shown}: not a web address; expected https://HOST/PATH")
     if parsed.userinfo:
-        raise ForbiddenError(f"{parsed.host}: an address must not contain a name or password")
+        raise ForbiddenError(f"{parsed.host}: the URL must not contain a user name or password")
     if not is_allowed(settings.allowed, parsed):
         standard = port_number(parsed) == DEFAULT_PORTS[parsed.scheme]
         place = host_name(parsed) + ("" if standard else f":{port_number(parsed)}")
         raise ForbiddenError(
-            f"{place}: not among the places that this service fetches from; its operator can allow it "
-            f"({ENV_PREFIX}ALLOWED)"
+            f"{place}: is not on the allow-list of this service; its operator can add it ({ENV_PREFIX}ALLOWED)"
         )
     return parsed
 
 
 def without_secrets(url: str) -> str:
-    """Return an address without its query and password.
+    """Return a URL without its query, user name and password.
 
-    The query may hold a signature. The text need not be a valid address.
+    The query may contain a signature. The text need not be a valid URL.
     """
     plain = re.sub(r"^([^/?#]*//)[^/?#]*@", r"\1", url, count=1)
     shown = re.split(r"[?#]", plain, maxsplit=1)[0][:200]
@@ -176,12 +177,12 @@ def without_secrets(url: str) -> str:
 
 @dataclass
 class _TransferProgress:
-    """The progress of a download, and its minimum speed.
+    """Progress of a download, with limits of size, speed and duration.
 
     Attributes:
-        name: of the raster, in messages.
-        max_bytes: bytes that are fetched.
-        received: bytes until now.
+        name: name of the raster in error messages.
+        max_bytes: largest size in bytes.
+        received: number of bytes received so far.
     """
 
     name: str
@@ -195,32 +196,32 @@ class _TransferProgress:
         """Store the total number of bytes received.
 
         Raises:
-            SourceError: these are too many.
+            SourceError: the raster is too large.
         """
         self.received = total
         if total > self.max_bytes:
-            raise SourceError(f"{self.name}: larger than {self.max_bytes:,} bytes, the limit for fetched rasters")
+            raise SourceError(f"{self.name}: is larger than {self.max_bytes:,} bytes, the limit for downloaded rasters")
 
     def check(self) -> None:
-        """Check that the raster arrives fast enough.
+        """Check the speed and the duration of the download.
 
         Raises:
-            SourceError: it does not.
+            SourceError: the download is too slow.
         """
         moment = time.monotonic()
         if moment - self._began > MAX_DOWNLOAD_SECONDS:
-            raise SourceError(f"{self.name}: took longer than {MAX_DOWNLOAD_SECONDS} s")
+            raise SourceError(f"{self.name}: the download took longer than {MAX_DOWNLOAD_SECONDS} s")
         if moment - self._since >= RATE_WINDOW_SECONDS:
             if self.received - self._before < MIN_BYTES_PER_SECOND * (moment - self._since):
                 raise SourceError(
-                    f"{self.name}: comes too slowly, with less than {MIN_BYTES_PER_SECOND:,} bytes per second over "
-                    f"{RATE_WINDOW_SECONDS} s; upload the raster instead"
+                    f"{self.name}: the download is too slow, with less than {MIN_BYTES_PER_SECOND:,} bytes per second "
+                    f"over {RATE_WINDOW_SECONDS} s; upload the raster instead"
                 )
             self._since, self._before = moment, self.received
 
 
 def _run_watched(work: Coroutine[Any, Any, Result], check: Callable[[], object]) -> Result:
-    """Return the result of a coroutine, calling `check` regularly meanwhile.
+    """Run a coroutine, and call `check` regularly.
 
     An exception of `check` cancels the coroutine.
     """
@@ -240,12 +241,12 @@ def _run_watched(work: Coroutine[Any, Any, Result], check: Callable[[], object])
 
 
 async def _resolve_host(url: httpx.URL, settings: Settings) -> list[str]:
-    """Return the addresses of a host after checking that they are public.
+    """Resolve a host and check that all its addresses are public.
 
-    An address that the allow-list names with its port need not be public.
+    An IP address that is on the allow-list with its port may be private.
 
     Raises:
-        SourceError: there are none, or one is not public.
+        SourceError: the host is unknown, or an address is not public.
     """
     host = url.raw_host.decode("ascii")
     if is_allowed_address(settings.allowed, url):
@@ -260,7 +261,7 @@ async def _resolve_host(url: httpx.URL, settings: Settings) -> list[str]:
     except (OSError, UnicodeError) as error:
         raise SourceError(f"{host}: no such host") from error
     if not addresses or not all(map(is_public, addresses)):
-        raise SourceError(f"{host}: not a public address; the agency's own ones are allowed by address and port alone")
+        raise SourceError(f"{host}: is not a public address; private hosts are allowed only by address and port")
     return addresses
 
 
@@ -268,14 +269,14 @@ async def _resolve_host(url: httpx.URL, settings: Settings) -> list[str]:
 async def _send_request(
     method: str, url: httpx.URL, settings: Settings, json: Mapping[str, object] | None = None
 ) -> AsyncIterator[httpx.Response]:
-    """Send a request to a host without reading the body of the answer.
+    """Send a request, and yield the response without its body.
 
-    The connection goes to an address that was judged, and TLS is for the host's name; no proxy, cookie or password of
-    this machine takes part.
+    The connection goes to an address that was checked, and TLS verifies the host's name. Proxies, cookies and passwords
+    of this machine are not used.
 
     Raises:
         SourceError: the host has no public address.
-        httpx.HTTPError: it does not answer.
+        httpx.HTTPError: the host does not answer.
     """
     host = url.raw_host.decode("ascii")
     addresses = await _resolve_host(url, settings)
@@ -299,7 +300,7 @@ async def _send_request(
 
 
 async def _download(url: httpx.URL, target: Path, settings: Settings, progress: _TransferProgress) -> None:
-    """Download a file; redirections must pass the same checks as the address."""
+    """Download a file; each redirect passes the same checks as the URL."""
     for _ in range(MAX_REDIRECTS + 1):
         name = without_secrets(str(url))
         try:
@@ -308,26 +309,24 @@ async def _download(url: httpx.URL, target: Path, settings: Settings, progress: 
                     url = _redirect_target(url, response.headers["Location"], settings)
                     continue
                 if response.status_code != httpx.codes.OK:
-                    raise SourceError(f"{name}: the host answers {response.status_code}")
+                    raise SourceError(f"{name}: the host answered with status {response.status_code}")
                 with target.open("wb") as file:
-                    async for part in response.aiter_raw():  # as they come: a larger part would keep a slow host unseen
+                    async for part in response.aiter_raw():  # small parts, so that a slow host is noticed
                         progress.receive(progress.received + len(part))
                         file.write(part)
                 return
         except httpx.InvalidURL as error:
-            raise SourceError(f"{name}: redirects to an invalid address") from error
+            raise SourceError(f"{name}: redirects to an invalid URL") from error
         except httpx.HTTPError as error:
-            raise SourceError(f"{name}: cannot be fetched: {type(error).__name__}") from error
-    raise SourceError(
-        f"{without_secrets(str(url))}: leads on and on; at most {MAX_REDIRECTS} redirections are followed"
-    )
+            raise SourceError(f"{name}: cannot be downloaded: {type(error).__name__}") from error
+    raise SourceError(f"{without_secrets(str(url))}: too many redirects; the limit is {MAX_REDIRECTS}")
 
 
 def _redirect_target(url: httpx.URL, location: str, settings: Settings) -> httpx.URL:
-    """Return the address to which an answer redirects.
+    """Return the URL to which a response redirects.
 
     Raises:
-        ForbiddenError: that place is not allowed.
+        ForbiddenError: the URL is not on the allow-list.
     """
     onward = str(url.join(location))
     try:
@@ -337,7 +336,7 @@ def _redirect_target(url: httpx.URL, location: str, settings: Settings) -> httpx
 
 
 def _copy_s3_object(url: str, target: Path, progress: _TransferProgress, check: Callable[[], object]) -> None:
-    """Copy an object of S3 in a process that can write no larger file."""
+    """Copy an S3 object in a process whose file size is limited."""
     source = f"/vsis3/{url.removeprefix(S3_SCHEME)}"
     options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": source, "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
     command = [sys.executable, "-c", _COPY_SCRIPT, source, str(target), str(progress.max_bytes + 1)]
@@ -355,20 +354,20 @@ def _copy_s3_object(url: str, target: Path, progress: _TransferProgress, check: 
         finally:
             process.kill()
             process.wait()
-        if target.exists():  # GDAL may not notice that it was stopped
+        if target.exists():  # GDAL may ignore the limit of the file size
             progress.receive(target.stat().st_size)
         if process.returncode:
             said.seek(0)
             reason = said.read().decode(errors="replace").strip().rpartition("\n")[2]
-            _LOG.warning("%s: %s", url, re.sub(r"\?\S*", "?…", reason))  # a query may hold a signature
-            raise SourceError(f"{url}: no raster, or not for this service's credentials")
+            _LOG.warning("%s: %s", url, re.sub(r"\?\S*", "?…", reason))  # a query may contain a signature
+            raise SourceError(f"{url}: is not a raster, or this service has no access to it")
 
 
 def _file_name(url: str) -> str:
-    """Return a safe file name from the last part of an address, ending in .tif."""
+    """Return a safe file name for a URL, ending in .tif."""
     try:
         path = httpx.URL(url).path
-    except (httpx.InvalidURL, UnicodeError):  # which is told of when it is judged
+    except (httpx.InvalidURL, UnicodeError):  # `check_url` reports it
         path = ""
     stem = re.sub(r"(?i)\.tiff?$", "", path.rpartition("/")[2])
     plain = re.sub(r"[^\w-]+", "_", stem)[:80].strip("_")

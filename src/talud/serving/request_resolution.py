@@ -27,10 +27,12 @@ from talud.serving.tables import UNFINISHED, Job, Key, MapRequest
 
 @dataclass(frozen=True)
 class ModelLookup:
-    """The models of the registry, looked up anew each time: an alias may have moved.
+    """Models of the registry.
+
+    Each call asks the registry, because aliases may have moved.
 
     Attributes:
-        root: of the project that the service was started in, if in one.
+        root: folder of the project in which the service was started; None outside a project.
     """
 
     root: Path | None
@@ -38,21 +40,21 @@ class ModelLookup:
 
     @classmethod
     def current(cls) -> ModelLookup:
-        """Return the models of the project, or of the server in `MLFLOW_TRACKING_URI`."""
+        """Return the models of this project or of `MLFLOW_TRACKING_URI`."""
         return cls(find_root(Path.cwd()))
 
     def look_up(self, reference: str) -> Candidate:
-        """Return the version of `NAME`, `NAME@ALIAS` or `NAME/VERSION`.
+        """Return the model version `NAME`, `NAME@ALIAS` or `NAME/VERSION`.
 
         Raises:
-            RegistryError: there is none, its file cannot be had, or the registry does not answer.
-            ModelError: it is no model of talud's.
+            RegistryError: the version or its file does not exist, or the registry cannot be reached.
+            ModelError: the file is not a model of talud.
         """
         store = Store.open(self.root)
         return self._candidate(store, store.models.look_up(reference))
 
     def champions(self) -> list[Candidate]:
-        """Return the champions that can be run, by name.
+        """Return the champions that can be run, sorted by name.
 
         Raises:
             RegistryError: the registry cannot be reached.
@@ -60,7 +62,7 @@ class ModelLookup:
         return [candidate for _, candidate in self._loadable(lambda version: "champion" in version.aliases)]
 
     def with_alias(self) -> list[tuple[ModelVersion, Candidate]]:
-        """Return all versions with an alias that can be run.
+        """Return the versions that have an alias and can be run.
 
         Raises:
             RegistryError: the registry cannot be reached.
@@ -68,11 +70,14 @@ class ModelLookup:
         return self._loadable(lambda version: bool(version.aliases))
 
     def choose_champion(self, misfit: Callable[[Contract], str | None]) -> Candidate:
-        """Return the champion with most bands that a raster fits.
+        """Return the champion that uses most of a raster's bands.
+
+        Args:
+            misfit: function that returns the reason why the raster does not fit a contract, or None if it fits.
 
         Raises:
             RegistryError: the registry cannot be reached, or has no champion.
-            MismatchError: the raster fits none; what each lacks is said.
+            MismatchError: the raster fits no champion; the message gives the reason for each.
         """
         champions = self.champions()
         if not champions:
@@ -87,7 +92,8 @@ class ModelLookup:
                 try:
                     usable.append((version, self._candidate(store, version)))
                 except (RegistryError, ModelError):
-                    continue  # a file that is missing or of another release; `talud models list` tells of it
+                    # The file is missing or of another release; `talud models list` reports it.
+                    continue
         return usable
 
     def _candidate(self, store: Store, version: ModelVersion) -> Candidate:
@@ -99,13 +105,13 @@ class ModelLookup:
 
 @dataclass(frozen=True)
 class RequestResolver:
-    """The resolution of requests to a raster and a model.
+    """Resolver of the raster and the model of a request.
 
     Attributes:
-        settings: of the agency.
-        jobs: of the service.
-        job_folders: where their files lie.
-        models: of the registry.
+        settings: settings of the service.
+        jobs: jobs of the service.
+        job_folders: folders of the jobs.
+        models: models of the registry.
     """
 
     settings: Settings
@@ -117,8 +123,8 @@ class RequestResolver:
         """Check a request and return its new job.
 
         Raises:
-            Problem: too many jobs wait.
-            TaludError: the raster cannot be had, the model is not there, or they do not fit.
+            Problem: too many jobs are waiting.
+            TaludError: the raster or the model is missing or not allowed, or the raster does not fit the model.
         """
         inputs = execute.inputs
         if is_remote(inputs.raster.href):
@@ -150,25 +156,25 @@ class RequestResolver:
             raise
 
     def fetch(self, job: Job, check_wanted: Callable[[], object]) -> None:
-        """Fetch a job's raster from another machine.
+        """Download a job's remote raster.
 
-        A resumed job uses the raster with which it started.
+        A resumed job uses the raster that it downloaded before.
 
         Args:
             job: the job.
-            check_wanted: a function that is called again and again meanwhile; what it raises ends the fetch.
+            check_wanted: function that is called several times a second; an exception of it cancels the download.
 
         Raises:
-            TaludError: the raster cannot be had.
+            TaludError: the raster cannot be downloaded.
         """
         if self._fetched_path(job) is None:
             remote.fetch(job.request.raster, self.job_folders.fetched_raster(job.id), self.settings, check_wanted)
 
     def resolve(self, job: Job) -> tuple[Path, MapRequest]:
-        """Return the local raster of a job, and its request with a model.
+        """Return the raster path and the resolved request of a job.
 
         Raises:
-            TaludError: the raster cannot be had, or does not fit.
+            TaludError: the raster is missing, or does not fit the model.
         """
         request, raster = job.request, self.raster_path(job)
         if not is_remote(request.raster):
@@ -180,16 +186,16 @@ class RequestResolver:
         return raster, request.model_copy(update={"model": model.name, "version": model.version})
 
     def raster_path(self, job: Job) -> Path:
-        """Return the path of a job's raster on this machine.
+        """Return the local path of a job's raster.
 
         Raises:
-            SourceError: it is there no more, or not yet.
+            SourceError: the raster was deleted, or is not downloaded yet.
         """
         if not is_remote(job.request.raster):
             return raster_paths.resolve_raster(job.request.raster, self.settings).absolute()
         found = self._fetched_path(job)
         if found is None:
-            raise SourceError(f"{job.request.raster_without_secrets}: is not fetched yet, or no longer there")
+            raise SourceError(f"{job.request.raster_without_secrets}: is not downloaded yet, or was deleted")
         return found
 
     def _fetched_path(self, job: Job) -> Path | None:
@@ -197,7 +203,10 @@ class RequestResolver:
         return None if found is None else found.absolute()
 
     def notify(self, request: MapRequest, event: str, job: Job) -> None:
-        """Notify a subscriber of a job's status; failures are ignored."""
+        """Notify the subscriber of a job's status.
+
+        Failures are only logged.
+        """
         if url := request.subscribers.get(event):
             document = {"jobID": job.id, "processID": PROCESS_ID, "status": job.status, "message": job.message}
             remote.notify(url, document, self.settings)
@@ -205,23 +214,31 @@ class RequestResolver:
     def _check_queue(self, key: Key) -> None:
         settings = self.settings
         if self.jobs.count(UNFINISHED, key.id) >= settings.jobs_per_key:
-            raise Problem(429, f"the key of {key.name} has {settings.jobs_per_key} jobs that wait or run; wait for one")
+            raise Problem(
+                429,
+                f"the key of {key.name} has {settings.jobs_per_key} waiting or running jobs, which is the limit; wait "
+                "until one has ended",
+            )
         if self.jobs.count(UNFINISHED) >= settings.queue:
-            raise Problem(503, f"{settings.queue} jobs wait or run; try again later", headers={"Retry-After": "60"})
+            raise Problem(
+                503,
+                f"the queue is full: {settings.queue} jobs are waiting or running; try again later",
+                headers={"Retry-After": "60"},
+            )
 
     def _fitting_model(self, raster: Path, model: Candidate | None, bands: tuple[str, ...] | None) -> Candidate:
-        """Return the named model, or the champion with most bands that fits a raster.
+        """Return the given model, or the champion that fits best.
 
         Raises:
             SourceError: the raster cannot be read.
-            ParamsError: it is too large.
-            MismatchError: the model, or every champion, reads what is not there.
+            ParamsError: the raster is too large.
+            MismatchError: the raster lacks bands of the model, or of every champion.
         """
         self._check_size(raster)
 
         def misfit(contract: Contract) -> str | None:
             if bands is not None and (others := [name for name in contract.input.band_names if name not in bands]):
-                return f"reads {', '.join(others)}, which the request leaves out"
+                return f"needs the bands {', '.join(others)}, which the request excludes"
             return reader.find_mismatch(raster, contract)
 
         if model is None:
@@ -237,8 +254,8 @@ class RequestResolver:
 
 
 def is_remote(href: str) -> bool:
-    """Check whether a reference names a raster of another machine.
+    """Check if a reference is the URL of a remote raster.
 
-    A job fetches such a raster when it is next in the queue.
+    Such a raster is downloaded when its job is next in the queue.
     """
     return href.startswith(remote.SCHEMES)

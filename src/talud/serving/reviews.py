@@ -1,4 +1,4 @@
-"""Reviews of maps: verdicts, outlines drawn by reviewers, and their history."""
+"""Reviews of maps and their history."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from talud.serving.tables import Job, Key, Review, ReviewChange
 
 @dataclass(frozen=True)
 class ReviewStore:
-    """The reviews of a service.
+    """Reviews in the database of a service.
 
-    Each is written by one statement, so two reviewers cannot mix theirs, and added to the history in the same
-    transaction. Only the key that wrote a review, and those with the scope admin, change it.
+    A review is written by one statement, so that parallel reviews of a polygon do not mix, and recorded in the history
+    in the same transaction. Only the key that wrote a review, and keys with the scope admin, may change it.
     """
 
     database: Database
 
     def all(self, job: str) -> dict[str, Review]:
-        """Return the reviews of a job's map by polygon, oldest first."""
+        """Return the reviews of a job's map by polygon id, oldest first."""
         chosen = select(Review).where(Review.job == job).order_by(Review.reviewed, Review.polygon)
         with self.database.session() as session:
             return {review.polygon: review for review in session.scalars(chosen)}
@@ -44,7 +44,9 @@ class ReviewStore:
             return tuple(session.scalars(chosen.order_by(ReviewChange.number)))
 
     def save(self, review: Review, key: Key) -> None:
-        """Write a review; an outline of an earlier one stays if this has none.
+        """Create or replace a review.
+
+        Without an outline, an earlier outline is kept.
 
         Raises:
             Problem: another key has reviewed the polygon, or the map was deleted.
@@ -64,7 +66,7 @@ class ReviewStore:
             _record(session, review.job, review.polygon)
 
     def change(self, review: Review, key: Key) -> bool:
-        """Write a review in place of an earlier one; return False if there is none.
+        """Replace an existing review; return False if there is none.
 
         Raises:
             Problem: another key has reviewed the polygon, or the map was deleted.
@@ -80,7 +82,7 @@ class ReviewStore:
             return False
 
     def withdraw(self, job: str, polygon: str, key: Key) -> bool:
-        """Delete the review of a polygon; return False if there is none.
+        """Delete a review; return False if there is none.
 
         Raises:
             Problem: another key has reviewed the polygon, or the map was deleted.
@@ -107,13 +109,13 @@ def _not_theirs(session: Session, job: str, polygon: str) -> Problem:
     reviewer = session.scalar(select(Review.reviewer).where(Review.job == job, Review.polygon == polygon))
     return Problem(
         403,
-        f"{reviewer or 'another person'} reviewed landslide {polygon} with another key; only that key, or one with the "
-        "scope admin, changes it",
+        f"{reviewer or 'another person'} reviewed landslide {polygon} with another key; only that key, or a key with "
+        "the scope admin, can change the review",
     )
 
 
 def _record(session: Session, job: str, polygon: str) -> None:
-    """Add the present review of a polygon to its history."""
+    """Add the current review of a polygon to its history."""
     review = session.get_one(Review, (job, polygon), populate_existing=True)
     names = ("job", "polygon", "verdict", "reviewer", "reviewed", "key_id", "geometry", "area")
     session.add(ReviewChange(**{name: getattr(review, name) for name in names}))
@@ -121,24 +123,24 @@ def _record(session: Session, job: str, polygon: str) -> None:
 
 @contextmanager
 def _locked(database: Database, job: str) -> Iterator[Session]:
-    """Lock a job while its review is written, so that it cannot be deleted.
+    """Lock a job while a review of its map is written.
 
     Raises:
         Problem: the job was dismissed or deleted.
     """
-    # SQLite has no lock of a row; this write locks on both databases, and first, as in `JobStore.dismiss`.
+    # SQLite has no row locks. This write locks both databases, and comes first as in `JobStore.dismiss`.
     held = update(Job).where(Job.id == job, Job.status != "dismissed").values(status=Job.status)
     with database.transaction() as session:
         if not session.execute(held).rowcount:  # type: ignore[attr-defined]
-            raise Problem(404, "the job was dismissed, and its map is gone", RESULT_NOT_READY)
+            raise Problem(404, "the job was dismissed, and its map was deleted", RESULT_NOT_READY)
         yield session
 
 
 def _values(review: Review, key: Key) -> dict[str, Any]:
-    said = {
+    values = {
         "verdict": review.verdict,
         "reviewer": review.reviewer,
         "reviewed": review.reviewed,
         "key_id": key.id,
     }
-    return said if review.geometry is None else said | {"geometry": review.geometry, "area": review.area}
+    return values if review.geometry is None else values | {"geometry": review.geometry, "area": review.area}

@@ -1,9 +1,13 @@
-"""Checks that each request must pass, and the public address of the service.
+"""Request checks that apply to all routes.
 
-A browser sends the page's cookie with what other sites have it send, and reaches a service on its own machine that
-asks for no key. It says of each request which site it comes from, so that what changes something can be told apart. A
-site can also give its own name the address of this machine (DNS rebinding): where no key is asked for, only the names
-of this machine are answered to. A proxy on this machine lets all the world in there: what came by one is refused.
+The checks protect against three attacks:
+
+- Cross-site requests: a browser attaches the page's cookie to requests of other sites, and can reach a local service
+  without keys. Requests that change something must come from the page, according to the headers of the browser.
+- DNS rebinding: a site can point its own host name to this machine. Without keys, the service only answers requests to
+  the names of its own machine.
+- Exposure by a proxy: a proxy on this machine would give everybody access to a service without keys. Such a service
+  refuses forwarded requests.
 """
 
 from __future__ import annotations
@@ -30,10 +34,10 @@ from talud.serving.remote import MIN_BYTES_PER_SECOND, RATE_WINDOW_SECONDS
 from talud.serving.settings import ENV_PREFIX, LOOPBACK_HOSTS
 
 SESSION_COOKIE = "talud_session"
-MAX_BODY_BYTES = 1_000_000  # bytes; uploads have a limit of their own
+MAX_BODY_BYTES = 1_000_000  # except uploads, which have another limit
 UPLOADS_PATH = "/uploads/"
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
-# Headers that proxies, load balancers and tunnels add to requests, like all that begin as the second.
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")  # methods that change nothing (RFC 9110)
+# Headers that proxies, load balancers and tunnels add to requests, and prefixes of such headers.
 PROXY_HEADERS = {
     "forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-forwarded-for",
     "x-original-host", "x-original-url", "x-rewrite-url", "x-proxyuser-ip", "x-envoy-external-address", "client-ip",
@@ -45,10 +49,10 @@ PROXY_HEADER_PREFIXES = ("x-forwarded", "cf-", "tailscale-")
 
 @dataclass(frozen=True)
 class RequestChecks:
-    """An ASGI application in front of another.
+    """ASGI middleware that refuses unsafe requests.
 
     Attributes:
-        app: the other.
+        app: application behind the checks.
         open_to_all: whether no key is asked for.
     """
 
@@ -56,13 +60,13 @@ class RequestChecks:
     open_to_all: bool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Forward or refuse a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         request = Request(scope)
         if {"content-length", "transfer-encoding"} <= {name.casefold() for name in request.headers}:
-            # A proxy may see another end of this body, and take the rest for the next client's request.
+            # A proxy may find another end of this body, and take the rest for the next request (request smuggling).
             closing = {"Connection": "close"}
             await problems.problem_response(400, _TWO_LENGTHS, headers=closing)(scope, receive, send)
         elif reason := _refusal_reason(request, self.open_to_all):
@@ -74,9 +78,9 @@ class RequestChecks:
 
 
 def key_in_headers(request: Request) -> str | None:
-    """Return the secret in a request's headers; None if there is none.
+    """Return the API key in a request's headers, or None.
 
-    No other site can make a browser send these headers.
+    Other sites cannot make a browser send these headers.
     """
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme.casefold() == "bearer" and secret.strip():
@@ -85,24 +89,24 @@ def key_in_headers(request: Request) -> str | None:
 
 
 def _refusal_reason(request: Request, open_to_all: bool) -> tuple[int, str] | None:
-    """Return the status and reason if a request must be refused."""
+    """Return the status code and reason if a request must be refused."""
     headers = request.headers
     if open_to_all and _host_name(headers) not in LOOPBACK_HOSTS:
-        return 421, "this service asks for no key, and answers to the names of its own machine alone: localhost"
+        return 421, "this service requires no key and only answers requests to its own machine; use localhost"
     if open_to_all and (passed_on := _proxy_header(headers)):
         return 403, (
-            f"this request came through a proxy (header {passed_on}), but this service asks for no key; behind one, "
-            f"set {ENV_PREFIX}KEYS_REQUIRED=true and start it again"
+            f"this request came through a proxy (header {passed_on}), but this service requires no key; to use a "
+            f"proxy, set {ENV_PREFIX}KEYS_REQUIRED=true and restart the service"
         )
     if not request.url.path.startswith(UPLOADS_PATH) and _content_length(headers) > MAX_BODY_BYTES:
         return 413, _TOO_LARGE
     if request.method not in SAFE_METHODS and not key_in_headers(request) and not _is_same_origin(request):
-        return 403, "this request comes from another site; use the page, or send a key: Authorization: Bearer KEY"
+        return 403, "this request comes from another site; use the page, or send a key in Authorization: Bearer KEY"
     return None
 
 
 def _is_same_origin(request: Request) -> bool:
-    """Check whether a request comes from the service's page, or from no browser."""
+    """Check if a request comes from the service's page or from no browser."""
     if site := request.headers.get("Sec-Fetch-Site"):
         return site in ("same-origin", "none")
     if origin := request.headers.get("Origin"):
@@ -112,13 +116,13 @@ def _is_same_origin(request: Request) -> bool:
 
 
 def _proxy_header(headers: Headers) -> str | None:
-    """Return the first header that only proxies add, or None."""
+    """Return the first header that was added by a proxy, or None."""
     names = (name.casefold() for name in headers)
     return next((name for name in names if name in PROXY_HEADERS or name.startswith(PROXY_HEADER_PREFIXES)), None)
 
 
 def _host_name(headers: Headers) -> str:
-    """Return the host name of a request, without its port."""
+    """Return the host name of a request without the port."""
     try:
         return urlsplit(f"//{headers.get('Host', '')}").hostname or ""
     except ValueError:
@@ -131,7 +135,7 @@ def _content_length(headers: Headers) -> int:
 
 
 def _with_size_limit(receive: Receive) -> Receive:
-    """Return a receiver that refuses a body that is too large."""
+    """Return a receiver that refuses bodies over the size limit."""
     received = 0
 
     async def limited() -> Message:
@@ -146,15 +150,15 @@ def _with_size_limit(receive: Receive) -> Receive:
 
 
 def _with_minimum_rate(receive: Receive) -> Receive:
-    """Return a receiver that refuses a body whose parts arrive too slowly.
+    """Return a receiver that refuses bodies below the minimum rate.
 
-    Only the time spent waiting for a part counts.
+    Only the time spent waiting for the client counts.
     """
     received, waited, is_whole = 0, 0.0, False
 
     async def paced() -> Message:
         nonlocal received, waited, is_whole
-        if is_whole:  # what is awaited now is the end of the connection
+        if is_whole:  # the next message is the end of the connection
             return await receive()
         if received >= MIN_BYTES_PER_SECOND * RATE_WINDOW_SECONDS:
             received, waited = 0, 0.0
@@ -173,29 +177,30 @@ def _with_minimum_rate(receive: Receive) -> Receive:
 
 
 _TOO_SLOW = (
-    f"the body comes too slowly, with less than {MIN_BYTES_PER_SECOND:,} bytes per second over {RATE_WINDOW_SECONDS} s"
+    f"the body arrives too slowly, with less than {MIN_BYTES_PER_SECOND:,} bytes per second over "
+    f"{RATE_WINDOW_SECONDS} s"
 )
 _TWO_LENGTHS = "the request states its length twice, by Content-Length and by Transfer-Encoding; send one of them"
 _TOO_LARGE = f"the body is larger than {MAX_BODY_BYTES:,} bytes"
 
 
-HEADER_TIMEOUT_SECONDS = 20.0  # from the connection, or the first byte of a further request, to the end of its headers
+HEADER_TIMEOUT_SECONDS = 20.0  # from the connection, or the first byte of a further request, to the end of the headers
 
 
 class HeaderTimeoutProtocol(H11Protocol):
-    """HTTP/1.1 that closes connections whose headers arrive too slowly."""
+    """HTTP/1.1 protocol that closes connections with slow headers."""
 
     _limit: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to wait for the first request."""
+        """Start the timeout for the first request."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Receive data, and start or stop the timeout for headers.
+        """Process received data.
 
-        It starts with a request and stops when its headers are complete.
+        The timeout starts with a request and stops when its headers are complete.
         """
         super().data_received(data)
         if self._answering():
@@ -227,13 +232,13 @@ class HeaderTimeoutProtocol(H11Protocol):
 
 @dataclass(frozen=True)
 class PublicAddress:
-    """The address of a service.
+    """Public address of the service, for links.
 
-    The header Host is the client's word: links made of it would lead wherever a client, or who poisons a cache between,
-    wants. Where no key is asked for it has been checked to name this machine.
+    Clients control the header Host: links made from it would lead to any site that a client, or an attacker of a shared
+    cache, chooses. Without keys, the header was checked to name this machine.
 
     Attributes:
-        public: as the operator set it, without a slash at its end; empty: not set.
+        public: public URL without a trailing slash; empty if it is not set.
         open_to_all: whether no key is asked for.
     """
 
@@ -241,33 +246,33 @@ class PublicAddress:
     open_to_all: bool
 
     def base(self, request: Request) -> str:
-        """Return the start of all links; an empty text makes them relative."""
+        """Return the base URL of links; if empty, links are relative."""
         if self.public or not self.open_to_all:
             return self.public
         return str(request.base_url).rstrip("/")
 
     def rewrite_link(self, request: Request, link: str) -> str:
-        """Return a link with the service's own address instead of the header Host."""
+        """Return a link with the public address instead of the header Host."""
         own = str(request.base_url).rstrip("/")
         return f"{self.base(request)}{link.removeprefix(own)}" if link.startswith(f"{own}/") else link
 
     def uses_tls(self, request: Request) -> bool:
-        """Return whether clients reach the service by TLS."""
+        """Check if clients reach the service by TLS."""
         return (self.public or request.url.scheme).startswith("https")
 
 
 log = logging.getLogger("talud.service")
-MAX_WRONG_KEYS = 10  # wrong keys of one address
-WRONG_KEYS_WINDOW_SECONDS = 60.0  # seconds
-MAX_TRACKED_NETWORKS = 10_000  # addresses, the latest
+MAX_WRONG_KEYS = 10  # of a network, within the following time
+WRONG_KEYS_WINDOW_SECONDS = 60.0
+MAX_TRACKED_NETWORKS = 10_000  # the most recent ones
 
 
 @dataclass(frozen=True)
 class LoginThrottle:
-    """A limit of wrong keys for each network.
+    """Limit of wrong keys for each network.
 
     Attributes:
-        clock: seconds.
+        clock: function that returns the current time in seconds.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -275,10 +280,10 @@ class LoginThrottle:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count_failure(self, address: str) -> int:
-        """Count one wrong key.
+        """Count a wrong key.
 
         Returns:
-            How many seconds the address has to wait, or 0.
+            The number of seconds for which the address must wait, or 0.
         """
         now, network = self.clock(), _network(address)
         with self._lock:
@@ -288,9 +293,9 @@ class LoginThrottle:
             self._failures[network] = since, count + 1
             if len(self._failures) > MAX_TRACKED_NETWORKS:
                 self._failures.popitem(last=False)
-        if count == MAX_WRONG_KEYS:  # once, since attempts continue
+        if count == MAX_WRONG_KEYS:  # log only once
             log.warning(
-                "%s: %s wrong keys within %d s; more are refused for a while", network, count, WRONG_KEYS_WINDOW_SECONDS
+                "%s: %s wrong keys within %d s; further keys are refused", network, count, WRONG_KEYS_WINDOW_SECONDS
             )
         return 0 if count < MAX_WRONG_KEYS else int(since + WRONG_KEYS_WINDOW_SECONDS - now) + 1
 
@@ -299,7 +304,7 @@ def _network(address: str) -> str:
     """Return an IPv4 address, or the network of an IPv6 address."""
     try:
         ip = ipaddress.ip_address(address)
-    except ValueError:  # of a test, or a socket of the file system
+    except ValueError:  # a Unix socket or a test client
         return address
     if isinstance(ip, ipaddress.IPv4Address):
         return str(ip)

@@ -1,4 +1,4 @@
-"""The parts of a running service, and the keys that its routes require."""
+"""Running service and the authentication of its requests."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from talud.serving.tables import Key, Scope
 
 @dataclass(frozen=True)
 class Service:
-    """The parts of a running service.
+    """Parts of a running service.
 
     Attributes:
-        settings: of the agency.
-        database: that is open.
-        jobs: in it.
-        keys: in it.
-        sessions: of the page, in it.
-        uploads: in it.
-        models: of the registry.
-        job_folders: where the files of jobs lie.
-        resolver: what takes requests in.
-        executor: what carries jobs out.
-        metrics: what it counts and measures.
-        open_to_all: whether no key is asked for.
-        login_throttle: wrong keys of late.
+        settings: settings of the service.
+        database: open database.
+        jobs: jobs in the database.
+        keys: API keys in the database.
+        sessions: sessions of the review page in the database.
+        uploads: owners and sizes of uploads in the database.
+        models: models of the registry.
+        job_folders: folders of the jobs.
+        resolver: resolver of rasters and models.
+        executor: executor of the jobs.
+        metrics: metrics for Prometheus.
+        open_to_all: whether clients need no API key.
+        login_throttle: limit of wrong keys for each client.
     """
 
     settings: Settings
@@ -59,11 +59,12 @@ class Service:
     @classmethod
     @contextmanager
     def start(cls, settings: Settings, *, open_to_all: bool) -> Iterator[Service]:
-        """Yield a service that carries out jobs within the block.
+        """Start a service, and stop it after the block.
 
         Raises:
-            ParamsError: the database's URL cannot be used.
-            OutputError: the database cannot be opened, or another service uses the results.
+            ParamsError: the URL of the database is invalid.
+            BusyError: another service uses the results folder.
+            OutputError: the database cannot be opened, or the folder cannot be written to.
         """
         with lock_results(settings.results), Database.open(settings.database_url) as database:
             remove_unfinished_uploads(settings.results)
@@ -98,17 +99,18 @@ CurrentService = Annotated[Service, Depends(_service)]
 
 
 def client_key(request: Request, service: Service) -> Key | None:
-    """Return the key of a request; without required keys, a local admin key.
+    """Return the API key of a request, or None.
+
+    If keys are not required, a client without a key gets a local key with the scope admin.
 
     Raises:
-        Problem: too many wrong keys came from there.
+        Problem: the client has sent too many wrong keys.
     """
     found = None
     if secret := key_in_headers(request):
         found = find_key(secret, request, service)
-    elif token := request.cookies.get(
-        SESSION_COOKIE
-    ):  # not counted: a page that is open asks on after its session ended
+    elif token := request.cookies.get(SESSION_COOKIE):
+        # Expired tokens are not counted as wrong keys: an open page still sends requests after its session ended.
         found = service.sessions.find_key(token)
     if found is None and service.open_to_all:
         return Key(id=LOCAL_KEY, name=LOCAL_KEY, digest="", scope="admin", created=utc_now())
@@ -116,16 +118,18 @@ def client_key(request: Request, service: Service) -> Key | None:
 
 
 def find_key(secret: str, request: Request, service: Service) -> Key | None:
-    """Return the key of a secret; a valid one passes the throttle of wrong keys.
+    """Return the key with a secret, or None.
+
+    Valid keys are accepted even after too many wrong ones.
 
     Raises:
-        Problem: it has expired, or is wrong, as were too many before it.
+        Problem: the key has expired, or the client has sent too many wrong keys.
     """
     found = service.keys.find(secret)
     if found and found.expires and found.expired:
         raise Problem(
             401,
-            f"the key of {found.name} expired on {found.expires:%Y-%m-%d}; the service's operator can make another: "
+            f"the key of {found.name} expired on {found.expires:%Y-%m-%d}; the operator can create a new one: "
             "talud keys revoke, then talud keys add",
             headers={"WWW-Authenticate": "Bearer"},
         )
@@ -142,11 +146,11 @@ def _require_scope(scope: Scope) -> Callable[[Request, Service], Key]:
         if key is None:
             raise Problem(
                 401,
-                "this service asks for an API key: Authorization: Bearer KEY",
+                "this service requires an API key: send the header Authorization: Bearer KEY",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         if not key.allows(scope):
-            raise Problem(403, f"the key of {key.name} has the scope {key.scope}; this takes {scope}")
+            raise Problem(403, f"the key of {key.name} has the scope {key.scope}; this request requires {scope}")
         return key
 
     return check

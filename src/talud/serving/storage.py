@@ -1,4 +1,4 @@
-"""The results folder: files of jobs, uploads, its lock, and retention."""
+"""Results folder: jobs, uploads, lock and retention."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ from talud.serving.settings import Settings
 from talud.serving.tables import STATUSES, UNFINISHED, Job, Key, UploadOwner
 from talud.text import dimensions
 
-VIEW_PROTECTION_SECONDS = 15 * 60  # seconds after somebody looked at a map in which it is not removed
+VIEW_PROTECTION_SECONDS = 15 * 60  # a map is not removed for this long after it was viewed
 
 
 @dataclass(frozen=True)
 class JobFolders:
-    """The folders of jobs.
+    """Folders of the jobs, one for each.
 
     Attributes:
-        root: that holds them, each under its job's id.
+        root: folder that holds the folders, named by the jobs' ids.
     """
 
     root: Path
     _viewed_at: dict[str, float] = field(default_factory=dict, repr=False)
 
     def folder(self, job: str) -> Path:
-        """Return the folder of a job's model, fetched raster and map."""
+        """Return the folder of a job."""
         return self.root / job
 
     def model(self, job: str) -> Path:
-        """Return the path of a job's own copy of its model."""
+        """Return the path of a job's copy of its model."""
         return self.folder(job) / "model.onnx"
 
     def fetched_raster(self, job: str) -> Path:
@@ -68,10 +68,10 @@ class JobFolders:
         return Products.within(self.map_folder(job))
 
     def copy_model(self, job: str, model: Path) -> None:
-        """Keep a job's own copy of its model.
+        """Copy a model into a job's folder, or link it.
 
         Raises:
-            OutputError: the disk is full, or fails.
+            OutputError: the file cannot be written, for example on a full disk.
         """
         copy = self.model(job)
         with translate_write_errors(copy):
@@ -79,17 +79,18 @@ class JobFolders:
             scratch = copy.with_suffix(".part")
             scratch.unlink(missing_ok=True)
             try:
-                scratch.hardlink_to(model)  # a queue of jobs would else hold as many copies
-            except OSError:  # it lies on another disk, or on one without links
+                # A link saves disk space when many jobs wait for the same model.
+                scratch.hardlink_to(model)
+            except OSError:  # another disk, or a file system without hard links
                 shutil.copyfile(model, scratch)
             scratch.replace(copy)
 
     def mark_viewed(self, job: str) -> None:
-        """Protect a job's map from removal for a while, because it was viewed."""
+        """Delay the removal of a map that was viewed."""
         self._viewed_at[job] = time.monotonic()
 
     def remove_tiles(self, job: str) -> None:
-        """Remove the tiles of a map that is not finished."""
+        """Remove the tiles of an unfinished map."""
         for folder in self.folder(job).glob(".*.partial"):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -98,22 +99,22 @@ class JobFolders:
         shutil.rmtree(self.folder(job), ignore_errors=True)
 
     def recently_viewed(self, job: str) -> bool:
-        """Check whether a job's map was viewed recently."""
+        """Check if a job's map was viewed recently."""
         looked = self._viewed_at.get(job)
         return looked is not None and time.monotonic() - looked < VIEW_PROTECTION_SECONDS
 
 
-_MAX_NAME_CHARACTERS = 80  # characters of an upload's name
+_MAX_NAME_CHARACTERS = 80  # of an upload's file name, without its suffix
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A raster that is being uploaded.
+    """Raster that is being uploaded.
 
     Attributes:
-        id: a UUID.
-        path: where it will lie.
-        stream: open, of what has arrived.
+        id: UUID of the upload.
+        path: path of the finished file.
+        stream: open file of the bytes that were received so far.
     """
 
     id: str
@@ -122,10 +123,10 @@ class Upload:
 
     @classmethod
     def create(cls, settings: Settings, filename: str) -> Upload:
-        """Create an empty file in a folder of its own.
+        """Create an empty file in a new folder.
 
         Raises:
-            OutputError: it cannot be made.
+            OutputError: the file cannot be created.
         """
         identity = str(uuid.uuid4())
         path = settings.results / raster_paths.UPLOADS_FOLDER / identity / safe_name(filename)
@@ -134,7 +135,7 @@ class Upload:
             return cls(identity, path, _partial_path(path).open("wb"))
 
     def write(self, data: bytes) -> None:
-        """Append received bytes.
+        """Append received bytes to the file.
 
         Raises:
             OutputError: the disk is full.
@@ -146,7 +147,7 @@ class Upload:
         """Check the uploaded file and return its raster.
 
         Raises:
-            SourceError: it is no GeoTIFF that can be mapped.
+            SourceError: the file is not a GeoTIFF that can be mapped.
             OutputError: the disk is full.
         """
         part = _partial_path(self.path)
@@ -167,7 +168,10 @@ class Upload:
 
 
 def safe_name(filename: str) -> str:
-    """Return a file name of letters, digits, - and _, with the suffix .tif."""
+    """Return a safe file name that ends in .tif.
+
+    The name consists of ASCII letters, digits, - and _.
+    """
     last = re.split(r"[/\\]", unicodedata.normalize("NFKC", filename))[-1]
     stem = re.sub(r"\.tiff?$", "", last, flags=re.IGNORECASE)
     plain = re.sub(r"[^A-Za-z0-9-]+", "_", unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode())
@@ -179,26 +183,27 @@ def _partial_path(path: Path) -> Path:
 
 
 def _check_upload(path: Path, settings: Settings) -> None:
-    """Check that a file is a complete GeoTIFF with a location and few enough pixels."""
+    """Check that a GeoTIFF is complete, georeferenced and small enough."""
     raster_paths.check_directories(path, path.name)
     with open_raster(path) as dataset:
         grid = checked_grid(dataset)
         if grid.height * grid.width > settings.pixels:
             raise SourceError(
                 f"{path.name}: has {dimensions(grid.width, grid.height)}, and this service maps at most "
-                f"{settings.pixels:,} pixels; cut it in parts"
+                f"{settings.pixels:,} pixels; split it into parts"
             )
         check_blocks(dataset, dataset.indexes, path)
-        dataset.read(window=Window(grid.width - 1, grid.height - 1, 1, 1))  # one that was cut off has no last block
+        # A truncated file lacks its last block.
+        dataset.read(window=Window(grid.width - 1, grid.height - 1, 1, 1))
 
 
 @dataclass(frozen=True)
 class UploadStore:
-    """The uploads of a service, by the key that brought them.
+    """Owners and sizes of uploads, for the quota of each API key.
 
     Attributes:
-        database: that keeps them.
-        quota: bytes that the uploads of one key may take.
+        database: open database of the service.
+        quota: largest total size of the uploads of one key, in bytes.
     """
 
     database: Database
@@ -206,61 +211,63 @@ class UploadStore:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def reserve(self, upload: str, key: Key, size: int) -> None:
-        """Count `size` bytes in all for an upload, received or expected.
+        """Set the size of an upload, and check the quota.
 
         Raises:
-            Problem: the key's uploads would take more than its quota.
+            Problem: the key's uploads would exceed the quota.
         """
         others = select(func.coalesce(func.sum(UploadOwner.bytes), 0))
         others = others.where(UploadOwner.key_id == key.id, UploadOwner.id != upload)
-        # One service uses the database, so that its own lock is enough for uploads that arrive at once.
+        # Only one service uses the database, so a lock in this process is enough for parallel uploads.
         with self._lock, self.database.transaction() as session:
             taken = int(session.scalar(others) or 0)
             if taken + size > self.quota:
                 raise Problem(
                     413,
-                    f"the uploads of the key of {key.name} take {taken:,} bytes and may take {self.quota:,}; "
-                    "DELETE /uploads/ID removes one",
+                    f"the uploads of the key {key.name} have {taken:,} bytes, and the quota is {self.quota:,} bytes; "
+                    "delete one with DELETE /uploads/ID",
                 )
             session.merge(UploadOwner(id=upload, key_id=key.id, bytes=size))
 
     def owner(self, upload: str) -> str | None:
-        """Return the id of the key that owns an upload; None if unknown."""
+        """Return the id of an upload's key, or None."""
         with self.database.session() as session:
             row = session.get(UploadOwner, upload)
             return row.key_id if row else None
 
     def ids(self) -> tuple[str, ...]:
-        """Return the ids of all counted uploads."""
+        """Return the ids of all uploads in the database."""
         with self.database.session() as session:
             return tuple(session.scalars(select(UploadOwner.id)))
 
     def release(self, uploads: Iterable[str]) -> None:
-        """Stop counting uploads."""
+        """Remove uploads from the quota."""
         with self.database.transaction() as session:
             session.execute(delete(UploadOwner).where(UploadOwner.id.in_(list(uploads))))
 
 
 @contextmanager
 def lock_results(results: Path) -> Iterator[None]:
-    """Lock the results folder, so that no second service restarts its jobs.
+    """Lock the results folder, so that a second service cannot use it.
 
     Raises:
-        OutputError: another service uses it, or it cannot be written to.
+        BusyError: another service uses the folder.
+        OutputError: the folder cannot be written to.
     """
     with translate_write_errors(results):
         results.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if results.stat().st_mode & 0o007:  # a group that an operator lets in stays
+        if results.stat().st_mode & 0o007:  # access for a group is left as the operator set it
             results.chmod(0o700)
-    busy = BusyError(f"{results}: another service uses this folder; stop it, or name another one")
+    busy = BusyError(f"{results}: another service uses this folder; stop that service or name another folder")
     with exclusive_lock(results / "service.lock", busy):
         yield
 
 
 def remove_expired(jobs: JobStore, job_folders: JobFolders, settings: Settings) -> list[str]:
-    """Remove maps and uploads beyond the allowed age and size, oldest first.
+    """Remove expired maps and uploads, and free space.
 
-    Those in use stay. A map with reviews stays until it is dismissed: it could be made again, the reviews could not.
+    Maps and uploads in use are kept. A map with reviews is kept until it is dismissed: the map could be made again, but
+    the reviews could not.
 
     Returns:
         The ids of the jobs and uploads that were removed.
@@ -278,7 +285,8 @@ def remove_expired(jobs: JobStore, job_folders: JobFolders, settings: Settings) 
     for job in sorted(ended, key=_end_time):
         old = utc_now() - _end_time(job) > timedelta(days=settings.results_days)
         if (old or (excess > 0 and sizes[job.id])) and not job_folders.recently_viewed(job.id):
-            jobs.remove(job.id)  # first: were the database away afterwards, a job without files would stay in it
+            # The row is removed first: if the database failed afterwards, a job without files would stay in it.
+            jobs.remove(job.id)
             job_folders.remove(job.id)
             removed.append(job.id)
             excess -= sizes[job.id]
@@ -302,9 +310,9 @@ def remove_expired(jobs: JobStore, job_folders: JobFolders, settings: Settings) 
 
 
 def remove_unfinished_uploads(results: Path) -> None:
-    """Remove uploads that were interrupted when a service was ended.
+    """Remove uploads that were interrupted by a stop of the service.
 
-    It is called before any new upload can arrive.
+    It must be called before the service accepts uploads.
     """
     for folder in _subfolders(results / raster_paths.UPLOADS_FOLDER):
         if any(folder.glob("*.part")):
@@ -332,5 +340,5 @@ def _size_bytes(folder: Path) -> int:
             try:
                 total += (Path(root) / name).stat().st_size
             except OSError:
-                continue  # just removed
+                continue  # removed in the meantime
     return total

@@ -25,14 +25,14 @@ Outline = shapely.Polygon | shapely.MultiPolygon
 
 
 class MapRequest(ResultOptions):
-    """A request for a map, with the model that was chosen for it.
+    """Request for a map, with the chosen model.
 
     Attributes:
-        raster: reference that the client gave.
-        model: name of the registered model; empty until a raster that must be fetched is there.
-        version: version of the model; it stays when the alias moves.
-        bands: names of the bands that may be read; None: all bands of the raster.
-        subscribers: status → URL that is notified of it.
+        raster: reference to the raster, as given by the client.
+        model: name of the registered model; empty until a remote raster is downloaded.
+        version: version of the model; it does not change when the alias moves.
+        bands: names of the bands that may be used; None: all bands of the raster.
+        subscribers: callback URLs by event.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -45,17 +45,17 @@ class MapRequest(ResultOptions):
 
     @property
     def options(self) -> MapOptions:
-        """Return the options of the job's map."""
+        """Options of the map."""
         return MapOptions(**self.model_dump(include=set(ResultOptions.model_fields)))
 
     @property
     def raster_without_secrets(self) -> str:
-        """Return the raster's name without a query, which may hold a signature."""
+        """Reference to the raster without the query of its URL."""
         return remote.without_secrets(self.raster) if self.raster.startswith(remote.SCHEMES) else self.raster
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A time in UTC; SQLite would return it without its time zone."""
+    """Column type of a time in UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -66,7 +66,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class RequestJson(TypeDecorator[MapRequest]):
-    """A request as JSON."""
+    """Column type of a request, stored as JSON."""
 
     impl = JSON
     cache_ok = True
@@ -81,7 +81,7 @@ class RequestJson(TypeDecorator[MapRequest]):
 
 
 class GeoJson(TypeDecorator[Outline]):
-    """An outline as GeoJSON, in the coordinates of its map."""
+    """Column type of an outline in the CRS of its map, stored as GeoJSON."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True
@@ -99,19 +99,19 @@ class GeoJson(TypeDecorator[Outline]):
 
 
 class Table(MappedAsDataclass, DeclarativeBase, kw_only=True):
-    """The base class of all tables."""
+    """Base class of all tables."""
 
 
 class Job(Table):
-    """A job.
+    """Request for a map and its progress.
 
     Attributes:
         id: UUID.
         key: name of the API key that requested the job.
         status: one of `STATUSES`.
-        message: one line for a person.
-        progress: percentage of the tiles that are done.
-        request: request that the job carries out.
+        message: one-line message for users.
+        progress: percentage of finished tiles.
+        request: request of the client.
         created: time of the request.
         updated: time of the last change.
         started: time of the first start.
@@ -135,15 +135,15 @@ class Job(Table):
 
 
 class Key(Table):
-    """An API key, without its secret.
+    """API key without its secret.
 
     Attributes:
-        id: UUID; a later key of the same name has another one.
+        id: UUID; a new key with the name of a revoked one has another id.
         name: name of its holder.
         digest: SHA-256 of the secret; empty where keys are not required.
-        scope: what the key allows.
-        created: time at which it was made.
-        expires: time from which it is refused; None: never.
+        scope: permissions of the key.
+        created: time of creation.
+        expires: time of expiry; None: never.
     """
 
     __tablename__ = "keys"
@@ -157,21 +157,21 @@ class Key(Table):
 
     @property
     def expired(self) -> bool:
-        """Check whether the key has expired."""
+        """True if the key has expired."""
         return self.expires is not None and self.expires <= datetime.now(UTC)
 
     def allows(self, scope: Scope) -> bool:
-        """Check whether the key includes a scope."""
+        """Check if the key includes a scope."""
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
 
 class PageSession(Table):
-    """A session of the page.
+    """Session of the review page.
 
     Attributes:
         digest: SHA-256 of the token in the cookie.
         key_id: id of the key with which the session began.
-        expires: time of its end.
+        expires: time of expiry.
     """
 
     __tablename__ = "sessions"
@@ -182,12 +182,12 @@ class PageSession(Table):
 
 
 class UploadOwner(Table):
-    """The owner and size of an upload.
+    """Owner and size of an upload.
 
     Attributes:
         id: UUID of the upload.
-        key_id: id of the key that brought it.
-        bytes: size of the file.
+        key_id: id of the API key of the upload.
+        bytes: size of the file in bytes.
     """
 
     __tablename__ = "uploads"
@@ -198,7 +198,7 @@ class UploadOwner(Table):
 
 
 class _ReviewColumns(MappedAsDataclass, kw_only=True):
-    """The columns that a review and its history share."""
+    """Columns of a review and of its history."""
 
     verdict: Mapped[Verdict | Literal["withdrawn"]] = mapped_column(String(10))
     reviewer: Mapped[str] = mapped_column(String(80))
@@ -209,7 +209,7 @@ class _ReviewColumns(MappedAsDataclass, kw_only=True):
 
 
 class Review(_ReviewColumns, Table):
-    """The review of a polygon.
+    """Review of a polygon.
 
     Attributes:
         job: id of the map's job.
@@ -218,7 +218,7 @@ class Review(_ReviewColumns, Table):
         reviewer: name of the reviewer.
         reviewed: time of the review.
         key_id: id of the API key of the review; None if it was made before keys had ids.
-        geometry: outline that the reviewer drew, in the CRS of the map.
+        geometry: outline drawn by the reviewer, in the CRS of the map.
         area: area of that outline, in m².
     """
 
@@ -229,9 +229,9 @@ class Review(_ReviewColumns, Table):
 
 
 class ReviewChange(_ReviewColumns, Table):
-    """A change of a review.
+    """Entry in the history of a review.
 
-    Rows are added only, and are deleted only with their job.
+    Entries are only added, and are deleted with their job.
 
     Attributes:
         number: position in the history.

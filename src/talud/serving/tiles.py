@@ -1,4 +1,4 @@
-"""Map tiles of rasters: 256 pixels a side, in Web Mercator."""
+"""Map tiles of rasters in Web Mercator."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ from talud.serving.rasters import FileStamp, checked_grid, file_stamp, layer_ban
 
 Layer = Literal["optical", "slope", "elevation", "sar_before", "sar_after", "inventory", "probability"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)
-TILE_PIXELS = 256  # pixels of a tile
-MAX_ZOOM = 24  # zoom: pixels of 1 cm
-MAX_SLOPE_DEGREES = 60.0  # degrees that are shown apart
-_NEAREST_LAYERS = ("inventory", "probability")  # layers whose values count: nothing is put between them
+TILE_PIXELS = 256  # height and width of a tile
+MAX_ZOOM = 24  # pixels of 1 cm
+MAX_SLOPE_DEGREES = 60.0  # shown in black, like steeper slopes
+_NEAREST_LAYERS = ("inventory", "probability")  # layers without interpolation, because clients use the values
 _MERCATOR = CRS.from_epsg(3857)
-_SAMPLE_PIXELS = 1024  # rows and columns, at most, of what stretch limits are found in, and of a small copy
-_MAX_READ_PIXELS = 2048  # pixels a side, at most, that one tile may take
-_MARGIN_PIXELS = 2  # pixels around a tile that its rim is interpolated from
-_CACHE_BYTES = 128 * 2**20  # bytes of small copies
-_MASK_UNKNOWN = 255  # in a mask
+_SAMPLE_PIXELS = 1024  # largest height and width of a small copy, which also gives the stretch limits
+_MAX_READ_PIXELS = 2048  # largest height and width that are read for a tile
+_MARGIN_PIXELS = 2  # margin around a tile for interpolation at its edges
+_CACHE_BYTES = 128 * 2**20  # for small copies of layers
+_MASK_UNKNOWN = 255  # value of unknown pixels in a mask
 
 
 @dataclass(frozen=True)
 class _LayerInfo:
-    """The properties that all tiles of a layer share.
+    """Properties that all tiles of a layer share.
 
     Attributes:
-        indexes: of its bands in the file.
-        bounds: in Web Mercator.
-        limits: (low, high) of each band, which are black and white.
-        copy: the layer made small, as a GeoTIFF, where the file has no overviews that are small enough.
-        max_metres: metres of Web Mercator a pixel above which the small copy is read.
+        indexes: band numbers in the file, from 1.
+        bounds: west, south, east, north in Web Mercator.
+        limits: (low, high) of each band, shown in black and white.
+        copy: GeoTIFF with a small copy of the layer; empty if the file has overviews that are small enough.
+        max_metres: pixel size in metres of Web Mercator above which the small copy is read.
     """
 
     indexes: tuple[int, ...]
@@ -66,7 +66,7 @@ class _LayerInfo:
 
     @property
     def size(self) -> int:
-        """Bytes, by and large."""
+        """Approximate size in memory, in bytes."""
         return len(self.copy) + 1024
 
 
@@ -74,11 +74,11 @@ def render_tile(path: Path, layer: Layer, z: int, x: int, y: int) -> bytes | Non
     """Return a tile as PNG; None if it would be empty.
 
     Args:
-        path: of the raster; of the mask for the inventory, of the map's probability for that.
-        layer: of it.
-        z: zoom.
-        x: column.
-        y: row, from the north.
+        path: path of the raster, of the mask (layer inventory), or of a map's probability (layer probability).
+        layer: layer to show.
+        z: zoom level.
+        x: column, counted from the west.
+        y: row, counted from the north.
 
     Raises:
         SourceError: the raster cannot be read, or has no such layer.
@@ -107,7 +107,7 @@ def render_tile(path: Path, layer: Layer, z: int, x: int, y: int) -> bytes | Non
 
 @contextmanager
 def _source(stamp: FileStamp, look: _LayerInfo, pixel: float) -> Iterator[tuple[DatasetReader, tuple[int, ...]]]:
-    """Yield the dataset for a tile's pixel size, and the numbers of its bands."""
+    """Yield the dataset and band numbers for a pixel size."""
     if look.copy and pixel > look.max_metres:
         with MemoryFile(look.copy) as memory, memory.open() as dataset:
             yield dataset, tuple(range(1, len(look.indexes) + 1))
@@ -119,13 +119,13 @@ def _source(stamp: FileStamp, look: _LayerInfo, pixel: float) -> Iterator[tuple[
 def _warp(
     dataset: DatasetReader, indexes: Sequence[int], bounds: Bounds, resampling: Resampling
 ) -> NDArray[np.float32] | None:
-    """Return bands (bands, TILE_PIXELS, TILE_PIXELS) in Web Mercator; None outside the raster.
+    """Warp bands to a tile (bands, height, width); None outside the raster.
 
-    Only these bands are read, from the overview next finer than the tile: a warped VRT would warp all of a stack's.
+    Only the given bands are read, from the next finer overview; a warped VRT would warp all bands of the file.
     """
     left, bottom, right, top = transform_bounds(_MERCATOR, dataset.crs, *bounds, densify_pts=21)
     finer = max(min((right - left) / dataset.transform.a, (top - bottom) / -dataset.transform.e) / TILE_PIXELS, 1)
-    reduction = 2 ** math.floor(math.log2(finer))  # as overviews have it
+    reduction = 2 ** math.floor(math.log2(finer))  # overviews have powers of two
     height, width = math.ceil(dataset.height / reduction), math.ceil(dataset.width / reduction)
     reduced = dataset.transform * Affine.scale(dataset.width / width, dataset.height / height)
     first_column, first_row = ~reduced * (left, top)
@@ -154,18 +154,18 @@ def _warp(
     condition=threading.Condition(),
 )
 def _layer_info(stamp: FileStamp, layer: Layer) -> _LayerInfo:
-    """Find what all tiles of a layer have in common, once."""
+    """Return the cached properties of a layer."""
     with open_pooled(stamp) as dataset:
         grid = checked_grid(dataset)
         if grid.is_local:
-            raise SourceError(f"{stamp[0]}: its coordinates have no place on Earth, so it cannot be shown on a map")
+            raise SourceError(f"{stamp[0]}: is not georeferenced, so it cannot be shown on a map")
         indexes = _band_indexes(dataset, layer)
         if not indexes:
             raise SourceError(f"{stamp[0]}: has no layer {layer}")
         check_blocks(dataset, indexes, stamp[0])
         bounds = transform_bounds(grid.crs, _MERCATOR, *grid.bounds, densify_pts=21)
         if not all(map(math.isfinite, bounds)):
-            raise SourceError(f"{stamp[0]}: lies where Web Mercator has no place")
+            raise SourceError(f"{stamp[0]}: is outside the area of Web Mercator")
         reduction = max([1, *dataset.overviews(indexes[0])])
         pixel = max((bounds[2] - bounds[0]) / grid.width, (bounds[3] - bounds[1]) / grid.height) * reduction
         copy = _small_copy(dataset, grid, indexes) if max(grid.shape) > _MAX_READ_PIXELS * reduction else b""
@@ -182,7 +182,7 @@ def _band_indexes(dataset: DatasetReader, layer: Layer) -> tuple[int, ...]:
 
 
 def _read_sample(dataset: DatasetReader, index: int) -> NDArray[np.float32]:
-    """A band made small, in physical units, NaN where invalid."""
+    """Return a small copy of a band in physical units, NaN where invalid."""
     shape = min(dataset.height, _SAMPLE_PIXELS), min(dataset.width, _SAMPLE_PIXELS)
     band = dataset.read(index, out_shape=shape, masked=True, out_dtype="float32", resampling=Resampling.nearest)
     values: NDArray[np.float32] = band.filled(np.nan)
@@ -190,7 +190,7 @@ def _read_sample(dataset: DatasetReader, index: int) -> NDArray[np.float32]:
 
 
 def _small_copy(dataset: DatasetReader, grid: Grid, indexes: Sequence[int]) -> bytes:
-    """Bands made small, as a GeoTIFF."""
+    """Return small copies of bands as a GeoTIFF."""
     values = np.stack([_read_sample(dataset, index) for index in indexes])
     height, width = values.shape[1:]
     with MemoryFile() as memory:
@@ -203,7 +203,10 @@ def _small_copy(dataset: DatasetReader, grid: Grid, indexes: Sequence[int]) -> b
 
 
 def _stretch_limits(dataset: DatasetReader, layer: Layer, indexes: Sequence[int]) -> tuple[tuple[float, float], ...]:
-    """Return the percentiles 2 and 98 of each band; equal before and after an event."""
+    """Return percentiles 2 and 98 of each band.
+
+    SAR bands before and after an event have the same limits.
+    """
     if layer in _NEAREST_LAYERS or layer == "slope":
         return ()
     if layer.startswith("sar"):
@@ -221,7 +224,7 @@ _Limits = tuple[tuple[float, float], ...]
 
 
 def _colours(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
-    """Bands from black to white, shadows lifted."""
+    """Stretch bands from black to white, with a gamma correction."""
     return _to_uint8(np.stack([rescale(*band) for band in zip(values, limits, strict=True)]) ** GAMMA * 255)
 
 
@@ -230,7 +233,7 @@ def _grey(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
 
 
 def _slope(values: NDArray[np.float32], _: _Limits) -> NDArray[np.uint8]:
-    """Steep is dark, as in the picture of a map."""
+    """Show steep slopes dark, as in the quicklook of a map."""
     return _to_uint8(255 - (values / MAX_SLOPE_DEGREES).clip(0, 1) * 255)
 
 
@@ -259,7 +262,7 @@ _RENDERERS = {
 
 
 def _png(picture: NDArray[np.uint8], shown: NDArray[np.bool_]) -> bytes | None:
-    """Return a picture as PNG, transparent where nothing is shown; None if empty."""
+    """Encode an image as PNG; return None if it is empty."""
     if not shown.any():
         return None
     painted = np.where(shown, picture, 0).astype(np.uint8)

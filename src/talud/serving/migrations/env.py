@@ -1,6 +1,6 @@
-"""The entry point of Alembic, which runs migrations on a given connection.
+"""Alembic's entry point, which migrates a database on an open connection.
 
-`database` hands over the connection.
+`talud.serving.database` passes the connection.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Routes of the service, by subject."""
+"""Routes of the service."""

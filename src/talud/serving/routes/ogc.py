@@ -31,15 +31,15 @@ CONFORMANCE = [
     for name in ("core", "ogc-process-description", "json", "job-list", "callback", "dismiss")
 ]
 RESULTS_RELATION = "http://www.opengis.net/def/rel/ogc/1.0/results"
-SYNC_TIMEOUT_SECONDS = 600  # seconds that a client may wait for a small raster
-# A browser shows a picture in a generated page, with styles in attributes.
+SYNC_TIMEOUT_SECONDS = 600  # for a synchronous request
+# Browsers show an image in a generated page with style attributes.
 _PICTURE_POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-_MAX_HEAD_BYTES = 2**18  # bytes of a summary before its picture, at most
-POLL_INTERVAL_SECONDS = 0.2  # seconds between two looks at a job that somebody waits for
+_MAX_HEAD_BYTES = 2**18  # read from a summary page to find its style sheet
+POLL_INTERVAL_SECONDS = 0.2  # between two queries of a job's status for a synchronous request
 
 
 class LandingPage(BaseModel):
-    """The landing page."""
+    """Landing page."""
 
     title: str
     description: str
@@ -53,9 +53,9 @@ class Conformance(BaseModel):
 
 
 class JobInputs(BaseModel):
-    """Inputs of a job, with the chosen model."""
+    """Inputs of a job with the chosen model."""
 
-    raster: Annotated[str, Field(description="its href; the query of an address, which may be signed, is left out")]
+    raster: Annotated[str, Field(description="href of the raster, without a query, which may contain a signature")]
     model: str
     version: str
     threshold: float | None
@@ -80,14 +80,14 @@ class StatusInfo(BaseModel):
 
 
 class JobList(BaseModel):
-    """Jobs, the newest first."""
+    """List of jobs, newest first."""
 
     jobs: list[StatusInfo]
     links: list[Link]
 
 
 class OutputLink(BaseModel):
-    """An output, by reference."""
+    """Link to an output."""
 
     href: str
     type: str
@@ -95,13 +95,13 @@ class OutputLink(BaseModel):
 
 @router.get("/", response_model=LandingPage)
 def get_landing_page(request: Request) -> Any:
-    """Return the landing page; browsers are redirected to the review page."""
+    """Return the landing page; redirect browsers to the review page."""
     if "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(f"{_base_url(request)}/page/")
     base = _base_url(request)
     return LandingPage(
         title="talud",
-        description="Landslide maps of registered models",
+        description="Landslide maps by registered models",
         links=[
             Link(href=f"{base}/", rel="self", type="application/json"),
             Link(href=f"{base}/api", rel="service-desc", type="application/vnd.oai.openapi+json;version=3.1"),
@@ -121,7 +121,7 @@ def get_conformance() -> Conformance:
 
 @router.get("/processes", responses=problem_responses(401))
 def list_processes(request: Request, _: ReadKey) -> dict[str, Any]:
-    """Return the list of processes, which has one entry."""
+    """Return the list of processes, which contains one process."""
     base = _base_url(request)
     one = ogc_process.process_summary() | {
         "links": [Link(href=f"{base}/processes/{PROCESS_ID}", rel="self", type="application/json")]
@@ -134,7 +134,7 @@ def get_process(process_id: str, request: Request, _: ReadKey) -> dict[str, Any]
     """Return the inputs and outputs of the process."""
     _check_process(process_id)
     execute = f"{_base_url(request)}/processes/{PROCESS_ID}/execution"
-    link = Link(href=execute, rel="http://www.opengis.net/def/rel/ogc/1.0/execute", title="Ask for a map")
+    link = Link(href=execute, rel="http://www.opengis.net/def/rel/ogc/1.0/execute", title="Request a map")
     return ogc_process.process_description() | {"links": [link]}
 
 
@@ -142,7 +142,7 @@ def get_process(process_id: str, request: Request, _: ReadKey) -> dict[str, Any]
     "/processes/{process_id}/execution",
     response_model=dict[str, OutputLink],
     responses={
-        201: {"model": StatusInfo, "description": "The job is accepted; Location names it"},
+        201: {"model": StatusInfo, "description": "The job was accepted; Location contains its URL"},
         **problem_responses(401, 403, 404, 413, 422, 429, 500, 503, 507),
     },
 )
@@ -152,15 +152,15 @@ async def execute_process(
     request: Request,
     key: RunKey,
     service: CurrentService,
-    prefer: Annotated[str, Header(description="respond-async: do not wait for the map")] = "",
+    prefer: Annotated[str, Header(description="respond-async: return at once, without waiting for the map")] = "",
 ) -> Any:
-    """Request a map.
+    """Request a landslide map of a raster.
 
-    Without `Prefer: respond-async` the answer comes when the map is made, if the raster is small.
+    Without `Prefer: respond-async`, the response is sent when the map is finished; this requires a small raster.
     """
     _check_process(process_id)
     if unknown := sorted((execute.outputs or {}).keys() - OUTPUTS.keys()):
-        raise Problem(422, f"outputs: there is no {', '.join(unknown)}; there are {', '.join(OUTPUTS)}")
+        raise Problem(422, f"outputs: unknown {', '.join(unknown)}; the outputs are {', '.join(OUTPUTS)}")
     asynchronous = "respond-async" in prefer.casefold()
     if not asynchronous:
         await asyncio.to_thread(_check_small, execute, service)
@@ -183,11 +183,11 @@ def list_jobs(
     request: Request,
     service: CurrentService,
     _: ReadKey,
-    status: Annotated[list[Status] | None, Query(description="only jobs of these")] = None,
+    status: Annotated[list[Status] | None, Query(description="only jobs with one of these statuses")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
 ) -> JobList:
-    """The jobs, the newest first."""
+    """Return the jobs, newest first."""
     found = service.jobs.list(status or STATUSES, limit + 1, offset)
 
     def here(url: URL) -> str:
@@ -208,10 +208,13 @@ def get_job(job_id: str, request: Request, service: CurrentService, _: ReadKey) 
 
 @router.delete("/jobs/{job_id}", responses=problem_responses(401, 403, 404))
 def dismiss_job(job_id: str, request: Request, service: CurrentService, key: RunKey) -> StatusInfo:
-    """Dismiss a job of the key, or any job with the scope admin, and its map."""
+    """Dismiss a job and delete its map.
+
+    A key may dismiss its own jobs, and a key with the scope admin any job.
+    """
     found = _find_job(job_id, service)
     if found.key_id != key.id and not key.allows("admin"):
-        raise Problem(403, f"the job is not of the key of {key.name}; that takes the scope admin")
+        raise Problem(403, f"the job belongs to another key than {key.name}; dismissing it requires the scope admin")
     service.executor.dismiss(found.id)
     log.info("dismissed by the key of %s", key.name, extra=job_fields(found))
     return _status_info(_find_job(job_id, service), request)
@@ -225,7 +228,7 @@ def get_results(job_id: str, request: Request, service: CurrentService, _: ReadK
 
 @router.get("/jobs/{job_id}/files/{name}", responses=problem_responses(401, 404), response_class=FileResponse)
 def get_file(job_id: str, name: str, service: CurrentService, _: ReadKey) -> FileResponse:
-    """Return a file of a map, or a part of it by Range."""
+    """Return a file of a map; Range requests are supported."""
     found = _successful_job(job_id, service)
     media = {
         each: OUTPUTS[output][1]
@@ -233,7 +236,7 @@ def get_file(job_id: str, name: str, service: CurrentService, _: ReadKey) -> Fil
     }
     path = service.job_folders.map_folder(found.id) / name
     if name not in media or not path.is_file():
-        raise Problem(404, f"there is no file {name}; there are {', '.join(media)}")
+        raise Problem(404, f"there is no file {name}; the files are {', '.join(media)}")
     headers = {}
     if media[name] == "text/html":
         headers["Content-Security-Policy"] = _summary_policy(path)
@@ -245,7 +248,7 @@ def get_file(job_id: str, name: str, service: CurrentService, _: ReadKey) -> Fil
 def _summary_policy(page: File) -> str:
     """Return the Content-Security-Policy of a summary page.
 
-    It allows the page's own style sheet, lengths of bars, and embedded pictures.
+    The policy allows the page's own style sheet, style attributes and embedded images.
     """
     with page.open("rb") as stream:
         head = stream.read(_MAX_HEAD_BYTES)
@@ -264,7 +267,7 @@ def _base_url(request: Request) -> str:
 
 def _check_process(name: str) -> None:
     if name != PROCESS_ID:
-        raise Problem(404, f"there is no process {name}; there is {PROCESS_ID}", NO_SUCH_PROCESS)
+        raise Problem(404, f"there is no process {name}; the only process is {PROCESS_ID}", NO_SUCH_PROCESS)
 
 
 def _check_small(execute: ExecuteRequest, service: Service) -> None:
@@ -272,21 +275,25 @@ def _check_small(execute: ExecuteRequest, service: Service) -> None:
     href, most = execute.inputs.raster.href, service.settings.sync_pixels
     if is_remote(href):
         remote.check_reference(href, service.settings)
-        raise Problem(413, "a raster that has to be fetched is not waited for; ask with Prefer: respond-async")
+        raise Problem(413, "a remote raster is only mapped asynchronously; send the header Prefer: respond-async")
     pixels = read_header(raster_paths.resolve_raster(href, service.settings)).pixels
     if pixels > most:
-        raise Problem(413, f"{href}: has {pixels:,} pixels, and only {most:,} are waited for; Prefer: respond-async")
+        raise Problem(
+            413,
+            f"{href}: has {pixels:,} pixels, and synchronous requests are limited to {most:,}; send the header "
+            "Prefer: respond-async",
+        )
 
 
 async def _wait_for_end(job: Job, service: Service) -> Job:
-    """Wait for a job's end and return the job."""
+    """Wait for the end of a job, and return the job."""
     for _ in range(round(SYNC_TIMEOUT_SECONDS / POLL_INTERVAL_SECONDS)):
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
         found = await asyncio.to_thread(service.jobs.get, job.id)
         if found is None or found.finished:
             return found or job
     raise Problem(
-        503, f"the job {job.id} is not done after {SYNC_TIMEOUT_SECONDS} s; it goes on: ask for /jobs/{job.id}"
+        503, f"the job {job.id} is not finished after {SYNC_TIMEOUT_SECONDS} s and continues; see /jobs/{job.id}"
     )
 
 
@@ -298,12 +305,12 @@ def _find_job(job_id: str, service: Service) -> Job:
 
 
 def _successful_job(job_id: str, service: Service) -> Job:
-    """Return a successful job."""
+    """Return a job, and check that it is successful."""
     found = _find_job(job_id, service)
     if found.status == "failed":
         raise Problem(500, f"the job failed: {found.message}")
     if found.status == "dismissed":
-        raise Problem(410, "the job was dismissed, and its map is gone")
+        raise Problem(410, "the job was dismissed, and its map was deleted")
     if found.status != "successful":
         raise Problem(404, f"the job is {found.status}; its results are not ready", RESULT_NOT_READY)
     service.job_folders.mark_viewed(found.id)

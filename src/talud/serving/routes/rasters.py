@@ -1,4 +1,4 @@
-"""Routes of rasters: list, uploads and tiles."""
+"""Routes for rasters: list, uploads and tiles."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from talud.serving.storage import Upload
 from talud.serving.tables import UNFINISHED
 
 router = APIRouter(tags=["rasters"])
-_WRITE_BYTES = 2**20  # bytes of an upload that are written at once
-_MAX_ZOOM = 30  # zoom: beyond it, no map client asks
+_WRITE_BYTES = 2**20  # of an upload in one write
+_MAX_ZOOM = 30
 
-Zoom = Annotated[int, Path(ge=0, le=_MAX_ZOOM, description="zoom, 0 for the world in one tile")]
-Column = Annotated[int, Path(ge=0, lt=2**_MAX_ZOOM, description="from the west")]
-Row = Annotated[int, Path(ge=0, lt=2**_MAX_ZOOM, description="from the north")]
+Zoom = Annotated[int, Path(ge=0, le=_MAX_ZOOM, description="zoom level; 0 shows the world in one tile")]
+Column = Annotated[int, Path(ge=0, lt=2**_MAX_ZOOM, description="column of the tile, counted from the west")]
+Row = Annotated[int, Path(ge=0, lt=2**_MAX_ZOOM, description="row of the tile, counted from the north")]
 TILE_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"image/png": {}}, "description": "256 × 256 pixels, with alpha"},
-    204: {"description": "nothing is there"},
+    200: {"content": {"image/png": {}}, "description": "PNG of 256 × 256 pixels with transparency"},
+    204: {"description": "the tile is empty"},
 }
 
 
 class RasterList(BaseModel):
-    """The rasters of the data folder."""
+    """Rasters in the data folder."""
 
     rasters: tuple[Raster, ...]
-    unreadable: Annotated[int, Field(description="further GeoTIFFs there that cannot be read")]
+    unreadable: Annotated[int, Field(description="number of further GeoTIFFs that cannot be read")]
 
 
 @router.get("/rasters", responses=problem_responses(401, 403))
 def list_rasters(service: CurrentService, _: ReadKey) -> RasterList:
-    """Return the rasters of the data folder, without masks and hidden files."""
+    """Return the rasters in the data folder, without masks and hidden files."""
     found, unreadable = find_rasters(service.settings, _champion_contracts(service))
     return RasterList(rasters=found, unreadable=unreadable)
 
@@ -65,12 +65,17 @@ def list_rasters(service: CurrentService, _: ReadKey) -> RasterList:
     },
 )
 async def upload_raster(
-    filename: Annotated[str, Path(max_length=1000, description="of the file; letters and digits of it are kept")],
+    filename: Annotated[
+        str, Path(max_length=1000, description="file name; other characters than letters, digits and - are replaced")
+    ],
     request: Request,
     service: CurrentService,
     key: RunKey,
 ) -> Raster:
-    """Upload a GeoTIFF as the body; a job refers to it by `href` of the answer."""
+    """Upload a GeoTIFF.
+
+    The body is the file. Requests for maps refer to the raster by the returned href.
+    """
     parts = _body_parts(request, service.settings.upload_bytes)
     arriving = await run_in_threadpool(Upload.create, service.settings, filename)
     stated, received, claimed = request.headers.get("Content-Length", ""), 0, 0
@@ -87,7 +92,7 @@ async def upload_raster(
         arriving.discard()
         service.uploads.release([arriving.id])
         if isinstance(error, ClientDisconnect):
-            raise Problem(400, "the upload broke off") from error
+            raise Problem(400, "the upload was interrupted") from error
         raise
     log.info("uploaded: %s, %s, %s bytes", raster.href, raster.name, f"{received:,}", extra={"key": key.name})
     return raster
@@ -95,32 +100,30 @@ async def upload_raster(
 
 @router.delete("/uploads/{upload_id}", status_code=204, responses=problem_responses(401, 403, 404, 409))
 def delete_upload(
-    upload_id: Annotated[str, Path(pattern=raster_paths.UPLOAD_ID_PATTERN, description="of the upload")],
+    upload_id: Annotated[str, Path(pattern=raster_paths.UPLOAD_ID_PATTERN, description="id of the upload")],
     service: CurrentService,
     key: RunKey,
 ) -> None:
-    """Remove an upload of the key, or any upload with the scope admin.
+    """Delete an upload; its maps are kept.
 
-    Maps of the upload stay.
+    A key may delete its own uploads, and a key with the scope admin any upload.
     """
     folder = service.settings.results / raster_paths.UPLOADS_FOLDER / upload_id
     if not folder.is_dir():
         raise Problem(404, f"there is no upload {upload_id}")
     if service.uploads.owner(upload_id) != key.id and not key.allows("admin"):
-        raise Problem(
-            403, f"the upload belongs to another key than that of {key.name}; removing it takes the scope admin"
-        )
+        raise Problem(403, f"the upload belongs to another key than {key.name}; deleting it requires the scope admin")
     href = f"{raster_paths.UPLOADS_FOLDER}/{upload_id}"
     if any(job.request.raster == href for job in service.jobs.list(UNFINISHED, limit=10**6)):
-        raise Problem(409, "a job that waits or runs maps this upload; dismiss it, or wait for it")
+        raise Problem(409, "an unfinished job uses this upload; dismiss the job, or wait until it has ended")
     shutil.rmtree(folder, ignore_errors=True)
     service.uploads.release([upload_id])
-    log.info("%s: removed", href, extra={"key": key.name})
+    log.info("deleted: %s", href, extra={"key": key.name})
 
 
 async def _body_parts(request: Request, most: int) -> AsyncIterator[bytes]:
-    """Yield a request's body in parts; refuse a body that is too large."""
-    too_large = Problem(413, f"this service takes files of at most {most:,} bytes")
+    """Yield the body of a request in parts, and check its size."""
+    too_large = Problem(413, f"the file is too large; this service accepts at most {most:,} bytes")
     stated = request.headers.get("Content-Length", "")
     if stated.isdecimal() and int(stated) > most:
         raise too_large
@@ -146,18 +149,21 @@ def get_raster_tile(
     z: Zoom,
     x: Column,
     y: Row,
-    raster: Annotated[str, Query(max_length=2000, description="its href")],
+    raster: Annotated[str, Query(max_length=2000, description="href of the raster")],
     service: CurrentService,
     _: ReadKey,
 ) -> Response:
-    """Return a tile of a raster; the inventory is 255 for landslide, 0 for background."""
+    """Return a map tile of a raster.
+
+    Gaps are transparent. In the inventory, landslides have the value 255 and background 0.
+    """
     return tile_response(raster_paths.resolve_raster(raster, service.settings), service.settings, layer, z, x, y)
 
 
 def tile_response(path: File, settings: Settings, layer: tiles.Layer, z: int, x: int, y: int) -> Response:
-    """A tile of a raster, or of the mask beside it, as an answer."""
+    """Return a tile of a raster or of its mask."""
     if max(x, y) >= 2**z:
-        raise Problem(422, f"zoom {z} has {2**z} × {2**z} tiles; there is none at x {x}, y {y}")
+        raise Problem(422, f"there is no tile {x}, {y} at zoom {z}, which has {2**z} × {2**z} tiles")
     source = raster_paths.find_mask(path, settings) if layer == "inventory" else path
     found = tiles.render_tile(source, layer, z, x, y) if source else None
     headers = {"Cache-Control": "private, max-age=300"}
@@ -167,7 +173,10 @@ def tile_response(path: File, settings: Settings, layer: tiles.Layer, z: int, x:
 
 
 def _champion_contracts(service: Service) -> Sequence[tuple[str, Contract]]:
-    """Return the champions' contracts; none if the registry does not answer."""
+    """Return the champions' contracts, or none in an outage.
+
+    The list is empty if the registry cannot be reached.
+    """
     try:
         return [(champion.name, champion.contract) for champion in service.models.champions()]
     except RegistryError:

@@ -1,4 +1,4 @@
-"""Routes of finished maps: their layers, polygons and reviews."""
+"""Routes for finished maps: layers, polygons and reviews."""
 
 from __future__ import annotations
 
@@ -30,49 +30,52 @@ router = APIRouter(prefix="/jobs/{job_id}", tags=["review"])
 GEOJSON = "application/geo+json"
 GEOPACKAGE = "application/geopackage+sqlite3"
 WEB_MERCATOR_RADIUS = 6_378_137  # m
-_GEOPACKAGE: dict[int | str, dict[str, Any]] = {200: {"content": {GEOPACKAGE: {}}, "description": "a GeoPackage"}}
+_GEOPACKAGE: dict[int | str, dict[str, Any]] = {200: {"content": {GEOPACKAGE: {}}, "description": "GeoPackage"}}
 ReviewerName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]
 
 
 def _geojson(status: int, model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """An answer in GeoJSON, for its OpenAPI description."""
+    """Return the OpenAPI description of a GeoJSON response."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {status: {"content": {GEOJSON: {"schema": schema}}, "model": model}}
 
 
 class MapInfo(BaseModel):
-    """A finished map, as a page shows it."""
+    """Properties of a finished map."""
 
-    bounds: Annotated[Bounds, Field(description="west, south, east, north, WGS84")]
-    layers: Annotated[tuple[str, ...], Field(description="of its raster that can be shown; none where that is gone")]
-    threshold: Annotated[float, Field(description="landslide where the probability is at least this")]
+    bounds: Annotated[Bounds, Field(description="west, south, east, north in WGS84")]
+    layers: Annotated[tuple[str, ...], Field(description="layers of the raster; empty if the raster was deleted")]
+    threshold: Annotated[float, Field(description="lowest probability of a landslide pixel")]
     model: str
     version: str
-    raster: Annotated[str, Field(description="as the job named it")]
-    name: Annotated[str, Field(description="of its file")]
-    resolution: Annotated[float, Field(description="side of a pixel in metres, from south to north")]
-    synthetic: Annotated[bool, Field(description="whether a program made what it shows")]
-    inventory: Annotated[bool, Field(description="whether a mask of known landslides lies beside its raster")]
+    raster: Annotated[str, Field(description="href of the raster in the request")]
+    name: Annotated[str, Field(description="file name of the raster")]
+    resolution: Annotated[float, Field(description="pixel size in metres, from south to north")]
+    synthetic: Annotated[bool, Field(description="whether the raster is synthetic, made by a program")]
+    inventory: Annotated[bool, Field(description="whether a mask of known landslides is stored next to the raster")]
 
 
 class PolygonProperties(BaseModel):
-    """Properties of a landslide; null for measurements of a drawn one."""
+    """Properties of a landslide.
+
+    Drawn landslides have no measured properties.
+    """
 
     area_m2: float
-    mean_probability: Annotated[float | None, Field(description="inside the outline that the model drew")]
+    mean_probability: Annotated[float | None, Field(description="mean inside the outline of the model")]
     maximum_probability: float | None
-    mean_slope_degrees: Annotated[float | None, Field(description="missing where the raster has no slope")] = None
+    mean_slope_degrees: Annotated[float | None, Field(description="missing if the raster has no slope band")] = None
     origin: Literal["model", "drawn"]
     verdict: Verdict
-    redrawn: Annotated[bool, Field(description="whether the model's outline was drawn anew")]
+    redrawn: Annotated[bool, Field(description="whether a reviewer replaced the model's outline")]
     reviewed_by: str | None
     reviewed_at: str | None
 
 
 class PolygonFeature(BaseModel):
-    """A landslide, WGS84."""
+    """Landslide in WGS84."""
 
     type: Literal["Feature"]
     id: str
@@ -83,15 +86,15 @@ class PolygonFeature(BaseModel):
 class ReviewCounts(BaseModel):
     """Progress of a review."""
 
-    unreviewed: Annotated[int, Field(description="landslides of the model, like the two that follow")]
+    unreviewed: Annotated[int, Field(description="mapped landslides without a verdict")]
     accepted: int
     rejected: int
-    drawn: Annotated[int, Field(description="landslides that were drawn by people")]
-    accepted_area_m2: Annotated[float, Field(description="of the accepted and the drawn ones")]
+    drawn: Annotated[int, Field(description="landslides drawn by reviewers")]
+    accepted_area_m2: Annotated[float, Field(description="area of the accepted and drawn landslides")]
 
 
 class PolygonCollection(BaseModel):
-    """The landslides of a map, WGS84."""
+    """Landslides of a map in WGS84."""
 
     type: Literal["FeatureCollection"]
     features: list[PolygonFeature]
@@ -99,14 +102,14 @@ class PolygonCollection(BaseModel):
 
 
 class NotMappedProperties(BaseModel):
-    """Why a part of the raster is not mapped."""
+    """Reason and area of an unmapped part."""
 
     reason: str
     area_m2: float
 
 
 class NotMappedFeature(BaseModel):
-    """A part of the raster that is not mapped, WGS84."""
+    """Unmapped part of a raster in WGS84."""
 
     type: Literal["Feature"]
     id: str
@@ -115,7 +118,7 @@ class NotMappedFeature(BaseModel):
 
 
 class NotMappedCollection(BaseModel):
-    """Unmapped parts of a raster, WGS84."""
+    """Unmapped parts of a raster in WGS84."""
 
     type: Literal["FeatureCollection"]
     features: list[NotMappedFeature]
@@ -128,39 +131,39 @@ class ReviewRequest(BaseModel):
 
     verdict: Verdict
     geometry: Annotated[
-        Geometry | None, Field(description="its outline, drawn anew; without it, the present one stays")
+        Geometry | None, Field(description="new outline in WGS84; default: keep the current outline")
     ] = None
-    reviewer: Annotated[ReviewerName, Field(description="name of who says it")]
+    reviewer: Annotated[ReviewerName, Field(description="name of the reviewer")]
 
 
 class DrawnLandslide(BaseModel):
-    """A landslide that the model missed."""
+    """Landslide that the model missed."""
 
     model_config = ConfigDict(extra="forbid")
 
-    geometry: Annotated[Geometry, Field(description="its outline, WGS84")]
-    reviewer: Annotated[ReviewerName, Field(description="name of who drew it")]
+    geometry: Annotated[Geometry, Field(description="outline in WGS84")]
+    reviewer: Annotated[ReviewerName, Field(description="name of the reviewer")]
 
 
 class HistoryEntry(BaseModel):
-    """One change of what is said of a landslide."""
+    """Change of a review."""
 
     verdict: Verdict | Literal["withdrawn"]
-    reviewed_by: Annotated[str, Field(description="the reviewer; of a withdrawal the name of the key")]
+    reviewed_by: Annotated[str, Field(description="name of the reviewer; for a withdrawal, name of the API key")]
     reviewed_at: str
-    key_id: Annotated[str | None, Field(description="of the API key; null where it was said before keys had ids")]
-    area_m2: Annotated[float | None, Field(description="of the outline that was drawn, if one was")]
+    key_id: Annotated[str | None, Field(description="id of the API key; null for reviews from before keys had ids")]
+    area_m2: Annotated[float | None, Field(description="area of the drawn outline; null without one")]
 
 
 class ReviewHistory(BaseModel):
-    """All that was said of a landslide."""
+    """History of a landslide's review."""
 
     changes: list[HistoryEntry]
 
 
 @dataclass(frozen=True)
 class _FinishedMap:
-    """A job with a map, the map's files, and its raster if that still exists."""
+    """Finished job, its files, and its raster if it still exists."""
 
     job: Job
     products: Products
@@ -168,16 +171,16 @@ class _FinishedMap:
 
 
 def _find_map(
-    job_id: Annotated[str, Path(description="of a job that was successful")], service: CurrentService
+    job_id: Annotated[str, Path(description="id of a successful job")], service: CurrentService
 ) -> _FinishedMap:
     job = service.jobs.get(job_id)
     if job is None:
         raise Problem(404, f"there is no job {job_id}", NO_SUCH_JOB)
     if job.status != "successful":
-        raise Problem(404, f"the job is {job.status}; only one that was successful has a map", RESULT_NOT_READY)
+        raise Problem(404, f"the job is {job.status}; only a successful job has a map", RESULT_NOT_READY)
     products = service.job_folders.products(job.id)
     if not products.record.is_file():
-        raise Problem(404, "the job's map was removed; ask for it again", RESULT_NOT_READY)
+        raise Problem(404, "the map was deleted; request it again", RESULT_NOT_READY)
     service.job_folders.mark_viewed(job.id)
     try:
         raster = service.resolver.raster_path(job)
@@ -187,12 +190,12 @@ def _find_map(
 
 
 FinishedMap = Annotated[_FinishedMap, Depends(_find_map)]
-PolygonId = Annotated[str, Path(max_length=36, description="of a landslide of the map, or one that was drawn")]
+PolygonId = Annotated[str, Path(max_length=36, description="id of a mapped or drawn landslide")]
 
 
 @router.get("/map", responses=problem_responses(401, 403, 404))
 def get_map(service: CurrentService, _: ReadKey, finished: FinishedMap) -> MapInfo:
-    """Return the facts that a page needs to show a map."""
+    """Return the bounds, layers, model and raster of a map."""
     grid = map_polygons.read_grid(finished.products.probability)
     record = json.loads(finished.products.record.read_text(encoding="utf-8"))
     raster = finished.raster
@@ -218,14 +221,14 @@ def get_map(service: CurrentService, _: ReadKey, finished: FinishedMap) -> MapIn
 def get_map_tile(
     layer: tiles.Layer, z: Zoom, x: Column, y: Row, service: CurrentService, _: ReadKey, finished: FinishedMap
 ) -> Response:
-    """A picture of a layer of the job's raster, or its map's probability.
+    """Return a map tile of a layer or the probability.
 
     The probability's grey is round(probability × 254) + 1, transparent where it is not mapped. Below the raster's own
     resolution it is that of the map's overviews, which are averages.
     """
     shown = finished.products.probability if layer == "probability" else finished.raster
     if shown is None:
-        raise Problem(422, f"{finished.job.request.raster_without_secrets}: is there no more; the map of it is")
+        raise Problem(422, f"{finished.job.request.raster_without_secrets}: was deleted; its map still exists")
     return tile_response(shown, service.settings, layer, z, x, y)
 
 
@@ -249,7 +252,7 @@ def list_landslides(service: CurrentService, _: ReadKey, finished: FinishedMap) 
     response_class=Response,
 )
 def list_unmapped_parts(_: ReadKey, finished: FinishedMap) -> Response:
-    """Return the unmapped parts and their reasons."""
+    """Return the unmapped parts of the raster and their reasons."""
     return Response(map_polygons.read_not_mapped(finished.products), media_type=GEOJSON)
 
 
@@ -261,9 +264,9 @@ def list_unmapped_parts(_: ReadKey, finished: FinishedMap) -> Response:
 def review_landslide(
     polygon: PolygonId, body: ReviewRequest, service: CurrentService, key: RunKey, finished: FinishedMap
 ) -> Response:
-    """Accept or reject a landslide, or draw its outline.
+    """Accept or reject a landslide, or replace its outline.
 
-    Only the author of a verdict, or an admin, can change it.
+    Only the key that wrote a review, or a key with the scope admin, can change it.
     """
     store, found = ReviewStore(service.database), map_polygons.read_landslides(finished.products)
     review = _new_review(finished.job, polygon, body.verdict, body.reviewer)
@@ -273,7 +276,7 @@ def review_landslide(
     if polygon in found.outlines:
         store.save(review, key)
     elif body.verdict != "accepted":
-        raise Problem(422, "a landslide that was drawn is accepted; DELETE takes it away")
+        raise Problem(422, "a drawn landslide is always accepted; use DELETE to remove it")
     elif not store.change(review, key):
         raise _unknown_landslide(polygon)
     return _landslide_response(store, finished, found, polygon)
@@ -286,7 +289,7 @@ def review_landslide(
     response_class=Response,
 )
 def draw_landslide(body: DrawnLandslide, service: CurrentService, key: RunKey, finished: FinishedMap) -> Response:
-    """Draw a landslide that the model missed."""
+    """Add a landslide that the model missed."""
     store, found = ReviewStore(service.database), map_polygons.read_landslides(finished.products)
     review = _new_review(finished.job, str(uuid.uuid4()), "accepted", body.reviewer)
     review.geometry = map_polygons.parse_outline(body.geometry, found.grid)
@@ -300,7 +303,7 @@ def draw_landslide(body: DrawnLandslide, service: CurrentService, key: RunKey, f
 
 @router.delete("/polygons/{polygon}", status_code=204, responses=problem_responses(401, 403, 404))
 def withdraw_review(polygon: PolygonId, service: CurrentService, key: RunKey, finished: FinishedMap) -> None:
-    """Withdraw a review; a drawn landslide is deleted, a mapped one is reset."""
+    """Withdraw a review; a drawn landslide is deleted."""
     gone = ReviewStore(service.database).withdraw(finished.job.id, polygon, key)
     if not gone and polygon not in map_polygons.read_landslides(finished.products).outlines:
         raise _unknown_landslide(polygon)
@@ -308,9 +311,9 @@ def withdraw_review(polygon: PolygonId, service: CurrentService, key: RunKey, fi
 
 @router.get("/polygons/{polygon}/history", responses=problem_responses(401, 403, 404))
 def get_review_history(polygon: PolygonId, service: CurrentService, _: ReadKey, finished: FinishedMap) -> ReviewHistory:
-    """Return all verdicts on a landslide, the earliest first.
+    """Return the history of a landslide's review, oldest first.
 
-    They are deleted with the job.
+    The history is deleted with the job.
     """
     said = ReviewStore(service.database).history(finished.job.id, polygon)
     if not said and polygon not in map_polygons.read_landslides(finished.products).outlines:
@@ -335,7 +338,7 @@ def get_review_history(polygon: PolygonId, service: CurrentService, _: ReadKey, 
     response_class=Response,
 )
 def export_review(service: CurrentService, _: ReadKey, finished: FinishedMap) -> Response:
-    """Return accepted and drawn landslides for `talud inventory import`."""
+    """Return the accepted landslides for `talud inventory import`."""
     headers = {"Content-Disposition": 'attachment; filename="review.gpkg"'}
     return Response(
         map_polygons.to_geopackage(*_read_reviewed(service, finished)), media_type=GEOPACKAGE, headers=headers
@@ -343,7 +346,10 @@ def export_review(service: CurrentService, _: ReadKey, finished: FinishedMap) ->
 
 
 def pixel_metres(grid: Grid) -> float:
-    """Return the side of a pixel in metres; degrees are measured along a meridian."""
+    """Return the pixel size in metres.
+
+    The size of degrees is measured along a meridian.
+    """
     return (
         math.radians(grid.resolution) * WEB_MERCATOR_RADIUS
         if grid.crs.is_geographic
@@ -362,7 +368,7 @@ def _new_review(job: Job, polygon: str, verdict: Verdict, reviewer: str) -> Revi
 def _landslide_response(store: ReviewStore, finished: _FinishedMap, found: MappedLandslides, polygon: str) -> Response:
     review = store.get(finished.job.id, polygon)
     if review is None and polygon not in found.outlines:
-        raise _unknown_landslide(polygon)  # somebody took it away in this moment
+        raise _unknown_landslide(polygon)  # deleted by another client in the meantime
     (text,) = map_polygons.geojson_features(found, {polygon: review} if review else {}, [polygon])
     return Response(text, media_type=GEOJSON)
 

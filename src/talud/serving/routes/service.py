@@ -1,4 +1,4 @@
-"""Routes of the service itself: health, metrics, models, and the page's session."""
+"""Routes for health, metrics, models and sessions."""
 
 from __future__ import annotations
 
@@ -20,56 +20,59 @@ router = APIRouter()
 
 
 class Health(BaseModel):
-    """The state of the service."""
+    """Health of the service."""
 
     status: str = "ok"
 
 
 @router.get("/health/live", tags=["health"])
 def get_liveness() -> Health:
-    """Answer if the process runs."""
+    """Report that the process is running."""
     return Health()
 
 
 @router.get("/health/ready", tags=["health"], responses=problem_responses(503))
 def get_readiness(service: CurrentService) -> Health:
-    """Answer if the database answers and workers are connected."""
+    """Report whether the database answers and workers are connected."""
     try:
         with service.database.engine.connect() as connection:
             connection.execute(text("SELECT 1"))
     except SQLAlchemyError as error:
         raise Problem(503, "the database does not answer") from error
     if not service.executor.slots:
-        raise Problem(503, "no worker is there yet")
+        raise Problem(503, "no worker is connected yet")
     return Health()
 
 
 @router.get("/metrics", tags=["health"], response_class=PlainTextResponse, responses=problem_responses(401))
 def get_metrics(service: CurrentService, _: ReadKey) -> Response:
-    """Return figures for Prometheus; a key of scope read is the bearer token."""
+    """Return metrics for Prometheus.
+
+    Prometheus sends an API key with the scope read as bearer token.
+    """
     return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
 
 class RegisteredModel(BaseModel):
-    """A registered version."""
+    """Registered version of a model."""
 
     name: str
     version: str
     aliases: list[str]
-    uri: str = Field(description="as MLflow names it")
+    uri: str = Field(description="URI of the version in MLflow")
     created: str
     contract: FlatContract
 
 
 class ModelList(BaseModel):
-    """Registered versions that an alias points to."""
+    """Registered versions that have an alias."""
 
     models: list[RegisteredModel]
 
 
 @router.get("/models", tags=["models"], responses=problem_responses(401, 422))
 def list_models(service: CurrentService, _: ReadKey) -> ModelList:
-    """Return the versions with an alias, with their contracts."""
+    """Return the registered versions that have an alias, with their contracts."""
     return ModelList(
         models=[
             RegisteredModel(
@@ -86,13 +89,13 @@ def list_models(service: CurrentService, _: ReadKey) -> ModelList:
 
 
 class SessionRequest(BaseModel):
-    """The key with which a session begins."""
+    """API key for a new session."""
 
     key: str = Field(min_length=1, max_length=200)
 
 
 class SessionInfo(BaseModel):
-    """The client of a session, and its scope."""
+    """Name and scope of the client's API key."""
 
     keys_required: bool
     name: str | None
@@ -101,17 +104,17 @@ class SessionInfo(BaseModel):
 
 @router.get("/session", tags=["session"], responses=problem_responses(429))
 def get_session(request: Request, service: CurrentService) -> SessionInfo:
-    """Return the client of a request, by its key."""
+    """Return the name and scope of the client's API key."""
     key = client_key(request, service)
     return SessionInfo(keys_required=not service.open_to_all, name=key and key.name, scope=key and key.scope)
 
 
 @router.post("/session", tags=["session"], responses=problem_responses(401, 413, 429))
 def start_session(entry: SessionRequest, request: Request, response: Response, service: CurrentService) -> SessionInfo:
-    """Begin a session with a key."""
+    """Start a session with an API key."""
     key = find_key(entry.key, request, service)
     if key is None:
-        raise Problem(401, "this key opens nothing; whoever runs the service makes keys: talud keys add NAME")
+        raise Problem(401, "unknown API key; the operator of the service creates keys with talud keys add NAME")
     if earlier := request.cookies.get(SESSION_COOKIE):
         service.sessions.end(earlier)
     response.set_cookie(

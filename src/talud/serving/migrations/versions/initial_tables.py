@@ -1,6 +1,6 @@
-"""The first layout of the database.
+"""Migration 0001: the first layout of the database.
 
-Databases older than the migrations already have it.
+Databases from before the migrations already have this layout.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ids and expiry of keys, sessions, owners of uploads, and the history of reviews."""
+"""Migration 0002: key ids and expiry, sessions, upload owners, review history."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _MOMENT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Add ids of keys, and the tables of sessions, uploads and changes.
+    """Add key ids, and the tables of sessions, uploads and review changes.
 
-    The owners of jobs are identified by these ids.
+    Jobs refer to their owners by key id.
     """
     _give_keys_ids()
     op.add_column("jobs", sa.Column("key_id", sa.String(36)))
@@ -56,7 +56,7 @@ def _give_keys_ids() -> None:
 
 
 def _keep_history() -> None:
-    """Start each polygon's history with its present verdict.
+    """Add the history of reviews, starting with the current verdicts.
 
     Verdicts on dismissed maps are deleted.
     """
