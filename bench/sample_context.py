@@ -95,7 +95,8 @@ def main(band_sets: list[str]) -> None:
         dataset = Dataset.load(project, band_set)
         print(f"{band_set}: {len(dataset.training)} training patches")
         tests = {
-            f"test blocks of {area}": Site.of(project, area).patches(dataset.bands, "test") for area in dataset.blocks
+            f"test blocks of {area}": Site.of(project, area).cut_patches(dataset.bands, "test")
+            for area in dataset.blocks
         }
         tests |= {
             area: whole(project, area, dataset.bands, 2**params.training.depth)

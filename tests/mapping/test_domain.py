@@ -25,7 +25,7 @@ from talud.mapping.domain import (
     report_lines,
 )
 from talud.mapping.reader import open_stack
-from talud.measurement.samples import MAX_BINS, band_histogram, difference_histograms
+from talud.measurement.samples import MAX_HISTOGRAM_BINS, band_histogram, difference_histograms
 
 
 def learned(model: Model, values: np.ndarray, name: str = "red") -> BandContract:
@@ -59,7 +59,7 @@ def test_uniform_distributions_overlap_by_what_they_share(model: Model, part: fl
 def test_a_histogram_accounts_for_all_of_its_own_values(values: list[float]) -> None:
     pixels = np.array(values, np.float32)
     edges, shares = band_histogram(pixels)
-    assert len(edges) == len(shares) + 1 <= MAX_BINS + 1
+    assert len(edges) == len(shares) + 1 <= MAX_HISTOGRAM_BINS + 1
     assert sum(shares) == pytest.approx(1)
     assert (edges[0], edges[-1]) == (pixels.min(), pixels.max())
     stated = {
@@ -74,8 +74,8 @@ def test_a_histogram_accounts_for_all_of_its_own_values(values: list[float]) -> 
 
 def test_bins_of_many_values_hold_equal_shares() -> None:
     shares = band_histogram(normal(320_000))[1]
-    assert len(shares) == MAX_BINS
-    assert np.allclose(shares, 1 / MAX_BINS, atol=1e-4)
+    assert len(shares) == MAX_HISTOGRAM_BINS
+    assert np.allclose(shares, 1 / MAX_HISTOGRAM_BINS, atol=1e-4)
     assert len(band_histogram(np.repeat(np.arange(5.0), 7))[1]) == 4  # of 8-bit water, say
 
 

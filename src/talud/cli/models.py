@@ -321,7 +321,7 @@ def _score_table(found: Comparison) -> Table:
     from rich.table import Table
 
     names = list(found.counts[0].scores())
-    share = found.compared / found.known if found.known else 0
+    share = found.compared / found.known_pixels if found.known_pixels else 0
     title = (
         f"{found.area}, {found.pixels}: {found.compared:,} pixels that both map, {share:.1%} of those with known truth"
     )

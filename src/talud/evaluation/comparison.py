@@ -58,7 +58,7 @@ class Comparison:
         pixels: description of the counted pixels: `WHOLE_AREA` or `TEST_BLOCKS`.
         models: models A and B.
         counts: counts of A and B on the pixels of known truth that both map.
-        known: number of pixels of known truth.
+        known_pixels: number of pixels of known truth.
         difference: F1 of A minus F1 of B.
         notes: remarks that a reader needs in order to judge the scores.
     """
@@ -67,7 +67,7 @@ class Comparison:
     pixels: str
     models: tuple[Model, Model]
     counts: tuple[Confusion, Confusion]
-    known: int
+    known_pixels: int
     difference: Difference
     notes: tuple[str, ...]
 
@@ -105,7 +105,7 @@ class Comparison:
         return {
             "area": self.area,
             "pixels": self.pixels,
-            "known_pixels": self.known,
+            "known_pixels": self.known_pixels,
             "compared_pixels": self.compared,
             "models": models,
             "f1_difference": {**asdict(self.difference), "level": CONFIDENCE_LEVEL, "verdict": self.verdict},

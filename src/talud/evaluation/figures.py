@@ -113,10 +113,14 @@ def draw_inventory(truth: NDArray[np.uint8]) -> str:
     )
 
 
-def draw_outcome(outcomes: NDArray[np.uint8]) -> str:
-    """Draw a confusion map: true negatives transparent, no class hatched."""
+def draw_confusion_map(classes: NDArray[np.uint8]) -> str:
+    """Draw a confusion map.
+
+    Args:
+        classes: `PixelClass` values; true negatives are transparent, 255 is hatched.
+    """
     colours = PIXEL_CLASS_COLOURS | {PixelClass.TRUE_NEGATIVE: _TRANSPARENT}
-    return _encode_classes(_hatched(outcomes, outcomes == NOT_COMPARED), colours | _HATCHING)
+    return _encode_classes(_hatched(classes, classes == NOT_COMPARED), colours | _HATCHING)
 
 
 def _hatched(classes: NDArray[np.uint8], where: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -287,7 +291,7 @@ def _draw_results(project: Project, area: str, band_set: str, shape: tuple[int, 
         pictures["landslides"] = draw_landslides(_read_classes(raster, shape))
     if project.confusion_map(band_set, area).is_file():
         with open_raster(project.confusion_map(band_set, area)) as raster:
-            pictures["outcome"] = draw_outcome(_read_classes(raster, shape))
+            pictures["outcome"] = draw_confusion_map(_read_classes(raster, shape))
     return pictures
 
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic_core import to_jsonable_python
 
 from talud.evaluation.gate import Gate
-from talud.evaluation.promotion import REASON, recorded_gate
+from talud.evaluation.promotion import REASON_TAG, recorded_gate
 from talud.evaluation.registration import open_version
 from talud.registry import ModelVersion, Store
 
@@ -70,7 +70,7 @@ class VersionInfo:
             f1=_scores(tags),
             run_id=version.run_id,
             created=version.created,
-            reason=tags.get(REASON, ""),
+            reason=tags.get(REASON_TAG, ""),
             **stated,
         )
 

@@ -164,7 +164,7 @@ def compare_methods(project: Project, band_set: str, progress: Progress | None =
     held_out: dict[str, tuple[_Read, list[tuple[Site, list[Window]]]]] = {
         TEST_BLOCKS: (labelled_windows, [(site, site.windows("test")) for site in sites])
     } | {
-        site.name: (mapped_windows, [(site, site.windows(side=site.patch or WINDOW_SIDE_PIXELS))])
+        site.name: (mapped_windows, [(site, site.windows(side=site.patch_side or WINDOW_SIDE_PIXELS))])
         for site in labelled_sites(project)
         if site.name not in training
     }

@@ -27,7 +27,7 @@ from talud.registry import SET_ASIDE_TAG, ModelVersion, Store
 from talud.text import counted
 
 # Tags of a version: the reason for its alias, and the result of the gate.
-REASON, GATE = "alias_reason", "gate"
+REASON_TAG, GATE_TAG = "alias_reason", "gate"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _set_alias(store: Store, project: Project, version: ModelVersion, model: Mod
     """Set a version's alias; return alias, reason, gate result."""
     champion = store.models.champion(version.name)
     if champion and champion.version == version.version:
-        return "champion", version.tags.get(REASON, "already the champion"), recorded_gate(version) or Gate(())
+        return "champion", version.tags.get(REASON_TAG, "already the champion"), recorded_gate(version) or Gate(())
     alias, reason, gate = _decide(store, project, version, model, champion)
     _record(store, version, reason, gate)
     if alias == "champion":
@@ -154,7 +154,7 @@ def promote(project: Project, name: str, number: str) -> Registration:
     version = store.models.look_up(f"{name}/{number}")
     champion = store.models.champion(name)
     if champion and champion.version == version.version:
-        reason = version.tags.get(REASON, "already the champion")
+        reason = version.tags.get(REASON_TAG, "already the champion")
         return Registration(
             name, version.version, "champion", reason, recorded_gate(version) or Gate(()), version.run_id
         )
@@ -230,9 +230,9 @@ def _decide(
 
 def _record(store: Store, version: ModelVersion, reason: str, gate: Gate) -> None:
     """Record gate result and reason as tags."""
-    store.models.describe(version, {REASON: reason, GATE: gate.to_json()})
+    store.models.describe(version, {REASON_TAG: reason, GATE_TAG: gate.to_json()})
 
 
 def recorded_gate(version: ModelVersion) -> Gate | None:
     """Return a version's last gate result, if any."""
-    return Gate.from_json(version.tags[GATE], version.uri) if GATE in version.tags else None
+    return Gate.from_json(version.tags[GATE_TAG], version.uri) if GATE_TAG in version.tags else None

@@ -112,7 +112,7 @@ def register_trained(store: Store, project: Project, model: Model) -> tuple[Mode
     else:
         store.models.upload_missing_files(version, graph)
     registered = open_version(store, version)
-    _check_same(model, registered, f"the one in {model.path}")
+    _check_equal(model, registered, f"the one in {model.path}")
     variants = _register_variants(store, project, version, model)
     scores = {"validation": dict(contract.measured.scores)}
     scores |= {area: counts.scores() for area, counts in evaluation_counts(project, contract).items()}
@@ -159,7 +159,7 @@ def register_derived(
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         save_model(graph, contract, Path(folder) / "made.onnx")
         made_model = Model.load(Path(folder) / "made.onnx")
-        _check_same(made_model, open_version(store, version), f"the one that talud {command} made")
+        _check_equal(made_model, open_version(store, version), f"the one that talud {command} made")
     tags[{"adapt": "adapted_from", "finetune": "finetuned_from"}[command]] = f"models:/{model.name}/{model.version}"
     tags |= {name: str(value) for name, value in parameters.items()}
     store.models.describe(version, tags, _describe_derived(model, made))
@@ -236,7 +236,7 @@ def _register_variants(store: Store, project: Project, version: ModelVersion, mo
     for precision in get_args(ReducedPrecision):
         ours = variant_path(model.path, precision)
         theirs = variant_path(store.models.fetch(version.uri).path, precision)
-        if ours.is_file() and not _belongs(ours, model.contract):
+        if ours.is_file() and not _is_variant(ours, model.contract):
             passed_over.append(str(ours.relative_to(project.root)))
         elif ours.is_file():
             if not theirs.is_file() or theirs.read_bytes() != ours.read_bytes():
@@ -251,7 +251,7 @@ def _register_variants(store: Store, project: Project, version: ModelVersion, mo
     return Variants(tuple(found), tuple(passed_over))
 
 
-def _belongs(path: Path, contract: Contract) -> bool:
+def _is_variant(path: Path, contract: Contract) -> bool:
     """Check if a file is a variant of a model.
 
     Raises:
@@ -264,7 +264,7 @@ def _belongs(path: Path, contract: Contract) -> bool:
     return belongs
 
 
-def _check_same(model: Model, registered: Model, expected: str) -> None:
+def _check_equal(model: Model, registered: Model, expected: str) -> None:
     """Check that two models have equal contracts and outputs.
 
     Args:

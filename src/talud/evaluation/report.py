@@ -160,7 +160,7 @@ class ReportData:
         return next(facts for facts in self.areas if facts.name == area)
 
     @property
-    def reliable(self) -> list[BandSetResult]:
+    def with_reliability(self) -> list[BandSetResult]:
         """Results of the band sets with a reliability diagram."""
         return [result for result in self.results if result.scores.reliability]
 
@@ -170,7 +170,7 @@ class ReportData:
         return any(
             result.contract.measured.lack_of_skill
             or any(result.lack_of_skill(part) for part in ("test", *result.scores.areas))
-            for result in self.reliable
+            for result in self.with_reliability
         )
 
     def scored(self, area: str) -> list[BandSetResult]:
@@ -284,7 +284,7 @@ def summary_sentences(results: Sequence[BandSetResult], transfer: Sequence[str])
                         [result.f1_loss(area) for result in scored if not _lacks_skill(result, area)], area
                     )
                 )
-            sentences.append(everything_sentence(next(iter(counts.values())), area))
+            sentences.append(constant_map_sentence(next(iter(counts.values())), area))
     return sentences
 
 
@@ -346,7 +346,7 @@ def transfer_sentence(losses: Sequence[float], area: str) -> str:
     return f"Transfer to {area} costs {_percent_range(low, high)}% of the F1."
 
 
-def everything_sentence(counts: Confusion, area: str) -> str:
+def constant_map_sentence(counts: Confusion, area: str) -> str:
     """State the F1 of a map that is landslide everywhere."""
     everything = Confusion(tp=counts.tp + counts.fn, fp=counts.fp + counts.tn)
     return f"A map that calls all of {area} a landslide has an F1 of {everything.f1:.3f}."

@@ -229,7 +229,7 @@ class Trials(BaseModel):
         return next(trial for trial in self.trials if trial.run_id == self.best)
 
     @property
-    def hours(self) -> str:
+    def total_duration(self) -> str:
         """Total duration of all trials as text."""
         seconds = sum(trial.seconds for trial in self.trials)
         return duration(seconds)

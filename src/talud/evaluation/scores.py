@@ -141,7 +141,7 @@ def describe_pixels(site: Site, *, test: bool) -> str:
     """Describe the pixels of a site that are scored."""
     if test:
         return f"the test {site.unit}"
-    return "all patches" if site.patch else "the whole area"
+    return "all patches" if site.patch_side else "the whole area"
 
 
 def assess_area(model: Model, project: Project, area: str, progress: Progress | None = None) -> SiteScores:
@@ -174,7 +174,7 @@ def assess_area(model: Model, project: Project, area: str, progress: Progress | 
     if role == "training" and not trained:
         notes.append(f"{area} is a training area, but not of this model, so all of it is scored")
     windows = site.windows("test" if trained else None)
-    read = labelled_windows if trained or site.patch else mapped_windows
+    read = labelled_windows if trained or site.patch_side else mapped_windows
     found = read(site, windows, model)
     tuned = contract.derived.finetuned
     if tuned and tuned.area == area:
@@ -194,7 +194,7 @@ def _fine_tuning_notes(tuned: FineTuning, model: Model, site: Site) -> list[str]
         f"the model was fine-tuned on {counted(tuned.patches, 'patch', 'patches')} of {tuned.area}, which are left out"
     ]
     if md5(site.mask) != tuned.labels:
-        if site.patch:
+        if site.patch_side:
             raise StudyError(
                 f"{model.path}: the patches or masks of {tuned.area} have changed since it was fine-tuned on them; run "
                 "talud finetune again"

@@ -20,7 +20,7 @@ MAX_SAMPLE_PIXELS = 1 << 20
 # Share of a window's pixels that can be mapped.
 MIN_MAPPED_SHARE = 0.75
 # Bins of a training histogram.
-MAX_BINS = 32
+MAX_HISTOGRAM_BINS = 32
 
 
 def sample_windows(stack: StackReader, windows: Sequence[Window], side: int) -> NDArray[np.float32]:
@@ -67,7 +67,7 @@ def band_histogram(values: NDArray[np.floating]) -> tuple[tuple[float, ...], tup
         includes its lower edge, the last bin both edges. Repeated values give fewer bins; equal values give one bin
         of zero width.
     """
-    quantiles = np.quantile(values, np.linspace(0, 1, MAX_BINS + 1), method="lower")
+    quantiles = np.quantile(values, np.linspace(0, 1, MAX_HISTOGRAM_BINS + 1), method="lower")
     edges = np.unique(quantiles.astype(np.float64))
     edges = edges if len(edges) > 1 else np.repeat(edges, 2)
     shares = count_bins(values, tuple(edges)) / values.size

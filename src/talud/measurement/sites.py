@@ -80,7 +80,7 @@ class Site:
         return split(self.mask, self.split, self.seed)
 
     @cached_property
-    def patch(self) -> int | None:
+    def patch_side(self) -> int | None:
         """Patch side in pixels; None for a continuous raster."""
         with open_raster(self.stack) as stack:
             return patch_side(stack)
@@ -88,7 +88,7 @@ class Site:
     @property
     def unit(self) -> str:
         """Unit of the split: patches or blocks."""
-        return "patches" if self.patch else "blocks"
+        return "patches" if self.patch_side else "blocks"
 
     def windows(self, part: Part | None = None, side: int | None = None) -> list[Window]:
         """Return a part's blocks, or squares covering the site.
@@ -104,7 +104,7 @@ class Site:
         if part is not None:
             return [block.window for block in self.blocks if block.part == part]
         with open_raster(self.mask) as mask:
-            return Grid.of(mask).windows(side or self.patch or self.split.block)
+            return Grid.of(mask).windows(side or self.patch_side or self.split.block)
 
     @property
     def labelled(self) -> bool:
@@ -124,7 +124,7 @@ class Site:
         with open_raster(self.mask) as mask:
             yield lambda window: mask.read(1, window=window)
 
-    def pixels(self, contract: Contract, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
+    def read_windows(self, contract: Contract, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
         """Yield the bands of windows in contract order.
 
         Each is float32 (bands, height, width), NaN where invalid.
@@ -137,7 +137,7 @@ class Site:
             for window in windows:
                 yield stack.read(window)
 
-    def patches(
+    def cut_patches(
         self, bands: Sequence[str], part: Part, optional: Collection[Group] = (), blocks: Sequence[Block] | None = None
     ) -> Patches:
         """Cut the patches of a part (see `talud.data.patches.read`).
@@ -158,7 +158,7 @@ class Site:
 
 def join_patches(sites: Iterable[Site], bands: Sequence[str], part: Part, optional: Collection[Group] = ()) -> Patches:
     """Cut the patches of a part of several sites."""
-    return Patches.joined([site.patches(bands, part, optional) for site in sites])
+    return Patches.joined([site.cut_patches(bands, part, optional) for site in sites])
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class FolderSite:
         """
         yield lambda window: self._read(window)[1]
 
-    def pixels(self, contract: Contract, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
+    def read_windows(self, contract: Contract, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
         """Yield the bands of patches in contract order.
 
         Each is float32 (bands, side, side), NaN where invalid or implausible.
@@ -364,7 +364,7 @@ def _probabilities(
     if not isinstance(model, Model):
         yield from model.probabilities(windows)
         return
-    for values in site.pixels(model.contract, windows):
+    for values in site.read_windows(model.contract, windows):
         yield mapped_probability(model, values)
 
 

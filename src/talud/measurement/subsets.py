@@ -75,7 +75,7 @@ class _EachSubset:
 
     def probabilities(self, windows: Sequence[Window]) -> Iterator[NDArray[np.float32]]:
         contract = self.model.contract
-        for values in self.site.pixels(contract, windows):
+        for values in self.site.read_windows(contract, windows):
             valid = np.isfinite(values).all(axis=0)
             found = [self.model.probability(mask_other_groups(values, contract, groups)) for groups in self.chosen]
             yield np.where(valid, np.stack(found), np.float32(np.nan))

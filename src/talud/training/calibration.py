@@ -91,7 +91,7 @@ class SiteLogits:
 
     def probabilities(self, windows: Sequence[Window]) -> Iterator[NDArray[np.float64]]:
         """Yield the logits of each window, NaN where not mapped."""
-        for values in self.site.pixels(self.contract, windows):
+        for values in self.site.read_windows(self.contract, windows):
             mapped = coverage.unmapped_codes(values, self.contract) == 0
             yield np.where(mapped, compute_logits(self.model, values, self.contract.input.alignment), np.nan)
 

@@ -226,7 +226,7 @@ def _read_cells(project: Project, contract: Contract, area: str, windows: Sequen
     site = Site.of(project, area)
     site = replace(site, split=site.split.model_copy(update={"patch": side}))
     blocks = [Block(window, "validation") for window in windows]
-    return site.patches(contract.input.band_names, "validation", _optional_groups(contract), blocks)
+    return site.cut_patches(contract.input.band_names, "validation", _optional_groups(contract), blocks)
 
 
 def _rehearsal_patches(project: Project, model: Model) -> list[Patches]:
