@@ -17,7 +17,7 @@ from PIL import Image
 
 from fresh_clone import ROOT
 from talud.cli.main import main
-from talud.data.patches import split
+from talud.data.patches import split_blocks
 from talud.engine.runtime import Model
 from talud.project import Project
 
@@ -97,7 +97,7 @@ def test_the_map_of_each_patch_is_that_of_the_patch_alone(project: Project) -> N
 
 
 def test_parts_are_runs_of_patch_numbers(project: Project) -> None:
-    blocks = split(project.mask("country_a"), project.params.split, project.params.seed)
+    blocks = split_blocks(project.mask("country_a"), project.params.split, project.params.seed)
     assert [block.part for block in blocks] == ["training"] * 18 + ["validation"] * 4 + ["test"] * 4
 
 

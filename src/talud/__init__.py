@@ -116,12 +116,12 @@ def predict(
     """
     from pathlib import Path
 
-    from talud.data.record import check_current
+    from talud.data.record import check_raster_current
     from talud.mapping.options import DEFAULT_OPTIONS
     from talud.products import prediction
 
     options = options or DEFAULT_OPTIONS
-    check_current(raster)
+    check_raster_current(raster)
     if isinstance(model, str | Path):
         model = load_model_for(raster, model, options)
     result = prediction.predict(model, raster, Path(out), options, progress)

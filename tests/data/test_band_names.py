@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 
 from talud.data import band_names
-from talud.data.band_names import Described, MissingBandError
+from talud.data.band_names import BandDescriptions, MissingBandError
 from talud.errors import TaludWarning
 
 RGB = ("red", "green", "blue")
 DEFAULT = {"red": 1, "green": 2, "blue": 3}
 
 
-def described(*descriptions: str, path: str = "image.tif", colours: tuple[str, ...] = ()) -> Described:
+def described(*descriptions: str, path: str = "image.tif", colours: tuple[str, ...] = ()) -> BandDescriptions:
     colours = colours or ("undefined",) * len(descriptions)
-    return Described(path, descriptions, colours, (Path(path).stem,), (Path(path).stem,))
+    return BandDescriptions(path, descriptions, colours, (Path(path).stem,), (Path(path).stem,))
 
 
-def numbers(file: Described, *names: str) -> list[int]:
-    return [*band_names.optical(file, names or RGB, DEFAULT).numbers.values()]
+def numbers(file: BandDescriptions, *names: str) -> list[int]:
+    return [*band_names.find_optical_bands(file, names or RGB, DEFAULT).numbers.values()]
 
 
 SENTINEL_2 = tuple(f"B{number}" for number in ("1", "2", "3", "4", "5", "6", "7", "8", "8A", "9", "10", "11", "12"))
@@ -107,25 +107,25 @@ def test_colour_interpretation_counts_where_nothing_is_described() -> None:
 
 
 def test_the_evidence_is_said() -> None:
-    assert band_names.optical(described("B02", "B03", "B04"), RGB, DEFAULT).words == (
+    assert band_names.find_optical_bands(described("B02", "B03", "B04"), RGB, DEFAULT).text == (
         "red 3, green 2, blue 1 (by description, as Sentinel-2 numbers its bands)"
     )
-    assert band_names.optical(described("", "", ""), RGB, DEFAULT).words == (
+    assert band_names.find_optical_bands(described("", "", ""), RGB, DEFAULT).text == (
         "red 1, green 2, blue 3 (by position, since the file does not name them)"
     )
 
 
 def test_numbers_given_by_hand_win_over_a_description_with_a_warning() -> None:
     with pytest.warns(TaludWarning, match="takes band 1 as red, which the file calls blue; band 3 as blue"):
-        taken = band_names.check_explicit(described("blue", "green", "red"), DEFAULT, "optical_bands")
-    assert (taken.numbers, taken.words) == (DEFAULT, "red 1, green 2, blue 3 (as given)")
+        taken = band_names.check_given_numbers(described("blue", "green", "red"), DEFAULT, "optical_bands")
+    assert (taken.numbers, taken.text) == (DEFAULT, "red 1, green 2, blue 3 (as given)")
 
 
 @pytest.mark.parametrize("descriptions", [("B1", "B2", "B3"), ("red", "green", "blue"), ("", "", ""), ("a", "b", "c")])
 def test_numbers_given_by_hand_need_no_warning_where_the_file_does_not_contradict(
     descriptions: tuple[str, ...],
 ) -> None:
-    band_names.check_explicit(described(*descriptions), DEFAULT, "optical_bands")
+    band_names.check_given_numbers(described(*descriptions), DEFAULT, "optical_bands")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_numbers_given_by_hand_need_no_warning_where_the_file_does_not_contradic
     ],
 )
 def test_polarisations_are_found_by_description(descriptions: tuple[str, ...], path: str, expected: object) -> None:
-    assert band_names.radar(described(*descriptions, path=path), ("vv",), "pre", {"vv": 1}).numbers == expected
+    assert band_names.find_sar_bands(described(*descriptions, path=path), ("vv",), "pre", {"vv": 1}).numbers == expected
 
 
 @pytest.mark.parametrize(
@@ -148,4 +148,4 @@ def test_polarisations_are_found_by_description(descriptions: tuple[str, ...], p
 )
 def test_another_polarisation_is_not_taken_by_position(descriptions: tuple[str, ...], path: str) -> None:
     with pytest.raises(MissingBandError, match=r"has no band vv .*--sar-bands"):
-        band_names.radar(described(*descriptions, path=path), ("vv",), "pre", {"vv": 1})
+        band_names.find_sar_bands(described(*descriptions, path=path), ("vv",), "pre", {"vv": 1})

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 from shapely.geometry import Point, Polygon, box
 
-from talud.data.inventory import Polygons, polygonal
+from talud.data.inventory import Polygons, extract_polygons
 from talud.errors import SourceError
 from talud.grid import Grid
 
@@ -37,15 +37,15 @@ def test_the_two_rules_mark_the_pixels_of_a_hand_drawn_square(tmp_path: Path) ->
     # From 14 to 36: touches the pixels from 10 to 40, holds the centres 15, 25 and 35.
     path = write(tmp_path / "inventory.gpkg", [square(14, 14, 22), square(103, 103, 4)])
     polygons = Polygons.read(path, "inventory", UTM)
-    centre = polygons.cover(GRID, all_touched=False)
+    centre = polygons.rasterise(GRID, all_touched=False)
     expected = np.zeros(GRID.shape, bool)
     expected[16:19, 1:4] = True
     expected[9, 10] = True  # its only pixel: the centre at 105, 105 lies inside
     assert np.array_equal(centre, expected)
     wide = write(tmp_path / "wide.gpkg", [square(16, 16, 18)])  # holds the centre 25 alone, touches three each way
     polygons = Polygons.read(wide, "inventory", UTM)
-    assert polygons.cover(GRID, all_touched=False).sum() == 1
-    assert polygons.cover(GRID, all_touched=True).sum() == 9
+    assert polygons.rasterise(GRID, all_touched=False).sum() == 1
+    assert polygons.rasterise(GRID, all_touched=True).sum() == 9
 
 
 def test_windows_together_are_the_whole(tmp_path: Path) -> None:
@@ -57,10 +57,10 @@ def test_windows_together_are_the_whole(tmp_path: Path) -> None:
         )
     ]
     polygons = Polygons.read(write(tmp_path / "inventory.gpkg", geometries), "inventory", UTM)
-    whole = polygons.cover(GRID, all_touched=True)
+    whole = polygons.rasterise(GRID, all_touched=True)
     pieces = np.zeros_like(whole)
     for window in GRID.windows(7):
-        pieces[window.toslices()] = polygons.cover(GRID.crop(window), all_touched=True)
+        pieces[window.toslices()] = polygons.rasterise(GRID.crop(window), all_touched=True)
     assert np.array_equal(pieces, whole)
 
 
@@ -68,7 +68,7 @@ def test_another_crs_is_brought_over(tmp_path: Path) -> None:
     frame = geopandas.GeoDataFrame(geometry=[square(50, 50, 100)], crs=32618).to_crs(4326)
     frame.to_file(tmp_path / "inventory.geojson")
     polygons = Polygons.read(tmp_path / "inventory.geojson", "inventory", UTM)
-    assert polygons.cover(GRID, all_touched=False).sum() == 100
+    assert polygons.rasterise(GRID, all_touched=False).sum() == 100
 
 
 def test_invalid_geometry_is_repaired_and_what_is_no_polygon_is_counted(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_invalid_geometry_is_repaired_and_what_is_no_polygon_is_counted(tmp_path
     path = write(tmp_path / "inventory.gpkg", [square(150, 50, 40), bow, Polygon(), None, line])
     polygons = Polygons.read(path, "inventory", UTM)
     assert (len(polygons.geometries), polygons.repaired, polygons.skipped) == (2, 1, 3)
-    assert polygons.cover(GRID, all_touched=False)[:, :12].sum() == pytest.approx(50, abs=6)  # half of 10 by 10
+    assert polygons.rasterise(GRID, all_touched=False)[:, :12].sum() == pytest.approx(50, abs=6)  # half of 10 by 10
 
 
 def test_a_filter_chooses_features(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_overlapping_parts_of_a_multipolygon_are_united(tmp_path: Path) -> None:
     assert polygons.repaired == 1
     assert polygons.geometries[0].area == 60 * 60 * 2 - 30 * 30
     write(tmp_path / "parts.gpkg", list(OVERLAPPING.geoms))
-    assert polygons.cover(GRID, all_touched=False).sum() == burnt(tmp_path, "parts.gpkg") == 63
+    assert polygons.rasterise(GRID, all_touched=False).sum() == burnt(tmp_path, "parts.gpkg") == 63
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_overlapping_parts_of_a_multipolygon_are_united(tmp_path: Path) -> None:
     ],
 )
 def test_repair_keeps_ground_covered_twice_and_holes(geometry: shapely.Geometry, area: float) -> None:
-    found = polygonal(geometry)
+    found = extract_polygons(geometry)
     assert found is not None
     assert found.is_valid
     assert found.area == pytest.approx(area)
@@ -173,12 +173,12 @@ corners = st.lists(st.tuples(st.integers(0, 29), st.integers(0, 19)), min_size=3
 def test_a_multipolygon_covers_what_its_parts_cover(rings: list[list[tuple[int, int]]]) -> None:
     # Offsets without a common measure: no edge passes through the centre of a pixel.
     parts = [Polygon([(400_003 + 10 * x, 599_800 + 10 * (y + 2**0.5 / 10)) for x, y in ring]) for ring in rings]
-    each = [Polygons(np.array([polygonal(part)], object), 0, 0) for part in parts if polygonal(part)]
-    whole = polygonal(shapely.MultiPolygon(parts))
-    together = Polygons(np.array([whole] if whole else [], object), 0, 0).cover(GRID, all_touched=False)
+    each = [Polygons(np.array([extract_polygons(part)], object), 0, 0) for part in parts if extract_polygons(part)]
+    whole = extract_polygons(shapely.MultiPolygon(parts))
+    together = Polygons(np.array([whole] if whole else [], object), 0, 0).rasterise(GRID, all_touched=False)
     expected = np.zeros(GRID.shape, bool)
     for part in each:
-        expected |= part.cover(GRID, all_touched=False)
+        expected |= part.rasterise(GRID, all_touched=False)
     assert np.array_equal(together, expected)
 
 

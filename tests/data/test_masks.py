@@ -16,8 +16,8 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from source_files import CORNER, UTM, write_project, write_raster
 from talud.data.masks import read_classes
-from talud.data.patch_stack import build
-from talud.data.patches import split
+from talud.data.patch_stack import build_patch_stack
+from talud.data.patches import split_blocks
 from talud.data.stack import build as build_area
 from talud.errors import SourceError, StudyError, TaludWarning
 from talud.params import SplitOptions
@@ -131,19 +131,19 @@ def test_masks_with_nodata_0_are_refused_for_training_and_warned_of_elsewhere(tm
 
     patch_folder(tmp_path, "training", [ONES, ONES.T], nodata=0)
     with pytest.raises(SourceError, match=r"masks of area 'there': no pixel is known to be background.*-unsetnodata"):
-        build(Project.find(tmp_path), "there")
+        build_patch_stack(Project.find(tmp_path), "there")
     assert not (tmp_path / "stacks").exists() or not list((tmp_path / "stacks").rglob("*.*"))
     patch_folder(tmp_path, "transfer", [ONES, ONES.T], nodata=0)
     with pytest.warns(TaludWarning, match="no pixel is known to be background"):
-        build(Project.find(tmp_path), "there")
+        build_patch_stack(Project.find(tmp_path), "there")
     patch_folder(tmp_path, "transfer", [0 * ONES], nodata=None)
     for number in (1,):
         (tmp_path / f"data/images/{number}.tif").unlink()
         (tmp_path / f"data/masks/{number}.tif").unlink()
     with pytest.warns(TaludWarning, match="no pixel is known to be landslide"):
-        build(Project.find(tmp_path), "there")
+        build_patch_stack(Project.find(tmp_path), "there")
     patch_folder(tmp_path, "training", [ONES], nodata=255)
-    assert build(Project.find(tmp_path), "there").landslide_pixels == TRUTH.sum()
+    assert build_patch_stack(Project.find(tmp_path), "there").landslide_pixels == TRUTH.sum()
 
 
 def test_a_boundary_that_follows_the_landslides_is_refused(tmp_path: Path) -> None:
@@ -165,4 +165,4 @@ def test_a_mask_without_background_is_not_split_for_training(tmp_path: Path) -> 
     mask[::3] = 1
     path = write_raster(tmp_path / "mask.tif", mask, nodata=255)
     with pytest.raises(StudyError, match="no pixel is known to be background"):
-        split(path, SplitOptions(block=16, patch=16, stride=16), seed=1)
+        split_blocks(path, SplitOptions(block=16, patch=16, stride=16), seed=1)

@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp
 
 from hostile_bytes import cut, flipped
 from talud.data.patch_folder import PatchFolder
-from talud.data.patch_stack import arrangement, build
+from talud.data.patch_stack import build_patch_stack, rows_and_columns
 from talud.errors import ParamsError, SourceError
 from talud.params import Area, Params, PatchData
 from talud.project import Project
@@ -231,7 +231,7 @@ def test_a_patch_without_a_mask_is_unknown(tmp_path: Path) -> None:
         png_pair(tmp_path, name, 1)
     (tmp_path / "masks" / "2.png").unlink()
     folder = PatchFolder.find(tmp_path, PatchData())
-    assert folder.labelled == 1
+    assert folder.labelled_count == 1
     assert (folder.read(folder.pairs[1])[1] == 255).all()
 
 
@@ -278,7 +278,7 @@ def test_damaged_files_are_said(tmp_path: Path, suffix: str) -> None:
 
 @given(st.integers(1, 5000))
 def test_few_places_stay_empty(count: int) -> None:
-    rows, columns = arrangement(count)
+    rows, columns = rows_and_columns(count)
     assert (rows - 1) * columns < count <= rows * columns
     side = np.sqrt(count)
     square = int(np.ceil(side))
@@ -316,10 +316,10 @@ def test_what_stands_in_place_of_rasters_has_none_beside_it() -> None:
 def test_an_area_of_patches_has_what_its_role_and_the_band_sets_need(tmp_path: Path) -> None:
     png_pair(tmp_path / "data", "1", 1)
     with pytest.raises(SourceError, match="band set '3band' needs green"):
-        build(Project(tmp_path, params(patches={"bands": {"red": 1, "blue": 3}})), "there")
+        build_patch_stack(Project(tmp_path, params(patches={"bands": {"red": 1, "blue": 3}})), "there")
     (tmp_path / "data" / "masks" / "1.png").unlink()
     with pytest.raises(SourceError, match="mark no landslide"):
-        build(Project(tmp_path, params(patches={})), "there")
+        build_patch_stack(Project(tmp_path, params(patches={})), "there")
     assert not (tmp_path / "stacks" / "there.tif").exists()
-    record = build(Project(tmp_path, params(patches={}, role="transfer")), "there")
+    record = build_patch_stack(Project(tmp_path, params(patches={}, role="transfer")), "there")
     assert (record.landslide_pixels, record.unlabelled_patches, record.patches) == (None, 1, ("1",))

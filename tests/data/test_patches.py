@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from talud.data.patches import Block, patch_windows, read, split
+from talud.data.patches import Block, patch_windows, read_patches, split_blocks
 from talud.errors import StudyError
 from talud.params import SplitOptions
 
@@ -76,7 +76,7 @@ def test_no_validation_or_test_pixel_lies_in_a_training_patch(
 ) -> None:
     mask = area(tmp_path_factory.getbasetemp() / "property.tif", scattered(height, width, seed))
     try:
-        blocks = split(mask, chosen, seed)
+        blocks = split_blocks(mask, chosen, seed)
     except StudyError:
         return  # too few blocks for three parts
     seen = {
@@ -96,7 +96,7 @@ def test_no_validation_or_test_pixel_lies_in_a_training_patch(
 
 def test_a_guard_keeps_parts_apart(tmp_path: Path) -> None:
     chosen = SplitOptions(block=20, guard=3, patch=8, stride=3)
-    blocks = split(area(tmp_path / "mask.tif", scattered(100, 100, 1)), chosen, seed=5)
+    blocks = split_blocks(area(tmp_path / "mask.tif", scattered(100, 100, 1)), chosen, seed=5)
     owner = np.zeros((100, 100), int)
     for block in blocks:
         owner[block.window.toslices()] = 1 if block.part == "training" else 2
@@ -108,9 +108,9 @@ def test_a_guard_keeps_parts_apart(tmp_path: Path) -> None:
 def test_a_split_follows_its_seed_and_its_shares(tmp_path: Path) -> None:
     mask = area(tmp_path / "mask.tif", scattered(200, 200, 2))
     chosen = SplitOptions(block=20, patch=10, stride=10, validation=0.2, test=0.1)
-    blocks = split(mask, chosen, seed=5)
-    assert blocks == split(mask, chosen, seed=5)
-    assert blocks != split(mask, chosen, seed=6)
+    blocks = split_blocks(mask, chosen, seed=5)
+    assert blocks == split_blocks(mask, chosen, seed=5)
+    assert blocks != split_blocks(mask, chosen, seed=6)
     parts = [block.part for block in blocks]
     assert [parts.count(part) for part in ("training", "validation", "test")] == [70, 20, 10]
 
@@ -122,7 +122,7 @@ def test_each_part_gets_blocks_of_many_landslides_and_of_few(tmp_path: Path) -> 
         mask[row * 20 : row * 20 + 10, column * 20 : column * 20 + 10].flat[:index] = 1
     chosen = SplitOptions(block=20, patch=10, stride=10)
     for seed in range(20):
-        blocks = split(area(tmp_path / "mask.tif", mask), chosen, seed)
+        blocks = split_blocks(area(tmp_path / "mask.tif", mask), chosen, seed)
         assert sum(block.landslide_pixels for block in blocks) == mask.sum()
         for part in ("training", "validation", "test"):
             mean = np.mean([block.landslide_pixels for block in blocks if block.part == part])
@@ -134,13 +134,13 @@ def test_an_area_with_too_few_landslides_is_refused(tmp_path: Path) -> None:
     mask[5:90, 5] = 1
     mask[45:99, 5] = 0
     with pytest.raises(StudyError, match=r"2 of 16 blocks hold landslides.*split.block"):
-        split(area(tmp_path / "mask.tif", mask), SplitOptions(block=25, patch=20, stride=10), 1)
+        split_blocks(area(tmp_path / "mask.tif", mask), SplitOptions(block=25, patch=20, stride=10), 1)
 
 
 def test_blocks_of_unknown_truth_belong_to_no_part(tmp_path: Path) -> None:
     mask = scattered(100, 100, 3)
     mask[:, 50:] = 255
-    blocks = split(area(tmp_path / "mask.tif", mask), SplitOptions(block=25, patch=20, stride=10), 1)
+    blocks = split_blocks(area(tmp_path / "mask.tif", mask), SplitOptions(block=25, patch=20, stride=10), 1)
     assert len(blocks) == 8
     assert max(block.window.col_off for block in blocks) == 25
 
@@ -164,7 +164,7 @@ def test_patches_hold_the_named_bands_and_no_truth_where_one_is_invalid(
     stack, mask, values, truth = rasters
     block = Block(Window(30, 0, 30, 30), "training")
     chosen = SplitOptions(block=30, patch=20, stride=5, empty_share=1)
-    patches = read(stack, mask, ("red", "slope"), [block], chosen, seed=1)
+    patches = read_patches(stack, mask, ("red", "slope"), [block], chosen, seed=1)
     assert patches.stack.shape == (9, 20, 20, 2)
     first = patches.stack[0]
     np.testing.assert_array_equal(first[..., 0], values[1, :20, 30:50])
@@ -178,7 +178,7 @@ def test_every_validation_pixel_counts_once(rasters: tuple[Path, Path, np.ndarra
     stack, mask, values, truth = rasters
     block = Block(Window(30, 30, 30, 30), "validation")
     chosen = SplitOptions(block=30, patch=20, stride=5, empty_share=0)
-    patches = read(stack, mask, ("red",), [block], chosen, seed=1)
+    patches = read_patches(stack, mask, ("red",), [block], chosen, seed=1)
     inside = truth[30:60, 30:60][~np.isnan(values[1, 30:60, 30:60])]
     assert len(patches) == 4
     for label in (0, 1):
@@ -193,7 +193,7 @@ def test_patches_without_a_landslide_are_at_most_their_share(tmp_path: Path, sha
     stack = write(tmp_path / "a.tif", np.ones((1, 80, 80), np.float32), ("red",))
     blocks = [Block(Window(0, 0, 80, 80), "training")]
     chosen = SplitOptions(block=80, patch=20, stride=20, empty_share=share)
-    patches = read(stack, area(tmp_path / "m.tif", mask), ("red",), blocks, chosen, seed=1)
+    patches = read_patches(stack, area(tmp_path / "m.tif", mask), ("red",), blocks, chosen, seed=1)
     empty = sum(1 for one in patches.mask if not (one == 1).any())
     assert len(patches) - empty == 2
     assert empty == {0.0: 0, 0.3: 0, 0.6: 3, 1.0: 13}[share]  # of 16 patches 2 hold landslides, 1 nothing known
@@ -203,7 +203,7 @@ def test_stack_and_mask_of_different_grids_are_refused(tmp_path: Path) -> None:
     stack = write(tmp_path / "a.tif", np.ones((1, 40, 40), np.float32), ("red",))
     mask = area(tmp_path / "m.tif", np.zeros((40, 41), np.uint8))
     with pytest.raises(StudyError, match="different grids"):
-        read(stack, mask, ("red",), [Block(Window(0, 0, 40, 40), "test")], SplitOptions(block=40, patch=8), 1)
+        read_patches(stack, mask, ("red",), [Block(Window(0, 0, 40, 40), "test")], SplitOptions(block=40, patch=8), 1)
 
 
 def patch_mask(path: Path, landslides: list[int], columns: int = 5, side: int = 8) -> Path:
@@ -223,18 +223,18 @@ def patch_mask(path: Path, landslides: list[int], columns: int = 5, side: int = 
 def test_patches_are_dealt_by_runs_of_their_numbers(tmp_path: Path) -> None:
     mask = patch_mask(tmp_path / "mask.tif", [0, 13, 18])
     chosen = SplitOptions(block=999, guard=3, patch=4, stride=4, validation=0.2, test=0.2)
-    blocks = split(mask, chosen, seed=1)
+    blocks = split_blocks(mask, chosen, seed=1)
     assert [block.part for block in blocks] == ["training"] * 11 + ["validation"] * 4 + ["test"] * 4
     assert [(block.window.row_off, block.window.col_off) for block in blocks] == [
         (8 * (number // 5), 8 * (number % 5)) for number in range(19)
     ]
     assert {(block.window.height, block.window.width) for block in blocks} == {(8, 8)}
-    assert split(mask, chosen, seed=2) == blocks
+    assert split_blocks(mask, chosen, seed=2) == blocks
 
 
 def test_patches_that_cannot_be_dealt_are_refused(tmp_path: Path) -> None:
     mask = patch_mask(tmp_path / "mask.tif", [0, 1, 2, 13])
     with pytest.raises(StudyError, match="none of the patches for test holds a landslide"):
-        split(mask, SplitOptions(block=8, patch=8, validation=0.2, test=0.2), seed=1)
+        split_blocks(mask, SplitOptions(block=8, patch=8, validation=0.2, test=0.2), seed=1)
     with pytest.raises(StudyError, match="patches of 8 pixels, which cannot be cut into some of 6"):
-        split(mask, SplitOptions(block=8, patch=6, validation=0.2, test=0.2), seed=1)
+        split_blocks(mask, SplitOptions(block=8, patch=6, validation=0.2, test=0.2), seed=1)

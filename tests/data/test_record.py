@@ -14,7 +14,7 @@ import shapely
 
 from source_files import CORNER, UTM, write_project, write_raster
 from talud.cli.main import main
-from talud.data.record import check_current, current_stack
+from talud.data.record import check_current_stack, check_raster_current
 from talud.data.stack import build
 from talud.errors import StudyError
 from talud.project import Project
@@ -54,30 +54,30 @@ CHANGES = [
 def test_stack_made_with_other_parameters_is_refused(
     project: Project, area: dict[str, object], changes: dict[str, object], words: str
 ) -> None:
-    assert current_stack(project, "here") == project.stack("here")
+    assert check_current_stack(project, "here") == project.stack("here")
     changed = write_project(project.root, {"here": AREA | area}, **changes)
     with pytest.raises(StudyError, match=rf"^stacks/here.tif: was made .*{words}.*; run talud stack here \(or"):
-        current_stack(changed, "here")
+        check_current_stack(changed, "here")
     with pytest.raises(StudyError, match="run talud stack here"):
-        check_current("stacks/here.tif")
+        check_raster_current("stacks/here.tif")
 
 
 def test_parameters_that_a_stack_does_not_depend_on_may_change(project: Project) -> None:
     changed = write_project(project.root, {"here": AREA}, seed=2, split={"block": 32, "patch": 32})
-    assert current_stack(changed, "here") == project.stack("here")
+    assert check_current_stack(changed, "here") == project.stack("here")
     overlapping = write_project(project.root, {"here": AREA}, stack={"resolution": 12.5, "overlap": "allow"})
-    assert current_stack(overlapping, "here") == project.stack("here")
+    assert check_current_stack(overlapping, "here") == project.stack("here")
 
 
 def test_older_record_is_read_and_checked_by_the_tags_of_its_stack(project: Project) -> None:
     record = json.loads(project.stack_record("here").read_text())
     del record["settings"]
     project.stack_record("here").write_text(json.dumps(record))
-    assert current_stack(project, "here") == project.stack("here")
+    assert check_current_stack(project, "here") == project.stack("here")
     with pytest.raises(StudyError, match=r"resolution 12[.]5, and params[.]yaml says 25"):
-        current_stack(write_project(project.root, {"here": AREA}, stack={"resolution": 25}), "here")
+        check_current_stack(write_project(project.root, {"here": AREA}, stack={"resolution": 25}), "here")
     project.stack_record("here").unlink()  # another program's stack
-    assert current_stack(project, "here") == project.stack("here")
+    assert check_current_stack(project, "here") == project.stack("here")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from source_files import write_raster
 from talud.data import sources
-from talud.data.band_names import Taken
+from talud.data.band_names import BandNumbers
 from talud.data.source_checks import acquired, warn_of_doubts
 from talud.data.stack_spec import StackSpec
 from talud.errors import TaludWarning
@@ -22,7 +22,7 @@ RANDOM = np.random.default_rng(6)
 
 def said(files: Mapping[str, Path], bands: int = 1, **area: object) -> list[str]:
     """Return the warnings about sources."""
-    numbers = Taken.of({f"b{number}": number for number in range(1, bands + 1)}, "as given")
+    numbers = BandNumbers.of({f"b{number}": number for number in range(1, bands + 1)}, "as given")
     taken = {source: numbers for source in files if source != "dtm"}
     described = Area.create(role="transfer", folder=".", **area)
     with warnings.catch_warnings(record=True) as caught:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from talud.cli.main import app
 from talud.contract import FineTuning
-from talud.data.patches import split
+from talud.data.patches import split_blocks
 from talud.engine.runtime import Model
 from talud.errors import ParamsError, SourceError, StudyError
 from talud.evaluation.comparison import compare_blocks
@@ -103,7 +103,7 @@ def test_training_area_is_scored_on_its_test_blocks_only(
     found = assess_area(model, small_project, "home")
     (blocks_of_area,) = compare_blocks([model], small_project, ["home"], "test")
     assert found.assessment == blocks_of_area
-    blocks = split(small_project.mask("home"), small_project.params.split, small_project.params.seed)
+    blocks = split_blocks(small_project.mask("home"), small_project.params.split, small_project.params.seed)
     assert found.assessment.windows == sum(block.part == "test" for block in blocks)
     printed = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "home").stdout
     assert f"home: the test blocks ({found.assessment.windows} blocks)" in printed

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from typer.testing import CliRunner
 
 from talud.cli.main import app
-from talud.data.patches import split
+from talud.data.patches import split_blocks
 from talud.errors import ParamsError, StudyError
 from talud.evaluation import baselines
 from talud.project import Project
@@ -36,7 +36,7 @@ def read(path: Path) -> np.ndarray:
 def inside(project: Project, part: str) -> np.ndarray:
     """Where the blocks of a part lie in the training area."""
     found = np.zeros((192, 192), dtype=bool)
-    for block in split(project.mask("home"), project.params.split, project.params.seed):
+    for block in split_blocks(project.mask("home"), project.params.split, project.params.seed):
         if block.part == part:
             found[block.window.toslices()] = True
     return found
@@ -88,7 +88,7 @@ def test_the_truth_of_test_blocks_and_other_areas_is_not_seen(small_project: Pro
     before, _ = baselines.assess_forest(small_project, "3band")
     levels = probability(forest, small_project, "home")
     blocks = small_project.params.split, small_project.params.seed
-    dealt = split(small_project.mask("home"), *blocks)
+    dealt = split_blocks(small_project.mask("home"), *blocks)
     corrupt(small_project, "away", np.ones((192, 192), dtype=bool))
     again = baselines.fit_forest(small_project, "3band")
     np.testing.assert_array_equal(probability(again, small_project, "home"), levels)

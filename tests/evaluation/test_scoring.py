@@ -18,7 +18,7 @@ from rio_cogeo.cogeo import cog_validate
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from talud.confusion_map import PIXEL_CLASS_COLOURS, PixelClass, classify_pixels
-from talud.data.patches import split
+from talud.data.patches import split_blocks
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, StudyError
 from talud.evaluation.comparison import compare_blocks, compare_maps
@@ -58,7 +58,7 @@ def confusions(found: tuple[Assessment, ...]) -> tuple[Confusion, ...]:
 def test_compare_blocks_counts_only_blocks_of_the_part(small_project: Project):
     truth, probability = read(small_project.mask("home"))[0], logistic(small_project, "home")
     model = Model.load(small_project.model("3band"))
-    blocks = split(small_project.mask("home"), small_project.params.split, small_project.params.seed)
+    blocks = split_blocks(small_project.mask("home"), small_project.params.split, small_project.params.seed)
     for part in ("validation", "test"):
         inside = np.zeros(truth.shape, dtype=bool)
         for block in blocks:

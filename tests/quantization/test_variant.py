@@ -19,7 +19,7 @@ from command_line import Run
 from stack_files import noise, window_probabilities, write_stack
 from talud import load_model, metrics
 from talud.contract import variant_path
-from talud.data.patches import split
+from talud.data.patches import split_blocks
 from talud.engine.runtime import Model
 from talud.errors import ModelError, StudyError
 from talud.mapping.options import MapOptions
@@ -37,7 +37,9 @@ def validation(project: Project, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return flat probabilities and truths on the validation blocks."""
     params = project.params
     windows = [
-        block.window for block in split(project.mask("basin"), params.split, params.seed) if block.part == "validation"
+        block.window
+        for block in split_blocks(project.mask("basin"), params.split, params.seed)
+        if block.part == "validation"
     ]
     found = window_probabilities(Model.load(path), project.stack("basin"), windows)
     with open_raster(project.mask("basin")) as mask:
@@ -93,7 +95,7 @@ def test_variant_is_reproducible_across_processes(project: Project) -> None:
 def test_variant_is_calibrated_on_training_blocks_only(project: Project, retrain: Retrain) -> None:
     """Change other blocks, which keeps the graph, and training blocks."""
     graphs = []
-    blocks = split(project.mask("basin"), project.params.split, project.params.seed)
+    blocks = split_blocks(project.mask("basin"), project.params.split, project.params.seed)
     for brightened in ((), ("validation", "test"), ("training",)):
         stack = noise(128, 128)
         for block in blocks:

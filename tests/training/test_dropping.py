@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from stack_files import write_stack
 from talud.bands import Group
-from talud.data.patches import Block, Patches, read
+from talud.data.patches import Block, Patches, read_patches
 from talud.params import Augmentation, DroppingOptions, SplitOptions
 from talud.training.batches import Augmenter, Dropping, TrainingBatches, add_clouds, drop_groups, simulate_cloud
 
@@ -151,7 +151,7 @@ def test_missing_optional_groups_keep_truth_known(tmp_path: Path) -> None:
     options = SplitOptions(block=16, patch=16, stride=16, empty_share=1)
 
     def unknown(*optional: Group) -> list[int]:
-        found = read(stack, mask, BANDS, [block], options, 0, optional)
+        found = read_patches(stack, mask, BANDS, [block], options, 0, optional)
         rows = (found.mask[0] == 255).any(axis=1)
         np.testing.assert_array_equal(rows, (found.mask[0] == 255).all(axis=1))
         if Group.SAR in optional:

@@ -29,7 +29,7 @@ from scipy.special import expit
 from stack_files import window_probabilities
 from talud import metrics
 from talud.contract import Contract
-from talud.data.patches import read, split
+from talud.data.patches import read_patches, split_blocks
 from talud.engine.model_file import weights_digest
 from talud.engine.runtime import Model
 from talud.errors import ParamsError, RegistryError, StudyError, TaludWarning
@@ -167,9 +167,9 @@ def test_contract_statistics_are_of_training_patches_only(
 ) -> None:
     project, _, _ = completed_study
     options, seed = project.params.split, project.params.seed
-    blocks = split(project.mask("basin"), options, seed)
+    blocks = split_blocks(project.mask("basin"), options, seed)
     training = [block for block in blocks if block.part == "training"]
-    patches = read(project.stack("basin"), project.mask("basin"), ("slope", "red"), training, options, seed)
+    patches = read_patches(project.stack("basin"), project.mask("basin"), ("slope", "red"), training, options, seed)
     for index, band in enumerate(contract_of(project.model("both")).input.bands):
         values = patches.stack[..., index].astype(np.float64)
         assert band.mean == pytest.approx(np.nanmean(values))
@@ -186,7 +186,7 @@ def test_contract_threshold_and_scores_match_the_file(
 ) -> None:
     project, _, _ = completed_study
     model = Model.load(project.model("both"))
-    blocks = split(project.mask("basin"), project.params.split, project.params.seed)
+    blocks = split_blocks(project.mask("basin"), project.params.split, project.params.seed)
     windows = [block.window for block in blocks if block.part == "validation"]
     counts = {step: metrics.Confusion() for step in range(1, 100)}
     with open_raster(project.mask("basin")) as mask:
@@ -296,7 +296,7 @@ def test_subset_scores_use_calibrated_file_and_threshold(
     assert found["terrain", "optical"].f1 == pytest.approx(contract.measured.scores["f1"])
     counts = metrics.Confusion()
     with open_raster(project.stack("basin")) as stack, open_raster(project.mask("basin")) as mask:
-        for block in split(project.mask("basin"), project.params.split, project.params.seed):
+        for block in split_blocks(project.mask("basin"), project.params.split, project.params.seed):
             if block.part == "validation":
                 red, slope = stack.read(window=block.window)
                 alone = shipped.probability(np.stack([np.full_like(slope, np.nan), red]))
@@ -375,7 +375,7 @@ def test_data_version_changes_with_the_masks(tmp_path: Path) -> None:
 
 def test_value_ranges_include_test_blocks_statistics_do_not(tmp_path: Path) -> None:
     project = make_project(tmp_path)
-    blocks = split(project.mask("basin"), project.params.split, project.params.seed)
+    blocks = split_blocks(project.mask("basin"), project.params.split, project.params.seed)
     window = next(block.window for block in blocks if block.part == "test")
     with rasterio.open(project.stack("basin"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as stack:
         red = stack.descriptions.index("red") + 1

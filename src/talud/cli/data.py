@@ -13,7 +13,7 @@ from talud.cli.progress import show_progress
 from talud.text import counted, dimensions
 
 if TYPE_CHECKING:
-    from talud.data.record import Record
+    from talud.data.record import StackRecord
     from talud.data.revision import Revision, Tally
     from talud.params import Area, Source
     from talud.project import Project
@@ -81,7 +81,7 @@ def _build_areas(areas: list[str]) -> None:
         sources.print_bands(project.stack(area))
 
 
-def _record_line(record: Record) -> str:
+def _record_line(record: StackRecord) -> str:
     """Return a one-line summary of a stack."""
     parts = [
         f"{counted(len(record.bands), 'band')} ({', '.join(record.bands)}), {dimensions(record.width, record.height)}"
@@ -101,7 +101,7 @@ def _record_line(record: Record) -> str:
     return "; ".join(parts)
 
 
-def _patches_text(record: Record) -> str:
+def _patches_text(record: StackRecord) -> str:
     number, unknown = len(record.patches or ()), record.unlabelled_patches or 0
     if record.landslide_pixels is None:
         return f"{counted(number, 'patch', 'patches')} without a mask, so the whole mask is unknown"

@@ -130,13 +130,13 @@ def predict(
     with sigint_ends_process():
         import talud.products.prediction
         from talud.cli.progress import show_progress
-        from talud.data.record import check_current
+        from talud.data.record import check_raster_current
 
         # The registry takes as long to import as all the rest.
         if model == "auto" or ":/" in model:
             import talud.basin
 
-    check_current(raster)
+    check_raster_current(raster)
     loaded = talud.load_model_for(raster, model, options)
     with show_progress("mapping", "tiles") as progress:
         result = talud.predict(loaded, raster, out, options, progress)

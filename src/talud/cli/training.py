@@ -221,7 +221,7 @@ def adapt(
     """
     from talud import source_files
     from talud.adaptation import alignment
-    from talud.data.record import check_current
+    from talud.data.record import check_raster_current
     from talud.evaluation import registration
     from talud.project import find_root
 
@@ -229,7 +229,7 @@ def adapt(
         raise typer.BadParameter("missing; a model from a file needs an output file", param_hint="--out")
     if out is not None and not registration.is_model_file(str(out)):
         raise typer.BadParameter("must end in .onnx", param_hint="--out")
-    check_current(raster)
+    check_raster_current(raster)
     root = find_root(Path.cwd())
     source = registration.open_model(root, model)
     if out is not None:

@@ -15,7 +15,7 @@ from rasterio.io import DatasetReader
 
 from talud.errors import SourceError, TaludWarning
 
-Labels = tuple[str | None, ...]  # of each band of a file, in order; None where nothing is known
+BandLabels = tuple[str | None, ...]  # of each band of a file, in order; None where nothing is known
 
 # The first pattern that fits counts and is taken out, so that "red edge" is not red.
 _WORDS: Mapping[str, str] = {
@@ -58,7 +58,7 @@ _COLOURS = {"red": "red", "green": "green", "blue": "blue", "alpha": "alpha", "p
             "rededge": "red_edge", "nir": "nir", "swir": "swir", "yellow": "yellow"}  # fmt: skip
 
 SENTINEL_2, LANDSAT_8, LANDSAT_5 = "Sentinel-2", "Landsat 8 and 9", "Landsat 4 to 7"
-_NUMBERED: Mapping[str, Mapping[str, str]] = {
+_BAND_NUMBERS: Mapping[str, Mapping[str, str]] = {
     SENTINEL_2: {
         "1": "coastal", "2": "blue", "3": "green", "4": "red", "5": "red_edge_1", "6": "red_edge_2", "7": "red_edge_3",
         "8": "nir", "8A": "narrow_nir", "9": "water_vapour", "10": "cirrus", "11": "swir1", "12": "swir2",
@@ -82,7 +82,7 @@ _MISSION_TAGS = frozenset({"SPACECRAFT_ID", "SPACECRAFT", "SATELLITE", "SATELLIT
                            "SENSOR_ID", "PRODUCT_URI", "CONSTELLATION", "DATATAKE_1_SPACECRAFT_NAME"})  # fmt: skip
 _POLARISATION_TAGS = frozenset({"POLARIZATION", "POLARISATION", "POLARIZATIONS", "POLARISATIONS"})
 _BY_POSITION = "by position, since the file does not name them"
-_MOST_BANDS_COUNTED = 4  # a file of more bands that are called B1, B2, … has the numbers of a satellite
+_MAX_POSITIONAL_BANDS = 4  # a file of more bands that are called B1, B2, … has the numbers of a satellite
 
 
 class MissingBandError(SourceError):
@@ -90,7 +90,7 @@ class MissingBandError(SourceError):
 
 
 @dataclass(frozen=True)
-class Taken:
+class BandNumbers:
     """The bands taken from a file, and the evidence for them.
 
     Attributes:
@@ -99,16 +99,16 @@ class Taken:
     """
 
     numbers: Mapping[str, int]
-    words: str
+    text: str
 
     @classmethod
-    def of(cls, numbers: Mapping[str, int], evidence: str) -> Taken:
+    def of(cls, numbers: Mapping[str, int], evidence: str) -> BandNumbers:
         """Return numbers with the evidence for them."""
         return cls(dict(numbers), f"{', '.join(f'{name} {number}' for name, number in numbers.items())} ({evidence})")
 
 
 @dataclass(frozen=True)
-class Described:
+class BandDescriptions:
     """The description of a raster file's bands.
 
     Attributes:
@@ -126,7 +126,7 @@ class Described:
     polarisations: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, dataset: DatasetReader) -> Described:
+    def of(cls, dataset: DatasetReader) -> BandDescriptions:
         """Return the description of an open raster."""
         tags = {key.upper(): text for key, text in {**dataset.tags(), **dataset.tags(1)}.items()}
         name = Path(dataset.name).stem
@@ -139,12 +139,12 @@ class Described:
         )
 
     @property
-    def shown(self) -> str:
+    def summary(self) -> str:
         """Return the descriptions for a message."""
         return ", ".join(text or "(unnamed)" for text in self.descriptions)[:200]
 
 
-def meaning(text: str) -> str | None:
+def parse_band_name(text: str) -> str | None:
     """Return the band that a description names in words.
 
     None where it names none, or several.
@@ -158,12 +158,12 @@ def meaning(text: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def optical(
-    file: Described,
+def find_optical_bands(
+    file: BandDescriptions,
     names: Sequence[str],
     default: Mapping[str, int],
     option: str = "--optical-bands (optical_bands in params.yaml)",
-) -> Taken:
+) -> BandNumbers:
     """Find the numbers of optical bands.
 
     Args:
@@ -175,28 +175,28 @@ def optical(
     Raises:
         MissingBandError: they cannot be found, or the file contradicts the positions.
     """
-    say = f"say which bands they are with {option}, for example red=3,green=2,blue=1"
-    return _find(file, _readings(file), names, {}, default, say)
+    advice = f"say which bands they are with {option}, for example red=3,green=2,blue=1"
+    return _find_bands(file, _readings(file), names, {}, default, advice)
 
 
-def radar(file: Described, names: Sequence[str], time: str, default: Mapping[str, int]) -> Taken:
+def find_sar_bands(file: BandDescriptions, names: Sequence[str], time: str, default: Mapping[str, int]) -> BandNumbers:
     """Find the numbers of polarisations.
 
     Arguments and errors are as for `optical`; `time` is pre or post.
     """
-    say = "say which bands they are with --sar-bands (sar_bands in params.yaml), for example vv=2,vh=1"
+    advice = "say which bands they are with --sar-bands (sar_bands in params.yaml), for example vv=2,vh=1"
     exact = {name: f"{name}_{time}" for name in names}
-    return _find(file, {"by description": _polarisations(file)}, names, exact, default, say)
+    return _find_bands(file, {"by description": _polarisations(file)}, names, exact, default, advice)
 
 
-def check_explicit(file: Described, numbers: Mapping[str, int], key: str) -> Taken:
+def check_given_numbers(file: BandDescriptions, numbers: Mapping[str, int], key: str) -> BandNumbers:
     """Return the user's band numbers; warn if the file describes other bands."""
     readings = [*_readings(file).values()] if key == "optical_bands" else [_polarisations(file)]
     if not any(file.descriptions) and key == "optical_bands":
         readings = [(None,) * len(file.descriptions)]  # GDAL calls the first bands red, green, blue by itself
     contradicted = []
     for name, number in numbers.items():
-        wanted = meaning(name)
+        wanted = parse_band_name(name)
         described = {labels[number - 1] for labels in readings} if number <= len(file.descriptions) else {None}
         label = described.pop()
         if wanted and label and not described and label != "alpha" and _family(label) != _family(wanted):
@@ -205,17 +205,17 @@ def check_explicit(file: Described, numbers: Mapping[str, int], key: str) -> Tak
             )
     if contradicted:
         warnings.warn(f"{file.path}: {key} takes {'; '.join(contradicted)}", TaludWarning, stacklevel=2)
-    return Taken.of(numbers, "as given")
+    return BandNumbers.of(numbers, "as given")
 
 
-def _readings(file: Described) -> dict[str, Labels]:
+def _readings(file: BandDescriptions) -> dict[str, BandLabels]:
     """Return the possible readings of an image's bands, by the evidence.
 
     There are several where a band's number has several meanings.
     """
     words = [_LETTERS.get(text.lower()) for text in file.descriptions]
     if None in words:
-        words = [meaning(text) for text in file.descriptions]
+        words = [parse_band_name(text) for text in file.descriptions]
     codes = [None if word else _CODE.search(text) for word, text in zip(words, file.descriptions, strict=True)]
     found = [code for code in codes if code]
     alpha = ["alpha" if colour == "alpha" else None for colour in file.colours]
@@ -224,29 +224,29 @@ def _readings(file: Described) -> dict[str, Labels]:
             return {"by colour interpretation": tuple(_COLOURS.get(colour) for colour in file.colours)}
         return {"by description": tuple(word or other for word, other in zip(words, alpha, strict=True))}
     numbers = [code["number"].upper().lstrip("0") if code else None for code in codes]
-    readings: dict[str, Labels] = {}
+    readings: dict[str, BandLabels] = {}
     for mission in _missions(file, found):
-        table = _NUMBERED[mission]
+        table = _BAND_NUMBERS[mission]
         named = [table.get(number or "") for number in numbers]
         readings[f"by description, as {mission} numbers its bands"] = tuple(
             word or name or other for word, name, other in zip(words, named, alpha, strict=True)
         )
     counted = all(number == str(place) for place, number in enumerate(numbers, start=1) if codes[place - 1])
     plain = not any(code["prefix"] or code["number"].startswith("0") for code in found)
-    if counted and plain and len(numbers) <= _MOST_BANDS_COUNTED and not _named_missions(file):
+    if counted and plain and len(numbers) <= _MAX_POSITIONAL_BANDS and not _named_missions(file):
         if any(re.match(r"band", code[0], re.I) for code in found):  # "Band 1" is what software calls any first band
             return {"by colour interpretation": tuple(_COLOURS.get(colour) for colour in file.colours)}
         readings["by position"] = tuple(words)
     return readings
 
 
-def _named_missions(file: Described) -> list[str]:
+def _named_missions(file: BandDescriptions) -> list[str]:
     """Return the satellites that the name or the tags of a file name."""
     text = " ".join(file.texts).casefold()
     return [mission for mission, pattern in _MISSION_NAMES.items() if pattern.search(text)]
 
 
-def _missions(file: Described, codes: Sequence[re.Match[str]]) -> Iterable[str]:
+def _missions(file: BandDescriptions, codes: Sequence[re.Match[str]]) -> Iterable[str]:
     """Return the satellites that have bands of these codes."""
     named = _named_missions(file)
     if named:
@@ -260,13 +260,15 @@ def _missions(file: Described, codes: Sequence[re.Match[str]]) -> Iterable[str]:
         possible = [LANDSAT_8] if "6" in surface else [LANDSAT_8, LANDSAT_5]  # band 6 of the older ones is thermal
     else:
         possible = [SENTINEL_2, LANDSAT_8, LANDSAT_5]
-    return [mission for mission in possible if numbers <= _NUMBERED[mission].keys()] or possible
+    return [mission for mission in possible if numbers <= _BAND_NUMBERS[mission].keys()] or possible
 
 
-def _polarisations(file: Described) -> Labels:
-    labels = [meaning(text) for text in file.descriptions]
+def _polarisations(file: BandDescriptions) -> BandLabels:
+    labels = [parse_band_name(text) for text in file.descriptions]
     if len(labels) == 1 and labels[0] is None:
-        labels = [next((one for one in map(meaning, file.polarisations) if one in ("vv", "vh", "hh", "hv")), None)]
+        labels = [
+            next((one for one in map(parse_band_name, file.polarisations) if one in ("vv", "vh", "hh", "hv")), None)
+        ]
     return tuple(labels)
 
 
@@ -274,71 +276,73 @@ def _family(name: str) -> str:
     return re.sub(r"_?\d$|^narrow_|_i$", "", name)
 
 
-def _find(
-    file: Described,
-    readings: Mapping[str, Labels],
+def _find_bands(
+    file: BandDescriptions,
+    readings: Mapping[str, BandLabels],
     names: Sequence[str],
     exact: Mapping[str, str],
     default: Mapping[str, int],
-    say: str,
-) -> Taken:
+    advice: str,
+) -> BandNumbers:
     """Find bands by the only complete reading, or else by position.
 
     Positions count only where no reading contradicts them.
     """
     found: dict[str, dict[str, int]] = {}
     for evidence, labels in readings.items():
-        places = {name: _number(file, labels, name, exact.get(name, name), say) for name in names}
+        places = {name: _band_number(file, labels, name, exact.get(name, name), advice) for name in names}
         found[evidence] = {name: place for name, place in places.items() if place}
     positions = {name: default[name] for name in names if name in default}
     if "by position" in found:
         found["by position"] = positions
     complete = {evidence: numbers for evidence, numbers in found.items() if len(numbers) == len(names)}
     if len({tuple(numbers.values()) for numbers in complete.values()}) > 1:
-        ways = "; ".join(Taken.of(numbers, evidence).words for evidence, numbers in complete.items())
-        raise MissingBandError(f"{file.path}: its bands {file.shown} have several meanings: {ways}; {say}")
+        ways = "; ".join(BandNumbers.of(numbers, evidence).text for evidence, numbers in complete.items())
+        raise MissingBandError(f"{file.path}: its bands {file.summary} have several meanings: {ways}; {advice}")
     if complete:
         evidence = next(iter(complete))
-        return Taken.of(complete[evidence], evidence)
+        return BandNumbers.of(complete[evidence], evidence)
     if not any(any(labels) for labels in readings.values()) and len(positions) == len(names):
-        return Taken.of(positions, _BY_POSITION)
+        return BandNumbers.of(positions, _BY_POSITION)
     missing = [name for name in names if not any(name in numbers for numbers in found.values())]
-    if len(readings) == 1 and _nothing_against(next(iter(readings.values())), positions, missing, default):
+    if len(readings) == 1 and _positions_agree(next(iter(readings.values())), positions, missing, default):
         evidence, numbers = next(iter(found.items()))
         if not numbers:
-            return Taken.of(positions, _BY_POSITION)
+            return BandNumbers.of(positions, _BY_POSITION)
         mixed = {name: numbers.get(name) or positions[name] for name in names}
-        return Taken.of(mixed, f"{evidence}, but by position: {', '.join(missing)}")
-    raise MissingBandError(f"{file.path}: has no band {', '.join(missing or names)} among {_bands(file)}; {say}")
+        return BandNumbers.of(mixed, f"{evidence}, but by position: {', '.join(missing)}")
+    raise MissingBandError(
+        f"{file.path}: has no band {', '.join(missing or names)} among {_describe_bands(file)}; {advice}"
+    )
 
 
-def _bands(file: Described) -> str:
+def _describe_bands(file: BandDescriptions) -> str:
     if any(file.descriptions):
-        return f"its bands, which it calls {file.shown}"
+        return f"its bands, which it calls {file.summary}"
     return f"its {len(file.descriptions)} band(s), which it does not name"
 
 
-def _number(file: Described, labels: Labels, name: str, exact: str, say: str) -> int | None:
+def _band_number(file: BandDescriptions, labels: BandLabels, name: str, exact: str, advice: str) -> int | None:
     """Return the number of a band by its name, its meaning or a similar name.
 
     Raises:
         MissingBandError: several bands are called so.
     """
     same = [re.sub(r"[\s_-]+", "_", text.casefold()) == exact.casefold() for text in file.descriptions]
-    wanted = meaning(name)
+    wanted = parse_band_name(name)
     fitting = [label is not None and label == wanted for label in labels]
     alike = [bool(wanted and label and _family(label) == _family(wanted)) for label in labels]
     for marks in (same, fitting, alike if wanted in ("nir", "narrow_nir", "swir", "red_edge") else []):
         if sum(marks) > 1:
             places = ", ".join(str(place) for place, mark in enumerate(marks, start=1) if mark)
-            raise MissingBandError(f"{file.path}: bands {places} can all be {name} ({file.shown}); {say}")
+            raise MissingBandError(f"{file.path}: bands {places} can all be {name} ({file.summary}); {advice}")
         if any(marks):
             return marks.index(True) + 1
     return None
 
 
-def _nothing_against(
-    labels: Labels, positions: Mapping[str, int], missing: Sequence[str], default: Mapping[str, int]
+def _positions_agree(
+    labels: BandLabels, positions: Mapping[str, int], missing: Sequence[str], default: Mapping[str, int]
 ) -> bool:
     """Check whether missing bands may be taken by position.
 

@@ -11,13 +11,13 @@ import numpy as np
 import pandas
 import pyogrio
 
-from talud.data.inventory import layer_of
+from talud.data.inventory import find_polygon_layer
 from talud.errors import SourceError
 from talud.vector import open_vector
 
-GEOMETRY = "geometry"  # the name of the polygons' column in a frame, which no attribute can have
-_SHAPEFILE_NAME = 10  # characters of a column's name, at most
-_SHAPEFILE_TEXT = 254  # bytes of a text, at most
+GEOMETRY_COLUMN = "geometry"  # the name of the polygons' column in a frame, which no attribute can have
+_MAX_SHAPEFILE_NAME_LENGTH = 10  # characters of a column's name, at most
+_MAX_SHAPEFILE_TEXT_BYTES = 254  # bytes of a text, at most
 
 
 def read_frame(path: Path, layer: str) -> pandas.DataFrame:
@@ -30,30 +30,32 @@ def read_frame(path: Path, layer: str) -> pandas.DataFrame:
     """
     frame: pandas.DataFrame = pyogrio.read_dataframe(path, layer=layer, fid_as_index=True)
     fields = [str(name) for name in pyogrio.read_info(path, layer=layer)["fields"]]
-    if GEOMETRY in fields:  # pyogrio drops it for the polygons
-        hidden = pyogrio.read_dataframe(path, layer=layer, columns=[GEOMETRY], read_geometry=False, fid_as_index=True)
-        frame[_free(GEOMETRY, fields)] = hidden[GEOMETRY]
-    for column, kind in frame.dtypes.drop(GEOMETRY, errors="ignore").items():
+    if GEOMETRY_COLUMN in fields:  # pyogrio drops it for the polygons
+        hidden = pyogrio.read_dataframe(
+            path, layer=layer, columns=[GEOMETRY_COLUMN], read_geometry=False, fid_as_index=True
+        )
+        frame[_free_name(GEOMETRY_COLUMN, fields)] = hidden[GEOMETRY_COLUMN]
+    for column, kind in frame.dtypes.drop(GEOMETRY_COLUMN, errors="ignore").items():
         if kind.kind in "iu":
             frame[column] = frame[column].astype("Int64")
         elif kind.kind == "b":
             frame[column] = frame[column].astype("boolean")
         elif kind.kind == "O" and not isinstance(frame[column].array, geopandas.array.GeometryArray):
-            frame[column] = frame[column].map(_plain)
+            frame[column] = frame[column].map(_to_plain_value)
     return frame
 
 
-def key_and_geometry(path: Path) -> dict[str, str]:
+def key_and_geometry_options(path: Path) -> dict[str, str]:
     """Return the names of a GeoPackage layer's key and geometry columns.
 
     They are creation options of OGR.
     """
     with open_vector(path) as whole:
-        info = pyogrio.read_info(whole, layer=layer_of(path, "inventory"))
+        info = pyogrio.read_info(whole, layer=find_polygon_layer(path, "inventory"))
     return {"FID": str(info["fid_column"] or "fid"), "GEOMETRY_NAME": str(info["geometry_name"] or "geom")}
 
 
-def fitted(
+def fit_columns(
     path: Path, frame: geopandas.GeoDataFrame, current: geopandas.GeoDataFrame, suffix: str, reserved: Collection[str]
 ) -> tuple[geopandas.GeoDataFrame, dict[str, str]]:
     """Return features that the present inventory can store, and renamed columns.
@@ -71,26 +73,26 @@ def fitted(
     Raises:
         SourceError: a text is longer than a Shapefile's column can hold.
     """
-    longest = _SHAPEFILE_NAME if suffix == ".shp" else None
+    longest = _MAX_SHAPEFILE_NAME_LENGTH if suffix == ".shp" else None
     exact = suffix not in (".shp", ".gpkg")  # names of GeoJSON that differ in case only are two
-    known = {name if exact else name.lower(): name for name in current.columns.drop(GEOMETRY)}
+    known = {name if exact else name.lower(): name for name in current.columns.drop(GEOMETRY_COLUMN)}
     kept_back = {name.lower() for name in reserved}
     taken: set[str] = set()
     names: dict[str, str] = {}
-    columns = {GEOMETRY: frame[GEOMETRY]}
+    columns = {GEOMETRY_COLUMN: frame[GEOMETRY_COLUMN]}
     # First those that keep their names, so that none of these is given to another column.
     order = sorted(
-        frame.columns.drop(GEOMETRY), key=lambda name: (name not in current.columns, name.lower() in kept_back)
+        frame.columns.drop(GEOMETRY_COLUMN), key=lambda name: (name not in current.columns, name.lower() in kept_back)
     )
     for column in order:
         wanted = (column or "column")[:longest]
         number = 1
         while True:
-            name = wanted if number == 1 else _numbered(wanted, number, longest)
+            name = wanted if number == 1 else _numbered_name(wanted, number, longest)
             key = name if exact else name.lower()
             name = known.get(key, name)
-            values = _of_kind(frame[column], current[name]) if name in current.columns else frame[column]
-            if key not in taken and name.lower() not in kept_back and name != GEOMETRY and values is not None:
+            values = _convert_like(frame[column], current[name]) if name in current.columns else frame[column]
+            if key not in taken and name.lower() not in kept_back and name != GEOMETRY_COLUMN and values is not None:
                 break
             number += 1
         taken.add(key)
@@ -98,11 +100,11 @@ def fitted(
         if name != column:
             names[column] = name
     if suffix == ".shp":
-        _refuse_long_texts(path, columns)
-    return geopandas.GeoDataFrame(columns, geometry=GEOMETRY, crs=frame.crs), names
+        _check_text_lengths(path, columns)
+    return geopandas.GeoDataFrame(columns, geometry=GEOMETRY_COLUMN, crs=frame.crs), names
 
 
-def _of_kind(values: pandas.Series, like: pandas.Series) -> pandas.Series | None:
+def _convert_like(values: pandas.Series, like: pandas.Series) -> pandas.Series | None:
     """Convert values to the type of another column; None where that fails."""
     try:
         return values.astype(like.dtype)
@@ -110,19 +112,19 @@ def _of_kind(values: pandas.Series, like: pandas.Series) -> pandas.Series | None
         return None
 
 
-def _free(name: str, fields: Collection[str]) -> str:
+def _free_name(name: str, fields: Collection[str]) -> str:
     number = 2
-    while _numbered(name, number, None) in fields:
+    while _numbered_name(name, number, None) in fields:
         number += 1
-    return _numbered(name, number, None)
+    return _numbered_name(name, number, None)
 
 
-def _numbered(name: str, number: int, longest: int | None) -> str:
+def _numbered_name(name: str, number: int, longest: int | None) -> str:
     end = f"_{number}"
     return (name[: longest - len(end)] if longest else name) + end
 
 
-def _plain(value: object) -> object:
+def _to_plain_value(value: object) -> object:
     """Return a list or an object as JSON, and other values unchanged."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
@@ -131,11 +133,12 @@ def _plain(value: object) -> object:
     return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
 
 
-def _refuse_long_texts(path: Path, columns: dict[str, pandas.Series]) -> None:
+def _check_text_lengths(path: Path, columns: dict[str, pandas.Series]) -> None:
     for name, values in columns.items():
-        for value in values if name != GEOMETRY else ():
-            if isinstance(value, str) and len(value.encode()) > _SHAPEFILE_TEXT:
+        for value in values if name != GEOMETRY_COLUMN else ():
+            if isinstance(value, str) and len(value.encode()) > _MAX_SHAPEFILE_TEXT_BYTES:
                 raise SourceError(
                     f"{path}: the column '{name}' holds a text of {len(value.encode())} bytes, and the inventory, a "
-                    f"Shapefile, can hold {_SHAPEFILE_TEXT}; shorten it, or turn the inventory into a GeoPackage"
+                    f"Shapefile, can hold {_MAX_SHAPEFILE_TEXT_BYTES}; shorten it, or turn the inventory into a "
+                    "GeoPackage"
                 )

@@ -26,13 +26,13 @@ from talud.grid import Bounds, Grid
 from talud.vector import check_supported_format, open_vector
 
 # Polygons farther from an area than this cannot belong to its image: no satellite's swath is as wide.
-SAME_IMAGE_METRES = 500_000.0
+MAX_SWATH_METRES = 500_000.0
 _GEOJSON = frozenset({".geojson", ".json"})
 _WGS84 = CRS.from_epsg(4326)
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class Misplacement:
     """The location of polygons that do not touch an area.
 
     Attributes:
@@ -41,14 +41,14 @@ class Elsewhere:
         mistaken: whether they would touch the area with other coordinates or another CRS than the file states.
     """
 
-    words: str
+    explanation: str
     metres: float
-    mistaken: bool
+    wrong_coordinates: bool
 
     @property
     def impossible(self) -> bool:
         """Return whether the polygons cannot belong to an image of the area."""
-        return self.mistaken or self.metres > SAME_IMAGE_METRES
+        return self.wrong_coordinates or self.metres > MAX_SWATH_METRES
 
 
 def check_coordinates(path: Path, frame: geopandas.GeoDataFrame) -> None:
@@ -64,8 +64,8 @@ def check_coordinates(path: Path, frame: geopandas.GeoDataFrame) -> None:
     wrong = np.asarray(~np.isfinite(points).all(axis=1))
     if wrong.any():
         raise SourceError(
-            f"{path}: {_features(geometries, wrong)} a coordinate that is no number (NaN or infinite); draw it again, "
-            "or delete it"
+            f"{path}: {_count_features(geometries, wrong)} a coordinate that is no number (NaN or infinite); "
+            "draw it again, or delete it"
         )
     if not frame.crs.is_geographic:
         return
@@ -77,18 +77,18 @@ def check_coordinates(path: Path, frame: geopandas.GeoDataFrame) -> None:
         stated = (
             "a GeoJSON without another 'crs' holds (RFC 7946)"
             if path.suffix.lower() in _GEOJSON
-            else f"its coordinate reference system ({_name(frame.crs)}) has"
+            else f"its coordinate reference system ({_crs_name(frame.crs)}) has"
         )
         raise SourceError(
-            f"{path}: {_features(geometries, wrong)} a coordinate such as ({x:.10g}, {y:.10g}), which is no longitude "
-            f"and latitude, as {stated}; export it again in the right system, or assign that: ogr2ogr -a_srs EPSG:… "
-            f"right.gpkg {path.name}"
+            f"{path}: {_count_features(geometries, wrong)} a coordinate such as ({x:.10g}, {y:.10g}), which is no "
+            f"longitude and latitude, as {stated}; export it again in the right system, or assign that: ogr2ogr "
+            f"-a_srs EPSG:… right.gpkg {path.name}"
         )
 
 
-def elsewhere(
+def find_misplacement(
     geometries: NDArray[np.object_], unplaced: int, crs: CRS, extent: Bounds | None, grid: Grid
-) -> Elsewhere | None:
+) -> Misplacement | None:
     """Return the location of polygons that do not touch a grid.
 
     None where one touches it, or there are no polygons.
@@ -104,14 +104,20 @@ def elsewhere(
     if shapely.intersects(geometries, area).any() or extent is None or not (len(geometries) or unplaced):
         return None
     metres = float(shapely.distance(geometries, area).min(initial=math.inf)) * grid.metres_per_unit
-    away = f"the nearest lies {_length(metres)} away" if math.isfinite(metres) else "they lie on another side of Earth"
-    reason = _reason(crs, extent, grid)
-    return Elsewhere(
-        f"{away}; " + (reason or f"look at its coordinate reference system, {_name(crs)}"), metres, reason is not None
+    away = (
+        f"the nearest lies {_format_length(metres)} away"
+        if math.isfinite(metres)
+        else "they lie on another side of Earth"
+    )
+    reason = _explain_misplacement(crs, extent, grid)
+    return Misplacement(
+        f"{away}; " + (reason or f"look at its coordinate reference system, {_crs_name(crs)}"),
+        metres,
+        reason is not None,
     )
 
 
-def _reason(crs: CRS, extent: Bounds, grid: Grid) -> str | None:
+def _explain_misplacement(crs: CRS, extent: Bounds, grid: Grid) -> str | None:
     """Explain which other coordinates or CRS would move an extent to a grid."""
     left, bottom, right, top = extent
     if _touches(crs, (bottom, left, top, right), grid):
@@ -120,11 +126,11 @@ def _reason(crs: CRS, extent: Bounds, grid: Grid) -> str | None:
     for other in ([_WGS84] if degrees else []) + [grid.crs, warping.utm(*warping.centre(grid))]:
         if other != crs and _touches(other, extent, grid):
             return (
-                f"its coordinates are those of {_name(other)}, but it says {_name(crs)}; assign the right one: ogr2ogr "
-                f"-a_srs {_name(other)}"
+                f"its coordinates are those of {_crs_name(other)}, but it says {_crs_name(crs)}; assign the right one: "
+                f"ogr2ogr -a_srs {_crs_name(other)}"
             )
         if degrees and other == _WGS84 and crs != _WGS84 and _touches(other, (bottom, left, top, right), grid):
-            return f"its coordinates are latitude and longitude, swapped, but it says {_name(crs)}; export it again"
+            return f"its coordinates are latitude and longitude, swapped, but it says {_crs_name(crs)}; export it again"
     return None
 
 
@@ -138,7 +144,7 @@ def _touches(crs: CRS, extent: Bounds, grid: Grid) -> bool:
     return west <= right and east >= left and south <= top and north >= bottom
 
 
-def _features(geometries: NDArray[np.object_], wrong: NDArray[np.bool_]) -> str:
+def _count_features(geometries: NDArray[np.object_], wrong: NDArray[np.bool_]) -> str:
     """Return the number of features with a wrong coordinate.
 
     The text is the subject of a sentence.
@@ -148,11 +154,11 @@ def _features(geometries: NDArray[np.object_], wrong: NDArray[np.bool_]) -> str:
     return f"{count} of {len(geometries)} feature(s) {'has' if count == 1 else 'have'}"
 
 
-def _length(metres: float) -> str:
+def _format_length(metres: float) -> str:
     return f"{metres / 1000:,.0f} km" if metres >= 10_000 else f"{metres:,.0f} m"
 
 
-def _name(crs: CRS | pyproj.CRS) -> str:
+def _crs_name(crs: CRS | pyproj.CRS) -> str:
     """Return the code of a CRS, or else its name."""
     known = pyproj.CRS.from_wkt(crs.to_wkt())
     authority = known.to_authority()
@@ -193,11 +199,11 @@ class Polygons:
             SourceError: the file cannot be read, has no CRS or coordinates that its CRS cannot have, or the clause does
                 not fit it.
         """
-        frame = _frame(path, layer, where)
+        frame = _read_frame(path, layer, where)
         check_coordinates(path, frame)
         raw = frame.geometry.to_numpy()
         invalid = ~shapely.is_valid(raw) & ~shapely.is_missing(raw)
-        frame.geometry = [polygonal(geometry) for geometry in shapely.force_2d(raw)]
+        frame.geometry = [extract_polygons(geometry) for geometry in shapely.force_2d(raw)]
         held = ~shapely.is_missing(frame.geometry.to_numpy())
         moved = frame.geometry.to_crs(crs.to_wkt()).to_numpy()
         usable = held & np.isfinite(shapely.bounds(moved)).all(axis=1)
@@ -216,14 +222,14 @@ class Polygons:
         touching = shapely.intersects(self.geometries, shapely.box(*grid.bounds))
         return dataclasses.replace(self, geometries=self.geometries[touching])
 
-    def elsewhere(self, grid: Grid) -> Elsewhere | None:
+    def find_misplacement(self, grid: Grid) -> Misplacement | None:
         """Return the polygons' location if none touches the extent of a grid.
 
         None where one touches it, or there are no polygons.
         """
-        return elsewhere(self.geometries, self.unplaced, self.crs or grid.crs, self.extent, grid)
+        return find_misplacement(self.geometries, self.unplaced, self.crs or grid.crs, self.extent, grid)
 
-    def cover(self, grid: Grid, all_touched: bool) -> NDArray[np.bool_]:
+    def rasterise(self, grid: Grid, all_touched: bool) -> NDArray[np.bool_]:
         """Return the marked pixels of a grid, (height, width).
 
         They are all pixels that a polygon touches, or those whose centre it holds.
@@ -236,17 +242,17 @@ class Polygons:
         return marked
 
 
-def _frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataFrame:
+def _read_frame(path: Path, layer: str, where: str | None) -> geopandas.GeoDataFrame:
     clause = f" with the filter {where!r}" if where else ""
     with open_vector(path, f" as polygons{clause}") as whole, warnings.catch_warnings():
         # OGR's remarks (a Shapefile's ring order, say) concern what is repaired and counted here.
         warnings.simplefilter("ignore", RuntimeWarning)
         # OGR's filter sees no column that is left out of the reading.
         columns: list[str] | None = None if where else []
-        return pyogrio.read_dataframe(whole, layer=layer_of(path, layer), where=where, columns=columns)
+        return pyogrio.read_dataframe(whole, layer=find_polygon_layer(path, layer), where=where, columns=columns)
 
 
-def layer_of(path: Path, wanted: str) -> str:
+def find_polygon_layer(path: Path, wanted: str) -> str:
     """Return the layer called `wanted`, or the only one that can hold polygons.
 
     Raises:
@@ -258,7 +264,9 @@ def layer_of(path: Path, wanted: str) -> str:
         found = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(whole)]
         layers = [name for name, kind in found if any(word in kind for word in kinds)]
         if wanted not in layers and len(layers) > 1:  # the folders of a KML are layers that do not say what they hold
-            layers = [name for name, kind in found if name in layers and ("Poly" in kind or _areal(whole, name))]
+            layers = [
+                name for name, kind in found if name in layers and ("Poly" in kind or _may_hold_polygons(whole, name))
+            ]
     if wanted in layers:
         return wanted
     if not layers:
@@ -269,14 +277,14 @@ def layer_of(path: Path, wanted: str) -> str:
     return layers[0]
 
 
-def _areal(path: Path, layer: str) -> bool:
+def _may_hold_polygons(path: Path, layer: str) -> bool:
     """Check whether any feature of a layer may hold a polygon."""
     kinds = shapely.get_type_id(pyogrio.read_dataframe(path, layer=layer, columns=[]).geometry.to_numpy())
     areal = (GeometryType.POLYGON, GeometryType.MULTIPOLYGON, GeometryType.GEOMETRYCOLLECTION)
     return bool(np.isin(kinds, areal).any())
 
 
-def polygonal(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
+def extract_polygons(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
     """Return the repaired polygons of a geometry; None where it has none.
 
     Each part is repaired by itself, and parts that overlap are united. A ring that runs over ground twice covers it;

@@ -17,14 +17,14 @@ from talud.errors import SourceError, TaludWarning
 from talud.metrics import BACKGROUND, LANDSLIDE, UNKNOWN
 from talud.raster import PATCH_TAG, Layout, alpha_bands, read_alpha_mask, read_validity, translate_read_errors
 
-COLOURS = {BACKGROUND: (224, 224, 224, 255), LANDSLIDE: (204, 51, 17, 255), UNKNOWN: (0, 0, 0, 0)}
-_TOLD = ("TALUD_AREA", "TALUD_EVENT", "TALUD_SYNTHETIC", PATCH_TAG)
+CLASS_COLOURS = {BACKGROUND: (224, 224, 224, 255), LANDSLIDE: (204, 51, 17, 255), UNKNOWN: (0, 0, 0, 0)}
+_COPIED_TAGS = ("TALUD_AREA", "TALUD_EVENT", "TALUD_SYNTHETIC", PATCH_TAG)
 
 
 def mask_layout(stack_tags: Mapping[str, str]) -> Layout:
     """Return the layout of the mask of a stack with these tags."""
-    tags = {key: stack_tags[key] for key in _TOLD if key in stack_tags}
-    return Layout("uint8", UNKNOWN, ("landslide",), (), tags, COLOURS, "mode")
+    tags = {key: stack_tags[key] for key in _COPIED_TAGS if key in stack_tags}
+    return Layout("uint8", UNKNOWN, ("landslide",), (), tags, CLASS_COLOURS, "mode")
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class KnownPixels:
         return KnownPixels(self.landslide + other.landslide, self.background + other.background)
 
 
-def check_known(known: KnownPixels, what: str, role: str) -> None:
+def check_both_classes(known: KnownPixels, subject: str, role: str) -> None:
     """Check that a mask holds both classes.
 
     A missing background is an error in an area that trains or decides, and a warning in one of role transfer.
 
     Args:
         known: the counts.
-        what: the mask or masks, in words.
+        subject: the mask or masks, as the subject of an error message.
         role: of the area.
 
     Raises:
@@ -58,7 +58,7 @@ def check_known(known: KnownPixels, what: str, role: str) -> None:
     """
     if not known.background and known.landslide:
         said = (
-            f"{what}: no pixel is known to be background, so false alarms would go unnoticed; 0 must not be "
+            f"{subject}: no pixel is known to be background, so false alarms would go unnoticed; 0 must not be "
             "the masks' nodata value (gdal_edit.py -unsetnodata removes it), nor a boundary follow the landslides"
         )
         if role != "transfer":
@@ -66,7 +66,7 @@ def check_known(known: KnownPixels, what: str, role: str) -> None:
         warnings.warn(said, TaludWarning, stacklevel=2)
     elif not known.landslide and known.background:
         warnings.warn(
-            f"{what}: no pixel is known to be landslide, so scores there show only false alarms",
+            f"{subject}: no pixel is known to be landslide, so scores there show only false alarms",
             TaludWarning,
             stacklevel=2,
         )
@@ -74,7 +74,7 @@ def check_known(known: KnownPixels, what: str, role: str) -> None:
 
 # (background, landslide): class numbers, then black and white in 8 and in 16 bits.
 _GREY_LEVELS = ((BACKGROUND, LANDSLIDE), (0, 255), (0, 65_535))
-_OWN_PALETTE = np.array([COLOURS[BACKGROUND], COLOURS[LANDSLIDE]])
+_OWN_PALETTE = np.array([CLASS_COLOURS[BACKGROUND], CLASS_COLOURS[LANDSLIDE]])
 _EXPECTED = "a mask is 0 or 1, or 0 or 255 (white), and nodata where the truth is unknown"
 
 
@@ -100,11 +100,11 @@ def read_classes(path: Path) -> NDArray[np.uint8]:
         known &= colours[..., 3] > 0
         planes = np.moveaxis(colours[..., :3], -1, 0)
     if (planes == planes[0]).all(axis=0)[known].all():
-        return classes_of(path, planes[0], known)
-    return _classes_of_colours(path, planes, known)
+        return classify_values(path, planes[0], known)
+    return _classify_colours(path, planes, known)
 
 
-def classes_of(path: Path, values: NDArray[np.generic], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def classify_values(path: Path, values: NDArray[np.generic], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return the classes of grey levels or class numbers.
 
     Pixels where `known` is false are unknown.
@@ -120,7 +120,7 @@ def classes_of(path: Path, values: NDArray[np.generic], known: NDArray[np.bool_]
     raise SourceError(f"{path}: holds {found}; {_EXPECTED}")
 
 
-def _classes_of_colours(path: Path, planes: NDArray[np.generic], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def _classify_colours(path: Path, planes: NDArray[np.generic], known: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return the classes of an image that has one colour on black."""
     found = np.unique(planes[:, known], axis=1).T
     lit = found[found.any(axis=1)]

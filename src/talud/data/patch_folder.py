@@ -21,7 +21,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from talud.data import band_names, masks, sources
-from talud.data.band_names import Described, Taken
+from talud.data.band_names import BandDescriptions, BandNumbers
 from talud.errors import SourceError
 from talud.files import md5
 from talud.metrics import UNKNOWN
@@ -32,14 +32,14 @@ from talud.vector import open_vector
 if TYPE_CHECKING:
     import h5py
 
-_HDF5 = frozenset({".h5", ".hdf5"})
-SUFFIXES = frozenset({".png", ".tif", ".tiff"}) | _HDF5
-LARGEST_SIDE = 2048  # pixels; a larger image is no patch but an area of its own
-_LARGEST_FILE = 1 << 29  # bytes of an unpacked HDF5 image: a few kB can state any size
+_HDF5_SUFFIXES = frozenset({".h5", ".hdf5"})
+IMAGE_SUFFIXES = frozenset({".png", ".tif", ".tiff"}) | _HDF5_SUFFIXES
+MAX_PATCH_SIDE = 2048  # pixels; a larger image is no patch but an area of its own
+_MAX_HDF5_BYTES = 1 << 29  # bytes of an unpacked HDF5 image: a few kB can state any size
 
 
 @dataclass(frozen=True)
-class Pair:
+class ImageMaskPair:
     """An image and its mask, which may be missing.
 
     Attributes:
@@ -62,7 +62,7 @@ class PatchFolder:
         index: the table that chose the patches, if one did.
     """
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ImageMaskPair, ...]
     data: PatchData
     side: int
     index: Path | None = None
@@ -80,10 +80,10 @@ class PatchFolder:
         """
         if not folder.is_dir():
             raise SourceError(f"{folder}: no such folder; bring the patches there (dvc pull, for those under version)")
-        images = _by_name(folder, data.images)
+        images = _files_by_name(folder, data.images)
         if not images:
-            raise SourceError(f"{folder / data.images}: holds no image ({', '.join(sorted(SUFFIXES))})")
-        masks = _by_name(folder, data.masks)
+            raise SourceError(f"{folder / data.images}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        masks = _files_by_name(folder, data.masks)
         if masks and not masks.keys() & images.keys():
             image, mask = next(iter(images.values())), next(iter(masks.values()))
             raise SourceError(
@@ -91,18 +91,18 @@ class PatchFolder:
                 "and 12, belong together"
             )
         index = folder / data.index if data.index else None
-        names = _chosen(index, data.where, images) if index else sorted(images, key=_number)
-        pairs = tuple(Pair(name, images[name], masks.get(name)) for name in names)
-        data = _with_described_bands(pairs, data)
+        names = _names_in_index(index, data.where, images) if index else sorted(images, key=_sort_key)
+        pairs = tuple(ImageMaskPair(name, images[name], masks.get(name)) for name in names)
+        data = _number_bands(pairs, data)
         return cls(pairs, data, _common_side(pairs, data), index)
 
     @property
     def unit(self) -> str:
         """The unit of the values: ratios in HDF5 files, numbers of its own in an image."""
-        return "1" if self.pairs[0].image.suffix.lower() in _HDF5 else "DN"
+        return "1" if self.pairs[0].image.suffix.lower() in _HDF5_SUFFIXES else "DN"
 
     @property
-    def labelled(self) -> int:
+    def labelled_count(self) -> int:
         """The number of patches with a mask."""
         return sum(pair.mask is not None for pair in self.pairs)
 
@@ -110,7 +110,7 @@ class PatchFolder:
     def fingerprints(self) -> dict[str, str]:
         """Return the MD5s of all images, of all masks and of the index."""
         found = {"images": _digest(pair.image for pair in self.pairs)}
-        if self.labelled:
+        if self.labelled_count:
             found["masks"] = _digest(pair.mask for pair in self.pairs if pair.mask)
         return found | ({"index": md5(self.index)} if self.index else {})
 
@@ -120,7 +120,7 @@ class PatchFolder:
         found = [path for pair in self.pairs for path in (pair.image, pair.mask) if path]
         return found + ([self.index] if self.index else [])
 
-    def read(self, pair: Pair) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    def read(self, pair: ImageMaskPair) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """Read a patch and its mask.
 
         Returns:
@@ -136,7 +136,7 @@ class PatchFolder:
         return image, _read_mask(pair.mask, self.side)
 
 
-def _by_name(folder: Path, place: str) -> dict[str, Path]:
+def _files_by_name(folder: Path, place: str) -> dict[str, Path]:
     """Return files of a folder or pattern by the name that image and mask share."""
     found: dict[str, Path] = {}
     try:
@@ -144,38 +144,38 @@ def _by_name(folder: Path, place: str) -> dict[str, Path]:
     except (ValueError, NotImplementedError, IndexError) as error:
         raise SourceError(f"{folder}: '{place}' is neither a folder in it nor a pattern: {error}") from error
     for path in paths:
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
             continue
-        twin = found.setdefault(_name(path.stem), path)
+        twin = found.setdefault(_patch_name(path.stem), path)
         if twin != path:
-            raise SourceError(f"{path} and {twin}: both are patch {_name(path.stem)}; keep one")
+            raise SourceError(f"{path} and {twin}: both are patch {_patch_name(path.stem)}; keep one")
     return found
 
 
-def _name(stem: str) -> str:
+def _patch_name(stem: str) -> str:
     return re.sub(r"^(image|img|mask)[_-]?(?=.)", "", stem, flags=re.IGNORECASE)
 
 
-def _number(name: str) -> tuple[list[str | int], str]:
+def _sort_key(name: str) -> tuple[list[str | int], str]:
     """Return the sort key of a name, with 9 before 10."""
     parts: list[str | int] = [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
     return parts, name
 
 
-def _chosen(index: Path, where: str | None, images: dict[str, Path]) -> list[str]:
+def _names_in_index(index: Path, where: str | None, images: dict[str, Path]) -> list[str]:
     """Return the names in the first column of a table's chosen rows."""
     clause = f" with the filter {where!r}" if where else ""
     with open_vector(index, f" as a table{clause}") as whole:
         table = pyogrio.read_dataframe(whole, where=where, read_geometry=False)
     if not table.shape[1]:
         raise SourceError(f"{index}: has no column; the first one holds the names of the patches")
-    names = list(dict.fromkeys(_name(str(stem)) for stem in table.iloc[:, 0]))
+    names = list(dict.fromkeys(_patch_name(str(stem)) for stem in table.iloc[:, 0]))
     if not names:
         raise SourceError(f"{index}: no row fits {where!r}" if where else f"{index}: holds no row")
     for name in names:
         if name not in images:
             raise SourceError(f"{index}: names patch '{name[:80]}', which is none of the {len(images)} images")
-    return sorted(names, key=_number)
+    return sorted(names, key=_sort_key)
 
 
 def _digest(paths: Iterable[Path]) -> str:
@@ -185,7 +185,7 @@ def _digest(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _with_described_bands(pairs: tuple[Pair, ...], data: PatchData) -> PatchData:
+def _number_bands(pairs: tuple[ImageMaskPair, ...], data: PatchData) -> PatchData:
     """Return the options with bands numbered by the images' descriptions.
 
     Numbers that the user gives are left as they are.
@@ -194,34 +194,36 @@ def _with_described_bands(pairs: tuple[Pair, ...], data: PatchData) -> PatchData
         SourceError: the images do not say which band is which, or are described differently.
     """
     first = pairs[0].image
-    if "bands" in data.model_fields_set or first.suffix.lower() in _HDF5:
+    if "bands" in data.model_fields_set or first.suffix.lower() in _HDF5_SUFFIXES:
         return data
-    taken: dict[tuple[str, ...], Taken] = {}
+    taken: dict[tuple[str, ...], BandNumbers] = {}
     for pair in pairs:
-        if pair.image.suffix.lower() in _HDF5:
+        if pair.image.suffix.lower() in _HDF5_SUFFIXES:
             continue  # `_common_side` refuses it
         with sources.open_source(pair.image) as dataset:
-            file = Described.of(dataset)
+            file = BandDescriptions.of(dataset)
         if file.descriptions not in taken:
-            taken[file.descriptions] = band_names.optical(file, tuple(data.bands), data.bands, "patches.bands")
+            taken[file.descriptions] = band_names.find_optical_bands(
+                file, tuple(data.bands), data.bands, "patches.bands"
+            )
         if taken[file.descriptions].numbers != next(iter(taken.values())).numbers:
             raise SourceError(
-                f"{pair.image}: calls its bands {file.shown}, in another order than {first.name}; write all images in "
-                "one order"
+                f"{pair.image}: calls its bands {file.summary}, in another order than {first.name}; write all images "
+                "in one order"
             )
     return data.model_copy(update={"bands": dict(next(iter(taken.values())).numbers)})
 
 
-def _common_side(pairs: tuple[Pair, ...], data: PatchData) -> int:
+def _common_side(pairs: tuple[ImageMaskPair, ...], data: PatchData) -> int:
     """Return the side of all images."""
     first, side = pairs[0].image, 0
     for pair in pairs:
-        if (pair.image.suffix.lower() in _HDF5) != (first.suffix.lower() in _HDF5):
+        if (pair.image.suffix.lower() in _HDF5_SUFFIXES) != (first.suffix.lower() in _HDF5_SUFFIXES):
             raise SourceError(f"{pair.image} and {first.name}: HDF5 and images have different scales; keep one")
-        height, width, channels = _shape(pair.image)
-        if height != width or not 0 < height <= LARGEST_SIDE:
+        height, width, channels = _image_shape(pair.image)
+        if height != width or not 0 < height <= MAX_PATCH_SIDE:
             raise SourceError(
-                f"{pair.image}: has {dimensions(width, height)}; a patch is a square of at most {LARGEST_SIDE}"
+                f"{pair.image}: has {dimensions(width, height)}; a patch is a square of at most {MAX_PATCH_SIDE}"
             )
         side = side or height
         if height != side:
@@ -234,10 +236,10 @@ def _common_side(pairs: tuple[Pair, ...], data: PatchData) -> int:
     return side
 
 
-def _shape(path: Path) -> tuple[int, int, int]:
+def _image_shape(path: Path) -> tuple[int, int, int]:
     """Return rows, columns and channels of an image."""
-    if path.suffix.lower() in _HDF5:
-        with _dataset(path, "img", 3) as values:
+    if path.suffix.lower() in _HDF5_SUFFIXES:
+        with _open_hdf5(path, "img", 3) as values:
             height, width, channels = values.shape
             return int(height), int(width), int(channels)
     with sources.open_source(path) as dataset:
@@ -245,40 +247,40 @@ def _shape(path: Path) -> tuple[int, int, int]:
 
 
 def _read_image(path: Path, channels: list[int], side: int) -> NDArray[np.float32]:
-    if path.suffix.lower() in _HDF5:
+    if path.suffix.lower() in _HDF5_SUFFIXES:
         # What float32 cannot hold is invalid.
-        with _dataset(path, "img", 3) as values, np.errstate(over="ignore", invalid="ignore"):
+        with _open_hdf5(path, "img", 3) as values, np.errstate(over="ignore", invalid="ignore"):
             pixels = np.stack([np.asarray(values[..., channel - 1], np.float32) for channel in channels])
     else:
         with sources.open_source(path) as dataset:
-            pixels = sources.read(dataset, channels, _whole(dataset)).astype(np.float32)
-    _refuse_other_side(path, pixels.shape[1:], side)
+            pixels = sources.read(dataset, channels, _full_window(dataset)).astype(np.float32)
+    _check_side(path, pixels.shape[1:], side)
     pixels[:, ~np.isfinite(pixels).all(axis=0)] = np.nan
     return pixels
 
 
 def _read_mask(path: Path, side: int) -> NDArray[np.uint8]:
-    if path.suffix.lower() in _HDF5:
-        with _dataset(path, "mask", 2) as dataset:
+    if path.suffix.lower() in _HDF5_SUFFIXES:
+        with _open_hdf5(path, "mask", 2) as dataset:
             values = np.asarray(dataset[...], np.float64)
-        classes = masks.classes_of(path, values, np.isfinite(values))
+        classes = masks.classify_values(path, values, np.isfinite(values))
     else:
         classes = masks.read_classes(path)
-    _refuse_other_side(path, classes.shape, side)
+    _check_side(path, classes.shape, side)
     return classes
 
 
-def _whole(dataset: DatasetReader) -> Window:
+def _full_window(dataset: DatasetReader) -> Window:
     return Window(0, 0, dataset.width, dataset.height)
 
 
-def _refuse_other_side(path: Path, shape: tuple[int, ...], side: int) -> None:
+def _check_side(path: Path, shape: tuple[int, ...], side: int) -> None:
     if shape != (side, side):
         raise SourceError(f"{path}: has {dimensions(shape[1], shape[0])}, but the patches have {side} × {side} pixels")
 
 
 @contextmanager
-def _dataset(path: Path, key: str, dimensions: int) -> Iterator[h5py.Dataset]:
+def _open_hdf5(path: Path, key: str, dimensions: int) -> Iterator[h5py.Dataset]:
     """Open the numeric data set of an HDF5 file with a key and number of dimensions.
 
     Raises:
@@ -297,7 +299,7 @@ def _dataset(path: Path, key: str, dimensions: int) -> Iterator[h5py.Dataset]:
                 raise SourceError(f"{path}: '{key}' must be an array of numbers with {dimensions} dimensions")
             if values.external or values.is_virtual:
                 raise SourceError(f"{path}: the data under '{key}' lie in another file; bring them into this one")
-            if values.nbytes > _LARGEST_FILE:
+            if values.nbytes > _MAX_HDF5_BYTES:
                 raise SourceError(f"{path}: '{key}' has {' × '.join(map(str, values.shape))} values, more than a patch")
             yield values
     except (OSError, RuntimeError, KeyError, ValueError, UnicodeError) as error:

@@ -16,9 +16,9 @@ from affine import Affine
 from rasterio.crs import CRS
 
 from talud import source_files
-from talud.data.masks import KnownPixels, check_known, mask_layout
+from talud.data.masks import KnownPixels, check_both_classes, mask_layout
 from talud.data.patch_folder import PatchFolder
-from talud.data.record import BANDS_OF, Record, sources_tag
+from talud.data.record import BANDS_TAG_PREFIX, StackRecord, sources_tag
 from talud.errors import SourceError
 from talud.files import atomic_replace_all, md5
 from talud.grid import Grid
@@ -31,10 +31,10 @@ from talud.raster import PATCH_TAG, Layout, write_cog
 
 # No place on Earth: the patches say not where they come from.
 _CRS = CRS.from_wkt('LOCAL_CS["patches side by side",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]')
-_OBLONG = 1.25  # most that a side of the whole may differ from that of a square, to leave few places empty
+_MAX_ASPECT_RATIO = 1.25  # most that a side of the whole may differ from that of a square, to leave few places empty
 
 
-def build(project: Project, area: str, progress: Progress | None = None) -> Record:
+def build_patch_stack(project: Project, area: str, progress: Progress | None = None) -> StackRecord:
     """Make stack, mask and record of an area of patches; after an error, none.
 
     Args:
@@ -50,7 +50,7 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
     described = project.params.area(area)
     assert described.patches is not None
     folder = PatchFolder.find(project.folder(described), described.patches)
-    _refuse_missing(project, area, folder)
+    _check_band_sets(project, area, folder)
     fingerprints = folder.fingerprints
     tags = _tags(area, described, folder) | sources_tag(fingerprints)
     targets = project.stack(area), project.mask(area), project.stack_record(area)
@@ -65,25 +65,25 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
                 f"area '{area}' has the role {described.role}; look at patches.masks"
             )
         if known:
-            check_known(known, f"the masks of area '{area}'", described.role)
+            check_both_classes(known, f"the masks of area '{area}'", described.role)
         landslides = known.landslide if known else None
         made = _record(area, described, folder, fingerprints, (md5(stack), md5(mask)), landslides)
         made.write(record)
     return made
 
 
-def arrangement(count: int) -> tuple[int, int]:
+def rows_and_columns(count: int) -> tuple[int, int]:
     """Return rows and columns for a number of patches.
 
     They form about a square with as few empty cells as possible.
     """
     root = math.sqrt(count)
-    widths = range(max(math.floor(root / _OBLONG), 1), math.ceil(root * _OBLONG) + 1)
+    widths = range(max(math.floor(root / _MAX_ASPECT_RATIO), 1), math.ceil(root * _MAX_ASPECT_RATIO) + 1)
     columns = min(widths, key=lambda width: (-count % width, abs(width - root)))
     return -(-count // columns), columns
 
 
-def _refuse_missing(project: Project, area: str, folder: PatchFolder) -> None:
+def _check_band_sets(project: Project, area: str, folder: PatchFolder) -> None:
     for band_set, bands in project.params.band_sets.items():
         for name in bands:
             if name not in folder.data.bands:
@@ -100,7 +100,7 @@ def _tags(name: str, area: Area, folder: PatchFolder) -> dict[str, str]:
         "TALUD_ACQUIRED_OPTICAL": area.acquired.optical,
         "TALUD_RESOLUTION": f"{folder.data.pixel_size:.10g}",
         PATCH_TAG: folder.side,
-        BANDS_OF + "IMAGES": ", ".join(f"{band} {number}" for band, number in folder.data.bands.items()),
+        BANDS_TAG_PREFIX + "IMAGES": ", ".join(f"{band} {number}" for band, number in folder.data.bands.items()),
     }
     return {key: str(value) for key, value in tags.items() if value is not None}
 
@@ -112,7 +112,7 @@ def _write(
 
     None where no patch has a mask.
     """
-    rows, columns = arrangement(len(folder.pairs))
+    rows, columns = rows_and_columns(len(folder.pairs))
     side, size, bands = folder.side, folder.data.pixel_size, tuple(folder.data.bands)
     grid = Grid(_CRS, Affine(size, 0, 0, 0, -size, rows * side * size), rows * side, columns * side)
     layout = Layout("float32", float("nan"), bands, (folder.unit,) * len(bands), tags)
@@ -129,7 +129,7 @@ def _write(
                 mask_writer.write(truth, 1, window=window)
             if progress and number < len(folder.pairs):
                 progress(number + 1, len(folder.pairs))
-    return known if folder.labelled else None
+    return known if folder.labelled_count else None
 
 
 def _record(
@@ -139,10 +139,10 @@ def _record(
     fingerprints: dict[str, str],
     digests: tuple[str, str],
     landslides: int | None,
-) -> Record:
-    rows, columns = arrangement(len(folder.pairs))
+) -> StackRecord:
+    rows, columns = rows_and_columns(len(folder.pairs))
     dates = {"event": area.event, **dict(area.acquired)}
-    return Record(
+    return StackRecord(
         area=name,
         role=area.role,
         stack_md5=digests[0],
@@ -157,6 +157,6 @@ def _record(
         repaired_polygons=None,
         skipped_polygons=None,
         patches=tuple(pair.name for pair in folder.pairs),
-        unlabelled_patches=len(folder.pairs) - folder.labelled,
+        unlabelled_patches=len(folder.pairs) - folder.labelled_count,
         settings=area.model_dump(mode="json"),
     )

@@ -24,8 +24,8 @@ from talud.metrics import LANDSLIDE, UNKNOWN
 from talud.params import SplitOptions
 from talud.raster import open_raster, patch_side
 
-Part = Literal["training", "validation", "test"]
-PARTS: tuple[Part, ...] = ("training", "validation", "test")
+SplitPart = Literal["training", "validation", "test"]
+SPLIT_PARTS: tuple[SplitPart, ...] = ("training", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Block:
     """A square of an area without its buffer, and its part of the data."""
 
     window: Window
-    part: Part
+    part: SplitPart
     landslide_pixels: int = 0
 
 
@@ -54,7 +54,7 @@ class Patches:
         return len(self.mask)
 
     @classmethod
-    def joined(cls, parts: Sequence[Patches]) -> Patches:
+    def concatenate(cls, parts: Sequence[Patches]) -> Patches:
         """Return the patches of several areas, one after the other."""
         return cls(np.concatenate([part.stack for part in parts]), np.concatenate([part.mask for part in parts]))
 
@@ -64,7 +64,7 @@ class Patches:
         return int(np.count_nonzero(self.mask == LANDSLIDE))
 
 
-def split(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, ...]:
+def split_blocks(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, ...]:
     """Deal the blocks of an area to the three parts, the same way for the same seed.
 
     The blocks of a patch stack are its patches. Those of neighbouring numbers may overlap on the ground, so they are
@@ -84,9 +84,9 @@ def split(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, ...]:
             that some part would hold none; or patches cannot be cut into those that are asked for.
         SourceError: the mask cannot be read.
     """
-    windows, counts, shares, runs = _blocks(mask, options)
+    windows, counts, shares, runs = _usable_blocks(mask, options)
     with_landslides = [index for index, count in enumerate(counts) if count]
-    if len(with_landslides) < len(PARTS):
+    if len(with_landslides) < len(SPLIT_PARTS):
         raise StudyError(
             f"{mask}: {len(with_landslides)} of {len(windows)} blocks hold landslides, but training, validation and "
             f"test need one each; make split.block ({options.block} pixels) smaller, or the area larger"
@@ -97,11 +97,11 @@ def split(mask: Path, options: SplitOptions, seed: int) -> tuple[Block, ...]:
             "(talud stack) from masks whose nodata value is not 0"
         )
     if runs:
-        return _dealt_by_runs(mask, windows, counts, options)
+        return _split_in_order(mask, windows, counts, options)
     ranked = sorted(with_landslides, key=lambda index: -shares[index])
     without = [index for index, count in enumerate(counts) if not count]
     order = _shuffled_in_strata(ranked, options, seed) + _shuffled_in_strata(without, options, seed + 1)
-    part_of = dict(zip(order, _deal(len(order), options), strict=True))
+    part_of = dict(zip(order, _assign_parts(len(order), options), strict=True))
     return tuple(Block(window, part_of[index], counts[index]) for index, window in enumerate(windows))
 
 
@@ -120,7 +120,7 @@ def patch_windows(block: Block, options: SplitOptions) -> list[Window]:
     ]
 
 
-def read(
+def read_patches(
     stack: Path,
     mask: Path,
     bands: Sequence[str],
@@ -162,14 +162,14 @@ def read(
                 if np.any(cut != UNKNOWN)
             ]
         if any(block.part == "training" for block in blocks):
-            kept = _thin(kept, options.empty_share, seed)
+            kept = _drop_empty_patches(kept, options.empty_share, seed)
         for number, block in enumerate(blocks):
             places = [place for owner, place, _ in kept if owner == number]
             pixels, truth = _read_block(pixels_of, truths, bands, block, optional)
             cuts = list(_cut_masks(truth, block, options))
             windows = patch_windows(block, options)
             masks += [cuts[place] for place in places]
-            stacks += [pixels[_inside(block, windows[place])] for place in places]
+            stacks += [pixels[_block_slices(block, windows[place])] for place in places]
     side = options.patch
     return Patches(
         np.array(stacks, np.float32).reshape(-1, side, side, len(bands)),
@@ -188,7 +188,7 @@ def block_side(dataset: DatasetReader, options: SplitOptions) -> int:
     return patch_side(dataset) or options.block
 
 
-def _blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int], list[float], bool]:
+def _usable_blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int], list[float], bool]:
     """Return the usable blocks of an area, and whether they are patches of a patch stack.
 
     Row by row: their windows; how many landslide pixels each holds; their share of the known ones.
@@ -218,7 +218,7 @@ def _blocks(mask: Path, options: SplitOptions) -> tuple[list[Window], list[int],
     return windows, counts, shares, side is not None
 
 
-def _dealt_by_runs(mask: Path, windows: list[Window], counts: list[int], options: SplitOptions) -> tuple[Block, ...]:
+def _split_in_order(mask: Path, windows: list[Window], counts: list[int], options: SplitOptions) -> tuple[Block, ...]:
     """Deal the first blocks to training, the next to validation, the last to test."""
     number = len(windows)
     ends = {
@@ -228,9 +228,9 @@ def _dealt_by_runs(mask: Path, windows: list[Window], counts: list[int], options
     }
     blocks = []
     for index, (window, count) in enumerate(zip(windows, counts, strict=True)):
-        part = next(part for part in PARTS if index < ends[part])
+        part = next(part for part in SPLIT_PARTS if index < ends[part])
         blocks.append(Block(window, part, count))
-    for part in PARTS:
+    for part in SPLIT_PARTS:
         if not any(block.landslide_pixels for block in blocks if block.part == part):
             raise StudyError(
                 f"{mask}: none of the patches for {part} holds a landslide; of {number} patches with known pixels the "
@@ -245,13 +245,13 @@ def _shuffled_in_strata(ranked: list[int], options: SplitOptions, seed: int) -> 
 
     Each run is long enough to hold a block of the smallest part.
     """
-    length = max(len(PARTS), math.ceil(1 / min(options.validation, options.test)))
+    length = max(len(SPLIT_PARTS), math.ceil(1 / min(options.validation, options.test)))
     generator = np.random.default_rng(seed)
     runs = [ranked[start : start + length] for start in range(0, len(ranked), length)]
     return [int(index) for run in runs for index in generator.permutation(run)]
 
 
-def _deal(count: int, options: SplitOptions) -> list[Part]:
+def _assign_parts(count: int, options: SplitOptions) -> list[SplitPart]:
     """Return the part of each of `count` blocks in turn.
 
     Each part gets one block first; then the part that is furthest below its share gets the next.
@@ -261,9 +261,9 @@ def _deal(count: int, options: SplitOptions) -> list[Part]:
         "validation": options.validation,
         "test": options.test,
     }
-    dealt = list(PARTS)
+    dealt = list(SPLIT_PARTS)
     while len(dealt) < count:
-        dealt.append(max(PARTS, key=lambda part: share[part] * (len(dealt) + 1) - dealt.count(part)))
+        dealt.append(max(SPLIT_PARTS, key=lambda part: share[part] * (len(dealt) + 1) - dealt.count(part)))
     return dealt
 
 
@@ -293,7 +293,7 @@ def _read_block(
     return pixels, np.where(unknown, UNKNOWN, known).astype(np.uint8)
 
 
-def _inside(block: Block, window: Window) -> tuple[slice, slice]:
+def _block_slices(block: Block, window: Window) -> tuple[slice, slice]:
     row, column = int(window.row_off - block.window.row_off), int(window.col_off - block.window.col_off)
     return slice(row, row + int(window.height)), slice(column, column + int(window.width))
 
@@ -305,13 +305,15 @@ def _cut_masks(truth: NDArray[np.uint8], block: Block, options: SplitOptions) ->
     """
     left = truth.copy()
     for window in patch_windows(block, options):
-        place = _inside(block, window)
+        place = _block_slices(block, window)
         yield left[place].copy()
         if block.part != "training":
             left[place] = UNKNOWN
 
 
-def _thin(kept: list[tuple[int, int, bool]], empty_share: float, seed: int) -> list[tuple[int, int, bool]]:
+def _drop_empty_patches(
+    kept: list[tuple[int, int, bool]], empty_share: float, seed: int
+) -> list[tuple[int, int, bool]]:
     """Draw patches without a landslide, at most `empty_share` of all."""
     empty = [index for index, (_, _, landslide) in enumerate(kept) if not landslide]
     full = len(kept) - len(empty)

@@ -16,8 +16,8 @@ from talud.params import Area, Source, StackOptions
 from talud.project import Project, find_root
 from talud.raster import open_raster
 
-BANDS_OF = "TALUD_BANDS_OF_"  # and the name of a source: the tag of the bands that were taken from it
-_SOURCES = "TALUD_SOURCES"
+BANDS_TAG_PREFIX = "TALUD_BANDS_OF_"  # and the name of a source: the tag of the bands that were taken from it
+_SOURCES_TAG = "TALUD_SOURCES"
 # Options of older stacks, which state no settings, by the tags that they have always had.
 _OPTION_TAGS = {
     "TALUD_RESOLUTION": "resolution",
@@ -26,11 +26,11 @@ _OPTION_TAGS = {
     "TALUD_SAR_UNIT": "sar_unit",
     "TALUD_LEE_WINDOW": "lee_window",
 }
-_LABELS = ("inventory", "boundary", "masks")
+_LABEL_SOURCES = ("inventory", "boundary", "masks")
 
 
 @dataclass(frozen=True)
-class Record:
+class StackRecord:
     """Record of a stack and its mask: their sources and contents.
 
     Of polygons and landslide pixels None where an area has no inventory, or no masks; of patches where it has none.
@@ -63,11 +63,11 @@ def sources_tag(fingerprints: Mapping[Source, str] | Mapping[str, str]) -> dict[
 
     Labels are left out, since a stack does not show them.
     """
-    shown = {name: digest for name, digest in sorted(fingerprints.items()) if name not in _LABELS}
-    return {_SOURCES: ", ".join(f"{name} {digest}" for name, digest in shown.items())}
+    shown = {name: digest for name, digest in sorted(fingerprints.items()) if name not in _LABEL_SOURCES}
+    return {_SOURCES_TAG: ", ".join(f"{name} {digest}" for name, digest in shown.items())}
 
 
-def forget_other_roles(project: Project, area: str) -> None:
+def remove_stale_records(project: Project, area: str) -> None:
     """Remove the record that an area had in another role.
 
     Training must not depend on it any more.
@@ -97,15 +97,15 @@ def data_version(project: Project, areas: Sequence[str]) -> str:
             ) from error
         except (ValueError, TypeError, KeyError) as error:
             raise StudyError(f"{path}: is damaged; run talud stack {area} (or dvc repro) again") from error
-    return version_of(digests)
+    return hash_data_version(digests)
 
 
-def version_of(digests: Sequence[str]) -> str:
+def hash_data_version(digests: Sequence[str]) -> str:
     """Return the data version for MD5s of stacks and masks."""
     return hashlib.md5("\n".join(sorted(digests)).encode(), usedforsecurity=False).hexdigest()
 
 
-def settings(area: Area, options: StackOptions) -> dict[str, Any]:
+def stack_settings(area: Area, options: StackOptions) -> dict[str, Any]:
     """Return the settings of a stack in params.yaml as JSON values.
 
     They are the area, and the options of a stack of rasters.
@@ -116,7 +116,7 @@ def settings(area: Area, options: StackOptions) -> dict[str, Any]:
     return stated | options.model_dump(mode="json", exclude={"overlap"})
 
 
-def current_stack(project: Project, area: str) -> Path:
+def check_current_stack(project: Project, area: str) -> Path:
     """Return the path of an area's stack after checking it against params.yaml.
 
     A stack without a record, which another program may have made, is accepted. So is a missing one: opening it raises
@@ -141,11 +141,11 @@ def current_stack(project: Project, area: str) -> Path:
         made_with = json.loads(record.read_bytes()).get("settings")
     except (ValueError, AttributeError) as error:
         raise StudyError(f"{record}: is damaged; {again} again") from error
-    now = settings(project.params.area(area), project.params.stack)
+    now = stack_settings(project.params.area(area), project.params.stack)
     if made_with is None:
-        made_with = _stated_by_tags(path, now)
+        made_with = _settings_from_tags(path, now)
     changes = [
-        f"{key} {_shown(made_with[key])}, and params.yaml says {_shown(now[key])}"
+        f"{key} {_format_setting(made_with[key])}, and params.yaml says {_format_setting(now[key])}"
         for key in now
         if key in made_with and made_with[key] != now[key]
     ]
@@ -154,7 +154,7 @@ def current_stack(project: Project, area: str) -> Path:
     return path
 
 
-def check_current(raster: str | Path) -> None:
+def check_raster_current(raster: str | Path) -> None:
     """Check a raster against params.yaml if it is the stack of a project's area.
 
     The check is that of `current_stack`.
@@ -169,10 +169,10 @@ def check_current(raster: str | Path) -> None:
         return
     project = Project.find(root)
     if path.stem in project.params.areas:
-        current_stack(project, path.stem)
+        check_current_stack(project, path.stem)
 
 
-def _stated_by_tags(stack: Path, now: Mapping[str, Any]) -> dict[str, Any]:
+def _settings_from_tags(stack: Path, now: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that the tags of an older stack state.
 
     Options that equal those of `now` are returned in the form that they have there.
@@ -189,7 +189,7 @@ def _tag(value: object) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-def _shown(value: object) -> str:
+def _format_setting(value: object) -> str:
     """Return a setting as text: text as it is, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
@@ -215,7 +215,7 @@ def check_held_out(contract: Contract, path: Path, project: Project) -> None:
             f"{records} and run dvc repro"
         )
     for area in contract.origin.areas:
-        current_stack(project, area)
+        check_current_stack(project, area)
     if data_version(project, contract.origin.areas) != contract.origin.data_version:
         raise StudyError(
             f"{path}: was trained on other stacks or inventories than the present ones of "

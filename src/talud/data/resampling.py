@@ -28,9 +28,9 @@ from talud.grid import Grid
 from talud.params import Source
 from talud.vector import OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES
 
-_WINDOW = 512  # stack pixels a side of what is worked on at once; fewer where a source is much finer
-_SOURCE_WINDOW = 1536  # and about so many source pixels a side, at most
-_TOUCHED = 1e-3  # share of a pixel under cloud from which it counts as cloud; less is rounding
+_WINDOW_PIXELS = 512  # stack pixels a side of what is worked on at once; fewer where a source is much finer
+_MAX_SOURCE_WINDOW_PIXELS = 1536  # and about so many source pixels a side, at most
+_MIN_COVERED_SHARE = 1e-3  # share of a pixel under cloud from which it counts as cloud; less is rounding
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class SourceStack:
 
     grid: Grid
     layers: Mapping[Layer, float]  # → the side of a stack pixel in source pixels
-    shades: Mapping[Source, Callable[[Grid], NDArray[np.bool_]]]
+    occlusions: Mapping[Source, Callable[[Grid], NDArray[np.bool_]]]
     bands: tuple[str, ...]
     synthetic: bool
 
@@ -55,8 +55,8 @@ class SourceStack:
 
         They are so small that memory does not depend on the area or on a source's pixels.
         """
-        size = _WINDOW
-        while size > 16 and size * max(self.layers.values()) > _SOURCE_WINDOW:
+        size = _WINDOW_PIXELS
+        while size > 16 and size * max(self.layers.values()) > _MAX_SOURCE_WINDOW_PIXELS:
             size //= 2
         return self.grid.windows(size)
 
@@ -73,7 +73,7 @@ class SourceStack:
             if np.isfinite(pixels).any():
                 seen.add(layer.path)
             values.update(zip(layer.bands, pixels, strict=True))
-        for shade, cover in self.shades.items():
+        for shade, cover in self.occlusions.items():
             hidden = cover(target)
             for name in self.bands:
                 if band_named(name).group is OCCLUSION_MASKS[shade]:
@@ -91,18 +91,20 @@ def open_sources(spec: StackSpec) -> Iterator[SourceStack]:
         SourceError: a source cannot be read or used, or does not overlap the area.
     """
     with ExitStack() as opened:
-        datasets = _opened(spec, opened)
+        datasets = _open_rasters(spec, opened)
         grid = _grid(spec, list(datasets.values()))
         for dataset in datasets.values():
-            _refuse_disjoint(spec, dataset, grid)
+            _check_overlap(spec, dataset, grid)
         layers = [_layer(spec, source, dataset, grid) for source, dataset in datasets.items()]
-        shades = {source: _shade(spec, source, grid, opened) for source in SHADE_SOURCES if source in spec.bands}
+        shades = {
+            source: _occlusion_mask(spec, source, grid, opened) for source in SHADE_SOURCES if source in spec.bands
+        }
         ratios = {layer: grid.resolution / warping.pixel_side(layer.grid, grid) for layer in layers}
         synthetic = any(dataset.tags().get("TALUD_SYNTHETIC") == "yes" for dataset in datasets.values())
         yield SourceStack(grid, ratios, shades, spec.bands, synthetic)
 
 
-def grid_of(spec: StackSpec) -> Grid:
+def stack_grid(spec: StackSpec) -> Grid:
     """Return the grid of a stack.
 
     The rasters are opened, but no pixels are read.
@@ -112,10 +114,10 @@ def grid_of(spec: StackSpec) -> Grid:
         SourceError: a raster cannot be opened or located.
     """
     with ExitStack() as opened:
-        return _grid(spec, list(_opened(spec, opened).values()))
+        return _grid(spec, list(_open_rasters(spec, opened).values()))
 
 
-def _opened(spec: StackSpec, opened: ExitStack) -> dict[Source, DatasetReader]:
+def _open_rasters(spec: StackSpec, opened: ExitStack) -> dict[Source, DatasetReader]:
     """Open the rasters of a stack until the exit stack is closed."""
     return {
         source: opened.enter_context(sources.open_source(spec.files[source]))
@@ -162,7 +164,7 @@ def _origin(spec: StackSpec, crs: CRS, datasets: Sequence[DatasetReader]) -> tup
     return 0.0, 0.0
 
 
-def _refuse_disjoint(spec: StackSpec, dataset: DatasetReader, grid: Grid) -> None:
+def _check_overlap(spec: StackSpec, dataset: DatasetReader, grid: Grid) -> None:
     source = Grid.of(dataset)
     left, bottom, right, top = source.bounds
     west, south, east, north = warping.bounds_in(source.crs, grid)
@@ -189,7 +191,9 @@ def _layer(spec: StackSpec, source: Source, dataset: DatasetReader, grid: Grid) 
     return sar.layer(dataset, polarisations, time, area.sar_unit, options.sar_unit, options.lee_window)
 
 
-def _shade(spec: StackSpec, source: Source, grid: Grid, opened: ExitStack) -> Callable[[Grid], NDArray[np.bool_]]:
+def _occlusion_mask(
+    spec: StackSpec, source: Source, grid: Grid, opened: ExitStack
+) -> Callable[[Grid], NDArray[np.bool_]]:
     """Return the pixels of a window that cloud, layover or shadow touches.
 
     The source is polygons, or the non-zero pixels of a raster.
@@ -200,10 +204,10 @@ def _shade(spec: StackSpec, source: Source, grid: Grid, opened: ExitStack) -> Ca
     path = spec.files[source]
     if path.suffix.lower() in VECTOR_SUFFIXES | OTHER_VECTOR_SUFFIXES:
         polygons = Polygons.read(path, source, grid.crs)
-        _check_place(spec, path, polygons, grid)
-        return lambda target: polygons.cover(target, all_touched=True)
+        _check_location(spec, path, polygons, grid)
+        return lambda target: polygons.rasterise(target, all_touched=True)
     dataset = opened.enter_context(sources.open_source(path))
-    _refuse_disjoint(spec, dataset, grid)
+    _check_overlap(spec, dataset, grid)
 
     def clouded(window: Window) -> NDArray[np.floating]:
         pixels = np.nan_to_num(sources.read(dataset, (1,), window))
@@ -213,22 +217,22 @@ def _shade(spec: StackSpec, source: Source, grid: Grid, opened: ExitStack) -> Ca
     ratio = grid.resolution / warping.pixel_side(layer.grid, grid)
 
     def touched(target: Grid) -> NDArray[np.bool_]:
-        cover: NDArray[np.bool_] = warping.resample(layer, target, ratio)[0] > _TOUCHED
+        cover: NDArray[np.bool_] = warping.resample(layer, target, ratio)[0] > _MIN_COVERED_SHARE
         return cover
 
     return touched
 
 
-def _check_place(spec: StackSpec, path: Path, shade: Polygons, grid: Grid) -> None:
+def _check_location(spec: StackSpec, path: Path, shade: Polygons, grid: Grid) -> None:
     """Check that polygons can belong to the area's images.
 
     Warn where none lies in the area although they might belong to it.
     """
-    place = shade.elsewhere(grid)
+    place = shade.find_misplacement(grid)
     if place is None:
         return
     number = len(shade.geometries) + shade.unplaced
-    said = f"{path}: none of its {number} polygons lies in area '{spec.name}'; {place.words}"
+    said = f"{path}: none of its {number} polygons lies in area '{spec.name}'; {place.explanation}"
     if place.impossible:
         raise SourceError(said)
     warnings.warn(f"{said}; so it masks nothing", TaludWarning, stacklevel=2)

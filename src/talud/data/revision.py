@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 
 from talud.data import columns, sources
-from talud.data.inventory import Polygons, check_coordinates, layer_of, polygonal
+from talud.data.inventory import Polygons, check_coordinates, extract_polygons, find_polygon_layer
 from talud.data.resampling import open_sources
 from talud.data.stack_spec import spec_of_area
 from talud.errors import OutputError, SourceError
@@ -118,15 +118,14 @@ def revise(project: Project, name: str, edits: Path) -> Revision:
     corrected, valid = _read(edits, area.inventory_filter)
     filtered, corrected = int((~valid).sum()), corrected[valid]
     corrected, mended = _mended(edits, corrected)
-    reserved = () if path.suffix.lower() != ".gpkg" else columns.key_and_geometry(path).values()
-    corrected, renamed = columns.fitted(edits, corrected, current, path.suffix.lower(), reserved)
+    reserved = () if path.suffix.lower() != ".gpkg" else columns.key_and_geometry_options(path).values()
+    corrected, renamed = columns.fit_columns(edits, corrected, current, path.suffix.lower(), reserved)
     corrected = corrected.to_crs(current.crs)
     inside, here = _touching(corrected, grid), counts & _touching(current, grid)
     if not inside.any():
-        place = Polygons.read(edits, "inventory", grid.crs, area.inventory_filter).elsewhere(grid)
-        raise SourceError(
-            f"{edits}: none of its {len(inside)} polygons lies in area '{name}'{f'; {place.words}' if place else ''}"
-        )
+        place = Polygons.read(edits, "inventory", grid.crs, area.inventory_filter).find_misplacement(grid)
+        clause = f"; {place.explanation}" if place else ""
+        raise SourceError(f"{edits}: none of its {len(inside)} polygons lies in area '{name}'{clause}")
     old, new = current[here].reset_index(drop=True), corrected[inside].reset_index(drop=True)
     pairs = _pairs(_ground(old, grid), _ground(new, grid))
     frame = _joined(current[~here], _carried(old, new, pairs), current)
@@ -153,7 +152,7 @@ def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArra
     Geometries are flat; whole numbers allow missing values.
     """
     with _reading(path, where) as whole:
-        layer = layer_of(path, "inventory")
+        layer = find_polygon_layer(path, "inventory")
         frame = columns.read_frame(whole, layer)
         if not isinstance(frame, geopandas.GeoDataFrame):
             raise SourceError(f"{path}: holds no polygons")
@@ -191,10 +190,10 @@ def _mended(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDat
     _refuse(path, frame.index[~areal], "no polygon, or an empty one; draw it again, or delete it")
     invalid = ~shapely.is_valid(raw)
     mended = raw.copy()
-    mended[invalid] = [polygonal(geometry) for geometry in raw[invalid]]
+    mended[invalid] = [extract_polygons(geometry) for geometry in raw[invalid]]
     # Overlapping parts are united, which loses no ground: each part is compared with itself.
     before = np.array([_area_of_parts(geometry) for geometry in raw[invalid]])
-    after = np.array([_area_of_parts(geometry, polygonal) for geometry in raw[invalid]])
+    after = np.array([_area_of_parts(geometry, extract_polygons) for geometry in raw[invalid]])
     kept = np.abs(after - before) <= AREA_TOLERANCE * before
     _refuse(path, frame.index[invalid][~kept], "crosses itself, and mending it would change its area; draw it again")
     return frame.assign(geometry=mended), tuple(int(number) for number in frame.index[invalid])
@@ -218,7 +217,7 @@ def _refuse(path: Path, numbers: Sequence[int], why: str) -> None:
 
 def _ground(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.object_]:
     """Return valid polygons in the CRS of a grid, None where there is none."""
-    valid = geopandas.GeoSeries([polygonal(each) for each in frame.geometry], crs=frame.crs, index=frame.index)
+    valid = geopandas.GeoSeries([extract_polygons(each) for each in frame.geometry], crs=frame.crs, index=frame.index)
     moved: NDArray[np.object_] = valid.to_crs(grid.crs.to_wkt()).to_numpy()
     return moved
 
@@ -337,14 +336,14 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
 
     Its other layers are kept.
     """
-    layer = layer_of(path, "inventory")
+    layer = find_polygon_layer(path, "inventory")
     options: dict[str, Any] = {"driver": _DRIVERS[made.suffix], "layer": layer}
     if made.suffix == ".gpkg":
         with open_vector(path) as whole:
             shutil.copyfile(whole, made)
         merge_pending_edits(made)
         kind = str(pyogrio.read_info(plain_path(made), layer=layer)["geometry_type"]).removesuffix(" Z")
-        options |= columns.key_and_geometry(made)
+        options |= columns.key_and_geometry_options(made)
         single = kind == "Polygon" and (frame.geom_type == "Polygon").all()
         polygons = {"geometry_type": "Polygon" if single else "MultiPolygon", "promote_to_multi": not single}
         options |= polygons if kind.endswith("Polygon") else {"geometry_type": "Unknown"}

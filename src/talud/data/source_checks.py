@@ -24,7 +24,7 @@ from scipy.ndimage import label
 
 from talud.data import sources, warping
 from talud.data.inventory import Polygons
-from talud.data.resampling import SourceStack, grid_of, open_sources
+from talud.data.resampling import SourceStack, open_sources, stack_grid
 from talud.data.sar import stated_unit
 from talud.data.stack_spec import StackSpec, spec_of_area
 from talud.errors import ParamsError, TaludError, TaludWarning
@@ -213,11 +213,13 @@ class _Footprint:
 
     def pixels(self, window: Window) -> NDArray[np.bool_]:
         """Return a mask of a window's pixels in the area, (height, width)."""
-        measured = [index for index, name in enumerate(self.source_stack.bands) if name not in self.source_stack.shades]
+        measured = [
+            index for index, name in enumerate(self.source_stack.bands) if name not in self.source_stack.occlusions
+        ]
         values, _ = self.source_stack.read(window)
         inside = np.asarray(np.isfinite(values[measured]).any(axis=0))
         if self.boundary is not None:
-            inside[~self.boundary.cover(self.source_stack.grid.crop(window), all_touched=False)] = False
+            inside[~self.boundary.rasterise(self.source_stack.grid.crop(window), all_touched=False)] = False
         return inside
 
 
@@ -241,7 +243,7 @@ def refuse_overlap(project: Project, spec: StackSpec, source_stack: SourceStack)
             continue
         try:
             other = spec_of_area(project, name)
-            if not _windows(source_stack.grid, grid_of(other)):
+            if not _windows(source_stack.grid, stack_grid(other)):
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # `talud stack` of that area shows them

@@ -18,8 +18,8 @@ from talud.contract import Contract
 from talud.data import patch_stack, source_checks, sources
 from talud.data.band_names import MissingBandError
 from talud.data.inventory import Polygons
-from talud.data.masks import KnownPixels, check_known, mask_layout
-from talud.data.record import BANDS_OF, Record, forget_other_roles, settings, sources_tag
+from talud.data.masks import KnownPixels, check_both_classes, mask_layout
+from talud.data.record import BANDS_TAG_PREFIX, StackRecord, remove_stale_records, sources_tag, stack_settings
 from talud.data.resampling import SourceStack, open_sources
 from talud.data.source_checks import refuse_overlap
 from talud.data.stack_spec import StackSpec, spec_for_model, spec_of_area
@@ -50,13 +50,13 @@ class Labels:
         """Return the mask (height, width): 1 landslide, 0 background, 255 unknown."""
         if self.inventory is None:
             return np.full(grid.shape, UNKNOWN, np.uint8)
-        mask = np.where(self.inventory.cover(grid, self.all_touched), LANDSLIDE, BACKGROUND).astype(np.uint8)
+        mask = np.where(self.inventory.rasterise(grid, self.all_touched), LANDSLIDE, BACKGROUND).astype(np.uint8)
         if self.boundary is not None:
-            mask[~self.boundary.cover(grid, all_touched=False)] = UNKNOWN
+            mask[~self.boundary.rasterise(grid, all_touched=False)] = UNKNOWN
         return mask
 
 
-def build(project: Project, area: str, progress: Progress | None = None) -> Record:
+def build(project: Project, area: str, progress: Progress | None = None) -> StackRecord:
     """Make stack, mask and record of an area; after an error, none.
 
     Args:
@@ -69,13 +69,13 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Reco
         SourceError: a source is missing, cannot be read, or cannot be used.
         OutputError: the files cannot be written.
     """
-    make = patch_stack.build if project.params.area(area).patches else _bring_together
+    make = patch_stack.build_patch_stack if project.params.area(area).patches else _bring_together
     record = make(project, area, progress)
-    forget_other_roles(project, area)
+    remove_stale_records(project, area)
     return record
 
 
-def _bring_together(project: Project, area: str, progress: Progress | None) -> Record:
+def _bring_together(project: Project, area: str, progress: Progress | None) -> StackRecord:
     """Make stack, mask and record of an area of rasters."""
     spec = spec_of_area(project, area)
     fingerprints = {source: fingerprint(path) for source, path in spec.files.items()}
@@ -93,7 +93,7 @@ def _bring_together(project: Project, area: str, progress: Progress | None) -> R
                     f"area '{area}': the inventory marks no pixel inside the boundary by the rule "
                     f"'{spec.options.inventory_rule}'; look at its position, or set inventory_rule to all_touched"
                 )
-            check_known(known, f"the mask of area '{spec.name}'", spec.area.role)
+            check_both_classes(known, f"the mask of area '{spec.name}'", spec.area.role)
             record = _record(spec, source_stack, labels, known.landslide, fingerprints, (md5(stack), md5(mask)))
             record.write(record_file)
     return record
@@ -170,7 +170,7 @@ def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
     for key in ("optical_scale", "optical_offset"):
         if (value := getattr(spec.area, key)) is not None:
             said[key] = value
-    taken = {f"bands of {source}": one.words for source, one in spec.taken.items()}
+    taken = {f"bands of {source}": one.text for source, one in spec.taken.items()}
     stated = {"area": name, "talud": version("talud"), "bands": bands, **options, **said, **taken}
     contents = {source: fingerprint(path) for source, path in spec.files.items()}
     return {key: str(value) for key, value in stated.items()} | contents
@@ -201,7 +201,11 @@ def bands_taken(stack: Path) -> dict[str, str]:
     """
     with sources.open_source(stack) as dataset:
         tags = dataset.tags()
-    return {name.removeprefix(BANDS_OF).lower(): text for name, text in tags.items() if name.startswith(BANDS_OF)}
+    return {
+        name.removeprefix(BANDS_TAG_PREFIX).lower(): text
+        for name, text in tags.items()
+        if name.startswith(BANDS_TAG_PREFIX)
+    }
 
 
 def _refuse_other_units(source_stack: SourceStack, contract: Contract) -> None:
@@ -263,10 +267,12 @@ def _boundary(spec: StackSpec, grid: Grid) -> Polygons | None:
 
 
 def _refuse_elsewhere(spec: StackSpec, path: Path, polygons: Polygons, grid: Grid, clause: str = "") -> None:
-    place = polygons.elsewhere(grid)
+    place = polygons.find_misplacement(grid)
     if place:
         number = len(polygons.geometries) + polygons.unplaced
-        raise SourceError(f"{path}: none of its {number} polygons{clause} lies in area '{spec.name}'; {place.words}")
+        raise SourceError(
+            f"{path}: none of its {number} polygons{clause} lies in area '{spec.name}'; {place.explanation}"
+        )
 
 
 def _write(
@@ -323,7 +329,7 @@ def _tags(spec: StackSpec, source_stack: SourceStack) -> dict[str, str]:
         "TALUD_RESOLUTION": f"{options.resolution:.10g}",
         "TALUD_OPTICAL_SCALE": spec.area.optical_scale,
         "TALUD_OPTICAL_OFFSET": spec.area.optical_offset,
-        **{f"{BANDS_OF}{source.upper()}": one.words for source, one in spec.taken.items()},
+        **{f"{BANDS_TAG_PREFIX}{source.upper()}": one.text for source, one in spec.taken.items()},
     }
     return {key: str(value) for key, value in tags.items() if value is not None}
 
@@ -335,10 +341,10 @@ def _record(
     landslides: int,
     fingerprints: Mapping[Source, str],
     digests: tuple[str, str],
-) -> Record:
+) -> StackRecord:
     inventory, acquired = labels.inventory, spec.area.acquired
     dates = {"event": spec.area.event, **dict(acquired)}
-    return Record(
+    return StackRecord(
         area=spec.name,
         role=spec.area.role,
         stack_md5=digests[0],
@@ -352,5 +358,5 @@ def _record(
         polygons=None if inventory is None else len(inventory.geometries),
         repaired_polygons=None if inventory is None else inventory.repaired,
         skipped_polygons=None if inventory is None else inventory.skipped,
-        settings=settings(spec.area, spec.options),
+        settings=stack_settings(spec.area, spec.options),
     )

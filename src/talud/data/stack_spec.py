@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from talud.bands import OCCLUSION_MASKS, SAR_BANDS, TERRAIN_BANDS, Group, band_named, groups_of
 from talud.contract import Contract
 from talud.data import band_names, sources
-from talud.data.band_names import Described, MissingBandError, Taken
+from talud.data.band_names import BandDescriptions, BandNumbers, MissingBandError
 from talud.errors import ModelError, SourceError
 from talud.params import Area, Source, StackOptions
 from talud.project import Project
@@ -40,7 +40,7 @@ class StackSpec:
     files: Mapping[Source, Path]
     options: StackOptions
     bands: tuple[str, ...]
-    taken: Mapping[Source, Taken]
+    taken: Mapping[Source, BandNumbers]
 
 
 def spec_of_area(project: Project, name: str) -> StackSpec:
@@ -105,7 +105,7 @@ def _read_by(contract: Contract, files: Mapping[Source, Path]) -> tuple[str, ...
     return contract.input.band_names
 
 
-def _available(taken: Mapping[Source, Taken], files: Mapping[Source, Path]) -> tuple[str, ...]:
+def _available(taken: Mapping[Source, BandNumbers], files: Mapping[Source, Path]) -> tuple[str, ...]:
     optical = tuple(taken["optical"].numbers) if "optical" in taken else ()
     elevation = tuple(one.name for one in TERRAIN_BANDS) if "dtm" in files else ()
     numbered = {source: taken[source].numbers for source in taken}
@@ -128,12 +128,12 @@ def _numbered_as(name: str) -> str:
 
 def _taken_of_project(
     area: Area, files: Mapping[Source, Path], band_sets: Mapping[str, tuple[str, ...]]
-) -> dict[Source, Taken]:
+) -> dict[Source, BandNumbers]:
     """Return the bands of sources that the band sets of a project need.
 
     Where they exist, the bands that areas have by default are included.
     """
-    taken: dict[Source, Taken] = {}
+    taken: dict[Source, BandNumbers] = {}
     for source in (source for source in _NUMBERED if source in files):
         needed = _wanted((name for bands in band_sets.values() for name in bands), source)
         try:
@@ -155,7 +155,7 @@ def _usual(source: Source) -> dict[str, int]:
     return usual
 
 
-def _taken(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> Taken:
+def _taken(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> BandNumbers:
     """Return the numbers of bands in a source.
 
     They are those that the user gives, or else follow from the file's description of its bands.
@@ -166,15 +166,15 @@ def _taken(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> T
     """
     key = "optical_bands" if source == "optical" else "sar_bands"
     with sources.open_source(path) as dataset:
-        file = Described.of(dataset)
+        file = BandDescriptions.of(dataset)
     if not wanted:
-        return Taken({}, "none")
+        return BandNumbers({}, "none")
     if key in area.model_fields_set:
-        return band_names.check_explicit(file, dict(getattr(area, key)), key)
+        return band_names.check_given_numbers(file, dict(getattr(area, key)), key)
     default = _usual(source)
     if source == "optical":
-        return band_names.optical(file, wanted, default)
-    return band_names.radar(file, wanted, source.removeprefix("sar_"), default)
+        return band_names.find_optical_bands(file, wanted, default)
+    return band_names.find_sar_bands(file, wanted, source.removeprefix("sar_"), default)
 
 
 def _with_shades(names: tuple[str, ...], files: Mapping[Source, Path]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from talud import imaging, source_files
 from talud.confusion_map import NOT_MAPPED, apply_threshold
-from talud.data.patches import Part
+from talud.data.patches import SplitPart
 from talud.data.record import check_held_out
 from talud.engine.runtime import Model
 from talud.errors import StudyError
@@ -114,7 +114,7 @@ class Comparison:
 
 
 def compare_blocks(
-    models: Sequence[Model], project: Project, areas: Iterable[str], part: Part
+    models: Sequence[Model], project: Project, areas: Iterable[str], part: SplitPart
 ) -> tuple[Assessment, ...]:
     """Count each model over the blocks of a part.
 

@@ -23,7 +23,7 @@ from rasterio.io import DatasetReader
 
 from talud.bands import Group, band_named
 from talud.confusion_map import NOT_COMPARED, NOT_MAPPED, PIXEL_CLASS_COLOURS, PixelClass
-from talud.data.record import current_stack
+from talud.data.record import check_current_stack
 from talud.evaluation.results import Reliability
 from talud.grid import Grid
 from talud.imaging import GAMMA, data_uri, diagonal_stripes, percentile_limits, rescale
@@ -211,7 +211,7 @@ def area_viewer(project: Project, area: str, band_sets: Sequence[str]) -> Viewer
     Raises:
         SourceError: a raster is missing or cannot be read.
     """
-    with open_raster(current_stack(project, area)) as stack:
+    with open_raster(check_current_stack(project, area)) as stack:
         grid = Grid.of(stack)
         shape = _picture_shape(grid)
         title, caption, images = _draw_background(stack, shape)

@@ -13,7 +13,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from talud.contract import Contract
-from talud.data.record import current_stack
+from talud.data.record import check_current_stack
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError, PromotionError
 from talud.evaluation import gate as gates
@@ -195,7 +195,7 @@ def _load_champion(store: Store, project: Project, champion: ModelVersion | None
     try:
         model = open_version(store, champion)
         for area in (*project.params.areas_with_role("training"), *project.params.areas_with_role("gate")):
-            with open_stack(current_stack(project, area), model.contract):
+            with open_stack(check_current_stack(project, area), model.contract):
                 pass
     except (MismatchError, ModelError) as error:
         return _Champion(named, None, f"{named}, cannot be run on the current stacks: {error}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from talud.confusion_map import PIXEL_CLASS_COLOURS, PixelClass
-from talud.data.record import current_stack
+from talud.data.record import check_current_stack
 from talud.errors import StudyError
 from talud.evaluation import figures, paper
 from talud.evaluation.baselines import RecipeComparison, read_comparison
@@ -57,7 +57,7 @@ class AreaFacts:
             SourceError: the stack is missing or cannot be read.
         """
         area = project.params.area(name)
-        with open_raster(current_stack(project, name)) as stack:
+        with open_raster(check_current_stack(project, name)) as stack:
             grid, tags = Grid.of(stack), stack.tags()
         dates = {
             "event": area.event,

@@ -21,7 +21,7 @@ import yaml
 
 from talud import registry
 from talud.contract import Contract
-from talud.data.record import version_of
+from talud.data.record import hash_data_version
 from talud.engine import model_file
 from talud.errors import ModelError, RegistryError, SourceError, TaludError
 from talud.lineage.provenance import MapProvenance, RecordedMap, recorded_maps
@@ -327,7 +327,10 @@ def _find_areas(root: Path, data_version: str) -> tuple[tuple[TrainingArea, ...]
     log = _git(root, "log", "--all", "--format=%H", "--", "dvc.lock") or ""
     for commit in (_WORKING_FOLDER, *log.split()):
         areas = _training_areas(_read_yaml(root, commit, "dvc.lock"))
-        if areas and version_of([md5 for area in areas for md5 in (area.stack_md5, area.mask_md5)]) == data_version:
+        if (
+            areas
+            and hash_data_version([md5 for area in areas for md5 in (area.stack_md5, area.mask_md5)]) == data_version
+        ):
             matching.append(commit)
             found = areas
     return found, matching

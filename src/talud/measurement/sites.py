@@ -18,8 +18,8 @@ from talud.bands import Group
 from talud.contract import Contract
 from talud.data import sources
 from talud.data.patch_folder import PatchFolder
-from talud.data.patches import Block, Part, Patches, read, split
-from talud.data.record import current_stack
+from talud.data.patches import Block, Patches, SplitPart, read_patches, split_blocks
+from talud.data.record import check_current_stack
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, SourceError
 from talud.grid import Grid
@@ -67,7 +67,7 @@ class Site:
             StudyError: params.yaml has changed since the stack was made.
         """
         params = project.params
-        return cls(area, current_stack(project, area), project.mask(area), params.split, params.seed)
+        return cls(area, check_current_stack(project, area), project.mask(area), params.split, params.seed)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -77,7 +77,7 @@ class Site:
             SourceError: the mask is missing or cannot be read.
             StudyError: the area cannot be split.
         """
-        return split(self.mask, self.split, self.seed)
+        return split_blocks(self.mask, self.split, self.seed)
 
     @cached_property
     def patch_side(self) -> int | None:
@@ -90,7 +90,7 @@ class Site:
         """Unit of the split: patches or blocks."""
         return "patches" if self.patch_side else "blocks"
 
-    def windows(self, part: Part | None = None, side: int | None = None) -> list[Window]:
+    def windows(self, part: SplitPart | None = None, side: int | None = None) -> list[Window]:
         """Return a part's blocks, or squares covering the site.
 
         Args:
@@ -138,7 +138,11 @@ class Site:
                 yield stack.read(window)
 
     def cut_patches(
-        self, bands: Sequence[str], part: Part, optional: Collection[Group] = (), blocks: Sequence[Block] | None = None
+        self,
+        bands: Sequence[str],
+        part: SplitPart,
+        optional: Collection[Group] = (),
+        blocks: Sequence[Block] | None = None,
     ) -> Patches:
         """Cut the patches of a part (see `talud.data.patches.read`).
 
@@ -153,12 +157,14 @@ class Site:
             SourceError: a raster cannot be read.
         """
         chosen = [block for block in (self.blocks if blocks is None else blocks) if block.part == part]
-        return read(self.stack, self.mask, bands, chosen, self.split, self.seed, optional)
+        return read_patches(self.stack, self.mask, bands, chosen, self.split, self.seed, optional)
 
 
-def join_patches(sites: Iterable[Site], bands: Sequence[str], part: Part, optional: Collection[Group] = ()) -> Patches:
+def join_patches(
+    sites: Iterable[Site], bands: Sequence[str], part: SplitPart, optional: Collection[Group] = ()
+) -> Patches:
     """Cut the patches of a part of several sites."""
-    return Patches.joined([site.cut_patches(bands, part, optional) for site in sites])
+    return Patches.concatenate([site.cut_patches(bands, part, optional) for site in sites])
 
 
 @dataclass(frozen=True)

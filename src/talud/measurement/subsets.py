@@ -11,7 +11,7 @@ from rasterio.windows import Window
 
 from talud.bands import Group, powerset
 from talud.contract import Contract, Subset
-from talud.data.patches import Part
+from talud.data.patches import SplitPart
 from talud.engine.runtime import Model
 from talud.measurement.sites import Site, labelled_windows
 from talud.metrics import Confusion, confusion
@@ -22,7 +22,7 @@ def score_subsets(
     sites: Iterable[Site],
     optional: Collection[Group],
     tolerance: float,
-    part: Part | None = "validation",
+    part: SplitPart | None = "validation",
 ) -> tuple[Subset, ...]:
     """Score a model with each subset of its band groups.
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, FiniteFloat
 from pydantic.types import FailFast
 
-from talud.data.inventory import polygonal
+from talud.data.inventory import extract_polygons
 from talud.errors import ParamsError, SourceError
 from talud.grid import Grid
 from talud.products.polygons import GDAL_UTC, GEOPACKAGE_VERSION, write_layer
@@ -296,7 +296,7 @@ def _repaired(outline: Outline) -> Outline:
     if shapely.is_valid(outline):
         mended: Any = outline
     else:
-        mended = polygonal(outline) if _is_repairable(outline) else None
+        mended = extract_polygons(outline) if _is_repairable(outline) else None
     if mended is None or not mended.area > 0:
         raise ParamsError("the geometry crosses itself or has no area; draw it again")
     if abs(mended.area - outline.area) > MAX_AREA_CHANGE * outline.area:

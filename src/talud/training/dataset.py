@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talud.bands import groups_of
-from talud.data.patches import PARTS, Block, Part, Patches, patch_windows
-from talud.data.record import current_stack, data_version
+from talud.data.patches import SPLIT_PARTS, Block, Patches, SplitPart, patch_windows
+from talud.data.record import check_current_stack, data_version
 from talud.errors import StudyError
 from talud.grid import Grid
 from talud.measurement.sites import Site, join_patches
@@ -133,7 +133,7 @@ class Dataset(TrainingData):
         The keys are `training_blocks`, `training_patches`, `training_landslide_pixels` and so on.
         """
         counts = {}
-        for part in PARTS:
+        for part in SPLIT_PARTS:
             blocks = [block for split in self.blocks.values() for block in split if block.part == part]
             used = {"training": self.training, "validation": self.validation}.get(part)
             counts[f"{part}_blocks"] = len(blocks)
@@ -148,7 +148,7 @@ def _value_ranges(project: Project, areas: tuple[str, ...], bands: tuple[str, ..
     """Return the value range of each band in the stacks, (2, bands)."""
     lowest, highest = np.full(len(bands), np.inf, np.float32), np.full(len(bands), -np.inf, np.float32)
     for area in areas:
-        with open_raster(current_stack(project, area)) as dataset:
+        with open_raster(check_current_stack(project, area)) as dataset:
             numbers = [dataset.descriptions.index(name) + 1 for name in bands]
             for window in Grid.of(dataset).windows(BLOCK_SIZE):
                 values = dataset.read(numbers, window=window, out_dtype="float32").reshape(len(bands), -1)
@@ -159,7 +159,7 @@ def _value_ranges(project: Project, areas: tuple[str, ...], bands: tuple[str, ..
 
 def _is_synthetic(project: Project, areas: tuple[str, ...]) -> bool:
     for area in areas:
-        with open_raster(current_stack(project, area)) as stack:
+        with open_raster(check_current_stack(project, area)) as stack:
             if stack.tags().get("TALUD_SYNTHETIC") == "yes":
                 return True
     return False
@@ -179,7 +179,7 @@ def _common_format(project: Project, areas: tuple[str, ...], bands: tuple[str, .
 
 
 def _stack_format(project: Project, area: str, bands: tuple[str, ...]) -> StackFormat:
-    path = current_stack(project, area)
+    path = check_current_stack(project, area)
     if not path.is_file():
         raise StudyError(f"{path}: not found; run talud stack {area} (or dvc repro)")
     with open_raster(path) as dataset:
@@ -200,7 +200,7 @@ def _stack_format(project: Project, area: str, bands: tuple[str, ...]) -> StackF
         )
 
 
-def _patches(project: Project, bands: tuple[str, ...], sites: Sequence[Site], part: Part) -> Patches:
+def _patches(project: Project, bands: tuple[str, ...], sites: Sequence[Site], part: SplitPart) -> Patches:
     optional = project.params.chosen_recipe.dropping.optional_groups(groups_of(bands)) if part == "training" else ()
     patches = join_patches(sites, bands, part, optional)
     if not patches.landslide_pixels:

@@ -17,7 +17,7 @@ from talud import metrics
 from talud.bands import Group
 from talud.contract import Contract, FineTuning
 from talud.data.patches import Block, Patches
-from talud.data.record import check_held_out, current_stack
+from talud.data.record import check_current_stack, check_held_out
 from talud.engine import coverage
 from talud.engine.model_file import save_model, weights_digest
 from talud.engine.runtime import Model
@@ -191,7 +191,7 @@ def _optional_groups(contract: Contract) -> tuple[Group, ...]:
 def _labelled_cells(project: Project, model: Model, area: str) -> tuple[list[_Cell], int]:
     """Return the labelled squares of an area, and their side."""
     contract = model.contract
-    with open_stack(current_stack(project, area), contract) as stack, open_raster(project.mask(area)) as mask:
+    with open_stack(check_current_stack(project, area), contract) as stack, open_raster(project.mask(area)) as mask:
         if Grid.of(mask) != stack.grid:
             raise StudyError(f"{mask.name}: its grid differs from that of the stack; run talud stack {area} again")
         if stack.info.missing_groups:

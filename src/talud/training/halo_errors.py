@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from talud.data.patches import Block
-from talud.data.record import current_stack
+from talud.data.record import check_current_stack
 from talud.engine import coverage
 from talud.engine.runtime import Model
 from talud.engine.tiling import Edges, PixelWindow, Tile
@@ -61,7 +61,7 @@ def _read_samples(model: Model, project: Project, blocks: Mapping[str, Sequence[
     samples = []
     areas = _spread(list(blocks), MAX_WINDOWS)
     for area in areas:
-        with open_stack(current_stack(project, area), model.contract) as stack:
+        with open_stack(check_current_stack(project, area), model.contract) as stack:
             if stack.info.patch:  # neighbouring patches of a patch stack are not neighbours on the ground
                 continue
             windows = _windows(blocks[area], stack.grid.shape, model.halo, model.contract.input.alignment)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 import keras
 
-from talud.data.patches import PARTS
+from talud.data.patches import SPLIT_PARTS
 from talud.errors import ParamsError, StudyError
 from talud.files import atomic_replace_all, exclusive_lock
 from talud.project import Project, current_commit
@@ -272,13 +272,13 @@ def _split_tags(counts: Mapping[str, int]) -> dict[str, str]:
     return {
         f"split_{part}": f"{counts[f'{part}_blocks']} blocks, {counts[f'{part}_patches']} patches, "
         f"{counts[f'{part}_landslide_pixels']} landslide pixels"
-        for part in PARTS
+        for part in SPLIT_PARTS
     }
 
 
 def _run_description(project: Project, dataset: Dataset, tags: Mapping[str, str]) -> str:
     """Return the description of a study's run, in Markdown."""
-    rows = [f"| {part} | {tags[f'split_{part}']} |" for part in PARTS]
+    rows = [f"| {part} | {tags[f'split_{part}']} |" for part in SPLIT_PARTS]
     return "\n".join(
         [
             *(["The data are synthetic.", ""] if dataset.synthetic else []),
