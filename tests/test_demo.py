@@ -13,6 +13,7 @@ import pytest
 import rasterio
 from rio_cogeo import cog_validate
 
+from doc_blocks import run_by
 from fresh_clone import Demo
 
 pytestmark = [pytest.mark.demo, pytest.mark.slow]
@@ -88,16 +89,13 @@ def test_metrics_and_plots_are_dvc_ones(demo: Demo) -> None:
     shutil.rmtree(demo.root / "plots_here")
 
 
-def test_the_readme_runs(demo: Demo) -> None:
-    text = (demo.root / "README.md").read_text()
-    blocks = re.findall(r"```(bash|python)\n(.*?)```", text, flags=re.DOTALL)
-    commands = [(language, code) for language, code in blocks if "make demo" not in code]
-    assert {language for language, _ in commands} == {"bash", "python"}
-    for language, code in commands:
-        (demo.root / "readme_block").write_text(code)
-        result = demo.run("bash -euo pipefail readme_block" if language == "bash" else "python readme_block")
-        assert result.returncode == 0, code + result.stderr
-    (demo.root / "readme_block").unlink()
+def test_documented_commands_run(demo: Demo) -> None:
+    for block in run_by("tests/test_demo.py::test_documented_commands_run"):
+        script = demo.root / "documented_block"
+        script.write_text(block.code)
+        result = demo.run(f"{'python' if block.language == 'python' else 'bash -euo pipefail'} {script.name}")
+        script.unlink()
+        assert result.returncode == 0, f"{block.page}:{block.line}: {result.stderr}"
 
 
 def test_only_the_chosen_search_and_versions_set_off_a_training(demo: Demo) -> None:

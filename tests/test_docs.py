@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import typer
 from pydantic import BaseModel
 from typer.core import TyperGroup
 
+from doc_blocks import COMMANDS, Block, blocks, pages, run_by
 from fresh_clone import ROOT
 
 DOCUMENTS = sorted(
@@ -23,6 +25,7 @@ DOCUMENTS = sorted(
     for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     if not {"_generated", "_build"} & set(path.relative_to(ROOT).parts)
 )
+BLOCKS = [block for page in pages() for block in blocks(page)]
 
 
 class Page(HTMLParser):
@@ -160,6 +163,37 @@ def test_modules_and_names_that_pages_mention_exist(document: Path) -> None:
             for part in parts[length:]:
                 value = getattr(value, part)
             break
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.page}:{block.line}")
+def test_command_block_is_run_or_says_why_not(block: Block) -> None:
+    assert block.language, "state the language of the block: sh, console, python, yaml or text"
+    if block.language not in COMMANDS:
+        assert block.test is None
+        return
+    assert block.test or block.reason, "precede it with <!-- run by tests/FILE.py::TEST --> or <!-- not run: REASON -->"
+    if block.test:
+        path, name = block.test.split("::")
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert f"def {name}(" in source, block.test
+        assert "from doc_blocks import" in source, f"{path} does not read the block from the page"
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda path: path.name)
+def test_page_has_no_indented_code(page: Path) -> None:
+    text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"\n\n    \S", text), "write code as a fenced block"
+
+
+@pytest.mark.slow
+def test_documented_key_commands_run(tmp_path: Path) -> None:
+    environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environ |= {"TALUD_SERVICE_DATA": str(tmp_path), "TALUD_SERVICE_RESULTS": str(tmp_path.parent / "results")}
+    for block in run_by("tests/test_docs.py::test_documented_key_commands_run"):
+        command = ["bash", "-euo", "pipefail", "-c", block.code]
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "visitor" in done.stdout
 
 
 def test_lock_holds_names_and_versions_only() -> None:

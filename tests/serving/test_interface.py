@@ -12,7 +12,7 @@ from pathlib import Path
 import pyogrio
 import pytest
 
-from fresh_clone import ROOT
+from doc_blocks import run_by
 from service_process import ServiceProcess, run_service, wait_for
 
 pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
@@ -25,13 +25,13 @@ def service(service_project: Path) -> Iterator[ServiceProcess]:
 
 
 def documented(service: ServiceProcess) -> list[str]:
-    """The Python of docs/how-to/serve-and-review.md, with the address and a raster of this service."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/serve-and-review.md").read_text(), re.DOTALL)
+    """Return the Python of the page on the service, with the address and a raster of this service."""
     address = str(service.http.base_url).rstrip("/")
-    return [
-        block.replace("http://127.0.0.1:8080", address).replace("synthetic_liboriana.tif", "small.tif").replace("…", "")
-        for block in blocks
-    ]
+    changes = {"http://127.0.0.1:8080": address, "synthetic_liboriana.tif": "small.tif", "…": ""}
+    codes = [block.code for block in run_by("tests/serving/test_interface.py::documented")]
+    for before, after in changes.items():
+        codes = [code.replace(before, after) for code in codes]
+    return codes
 
 
 def test_the_documented_client_brings_the_polygons_home(service: ServiceProcess, tmp_path: Path) -> None:
