@@ -48,7 +48,7 @@ def test_findings_hold_on_the_studys_own_numbers() -> None:
     found = paper.check_transfer("la_liboriana", away, losses)
     assert found.verdict is Verdict.HOLDS
     assert found.reason == (
-        "on la_liboriana it costs 36 to 46%, as much, and 3band is 0.068 above the better of the others "
+        "on la_liboriana it costs 36 to 46%, as in the study, and 3band is 0.068 above the better of the others "
         "(F1 3band 0.445, 5band 0.361, 7band 0.378)"
     )
     best = {name: table(theirs(name, 0.7), (16, 1e-3, 8, 0.6)) for name in IMAGE_MODELS}
@@ -72,8 +72,13 @@ def test_training_zone_verdict_depends_on_both_claims(f1: tuple[float, ...], ver
 @pytest.mark.parametrize(
     ("f1", "losses", "verdict", "words"),
     [
-        ((0.50, 0.40, 0.40), (0.1, 0.2, 0.3), Verdict.IN_PART, "it costs 10 to 30%, less, and 3band is 0.100 above"),
-        ((0.41, 0.40, 0.40), (0.6, 0.6, 0.5), Verdict.IN_PART, "it costs 50 to 60%, more"),
+        (
+            (0.50, 0.40, 0.40),
+            (0.1, 0.2, 0.3),
+            Verdict.IN_PART,
+            "it costs 10 to 30%, less than in the study, and 3band is 0.100 above",
+        ),
+        ((0.41, 0.40, 0.40), (0.6, 0.6, 0.5), Verdict.IN_PART, "it costs 50 to 60%, more than in the study"),
         ((0.40, 0.50, 0.45), (0.4, 0.4, 0.4), Verdict.IN_PART, "3band is 0.100 below the better"),
         ((0.40, 0.50, 0.45), (0.6, 0.6, 0.5), Verdict.FAILS, "3band is 0.100 below the better"),
         ((0.40, 0.50, 0.45), (-0.1, 0.2, 0.3), Verdict.FAILS, "F1 changes by −30 to +10%"),
@@ -97,13 +102,13 @@ def test_configurations_are_judged_only_if_compared() -> None:
     found = paper.check_configurations({"3band": best, "5band": close, "7band": far})
     assert found.verdict is Verdict.IN_PART
     assert found.reason == (
-        "the study’s choice is for 3band number 1 of 2, for 5band number 2 of 3 (0.010 of validation F1 behind "
-        "the best), for 7band number 2 of 2 (0.100 of validation F1 behind the best)"
+        "rank of the study’s configuration: 1 of 2 for 3band; 2 of 3 (validation F1 0.010 below the best) for 5band; "
+        "2 of 2 (validation F1 0.100 below the best) for 7band"
     )
     assert paper.check_configurations({"7band": far}).verdict is Verdict.FAILS
     partly = paper.check_configurations({"3band": best, "5band": alone})
     assert partly.verdict is Verdict.IN_PART
-    assert "for 5band and 7band not compared with others" in partly.reason
+    assert "not compared with others for 5band and 7band" in partly.reason
     assert paper.check_configurations({"3band": other, "5band": alone}).verdict is Verdict.UNDECIDED
 
 

@@ -105,13 +105,13 @@ def test_report_shows_study_numbers_for_its_band_sets(html: str):
     assert "7band 922 682 2357 38872 0.575 0.281 0.378 0.233" in text
     assert "0.67 0.73 0.70" in text  # Table 3, 3 bands
     assert re.search(r"terrain \d+ \d+ 0\.60 [\d. ]+ – – –", text)
-    assert "training zone’s F1" in text
+    assert "is the F1 of the training zone" in text
 
 
 def test_report_shows_a_finding_below_each_table(html: str):
     text = text_of(html)
     for table, reason in (
-        (2, "the study’s choice is for 3band, 5band and 7band not compared with others"),
+        (2, "rank of the study’s configuration: not compared with others for 3band, 5band and 7band"),
         (3, "no scores of 5band and 7band"),
         (4, "away: no scores of 5band and 7band"),
     ):

@@ -118,7 +118,7 @@ def check_configurations(trials: Mapping[str, Trials]) -> Finding:
         trials: band set → its trials.
     """
     claim = f"which of {TRIALS_PER_IMAGE_MODEL} configurations is best for each image model"
-    verdicts, said, missing = [], [], []
+    verdicts, ranks, missing = [], [], []
     for name, theirs in IMAGE_MODELS.items():
         table = trials.get(name)
         tried = _find_trial(table, theirs) if table and len(table.trials) > 1 else None
@@ -127,13 +127,13 @@ def check_configurations(trials: Mapping[str, Trials]) -> Finding:
             continue
         verdict, words = _judge_rank(table, tried)
         verdicts.append(verdict)
-        said.append(f"for {name} {words}")
+        ranks.append(f"{words} for {name}")
     if missing:
-        said.append(f"for {_join_names(missing)} not compared with others")
+        ranks.append(f"not compared with others for {_join_names(missing)}")
     verdict = _combine(verdicts)
     if missing and verdict is Verdict.HOLDS:
         verdict = Verdict.IN_PART
-    return Finding(2, claim, verdict, f"the study’s choice is {', '.join(said)}")
+    return Finding(2, claim, verdict, f"rank of the study’s configuration: {'; '.join(ranks)}")
 
 
 def check_training_zone(f1: Mapping[str, float]) -> Finding:
@@ -151,8 +151,8 @@ def check_training_zone(f1: Mapping[str, float]) -> Finding:
     gap, lead = abs(three - seven), min(three, seven) - five
     equal = Verdict.HOLDS if round(gap, 3) <= EQUAL_F1_TOLERANCE else Verdict.FAILS
     apart = f"3band and 7band differ by {gap:.3f}, and 5band is {_format_lead(-lead, 'lower')} of them"
-    said = f"{_scores(f1)}; {apart} (up to {EQUAL_F1_TOLERANCE} counts as equal)"
-    return Finding(3, claim, _combine([equal, _judge_lead(lead)]), said)
+    reason = f"{_scores(f1)}; {apart} (up to {EQUAL_F1_TOLERANCE} counts as equal)"
+    return Finding(3, claim, _combine([equal, _judge_lead(lead)]), reason)
 
 
 def check_transfer(area: str, f1: Mapping[str, float], losses: Mapping[str, float]) -> Finding:
@@ -172,8 +172,8 @@ def check_transfer(area: str, f1: Mapping[str, float], losses: Mapping[str, floa
     least, most = _percent_range([losses[name] for name in IMAGE_MODELS])
     lead = f1["3band"] - max(f1["5band"], f1["7band"])
     cost = _format_loss(area, least, most, low, high)
-    said = f"{cost}, and 3band is {_format_lead(lead, 'better')} of the others ({_scores(f1)})"
-    return Finding(4, claim, _combine([_judge_loss(least, most, low, high), _judge_lead(lead)]), said)
+    reason = f"{cost}, and 3band is {_format_lead(lead, 'better')} of the others ({_scores(f1)})"
+    return Finding(4, claim, _combine([_judge_loss(least, most, low, high), _judge_lead(lead)]), reason)
 
 
 def transfer_without_labels() -> Finding:
@@ -214,11 +214,11 @@ def _judge_rank(table: Trials, tried: Trial) -> tuple[Verdict, str]:
     """Judge the rank of a trial in its study."""
     place = [trial.run_id for trial in table.ranked].index(tried.run_id) + 1
     behind = table.ranked[0].scores["f1"] - tried.scores["f1"]
-    words = f"number {place} of {len(table.trials)}"
+    words = f"{place} of {len(table.trials)}"
     if place == 1:
         return Verdict.HOLDS, words
     verdict = Verdict.IN_PART if round(behind, 3) <= EQUAL_F1_TOLERANCE else Verdict.FAILS
-    return verdict, f"{words} ({behind:.3f} of validation F1 behind the best)"
+    return verdict, f"{words} (validation F1 {behind:.3f} below the best)"
 
 
 def _combine(verdicts: Sequence[Verdict]) -> Verdict:
@@ -262,8 +262,14 @@ def _format_loss(area: str, least: int, most: int, low: int, high: int) -> str:
     """
     if least < 0:
         return f"on {area} F1 changes by {-most:+} to {-least:+}%".replace("-", "−")
-    beside = "less" if most < low else "more" if least > high else "as much" if low <= least and most <= high else ""
-    return f"on {area} it costs {least} to {most}%" + (f", {beside}" if beside else "")
+    relation = ""
+    if most < low:
+        relation = ", less than in the study"
+    elif least > high:
+        relation = ", more than in the study"
+    elif low <= least and most <= high:
+        relation = ", as in the study"
+    return f"on {area} it costs {least} to {most}%{relation}"
 
 
 def _format_lead(lead: float, which: str) -> str:
