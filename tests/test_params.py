@@ -47,16 +47,16 @@ def test_a_misspelt_key_of_an_area_is_named_with_the_allowed_ones(tmp_path: Path
 @pytest.mark.parametrize(
     ("edits", "said"),
     [
-        ({"search": "studdy"}, "'studdy' is none of the searches: demo, halving"),
+        ({"search": "studdy"}, "unknown search 'studdy'; defined: demo, halving"),
         ({"split__patch": 0}, "split.patch: Input should be greater than 0"),
-        ({"split__patch": 512}, "does not fit a block"),
-        ({"split__validation": 0.9}, "leave no block for training"),
+        ({"split__patch": 512}, "does not fit into a block"),
+        ({"split__validation": 0.9}, "must be less than 1"),
         ({"searches__demo__filters": []}, "searches.demo.filters"),
         ({"searches__demo__learning_rate": [-1.0]}, "searches.demo.learning_rate.0"),
         ({"stack__lee_window": 4}, "must be odd"),
-        ({"areas": {"a/b": {"role": "transfer", "folder": "data"}}}, "the name 'a/b' may hold letters"),
-        ({"band_sets": {"3.band": ["red"]}}, "the name '3.band' may hold letters"),
-        ({"band_sets__3band": ["red", "red", "blue"]}, "names a band twice"),
+        ({"areas": {"a/b": {"role": "transfer", "folder": "data"}}}, "the name 'a/b' must consist of letters"),
+        ({"band_sets": {"3.band": ["red"]}}, "the name '3.band' must consist of letters"),
+        ({"band_sets__3band": ["red", "red", "blue"]}, "lists a band twice"),
         ({"areas__synthetic_argelia__event": "2014-10-01"}, "not before the event"),
         ({"areas__synthetic_argelia__event": "2014-12-01"}, "before the event"),
     ],
@@ -71,8 +71,8 @@ def test_a_wrong_value_is_said_in_one_line(tmp_path: Path, edits: dict[str, obje
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("seed:", "seed: 1\nseed:", "the key 'seed' in line {second} stands in line {first} already"),
-        ("  stride:", "  stride: 8\n  stride:", "the key 'stride' in line {second} stands in line {first} already"),
+        ("seed:", "seed: 1\nseed:", "the key 'seed' in line {second} is a duplicate of line {first}"),
+        ("  stride:", "  stride: 8\n  stride:", "the key 'stride' in line {second} is a duplicate of line {first}"),
     ],
 )
 def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -88,7 +88,7 @@ def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path: Path, old: s
 
 def test_a_key_that_stands_twice_in_one_line_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("split: {patch: 64, patch: 32}\n")
-    with pytest.raises(ParamsError, match="the key 'patch' in line 1 stands in line 1 already"):
+    with pytest.raises(ParamsError, match="the key 'patch' in line 1 is a duplicate of line 1"):
         Params.read(tmp_path / "params.yaml")
 
 
@@ -144,7 +144,7 @@ def test_value_that_yaml_reads_as_no_text_is_to_be_quoted(tmp_path: Path, key: s
     text = (ROOT / "params.yaml").read_text()
     path = tmp_path / "params.yaml"
     path.write_text(re.sub(f"(?m)^{key}: \\w+", f"{key}: off", text))
-    with pytest.raises(ParamsError, match=f"{key}: expected a text; YAML reads yes, no, on, off"):
+    with pytest.raises(ParamsError, match=f"{key}: expected text, but YAML reads yes, no, on, off"):
         Params.read(path)
 
 
@@ -165,11 +165,11 @@ def test_missing_recipe_is_the_study_s_and_is_asked_for_where_dvc_needs_it(tmp_p
     path = without(tmp_path, "recipe")
     assert Params.read(path).recipe == "study"
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
-    with pytest.warns(TaludWarning, match=r"has no key 'recipe'.* add the line recipe: study"):
+    with pytest.warns(TaludWarning, match=r"the key 'recipe' is missing.* add the line recipe: study"):
         assert Params.read(path).recipe == "study"
 
 
 def test_missing_recipe_is_named_where_none_is_called_study(tmp_path: Path) -> None:
     path = without(tmp_path, "recipe", recipes={"ours": {}, "theirs": {}}, reference=None)
-    with pytest.raises(ParamsError, match="the key 'recipe' is missing; it names one of the recipes: ours, theirs"):
+    with pytest.raises(ParamsError, match="the key 'recipe' is missing; give one of: ours, theirs"):
         Params.read(path)

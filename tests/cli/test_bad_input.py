@@ -103,7 +103,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
         r"'stack\.resolutoin'; did you mean 'resolution'\? \(allowed",
     ),
     "mistyped required key": (params("folder:", "foldr:"), r"'areas\.here\.foldr'; did you mean 'folder'\? \(allowed"),
-    "impossible day": (params("role:", "event: 2015-02-30\n    role:"), r"params\.yaml: is not YAML: day is out of"),
+    "impossible day": (params("role:", "event: 2015-02-30\n    role:"), r"params\.yaml: not valid YAML: day is out of"),
     "unknown band": (params("- red", "- rde"), r"band set 'rgb' needs rde, .*no band rde"),
     "clause of no column": (params("role:", "inventory_filter: kind = 1\n    role:"), r"no such column: kind"),
 }

@@ -303,11 +303,11 @@ def params(**area: object) -> Params:
 
 
 def test_what_stands_in_place_of_rasters_has_none_beside_it() -> None:
-    with pytest.raises(ParamsError, match="patches stand in place of rasters, to which crs, bounds belong"):
+    with pytest.raises(ParamsError, match="an area with patches cannot have crs, bounds, which apply to rasters"):
         Area.create(role="transfer", folder="data", patches={}, crs="EPSG:32618", bounds=(0, 0, 1, 1))
-    with pytest.raises(ParamsError, match="where chooses rows of the table that index names"):
+    with pytest.raises(ParamsError, match="where filters the table of index"):
         Area.create(role="transfer", folder="data", patches={"where": "area = 'a'"})
-    with pytest.raises(ParamsError, match="'slope' is a band of another source"):
+    with pytest.raises(ParamsError, match="'slope' is not an optical band"):
         Area.create(role="transfer", folder="data", patches={"bands": {"slope": 13}})
     again = Params.model_validate_json(params(patches={}).model_dump_json())
     assert again == params(patches={})

@@ -411,11 +411,11 @@ def test_a_bad_area_is_said(project: Project, changes: dict[str, Any], said: str
 
 
 def test_an_optical_band_cannot_take_the_name_of_another_source(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match="'slope' is a band of another source"):
+    with pytest.raises(ParamsError, match="'slope' is not an optical band"):
         write_project(tmp_path, {"here": {**AREA, "optical_bands": {"slope": 1}}})
-    with pytest.raises(ParamsError, match="'cloud' is a band of another source"):
+    with pytest.raises(ParamsError, match="'cloud' is not an optical band"):
         write_project(tmp_path, {"here": {**AREA, "optical_bands": {"cloud": 1}}})
-    with pytest.raises(ParamsError, match=r"band_sets\.clear names cloud, which says what hides other bands"):
+    with pytest.raises(ParamsError, match=r"band_sets\.clear lists cloud, a mask of other bands"):
         write_project(tmp_path, {"here": AREA}, band_sets={"clear": ["red", "cloud"]})
 
 

@@ -93,7 +93,7 @@ def test_survivors_have_highest_f1_in_original_order() -> None:
         ({"filters": []}, "filters"),
         ({"filters": [0]}, "filters"),
         ({"learning_rate": [-1e-3]}, "learning_rate"),
-        ({"batch_size": [8, 8]}, "batch_size holds a value twice: 8, 8"),
+        ({"batch_size": [8, 8]}, "batch_size contains a value twice: 8, 8"),
         ({"epochs": 0}, "epochs"),
         ({"patience": 0}, "patience"),
         ({"method": "random"}, "method"),

@@ -1,4 +1,4 @@
-"""Choices of a project in params.yaml, as one frozen and checked object."""
+"""Settings of a project in params.yaml, validated and immutable."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ __all__ = [
 
 
 class Params(Frozen):
-    """All of params.yaml."""
+    """Contents of params.yaml."""
 
     seed: int = Field(ge=0)
     areas: dict[Name, Area]
@@ -66,12 +66,12 @@ class Params(Frozen):
     stack: StackOptions
     split: SplitOptions
     training: TrainingOptions
-    recipe: str = Field("study", description="the name of one of `recipes`")
+    recipe: str = Field("study", description="name of the recipe in `recipes` that is used")
     recipes: dict[Name, Recipe] = Field({"study": Recipe()})
     reference: str | None = Field(
-        None, description="the recipe that the chosen one is compared with: the best trial is trained once more with it"
+        None, description="name of the recipe of the baseline (talud baseline); null: no baseline"
     )
-    search: str = Field(description="the name of one of `searches`")
+    search: str = Field(description="name of the search in `searches` that is used")
     searches: dict[Name, Search]
     promotion: Promotion = Promotion()
     postprocessing: Postprocessing = Postprocessing()
@@ -79,20 +79,20 @@ class Params(Frozen):
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
         if self.search not in self.searches:
-            raise ValueError(f"search: '{self.search}' is none of the searches: {', '.join(self.searches)}")
+            raise ValueError(f"search: unknown search '{self.search}'; defined: {', '.join(self.searches)}")
         if self.recipe not in self.recipes and "recipe" not in self.model_fields_set:
-            raise ValueError(f"the key 'recipe' is missing; it names one of the recipes: {', '.join(self.recipes)}")
+            raise ValueError(f"the key 'recipe' is missing; give one of: {', '.join(self.recipes)}")
         if self.recipe not in self.recipes:
-            raise ValueError(f"recipe: '{self.recipe}' is none of the recipes: {', '.join(self.recipes)}")
+            raise ValueError(f"recipe: unknown recipe '{self.recipe}'; defined: {', '.join(self.recipes)}")
         if self.reference not in (None, *self.recipes):
-            raise ValueError(f"reference: '{self.reference}' is none of the recipes: {', '.join(self.recipes)}")
+            raise ValueError(f"reference: unknown recipe '{self.reference}'; defined: {', '.join(self.recipes)}")
         for name, bands in self.band_sets.items():
             if len(set(bands)) < len(bands):
-                raise ValueError(f"band_sets.{name} names a band twice")
-            shades = [one for one in bands if band_named(one).group is Group.OCCLUSION]
-            if shades:
+                raise ValueError(f"band_sets.{name} lists a band twice")
+            masks = [one for one in bands if band_named(one).group is Group.OCCLUSION]
+            if masks:
                 raise ValueError(
-                    f"band_sets.{name} names {shades[0]}, which says what hides other bands: no model reads it"
+                    f"band_sets.{name} lists {masks[0]}, a mask of other bands that no model can use as input"
                 )
         return self
 
@@ -101,7 +101,7 @@ class Params(Frozen):
         """Read and check params.yaml.
 
         Raises:
-            ParamsError: it is missing, not YAML, or a key or value is wrong (all allowed keys are named).
+            ParamsError: the file is missing or not YAML, or a key or value is wrong.
         """
         try:
             text = path.read_text(encoding="utf-8")
@@ -109,12 +109,12 @@ class Params(Frozen):
             content = yaml.safe_load(text)
         except FileNotFoundError as error:
             raise ParamsError(
-                f"{path}: not found; run talud inside a project, or see the README to start one"
+                f"{path}: not found; change to the folder of a project, or see the README to create one"
             ) from error
         except ParamsError as error:
             raise ParamsError(f"{path}: {error}") from error
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: no such day, or no UTF-8
-            raise ParamsError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: invalid date or not UTF-8
+            raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
         try:
             params = cls.model_validate(content)
         except ValidationError as error:
@@ -122,18 +122,18 @@ class Params(Frozen):
         pipeline = path.with_name("dvc.yaml")
         if "recipe" not in content and pipeline.is_file() and b"${recipe}" in pipeline.read_bytes():
             warnings.warn(
-                f"{path}: has no key 'recipe', so talud takes the recipe 'study'; {pipeline.name} needs the key, and "
-                "dvc repro fails without it: add the line recipe: study",
+                f"{path}: the key 'recipe' is missing, so the recipe 'study' is used; dvc repro fails without the key, "
+                f"because {pipeline.name} refers to it: add the line recipe: study",
                 TaludWarning,
                 stacklevel=2,
             )
         return params
 
     def area(self, name: str) -> Area:
-        """Return the area of a name.
+        """Return an area by its name.
 
         Raises:
-            ParamsError: there is none.
+            ParamsError: params.yaml has no area of this name.
         """
         if name not in self.areas:
             raise ParamsError(f"no area '{name}' in params.yaml; it has: {', '.join(self.areas)}")
@@ -143,7 +143,7 @@ class Params(Frozen):
         """Return the bands of a band set.
 
         Raises:
-            ParamsError: there is none.
+            ParamsError: params.yaml has no band set of this name.
         """
         if name not in self.band_sets:
             raise ParamsError(f"no band set '{name}' in params.yaml; it has: {', '.join(self.band_sets)}")
@@ -151,15 +151,15 @@ class Params(Frozen):
 
     @property
     def chosen_recipe(self) -> Recipe:
-        """The recipe that is chosen."""
+        """Recipe that `recipe` names."""
         recipes: dict[str, Recipe] = self.recipes
         return recipes[self.recipe]
 
     @property
     def split_hyperparameters(self) -> dict[str, float | int]:
-        """The seed and all of `split`, named as in a contract's hyperparameters."""
+        """Seed and split options, under the names of a contract's hyperparameters."""
         return {"seed": self.seed} | {f"split_{name}": value for name, value in self.split.model_dump().items()}
 
     def areas_with_role(self, role: str) -> tuple[str, ...]:
-        """Return the names of the areas of a role, in the order of params.yaml."""
+        """Return the names of the areas with a role, in the order of params.yaml."""
         return tuple(name for name, area in self.areas.items() if area.role == role)

@@ -1,4 +1,4 @@
-"""Areas, and the options by which their sources become stacks and patches."""
+"""Areas with their sources, and options of stacks and patches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CurvatureKind = Literal["profile", "contour", "total"]
 SarUnit = Literal["amplitude", "power", "db"]
 Source = Literal["optical", "dtm", "sar_pre", "sar_post", "inventory", "boundary", "cloud", "sar_mask"]
 
-# Keys of an area about its rasters and polygons.
+# Keys of an area that apply to rasters and polygons, not to patches.
 _RASTER_KEYS = (
     "files",
     "optical_bands",
@@ -33,7 +33,7 @@ _RASTER_KEYS = (
 
 
 class Acquired(Frozen):
-    """The dates on which an area's images were taken."""
+    """Acquisition dates of the images of an area."""
 
     optical: date | None = None
     sar_pre: date | None = None
@@ -41,23 +41,23 @@ class Acquired(Frozen):
 
 
 class PatchData(Frozen):
-    """Square images and their masks, an area's source in place of rasters."""
+    """Patch data set of an area: square images and their masks."""
 
-    images: str = Field("images", description="a folder below the area's, or a pattern such as img/image_*.h5")
-    masks: str = Field("masks", description="likewise; image_12.h5 belongs to mask_12.h5, 12.png to 12.png")
-    index: str | None = Field(
-        None, description="a table (CSV) whose first column names the patches that count; default: all count"
+    images: str = Field("images", description="subfolder of the area's folder, or a pattern such as img/image_*.h5")
+    masks: str = Field(
+        "masks", description="the same for masks; image_12.h5 is paired with mask_12.h5, 12.png with 12.png"
     )
-    where: str | None = Field(None, description="which of its rows count, as an OGR SQL where clause")
+    index: str | None = Field(None, description="CSV table whose first column lists the patches to use; default: all")
+    where: str | None = Field(None, description="filter of the rows of the table, as an OGR SQL WHERE clause")
     bands: Annotated[dict[str, Annotated[int, Field(ge=1)]], Len(1)] = Field(
-        {"red": 1, "green": 2, "blue": 3}, description="band name → number of the channel in an image"
+        {"red": 1, "green": 2, "blue": 3}, description="band name → channel number in an image, from 1"
     )
-    pixel_size: float = Field(10.0, gt=0, allow_inf_nan=False, description="side of a pixel in metres")
+    pixel_size: float = Field(10.0, gt=0, allow_inf_nan=False, description="pixel size in metres")
 
     @model_validator(mode="after")
     def _clause_has_its_table(self) -> Self:
         if self.where and not self.index:
-            raise ValueError("where chooses rows of the table that index names, and there is none")
+            raise ValueError("where filters the table of index, but index is not set")
         return self
 
     @model_validator(mode="after")
@@ -67,48 +67,48 @@ class PatchData(Frozen):
 
 
 class Area(Frozen):
-    """A basin with its sources."""
+    """Area: a basin and its sources."""
 
     role: Literal["training", "gate", "transfer"] = Field(
-        description="training; gate: labelled, decides promotion; transfer: labelled or not, never decides"
+        description="training; gate: labelled, decides about promotion; transfer: labelled or not, only scored"
     )
-    folder: str = Field(description="where its sources lie: optical.*, dtm.*, sar_pre.*, inventory.* and so on")
-    files: dict[Source, str] = Field(
-        {}, description="a source's own file, relative to the folder, where its name differs"
-    )
+    folder: str = Field(description="folder with the sources: optical.*, dtm.*, sar_pre.*, inventory.* and others")
+    files: dict[Source, str] = Field({}, description="file of a source, relative to the folder, if its name differs")
     optical_bands: dict[str, Annotated[int, Field(ge=1)]] = Field(
-        {"red": 1, "green": 2, "blue": 3}, description="band name → band number in the optical source"
+        {"red": 1, "green": 2, "blue": 3}, description="band name → band number in the optical source, from 1"
     )
     optical_scale: float | None = Field(
         None,
         gt=0,
         allow_inf_nan=False,
-        description="from the image's numbers to reflectance; default: the file's",
+        description="scale from stored values to reflectance; default: that of the file",
     )
     optical_offset: float | None = Field(
-        None, allow_inf_nan=False, description="added after that; for Sentinel-2 since January 2022 -0.1"
+        None, allow_inf_nan=False, description="offset added after scaling: -0.1 for Sentinel-2 L2A since January 2022"
     )
     sar_bands: dict[Literal["vv", "vh"], Annotated[int, Field(ge=1)]] = Field(
-        {"vv": 1}, description="polarisation → band number in sar_pre and sar_post"
+        {"vv": 1}, description="polarisation → band number in sar_pre and sar_post, from 1"
     )
-    sar_unit: SarUnit | None = Field(None, description="of the SAR sources; default: what their tags say")
-    crs: str | None = Field(None, description="of the stack; default: that of the first source present")
+    sar_unit: SarUnit | None = Field(None, description="unit of the SAR sources; default: the unit in their tags")
+    crs: str | None = Field(
+        None, description="coordinate reference system of the stack; default: that of the first source"
+    )
     bounds: tuple[float, float, float, float] | None = Field(
         None,
-        description="left, bottom, right, top in the CRS of the stack, which holds the pixels whose centres lie in it; "
-        "default: the first source's extent",
+        description="left, bottom, right, top in the CRS of the stack; pixels with their centre inside are included; "
+        "default: extent of the first source",
     )
-    inventory_filter: str | None = Field(None, description="which features count, as an OGR SQL where clause")
+    inventory_filter: str | None = Field(None, description="filter of the inventory, as an OGR SQL WHERE clause")
     acquired: Acquired = Acquired()
-    event: date | None = Field(None, description="when the landslides happened")
-    patches: PatchData | None = Field(None, description="in place of rasters: images cut into squares, and their masks")
+    event: date | None = Field(None, description="date of the event that triggered the landslides")
+    patches: PatchData | None = Field(None, description="patch data set, instead of rasters")
 
     @classmethod
     def create(cls, **fields: object) -> Self:
-        """Return an area from values given by hand.
+        """Return an area that is not in params.yaml.
 
         Raises:
-            ParamsError: a value is not usable.
+            ParamsError: a value is invalid.
         """
         try:
             return cls.model_validate(fields)
@@ -124,11 +124,11 @@ class Area(Frozen):
     def _patches_stand_alone(self) -> Self:
         if self.patches:
             fields = type(self).model_fields
-            said = [name for name in _RASTER_KEYS if getattr(self, name) != fields[name].get_default()]
-            if said:
-                raise ValueError(f"patches stand in place of rasters, to which {', '.join(said)} belong")
+            set_keys = [name for name in _RASTER_KEYS if getattr(self, name) != fields[name].get_default()]
+            if set_keys:
+                raise ValueError(f"an area with patches cannot have {', '.join(set_keys)}, which apply to rasters")
             if self.acquired.sar_pre or self.acquired.sar_post:
-                raise ValueError("acquired: patches have no SAR scenes")
+                raise ValueError("acquired: an area with patches has no SAR scenes")
         return self
 
     @model_validator(mode="after")
@@ -145,23 +145,23 @@ class Area(Frozen):
 
 
 class StackOptions(Frozen):
-    """Options by which the sources of an area become its stack."""
+    """Options of the stack that is built from the sources of an area."""
 
-    resolution: float = Field(12.5, gt=0, description="side of a pixel in metres")
+    resolution: float = Field(12.5, gt=0, description="pixel size in metres")
     origin: Literal["source"] | tuple[FiniteFloat, FiniteFloat] = Field(
         "source",
-        description="of the grid, in the CRS of the stack: x and y of any pixel's corner; source: the pixels of the "
-        "first source that has the stack's CRS and resolution, else corners on multiples of the resolution",
+        description="alignment of the grid, in the CRS of the stack: x and y of any pixel corner; source: the grid of "
+        "the first source with the CRS and resolution of the stack, else corners at multiples of the resolution",
     )
     overlap: Literal["refuse", "allow"] = Field(
-        "refuse", description="of areas with different roles, or of two training areas: pixels that lie in both"
+        "refuse", description="pixels shared by areas of different roles, or by two training areas: error, or allowed"
     )
     slope: SlopeMethod = "zevenbergen_thorne"
     curvature: CurvatureKind = "profile"
-    sar_unit: SarUnit = Field("db", description="the unit of the SAR bands in the stack")
-    lee_window: int = Field(0, ge=0, description="side of the Lee speckle filter in SAR pixels, odd; 0 leaves speckle")
+    sar_unit: SarUnit = Field("db", description="unit of the SAR bands in the stack")
+    lee_window: int = Field(0, ge=0, description="side of the Lee speckle filter in SAR pixels, odd; 0: no filter")
     inventory_rule: Literal["centre", "all_touched"] = Field(
-        "centre", description="which pixels a polygon marks: those whose centre it holds, or all it touches"
+        "centre", description="rasterisation of polygons: pixels with their centre inside, or all pixels touched"
     )
 
     @field_validator("origin", mode="before")
@@ -169,37 +169,39 @@ class StackOptions(Frozen):
     def _origin_is_a_corner(cls, origin: object) -> object:
         numbers = isinstance(origin, (list, tuple)) and all(type(one) in (int, float) for one in origin)
         if origin != "source" and not (numbers and len(origin) == 2):  # type: ignore[arg-type]
-            raise ValueError(f"is {origin!r}; give source, or x and y of a pixel's corner, such as [500000, 4000000]")
+            raise ValueError(f"is {origin!r}; give source, or x and y of a pixel corner, such as [500000, 4000000]")
         return origin
 
     @model_validator(mode="after")
     def _lee_window_is_odd(self) -> Self:
         if self.lee_window and self.lee_window % 2 == 0:
-            raise ValueError(f"lee_window is {self.lee_window}, it must be odd or 0")
+            raise ValueError(f"lee_window is {self.lee_window}; it must be odd or 0")
         return self
 
 
 class SplitOptions(Frozen):
-    """Options by which training areas are split into blocks, and blocks into patches."""
+    """Options of the split of training areas into blocks and patches."""
 
-    block: int = Field(128, gt=0, description="side of a spatial block in pixels; a block goes to one part whole")
-    validation: float = Field(0.2, gt=0, lt=1, description="share of the blocks")
-    test: float = Field(0.2, gt=0, lt=1, description="share of the blocks")
-    guard: int = Field(0, ge=0, description="pixels left out along each block's border")
+    block: int = Field(128, gt=0, description="side of a spatial block in pixels; each block is assigned to one part")
+    validation: float = Field(0.2, gt=0, lt=1, description="share of blocks for validation")
+    test: float = Field(0.2, gt=0, lt=1, description="share of blocks for the test")
+    guard: int = Field(0, ge=0, description="buffer in pixels along the border of each block that is left unused")
     patch: int = Field(64, gt=0, description="side of a patch in pixels")
-    stride: int = Field(32, gt=0, description="from one training patch to the next, in pixels")
+    stride: int = Field(32, gt=0, description="distance between training patches in pixels")
     empty_share: float = Field(0.3, ge=0, le=1, description="largest share of training patches without a landslide")
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         if self.validation + self.test >= 1:
-            raise ValueError("validation + test leave no block for training")
+            raise ValueError("validation + test must be less than 1, so that blocks are left for training")
         if self.patch > self.block - 2 * self.guard:
-            raise ValueError(f"a patch of {self.patch} pixels does not fit a block of {self.block} with its guard")
+            raise ValueError(
+                f"a patch of {self.patch} pixels does not fit into a block of {self.block} with a guard of {self.guard}"
+            )
         return self
 
 
 def _require_optical_bands(key: str, names: Iterable[str]) -> None:
     for name in names:
         if band_named(name).group is not Group.OPTICAL:
-            raise ValueError(f"{key}: '{name}' is a band of another source; give the optical band its own name")
+            raise ValueError(f"{key}: '{name}' is not an optical band; give the optical band another name")

@@ -1,4 +1,4 @@
-"""Checks of the text of params.yaml, and messages for its faults."""
+"""Checks of the YAML text of params.yaml, and error messages."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from talud.errors import ParamsError
 
 _TEXT_TAG = "tag:yaml.org,2002:str"
 _MERGE_TAG = "tag:yaml.org,2002:merge"
-_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+|0x[0-9a-fA-F]+")  # of YAML 1.2
-_NON_TEXT_TYPES = {  # of keys that are no text, by their tag in YAML 1.1
+_NUMBER = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+|0x[0-9a-fA-F]+"
+)  # numbers of YAML 1.2
+# Types of keys that are not text, by their tag in YAML 1.1.
+_NON_TEXT_TYPES = {
     "tag:yaml.org,2002:bool": "true or false",
     "tag:yaml.org,2002:null": "nothing",
     "tag:yaml.org,2002:int": "a number",
@@ -24,15 +27,17 @@ _NON_TEXT_TYPES = {  # of keys that are no text, by their tag in YAML 1.1
 
 
 class Frozen(BaseModel):
-    """Part of params.yaml, immutable and without unknown keys."""
+    """Section of params.yaml: immutable, and unknown keys are rejected."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _checked_name(name: str) -> str:
-    """Check a name, which becomes a file, a DVC stage and a registered model."""
+    """Return a name if it is valid for files, DVC stages and registered models."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise ValueError(f"the name '{name}' may hold letters, digits, _ and -, and begins with a letter or digit")
+        raise ValueError(
+            f"the name '{name}' must consist of letters, digits, _ and -, and begin with a letter or digit"
+        )
     return name
 
 
@@ -40,17 +45,17 @@ Name = Annotated[str, AfterValidator(_checked_name)]
 
 
 def check_keys(text: str) -> None:
-    """Check that all keys of a YAML text are text and unique.
+    """Check that the keys of a YAML text are strings and unique.
 
-    PyYAML silently keeps the last of equal keys.
+    PyYAML silently keeps the last of duplicate keys.
 
     Raises:
-        yaml.YAMLError: one stands twice, or the text is not YAML.
-        ParamsError: one is no text.
+        yaml.YAMLError: a key is duplicated, or the text is not YAML.
+        ParamsError: a key is not a string.
     """
     nodes, seen = [yaml.compose(text, yaml.SafeLoader)], set()
     for node in nodes:
-        if node is None or id(node) in seen:  # an alias
+        if node is None or id(node) in seen:  # empty, or visited through an alias
             continue
         seen.add(id(node))
         lines: dict[str, int] = {}
@@ -65,29 +70,29 @@ def check_keys(text: str) -> None:
                 if kind := _non_text_type(key):
                     raise ParamsError(
                         f"the key {name} in line {line} is {kind} in YAML, not a name; put it in quotes, here and "
-                        f'wherever it is named: "{name}"'
+                        f'wherever it is used: "{name}"'
                     )
                 if name in lines:
-                    raise yaml.YAMLError(f"the key '{name}' in line {line} stands in line {lines[name]} already")
+                    raise yaml.YAMLError(f"the key '{name}' in line {line} is a duplicate of line {lines[name]}")
                 lines[name] = line
 
 
 def _non_text_type(key: yaml.ScalarNode) -> str | None:
-    """Return the type that YAML gives to a key which is not text.
+    """Return the type of a key that is not a string, or None.
 
-    YAML 1.1 and 1.2 are considered, since DVC reads the later one. None where the key is text.
+    A key must be a string in YAML 1.1 (PyYAML) and in YAML 1.2 (DVC).
     """
     if key.style is None and _NUMBER.fullmatch(key.value):
         return "a number"
     if key.tag in (_TEXT_TAG, _MERGE_TAG):
         return None
-    return _NON_TEXT_TYPES.get(key.tag, "no text")
+    return _NON_TEXT_TYPES.get(key.tag, "not text")
 
 
 def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return the first fault on one line, with the allowed keys where a key is wrong.
+    """Return one line about the first error, with the allowed keys if a key is unknown.
 
-    Unknown keys come first, since a typo may make another key missing.
+    Unknown keys come first, since a typo may cause another key to be missing.
     """
     first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     location = [str(part) for part in first["loc"] if part != "[key]"]
@@ -95,7 +100,7 @@ def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] != "extra_forbidden":
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "model_type":
-            message = "expected keys, each with its value"
+            message = "expected keys with values"
         if first["type"] == "missing":
             return f"the key '{where}' is missing"
         if first["type"] == "string_type":
@@ -108,16 +113,16 @@ def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _not_text_message(value: object) -> str:
-    """Return the message for a value that YAML does not read as text."""
+    """Return the message for a value that YAML does not read as a string."""
     if value is None:
-        return "expected a text, but the value is empty; put null and ~ in quotes where they are names"
+        return "expected text, but the value is empty; put null and ~ in quotes if they are names"
     if isinstance(value, bool):
-        return "expected a text; YAML reads yes, no, on, off, true and false as something else: put it in quotes"
-    return f"expected a text, but it is {str(value)[:60]!r} to YAML; put it in quotes"
+        return "expected text, but YAML reads yes, no, on, off, true and false as booleans; put the value in quotes"
+    return f"expected text, but YAML reads {str(value)[:60]!r} as another type; put the value in quotes"
 
 
 def _allowed_keys(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Return the keys that are allowed at a location of the file."""
+    """Return the keys that are allowed at a location in params.yaml."""
     current: Any = model
     for part in location:
         if isinstance(current, type) and issubclass(current, BaseModel):
