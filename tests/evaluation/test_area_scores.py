@@ -105,12 +105,12 @@ def test_training_area_is_scored_on_its_test_blocks_only(
     assert found.assessment == blocks_of_area
     blocks = split_blocks(small_project.mask("home"), small_project.params.split, small_project.params.seed)
     assert found.assessment.windows == sum(block.part == "test" for block in blocks)
-    printed = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "home").stdout
-    assert f"home: the test blocks ({found.assessment.windows} blocks)" in printed
-    assert "note: the model was trained on home, so only the test blocks are scored" in printed
-    assert f"{found.scores['mcc'].estimate:.3f}" in printed
-    assert f"{found.scores['mcc'].low:.3f} to {found.scores['mcc'].high:.3f}" in printed
-    assert f"note: only {found.assessment.windows} blocks, so" in printed
+    stdout = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "home").stdout
+    assert f"home: the test blocks ({found.assessment.windows} blocks)" in stdout
+    assert "note: the model was trained on home, so only the test blocks are scored" in stdout
+    assert f"{found.scores['mcc'].estimate:.3f}" in stdout
+    assert f"{found.scores['mcc'].low:.3f} to {found.scores['mcc'].high:.3f}" in stdout
+    assert f"note: only {found.assessment.windows} blocks, so" in stdout
 
 
 def test_assess_area_refuses_test_blocks_of_another_split(small_project: Project) -> None:

@@ -64,10 +64,10 @@ def expected(model: Model, names: tuple[str, ...] = NAMES) -> tuple[NDArray[np.u
 
 
 def test_folder_scores_match_scikit_learn(talud: Run, folder: Path, model: Model) -> None:
-    code, printed, said = talud("patches", "--json")
-    found = json.loads(printed)
+    code, stdout, stderr = talud("patches", "--json")
+    found = json.loads(stdout)
     known, mapped = expected(model)
-    assert (code, said) == (0, "")
+    assert (code, stderr) == (0, "")
     assert found["f1"] == pytest.approx(f1_score(known.ravel(), mapped.ravel()), abs=1e-6)
     assert found["mcc"] == pytest.approx(matthews_corrcoef(known.ravel(), mapped.ravel()), abs=1e-6)
     assert found["tp"] + found["fp"] + found["fn"] + found["tn"] == known.size
@@ -140,9 +140,9 @@ def test_hdf5_patches_need_channel_names(talud: Run, folder: Path, model: Model)
     png = json.loads(talud("patches", "--json")[1])
     rewrite(folder, write)
     assert json.loads(talud("patches", "--json", "--bands", "red=4,green=3,blue=2")[1]) == png
-    code, _, said = talud("patches")
+    code, _, stderr = talud("patches")
     assert code == 1
-    assert "has no channel names; give them, for example --bands red=4,green=3,blue=2" in said
+    assert "has no channel names; give them, for example --bands red=4,green=3,blue=2" in stderr
 
 
 def test_unknown_and_invalid_pixels_are_not_counted(folder: Path, model: Model) -> None:
@@ -226,15 +226,15 @@ BAD = {
 def test_evaluate_reports_a_bad_folder_on_one_line(talud: Run, folder: Path, case: str) -> None:
     spoil, words = BAD[case]
     spoil(folder)
-    code, printed, said = talud("patches")
-    assert (code, printed) == (1, "")
-    assert said.count("\n") == 1
-    assert words in said
+    code, stdout, stderr = talud("patches")
+    assert (code, stdout) == (1, "")
+    assert stderr.count("\n") == 1
+    assert words in stderr
 
 
 def test_channel_numbers_start_at_one(talud: Run, folder: Path) -> None:
-    code, _, said = talud("patches", "--bands", "red=0,green=1,blue=2")
-    assert (code, said) == (1, "talud: band red has channel number 0, but channels are numbered from 1\n")
+    code, _, stderr = talud("patches", "--bands", "red=0,green=1,blue=2")
+    assert (code, stderr) == (1, "talud: band red has channel number 0, but channels are numbered from 1\n")
     assert talud("patches", "--bands", "red=4,green=1,blue=2")[0] == 1
     assert talud("patches", "--bands", "red")[0] == 2
 

@@ -169,8 +169,8 @@ def test_postprocess_combines_all_methods():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [({"segments": "slic"}, "no optical band"), ({"slope_rule": 5}, "no band 'slope'")]
+    ("options", "message"), [({"segments": "slic"}, "no optical band"), ({"slope_rule": 5}, "no band 'slope'")]
 )
-def test_postprocess_refuses_options_without_their_band(options, said):
-    with pytest.raises(ParamsError, match=said):
+def test_postprocess_refuses_options_without_their_band(options, message):
+    with pytest.raises(ParamsError, match=message):
         postprocess(np.zeros((2, 2), np.float32), 0.5, Postprocessing(**options), WindowContext(100))

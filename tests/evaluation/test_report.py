@@ -160,9 +160,9 @@ def test_report_names_the_version_of_the_same_weights(project: Project) -> None:
     weights = Model.load(project.model("3band")).contract.origin.weights
     record = project.registration("3band")
     record.parent.mkdir(exist_ok=True)
-    for stated, said in ((weights, "unet-3band version 4 (champion)"), ("f" * 64, "")):
+    for stated, registered in ((weights, "unet-3band version 4 (champion)"), ("f" * 64, "")):
         record.write_text(json.dumps({"name": "unet-3band", "version": "4", "alias": "champion", "weights": stated}))
-        assert BandSetResult.read(project, "3band").registered == said
+        assert BandSetResult.read(project, "3band").registered == registered
     record.write_text(json.dumps({"name": "unet-3band", "version": "4", "alias": "champion"}))  # of an earlier talud
     assert BandSetResult.read(project, "3band").registered == ""
     record.unlink()
@@ -188,9 +188,9 @@ def test_report_states_assumptions_and_provenance(project: Project, html: str):
 def test_assumptions_name_the_derivatives_of_curvature(project: Project, slope: str) -> None:
     stack = project.params.stack.model_copy(update={"slope": slope})
     stated = assumptions(project.params.model_copy(update={"stack": stack}), [BandSetResult.read(project, "terrain")])
-    said = {one.choice: one.made for one in stated}
-    assert said["Slope"] == {"horn": "Horn’s derivatives"}.get(slope, "Zevenbergen and Thorne’s derivatives")
-    assert said["Curvature"].endswith("Zevenbergen and Thorne’s derivatives")
+    choices = {one.choice: one.made for one in stated}
+    assert choices["Slope"] == {"horn": "Horn’s derivatives"}.get(slope, "Zevenbergen and Thorne’s derivatives")
+    assert choices["Curvature"].endswith("Zevenbergen and Thorne’s derivatives")
 
 
 @pytest.mark.slow

@@ -178,11 +178,11 @@ def test_evaluate_skips_areas_without_inventory(small_project: Project):
 def test_evaluate_is_reproducible_and_reports_progress(small_project: Project):
     evaluate(small_project, "3band")
     before = {path: path.read_bytes() for path in (small_project.root / "evaluation").rglob("*") if path.is_file()}
-    told: list[tuple[int, int]] = []
-    evaluate(small_project, "3band", lambda done, total: told.append((done, total)))
+    reports: list[tuple[int, int]] = []
+    evaluate(small_project, "3band", lambda done, total: reports.append((done, total)))
     assert len(before) == 6
     assert all(path.read_bytes() == content for path, content in before.items())
-    assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
+    assert [done for done, _ in reports] == list(range(1, reports[-1][1] + 1))
 
 
 def test_evaluate_names_a_missing_map_and_keeps_scores(small_project: Project):

@@ -139,13 +139,13 @@ def test_summary_states_a_lack_of_skill(small_project: Project) -> None:
     result = BandSetResult.read(small_project, "3band")
     home, away = (Scores.of(Assessment((Confusion(tp, 1000 - tp, 0, 0),)), "transfer") for tp in (100, 120))
     scores = result.scores.model_copy(update={"test": {"home": home}, "areas": {"away": away}})
-    said = report.summary_sentences([replace(result, scores=scores)], ["away"])
-    assert not any("costs" in sentence for sentence in said)
-    assert said[0] == (
+    sentences = report.summary_sentences([replace(result, scores=scores)], ["away"])
+    assert not any("costs" in sentence for sentence in sentences)
+    assert sentences[0] == (
         "3band shows no skill: on the test blocks of the training areas it is no better than calling everything a "
         "landslide: F1 0.182 against 0.182."
     )
-    assert "on away it is no better than calling everything a landslide: F1 0.214" in said[1]
+    assert "on away it is no better than calling everything a landslide: F1 0.214" in sentences[1]
     skilled = report.summary_sentences([result], ["away"])
     assert any("Transfer to away" in sentence for sentence in skilled)
 

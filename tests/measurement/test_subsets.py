@@ -84,8 +84,8 @@ def test_missing_groups_are_mapped_like_nan_groups(
         assert (found.share_reduced, found.not_mapped) == (1, {})
     written = json.loads((tmp_path / "b" / "prediction.json").read_text())
     assert written["reduced"][0]["groups"] == [str(group) for group in left]
-    said = (tmp_path / "b" / "summary.html").read_text()
-    assert f"from {' + '.join(left)} alone" in said
+    summary = (tmp_path / "b" / "summary.html").read_text()
+    assert f"from {' + '.join(left)} alone" in summary
 
 
 @pytest.mark.slow
