@@ -226,9 +226,9 @@ class Executor:
             WORKER_NICENESS if isinstance(workers, int) else 0,
         )
 
-        def on_message(_: MapTask, said: list[int]) -> None:
+        def on_message(_: MapTask, progress: list[int]) -> None:
             self._check_wanted(job)
-            done, tiles = said
+            done, tiles = progress
             if tiles:
                 self._save_progress(job, 99 * done // tiles, f"{done} of {tiles} tiles mapped")
 

@@ -187,8 +187,8 @@ def _properties(polygon: str, landslides: MappedLandslides, review: Review | Non
 
 def review_counts(landslides: MappedLandslides, reviews: Mapping[str, Review]) -> dict[str, float]:
     """Count the landslides by verdict, and sum the accepted area."""
-    said = {name: reviews[name] for name in landslides.outlines if name in reviews}
-    words = [one.verdict for one in said.values()]
+    reviewed = {name: reviews[name] for name in landslides.outlines if name in reviews}
+    words = [one.verdict for one in reviewed.values()]
     taken = accepted_ids(landslides, reviews)
     return {
         "unreviewed": len(landslides.outlines) - words.count("accepted") - words.count("rejected"),
@@ -214,13 +214,13 @@ def to_geopackage(landslides: MappedLandslides, reviews: Mapping[str, Review]) -
         OutputError: the file cannot be written.
     """
     names = accepted_ids(landslides, reviews)
-    said = [reviews[name] for name in names]
-    outlines = [one.geometry or landslides.outlines[name] for name, one in zip(names, said, strict=True)]
+    accepted = [reviews[name] for name in names]
+    outlines = [one.geometry or landslides.outlines[name] for name, one in zip(names, accepted, strict=True)]
     probability = [landslides.measurements.get(name, {}).get("mean_probability") for name in names]
     columns: dict[str, NDArray[Any]] = {
         "origin": np.array(["model" if name in landslides.outlines else "drawn" for name in names], np.object_),
-        "reviewed_by": np.array([one.reviewer for one in said], np.object_),
-        "reviewed_at": np.array([one.reviewed.replace(tzinfo=None) for one in said], "datetime64[ms]"),
+        "reviewed_by": np.array([one.reviewer for one in accepted], np.object_),
+        "reviewed_at": np.array([one.reviewed.replace(tzinfo=None) for one in accepted], "datetime64[ms]"),
         "mean_probability": np.array(probability, np.float64),
     }
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:

@@ -105,9 +105,9 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors()]
-        more = f"; and {len(said) - MAX_REPORTED_ERRORS} more" if len(said) > MAX_REPORTED_ERRORS else ""
-        return problem_response(422, "; ".join(said[:MAX_REPORTED_ERRORS]) + more)
+        messages = [f"{'.'.join(map(str, one['loc'][1:])) or 'body'}: {one['msg']}" for one in error.errors()]
+        more = f"; and {len(messages) - MAX_REPORTED_ERRORS} more" if len(messages) > MAX_REPORTED_ERRORS else ""
+        return problem_response(422, "; ".join(messages[:MAX_REPORTED_ERRORS]) + more)
 
     @app.exception_handler(SQLAlchemyError)
     async def _outage(_: Request, error: SQLAlchemyError) -> JSONResponse:
@@ -119,5 +119,7 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(TaludError)
     async def _talud(request: Request, error: TaludError) -> JSONResponse:
-        said = request.app.state.service.settings.remove_folders(str(error))
-        return problem_response(next(status for kind, status in _STATUS_CODES.items() if isinstance(error, kind)), said)
+        detail = request.app.state.service.settings.remove_folders(str(error))
+        return problem_response(
+            next(status for kind, status in _STATUS_CODES.items() if isinstance(error, kind)), detail
+        )

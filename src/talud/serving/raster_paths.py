@@ -90,14 +90,14 @@ def check_file(path: Path, root: Path, name: str) -> None:
     """
     _check_links(path, root, name)
     for side in _sidecar_files(path):
-        said = f"{name}: its sidecar file {side.name}"
-        found = _resolve_below(side, root, said)
+        label = f"{name}: its sidecar file {side.name}"
+        found = _resolve_below(side, root, label)
         if not side.name.casefold().endswith(TAGS_SUFFIX):
-            _check_geotiff(side, root, said)
+            _check_geotiff(side, root, label)
         elif b"<PAMDataset" not in (content := found.read_bytes())[:200]:
-            raise SourceError(f"{said} was not written by GDAL; remove it")
+            raise SourceError(f"{label} was not written by GDAL; remove it")
         elif _FILE_REFERENCE.search(content):
-            raise SourceError(f"{said} refers to further files in its tags; remove it")
+            raise SourceError(f"{label} refers to further files in its tags; remove it")
     _check_geotiff(path, root, name)
 
 

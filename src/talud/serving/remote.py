@@ -124,10 +124,10 @@ def notify(url: str, document: Mapping[str, object], settings: Settings) -> None
     async def post() -> None:
         async with (
             asyncio.timeout(CALLBACK_TIMEOUT_SECONDS),
-            _send_request("POST", check_url(url, settings), settings, document) as said,
+            _send_request("POST", check_url(url, settings), settings, document) as response,
         ):
-            if not said.is_success:
-                _LOG.warning("callback failed: %s answered %d", said.request.headers["Host"], said.status_code)
+            if not response.is_success:
+                _LOG.warning("callback failed: %s answered %d", response.request.headers["Host"], response.status_code)
 
     try:
         asyncio.run(post())
@@ -340,10 +340,10 @@ def _copy_s3_object(url: str, target: Path, progress: _TransferProgress, check: 
     source = f"/vsis3/{url.removeprefix(S3_SCHEME)}"
     options = {"CPL_VSIL_CURL_ALLOWED_FILENAME": source, "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
     command = [sys.executable, "-c", _COPY_SCRIPT, source, str(target), str(progress.max_bytes + 1)]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
             command, env=NETWORK_TIMEOUTS | dict(os.environ) | options, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=said,
+            stdout=subprocess.DEVNULL, stderr=stderr,
         )  # fmt: skip
         try:
             while process.poll() is None:
@@ -357,8 +357,8 @@ def _copy_s3_object(url: str, target: Path, progress: _TransferProgress, check: 
         if target.exists():  # GDAL may ignore the limit of the file size
             progress.receive(target.stat().st_size)
         if process.returncode:
-            said.seek(0)
-            reason = said.read().decode(errors="replace").strip().rpartition("\n")[2]
+            stderr.seek(0)
+            reason = stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
             _LOG.warning("%s: %s", url, re.sub(r"\?\S*", "?…", reason))  # a query may contain a signature
             raise SourceError(f"{url}: is not a raster, or this service has no access to it")
 

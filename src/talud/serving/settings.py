@@ -226,9 +226,9 @@ def _first_error(error: ValidationError) -> str:
     """Return a one-line message about the first invalid setting."""
     first = error.errors()[0]
     field = str(first["loc"][0]) if first["loc"] else ""
-    said = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ")
     advice = "; set it, or start the service inside a project" if first["type"] == "missing" else ""
-    return f"{ENV_PREFIX}{field.upper()}: {said}{advice}"
+    return f"{ENV_PREFIX}{field.upper()}: {message}{advice}"
 
 
 S3_SCHEME = "s3://"

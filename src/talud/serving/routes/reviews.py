@@ -239,9 +239,9 @@ def get_map_tile(
 )
 def list_landslides(service: CurrentService, _: ReadKey, finished: FinishedMap) -> Response:
     """Return the mapped and drawn landslides with their reviews."""
-    found, said = _read_reviewed(service, finished)
+    found, reviews = _read_reviewed(service, finished)
     text = map_polygons.feature_collection(
-        map_polygons.geojson_features(found, said), counts=map_polygons.review_counts(found, said)
+        map_polygons.geojson_features(found, reviews), counts=map_polygons.review_counts(found, reviews)
     )
     return Response(text, media_type=GEOJSON)
 
@@ -315,8 +315,8 @@ def get_review_history(polygon: PolygonId, service: CurrentService, _: ReadKey, 
 
     The history is deleted with the job.
     """
-    said = ReviewStore(service.database).history(finished.job.id, polygon)
-    if not said and polygon not in map_polygons.read_landslides(finished.products).outlines:
+    changes = ReviewStore(service.database).history(finished.job.id, polygon)
+    if not changes and polygon not in map_polygons.read_landslides(finished.products).outlines:
         raise _unknown_landslide(polygon)
     return ReviewHistory(
         changes=[
@@ -327,7 +327,7 @@ def get_review_history(polygon: PolygonId, service: CurrentService, _: ReadKey, 
                 key_id=one.key_id,
                 area_m2=one.area,
             )
-            for one in said
+            for one in changes
         ]
     )
 
