@@ -72,7 +72,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             yield found
 
 
-def test_database_of_the_release_before_migrations_is_upgraded_without_loss(url: str) -> None:
+def test_database_before_migrations_is_upgraded_without_loss(url: str) -> None:
     make_earlier_database(url)
     with Database.open(url) as database:
         keys = {key.name: key for key in KeyStore(database).all()}
@@ -108,7 +108,7 @@ def test_database_of_the_release_before_migrations_is_upgraded_without_loss(url:
 
 
 @pytest.mark.slow
-def test_service_uses_a_database_of_the_release_before_mapped_classes(url: str, tmp_path: Path) -> None:
+def test_service_uses_database_from_before_mapped_classes(url: str, tmp_path: Path) -> None:
     make_earlier_database(url, "before_mapped_classes")
     known = json.loads((RECORDED / "before_mapped_classes.json").read_text())[make_url(url).get_backend_name()]
     settings = make_settings(tmp_path, database=url, results_days=36_500)  # nothing is too old, whenever this runs
@@ -162,7 +162,7 @@ def test_service_uses_a_database_of_the_release_before_mapped_classes(url: str, 
         assert (counted["accepted"], counted["rejected"], counted["drawn"]) == (2, 1, 0)
 
 
-def test_upgraded_and_new_databases_have_the_same_layout(url: str) -> None:
+def test_upgraded_and_new_databases_have_equal_layouts(url: str) -> None:
     def differences() -> list[object]:
         with Database.open(url) as database, database.engine.connect() as connection:
             context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
@@ -177,7 +177,7 @@ def test_upgraded_and_new_databases_have_the_same_layout(url: str) -> None:
     assert differences() == []  # opened once more
 
 
-def test_database_of_a_newer_release_is_refused_in_one_line(url: str) -> None:
+def test_database_of_newer_release_is_refused(url: str) -> None:
     with Database.open(url) as database:
         secret = KeyStore(database).add("survey", "run")
         with database.engine.begin() as connection:
@@ -193,7 +193,7 @@ def test_database_of_a_newer_release_is_refused_in_one_line(url: str) -> None:
 
 
 @pytest.mark.slow
-def test_processes_that_start_at_once_upgrade_once(url: str) -> None:
+def test_database_is_upgraded_once_by_parallel_processes(url: str) -> None:
     make_earlier_database(url)
     code = (
         "import sys; from talud.serving.database import Database; from talud.serving.keys import KeyStore\n"
@@ -215,7 +215,7 @@ def test_processes_that_start_at_once_upgrade_once(url: str) -> None:
         assert len(ReviewStore(database).history(JOB.format(0), "1")) == 1
 
 
-def test_upgrade_that_breaks_off_leaves_the_database_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_upgrade_leaves_database_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from alembic import op
 
     make_earlier_database(f"sqlite:///{tmp_path}/service.db")
@@ -236,7 +236,7 @@ def test_upgrade_that_breaks_off_leaves_the_database_as_it_was(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o027])
-def test_only_its_owner_reads_the_database_and_the_results(tmp_path: Path, umask: int) -> None:
+def test_database_and_results_are_readable_by_owner_only(tmp_path: Path, umask: int) -> None:
     results, before = tmp_path / "results", os.umask(umask)
     try:
         with lock_results(results), Database.open(f"sqlite:///{results}/service.db") as database:
@@ -248,7 +248,7 @@ def test_only_its_owner_reads_the_database_and_the_results(tmp_path: Path, umask
     assert stat.S_IMODE(results.stat().st_mode) == 0o700
 
 
-def test_database_and_results_of_an_earlier_release_are_closed_to_others(tmp_path: Path) -> None:
+def test_permissions_of_earlier_release_are_restricted(tmp_path: Path) -> None:
     results = tmp_path / "results"
     results.mkdir(mode=0o755)
     make_earlier_database(f"sqlite:///{results}/service.db")

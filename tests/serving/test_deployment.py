@@ -25,14 +25,14 @@ def locked(path: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_the_services_lock_is_a_part_of_the_projects() -> None:
+def test_service_lock_file_is_subset_of_project_lock_file() -> None:
     service, everything = locked(ROOT / "serving/requirements.lock"), locked(ROOT / "requirements.lock")
     assert {name: everything.get(name) for name in service} == service
     assert not {"tensorflow", "keras", "dvc", "matplotlib"} & service.keys()
     assert {"fastapi", "onnxruntime-gpu", "rio-tiler", "mlflow-skinny"} <= service.keys()
 
 
-def test_the_container_and_its_neighbours_name_files_that_exist() -> None:
+def test_container_files_refer_to_existing_files() -> None:
     dockerfile = (ROOT / "serving/Dockerfile").read_text()
     for copied in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE):
         for name in copied.split():
@@ -44,7 +44,7 @@ def test_the_container_and_its_neighbours_name_files_that_exist() -> None:
 
 
 @pytest.mark.slow
-def test_what_the_container_installs_maps_without_tensorflow(service_project: Path, tmp_path: Path) -> None:
+def test_container_installation_maps_without_tensorflow(service_project: Path, tmp_path: Path) -> None:
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
     subprocess.run(wheel, check=True, capture_output=True)
     environment = tmp_path / "talud"

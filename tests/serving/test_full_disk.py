@@ -40,7 +40,7 @@ def listed(service: ServiceProcess, status: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_job_fails_on_full_disk_and_leaves_room_for_the_next(service_project: Path, small_disk: Path) -> None:
+def test_job_fails_on_full_disk_and_next_job_succeeds(service_project: Path, small_disk: Path) -> None:
     """The database lies on the same disk, and has to note the job's end there."""
     with run_service(service_project, {"results": str(small_disk)}) as service:
         job, waiting = service.ask("large.tif"), service.ask("small.tif")

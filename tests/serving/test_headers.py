@@ -51,13 +51,13 @@ def seconds_until_closed(client: socket.socket, drip: bytes) -> float:
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: a\r\nX: "])
-def test_connection_without_whole_headers_is_ended(begin: bytes, port: int) -> None:
+def test_connection_with_incomplete_headers_is_closed(begin: bytes, port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(begin)
         assert seconds_until_closed(client, b"a" if begin else b"") < 5
 
 
-def test_second_request_on_a_connection_has_the_same_limit(port: int) -> None:
+def test_second_request_on_connection_has_same_timeout(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 200")
@@ -66,7 +66,7 @@ def test_second_request_on_a_connection_has_the_same_limit(port: int) -> None:
 
 
 @pytest.mark.slow
-def test_answer_may_take_longer_than_headers(port: int) -> None:
+def test_response_may_take_longer_than_header_timeout(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.settimeout(10)
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -79,7 +79,7 @@ def constant_in_another_file(tiny: Path) -> bytes:
         (tensor_of_forty_terabytes, 500, "the network fails"),
     ],
 )
-def test_hostile_model_ends_its_job_in_one_line_and_the_service_goes_on(
+def test_hostile_model_fails_its_job_but_not_the_service(
     make: Callable[[Path], bytes], status: int, said: str, service: ServiceProcess, project: Path, tiny_model: Path
 ) -> None:
     name = make.__name__.replace("_", "-")

@@ -34,7 +34,7 @@ def documented(service: ServiceProcess) -> list[str]:
     return codes
 
 
-def test_the_documented_client_brings_the_polygons_home(service: ServiceProcess, tmp_path: Path) -> None:
+def test_documented_client_downloads_polygons(service: ServiceProcess, tmp_path: Path) -> None:
     client, _ = documented(service)
     assert len(client.split("with httpx")[1].splitlines()) <= 10
     subprocess.run([sys.executable, "-c", client], cwd=tmp_path, check=True, capture_output=True)
@@ -46,15 +46,13 @@ def test_the_documented_client_brings_the_polygons_home(service: ServiceProcess,
     assert record["left_out"] > 0
 
 
-def test_the_documented_owslib_works(service: ServiceProcess, tmp_path: Path) -> None:
+def test_documented_owslib_client_works(service: ServiceProcess, tmp_path: Path) -> None:
     _, client = documented(service)
     said = subprocess.run([sys.executable, "-c", client], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert said.stdout.startswith("accepted http://127.0.0.1")
 
 
-def test_no_request_that_the_description_allows_or_forbids_is_a_fault_of_the_service(
-    service: ServiceProcess, tmp_path: Path
-) -> None:
+def test_no_generated_request_causes_server_error(service: ServiceProcess, tmp_path: Path) -> None:
     wait_for(lambda: service.http.get("/health/ready").status_code == 200, "no worker is there")
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{service.http.base_url}/api", "--checks",
@@ -65,7 +63,7 @@ def test_no_request_that_the_description_allows_or_forbids_is_a_fault_of_the_ser
     assert done.returncode == 0, done.stdout[done.stdout.find("FAILURES") :][:3000] + done.stdout[-1000:]
 
 
-def test_fifty_clients_at_once_lose_no_job_and_see_no_fault(service: ServiceProcess) -> None:
+def test_fifty_parallel_clients_lose_no_job(service: ServiceProcess) -> None:
     def client(number: int) -> tuple[str, set[int]]:
         job = service.ask("small.tif") if number % 5 == 0 else ""
         path = f"/jobs/{job}" if job else "/jobs?limit=20"
@@ -77,7 +75,7 @@ def test_fifty_clients_at_once_lose_no_job_and_see_no_fault(service: ServiceProc
     assert [service.ended(job)["status"] for job, _ in found if job] == ["successful"] * 10
 
 
-def test_the_figures_count_what_was_done(service: ServiceProcess) -> None:
+def test_metrics_count_jobs_and_tiles(service: ServiceProcess) -> None:
     def figure(name: str) -> float:
         found = re.search(rf"^{re.escape(name)} (\S+)$", service.http.get("/metrics").text, re.MULTILINE)
         return float(found[1]) if found else 0
@@ -93,7 +91,7 @@ def test_the_figures_count_what_was_done(service: ServiceProcess) -> None:
     wait_for(lambda: (figure(jobs), figure(tiles)) == (before[0] + 1, before[1] + of_it), "it was not counted")
 
 
-def test_every_answer_has_its_security_headers(service: ServiceProcess) -> None:
+def test_every_response_has_security_headers(service: ServiceProcess) -> None:
     for path in ("/", "/jobs/none", "/api", "/page/"):
         headers = service.http.get(path).headers
         assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self'")
@@ -101,13 +99,13 @@ def test_every_answer_has_its_security_headers(service: ServiceProcess) -> None:
         assert "server" not in headers
 
 
-def test_the_models_state_their_contracts(service: ServiceProcess) -> None:
+def test_model_list_contains_contracts(service: ServiceProcess) -> None:
     (model,) = service.http.get("/models").json()["models"]
     assert (model["name"], model["aliases"]) == ("landslide-unet-3band", ["champion"])
     assert [band["name"] for band in model["contract"]["bands"]] == ["red", "green", "blue"]
 
 
-def test_parts_of_a_cog_are_read_over_http(service: ServiceProcess, tmp_path: Path) -> None:
+def test_cog_is_read_in_parts_over_http(service: ServiceProcess, tmp_path: Path) -> None:
     job = service.ask("small.tif")
     service.ended(job)
     address = f"/vsicurl/{service.http.base_url}/jobs/{job}/files/probability.tif"

@@ -64,7 +64,7 @@ def same(found: dict[str, str], expected: dict[str, str]) -> None:
     assert found == {name: expected[name] for name in found}
 
 
-def test_a_small_raster_is_mapped_while_the_client_waits(service: ServiceProcess) -> None:
+def test_small_raster_is_mapped_synchronously(service: ServiceProcess) -> None:
     answer = service.http.post(EXECUTION, json={"inputs": {"raster": {"href": "small.tif"}}})
     assert answer.status_code == 200, answer.text
     assert sorted(answer.json()) == ["landslides", "polygons", "probability", "quicklook", "record", "summary"]
@@ -72,9 +72,7 @@ def test_a_small_raster_is_mapped_while_the_client_waits(service: ServiceProcess
     assert (record["model"]["name"], record["model"]["version"]) == ("landslide-unet-3band", "1")
 
 
-def test_a_large_one_only_asynchronously_and_gives_the_bytes_of_predict(
-    service: ServiceProcess, by_hand: dict[str, str]
-) -> None:
+def test_large_raster_is_mapped_asynchronously_like_predict(service: ServiceProcess, by_hand: dict[str, str]) -> None:
     refused = service.http.post(EXECUTION, json={"inputs": {"raster": {"href": "large.tif"}}})
     assert (refused.status_code, refused.headers["content-type"]) == (413, "application/problem+json")
     job = service.ask(**LARGE)
@@ -88,7 +86,7 @@ def tiles(results: Path, job: str) -> int:
 
 
 @pytest.mark.parametrize("killed", ["service", "worker", "both"])
-def test_a_job_goes_on_from_its_tiles_whatever_is_killed(
+def test_job_resumes_from_tiles_after_kill(
     killed: str, service_project: Path, by_hand: dict[str, str], tmp_path: Path
 ) -> None:
     own = {"results": str(tmp_path)}  # another service of this module may run
@@ -111,7 +109,7 @@ def test_a_job_goes_on_from_its_tiles_whatever_is_killed(
     assert timings["tiles_taken_over"] >= 2
 
 
-def test_a_dismissed_job_frees_its_worker_and_its_files(service: ServiceProcess, service_project: Path) -> None:
+def test_dismissed_job_frees_worker_and_files(service: ServiceProcess, service_project: Path) -> None:
     job, waiting = service.ask(**LARGE), service.ask(**LARGE)
     results = service_project / ".talud/service"
     wait_for(lambda: tiles(results, job) >= 1, "no tile is finished")
@@ -124,7 +122,7 @@ def test_a_dismissed_job_frees_its_worker_and_its_files(service: ServiceProcess,
     assert service.ended(service.ask("small.tif"))["status"] == "successful"
 
 
-def test_a_promoted_model_is_taken_up_and_a_running_job_keeps_its_version(
+def test_promoted_model_is_used_by_new_jobs_only(
     service: ServiceProcess, service_project: Path, tiny_model: Path
 ) -> None:
     job = service.ask("large.tif")
@@ -149,7 +147,7 @@ def test_a_promoted_model_is_taken_up_and_a_running_job_keeps_its_version(
         ({}, 422, "inputs.raster: Field required"),
     ],
 )
-def test_what_cannot_be_done_is_said_at_once(
+def test_invalid_request_is_refused_without_job(
     service: ServiceProcess, inputs: dict[str, Any], status: int, said: str
 ) -> None:
     before = len(service.http.get("/jobs").json()["jobs"])
@@ -159,7 +157,7 @@ def test_what_cannot_be_done_is_said_at_once(
     assert len(service.http.get("/jobs").json()["jobs"]) == before
 
 
-def test_a_raster_that_was_fetched_is_not_fetched_again(service_project: Path, tmp_path: Path) -> None:
+def test_downloaded_raster_is_not_downloaded_again(service_project: Path, tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, results=tmp_path)  # allows no place
     with Database.open(settings.database_url) as database:
         jobs, maps = JobStore(database), JobFolders(tmp_path / "jobs")
@@ -204,7 +202,7 @@ def dripping_host() -> Iterator[str]:
             process.kill()
 
 
-def test_slow_remote_raster_holds_neither_worker_nor_dismissal_nor_shutdown(
+def test_slow_download_blocks_neither_workers_nor_shutdown(
     dripping_host: str, service_project: Path, tmp_path: Path
 ) -> None:
     settings = {"results": str(tmp_path), "allowed": json.dumps([dripping_host])}
@@ -269,7 +267,7 @@ def selective(service_project: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.parametrize("asynchronous", [True, False])
 @pytest.mark.parametrize("href", FORBIDDEN)
-def test_references_that_are_not_allowed_are_refused_at_once(
+def test_raster_reference_outside_allow_list_is_refused(
     href: str, asynchronous: bool, selective: ServiceProcess
 ) -> None:
     headers = {"Prefer": "respond-async"} if asynchronous else {}
@@ -279,7 +277,7 @@ def test_references_that_are_not_allowed_are_refused_at_once(
     assert selective.http.get("/jobs").json()["jobs"] == []
 
 
-def test_callbacks_to_places_that_are_not_allowed_are_refused_at_once(selective: ServiceProcess) -> None:
+def test_callback_outside_allow_list_is_refused(selective: ServiceProcess) -> None:
     body = {"inputs": {"raster": {"href": "small.tif"}}, "subscriber": {"successUri": "https://evil.org/?token=5ec4e7"}}
     answer = selective.http.post(EXECUTION, json=body, headers={"Prefer": "respond-async"})
     assert answer.status_code == 403
@@ -289,7 +287,7 @@ def test_callbacks_to_places_that_are_not_allowed_are_refused_at_once(selective:
 
 
 @pytest.mark.parametrize(("limit", "status"), [("jobs_per_key", 429), ("queue", 503)])
-def test_more_jobs_than_are_allowed_are_refused_until_one_has_ended(
+def test_jobs_over_the_limit_are_refused_until_one_ends(
     limit: str, status: int, service_project: Path, tmp_path: Path
 ) -> None:
     with run_service(service_project, {limit: "1", "results": str(tmp_path)}) as running:
@@ -300,7 +298,7 @@ def test_more_jobs_than_are_allowed_are_refused_until_one_has_ended(
         assert running.ended(running.ask("small.tif"))["status"] == "successful"
 
 
-def test_the_standards_pages_link_to_each_other(service: ServiceProcess) -> None:
+def test_ogc_pages_link_to_each_other(service: ServiceProcess) -> None:
     links = {link["rel"].rsplit("/", 1)[-1]: link["href"] for link in service.http.get("/").json()["links"]}
     assert (
         "http://www.opengis.net/spec/ogcapi-processes-1/1.0/conf/core"
@@ -318,7 +316,7 @@ def test_the_standards_pages_link_to_each_other(service: ServiceProcess) -> None
     )
 
 
-def test_owslib_reads_what_the_service_offers(service: ServiceProcess) -> None:
+def test_owslib_reads_processes_and_starts_job(service: ServiceProcess) -> None:
     from owslib.ogcapi.processes import Processes
 
     client = Processes(str(service.http.base_url))

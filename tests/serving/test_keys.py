@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> Iterator[KeyStore]:
         yield KeyStore(database)
 
 
-def test_a_key_is_found_by_its_secret_alone(store: KeyStore) -> None:
+def test_key_is_found_only_by_its_secret(store: KeyStore) -> None:
     secret = store.add("survey", "run")
     found = store.find(secret)
     assert found is not None
@@ -32,7 +32,7 @@ def test_a_key_is_found_by_its_secret_alone(store: KeyStore) -> None:
         assert store.find(other) is None
 
 
-def test_no_file_of_the_database_holds_a_secret(store: KeyStore, tmp_path: Path) -> None:
+def test_database_files_contain_no_secret(store: KeyStore, tmp_path: Path) -> None:
     secret = store.add("survey", "run")
     files = list(tmp_path.iterdir())
     kept = b"".join(path.read_bytes() for path in files)
@@ -41,20 +41,20 @@ def test_no_file_of_the_database_holds_a_secret(store: KeyStore, tmp_path: Path)
     assert secret.removeprefix("talud-").encode() not in kept
 
 
-def test_secrets_are_long_and_never_the_same(store: KeyStore) -> None:
+def test_secrets_are_long_and_unique(store: KeyStore) -> None:
     secrets = {store.add(f"key {number}", "read") for number in range(20)}
     assert len(secrets) == 20
     assert min(map(len, secrets)) >= len("talud-") + 43  # 32 bytes
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_a_scope_allows_what_those_before_it_do(scope, store: KeyStore) -> None:
+def test_scope_includes_lower_scopes(scope, store: KeyStore) -> None:
     found = store.find(store.add("one", scope))
     assert found is not None
     assert [found.allows(each) for each in SCOPES] == [each in SCOPES[: SCOPES.index(scope) + 1] for each in SCOPES]
 
 
-def test_a_revoked_key_opens_nothing(store: KeyStore) -> None:
+def test_revoked_key_is_not_found(store: KeyStore) -> None:
     gone, stays = store.add("gone", "admin"), store.add("stays", "read")
     store.revoke("gone")
     assert store.find(gone) is None
@@ -64,7 +64,7 @@ def test_a_revoked_key_opens_nothing(store: KeyStore) -> None:
     assert store.find(gone) is None
 
 
-def test_names_are_taken_once(store: KeyStore) -> None:
+def test_key_names_are_unique(store: KeyStore) -> None:
     store.add("survey", "run")
     for name in ("survey", "", "  ", "n" * 81):
         with pytest.raises(ParamsError):
@@ -73,7 +73,7 @@ def test_names_are_taken_once(store: KeyStore) -> None:
         store.revoke("serveys")
 
 
-def test_key_expires_and_says_so(store: KeyStore) -> None:
+def test_key_expires_after_given_days(store: KeyStore) -> None:
     year, spent = (store.find(store.add(name, "run", days)) for name, days in (("year", 365), ("spent", 0)))
     assert (year.expires - year.created, year.expired) == (timedelta(days=365), False)
     assert spent.expired
@@ -81,7 +81,7 @@ def test_key_expires_and_says_so(store: KeyStore) -> None:
     assert default.expires - default.created == timedelta(days=365)
 
 
-def test_key_of_a_revoked_name_has_another_id(store: KeyStore) -> None:
+def test_new_key_with_revoked_name_has_another_id(store: KeyStore) -> None:
     first = store.find(store.add("survey", "run"))
     store.revoke("survey")
     assert store.find(store.add("survey", "run")).id != first.id
@@ -101,7 +101,7 @@ def talud(*arguments: str) -> str:
     return done.stdout
 
 
-def test_the_command_shows_a_key_once(project: Path) -> None:
+def test_keys_command_shows_secret_once(project: Path) -> None:
     assert "no key yet" in talud("list")
     secret = talud("add", "Geological Survey", "--scope", "run").strip()
     with Database.open(f"sqlite:///{project}/.talud/service/service.db") as database:
@@ -115,7 +115,7 @@ def test_the_command_shows_a_key_once(project: Path) -> None:
     assert "Geological Survey" not in talud("list")
 
 
-def test_the_command_lists_when_keys_expire(project: Path) -> None:
+def test_keys_command_lists_expiry(project: Path) -> None:
     talud("add", "brief", "--expires-days", "7")
     assert f"{datetime.now(UTC) + timedelta(days=7):%Y-%m-%d}" in talud("list")
     with (
@@ -126,7 +126,7 @@ def test_the_command_lists_when_keys_expire(project: Path) -> None:
     assert "2026-01-02 (expired)" in talud("list")
 
 
-def test_a_key_may_read_alone_unless_more_is_said(project: Path) -> None:
+def test_keys_command_creates_read_keys_by_default(project: Path) -> None:
     assert talud("add", "visitor")
     assert "read" in talud("list")
     with pytest.raises(ParamsError, match="there is already a key named visitor"):

@@ -13,9 +13,7 @@ from stack_files import noise, write_stack
 
 @pytest.mark.slow
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_log_tells_of_each_job_once_and_of_nothing_that_gdal_signals(
-    style: str, service_project: Path, tmp_path: Path
-) -> None:
+def test_log_reports_jobs_but_no_gdal_errors(style: str, service_project: Path, tmp_path: Path) -> None:
     broken = write_stack(service_project / "stacks" / "broken.tif", noise(120, 160))
     content = broken.read_bytes()
     with run_service(service_project, {"log": style, "results": str(tmp_path / "results")}) as service:
@@ -48,7 +46,7 @@ def test_log_tells_of_each_job_once_and_of_nothing_that_gdal_signals(
         assert all(f"INFO job {job}, key local: " in line for line in job_fields)
 
 
-def test_message_of_a_client_stays_in_its_line() -> None:
+def test_log_escapes_line_breaks_of_clients() -> None:
     import logging
 
     from talud.serving.monitoring import JsonFormatter, TextFormatter

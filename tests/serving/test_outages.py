@@ -95,7 +95,7 @@ def job_finished_while_locked(service: ServiceProcess, folder: Path) -> Iterator
 
 
 @pytest.mark.slow
-def test_lock_longer_than_busy_timeout_keeps_finished_map(
+def test_finished_map_survives_long_database_lock(
     service_project: Path, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
     with run_service(service_project, short_timeout(tmp_path)) as service:
@@ -111,7 +111,7 @@ def test_lock_longer_than_busy_timeout_keeps_finished_map(
 
 
 @pytest.mark.slow
-def test_map_finished_while_locked_is_taken_over_after_restart(
+def test_map_finished_during_lock_is_kept_after_restart(
     service_project: Path, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
     """The service ends between a finished map and its row; the next one has no tiles to map again."""
@@ -127,7 +127,7 @@ def test_map_finished_while_locked_is_taken_over_after_restart(
 
 
 @pytest.mark.slow
-def test_restarted_postgresql_fails_no_job(service_project: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
+def test_restart_of_postgresql_fails_no_job(service_project: Path, tmp_path: Path, undisturbed: dict[str, str]) -> None:
     with (
         running_postgresql() as database,
         run_service(service_project, {"results": str(tmp_path), "database": database.url}) as service,
@@ -157,7 +157,7 @@ def asked(service: ServiceProcess) -> str | None:
 
 
 @pytest.mark.slow
-def test_locked_sqlite_answers_every_writing_request_with_503(tmp_path: Path) -> None:
+def test_write_request_during_sqlite_lock_gets_503(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, database=f"sqlite:///{tmp_path}/service.db?timeout=0.05")
     with serving_here(settings) as (client, service):
         job = add_job(service, "a.tif", "successful")
@@ -178,7 +178,7 @@ def test_locked_sqlite_answers_every_writing_request_with_503(tmp_path: Path) ->
         (SQLAlchemyError("no such column"), False),
     ],
 )
-def test_outages_are_told_from_refused_values(error: SQLAlchemyError, is_outage: bool) -> None:
+def test_is_outage_excludes_refused_values(error: SQLAlchemyError, is_outage: bool) -> None:
     assert database.is_outage(error) is is_outage
 
 
@@ -194,7 +194,7 @@ def failing(times: int, calls: list[int]) -> Callable[[], str]:
     return call
 
 
-def test_calls_are_repeated_until_they_succeed_or_the_service_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_outages_ends_with_success_or_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "MIN_RETRY_DELAY_SECONDS", 0.001)
     ending, calls = threading.Event(), []
     assert database.retry_outages(failing(5, calls), ending) == "stored"
@@ -204,7 +204,7 @@ def test_calls_are_repeated_until_they_succeed_or_the_service_ends(monkeypatch: 
         database.retry_outages(failing(5, []), ending)
 
 
-def test_end_that_was_stored_although_its_answer_was_lost_is_the_same_end(tmp_path: Path) -> None:
+def test_job_end_can_be_stored_twice(tmp_path: Path) -> None:
     with Database.open(f"sqlite:///{tmp_path}/service.db") as database:
         jobs = JobStore(database)
         jobs.create("a", "somebody", MapRequest(raster="a.tif"))
@@ -213,7 +213,7 @@ def test_end_that_was_stored_although_its_answer_was_lost_is_the_same_end(tmp_pa
         assert not jobs.end("a", "failed", "no")
 
 
-def test_clean_up_keeps_files_of_jobs_that_it_cannot_remove_from_database(tmp_path: Path) -> None:
+def test_clean_up_keeps_files_if_database_is_locked(tmp_path: Path) -> None:
     maps = JobFolders(tmp_path / "jobs")
     settings = Settings(data=tmp_path, results=tmp_path, results_days=1e-9)
     with Database.open(f"sqlite:///{tmp_path}/service.db?timeout=0.05") as database:

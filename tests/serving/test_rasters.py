@@ -101,7 +101,7 @@ def warped(source: Path, out: Path, tile: Tile, way: str, *bands: int) -> np.nda
         return dataset.read()
 
 
-def test_the_list_tells_of_each_raster_what_a_page_needs(agency: SimpleNamespace) -> None:
+def test_raster_list_contains_headers(agency: SimpleNamespace) -> None:
     answer = agency.client.get("/rasters").json()
     assert answer["unreadable"] == 2
     assert [entry["href"] for entry in answer["rasters"]] == ["plain.tiff", "basins/a.tif"]
@@ -118,7 +118,7 @@ def test_the_list_tells_of_each_raster_what_a_page_needs(agency: SimpleNamespace
     assert (plain["layers"], plain["inventory"], plain["synthetic"]) == ([], False, False)
 
 
-def test_the_list_follows_the_folder_and_opens_nothing_twice(
+def test_raster_list_opens_only_changed_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
 ) -> None:
     settings, contract = make_settings(tmp_path), Model.load(tiny_model).contract
@@ -138,7 +138,7 @@ def test_the_list_follows_the_folder_and_opens_nothing_twice(
     assert listed() == {"a.tif": ()}
 
 
-def test_what_is_uploaded_is_listed_shown_and_kept_byte_by_byte(agency: SimpleNamespace) -> None:
+def test_upload_is_stored_unchanged_and_shown(agency: SimpleNamespace) -> None:
     content = agency.stack.read_bytes()
     answer = agency.client.put("/uploads/My%20R%C3%ADo.final.TIFF", content=content)
     assert answer.status_code == 201
@@ -186,7 +186,7 @@ def small(tmp_path: Path, **changes: object) -> bytes:
         "random bytes",
     ],
 )
-def test_what_is_no_raster_to_map_is_refused_and_nothing_is_left(
+def test_invalid_upload_is_refused_and_deleted(
     agency: SimpleNamespace, tmp_path: Path, make: object, status: int, said: str
 ) -> None:
     before = set((agency.settings.results / "uploads").glob("**/*"))
@@ -227,7 +227,7 @@ def metadata(count: int) -> bytes:
         "random that claims more",
     ],
 )
-def test_files_that_gdal_takes_minutes_for_are_refused_at_once(
+def test_upload_that_gdal_reads_slowly_is_refused_quickly(
     agency: SimpleNamespace, tmp_path: Path, make: object, said: str
 ) -> None:
     before = set((agency.settings.results / "uploads").glob("**/*"))
@@ -241,7 +241,7 @@ def test_files_that_gdal_takes_minutes_for_are_refused_at_once(
 
 
 @pytest.mark.slow
-def test_raster_of_as_many_bands_as_are_read_is_taken_in_seconds(agency: SimpleNamespace, tmp_path: Path) -> None:
+def test_upload_with_most_allowed_bands_is_accepted_quickly(agency: SimpleNamespace, tmp_path: Path) -> None:
     content = write_tiff(tmp_path / "many.tif", 4, 3, 1000, overviews=99, metadata=metadata(15_000)).read_bytes()
     began = time.process_time()
     answer = agency.client.put("/uploads/many.tif", content=content)
@@ -250,7 +250,7 @@ def test_raster_of_as_many_bands_as_are_read_is_taken_in_seconds(agency: SimpleN
     assert time.process_time() - began < 10
 
 
-def test_prediction_refuses_raster_of_too_many_bands(tmp_path: Path, tiny_model: Path) -> None:
+def test_prediction_refuses_raster_with_too_many_bands(tmp_path: Path, tiny_model: Path) -> None:
     path = write_tiff(tmp_path / "odd.tif", 1, 1, 60_000)
     with pytest.raises(SourceError, match=r"odd\.tif: has 60,000 bands; at most 1,000"):
         find_mismatch(path, Model.load(tiny_model).contract)
@@ -259,12 +259,12 @@ def test_prediction_refuses_raster_of_too_many_bands(tmp_path: Path, tiny_model:
 @pytest.mark.parametrize(
     "content", [b"", b"II", b"II*\0", b"II*\0\x08\0\0\0\xff\xff", b"II+\0" + b"\xff" * 20, b"MM\0*" * 9]
 )
-def test_directories_of_damaged_tiffs_are_left_to_gdal(content: bytes, tmp_path: Path) -> None:
+def test_check_directories_ignores_damaged_tiffs(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(content)
     check_directories(tmp_path / "a.tif", "a.tif")
 
 
-def test_directories_in_a_circle_are_refused(tmp_path: Path) -> None:
+def test_circular_tiff_directories_are_refused(tmp_path: Path) -> None:
     path = write_tiff(tmp_path / "a.tif", 4, 4)
     content = bytearray(path.read_bytes())
     content[-4:] = content[4:8]
@@ -273,7 +273,7 @@ def test_directories_in_a_circle_are_refused(tmp_path: Path) -> None:
         check_directories(path, "a.tif")
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(agency: SimpleNamespace) -> None:
+def test_interrupted_upload_is_deleted(agency: SimpleNamespace) -> None:
     before = set((agency.settings.results / "uploads").glob("**/*"))
 
     arriving = iter([{"type": "http.request", "body": agency.stack.read_bytes(), "more_body": True}])
@@ -312,7 +312,7 @@ def in_parts(content: bytes) -> Iterator[bytes]:
     yield from (content[start : start + 10_000] for start in range(0, len(content), 10_000))
 
 
-def test_uploads_of_a_key_have_a_quota(quotas: SimpleNamespace) -> None:
+def test_uploads_of_key_have_quota(quotas: SimpleNamespace) -> None:
     uploads = quotas.settings.results / "uploads"
     put = lambda content, key: quotas.client.put("/uploads/s.tif", content=content, headers=quotas.headers[key])  # noqa: E731
     made = [put(quotas.raster, "ana") for _ in range(2)]
@@ -334,7 +334,7 @@ def test_uploads_of_a_key_have_a_quota(quotas: SimpleNamespace) -> None:
     assert not (uploads / other.removeprefix("uploads/")).exists()
 
 
-def test_an_upload_that_a_job_waits_to_map_is_not_removed(quotas: SimpleNamespace) -> None:
+def test_upload_of_unfinished_job_is_not_deleted(quotas: SimpleNamespace) -> None:
     href = quotas.client.put("/uploads/s.tif", content=quotas.raster).json()["href"]
     job = add_job(quotas.service, href, "accepted")
     answer = quotas.client.delete(f"/{href}")
@@ -345,7 +345,7 @@ def test_an_upload_that_a_job_waits_to_map_is_not_removed(quotas: SimpleNamespac
         assert quotas.client.delete(f"/uploads/{name}").status_code in (404, 405, 422)
 
 
-def test_uploads_at_once_share_the_quota(quotas: SimpleNamespace) -> None:
+def test_parallel_uploads_share_quota(quotas: SimpleNamespace) -> None:
     key = quotas.service.keys.all()[0]
 
     def claim(number: int) -> bool:
@@ -359,7 +359,7 @@ def test_uploads_at_once_share_the_quota(quotas: SimpleNamespace) -> None:
         assert sum(pool.map(claim, range(12))) == 3
 
 
-def test_an_upload_that_a_restart_cut_off_is_removed(quotas: SimpleNamespace, tmp_path: Path) -> None:
+def test_upload_interrupted_by_restart_is_removed(quotas: SimpleNamespace, tmp_path: Path) -> None:
     whole = quotas.client.put("/uploads/s.tif", content=quotas.raster).json()["href"].removeprefix("uploads/")
     uploads = quotas.settings.results / "uploads"
     (uploads / "broken").mkdir()
@@ -382,13 +382,11 @@ def test_an_upload_that_a_restart_cut_off_is_removed(quotas: SimpleNamespace, tm
         ("n" * 500, "n" * 80 + ".tif"),
     ],
 )
-def test_names_of_uploads_are_such_as_any_disk_takes(given: str, kept: str) -> None:
+def test_safe_name_is_portable(given: str, kept: str) -> None:
     assert safe_name(given) == kept
 
 
-def test_a_picture_is_what_gdal_warps_of_the_bands_between_their_percentiles(
-    agency: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_optical_tile_equals_gdalwarp_with_percentile_stretch(agency: SimpleNamespace, tmp_path: Path) -> None:
     tile = centre_tile(read_header(agency.stack).bounds, 15)
     found = picture(fetch(agency, "optical", tile))
     expected = warped(agency.stack, tmp_path / "w.tif", tile, "bilinear", 1, 2, 3)
@@ -400,7 +398,7 @@ def test_a_picture_is_what_gdal_warps_of_the_bands_between_their_percentiles(
     assert np.corrcoef(found[..., 0].ravel(), stretched[0].ravel())[0, 1] > 0.999
 
 
-def test_invalid_pixels_are_transparent(agency: SimpleNamespace, tmp_path: Path) -> None:
+def test_invalid_pixels_of_tile_are_transparent(agency: SimpleNamespace, tmp_path: Path) -> None:
     west, _, _, north = read_header(agency.stack).bounds
     tile = WEB_MERCATOR_TMS.tile(west + 0.003, north - 0.002, 15)
     expected = np.isfinite(warped(agency.stack, tmp_path / "w.tif", tile, "bilinear", 1, 2, 3)).all(axis=0)
@@ -411,7 +409,7 @@ def test_invalid_pixels_are_transparent(agency: SimpleNamespace, tmp_path: Path)
     assert picture(fetch(agency, "slope", tile))[..., 1].mean() > alpha.mean()  # the hole is in the optical bands
 
 
-def test_slope_is_dark_where_it_is_steep_and_sar_keeps_its_change(agency: SimpleNamespace, tmp_path: Path) -> None:
+def test_slope_and_sar_tiles_have_expected_grey_values(agency: SimpleNamespace, tmp_path: Path) -> None:
     tile = centre_tile(read_header(agency.stack).bounds, 15)
     slope = warped(agency.stack, tmp_path / "s.tif", tile, "bilinear", 4)[0]
     assert np.abs(picture(fetch(agency, "slope", tile))[..., 0] - (255 - slope / 60 * 255)).mean() < 1
@@ -421,7 +419,7 @@ def test_slope_is_dark_where_it_is_steep_and_sar_keeps_its_change(agency: Simple
     assert (after - before)[middle].mean() == pytest.approx(4 / (high - low) * 255, abs=2)
 
 
-def test_the_inventory_keeps_its_classes(agency: SimpleNamespace, tmp_path: Path) -> None:
+def test_inventory_tile_contains_only_its_classes(agency: SimpleNamespace, tmp_path: Path) -> None:
     tile = centre_tile(read_header(agency.stack).bounds, 15)
     expected = warped(agency.data / "basins/a.mask.tif", tmp_path / "m.tif", tile, "near", 1)[0]
     image = picture(fetch(agency, "inventory", tile))
@@ -433,7 +431,7 @@ def test_the_inventory_keeps_its_classes(agency: SimpleNamespace, tmp_path: Path
 
 
 @pytest.mark.parametrize("tile", [Tile(0, 0, 13), Tile(0, 0, 0), Tile(0, 0, 30)])
-def test_tiles_elsewhere_and_of_zooms_that_show_nothing_are_empty(agency: SimpleNamespace, tile: Tile) -> None:
+def test_tile_outside_raster_or_zoom_range_is_empty(agency: SimpleNamespace, tile: Tile) -> None:
     answer = fetch(agency, "optical", tile)
     assert (answer.status_code, answer.content) == (204, b"")
 
@@ -443,13 +441,13 @@ def test_tiles_elsewhere_and_of_zooms_that_show_nothing_are_empty(agency: Simple
     ["optical/-1/0/0", "optical/31/0/0", "optical/2/4/0", "optical/2/0/4", "optical/x/0/0", "optical/1e3/0/0",
      "optical/2/0/-1", f"optical/2/{'9' * 5000}/0", "optical/2/0.5/0", "probability/2/0/0", "nothing/2/0/0"],
 )  # fmt: skip
-def test_numbers_that_name_no_tile_are_refused(agency: SimpleNamespace, place: str) -> None:
+def test_invalid_tile_number_is_refused(agency: SimpleNamespace, place: str) -> None:
     answer = agency.client.get(f"/rasters/tiles/{place}.png", params={"raster": "basins/a.tif"})
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
     assert len(answer.text) < 20_000
 
 
-def test_a_layer_or_raster_that_is_not_there_is_named(agency: SimpleNamespace) -> None:
+def test_missing_layer_or_raster_is_reported(agency: SimpleNamespace) -> None:
     tile = centre_tile(read_header(agency.stack).bounds, 13)
     for layer, href, said in (
         ("optical", "plain.tiff", "plain.tiff: has no layer optical"),
@@ -462,7 +460,7 @@ def test_a_layer_or_raster_that_is_not_there_is_named(agency: SimpleNamespace) -
         assert str(agency.data) not in answer.text
 
 
-def test_a_raster_that_changed_is_shown_as_it_is_now(tmp_path: Path) -> None:
+def test_tile_of_changed_raster_is_rendered_anew(tmp_path: Path) -> None:
     path = write_stack(tmp_path / "a.tif", np.tile(np.linspace(0, 250, 64, dtype=np.float32), (3, 64, 1)))
     tile = centre_tile(read_header(path).bounds, 14)
     before = tiles.render_tile(path, "optical", tile.z, tile.x, tile.y)
@@ -474,9 +472,7 @@ def test_a_raster_that_changed_is_shown_as_it_is_now(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_far_out_a_raster_without_overviews_is_read_from_a_small_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_raster_without_overviews_is_shown_from_small_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     side = 2600
     ramp = np.tile(np.linspace(0, 60, side, dtype=np.float32), (1, side, 1))
     path = write_raster(
@@ -495,7 +491,7 @@ def test_far_out_a_raster_without_overviews_is_read_from_a_small_copy(
     assert np.abs(image[..., 0][both] - (255 - expected[both] / 60 * 255)).mean() < 3
 
 
-def test_patches_side_by_side_have_no_place_to_be_shown_at(tmp_path: Path) -> None:
+def test_raster_with_local_coordinates_has_no_layers(tmp_path: Path) -> None:
     local = CRS.from_wkt('LOCAL_CS["patches",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]')
     grid = grid_of(64, 64)
     path = write_stack(tmp_path / "p.tif", noise(64, 64), grid=type(grid)(local, grid.transform, 64, 64))
@@ -503,7 +499,7 @@ def test_patches_side_by_side_have_no_place_to_be_shown_at(tmp_path: Path) -> No
     assert (known.bounds, known.layers) == (None, ())
 
 
-def test_the_openapi_page_describes_all(agency: SimpleNamespace) -> None:
+def test_openapi_document_describes_all_operations(agency: SimpleNamespace) -> None:
     described = agency.client.get("/api").json()
     for path, operations in described["paths"].items():
         for operation in operations.values():
@@ -519,7 +515,7 @@ def test_the_openapi_page_describes_all(agency: SimpleNamespace) -> None:
 
 
 @pytest.mark.slow
-def test_mask_that_links_out_of_the_data_folder_is_not_shown(tmp_path: Path) -> None:
+def test_mask_link_out_of_data_folder_is_not_shown(tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
     write_stack(settings.data / "a.tif", stack_values(), BANDS)
     write_raster(tmp_path / "secret.tif", np.ones((160, 200), np.uint8), corner=(400_000, 650_000))

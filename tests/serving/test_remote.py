@@ -173,7 +173,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return places
 
 
-def test_a_raster_of_an_allowed_place_is_kept_under_its_name(host: Host, raster: bytes, tmp_path: Path) -> None:
+def test_fetch_stores_raster_under_its_name(host: Host, raster: bytes, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, host.place)
     path = remote.fetch(f"http://{host.place}/maps/liboriana.tif?signature=secret", tmp_path / "kept", settings)
     assert path == tmp_path / "kept/liboriana.tif"
@@ -189,14 +189,14 @@ def test_a_raster_of_an_allowed_place_is_kept_under_its_name(host: Host, raster:
     [("/a/../b.tiff", "b.tif"), ("/%2e%2e%2fpasswd", "passwd.tif"), ("/x.tif.aux.xml", "x_tif_aux_xml.tif"),
      ("/.hidden.tif", "hidden.tif"), ("/" + "n" * 200, "n" * 80 + ".tif"), ("/", "raster.tif")],
 )  # fmt: skip
-def test_names_of_elsewhere_are_plain_here(path: str, name: str, host: Host, raster: bytes, tmp_path: Path) -> None:
+def test_fetch_stores_raster_under_safe_name(path: str, name: str, host: Host, raster: bytes, tmp_path: Path) -> None:
     for asked in (path, "/b.tiff"):
         host.answers[asked] = raster
     kept = remote.fetch(f"http://{host.place}{path}", tmp_path / "kept", settings_of(tmp_path, host.place))
     assert kept == tmp_path / "kept" / name
 
 
-def test_places_that_are_not_allowed_are_not_asked(host: Host, names: dict, tmp_path: Path) -> None:
+def test_fetch_sends_no_request_outside_allow_list(host: Host, names: dict, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "data.example.org", "127.0.0.1:9")
     port = host.server_port
     for place in (
@@ -216,7 +216,7 @@ def test_places_that_are_not_allowed_are_not_asked(host: Host, names: dict, tmp_
     assert not host.asked
 
 
-def test_an_address_holds_no_password(host: Host, tmp_path: Path) -> None:
+def test_url_with_password_is_refused(host: Host, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, host.place)
     for who in ("user:secret", "user", ":secret"):
         said = refused(f"http://{who}@{host.place}/maps/liboriana.tif", tmp_path, settings)
@@ -231,9 +231,7 @@ def test_an_address_holds_no_password(host: Host, tmp_path: Path) -> None:
      "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:93.184.215.14", "::127.0.0.1",
      "64:ff9b::7f00:1", "64:ff9b:1::a00:1", "2002:7f00:1::", "2001:0:7f00:1::", "fec0::1"],
 )  # fmt: skip
-def test_names_that_lead_to_addresses_that_are_not_public_are_refused(
-    address: str, names: dict, connected: list, tmp_path: Path
-) -> None:
+def test_host_with_private_address_is_refused(address: str, names: dict, connected: list, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "data.example.org")
     for found in ([address], [PUBLIC, address]):
         names["data.example.org"] = [found]
@@ -260,7 +258,7 @@ def test_names_that_lead_to_addresses_that_are_not_public_are_refused(
         (PUBLIC, f"https://{PUBLIC}/a.tif", True),
     ],
 )
-def test_entries_match_host_and_port(entry: str, url: str, is_allowed: bool, tmp_path: Path) -> None:
+def test_allow_list_entry_matches_host_and_port(entry: str, url: str, is_allowed: bool, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, entry)
     if is_allowed:
         remote.check_reference(url, settings)
@@ -269,9 +267,7 @@ def test_entries_match_host_and_port(entry: str, url: str, is_allowed: bool, tmp
             remote.check_reference(url, settings)
 
 
-def test_the_connection_goes_to_the_address_that_was_judged(
-    names: dict, connected: list, host: Host, tmp_path: Path
-) -> None:
+def test_connection_uses_the_checked_address(names: dict, connected: list, host: Host, tmp_path: Path) -> None:
     """A name that leads elsewhere when it is looked up again (DNS rebinding) is not looked up again."""
     names["data.example.org"] = [[PUBLIC], ["127.0.0.1"]]
     place = f"data.example.org:{host.server_port}"
@@ -281,7 +277,7 @@ def test_the_connection_goes_to_the_address_that_was_judged(
     assert not host.asked
 
 
-def test_no_proxy_of_the_environment_is_asked(
+def test_proxies_of_environment_are_ignored(
     host: Host, names: dict, connected: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("http_proxy", "https_proxy", "ALL_PROXY"):
@@ -291,7 +287,7 @@ def test_no_proxy_of_the_environment_is_asked(
     assert not host.asked
 
 
-def test_redirections_are_judged_like_the_first_address(host: Host, names: dict, tmp_path: Path) -> None:
+def test_redirect_passes_the_same_checks(host: Host, names: dict, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, host.place, "data.example.org")
     names["data.example.org"] = [["169.254.169.254"]]
     with serving() as inner:
@@ -307,7 +303,7 @@ def test_redirections_are_judged_like_the_first_address(host: Host, names: dict,
         assert not inner.asked
 
 
-def test_few_redirections_are_followed(host: Host, tmp_path: Path) -> None:
+def test_number_of_redirects_is_limited(host: Host, tmp_path: Path) -> None:
     for step in range(4):
         host.answers[f"/{step}"] = (307, f"/{step + 1}" if step < 3 else "/maps/liboriana.tif")
     settings = settings_of(tmp_path, host.place)
@@ -316,7 +312,7 @@ def test_few_redirections_are_followed(host: Host, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [None, 10])
-def test_no_more_is_fetched_than_is_allowed(length: int | None, host: Host, raster: bytes, tmp_path: Path) -> None:
+def test_download_over_size_limit_is_refused(length: int | None, host: Host, raster: bytes, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, host.place, upload_bytes=len(raster) - 1)
     said = refused(f"http://{host.place}/maps/liboriana.tif", tmp_path, settings)
     assert "larger than" in said
@@ -324,7 +320,7 @@ def test_no_more_is_fetched_than_is_allowed(length: int | None, host: Host, rast
     refused(f"http://{host.place}/maps/liboriana.tif", tmp_path, settings)
 
 
-def test_what_breaks_off_or_is_no_geotiff_leaves_nothing(host: Host, raster: bytes, tmp_path: Path) -> None:
+def test_failed_download_is_deleted(host: Host, raster: bytes, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, host.place)
     host.answers |= {"/vrt.tif": b"<VRTDataset/>", "/cut.tif": raster[:100], "/page.tif": b"<html>"}
     for path in ("vrt.tif", "cut.tif", "page.tif", "missing.tif"):
@@ -358,7 +354,7 @@ def certified(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:
     return folder / "ca.pem", context
 
 
-def test_tls_is_for_the_hosts_name_though_the_connection_goes_to_an_address(
+def test_tls_verifies_host_name_of_url(
     names: dict, raster: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority, tls = certified(tmp_path, "data.example.org")
@@ -389,7 +385,7 @@ def bucket(host: Host, raster: bytes, monkeypatch: pytest.MonkeyPatch) -> Host:
     return host
 
 
-def test_an_object_of_an_allowed_bucket_is_copied_byte_by_byte(bucket: Host, raster: bytes, tmp_path: Path) -> None:
+def test_s3_object_of_allowed_bucket_is_copied_unchanged(bucket: Host, raster: bytes, tmp_path: Path) -> None:
     monkey = settings_of(tmp_path, "s3://rasters")
     path = remote.fetch("s3://rasters/basins/a.tif", tmp_path / "kept", monkey)
     assert path == tmp_path / "kept/a.tif"
@@ -399,7 +395,7 @@ def test_an_object_of_an_allowed_bucket_is_copied_byte_by_byte(bucket: Host, ras
 
 
 @pytest.mark.slow
-def test_other_objects_are_refused(bucket: Host, raster: bytes, tmp_path: Path) -> None:
+def test_other_s3_objects_are_refused(bucket: Host, raster: bytes, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, "s3://rasters", bucket.place)
     for url in (
         "s3://other/a.tif", "s3://rasters/../other/a.tif", "s3://rasters", "s3://rasters/", "s3:///a.tif",
@@ -414,7 +410,7 @@ def test_other_objects_are_refused(bucket: Host, raster: bytes, tmp_path: Path) 
     assert "larger than" in refused("s3://rasters/basins/a.tif", tmp_path, small)
 
 
-def test_a_note_is_posted_to_an_allowed_place(host: Host, tmp_path: Path) -> None:
+def test_callback_is_posted_to_allowed_location(host: Host, tmp_path: Path) -> None:
     host.answers["/done"] = b""
     remote.notify(f"http://{host.place}/done", {"status": "successful"}, settings_of(tmp_path, host.place))
     ((method, path, headers, body),) = host.asked
@@ -422,9 +418,7 @@ def test_a_note_is_posted_to_an_allowed_place(host: Host, tmp_path: Path) -> Non
     assert json.loads(body) == {"status": "successful"}
 
 
-def test_a_note_that_cannot_be_posted_is_in_the_log_alone(
-    host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failed_callback_is_only_logged(host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = settings_of(tmp_path, host.place, "127.0.0.1:9")
     host.answers["/leads"] = (307, "/done")
     with caplog.at_level(logging.WARNING):
@@ -504,7 +498,7 @@ class Unwanted(Exception):  # noqa: N818 - no error
 
 
 @pytest.mark.parametrize(("scheme", "phase"), [*(("http", phase) for phase in PHASES), ("https", "silent")])
-def test_fetch_ends_at_once_when_nobody_wants_it(scheme: str, phase: str, tmp_path: Path) -> None:
+def test_cancelled_fetch_ends_quickly(scheme: str, phase: str, tmp_path: Path) -> None:
     began = time.monotonic()
 
     def go_on() -> None:
@@ -522,7 +516,7 @@ def test_fetch_ends_at_once_when_nobody_wants_it(scheme: str, phase: str, tmp_pa
     ("limit", "said"),
     [("RATE_WINDOW_SECONDS", "less than 10,000 bytes per second"), ("MAX_DOWNLOAD_SECONDS", "took longer than")],
 )
-def test_slow_host_is_given_up(
+def test_download_from_slow_host_fails(
     limit: str, said: str, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, limit, 0.5)
@@ -533,7 +527,7 @@ def test_slow_host_is_given_up(
 
 
 @pytest.mark.slow
-def test_host_that_is_just_fast_enough_is_waited_for(
+def test_download_at_minimum_rate_succeeds(
     host: Host, raster: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "RATE_WINDOW_SECONDS", 0.7)
@@ -545,7 +539,7 @@ def test_host_that_is_just_fast_enough_is_waited_for(
 
 
 @pytest.mark.slow
-def test_slow_bucket_is_left_when_nobody_wants_its_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_s3_copy_ends_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
 
     def go_on() -> None:
@@ -564,7 +558,7 @@ def test_slow_bucket_is_left_when_nobody_wants_its_object(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("phase", ["silent", "headers"])
-def test_note_is_given_up_after_its_time(
+def test_callback_ends_after_timeout(
     phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(remote, "CALLBACK_TIMEOUT_SECONDS", 0.5)
@@ -596,7 +590,7 @@ SIGNED = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("url", SIGNED)
-def test_signatures_and_passwords_are_in_no_message(
+def test_messages_contain_no_signature_or_password(
     url: str, host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for answer in (b"<html>", (404, ""), (302, "https://elsewhere.example/b.tif?sig=5ec4e7"), (302, "http://[?5ec4e7")):

@@ -105,7 +105,7 @@ def ogr(path: Path, query: str) -> float:
     return float(re.search(r"\) = (.*)", said)[1])
 
 
-def test_the_map_says_what_a_page_needs_to_show_it(agency: SimpleNamespace) -> None:
+def test_map_info_has_bounds_layers_and_model(agency: SimpleNamespace) -> None:
     found = agency.client.get(f"{agency.url}/map").json()
     corners = shapely.geometry.shape(in_degrees(square(0, 0, HEIGHT * 12.5)))
     assert found.pop("bounds")[::3] == pytest.approx([corners.bounds[0], corners.bounds[3]], abs=1e-4)
@@ -115,7 +115,7 @@ def test_the_map_says_what_a_page_needs_to_show_it(agency: SimpleNamespace) -> N
     }  # fmt: skip
 
 
-def test_a_map_is_reviewed_though_its_raster_is_gone(agency: SimpleNamespace) -> None:
+def test_map_without_its_raster_can_be_reviewed(agency: SimpleNamespace) -> None:
     moved = agency.raster.rename(agency.raster.with_suffix(".moved"))
     try:
         found = agency.client.get(f"{agency.url}/map").json()
@@ -128,7 +128,7 @@ def test_a_map_is_reviewed_though_its_raster_is_gone(agency: SimpleNamespace) ->
         moved.rename(agency.raster)
 
 
-def test_the_landslides_are_those_of_the_file(agency: SimpleNamespace) -> None:
+def test_landslides_equal_those_of_geopackage(agency: SimpleNamespace) -> None:
     found = collection(agency)
     path = agency.map / "landslides.gpkg"
     assert len(found["features"]) == ogr(path, "SELECT COUNT(*) FROM landslides") > 3
@@ -146,14 +146,14 @@ def test_the_landslides_are_those_of_the_file(agency: SimpleNamespace) -> None:
         assert 0.5 <= one["properties"]["mean_probability"] <= one["properties"]["maximum_probability"] <= 1
 
 
-def test_what_is_not_mapped_is_told_with_its_reason(agency: SimpleNamespace) -> None:
+def test_unmapped_parts_have_reasons_and_areas(agency: SimpleNamespace) -> None:
     (one,) = agency.client.get(f"{agency.url}/not-mapped").json()["features"]
     assert "no data" in one["properties"]["reason"]
     assert one["properties"]["area_m2"] == 24 * 32 * 12.5**2
     assert on_ground(one["geometry"]).area == pytest.approx(24 * 32 * 12.5**2, rel=1e-4)
 
 
-def test_the_probability_is_in_the_tiles_pixel_by_pixel(agency: SimpleNamespace, tmp_path: Path) -> None:
+def test_probability_tile_equals_gdalwarp(agency: SimpleNamespace, tmp_path: Path) -> None:
     west, _, _, north = agency.client.get(f"{agency.url}/map").json()["bounds"]
     tile = WEB_MERCATOR_TMS.tile(west + 0.0045, north - 0.0025, 15)  # over the corner that is not mapped
     answer = agency.client.get(f"{agency.url}/tiles/probability/15/{tile.x}/{tile.y}.png")
@@ -180,7 +180,7 @@ def test_the_probability_is_in_the_tiles_pixel_by_pixel(agency: SimpleNamespace,
 
 
 @pytest.mark.parametrize("path", ["map", "polygons", "not-mapped", "review.gpkg", "tiles/probability/3/2/3.png"])
-def test_only_a_finished_map_can_be_reviewed(agency: SimpleNamespace, path: str) -> None:
+def test_only_finished_map_can_be_reviewed(agency: SimpleNamespace, path: str) -> None:
     for status in ("accepted", "running", "failed", "dismissed"):
         job = add_job(agency.service, "a.tif", status)
         answer = agency.client.get(f"/jobs/{job}/{path}")
@@ -190,7 +190,7 @@ def test_only_a_finished_map_can_be_reviewed(agency: SimpleNamespace, path: str)
     assert (answer.status_code, answer.json()["type"].rsplit("/", 1)[1]) == (404, "no-such-job")
 
 
-def test_a_verdict_is_kept_with_who_and_when_and_taken_back(review: SimpleNamespace) -> None:
+def test_verdict_is_stored_with_reviewer_and_withdrawn(review: SimpleNamespace) -> None:
     before = feature(review, "2")
     answer = review.client.put(f"{review.url}/polygons/2", json={"verdict": "rejected", "reviewer": "  Ana Ríos "})
     assert answer.status_code == 200
@@ -203,7 +203,7 @@ def test_a_verdict_is_kept_with_who_and_when_and_taken_back(review: SimpleNamesp
     assert feature(review, "2") == before
 
 
-def test_an_outline_drawn_anew_stays_until_it_is_taken_back(review: SimpleNamespace) -> None:
+def test_redrawn_outline_is_kept_until_withdrawal(review: SimpleNamespace) -> None:
     before = feature(review, "1")
     outline = shapely.Polygon(
         [(LEFT + 600, TOP - 500), (LEFT + 600, TOP - 700), (LEFT + 800, TOP - 700)],
@@ -223,7 +223,7 @@ def test_an_outline_drawn_anew_stays_until_it_is_taken_back(review: SimpleNamesp
     assert feature(review, "1") == before
 
 
-def test_a_landslide_that_was_drawn_is_accepted_changed_and_gone(review: SimpleNamespace) -> None:
+def test_drawn_landslide_is_added_changed_and_deleted(review: SimpleNamespace) -> None:
     count = len(collection(review)["features"])
     outlines = [square(500, 500, 100), shapely.MultiPolygon([square(700, 700, 30), square(800, 800, 40)])]
     for outline in outlines:
@@ -247,7 +247,7 @@ def test_a_landslide_that_was_drawn_is_accepted_changed_and_gone(review: SimpleN
 
 
 @pytest.mark.parametrize("name", ["0", "01", "1e0", "999999", "x", "1 OR 1=1"])
-def test_a_landslide_that_is_not_there_is_not_made(review: SimpleNamespace, name: str) -> None:
+def test_review_of_unknown_landslide_is_refused(review: SimpleNamespace, name: str) -> None:
     url = f"{review.url}/polygons/{name}"
     assert review.client.put(url, json={"verdict": "accepted", "reviewer": "Ana"}).status_code == 404
     assert review.client.delete(url).status_code == 404
@@ -292,7 +292,7 @@ BOWTIE = in_degrees(shapely.Polygon([(LEFT + x, TOP - y) for x, y in ((500, 500)
         (polygon([[1e308, 1e308], [-1e308, 1e308], [0, -1e308], [1e308, 1e308]]), "longitude and latitude"),
     ],
 )
-def test_what_is_no_outline_on_the_map_is_refused(review: SimpleNamespace, geometry: object, said: str) -> None:
+def test_invalid_outline_is_refused(review: SimpleNamespace, geometry: object, said: str) -> None:
     for send, url, more in (
         (review.client.post, f"{review.url}/polygons", {}),
         (review.client.put, f"{review.url}/polygons/1", {"verdict": "accepted"}),
@@ -306,19 +306,19 @@ def test_what_is_no_outline_on_the_map_is_refused(review: SimpleNamespace, geome
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_that_are_none_are_refused(review: SimpleNamespace, number: str) -> None:
+def test_coordinates_that_are_not_finite_are_refused(review: SimpleNamespace, number: str) -> None:
     text = json.dumps({"geometry": GOOD, "reviewer": "Ana"}).replace(json.dumps(RING[1][0]), number, 1)
     answer = review.client.post(f"{review.url}/polygons", content=text, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
 
 
 @pytest.mark.parametrize("reviewer", ["", "  ", "x" * 81, "a\nb", "a\0b", 7, None])
-def test_a_reviewer_has_a_name(review: SimpleNamespace, reviewer: object) -> None:
+def test_invalid_reviewer_name_is_refused(review: SimpleNamespace, reviewer: object) -> None:
     answer = review.client.put(f"{review.url}/polygons/1", json={"verdict": "accepted", "reviewer": reviewer})
     assert answer.status_code == 422
 
 
-def test_an_outline_that_touches_itself_is_mended_and_its_height_left_out(review: SimpleNamespace) -> None:
+def test_outline_touching_itself_is_repaired_without_heights(review: SimpleNamespace) -> None:
     spike = [(500, 500), (600, 500), (600, 600), (700, 600), (600, 600), (500, 600)]  # a line out and back
     outline = shapely.Polygon([(LEFT + x, TOP - y, 7) for x, y in spike])
     assert not outline.is_valid
@@ -329,7 +329,7 @@ def test_an_outline_that_touches_itself_is_mended_and_its_height_left_out(review
     assert answer.json()["properties"]["area_m2"] == pytest.approx(10_000, rel=1e-4)
 
 
-def test_the_rim_of_the_map_may_be_drawn_along(review: SimpleNamespace) -> None:
+def test_outline_may_follow_edge_of_map(review: SimpleNamespace) -> None:
     rounded = shapely.transform(
         shapely.geometry.shape(in_degrees(square(0, 400, 200))), lambda places: np.round(places, 6)
     )
@@ -338,7 +338,7 @@ def test_the_rim_of_the_map_may_be_drawn_along(review: SimpleNamespace) -> None:
 
 
 @pytest.mark.slow
-def test_outlines_that_would_take_minutes_to_look_at_are_refused_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complex_outline_is_refused_before_repair(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = grid_of(HEIGHT, WIDTH)
     rng = np.random.default_rng(0)
     west, south, east, north = shapely.geometry.shape(in_degrees(square(100, 100, 800))).bounds
@@ -356,7 +356,7 @@ def test_outlines_that_would_take_minutes_to_look_at_are_refused_beforehand(monk
     assert "rings" in refused([rng.uniform((west, south), (east, north), (4, 2)) for _ in range(501)])
 
 
-def test_areas_on_the_ellipsoid_where_coordinates_are_degrees() -> None:
+def test_outline_area_in_degrees_is_ellipsoidal() -> None:
     grid = grid_of(HEIGHT, WIDTH)
     degrees = type(grid)(CRS.from_epsg(4326), grid.transform, HEIGHT, WIDTH)
     quadrant = shapely.Polygon([(0, 0), (90, 0), (0, 90)])  # an eighth of the Earth, WGS84
@@ -365,7 +365,7 @@ def test_areas_on_the_ellipsoid_where_coordinates_are_degrees() -> None:
     assert map_polygons.outline_area(shapely.box(0, 0, 100, 100), feet) == pytest.approx((100 * 1200 / 3937) ** 2)
 
 
-def test_the_side_of_a_pixel_in_metres_whatever_the_unit_of_its_crs() -> None:
+def test_pixel_metres_converts_feet_and_degrees() -> None:
     grid = grid_of(HEIGHT, WIDTH)
     assert pixel_metres(grid) == 12.5
     in_feet = type(grid)(CRS.from_epsg(2263), grid.transform, HEIGHT, WIDTH)
@@ -382,7 +382,7 @@ def download(review: SimpleNamespace, path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_review_is_taken_by_the_inventory_import_with_who_and_when(review: SimpleNamespace, tmp_path: Path) -> None:
+def test_inventory_import_reads_exported_review(review: SimpleNamespace, tmp_path: Path) -> None:
     for name, verdict in (("1", "accepted"), ("2", "accepted"), ("3", "rejected")):
         review.client.put(f"{review.url}/polygons/{name}", json={"verdict": verdict, "reviewer": "Ana"})
     redrawn = {"verdict": "accepted", "reviewer": "Luz", "geometry": in_degrees(square(900, 900, 100))}
@@ -418,7 +418,7 @@ def test_the_review_is_taken_by_the_inventory_import_with_who_and_when(review: S
 
 
 @pytest.mark.slow
-def test_the_same_review_gives_the_same_bytes_whoever_asks_at_once(review: SimpleNamespace, tmp_path: Path) -> None:
+def test_equal_reviews_export_equal_bytes(review: SimpleNamespace, tmp_path: Path) -> None:
     empty = download(review, tmp_path / "empty.gpkg")
     assert ogr(empty, "SELECT COUNT(*) FROM inventory") == 0
     for name in ("1", "2"):
@@ -458,7 +458,7 @@ def new_review(
 
 
 @pytest.mark.slow
-def test_verdicts_of_many_at_once_are_each_whole(store: ReviewStore) -> None:
+def test_parallel_reviews_of_polygon_do_not_mix(store: ReviewStore) -> None:
     drawn = {f"reviewer {number}": square(0, 0, number) for number in range(1, 41)}
 
     def say(name: str) -> None:
@@ -477,7 +477,7 @@ def test_verdicts_of_many_at_once_are_each_whole(store: ReviewStore) -> None:
     assert (kept.verdict, kept.reviewer, kept.area) == ("rejected", "last", found["1"].area)
 
 
-def test_a_landslide_that_is_taken_away_at_once_does_not_come_back(store: ReviewStore) -> None:
+def test_landslide_withdrawn_during_change_stays_deleted(store: ReviewStore) -> None:
     outline = square(0, 0, 10)
     names = [str(uuid.uuid4()) for _ in range(40)]
     for name in names:
@@ -496,7 +496,7 @@ def test_a_landslide_that_is_taken_away_at_once_does_not_come_back(store: Review
     assert not store.withdraw("job", names[0], SOMEBODY)
 
 
-def test_job_dismissed_at_once_with_its_review_keeps_nothing(store: ReviewStore) -> None:
+def test_job_dismissed_during_review_keeps_no_review(store: ReviewStore) -> None:
     """No verdict is left of a job, whichever of both comes first."""
     jobs = JobStore(store.database)
     names = [f"job {number}" for number in range(30)]
@@ -532,7 +532,7 @@ def keyed(review: SimpleNamespace) -> Iterator[SimpleNamespace]:
         store.revoke(name)
 
 
-def test_only_its_author_or_an_admin_changes_a_verdict(keyed: SimpleNamespace) -> None:
+def test_only_author_or_admin_changes_verdict(keyed: SimpleNamespace) -> None:
     url, headers = f"{keyed.url}/polygons/1", keyed.headers
     accepted, rejected = ({"verdict": word, "reviewer": "Same Name"} for word in ("accepted", "rejected"))
     assert keyed.client.put(url, json=accepted, headers=headers["ana"]).status_code == 200
@@ -553,7 +553,7 @@ def test_only_its_author_or_an_admin_changes_a_verdict(keyed: SimpleNamespace) -
     assert keyed.client.put(url, json=rejected, headers=headers["luz"]).status_code == 200
 
 
-def test_only_its_author_or_an_admin_changes_what_was_drawn(keyed: SimpleNamespace) -> None:
+def test_only_author_or_admin_changes_drawn_landslide(keyed: SimpleNamespace) -> None:
     body = {"geometry": in_degrees(square(500, 500, 100)), "reviewer": "Ana"}
     url = keyed.client.post(f"{keyed.url}/polygons", json=body, headers=keyed.headers["ana"]).headers["location"]
     other = {"verdict": "accepted", "reviewer": "Ana", "geometry": in_degrees(square(600, 600, 10))}
@@ -563,7 +563,7 @@ def test_only_its_author_or_an_admin_changes_what_was_drawn(keyed: SimpleNamespa
     assert keyed.client.delete(url, headers=keyed.headers["ana"]).status_code == 204
 
 
-def test_key_made_anew_under_a_revoked_name_changes_nothing_of_the_earlier_one(keyed: SimpleNamespace) -> None:
+def test_new_key_with_revoked_name_changes_no_earlier_review(keyed: SimpleNamespace) -> None:
     url, body = f"{keyed.url}/polygons/2", {"verdict": "accepted", "reviewer": "Ana"}
     assert keyed.client.put(url, json=body, headers=keyed.headers["ana"]).status_code == 200
     keyed.service.keys.revoke("ana")
@@ -572,7 +572,7 @@ def test_key_made_anew_under_a_revoked_name_changes_nothing_of_the_earlier_one(k
     assert keyed.client.delete(url, headers=again).status_code == 403
 
 
-def test_every_change_stays_in_the_history(keyed: SimpleNamespace) -> None:
+def test_history_contains_every_change(keyed: SimpleNamespace) -> None:
     url, headers = f"{keyed.url}/polygons/3", keyed.headers
     before = len(keyed.client.get(f"{url}/history").json()["changes"])
     drawn = {"verdict": "accepted", "reviewer": "Ana", "geometry": in_degrees(square(500, 500, 100))}
@@ -590,7 +590,7 @@ def test_every_change_stays_in_the_history(keyed: SimpleNamespace) -> None:
 
 
 @pytest.mark.slow
-def test_a_deleted_job_takes_its_review_along(tmp_path: Path, tiny_model: Path) -> None:
+def test_dismissed_job_leaves_no_reviewer_name_on_disk(tmp_path: Path, tiny_model: Path) -> None:
     settings = make_settings(tmp_path)
     raster = write_stack(settings.data / "a.tif", np.full((3, 64, 64), 120, np.float32))
     with run_app(settings) as (client, service):

@@ -85,7 +85,7 @@ def begin(client: TestClient, scope: Scope = "run") -> str:
     return secret
 
 
-def test_a_session_keeps_the_key_where_no_script_and_no_other_site_has_it(client: TestClient) -> None:
+def test_session_cookie_is_protected(client: TestClient) -> None:
     answer = client.post("/session", json={"key": key_of(client)})
     assert answer.json() == {"keys_required": True, "name": "survey", "scope": "run"}
     said = {part.strip().lower() for part in answer.headers["Set-Cookie"].split(";")}
@@ -98,7 +98,7 @@ def test_a_session_keeps_the_key_where_no_script_and_no_other_site_has_it(client
     assert client.get("/thing").status_code == 401
 
 
-def test_without_tls_the_cookie_is_sent_without_it(tmp_path: Path, workers: str) -> None:
+def test_session_cookie_without_tls_is_not_secure(tmp_path: Path, workers: str) -> None:
     settings = Settings(data=tmp_path, results=tmp_path / "inner", workers=workers)
     with TestClient(create_app(settings), base_url="http://inner:8000") as client:
         answer = client.post("/session", json={"key": key_of(client)})
@@ -106,7 +106,7 @@ def test_without_tls_the_cookie_is_sent_without_it(tmp_path: Path, workers: str)
         assert client.get("/session").json()["name"] == "survey"
 
 
-def test_a_wrong_key_begins_nothing(client: TestClient) -> None:
+def test_wrong_key_starts_no_session(client: TestClient) -> None:
     answer = client.post("/session", json={"key": "talud-guess"})
     assert answer.status_code == 401
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -114,7 +114,7 @@ def test_a_wrong_key_begins_nothing(client: TestClient) -> None:
     assert "guess" not in answer.text
 
 
-def test_a_revoked_key_ends_its_sessions(client: TestClient) -> None:
+def test_revoked_key_ends_its_sessions(client: TestClient) -> None:
     begin(client)
     client.app.state.service.keys.revoke("survey")
     assert client.get("/thing").status_code == 401
@@ -122,7 +122,7 @@ def test_a_revoked_key_ends_its_sessions(client: TestClient) -> None:
     assert client.get("/thing").status_code == 401
 
 
-def test_the_cookie_is_a_token_that_is_stored_as_a_digest(client: TestClient, tmp_path: Path) -> None:
+def test_session_token_is_stored_as_digest(client: TestClient, tmp_path: Path) -> None:
     secret = begin(client)
     token = client.cookies[SESSION_COOKIE]
     assert secret not in token
@@ -136,14 +136,14 @@ def test_the_cookie_is_a_token_that_is_stored_as_a_digest(client: TestClient, tm
     assert client.get("/thing", headers={"Cookie": f"{SESSION_COOKIE}={token}"}).status_code == 401  # it took its place
 
 
-def test_a_session_that_was_ended_is_gone_from_the_service(client: TestClient) -> None:
+def test_ended_session_is_refused(client: TestClient) -> None:
     begin(client)
     token = client.cookies[SESSION_COOKIE]
     assert client.delete("/session", headers={"Origin": SITE}).status_code == 204
     assert client.get("/thing", headers={"Cookie": f"{SESSION_COOKIE}={token}"}).status_code == 401
 
 
-def test_sessions_expire(client: TestClient) -> None:
+def test_session_expires(client: TestClient) -> None:
     begin(client)
     assert (
         f"Max-Age={SESSION_HOURS * 3600}"
@@ -161,7 +161,7 @@ def test_sessions_expire(client: TestClient) -> None:
         assert len(connection.execute(select(PageSession.digest)).all()) == 1  # the expired ones are removed
 
 
-def test_an_expired_key_opens_nothing_and_is_named(client: TestClient) -> None:
+def test_expired_key_is_refused_with_its_name(client: TestClient) -> None:
     secret = begin(client)
     with client.app.state.service.database.engine.begin() as connection:
         connection.execute(update(Key).values(expires=datetime(2026, 1, 2, tzinfo=UTC)))
@@ -178,7 +178,7 @@ def test_an_expired_key_opens_nothing_and_is_named(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "header", [("Authorization", "Bearer {}"), ("authorization", "bearer {}"), ("X-API-Key", "{}")]
 )
-def test_keys_come_in_headers_too(header: tuple[str, str], client: TestClient) -> None:
+def test_key_is_accepted_in_headers(header: tuple[str, str], client: TestClient) -> None:
     name, form = header
     secret = key_of(client)
     assert client.get("/thing", headers={name: form.format(secret)}).json() == "survey"
@@ -186,7 +186,7 @@ def test_keys_come_in_headers_too(header: tuple[str, str], client: TestClient) -
     assert client.get("/thing", params={"key": secret, "talud_key": secret}).status_code == 401
 
 
-def test_a_key_does_what_its_scope_allows(client: TestClient) -> None:
+def test_key_is_limited_to_its_scope(client: TestClient) -> None:
     headers = {"X-API-Key": key_of(client, "read")}
     assert client.get("/thing", headers=headers).status_code == 200
     answer = client.put("/thing", headers=headers, json={})
@@ -218,7 +218,7 @@ def of_site(headers: dict[str, str], client: TestClient) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("headers", [*FROM_ELSEWHERE, {}])
-def test_other_sites_change_nothing_with_the_pages_cookie(headers: dict[str, str], client: TestClient) -> None:
+def test_cross_site_request_with_cookie_is_refused(headers: dict[str, str], client: TestClient) -> None:
     begin(client)
     for method, path in (("PUT", "/thing"), ("POST", "/session"), ("DELETE", "/session"), ("PUT", "/uploads/a.tif")):
         answer = client.request(method, path, headers=of_site(headers, client), json={})
@@ -228,31 +228,31 @@ def test_other_sites_change_nothing_with_the_pages_cookie(headers: dict[str, str
 
 
 @pytest.mark.parametrize("headers", FROM_THE_PAGE)
-def test_the_page_changes_things_with_its_cookie(headers: dict[str, str], client: TestClient) -> None:
+def test_same_origin_request_with_cookie_is_accepted(headers: dict[str, str], client: TestClient) -> None:
     begin(client)
     assert client.put("/thing", headers=of_site(headers, client), json={}).json() == "survey"
 
 
-def test_a_header_that_holds_no_key_does_not_vouch_for_the_cookie(client: TestClient) -> None:
+def test_header_without_key_does_not_authorise_cookie(client: TestClient) -> None:
     begin(client)
     for value in ("Basic dXNlcjpwdw==", "Bearer", "Bearer  ", "negotiate"):
         assert client.put("/thing", headers={"Authorization": value}, json={}).status_code == 403
     assert client.put("/thing", headers={"X-API-Key": ""}, json={}).status_code == 403
 
 
-def test_a_key_in_a_header_needs_no_site(client: TestClient) -> None:
+def test_cross_site_request_with_key_is_accepted(client: TestClient) -> None:
     headers = {"X-API-Key": key_of(client), "Origin": "https://portal.example.org"}
     assert client.put("/thing", headers=headers, json={}).json() == "survey"
 
 
 @pytest.mark.parametrize("headers", FROM_ELSEWHERE)
-def test_other_sites_change_nothing_where_no_key_is_asked_for(headers: dict, open_client: TestClient) -> None:
+def test_cross_site_request_without_keys_is_refused(headers: dict, open_client: TestClient) -> None:
     assert open_client.put("/thing", headers=of_site(headers, open_client), json={}).status_code == 403
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("headers", [*FROM_THE_PAGE, {}])
-def test_whoever_is_at_the_machine_may_do_all_where_no_key_is_asked_for(headers: dict, open_client: TestClient) -> None:
+def test_local_client_without_keys_is_admin(headers: dict, open_client: TestClient) -> None:
     assert open_client.get("/session").json() == {"keys_required": False, "name": "local", "scope": "admin"}
     assert open_client.put("/thing", headers=of_site(headers, open_client), json={}).json() == "local"
 
@@ -264,7 +264,7 @@ def test_whoever_is_at_the_machine_may_do_all_where_no_key_is_asked_for(headers:
      ("127.0.0.1.nip.io", 421), ("192.168.1.5:8000", 421), ("localhost@evil.example.com", 421), ("[::1", 421),
      ("0.0.0.0:8000", 421)],
 )  # fmt: skip
-def test_a_name_of_elsewhere_for_this_machine_is_not_answered_to(
+def test_foreign_host_name_without_keys_is_refused(
     host: str, status: int, open_client: TestClient, client: TestClient
 ) -> None:
     assert open_client.get("/thing", headers={"Host": host}).status_code == status
@@ -277,7 +277,7 @@ def test_a_name_of_elsewhere_for_this_machine_is_not_answered_to(
      "Via", "X-Real-IP", "CF-Connecting-IP", "CF-Ray", "True-Client-IP", "X-Envoy-External-Address", "CDN-Loop",
      "X-Client-IP", "X-Original-URL", "Tailscale-User-Login", "X-Amzn-Trace-Id"],
 )  # fmt: skip
-def test_open_mode_refuses_what_a_proxy_passed_on(header: str, open_client: TestClient, client: TestClient) -> None:
+def test_forwarded_request_without_keys_is_refused(header: str, open_client: TestClient, client: TestClient) -> None:
     for value in ("203.0.113.9", ""):
         for method, path in (("GET", "/thing"), ("PUT", "/thing"), ("GET", "/page/"), ("GET", "/health/live")):
             answer = open_client.request(method, path, headers={header: value})
@@ -288,7 +288,7 @@ def test_open_mode_refuses_what_a_proxy_passed_on(header: str, open_client: Test
     assert client.get("/thing", headers={header: "203.0.113.9", "X-API-Key": key_of(client)}).status_code == 200
 
 
-def test_bodies_have_an_end(client: TestClient) -> None:
+def test_body_size_is_limited(client: TestClient) -> None:
     headers = {"X-API-Key": key_of(client)}
     large = b'{"a": "' + b"a" * MAX_BODY_BYTES + b'"}'
 
@@ -303,7 +303,7 @@ def test_bodies_have_an_end(client: TestClient) -> None:
     assert client.put("/uploads/there/a.tif", headers=headers, content=large).json() == len(large)
 
 
-def test_who_tries_many_keys_waits_and_others_do_not(client: TestClient) -> None:
+def test_wrong_keys_are_limited_but_valid_keys_accepted(client: TestClient) -> None:
     secret = key_of(client)
     statuses = [
         client.get("/thing", headers={"X-API-Key": f"guess {each}"}).status_code for each in range(MAX_WRONG_KEYS + 1)
@@ -354,7 +354,7 @@ LIMITED, UNLIMITED = [401] * MAX_WRONG_KEYS + [429], [401] * (MAX_WRONG_KEYS + 1
         ("2001:db8::5", ("2001:db8::/64",), "2001:db8:1:{}::1", UNLIMITED),
     ],
 )
-def test_wrong_keys_are_counted_by_the_address_that_a_known_proxy_saw(
+def test_wrong_keys_are_counted_by_address_behind_proxy(
     address: str, proxies: tuple, forwarded: str, expected: list[int], tmp_path: Path, workers: str
 ) -> None:
     with reached_from(address, tmp_path, workers, proxies=proxies) as client:
@@ -362,9 +362,7 @@ def test_wrong_keys_are_counted_by_the_address_that_a_known_proxy_saw(
 
 
 @pytest.mark.parametrize("public", ["", "https://maps.example.org", "https://example.org/talud/"])
-def test_links_lead_to_the_public_address_whatever_host_the_client_names(
-    public: str, tmp_path: Path, workers: str
-) -> None:
+def test_links_use_public_address_for_any_host_header(public: str, tmp_path: Path, workers: str) -> None:
     base = public.rstrip("/")
     with reached_from("203.0.113.9", tmp_path, workers, public_url=public) as client:
         own = {"X-API-Key": key_of(client)} | {"Host": "evil.example.com"}
@@ -386,7 +384,7 @@ def test_links_lead_to_the_public_address_whatever_host_the_client_names(
             assert client.put("/thing", headers=origin, json={}).status_code == 200
 
 
-def test_attempts_are_forgotten_and_counted_by_network() -> None:
+def test_login_throttle_counts_by_network_and_forgets() -> None:
     moment = [0.0]
     attempts = LoginThrottle(clock=lambda: moment[0])
     assert [attempts.count_failure("2001:db8::1") for _ in range(MAX_WRONG_KEYS)] == [0] * MAX_WRONG_KEYS
@@ -401,14 +399,14 @@ def test_attempts_are_forgotten_and_counted_by_network() -> None:
     assert attempts.count_failure("2001:db8::1") == 0
 
 
-def test_refusals_carry_the_security_headers_too(open_client: TestClient) -> None:
+def test_refused_response_has_security_headers(open_client: TestClient) -> None:
     refused = open_client.get("/thing", headers={"Host": "evil.example.com"})
     for answer in (refused, open_client.get("/missing"), open_client.get("/thing")):
         assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
         assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-def test_nothing_of_a_client_is_unpickled_or_run() -> None:
+def test_serving_modules_import_no_unsafe_deserialiser() -> None:
     """Of all that the service's own modules name: no pickle, no NumPy file, no eval, no YAML, no XML with entities."""
     forbidden = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "eval", "exec", "xml"}
     for path in Path(talud.serving.__path__[0]).rglob("*.py"):
@@ -426,7 +424,7 @@ def test_nothing_of_a_client_is_unpickled_or_run() -> None:
             assert not names & forbidden, f"{path}: {names & forbidden}"
 
 
-def test_a_fault_of_the_service_is_told_as_any_problem_and_counted(client: TestClient) -> None:
+def test_internal_error_is_problem_response_and_counted(client: TestClient) -> None:
     @client.app.get("/broken")
     def broken() -> None:
         raise ZeroDivisionError("a secret")

@@ -28,18 +28,18 @@ def told(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
 
 
 @pytest.mark.parametrize(("said", "meant"), [("2", 2), ("tls://scheduler:8786", "tls://scheduler:8786")])
-def test_workers_are_a_number_or_an_address(said: str, meant: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_setting_is_number_or_address(said: str, meant: object, monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(monkeypatch, workers=said).workers == meant
 
 
-def test_places_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowed_setting_is_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(monkeypatch, allowed='["data.example.org", "s3://bucket"]').allowed == (
         "data.example.org",
         "s3://bucket",
     )
 
 
-def test_in_a_project_its_stacks_are_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_folders_are_those_of_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_text("seed: 1\n")
     (tmp_path / "stacks").mkdir()
     (tmp_path / "below").mkdir()
@@ -99,7 +99,7 @@ def test_in_a_project_its_stacks_are_mapped(tmp_path: Path, monkeypatch: pytest.
         ("workers", "", None),
     ],
 )
-def test_what_makes_no_sense_is_one_line(
+def test_invalid_setting_is_reported_in_one_line(
     name: str, value: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "kept/uploads/mine").mkdir(parents=True)
@@ -156,7 +156,9 @@ def test_what_makes_no_sense_is_one_line(
         ("file:///etc", "expected"),
     ],
 )
-def test_places_that_nothing_could_match_are_refused(entry: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allow_list_entry_that_never_matches_is_refused(
+    entry: str, instead: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ParamsError, match=r"^TALUD_SERVICE_ALLOWED:") as caught:
         told(monkeypatch, allowed=json.dumps(["good.example.org", entry]))
     assert instead in str(caught.value)
@@ -171,7 +173,7 @@ def test_places_that_nothing_could_match_are_refused(entry: str, instead: str, m
         ("results", "file/maps", "file/maps: cannot be written"),
     ],
 )
-def test_serve_refuses_wrong_settings_in_one_line(name: str, value: str, said: str, tmp_path: Path) -> None:
+def test_serve_refuses_invalid_setting_in_one_line(name: str, value: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     command = [sys.executable, "-m", "talud.cli.main", "serve", "--port", str(free_port())]
     settings = {"data": "rasters", "results": "maps", name: value}
@@ -182,7 +184,7 @@ def test_serve_refuses_wrong_settings_in_one_line(name: str, value: str, said: s
     assert done.stderr.count("\n") == 1
 
 
-def test_keys_are_off_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_optional_only_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told(monkeypatch).open_to_all("127.0.0.1")
     assert not told(monkeypatch).open_to_all("0.0.0.0")
     assert not told(monkeypatch, keys_required="true").open_to_all("127.0.0.1")
@@ -191,7 +193,7 @@ def test_keys_are_off_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
-def test_serve_says_where_it_is_and_that_nobody_has_a_key_yet(service_project: Path, tmp_path: Path) -> None:
+def test_serve_prints_url_and_advice_to_add_a_key(service_project: Path, tmp_path: Path) -> None:
     port = str(free_port())
     command = [sys.executable, "-m", "talud.cli.main", "serve", "--port", port]
     environment = os.environ | {
@@ -217,7 +219,7 @@ def test_serve_says_where_it_is_and_that_nobody_has_a_key_yet(service_project: P
         ("PUBLIC_URL", "https://maps.example.org/?a=b", "PUBLIC_URL: String should match"),
     ],
 )
-def test_an_address_that_makes_no_sense_is_refused(
+def test_invalid_address_setting_is_refused(
     name: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"{ENV_PREFIX}DATA", str(tmp_path / "rasters"))
@@ -227,7 +229,7 @@ def test_an_address_that_makes_no_sense_is_refused(
         Settings.load()
 
 
-def test_the_earlier_setting_of_proxies_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_obsolete_proxy_setting_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{ENV_PREFIX}DATA", str(tmp_path / "rasters"))
     monkeypatch.setenv(f"{ENV_PREFIX}RESULTS", str(tmp_path / "maps"))
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "10.0.0.5")

@@ -64,7 +64,7 @@ def answer(port: int, head: str, parts: Iterator[bytes], pause: float) -> tuple[
 @pytest.mark.parametrize("length", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
 @pytest.mark.parametrize("begin", [b"", b"II*\0" + bytes(280)], ids=["nothing", "a begin"])
 @pytest.mark.parametrize("request_line", ["PUT /uploads/a.tif", "POST /processes/map-landslides/execution"])
-def test_body_that_drips_is_refused_and_leaves_nothing(
+def test_slow_body_is_refused_and_deleted(
     request_line: str, begin: bytes, length: str, port: int, uploads: Path
 ) -> None:
     def chunk(content: bytes) -> bytes:
@@ -85,7 +85,7 @@ def test_body_that_drips_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.slow
-def test_body_that_is_just_fast_enough_is_taken(port: int, uploads: Path, tmp_path: Path) -> None:
+def test_body_at_minimum_rate_is_accepted(port: int, uploads: Path, tmp_path: Path) -> None:
     content = write_stack(tmp_path / "a.tif", noise(16, 16)).read_bytes()
     steps = 30
     size = -(-len(content) // steps)

@@ -14,7 +14,7 @@ from service_process import free_port, wait_for
 
 
 @pytest.mark.slow
-def test_the_page_opens_before_whoever_starts_the_service_at_a_desktop(service_project: Path, tmp_path: Path) -> None:
+def test_serve_opens_page_in_browser(service_project: Path, tmp_path: Path) -> None:
     browser, seen = tmp_path / "browser.py", tmp_path / "seen"
     browser.write_text(
         "import sys, urllib.request\n"

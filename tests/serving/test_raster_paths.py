@@ -45,12 +45,12 @@ def refused(href: str, settings: Settings) -> str:
     return str(caught.value)
 
 
-def test_rasters_below_the_data_folder_are_found(settings: Settings) -> None:
+def test_rasters_below_data_folder_are_found(settings: Settings) -> None:
     assert resolve_raster("a.tif", settings) == settings.data / "a.tif"
     assert resolve_raster("basins/b.tif", settings) == settings.data / "basins/b.tif"
 
 
-def test_names_in_any_script_are_found(settings: Settings) -> None:
+def test_non_ascii_names_are_found(settings: Settings) -> None:
     for name in ("cañón de la Liboriana.tif", "地滑り.tif", "what? #1 & 100%!.tif"):
         shutil.copy(settings.data / "a.tif", settings.data / name)
         assert resolve_raster(name, settings).name == name
@@ -122,7 +122,7 @@ def test_other_references_are_refused(href: str, settings: Settings, tmp_path: P
     refused(href.replace("{outside}", str(tmp_path)).replace("{data}", str(settings.data)), settings)
 
 
-def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_followed(settings: Settings, tmp_path: Path) -> None:
+def test_link_is_followed_only_inside_data_folder(settings: Settings, tmp_path: Path) -> None:
     (settings.data / "out.tif").symlink_to(tmp_path / "secret.tif")
     (settings.data / "up").symlink_to(tmp_path)
     (settings.data / "in.tif").symlink_to("basins/b.tif")
@@ -132,12 +132,12 @@ def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_followed(setting
     assert resolve_raster("in.tif", settings) == settings.data / "basins/b.tif"
 
 
-def test_a_data_folder_that_is_itself_a_link_is_as_good(settings: Settings, tmp_path: Path) -> None:
+def test_data_folder_may_be_a_link(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(settings.data)
     assert resolve_raster("a.tif", settings.model_copy(update={"data": tmp_path / "link"})) == settings.data / "a.tif"
 
 
-def test_an_upload_is_the_one_file_of_its_folder(settings: Settings, tmp_path: Path) -> None:
+def test_upload_is_the_only_file_of_its_folder(settings: Settings, tmp_path: Path) -> None:
     folder = settings.results / "uploads" / UPLOAD
     shutil.copy(settings.data / "a.tif", folder / "mine.tif")
     (folder / "mine.tif.aux.xml").write_text("<PAMDataset/>")
@@ -155,9 +155,7 @@ def test_an_upload_is_the_one_file_of_its_folder(settings: Settings, tmp_path: P
      "a.tif.msk.ovr", "A.TIF.AUX.XML"],
 )  # fmt: skip
 @pytest.mark.parametrize("first", [False, True], ids=["at first", "after the raster passed"])
-def test_link_beside_a_raster_that_leads_out_is_refused(
-    side: str, first: bool, settings: Settings, tmp_path: Path
-) -> None:
+def test_sidecar_link_out_of_folder_is_refused(side: str, first: bool, settings: Settings, tmp_path: Path) -> None:
     if first:
         resolve_raster("a.tif", settings)
     (tmp_path / "secret.txt").write_text("5\n0\n0\n-5\n123456\n654321\n")
@@ -168,7 +166,7 @@ def test_link_beside_a_raster_that_leads_out_is_refused(
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-def test_world_file_that_links_out_is_not_read(settings: Settings, tmp_path: Path) -> None:
+def test_world_file_link_out_of_folder_is_refused(settings: Settings, tmp_path: Path) -> None:
     with rasterio.open(settings.data / "a.tif") as dataset:
         values = dataset.read()
     with rasterio.open(
@@ -202,7 +200,7 @@ def test_world_file_that_links_out_is_not_read(settings: Settings, tmp_path: Pat
     ],
 )
 @pytest.mark.parametrize("beside", ["a.tif", "a.tif.ovr"])
-def test_tags_that_name_other_files_are_refused_for_bands_and_overviews_too(
+def test_file_reference_in_pam_sidecar_is_refused(
     content: str, beside: str, settings: Settings, tmp_path: Path
 ) -> None:
     if beside != "a.tif":
@@ -211,13 +209,13 @@ def test_tags_that_name_other_files_are_refused_for_bands_and_overviews_too(
     assert "secret" not in refused("a.tif", settings)
 
 
-def test_tags_inside_a_raster_that_name_overviews_of_a_band_are_refused(settings: Settings, tmp_path: Path) -> None:
+def test_overview_file_in_band_tags_is_refused(settings: Settings, tmp_path: Path) -> None:
     with rasterio.open(settings.data / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
         dataset.update_tags(2, "OVERVIEWS", OVERVIEW_FILE=str(tmp_path / "secret.tif"))
     assert "refer to further files" in refused("a.tif", settings)
 
 
-def test_mask_is_judged_as_its_raster_is(settings: Settings, tmp_path: Path) -> None:
+def test_mask_passes_same_checks_as_raster(settings: Settings, tmp_path: Path) -> None:
     raster, mask = resolve_raster("a.tif", settings), settings.data / "a.mask.tif"
     assert find_mask(raster, settings) is None
     shutil.copy(raster, settings.data / "known.tif")
@@ -237,7 +235,7 @@ def test_mask_is_judged_as_its_raster_is(settings: Settings, tmp_path: Path) -> 
         find_mask(raster, settings)
 
 
-def test_a_pipe_is_not_waited_for(settings: Settings) -> None:
+def test_named_pipe_is_refused(settings: Settings) -> None:
     os.mkfifo(settings.data / "pipe.tif")
     refused("pipe.tif", settings)
 
@@ -255,7 +253,7 @@ def _warped(path: Path, source: Path) -> None:
 
 @pytest.mark.parametrize("name", ["fake.tif", "fake.vrt"])
 @pytest.mark.parametrize("make", [_vrt, _warped])
-def test_a_vrt_is_refused_whatever_its_name(make, name: str, settings: Settings, tmp_path: Path) -> None:
+def test_vrt_with_any_name_is_refused(make, name: str, settings: Settings, tmp_path: Path) -> None:
     make(settings.data / name, tmp_path / "secret.tif")
     with rasterio.open(settings.data / name) as dataset:
         assert dataset.driver == "VRT"
@@ -271,7 +269,7 @@ def test_other_formats_are_refused(driver: str, settings: Settings) -> None:
     assert "only GeoTIFFs" in refused("other.tif", settings)
 
 
-def test_overviews_mask_and_tags_beside_a_raster_are_fine(settings: Settings) -> None:
+def test_sidecar_files_written_by_gdal_are_accepted(settings: Settings) -> None:
     for name in ("a.tif", "basins/b.tif"):
         shutil.copy(settings.data / "a.tif", settings.data / f"{name}.ovr")
         shutil.copy(settings.data / "a.tif", settings.data / f"{name}.msk")
@@ -281,7 +279,7 @@ def test_overviews_mask_and_tags_beside_a_raster_are_fine(settings: Settings) ->
 
 @pytest.mark.parametrize("side", ["a.tif.ovr", "a.tif.msk", "a.tif.aux.xml", "A.TIF.OVR", "a.tif.ovr.msk"])
 @pytest.mark.parametrize("how", ["a VRT", "a link", "a folder"])
-def test_what_lies_beside_a_raster_is_judged_too(side: str, how: str, settings: Settings, tmp_path: Path) -> None:
+def test_unsafe_sidecar_file_is_refused(side: str, how: str, settings: Settings, tmp_path: Path) -> None:
     if side == "a.tif.ovr.msk":
         shutil.copy(settings.data / "a.tif", settings.data / "a.tif.ovr")
     if how == "a VRT":
@@ -294,14 +292,14 @@ def test_what_lies_beside_a_raster_is_judged_too(side: str, how: str, settings: 
 
 
 @pytest.mark.parametrize("domain", ["OVERVIEWS", "overviews", "GEOLOCATION"])
-def test_tags_that_name_further_files_are_refused(domain: str, settings: Settings, tmp_path: Path) -> None:
+def test_file_reference_in_tags_is_refused(domain: str, settings: Settings, tmp_path: Path) -> None:
     """GDAL takes a raster's overviews from whatever file, or address, such a tag names, and deletes it with it."""
     with rasterio.open(settings.data / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
         dataset.update_tags(ns=domain, OVERVIEW_FILE=str(tmp_path / "secret.tif"))
     assert "refer to further files" in refused("a.tif", settings)
 
 
-def test_tags_beside_a_raster_that_name_further_files_are_refused(settings: Settings, tmp_path: Path) -> None:
+def test_escaped_file_reference_in_sidecar_is_refused(settings: Settings, tmp_path: Path) -> None:
     item = f'<MDI key="OVERVIEW_FILE">{tmp_path}/secret.tif</MDI>'
     (settings.data / "a.tif.aux.xml").write_text(
         f'<PAMDataset><Metadata domain="&#79;VERVIEWS">{item}</Metadata></PAMDataset>'
@@ -363,9 +361,7 @@ def confined(code: str, *arguments: str, environment: dict[str, str] | None = No
 
 
 @pytest.mark.slow
-def test_gdal_opens_geotiffs_alone_once_it_is_confined_and_maps_are_made_all_the_same(
-    settings: Settings, tiny_model: Path
-) -> None:
+def test_confined_gdal_opens_only_geotiffs_and_makes_equal_maps(settings: Settings, tiny_model: Path) -> None:
     raster = settings.data / "a.tif"
     _vrt(settings.data / "fake.tif", raster)
     _warped(settings.data / "fake.png", raster)
@@ -381,20 +377,20 @@ def test_gdal_opens_geotiffs_alone_once_it_is_confined_and_maps_are_made_all_the
 
 
 @pytest.mark.slow
-def test_pictures_are_made_by_a_confined_process_too(settings: Settings) -> None:
+def test_confined_process_renders_tiles(settings: Settings) -> None:
     rasterio.shutil.copy(settings.data / "a.tif", settings.data / "fake.img", driver="HFA")
     done = confined(PICTURING, str(settings.data))
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
-def test_confining_too_late_is_said() -> None:
+def test_confining_after_import_of_pyogrio_is_refused() -> None:
     late = "import pyogrio; from talud.serving.raster_paths import confine_gdal; confine_gdal()"
     assert "start the service in a separate process" in confined(late).stderr
 
 
 @pytest.mark.slow
-def test_confining_does_not_depend_on_drivers_that_the_environment_switches_off() -> None:
+def test_confining_ignores_gdal_skip_of_environment() -> None:
     code = "from talud.serving.raster_paths import confine_gdal; confine_gdal()"
     done = confined(code, environment={"GDAL_SKIP": "PNG"})
     assert done.returncode == 0

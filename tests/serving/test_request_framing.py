@@ -65,14 +65,14 @@ def answers(service: ServiceProcess, *headers: str, body: str, method: str = "PO
         ("Transfer-Encoding: \x0bchunked",),
     ],
 )
-def test_request_with_an_ambiguous_length_is_refused_and_the_connection_closed(
+def test_request_with_ambiguous_length_is_refused(
     headers: tuple[str, ...], method: str, service: ServiceProcess
 ) -> None:
     (status,) = answers(service, *headers, method=method, body=CHUNKED_END + HIDDEN)
     assert status in (400, 501)
 
 
-def test_refusal_says_why(service: ServiceProcess) -> None:
+def test_refusal_of_ambiguous_length_gives_reason(service: ServiceProcess) -> None:
     answer = service.http.post(
         "/session", headers={"Content-Length": "5", "Transfer-Encoding": "chunked"}, content=iter([b"{}"])
     )
@@ -84,6 +84,6 @@ def test_refusal_says_why(service: ServiceProcess) -> None:
 @pytest.mark.parametrize(
     ("header", "body"), [("Content-Length: 2", "{}"), ("Transfer-Encoding: chunked", "2\r\n{}\r\n0\r\n\r\n")]
 )
-def test_request_with_one_length_is_read(header: str, body: str, service: ServiceProcess) -> None:
+def test_request_with_one_length_is_accepted(header: str, body: str, service: ServiceProcess) -> None:
     kind = "Content-Type: application/json"
     assert answers(service, header, kind, "Connection: close", body=body) == [422]  # {} holds no key

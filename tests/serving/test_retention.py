@@ -51,7 +51,7 @@ def ended(jobs: JobStore, maps: JobFolders, name: str, days: float) -> None:
     (maps.map_folder(name) / "probability.tif").write_bytes(bytes(MEGABYTE))
 
 
-def test_a_second_service_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
+def test_second_service_on_results_folder_is_refused(tmp_path: Path) -> None:
     with (
         lock_results(tmp_path),
         pytest.raises(BusyError, match="another service uses this folder"),
@@ -62,7 +62,7 @@ def test_a_second_service_is_refused_while_the_first_one_runs(tmp_path: Path) ->
         pass
 
 
-def test_what_is_old_goes(jobs: JobStore, tmp_path: Path) -> None:
+def test_clean_up_removes_expired_maps(jobs: JobStore, tmp_path: Path) -> None:
     maps = JobFolders(tmp_path / "jobs")
     for name, days in (("old", 8), ("young", 6)):
         ended(jobs, maps, name, days)
@@ -70,7 +70,7 @@ def test_what_is_old_goes(jobs: JobStore, tmp_path: Path) -> None:
     assert (jobs.get("old"), maps.folder("old").exists(), maps.folder("young").exists()) == (None, False, True)
 
 
-def test_what_is_too_much_goes_the_oldest_first_but_nothing_in_use(jobs: JobStore, tmp_path: Path) -> None:
+def test_clean_up_frees_space_but_keeps_maps_in_use(jobs: JobStore, tmp_path: Path) -> None:
     maps = JobFolders(tmp_path / "jobs")
     for name, days in (("first", 4), ("second", 3), ("third", 2), ("fourth", 1)):
         ended(jobs, maps, name, days)
@@ -82,7 +82,7 @@ def test_what_is_too_much_goes_the_oldest_first_but_nothing_in_use(jobs: JobStor
     assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["fourth", "running", "second"]
 
 
-def test_a_map_that_people_reviewed_stays_until_somebody_throws_it_away(jobs: JobStore, tmp_path: Path) -> None:
+def test_clean_up_keeps_reviewed_maps(jobs: JobStore, tmp_path: Path) -> None:
     maps = JobFolders(tmp_path / "jobs")
     for name in ("reviewed", "forgotten"):
         ended(jobs, maps, name, 100)
@@ -91,7 +91,7 @@ def test_a_map_that_people_reviewed_stays_until_somebody_throws_it_away(jobs: Jo
     assert ReviewStore(jobs.database).all("reviewed").keys() == {"1"}
 
 
-def test_a_dismissed_job_loses_its_review_and_is_cleaned_up(jobs: JobStore, tmp_path: Path) -> None:
+def test_dismissed_job_is_removed_with_its_review(jobs: JobStore, tmp_path: Path) -> None:
     maps, store = JobFolders(tmp_path / "jobs"), ReviewStore(jobs.database)
     for name in ("thrown away", "kept"):
         ended(jobs, maps, name, 100)
@@ -108,7 +108,7 @@ def test_a_dismissed_job_loses_its_review_and_is_cleaned_up(jobs: JobStore, tmp_
     assert store.all("thrown away") == {}
 
 
-def test_an_upload_stays_while_a_job_shows_it(jobs: JobStore, tmp_path: Path) -> None:
+def test_clean_up_keeps_uploads_of_jobs(jobs: JobStore, tmp_path: Path) -> None:
     maps = JobFolders(tmp_path / "jobs")
     for name in ("shown", "forgotten", "fresh"):
         (tmp_path / "uploads" / name).mkdir(parents=True)
@@ -120,7 +120,7 @@ def test_an_upload_stays_while_a_job_shows_it(jobs: JobStore, tmp_path: Path) ->
     assert sorted(path.name for path in (tmp_path / "uploads").iterdir()) == ["fresh", "shown"]
 
 
-def test_of_many_who_claim_jobs_each_gets_another_the_oldest_first(jobs: JobStore) -> None:
+def test_parallel_claims_return_different_jobs(jobs: JobStore) -> None:
     for number in range(40):
         jobs.create(f"{number:02}", "somebody", MapRequest(raster="a.tif"))
     first = jobs.claim()
@@ -132,7 +132,7 @@ def test_of_many_who_claim_jobs_each_gets_another_the_oldest_first(jobs: JobStor
     assert {job.status for job in claimed} == {"running"}
 
 
-def test_a_job_that_has_ended_is_not_ended_again_and_a_dismissed_one_stays_so(jobs: JobStore) -> None:
+def test_dismissed_job_keeps_its_status(jobs: JobStore) -> None:
     jobs.create("a", "somebody", MapRequest(raster="a.tif"))
     jobs.claim()
     jobs.dismiss("a")
