@@ -257,7 +257,7 @@ def test_report_states_reduced_resolution(project: Project, monkeypatch: pytest.
     page = report.ReportData.gather(project)
     assert (page.viewers[0].width, page.viewers[0].metres) == (96, 25.0)
     assert picture(page.viewers[0].images["outcome-3band"]).shape == (96, 96, 4)
-    assert "Shown at 25.0 m a pixel; the files hold 12.5 m." in text_of(report.render_report(page))
+    assert "Shown at 25.0 m per pixel; the files have 12.5 m." in text_of(report.render_report(page))
 
 
 @pytest.mark.slow
@@ -271,7 +271,7 @@ def test_report_without_optical_bands_and_transfer_areas(small_project: Project)
     evaluate(project, "terrain")
     text = text_of(report.write_report(project).read_text(encoding="utf-8"))
     assert "terrain reaches an F1 of" in text
-    assert "nothing can be scored outside the training areas" in text
+    assert "there are no scores outside the training areas" in text
     assert "Table 4" not in text
     assert paper.INFERENCE_BASIN not in text
 
@@ -284,7 +284,7 @@ def test_report_shows_unlabelled_areas_without_scores(small_project: Project):
     page = report.ReportData.gather(small_project)
     text = text_of(report.render_report(page))
     assert "no inventory, so no scores" in text
-    assert "Not evaluated yet, and so not shown: terrain." in text
+    assert "Not shown because not evaluated yet: terrain." in text
     away = next(viewer for viewer in page.viewers if viewer.area == "away")
     assert [panel.title for panel in away.comparison] == ["Optical image"]
     assert [panel.title for panel in away.results["3band"]] == ["Probability", "Landslides"]

@@ -1,5 +1,5 @@
 "use strict";
-// The same stripes as in the pictures.
+// The same hatching as in the images.
 const hatch = document.createElement("canvas");
 hatch.width = hatch.height = 16;
 const ink = hatch.getContext("2d");
@@ -8,7 +8,7 @@ ink.fillRect(0, 0, 16, 16);
 ink.fillStyle = "#c4c4ca";
 for (let row = 0; row < 16; row += 1) for (let i = 0; i < 5; i += 1) ink.fillRect((i - row + 16) % 16, row, 1, 1);
 
-// Every viewer has one view (centre in picture pixels, zoom over the whole area) that all its canvases draw.
+// All canvases of a viewer draw one view: centre in image pixels, and zoom relative to the whole area.
 for (const viewer of document.querySelectorAll(".viewer")) {
   const width = Number(viewer.dataset.width), height = Number(viewer.dataset.height);
   const metres = Number(viewer.dataset.metres), places = JSON.parse(viewer.dataset.places);
@@ -49,7 +49,7 @@ for (const viewer of document.querySelectorAll(".viewer")) {
     pen.setTransform(k, 0, 0, k, canvas.width / 2 - view.x * k, canvas.height / 2 - view.y * k);
     pen.imageSmoothingEnabled = k < 1;
     pen.imageSmoothingQuality = "high";
-    pen.fillStyle = pen.createPattern(hatch, "repeat"); // what no picture covers has no data
+    pen.fillStyle = pen.createPattern(hatch, "repeat"); // parts without an image have no data
     pen.fillRect(0, 0, width, height);
     for (const image of layers.get(canvas)) pen.drawImage(image, 0, 0, width, height);
     if (outlined?.checked) drawOutlines(pen, k / ratio);
@@ -175,7 +175,7 @@ for (const viewer of document.querySelectorAll(".viewer")) {
     for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, (event) => fingers.delete(event.pointerId));
     canvas.addEventListener("dblclick", (event) => zoomAt(canvas, event.clientX, event.clientY, 2));
   }
-  // Safari pinches the page itself unless a two-finger touch is claimed.
+  // Safari zooms the page unless two-finger touches are handled here.
   viewer.addEventListener("touchmove", (event) => event.touches.length > 1 && event.preventDefault(), { passive: false });
 
   new ResizeObserver(() => show({})).observe(viewer);

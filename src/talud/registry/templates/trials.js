@@ -5,7 +5,7 @@ const reading = document.getElementById("reading");
 const kept = document.getElementById("kept");
 const rows = [...document.querySelectorAll("tbody tr")];
 const TOP = 44, BOTTOM = 18, LEFT = 70, RIGHT = 70, HEIGHT = 440, GRIP = 20, NEAR = 14;
-const score = axes.length - 1; // the last axis colours the lines; trials come best first
+const score = axes.length - 1; // the last axis colours the lines; trials are sorted, best first
 const y = (share) => HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM);
 const share = (at) => (HEIGHT - BOTTOM - at) / (HEIGHT - TOP - BOTTOM);
 let x = () => 0;
@@ -22,7 +22,7 @@ function short(value) {
   return String(Number(value.toPrecision(6)));
 }
 
-function steps(low, high) { // round numbers between two others
+function steps(low, high) { // round numbers between two values
   const raw = (high - low) / 5 || 1, power = 10 ** Math.floor(Math.log10(raw));
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= raw);
   const first = Math.ceil(low / step - 1e-9), last = Math.floor(high / step + 1e-9);
@@ -37,7 +37,7 @@ for (const [index, axis] of axes.entries()) {
   axis.ticks = [...new Set(values)].sort((a, b) => a - b);
   axis.range = null;
   let room = 0;
-  if (axis.chosen) { // trials of one value fan out around it, the best on top
+  if (axis.chosen) { // trials with equal values are spread, best on top
     const gaps = axis.ticks.slice(1).map((tick, before) => axis.at(tick) - axis.at(axis.ticks[before]));
     room = Math.min(0.1, 0.6 * Math.min(...gaps));
   } else if (high > low) axis.ticks = steps(low, high);
@@ -80,7 +80,7 @@ function grab(event, axis) {
   const start = place(event);
   const move = (now) => {
     const ends = [start, place(now)].sort((a, b) => a - b);
-    axis.range = y(ends[0]) - y(ends[1]) < 4 ? null : ends; // a click lets go
+    axis.range = y(ends[0]) - y(ends[1]) < 4 ? null : ends; // a click clears the range
     choose();
   };
   axis.grip.setPointerCapture(event.pointerId);
