@@ -134,7 +134,7 @@ def test_finetuning_on_patches_resets_measurements(project: Project, tiny_model:
     for path_of in (stack, mask):
         with rasterio.open(path_of, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as raster:
             raster.update_tags(TALUD_PATCH="32")
-    with pytest.raises(StudyError, match="before its patches or masks changed"):
+    with pytest.raises(StudyError, match="have changed since it was fine-tuned on them"):
         assess_area(Model.load(path), project, "valley")
 
 
