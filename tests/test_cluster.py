@@ -104,7 +104,7 @@ def test_the_gpus_that_cuda_gives_a_process(there: tuple[str, ...], chosen: str 
         (
             ("--nthreads", "1", "--resources", "GPU=1"),
             [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "0"}],
-            r"would share GPU .*; give each its own by CUDA_VISIBLE_DEVICES",
+            r"would share GPU .*; set CUDA_VISIBLE_DEVICES to a different GPU for each",
         ),
     ],
 )

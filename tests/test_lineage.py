@@ -300,7 +300,7 @@ def test_map_is_complete_if_it_cannot_be_recorded(
     records.parent.write_text("a file in the way")
     code, _, err = talud("predict", "models/3band.onnx", "stacks/away.tif", "--out", "maps/three")
     assert code == 0
-    assert err.splitlines()[-1].startswith("talud: warning: the map is not recorded for talud lineage: ")
+    assert err.splitlines()[-1].startswith("talud: warning: the map was not recorded, so talud lineage cannot ")
     assert (project.root / "maps/three/prediction.json").is_file()
 
 

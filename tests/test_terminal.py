@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from talud.cli.main import _unraisable
+from talud.cli.main import _resend_dropped_interrupt
 from talud.process import defer_sigint, stderr_suppressed
 from talud.registry.connection import translated_errors
 
@@ -78,7 +78,7 @@ def test_a_ctrl_c_that_falls_into_a_finaliser_comes_again_and_ends_a_wait(monkey
         Finalised()
         time.sleep(10)
 
-    monkeypatch.setattr(sys, "unraisablehook", _unraisable)
+    monkeypatch.setattr(sys, "unraisablehook", _resend_dropped_interrupt)
     later.start()
     with pytest.raises(KeyboardInterrupt):
         work()

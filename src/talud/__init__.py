@@ -1,4 +1,7 @@
-"""talud: U-Nets that map landslides, from versioned satellite stacks to a registered model and a map."""
+"""Landslide mapping with U-Nets on satellite stacks.
+
+`load_model` opens a model, and `predict` maps the landslides of a raster.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from talud.process import clean_process_environment
 
-clean_process_environment()  # before anything imports rasterio, pyogrio or numexpr
+# Must run before rasterio, pyogrio or numexpr is imported.
+clean_process_environment()
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,19 +37,22 @@ def __getattr__(name: str) -> type[MapOptions]:
 
 
 def load_model(uri: str | Path, provider: Provider = "auto", precision: Precision | None = None) -> Model:
-    """Open a model, such as `talud.load_model("models:/landslide-unet-7band@champion")`.
+    """Open a model from a file or a registry.
+
+    For example `talud.load_model("models:/landslide-unet-7band@champion")`.
 
     Args:
         uri: an `.onnx` file, or any MLflow model URI (`models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/…`). A URI
-            is looked up in the store of the project around the working folder, or in `MLFLOW_TRACKING_URI`.
-        provider: what the network runs on: `cpu`, `cuda`, or `auto`, which is CUDA where it can be used.
-        precision: `int8` or `float16`: the variant of that precision, which lies beside the file or in the same
-            registered version. Default: the file itself, which is float32 in the registry.
+            is looked up in the store of the project around the working folder, or in the store that
+            `MLFLOW_TRACKING_URI` names.
+        provider: device that runs the network: `cpu`, `cuda`, or `auto`, which is CUDA if it is available.
+        precision: `int8` or `float16` for the model's variant of that precision, stored next to the file or in the same
+            registered version. Default: the model itself, which is float32 in the registry.
 
     Raises:
-        ModelError: The file is missing or is not a talud model, or there is no such variant of it.
-        ParamsError: CUDA is asked for and cannot be used.
-        RegistryError: The registry does not have it.
+        ModelError: The file is missing, is not a talud model, or has no such variant.
+        ParamsError: CUDA is requested and cannot be used.
+        RegistryError: The registry does not hold the model.
     """
     from pathlib import Path
 
@@ -62,21 +69,21 @@ def load_model(uri: str | Path, provider: Provider = "auto", precision: Precisio
 
 
 def load_model_for(raster: str | Path, model: str | Path, options: MapOptions | None = None) -> Model:
-    """Open the model for a raster: the one that is named, or the best fit of the registry.
+    """Open a model for a raster.
 
     Args:
-        raster: raster that is to be mapped.
-        model: anything that `load_model` opens, or `auto`: the registered champion with most bands that fits.
+        raster: raster to map.
+        model: any model that `load_model` opens, or `auto` for the registered champion with the most bands that fits.
         options: options of the map, among them provider and precision.
 
     Raises:
-        TaludError: As `load_model` does; or no champion fits the raster, or it cannot be read.
+        TaludError: As in `load_model`; or no champion fits the raster, or the raster cannot be read.
     """
     from talud.mapping.options import DEFAULT_OPTIONS
 
     options = options or DEFAULT_OPTIONS
     if model == "auto":
-        # Imported here alone: the registry takes as long to import as everything else together.
+        # Imported here, because importing the registry takes as long as all other imports together.
         from talud import basin
 
         return basin.open_for_stack(raster, options.provider, options.precision)
@@ -92,27 +99,28 @@ def predict(
 ) -> Prediction:
     """Map the landslides of a raster, as the command `talud predict` does.
 
-    The map is recorded in the project around the working folder, if there is one, where `talud lineage` finds it; a
+    The map is recorded in the project around the working folder, if there is one, so that `talud lineage` finds it. A
     failure to record it is a `TaludWarning`.
 
     For example `talud.predict("models/7band.onnx", "stack.tif", "map", talud.MapOptions(tta=True))`.
 
     Args:
-        model: a model that is open, or whatever `load_model_for` opens.
-        raster: a stack, or any raster whose bands the model knows by name: a path, or whatever else GDAL opens.
-        out: folder of the map's files; made where it is missing.
+        model: an open model, or any argument that `load_model_for` accepts.
+        raster: a stack, or any raster whose bands the model identifies by name: a path, or any other name that GDAL
+            opens.
+        out: folder for the files of the map; created if missing.
         options: options of the map. Default: those of the command.
-        progress: callback that gets how many tiles are done and how many there are.
+        progress: callback that receives the number of finished tiles and the number of all tiles.
 
     Raises:
-        ParamsError: An option makes no sense, or an open model is of another provider or precision.
+        ParamsError: An option is invalid, or an open model has another provider or precision.
         ModelError: The model cannot be opened, or the network fails.
-        RegistryError: The registry does not have the model.
+        RegistryError: The registry does not hold the model.
         SourceError: The raster cannot be read.
         MismatchError: The raster does not fit the model.
         StudyError: The raster is a stack of a project whose parameters have changed since.
-        OutputError: A product cannot be written; an earlier map is untouched.
-        ClusterError: The workers cannot be had, or are lost.
+        OutputError: A product cannot be written; an earlier map is unchanged.
+        ClusterError: The workers are not available, or were lost.
     """
     from pathlib import Path
 
@@ -142,5 +150,5 @@ def _record(out: Path) -> None:
         try:
             record_map(root, out)
         except TaludError as error:
-            message = f"the map is not recorded for talud lineage: {error}"
+            message = f"the map was not recorded, so talud lineage cannot find it: {error}"
             warnings.warn(message, TaludWarning, stacklevel=3)

@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 
 
 class Group(StrEnum):
-    """Bands that come from one sensor, and are valid or invalid together."""
+    """Group of bands from one sensor, which are valid or invalid together."""
 
     OPTICAL = "optical"
     TERRAIN = "terrain"
     SAR = "sar"
-    OCCLUSION = "shade"  # where something hides another group; no model reads it
+    # Masks of cloud, layover and shadow; no model reads them.
+    OCCLUSION = "shade"
 
 
 @dataclass(frozen=True)
 class Band:
-    """A band by name, with its group, unit and plausible range.
+    """Band with its name, group, unit and plausible range.
 
-    The unit is None where it is not fixed.
+    The unit is None if it is not fixed.
     """
 
     name: str
@@ -38,21 +39,21 @@ class Band:
 TERRAIN_BANDS = (
     Band("elevation", Group.TERRAIN, "m", -500.0, 9000.0),
     Band("slope", Group.TERRAIN, "degree", 0.0, 90.0),
-    # Stored per 100 m, so that values are of order one; a 12.5 m grid holds no sharper bend than this.
+    # Stored per 100 m, so that values are of order one; a 12.5 m grid cannot represent values outside this range.
     Band("curvature", Group.TERRAIN, "1/100m", -100.0, 100.0),
 )
-# In dB; in amplitude the stack states its own unit and the contract its own range.
+# Without unit and range: a stack in amplitude states its own unit, and the contract its own range.
 SAR_BANDS = tuple(
     Band(f"{polarisation}_{time}", Group.SAR) for polarisation in ("vv", "vh") for time in ("pre", "post")
 )
-# 1 where cloud, or radar layover or shadow, hides the bands of a group, 0 elsewhere.
+# Mask → group that it hides. A mask is 1 under cloud, or in radar layover or shadow, and 0 elsewhere.
 OCCLUSION_MASKS: Mapping[str, Group] = {"cloud": Group.OPTICAL, "sar_mask": Group.SAR}
 OCCLUSION_BANDS = tuple(Band(name, Group.OCCLUSION, "", 0.0, 1.0) for name in OCCLUSION_MASKS)
 _KNOWN = {known.name: known for known in (*TERRAIN_BANDS, *SAR_BANDS, *OCCLUSION_BANDS)}
 
 
 def band_named(name: str) -> Band:
-    """Return the band of a name; an unknown name is one of the optical source."""
+    """Return the band of a name; unknown names are optical bands."""
     return _KNOWN.get(name, Band(name, Group.OPTICAL))
 
 
@@ -62,13 +63,13 @@ def groups_of(names: tuple[str, ...]) -> tuple[Group, ...]:
 
 
 def powerset(groups: Sequence[Group]) -> Iterator[tuple[Group, ...]]:
-    """Return all subsets of groups, the largest first, the empty one last.
+    """Yield all subsets of the groups, from all groups to none.
 
-    Each has the order of `groups`.
+    Each subset has the order of `groups`.
     """
     return itertools.chain.from_iterable(itertools.combinations(groups, count) for count in range(len(groups), -1, -1))
 
 
 def mask_implausible(values: NDArray[np.float32], lowest: float, highest: float) -> NDArray[np.float32]:
-    """Return values with NaN where they are outside the plausible range of a band."""
+    """Replace values outside a band's plausible range by NaN."""
     return np.where((values >= lowest) & (values <= highest), values, np.float32(np.nan))

@@ -1,4 +1,7 @@
-"""Models and stacks for a basin: the champion that fits best, and the stack that is made of loose sources."""
+"""Choice of a champion for a basin, and its stack from source files.
+
+`talud map` and `talud predict --model auto` use this module.
+"""
 
 from __future__ import annotations
 
@@ -27,16 +30,18 @@ from talud.source_files import check_output_name
 
 
 def open_for_stack(raster: str | Path, provider: Provider = "auto", precision: Precision | None = None) -> Model:
-    """Open the champion with most bands among those that a stack fits; its origin states the reason.
+    """Open the champion with the most bands that fits a raster.
+
+    The origin of the model states the reason for the choice.
 
     Args:
-        raster: as for `predict`.
-        provider: device to run on.
-        precision: precision of its variant; default: float32.
+        raster: raster to map, as in `predict`.
+        provider: device that runs the network.
+        precision: precision of the model's variant. Default: float32.
 
     Raises:
-        RegistryError: No registry can be reached, or it has no champion.
-        MismatchError: The raster fits none; the message states what each lacks.
+        RegistryError: The registry is not available, or has no champion.
+        MismatchError: The raster fits no champion; the message states what each lacks.
         SourceError: The raster cannot be read.
     """
     return _chosen(lambda contract: reader.find_mismatch(raster, contract), "the stack supports", provider, precision)
@@ -45,17 +50,19 @@ def open_for_stack(raster: str | Path, provider: Provider = "auto", precision: P
 def open_for_sources(
     area: Area, files: Mapping[Source, Path], provider: Provider = "auto", precision: Precision | None = None
 ) -> Model:
-    """Open the champion with most bands among those whose stack the sources can make; its origin states the reason.
+    """Open the champion with the most bands that fits source files.
+
+    The origin of the model states the reason for the choice.
 
     Args:
-        area: as for `build_like`.
-        files: the sources.
-        provider: device to run on.
-        precision: precision of its variant; default: float32.
+        area: area of the sources, as in `build_like`.
+        files: path of each source.
+        provider: device that runs the network.
+        precision: precision of the model's variant. Default: float32.
 
     Raises:
-        RegistryError: No registry can be reached, or it has no champion.
-        MismatchError: The sources make the stack of none; the message states what each lacks.
+        RegistryError: The registry is not available, or has no champion.
+        MismatchError: The sources fit no champion; the message states what each lacks.
         SourceError: A source cannot be read or used.
     """
     return _chosen(lambda contract: sources_misfit(contract, area, files), "the sources support", provider, precision)
@@ -71,7 +78,7 @@ def _chosen(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A champion that could be run.
+    """Champion that can be run.
 
     Attributes:
         name: name of the registered model.
@@ -90,13 +97,14 @@ class Candidate:
         """Fetch a registered version to this machine.
 
         Raises:
-            RegistryError: its file cannot be had.
-            ModelError: it is no model of talud's.
+            RegistryError: The file cannot be fetched.
+            ModelError: The file is not a talud model.
         """
         fetched = store.models.fetch(version.uri)
         try:
             contract = model_file.read_contract(fetched.path)
-        except ModelError as error:  # named as registered: clients of the service see no paths of its machine
+        except ModelError as error:
+            # The registered name replaces the path, which clients of the service must not see.
             reason = str(error).removeprefix(f"{fetched.path}: ")
             raise ModelError(f"{fetched.name}, version {fetched.version}: {reason}") from error
         return cls(fetched.name, fetched.version, fetched.path, contract)
@@ -108,40 +116,42 @@ def choose_champion(
     support: str,
     unfit: Sequence[str] = (),
 ) -> tuple[Candidate, str]:
-    """Return the candidate that reads most of the data, and the reason for the choice.
+    """Return the candidate with the most bands, and the reason.
 
     Args:
         candidates: champions to choose from.
-        misfit: function that returns the reason why the data do not fit a contract; None where they do.
-        support: phrase for the reason, as in "bands that the stack supports".
-        unfit: further champions that cannot be run, with the reason.
+        misfit: function that returns why the data do not fit a contract, or None if they fit.
+        support: clause for the reason, such as "the stack supports", which follows "bands that".
+        unfit: champions that cannot be run, each with the reason.
 
     Raises:
-        MismatchError: None fits; the message states what each lacks.
+        MismatchError: No candidate fits; the message states what each lacks.
     """
     fitting: list[Candidate] = []
-    lesser: list[Candidate] = []  # that would have to do without some of their groups
+    partial: list[Candidate] = []  # candidates that fit without some of their optional groups
     unfit = list(unfit)
     for candidate in candidates:
         why_not = misfit(candidate.contract.without_optional_groups())
         if why_not and candidate.contract.input.subsets and misfit(candidate.contract) is None:
-            lesser.append(candidate)
+            partial.append(candidate)
         elif why_not:
             unfit.append(f"{candidate.name} ({why_not})")
         else:
             fitting.append(candidate)
-    if not fitting and not lesser:
+    if not fitting and not partial:
         raise MismatchError(f"no champion has only bands that {support}: {', '.join(unfit)}")
-    # The F1 of validation settles nothing between band sets, but between equals something must.
+    # The validation F1 is not comparable between band sets; it only breaks ties.
     best, *others = sorted(
-        fitting or lesser,
+        fitting or partial,
         key=lambda one: (-len(one.contract.input.bands), -one.contract.measured.scores.get("f1", 0), one.name),
     )
     title = f"{best.name}, version {best.version}"
     reason = f"{title}: the most bands ({len(best.contract.input.bands)}) that {support}"
     if not fitting:
-        reason = f"{title}: no champion has only bands that {support}, and it can do without what is missing"
-    others += lesser if fitting else []
+        reason = (
+            f"{title}: no champion has only bands that {support}, but this one also works without the missing bands"
+        )
+    others += partial if fitting else []
     if others:
         reason += f"; also fits: {', '.join(other.name for other in others)}"
     if unfit:
@@ -150,18 +160,18 @@ def choose_champion(
 
 
 def _champions() -> tuple[list[Candidate], list[str]]:
-    """Return the champions of the registry, and those that cannot be run, with the reason."""
+    """Return the runnable champions, and the others with the reason."""
     try:
         store = Store.open(find_root(Path.cwd()))
         found = store.models.champions()
         broken = [alias.message for alias in store.models.broken_aliases() if alias.alias == "champion"]
     except RegistryError as error:
-        raise RegistryError(f"{error} (or name a model: an .onnx file)") from error
+        raise RegistryError(f"{error} (or give the model as an .onnx file)") from error
     if not found and broken:
-        raise RegistryError(f"the registry holds no champion that talud made: {'; '.join(broken)}")
+        raise RegistryError(f"the registry holds no usable champion: {'; '.join(broken)}")
     if not found:
         raise RegistryError(
-            "the registry holds no champion that talud made; name a model: an .onnx file or models:/NAME/VERSION"
+            "the registry holds no champion of talud; give the model as an .onnx file or models:/NAME/VERSION"
         )
     usable: list[Candidate] = []
     unfit = broken
@@ -181,26 +191,23 @@ def prepare_stack(
     progress: Progress | None = None,
     model: Path | None = None,
 ) -> Path:
-    """Make the stack of a map, `stack.tif` in the map's own folder, for `predict` to read.
+    """Build the stack of a map as `stack.tif` in the map's folder.
 
-    It is made where there is none, where it is damaged, and where it was made with other sources or options; else it is
-    left untouched, so that an interrupted map resumes. Where it replaces another, the record of the map of that one is
-    removed.
+    An intact stack of the same sources and options is kept, so that an interrupted map can resume. Otherwise the stack
+    is built, and the record of the map of an earlier stack is deleted.
 
     Args:
         contract: contract of the model.
-        area: as for `build_like`.
-        files: the sources.
-        out: folder of the map; its name becomes the area's.
-        progress: told, after each window of the stack, how many are done and how many there are.
-
-        model: the model's file, which must not lie in the folder either.
+        area: area of the sources, as in `build_like`.
+        files: path of each source.
+        out: folder of the map; its name becomes the name of the area.
+        progress: callback that receives the number of finished windows of the stack and the number of all windows.
+        model: path of the model's file, which must not be in the folder.
 
     Raises:
-        SourceError: a source that the model needs is missing, cannot be read, or cannot be used.
-        MismatchError: the stack does not fit the model; an earlier one stays.
-        OutputError: the stack cannot be written, or would take the place of a source, or of the stack of a map in the
-            making.
+        SourceError: A required source is missing, or a source cannot be read or used.
+        MismatchError: The stack does not fit the model; an earlier stack is kept.
+        OutputError: The stack cannot be written, or would replace a source or the stack of an unfinished map.
     """
     check_output_name(out)
     stack, name = out / STACK_FILE_NAME, out.resolve().name
@@ -214,11 +221,12 @@ def prepare_stack(
             names = [key for key in before | now if before.get(key) != now.get(key)]
             changes = ", ".join(describe_change(key, before.get(key), now.get(key)) for key in names)
             raise OutputError(
-                f"{stack}: was made with {changes}, and {len(journal)} finished tiles of its map are kept; go on with "
-                f"what it was made with, or delete {journal.folder} to start over"
+                f"{stack}: was made with {changes}, and {len(journal)} finished tiles of its map are kept; resume with "
+                f"the same sources and options, or delete {journal.folder} to start over"
             )
-        for left_behind in out.glob(f".{stack.name}.*"):  # by a run that was killed; `atomic_replace` names them so
-            shutil.rmtree(left_behind, ignore_errors=True)
+        # Temporary folders of `atomic_replace` that a killed process has left.
+        for leftover in out.glob(f".{stack.name}.*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         with atomic_replace(stack) as scratch:
             build_like(contract, area, files, scratch, progress, name=name, origin=now)
             if why_not := reader.find_mismatch(scratch, contract):
@@ -228,19 +236,20 @@ def prepare_stack(
 
 
 def _check_own(stack: Path) -> None:
-    """Refuse to replace a raster of the stack's name that `prepare` did not make.
+    """Check that an existing `stack.tif` was made by `prepare_stack`.
 
     Raises:
-        OutputError: `prepare` did not make it.
+        OutputError: The raster was made by something else.
     """
     if not stack.exists():
         return
     try:
         with open_raster(stack) as dataset:
             own = ORIGIN_TAG in dataset.tags()
-    except SourceError:  # it is damaged, and the record of a map says whose it is
+    except SourceError:
+        # The stack is damaged; a map's record next to it shows that talud made it.
         own = has_map_record(stack.parent)
     if not own:
         raise OutputError(
-            f"{stack}: was not made by talud map, and would be replaced; name another --out, or move it away"
+            f"{stack}: was not made by talud map and would be replaced; choose another --out or move the file"
         )

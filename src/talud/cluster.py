@@ -1,10 +1,10 @@
-"""Tasks on Dask workers: processes of this machine, or those of a cluster.
+"""Tasks on Dask workers, on this machine or on a cluster.
 
 When a worker dies, Dask gives its task to another one: up to `MAX_WORKER_DEATHS` times on this machine, on a cluster as
 often as its setting `distributed.scheduler.allowed-failures` allows. Only as many tasks are submitted as can run at
 once, because Dask counts a worker's death against every task that is queued on it.
 
-Dask comes with the extra `cluster`, and is imported only where workers are asked for.
+Dask belongs to the extra `cluster`, and is imported only when workers are requested.
 """
 
 from __future__ import annotations
@@ -32,41 +32,44 @@ if TYPE_CHECKING:
     from distributed import Client, Future, Worker
 
 
-SendMessage = Callable[[Any], None]  # takes what MessagePack can carry: numbers, texts, lists of them
+# Callback that sends a message: anything that MessagePack can serialise, such as numbers, texts and lists of them.
+SendMessage = Callable[[Any], None]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-
-POLL_INTERVAL_SECONDS = 2  # between two looks at the workers that are there
-NO_WORKER_TIMEOUT_SECONDS = 600  # a batch job may have to queue again
-RESOURCE_NAMES = ("GPU", "trial")  # of Dask, of which a task takes 1: the first that any worker resources
+# Interval between two checks for new and lost workers.
+POLL_INTERVAL_SECONDS = 2
+# Time without any worker before a run fails; a batch job may have to queue again.
+NO_WORKER_TIMEOUT_SECONDS = 600
+# Dask resources of which a task takes 1: the first that any worker offers.
+RESOURCE_NAMES = ("GPU", "trial")
 _ENDED = object()
 
 
 @dataclass(frozen=True)
 class LostTask:
-    """The end of a task that its workers did not survive.
+    """Result of a task that its workers did not survive.
 
     Attributes:
-        deaths: number of workers that died of it.
+        deaths: number of workers that died while they ran it.
     """
 
     deaths: int
 
     @property
     def reason(self) -> str:
-        """Return the reason in words."""
-        return f"{self.deaths} workers in turn died of it; is there enough memory?"
+        """Sentence for an error message."""
+        return f"{self.deaths} workers died while they ran it; check that they have enough memory"
 
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """The means of a worker.
+    """Resources of a worker.
 
     Attributes:
-        threads: threads that run tasks.
-        resources: Dask's resources by name.
-        gpus: GPUs that CUDA gives it, by a name that no other GPU has.
+        threads: number of threads that run tasks.
+        resources: amount of each Dask resource, by name.
+        gpus: unique names of the GPUs that CUDA gives it.
     """
 
     threads: int
@@ -74,7 +77,7 @@ class WorkerResources:
     gpus: tuple[str, ...]
 
     def concurrent_tasks(self, resource: str | None) -> int:
-        """Return the number of tasks that it would run at the same time."""
+        """Return the number of tasks that it runs concurrently."""
         return min(self.threads, int(self.resources.get(resource, 0))) if resource else self.threads
 
 
@@ -83,9 +86,9 @@ class Cluster:
     """Workers for tasks.
 
     Attributes:
-        client: connection to them.
-        exclusive: each process does one task at a time, and no two share a GPU; else each thread does one.
-        resource: Dask resource that a task takes; None where no worker resources one.
+        client: connection to the workers.
+        exclusive: true if each process runs one task at a time and no two share a GPU; else each thread runs one.
+        resource: Dask resource that a task takes; None if no worker offers one.
     """
 
     client: Client
@@ -94,10 +97,12 @@ class Cluster:
     _resources: dict[str, WorkerResources] = field(default_factory=dict)
 
     def count_slots(self) -> int:
-        """Return the number of tasks that can run now; workers that have joined are checked first.
+        """Return the number of tasks that can run now.
+
+        Workers that have joined since the last call are checked first.
 
         Raises:
-            ClusterError: A process would run several tasks at once, two share a GPU, or the scheduler is lost.
+            ClusterError: A process would run several tasks at once, two share a GPU, or the scheduler was lost.
         """
         try:
             present = self.client.nthreads()
@@ -116,7 +121,7 @@ class Cluster:
         return sum(self.threads_by_machine().values())
 
     def threads_by_machine(self) -> dict[str, int]:
-        """Return the number of threads of the workers on each machine, by its address."""
+        """Return the number of worker threads on each machine."""
         threads: dict[str, int] = {}
         for address, worker in self._resources.items():
             threads[machine_of(address)] = threads.get(machine_of(address), 0) + worker.threads
@@ -127,24 +132,26 @@ class Cluster:
 def open_cluster(
     workers: Workers, folder: Path, environment: Mapping[str, str], *, exclusive: bool = True
 ) -> Iterator[Cluster]:
-    """Open workers for tasks.
+    """Connect to workers for tasks.
 
     Args:
-        workers: a number of processes on this machine, or the address of a Dask scheduler.
+        workers: number of processes on this machine, or address of a Dask scheduler.
         folder: folder on this machine for the files of Dask.
-        environment: variables of the processes on this machine, beside those of this one.
-        exclusive: each task needs a process of its own, and a GPU where there are GPUs: of those of this machine, each
-            of its processes gets one.
+        environment: additional environment variables of the processes on this machine.
+        exclusive: true if each task needs a process of its own and, if there are GPUs, a GPU of its own. Each process
+            on this machine then gets one of its GPUs.
 
     Raises:
-        ParamsError: There is no such number of workers, or there are fewer GPUs.
-        ClusterError: They cannot be had, are of another release, run several tasks at once, or share a GPU.
+        ParamsError: The number of workers is less than 1, or there are fewer GPUs.
+        ClusterError: The workers are not available, run another release, run several tasks at once, or share a GPU.
     """
     with connect_workers(workers, folder, environment, _one_gpu_each(workers) if exclusive else ()) as client:
         check_release(client)
         resources: dict[str, WorkerResources] = client.run(_get_resources, exclusive, on_error="ignore")
         if not resources:
-            raise ClusterError("all workers were lost before they had said what they have; start some that stay")
+            raise ClusterError(
+                "all workers disconnected before they reported their resources; restart them and try again"
+            )
         offered = {name for each in resources.values() for name in each.resources}
         resource = next((name for name in RESOURCE_NAMES if name in offered), None) if exclusive else None
         cluster = Cluster(client, exclusive, resource, resources)
@@ -158,19 +165,19 @@ def run_tasks(
     cluster: Cluster,
     on_message: Callable[[Task, Any], object] = lambda _task, _message: None,
 ) -> Iterator[tuple[Task, Result | LostTask]]:
-    """Do tasks on workers; yield each once, in the order in which they end.
+    """Run tasks on workers; yield each with its result as it ends.
 
     Args:
-        work: a function of a module that the workers have too, since it goes there by its name. A task whose worker
-            died begins again. Its messages reach `on_message`; when nobody waits for the task any more, sending one
-            raises KeyboardInterrupt.
-        tasks: tasks that pickle can carry.
-        cluster: workers that do them.
-        on_message: callback that gets the messages of a task, in the calling thread.
+        work: importable function that runs a task; the workers import it by name. A task whose worker died starts
+            again. The messages that it sends reach `on_message`; sending one raises KeyboardInterrupt if the task was
+            cancelled.
+        tasks: picklable tasks.
+        cluster: workers that run them.
+        on_message: callback that receives a task and its message, in the calling thread.
 
     Raises:
-        TaludError: The first that `work` raised, and likewise any other error. Tasks that run then are dropped.
-        ClusterError: The scheduler is lost, or there was no worker for `NO_WORKER_TIMEOUT_SECONDS`.
+        TaludError: The first error that `work` raised; other errors propagate too. Running tasks are cancelled.
+        ClusterError: The scheduler was lost, or there was no worker for `NO_WORKER_TIMEOUT_SECONDS`.
     """
     client, topic = cluster.client, f"talud-{uuid4().hex}"
     waiting = deque(enumerate(tasks))
@@ -185,10 +192,10 @@ def run_tasks(
             empty_since = None if slots else empty_since or time.monotonic()
             if empty_since and time.monotonic() - empty_since > NO_WORKER_TIMEOUT_SECONDS:
                 raise ClusterError(
-                    f"no worker was left for {NO_WORKER_TIMEOUT_SECONDS} s; start some, and run the same command again"
+                    f"there was no worker for {NO_WORKER_TIMEOUT_SECONDS} s; start workers and try again"
                 )
             for number, task in [waiting.popleft() for _ in range(min(slots - len(running), len(waiting)))]:
-                # Packed, so that the scheduler does not unpack it and import packages that it may not have.
+                # Serialised here, so that the scheduler does not import packages that it may not have.
                 packed = pickle.dumps((work, task))
                 future = client.submit(
                     _run_task, packed, number, topic, key=f"{topic}-{number}", pure=False, resources=needs
@@ -208,7 +215,9 @@ def run_tasks(
 
 
 def _one_gpu_each(workers: Workers) -> tuple[str, ...]:
-    """Return a script that gives each process of this machine one of its GPUs; none where there are no GPUs.
+    """Return a preload script that assigns a GPU to each local process.
+
+    The result is empty for remote workers, and on a machine without GPUs.
 
     Raises:
         ParamsError: There are fewer GPUs than processes.
@@ -218,8 +227,8 @@ def _one_gpu_each(workers: Workers) -> tuple[str, ...]:
         return ()
     if workers > len(gpus):
         raise ParamsError(
-            f"the number of workers is {workers}, but a trial needs a GPU of its own and CUDA gives this process "
-            f"{len(gpus)}; ask for no more, or set CUDA_VISIBLE_DEVICES= to do without"
+            f"the number of workers is {workers}, but each trial needs a GPU of its own and CUDA gives this process "
+            f"{len(gpus)}; lower the number, or set CUDA_VISIBLE_DEVICES= to train without GPUs"
         )
     give = f"os.environ['CUDA_VISIBLE_DEVICES'] = {gpus!r}[worker.name]"
     return (f"import os\ndef dask_setup(worker):\n    {give}\n",)
@@ -229,41 +238,44 @@ def _gpus(machine: str) -> tuple[str, ...]:
     """Return the GPUs that CUDA gives this process."""
     command = shutil.which("nvidia-smi")
     query = [command or "", "--query-gpu=uuid", "--format=csv,noheader"]
-    said = subprocess.run(query, capture_output=True, text=True, check=False) if command else None
-    there = said.stdout.split() if said and said.returncode == 0 else []
-    return _visible(there, os.environ.get("CUDA_VISIBLE_DEVICES"), machine)
+    answer = subprocess.run(query, capture_output=True, text=True, check=False) if command else None
+    uuids = answer.stdout.split() if answer and answer.returncode == 0 else []
+    return _visible(uuids, os.environ.get("CUDA_VISIBLE_DEVICES"), machine)
 
 
-def _visible(there: Sequence[str], chosen: str | None, machine: str) -> tuple[str, ...]:
+def _visible(uuids: Sequence[str], chosen: str | None, machine: str) -> tuple[str, ...]:
     """Return unique names of the visible GPUs.
 
     Args:
-        there: UUIDs of the machine's GPUs in their order; empty where they are unknown.
+        uuids: UUIDs of the machine's GPUs in order; empty if unknown.
         chosen: value of `CUDA_VISIBLE_DEVICES`: numbers or UUIDs; -1 hides itself and all that follow.
         machine: name that makes a number unique.
     """
     if chosen is None:
-        return tuple(there)
+        return tuple(uuids)
     names = [name.strip() for name in chosen.split(",") if name.strip()]
     names = names[: names.index("-1")] if "-1" in names else names
-    if not there:
+    if not uuids:
         return tuple(f"{machine} {name}".strip() for name in names)
-    known = {str(number): uuid for number, uuid in enumerate(there)}
+    known = {str(number): uuid for number, uuid in enumerate(uuids)}
     return tuple(known.get(name, name) for name in names if name in known or not name.isdigit())
 
 
 def _get_resources(exclusive: bool, dask_worker: Worker) -> WorkerResources:
-    """Return the means of a worker, called there; its GPUs only for tasks that do not share them."""
+    """Return the resources of a worker; Dask calls it there.
+
+    GPUs are listed only if tasks must not share them.
+    """
     state = dask_worker.state
     gpus = _gpus(machine_of(dask_worker.address)) if exclusive else ()
     return WorkerResources(state.nthreads, dict(state.total_resources), gpus)
 
 
 def _task_workers(resources: Mapping[str, WorkerResources], resource: str | None) -> tuple[str, ...]:
-    """Return the addresses of the workers that take tasks.
+    """Return the addresses of the workers that run tasks.
 
     Raises:
-        ClusterError: One of them runs several at once, or two have the same GPU.
+        ClusterError: A worker runs several tasks at once, or two have the same GPU.
     """
     chosen = {address: worker for address, worker in resources.items() if worker.concurrent_tasks(resource) > 0}
     owner: dict[str, str] = {}
@@ -276,8 +288,8 @@ def _task_workers(resources: Mapping[str, WorkerResources], resource: str | None
         for gpu in worker.gpus:
             if gpu in owner:
                 raise ClusterError(
-                    f"workers {owner[gpu]} and {address} would share GPU {gpu}; give each its own by "
-                    "CUDA_VISIBLE_DEVICES, or none by CUDA_VISIBLE_DEVICES="
+                    f"workers {owner[gpu]} and {address} would share GPU {gpu}; set CUDA_VISIBLE_DEVICES to a "
+                    "different GPU for each, or to nothing to train without GPUs"
                 )
             owner[gpu] = address
     return tuple(chosen)
@@ -288,7 +300,7 @@ def _queue_end(events: SimpleQueue[tuple[int, Any]], number: int, _: Future[Any]
 
 
 def _next_events(events: SimpleQueue[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
-    """Yield the events that have happened, or happen within a poll interval."""
+    """Yield queued events; wait at most a poll interval for the first."""
     try:
         yield events.get(timeout=POLL_INTERVAL_SECONDS)
         while True:
@@ -310,41 +322,41 @@ def _result(future: Future[Result]) -> Result | LostTask:
     except KilledWorker as error:
         return LostTask(error.allowed_failures + 1)
     except ImportError as error:
-        raise ClusterError(f"a worker lacks a package: {error}; give it the same installation") from error
+        raise ClusterError(f"a worker lacks a package: {error}; install the same packages there") from error
     except CancelledError as error:
-        raise ClusterError("the scheduler was lost, or another process has cancelled the work") from error
+        raise ClusterError("the scheduler was lost, or another process cancelled the tasks") from error
     else:
         return result
     finally:
-        # While somebody holds a result that was lost with its worker, Dask does the task again.
+        # Dask would run the task again if its result were lost with the worker while a future is held.
         future.release()
 
 
 def _run_task(packed: bytes, number: int, topic: str) -> Any:
-    """Do a task, in a worker."""
+    """Run a task inside a worker."""
     from distributed import get_worker
 
     worker = get_worker()
     work, task = pickle.loads(packed)
     key = worker.get_current_task()
 
-    def tell(message: Any) -> None:
+    def send(message: Any) -> None:
         if not _is_wanted(worker, key):
             raise KeyboardInterrupt
         worker.log_event(topic, [number, message])
 
     try:
-        return work(task, tell)
+        return work(task, send)
     except KeyboardInterrupt:
-        told: TaludError = ClusterError("a worker has stopped what it was not to do any more")
+        failure: TaludError = ClusterError("the task was cancelled")
     except TaludError as error:
-        told = type(error)(str(error))
-    # Without its cause, which may not survive the wire.
-    raise told
+        failure = type(error)(str(error))
+    # The cause is dropped, because it may not be picklable.
+    raise failure
 
 
 def _is_wanted(worker: Worker, key: object) -> bool:
-    """Check whether the caller still waits for a task that this worker runs."""
+    """Check if the caller still waits for a task of this worker."""
     state = worker.state.tasks.get(key)
     serving = worker.status.name in ("running", "paused", "closing_gracefully")
     return serving and state is not None and state.state in ("executing", "long-running")

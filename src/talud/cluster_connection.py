@@ -1,6 +1,6 @@
-"""Connections to Dask workers: processes of this machine, or those of a cluster.
+"""Connections to Dask workers, on this machine or on a cluster.
 
-Dask comes with the extra `cluster`, and is imported only where workers are asked for.
+Dask belongs to the extra `cluster`, and is imported only when workers are requested.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from talud.text import first_line
 if TYPE_CHECKING:
     from distributed import Client
 
-# A number of processes of this machine, or the address of a scheduler.
+# Number of processes on this machine, or address of a Dask scheduler.
 Workers = int | str
 
-CONNECT_TIMEOUT_SECONDS = 5  # for a scheduler, and for its first worker
-MAX_WORKER_DEATHS = 3  # of workers of this machine over one task, before the task counts as lost
+# Timeout for a scheduler, and for its first worker.
+CONNECT_TIMEOUT_SECONDS = 5
+# Number of workers on this machine that may die of one task before it counts as lost.
+MAX_WORKER_DEATHS = 3
 IGNORE_CTRL_C = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-# Dask's settings for processes of this machine: no pages, and an environment as this process has it.
+# Dask's settings for processes on this machine: no web pages, and the environment of this process.
 LOCAL_DASK_CONFIG: dict[str, Any] = {
     "distributed.scheduler.http.routes": [],
     "distributed.scheduler.allowed-failures": MAX_WORKER_DEATHS - 1,
     "distributed.worker.http.routes": [],
-    # On a busy machine a killed worker may need minutes to come back.
+    # On a busy machine a killed worker may need minutes to restart.
     "distributed.deploy.lost-worker-timeout": "10 minutes",
     "distributed.nanny.pre-spawn-environ": {},
 }
@@ -43,17 +45,19 @@ LOCAL_DASK_CONFIG: dict[str, Any] = {
 def connect_workers(
     workers: Workers, folder: Path, environment: Mapping[str, str] | None = None, preload: Sequence[str] = ()
 ) -> Iterator[Client]:
-    """Connect to workers; those of this machine end with the connection, however this process ends.
+    """Connect to workers; local ones end with the connection.
+
+    Local workers also end if this process is killed.
 
     Args:
-        workers: a number of processes on this machine, of one thread each, or the address of a Dask scheduler.
+        workers: number of single-threaded processes on this machine, or address of a Dask scheduler.
         folder: folder on this machine for the files of Dask.
-        environment: variables of the processes on this machine, beside those of this one.
-        preload: scripts that they run first.
+        environment: additional environment variables of the processes on this machine.
+        preload: scripts that the processes on this machine run first.
 
     Raises:
-        ParamsError: There is no such number of workers.
-        ClusterError: They cannot be had.
+        ParamsError: The number of workers is less than 1.
+        ClusterError: The workers are not available.
     """
     if isinstance(workers, int) and workers < 1:
         raise ParamsError(f"the number of workers is {workers}; it must be at least 1")
@@ -65,7 +69,7 @@ def connect_workers(
         raise ClusterError("workers need Dask, which is not installed: pip install 'talud[cluster]'") from error
     with ExitStack() as held:
         held.enter_context(silence_logging_cmgr(logging.CRITICAL))
-        # Ctrl-C reaches all processes of a terminal; this one ends the workers.
+        # Ctrl-C reaches all processes of a terminal; workers ignore it, and this process ends them.
         held.enter_context(
             dask.config.set(LOCAL_DASK_CONFIG | {"distributed.worker.preload": [IGNORE_CTRL_C, *preload]})
         )
@@ -77,37 +81,42 @@ def connect_workers(
 
 
 def check_release(client: Client, workers: Sequence[str] | None = None) -> None:
-    """Check that scheduler and workers, all or those at some addresses, have the same release.
+    """Check that scheduler and workers run the same talud release.
 
-    The question is one that any Python can answer, with talud or without. A worker that is gone is no error.
+    The check needs only Python there, not talud. A worker that has disconnected is not an error.
+
+    Args:
+        client: connection to the cluster.
+        workers: addresses of the workers to check; None checks all.
 
     Raises:
-        ClusterError: One has another release.
+        ClusterError: One of them runs another release, or has no talud.
     """
     found: dict[str, object] = client.run(version, "talud", workers=workers, on_error="return")
     found = {f"worker {address}": theirs for address, theirs in found.items() if not isinstance(theirs, OSError)}
     try:
-        found["the scheduler"] = client.run_on_scheduler(version, "talud")  # which unpacks what passes it
+        # The scheduler deserialises objects of talud, so it needs the same release.
+        found["the scheduler"] = client.run_on_scheduler(version, "talud")
     except PackageNotFoundError as error:
         found["the scheduler"] = error
     here = version("talud")
     for name, theirs in found.items():
         if theirs != here:
             has = f"talud {theirs}" if isinstance(theirs, str) else "no talud"
-            raise ClusterError(f"{name} has {has}, this process {here}; give it the same")
+            raise ClusterError(f"{name} has {has}, but this process has {here}; install the same version")
 
 
 def machine_of(address: str) -> str:
-    """Return the machine that a worker's address names."""
+    """Return the host name in a worker's address."""
     return urlsplit(address).hostname or ""
 
 
 @contextmanager
 def _start_local_cluster(number: int, folder: Path, environment: Mapping[str, str]) -> Iterator[Any]:
-    """Start a Dask cluster of processes of this machine.
+    """Start a Dask cluster of processes on this machine.
 
     Raises:
-        ClusterError: They do not start.
+        ClusterError: The processes do not start.
     """
     from distributed import LocalCluster
 
@@ -117,19 +126,20 @@ def _start_local_cluster(number: int, folder: Path, environment: Mapping[str, st
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            security=True,  # others on this machine cannot give the workers orders
+            security=True,  # other users of this machine cannot send tasks
             dashboard_address=None,
             scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-            memory_limit=None,  # memory is bounded by the work; Dask would pause workers for good
+            memory_limit=None,  # Dask would pause workers forever; tasks bound their memory themselves
             local_directory=str(folder / "workers"),
             silence_logs=logging.CRITICAL,
             env=dict(environment),
         )
-    except Exception as error:  # Dask's, and the system's where it gives no process, port or memory
-        said = first_line(error).rstrip(".")
+    except Exception as error:
+        # Dask's errors, and the system's if it has no process, port or memory left.
+        reason = first_line(error).rstrip(".")
         raise ClusterError(
-            f"the worker processes (workers={number}) did not start: {said}; a script must ask for them under "
-            "if __name__ == '__main__':, for each of them runs what stands outside of it"
+            f"the worker processes (workers={number}) did not start: {reason}; a script must start them under "
+            "if __name__ == '__main__':, because each process imports the script"
         ) from error
     with cluster:
         yield cluster
@@ -140,33 +150,40 @@ def _join_cluster(address: str) -> Iterator[Client]:
     """Connect to a scheduler that has at least one worker.
 
     Raises:
-        ClusterError: It does not answer, or has none.
+        ClusterError: The scheduler does not answer, or has no workers.
     """
     from distributed import Client
 
     try:
-        with ThreadPoolExecutor(1) as thread:  # a notebook's own thread has a loop already
+        # In a thread of its own, because a notebook's thread already runs an event loop.
+        with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, _await_scheduler(address)).result()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of packages in other versions; those that matter are compared
+            # Warnings about other versions of packages; `check_release` compares the versions that matter.
+            warnings.simplefilter("ignore")
             client = Client(address, timeout=CONNECT_TIMEOUT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ClusterError(
-            f"{address}: no Dask scheduler of this release answers there within {CONNECT_TIMEOUT_SECONDS} s"
+            f"{address}: no Dask scheduler of this Dask release answers within {CONNECT_TIMEOUT_SECONDS} s; check "
+            "that it runs"
         ) from error
     with client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_TIMEOUT_SECONDS)
         except TimeoutError as error:
-            raise ClusterError(f"{address}: the scheduler has no workers; start some: dask worker {address}") from error
+            raise ClusterError(
+                f"{address}: the scheduler has no workers; start one with: dask worker {address}"
+            ) from error
         yield client
 
 
 async def _await_scheduler(address: str) -> None:
-    """Wait until a scheduler answers; Dask's own client would wait for ever for one that is silent.
+    """Wait until a scheduler answers.
+
+    Dask's own client would wait without limit for a scheduler that accepts a connection and stays silent.
 
     Raises:
-        OSError: It does not answer in time.
+        OSError: The scheduler does not answer in time.
     """
     from distributed.comm import connect
     from distributed.security import Security

@@ -1,4 +1,4 @@
-"""Maps of true and false positives, and of false and true negatives."""
+"""Maps that compare predicted landslides with the truth, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 
 from talud.metrics import LANDSLIDE, UNKNOWN
 
-NOT_MAPPED = 255  # in a class map: the model had no data here
-NOT_COMPARED = 255  # truth unknown, or not mapped
+# Value in a class map where the model had no valid data.
+NOT_MAPPED = 255
+# Value in a confusion map where the truth is unknown or the pixel is not mapped.
+NOT_COMPARED = 255
 
 
 class PixelClass(IntEnum):
-    """The class of a pixel in a confusion map."""
+    """Class of a pixel in a confusion map."""
 
     TRUE_NEGATIVE = 0
     TRUE_POSITIVE = 1
@@ -23,11 +25,11 @@ class PixelClass(IntEnum):
 
     @property
     def label(self) -> str:
-        """The name for a reader."""
+        """Human-readable name."""
         return self.name.replace("_", " ").lower()
 
 
-# Okabe and Ito's palette (2008), which readers of every kind of colour vision tell apart.
+# Palette of Okabe and Ito (2008), distinguishable with every type of colour vision.
 PIXEL_CLASS_COLOURS: dict[int, tuple[int, int, int, int]] = {
     PixelClass.TRUE_NEGATIVE: (226, 226, 222, 255),
     PixelClass.TRUE_POSITIVE: (0, 114, 178, 255),
@@ -37,21 +39,27 @@ PIXEL_CLASS_COLOURS: dict[int, tuple[int, int, int, int]] = {
 
 
 def apply_threshold(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
-    """Return the class map of probabilities, which are NaN where not mapped.
+    """Return the class map of probabilities.
 
-    It is 1 for landslide, 0 for background and 255 where not mapped.
+    Args:
+        probability: probability of a landslide, NaN where not mapped; any shape.
+        threshold: lowest probability of a landslide.
+
+    Returns:
+        uint8 of the same shape: 1 landslide, 0 background, 255 not mapped.
     """
     return np.where(np.isfinite(probability), probability >= threshold, NOT_MAPPED).astype(np.uint8)
 
 
 def classify_pixels(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the class of each pixel in the confusion map.
-
-    It is uint8, and 255 where the truth is unknown or nothing was mapped.
+    """Return the confusion map of a class map and the truth.
 
     Args:
         mapped: 1 landslide, 0 background, 255 not mapped; any shape.
         truth: 1 landslide, 0 background, 255 unknown; same shape.
+
+    Returns:
+        uint8 `PixelClass` of each pixel, or 255 if the truth is unknown or the pixel is not mapped; same shape.
     """
     found, real = mapped == LANDSLIDE, truth == LANDSLIDE
     outcome = np.full(mapped.shape, PixelClass.TRUE_NEGATIVE, dtype=np.uint8)

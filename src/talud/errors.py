@@ -1,73 +1,73 @@
-"""Errors that a user can cause, as one tree of exceptions.
+"""Exceptions for errors that a user can cause and correct.
 
     TaludError
     ├── ParamsError      params.yaml or a value given by hand is not usable
     ├── SourceError      a source raster or vector cannot be read or used
-    │   └── ForbiddenError   a client of the service may not name it
-    ├── ModelError       a model file is not one that talud can run
+    │   └── ForbiddenError   a client of the service may not access it
+    ├── ModelError       a model file cannot be run by talud
     ├── MismatchError    a raster does not fit the contract of a model
     ├── StudyError       a study cannot run, or has no usable result
-    ├── RegistryError    the model registry has not what was asked for
+    ├── RegistryError    the registry does not hold the requested run, model or version
     ├── PromotionError   a model does not pass the promotion gate
-    ├── ClusterError     workers cannot be had, differ from this process, or are lost
+    ├── ClusterError     workers are not available, differ from this process, or were lost
     └── OutputError      a result cannot be written
-        └── BusyError    another process writes it
+        └── BusyError    another process is writing it
 
-Each message is one line for a person: what was found, what was expected, what to do. The command line prints
-it on stderr and exits with 1; anything that is not a TaludError is a bug and shows its traceback.
+Each message is one line: what was found, what was expected, what to do. The command line prints it on stderr and exits
+with 1; any other exception is a bug and shows its traceback.
 
-What is doubtful but no error is a TaludWarning, given by `warnings.warn`; the command line prints it on stderr as
-`talud: warning: …` and goes on.
+Doubtful input that is not an error is reported as a TaludWarning by `warnings.warn`; the command line prints it on
+stderr as `talud: warning: …` and continues.
 """
 
 
 class TaludError(Exception):
-    """Anything that a user can cause and mend."""
+    """Error that a user can cause and correct."""
 
 
 class ParamsError(TaludError):
-    """params.yaml, or a value given by hand, is not usable."""
+    """Unusable params.yaml, or an unusable value given by hand."""
 
 
 class SourceError(TaludError):
-    """A source raster or vector cannot be read or used."""
+    """Source raster or vector that cannot be read or used."""
 
 
 class ForbiddenError(SourceError):
-    """An error for a source that a client of the service may not name."""
+    """Source that a client of the service may not access."""
 
 
 class ModelError(TaludError):
-    """A model file is not one that talud can run."""
+    """Model file that talud cannot run."""
 
 
 class MismatchError(TaludError):
-    """A raster does not fit the contract of a model."""
+    """Raster that does not fit the contract of a model."""
 
 
 class StudyError(TaludError):
-    """A study cannot run, or has no usable result."""
+    """Study that cannot run, or has no usable result."""
 
 
 class RegistryError(TaludError):
-    """The model registry has not what was asked for."""
+    """Run, model or version that the registry does not hold, or an unusable registry."""
 
 
 class PromotionError(TaludError):
-    """A model does not pass the promotion gate."""
+    """Model that does not pass the promotion gate."""
 
 
 class ClusterError(TaludError):
-    """Workers cannot be had, differ from the process that asks for them, or are lost."""
+    """Workers that are not available, differ from this process, or were lost."""
 
 
 class OutputError(TaludError):
-    """A result cannot be written."""
+    """Result that cannot be written."""
 
 
 class BusyError(OutputError):
-    """Another process writes the same result."""
+    """Result that another process is writing."""
 
 
 class TaludWarning(UserWarning):
-    """A warning about doubtful input that does not stop the work."""
+    """Warning about doubtful input that does not stop the command."""

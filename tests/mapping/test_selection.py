@@ -139,7 +139,7 @@ def test_a_store_without_a_champion_says_so(talud: Run, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     code, _, err = talud("predict", "auto", "stack.tif", "--out", "map")
     assert (code, err.count("\n")) == (1, 1)
-    assert "the registry holds no champion that talud made; name a model" in err
+    assert "the registry holds no champion of talud; give the model" in err
 
 
 @pytest.mark.slow

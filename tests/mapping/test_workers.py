@@ -212,7 +212,7 @@ def test_a_script_without_a_guard_is_told_of_it(tiny_model: Path, stack: Path, t
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60)
     (said,) = result.stdout.splitlines()
     assert said.startswith("the worker processes (workers=2) did not start: ")
-    assert "a script must ask for them under if __name__ == '__main__':" in said
+    assert "a script must start them under if __name__ == '__main__':" in said
     assert [path.name for path in tmp_path.iterdir()] == ["script.py"]
 
 
@@ -427,11 +427,16 @@ def test_a_scheduler_that_cannot_be_used_is_one_line_in_seconds(
         address = f"tcp://127.0.0.1:{other.getsockname()[1]}"
         if answers == "no workers":
             with run_dask_cluster(tmp_path / "cluster") as (address, _):
-                assert said(address) == f"{address}: the scheduler has no workers; start some: dask worker {address}"
+                assert (
+                    said(address) == f"{address}: the scheduler has no workers; start one with: dask worker {address}"
+                )
         else:
             if answers == "another":
                 other.listen()
-            assert said(address) == f"{address}: no Dask scheduler of this release answers there within 5 s"
+            assert (
+                said(address)
+                == f"{address}: no Dask scheduler of this Dask release answers within 5 s; check that it runs"
+            )
     assert time.monotonic() - begun < 20
     assert not working(tmp_path / "map").exists()
 
