@@ -81,7 +81,7 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
         sample, provenance = _sample_windows(stack, training_features.side, radiometric, raster), stack.info.provenance
     area_features = features.measure_features(graph, sample, training_features, radiometric)
     before = self_agreement(model, sample)
-    tried = [
+    candidates = [
         _make_candidate(
             model,
             features.align_features(
@@ -92,9 +92,9 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
         )
         for share in ((strength,) if strength else STRENGTHS)
     ]
-    made = _choose_candidate(tried, before)
-    if made is None:
-        after = max(one.agreement for one in tried)
+    chosen = _choose_candidate(candidates, before)
+    if chosen is None:
+        after = max(candidate.agreement for candidate in candidates)
         raise MismatchError(
             f"{raster}: the model is not adapted to it: the correlation of its rotated and mirrored maps would fall "
             f"from {before:.3f} to {after:.3f}; use the original model"
@@ -106,13 +106,13 @@ def adapt(model: Model, raster: str | Path, area: str | None = None, strength: f
         area=area or provenance.get("TALUD_AREA") or Path(provenance["TALUD_RASTER"]).stem,
         raster=provenance["TALUD_RASTER"],
         raster_digest=provenance["TALUD_RASTER_DIGEST"],
-        strength=made.strength,
+        strength=chosen.strength,
         squares=len(sample),
         side=sample.shape[-1],
         agreement_before=before,
-        agreement_after=made.agreement,
+        agreement_after=chosen.agreement,
     )
-    return AdaptedModel(made.graph, made.contract.replace(adapted=adaptation))
+    return AdaptedModel(chosen.graph, chosen.contract.replace(adapted=adaptation))
 
 
 def _training_features(model: Model) -> tuple[onnx.ModelProto, FeatureStatistics]:
@@ -160,13 +160,13 @@ def _sample_windows(
             "their sources"
         )
     side = stack.info.patch or side
-    found = _drop_outliers(sample_windows(stack, stack.grid.windows(side), side), radiometric)
-    if len(found) < MIN_WINDOWS:
+    sample = _drop_outliers(sample_windows(stack, stack.grid.windows(side), side), radiometric)
+    if len(sample) < MIN_WINDOWS:
         raise MismatchError(
-            f"{raster}: has {len(found)} squares of {side} pixels of which at least {MIN_MAPPED_SHARE:.0%} can be "
+            f"{raster}: has {len(sample)} squares of {side} pixels of which at least {MIN_MAPPED_SHARE:.0%} can be "
             f"mapped, but an adaptation needs {MIN_WINDOWS}; use a larger raster"
         )
-    return found
+    return sample
 
 
 def _drop_outliers(sample: NDArray[np.float32], radiometric: Sequence[bool]) -> NDArray[np.float32]:
@@ -184,12 +184,20 @@ def _drop_outliers(sample: NDArray[np.float32], radiometric: Sequence[bool]) -> 
     return sample[near]
 
 
-def _choose_candidate(tried: Sequence[_Candidate], before: float) -> _Candidate | None:
+def _choose_candidate(candidates: Sequence[_Candidate], before: float) -> _Candidate | None:
     """Return the first candidate with higher self-agreement.
 
     If there is none, return the first whose loss is within `AGREEMENT_NOISE`, else None.
     """
-    return next((one for least in (before, before - AGREEMENT_NOISE) for one in tried if one.agreement > least), None)
+    return next(
+        (
+            candidate
+            for least in (before, before - AGREEMENT_NOISE)
+            for candidate in candidates
+            if candidate.agreement > least
+        ),
+        None,
+    )
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,10 @@ def _measure_subsets(variant: Model, project: Project) -> tuple[Subset, ...]:
         return ()
     maps_with = {frozenset(subset.groups) for subset in stated if subset.supported}
     return tuple(
-        found.model_copy(update={"supported": frozenset(found.groups) in maps_with})
-        for found in subsets.score_subsets(variant, _sites(project, variant.contract), variant.contract.input.groups, 1)
+        scored.model_copy(update={"supported": frozenset(scored.groups) in maps_with})
+        for scored in subsets.score_subsets(
+            variant, _sites(project, variant.contract), variant.contract.input.groups, 1
+        )
     )
 
 

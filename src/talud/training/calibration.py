@@ -70,9 +70,9 @@ def fit_platt_scaling(logits: NDArray[np.float64], landslide: NDArray[np.bool_])
         mixed = np.mean(weight * scaled)
         return np.array([[np.mean(weight * scaled**2), mixed], [mixed, weight.mean()]])
 
-    found = minimize(cost, np.zeros(2), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-9}).x
-    slope = float(found[0]) / width
-    return PlattScaling(slope, float(found[1]) - slope * centre)
+    solution = minimize(cost, np.zeros(2), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-9}).x
+    slope = float(solution[0]) / width
+    return PlattScaling(slope, float(solution[1]) - slope * centre)
 
 
 @dataclass(frozen=True)

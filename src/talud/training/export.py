@@ -82,13 +82,15 @@ def export_model(model: keras.Model, dataset: Dataset, project: Project, origin:
     ]
     threshold = best_threshold(probability_histogram(validation))
     (assessment,) = assess(validation, [threshold])
-    found = {
+    measurements = {
         "threshold": threshold,
         "scores": assessment.confusion.scores(),
         "validation": assessment.validation,
         "parity": parity,
     }
-    contract = shipped.contract.replace(**found, halo_errors=measure_halo_errors(shipped, project, dataset.blocks))
+    contract = shipped.contract.replace(
+        **measurements, halo_errors=measure_halo_errors(shipped, project, dataset.blocks)
+    )
     save_model(graph, contract, path)
     if _optional_groups(dataset, project):
         contract = _measure_subsets(Model.load(path), dataset, project)
@@ -119,8 +121,8 @@ def _measure_features(
 def _measure_subsets(shipped: Model, dataset: Dataset, project: Project) -> Contract:
     """Return the contract with the scores of band-group subsets."""
     tolerance = project.params.chosen_recipe.dropping.tolerance
-    found = subsets.score_subsets(shipped, dataset.sites, _optional_groups(dataset, project), tolerance)
-    return shipped.contract.replace(subsets=found, required_groups=subsets.required_groups(found))
+    scored = subsets.score_subsets(shipped, dataset.sites, _optional_groups(dataset, project), tolerance)
+    return shipped.contract.replace(subsets=scored, required_groups=subsets.required_groups(scored))
 
 
 def _optional_groups(dataset: Dataset, project: Project) -> tuple[Group, ...]:
@@ -164,17 +166,17 @@ def _band_contracts(dataset: Dataset) -> tuple[BandContract, ...]:
     entries = []
     statistics = dataset.statistics
     for index, name in enumerate(dataset.bands):
-        known = band_named(name)
+        definition = band_named(name)
         low, high = map(float, dataset.value_ranges[:, index])
         pixels = dataset.training.stack[..., index]
         edges, shares = band_histogram(pixels[~np.isnan(pixels)])
         entries.append(
             BandContract(
                 name=name,
-                group=known.group,
+                group=definition.group,
                 unit=dataset.stack_format.units[index],
-                lowest=known.lowest if math.isfinite(known.lowest) else low - (high - low),
-                highest=known.highest if math.isfinite(known.highest) else high + (high - low),
+                lowest=definition.lowest if math.isfinite(definition.lowest) else low - (high - low),
+                highest=definition.highest if math.isfinite(definition.highest) else high + (high - low),
                 mean=float(statistics.mean[index]),
                 deviation=float(statistics.deviation[index]),
                 minimum=float(statistics.minimum[index]),
@@ -209,8 +211,8 @@ def check_parity(model: keras.Model, shipped: Model, patches: Patches) -> dict[s
     for start in range(0, len(patches), _BATCH_SIZE):
         stack = patches.stack[start : start + _BATCH_SIZE]
         expected = _probability(exact, stack.astype(np.float64))
-        found = np.stack([shipped.run(np.ascontiguousarray(np.moveaxis(patch, -1, 0))) for patch in stack])
-        difference = max(difference, float(np.abs(found - expected).max()))
+        actual = np.stack([shipped.run(np.ascontiguousarray(np.moveaxis(patch, -1, 0))) for patch in stack])
+        difference = max(difference, float(np.abs(actual - expected).max()))
         rounding = max(rounding, float(np.abs(_probability(model, stack) - expected).max()))
     allowed = max(PARITY_TOLERANCE, _MAX_ROUNDING_FACTOR * rounding)
     # Written this way, the check also fails on NaN.
@@ -244,19 +246,19 @@ def _probability(model: keras.Model, stack: NDArray[np.floating]) -> NDArray[np.
 
 def _calibrate_last_layer(model: keras.Model, draft: Contract, dataset: Dataset) -> Calibration:
     """Calibrate a model's last layer on the validation blocks."""
-    found, truth = [], []
+    window_logits, truth = [], []
     for site in dataset.sites:
         for window in labelled_windows(site, site.windows("validation"), calibration.SiteLogits(model, draft, site)):
             counted = window.valid & (window.truth != UNKNOWN)
-            found.append(window.probabilities[0][counted])
+            window_logits.append(window.probabilities[0][counted])
             truth.append(window.truth[counted])
-    logits, known = np.concatenate(found), np.concatenate(truth)
-    scaling = calibration.fit_platt_scaling(logits, known == LANDSLIDE)
+    logits, labels = np.concatenate(window_logits), np.concatenate(truth)
+    scaling = calibration.fit_platt_scaling(logits, labels == LANDSLIDE)
     declined = "" if scaling.slope > 0 else "on the validation blocks, higher logits do not mean more landslide"
     scaling = calibration.IDENTITY if declined else scaling
     calibration.apply_to_last_layer(model, scaling)
     before, after = (
-        ThresholdHistogram.of(each.probability(logits).astype(np.float32), known).bins().calibration_error
+        ThresholdHistogram.of(each.probability(logits).astype(np.float32), labels).bins().calibration_error
         for each in (calibration.IDENTITY, scaling)
     )
     return Calibration(

@@ -129,8 +129,8 @@ def finetune(
     network = from_onnx(onnx.load(model.path), str(model.path), project.params.training.mixed_precision)
     cells, side = _labelled_cells(project, model, area)
     chosen = _draw_cells(cells, options.patches, options.seed, area)
-    drawn = _read_cells(project, model.contract, area, [cell.window for cell in chosen], side)
-    new, rehearsed = _crop_to_alignment(drawn, model.contract.input.alignment), _rehearsal_patches(project, model)
+    selected = _read_cells(project, model.contract, area, [cell.window for cell in chosen], side)
+    new, rehearsed = _crop_to_alignment(selected, model.contract.input.alignment), _rehearsal_patches(project, model)
     _train(network, project.params, model.contract, [new, *rehearsed], options, progress)
     graph = to_onnx(network)
     others = [cell.window for cell in cells if cell not in chosen]
@@ -145,9 +145,9 @@ def finetune(
         draft = draft.replace(threshold=threshold)
         save_model(graph, draft, path)
         shipped = Model.load(path)
-        found: dict[str, object] = {"parity": check_parity(from_onnx(graph, str(path)), shipped, new)}
+        measurements: dict[str, object] = {"parity": check_parity(from_onnx(graph, str(path)), shipped, new)}
         if rehearsed:
-            found |= _validation_entries(shipped, project, _optional_groups(model.contract))
+            measurements |= _validation_entries(shipped, project, _optional_groups(model.contract))
         after = _assess(shipped, site, others).confusion
     finetuned = FineTuning(
         weights=model.contract.origin.weights,
@@ -158,7 +158,7 @@ def finetune(
         patches=options.patches,
         cells=tuple((int(cell.window.row_off), int(cell.window.col_off)) for cell in chosen),
         side=side,
-        landslide_pixels=drawn.landslide_pixels,
+        landslide_pixels=selected.landslide_pixels,
         seed=options.seed,
         steps=options.steps,
         learning_rate=options.learning_rate,
@@ -167,19 +167,19 @@ def finetune(
         f1_before=before.f1 if before.tp + before.fn else None,
         f1_after=after.f1 if after.tp + after.fn else None,
     )
-    return FineTunedModel(graph, draft.replace(**found, finetuned=finetuned), metrics.lack_of_skill(after))
+    return FineTunedModel(graph, draft.replace(**measurements, finetuned=finetuned), metrics.lack_of_skill(after))
 
 
 def _check_can_finetune(project: Project, model: Model, area: str) -> None:
-    role, known = project.params.area(area).role, model.contract.derived.finetuned
+    role, earlier = project.params.area(area).role, model.contract.derived.finetuned
     if role == "gate":
         raise StudyError(f"{area}: its role is gate, so no model is fine-tuned on it; use another area")
     if area in model.contract.origin.areas:
         raise StudyError(f"{area}: {model.title} was trained on it; choose a new area")
-    if known:
+    if earlier:
         raise ModelError(
-            f"{model.path}: was already fine-tuned on {known.area}; fine-tune its original, {known.model} "
-            f"{known.version}, on more patches"
+            f"{model.path}: was already fine-tuned on {earlier.area}; fine-tune its original, {earlier.model} "
+            f"{earlier.version}, on more patches"
         )
 
 
@@ -203,9 +203,9 @@ def _labelled_cells(project: Project, model: Model, area: str) -> tuple[list[_Ce
         for window in stack.grid.windows(side):
             truth = mask.read(1, window=window)
             if truth.shape == (side, side) and (truth != metrics.UNKNOWN).any():
-                known = (truth != metrics.UNKNOWN) & (coverage.unmapped_codes(stack.read(window), contract) == 0)
-                if known.any():
-                    cells.append(_Cell(window, int(np.count_nonzero(known & (truth == metrics.LANDSLIDE)))))
+                labelled = (truth != metrics.UNKNOWN) & (coverage.unmapped_codes(stack.read(window), contract) == 0)
+                if labelled.any():
+                    cells.append(_Cell(window, int(np.count_nonzero(labelled & (truth == metrics.LANDSLIDE)))))
     return cells, side
 
 
@@ -304,8 +304,8 @@ def _crop_to_alignment(patches: Patches, alignment: int) -> Patches:
 
 def _assess(model: Model, site: Site, windows: Sequence[Window]) -> Assessment:
     """Score a model on windows at its own threshold."""
-    (found,) = assess(labelled_windows(site, windows, model), [model.contract.measured.threshold])
-    return found
+    (assessment,) = assess(labelled_windows(site, windows, model), [model.contract.measured.threshold])
+    return assessment
 
 
 def _validation_entries(model: Model, project: Project, optional: Sequence[Group]) -> dict[str, object]:
@@ -315,8 +315,8 @@ def _validation_entries(model: Model, project: Project, optional: Sequence[Group
     """
     sites = [Site.of(project, area) for area in model.contract.origin.areas]
     counts = Assessment.total(_assess(model, site, site.windows("validation")) for site in sites)
-    found: dict[str, object] = {"scores": counts.confusion.scores()}
+    entries: dict[str, object] = {"scores": counts.confusion.scores()}
     if optional:
         scored = subsets.score_subsets(model, sites, optional, project.params.chosen_recipe.dropping.tolerance)
-        found |= {"subsets": scored, "required_groups": subsets.required_groups(scored)}
-    return found
+        entries |= {"subsets": scored, "required_groups": subsets.required_groups(scored)}
+    return entries

@@ -101,11 +101,11 @@ def rungs(search: Search, trials: int) -> tuple[Rung, ...]:
     """
     if search.method == "grid":
         return (Rung(trials, search.epochs),)
-    found, epochs = [], search.first_epochs
+    steps, epochs = [], search.first_epochs
     while epochs < search.epochs and trials > 1:
-        found.append(Rung(trials, epochs))
+        steps.append(Rung(trials, epochs))
         trials, epochs = math.ceil(trials / search.factor), epochs * search.factor
-    return (*found, Rung(trials, search.epochs))
+    return (*steps, Rung(trials, search.epochs))
 
 
 def total_epochs(steps: Sequence[Rung]) -> int:

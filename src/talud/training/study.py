@@ -163,22 +163,22 @@ def _run_search(
     """
     options = find_search(project.params, search)
     steps = rungs(options, len(tasks))
-    progress, left = _ProgressTracker(tasks, total_epochs(steps), on_progress), tuple(tasks)
+    progress, remaining = _ProgressTracker(tasks, total_epochs(steps), on_progress), tuple(tasks)
     results: dict[str, TrialResult] = {}
     pruner = _CheckpointPruner(project)
     before = 0
     for step in steps:
-        f1 = [results[task.key].state.best_f1_up_to(before) if before else 0 for task in left]
-        left, before = survivors(left, f1, step.trials), step.epochs
-        waiting = {task.key for task in left}
-        for result in runner([replace(task, max_epochs=step.epochs) for task in left], progress.report_epoch):
+        f1 = [results[task.key].state.best_f1_up_to(before) if before else 0 for task in remaining]
+        remaining, before = survivors(remaining, f1, step.trials), step.epochs
+        waiting = {task.key for task in remaining}
+        for result in runner([replace(task, max_epochs=step.epochs) for task in remaining], progress.report_epoch):
             results[result.key] = result
             progress.mark_finished(result.key, step.epochs)
             _check_failures([one for one in results.values() if one.failure], len(tasks), options.failures)
             if step == steps[-1]:
                 waiting.remove(result.key)
                 pruner.prune_weights([one for one in results.values() if one.key not in waiting and not one.failure])
-        left = tuple(task for task in left if not results[task.key].failure)
+        remaining = tuple(task for task in remaining if not results[task.key].failure)
     best = _best(tuple(results.values()))
     # If the best trial was not the best of an earlier study, that study deleted its weights.
     while checkpoint.read(project.checkpoint(best.key)).best is None:

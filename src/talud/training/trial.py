@@ -291,9 +291,9 @@ class CheckpointCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if not self.state.best_epoch or _rank(metrics) > _rank(epochs[self.state.best_epoch - 1].metrics):
             self.state = replace(self.state, best_epoch=epoch + 1, best=self._validated())
         self._on_epoch(self.state)
-        over = self.state.is_finished(self._max_epochs, self._hyperparameters.patience)
-        self.model.stop_training = over
-        if over or time.monotonic() - self._written >= MIN_TRAINING_TO_WRITING_RATIO * self._writing_seconds:
+        finished = self.state.is_finished(self._max_epochs, self._hyperparameters.patience)
+        self.model.stop_training = finished
+        if finished or time.monotonic() - self._written >= MIN_TRAINING_TO_WRITING_RATIO * self._writing_seconds:
             self._write()
 
     def _validated(self) -> checkpoint.Weights:

@@ -313,12 +313,12 @@ def open_workers(requested: Workers, project: Project) -> Iterator[TrialRunner]:
     shared = {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads}
     with (
         tempfile.TemporaryDirectory(prefix="talud-") as folder,
-        cluster.open_cluster(requested, Path(folder), shared) as found,
+        cluster.open_cluster(requested, Path(folder), shared) as dask_cluster,
     ):
-        for address, problem in found.client.run(_worker_problem, context, on_error="ignore").items():
+        for address, problem in dask_cluster.client.run(_worker_problem, context, on_error="ignore").items():
             if problem:
                 raise type(problem)(f"worker {address}: {problem}")
-        yield partial(_run_on_workers, found, context)
+        yield partial(_run_on_workers, dask_cluster, context)
 
 
 def _tracking_server() -> str:
@@ -337,14 +337,14 @@ def _tracking_server() -> str:
 
 
 def _run_on_workers(
-    found: Cluster, context: WorkerContext, tasks: Sequence[TrialTask], on_epoch: EpochCallback
+    dask_cluster: Cluster, context: WorkerContext, tasks: Sequence[TrialTask], on_epoch: EpochCallback
 ) -> Iterator[TrialResult]:
     """Run trials on workers and yield their results.
 
     A trial that crashed several workers is recorded as failed.
     """
     for task, result in run_tasks(
-        partial(_run_on_worker, context), tasks, found, lambda _, message: on_epoch(*message)
+        partial(_run_on_worker, context), tasks, dask_cluster, lambda _, message: on_epoch(*message)
     ):
         yield record_failure(task, result.reason) if isinstance(result, LostTask) else result
 

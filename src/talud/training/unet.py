@@ -94,9 +94,9 @@ def recompute_normalisation(model: keras.Model, stacks: Iterable[NDArray[np.floa
         stacks: stacks of the batches, (batch, height, width, bands).
     """
     normalisations = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
-    for seen, stack in enumerate(stacks):
+    for count, stack in enumerate(stacks):
         for normalisation in normalisations:
-            normalisation.momentum = seen / (seen + 1)
+            normalisation.momentum = count / (count + 1)
         model(stack, training=True)
     for normalisation in normalisations:
         normalisation.momentum = NORMALISATION_MOMENTUM
