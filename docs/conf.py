@@ -20,6 +20,8 @@ extensions = [
     "sphinx_copybutton",
     "generated_reference",
 ]
+smartquotes = False
+default_role = "code"  # single backticks in docstrings are names
 exclude_patterns = ["_build", "**/_generated"]
 
 myst_enable_extensions = ["colon_fence"]

@@ -102,32 +102,41 @@ def model_tables(model: type[BaseModel], page: str) -> str:
         page: name of the page, with which its anchors begin.
     """
     schema = model.model_json_schema()
-    parts = [_field_table(schema, page)]
-    for name, part in schema.get("$defs", {}).items():
-        parts += _object(name, part, page)
+    models = schema.get("$defs", {})
+    parts = [_field_table(schema, page, models)]
+    for name in models:
+        parts += _object(name, models, page)
     return "\n\n".join(parts) + "\n"
 
 
-def _object(name: str, schema: dict[str, Any], page: str, level: str = "##") -> Iterator[str]:
+def _object(name: str, models: dict[str, Any], page: str, level: str = "##") -> Iterator[str]:
+    schema = models[name]
     yield f"({page}-{name.lower()})="
     yield f"{level} {name}"
     if description := inspect.cleandoc(schema.get("description", "")):
         yield description
-    yield _field_table(schema, page) if "properties" in schema else _type(schema, page).capitalize() + "."
+    yield _field_table(schema, page, models) if "properties" in schema else _type(schema, page).capitalize() + "."
 
 
-def _field_table(schema: dict[str, Any], page: str) -> str:
+def _field_table(schema: dict[str, Any], page: str, models: dict[str, Any]) -> str:
     required = schema.get("required", ())
     rows = [
         (
             f"`{name}`",
             _type(field, page),
             "required" if name in required else _default(field),
-            field.get("description", ""),
+            field.get("description") or _first_line(field, models),
         )
         for name, field in schema["properties"].items()
     ]
     return _table(("key", "type", "default", "description"), rows)
+
+
+def _first_line(schema: dict[str, Any], models: dict[str, Any]) -> str:
+    """Return the first line of the description of the model to which a field refers."""
+    named = [schema, schema.get("additionalProperties"), *schema.get("anyOf", ())]
+    names = [each["$ref"].rpartition("/")[2] for each in named if isinstance(each, dict) and "$ref" in each]
+    return str(models[names[0]].get("description", "")).partition("\n")[0] if names else ""
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -196,8 +205,9 @@ def http_api() -> str:
     for path, methods in schema["paths"].items():
         parts += [text for method, operation in methods.items() for text in _operation(method, path, operation)]
     parts.append("## Objects")
-    for name, part in sorted(schema.get("components", {}).get("schemas", {}).items()):
-        parts += _object(name, part, _API, "###")
+    models = schema.get("components", {}).get("schemas", {})
+    for name in sorted(models):
+        parts += _object(name, models, _API, "###")
     return "\n\n".join(parts) + "\n"
 
 
