@@ -1,4 +1,4 @@
-"""Two baselines without training: map everything as landslide, and threshold the slope.
+"""Two baselines without training: all pixels landslide, and a slope threshold.
 
     python bench/baselines.py TRAINING_AREA TRANSFER_AREA
 

@@ -1,10 +1,10 @@
-"""The benchmarks: measures, prints one table, and writes `bench/results.json`.
+"""Benchmarks: run measurements, print a table, and write `bench/results.json`.
 
     python bench/run.py [--size SIDE] [NAME ...]
 
-SIDE is the side of the raster in pixels, 4096 unless said otherwise; a smaller one gives a quick look. NAME picks
-from the measurements; then nothing is written. They need a machine that does nothing else: ratios come from runs in
-turn, but a time is what it is, and "CPU / wall" beside a figure says how many cores it really had.
+SIDE is the side of the raster in pixels (default: 4096); a smaller one is faster. With NAME, only these measurements
+run, and nothing is written. The machine must be idle otherwise: ratios are measured in alternating runs, but times are
+affected by other load. "CPU / wall" next to a figure states how many cores were used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from rich.table import Table
 import training
 
 HERE = Path(__file__).parent
-MEASUREMENTS = {  # one line for each; a new figure is a function in measures.py or training.py and a line here
+# Functions in measures.py and training.py by name. The last two load TensorFlow into the process.
+MEASUREMENTS = {
     "exactness": measures.cost_of_exactness,
     "end-to-end": measures.end_to_end,
     "blending": measures.against_blending,
@@ -32,25 +33,27 @@ MEASUREMENTS = {  # one line for each; a new figure is a function in measures.py
     "start": measures.start,
     "workers": measures.workers,
     "int8": measures.int8_against_float32,
-    "keras": measures.int8_against_keras,  # these two last, for they bring TensorFlow into the process
+    "keras": measures.int8_against_keras,
     "training": training.training,
 }
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Run the measurements, print the table and write the results."""
     parser = argparse.ArgumentParser(description="Measure talud's inference and training.")
-    parser.add_argument("--size", type=int, default=4096, help="side of the raster in pixels, 4096 by default")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}; all by default")
+    parser.add_argument("--size", type=int, default=4096, help="side of the raster in pixels (default: 4096)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"measurements to run: {', '.join(MEASUREMENTS)} (default: all)"
+    )
     arguments = parser.parse_args()
     figures = []
     with tempfile.TemporaryDirectory() as folder:
-        print("making the material (synthetic)", file=sys.stderr)
-        subprocess.run([sys.executable, HERE / "material.py", folder, str(arguments.size)], check=True)
-        material = measures.Material(Path(folder), arguments.size)
+        print("writing the input files (synthetic)", file=sys.stderr)
+        subprocess.run([sys.executable, HERE / "inputs.py", folder, str(arguments.size)], check=True)
+        inputs = measures.Inputs(Path(folder), arguments.size)
         for name in arguments.names or MEASUREMENTS:
             print(f"measuring: {name}", file=sys.stderr)
-            for figure in MEASUREMENTS[name](material):
+            for figure in MEASUREMENTS[name](inputs):
                 print(f"  {figure.name}: {figure.value:g} {figure.unit} ({figure.how})", file=sys.stderr)
                 figures.append(figure)
     show(figures)
@@ -61,7 +64,7 @@ def main() -> None:
 
 
 def show(figures: list[measures.Figure]) -> None:
-    """Print the table."""
+    """Print a table of the figures."""
     table = Table("figure", "value", "target", "met", "how")
     for figure in figures:
         met = "yes" if figure.met else "no"

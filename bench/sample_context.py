@@ -1,12 +1,12 @@
-"""Do the sample basins need context? A per-pixel classifier against the U-Net, on the same bands and blocks.
+"""Comparison of a per-pixel classifier with a U-Net on the sample basins.
 
     python bench/sample_context.py [BAND_SET ...]
 
-Run it in a project whose sample basins have stacks (dvc pull, then talud stack). Both learn from the training
-blocks and take their threshold from the validation blocks; the F1 printed are those of the test blocks, and of the
-valid pixels of each transfer area. The per-pixel classifier is the better of scikit-learn's random forest and
-histogram gradient boosting, by validation F1. The U-Net trains on the first trial of the search `demo`. The sample
-basins are made so that the U-Net with seven bands is at least 0.10 ahead on the test blocks.
+Checks that the basins require spatial context: with seven bands, the F1 of the U-Net on the test blocks should be at
+least 0.10 higher. Run it in a project whose sample basins have stacks (dvc pull, then talud stack). Both classifiers
+are trained on the training blocks, and their threshold is chosen on the validation blocks; F1 is printed for the test
+blocks and for the valid pixels of each transfer area. The per-pixel classifier is a random forest or histogram gradient
+boosting, whichever has the higher validation F1. The U-Net is the first trial of the search `demo`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from talud.training.trial import TrialConfig, build_network, train
 Classifier = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # (n, height, width, bands) → (n, height, width)
 
 
-def per_pixel(dataset: Dataset, seed: int) -> Classifier:
-    """The better per-pixel classifier."""
+def train_per_pixel(dataset: Dataset, seed: int) -> Classifier:
+    """Return the per-pixel classifier with the higher validation F1."""
     known = dataset.training.mask != UNKNOWN
     pixels, truth = dataset.training.stack[known], dataset.training.mask[known] == LANDSLIDE
     forest = RandomForestClassifier(100, min_samples_leaf=5, n_jobs=-1, random_state=seed).fit(pixels, truth)
@@ -54,8 +54,8 @@ def per_pixel(dataset: Dataset, seed: int) -> Classifier:
     return max((classifier(model) for model in (forest, boosting)), key=lambda one: score(one, dataset)[0])
 
 
-def network(dataset: Dataset, project: Project) -> Classifier:
-    """The trained U-Net."""
+def train_network(dataset: Dataset, project: Project) -> Classifier:
+    """Return a trained U-Net."""
     options = project.params.training
     hyperparameters = hyperparameter_sets(project.params.searches["demo"], project.params.seed)[0]
     with tempfile.TemporaryDirectory() as folder:
@@ -70,14 +70,14 @@ def network(dataset: Dataset, project: Project) -> Classifier:
 
 
 def score(classifier: Classifier, dataset: Dataset) -> tuple[float, float]:
-    """Validation F1 at the best threshold, and that threshold."""
+    """Return validation F1 at the best threshold, and that threshold."""
     probability = classifier(dataset.validation.stack)
     threshold = best_threshold(Levels.of(probability, dataset.validation.mask))
     return confusion(probability >= threshold, dataset.validation.mask).f1, threshold
 
 
-def whole(project: Project, area: str, bands: tuple[str, ...], multiple: int) -> Patches:
-    """A whole area as one patch, padded with NaN; pixels that are invalid in some band count nowhere."""
+def whole_area(project: Project, area: str, bands: tuple[str, ...], multiple: int) -> Patches:
+    """Return an area as one patch, padded with NaN; invalid pixels are unknown."""
     with rasterio.open(project.stack(area)) as stack, rasterio.open(project.mask(area)) as mask:
         values = stack.read([stack.descriptions.index(name) + 1 for name in bands])
         truth = mask.read(1)
@@ -88,7 +88,7 @@ def whole(project: Project, area: str, bands: tuple[str, ...], multiple: int) ->
 
 
 def main(band_sets: list[str]) -> None:
-    """Print the F1 of both."""
+    """Print the F1 of both classifiers."""
     project = Project.find(Path.cwd())
     params = project.params
     for band_set in band_sets or list(params.band_sets):
@@ -99,10 +99,13 @@ def main(band_sets: list[str]) -> None:
             for area in dataset.blocks
         }
         tests |= {
-            area: whole(project, area, dataset.bands, 2**params.training.depth)
+            area: whole_area(project, area, dataset.bands, 2**params.training.depth)
             for area in params.areas_with_role("transfer")
         }
-        for name, classifier in (("per pixel", per_pixel(dataset, params.seed)), ("U-Net", network(dataset, project))):
+        for name, classifier in (
+            ("per pixel", train_per_pixel(dataset, params.seed)),
+            ("U-Net", train_network(dataset, project)),
+        ):
             validation, threshold = score(classifier, dataset)
             scores = {
                 place: confusion(classifier(patches.stack) >= threshold, patches.mask)

@@ -1,9 +1,11 @@
-"""Response times of the service: `python bench/service.py [SECONDS]`.
+"""Response times of the service.
 
-A project with one model (7 bands, 32 filters, random weights) and a raster of 4096² pixels (noise), two workers,
-SQLite, all on loopback. While two jobs compute, one client asks how one of them fares, ten times a second; then 50
-clients ask, list and start jobs for a minute, or SECONDS. Written to `bench/service.json`. It needs a machine that does
-nothing else. `python bench/service.py faults` runs the checks of `service_faults.py` in place of this.
+    python bench/service.py [SECONDS]
+
+Set-up: a model with 7 bands, 32 filters and random weights, a raster of 4096² pixels of noise, two workers, SQLite,
+all on the loopback interface. While two jobs run, one client requests the status of a job ten times a second; then 50
+clients request, list and start jobs for SECONDS (default: 60). Writes `bench/service.json`. The machine must be idle
+otherwise. `python bench/service.py faults` runs the checks of `service_faults.py` instead.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import httpx
 import numpy as np
 import psutil
 import service_faults
-from material import BANDS, values
+from inputs import BANDS, random_stack
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parent / "tests"))
@@ -32,11 +34,11 @@ from stack_files import write_stack  # noqa: E402
 
 CLIENTS = 50
 SIDE = 4096
-ASKED = {"Prefer": "respond-async"}
+ASYNCHRONOUS = {"Prefer": "respond-async"}
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Run the measurements, print and write the figures."""
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60
     with tempfile.TemporaryDirectory() as folder:
         project = make_project(Path(folder) / "project")
@@ -44,35 +46,35 @@ def main() -> None:
         began = time.monotonic()
         with run_service(project, settings) as service:
             wait_for(lambda: service.http.get("/health/ready").status_code == 200, "not ready")
-            figures = {"seconds to ready": round(time.monotonic() - began, 1)} | memory(service)
-            figures |= while_computing(service)
+            figures = {"seconds to ready": round(time.monotonic() - began, 1)} | measure_memory(service)
+            figures |= measure_while_computing(service)
             print(figures, flush=True)
-            figures |= asyncio.run(under_load(str(service.http.base_url), seconds))
-            figures |= jobs_lost(service)
+            figures |= asyncio.run(measure_load(str(service.http.base_url), seconds))
+            figures |= count_final_states(service)
     print(json.dumps(figures, indent=2))
     (HERE / "service.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def make_project(root: Path) -> Path:
-    """A project with a champion, a small stack and a large one."""
+    """Return a project with a champion, a small and a large stack."""
     (root / "stacks").mkdir(parents=True)
     (root / "params.yaml").write_text("seed: 1\n", encoding="utf-8")
-    subprocess.run([sys.executable, HERE / "material.py", root, str(SIDE)], check=True)
+    subprocess.run([sys.executable, HERE / "inputs.py", root, str(SIDE)], check=True)
     (root / "stack.tif").rename(root / "stacks/large.tif")
-    write_stack(root / "stacks/small.tif", values(128, 128, 3), BANDS)
+    write_stack(root / "stacks/small.tif", random_stack(128, 128, 3), BANDS)
     add_champion(root, "7band", root / "unet.onnx")
     return root
 
 
-def memory(service: ServiceProcess) -> dict[str, float]:
-    """Return the resident memory of the idle processes, in MB."""
+def measure_memory(service: ServiceProcess) -> dict[str, float]:
+    """Return the resident memory of the idle processes in MB."""
     process = psutil.Process(service.process.pid)
     workers = [child.memory_info().rss for child in process.children(recursive=True)]
     return {"MB at rest: service": process.memory_info().rss // 10**6, "MB at rest: two workers": sum(workers) // 10**6}
 
 
-def while_computing(service: ServiceProcess) -> dict[str, float]:
-    """Measure how fast the state of a job is answered while two jobs run."""
+def measure_while_computing(service: ServiceProcess) -> dict[str, float]:
+    """Measure the response time of job status requests while two jobs run."""
     jobs = [service.ask("large.tif") for _ in range(2)]
     wait_for(lambda: all(service.job(job)["progress"] > 0 for job in jobs), "no tile is finished")
     took = []
@@ -87,13 +89,13 @@ def while_computing(service: ServiceProcess) -> dict[str, float]:
 
 
 def milliseconds(what: str, took: list[float]) -> dict[str, float]:
-    """Median and 95th percentile."""
+    """Return median and 95th percentile in milliseconds."""
     ranks = statistics.quantiles(took, n=20)
     return {f"ms, {what}: median": round(1000 * ranks[9], 1), f"ms, {what}: p95": round(1000 * ranks[18], 1)}
 
 
-async def under_load(address: str, seconds: float) -> dict[str, float]:
-    """What clients get that ask all at once: one in five hundred requests starts a job."""
+async def measure_load(address: str, seconds: float) -> dict[str, float]:
+    """Measure responses to concurrent clients; one in 500 requests starts a job."""
     took: list[float] = []
     answers: Counter[int] = Counter()
     until = time.monotonic() + seconds
@@ -106,7 +108,7 @@ async def under_load(address: str, seconds: float) -> dict[str, float]:
                 began = time.perf_counter()
                 if not job or chance.random() < 0.002:
                     body = {"inputs": {"raster": {"href": "small.tif"}, "model": "landslide-unet-7band"}}
-                    answer = await http.post(EXECUTION, json=body, headers=ASKED)
+                    answer = await http.post(EXECUTION, json=body, headers=ASYNCHRONOUS)
                     job = answer.json()["jobID"] if answer.status_code == 201 else job
                 else:
                     answer = await http.get(f"/jobs/{job}" if chance.random() < 0.8 else "/jobs?limit=20")
@@ -118,21 +120,21 @@ async def under_load(address: str, seconds: float) -> dict[str, float]:
     return {"clients": CLIENTS, "seconds of load": seconds} | found | milliseconds("under load", took)
 
 
-def jobs_lost(service: ServiceProcess) -> dict[str, float]:
-    """Jobs that were accepted and did not end well."""
-    while unfinished(service):
+def count_final_states(service: ServiceProcess) -> dict[str, float]:
+    """Wait for all jobs, and count them by final status."""
+    while unfinished_jobs(service):
         time.sleep(1)
-    ended = Counter(job["status"] for job in listed(service, ""))
+    ended = Counter(job["status"] for job in list_jobs(service, ""))
     return {f"jobs {status}": count for status, count in sorted(ended.items())}
 
 
-def unfinished(service: ServiceProcess) -> list[dict[str, str]]:
-    """Jobs that wait or run."""
-    return listed(service, "status=accepted&status=running&")
+def unfinished_jobs(service: ServiceProcess) -> list[dict[str, str]]:
+    """Return the jobs that are queued or running."""
+    return list_jobs(service, "status=accepted&status=running&")
 
 
-def listed(service: ServiceProcess, query: str) -> list[dict[str, str]]:
-    """All jobs."""
+def list_jobs(service: ServiceProcess, query: str) -> list[dict[str, str]]:
+    """Return all jobs that match a query."""
     found, page = [], 1000
     while batch := service.http.get(f"/jobs?{query}limit={page}&offset={len(found)}").json()["jobs"]:
         found += batch

@@ -1,17 +1,17 @@
-"""Figures of the structure of the code, and the limits that they must not break.
+"""Structure figures of the code, with limits.
 
     python bench/structure.py [FOLDER] [--places]
 
-FOLDER is a checkout; default: the one that this file belongs to. The exit status is 1 if a limit is broken.
+FOLDER is a checkout (default: the one of this file). The exit code is 1 if a limit is exceeded.
 
-How each figure is counted:
+Definitions:
 
 - Lines of a file: all of them. Body of a function: the lines from its first statement, after the docstring, to its
   last one. Parameters: all but `self` and `cls`.
-- Import cycle: modules that import each other, directly or through others; imports for type checkers count.
-- Arrow against the layers: an import of a module whose layer, in pyproject.toml, is higher or an independent neighbour.
+- Import cycle: modules that import each other, directly or indirectly; imports for type checkers are included.
+- Arrow against the layers: import of a module in a higher or neighbouring independent layer of pyproject.toml.
 - Literal duplicate: six or more lines of code that follow each other in two places and differ only in indentation.
-  Blank lines, comments, docstrings, imports, and lines without a letter or digit are left out before.
+  Blank lines, comments, docstrings, imports and lines without a letter or digit are ignored.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from pathlib import Path
 import grimp
 
 PACKAGE = "talud"
-COMMAND_LINE = "talud.cli"  # a command has a parameter for each of its options
+COMMAND_LINE = "talud.cli"  # exempt from the limit on parameters: a command has one for each option
 FILE_LINES, BODY_LINES, PARAMETERS, DUPLICATE_LINES = 400, 60, 8, 6
-# The highest value allowed of each figure.
+# Upper limit of each figure.
 LIMITS = {
     "modules": 161,
     "files over 400 lines": 0,
@@ -53,12 +53,12 @@ Place = tuple[Path, int, int]  # first and last line
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure that has a limit.
+    """Figure with a limit.
 
     Attributes:
-        name: the key of the limit.
-        value: the value.
-        places: the places that count.
+        name: key of the limit.
+        value: measured value.
+        places: locations that were counted.
     """
 
     name: str
@@ -67,13 +67,13 @@ class Figure:
 
     @property
     def broken(self) -> bool:
-        """True if the value is above its limit."""
+        """True if the value exceeds its limit."""
         return self.value > LIMITS[self.name]
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module's source."""
+    """Source of a module."""
 
     name: str
     path: Path
@@ -81,21 +81,21 @@ class Module:
 
     @property
     def lines(self) -> int:
-        """The number of lines."""
+        """Number of lines."""
         return self.text.count("\n")
 
     @property
     def package(self) -> str:
-        """The package below the root; the root itself for its own modules."""
+        """Package below the root package; "(root)" for modules of the root package."""
         return self.path.parts[2] if len(self.path.parts) > 3 else "(root)"
 
     def functions(self) -> Iterator[Function]:
-        """Yield all functions, also those in classes and functions."""
+        """Yield all functions, including methods and nested functions."""
         yield from (node for node in ast.walk(ast.parse(self.text)) if isinstance(node, Function))
 
 
 def read_modules(root: Path, package: str = PACKAGE) -> list[Module]:
-    """Return the modules of a package, by name."""
+    """Return the modules of a package, sorted by path."""
     modules = []
     for path in sorted((root / "src" / package).rglob("*.py")):
         parts = path.relative_to(root / "src").with_suffix("").parts
@@ -125,7 +125,7 @@ def cycles(imports: Mapping[str, set[str]]) -> list[list[str]]:
 
 
 def _reachable(start: str, imports: Mapping[str, set[str]]) -> set[str]:
-    """Return the modules that a module imports, directly or through others."""
+    """Return the modules that a module imports, directly or indirectly."""
     found: set[str] = set()
     waiting = [start]
     while waiting:
@@ -136,7 +136,7 @@ def _reachable(start: str, imports: Mapping[str, set[str]]) -> set[str]:
 
 
 def against_layers(imports: Mapping[str, set[str]], layers: Sequence[str]) -> list[str]:
-    """Return the imports that point up in the layers, or to a neighbour.
+    """Return the imports from a lower to a higher or neighbouring layer.
 
     The highest layer comes first; independent neighbours are separated by `|`.
     """
@@ -154,7 +154,7 @@ def against_layers(imports: Mapping[str, set[str]], layers: Sequence[str]) -> li
 
 
 def code_lines(text: str) -> list[Line]:
-    """Return the lines that count in a search for duplicates."""
+    """Return the lines that are compared in the search for duplicates."""
     left_out: set[int] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -174,9 +174,9 @@ def code_lines(text: str) -> list[Line]:
 
 
 def duplicates(files: Mapping[Path, str], shortest: int = DUPLICATE_LINES) -> list[tuple[Place, Place]]:
-    """Return the pairs of places with the same lines of code.
+    """Return pairs of locations with the same lines of code.
 
-    A pair is one run of lines, as long as possible.
+    Each pair is a run of lines of maximal length.
     """
     lines = {path: code_lines(text) for path, text in files.items()}
     runs: dict[tuple[str, ...], list[tuple[Path, int]]] = defaultdict(list)
@@ -215,7 +215,7 @@ def read_imports(root: Path, package: str = PACKAGE) -> dict[str, set[str]]:
 
 
 def measure(root: Path, modules: Sequence[Module], imports: Mapping[str, set[str]]) -> list[Figure]:
-    """Return the figures that have a limit."""
+    """Return the figures with limits."""
     configuration = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = configuration["tool"]["importlinter"]["contracts"]
     layers = next(one["layers"] for one in contracts if one["type"] == "layers")
@@ -271,10 +271,10 @@ def _show_functions(modules: Sequence[Module]) -> None:
 
 
 def main() -> int:
-    """Print the figures; return the exit status."""
+    """Print the figures; return the exit code."""
     parser = argparse.ArgumentParser(description="Print the figures of the structure of the code.")
     parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).resolve().parent.parent)
-    parser.add_argument("--places", action="store_true", help="also show the places of figures within their limits")
+    parser.add_argument("--places", action="store_true", help="also show the locations of figures within their limits")
     options = parser.parse_args()
     root = options.folder.resolve()
     modules = read_modules(root)

@@ -1,4 +1,4 @@
-"""Measurements of training on patches of the synthetic training basin."""
+"""Measurements of training on the synthetic training basin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from measures import ATTEMPTS, BUSY, REPEATS, Figure, Material, Watch, _cores
+from measures import MAX_ATTEMPTS, MIN_BUSY_CORES, REPEATS, Figure, Inputs, Stopwatch, busy_cores
 
 from talud.data import stack
 from talud.project import Project
@@ -23,7 +23,7 @@ from talud.project import Project
 BAND_SET, AREA = "7band", "synthetic_argelia"
 SEARCH = {"filters": [16], "learning_rate": [1e-3, 5e-4, 1e-4], "batch_size": [16], "epochs": 2}
 PARAMS = Path(__file__).parent.parent / "params.yaml"
-STEPS = """
+TIME_STEPS = """
 import statistics, sys, time
 import numpy as np
 from talud.project import Project
@@ -44,20 +44,20 @@ print(statistics.median(seconds[2:]))
 """
 
 
-def training(material: Material) -> Iterator[Figure]:
+def training(inputs: Inputs) -> Iterator[Figure]:
     """Measure oneDNN, the input pipeline, and the overhead of a trial."""
-    project = _project(material.folder / "project")
-    yield _one_dnn(project)
-    yield from _throughput(project)
-    yield from _overhead(project)
+    project = _project(inputs.folder / "project")
+    yield _measure_onednn(project)
+    yield from _measure_throughput(project)
+    yield from _measure_overhead(project)
 
 
-def _one_dnn(project: Project) -> Figure:
-    """A step with TensorFlow's convolutions of oneDNN, which talud asks for, against one without."""
+def _measure_onednn(project: Project) -> Figure:
+    """Compare a training step with and without oneDNN convolutions."""
 
     def step(setting: str) -> float:
         environment = os.environ | {"TF_ENABLE_ONEDNN_OPTS": setting}
-        command = [sys.executable, "-c", STEPS, BAND_SET]
+        command = [sys.executable, "-c", TIME_STEPS, BAND_SET]
         said = subprocess.run(command, cwd=project.root, env=environment, check=True, capture_output=True, text=True)
         return float(said.stdout)
 
@@ -68,8 +68,8 @@ def _one_dnn(project: Project) -> Figure:
     return Figure.at_least("training step with oneDNN against one without", without / with_it, 0.95, "×", how)
 
 
-def _throughput(project: Project) -> Iterator[Figure]:
-    """Steps per second of `TrainingBatches` against those of Keras on the same arrays."""
+def _measure_throughput(project: Project) -> Iterator[Figure]:
+    """Compare steps per second of `TrainingBatches` with Keras on the same arrays."""
     from talud.training.batches import Augmenter, TrainingBatches
     from talud.training.dataset import Dataset
     from talud.training.search import Hyperparameters
@@ -87,26 +87,28 @@ def _throughput(project: Project) -> Iterator[Figure]:
         partial(model.fit, batches, shuffle=False, verbose=0),
         partial(model.fit, patches.stack, truth, batch_size=size, verbose=0),
     )
-    ours, theirs, attempts = Watch(), Watch(), 0
+    ours, theirs, attempts = Stopwatch(), Stopwatch(), 0
     for work in works:
         work()
-    while min(len(ours.seconds), len(theirs.seconds)) < REPEATS and attempts < ATTEMPTS:
+    while min(len(ours.seconds), len(theirs.seconds)) < REPEATS and attempts < MAX_ATTEMPTS:
         attempts += 1
         for watch, work in zip((ours, theirs), works, strict=True):
-            watch.run(work, at_least=BUSY)
+            watch.run(work, at_least=MIN_BUSY_CORES)
     name = "training steps per second against bare fit on the same arrays in memory"
     how = f"{len(patches)} patches of {patches.mask.shape[1]}² (synthetic), {chosen.filters} filters, batch {size}"
     how += f"; {len(ours.seconds)} and {len(theirs.seconds)} of {attempts} epochs in turn count"
     if not (ours.seconds and theirs.seconds):
-        yield Figure.at_least(name, 0, 0.95, "×", f"{how}: they never had {BUSY} cores, so nothing was measured")
+        yield Figure.at_least(
+            name, 0, 0.95, "×", f"{how}: they never had {MIN_BUSY_CORES} cores, so nothing was measured"
+        )
         return
     speeds = " and ".join(f"{len(batches) / watch.median:.2f}" for watch in (ours, theirs))
-    how += f"; {speeds} steps per second, medians; {_cores(ours, theirs)}"
+    how += f"; {speeds} steps per second, medians; {busy_cores(ours, theirs)}"
     yield Figure.at_least(name, theirs.median / ours.median, 0.95, "×", how)
 
 
-def _overhead(project: Project) -> Iterator[Figure]:
-    """The time between the last epoch of a trial and the first of the next, and from the last epoch to the end."""
+def _measure_overhead(project: Project) -> Iterator[Figure]:
+    """Measure the time between trials, and from the last epoch to the end of a study."""
     from talud.training import study
 
     ends: dict[tuple[int, int], float] = {}
@@ -128,7 +130,7 @@ def _overhead(project: Project) -> Iterator[Figure]:
 
 
 def _project(root: Path) -> Project:
-    """A project with the training basin's stack, whose search is small."""
+    """Return a project with the stack of the training basin and a small search."""
     root.mkdir()
     content = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     content["search"], content["searches"] = "bench", {"bench": SEARCH}

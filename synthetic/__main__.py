@@ -1,4 +1,4 @@
-"""The command that makes the two synthetic basins: `python -m synthetic`, in the root of the repository."""
+"""Command line of the generator: `python -m synthetic` in the repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from talud.errors import TaludError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Make the basins and print a line for each; an error becomes one line on stderr and exit code 1."""
+    """Generate the basins and print one line for each; return the exit code."""
     given = _parser().parse_args(arguments)
     try:
         for paths in write(given.out, given.seed):
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m synthetic",
-        description="Make two SYNTHETIC basins to try talud on, synthetic_argelia and synthetic_liboriana. Each holds "
+        description="Generate two SYNTHETIC basins to try talud: synthetic_argelia and synthetic_liboriana. Each has "
         "an optical image, a DTM, VV amplitude before and after the event, an inventory and the outlines of clouds. "
         "They resemble a tropical mountain region, differ in light, vegetation, radar gain and size of the "
         "landslides, and show no real place.",
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _folder(text: str) -> Path:
     if not text.strip():
-        raise argparse.ArgumentTypeError("is empty; is a variable of the shell not set?")
+        raise argparse.ArgumentTypeError("is empty; is a shell variable not set?")
     return Path(text)
 
 

@@ -1,4 +1,4 @@
-"""Drainage: D8 flow over a terrain without sinks."""
+"""D8 drainage over a terrain, with sinks resolved."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from scipy.sparse import csgraph
 
 from synthetic.noise import Field
 
-_STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # half of the eight neighbours: the other half by symmetry
+_STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # half of the eight neighbours; the other half follows by symmetry
 
 
 @dataclass(frozen=True)
 class Drainage:
-    """The tree along which every pixel drains to the border of the raster.
+    """Flow tree along which every pixel drains to the border of the raster.
 
     Attributes:
         shape: (height, width) of the raster.
-        receiver: int64 (pixels,), the flat index that a pixel drains to; border pixels drain to themselves.
+        receiver: int64 (pixels,), flat index to which a pixel drains; border pixels drain to themselves.
         distance: float64 (pixels,), metres to the receiver; 0 at the border.
-        levels: flat indices by the number of steps to the border, from the first step up.
+        levels: flat indices grouped by number of steps to the border, from one step upwards.
     """
 
     shape: tuple[int, int]
@@ -32,11 +32,15 @@ class Drainage:
     levels: tuple[NDArray[np.int64], ...]
 
     @classmethod
-    def over(cls, elevation: Field, pixel: float) -> Drainage:
-        """Steepest descent where there is one; a sink drains over its lowest pass.
+    def from_elevation(cls, elevation: Field, pixel: float) -> Drainage:
+        """Return the drainage by steepest descent; sinks drain over their lowest pass.
 
-        The minimum spanning tree over edges that weigh as much as their higher end holds both: each pixel's steepest
-        way down, and for a sink the way over the lowest pass (Boruvka's carving, as in Cordonnier et al. 2019).
+        Both follow from the minimum spanning tree of the pixel graph whose edge weights are the elevation of the higher
+        end (Boruvka's carving, as in Cordonnier et al. 2019).
+
+        Args:
+            elevation: elevation in metres, (height, width).
+            pixel: pixel size in metres.
         """
         height, width = elevation.shape
         index = np.arange(elevation.size).reshape(elevation.shape)
@@ -50,14 +54,14 @@ class Drainage:
         return cls((height, width), receiver, distance, _levels(receiver))
 
     def accumulate(self) -> Field:
-        """Pixels that drain through each pixel, itself included; (height, width)."""
+        """Return the number of pixels that drain through each pixel, (height, width)."""
         area = np.ones(self.receiver.size)
         for level in reversed(self.levels):
             np.add.at(area, self.receiver[level], area[level])
         return area.reshape(self.shape)
 
     def path(self, start: int, steps: int) -> NDArray[np.int64]:
-        """The flat indices that water from `start` runs through, at most `steps` of them."""
+        """Return the flat indices along the flow path from `start`, at most `steps`."""
         cells = [start]
         while len(cells) < steps and self.receiver[cells[-1]] != cells[-1]:
             cells.append(int(self.receiver[cells[-1]]))
@@ -65,9 +69,9 @@ class Drainage:
 
 
 def _edges(elevation: Field, index: NDArray[np.int64]) -> sparse.csr_matrix:
-    """The graph of neighbours, and one node beyond the border that all border pixels drain to."""
+    """Return the graph of neighbours, with one outlet node for all border pixels."""
     height, width = elevation.shape
-    flat = elevation.ravel() - elevation.min() + 10.0  # no weight may be 0: a sparse graph would drop it
+    flat = elevation.ravel() - elevation.min() + 10.0  # positive, because sparse graphs drop weights of 0
     first, second, weight = [], [], []
     for down, right in _STEPS:
         here = index[: height - down, max(0, -right) : width - max(0, right)].ravel()
@@ -75,7 +79,7 @@ def _edges(elevation: Field, index: NDArray[np.int64]) -> sparse.csr_matrix:
         drop = np.abs(flat[here] - flat[there]) / np.hypot(down, right)
         first.append(here)
         second.append(there)
-        weight.append(np.maximum(flat[here], flat[there]) - 1e-4 * drop)  # of equal ends, the steepest
+        weight.append(np.maximum(flat[here], flat[there]) - 1e-4 * drop)  # the steepest of edges with equal ends
     border = np.unique(np.concatenate([index[0], index[-1], index[:, 0], index[:, -1]]))
     first.append(border)
     second.append(np.full(border.size, flat.size))
@@ -86,7 +90,7 @@ def _edges(elevation: Field, index: NDArray[np.int64]) -> sparse.csr_matrix:
 
 
 def _levels(receiver: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-    """Pixels by their number of steps to the border, found by doubling the stride."""
+    """Return the pixels grouped by number of steps to the border, by pointer doubling."""
     steps = (receiver != np.arange(receiver.size)).astype(np.int64)
     ancestor = receiver
     while True:

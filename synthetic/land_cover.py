@@ -1,4 +1,4 @@
-"""Land cover before the storm: vegetation and bare ground."""
+"""Land cover before the event."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from synthetic.character import Character
-from synthetic.noise import Field, fractal
-from synthetic.terrain import RIVER, Terrain
+from synthetic.noise import Field, fractal_field
+from synthetic.profiles import BasinProfile
+from synthetic.terrain import RIVER_PIXELS, Terrain
 
 
 class Cover(IntEnum):
-    """The kinds of cover."""
+    """Land cover classes."""
 
     FOREST = 0
     PASTURE = 1
@@ -29,13 +29,13 @@ class Cover(IntEnum):
 
 @dataclass(frozen=True)
 class LandCover:
-    """The cover of a basin.
+    """Land cover of a basin.
 
     Attributes:
-        kind: uint8 (height, width), a Cover.
-        field: int64 (height, width), the number of the field, -1 outside the farmland.
-        tone: float64 (height, width), brightness of a field or of a stand of trees, 1 on average.
-        tilled: float64 (height, width), how VV of a field changed between the two scenes, in dB.
+        kind: uint8 (height, width), class as a Cover.
+        field: int64 (height, width), number of the field, -1 outside farmland.
+        tone: float64 (height, width), relative brightness of fields and forest stands, 1 on average.
+        tilled: float64 (height, width), change of VV of fields between the two scenes, in dB.
     """
 
     kind: NDArray[np.uint8]
@@ -44,32 +44,35 @@ class LandCover:
     tilled: Field
 
 
-def grow(character: Character, terrain: Terrain, rng: np.random.Generator) -> LandCover:
-    """Forest, with fields where the land is gentle, rivers in their beds, roads and clearings."""
+def simulate_land_cover(profile: BasinProfile, terrain: Terrain, rng: np.random.Generator) -> LandCover:
+    """Return land cover: forest, fields on gentle slopes, rivers, roads and clearings."""
     shape = terrain.elevation.shape
     field, hedge = _fields(shape, rng)
-    farmed = _farmland(character, terrain, field, rng)
+    farmed = _farmland(profile, terrain, field, rng)
     count = int(field.max()) + 1
-    shares = (0.72 * (1 - character.bare), 0.28 * (1 - character.bare), character.bare)
+    shares = (0.72 * (1 - profile.bare), 0.28 * (1 - profile.bare), profile.bare)
     crop = rng.choice([Cover.PASTURE, Cover.CROP, Cover.BARE], size=count, p=shares)
     kind = np.where(farmed & ~hedge, crop[field], Cover.FOREST).astype(np.uint8)
-    tended, wild = 0.20 * rng.standard_normal(count), 0.13 * fractal(shape, 1.2, rng, 50)
+    tended, wild = 0.20 * rng.standard_normal(count), 0.13 * fractal_field(shape, 1.2, rng, 50)
     tone = np.exp(np.where(farmed, tended[field], wild))
     tilled = np.where(crop == Cover.PASTURE, 0.4, 1.6) * rng.standard_normal(count)
     harvested = (crop == Cover.BARE) & (rng.random(count) < 0.35)
     tilled[harvested] = rng.normal(-3.0, 0.8, count)[harvested]
-    _clear(kind, rng)
-    _build_roads(kind, terrain, rng)
-    _flood(kind, terrain, rng)
+    _add_clearings(kind, rng)
+    _add_roads(kind, terrain, rng)
+    _add_rivers(kind, terrain, rng)
     outside = (kind == Cover.FOREST) | (kind >= Cover.WATER)
     return LandCover(kind, np.where(farmed, field, -1), tone, np.where(farmed & ~outside, tilled[field], 0.0))
 
 
 def _fields(shape: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Numbers of rectangular fields, that turn from one farm to the next, and the hedges between some of them."""
+    """Return the number of the rectangular field at each pixel, and a mask of hedges.
+
+    Fields of one farm have the same orientation.
+    """
     rows, columns = np.indices(shape, dtype=np.float64)
-    rows += 1.2 * fractal(shape, 2.0, rng, 60)
-    columns += 1.2 * fractal(shape, 2.0, rng, 60)
+    rows += 1.2 * fractal_field(shape, 2.0, rng, 60)
+    columns += 1.2 * fractal_field(shape, 2.0, rng, 60)
     farms = max(4, shape[0] * shape[1] // 45**2)
     centres = rng.random((farms, 2)) * shape
     farm = cKDTree(centres).query(np.column_stack([rows.ravel(), columns.ravel()]))[1].reshape(shape)
@@ -83,35 +86,37 @@ def _fields(shape: tuple[int, int], rng: np.random.Generator) -> tuple[NDArray[n
 
 
 def _farmland(
-    character: Character, terrain: Terrain, field: NDArray[np.int64], rng: np.random.Generator
+    profile: BasinProfile, terrain: Terrain, field: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.bool_]:
-    """The share of the fields that suits farming best: gentle, low, and near to other farms."""
+    """Return a mask of the most suitable fields: gentle, low and clustered."""
     slope = ndimage.gaussian_filter(terrain.slope, 3.0)
     height = terrain.elevation - terrain.elevation.min()
-    suitable = -slope / 9 - height / height.max() * 1.2 + 1.3 * fractal(field.shape, 2.0, rng, 250)
+    suitable = -slope / 9 - height / height.max() * 1.2 + 1.3 * fractal_field(field.shape, 2.0, rng, 250)
     mean = ndimage.mean(suitable, field, np.arange(field.max() + 1))[field]
-    return np.asarray(mean > np.quantile(mean, 1 - character.farmland))
+    return np.asarray(mean > np.quantile(mean, 1 - profile.farmland))
 
 
-def _clear(kind: NDArray[np.uint8], rng: np.random.Generator) -> None:
-    """Huts, tree falls and outcrops: bare spots of a pixel or two."""
-    spots = ndimage.gaussian_filter(rng.standard_normal(kind.shape), 0.55) + 0.12 * fractal(kind.shape, 1.5, rng, 80)
+def _add_clearings(kind: NDArray[np.uint8], rng: np.random.Generator) -> None:
+    """Add bare spots of a few pixels, such as huts, tree falls and outcrops."""
+    spots = ndimage.gaussian_filter(rng.standard_normal(kind.shape), 0.55) + 0.12 * fractal_field(
+        kind.shape, 1.5, rng, 80
+    )
     kind[spots > np.quantile(spots, 0.993)] = Cover.BARE
 
 
-def _build_roads(kind: NDArray[np.uint8], terrain: Terrain, rng: np.random.Generator) -> None:
-    """Unpaved roads, which keep to a contour."""
+def _add_roads(kind: NDArray[np.uint8], terrain: Terrain, rng: np.random.Generator) -> None:
+    """Add unpaved roads along contours."""
     smooth = ndimage.gaussian_filter(terrain.elevation, 5.0)
-    away = fractal(kind.shape, 2.0, rng, 300)
+    away = fractal_field(kind.shape, 2.0, rng, 300)
     for level in np.quantile(smooth, (0.15, 0.45)):
         above = smooth > level
         kind[above & ~ndimage.binary_erosion(above, border_value=1) & (away > rng.uniform(-0.2, 0.6))] = Cover.ROAD
 
 
-def _flood(kind: NDArray[np.uint8], terrain: Terrain, rng: np.random.Generator) -> None:
-    """Rivers between banks of gravel, wider the more they drain."""
-    width = 0.75 * (terrain.river_size / RIVER) ** 0.42
-    reach = terrain.river_distance / width + 0.3 * fractal(kind.shape, 1.8, rng, 30)
+def _add_rivers(kind: NDArray[np.uint8], terrain: Terrain, rng: np.random.Generator) -> None:
+    """Add rivers with gravel banks, wider with larger drainage area."""
+    width = 0.75 * (terrain.river_size / RIVER_PIXELS) ** 0.42
+    reach = terrain.river_distance / width + 0.3 * fractal_field(kind.shape, 1.8, rng, 30)
     bed = reach < 1.9
     kind[bed] = Cover.GRAVEL
-    kind[bed & (reach + 0.5 * fractal(kind.shape, 1.5, rng, 40) < 0.55)] = Cover.WATER
+    kind[bed & (reach + 0.5 * fractal_field(kind.shape, 1.5, rng, 40) < 0.55)] = Cover.WATER

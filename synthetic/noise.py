@@ -9,14 +9,14 @@ from scipy import fft
 Field = NDArray[np.float64]
 
 
-def fractal(shape: tuple[int, int], exponent: float, rng: np.random.Generator, longest: float = np.inf) -> Field:
-    """A Gaussian random field of mean 0 and deviation 1, made in the frequency domain; it wraps at the edges.
+def fractal_field(shape: tuple[int, int], exponent: float, rng: np.random.Generator, longest: float = np.inf) -> Field:
+    """Return a periodic Gaussian random field with mean 0 and standard deviation 1.
 
     Args:
         shape: (height, width).
-        exponent: the amplitude falls with frequency ** -exponent; 0 is white noise, 2 a mountain range.
-        rng: where the randomness comes from.
-        longest: wavelength in pixels beyond which the amplitude no longer grows.
+        exponent: exponent of the spectrum: amplitude ~ frequency ** -exponent; 0 is white noise, 2 resembles mountains.
+        rng: random number generator.
+        longest: wavelength in pixels above which the amplitude is constant.
     """
     squared = fft.fftfreq(shape[0])[:, None] ** 2 + fft.rfftfreq(shape[1])[None, :] ** 2
     squared += 1.0 / longest**2

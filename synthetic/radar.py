@@ -1,4 +1,4 @@
-"""Radar images: C-band VV with speckle, bright facing slopes and changes."""
+"""C-band VV radar images with speckle, relief and changes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from synthetic.character import Character
 from synthetic.land_cover import Cover, LandCover
 from synthetic.landslides import Landslides
-from synthetic.noise import Field, fractal
+from synthetic.noise import Field, fractal_field
+from synthetic.profiles import BasinProfile
 from synthetic.terrain import Terrain
 
-SCALE = 0.01  # amplitude of one count
+SCALE = 0.01  # amplitude per count
 _NOISE_FLOOR = 10 ** (-22 / 10)  # power
 _BACKSCATTER = {  # dB
     Cover.FOREST: -7.0,
@@ -25,23 +25,26 @@ _BACKSCATTER = {  # dB
 }
 
 
-def scan(
-    character: Character, terrain: Terrain, cover: LandCover, landslides: Landslides, rng: np.random.Generator
+def simulate_radar(
+    profile: BasinProfile, terrain: Terrain, cover: LandCover, landslides: Landslides, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Counts of VV before and after the event, each (height, width); amplitude is counts × SCALE."""
+    """Return counts of VV before and after the event, each (height, width).
+
+    Amplitude is counts × SCALE.
+    """
     shape = cover.kind.shape
     table = np.array([_BACKSCATTER[kind] for kind in Cover])
-    before = table[cover.kind] + character.sar_gain + 0.5 * fractal(shape, 1.3, rng, 30)
-    before = before + 10 * np.log10(_relief(character, terrain))
-    damp = 0.4 + 0.5 * fractal(shape, 2.0, rng, 300)  # rain wets the ground
+    before = table[cover.kind] + profile.sar_gain + 0.5 * fractal_field(shape, 1.3, rng, 30)
+    before = before + 10 * np.log10(_relief(profile, terrain))
+    damp = 0.4 + 0.5 * fractal_field(shape, 2.0, rng, 300)  # wetter ground
     scar = landslides.change * landslides.bareness
     after = before + damp + cover.tilled * (landslides.label == 0) + scar
     return _speckle(before, rng), _speckle(after, rng)
 
 
-def _relief(character: Character, terrain: Terrain) -> Field:
-    """Return the ground per range cell, 1 on level ground, up to layover."""
-    azimuth, incidence = np.radians(character.look_azimuth), np.radians(character.incidence)
+def _relief(profile: BasinProfile, terrain: Terrain) -> Field:
+    """Return the backscatter gain of slopes relative to level ground."""
+    azimuth, incidence = np.radians(profile.look_azimuth), np.radians(profile.incidence)
     toward = np.arctan(-terrain.east * np.sin(azimuth) - terrain.north * np.cos(azimuth))
     local = np.clip(incidence - toward, np.radians(9), np.radians(88))
     gain = np.sin(incidence) / np.sin(local) * np.cos(local) / np.cos(incidence)
@@ -49,7 +52,7 @@ def _relief(character: Character, terrain: Terrain) -> Field:
 
 
 def _speckle(decibel: Field, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """One look: a complex Gaussian field, a little wider than a pixel, whose power averages to the backscatter."""
+    """Return single-look amplitude counts with slightly correlated speckle."""
     parts = ndimage.gaussian_filter(rng.standard_normal((2, *decibel.shape)), (0, 0.45, 0.45))
     parts /= parts.std()
     power = (parts**2).sum(axis=0) / 2 * 10 ** (decibel / 10) + _NOISE_FLOOR

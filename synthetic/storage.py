@@ -1,4 +1,4 @@
-"""Files of a basin, each marked as synthetic."""
+"""Files of a synthetic basin."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from talud.grid import Grid
 from talud.raster import open_raster
 from talud.vector import plain_path
 
-# Part of the bytes of the sample data, which were written when the generator was the command `talud sample`.
+# Part of the published sample data, which were written by the former command `talud sample`.
 SOURCE = "synthetic: made by talud sample, not observed"
 FILES = ("optical.tif", "dtm.tif", "sar_pre.tif", "sar_post.tif", "inventory.gpkg", "cloud.gpkg")
-# A GeoPackage holds the time of writing, which would change its bytes each time.
-_CLOCK = "2015-01-01T00:00:00Z"
+# Written into GeoPackages instead of the current time, so that the same seed gives the same bytes.
+_FIXED_TIME = "2015-01-01T00:00:00Z"
 
 
 def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
-    """Write the sources of a basin into `folder`, all or none, and return their paths.
+    """Write the sources of a basin to a folder, all or none; return their paths.
 
     Raises:
         OutputError: a file cannot be written.
@@ -37,26 +37,26 @@ def write(basin: Basin, folder: Path) -> tuple[Path, ...]:
     check_folder(folder)
     paths = tuple(folder / name for name in FILES)
     with atomic_replace_all(*paths) as (image, dtm, pre, post, inventory, cloud):
-        _raster(image, basin.grid, basin.optical, ("red", "green", "blue"), "reflectance", optical.SCALE)
-        _raster(dtm, basin.grid, basin.dtm[None], ("elevation",), "m", DTM_SCALE)
-        _raster(pre, basin.grid, basin.sar_pre[None], ("VV",), "amplitude", radar.SCALE)
-        _raster(post, basin.grid, basin.sar_post[None], ("VV",), "amplitude", radar.SCALE)
-        _polygons(inventory, basin.grid, basin.inventory)
-        _polygons(cloud, basin.grid, basin.cloud)
+        _write_raster(image, basin.grid, basin.optical, ("red", "green", "blue"), "reflectance", optical.SCALE)
+        _write_raster(dtm, basin.grid, basin.dtm[None], ("elevation",), "m", DTM_SCALE)
+        _write_raster(pre, basin.grid, basin.sar_pre[None], ("VV",), "amplitude", radar.SCALE)
+        _write_raster(post, basin.grid, basin.sar_post[None], ("VV",), "amplitude", radar.SCALE)
+        _write_polygons(inventory, basin.grid, basin.inventory)
+        _write_polygons(cloud, basin.grid, basin.cloud)
     return paths
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a basin can be written into a folder without replacing files of the user.
+    """Check that a folder holds no files that a basin would overwrite.
 
     Raises:
-        OutputError: it cannot.
+        OutputError: the folder holds other files.
     """
     source_files.check_output_folder(folder, FILES, (), ours=_is_sample(folder))
 
 
 def _is_sample(folder: Path) -> bool:
-    """Check whether a folder holds a basin that this module wrote."""
+    """Return whether a folder holds a basin that this module wrote."""
     try:
         with open_raster(folder / FILES[0]) as dataset:
             return bool(dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION") == SOURCE)
@@ -64,8 +64,10 @@ def _is_sample(folder: Path) -> bool:
         return False
 
 
-def _raster(path: Path, grid: Grid, counts: NDArray[np.integer], names: Sequence[str], unit: str, scale: float) -> None:
-    """A GeoTIFF as small as DEFLATE makes it; a count × scale is a value in `unit`."""
+def _write_raster(
+    path: Path, grid: Grid, counts: NDArray[np.integer], names: Sequence[str], unit: str, scale: float
+) -> None:
+    """Write a compressed GeoTIFF; count × scale is a value in `unit`."""
     profile = {
         "driver": "GTiff",
         "crs": grid.crs,
@@ -90,8 +92,8 @@ def _raster(path: Path, grid: Grid, counts: NDArray[np.integer], names: Sequence
         raise OutputError(f"{path.name}: cannot be written: {error}") from error
 
 
-def _polygons(path: Path, grid: Grid, polygons: Sequence[Polygon]) -> None:
-    """A GeoPackage of polygons with their area in m²."""
+def _write_polygons(path: Path, grid: Grid, polygons: Sequence[Polygon]) -> None:
+    """Write a GeoPackage of polygons with their area in m²."""
     import geopandas
 
     table = geopandas.GeoDataFrame(
@@ -99,17 +101,17 @@ def _polygons(path: Path, grid: Grid, polygons: Sequence[Polygon]) -> None:
         geometry=list(polygons),
         crs=grid.crs.to_wkt(),
     )
-    with _stopped_clock():
-        # Not every build of SQLite can make a spatial index, and so few polygons need none.
+    with _fixed_gdal_time():
+        # Not every build of SQLite supports spatial indexes, and few polygons need none.
         table.to_file(plain_path(path), driver="GPKG", layer=path.stem, SPATIAL_INDEX="NO")
 
 
 @contextmanager
-def _stopped_clock() -> Iterator[None]:
+def _fixed_gdal_time() -> Iterator[None]:
     import pyogrio
 
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _CLOCK})
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _FIXED_TIME})
     try:
         yield
     finally:

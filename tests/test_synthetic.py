@@ -18,10 +18,10 @@ from rasterio.features import rasterize
 from synthetic import SEED as SEED_OF_THE_SAMPLE_DATA
 from synthetic import storage
 from synthetic.__main__ import main
-from synthetic.basin import Basin, make
-from synthetic.character import ARGELIA, BASINS, LIBORIANA
+from synthetic.basin import Basin, make_basin
 from synthetic.drainage import Drainage
-from synthetic.land_cover import Cover, grow
+from synthetic.land_cover import Cover, simulate_land_cover
+from synthetic.profiles import ARGELIA, BASINS, LIBORIANA
 from talud.errors import OutputError
 from talud.files import md5
 
@@ -38,17 +38,17 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def argelia() -> Basin:
-    return make(ARGELIA, SEED, SIZE)
+    return make_basin(ARGELIA, SEED, SIZE)
 
 
 @pytest.fixture(scope="module")
 def liboriana() -> Basin:
-    return make(LIBORIANA, SEED, SIZE)
+    return make_basin(LIBORIANA, SEED, SIZE)
 
 
 @pytest.fixture(scope="module")
 def folder(argelia: Basin, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample") / argelia.character.name
+    folder = tmp_path_factory.mktemp("sample") / argelia.profile.name
     storage.write(argelia, folder)
     return folder
 
@@ -59,14 +59,14 @@ def burnt(basin: Basin, polygons: tuple[shapely.Polygon, ...]) -> NDArray[np.boo
 
 @pytest.mark.slow
 def test_the_same_seed_makes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    again = storage.write(make(ARGELIA, SEED, SIZE), tmp_path)
+    again = storage.write(make_basin(ARGELIA, SEED, SIZE), tmp_path)
     assert [md5(path) for path in again] == [md5(folder / path.name) for path in again]
 
 
 @pytest.mark.slow
 def test_another_seed_makes_another_basin() -> None:
-    other = make(ARGELIA, SEED + 1, 40)
-    same = make(ARGELIA, SEED, 40)
+    other = make_basin(ARGELIA, SEED + 1, 40)
+    same = make_basin(ARGELIA, SEED, 40)
     assert not np.array_equal(other.dtm, same.dtm)
     assert not np.array_equal(other.optical, same.optical)
 
@@ -168,7 +168,7 @@ def test_speckle_is_that_of_one_look() -> None:
 
 def test_bare_fields_and_river_beds_are_as_bright_as_landslides(argelia: Basin) -> None:
     root = np.random.default_rng([SEED, 0])
-    cover = grow(ARGELIA, argelia.terrain, root)
+    cover = simulate_land_cover(ARGELIA, argelia.terrain, root)
     assert set(np.unique(cover.kind)) >= {Cover.FOREST, Cover.PASTURE, Cover.CROP, Cover.BARE}
     clear = ~burnt(argelia, argelia.cloud)
     red = argelia.optical[0].astype(float)
@@ -179,7 +179,7 @@ def test_bare_fields_and_river_beds_are_as_bright_as_landslides(argelia: Basin) 
 
 def test_water_on_a_tilted_plane_runs_straight_down() -> None:
     plane = np.repeat(np.arange(20.0)[:, None], 12, axis=1)
-    drainage = Drainage.over(plane, 10.0)
+    drainage = Drainage.from_elevation(plane, 10.0)
     inner = drainage.receiver.reshape(plane.shape)[1:-1, 1:-1]
     assert np.array_equal(inner, np.arange(plane.size).reshape(plane.shape)[:-2, 1:-1])
     assert np.array_equal(drainage.accumulate()[1:-1, 1:-1], np.repeat(np.arange(18, 0, -1.0)[:, None], 10, axis=1))
@@ -190,7 +190,7 @@ def test_a_sink_drains_over_its_lowest_pass() -> None:
     bowl[2:7, 2:7] = 1.0 + 0.01 * np.arange(25).reshape(5, 5)
     bowl[0], bowl[-1], bowl[:, 0], bowl[:, -1] = 9, 9, 9, 9
     bowl[4, 7], bowl[4, 8] = 2.0, 0.0  # the pass, in the east
-    drainage = Drainage.over(bowl, 10.0)
+    drainage = Drainage.from_elevation(bowl, 10.0)
     for start in (2 * 9 + 2, 6 * 9 + 6, 4 * 9 + 4):
         path = drainage.path(start, 100)
         assert 4 * 9 + 7 in path
@@ -209,7 +209,7 @@ def test_the_basins_differ(argelia: Basin, liboriana: Basin) -> None:
         return float(np.median([slide.rows.size for slide in basin.landslides.slides]))
 
     assert median_area(liboriana) < median_area(argelia)
-    assert {character.name for character in BASINS} == {"synthetic_argelia", "synthetic_liboriana"}
+    assert {profile.name for profile in BASINS} == {"synthetic_argelia", "synthetic_liboriana"}
     clear = [~burnt(basin, basin.cloud) for basin in (argelia, liboriana)]
     blue = [np.percentile(basin.optical[2][seen], 5) for basin, seen in zip((argelia, liboriana), clear, strict=True)]
     assert blue[1] > 1.3 * blue[0]  # haze

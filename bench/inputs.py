@@ -1,10 +1,10 @@
-"""Material of the benchmarks: a U-Net of random weights and random rasters.
+"""Inputs of the benchmarks: a U-Net of random weights and random rasters.
 
-    python bench/material.py FOLDER SIDE
+    python bench/inputs.py FOLDER SIDE
 
 writes into FOLDER `unet.onnx` (7 bands, 32 filters, depth 4) and its variant `unet.int8.onnx`, `stack.tif` (a COG of
-SIDE × SIDE pixels), `half.tif` of half the side, and `double.vrt`, which repeats `stack.tif` to twice the side. Random
-weights cost what trained ones cost; the threshold is set so that one pixel in a thousand is a landslide.
+SIDE × SIDE pixels), `half.tif` with half the side, and `double.vrt`, which repeats `stack.tif` to twice the side.
+Random weights take the same time as trained ones; at the threshold, one pixel in a thousand is a landslide.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from talud.raster import Layout, write_cog
 
 BANDS = ("red", "green", "blue", "slope", "curvature", "vv_pre", "vv_post")
 FILTERS, DEPTH = 32, 4
-MEAN, DEVIATION = 40.0, 10.0  # of every band: within all that physics allows of slope and curvature
-STRIP = 512  # rows that are made at once
-LANDSLIDES = 0.001  # share of the pixels
+MEAN, DEVIATION = 40.0, 10.0  # of every band: plausible also for slope and curvature
+STRIP_ROWS = 512  # rows generated at once
+LANDSLIDE_SHARE = 0.001  # of the pixels
 
 
-def values(height: int, width: int, seed: int) -> NDArray[np.float32]:
-    """A stack of random values, (bands, height, width)."""
+def random_stack(height: int, width: int, seed: int) -> NDArray[np.float32]:
+    """Return a stack of random values, (bands, height, width)."""
     chance = np.random.default_rng(seed)
     stack = chance.standard_normal((len(BANDS), height, width), np.float32) * np.float32(DEVIATION) + np.float32(MEAN)
     return np.clip(stack, 0, 2 * MEAN, out=stack)
 
 
-def network() -> Any:
-    """The Keras model, which nobody trained."""
+def random_network() -> Any:
+    """Return an untrained Keras model."""
     from talud.training import unet
 
     mean, deviation = (np.full(len(BANDS), value, np.float32) for value in (MEAN, DEVIATION))
@@ -54,13 +54,13 @@ def network() -> Any:
 
 
 def write_model(path: Path) -> None:
-    """The same as `talud train` exports it, and its 8-bit variant, calibrated on random values."""
+    """Write the model as `talud train` exports it, and its int8 variant."""
     from talud.engine.margins import receptive_field
     from talud.engine.model_file import weights_digest
     from talud.training import export
     from talud.training.onnx_graph import to_onnx
 
-    graph = to_onnx(network())
+    graph = to_onnx(random_network())
     field = receptive_field(graph)
     bands = tuple(
         BandContract(
@@ -93,26 +93,26 @@ def write_model(path: Path) -> None:
         ),
     )
     export.save_model(graph, contract, path)
-    probability = Model.load(path).run(values(512, 512, seed=0))
-    threshold = float(np.quantile(probability, 1 - LANDSLIDES))
+    probability = Model.load(path).run(random_stack(512, 512, seed=0))
+    threshold = float(np.quantile(probability, 1 - LANDSLIDE_SHARE))
     contract = contract.replace(threshold=threshold)
     export.save_model(graph, contract, path)
-    variant = quantize_to_int8(onnx.load(path), np.stack([values(128, 128, seed) for seed in range(8)]))
+    variant = quantize_to_int8(onnx.load(path), np.stack([random_stack(128, 128, seed) for seed in range(8)]))
     export.save_model(variant, contract.replace(precision="int8"), variant_path(path, "int8"))
 
 
 def write_stack(path: Path, side: int) -> None:
-    """A stack as `talud stack` writes it."""
+    """Write a random stack in the format of `talud stack`."""
     grid = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 400_000, 0, -12.5, 650_000), side, side)
     units = tuple(band_named(name).unit or "1" for name in BANDS)
     with write_cog(path, grid, Layout("float32", float("nan"), BANDS, units)) as raster:
-        for top in range(0, side, STRIP):
-            rows = min(STRIP, side - top)
-            raster.write(values(rows, side, seed=top), window=Window(0, top, side, rows))
+        for top in range(0, side, STRIP_ROWS):
+            rows = min(STRIP_ROWS, side - top)
+            raster.write(random_stack(rows, side, seed=top), window=Window(0, top, side, rows))
 
 
 def repeat(stack: Path, times: int, path: Path) -> None:
-    """A VRT of `times` × `times` copies of a stack, side by side."""
+    """Write a VRT of `times` × `times` adjacent copies of a stack."""
     copy(stack, path, driver="VRT")
     tree = ElementTree.parse(path)
     root = tree.getroot()
@@ -132,7 +132,7 @@ def repeat(stack: Path, times: int, path: Path) -> None:
 
 
 def main(folder: Path, side: int) -> None:
-    """Write everything: `stack.tif`, and one of half and one of twice its sides."""
+    """Write the model and the rasters."""
     write_model(folder / "unet.onnx")
     write_stack(folder / "stack.tif", side)
     write_stack(folder / "half.tif", side // 2)

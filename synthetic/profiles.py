@@ -1,38 +1,38 @@
-"""Characters of the sample basins."""
+"""Profiles of the synthetic basins."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-PIXEL = 12.5  # metres
+PIXEL_METRES = 12.5
 EPSG = 32618  # WGS 84 / UTM 18N: Colombia
 
 Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class Character:
-    """A basin's place, light, cover, radar and landslides.
+class BasinProfile:
+    """Location, light, land cover, radar and landslides of a basin.
 
     Attributes:
-        name: of the basin and of its folder.
+        name: name of the basin and of its folder.
         corner: easting and northing of the upper left corner, in metres.
         valley_floor: elevation of the lowest point, in metres.
-        steepness: U / K of the stream power law: the uplift that the rivers must balance.
-        repose: mean tangent of the steepest slope that holds.
-        farmland: share of the area that is farmed.
-        bare: share of the fields that lie bare.
+        steepness: U / K of the stream power law, uplift over erodibility.
+        repose: mean tangent of the angle of repose.
+        farmland: share of the area that is farmland.
+        bare: share of fields without vegetation.
         forest, pasture, soil: reflectance in red, green and blue.
-        sun_azimuth, sun_elevation: where the sun stands, in degrees.
+        sun_azimuth, sun_elevation: position of the sun in degrees.
         haze: path reflectance in the valleys in red, green and blue.
-        gain: of the optical sensor in red, green and blue.
+        gain: gain of the optical sensor in red, green and blue.
         cloud: share of the area under cloud.
-        sar_gain: of the radar, in dB.
-        look_azimuth, incidence: from the ground to the radar, in degrees from north and from the vertical.
+        sar_gain: gain of the radar in dB.
+        look_azimuth, incidence: direction from the ground to the radar, in degrees from north and from the vertical.
         slides: number of landslides.
         slide_length, slide_width: median length and width in metres.
-        slide_vv: mean change of VV where a landslide took the cover away, in dB.
-        old_scars: number of scars of earlier landslides, bare but unchanged.
+        slide_vv: mean change of VV in landslides, in dB.
+        old_scars: number of earlier landslides, bare but unchanged by the event.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Character:
     old_scars: int
 
 
-ARGELIA = Character(
+ARGELIA = BasinProfile(
     name="synthetic_argelia",
     corner=(350_000.0, 640_000.0),
     valley_floor=1180.0,
@@ -86,7 +86,7 @@ ARGELIA = Character(
     old_scars=24,
 )
 
-LIBORIANA = Character(
+LIBORIANA = BasinProfile(
     name="synthetic_liboriana",
     corner=(380_000.0, 664_000.0),
     valley_floor=1320.0,
