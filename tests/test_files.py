@@ -47,7 +47,7 @@ def test_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError(os.strerror(37))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(OutputError, match="this disk has no locks"), exclusive_lock(tmp_path / "lock"):
+    with pytest.raises(OutputError, match="no file locks on this disk"), exclusive_lock(tmp_path / "lock"):
         pass
     with exclusive_lock(tmp_path / "lock", required=False):
         pass

@@ -93,7 +93,7 @@ def test_equal_versions_are_silent(project: Path, recwarn: pytest.WarningsRecord
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "versions.yaml: not found, and dvc.yaml reads it"),
+        (None, "versions.yaml: file not found, but dvc.yaml depends on it"),
         ("data: 1\ntraining: 0\ninference: 1\n", "states training 0, evaluation missing, but talud "),
         ("[", "versions.yaml: is not a file of talud's versions"),
         ("- data", "versions.yaml: is not a file of talud's versions"),

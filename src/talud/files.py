@@ -1,4 +1,7 @@
-"""Files that appear under their name only when they are whole."""
+"""Atomic writing, locks and checksums of files.
+
+A file that is written here appears under its name only when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from talud.errors import OutputError, TaludError
 
 @contextmanager
 def atomic_replace(path: Path) -> Iterator[Path]:
-    """Yield a scratch path that replaces `path` if the block ends without an error.
+    """Yield a scratch path that replaces `path` if the block succeeds.
 
-    It lies beside `path` and has the same suffix.
+    The scratch path is in the same folder and has the same file name suffix.
 
     Raises:
-        OutputError: the folder cannot be made or written to, or the disk is full.
+        OutputError: The folder cannot be created or written to, or the disk is full.
     """
     with atomic_replace_all(path) as (scratch,):
         yield scratch
@@ -32,10 +35,10 @@ def atomic_replace(path: Path) -> Iterator[Path]:
 def atomic_replace_all(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """Yield scratch paths that replace `paths` together.
 
-    They do so if the block ends without an error; else none is replaced.
+    If the block raises, no file is replaced.
 
     Raises:
-        OutputError: a folder cannot be made or written to, the disk is full, or one of `paths` is a GeoPackage that
+        OutputError: A folder cannot be created or written to, the disk is full, or one of `paths` is a GeoPackage that
             another program has open.
     """
     current = paths[0]
@@ -53,7 +56,8 @@ def atomic_replace_all(*paths: Path) -> Iterator[tuple[Path, ...]]:
                 vector.merge_pending_edits(current)
             for current, made in zip(paths, scratch, strict=True):
                 made.replace(current)
-    except OutputError as error:  # who wrote to a scratch path knows no other
+    except OutputError as error:
+        # The message names the scratch path; the user must see the final one.
         message = str(error)
         for path, made in zip(paths, scratch, strict=False):
             message = message.replace(str(made.parent), str(path.parent))
@@ -72,10 +76,13 @@ def _check_replaceable(path: Path) -> None:
 
 @contextmanager
 def translate_write_errors(path: Path) -> Iterator[None]:
-    """Raise an OutputError for anything that the system refuses in the block.
+    """Turn each OSError in the block into an OutputError.
+
+    Args:
+        path: path for the message.
 
     Raises:
-        OutputError: it refused something.
+        OutputError: The block raised an OSError.
     """
     try:
         yield
@@ -88,15 +95,15 @@ def exclusive_lock(path: Path, busy: TaludError | None = None, *, required: bool
     """Hold an exclusive lock of a file or folder until the block or process ends.
 
     Args:
-        path: the file or folder; a file that is missing is created, with its folder.
-        busy: the error to raise if another process holds the lock; None waits for it.
-        required: whether a disk that has no locks is an error; without it the block runs unlocked there.
+        path: file or folder; a missing file is created, with its folder.
+        busy: error to raise if another process holds the lock; None waits for it.
+        required: whether a disk without locks is an error; if false, the block runs without a lock there.
 
     Yields:
-        The file descriptor of the locked file.
+        File descriptor of the locked file.
 
     Raises:
-        OutputError: the file cannot be created, or its disk has no locks.
+        OutputError: The file cannot be created, or its disk has no locks.
     """
     with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +118,7 @@ def exclusive_lock(path: Path, busy: TaludError | None = None, *, required: bool
         except OSError as error:
             if required:
                 reason = error.strerror or error
-                raise OutputError(f"{path}: this disk has no locks ({reason}); mount it with them") from error
+                raise OutputError(f"{path}: no file locks on this disk ({reason}); mount it with locks") from error
         yield descriptor
     finally:
         os.close(descriptor)
@@ -120,13 +127,13 @@ def exclusive_lock(path: Path, busy: TaludError | None = None, *, required: bool
 def sync_to_disk(path: Path) -> None:
     """Wait until a file's bytes are on the disk.
 
-    A power cut could otherwise leave its name without them.
+    A power cut could otherwise leave an incomplete file under its final name.
     """
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
 
 
 def md5(path: Path) -> str:
-    """Return the MD5 of a file's bytes, in hex, as DVC computes it."""
+    """Return the MD5 of a file's bytes in hex, as DVC computes it."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "md5").hexdigest()

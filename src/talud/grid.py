@@ -1,4 +1,4 @@
-"""The grid of a raster: where its pixels lie on the ground."""
+"""Pixel grid of a raster: CRS, transform, height and width."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rasterio.windows import transform as window_transform
 from talud.errors import SourceError
 
 Bounds = tuple[float, float, float, float]
-# Share of a pixel by which a coordinate may miss a line or a centre of the lattice and still count as on it.
+# Tolerance for coordinates on a line or centre of the lattice, as a share of a pixel.
 _ROUNDING = 1e-6
-# Share of a pixel by which two grids may differ and still have the same pixels.
+# Difference below which two grids have the same pixels, as a share of a pixel.
 _SAME_PIXEL = 0.01
 
 
@@ -37,7 +37,7 @@ class Grid:
         """Return the grid of an open dataset.
 
         Raises:
-            SourceError: the dataset has no CRS, no place in it, is rotated, or upside down (south up).
+            SourceError: The dataset has no CRS or no geotransform, is rotated, or upside down (south up).
         """
         if dataset.crs is None:
             raise SourceError(
@@ -45,18 +45,23 @@ class Grid:
             )
         if dataset.transform.is_identity or not all(map(math.isfinite, dataset.transform)):
             raise SourceError(
-                f"{dataset.name}: says not where its pixels lie; warp it with gdalwarp if it has control points, "
-                "or assign its corners, for example with gdal_edit.py -a_ullr"
+                f"{dataset.name}: has no geotransform; if it has ground control points, warp it with gdalwarp, else "
+                "assign its corners, for example with gdal_edit.py -a_ullr"
             )
-        if lies := _lies_otherwise(dataset.transform):
-            raise SourceError(f"{dataset.name}: the raster is {lies}; warp it north up first, with gdalwarp")
+        if orientation := _describe_orientation(dataset.transform):
+            raise SourceError(f"{dataset.name}: the raster is {orientation}; warp it to north up with gdalwarp")
         return cls(dataset.crs, dataset.transform, dataset.height, dataset.width)
 
     @classmethod
     def from_bounds(cls, crs: CRS, bounds: Bounds, resolution: float) -> Grid:
-        """Return the smallest grid that covers (left, bottom, right, top).
+        """Return the smallest grid that covers the bounds.
 
-        Its corners lie on multiples of `resolution`.
+        Its corners are multiples of `resolution`.
+
+        Args:
+            crs: CRS of the bounds.
+            bounds: (left, bottom, right, top).
+            resolution: side of a pixel, in units of the CRS.
         """
         left, bottom, right, top = bounds
         columns = math.floor(left / resolution + _ROUNDING), math.ceil(right / resolution - _ROUNDING)
@@ -65,21 +70,19 @@ class Grid:
 
     @classmethod
     def from_centres(cls, crs: CRS, bounds: Bounds, resolution: float, origin: tuple[float, float]) -> Grid:
-        """Return the pixels of a lattice whose centres lie in a rectangle.
+        """Return the grid of the lattice pixels whose centres are in the bounds.
 
-        The rectangle is (left, bottom, right, top).
-
-        A centre on the left or top edge is inside, one on the right or bottom edge is outside. So of areas that share
-        an edge and a lattice, each pixel belongs to one.
+        A centre on the left or top edge is inside, one on the right or bottom edge is outside. Areas that share an edge
+        and a lattice therefore share no pixel.
 
         Args:
-            crs: the CRS of the bounds and the origin.
-            bounds: the extent.
-            resolution: the side of a pixel, in the units of the CRS.
-            origin: the corner of any pixel of the lattice.
+            crs: CRS of the bounds and the origin.
+            bounds: (left, bottom, right, top).
+            resolution: side of a pixel, in units of the CRS.
+            origin: corner of any pixel of the lattice.
 
         Raises:
-            SourceError: the bounds hold no centre of a pixel.
+            SourceError: The bounds contain no pixel centre.
         """
         left, bottom, right, top = bounds
         x, y = origin
@@ -91,12 +94,15 @@ class Grid:
     def _on_lattice(
         cls, crs: CRS, origin: tuple[float, float], resolution: float, columns: tuple[int, int], rows: tuple[int, int]
     ) -> Grid:
-        """Return the grid of a range of columns and rows of a lattice.
+        """Return the grid of a range of lattice columns and rows.
 
-        They are counted from the origin of the lattice.
+        Columns and rows are counted from the origin of the lattice.
+
+        Raises:
+            SourceError: The range is empty.
         """
         if columns[1] <= columns[0] or rows[1] <= rows[0]:
-            raise SourceError(f"the bounds hold no pixel of {resolution:g} {crs.linear_units}")
+            raise SourceError(f"the bounds contain no pixel of {resolution:g} {crs.linear_units}")
         x, y = origin
         transform = Affine(resolution, 0, x + columns[0] * resolution, 0, -resolution, y - rows[0] * resolution)
         return cls(crs, transform, rows[1] - rows[0], columns[1] - columns[0])
@@ -104,9 +110,8 @@ class Grid:
     def offset_in(self, other: Grid) -> tuple[int, int] | None:
         """Return the column and row of this grid's first pixel in another grid.
 
-        None where their pixels differ.
-
-        Pixels are the same where corners differ by less than a hundredth of a pixel all over this grid.
+        The result is None if the grids have different pixels. Pixels are equal if no corner differs by a hundredth of a
+        pixel or more.
         """
         if self.crs != other.crs:
             return None
@@ -118,18 +123,18 @@ class Grid:
 
     @property
     def bounds(self) -> Bounds:
-        """(left, bottom, right, top) in the units of the CRS."""
+        """Bounds (left, bottom, right, top) in units of the CRS."""
         left, bottom, right, top = array_bounds(self.height, self.width, self.transform)
         return left, bottom, right, top
 
     @property
     def resolution(self) -> float:
-        """The side of a pixel, in the units of the CRS."""
+        """Side of a pixel, in units of the CRS."""
         return float(self.transform.a)
 
     @property
     def pixel_area(self) -> float:
-        """The area of a pixel, in squared units of the CRS."""
+        """Area of a pixel, in squared units of the CRS."""
         return float(abs(self.transform.a * self.transform.e))
 
     @property
@@ -139,21 +144,21 @@ class Grid:
 
     @property
     def is_local(self) -> bool:
-        """True if the coordinates have no place on Earth, as those of patches."""
+        """True if the CRS has no location on Earth, as that of patches."""
         known = self.crs.is_projected or self.crs.is_geographic
         return not known and pyproj.CRS.from_wkt(self.crs.to_wkt()).is_engineering
 
     @property
     def metres_per_unit(self) -> float:
-        """The length of the unit of a projected or local CRS, in metres."""
+        """Metres per unit of a projected or local CRS."""
         if self.is_local:
             return float(pyproj.CRS.from_wkt(self.crs.to_wkt()).axis_info[0].unit_conversion_factor)
         return float(self.crs.linear_units_factor[1])
 
     @property
     def crs_label(self) -> str:
-        """The CRS in words."""
-        return "in coordinates of their own" if self.is_local else str(self.crs.to_string())
+        """Human-readable name of the CRS."""
+        return "in local coordinates" if self.is_local else str(self.crs.to_string())
 
     def crop(self, window: Window) -> Grid:
         """Return the grid of a window of whole pixels."""
@@ -162,7 +167,8 @@ class Grid:
     def windows(self, size: int) -> list[Window]:
         """Return square windows that cover the grid once, row by row.
 
-        They have `size` pixels a side; the last ones may be smaller.
+        Args:
+            size: side of a window in pixels; windows at the right and bottom edges may be smaller.
         """
         return [
             Window(column, row, min(size, self.width - column), min(size, self.height - row))
@@ -171,18 +177,11 @@ class Grid:
         ]
 
 
-def _lies_otherwise(transform: Affine) -> str:
-    """Describe the orientation of a raster that is not north up.
-
-    The text is empty for a raster that is north up.
-    """
+def _describe_orientation(transform: Affine) -> str:
+    """Describe the orientation of a raster; empty if it is north up."""
     if transform.b or transform.d:
         return "rotated"
     if not transform.a or not transform.e:
-        return "without extent: its pixels have no width or height"
-    wrong = [
-        said
-        for said, is_so in (("mirrored (east to west)", transform.a < 0), ("upside down (south up)", transform.e > 0))
-        if is_so
-    ]
-    return " and ".join(wrong)
+        return "degenerate: its pixels have no width or height"
+    flips = {"mirrored (east to west)": transform.a < 0, "upside down (south up)": transform.e > 0}
+    return " and ".join(name for name, present in flips.items() if present)

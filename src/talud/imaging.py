@@ -1,4 +1,4 @@
-"""Pictures with stretched values, hatching, captions, legends and scale bars."""
+"""Figures with stretched values, hatching, captions, legends and scale bars."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-MAX_SIDE_PIXELS = 1200  # pixels of a picture's longer side
-MAX_ZOOM = 8  # pixels of the picture for one of the raster
-MIN_WIDTH_PIXELS = 760  # pixels of a picture's width, so that the text has room
+# Longer side of a picture.
+MAX_SIDE_PIXELS = 1200
+# Picture pixels for each raster pixel.
+MAX_ZOOM = 8
+# Width of a figure without its margins, so that the text fits.
+MIN_WIDTH_PIXELS = 760
 MARGIN_PIXELS = 24
-GAMMA = 0.7  # forest in the shadow of a slope is dark in a linear stretch
+# Lightens forest in the shadow of slopes, which is too dark in a linear stretch.
+GAMMA = 0.7
 TEXT_COLOUR, MUTED_COLOUR, WARNING_COLOUR = (30, 30, 30), (95, 95, 95), (170, 80, 0)
 NOT_MAPPED_COLOUR, HATCH_COLOUR = (196, 196, 196), (128, 128, 128)
-_LEGEND_ROW_PIXELS = 30  # pixels of a row of the legend
+_LEGEND_ROW_PIXELS = 30
+# Height and width of a legend's rectangle in pixels.
 _SWATCH_SHAPE = (20, 36)
 _SMALLEST_RANGE = 1e-6
 
@@ -37,15 +42,15 @@ def percentile_limits(values: NDArray[_Real], percentiles: tuple[float, float] =
 
 
 def rescale(values: NDArray[_Real], limits: tuple[float, float]) -> NDArray[_Real]:
-    """Return values with the limits at 0 and 1, clipped there."""
+    """Scale values linearly from the limits to 0 and 1, and clip them."""
     low, high = limits
     return ((values - low) / max(high - low, _SMALLEST_RANGE)).clip(0, 1)
 
 
 def stretch_contrast(band: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return a band as 0 to 255 with dark values lightened; white where it is invalid.
+    """Convert a band to grey levels 0 to 255, with dark values lightened.
 
-    The ends are the 2nd and the 98th percentile.
+    The 2nd and 98th percentiles become the ends; invalid pixels become white.
     """
     valid = np.isfinite(band)
     limits = percentile_limits(band)
@@ -54,42 +59,55 @@ def stretch_contrast(band: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def diagonal_stripes(shape: tuple[int, int], period: int, width: int) -> NDArray[np.bool_]:
-    """Return the pixels of diagonal stripes."""
+    """Return the mask of diagonal stripes.
+
+    Args:
+        shape: (height, width) in pixels.
+        period: distance between stripes in pixels, along an axis.
+        width: width of a stripe in pixels, along an axis.
+    """
     return np.asarray(np.add.outer(np.arange(shape[0]), np.arange(shape[1])) % period < width)
 
 
 def blend(picture: Picture, where: NDArray[np.bool_], colour: Colour, share: float) -> Picture:
-    """Return the picture with a share, 0 to 1, of a colour mixed in at some pixels."""
+    """Blend a colour into some pixels of a picture.
+
+    Args:
+        picture: (height, width, 3), which is not changed.
+        where: mask of the pixels.
+        colour: colour to blend in.
+        share: share of the colour, 0 to 1.
+    """
     blended = picture.copy()
     blended[where] = (picture[where] * (1 - share) + np.array(colour) * share).astype(np.uint8)
     return blended
 
 
 def hatch(picture: Picture, where: NDArray[np.bool_]) -> Picture:
-    """Return the picture with pale diagonal stripes where nothing is mapped."""
+    """Fade masked pixels of a picture and hatch them with grey stripes."""
     washed = blend(picture, where, NOT_MAPPED_COLOUR, 0.75)
     return blend(washed, where & diagonal_stripes(picture.shape[:2], 8, 2), HATCH_COLOUR, 1.0)
 
 
 def picture_shape(raster: tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of the picture of a raster."""
+    """Return the (height, width) at which a raster is drawn."""
     zoom = min(MAX_SIDE_PIXELS / max(raster), MAX_ZOOM)
     return max(round(raster[0] * zoom), 1), max(round(raster[1] * zoom), 1)
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """Return content as a data URI, which an HTML page shows without another file."""
+    """Encode content as a data URI for an HTML page."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 @dataclass(frozen=True)
 class Caption:
-    """The text above a picture.
+    """Text above a figure.
 
     Attributes:
-        title: the first line, in large letters.
-        lines: the lines under the title.
-        warning: a text beside the title, such as that the data are synthetic; or empty.
+        title: first line, in large letters.
+        lines: lines under the title.
+        warning: text to the right of the title, such as a note on synthetic data; may be empty.
     """
 
     title: str
@@ -99,13 +117,13 @@ class Caption:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """An entry of a legend.
+    """Entry of a legend.
 
     Attributes:
-        label: the meaning.
-        colour: the colour that is blended into white; None for hatching.
-        share: the share of the colour, 0 to 1.
-        outline: the colour of the frame.
+        label: text of the entry.
+        colour: colour that is blended into white; None for hatching.
+        share: share of the colour, 0 to 1.
+        outline: colour of the frame.
     """
 
     label: str
@@ -115,7 +133,7 @@ class LegendEntry:
 
     @property
     def picture(self) -> Picture:
-        """The swatch."""
+        """The filled rectangle that shows the colour."""
         white = np.full((*_SWATCH_SHAPE, 3), 255, np.uint8)
         everywhere = np.ones(_SWATCH_SHAPE, np.bool_)
         return blend(white, everywhere, self.colour, self.share) if self.colour else hatch(white, everywhere)
@@ -124,14 +142,14 @@ class LegendEntry:
 def compose_figure(
     picture: Picture, metres: float, caption: Caption, legend: Sequence[LegendEntry], notes: Sequence[str]
 ) -> Image.Image:
-    """Return a picture between its caption and its legend.
+    """Draw a figure: a picture with caption, legend and scale bar.
 
     Args:
-        picture: the picture.
-        metres: the length on the ground of one of its pixels, for the scale bar.
-        caption: the text above it.
-        legend: the entries of the legend.
-        notes: the lines under the legend.
+        picture: picture, (height, width, 3).
+        metres: length of a side of its pixels on the ground, for the scale bar.
+        caption: text above the picture.
+        legend: entries of the legend, below the picture.
+        notes: lines below the legend.
     """
     height, width = picture.shape[:2]
     page_width = max(width, MIN_WIDTH_PIXELS) + 2 * MARGIN_PIXELS
@@ -146,13 +164,13 @@ def compose_figure(
     left = (page_width - width) // 2
     made.paste(Image.fromarray(picture), (left, top))
     pen.rectangle((left - 1, top - 1, left + width, top + height), outline=TEXT_COLOUR)
-    for row, swatch in enumerate(legend):
+    for row, entry in enumerate(legend):
         corner = MARGIN_PIXELS, top + height + 16 + _LEGEND_ROW_PIXELS * row
-        made.paste(Image.fromarray(swatch.picture), corner)
+        made.paste(Image.fromarray(entry.picture), corner)
         pen.rectangle(
-            (*corner, corner[0] + _SWATCH_SHAPE[1] - 1, corner[1] + _SWATCH_SHAPE[0] - 1), outline=swatch.outline
+            (*corner, corner[0] + _SWATCH_SHAPE[1] - 1, corner[1] + _SWATCH_SHAPE[0] - 1), outline=entry.outline
         )
-        draw_text(pen, (MARGIN_PIXELS + 48, corner[1]), swatch.label, 17, TEXT_COLOUR)
+        draw_text(pen, (MARGIN_PIXELS + 48, corner[1]), entry.label, 17, TEXT_COLOUR)
     for row, note in enumerate(notes):
         draw_text(pen, (MARGIN_PIXELS, under + 22 * row), note, 15, MUTED_COLOUR)
     draw_scale_bar(pen, (page_width - MARGIN_PIXELS, top + height + 24), metres, page_width // 4)
@@ -166,12 +184,19 @@ def round_length(longest: float) -> float:
 
 
 def format_length(metres: float) -> str:
-    """Return a length such as "500 m" or "2 km"."""
+    """Format a length, such as "500 m" or "2 km"."""
     return f"{metres / 1000:g} km" if metres >= 1000 else f"{metres:g} m"
 
 
 def draw_scale_bar(pen: ImageDraw.ImageDraw, right_top: tuple[int, int], metres: float, longest: int) -> None:
-    """Draw a bar of a round length, at most `longest` pixels."""
+    """Draw a scale bar of a round length.
+
+    Args:
+        pen: drawing to draw on.
+        right_top: right top corner of the bar, in pixels.
+        metres: length of a pixel on the ground.
+        longest: maximal length of the bar in pixels.
+    """
     length = round_length(longest * metres)
     right, top = right_top
     left = right - max(round(length / metres), 1)
@@ -181,8 +206,11 @@ def draw_scale_bar(pen: ImageDraw.ImageDraw, right_top: tuple[int, int], metres:
 
 
 def draw_text(
-    pen: ImageDraw.ImageDraw, position: tuple[int, int], words: str, size: int, colour: Colour, anchor: str = "la"
+    pen: ImageDraw.ImageDraw, position: tuple[int, int], text: str, size: int, colour: Colour, anchor: str = "la"
 ) -> None:
-    """Write in Pillow's own font, the same on every machine, without accents."""
-    plain = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
+    """Draw text in Pillow's built-in font, without accents.
+
+    The font is the same on every machine and has no accented letters.
+    """
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
     pen.text(position, plain, fill=colour, font=ImageFont.load_default(size), anchor=anchor)

@@ -1,13 +1,13 @@
 """Scores of the landslide class, and estimates of its area from a sample.
 
-All scores follow from the four counts of a confusion matrix. Pixels whose truth is unknown (255 in a mask), or
-that a map left out, are in none of the four.
+All scores follow from the four counts of a confusion matrix. Pixels whose truth is unknown (255 in a mask), or that are
+not mapped, are not counted.
 
-The area is the stratified estimate of P. Olofsson, G. M. Foody, M. Herold, S. V. Stehman, C. E. Woodcock and
-M. A. Wulder, Good practices for estimating area and assessing accuracy of land change, Remote Sensing of Environment
-148, 2014, equations 9 to 11. The strata are the classes of the map. The sample gives the share of landslide in each
-class; weighted by the areas of the classes, the shares give the area of landslide, including what the map misses.
-The sample consists of whole blocks, in which pixels err together. Its variance is larger than that of single pixels
+The area is the stratified estimate of P. Olofsson, G. M. Foody, M. Herold, S. V. Stehman, C. E. Woodcock and M. A.
+Wulder, Good practices for estimating area and assessing accuracy of land change, Remote Sensing of Environment 148,
+2014, equations 9 to 11. The strata are the classes of the map. The sample gives the share of landslide in each class;
+weighted by the areas of the classes, the shares give the area of landslide, including landslides that the map misses.
+The sample consists of whole blocks, in which errors are correlated. Its variance is larger than that of single pixels
 by the design effect (L. Kish, Survey Sampling, 1965, section 5.4), which is estimated from the blocks: the
 ultimate-cluster variance of a ratio (W. G. Cochran, Sampling Techniques, 3rd edition, 1977, section 6.13).
 """
@@ -25,25 +25,25 @@ BACKGROUND = 0
 UNKNOWN = 255
 THRESHOLDS = np.arange(1, 100) / 100
 SCORES = ("precision", "recall", "f1", "iou", "mcc")
-CALIBRATION_BINS = (
-    20  # of probability, 0.05 wide: a few of one network's levels each, and enough pixels to tell a share
-)
+# Bins of probability, 0.05 wide: each holds several distinct probabilities of a network, and enough pixels for a
+# reliable share.
+CALIBRATION_BINS = 20
 
 
 def scores(counts: NDArray[np.integer] | NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the `SCORES` of many confusions; 0 where a denominator is 0.
+    """Return the `SCORES` of many confusion matrices.
 
-    precision TP / (TP + FP), recall TP / (TP + FN), F1 2 TP / (2 TP + FP + FN), intersection over union
-    TP / (TP + FP + FN), and Matthews' correlation coefficient (1975, Biochimica et Biophysica Acta 405)
-    (TP TN - FP FN) / √((TP + FP) (TP + FN) (TN + FP) (TN + FN)).
+    Precision is TP / (TP + FP), recall TP / (TP + FN), F1 2 TP / (2 TP + FP + FN), intersection over union TP / (TP +
+    FP + FN), and Matthews' correlation coefficient (1975, Biochimica et Biophysica Acta 405) (TP TN - FP FN) / √((TP +
+    FP) (TP + FN) (TN + FP) (TN + FN)). A score with a denominator of 0 is 0.
 
     Args:
-        counts: (…, 4) of TP, FP, FN, TN.
+        counts: array (…, 4) of TP, FP, FN and TN.
 
     Returns:
-        (…, 5), in the order of `SCORES`.
+        Array (…, 5), in the order of `SCORES`.
     """
-    # As float64: a product of four counts of a large map does not fit a whole number of 64 bits.
+    # float64, because a product of four counts of a large map overflows int64.
     tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
     found, real, nothing, background = tp + fp, tp + fn, tn + fn, tn + fp
     ratios = (
@@ -73,25 +73,28 @@ class Confusion:
 
     @property
     def pixels(self) -> int:
-        """Return the number of pixels counted."""
+        """Number of counted pixels."""
         return self.tp + self.fp + self.fn + self.tn
 
     @property
     def precision(self) -> float:
-        """TP / (TP + FP): the part of the mapped landslides that is real.
+        """TP / (TP + FP): share of the mapped landslide pixels that are correct.
 
-        It is 0 where nothing was mapped.
+        It is 0 if nothing was mapped.
         """
         return self.scores()["precision"]
 
     @property
     def recall(self) -> float:
-        """TP / (TP + FN): the part of the landslides that was mapped; 0 without any."""
+        """TP / (TP + FN): share of the landslide pixels that were mapped.
+
+        It is 0 if there are none.
+        """
         return self.scores()["recall"]
 
     @property
     def f1(self) -> float:
-        """2 TP / (2 TP + FP + FN): the harmonic mean of precision and recall."""
+        """2 TP / (2 TP + FP + FN): harmonic mean of precision and recall."""
         return self.scores()["f1"]
 
     @property
@@ -103,7 +106,7 @@ class Confusion:
     def mcc(self) -> float:
         """Matthews' correlation coefficient of map and truth, −1 to 1.
 
-        It is 0 where one of them is constant.
+        It is 0 if map or truth is constant.
         """
         return self.scores()["mcc"]
 
@@ -116,12 +119,12 @@ class Confusion:
 def confusion(
     predicted: NDArray[np.bool_], truth: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None
 ) -> Confusion:
-    """Return the counts of a predicted mask against the truth.
+    """Count a predicted mask against the truth.
 
     Args:
         predicted: true where a landslide was mapped; any shape.
         truth: 1 landslide, 0 background, 255 unknown; same shape.
-        valid: false where the map says nothing; same shape. Default: valid everywhere.
+        valid: false where the pixel is not mapped; same shape. Default: all pixels are mapped.
     """
     known = truth != UNKNOWN
     if valid is not None:
@@ -133,28 +136,28 @@ def confusion(
     return Confusion(tp, fp, fn, int(np.count_nonzero(known)) - tp - fp - fn)
 
 
-SKILL_MARGIN = 0.005  # of F1: as much as `best_threshold` can gain by chance on the pixels that it is chosen on
+# Difference in F1 that `best_threshold` can gain by chance on the pixels that it is chosen on.
+SKILL_MARGIN = 0.005
 
 
 def all_landslide_f1(share: float) -> float:
-    """Return the F1 of a map that calls every pixel a landslide: 2 p / (1 + p).
+    """Return the F1 of a map that is landslide everywhere: 2 p / (1 + p).
 
-    p is the share of landslide pixels.
+    Args:
+        share: share p of landslide pixels, 0 to 1.
     """
     return 2 * share / (1 + share)
 
 
 def lack_of_skill(counts: Confusion) -> str:
-    """Return a sentence if a map is no better than a constant one.
+    """Return a sentence if a map is no better than a constant map.
 
-    The text is empty if it is better.
-
-    A constant map calls every pixel a landslide (F1 = 2 p / (1 + p) for a landslide share p), or none (F1 = 0). A map
-    is better where its F1 exceeds that by more than `SKILL_MARGIN`. Empty, too, where the truth holds one class alone:
-    nothing can be said then.
+    A constant map is landslide everywhere (F1 = 2 p / (1 + p) for a landslide share p) or nowhere (F1 = 0). A map is
+    better if its F1 exceeds the larger of both by more than `SKILL_MARGIN`. The text is empty if the map is better, or
+    if the truth has only one class.
 
     Args:
-        counts: of pixels whose truth is known and that are mapped.
+        counts: counts of the mapped pixels with known truth.
     """
     landslide, background = counts.tp + counts.fn, counts.fp + counts.tn
     if not landslide or not background:
@@ -179,14 +182,13 @@ def _no_probability() -> NDArray[np.float64]:
 class ThresholdHistogram:
     """Counts of pixels by the number of `THRESHOLDS` that they reach.
 
-    They are arrays (100,), for 0 to 99 thresholds. Histograms of disjoint sets add up.
-
-    A probability reaches a threshold where it is at least as high, as a map of float32 probabilities has it.
+    A probability reaches a threshold that is at most as high, compared in float32. Histograms of disjoint sets add up.
+    All arrays have shape (100,), for 0 to 99 thresholds.
 
     Attributes:
-        landslide: pixels of landslide at each level, int64.
-        background: pixels of background, int64.
-        probability: the sum of both's probabilities, float64.
+        landslide: number of landslide pixels, int64.
+        background: number of background pixels, int64.
+        probability: sum of the probabilities of both classes, float64.
     """
 
     landslide: NDArray[np.int64] = field(default_factory=_no_pixels)
@@ -195,11 +197,11 @@ class ThresholdHistogram:
 
     @classmethod
     def of(cls, probability: NDArray[np.float32], truth: NDArray[np.uint8]) -> ThresholdHistogram:
-        """Return the counts of probabilities by level; NaN, not mapped, does not count.
+        """Count probabilities by the number of thresholds that they reach.
 
         Args:
-            probability: of a landslide; any shape.
-            truth: 1 landslide, 0 background, 255 unknown (does not count); same shape.
+            probability: probability of a landslide, any shape; NaN (not mapped) is not counted.
+            truth: 1 landslide, 0 background, 255 unknown, which is not counted; same shape.
         """
         known = (truth != UNKNOWN) & np.isfinite(probability)
         levels = len(THRESHOLDS) + 1
@@ -221,7 +223,7 @@ class ThresholdHistogram:
         return [Confusion(tp, fp, hits[0] - tp, alarms[0] - fp) for tp, fp in zip(hits[1:], alarms[1:], strict=True)]
 
     def bins(self) -> ReliabilityBins:
-        """Return the same pixels in bins of 0.05."""
+        """Return the counts in probability bins of width 0.05."""
         landslide, background, probability = (
             values.reshape(CALIBRATION_BINS, -1).sum(axis=1)
             for values in (self.landslide, self.background, self.probability)
@@ -231,14 +233,14 @@ class ThresholdHistogram:
 
 @dataclass(frozen=True)
 class ReliabilityBins:
-    """Counts of pixels by probability, in bins of equal width between 0 and 1.
+    """Counts of pixels in probability bins of equal width between 0 and 1.
 
-    They are arrays (BINS,).
+    All arrays have shape (CALIBRATION_BINS,).
 
     Attributes:
-        pixels: in each bin, int64.
-        landslide: those of them that are landslide, int64.
-        probability: the sum of their probabilities, float64.
+        pixels: number of pixels, int64.
+        landslide: number of landslide pixels, int64.
+        probability: sum of the probabilities, float64.
     """
 
     pixels: NDArray[np.int64]
@@ -247,12 +249,12 @@ class ReliabilityBins:
 
     @property
     def calibration_error(self) -> float:
-        """The expected calibration error, 0 to 1; 0 where there are no pixels.
+        """Expected calibration error, 0 to 1; 0 without pixels.
 
-        The sum over the bins b of n_b / n |landslide share of b - mean probability of b| (M. P. Naeini et al.,
-        Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015; C. Guo et al., On Calibration of
-        Modern Neural Networks, ICML 2017, equation 3), of the probability of a landslide: n_b pixels are in b, n in
-        all.
+        It is the sum over the bins b of n_b / n |landslide share of b - mean probability of b|, with n_b of all n
+        pixels in b (M. P. Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015; C.
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, equation 3), for the probability of a
+        landslide.
         """
         pixels = int(self.pixels.sum())
         return float(np.abs(self.landslide - self.probability).sum()) / pixels if pixels else 0.0
@@ -261,29 +263,30 @@ class ReliabilityBins:
 def best_threshold(levels: ThresholdHistogram, tie: float = 0.005) -> float:
     """Return the threshold nearest to 0.5 whose F1 is within `tie` of the highest.
 
-    A network trained on Dice says 0 or 1 nearly everywhere, so its F1 hardly depends on the threshold; the exact
-    maximum then sits anywhere, by chance, and an extreme threshold does not carry over to another area.
+    A network trained on Dice loss gives 0 or 1 nearly everywhere, so its F1 hardly depends on the threshold. The exact
+    maximum is then random, and an extreme threshold does not transfer to another area.
 
     Args:
-        levels: of the pixels to choose by.
-        tie: the difference in F1 that is not worth an extreme threshold.
+        levels: histogram of the pixels to choose by.
+        tie: difference in F1 that does not justify an extreme threshold.
     """
     f1 = np.array([counts.f1 for counts in levels.curve()])
     good = THRESHOLDS[f1 >= f1.max() - tie]
     return float(good[np.argmin(np.abs(good - 0.5))])
 
 
+# Confidence level of intervals.
 CONFIDENCE_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class DesignEffect:
-    """Design effects of a sample of blocks, compared with one of single pixels.
+    """Design effects of a sample of blocks, relative to one of single pixels.
 
     Attributes:
-        effects: of the landslide share of what is mapped as landslide, and as background: the ratio of variances, at
-            least 1.
-        correlation: of the two shares, between blocks.
+        effects: ratios of variances, at least 1, of the landslide share among pixels mapped as landslide and as
+            background.
+        correlation: correlation of the two shares between blocks.
     """
 
     effects: tuple[float, float]
@@ -291,9 +294,11 @@ class DesignEffect:
 
     @classmethod
     def of(cls, blocks: NDArray[np.int64]) -> DesignEffect:
-        """Return the design effects of blocks (blocks, 4) of TP, FP, FN and TN.
+        """Estimate the design effects from blocks.
 
-        Fewer than two blocks give 1, 1 and 0.
+        Args:
+            blocks: array (blocks, 4) of TP, FP, FN and TN. Fewer than two blocks give the effects 1 and 1, and
+                correlation 0.
         """
         found, sampled = blocks[:, [0, 2]], blocks[:, [0, 2]] + blocks[:, [1, 3]]
         in_all = sampled.sum(axis=0)
@@ -311,7 +316,7 @@ class DesignEffect:
 
 @dataclass(frozen=True)
 class Interval:
-    """A share of an area and its 95 % confidence interval; all 0 to 1."""
+    """Share of an area with its 95 % confidence interval; all 0 to 1."""
 
     estimate: float
     low: float
@@ -325,14 +330,14 @@ def stratified_estimate(
     design: DesignEffect | None = None,
     degrees: int | None = None,
 ) -> Interval:
-    """Return the share of a class in an area (equations 9 to 11).
+    """Estimate the share of a class in an area (equations 9 to 11).
 
     Args:
-        found: for each class of the map, how many sampled pixels are of the class that is asked for.
-        sampled: for each class of the map, how many pixels were sampled, at least 2.
-        weights: for each class of the map, its share of the mapped area; they add up to 1.
-        design: of a sample of blocks, for two classes. Default: pixels were drawn one by one.
-        degrees: of freedom of Student's t, one less than there are blocks. Default: as many as you like (1.96).
+        found: number of sampled pixels of the wanted class, for each class of the map.
+        sampled: number of sampled pixels, at least 2, for each class of the map.
+        weights: share of the mapped area, for each class of the map; they add up to 1.
+        design: design effects of a sample of blocks, for two classes. Default: pixels were sampled independently.
+        degrees: degrees of freedom of Student's t, the number of blocks less one. Default: the normal distribution.
     """
     from scipy.special import ndtri, stdtrit
 

@@ -1,9 +1,9 @@
-"""The process: environment variables, standard error and Ctrl-C.
+"""Environment variables, standard error and Ctrl-C of this process.
 
 Variables of GDAL, PROJ and OpenMP that would change results are removed on import. The wheels of rasterio, pyproj and
-pyogrio each bring a GDAL or PROJ of their own, with the data that belongs to it. An environment that was made for
-another installation (QGIS, conda, a system package) leads them to other data, and options of GDAL change how files
-are read. Results must not depend on either.
+pyogrio each contain a GDAL or PROJ with its data. The environment of another installation (QGIS, conda, a system
+package) would point them to other data, and GDAL's options change how files are read. Results must not depend on
+either.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-CONFINED_DRIVERS = "TALUD_CONFINED_DRIVERS"  # the value of GDAL_SKIP in processes that the service confines
+# Variable with the value of GDAL_SKIP in processes that the service confines.
+CONFINED_DRIVERS = "TALUD_CONFINED_DRIVERS"
+# Variables that name the data of another installation.
 INSTALLATION_VARIABLES = (
     "PROJ_DATA",
     "PROJ_LIB",
@@ -31,12 +33,13 @@ INSTALLATION_VARIABLES = (
     "GDAL_PYTHON_DRIVER_PATH",
     "GEOTIFF_CSV",
 )
+# Options of GDAL and PROJ that change results, unless `KEPT_OPTIONS` matches too.
 RESULT_OPTIONS = re.compile(
     r"(GDAL|OGR|OSR|GTIFF|PROJ)_.*|SHAPE_(ENCODING|RESTORE_SHX|REWIND_ON_WRITE)|SQLITE_LIST_ALL_TABLES"
     r"|VRT_(SHARED_SOURCE|VIRTUAL_OVERVIEWS)|TIFF_USE_OVR|USE_RRD|CENTER_LONG|CHECK_WITH_INVERT_PROJ"
     r"|(COMPRESS|INTERLEAVE|PHOTOMETRIC|PREDICTOR|ZLEVEL|BIGTIFF|SPARSE_OK|JPEG_QUALITY)_OVERVIEW"
 )
-# Options for network, memory, threads, reports and building GDAL, which do not change the data read.
+# Options for network, memory, threads, logging and building GDAL, which do not change the data read.
 KEPT_OPTIONS = re.compile(
     r"GDAL_(HTTP|CURL|PROXY)_.*|GDAL_(CACHEMAX|NUM_THREADS|SWATH_SIZE|INGESTED_BYTES_AT_OPEN|MAX_DATASET_POOL_SIZE)"
     r"|GDAL_(MAX_DATASET_POOL_RAM_USAGE|BAND_BLOCK_CACHE|FORCE_CACHING|DEFAULT_WMS_CACHE_PATH)"
@@ -48,17 +51,16 @@ MAX_THREADS = 1024
 
 
 def clean_environment(environ: MutableMapping[str, str]) -> str | None:
-    """Remove variables that change results, and normalise numbers of threads.
+    """Remove variables that change results, and normalise thread counts.
 
-    Every library can read the numbers afterwards.
-
-    Variables that name another installation stay where rasterio brings no data of its own, as conda's does not.
+    Thread counts are rewritten so that every library can parse them. Variables that name another installation are kept
+    if rasterio has no data of its own, as with conda.
 
     Args:
-        environ: the variables, which are changed.
+        environ: environment variables, which are changed.
 
     Returns:
-        The warning for the user, without a line break; None where nothing but numbers of threads was changed.
+        One-line warning for the user; None if only thread counts changed.
     """
     for name in THREAD_VARIABLES:
         _clean_thread_count(environ, name)
@@ -70,7 +72,7 @@ def clean_environment(environ: MutableMapping[str, str]) -> str | None:
         return None
     return (
         f"the environment sets {', '.join(removed)}, which talud ignores: it uses the data that its "
-        "own packages bring, and GDAL's default options; unset what you do not need for other programs"
+        "own packages contain, and GDAL's default options; unset those that no other program needs"
     )
 
 
@@ -79,7 +81,7 @@ def clean_process_environment() -> None:
     warning = clean_environment(os.environ)
     if warning is None:
         return
-    if "rasterio.env" in sys.modules:  # it has read the variables already
+    if "rasterio.env" in sys.modules:
         _restore_bundled_data()
     if sys.stderr is not None:
         sys.stderr.write(f"talud: warning: {warning}\n")
@@ -92,15 +94,15 @@ def _changes_results(name: str, bundled: bool) -> bool:
 
 
 def _is_ours(environ: MutableMapping[str, str], name: str) -> bool:
-    """Check whether the service has set a variable for its child processes."""
+    """Check if the service has set a variable for its child processes."""
     confined = environ.get(CONFINED_DRIVERS)
     return name in ("GDAL_SKIP", "OGR_SKIP") and confined is not None and environ[name] == confined
 
 
 def _clean_thread_count(environ: MutableMapping[str, str], name: str) -> None:
-    """Normalise the numbers of threads in the environment.
+    """Normalise a thread count in the environment.
 
-    Keep the first number of a list such as `4,2`, which OpenMP allows; remove whatever is not a number of threads.
+    The first number of a list such as `4,2`, which OpenMP allows, is kept; a value that is not a number is removed.
     """
     if name not in environ:
         return
@@ -113,14 +115,17 @@ def _clean_thread_count(environ: MutableMapping[str, str], name: str) -> None:
 
 
 def _bundled(name: str) -> Path | None:
-    """Return the path of data inside rasterio's package; None if missing."""
+    """Return the path of data in rasterio's package; None if missing."""
     spec = find_spec("rasterio")
-    places = [Path(place) / name for place in spec.submodule_search_locations or ()] if spec else []
-    return next((place for place in places if place.exists()), None)
+    folders = spec.submodule_search_locations or () if spec else ()
+    return next((Path(folder) / name for folder in folders if (Path(folder) / name).exists()), None)
 
 
 def _restore_bundled_data() -> None:
-    """Point a rasterio that was imported before talud to the data of its own package."""
+    """Point rasterio to the data of its own package.
+
+    Needed if rasterio was imported before talud, because it has read the variables already.
+    """
     from rasterio._env import set_gdal_config, set_proj_data_search_path
 
     proj, gdal = _bundled("proj_data"), _bundled("gdal_data")
@@ -132,7 +137,13 @@ def _restore_bundled_data() -> None:
 
 @dataclass
 class _SuppressedStderr:
-    """The state of a suppressed stderr; the last thread to end restores it."""
+    """State of a suppressed stderr.
+
+    Attributes:
+        lock: lock for the other attributes.
+        blocks: number of active blocks; the end of the last one restores stderr.
+        terminal: file descriptor of the original stderr.
+    """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     blocks: int = 0
@@ -146,7 +157,7 @@ _suppressed = _SuppressedStderr()
 def stderr_suppressed() -> Iterator[None]:
     """Suppress what C libraries write to stderr.
 
-    A Python error is still shown, after the block.
+    Python errors are still shown, after the block.
     """
     with _suppressed.lock:
         if not _suppressed.blocks:
@@ -173,9 +184,9 @@ def has_desktop() -> bool:
 
 @contextmanager
 def sigint_ends_process() -> Iterator[None]:
-    """Let a Ctrl-C inside the block end the process at once.
+    """Let Ctrl-C in the block end the process at once.
 
-    It does so with programs that are not written in Python.
+    Code in C, which would delay Python's handler, is ended too.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -189,12 +200,13 @@ def sigint_ends_process() -> Iterator[None]:
 
 @contextmanager
 def defer_sigint() -> Iterator[Callable[[], None]]:
-    """Defer a first Ctrl-C until the block has ended, or calls what it is given.
+    """Defer a first Ctrl-C to the end of the block; a second one acts at once.
 
-    A second one takes effect at once. It is for work that must not be cut short, such as a transaction, which would
-    leave a database locked, or an import, which may swallow the interrupt.
+    The block protects work that must not be interrupted, such as a transaction, which would leave a database locked, or
+    an import, which may swallow the interrupt.
 
-    For what can be cut short only here and there: a C library may turn the interrupt into an error of its own.
+    Yields:
+        Function that delivers a deferred Ctrl-C, for points of the block at which it may be interrupted.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:

@@ -1,24 +1,24 @@
-"""Reports of how far a long computation is."""
+"""Progress reports of long computations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-# A callback that takes how many steps are done, and how many there are.
+# Callback that receives the number of finished steps and the number of all steps.
 Progress = Callable[[int, int], None]
 
 _Item = TypeVar("_Item")
 
 
 def tracked(items: Iterable[_Item], progress: Progress | None, total: int, done: int = 0) -> Iterator[_Item]:
-    """Yield items, and report each one as done when the next one is asked for.
+    """Yield items, and report each as done when the next one is requested.
 
     Args:
-        items: the items to work on.
-        progress: the callback; None reports nothing.
-        total: the number of steps of the whole computation.
-        done: the number of steps before the first of these items.
+        items: items to work on.
+        progress: callback for the progress; None reports nothing.
+        total: number of steps of the whole computation.
+        done: number of steps that were done before the first item.
     """
     for number, item in enumerate(items, done + 1):
         yield item

@@ -1,4 +1,4 @@
-"""A project folder: params.yaml, and where each result lies."""
+"""Project folder: parameters, identifier, git commit and paths of results."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ def find_root(folder: Path) -> Path | None:
 
 
 def project_id(root: Path) -> str:
-    """Return the id of a checkout in a store that projects share: 32 hex digits.
+    """Return the id of a checkout in a shared store: 32 hex digits.
 
-    They are made once, and kept where git does not look, in `checkpoints/project.id`: a clone is another project, and
-    a folder that is mounted elsewhere, or by a machine of another name, is the same.
+    The id is created once and kept in `checkpoints/project.id`, which git ignores. A clone is therefore another
+    project, but a folder that is mounted elsewhere or on another machine is the same one.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
     path = root / "checkpoints" / "project.id"
-    with translate_write_errors(path), exclusive_lock(path):  # of processes that start together, one makes it
+    # The lock lets only one of several processes that start together create the id.
+    with translate_write_errors(path), exclusive_lock(path):
         known = path.read_text(encoding="ascii", errors="replace").strip()
         if not re.fullmatch("[0-9a-f]{32}", known):
             known = uuid4().hex
@@ -41,7 +42,7 @@ def project_id(root: Path) -> str:
 def current_commit(root: Path) -> str:
     """Return the git commit of a project; `unknown` outside git.
 
-    `+changes` is appended if tracked files differ from it, other than what the pipeline itself writes (dvc.lock,
+    `+changes` is appended if tracked files have uncommitted changes, except files that the pipeline writes (dvc.lock,
     evaluation).
     """
     try:
@@ -59,12 +60,12 @@ def _git(root: Path, *arguments: str) -> str:
 
 @dataclass(frozen=True)
 class Project:
-    """The absolute root folder of a project and its parameters.
-
-    All paths follow from them.
+    """Project with its root folder and parameters.
 
     Attributes:
-        models: the folder in which its studies leave their models.
+        root: absolute path of the root folder.
+        params: content of params.yaml.
+        models: folder, relative to the root, in which studies write their models.
     """
 
     root: Path
@@ -73,10 +74,13 @@ class Project:
 
     @classmethod
     def find(cls, start: Path | None = None) -> Project:
-        """Return the project around a folder; default: the working folder.
+        """Return the project around a folder.
+
+        Args:
+            start: the folder. Default: the working folder.
 
         Raises:
-            ParamsError: there is none, or its params.yaml is wrong.
+            ParamsError: There is no project, or its params.yaml is invalid.
         """
         folder = (start or Path.cwd()).resolve()
         root = find_root(folder)
@@ -89,28 +93,27 @@ class Project:
         return self.root / area.folder
 
     def stack(self, area: str) -> Path:
-        """Return the path of the stack of an area: float32 bands, NaN where invalid."""
+        """Return the path of an area's stack: float32 bands, NaN where invalid."""
         return self.root / "stacks" / f"{area}.tif"
 
     def mask(self, area: str) -> Path:
-        """Return the path of the mask of an area: 1 landslide, 0 not, 255 unknown."""
+        """Return the path of an area's mask: 1 landslide, 0 background, 255 unknown."""
         return self.root / "stacks" / f"{area}.mask.tif"
 
     def stack_record(self, area: str) -> Path:
         """Return the path of the record of an area's stack.
 
-        It holds the sources of the stack, and the MD5s of stack and mask.
-
-        Records lie in a folder for each role, so that training depends on the training areas alone.
+        The record holds the sources of the stack, and the MD5s of stack and mask. Each role has a folder of its own, so
+        that training depends only on the training areas.
         """
         return self.root / "stacks" / self.params.area(area).role / f"{area}.json"
 
     def model(self, band_set: str) -> Path:
-        """Return the path of the best trial's ONNX file."""
+        """Return the path of a band set's model, the best trial's ONNX file."""
         return self.root / self.models / f"{band_set}.onnx"
 
     def checkpoint(self, key: str) -> Path:
-        """Return the path of a trial's checkpoint, or of a study's, by its key."""
+        """Return the path of the checkpoint of a trial or study, by its key."""
         return self.root / "checkpoints" / f"{key}.npz"
 
     def trials(self, band_set: str) -> Path:
@@ -118,7 +121,7 @@ class Project:
         return self.root / self.models / f"{band_set}.trials.json"
 
     def prediction(self, band_set: str, area: str) -> Path:
-        """Return the folder of the maps of an area."""
+        """Return the folder of an area's map by a band set's model."""
         return self.root / "predictions" / band_set / area
 
     def metrics(self, band_set: str) -> Path:
@@ -128,18 +131,20 @@ class Project:
     def scores(self, band_set: str) -> Path:
         """Return the path of the score table of a band set's model.
 
-        The table holds counts, scores and reliability of all areas.
+        The table holds the counts, scores and reliability of all areas.
         """
         return self.root / "evaluation" / f"{band_set}.scores.json"
 
     def confusion_map(self, band_set: str, area: str) -> Path:
-        """Return the path of an area's map of true and false positives and negatives."""
+        """Return the path of an area's confusion map."""
         return self.root / "evaluation" / band_set / f"{area}.tif"
 
     def curve(self, band_set: str, part: str) -> Path:
         """Return the path of the scores over the threshold, as CSV.
 
-        `part` is "test", for the test blocks, or the name of an area.
+        Args:
+            band_set: name of the band set.
+            part: "test" for the test blocks, or the name of an area.
         """
         return self.root / "evaluation" / f"{band_set}.curves" / f"{part}.csv"
 
@@ -148,7 +153,7 @@ class Project:
         return self.root / BASELINES / f"{band_set}.json"
 
     def postprocessing(self, band_set: str) -> Path:
-        """Return the path of the scores of post-processing for a band set's model."""
+        """Return the path of a band set's scores with post-processing."""
         return self.root / "evaluation" / f"{band_set}.postprocessing.json"
 
     def registration(self, band_set: str) -> Path:
@@ -157,5 +162,5 @@ class Project:
 
     @property
     def report(self) -> Path:
-        """The path of the report page."""
+        """Path of the report page."""
         return self.root / "reports" / "index.html"

@@ -1,4 +1,4 @@
-"""Rasters on disk: Cloud-Optimised GeoTIFFs that appear only when they are whole."""
+"""Raster files: opening, validity, and writing of Cloud-Optimised GeoTIFFs."""
 
 from __future__ import annotations
 
@@ -27,30 +27,38 @@ from talud.grid import Grid
 from talud.process import stderr_suppressed
 from talud.text import dimensions, first_line
 
-PATCH_TAG = "TALUD_PATCH"  # of a patch stack: the side in pixels of the patches that it consists of
-_ALPHA_NAME = re.compile(r"\b(?:alpha|opacity|transparency)\b")
-MAX_BANDS = 1000  # of a raster; GDAL's time for one of them grows with their number
-ORIGIN_TAG = "TALUD_ORIGIN"  # of a stack that talud map made: what it was made of
-BLOCK_SIZE = 512  # pixels a side of a block on disk
+# Tag of a patch stack: the side of its patches in pixels.
+PATCH_TAG = "TALUD_PATCH"
+# Tag of a stack that `talud map` made: its sources and options.
+ORIGIN_TAG = "TALUD_ORIGIN"
+# Highest number of bands of a raster; GDAL's time to read a band grows with it.
+MAX_BANDS = 1000
+# Side of a block on disk in pixels.
+BLOCK_SIZE = 512
+# GDAL's network settings, in seconds, bytes per second and retries. A timeout for the whole response would fail on slow
+# networks. Retries follow temporary failures: too many requests, or a gateway that is not available.
 NETWORK_TIMEOUTS = {
-    "GDAL_HTTP_CONNECTTIMEOUT": "10",  # seconds
-    "GDAL_HTTP_LOW_SPEED_TIME": "15",  # seconds at less than the next
-    "GDAL_HTTP_LOW_SPEED_LIMIT": "100",  # bytes a second; a limit on the whole answer would punish slow networks
-    "GDAL_HTTP_MAX_RETRY": "2",  # after what passes: too many requests, a gateway that is away
-    "GDAL_HTTP_RETRY_DELAY": "1",  # seconds before the first, more before those that follow
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_LOW_SPEED_TIME": "15",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "100",
+    "GDAL_HTTP_MAX_RETRY": "2",
+    "GDAL_HTTP_RETRY_DELAY": "1",
 }
+_ALPHA_NAME = re.compile(r"\b(?:alpha|opacity|transparency)\b")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The properties of a raster, apart from its grid and pixels.
+    """Properties of a raster apart from its grid and pixels.
 
     Attributes:
-        bands: the name of each band.
-        units: the unit of each band, or empty.
-        tags: the tags of the dataset, such as a map's lineage.
-        colours: class value → (red, green, blue, alpha) for a one-band class raster, or empty.
-        overviews: how GDAL makes the overviews: "average" for quantities, "mode" or "nearest" for classes.
+        dtype: data type of the pixels.
+        nodata: nodata value, or None.
+        bands: name of each band.
+        units: unit of each band; may be empty.
+        tags: tags of the dataset, such as a map's lineage.
+        colours: class value → (red, green, blue, alpha) for a class raster of one band; may be empty.
+        overviews: GDAL's resampling of overviews: "average" for quantities, "mode" or "nearest" for classes.
     """
 
     dtype: str
@@ -63,12 +71,12 @@ class Layout:
 
 
 def patch_side(dataset: DatasetReader) -> int | None:
-    """Return the side in pixels of the patches that a raster consists of.
+    """Return the side of a patch stack's patches in pixels.
 
-    None for a raster that is one image. No patch may see another one.
+    The result is None for a raster that is a single image.
 
     Raises:
-        SourceError: its tag says what cannot be.
+        SourceError: The tag contradicts the size of the raster.
     """
     stated = dataset.tags().get(PATCH_TAG)
     if stated is None:
@@ -76,7 +84,7 @@ def patch_side(dataset: DatasetReader) -> int | None:
     side = int(stated) if re.fullmatch("[1-9][0-9]{0,5}", stated) else 0
     if not side or dataset.width % side or dataset.height % side:
         raise SourceError(
-            f"{dataset.name}: its tag {PATCH_TAG} says that it consists of patches of {stated[:20]} pixels a side, but "
+            f"{dataset.name}: its tag {PATCH_TAG} states patches of {stated[:20]} pixels a side, but "
             f"it has {dimensions(dataset.width, dataset.height)}; run talud stack (or dvc repro) again"
         )
     return side
@@ -84,14 +92,18 @@ def patch_side(dataset: DatasetReader) -> int | None:
 
 @contextmanager
 def translate_read_errors(path: str | Path) -> Iterator[None]:
-    """Raise a SourceError for anything that GDAL cannot read inside the block.
+    """Turn each GDAL error in the block into a SourceError.
+
+    Args:
+        path: path for the message.
 
     Raises:
-        SourceError: a read failed.
+        SourceError: A read failed.
     """
     try:
         yield
-    except (RasterioError, CPLE_BaseError) as error:  # GDAL's own error comes through where masks are read
+    except (RasterioError, CPLE_BaseError) as error:
+        # rasterio does not translate GDAL's errors when it reads masks.
         raise SourceError(f"{path}: cannot be read as a raster: {first_line(error.__cause__ or error)}") from error
 
 
@@ -99,38 +111,37 @@ def translate_read_errors(path: str | Path) -> Iterator[None]:
 def open_raster(path: str | Path) -> Iterator[DatasetReader]:
     """Open any raster that GDAL reads.
 
-    It may be a path, a VRT, `/vsicurl/https://…`, `/vsizip/…`, `/vsis3/…` or `https://…`.
+    Args:
+        path: a file, a VRT, `/vsicurl/https://…`, `/vsizip/…`, `/vsis3/…` or `https://…`.
 
     Raises:
-        SourceError: it cannot be opened, or a read inside the block fails (a truncated file, say).
+        SourceError: The raster cannot be opened, or a read in the block fails, for example of a truncated file.
     """
     with translate_read_errors(path), rasterio.Env(**_default_timeouts()):
-        # rasterio shows a traceback where GDAL says of a damaged file what is not UTF-8.
+        # rasterio prints a traceback if GDAL's message on a damaged file is not UTF-8.
         with warnings.catch_warnings(), stderr_suppressed():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` says it in an error
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # `Grid.of` raises an error instead
             try:
                 dataset = rasterio.open(path)
-            except UnicodeError as error:  # rasterio speaks UTF-8 alone; Windows of old did not
+            except UnicodeError as error:
+                # rasterio supports only UTF-8.
                 advice = "rename it, or set PYTHONUTF8=1"
                 raise SourceError(f"{path}: its name, or one within it, is not UTF-8; {advice}") from error
         with dataset, warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", NodataShadowWarning
-            )  # alpha is read beside nodata values, see `read_alpha_mask`
+            # Alpha is read in addition to nodata values, see `read_alpha_mask`.
+            warnings.simplefilter("ignore", NodataShadowWarning)
             yield dataset
 
 
 def alpha_bands(dataset: DatasetReader, named: Collection[int] = ()) -> tuple[int, ...]:
-    """Return the numbers of the alpha bands of a raster.
+    """Return the numbers of a raster's alpha bands.
 
-    They are found by description or colour interpretation.
-
-    GDAL calls any fourth band of 8 bits alpha. A band with another description, or named otherwise by the user, does
-    not count.
+    A band is alpha by its description, or by its colour interpretation if it has no description. GDAL interprets any
+    fourth band of 8 bits as alpha.
 
     Args:
-        dataset: an open raster.
-        named: numbers of bands that are known to be something else.
+        dataset: open raster.
+        named: numbers of bands to which the user has given another meaning.
     """
     found = []
     for number, (text, meaning) in enumerate(zip(dataset.descriptions, dataset.colorinterp, strict=True), start=1):
@@ -141,16 +152,25 @@ def alpha_bands(dataset: DatasetReader, named: Collection[int] = ()) -> tuple[in
 
 
 def masked_by_alpha(dataset: DatasetReader, index: int) -> bool:
-    """Check whether GDAL takes the mask of a band from an alpha band."""
+    """Check if GDAL takes the mask of a band from an alpha band."""
     return MaskFlags.alpha in dataset.mask_flag_enums[index - 1]
 
 
 def read_validity(
     dataset: DatasetReader, indexes: Sequence[int], window: Window | None = None, shape: tuple[int, int] | None = None
 ) -> NDArray[np.bool_]:
-    """Return the validity of bands by nodata values and mask files.
+    """Read the validity of bands from nodata values and mask files.
 
-    Alpha bands are ignored; the array is (bands, height, width).
+    Alpha bands are ignored.
+
+    Args:
+        dataset: open raster.
+        indexes: numbers of the bands.
+        window: window to read. Default: the whole raster.
+        shape: (height, width) of the result. Default: full resolution.
+
+    Returns:
+        Array (bands, height, width), true where valid.
     """
     valid = []
     for index in indexes:
@@ -162,11 +182,18 @@ def read_validity(
 def read_alpha_mask(
     dataset: DatasetReader, alpha: Sequence[int], window: Window | None = None, shape: tuple[int, int] | None = None
 ) -> NDArray[np.bool_] | np.bool_:
-    """Return the pixels where no band of `alpha` is wholly transparent.
+    """Read the pixels that no alpha band makes fully transparent.
 
-    The array is (height, width); just True without such a band.
+    GDAL itself detects alpha only in files of two or four bands, and not together with a nodata value.
 
-    GDAL itself looks for alpha in files of two or four bands alone, and not beside a nodata value.
+    Args:
+        dataset: open raster.
+        alpha: numbers of the alpha bands.
+        window: window to read. Default: the whole raster.
+        shape: (height, width) of the result. Default: full resolution.
+
+    Returns:
+        Array (height, width), true where visible; a scalar True without alpha bands.
     """
     opaque = [dataset.read(number, window=window, out_shape=shape) > 0 for number in alpha]
     return np.logical_and.reduce(opaque) if opaque else np.True_
@@ -175,21 +202,24 @@ def read_alpha_mask(
 def _default_timeouts() -> dict[str, str]:
     """Return GDAL's network timeouts that the user has not set.
 
-    Without them it waits for minutes, or for ever.
+    Without timeouts, GDAL waits for minutes or without limit.
     """
     return {option: value for option, value in NETWORK_TIMEOUTS.items() if get_gdal_config(option) is None}
 
 
 @contextmanager
 def write_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWriter]:
-    """Yield a tiled raster that becomes a Cloud-Optimised GeoTIFF at the end.
+    """Yield a raster to fill window by window; it becomes a Cloud-Optimised GeoTIFF.
 
-    It is filled window by window.
+    After an error no new file is left, and an earlier file at `path` is unchanged.
 
-    After an error nothing is left, and an earlier file at `path` is untouched.
+    Args:
+        path: path of the file.
+        grid: grid of the raster.
+        layout: other properties of the raster.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
     with atomic_replace(path) as cog:
         scratch = cog.with_name("scratch.tif")
@@ -199,7 +229,7 @@ def write_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWriter]
                 _describe(writer, layout)
                 yield writer
             finally:
-                with stderr_suppressed():  # libtiff tells of a full disk on stderr as well
+                with stderr_suppressed():  # libtiff reports a full disk on stderr too
                     writer.close()
             with stderr_suppressed():
                 rasterio.shutil.copy(
@@ -208,25 +238,26 @@ def write_cog(path: Path, grid: Grid, layout: Layout) -> Iterator[DatasetWriter]
                     driver="COG",
                     blocksize=BLOCK_SIZE,
                     compress="DEFLATE",
-                    level=1,  # 2 to 10 % larger than by default, in less than half of the time
+                    level=1,  # files are 2 to 10 % larger than by default, in less than half of the time
                     predictor="YES",
-                    num_threads="ALL_CPUS",  # the file's bytes do not depend on it
+                    num_threads="ALL_CPUS",  # does not change the file's bytes
                     overview_resampling=layout.overviews,
                     bigtiff="IF_SAFER",
                 )
                 with rasterio.open(cog) as dataset:
-                    check_readable(dataset)  # GDAL may close a file on a full disk without a word, and leave it short
+                    # GDAL may close a truncated file on a full disk without an error.
+                    check_readable(dataset)
         except (RasterioError, CPLE_BaseError, UnicodeError) as error:
             free = shutil.disk_usage(cog.parent).free // 10**6
             reason = first_line(error.__cause__ or error)
-            raise OutputError(f"{path}: cannot be written: {reason} ({free} MB are free there)") from error
+            raise OutputError(f"{path}: cannot be written: {reason} ({free} MB free on that disk)") from error
 
 
 def check_readable(dataset: DatasetReader) -> None:
-    """Read every block of the full resolution, to know that the file is whole.
+    """Read every block of the full resolution, to check that a file is complete.
 
     Raises:
-        RasterioError, CPLE_BaseError: it is not.
+        RasterioError, CPLE_BaseError: A block cannot be read.
     """
     for band in dataset.indexes:
         dataset.checksum(band)

@@ -1,4 +1,4 @@
-"""Files of sources: their parts, fingerprints, and protection from outputs."""
+"""Files of a source: parts, checksums, and protection from being overwritten."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from talud.vector import (
     pending_files,
 )
 
-# Suffix of a vector file → those of the files of the same name that belong to it. GDAL lists no parts of vectors.
+# Suffix of a vector file → suffixes of the files of the same name that belong to it. GDAL does not list them.
 _SHAPEFILE = (".shp", ".dbf", ".prj", ".cpg", ".shx")
 COMPANION_SUFFIXES = {
     ".shp": _SHAPEFILE,
@@ -39,15 +39,16 @@ _SIDE_SUFFIXES = frozenset({".aux", ".hdr", ".jgw", ".msk", ".ovr", ".pgw", ".pr
 _VIRTUAL = re.compile(rb"<VRTDataset|<OGRVRTDataSource")
 _VECTOR_SOURCE = re.compile(r"<SrcDataSource[^>]*>([^<]+)</SrcDataSource>")
 _NETWORK = ("http://", "https://", "/vsicurl", "/vsis3", "/vsigs", "/vsiaz")
-_SHOWN_BYTES = 4096  # of a file's beginning, in which a virtual file says that it is one
+# Bytes at the start of a file in which a virtual file is recognised.
+_VIRTUAL_HEADER_BYTES = 4096
 
 
 def files_of(source: str | Path) -> tuple[Path, ...]:
     """Return the files on disk that belong to a source, in the order found.
 
-    They are the file itself, the files that GDAL lists for it and for each virtual raster within it, the parts of a
-    Shapefile whatever the case of their suffixes, edits that are pending beside a GeoPackage, everything in a source
-    that is a folder, and the archive that holds it. Of a source on a network, or of none, there are none.
+    They are the file itself, the files that GDAL lists for it and for each virtual raster in it, the parts of a
+    Shapefile with suffixes of any case, pending edits of a GeoPackage, everything in a source that is a folder, and the
+    archive that contains the source. A source on a network, or a missing one, has no files.
     """
     found: dict[Path, None] = {}
     waiting: list[str | Path] = [source]
@@ -62,9 +63,9 @@ def files_of(source: str | Path) -> tuple[Path, ...]:
 
 
 def sidecar_files(path: Path) -> list[Path]:
-    """Return the files beside a raster that GIS programs read with it.
+    """Return the files next to a raster that GIS programs read with it.
 
-    GDAL itself may not need them.
+    GDAL itself may not list them.
     """
     if not path.is_file():
         return []
@@ -79,9 +80,7 @@ def sidecar_files(path: Path) -> list[Path]:
 def find_on_disk(name: str | Path) -> Path | None:
     """Return the file or folder on disk to which a GDAL name refers.
 
-    For something in an archive it is the archive.
-
-    None where it leads to nothing on this machine's disks.
+    For a path in an archive it is the archive. The result is None if nothing on this machine's disks matches.
     """
     path = Path(name)
     if path.exists():
@@ -95,15 +94,15 @@ def find_on_disk(name: str | Path) -> Path | None:
 
 
 def list_gdal_files(source: str | Path) -> list[str]:
-    """Return the names that GDAL lists for a raster.
+    """Return the file names that GDAL lists for a raster on disk.
 
-    There are none for anything but a raster on disk.
+    The list is empty for any other source.
     """
     path = Path(source)
     if str(source).startswith(_NETWORK) or path.suffix.lower() == ".onnx":
         return []
     if is_database(path) or path.suffix.lower() in (*COMPANION_SUFFIXES, ".json", ".geojson"):
-        return []  # GDAL would write beside a GeoPackage that it opens
+        return []  # GDAL would write files next to a GeoPackage that it opens
     try:
         with open_raster(source) as dataset:
             return list(dataset.files)
@@ -138,7 +137,7 @@ def _companion_files(path: Path) -> Iterator[Path]:
 def _is_virtual(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
-            return bool(_VIRTUAL.search(stream.read(_SHOWN_BYTES)))
+            return bool(_VIRTUAL.search(stream.read(_VIRTUAL_HEADER_BYTES)))
     except OSError:
         return False
 
@@ -154,40 +153,40 @@ def _vector_sources(path: Path) -> Iterator[Path]:
 
 _VECTORS = VECTOR_SUFFIXES | OTHER_VECTOR_SUFFIXES
 _STATISTICS = ".aux.xml"
-# Files that a GIS adds to a source that it displays: statistics, overviews, and marks of who has a folder open.
+# Suffixes of files that a GIS adds to a source that it displays: statistics, overviews and lock files.
 _ADDED_BY_GIS = (_STATISTICS, ".ovr", ".lock")
-# Tags that a GIS adds in the same way.
+# Tags that a GIS adds to such a source.
 _ADDED_TAGS = ("STATISTICS_", "LAYER_TYPE", "RepresentationType", "SourceBandIndex")
 
 
 def fingerprint(source: str | Path) -> str:
-    """Return an MD5 checksum of the content of a source.
+    """Return an MD5 checksum of a source's content.
 
-    A single file has the MD5 of its bytes, and a GeoPackage that of its content, pending edits included (see
+    A single file has the MD5 of its bytes, and a GeoPackage that of its content, including pending edits (see
     `vector.geopackage_checksum`). Several files, such as those of a Shapefile, the tiles of a VRT, a folder, or an
-    archive with the name of the file within, have one over names and checksums. A raster on a network has one over
-    header and pixels. Files that a GIS writes beside a raster count only where they change what is read: statistics and
-    overviews do not.
+    archive with the name of the file in it, have the MD5 of their names and checksums. A raster on a network has the
+    MD5 of its header and pixels. Files that a GIS writes next to a raster, such as statistics and overviews, count only
+    if they change what is read.
 
     Raises:
-        SourceError: the source is missing, cannot be read, or has no file.
+        SourceError: The source is missing, cannot be read, or contains no file.
     """
     path = find_on_disk(source)
     if path is None:
         return _of_pixels(source)
     if not (path.is_dir() or is_database(path) or Path(source).suffix.lower() in _VECTORS):
-        with open_raster(source):  # to say what is wrong with a raster that cannot be read
+        with open_raster(source):  # raises a precise error for an unreadable raster
             pass
     lines = list(_lines(source, path))
     if not lines:
-        raise SourceError(f"{source}: contains no file to compute a checksum of; name the source itself")
+        raise SourceError(f"{source}: contains no file; give the path of the source itself")
     if len(lines) == 1 and path == Path(source):
         return lines[0].rsplit(" ", 1)[-1]
     return hashlib.md5("".join(f"{line}\n" for line in lines).encode(), usedforsecurity=False).hexdigest()
 
 
 def _lines(source: str | Path, path: Path) -> Iterator[str]:
-    """Yield the name and the checksum of each part of a source."""
+    """Yield a line with name and checksum for each part of a source."""
     within = str(source)[str(source).find(path.name) + len(path.name) :]
     for part in files_of(source):
         if part.is_dir() or part.name.endswith((*_ADDED_BY_GIS, *PENDING_SUFFIXES)):
@@ -217,7 +216,7 @@ def _of_pixels(source: str | Path) -> str:
 def _header(dataset: DatasetReader) -> list[Any]:
     """Return the header of a raster and its bands.
 
-    Anything that a GIS adds when it displays the raster is left out.
+    Tags that a GIS adds when it displays the raster are excluded.
     """
     palettes = [
         sorted(dataset.colormap(index).items())
@@ -234,79 +233,79 @@ def _header(dataset: DatasetReader) -> list[Any]:
     ]
 
 
-_SHOWN_CHARACTERS = 200  # of a path that cannot be one
+# Length at which an unusable path is cut in a message.
+_SHOWN_CHARACTERS = 200
 
 
 def check_output_file(out: Path, inputs: Iterable[str | Path]) -> None:
-    """Check, before computing anything, that a file does not replace an input.
-
-    The file must also be writable.
+    """Check, before any computation, that a file can be written.
 
     Args:
-        out: the file.
-        inputs: what the command reads: files, folders, or whatever GDAL opens, with all files that they consist of.
+        out: path of the file.
+        inputs: inputs of the command: files, folders, or other names that GDAL opens; all files that belong to them are
+            protected.
 
     Raises:
-        OutputError: the file is, links to, or lies in an input; it is a folder; or nothing can be written there.
+        OutputError: The file is an input, is in one, or is a link to one; it is a folder; or it cannot be written.
     """
     check_output_name(out)
     if out.is_dir():
-        raise OutputError(f"{out}: cannot be written: it is a folder; name a file")
+        raise OutputError(f"{out}: cannot be written: it is a folder; give the path of a file")
     _check_folders_above(out)
     for source in inputs:
         folder = Path(source)
         if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-            raise OutputError(f"{out}: lies in one of the inputs, the folder {source}; name another file")
+            raise OutputError(f"{out}: is in the folder {source}, which is one of the inputs; choose another file")
         parts = files_of(source)
         check_not_input(out, [*parts, *(other for part in parts for other in sidecar_files(part))])
 
 
 def check_not_input(out: Path, inputs: Iterable[Path]) -> None:
-    """Refuse an output that is, or links to, one of the input files.
+    """Check that an output is not an input file or a link to one.
 
     Raises:
-        OutputError: it is, or does.
+        OutputError: The output would replace an input.
     """
     for part in inputs:
         if out.samefile(part) if out.exists() and part.exists() else out.resolve() == part.resolve():
             named = "" if out == part else f", {part}"
-            raise OutputError(f"{out}: is one of the inputs{named}, which would be replaced; name another file")
+            raise OutputError(f"{out}: is one of the inputs{named} and would be replaced; choose another file")
 
 
 def check_output_folder(
     out: Path, names: Iterable[str], inputs: Iterable[str | Path], *, ours: bool, kept: tuple[str, ...] = ()
 ) -> None:
-    """Check, before computing anything, that a command can fill a folder.
+    """Check, before any computation, that a command can write into a folder.
 
-    It must not replace files other than its own earlier results.
+    Only earlier results of the command may be replaced.
 
     Args:
-        out: the folder.
-        names: of the files that the command writes there.
-        inputs: what the command reads, as for `check_file`.
-        ours: whether the folder holds earlier results of the command, which new ones replace.
-        kept: names of inputs that may lie in the folder with their side files, since the command put them there and
-            writes none of them.
+        out: path of the folder.
+        names: names of the files that the command writes there.
+        inputs: inputs of the command, as in `check_output_file`.
+        ours: whether the folder holds earlier results of the command, which may be replaced.
+        kept: names of inputs that may be in the folder, with their sidecar files, because the command put them there
+            and writes none of them.
 
     Raises:
-        OutputError: the folder contains an input, a file in it links to one, it holds files of these names that are
-            not the command's own, or nothing can be written there.
+        OutputError: The folder contains an input, a file in it is a link to one, it holds files of these names that are
+            not the command's own, or it cannot be written.
     """
     names = tuple(names)
     check_output_name(out)
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: cannot be written: a file of that name is in the way")
-    _check_folders_above(out.resolve())  # a link may lead to a folder that is yet to be made
+    _check_folders_above(out.resolve())  # a link may point to a folder that does not exist yet
     for source in inputs:
         for part in files_of(source):
             if part.resolve().is_relative_to(out.resolve()) and not part.name.startswith(kept):
-                raise OutputError(f"{out}: contains {part}, which is one of the inputs; name another folder")
+                raise OutputError(f"{out}: contains {part}, which is one of the inputs; choose another folder")
             for name in names:
                 check_not_input(out / name, [part])
     there = [name for name in names if (out / name).exists() or (out / name).is_symlink()]
     if there and not ours:
         raise OutputError(
-            f"{out}: holds {', '.join(there)}, and no record says that talud made them; name another folder, or move "
+            f"{out}: contains {', '.join(there)}, but no record that talud made them; choose another folder, or move "
             "them away"
         )
     for name in there:
@@ -316,9 +315,10 @@ def check_output_folder(
 
 
 def check_output_name(out: Path) -> None:
-    """Check that a path can be one of a file or folder.
+    """Check that a path can name a file or folder.
 
-    It is no loop of links, no device, and its name is not too long.
+    Raises:
+        OutputError: The path is a loop of links, a device, or too long.
     """
     try:
         out.resolve()
@@ -326,14 +326,14 @@ def check_output_name(out: Path) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)[:_SHOWN_CHARACTERS]
         shown = str(out)[:_SHOWN_CHARACTERS]
-        raise OutputError(f"{shown}: cannot be written: {reason}; name another path") from error
+        raise OutputError(f"{shown}: cannot be written: {reason}; choose another path") from error
     if special:
-        raise OutputError(f"{out}: cannot be written: it is neither a file nor a folder; name another path")
+        raise OutputError(f"{out}: cannot be written: it is neither a file nor a folder; choose another path")
 
 
 def _check_folders_above(out: Path) -> None:
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir():
-        raise OutputError(f"{out}: cannot be written: {above} is a file, and no folder")
+        raise OutputError(f"{out}: cannot be written: {above} is a file, not a folder")
     if not os.access(out if out.is_dir() else above, os.W_OK | os.X_OK):
-        raise OutputError(f"{out}: cannot be written: the folder {above} is not writable for you")
+        raise OutputError(f"{out}: cannot be written: you may not write to the folder {above}")

@@ -1,4 +1,4 @@
-"""Text for people: numbers of things, durations, times, errors and HTML pages."""
+"""Text for users: counts, durations, times, errors and HTML pages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """Return a number with its noun: "1 landslide", "1,234 pixels"."""
+    """Format a number with its noun: "1 landslide", "1,234 pixels"."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def dimensions(width: int, height: int) -> str:
-    """Return the size of a raster, such as "457 columns × 219 rows".
+    """Format the size of a raster: "457 columns × 219 rows".
 
     The width comes first, as in GDAL and image tools.
     """
@@ -24,7 +24,7 @@ def dimensions(width: int, height: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in a suitable unit, such as "48 seconds"."""
+    """Format a duration in a suitable unit, such as "48 seconds"."""
     if seconds < 59.5:
         return counted(round(seconds), "second") if seconds >= 0.5 else "less than a second"
     if seconds < 59.5 * 60:
@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
 
 
 def utc_text(moment: datetime) -> str:
-    """Return a time in UTC as RFC 3339 text to the second: "2026-11-24T13:20:05Z"."""
+    """Format a time in UTC as RFC 3339, to the second: "2026-11-24T13:20:05Z"."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -44,13 +44,13 @@ def first_line(error: BaseException) -> str:
 
 
 def html_environment(package: str, **filters: Callable[..., object]) -> jinja2.Environment:
-    """Return a Jinja environment for the HTML templates in a package.
+    """Create a Jinja environment for the HTML templates of a package.
 
-    Values are escaped, and a name that is missing is an error. Templates of `talud` itself, such as `head.html`, can be
+    Values are escaped, and an undefined name is an error. Templates of `talud` itself, such as `head.html`, can be
     included.
 
     Args:
-        package: the package with a folder `templates`.
+        package: package with a folder `templates`.
         filters: functions that format values in the templates, by name.
     """
     import jinja2

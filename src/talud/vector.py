@@ -1,8 +1,8 @@
-"""Vector files, with edits that are pending beside them.
+"""Vector files, including pending edits of GeoPackages.
 
-A program such as QGIS writes edits of a GeoPackage to `NAME.gpkg-wal` first, and SQLite brings them into `NAME.gpkg`
-later. Whoever copies or replaces the main file alone loses them, or leaves edits beside a file that they do not
-belong to.
+A program such as QGIS writes edits of a GeoPackage to `NAME.gpkg-wal` first, and SQLite merges them into `NAME.gpkg`
+later. Copying or replacing only the main file loses these edits, or leaves them next to a file to which they do not
+belong.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from pathlib import Path
 
 from talud.errors import OutputError, SourceError
 
-PENDING_SUFFIXES = ("-wal", "-journal")  # of a database's name: what it consists of while edits are pending
+# Suffixes, after a database's name, of the files that hold its pending edits.
+PENDING_SUFFIXES = ("-wal", "-journal")
 _MAGIC = b"SQLite format 3\0"
 _WAL = b"\2\2"  # bytes 18 and 19 of a database in write-ahead mode
-# Bytes of a database's header that change when a program opens it although the content stays the same: the journal
-# mode, the counter of changes with its copy, and the version of SQLite.
+# Bytes of a database's header that change when a program opens it without an edit: journal mode, change counter with
+# its copy, and SQLite version.
 _VOLATILE = ((18, 20), (24, 28), (92, 100))
-_ATTEMPTS = 20
-_PAUSE_SECONDS = 0.1
+_COPY_ATTEMPTS = 20
+_COPY_RETRY_SECONDS = 0.1
 _LOCK_TIMEOUT_SECONDS = 0.5
 
 
 def is_database(path: Path) -> bool:
-    """Check whether a file is an SQLite database, as each GeoPackage is."""
+    """Check if a file is an SQLite database, such as a GeoPackage."""
     return _header(path).startswith(_MAGIC)
 
 
@@ -42,13 +43,11 @@ def is_database(path: Path) -> bool:
 def snapshot(path: Path) -> Iterator[Path]:
     """Yield the path of a complete version of a file, with pending edits.
 
-    Reading it writes nothing beside the file.
-
-    It is a copy in a temporary folder where edits are pending, or where reading in place would write; else, and where
-    the file is no GeoPackage, it is the file itself.
+    Reading that path writes nothing next to the original. It is a copy in a temporary folder if edits are pending or
+    reading in place would write; else it is the file itself.
 
     Raises:
-        SourceError: another program keeps writing to the file, or it is damaged.
+        SourceError: Another program keeps writing to the file, or it is damaged.
     """
     if not is_database(path) or not (pending_files(path.resolve()) or _in_wal_mode(path)):
         yield path
@@ -58,21 +57,21 @@ def snapshot(path: Path) -> Iterator[Path]:
         _copy(path, copy)
         try:
             with closing(sqlite3.connect(copy)) as database:
-                database.execute("SELECT count(*) FROM sqlite_master")  # rolls back what was not finished
+                database.execute("SELECT count(*) FROM sqlite_master")  # rolls back unfinished edits
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
-            raise SourceError(f"{path}: cannot be read, with the edits pending beside it: {error}") from error
+            raise SourceError(f"{path}: cannot be read together with its pending edits: {error}") from error
         yield copy
 
 
 def geopackage_checksum(path: Path) -> str:
     """Return an MD5 of a GeoPackage's content, including pending edits.
 
-    It is the same before and after SQLite brings pending edits into the main file, and after a program has opened and
-    closed the file without an edit. It is therefore not the MD5 of the file's bytes.
+    It does not change when SQLite merges pending edits into the main file, or when a program opens and closes the file
+    without an edit. It is therefore not the MD5 of the file's bytes.
 
     Raises:
-        SourceError: another program keeps writing to the file, or it is damaged.
+        SourceError: Another program keeps writing to the file, or it is damaged.
     """
     with snapshot(path) as whole, whole.open("rb") as stream:
         header = bytearray(stream.read(100))
@@ -85,23 +84,23 @@ def geopackage_checksum(path: Path) -> str:
 
 
 def merge_pending_edits(path: Path) -> None:
-    """Write pending edits into a GeoPackage, so that it can be replaced.
+    """Merge pending edits into a GeoPackage, so that it can be replaced.
 
-    A file that is no GeoPackage, or that is not there, is left alone.
+    A missing file, or one that is not a GeoPackage, is left unchanged.
 
     Raises:
-        OutputError: another program has the GeoPackage open, or pending edits lie beside no GeoPackage.
+        OutputError: Another program has the GeoPackage open, or there are pending edits but no GeoPackage.
     """
     if path.is_symlink() or not is_database(path):
         if left := pending_files(path.absolute()):
             raise OutputError(
                 f"{path}: cannot be written: {left[0].name} holds pending edits of another file of that name; move it "
-                "away"
+                "to another folder"
             )
         return
     if not (pending_files(path) or _in_wal_mode(path)):
         return
-    in_use = f"{path}: is open in another program, QGIS for example, which may hold edits; save and close it there"
+    in_use = f"{path}: is open in another program, QGIS for example; save its edits and close it there"
     try:
         address = f"{path.resolve().as_uri()}?mode=rw"
         with closing(sqlite3.connect(address, uri=True, timeout=_LOCK_TIMEOUT_SECONDS)) as database:
@@ -114,7 +113,7 @@ def merge_pending_edits(path: Path) -> None:
 
 
 def _header(path: Path) -> bytes:
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading a pipe would block
         return b""
     try:
         with path.open("rb") as stream:
@@ -128,7 +127,7 @@ def _in_wal_mode(path: Path) -> bool:
 
 
 def pending_files(path: Path) -> tuple[Path, ...]:
-    """Return the files beside a database that hold pending edits."""
+    """Return the files next to a database that hold pending edits."""
     return tuple(one for one in _beside(path) if one.is_file() and one.stat().st_size)
 
 
@@ -137,13 +136,13 @@ def _beside(path: Path) -> tuple[Path, ...]:
 
 
 def _copy(path: Path, copy: Path) -> None:
-    """Copy a database and its pending edits while no other program changes them.
+    """Copy a database and its pending edits in a consistent state.
 
     Raises:
-        SourceError: they change each time.
+        SourceError: Another program changed them at each attempt.
     """
     source = path.resolve()
-    for _ in range(_ATTEMPTS):
+    for _ in range(_COPY_ATTEMPTS):
         try:
             before = _state(source)
             for part, target in zip((source, *_beside(source)), (copy, *_beside(copy)), strict=True):
@@ -152,10 +151,10 @@ def _copy(path: Path, copy: Path) -> None:
                     shutil.copyfile(part, target)
             if _state(source) == before:
                 return
-        except FileNotFoundError:  # it was there a moment ago
+        except FileNotFoundError:  # deleted since it was listed
             pass
-        time.sleep(_PAUSE_SECONDS)
-    raise SourceError(f"{path}: another program keeps writing to it; save and close it there, and try again")
+        time.sleep(_COPY_RETRY_SECONDS)
+    raise SourceError(f"{path}: another program keeps writing to it; save and close it there, then retry")
 
 
 def _state(path: Path) -> list[tuple[int, int, int]]:
@@ -164,10 +163,10 @@ def _state(path: Path) -> list[tuple[int, int, int]]:
 
 
 def plain_path(path: Path) -> Path:
-    """Return a path by which pyogrio can open a file of any name.
+    """Return a path at which pyogrio can open a file of any name.
 
-    pyogrio splits paths at `!`, as those of archives, and drops what it takes for parts of an address. Such a file is
-    reached by a symbolic link in a temporary folder, beside links to the files that belong to it.
+    pyogrio takes `!` for the end of an archive's path, and drops text that resembles part of a URL. A file with such a
+    name is opened by a symbolic link in a temporary folder, which also contains links to the files that belong to it.
     """
     from pyogrio.util import vsi_path
 
@@ -206,14 +205,14 @@ def _plain_name(name: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Return a pattern of `glob` that matches only the given text."""
+    """Escape text for `glob`."""
     return re.sub(r"([*?\[])", r"[\1]", text)
 
 
 ARCHIVE_SUFFIXES = frozenset({".zip", ".kmz"})
 _FILES = frozenset({".gpkg", ".shp", ".geojson", ".json", ".fgb", ".kml", ".tab", ".mif"})
 VECTOR_SUFFIXES = _FILES | ARCHIVE_SUFFIXES
-# Unsupported vector formats: several files, written to when read, or without a driver in pyogrio's wheels.
+# Unsupported vector formats: they have several files, change when they are read, or lack a driver in pyogrio's wheels.
 OTHER_VECTOR_SUFFIXES = frozenset(
     {".dgn", ".dwg", ".dxf", ".gdb", ".geoparquet", ".gml", ".gpx", ".mdb", ".parquet", ".pmtiles", ".sqlite"}
     | {".topojson", ".wkt"}
@@ -224,43 +223,41 @@ SUPPORTED_FORMATS = (
 
 
 def check_supported_format(path: Path) -> None:
-    """Refuse a vector file whose format is not supported.
+    """Check that a vector file's format is supported.
 
     Raises:
-        SourceError: it is of such a format.
+        SourceError: The format is not supported.
     """
     if path.suffix.lower() in OTHER_VECTOR_SUFFIXES:
         raise SourceError(
-            f"{path}: polygons in this format are not read, but those of {SUPPORTED_FORMATS} are; convert it: ogr2ogr "
-            f"{path.stem}.gpkg {path.name}"
+            f"{path}: this vector format is not supported; supported formats are {SUPPORTED_FORMATS}; convert it with: "
+            f"ogr2ogr {path.stem}.gpkg {path.name}"
         )
 
 
 @contextmanager
 def open_vector(path: str | Path, as_what: str = "") -> Iterator[Path]:
-    """Yield the path at which pyogrio reads a vector file.
-
-    It includes edits that are pending beside a GeoPackage.
+    """Yield the path at which pyogrio reads a vector file with pending edits.
 
     Args:
-        path: the file.
+        path: path of the file.
         as_what: words that follow "cannot be read" in an error, such as " as polygons".
 
     Raises:
-        SourceError: reading fails inside the block, or another program keeps writing to the file.
+        SourceError: Reading fails in the block, or another program keeps writing to the file.
     """
-    # Imported here: commands that touch no vector file load without it.
+    # Imported here, because most commands read no vector file.
     import pyogrio
     from shapely.errors import ShapelyError
 
-    pyogrio.set_gdal_config_options({"GDAL_PAM_ENABLED": "NO"})  # GDAL would write NAME.aux.xml beside what it reads
+    pyogrio.set_gdal_config_options({"GDAL_PAM_ENABLED": "NO"})  # else GDAL writes NAME.aux.xml
     with snapshot(Path(path)) as current:
         whole = plain_path(current)
         if path_within := _within_archive(Path(path)):
             whole = Path(f"/vsizip/{{{whole.absolute()}}}/{path_within}")
         try:
             yield whole
-        except (RuntimeError, ValueError, ShapelyError) as error:  # the last: of a ring that is not closed
+        except (RuntimeError, ValueError, ShapelyError) as error:  # ShapelyError: a ring is not closed
             reason = " ".join(str(error).split()).replace(str(whole), str(path)).replace(str(current), str(path))
             raise SourceError(f"{path}: cannot be read{as_what}: {reason}") from error
 
@@ -268,10 +265,10 @@ def open_vector(path: str | Path, as_what: str = "") -> Iterator[Path]:
 def _within_archive(path: Path) -> str | None:
     """Return the name of the only vector file in an archive.
 
-    None where the path is not an archive.
+    The result is None if the path is not an archive.
 
     Raises:
-        SourceError: the archive is damaged, or holds no vector file, or several.
+        SourceError: The archive is damaged, or holds no vector file, or several.
     """
     if path.suffix.lower() not in ARCHIVE_SUFFIXES or not path.is_file():
         return None
@@ -284,6 +281,6 @@ def _within_archive(path: Path) -> str | None:
     if len(found) == 1:
         return found[0]
     if found:
-        raise SourceError(f"{path}: holds {len(found)} vector files ({', '.join(found)}); keep one in it")
+        raise SourceError(f"{path}: contains {len(found)} vector files ({', '.join(found)}); keep only one")
     held = ", ".join(names[:5]) or "nothing"
-    raise SourceError(f"{path}: holds no vector file, but {held}; supported formats are {SUPPORTED_FORMATS}")
+    raise SourceError(f"{path}: contains no vector file, only {held}; supported formats are {SUPPORTED_FORMATS}")

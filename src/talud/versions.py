@@ -1,8 +1,8 @@
 """Versions of the parts of the package that results depend on.
 
-Raise a part's version by one when the same input gives another result: another stack, trial, map or score. A change of
-wording, structure or speed leaves it. Trial keys hold the versions `data` and `training`. The pipeline sees all of them
-through the project's file versions.yaml, so `dvc status` names the stages that an upgrade of the package makes stale.
+Raise a part's version by one if the same input gives another result: another stack, trial, map or score. Changes of
+wording, structure or speed do not count. Trial keys contain the versions `data` and `training`. The pipeline depends on
+all versions through the project's file versions.yaml, so `dvc status` lists the stages that an upgrade makes stale.
 """
 
 from __future__ import annotations
@@ -30,12 +30,18 @@ HEADER = """\
 
 
 def training_versions() -> str:
-    """Return the text by which workers compare their training code: release and versions."""
+    """Return the release and versions of this process's training code.
+
+    Processes that train one study compare this text.
+    """
     return f"{version('talud')} (data {VERSIONS['data']}, training {VERSIONS['training']})"
 
 
 def write_versions(root: Path) -> Path:
-    """Write the file of versions of the project in folder `root`; return its path.
+    """Write a project's versions.yaml; return its path.
+
+    Args:
+        root: root folder of the project.
 
     Raises:
         OutputError: The file cannot be written.
@@ -47,9 +53,13 @@ def write_versions(root: Path) -> Path:
 
 
 def check_project(folder: Path) -> None:
-    """Compare the versions of the project around a folder with the package's; outside a project do nothing.
+    """Compare a project's versions.yaml with the package.
 
-    A stage of DVC is refused: its result would be recorded under the wrong versions. Other commands warn.
+    A stage of DVC is refused, because its result would be recorded under the wrong versions. Other commands warn.
+    Nothing is checked outside a project.
+
+    Args:
+        folder: absolute folder; the project around it is checked.
 
     Raises:
         ParamsError: The command is a stage of DVC, and versions.yaml is missing or differs.
@@ -66,20 +76,20 @@ def check_project(folder: Path) -> None:
             TaludWarning,
             stacklevel=2,
         )
-    elif (reads or (root / FILE_NAME).is_file()) and (trouble := _trouble(root / FILE_NAME)):
+    elif (reads or (root / FILE_NAME).is_file()) and (difference := _describe_difference(root / FILE_NAME)):
         if "DVC_STAGE" in os.environ:
-            raise ParamsError(f"{trouble}; run talud versions, then dvc repro")
+            raise ParamsError(f"{difference}; run talud versions, then dvc repro")
         warnings.warn(
-            f"{trouble}; run talud versions, then dvc status to see what is stale", TaludWarning, stacklevel=2
+            f"{difference}; run talud versions, then dvc status to see what is stale", TaludWarning, stacklevel=2
         )
 
 
-def _trouble(path: Path) -> str | None:
-    """Return how a file of versions differs from the package, None if it does not."""
+def _describe_difference(path: Path) -> str | None:
+    """Describe how versions.yaml differs from the package; None if it does not."""
     import yaml
 
     if not path.is_file():
-        return f"{path}: not found, and dvc.yaml reads it"
+        return f"{path}: file not found, but dvc.yaml depends on it"
     try:
         found = yaml.safe_load(_text(path))
     except yaml.YAMLError:
@@ -95,7 +105,7 @@ def _trouble(path: Path) -> str | None:
 
 
 def _text(path: Path) -> str:
-    """Return a file's text; nothing where there is no such file, or it cannot be read."""
+    """Return a file's text; empty if the file is missing or unreadable."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -61,10 +61,10 @@ REFUSED = [
     *((STACK, name, INPUT) for name in ("image.tif", "link.image.tif", "hard.image.tif", "clouds.shp")),
     *((STACK, name, INPUT) for name in ("image.tfw", "clouds.prj")),
     *((MOSAIC, name, INPUT) for name in ("mosaic.vrt", "image.tif", "clouds.gpkg")),
-    (STACK, "folder", "folder: cannot be written: it is a folder; name a file"),
-    (STACK, "file/stack.tif", "file is a file, and no folder"),
+    (STACK, "folder", "folder: cannot be written: it is a folder; give the path of a file"),
+    (STACK, "file/stack.tif", "file is a file, not a folder"),
     *((ADAPT, name, INPUT) for name in ("model.onnx", "link.model.onnx", "hard.model.onnx")),
-    (ADAPT, "file/new.onnx", "file is a file, and no folder"),
+    (ADAPT, "file/new.onnx", "file is a file, not a folder"),
 ]
 
 

@@ -143,14 +143,18 @@ def readme_alone(path: Path) -> None:
 
 SUPPORTED = r"GeoPackage \(\.gpkg\), Shapefile .*FlatGeobuf .*KML"
 REFUSED: dict[str, tuple[str, Write, str]] = {
-    "GeoParquet": ("inventory.parquet", text("PAR1"), rf"inventory\.parquet: .*not read, but those of {SUPPORTED}"),
+    "GeoParquet": ("inventory.parquet", text("PAR1"), rf"inventory\.parquet: .*not supported.*{SUPPORTED}"),
     "GML": ("inventory.gml", text("<gml/>"), SUPPORTED),
     "geodatabase": ("inventory.gdb", lambda path: path.mkdir(), SUPPORTED),
     "DXF as clouds": ("cloud.dxf", text("0"), rf"cloud\.dxf: .*{SUPPORTED}"),
     "two Shapefiles": (
-        "inventory.zip", lambda path: zipped(path, "a.shp", "b.shp"), r"holds 2 vector files \(a\.shp, b\.shp\); keep"
+        "inventory.zip",
+        lambda path: zipped(path, "a.shp", "b.shp"),
+        r"contains 2 vector files \(a\.shp, b\.shp\); keep",
     ),
-    "no vector in an archive": ("inventory.zip", readme_alone, rf"holds no vector file, but readme\.txt.*{SUPPORTED}"),
+    "no vector in an archive": (
+        "inventory.zip", readme_alone, rf"contains no vector file, only readme\.txt.*{SUPPORTED}"
+    ),
     "no archive": ("inventory.zip", text("hello"), r"inventory\.zip: cannot be read as an archive"),
     "damaged FlatGeobuf": ("inventory.fgb", text("hello"), r"inventory\.fgb: cannot be read as polygons"),
     "damaged KML": ("inventory.kml", text("<kml"), r"inventory\.kml: "),

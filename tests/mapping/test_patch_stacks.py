@@ -42,7 +42,7 @@ def test_another_neighbour_changes_nothing(unets: dict[int, Model], tmp_path: Pa
     assert "TALUD_HALO" not in tags  # nothing is left out that a patch could have seen
     record = json.loads((tmp_path / "map" / "prediction.json").read_text())
     assert (record["tiles"], record["tile"], record["halo"], record["exact_halo"]) == (12, [32, 32], 0, 0)
-    assert "in coordinates of their own" in (tmp_path / "map" / "summary.html").read_text()
+    assert "in local coordinates" in (tmp_path / "map" / "summary.html").read_text()
 
 
 @pytest.mark.parametrize("option", [{"tile": 64}, {"halo": 0}, {"geojson": True}])
@@ -55,7 +55,7 @@ def test_what_patches_cannot_have_is_refused(unets: dict[int, Model], tmp_path: 
 
 @pytest.mark.parametrize("side", ["0", "-32", "thirty-two", "48", "9" * 400])
 def test_a_side_that_cannot_be_is_refused(unets: dict[int, Model], tmp_path: Path, side: str) -> None:
-    with pytest.raises(SourceError, match="its tag TALUD_PATCH says") as caught:
+    with pytest.raises(SourceError, match="its tag TALUD_PATCH states") as caught:
         predict(unets[2], patch_stack(tmp_path, noise(64, 64), side), tmp_path / "map")
     assert len(str(caught.value).split(": ", 1)[1]) < 200
 
