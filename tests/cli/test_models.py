@@ -202,7 +202,7 @@ def test_compare_refuses_what_it_cannot_compare(talud: Talud, project: Project) 
     finally:
         project.mask("valley").write_bytes(kept)
     assert isinstance(error, StudyError)
-    assert "no pixel whose truth is known" in str(error)
+    assert "no pixel of known truth is mapped by both" in str(error)
 
 
 def test_promote_and_roll_back(talud: Talud, project: Project, tiny_model: Path) -> None:

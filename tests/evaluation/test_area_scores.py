@@ -162,7 +162,7 @@ def test_evaluate_reports_unusable_areas(small_project: Project, monkeypatch: py
         assess_area(model, small_project, "away")
     error = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "nowhere").exception
     assert isinstance(error, SourceError)
-    assert str(error).startswith("nowhere: is no area of params.yaml (home, away), and no folder")
+    assert str(error).startswith("nowhere: is neither an area of params.yaml (home, away) nor a folder")
     usage = talud(small_project, monkeypatch, "evaluate", "models/3band.onnx", "away", "--bands", "red=1")
     assert usage.exit_code == 2
     assert talud(small_project, monkeypatch, "evaluate", "3band", "--json").exit_code == 2

@@ -188,7 +188,12 @@ def test_postprocess_prints_tables_or_json(small_project: Project, monkeypatch):
     )
     shown = CliRunner().invoke(app, ["postprocess", "3band"])
     assert shown.exit_code == 0, shown.output
-    for text in ("chosen on validation blocks", "slope rule", "test blocks: pixels", "away: landslides detected"):
+    for text in (
+        "parameters chosen on the validation",
+        "slope rule",
+        "test blocks: pixels",
+        "away: landslides detected",
+    ):
         assert text in shown.stdout
     result = CliRunner().invoke(app, ["postprocess", "3band", "--json"])
     assert json.loads(result.stdout) == json.loads(small_project.postprocessing("3band").read_text())

@@ -85,7 +85,7 @@ def test_missing_groups_are_mapped_like_nan_groups(
     written = json.loads((tmp_path / "b" / "prediction.json").read_text())
     assert written["reduced"][0]["groups"] == [str(group) for group in left]
     summary = (tmp_path / "b" / "summary.html").read_text()
-    assert f"from {' + '.join(left)} alone" in summary
+    assert f"use only {' + '.join(left)}" in summary
 
 
 @pytest.mark.slow
