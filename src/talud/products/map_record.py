@@ -178,7 +178,7 @@ def notices(model: Model, prediction: Prediction) -> list[str]:
     """Return warnings about the map, one line each."""
     lines = []
     if adapted := model.contract.derived.adapted:
-        lines.append(f"Adapted to {adapted.area} without labels, which can increase false alarms")
+        lines.append(f"Adapted to {adapted.area} without labels, which can multiply false alarms")
     if weak := model.contract.measured.lack_of_skill:
         lines.append(f"The model is {weak}")
     mapped = prediction.pixels - sum(prediction.not_mapped.values())
