@@ -41,7 +41,7 @@ export const en = {
   bandsOf: (bands: string) => `Bands: ${bands}`,
   withInventory: 'An inventory of its landslides is available.',
   model: 'Model',
-  auto: 'Automatic: the compatible champion that uses the most bands',
+  auto: 'Automatic: champion with the most bands',
   modelOption: (name: string, version: string, aliases: string) => `${name}, version ${version}${aliases ? ` (${aliases})` : ''}`,
   fitting: 'Compatible with this raster',
   notFitting: 'Not compatible with this raster',

@@ -225,14 +225,14 @@ def _write_polygons(run: _MapRun, products: Products, landslides: Landslides, no
 
 def _summarise(run: _MapRun, counts: PixelCounts, landslides: Landslides) -> Prediction:
     """Return the figures of a map."""
-    model, tiling, info, reduced = run.model, run.tiling, run.stack.info, counts.reduced
+    model, tiling, info, reduced = run.model, run.tiling, run.stack.info, counts.partial
     no_estimate = _no_estimate(run, counts)
     reasons = counts.reasons(model.contract)
-    by_frequency = sorted(reasons.items(), key=lambda one: (-counts.blocked[one[0]], one[1]))
+    by_frequency = sorted(reasons.items(), key=lambda one: (-counts.unmapped[one[0]], one[1]))
     return Prediction(
         raster=info.name,
         pixels=info.grid.height * info.grid.width,
-        not_mapped={words: int(counts.blocked[code]) for code, words in by_frequency},
+        not_mapped={words: int(counts.unmapped[code]) for code, words in by_frequency},
         reduced=tuple(
             ReducedPixels.of(code, int(reduced[code]), model.contract)
             for code in sorted(reduced.nonzero()[0].tolist(), key=lambda code: (-reduced[code], code))
@@ -270,7 +270,7 @@ def _no_estimate(run: _MapRun, counts: PixelCounts) -> str:
         return "the map is a mean over eight passes, but the model was validated with one"
     if run.model.halo_error(run.tiling) != 0:
         return "the halo is smaller than that of the validation"
-    if counts.reduced.any():
+    if counts.partial.any():
         return "some pixels are mapped with fewer bands than the model was validated with"
     return why_no_estimate(run.model.contract, counts.mapped)
 

@@ -180,34 +180,34 @@ class PixelCounts:
     """Numbers of pixels and tiles of a map.
 
     Attributes:
-        blocked: number of pixels by their code of `coverage.Coverage.blocked`.
-        reduced: likewise for `coverage.Coverage.reduced`; pixels of code 0 are not counted.
+        unmapped: number of pixels by code of the reason (see `talud.engine.coverage`); code 0 is mapped.
+        partial: number of pixels by code of the missing band groups; code 0 is not counted.
         landslide: number of landslide pixels.
         skipped: number of tiles without a pixel to map.
     """
 
-    blocked: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 16, np.int64))
-    reduced: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 16, np.int64))
+    unmapped: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 16, np.int64))
+    partial: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1 << 16, np.int64))
     landslide: int = 0
     skipped: int = 0
 
     @property
     def mapped(self) -> int:
         """Number of mapped pixels."""
-        return int(self.blocked[0])
+        return int(self.unmapped[0])
 
     def reasons(self, contract: Contract) -> dict[int, str]:
         """Return the reasons of unmapped pixels by code."""
-        return {int(code): describe_code(int(code), contract) for code in self.blocked.nonzero()[0] if code}
+        return {int(code): describe_code(int(code), contract) for code in self.unmapped.nonzero()[0] if code}
 
     def add(self, block: TileResult, landslide: NDArray[np.bool_]) -> None:
         """Count a tile."""
         self.landslide += int(np.count_nonzero(landslide))
-        self.blocked += np.bincount(block.unmapped.ravel(), minlength=len(self.blocked))
+        self.unmapped += np.bincount(block.unmapped.ravel(), minlength=len(self.unmapped))
         self.skipped += bool(block.unmapped.all())
         if block.partial is not None:
-            self.reduced += np.bincount(block.partial.ravel(), minlength=len(self.reduced))
-            self.reduced[0] = 0
+            self.partial += np.bincount(block.partial.ravel(), minlength=len(self.partial))
+            self.partial[0] = 0
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@
       </minMaxOrigin>
       <rastershader>
         <colorrampshader colorRampType="INTERPOLATED" classificationMode="1" clip="0" minimumValue="0" maximumValue="0.5" labelPrecision="2">
-          <item value="0" label="0: all eight agree" color="#f7fcf5" alpha="0"/>
+          <item value="0" label="0: all eight passes agree" color="#f7fcf5" alpha="0"/>
           <item value="0.05" label="0.05" color="#dadaeb" alpha="90"/>
           <item value="0.1" label="0.1" color="#bcbddc" alpha="140"/>
           <item value="0.2" label="0.2" color="#807dba" alpha="200"/>
           <item value="0.35" label="0.35" color="#54278f" alpha="235"/>
-          <item value="0.5" label="0.5: half say yes, half no" color="#2d004b" alpha="255"/>
+          <item value="0.5" label="0.5: four passes 0, four passes 1" color="#2d004b" alpha="255"/>
         </colorrampshader>
       </rastershader>
     </rasterrenderer>
