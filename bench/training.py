@@ -138,5 +138,5 @@ def _project(root: Path) -> Project:
     (root / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     subprocess.run([sys.executable, "-m", "synthetic", "--out", root / "data"], cwd=PARAMS.parent, check=True)
     project = Project.find(root)
-    stack.build(project, AREA)
+    stack.build_stack(project, AREA)
     return project

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from talud.contract import Contract, Precision
-from talud.data.stack import build_like, origin_like, origin_of
-from talud.data.stack import misfit as sources_misfit
+from talud.data.stack import build_stack_for_model, describe_provenance, read_provenance
+from talud.data.stack import find_mismatch as sources_misfit
 from talud.engine import model_file
 from talud.engine.runtime import Model, RegistryVersion, open_variant
 from talud.engine.session import Provider
@@ -213,7 +213,7 @@ def prepare_stack(
     stack, name = out / STACK_FILE_NAME, out.resolve().name
     check_map_folder(out, [*files.values(), *([model] if model else [])], (stack.name,))
     _check_own(stack)
-    before, now = origin_of(stack), origin_like(contract, area, files, name)
+    before, now = read_provenance(stack), describe_provenance(contract, area, files, name)
     if before == now:
         return stack
     with Journal.reserve(out) as journal:
@@ -228,7 +228,7 @@ def prepare_stack(
         for leftover in out.glob(f".{stack.name}.*"):
             shutil.rmtree(leftover, ignore_errors=True)
         with atomic_replace(stack) as scratch:
-            build_like(contract, area, files, scratch, progress, name=name, origin=now)
+            build_stack_for_model(contract, area, files, scratch, progress, name=name, provenance=now)
             if why_not := reader.find_mismatch(scratch, contract):
                 raise MismatchError(f"{stack}: {why_not}")
             Products.within(out).record.unlink(missing_ok=True)

@@ -65,7 +65,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, talud: Run, command: list[object]
         return blocks(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(mapping, "_blocks", sometimes)
+        patched.setattr(mapping, "_compute_batch", sometimes)
         assert talud(*command)[0] == 130
 
 

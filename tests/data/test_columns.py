@@ -17,7 +17,7 @@ import pytest
 import shapely
 
 from source_files import CORNER, UTM, write_project, write_raster
-from talud.data.revision import Revision, revise
+from talud.data.revision import Revision, revise_inventory
 from talud.errors import SourceError
 from talud.project import Project
 
@@ -56,7 +56,7 @@ def make_project(root: Path, file: str = "inventory.gpkg", **columns: Any) -> Pr
 
 
 def imported(project: Project, edits: Path) -> tuple[Revision, geopandas.GeoDataFrame]:
-    result = revise(project, "here", edits)
+    result = revise_inventory(project, "here", edits)
     found = pyogrio.read_dataframe(result.path)
     assert len(found) == 3
     order = found.geometry.bounds.minx.argsort()
@@ -117,7 +117,7 @@ def test_values_of_any_column_survive_an_import(tmp_path: Path, file: str, case:
         else:
             assert texts(column) in values(found)
     assert list(found.note) == ["a", "b", "c"]
-    again = revise(project, "here", tmp_path / "edits.geojson")
+    again = revise_inventory(project, "here", tmp_path / "edits.geojson")
     assert not again.written
 
 
@@ -158,7 +158,7 @@ def test_edits_as_qgis_exports_them_after_a_split(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     left, right = (shapely.box(x, TOP - 200, x + 25, TOP - 150) for x in (LEFT + 100, LEFT + 125))
     edits = write(tmp_path / "edits.shp", [left, right, SQUARES[1]], fid=[1, 1, 2], note=["a", "a", "b"])
-    result = revise(project, "here", edits)
+    result = revise_inventory(project, "here", edits)
     assert result.after.polygons == 3
     assert sorted(pyogrio.read_dataframe(result.path).fid_2) == [1, 1, 2]
 
@@ -167,5 +167,5 @@ def test_a_text_that_a_shapefile_would_cut_is_refused(tmp_path: Path) -> None:
     project = make_project(tmp_path, "inventory.shp")
     before = (tmp_path / "data/inventory.dbf").read_bytes()
     with pytest.raises(SourceError, match=r"column 'why' holds a text of 300 bytes.* can hold 254"):
-        revise(project, "here", geojson(tmp_path / "edits.geojson", why=["x" * 300, "", ""]))
+        revise_inventory(project, "here", geojson(tmp_path / "edits.geojson", why=["x" * 300, "", ""]))
     assert (tmp_path / "data/inventory.dbf").read_bytes() == before

@@ -18,7 +18,7 @@ from source_files import CORNER, UTM, write_project, write_raster
 from talud.data.masks import read_classes
 from talud.data.patch_stack import build_patch_stack
 from talud.data.patches import split_blocks
-from talud.data.stack import build as build_area
+from talud.data.stack import build_stack as build_area
 from talud.errors import SourceError, StudyError, TaludWarning
 from talud.params import SplitOptions
 

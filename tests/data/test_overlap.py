@@ -14,7 +14,7 @@ from shapely.geometry import box
 
 from source_files import CORNER, write_project, write_raster
 from talud.cli.main import main
-from talud.data.stack import build
+from talud.data.stack import build_stack
 from talud.errors import ParamsError
 from talud.project import Project
 
@@ -66,7 +66,7 @@ def test_slope_of_a_stack_equals_the_arcgis_slope_of_la_arenosa(tmp_path: Path, 
     folder = real_data / "la_arenosa"
     area = {"role": "transfer", "folder": str(folder), "files": {"dtm": "dem.tif"}}
     project = write_project(tmp_path, {"here": area}, band_sets=TERRAIN, stack={"resolution": 10, "slope": "horn"})
-    build(project, "here")
+    build_stack(project, "here")
     stack = bands(project.stack("here"))
     with rasterio.open(folder / "slope_deg_arcgis.tif") as dataset:
         expected = dataset.read(1)
@@ -80,7 +80,7 @@ def test_source_of_the_resolution_of_the_stack_keeps_its_values(tmp_path: Path, 
     source = terrain(tmp_path / "data" / "dtm.tif", corner=corner)
     area = {"role": "transfer", "folder": "data"}
     project = write_project(tmp_path, {"here": area}, band_sets=TERRAIN, stack={"resolution": 10})
-    build(project, "here")
+    build_stack(project, "here")
     with rasterio.open(source) as dataset, rasterio.open(project.stack("here")) as stack:
         assert stack.transform == dataset.transform
         assert np.array_equal(stack.read(1)[1:-1, 1:-1], dataset.read(1)[1:-1, 1:-1])
@@ -92,7 +92,7 @@ def test_coarser_image_leaves_the_grid_to_the_terrain_model(tmp_path: Path) -> N
     source = terrain(tmp_path / "data" / "dtm.tif", (41, 61), (LEFT - 6.3, TOP + 6.3))
     area = {"role": "transfer", "folder": "data"}
     project = write_project(tmp_path, {"here": area}, band_sets=TERRAIN, stack={"resolution": 10})
-    build(project, "here")
+    build_stack(project, "here")
     with rasterio.open(source) as dataset, rasterio.open(project.stack("here")) as stack:
         assert (stack.transform.c - dataset.transform.c) % 10 == pytest.approx(0, abs=1e-6)
         elevation = stack.read(stack.descriptions.index("elevation") + 1)
@@ -108,7 +108,7 @@ def test_other_resolution_lies_on_its_multiples(tmp_path: Path, resolution: floa
     terrain(tmp_path / "data" / "dtm.tif", corner=(LEFT + 3.7, TOP - 1.2))
     area = {"role": "transfer", "folder": "data"}
     project = write_project(tmp_path, {"here": area}, band_sets=TERRAIN, stack={"resolution": resolution})
-    build(project, "here")
+    build_stack(project, "here")
     with rasterio.open(project.stack("here")) as stack:
         for corner in (stack.transform.c, stack.transform.f):
             assert corner / resolution == pytest.approx(round(corner / resolution), abs=1e-6)
@@ -116,7 +116,7 @@ def test_other_resolution_lies_on_its_multiples(tmp_path: Path, resolution: floa
 
 def test_origin_in_params_places_the_grid(tmp_path: Path) -> None:
     project = halves(tmp_path, None, None, stack={"origin": [4, 2.5], "overlap": "allow"})
-    build(project, "west")
+    build_stack(project, "west")
     with rasterio.open(project.stack("west")) as stack:
         assert (stack.transform.c % 10, stack.transform.f % 10) == (4, 2.5)
 
@@ -135,7 +135,7 @@ def test_areas_that_share_an_edge_share_no_pixel(tmp_path: Path, split: float) -
     west, east = [LEFT, TOP - 401.2, LEFT + split, TOP], [LEFT + split, TOP - 401.2, LEFT + 603.7, TOP]
     project = halves(tmp_path, west, east)
     for area in ("west", "east"):
-        build(project, area)
+        build_stack(project, area)
     parts = [bands(project.stack(area))["elevation"] for area in ("west", "east")]
     with rasterio.open(tmp_path / "data" / "dtm.tif") as dataset:
         whole = dataset.read(1)
@@ -163,9 +163,9 @@ def test_overlap_of_roles_is_refused_with_its_pixels(
 
 def test_overlap_is_allowed_where_params_say_so(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"2,204 pixels are in both"):  # 58 × 38
-        build(halves(tmp_path, None, None), "west")
+        build_stack(halves(tmp_path, None, None), "west")
     allowed = halves(tmp_path, None, None, stack={"overlap": "allow"})
-    assert build(allowed, "west").height == build(allowed, "east").height == 40
+    assert build_stack(allowed, "west").height == build_stack(allowed, "east").height == 40
 
 
 def test_overlap_of_rasters_in_two_reference_systems_is_counted(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_overlap_of_rasters_in_two_reference_systems_is_counted(tmp_path: Path) 
     found = {}
     for area in areas:
         with pytest.raises(ParamsError, match="overlap") as error:
-            build(project, area)
+            build_stack(project, area)
         found[area] = int(str(error.value).split("overlap: ")[1].split(" ")[0])
     expected = 28 * 18  # pixels of `b` that have a slope
     assert all(0.95 * expected < pixels < 1.05 * expected for pixels in found.values()), found
@@ -195,7 +195,7 @@ def test_clipped_basins_that_touch_may_have_overlapping_rectangles(tmp_path: Pat
     areas = {"a": {"role": "training", "folder": "a"}, "b": {"role": "gate", "folder": "b"}}
     project = write_project(tmp_path, areas, band_sets=TERRAIN, stack={"resolution": 10})
     for area in areas:
-        assert build(project, area).landslide_pixels
+        assert build_stack(project, area).landslide_pixels
 
 
 def test_boundaries_part_areas_of_one_raster(tmp_path: Path) -> None:
@@ -207,10 +207,10 @@ def test_boundaries_part_areas_of_one_raster(tmp_path: Path) -> None:
     areas = {"a": {"role": "training", "folder": "a"}, "b": {"role": "gate", "folder": "b"}}
     project = write_project(tmp_path, areas, band_sets=TERRAIN, stack={"resolution": 10})
     for area in areas:
-        build(project, area)
+        build_stack(project, area)
     inventory(tmp_path / "b" / "boundary.gpkg", (280, -400, 600, 0))
     with pytest.raises(ParamsError, match="76 pixels are in both"):  # 2 × 38
-        build(project, "a")
+        build_stack(project, "a")
 
 
 def test_training_areas_may_not_overlap_but_transfer_areas_may(tmp_path: Path) -> None:
@@ -221,13 +221,13 @@ def test_training_areas_may_not_overlap_but_transfer_areas_may(tmp_path: Path) -
         project = write_project(tmp_path, areas, band_sets=TERRAIN, stack={"resolution": 10})
         if refused:
             with pytest.raises(ParamsError, match="2,204 pixels are in both"):
-                build(project, "a")
+                build_stack(project, "a")
         else:
-            build(project, "a")
+            build_stack(project, "a")
 
 
 def test_area_whose_sources_are_missing_does_not_stop_another(tmp_path: Path) -> None:
     terrain(tmp_path / "data" / "dtm.tif")
     areas = {"a": {"role": "transfer", "folder": "data"}, "b": {"role": "gate", "folder": "elsewhere"}}
     project = write_project(tmp_path, areas, band_sets=TERRAIN, stack={"resolution": 10})
-    assert build(project, "a").width == 60
+    assert build_stack(project, "a").width == 60

@@ -15,7 +15,7 @@ import shapely
 from source_files import CORNER, UTM, write_project, write_raster
 from talud.cli.main import main
 from talud.data.record import check_current_stack, check_raster_current
-from talud.data.stack import build
+from talud.data.stack import build_stack
 from talud.errors import StudyError
 from talud.project import Project
 
@@ -34,7 +34,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     geopandas.GeoDataFrame(geometry=[square], crs=UTM).to_file(folder / "inventory.gpkg", layer="inventory")
     found = write_project(tmp_path / "project", {"here": AREA})
     monkeypatch.chdir(found.root)
-    build(found, "here")
+    build_stack(found, "here")
     return found
 
 

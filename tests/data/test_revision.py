@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from source_files import CORNER, UTM, write_project, write_raster
-from talud.data.revision import Revision, revise
-from talud.data.stack import build
+from talud.data.revision import Revision, revise_inventory
+from talud.data.stack import build_stack
 from talud.errors import SourceError
 from talud.project import Project
 
@@ -71,7 +71,7 @@ def test_what_changed_is_counted_in_polygons_and_area_and_the_rest_of_the_file_s
     project = make_project(tmp_path / "project", file)
     larger = square(300, 100, 60)
     edits = write(tmp_path / "edits.gpkg", [FOUR[0], larger, FOUR[3], square(500, 500, 20)], who=["x", "y", "z", "x"])
-    result = revise(project, "here", edits)
+    result = revise_inventory(project, "here", edits)
 
     assert counts(result) == (1, 1, 1, 2)
     sizes = [result.before, result.after, result.added, result.removed, result.changed, result.unchanged]
@@ -86,7 +86,7 @@ def test_what_changed_is_counted_in_polygons_and_area_and_the_rest_of_the_file_s
     assert set(found.who.dropna()) == {"x", "y", "z"}
     assert found[found.note == "d"].number.item() == 4
     assert len(list(result.path.parent.iterdir())) == (2 if file != "inventory.shp" else 6)  # and nothing else is left
-    assert build(project, "here").polygons == 4
+    assert build_stack(project, "here").polygons == 4
 
 
 @pytest.mark.parametrize("file", ["inventory.gpkg", "inventory.shp", "inventory.geojson"])
@@ -95,22 +95,22 @@ def test_the_same_correction_twice_changes_nothing(tmp_path: Path, file: str, cr
     project = make_project(tmp_path / "project", file)
     corrected = frame([FOUR[0], square(300, 100, 60)], corrected_by=["x", None], when=["2015-06-01"] * 2).to_crs(crs)
     pyogrio.write_dataframe(corrected, tmp_path / "edits.gpkg")
-    assert revise(project, "here", tmp_path / "edits.gpkg").written
+    assert revise_inventory(project, "here", tmp_path / "edits.gpkg").written
     before = {path: (path.read_bytes(), path.stat().st_ino) for path in (project.root / "data/here").iterdir()}
-    again = revise(project, "here", tmp_path / "edits.gpkg")
+    again = revise_inventory(project, "here", tmp_path / "edits.gpkg")
     assert (again.written, counts(again)) == (False, (0, 0, 0, 2))
     assert {path: (path.read_bytes(), path.stat().st_ino) for path in (project.root / "data/here").iterdir()} == before
 
 
 def test_an_attribute_alone_is_a_change_too(project: Project, tmp_path: Path) -> None:
-    result = revise(project, "here", write(tmp_path / "edits.gpkg", FOUR, note=["a", "b", "seen", "d"]))
+    result = revise_inventory(project, "here", write(tmp_path / "edits.gpkg", FOUR, note=["a", "b", "seen", "d"]))
     assert (result.written, counts(result)) == (True, (0, 0, 0, 4))
     assert set(inventory(project).note) == {"a", "b", "seen", "d", "e"}
 
 
 def test_the_inventory_itself_changes_nothing(project: Project) -> None:
     path = project.root / "data/here/inventory.gpkg"
-    result = revise(project, "here", path)
+    result = revise_inventory(project, "here", path)
     assert (result.written, result.outside, counts(result)) == (False, 1, (0, 0, 0, 4))
 
 
@@ -123,7 +123,7 @@ def test_a_link_into_the_cache_of_dvc_is_replaced_and_never_written_through(
     cached.chmod(0o444)
     link(cached, path)  # type: ignore[operator]
     before = cached.read_bytes()
-    assert revise(project, "here", write(tmp_path / "edits.gpkg", FOUR[:1])).written
+    assert revise_inventory(project, "here", write(tmp_path / "edits.gpkg", FOUR[:1])).written
     assert cached.read_bytes() == before
     assert not path.is_symlink()
     assert path.stat().st_ino != cached.stat().st_ino
@@ -133,7 +133,7 @@ def test_a_link_into_the_cache_of_dvc_is_replaced_and_never_written_through(
 
 def test_an_area_in_which_there_was_nothing_yet(project: Project, tmp_path: Path) -> None:
     write(project.root / "data/here/inventory.gpkg", [OUTSIDE], number=[5])
-    result = revise(project, "here", write(tmp_path / "edits.gpkg", FOUR[:2]))
+    result = revise_inventory(project, "here", write(tmp_path / "edits.gpkg", FOUR[:2]))
     assert (counts(result), result.before.polygons) == ((2, 0, 0, 0), 0)
     found = inventory(project)
     assert (len(found), found.number.dropna().tolist()) == (3, [5])
@@ -142,7 +142,7 @@ def test_an_area_in_which_there_was_nothing_yet(project: Project, tmp_path: Path
 def test_other_layers_of_a_geopackage_stay(project: Project, tmp_path: Path) -> None:
     path = project.root / "data/here/inventory.gpkg"
     pyogrio.write_dataframe(frame([shapely.Point(LEFT, TOP)], name=["a spring"]), path, layer="springs")
-    revise(project, "here", write(tmp_path / "edits.gpkg", FOUR[:2]))
+    revise_inventory(project, "here", write(tmp_path / "edits.gpkg", FOUR[:2]))
     assert dict(pyogrio.list_layers(path)) == {"inventory": "Polygon", "springs": "Point"}
     assert list(pyogrio.read_dataframe(path, layer="springs").name) == ["a spring"]
 
@@ -150,11 +150,11 @@ def test_other_layers_of_a_geopackage_stay(project: Project, tmp_path: Path) -> 
 def test_only_what_the_filter_lets_count_is_replaced(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project", inventory_filter="number < 3")
     edits = write(tmp_path / "edits.gpkg", [FOUR[0], square(500, 500)], number=[1, 7])
-    result = revise(project, "here", edits)
+    result = revise_inventory(project, "here", edits)
     assert (counts(result), result.filtered) == ((0, 1, 0, 1), 1)
     assert sorted(inventory(project).number) == [1, 3, 4, 5]
     with pytest.raises(SourceError, match=r"edits\.gpkg: cannot be read as polygons with .*'number < 3'"):
-        revise(project, "here", write(tmp_path / "edits.gpkg", FOUR))
+        revise_inventory(project, "here", write(tmp_path / "edits.gpkg", FOUR))
 
 
 def spike(at: shapely.Polygon) -> shapely.Polygon:
@@ -165,15 +165,15 @@ def spike(at: shapely.Polygon) -> shapely.Polygon:
 
 def test_what_can_be_mended_without_changing_its_area_is(project: Project, tmp_path: Path) -> None:
     assert not spike(FOUR[1]).is_valid
-    result = revise(project, "here", write(tmp_path / "edits.gpkg", [FOUR[0], spike(FOUR[1]), *FOUR[2:]]))
-    assert len(result.mended) == 1
+    result = revise_inventory(project, "here", write(tmp_path / "edits.gpkg", [FOUR[0], spike(FOUR[1]), *FOUR[2:]]))
+    assert len(result.repaired) == 1
     assert inventory(project).is_valid.all()
 
 
 def test_overlapping_parts_of_a_corrected_landslide_are_united(project: Project, tmp_path: Path) -> None:
     parts = shapely.MultiPolygon([square(100, 100), square(130, 130)])  # 20 m by 20 m lie in both
-    result = revise(project, "here", write(tmp_path / "edits.gpkg", [parts, *FOUR[1:]]))
-    assert len(result.mended) == 1
+    result = revise_inventory(project, "here", write(tmp_path / "edits.gpkg", [parts, *FOUR[1:]]))
+    assert len(result.repaired) == 1
     assert sorted(inventory(project).area.round()) == [2_500, 2_500, 2_500, 2_500, 2 * 2_500 - 400]
 
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_used_is_refused_and_nothing_is_written(
     kind = "Polygon" if not geometries or geometries[0].geom_type == "Polygon" else "Point"
     pyogrio.write_dataframe(frame(geometries, crs), tmp_path / "edits.gpkg", geometry_type=kind)
     with pytest.raises(SourceError, match=said) as refused:
-        revise(project, "here", tmp_path / "edits.gpkg")
+        revise_inventory(project, "here", tmp_path / "edits.gpkg")
     assert "\n" not in str(refused.value)
     assert (project.root / "data/here/inventory.gpkg").read_bytes() == before
 
@@ -211,9 +211,9 @@ def test_what_cannot_be_used_is_refused_and_nothing_is_written(
 def test_a_damaged_file_is_refused(project: Project, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "edits.gpkg").write_bytes(content)
     with pytest.raises(SourceError, match=r"edits\.gpkg: "):
-        revise(project, "here", tmp_path / "edits.gpkg")
+        revise_inventory(project, "here", tmp_path / "edits.gpkg")
     with pytest.raises(SourceError, match="no such file"):
-        revise(project, "here", tmp_path / "elsewhere.gpkg")
+        revise_inventory(project, "here", tmp_path / "elsewhere.gpkg")
 
 
 places = st.lists(
@@ -229,7 +229,7 @@ def test_before_plus_the_changes_is_after(tmp_path_factory: pytest.TempPathFacto
     project = make_project(folder / "project")
     was, now = ([square(100 * x, 100 * y, side) for x, y, side in each] for each in (before, after))
     write(project.root / "data/here/inventory.gpkg", was)
-    result = revise(project, "here", write(folder / "edits.gpkg", now))
+    result = revise_inventory(project, "here", write(folder / "edits.gpkg", now))
     added, removed, changed, unchanged = counts(result)
     assert (len(was), len(now)) == (removed + changed + unchanged, added + changed + unchanged)
     expected = result.before.area + result.added.area - result.removed.area + result.changed.area

@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 
 from source_files import write_project, write_raster
 from talud.data import sar, sources
-from talud.data.stack import build
+from talud.data.stack import build_stack
 from talud.errors import SourceError
 
 
@@ -39,13 +39,13 @@ def test_lee_is_the_formula_pixel_by_pixel() -> None:
         mean, variance = np.nanmean(near), np.nanvar(near)
         weight = (1 - mean**2 / variance / 4.4) / (1 + 1 / 4.4)
         expected[row, column] = mean + np.clip(weight, 0, 1) * (power[row, column] - mean)
-    assert sar.lee(power, 5) == pytest.approx(expected, nan_ok=True, rel=1e-9)
+    assert sar.lee_filter(power, 5) == pytest.approx(expected, nan_ok=True, rel=1e-9)
 
 
 def test_lee_calms_speckle_and_keeps_an_edge() -> None:
     speckle = np.random.default_rng(7).gamma(4.4, 1 / 4.4, (60, 60))
     power = speckle * np.where(np.arange(60) < 30, 0.01, 1.0)
-    filtered = sar.lee(power, 7)
+    filtered = sar.lee_filter(power, 7)
     dark, bright = filtered[5:-5, 5:20], filtered[5:-5, 40:55]
     assert np.mean(bright) == pytest.approx(1, abs=0.05)
     assert np.std(bright) < 0.3 * np.std(power[5:-5, 40:55])
@@ -76,7 +76,7 @@ def test_a_filtered_window_does_not_know_where_it_was_cut(tmp_path: Path) -> Non
     power = np.random.default_rng(3).gamma(4.4, 0.1, (40, 50)).astype(np.float32)
     path = write_raster(tmp_path / "s.tif", power)
     with sources.open_source(path) as dataset:
-        layer = sar.layer(dataset, {"vv": 1}, "pre", "power", "db", 7)
+        layer = sar.sar_layer(dataset, {"vv": 1}, "pre", "power", "db", 7)
         whole = layer.read(Window(0, 0, 50, 40))
         part = layer.read(Window(11, 13, 20, 9))
     assert part == pytest.approx(whole[:, 13:22, 11:31])
@@ -85,9 +85,9 @@ def test_a_filtered_window_does_not_know_where_it_was_cut(tmp_path: Path) -> Non
 def test_neither_tag_nor_params_is_an_error_that_says_what_to_set(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "s.tif", np.ones((4, 4), np.float32))
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match="set sar_unit"):
-        sar.layer(dataset, {"vv": 1}, "pre", None, "db", 0)
+        sar.sar_layer(dataset, {"vv": 1}, "pre", None, "db", 0)
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match="vh is expected in band 2"):
-        sar.layer(dataset, {"vh": 2}, "pre", "db", "db", 0)
+        sar.sar_layer(dataset, {"vh": 2}, "pre", "db", "db", 0)
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_a_unit_that_contradicts_the_file_is_an_error(
     decibels = np.random.default_rng(0).uniform(-20, -5, (20, 20)).astype(np.float32)
     path = write_raster(tmp_path / "s.tif", decibels, **changes)
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match=said):
-        sar.layer(dataset, {"vv": 1}, "pre", unit, "db", 0)
+        sar.sar_layer(dataset, {"vv": 1}, "pre", unit, "db", 0)
 
 
 def test_values_above_zero_are_no_decibels(tmp_path: Path) -> None:
     power = np.random.default_rng(0).gamma(4.4, 0.02, (20, 20)).astype(np.float32)
     path = write_raster(tmp_path / "s.tif", power)
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match="nothing below 0, which is no backsc"):
-        sar.layer(dataset, {"vv": 1}, "pre", "db", "db", 0)
+        sar.sar_layer(dataset, {"vv": 1}, "pre", "db", "db", 0)
 
 
 @pytest.mark.parametrize(("unit", "stated"), [("db", "Decibels"), (None, "dB"), ("power", "Linear power")])
@@ -128,7 +128,7 @@ def test_a_unit_that_fits_the_file_is_taken(tmp_path: Path, unit: str | None, st
     values[0, 0] = -0.001 if unit == "power" else 0.5  # noise was subtracted; a bright corner
     path = write_raster(tmp_path / "s.tif", values, units=(stated,), descriptions=("Gamma0_VV",))
     with sources.open_source(path) as dataset:
-        layer = sar.layer(dataset, {"vv": 1}, "pre", unit, "db", 0)
+        layer = sar.sar_layer(dataset, {"vv": 1}, "pre", unit, "db", 0)
         assert layer.finish(layer.read(Window(0, 0, 4, 4)))[0, 2, 2] == pytest.approx(-10)
 
 
@@ -159,7 +159,7 @@ def test_one_burst_before_and_after_is_what_numpy_makes_of_it(tmp_path: Path, re
         band_sets={"radar": ["vv_pre", "vv_post"]},
         stack={"resolution": 12.5, "sar_unit": unit},
     )
-    build(project, "burst")
+    build_stack(project, "burst")
     with rasterio.open(project.stack("burst")) as dataset:
         stack, grid = dataset.read(), dataset.transform
         assert dataset.descriptions == ("vv_pre", "vv_post")

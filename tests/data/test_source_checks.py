@@ -12,7 +12,7 @@ import pytest
 from source_files import write_raster
 from talud.data import sources
 from talud.data.band_names import BandNumbers
-from talud.data.source_checks import acquired, warn_of_doubts
+from talud.data.source_checks import acquisition_date, warn_about_sources
 from talud.data.stack_spec import StackSpec
 from talud.errors import TaludWarning
 from talud.params import Area, StackOptions
@@ -27,7 +27,7 @@ def said(files: Mapping[str, Path], bands: int = 1, **area: object) -> list[str]
     described = Area.create(role="transfer", folder=".", **area)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_doubts(StackSpec("here", described, files, StackOptions(), (), taken))
+        warn_about_sources(StackSpec("here", described, files, StackOptions(), (), taken))
     assert all(one.category is TaludWarning for one in caught)
     return [str(one.message) for one in caught]
 
@@ -145,5 +145,5 @@ def test_the_day_of_a_scene_comes_from_tags_or_name(
     tmp_path: Path, name: str, tags: dict[str, str], day: str | None
 ) -> None:
     with sources.open_source(write_raster(tmp_path / f"{name}.tif", scene(), tags=tags)) as dataset:
-        found = acquired(dataset)
+        found = acquisition_date(dataset)
     assert (found and found.isoformat()) == day

@@ -21,7 +21,7 @@ from talud.grid import Grid
 UTM = CRS.from_epsg(32618)
 
 
-def layer_of(values: np.ndarray, side: float, corner: tuple[float, float] = CORNER) -> sources.Layer:
+def layer_of(values: np.ndarray, side: float, corner: tuple[float, float] = CORNER) -> sources.SourceLayer:
     """A layer straight from an array (height, width)."""
 
     def read(window: Window) -> np.ndarray:
@@ -32,7 +32,7 @@ def layer_of(values: np.ndarray, side: float, corner: tuple[float, float] = CORN
         return np.where(inside, picked, np.nan)[None]
 
     grid = Grid(UTM, Affine(side, 0, corner[0], 0, -side, corner[1]), *values.shape)
-    return sources.Layer(Path("x.tif"), grid, ("x",), ("",), read)
+    return sources.SourceLayer(Path("x.tif"), grid, ("x",), ("",), read)
 
 
 def test_files_are_found_by_name_beside_their_sidecars(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_files_are_found_by_name_beside_their_sidecars(tmp_path: Path) -> None:
         "inventory.prj", "cloud.geojson", "sar_mask.tif", "notes.txt", "Boundary.gpkg",
     ):  # fmt: skip
         (tmp_path / name).touch()
-    found = sources.find(tmp_path, {})
+    found = sources.find_sources(tmp_path, {})
     assert {source: path.name for source, path in found.items()} == {
         "optical": "optical.TIF",
         "dtm": "dtm.img",
@@ -55,33 +55,35 @@ def test_files_are_found_by_name_beside_their_sidecars(tmp_path: Path) -> None:
 def test_a_named_file_goes_before_the_one_found(tmp_path: Path) -> None:
     for name in ("dtm.tif", "other.tif"):
         (tmp_path / name).touch()
-    assert sources.find(tmp_path, {"dtm": "other.tif"})["dtm"].name == "other.tif"
+    assert sources.find_sources(tmp_path, {"dtm": "other.tif"})["dtm"].name == "other.tif"
     with pytest.raises(SourceError, match=r"gone\.tif: no such file, though params\.yaml names it as dtm"):
-        sources.find(tmp_path, {"dtm": "gone.tif"})
+        sources.find_sources(tmp_path, {"dtm": "gone.tif"})
     (tmp_path / "dtm.img").touch()
     with pytest.raises(SourceError, match=r"dtm.img, dtm.tif could all be dtm"):
-        sources.find(tmp_path, {})
+        sources.find_sources(tmp_path, {})
     with pytest.raises(SourceError, match="no such folder"):
-        sources.find(tmp_path / "nowhere", {})
+        sources.find_sources(tmp_path / "nowhere", {})
 
 
 def test_scale_offset_nodata_and_infinity(tmp_path: Path) -> None:
     values = np.array([[[100, 7, 300]], [[10, 20, 30]]], np.uint16)
     path = write_raster(tmp_path / "a.tif", values, scale=0.01, offset=-1, nodata=7)
     with sources.open_source(path) as dataset:
-        read = sources.read(dataset, (2, 1), Window(-1, 0, 5, 1))
+        read = sources.read_values(dataset, (2, 1), Window(-1, 0, 5, 1))
     nan = np.nan
     assert read == pytest.approx(np.array([[[nan, -0.9, nan, -0.7, nan]], [[nan, 0, nan, 2, nan]]]), nan_ok=True)
     path = write_raster(tmp_path / "b.tif", np.array([[1, np.inf, -np.inf, np.nan]], np.float32))
     with sources.open_source(path) as dataset:
-        assert np.array_equal(sources.read(dataset, (1,), Window(0, 0, 4, 1)), [[[1, nan, nan, nan]]], equal_nan=True)
+        assert np.array_equal(
+            sources.read_values(dataset, (1,), Window(0, 0, 4, 1)), [[[1, nan, nan, nan]]], equal_nan=True
+        )
 
 
 def test_zero_as_nodata_means_black_in_all_bands(tmp_path: Path) -> None:
     values = np.array([[[0, 0, 5]], [[0, 9, 5]], [[0, 0, 5]]], np.uint8)
     path = write_raster(tmp_path / "a.tif", values, nodata=0)
     with sources.open_source(path) as dataset:
-        read = sources.read(dataset, (1, 2, 3), Window(0, 0, 3, 1))
+        read = sources.read_values(dataset, (1, 2, 3), Window(0, 0, 3, 1))
     assert np.array_equal(read[:, 0], [[np.nan, 0, 5], [np.nan, 9, 5], [np.nan, 0, 5]], equal_nan=True)
 
 
@@ -90,12 +92,12 @@ def test_alpha_is_validity_and_no_band(tmp_path: Path) -> None:
     values[3] = [[255, 0], [255, 255]]
     path = write_raster(tmp_path / "a.tif", values, photometric="RGB", alpha="YES")
     with sources.open_source(path) as dataset:
-        assert sources.colour_bands(dataset) == 3
+        assert sources.count_bands_without_alpha(dataset) == 3
         assert np.array_equal(
-            np.isnan(sources.read(dataset, (1,), Window(0, 0, 2, 2)))[0], [[False, True], [False] * 2]
+            np.isnan(sources.read_values(dataset, (1,), Window(0, 0, 2, 2)))[0], [[False, True], [False] * 2]
         )
         with pytest.raises(SourceError, match=r"has 4 bands, but optical_bands expects nir in band 5"):
-            sources.optical(dataset, {"red": 1, "nir": 5})
+            sources.optical_layer(dataset, {"red": 1, "nir": 5})
 
 
 def with_alpha(path: Path, colours: np.ndarray, alpha: np.ndarray, **changes: object) -> Path:
@@ -123,8 +125,8 @@ def test_alpha_band_masks_files_of_any_number_of_bands(
     if nodata:
         expected[:, 5, 7] = np.nan
     with sources.open_source(path) as dataset:
-        read = sources.read(dataset, tuple(range(1, bands + 1)), Window(0, 0, 8, 6))
-        assert sources.colour_bands(dataset) == bands
+        read = sources.read_values(dataset, tuple(range(1, bands + 1)), Window(0, 0, 8, 6))
+        assert sources.count_bands_without_alpha(dataset) == bands
     np.testing.assert_array_equal(read, expected)
 
 
@@ -136,7 +138,7 @@ def test_alpha_counts_beside_a_mask_file(tmp_path: Path) -> None:
         dataset.write_mask(mask)
     assert path.with_suffix(".tif.msk").exists()
     with sources.open_source(path) as dataset:
-        valid = np.isfinite(sources.read(dataset, (1, 4), Window(0, 0, 8, 6))[1])
+        valid = np.isfinite(sources.read_values(dataset, (1, 4), Window(0, 0, 8, 6))[1])
     np.testing.assert_array_equal(valid, (alpha > 0) & (mask > 0))
 
 
@@ -148,7 +150,7 @@ def test_a_band_with_another_name_is_no_alpha(tmp_path: Path, way: str) -> None:
     path = write_raster(tmp_path / "a.tif", values, photometric="RGB", alpha="YES", descriptions=names)
     with sources.open_source(path) as dataset:
         indexes, named = {"described": ((1,), ()), "read": ((1, 4), ()), "numbered": ((1,), (4,))}[way]
-        assert np.isfinite(sources.read(dataset, indexes, Window(0, 0, 4, 4), named)).all()
+        assert np.isfinite(sources.read_values(dataset, indexes, Window(0, 0, 4, 4), named)).all()
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_a_band_with_another_name_is_no_alpha(tmp_path: Path, way: str) -> None:
 def test_a_mask_is_no_optical_image(tmp_path: Path, values: np.ndarray, said: str) -> None:
     path = write_raster(tmp_path / "optical.tif", values)
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match=said):
-        sources.optical(dataset, {"red": 1, "green": 2, "blue": 3})
+        sources.optical_layer(dataset, {"red": 1, "green": 2, "blue": 3})
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_a_mask_is_no_optical_image(tmp_path: Path, values: np.ndarray, said: st
 def test_the_unit_of_an_optical_band(tmp_path: Path, changes: dict, unit: str) -> None:
     path = write_raster(tmp_path / "a.tif", np.full((1, 4, 4), 9, np.uint16), **changes)
     with sources.open_source(path) as dataset:
-        assert sources.optical(dataset, {"red": 1}).units == (unit,)
+        assert sources.optical_layer(dataset, {"red": 1}).units == (unit,)
 
 
 def test_coarser_pixels_are_area_weighted_averages() -> None:
@@ -230,17 +232,17 @@ def test_windows_together_are_the_whole(size: int, side: float, shift: float, se
 
 
 def test_true_metres() -> None:
-    assert warping.true_to_scale(CRS.from_epsg(32618), -75, 6)
-    assert warping.true_to_scale(CRS.from_epsg(9377), -75, 6)  # MAGNA-SIRGAS, Colombia's national grid
-    assert not warping.true_to_scale(CRS.from_epsg(3857), 12, 47)
-    assert not warping.true_to_scale(CRS.from_epsg(4326), -75, 6)
-    assert not warping.true_to_scale(CRS.from_epsg(2263), -74, 40.7)  # US survey feet
-    assert not warping.true_to_scale(CRS.from_epsg(32618), 30, 6)
+    assert warping.has_true_scale(CRS.from_epsg(32618), -75, 6)
+    assert warping.has_true_scale(CRS.from_epsg(9377), -75, 6)  # MAGNA-SIRGAS, Colombia's national grid
+    assert not warping.has_true_scale(CRS.from_epsg(3857), 12, 47)
+    assert not warping.has_true_scale(CRS.from_epsg(4326), -75, 6)
+    assert not warping.has_true_scale(CRS.from_epsg(2263), -74, 40.7)  # US survey feet
+    assert not warping.has_true_scale(CRS.from_epsg(32618), 30, 6)
 
 
 @given(st.floats(-180, 180), st.floats(-80, 84))
 def test_the_utm_zone_is_that_of_the_place(longitude: float, latitude: float) -> None:
-    crs = warping.utm(longitude, latitude)
+    crs = warping.utm_zone(longitude, latitude)
     assert crs.to_dict()["proj"] == "utm"
     central = crs.to_dict()["zone"] * 6 - 183
     assert abs(longitude - central) <= 3 + 1e-9
@@ -253,10 +255,10 @@ def test_a_file_cut_short_is_an_error_when_it_is_read(tmp_path: Path) -> None:
     rasterio.shutil.copy(write_raster(tmp_path / "whole.tif", values), path, driver="COG")  # its directory comes first
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match=r"a\.tif: cannot be read"):
-        sources.read(dataset, (1,), Window(0, 500, 600, 100))
+        sources.read_values(dataset, (1,), Window(0, 500, 600, 100))
 
 
 def test_complex_values_are_refused(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "slc.tif", np.ones((3, 3), np.complex64))
     with rasterio.open(path), sources.open_source(path) as dataset, pytest.raises(SourceError, match="single-look"):
-        sources.read(dataset, (1,), Window(0, 0, 3, 3))
+        sources.read_values(dataset, (1,), Window(0, 0, 3, 3))

@@ -22,7 +22,7 @@ from source_files import CORNER, UTM, write_project, write_raster
 from talud.bands import band_named, groups_of
 from talud.cli.main import main
 from talud.contract import METADATA_KEY, BandContract, Contract, Measurements, ModelInput, ModelOrigin
-from talud.data.stack import bands_taken, build, build_like
+from talud.data.stack import build_stack, build_stack_for_model, read_band_evidence
 from talud.errors import MismatchError, OutputError, ParamsError, SourceError, TaludError
 from talud.files import md5
 from talud.params import Area
@@ -72,7 +72,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def test_a_stack_is_a_cog_that_says_what_it_holds_and_how_it_was_made(project: Project) -> None:
-    record = build(project, "here")
+    record = build_stack(project, "here")
     for path in (project.stack("here"), project.mask("here")):
         assert cog_validate(path, strict=True) == (True, [], [])
     with rasterio.open(project.stack("here")) as dataset:
@@ -113,7 +113,7 @@ def test_a_stack_is_a_cog_that_says_what_it_holds_and_how_it_was_made(project: P
 
 
 def test_each_band_is_resampled_as_suits_it(project: Project) -> None:
-    build(project, "here")
+    build_stack(project, "here")
     folder, bands = project.root / "data" / "here", read(project.stack("here"))
     with rasterio.open(folder / "optical.tif") as dataset:
         fine = np.kron(dataset.read(2) * 1e-4, np.ones((4, 4)))  # 2.5 m
@@ -133,7 +133,7 @@ def test_coarser_sar_is_averaged_as_power(project: Project) -> None:
     coarse = write_project(
         project.root, {"here": AREA}, band_sets={"radar": ["vv_pre"]}, stack={"resolution": 25, "sar_unit": "amplitude"}
     )
-    build(coarse, "here")
+    build_stack(coarse, "here")
     with rasterio.open(project.root / "data" / "here" / "sar_pre.tif") as dataset:
         power = dataset.read(1).astype(np.float64) ** 2
     expected = np.sqrt(power.reshape(30, 2, 40, 2).mean(axis=(1, 3)))
@@ -141,8 +141,8 @@ def test_coarser_sar_is_averaged_as_power(project: Project) -> None:
 
 
 def test_the_same_sources_make_the_same_bytes(project: Project) -> None:
-    first = build(project, "here")
-    assert build(project, "here") == first
+    first = build_stack(project, "here")
+    assert build_stack(project, "here") == first
 
 
 def test_clouds_and_radar_shadow_blank_their_own_bands(project: Project) -> None:
@@ -152,7 +152,7 @@ def test_clouds_and_radar_shadow_blank_their_own_bands(project: Project) -> None
     cloud[10, 10] = 1  # from 100 m to 110 m: within pixel 8
     write_raster(folder / "cloud.tif", cloud, 10)
     polygons(folder / "sar_mask.geojson", (501, -20, 510, -13), crs="EPSG:4326")
-    build(project, "here")
+    build_stack(project, "here")
     bands = read(project.stack("here"))
     expected = np.zeros(SHAPE, bool)
     expected[[0, 8], [0, 8]] = True
@@ -174,18 +174,18 @@ def test_a_mask_of_what_the_stack_does_not_hold_is_no_band_of_it(project: Projec
     polygons(folder / "sar_mask.gpkg", (0, -50, 50, 0))
     files = {"dtm": folder / "dtm.tif", "cloud": folder / "cloud.gpkg", "sar_mask": folder / "sar_mask.gpkg"}
     like = contract("slope")
-    build_like(like, Area.create(role="transfer", folder="."), files, project.root / "new.tif")
+    build_stack_for_model(like, Area.create(role="transfer", folder="."), files, project.root / "new.tif")
     assert list(read(project.root / "new.tif")) == ["slope"]
     (folder / "optical.tif").unlink()
     radar = write_project(project.root, {"here": AREA}, band_sets={"radar": ["vv_pre", "vv_post"]})
-    build(radar, "here")
+    build_stack(radar, "here")
     assert list(read(radar.stack("here")))[3:] == ["vv_pre", "vv_post", "sar_mask"]
 
 
 @pytest.mark.slow
 def test_outside_the_boundary_the_mask_is_unknown(project: Project) -> None:
     polygons(project.root / "data" / "here" / "boundary.shp", (0, -250, 500, 0))
-    record = build(project, "here")
+    record = build_stack(project, "here")
     mask = read(project.mask("here"))["landslide"]
     expected = np.full(SHAPE, 255)
     expected[:20, :40] = 0
@@ -198,7 +198,7 @@ def test_outside_the_boundary_the_mask_is_unknown(project: Project) -> None:
 def test_an_unlabelled_transfer_area_has_a_mask_that_knows_nothing(project: Project) -> None:
     (project.root / "data" / "here" / "inventory.gpkg").unlink()
     unlabelled = write_project(project.root, {"here": {**AREA, "role": "transfer"}})
-    record = build(unlabelled, "here")
+    record = build_stack(unlabelled, "here")
     assert np.array_equal(np.unique(read(unlabelled.mask("here"))["landslide"]), [255])
     assert (record.polygons, record.landslide_pixels) == (None, None)
 
@@ -223,9 +223,9 @@ def test_skipped_and_repaired_polygons_are_said(
 
 @pytest.mark.slow
 def test_a_record_lies_in_the_folder_of_its_role_alone(project: Project) -> None:
-    build(project, "here")
+    build_stack(project, "here")
     moved = write_project(project.root, {"here": {**AREA, "role": "gate"}}, band_sets={"all": EVERYTHING})
-    build(moved, "here")
+    build_stack(moved, "here")
     found = [str(path.relative_to(project.root)) for path in project.root.glob("stacks/*/*.json")]
     assert found == ["stacks/gate/here.json"]
 
@@ -235,7 +235,7 @@ def test_geographic_sources_make_a_stack_in_utm(tmp_path: Path) -> None:
     image = random.integers(1, 255, (3, 60, 60)).astype(np.uint8)
     write_raster(tmp_path / "data" / "here" / "optical.tif", image, 1e-4, (-75.01, 6.01), "EPSG:4326")
     project = write_project(tmp_path, {"here": {**AREA, "role": "transfer"}})
-    build(project, "here")
+    build_stack(project, "here")
     with rasterio.open(project.stack("here")) as dataset:
         values = dataset.read(1)
         assert dataset.crs.to_epsg() == 32618
@@ -268,7 +268,7 @@ def test_two_areas_share_files_by_bounds(project: Project) -> None:
         stack={"resolution": 12.5, "overlap": "allow"},
     )
     for area in whole.params.areas:
-        build(whole, area)
+        build_stack(whole, area)
     parts = [read(whole.stack(area)) for area in ("west", "east")]
     together = {name: np.hstack([part[name] for part in parts]) for name in EVERYTHING}
     for name, values in read(whole.stack("here")).items():
@@ -364,11 +364,11 @@ def test_a_bad_source_is_one_line_and_earlier_results_stay(
     spoil: Any,
     said: str,
 ) -> None:
-    build(project, "here")
+    build_stack(project, "here")
     before = {path: path.read_bytes() for path in project.root.glob("stacks/**/*") if path.is_file()}
     spoil(project.root / "data" / "here")
     with pytest.raises(SourceError, match=said):
-        build(project, "here")
+        build_stack(project, "here")
     assert run(project, monkeypatch, "stack", "here") == 1
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -378,13 +378,13 @@ def test_a_bad_source_is_one_line_and_earlier_results_stay(
 
 
 def test_when_one_output_cannot_be_written_none_is_replaced(project: Project) -> None:
-    build(project, "here")
+    build_stack(project, "here")
     before = project.stack("here").read_bytes()
     project.mask("here").unlink()
     project.mask("here").mkdir()
     write_raster(project.root / "data" / "here" / "sar_pre.tif", np.full((60, 80), -9, np.float32), units=("dB",))
     with pytest.raises(OutputError, match=r"here\.mask\.tif: cannot be written"):
-        build(project, "here")
+        build_stack(project, "here")
     assert project.stack("here").read_bytes() == before
     assert not list(project.root.glob("stacks/.*"))
 
@@ -392,7 +392,7 @@ def test_when_one_output_cannot_be_written_none_is_replaced(project: Project) ->
 def test_an_unwritable_folder_is_an_output_error(project: Project) -> None:
     (project.root / "stacks").write_text("a file where the folder should be")
     with pytest.raises(OutputError, match="cannot be written"):
-        build(project, "here")
+        build_stack(project, "here")
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_an_unwritable_folder_is_an_output_error(project: Project) -> None:
 def test_a_bad_area_is_said(project: Project, changes: dict[str, Any], said: str) -> None:
     wrong = write_project(project.root, {"here": {**AREA, **changes}})
     with pytest.raises(TaludError, match=said):
-        build(wrong, "here")
+        build_stack(wrong, "here")
 
 
 def test_an_optical_band_cannot_take_the_name_of_another_source(tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def contract(*names: str, unit: str = "reflectance", **stack: str) -> Contract:
 def test_model_does_not_carry_the_origin_of_its_project(tmp_path: Path) -> None:
     source = write_raster(tmp_path / "dtm.tif", np.ones((40, 60), np.float32), 25, (LEFT + 3.7, TOP - 1.2))
     asked = contract("slope", origin="[4, 2.5]", overlap="allow", slope="horn")
-    build_like(asked, Area.create(role="transfer", folder="."), {"dtm": source}, tmp_path / "new.tif")
+    build_stack_for_model(asked, Area.create(role="transfer", folder="."), {"dtm": source}, tmp_path / "new.tif")
     with rasterio.open(source) as dataset, rasterio.open(tmp_path / "new.tif") as stack:
         assert stack.transform == dataset.transform
 
@@ -465,7 +465,7 @@ def test_a_model_gets_its_bands_resolution_and_methods(project: Project, tmp_pat
         "vv_post", "slope", "blue", slope="horn", curvature="contour", sar_unit="amplitude", lee_window="5"
     )
     area = Area.create(role="transfer", folder=".", event="2015-05-18")
-    build_like(asked, area, files, out)
+    build_stack_for_model(asked, area, files, out)
     with rasterio.open(out) as dataset:
         assert dataset.descriptions == ("vv_post", "slope", "blue")
         assert dataset.units == ("amplitude", "degree", "reflectance")
@@ -478,10 +478,10 @@ def test_a_model_gets_its_bands_resolution_and_methods(project: Project, tmp_pat
 
 def test_a_stack_for_a_model_is_that_of_the_project(project: Project, tmp_path: Path) -> None:
     same = write_project(project.root, {"here": AREA}, band_sets={"all": EVERYTHING}, stack={"resolution": 25})
-    build(same, "here")
+    build_stack(same, "here")
     folder = project.root / "data" / "here"
     files = {name: folder / f"{name}.tif" for name in ("optical", "dtm", "sar_pre", "sar_post")}
-    build_like(contract(*EVERYTHING), Area.create(role="transfer", folder="."), files, tmp_path / "new.tif")
+    build_stack_for_model(contract(*EVERYTHING), Area.create(role="transfer", folder="."), files, tmp_path / "new.tif")
     for (name, ours), theirs in zip(read(tmp_path / "new.tif").items(), read(same.stack("here")).values(), strict=True):
         assert np.array_equal(ours, theirs, equal_nan=True), name
 
@@ -490,15 +490,15 @@ def test_image_bands_are_found_by_their_names(tmp_path: Path) -> None:
     image = np.arange(1, 5, dtype=np.uint8)[:, None, None] * np.ones((4, 8, 8), np.uint8)
     named = write_raster(tmp_path / "named.tif", image, 25, descriptions=("Blue", "Green", "Red", "NIR"))
     area = Area.create(role="transfer", folder=".")
-    build_like(contract("red", "nir", unit="DN"), area, {"optical": named}, tmp_path / "out.tif")
+    build_stack_for_model(contract("red", "nir", unit="DN"), area, {"optical": named}, tmp_path / "out.tif")
     assert {name: values[4, 4] for name, values in read(tmp_path / "out.tif").items()} == {"red": 3, "nir": 4}
     bare = write_raster(tmp_path / "bare.tif", image, 25)
-    build_like(contract("blue", unit="DN"), area, {"optical": bare}, tmp_path / "out.tif")
+    build_stack_for_model(contract("blue", unit="DN"), area, {"optical": bare}, tmp_path / "out.tif")
     assert read(tmp_path / "out.tif")["blue"][4, 4] == 3
     with pytest.raises(SourceError, match="say which bands they are with --optical-bands"):
-        build_like(contract("red", "nir", unit="DN"), area, {"optical": bare}, tmp_path / "out.tif")
+        build_stack_for_model(contract("red", "nir", unit="DN"), area, {"optical": bare}, tmp_path / "out.tif")
     told = Area.create(role="transfer", folder=".", optical_bands={"red": 2, "nir": 1})
-    build_like(contract("red", "nir", unit="DN"), told, {"optical": bare}, tmp_path / "out.tif")
+    build_stack_for_model(contract("red", "nir", unit="DN"), told, {"optical": bare}, tmp_path / "out.tif")
     assert read(tmp_path / "out.tif")["red"][4, 4] == 2
 
 
@@ -512,12 +512,14 @@ def test_a_project_and_a_model_take_the_same_bands_of_a_described_image(tmp_path
         project = write_project(
             tmp_path, {"here": {**AREA, "role": "transfer"}}, band_sets={"all": ["red", "green", "blue", "nir"]}
         )
-        build(project, "here")
+        build_stack(project, "here")
         area = Area.create(role="transfer", folder=".")
-        build_like(contract("red", "green", "blue", "nir", unit="DN"), area, {"optical": optical}, tmp_path / "new.tif")
+        build_stack_for_model(
+            contract("red", "green", "blue", "nir", unit="DN"), area, {"optical": optical}, tmp_path / "new.tif"
+        )
         for stack in (project.stack("here"), tmp_path / "new.tif"):
             assert {name: values[4, 4] for name, values in read(stack).items()} == expected
-            assert bands_taken(stack)["optical"].startswith("red 3, green 2, blue 1, nir 4 (by description")
+            assert read_band_evidence(stack)["optical"].startswith("red 3, green 2, blue 1, nir 4 (by description")
 
 
 def test_scenes_before_and_after_may_have_their_polarisations_in_another_order(tmp_path: Path) -> None:
@@ -528,7 +530,7 @@ def test_scenes_before_and_after_may_have_their_polarisations_in_another_order(t
     project = write_project(
         tmp_path, {"here": {**AREA, "role": "transfer"}}, band_sets={"all": ["vv_pre", "vh_pre", "vv_post", "vh_post"]}
     )
-    build(project, "here")
+    build_stack(project, "here")
     bands = read(project.stack("here"))
     for name, expected in (("vv_pre", decibels[0, 0]), ("vh_pre", decibels[0, 1]), ("vv_post", decibels[1, 1])):
         assert bands[name] == pytest.approx(expected, abs=1e-4)
@@ -588,7 +590,7 @@ def test_an_area_may_state_scale_and_offset(project: Project) -> None:
     image = np.random.default_rng(1).integers(8000, 20_000, (3, 60, 80)).astype(np.uint16)
     write_raster(project.root / "data/here/optical.tif", image)
     changed = write_project(project.root, {"here": {**AREA, "optical_scale": 0.0000275, "optical_offset": -0.2}})
-    build(changed, "here")
+    build_stack(changed, "here")
     with rasterio.open(changed.stack("here")) as dataset:
         assert dataset.read((1, 2, 3)) == pytest.approx(image * 0.0000275 - 0.2, abs=1e-6)
         assert dataset.units[:3] == ("reflectance",) * 3
@@ -599,7 +601,7 @@ def test_an_area_may_state_scale_and_offset(project: Project) -> None:
 def test_a_real_sentinel_2_scene_in_numbers_becomes_reflectance(tmp_path: Path, real_data: Path) -> None:
     scene = real_data / "chattogram_s2/s2_rgbn_dn.tif"
     area = Area.create(role="transfer", folder=".", optical_scale=0.0001)
-    build_like(contract("red", "green", "blue"), area, {"optical": scene}, tmp_path / "new.tif")
+    build_stack_for_model(contract("red", "green", "blue"), area, {"optical": scene}, tmp_path / "new.tif")
     with rasterio.open(scene) as dataset:
         dn = dataset.read(1, masked=True)
     with rasterio.open(tmp_path / "new.tif") as dataset:
@@ -612,9 +614,11 @@ def test_a_real_sentinel_2_scene_in_numbers_becomes_reflectance(tmp_path: Path, 
 def test_what_a_model_lacks_or_cannot_read_is_said(project: Project, tmp_path: Path) -> None:
     folder, area = project.root / "data" / "here", Area.create(role="transfer", folder=".")
     with pytest.raises(SourceError, match="needs vv_pre: give --sar-pre FILE"):
-        build_like(contract("slope", "vv_pre"), area, {"dtm": folder / "dtm.tif"}, tmp_path / "out.tif")
+        build_stack_for_model(contract("slope", "vv_pre"), area, {"dtm": folder / "dtm.tif"}, tmp_path / "out.tif")
     with pytest.raises(MismatchError, match="red comes in reflectance, but the model 'asked' was trained on DN"):
-        build_like(contract("red", unit="DN"), area, {"optical": folder / "optical.tif"}, tmp_path / "out.tif")
+        build_stack_for_model(
+            contract("red", unit="DN"), area, {"optical": folder / "optical.tif"}, tmp_path / "out.tif"
+        )
     assert not (tmp_path / "out.tif").exists()
 
 
@@ -679,7 +683,7 @@ def test_memory_does_not_grow_with_the_area(tmp_path: Path) -> None:
         area = {"role": "transfer", "folder": str(folder)}
         project = write_project(tmp_path / f"p{pixels}", {"here": area}, band_sets={"terrain": ["slope"]})
         tracemalloc.start()
-        build(project, "here")
+        build_stack(project, "here")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
@@ -696,7 +700,7 @@ def test_kashmir_is_two_areas_that_share_their_files(tmp_path: Path, real_data: 
         band_sets={"terrain": ["slope", "curvature"]},
         stack={"resolution": 50, "inventory_rule": "all_touched"},
     )
-    records = [build(project, area) for area in ("west", "east")]
+    records = [build_stack(project, area) for area in ("west", "east")]
     frame = geopandas.read_file(real_data / "kashmir" / "landslides.shp")
     for record, area in zip(records, (west, east), strict=True):
         assert record.polygons == frame.intersects(box(*area["bounds"])).sum()

@@ -91,7 +91,7 @@ def test_a_void_spoils_its_neighbours_and_nothing_else(tmp_path: Path) -> None:
     z[4, 4] = -32768  # undeclared
     path = write_raster(tmp_path / "dtm.tif", z)
     with sources.open_source(path) as dataset:
-        layer = terrain.layer(dataset, Grid.of(dataset), "horn", "profile")
+        layer = terrain.terrain_layer(dataset, Grid.of(dataset), "horn", "profile")
         values = layer.read(rasterio.windows.Window(0, 0, 9, 9))
     expected = np.zeros((9, 9), bool)
     expected[1:-1, 1:-1] = True
@@ -112,7 +112,7 @@ def test_a_dtm_that_is_not_true_to_scale_is_projected_first(tmp_path: Path, crs:
     plane = 0.4 * (np.reshape(east, xs.shape) - 500_000) + 0.3 * (np.reshape(north, xs.shape) - 5_200_000) + 2000
     path = write_raster(tmp_path / "dtm.tif", plane, side, corner, crs)
     with sources.open_source(path) as dataset:
-        layer = terrain.layer(dataset, target, "zevenbergen_thorne", "profile")
+        layer = terrain.terrain_layer(dataset, target, "zevenbergen_thorne", "profile")
         assert layer.grid.crs == target.crs
         own = warping.pixel_side(Grid.of(dataset), target)
         assert layer.grid.resolution == pytest.approx(own)
@@ -130,7 +130,7 @@ def test_a_dtm_that_is_not_true_to_scale_is_projected_first(tmp_path: Path, crs:
 def test_what_is_no_dtm_in_metres_is_refused(tmp_path: Path, values: np.ndarray, unit: str, said: str) -> None:
     path = write_raster(tmp_path / "dtm.tif", values, units=(unit,))
     with sources.open_source(path) as dataset, pytest.raises(SourceError, match=said):
-        terrain.layer(dataset, Grid.of(dataset), "horn", "profile")
+        terrain.terrain_layer(dataset, Grid.of(dataset), "horn", "profile")
 
 
 @pytest.mark.real

@@ -206,7 +206,7 @@ def test_archives_and_parts_beside_a_source_are_no_second_source(tmp_path: Path)
         "boundary.kmz",
     ):  # fmt: skip
         (tmp_path / name).touch()
-    found = sources.find(tmp_path, {})
+    found = sources.find_sources(tmp_path, {})
     assert {source: path.name for source, path in found.items()} == {
         "optical": "optical.tif",
         "dtm": "dtm.dat",
@@ -216,4 +216,4 @@ def test_archives_and_parts_beside_a_source_are_no_second_source(tmp_path: Path)
     }
     (tmp_path / "inventory.fgb").touch()
     with pytest.raises(SourceError, match=r"inventory\.fgb, inventory\.shp could all be inventory"):
-        sources.find(tmp_path, {})
+        sources.find_sources(tmp_path, {})

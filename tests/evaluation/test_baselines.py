@@ -94,7 +94,7 @@ def test_the_truth_of_test_blocks_and_other_areas_is_not_seen(small_project: Pro
     np.testing.assert_array_equal(probability(again, small_project, "home"), levels)
     assert again.threshold == forest.threshold
     with pytest.MonkeyPatch.context() as patch:  # the split looks at the truth, so it must stay what it was
-        patch.setattr("talud.measurement.sites.split", lambda *_: dealt)
+        patch.setattr("talud.measurement.sites.split_blocks", lambda *_: dealt)
         corrupt(small_project, "home", inside(small_project, "test"))
         again = baselines.fit_forest(small_project, "3band")
         np.testing.assert_array_equal(probability(again, small_project, "home"), levels)

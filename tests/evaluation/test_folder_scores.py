@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 
 from command_line import Run, runner
 from source_files import write_project, write_raster
-from talud.data.stack import build
+from talud.data.stack import build_stack
 from talud.engine.runtime import Model
 from talud.evaluation.scores import assess_area, assess_folder
 
@@ -250,7 +250,7 @@ def test_folder_and_its_patch_stack_have_equal_scores(tmp_path: Path, model: Mod
         Image.fromarray(255 * mask.astype(np.uint8)).save(tmp_path / f"data/valley/masks/{name}.png")
     area = {"role": "transfer", "folder": "data/valley", "patches": {"pixel_size": 12.5}}
     project = write_project(tmp_path, {"valley": area})
-    build(project, "valley")
+    build_stack(project, "valley")
     apart, together = assess_folder(model, tmp_path / "data/valley"), assess_area(model, project, "valley")
     assert (together.unit, together.assessment.windows, together.pixels) == ("patches", 7, "all patches")
     assert (together.assessment, together.scores) == (apart.assessment, apart.scores)

@@ -78,7 +78,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
                 raise error("the network fails")
             return BLOCKS(model, tiles, batch, tta)
 
-        monkeypatch.setattr(mapping, "_blocks", blocks)
+        monkeypatch.setattr(mapping, "_compute_batch", blocks)
         return tried
 
     return fail

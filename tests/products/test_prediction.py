@@ -439,7 +439,7 @@ def test_interrupted_network_keeps_the_earlier_map(
             raise KeyboardInterrupt
         return cores(self, windows, tiles)
 
-    monkeypatch.setattr(Model, "cores", third_fails)
+    monkeypatch.setattr(Model, "run_cores", third_fails)
     with pytest.raises(KeyboardInterrupt):
         predict(model, stack, tmp_path / "out", MapOptions(tile=32))
     assert contents(tmp_path / "out") == before

@@ -13,7 +13,7 @@ from shapely.geometry import box
 
 from source_files import CORNER, UTM, write_raster
 from talud.bands import Group
-from talud.data.stack import build_like
+from talud.data.stack import build_stack_for_model
 from talud.engine.runtime import Model
 from talud.mapping.options import MapOptions
 from talud.params import Area
@@ -61,7 +61,7 @@ def mapped(model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         )  # fmt: skip
         files[source] = folder / f"{source}.gpkg"
         geopandas.GeoDataFrame(geometry=[hidden], crs=UTM).to_file(files[source])
-    build_like(model.contract, Area.create(role="transfer", folder="."), files, folder / "stack.tif")
+    build_stack_for_model(model.contract, Area.create(role="transfer", folder="."), files, folder / "stack.tif")
     return folder / "out", predict(model, folder / "stack.tif", folder / "out", MapOptions(tile=16))
 
 

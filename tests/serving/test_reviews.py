@@ -342,7 +342,7 @@ def test_complex_outline_is_refused_before_repair(monkeypatch: pytest.MonkeyPatc
     grid = grid_of(HEIGHT, WIDTH)
     rng = np.random.default_rng(0)
     west, south, east, north = shapely.geometry.shape(in_degrees(square(100, 100, 800))).bounds
-    monkeypatch.setattr(map_polygons, "polygonal", lambda _: pytest.fail("mended"))
+    monkeypatch.setattr(map_polygons, "extract_polygons", lambda _: pytest.fail("mended"))
 
     def refused(rings: list[np.ndarray]) -> str:
         closed = [[*ring.tolist(), ring[0].tolist()] for ring in rings]

@@ -14,7 +14,7 @@ from talud.text import counted, dimensions
 
 if TYPE_CHECKING:
     from talud.data.record import StackRecord
-    from talud.data.revision import Revision, Tally
+    from talud.data.revision import PolygonTotals, Revision
     from talud.params import Area, Source
     from talud.project import Project
 
@@ -70,13 +70,13 @@ def stack(
 
 
 def _build_areas(areas: list[str]) -> None:
-    from talud.data.stack import build
+    from talud.data.stack import build_stack
     from talud.project import Project
 
     project = Project.find()
     for area in areas:
         with show_progress(f"stack {area}", "windows") as progress:
-            record = build(project, area, progress)
+            record = build_stack(project, area, progress)
         print(f"{area}: {project.stack(area).relative_to(project.root)}, {_record_line(record)}")
         sources.print_bands(project.stack(area))
 
@@ -112,13 +112,13 @@ def _patches_text(record: StackRecord) -> str:
 def _build_for_model(model: str, out: Path, files: dict[Source, Path], area: Area) -> None:
     import talud
     from talud import source_files
-    from talud.data.stack import build_like
+    from talud.data.stack import build_stack_for_model
 
     loaded = talud.load_model(model)
     source_files.check_output_file(out, [*files.values(), loaded.path])
     contract = loaded.contract
     with show_progress("stack", "windows") as progress:
-        grid = build_like(contract, area, files, out, progress)
+        grid = build_stack_for_model(contract, area, files, out, progress)
     print(
         f"{out}: {', '.join(contract.input.band_names)}; {dimensions(grid.width, grid.height)} of {grid.resolution:g} m"
     )
@@ -153,13 +153,13 @@ def import_(
 
         talud inventory import corrected.gpkg --area synthetic_argelia
     """
-    from talud.data.revision import revise
+    from talud.data.revision import revise_inventory
     from talud.project import Project
 
     project = Project.find()
-    result = revise(project, area, edits)
-    if result.mended:
-        print(f"repaired: {len(result.mended)} (features {', '.join(map(str, result.mended))})")
+    result = revise_inventory(project, area, edits)
+    if result.repaired:
+        print(f"repaired: {len(result.repaired)} (features {', '.join(map(str, result.repaired))})")
     for column, name in result.renamed.items():
         print(f"column '{column}' is renamed to '{name}'")
     if result.outside:
@@ -168,7 +168,7 @@ def import_(
         print(f"ignored: {result.filtered} excluded by inventory_filter of the area")
     print(f"{area}: {_tally_text(result.before)} before, {_tally_text(result.after)} after")
     for name in ("added", "removed", "changed", "unchanged"):
-        tally: Tally = getattr(result, name)
+        tally: PolygonTotals = getattr(result, name)
         print(f"  {name}: {_tally_text(tally, signed=name == 'changed')}")
     if not result.written:
         print(f"no changes; {_relative_path(project, result.path)} was not written")
@@ -179,7 +179,7 @@ def import_(
         print(f"  {command}")
 
 
-def _tally_text(tally: Tally, *, signed: bool = False) -> str:
+def _tally_text(tally: PolygonTotals, *, signed: bool = False) -> str:
     hectares = tally.area / 10_000
     return f"{tally.polygons:,} polygon{'' if tally.polygons == 1 else 's'}, {hectares:{'+' if signed else ''},.2f} ha"
 

@@ -121,7 +121,7 @@ with_sources = with_options("given", {name: (kind, None) for name, kind in _SOUR
 
 def print_bands(stack: Path) -> None:
     """Print which bands of each source a stack uses, and how they were identified."""
-    from talud.data.stack import bands_taken
+    from talud.data.stack import read_band_evidence
 
-    for source, words in bands_taken(stack).items():
+    for source, words in read_band_evidence(stack).items():
         print(f"bands of {source}: {words}")

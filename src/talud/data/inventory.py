@@ -123,7 +123,7 @@ def _explain_misplacement(crs: CRS, extent: Bounds, grid: Grid) -> str | None:
     if _touches(crs, (bottom, left, top, right), grid):
         return "its x and y are swapped: longitude comes before latitude, east before north; swap them"
     degrees = max(abs(left), abs(right)) <= 180 and max(abs(bottom), abs(top)) <= 90
-    for other in ([_WGS84] if degrees else []) + [grid.crs, warping.utm(*warping.centre(grid))]:
+    for other in ([_WGS84] if degrees else []) + [grid.crs, warping.utm_zone(*warping.centre(grid))]:
         if other != crs and _touches(other, extent, grid):
             return (
                 f"its coordinates are those of {_crs_name(other)}, but it says {_crs_name(crs)}; assign the right one: "

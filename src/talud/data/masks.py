@@ -89,7 +89,7 @@ def read_classes(path: Path) -> NDArray[np.uint8]:
         SourceError: the file cannot be read, or is no mask.
     """
     with sources.open_source(path) as raster, translate_read_errors(path):
-        planes = raster.read(list(range(1, max(sources.colour_bands(raster), 1) + 1)))
+        planes = raster.read(list(range(1, max(sources.count_bands_without_alpha(raster), 1) + 1)))
         opaque = read_alpha_mask(raster, alpha_bands(raster, (1,)))
         known = read_validity(raster, (1,))[0] & opaque & np.isfinite(planes[0])
         palette = _palette(raster)

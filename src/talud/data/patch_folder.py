@@ -253,7 +253,7 @@ def _read_image(path: Path, channels: list[int], side: int) -> NDArray[np.float3
             pixels = np.stack([np.asarray(values[..., channel - 1], np.float32) for channel in channels])
     else:
         with sources.open_source(path) as dataset:
-            pixels = sources.read(dataset, channels, _full_window(dataset)).astype(np.float32)
+            pixels = sources.read_values(dataset, channels, _full_window(dataset)).astype(np.float32)
     _check_side(path, pixels.shape[1:], side)
     pixels[:, ~np.isfinite(pixels).all(axis=0)] = np.nan
     return pixels

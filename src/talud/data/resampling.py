@@ -21,8 +21,8 @@ from rasterio.windows import Window
 from talud.bands import OCCLUSION_MASKS, band_named
 from talud.data import sar, sources, terrain, warping
 from talud.data.inventory import Polygons
-from talud.data.sources import Layer
-from talud.data.stack_spec import RASTERS, SHADE_SOURCES, StackSpec
+from talud.data.sources import SourceLayer
+from talud.data.stack_spec import OCCLUSION_SOURCES, RASTER_SOURCES, StackSpec
 from talud.errors import ParamsError, SourceError, TaludWarning
 from talud.grid import Grid
 from talud.params import Source
@@ -38,7 +38,7 @@ class SourceStack:
     """The open sources of an area and their common grid."""
 
     grid: Grid
-    layers: Mapping[Layer, float]  # → the side of a stack pixel in source pixels
+    layers: Mapping[SourceLayer, float]  # → the side of a stack pixel in source pixels
     occlusions: Mapping[Source, Callable[[Grid], NDArray[np.bool_]]]
     bands: tuple[str, ...]
     synthetic: bool
@@ -97,7 +97,7 @@ def open_sources(spec: StackSpec) -> Iterator[SourceStack]:
             _check_overlap(spec, dataset, grid)
         layers = [_layer(spec, source, dataset, grid) for source, dataset in datasets.items()]
         shades = {
-            source: _occlusion_mask(spec, source, grid, opened) for source in SHADE_SOURCES if source in spec.bands
+            source: _occlusion_mask(spec, source, grid, opened) for source in OCCLUSION_SOURCES if source in spec.bands
         }
         ratios = {layer: grid.resolution / warping.pixel_side(layer.grid, grid) for layer in layers}
         synthetic = any(dataset.tags().get("TALUD_SYNTHETIC") == "yes" for dataset in datasets.values())
@@ -121,7 +121,7 @@ def _open_rasters(spec: StackSpec, opened: ExitStack) -> dict[Source, DatasetRea
     """Open the rasters of a stack until the exit stack is closed."""
     return {
         source: opened.enter_context(sources.open_source(spec.files[source]))
-        for source in RASTERS
+        for source in RASTER_SOURCES
         if source in spec.files
     }
 
@@ -139,13 +139,13 @@ def _grid(spec: StackSpec, datasets: Sequence[DatasetReader]) -> Grid:
             crs = CRS.from_user_input(spec.area.crs)
         except (CRSError, ValueError) as error:
             raise ParamsError(f"areas.{spec.name}.crs: '{spec.area.crs}' is no coordinate system") from error
-        if not warping.true_to_scale(crs, *place):
+        if not warping.has_true_scale(crs, *place):
             raise ParamsError(
                 f"areas.{spec.name}.crs: {spec.area.crs} does not count true metres at the area; take its UTM "
-                f"zone, {warping.utm(*place)}, or a national grid in metres"
+                f"zone, {warping.utm_zone(*place)}, or a national grid in metres"
             )
     else:
-        crs = own.crs if warping.true_to_scale(own.crs, *place) else warping.utm(*place)
+        crs = own.crs if warping.has_true_scale(own.crs, *place) else warping.utm_zone(*place)
     bounds = spec.area.bounds or warping.bounds_in(crs, own)
     return Grid.from_centres(crs, bounds, spec.options.resolution, _origin(spec, crs, datasets))
 
@@ -177,18 +177,18 @@ def _check_overlap(spec: StackSpec, dataset: DatasetReader, grid: Grid) -> None:
         )
 
 
-def _layer(spec: StackSpec, source: Source, dataset: DatasetReader, grid: Grid) -> Layer:
+def _layer(spec: StackSpec, source: Source, dataset: DatasetReader, grid: Grid) -> SourceLayer:
     area, options = spec.area, spec.options
     if source == "optical":
-        wanted = {name: number for name, number in spec.taken[source].numbers.items() if name in spec.bands}
-        named = spec.taken[source].numbers.values()
-        return sources.optical(dataset, wanted, named, area.optical_scale, area.optical_offset)
+        wanted = {name: number for name, number in spec.band_numbers[source].numbers.items() if name in spec.bands}
+        named = spec.band_numbers[source].numbers.values()
+        return sources.optical_layer(dataset, wanted, named, area.optical_scale, area.optical_offset)
     if source == "dtm":
-        return terrain.layer(dataset, grid, options.slope, options.curvature)
+        return terrain.terrain_layer(dataset, grid, options.slope, options.curvature)
     time: Literal["pre", "post"] = "pre" if source == "sar_pre" else "post"
-    taken = spec.taken[source].numbers
+    taken = spec.band_numbers[source].numbers
     polarisations = {name: taken[name] for name in sar.POLARISATIONS if f"{name}_{time}" in spec.bands}
-    return sar.layer(dataset, polarisations, time, area.sar_unit, options.sar_unit, options.lee_window)
+    return sar.sar_layer(dataset, polarisations, time, area.sar_unit, options.sar_unit, options.lee_window)
 
 
 def _occlusion_mask(
@@ -210,10 +210,10 @@ def _occlusion_mask(
     _check_overlap(spec, dataset, grid)
 
     def clouded(window: Window) -> NDArray[np.floating]:
-        pixels = np.nan_to_num(sources.read(dataset, (1,), window))
+        pixels = np.nan_to_num(sources.read_values(dataset, (1,), window))
         return np.not_equal(pixels, 0).astype(np.float32)
 
-    layer = Layer(path, Grid.of(dataset), (source,), ("",), clouded, resampling=Resampling.nearest)
+    layer = SourceLayer(path, Grid.of(dataset), (source,), ("",), clouded, resampling=Resampling.nearest)
     ratio = grid.resolution / warping.pixel_side(layer.grid, grid)
 
     def touched(target: Grid) -> NDArray[np.bool_]:

@@ -37,16 +37,16 @@ from talud.project import Project
 from talud.source_files import fingerprint
 from talud.vector import merge_pending_edits, open_vector, plain_path
 
-AREA_TOLERANCE = 0.01  # of a polygon's area: as much may mending it change
-SAME = 0.001  # metres between two outlines that are one: editing in another CRS moves them by less
-_NAMED = 5  # features, at most, that an error names
+MAX_AREA_CHANGE = 0.01  # of a polygon's area: as much may mending it change
+SAME_OUTLINE_METRES = 0.001  # metres between two outlines that are one: editing in another CRS moves them by less
+_MAX_FEATURES_IN_ERROR = 5  # features, at most, that an error names
 _DRIVERS = {".gpkg": "GPKG", ".shp": "ESRI Shapefile", ".geojson": "GeoJSON", ".json": "GeoJSON"}
-_SHAPEFILE = (".shp", ".shx", ".dbf", ".prj", ".cpg")
-_INDEXES = (".qix", ".sbn", ".sbx")  # of a Shapefile's polygons, which would be those of before
+_SHAPEFILE_SUFFIXES = (".shp", ".shx", ".dbf", ".prj", ".cpg")
+_SHAPEFILE_INDEX_SUFFIXES = (".qix", ".sbn", ".sbx")  # of a Shapefile's polygons, which would be those of before
 
 
 @dataclass(frozen=True)
-class Tally:
+class PolygonTotals:
     """A number of polygons and their area in m².
 
     For changed polygons the area is the increase, which may be negative.
@@ -76,20 +76,20 @@ class Revision:
     """
 
     path: Path
-    before: Tally
-    after: Tally
-    added: Tally
-    removed: Tally
-    changed: Tally
-    unchanged: Tally
-    mended: tuple[int, ...]
+    before: PolygonTotals
+    after: PolygonTotals
+    added: PolygonTotals
+    removed: PolygonTotals
+    changed: PolygonTotals
+    unchanged: PolygonTotals
+    repaired: tuple[int, ...]
     outside: int
     filtered: int
     renamed: dict[str, str]
     written: bool
 
 
-def revise(project: Project, name: str, edits: Path) -> Revision:
+def revise_inventory(project: Project, name: str, edits: Path) -> Revision:
     """Replace the inventory of an area by a corrected one.
 
     After an error the present one is unchanged.
@@ -117,25 +117,25 @@ def revise(project: Project, name: str, edits: Path) -> Revision:
     current, counts = _read(path, area.inventory_filter)
     corrected, valid = _read(edits, area.inventory_filter)
     filtered, corrected = int((~valid).sum()), corrected[valid]
-    corrected, mended = _mended(edits, corrected)
+    corrected, mended = _repair(edits, corrected)
     reserved = () if path.suffix.lower() != ".gpkg" else columns.key_and_geometry_options(path).values()
     corrected, renamed = columns.fit_columns(edits, corrected, current, path.suffix.lower(), reserved)
     corrected = corrected.to_crs(current.crs)
-    inside, here = _touching(corrected, grid), counts & _touching(current, grid)
+    inside, here = _touches_grid(corrected, grid), counts & _touches_grid(current, grid)
     if not inside.any():
         place = Polygons.read(edits, "inventory", grid.crs, area.inventory_filter).find_misplacement(grid)
         clause = f"; {place.explanation}" if place else ""
         raise SourceError(f"{edits}: none of its {len(inside)} polygons lies in area '{name}'{clause}")
     old, new = current[here].reset_index(drop=True), corrected[inside].reset_index(drop=True)
-    pairs = _pairs(_ground(old, grid), _ground(new, grid))
-    frame = _joined(current[~here], _carried(old, new, pairs), current)
+    pairs = _pair_polygons(_project_polygons(old, grid), _project_polygons(new, grid))
+    frame = _join_features(current[~here], _carry_attributes_over(old, new, pairs), current)
     written = _replace(path, frame, current, grid, area.inventory_filter, len(new), known)
-    return Revision(path, *_tallies(old, new, pairs, grid), mended, int((~inside).sum()), filtered, renamed, written)
+    return Revision(path, *_total(old, new, pairs, grid), mended, int((~inside).sum()), filtered, renamed, written)
 
 
 def _inventory(project: Project, name: str, area: Area) -> Path:
     folder = project.folder(area)
-    path = sources.find(folder, area.files).get("inventory")
+    path = sources.find_sources(folder, area.files).get("inventory")
     if path is None:
         raise SourceError(f"{folder}: area '{name}' has no inventory to correct; put it there as inventory.gpkg")
     if path.suffix.lower() not in _DRIVERS:
@@ -178,7 +178,7 @@ def _reading(path: Path, where: str | None) -> Iterator[Path]:
         yield whole
 
 
-def _mended(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDataFrame, tuple[int, ...]]:
+def _repair(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDataFrame, tuple[int, ...]]:
     """Return the features as valid polygons, and the numbers of those that were invalid.
 
     Raises:
@@ -187,15 +187,17 @@ def _mended(path: Path, frame: geopandas.GeoDataFrame) -> tuple[geopandas.GeoDat
     raw = frame.geometry.to_numpy()
     areal = np.isin(shapely.get_type_id(raw), (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON))
     areal &= ~shapely.is_empty(raw) & np.isfinite(shapely.bounds(raw)).all(axis=1)
-    _refuse(path, frame.index[~areal], "no polygon, or an empty one; draw it again, or delete it")
+    _refuse_features(path, frame.index[~areal], "no polygon, or an empty one; draw it again, or delete it")
     invalid = ~shapely.is_valid(raw)
     mended = raw.copy()
     mended[invalid] = [extract_polygons(geometry) for geometry in raw[invalid]]
     # Overlapping parts are united, which loses no ground: each part is compared with itself.
     before = np.array([_area_of_parts(geometry) for geometry in raw[invalid]])
     after = np.array([_area_of_parts(geometry, extract_polygons) for geometry in raw[invalid]])
-    kept = np.abs(after - before) <= AREA_TOLERANCE * before
-    _refuse(path, frame.index[invalid][~kept], "crosses itself, and mending it would change its area; draw it again")
+    kept = np.abs(after - before) <= MAX_AREA_CHANGE * before
+    _refuse_features(
+        path, frame.index[invalid][~kept], "crosses itself, and mending it would change its area; draw it again"
+    )
     return frame.assign(geometry=mended), tuple(int(number) for number in frame.index[invalid])
 
 
@@ -206,24 +208,24 @@ def _area_of_parts(
     return float(np.nansum(shapely.area([repair(part) for part in shapely.get_parts(geometry)])))
 
 
-def _refuse(path: Path, numbers: Sequence[int], why: str) -> None:
+def _refuse_features(path: Path, numbers: Sequence[int], why: str) -> None:
     if len(numbers):
-        named = ", ".join(str(number) for number in numbers[:_NAMED])
-        more = f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else ""
+        named = ", ".join(str(number) for number in numbers[:_MAX_FEATURES_IN_ERROR])
+        more = f" and {len(numbers) - _MAX_FEATURES_IN_ERROR} more" if len(numbers) > _MAX_FEATURES_IN_ERROR else ""
         raise SourceError(
             f"{path}: feature{'s' if len(numbers) > 1 else ''} {named}{more}: {why}; nothing was imported"
         )
 
 
-def _ground(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.object_]:
+def _project_polygons(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.object_]:
     """Return valid polygons in the CRS of a grid, None where there is none."""
     valid = geopandas.GeoSeries([extract_polygons(each) for each in frame.geometry], crs=frame.crs, index=frame.index)
     moved: NDArray[np.object_] = valid.to_crs(grid.crs.to_wkt()).to_numpy()
     return moved
 
 
-def _touching(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.bool_]:
-    touching: NDArray[np.bool_] = shapely.intersects(_ground(frame, grid), shapely.box(*grid.bounds))
+def _touches_grid(frame: geopandas.GeoDataFrame, grid: Grid) -> NDArray[np.bool_]:
+    touching: NDArray[np.bool_] = shapely.intersects(_project_polygons(frame, grid), shapely.box(*grid.bounds))
     return touching
 
 
@@ -236,7 +238,7 @@ class _Pairs:
     same: NDArray[np.bool_]
 
 
-def _pairs(old: NDArray[np.object_], new: NDArray[np.object_]) -> _Pairs:
+def _pair_polygons(old: NDArray[np.object_], new: NDArray[np.object_]) -> _Pairs:
     """Pair polygons one to one, in order of their intersection over union."""
     found, its = shapely.STRtree(old).query(new, predicate="intersects")
     common = shapely.area(shapely.intersection(new[found], old[its]))
@@ -250,12 +252,16 @@ def _pairs(old: NDArray[np.object_], new: NDArray[np.object_]) -> _Pairs:
             paired.add(place)
     theirs, mine = (np.array(list(places), np.intp) for places in (taken.keys(), taken.values()))
     moved = np.abs(shapely.bounds(new[mine]) - shapely.bounds(old[theirs])).max(axis=1, initial=0)
-    same = np.asarray(moved <= SAME)
-    same[same] = shapely.hausdorff_distance(new[mine[same]], old[theirs[same]]) <= SAME  # the costly question last
+    same = np.asarray(moved <= SAME_OUTLINE_METRES)
+    same[same] = (
+        shapely.hausdorff_distance(new[mine[same]], old[theirs[same]]) <= SAME_OUTLINE_METRES
+    )  # the costly question last
     return _Pairs(mine, theirs, same)
 
 
-def _carried(old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _Pairs) -> geopandas.GeoDataFrame:
+def _carry_attributes_over(
+    old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _Pairs
+) -> geopandas.GeoDataFrame:
     """Return the corrected features, with attributes carried over.
 
     Where an outline is unchanged, the old feature keeps what the correction does not state.
@@ -269,7 +275,7 @@ def _carried(old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _P
     return joined
 
 
-def _joined(
+def _join_features(
     kept: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, current: geopandas.GeoDataFrame
 ) -> geopandas.GeoDataFrame:
     """Join the features that stay and those of the correction.
@@ -303,15 +309,15 @@ def _replace(
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         made = Path(folder) / f"{path.stem}{path.suffix.lower()}"
         _write(made, frame, path)
-        if _features(_read(made, None)[0]) == _features(current):
+        if _count_equal_features(_read(made, None)[0]) == _count_equal_features(current):
             return False
         found = len(Polygons.read(made, "inventory", grid.crs, where).within(grid).geometries)
         if found != expected:
             raise OutputError(
                 f"{path}: would hold {found} polygons in the area instead of {expected}; it stays as it was"
             )
-        suffixes = _SHAPEFILE if made.suffix == ".shp" else (made.suffix,)
-        parts = {_beside(path, suffix): made.with_suffix(suffix) for suffix in suffixes}
+        suffixes = _SHAPEFILE_SUFFIXES if made.suffix == ".shp" else (made.suffix,)
+        parts = {_sibling(path, suffix): made.with_suffix(suffix) for suffix in suffixes}
         parts = {target: part for target, part in parts.items() if part.exists()}
         merge_pending_edits(path)
         if fingerprint(path) != known:
@@ -320,12 +326,12 @@ def _replace(
             for part, target in zip(parts.values(), scratch, strict=True):
                 shutil.copyfile(part, target)
     if made.suffix == ".shp":
-        for suffix in _INDEXES:
-            _beside(path, suffix).unlink(missing_ok=True)
+        for suffix in _SHAPEFILE_INDEX_SUFFIXES:
+            _sibling(path, suffix).unlink(missing_ok=True)
     return True
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _sibling(path: Path, suffix: str) -> Path:
     """Return the file of the same name with another suffix, in upper or lower case."""
     like = (other for other in path.parent.glob(f"{path.stem}.*") if other.suffix.lower() == suffix)
     return next(like, path.with_suffix(suffix))
@@ -355,37 +361,37 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
         raise OutputError(f"{path}: cannot be written: {' '.join(str(error).split())}") from error
 
 
-def _features(frame: geopandas.GeoDataFrame) -> Counter[tuple[object, ...]]:
+def _count_equal_features(frame: geopandas.GeoDataFrame) -> Counter[tuple[object, ...]]:
     """Count equal features: outlines with their attributes."""
     names = sorted(frame.columns.drop("geometry"))
-    shapes = shapely.to_wkb(shapely.normalize([_flat(each) for each in frame.geometry]))
+    shapes = shapely.to_wkb(shapely.normalize([_single_part(each) for each in frame.geometry]))
     rows = zip(*(frame[name] for name in names), strict=True) if names else [()] * len(frame)
     stated = (tuple(str(pair) for pair in zip(names, row, strict=True) if pandas.notna(pair[1])) for row in rows)
     return Counter(zip(shapes, stated, strict=True))
 
 
-def _flat(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
+def _single_part(geometry: shapely.Geometry | None) -> shapely.Geometry | None:
     """Return the only part of a multipolygon, or the geometry itself."""
     parts = shapely.get_parts(geometry)
     return parts[0] if len(parts) == 1 else geometry
 
 
-def _tallies(
+def _total(
     old: geopandas.GeoDataFrame, new: geopandas.GeoDataFrame, pairs: _Pairs, grid: Grid
-) -> tuple[Tally, Tally, Tally, Tally, Tally, Tally]:
+) -> tuple[PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals, PolygonTotals]:
     """Return the tallies before, after, added, removed, changed and unchanged."""
     metre = float(grid.crs.linear_units_factor[1])
-    was, now = (shapely.area(_ground(frame, grid)) * metre**2 for frame in (old, new))
+    was, now = (shapely.area(_project_polygons(frame, grid)) * metre**2 for frame in (old, new))
     removed, added = np.ones(len(was), bool), np.ones(len(now), bool)
     removed[pairs.old], added[pairs.new] = False, False
     other = ~pairs.same
     grown = now[pairs.new[other]].sum() - was[pairs.old[other]].sum()
     stays = now[pairs.new[pairs.same]]
     return (
-        Tally(len(was), float(was.sum())),
-        Tally(len(now), float(now.sum())),
-        Tally(int(added.sum()), float(now[added].sum())),
-        Tally(int(removed.sum()), float(was[removed].sum())),
-        Tally(int(other.sum()), float(grown)),
-        Tally(len(stays), float(stays.sum())),
+        PolygonTotals(len(was), float(was.sum())),
+        PolygonTotals(len(now), float(now.sum())),
+        PolygonTotals(int(added.sum()), float(now[added].sum())),
+        PolygonTotals(int(removed.sum()), float(was[removed].sum())),
+        PolygonTotals(int(other.sum()), float(grown)),
+        PolygonTotals(len(stays), float(stays.sum())),
     )

@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from scipy.ndimage import uniform_filter
 
 from talud.data import sources
-from talud.data.sources import Layer
+from talud.data.sources import SourceLayer
 from talud.errors import SourceError
 from talud.grid import Grid
 from talud.params import SarUnit
@@ -24,7 +24,7 @@ Polarisation = Literal["vv", "vh"]
 POLARISATIONS: tuple[Polarisation, ...] = ("vv", "vh")
 UNIT_NAMES: Mapping[SarUnit, str] = {"amplitude": "amplitude", "power": "power", "db": "dB"}
 # As producers write them in a band's unit, or in one of the tags below.
-_SPELLINGS: Mapping[str, SarUnit] = {
+_UNITS_BY_SPELLING: Mapping[str, SarUnit] = {
     "amplitude": "amplitude",
     "power": "power",
     "linear power": "power",
@@ -36,15 +36,17 @@ _SPELLINGS: Mapping[str, SarUnit] = {
 }
 _UNIT_TAGS = ("SAR_UNIT", "UNIT", "UNITS", "unit", "units", "OUTPUT_BACKSCATTER_EXPRESSION_CONVENTION")
 # Words of a description that are units; "power" and "linear" may describe something else there.
-_DESCRIBING = frozenset({"db", "decibel", "decibels", "amplitude", "intensity"})
-_NEGATIVE_SHARE = 0.1  # of the values of power that subtracting noise may have made negative
-_LOWEST_DB = -100.0  # what is less is a fill value
-_LOOKS = 4.4  # equivalent number of looks of Sentinel-1 IW GRD in high resolution, by its product specification
+_UNIT_WORDS = frozenset({"db", "decibel", "decibels", "amplitude", "intensity"})
+_MAX_NEGATIVE_SHARE = 0.1  # of the values of power that subtracting noise may have made negative
+_MIN_DB = -100.0  # what is less is a fill value
+_EQUIVALENT_LOOKS = (
+    4.4  # equivalent number of looks of Sentinel-1 IW GRD in high resolution, by its product specification
+)
 
-Values = NDArray[np.floating]
+Backscatter = NDArray[np.floating]
 
 
-def to_power(values: Values, unit: SarUnit) -> Values:
+def to_power(values: Backscatter, unit: SarUnit) -> Backscatter:
     """Convert backscatter to power, NaN where it is not positive.
 
     Power is the square of amplitude; no echo is no measurement.
@@ -55,18 +57,18 @@ def to_power(values: Values, unit: SarUnit) -> Values:
     return np.where(values > 0, power, np.nan)
 
 
-def from_power(power: Values, unit: SarUnit) -> Values:
+def from_power(power: Backscatter, unit: SarUnit) -> Backscatter:
     """Convert power, above 0 or NaN, to another unit.
 
     Amplitude is its root, decibels are 10 log₁₀ of it.
     """
     if unit == "db":
-        decibels: Values = 10 * np.log10(power)
+        decibels: Backscatter = 10 * np.log10(power)
         return decibels
     return np.sqrt(power) if unit == "amplitude" else power
 
 
-def lee(power: Values, window: int) -> Values:
+def lee_filter(power: Backscatter, window: int) -> Backscatter:
     """Apply Lee's speckle filter to power (height, width) over windows of `window` pixels.
 
     NaN pixels take no part.
@@ -81,7 +83,7 @@ def lee(power: Values, window: int) -> Values:
     share, total, squares = (
         uniform_filter(part, window, mode="constant") for part in (valid.astype(np.float64), values, values**2)
     )
-    speckle = 1 / _LOOKS
+    speckle = 1 / _EQUIVALENT_LOOKS
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / share
         variation = np.maximum(squares / share - mean**2, 0) / mean**2
@@ -100,18 +102,20 @@ def stated_unit(dataset: DatasetReader, index: int) -> tuple[SarUnit, str] | Non
     """
     tags = {**dataset.tags(), **dataset.tags(index)}
     texts = {"band unit": dataset.units[index - 1], **{f"tag {name}": tags.get(name) for name in _UNIT_TAGS}}
-    found = {place: unit for place, text in texts.items() if (unit := _SPELLINGS.get((text or "").strip().lower()))}
+    found = {
+        place: unit for place, text in texts.items() if (unit := _UNITS_BY_SPELLING.get((text or "").strip().lower()))
+    }
     description = dataset.descriptions[index - 1] or ""
     for word in re.split(r"[^a-z]+", description.lower()):
-        if word in _DESCRIBING:
-            found.setdefault("description", _SPELLINGS[word])
+        if word in _UNIT_WORDS:
+            found.setdefault("description", _UNITS_BY_SPELLING[word])
     if len(set(found.values())) > 1:
         stated = " and ".join(f"{UNIT_NAMES[unit]} ({place})" for place, unit in found.items())
         raise SourceError(f"{dataset.name}: states two units for band {index}: {stated}; correct the wrong one")
     return next(((unit, place) for place, unit in found.items()), None)
 
 
-def _unit_of(dataset: DatasetReader, indexes: Sequence[int], given: SarUnit | None) -> SarUnit:
+def _scene_unit(dataset: DatasetReader, indexes: Sequence[int], given: SarUnit | None) -> SarUnit:
     """Return the unit of a scene.
 
     The unit that the user gives and the one in the file must agree, and fit the values.
@@ -138,10 +142,10 @@ def _unit_of(dataset: DatasetReader, indexes: Sequence[int], given: SarUnit | No
         np.array([numbers[index - 1] for index in indexes])[:, None, None]
         for numbers in (dataset.scales, dataset.offsets)
     )
-    values = sources.sample(dataset, indexes) * scales + offsets
-    values = values[np.isfinite(values) & (values != 0) & (values > _LOWEST_DB)]
+    values = sources.read_sample(dataset, indexes) * scales + offsets
+    values = values[np.isfinite(values) & (values != 0) & (values > _MIN_DB)]
     negative = np.count_nonzero(values < 0) / max(len(values), 1)
-    if unit != "db" and negative > _NEGATIVE_SHARE:
+    if unit != "db" and negative > _MAX_NEGATIVE_SHARE:
         raise SourceError(
             f"{dataset.name}: {negative:.0%} of its values are negative, which {UNIT_NAMES[unit]} cannot be; they look "
             "like dB: set sar_unit (--sar-unit) to db"
@@ -155,14 +159,14 @@ def _unit_of(dataset: DatasetReader, indexes: Sequence[int], given: SarUnit | No
     return unit
 
 
-def layer(
+def sar_layer(
     dataset: DatasetReader,
     numbers: Mapping[Polarisation, int],
     time: Literal["pre", "post"],
     unit: SarUnit | None,
     stack_unit: SarUnit,
     lee_window: int,
-) -> Layer:
+) -> SourceLayer:
     """Return the layer of polarisations of a scene.
 
     It is resampled as power and ends in `stack_unit`.
@@ -184,19 +188,21 @@ def layer(
                 f"{dataset.name}: has {counted(dataset.count, 'band')}, but {name} is expected in band {number}"
             )
     indexes = tuple(numbers.values())
-    scene_unit = _unit_of(dataset, indexes, unit)
+    scene_unit = _scene_unit(dataset, indexes, unit)
     margin = lee_window // 2
 
-    def read(window: Window) -> Values:
-        values = sources.read(dataset, indexes, sources.grown(window, margin))
+    def read(window: Window) -> Backscatter:
+        values = sources.read_values(dataset, indexes, sources.expand_window(window, margin))
         power = to_power(values, scene_unit)
         power[:, ~np.isfinite(power).all(axis=0)] = np.nan
         if not lee_window:
             return power
         rows = slice(margin, margin + int(window.height))
         columns = slice(margin, margin + int(window.width))
-        return np.stack([lee(band, lee_window)[rows, columns] for band in power])
+        return np.stack([lee_filter(band, lee_window)[rows, columns] for band in power])
 
     bands = tuple(f"{polarisation}_{time}" for polarisation in numbers)
     units = (UNIT_NAMES[stack_unit],) * len(bands)
-    return Layer(Path(dataset.name), Grid.of(dataset), bands, units, read, lambda power: from_power(power, stack_unit))
+    return SourceLayer(
+        Path(dataset.name), Grid.of(dataset), bands, units, read, lambda power: from_power(power, stack_unit)
+    )

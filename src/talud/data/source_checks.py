@@ -32,14 +32,26 @@ from talud.grid import Grid
 from talud.params import Area, Source
 from talud.project import Project
 
-_FILLS = (0.0, -1.0, -99.0, -999.0, -9999.0, -32767.0, -32768.0, -99999.0, 32767.0, 65535.0, float(np.finfo("f4").min))
-_LEAST_SHARE = 0.001  # of the pixels, from which a value that many of them have is suspected to be fill
-_EMPTY_GAP_METRES = 20.0  # between fill and terrain; a coast has pixels at every height above 0
-_SPIKE = 20  # times as many pixels as have a neighbouring value
-_SHARE_AT_EDGE = 0.5  # of the fill of an optical image, which is connected with its border
-_DAY = re.compile(r"(?<!\d)((?:19[89]|20\d)\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
+_FILL_VALUES = (
+    0.0,
+    -1.0,
+    -99.0,
+    -999.0,
+    -9999.0,
+    -32767.0,
+    -32768.0,
+    -99999.0,
+    32767.0,
+    65535.0,
+    float(np.finfo("f4").min),
+)
+_MIN_FILL_SHARE = 0.001  # of the pixels, from which a value that many of them have is suspected to be fill
+_MIN_FILL_GAP_METRES = 20.0  # between fill and terrain; a coast has pixels at every height above 0
+_SPIKE_RATIO = 20  # times as many pixels as have a neighbouring value
+_MIN_EDGE_SHARE = 0.5  # of the fill of an optical image, which is connected with its border
+_DATE_PATTERN = re.compile(r"(?<!\d)((?:19[89]|20\d)\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)")
 # The first day in the name of a product of Sentinel-1 or 2, of OPERA or of Landsat is that of its acquisition.
-_PRODUCT = re.compile(r"S[12][A-D]_|OPERA_|L[COTEM]0\d_|T\d\d[A-Z]{3}_")
+_PRODUCT_PATTERN = re.compile(r"S[12][A-D]_|OPERA_|L[COTEM]0\d_|T\d\d[A-Z]{3}_")
 _DATE_TAGS = (
     "ACQUISITION_DATE", "ACQUISITIONDATE", "DATE_ACQUIRED", "ACQUISITION_DATETIME", "ACQUISITION_TIME", "SENSING_TIME",
     "ACQUISITION_START_TIME", "SENSING_START", "ZERO_DOPPLER_START_TIME", "PRODUCT_START_TIME", "START_TIME",
@@ -47,7 +59,7 @@ _DATE_TAGS = (
 )  # fmt: skip
 
 
-def warn_of_doubts(spec: StackSpec) -> None:
+def warn_about_sources(spec: StackSpec) -> None:
     """Warn of suspicious sources of a stack that may be intended.
 
     Raises:
@@ -57,27 +69,27 @@ def warn_of_doubts(spec: StackSpec) -> None:
     samples: dict[Source, NDArray[np.float64]] = {}
     used: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post")
     for source in (source for source in used if source in spec.files):
-        indexes = [1] if source == "dtm" else [*spec.taken[source].numbers.values()]
+        indexes = [1] if source == "dtm" else [*spec.band_numbers[source].numbers.values()]
         with sources.open_source(spec.files[source]) as dataset:
-            days[source] = acquired(dataset)
-            samples[source] = sources.sample(dataset, indexes) if indexes else np.empty((0, 0, 0))
+            days[source] = acquisition_date(dataset)
+            samples[source] = sources.read_sample(dataset, indexes) if indexes else np.empty((0, 0, 0))
             if samples[source].size:
-                _warn_of_fill(dataset, source, samples[source], spec)
-    _warn_of_scenes(spec, samples)
-    _warn_of_days(spec, days)
+                _warn_about_fill(dataset, source, samples[source], spec)
+    _warn_about_equal_scenes(spec, samples)
+    _warn_about_dates(spec, days)
 
 
-def acquired(dataset: DatasetReader) -> date | None:
+def acquisition_date(dataset: DatasetReader) -> date | None:
     """Return the day on which a scene was acquired, by its tags or its name.
 
     None where they state no day, or several.
     """
     tags = {key.upper(): text for key, text in dataset.tags().items()}
-    found = [day for key in _DATE_TAGS if (day := _DAY.search(tags.get(key, "")))]
+    found = [day for key in _DATE_TAGS if (day := _DATE_PATTERN.search(tags.get(key, "")))]
     if not found:
         name = Path(dataset.name).stem
-        found = list(_DAY.finditer(name))
-        if len({day.groups() for day in found}) > 1 and not _PRODUCT.search(name):
+        found = list(_DATE_PATTERN.finditer(name))
+        if len({day.groups() for day in found}) > 1 and not _PRODUCT_PATTERN.search(name):
             return None
     try:
         return date(*map(int, found[0].groups())) if found else None
@@ -89,7 +101,7 @@ def _warn(text: str) -> None:
     warnings.warn(text, TaludWarning, stacklevel=3)
 
 
-def _warn_of_scenes(spec: StackSpec, samples: Mapping[Source, NDArray[np.float64]]) -> None:
+def _warn_about_equal_scenes(spec: StackSpec, samples: Mapping[Source, NDArray[np.float64]]) -> None:
     """Warn where pre- and post-event SAR scenes have the same pixels."""
     pre, post = samples.get("sar_pre"), samples.get("sar_post")
     if pre is not None and post is not None and pre.size and np.array_equal(pre, post, equal_nan=True):
@@ -99,7 +111,7 @@ def _warn_of_scenes(spec: StackSpec, samples: Mapping[Source, NDArray[np.float64
         )
 
 
-def _warn_of_days(spec: StackSpec, found: Mapping[Source, date | None]) -> None:
+def _warn_about_dates(spec: StackSpec, found: Mapping[Source, date | None]) -> None:
     """Warn where stated days contradict those given, the event or each other."""
     given = {"optical": spec.area.acquired.optical, "sar_pre": spec.area.acquired.sar_pre}
     given["sar_post"], event = spec.area.acquired.sar_post, spec.area.event
@@ -123,14 +135,14 @@ def _warn_of_days(spec: StackSpec, found: Mapping[Source, date | None]) -> None:
             _warn(f"{spec.files[source]}: is of {days[source]}, before the event of {event}")
 
 
-def _warn_of_fill(dataset: DatasetReader, source: Source, sample: NDArray[np.float64], spec: StackSpec) -> None:
+def _warn_about_fill(dataset: DatasetReader, source: Source, sample: NDArray[np.float64], spec: StackSpec) -> None:
     """Warn of frequent values that look like nodata and are not declared."""
     if source == "optical":
         found = _optical_fill(sample)
     elif source == "dtm":
         found = _terrain_fill(sample[0] * dataset.scales[0] + dataset.offsets[0], dataset)
     else:
-        stated = stated_unit(dataset, next(iter(spec.taken[source].numbers.values())))
+        stated = stated_unit(dataset, next(iter(spec.band_numbers[source].numbers.values())))
         unit = spec.area.sar_unit or (stated[0] if stated else None)
         found = _radar_fill(sample[0], decibels=unit == "db")
     if not found:
@@ -150,11 +162,11 @@ def _terrain_fill(elevation: NDArray[np.float64], dataset: DatasetReader) -> tup
     No other heights lie near it.
     """
     heights, counts = np.unique(elevation[np.isfinite(elevation)], return_counts=True)
-    for stored in _FILLS:
+    for stored in _FILL_VALUES:
         at = np.flatnonzero(heights == stored * dataset.scales[0] + dataset.offsets[0])
-        if not len(at) or len(heights) < 2 or counts[at[0]] < _LEAST_SHARE * elevation.size:
+        if not len(at) or len(heights) < 2 or counts[at[0]] < _MIN_FILL_SHARE * elevation.size:
             continue
-        if np.abs(np.delete(heights, at[0]) - heights[at[0]]).min() > _EMPTY_GAP_METRES:
+        if np.abs(np.delete(heights, at[0]) - heights[at[0]]).min() > _MIN_FILL_GAP_METRES:
             return stored, int(counts[at[0]])
     return None
 
@@ -165,12 +177,12 @@ def _radar_fill(values: NDArray[np.float64], *, decibels: bool) -> tuple[float, 
     Values of 0 and less are no power, and are invalid anyway.
     """
     found, counts = np.unique(values[np.isfinite(values)], return_counts=True)
-    for fill in _FILLS:
+    for fill in _FILL_VALUES:
         at = np.flatnonzero(found == fill)
         if not len(at) or len(found) < 2 or not (decibels or fill > 0):
             continue
         neighbours = counts[[place for place in (at[0] - 1, at[0] + 1) if 0 <= place < len(found)]].max()
-        if counts[at[0]] >= max(_LEAST_SHARE * values.size, _SPIKE * neighbours):
+        if counts[at[0]] >= max(_MIN_FILL_SHARE * values.size, _SPIKE_RATIO * neighbours):
             return fill, int(counts[at[0]])
     return None
 
@@ -180,17 +192,17 @@ def _optical_fill(bands: NDArray[np.float64]) -> tuple[float, int] | None:
 
     All bands have it there, and hardly any pixel has a similar value.
     """
-    step = 2.0 if np.nanmax(bands, initial=0) > _SPIKE else 1e-3
-    for fill in _FILLS:
+    step = 2.0 if np.nanmax(bands, initial=0) > _SPIKE_RATIO else 1e-3
+    for fill in _FILL_VALUES:
         marked = (bands == fill).all(axis=0)
         count = int(marked.sum())
-        if count < _LEAST_SHARE * marked.size or marked.all():
+        if count < _MIN_FILL_SHARE * marked.size or marked.all():
             continue
         near = int((np.abs(bands - fill) <= step).all(axis=0).sum()) - count
         pieces, _ = label(marked, np.ones((3, 3)))
         rim = np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]])
         at_edge = np.isin(pieces, rim[rim > 0]).sum()
-        if count >= _SPIKE * near and at_edge >= _SHARE_AT_EDGE * count:
+        if count >= _SPIKE_RATIO * near and at_edge >= _MIN_EDGE_SHARE * count:
             return fill, count
     return None
 
@@ -223,7 +235,7 @@ class _Footprint:
         return inside
 
 
-def refuse_overlap(project: Project, spec: StackSpec, source_stack: SourceStack) -> None:
+def check_overlap(project: Project, spec: StackSpec, source_stack: SourceStack) -> None:
     """Refuse an area that shares pixels with another, unless params.yaml allows it.
 
     Areas whose sources cannot be used, or are not there, are passed over: `talud stack` of that area says so.
@@ -239,16 +251,16 @@ def refuse_overlap(project: Project, spec: StackSpec, source_stack: SourceStack)
     if spec.options.overlap == "allow":
         return
     for name, area in project.params.areas.items():
-        if name == spec.name or not _excluded(spec.area, area):
+        if name == spec.name or not _must_not_overlap(spec.area, area):
             continue
         try:
             other = spec_of_area(project, name)
-            if not _windows(source_stack.grid, stack_grid(other)):
+            if not _overlap_windows(source_stack.grid, stack_grid(other)):
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # `talud stack` of that area shows them
                 with open_sources(other) as opened:
-                    shared = _shared(_Footprint.of(spec, source_stack), _Footprint.of(other, opened), area)
+                    shared = _count_shared_pixels(_Footprint.of(spec, source_stack), _Footprint.of(other, opened), area)
         except TaludError:
             continue
         if shared:
@@ -259,7 +271,7 @@ def refuse_overlap(project: Project, spec: StackSpec, source_stack: SourceStack)
             )
 
 
-def _excluded(one: Area, other: Area) -> bool:
+def _must_not_overlap(one: Area, other: Area) -> bool:
     """Check whether two areas must not share pixels.
 
     Patches have no coordinates and never overlap.
@@ -270,7 +282,7 @@ def _excluded(one: Area, other: Area) -> bool:
     return one.role != other.role or one.role == "training"
 
 
-def _windows(grid: Grid, other: Grid) -> list[Window]:
+def _overlap_windows(grid: Grid, other: Grid) -> list[Window]:
     """Return windows that cover the overlap of a grid with another grid.
 
     There are none where the grids lie apart.
@@ -289,15 +301,15 @@ def _windows(grid: Grid, other: Grid) -> list[Window]:
     ]
 
 
-def _shared(one: _Footprint, other: _Footprint, other_area: Area) -> int:
+def _count_shared_pixels(one: _Footprint, other: _Footprint, other_area: Area) -> int:
     """Count the pixels that two areas share.
 
     A pixel of one area counts if its centre lies in a pixel of the other, and it belongs to both.
     """
     grid = other.source_stack.grid
     count = 0
-    for window in _windows(one.source_stack.grid, grid):
-        rows, columns, x, y = _centres(one.source_stack.grid.crop(window), grid)
+    for window in _overlap_windows(one.source_stack.grid, grid):
+        rows, columns, x, y = _pixel_positions(one.source_stack.grid.crop(window), grid)
         inside = (rows >= 0) & (rows < grid.height) & (columns >= 0) & (columns < grid.width)
         if other_area.bounds:
             left, bottom, right, top = other_area.bounds
@@ -314,7 +326,7 @@ def _shared(one: _Footprint, other: _Footprint, other_area: Area) -> int:
     return count
 
 
-def _centres(
+def _pixel_positions(
     grid: Grid, other: Grid
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Return the position of each pixel's centre in another grid.

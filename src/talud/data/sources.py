@@ -23,18 +23,18 @@ from talud.source_files import COMPANION_SUFFIXES
 from talud.text import counted
 from talud.vector import ARCHIVE_SUFFIXES, OTHER_VECTOR_SUFFIXES, VECTOR_SUFFIXES, check_supported_format
 
-_RASTERS: frozenset[Source] = frozenset({"optical", "dtm", "sar_pre", "sar_post"})
-_VECTORS: frozenset[Source] = frozenset({"inventory", "boundary"})
+_RASTER_SOURCES: frozenset[Source] = frozenset({"optical", "dtm", "sar_pre", "sar_post"})
+_VECTOR_SOURCES: frozenset[Source] = frozenset({"inventory", "boundary"})
 # What lies beside a raster or Shapefile under its name and is no source itself.
 _SIDECARS = frozenset(
     {".aux", ".cpg", ".csv", ".dbf", ".dvc", ".hdr", ".jgw", ".md", ".md5", ".msk", ".ovr", ".pgw", ".prj"}
     | {".qix", ".qmd", ".qml", ".rrd", ".sbn", ".sbx", ".shx", ".tfw", ".txt", ".wld", ".xml"}
 )
-_SAMPLE = 512  # rows and columns
+_MAX_SAMPLE_SIDE = 512  # rows and columns
 
 
 @dataclass(frozen=True)
-class Layer:
+class SourceLayer:
     """The bands of one source on a grid of its own, ready to be resampled.
 
     Attributes:
@@ -57,7 +57,7 @@ class Layer:
     resampling: Resampling = Resampling.bilinear
 
 
-def find(folder: Path, files: Mapping[Source, str]) -> dict[Source, Path]:
+def find_sources(folder: Path, files: Mapping[Source, str]) -> dict[Source, Path]:
     """Find the sources of an area.
 
     They are those that `files` names, else found by name in `folder` (`optical.tif`, `dtm.img` …).
@@ -68,8 +68,8 @@ def find(folder: Path, files: Mapping[Source, str]) -> dict[Source, Path]:
     if not folder.is_dir():
         raise SourceError(f"{folder}: no such folder; bring the sources there (dvc pull, for those under version)")
     found: dict[Source, Path] = {}
-    for source in (*sorted(_RASTERS), *sorted(_VECTORS), "cloud", "sar_mask"):
-        path = _named(folder, source, files[source]) if source in files else _lying_in(folder, source)
+    for source in (*sorted(_RASTER_SOURCES), *sorted(_VECTOR_SOURCES), "cloud", "sar_mask"):
+        path = _named(folder, source, files[source]) if source in files else _find_by_name(folder, source)
         if path:
             found[source] = path
     return found
@@ -79,12 +79,12 @@ def _named(folder: Path, source: Source, name: str) -> Path:
     path = folder / name
     if not path.exists():
         raise SourceError(f"{path}: no such file, though params.yaml names it as {source}")
-    if source not in _RASTERS:
+    if source not in _RASTER_SOURCES:
         check_supported_format(path)
     return path
 
 
-def _lying_in(folder: Path, source: Source) -> Path | None:
+def _find_by_name(folder: Path, source: Source) -> Path | None:
     """Return the file in a folder that is a source by its name.
 
     Raises:
@@ -93,9 +93,9 @@ def _lying_in(folder: Path, source: Source) -> Path | None:
     named = [path for path in sorted(folder.iterdir()) if _stem(path) == source and _suffix(path) not in _SIDECARS]
     others = [path for path in named if _suffix(path) in OTHER_VECTOR_SUFFIXES]
     candidates = [path for path in named if path not in others and not path.is_dir()]
-    if source in _VECTORS:
+    if source in _VECTOR_SOURCES:
         candidates = [path for path in candidates if _suffix(path) in VECTOR_SUFFIXES]
-    if source in _RASTERS:
+    if source in _RASTER_SOURCES:
         candidates = [path for path in candidates if _suffix(path) not in VECTOR_SUFFIXES]
     elif others and not candidates:
         check_supported_format(others[0])
@@ -140,7 +140,7 @@ def open_source(path: Path) -> Iterator[DatasetReader]:
             yield dataset
 
 
-def read(
+def read_values(
     dataset: DatasetReader, indexes: Sequence[int], window: Window, named: Collection[int] = ()
 ) -> NDArray[np.float64]:
     """Read values with scale and offset applied, (bands, height, width).
@@ -181,7 +181,7 @@ def read(
     return values
 
 
-def sample(dataset: DatasetReader, indexes: Sequence[int]) -> NDArray[np.float64]:
+def read_sample(dataset: DatasetReader, indexes: Sequence[int]) -> NDArray[np.float64]:
     """Return a sample of bands as they are stored; NaN where invalid.
 
     It has at most 512 rows and columns, evenly spread.
@@ -189,7 +189,7 @@ def sample(dataset: DatasetReader, indexes: Sequence[int]) -> NDArray[np.float64
     Raises:
         SourceError: the pixels cannot be read.
     """
-    shape = (min(dataset.height, _SAMPLE), min(dataset.width, _SAMPLE))
+    shape = (min(dataset.height, _MAX_SAMPLE_SIDE), min(dataset.width, _MAX_SAMPLE_SIDE))
     with translate_read_errors(dataset.name):
         pixels = dataset.read(list(indexes), out_shape=(len(indexes), *shape))
         valid = read_validity(dataset, indexes, shape=shape)
@@ -206,25 +206,25 @@ def _overlap(window: Window, height: int, width: int) -> Window | None:
     return Window(left, top, right - left, bottom - top) if right > left and bottom > top else None
 
 
-def grown(window: Window, margin: int) -> Window:
+def expand_window(window: Window, margin: int) -> Window:
     """Return the window with `margin` more pixels on each side."""
     return Window(
         window.col_off - margin, window.row_off - margin, window.width + 2 * margin, window.height + 2 * margin
     )
 
 
-def colour_bands(dataset: DatasetReader) -> int:
+def count_bands_without_alpha(dataset: DatasetReader) -> int:
     """Return the number of bands of a dataset without alpha."""
     return len(dataset.indexes) - len(alpha_bands(dataset))
 
 
-def optical(
+def optical_layer(
     dataset: DatasetReader,
     numbers: Mapping[str, int],
     named: Collection[int] = (),
     scale: float | None = None,
     offset: float | None = None,
-) -> Layer:
+) -> SourceLayer:
     """Return the named bands of an optical image.
 
     Args:
@@ -249,17 +249,17 @@ def optical(
         for number in numbers.values()
     )
     indexes = tuple(numbers.values())
-    given = _scaling_given(dataset, indexes, scale, offset)
+    given = _scaling_to_apply(dataset, indexes, scale, offset)
     if given != (1, 0):
         units = ("reflectance",) * len(indexes)
 
     def pixels(window: Window) -> NDArray[np.floating]:
-        return (read(dataset, indexes, window, named) * given[0] + given[1]).astype(np.float32)
+        return (read_values(dataset, indexes, window, named) * given[0] + given[1]).astype(np.float32)
 
-    return Layer(Path(dataset.name), Grid.of(dataset), tuple(numbers), units, pixels)
+    return SourceLayer(Path(dataset.name), Grid.of(dataset), tuple(numbers), units, pixels)
 
 
-def _scaling_given(
+def _scaling_to_apply(
     dataset: DatasetReader, indexes: Sequence[int], scale: float | None, offset: float | None
 ) -> tuple[float, float]:
     """Return the scale and offset to apply in addition to those of the file.

@@ -21,7 +21,7 @@ from talud.data.inventory import Polygons
 from talud.data.masks import KnownPixels, check_both_classes, mask_layout
 from talud.data.record import BANDS_TAG_PREFIX, StackRecord, remove_stale_records, sources_tag, stack_settings
 from talud.data.resampling import SourceStack, open_sources
-from talud.data.source_checks import refuse_overlap
+from talud.data.source_checks import check_overlap
 from talud.data.stack_spec import StackSpec, spec_for_model, spec_of_area
 from talud.errors import MismatchError, SourceError
 from talud.files import atomic_replace_all, md5, sync_to_disk
@@ -36,7 +36,7 @@ from talud.source_files import fingerprint
 
 
 @dataclass(frozen=True)
-class Labels:
+class MaskPolygons:
     """Polygons of a mask.
 
     Without an inventory, or outside the boundary, pixels are unknown.
@@ -56,7 +56,7 @@ class Labels:
         return mask
 
 
-def build(project: Project, area: str, progress: Progress | None = None) -> StackRecord:
+def build_stack(project: Project, area: str, progress: Progress | None = None) -> StackRecord:
     """Make stack, mask and record of an area; after an error, none.
 
     Args:
@@ -69,13 +69,13 @@ def build(project: Project, area: str, progress: Progress | None = None) -> Stac
         SourceError: a source is missing, cannot be read, or cannot be used.
         OutputError: the files cannot be written.
     """
-    make = patch_stack.build_patch_stack if project.params.area(area).patches else _bring_together
+    make = patch_stack.build_patch_stack if project.params.area(area).patches else _build_from_rasters
     record = make(project, area, progress)
     remove_stale_records(project, area)
     return record
 
 
-def _bring_together(project: Project, area: str, progress: Progress | None) -> StackRecord:
+def _build_from_rasters(project: Project, area: str, progress: Progress | None) -> StackRecord:
     """Make stack, mask and record of an area of rasters."""
     spec = spec_of_area(project, area)
     fingerprints = {source: fingerprint(path) for source, path in spec.files.items()}
@@ -83,23 +83,23 @@ def _bring_together(project: Project, area: str, progress: Progress | None) -> S
     for target in targets:
         source_files.check_output_file(target, spec.files.values())
     with open_sources(spec) as source_stack:
-        refuse_overlap(project, spec, source_stack)
-        labels = _labels(spec, source_stack.grid)
-        source_checks.warn_of_doubts(spec)
+        check_overlap(project, spec, source_stack)
+        labels = _read_mask_polygons(spec, source_stack.grid)
+        source_checks.warn_about_sources(spec)
         with atomic_replace_all(*targets) as (stack, mask, record_file):
-            known = _write(spec, source_stack, progress, stack, (mask, labels), sources_tag(fingerprints))
+            known = _write_stack(spec, source_stack, progress, stack, (mask, labels), sources_tag(fingerprints))
             if spec.area.role != "transfer" and not known.landslide:
                 raise SourceError(
                     f"area '{area}': the inventory marks no pixel inside the boundary by the rule "
                     f"'{spec.options.inventory_rule}'; look at its position, or set inventory_rule to all_touched"
                 )
             check_both_classes(known, f"the mask of area '{spec.name}'", spec.area.role)
-            record = _record(spec, source_stack, labels, known.landslide, fingerprints, (md5(stack), md5(mask)))
+            record = _make_record(spec, source_stack, labels, known.landslide, fingerprints, (md5(stack), md5(mask)))
             record.write(record_file)
     return record
 
 
-def build_like(
+def build_stack_for_model(
     contract: Contract,
     area: Area,
     files: Mapping[Source, Path],
@@ -107,7 +107,7 @@ def build_like(
     progress: Progress | None = None,
     *,
     name: str | None = None,
-    origin: Mapping[str, str] | None = None,
+    provenance: Mapping[str, str] | None = None,
 ) -> Grid:
     """Make the stack that a model needs, and return its grid.
 
@@ -119,7 +119,7 @@ def build_like(
         out: the stack.
         progress: told, after each window, how many are done and how many there are.
         name: of the area; default: that of the file.
-        origin: what `origin_like` says, to be kept in the stack, where `origin_of` finds it.
+        provenance: result of `describe_provenance`, to be stored in the stack for `read_provenance`.
 
     Raises:
         SourceError: a source that the model needs is missing, cannot be read, or cannot be used.
@@ -129,17 +129,19 @@ def build_like(
     source_files.check_output_file(out, files.values())
     spec = spec_for_model(contract, area, files, name or out.stem)
     with open_sources(spec) as source_stack:
-        _refuse_other_units(source_stack, contract)
-        source_checks.warn_of_doubts(spec)
+        _check_units(source_stack, contract)
+        source_checks.warn_about_sources(spec)
         with atomic_replace_all(out) as (stack,):
-            contents = {source: (origin or {}).get(source) or fingerprint(spec.files[source]) for source in spec.files}
-            tags = sources_tag(contents) | ({ORIGIN_TAG: json.dumps(origin)} if origin else {})
-            _write(spec, source_stack, progress, stack, None, tags)
+            contents = {
+                source: (provenance or {}).get(source) or fingerprint(spec.files[source]) for source in spec.files
+            }
+            tags = sources_tag(contents) | ({ORIGIN_TAG: json.dumps(provenance)} if provenance else {})
+            _write_stack(spec, source_stack, progress, stack, None, tags)
             sync_to_disk(stack)
     return source_stack.grid
 
 
-def misfit(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str | None:
+def find_mismatch(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str | None:
     """Return the reason why sources do not make the stack of a model, or None.
 
     Raises:
@@ -147,13 +149,13 @@ def misfit(contract: Contract, area: Area, files: Mapping[Source, Path]) -> str 
     """
     try:
         with open_sources(spec_for_model(contract, area, files, "")) as source_stack:
-            _refuse_other_units(source_stack, contract)
+            _check_units(source_stack, contract)
     except (MissingBandError, MismatchError) as error:
         return str(error).removeprefix(f"the model '{contract.origin.name}' ")
     return None
 
 
-def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], name: str) -> dict[str, str]:
+def describe_provenance(contract: Contract, area: Area, files: Mapping[Source, Path], name: str) -> dict[str, str]:
     """Return all that determines the stack that `build_like` makes.
 
     Sources are known by their contents, not by their names.
@@ -170,13 +172,13 @@ def origin_like(contract: Contract, area: Area, files: Mapping[Source, Path], na
     for key in ("optical_scale", "optical_offset"):
         if (value := getattr(spec.area, key)) is not None:
             said[key] = value
-    taken = {f"bands of {source}": one.text for source, one in spec.taken.items()}
+    taken = {f"bands of {source}": one.text for source, one in spec.band_numbers.items()}
     stated = {"area": name, "talud": version("talud"), "bands": bands, **options, **said, **taken}
     contents = {source: fingerprint(path) for source, path in spec.files.items()}
     return {key: str(value) for key, value in stated.items()} | contents
 
 
-def origin_of(stack: Path) -> dict[str, str]:
+def read_provenance(stack: Path) -> dict[str, str]:
     """Return the `origin_like` of a stack when it was made.
 
     It is empty where the stack is missing, damaged or does not state it.
@@ -191,7 +193,7 @@ def origin_of(stack: Path) -> dict[str, str]:
     return origin if isinstance(origin, dict) else {}
 
 
-def bands_taken(stack: Path) -> dict[str, str]:
+def read_band_evidence(stack: Path) -> dict[str, str]:
     """Return the bands that a stack took from each source, with the evidence.
 
     There are none for older stacks.
@@ -208,18 +210,18 @@ def bands_taken(stack: Path) -> dict[str, str]:
     }
 
 
-def _refuse_other_units(source_stack: SourceStack, contract: Contract) -> None:
+def _check_units(source_stack: SourceStack, contract: Contract) -> None:
     units = dict(zip(source_stack.bands, source_stack.units, strict=True))
     for asked in contract.input.bands:
         unit = units.get(asked.name, asked.unit)  # it may be one that the model can do without
         if unit != asked.unit:
             raise MismatchError(
                 f"{asked.name} comes in {unit}, but the model '{contract.origin.name}' was trained on {asked.unit}; "
-                f"{_advice(unit, asked.unit)}"
+                f"{_conversion_advice(unit, asked.unit)}"
             )
 
 
-def _advice(found: str, expected: str) -> str:
+def _conversion_advice(found: str, expected: str) -> str:
     """Explain how to convert a band's unit to another one, for a message."""
     if (found, expected) == ("DN", "reflectance"):
         return (
@@ -230,7 +232,7 @@ def _advice(found: str, expected: str) -> str:
     return "bring the source to that unit (gdal_edit.py -scale, -offset or -units, if only the label is missing)"
 
 
-def _labels(spec: StackSpec, grid: Grid) -> Labels:
+def _read_mask_polygons(spec: StackSpec, grid: Grid) -> MaskPolygons:
     """Read the polygons of an area's mask.
 
     Raises:
@@ -239,18 +241,18 @@ def _labels(spec: StackSpec, grid: Grid) -> Labels:
     all_touched = spec.options.inventory_rule == "all_touched"
     path = spec.files.get("inventory")
     if path is None:
-        return Labels(None, None, all_touched)
+        return MaskPolygons(None, None, all_touched)
     inventory = Polygons.read(path, "inventory", grid.crs, spec.area.inventory_filter)
     here = inventory.within(grid)
     clause = f" that match {spec.area.inventory_filter!r}" if spec.area.inventory_filter else ""
-    _refuse_elsewhere(spec, path, inventory, grid, clause)
+    _check_location(spec, path, inventory, grid, clause)
     if not len(here.geometries) and spec.area.role != "transfer":
         skipped = f" ({inventory.skipped} features without one)" if inventory.skipped else ""
         raise SourceError(f"{path}: holds no polygons{clause}{skipped}, and area '{spec.name}' needs landslides")
-    return Labels(here, _boundary(spec, grid), all_touched)
+    return MaskPolygons(here, _read_boundary(spec, grid), all_touched)
 
 
-def _boundary(spec: StackSpec, grid: Grid) -> Polygons | None:
+def _read_boundary(spec: StackSpec, grid: Grid) -> Polygons | None:
     """Return the surveyed part of an area; None where all of it is surveyed.
 
     Raises:
@@ -260,13 +262,13 @@ def _boundary(spec: StackSpec, grid: Grid) -> Polygons | None:
     if path is None:
         return None
     boundary = Polygons.read(path, "boundary", grid.crs)
-    _refuse_elsewhere(spec, path, boundary, grid)
+    _check_location(spec, path, boundary, grid)
     if not len(boundary.geometries):
         raise SourceError(f"{path}: holds no polygons, so all of area '{spec.name}' would be unknown")
     return boundary
 
 
-def _refuse_elsewhere(spec: StackSpec, path: Path, polygons: Polygons, grid: Grid, clause: str = "") -> None:
+def _check_location(spec: StackSpec, path: Path, polygons: Polygons, grid: Grid, clause: str = "") -> None:
     place = polygons.find_misplacement(grid)
     if place:
         number = len(polygons.geometries) + polygons.unplaced
@@ -275,19 +277,19 @@ def _refuse_elsewhere(spec: StackSpec, path: Path, polygons: Polygons, grid: Gri
         )
 
 
-def _write(
+def _write_stack(
     spec: StackSpec,
     source_stack: SourceStack,
     progress: Progress | None,
     stack: Path,
-    mask: tuple[Path, Labels] | None,
+    mask: tuple[Path, MaskPolygons] | None,
     more_tags: Mapping[str, str],
 ) -> KnownPixels:
     """Write a stack and its mask by windows; return the mask's known pixels.
 
     The mask is written only if requested.
     """
-    tags = _tags(spec, source_stack) | dict(more_tags)
+    tags = _stack_tags(spec, source_stack) | dict(more_tags)
     layout = Layout("float32", float("nan"), source_stack.bands, source_stack.units, tags)
     seen: set[Path] = set()
     known = KnownPixels()
@@ -313,7 +315,7 @@ def _write(
     return known
 
 
-def _tags(spec: StackSpec, source_stack: SourceStack) -> dict[str, str]:
+def _stack_tags(spec: StackSpec, source_stack: SourceStack) -> dict[str, str]:
     options, acquired = spec.options, spec.area.acquired
     tags = {
         "TALUD_AREA": spec.name,
@@ -329,15 +331,15 @@ def _tags(spec: StackSpec, source_stack: SourceStack) -> dict[str, str]:
         "TALUD_RESOLUTION": f"{options.resolution:.10g}",
         "TALUD_OPTICAL_SCALE": spec.area.optical_scale,
         "TALUD_OPTICAL_OFFSET": spec.area.optical_offset,
-        **{f"{BANDS_TAG_PREFIX}{source.upper()}": one.text for source, one in spec.taken.items()},
+        **{f"{BANDS_TAG_PREFIX}{source.upper()}": one.text for source, one in spec.band_numbers.items()},
     }
     return {key: str(value) for key, value in tags.items() if value is not None}
 
 
-def _record(
+def _make_record(
     spec: StackSpec,
     source_stack: SourceStack,
-    labels: Labels,
+    labels: MaskPolygons,
     landslides: int,
     fingerprints: Mapping[Source, str],
     digests: tuple[str, str],

@@ -17,9 +17,9 @@ from talud.errors import ModelError, SourceError
 from talud.params import Area, Source, StackOptions
 from talud.project import Project
 
-RASTERS: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post")
-_NUMBERED: tuple[Source, ...] = ("optical", "sar_pre", "sar_post")  # whose bands have numbers
-SHADE_SOURCES: tuple[Source, ...] = ("cloud", "sar_mask")
+RASTER_SOURCES: tuple[Source, ...] = ("optical", "dtm", "sar_pre", "sar_post")
+_NUMBERED_SOURCES: tuple[Source, ...] = ("optical", "sar_pre", "sar_post")  # whose bands have numbers
+OCCLUSION_SOURCES: tuple[Source, ...] = ("cloud", "sar_mask")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class StackSpec:
     files: Mapping[Source, Path]
     options: StackOptions
     bands: tuple[str, ...]
-    taken: Mapping[Source, BandNumbers]
+    band_numbers: Mapping[Source, BandNumbers]
 
 
 def spec_of_area(project: Project, name: str) -> StackSpec:
@@ -51,13 +51,15 @@ def spec_of_area(project: Project, name: str) -> StackSpec:
         SourceError: a source, or the number of a band that a band set needs, is missing.
     """
     area = project.params.area(name)
-    files = sources.find(project.folder(area), area.files)
-    taken = _taken_of_project(area, files, project.params.band_sets)
-    spec = StackSpec(name, area, files, project.params.stack, _available(taken, files), taken)
+    files = sources.find_sources(project.folder(area), area.files)
+    taken = _number_project_bands(area, files, project.params.band_sets)
+    spec = StackSpec(name, area, files, project.params.stack, _available_bands(taken, files), taken)
     if not spec.bands:
-        raise SourceError(f"{project.folder(area)}: holds none of {', '.join(RASTERS)} (as optical.tif, for example)")
+        raise SourceError(
+            f"{project.folder(area)}: holds none of {', '.join(RASTER_SOURCES)} (as optical.tif, for example)"
+        )
     for band_set, bands in project.params.band_sets.items():
-        _refuse_missing(dataclasses.replace(spec, bands=bands), f"band set '{band_set}'")
+        _check_bands_available(dataclasses.replace(spec, bands=bands), f"band set '{band_set}'")
     if area.role != "transfer" and "inventory" not in files:
         raise SourceError(
             f"{project.folder(area)}: area '{name}' has the role {area.role} but no inventory "
@@ -76,8 +78,8 @@ def spec_for_model(contract: Contract, area: Area, files: Mapping[Source, Path],
         SourceError: the optical image cannot be read.
         ModelError: the contract asks for options that no stack has.
     """
-    names = _read_by(contract, files)
-    needed = [source for source in RASTERS if any(source == _source_of(name) for name in names)]
+    names = _model_bands(contract, files)
+    needed = [source for source in RASTER_SOURCES if any(source == _source_of(name) for name in names)]
     lacking = [source for source in needed if source not in files]
     if lacking:
         wanted = ", ".join(name for name in names if _source_of(name) in lacking)
@@ -85,16 +87,16 @@ def spec_for_model(contract: Contract, area: Area, files: Mapping[Source, Path],
         raise MissingBandError(f"the model '{contract.origin.name}' needs {wanted}: give {options}")
     used = {s: path for s, path in files.items() if s in needed or OCCLUSION_MASKS.get(s) in groups_of(names)}
     taken = {
-        source: _taken(area, source, path, _wanted(names, source))
+        source: _number_bands(area, source, path, _bands_of_source(names, source))
         for source, path in used.items()
-        if source in _NUMBERED
+        if source in _NUMBERED_SOURCES
     }
-    spec = StackSpec(name, area, used, _options(contract), _with_shades(names, files), taken)
-    _refuse_missing(spec, f"the model '{contract.origin.name}'")
+    spec = StackSpec(name, area, used, _stack_options(contract), _with_occlusions(names, files), taken)
+    _check_bands_available(spec, f"the model '{contract.origin.name}'")
     return spec
 
 
-def _read_by(contract: Contract, files: Mapping[Source, Path]) -> tuple[str, ...]:
+def _model_bands(contract: Contract, files: Mapping[Source, Path]) -> tuple[str, ...]:
     """Return the bands that a model is given.
 
     Groups whose sources are missing are left out where the model can do without them.
@@ -105,28 +107,28 @@ def _read_by(contract: Contract, files: Mapping[Source, Path]) -> tuple[str, ...
     return contract.input.band_names
 
 
-def _available(taken: Mapping[Source, BandNumbers], files: Mapping[Source, Path]) -> tuple[str, ...]:
+def _available_bands(taken: Mapping[Source, BandNumbers], files: Mapping[Source, Path]) -> tuple[str, ...]:
     optical = tuple(taken["optical"].numbers) if "optical" in taken else ()
     elevation = tuple(one.name for one in TERRAIN_BANDS) if "dtm" in files else ()
     numbered = {source: taken[source].numbers for source in taken}
     radar = tuple(one.name for one in SAR_BANDS if one.name[:2] in numbered.get(_source_of(one.name), {}))
-    return _with_shades((*optical, *elevation, *radar), files)
+    return _with_occlusions((*optical, *elevation, *radar), files)
 
 
-def _wanted(names: Iterable[str], source: Source) -> tuple[str, ...]:
+def _bands_of_source(names: Iterable[str], source: Source) -> tuple[str, ...]:
     """Return the named bands that a source holds.
 
     Bands of SAR scenes are named by polarisation.
     """
-    return tuple(dict.fromkeys(_numbered_as(name) for name in names if _source_of(name) == source))
+    return tuple(dict.fromkeys(_numbered_name(name) for name in names if _source_of(name) == source))
 
 
-def _numbered_as(name: str) -> str:
+def _numbered_name(name: str) -> str:
     """Return the name under which optical_bands or sar_bands number a band."""
     return name[:2] if band_named(name).group is Group.SAR else name
 
 
-def _taken_of_project(
+def _number_project_bands(
     area: Area, files: Mapping[Source, Path], band_sets: Mapping[str, tuple[str, ...]]
 ) -> dict[Source, BandNumbers]:
     """Return the bands of sources that the band sets of a project need.
@@ -134,28 +136,30 @@ def _taken_of_project(
     Where they exist, the bands that areas have by default are included.
     """
     taken: dict[Source, BandNumbers] = {}
-    for source in (source for source in _NUMBERED if source in files):
-        needed = _wanted((name for bands in band_sets.values() for name in bands), source)
+    for source in (source for source in _NUMBERED_SOURCES if source in files):
+        needed = _bands_of_source((name for bands in band_sets.values() for name in bands), source)
         try:
-            taken[source] = _taken(area, source, files[source], tuple(dict.fromkeys((*_usual(source), *needed))))
+            taken[source] = _number_bands(
+                area, source, files[source], tuple(dict.fromkeys((*_default_positions(source), *needed)))
+            )
         except MissingBandError:
             for band_set, bands in band_sets.items():
                 try:
-                    _taken(area, source, files[source], _wanted(bands, source))
+                    _number_bands(area, source, files[source], _bands_of_source(bands, source))
                 except MissingBandError as error:
                     raise MissingBandError(f"band set '{band_set}' needs {', '.join(bands)}: {error}") from error
             if needed:
-                taken[source] = _taken(area, source, files[source], needed)
+                taken[source] = _number_bands(area, source, files[source], needed)
     return taken
 
 
-def _usual(source: Source) -> dict[str, int]:
+def _default_positions(source: Source) -> dict[str, int]:
     """Return the usual positions of bands, for files that do not name them."""
     usual: dict[str, int] = Area.model_fields["optical_bands" if source == "optical" else "sar_bands"].get_default()
     return usual
 
 
-def _taken(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> BandNumbers:
+def _number_bands(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> BandNumbers:
     """Return the numbers of bands in a source.
 
     They are those that the user gives, or else follow from the file's description of its bands.
@@ -171,17 +175,17 @@ def _taken(area: Area, source: Source, path: Path, wanted: tuple[str, ...]) -> B
         return BandNumbers({}, "none")
     if key in area.model_fields_set:
         return band_names.check_given_numbers(file, dict(getattr(area, key)), key)
-    default = _usual(source)
+    default = _default_positions(source)
     if source == "optical":
         return band_names.find_optical_bands(file, wanted, default)
     return band_names.find_sar_bands(file, wanted, source.removeprefix("sar_"), default)
 
 
-def _with_shades(names: tuple[str, ...], files: Mapping[Source, Path]) -> tuple[str, ...]:
+def _with_occlusions(names: tuple[str, ...], files: Mapping[Source, Path]) -> tuple[str, ...]:
     """Return the named bands, followed by those that mark cloud, layover or shadow."""
     return (
         *names,
-        *(shade for shade in SHADE_SOURCES if shade in files and OCCLUSION_MASKS[shade] in groups_of(names)),
+        *(shade for shade in OCCLUSION_SOURCES if shade in files and OCCLUSION_MASKS[shade] in groups_of(names)),
     )
 
 
@@ -194,9 +198,9 @@ def _source_of(name: str) -> Source:
     return "dtm" if group is Group.TERRAIN else "optical"
 
 
-def _refuse_missing(spec: StackSpec, needs: str) -> None:
+def _check_bands_available(spec: StackSpec, needs: str) -> None:
     """Raise an error that names the missing source or band number of a stack."""
-    available = _available(spec.taken, spec.files)
+    available = _available_bands(spec.band_numbers, spec.files)
     for name in spec.bands:
         source = _source_of(name)
         if source not in spec.files:
@@ -211,7 +215,7 @@ def _refuse_missing(spec: StackSpec, needs: str) -> None:
             )
 
 
-def _options(contract: Contract) -> StackOptions:
+def _stack_options(contract: Contract) -> StackOptions:
     # The origin of the grid and the overlap of areas belong to the project of the model, not to another area.
     known = StackOptions.model_fields.keys() - {"origin", "overlap"}
     stated = {key: value for key, value in contract.input.stack.items() if key in known}

@@ -34,7 +34,7 @@ from rasterio.windows import Window
 
 from talud.bands import TERRAIN_BANDS
 from talud.data import sources, warping
-from talud.data.sources import Layer
+from talud.data.sources import SourceLayer
 from talud.errors import SourceError
 from talud.grid import Grid
 from talud.params import CurvatureKind, SlopeMethod
@@ -126,7 +126,7 @@ def curvature(elevation: Elevation, dx: float, dy: float, kind: CurvatureKind) -
     return bounded
 
 
-def layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMethod, kind: CurvatureKind) -> Layer:
+def terrain_layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMethod, kind: CurvatureKind) -> SourceLayer:
     """Return the layer of elevation, slope and curvature on the DTM's own metric grid.
 
     A DTM whose CRS does not count metres that are metres on the ground (geographic, Web Mercator, feet) is first
@@ -135,39 +135,40 @@ def layer(dataset: DatasetReader, target: Grid, slope_method: SlopeMethod, kind:
     Raises:
         SourceError: the file is no DTM in metres.
     """
-    if sources.colour_bands(dataset) != 1:
+    count = sources.count_bands_without_alpha(dataset)
+    if count != 1:
         raise SourceError(
-            f"{dataset.name}: has {counted(sources.colour_bands(dataset), 'band')}, but a DTM has one, elevation; "
+            f"{dataset.name}: has {counted(count, 'band')}, but a DTM has one, elevation; "
             "extract it with gdal_translate -b"
         )
     if (dataset.units[0] or "m").lower() not in {"m", "metre", "metres", "meter", "meters"}:
         raise SourceError(f"{dataset.name}: elevation in '{dataset.units[0]}'; convert it to metres")
-    grid, elevation = _metric(dataset, target)
+    grid, elevation = _metric_elevation(dataset, target)
     dx, dy = grid.transform.a, -grid.transform.e
 
     def read(window: Window) -> NDArray[np.floating]:
-        z = elevation(sources.grown(window, 1))
+        z = elevation(sources.expand_window(window, 1))
         values = np.stack([z[1:-1, 1:-1], slope(z, dx, dy, slope_method), curvature(z, dx, dy, kind)])
         values[:, ~np.isfinite(values).all(axis=0)] = np.nan
         return values
 
     names = tuple(band.name for band in TERRAIN_BANDS)
     units = tuple(band.unit or "" for band in TERRAIN_BANDS)
-    return Layer(Path(dataset.name), grid, names, units, read)
+    return SourceLayer(Path(dataset.name), grid, names, units, read)
 
 
-def _metric(dataset: DatasetReader, target: Grid) -> tuple[Grid, Callable[[Window], Elevation]]:
+def _metric_elevation(dataset: DatasetReader, target: Grid) -> tuple[Grid, Callable[[Window], Elevation]]:
     """Return the grid of the derivation of terrain, and a reader of elevation on it."""
     own = Grid.of(dataset)
 
     def measured(window: Window) -> Elevation:
-        z = sources.read(dataset, (1,), window)
+        z = sources.read_values(dataset, (1,), window)
         # A void that no nodata value declares, such as -32768, is no elevation on Earth.
         z[(z < _ELEVATION.lowest) | (z > _ELEVATION.highest)] = np.nan
         return z
 
-    if warping.true_to_scale(own.crs, *warping.centre(target)):
+    if warping.has_true_scale(own.crs, *warping.centre(target)):
         return own, lambda window: measured(window)[0]
-    raw = Layer(Path(dataset.name), own, ("elevation",), ("m",), measured, resampling=Resampling.cubic)
+    raw = SourceLayer(Path(dataset.name), own, ("elevation",), ("m",), measured, resampling=Resampling.cubic)
     projected = Grid.from_bounds(target.crs, target.bounds, warping.pixel_side(own, target))
     return projected, lambda window: warping.resample(raw, projected.crop(window), 1.0)[0].astype(np.float64)

@@ -15,7 +15,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform, transform_bounds
 from rasterio.windows import Window
 
-from talud.data.sources import Layer
+from talud.data.sources import SourceLayer
 from talud.errors import SourceError
 from talud.grid import Bounds, Grid
 from talud.raster import translate_read_errors
@@ -25,7 +25,7 @@ _SCALE_TOLERANCE = 0.02
 # Interpolate between neighbours even where a grid is coarser in one direction; GDAL would blur along it.
 _NO_WIDENING = {"XSCALE": 1, "YSCALE": 1}
 # Source pixels around a window, beyond what the resampling kernel spans.
-_EDGE_PIXELS = 3
+_EXTRA_PIXELS = 3
 
 
 def pixel_side(source: Grid, target: Grid) -> float:
@@ -61,7 +61,7 @@ def bounds_in(crs: CRS, grid: Grid) -> Bounds:
     return left, bottom, right, top
 
 
-def resample(layer: Layer, target: Grid, ratio: float) -> NDArray[np.float32]:
+def resample(layer: SourceLayer, target: Grid, ratio: float) -> NDArray[np.float32]:
     """Resample a layer's bands to the grid `target`, float32 (bands, height, width).
 
     Where the pixels of the target are pixels of the layer, their values are taken as they are. Coarser pixels are
@@ -80,7 +80,7 @@ def resample(layer: Layer, target: Grid, ratio: float) -> NDArray[np.float32]:
     left, bottom, right, top = bounds_in(layer.grid.crs, target)
     into_pixels = ~layer.grid.transform
     (first_column, first_row), (last_column, last_row) = into_pixels * (left, top), into_pixels * (right, bottom)
-    margin = math.ceil(2 * ratio) + _EDGE_PIXELS
+    margin = math.ceil(2 * ratio) + _EXTRA_PIXELS
     column, row = math.floor(first_column) - margin, math.floor(first_row) - margin
     window = Window(column, row, math.ceil(last_column) + margin - column, math.ceil(last_row) + margin - row)
     values = layer.read(window)
@@ -136,7 +136,7 @@ def _warp(values: NDArray[np.floating], source: Grid, target: Grid, method: Resa
     return result
 
 
-def true_to_scale(crs: CRS, longitude: float, latitude: float) -> bool:
+def has_true_scale(crs: CRS, longitude: float, latitude: float) -> bool:
     """Return whether metres of a CRS are metres on the ground at a place.
 
     They are in UTM, and are not in geographic CRSs and Web Mercator.
@@ -148,7 +148,7 @@ def true_to_scale(crs: CRS, longitude: float, latitude: float) -> bool:
     return all(abs(scale - 1) < _SCALE_TOLERANCE for scale in scales)
 
 
-def utm(longitude: float, latitude: float) -> CRS:
+def utm_zone(longitude: float, latitude: float) -> CRS:
     """Return the UTM zone of a place in degrees of WGS 84."""
     zone = min(int((longitude + 180) // 6) + 1, 60)
     return CRS.from_epsg((32600 if latitude >= 0 else 32700) + zone)

@@ -405,7 +405,7 @@ def _image_bands(image: Path) -> dict[str, int]:
         raise MismatchError(f"{image}: has no channel names; give them, for example --bands red=4,green=3,blue=2")
     with sources.open_source(image) as dataset:
         named = {name: number for number, name in enumerate(dataset.descriptions, start=1) if name}
-        count = sources.colour_bands(dataset)
+        count = sources.count_bands_without_alpha(dataset)
     if named and image.suffix.lower() in _TIFF:
         return named
     if count != len(_COLOURS):
