@@ -21,7 +21,7 @@ import yaml
 from command_line import Run
 from fresh_clone import clone, run_shell
 from source_files import CORNER, UTM, write_raster
-from talud.data.record import data_version
+from talud.data.stack_record import data_version
 from talud.engine.runtime import Model
 from talud.files import md5
 from talud.project import Project, current_commit

@@ -124,7 +124,7 @@ def predict(
     """
     from pathlib import Path
 
-    from talud.data.record import check_raster_current
+    from talud.data.stack_record import check_raster_current
     from talud.mapping.options import DEFAULT_OPTIONS
     from talud.products import prediction
 

@@ -55,7 +55,7 @@ def open_for_sources(
     The origin of the model states the reason for the choice.
 
     Args:
-        area: area of the sources, as in `build_like`.
+        area: area of the sources, as in `build_stack_for_model`.
         files: path of each source.
         provider: device that runs the network.
         precision: precision of the model's variant. Default: float32.
@@ -198,7 +198,7 @@ def prepare_stack(
 
     Args:
         contract: contract of the model.
-        area: area of the sources, as in `build_like`.
+        area: area of the sources, as in `build_stack_for_model`.
         files: path of each source.
         out: folder of the map; its name becomes the name of the area.
         progress: callback that receives the number of finished windows of the stack and the number of all windows.

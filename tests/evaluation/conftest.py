@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from talud.bands import band_named, groups_of
 from talud.contract import BandContract, Contract, Measurements, ModelInput, ModelOrigin
-from talud.data.record import data_version
+from talud.data.stack_record import data_version
 from talud.engine.runtime import Model
 from talud.files import md5
 from talud.grid import Grid

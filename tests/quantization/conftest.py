@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from stack_files import grid_of, noise, write_stack
-from talud.data.record import data_version
+from talud.data.stack_record import data_version
 from talud.engine.runtime import Model
 from talud.files import md5
 from talud.project import Project

@@ -13,8 +13,8 @@ from talud.cli.progress import show_progress
 from talud.text import counted, dimensions
 
 if TYPE_CHECKING:
-    from talud.data.record import StackRecord
-    from talud.data.revision import PolygonTotals, Revision
+    from talud.data.inventory_revision import PolygonTotals, Revision
+    from talud.data.stack_record import StackRecord
     from talud.params import Area, Source
     from talud.project import Project
 
@@ -153,7 +153,7 @@ def import_(
 
         talud inventory import corrected.gpkg --area synthetic_argelia
     """
-    from talud.data.revision import revise_inventory
+    from talud.data.inventory_revision import revise_inventory
     from talud.project import Project
 
     project = Project.find()

@@ -130,7 +130,7 @@ def predict(
     with sigint_ends_process():
         import talud.products.prediction
         from talud.cli.progress import show_progress
-        from talud.data.record import check_raster_current
+        from talud.data.stack_record import check_raster_current
 
         # The registry takes as long to import as all the rest.
         if model == "auto" or ":/" in model:

@@ -221,7 +221,7 @@ def adapt(
     """
     from talud import source_files
     from talud.adaptation import alignment
-    from talud.data.record import check_raster_current
+    from talud.data.stack_record import check_raster_current
     from talud.evaluation import registration
     from talud.project import find_root
 

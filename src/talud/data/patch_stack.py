@@ -18,7 +18,7 @@ from rasterio.crs import CRS
 from talud import source_files
 from talud.data.masks import KnownPixels, check_both_classes, mask_layout
 from talud.data.patch_folder import PatchFolder
-from talud.data.record import BANDS_TAG_PREFIX, StackRecord, sources_tag
+from talud.data.stack_record import BANDS_TAG_PREFIX, StackRecord, sources_tag
 from talud.errors import SourceError
 from talud.files import atomic_replace_all, md5
 from talud.grid import Grid

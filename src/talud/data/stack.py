@@ -19,9 +19,9 @@ from talud.data import patch_stack, source_checks, sources
 from talud.data.band_names import MissingBandError
 from talud.data.inventory import Polygons
 from talud.data.masks import KnownPixels, check_both_classes, mask_layout
-from talud.data.record import BANDS_TAG_PREFIX, StackRecord, remove_stale_records, sources_tag, stack_settings
 from talud.data.resampling import SourceStack, open_sources
 from talud.data.source_checks import check_overlap
+from talud.data.stack_record import BANDS_TAG_PREFIX, StackRecord, remove_stale_records, sources_tag, stack_settings
 from talud.data.stack_spec import StackSpec, spec_for_model, spec_of_area
 from talud.errors import MismatchError, SourceError
 from talud.files import atomic_replace_all, md5, sync_to_disk

@@ -20,7 +20,7 @@ from scipy import ndimage
 from talud import imaging, source_files
 from talud.confusion_map import NOT_MAPPED, apply_threshold
 from talud.data.patches import SplitPart
-from talud.data.record import check_held_out
+from talud.data.stack_record import check_held_out
 from talud.engine.runtime import Model
 from talud.errors import StudyError
 from talud.evaluation.bootstrap import CONFIDENCE_LEVEL, Difference, f1_difference

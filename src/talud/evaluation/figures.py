@@ -23,7 +23,7 @@ from rasterio.io import DatasetReader
 
 from talud.bands import Group, band_named
 from talud.confusion_map import NOT_COMPARED, NOT_MAPPED, PIXEL_CLASS_COLOURS, PixelClass
-from talud.data.record import check_current_stack
+from talud.data.stack_record import check_current_stack
 from talud.evaluation.results import Reliability
 from talud.grid import Grid
 from talud.imaging import GAMMA, data_uri, diagonal_stripes, percentile_limits, rescale

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, computed_field
 from rasterio.windows import Window
 
 from talud.bands import Group, band_named
-from talud.data.record import check_held_out
+from talud.data.stack_record import check_held_out
 from talud.engine.runtime import Model
 from talud.evaluation.bootstrap import Difference, f1_difference
 from talud.evaluation.postprocessing import MIN_DETECTED_SHARE, ObjectCounts, WindowContext, postprocess

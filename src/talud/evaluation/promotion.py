@@ -13,7 +13,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from talud.contract import Contract
-from talud.data.record import check_current_stack
+from talud.data.stack_record import check_current_stack
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ModelError, PromotionError
 from talud.evaluation import gate as gates

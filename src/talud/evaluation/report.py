@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from talud.confusion_map import PIXEL_CLASS_COLOURS, PixelClass
-from talud.data.record import check_current_stack
+from talud.data.stack_record import check_current_stack
 from talud.errors import StudyError
 from talud.evaluation import figures, paper
 from talud.evaluation.baselines import RecipeComparison, read_comparison

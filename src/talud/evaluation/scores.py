@@ -14,7 +14,7 @@ from rasterio.windows import Window
 
 from talud.confusion_map import NOT_COMPARED, PIXEL_CLASS_COLOURS, PixelClass, apply_threshold, classify_pixels
 from talud.contract import FineTuning
-from talud.data.record import check_held_out
+from talud.data.stack_record import check_held_out
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, StudyError, TaludWarning
 from talud.evaluation.bootstrap import CONFIDENCE_LEVEL, FEW_BLOCKS, Interval, score_intervals

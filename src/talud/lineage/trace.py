@@ -21,7 +21,7 @@ import yaml
 
 from talud import registry
 from talud.contract import Contract
-from talud.data.record import hash_data_version
+from talud.data.stack_record import hash_data_version
 from talud.engine import model_file
 from talud.errors import ModelError, RegistryError, SourceError, TaludError
 from talud.lineage.provenance import MapProvenance, RecordedMap, recorded_maps

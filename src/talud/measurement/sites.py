@@ -19,7 +19,7 @@ from talud.contract import Contract
 from talud.data import sources
 from talud.data.patch_folder import PatchFolder
 from talud.data.patches import Block, Patches, SplitPart, read_patches, split_blocks
-from talud.data.record import check_current_stack
+from talud.data.stack_record import check_current_stack
 from talud.engine.runtime import Model
 from talud.errors import MismatchError, ParamsError, SourceError
 from talud.grid import Grid
@@ -144,7 +144,7 @@ class Site:
         optional: Collection[Group] = (),
         blocks: Sequence[Block] | None = None,
     ) -> Patches:
-        """Cut the patches of a part (see `talud.data.patches.read`).
+        """Cut the patches of a part (see `talud.data.patches.read_patches`).
 
         Args:
             bands: names of the bands to read.

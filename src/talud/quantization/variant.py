@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from talud import source_files
 from talud.contract import Contract, ReducedPrecision, Subset, variant_path
-from talud.data.record import check_held_out
+from talud.data.stack_record import check_held_out
 from talud.engine.model_file import save_model
 from talud.engine.runtime import Model
 from talud.errors import ModelError

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from talud.bands import groups_of
 from talud.data.patches import SPLIT_PARTS, Block, Patches, SplitPart, patch_windows
-from talud.data.record import check_current_stack, data_version
+from talud.data.stack_record import check_current_stack, data_version
 from talud.errors import StudyError
 from talud.grid import Grid
 from talud.measurement.sites import Site, join_patches

@@ -17,7 +17,7 @@ from talud import metrics
 from talud.bands import Group
 from talud.contract import Contract, FineTuning
 from talud.data.patches import Block, Patches
-from talud.data.record import check_current_stack, check_held_out
+from talud.data.stack_record import check_current_stack, check_held_out
 from talud.engine import coverage
 from talud.engine.model_file import save_model, weights_digest
 from talud.engine.runtime import Model

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from talud.data.patches import Block
-from talud.data.record import check_current_stack
+from talud.data.stack_record import check_current_stack
 from talud.engine import coverage
 from talud.engine.runtime import Model
 from talud.engine.tiling import Edges, PixelWindow, Tile

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from talud import cluster
 from talud.cluster import Cluster, LostTask, run_tasks
 from talud.cluster_connection import Workers
-from talud.data.record import data_version
+from talud.data.stack_record import data_version
 from talud.engine.session import physical_cores
 from talud.errors import ClusterError, RegistryError, StudyError, TaludError
 from talud.params import Params, TrainingOptions

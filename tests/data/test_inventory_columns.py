@@ -17,7 +17,7 @@ import pytest
 import shapely
 
 from source_files import CORNER, UTM, write_project, write_raster
-from talud.data.revision import Revision, revise_inventory
+from talud.data.inventory_revision import Revision, revise_inventory
 from talud.errors import SourceError
 from talud.project import Project
 

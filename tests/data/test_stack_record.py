@@ -14,8 +14,8 @@ import shapely
 
 from source_files import CORNER, UTM, write_project, write_raster
 from talud.cli.main import main
-from talud.data.record import check_current_stack, check_raster_current
 from talud.data.stack import build_stack
+from talud.data.stack_record import check_current_stack, check_raster_current
 from talud.errors import StudyError
 from talud.project import Project
 

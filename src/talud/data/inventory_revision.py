@@ -25,7 +25,7 @@ import shapely
 from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError, FieldError, GeometryError
 
-from talud.data import columns, sources
+from talud.data import inventory_columns, sources
 from talud.data.inventory import Polygons, check_coordinates, extract_polygons, find_polygon_layer
 from talud.data.resampling import open_sources
 from talud.data.stack_spec import spec_of_area
@@ -118,8 +118,8 @@ def revise_inventory(project: Project, name: str, edits: Path) -> Revision:
     corrected, valid = _read(edits, area.inventory_filter)
     filtered, corrected = int((~valid).sum()), corrected[valid]
     corrected, mended = _repair(edits, corrected)
-    reserved = () if path.suffix.lower() != ".gpkg" else columns.key_and_geometry_options(path).values()
-    corrected, renamed = columns.fit_columns(edits, corrected, current, path.suffix.lower(), reserved)
+    reserved = () if path.suffix.lower() != ".gpkg" else inventory_columns.key_and_geometry_options(path).values()
+    corrected, renamed = inventory_columns.fit_columns(edits, corrected, current, path.suffix.lower(), reserved)
     corrected = corrected.to_crs(current.crs)
     inside, here = _touches_grid(corrected, grid), counts & _touches_grid(current, grid)
     if not inside.any():
@@ -153,7 +153,7 @@ def _read(path: Path, where: str | None) -> tuple[geopandas.GeoDataFrame, NDArra
     """
     with _reading(path, where) as whole:
         layer = find_polygon_layer(path, "inventory")
-        frame = columns.read_frame(whole, layer)
+        frame = inventory_columns.read_frame(whole, layer)
         if not isinstance(frame, geopandas.GeoDataFrame):
             raise SourceError(f"{path}: holds no polygons")
         counts = np.ones(len(frame), bool)
@@ -349,7 +349,7 @@ def _write(made: Path, frame: geopandas.GeoDataFrame, path: Path) -> None:
             shutil.copyfile(whole, made)
         merge_pending_edits(made)
         kind = str(pyogrio.read_info(plain_path(made), layer=layer)["geometry_type"]).removesuffix(" Z")
-        options |= columns.key_and_geometry_options(made)
+        options |= inventory_columns.key_and_geometry_options(made)
         single = kind == "Polygon" and (frame.geom_type == "Polygon").all()
         polygons = {"geometry_type": "Polygon" if single else "MultiPolygon", "promote_to_multi": not single}
         options |= polygons if kind.endswith("Polygon") else {"geometry_type": "Unknown"}

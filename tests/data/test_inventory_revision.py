@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from source_files import CORNER, UTM, write_project, write_raster
-from talud.data.revision import Revision, revise_inventory
+from talud.data.inventory_revision import Revision, revise_inventory
 from talud.data.stack import build_stack
 from talud.errors import SourceError
 from talud.project import Project
