@@ -61,7 +61,7 @@ def test_a_contract_survives_the_way_through_a_file() -> None:
 
 
 def test_a_file_without_a_contract_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ModelError, match=r"a\.onnx: carries no talud contract"):
+    with pytest.raises(ModelError, match=r"a\.onnx: contains no talud contract"):
         Contract.from_metadata({"author": "me"}, "a.onnx")
 
 

@@ -142,7 +142,7 @@ def test_a_store_that_takes_no_files_is_said(root: Path) -> None:
             (root / "mlartifacts").mkdir(exist_ok=True)
             (root / "mlartifacts" / run_id).write_text("a file where a folder should be")
 
-    with pytest.raises(RegistryError, match=r"^trials\.html: .*: Not a directory; nothing is lost, start again$"):
+    with pytest.raises(RegistryError, match=r"^trials\.html: .*: Not a directory; nothing is lost, try again$"):
         study()
 
 

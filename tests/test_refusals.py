@@ -12,8 +12,8 @@ from talud import registry
 from talud.errors import RegistryError
 
 PAGE = b"<html><head><title>Error</title></head><body>Access to this page is blocked by policy.</body></html>"
-NOT_ALLOWED = "does not let the user that MLFLOW_TRACKING_USERNAME names do this"
-LOGIN = "refuses the login; set MLFLOW_TRACKING_USERNAME"
+NOT_ALLOWED = "does not allow this for the user in MLFLOW_TRACKING_USERNAME"
+LOGIN = "rejects the login; set MLFLOW_TRACKING_USERNAME"
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -59,9 +59,9 @@ def refusal() -> str:
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
-        (403, PAGE, "a proxy or gateway before the server, not MLflow, answers with status 403 (Forbidden)"),
-        (403, b"", "a proxy or gateway before the server, not MLflow, answers with status 403 (Forbidden)"),
-        (403, b'{"error": "blocked"}', "a proxy or gateway before the server, not MLflow, refuses"),
+        (403, PAGE, "a proxy or gateway in front of the server, not MLflow, answers with status 403 (Forbidden)"),
+        (403, b"", "a proxy or gateway in front of the server, not MLflow, answers with status 403 (Forbidden)"),
+        (403, b'{"error": "blocked"}', "a proxy or gateway in front of the server, not MLflow, rejects the request"),
         (401, PAGE, "not MLflow, answers with status 401 (Unauthorized)"),
         (404, PAGE, "not MLflow, answers with status 404 (Not Found)"),
         (407, PAGE, "put the proxy's login into HTTP_PROXY and HTTPS_PROXY"),
@@ -69,7 +69,7 @@ def refusal() -> str:
         (502, PAGE, "answers with status 502 (Bad Gateway); it does not reach the server"),
         (503, PAGE, "answers with status 503 (Service Unavailable); it does not reach the server"),
         (429, PAGE, "answers with status 429 (Too Many Requests); wait a while"),
-        (200, PAGE, "what answers there is no MLflow server"),
+        (200, PAGE, "the address returns a web page"),
         (403, b"Permission denied", NOT_ALLOWED),
         (403, b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}', NOT_ALLOWED),
         (401, b"You are not authenticated. Please see https://www.mlflow.org/docs/latest/auth/index.html", LOGIN),
@@ -91,13 +91,13 @@ def test_refusal_of_a_proxys_tunnel_names_the_proxy(
     server.status = status
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.invalid")
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{server.port}")
-    assert f"the proxy that HTTPS_PROXY names answers with status {status}" in refusal()
+    assert f"the proxy in HTTPS_PROXY answers with status {status}" in refusal()
 
 
 def test_proxy_that_does_not_answer_is_named(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.invalid")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    assert "the proxy that HTTP_PROXY or HTTPS_PROXY names does not answer" in refusal()
+    assert "the proxy in HTTP_PROXY or HTTPS_PROXY does not answer" in refusal()
 
 
 def test_https_address_of_an_http_server_is_said(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,4 +107,4 @@ def test_https_address_of_an_http_server_is_said(server: type[Answering], monkey
 
 def test_unknown_host_is_said(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.invalid")
-    assert "no machine of that name is known here" in refusal()
+    assert "the host name cannot be resolved" in refusal()

@@ -267,7 +267,7 @@ def test_a_copied_store_is_noticed(root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
     for use in (lambda: registry.fetch("models:/any@champion", copy), lambda: Store.open(copy, create=True)):
-        with pytest.raises(RegistryError, match="was made elsewhere") as caught:
+        with pytest.raises(RegistryError, match="has its artifacts in") as caught:
             use()
         assert root.as_uri() in str(caught.value)
 
@@ -390,11 +390,11 @@ def test_a_registered_model_bears_the_scores_of_its_trial(root: Path, version: M
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("models:/nothing@champion", "no registered model 'nothing'; there are: landslide-unet-3band"),
+        ("models:/nothing@champion", "no registered model 'nothing'; registered models: landslide-unet-3band"),
         ("models:/landslide-unet-3band@best", r"no alias 'best'; it has: champion \(version 1\)"),
         ("models:/landslide-unet-3band/9", "no version 9; it has: 1"),
-        ("models:/landslide-unet-3band", "the forms are: models:/NAME@ALIAS"),
-        ("landslide-unet-3band@champion", "the forms are: models:/NAME@ALIAS"),
+        ("models:/landslide-unet-3band", "valid forms are: models:/NAME@ALIAS"),
+        ("landslide-unet-3band@champion", "valid forms are: models:/NAME@ALIAS"),
         ("models:/m-" + "0" * 32, "not found"),
         ("runs:/nothing/model", "runs:/nothing/model: Run with id=nothing not found"),
     ],

@@ -140,11 +140,11 @@ def test_a_login_that_is_refused_is_one_line_before_training(
     done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
-    assert "refuses the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in line
+    assert "rejects the login; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in line
     assert not list(project.root.glob("checkpoints/*.npz"))
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
     monkeypatch.delenv("MLFLOW_TRACKING_PASSWORD")
-    with pytest.raises(RegistryError, match="refuses the login; set MLFLOW_TRACKING_USERNAME"):
+    with pytest.raises(RegistryError, match="rejects the login; set MLFLOW_TRACKING_USERNAME"):
         Store.open(project.root, create=True)
 
 
@@ -162,7 +162,7 @@ def test_a_user_who_may_only_read_is_told_so(environment: Any, tmp_path: Path, m
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "reader")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "only-for-reading")
     with (
-        pytest.raises(RegistryError, match="does not let the user that MLFLOW_TRACKING_USERNAME names do this"),
+        pytest.raises(RegistryError, match="does not allow this for the user in MLFLOW_TRACKING_USERNAME"),
         Store.open(tmp_path, create=True).runs.study("both · three", {"band_set": "both", "study": "1"}),
     ):
         pytest.fail("the study began")

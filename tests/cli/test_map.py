@@ -224,7 +224,7 @@ def test_a_failed_map_leaves_the_earlier_one(talud: Run, command: list[object], 
         ({"--optical": "missing.tif"}, "missing.tif: cannot be read as a raster"),
         ({"--optical": None, "--dtm": "any.tif"}, "the model '3band' needs red, green, blue: give --optical FILE"),
         ({"--model": "missing.onnx"}, "missing.onnx: no such file"),
-        ({"--model": "auto"}, "it does not answer; is the server up, and MLFLOW_TRACKING_URI right? (or name a model"),
+        ({"--model": "auto"}, "it does not answer; check the server and MLFLOW_TRACKING_URI (or give the model"),
         ({"--out": "file"}, "file: cannot be written: a file of that name is in the way"),
     ],
 )

@@ -90,7 +90,11 @@ def test_show_gives_contract_and_gate(talud: Talud) -> None:
 
 @pytest.mark.parametrize(
     ("reference", "words"),
-    [("nothing", "no registered model 'nothing'"), (f"{NAME}/7", "has no version 7"), ("a/b/c", "the forms are NAME")],
+    [
+        ("nothing", "no registered model 'nothing'"),
+        (f"{NAME}/7", "has no version 7"),
+        ("a/b/c", "valid forms are NAME"),
+    ],
 )
 def test_show_says_what_there_is_instead(talud: Talud, reference: str, words: str) -> None:
     error = talud("models", "show", reference).exception

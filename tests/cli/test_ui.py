@@ -127,4 +127,4 @@ def test_a_port_that_is_taken_is_said(root: Path, monkeypatch: pytest.MonkeyPatc
     with socket.create_server(("127.0.0.1", 0)) as listener:
         result = CliRunner().invoke(app, ["ui", "--port", str(listener.getsockname()[1])])
     assert isinstance(result.exception, RegistryError)
-    assert "in use; name another --port" in str(result.exception)
+    assert "in use; choose another --port" in str(result.exception)

@@ -212,7 +212,7 @@ def newer_opset(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (no_contract, "carries no talud contract"),
+        (no_contract, "contains no talud contract"),
         (broken_contract, "contract is damaged"),
         (another_input, "'stack'"),
         (fixed_size, "height and width free"),

@@ -467,17 +467,17 @@ def test_register_respects_manual_promotion_and_rollback(project: Project, train
     assert (done.alias, aliases(project)) == ("challenger", {"champion": 2, "challenger": 3})
     assert re.search("set aside by .*, rolled back to version 2; talud models promote .* 3 makes it", done.reason)
     assert models.roll_back(name(project))[0].version == "1"
-    with pytest.raises(RegistryError, match="before its champion, version 1, there was no other"):
+    with pytest.raises(RegistryError, match="its champion, version 1, has no previous champion"):
         models.roll_back(name(project))
     for number in ("2", "3", "2"):
         models.promote(models.look_up(f"{name(project)}/{number}"), by_hand=True)
     assert [models.roll_back(name(project))[0].version for _ in range(2)] == ["3", "1"]  # and not to 2 again
-    with pytest.raises(RegistryError, match="before its champion, version 1, there was no other"):
+    with pytest.raises(RegistryError, match="its champion, version 1, has no previous champion"):
         models.roll_back(name(project))
     for number in ("2", "1"):
         models.promote(models.look_up(f"{name(project)}/{number}"), by_hand=True)
     assert models.roll_back(name(project))[0].version == "2"
-    with pytest.raises(RegistryError, match="before its champion, version 2, there was no other"):
+    with pytest.raises(RegistryError, match="its champion, version 2, has no previous champion"):
         models.roll_back(name(project))
     assert promotion.promote(project, name(project), "3").alias == "champion"
     assert "set_aside" not in Store.open(project.root).models.look_up(name(project)).tags

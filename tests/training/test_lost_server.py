@@ -81,7 +81,7 @@ def test_epochs_trained_during_outage_are_logged_later(tmp_path: Path, monkeypat
 
     try:
         server.start()
-        with pytest.raises(RegistryError, match=r"^MLflow: the server does not answer; what was trained is kept"):
+        with pytest.raises(RegistryError, match=r"^MLflow: the server does not answer; finished training is kept"):
             study.run(project, "both", on_progress=stop_server)
         server.start()
         result = study.run(project, "both", on_progress=stop_server_for_two_epochs)

@@ -764,7 +764,9 @@ def test_open_runs_of_a_killed_study_are_ended(tmp_path: Path) -> None:
     assert statuses(project) == ["RUNNING", "RUNNING"]
     changed = {**PARAMS, "seed": 8}
     (project.root / "params.yaml").write_text(yaml.safe_dump(changed))
-    with pytest.warns(TaludWarning, match=r"study of both \(search small\) .* is unfinished, .* its trials start anew"):
+    with pytest.warns(
+        TaludWarning, match=r"study of both \(search small\) .* is unfinished, .* its trials start again"
+    ):
         study.run(Project.find(project.root), "both")
     assert statuses(project) == ["FINISHED", "FINISHED", "FINISHED", "KILLED", "KILLED"]
 
@@ -773,7 +775,7 @@ def test_open_runs_of_a_killed_study_are_ended(tmp_path: Path) -> None:
 def test_unwritable_artifacts_do_not_repeat_training(tmp_path: Path) -> None:
     project = make_project(tmp_path / "project")
     (project.root / "mlartifacts").write_text("in the way")
-    with pytest.raises(RegistryError, match=r": .*mlartifacts.*; nothing is lost, start again$"):
+    with pytest.raises(RegistryError, match=r": .*mlartifacts.*; nothing is lost, try again$"):
         study.run(project, "both")
     assert not project.model("both").exists()
     (project.root / "mlartifacts").unlink()

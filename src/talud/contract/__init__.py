@@ -1,7 +1,7 @@
-"""The contract of a model: its input, origin, measurements and derivations.
+"""Contract of a model: its input, origin, measurements and derivations.
 
-It travels inside the ONNX file, as JSON under the metadata key `talud.contract`. There is no other place where a
-model's preprocessing, threshold or origin is kept.
+The contract is stored in the ONNX file, as JSON under the metadata key `talud.contract`. A model's preprocessing,
+threshold and origin are kept nowhere else.
 """
 
 from __future__ import annotations
@@ -91,33 +91,36 @@ _PARTS: dict[str, Literal["input", "origin", "measured", "derived"]] = {
 
 
 class Contract(FrozenModel):
-    """The statement of a model about its input and itself, in four parts."""
+    """Statement of a model about its input and itself, in four parts."""
 
-    schema_version: Literal[2] = Field(2, description="of this form of contract")
+    schema_version: Literal[2] = Field(2, description="schema version of the contract")
     input: ModelInput
     origin: ModelOrigin
     measured: Measurements
     derived: Derivations = Derivations()
 
     def replace(self, **fields: object) -> Contract:
-        """Return a copy with other values of some fields, whichever part holds them.
+        """Return a copy with other values of some fields, in any part.
+
+        Args:
+            fields: new values, by field name.
 
         Raises:
-            ValidationError: a value is not allowed, or no part has such a field.
+            ValidationError: A value is invalid, or no part has such a field.
         """
         return Contract.model_validate(migrate(self.flat() | fields))
 
     def without_optional_groups(self) -> Contract:
-        """Return the contract of the same model if it needed all of its band groups."""
+        """Return the contract with all band groups required."""
         return self.replace(subsets=(), required_groups=self.input.groups)
 
     def is_variant_of(self, other: Contract) -> bool:
-        """Return whether this is the contract of the same model in another precision."""
+        """Return whether another contract is of the same model in another precision."""
         mine, its = ((each.origin.weights, each.measured.threshold, each.origin.data_version) for each in (self, other))
         return mine == its and self.derived.precision != other.derived.precision
 
     def flat(self) -> dict[str, object]:
-        """Return the fields of all parts by name, in the form and order of version 1.
+        """Return the fields of all parts in the flat form of version 1.
 
         Fingerprints of registered versions, the service and `talud models show` use this form.
         """
@@ -127,23 +130,27 @@ class Contract(FrozenModel):
     def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> Contract:
         """Read the contract from an ONNX file's metadata.
 
+        Args:
+            metadata: metadata entries of the file.
+            origin: name of the file, for messages.
+
         Raises:
-            ModelError: it is missing or damaged, or was written by a newer talud.
+            ModelError: The contract is missing or damaged, or was written by a newer talud.
         """
         text = metadata.get(METADATA_KEY)
         if text is None:
-            raise ModelError(f"{origin}: carries no talud contract; export it with talud train, or name another model")
+            raise ModelError(f"{origin}: contains no talud contract; choose a model made by talud train")
         try:
             return cls.model_validate(migrate(from_json(text)))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             at = f" at '{where}'" if where else ""
-            said = first["msg"].removeprefix("Value error, ")
-            raise ModelError(f"{origin}: its contract is damaged{at}: {said}; export it again") from error
+            reason = first["msg"].removeprefix("Value error, ")
+            raise ModelError(f"{origin}: its contract is damaged{at}: {reason}; export it again") from error
         except _NewerError as error:
             raise ModelError(
-                f"{origin}: its contract has schema version {error}, and this talud reads versions up to "
+                f"{origin}: its contract has schema version {error}, and this talud supports versions up to "
                 f"{SCHEMA_VERSION}; install a newer talud, or export the model with this one"
             ) from error
         except ValueError as error:
@@ -155,24 +162,24 @@ class Contract(FrozenModel):
 
 
 class FlatContract(ModelInput, ModelOrigin, Measurements, Derivations):
-    """The statement of a model about its input and itself."""
+    """Statement of a model about its input and itself."""
 
-    version: Literal[1] = Field(1, description="of this form of contract")
+    version: Literal[1] = Field(1, description="schema version of the contract")
 
     @classmethod
     def of(cls, contract: Contract) -> FlatContract:
-        """Return the published form of a contract."""
+        """Convert a contract to its published flat form."""
         return cls.model_validate(contract.flat())
 
 
 class _NewerError(Exception):
-    """A contract of a later schema version, which is the message."""
+    """Contract of a newer schema version, which is the message."""
 
 
 def migrate(content: Any) -> Any:
-    """Return a contract's JSON content in the form of the present schema version.
+    """Convert a contract's JSON content to the current schema version.
 
-    Version 1 had all fields at the top. A field that it did not know stays there, where validation refuses it.
+    Version 1 had all fields at the top level. Unknown fields stay there, and fail validation.
     """
     if not isinstance(content, Mapping):
         return content
@@ -194,6 +201,6 @@ def migrate(content: Any) -> Any:
 def variant_path(path: Path, precision: Precision) -> Path:
     """Return the path of a model's variant, such as `7band.int8.onnx`.
 
-    The variant float32 is the file itself.
+    The float32 variant is the file itself.
     """
     return path if precision == "float32" else path.with_suffix(f".{precision}.onnx")

@@ -1,6 +1,6 @@
-"""The four parts of a model's contract: input, origin, measurements and derivations.
+"""Parts of a model's contract: input, origin, measurements, derivations.
 
-`name`, `bands` and `hyperparameters` are called as in the Machine Learning Model extension of STAC (`mlm:name`, the
+`name`, `bands` and `hyperparameters` have the names of the Machine Learning Model extension of STAC (`mlm:name`, the
 `bands` of a model input, `mlm:hyperparameters`), which has no names for the other fields.
 """
 
@@ -17,34 +17,34 @@ from talud.metrics import Confusion, lack_of_skill
 Precision = Literal["float32", "float16", "int8"]
 ReducedPrecision = Literal["float16", "int8"]
 Share = Annotated[float, Field(ge=0, le=1)]
-# Of three groups of bands.
+# Number of non-empty subsets of three band groups.
 MAX_SUBSETS = 7
-# Bands are read as float32.
+# Bands are read as float32, whose largest value is about this.
 _LARGEST_FLOAT32 = 3.4e38
 
 
 class FrozenModel(BaseModel):
-    """An immutable object without unknown fields or infinite numbers."""
+    """Immutable object without unknown fields or infinite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BandContract(FrozenModel):
-    """One input band, in the order in which the network reads it."""
+    """Input band, in the order in which the network reads it."""
 
     name: str
     group: Group
-    unit: str = Field(description="as the stack states it: degree, 1/100m, dB, reflectance, DN …")
-    lowest: float = Field(description="plausible range: values below mean another unit, or a fault")
-    highest: float
-    mean: float = Field(description="of the valid training pixels, like the three that follow")
-    deviation: float
-    minimum: float
-    maximum: float
+    unit: str = Field(description="unit as stated in the stack: degree, 1/100m, dB, reflectance, DN …")
+    lowest: float = Field(description="lower end of the plausible range; lower values mean another unit or an error")
+    highest: float = Field(description="upper end of the plausible range")
+    mean: float = Field(description="mean over valid training pixels")
+    deviation: float = Field(description="standard deviation over valid training pixels")
+    minimum: float = Field(description="minimum over valid training pixels")
+    maximum: float = Field(description="maximum over valid training pixels")
     edges: tuple[FiniteFloat, ...] = Field(
-        (), description="of the bins of their histogram, ascending; empty in older files"
+        (), description="bin edges of the histogram over valid training pixels, ascending; empty in older files"
     )
-    shares: tuple[Share, ...] = Field((), description="of the pixels in each bin, one fewer than edges")
+    shares: tuple[Share, ...] = Field((), description="share of the pixels in each bin; one fewer than edges")
 
     @model_validator(mode="after")
     def _histogram_is_one(self) -> Self:
@@ -53,14 +53,14 @@ class BandContract(FrozenModel):
 
 
 class Difference(FrozenModel):
-    """The histogram of the difference of two bands over the training pixels.
+    """Histogram of the difference of two bands over the training pixels.
 
-    Such a difference, a hue for instance, may be new where the values of each band are not.
+    A difference, such as a hue, may be outside the training data although the values of each band are not.
     """
 
-    bands: tuple[str, str] = Field(description="the second is taken from the first")
-    edges: tuple[FiniteFloat, ...] = Field(description="of the bins of its histogram over the training pixels")
-    shares: tuple[Share, ...] = Field(min_length=1, description="of the pixels in each")
+    bands: tuple[str, str] = Field(description="minuend and subtrahend")
+    edges: tuple[FiniteFloat, ...] = Field(description="bin edges of the histogram over the training pixels, ascending")
+    shares: tuple[Share, ...] = Field(min_length=1, description="share of the pixels in each bin")
 
     @model_validator(mode="after")
     def _histogram_is_one(self) -> Self:
@@ -70,58 +70,57 @@ class Difference(FrozenModel):
 
 def _check_histogram(edges: Sequence[float], shares: Sequence[float]) -> None:
     if len(edges) != (len(shares) + 1 if shares else 0) or sorted(edges) != list(edges):
-        raise ValueError("edges and shares are no histogram")
+        raise ValueError("edges and shares are not a histogram")
 
 
 class Subset(FrozenModel):
-    """Some of a model's band groups, with the model's scores where only these are valid."""
+    """Subset of a model's band groups, with its scores on this subset."""
 
     groups: Annotated[tuple[Group, ...], Field(min_length=1)]
     precision: Share
     recall: Share
     f1: Share
-    supported: bool = Field(description="whether a pixel is mapped where these groups are valid and no other is")
+    supported: bool = Field(description="true if pixels are mapped where only these groups are valid")
 
 
 class ModelInput(FrozenModel):
-    """The raster that a model expects."""
+    """Raster that a model expects."""
 
     bands: tuple[BandContract, ...]
     differences: tuple[Difference, ...] = Field(
-        (), description="of neighbouring optical bands, and of SAR bands; empty in older files"
+        (), description="differences of neighbouring optical bands, and of SAR bands; empty in older files"
     )
-    required_groups: tuple[Group, ...] = Field(description="where one of these is invalid, nothing is mapped")
+    required_groups: tuple[Group, ...] = Field(description="band groups without which a pixel is not mapped")
     subsets: Annotated[tuple[Subset, ...], Field(max_length=MAX_SUBSETS)] = Field(
         (),
-        description="of a model that learned to do without some groups: each of the subsets of its groups, with the "
-        "scores on the validation blocks where the other groups are absent, all on the same pixels and at the "
-        "threshold; empty for one that needs all of the required groups, and in older files",
+        description="scores with each subset of the band groups, on the same pixels of the validation blocks and at "
+        "the threshold; empty if the model was not trained with missing groups, and in older files",
     )
-    pixel_size: float = Field(gt=0, description="metres")
-    halo: int = Field(ge=0, description="pixels of context that a tile on the lattice can depend on, each side")
-    alignment: int = Field(ge=1, description="tile origins lie on multiples of this: 2^depth")
-    stack: dict[str, str] = Field(description="how the stack was made: slope, curvature, SAR unit, speckle filter")
+    pixel_size: float = Field(gt=0, description="side of a pixel in metres")
+    halo: int = Field(ge=0, description="context that a tile needs on each side, in pixels")
+    alignment: int = Field(ge=1, description="tile origins are multiples of this number of pixels, 2^depth")
+    stack: dict[str, str] = Field(description="processing of the stack: slope, curvature, SAR unit, speckle filter")
 
     @property
     def band_names(self) -> tuple[str, ...]:
-        """The names of the bands, in the order in which the network reads them."""
+        """Names of the bands, in the order in which the network reads them."""
         return tuple(band.name for band in self.bands)
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The groups of the bands, in the order of their first band."""
+        """Groups of the bands, in the order of their first band."""
         return tuple(dict.fromkeys(band.group for band in self.bands))
 
     @property
     def supported(self) -> frozenset[frozenset[Group]]:
-        """The sets of valid groups with which a pixel is mapped."""
+        """Sets of valid groups with which a pixel is mapped."""
         if self.subsets:
             return frozenset(frozenset(subset.groups) for subset in self.subsets if subset.supported)
         required = set(self.required_groups)
         return frozenset(chosen for chosen in map(frozenset, powerset(self.groups)) if chosen and required <= chosen)
 
     def subset(self, groups: Collection[Group]) -> Subset | None:
-        """Return the scores with these groups alone, or None if they were not measured."""
+        """Return the scores with only these groups; None if not measured."""
         return next((subset for subset in self.subsets if set(subset.groups) == set(groups)), None)
 
     @model_validator(mode="after")
@@ -130,168 +129,168 @@ class ModelInput(FrozenModel):
             return self
         groups = [frozenset(subset.groups) for subset in self.subsets]
         if not set().union(*groups) <= set(self.groups):
-            raise ValueError("subsets: one names a group without bands")
+            raise ValueError("subsets: a subset has a group without bands")
         names_twice = any(len(subset.groups) > len(set(subset.groups)) for subset in self.subsets)
         if names_twice or len(set(groups)) < len(groups):
-            raise ValueError("subsets: one stands twice, or names a group twice")
+            raise ValueError("subsets: a subset is listed twice, or lists a group twice")
         if frozenset(self.groups) not in self.supported:
-            raise ValueError("subsets: that of all groups is missing, or not supported")
+            raise ValueError("subsets: the subset of all groups is missing or not supported")
         if set(self.required_groups) != frozenset.intersection(*self.supported):
-            raise ValueError("subsets: the required groups are not those of every supported one")
+            raise ValueError("subsets: the required groups are not those that all supported subsets share")
         return self
 
     @model_validator(mode="after")
     def _bands_make_sense(self) -> Self:
         names = self.band_names
         if not all(names) or len(set(names)) < len(names):
-            raise ValueError("a band has no name, or stands twice")
+            raise ValueError("a band has no name, or is listed twice")
         for band in self.bands:
             numbers = (band.lowest, band.highest, band.minimum, band.maximum)
             upside_down = band.lowest > band.highest or band.minimum > band.maximum or band.deviation < 0
             if upside_down or max(map(abs, numbers)) > _LARGEST_FLOAT32:
-                raise ValueError(f"the numbers of band '{band.name}' are no range that values can have")
+                raise ValueError(f"band '{band.name}' has an invalid range or deviation")
         if any(not set(difference.bands) <= set(names) for difference in self.differences):
-            raise ValueError("a difference is of a band that the model does not read")
+            raise ValueError("a difference refers to a band that the model does not read")
         if not set(self.required_groups) <= {band.group for band in self.bands}:
             raise ValueError("a required group has no bands")
         return self
 
 
 class ModelOrigin(FrozenModel):
-    """The training run, data and code that a model came from."""
+    """Training run, data and code of a model."""
 
-    name: str = Field(description="the band set")
+    name: str = Field(description="band set")
     weights: str = Field(
-        description="SHA-256 over the constants of the float32 graph: the same for two exports of one model, and for "
-        "its variants of reduced precision"
+        description="SHA-256 over the constants of the float32 graph; equal for all exports of a model and its "
+        "variants of reduced precision"
     )
-    data_version: str = Field(description="MD5 over the MD5s of the stacks and masks trained on")
-    areas: tuple[str, ...] = Field(description="the areas trained on")
-    commit: str = Field(description="of the project's repository, with +changes where it was not clean")
-    run_id: str = Field(description="the MLflow run of the trial")
+    data_version: str = Field(description="MD5 over the MD5s of the training stacks and masks")
+    areas: tuple[str, ...] = Field(description="training areas")
+    commit: str = Field(description="git commit of the project, with +changes if it was not clean")
+    run_id: str = Field(description="MLflow run of the trial")
     hyperparameters: dict[str, float | int | str]
 
 
 class Calibration(FrozenModel):
-    """The line of Platt (1999) in the last layer: logit' = slope * logit + offset."""
+    """Platt scaling (1999) in the last layer: logit' = slope * logit + offset."""
 
-    slope: FiniteFloat = Field(gt=0, description="1 where they were left as they are")
-    offset: FiniteFloat = Field(description="0 where they were left as they are")
+    slope: FiniteFloat = Field(gt=0, description="1 if the probabilities were not calibrated")
+    offset: FiniteFloat = Field(description="0 if the probabilities were not calibrated")
     error_before: float = Field(
         ge=0,
         le=1,
-        description="expected calibration error on the validation blocks, which slope and offset fit",
+        description="expected calibration error before calibration, on the validation blocks to which it was fitted",
     )
-    error_after: float = Field(ge=0, le=1, description="the same of the probabilities that the file gives")
-    declined: str = Field("", description="why they were left as they are; empty where they were not")
+    error_after: float = Field(ge=0, le=1, description="expected calibration error of the file's probabilities")
+    declined: str = Field("", description="reason why the probabilities were not calibrated; else empty")
 
 
 class Validation(FrozenModel):
-    """Pixel counts on the validation blocks, from which an area is estimated."""
+    """Pixel counts on the validation blocks, for area estimates."""
 
     tp: NonNegativeInt
     fp: NonNegativeInt
     fn: NonNegativeInt
     tn: NonNegativeInt
-    blocks: NonNegativeInt = Field(description="that hold a pixel of these")
+    blocks: NonNegativeInt = Field(description="number of blocks with a counted pixel")
     design_effects: tuple[Annotated[FiniteFloat, Field(ge=1)], Annotated[FiniteFloat, Field(ge=1)]] = Field(
-        description="of the landslide share of what is mapped as landslide, and as background: how many times its "
-        "variance is that of pixels drawn one by one, for those of a block err together"
+        description="design effects of the landslide share among pixels mapped as landslide and as background: ratio "
+        "of its variance to that of independent pixels, because errors in a block are correlated"
     )
-    correlation: float = Field(ge=-1, le=1, description="of these two shares, between blocks")
+    correlation: float = Field(ge=-1, le=1, description="correlation of the two shares between blocks")
 
 
 class Measurements(FrozenModel):
-    """The threshold, and all that was measured of a model at it."""
+    """Threshold of a model, and its measured properties."""
 
-    threshold: float = Field(gt=0, lt=1, description="landslide where the probability is at least this")
+    threshold: float = Field(gt=0, lt=1, description="lowest probability of a landslide")
     scores: dict[str, float] = Field(description="precision, recall, f1, iou and mcc on the validation blocks")
     halo_errors: dict[NonNegativeInt, Share] = Field(
         default={},
-        description="a smaller halo in pixels, and how far probabilities differ with it, at most, on windows of the "
-        "training areas; empty where that was not measured",
+        description="smaller halo in pixels → largest difference in probability, on windows of the training areas; "
+        "empty if not measured",
     )
     parity: dict[Literal["difference", "allowed"], Annotated[FiniteFloat, Field(ge=0)]] = Field(
         default={},
-        description="how far the file's probabilities differ from the Keras model's, at most, on the validation "
-        "patches, and how far rounding allows them to; empty in older files",
+        description="largest difference in probability between the file and the Keras model on the validation "
+        "patches, and the largest that rounding allows; empty in older files",
     )
     calibration: Calibration | None = Field(
-        None, description="of the probabilities; missing in older files and where it is switched off"
+        None, description="calibration of the probabilities; missing in older files and if switched off"
     )
     validation: Validation | None = Field(None, description="counts on the validation blocks; missing in older files")
     loss: dict[str, float] = Field(
         default_factory=dict,
-        description="what a reduced precision costs on the validation blocks: f1, how much lower it is than that of "
-        "the float32 file; largest_difference and mean_difference, of the probabilities",
+        description="loss by reduced precision on the validation blocks: f1, decrease relative to the float32 file; "
+        "largest_difference and mean_difference, in probability",
     )
 
     @property
     def lack_of_skill(self) -> str:
-        """Return a sentence if the model is no better than a constant map.
+        """Sentence that states that the model is no better than a constant map.
 
-        The scores are those of its validation blocks; the text is empty if the model is better.
-
-        An older file, and an adapted or fine-tuned one, holds scores and no counts: it lacks skill where its F1 is 0,
-        or its map does not correlate with the truth.
+        The text is empty if the model is better. It is derived from the counts on the validation blocks. Contracts of
+        older, adapted and fine-tuned models hold scores without counts: they lack skill if F1 or MCC is not positive.
         """
         if self.validation is not None:
             known = self.validation
-            said = lack_of_skill(Confusion(known.tp, known.fp, known.fn, known.tn))
+            sentence = lack_of_skill(Confusion(known.tp, known.fp, known.fn, known.tn))
         elif "f1" in self.scores and min(self.scores["f1"], self.scores.get("mcc", 1.0)) <= 0:
-            said = f"no better than a constant map: F1 {self.scores['f1']:.3f}"
+            sentence = f"no better than a constant map: F1 {self.scores['f1']:.3f}"
         else:
-            said = ""
-        return f"on the validation blocks {said}" if said else ""
+            sentence = ""
+        return f"on the validation blocks {sentence}" if sentence else ""
 
 
 class ParentModel(FrozenModel):
-    """The model that another was made from."""
+    """Model from which another was made."""
 
-    weights: str = Field(description="its digest, as `weights` of its contract's origin")
-    model: str = Field(description="its registered name, or the band set")
-    version: str = Field(description="registered, or unregistered")
-    area: str = Field(description="that the new one was made for")
+    weights: str = Field(description="SHA-256 of its weights, as in its contract")
+    model: str = Field(description="registered name, or band set if unregistered")
+    version: str = Field(description="registered version, or `unregistered`")
+    area: str = Field(description="area for which the new model was made")
 
 
 class Adaptation(ParentModel):
-    """The area and raster to which the network's features were aligned without labels."""
+    """Alignment of a network's features to an area without labels."""
 
-    raster: str
-    raster_digest: str = Field(description="as the tag TALUD_RASTER_DIGEST of its maps")
-    strength: float = Field(gt=0, le=1, description="1: to the statistics of the area alone; 0 would be as it was")
-    squares: int = Field(ge=1, description="of the raster, on which they were measured")
-    side: int = Field(ge=1, description="of these, in pixels")
+    raster: str = Field(description="raster to which the features were aligned")
+    raster_digest: str = Field(description="fingerprint of the raster, as in the tag TALUD_RASTER_DIGEST of its maps")
+    strength: float = Field(gt=0, le=1, description="weight of the area's statistics; 1 uses no others")
+    squares: int = Field(ge=1, description="number of windows on which the statistics were measured")
+    side: int = Field(ge=1, description="side of a window in pixels")
     agreement_before: float = Field(
-        ge=-1, le=1, description="correlation of the original's maps of the squares, turned and mirrored, with its map"
+        ge=-1, le=1, description="correlation of the original model's maps of turned and mirrored windows with its map"
     )
-    agreement_after: float = Field(ge=-1, le=1, description="likewise of the adapted model's maps")
+    agreement_after: float = Field(ge=-1, le=1, description="the same correlation for the adapted model")
 
 
 class FineTuning(ParentModel):
-    """The labelled patches of a new area with which a model was trained further."""
+    """Further training of a model on labelled patches of a new area."""
 
     labels: str = Field(description="MD5 of the area's mask")
-    patches: int = Field(ge=1)
+    patches: int = Field(ge=1, description="number of labelled patches")
     cells: tuple[tuple[int, int], ...] = Field(description="row and column of each patch's first pixel")
-    side: int = Field(ge=1, description="of a patch in pixels")
-    landslide_pixels: int = Field(ge=1, description="in the patches")
-    seed: int
-    steps: int = Field(ge=1)
+    side: int = Field(ge=1, description="side of a patch in pixels")
+    landslide_pixels: int = Field(ge=1, description="landslide pixels in the patches")
+    seed: int = Field(description="seed of the random generator")
+    steps: int = Field(ge=1, description="training steps")
     learning_rate: float = Field(gt=0)
-    recipe: str = Field(description="of the project, whose loss, augmentation and dropping it was")
-    rehearsed: tuple[str, ...] = Field(description="training areas of which half of each batch was; empty: none")
-    f1_before: float | None = Field(description="on the area's other labelled patches; null: there are none")
-    f1_after: float | None
+    recipe: str = Field(description="recipe of the project that gave loss, augmentation and dropping")
+    rehearsed: tuple[str, ...] = Field(description="training areas that filled half of each batch; empty if none")
+    f1_before: float | None = Field(
+        description="F1 on the area's other labelled patches before fine-tuning; null if there are none"
+    )
+    f1_after: float | None = Field(description="F1 on these patches after fine-tuning")
 
 
 class Derivations(FrozenModel):
-    """The steps by which a file was derived from a trained network."""
+    """Steps that made a file from a trained network."""
 
     precision: Precision = Field(
-        "float32", description="of weights and arithmetic, but for the layers that scale bands"
+        "float32", description="precision of weights and arithmetic, except in the layers that scale bands"
     )
     adapted: Adaptation | None = Field(
-        None, description="where its features were aligned to a new area; the scores are still the original's"
+        None, description="adaptation to a new area, if any; the scores are those of the original model"
     )
-    finetuned: FineTuning | None = Field(None, description="where it was trained further on labels of a new area")
+    finetuned: FineTuning | None = Field(None, description="fine-tuning on labels of a new area, if any")

@@ -1,8 +1,8 @@
-"""Store of runs and registered models, kept in MLflow: the only package that imports mlflow.
+"""Store of runs and registered models in MLflow.
 
-A project keeps its own store, `mlflow.db` and the folder `mlartifacts`, in its root; if the environment sets
-`MLFLOW_TRACKING_URI`, a team's server takes their place. Importing this package imports mlflow (about a second), so
-commands that can do without import it inside their functions.
+This is the only package that imports mlflow. A project has its own store in its root, `mlflow.db` and the folder
+`mlartifacts`; if the environment sets `MLFLOW_TRACKING_URI`, that server is used instead. Importing this package
+imports mlflow (about a second), so commands that may not need it import it inside their functions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ for _name, _value in {
     # Usage statistics are off, also in the processes started from here.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # Messages that a user must see, talud writes itself.
+    # talud itself prints the messages that a user must see.
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_PRINT_MODEL_URLS_ON_CREATION": "false",

@@ -1,4 +1,4 @@
-"""Files of runs and models in a store, logged and fetched."""
+"""Upload and download of the files of runs and models."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FetchedModel:
-    """A model of the registry, on this machine.
+    """Model of the registry, with its file on this machine.
 
     Attributes:
-        path: the ONNX file.
-        name: the name of the registered model; the URI if that names no registered version.
-        version: the version of the registered model; empty likewise.
-        run_id: the run that made it; empty if unknown to MLflow.
+        path: path of the ONNX file.
+        name: name of the registered model, or the URI if it names no registered version.
+        version: registered version; empty if the URI names none.
+        run_id: id of the run that made the model; empty if unknown.
     """
 
     path: Path
@@ -42,10 +42,16 @@ class FetchedModel:
 
 
 def log_file(client: MlflowClient, run_id: str, content: bytes, name: str) -> None:
-    """Store a file with a run, in place of one of the same name.
+    """Store a file with a run; a file of the same name is replaced.
+
+    Args:
+        client: client of the store.
+        run_id: id of the run.
+        content: content of the file.
+        name: path of the file below the run's artifacts.
 
     Raises:
-        RegistryError: the store cannot be used, or has no room.
+        RegistryError: The store is not available, or is full.
     """
     path = PurePosixPath(name)
     folder = None if path.parent == PurePosixPath() else str(path.parent)
@@ -58,30 +64,31 @@ def log_file(client: MlflowClient, run_id: str, content: bytes, name: str) -> No
 def fetch(client: MlflowClient, uri: str, location: str, run_id: str = "") -> tuple[Path, str]:
     """Return the ONNX file of a model on this machine, and the id of its run.
 
-    Files that are on this machine already are used where they are.
+    Local files are used in place.
 
     Args:
-        client: a client of the store.
-        uri: the URI of the model as the user named it, for messages.
-        location: the URI of the model's folder, or models:/MODEL_ID.
-        run_id: the run that made the model, if known.
+        client: client of the store.
+        uri: URI of the model as given by the user, for messages.
+        location: URI of the model's folder, or models:/MODEL_ID.
+        run_id: id of the run that made the model, if known.
 
     Raises:
-        RegistryError: the files are missing or cannot be read, or the model is not ONNX.
+        RegistryError: The files are missing or unreadable, or the model is not ONNX.
     """
-    if location.startswith("models:/"):  # mlflow would write a file beside the model when it downloads such a URI
+    if location.startswith("models:/"):
+        # Resolved here, because MLflow writes a file next to the model when it downloads such a URI.
         model = client.get_logged_model(location.removeprefix("models:/"))
         run_id, location = model.source_run_id or run_id, model.artifact_location
     folder = _download(client, location, uri)
     manifest = _manifest(folder, uri)
     path = (folder / str(manifest.get("data"))).resolve()
     if not (path.is_file() and path.is_relative_to(folder.resolve())):
-        raise RegistryError(f"{uri}: its file {path} is missing from the store; put it back, or name another version")
+        raise RegistryError(f"{uri}: its file {path} is missing from the store; restore it, or choose another version")
     return path, run_id or str(manifest.get("run_id") or "")
 
 
 def log_model(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: str) -> str:
-    """Log a model to a run, with the scores of the run; return the model's id.
+    """Log a model to a run, with the run's scores; return the model's id.
 
     The function `mlflow.onnx.log_model` does the same, but only in MLflow's default store and its active run.
     """
@@ -98,7 +105,7 @@ def log_model(client: MlflowClient, name: str, model: onnx.ModelProto, run_id: s
 
 
 def upload_missing_files(client: MlflowClient, model_id: str, model: onnx.ModelProto, run_id: str) -> None:
-    """Upload the files of a logged model again if some are missing."""
+    """Upload the files of a logged model if some are missing."""
     logged = client.get_logged_model(model_id)
     found = {Path(file.path).name for file in client.list_logged_model_artifacts(logged.model_id)}
     if not found >= {"MLmodel", "model.onnx"}:
@@ -106,14 +113,17 @@ def upload_missing_files(client: MlflowClient, model_id: str, model: onnx.ModelP
 
 
 def add_file(client: MlflowClient, model_id: str, path: Path, name: str) -> None:
-    """Upload a file beside a logged model, in place of one of the same name."""
+    """Upload a file next to a logged model; one of the same name is replaced."""
     with tempfile.TemporaryDirectory(prefix="talud-") as folder:
         shutil.copy(path, Path(folder) / name)
         client.log_model_artifacts(model_id, folder)
 
 
 def _upload(client: MlflowClient, logged: LoggedModel, model: onnx.ModelProto, run_id: str) -> None:
-    """Upload the files of a logged model, MLmodel last, as a sign that all are there."""
+    """Upload the files of a logged model.
+
+    MLmodel is last, so that its presence shows that all files are complete.
+    """
     import mlflow.onnx
     import onnx
     import onnxruntime
@@ -135,7 +145,7 @@ def _upload(client: MlflowClient, logged: LoggedModel, model: onnx.ModelProto, r
 
 
 def _signature(model: onnx.ModelProto) -> ModelSignature:
-    """Return names and shapes of input and output, with -1 for a variable side."""
+    """Return names and shapes of input and output, with -1 for a free side."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -148,12 +158,12 @@ def _signature(model: onnx.ModelProto) -> ModelSignature:
 
 
 def _download(client: MlflowClient, location: str, uri: str) -> Path:
-    """Return the folder of a model: itself if local, else a copy until the process ends."""
+    """Return a model's folder, or a copy until the process ends if it is remote."""
     local = location.startswith("file:") or ":/" not in location
     if local and not Path(local_file_uri_to_path(location)).exists():  # type: ignore[no-untyped-call]
         raise RegistryError(
-            f"{uri}: its files are missing from {location}; put them back, or run talud register, which brings those "
-            "of models/ to the store again"
+            f"{uri}: its files are missing from {location}; restore them, or run talud register to upload the "
+            "models in models/ again"
         )
     folder = None if local else tempfile.mkdtemp(prefix="talud-")
     if folder is not None:
@@ -167,14 +177,18 @@ def _download(client: MlflowClient, location: str, uri: str) -> Path:
 
 
 def _manifest(folder: Path, uri: str) -> dict[str, Any]:
-    """Read the file MLmodel of an ONNX model."""
+    """Read the file MLmodel of an ONNX model.
+
+    Raises:
+        RegistryError: The folder holds no MLflow model, or one that is not ONNX.
+    """
     try:
         manifest = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
         flavors = dict(manifest["flavors"])
     except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
-        raise RegistryError(f"{uri}: no MLflow model lies at {folder}") from error
+        raise RegistryError(f"{uri}: no MLflow model at {folder}") from error
     if "onnx" not in flavors:
         raise RegistryError(
-            f"{uri}: is a model of flavor {', '.join(sorted(flavors))}, not onnx; name one that talud register made"
+            f"{uri}: is a model of flavor {', '.join(sorted(flavors))}, not onnx; choose one made by talud register"
         )
     return {**manifest, **flavors["onnx"]}

@@ -1,4 +1,4 @@
-"""Leaderboard of a study: the best trial's scores, a note, a page of all trials, and the view of MLflow's UI."""
+"""Leaderboard of a study: ranked trials, a note and a page in MLflow's UI."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from talud.registry.connection import SCORES, metrics, translated_errors
 from talud.registry.files import log_file
 from talud.text import html_environment
 
-SUPERSEDED_TAG = "superseded"  # the tag of a run whose trial was trained again
+# Tag of a run whose trial was trained again.
+SUPERSEDED_TAG = "superseded"
 PAGE_FILE = "trials.html"
 TRIALS_IN_NOTE = 20
 FAILURES_IN_NOTE = 10
-_REASON_CHARACTERS = 200  # MLflow keeps 8000 of a note
+# Length of a failure's reason in a note, of which MLflow keeps 8000 characters.
+_REASON_CHARACTERS = 200
 
-VIEW = "trials"  # the view of the experiment that `talud ui` opens
+# View of the experiment that `talud ui` opens.
+VIEW = "trials"
 _COLUMNS = (
     "metrics.`f1`",
     *(f"params.`{choice}`" for choice in ("filters", "learning_rate", "batch_size")),
@@ -35,23 +38,24 @@ _VIEW_STATE = {
     "columnOrder": ["0", "attributes.`Run Name`", *_COLUMNS, "attributes.`Models`"],
     "columnWidths": {"attributes.`Run Name`": 300} | dict.fromkeys(_COLUMNS, 105),
 }
-EXPERIMENT_TAGS = {  # settings of the UI, and the note on the experiment
+# Settings of the UI, and the note of the experiment.
+EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     f"mlflow.sharedViewState.{VIEW}": json.dumps(_VIEW_STATE),
     mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "f1",
     mlflow_tags.MLFLOW_EXPERIMENT_PRIMARY_METRIC_GREATER_IS_BETTER: "True",
-    mlflow_tags.MLFLOW_RUN_NOTE: "U-Nets that map landslides: a run for each study, and below it one for each trial.",
+    mlflow_tags.MLFLOW_RUN_NOTE: "U-Nets that map landslides: a run for each study, with a child run for each trial.",
 }
 
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """A trial that has scores.
+    """Trial with scores.
 
     Attributes:
-        run_id: the id of its run.
-        name: the configuration, without the band set that all trials of a study share.
-        values: its scores, `best_epoch`, `seconds` and `parameters`, and those hyperparameters that are numbers.
+        run_id: id of its run.
+        name: configuration, without the band set that all trials of a study share.
+        values: scores, `best_epoch`, `seconds` and `parameters`, and the numeric hyperparameters.
     """
 
     run_id: str
@@ -61,7 +65,7 @@ class FinishedTrial:
 
 @dataclass(frozen=True)
 class FailedTrial:
-    """A trial that failed, and the reason."""
+    """Trial that failed, with the reason."""
 
     name: str
     reason: str
@@ -69,15 +73,15 @@ class FailedTrial:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The trials that the store holds of a study.
+    """Trials of a study in the store.
 
     Attributes:
-        run_id: the id of the study's run.
-        study: its name.
-        experiment: the id of its experiment.
-        finished: the highest validation F1 first; of equal ones the smallest network, then the first to start.
-        failed: in the order of their start.
-        unfinished: the number of trials that were stopped, or are still running.
+        run_id: id of the study's run.
+        study: name of the study.
+        experiment: id of its experiment.
+        finished: finished trials by descending validation F1; of equal ones the smallest network, then the earliest.
+        failed: failed trials in the order of their start.
+        unfinished: number of trials that were stopped or are still running.
     """
 
     run_id: str
@@ -91,10 +95,10 @@ class Leaderboard:
     def read(cls, client: MlflowClient, run_id: str) -> Self:
         """Read a study's trials from the store.
 
-        A trial that failed or was stopped, and then finished, counts as finished.
+        A trial that failed or was stopped, and finished in a later attempt, counts as finished.
 
         Raises:
-            RegistryError: the store cannot be used, or has no such run.
+            RegistryError: The store is not available, or does not have the run.
         """
         with translated_errors():
             parent = client.get_run(run_id)
@@ -102,9 +106,9 @@ class Leaderboard:
             runs = sorted(_children(client, experiment, run_id), key=lambda run: int(run.info.start_time))
         finished = [_finished(run) for run in runs if run.info.status == "FINISHED" and run.data.metrics.keys() >= _ALL]
         done = {trial.name for trial in finished}
-        others = {_name(run): run for run in runs if _name(run) not in done}  # of several attempts the last
+        others = {_name(run): run for run in runs if _name(run) not in done}  # the last of several attempts
         failed = [
-            FailedTrial(name, run.data.tags.get("error", "no reason is on record"))
+            FailedTrial(name, run.data.tags.get("error", "no reason recorded"))
             for name, run in others.items()
             if run.info.status == "FAILED"
         ]
@@ -115,16 +119,16 @@ class Leaderboard:
 
     @property
     def markdown(self) -> str:
-        """The note of the study's run: the best trial, a table, and failures.
+        """Note of the study's run: best trial, table and failures.
 
-        The UI shows only the first lines until a reader asks for more, so the best trial stands there.
+        The best trial is first, because the UI collapses all but the first lines.
         """
         parts = [self._headline, self._table] if self.finished else ["No trial has finished."]
         if self.failed:
             more = len(self.failed) - FAILURES_IN_NOTE
             reasons = [f"- {_plain(one.name)}: {_plain(one.reason)}" for one in self.failed[:FAILURES_IN_NOTE]]
             parts.append("\n".join([f"**Failed: {len(self.failed)}**", "", *reasons]))
-            parts += [f"and {more} more, each with the reason as its tag `error`."] if more > 0 else []
+            parts += [f"and {more} more; the tag `error` of each run states the reason."] if more > 0 else []
         if self.unfinished:
             parts.append(f"Not finished: {self.unfinished}.")
         return "\n\n".join(parts)
@@ -157,20 +161,20 @@ class Leaderboard:
         return f"#/experiments/{self.experiment}/runs/{run_id}"
 
     def html(self) -> str:
-        """Return all trials on parallel coordinates and in a table, as one HTML file."""
+        """Return an HTML page with parallel coordinates and a table of all trials."""
         return trials_page(self.study, self.finished, self.failed)
 
 
 def write_summary(client: MlflowClient, run_id: str, note: str) -> None:
-    """Give the run of a study the scores of its best trial, a note, and a page.
+    """Write the best trial's scores, a note and a page to a study's run.
 
     Args:
-        client: a client of the store.
-        run_id: the id of the study's run.
+        client: client of the store.
+        run_id: id of the study's run.
         note: Markdown that follows the leaderboard.
 
     Raises:
-        RegistryError: the store cannot be used, or has no room for the page.
+        RegistryError: The store is not available, or is full.
     """
     board = Leaderboard.read(client, run_id)
     best = {score: board.finished[0].values[score] for score in SCORES} if board.finished else {}
@@ -183,13 +187,13 @@ def write_summary(client: MlflowClient, run_id: str, note: str) -> None:
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of the parallel coordinates.
+    """Axis of the parallel coordinates.
 
     Attributes:
-        key: the name of its values in a trial.
-        label: the label for a reader.
-        number_format: the format of a number in the table, as `str.format` takes it.
-        chosen: true for a hyperparameter, whose few values, a factor apart, need a logarithmic axis.
+        key: name of its values in a trial.
+        label: human-readable label.
+        number_format: format of a number in the table, as for `str.format`.
+        chosen: true for a hyperparameter, which is drawn on a logarithmic axis.
     """
 
     key: str
@@ -209,12 +213,14 @@ AXES = (
 
 
 def trials_page(study: str, finished: Sequence[FinishedTrial], failed: Sequence[FailedTrial]) -> str:
-    """Return the page as HTML; the same trials give the same bytes.
+    """Render the trials of a study as an HTML page.
+
+    Equal trials give equal bytes.
 
     Args:
-        study: the study's name.
-        finished: the finished trials, best first, at least one.
-        failed: the failed trials.
+        study: name of the study.
+        finished: finished trials, best first, at least one.
+        failed: failed trials.
     """
     axes = [axis for axis in AXES if all(_drawable(axis, trial) for trial in finished)]
     data = {
@@ -254,7 +260,7 @@ _ALL = frozenset(SCORES)
 
 
 def _children(client: MlflowClient, experiment: str, parent_run_id: str) -> Iterator[Run]:
-    """Yield the runs of a study's trials, without those that are superseded."""
+    """Yield the runs of a study's trials that are not superseded."""
     token = None
     while True:
         condition = f"tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'"
@@ -280,19 +286,19 @@ def _finished(run: Run) -> FinishedTrial:
 
 
 def _facts(trial: FinishedTrial) -> list[str]:
-    """Return the epoch that was kept, and the duration; a dash if unknown."""
+    """Return the kept epoch and the duration; a dash if unknown."""
     epoch, epochs, seconds = (trial.values.get(name) for name in ("best_epoch", "epochs", "seconds"))
     kept = "–" if epoch is None else f"{epoch:.0f}" if epochs is None else f"{epoch:.0f} of {epochs:.0f}"
     return [kept, "–" if seconds is None else f"{seconds:.0f}"]
 
 
 def _cells(words: Sequence[str]) -> str:
-    """Return the cells of a table's row, with the space between that the UI omits."""
+    """Return the cells of a table row, with spacing that the UI omits."""
     return " | ".join(f"&emsp;{word}" for word in words) + " |"
 
 
 def _plain(text: str) -> str:
-    """Return text on one line, shortened, with the signs of Markdown escaped."""
+    """Return shortened text on one line, with Markdown characters escaped."""
     line = " ".join(text.split())
     short = line if len(line) <= _REASON_CHARACTERS else f"{line[: _REASON_CHARACTERS - 1]}…"
     return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in short)

@@ -1,4 +1,4 @@
-"""Registered models: versions with their tags, aliases, promotion history, and files."""
+"""Registered models: versions, tags, aliases, promotion history and files."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     import onnx
 
 ALIASES = ("champion", "challenger")
-# Tags of a version.
-FINGERPRINT_TAG = "fingerprint"  # keeps a model from being registered twice
+# Tags of a version. The fingerprint prevents a second registration of the same model.
+FINGERPRINT_TAG = "fingerprint"
 REGISTERED_BY_TAG = "registered_by"
 PROMOTED_BY_TAG, PROMOTED_AT_TAG = "promoted_by", "promoted_at"
-REPLACED_TAG = "replaced"  # the champion before this one, to which a rollback returns
-SET_ASIDE_TAG = "set_aside"  # who took the version from its place, and when: the pipeline does not put it back
-URI_FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, models:/MODEL_ID, runs:/RUN_ID/PATH, or where its files lie"
+# Version of the previous champion, to which a rollback returns.
+REPLACED_TAG = "replaced"
+# User and time of a demotion by hand; the pipeline does not promote such a version again.
+SET_ASIDE_TAG = "set_aside"
+URI_FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, models:/MODEL_ID, runs:/RUN_ID/PATH, or a path to its files"
 _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+|latest))")
 _LOGGED = re.compile(r"models:/m-[0-9a-f]+")
 _ELSEWHERE = re.compile(r"(runs|mlflow-artifacts|file|s3|gs|wasbs|abfss|hdfs|dbfs|https?):/.+")
@@ -39,11 +41,15 @@ _ELSEWHERE = re.compile(r"(runs|mlflow-artifacts|file|s3|gs|wasbs|abfss|hdfs|dbf
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A version of a registered model, as it was when it was looked up.
+    """Version of a registered model at the time of the query.
 
     Attributes:
-        created: the time of registration, as ISO 8601 in UTC.
-        aliases: the aliases that pointed to it then; they move, so that two versions are equal without them.
+        name: name of the registered model.
+        version: number of the version.
+        run_id: id of the run that made it.
+        tags: tags of the version.
+        created: time of registration, as ISO 8601 in UTC.
+        aliases: aliases of the version. They can move, so they are not compared.
     """
 
     name: str
@@ -55,13 +61,13 @@ class ModelVersion:
 
     @property
     def uri(self) -> str:
-        """The URI that names this version, whichever aliases it has."""
+        """URI of this version, independent of aliases."""
         return f"models:/{self.name}/{self.version}"
 
 
 @dataclass(frozen=True)
 class BrokenAlias:
-    """An alias of a registered model whose version was deleted."""
+    """Alias of a registered model that points to a deleted version."""
 
     name: str
     alias: str
@@ -69,7 +75,7 @@ class BrokenAlias:
 
     @property
     def message(self) -> str:
-        """A sentence on the broken alias, with the command to repair it."""
+        """Description of the problem, with the command to repair it."""
         return (
             f"'{self.name}': its alias {self.alias} points to version {self.version}, which was deleted; run talud "
             f"models promote {self.name} VERSION (talud models list shows the versions)"
@@ -77,9 +83,9 @@ class BrokenAlias:
 
 
 def model_uri(reference: str) -> str:
-    """Return the URI of a registered model: `NAME` stands for its champion.
+    """Return the URI of a registered model.
 
-    `NAME@ALIAS` and `NAME/VERSION` stand for that version; a URI stays as it is.
+    `NAME` is its champion, `NAME@ALIAS` and `NAME/VERSION` that version; a URI is returned unchanged.
     """
     if ":/" in reference:
         return reference
@@ -90,30 +96,30 @@ def check_uri(uri: str) -> None:
     """Check that a URI has one of the `URI_FORMS`.
 
     Raises:
-        RegistryError: it has not.
+        RegistryError: The URI has another form.
     """
     if not any(form.fullmatch(uri) for form in (_NAMED, _LOGGED, _ELSEWHERE)):
-        raise RegistryError(f"'{uri}' is no model URI; the forms are: {URI_FORMS}")
+        raise RegistryError(f"'{uri}' is not a model URI; valid forms are: {URI_FORMS}")
 
 
 @dataclass(frozen=True)
 class Models:
-    """The registered models of a store.
+    """Registered models of a store.
 
-    All methods raise a RegistryError if the store cannot be used.
+    All methods raise a RegistryError if the store is not available.
     """
 
     client: MlflowClient
 
     def fetch(self, uri: str) -> FetchedModel:
-        """Bring a model to this machine. Files that are on it already are used where they are.
+        """Fetch a model to this machine; local files are used in place.
 
         Args:
-            uri: one of `URI_FORMS`.
+            uri: URI in one of the `URI_FORMS`.
 
         Raises:
-            RegistryError: the store cannot be used, has no such model, version or alias (those it has are named), or
-                the model is not ONNX.
+            RegistryError: The store is not available or lacks the model, version or alias (the message lists the
+                existing ones), or the model is not ONNX.
         """
         check_uri(uri)
         named = _NAMED.fullmatch(uri)
@@ -129,28 +135,29 @@ class Models:
     def look_up(self, reference: str) -> ModelVersion:
         """Return the registered version that a reference names.
 
-        A reference is `NAME`, `NAME@ALIAS` or `NAME/VERSION`, with or without `models:/` before it.
+        Args:
+            reference: `NAME`, `NAME@ALIAS` or `NAME/VERSION`, with or without `models:/` in front.
 
         Raises:
-            RegistryError: the store has no such model, version or alias (those it has are named).
+            RegistryError: The store lacks the model, version or alias; the message lists the existing ones.
         """
         named = _NAMED.fullmatch(model_uri(reference))
         if not named:
             raise RegistryError(
-                f"'{reference}' names no registered version; the forms are NAME, NAME@ALIAS, NAME/VERSION"
+                f"'{reference}' is not a registered version; valid forms are NAME, NAME@ALIAS, NAME/VERSION"
             )
         with translated_errors(reference):
             return self._resolve(**named.groupdict())
 
     def find_by_fingerprint(self, name: str, fingerprint: str) -> ModelVersion | None:
-        """Return the version of a registered model with a given fingerprint."""
+        """Return the version of a model with a given fingerprint; None if missing."""
         condition = f"name = '{name}' and tags.`{FINGERPRINT_TAG}` = '{fingerprint}'"
         with translated_errors():
             found = self.client.search_model_versions(condition)
             return _version(found[0]) if found else None
 
     def champion(self, name: str) -> ModelVersion | None:
-        """Return the version of the alias `champion`; None if missing or deleted."""
+        """Return the champion of a model; None if missing or deleted."""
         with translated_errors():
             model = self._registered(name)
             number = model.aliases.get("champion") if model else None
@@ -158,9 +165,9 @@ class Models:
             return _version(found) if found else None
 
     def champions(self) -> tuple[ModelVersion, ...]:
-        """Return the champions among the models that talud registered, by name.
+        """Return the champions of the models that talud registered, by name.
 
-        Champions that were deleted are not among them (`broken_aliases`).
+        Deleted champions are excluded; see `broken_aliases`.
         """
         with translated_errors():
             models = _all(self.client.search_registered_models)
@@ -169,19 +176,19 @@ class Models:
         return tuple(_version(each) for each in found if each and FINGERPRINT_TAG in each.tags)
 
     def versions(self) -> tuple[ModelVersion, ...]:
-        """Return all versions that talud registered: by name, newest first."""
+        """Return all versions that talud registered, by name, newest first."""
         with translated_errors():
             models = _all(self.client.search_registered_models)
             found = _all(self.client.search_model_versions)
-        aliases = {model.name: model.aliases for model in models}  # the list of versions is without them
+        aliases = {model.name: model.aliases for model in models}  # versions in a search result lack them
         ours = [_version(each, aliases.get(each.name, {})) for each in found if FINGERPRINT_TAG in each.tags]
         return tuple(sorted(ours, key=lambda version: (version.name, -int(version.version))))
 
     def find_by_weights(self, weights: str) -> dict[str, str]:
-        """Return the registered versions that hold a network: URI → aliases.
+        """Return the registered versions of a network: URI → aliases.
 
         Args:
-            weights: the SHA-256 of the network's constants, in hex; nothing else is looked for.
+            weights: SHA-256 of the network's constants in hex; any other text gives no versions.
         """
         if not re.fullmatch(r"[0-9a-f]{64}", weights):
             return {}
@@ -193,10 +200,7 @@ class Models:
         return {version.uri: ", ".join(version.aliases) for version in versions}
 
     def broken_aliases(self) -> tuple[BrokenAlias, ...]:
-        """Return the aliases that point to deleted versions, by model name.
-
-        All registered models and all names in `ALIASES` are considered.
-        """
+        """Return the aliases that point to deleted versions, by model name."""
         with translated_errors():
             models = _all(self.client.search_registered_models)
             present = {(each.name, str(each.version)) for each in _all(self.client.search_model_versions)}
@@ -213,13 +217,10 @@ class Models:
         The registered model is created if it does not exist.
 
         Args:
-            name: the name of the registered model.
-            model: the model, with its weights inside.
-            run_id: the run of the trial, whose scores become the model's.
-            fingerprint: the value by which `find_by_fingerprint` tells this model from others.
-
-        Raises:
-            RegistryError: the store cannot be used.
+            name: name of the registered model.
+            model: model with its weights inside.
+            run_id: id of the trial's run, whose scores become the model's.
+            fingerprint: value by which `find_by_fingerprint` identifies the model.
         """
         tags = {FINGERPRINT_TAG: fingerprint, REGISTERED_BY_TAG: current_user()}
         with translated_errors():
@@ -231,17 +232,23 @@ class Models:
             return _version(made)
 
     def upload_missing_files(self, version: ModelVersion, model: onnx.ModelProto) -> None:
-        """Upload the files of a version again if the store lacks some of them."""
+        """Upload the files of a version if some are missing in the store."""
         with translated_errors(version.uri):
             files.upload_missing_files(self.client, self._model_id(version), model, version.run_id)
 
     def add_file(self, version: ModelVersion, path: Path, name: str) -> None:
-        """Store a file beside the model of a version, in place of one of its name."""
+        """Store a file next to a version's model; one of the same name is replaced."""
         with translated_errors(version.uri):
             files.add_file(self.client, self._model_id(version), path, name)
 
     def describe(self, version: ModelVersion, tags: Mapping[str, str], description: str | None = None) -> None:
-        """Set tags of a version, and its description in Markdown; other tags stay."""
+        """Set tags and description of a version; other tags are kept.
+
+        Args:
+            version: version to change.
+            tags: tags to set.
+            description: description in Markdown; None keeps the present one.
+        """
         with translated_errors():
             for key, value in tags.items():
                 if version.tags.get(key) != value:
@@ -250,9 +257,9 @@ class Models:
                 self.client.update_model_version(version.name, version.version, description)
 
     def set_alias(self, version: ModelVersion, alias: str) -> None:
-        """Point one of the `ALIASES` to a version, which loses the other one.
+        """Point one of the `ALIASES` to a version.
 
-        The other aliases of its model are deleted if the version that they point to was deleted.
+        The version loses its other alias. Aliases of the model that point to deleted versions are deleted.
         """
         with translated_errors():
             model = self.client.get_registered_model(version.name)
@@ -268,11 +275,11 @@ class Models:
     def promote(self, version: ModelVersion, *, by_hand: bool = False) -> None:
         """Make a version the champion.
 
-        Its tags record who did that, when, and which version was the champion before.
+        Its tags record the user, the time and the previous champion.
 
         Args:
-            version: a version that is not the champion.
-            by_hand: true if a person chose it: the version that it replaces is then set aside.
+            version: version that is not the champion.
+            by_hand: true if a user chose it; the previous champion is then set aside.
         """
         before, now = self.champion(version.name), utc_text(datetime.now(UTC))
         self._unlink(version)
@@ -287,23 +294,23 @@ class Models:
             self.describe(before, {SET_ASIDE_TAG: f"by {current_user()} at {now}, for version {version.version}"})
 
     def roll_back(self, name: str) -> tuple[ModelVersion, ModelVersion]:
-        """Make the version that the champion replaced the champion again.
+        """Make the previous champion the champion again.
 
-        Its tags record who did that, and when. The version that goes is set aside, and no later rollback returns to it.
+        Its tags record the user and the time. The replaced version is set aside and removed from the promotion history,
+        so no later rollback returns to it.
 
         Returns:
-            The champion, and the version that it replaces.
+            The new champion and the version that it replaces.
 
         Raises:
-            RegistryError: there is no champion, none is left before it, or that version was deleted.
+            RegistryError: There is no champion, or no previous one, or that version was deleted.
         """
         present = self.look_up(f"{name}@champion")
         number = present.tags.get(REPLACED_TAG)
         if number is None:
             raise RegistryError(
-                f"{name}: before its champion, version {present.version}, there was no other that has not been rolled "
-                "back, so there is nothing to roll back to; talud models list shows the versions, "
-                f"talud models promote {name} VERSION makes one the champion"
+                f"{name}: its champion, version {present.version}, has no previous champion to roll back to; choose a "
+                f"version with talud models list and run talud models promote {name} VERSION"
             )
         former, now = self.look_up(f"{name}/{number}"), utc_text(datetime.now(UTC))
         self.describe(former, {PROMOTED_BY_TAG: current_user(), PROMOTED_AT_TAG: now})
@@ -315,7 +322,7 @@ class Models:
         return former, present
 
     def _unlink(self, version: ModelVersion) -> None:
-        """Take a version out of the chain of champions, and join its neighbours."""
+        """Remove a version from the promotion history and relink its neighbours."""
         before = version.tags.get(REPLACED_TAG)
         for other in self.versions():
             if other.name == version.name and other.tags.get(REPLACED_TAG) == version.version:
@@ -331,7 +338,7 @@ class Models:
                     self.client.delete_model_version_tag(version.name, version.version, tag)
 
     def _model_id(self, version: ModelVersion) -> str:
-        """Return the id under which the files of a version were logged."""
+        """Return the id of the logged model of a version."""
         source = self.client.get_model_version(version.name, version.version).source
         return str(source).removeprefix("models:/")
 
@@ -356,7 +363,7 @@ class Models:
         model = self._registered(name)
         if model is None:
             names = [found.name for found in self.client.search_registered_models()]
-            raise RegistryError(f"no registered model '{name}'; there are: {', '.join(names) or 'none'}")
+            raise RegistryError(f"no registered model '{name}'; registered models: {', '.join(names) or 'none'}")
         if alias is not None and alias not in model.aliases:
             known = ", ".join(f"{known} (version {number})" for known, number in sorted(model.aliases.items()))
             raise RegistryError(f"'{name}' has no alias '{alias}'; it has: {known or 'none'}")
@@ -373,7 +380,7 @@ class Models:
 
 
 def _all(search: Callable[..., PagedList[Any]]) -> list[Any]:
-    """Return all pages of a search."""
+    """Return the results of a search from all pages."""
     found: list[Any] = []
     token = None
     while True:
@@ -387,7 +394,9 @@ def _all(search: Callable[..., PagedList[Any]]) -> list[Any]:
 def _version(found: MlflowVersion, aliases: Mapping[str, Any] | None = None) -> ModelVersion:
     """Convert a version of MLflow.
 
-    The aliases of its model (alias → version) are needed if the version does not name its own.
+    Args:
+        found: the version.
+        aliases: alias → version of the registered model, if `found` does not list its own.
     """
     created = utc_text(datetime.fromtimestamp(found.creation_timestamp / 1000, UTC))
     number = str(found.version)

@@ -1,6 +1,6 @@
-"""Runs in MLflow: a run for each study, and below it one for each of its trials.
+"""Runs of studies and their trials in MLflow.
 
-A run is found again by its tags, so that an interrupted study resumes in the run that it began.
+A run is identified by its tags, so that an interrupted study resumes in its own run.
 """
 
 from __future__ import annotations
@@ -26,18 +26,24 @@ from talud.registry.files import log_file
 from talud.registry.leaderboard import SUPERSEDED_TAG, write_summary
 from talud.text import utc_text
 
-RESTORED_TAG = "restored_from"  # the tag of a run that was made in place of a lost one
-ERROR_TAG = "error"  # the tag with the reason why a run failed
-METRICS_PER_REQUEST = 1000  # the limit of MLflow
+# Tag of a run that replaces a lost one: the id of the lost run.
+RESTORED_TAG = "restored_from"
+# Tag with the reason why a run failed.
+ERROR_TAG = "error"
+# MLflow's limit for a request.
+METRICS_PER_REQUEST = 1000
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run, as the store has it.
+    """Description of a run in the store.
 
     Attributes:
-        run_id: the run's id; another than was asked for if it was restored in place of a lost one.
-        started: the start, in UTC.
+        run_id: id of the run; differs from the requested id if the run was restored in place of a lost one.
+        name: name of the run.
+        user: user who started it; empty if unknown.
+        started: start time in UTC.
+        parameters: logged parameters.
     """
 
     run_id: str
@@ -49,19 +55,19 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class TrialRun:
-    """The run of a trial, while it is open."""
+    """Open run of a trial."""
 
     client: MlflowClient
     run_id: str
 
     def log_epochs(self, epochs: Sequence[tuple[int, int, Mapping[str, float]]]) -> None:
-        """Log the metrics of epochs, as points on learning curves.
+        """Log the metrics of epochs as points of learning curves.
 
         Logging an epoch again changes nothing. Keras's `val_f1` becomes `validation/f1`, and `f1` becomes
-        `training/f1`: the UI groups the curves so, and the bare names are left to the scores.
+        `training/f1`: the UI groups curves by these prefixes, and the bare names are used for scores.
 
         Args:
-            epochs: number, counted from 1, time of the end in milliseconds since 1970, and metrics of each epoch.
+            epochs: number of each epoch, counted from 1, its end in milliseconds since 1970, and its metrics.
         """
         points = [
             Metric(_curve(name), float(value), time, number)
@@ -74,7 +80,7 @@ class TrialRun:
 
     @property
     def logged_epochs(self) -> int:
-        """The last epoch whose metrics the run has; 0 if it has none."""
+        """Last epoch whose metrics are logged; 0 if there is none."""
         with translated_errors():
             curve = self.client.get_metric_history(self.run_id, _curve("loss"))
         return max((point.step for point in curve), default=0)
@@ -82,7 +88,7 @@ class TrialRun:
     def log_scores(self, scores: Mapping[str, float]) -> None:
         """Log the scores of the trial on the validation blocks.
 
-        They are rounded to 6 decimals, seconds to one. Scores that the run has already are not logged again.
+        Values are rounded to 6 decimals, seconds to one. Unchanged scores are not logged again.
         """
         rounded = {name: round(float(value), 1 if name == "seconds" else 6) for name, value in scores.items()}
         with translated_errors():
@@ -95,9 +101,9 @@ class TrialRun:
         """Log the training data as an MLflow input, unless the run has one.
 
         Args:
-            name: the name of the data in the UI.
-            digest: the data version (an MD5 in hex; MLflow keeps 36 characters).
-            source: the path of the data, relative to the project's root.
+            name: name of the data in the UI.
+            digest: data version, an MD5 in hex; MLflow keeps 36 characters.
+            source: path of the data, relative to the project's root.
         """
         dataset = Dataset(name, digest, source_type="local", source=json.dumps({"uri": source}))
         context = [InputTag(mlflow_tags.MLFLOW_DATASET_CONTEXT, "training")]
@@ -108,9 +114,10 @@ class TrialRun:
         try:
             self._log_input(DatasetInput(dataset, context))
         except RegistryError as error:
-            if "INSERT INTO datasets" not in str(error):  # each database has its own words for a duplicate
+            # Another trial has logged the same data concurrently; databases word this error differently.
+            if "INSERT INTO datasets" not in str(error):
                 raise
-            self._log_input(DatasetInput(dataset, context))  # another trial logged the same data in the same moment
+            self._log_input(DatasetInput(dataset, context))
 
     def _log_input(self, data: DatasetInput) -> None:
         with translated_errors():
@@ -119,11 +126,11 @@ class TrialRun:
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of a store.
+    """Runs of a store.
 
     Attributes:
-        client: a client of the store.
-        root: the project's root, absolute; None outside a project, where no study can be run.
+        client: client of the store.
+        root: absolute root of the project; None outside a project, where no study can run.
     """
 
     client: MlflowClient
@@ -131,30 +138,29 @@ class Runs:
 
     @contextmanager
     def study(self, name: str, tags: Mapping[str, str], note: str = "") -> Iterator[str]:
-        """Open the run of a study while the block runs; yield its id, which `trial` takes.
+        """Open a study's run for the block; yield its id for `trial`.
 
-        When the block ends, the run is summarised. A block that raises leaves the run FAILED, with the reason as its
-        tag `error`; Ctrl-C leaves it KILLED. The run of an earlier process that has the same tags `study` and
-        `project` is opened again, and runs of the same project and band set that a killed process left open end as
-        KILLED.
+        When the block ends, the run is summarised. If it raises, the run is FAILED, with the reason as its tag `error`;
+        after Ctrl-C it is KILLED. A run of an earlier process with the same tags `study` and `project` is resumed, and
+        runs of the same project and band set that a killed process left open become KILLED.
 
         Args:
-            name: the name of the run, such as `7band · demo`.
-            tags: tags such as band_set, search, data_version, commit, and `study`, by which the run is found again.
+            name: name of the run, such as `7band · demo`.
+            tags: tags such as band_set, search, data_version and commit, and `study`, which identifies the run.
             note: Markdown, shown as the run's description.
 
         Raises:
-            RegistryError: the store cannot be used, or this is no project.
-            OutputError: the project has no id yet, and none can be kept.
+            RegistryError: The store is not available, or there is no project.
+            OutputError: The id of the project cannot be written.
         """
         if self.root is None:
-            raise RegistryError("a study belongs to a project; change into one")
+            raise RegistryError("a study needs a project; change into the folder of one")
         tags = {**tags, "project": project_id(self.root)}
         self._end_abandoned(tags)
         if begun := self._unfinished(tags):
             warnings.warn(
                 f"the study of {tags['band_set']} (search {tags['search']}) that began on {begun} is unfinished, and "
-                "data, params.yaml or the versions of talud have changed since; its trials start anew",
+                "data, params.yaml or the versions of talud have changed since; its trials start again",
                 TaludWarning,
                 stacklevel=4,
             )
@@ -164,7 +170,7 @@ class Runs:
             try:
                 yield run_id
             except BaseException:
-                with suppress(RegistryError), short_timeouts():  # a server that is gone must not hide the error
+                with suppress(RegistryError), short_timeouts():  # an unavailable server must not hide the error
                     self._end_children(run_id)
                     self.summarise(run_id, note)
                 raise
@@ -179,20 +185,21 @@ class Runs:
         tags: Mapping[str, str],
         epochs: int = 0,
     ) -> Iterator[TrialRun]:
-        """Open the run of a trial while the block runs.
+        """Open a trial's run for the block.
 
-        It ends as that of a study does, and is opened again likewise.
+        It ends and resumes in the same way as the run of a study.
 
         Args:
-            parent_run_id: the id of the study's run.
-            name: the configuration, such as `16 filters · lr 1e-3 · batch 8`.
+            parent_run_id: id of the study's run.
+            name: configuration, such as `16 filters · lr 1e-3 · batch 8`.
             hyperparameters: parameters to log.
-            tags: tags such as band_set, search, data_version, commit, and `trial`, by which it is found again.
-            epochs: the epoch from which the trial resumes. An earlier run that has logged more is deleted, as the rest
-                is lost; if a registered version came from it, it stays, and a new run takes its place in the study.
+            tags: tags such as band_set, search, data_version and commit, and `trial`, which identifies the run.
+            epochs: epoch from which the trial resumes. An earlier run with more logged epochs is deleted, because its
+                checkpoint was lost; if a registered version came from it, it is kept, and a new run replaces it in the
+                study.
 
         Raises:
-            RegistryError: the store cannot be used.
+            RegistryError: The store is not available.
         """
         with translated_errors():
             tags = {**tags, "project": self.client.get_run(parent_run_id).data.tags["project"]}
@@ -210,16 +217,16 @@ class Runs:
     def derivation(
         self, command: str, name: str, parameters: Mapping[str, float | int | str], tags: Mapping[str, str]
     ) -> Iterator[TrialRun]:
-        """Open a run in which a model is made of a registered one.
+        """Open a run in which a model is made from a registered one.
 
         Args:
-            command: the command that makes it, such as `adapt`.
-            name: the name of the run.
+            command: command that makes the model, such as `adapt`.
+            name: name of the run.
             parameters: parameters to log.
-            tags: tags such as band_set, data_version, commit.
+            tags: tags such as band_set, data_version and commit.
 
         Raises:
-            RegistryError: the store cannot be used.
+            RegistryError: The store is not available.
         """
         with self._run(name, tags, parameters, parent=None, command=command) as run_id:
             yield TrialRun(self.client, run_id)
@@ -235,7 +242,7 @@ class Runs:
         return None
 
     def find(self, run_id: str) -> RunInfo | None:
-        """Return a run, or the one that was restored in its place; None if missing."""
+        """Return a run, or the one restored in its place; None if missing."""
         found = self.locate(run_id) if re.fullmatch(r"[0-9a-f]{32}", run_id) else None
         if found is None:
             return None
@@ -267,26 +274,34 @@ class Runs:
         tags: Mapping[str, str],
         parent: str | None = None,
     ) -> str:
-        """Make a run in place of one that the store has lost; return its id.
+        """Create a run in place of one that the store has lost; return its id.
 
-        Its tag `restored_from` names the lost run. A restored run that is incomplete is completed.
+        The tag `restored_from` names the lost run. An incomplete restored run is completed.
+
+        Args:
+            run_id: id of the lost run.
+            name: name of the run.
+            hyperparameters: parameters to log.
+            scores: scores to log.
+            tags: tags to set.
+            parent: id of the study's run, if there is one.
         """
         with self._run(name, {**tags, RESTORED_TAG: run_id}, hyperparameters, parent, "register", RESTORED_TAG) as made:
             TrialRun(self.client, made).log_scores(scores)
         return made
 
     def log_file(self, run_id: str, content: bytes, name: str) -> None:
-        """Store a file with a run, in place of one of the same name.
+        """Store a file with a run; a file of the same name is replaced.
 
         Args:
-            run_id: the id of a run, which may have ended.
-            content: the content of the file.
-            name: the path of the file below the run's artifacts, such as `examples/validation.png`.
+            run_id: id of a run, which may have ended.
+            content: content of the file.
+            name: path of the file below the run's artifacts, such as `examples/validation.png`.
         """
         log_file(self.client, run_id, content, name)
 
     def summarise(self, run_id: str, note: str) -> None:
-        """Give the run of a study the scores of its best trial, a note, and a page."""
+        """Write the best trial's scores, a note and a page to a study's run."""
         write_summary(self.client, run_id, note)
 
     @contextmanager
@@ -299,9 +314,15 @@ class Runs:
         command: str = "train",
         key: str | None = None,
     ) -> Iterator[str]:
-        """Open a run that is FINISHED, FAILED or KILLED when the block has ended.
+        """Open a run that is FINISHED, FAILED or KILLED after the block.
 
-        `key` is the tag by which an earlier run is found in its parent, or project, and opened again.
+        Args:
+            name: name of the run.
+            tags: tags to set.
+            parameters: parameters to log.
+            parent: id of the parent run, if there is one.
+            command: command that starts the run.
+            key: tag that identifies an earlier run in the parent, or else in the project, which is resumed.
         """
         family = {mlflow_tags.MLFLOW_PARENT_RUN_ID: parent} if parent else {}
         with translated_errors():
@@ -321,12 +342,12 @@ class Runs:
             yield run_id
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
-            with suppress(RegistryError), short_timeouts():  # a server that is gone must not hide the error
+            with suppress(RegistryError), short_timeouts():  # an unavailable server must not hide the error
                 status = RunStatus.KILLED if stopped else RunStatus.FAILED
                 self._end(run_id, status, f"{type(error).__name__}: {error}")
             raise
         with translated_errors():
-            self._delete_error(run_id)  # a worker that nobody waited for may have ended it meanwhile
+            self._delete_error(run_id)  # a cancelled worker may have set it meanwhile
             self.client.set_terminated(run_id)
 
     def _delete_error(self, run_id: str) -> None:
@@ -340,13 +361,13 @@ class Runs:
             self.client.set_terminated(run_id, RunStatus.to_string(status))
 
     def _earlier(self, key: str, tags: Mapping[str, str], parent: str | None) -> list[str]:
-        """Return the runs that have the same key, in a parent or else in the project.
+        """Return the runs with the same key in a parent, or else in the project.
 
-        There are none if the tags do not hold the key.
+        The list is empty if the tags lack the key.
         """
         if key not in tags:
             return []
-        ours = {"project": tags["project"]} if "project" in tags else {}  # a restored run belongs to no project
+        ours = {"project": tags["project"]} if "project" in tags else {}  # a restored run has no project
         family = {mlflow_tags.MLFLOW_PARENT_RUN_ID: parent} if parent else ours
         return self._tagged({key: tags[key], **family})
 
@@ -366,10 +387,10 @@ class Runs:
             )
         for run in found:
             if run.data.tags.get("study") != tags.get("study"):
-                self._end(str(run.info.run_id), RunStatus.KILLED, "its process ended without a word")
+                self._end(str(run.info.run_id), RunStatus.KILLED, "its process ended without an error message")
 
     def _unfinished(self, tags: Mapping[str, str]) -> str | None:
-        """Return the day on which an unfinished study began that this one replaces."""
+        """Return the start date of an unfinished study that this one replaces."""
         if "study" not in tags or "search" not in tags or self._earlier("study", tags, None):
             return None
         ours = {name: tags[name] for name in ("project", "band_set", "search")}
@@ -384,7 +405,7 @@ class Runs:
         return f"{datetime.fromtimestamp(latest.info.start_time / 1000, UTC):%Y-%m-%d}"
 
     def _end_children(self, parent_run_id: str) -> None:
-        """End the trials of a study that stops; workers notice it, or were killed."""
+        """End the open runs of a study's trials when the study stops."""
         with translated_errors():
             for run_id in self._tagged({mlflow_tags.MLFLOW_PARENT_RUN_ID: parent_run_id}):
                 if self.client.get_run(run_id).info.status == "RUNNING":

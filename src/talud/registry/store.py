@@ -1,4 +1,4 @@
-"""Store of a project's runs and models: opened, created, relocated, and shown in MLflow's UI."""
+"""Store of a project's runs and models: opening, relocation and MLflow's UI."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from talud.registry.models import Models, check_uri
 from talud.registry.runs import Runs
 
 BACKUP = "mlflow.db.before-relocation"
-_PATH_COLUMNS = (  # columns of MLflow's tables that hold artifact paths; it offers no call that changes them
+# Columns of MLflow's tables that hold artifact paths; MLflow has no function to change them.
+_PATH_COLUMNS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -37,11 +38,11 @@ _PATH_COLUMNS = (  # columns of MLflow's tables that hold artifact paths; it off
 
 @dataclass(frozen=True)
 class Store:
-    """The store of runs and models that a project uses.
+    """Store of runs and models that a project uses.
 
     Attributes:
-        client: a client of the store.
-        root: the project's root, absolute; None outside a project.
+        client: client of the store.
+        root: absolute root of the project; None outside a project.
     """
 
     client: MlflowClient
@@ -49,23 +50,23 @@ class Store:
 
     @classmethod
     def open(cls, root: Path | None, *, create: bool = False) -> Self:
-        """Open the store that `MLFLOW_TRACKING_URI` names, else the project's own.
+        """Open the store named by `MLFLOW_TRACKING_URI`, else the project's own.
 
         Args:
-            root: the project's root, absolute; may be None if `MLFLOW_TRACKING_URI` names a server.
-            create: make the project's own store, and the experiment, if missing. Without it, nothing is created.
+            root: absolute root of the project; may be None if `MLFLOW_TRACKING_URI` names a server.
+            create: true to create the project's own store, and the experiment, if missing.
 
         Raises:
-            RegistryError: there is no store, it does not answer, refuses the login, is of another version of MLflow,
-                or was moved: its artifact paths are absolute and lead elsewhere.
+            RegistryError: The store is missing, does not answer, refuses the login, belongs to another version of
+                MLflow, or was moved, so that its absolute artifact paths are wrong.
         """
         uri = store_uri(root)
         own = None if os.environ.get("MLFLOW_TRACKING_URI") else root
         if own is not None and not _has_content(own / "mlflow.db"):
             if not create:
                 raise RegistryError(
-                    f"{own / 'mlflow.db'}: there is no store yet; run talud train first, or talud register to fill it "
-                    "from models/"
+                    f"{own / 'mlflow.db'}: there is no store yet; run talud train, or talud register to fill it from "
+                    "models/"
                 )
             with exclusive_lock(own, required=False):
                 if not _has_content(own / "mlflow.db"):
@@ -79,22 +80,26 @@ class Store:
 
     @property
     def models(self) -> Models:
-        """The registered models."""
+        """Registered models."""
         return Models(self.client)
 
     @property
     def runs(self) -> Runs:
-        """The runs of studies and trials."""
+        """Runs of studies and trials."""
         return Runs(self.client, self.root)
 
     @property
     def server_url(self) -> str | None:
-        """The address of the server that keeps the store, and shows its UI already."""
+        """Address of the server that holds the store; None if it is a database."""
         uri = str(self.client.tracking_uri)
         return uri.rstrip("/") if is_server(uri) else None
 
     def trials_url(self, address: str) -> str:
-        """Return the page of a server that lists the trials, or its first page."""
+        """Return the address of the trials' list in MLflow's UI.
+
+        Args:
+            address: address of the UI; returned if the store has no experiment.
+        """
         with translated_errors():
             experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
@@ -104,10 +109,10 @@ class Store:
 
 
 def fetch(uri: str, root: Path | None) -> FetchedModel:
-    """Bring a model of a project's store to this machine.
+    """Fetch a model of a project's store to this machine.
 
     Raises:
-        RegistryError: the store cannot be used, or does not have the model.
+        RegistryError: The store is not available, or lacks the model.
     """
     check_uri(uri)
     return Store.open(root).models.fetch(uri)
@@ -117,17 +122,17 @@ def store_uri(root: Path | None) -> str:
     """Return the URI of the store: `MLFLOW_TRACKING_URI`, else the project's own.
 
     Raises:
-        RegistryError: there is neither.
+        RegistryError: There is neither.
     """
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return uri
     if root is None:
-        raise RegistryError("no model store: run talud inside a project, or set MLFLOW_TRACKING_URI")
+        raise RegistryError("no model store: change into the folder of a project, or set MLFLOW_TRACKING_URI")
     return _sqlite(root / "mlflow.db")
 
 
 def artifacts_uri(root: Path) -> str:
-    """Return the URI of the folder beside the project's own store for files."""
+    """Return the URI of the artifact folder of the project's own store."""
     return (root / "mlartifacts").as_uri()
 
 
@@ -135,7 +140,7 @@ def _sqlite(path: Path) -> str:
     """Return the URL of a database file, with special characters quoted."""
     text = path.as_posix()
     if "%" in text or "?" in text:
-        # With its driver named, mlflow does not make the folder that the quoted path would be unquoted.
+        # The driver is part of the URL, or MLflow would create a folder with the quoted name.
         return URL.create("sqlite+pysqlite", database=text).render_as_string()
     return f"sqlite:///{text}"
 
@@ -145,12 +150,12 @@ def _has_content(path: Path) -> bool:
 
 
 def _create(root: Path) -> None:
-    """Make an empty store, which appears under its name only when complete."""
+    """Create an empty store, which appears under its name only when complete."""
     with translated_errors(), atomic_replace(root / "mlflow.db") as scratch:
         uri = _sqlite(scratch)
         client = MlflowClient(uri, uri)
         _create_experiment(client, artifacts_uri(root))
-        client.delete_experiment("0")  # mlflow's "Default", always empty: the UI would list it first
+        client.delete_experiment("0")  # MLflow's empty "Default", which the UI would list first
 
 
 def _create_experiment(client: MlflowClient, files: str | None) -> None:
@@ -162,14 +167,13 @@ def _check_in_place(root: Path, experiment: Experiment) -> None:
     """Check that a store was not copied or moved with its project.
 
     Raises:
-        RegistryError: its artifacts are elsewhere.
+        RegistryError: Its artifact paths lead elsewhere.
     """
     if experiment.artifact_location.rstrip("/") != artifacts_uri(root):
         raise RegistryError(
-            f"{root / 'mlflow.db'} was made elsewhere and keeps its models in {experiment.artifact_location}; if the"
-            " project was copied or moved with mlartifacts, run talud models relocate, which corrects its paths;"
-            " to remove mlflow.db would lose all runs, versions and aliases, of which talud register brings back only"
-            " the models in models/"
+            f"{root / 'mlflow.db'} has its artifacts in {experiment.artifact_location}; if the project was moved or"
+            " copied with mlartifacts, run talud models relocate to correct the paths; do not delete mlflow.db, which"
+            " would lose all runs, versions and aliases"
         )
 
 
@@ -177,16 +181,17 @@ def serve_ui(root: Path, host: str, port: int) -> NoReturn:
     """Replace this process by an MLflow server on a project's own store.
 
     Raises:
-        RegistryError: only mlflow-skinny is installed, or the port is taken.
+        RegistryError: Only mlflow-skinny is installed, or the port is in use.
     """
     if importlib.util.find_spec("flask") is None:
-        raise RegistryError("the MLflow UI needs the whole of mlflow; run: pip install 'talud[train]'")
+        raise RegistryError("the MLflow UI needs the full mlflow package; run: pip install 'talud[train]'")
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (")[0]
-        raise RegistryError(f"{host}:{port} cannot be used: {reason}; name another --port") from error
-    off = {  # MLflow's tools for language models; and warnings about its own dependencies
+        raise RegistryError(f"{host}:{port} cannot be used: {reason}; choose another --port") from error
+    # Switches off MLflow's tools for language models, and warnings about its dependencies.
+    off = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ENABLE_AI_GATEWAY": "false",
         "PYTHONWARNINGS": "ignore",
@@ -201,11 +206,11 @@ def serve_ui(root: Path, host: str, port: int) -> NoReturn:
 
 @dataclass(frozen=True)
 class Relocation:
-    """The artifact paths of a store that a relocation changes.
+    """Artifact paths of a store that a relocation changes.
 
     Attributes:
-        old: the location to which they lead.
-        new: the location to which they should lead.
+        old: location to which they lead now.
+        new: location to which they should lead.
         rows: "table.column" → number of paths.
         written: true if the store was changed.
     """
@@ -219,23 +224,23 @@ class Relocation:
 def relocate(root: Path, *, write: bool) -> Relocation:
     """Change the artifact paths of a project's store to its present location.
 
-    All change in one transaction; the store as it was is kept beside it as `BACKUP`.
+    All paths change in one transaction; a copy of the unchanged store is kept as `BACKUP`.
 
     Args:
-        root: the project's root, absolute.
-        write: change the store; without it, count what would change.
+        root: absolute root of the project.
+        write: true to change the store; false only counts the paths.
 
     Raises:
-        RegistryError: the environment names a team's store, there is no store of the project's own, or it is damaged,
-            or its files are not here.
+        RegistryError: `MLFLOW_TRACKING_URI` names another store, the project has no store, the store is damaged, or its
+            artifacts are missing.
     """
     path, new = root / "mlflow.db", artifacts_uri(root)
     if os.environ.get("MLFLOW_TRACKING_URI"):
-        raise RegistryError("MLFLOW_TRACKING_URI names a store that is not this project's own; unset it to relocate")
+        raise RegistryError("MLFLOW_TRACKING_URI names another store; unset it to relocate the project's own")
     if not path.is_file() or not path.stat().st_size:
         raise RegistryError(f"{path}: there is no store to relocate")
     if not (root / "mlartifacts").is_dir():
-        raise RegistryError(f"{root / 'mlartifacts'}: not found; copy this folder too, it holds the models")
+        raise RegistryError(f"{root / 'mlartifacts'}: not found; copy this folder too, because it holds the models")
     try:
         with closing(sqlite3.connect(path, isolation_level=None)) as store:
             store.execute("BEGIN IMMEDIATE")
@@ -261,7 +266,7 @@ def relocate(root: Path, *, write: bool) -> Relocation:
 
 
 def _back_up(path: Path) -> None:
-    """Copy the store before the open transaction changes it."""
+    """Copy the store as it was before the open transaction."""
     with (
         atomic_replace(path.with_name(BACKUP)) as scratch,
         closing(sqlite3.connect(path)) as before,
@@ -273,7 +278,7 @@ def _back_up(path: Path) -> None:
 def _change(store: sqlite3.Connection, table: str, column: str, old: str, new: str) -> int:
     """Change the paths of a column within the old location; return their number."""
     columns = {row[1] for row in store.execute(f"PRAGMA table_info({table})")}
-    if column not in columns:  # of an older MLflow
+    if column not in columns:  # older versions of MLflow lack it
         return 0
     statement = (
         f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR substr({column}, 1, ?) = ?"
