@@ -1,1 +1,1 @@
-"""Scores of shipped models, promotion, and the report."""
+"""Evaluation, registration and promotion of models, and the report."""

@@ -1,4 +1,4 @@
-"""Comparison of models on the pixels that all map."""
+"""Comparison of models on the pixels that all of them map."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Comparison:
 def compare_blocks(
     models: Sequence[Model], project: Project, areas: Iterable[str], part: SplitPart
 ) -> tuple[Assessment, ...]:
-    """Count each model over the blocks of a part.
+    """Assess each model on the blocks of a part.
 
     Each block is read without its surroundings, and each model is used at the threshold of its contract. Pixels of
     unknown truth, or that one of the models does not map, are not counted: no model gains by skipping hard pixels.
@@ -131,7 +131,7 @@ def compare_blocks(
 
 
 def compare_maps(models: Sequence[Model], project: Project, area: str) -> tuple[Assessment, ...]:
-    """Count each model over maps of a whole area.
+    """Assess each model on maps of a whole area.
 
     The maps are temporary. Counts are by block of the split, or by patch.
 

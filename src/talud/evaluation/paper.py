@@ -222,7 +222,7 @@ def _judge_rank(table: Trials, tried: Trial) -> tuple[Verdict, str]:
 
 
 def _combine(verdicts: Sequence[Verdict]) -> Verdict:
-    """Combine verdicts: the common one, or 'holds in part'."""
+    """Combine verdicts; different ones hold in part."""
     if not verdicts:
         return Verdict.UNDECIDED
     return verdicts[0] if len(set(verdicts)) == 1 else Verdict.IN_PART

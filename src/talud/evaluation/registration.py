@@ -1,4 +1,4 @@
-"""Registration of models as described and verified versions."""
+"""Registration of models in the model registry."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def write_model(path: Path, graph: onnx.ModelProto, contract: Contract) -> None:
 
 
 def register_trained(store: Store, project: Project, model: Model) -> tuple[ModelVersion, Model, Variants]:
-    """Register a trained model with its variants, once.
+    """Register a trained model with its variants.
 
     If the model is registered already, files that the store has lost are uploaded again.
 

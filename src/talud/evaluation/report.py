@@ -166,7 +166,7 @@ class ReportData:
 
     @property
     def without_skill(self) -> bool:
-        """True if a model with a reliability diagram lacks skill anywhere."""
+        """True if any model with a reliability diagram lacks skill."""
         return any(
             result.contract.measured.lack_of_skill
             or any(result.lack_of_skill(part) for part in ("test", *result.scores.areas))
@@ -289,7 +289,7 @@ def summary_sentences(results: Sequence[BandSetResult], transfer: Sequence[str])
 
 
 def _skill_warnings(results: Sequence[BandSetResult], areas: Sequence[str]) -> list[str]:
-    """Return a sentence for each lack of skill."""
+    """Return a sentence for each map without skill."""
     sentences = []
     for result in results:
         for part in ("test", *(area for area in areas if area in result.scores.areas)):

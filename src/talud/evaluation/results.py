@@ -72,7 +72,10 @@ class Scores(BaseModel):
 
 
 class Reliability(BaseModel):
-    """Reliability of probabilities, over mapped pixels of known truth."""
+    """Content of a reliability diagram, with the calibration error.
+
+    It covers the mapped pixels of known truth.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -287,7 +290,7 @@ class BandSetResult:
         return self.scores.test_assessment.confusion
 
     def lack_of_skill(self, part: str) -> str:
-        """Return a warning if the model has no skill, else an empty text.
+        """Return a warning of a lack of skill, else an empty text.
 
         Args:
             part: name of an area, or `test` for the test blocks.
@@ -295,7 +298,9 @@ class BandSetResult:
         return lack_of_skill(self.test if part == "test" else self.scores.areas[part].assessment.confusion)
 
     def f1_loss(self, area: str) -> float:
-        """Return the relative loss of F1 from the test blocks to an area.
+        """Return the relative loss of F1 in an area.
+
+        The reference is the F1 of the test blocks.
 
         It is 0 if the F1 of the test blocks is 0.
         """
@@ -304,7 +309,7 @@ class BandSetResult:
 
 
 def _registered(path: Path, contract: Contract) -> str:
-    """Return the registered name and version from the record of `talud register`."""
+    """Read the registered version from the record of `talud register`."""
     try:
         stated = json.loads(path.read_bytes())
         if stated["weights"] == contract.origin.weights:

@@ -185,7 +185,7 @@ def assess_area(model: Model, project: Project, area: str, progress: Progress | 
 
 
 def _fine_tuning_notes(tuned: FineTuning, model: Model, site: Site) -> list[str]:
-    """Return notes on the patches of fine-tuning, which are not scored.
+    """Return notes on patches of fine-tuning that are not scored.
 
     Raises:
         StudyError: the patches or masks of a patch data set have changed.
@@ -217,7 +217,7 @@ def _without_learned_cells(windows: Iterable[LabelledWindow], tuned: FineTuning)
 def assess_folder(
     model: Model, folder: Path, bands: Mapping[str, int] | None = None, progress: Progress | None = None
 ) -> SiteScores:
-    """Score a model on the patches of a folder, at its own threshold.
+    """Score a model on a folder of patches.
 
     Args:
         model: model to score.
@@ -373,7 +373,7 @@ def _common_grid(mask: DatasetReader, *maps: DatasetReader) -> Grid:
 
 
 def _check_map_origin(model: Model, classes: DatasetReader) -> None:
-    """Check that a model made the map with its default options.
+    """Check that a map is the model's own, with default options.
 
     The map of an earlier model has the same path.
     """
