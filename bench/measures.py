@@ -36,10 +36,10 @@ COMMAND = "from talud.cli.main import main; main()"
 PRINT_FIRST_TILE_TIME = """
 import sys, time
 from talud.engine.runtime import Model
-def cores(*_):
+def print_time(*_):
     print(time.time(), flush=True)
     sys.exit()
-Model.cores = cores
+Model.run_cores = print_time
 """
 PRINT_PEAK_MEMORY = """
 import atexit

@@ -27,7 +27,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 
 from talud.data.patches import Patches
 from talud.measurement.sites import Site
-from talud.metrics import LANDSLIDE, UNKNOWN, Levels, best_threshold, confusion
+from talud.metrics import LANDSLIDE, UNKNOWN, ThresholdHistogram, best_threshold, confusion
 from talud.project import Project
 from talud.training.checkpoint import TrialState
 from talud.training.dataset import Dataset
@@ -72,7 +72,7 @@ def train_network(dataset: Dataset, project: Project) -> Classifier:
 def score(classifier: Classifier, dataset: Dataset) -> tuple[float, float]:
     """Return validation F1 at the best threshold, and that threshold."""
     probability = classifier(dataset.validation.stack)
-    threshold = best_threshold(Levels.of(probability, dataset.validation.mask))
+    threshold = best_threshold(ThresholdHistogram.of(probability, dataset.validation.mask))
     return confusion(probability >= threshold, dataset.validation.mask).f1, threshold
 
 

@@ -34,7 +34,7 @@ class CommandGroup(TyperGroup):
     """The group of all commands, which rejects empty arguments."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of the commands by panel, in the order of their use."""
+        """Return the command names by panel."""
 
         def position(name: str) -> tuple[int, int]:
             panel = getattr(self.commands[name], "rich_help_panel", None)
@@ -46,7 +46,10 @@ class CommandGroup(TyperGroup):
         return sorted(super().list_commands(ctx), key=position)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Exit with a usage error if an argument is empty: an empty path would mean the working folder."""
+        """Reject empty arguments as wrong usage.
+
+        An empty path would mean the working folder.
+        """
         for argument in args:
             if not argument.strip() or re.fullmatch(r"--[a-z0-9-]+=\s*", argument):
                 ctx.fail(f"an argument is empty ({argument or repr('')}); is a shell variable not set?")
@@ -78,7 +81,7 @@ def options(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Map landslides in satellite images with U-Nets: prepare data, train and compare models, make and review maps."""
+    """Map landslides in satellite images with U-Nets."""
     from talud.versions import check_project
 
     if context.invoked_subcommand != "versions":
@@ -88,7 +91,7 @@ def options(
 def with_options(
     parameter: str, declared: Mapping[str, tuple[Any, Any]], build: Callable[[dict[str, Any]], Any]
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that replaces one parameter of a command by several options.
+    """Return a decorator that expands a parameter into options.
 
     Args:
         parameter: name of the parameter that is replaced.

@@ -35,7 +35,7 @@ def stack(
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="STACK", help="Path of the stack, with --like.")] = None,
 ) -> None:
-    """Resample and align optical, DTM and SAR rasters into one multi-band GeoTIFF.
+    """Align optical, DTM and SAR rasters in one multi-band GeoTIFF.
 
     In a project: writes stacks/AREA.tif (named bands, NaN where invalid), stacks/AREA.mask.tif (the rasterised
     inventory: 1 landslide, 0 background, 255 unknown) and a record of the sources. For an area that consists of
@@ -140,7 +140,7 @@ def import_(
     ],
     area: Annotated[str, typer.Option(help="Area of params.yaml.")],
 ) -> None:
-    """Replace the landslide inventory of an area by a corrected one, and list the changes.
+    """Import a corrected landslide inventory, and list the changes.
 
     EDITS must hold all landslides of the area: polygons that are missing there are removed from the inventory. Its
     polygons are checked, repaired if that does not change their area, and reprojected to the CRS of the inventory. The
@@ -189,7 +189,7 @@ def _relative_path(project: Project, path: Path) -> Path:
 
 
 def _follow_up_commands(project: Project, result: Revision, area: str) -> list[str]:
-    """Return the commands that version a changed inventory and repeat the pipeline.
+    """Return commands that version an inventory and repeat the pipeline.
 
     `dvc add` gets the path that DVC tracks already, or else the folder of the area.
     """

@@ -1,4 +1,4 @@
-"""Commands that score models and their maps, and write the report."""
+"""Commands that score models and write the report."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def evaluate(
 
 
 def _score_model(reference: str, source: str, bands: dict[str, int] | None) -> SiteScores:
-    """Score a model on an area of the project, or on a folder."""
+    """Score a model on an area or a folder."""
     from talud import load_model
     from talud.errors import SourceError
     from talud.evaluation import scores
@@ -111,7 +111,7 @@ def _score_model(reference: str, source: str, bands: dict[str, int] | None) -> S
 
 
 def _print_scores(found: Sequence[SiteScores]) -> None:
-    """Print the scores of a model on each site, with intervals, counts and notes."""
+    """Print a model's scores, intervals and counts on each site."""
     from rich.console import Console
     from rich.table import Table
 
@@ -135,7 +135,7 @@ def _print_scores(found: Sequence[SiteScores]) -> None:
 
 
 def _evaluate_band_set(band_set: str) -> None:
-    """Score the model of a band set on all labelled areas, as a stage of the pipeline."""
+    """Score a band set's model on all labelled areas."""
     from rich.console import Console
     from rich.table import Table
 
@@ -167,7 +167,7 @@ def postprocess(
     band_set: Annotated[str, typer.Argument(help="Band set of params.yaml whose model is trained.")],
     as_json: models.JsonOption = False,
 ) -> None:
-    """Compare post-processing methods: hysteresis, segmentation, slope filter, minimum mapping unit.
+    """Compare post-processing: hysteresis, segments, slope, minimum mapping unit.
 
     The parameters of each method and of their best combination are chosen on the validation blocks: by pixel F1, and
     among those within 0.005 of the highest by object F1. They are scored on the test blocks and on every other labelled
@@ -285,7 +285,9 @@ def baseline(
 
 @app.command("reference", hidden=True)
 def reference(band_set: BandSet) -> None:
-    """Run `talud baseline` under its deprecated name; write the scores to references/BAND_SET.json.
+    """Run `talud baseline` under its deprecated name.
+
+    Writes the scores to references/BAND_SET.json, where the stage `reference` of existing projects expects them.
 
     **Examples**
 
@@ -315,7 +317,7 @@ def floor(band_set: BandSet, as_json: models.JsonOption = False) -> None:
 
 
 def _warn_of_old_name(name: str, replacement: str) -> None:
-    """Warn that a command was renamed and will be removed."""
+    """Warn that a command was renamed."""
     warnings.warn(
         f"talud {name} is deprecated and will be removed in release 0.3; use talud {replacement}",
         TaludWarning,
@@ -324,7 +326,7 @@ def _warn_of_old_name(name: str, replacement: str) -> None:
 
 
 def _score_forest(project: Project, band_set: str, as_json: bool) -> None:
-    """Train and score a random forest, and print its scores."""
+    """Train a random forest and print its scores."""
     from talud.evaluation.baselines import assess_forest
 
     with show_progress(f"random forest {band_set}", "areas") as progress:
@@ -336,7 +338,7 @@ def _score_forest(project: Project, band_set: str, as_json: bool) -> None:
 
 
 def _score_recipes(project: Project, band_set: str, as_json: bool) -> None:
-    """Train the best configuration with the baseline recipe, and print the scores of both models."""
+    """Train the baseline recipe and print the scores of both models."""
     from talud import load_model
     from talud.evaluation import baselines
     from talud.evaluation.results import Trials
@@ -374,9 +376,10 @@ def _score_recipes(project: Project, band_set: str, as_json: bool) -> None:
 
 @app.command("report", rich_help_panel=TRAINING)
 def report() -> None:
-    """Write an HTML report with scores and maps of all band sets, next to the published study's.
+    """Write an HTML report with scores and maps of all band sets.
 
-    Writes reports/index.html. The page is self-contained: images are embedded and nothing is loaded from the network.
+    Writes reports/index.html, with the tables of the published study for comparison. The page is self-contained: images
+    are embedded and nothing is loaded from the network.
 
     **Examples**
 

@@ -1,4 +1,4 @@
-"""Commands that trace maps and models, and write the versions of talud's parts."""
+"""Commands `lineage` and `versions`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def lineage(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Trace a map or model to its training run, git commit and training data.
+    """Trace a map or model to its run, commit and data.
 
     Prints model version, MLflow run, commit, checksums of the training data, and the commands that restore the data.
     Run it inside the project that trained the model, where git and DVC know the data and MLflow the run. For a model,
@@ -99,7 +99,7 @@ def _data_lines(data: TrainingData) -> Iterator[str]:
 
 @app.command("versions", rich_help_panel=TRAINING)
 def versions() -> None:
-    """Write versions.yaml, so that DVC repeats the stages affected by an upgrade of talud.
+    """Update versions.yaml, so that DVC repeats stages after an upgrade.
 
     Each part of talud (data, training, inference, evaluation) has a version number, which increases when the same input
     gives a different result. dvc.yaml depends on the file: afterwards `dvc status` lists the stages that are out of

@@ -1,4 +1,4 @@
-"""Entry point of the `talud` command: imports the subcommands and prints errors."""
+"""Entry point of the `talud` command."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EXIT_INTERRUPTED = 130  # exit code that shells give a command ended by Ctrl-C
 
 
 def main() -> None:
-    """Run the command line; print errors as one line and exit with 1."""
+    """Run the command line, and print errors as one line."""
     sys.unraisablehook = _resend_dropped_interrupt
     _replace_unencodable_characters()
     try:
@@ -48,7 +48,7 @@ def main() -> None:
 
 @contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Print each distinct TaludWarning once, as one line on stderr.
+    """Print each TaludWarning once, as one line on stderr.
 
     Python shows all other warnings as usual.
     """
@@ -81,7 +81,7 @@ def _replace_unencodable_characters() -> None:
 
 
 def _one_line(error: Exception | str) -> str:
-    """Return a message on one line, shortened in the middle if it is too long."""
+    """Return a message on one line of limited length."""
     text = " ".join(str(error).split())
     if len(text) <= MAX_MESSAGE_CHARACTERS:
         return text
@@ -89,7 +89,7 @@ def _one_line(error: Exception | str) -> str:
 
 
 def _resend_dropped_interrupt(dropped: sys.UnraisableHookArgs) -> None:
-    """Send the interrupt signal again if Python dropped a KeyboardInterrupt.
+    """Send the interrupt signal again if Python dropped it.
 
     Python drops exceptions of finalisers and of callbacks of the garbage collector.
     """

@@ -1,4 +1,4 @@
-"""Commands that make maps, their options and their printed summary."""
+"""Commands that make maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _option(name: str, *flags: str, metavar: str | None = None, least: float | N
 
 
 def as_sentence(text: str | None) -> str:
-    """Return a description with a capital letter and a full stop."""
+    """Return a description as a sentence."""
     return f"{text[:1].upper()}{text[1:].removesuffix('.')}." if text else ""
 
 
@@ -52,7 +52,7 @@ MAP_OPTIONS: dict[str, Any] = {
 
 
 def choose_workers(number: int | None, scheduler: str | None) -> int | str | None:
-    """Return the number of processes or the scheduler's address; None for this process.
+    """Return the number of processes, a scheduler's address, or None.
 
     Raises:
         typer.BadParameter: both are given.
@@ -158,7 +158,7 @@ def map_sources(
         ),
     ] = "auto",
 ) -> None:
-    """Map landslides in a basin directly from optical, DTM and SAR files.
+    """Map landslides directly from optical, DTM and SAR files.
 
     Needs no project. Builds the stack that the model expects (stack.tif, which can be opened in QGIS), maps it, and
     writes the same files as talud predict into one folder. After an interruption, the same command resumes: a complete
@@ -227,7 +227,7 @@ def print_summary(result: Prediction, model: Model, out: Path, raster: str | Pat
 
 
 def _adapt_command(model: Model, raster: str | Path) -> str:
-    """Return the command that adapts a model to a raster."""
+    """Return the command that adapts a model."""
     command = ["talud", "adapt"]
     if model.registered_as:
         command += [f"{model.name}/{model.version}", str(raster)]

@@ -125,7 +125,7 @@ def show(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Show the model card of a version: origin, contract, scores and promotion checks.
+    """Show the model card: origin, contract, scores and promotion checks.
 
     **Examples**
 
@@ -157,7 +157,7 @@ def compare(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two models on a labelled area, with a significance test of the F1 difference.
+    """Test whether the F1 of two models differs significantly on an area.
 
     Both models are scored on the pixels that both map. The 95 % interval of the difference comes from a block bootstrap
     (blocks of split.block pixels, promotion.resamples resamples): if it contains 0, the difference may be due to
@@ -194,7 +194,7 @@ def promote(
     name: ModelName,
     version: Annotated[int, typer.Argument(min=1, help="Number of the version in talud models list.")],
 ) -> None:
-    """Make a version the champion if it passes the promotion gate.
+    """Promote a version to champion if it passes the gate.
 
     The gate (`promotion` in params.yaml) checks parity with Keras, a complete contract, file size, speed, skill (an F1
     higher than that of mapping every pixel, or none, as landslide), and that F1 is not significantly lower than the
@@ -239,7 +239,7 @@ def relocate(
         bool, typer.Option("--yes", help="Change the store. Without it, only show what would change.")
     ] = False,
 ) -> None:
-    """Update the paths in the model store after a project was copied or moved.
+    """Update the model store after copying or moving a project.
 
     MLflow stores absolute paths of runs and models. Without --yes, prints how many paths would change. With --yes,
     changes all of them, and keeps a copy of the store as mlflow.db.before-relocation. Applies only to the project's own
@@ -265,7 +265,7 @@ def relocate(
 
 
 def model_uri(reference: str) -> str:
-    """Return a model's file name, or the URI of a registered model."""
+    """Return a file name or the URI of a registered model."""
     if reference.endswith(".onnx"):
         return reference
     from talud import registry
@@ -274,12 +274,12 @@ def model_uri(reference: str) -> str:
 
 
 def _time_and_person(when: str, who: str) -> str:
-    """Return time and user on two lines of a table cell."""
+    """Format time and user for a table cell."""
     return f"{when.replace('T', ' ').removesuffix('Z')}{who and chr(10) + who}"
 
 
 def _card_tables(found: ModelCard) -> list[Table]:
-    """Return tables of the version, its contract, its bands and the gate."""
+    """Return tables of version, contract, bands and gate."""
     from rich.table import Table
 
     entry, contract = found.version, dict(found.contract)
@@ -309,7 +309,7 @@ _RANGES = (("lowest", "highest"), ("minimum", "maximum"))
 
 
 def _cell(value: object) -> str:
-    """Format a value for a table cell: lists with commas, mappings line by line."""
+    """Format a value for a table cell."""
     if isinstance(value, dict):
         return "\n".join(f"{key}: {_cell(part)}" for key, part in value.items() if part not in (None, {}, [], (), ""))
     if isinstance(value, list | tuple):

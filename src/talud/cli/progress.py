@@ -1,4 +1,4 @@
-"""Progress reports of commands: a bar on a terminal, lines elsewhere."""
+"""Progress of commands: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ProgressCallback(Protocol):
     """Callback that reports the progress of a command."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Report that `done` of `total` units are finished, with an optional note."""
+        """Report that `done` of `total` units are finished."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Commands of the web service, its API keys and the MLflow UI."""
+"""Commands of the web service and the MLflow UI."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
-    """Start the web service: mapping jobs (OGC API – Processes) and the review page.
+    """Start the web service: OGC API – Processes and review page.
 
     Inside a project, it maps the rasters in stacks/ with the models of the project's registry. All other settings are
     environment variables that begin with TALUD_SERVICE_ (docs/how-to/operate-the-service.md). Runs until Ctrl-C.
@@ -104,7 +104,7 @@ def add(
 
 @keys.command("list")
 def list_() -> None:
-    """List the API keys with name, scope, creation and expiry.
+    """List API keys with scope, creation and expiry.
 
     **Examples**
 
@@ -127,7 +127,9 @@ def list_() -> None:
 
 @keys.command("revoke")
 def revoke(name: KeyName) -> None:
-    """Revoke an API key. Maps and reviews made with it are kept.
+    """Revoke an API key.
+
+    Maps and reviews made with the key are kept.
 
     **Examples**
 
@@ -139,7 +141,7 @@ def revoke(name: KeyName) -> None:
 
 
 def _expiry(key: Key) -> str:
-    """Format the expiry date of a key for a table."""
+    """Format the expiry date of a key."""
     if key.expires is None:
         return "never"
     return f"{key.expires:%Y-%m-%d}{' (expired)' if key.expired else ''}"
@@ -147,7 +149,7 @@ def _expiry(key: Key) -> str:
 
 @contextmanager
 def open_key_store() -> Iterator[KeyStore]:
-    """Yield the key store of the service that environment and project configure."""
+    """Yield the key store of the configured service."""
     try:
         from talud.serving.database import Database
         from talud.serving.keys import KeyStore

@@ -1,4 +1,4 @@
-"""Options for source files outside a project, shared by commands."""
+"""Options of commands that take source files."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ _SOURCE_OPTIONS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Sources:
-    """Source files and their settings, from the options of a command.
+    """Source files and settings from the command line.
 
     Attributes:
         given: values of the options that were given, by name.
@@ -120,7 +120,7 @@ with_sources = with_options("given", {name: (kind, None) for name, kind in _SOUR
 
 
 def print_bands(stack: Path) -> None:
-    """Print which bands of each source a stack uses, and how they were identified."""
+    """Print how a stack identified the bands of its sources."""
     from talud.data.stack import read_band_evidence
 
     for source, words in read_band_evidence(stack).items():

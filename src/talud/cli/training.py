@@ -39,7 +39,7 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train U-Nets with a hyperparameter search, and export the best as ONNX.
+    """Train U-Nets in a hyperparameter search; export the best as ONNX.
 
     Trains one network for each combination of the search, records every trial in MLflow, and writes
     models/BAND_SET.onnx (the trial with the highest validation F1) and models/BAND_SET.trials.json. After an
@@ -97,7 +97,7 @@ def finetune(
     learning_rate: Annotated[float, typer.Option(min=1e-8, max=1, help="Learning rate.")] = 1e-4,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune a model with a few labelled patches of a new area.
+    """Fine-tune a model with a few labelled patches.
 
     If image statistics of the area differ from those of the training areas (light, season, sensor), run talud adapt
     first and fine-tune the adapted model: for patches of another country, this increased F1 from 0.56 to 0.66 with ten
@@ -200,7 +200,7 @@ def adapt(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Adapt a model to a new area, light or sensor without labels.
+    """Adapt a model to a new area or sensor without labels.
 
     Different light, season or sensor shift the statistics in every layer of the network. Aligns mean and variance of
     the optical and SAR bands and of all features, over sample windows of the raster, to those of the training areas,
@@ -264,11 +264,11 @@ def quantize(
         typer.Option(help="int8: three times as fast on CPUs with VNNI; float16: for GPUs."),
     ] = "int8",
 ) -> None:
-    """Quantise a model to int8 or float16 for faster maps, and measure the accuracy loss.
+    """Quantise a model to int8 or float16 for faster maps.
 
     Writes models/BAND_SET.int8.onnx (or .float16.onnx) next to the model. The variant is calibrated on the training
-    patches and scored on the validation blocks; its contract states the loss. `talud register` adds it to the version
-    of the model, and `talud predict --precision int8` uses it.
+    patches and scored on the validation blocks; the loss of F1 is printed and stored in its contract. `talud register`
+    adds the variant to the version of the model, and `talud predict --precision int8` uses it.
 
     **Examples**
 

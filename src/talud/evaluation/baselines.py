@@ -1,8 +1,8 @@
-"""Baselines of a model: a random forest, and the same network trained with another recipe.
+"""Baselines: a random forest and a second training recipe.
 
-A random forest over single pixels is what the landslide literature used before networks (Breiman 2001, Machine
-Learning 45). It gets the same bands, blocks and pixels as the U-Net: it is trained on the training blocks, its
-threshold is chosen on the validation blocks, and it is scored as every model is.
+The random forest classifies single pixels, as in the landslide literature before neural networks (Breiman 2001,
+Machine Learning 45). It uses the same bands, blocks and pixels as the U-Net: it is trained on the training blocks, its
+threshold is chosen on the validation blocks, and it is scored like any model.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ DEPRECATED_FOLDER = "references"  # output of the stage `reference`, which becam
 
 @dataclass(frozen=True)
 class Forest:
-    """A random forest over the bands of a pixel.
+    """Random forest over the bands of a pixel.
 
     Attributes:
-        bands: names of the bands that it reads.
+        bands: names of the input bands.
         classifier: classifier of scikit-learn, fitted to two classes.
-        threshold: least probability that is mapped as landslide.
+        threshold: lowest probability that is mapped as landslide.
     """
 
     bands: tuple[str, ...]
@@ -55,16 +55,18 @@ class Forest:
 
 
 def assess_forest(project: Project, band_set: str, progress: Progress | None = None) -> list[SiteScores]:
-    """Train a forest, and score it on the test blocks of the training areas and on every other labelled area.
+    """Train and score a random forest.
+
+    It is scored on the test blocks of the training areas and on every other labelled area.
 
     Args:
         project: project with stacks in place.
         band_set: name of a band set of params.yaml.
-        progress: callback that takes the areas done and all areas.
+        progress: callback with the number of scored areas and of all areas.
 
     Raises:
-        ParamsError: there is no such band set.
-        StudyError: there is no training area, it cannot be split, its blocks hold too little, or a stack lacks a band.
+        ParamsError: params.yaml has no band set of this name.
+        StudyError: there is no training area, its blocks hold too few pixels, or a stack lacks a band.
         SourceError: a stack or mask is missing or cannot be read.
     """
     forest = fit_forest(project, band_set)
@@ -82,13 +84,14 @@ def assess_forest(project: Project, band_set: str, progress: Progress | None = N
 
 
 def fit_forest(project: Project, band_set: str) -> Forest:
-    """Fit a forest to pixels of the training blocks, as many of either class, and choose its threshold.
+    """Fit a random forest and choose its threshold.
 
-    The threshold is `talud.metrics.best_threshold` on the validation blocks, as the U-Net's is.
+    The training sample has equally many pixels of both classes. The threshold is chosen on the validation blocks with
+    `talud.metrics.best_threshold`, like that of the U-Net.
 
     Raises:
-        ParamsError: there is no such band set.
-        StudyError: there is no training area, it cannot be split, its blocks hold too little, or a stack lacks a band.
+        ParamsError: params.yaml has no band set of this name.
+        StudyError: there is no training area, its blocks hold too few pixels, or a stack lacks a band.
         SourceError: a stack or mask is missing or cannot be read.
     """
     try:
@@ -98,7 +101,7 @@ def fit_forest(project: Project, band_set: str) -> Forest:
     bands, seed = project.params.band_set(band_set), project.params.seed
     sites = _training_sites(project)
     if not sites:
-        raise StudyError("params.yaml names no area of the role training; a random forest needs one")
+        raise StudyError("a random forest needs an area with the role training in params.yaml; none is defined")
     training = (
         (found.probabilities[0], found.truth)
         for site in sites
@@ -106,7 +109,7 @@ def fit_forest(project: Project, band_set: str) -> Forest:
     )
     values, landslide = _sample_balanced(training, len(bands), seed)
     if not landslide.size:
-        raise StudyError(f"the training blocks hold no landslide, or nothing else, where {', '.join(bands)} are valid")
+        raise StudyError(f"the training blocks contain only one class where {', '.join(bands)} are valid")
     forest = Forest(
         bands, RandomForestClassifier(TREES, min_samples_leaf=MIN_LEAF_PIXELS, random_state=seed, n_jobs=-1)
     )
@@ -121,7 +124,7 @@ def _training_sites(project: Project) -> list[Site]:
 
 @dataclass(frozen=True)
 class _Bands:
-    """The bands of a site themselves: float32 (bands, height, width) of each window, NaN where invalid."""
+    """Band values of a site: float32 (bands, height, width), NaN where invalid."""
 
     site: Site
     bands: Sequence[str]
@@ -135,7 +138,7 @@ class _Bands:
 
 @dataclass(frozen=True)
 class _ForestMap:
-    """The probabilities of a forest on a site; many windows are classified in one go."""
+    """Probabilities of a random forest on a site."""
 
     forest: Forest
     site: Site
@@ -163,9 +166,10 @@ def _band_numbers(stack: DatasetReader, bands: Sequence[str]) -> list[int]:
 def _sample_balanced(
     views: Iterable[tuple[NDArray[np.float32], NDArray[np.uint8]]], bands: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return as many valid pixels of either class, at most `PIXELS_PER_CLASS`: (pixels, bands), and their class.
+    """Return a sample of valid pixels, (pixels, bands), and their class.
 
-    Each pixel draws a number, and those with the lowest are kept: all are as likely, and one reading is enough.
+    Both classes have the same number of pixels, at most `PIXELS_PER_CLASS`. Each pixel draws a random number and those
+    with the lowest numbers are kept, so the data are read only once.
     """
     generator = np.random.default_rng(seed)
     kept = {landslide: (np.empty((0, bands), np.float32), np.empty(0)) for landslide in (True, False)}
@@ -181,12 +185,12 @@ def _sample_balanced(
 
 
 def _classify(classifier: Any, gathered: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-    """Yield the probability over each window, NaN where a band is invalid."""
+    """Yield the probabilities of each window, NaN where invalid."""
     valid = [~np.isnan(values).any(axis=0) for values in gathered]
     pixels = [values[:, where].T for values, where in zip(gathered, valid, strict=True)]
     if not sum(map(len, pixels)):
         found = np.empty(0, np.float32)
-    else:  # many pixels of 8-bit images are equal: each colour is classified once
+    else:  # pixels of 8-bit images repeat, so each colour is classified once
         colours, which = np.unique(np.concatenate(pixels), axis=0, return_inverse=True)
         found = classifier.predict_proba(colours)[which, 1].astype(np.float32)
     parts = np.split(found, np.cumsum([len(part) for part in pixels])[:-1])
@@ -197,22 +201,24 @@ def _classify(classifier: Any, gathered: Sequence[NDArray[np.float32]]) -> Itera
 
 
 class RecipeScores(BaseModel):
-    """Scores of a recipe's model on an area, with 95 % intervals."""
+    """Scores of a recipe on an area."""
 
     model_config = ConfigDict(frozen=True)
 
     recipe: str
     area: str
-    pixels: str = Field(description="which of the area's were counted, in words")
+    pixels: str = Field(description="description of the pixels that were counted")
     f1: float
     precision: float
     recall: float
-    intervals: dict[str, tuple[float, float]] = Field(description="of f1, precision and recall")
-    lack_of_skill: str = Field("", description="that it is no better than a constant map; empty in older files")
+    intervals: dict[str, tuple[float, float]] = Field(description="95 % intervals of f1, precision and recall")
+    lack_of_skill: str = Field(
+        "", description="message if the model is no better than a constant map; empty in older files"
+    )
 
     @classmethod
     def of(cls, recipe: str, found: SiteScores) -> Self:
-        """Return the scores of a site, to six decimals."""
+        """Return the scores of a site, rounded to six decimals."""
         scores = {name: found.scores[name] for name in ("f1", "precision", "recall")}
         return cls(
             recipe=recipe,
@@ -225,7 +231,7 @@ class RecipeScores(BaseModel):
 
 
 class RecipeComparison(BaseModel):
-    """Scores of a band set's recipe, and of its baseline recipe if there is one, on each labelled area."""
+    """Scores of a band set's recipes on each labelled area."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -233,22 +239,22 @@ class RecipeComparison(BaseModel):
     scored: tuple[RecipeScores, ...]
 
     def write(self, path: Path) -> None:
-        """Write as JSON."""
+        """Write the comparison as JSON."""
         with atomic_replace(path) as scratch:
             scratch.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read what `write` wrote.
+        """Read a comparison from JSON.
 
         Raises:
-            StudyError: it is missing or damaged.
+            StudyError: the file is missing or damaged.
         """
         return read_table(cls, path, "talud baseline")
 
 
 def baseline_project(project: Project, best: Search) -> Project | None:
-    """Return a project that trains the baseline recipe and writes to baselines/.
+    """Return a project for the baseline recipe, with outputs in baselines/.
 
     Args:
         project: project whose params.yaml may name a recipe as `reference`.
@@ -267,7 +273,9 @@ def baseline_project(project: Project, best: Search) -> Project | None:
 def compare_recipes(
     project: Project, band_set: str, models: Mapping[str, Model], progress: Progress | None
 ) -> RecipeComparison:
-    """Score the models of several recipes on every labelled area, and write the scores.
+    """Score models of several recipes on every labelled area.
+
+    Writes the scores to baselines/BAND_SET.json.
 
     Args:
         project: project whose labelled areas are scored.
@@ -290,7 +298,7 @@ def compare_recipes(
 
 
 def read_comparison(project: Project, band_set: str) -> RecipeComparison | None:
-    """Read the comparison of a band set's recipes; return None if there is none.
+    """Read the comparison of a band set's recipes, if there is one.
 
     Raises:
         StudyError: the file is damaged.
@@ -302,7 +310,7 @@ def read_comparison(project: Project, band_set: str) -> RecipeComparison | None:
 
 
 def move_to_deprecated_path(project: Project, band_set: str) -> None:
-    """Move the comparison to where a dvc.yaml that runs `talud reference` expects its output.
+    """Move the comparison to the output of the stage `reference`.
 
     Raises:
         OutputError: the file cannot be written.

@@ -157,9 +157,9 @@ class Params(Frozen):
 
     @property
     def split_hyperparameters(self) -> dict[str, float | int]:
-        """Seed and split options, under the names of a contract's hyperparameters."""
+        """Seed and split options, named as in a contract."""
         return {"seed": self.seed} | {f"split_{name}": value for name, value in self.split.model_dump().items()}
 
     def areas_with_role(self, role: str) -> tuple[str, ...]:
-        """Return the names of the areas with a role, in the order of params.yaml."""
+        """Return the names of the areas with a role."""
         return tuple(name for name, area in self.areas.items() if area.role == role)

@@ -1,4 +1,4 @@
-"""Areas with their sources, and options of stacks and patches."""
+"""Areas, stacks and splits in params.yaml."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Acquired(Frozen):
 
 
 class PatchData(Frozen):
-    """Patch data set of an area: square images and their masks."""
+    """Patch data set: square images and masks."""
 
     images: str = Field("images", description="subfolder of the area's folder, or a pattern such as img/image_*.h5")
     masks: str = Field(
@@ -145,7 +145,7 @@ class Area(Frozen):
 
 
 class StackOptions(Frozen):
-    """Options of the stack that is built from the sources of an area."""
+    """Options of the stacks."""
 
     resolution: float = Field(12.5, gt=0, description="pixel size in metres")
     origin: Literal["source"] | tuple[FiniteFloat, FiniteFloat] = Field(
@@ -180,7 +180,7 @@ class StackOptions(Frozen):
 
 
 class SplitOptions(Frozen):
-    """Options of the split of training areas into blocks and patches."""
+    """Options of the split into blocks and patches."""
 
     block: int = Field(128, gt=0, description="side of a spatial block in pixels; each block is assigned to one part")
     validation: float = Field(0.2, gt=0, lt=1, description="share of blocks for validation")

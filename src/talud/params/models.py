@@ -54,7 +54,7 @@ class Search(Frozen):
 
 
 class DroppingOptions(Frozen):
-    """Random removal of band groups and clouded pixels from training patches."""
+    """Random removal of band groups and clouded pixels."""
 
     groups: dict[Group, Annotated[float, Field(ge=0, lt=1)]] = Field(
         {}, description="band group → probability of its removal from a patch; one group always remains"
@@ -71,7 +71,7 @@ class DroppingOptions(Frozen):
         return self
 
     def optional_groups(self, groups: Sequence[Group]) -> tuple[Group, ...]:
-        """Return those of a network's groups that may be missing."""
+        """Return the groups that may be missing."""
         if len(groups) < 2:
             return ()
         return tuple(group for group in groups if self.groups.get(group) or (group is Group.OPTICAL and self.clouds))

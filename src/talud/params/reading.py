@@ -1,4 +1,4 @@
-"""Checks of the YAML text of params.yaml, and error messages."""
+"""Checks and error messages of params.yaml."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Frozen(BaseModel):
 
 
 def _checked_name(name: str) -> str:
-    """Return a name if it is valid for files, DVC stages and registered models."""
+    """Check a name of files, DVC stages and registered models."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise ValueError(
             f"the name '{name}' must consist of letters, digits, _ and -, and begin with a letter or digit"
@@ -45,7 +45,7 @@ Name = Annotated[str, AfterValidator(_checked_name)]
 
 
 def check_keys(text: str) -> None:
-    """Check that the keys of a YAML text are strings and unique.
+    """Check that YAML keys are strings and unique.
 
     PyYAML silently keeps the last of duplicate keys.
 
@@ -78,7 +78,7 @@ def check_keys(text: str) -> None:
 
 
 def _non_text_type(key: yaml.ScalarNode) -> str | None:
-    """Return the type of a key that is not a string, or None.
+    """Return the type of a non-string key, or None.
 
     A key must be a string in YAML 1.1 (PyYAML) and in YAML 1.2 (DVC).
     """
@@ -90,9 +90,9 @@ def _non_text_type(key: yaml.ScalarNode) -> str | None:
 
 
 def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return one line about the first error, with the allowed keys if a key is unknown.
+    """Return a one-line message about the first error.
 
-    Unknown keys come first, since a typo may cause another key to be missing.
+    Unknown keys come first, since a typo may cause another key to be missing. The message lists the allowed keys.
     """
     first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     location = [str(part) for part in first["loc"] if part != "[key]"]
@@ -113,7 +113,7 @@ def validation_message(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _not_text_message(value: object) -> str:
-    """Return the message for a value that YAML does not read as a string."""
+    """Return the message for a value that is no string."""
     if value is None:
         return "expected text, but the value is empty; put null and ~ in quotes if they are names"
     if isinstance(value, bool):
@@ -122,7 +122,7 @@ def _not_text_message(value: object) -> str:
 
 
 def _allowed_keys(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Return the keys that are allowed at a location in params.yaml."""
+    """Return the keys allowed at a location."""
     current: Any = model
     for part in location:
         if isinstance(current, type) and issubclass(current, BaseModel):
