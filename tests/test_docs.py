@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -194,6 +195,15 @@ def test_documented_key_commands_run(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "visitor" in done.stdout
+
+
+def test_diagram_of_the_architecture_names_every_layer() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    diagram = page.partition("```text")[2].partition("```")[0]
+    named = {name.strip().removeprefix("talud.") for layer in layers for name in layer.split("|")}
+    assert named <= set(re.findall(r"\w+", diagram))
 
 
 def test_lock_holds_names_and_versions_only() -> None:
