@@ -1,4 +1,4 @@
-"""What the tests of the service share."""
+"""Fixtures of the service tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stack_files import noise, write_stack
 
 @pytest.fixture(scope="session")
 def service_project(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a champion of three bands, a small stack and one of sixteen tiles."""
+    """Return a project with a model, a small raster and one of 16 tiles."""
     root = tmp_path_factory.mktemp("service") / "project"
     (root / "stacks").mkdir(parents=True)
     (root / "params.yaml").write_text("seed: 1\n")

@@ -1,4 +1,4 @@
-"""Tests of the layout of the service's database.
+"""Tests of the database layout and its migrations.
 
 They cover databases of earlier and newer releases, and those of several processes.
 """
@@ -41,7 +41,7 @@ DRAWN = "6f9b0a52-8d1c-4b7e-9a51-0c2f4f6a7d10"
 
 
 def make_earlier_database(url: str, release: str = "before_migrations") -> None:
-    """Create a database with keys, jobs and reviews as an earlier release did."""
+    """Create a database with keys, jobs and reviews of an earlier release."""
     engine = create_engine(url)
     script = (RECORDED / f"{release}_{engine.dialect.name}.sql").read_text()
     if engine.dialect.name == "sqlite":
@@ -54,7 +54,7 @@ def make_earlier_database(url: str, release: str = "before_migrations") -> None:
 
 
 @contextmanager
-def changing(url: str) -> Iterator[Connection]:
+def connect(url: str) -> Iterator[Connection]:
     """Yield a connection to a database without migrating it."""
     engine = create_engine(url)
     with engine.begin() as connection:
@@ -96,22 +96,22 @@ def test_database_before_migrations_is_upgraded_without_loss(url: str) -> None:
         assert jobs[JOB.format(0)].request.threshold == 0.4
 
         store = ReviewStore(database)
-        said = store.all(JOB.format(0))
-        assert {name: (one.verdict, one.reviewer) for name, one in said.items()} == {
+        outputs = store.all(JOB.format(0))
+        assert {name: (one.verdict, one.reviewer) for name, one in outputs.items()} == {
             "1": ("accepted", "Ana Ríos"), "2": ("rejected", "Luz"), DRAWN: ("accepted", "Ana Ríos"),
         }  # fmt: skip
-        assert said[DRAWN].geometry.bounds == (400500, 649400, 400600, 649500)
+        assert outputs[DRAWN].geometry.bounds == (400500, 649400, 400600, 649500)
         (change,) = store.history(JOB.format(0), DRAWN)
         for name in ("verdict", "reviewer", "reviewed", "geometry", "area", "key_id"):
-            assert getattr(change, name) == getattr(said[DRAWN], name)
-        assert store.all(JOB.format(2)) == {}  # of a dismissed job
+            assert getattr(change, name) == getattr(outputs[DRAWN], name)
+        assert store.all(JOB.format(2)) == {}  # the job was dismissed
 
 
 @pytest.mark.slow
 def test_service_uses_database_from_before_mapped_classes(url: str, tmp_path: Path) -> None:
     make_earlier_database(url, "before_mapped_classes")
     known = json.loads((RECORDED / "before_mapped_classes.json").read_text())[make_url(url).get_backend_name()]
-    settings = make_settings(tmp_path, database=url, results_days=36_500)  # nothing is too old, whenever this runs
+    settings = make_settings(tmp_path, database=url, results_days=36_500)  # so that nothing expires
     (settings.results / known["upload"]).mkdir(parents=True)
     folder, job = settings.results / "jobs" / known["reviewed"] / "map", f"/jobs/{known['reviewed']}"
     with tarfile.open(RECORDED / "before_mapped_classes_map.tar.gz") as archive:
@@ -169,12 +169,12 @@ def test_upgraded_and_new_databases_have_equal_layouts(url: str) -> None:
             return compare_metadata(context, Table.metadata)
 
     assert differences() == []
-    with changing(url) as connection:
+    with connect(url) as connection:
         for table in (*Table.metadata.tables, VERSION_TABLE):
             connection.execute(text(f"DROP TABLE {table}"))
     make_earlier_database(url)
     assert differences() == []
-    assert differences() == []  # opened once more
+    assert differences() == []  # opened again
 
 
 def test_database_of_newer_release_is_refused(url: str) -> None:
@@ -187,7 +187,7 @@ def test_database_of_newer_release_is_refused(url: str) -> None:
     ) as raised:
         Database.open(url).__enter__()
     assert "\n" not in str(raised.value)
-    with changing(url) as connection:
+    with connect(url) as connection:
         digests = connection.execute(text("SELECT digest FROM keys")).scalars().all()
     assert digests == [hashlib.sha256(secret.encode()).hexdigest()]
 
@@ -208,9 +208,9 @@ def test_database_is_upgraded_once_by_parallel_processes(url: str) -> None:
     for process in started:
         process.stdin.write("\n")
         process.stdin.flush()
-    said = [process.communicate(timeout=60) for process in started]
-    assert [process.returncode for process in started] == [0] * 4, said
-    assert len({out for out, _ in said}) == 1
+    outputs = [process.communicate(timeout=60) for process in started]
+    assert [process.returncode for process in started] == [0] * 4, outputs
+    assert len({out for out, _ in outputs}) == 1
     with Database.open(url) as database:
         assert len(ReviewStore(database).history(JOB.format(0), "1")) == 1
 

@@ -1,4 +1,4 @@
-"""What is deployed: the container's own install steps in an empty environment, and a job by what they installed."""
+"""Tests of the container's files and of an installation as in the container."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from service_process import run_service
 ABSENT = ("tensorflow", "keras", "dvc", "matplotlib", "onnxruntime_gpu", "skimage", "sklearn", "h5py", "jax")
 
 
-def locked(path: Path) -> dict[str, set[str]]:
-    """The versions of each package that a lock names."""
+def read_lock_file(path: Path) -> dict[str, set[str]]:
+    """Return the versions of each package in a lock file."""
     found: dict[str, set[str]] = {}
     for line in path.read_text().splitlines():
         name, _, version = line.partition(" ;")[0].partition("==")
@@ -27,7 +27,7 @@ def locked(path: Path) -> dict[str, set[str]]:
 
 
 def test_service_lock_file_is_subset_of_project_lock_file() -> None:
-    service, everything = locked(ROOT / "serving/requirements.lock"), locked(ROOT / "requirements.lock")
+    service, everything = read_lock_file(ROOT / "serving/requirements.lock"), read_lock_file(ROOT / "requirements.lock")
     assert {name: everything.get(name) for name in service} == service
     assert not {"tensorflow", "keras", "dvc", "matplotlib"} & service.keys()
     assert {"fastapi", "onnxruntime-gpu", "rio-tiler", "mlflow-skinny"} <= service.keys()

@@ -1,4 +1,4 @@
-"""Tests of a service whose disk fills during a map."""
+"""Tests of a service whose disk becomes full during a job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from service_process import EXECUTION, ServiceProcess, run_service, wait_for
 
-ASK = {"inputs": {"raster": {"href": "small.tif"}}}
+REQUEST = {"inputs": {"raster": {"href": "small.tif"}}}
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def fill(path: Path) -> None:
             return
 
 
-def listed(service: ServiceProcess, status: str) -> list[str]:
+def job_ids(service: ServiceProcess, status: str) -> list[str]:
     return [job["jobID"] for job in service.http.get(f"/jobs?status={status}").json()["jobs"]]
 
 
 @pytest.mark.slow
 def test_job_fails_on_full_disk_and_next_job_succeeds(service_project: Path, small_disk: Path) -> None:
-    """The database lies on the same disk, and has to note the job's end there."""
+    """The end of the job is stored on the same disk."""
     with run_service(service_project, {"results": str(small_disk)}) as service:
         job, waiting = service.ask("large.tif"), service.ask("small.tif")
         tiles = small_disk / "jobs" / job / ".map.partial/tiles"
@@ -55,11 +55,11 @@ def test_job_fails_on_full_disk_and_next_job_succeeds(service_project: Path, sma
         assert service.ended(waiting)["status"] == "successful"
         fill(small_disk / "others.bin")
         jobs = {path.name for path in (small_disk / "jobs").iterdir()}
-        refused = service.http.post(EXECUTION, json=ASK, headers={"Prefer": "respond-async"})
+        refused = service.http.post(EXECUTION, json=REQUEST, headers={"Prefer": "respond-async"})
         assert refused.status_code in (503, 507), refused.text
         assert str(small_disk) not in refused.text
         assert {path.name for path in (small_disk / "jobs").iterdir()} == jobs
         (small_disk / "others.bin").unlink()
-        asked = wait_for(lambda: service.http.post(EXECUTION, json=ASK).status_code == 200, "no job is taken again")
+        asked = wait_for(lambda: service.http.post(EXECUTION, json=REQUEST).status_code == 200, "no job is taken again")
         assert asked
-        assert listed(service, "failed") == [job]
+        assert job_ids(service, "failed") == [job]

@@ -14,8 +14,8 @@ from talud.serving import security
 from talud.serving.security import HeaderTimeoutProtocol
 
 
-async def answering(scope, receive, send) -> None:
-    """Answer after a second, which is longer than the limit of these tests."""
+async def slow_app(scope, receive, send) -> None:
+    """Answer after a second, which exceeds the header timeout of these tests."""
     if scope["type"] == "http":
         if scope["path"] == "/slow":
             await asyncio.sleep(1)
@@ -25,9 +25,9 @@ async def answering(scope, receive, send) -> None:
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Yield the port of a real server with a short limit."""
+    """Yield the port of a server with a short header timeout."""
     monkeypatch.setattr(security, "HEADER_TIMEOUT_SECONDS", 0.5)
-    with run_server(answering, http=HeaderTimeoutProtocol, lifespan="off") as port:
+    with run_server(slow_app, http=HeaderTimeoutProtocol, lifespan="off") as port:
         yield port
 
 

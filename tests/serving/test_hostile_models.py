@@ -14,7 +14,7 @@ from stack_files import noise, write_stack
 from talud import registry
 from talud.engine.runtime import Model
 
-pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
+pytestmark = pytest.mark.slow  # the tests share a service process
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def constant_in_another_file(tiny: Path) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("make", "status", "said"),
+    ("make", "status", "message"),
     [
         (no_model, 422, "is not an ONNX model"),
         (constant_in_another_file, 422, "lies outside the file"),
@@ -80,18 +80,18 @@ def constant_in_another_file(tiny: Path) -> bytes:
     ],
 )
 def test_hostile_model_fails_its_job_but_not_the_service(
-    make: Callable[[Path], bytes], status: int, said: str, service: ServiceProcess, project: Path, tiny_model: Path
+    make: Callable[[Path], bytes], status: int, message: str, service: ServiceProcess, project: Path, tiny_model: Path
 ) -> None:
     name = make.__name__.replace("_", "-")
     version = add_champion(project, name, tiny_model)
     file = registry.fetch(version.uri, project).path
-    file.unlink()  # which may be linked
+    file.unlink()  # it may be a hard link
     file.write_bytes(make(tiny_model))
     ask = {"raster": {"href": "small.tif"}, "model": f"landslide-unet-{name}"}
     answer = service.http.post(EXECUTION, json={"inputs": ask})
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
     detail = answer.json()["detail"]
-    assert said in detail
+    assert message in detail
     assert "\n" not in detail
     assert str(project) not in detail
     assert service.http.get("/models").status_code == 200

@@ -1,4 +1,4 @@
-"""The interface as others meet it: the documented client, hostile requests by the thousand, and figures."""
+"""Tests of the HTTP interface with documented, generated and parallel requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from doc_blocks import run_by
 from service_process import ServiceProcess, run_service, wait_for
 
-pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
+pytestmark = pytest.mark.slow  # the tests share a service process
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def service(service_project: Path) -> Iterator[ServiceProcess]:
 
 
 def documented(service: ServiceProcess) -> list[str]:
-    """Return the Python of the page on the service, with the address and a raster of this service."""
+    """Return the Python clients in the documentation, adapted to this service."""
     address = str(service.http.base_url).rstrip("/")
     changes = {"http://127.0.0.1:8080": address, "synthetic_liboriana.tif": "small.tif", "…": ""}
     codes = [block.code for block in run_by("tests/serving/test_interface.py::documented")]
@@ -48,8 +48,8 @@ def test_documented_client_downloads_polygons(service: ServiceProcess, tmp_path:
 
 def test_documented_owslib_client_works(service: ServiceProcess, tmp_path: Path) -> None:
     _, client = documented(service)
-    said = subprocess.run([sys.executable, "-c", client], cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert said.stdout.startswith("accepted http://127.0.0.1")
+    done = subprocess.run([sys.executable, "-c", client], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("accepted http://127.0.0.1")
 
 
 def test_no_generated_request_causes_server_error(service: ServiceProcess, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_cog_is_read_in_parts_over_http(service: ServiceProcess, tmp_path: Path)
     service.ended(job)
     address = f"/vsicurl/{service.http.base_url}/jobs/{job}/files/probability.tif"
     code = f"import rasterio; print(rasterio.open({address!r}).read(1, window=((0, 4), (0, 4))).shape)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "(4, 4)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(4, 4)"
     part = service.http.get(f"/jobs/{job}/files/probability.tif", headers={"Range": "bytes=0-3"})
     assert (part.status_code, part.content[:2]) == (206, b"II")

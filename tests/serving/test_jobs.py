@@ -1,4 +1,4 @@
-"""From a request to a map, as OGC API – Processes has it; and jobs that survive whatever ends the service."""
+"""Tests of jobs through OGC API – Processes, and of their resumption."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from talud.serving.settings import Settings
 from talud.serving.storage import JobFolders
 from talud.serving.tables import MapRequest
 
-pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
+pytestmark = pytest.mark.slow  # the tests share a service process
 
-LARGE = {"raster": "large.tif", "model": "landslide-unet-3band/1"}
+LARGE_REQUEST = {"raster": "large.tif", "model": "landslide-unet-3band/1"}
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +39,29 @@ def service(service_project: Path) -> Iterator[ServiceProcess]:
 
 
 @pytest.fixture(scope="module")
-def by_hand(service_project: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The digests of the map of large.tif as `predict` makes it, by name."""
+def expected_checksums(
+    service_project: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """Return the checksums of the map of large.tif made by `predict`."""
     out = tmp_path_factory.mktemp("by_hand") / "map"
     predict(
         Model.load(tiny_model, RegistryVersion("landslide-unet-3band", "1")), service_project / "stacks/large.tif", out
     )
-    return digests({path.name: path.read_bytes() for path in out.iterdir()})
+    return checksums({path.name: path.read_bytes() for path in out.iterdir()})
 
 
-def digests(files: dict[str, bytes]) -> dict[str, str]:
+def checksums(files: dict[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
-def fetched(service: ServiceProcess, job: str) -> dict[str, str]:
-    """The digests of a job's results."""
+def job_checksums(service: ServiceProcess, job: str) -> dict[str, str]:
+    """Return the checksums of a job's files."""
     results = service.http.get(f"/jobs/{job}/results").json()
     files = {one["href"].rsplit("/", 1)[1]: service.http.get(one["href"]).content for one in results.values()}
-    return digests(files)
+    return checksums(files)
 
 
-def same(found: dict[str, str], expected: dict[str, str]) -> None:
+def assert_same_files(found: dict[str, str], expected: dict[str, str]) -> None:
     assert len(found) == 6
     assert found == {name: expected[name] for name in found}
 
@@ -72,26 +74,28 @@ def test_small_raster_is_mapped_synchronously(service: ServiceProcess) -> None:
     assert (record["model"]["name"], record["model"]["version"]) == ("landslide-unet-3band", "1")
 
 
-def test_large_raster_is_mapped_asynchronously_like_predict(service: ServiceProcess, by_hand: dict[str, str]) -> None:
+def test_large_raster_is_mapped_asynchronously_like_predict(
+    service: ServiceProcess, expected_checksums: dict[str, str]
+) -> None:
     refused = service.http.post(EXECUTION, json={"inputs": {"raster": {"href": "large.tif"}}})
     assert (refused.status_code, refused.headers["content-type"]) == (413, "application/problem+json")
-    job = service.ask(**LARGE)
+    job = service.ask(**LARGE_REQUEST)
     assert service.ended(job)["status"] == "successful", service.job(job)
-    same(fetched(service, job), by_hand)
+    assert_same_files(job_checksums(service, job), expected_checksums)
 
 
 def tiles(results: Path, job: str) -> int:
-    """How many tiles of a job's map are finished."""
+    """Return the number of finished tiles of a job."""
     return len(list((results / "jobs" / job / ".map.partial/tiles").glob("*.npz")))
 
 
 @pytest.mark.parametrize("killed", ["service", "worker", "both"])
 def test_job_resumes_from_tiles_after_kill(
-    killed: str, service_project: Path, by_hand: dict[str, str], tmp_path: Path
+    killed: str, service_project: Path, expected_checksums: dict[str, str], tmp_path: Path
 ) -> None:
-    own = {"results": str(tmp_path)}  # another service of this module may run
+    own = {"results": str(tmp_path)}  # another service of this module may be running
     with run_service(service_project, own) as running:
-        job = running.ask(**LARGE)
+        job = running.ask(**LARGE_REQUEST)
         wait_for(lambda: tiles(tmp_path, job) >= 2, "no tile is finished")
         workers = running.workers()
         assert len(workers) == 1
@@ -104,13 +108,13 @@ def test_job_resumes_from_tiles_after_kill(
     assert killed == "worker" or tiles(tmp_path, job) >= 2
     with run_service(service_project, own) as again:
         assert again.ended(job)["status"] == "successful", again.job(job)
-        same(fetched(again, job), by_hand)
+        assert_same_files(job_checksums(again, job), expected_checksums)
     timings = json.loads((tmp_path / "jobs" / job / "map/timings.json").read_text())
     assert timings["tiles_taken_over"] >= 2
 
 
 def test_dismissed_job_frees_worker_and_files(service: ServiceProcess, service_project: Path) -> None:
-    job, waiting = service.ask(**LARGE), service.ask(**LARGE)
+    job, waiting = service.ask(**LARGE_REQUEST), service.ask(**LARGE_REQUEST)
     results = service_project / ".talud/service"
     wait_for(lambda: tiles(results, job) >= 1, "no tile is finished")
     for each in (waiting, job):
@@ -136,7 +140,7 @@ def test_promoted_model_is_used_by_new_jobs_only(
 
 
 @pytest.mark.parametrize(
-    ("inputs", "status", "said"),
+    ("inputs", "status", "message"),
     [
         ({"raster": {"href": "nowhere.tif"}}, 422, "nowhere.tif"),
         ({"raster": {"href": "small.tif"}, "model": "landslide-unet-9band"}, 422, "landslide-unet-9band"),
@@ -148,32 +152,32 @@ def test_promoted_model_is_used_by_new_jobs_only(
     ],
 )
 def test_invalid_request_is_refused_without_job(
-    service: ServiceProcess, inputs: dict[str, Any], status: int, said: str
+    service: ServiceProcess, inputs: dict[str, Any], status: int, message: str
 ) -> None:
     before = len(service.http.get("/jobs").json()["jobs"])
     answer = service.http.post(EXECUTION, json={"inputs": inputs}, headers={"Prefer": "respond-async"})
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-    assert said in answer.json()["detail"]
+    assert message in answer.json()["detail"]
     assert len(service.http.get("/jobs").json()["jobs"]) == before
 
 
 def test_downloaded_raster_is_not_downloaded_again(service_project: Path, tmp_path: Path) -> None:
-    settings = Settings(data=tmp_path, results=tmp_path)  # allows no place
+    settings = Settings(data=tmp_path, results=tmp_path)  # the allow-list is empty
     with Database.open(settings.database_url) as database:
-        jobs, maps = JobStore(database), JobFolders(tmp_path / "jobs")
-        intake = RequestResolver(settings, jobs, maps, ModelLookup(service_project))
+        jobs, folders = JobStore(database), JobFolders(tmp_path / "jobs")
+        resolver = RequestResolver(settings, jobs, folders, ModelLookup(service_project))
         request = MapRequest(raster="https://gone.example/small.tif", model="landslide-unet-3band", version="1")
         job = jobs.create("a", "somebody", request)
         with pytest.raises(SourceError, match=r"gone\.example: is not on the allow-list"):
-            intake.fetch(job, lambda: None)
-        maps.fetched_raster("a").mkdir(parents=True, exist_ok=True)
-        shutil.copy(service_project / "stacks/small.tif", maps.fetched_raster("a"))
-        intake.fetch(job, lambda: None)
-        assert intake.resolve(job)[0] == maps.fetched_raster("a") / "small.tif"
-        assert maps.model("a").is_file()
+            resolver.fetch(job, lambda: None)
+        folders.fetched_raster("a").mkdir(parents=True, exist_ok=True)
+        shutil.copy(service_project / "stacks/small.tif", folders.fetched_raster("a"))
+        resolver.fetch(job, lambda: None)
+        assert resolver.resolve(job)[0] == folders.fetched_raster("a") / "small.tif"
+        assert folders.model("a").is_file()
 
 
-DRIPPING = """
+SLOW_SERVER = """
 import socketserver, time
 
 class Handler(socketserver.BaseRequestHandler):
@@ -192,9 +196,9 @@ with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
 
 
 @pytest.fixture
-def dripping_host() -> Iterator[str]:
+def slow_host() -> Iterator[str]:
     """Yield the address of a host that sends four bytes a second."""
-    command = [sys.executable, "-c", DRIPPING]
+    command = [sys.executable, "-c", SLOW_SERVER]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             yield f"127.0.0.1:{int(process.stdout.readline())}"
@@ -203,11 +207,11 @@ def dripping_host() -> Iterator[str]:
 
 
 def test_slow_download_blocks_neither_workers_nor_shutdown(
-    dripping_host: str, service_project: Path, tmp_path: Path
+    slow_host: str, service_project: Path, tmp_path: Path
 ) -> None:
-    settings = {"results": str(tmp_path), "allowed": json.dumps([dripping_host])}
+    settings = {"results": str(tmp_path), "allowed": json.dumps([slow_host])}
     with run_service(service_project, settings) as running:
-        slow = [running.ask(f"http://{dripping_host}/{number}.tif?sig=5ec4e7") for number in range(6)]
+        slow = [running.ask(f"http://{slow_host}/{number}.tif?sig=5ec4e7") for number in range(6)]
         wait_for(lambda: [running.job(each)["status"] for each in slow].count("running") == 4, "not four are fetched")
         assert running.ended(running.ask("small.tif"))["status"] == "successful"
         assert [running.job(each)["message"] for each in slow[:4]] == ["downloading the raster"] * 4
@@ -217,14 +221,14 @@ def test_slow_download_blocks_neither_workers_nor_shutdown(
         wait_for(lambda: running.job(slow[4])["status"] == "running", "its place is not free")
         assert time.monotonic() - began < 5
         listed = running.http.get("/jobs")
-        assert f"http://{dripping_host}/0.tif" in listed.text
+        assert f"http://{slow_host}/0.tif" in listed.text
         assert "5ec4e7" not in listed.text + running.http.get(f"/jobs/{slow[5]}").text
         began = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
-        said = running.process.communicate(timeout=60)[0]
+        message = running.process.communicate(timeout=60)[0]
         assert time.monotonic() - began < 15
-        assert "5ec4e7" not in said
-    with run_service(service_project, settings) as again:  # fetches go on, or rather begin again
+        assert "5ec4e7" not in message
+    with run_service(service_project, settings) as again:  # downloads start again
         wait_for(lambda: [again.job(each)["status"] for each in slow[1:]].count("running") == 4, "not four are fetched")
         assert again.ended(again.ask("small.tif"))["status"] == "successful"
 
@@ -257,8 +261,8 @@ FORBIDDEN = [
 
 
 @pytest.fixture(scope="module")
-def selective(service_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """Yield a service that takes rasters from one host and one bucket."""
+def restricted_service(service_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """Yield a service with one host and one bucket on its allow-list."""
     root = tmp_path_factory.mktemp("selective")
     allowed = json.dumps(["data.example.org", "s3://allowed"])
     with run_service(service_project, {"results": str(root), "allowed": allowed}) as running:
@@ -268,22 +272,22 @@ def selective(service_project: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.parametrize("asynchronous", [True, False])
 @pytest.mark.parametrize("href", FORBIDDEN)
 def test_raster_reference_outside_allow_list_is_refused(
-    href: str, asynchronous: bool, selective: ServiceProcess
+    href: str, asynchronous: bool, restricted_service: ServiceProcess
 ) -> None:
     headers = {"Prefer": "respond-async"} if asynchronous else {}
-    answer = selective.http.post(EXECUTION, json={"inputs": {"raster": {"href": href}}}, headers=headers)
+    answer = restricted_service.http.post(EXECUTION, json={"inputs": {"raster": {"href": href}}}, headers=headers)
     assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
     assert "5ec4e7" not in answer.text
-    assert selective.http.get("/jobs").json()["jobs"] == []
+    assert restricted_service.http.get("/jobs").json()["jobs"] == []
 
 
-def test_callback_outside_allow_list_is_refused(selective: ServiceProcess) -> None:
+def test_callback_outside_allow_list_is_refused(restricted_service: ServiceProcess) -> None:
     body = {"inputs": {"raster": {"href": "small.tif"}}, "subscriber": {"successUri": "https://evil.org/?token=5ec4e7"}}
-    answer = selective.http.post(EXECUTION, json=body, headers={"Prefer": "respond-async"})
+    answer = restricted_service.http.post(EXECUTION, json=body, headers={"Prefer": "respond-async"})
     assert answer.status_code == 403
     assert "evil.org" in answer.text
     assert "5ec4e7" not in answer.text
-    assert selective.http.get("/jobs").json()["jobs"] == []
+    assert restricted_service.http.get("/jobs").json()["jobs"] == []
 
 
 @pytest.mark.parametrize(("limit", "status"), [("jobs_per_key", 429), ("queue", 503)])
@@ -291,7 +295,7 @@ def test_jobs_over_the_limit_are_refused_until_one_ends(
     limit: str, status: int, service_project: Path, tmp_path: Path
 ) -> None:
     with run_service(service_project, {limit: "1", "results": str(tmp_path)}) as running:
-        job = running.ask(**LARGE)
+        job = running.ask(**LARGE_REQUEST)
         body = {"inputs": {"raster": {"href": "small.tif"}}}
         assert running.http.post(EXECUTION, json=body, headers={"Prefer": "respond-async"}).status_code == status
         running.http.delete(f"/jobs/{job}")

@@ -1,4 +1,4 @@
-"""API keys: what is kept of them, what they allow, and the commands that make them."""
+"""Tests of API keys and of the command `talud keys`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_database_files_contain_no_secret(store: KeyStore, tmp_path: Path) -> No
     secret = store.add("survey", "run")
     files = list(tmp_path.iterdir())
     kept = b"".join(path.read_bytes() for path in files)
-    assert b"survey" in kept  # so that what was added is looked at, wherever SQLite keeps it now
+    assert b"survey" in kept  # the key was written to one of the files
     assert secret.encode() not in kept
     assert secret.removeprefix("talud-").encode() not in kept
 
@@ -102,7 +102,7 @@ def talud(*arguments: str) -> str:
 
 
 def test_keys_command_shows_secret_once(project: Path) -> None:
-    assert "no key yet" in talud("list")
+    assert "no API key exists yet" in talud("list")
     secret = talud("add", "Geological Survey", "--scope", "run").strip()
     with Database.open(f"sqlite:///{project}/.talud/service/service.db") as database:
         found = KeyStore(database).find(secret)

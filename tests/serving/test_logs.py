@@ -30,12 +30,12 @@ def test_log_reports_jobs_but_no_gdal_errors(style: str, service_project: Path, 
     broken.unlink()
     assert upload.status_code == 201
     assert not [line for line in lines if "GDAL" in line or "CPLE" in line or "Traceback" in line]
-    job_fields = [line for line in lines if job in line]
-    assert len(job_fields) == 4
-    for line, said in zip(
-        job_fields, ("accepted: small.tif", "started: small.tif", "landslides", "dismissed by"), strict=True
+    job_lines = [line for line in lines if job in line]
+    assert len(job_lines) == 4
+    for line, message in zip(
+        job_lines, ("accepted: small.tif", "started: small.tif", "landslides", "dismissed by"), strict=True
     ):
-        assert said in line
+        assert message in line
     if style == "json":
         log = [json.loads(line) for line in lines if line.startswith("{")]
         found = [line for line in log if line.get("job") == job]
@@ -43,7 +43,7 @@ def test_log_reports_jobs_but_no_gdal_errors(style: str, service_project: Path, 
         assert {(line["level"], line["key"]) for line in found} == {("info", "local")}
         assert [line["message"] for line in log if line["message"].startswith("uploaded: uploads/")]
     else:
-        assert all(f"INFO job {job}, key local: " in line for line in job_fields)
+        assert all(f"INFO job {job}, key local: " in line for line in job_lines)
 
 
 def test_log_escapes_line_breaks_of_clients() -> None:

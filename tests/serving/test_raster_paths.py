@@ -1,4 +1,4 @@
-"""Which files a client may name."""
+"""Tests of local raster references and of the file checks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path, stack: Path) -> Settings:
-    """A data folder with a raster, one in a folder, and a secret one outside."""
+    """Return settings with two rasters in the data folder and one outside."""
     (tmp_path / "data/basins").mkdir(parents=True)
     for place in ("data/a.tif", "data/basins/b.tif", "secret.tif"):
         shutil.copy(stack, tmp_path / place)
@@ -38,7 +38,7 @@ def settings(tmp_path: Path, stack: Path) -> Settings:
     return Settings(data=tmp_path / "data", results=tmp_path / "results")
 
 
-def refused(href: str, settings: Settings) -> str:
+def error_message(href: str, settings: Settings) -> str:
     with pytest.raises(SourceError) as caught:
         resolve_raster(href, settings)
     assert "\n" not in str(caught.value)
@@ -119,7 +119,7 @@ def test_non_ascii_names_are_found(settings: Settings) -> None:
 def test_other_references_are_refused(href: str, settings: Settings, tmp_path: Path) -> None:
     (settings.data / ".hidden").mkdir()
     shutil.copy(settings.data / "a.tif", settings.data / ".hidden/a.tif")
-    refused(href.replace("{outside}", str(tmp_path)).replace("{data}", str(settings.data)), settings)
+    error_message(href.replace("{outside}", str(tmp_path)).replace("{data}", str(settings.data)), settings)
 
 
 def test_link_is_followed_only_inside_data_folder(settings: Settings, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_link_is_followed_only_inside_data_folder(settings: Settings, tmp_path: 
     (settings.data / "in.tif").symlink_to("basins/b.tif")
     (settings.data / "circle.tif").symlink_to("circle.tif")
     for href in ("out.tif", "up/secret.tif", "circle.tif"):
-        refused(href, settings)
+        error_message(href, settings)
     assert resolve_raster("in.tif", settings) == settings.data / "basins/b.tif"
 
 
@@ -143,9 +143,9 @@ def test_upload_is_the_only_file_of_its_folder(settings: Settings, tmp_path: Pat
     (folder / "mine.tif.aux.xml").write_text("<PAMDataset/>")
     assert resolve_raster(f"uploads/{UPLOAD}", settings) == folder / "mine.tif"
     (folder / "another.tif").symlink_to(tmp_path / "secret.tif")
-    refused(f"uploads/{UPLOAD}", settings)
+    error_message(f"uploads/{UPLOAD}", settings)
     (folder / "mine.tif").unlink()
-    refused(f"uploads/{UPLOAD}", settings)
+    error_message(f"uploads/{UPLOAD}", settings)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_sidecar_link_out_of_folder_is_refused(side: str, first: bool, settings:
         resolve_raster("a.tif", settings)
     (tmp_path / "secret.txt").write_text("5\n0\n0\n-5\n123456\n654321\n")
     (settings.data / side).symlink_to(tmp_path / "secret.txt")
-    assert "leads out of its folder" in refused("a.tif", settings)
+    assert "leads out of its folder" in error_message("a.tif", settings)
     (settings.data / side).unlink()
     resolve_raster("a.tif", settings)
 
@@ -171,17 +171,17 @@ def test_world_file_link_out_of_folder_is_refused(settings: Settings, tmp_path: 
         values = dataset.read()
     with rasterio.open(
         settings.data / "c.tif", "w", "GTiff", 28, 20, 3, dtype="float32", crs="EPSG:32618"
-    ) as writer:  # no geotransform of its own
+    ) as writer:  # without a geotransform
         writer.write(values)
     (settings.data / "c.tfw").write_text("5\n0\n0\n-5\n400000\n650000\n")
-    resolve_raster("c.tif", settings)  # its own world file is fine
+    resolve_raster("c.tif", settings)  # a world file in the folder is accepted
     (settings.data / "world").mkdir()
     (settings.data / "c.tfw").rename(settings.data / "world/c.tfw")
-    (settings.data / "c.tfw").symlink_to("world/c.tfw")  # and a link that stays in the folder
+    (settings.data / "c.tfw").symlink_to("world/c.tfw")  # a link inside the folder is accepted
     resolve_raster("c.tif", settings)
     (settings.data / "world/c.tfw").unlink()
     (settings.data / "world/c.tfw").symlink_to(tmp_path / "secret.tif")  # a link to a link
-    assert "leads out of its folder" in refused("c.tif", settings)
+    assert "leads out of its folder" in error_message("c.tif", settings)
 
 
 @pytest.mark.parametrize(
@@ -199,20 +199,20 @@ def test_world_file_link_out_of_folder_is_refused(settings: Settings, tmp_path: 
         '<PAMDataset><Metadata domain="GEOLOCATION"><MDI key="X_DATASET">{}</MDI></Metadata></PAMDataset>',
     ],
 )
-@pytest.mark.parametrize("beside", ["a.tif", "a.tif.ovr"])
+@pytest.mark.parametrize("raster", ["a.tif", "a.tif.ovr"])
 def test_file_reference_in_pam_sidecar_is_refused(
-    content: str, beside: str, settings: Settings, tmp_path: Path
+    content: str, raster: str, settings: Settings, tmp_path: Path
 ) -> None:
-    if beside != "a.tif":
-        shutil.copy(settings.data / "a.tif", settings.data / beside)
-    (settings.data / f"{beside}.aux.xml").write_text(content.format(tmp_path / "secret.tif"))
-    assert "secret" not in refused("a.tif", settings)
+    if raster != "a.tif":
+        shutil.copy(settings.data / "a.tif", settings.data / raster)
+    (settings.data / f"{raster}.aux.xml").write_text(content.format(tmp_path / "secret.tif"))
+    assert "secret" not in error_message("a.tif", settings)
 
 
 def test_overview_file_in_band_tags_is_refused(settings: Settings, tmp_path: Path) -> None:
     with rasterio.open(settings.data / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
         dataset.update_tags(2, "OVERVIEWS", OVERVIEW_FILE=str(tmp_path / "secret.tif"))
-    assert "refer to further files" in refused("a.tif", settings)
+    assert "refer to further files" in error_message("a.tif", settings)
 
 
 def test_mask_passes_same_checks_as_raster(settings: Settings, tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_mask_passes_same_checks_as_raster(settings: Settings, tmp_path: Path) -
             find_mask(raster, settings)
         assert str(outside) not in str(caught.value)
         assert not has_mask(raster, settings)
-        resolve_raster("a.tif", settings)  # the raster itself can be mapped
+        resolve_raster("a.tif", settings)  # the raster itself is accepted
     mask.unlink()
     mask.write_text("<VRTDataset/>")
     with pytest.raises(SourceError, match="not a GeoTIFF"):
@@ -237,7 +237,7 @@ def test_mask_passes_same_checks_as_raster(settings: Settings, tmp_path: Path) -
 
 def test_named_pipe_is_refused(settings: Settings) -> None:
     os.mkfifo(settings.data / "pipe.tif")
-    refused("pipe.tif", settings)
+    error_message("pipe.tif", settings)
 
 
 def _vrt(path: Path, source: Path) -> None:
@@ -245,19 +245,19 @@ def _vrt(path: Path, source: Path) -> None:
     path.with_suffix(".vrt").replace(path)
 
 
-def _warped(path: Path, source: Path) -> None:
+def _warped_vrt(path: Path, source: Path) -> None:
     with rasterio.open(source) as dataset, WarpedVRT(dataset) as view:
         rasterio.shutil.copy(view, path.with_suffix(".vrt"), driver="VRT")
     path.with_suffix(".vrt").replace(path)
 
 
 @pytest.mark.parametrize("name", ["fake.tif", "fake.vrt"])
-@pytest.mark.parametrize("make", [_vrt, _warped])
+@pytest.mark.parametrize("make", [_vrt, _warped_vrt])
 def test_vrt_with_any_name_is_refused(make, name: str, settings: Settings, tmp_path: Path) -> None:
     make(settings.data / name, tmp_path / "secret.tif")
     with rasterio.open(settings.data / name) as dataset:
         assert dataset.driver == "VRT"
-    assert "only GeoTIFFs" in refused(name, settings)
+    assert "only GeoTIFFs" in error_message(name, settings)
 
 
 @pytest.mark.parametrize("driver", ["ENVI", "HFA", "GTI"])
@@ -266,7 +266,7 @@ def test_other_formats_are_refused(driver: str, settings: Settings) -> None:
         (settings.data / "other.tif").write_text("<GDALTileIndexDataset><IndexDataset>a</IndexDataset>")
     else:
         rasterio.shutil.copy(settings.data / "a.tif", settings.data / "other.tif", driver=driver)
-    assert "only GeoTIFFs" in refused("other.tif", settings)
+    assert "only GeoTIFFs" in error_message("other.tif", settings)
 
 
 def test_sidecar_files_written_by_gdal_are_accepted(settings: Settings) -> None:
@@ -288,15 +288,15 @@ def test_unsafe_sidecar_file_is_refused(side: str, how: str, settings: Settings,
         (settings.data / side).symlink_to(tmp_path / "secret.tif")
     else:
         (settings.data / side).mkdir()
-    assert side in refused("a.tif", settings)
+    assert side in error_message("a.tif", settings)
 
 
 @pytest.mark.parametrize("domain", ["OVERVIEWS", "overviews", "GEOLOCATION"])
 def test_file_reference_in_tags_is_refused(domain: str, settings: Settings, tmp_path: Path) -> None:
-    """GDAL takes a raster's overviews from whatever file, or address, such a tag names, and deletes it with it."""
+    """GDAL would read overviews from the file or URL in such a tag."""
     with rasterio.open(settings.data / "a.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
         dataset.update_tags(ns=domain, OVERVIEW_FILE=str(tmp_path / "secret.tif"))
-    assert "refer to further files" in refused("a.tif", settings)
+    assert "refer to further files" in error_message("a.tif", settings)
 
 
 def test_escaped_file_reference_in_sidecar_is_refused(settings: Settings, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_escaped_file_reference_in_sidecar_is_refused(settings: Settings, tmp_pa
     (settings.data / "a.tif.aux.xml").write_text(
         f'<PAMDataset><Metadata domain="&#79;VERVIEWS">{item}</Metadata></PAMDataset>'
     )
-    assert "refers to further files" in refused("a.tif", settings)
+    assert "refers to further files" in error_message("a.tif", settings)
 
 
 REFUSING = """
@@ -352,7 +352,9 @@ subprocess.run([sys.executable, "-c", "from talud.serving.raster_paths import co
 """
 
 
-def confined(code: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_confined(
+    code: str, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     variables = {name: value for name, value in os.environ.items() if name not in ("GDAL_SKIP", "OGR_SKIP")}
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -364,10 +366,10 @@ def confined(code: str, *arguments: str, environment: dict[str, str] | None = No
 def test_confined_gdal_opens_only_geotiffs_and_makes_equal_maps(settings: Settings, tiny_model: Path) -> None:
     raster = settings.data / "a.tif"
     _vrt(settings.data / "fake.tif", raster)
-    _warped(settings.data / "fake.png", raster)
+    _warped_vrt(settings.data / "fake.png", raster)
     rasterio.shutil.copy(raster, settings.data / "fake.img", driver="HFA")
     for code, name in ((MAPPING, "map"), (FREE, "free")):
-        done = confined(code, str(settings.data), str(tiny_model), name)
+        done = run_confined(code, str(settings.data), str(tiny_model), name)
         assert (done.returncode, done.stderr) == (0, "")
     made, free = (
         {path.name: path.read_bytes() for path in (settings.data / name).iterdir()} for name in ("map", "free")
@@ -379,19 +381,19 @@ def test_confined_gdal_opens_only_geotiffs_and_makes_equal_maps(settings: Settin
 @pytest.mark.slow
 def test_confined_process_renders_tiles(settings: Settings) -> None:
     rasterio.shutil.copy(settings.data / "a.tif", settings.data / "fake.img", driver="HFA")
-    done = confined(PICTURING, str(settings.data))
+    done = run_confined(PICTURING, str(settings.data))
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 def test_confining_after_import_of_pyogrio_is_refused() -> None:
     late = "import pyogrio; from talud.serving.raster_paths import confine_gdal; confine_gdal()"
-    assert "start the service in a separate process" in confined(late).stderr
+    assert "start the service in a separate process" in run_confined(late).stderr
 
 
 @pytest.mark.slow
 def test_confining_ignores_gdal_skip_of_environment() -> None:
     code = "from talud.serving.raster_paths import confine_gdal; confine_gdal()"
-    done = confined(code, environment={"GDAL_SKIP": "PNG"})
+    done = run_confined(code, environment={"GDAL_SKIP": "PNG"})
     assert done.returncode == 0
     assert "sets GDAL_SKIP, which talud ignores" in done.stderr

@@ -1,4 +1,4 @@
-"""The list of rasters, uploads, and pictures: what a client is told, and what it cannot do."""
+"""Tests of the raster list, uploads and map tiles."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from talud.serving.storage import remove_unfinished_uploads, safe_name
 from tiff_writer import write_tiff
 
 BANDS = ("red", "green", "blue", "slope", "elevation", "vv_pre", "vv_post")
-RANDOM = np.random.default_rng(1).bytes(80_000)  # which no compression makes smaller
+INCOMPRESSIBLE_BYTES = np.random.default_rng(1).bytes(80_000)
 
 
 def stack_values(height: int = 160, width: int = 200) -> np.ndarray:
@@ -50,8 +50,8 @@ def stack_values(height: int = 160, width: int = 200) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def agency(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """A service over a stack with a mask in a folder, and what is no raster of it."""
+def raster_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """Yield a service with a stack, its mask, and files that are not listed."""
     root = tmp_path_factory.mktemp("agency")
     settings = make_settings(root, upload_bytes=2_000_000, pixels=100_000)
     data = settings.data
@@ -75,19 +75,19 @@ def centre_tile(bounds: tuple[float, float, float, float], zoom: int) -> Tile:
     return WEB_MERCATOR_TMS.tile((west + east) / 2, (south + north) / 2, zoom)
 
 
-def picture(answer: object) -> np.ndarray:
+def read_tile(answer: object) -> np.ndarray:
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     image = np.asarray(Image.open(io.BytesIO(answer.content)))
     assert image.shape[:2] == (256, 256)
     return image
 
 
-def fetch(agency: SimpleNamespace, layer: str, tile: Tile, href: str = "basins/a.tif") -> object:
-    return agency.client.get(f"/rasters/tiles/{layer}/{tile.z}/{tile.x}/{tile.y}.png", params={"raster": href})
+def get_tile(raster_service: SimpleNamespace, layer: str, tile: Tile, href: str = "basins/a.tif") -> object:
+    return raster_service.client.get(f"/rasters/tiles/{layer}/{tile.z}/{tile.x}/{tile.y}.png", params={"raster": href})
 
 
-def warped(source: Path, out: Path, tile: Tile, way: str, *bands: int) -> np.ndarray:
-    """What gdalwarp makes of bands inside a tile, with exact transformations."""
+def gdalwarp(source: Path, out: Path, tile: Tile, way: str, *bands: int) -> np.ndarray:
+    """Return bands of a tile warped by gdalwarp without approximation."""
     subset = out.with_suffix(".vrt")
     chosen = [part for band in bands for part in ("-b", str(band))]
     subprocess.run(["gdal_translate", "-q", "-of", "VRT", *chosen, source, subset], check=True)
@@ -101,8 +101,8 @@ def warped(source: Path, out: Path, tile: Tile, way: str, *bands: int) -> np.nda
         return dataset.read()
 
 
-def test_raster_list_contains_headers(agency: SimpleNamespace) -> None:
-    answer = agency.client.get("/rasters").json()
+def test_raster_list_contains_headers(raster_service: SimpleNamespace) -> None:
+    answer = raster_service.client.get("/rasters").json()
     assert answer["unreadable"] == 2
     assert [entry["href"] for entry in answer["rasters"]] == ["plain.tiff", "basins/a.tif"]
     plain, entry = answer["rasters"]
@@ -138,21 +138,24 @@ def test_raster_list_opens_only_changed_files(
     assert listed() == {"a.tif": ()}
 
 
-def test_upload_is_stored_unchanged_and_shown(agency: SimpleNamespace) -> None:
-    content = agency.stack.read_bytes()
-    answer = agency.client.put("/uploads/My%20R%C3%ADo.final.TIFF", content=content)
+def test_upload_is_stored_unchanged_and_shown(raster_service: SimpleNamespace) -> None:
+    content = raster_service.stack.read_bytes()
+    answer = raster_service.client.put("/uploads/My%20R%C3%ADo.final.TIFF", content=content)
     assert answer.status_code == 201
     entry = answer.json()
     assert entry["name"] == "My_Rio_final.tif"
     assert entry["layers"][0] == "optical"
-    (kept,) = (agency.settings.results / entry["href"]).iterdir()
+    (kept,) = (raster_service.settings.results / entry["href"]).iterdir()
     assert (kept.name, kept.read_bytes()) == (entry["name"], content)
     tile = centre_tile(entry["bounds"], 13)
-    assert fetch(agency, "optical", tile, entry["href"]).content == fetch(agency, "optical", tile).content
+    assert (
+        get_tile(raster_service, "optical", tile, entry["href"]).content
+        == get_tile(raster_service, "optical", tile).content
+    )
 
 
-def nothing_left(agency: SimpleNamespace, before: set[Path]) -> bool:
-    return set((agency.settings.results / "uploads").glob("**/*")) == before
+def uploads_unchanged(raster_service: SimpleNamespace, before: set[Path]) -> bool:
+    return set((raster_service.settings.results / "uploads").glob("**/*")) == before
 
 
 def small(tmp_path: Path, **changes: object) -> bytes:
@@ -160,7 +163,7 @@ def small(tmp_path: Path, **changes: object) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("make", "status", "said"),
+    ("make", "status", "message"),
     [
         (lambda _: b"", 422, "cannot be read as a GeoTIFF"),
         (lambda _: b"GIF89a" + bytes(1000), 422, "cannot be read as a GeoTIFF"),
@@ -171,7 +174,7 @@ def small(tmp_path: Path, **changes: object) -> bytes:
         (lambda tmp: write_raster(tmp / "l.tif", np.ones((400, 251), np.uint8)).read_bytes(), 422, "at most 100,000"),
         (lambda _: bytes(2_000_001), 413, "at most 2,000,000 bytes"),
         (lambda _: (bytes(500_000) for _ in range(5)), 413, "at most 2,000,000 bytes"),
-        (lambda _: (RANDOM for _ in range(30)), 413, "at most 2,000,000 bytes"),
+        (lambda _: (INCOMPRESSIBLE_BYTES for _ in range(30)), 413, "at most 2,000,000 bytes"),
     ],
     ids=[
         "empty",
@@ -181,20 +184,20 @@ def small(tmp_path: Path, **changes: object) -> bytes:
         "no CRS",
         "no place",
         "too many pixels",
-        "said too large",
+        "too large by Content-Length",
         "too large",
         "random bytes",
     ],
 )
 def test_invalid_upload_is_refused_and_deleted(
-    agency: SimpleNamespace, tmp_path: Path, make: object, status: int, said: str
+    raster_service: SimpleNamespace, tmp_path: Path, make: object, status: int, message: str
 ) -> None:
-    before = set((agency.settings.results / "uploads").glob("**/*"))
-    answer = agency.client.put("/uploads/s.tif", content=make(tmp_path))
+    before = set((raster_service.settings.results / "uploads").glob("**/*"))
+    answer = raster_service.client.put("/uploads/s.tif", content=make(tmp_path))
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-    assert said in answer.json()["detail"]
-    assert str(agency.settings.results) not in answer.text
-    assert nothing_left(agency, before)
+    assert message in answer.json()["detail"]
+    assert str(raster_service.settings.results) not in answer.text
+    assert uploads_unchanged(raster_service, before)
 
 
 def metadata(count: int) -> bytes:
@@ -203,7 +206,7 @@ def metadata(count: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda path: write_tiff(path, 1, 1, 60_000), "has 60,000 bands; the limit is 1,000"),
         (lambda path: write_tiff(path, 1, 1, 1001), "has 1,001 bands; the limit is 1,000"),
@@ -212,8 +215,11 @@ def metadata(count: int) -> bytes:
         (lambda path: write_tiff(path, 2**31 - 1, 1, stored=b"0"), "this service maps at most 100,000"),
         (lambda path: write_tiff(path, 1, 2**31 - 1, stored=b"0"), "this service maps at most 100,000"),
         (lambda path: write_tiff(path, 300, 300, stored=zlib.compress(bytes(10))[:9], deflated=True), "cannot be read"),
-        (lambda path: write_tiff(path, 300, 300, stored=RANDOM, deflated=True), "cannot be read"),
-        (lambda path: write_tiff(path, 40_000, 40_000, stored=RANDOM, deflated=True), "this service maps at most"),
+        (lambda path: write_tiff(path, 300, 300, stored=INCOMPRESSIBLE_BYTES, deflated=True), "cannot be read"),
+        (
+            lambda path: write_tiff(path, 40_000, 40_000, stored=INCOMPRESSIBLE_BYTES, deflated=True),
+            "this service maps at most",
+        ),
     ],
     ids=[
         "60000 bands",
@@ -228,23 +234,23 @@ def metadata(count: int) -> bytes:
     ],
 )
 def test_upload_that_gdal_reads_slowly_is_refused_quickly(
-    agency: SimpleNamespace, tmp_path: Path, make: object, said: str
+    raster_service: SimpleNamespace, tmp_path: Path, make: object, message: str
 ) -> None:
-    before = set((agency.settings.results / "uploads").glob("**/*"))
+    before = set((raster_service.settings.results / "uploads").glob("**/*"))
     content = make(tmp_path / "odd.tif").read_bytes()
     began = time.process_time()
-    answer = agency.client.put("/uploads/odd.tif", content=content)
+    answer = raster_service.client.put("/uploads/odd.tif", content=content)
     assert answer.status_code == 422, answer.text
-    assert said in answer.json()["detail"]
+    assert message in answer.json()["detail"]
     assert time.process_time() - began < 5
-    assert nothing_left(agency, before)
+    assert uploads_unchanged(raster_service, before)
 
 
 @pytest.mark.slow
-def test_upload_with_most_allowed_bands_is_accepted_quickly(agency: SimpleNamespace, tmp_path: Path) -> None:
+def test_upload_with_most_allowed_bands_is_accepted_quickly(raster_service: SimpleNamespace, tmp_path: Path) -> None:
     content = write_tiff(tmp_path / "many.tif", 4, 3, 1000, overviews=99, metadata=metadata(15_000)).read_bytes()
     began = time.process_time()
-    answer = agency.client.put("/uploads/many.tif", content=content)
+    answer = raster_service.client.put("/uploads/many.tif", content=content)
     assert answer.status_code == 201, answer.text
     assert (len(answer.json()["bands"]), answer.json()["pixels"]) == (1000, 12)
     assert time.process_time() - began < 10
@@ -273,10 +279,10 @@ def test_circular_tiff_directories_are_refused(tmp_path: Path) -> None:
         check_directories(path, "a.tif")
 
 
-def test_interrupted_upload_is_deleted(agency: SimpleNamespace) -> None:
-    before = set((agency.settings.results / "uploads").glob("**/*"))
+def test_interrupted_upload_is_deleted(raster_service: SimpleNamespace) -> None:
+    before = set((raster_service.settings.results / "uploads").glob("**/*"))
 
-    arriving = iter([{"type": "http.request", "body": agency.stack.read_bytes(), "more_body": True}])
+    arriving = iter([{"type": "http.request", "body": raster_service.stack.read_bytes(), "more_body": True}])
     scope = {
         "type": "http", "method": "PUT", "path": "/uploads/s.tif", "raw_path": b"/uploads/s.tif",
         "headers": [(b"host", b"localhost")],
@@ -291,14 +297,14 @@ def test_interrupted_upload_is_deleted(agency: SimpleNamespace) -> None:
     async def send(message: dict[str, object]) -> None:
         sent.append(message)
 
-    anyio.run(agency.client.app, scope, receive, send)
-    assert [message.get("status") for message in sent][:1] in ([400], [])  # nobody is there to read it
-    assert nothing_left(agency, before)
+    anyio.run(raster_service.client.app, scope, receive, send)
+    assert [message.get("status") for message in sent][:1] in ([400], [])  # the client is disconnected
+    assert uploads_unchanged(raster_service, before)
 
 
 @pytest.fixture
-def quotas(tmp_path: Path) -> Iterator[SimpleNamespace]:
-    """Yield a service with a quota of 300 kB per key, and headers of keys."""
+def quota_service(tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """Yield a service with an upload quota of 300 kB per key."""
     settings = make_settings(tmp_path, upload_bytes=2_000_000, upload_bytes_per_key=300_000)
     with run_app(settings) as (client, service):
         scopes = {"ana": "run", "luz": "run", "chief": "admin"}
@@ -308,49 +314,52 @@ def quotas(tmp_path: Path) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(client=client, service=service, settings=settings, headers=headers, raster=raster)
 
 
-def in_parts(content: bytes) -> Iterator[bytes]:
+def split(content: bytes) -> Iterator[bytes]:
     yield from (content[start : start + 10_000] for start in range(0, len(content), 10_000))
 
 
-def test_uploads_of_key_have_quota(quotas: SimpleNamespace) -> None:
-    uploads = quotas.settings.results / "uploads"
-    put = lambda content, key: quotas.client.put("/uploads/s.tif", content=content, headers=quotas.headers[key])  # noqa: E731
-    made = [put(quotas.raster, "ana") for _ in range(2)]
+def test_uploads_of_key_have_quota(quota_service: SimpleNamespace) -> None:
+    uploads = quota_service.settings.results / "uploads"
+
+    def put(content: object, key: str) -> object:
+        return quota_service.client.put("/uploads/s.tif", content=content, headers=quota_service.headers[key])
+
+    made = [put(quota_service.raster, "ana") for _ in range(2)]
     assert [answer.status_code for answer in made] == [201, 201]
-    for content in (quotas.raster, in_parts(quotas.raster)):  # with its length stated, and without
+    for content in (quota_service.raster, split(quota_service.raster)):  # with and without Content-Length
         refused = put(content, "ana")
         assert refused.status_code == 413
-        assert f"the uploads of the key ana have {2 * len(quotas.raster):,} bytes" in refused.json()["detail"]
+        assert f"the uploads of the key ana have {2 * len(quota_service.raster):,} bytes" in refused.json()["detail"]
     assert len(list(uploads.iterdir())) == 2
-    assert put(in_parts(quotas.raster), "luz").status_code == 201  # another key has its own
-    assert put(b"no raster", "ana").status_code == 422  # and is not counted
+    assert put(split(quota_service.raster), "luz").status_code == 201  # the quota of another key
+    assert put(b"no raster", "ana").status_code == 422  # invalid uploads are not counted
     upload = made[0].json()["href"]
-    assert quotas.client.delete(f"/{upload}", headers=quotas.headers["luz"]).status_code == 403
-    assert quotas.client.delete(f"/{upload}", headers=quotas.headers["ana"]).status_code == 204
-    assert quotas.client.delete(f"/{upload}", headers=quotas.headers["ana"]).status_code == 404
-    assert put(in_parts(quotas.raster), "ana").status_code == 201
+    assert quota_service.client.delete(f"/{upload}", headers=quota_service.headers["luz"]).status_code == 403
+    assert quota_service.client.delete(f"/{upload}", headers=quota_service.headers["ana"]).status_code == 204
+    assert quota_service.client.delete(f"/{upload}", headers=quota_service.headers["ana"]).status_code == 404
+    assert put(split(quota_service.raster), "ana").status_code == 201
     other = made[1].json()["href"]
-    assert quotas.client.delete(f"/{other}", headers=quotas.headers["chief"]).status_code == 204
+    assert quota_service.client.delete(f"/{other}", headers=quota_service.headers["chief"]).status_code == 204
     assert not (uploads / other.removeprefix("uploads/")).exists()
 
 
-def test_upload_of_unfinished_job_is_not_deleted(quotas: SimpleNamespace) -> None:
-    href = quotas.client.put("/uploads/s.tif", content=quotas.raster).json()["href"]
-    job = add_job(quotas.service, href, "accepted")
-    answer = quotas.client.delete(f"/{href}")
+def test_upload_of_unfinished_job_is_not_deleted(quota_service: SimpleNamespace) -> None:
+    href = quota_service.client.put("/uploads/s.tif", content=quota_service.raster).json()["href"]
+    job = add_job(quota_service.service, href, "accepted")
+    answer = quota_service.client.delete(f"/{href}")
     assert (answer.status_code, "dismiss the job" in answer.json()["detail"]) == (409, True)
-    quotas.service.jobs.remove(job)
-    assert quotas.client.delete(f"/{href}").status_code == 204
+    quota_service.service.jobs.remove(job)
+    assert quota_service.client.delete(f"/{href}").status_code == 204
     for name in ("..", "%2e%2e", "x", "00000000-0000-4000-8000-000000000000"):
-        assert quotas.client.delete(f"/uploads/{name}").status_code in (404, 405, 422)
+        assert quota_service.client.delete(f"/uploads/{name}").status_code in (404, 405, 422)
 
 
-def test_parallel_uploads_share_quota(quotas: SimpleNamespace) -> None:
-    key = quotas.service.keys.all()[0]
+def test_parallel_uploads_share_quota(quota_service: SimpleNamespace) -> None:
+    key = quota_service.service.keys.all()[0]
 
     def claim(number: int) -> bool:
         try:
-            quotas.service.uploads.reserve(f"upload {number}", key, 100_000)
+            quota_service.service.uploads.reserve(f"upload {number}", key, 100_000)
         except Problem:
             return False
         return True
@@ -359,12 +368,14 @@ def test_parallel_uploads_share_quota(quotas: SimpleNamespace) -> None:
         assert sum(pool.map(claim, range(12))) == 3
 
 
-def test_upload_interrupted_by_restart_is_removed(quotas: SimpleNamespace, tmp_path: Path) -> None:
-    whole = quotas.client.put("/uploads/s.tif", content=quotas.raster).json()["href"].removeprefix("uploads/")
-    uploads = quotas.settings.results / "uploads"
+def test_upload_interrupted_by_restart_is_removed(quota_service: SimpleNamespace, tmp_path: Path) -> None:
+    whole = (
+        quota_service.client.put("/uploads/s.tif", content=quota_service.raster).json()["href"].removeprefix("uploads/")
+    )
+    uploads = quota_service.settings.results / "uploads"
     (uploads / "broken").mkdir()
     (uploads / "broken/a.tif.part").write_bytes(b"II*")
-    remove_unfinished_uploads(quotas.settings.results)
+    remove_unfinished_uploads(quota_service.settings.results)
     assert [path.name for path in uploads.iterdir()] == [whole]
 
 
@@ -386,10 +397,10 @@ def test_safe_name_is_portable(given: str, kept: str) -> None:
     assert safe_name(given) == kept
 
 
-def test_optical_tile_equals_gdalwarp_with_percentile_stretch(agency: SimpleNamespace, tmp_path: Path) -> None:
-    tile = centre_tile(read_header(agency.stack).bounds, 15)
-    found = picture(fetch(agency, "optical", tile))
-    expected = warped(agency.stack, tmp_path / "w.tif", tile, "bilinear", 1, 2, 3)
+def test_optical_tile_equals_gdalwarp_with_percentile_stretch(raster_service: SimpleNamespace, tmp_path: Path) -> None:
+    tile = centre_tile(read_header(raster_service.stack).bounds, 15)
+    found = read_tile(get_tile(raster_service, "optical", tile))
+    expected = gdalwarp(raster_service.stack, tmp_path / "w.tif", tile, "bilinear", 1, 2, 3)
     low, high = np.nanpercentile(stack_values()[:3], (2, 98), axis=(1, 2))[..., None, None]
     stretched = ((expected - low) / (high - low)).clip(0, 1) ** 0.7 * 255
     inside = found[..., 3] == 255
@@ -398,41 +409,44 @@ def test_optical_tile_equals_gdalwarp_with_percentile_stretch(agency: SimpleName
     assert np.corrcoef(found[..., 0].ravel(), stretched[0].ravel())[0, 1] > 0.999
 
 
-def test_invalid_pixels_of_tile_are_transparent(agency: SimpleNamespace, tmp_path: Path) -> None:
-    west, _, _, north = read_header(agency.stack).bounds
+def test_invalid_pixels_of_tile_are_transparent(raster_service: SimpleNamespace, tmp_path: Path) -> None:
+    west, _, _, north = read_header(raster_service.stack).bounds
     tile = WEB_MERCATOR_TMS.tile(west + 0.003, north - 0.002, 15)
-    expected = np.isfinite(warped(agency.stack, tmp_path / "w.tif", tile, "bilinear", 1, 2, 3)).all(axis=0)
-    alpha = picture(fetch(agency, "optical", tile))[..., 3]
+    expected = np.isfinite(gdalwarp(raster_service.stack, tmp_path / "w.tif", tile, "bilinear", 1, 2, 3)).all(axis=0)
+    alpha = read_tile(get_tile(raster_service, "optical", tile))[..., 3]
     assert 0.01 < expected.mean() < 0.99
     assert set(np.unique(alpha)) == {0, 255}
     assert ((alpha == 255) == expected).mean() > 0.99
-    assert picture(fetch(agency, "slope", tile))[..., 1].mean() > alpha.mean()  # the hole is in the optical bands
+    slope = read_tile(get_tile(raster_service, "slope", tile))
+    assert slope[..., 1].mean() > alpha.mean()  # only the optical bands have a gap
 
 
-def test_slope_and_sar_tiles_have_expected_grey_values(agency: SimpleNamespace, tmp_path: Path) -> None:
-    tile = centre_tile(read_header(agency.stack).bounds, 15)
-    slope = warped(agency.stack, tmp_path / "s.tif", tile, "bilinear", 4)[0]
-    assert np.abs(picture(fetch(agency, "slope", tile))[..., 0] - (255 - slope / 60 * 255)).mean() < 1
-    before, after = (picture(fetch(agency, f"sar_{time}", tile))[..., 0].astype(int) for time in ("before", "after"))
+def test_slope_and_sar_tiles_have_expected_grey_values(raster_service: SimpleNamespace, tmp_path: Path) -> None:
+    tile = centre_tile(read_header(raster_service.stack).bounds, 15)
+    slope = gdalwarp(raster_service.stack, tmp_path / "s.tif", tile, "bilinear", 4)[0]
+    assert np.abs(read_tile(get_tile(raster_service, "slope", tile))[..., 0] - (255 - slope / 60 * 255)).mean() < 1
+    before, after = (
+        read_tile(get_tile(raster_service, f"sar_{time}", tile))[..., 0].astype(int) for time in ("before", "after")
+    )
     middle = (before > 60) & (after < 195)
     low, high = np.percentile(np.concatenate([stack_values()[5], stack_values()[6]]), (2, 98))
     assert (after - before)[middle].mean() == pytest.approx(4 / (high - low) * 255, abs=2)
 
 
-def test_inventory_tile_contains_only_its_classes(agency: SimpleNamespace, tmp_path: Path) -> None:
-    tile = centre_tile(read_header(agency.stack).bounds, 15)
-    expected = warped(agency.data / "basins/a.mask.tif", tmp_path / "m.tif", tile, "near", 1)[0]
-    image = picture(fetch(agency, "inventory", tile))
+def test_inventory_tile_contains_only_its_classes(raster_service: SimpleNamespace, tmp_path: Path) -> None:
+    tile = centre_tile(read_header(raster_service.stack).bounds, 15)
+    expected = gdalwarp(raster_service.data / "basins/a.mask.tif", tmp_path / "m.tif", tile, "near", 1)[0]
+    image = read_tile(get_tile(raster_service, "inventory", tile))
     grey, alpha = image[..., 0], image[..., 1]
     assert set(np.unique(grey)) == {0, 255}
     assert ((alpha == 0) == (expected == 255)).mean() > 0.99
     assert ((grey == 255) == (expected == 1)).mean() > 0.99
-    assert fetch(agency, "inventory", tile, "plain.tiff").status_code == 204
+    assert get_tile(raster_service, "inventory", tile, "plain.tiff").status_code == 204
 
 
 @pytest.mark.parametrize("tile", [Tile(0, 0, 13), Tile(0, 0, 0), Tile(0, 0, 30)])
-def test_tile_outside_raster_or_zoom_range_is_empty(agency: SimpleNamespace, tile: Tile) -> None:
-    answer = fetch(agency, "optical", tile)
+def test_tile_outside_raster_or_zoom_range_is_empty(raster_service: SimpleNamespace, tile: Tile) -> None:
+    answer = get_tile(raster_service, "optical", tile)
     assert (answer.status_code, answer.content) == (204, b"")
 
 
@@ -441,23 +455,23 @@ def test_tile_outside_raster_or_zoom_range_is_empty(agency: SimpleNamespace, til
     ["optical/-1/0/0", "optical/31/0/0", "optical/2/4/0", "optical/2/0/4", "optical/x/0/0", "optical/1e3/0/0",
      "optical/2/0/-1", f"optical/2/{'9' * 5000}/0", "optical/2/0.5/0", "probability/2/0/0", "nothing/2/0/0"],
 )  # fmt: skip
-def test_invalid_tile_number_is_refused(agency: SimpleNamespace, place: str) -> None:
-    answer = agency.client.get(f"/rasters/tiles/{place}.png", params={"raster": "basins/a.tif"})
+def test_invalid_tile_number_is_refused(raster_service: SimpleNamespace, place: str) -> None:
+    answer = raster_service.client.get(f"/rasters/tiles/{place}.png", params={"raster": "basins/a.tif"})
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
     assert len(answer.text) < 20_000
 
 
-def test_missing_layer_or_raster_is_reported(agency: SimpleNamespace) -> None:
-    tile = centre_tile(read_header(agency.stack).bounds, 13)
-    for layer, href, said in (
+def test_missing_layer_or_raster_is_reported(raster_service: SimpleNamespace) -> None:
+    tile = centre_tile(read_header(raster_service.stack).bounds, 13)
+    for layer, href, message in (
         ("optical", "plain.tiff", "plain.tiff: has no layer optical"),
         ("optical", "nowhere.tif", "nowhere.tif"),
         ("optical", "damaged.tif", "damaged.tif: is damaged or not a GeoTIFF"),
     ):
-        answer = fetch(agency, layer, tile, href)
+        answer = get_tile(raster_service, layer, tile, href)
         assert answer.status_code == 422
-        assert said in answer.json()["detail"]
-        assert str(agency.data) not in answer.text
+        assert message in answer.json()["detail"]
+        assert str(raster_service.data) not in answer.text
 
 
 def test_tile_of_changed_raster_is_rendered_anew(tmp_path: Path) -> None:
@@ -484,7 +498,7 @@ def test_raster_without_overviews_is_shown_from_small_copy(tmp_path: Path, monke
     monkeypatch.setattr(tiles, "open_pooled", lambda _: pytest.fail("the file itself was read"))
     assert tiles.render_tile(path, "slope", tile.z, tile.x, tile.y) == first
     monkeypatch.undo()
-    expected = warped(path, tmp_path / "w.tif", tile, "near", 1)[0]
+    expected = gdalwarp(path, tmp_path / "w.tif", tile, "near", 1)[0]
     image = np.asarray(Image.open(io.BytesIO(first)))
     both = np.isfinite(expected) & (image[..., 1] == 255)
     assert both.sum() > 0.9 * np.isfinite(expected).sum()
@@ -499,8 +513,8 @@ def test_raster_with_local_coordinates_has_no_layers(tmp_path: Path) -> None:
     assert (known.bounds, known.layers) == (None, ())
 
 
-def test_openapi_document_describes_all_operations(agency: SimpleNamespace) -> None:
-    described = agency.client.get("/api").json()
+def test_openapi_document_describes_all_operations(raster_service: SimpleNamespace) -> None:
+    described = raster_service.client.get("/api").json()
     for path, operations in described["paths"].items():
         for operation in operations.values():
             assert operation["description"] or operation["summary"], path

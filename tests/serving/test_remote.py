@@ -1,4 +1,4 @@
-"""Rasters of other machines, and notes to them."""
+"""Tests of downloads and callbacks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from talud.errors import ForbiddenError, SourceError
 from talud.serving import remote
 from talud.serving.settings import Settings
 
-# asyncio closes a connection that is cancelled in the moment in which it is made only when it is collected.
+# A connection that is cancelled while it is opened is only closed by the garbage collector.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -51,7 +51,7 @@ def raster(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 class Host(ThreadingHTTPServer):
-    """A web server of this machine; answers[path] is what it sends: bytes, or a status and a Location."""
+    """Local web server that sends answers[path]: bytes, or a status and a Location."""
 
     daemon_threads = True
 
@@ -60,10 +60,10 @@ class Host(ThreadingHTTPServer):
         self.answers: dict[str, bytes | tuple[int, str]] = {}
         self.length: int | None = None
         self.pause = 0.0
-        self.asked: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
 
     @property
-    def place(self) -> str:
+    def address(self) -> str:
         return f"127.0.0.1:{self.server_port}"
 
 
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.asked.append((self.command, self.path, dict(self.headers), body))
+        self.server.requests.append((self.command, self.path, dict(self.headers), body))
         answer = self.server.answers.get(self.path.partition("?")[0], (404, ""))
         if isinstance(answer, tuple):
             self.send_response(answer[0])
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(tls: ssl.SSLContext | None = None) -> Iterator[Host]:
+def run_host(tls: ssl.SSLContext | None = None) -> Iterator[Host]:
     with Host() as server:
         if tls:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
@@ -118,16 +118,16 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[Host]:
 
 @pytest.fixture
 def host(raster: bytes) -> Iterator[Host]:
-    with serving() as server:
+    with run_host() as server:
         server.answers["/maps/liboriana.tif"] = raster
         yield server
 
 
-def settings_of(folder: Path, *allowed: str, upload_bytes: int = 10**8) -> Settings:
+def make_settings(folder: Path, *allowed: str, upload_bytes: int = 10**8) -> Settings:
     return Settings(data=folder, results=folder, allowed=allowed, upload_bytes=upload_bytes)
 
 
-def refused(url: str, folder: Path, settings: Settings) -> str:
+def fetch_error(url: str, folder: Path, settings: Settings) -> str:
     with pytest.raises(SourceError) as caught:
         remote.fetch(url, folder / "kept", settings)
     assert "\n" not in str(caught.value)
@@ -136,15 +136,15 @@ def refused(url: str, folder: Path, settings: Settings) -> str:
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
-    """Names → what they lead to, each time that they are looked up (the last stays); other lookups are the system's."""
+def dns(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
+    """Return a dictionary of host names and the addresses of successive lookups."""
     known: dict[str, list[list[str]]] = {}
     real = socket.getaddrinfo
 
     def look_up(name, port, *arguments, **options):
         name = name.decode() if isinstance(name, bytes) else name
         if name not in known:
-            ipaddress.ip_address(name)  # no test asks the network
+            ipaddress.ip_address(name)  # tests must not use the network
             return real(name, port, *arguments, **options)
         answers = known[name]
         found = answers.pop(0) if len(answers) > 1 else answers[0]
@@ -158,8 +158,8 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[str]]]:
 
 
 @pytest.fixture
-def connected(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Where connections to public addresses would have gone; none goes there."""
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Return a list that records connections; those to public addresses are refused."""
     places: list[tuple[str, int]] = []
     real = asyncio.BaseEventLoop.create_connection
 
@@ -174,13 +174,13 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 
 def test_fetch_stores_raster_under_its_name(host: Host, raster: bytes, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, host.place)
-    path = remote.fetch(f"http://{host.place}/maps/liboriana.tif?signature=secret", tmp_path / "kept", settings)
+    settings = make_settings(tmp_path, host.address)
+    path = remote.fetch(f"http://{host.address}/maps/liboriana.tif?signature=secret", tmp_path / "kept", settings)
     assert path == tmp_path / "kept/liboriana.tif"
     assert path.read_bytes() == raster
     assert [kept.name for kept in path.parent.iterdir()] == ["liboriana.tif"]
-    (_, _, headers, _) = host.asked[0]
-    assert headers["Host"] == host.place
+    (_, _, headers, _) = host.requests[0]
+    assert headers["Host"] == host.address
     assert not {"Cookie", "Authorization"} & headers.keys()
 
 
@@ -192,36 +192,36 @@ def test_fetch_stores_raster_under_its_name(host: Host, raster: bytes, tmp_path:
 def test_fetch_stores_raster_under_safe_name(path: str, name: str, host: Host, raster: bytes, tmp_path: Path) -> None:
     for asked in (path, "/b.tiff"):
         host.answers[asked] = raster
-    kept = remote.fetch(f"http://{host.place}{path}", tmp_path / "kept", settings_of(tmp_path, host.place))
+    kept = remote.fetch(f"http://{host.address}{path}", tmp_path / "kept", make_settings(tmp_path, host.address))
     assert kept == tmp_path / "kept" / name
 
 
-def test_fetch_sends_no_request_outside_allow_list(host: Host, names: dict, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, "data.example.org", "127.0.0.1:9")
+def test_fetch_sends_no_request_outside_allow_list(host: Host, dns: dict, tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, "data.example.org", "127.0.0.1:9")
     port = host.server_port
     for place in (
-        host.place, f"localhost:{port}", f"0x7f.1:{port}", f"2130706433:{port}", f"127.1:{port}", f"[::1]:{port}",
+        host.address, f"localhost:{port}", f"0x7f.1:{port}", f"2130706433:{port}", f"127.1:{port}", f"[::1]:{port}",
         f"[::ffff:127.0.0.1]:{port}", f"data.example.org:{port}", "data.example.org.", "evil.data.example.org",
-        "data.example.org.evil.org", f"data.example.org@{host.place}", f"data.example.org:pw@{host.place}",
-        f"data.example.org%40{host.place}", f"data.example.org#@{host.place}", f"data.example.org\\@{host.place}",
+        "data.example.org.evil.org", f"data.example.org@{host.address}", f"data.example.org:pw@{host.address}",
+        f"data.example.org%40{host.address}", f"data.example.org#@{host.address}", f"data.example.org\\@{host.address}",
         "data.example.org:22", "user:pw@data.example.org", "", "[fe80::1%25lo]", "dätä.example.org",
     ):  # fmt: skip
-        names["data.example.org"] = [["10.0.0.1"]]
-        refused(f"http://{place}/maps/liboriana.tif", tmp_path, settings)
+        dns["data.example.org"] = [["10.0.0.1"]]
+        fetch_error(f"http://{place}/maps/liboriana.tif", tmp_path, settings)
     for url in (
-        f"ftp://{host.place}/a.tif", "file:///etc/passwd", f"gopher://{host.place}/", "http:///a.tif", "http:a.tif",
+        f"ftp://{host.address}/a.tif", "file:///etc/passwd", f"gopher://{host.address}/", "http:///a.tif", "http:a.tif",
         "/vsicurl/http://127.0.0.1/", "https://data.example.org:65536/a", "http://[::1/a", "http://\0/", "\ud800",
     ):  # fmt: skip
-        refused(url, tmp_path, settings)
-    assert not host.asked
+        fetch_error(url, tmp_path, settings)
+    assert not host.requests
 
 
 def test_url_with_password_is_refused(host: Host, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, host.place)
+    settings = make_settings(tmp_path, host.address)
     for who in ("user:secret", "user", ":secret"):
-        said = refused(f"http://{who}@{host.place}/maps/liboriana.tif", tmp_path, settings)
-        assert "secret" not in said
-    assert not host.asked
+        message = fetch_error(f"http://{who}@{host.address}/maps/liboriana.tif", tmp_path, settings)
+        assert "secret" not in message
+    assert not host.requests
 
 
 @pytest.mark.parametrize(
@@ -231,12 +231,12 @@ def test_url_with_password_is_refused(host: Host, tmp_path: Path) -> None:
      "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:93.184.215.14", "::127.0.0.1",
      "64:ff9b::7f00:1", "64:ff9b:1::a00:1", "2002:7f00:1::", "2001:0:7f00:1::", "fec0::1"],
 )  # fmt: skip
-def test_host_with_private_address_is_refused(address: str, names: dict, connected: list, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, "data.example.org")
+def test_host_with_private_address_is_refused(address: str, dns: dict, connections: list, tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, "data.example.org")
     for found in ([address], [PUBLIC, address]):
-        names["data.example.org"] = [found]
-        assert "not a public address" in refused("https://data.example.org/a.tif", tmp_path, settings)
-    assert not connected
+        dns["data.example.org"] = [found]
+        assert "not a public address" in fetch_error("https://data.example.org/a.tif", tmp_path, settings)
+    assert not connections
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_host_with_private_address_is_refused(address: str, names: dict, connect
     ],
 )
 def test_allow_list_entry_matches_host_and_port(entry: str, url: str, is_allowed: bool, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, entry)
+    settings = make_settings(tmp_path, entry)
     if is_allowed:
         remote.check_reference(url, settings)
     else:
@@ -267,70 +267,70 @@ def test_allow_list_entry_matches_host_and_port(entry: str, url: str, is_allowed
             remote.check_reference(url, settings)
 
 
-def test_connection_uses_the_checked_address(names: dict, connected: list, host: Host, tmp_path: Path) -> None:
-    """A name that leads elsewhere when it is looked up again (DNS rebinding) is not looked up again."""
-    names["data.example.org"] = [[PUBLIC], ["127.0.0.1"]]
+def test_connection_uses_the_checked_address(dns: dict, connections: list, host: Host, tmp_path: Path) -> None:
+    """The host name is resolved only once, which prevents DNS rebinding."""
+    dns["data.example.org"] = [[PUBLIC], ["127.0.0.1"]]
     place = f"data.example.org:{host.server_port}"
-    refused(f"http://{place}/maps/liboriana.tif", tmp_path, settings_of(tmp_path, place))
-    assert connected == [(PUBLIC, host.server_port)]
-    assert names["data.example.org"] == [["127.0.0.1"]]
-    assert not host.asked
+    fetch_error(f"http://{place}/maps/liboriana.tif", tmp_path, make_settings(tmp_path, place))
+    assert connections == [(PUBLIC, host.server_port)]
+    assert dns["data.example.org"] == [["127.0.0.1"]]
+    assert not host.requests
 
 
 def test_proxies_of_environment_are_ignored(
-    host: Host, names: dict, connected: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: Host, dns: dict, connections: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("http_proxy", "https_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(variable, f"http://{host.place}")
-    names["data.example.org"] = [[PUBLIC]]
-    refused("http://data.example.org/maps/liboriana.tif", tmp_path, settings_of(tmp_path, "data.example.org"))
-    assert not host.asked
+        monkeypatch.setenv(variable, f"http://{host.address}")
+    dns["data.example.org"] = [[PUBLIC]]
+    fetch_error("http://data.example.org/maps/liboriana.tif", tmp_path, make_settings(tmp_path, "data.example.org"))
+    assert not host.requests
 
 
-def test_redirect_passes_the_same_checks(host: Host, names: dict, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, host.place, "data.example.org")
-    names["data.example.org"] = [["169.254.169.254"]]
-    with serving() as inner:
+def test_redirect_passes_the_same_checks(host: Host, dns: dict, tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, host.address, "data.example.org")
+    dns["data.example.org"] = [["169.254.169.254"]]
+    with run_host() as inner:
         for leads in (
-            f"http://{inner.place}/a.tif",
+            f"http://{inner.address}/a.tif",
             "http://data.example.org/",
             "file:///etc/passwd",
             "//[::1]/",
             "http://[",
         ):
             host.answers["/leads"] = (302, leads)
-            refused(f"http://{host.place}/leads", tmp_path, settings)
-        assert not inner.asked
+            fetch_error(f"http://{host.address}/leads", tmp_path, settings)
+        assert not inner.requests
 
 
 def test_number_of_redirects_is_limited(host: Host, tmp_path: Path) -> None:
     for step in range(4):
         host.answers[f"/{step}"] = (307, f"/{step + 1}" if step < 3 else "/maps/liboriana.tif")
-    settings = settings_of(tmp_path, host.place)
-    assert "too many redirects" in refused(f"http://{host.place}/0", tmp_path, settings)
-    assert remote.fetch(f"http://{host.place}/1", tmp_path / "kept", settings).name == "1.tif"
+    settings = make_settings(tmp_path, host.address)
+    assert "too many redirects" in fetch_error(f"http://{host.address}/0", tmp_path, settings)
+    assert remote.fetch(f"http://{host.address}/1", tmp_path / "kept", settings).name == "1.tif"
 
 
 @pytest.mark.parametrize("length", [None, 10])
 def test_download_over_size_limit_is_refused(length: int | None, host: Host, raster: bytes, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, host.place, upload_bytes=len(raster) - 1)
-    said = refused(f"http://{host.place}/maps/liboriana.tif", tmp_path, settings)
-    assert "larger than" in said
+    settings = make_settings(tmp_path, host.address, upload_bytes=len(raster) - 1)
+    message = fetch_error(f"http://{host.address}/maps/liboriana.tif", tmp_path, settings)
+    assert "larger than" in message
     host.length = length
-    refused(f"http://{host.place}/maps/liboriana.tif", tmp_path, settings)
+    fetch_error(f"http://{host.address}/maps/liboriana.tif", tmp_path, settings)
 
 
 def test_failed_download_is_deleted(host: Host, raster: bytes, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, host.place)
+    settings = make_settings(tmp_path, host.address)
     host.answers |= {"/vrt.tif": b"<VRTDataset/>", "/cut.tif": raster[:100], "/page.tif": b"<html>"}
     for path in ("vrt.tif", "cut.tif", "page.tif", "missing.tif"):
-        refused(f"http://{host.place}/{path}", tmp_path, settings)
+        fetch_error(f"http://{host.address}/{path}", tmp_path, settings)
     host.length = len(raster) + 1
-    assert "cannot be downloaded" in refused(f"http://{host.place}/maps/liboriana.tif", tmp_path, settings)
+    assert "cannot be downloaded" in fetch_error(f"http://{host.address}/maps/liboriana.tif", tmp_path, settings)
 
 
-def certified(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:
-    """A certificate authority of a day, and a server's TLS with a certificate of it for a name."""
+def make_certificate(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:
+    """Create a certificate authority and the TLS context of a host name."""
     start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
     ours, theirs = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an authority")])
@@ -355,30 +355,32 @@ def certified(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:
 
 
 def test_tls_verifies_host_name_of_url(
-    names: dict, raster: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dns: dict, raster: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    authority, tls = certified(tmp_path, "data.example.org")
-    monkeypatch.setattr(remote, "is_public", lambda address: True)  # so that this machine may play the public host
-    with serving(tls) as server:
+    authority, tls = make_certificate(tmp_path, "data.example.org")
+    monkeypatch.setattr(
+        remote, "is_public", lambda address: True
+    )  # so that a local server can stand in for a public host
+    with run_host(tls) as server:
         server.answers["/a.tif"] = raster
         right, wrong = (f"{name}:{server.server_port}" for name in ("data.example.org", "other.example.org"))
-        names |= {"data.example.org": [["127.0.0.1"]], "other.example.org": [["127.0.0.1"]]}
-        settings = settings_of(tmp_path, right, wrong)
-        assert "cannot be downloaded" in refused(
+        dns |= {"data.example.org": [["127.0.0.1"]], "other.example.org": [["127.0.0.1"]]}
+        settings = make_settings(tmp_path, right, wrong)
+        assert "cannot be downloaded" in fetch_error(
             f"https://{right}/a.tif", tmp_path, settings
         )  # of an unknown authority
         monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-        assert "cannot be downloaded" in refused(f"https://{wrong}/a.tif", tmp_path, settings)
-        assert not server.asked
+        assert "cannot be downloaded" in fetch_error(f"https://{wrong}/a.tif", tmp_path, settings)
+        assert not server.requests
         assert remote.fetch(f"https://{right}/a.tif", tmp_path / "kept", settings).read_bytes() == raster
 
 
 @pytest.fixture
 def bucket(host: Host, raster: bytes, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """A server that answers as an S3 does to who reads one object."""
+    """Return a local server that behaves like S3 for reading an object."""
     host.answers |= {"/rasters/basins/a.tif": raster, "/rasters/fake.tif": b"<VRTDataset/>", "/other/a.tif": raster}
     for name, value in {
-        "AWS_S3_ENDPOINT": host.place, "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_REGION": "eu-west-1",
+        "AWS_S3_ENDPOINT": host.address, "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_REGION": "eu-west-1",
         "AWS_ACCESS_KEY_ID": "who", "AWS_SECRET_ACCESS_KEY": "secret", "GDAL_HTTP_MAX_RETRY": "0",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
@@ -386,71 +388,71 @@ def bucket(host: Host, raster: bytes, monkeypatch: pytest.MonkeyPatch) -> Host:
 
 
 def test_s3_object_of_allowed_bucket_is_copied_unchanged(bucket: Host, raster: bytes, tmp_path: Path) -> None:
-    monkey = settings_of(tmp_path, "s3://rasters")
-    path = remote.fetch("s3://rasters/basins/a.tif", tmp_path / "kept", monkey)
+    settings = make_settings(tmp_path, "s3://rasters")
+    path = remote.fetch("s3://rasters/basins/a.tif", tmp_path / "kept", settings)
     assert path == tmp_path / "kept/a.tif"
     assert path.read_bytes() == raster
-    assert {asked for _, asked, _, _ in bucket.asked} == {"/rasters/basins/a.tif"}
-    assert all("Credential=who/" in headers["Authorization"] for _, _, headers, _ in bucket.asked)
+    assert {asked for _, asked, _, _ in bucket.requests} == {"/rasters/basins/a.tif"}
+    assert all("Credential=who/" in headers["Authorization"] for _, _, headers, _ in bucket.requests)
 
 
 @pytest.mark.slow
 def test_other_s3_objects_are_refused(bucket: Host, raster: bytes, tmp_path: Path) -> None:
-    settings = settings_of(tmp_path, "s3://rasters", bucket.place)
+    settings = make_settings(tmp_path, "s3://rasters", bucket.address)
     for url in (
         "s3://other/a.tif", "s3://rasters/../other/a.tif", "s3://rasters", "s3://rasters/", "s3:///a.tif",
         "s3://rasters//a.tif", "s3://rasters/basins/a.tif?versionId=1", "s3://rasters@evil/a.tif", "S3://rasters/a.tif",
         "s3://RASTERS/a.tif", "s3://rasters/a\n.tif", "s3://./a.tif",
     ):  # fmt: skip
-        refused(url, tmp_path, settings)
-    assert not bucket.asked
-    assert "is not a raster" in refused("s3://rasters/missing.tif", tmp_path, settings)
-    refused("s3://rasters/fake.tif", tmp_path, settings)
+        fetch_error(url, tmp_path, settings)
+    assert not bucket.requests
+    assert "is not a raster" in fetch_error("s3://rasters/missing.tif", tmp_path, settings)
+    fetch_error("s3://rasters/fake.tif", tmp_path, settings)
     small = settings.model_copy(update={"upload_bytes": len(raster) - 1})
-    assert "larger than" in refused("s3://rasters/basins/a.tif", tmp_path, small)
+    assert "larger than" in fetch_error("s3://rasters/basins/a.tif", tmp_path, small)
 
 
 def test_callback_is_posted_to_allowed_location(host: Host, tmp_path: Path) -> None:
     host.answers["/done"] = b""
-    remote.notify(f"http://{host.place}/done", {"status": "successful"}, settings_of(tmp_path, host.place))
-    ((method, path, headers, body),) = host.asked
+    remote.notify(f"http://{host.address}/done", {"status": "successful"}, make_settings(tmp_path, host.address))
+    ((method, path, headers, body),) = host.requests
     assert (method, path, headers["Content-Type"]) == ("POST", "/done", "application/json")
     assert json.loads(body) == {"status": "successful"}
 
 
 def test_failed_callback_is_only_logged(host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = settings_of(tmp_path, host.place, "127.0.0.1:9")
+    settings = make_settings(tmp_path, host.address, "127.0.0.1:9")
     host.answers["/leads"] = (307, "/done")
     with caplog.at_level(logging.WARNING):
-        for url in ("http://127.0.0.1:9/", "http://localhost/", f"http://{host.place}/leads", "file:///etc/passwd"):
+        for url in ("http://127.0.0.1:9/", "http://localhost/", f"http://{host.address}/leads", "file:///etc/passwd"):
             remote.notify(url, {}, settings)
     assert len([record for record in caplog.records if record.name == remote.__name__]) == 4
-    assert [path for _, path, _, _ in host.asked] == ["/leads"]
+    assert [path for _, path, _, _ in host.requests] == ["/leads"]
 
 
-class Slow(socketserver.ThreadingTCPServer):
-    """A local server that sends a text at four bytes a second."""
+class SlowServer(socketserver.ThreadingTCPServer):
+    """Local server that sends a text at four bytes a second."""
 
     daemon_threads = True
     allow_reuse_address = True
 
     def __init__(self, text: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), _Dripping)
+        super().__init__(("127.0.0.1", 0), SlowHandler)
         self.text = text
 
     @property
-    def place(self) -> str:
+    def address(self) -> str:
         return f"127.0.0.1:{self.server_address[1]}"
 
 
-class _Dripping(socketserver.BaseRequestHandler):
-    server: Slow
+class SlowHandler(socketserver.BaseRequestHandler):
+    server: SlowServer
 
     def handle(self) -> None:
         for byte in self.server.text + bytes(10**6):
             try:
                 self.request.sendall(bytes([byte]))
-            except OSError:  # nobody listens any more
+            except OSError:  # the client has disconnected
                 return
             time.sleep(0.25)
 
@@ -465,20 +467,20 @@ PHASES = {
 
 
 @contextmanager
-def slow(phase: str) -> Iterator[str]:
-    """Yield the address of a host that becomes slow in a phase of its answer.
+def slow_host(phase: str) -> Iterator[str]:
+    """Yield the address of a host that is slow in one phase of its response.
 
-    It then sends four bytes a second.
+    From then on it sends four bytes a second.
     """
-    with Slow(b"") as server:
+    with SlowServer(b"") as server:
         quick = PHASES[phase]
 
-        class Handler(_Dripping):
+        class Handler(SlowHandler):
             def handle(self) -> None:
                 self.request.recv(65536)
                 self.request.sendall(quick)
                 if phase == "silent":
-                    while self.request.recv(65536):  # until the other side ends the connection
+                    while self.request.recv(65536):  # until the client disconnects
                         pass
                 else:
                     super().handle()
@@ -487,42 +489,42 @@ def slow(phase: str) -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield server.place
+            yield server.address
         finally:
             server.shutdown()
             thread.join()
 
 
-class Unwanted(Exception):  # noqa: N818 - no error
-    """An exception that cancels a download."""
+class Cancelled(Exception):  # noqa: N818 - no error
+    """Exception that cancels a download."""
 
 
 @pytest.mark.parametrize(("scheme", "phase"), [*(("http", phase) for phase in PHASES), ("https", "silent")])
 def test_cancelled_fetch_ends_quickly(scheme: str, phase: str, tmp_path: Path) -> None:
     began = time.monotonic()
 
-    def go_on() -> None:
+    def check_wanted() -> None:
         if time.monotonic() - began > 0.5:
-            raise Unwanted
+            raise Cancelled
 
-    with slow(phase) as place, pytest.raises(Unwanted):
-        remote.fetch(f"{scheme}://{place}/a.tif", tmp_path / "kept", settings_of(tmp_path, place), go_on)
+    with slow_host(phase) as place, pytest.raises(Cancelled):
+        remote.fetch(f"{scheme}://{place}/a.tif", tmp_path / "kept", make_settings(tmp_path, place), check_wanted)
     assert time.monotonic() - began < 10
     assert not list((tmp_path / "kept").iterdir())
 
 
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize(
-    ("limit", "said"),
+    ("limit", "message"),
     [("RATE_WINDOW_SECONDS", "less than 10,000 bytes per second"), ("MAX_DOWNLOAD_SECONDS", "took longer than")],
 )
 def test_download_from_slow_host_fails(
-    limit: str, said: str, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    limit: str, message: str, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, limit, 0.5)
     began = time.monotonic()
-    with slow(phase) as place:
-        assert said in refused(f"http://{place}/a.tif", tmp_path, settings_of(tmp_path, place))
+    with slow_host(phase) as place:
+        assert message in fetch_error(f"http://{place}/a.tif", tmp_path, make_settings(tmp_path, place))
     assert time.monotonic() - began < 10
 
 
@@ -532,9 +534,9 @@ def test_download_at_minimum_rate_succeeds(
 ) -> None:
     monkeypatch.setattr(remote, "RATE_WINDOW_SECONDS", 0.7)
     monkeypatch.setattr(remote, "MIN_BYTES_PER_SECOND", len(raster) // 10)
-    host.pause = 0.15  # seconds before each tenth of the body: one and a half in all
-    url = f"http://{host.place}/maps/liboriana.tif"
-    path = remote.fetch(url, tmp_path / "kept", settings_of(tmp_path, host.place))
+    host.pause = 0.15  # seconds before each tenth of the body
+    url = f"http://{host.address}/maps/liboriana.tif"
+    path = remote.fetch(url, tmp_path / "kept", make_settings(tmp_path, host.address))
     assert path.read_bytes() == raster
 
 
@@ -542,17 +544,17 @@ def test_download_at_minimum_rate_succeeds(
 def test_cancelled_s3_copy_ends_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
 
-    def go_on() -> None:
+    def check_wanted() -> None:
         if time.monotonic() - began > 1:
-            raise Unwanted
+            raise Cancelled
 
-    with slow("body") as place:
+    with slow_host("body") as place:
         for name, value in {
             "AWS_S3_ENDPOINT": place, "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_NO_SIGN_REQUEST": "YES",
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
-        with pytest.raises(Unwanted):
-            remote.fetch("s3://rasters/a.tif", tmp_path / "kept", settings_of(tmp_path, "s3://rasters"), go_on)
+        with pytest.raises(Cancelled):
+            remote.fetch("s3://rasters/a.tif", tmp_path / "kept", make_settings(tmp_path, "s3://rasters"), check_wanted)
     assert time.monotonic() - began < 10
     assert not list((tmp_path / "kept").iterdir())
 
@@ -563,8 +565,8 @@ def test_callback_ends_after_timeout(
 ) -> None:
     monkeypatch.setattr(remote, "CALLBACK_TIMEOUT_SECONDS", 0.5)
     began = time.monotonic()
-    with slow(phase) as place, caplog.at_level(logging.WARNING):
-        remote.notify(f"http://{place}/done", {}, settings_of(tmp_path, place))
+    with slow_host(phase) as place, caplog.at_level(logging.WARNING):
+        remote.notify(f"http://{place}/done", {}, make_settings(tmp_path, place))
     assert time.monotonic() - began < 10
     assert "no response within" in caplog.text
 
@@ -596,9 +598,11 @@ def test_messages_contain_no_signature_or_password(
     for answer in (b"<html>", (404, ""), (302, "https://elsewhere.example/b.tif?sig=5ec4e7"), (302, "http://[?5ec4e7")):
         host.answers["/a.tif"] = answer
         for address in (url, url.replace("https", "http")):
-            said = refused(address.replace("{place}", host.place), tmp_path, settings_of(tmp_path, host.place))
-            assert "5ec4e7" not in said
+            message = fetch_error(
+                address.replace("{place}", host.address), tmp_path, make_settings(tmp_path, host.address)
+            )
+            assert "5ec4e7" not in message
     assert "5ec4e7" not in remote.without_secrets(url)
     with caplog.at_level(logging.DEBUG, logger="talud"):
-        remote.notify(url.replace("{place}", host.place), {}, settings_of(tmp_path, host.place))
+        remote.notify(url.replace("{place}", host.address), {}, make_settings(tmp_path, host.address))
     assert "5ec4e7" not in "".join(record.getMessage() for record in caplog.records if "talud" in record.name)

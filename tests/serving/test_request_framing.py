@@ -1,6 +1,6 @@
-"""Tests of requests with an ambiguous end, over a raw socket.
+"""Tests of requests with an ambiguous length, over a raw socket.
 
-A second request hidden in one must not be answered.
+A request that is hidden in the body of another must not be answered.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 
 from service_process import ServiceProcess, run_service
 
-pytestmark = pytest.mark.slow  # its tests share a service in a process of its own
+pytestmark = pytest.mark.slow  # the tests share a service process
 
 HIDDEN = "GET /processes HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED_END = "0\r\n\r\n"
@@ -25,7 +25,9 @@ def service(service_project: Path) -> Iterator[ServiceProcess]:
         yield running
 
 
-def answers(service: ServiceProcess, *headers: str, body: str, method: str = "POST", version: str = "1.1") -> list[int]:
+def response_statuses(
+    service: ServiceProcess, *headers: str, body: str, method: str = "POST", version: str = "1.1"
+) -> list[int]:
     """Send a request and return the statuses of all answers.
 
     Read until the service closes the connection.
@@ -68,7 +70,7 @@ def answers(service: ServiceProcess, *headers: str, body: str, method: str = "PO
 def test_request_with_ambiguous_length_is_refused(
     headers: tuple[str, ...], method: str, service: ServiceProcess
 ) -> None:
-    (status,) = answers(service, *headers, method=method, body=CHUNKED_END + HIDDEN)
+    (status,) = response_statuses(service, *headers, method=method, body=CHUNKED_END + HIDDEN)
     assert status in (400, 501)
 
 
@@ -86,4 +88,4 @@ def test_refusal_of_ambiguous_length_gives_reason(service: ServiceProcess) -> No
 )
 def test_request_with_one_length_is_accepted(header: str, body: str, service: ServiceProcess) -> None:
     kind = "Content-Type: application/json"
-    assert answers(service, header, kind, "Connection: close", body=body) == [422]  # {} holds no key
+    assert response_statuses(service, header, kind, "Connection: close", body=body) == [422]  # {} holds no key

@@ -1,4 +1,4 @@
-"""Who may ask, and which requests are refused before they are looked at."""
+"""Tests of authentication, sessions and request checks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from talud.serving.tables import Key, PageSession, Scope
 SITE = "https://maps.example.org"
 
 
-def with_routes(app: FastAPI) -> FastAPI:
-    """An application with a thing to read, one to change, and one that takes any body."""
+def add_routes(app: FastAPI) -> FastAPI:
+    """Add routes that read, change, and receive a body of any size."""
 
     @app.get("/thing")
     def read(key: ReadKey) -> str:
@@ -53,44 +53,44 @@ def with_routes(app: FastAPI) -> FastAPI:
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a scheduler with a worker, for all services here: none of them maps anything."""
+    """Yield the address of a scheduler, shared by the services of this module."""
     with connect_workers(1, tmp_path_factory.mktemp("workers")) as cluster:
         yield cluster.scheduler.address
 
 
 @pytest.fixture
 def client(tmp_path: Path, workers: str) -> Iterator[TestClient]:
-    """A service that asks for keys, behind TLS."""
+    """Yield a client of a service that requires keys, behind TLS."""
     settings = Settings(data=tmp_path, results=tmp_path / "keys", workers=workers)
-    with TestClient(with_routes(create_app(settings)), base_url=SITE) as client:
+    with TestClient(add_routes(create_app(settings)), base_url=SITE) as client:
         yield client
 
 
 @pytest.fixture
 def open_client(tmp_path: Path, workers: str) -> Iterator[TestClient]:
-    """A service on its user's own machine, which asks for none."""
+    """Yield a client of a local service without keys."""
     settings = Settings(data=tmp_path, results=tmp_path / "open", workers=workers)
-    app = with_routes(create_app(settings, open_to_all=True))
+    app = add_routes(create_app(settings, open_to_all=True))
     with TestClient(app, base_url="http://localhost:8000") as client:
         yield client
 
 
-def key_of(client: TestClient, scope: Scope = "run", name: str = "survey") -> str:
+def add_key(client: TestClient, scope: Scope = "run", name: str = "survey") -> str:
     return client.app.state.service.keys.add(name, scope)
 
 
-def begin(client: TestClient, scope: Scope = "run") -> str:
-    secret = key_of(client, scope)
+def start_session(client: TestClient, scope: Scope = "run") -> str:
+    secret = add_key(client, scope)
     assert client.post("/session", json={"key": secret}).status_code == 200
     return secret
 
 
 def test_session_cookie_is_protected(client: TestClient) -> None:
-    answer = client.post("/session", json={"key": key_of(client)})
+    answer = client.post("/session", json={"key": add_key(client)})
     assert answer.json() == {"keys_required": True, "name": "survey", "scope": "run"}
-    said = {part.strip().lower() for part in answer.headers["Set-Cookie"].split(";")}
-    assert {"httponly", "samesite=strict", "secure", "path=/"} <= said
-    assert not any(part.startswith("domain") for part in said)
+    attributes = {part.strip().lower() for part in answer.headers["Set-Cookie"].split(";")}
+    assert {"httponly", "samesite=strict", "secure", "path=/"} <= attributes
+    assert not any(part.startswith("domain") for part in attributes)
     assert client.get("/session").json() == answer.json()
     assert client.get("/thing").json() == "survey"
     assert client.delete("/session", headers={"Origin": SITE}).status_code == 204
@@ -101,7 +101,7 @@ def test_session_cookie_is_protected(client: TestClient) -> None:
 def test_session_cookie_without_tls_is_not_secure(tmp_path: Path, workers: str) -> None:
     settings = Settings(data=tmp_path, results=tmp_path / "inner", workers=workers)
     with TestClient(create_app(settings), base_url="http://inner:8000") as client:
-        answer = client.post("/session", json={"key": key_of(client)})
+        answer = client.post("/session", json={"key": add_key(client)})
         assert "secure" not in answer.headers["Set-Cookie"].lower()
         assert client.get("/session").json()["name"] == "survey"
 
@@ -115,15 +115,15 @@ def test_wrong_key_starts_no_session(client: TestClient) -> None:
 
 
 def test_revoked_key_ends_its_sessions(client: TestClient) -> None:
-    begin(client)
+    start_session(client)
     client.app.state.service.keys.revoke("survey")
     assert client.get("/thing").status_code == 401
-    key_of(client)  # of the same name
+    add_key(client)  # with the same name
     assert client.get("/thing").status_code == 401
 
 
 def test_session_token_is_stored_as_digest(client: TestClient, tmp_path: Path) -> None:
-    secret = begin(client)
+    secret = start_session(client)
     token = client.cookies[SESSION_COOKIE]
     assert secret not in token
     assert len(token) >= 43  # 32 bytes
@@ -133,36 +133,38 @@ def test_session_token_is_stored_as_digest(client: TestClient, tmp_path: Path) -
     assert token.encode() not in kept
     begin_again = client.post("/session", json={"key": secret}, headers={"Origin": SITE})
     assert begin_again.cookies[SESSION_COOKIE] != token
-    assert client.get("/thing", headers={"Cookie": f"{SESSION_COOKIE}={token}"}).status_code == 401  # it took its place
+    assert (
+        client.get("/thing", headers={"Cookie": f"{SESSION_COOKIE}={token}"}).status_code == 401
+    )  # replaced by the new session
 
 
 def test_ended_session_is_refused(client: TestClient) -> None:
-    begin(client)
+    start_session(client)
     token = client.cookies[SESSION_COOKIE]
     assert client.delete("/session", headers={"Origin": SITE}).status_code == 204
     assert client.get("/thing", headers={"Cookie": f"{SESSION_COOKIE}={token}"}).status_code == 401
 
 
 def test_session_expires(client: TestClient) -> None:
-    begin(client)
+    start_session(client)
     assert (
         f"Max-Age={SESSION_HOURS * 3600}"
-        in client.post("/session", json={"key": key_of(client, name="other")}, headers={"Origin": SITE}).headers[
+        in client.post("/session", json={"key": add_key(client, name="other")}, headers={"Origin": SITE}).headers[
             "Set-Cookie"
         ]
     )
     assert client.get("/thing").status_code == 200
     with client.app.state.service.database.engine.begin() as connection:
         connection.execute(update(PageSession).values(expires=utc_now() - timedelta(seconds=1)))
-    # A page that stays open asks on, and is no guesser of keys.
+    # An open page sends further requests, which do not count as wrong keys.
     assert [client.get("/thing").status_code for _ in range(MAX_WRONG_KEYS + 5)] == [401] * (MAX_WRONG_KEYS + 5)
-    client.post("/session", json={"key": key_of(client, name="third")}, headers={"Origin": SITE})
+    client.post("/session", json={"key": add_key(client, name="third")}, headers={"Origin": SITE})
     with client.app.state.service.database.engine.connect() as connection:
-        assert len(connection.execute(select(PageSession.digest)).all()) == 1  # the expired ones are removed
+        assert len(connection.execute(select(PageSession.digest)).all()) == 1  # expired sessions are deleted
 
 
 def test_expired_key_is_refused_with_its_name(client: TestClient) -> None:
-    secret = begin(client)
+    secret = start_session(client)
     with client.app.state.service.database.engine.begin() as connection:
         connection.execute(update(Key).values(expires=datetime(2026, 1, 2, tzinfo=UTC)))
     assert client.get("/thing").status_code == 401
@@ -180,21 +182,21 @@ def test_expired_key_is_refused_with_its_name(client: TestClient) -> None:
 )
 def test_key_is_accepted_in_headers(header: tuple[str, str], client: TestClient) -> None:
     name, form = header
-    secret = key_of(client)
+    secret = add_key(client)
     assert client.get("/thing", headers={name: form.format(secret)}).json() == "survey"
     assert client.get("/thing", headers={name: form.format(secret[:-1])}).status_code == 401
     assert client.get("/thing", params={"key": secret, "talud_key": secret}).status_code == 401
 
 
 def test_key_is_limited_to_its_scope(client: TestClient) -> None:
-    headers = {"X-API-Key": key_of(client, "read")}
+    headers = {"X-API-Key": add_key(client, "read")}
     assert client.get("/thing", headers=headers).status_code == 200
     answer = client.put("/thing", headers=headers, json={})
     assert answer.status_code == 403
     assert "this request requires run" in answer.json()["detail"]
 
 
-FROM_ELSEWHERE = [
+CROSS_SITE_HEADERS = [
     {"Sec-Fetch-Site": "cross-site"},
     {"Sec-Fetch-Site": "same-site"},
     {"Sec-Fetch-Site": "cross-site", "Origin": "{site}"},
@@ -204,7 +206,7 @@ FROM_ELSEWHERE = [
     {"Origin": "https://user@evil.example.com"},
     {"Origin": "https://["},
 ]
-FROM_THE_PAGE = [
+SAME_ORIGIN_HEADERS = [
     {"Sec-Fetch-Site": "same-origin"},
     {"Sec-Fetch-Site": "same-origin", "Origin": "{site}"},
     {"Sec-Fetch-Site": "none"},
@@ -212,49 +214,49 @@ FROM_THE_PAGE = [
 ]
 
 
-def of_site(headers: dict[str, str], client: TestClient) -> dict[str, str]:
+def with_site(headers: dict[str, str], client: TestClient) -> dict[str, str]:
     site = str(client.base_url).rstrip("/")
     return {name: value.replace("{site}", site) for name, value in headers.items()}
 
 
-@pytest.mark.parametrize("headers", [*FROM_ELSEWHERE, {}])
+@pytest.mark.parametrize("headers", [*CROSS_SITE_HEADERS, {}])
 def test_cross_site_request_with_cookie_is_refused(headers: dict[str, str], client: TestClient) -> None:
-    begin(client)
+    start_session(client)
     for method, path in (("PUT", "/thing"), ("POST", "/session"), ("DELETE", "/session"), ("PUT", "/uploads/a.tif")):
-        answer = client.request(method, path, headers=of_site(headers, client), json={})
+        answer = client.request(method, path, headers=with_site(headers, client), json={})
         assert answer.status_code == 403
         assert answer.headers["Content-Type"] == "application/problem+json"
     assert client.get("/session").json()["name"] == "survey"
 
 
-@pytest.mark.parametrize("headers", FROM_THE_PAGE)
+@pytest.mark.parametrize("headers", SAME_ORIGIN_HEADERS)
 def test_same_origin_request_with_cookie_is_accepted(headers: dict[str, str], client: TestClient) -> None:
-    begin(client)
-    assert client.put("/thing", headers=of_site(headers, client), json={}).json() == "survey"
+    start_session(client)
+    assert client.put("/thing", headers=with_site(headers, client), json={}).json() == "survey"
 
 
 def test_header_without_key_does_not_authorise_cookie(client: TestClient) -> None:
-    begin(client)
+    start_session(client)
     for value in ("Basic dXNlcjpwdw==", "Bearer", "Bearer  ", "negotiate"):
         assert client.put("/thing", headers={"Authorization": value}, json={}).status_code == 403
     assert client.put("/thing", headers={"X-API-Key": ""}, json={}).status_code == 403
 
 
 def test_cross_site_request_with_key_is_accepted(client: TestClient) -> None:
-    headers = {"X-API-Key": key_of(client), "Origin": "https://portal.example.org"}
+    headers = {"X-API-Key": add_key(client), "Origin": "https://portal.example.org"}
     assert client.put("/thing", headers=headers, json={}).json() == "survey"
 
 
-@pytest.mark.parametrize("headers", FROM_ELSEWHERE)
+@pytest.mark.parametrize("headers", CROSS_SITE_HEADERS)
 def test_cross_site_request_without_keys_is_refused(headers: dict, open_client: TestClient) -> None:
-    assert open_client.put("/thing", headers=of_site(headers, open_client), json={}).status_code == 403
+    assert open_client.put("/thing", headers=with_site(headers, open_client), json={}).status_code == 403
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("headers", [*FROM_THE_PAGE, {}])
+@pytest.mark.parametrize("headers", [*SAME_ORIGIN_HEADERS, {}])
 def test_local_client_without_keys_is_admin(headers: dict, open_client: TestClient) -> None:
     assert open_client.get("/session").json() == {"keys_required": False, "name": "local", "scope": "admin"}
-    assert open_client.put("/thing", headers=of_site(headers, open_client), json={}).json() == "local"
+    assert open_client.put("/thing", headers=with_site(headers, open_client), json={}).json() == "local"
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_foreign_host_name_without_keys_is_refused(
     host: str, status: int, open_client: TestClient, client: TestClient
 ) -> None:
     assert open_client.get("/thing", headers={"Host": host}).status_code == status
-    assert client.get("/session", headers={"Host": host}).status_code == 200  # keys protect that one
+    assert client.get("/session", headers={"Host": host}).status_code == 200  # accepted if keys are required
 
 
 @pytest.mark.parametrize(
@@ -284,12 +286,12 @@ def test_forwarded_request_without_keys_is_refused(header: str, open_client: Tes
             assert answer.status_code == 403
             assert answer.headers["Content-Type"] == "application/problem+json"
             assert "TALUD_SERVICE_KEYS_REQUIRED=true" in answer.json()["detail"]
-    # With keys, it is the key that protects.
-    assert client.get("/thing", headers={header: "203.0.113.9", "X-API-Key": key_of(client)}).status_code == 200
+    # If keys are required, proxies are allowed.
+    assert client.get("/thing", headers={header: "203.0.113.9", "X-API-Key": add_key(client)}).status_code == 200
 
 
 def test_body_size_is_limited(client: TestClient) -> None:
-    headers = {"X-API-Key": key_of(client)}
+    headers = {"X-API-Key": add_key(client)}
     large = b'{"a": "' + b"a" * MAX_BODY_BYTES + b'"}'
 
     def in_parts() -> Iterator[bytes]:
@@ -304,7 +306,7 @@ def test_body_size_is_limited(client: TestClient) -> None:
 
 
 def test_wrong_keys_are_limited_but_valid_keys_accepted(client: TestClient) -> None:
-    secret = key_of(client)
+    secret = add_key(client)
     statuses = [
         client.get("/thing", headers={"X-API-Key": f"guess {each}"}).status_code for each in range(MAX_WRONG_KEYS + 1)
     ]
@@ -320,18 +322,18 @@ def test_wrong_keys_are_limited_but_valid_keys_accepted(client: TestClient) -> N
 
 
 @contextmanager
-def reached_from(address: str, tmp_path: Path, workers: str, **others: object) -> Iterator[TestClient]:
+def client_from(address: str, tmp_path: Path, workers: str, **others: object) -> Iterator[TestClient]:
     """Yield a client with a given address, connected to a service.
 
     The service has keys and the proxy 10.0.0.5.
     """
     settings = Settings(data=tmp_path, results=tmp_path / address, workers=workers, **others)
-    app = with_routes(create_app(settings))
+    app = add_routes(create_app(settings))
     with TestClient(app, base_url="http://inner:8080", client=(address, 5000)) as client:
         yield client
 
 
-def statuses_of_wrong_keys(client: TestClient, forwarded: str) -> list[int]:
+def send_wrong_keys(client: TestClient, forwarded: str) -> list[int]:
     return [
         client.get("/thing", headers={"X-API-Key": "guess", "X-Forwarded-For": forwarded.format(number)}).status_code
         for number in range(MAX_WRONG_KEYS + 1)
@@ -345,10 +347,10 @@ LIMITED, UNLIMITED = [401] * MAX_WRONG_KEYS + [429], [401] * (MAX_WRONG_KEYS + 1
 @pytest.mark.parametrize(
     ("address", "proxies", "forwarded", "expected"),
     [
-        ("203.0.113.9", (), "198.51.100.{}", LIMITED),  # an address that the client invents
+        ("203.0.113.9", (), "198.51.100.{}", LIMITED),  # an address invented by the client
         ("127.0.0.1", (), "198.51.100.{}", LIMITED),
-        ("203.0.113.9", ("10.0.0.5",), "198.51.100.{}", LIMITED),  # past the proxy
-        ("10.0.0.5", ("10.0.0.5",), "198.51.100.{}, 203.0.113.9", LIMITED),  # the proxy appended the right one
+        ("203.0.113.9", ("10.0.0.5",), "198.51.100.{}", LIMITED),  # not through the proxy
+        ("10.0.0.5", ("10.0.0.5",), "198.51.100.{}, 203.0.113.9", LIMITED),  # the last address was added by the proxy
         ("10.0.0.5", ("10.0.0.0/24",), "198.51.100.{}, 203.0.113.9, 10.0.0.7", LIMITED),  # two proxies
         ("10.0.0.5", ("10.0.0.5",), "203.0.113.{}", UNLIMITED),  # different clients of a proxy
         ("2001:db8::5", ("2001:db8::/64",), "2001:db8:1:{}::1", UNLIMITED),
@@ -357,15 +359,15 @@ LIMITED, UNLIMITED = [401] * MAX_WRONG_KEYS + [429], [401] * (MAX_WRONG_KEYS + 1
 def test_wrong_keys_are_counted_by_address_behind_proxy(
     address: str, proxies: tuple, forwarded: str, expected: list[int], tmp_path: Path, workers: str
 ) -> None:
-    with reached_from(address, tmp_path, workers, proxies=proxies) as client:
-        assert statuses_of_wrong_keys(client, forwarded) == expected
+    with client_from(address, tmp_path, workers, proxies=proxies) as client:
+        assert send_wrong_keys(client, forwarded) == expected
 
 
 @pytest.mark.parametrize("public", ["", "https://maps.example.org", "https://example.org/talud/"])
 def test_links_use_public_address_for_any_host_header(public: str, tmp_path: Path, workers: str) -> None:
     base = public.rstrip("/")
-    with reached_from("203.0.113.9", tmp_path, workers, public_url=public) as client:
-        own = {"X-API-Key": key_of(client)} | {"Host": "evil.example.com"}
+    with client_from("203.0.113.9", tmp_path, workers, public_url=public) as client:
+        own = {"X-API-Key": add_key(client)} | {"Host": "evil.example.com"}
         assert client.get("/", headers=own).json()["links"][0]["href"] == f"{base}/"
         links = client.get("/jobs?limit=5&offset=0", headers=own).json()["links"]
         assert links[0]["href"] == f"{base}/jobs?limit=5&offset=0"
@@ -379,24 +381,24 @@ def test_links_use_public_address_for_any_host_header(public: str, tmp_path: Pat
         answer = client.post("/session", json={"key": own["X-API-Key"]})
         assert ("secure" in answer.headers["Set-Cookie"].lower()) == public.startswith("https")
         if public:
-            cookie = f"{SESSION_COOKIE}={answer.cookies[SESSION_COOKIE]}"  # which httpx would send by TLS alone
+            cookie = f"{SESSION_COOKIE}={answer.cookies[SESSION_COOKIE]}"  # httpx would send it only by TLS
             origin = {"Origin": "https://" + public.split("/")[2], "Cookie": cookie}
             assert client.put("/thing", headers=origin, json={}).status_code == 200
 
 
 def test_login_throttle_counts_by_network_and_forgets() -> None:
     moment = [0.0]
-    attempts = LoginThrottle(clock=lambda: moment[0])
-    assert [attempts.count_failure("2001:db8::1") for _ in range(MAX_WRONG_KEYS)] == [0] * MAX_WRONG_KEYS
-    assert attempts.count_failure("2001:db8::ffff") > 0
+    throttle = LoginThrottle(clock=lambda: moment[0])
+    assert [throttle.count_failure("2001:db8::1") for _ in range(MAX_WRONG_KEYS)] == [0] * MAX_WRONG_KEYS
+    assert throttle.count_failure("2001:db8::ffff") > 0
     assert (
-        attempts.count_failure("2001:db8:1::1")
-        == attempts.count_failure("192.0.2.1")
-        == attempts.count_failure("::ffff:192.0.2.1")
+        throttle.count_failure("2001:db8:1::1")
+        == throttle.count_failure("192.0.2.1")
+        == throttle.count_failure("::ffff:192.0.2.1")
         == 0
     )
     moment[0] = WRONG_KEYS_WINDOW_SECONDS
-    assert attempts.count_failure("2001:db8::1") == 0
+    assert throttle.count_failure("2001:db8::1") == 0
 
 
 def test_refused_response_has_security_headers(open_client: TestClient) -> None:
@@ -407,7 +409,7 @@ def test_refused_response_has_security_headers(open_client: TestClient) -> None:
 
 
 def test_serving_modules_import_no_unsafe_deserialiser() -> None:
-    """Of all that the service's own modules name: no pickle, no NumPy file, no eval, no YAML, no XML with entities."""
+    """Pickle, NumPy files, eval, YAML and XML are forbidden."""
     forbidden = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "eval", "exec", "xml"}
     for path in Path(talud.serving.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -429,7 +431,7 @@ def test_internal_error_is_problem_response_and_counted(client: TestClient) -> N
     def broken() -> None:
         raise ZeroDivisionError("a secret")
 
-    own = {"X-API-Key": key_of(client)}
+    own = {"X-API-Key": add_key(client)}
     answer = client.get("/broken", headers=own)
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "secret" not in answer.text

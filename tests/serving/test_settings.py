@@ -1,4 +1,4 @@
-"""What an agency sets, by the environment."""
+"""Tests of the service's settings."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from talud.serving.settings import ENV_PREFIX, Settings
 
 
 @pytest.fixture(autouse=True)
-def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rasters").mkdir()
 
 
-def told(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
+def load_settings(monkeypatch: pytest.MonkeyPatch, **values: str) -> Settings:
     for name, value in {"data": "rasters", "results": "maps", **values}.items():
         monkeypatch.setenv(f"{ENV_PREFIX}{name.upper()}", value)
     return Settings.load()
 
 
-@pytest.mark.parametrize(("said", "meant"), [("2", 2), ("tls://scheduler:8786", "tls://scheduler:8786")])
-def test_workers_setting_is_number_or_address(said: str, meant: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told(monkeypatch, workers=said).workers == meant
+@pytest.mark.parametrize(("message", "meant"), [("2", 2), ("tls://scheduler:8786", "tls://scheduler:8786")])
+def test_workers_setting_is_number_or_address(message: str, meant: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(monkeypatch, workers=message).workers == meant
 
 
 def test_allowed_setting_is_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told(monkeypatch, allowed='["data.example.org", "s3://bucket"]').allowed == (
+    assert load_settings(monkeypatch, allowed='["data.example.org", "s3://bucket"]').allowed == (
         "data.example.org",
         "s3://bucket",
     )
@@ -49,7 +49,7 @@ def test_default_folders_are_those_of_the_project(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("data", "gone", "gone: no such folder; set TALUD_SERVICE_DATA to the folder of the rasters"),
         ("pixels", "0", "TALUD_SERVICE_PIXELS: Input should be greater than 0"),
@@ -100,17 +100,17 @@ def test_default_folders_are_those_of_the_project(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_invalid_setting_is_reported_in_one_line(
-    name: str, value: str, said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, value: str, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "kept/uploads/mine").mkdir(parents=True)
     (tmp_path / "kept/jobs").mkdir()
     (tmp_path / "link").symlink_to("rasters")
     values = {name: value, **({"results": "kept"} if name == "data" else {})}
-    if said is None:
-        told(monkeypatch, **values)
+    if message is None:
+        load_settings(monkeypatch, **values)
         return
-    with pytest.raises(ParamsError, match=f"^{said}") as caught:
-        told(monkeypatch, **values)
+    with pytest.raises(ParamsError, match=f"^{message}") as caught:
+        load_settings(monkeypatch, **values)
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -160,36 +160,36 @@ def test_allow_list_entry_that_never_matches_is_refused(
     entry: str, instead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ParamsError, match=r"^TALUD_SERVICE_ALLOWED:") as caught:
-        told(monkeypatch, allowed=json.dumps(["good.example.org", entry]))
+        load_settings(monkeypatch, allowed=json.dumps(["good.example.org", entry]))
     assert instead in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("workers", "0", "TALUD_SERVICE_WORKERS: '0' is neither"),
         ("results", "file/maps", "file/maps: cannot be written"),
     ],
 )
-def test_serve_refuses_invalid_setting_in_one_line(name: str, value: str, said: str, tmp_path: Path) -> None:
+def test_serve_refuses_invalid_setting_in_one_line(name: str, value: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     command = [sys.executable, "-m", "talud.cli.main", "serve", "--port", str(free_port())]
     settings = {"data": "rasters", "results": "maps", name: value}
     environment = os.environ | {f"{ENV_PREFIX}{each.upper()}": given for each, given in settings.items()}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_keys_are_optional_only_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told(monkeypatch).open_to_all("127.0.0.1")
-    assert not told(monkeypatch).open_to_all("0.0.0.0")
-    assert not told(monkeypatch, keys_required="true").open_to_all("127.0.0.1")
+    assert load_settings(monkeypatch).open_to_all("127.0.0.1")
+    assert not load_settings(monkeypatch).open_to_all("0.0.0.0")
+    assert not load_settings(monkeypatch, keys_required="true").open_to_all("127.0.0.1")
     with pytest.raises(ParamsError, match=r"KEYS_REQUIRED is false, but other machines can reach 0\.0\.0\.0"):
-        told(monkeypatch, keys_required="false").open_to_all("0.0.0.0")
+        load_settings(monkeypatch, keys_required="false").open_to_all("0.0.0.0")
 
 
 @pytest.mark.slow
@@ -202,15 +202,15 @@ def test_serve_prints_url_and_advice_to_add_a_key(service_project: Path, tmp_pat
     }
     with subprocess.Popen(command, cwd=service_project, env=environment, stdout=subprocess.PIPE, text=True) as running:
         try:
-            said = [running.stdout.readline().strip() for _ in range(3)]
+            message = [running.stdout.readline().strip() for _ in range(3)]
         finally:
             running.terminate()
-    assert said[0] == f"review page: http://127.0.0.1:{port}/page/ (stop with Ctrl-C)"
-    assert said[2] == "no API key exists yet; create one with: talud keys add NAME --scope run"
+    assert message[0] == f"review page: http://127.0.0.1:{port}/page/ (stop with Ctrl-C)"
+    assert message[2] == "no API key exists yet; create one with: talud keys add NAME --scope run"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("PROXIES", "10.0.0.5", "PROXIES: is not valid JSON"),
         ("PROXIES", '["proxy"]', "PROXIES: value is not a valid IPv4 or IPv6 network"),
@@ -220,12 +220,12 @@ def test_serve_prints_url_and_advice_to_add_a_key(service_project: Path, tmp_pat
     ],
 )
 def test_invalid_address_setting_is_refused(
-    name: str, value: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, value: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"{ENV_PREFIX}DATA", str(tmp_path / "rasters"))
     monkeypatch.setenv(f"{ENV_PREFIX}RESULTS", str(tmp_path / "maps"))
     monkeypatch.setenv(f"{ENV_PREFIX}{name}", value)
-    with pytest.raises(ParamsError, match=said):
+    with pytest.raises(ParamsError, match=message):
         Settings.load()
 
 

@@ -24,10 +24,7 @@ def uploads(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def port(uploads: Path) -> Iterator[int]:
-    """Yield the port of a real service with a minimum speed of bodies.
-
-    It expects at least 300 bytes in each second of waiting.
-    """
+    """Yield the port of a service with a minimum rate of 300 bytes per second."""
     app = create_app(make_settings(uploads.parent.parent), open_to_all=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(security, "RATE_WINDOW_SECONDS", 1)
@@ -36,10 +33,10 @@ def port(uploads: Path) -> Iterator[int]:
             yield port
 
 
-def answer(port: int, head: str, parts: Iterator[bytes], pause: float) -> tuple[bytes, float]:
-    """Send a body part by part; return the answer and the seconds it took.
+def send_slowly(port: int, head: str, parts: Iterator[bytes], pause: float) -> tuple[bytes, float]:
+    """Send a body in parts, and return the response and the duration in seconds.
 
-    The answer ends when the connection is closed.
+    The response ends when the connection is closed.
     """
     began, received = time.monotonic(), b""
     with socket.create_connection(("127.0.0.1", port)) as client:
@@ -62,22 +59,22 @@ def answer(port: int, head: str, parts: Iterator[bytes], pause: float) -> tuple[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", ["Content-Length: 1000000", "Transfer-Encoding: chunked"])
-@pytest.mark.parametrize("begin", [b"", b"II*\0" + bytes(280)], ids=["nothing", "a begin"])
+@pytest.mark.parametrize("start", [b"", b"II*\0" + bytes(280)], ids=["nothing", "part of a file"])
 @pytest.mark.parametrize("request_line", ["PUT /uploads/a.tif", "POST /processes/map-landslides/execution"])
 def test_slow_body_is_refused_and_deleted(
-    request_line: str, begin: bytes, length: str, port: int, uploads: Path
+    request_line: str, start: bytes, length: str, port: int, uploads: Path
 ) -> None:
     def chunk(content: bytes) -> bytes:
         return b"%x\r\n%s\r\n" % (len(content), content) if "chunked" in length else content
 
     def parts() -> Iterator[bytes]:
-        if begin:
-            yield chunk(begin)
+        if start:
+            yield chunk(start)
         while True:
             yield chunk(b"0")
 
     kind = "Content-Type: application/json"
-    received, seconds = answer(port, f"{request_line} HTTP/1.1\r\n{kind}\r\n{length}", parts(), 0.1)
+    received, seconds = send_slowly(port, f"{request_line} HTTP/1.1\r\n{kind}\r\n{length}", parts(), 0.1)
     assert received.startswith(b"HTTP/1.1 408"), received
     assert b"arrives too slowly" in received
     assert seconds < 8
@@ -91,9 +88,9 @@ def test_body_at_minimum_rate_is_accepted(port: int, uploads: Path, tmp_path: Pa
     size = -(-len(content) // steps)
     parts = (content[start : start + size] for start in range(0, len(content), size))
     head = f"PUT /uploads/a.tif HTTP/1.1\r\nContent-Length: {len(content)}"
-    received, seconds = answer(port, head, parts, 0.1)
+    received, seconds = send_slowly(port, head, parts, 0.1)
     assert received.startswith(b"HTTP/1.1 201"), received
-    assert seconds > 2  # twice the time in which a part of the body must come
+    assert seconds > 2  # twice the rate window
     (folder,) = uploads.iterdir()
     assert next(folder.iterdir()).read_bytes() == content
     (folder / "a.tif").unlink()

@@ -1,4 +1,4 @@
-"""How the service begins."""
+"""Tests of the start of the service."""
 
 from __future__ import annotations
 
