@@ -27,7 +27,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.mark.slow
-def test_workers_have_their_environment_and_do_one_task_at_a_time(two: Cluster) -> None:
+def test_workers_have_their_environment_and_run_one_task_each(two: Cluster) -> None:
     done = list(run_tasks(cluster_tasks.read_variable, ["TALUD_TEST"] * 4, two))
     assert [task for task, _ in done] == ["TALUD_TEST"] * 4
     assert {value for _, (_, value) in done} == {"given"}
@@ -36,7 +36,7 @@ def test_workers_have_their_environment_and_do_one_task_at_a_time(two: Cluster) 
     assert list(run_tasks(cluster_tasks.read_variable, [], two)) == []
 
 
-def test_each_task_comes_back_once_though_a_worker_is_killed(two: Cluster, tmp_path: Path) -> None:
+def test_task_returns_once_if_a_worker_is_killed(two: Cluster, tmp_path: Path) -> None:
     tasks = [tmp_path / str(number) for number in range(6)]
     killed: dict[Path, int] = {}
     told: list[tuple[Path, str]] = []
@@ -59,7 +59,7 @@ def test_each_task_comes_back_once_though_a_worker_is_killed(two: Cluster, tmp_p
 
 
 @pytest.mark.slow
-def test_a_task_that_no_worker_survives_is_lost_and_the_others_are_not(two: Cluster, tmp_path: Path) -> None:
+def test_task_that_kills_its_workers_is_lost_without_the_others(two: Cluster, tmp_path: Path) -> None:
     tasks = [tmp_path / name for name in ("deadly", "one", "two", "three", "four")]
     done = dict(run_tasks(cluster_tasks.die, tasks, two))
     assert done.pop(tasks[0]) == LostTask(3)
@@ -69,7 +69,7 @@ def test_a_task_that_no_worker_survives_is_lost_and_the_others_are_not(two: Clus
 
 
 @pytest.mark.slow
-def test_an_error_comes_whole_and_what_runs_then_is_stopped(two: Cluster, tmp_path: Path) -> None:
+def test_error_of_a_task_is_raised_and_cancels_the_others(two: Cluster, tmp_path: Path) -> None:
     tasks = [tmp_path / name for name in ("failing", "stopped", "never")]
     with pytest.raises(StudyError, match=r"^no such luck$"):
         list(run_tasks(cluster_tasks.fail, tasks, two))
@@ -92,7 +92,9 @@ def test_an_error_comes_whole_and_what_runs_then_is_stopped(two: Cluster, tmp_pa
         (("GPU-a", "GPU-b"), "", ()),
     ],
 )
-def test_the_gpus_that_cuda_gives_a_process(there: tuple[str, ...], chosen: str | None, visible: tuple[str]) -> None:
+def test_visible_gpus_follow_cuda_visible_devices(
+    there: tuple[str, ...], chosen: str | None, visible: tuple[str]
+) -> None:
     assert talud_cluster._visible(there, chosen, "here") == visible
 
 
@@ -108,7 +110,7 @@ def test_the_gpus_that_cuda_gives_a_process(there: tuple[str, ...], chosen: str 
         ),
     ],
 )
-def test_workers_that_trials_would_share_are_refused(
+def test_shared_workers_and_gpus_are_refused(
     tmp_path: Path, options: tuple[str, ...], workers: list[dict[str, str]], said: str
 ) -> None:
     with run_dask_cluster(tmp_path / "cluster", *workers, options=options) as (address, _):
@@ -118,7 +120,7 @@ def test_workers_that_trials_would_share_are_refused(
 
 
 @pytest.mark.slow
-def test_a_trial_takes_a_gpu_of_a_cluster(tmp_path: Path) -> None:
+def test_trial_takes_a_gpu_of_a_cluster(tmp_path: Path) -> None:
     own = [{"CUDA_VISIBLE_DEVICES": name} for name in "01"]
     options = ("--nthreads", "4", "--resources", "GPU=1")
     with (
@@ -133,7 +135,7 @@ def test_a_trial_takes_a_gpu_of_a_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_lost_scheduler_is_said(tmp_path: Path) -> None:
+def test_lost_scheduler_is_reported(tmp_path: Path) -> None:
     with run_dask_cluster(tmp_path / "cluster", {}) as (address, pids), open_cluster(address, tmp_path, {}) as found:
 
         def on_message(_task: Path, message: object) -> None:
@@ -149,7 +151,7 @@ def test_a_lost_scheduler_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_gone_when_it_is_asked_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disconnected_worker_is_ignored_by_the_release_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "3s")  # how long the scheduler tries to reach it
     with (
         run_dask_cluster(tmp_path / "cluster", {}, {}) as (address, pids),

@@ -56,16 +56,16 @@ def read(content: object) -> Contract:
     return Contract.from_metadata({METADATA_KEY: json.dumps(content)}, "a.onnx")
 
 
-def test_a_contract_survives_the_way_through_a_file() -> None:
+def test_contract_survives_a_file_round_trip() -> None:
     assert Contract.from_metadata(contract().to_metadata(), "a.onnx") == contract()
 
 
-def test_a_file_without_a_contract_is_refused_with_what_to_do() -> None:
+def test_file_without_a_contract_is_refused_with_advice() -> None:
     with pytest.raises(ModelError, match=r"a\.onnx: contains no talud contract"):
         Contract.from_metadata({"author": "me"}, "a.onnx")
 
 
-def test_optional_measurements_are_read_again_and_may_be_missing() -> None:
+def test_optional_measurements_round_trip_and_may_be_missing() -> None:
     known = {
         "halo_errors": {0: 0.5, 16: 0.031},
         "calibration": Calibration(slope=0.05, offset=-1.5, error_before=0.03, error_after=0.01),
@@ -94,14 +94,14 @@ def test_optional_measurements_are_read_again_and_may_be_missing() -> None:
         ("input", {"differences": [{"bands": ["red", "green"], "edges": [1, 0], "shares": [1]}]}),
     ],
 )
-def test_a_damaged_contract_is_refused_and_the_place_named(part: str, change: dict[str, object]) -> None:
+def test_damaged_contract_is_refused_with_the_field(part: str, change: dict[str, object]) -> None:
     content = json.loads(contract().to_metadata()[METADATA_KEY])
     content[part] |= change
     with pytest.raises(ModelError, match=rf"damaged at '{part}\.{next(iter(change))}\b"):
         read(content)
 
 
-def test_replace_refuses_unknown_fields_and_values_that_are_not_allowed() -> None:
+def test_replace_refuses_unknown_fields_and_invalid_values() -> None:
     assert contract().replace(threshold=0.25, precision="int8").measured.threshold == 0.25
     with pytest.raises(ValueError, match="surprise"):
         contract().replace(surprise=1)
@@ -110,12 +110,12 @@ def test_replace_refuses_unknown_fields_and_values_that_are_not_allowed() -> Non
 
 
 @pytest.mark.parametrize("content", [[], 1, "trust me", {}, {"schema_version": "2"}, {"schema_version": True}])
-def test_content_that_is_no_contract_is_damaged(content: object) -> None:
+def test_other_json_content_is_a_damaged_contract(content: object) -> None:
     with pytest.raises(ModelError, match=r"a\.onnx: its contract is damaged"):
         read(content)
 
 
-def test_a_contract_of_a_newer_talud_is_refused_in_one_line() -> None:
+def test_newer_contract_is_refused_in_one_line() -> None:
     content = json.loads(contract().to_metadata()[METADATA_KEY]) | {"schema_version": 3, "surprise": 1}
     with pytest.raises(ModelError) as caught:
         read(content)

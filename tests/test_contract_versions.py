@@ -44,7 +44,7 @@ def read(text: str) -> Contract:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_field_of_version_1_arrives_in_the_new_form(kind: str) -> None:
+def test_migration_keeps_each_field_of_version_1(kind: str) -> None:
     contract = read(recorded(kind))
     assert contract.schema_version == SCHEMA_VERSION
     assert to_json(contract.flat()).decode() == recorded(kind)
@@ -58,18 +58,18 @@ def test_each_field_of_version_1_arrives_in_the_new_form(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fingerprints_of_registered_versions_stay(kind: str) -> None:
+def test_fingerprints_of_registered_versions_are_stable(kind: str) -> None:
     assert fingerprint(read(recorded(kind))) == json.loads((RECORDED / "fingerprints.json").read_text())[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_published_form_is_that_of_version_1(kind: str) -> None:
+def test_published_form_is_version_1(kind: str) -> None:
     published = FlatContract.of(read(recorded(kind)))
     assert json.loads(published.model_dump_json()) == json.loads(recorded(kind))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_migrated_contract_is_read_again_as_it_is(kind: str) -> None:
+def test_migrated_contract_round_trips(kind: str) -> None:
     contract = read(recorded(kind))
     text = contract.to_metadata()[METADATA_KEY]
     assert json.loads(text)["schema_version"] == SCHEMA_VERSION
@@ -77,12 +77,12 @@ def test_a_migrated_contract_is_read_again_as_it_is(kind: str) -> None:
     assert migrate(json.loads(text)) == json.loads(text)
 
 
-def test_the_recorded_contracts_state_every_field() -> None:
+def test_recorded_contracts_have_every_field() -> None:
     assert set(json.loads(recorded("every_field"))) == set(FlatContract.model_fields)
     assert all(json.loads(recorded("every_field")).values())
 
 
-def test_fields_that_the_oldest_files_lack_have_their_defaults() -> None:
+def test_missing_fields_of_old_contracts_have_defaults() -> None:
     content = json.loads(recorded("every_field"))
     later = {"differences", "subsets", "halo_errors", "parity", "calibration", "validation", "precision", "loss"}
     oldest = {name: value for name, value in content.items() if name not in later | {"version", "adapted", "finetuned"}}
@@ -94,13 +94,13 @@ def test_fields_that_the_oldest_files_lack_have_their_defaults() -> None:
 
 
 @pytest.mark.parametrize("change", [{"surprise": 1}, {"version": 2}, {"threshold": 2}])
-def test_a_damaged_contract_of_version_1_names_the_field(change: dict[str, object]) -> None:
+def test_damaged_version_1_contract_names_the_field(change: dict[str, object]) -> None:
     content = json.loads(recorded("plain")) | change
     with pytest.raises(Exception, match=rf"its contract is damaged at '(measured\.)?{next(iter(change))}'"):
         read(json.dumps(content))
 
 
-def test_a_model_file_of_version_1_runs() -> None:
+def test_model_file_of_version_1_runs() -> None:
     model = load_model(RECORDED / "subsets_and_calibration.onnx")
     assert model.contract == read(recorded("subsets_and_calibration"))
     assert model.contract.input.band_names == ("slope", "red")
@@ -183,7 +183,7 @@ DERIVATIONS = st.builds(
 
 @pytest.mark.slow
 @given(st.builds(Contract, input=inputs(), origin=ORIGINS, measured=MEASUREMENTS, derived=DERIVATIONS))
-def test_any_contract_is_read_as_it_was_written_in_both_forms(contract: Contract) -> None:
+def test_any_contract_round_trips_in_both_forms(contract: Contract) -> None:
     assert Contract.from_metadata(contract.to_metadata(), "new.onnx") == contract
     assert read(to_json(contract.flat()).decode()) == contract
     assert read(FlatContract.of(contract).model_dump_json()) == contract

@@ -11,7 +11,7 @@ from fresh_clone import ROOT
 
 
 @pytest.mark.slow
-def test_dvc_ignores_what_programs_write_beside_files() -> None:
+def test_dvc_ignores_side_files_of_other_programs() -> None:
     names = [
         f"predictions/7band/here/{name}"
         for name in ("landslides.gpkg.aux.xml", "landslides.gpkg-wal", "landslides.gpkg-shm", "landslides.gpkg")

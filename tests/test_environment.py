@@ -48,7 +48,7 @@ COMMAND = "from talud.cli.main import main; main()"
 
 
 @pytest.mark.slow
-def test_map_keeps_its_epsg_code_with_data_of_another_installation(
+def test_map_keeps_its_epsg_code_with_foreign_proj_data(
     tmp_path: Path, tiny_model: Path, other_installation: Path
 ) -> None:
     image = write_raster(tmp_path / "image.tif", VALUES)
@@ -69,7 +69,7 @@ def test_map_keeps_its_epsg_code_with_data_of_another_installation(
 
 
 @pytest.mark.slow
-def test_workers_make_the_same_map_with_data_of_another_installation(
+def test_workers_make_the_same_map_with_foreign_proj_data(
     tmp_path: Path, tiny_model: Path, other_installation: Path
 ) -> None:
     image = write_raster(tmp_path / "image.tif", VALUES, descriptions=("red", "green", "blue"), units=("DN",) * 3)
@@ -82,7 +82,7 @@ def test_workers_make_the_same_map_with_data_of_another_installation(
         assert (tmp_path / "usual" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
-def test_python_uses_the_packages_data_even_where_rasterio_was_imported_first(other_installation: Path) -> None:
+def test_package_data_is_used_if_rasterio_was_imported_first(other_installation: Path) -> None:
     code = """
 import rasterio
 import talud
@@ -96,7 +96,7 @@ print(CRS.from_epsg(32618).to_epsg(), *Transformer.from_crs(4326, 32618, always_
 
 
 @pytest.mark.slow
-def test_half_pixel_shift_by_an_option_of_gdal_is_ignored(tmp_path: Path) -> None:
+def test_gdal_option_that_shifts_half_a_pixel_is_ignored(tmp_path: Path) -> None:
     """GTIFF_POINT_GEO_IGNORE moves a raster whose coordinates are those of pixel centres by half a pixel."""
     path = write_raster(tmp_path / "dtm.tif", VALUES[:1].astype(np.float32), tags={"AREA_OR_POINT": "Point"})
     with rasterio.open(path) as dataset:
@@ -137,13 +137,13 @@ def test_variable_that_changes_results_is_removed_and_named(name: str) -> None:
         "VSI_CACHE", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "PATH",
     ],
 )  # fmt: skip
-def test_variable_of_network_memory_or_reports_stays(name: str) -> None:
+def test_variables_of_network_memory_and_logging_are_kept(name: str) -> None:
     environ = {name: "1"}
     assert clean_environment(environ) is None
     assert environ == {name: "1"}
 
 
-def test_drivers_that_the_service_switched_off_stay_off_in_its_processes() -> None:
+def test_drivers_disabled_by_the_service_stay_disabled() -> None:
     environ = dict.fromkeys(("GDAL_SKIP", "OGR_SKIP", CONFINED_DRIVERS), "HFA,VRT")
     assert clean_environment(environ) is None
     assert environ == dict.fromkeys(("GDAL_SKIP", "OGR_SKIP", CONFINED_DRIVERS), "HFA,VRT")
@@ -156,7 +156,7 @@ def test_drivers_that_the_service_switched_off_stay_off_in_its_processes() -> No
         ("many", None), ("2.5", None), ("1e3", None), (",2", None), ("999999", "1024"), ("9" * 30, None), ("٣", None),
     ],
 )  # fmt: skip
-def test_number_of_threads_is_a_plain_number_afterwards(given: str, expected: str | None) -> None:
+def test_thread_counts_are_normalised(given: str, expected: str | None) -> None:
     for name in ("OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMEXPR_MAX_THREADS"):
         environ = {name: given}
         assert clean_environment(environ) is None
@@ -172,7 +172,7 @@ def test_numexpr_is_imported_with_a_list_of_threads() -> None:
         assert (done.stderr, json.loads(done.stdout)) == ("", expected)
 
 
-def test_rasterio_without_data_of_its_own_keeps_the_variables_of_its_installation(tmp_path: Path) -> None:
+def test_variables_are_kept_if_rasterio_has_no_data(tmp_path: Path) -> None:
     """A rasterio of conda has no data in its package, and depends on the variables that conda sets."""
     (tmp_path / "rasterio").mkdir()
     (tmp_path / "rasterio/__init__.py").touch()

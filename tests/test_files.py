@@ -42,7 +42,7 @@ def test_lock_keeps_the_content_of_a_file(tmp_path: Path) -> None:
         assert (tmp_path / "id").read_text() == "known"
 
 
-def test_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_without_locks_is_an_error_if_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(os.strerror(37))
 
@@ -53,7 +53,7 @@ def test_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         pass
 
 
-def test_lock_in_a_place_that_cannot_be_written_to_names_it(tmp_path: Path) -> None:
+def test_unwritable_lock_names_its_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file/lock: cannot be written"), exclusive_lock(tmp_path / "file/lock"):
         pass

@@ -61,7 +61,7 @@ def test_single_file_has_md5_of_its_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [".SHP", ".DBF", ".PRJ"])
-def test_each_part_of_shapefile_in_capitals_counts(tmp_path: Path, part: str) -> None:
+def test_fingerprint_depends_on_parts_of_an_uppercase_shapefile(tmp_path: Path, part: str) -> None:
     polygons(tmp_path / "clouds.shp")
     for path in list(tmp_path.iterdir()):
         path.rename(path.with_name(path.name.upper()))
@@ -72,7 +72,7 @@ def test_each_part_of_shapefile_in_capitals_counts(tmp_path: Path, part: str) ->
     assert fingerprint(tmp_path / "CLOUDS.SHP") != before
 
 
-def test_table_of_shapefile_with_mixed_case_counts(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_a_mixed_case_table(tmp_path: Path) -> None:
     polygons(tmp_path / "clouds.shp")
     (tmp_path / "clouds.dbf").rename(tmp_path / "clouds.DBF")
     before = fingerprint(tmp_path / "clouds.shp")
@@ -129,7 +129,7 @@ KINDS = [of_virtual_raster, of_raster_in_archive, of_polygons_in_archive, of_fol
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_change_of_any_part_is_noticed(tmp_path: Path, kind: Callable[[Path], Changeable]) -> None:
+def test_fingerprint_depends_on_every_part(tmp_path: Path, kind: Callable[[Path], Changeable]) -> None:
     source, change = kind(tmp_path)
     before = fingerprint(source)
     assert before == fingerprint(source) != EMPTY
@@ -138,7 +138,7 @@ def test_change_of_any_part_is_noticed(tmp_path: Path, kind: Callable[[Path], Ch
 
 
 @pytest.mark.slow
-def test_raster_on_network_is_known_by_its_pixels(tmp_path: Path) -> None:
+def test_network_raster_is_identified_by_its_pixels(tmp_path: Path) -> None:
     known = []
     for name, value in (("one", 7), ("same", 7), ("other", 8)):
         with run_range_server(raster(tmp_path / f"{name}.tif", value), tmp_path) as server:
@@ -156,7 +156,7 @@ def test_source_without_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         fingerprint(Path(name))
 
 
-def test_statistics_and_overviews_of_a_gis_do_not_count(tmp_path: Path) -> None:
+def test_fingerprint_ignores_statistics_and_overviews(tmp_path: Path) -> None:
     path = raster(tmp_path / "image.tif")
     before = fingerprint(path)
     with rasterio.open(path) as dataset, pytest.warns(RasterioDeprecationWarning):
@@ -183,7 +183,7 @@ AUXILIARY = {
 
 
 @pytest.mark.parametrize("content", AUXILIARY)
-def test_auxiliary_file_counts_where_it_changes_what_is_read(tmp_path: Path, content: str) -> None:
+def test_fingerprint_depends_on_effective_auxiliary_files(tmp_path: Path, content: str) -> None:
     path = tmp_path / "image.tif"
     raster(path)
     before = fingerprint(path)
@@ -191,7 +191,7 @@ def test_auxiliary_file_counts_where_it_changes_what_is_read(tmp_path: Path, con
     assert (fingerprint(path) != before) == AUXILIARY[content]
 
 
-def test_pending_edits_of_a_geopackage_count_and_a_checkpoint_does_not(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_pending_edits_not_on_a_merge(tmp_path: Path) -> None:
     path = polygons(tmp_path / "inventory.gpkg")
     before = fingerprint(path)
     with closing(insert(path, 1)) as connection:
@@ -208,7 +208,7 @@ def test_pending_edits_of_a_geopackage_count_and_a_checkpoint_does_not(tmp_path:
         assert fingerprint(path) not in (before, pending)
 
 
-def test_opening_and_closing_a_geopackage_does_not_count(tmp_path: Path) -> None:
+def test_fingerprint_ignores_opening_a_geopackage(tmp_path: Path) -> None:
     path = polygons(tmp_path / "inventory.gpkg")
     before, bytes_before = fingerprint(path), path.read_bytes()
     for mode in ("WAL", "DELETE"):

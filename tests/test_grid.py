@@ -20,7 +20,7 @@ length = st.floats(20, 3e4, allow_nan=False)
 
 
 @given(coordinate, coordinate, length, length, st.sampled_from([10.0, 12.5, 30.0]))
-def test_a_grid_covers_its_bounds_with_less_than_a_pixel_to_spare(
+def test_grid_exceeds_its_bounds_by_less_than_a_pixel(
     left: float, bottom: float, width: float, height: float, resolution: float
 ) -> None:
     bounds = (left, bottom, left + width, bottom + height)
@@ -36,7 +36,7 @@ def test_a_grid_covers_its_bounds_with_less_than_a_pixel_to_spare(
         assert abs(outside / resolution - round(outside / resolution)) < 1e-6
 
 
-def test_bounds_on_the_lattice_gain_no_pixel() -> None:
+def test_bounds_on_the_lattice_are_not_extended() -> None:
     assert Grid.from_bounds(UTM, (125.0, 250.0, 1125.0, 750.0), 12.5).shape == (40, 80)
 
 
@@ -46,7 +46,7 @@ def test_bounds_on_the_lattice_gain_no_pixel() -> None:
     st.sampled_from([10.0, 12.5, 28.554923494199286, 1 / 3]),
     st.tuples(coordinate, coordinate),
 )
-def test_areas_that_share_edges_hold_each_pixel_once(
+def test_adjacent_areas_share_no_pixel(
     xs: list[float], ys: list[float], resolution: float, origin: tuple[float, float]
 ) -> None:
     xs, ys = sorted(xs), sorted(ys)
@@ -68,7 +68,7 @@ def test_areas_that_share_edges_hold_each_pixel_once(
         assert sum(len(columns) * len(rows) for columns, rows in owned) == whole.width * whole.height
 
 
-def test_centres_decide_which_pixels_bounds_hold() -> None:
+def test_grid_contains_pixels_whose_centres_are_in_bounds() -> None:
     grid = Grid.from_centres(UTM, (1008.0, 2002.0, 1041.0, 2029.0), 10, (3.0, 7.0))
     # Centres at x = 1008 (on the left edge: inside) … 1038, and at y = 2022 … 2002 (on the bottom edge: outside).
     assert grid.bounds == (1003, 2007, 1043, 2027)
@@ -83,7 +83,7 @@ def test_windows_cover_every_pixel_once(height: int, width: int, size: int) -> N
     assert (count == 1).all()
 
 
-def test_a_crop_lies_where_rasterio_puts_the_window() -> None:
+def test_crop_agrees_with_rasterio_window_transform() -> None:
     grid = Grid(UTM, Affine(10, 0, 500, 0, -10, 900), 40, 30)
     window = rasterio.windows.Window(3, 5, 7, 11)
     crop = grid.crop(window)
@@ -103,7 +103,7 @@ def test_a_crop_lies_where_rasterio_puts_the_window() -> None:
         (UTM, Affine(10, 0, 500, 0, 0, 900), "pixels have no width or height"),
     ],
 )
-def test_a_raster_without_a_place_is_refused(crs: CRS | None, transform: Affine, said: str) -> None:
+def test_raster_without_georeference_is_refused(crs: CRS | None, transform: Affine, said: str) -> None:
     with MemoryFile() as memory:
         with memory.open(driver="GTiff", height=4, width=4, count=1, dtype="uint8", crs=crs, transform=transform):
             pass

@@ -28,7 +28,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", HEAVY)
-def test_the_blocker_blocks(name: str) -> None:
+def test_import_blocker_blocks_imports(name: str) -> None:
     assert f"No module named '{name}'" in run(f"import {name}").stderr
 
 
@@ -36,7 +36,7 @@ def test_the_blocker_blocks(name: str) -> None:
 @pytest.mark.parametrize(
     "code", ["import talud.products.prediction", "import talud.registry", "import talud.cli.main", "import talud"]
 )
-def test_the_runtime_needs_no_tensorflow_dvc_matplotlib_or_dask(code: str) -> None:
+def test_runtime_needs_no_tensorflow_dvc_matplotlib_or_dask(code: str) -> None:
     result = run(code)
     assert (result.returncode, result.stderr) == (0, "")
 
@@ -55,7 +55,7 @@ assert not [name for name in sys.modules if name.split(".")[0] == "rasterio"]
     assert (result.stdout, result.stderr) == ("(24, 40)\n", "")
 
 
-def test_help_comes_without_loading_any_heavy_library() -> None:
+def test_help_imports_no_heavy_library() -> None:
     code = """
 import sys
 import talud.cli.main
@@ -65,7 +65,7 @@ print([name for name in ("tensorflow", "mlflow", "onnxruntime", "geopandas", "sc
 
 
 @pytest.mark.slow
-def test_training_imports_keras_without_the_packages_that_it_does_not_use() -> None:
+def test_training_imports_keras_without_unused_packages() -> None:
     code = """
 import sys
 import talud.training

@@ -62,7 +62,7 @@ def page_of(root: Path, run_id: str, folder: Path) -> Path:
     return Path(Store.open(root).client.download_artifacts(run_id, "trials.html", str(folder)))
 
 
-def test_the_note_lists_the_best_twenty_and_counts_the_rest(root: Path, parent: str) -> None:
+def test_note_lists_the_best_twenty_and_counts_the_rest(root: Path, parent: str) -> None:
     note = note_of(root, parent).replace("&emsp;", "")
     rows = re.findall(r"^\| (\d+) \| \[(trial \d+)\]\(#/experiments/\d+/runs/(\w{32})\) \| ([\d.]+) ", note, re.M)
     assert [(int(place), name, f1) for place, name, _, f1 in rows] == [
@@ -78,7 +78,7 @@ def test_the_note_lists_the_best_twenty_and_counts_the_rest(root: Path, parent: 
     assert note.endswith("Seed 7.")
 
 
-def test_failed_trials_stand_with_their_reasons_and_those_that_finished_later_do_not(root: Path, parent: str) -> None:
+def test_failed_trials_are_listed_unless_finished_later(root: Path, parent: str) -> None:
     note = note_of(root, parent)
     assert "**Failed: 2**" in note
     assert "- diverges: StudyError: the loss is not a number" in note
@@ -87,7 +87,7 @@ def test_failed_trials_stand_with_their_reasons_and_those_that_finished_later_do
 
 
 @pytest.mark.slow
-def test_names_and_reasons_break_neither_the_note_nor_its_limit(root: Path) -> None:
+def test_note_escapes_and_shortens_names_and_reasons(root: Path) -> None:
     store = Store.open(root, create=True)
     with store.runs.study("hostile", TAGS, "The end.") as run_id:
         for number in range(12):
@@ -99,7 +99,7 @@ def test_names_and_reasons_break_neither_the_note_nor_its_limit(root: Path) -> N
     assert "and 2 more" in note
 
 
-def test_of_equal_trials_the_smallest_network_is_first(root: Path) -> None:
+def test_smallest_of_equal_trials_is_first(root: Path) -> None:
     store = Store.open(root, create=True)
     with store.runs.study("equal", TAGS) as run_id:
         for number, parameters in enumerate((500, 100, 100)):
@@ -111,7 +111,7 @@ def test_of_equal_trials_the_smallest_network_is_first(root: Path) -> None:
     ]
 
 
-def test_a_study_without_scores_says_so_and_has_no_page(root: Path) -> None:
+def test_study_without_scores_has_a_note_but_no_page(root: Path) -> None:
     with Store.open(root, create=True).runs.study("empty", TAGS) as run_id:
         pass
     assert note_of(root, run_id) == "No trial has finished."
@@ -125,7 +125,7 @@ def test_all_trials_of_a_long_study_are_read(root: Path, parent: str, monkeypatc
     assert len(Leaderboard.read(Store.open(root).client, parent).finished) == 25
 
 
-def test_a_file_takes_the_place_of_its_predecessor(root: Path, parent: str, tmp_path: Path) -> None:
+def test_logged_file_replaces_its_predecessor(root: Path, parent: str, tmp_path: Path) -> None:
     store = Store.open(root)
     for content in (b"first", b"second"):
         store.runs.log_file(parent, content, "notes/one.txt")
@@ -133,7 +133,7 @@ def test_a_file_takes_the_place_of_its_predecessor(root: Path, parent: str, tmp_
     assert Path(found).read_bytes() == b"second"
 
 
-def test_a_store_that_takes_no_files_is_said(root: Path) -> None:
+def test_unwritable_store_is_reported(root: Path) -> None:
     store = Store.open(root, create=True)
 
     def study() -> None:
@@ -151,14 +151,14 @@ def row(number: int, **values: float) -> FinishedTrial:
     return FinishedTrial(f"{number:032x}", f"trial {number}", {**choice, **values})
 
 
-def test_an_axis_that_some_trial_has_no_value_for_is_left_out() -> None:
+def test_axis_without_values_of_all_trials_is_omitted() -> None:
     html = trials_page("study", [row(0, seconds=5.0), row(1)], [])
     assert "Seconds" not in html
     assert "Validation F1" in html
     assert "Batch size" not in trials_page("study", [row(0, batch_size=0.0)], [])  # no logarithm
 
 
-def test_the_page_names_no_outside_address_and_is_not_broken_by_names(root: Path, parent: str, tmp_path: Path) -> None:
+def test_page_has_no_external_address_and_escapes_names(root: Path, parent: str, tmp_path: Path) -> None:
     html = page_of(root, parent, tmp_path).read_text(encoding="utf-8")
     assert "default-src 'none'" in html
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", html)
@@ -189,7 +189,7 @@ def centre(page: Page, axis: int) -> tuple[float, float, float]:
     return box["x"] + box["width"] / 2, box["y"], box["y"] + box["height"]
 
 
-def test_each_trial_is_a_line_and_a_row(page: Page) -> None:
+def test_page_has_a_line_and_a_row_for_each_trial(page: Page) -> None:
     assert page.locator("path.line").count() == page.locator("tbody tr").count() == 25
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     best = page.locator("tbody tr").first.locator("td").all_text_contents()
@@ -198,7 +198,7 @@ def test_each_trial_is_a_line_and_a_row(page: Page) -> None:
     assert (shares[0], shares[-1]) == ("0.0%", "100.0%")  # the best is drawn last, on top
 
 
-def test_a_range_of_an_axis_keeps_the_trials_inside_it(page: Page) -> None:
+def test_range_on_an_axis_selects_trials(page: Page) -> None:
     x, top, bottom = centre(page, 5)
     page.mouse.move(x, top - 6)
     page.mouse.down()
@@ -212,7 +212,7 @@ def test_a_range_of_an_axis_keeps_the_trials_inside_it(page: Page) -> None:
     assert page.locator("tbody tr:visible").count() == 25
 
 
-def test_pointing_at_a_line_or_a_row_names_the_trial(page: Page) -> None:
+def test_hovering_a_line_or_row_names_the_trial(page: Page) -> None:
     x, top, _ = centre(page, 5)
     page.mouse.move(x - 2, top + 1)
     words = "1. trial 24: best epoch 7, seconds 84, validation F1 0.540"

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, jaccard_score, matthews_corrcoef, precisio
 from talud.metrics import SCORES, THRESHOLDS, Confusion, ThresholdHistogram, best_threshold, confusion, scores
 
 
-def test_study_table_4_gives_the_scores_that_follow_from_its_counts() -> None:
+def test_scores_agree_with_table_4_of_the_study() -> None:
     three = Confusion(tp=1258, fp=1113, fn=2021, tn=38441)
     five = Confusion(tp=873, fp=683, fn=2406, tn=38871)
     seven = Confusion(tp=922, fp=682, fn=2357, tn=38872)
@@ -25,7 +25,7 @@ def test_study_table_4_gives_the_scores_that_follow_from_its_counts() -> None:
     hnp.arrays(np.uint8, (7, 5), elements=st.sampled_from([0, 1, 255])),
     hnp.arrays(np.bool_, (7, 5)),
 )
-def test_scores_are_those_of_scikit_learn_over_known_and_valid_pixels(
+def test_scores_agree_with_scikit_learn_on_counted_pixels(
     predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray
 ) -> None:
     counted = (truth != 255) & valid
@@ -46,7 +46,7 @@ def test_scores_are_those_of_scikit_learn_over_known_and_valid_pixels(
 
 
 @given(hnp.arrays(np.int64, (6, 4), elements=st.integers(0, 10**10)))
-def test_the_scores_of_many_confusions_are_those_of_each_however_large(counts: np.ndarray) -> None:
+def test_scores_of_large_counts_are_exact(counts: np.ndarray) -> None:
     """A product of four counts of 10¹⁰ pixels has 133 bits; whole numbers of any size tell what it is."""
     for (tp, fp, fn, tn), row in zip(counts.tolist(), scores(counts), strict=True):
         found = dict(zip(SCORES, row.tolist(), strict=True))
@@ -57,7 +57,7 @@ def test_the_scores_of_many_confusions_are_those_of_each_however_large(counts: n
         assert -1 - 1e-12 <= found["mcc"] <= 1 + 1e-12
 
 
-def test_counts_of_two_halves_add_up_to_the_whole() -> None:
+def test_counts_of_halves_add_up() -> None:
     generator = np.random.default_rng(1)
     predicted = generator.random((40, 40)) > 0.5
     truth = (generator.random((40, 40)) > 0.9).astype(np.uint8)
@@ -73,7 +73,7 @@ def f1_by_threshold(probability: np.ndarray, truth: np.ndarray) -> dict[float, f
 
 @pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
-def test_the_threshold_is_the_one_nearest_to_the_middle_of_the_good_ones(seed: int) -> None:
+def test_best_threshold_is_the_good_one_nearest_to_one_half(seed: int) -> None:
     generator = np.random.default_rng(seed)
     truth = (generator.random(400) > 0.8).astype(np.uint8)
     probability = np.clip(0.3 * truth + generator.random(400) * 0.7, 0, 1).round(2).astype(np.float32)
@@ -86,11 +86,11 @@ def test_the_threshold_is_the_one_nearest_to_the_middle_of_the_good_ones(seed: i
     assert abs(chosen - 0.5) == pytest.approx(min(abs(threshold - 0.5) for threshold in good))
 
 
-def test_where_all_thresholds_are_equal_the_middle_one_is_taken() -> None:
+def test_best_threshold_is_one_half_if_all_are_equal() -> None:
     assert best_threshold(ThresholdHistogram.of(np.array([0.0, 1.0], np.float32), np.array([0, 1], np.uint8))) == 0.5
 
 
-def test_a_threshold_that_pays_is_taken_however_far_from_the_middle() -> None:
+def test_best_threshold_may_be_extreme_if_f1_gains() -> None:
     probability = np.array([0.10] * 50 + [0.05] * 50, np.float32)
     truth = np.array([1] * 50 + [0] * 50, np.uint8)
     assert best_threshold(ThresholdHistogram.of(probability, truth)) == 0.1
@@ -101,7 +101,7 @@ def test_a_threshold_that_pays_is_taken_however_far_from_the_middle() -> None:
     truth=hnp.arrays(np.uint8, 40, elements=st.sampled_from([0, 1, 255])),
     step=st.integers(1, 99),
 )
-def test_a_curve_holds_the_confusion_of_every_threshold(hundredths: np.ndarray, truth: np.ndarray, step: int) -> None:
+def test_curve_has_the_confusion_of_each_threshold(hundredths: np.ndarray, truth: np.ndarray, step: int) -> None:
     probability = (hundredths / 100).astype(np.float32)  # on the thresholds themselves
     probability[::9] = np.nan
     levels = ThresholdHistogram.of(probability[:11], truth[:11]) + ThresholdHistogram.of(probability[11:], truth[11:])

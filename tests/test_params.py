@@ -26,7 +26,7 @@ def changed(tmp_path: Path, **edits: object) -> Path:
     return path
 
 
-def test_the_study_search_is_table_1_in_full() -> None:
+def test_study_search_is_table_1_of_the_study() -> None:
     study = Params.read(ROOT / "params.yaml").searches["study"]
     assert set(study.filters) == {16, 32, 64}
     assert set(study.learning_rate) == {5e-4, 10e-4, 5e-5, 10e-5, 5e-6, 10e-6}
@@ -34,12 +34,12 @@ def test_the_study_search_is_table_1_in_full() -> None:
     assert study.epochs == 150
 
 
-def test_a_misspelt_key_is_named_with_the_allowed_ones(tmp_path: Path) -> None:
+def test_misspelt_key_is_reported_with_allowed_keys(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"unknown key 'split\.strid'; did you mean 'stride'\? \(allowed: block, "):
         Params.read(changed(tmp_path, split__strid=3))
 
 
-def test_a_misspelt_key_of_an_area_is_named_with_the_allowed_ones(tmp_path: Path) -> None:
+def test_misspelt_area_key_is_reported_with_allowed_keys(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"'areas\.synthetic_argelia\.rol'; did you mean 'role'\?.*inventory_filter"):
         Params.read(changed(tmp_path, areas__synthetic_argelia__rol="gate"))
 
@@ -61,7 +61,7 @@ def test_a_misspelt_key_of_an_area_is_named_with_the_allowed_ones(tmp_path: Path
         ({"areas__synthetic_argelia__event": "2014-12-01"}, "before the event"),
     ],
 )
-def test_a_wrong_value_is_said_in_one_line(tmp_path: Path, edits: dict[str, object], said: str) -> None:
+def test_invalid_value_is_reported_in_one_line(tmp_path: Path, edits: dict[str, object], said: str) -> None:
     with pytest.raises(ParamsError) as caught:
         Params.read(changed(tmp_path, **edits))
     assert said in str(caught.value)
@@ -75,7 +75,7 @@ def test_a_wrong_value_is_said_in_one_line(tmp_path: Path, edits: dict[str, obje
         ("  stride:", "  stride: 8\n  stride:", "the key 'stride' in line {second} is a duplicate of line {first}"),
     ],
 )
-def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_duplicate_key_is_reported_with_both_lines(tmp_path: Path, old: str, new: str, said: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text().replace(old, new, 1))
     first = next(number for number, line in enumerate(path.read_text().splitlines(), 1) if line.startswith(old))
@@ -86,13 +86,13 @@ def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path: Path, old: s
     assert "\n" not in str(caught.value)
 
 
-def test_a_key_that_stands_twice_in_one_line_is_noticed(tmp_path: Path) -> None:
+def test_duplicate_key_in_one_line_is_reported(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("split: {patch: 64, patch: 32}\n")
     with pytest.raises(ParamsError, match="the key 'patch' in line 1 is a duplicate of line 1"):
         Params.read(tmp_path / "params.yaml")
 
 
-def test_a_key_that_overrides_a_merged_one_stands_once(tmp_path: Path) -> None:
+def test_key_that_overrides_a_merged_key_is_allowed(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     text = "x: &shared {patch: 1}\n" + (ROOT / "params.yaml").read_text()
     path.write_text(text.replace("split:", "split:\n  <<: *shared", 1))
@@ -101,14 +101,14 @@ def test_a_key_that_overrides_a_merged_one_stands_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["a: [", "- 1", "", "\x00"])
-def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+def test_file_without_a_mapping_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "params.yaml").write_text(content)
     with pytest.raises(ParamsError) as caught:
         Params.read(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
 
 
-def test_the_recipes_of_the_ablation_differ_from_the_recommended_one_in_one_thing_each() -> None:
+def test_ablation_recipes_differ_in_one_setting_each() -> None:
     recommended = Params.read(ROOT / "configs" / "landslide4sense.yaml").recipes["robust"]
     recipes = dict(Params.read(ROOT / "configs" / "ablation.yaml").recipes)
     assert recipes.pop("robust") == recommended
@@ -121,7 +121,7 @@ def test_the_recipes_of_the_ablation_differ_from_the_recommended_one_in_one_thin
 
 @pytest.mark.parametrize("place", ["  synthetic_argelia:", "  3band:", "  robust:"])
 @pytest.mark.parametrize("name", ["no", "On", "yes", "off", "null", "~", "true", "2015", "1e3", "1.5", "0x1F", "12:30"])
-def test_name_that_yaml_reads_as_no_text_is_to_be_quoted(tmp_path: Path, place: str, name: str) -> None:
+def test_name_that_yaml_reads_as_non_text_must_be_quoted(tmp_path: Path, place: str, name: str) -> None:
     text = (ROOT / "params.yaml").read_text()
     assert place in text
     path = tmp_path / "params.yaml"
@@ -133,14 +133,14 @@ def test_name_that_yaml_reads_as_no_text_is_to_be_quoted(tmp_path: Path, place: 
 
 
 @pytest.mark.parametrize("name", ['"no"', "'2015'", "y", "N", "None", "e3", "1e"])
-def test_name_that_yaml_reads_as_text_is_taken(tmp_path: Path, name: str) -> None:
+def test_name_that_yaml_reads_as_text_is_accepted(tmp_path: Path, name: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text().replace("  synthetic_argelia:", f"  {name}:", 1))
     assert name.strip("\"'") in Params.read(path).areas
 
 
 @pytest.mark.parametrize("key", ["recipe", "search", "reference"])
-def test_value_that_yaml_reads_as_no_text_is_to_be_quoted(tmp_path: Path, key: str) -> None:
+def test_value_that_yaml_reads_as_non_text_must_be_quoted(tmp_path: Path, key: str) -> None:
     text = (ROOT / "params.yaml").read_text()
     path = tmp_path / "params.yaml"
     path.write_text(re.sub(f"(?m)^{key}: \\w+", f"{key}: off", text))
@@ -161,7 +161,7 @@ def test_missing_key_is_named(tmp_path: Path) -> None:
         Params.read(without(tmp_path, "search"))
 
 
-def test_missing_recipe_is_the_study_s_and_is_asked_for_where_dvc_needs_it(tmp_path: Path) -> None:
+def test_missing_recipe_defaults_to_study_except_under_dvc(tmp_path: Path) -> None:
     path = without(tmp_path, "recipe")
     assert Params.read(path).recipe == "study"
     (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text())
@@ -169,7 +169,7 @@ def test_missing_recipe_is_the_study_s_and_is_asked_for_where_dvc_needs_it(tmp_p
         assert Params.read(path).recipe == "study"
 
 
-def test_missing_recipe_is_named_where_none_is_called_study(tmp_path: Path) -> None:
+def test_missing_recipe_is_reported_without_a_study_recipe(tmp_path: Path) -> None:
     path = without(tmp_path, "recipe", recipes={"ours": {}, "theirs": {}}, reference=None)
     with pytest.raises(ParamsError, match="the key 'recipe' is missing; give one of: ours, theirs"):
         Params.read(path)

@@ -76,7 +76,7 @@ def cell(path: Path, number: int) -> np.ndarray:
         return raster.read(window=rasterio.windows.Window(column * SIDE, row * SIDE, SIDE, SIDE))
 
 
-def test_each_patch_lies_in_the_stack_as_pillow_reads_it(project: Project) -> None:
+def test_stack_contains_each_patch_as_pillow_reads_it(project: Project) -> None:
     for area, count in (("country_a", COUNTS["a"]), ("country_b", COUNTS["b"])):
         folder = project.folder(project.params.area(area))
         assert names(project, area) == sorted(names(project, area))
@@ -88,7 +88,7 @@ def test_each_patch_lies_in_the_stack_as_pillow_reads_it(project: Project) -> No
             np.testing.assert_array_equal(cell(project.mask(area), number)[0], truth == 255)
 
 
-def test_the_map_of_each_patch_is_that_of_the_patch_alone(project: Project) -> None:
+def test_map_of_a_patch_does_not_depend_on_its_neighbours(project: Project) -> None:
     model = Model.load(project.model("3band"))
     for number in range(COUNTS["b"]):
         alone = model.run(cell(project.stack("country_b"), number))
@@ -96,19 +96,19 @@ def test_the_map_of_each_patch_is_that_of_the_patch_alone(project: Project) -> N
         np.testing.assert_array_equal(mapped, alone)
 
 
-def test_parts_are_runs_of_patch_numbers(project: Project) -> None:
+def test_splits_are_ranges_of_patch_numbers(project: Project) -> None:
     blocks = split_blocks(project.mask("country_a"), project.params.split, project.params.seed)
     assert [block.part for block in blocks] == ["training"] * 18 + ["validation"] * 4 + ["test"] * 4
 
 
-def test_scores_are_of_the_labelled_pixels_of_the_other_country(project: Project) -> None:
+def test_scores_count_labelled_pixels_of_the_other_region(project: Project) -> None:
     scores = json.loads(project.scores("3band").read_text())["areas"]["country_b"]
     truth = np.stack([cell(project.mask("country_b"), number)[0] for number in range(COUNTS["b"])])
     assert scores["tp"] + scores["fn"] == np.count_nonzero(truth == 1)
     assert sum(scores[count] for count in ("tp", "fp", "fn", "tn")) == truth.size
 
 
-def test_no_landslide_reaches_across_a_patch(project: Project) -> None:
+def test_landslide_polygons_do_not_cross_patches(project: Project) -> None:
     frame = pyogrio.read_dataframe(project.prediction("3band", "country_b") / "landslides.gpkg", layer="landslides")
     bounds = frame.geometry.bounds / (10 * SIDE)
     assert len(frame)
@@ -116,7 +116,7 @@ def test_no_landslide_reaches_across_a_patch(project: Project) -> None:
     assert np.all(np.ceil(bounds.maxy - 1e-9) - np.floor(bounds.miny + 1e-9) == 1)
 
 
-def test_the_model_is_registered_and_reported(project: Project) -> None:
+def test_patch_model_is_registered_and_reported(project: Project) -> None:
     registration = json.loads(project.registration("3band").read_text())
     assert (registration["name"], registration["alias"]) == ("landslide-unet-3band", "champion")
     assert "country_b" in project.report.read_text()

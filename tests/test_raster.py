@@ -29,7 +29,7 @@ def write(path: Path, grid: Grid = GRID, layout: Layout = LAYOUT) -> np.ndarray:
     return values
 
 
-def test_what_is_written_window_by_window_is_a_valid_cog_that_reads_back(tmp_path: Path) -> None:
+def test_raster_written_by_windows_is_a_valid_cog(tmp_path: Path) -> None:
     values = write(tmp_path / "a.tif")
     valid, errors, warnings = cog_validate(tmp_path / "a.tif", strict=True)
     assert (valid, errors, warnings) == (True, [], [])
@@ -41,13 +41,13 @@ def test_what_is_written_window_by_window_is_a_valid_cog_that_reads_back(tmp_pat
         assert Grid.of(dataset) == GRID
 
 
-def test_the_same_pixels_give_the_same_bytes(tmp_path: Path) -> None:
+def test_equal_pixels_give_equal_cog_bytes(tmp_path: Path) -> None:
     write(tmp_path / "a.tif")
     write(tmp_path / "b.tif")
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
-def test_after_an_error_the_earlier_file_stands_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_keeps_only_the_earlier_file(tmp_path: Path) -> None:
     write(tmp_path / "a.tif")
     before = (tmp_path / "a.tif").read_bytes()
     with pytest.raises(ZeroDivisionError), write_cog(tmp_path / "a.tif", GRID, LAYOUT):
@@ -56,13 +56,13 @@ def test_after_an_error_the_earlier_file_stands_and_nothing_else(tmp_path: Path)
     assert [file.name for file in tmp_path.iterdir()] == ["a.tif"]
 
 
-def test_a_folder_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> None:
+def test_uncreatable_folder_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         write(tmp_path / "file" / "a.tif")
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_leaves_no_file(tmp_path: Path) -> None:
     def fill_the_disk() -> None:
         with atomic_replace(tmp_path / "a.txt") as scratch:
             scratch.symlink_to("/dev/full")
@@ -73,7 +73,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_truncated_tiff_is_a_source_error_when_its_pixels_are_read(tmp_path: Path) -> None:
+def test_truncated_tiff_raises_when_pixels_are_read(tmp_path: Path) -> None:
     write(tmp_path / "a.tif")
     content = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(content[: len(content) // 2])
@@ -81,14 +81,14 @@ def test_a_truncated_tiff_is_a_source_error_when_its_pixels_are_read(tmp_path: P
         dataset.read()
 
 
-def test_what_is_no_raster_is_a_source_error_of_one_line(tmp_path: Path) -> None:
+def test_other_file_is_a_one_line_source_error(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_text("hello")
     with pytest.raises(SourceError) as caught, open_raster(tmp_path / "a.tif"):
         pass
     assert "\n" not in str(caught.value)
 
 
-def test_a_class_raster_keeps_its_colours(tmp_path: Path) -> None:
+def test_class_raster_keeps_its_colours(tmp_path: Path) -> None:
     layout = Layout("uint8", 255, ["landslides"], colours={0: (0, 0, 0, 0), 1: (200, 30, 30, 255)}, overviews="mode")
     with write_cog(tmp_path / "a.tif", GRID, layout) as writer:
         writer.write(np.ones((1, *GRID.shape), np.uint8))
@@ -97,7 +97,7 @@ def test_a_class_raster_keeps_its_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [1_000_000, 4_500_000, 5_000_000, 5_200_000, 5_244_000])
-def test_a_disk_that_fills_at_any_point_leaves_no_raster_cut_short(
+def test_disk_full_at_any_point_leaves_no_truncated_raster(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], limit: int
 ) -> None:
     """Bits without pattern, so that the COG, 5.24 MB, is larger than the scratch file it is made from, 4.19 MB."""

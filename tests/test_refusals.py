@@ -75,7 +75,7 @@ def refusal() -> str:
         (401, b"You are not authenticated. Please see https://www.mlflow.org/docs/latest/auth/index.html", LOGIN),
     ],
 )
-def test_refusal_says_whether_mlflow_or_a_proxy_refused(
+def test_refusal_by_mlflow_or_a_proxy_is_distinguished(
     server: type[Answering], status: int, body: bytes, expected: str
 ) -> None:
     server.status, server.body = status, body
@@ -85,7 +85,7 @@ def test_refusal_says_whether_mlflow_or_a_proxy_refused(
 
 
 @pytest.mark.parametrize("status", [403, 407])
-def test_refusal_of_a_proxys_tunnel_names_the_proxy(
+def test_refused_proxy_tunnel_names_the_proxy(
     server: type[Answering], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.status = status
@@ -94,17 +94,17 @@ def test_refusal_of_a_proxys_tunnel_names_the_proxy(
     assert f"the proxy in HTTPS_PROXY answers with status {status}" in refusal()
 
 
-def test_proxy_that_does_not_answer_is_named(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_proxy_is_reported(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.invalid")
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     assert "the proxy in HTTP_PROXY or HTTPS_PROXY does not answer" in refusal()
 
 
-def test_https_address_of_an_http_server_is_said(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_address_of_an_http_server_is_reported(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://127.0.0.1:{server.port}")
     assert "does MLFLOW_TRACKING_URI begin with http or https?" in refusal()
 
 
-def test_unknown_host_is_said(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_host_is_reported(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.invalid")
     assert "the host name cannot be resolved" in refusal()

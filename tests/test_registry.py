@@ -49,7 +49,7 @@ def version(root: Path, tiny_model: Path) -> ModelVersion:
     return made
 
 
-def test_a_study_is_a_parent_run_and_its_trials_are_children(root: Path) -> None:
+def test_study_run_is_parent_of_trial_runs(root: Path) -> None:
     runs, client = Store.open(root).runs, Store.open(root).client
     with runs.study("7band · demo", TAGS, "Seed 7.") as parent:
         for f1, batch in ((0.4, 8), (0.6, 16)):
@@ -114,7 +114,7 @@ def log_the_same_data(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_trials_that_begin_in_the_same_moment_log_the_same_data(root: Path) -> None:
+def test_concurrent_trials_log_the_same_data(root: Path) -> None:
     log_the_same_data(root)
 
 
@@ -126,7 +126,7 @@ def _run_in(store: Store, parent: str, name: str) -> str:
 @pytest.mark.parametrize(
     ("error", "status"), [(StudyError("the loss is not a number"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
 )
-def test_no_run_stays_open_when_a_trial_breaks(root: Path, error: BaseException, status: str) -> None:
+def test_failed_trial_leaves_no_open_run(root: Path, error: BaseException, status: str) -> None:
     def broken() -> None:
         with (
             store.runs.study("broken", TAGS) as parent,
@@ -152,7 +152,7 @@ def _left_open(root: Path, **tags: str) -> str:
     return run_id
 
 
-def test_a_project_is_known_again_by_a_machine_of_another_name_and_from_its_namesake(
+def test_project_id_does_not_depend_on_host_or_folder_name(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
@@ -175,7 +175,7 @@ IDENTIFY = "import sys, pathlib; from talud.project import identifier; print(ide
 
 
 @pytest.mark.slow
-def test_processes_that_start_together_know_one_project_and_a_damaged_id_is_made_anew(tmp_path: Path) -> None:
+def test_project_id_is_created_once_and_repaired(tmp_path: Path) -> None:
     started = [
         subprocess.Popen([sys.executable, "-c", IDENTIFY, tmp_path], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
@@ -191,7 +191,7 @@ def test_processes_that_start_together_know_one_project_and_a_damaged_id_is_made
         project_id(tmp_path / "other")
 
 
-def test_a_run_that_an_old_worker_ended_late_has_no_error_once_it_is_finished(root: Path) -> None:
+def test_finished_run_has_no_error_of_a_cancelled_worker(root: Path) -> None:
     tags = {**TAGS, "study": "late", "trial": "late"}
     runs = Store.open(root).runs
     with runs.study("late", tags) as parent, runs.trial(parent, "late", {}, tags) as trial:
@@ -202,9 +202,7 @@ def test_a_run_that_an_old_worker_ended_late_has_no_error_once_it_is_finished(ro
 
 @pytest.mark.slow
 @pytest.mark.parametrize("epochs", [0, 5])  # that the trial has behind it now: its checkpoint is gone, or went further
-def test_a_run_that_a_registered_version_came_from_outlives_its_trial(
-    root: Path, tiny_model: Path, epochs: int
-) -> None:
+def test_run_of_a_registered_version_is_kept(root: Path, tiny_model: Path, epochs: int) -> None:
     tags = {**TAGS, "study": f"again {epochs}", "trial": "1"}
 
     def train(behind: int, f1: float) -> str:
@@ -250,7 +248,7 @@ def test_reading_creates_no_store(tmp_path: Path) -> None:
     assert (tmp_path / "mlflow.db").stat().st_size == 0
 
 
-def test_a_store_that_cannot_be_read_is_said(root: Path, tmp_path: Path) -> None:
+def test_unreadable_store_is_reported(root: Path, tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database" * 100)
     with pytest.raises(RegistryError, match=r"cannot be used: MLflow: .*not a database"):
         Store.open(tmp_path)
@@ -263,7 +261,7 @@ def test_a_store_that_cannot_be_read_is_said(root: Path, tmp_path: Path) -> None
         Store.open(tmp_path / ".." / tmp_path.name)
 
 
-def test_a_copied_store_is_noticed(root: Path, tmp_path: Path) -> None:
+def test_copied_store_is_detected(root: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(root, copy)
     for use in (lambda: registry.fetch("models:/any@champion", copy), lambda: Store.open(copy, create=True)):
@@ -272,7 +270,9 @@ def test_a_copied_store_is_noticed(root: Path, tmp_path: Path) -> None:
         assert root.as_uri() in str(caught.value)
 
 
-def test_the_environment_names_another_store(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variable_selects_another_store(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
     with Store.open(tmp_path, create=True).runs.study("elsewhere", TAGS) as parent:
         pass
@@ -320,7 +320,7 @@ def test_two_open_stores_keep_runs_and_models_apart(
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
-def test_a_server_that_does_not_answer_is_said_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_server_is_reported_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{port}")
@@ -344,7 +344,7 @@ class Old(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-def test_a_server_of_another_major_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_of_another_major_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Old) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
@@ -353,7 +353,7 @@ def test_a_server_of_another_major_version_is_refused(tmp_path: Path, monkeypatc
         server.shutdown()
 
 
-def test_a_model_is_fetched_by_any_uri(root: Path, version: ModelVersion, tiny_model: Path) -> None:
+def test_model_is_fetched_by_any_uri(root: Path, version: ModelVersion, tiny_model: Path) -> None:
     model_id = re.escape(str(root)) + r"/mlartifacts/models/(m-\w+)/"
     by_alias = registry.fetch("models:/landslide-unet-3band@champion", root)
     found = re.match(model_id, str(by_alias.path))
@@ -373,7 +373,7 @@ def test_a_model_is_fetched_by_any_uri(root: Path, version: ModelVersion, tiny_m
     assert not list(by_alias.path.parent.glob("*.data"))  # the weights are inside
 
 
-def test_a_registered_model_bears_the_scores_of_its_trial(root: Path, version: ModelVersion) -> None:
+def test_registered_model_has_the_scores_of_its_trial(root: Path, version: ModelVersion) -> None:
     client = Store.open(root).client
     (output,) = client.get_run(version.run_id).outputs.model_outputs
     logged = client.get_logged_model(output.model_id)
@@ -399,12 +399,14 @@ def test_a_registered_model_bears_the_scores_of_its_trial(root: Path, version: M
         ("runs:/nothing/model", "runs:/nothing/model: Run with id=nothing not found"),
     ],
 )
-def test_what_is_not_there_is_said_with_what_is(root: Path, version: ModelVersion, uri: str, message: str) -> None:
+def test_missing_model_is_reported_with_existing_ones(
+    root: Path, version: ModelVersion, uri: str, message: str
+) -> None:
     with pytest.raises(RegistryError, match=message):
         registry.fetch(uri, root)
 
 
-def test_a_model_that_is_not_onnx_is_refused(root: Path, tmp_path: Path) -> None:
+def test_model_that_is_not_onnx_is_refused(root: Path, tmp_path: Path) -> None:
     (tmp_path / "MLmodel").write_text("flavors:\n  sklearn:\n    pickled_model: model.pkl\n")
     with pytest.raises(RegistryError, match="flavor sklearn, not onnx"):
         registry.fetch(tmp_path.as_uri(), root)
@@ -414,7 +416,7 @@ def test_a_model_that_is_not_onnx_is_refused(root: Path, tmp_path: Path) -> None
         registry.fetch(tmp_path.as_uri(), root)
 
 
-def test_an_alias_leaves_the_version_that_had_the_other(root: Path, version: ModelVersion) -> None:
+def test_version_has_at_most_one_alias(root: Path, version: ModelVersion) -> None:
     store = Store.open(root)
     store.models.set_alias(version, "challenger")
     assert store.client.get_registered_model(version.name).aliases == {"challenger": 1}
@@ -445,14 +447,14 @@ assert registry.fetch("models:/landslide-unet-3band@champion", Path(sys.argv[1])
 
 
 @pytest.mark.slow
-def test_a_small_installation_fetches_in_silence_and_calls_nobody(root: Path, version: ModelVersion) -> None:
+def test_skinny_mlflow_fetches_without_output_or_network(root: Path, version: ModelVersion) -> None:
     without_ci = {name: value for name, value in os.environ.items() if name not in ("CI", "PYTEST_CURRENT_TEST")}
     command = [sys.executable, "-c", FETCH, str(root)]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=without_ci, cwd=root)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-def test_the_commit_says_whether_the_project_was_changed(tmp_path: Path) -> None:
+def test_commit_marks_uncommitted_changes(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
         return subprocess.run(

@@ -8,7 +8,7 @@ import pytest
 from talud.metrics import DesignEffect, stratified_estimate
 
 
-def test_the_deforested_area_of_the_worked_example() -> None:
+def test_area_estimate_agrees_with_the_worked_example() -> None:
     """Olofsson et al. 2014, Table 8 and section 5.2: 235,086 ± 68,418 pixels of 30 m, 21,158 ± 6,158 ha."""
     share = stratified_estimate((66, 0, 1, 2), (75, 75, 165, 325), (0.02, 0.015, 0.32, 0.645))
     assert share.estimate * 10_000_000 == pytest.approx(235_086, abs=1)
@@ -17,7 +17,7 @@ def test_the_deforested_area_of_the_worked_example() -> None:
     assert (share.estimate - share.low) * 900_000 == pytest.approx(6_158, abs=1)
 
 
-def test_pixels_drawn_one_by_one_are_blocks_without_a_design_effect() -> None:
+def test_blocks_of_one_pixel_have_no_design_effect() -> None:
     generator = np.random.default_rng(1)
     blocks = np.eye(4, dtype=np.int64)[generator.choice(4, 20_000, p=[0.05, 0.02, 0.03, 0.9])]
     design = DesignEffect.of(blocks)
@@ -25,7 +25,7 @@ def test_pixels_drawn_one_by_one_are_blocks_without_a_design_effect() -> None:
     assert design.correlation == pytest.approx(0, abs=0.02)
 
 
-def test_a_block_of_equal_pixels_counts_as_one_of_them() -> None:
+def test_block_of_equal_pixels_counts_as_one_pixel() -> None:
     generator = np.random.default_rng(2)
     single = np.eye(4, dtype=np.int64)[generator.choice(4, 5_000, p=[0.2, 0.1, 0.1, 0.6])]
     assert DesignEffect.of(100 * single).effects == pytest.approx((100, 100), rel=0.05)
@@ -45,7 +45,7 @@ def blocks_of(generator: np.random.Generator, count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("count", "least"), [(60, 0.93), (20, 0.90)])
-def test_the_interval_holds_the_truth_in_95_of_100_cases(count: int, least: float) -> None:
+def test_interval_contains_the_truth_in_95_of_100_cases(count: int, least: float) -> None:
     """An area that errs as all blocks do together, of which the validation blocks are some; few blocks know less."""
     generator = np.random.default_rng(3)
     everything = blocks_of(generator, 200_000).sum(axis=0)

@@ -83,7 +83,7 @@ def runs_of(client: MlflowClient, project: Project) -> tuple[Any, list[Any]]:
 
 
 @pytest.mark.slow
-def test_a_study_across_workers_is_that_of_one_machine_though_one_is_killed(
+def test_study_on_a_cluster_survives_a_killed_worker(
     environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     team, project = environment, make_project(tmp_path / "together", **CHANGES)
@@ -126,12 +126,12 @@ def test_a_study_across_workers_is_that_of_one_machine_though_one_is_killed(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("environment")
-def test_trials_that_begin_in_the_same_moment_log_the_same_data_to_postgresql(tmp_path: Path) -> None:
+def test_concurrent_trials_log_the_same_data_to_postgresql(tmp_path: Path) -> None:
     log_the_same_data(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_login_that_is_refused_is_one_line_before_training(
+def test_refused_login_is_reported_before_training(
     environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = make_project(tmp_path / "project", **CHANGES)
@@ -149,7 +149,7 @@ def test_a_login_that_is_refused_is_one_line_before_training(
 
 
 @pytest.mark.slow
-def test_a_user_who_may_only_read_is_told_so(environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_user_is_reported(environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store.open(tmp_path, create=True)
     address = environment.environment["MLFLOW_TRACKING_URI"]
     pair = f"talud:{environment.environment['MLFLOW_TRACKING_PASSWORD']}"
@@ -169,7 +169,7 @@ def test_a_user_who_may_only_read_is_told_so(environment: Any, tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_workers_that_the_server_does_not_know_are_named(environment: Any, tmp_path: Path) -> None:
+def test_workers_with_an_invalid_login_are_reported(environment: Any, tmp_path: Path) -> None:
     """The workers have a login of their own; here the server is another one, which they cannot reach."""
     project = make_project(tmp_path / "project", **CHANGES)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -183,7 +183,7 @@ def test_workers_that_the_server_does_not_know_are_named(environment: Any, tmp_p
     assert "does not answer" in str(trouble)
 
 
-def test_a_cluster_without_a_server_of_runs_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_without_a_tracking_server_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     project = make_project(tmp_path / "project")
     with (
@@ -193,15 +193,13 @@ def test_a_cluster_without_a_server_of_runs_is_refused(tmp_path: Path, monkeypat
         pytest.fail("workers were had")
 
 
-def test_no_login_goes_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_is_not_sent_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://someone:secret@mlflow.example.org:8443/team")
     assert trial_runner._tracking_server() == "https://mlflow.example.org:8443/team"
 
 
 @pytest.mark.slow
-def test_a_service_with_postgresql_and_a_cluster_goes_on_with_its_jobs_when_it_is_killed(
-    environment: Any, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_killed_service_on_postgresql_resumes_its_jobs(environment: Any, tiny_model: Path, tmp_path: Path) -> None:
     team = environment
     for name in ("rasters", "results", "nowhere"):
         (tmp_path / name).mkdir()

@@ -17,7 +17,7 @@ from talud.registry.connection import translated_errors
 
 
 @pytest.mark.parametrize("block", [defer_sigint, translated_errors])
-def test_the_first_ctrl_c_waits_for_the_end_of_the_block(block) -> None:
+def test_first_ctrl_c_is_deferred_to_the_end_of_the_block(block) -> None:
     done = []
 
     def work() -> None:
@@ -32,7 +32,7 @@ def test_the_first_ctrl_c_waits_for_the_end_of_the_block(block) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_the_second_ctrl_c_breaks_the_block() -> None:
+def test_second_ctrl_c_interrupts_the_block() -> None:
     done = []
 
     def work() -> None:
@@ -48,7 +48,7 @@ def test_the_second_ctrl_c_breaks_the_block() -> None:
 
 
 @pytest.mark.parametrize("imported", ["typer", "numpy", "onnxruntime"])
-def test_a_ctrl_c_while_a_command_is_imported_ends_it_without_a_word(imported: str) -> None:
+def test_ctrl_c_during_import_ends_the_command_silently(imported: str) -> None:
     code = f"""
 import signal, sys
 
@@ -66,7 +66,7 @@ main()
     assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, "", "")
 
 
-def test_a_ctrl_c_that_falls_into_a_finaliser_comes_again_and_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_in_a_finaliser_is_raised_again(monkeypatch: pytest.MonkeyPatch) -> None:
     missed: list[str] = []
     later = threading.Timer(8, missed.append, ["it waited to the end"])
 
@@ -86,7 +86,7 @@ def test_a_ctrl_c_that_falls_into_a_finaliser_comes_again_and_ends_a_wait(monkey
     assert missed == []
 
 
-def test_blocks_that_overlap_give_stderr_back(capfd: pytest.CaptureFixture[str]) -> None:
+def test_overlapping_blocks_restore_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     first, second = stderr_suppressed(), stderr_suppressed()
     first.__enter__()
     second.__enter__()

@@ -38,7 +38,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_a_registry_made_before_is_read_and_its_champion_used(
+def test_older_registry_is_read_and_its_champion_used(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def talud(*arguments: str) -> str:
@@ -59,7 +59,7 @@ def test_a_registry_made_before_is_read_and_its_champion_used(
 
 
 @pytest.mark.parametrize(("file", "precision"), [("both.onnx", "float32"), ("both.int8.onnx", "int8")])
-def test_a_model_file_made_before_maps_the_same(project: Path, file: str, precision: str) -> None:
+def test_older_model_file_gives_the_same_map(project: Path, file: str, precision: str) -> None:
     model = Model.load(project / "models" / file)
     assert model.contract.derived.precision == precision
     assert (model.contract.input.halo, model.contract.measured.threshold) == (10, 0.22)
@@ -69,7 +69,7 @@ def test_a_model_file_made_before_maps_the_same(project: Path, file: str, precis
 
 
 @pytest.mark.slow
-def test_an_unfinished_study_made_before_starts_anew_with_a_message(project: Path) -> None:
+def test_older_unfinished_study_restarts_with_a_warning(project: Path) -> None:
     tags = {"band_set": "both", "search": "long", "study": "0" * 32, "data_version": "0" * 32, "commit": "unknown"}
     runs = Store.open(project).runs
     with (

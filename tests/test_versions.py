@@ -29,20 +29,20 @@ LEFT_OUT = {
 @pytest.mark.skipif(
     sys.version_info[:2] != code_hashes.PYTHON, reason="syntax trees of other versions of Python differ"
 )
-def test_code_that_decides_results_changes_with_its_version_or_is_recorded() -> None:
+def test_changed_code_raises_a_version_or_is_recorded() -> None:
     report = code_hashes.report(json.loads(code_hashes.RECORD.read_text()), code_hashes.current(), versions.VERSIONS)
     if report:
         pytest.fail(report, pytrace=False)
 
 
-def test_every_module_has_a_part_or_is_left_out_on_purpose() -> None:
+def test_every_module_has_a_part_or_is_excluded() -> None:
     names = {
         path.stem for path in code_hashes.SOURCES.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
     }
     assert names - LEFT_OUT == {name for listed in code_hashes.PARTS.values() for name in listed}
 
 
-def test_a_docstring_is_no_code_and_a_constant_is() -> None:
+def test_code_hash_ignores_docstrings_but_not_constants() -> None:
     source = '"""A module."""\n\n\ndef half(x: float) -> float:\n    """Halve."""\n    return x / 2  # exactly\n'
     assert code_hashes.code_hash(source) == code_hashes.code_hash(
         source.replace("Halve", "Return half").replace("  # exactly", "")
@@ -50,7 +50,7 @@ def test_a_docstring_is_no_code_and_a_constant_is() -> None:
     assert code_hashes.code_hash(source) != code_hashes.code_hash(source.replace("/ 2", "/ 3"))
 
 
-def test_the_report_names_modules_and_tells_how_to_decide() -> None:
+def test_report_lists_modules_and_what_to_do() -> None:
     recorded = {"data": {"version": 1, "modules": {"data/stack.py": "a", "data/mask.py": "b"}}}
     report = code_hashes.report(recorded, {"data": {"data/stack.py": "c", "data/mask.py": "b"}}, {"data": 1})
     assert "  data (version 1): data/stack.py\n" in report
@@ -62,11 +62,11 @@ def test_the_report_names_modules_and_tells_how_to_decide() -> None:
     assert code_hashes.report(recorded, {"data": recorded["data"]["modules"]}, {"data": 1}) == ""
 
 
-def test_the_repository_s_file_states_the_package_s_versions() -> None:
+def test_versions_file_of_the_repository_is_current() -> None:
     assert yaml.safe_load((ROOT / versions.FILE_NAME).read_text()) == versions.VERSIONS
 
 
-def test_the_pipeline_depends_on_versions_and_on_no_source() -> None:
+def test_pipeline_depends_on_versions_not_on_sources() -> None:
     pipeline = (ROOT / "dvc.yaml").read_text()
     assert "src/" not in pipeline
     for name, stage in yaml.safe_load(pipeline)["stages"].items():
@@ -83,7 +83,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_equal_versions_are_silent(project: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_equal_versions_give_no_warning(project: Path, recwarn: pytest.WarningsRecorder) -> None:
     (project / "deeper").mkdir()
     versions.check_project(project / "deeper")
     versions.check_project(project.parent)  # no project
@@ -99,7 +99,7 @@ def test_equal_versions_are_silent(project: Path, recwarn: pytest.WarningsRecord
         ("- data", "versions.yaml: is not a file of talud's versions"),
     ],
 )
-def test_other_versions_stop_a_stage_and_warn_elsewhere(
+def test_other_versions_fail_a_stage_and_warn_otherwise(
     project: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, message: str
 ) -> None:
     path = project / versions.FILE_NAME
@@ -113,7 +113,7 @@ def test_other_versions_stop_a_stage_and_warn_elsewhere(
     versions.check_project(project)
 
 
-def test_a_pipeline_of_before_gets_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_pipeline_gives_a_one_line_warning(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = project / "dvc.yaml"
     pipeline.write_text(re.sub(r"\n +- versions.yaml.*", "", pipeline.read_text()))
     monkeypatch.setenv("DVC_STAGE", "train@7band")
@@ -123,7 +123,7 @@ def test_a_pipeline_of_before_gets_one_line(project: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_dvc_repeats_what_a_raised_version_changes_and_nothing_for_a_docstring(tmp_path: Path) -> None:
+def test_dvc_repeats_stages_only_for_raised_versions(tmp_path: Path) -> None:
     """In a clone whose dvc.lock states the present versions, as if its stages had run."""
     root = clone(tmp_path / "project")
     (root / "data.dvc").unlink()
