@@ -131,7 +131,7 @@ def test_a_provider_that_is_asked_for_and_absent_is_an_error(
         pytest.skip("there is a CUDA device here")
     code, out, err = talud("predict", tiny_model, stack, "--out", tmp_path / "map", "--provider", "cuda")
     assert (code, out, err.count("\n")) == (1, "", 1)
-    assert "the provider cuda was asked for, but" in err
+    assert "the provider cuda was requested, but" in err
     assert not (tmp_path / "map").exists()
 
 

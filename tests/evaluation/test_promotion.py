@@ -195,7 +195,7 @@ def test_register_adds_a_variant_to_its_models_version(
     assert register(project).variants == ()
     with pytest.raises(
         ModelError,
-        match=f"version 1: holds no variant of precision int8; run talud quantize models/{band_set(project)}.onnx",
+        match=f"version 1: has no int8 variant; run talud quantize models/{band_set(project)}.onnx",
     ):
         load_model(uri, precision="int8")
 

@@ -141,7 +141,7 @@ def test_load_model_selects_variant_by_precision(project: Project) -> None:
         assert (model.path, model.title) == (made.path, "3band, from a file, int8")
     assert load_model(path).path == load_model(path, precision="float32").path == path
     for wrong in ("float32", "float16"):
-        with pytest.raises(ModelError, match=f"is of precision int8, not {wrong}; name the float32 file"):
+        with pytest.raises(ModelError, match=f"has precision int8, not {wrong}; give the float32 file"):
             load_model(made.path, precision=wrong)
 
 

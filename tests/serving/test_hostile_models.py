@@ -73,8 +73,8 @@ def constant_in_another_file(tiny: Path) -> bytes:
     ("make", "status", "message"),
     [
         (no_model, 422, "is not an ONNX model"),
-        (constant_in_another_file, 422, "lies outside the file"),
-        (contract_of_two_bands, 500, "its contract says one tensor(float) 'stack' (batch, 2, height, width)"),
+        (constant_in_another_file, 422, "is stored outside the file"),
+        (contract_of_two_bands, 500, "its contract states one tensor(float) 'stack' (batch, 2, height, width)"),
         (dimensions_without_values, 500, "is not a model that ONNX Runtime can open"),
         (tensor_of_forty_terabytes, 500, "the network fails"),
     ],

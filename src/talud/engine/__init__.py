@@ -1,1 +1,1 @@
-"""Exact tiled inference: a model and an array in, an array out."""
+"""Exact tiled inference with ONNX models on arrays."""

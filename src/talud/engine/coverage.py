@@ -1,4 +1,4 @@
-"""Coverage of a map: the groups that map a pixel, or the reason for none."""
+"""Coverage of a map: mapped pixels, and the data missing at the others."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from talud.bands import OCCLUSION_MASKS, Group, powerset
 from talud.contract import Contract
 
-_CODE_BITS = 15  # of a reason: one more than the largest must fit uint16
+_CODE_BITS = 15  # bits of a code; the map stores the largest code + 1 as uint16
 _NO_OCCLUSIONS: Mapping[str, NDArray[np.bool_]] = {}
 _OCCLUSION_NAMES = {"cloud": "cloud", "sar_mask": "radar layover or shadow"}
 
 
 @dataclass(frozen=True)
 class _MissingData:
-    """Band that can be missing at a pixel, or a whole group where there are too many bands for a code."""
+    """Data that can be missing at a pixel: a band, or a whole group.
+
+    Groups stand for their bands where a contract has more bands than a code has bits.
+    """
 
     name: str
     group: Group
@@ -28,12 +31,12 @@ class _MissingData:
 
 
 class Coverage(NamedTuple):
-    """Codes of the data that are missing at the pixels of an image, each uint16 (height, width).
+    """Codes of the data that are missing at each pixel.
 
     Attributes:
-        blocked: why a pixel is not mapped; 0 where it is.
-        reduced: what a pixel is mapped without; 0 where it is mapped with all, or not at all. None of a model that can
-            do without nothing, or of which nobody measured what that costs.
+        unmapped: reason why a pixel is not mapped, uint16 (height, width); 0 where it is mapped.
+        partial: data without which a pixel is mapped, uint16 (height, width); 0 where it is mapped with all data or not
+            at all. None for a model that needs all groups, or whose subsets were not scored.
     """
 
     unmapped: NDArray[np.uint16]
@@ -43,17 +46,17 @@ class Coverage(NamedTuple):
 def compute_coverage(
     stack: NDArray[np.float32], contract: Contract, occlusions: Mapping[str, NDArray[np.bool_]] = _NO_OCCLUSIONS
 ) -> Coverage:
-    """Return which pixels are mapped, and with which groups.
+    """Compute which pixels are mapped, and with which band groups.
 
-    A group is valid where all its bands are. A pixel is mapped where the set of its valid groups is one that the
-    contract supports. Where it is none, the code names those groups whose return would map it: all of them that a
-    smallest such return holds. Where the pixel is mapped with fewer than all, it names all that are wanting. Of a group
-    it names the invalid bands, or the shade that hides them. A shade alone leaves nothing out: bands that are valid
-    under it count as valid.
+    A group is valid where all its bands are valid. A pixel is mapped where the contract supports the set of its valid
+    groups. For an unmapped pixel, the code names the missing groups of the nearest supported sets: those that need the
+    fewest further groups. For a pixel that is mapped with some of the groups, it names all missing ones. For each of
+    these groups the code names the invalid bands, or the mask of cloud, layover or shadow that hides them. Such a mask
+    alone does not exclude a pixel: bands that are valid under it count as valid.
 
     Args:
-        stack: (bands, height, width) in contract order, NaN where invalid.
-        contract: of the model.
+        stack: bands (bands, height, width) in contract order, NaN where invalid.
+        contract: contract of the model.
         occlusions: masks by name (see `talud.bands.OCCLUSION_MASKS`), each (height, width), true where cloud, or radar
             layover or shadow, hides the bands of a group; only those that the raster has.
     """
@@ -79,7 +82,10 @@ def compute_coverage(
 def unmapped_codes(
     stack: NDArray[np.float32], contract: Contract, occlusions: Mapping[str, NDArray[np.bool_]] = _NO_OCCLUSIONS
 ) -> NDArray[np.uint16]:
-    """Return the code of why a pixel is not mapped (see `coverage`); 0 where it is mapped."""
+    """Return the code of the missing data at each unmapped pixel.
+
+    The code is 0 where the pixel is mapped; see `compute_coverage`.
+    """
     return compute_coverage(stack, contract, occlusions).unmapped
 
 
@@ -89,7 +95,10 @@ def _group_code(
     missing: Mapping[int, tuple[Group, NDArray[np.bool_]]],
     occlusions: Mapping[str, NDArray[np.bool_]],
 ) -> NDArray[np.uint16]:
-    """Return the bits of a group where it is blamed: of the shade that hides it, else of its invalid bands."""
+    """Return the bits of a group at the pixels selected by `blamed`.
+
+    They are the bit of the occlusion mask that hides the group, else those of its invalid bands.
+    """
     code = np.zeros(blamed.shape, np.uint16)
     hidden = np.zeros_like(blamed)
     for bit, (name, of) in enumerate(OCCLUSION_MASKS.items()):
@@ -103,25 +112,27 @@ def _group_code(
 
 
 def describe_code(code: int, contract: Contract) -> str:
-    """Return a code in words, such as "cloud and no data: slope, curvature"."""
+    """Return a code as text, such as "cloud and no data: slope, curvature"."""
     words = [_OCCLUSION_NAMES[shade] for bit, shade in enumerate(OCCLUSION_MASKS) if code >> bit & 1]
     missing = [cause.name for cause in _decode(code, contract)]
     return " and ".join([*words, f"no data: {', '.join(missing)}"] if missing else words)
 
 
 def available_groups(code: int, contract: Contract) -> tuple[Group, ...]:
-    """Return the groups that the pixels of a code of `Coverage.reduced` are mapped with."""
+    """Return the groups with which the pixels of a `Coverage.partial` code are mapped."""
     gone = {cause.group for cause in _decode(code, contract)}
     gone |= {group for bit, group in enumerate(OCCLUSION_MASKS.values()) if code >> bit & 1}
     return tuple(group for group in contract.input.groups if group not in gone)
 
 
 def mask_partial_groups(stack: NDArray[np.float32], contract: Contract) -> NDArray[np.float32]:
-    """Return a stack in which all bands of a group are NaN where one is, as models of subsets learn it.
+    """Return a stack in which a group is NaN wherever one of its bands is.
+
+    Models that support subsets of the groups were trained on such stacks.
 
     Args:
-        stack: (…, bands, height, width) in contract order; it is left as it is.
-        contract: of the model. One of a model that can do without nothing changes nothing.
+        stack: bands (…, bands, height, width) in contract order; not modified.
+        contract: contract of the model. If it needs all groups, the stack is returned unchanged.
     """
     if not contract.input.subsets or not np.isnan(stack).any():
         return stack
@@ -137,7 +148,10 @@ def mask_partial_groups(stack: NDArray[np.float32], contract: Contract) -> NDArr
 def _rules(
     groups: tuple[Group, ...], supported: frozenset[frozenset[Group]]
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """By the absent groups, a bit each: which of them, a bit each, a code names; whether the pixel is mapped."""
+    """Return lookup tables by the set of absent groups, as bits.
+
+    The first holds the groups that the code names, as bits; the second is true where the pixel is mapped.
+    """
     named, mapped = np.zeros(1 << len(groups), np.uint8), np.zeros(1 << len(groups), np.bool_)
     for gone in powerset(groups):
         valid = frozenset(groups) - set(gone)
@@ -152,16 +166,19 @@ def _rules(
 
 
 def _bits(groups: tuple[Group, ...], chosen: Collection[Group]) -> int:
+    """Return a set of groups as an integer with one bit for each."""
     return sum(1 << groups.index(group) for group in chosen)
 
 
 def _decode(code: int, contract: Contract) -> list[_MissingData]:
+    """Return the missing data that a code names."""
     return [
         cause for bit, cause in enumerate(_possible_causes(contract), start=len(OCCLUSION_MASKS)) if code >> bit & 1
     ]
 
 
 def _possible_causes(contract: Contract) -> tuple[_MissingData, ...]:
+    """Return the data that can be missing, in the order of the code's bits."""
     if len(contract.input.bands) <= _CODE_BITS - len(OCCLUSION_MASKS):
         return tuple(_MissingData(band.name, band.group, (index,)) for index, band in enumerate(contract.input.bands))
     members = {

@@ -1,24 +1,24 @@
-"""A network that computes a tile's core and, in each layer, no more around it than the core needs.
+"""Networks cropped to a tile's core and the margin that each layer needs.
 
-A plain halo pays for the whole window in every layer. Most layers need far less of it: of the described U-Net of
-depth 4, the output needs 3 pixels around the core of the up-sampled map at full resolution, then 5, 6 and 6 pixels
-in the coarser levels, and only the first convolution needs all 110. So the graph is derived once more, with the same
-weights, for a window that reaches just so far:
+A plain halo computes the whole window in every layer. Most layers need far less of it: in the described U-Net of depth
+4, the output needs 3 pixels around the core of the up-sampled map at full resolution, then 5, 6 and 6 pixels in the
+coarser levels, and only the first convolution needs all 110. This module therefore derives a second graph, with the
+same weights, whose layers compute only the margin that is needed:
 
-- A convolution pads nothing, and so loses what its kernel reaches: no pixel is computed to be thrown away, and no
-  copy is made.
-- Where two tensors meet, at a skip, the wider one is cropped to the narrower. The crop is a depth-wise convolution
-  whose kernel is a single 1, its zeros a dilation apart: it stays in the blocked layout in which ONNX Runtime keeps a
-  convolution's output, whereas a Slice costs two reorderings of the whole tensor beside its copy. Tensors of other
-  types than float32 are not kept so, and are sliced.
-- The few pixels that are left around the output are sliced off at the end.
+- A convolution does not pad, and so loses the pixels that its kernel reaches: no pixel is computed and thrown away, and
+  nothing is copied.
+- Where two tensors meet, at a skip connection, the wider one is cropped to the narrower. The crop is a depth-wise
+  convolution whose kernel is a single 1 among zeros, spaced by the dilation: it keeps the blocked layout in which ONNX
+  Runtime stores a convolution's output, whereas a Slice costs two reorderings of the whole tensor in addition to its
+  copy. Tensors of other types than float32 are not stored in that layout, and are sliced.
+- The few pixels that remain around the output are sliced off at the end.
 
-Where the core reaches the raster's rim, the window ends there, and the layers pad as they did: zeros beyond the rim
-are what one pass over the whole raster sees there. Each layer's value at a pixel is then the same sum of the same
+Where the core reaches the edge of the raster, the window ends there, and the layers pad as in the plain graph: one pass
+over the whole raster also sees zeros beyond the edge. Each layer's value at a pixel is then the same sum of the same
 numbers as in that pass.
 
-Multiply-adds per output pixel, in those of the bare core (7 bands, 32 filters, depth 4: 250,880, of which the encoder
-has 27 %; a tile that no rim is near):
+Multiply-adds per output pixel, relative to the bare core (7 bands, 32 filters, depth 4: 250,880, of which the encoder
+has 27 %; a tile away from all edges):
 
 | core | plain halo | decoder cropped | decoder and encoder cropped |
 | ---- | ---------- | --------------- | --------------------------- |
@@ -27,7 +27,7 @@ has 27 %; a tile that no rim is near):
 | 1024 |       1.49 |            1.18 |                        1.15 |
 | 2048 |       1.23 |            1.08 |                        1.07 |
 
-The crops themselves have 0.2 % of them.
+The crops themselves account for 0.2 % of them.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ from talud.engine.session import Provider, open_session
 from talud.engine.tiling import Edges
 from talud.errors import ModelError
 
-_MIN_EXTERNAL_BYTES = 1024  # bytes
-SESSION_CACHE_BYTES = 320 * 10**6  # bytes of weights that sessions may hold to save their opening anew, 40 ms each
+_MIN_EXTERNAL_BYTES = 1024  # size from which a constant is taken out of the graph
+# Limit for the weights of all open sessions; reopening a session takes 40 ms.
+SESSION_CACHE_BYTES = 320 * 10**6
 
 
 class Sides(NamedTuple):
@@ -60,51 +61,52 @@ class Sides(NamedTuple):
 
     @classmethod
     def of(cls, rows: Margin, columns: Margin) -> Sides:
-        """Return the sides of a margin of rows and one of columns."""
+        """Return the sides of a row margin and a column margin."""
         return cls(rows.before, columns.before, rows.after, columns.after)
 
     @property
     def rows(self) -> Margin:
-        """Return the margin of the rows."""
+        """Margin of the rows."""
         return Margin(self.top, self.bottom)
 
     @property
     def columns(self) -> Margin:
-        """Return the margin of the columns."""
+        """Margin of the columns."""
         return Margin(self.left, self.right)
 
-    def without_edges(self, rim: Edges) -> Sides:
-        """Return the same sides, with none where the core reaches the rim."""
-        return Sides(*(0 if at_rim else side for side, at_rim in zip(self, rim, strict=True)))
+    def without_edges(self, edges: Edges) -> Sides:
+        """Return the sides with 0 where the core reaches the raster's edge."""
+        return Sides(*(0 if at_edge else side for side, at_edge in zip(self, edges, strict=True)))
 
 
-def crop_network(model: onnx.ModelProto, rim: Edges, halo: int) -> onnx.ModelProto:
-    """Return the graph that turns a core and the margin that it needs into the probability of the core.
+def crop_network(model: onnx.ModelProto, edges: Edges, halo: int) -> onnx.ModelProto:
+    """Return the graph that computes a core from the core and its margin.
 
     Args:
-        model: of one input and one output, which have the same scale; it is left as it is.
-        rim: the sides on which the core reaches the raster's rim, where there is no margin.
-        halo: pixels of context on the other sides, a multiple of the alignment. Where they are fewer than the network
-            needs, the result is that of the plain graph on the core with just these.
+        model: graph with one input and one output of the same scale; not modified.
+        edges: sides on which the core reaches the raster's edge, where there is no margin.
+        halo: pixels of context on the other sides, a multiple of the alignment. If they are fewer than the network
+            needs, the result equals that of the plain graph on the core with this halo.
 
     Returns:
-        A graph whose input is the core, its corners on the lattice, with the input's margin (`Network.margins`), or
-        the halo where that is less, on the sides that are not on the rim; its output is the core.
+        A graph whose input is the core, with corners on the lattice, and the input's margin
+            (`NetworkGeometry.margins`), or the halo if that is less, on the sides that are not on an edge; its output
+            is the core.
 
     Raises:
-        ModelError: the graph holds an operator whose reach is not known.
+        ModelError: The reach of an operator is not known.
     """
     network = NetworkGeometry(model)
-    writer = _Writer(network, Sides(halo, halo, halo, halo).without_edges(rim))
+    writer = _Writer(network, Sides(halo, halo, halo, halo).without_edges(edges))
     for node in network.nodes:
         writer.append(node)
     return writer.finished()
 
 
 def split_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
-    """Return a graph without the values of its large constants, and these values.
+    """Return a graph without its large constants, and these constants by name.
 
-    Such a graph is derived and parsed in milliseconds, and the sessions that run it can be given the same arrays.
+    Such a graph is derived and parsed in milliseconds, and all sessions that run it can share the arrays.
     """
     light, weights = onnx.ModelProto(), {}
     light.CopyFrom(model)
@@ -119,7 +121,7 @@ def split_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, ND
 
 
 class _Writer:
-    """Writes the cropped graph node by node, in the order of the plain one."""
+    """Writer of the cropped graph, node by node in the order of the plain one."""
 
     def __init__(self, network: NetworkGeometry, room: Sides) -> None:
         self.network = network
@@ -133,7 +135,10 @@ class _Writer:
         self.types = {value.name: value.type.tensor_type for value in (*inferred.value_info, *inferred.output)}
 
     def append(self, node: onnx.NodeProto) -> None:
-        """Write a node, whose output is as wide as its narrowest input allows, or padded to what is wanted of it."""
+        """Write a node with the padding that its cropped inputs require.
+
+        The output is as wide as the narrowest input allows, or padded to the margin that later nodes need.
+        """
         if node.output[0] not in self.wanted:
             return
         step, names = self.network.reach(node), self.network.variable_inputs(node)
@@ -166,7 +171,7 @@ class _Writer:
         return helper.make_model(body, opset_imports=opset, ir_version=self.network.model.ir_version)
 
     def _crop(self, name: str, sides: Sides) -> str:
-        """Return the name of a tensor once it is cropped to a margin."""
+        """Crop a tensor to a margin, and return the name of the result."""
         margin = self.margins[name]
         if margin == sides:
             return name
@@ -184,7 +189,10 @@ class _Writer:
         return result
 
     def _dequantize_cropped(self, maker: onnx.NodeProto, sides: Sides, result: str) -> None:
-        """Crop what is dequantised: ONNX Runtime fuses an operator only with a DequantizeLinear right before it."""
+        """Crop a dequantised tensor before its DequantizeLinear node.
+
+        ONNX Runtime fuses an operator only with a DequantizeLinear node directly before it.
+        """
         copy = onnx.NodeProto()
         copy.CopyFrom(maker)
         copy.name = copy.output[0] = result
@@ -221,13 +229,13 @@ class _Writer:
         return name
 
     def _form(self, name: str) -> tuple[int, np.dtype[Any]]:
-        """Return the channels of a tensor, and its type."""
+        """Return the number of channels of a tensor, and its dtype."""
         known = self.types[name]
         return known.shape.dim[1].dim_value, helper.tensor_dtype_to_np_dtype(known.elem_type)
 
 
 class _Cut(NamedTuple):
-    """Return a kernel along one axis that crops: a single 1 among zeros that lie a dilation apart."""
+    """Kernel along one axis that crops: a single 1 among zeros, spaced by a dilation."""
 
     taps: int
     tap: int
@@ -241,15 +249,15 @@ def _cut(wide: Margin, narrow: Margin) -> _Cut:
 
 
 class CroppedSessions:
-    """Network cropped for tiles, opened when a tile first asks for it.
+    """Sessions of a network cropped for tiles, opened on first use.
 
-    Tiles come row by row, and a row has a left, a middle and a right one, so at least three sessions are kept; all nine
-    kinds where the weights are small, for workers meet the rows in any order. They read the same weights; what ONNX
-    Runtime makes of them for its blocked convolutions, each holds for itself.
+    Tiles come row by row, and a row has a left, a middle and a right tile, so at least three sessions are kept open.
+    All nine kinds are kept if the weights are small, since workers may get the rows in any order. The sessions share
+    the weights; each holds its own copy in ONNX Runtime's blocked layout.
 
     Attributes:
-        margin: what the network needs around a core; None where it holds an operator of unknown reach, and can only be
-            run whole.
+        margin: margin that the network needs around a core; None if the reach of an operator is not known, so that the
+            network cannot be cropped.
     """
 
     def __init__(self, graph: onnx.ModelProto, provider: Provider, threads: int | None) -> None:
@@ -264,14 +272,14 @@ class CroppedSessions:
 
     @property
     def weight_bytes(self) -> int:
-        """Return the bytes that the weights take once."""
+        """Size of one copy of the weights in bytes."""
         return sum(values.nbytes for values in self._weights.values())
 
     @property
     def cache_size(self) -> int:
-        """Return the number of sessions that stay open."""
+        """Number of sessions that stay open."""
         return min(max(SESSION_CACHE_BYTES // max(self.weight_bytes, 1), 3), 9)
 
-    def _open(self, rim: Edges, halo: int) -> Any:
-        graph = crop_network(self._graph, rim, halo).SerializeToString()
+    def _open(self, edges: Edges, halo: int) -> Any:
+        graph = crop_network(self._graph, edges, halo).SerializeToString()
         return open_session(graph, self._provider, self._weights, self._threads)

@@ -1,8 +1,8 @@
-"""Margins around a tile's core for each tensor, derived from the ONNX graph.
+"""Margins that each tensor of a network needs around a tile's core.
 
-The graph is walked from its output to its input: what a node needs of its input follows from what is needed of its
-output. A core's corners lie on the lattice of the poolings, so the answer holds for a core of any size. All operators
-here treat rows and columns alike, so one dimension stands for both.
+The ONNX graph is walked from its output to its input: the margin that a node needs of its input follows from the margin
+needed of its output. A core's corners lie on the lattice of the pooling layers, so the result holds for a core of any
+size. All operators here treat rows and columns alike, so one dimension stands for both.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _POINTWISE |= {"QuantizeLinear", "DequantizeLinear"}
 
 
 class Margin(NamedTuple):
-    """Pixels beyond a core, in a tensor's own pixels: before its first row or column, and after its last."""
+    """Pixels before and after a core along one axis, in the tensor's own pixels."""
 
     before: int
     after: int
@@ -31,37 +31,37 @@ class Margin(NamedTuple):
 
 @dataclass(frozen=True)
 class OperatorReach:
-    """Input that an operator needs.
+    """Input margin that an operator needs for a given output margin.
 
-    For a margin m of its output, a convolution or pooling of stride s needs a margin of s·m, and a few pixels more;
-    a repetition of each pixel f times needs m / f, rounded up.
+    For a margin m of its output, a convolution or pooling of stride s needs a margin of s·m and a constant number of
+    extra pixels; a repetition of each pixel f times needs m / f, rounded up.
 
     Attributes:
-        scale: the pixel size of its output, in pixels of its input: s, or 1 / f.
-        more: the few pixels more.
+        scale: pixel size of the output in pixels of the input: s, or 1 / f.
+        extra: constant number of extra pixels on each side.
     """
 
     scale: Fraction
     extra: Margin
 
     def input_margin(self, wanted: Margin) -> Margin:
-        """Return the margin of the input that a margin of the output needs."""
+        """Return the input margin that an output margin needs."""
         return Margin(*(ceil(side * self.scale) + more for side, more in zip(wanted, self.extra, strict=True)))
 
     def output_margin(self, margin: Margin) -> Margin:
-        """Return the widest margin of the output that a margin of the input gives."""
+        """Return the widest output margin that an input margin allows."""
         return Margin(*(floor((side - more) / self.scale) for side, more in zip(margin, self.extra, strict=True)))
 
 
 class NetworkGeometry:
-    """Geometry of a graph of one input and one output.
+    """Geometry of a graph with one input and one output.
 
     Attributes:
         model: the graph.
         input: name of the input.
         output: name of the output.
-        nodes: those that depend on the input, in the graph's order.
-        constant_nodes: the others.
+        nodes: nodes that depend on the input, in graph order.
+        constant_nodes: all other nodes.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -79,16 +79,17 @@ class NetworkGeometry:
                 self.constant_nodes.append(node)
 
     def variable_inputs(self, node: onnx.NodeProto) -> list[str]:
-        """Return the inputs of a node that are no constants."""
+        """Return the inputs of a node that are not constants."""
         return [name for name in node.input if name in self._tensors]
 
     def reach(self, node: onnx.NodeProto) -> OperatorReach:
-        """Return the input that a node needs.
+        """Return the reach of a node's operator.
 
         Raises:
-            ModelError: it is not known here.
+            ModelError: The reach of the operator is not known.
         """
-        if node.domain not in {"", "ai.onnx"}:  # a known name may mean another thing there
+        # The same operator name may have another meaning in another domain.
+        if node.domain not in {"", "ai.onnx"}:
             raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
         if node.op_type in _POINTWISE or (node.op_type == "Concat" and node_attributes(node).get("axis") == 1):
             return OperatorReach(Fraction(1), Margin(0, 0))
@@ -99,10 +100,10 @@ class NetworkGeometry:
         raise ModelError(f"the reach of the graph's operator '{node.op_type}' ('{node.name}') is not known")
 
     def scales(self) -> dict[str, int]:
-        """Return the number of pixels of the input that one pixel of each tensor spans.
+        """Return the size of each tensor's pixels in pixels of the input.
 
         Raises:
-            ModelError: tensors of different scale meet, or an operator's scale is not known here.
+            ModelError: Tensors of different scale meet, or the scale of an operator is not known.
         """
         scales = {self.input: Fraction(1)}
         for node in self.nodes:
@@ -116,14 +117,14 @@ class NetworkGeometry:
         return {name: int(scale) for name, scale in scales.items()}
 
     def margins(self, limit: Margin | None = None) -> dict[str, Margin]:
-        """Return the margin at which each tensor is needed to compute the core of the output.
+        """Return the margin of each tensor that the output's core needs.
 
         Args:
-            limit: pixels that the input has beyond the core, multiples of the alignment; the layers pad beyond. None
-                where it has as many as are needed.
+            limit: pixels that the input has beyond the core, multiples of the alignment; the layers pad beyond them.
+                None if it has as many as needed.
 
         Raises:
-            ModelError: an operator's reach is not known here, or its scale where there is a limit.
+            ModelError: The reach of an operator is not known or, if there is a limit, its scale.
         """
         scales = self.scales() if limit else {}
         wanted = {self.output: Margin(0, 0)}
@@ -138,7 +139,7 @@ class NetworkGeometry:
         return wanted
 
     def _upsampling_factor(self, node: onnx.NodeProto) -> int:
-        """Return the number of times that a Resize repeats each pixel."""
+        """Return the number of times that a Resize node repeats each pixel."""
         form = node_attributes(node)
         repeats = (
             form.get("mode") == b"nearest"
@@ -146,21 +147,23 @@ class NetworkGeometry:
             and form.get("nearest_mode") == b"floor"
         )
         if not repeats or len(node.input) != 3 or node.input[2] not in self._constants:
-            raise ModelError(f"the graph's node '{node.name}' is not an up-sampling by constant repetition")
+            raise ModelError(f"the graph's node '{node.name}' is not an up-sampling by repetition with constant scales")
         scales = numpy_helper.to_array(self._constants[node.input[2]]).ravel().tolist()
         if len(scales) != 4 or scales != [1, 1, scales[3], scales[3]] or not 1 <= scales[3] == int(scales[3]):
-            raise ModelError(f"the graph's node '{node.name}' repeats pixels {scales} times, not alike or not whole")
+            raise ModelError(f"the graph's node '{node.name}' has unequal or fractional scales {scales}")
         return int(scales[3])
 
 
 def _sliding_window_reach(node: onnx.NodeProto) -> OperatorReach:
-    """Return the input that a convolution or pooling needs."""
+    """Return the reach of a convolution or pooling."""
     form = node_attributes(node)
     sides = [form.get(name, [default] * 2) for name, default in (("kernel_shape", 0), ("strides", 1), ("dilations", 1))]
     pads = form.get("pads", [0] * 4)
     alike = all(side == [side[0]] * 2 for side in (*sides, pads[:2], pads[2:]))
     if not alike or not sides[0][0] or form.get("auto_pad", b"NOTSET") != b"NOTSET" or form.get("ceil_mode"):
-        raise ModelError(f"the graph's node '{node.name}' does not treat rows and columns alike, or hides its form")
+        raise ModelError(
+            f"the graph's node '{node.name}' does not treat rows and columns alike, or has no explicit shape"
+        )
     kernel, stride, dilation = (side[0] for side in sides)
     return OperatorReach(Fraction(stride), Margin(pads[0], (kernel - 1) * dilation - pads[0] - (stride - 1)))
 
@@ -175,9 +178,10 @@ class ReceptiveField:
     """Context that a tile needs.
 
     Attributes:
-        halo: pixels around a tile that its output can depend on, rounded up to a multiple of the alignment; the tile's
-            corners lie on the lattice.
-        alignment: windows whose origin and size are multiples of this see the same lattice of poolings.
+        halo: number of pixels around a tile on which its output can depend, rounded up to a multiple of the alignment;
+            the tile's corners lie on the lattice.
+        alignment: step of the lattice of pooling layers; windows whose origin and size are multiples of it see the same
+            lattice.
     """
 
     halo: int
@@ -185,10 +189,10 @@ class ReceptiveField:
 
 
 def receptive_field(model: onnx.ModelProto) -> ReceptiveField:
-    """Return the receptive field of a graph of one input and one output.
+    """Return the receptive field of a graph with one input and one output.
 
     Raises:
-        ModelError: An operator's reach is not known, or paths of different scale meet.
+        ModelError: The reach of an operator is not known, or paths of different scale meet.
     """
     network = NetworkGeometry(model)
     alignment = lcm(*network.scales().values())

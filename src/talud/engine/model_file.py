@@ -1,4 +1,4 @@
-"""Checks of a model file before it runs: a model is data in one file."""
+"""Reading, checking and writing of model files."""
 
 from __future__ import annotations
 
@@ -20,52 +20,56 @@ INPUT_NAME, OUTPUT_NAME = "stack", "probability"  # names of a graph's input and
 
 
 def parse_model(content: bytes) -> onnx.ModelProto:
-    """The graph of a model file, which reads no other file, and ends.
+    """Parse a model file that is safe to run.
 
-    ONNX lets a constant lie in another file, named by a path of the author's choice, or at an address in memory; lets
-    operators hold graphs that run over and over; and lets a file define operators under the names of known ones.
+    ONNX allows a constant to be stored in another file, at a path of the author's choice, or at a memory address;
+    operators to contain graphs that run in a loop; and a file to define functions under the names of standard
+    operators. Files that do so are rejected.
 
     Args:
-        content: of the file.
+        content: content of the file.
 
     Raises:
-        ModelError: it does any of this.
-        Exception: it is not ONNX.
+        ModelError: The file uses one of these features, or has no input or output.
+        Exception: The content is not ONNX.
     """
     model = onnx.load_model_from_string(content)
     if len(model.graph.input) == 0 or len(model.graph.output) == 0:
         raise ModelError("it has no input or no output")
     if model.functions:
-        raise ModelError(f"it defines an operator of its own, '{model.functions[0].name}'; export it again without")
+        raise ModelError(f"it contains a custom function, '{model.functions[0].name}'; export it without functions")
     for tensor in _tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise ModelError(
-                f"its constant '{tensor.name}' lies outside the file; save it again with all weights inside"
+                f"its constant '{tensor.name}' is stored outside the file; save it again with all weights inside"
             )
     for node in model.graph.node:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            raise ModelError(f"its operator '{node.op_type}' runs a graph of its own; export it again without")
+            raise ModelError(f"its operator '{node.op_type}' contains a subgraph; export it without such operators")
     _check_resize_nodes(model.graph)
     return model
 
 
 def read_contract(path: Path) -> Contract:
-    """Return the contract of a model file, without opening it for a run.
+    """Read the contract of a model file without opening a session.
 
     Raises:
-        ModelError: it is no model of talud's.
+        ModelError: The file is not a talud model.
     """
     try:
         properties = parse_model(path.read_bytes()).metadata_props
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    except Exception as error:  # whatever a damaged file sets off: protobuf's exceptions have no common base
+    except Exception as error:  # protobuf's exceptions have no common base class
         raise ModelError(f"{path}: is not an ONNX model") from error
     return Contract.from_metadata({entry.key: entry.value for entry in properties}, str(path))
 
 
 def weights_digest(model: onnx.ModelProto) -> str:
-    """SHA-256 over the constants of a graph, in its order: equal for two exports of the same weights."""
+    """Return the SHA-256 of a graph's constants, in graph order.
+
+    Two exports of the same weights have the same digest.
+    """
     digest = hashlib.sha256()
     for constant in model.graph.initializer:
         values = numpy_helper.to_array(constant)
@@ -77,16 +81,16 @@ def weights_digest(model: onnx.ModelProto) -> str:
 def save_model(
     graph: onnx.ModelProto, contract: Contract, path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a graph and its contract, weights inside, as one ONNX file.
+    """Write a graph with its weights and contract to one ONNX file.
 
     Args:
         graph: network with its weights.
         contract: contract of the model.
         path: path of the file.
-        metadata: further entries of the file, such as the features of its training areas.
+        metadata: further metadata entries, such as the features of the training areas.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: The file cannot be written.
     """
     helper.set_model_props(graph, contract.to_metadata() | dict(metadata or {}))
     try:
@@ -96,21 +100,23 @@ def save_model(
 
 
 def _check_resize_nodes(graph: onnx.GraphProto) -> None:
+    """Check that no Resize node enlarges the batch or band dimension."""
     constants = {constant.name: constant for constant in graph.initializer}
     for node in graph.node:
         if node.op_type == "Resize" and len(node.input) > 2 and node.input[2] in constants:
             scales = numpy_helper.to_array(constants[node.input[2]]).ravel()[:2].tolist()
-            if scales not in ([], [1, 1]):  # ONNX Runtime was seen to answer with memory that nobody had written
-                raise ModelError(f"its operator '{node.name}' enlarges batch or bands; export it again")
+            # ONNX Runtime was seen to return uninitialised memory for such a node.
+            if scales not in ([], [1, 1]):
+                raise ModelError(f"its operator '{node.name}' enlarges the batch or the bands; export it again")
 
 
 def check_lattice(model: onnx.ModelProto, contract: Contract) -> None:
-    """Check that a contract's halo and alignment cover those of the graph.
+    """Check that a contract's halo and alignment cover those of its graph.
 
-    Of a graph that holds an operator of unknown reach, nothing but the contract can say it.
+    If the reach of an operator is not known, the contract cannot be checked and is accepted.
 
     Raises:
-        ModelError: they are not.
+        ModelError: The contract states a smaller halo, or an alignment that does not fit.
     """
     network = NetworkGeometry(model)
     try:
@@ -120,13 +126,13 @@ def check_lattice(model: onnx.ModelProto, contract: Contract) -> None:
     halo, alignment = contract.input.halo, contract.input.alignment
     if alignment % lattice or round_up(halo, alignment) < reach:
         raise ModelError(
-            f"its contract states an alignment of {alignment} and a halo of {halo} pixels, the "
-            f"network has {lattice} and sees {reach} pixels far; export it again"
+            f"its contract states an alignment of {alignment} and a halo of {halo} pixels, but the network needs "
+            f"{lattice} and {reach}; export it again"
         )
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All constants of a graph, in nodes too."""
+    """Yield all constants of a graph, including those in nodes."""
     yield from graph.initializer
     sparse = list(graph.sparse_initializer)
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""Models opened in ONNX Runtime, checked against the contract that they carry."""
+"""Models opened in ONNX Runtime and checked against their contract."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ from talud.engine.tiling import Tile, Tiling, round_up
 from talud.errors import ModelError, ParamsError
 from talud.text import first_line
 
-MEMORY_LIMIT_BYTES = 2 * 10**9  # bytes that the network may take; fixed, so that a map does not depend on the hour
-MAX_CORE_PIXELS = 704  # a larger one saves less arithmetic than the first pass of each kind of tile costs
-MAX_HALO_PIXELS = 512  # pixels; a U-Net of depth 6, the deepest here, has a halo of 448 and an alignment of 64
-ROUNDING_TOLERANCE = 1e-6  # ONNX Runtime's sigmoid reaches 1.0000001 where the network is sure
+# Memory that the network may take; fixed, so that the tiling does not depend on the free memory of the moment.
+MEMORY_LIMIT_BYTES = 2 * 10**9
+# Longest side of a core if a raster needs several tiles. Larger cores save less arithmetic than the first pass of each
+# kind of tile costs.
+MAX_CORE_PIXELS = 704
+# Largest halo and alignment that a contract may state. A U-Net of depth 6, the deepest, has 448 and 64.
+MAX_HALO_PIXELS = 512
+# Distance from 0 and 1 up to which a probability is accepted. ONNX Runtime's sigmoid reaches 1.0000001.
+ROUNDING_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,9 @@ class RegistryVersion:
     """Name and version of a model in the registry.
 
     Attributes:
-        name: of the registered model.
-        version: of it.
-        chosen: why this model and no other, where talud chose it; else empty.
+        name: name of the registered model.
+        version: number of the version.
+        reason: reason for the choice of this model if talud chose it; else empty.
     """
 
     name: str
@@ -49,9 +54,9 @@ class Model:
     """Landslide model that is ready to run.
 
     Attributes:
-        path: of the ONNX file.
-        contract: what it expects and states about itself.
-        registered_as: its name and version in the registry; None for a file that was named directly.
+        path: path of the ONNX file.
+        contract: input that the model expects, and statements on its origin and quality.
+        registered_as: name and version in the registry; None for a file that was named directly.
     """
 
     path: Path
@@ -68,17 +73,18 @@ class Model:
         provider: Provider = "auto",
         threads: int | None = None,
     ) -> Model:
-        """Open an ONNX file on CUDA where a device can be used, else on the CPU; or on the one that is asked for.
+        """Open an ONNX file, and check it against its contract.
 
         Args:
-            path: of the file.
+            path: path of the file.
             registered_as: name and version in the registry, if it has one.
-            provider: to run on.
-            threads: of one pass on the CPU. Default: the physical cores. The map is the same.
+            provider: device to run on; "auto" is CUDA if a device is usable, else the CPU.
+            threads: number of threads of one pass on the CPU. Default: the physical cores. The map does not depend on
+                it.
 
         Raises:
-            ModelError: it is missing, not ONNX, carries no contract, or does not keep its own contract.
-            ParamsError: there is no such provider, or CUDA is asked for and cannot be used.
+            ModelError: The file is missing, not ONNX, has no contract, or does not fulfil it.
+            ParamsError: The provider is unknown, or CUDA is requested and not usable.
         """
         if provider not in get_args(Provider):
             raise ParamsError(f"the provider is {provider}; it must be one of {', '.join(get_args(Provider))}")
@@ -91,13 +97,13 @@ class Model:
             croppings = CroppedSessions(graph, provider, threads)
             session = open_session(content, provider, threads=threads)
             metadata = session.get_modelmeta().custom_metadata_map
-        except Exception as error:  # whatever a damaged file sets off: ONNX Runtime's exceptions have no common base
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise ModelError(f"{path}: is not a model that ONNX Runtime can open: {first_line(error)}") from error
         model = cls(path, Contract.from_metadata(metadata, str(path)), registered_as, session, croppings)
         if provider == "cuda" and model.provider != CUDA_PROVIDER:
             raise ParamsError(
-                "the provider cuda was asked for, but ONNX Runtime can use no CUDA device here: look for the device, "
-                "its driver and onnxruntime-gpu, or ask for auto or cpu"
+                "the provider cuda was requested, but ONNX Runtime finds no usable CUDA device; check the device, its "
+                "driver and the onnxruntime-gpu package, or use auto or cpu"
             )
         model._check(graph)
         return model
@@ -109,24 +115,24 @@ class Model:
 
     @property
     def provider(self) -> str:
-        """Return the execution provider that runs the network, such as CPUExecutionProvider."""
+        """Execution provider of the network, such as CPUExecutionProvider."""
         return str(self._session.get_providers()[0])
 
     @property
     def name(self) -> str:
-        """Return the registered model's name, or the band set's."""
+        """Name of the registered model, or else of the band set."""
         return self.registered_as.name if self.registered_as else self.contract.origin.name
 
     @property
     def version(self) -> str:
-        """Return the registered version, or "unregistered" for a file that was named directly."""
+        """Registered version, or "unregistered" for a file that was named directly."""
         return self.registered_as.version if self.registered_as and self.registered_as.version else "unregistered"
 
     @property
     def title(self) -> str:
-        """Return the model's name for a reader, such as "landslide-unet-7band, version 3".
+        """Name of the model for a reader, such as "landslide-unet-7band, version 3".
 
-        Of a model that was named as a file nothing says whether it is registered, or will be a moment later.
+        A model that was named as a file is called "from a file", since the same file may be registered or not.
         """
         known = f"version {self.version}" if self.version.isdecimal() else "from a file"
         title = f"{self.name}, {known}"
@@ -136,33 +142,33 @@ class Model:
         """Run one pass of the network.
 
         Args:
-            stack: (bands, height, width) in contract order and physical units, NaN where invalid; height and width
-                are multiples of the alignment.
+            stack: bands (bands, height, width) in contract order and physical units, NaN where invalid; height and
+                width are multiples of the alignment.
 
         Returns:
-            The probability of a landslide, (height, width). It has a value at invalid pixels too, which says nothing.
+            The probability of a landslide, (height, width). Values at invalid pixels have no meaning.
 
         Raises:
-            ModelError: the network fails, or gives no probability.
+            ModelError: The network fails, or returns values that are not probabilities.
         """
         probability: NDArray[np.float32] = self._probability(self._session, stack[np.newaxis], stack.shape[1:])[0]
         return probability
 
     def run_cores(self, windows: Sequence[NDArray[np.float32]], tiles: Sequence[Tile]) -> list[NDArray[np.float32]]:
-        """Return the probability over the cores of tiles, in one pass of the network.
+        """Run one pass of the network over tiles, and return the probability of each core.
 
-        With a tile's whole halo it is that of one pass over the whole raster. The plain network, which runs the few
-        tiles that cannot be cropped, takes them one by one.
+        With a tile's whole halo it equals that of one pass over the whole raster. The few tiles that cannot be cropped
+        are run one by one on the plain network.
 
         Args:
-            windows: (bands, height, width) of each tile's window, as for `run`.
-            tiles: of one kind (`Tile.kind`).
+            windows: bands (bands, height, width) of each tile's window, as for `run`.
+            tiles: tiles of equal key (`Tile.batch_key`).
 
         Returns:
-            (height, width) of each core, with a value at invalid pixels too.
+            The probability (height, width) of each core. Values at invalid pixels have no meaning.
 
         Raises:
-            ModelError: the network fails, or gives no probability.
+            ModelError: The network fails, or returns values that are not probabilities.
         """
         first, needed = tiles[0], self._cropped_sessions.margin
         if first.edges is None or all(first.edges) or needed is None:
@@ -179,15 +185,23 @@ class Model:
         return list(probability[:, : first.core.height, : first.core.width])
 
     def _probability(self, session: Any, batch: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Run a session on (batch, bands, height, width); return (batch, height, width), checked to have `shape`.
+        """Run a session on a batch, and check shape and values of the result.
 
-        Input and output are bound to the session's device: what the network makes there is copied once, at its end.
+        Input and output are bound to the session's device, so that the result is copied once, at the end.
+
+        Args:
+            session: session of the plain or a cropped network.
+            batch: bands (batch, bands, height, width).
+            shape: expected (height, width) of the result.
+
+        Returns:
+            The probability (batch, height, width).
         """
         device = "cuda" if self.provider == CUDA_PROVIDER else "cpu"
         batch = mask_partial_groups(batch, self.contract)
         try:
             binding = session.io_binding()
-            # A copy on the device; on the CPU the array itself.
+            # This copies the array to a GPU; on the CPU it uses the array itself.
             stack = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(batch), device, 0)
             binding.bind_ortvalue_input(INPUT_NAME, stack)
             binding.bind_output(OUTPUT_NAME, device)
@@ -198,10 +212,9 @@ class Model:
         if output.shape != (len(batch), 1, *shape):
             raise ModelError(f"{self.path}: the network turns {batch.shape} into {output.shape}; export it again")
         probability: NDArray[np.float32] = output[:, 0]
-        if not (
-            probability.min() >= -ROUNDING_TOLERANCE and probability.max() <= 1 + ROUNDING_TOLERANCE
-        ):  # so written, NaN fails too
-            raise ModelError(f"{self.path}: the network gives values that are no probability; the file is damaged")
+        low, high = probability.min(), probability.max()
+        if not (low >= -ROUNDING_TOLERANCE and high <= 1 + ROUNDING_TOLERANCE):  # NaN fails this test too
+            raise ModelError(f"{self.path}: the network returns values that are not probabilities; the file is damaged")
         return np.clip(probability, 0, 1, out=probability)
 
     def release_memory(self) -> None:
@@ -211,30 +224,30 @@ class Model:
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         smallest = np.full((1, len(self.contract.input.bands), cell, 2 * cell), np.nan, np.float32)
-        self._session.run(
-            None, {INPUT_NAME: smallest}, options
-        )  # the arena shrinks at the end of a pass, and no other time
+        # The arena shrinks only at the end of a pass.
+        self._session.run(None, {INPUT_NAME: smallest}, options)
 
     @property
     def numeric_environment(self) -> dict[str, str]:
-        """Return the further facts that a map depends on: with reduced precision the processor, else none.
+        """Further facts that the map's values depend on.
 
-        Where float32 differs in its last bits, a whole number may be another one, and a probability far off.
+        A network of reduced precision may round to another integer on another processor, so the processor is one;
+        float32 has none, since its results differ in the last bits only.
         """
         return {} if self.contract.derived.precision == "float32" else {"processor": processor_digest()}
 
     @property
     def halo(self) -> int:
-        """Return the halo with which a tile equals one pass, a multiple of the alignment."""
+        """Halo with which tiles equal one pass, a multiple of the alignment."""
         return round_up(self.contract.input.halo, self.contract.input.alignment)
 
     def tiling(self, shape: tuple[int, int], tile: int | None = None, halo: int | None = None) -> Tiling:
-        """Cut a raster of (height, width): not at all where memory allows, else into cores that cost least.
+        """Cut a raster into the tiles that cost least and fit into memory.
 
         Args:
             shape: (height, width) of the raster.
-            tile: longest side of a core, to set it by hand.
-            halo: pixels of context, rounded up to the lattice. Default, and most: the exact one.
+            tile: longest side of a core in pixels. Default: one tile if memory allows, else the size that costs least.
+            halo: pixels of context, rounded up to the lattice. Default and maximum: the exact halo.
         """
         alignment = self.contract.input.alignment
         halo = self.halo if halo is None else min(round_up(halo, alignment), self.halo)
@@ -247,29 +260,33 @@ class Model:
         return small and self.memory_bytes(tiling) <= MEMORY_LIMIT_BYTES
 
     def halo_error(self, tiling: Tiling) -> float | None:
-        """Return the error of a tiled map's probabilities: 0 with the exact halo, or one tile.
+        """Return the largest known error of probabilities caused by a tiling.
 
-        With a smaller halo it is what the contract holds: the most that was seen on windows of the training areas,
-        and no bound. None where it holds nothing.
+        It is 0 with the exact halo, or with one tile. With a smaller halo it is the value that the contract states, the
+        largest difference measured on windows of the training areas; it is not a bound. None if the contract states
+        none.
         """
         exact = tiling.rows.halo >= self.halo or len(tiling) == 1
         return 0.0 if exact else self.contract.measured.halo_errors.get(tiling.rows.halo)
 
     def batch_size(self, tiling: Tiling) -> int:
-        """Return the number of tiles in a pass: one on the CPU, where more were no faster, else as memory allows."""
+        """Return the number of tiles in a pass.
+
+        It is 1 on the CPU, where larger batches are not faster, and as many as fit into memory on CUDA.
+        """
         if self.provider != CUDA_PROVIDER:
             return 1
         fixed = self.memory_bytes(tiling, 0)
         return max(min((MEMORY_LIMIT_BYTES - fixed) // (self.memory_bytes(tiling) - fixed), len(tiling)), 1)
 
     def memory_bytes(self, tiling: Tiling, batch: int = 1) -> int:
-        """Return the bytes that the network takes at most on the tiles of a raster: its weights and one pass.
+        """Return an upper bound of the network's memory in bytes: weights and one pass.
 
         Measured with the arena that all sessions share: a pixel of one pass takes 280, 470, 650, 1190 and 1430 bytes
-        for 4, 8, 16, 32 and 64 filters of the first level, one of a cropped tile's window, for the arena holds what
-        fits the shapes of nine kinds of tile, 410, 430, 420, 810 and 1500. An int8 variant takes no more. Where the
-        contract does not say the filters, 64 are assumed. The weights are held once as they are, twice by the plain
-        session, and once by each of the cropped ones that are kept.
+        for 4, 8, 16, 32 and 64 filters of the first level. A pixel of a cropped tile's window takes 410, 430, 420, 810
+        and 1500 bytes, since the arena holds memory for the shapes of nine kinds of tile. An int8 variant takes no
+        more. If the contract does not state the filters, 64 are assumed. The weights are held once as they are, twice
+        by the plain session, and once by each cropped session that is kept open.
         """
         filters = self.contract.origin.hyperparameters.get("filters", 64)
         known = filters if isinstance(filters, int) and filters > 0 else 64
@@ -281,16 +298,14 @@ class Model:
     def probability(self, stack: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the probability of a landslide for an array.
 
-        Large arrays are tiled, with exactly the same result.
-
-        Nothing is checked against the contract but the number of bands, and nothing is written.
+        Large arrays are tiled, with exactly the same result. Only the number of bands is checked against the contract.
 
         Args:
-            stack: Bands of any height and width, float32 (bands, height, width), in the order of
+            stack: bands of any height and width, float32 (bands, height, width), in the order of
                 `contract.input.band_names` and in physical units; NaN where invalid.
 
         Returns:
-            Probabilities from 0 to 1, float32 (height, width). They mean nothing where a band is invalid.
+            Probabilities from 0 to 1, float32 (height, width). Values where a band is invalid have no meaning.
 
         Raises:
             ModelError: The network fails.
@@ -305,10 +320,12 @@ class Model:
         return probability
 
     def _check(self, graph: onnx.ModelProto) -> None:
-        """Check that the graph has the input, output, halo and alignment of the contract, and runs.
+        """Check that the graph agrees with the contract, and run it once.
+
+        Input, output, halo and alignment are compared.
 
         Raises:
-            ModelError: it does not.
+            ModelError: The graph does not agree with the contract, or fails.
         """
         bands = len(self.contract.input.bands)
         for found, name, channels in (
@@ -319,7 +336,7 @@ class Model:
             expected = f"one tensor(float) '{name}' (batch, {channels}, height, width), height and width free"
             fits = len(found) == 1 and (found[0].name, found[0].type) == (name, "tensor(float)")
             if not fits or not _free_image(found[0].shape, channels):
-                raise ModelError(f"{self.path}: has {shapes}, its contract says {expected}; export it again")
+                raise ModelError(f"{self.path}: has {shapes}, but its contract states {expected}; export it again")
         cell, halo = self.contract.input.alignment, self.contract.input.halo
         if max(cell, halo) > MAX_HALO_PIXELS:
             raise ModelError(
@@ -330,29 +347,31 @@ class Model:
             model_file.check_lattice(graph, self.contract)
         except ModelError as error:
             raise ModelError(f"{self.path}: {error}") from error
-        # Oblong, for ONNX Runtime keeps one memory plan for all square shapes, which is that of the first it meets.
+        # Not square: ONNX Runtime uses the memory plan of the first square shape for all square shapes.
         self.run(np.full((bands, cell, 2 * cell), np.nan, np.float32))
 
 
 def _free_image(shape: list[Any], channels: int) -> bool:
-    """Check that a shape is (batch, channels, height, width), with height and width free."""
+    """Check if a shape is (batch, channels, height, width) with free sides."""
     return len(shape) == 4 and shape[1] == channels and not any(isinstance(side, int) for side in shape[2:])
 
 
 def open_variant(
     path: Path, precision: Precision | None, registered_as: RegistryVersion | None, provider: Provider = "auto"
 ) -> Model:
-    """Open a model file, or its variant of a precision, which lies beside it.
+    """Open a model file, or its variant of another precision.
+
+    The variant is the file next to it (`variant_path`).
 
     Args:
-        path: of the model.
-        precision: that is asked for. Default: that of the file, whatever it is.
+        path: path of the model.
+        precision: precision of the variant. Default: that of the file.
         registered_as: name and version of the model in the registry.
-        provider: as for `Model.load`.
+        provider: device to run on, as for `Model.load`.
 
     Raises:
-        ModelError: as `Model.load`; or there is no such variant, or it was made of another model.
-        ParamsError: as `Model.load`.
+        ModelError: A file cannot be loaded, there is no such variant, or it was made from another model.
+        ParamsError: The provider is unknown or not usable.
     """
     named = Model.load(path, registered_as, provider)
     if precision in (None, named.contract.derived.precision):
@@ -360,14 +379,12 @@ def open_variant(
     beside = variant_path(path, precision)
     if named.contract.derived.precision != "float32" or beside == path:
         raise ModelError(
-            f"{path}: is of precision {named.contract.derived.precision}, not {precision}; name the float32 file"
+            f"{path}: has precision {named.contract.derived.precision}, not {precision}; give the float32 file"
         )
     make = f"talud quantize models/{named.contract.origin.name}.onnx --precision {precision}"
     if not beside.is_file():
         if registered_as:
-            raise ModelError(
-                f"{named.title}: holds no variant of precision {precision}; run {make}, then talud register"
-            )
+            raise ModelError(f"{named.title}: has no {precision} variant; run {make}, then talud register")
         raise ModelError(f"{beside}: no such file; make it with talud quantize {path} --precision {precision}")
     variant = Model.load(beside, registered_as, provider)
     if variant.contract.derived.precision != precision or not variant.contract.is_variant_of(named.contract):

@@ -1,4 +1,4 @@
-"""The sessions of ONNX Runtime: on which provider, with how many threads, and with whose memory."""
+"""ONNX Runtime sessions: provider, number of threads and memory arena."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Provider = Literal["auto", "cpu", "cuda"]
 CUDA_PROVIDER = "CUDAExecutionProvider"
-LOG_FATAL_ONLY = 4  # only what is fatal
+LOG_FATAL_ONLY = 4  # ONNX Runtime's severity level for fatal errors
 
 
 def open_session(
@@ -25,16 +25,16 @@ def open_session(
     weights: Mapping[str, NDArray[Any]] | None = None,
     threads: int | None = None,
 ) -> Any:
-    """Open an ONNX Runtime session on the provider and with the options of talud.
+    """Open an ONNX Runtime session with the options of talud.
 
-    It takes its memory from an arena that all sessions of the process share. Asking the system for it anew at each
-    layer takes a fifth of a pass, and an arena for each would hold what only one at a time needs.
+    All sessions of the process share a memory arena. Requesting memory from the system at each layer takes a fifth of a
+    pass, and an arena for each session would hold memory that only one uses at a time.
 
     Args:
-        model: the ONNX file's content.
-        provider: the one that is asked for.
-        weights: of a model `without_weights`.
-        threads: of one pass on the CPU. Default: the physical cores.
+        model: content of the ONNX file.
+        provider: requested provider.
+        weights: constants that `split_weights` took out of the model.
+        threads: number of threads of one pass on the CPU. Default: the physical cores.
     """
     options = _options(threads or physical_cores())
     _share_arena()
@@ -45,13 +45,16 @@ def open_session(
         model,
         options,
         providers=_providers(provider),
-        enable_fallback=0,  # a silent change of provider is none
+        enable_fallback=0,  # ONNX Runtime must not change the provider silently
     )
 
 
 @cache
 def _share_arena() -> None:
-    """Make the memory arena, once in a process; it grows to powers of two, whose unused part is never filled."""
+    """Register the process-wide memory arena of ONNX Runtime.
+
+    It grows in powers of two, whose unused part is never written.
+    """
     cpu = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
@@ -69,25 +72,34 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def _providers(wanted: Provider) -> list[Any]:
-    """Return CUDA before the CPU, unless TensorFlow is in this process: the two load different builds of CUDA."""
+    """Return the execution providers to use, in order of preference.
+
+    CUDA is left out if TensorFlow is loaded in this process, since the two load different builds of CUDA.
+    """
     cpu = "CPUExecutionProvider"
     if wanted == "cpu" or CUDA_PROVIDER not in onnxruntime.get_available_providers() or "tensorflow" in sys.modules:
         return [cpu]
-    # TF32 keeps 10 bits of mantissa: tiles would no longer equal the whole to 1e-6.
-    # The exhaustive search tries every algorithm at each new shape.
+    # TF32 keeps 10 bits of the mantissa, so tiles would no longer equal one pass to 1e-6.
+    # An exhaustive search would try every convolution algorithm for each new shape.
     return [(CUDA_PROVIDER, {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}), cpu]
 
 
 def processor_digest() -> str:
-    """Return a digest of the features of the processor, on which the routines of ONNX Runtime depend."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
-    able = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return hashlib.md5(f"{platform.machine()} {able}".encode(), usedforsecurity=False).hexdigest()
+    """Return a digest of the processor's features.
+
+    ONNX Runtime chooses its routines by them.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return hashlib.md5(f"{platform.machine()} {features}".encode(), usedforsecurity=False).hexdigest()
 
 
 def physical_cores() -> int:
-    """Return the number of physical cores that this process may run on; threads of one core share its arithmetic."""
+    """Return the number of physical cores that this process may run on.
+
+    Threads of one core share its arithmetic units, so more threads do not help.
+    """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = set()
     for cpu in allowed:

@@ -1,11 +1,11 @@
-"""Test-time augmentation: the mean over the eight ways in which a square can be turned and mirrored.
+"""Test-time augmentation: the mean over the eight symmetries of a square.
 
-Landslides have no preferred direction, a trained network has. Each tile is run eight times, turned and mirrored (the
-dihedral group of order 8, D4), and each probability is turned back. What the network says of one place then no longer
-depends on how the raster lies, and how far the eight disagree says how sure it is.
+Landslides have no preferred direction, but a trained network may have one. Each tile is run eight times, flipped and
+transposed (the dihedral group of order 8, D4), and each probability is transformed back. The result does not depend on
+the orientation of the raster, and the spread of the eight values measures how certain it is.
 
-It stays exact under tiling: the padded raster's sides are multiples of the alignment, so that turning it takes lattice
-cells to lattice cells and windows to windows, and a tile turned is a tile of the turned raster.
+It stays exact under tiling: the sides of the padded raster are multiples of the alignment, so that a symmetry maps
+lattice cells to lattice cells and windows to windows, and a transformed tile is a tile of the transformed raster.
 """
 
 from __future__ import annotations
@@ -21,30 +21,35 @@ from talud.engine.tiling import Edges, PixelWindow, Tile
 
 
 class Symmetry(NamedTuple):
-    """One of eight ways to turn a raster: rows reversed, then columns, then both transposed."""
+    """One of the eight symmetries of a square.
+
+    The rows are reversed first, then the columns; then both are transposed.
+    """
 
     rows_reversed: bool
     columns_reversed: bool
     transposed: bool
 
     def apply(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return an array (…, height, width) turned."""
+        """Return an array (…, height, width) transformed by the symmetry."""
         mirrored = self._mirrored(array)
         return mirrored.swapaxes(-2, -1) if self.transposed else mirrored
 
     def invert(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return the array (…, height, width) that `turned` makes this of."""
+        """Return an array (…, height, width) transformed back."""
         return self._mirrored(array.swapaxes(-2, -1) if self.transposed else array)
 
     def transform_tile(self, tile: Tile, alignment: int) -> Tile:
-        """Return the tile of the turned raster that a tile becomes, with whole lattice cells as its core.
+        """Return the tile of the transformed raster that corresponds to a tile.
+
+        Its core is filled up to whole lattice cells.
 
         Args:
-            tile: of the raster.
+            tile: tile of the raster.
             alignment: side of a lattice cell.
 
         Returns:
-            The tile, counted from the corner of its own window.
+            The tile, with offsets relative to its own window.
         """
         rows, columns = tile.cell_slices((0, 0, 0, 0), alignment)
         height, width = tile.window.height, tile.window.width
@@ -60,8 +65,8 @@ class Symmetry(NamedTuple):
     def _mirrored(self, array: NDArray[Any]) -> NDArray[Any]:
         return array[..., :: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
 
-    def _transform_edges(self, rim: Edges) -> Edges:
-        top, left, bottom, right = rim
+    def _transform_edges(self, edges: Edges) -> Edges:
+        top, left, bottom, right = edges
         if self.rows_reversed:
             top, bottom = bottom, top
         if self.columns_reversed:
@@ -75,18 +80,18 @@ SYMMETRIES = tuple(Symmetry(*ways) for ways in product((False, True), repeat=3))
 def average_symmetries(
     model: Model, stack: NDArray[np.float32], tile: Tile
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and standard deviation of the eight probabilities over a tile's core, both (height, width).
+    """Return mean and standard deviation of a core's eight probabilities.
 
-    They are those of eight passes over the whole padded raster, turned. The sums are of sorted values, so that they
-    depend neither on the tile nor on how the raster lies.
+    Both are (height, width) and equal those of eight passes over the whole padded raster, transformed. The sums are
+    over sorted values, so that they depend neither on the tile nor on the orientation of the raster.
 
     Args:
-        model: to run.
-        stack: (bands, height, width) of the tile's window, as for `Model.cores`.
-        tile: one of `Model.tiling`.
+        model: model to run.
+        stack: bands (bands, height, width) of the tile's window, as for `Model.run_cores`.
+        tile: tile of `Model.tiling`.
 
     Raises:
-        ModelError: the network fails, or gives no probability.
+        ModelError: The network fails, or returns values that are not probabilities.
     """
     height, width = tile.core.height, tile.core.width
     alignment = model.contract.input.alignment
@@ -102,10 +107,10 @@ def average_symmetries(
 
 
 def _symmetric_tiles(tile: Tile, alignment: int) -> list[tuple[Tile, Symmetry]]:
-    """Return a tile in all eight ways, those of one rim together: a model keeps few cropped networks open.
+    """Return a tile under all eight symmetries, grouped by edges.
 
-    Neighbours along the rim, and the two ends of a row, go through the same four rims: one forwards, the other
-    backwards, so that each begins with those that the one before has left open.
+    A model keeps few cropped networks open. Neighbouring tiles along an edge, and the two ends of a row, need the same
+    four networks: every other tile uses them in reverse order, so that it starts with the ones that are still open.
     """
     turned = [(symmetry.transform_tile(tile, alignment), symmetry) for symmetry in SYMMETRIES]
     if tile.edges is None:  # the network is not cropped
@@ -115,7 +120,10 @@ def _symmetric_tiles(tile: Tile, alignment: int) -> list[tuple[Tile, Symmetry]]:
 
 
 def _pairwise_sum(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the sum of eight arrays, pair by pair, since NumPy's own order depends on the shape."""
+    """Return the sum of eight arrays, added in pairs.
+
+    The order of NumPy's own sum depends on the shape.
+    """
     while len(values) > 1:
         values = values[::2] + values[1::2]
     total: NDArray[np.float32] = values[0]

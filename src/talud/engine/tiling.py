@@ -1,12 +1,12 @@
 """Exact tiling: tiles whose map equals that of one pass over the raster.
 
-A network with poolings sees a lattice of 2^depth pixels, and an output pixel depends on a bounded surrounding, the
-halo. A tile's window therefore starts on the lattice and reaches a halo beyond the core that the tile writes. The
-network itself treats the raster's edge in its own way, so a window must meet that edge where the raster does: it
-never reaches past the padded raster (the raster, with NaN rows and columns at the bottom and right up to a multiple
-of the alignment), but shifts inward. All windows have one shape, which spares the runtime new plans.
+A network with pooling layers sees a lattice of 2^depth pixels, and an output pixel depends on a limited neighbourhood,
+the halo. A tile's window therefore starts on the lattice and extends a halo beyond the core that the tile writes. The
+network treats the raster's edge in its own way, so a window must end where the raster ends: it never extends past the
+padded raster (the raster, with NaN rows and columns at the bottom and right up to a multiple of the alignment), but is
+shifted inwards. All windows have the same shape, so that ONNX Runtime plans its memory once.
 
-Everything here is integer geometry; nothing reads or writes.
+This module contains integer geometry only; it reads and writes nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def round_up(length: int, multiple: int) -> int:
 
 
 class PixelWindow(NamedTuple):
-    """Rectangle of whole pixels, with fields in the order of `rasterio.windows.Window`."""
+    """Rectangle of whole pixels, in the field order of `rasterio.windows.Window`."""
 
     col_off: int
     row_off: int
@@ -36,7 +36,10 @@ class PixelWindow(NamedTuple):
 
 
 class Edges(NamedTuple):
-    """Sides on which a tile's core, filled up to whole lattice cells, reaches the padded raster's rim."""
+    """Sides on which a tile's core reaches the edge of the padded raster.
+
+    The core is filled up to whole lattice cells.
+    """
 
     top: bool
     left: bool
@@ -46,14 +49,14 @@ class Edges(NamedTuple):
 
 @dataclass(frozen=True)
 class Tile:
-    """One step of a tiled prediction.
+    """Core and window of one step of a tiled prediction.
 
     Attributes:
-        core: the pixels that this tile alone writes, inside the raster.
-        window: the pixels that the network is given; may reach past the raster's bottom and right into its padding.
-        rim: the sides on which the core reaches the rim, if it has its whole halo on all others; None where the rim
-            runs through the halo.
-        halo: pixels of context on the sides that are not on the rim.
+        core: pixels that only this tile writes, inside the raster.
+        window: pixels that the network reads; may extend past the raster's bottom and right into its padding.
+        edges: sides on which the core reaches the raster's edge, if it has its whole halo on all others; None if an
+            edge lies within the halo.
+        halo: pixels of context on the sides that are not on an edge.
     """
 
     core: PixelWindow
@@ -63,21 +66,23 @@ class Tile:
 
     @property
     def batch_key(self) -> tuple[Edges | None, int, int]:
-        """Return rim and shape of the core, which tiles in one pass of the network have in common."""
+        """Key of tiles that fit into one pass: the edges and shape of the core."""
         return self.edges, self.core.height, self.core.width
 
     @property
     def core_slices(self) -> tuple[slice, slice]:
-        """Return rows and columns of the core in an array of the window."""
+        """Rows and columns of the core in an array of the window."""
         top = self.core.row_off - self.window.row_off
         left = self.core.col_off - self.window.col_off
         return slice(top, top + self.core.height), slice(left, left + self.core.width)
 
     def cell_slices(self, margins: tuple[int, int, int, int], alignment: int) -> tuple[slice, slice]:
-        """Return rows and columns, in an array of the window, of the core's lattice cells and a margin.
+        """Return rows and columns of the core's lattice cells and a margin.
+
+        They index an array of the window.
 
         Args:
-            margins: pixels above, left of, below and right of the cells; no more than the window holds.
+            margins: pixels above, left of, below and right of the cells; at most as many as the window has.
             alignment: side of a cell.
         """
         rows, columns = (
@@ -89,13 +94,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class Axis:
-    """Rows, or columns, cut in equal cores.
+    """Rows or columns of a raster, cut into cores of equal length.
 
     Attributes:
-        length: of the raster along this axis, at least 1.
+        length: length of the raster along this axis, at least 1.
         core: length of a core, a multiple of the alignment; only the last one may be shorter.
         halo: pixels of context on each side, a multiple of the alignment.
-        alignment: the lattice.
+        alignment: step of the lattice in pixels.
     """
 
     length: int
@@ -105,7 +110,14 @@ class Axis:
 
     @classmethod
     def balanced(cls, length: int, longest_core: int, halo: int, alignment: int) -> Axis:
-        """Cut into as few cores as `longest_core` allows, of equal length, so that windows are small."""
+        """Cut an axis into the fewest cores of equal length.
+
+        Args:
+            length: length of the raster along this axis.
+            longest_core: largest length of a core; at least one lattice cell is used.
+            halo: pixels of context on each side.
+            alignment: step of the lattice in pixels.
+        """
         padded = round_up(length, alignment)
         longest = max(longest_core // alignment * alignment, alignment)
         count = -(-padded // longest)
@@ -114,12 +126,12 @@ class Axis:
 
     @property
     def padded(self) -> int:
-        """Return the length of the padded raster."""
+        """Length of the padded raster."""
         return round_up(self.length, self.alignment)
 
     @property
     def window(self) -> int:
-        """Return the length of every window."""
+        """Length of every window."""
         return min(self.padded, self.core + 2 * self.halo)
 
     def __iter__(self) -> Iterator[tuple[range, range]]:
@@ -129,7 +141,10 @@ class Axis:
             yield range(start, min(start + self.core, self.length)), range(first, first + self.window)
 
     def touched_edges(self, core: range) -> tuple[bool, bool] | None:
-        """Check whether a core begins and ends at the rim; None where a rim is within the halo."""
+        """Return whether a core begins and whether it ends at an edge of the raster.
+
+        None if an edge lies within the halo.
+        """
         distances = core.start, self.padded - round_up(core.stop, self.alignment)
         if any(0 < distance < self.halo for distance in distances):
             return None
@@ -145,7 +160,14 @@ class Tiling:
 
     @classmethod
     def of(cls, shape: tuple[int, int], tile: int, halo: int, alignment: int) -> Tiling:
-        """Cut a raster of (height, width) into cores of at most `tile` pixels a side, or one lattice cell."""
+        """Cut a raster into cores of at most `tile` pixels a side.
+
+        Args:
+            shape: (height, width) of the raster.
+            tile: longest side of a core; at least one lattice cell is used.
+            halo: pixels of context on each side.
+            alignment: step of the lattice in pixels.
+        """
         height, width = shape
         return cls(Axis.balanced(height, tile, halo, alignment), Axis.balanced(width, tile, halo, alignment))
 
@@ -153,13 +175,14 @@ class Tiling:
     def largest_fitting(
         cls, shape: tuple[int, int], fits: Callable[[Tiling], bool], halo: int, alignment: int
     ) -> Tiling:
-        """Cut a raster into the largest tiles that fit; a lattice cell is the smallest.
+        """Cut a raster into the largest tiles that fit into memory.
 
         Args:
             shape: (height, width) of the raster.
-            fits: whether there is memory for a tiling.
-            halo: pixels of context.
-            alignment: the lattice.
+            fits: predicate that is true if there is memory for a tiling; tiles of one lattice cell are used in any
+                case.
+            halo: pixels of context on each side.
+            alignment: step of the lattice in pixels.
         """
         most = round_up(max(shape), alignment) // alignment
         tilings = (cls.of(shape, cells * alignment, halo, alignment) for cells in range(most, 1, -1))
@@ -167,18 +190,21 @@ class Tiling:
 
     @property
     def can_crop(self) -> bool:
-        """Check whether there are several tiles, and each reaches the raster's rim or has its whole halo."""
+        """True if every tile can be run on a cropped network.
+
+        True if there are several tiles, and each side of a tile is on the raster's edge or has its whole halo.
+        """
         ends = [axis.touched_edges(core) for axis in (self.rows, self.columns) for core, _ in axis]
         return len(self) > 1 and None not in ends
 
     @property
     def window(self) -> tuple[int, int]:
-        """Return (height, width) of every window."""
+        """(height, width) of every window."""
         return self.rows.window, self.columns.window
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Return (height, width) of the padded raster."""
+        """(height, width) of the padded raster."""
         return self.rows.padded, self.columns.padded
 
     def __len__(self) -> int:
@@ -189,12 +215,17 @@ class Tiling:
         """Yield the tiles, row by row."""
         for core_rows, window_rows in self.rows:
             for core_columns, window_columns in self.columns:
-                rim = _edges(self.rows.touched_edges(core_rows), self.columns.touched_edges(core_columns))
-                yield Tile(_window(core_rows, core_columns), _window(window_rows, window_columns), rim, self.rows.halo)
+                edges = _edges(self.rows.touched_edges(core_rows), self.columns.touched_edges(core_columns))
+                yield Tile(
+                    _window(core_rows, core_columns), _window(window_rows, window_columns), edges, self.rows.halo
+                )
 
 
 def batch_tiles(tiles: Iterable[Tile], size: int) -> Iterator[list[Tile]]:
-    """Yield tiles in batches of one kind and of exactly `size`, as each becomes full; at the end the rest, singly."""
+    """Yield tiles in batches of equal key and of exactly `size`.
+
+    A batch is yielded when it is full; the remaining tiles follow one by one.
+    """
     waiting: dict[tuple[Edges | None, int, int], list[Tile]] = {}
     for tile in tiles:
         batch = waiting.setdefault(tile.batch_key, [])
