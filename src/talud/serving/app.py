@@ -57,8 +57,8 @@ def create_app(settings: Settings, *, open_to_all: bool = False) -> FastAPI:
     """Create the web application.
 
     Args:
-        settings: of the agency.
-        open_to_all: whether no key is asked for.
+        settings: settings of the service.
+        open_to_all: whether clients need no API key.
     """
 
     @asynccontextmanager
@@ -168,10 +168,10 @@ def serve(settings: Settings, host: str, port: int, *, open_to_all: bool) -> Non
     """Run the service until Ctrl-C or SIGTERM.
 
     Args:
-        settings: of the agency.
+        settings: settings of the service.
         host: host to listen at.
         port: port to listen at.
-        open_to_all: whether no key is asked for.
+        open_to_all: whether clients need no API key.
     """
     configure_logging(settings.log)
     app = create_app(settings, open_to_all=open_to_all)

@@ -145,9 +145,9 @@ class Executor:
 
         They were left by an earlier service, or by a claim whose reply was lost.
         """
-        at_work = {*self._running, *self._fetching, *(job.id for job in self._fetched)}
+        active = {*self._running, *self._fetching, *(job.id for job in self._fetched)}
         for job in self.jobs.list(("running",), limit=10**6):
-            if job.id not in at_work:
+            if job.id not in active:
                 self.jobs.requeue(job.id, "waiting for a worker again; resumes from its finished tiles")
 
     def _retry(self, call: Callable[[], Result]) -> Result:
@@ -251,11 +251,11 @@ class Executor:
         if job.id in self._dismissed or self._stopping.is_set():
             raise JobStopped
 
-    def _fail(self, job: Job, why: str) -> None:
+    def _fail(self, job: Job, reason: str) -> None:
         # The tiles are removed first: on a disk full of tiles, the database could not store the job's end.
         self.job_folders.remove_tiles(job.id)
-        if self._end(job, "failed", why):
-            log.warning("failed: %s", why, extra=job_fields(job))
+        if self._end(job, "failed", reason):
+            log.warning("failed: %s", reason, extra=job_fields(job))
             self.metrics.jobs_ended.labels("failed").inc()
             self.job_folders.remove(job.id)
             self._notify(job.request, "failedUri", job)

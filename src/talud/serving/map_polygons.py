@@ -71,7 +71,7 @@ class MappedLandslides:
         grid: grid of the map.
         tags: tags of the map's GeoPackage.
         outlines: id → outline in the CRS of the map, in the order of the file.
-        measurements: id → name → number, for the names in `_NUMBERS` that the file holds.
+        measurements: id → name → number, for the names in `_MEASUREMENTS` that the file contains.
         geojson: id → outline as GeoJSON in WGS84.
     """
 
@@ -188,14 +188,14 @@ def _properties(polygon: str, landslides: MappedLandslides, review: Review | Non
 def review_counts(landslides: MappedLandslides, reviews: Mapping[str, Review]) -> dict[str, float]:
     """Count the landslides by verdict, and sum the accepted area."""
     reviewed = {name: reviews[name] for name in landslides.outlines if name in reviews}
-    words = [one.verdict for one in reviewed.values()]
-    taken = accepted_ids(landslides, reviews)
+    verdicts = [one.verdict for one in reviewed.values()]
+    accepted = accepted_ids(landslides, reviews)
     return {
-        "unreviewed": len(landslides.outlines) - words.count("accepted") - words.count("rejected"),
-        "accepted": words.count("accepted"),
-        "rejected": words.count("rejected"),
+        "unreviewed": len(landslides.outlines) - verdicts.count("accepted") - verdicts.count("rejected"),
+        "accepted": verdicts.count("accepted"),
+        "rejected": verdicts.count("rejected"),
         "drawn": len(drawn_ids(landslides, reviews)),
-        "accepted_area_m2": sum(_properties(name, landslides, reviews[name])["area_m2"] for name in taken),
+        "accepted_area_m2": sum(_properties(name, landslides, reviews[name])["area_m2"] for name in accepted),
     }
 
 
@@ -256,7 +256,7 @@ def feature_collection(members: Iterable[str], **foreign: Any) -> str:
 def _geojson(outlines: Sequence[Any] | NDArray[np.object_], grid: Grid) -> list[str]:
     """Serialise outlines as GeoJSON (RFC 7946) in WGS84."""
     moved = geopandas.GeoSeries(list(outlines), crs=grid.crs.to_wkt()).to_crs(WGS84).to_numpy()
-    rounded = shapely.transform(shapely.orient_polygons(moved), lambda places: np.round(places, _DEGREE_DECIMALS))
+    rounded = shapely.transform(shapely.orient_polygons(moved), lambda positions: np.round(positions, _DEGREE_DECIMALS))
     return [str(text) for text in shapely.to_geojson(rounded)]
 
 
@@ -294,15 +294,15 @@ def _drop_heights(ring: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
 
 def _repaired(outline: Outline) -> Outline:
     if shapely.is_valid(outline):
-        mended: Any = outline
+        repaired: Any = outline
     else:
-        mended = extract_polygons(outline) if _is_repairable(outline) else None
-    if mended is None or not mended.area > 0:
+        repaired = extract_polygons(outline) if _is_repairable(outline) else None
+    if repaired is None or not repaired.area > 0:
         raise ParamsError("the geometry crosses itself or has no area; draw it again")
-    if abs(mended.area - outline.area) > MAX_AREA_CHANGE * outline.area:
+    if abs(repaired.area - outline.area) > MAX_AREA_CHANGE * outline.area:
         raise ParamsError("the geometry crosses itself, and a repair would change its area; draw it again")
-    kept: Outline = mended
-    return kept
+    result: Outline = repaired
+    return result
 
 
 def _is_repairable(outline: Outline) -> bool:
@@ -313,8 +313,8 @@ def _is_repairable(outline: Outline) -> bool:
     if shapely.get_num_coordinates(outline) > MAX_REPAIRABLE_VERTICES:
         return False
     rings = shapely.get_rings(shapely.get_parts(outline))
-    places = [shapely.get_coordinates(ring) for ring in rings]
-    sides: Any = shapely.linestrings(np.concatenate([np.stack([one[:-1], one[1:]], axis=1) for one in places]))
+    positions = [shapely.get_coordinates(ring) for ring in rings]
+    sides: Any = shapely.linestrings(np.concatenate([np.stack([one[:-1], one[1:]], axis=1) for one in positions]))
     intersections: int = shapely.STRtree(sides).query(sides, predicate="intersects").shape[1]
     # Each side intersects itself and its two neighbours.
     return (intersections - 3 * len(sides)) / 2 <= MAX_CROSSINGS

@@ -27,8 +27,8 @@ class MapTask:
     """Inputs, options and output folder of a map.
 
     Attributes:
-        raster: path of the raster, which is the same for the worker.
-        model: path of the job's copy of the model, which is the same for the worker.
+        raster: path of the raster, readable by the worker.
+        model: path of the job's copy of the model, readable by the worker.
         origin: name and version of the model in the registry.
         out: output folder of the map.
         options: options of the map.
@@ -65,10 +65,10 @@ class MapResult:
 def map_landslides(task: MapTask, report: SendMessage) -> MapResult:
     """Map a raster, resuming from the tiles of an earlier worker.
 
-    A complete map of an earlier worker, which the service did not record, is kept as it is.
+    A complete map of an earlier worker, which the service did not record, is not made again.
 
     Args:
-        task: the task.
+        task: raster, model, options and output folder.
         report: callback that receives [finished tiles, all tiles].
     """
     os.nice(max(task.nice - os.nice(0), 0))

@@ -36,15 +36,7 @@ _FILE_REFERENCE = re.compile(rb"source_?(filename|dataset)|overview_?file|<VRT",
 _FileState = tuple[str, int, int, int, int, int]
 FILE_REFERENCE_DOMAINS = {"OVERVIEWS", "GEOLOCATION"}  # tag domains in which GDAL looks for further files
 OFFLINE_OPTIONS = {"CPL_VSIL_CURL_ALLOWED_FILENAME": "none"}  # GDAL option that prevents network access
-ALLOWED_DRIVERS = {
-    "GTiff",
-    "COG",
-    "MEM",
-    "Memory",
-    "PNG",
-    "GPKG",
-    "GeoJSON",
-}  # of GDAL, that maps and their pictures take
+ALLOWED_DRIVERS = {"GTiff", "COG", "MEM", "Memory", "PNG", "GPKG", "GeoJSON"}  # needed for maps and tiles
 _LIST_DRIVERS_SCRIPT = """
 import pyogrio, rasterio
 with rasterio.Env() as environment:
@@ -90,7 +82,7 @@ def check_file(path: Path, root: Path, name: str) -> None:
     """
     _check_links(path, root, name)
     for side in _sidecar_files(path):
-        label = f"{name}: its sidecar file {side.name}"
+        label = f"{name}: sidecar file {side.name}"
         found = _resolve_below(side, root, label)
         if not side.name.casefold().endswith(TAGS_SUFFIX):
             _check_geotiff(side, root, label)
@@ -112,15 +104,15 @@ def _check_geotiff(path: Path, root: Path, name: str) -> None:
         with rasterio.Env(**OFFLINE_OPTIONS), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, driver="GTiff") as dataset:
-                of_bands = {domain for index in dataset.indexes for domain in dataset.tag_namespaces(index)}
-                domains = {str(domain).upper() for domain in (*dataset.tag_namespaces(), *of_bands)}
-                leading = domains & FILE_REFERENCE_DOMAINS
-                files = () if leading else dataset.files
+                band_domains = {domain for index in dataset.indexes for domain in dataset.tag_namespaces(index)}
+                domains = {str(domain).upper() for domain in (*dataset.tag_namespaces(), *band_domains)}
+                references = domains & FILE_REFERENCE_DOMAINS
+                files = () if references else dataset.files
     except (RasterioError, UnicodeError) as error:
         raise SourceError(f"{name}: is damaged or not a GeoTIFF; only GeoTIFFs are accepted") from error
-    if leading:
+    if references:
         raise SourceError(
-            f"{name}: its tags {', '.join(sorted(leading))} refer to further files; write it without them"
+            f"{name}: its tags {', '.join(sorted(references))} refer to further files; write it without them"
         )
     for file in files:
         _resolve_below(Path(file), root, f"{name}: its file {Path(file).name}")
@@ -166,7 +158,7 @@ def _check_links(path: Path, root: Path, name: str) -> None:
     """
     for side in _related_files(path):
         if side.is_symlink():
-            _resolve_below(side, root, f"{name}: its sidecar file {side.name}")
+            _resolve_below(side, root, f"{name}: sidecar file {side.name}")
 
 
 @lru_cache(maxsize=10_000)
@@ -199,18 +191,18 @@ def confine_gdal(*, warping: bool = False) -> None:
     if "GDAL_SKIP" not in os.environ:
         command = [sys.executable, "-c", _LIST_DRIVERS_SCRIPT]
         free = {name: value for name, value in os.environ.items() if name != "OGR_SKIP"}
-        told = subprocess.run(command, env=free, capture_output=True, text=True, check=True).stdout
-        _skip_drivers({*told.strip().split(",")} - ALLOWED_DRIVERS)
+        output = subprocess.run(command, env=free, capture_output=True, text=True, check=True).stdout
+        _skip_drivers({*output.strip().split(",")} - ALLOWED_DRIVERS)
     os.environ.update(OFFLINE_OPTIONS)
     os.environ.setdefault("CPL_LOG", os.devnull)  # the GDAL of workers warns about each missing driver
     skipped = {*os.environ["GDAL_SKIP"].split(",")}
-    kept = ALLOWED_DRIVERS | ({"VRT"} if warping else set())
-    _skip_drivers(skipped - kept)
+    allowed = ALLOWED_DRIVERS | ({"VRT"} if warping else set())
+    _skip_drivers(skipped - allowed)
     with stderr_suppressed():  # each GDAL warns about drivers that only the other has
         import pyogrio
 
         with rasterio.Env() as environment:
-            left = {*environment.drivers(), *pyogrio.list_drivers()} - kept
+            left = {*environment.drivers(), *pyogrio.list_drivers()} - allowed
     _skip_drivers(skipped)
     if left:
         raise ParamsError(
@@ -289,8 +281,8 @@ def _sidecar_files(path: Path) -> list[Path]:
     The sidecar files of overviews and masks are included. Upper and lower case are equal.
     """
     name = re.escape(path.name.casefold())
-    beside = re.compile(rf"{name}(\.ovr|\.msk)*(\.ovr|\.msk|\.aux\.xml)")
-    found = [side for side in path.parent.iterdir() if beside.fullmatch(side.name.casefold())]
+    pattern = re.compile(rf"{name}(\.ovr|\.msk)*(\.ovr|\.msk|\.aux\.xml)")
+    found = [side for side in path.parent.iterdir() if pattern.fullmatch(side.name.casefold())]
     return sorted(found, key=lambda side: (-len(side.name), side.name))  # sidecars of overviews before the overviews
 
 

@@ -161,7 +161,7 @@ class RequestResolver:
         A resumed job uses the raster that it downloaded before.
 
         Args:
-            job: the job.
+            job: job with a remote raster.
             check_wanted: function that is called several times a second; an exception of it cancels the download.
 
         Raises:

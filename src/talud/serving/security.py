@@ -53,7 +53,7 @@ class RequestChecks:
 
     Attributes:
         app: application behind the checks.
-        open_to_all: whether no key is asked for.
+        open_to_all: whether clients need no API key.
     """
 
     app: ASGIApp
@@ -239,7 +239,7 @@ class PublicAddress:
 
     Attributes:
         public: public URL without a trailing slash; empty if it is not set.
-        open_to_all: whether no key is asked for.
+        open_to_all: whether clients need no API key.
     """
 
     public: str

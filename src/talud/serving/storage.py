@@ -38,10 +38,10 @@ VIEW_PROTECTION_SECONDS = 15 * 60  # a map is not removed for this long after it
 
 @dataclass(frozen=True)
 class JobFolders:
-    """Folders of the jobs, one for each.
+    """Folders of the jobs.
 
     Attributes:
-        root: folder that holds the folders, named by the jobs' ids.
+        root: parent folder; each job has a folder named by its id.
     """
 
     root: Path
@@ -56,7 +56,7 @@ class JobFolders:
         return self.folder(job) / "model.onnx"
 
     def fetched_raster(self, job: str) -> Path:
-        """Return the folder of a job's fetched raster."""
+        """Return the folder of a job's downloaded raster."""
         return self.folder(job) / "raster"
 
     def map_folder(self, job: str) -> Path:
@@ -100,8 +100,8 @@ class JobFolders:
 
     def recently_viewed(self, job: str) -> bool:
         """Check if a job's map was viewed recently."""
-        looked = self._viewed_at.get(job)
-        return looked is not None and time.monotonic() - looked < VIEW_PROTECTION_SECONDS
+        viewed = self._viewed_at.get(job)
+        return viewed is not None and time.monotonic() - viewed < VIEW_PROTECTION_SECONDS
 
 
 _MAX_NAME_CHARACTERS = 80  # of an upload's file name, without its suffix
@@ -258,7 +258,7 @@ def lock_results(results: Path) -> Iterator[None]:
         results.mkdir(mode=0o700, parents=True, exist_ok=True)
         if results.stat().st_mode & 0o007:  # access for a group is left as the operator set it
             results.chmod(0o700)
-    busy = BusyError(f"{results}: another service uses this folder; stop that service or name another folder")
+    busy = BusyError(f"{results}: another service uses this folder; stop that service, or choose another folder")
     with exclusive_lock(results / "service.lock", busy):
         yield
 
@@ -293,19 +293,14 @@ def remove_expired(jobs: JobStore, job_folders: JobFolders, settings: Settings) 
     mapped = {job.request.raster for job in known.values() if job.id not in removed}
     for folder in sorted(uploads, key=_age_seconds, reverse=True):
         old = _age_seconds(folder) > settings.results_days * 86400
-        if (
-            f"{raster_paths.UPLOADS_FOLDER}/{folder.name}" not in mapped
-            and (old or excess > 0)
-            and _age_seconds(folder) > VIEW_PROTECTION_SECONDS
-        ):
+        unused = f"{raster_paths.UPLOADS_FOLDER}/{folder.name}" not in mapped
+        if unused and (old or excess > 0) and _age_seconds(folder) > VIEW_PROTECTION_SECONDS:
             excess -= _size_bytes(folder)
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder.name)
-    root, uploaded = (
-        settings.results / raster_paths.UPLOADS_FOLDER,
-        UploadStore(jobs.database, settings.upload_bytes_per_key),
-    )
-    uploaded.release(upload for upload in uploaded.ids() if not (root / upload).is_dir())
+    root = settings.results / raster_paths.UPLOADS_FOLDER
+    store = UploadStore(jobs.database, settings.upload_bytes_per_key)
+    store.release(upload for upload in store.ids() if not (root / upload).is_dir())
     return removed
 
 
