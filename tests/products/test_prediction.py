@@ -389,7 +389,7 @@ import talud
 from talud.mapping import reader
 from talud.mapping.options import MapOptions
 from talud.products import prediction
-reader.CACHE = 16 * 10**6
+reader.GDAL_CACHE_BYTES = 16 * 10**6
 model = talud.load_model(sys.argv[1])
 prediction.predict(model, Path(sys.argv[2]), Path(sys.argv[3]), MapOptions(threshold=0.999999, tile=256))
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -431,13 +431,13 @@ def test_interrupted_network_keeps_the_earlier_map(
 ) -> None:
     before = make_earlier_map(tmp_path, model)
     stack = write_stack(tmp_path / "s.tif", noise(90, 90))
-    cores, passes = Model.run_cores, []
+    run_cores, passes = Model.run_cores, []
 
     def third_fails(self: Model, windows: list[np.ndarray], tiles: list[Tile]) -> list[np.ndarray]:
         passes.append(tiles)
         if len(passes) == 3:
             raise KeyboardInterrupt
-        return cores(self, windows, tiles)
+        return run_cores(self, windows, tiles)
 
     monkeypatch.setattr(Model, "run_cores", third_fails)
     with pytest.raises(KeyboardInterrupt):
