@@ -1,4 +1,4 @@
-"""What tests of the command line share."""
+"""Fixtures of the tests of the command line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _away_from_this_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This repository is a project too, in which a map that a test makes would be recorded."""
+def _empty_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test in an empty folder.
+
+    This repository is a project, in which maps of tests would be recorded.
+    """
     monkeypatch.chdir(tmp_path)

@@ -23,7 +23,7 @@ NAME = "landslide-unet-3band"
 
 @pytest.fixture
 def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Return a project with two versions, the champion of which was deleted."""
+    """Return a project with two versions whose champion was deleted."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     found = write_params(tmp_path / "3band")
     write_area(found, "basin", np.indices((128, 128))[0] % 10 == 0)
@@ -33,7 +33,7 @@ def project(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
     client = Store.open(found.root).client
     client.set_registered_model_alias(NAME, "champion", "2")
     client.delete_model_version(NAME, "2")
-    with closing(sqlite3.connect(found.root / "mlflow.db")) as store:  # as a server of an older MLflow leaves it
+    with closing(sqlite3.connect(found.root / "mlflow.db")) as store:  # as older MLflow servers leave it
         store.execute("DELETE FROM registered_model_aliases")
         store.execute("INSERT INTO registered_model_aliases (alias, version, name) VALUES ('champion', 2, ?)", (NAME,))
         store.commit()
@@ -45,7 +45,7 @@ BROKEN = f"'{NAME}': its alias champion points to version 2, which was deleted; 
 
 
 @pytest.mark.slow
-def test_commands_name_the_broken_alias_and_promote_repairs_it(talud: Run, project: Project) -> None:
+def test_commands_report_a_broken_alias_and_promote_repairs_it(talud: Run, project: Project) -> None:
     code, out, err = talud("models", "list")
     assert (code, NAME in out) == (0, True)
     assert err.startswith(f"talud: warning: {BROKEN}")
@@ -67,14 +67,14 @@ def test_commands_name_the_broken_alias_and_promote_repairs_it(talud: Run, proje
     assert f"{NAME}, version 1" in out
 
 
-def test_registering_again_gives_the_champion_back(talud: Run, project: Project) -> None:
+def test_register_restores_a_deleted_champion(talud: Run, project: Project) -> None:
     code, out, err = talud("register", "3band")
     assert (code, err) == (0, "")
     assert "is champion" in out
     assert Store.open(project.root).client.get_registered_model(NAME).aliases.keys() == {"champion"}
 
 
-def test_a_broken_challenger_goes_with_the_next_alias(talud: Run, project: Project) -> None:
+def test_register_replaces_a_broken_challenger_alias(talud: Run, project: Project) -> None:
     client = Store.open(project.root).client
     client.set_registered_model_alias(NAME, "champion", "1")
     with closing(sqlite3.connect(project.root / "mlflow.db")) as store:

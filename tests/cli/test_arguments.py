@@ -21,7 +21,7 @@ from command_line import Run
         ["models", "compare", "a.onnx", "b.onnx", "--area", "here", "--out", ""],
     ],
 )
-def test_empty_argument_is_wrong_usage(
+def test_empty_argument_is_a_usage_error(
     arguments: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,6 @@
-"""What a user can do wrong with sources and params.yaml: one line on stderr, exit code 1, earlier results untouched."""
+"""Tests of user errors in sources and params.yaml.
+
+Each gives one line on stderr and exit code 1, and keeps earlier results."""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def hills() -> np.ndarray:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with one training area, in which the command line works."""
+    """Return a project with one training area, as working folder."""
     folder = tmp_path / "project/data/here"
     write_raster(folder / "optical.tif", noise())
     write_raster(folder / "dtm.tif", hills())
@@ -110,7 +112,7 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_a_spoilt_source_is_one_line_and_the_earlier_stack_stays(talud: Run, project: Project, case: str) -> None:
+def test_stack_reports_a_damaged_source_and_keeps_the_old_stack(talud: Run, project: Project, case: str) -> None:
     assert talud("stack", "here")[0] == 0
     before = files(project.root / "stacks")
     spoil, said = SPOILT[case]
@@ -122,7 +124,7 @@ def test_a_spoilt_source_is_one_line_and_the_earlier_stack_stays(talud: Run, pro
     assert files(project.root / "stacks") == before
 
 
-def test_a_doubtful_source_is_one_warning_and_the_stack_is_made(talud: Run, project: Project) -> None:
+def test_stack_warns_once_of_a_doubtful_source(talud: Run, project: Project) -> None:
     heights = hills()
     heights[:, :8] = 0
     write_raster(project.root / "data/here/dtm.tif", heights)
@@ -132,7 +134,7 @@ def test_a_doubtful_source_is_one_warning_and_the_stack_is_made(talud: Run, proj
     assert re.fullmatch(r"talud: warning: .*dtm\.tif: 12\.5% of its pixels are 0, .* -a_nodata 0 .*dtm\.tif\n", err)
 
 
-def test_invalid_polygons_are_repaired_and_empty_ones_skipped_and_both_said(talud: Run, project: Project) -> None:
+def test_stack_reports_repaired_and_skipped_polygons(talud: Run, project: Project) -> None:
     bow = shapely.Polygon([(LEFT, TOP), (LEFT + 99, TOP - 99), (LEFT + 99, TOP), (LEFT, TOP - 99)])
     write_inventory(project.root / "data/here", [bow, SQUARE, shapely.Polygon(), None])
     code, out, err = talud("stack", "here")
@@ -154,14 +156,14 @@ def test_invalid_polygons_are_repaired_and_empty_ones_skipped_and_both_said(talu
         ["nonsense"],
     ],
 )
-def test_wrong_usage_exits_with_2(talud: Run, project: Project, arguments: list[str]) -> None:
+def test_commands_exit_with_2_on_wrong_usage(talud: Run, project: Project, arguments: list[str]) -> None:
     code, out, err = talud(*arguments)
     assert (code, out) == (2, "")
     assert "Usage: talud" in err
     assert not (project.root / "stacks").exists()
 
 
-def test_a_stack_does_not_take_the_place_of_its_source(talud: Run, project: Project, tiny_model: Path) -> None:
+def test_stack_does_not_overwrite_its_source(talud: Run, project: Project, tiny_model: Path) -> None:
     source = project.root / "data/here/optical.tif"
     before = source.read_bytes()
     code, _, err = talud("stack", "--like", tiny_model, "--optical", source, "--out", "data/here/../here/optical.tif")
@@ -173,10 +175,10 @@ def test_a_stack_does_not_take_the_place_of_its_source(talud: Run, project: Proj
 @pytest.mark.parametrize(
     "command", [["train", "rgb"], ["evaluate", "rgb"], ["register"], ["report"], ["stack", "here"]]
 )
-def test_outside_a_project_commands_say_so_and_leave_nothing(
+def test_commands_fail_outside_a_project_and_write_nothing(
     talud: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
-    root = Path(tmp_path.anchor)  # no folder above it can be a project
+    root = Path(tmp_path.anchor)  # cannot be inside a project
     before = set(root.iterdir())
     monkeypatch.chdir(root)
     code, out, err = talud(*command)
@@ -186,8 +188,8 @@ def test_outside_a_project_commands_say_so_and_leave_nothing(
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path, tiny_model: Path) -> None:
-    """In a process of its own whose files may not grow beyond 20 kB: a write fails, as on a full disk."""
+def test_predict_names_the_file_on_a_full_disk(tmp_path: Path, tiny_model: Path) -> None:
+    """Limit files of a subprocess to 20 kB, so that writes fail as on a full disk."""
     source = write_raster(tmp_path / "optical.tif", noise())
     code = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
@@ -201,7 +203,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path: Path, tiny_model:
 
 
 def statuses(store: Path) -> list[str]:
-    """Of the runs in a store, which another process may just be making."""
+    """Return the statuses of the runs in a store that another process may be creating."""
     try:
         with closing(sqlite3.connect(f"{store.as_uri()}?mode=ro", uri=True)) as connection:
             return [status for (status,) in connection.execute("SELECT status FROM runs")]
@@ -211,7 +213,7 @@ def statuses(store: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0, 2])
-def test_ctrl_c_ends_a_training_without_an_open_run(talud: Run, project: Project, delay: float) -> None:
+def test_ctrl_c_during_training_closes_all_runs(talud: Run, project: Project, delay: float) -> None:
     squares = [
         shapely.box(x, y, x + 60, y + 60)
         for x in LEFT + np.arange(50, 750, 100)
@@ -225,7 +227,7 @@ def test_ctrl_c_ends_a_training_without_an_open_run(talud: Run, project: Project
     command = [sys.executable, "-m", "talud.cli.main", "train", "rgb"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     store = project.root / "mlflow.db"
-    while len(statuses(store)) < 2 and process.poll() is None:  # the run of the study and that of its trial
+    while len(statuses(store)) < 2 and process.poll() is None:  # runs of the study and of its trial
         time.sleep(0.1)
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
@@ -234,5 +236,5 @@ def test_ctrl_c_ends_a_training_without_an_open_run(talud: Run, project: Project
     assert "Traceback" not in err
     assert statuses(store) == ["KILLED", "KILLED"]
     store.unlink()
-    shutil.rmtree(project.root / "checkpoints")  # with which the same command would go on
+    shutil.rmtree(project.root / "checkpoints")  # from which the command would resume
     assert files(project.root) == before

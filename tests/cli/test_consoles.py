@@ -32,7 +32,7 @@ def commands(command: Command, names: tuple[str, ...] = ()) -> Iterator[tuple[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "cp437"])
-def test_every_help_is_printed_on_consoles_that_are_not_utf_8(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_prints_on_consoles_that_are_not_utf_8(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     known = list(commands(typer.main.get_command(app)))
     assert len(known) > 20
     for names in known:
@@ -60,7 +60,7 @@ def test_every_help_is_printed_on_consoles_that_are_not_utf_8(encoding: str, mon
     ],
     ids=["latin-1", "ascii", "locale C"],
 )
-def test_map_is_the_same_on_any_console(variables: dict[str, str], tmp_path: Path, tiny_model: Path) -> None:
+def test_map_is_identical_on_any_console(variables: dict[str, str], tmp_path: Path, tiny_model: Path) -> None:
     values = np.random.default_rng(0).integers(30, 220, (3, 40, 50)).astype(np.uint8)
     image = write_raster(tmp_path / "Cañón Ñ 地.tif", values)
     made: dict[str, dict[str, bytes]] = {}

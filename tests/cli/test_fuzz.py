@@ -1,6 +1,8 @@
-"""Hostile input to `talud predict`: a correct map, or one line of error; no traceback, hang, crash or half a map.
+"""Fuzz tests of `talud predict`: a correct map or one line of error.
 
-Each case has a name and draws from a generator that is seeded by that name, so one that fails can be run alone:
+There is no traceback, hang, crash or partial map.
+
+Each case has a name that seeds its random generator, so a failing case can be run alone:
 `pytest tests/cli/test_fuzz.py -k "raster-flipped-compressed-3"`. FUZZ_SEED gives other damage than CI sees, FUZZ_TIMES
 so many times as much of it.
 """
@@ -31,7 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::rasterio.err
 
 @dataclass(frozen=True)
 class Case:
-    """A model, a raster, and how the command must end."""
+    """Model, raster and expected result of a command."""
 
     name: str
     ends: Ends
@@ -74,7 +76,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_hostile_input_ends_in_a_correct_map_or_one_line(
+def test_predict_maps_hostile_input_or_fails_in_one_line(
     case: Case, worker: Worker, tiny_model: Path, tmp_path: Path
 ) -> None:
     chance = np.random.default_rng([SEED, zlib.crc32(case.name.encode())])
@@ -93,6 +95,6 @@ def test_hostile_input_ends_in_a_correct_map_or_one_line(
         check_refusal(code, out, err)
         kept = {".map.partial"} if "finished tiles are kept" in err else set()
         assert {path.name for path in tmp_path.iterdir()} == {"in"} | kept
-        print(err)  # pytest -rP shows what each case is told
+        print(err)  # pytest -rP shows the error of each case
     assert [path.name for path in worker.folder.iterdir()] == []
-    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == given  # nothing that was pickled has run
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == given  # no pickled code was run

@@ -23,7 +23,7 @@ from map_oracle import PRODUCTS, check_map
 from stack_files import noise, write_stack
 
 Ends = Literal["result", "refusal", "usage", "either"]
-Prepare = Callable[[Path], str]  # a folder that holds model.onnx and raster.tif → the output as it is typed there
+Prepare = Callable[[Path], str]  # folder with model.onnx and raster.tif → output argument
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +103,7 @@ def own_product(name: str) -> Prepare:
     return prepare
 
 
-# Of both kinds of output, files and folders.
+# Cases of files and of folders.
 TAKEN: dict[str, Prepare] = {
     "the raster": typed("raster.tif"),
     "the model": typed("model.onnx"),
@@ -195,7 +195,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("case", OUTPUTS, ids=lambda case: case.name)
-def test_hostile_output_gives_the_right_result_or_one_line(
+def test_hostile_output_path_works_or_fails_in_one_line(
     case: Output, worker: Worker, tiny_model: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "here"
@@ -217,7 +217,7 @@ def test_hostile_output_gives_the_right_result_or_one_line(
     else:
         check_refusal(code, said, err)
         assert after == before
-        print(err)  # pytest -rP shows what each case is told
+        print(err)  # pytest -rP shows the error of each case
     assert not list(tmp_path.rglob(".*.partial"))
 
 
@@ -238,7 +238,7 @@ def check_result(command: str, folder: Path, out: Path) -> None:
     check_map(checked, folder / "model.onnx", str(folder / "raster.tif"))
 
 
-# The locale's encoding counts only where PYTHONIOENCODING names no other.
+# The encoding of the locale applies only if PYTHONIOENCODING is not set.
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "PROJ data of Debian": {"PROJ_DATA": "/usr/share/proj"},
     "PROJ data of Debian, by the old name": {"PROJ_LIB": "/usr/share/proj"},
@@ -282,12 +282,12 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "a store that is none": {"MLFLOW_TRACKING_URI": "nonsense://nowhere"},
     "a proxy that is none": {"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"},
 }
-OF_GDAL_OR_PROJ = ("PROJ_", "GDAL_", "OGR_", "OSR_", "GTIFF_", "CPL_")  # what talud ignores, it says in one line
-HARMLESS = ("PROJ_NETWORK", "GDAL_CACHEMAX", "GDAL_NUM_THREADS")  # these it lets through
+GDAL_AND_PROJ_PREFIXES = ("PROJ_", "GDAL_", "OGR_", "OSR_", "GTIFF_", "CPL_")  # ignored by talud with a warning
+ALLOWED_VARIABLES = ("PROJ_NETWORK", "GDAL_CACHEMAX", "GDAL_NUM_THREADS")  # allowed
 
 
 def together() -> list[dict[str, dict[str, str]]]:
-    """Return groups of environments that set different variables, so that one process can have all of a group."""
+    """Group environments that set different variables, to test a group in one process."""
     groups: list[dict[str, dict[str, str]]] = []
     for name, variables in ENVIRONMENTS.items():
         for group in groups:
@@ -300,7 +300,7 @@ def together() -> list[dict[str, dict[str, str]]]:
 
 
 @pytest.mark.parametrize("group", together(), ids="; ".join)
-def test_hostile_environment_gives_the_right_maps(
+def test_hostile_environment_gives_identical_maps(
     group: dict[str, dict[str, str]], tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     variables = {variable: value for one in group.values() for variable, value in one.items()}
@@ -315,8 +315,8 @@ def test_hostile_environment_gives_the_right_maps(
             check_result(command, folder, folder / "map")
     finally:
         worker.stop()
-    # The process says it once, when it starts.
+    # The warning is printed once, at the start of the process.
     said = capfd.readouterr().err
-    ignored = [name for name in variables if name.startswith(OF_GDAL_OR_PROJ) and name not in HARMLESS]
+    ignored = [name for name in variables if name.startswith(GDAL_AND_PROJ_PREFIXES) and name not in ALLOWED_VARIABLES]
     assert said.count("\n") == (1 if ignored else 0), said
     assert all(name in said for name in ignored)

@@ -59,9 +59,9 @@ class Vector:
 
 
 def vectors() -> Iterator[Vector]:
-    """Yield inventories of all drawings and formats, and wrong or damaged ones.
+    """Yield valid inventories of all drawings and formats, and invalid ones.
 
-    Every drawing is in one format at least, and every format holds several drawings.
+    Each drawing occurs in at least one format, and each format with several drawings.
     """
     drawn, writers = list(hostile_vectors.DRAWN), list(hostile_vectors.WRITERS)
     for index, (writer, write) in enumerate(hostile_vectors.WRITERS.items()):
@@ -102,7 +102,7 @@ def inventory_project(root: Path) -> Path:
 
 
 @pytest.mark.parametrize("case", VECTORS, ids=lambda case: case.name)
-def test_hostile_inventory_gives_the_right_mask_or_one_line(case: Vector, worker: Worker, tmp_path: Path) -> None:
+def test_hostile_inventory_gives_correct_mask_or_one_line(case: Vector, worker: Worker, tmp_path: Path) -> None:
     folder = inventory_project(tmp_path / "project")
     case.write(folder, chance_of(case.name))
     before = contents(folder)
@@ -113,7 +113,7 @@ def test_hostile_inventory_gives_the_right_mask_or_one_line(case: Vector, worker
     if case.ends == "refusal" or code:
         check_refusal(code, out, err)
         assert not contents(tmp_path / "project/stacks")
-        print(err)  # pytest -rP shows what each case is told
+        print(err)  # pytest -rP shows the error of each case
     elif case.drawn:
         inside, near = hostile_vectors.truth(hostile_vectors.DRAWN[case.drawn](chance_of(case.name)))
         with rasterio.open(tmp_path / "project/stacks/here.mask.tif") as dataset:
@@ -123,7 +123,7 @@ def test_hostile_inventory_gives_the_right_mask_or_one_line(case: Vector, worker
         assert record["landslide_pixels"] == np.count_nonzero(mask == 1)
 
 
-def test_edits_that_are_pending_in_an_open_geopackage_are_in_the_mask(worker: Worker, tmp_path: Path) -> None:
+def test_mask_includes_uncommitted_edits_of_an_open_geopackage(worker: Worker, tmp_path: Path) -> None:
     folder = inventory_project(tmp_path / "project")
     geometries = hostile_vectors.stars(4)(chance_of("pending"))
     close = hostile_vectors.geopackage_with_pending_edits(folder, geometries)
@@ -139,7 +139,7 @@ def test_edits_that_are_pending_in_an_open_geopackage_are_in_the_mask(worker: Wo
 
 @dataclass(frozen=True)
 class Masks:
-    """Patches whose masks are all written in the same way."""
+    """Patches whose masks have the same format."""
 
     name: str
     ends: Ends
@@ -154,7 +154,7 @@ def masks() -> Iterator[Masks]:
 
 
 @pytest.mark.parametrize("case", list(masks()), ids=lambda case: case.name)
-def test_hostile_masks_give_the_right_truth_or_one_line(case: Masks, worker: Worker, tmp_path: Path) -> None:
+def test_hostile_masks_give_correct_truth_or_one_line(case: Masks, worker: Worker, tmp_path: Path) -> None:
     root, chance = tmp_path / "project", chance_of(case.name)
     folder, side = root / "data/patches", hostile_masks.SIDE
     (folder / "images").mkdir(parents=True)

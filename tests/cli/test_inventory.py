@@ -1,4 +1,4 @@
-"""`talud inventory import`: what a geologist reads, and the exit codes."""
+"""Tests of the output and exit codes of `talud inventory import`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write(path: Path, geometries: list[shapely.Geometry]) -> Path:
 
 @pytest.fixture
 def talud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `talud inventory` in a project with one area; gives exit code, stdout and stderr."""
+    """Return a function that runs `talud inventory` in a project with one area."""
     folder = tmp_path / "project/data/here"
     write_raster(folder / "optical.tif", np.full((3, 64, 64), 90, np.uint8))
     write(folder / "inventory.gpkg", SQUARES)
@@ -43,7 +43,7 @@ def talud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return runner(monkeypatch, capsys, "inventory")
 
 
-def test_it_says_what_changed_and_what_to_run_next(talud: Run, tmp_path: Path) -> None:
+def test_import_prints_changes_and_next_commands(talud: Run, tmp_path: Path) -> None:
     edits = write(tmp_path / "edits.gpkg", [SQUARES[0], SQUARES[1].buffer(10, join_style="mitre")])
     code, out, err = talud("import", edits, "--area", "here")
     assert (code, err) == (0, "")
@@ -74,7 +74,7 @@ def test_it_says_what_changed_and_what_to_run_next(talud: Run, tmp_path: Path) -
         (["data/here/inventory.gpkg"], 2, "--area"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(talud: Run, arguments: list[str], code: int, said: str) -> None:
+def test_import_reports_errors_on_one_line(talud: Run, arguments: list[str], code: int, said: str) -> None:
     found, out, err = talud("import", *arguments)
     assert (found, out) == (code, "")
     assert said in err
@@ -110,7 +110,7 @@ def open_elsewhere(path: Path) -> Iterator[subprocess.Popen[str]]:
         editor.kill()
 
 
-def whole(path: Path) -> int:
+def count_features(path: Path) -> int:
     """Return the number of features of a GeoPackage by SQLite alone.
 
     Assert that there are no files beside it.
@@ -123,7 +123,7 @@ def whole(path: Path) -> int:
         return int(connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()[0])
 
 
-def test_edits_pending_in_another_program_are_imported(talud: Run, tmp_path: Path) -> None:
+def test_import_reads_uncommitted_edits_of_another_program(talud: Run, tmp_path: Path) -> None:
     edits = write(tmp_path / "edits.gpkg", SQUARES)
     with open_elsewhere(edits):
         before = {path.name: path.read_bytes() for path in tmp_path.glob("edits.*")}
@@ -131,10 +131,10 @@ def test_edits_pending_in_another_program_are_imported(talud: Run, tmp_path: Pat
         assert {path.name: path.read_bytes() for path in tmp_path.glob("edits.*")} == before
     assert (code, err) == (0, "")
     assert "  removed: 1 polygon, 1.00 ha" in out
-    assert whole(tmp_path / "project/data/here/inventory.gpkg") == 2
+    assert count_features(tmp_path / "project/data/here/inventory.gpkg") == 2
 
 
-def test_inventory_that_is_open_elsewhere_is_not_replaced(talud: Run, tmp_path: Path) -> None:
+def test_import_does_not_replace_an_inventory_open_elsewhere(talud: Run, tmp_path: Path) -> None:
     inventory = tmp_path / "project/data/here/inventory.gpkg"
     edits = write(tmp_path / "edits.gpkg", SQUARES[:1])
     with open_elsewhere(inventory):
@@ -143,13 +143,13 @@ def test_inventory_that_is_open_elsewhere_is_not_replaced(talud: Run, tmp_path: 
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert "data/here/inventory.gpkg: is open in another program, QGIS for example" in err
         assert inventory.read_bytes() == before
-    with closing(sqlite3.connect(inventory)) as connection:  # what was pending is not lost
+    with closing(sqlite3.connect(inventory)) as connection:  # uncommitted edits are not lost
         assert connection.execute("SELECT count(*) FROM inventory").fetchone() == (2,)
     assert talud("import", edits, "--area", "here")[0] == 0
-    assert whole(inventory) == 1
+    assert count_features(inventory) == 1
 
 
-def test_edits_that_a_crash_left_pending_are_part_of_the_inventory(talud: Run, tmp_path: Path) -> None:
+def test_import_includes_edits_left_in_the_wal_by_a_crash(talud: Run, tmp_path: Path) -> None:
     inventory = tmp_path / "project/data/here/inventory.gpkg"
     with open_elsewhere(inventory) as editor:
         editor.kill()
@@ -158,10 +158,10 @@ def test_edits_that_a_crash_left_pending_are_part_of_the_inventory(talud: Run, t
     code, out, err = talud("import", write(tmp_path / "edits.gpkg", SQUARES[1:2]), "--area", "here")
     assert (code, err) == (0, "")
     assert "here: 2 polygons, 2.00 ha before, 1 polygon, 1.00 ha now" in out
-    assert whole(inventory) == 1
+    assert count_features(inventory) == 1
 
 
-def test_pending_edits_of_a_deleted_geopackage_do_not_get_into_a_new_one(tmp_path: Path) -> None:
+def test_import_ignores_the_wal_of_a_deleted_geopackage(tmp_path: Path) -> None:
     path = write(tmp_path / "new.gpkg", SQUARES)
     with open_elsewhere(path):
         shutil.copy(tmp_path / "new.gpkg-wal", tmp_path / "kept")
@@ -172,7 +172,7 @@ def test_pending_edits_of_a_deleted_geopackage_do_not_get_into_a_new_one(tmp_pat
     assert not path.exists()
 
 
-def test_reading_writes_nothing_beside_a_geopackage(talud: Run, tmp_path: Path) -> None:
+def test_reading_a_geopackage_writes_no_side_files(talud: Run, tmp_path: Path) -> None:
     path = tmp_path / "project/data/here/inventory.gpkg"
     frame = geopandas.GeoDataFrame(geometry=SQUARES, crs=UTM)
     pyogrio.write_dataframe(frame, path, dataset_metadata={"TALUD_WEIGHTS": "0"})

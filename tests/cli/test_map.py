@@ -1,4 +1,4 @@
-"""`talud map`: from loose sources to a map, in an empty folder."""
+"""Tests of `talud map` with source files in an empty folder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def image(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(tmp_path: Path, image: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """A `talud map` of six tiles; the working folder is an empty one, away from any project."""
+    """Return the arguments of a `talud map` of six tiles, outside any project."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -55,7 +55,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, talud: Run, command: list[object], after: int) -> None:
-    """Leave a map of which so many tiles are finished."""
+    """Interrupt a map after a number of finished tiles."""
     blocks, tried = mapping._compute_batch, []
 
     def sometimes(*arguments):
@@ -70,9 +70,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, talud: Run, command: list[object]
 
 
 @pytest.mark.slow
-def test_one_command_gives_what_stack_and_predict_give_in_two(
-    talud: Run, command: list[object], image: Path, tiny_model: Path
-) -> None:
+def test_map_equals_stack_followed_by_predict(talud: Run, command: list[object], image: Path, tiny_model: Path) -> None:
     code, out, err = talud(*command, "--event", "2015-05-18", "--tta", "--geojson")
     assert (code, err) == (0, "")
     here = Path("maps/here")
@@ -95,7 +93,7 @@ def test_one_command_gives_what_stack_and_predict_give_in_two(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
-def test_transparent_border_of_a_five_band_orthophoto_is_not_mapped(
+def test_map_excludes_transparent_border_of_five_band_image(
     talud: Run, command: list[object], tmp_path: Path, tiny_model: Path, dtype: str
 ) -> None:
     values = np.random.default_rng(0).integers(1, 250, (5, 60, 90)).astype(dtype)
@@ -117,7 +115,7 @@ def test_transparent_border_of_a_five_band_orthophoto_is_not_mapped(
     assert np.array_equal(read(Path("direct/probability.tif")), read(Path("maps/here/probability.tif")), equal_nan=True)
 
 
-def test_the_stack_is_made_again_only_where_it_is_another(tmp_path: Path, image: Path, tiny_model: Path) -> None:
+def test_map_rebuilds_the_stack_only_if_its_inputs_change(tmp_path: Path, image: Path, tiny_model: Path) -> None:
     contract, out = load_model(tiny_model).contract, tmp_path / "here"
 
     def made(source: Path, **said: str) -> int:
@@ -126,7 +124,7 @@ def test_the_stack_is_made_again_only_where_it_is_another(tmp_path: Path, image:
 
     first, moved = made(image), Path(shutil.copy(image, tmp_path / "moved.tif"))
     os.utime(image)
-    assert made(image) == made(moved) == first  # the sources are known by their contents
+    assert made(image) == made(moved) == first  # sources are identified by their contents
     second = made(moved, event="2015-05-18")
     assert second != first
     with rasterio.open(out / "stack.tif") as dataset:
@@ -136,13 +134,13 @@ def test_the_stack_is_made_again_only_where_it_is_another(tmp_path: Path, image:
     assert np.unique(read(out / "stack.tif")).tolist() == [100]
     made(image)
     content = (out / "stack.tif").read_bytes()
-    (out / "stack.tif").write_bytes(content[: len(content) * 3 // 4])  # its header is whole
+    (out / "stack.tif").write_bytes(content[: len(content) * 3 // 4])  # with a complete header
     made(image)
     assert (out / "stack.tif").read_bytes() == content
 
 
 @pytest.mark.slow
-def test_finished_tiles_are_kept_and_their_stack_with_them(
+def test_map_keeps_finished_tiles_and_their_stack(
     talud: Run, command: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = [*command[:-5], *command[-4:]]  # without --out's value
@@ -161,7 +159,7 @@ def test_finished_tiles_are_kept_and_their_stack_with_them(
 
 
 @pytest.mark.slow
-def test_looking_at_a_source_in_a_gis_does_not_stop_a_resumed_map(
+def test_map_resumes_after_a_gis_wrote_side_files(
     talud: Run, command: list[object], image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt(monkeypatch, talud, command, after=3)
@@ -180,8 +178,8 @@ def test_looking_at_a_source_in_a_gis_does_not_stop_a_resumed_map(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["maps/here/.stack.tif.*/*", "maps/.here.partial/tiles/*.npz"])
-def test_a_killed_command_goes_on(talud: Run, command: list[object], tmp_path: Path, moment: str) -> None:
-    """Killed while the stack is made, and while tiles are: other files appear then."""
+def test_map_resumes_after_a_kill(talud: Run, command: list[object], tmp_path: Path, moment: str) -> None:
+    """Kill the command while it builds the stack, and while it computes tiles."""
     image = write_raster(tmp_path / "large.tif", np.random.default_rng(0).integers(1, 250, (3, 300, 420), np.uint8))
     command[command.index("--optical") + 1] = image
     command[command.index("--tile") + 1] = 64
@@ -199,14 +197,14 @@ def test_a_killed_command_goes_on(talud: Run, command: list[object], tmp_path: P
     assert products(Path("maps/here")) == products(Path("undisturbed/here"))
 
 
-def test_options_are_looked_at_before_a_stack_is_made(talud: Run, command: list[object]) -> None:
+def test_map_checks_options_before_building_a_stack(talud: Run, command: list[object]) -> None:
     code, out, err = talud(*command[:-1], 5)
     assert (code, out, err) == (1, "", "talud: the threshold is 5; it must lie between 0 and 1\n")
     assert not Path("maps").exists()
 
 
 @pytest.mark.slow
-def test_a_failed_map_leaves_the_earlier_one(talud: Run, command: list[object], tmp_path: Path) -> None:
+def test_failed_map_keeps_the_earlier_one(talud: Run, command: list[object], tmp_path: Path) -> None:
     assert talud(*command)[0] == 0
     before = products(Path("maps/here"))
     sixteen_bits = np.random.default_rng(0).integers(1000, 9000, (3, 60, 90), np.uint16)
@@ -228,10 +226,10 @@ def test_a_failed_map_leaves_the_earlier_one(talud: Run, command: list[object], 
         ({"--out": "file"}, "file: cannot be written: a file of that name is in the way"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(
+def test_map_reports_user_errors_on_one_line(
     talud: Run, command: list[object], monkeypatch: pytest.MonkeyPatch, change: dict[str, object], said: str
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # unused port
     Path("file").touch()
     options = dict(zip(command[1::2], command[2::2], strict=True)) | change
     code, out, err = talud("map", *(part for name, value in options.items() if value for part in (name, value)))
@@ -241,12 +239,12 @@ def test_what_a_user_can_mend_is_one_line(
 
 
 @pytest.mark.parametrize("wrong", [["map", "--out", "map"], ["map", "--optical", "image.tif"]])
-def test_wrong_usage_exits_with_2(talud: Run, command: list[object], wrong: list[str]) -> None:
+def test_map_exits_with_2_on_wrong_usage(talud: Run, command: list[object], wrong: list[str]) -> None:
     assert talud(*wrong)[0] == 2
     assert not list(Path().iterdir())
 
 
-def test_the_stack_does_not_take_the_place_of_a_source(talud: Run, command: list[object], image: Path) -> None:
+def test_map_does_not_overwrite_a_source_with_the_stack(talud: Run, command: list[object], image: Path) -> None:
     Path("maps/here").mkdir(parents=True)
     source = shutil.copy(image, Path("maps/here/stack.tif"))
     command[command.index(image)] = source

@@ -1,4 +1,4 @@
-"""`talud models` and `talud register` on a real project and store, by what they print and write."""
+"""Tests of `talud models` and `talud register` on a project with a store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ VALLEY = (96, 128)
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Project:
-    """A project with a training area and a transfer area, whose store holds two versions: what finds most, and all."""
+    """Return a project whose store holds two versions.
+
+    It has a training area and a transfer area. One version maps most landslides, the other maps all pixels."""
     found = write_params(
         tmp_path_factory.mktemp("project") / "3band", valley={"role": "transfer", "folder": "data/valley"}
     )
@@ -40,7 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Proje
     probability = Model.load(tiny_model).probability(pixels(*VALLEY))
     exact = probability >= HALF
     exact[:10] ^= True
-    write_area(found, "valley", exact)  # the first model is right but for ten rows
+    write_area(found, "valley", exact)  # the first model is wrong in ten rows
     write_model(found, tiny_model, HALF)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -55,7 +57,7 @@ Talud = Callable[..., Result]
 
 @pytest.fixture
 def talud(project: Project, monkeypatch: pytest.MonkeyPatch) -> Talud:
-    """Runs a command in the project."""
+    """Return a function that runs a command in the project."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(project.root)
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -64,7 +66,7 @@ def talud(project: Project, monkeypatch: pytest.MonkeyPatch) -> Talud:
 NAME = "landslide-unet-3band"
 
 
-def test_the_list_names_every_version_with_what_is_known(talud: Talud) -> None:
+def test_list_shows_every_version_with_its_scores(talud: Talud) -> None:
     found = json.loads(talud("models", "list", "--json").stdout)
     assert [(one["version"], one["commit"]) for one in found] == [("2", "c0ffee"), ("1", "c0ffee")]
     assert sum(one["aliases"] == ["champion"] for one in found) == 1
@@ -74,7 +76,7 @@ def test_the_list_names_every_version_with_what_is_known(talud: Talud) -> None:
     assert all(part in printed for part in (NAME, "champion", "c0ffee", "validation 0.600", "00000000"))
 
 
-def test_show_gives_contract_and_gate(talud: Talud) -> None:
+def test_show_prints_contract_and_gate(talud: Talud) -> None:
     shown = json.loads(talud("models", "show", f"{NAME}/2", "--json").stdout)
     assert shown["version"] == "2"
     assert shown["contract"]["threshold"] == EVERYTHING
@@ -96,14 +98,14 @@ def test_show_gives_contract_and_gate(talud: Talud) -> None:
         ("a/b/c", "valid forms are NAME"),
     ],
 )
-def test_show_says_what_there_is_instead(talud: Talud, reference: str, words: str) -> None:
+def test_show_lists_known_versions_if_none_matches(talud: Talud, reference: str, words: str) -> None:
     error = talud("models", "show", reference).exception
     assert isinstance(error, RegistryError)
     assert words in str(error)
 
 
 @pytest.mark.parametrize("reference", [f"{NAME}/1", f"models:/{NAME}/2", f"{NAME}@champion"])
-def test_a_registered_model_is_scored_on_an_area(talud: Talud, project: Project, reference: str) -> None:
+def test_evaluate_scores_a_registered_model_on_an_area(talud: Talud, project: Project, reference: str) -> None:
     version = Store.open(project.root).models.look_up(reference).version
     found = json.loads(talud("evaluate", reference, "valley", "--json").stdout)
     threshold = {"1": HALF, "2": EVERYTHING}[version]
@@ -115,9 +117,7 @@ def test_a_registered_model_is_scored_on_an_area(talud: Talud, project: Project,
     assert found["blocks"] == 12
 
 
-def test_compare_counts_what_scikit_learn_counts_and_draws_where_they_differ(
-    talud: Talud, project: Project, tmp_path: Path
-) -> None:
+def test_compare_matches_scikit_learn_and_maps_the_differences(talud: Talud, project: Project, tmp_path: Path) -> None:
     out = tmp_path / "compared"
     result = talud("models", "compare", f"{NAME}/1", f"{NAME}/2", "--area", "valley", "--out", out, "--json")
     found = json.loads(result.stdout)
@@ -147,7 +147,7 @@ def test_compare_counts_what_scikit_learn_counts_and_draws_where_they_differ(
     assert len(np.unique(picture, axis=0)) > 20
 
 
-def test_compare_in_words(talud: Talud) -> None:
+def test_compare_prints_a_verdict(talud: Talud) -> None:
     result = talud("models", "compare", f"{NAME}/1", "models/3band.onnx", "--area", "valley")
     assert "A is better than B, by more than chance; 2,000 resamples" in result.stdout
     assert "over 12 blocks; with so few" in result.stdout
@@ -156,7 +156,7 @@ def test_compare_in_words(talud: Talud) -> None:
     assert "the difference may be due to chance" in same.stdout
 
 
-def test_pixels_that_one_does_not_map_are_not_compared(talud: Talud, project: Project, tmp_path: Path) -> None:
+def test_compare_excludes_pixels_that_one_model_does_not_map(talud: Talud, project: Project, tmp_path: Path) -> None:
     import rasterio
 
     path, kept = project.stack("valley"), tmp_path / "kept.tif"
@@ -172,7 +172,7 @@ def test_pixels_that_one_does_not_map_are_not_compared(talud: Talud, project: Pr
     assert (found["compared_pixels"], found["known_pixels"]) == (76 * 128, 96 * 128)
 
 
-def test_an_area_trained_on_is_counted_on_its_test_blocks(
+def test_compare_uses_test_blocks_of_a_training_area(
     talud: Talud, project: Project, tiny_model: Path, tmp_path: Path
 ) -> None:
     trained = tmp_path / "trained.onnx"
@@ -190,7 +190,7 @@ def test_an_area_trained_on_is_counted_on_its_test_blocks(
     assert any("may have been trained on some of the test blocks" in note for note in found["notes"])
 
 
-def test_compare_refuses_what_it_cannot_compare(talud: Talud, project: Project) -> None:
+def test_compare_rejects_incomparable_models(talud: Talud, project: Project) -> None:
     error = talud("models", "compare", NAME, NAME, "--area", "vally").exception
     assert isinstance(error, ParamsError)
     assert "no area 'vally'" in str(error)
@@ -216,7 +216,7 @@ def test_promote_and_roll_back(talud: Talud, project: Project, tiny_model: Path)
     refused = talud("models", "promote", NAME, 3)
     assert isinstance(refused.exception, PromotionError)
     assert "version 3 does not pass the gate: F1 on validation blocks: 0.000" in str(refused.exception)
-    write_model(project, tiny_model, EVERYTHING * 0.9)  # another version that maps the same
+    write_model(project, tiny_model, EVERYTHING * 0.9)  # another version with the same map
     assert "version 4 is challenger: no better than" in talud("register").stdout
     result = talud("models", "promote", NAME, 4)
     assert f"{NAME} version 4 is champion: promoted by hand, in place of version {champion['version']}" in result.stdout
@@ -230,7 +230,7 @@ def test_promote_and_roll_back(talud: Talud, project: Project, tiny_model: Path)
     assert "set aside" in talud("models", "list").stdout
 
 
-def test_register_ends_with_an_error_where_a_model_is_unfit(talud: Talud, project: Project, tiny_model: Path) -> None:
+def test_register_fails_if_a_model_breaks_a_gate_rule(talud: Talud, project: Project, tiny_model: Path) -> None:
     write_model(project, tiny_model, 0.3, parity={})
     result = talud("register", "3band")
     assert isinstance(result.exception, PromotionError)
@@ -240,7 +240,7 @@ def test_register_ends_with_an_error_where_a_model_is_unfit(talud: Talud, projec
     assert registered["alias"] == "challenger"
 
 
-def test_without_a_store_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_models_reports_a_missing_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     for arguments in (["list"], ["show", NAME], ["rollback", NAME]):

@@ -29,9 +29,7 @@ CLOUD = shapely.box(LEFT + 50, TOP - 200, LEFT + 150, TOP - 50)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_map_is_made_whatever_its_files_and_folders_are_called(
-    name: str, talud: Run, tmp_path: Path, tiny_model: Path
-) -> None:
+def test_map_works_with_any_file_and_folder_name(name: str, talud: Run, tmp_path: Path, tiny_model: Path) -> None:
     values = np.random.default_rng(0).integers(30, 220, (3, 40, 50)).astype(np.uint8)
     image = write_raster(tmp_path / "in" / name / f"{name}.tif", values)
     geopandas.GeoDataFrame(geometry=[CLOUD], crs=UTM).to_file(tmp_path / "cloud.gpkg")
@@ -54,7 +52,7 @@ def test_map_is_made_whatever_its_files_and_folders_are_called(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_registry_is_made_whatever_the_projects_folder_is_called(name: str, tmp_path: Path) -> None:
+def test_registry_works_with_any_project_folder_name(name: str, tmp_path: Path) -> None:
     root = tmp_path / name
     root.mkdir()
     tags = {"band_set": "rgb"}
@@ -71,7 +69,7 @@ def test_registry_is_made_whatever_the_projects_folder_is_called(name: str, tmp_
 
 
 @pytest.mark.parametrize("name", ["a!b", "a;b", "a\nb", "a?"])
-def test_shapefile_is_read_with_its_side_files_whatever_it_is_called(name: str, tmp_path: Path) -> None:
+def test_shapefile_with_any_name_is_read_with_its_side_files(name: str, tmp_path: Path) -> None:
     geopandas.GeoDataFrame({"kind": ["slide"]}, geometry=[CLOUD], crs=UTM).to_file(tmp_path / "x.shp")
     for part in list(tmp_path.iterdir()):
         part.rename(part.with_name(f"{name}{part.suffix}"))
@@ -80,7 +78,7 @@ def test_shapefile_is_read_with_its_side_files_whatever_it_is_called(name: str, 
     assert frame.geometry.iloc[0].equals(CLOUD)
 
 
-def test_changed_file_is_read_anew_through_its_link(tmp_path: Path) -> None:
+def test_changed_file_is_reread_through_its_link(tmp_path: Path) -> None:
     path = tmp_path / "a!b.geojson"
     for count in (1, 2):
         path.unlink(missing_ok=True)

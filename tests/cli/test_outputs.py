@@ -24,9 +24,9 @@ LEFT, TOP = CORNER
 
 @pytest.fixture
 def here(tmp_path: Path, tiny_model: Path) -> Path:
-    """Return a working folder with inputs of commands and files of others.
+    """Return a working folder with inputs of commands and other files.
 
-    It holds a model, an image with a world file and a mosaic of it, clouds and a stack.
+    It contains a model, an image with a world file and a mosaic of it, clouds and a stack.
 
     Symbolic and hard links lead to model and image, and a folder is called like a file.
     """
@@ -69,7 +69,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("command", "out", "said"), REFUSED, ids=lambda value: str(value)[:30])
-def test_output_that_is_an_input_is_refused(talud: Run, here: Path, command: list[str], out: str, said: str) -> None:
+def test_output_that_is_an_input_is_rejected(talud: Run, here: Path, command: list[str], out: str, said: str) -> None:
     before = content(here)
     code, told, err = talud(*command, out)
     assert (code, told, err.count("\n")) == (1, "", 1)
@@ -78,7 +78,7 @@ def test_output_that_is_an_input_is_refused(talud: Run, here: Path, command: lis
 
 
 @pytest.mark.parametrize("out", ["stack.tif", "file", "model"])
-def test_model_is_written_to_a_model_file_alone(talud: Run, here: Path, out: str) -> None:
+def test_model_output_must_be_an_onnx_file(talud: Run, here: Path, out: str) -> None:
     before = content(here)
     code, _, err = talud(*ADAPT, out)
     assert code == 2
@@ -94,9 +94,7 @@ PREDICT = ["predict", "model.onnx", "stack.tif", "--provider", "cpu", "--out"]
 @pytest.mark.parametrize(
     "names", [["landslides.gpkg"], ["summary.html", "quicklook.png"], ["prediction.json"], ["landslides.qml"]]
 )
-def test_files_that_no_map_left_there_are_refused_and_named(
-    talud: Run, here: Path, command: list[str], names: list[str]
-) -> None:
+def test_map_rejects_a_folder_with_other_files(talud: Run, here: Path, command: list[str], names: list[str]) -> None:
     (here / "basin").mkdir()
     for name in names:
         (here / "basin" / name).write_text("{}")
@@ -107,7 +105,7 @@ def test_files_that_no_map_left_there_are_refused_and_named(
     assert content(here) == before
 
 
-def test_stack_that_is_not_of_talud_map_stays(talud: Run, here: Path) -> None:
+def test_map_keeps_a_stack_that_it_did_not_write(talud: Run, here: Path) -> None:
     (here / "basin").mkdir()
     shutil.copy(here / "stack.tif", here / "basin/stack.tif")
     before = content(here)
@@ -118,7 +116,7 @@ def test_stack_that_is_not_of_talud_map_stays(talud: Run, here: Path) -> None:
 
 @pytest.mark.parametrize("command", [MAP, PREDICT])
 @pytest.mark.parametrize("name", ["image.tif", "link.tif"])
-def test_folder_of_a_map_contains_no_input(talud: Run, here: Path, command: list[str], name: str) -> None:
+def test_map_rejects_an_output_folder_with_its_inputs(talud: Run, here: Path, command: list[str], name: str) -> None:
     (here / "basin").mkdir()
     raster = command[command.index("--optical") + 1 if "--optical" in command else 2]
     (here / raster).rename(here / "basin/image.tif")
@@ -130,7 +128,7 @@ def test_folder_of_a_map_contains_no_input(talud: Run, here: Path, command: list
 
 
 @pytest.mark.slow
-def test_earlier_map_is_replaced_and_the_files_of_others_stay(talud: Run, here: Path) -> None:
+def test_map_replaces_an_earlier_map_and_keeps_other_files(talud: Run, here: Path) -> None:
     assert talud(*MAP, "basin")[0] == 0
     (here / "basin/notes.txt").write_text("mine")
     first = content(here / "basin")
@@ -139,11 +137,11 @@ def test_earlier_map_is_replaced_and_the_files_of_others_stay(talud: Run, here: 
     assert again.keys() == first.keys()
     assert again["notes.txt"] == b"mine"
     assert again["landslides.tif"] != first["landslides.tif"]
-    # Its stack may be mapped by another model, and what a stopped publication left is talud's own.
+    # Its stack may be mapped by another model, and files of an interrupted run belong to talud.
     assert talud("predict", "model.onnx", "basin/stack.tif", "--provider", "cpu", "--out", "basin")[0] == 0
 
 
-def test_stack_of_an_area_does_not_take_the_place_of_its_source(
+def test_stack_of_an_area_does_not_overwrite_its_source(
     talud: Run, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "project/stacks").mkdir(parents=True)
@@ -173,7 +171,7 @@ def test_stack_of_an_area_does_not_take_the_place_of_its_source(
         ["adapt", "", "stack.tif", "--out", "new.onnx"],
     ],
 )
-def test_empty_argument_is_wrong_usage(talud: Run, here: Path, command: list[str]) -> None:
+def test_empty_output_is_a_usage_error(talud: Run, here: Path, command: list[str]) -> None:
     before = content(here)
     code, told, err = talud(*command)
     assert (code, told) == (2, "")
@@ -181,7 +179,7 @@ def test_empty_argument_is_wrong_usage(talud: Run, here: Path, command: list[str
     assert content(here) == before
 
 
-def test_device_is_not_replaced(tmp_path: Path) -> None:
+def test_output_never_replaces_a_device(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OutputError, match="neither a file nor a folder"):
         source_files.check_output_file(tmp_path / "pipe", [])

@@ -1,4 +1,4 @@
-"""`talud predict` as a user meets it."""
+"""Tests of `talud predict`: files, messages and exit codes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stack(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_it_writes_the_products_and_says_what_they_hold(talud, tiny_model: Path, stack: Path, tmp_path: Path) -> None:
+def test_predict_writes_the_products_and_prints_a_summary(talud, tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     code, out, err = talud("predict", tiny_model, stack, "--out", tmp_path / "map", "--tile", 32, "--threshold", 0.4)
     assert (code, err) == (0, "")
     assert {path.name for path in (tmp_path / "map").iterdir()} == PRODUCTS
@@ -49,7 +49,7 @@ def test_it_writes_the_products_and_says_what_they_hold(talud, tiny_model: Path,
 
 
 @pytest.mark.parametrize(("edges", "advised"), [((400.0, 500.0), True), ((-500.0, 500.0), False)])
-def test_where_the_hue_is_new_talud_adapt_is_named(
+def test_predict_suggests_adapt_for_unfamiliar_colours(
     talud, tiny_model: Path, stack: Path, tmp_path: Path, edges: tuple[float, float], advised: bool
 ) -> None:
     contract = load_model(tiny_model).contract
@@ -70,7 +70,7 @@ def test_where_the_hue_is_new_talud_adapt_is_named(
         (None, "other.tif", "has no band green"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line_on_stderr(
+def test_predict_reports_user_errors_on_one_line(
     talud, tiny_model: Path, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     model: str | None, raster: str, said: str,
 ) -> None:  # fmt: skip
@@ -84,7 +84,7 @@ def test_what_a_user_can_mend_is_one_line_on_stderr(
 
 
 @pytest.mark.slow
-def test_small_landslides_are_left_out_on_demand_and_geojson_holds_the_same(
+def test_predict_minimum_area_applies_to_polygons_and_geojson(
     talud, tiny_model: Path, stack: Path, tmp_path: Path
 ) -> None:
     options = ["--threshold", 0.45, "--geojson", "--minimum-area"]
@@ -103,11 +103,11 @@ def test_small_landslides_are_left_out_on_demand_and_geojson_holds_the_same(
     found = record["landslides"], record["minimum_area_m2"], record["left_out"]
     assert found == (len(kept), 400, len(everything) - len(kept))
     rasters = [(tmp_path / name / "landslides.tif").read_bytes() for name in ("all", "map")]
-    assert rasters[0] == rasters[1]  # a minimum area is one of the polygons
+    assert rasters[0] == rasters[1]  # the minimum area only applies to polygons
 
 
 @pytest.mark.slow
-def test_what_less_halo_costs_is_said(talud, tiny_model: Path, stack: Path, tmp_path: Path) -> None:
+def test_predict_prints_the_error_of_a_smaller_halo(talud, tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     run = ("predict", tiny_model, stack, "--tile", 16, "--out")
     _, out, _ = talud(*run, tmp_path / "unknown", "--halo", 6)
     assert "halo: 8 instead of 28: probabilities differ; how far was not measured for this model" in out
@@ -121,9 +121,7 @@ def test_what_less_halo_costs_is_said(talud, tiny_model: Path, stack: Path, tmp_
     assert "halo: 8 instead of 28: probabilities differed by up to 3.1e-03 on windows of the training areas" in out
 
 
-def test_a_provider_that_is_asked_for_and_absent_is_an_error(
-    talud, tiny_model: Path, stack: Path, tmp_path: Path
-) -> None:
+def test_predict_fails_if_the_provider_is_unavailable(talud, tiny_model: Path, stack: Path, tmp_path: Path) -> None:
     code, out, _ = talud("predict", tiny_model, stack, "--out", tmp_path / "cpu", "--provider", "cpu")
     assert code == 0
     assert "provider: CPUExecutionProvider" in out
@@ -150,14 +148,14 @@ def test_a_provider_that_is_asked_for_and_absent_is_an_error(
         ["--nothing", "3"],
     ],
 )
-def test_usage_errors_exit_2(talud, tiny_model: Path, stack: Path, wrong: list[str]) -> None:
+def test_predict_exits_with_2_on_wrong_usage(talud, tiny_model: Path, stack: Path, wrong: list[str]) -> None:
     code, out, err = talud("predict", tiny_model, stack, "--out", "map", *wrong)
     assert (code, out) == (2, "")
     assert wrong[0] in err
 
 
 @pytest.mark.slow
-def test_a_registered_model_is_found_by_its_uri_from_within_the_project(
+def test_predict_finds_a_registered_model_in_the_project(
     talud, tiny_model: Path, stack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -185,8 +183,8 @@ def test_a_registered_model_is_found_by_its_uri_from_within_the_project(
 
 
 @pytest.mark.slow
-def test_it_works_where_only_the_runtime_is_installed(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
-    """In a process of its own that cannot import what training needs, as the last lines see."""
+def test_predict_works_with_runtime_libraries_only(tiny_model: Path, stack: Path, tmp_path: Path) -> None:
+    """Run in a subprocess in which the libraries for training cannot be imported."""
     code = f"""
 import sys
 

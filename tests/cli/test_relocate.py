@@ -16,7 +16,7 @@ NAME = "landslide-unet-3band"
 
 
 @pytest.mark.slow
-def test_copied_project_is_relocated(
+def test_relocate_updates_a_copied_project(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, talud: Run
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -1,4 +1,4 @@
-"""`talud ui` on a project's own store, asked over HTTP; and a team's server, reached through the same UI's API."""
+"""Tests of `talud ui` over HTTP, and of a tracking server of a team."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 @contextmanager
 def serving(command: list[str], root: Path, port: int) -> Iterator[str]:
-    """A server that answers at the yielded address; ended by its process id."""
+    """Start a server and yield its address; stop it at the end."""
     process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -54,7 +54,7 @@ def serving(command: list[str], root: Path, port: int) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a study in its store."""
+    """Return a project with a study in its store."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "params.yaml").write_text(
         "seed: 1\nareas: {}\nband_sets: {}\nstack: {}\nsplit: {}\ntraining: {}\nsearch: demo\n"
@@ -66,7 +66,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_ui_shows_the_projects_own_store(root: Path) -> None:
+def test_ui_shows_the_store_of_the_project(root: Path) -> None:
     port = free_port()
     with serving([*TALUD, "ui", "--port", str(port)], root, port) as address:
         page = urllib.request.urlopen(address, timeout=20).read().decode()
@@ -85,7 +85,7 @@ def test_the_ui_shows_the_projects_own_store(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_teams_server_keeps_trials_and_models(
+def test_team_server_stores_trials_and_models(
     root: Path, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
@@ -108,12 +108,12 @@ def test_a_teams_server_keeps_trials_and_models(
         assert Model.load(fetched.path).contract == Model.load(tiny_model).contract
         with pytest.raises(RegistryError, match=r"no alias 'champion'; it has: challenger \(version 1\)"):
             registry.fetch("models:/landslide-unet-3band@champion", project)
-        assert [path.name for path in project.iterdir()] == ["checkpoints"]  # its id, and no store
+        assert [path.name for path in project.iterdir()] == ["checkpoints"]  # project id, but no store
         monkeypatch.chdir(root)
         assert address in CliRunner().invoke(app, ["ui"]).output
 
 
-def test_without_a_store_there_is_nothing_to_show(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ui_reports_a_missing_store(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["ui"])
@@ -122,7 +122,7 @@ def test_without_a_store_there_is_nothing_to_show(root: Path, tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 
-def test_a_port_that_is_taken_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ui_reports_a_port_in_use(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         result = CliRunner().invoke(app, ["ui", "--port", str(listener.getsockname()[1])])

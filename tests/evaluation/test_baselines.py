@@ -1,4 +1,4 @@
-"""The random forest: it learns from training blocks, chooses on validation blocks, and is scored on what is left."""
+"""Tests of the random forest baseline."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def inside(project: Project, part: str) -> np.ndarray:
-    """Where the blocks of a part lie in the training area."""
+    """Return a mask of the blocks of a part in the training area."""
     found = np.zeros((192, 192), dtype=bool)
     for block in split_blocks(project.mask("home"), project.params.split, project.params.seed):
         if block.part == part:
@@ -43,7 +43,7 @@ def inside(project: Project, part: str) -> np.ndarray:
 
 
 def probability(forest: baselines.Forest, project: Project, area: str) -> np.ndarray:
-    """The forest's answer pixel by pixel, NaN under clouds."""
+    """Return the probability of each pixel, NaN under clouds."""
     pixels = read(project.stack(area))[:3]
     valid = np.isfinite(pixels).all(axis=0)
     found = np.full(valid.shape, np.nan, np.float32)
@@ -52,13 +52,13 @@ def probability(forest: baselines.Forest, project: Project, area: str) -> np.nda
 
 
 def corrupt(project: Project, area: str, where: np.ndarray) -> None:
-    """Turn the truth round where it is known."""
+    """Invert the truth in a mask where it is known."""
     with rasterio.open(project.mask(area), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as mask:
         truth = mask.read(1)
         mask.write(np.where(where & (truth != 255), 1 - truth, truth).astype(np.uint8), 1)
 
 
-def test_it_is_scored_on_test_blocks_and_other_areas_as_scikit_learn_scores_it(small_project: Project) -> None:
+def test_forest_scores_match_scikit_learn(small_project: Project) -> None:
     forest = baselines.fit_forest(small_project, "3band")
     home, away = baselines.assess_forest(small_project, "3band")
     assert (home.source, home.pixels, away.source, away.pixels) == ("home", "the test blocks", "away", "the whole area")
@@ -70,20 +70,20 @@ def test_it_is_scored_on_test_blocks_and_other_areas_as_scikit_learn_scores_it(s
         scores = {name: score.estimate for name, score in found.scores.items()}
         assert scores["f1"] == pytest.approx(f1_score(truth[counted], mapped[counted]), abs=1e-9)
         assert scores["mcc"] == pytest.approx(matthews_corrcoef(truth[counted], mapped[counted]), abs=1e-9)
-        assert scores["f1"] > 0.5  # 0.13 where all is called landslide
+        assert scores["f1"] > 0.5  # 0.13 if all pixels are landslide
 
 
-def test_the_threshold_is_one_of_the_best_on_the_validation_blocks(small_project: Project) -> None:
+def test_forest_threshold_is_optimal_on_validation_blocks(small_project: Project) -> None:
     forest = baselines.fit_forest(small_project, "3band")
     truth, levels = read(small_project.mask("home"))[0], probability(forest, small_project, "home")
     counted = inside(small_project, "validation") & (truth != 255) & np.isfinite(levels)
     f1 = [f1_score(truth[counted], levels[counted] >= np.float32(threshold)) for threshold in THRESHOLDS]
     good = THRESHOLDS[np.array(f1) >= max(f1) - 0.005 - 1e-12]
     assert forest.threshold == good[np.argmin(np.abs(good - 0.5))]
-    assert forest.threshold > 0.5  # as many landslide pixels as others make it see too many
+    assert forest.threshold > 0.5  # a balanced sample overestimates probabilities
 
 
-def test_the_truth_of_test_blocks_and_other_areas_is_not_seen(small_project: Project) -> None:
+def test_forest_does_not_use_truth_of_test_blocks_or_other_areas(small_project: Project) -> None:
     forest = baselines.fit_forest(small_project, "3band")
     before, _ = baselines.assess_forest(small_project, "3band")
     levels = probability(forest, small_project, "home")
@@ -93,7 +93,7 @@ def test_the_truth_of_test_blocks_and_other_areas_is_not_seen(small_project: Pro
     again = baselines.fit_forest(small_project, "3band")
     np.testing.assert_array_equal(probability(again, small_project, "home"), levels)
     assert again.threshold == forest.threshold
-    with pytest.MonkeyPatch.context() as patch:  # the split looks at the truth, so it must stay what it was
+    with pytest.MonkeyPatch.context() as patch:  # the split depends on the truth, so it must be kept
         patch.setattr("talud.measurement.sites.split_blocks", lambda *_: dealt)
         corrupt(small_project, "home", inside(small_project, "test"))
         again = baselines.fit_forest(small_project, "3band")
@@ -102,8 +102,8 @@ def test_the_truth_of_test_blocks_and_other_areas_is_not_seen(small_project: Pro
     assert after.assessment.confusion.tp == before.assessment.confusion.fp
 
 
-def test_either_class_gives_as_many_pixels_all_with_the_same_chance() -> None:
-    """3,000 landslide pixels, numbered, and 700 others; some unknown, some invalid."""
+def test_sample_is_balanced_and_uniform() -> None:
+    """Sample from 3,000 numbered landslide pixels and 700 others, some invalid."""
     numbers = np.arange(4000, dtype=np.float32)
     truth = np.where(numbers < 3000, 1, 0).astype(np.uint8)
     truth[::10], values = 255, np.stack([numbers, numbers])
@@ -119,14 +119,12 @@ def test_either_class_gives_as_many_pixels_all_with_the_same_chance() -> None:
         np.testing.assert_array_equal(landslide, pixels[:, 0] < 3000)
         drawn.append(pixels[landslide, 0])
     share = np.histogram(np.concatenate(drawn), bins=10, range=(0, 3000))[0] / (40 * 500)
-    np.testing.assert_allclose(share, 0.1, atol=0.01)  # four deviations
+    np.testing.assert_allclose(share, 0.1, atol=0.01)  # four standard deviations
     few, classes = baselines._sample_balanced(views[7:8], 2, 1)  # 160 landslide, 160 others
     assert (len(few), classes.sum()) == (320, 160)
 
 
-def test_one_seed_gives_one_forest_and_the_command_prints_it(
-    small_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_baseline_command_prints_a_reproducible_forest(small_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(small_project.root)
     printed = CliRunner().invoke(app, ["baseline", "3band", "--method", "random-forest", "--json"]).stdout
     found = json.loads(printed)
@@ -138,7 +136,7 @@ def test_one_seed_gives_one_forest_and_the_command_prints_it(
     assert all(f"{one['f1']:.3f}" in table for one in found)
 
 
-def test_what_is_missing_is_said(small_project: Project) -> None:
+def test_forest_reports_missing_bands(small_project: Project) -> None:
     with pytest.raises(ParamsError, match="no band set '4band'"):
         baselines.assess_forest(small_project, "4band")
     with rasterio.open(small_project.stack("home"), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as stack:
