@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from docutils import nodes
 from pydantic import BaseModel
 from sphinx.application import Sphinx
 from typer.cli import get_docs_for_click
@@ -30,6 +31,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the generation as the first step of a build."""
     app.connect("builder-inited", write_fragments)
     app.connect("autodoc-process-signature", shorten_signature)
+    app.connect("doctree-resolved", replace_hyphens)
     return {"parallel_read_safe": True}
 
 
@@ -57,6 +59,16 @@ def shorten_signature(
             f"{key}={field.default!r}" for key, field in obj.model_fields.items()
         ) + ")", annotation
     return ("", annotation) if " _" in signature else None
+
+
+def replace_hyphens(_app: Sphinx, doctree: nodes.document, _name: str) -> None:
+    """Replace the hyphens between a parameter and its description by a dash.
+
+    Sphinx's own replacement of hyphens is off, because it would also replace those of options such as `--out`.
+    """
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
 
 
 def fragments() -> dict[str, str]:
@@ -213,7 +225,7 @@ def http_api() -> str:
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:
     yield f"### `{method.upper()} {path}`"
-    yield from filter(None, (operation.get("summary", "") + ".", operation.get("description", "")))
+    yield inspect.cleandoc(operation.get("description") or operation.get("summary", ""))
     if parameters := operation.get("parameters"):
         rows = [
             (
