@@ -1,4 +1,4 @@
-"""A service over a small data folder, and a finished job with a real map."""
+"""Service application in the process of a test, with jobs and maps."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from talud.serving.tables import Job, MapRequest
 
 
 def make_settings(root: Path, **others: object) -> Settings:
-    """The settings of an agency whose folders lie below `root`."""
+    """Return settings of a service with its folders below `root`."""
     (root / "data").mkdir(parents=True, exist_ok=True)
     return Settings(data=root / "data", results=root / "results", **others)
 
 
 @contextmanager
 def run_app(settings: Settings) -> Iterator[tuple[TestClient, Service]]:
-    """A service that runs, to which whoever asks is the administrator."""
+    """Run a service in which each client is an administrator; yield a client."""
     app = create_app(settings, open_to_all=True)
     with TestClient(app, base_url="http://localhost") as client:
         yield client, app.state.service
 
 
 def add_job(service: Service, raster: str, status: str) -> str:
-    """The id of a job that is there in that state, for which nobody did anything."""
+    """Add a job with a given status to the database; return its id."""
     request, moment = MapRequest(raster=raster, model="tiny", version="1"), utc_now()
     row = Job(
         id=str(uuid.uuid4()), key="local", status=status, message="", progress=0, request=request,
@@ -47,7 +47,7 @@ def add_job(service: Service, raster: str, status: str) -> str:
 
 
 def add_finished_job(service: Service, model: Path, raster: Path, threshold: float = 0.5) -> str:
-    """The id of a job whose map lies in its folder."""
+    """Add a finished job with a real map; return its id."""
     job = add_job(service, str(raster.relative_to(service.settings.data)), "successful")
     predict(Model.load(model), raster, service.job_folders.map_folder(job), MapOptions(threshold=threshold))
     return job

@@ -1,4 +1,7 @@
-"""Pages in a real browser: whatever the console says, and whatever is asked for outside the page, fails the test."""
+"""Pages in a real browser.
+
+Console messages and requests to other addresses fail the test.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ WEBGL = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshad
 
 @contextmanager
 def chromium(graphics: Sequence[str] = NO_GRAPHICS) -> Iterator[Browser]:
-    """The browser; skips the test where there is none."""
+    """Yield a browser; skip the test if it is not installed."""
     if not CHROMIUM.is_file():
         pytest.skip(f"{CHROMIUM} is not installed")
     with sync_playwright() as playwright:
@@ -36,7 +39,7 @@ def chromium(graphics: Sequence[str] = NO_GRAPHICS) -> Iterator[Browser]:
 
 @contextmanager
 def open_page(browser: Browser, address: str, size: tuple[int, int]) -> Iterator[Page]:
-    """A page in a window of that width and height, with fingers where it is as narrow as a phone."""
+    """Open a page in a window of a given size, with touch if it is narrow."""
     width, height = size
     faults: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": height}, has_touch=width < 500)

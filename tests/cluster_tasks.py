@@ -1,4 +1,4 @@
-"""Tasks for workers to do."""
+"""Tasks that the tests of clusters run on workers."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from talud.cluster import SendMessage
 from talud.errors import StudyError
 
 
-def record_start(path: Path, tell: SendMessage) -> int:
-    """Say which process has begun, and give the process back; each beginning is a line of the file."""
+def record_start(path: Path, send: SendMessage) -> int:
+    """Append the process id to a file, send it, and return it."""
     with path.open("a") as beginnings:
         beginnings.write(f"{os.getpid()}\n")
-    tell(["begun", os.getpid()])
+    send(["started", os.getpid()])
     return os.getpid()
 
 
-def wait_for_release(path: Path, tell: SendMessage) -> int:
-    """The same, and stay until somebody lets it go."""
-    record_start(path, tell)
+def wait_for_release(path: Path, send: SendMessage) -> int:
+    """Record the start, and wait until the release file exists."""
+    record_start(path, send)
     while not release_file(path).exists():
         time.sleep(0.01)
-    tell(["ends", os.getpid()])
+    send(["ends", os.getpid()])
     return os.getpid()
 
 
 def release_file(path: Path) -> Path:
-    """The file that lets a task go that is held."""
+    """Return the file that ends the wait of a task."""
     return path.with_suffix(".leave")
 
 
-def die(path: Path, tell: SendMessage) -> int:
-    """Be killed, where the file's name says so."""
-    begun = record_start(path, tell)
+def die(path: Path, send: SendMessage) -> int:
+    """Kill this process if the file's name is `deadly`."""
+    pid = record_start(path, send)
     time.sleep(0.5)
     if path.name == "deadly":
-        os.kill(begun, signal.SIGKILL)
-    return begun
+        os.kill(pid, signal.SIGKILL)
+    return pid
 
 
-def fail(path: Path, tell: SendMessage) -> None:
-    """Fail, or go on until nobody wants it any more, and then write the file."""
+def fail(path: Path, send: SendMessage) -> None:
+    """Raise an error if the file's name is `failing`; else run until cancelled."""
     if path.name == "failing":
-        while not path.exists():  # the other one has begun
+        while not path.exists():  # until the other task has started
             time.sleep(0.01)
-        raise StudyError("no such luck") from OSError(lambda: "a cause that no pickle carries")
+        raise StudyError("failed on purpose") from OSError(lambda: "a cause that cannot be pickled")
     try:
         while True:
-            tell("on")
+            send("on")
             (path.parent / "failing").touch()
             time.sleep(0.01)
     except KeyboardInterrupt:
@@ -58,7 +58,7 @@ def fail(path: Path, tell: SendMessage) -> None:
         raise
 
 
-def read_variable(name: str, tell: SendMessage) -> tuple[int, str | None]:
-    """The process, and one of its variables."""
+def read_variable(name: str, send: SendMessage) -> tuple[int, str | None]:
+    """Return the process id and an environment variable."""
     time.sleep(0.5)
     return os.getpid(), os.environ.get(name)

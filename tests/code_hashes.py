@@ -1,4 +1,7 @@
-"""Hashes of the code behind each part of `talud.versions`; as a program it records those of now."""
+"""Hashes of the code behind each part of `talud.versions`.
+
+Run as a program, it records the current hashes.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ def code_hash(source: str) -> str:
 
 
 def current(sources: Path = SOURCES) -> dict[str, dict[str, str]]:
-    """Return the hash of each module of each part, by part and module."""
+    """Return the hash of each module, by part and module."""
     return {
         part: {
             path.relative_to(sources).as_posix(): code_hash(path.read_text(encoding="utf-8"))
@@ -51,7 +54,7 @@ def current(sources: Path = SOURCES) -> dict[str, dict[str, str]]:
 
 
 def report(recorded: Mapping[str, Any], hashes: Mapping[str, Mapping[str, str]], versions: Mapping[str, int]) -> str:
-    """Return which parts differ from the record and how to decide what to do; empty if none does."""
+    """Describe the parts that differ from the record; empty if none does."""
     lines = []
     for part, modules in hashes.items():
         before = recorded.get(part, {"version": 0, "modules": {}})
@@ -77,7 +80,7 @@ def report(recorded: Mapping[str, Any], hashes: Mapping[str, Mapping[str, str]],
 
 
 def main() -> None:
-    """Record the hashes and versions of now."""
+    """Record the current hashes and versions."""
     from talud.versions import VERSIONS
 
     if sys.version_info[:2] != PYTHON:

@@ -1,4 +1,4 @@
-"""The command line, run in the process of a test."""
+"""Command line, run in the process of a test."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *before: object) -> Run:
-    """Return a function that runs the command line, and returns exit code, stdout and stderr.
+    """Return a function that runs a command; it returns exit code, stdout and stderr.
 
     Args:
-        monkeypatch: sets the arguments of the process.
-        capsys: catches the output.
-        before: arguments that come before those of each call.
+        monkeypatch: fixture that sets the arguments of the process.
+        capsys: fixture that captures the output.
+        before: arguments in front of those of each call.
     """
     from talud.cli.main import main
 

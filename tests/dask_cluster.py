@@ -1,4 +1,4 @@
-"""A Dask cluster of this machine, as a user would start it by hand."""
+"""Dask cluster on this machine, started by its own commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from pathlib import Path
 def run_dask_cluster(
     folder: Path, *workers: dict[str, str], prefix: tuple[str, ...] = (), options: tuple[str, ...] = ("--nthreads", "1")
 ) -> Iterator[tuple[str, list[int]]]:
-    """A scheduler with workers, each with more in its environment; its address, and the pids of all."""
+    """Start a scheduler and workers; yield its address and all process ids.
+
+    Each worker gets environment variables of its own.
+    """
     folder.mkdir()
     file = folder / "scheduler.json"
     started = [
@@ -53,7 +56,7 @@ def run_dask_cluster(
 
 
 def _wait_for(address: str, workers: int) -> None:
-    """Wait until all workers have joined, which takes a slow machine longer than talud waits for them."""
+    """Wait until all workers have joined, longer than talud itself waits."""
     from distributed import Client
 
     with warnings.catch_warnings():

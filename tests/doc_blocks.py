@@ -42,7 +42,7 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Return the pages whose commands must be run or marked: README, tutorials and how-to guides."""
+    """Return the pages with checked commands: README, tutorials, how-to guides."""
     return [
         ROOT / "README.md",
         *sorted((ROOT / "docs/tutorials").glob("*.md")),

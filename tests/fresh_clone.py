@@ -19,7 +19,7 @@ SITE_PACKAGES = Path(f"python{sys.version_info.major}.{sys.version_info.minor}")
 
 
 def clone(folder: Path) -> Path:
-    """Clone this repository with changes that are not committed, but without its own records of maps."""
+    """Clone this repository with uncommitted changes, without its map records."""
     subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--modified", "--others", "--exclude-standard"],
@@ -40,7 +40,7 @@ def clone(folder: Path) -> Path:
 
 
 def required_packages(name: str, extra: str = "") -> set[str]:
-    """Return the names of all distributions that a distribution with an extra needs, as installed here."""
+    """Return the installed distributions that a distribution with an extra needs."""
     found: set[str] = set()
     pending = [(name, extra)]
     seen = set(pending)
@@ -59,9 +59,10 @@ def required_packages(name: str, extra: str = "") -> set[str]:
 
 
 def link_packages(names: set[str], venv: Path) -> None:
-    """Put distributions of this environment into another one, as hard links where the file system can.
+    """Link distributions of this environment into another one.
 
-    An installer that then replaces one of them in the other environment leaves this one as it is.
+    Hard links are used if the file system supports them. An installer that replaces a file in the other environment
+    does not change this one.
     """
     for name in names:
         for file in distribution(name).files or []:
@@ -96,18 +97,18 @@ def _write_program(source: Path, target: Path, venv: Path) -> None:
 
 @dataclass(frozen=True)
 class Demo:
-    """A fresh clone in which `make demo` has run once, and what it printed."""
+    """Fresh clone in which `make demo` has run, with its output."""
 
     root: Path
     output: str
 
     def run(self, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a shell command in the clone, as a newcomer who has activated its environment."""
+        """Run a shell command in the clone with its environment activated."""
         return run_shell(command, self.root, self.root / ".venv", **environment)
 
 
 def run_shell(command: str, root: Path, venv: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell command in `root` with an environment's programs first on the path."""
+    """Run a shell command with an environment's programs first on the path."""
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=root,

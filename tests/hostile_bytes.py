@@ -1,4 +1,4 @@
-"""How files are damaged: cut short, or with some of their bits turned over."""
+"""Damage to files: truncation and changed bits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ EDGE = 1500  # bytes at either end of a file, where formats keep their directori
 
 
 def cut(content: bytes, chance: np.random.Generator) -> bytes:
-    """Less than all of a file, down to nothing."""
+    """Truncate a file to a random length."""
     return content[: int(chance.integers(len(content)))]
 
 
 def flipped(content: bytes, chance: np.random.Generator) -> bytes:
-    """A file with 1 to 8 bits turned over, every other time near its beginning or end."""
+    """Invert 1 to 8 bits of a file, in half of the cases near its start or end."""
     damaged = np.frombuffer(content, np.uint8).copy()
     places = int(chance.integers(1, 9))
     if chance.random() < 0.5:

@@ -1,4 +1,4 @@
-"""Valid and invalid masks of patches in many kinds of images."""
+"""Valid and invalid masks of patches in many image formats."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Write = Callable[[Path, Truth], object]  # a path without its suffix
 
 
 def png(make: Callable[[NDArray[np.bool_]], Image.Image], suffix: str = "png") -> Write:
-    """Return a function that saves an image that Pillow makes of the landslides."""
+    """Return a function that saves a mask as an image made by Pillow."""
 
     def write(stem: Path, truth: Truth) -> None:
         make(truth == 1).save(stem.with_suffix(f".{suffix}"))
@@ -36,7 +36,7 @@ def grey(landslide: int, background: int = 0) -> Callable[[NDArray[np.bool_]], I
 def palette(background: tuple[int, ...], landslide: tuple[int, ...], swapped: bool, unused: int = 0) -> Any:
     """Return a function that makes an indexed image.
 
-    Background is at 0 and landslide at 1, or the other way round.
+    Background has index 0 and landslide 1, or the other way round.
     """
 
     def make(marked: NDArray[np.bool_]) -> Image.Image:
@@ -62,10 +62,10 @@ def opaque(marked: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Tiff:
-    """A GeoTIFF of one band.
+    """GeoTIFF of one band.
 
     Attributes:
-        values: background, landslide, and what stands where the truth is unknown.
+        values: values of background, landslide and unknown truth.
     """
 
     dtype: str

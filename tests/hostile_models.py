@@ -1,4 +1,4 @@
-"""Model files that somebody may hand to talud: as exported, changed, damaged, malicious, and no models at all."""
+"""Model files of users: valid, changed, damaged and malicious ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def damaged(way: str) -> Make:
 
 
 def contract(change: Change) -> Make:
-    """A good model whose contract is changed; what `change` returns, if anything, takes the contract's place."""
+    """Return a maker of a model with a changed contract.
+
+    A value that `change` returns replaces the contract.
+    """
 
     def make(folder: Path, chance: np.random.Generator, good: Path) -> str:
         model = onnx.load(good)
@@ -56,7 +59,7 @@ def contract(change: Change) -> Make:
 
 
 def graph(change: Change) -> Make:
-    """A good model whose graph is changed in place, or replaced by what `change` returns."""
+    """Return a maker of a model whose graph is changed or replaced."""
 
     def make(folder: Path, chance: np.random.Generator, good: Path) -> str:
         model = onnx.load(good)
@@ -68,7 +71,7 @@ def graph(change: Change) -> Make:
 
 
 def states(value: object, *keys: str | int) -> Make:
-    """A contract with another value at some place."""
+    """Return a change that sets a value of the contract."""
 
     def change(content: Any) -> None:
         for key in keys[:-1]:
@@ -79,7 +82,7 @@ def states(value: object, *keys: str | int) -> Make:
 
 
 def lacks(*keys: str | int) -> Make:
-    """A contract without a field."""
+    """Return a change that removes a field of the contract."""
 
     def change(content: Any) -> None:
         for key in keys[:-1]:
@@ -112,7 +115,7 @@ def set_attribute(node: onnx.NodeProto, name: str, value: Any) -> None:
 
 
 def before_output(*operators: onnx.NodeProto) -> Change:
-    """Nodes, from `inner` to `probability`, between what was the output and the output."""
+    """Return a change that adds nodes before the output."""
 
     def change(model: onnx.ModelProto) -> None:
         model.graph.node[-1].output[0] = "inner"
@@ -143,7 +146,7 @@ def opset(version: int) -> Change:
 
 
 def elsewhere(location: str, offset: int = 0, length: int = 0) -> Change:
-    """The weights of the first convolution lie in another file."""
+    """Return a change that moves the first convolution's weights to another file."""
 
     def change(model: onnx.ModelProto) -> None:
         point_at(largest(model), location, offset, length)
@@ -164,7 +167,7 @@ def point_at(constant: onnx.TensorProto, location: str, offset: int = 0, length:
 
 
 def weights_beside(folder: Path, chance: np.random.Generator, good: Path) -> str:
-    """As ONNX's own tools split a model: the same weights in a file beside it."""
+    """Write a model with its weights in a second file, as ONNX's tools do."""
     model = onnx.load(good)
     (folder / "weights.bin").write_bytes(largest(model).raw_data)
     point_at(largest(model), "weights.bin")
@@ -173,7 +176,7 @@ def weights_beside(folder: Path, chance: np.random.Generator, good: Path) -> str
 
 
 def constant_elsewhere(model: onnx.ModelProto) -> None:
-    """The reference hides in a node's attribute."""
+    """Refer to another file in a node's attribute."""
     constant = largest(model)
     moved = onnx.TensorProto()
     moved.CopyFrom(constant)
@@ -223,7 +226,7 @@ def branch(model: onnx.ModelProto) -> None:
 
 
 def own_function(model: onnx.ModelProto) -> None:
-    """A function that the file itself defines, under a name that elsewhere stands for another thing."""
+    """Define a function in the file under the name of a standard operator."""
     inner = [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[5, 5], pads=[2, 2, 2, 2])]
     imports = [helper.make_opsetid("", 18)]
     model.functions.append(helper.make_function("mine", "Relu", ["x"], ["y"], inner, imports))
@@ -308,7 +311,7 @@ def first(kind: str, **form: Any) -> Change:
 
 
 class Runs:
-    """Pickled so that unpickling makes a file."""
+    """Object whose unpickling creates a file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -322,7 +325,7 @@ def a_pickle(folder: Path) -> bytes:
 
 
 def a_checkpoint(folder: Path) -> bytes:
-    """As PyTorch writes them: a pickle in a zip."""
+    """Return a checkpoint as PyTorch writes it: a pickle in a zip archive."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("archive/data.pkl", a_pickle(folder))

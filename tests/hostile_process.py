@@ -20,11 +20,11 @@ LONGEST_ERROR = 1500  # characters
 
 
 class Worker:
-    """A process that runs the command line, replaced when it dies.
+    """Process that runs commands and is replaced if it dies.
 
     Attributes:
-        folder: the working folder of commands that name no other.
-        environment: variables that the process has beside those of the tests.
+        folder: working folder of commands that name no other.
+        environment: additional environment variables of the process.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:

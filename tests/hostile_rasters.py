@@ -1,4 +1,4 @@
-"""Rasters that somebody may hand to a model of red, green and blue: good, odd, wrong and damaged ones."""
+"""Rasters of users for a model of red, green and blue: valid, odd and damaged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UTM = "EPSG:32618"
 
 @dataclass(frozen=True)
 class Written:
-    """A GeoTIFF that rasterio itself writes, with what is given in place of what is right."""
+    """GeoTIFF written by rasterio, with changes to a valid one."""
 
     shape: tuple[int, int] = (20, 28)
     dtype: str = "float32"
@@ -108,7 +108,7 @@ def ground(*numbers: float) -> Affine:
 
 
 def vrt(source: str, **changes: str) -> Make:
-    """A VRT by hand: `source` may be missing; {folder} is where a good one lies, stack.tif."""
+    """Write a VRT by hand; {folder} is the folder of a valid stack.tif."""
     texts = {
         "size": 'rasterXSize="28" rasterYSize="20"',
         "crs": UTM,
@@ -140,7 +140,7 @@ def vrt(source: str, **changes: str) -> Make:
 
 
 def enlarged(height: int, width: int) -> Make:
-    """A small raster stretched to a huge one."""
+    """Stretch a small raster to a huge one."""
     equal_area = "EPSG:6933"  # of one scale everywhere
     whole = '<SrcRect xOff="0" yOff="0" xSize="28" ySize="20"/>'
     there = f'<DstRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>'
@@ -161,7 +161,7 @@ def warped(folder: Path, chance: np.random.Generator) -> str:
 
 
 def python_in_a_vrt(folder: Path, chance: np.random.Generator) -> str:
-    """Its first band is computed by Python code, which makes a file when it is run."""
+    """Write a VRT whose first band runs Python code, which would create a file."""
     path = Path(vrt("{folder}/stack.tif")(folder, chance))
     code = (
         '<VRTRasterBand subClass="VRTDerivedRasterBand" dataType="Float32" band="1">'
@@ -213,7 +213,7 @@ def stack_with_holes(folder: Path, chance: np.random.Generator) -> str:
 
 
 def a_bomb(folder: Path, chance: np.random.Generator) -> str:
-    """Kilobytes of file, but gigabytes once any part of it is read: all of a band is one block."""
+    """Write kilobytes of file that need gigabytes: all of a band is one block."""
     form = {"driver": "GTiff", "dtype": "float32", "count": 3, "height": 20_000, "width": 30_000, "blockysize": 20_000}
     path = folder / "stack.tif"
     with rasterio.open(path, "w", **form, crs=UTM, transform=NORTH_UP, sparse_ok=True, compress="deflate") as dataset:
@@ -386,7 +386,7 @@ BASES: dict[str, Make] = {
 
 
 def damaged(base: str, way: str) -> Make:
-    """A base whose file is cut short, or has some bits turned over."""
+    """Write a raster whose file is truncated or has changed bits."""
 
     def make(folder: Path, chance: np.random.Generator) -> str:
         path = Path(BASES[base](folder, chance))

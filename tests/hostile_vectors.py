@@ -227,12 +227,10 @@ UNLIKE_AS_WRITTEN = {
 
 
 def truth(geometries: Sequence[shapely.Geometry | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pixels whose centres lie in a geometry, and doubtful ones.
+    """Return the pixels whose centres are in a geometry, and doubtful ones.
 
-    Doubtful centres lie too near an edge to decide.
-
-    Found point by point, polygon by polygon, without a rasteriser: by the even-odd rule within a polygon's ring, whose
-    overlaps with itself are therefore not drawn here.
+    Doubtful centres are too near an edge to decide. Each point is tested against each polygon by the even-odd rule,
+    without a rasteriser; overlaps of a ring with itself are therefore outside.
     """
     offsets = (np.arange(SIDE_PIXELS) + 0.5) * PIXEL_METRES
     xs, ys = np.meshgrid(LEFT + offsets, TOP - offsets)

@@ -1,8 +1,8 @@
-"""A process that runs the command line again and again, so that a crash of it is seen and costs no more than a case.
+"""Process that runs many commands for fuzz tests.
 
-Reads lines of JSON, [working folder, arguments], from the file descriptor that is named first; answers with
-[exit code, stdout, stderr] on the second. What C libraries print counts too. An exception that leaves `main` is
-answered as its traceback on stderr and exit code 70.
+A crash ends only this process. It reads lines of JSON, [working folder, arguments], from the first file descriptor of
+its arguments, and writes [exit code, stdout, stderr] to the second. Output of C libraries is included. An exception
+that leaves `main` is reported with its traceback on stderr and exit code 70.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An independent computation of the map of a raster, without talud's code."""
+"""Independent computation of a map, without talud's code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of engine, mapping, products and measurement: models, and a folder outside any project."""
+"""Fixtures for the tests of engine, mapping, products and measurement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ Exporter = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def away_from_this_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Change to a folder outside this repository, which is a project that would record the maps of tests."""
+    """Change to a folder outside this repository.
+
+    The repository is a project, which would record the maps of tests.
+    """
     monkeypatch.chdir(tmp_path)
 
 
@@ -29,7 +32,7 @@ def model(tiny_model: Path) -> Model:
 
 @pytest.fixture(scope="session")
 def exporter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Exporter:
-    """Exports a U-Net of seeded random weights with the project's own exporter."""
+    """Return a function that exports a U-Net with seeded random weights."""
     contract = Model.load(tiny_model).contract
 
     def export(depth: int, names: Sequence[str] = RGB, required: Sequence[Group] | None = None, **stated: Any) -> Path:
@@ -67,5 +70,5 @@ def exporter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
 
 @pytest.fixture(scope="session")
 def unets(exporter: Exporter) -> dict[int, Model]:
-    """Depth → model of three bands."""
+    """Return models of three bands by depth."""
     return {depth: Model.load(exporter(depth)) for depth in (2, 3, 4)}

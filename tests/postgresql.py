@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own, as `team/run.py` starts one: on loopback, gone at the end."""
+"""PostgreSQL server for a test, started as in `team/run.py` on loopback."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from fresh_clone import ROOT
 
 @dataclass(frozen=True)
 class PostgreSQL:
-    """A running PostgreSQL.
+    """Running PostgreSQL server.
 
     Attributes:
-        url: SQLAlchemy's, of an empty database.
+        url: SQLAlchemy URL of an empty database.
     """
 
     url: str
@@ -50,7 +50,7 @@ class PostgreSQL:
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """SQLAlchemy's URL of an empty database."""
+    """Start a server; yield the SQLAlchemy URL of an empty database."""
     with running_postgresql() as server:
         yield server.url
 
@@ -83,7 +83,7 @@ def running_postgresql() -> Iterator[PostgreSQL]:
 
 
 def script() -> ModuleType:
-    """team/run.py as a module."""
+    """Import team/run.py as a module."""
     spec = importlib.util.spec_from_file_location("team_run", ROOT / "team/run.py")
     assert spec
     assert spec.loader

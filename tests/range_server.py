@@ -1,7 +1,7 @@
-"""A web server on this machine that serves one file, also in parts; in a process of its own.
+"""Web server for one file that supports range requests.
 
-GDAL asks for a file's neighbours while it keeps Python from running, so a server in a thread of the same process would
-never answer.
+It is a process of its own: GDAL holds Python's lock while it requests the neighbours of a file, so a thread could not
+answer.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Server:
-    """A running server.
+    """Running web server.
 
     Attributes:
-        address: of the file.
-        overloaded: a file; while it lies there, parts beyond the header are answered with 503, unless it holds a number
-            of times to do so.
-        parts: a file with a line for each part that was sent: first and last byte.
+        address: address of the file.
+        overloaded: file that makes the server answer 503 to ranges beyond the header while it exists, or as often as
+            the number in it.
+        parts: log with a line for each range that was sent: first and last byte.
     """
 
     address: str
@@ -34,7 +34,7 @@ class Server:
 
 @contextmanager
 def run_range_server(file: Path, control: Path) -> Iterator[Server]:
-    """Serve a file as /stack.tif; `control` is a folder for the rest."""
+    """Serve a file as /stack.tif; `control` is a folder for the other files."""
     control.mkdir(exist_ok=True)
     command = [sys.executable, __file__, str(file), str(control)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

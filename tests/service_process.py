@@ -1,4 +1,4 @@
-"""A real service in a process of its own, and a project for it to serve."""
+"""Service in a process of its own, with a project that it serves."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def add_champion(root: Path, name: str, file: Path) -> ModelVersion:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has."""
+    """Return a free port of loopback."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
 
 
 def wait_for(look: Callable[[], Found], what: str) -> Found:
-    """What `look` gives once it is true."""
+    """Poll a function until its result is true; return the result."""
     end = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end:
         if found := look():
@@ -58,30 +58,30 @@ def wait_for(look: Callable[[], Found], what: str) -> Found:
 
 @dataclass(frozen=True)
 class ServiceProcess:
-    """A running service.
+    """Running service.
 
     Attributes:
-        process: its own.
-        http: a client of it.
+        process: process of the service.
+        http: client of the service.
     """
 
     process: subprocess.Popen[str]
     http: httpx.Client
 
     def ask(self, raster: str, **inputs: Any) -> str:
-        """The id of a new job."""
+        """Submit a job; return its id."""
         body = {"inputs": {"raster": {"href": raster}, **inputs}}
         answer = self.http.post(EXECUTION, json=body, headers={"Prefer": "respond-async"})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["jobID"])
 
     def job(self, job: str) -> dict[str, Any]:
-        """How a job fares."""
+        """Return the state of a job."""
         found: dict[str, Any] = self.http.get(f"/jobs/{job}").json()
         return found
 
     def ended(self, job: str) -> dict[str, Any]:
-        """A job, once it has ended."""
+        """Wait until a job has ended; return its state."""
 
         def look() -> dict[str, Any] | None:
             found = self.job(job)
@@ -90,7 +90,7 @@ class ServiceProcess:
         return wait_for(look, f"job {job} does not end")
 
     def workers(self) -> list[int]:
-        """The processes that map."""
+        """Return the ids of the processes that map."""
         return [child.pid for child in psutil.Process(self.process.pid).children() if "spawn_main" in _command(child)]
 
     def kill(self) -> None:
@@ -101,7 +101,7 @@ class ServiceProcess:
 
 @contextmanager
 def run_server(app: Callable[..., object], **options: object) -> Iterator[int]:
-    """Run an application in a thread of this process, until the block ends; yield its port."""
+    """Run an application in a thread for the block; yield its port."""
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", **options))
     thread = threading.Thread(target=server.run)
@@ -128,7 +128,7 @@ def run_service(
     environment: Mapping[str, str] | None = None,
     command: Sequence[object] = (sys.executable, "-m", "talud.cli.main"),
 ) -> Iterator[ServiceProcess]:
-    """Start `talud serve` in a project, until the block ends."""
+    """Run `talud serve` in a project for the block."""
     port = free_port()
     own = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"} | (environment or {})
     process = subprocess.Popen(

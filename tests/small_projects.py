@@ -1,4 +1,4 @@
-"""Small projects whose models can be registered: stacks of noise, masks, and models of random weights."""
+"""Small projects with stacks of noise, and models of random weights to register."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ PARITY = {"difference": 2e-7, "allowed": 1e-5}
 
 
 def pixels(height: int, width: int) -> NDArray[np.float32]:
-    """The noise that every stack holds: float32 (3, height, width)."""
+    """Return the noise of every stack: float32 (3, height, width)."""
     return np.random.default_rng(5).uniform(0, 250, (3, height, width)).astype(np.float32)
 
 
 def write_area(project: Project, area: str, landslide: NDArray[np.bool_]) -> None:
-    """Write a stack of noise and a mask."""
+    """Write an area's stack of noise, mask and record."""
     height, width = landslide.shape
     grid = Grid(CRS.from_epsg(32618), Affine(12.5, 0, 400_000, 0, -12.5, 650_000), height, width)
     bands = Layout("float32", float("nan"), ["red", "green", "blue"], ["DN"] * 3)
@@ -50,7 +50,7 @@ def write_area(project: Project, area: str, landslide: NDArray[np.bool_]) -> Non
 
 
 def write_params(root: Path, promotion: dict[str, object] | None = None, **areas: object) -> Project:
-    """A project whose one band set has a name of its own, so that tests may share a store."""
+    """Write a project with a unique band set, so that tests can share a store."""
     band_sets = {root.name: ["red", "green", "blue"]}
     params = PARAMS | {"areas": PARAMS["areas"] | areas, "band_sets": band_sets, "promotion": promotion or {}}
     root.mkdir(exist_ok=True)
@@ -61,7 +61,7 @@ def write_params(root: Path, promotion: dict[str, object] | None = None, **areas
 def write_model(
     project: Project, tiny_model: Path, threshold: float, features: FeatureStatistics | None = None, **changes: object
 ) -> Path:
-    """Put a model with another contract, which leaves nothing open, where training would put it."""
+    """Write a model with a given contract where training would write it."""
     band_set = next(iter(project.params.band_sets))
     contract = Model.load(tiny_model).contract
     histogram = {"edges": (0.0, 125.0, 250.0), "shares": (0.5, 0.5)}

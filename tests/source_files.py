@@ -1,4 +1,4 @@
-"""Source files and projects for tests, small and made on the spot."""
+"""Source files and small projects for tests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_raster(
     tags: dict[str, str] | None = None,
     **profile: Any,
 ) -> Path:
-    """A GeoTIFF of (height, width) or (bands, height, width) values, north up, pixels of `side`."""
+    """Write a north-up GeoTIFF of (height, width) or (bands, height, width) values."""
     bands = np.atleast_3d(np.asarray(values).T).T if np.ndim(values) == 2 else np.asarray(values)
     path.parent.mkdir(parents=True, exist_ok=True)
     transform = Affine(side, 0, corner[0], 0, -side, corner[1])
@@ -58,7 +58,7 @@ def write_raster(
 
 
 def write_project(root: Path, areas: dict[str, dict[str, Any]], **changes: Any) -> Project:
-    """A project of these areas; `changes` replace whole sections of params.yaml."""
+    """Write a project; `changes` replace sections of params.yaml."""
     params = {
         "seed": 1,
         "areas": areas,

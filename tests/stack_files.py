@@ -32,7 +32,7 @@ def write_stack(
     units: Sequence[str] = (),
     tags: Mapping[str, str] | None = None,
 ) -> Path:
-    """A stack as `talud stack` writes it."""
+    """Write a stack as `talud stack` does."""
     layout = Layout("float32", float("nan"), bands, units, tags or {})
     with write_cog(path, grid or grid_of(*values.shape[1:]), layout) as raster:
         raster.write(values)
@@ -40,12 +40,15 @@ def write_stack(
 
 
 def noise(height: int, width: int, bands: int = 3, seed: int = 0) -> NDArray[np.float32]:
-    """Values in the range of the tiny model's contract, without any smoothness that could hide a seam."""
+    """Return noise in the value range of the tiny model.
+
+    It is not smooth, so that seams between tiles are detected.
+    """
     return np.random.default_rng(seed).uniform(0, 250, (bands, height, width)).astype(np.float32)
 
 
 def window_probabilities(model: Model, raster: Path, windows: Iterable[Window]) -> Iterator[NDArray[np.float32]]:
-    """The probabilities of windows of a raster, each computed without its surroundings."""
+    """Yield the probabilities of windows, each computed without its context."""
     with open_stack(raster, model.contract) as stack:
         for window in windows:
             yield mapped_probability(model, stack.read(window))

@@ -1,4 +1,4 @@
-"""Tasks done by workers: each once, whatever becomes of the workers; and workers that are refused."""
+"""Tests of tasks on workers, lost workers and refused workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from talud.errors import ClusterError, StudyError
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two processes, which get their variables."""
+    """Yield two worker processes with an environment variable each."""
     with open_cluster(2, tmp_path_factory.mktemp("dask"), {"TALUD_TEST": "given"}) as workers:
         yield workers
 
@@ -43,7 +43,7 @@ def test_task_returns_once_if_a_worker_is_killed(two: Cluster, tmp_path: Path) -
 
     def on_message(task: Path, message: Any) -> None:
         told.append((task, message[0]))
-        if not killed and message[0] == "begun" and len(told) > 3:  # it has done another one, and is at this one
+        if not killed and message[0] == "started" and len(told) > 3:  # it has done another one, and is at this one
             killed[task] = message[1]
             os.kill(message[1], signal.SIGKILL)
         else:
@@ -55,7 +55,7 @@ def test_task_returns_once_if_a_worker_is_killed(two: Cluster, tmp_path: Path) -
     assert len(killed) == 1
     begun = {task: len(task.read_text().splitlines()) for task in tasks}
     assert begun == {task: 1 + (task in killed) for task in tasks}
-    assert set(told) == {(task, what) for task in tasks for what in ("begun", "ends")}
+    assert set(told) == {(task, what) for task in tasks for what in ("started", "ends")}
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def joined(found: Cluster, number: int) -> None:
 
 
 def until(happened: Callable[[], bool]) -> None:
-    """Wait for something that comes for sure; the limit is there for a test that fails not to hang."""
+    """Wait until a condition holds; fail after a time limit."""
     limit = time.monotonic() + 120
     while not happened():
         assert time.monotonic() < limit

@@ -1,4 +1,4 @@
-"""Reading of contracts that older code wrote, and the way of new ones through a file."""
+"""Tests of migration and round trips of contracts."""
 
 from __future__ import annotations
 

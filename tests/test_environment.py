@@ -97,7 +97,10 @@ print(CRS.from_epsg(32618).to_epsg(), *Transformer.from_crs(4326, 32618, always_
 
 @pytest.mark.slow
 def test_gdal_option_that_shifts_half_a_pixel_is_ignored(tmp_path: Path) -> None:
-    """GTIFF_POINT_GEO_IGNORE moves a raster whose coordinates are those of pixel centres by half a pixel."""
+    """Check GTIFF_POINT_GEO_IGNORE.
+
+    The option shifts rasters whose coordinates are those of pixel centres.
+    """
     path = write_raster(tmp_path / "dtm.tif", VALUES[:1].astype(np.float32), tags={"AREA_OR_POINT": "Point"})
     with rasterio.open(path) as dataset:
         expected = dataset.bounds.left
@@ -173,7 +176,7 @@ def test_numexpr_is_imported_with_a_list_of_threads() -> None:
 
 
 def test_variables_are_kept_if_rasterio_has_no_data(tmp_path: Path) -> None:
-    """A rasterio of conda has no data in its package, and depends on the variables that conda sets."""
+    """Check a rasterio of conda, which depends on conda's variables."""
     (tmp_path / "rasterio").mkdir()
     (tmp_path / "rasterio/__init__.py").touch()
     code = """

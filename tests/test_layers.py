@@ -1,4 +1,4 @@
-"""The rooms: which way imports point, and what the light installation does without."""
+"""Tests of imports between layers and of the light installation."""
 
 from __future__ import annotations
 

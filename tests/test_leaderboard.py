@@ -1,4 +1,4 @@
-"""What a study's run holds when it has ended, in a real MLflow store; and its page of trials in a real browser."""
+"""Tests of a study's run in MLflow, and of its page of trials in a browser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOSTILE = "a|b </script><script>alert(1)</script> [x](http://example.org) " + "v
 
 
 def run_trial(store: Store, parent: str, number: int, f1: float, **more: float) -> str:
-    """A finished trial of a configuration of its own."""
+    """Log a finished trial with a configuration of its own."""
     choice = {"filters": 16 * 2 ** (number % 3), "learning_rate": 10.0 ** -(3 + number % 2), "batch_size": 8 + number}
     scores = {"f1": f1, "precision": f1 + 0.01, "recall": f1 - 0.01, "iou": f1 / (2 - f1)}
     facts = {"best_epoch": 7, "seconds": 60 + number, "parameters": 1000, **more}
@@ -42,7 +42,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def parent(root: Path) -> str:
-    """A study: 25 trials finished, one of them at the second attempt; 2 failed, and 1 was stopped."""
+    """Return a study of 25 finished trials, 2 failed ones and a stopped one.
+
+    One trial finished at its second attempt.
+    """
     store = Store.open(root, create=True)
     with store.runs.study("3band · study", TAGS, "Seed 7.") as run_id:
         fail_trial(store, run_id, "trial 3", StudyError("at first"))
@@ -181,7 +184,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, root: Path, parent: s
 
 
 def centre(page: Page, axis: int) -> tuple[float, float, float]:
-    """Across an axis, its top and its bottom, on the screen."""
+    """Return the horizontal centre of an axis, and its top and bottom, on the screen."""
     line = page.locator("line.axis").nth(axis)
     line.scroll_into_view_if_needed()
     box = line.bounding_box()

@@ -47,7 +47,10 @@ def test_scores_agree_with_scikit_learn_on_counted_pixels(
 
 @given(hnp.arrays(np.int64, (6, 4), elements=st.integers(0, 10**10)))
 def test_scores_of_large_counts_are_exact(counts: np.ndarray) -> None:
-    """A product of four counts of 10¹⁰ pixels has 133 bits; whole numbers of any size tell what it is."""
+    """Compare with Python's integers.
+
+    A product of four counts of 10¹⁰ pixels needs 133 bits.
+    """
     for (tp, fp, fn, tn), row in zip(counts.tolist(), scores(counts), strict=True):
         found = dict(zip(SCORES, row.tolist(), strict=True))
         assert found == Confusion(tp, fp, fn, tn).scores()

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def changed(tmp_path: Path, **edits: object) -> Path:
-    """The project's params.yaml with dotted keys set to other values."""
+    """Return the project's params.yaml with other values of dotted keys."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     for dotted, value in edits.items():
         *parents, last = dotted.split("__")

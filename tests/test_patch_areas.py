@@ -1,4 +1,4 @@
-"""docs/tutorials/own-patches.md on a few of the real patches: from the PNG pairs to the report."""
+"""Tests of docs/tutorials/own-patches.md on some of the real patches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ COUNTS = {"a": 26, "b": 7}
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Project:
-    """A project of the ready configuration, with an index of its own that takes a few patches, after all its steps."""
+    """Return a project after all steps of the tutorial.
+
+    Its index selects a few patches.
+    """
     root = tmp_path_factory.mktemp("landslide4sense")
     folder = root / "data" / "landslide4sense_rgb"
     folder.mkdir(parents=True)

@@ -100,7 +100,7 @@ def test_class_raster_keeps_its_colours(tmp_path: Path) -> None:
 def test_disk_full_at_any_point_leaves_no_truncated_raster(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], limit: int
 ) -> None:
-    """Bits without pattern, so that the COG, 5.24 MB, is larger than the scratch file it is made from, 4.19 MB."""
+    """Write noise, whose COG (5.24 MB) is larger than its scratch file (4.19 MB)."""
     grid, layout = Grid(GRID.crs, GRID.transform, 1024, 1024), Layout("uint32", None, ["red"])
     values = np.random.default_rng(1).integers(0, 2**32, grid.shape, np.uint32)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""Tests of the explanations of errors of tracking servers and proxies."""
+"""Tests of error messages of tracking servers and proxies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOGIN = "rejects the login; set MLFLOW_TRACKING_USERNAME"
 
 
 class Answering(BaseHTTPRequestHandler):
-    """A server that gives the same answer to all requests and tunnels."""
+    """Server that gives the same answer to all requests and tunnels."""
 
     status, body = 200, b""
 
@@ -64,11 +64,11 @@ def refusal() -> str:
         (403, b'{"error": "blocked"}', "a proxy or gateway in front of the server, not MLflow, rejects the request"),
         (401, PAGE, "not MLflow, answers with status 401 (Unauthorized)"),
         (404, PAGE, "not MLflow, answers with status 404 (Not Found)"),
-        (407, PAGE, "put the proxy's login into HTTP_PROXY and HTTPS_PROXY"),
+        (407, PAGE, "add the proxy's login to HTTP_PROXY and HTTPS_PROXY"),
         (302, b"", "not MLflow, answers with status 302 (Found)"),
         (502, PAGE, "answers with status 502 (Bad Gateway); it does not reach the server"),
         (503, PAGE, "answers with status 503 (Service Unavailable); it does not reach the server"),
-        (429, PAGE, "answers with status 429 (Too Many Requests); wait a while"),
+        (429, PAGE, "answers with status 429 (Too Many Requests); wait, then run the command again"),
         (200, PAGE, "the address returns a web page"),
         (403, b"Permission denied", NOT_ALLOWED),
         (403, b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}', NOT_ALLOWED),
@@ -102,7 +102,7 @@ def test_silent_proxy_is_reported(server: type[Answering], monkeypatch: pytest.M
 
 def test_https_address_of_an_http_server_is_reported(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"https://127.0.0.1:{server.port}")
-    assert "does MLFLOW_TRACKING_URI begin with http or https?" in refusal()
+    assert "check if MLFLOW_TRACKING_URI must begin with http or https" in refusal()
 
 
 def test_unknown_host_is_reported(server: type[Answering], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Studies and trials in a real MLflow store; what the registry says where something is missing."""
+"""Tests of studies, trials and models in a real MLflow store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TAGS = {"band_set": "7band", "search": "demo", "data_version": "ab" * 16, "commi
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with a store, which the tests of this module share."""
+    """Return a project with a store that all tests of this module share."""
     folder = tmp_path_factory.mktemp("mi proyecto ñ")
     Store.open(folder, create=True)
     return folder
@@ -39,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def version(root: Path, tiny_model: Path) -> ModelVersion:
-    """A registered model, version 1 and champion."""
+    """Return a registered model, version 1 and champion."""
     store = Store.open(root)
     with store.runs.study("3band · demo", TAGS) as parent, store.runs.trial(parent, "one", {}, TAGS) as trial:
         trial.log_epochs([(1, 0, {"f1": 0.9, "val_f1": 0.1})])
@@ -97,7 +97,7 @@ for number, run in enumerate(runs):
 
 
 def log_the_same_data(root: Path) -> None:
-    """Let two processes log the same data to runs of a store, each pair in the same moment."""
+    """Log the same data to pairs of runs from two processes at the same time."""
     store = Store.open(root, create=True)
     with store.runs.study("7band · pair", TAGS) as parent:
         runs = [_run_in(store, parent, f"{number}") for number in range(60)]
@@ -145,7 +145,7 @@ def test_failed_trial_leaves_no_open_run(root: Path, error: BaseException, statu
 
 
 def _left_open(root: Path, **tags: str) -> str:
-    """The run of a study whose process was killed."""
+    """Return the run of a study whose process was killed."""
     with Store.open(root, create=True).runs.study("left open", {**TAGS, **tags}) as run_id:
         pass
     Store.open(root).client.update_run(run_id, "RUNNING")
@@ -283,7 +283,7 @@ def test_environment_variable_selects_another_store(
 
 
 def register_in(store: Store, model: Path, f1: float) -> ModelVersion:
-    """Register a model as the champion, with a run, a study and a file in the run."""
+    """Register a champion, with a run, a study and a file in the run."""
     with store.runs.study("3band · demo", TAGS) as parent, store.runs.trial(parent, "one", {}, TAGS) as trial:
         trial.log_scores({"f1": f1, "precision": f1, "recall": f1, "iou": f1})
     store.runs.log_file(trial.run_id, str(f1).encode(), "f1.txt")
@@ -333,7 +333,7 @@ def test_silent_server_is_reported_within_seconds(monkeypatch: pytest.MonkeyPatc
 
 
 class Old(BaseHTTPRequestHandler):
-    """A server of MLflow 2, as far as one that asks for its version can see."""
+    """Server that reports version 2 of MLflow."""
 
     def do_GET(self) -> None:
         body = b"2.22.1" if self.path == "/version" else b'{"experiment": {"experiment_id": "1"}}'

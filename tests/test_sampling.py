@@ -1,4 +1,4 @@
-"""Areas and their intervals, against the worked example of the paper that they are from."""
+"""Tests of area estimates against the worked example of the paper."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from talud.metrics import DesignEffect, stratified_estimate
 
 
 def test_area_estimate_agrees_with_the_worked_example() -> None:
-    """Olofsson et al. 2014, Table 8 and section 5.2: 235,086 ± 68,418 pixels of 30 m, 21,158 ± 6,158 ha."""
+    """Check Olofsson et al. 2014, Table 8 and section 5.2.
+
+    They state 235,086 ± 68,418 pixels of 30 m, that is 21,158 ± 6,158 ha.
+    """
     share = stratified_estimate((66, 0, 1, 2), (75, 75, 165, 325), (0.02, 0.015, 0.32, 0.645))
     assert share.estimate * 10_000_000 == pytest.approx(235_086, abs=1)
     assert (share.high - share.estimate) * 10_000_000 == pytest.approx(68_418, abs=3)
@@ -32,9 +35,10 @@ def test_block_of_equal_pixels_counts_as_one_pixel() -> None:
 
 
 def blocks_of(generator: np.random.Generator, count: int) -> np.ndarray:
-    """Blocks (count, 4) of 4,096 pixels, each with a share of landslide and rates of error of its own.
+    """Return random blocks (count, 4) of 4,096 pixels.
 
-    Where there are many landslides, more are missed and fewer alarms are false: the two shares go together.
+    Each block has its own landslide share and error rates. With more landslides, more are missed and fewer alarms are
+    false, so the two shares are correlated.
     """
     landslide = generator.beta(0.6, 6, count)
     missed = np.clip(0.15 + 0.8 * landslide + generator.normal(0, 0.05, count), 0, 1)
@@ -46,7 +50,7 @@ def blocks_of(generator: np.random.Generator, count: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("count", "least"), [(60, 0.93), (20, 0.90)])
 def test_interval_contains_the_truth_in_95_of_100_cases(count: int, least: float) -> None:
-    """An area that errs as all blocks do together, of which the validation blocks are some; few blocks know less."""
+    """Draw validation blocks from an area, and compare its share with their interval."""
     generator = np.random.default_rng(3)
     everything = blocks_of(generator, 200_000).sum(axis=0)
     weights = (0.1, 0.9)

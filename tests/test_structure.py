@@ -1,4 +1,4 @@
-"""Tests of the structure's figures, and that none is above its limit."""
+"""Tests of the figures of the code's structure and their limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study on what a team has: PostgreSQL, MLflow with a login, and a Dask cluster, all real, on loopback."""
+"""Tests of a team's servers on loopback: PostgreSQL, MLflow with a login, Dask."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CHANGES = {"search": "three", "searches": {"three": SEARCH}}
 
 @pytest.fixture(scope="module")
 def team() -> Iterator[Any]:
-    """What `make team` starts."""
+    """Start the servers of `make team`."""
     module = script()
     if module.postgresql() is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
@@ -51,7 +51,7 @@ def team() -> Iterator[Any]:
 
 @pytest.fixture
 def environment(team: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The environment of a user of the team."""
+    """Return the environment of a user of the team."""
     import dask
 
     for name, value in team.environment.items():
@@ -66,7 +66,7 @@ def children(pid: int) -> list[int]:
 
 
 def worker_of(team: Any, name: str) -> int:
-    """The process that runs the trials of a worker, below the nanny that would start it again."""
+    """Return the process that runs a worker's trials, a child of its nanny."""
     (worker,) = [
         child
         for child in children(team.started[name].pid)
@@ -76,7 +76,7 @@ def worker_of(team: Any, name: str) -> int:
 
 
 def runs_of(client: MlflowClient, project: Project) -> tuple[Any, list[Any]]:
-    """The run of a project's study, and those of its trials."""
+    """Return the run of a project's study, and those of its trials."""
     parent = client.get_run(json.loads(project.trials("both").read_text())["parent_run_id"])
     condition = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
     return parent, client.search_runs([parent.info.experiment_id], condition)
@@ -170,7 +170,7 @@ def test_read_only_user_is_reported(environment: Any, tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_workers_with_an_invalid_login_are_reported(environment: Any, tmp_path: Path) -> None:
-    """The workers have a login of their own; here the server is another one, which they cannot reach."""
+    """Train on workers whose tracking server rejects their login."""
     project = make_project(tmp_path / "project", **CHANGES)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = trial_runner.WorkerContext(

@@ -1,4 +1,4 @@
-"""Ctrl-C, held back where it would do harm and heard where Python would drop it."""
+"""Tests of deferred and repeated Ctrl-C, and of suppressed stderr."""
 
 from __future__ import annotations
 

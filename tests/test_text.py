@@ -1,4 +1,4 @@
-"""Tests of numbers, sizes and durations in words."""
+"""Tests of formatted counts, sizes, durations and times."""
 
 from __future__ import annotations
 

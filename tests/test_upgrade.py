@@ -1,4 +1,4 @@
-"""A project that was made before versions replaced hashes of sources: its registry, models and an unfinished study.
+"""Tests of a project that an older talud made.
 
 `project_before_versions.tar.xz` holds what talud of commit 4a0e340 wrote for a small synthetic project: the study
 `small`, finished and registered with an int8 variant, the study `long`, stopped in its third epoch, and the

@@ -1,4 +1,4 @@
-"""Versions of the package's parts: what raises them, and what DVC and a person see of them."""
+"""Tests of the versions of the package's parts, and of their effect on DVC."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_pipeline_depends_on_versions_not_on_sources() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """An own project without talud's sources, as a user of the wheel has it."""
+    """Return a project without talud's sources, as a user of the wheel has it."""
     for name in ("dvc.yaml", "params.yaml", versions.FILE_NAME):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -124,7 +124,10 @@ def test_older_pipeline_gives_a_one_line_warning(project: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 def test_dvc_repeats_stages_only_for_raised_versions(tmp_path: Path) -> None:
-    """In a clone whose dvc.lock states the present versions, as if its stages had run."""
+    """Check `dvc status` in a clone.
+
+    Its dvc.lock states the present versions, as if its stages had run.
+    """
     root = clone(tmp_path / "project")
     (root / "data.dvc").unlink()
     for name in (

@@ -1,4 +1,4 @@
-"""TIFFs that no program writes, created byte by byte."""
+"""TIFF files that no program writes, created byte by byte."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def write_tiff(
     path: Path, width: int, height: int, count: int = 1, *, overviews: int = 0, metadata: bytes = b"",
     stored: bytes | None = None, deflated: bool = False,
 ) -> Path:  # fmt: skip
-    """Write a GeoTIFF of bytes in UTM 18N, with its pixels in one strip.
+    """Write a GeoTIFF of uint8 in UTM 18N, with its pixels in one strip.
 
     Args:
-        path: where to.
-        width: of the raster.
-        height: likewise.
-        count: of its bands, pixel by pixel.
-        overviews: the number of directories of one pixel that follow.
-        metadata: GDAL's XML.
-        stored: the strip; default: ones.
-        deflated: whether the strip says that it is compressed.
+        path: path of the file.
+        width: width in pixels.
+        height: height in pixels.
+        count: number of bands, which are interleaved by pixel.
+        overviews: number of additional directories of one pixel.
+        metadata: XML metadata of GDAL.
+        stored: bytes of the strip. Default: ones.
+        deflated: true to mark the strip as compressed.
     """
     data = bytes([1]) * (width * height * count) if stored is None else stored
     entries: dict[int, tuple[int, bytes]] = {
@@ -60,10 +60,7 @@ def write_tiff(
 
 
 def _append(out: bytearray, directory: Mapping[int, tuple[int, bytes]], pointer: int) -> int:
-    """Append a directory and return the position of its pointer to the next.
-
-    The last directory refers to the new one.
-    """
+    """Append a directory; return the position of its pointer to the next."""
     places = {}
     for tag, (_, value) in directory.items():
         if len(value) > 4:
