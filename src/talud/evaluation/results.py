@@ -300,9 +300,7 @@ class BandSetResult:
     def f1_loss(self, area: str) -> float:
         """Return the relative loss of F1 in an area.
 
-        The reference is the F1 of the test blocks.
-
-        It is 0 if the F1 of the test blocks is 0.
+        The reference is the F1 of the test blocks. If that is 0, the loss is 0.
         """
         home = self.test.f1
         return 1 - self.scores.areas[area].assessment.confusion.f1 / home if home else 0.0
