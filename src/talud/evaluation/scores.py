@@ -101,8 +101,11 @@ class SiteScores:
         blocks = assessment.block_counts
         if not len(blocks):
             raise StudyError(f"{site.name}: no pixel is both mapped and of known truth, so nothing can be scored")
-        few = f"only {len(blocks)} {site.unit}, so the intervals are too narrow" if len(blocks) < FEW_BLOCKS else ""
-        remarks = (few, assessment.single_class_warning, lack_of_skill(assessment.confusion))
+        remarks = (
+            _few_blocks_note(len(blocks), site.unit),
+            assessment.single_class_warning,
+            lack_of_skill(assessment.confusion),
+        )
         return cls(
             model,
             site.name,
@@ -135,6 +138,15 @@ class SiteScores:
             },
             "notes": list(self.notes),
         }
+
+
+def _few_blocks_note(blocks: int, unit: str) -> str:
+    """Return a note if there are too few blocks for the bootstrap, else empty."""
+    if blocks >= FEW_BLOCKS:
+        return ""
+    if blocks == 1:
+        return f"only 1 of the {unit} is scored, so the intervals are unknown"
+    return f"only {blocks} {unit}, so the intervals are too narrow"
 
 
 def describe_pixels(site: Site, *, test: bool) -> str:
