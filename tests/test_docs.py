@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -184,6 +185,26 @@ def test_command_block_is_run_or_says_why_not(block: Block) -> None:
 def test_page_has_no_indented_code(page: Path) -> None:
     text = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     assert not re.search(r"\n\n    \S", text), "write code as a fenced block"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documented_commands_have_the_options_that_exist(document: Path) -> None:
+    from talud.cli.main import app
+
+    for block in blocks(document) if document.name != "CHANGELOG.md" else ():
+        if block.language not in COMMANDS - {"python"}:
+            continue
+        for words in re.findall(r"^(?:.*?[;&|] )? *talud (.+)$", block.code.replace("\\\n", " "), flags=re.MULTILINE):
+            command: Any = typer.main.get_command(app)
+            arguments = shlex.split(re.split(r"[;&|>]", words)[0], comments=True)
+            while isinstance(command, TyperGroup):
+                command = command.commands[arguments.pop(0)]
+            parameters = {name: one for one in command.params for name in one.opts}
+            given = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+            assert given <= set(parameters) | {"--help"}, words
+            options = {name for name in parameters if name.startswith("--")}
+            required = {name for name in options if parameters[name].required}
+            assert required <= given, words
 
 
 @pytest.mark.slow
