@@ -522,7 +522,7 @@ if moment == "epoch":
     watch = die
 else:
     watch = None
-    module, name = {"write": (trial_runner.checkpoint, "write"), "send": (trial_runner.TrialRun, "log_epochs"), "scores": (trial_runner.TrialRun, "log_scores"), "export": (study, "export")}[moment]
+    module, name = {"write": (trial_runner.checkpoint, "write"), "send": (trial_runner.TrialRun, "log_epochs"), "scores": (trial_runner.TrialRun, "log_scores"), "export": (study, "export_model")}[moment]
     former = getattr(module, name)
     def wrapped(*arguments, **options):
         result = former(*arguments, **options)
