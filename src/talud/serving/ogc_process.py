@@ -73,16 +73,16 @@ class Inputs(ResultOptions):
 class RequestedOutput(_RequestModel):
     """Requested form of an output; outputs are always links."""
 
-    transmissionMode: Literal["reference"] = "reference"  # noqa: N815 - the standard's name
-    format: dict[str, Any] | None = None
+    transmissionMode: Annotated[Literal["reference"], Field(description="outputs are always links")] = "reference"  # noqa: N815 - the standard's name
+    format: Annotated[dict[str, Any] | None, Field(description="ignored: each output has one format")] = None
 
 
 class Subscriber(_RequestModel):
     """Callback URLs for changes of a job's status, on the allow-list."""
 
-    successUri: HttpUrl | None = None  # noqa: N815
-    inProgressUri: HttpUrl | None = None  # noqa: N815
-    failedUri: HttpUrl | None = None  # noqa: N815
+    successUri: Annotated[HttpUrl | None, Field(description="URL to call when the job has succeeded")] = None  # noqa: N815
+    inProgressUri: Annotated[HttpUrl | None, Field(description="URL to call when the job has started")] = None  # noqa: N815
+    failedUri: Annotated[HttpUrl | None, Field(description="URL to call when the job has failed")] = None  # noqa: N815
 
 
 class ExecuteRequest(_RequestModel):
@@ -90,17 +90,19 @@ class ExecuteRequest(_RequestModel):
 
     inputs: Inputs
     outputs: Annotated[dict[str, RequestedOutput] | None, Field(description="outputs to return; default: all")] = None
-    response: Literal["document", "raw"] = "document"
+    response: Annotated[Literal["document", "raw"], Field(description="ignored: the response is always a document")] = (
+        "document"
+    )
     subscriber: Subscriber | None = None
 
 
 class Link(BaseModel):
     """Link to a resource."""
 
-    href: str
-    rel: str
-    type: str | None = None
-    title: str | None = None
+    href: Annotated[str, Field(description="URL of the resource")]
+    rel: Annotated[str, Field(description="relation to the resource")]
+    type: Annotated[str | None, Field(description="media type of the resource")] = None
+    title: Annotated[str | None, Field(description="title of the resource")] = None
 
 
 def process_summary() -> dict[str, Any]:

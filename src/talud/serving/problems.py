@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
@@ -66,10 +66,10 @@ class Problem(Exception):  # noqa: N818 - the standard's name
 class ProblemBody(BaseModel):
     """Problem details (RFC 9457)."""
 
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
+    type: Annotated[str, Field(description="URI of the problem type")] = "about:blank"
+    title: Annotated[str, Field(description="phrase of the status code")]
+    status: Annotated[int, Field(description="HTTP status code")]
+    detail: Annotated[str, Field(description="what is wrong, in one line")]
 
 
 def problem_response(

@@ -153,7 +153,7 @@ def check_url(url: str, settings: Settings) -> httpx.URL:
     except (httpx.InvalidURL, UnicodeError) as error:
         raise ForbiddenError(f"{shown}: is not a web URL; expected https://HOST/PATH") from error
     if parsed.scheme not in DEFAULT_PORTS or not parsed.host:
-        raise ForbiddenError(f"{shown}: not a web address; expected https://HOST/PATH")
+        raise ForbiddenError(f"{shown}: is not a web URL; expected https://HOST/PATH")
     if parsed.userinfo:
         raise ForbiddenError(f"{parsed.host}: the URL must not contain a user name or password")
     if not is_allowed(settings.allowed, parsed):

@@ -86,34 +86,34 @@ def render_tile(path: Path, layer: Layer, z: int, x: int, y: int) -> bytes | Non
     if z > MAX_ZOOM:
         return None
     known = file_stamp(path)
-    look = _layer_info(known, layer)
+    info = _layer_info(known, layer)
     bounds = WEB_MERCATOR_TMS.xy_bounds(Tile(x, y, z))
-    west, south, east, north = look.bounds
+    west, south, east, north = info.bounds
     pixel = (bounds.right - bounds.left) / TILE_PIXELS
     outside = bounds.left >= east or bounds.right <= west or bounds.bottom >= north or bounds.top <= south
     if outside or max(east - west, north - south) < pixel:
         return None
-    with _source(known, look, pixel) as (dataset, indexes):
+    with _source(known, info, pixel) as (dataset, indexes):
         values = _warp(
             dataset, indexes, bounds, Resampling.nearest if layer in _NEAREST_LAYERS else Resampling.bilinear
         )
     if values is None:
         return None
-    shown: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(values))
+    visible: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(values))
     if layer == "inventory":
-        shown &= values[0] != _MASK_UNKNOWN
-    return _png(_RENDERERS[layer](values, look.limits), shown)
+        visible &= values[0] != _MASK_UNKNOWN
+    return _png(_RENDERERS[layer](values, info.limits), visible)
 
 
 @contextmanager
-def _source(stamp: FileStamp, look: _LayerInfo, pixel: float) -> Iterator[tuple[DatasetReader, tuple[int, ...]]]:
+def _source(stamp: FileStamp, info: _LayerInfo, pixel: float) -> Iterator[tuple[DatasetReader, tuple[int, ...]]]:
     """Yield the dataset and band numbers for a pixel size."""
-    if look.copy and pixel > look.max_metres:
-        with MemoryFile(look.copy) as memory, memory.open() as dataset:
-            yield dataset, tuple(range(1, len(look.indexes) + 1))
+    if info.copy and pixel > info.max_metres:
+        with MemoryFile(info.copy) as memory, memory.open() as dataset:
+            yield dataset, tuple(range(1, len(info.indexes) + 1))
     else:
         with open_pooled(stamp) as dataset:
-            yield dataset, look.indexes
+            yield dataset, info.indexes
 
 
 def _warp(
@@ -149,7 +149,7 @@ def _warp(
 
 
 @cached(
-    LRUCache(_CACHE_BYTES, getsizeof=lambda look: look.size),
+    LRUCache(_CACHE_BYTES, getsizeof=lambda info: info.size),
     key=lambda stamp, layer: (stamp, layer),
     condition=threading.Condition(),
 )
@@ -233,7 +233,7 @@ def _grey(values: NDArray[np.float32], limits: _Limits) -> NDArray[np.uint8]:
 
 
 def _slope(values: NDArray[np.float32], _: _Limits) -> NDArray[np.uint8]:
-    """Show steep slopes dark, as in the quicklook of a map."""
+    """Show steep slopes dark, as in the quickinfo of a map."""
     return _to_uint8(255 - (values / MAX_SLOPE_DEGREES).clip(0, 1) * 255)
 
 
@@ -261,12 +261,12 @@ _RENDERERS = {
 }
 
 
-def _png(picture: NDArray[np.uint8], shown: NDArray[np.bool_]) -> bytes | None:
+def _png(picture: NDArray[np.uint8], visible: NDArray[np.bool_]) -> bytes | None:
     """Encode an image as PNG; return None if it is empty."""
-    if not shown.any():
+    if not visible.any():
         return None
-    painted = np.where(shown, picture, 0).astype(np.uint8)
-    alpha = np.where(shown, 255, 0).astype(np.uint8)
+    painted = np.where(visible, picture, 0).astype(np.uint8)
+    alpha = np.where(visible, 255, 0).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(np.dstack([*painted, alpha])).save(stream, "PNG", compress_level=1)
     return stream.getvalue()

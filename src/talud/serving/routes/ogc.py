@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 from starlette.datastructures import URL
@@ -37,60 +37,63 @@ _PICTURE_POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'
 _MAX_HEAD_BYTES = 2**18  # read from a summary page to find its style sheet
 POLL_INTERVAL_SECONDS = 0.2  # between two queries of a job's status for a synchronous request
 
+ProcessId = Annotated[str, Path(description="id of the process: map-landslides")]
+JobId = Annotated[str, Path(description="id of the job")]
+
 
 class LandingPage(BaseModel):
     """Landing page."""
 
-    title: str
-    description: str
-    links: list[Link]
+    title: Annotated[str, Field(description="name of the service")]
+    description: Annotated[str, Field(description="purpose of the service")]
+    links: Annotated[list[Link], Field(description="links to the resources of the service")]
 
 
 class Conformance(BaseModel):
     """Conformance classes of the service."""
 
-    conformsTo: list[str]  # noqa: N815 - the standard's names, here and below
+    conformsTo: Annotated[list[str], Field(description="URIs of the conformance classes")]  # noqa: N815 - the standard's name
 
 
 class JobInputs(BaseModel):
     """Inputs of a job with the chosen model."""
 
     raster: Annotated[str, Field(description="href of the raster, without a query, which may contain a signature")]
-    model: str
-    version: str
-    threshold: float | None
-    minimum_area: float
+    model: Annotated[str, Field(description="name of the registered model; empty until a remote raster is downloaded")]
+    version: Annotated[str, Field(description="version of the model")]
+    threshold: Annotated[float | None, Field(description="threshold of the probability; null: that of the model")]
+    minimum_area: Annotated[float, Field(description="smallest area of a landslide in m²")]
 
 
 class StatusInfo(BaseModel):
     """Status of a job."""
 
-    processID: str  # noqa: N815
+    processID: Annotated[str, Field(description="id of the process")]  # noqa: N815
     type: Literal["process"] = "process"
-    jobID: str  # noqa: N815
-    status: Status
-    message: str
-    created: datetime
-    started: datetime | None
-    finished: datetime | None
-    updated: datetime
-    progress: Annotated[int, Field(ge=0, le=100)]
-    inputs: JobInputs
-    links: list[Link]
+    jobID: Annotated[str, Field(description="id of the job")]  # noqa: N815
+    status: Annotated[Status, Field(description="status of the job")]
+    message: Annotated[str, Field(description="progress or reason of the status")]
+    created: Annotated[datetime, Field(description="time of the request")]
+    started: Annotated[datetime | None, Field(description="time of the first start")]
+    finished: Annotated[datetime | None, Field(description="time of the end")]
+    updated: Annotated[datetime, Field(description="time of the last change")]
+    progress: Annotated[int, Field(ge=0, le=100, description="percentage of finished tiles")]
+    inputs: Annotated[JobInputs, Field(description="inputs of the job")]
+    links: Annotated[list[Link], Field(description="links to the job and its results")]
 
 
 class JobList(BaseModel):
     """List of jobs, newest first."""
 
-    jobs: list[StatusInfo]
-    links: list[Link]
+    jobs: Annotated[list[StatusInfo], Field(description="jobs, newest first")]
+    links: Annotated[list[Link], Field(description="links to this page and the next page")]
 
 
 class OutputLink(BaseModel):
     """Link to an output."""
 
-    href: str
-    type: str
+    href: Annotated[str, Field(description="URL of the file")]
+    type: Annotated[str, Field(description="media type of the file")]
 
 
 @router.get("/", response_model=LandingPage)
@@ -130,7 +133,7 @@ def list_processes(request: Request, _: ReadKey) -> dict[str, Any]:
 
 
 @router.get("/processes/{process_id}", responses=problem_responses(401, 404))
-def get_process(process_id: str, request: Request, _: ReadKey) -> dict[str, Any]:
+def get_process(process_id: ProcessId, request: Request, _: ReadKey) -> dict[str, Any]:
     """Return the inputs and outputs of the process."""
     _check_process(process_id)
     execute = f"{_base_url(request)}/processes/{PROCESS_ID}/execution"
@@ -147,7 +150,7 @@ def get_process(process_id: str, request: Request, _: ReadKey) -> dict[str, Any]
     },
 )
 async def execute_process(
-    process_id: str,
+    process_id: ProcessId,
     execute: ExecuteRequest,
     request: Request,
     key: RunKey,
@@ -184,8 +187,8 @@ def list_jobs(
     service: CurrentService,
     _: ReadKey,
     status: Annotated[list[Status] | None, Query(description="only jobs with one of these statuses")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="largest number of jobs in the response")] = 100,
+    offset: Annotated[int, Query(ge=0, le=10**9, description="number of jobs to skip")] = 0,
 ) -> JobList:
     """Return the jobs, newest first."""
     found = service.jobs.list(status or STATUSES, limit + 1, offset)
@@ -201,13 +204,13 @@ def list_jobs(
 
 
 @router.get("/jobs/{job_id}", responses=problem_responses(401, 404))
-def get_job(job_id: str, request: Request, service: CurrentService, _: ReadKey) -> StatusInfo:
+def get_job(job_id: JobId, request: Request, service: CurrentService, _: ReadKey) -> StatusInfo:
     """Return the status of a job."""
     return _status_info(_find_job(job_id, service), request)
 
 
 @router.delete("/jobs/{job_id}", responses=problem_responses(401, 403, 404))
-def dismiss_job(job_id: str, request: Request, service: CurrentService, key: RunKey) -> StatusInfo:
+def dismiss_job(job_id: JobId, request: Request, service: CurrentService, key: RunKey) -> StatusInfo:
     """Dismiss a job and delete its map.
 
     A key may dismiss its own jobs, and a key with the scope admin any job.
@@ -221,13 +224,18 @@ def dismiss_job(job_id: str, request: Request, service: CurrentService, key: Run
 
 
 @router.get("/jobs/{job_id}/results", responses=problem_responses(401, 404, 410, 500))
-def get_results(job_id: str, request: Request, service: CurrentService, _: ReadKey) -> dict[str, OutputLink]:
+def get_results(job_id: JobId, request: Request, service: CurrentService, _: ReadKey) -> dict[str, OutputLink]:
     """Return links to the outputs of a job."""
     return _output_links(_successful_job(job_id, service), request, service)
 
 
 @router.get("/jobs/{job_id}/files/{name}", responses=problem_responses(401, 404), response_class=FileResponse)
-def get_file(job_id: str, name: str, service: CurrentService, _: ReadKey) -> FileResponse:
+def get_file(
+    job_id: JobId,
+    name: Annotated[str, Path(description="file name, as in the links of the results")],
+    service: CurrentService,
+    _: ReadKey,
+) -> FileResponse:
     """Return a file of a map; Range requests are supported."""
     found = _successful_job(job_id, service)
     media = {

@@ -39,7 +39,7 @@ TILE_RESPONSES: dict[int | str, dict[str, Any]] = {
 class RasterList(BaseModel):
     """Rasters in the data folder."""
 
-    rasters: tuple[Raster, ...]
+    rasters: Annotated[tuple[Raster, ...], Field(description="rasters in the data folder")]
     unreadable: Annotated[int, Field(description="number of further GeoTIFFs that cannot be read")]
 
 

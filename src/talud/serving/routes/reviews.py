@@ -48,8 +48,8 @@ class MapInfo(BaseModel):
     bounds: Annotated[Bounds, Field(description="west, south, east, north in WGS84")]
     layers: Annotated[tuple[str, ...], Field(description="layers of the raster; empty if the raster was deleted")]
     threshold: Annotated[float, Field(description="lowest probability of a landslide pixel")]
-    model: str
-    version: str
+    model: Annotated[str, Field(description="name of the registered model")]
+    version: Annotated[str, Field(description="version of the model")]
     raster: Annotated[str, Field(description="href of the raster in the request")]
     name: Annotated[str, Field(description="file name of the raster")]
     resolution: Annotated[float, Field(description="pixel size in metres, from south to north")]
@@ -63,22 +63,24 @@ class PolygonProperties(BaseModel):
     Drawn landslides have no measured properties.
     """
 
-    area_m2: float
+    area_m2: Annotated[float, Field(description="area in m²")]
     mean_probability: Annotated[float | None, Field(description="mean inside the outline of the model")]
-    maximum_probability: float | None
+    maximum_probability: Annotated[float | None, Field(description="maximum inside the outline of the model")]
     mean_slope_degrees: Annotated[float | None, Field(description="missing if the raster has no slope band")] = None
-    origin: Literal["model", "drawn"]
-    verdict: Verdict
+    origin: Annotated[
+        Literal["model", "drawn"], Field(description="whether the model or a reviewer drew the landslide")
+    ]
+    verdict: Annotated[Verdict, Field(description="verdict of the reviewer")]
     redrawn: Annotated[bool, Field(description="whether a reviewer replaced the model's outline")]
-    reviewed_by: str | None
-    reviewed_at: str | None
+    reviewed_by: Annotated[str | None, Field(description="name of the reviewer")]
+    reviewed_at: Annotated[str | None, Field(description="time of the review")]
 
 
 class PolygonFeature(BaseModel):
     """Landslide in WGS84."""
 
     type: Literal["Feature"]
-    id: str
+    id: Annotated[str, Field(description="id of the landslide")]
     geometry: Geometry
     properties: PolygonProperties
 
@@ -87,8 +89,8 @@ class ReviewCounts(BaseModel):
     """Progress of a review."""
 
     unreviewed: Annotated[int, Field(description="mapped landslides without a verdict")]
-    accepted: int
-    rejected: int
+    accepted: Annotated[int, Field(description="accepted mapped landslides")]
+    rejected: Annotated[int, Field(description="rejected mapped landslides")]
     drawn: Annotated[int, Field(description="landslides drawn by reviewers")]
     accepted_area_m2: Annotated[float, Field(description="area of the accepted and drawn landslides")]
 
@@ -97,15 +99,15 @@ class PolygonCollection(BaseModel):
     """Landslides of a map in WGS84."""
 
     type: Literal["FeatureCollection"]
-    features: list[PolygonFeature]
-    counts: ReviewCounts
+    features: Annotated[list[PolygonFeature], Field(description="mapped landslides, then drawn ones")]
+    counts: Annotated[ReviewCounts, Field(description="progress of the review")]
 
 
 class NotMappedProperties(BaseModel):
     """Reason and area of an unmapped part."""
 
-    reason: str
-    area_m2: float
+    reason: Annotated[str, Field(description="reason why the part is not mapped")]
+    area_m2: Annotated[float, Field(description="area in m²")]
 
 
 class NotMappedFeature(BaseModel):
@@ -121,7 +123,7 @@ class NotMappedCollection(BaseModel):
     """Unmapped parts of a raster in WGS84."""
 
     type: Literal["FeatureCollection"]
-    features: list[NotMappedFeature]
+    features: Annotated[list[NotMappedFeature], Field(description="unmapped parts")]
 
 
 class ReviewRequest(BaseModel):
@@ -129,7 +131,7 @@ class ReviewRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    verdict: Verdict
+    verdict: Annotated[Verdict, Field(description="verdict of the reviewer")]
     geometry: Annotated[
         Geometry | None, Field(description="new outline in WGS84; default: keep the current outline")
     ] = None
@@ -148,9 +150,9 @@ class DrawnLandslide(BaseModel):
 class HistoryEntry(BaseModel):
     """Change of a review."""
 
-    verdict: Verdict | Literal["withdrawn"]
+    verdict: Annotated[Verdict | Literal["withdrawn"], Field(description="new verdict, or withdrawn")]
     reviewed_by: Annotated[str, Field(description="name of the reviewer; for a withdrawal, name of the API key")]
-    reviewed_at: str
+    reviewed_at: Annotated[str, Field(description="time of the change")]
     key_id: Annotated[str | None, Field(description="id of the API key; null for reviews from before keys had ids")]
     area_m2: Annotated[float | None, Field(description="area of the drawn outline; null without one")]
 
@@ -158,7 +160,7 @@ class HistoryEntry(BaseModel):
 class ReviewHistory(BaseModel):
     """History of a landslide's review."""
 
-    changes: list[HistoryEntry]
+    changes: Annotated[list[HistoryEntry], Field(description="changes of the review, oldest first")]
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,8 @@ def get_map_tile(
 ) -> Response:
     """Return a map tile of a layer or the probability.
 
-    The probability's grey is round(probability × 254) + 1, transparent where it is not mapped. Below the raster's own
-    resolution it is that of the map's overviews, which are averages.
+    The grey value of the probability is round(probability × 254) + 1; unmapped pixels are transparent. At low zoom
+    levels, the values come from overviews, which are averages.
     """
     shown = finished.products.probability if layer == "probability" else finished.raster
     if shown is None:

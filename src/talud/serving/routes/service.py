@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -22,7 +24,7 @@ router = APIRouter()
 class Health(BaseModel):
     """Health of the service."""
 
-    status: str = "ok"
+    status: Annotated[str, Field(description="ok")] = "ok"
 
 
 @router.get("/health/live", tags=["health"])
@@ -56,18 +58,18 @@ def get_metrics(service: CurrentService, _: ReadKey) -> Response:
 class RegisteredModel(BaseModel):
     """Registered version of a model."""
 
-    name: str
-    version: str
-    aliases: list[str]
+    name: Annotated[str, Field(description="name of the model")]
+    version: Annotated[str, Field(description="version of the model")]
+    aliases: Annotated[list[str], Field(description="aliases of the version, such as champion")]
     uri: str = Field(description="URI of the version in MLflow")
-    created: str
-    contract: FlatContract
+    created: Annotated[str, Field(description="time of the registration")]
+    contract: Annotated[FlatContract, Field(description="contract of the model")]
 
 
 class ModelList(BaseModel):
     """Registered versions that have an alias."""
 
-    models: list[RegisteredModel]
+    models: Annotated[list[RegisteredModel], Field(description="registered versions that have an alias")]
 
 
 @router.get("/models", tags=["models"], responses=problem_responses(401, 422))
@@ -91,15 +93,15 @@ def list_models(service: CurrentService, _: ReadKey) -> ModelList:
 class SessionRequest(BaseModel):
     """API key for a new session."""
 
-    key: str = Field(min_length=1, max_length=200)
+    key: Annotated[str, Field(min_length=1, max_length=200, description="secret of the API key")]
 
 
 class SessionInfo(BaseModel):
     """Name and scope of the client's API key."""
 
-    keys_required: bool
-    name: str | None
-    scope: Scope | None
+    keys_required: Annotated[bool, Field(description="whether clients need an API key")]
+    name: Annotated[str | None, Field(description="name of the client's API key; null without a key")]
+    scope: Annotated[Scope | None, Field(description="scope of the client's API key; null without a key")]
 
 
 @router.get("/session", tags=["session"], responses=problem_responses(429))
